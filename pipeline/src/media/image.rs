@@ -1,0 +1,142 @@
+//! Image bytes to RGB pixels.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use legenda_models::RgbImage;
+
+use super::{MediaError, shown_start};
+
+const KNOWN: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF";
+
+/// An image whose header was read; its pixels come with [`PendingImage::decode`].
+pub struct PendingImage<'a> {
+    decoder: Box<dyn ImageDecoder + 'a>,
+    format: String,
+    width: u32,
+    height: u32,
+}
+
+/// Bytes per pixel while decoding, at most: the decoder's own picture (up to 16 bits in each of
+/// four channels) beside the RGB copy.
+const DECODE_BYTES_PER_PIXEL: u64 = 8 + 3;
+
+impl<'a> PendingImage<'a> {
+    /// Reads the header of the encoded image `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`MediaError`] if the format is unknown, the header is damaged, or the image has more than
+    /// `pixels_max` pixels.
+    pub fn open(bytes: &'a [u8], pixels_max: u64) -> Result<Self, MediaError> {
+        if bytes.is_empty() {
+            return Err(MediaError::Empty { kind: "image" });
+        }
+        let reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .expect("a cursor over bytes in memory does not fail");
+        let Some(format) = reader.format() else {
+            return Err(MediaError::UnknownFormat {
+                kind: "image",
+                bytes: bytes.len(),
+                start: shown_start(bytes),
+                known: KNOWN,
+            });
+        };
+        let name = format!("{format:?}");
+        let mut decoder = reader.into_decoder().map_err(|error| damaged(&name, &error))?;
+        let (width, height) = decoder.dimensions();
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > pixels_max {
+            return Err(MediaError::TooManyPixels { width, height, pixels_max });
+        }
+        let mut limits = Limits::default();
+        // The header is checked above; this bounds what a decoder takes beside the pixels.
+        limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(64 << 20));
+        decoder.set_limits(limits).map_err(|error| damaged(&name, &error))?;
+        Ok(Self { decoder: Box::new(decoder), format: name, width, height })
+    }
+
+    /// Returns how much memory decoding takes, in bytes.
+    #[must_use]
+    pub fn decode_bytes(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height) * DECODE_BYTES_PER_PIXEL
+    }
+
+    /// Decodes the pixels: turned as the EXIF orientation says, alpha dropped without compositing,
+    /// as `transformers` 5.23 does (`load_image`, then Pillow's `convert("RGB")`).
+    ///
+    /// # Errors
+    ///
+    /// [`MediaError::Damaged`] with the decoder's reason.
+    pub fn decode(mut self) -> Result<RgbImage, MediaError> {
+        let format = self.format;
+        let orientation = self.decoder.orientation().map_err(|error| damaged(&format, &error))?;
+        let mut image =
+            DynamicImage::from_decoder(self.decoder).map_err(|error| damaged(&format, &error))?;
+        image.apply_orientation(orientation);
+        let rgb = image.into_rgb8();
+        Ok(RgbImage { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() })
+    }
+}
+
+fn damaged(format: &str, error: &ImageError) -> MediaError {
+    MediaError::Damaged {
+        kind: "image",
+        format: format.to_owned(),
+        problem: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageFormat, Rgba, RgbaImage};
+
+    use super::PendingImage;
+    use crate::media::MediaError;
+
+    fn png() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let image = RgbaImage::from_fn(7, 5, |x, y| {
+            Rgba([u8::try_from(x * 30).unwrap(), u8::try_from(y * 40).unwrap(), 9, 0])
+        });
+        image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn alpha_is_dropped_not_composited() {
+        let image = PendingImage::open(&png(), 100).unwrap().decode().unwrap();
+        assert_eq!((image.width, image.height), (7, 5));
+        assert_eq!(image.pixels[..6], [0, 0, 9, 30, 0, 9]);
+    }
+
+    #[test]
+    fn bad_bytes_are_told_apart() {
+        let code = |bytes: &[u8], pixels_max| {
+            PendingImage::open(bytes, pixels_max).and_then(PendingImage::decode).unwrap_err().code()
+        };
+        let png = png();
+        assert_eq!(code(b"", 100), "media_empty");
+        assert_eq!(code(b"hello, world", 100), "media_unknown_format");
+        assert_eq!(code(&png[..png.len() / 2], 100), "media_damaged");
+        assert_eq!(code(&png, 34), "image_too_large");
+    }
+
+    #[test]
+    fn too_many_pixels_are_refused_by_the_header_alone() {
+        // Only signature and header of a picture of 60,000 x 60,000 pixels.
+        let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+        bytes.extend(60_000_u32.to_be_bytes());
+        bytes.extend(60_000_u32.to_be_bytes());
+        bytes.extend([8, 2, 0, 0, 0]);
+        bytes.extend([0; 4]);
+        let refused = PendingImage::open(&bytes, 64_000_000).map(|_| ()).unwrap_err();
+        assert!(
+            matches!(refused, MediaError::TooManyPixels { .. } | MediaError::Damaged { .. }),
+            "{refused}"
+        );
+    }
+}

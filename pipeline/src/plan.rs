@@ -1,0 +1,302 @@
+//! What a run will do, decided and checked before a row is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+};
+
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use legenda_models::{Bundle, BundleError};
+use legenda_schemas::{
+    job::{Job, RejectsPlace},
+    ledger::{LEDGER_VERSION, Plan},
+    span::Fingerprint,
+    table::{self, ANSWER, RESERVED_PREFIX},
+};
+
+use crate::{
+    source::{
+        SourceError, SourceTable, list_files,
+        table::{holds_bytes, holds_media},
+    },
+    template::{Template, TemplateError},
+};
+
+/// Why a job cannot be run as it stands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The table.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The model cannot do what is asked.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The model has no encoder for a mapped column.
+    #[error("`source.columns.{kind}` maps a column, but the model `{bundle}` takes no {kind}: remove the key, or choose another `model.bundle`")]
+    Modality {
+        /// `image` or `audio`.
+        kind: &'static str,
+        /// The model.
+        bundle: String,
+    },
+    /// A part of this crate was left out when the program was built.
+    #[error("`{key}` needs the cargo feature `{feature}`, which this program was built without")]
+    LeftOut {
+        /// The key of the job file.
+        key: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
+    /// The query cannot be used.
+    #[error("`source.query` cannot be used: {problem}")]
+    Query {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The output would be read as input.
+    #[error("`output.path` is `{output}`, which holds the input file `{input}`: choose another folder")]
+    OutputHoldsInput {
+        /// The output folder.
+        output: PathBuf,
+        /// The input file.
+        input: PathBuf,
+    },
+}
+
+/// A job whose every part was checked against the table and the model.
+#[derive(Debug)]
+pub struct RunPlan {
+    /// The job.
+    pub job: Job,
+    /// The table.
+    pub table: SourceTable,
+    /// The prompt's template.
+    pub prompt: Template,
+    /// The system message's template.
+    pub system: Option<Template>,
+    /// The columns carried to the answers.
+    pub carried: Fields,
+    /// The columns to read.
+    pub read_columns: Vec<String>,
+    /// The columns templates see.
+    pub template_columns: Vec<String>,
+    /// The output folder, absolute.
+    pub output_dir: PathBuf,
+    /// Spans and identity, as written to the ledger.
+    pub ledger: Plan,
+    /// The model, for messages and metadata.
+    pub bundle_name: String,
+}
+
+impl RunPlan {
+    /// Checks `job` against its table and `bundle`; paths of the job are resolved against
+    /// `base_dir`. With a `limit` only the first rows of the table are planned.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`], which names the key of the job file and the mend.
+    pub fn new(
+        job: Job,
+        base_dir: &Path,
+        bundle: &Bundle,
+        limit: Option<u64>,
+    ) -> Result<Self, PlanError> {
+        bundle.supports(job.task.kind)?;
+        let modalities = bundle.modalities();
+        let columns = &job.source.columns;
+        for (kind, column, can) in [
+            ("image", &columns.image, modalities.image),
+            ("audio", &columns.audio, modalities.audio),
+        ] {
+            if column.is_some() && !can {
+                return Err(PlanError::Modality { kind, bundle: bundle.name().to_owned() });
+            }
+        }
+        if job.source.query.is_some() && !cfg!(feature = "sql") {
+            return Err(PlanError::LeftOut { key: "source.query", feature: "sql" });
+        }
+        let prompt = Template::compile("task.prompt", job.prompt_template())?;
+        let system = job
+            .task
+            .system
+            .as_deref()
+            .map(|source| Template::compile("task.system", source))
+            .transpose()?;
+
+        let table = SourceTable::open(&list_files(&job.source.paths, base_dir)?)?;
+        check_mapped_columns(&job, &table)?;
+        let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
+        let carried = carried_columns(&job, &table)?;
+        let mut read_columns: Vec<String> =
+            carried.iter().map(|field| field.name().clone()).collect();
+        let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
+        for name in mapped.into_iter().flatten().chain(&template_columns) {
+            if !read_columns.contains(name) {
+                read_columns.push(name.clone());
+            }
+        }
+
+        let output_dir = absolute(&base_dir.join(&job.output.path));
+        if let Some(file) = table.files.iter().find(|file| file.path().starts_with(&output_dir)) {
+            let input = file.path().to_owned();
+            return Err(PlanError::OutputHoldsInput { output: output_dir, input });
+        }
+        let mut identity = job.identity(bundle.revision());
+        identity.insert("--limit".to_owned(), serde_json::json!(limit));
+        let ledger = Plan {
+            version: LEDGER_VERSION,
+            fingerprint: fingerprint(&identity),
+            identity,
+            spans: table.spans(job.output.span_rows, limit),
+        };
+        Ok(Self {
+            table,
+            prompt,
+            system,
+            carried,
+            read_columns,
+            template_columns,
+            output_dir,
+            ledger,
+            bundle_name: bundle.name().to_owned(),
+            job,
+        })
+    }
+
+    /// Returns the schema of the answers.
+    #[must_use]
+    pub fn answer_schema(&self) -> Schema {
+        table::answer_schema(&self.carried, self.job.output.rejects, self.metadata())
+    }
+
+    /// Returns the schema of the rejects of rows whose original columns are `source`.
+    #[must_use]
+    pub fn reject_schema(&self, source: &Schema) -> Schema {
+        table::reject_schema(source, self.metadata())
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
+        HashMap::from([
+            ("legenda.model".to_owned(), self.bundle_name.clone()),
+            ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
+            ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
+            ("legenda.prompt".to_owned(), self.job.prompt_template().to_owned()),
+            (
+                "legenda.job_fingerprint".to_owned(),
+                self.ledger.fingerprint.as_str().to_owned(),
+            ),
+        ])
+    }
+}
+
+fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
+    let lines: Vec<String> = identity.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Fingerprint::of(lines.iter().map(String::as_bytes))
+}
+
+/// Resolves `path` as far as it is there, so that links and `..` do not hide where it leads.
+fn absolute(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            return real.join(rest);
+        }
+    }
+    path.to_owned()
+}
+
+fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {
+    let columns = &job.source.columns;
+    type Fits = fn(&DataType) -> bool;
+    let is_text: Fits =
+        |kind| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
+    let mapped: [(&str, &Option<String>, Fits, &'static str); 4] = [
+        ("source.columns.id", &columns.id, |_| true, "anything"),
+        ("source.columns.text", &columns.text, is_text, "text"),
+        ("source.columns.image", &columns.image, holds_media, MEDIA),
+        ("source.columns.audio", &columns.audio, holds_media, MEDIA),
+    ];
+    for (key, name, fits, expected) in mapped {
+        let Some(name) = name else { continue };
+        for file in &table.files {
+            let field = file.column(key, name)?;
+            if !fits(field.data_type()) {
+                return Err(SourceError::ColumnType {
+                    key: key.to_owned(),
+                    column: name.clone(),
+                    path: file.path().to_owned(),
+                    actual: field.data_type().to_string(),
+                    expected,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn template_columns(
+    job: &Job,
+    table: &SourceTable,
+    prompt: &Template,
+    system: Option<&Template>,
+) -> Result<Vec<String>, PlanError> {
+    let mut columns = BTreeSet::new();
+    let templates = [("task.prompt", Some(prompt)), ("task.system", system)];
+    for (key, template) in templates {
+        for variable in template.map(Template::variables).into_iter().flatten() {
+            if variable == "text" && job.source.columns.text.is_some() {
+                continue;
+            }
+            if table.files[0].schema.field_with_name(variable).is_err() {
+                return Err(TemplateError::UnknownVariable {
+                    key,
+                    variable: variable.clone(),
+                    available: table.files[0].column_names(),
+                }
+                .into());
+            }
+            table.common_column(key, variable)?;
+            columns.insert(variable.clone());
+        }
+    }
+    Ok(columns.into_iter().collect())
+}
+
+fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError> {
+    const KEY: &str = "output.columns";
+    let names: Vec<String> = match &job.output.columns {
+        Some(names) => names.clone(),
+        None => table.files[0]
+            .schema
+            .fields()
+            .iter()
+            .filter(|field| {
+                !holds_bytes(field.data_type()) && !field.name().starts_with(RESERVED_PREFIX)
+            })
+            .map(|field| field.name().clone())
+            .collect(),
+    };
+    let mut fields: Vec<Field> = Vec::with_capacity(names.len());
+    for name in &names {
+        if name == ANSWER || name.starts_with(RESERVED_PREFIX) {
+            return Err(SourceError::ReservedColumn {
+                column: name.clone(),
+                path: table.files[0].path().to_owned(),
+            });
+        }
+        let field = table.common_column(KEY, name)?.clone();
+        // A row that cannot be read has no values to carry, but stays among the answers.
+        let nullable = field.is_nullable()
+            || job.output.rejects == RejectsPlace::Inline
+            || table.files.iter().any(|file| {
+                file.schema.field_with_name(name).is_ok_and(Field::is_nullable)
+            });
+        fields.push(field.with_nullable(nullable));
+    }
+    Ok(fields.into())
+}

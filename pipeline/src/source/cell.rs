@@ -1,0 +1,167 @@
+//! Single cells of a row: media and what templates see.
+
+use arrow::{
+    array::{Array, AsArray, ListLikeArray},
+    datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt64Type},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use serde_json::Value;
+
+/// One image or sound of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaCell<'a> {
+    /// Its encoded bytes.
+    Bytes(&'a [u8]),
+    /// Where it lies.
+    Path(&'a str),
+}
+
+/// Returns the media of row `row`: none for null, several for a list.
+///
+/// The column must satisfy [`super::table::holds_media`]; of the struct `{bytes, path}` the bytes
+/// are taken where they are not null.
+#[must_use]
+pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
+    if column.is_null(row) {
+        return Vec::new();
+    }
+    match column.data_type() {
+        DataType::List(_) => list_cells(column.as_list::<i32>(), row),
+        DataType::LargeList(_) => list_cells(column.as_list::<i64>(), row),
+        DataType::FixedSizeList(..) => list_cells(column.as_fixed_size_list(), row),
+        DataType::Struct(_) => {
+            let fields = column.as_struct();
+            ["bytes", "path"]
+                .iter()
+                .filter_map(|name| fields.column_by_name(name))
+                .find_map(|field| media_cells(field.as_ref(), row).first().copied())
+                .into_iter()
+                .collect()
+        }
+        DataType::Binary => vec![MediaCell::Bytes(column.as_binary::<i32>().value(row))],
+        DataType::LargeBinary => vec![MediaCell::Bytes(column.as_binary::<i64>().value(row))],
+        DataType::BinaryView => vec![MediaCell::Bytes(column.as_binary_view().value(row))],
+        DataType::FixedSizeBinary(_) => {
+            vec![MediaCell::Bytes(column.as_fixed_size_binary().value(row))]
+        }
+        _ => text_cell(column, row).map(MediaCell::Path).into_iter().collect(),
+    }
+}
+
+fn list_cells(list: &impl ListLikeArray, row: usize) -> Vec<MediaCell<'_>> {
+    let values = list.values().as_ref();
+    list.element_range(row).flat_map(|item| media_cells(values, item)).collect()
+}
+
+/// Returns the text of a row of a text column; none for null or another type.
+#[must_use]
+pub fn text_cell(column: &dyn Array, row: usize) -> Option<&str> {
+    if column.is_null(row) {
+        return None;
+    }
+    match column.data_type() {
+        DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
+        DataType::Utf8View => Some(column.as_string_view().value(row)),
+        _ => None,
+    }
+}
+
+/// Returns what a template sees of a cell: text, numbers, booleans, lists and structs as
+/// themselves, null as an empty text, everything else as Arrow shows it (dates in ISO 8601).
+#[must_use]
+pub fn template_value(column: &dyn Array, row: usize) -> Value {
+    if column.is_null(row) {
+        return Value::String(String::new());
+    }
+    if let Some(text) = text_cell(column, row) {
+        return Value::from(text);
+    }
+    let as_type = |data_type| {
+        arrow::compute::cast(&column.slice(row, 1), &data_type)
+            .ok()
+            .filter(|cast| cast.is_valid(0))
+    };
+    let list = |list: &dyn Array| {
+        Value::Array((0..list.len()).map(|item| template_value(list, item)).collect())
+    };
+    match column.data_type() {
+        DataType::Boolean => Value::from(column.as_boolean().value(row)),
+        DataType::Float32 => Value::from(column.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => Value::from(column.as_primitive::<Float64Type>().value(row)),
+        DataType::UInt64 => Value::from(column.as_primitive::<UInt64Type>().value(row)),
+        data_type if data_type.is_integer() => as_type(DataType::Int64).map_or(Value::Null, |cast| {
+            Value::from(cast.as_primitive::<Int64Type>().value(0))
+        }),
+        DataType::Dictionary(_, values) => as_type(values.as_ref().clone())
+            .map_or(Value::Null, |cast| template_value(cast.as_ref(), 0)),
+        DataType::List(_) => list(column.as_list::<i32>().value(row).as_ref()),
+        DataType::LargeList(_) => list(column.as_list::<i64>().value(row).as_ref()),
+        DataType::FixedSizeList(..) => list(column.as_fixed_size_list().value(row).as_ref()),
+        DataType::Struct(fields) => {
+            let columns = column.as_struct();
+            let entries = fields.iter().zip(columns.columns());
+            Value::Object(
+                entries
+                    .map(|(field, column)| {
+                        (field.name().clone(), template_value(column.as_ref(), row))
+                    })
+                    .collect(),
+            )
+        }
+        _ => ArrayFormatter::try_new(column, &FormatOptions::default())
+            .map_or(Value::Null, |formatter| Value::from(formatter.value(row).to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{
+            ArrayRef, BinaryArray, BinaryViewArray, Date32Array, Int32Array, LargeBinaryArray,
+            ListArray, StringArray, StructArray,
+        },
+        buffer::OffsetBuffer,
+        datatypes::{DataType, Field},
+    };
+    use serde_json::json;
+
+    use super::{MediaCell, media_cells, template_value};
+
+    #[test]
+    fn media_come_as_bytes_paths_structs_and_lists() {
+        let bytes = MediaCell::Bytes(b"ab");
+        assert_eq!(media_cells(&BinaryArray::from(vec![Some(&b"ab"[..]), None]), 0), [bytes]);
+        assert_eq!(media_cells(&BinaryArray::from(vec![Some(&b"ab"[..]), None]), 1), []);
+        assert_eq!(media_cells(&LargeBinaryArray::from(vec![&b"ab"[..]]), 0), [bytes]);
+        assert_eq!(media_cells(&BinaryViewArray::from(vec![&b"ab"[..]]), 0), [bytes]);
+        assert_eq!(media_cells(&StringArray::from(vec!["p"]), 0), [MediaCell::Path("p")]);
+
+        let both: ArrayRef = Arc::new(StructArray::from(vec![
+            (
+                Arc::new(Field::new("bytes", DataType::Binary, true)),
+                Arc::new(BinaryArray::from(vec![Some(&b"ab"[..]), None])) as ArrayRef,
+            ),
+            (
+                Arc::new(Field::new("path", DataType::Utf8, true)),
+                Arc::new(StringArray::from(vec![Some("p"), Some("q")])) as ArrayRef,
+            ),
+        ]));
+        assert_eq!(media_cells(&both, 0), [bytes]);
+        assert_eq!(media_cells(&both, 1), [MediaCell::Path("q")]);
+
+        let item = Arc::new(Field::new("item", both.data_type().clone(), true));
+        let list = ListArray::new(item, OffsetBuffer::new(vec![0, 0, 2].into()), both, None);
+        assert_eq!(media_cells(&list, 0), []);
+        assert_eq!(media_cells(&list, 1), [bytes, MediaCell::Path("q")]);
+    }
+
+    #[test]
+    fn templates_see_plain_values() {
+        assert_eq!(template_value(&Int32Array::from(vec![7]), 0), json!(7));
+        assert_eq!(template_value(&StringArray::from(vec![Some("a"), None]), 1), json!(""));
+        assert_eq!(template_value(&Date32Array::from(vec![0]), 0), json!("1970-01-01"));
+    }
+}

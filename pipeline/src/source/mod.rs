@@ -1,0 +1,94 @@
+//! What a run reads: which files, their schema, their spans, their rows.
+
+pub mod cell;
+pub mod listing;
+pub mod table;
+
+pub use listing::list_files;
+pub use table::{SourceTable, TableFile};
+
+use std::path::PathBuf;
+
+/// Why a source cannot be read at all; single rows are rejected instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// An entry of `source.paths` names nothing.
+    #[error("`source.paths` names `{entry}`, where there is no Parquet file: correct the path or pattern")]
+    NothingFound {
+        /// The entry, resolved against the job file's folder.
+        entry: String,
+    },
+    /// An entry of `source.paths` is no glob pattern.
+    #[error("`source.paths` holds the pattern `{entry}`, which cannot be read: {problem}")]
+    Pattern {
+        /// The entry.
+        entry: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file cannot be opened.
+    #[error("cannot read `{path}`")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is no Parquet file or its footer is damaged.
+    #[error("`{path}` is no readable Parquet file: replace it, or leave it out of `source.paths`")]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The reader's reason.
+        source: parquet::errors::ParquetError,
+    },
+    /// A column that the job names is missing.
+    #[error("`{key}` names the column `{column}`, which `{path}` does not have; it has {available}")]
+    MissingColumn {
+        /// The key of the job file.
+        key: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// The columns it has.
+        available: String,
+    },
+    /// A column has a type that cannot be what the job says it is.
+    #[error("`{key}` names the column `{column}` of `{path}`, which is {actual}; expected {expected}")]
+    ColumnType {
+        /// The key of the job file.
+        key: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// Its Arrow type.
+        actual: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A column differs between two files of the source.
+    #[error("the column `{column}` is {actual} in `{path}` but {expected} in `{first}`: make the files alike, or leave the column out by `output.columns`")]
+    Differs {
+        /// The column.
+        column: String,
+        /// The file that differs.
+        path: PathBuf,
+        /// The type there.
+        actual: String,
+        /// The first file.
+        first: PathBuf,
+        /// The type there.
+        expected: String,
+    },
+    /// A carried column has a name that the answer table uses.
+    #[error("the column `{column}` of `{path}` has a name that the answers use: name the columns to carry in `output.columns`, or rename it")]
+    ReservedColumn {
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,410 @@
+//! The table of a job: its Parquet files, what is common to their schemas, its spans and rows.
+
+use std::{
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    error::ArrowError,
+};
+use legenda_schemas::span::{SourceObject, Span};
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+        RowSelector,
+    },
+};
+
+use super::SourceError;
+
+/// One Parquet file of the table, its footer read.
+#[derive(Debug)]
+pub struct TableFile {
+    /// Identity of the file.
+    pub object: SourceObject,
+    /// Arrow schema of the whole file.
+    pub schema: SchemaRef,
+    /// Rows and uncompressed bytes of each row group.
+    pub row_groups: Vec<RowGroupSize>,
+}
+
+/// The size of a row group.
+#[derive(Clone, Copy, Debug)]
+pub struct RowGroupSize {
+    /// Rows.
+    pub n_rows: usize,
+    /// Bytes of all columns before compression.
+    pub bytes: u64,
+}
+
+/// The table a job reads: at least one file.
+#[derive(Debug)]
+pub struct SourceTable {
+    /// The files in the order they are read.
+    pub files: Vec<TableFile>,
+}
+
+impl TableFile {
+    /// Reads the footer of the Parquet file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::Io`] or [`SourceError::Parquet`].
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let io_error = |source| SourceError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io_error)?;
+        let stat = file.metadata().map_err(io_error)?;
+        let modified = stat.modified().map_err(io_error)?;
+        let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let metadata = load_metadata(path, &file)?;
+        let row_groups = metadata
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| RowGroupSize {
+                n_rows: usize::try_from(group.num_rows()).unwrap_or(0),
+                bytes: u64::try_from(group.total_byte_size()).unwrap_or(0),
+            })
+            .collect();
+        Ok(Self {
+            object: SourceObject {
+                path: path.to_string_lossy().into_owned(),
+                size_bytes: stat.len(),
+                modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
+            },
+            schema: Arc::clone(metadata.schema()),
+            row_groups,
+        })
+    }
+
+    /// Returns the file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        Path::new(&self.object.path)
+    }
+
+    /// Returns the column called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::MissingColumn`], which names the job's `key` and the columns there are.
+    pub fn column(&self, key: &str, name: &str) -> Result<&Field, SourceError> {
+        self.schema.field_with_name(name).map_err(|_| SourceError::MissingColumn {
+            key: key.to_owned(),
+            column: name.to_owned(),
+            path: self.path().to_owned(),
+            available: self.column_names(),
+        })
+    }
+
+    /// Returns the names of the columns, for a message.
+    #[must_use]
+    pub fn column_names(&self) -> String {
+        let names: Vec<String> =
+            self.schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+        names.join(", ")
+    }
+}
+
+impl SourceTable {
+    /// Opens the files at `paths` (footers only).
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] for the first file that cannot be read.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, SourceError> {
+        let files = paths.iter().map(|path| TableFile::open(path)).collect::<Result<_, _>>()?;
+        Ok(Self { files })
+    }
+
+    /// Returns the type of the column `name`, which every file must have alike.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::MissingColumn`] or [`SourceError::Differs`].
+    pub fn common_column(&self, key: &str, name: &str) -> Result<&Field, SourceError> {
+        let first = &self.files[0];
+        let field = first.column(key, name)?;
+        for file in &self.files[1..] {
+            let other = file.column(key, name)?;
+            if other.data_type() != field.data_type() {
+                return Err(SourceError::Differs {
+                    column: name.to_owned(),
+                    path: file.path().to_owned(),
+                    actual: other.data_type().to_string(),
+                    first: first.path().to_owned(),
+                    expected: field.data_type().to_string(),
+                });
+            }
+        }
+        Ok(field)
+    }
+
+    /// Cuts the table into spans of at most `span_rows` rows, the first `limit` rows only when
+    /// there is a limit.
+    #[must_use]
+    pub fn spans(&self, span_rows: usize, limit: Option<u64>) -> Vec<Span> {
+        let mut left = limit.unwrap_or(u64::MAX);
+        let mut spans = Vec::new();
+        for file in &self.files {
+            let mut file_row_start = 0;
+            for (row_group, size) in file.row_groups.iter().enumerate() {
+                let mut row_start = 0;
+                while row_start < size.n_rows && left > 0 {
+                    let rows_left = usize::try_from(left).unwrap_or(usize::MAX);
+                    let n_rows = span_rows.min(size.n_rows - row_start).min(rows_left);
+                    spans.push(Span {
+                        object: file.object.clone(),
+                        row_group,
+                        row_start,
+                        n_rows,
+                        file_row_start: file_row_start + row_start as u64,
+                    });
+                    row_start += n_rows;
+                    left -= n_rows as u64;
+                }
+                file_row_start += size.n_rows as u64;
+            }
+        }
+        spans
+    }
+}
+
+/// Reads rows of one row group at a time of one file, footer parsed once.
+pub struct FileReader {
+    path: PathBuf,
+    metadata: ArrowReaderMetadata,
+}
+
+/// Why rows that the footer promises cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("rows of row group {row_group} of `{path}` cannot be read: {problem}")]
+pub struct ReadError {
+    /// The file.
+    pub path: PathBuf,
+    /// The row group.
+    pub row_group: usize,
+    /// What the reader says.
+    pub problem: String,
+}
+
+impl FileReader {
+    /// Opens a file and parses its footer.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::Io`] or [`SourceError::Parquet`].
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let file = File::open(path)
+            .map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
+        let metadata = load_metadata(path, &file)?;
+        Ok(Self { path: path.to_owned(), metadata })
+    }
+
+    /// Returns the path that was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
+    /// none are named), in batches of at most `batch_rows` rows.
+    ///
+    /// Every item of the iterator may fail, and after a failure no more follow. A panic inside the
+    /// reader, which hostile files can cause, is such a failure.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] when not even the first page can be found.
+    pub fn read(
+        &self,
+        row_group: usize,
+        ranges: &[Range<usize>],
+        columns: Option<&[String]>,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
+        let path = self.path.clone();
+        let refuse =
+            move |problem: String| ReadError { path: path.clone(), row_group, problem };
+        let file = File::open(&self.path).map_err(|error| refuse(error.to_string()))?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let mask = match columns {
+            None => ProjectionMask::all(),
+            Some(names) => {
+                let schema = builder.schema();
+                let roots: Vec<usize> =
+                    names.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+                ProjectionMask::roots(builder.parquet_schema(), roots)
+            }
+        };
+        let mut reader = builder
+            .with_row_groups(vec![row_group])
+            .with_projection(mask)
+            .with_row_selection(selection(ranges))
+            .with_batch_size(batch_rows)
+            .build()
+            .map_err(|error| refuse(error.to_string()))?;
+        let mut failed = false;
+        Ok(std::iter::from_fn(move || {
+            if failed {
+                return None;
+            }
+            let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.next()));
+            let item = match next {
+                Ok(None) => return None,
+                Ok(Some(Ok(batch))) => return Some(Ok(batch)),
+                Ok(Some(Err(error))) => refuse(shorten(&error)),
+                Err(_) => refuse("the Parquet reader panicked on it".to_owned()),
+            };
+            failed = true;
+            Some(Err(item))
+        }))
+    }
+}
+
+/// The reader's own message without the wrappers around it.
+fn shorten(error: &ArrowError) -> String {
+    error.to_string().replace("Parquet argument error: ", "")
+}
+
+fn selection(ranges: &[Range<usize>]) -> RowSelection {
+    let mut selectors = Vec::with_capacity(ranges.len() * 2);
+    let mut row = 0;
+    for range in ranges {
+        if range.start > row {
+            selectors.push(RowSelector::skip(range.start - row));
+        }
+        selectors.push(RowSelector::select(range.len()));
+        row = range.end;
+    }
+    RowSelection::from(selectors)
+}
+
+fn load_metadata(path: &Path, file: &File) -> Result<ArrowReaderMetadata, SourceError> {
+    let parquet_error = |source| SourceError::Parquet { path: path.to_owned(), source };
+    let load = || ArrowReaderMetadata::load(file, ArrowReaderOptions::new());
+    // A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
+        .unwrap_or_else(|_| {
+            Err(parquet::errors::ParquetError::General("the footer made the reader panic".into()))
+        })
+        .map_err(parquet_error)
+}
+
+/// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path, or a list
+/// of those.
+#[must_use]
+pub fn holds_media(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            !matches!(
+                item.data_type(),
+                DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)
+            ) && holds_media(item.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| {
+            matches!(field.name().as_str(), "bytes" | "path") && is_bytes_or_text(field.data_type())
+        }),
+        data_type => is_bytes_or_text(data_type),
+    }
+}
+
+fn is_bytes_or_text(data_type: &DataType) -> bool {
+    is_bytes(data_type)
+        || matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+fn is_bytes(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_)
+    )
+}
+
+/// Returns whether a column holds bytes anywhere, which are not carried to the answers unasked.
+#[must_use]
+pub fn holds_bytes(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            holds_bytes(item.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| holds_bytes(field.data_type())),
+        data_type => is_bytes(data_type),
+    }
+}
+
+/// Returns the fields of `schema` that `keep` accepts, as a schema without metadata.
+#[must_use]
+pub fn project(schema: &Schema, keep: impl Fn(&Field) -> bool) -> Schema {
+    let kept: Vec<Field> = schema
+        .fields()
+        .iter()
+        .filter(|field| keep(field))
+        .map(|field| field.as_ref().clone())
+        .collect();
+    Schema::new(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, path::Path, sync::Arc};
+
+    use arrow::{
+        array::{ArrayRef, AsArray, Int64Array, RecordBatch},
+        datatypes::Int64Type,
+    };
+    use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
+    use proptest::prelude::*;
+
+    use super::{FileReader, SourceTable};
+
+    fn write(path: &Path, n_rows: i64, group_rows: usize) {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n_rows));
+        let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+        let properties =
+            WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+        let file = File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn spans_cover_every_row_once(
+            n_rows in 0_i64..60,
+            group_rows in 1_usize..20,
+            span_rows in 1_usize..20,
+            limit in prop::option::of(0_u64..70),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t.parquet");
+            write(&path, n_rows, group_rows);
+            let table = SourceTable::open(std::slice::from_ref(&path)).unwrap();
+            let reader = FileReader::open(&path).unwrap();
+            let mut seen = Vec::new();
+            for span in table.spans(span_rows, limit) {
+                prop_assert_eq!(span.file_row_start, seen.len() as u64);
+                let rows = span.row_start..span.row_start + span.n_rows;
+                for batch in reader.read(span.row_group, &[rows], None, 7).unwrap() {
+                    let batch = batch.unwrap();
+                    seen.extend(batch.column(0).as_primitive::<Int64Type>().values().iter());
+                }
+            }
+            let wanted = n_rows.min(i64::try_from(limit.unwrap_or(99)).unwrap());
+            prop_assert_eq!(seen, (0..wanted).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! The job file: what to read, which model to ask, what to ask it, where the answers go.
+//!
+//! Strict by intent: unknown keys and wrong types are errors that name the key. What needs the
+//! table or the model to judge (missing columns, a template, a task the model cannot do) is checked
+//! by the crates that know them, still before a row is read.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, ErrorBudget};
+
+/// The version of the job file's format that this crate reads.
+pub const JOB_VERSION: u32 = 1;
+
+/// Why a job file is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// The text is no TOML, or a key is unknown or of a wrong type; the message shows the line.
+    #[error("{message}")]
+    Syntax {
+        /// What the TOML reader says, with line and column.
+        message: String,
+    },
+    /// A key, from the file or from `--set`, has a wrong name or type.
+    #[error("`{key}`: {message}")]
+    Key {
+        /// The path of the key, such as `model.slots`.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A value is of the right type but cannot be meant.
+    #[error("`{key}` {problem}")]
+    Value {
+        /// The path of the key.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        problem: String,
+    },
+    /// An override that is not `key=value`.
+    #[error(
+        "`--set {text}` is no override: write `--set key=value`, such as `--set model.slots=4`"
+    )]
+    Override {
+        /// What was given.
+        text: String,
+    },
+}
+
+/// A job, as its file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// What is asked of every row.
+    pub task: Task,
+    /// The table to read.
+    pub source: Source,
+    /// The model to ask.
+    #[serde(default)]
+    pub model: ModelChoice,
+    /// How answers are decoded.
+    #[serde(default)]
+    pub generation: GenerationOptions,
+    /// What a run may use, and what a row may be.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where the answers go.
+    pub output: Output,
+}
+
+/// What is asked of every row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// The kind of task.
+    pub kind: TaskKind,
+    /// A template over the columns of a row (Jinja syntax: `{{ column }}`). Default: for `caption`
+    /// and `transcribe` a fixed request, for `answer` and `generate` the row's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A template for the system message, for models that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+/// The kinds of task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Says what is in an image.
+    Caption,
+    /// Answers a question, about an image or sound where the row has one.
+    Answer,
+    /// Writes down what is said in a sound.
+    Transcribe,
+    /// Continues or answers a text.
+    Generate,
+}
+
+impl TaskKind {
+    /// Returns the name used in job files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Caption => "caption",
+            Self::Answer => "answer",
+            Self::Transcribe => "transcribe",
+            Self::Generate => "generate",
+        }
+    }
+
+    /// Returns the prompt template of a job that gives none.
+    #[must_use]
+    pub fn default_prompt(self) -> &'static str {
+        match self {
+            Self::Caption => "Describe the picture.",
+            Self::Transcribe => "Write down what is said.",
+            Self::Answer | Self::Generate => "{{ text }}",
+        }
+    }
+}
+
+/// The table to read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Parquet files, directories (every `*.parquet` below) or glob patterns, relative to the job
+    /// file.
+    pub paths: Vec<String>,
+    /// A SQL query over the table, named `source`: it filters rows and computes columns for the
+    /// prompt from every column but the media ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Which column is what.
+    #[serde(default)]
+    pub columns: Columns,
+}
+
+/// Which column of the table is what part of a record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Columns {
+    /// A name for the row, used in messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The text, which templates also see as `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The image or images: bytes, `{bytes, path}`, a path, or a list of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The sound: bytes, `{bytes, path}`, or a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<String>,
+}
+
+/// The model to ask and where it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelChoice {
+    /// `legenda-tiny` (embedded) or a directory, relative to the job file.
+    pub bundle: String,
+    /// Where it runs.
+    pub device: Device,
+    /// Threads of ONNX Runtime; default: one per core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Rows that are generated together; default: chosen from the memory limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<usize>,
+    /// Tokens a row may have, prompt and answer together; default: what the model can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<usize>,
+}
+
+impl Default for ModelChoice {
+    fn default() -> Self {
+        Self {
+            bundle: "legenda-tiny".to_owned(),
+            device: Device::Auto,
+            threads: None,
+            slots: None,
+            context_tokens: None,
+        }
+    }
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// CUDA when its provider loads, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA, or an error.
+    Cuda,
+}
+
+impl Device {
+    /// Returns the name used in job files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// How answers are decoded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerationOptions {
+    /// The most tokens of an answer; default: what the model's generation config says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// 0 (the default) takes the likeliest token; above, tokens are drawn.
+    pub temperature: f32,
+    /// Draws only from the likeliest tokens that together have this probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+    /// Draws only from this many likeliest tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// The seed of the draws, with the row's identity.
+    pub seed: u64,
+    /// Texts that end an answer; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// What a run may use, and what a row may be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The memory of the process.
+    pub memory: ByteSize,
+    /// How many rows may be rejected before the run stops: a share (`"5%"`) or a number of rows;
+    /// default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_budget: Option<ErrorBudget>,
+    /// The most pixels of an image; larger ones are rejected before they are decoded.
+    pub image_pixels: u64,
+    /// The most bytes of an image or a sound.
+    pub media_bytes: ByteSize,
+    /// The longest sound, in seconds.
+    pub audio_seconds: f64,
+    /// The most bytes of a prompt's text.
+    pub text_bytes: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::mib(2048),
+            error_budget: None,
+            image_pixels: 64_000_000,
+            media_bytes: ByteSize::mib(128),
+            audio_seconds: 3600.0,
+            text_bytes: ByteSize::mib(1),
+        }
+    }
+}
+
+/// Where the answers go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// A directory, relative to the job file.
+    pub path: String,
+    /// The file format of the parts.
+    #[serde(default)]
+    pub format: Format,
+    /// Where rejected rows go.
+    #[serde(default)]
+    pub rejects: RejectsPlace,
+    /// The columns of the input that are carried to the answers; default: all but the media ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// The most rows of a span: what is written together and, after a crash, done again.
+    #[serde(default = "default_span_rows")]
+    pub span_rows: usize,
+}
+
+fn default_span_rows() -> usize {
+    1024
+}
+
+/// The file format of the parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Parquet, compressed with Zstandard.
+    #[default]
+    Parquet,
+    /// Arrow IPC files.
+    Arrow,
+}
+
+impl Format {
+    /// Returns the extension of the parts' file names.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+}
+
+/// Where rejected rows go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectsPlace {
+    /// To `rejects/` beside the parts, with the original row.
+    #[default]
+    Separate,
+    /// Among the answers, with a null answer.
+    Inline,
+}
+
+impl Job {
+    /// Reads a job from TOML, with `overrides` (`key=value`, the key a dotted path, the value TOML
+    /// or else plain text) taking the place of what the file says.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError`] names the first key that is wrong.
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self, JobError> {
+        let job: Self = if overrides.is_empty() {
+            // Straight from the text, so that the message can show the line.
+            toml::from_str(text).map_err(|error| JobError::Syntax { message: error.to_string() })?
+        } else {
+            let mut table: toml::Table = toml::from_str(text)
+                .map_err(|error| JobError::Syntax { message: error.to_string() })?;
+            for text in overrides {
+                set(&mut table, text)?;
+            }
+            serde_path_to_error::deserialize(table).map_err(|error| JobError::Key {
+                key: error.path().to_string(),
+                message: error.inner().to_string().trim().to_owned(),
+            })?
+        };
+        job.validate()?;
+        Ok(job)
+    }
+
+    fn validate(&self) -> Result<(), JobError> {
+        let refuse = |key, problem: String| Err(JobError::Value { key, problem });
+        if self.version != JOB_VERSION {
+            return refuse("version", format!("is {}: write {JOB_VERSION}", self.version));
+        }
+        if self.source.paths.is_empty() {
+            return refuse("source.paths", "is empty: name at least one file".to_owned());
+        }
+        let positive = [
+            ("model.slots", self.model.slots),
+            ("model.threads", self.model.threads),
+            ("model.context_tokens", self.model.context_tokens),
+            ("generation.max_new_tokens", self.generation.max_new_tokens),
+            ("generation.top_k", self.generation.top_k),
+            ("output.span_rows", Some(self.output.span_rows)),
+        ];
+        for (key, value) in positive {
+            if value == Some(0) {
+                return refuse(key, "is 0: write a number above 0".to_owned());
+            }
+        }
+        let temperature = self.generation.temperature;
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return refuse("generation.temperature", format!("is {temperature}: write 0 or more"));
+        }
+        if let Some(top_p) = self.generation.top_p
+            && !(top_p > 0.0 && top_p <= 1.0)
+        {
+            return refuse(
+                "generation.top_p",
+                format!("is {top_p}: write a share above 0, up to 1"),
+            );
+        }
+        if !(self.limits.audio_seconds > 0.0) {
+            return refuse(
+                "limits.audio_seconds",
+                format!("is {}: write a duration above 0", self.limits.audio_seconds),
+            );
+        }
+        if self.generation.stop.iter().any(String::is_empty) {
+            return refuse("generation.stop", "holds an empty text: remove it".to_owned());
+        }
+        let needed = match self.task.kind {
+            TaskKind::Caption => {
+                self.source.columns.image.is_none().then_some("source.columns.image")
+            }
+            TaskKind::Transcribe => {
+                self.source.columns.audio.is_none().then_some("source.columns.audio")
+            }
+            TaskKind::Answer | TaskKind::Generate => (self.task.prompt.is_none()
+                && self.source.columns.text.is_none())
+            .then_some("source.columns.text"),
+        };
+        if let Some(key) = needed {
+            let kind = self.task.kind.as_str();
+            let also = if key.ends_with("text") { ", or give `task.prompt`" } else { "" };
+            return refuse(
+                key,
+                format!("is missing: a `{kind}` task needs it; name the column{also}"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns the prompt template: the job's, or its task's default.
+    #[must_use]
+    pub fn prompt_template(&self) -> &str {
+        self.task.prompt.as_deref().unwrap_or_else(|| self.task.kind.default_prompt())
+    }
+
+    /// Returns, key by key, what decides the answers: the task, what is read, how it is decoded,
+    /// and the model's `revision`. Devices, slots and limits of memory are left out, because the
+    /// same answers follow from any of them.
+    ///
+    /// # Panics
+    ///
+    /// Never: every part of a job is a plain JSON value.
+    #[must_use]
+    pub fn identity(&self, revision: &str) -> BTreeMap<String, serde_json::Value> {
+        let value = |part: serde_json::Result<serde_json::Value>| {
+            part.expect("a job is made of strings, numbers and lists")
+        };
+        let limits = serde_json::json!({
+            "image_pixels": self.limits.image_pixels,
+            "media_bytes": self.limits.media_bytes.0,
+            "audio_seconds": self.limits.audio_seconds,
+            "text_bytes": self.limits.text_bytes.0,
+        });
+        BTreeMap::from([
+            ("task".to_owned(), value(serde_json::to_value(&self.task))),
+            ("source.query".to_owned(), value(serde_json::to_value(&self.source.query))),
+            ("source.columns".to_owned(), value(serde_json::to_value(&self.source.columns))),
+            ("model.bundle".to_owned(), serde_json::Value::from(self.model.bundle.as_str())),
+            ("model.revision".to_owned(), serde_json::Value::from(revision)),
+            ("model.context_tokens".to_owned(), serde_json::json!(self.model.context_tokens)),
+            ("generation".to_owned(), value(serde_json::to_value(&self.generation))),
+            ("limits".to_owned(), limits),
+            ("output.format".to_owned(), value(serde_json::to_value(self.output.format))),
+            ("output.rejects".to_owned(), value(serde_json::to_value(self.output.rejects))),
+            ("output.columns".to_owned(), value(serde_json::to_value(&self.output.columns))),
+            ("output.span_rows".to_owned(), serde_json::json!(self.output.span_rows)),
+        ])
+    }
+
+    /// Returns the JSON Schema of job files, for editors.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
+/// Sets one `key=value` in `table`; tables on the way are made.
+fn set(table: &mut toml::Table, text: &str) -> Result<(), JobError> {
+    let refuse = || JobError::Override { text: text.to_owned() };
+    let (path, value) = text.split_once('=').ok_or_else(refuse)?;
+    // A value that is no TOML is meant as plain text, so that paths need no quotes.
+    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(refuse)?;
+    let mut inner = table;
+    for key in keys {
+        let entry = inner.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        inner = entry.as_table_mut().ok_or_else(|| JobError::Key {
+            key: path.to_owned(),
+            message: format!("`{key}` is a value, not a table"),
+        })?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Job, JobError, TaskKind};
+
+    const CAPTIONS: &str = r#"
+        version = 1
+        [task]
+        kind = "caption"
+        [source]
+        paths = ["pictures.parquet"]
+        columns = { image = "image" }
+        [output]
+        path = "out"
+    "#;
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Job::parse(text, &overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_fill_a_short_file() {
+        let job = Job::parse(CAPTIONS, &[]).unwrap();
+        assert_eq!(job.task.kind, TaskKind::Caption);
+        assert_eq!(job.model.bundle, "legenda-tiny");
+        assert_eq!(job.prompt_template(), "Describe the picture.");
+    }
+
+    #[test]
+    fn unknown_keys_are_shown_with_their_line() {
+        let text = CAPTIONS.replace("kind =", "knid =");
+        let message = error(&text, &[]);
+        assert!(message.contains("line 4") && message.contains("knid"), "{message}");
+    }
+
+    #[test]
+    fn overrides_take_toml_or_plain_text() {
+        let overrides =
+            ["model.slots=3", "output.path=elsewhere/x", "limits.memory=1GiB"].map(str::to_owned);
+        let job = Job::parse(CAPTIONS, &overrides).unwrap();
+        assert_eq!(job.model.slots, Some(3));
+        assert_eq!(job.output.path, "elsewhere/x");
+        assert_eq!(job.limits.memory.0, 1 << 30);
+    }
+
+    #[test]
+    fn wrong_overrides_name_the_key() {
+        assert!(error(CAPTIONS, &["model.slots=many"]).contains("`model.slots`"));
+        assert!(error(CAPTIONS, &["model.slot=3"]).contains("slot"));
+        assert!(error(CAPTIONS, &["version.x=3"]).contains("not a table"));
+        assert!(matches!(
+            Job::parse(CAPTIONS, &["slots".to_owned()]),
+            Err(JobError::Override { .. })
+        ));
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused() {
+        for (set, key) in [
+            ("version=2", "`version`"),
+            ("source.paths=[]", "`source.paths`"),
+            ("model.slots=0", "`model.slots`"),
+            ("generation.temperature=-1.0", "`generation.temperature`"),
+            ("generation.top_p=1.5", "`generation.top_p`"),
+            ("limits.audio_seconds=0.0", "`limits.audio_seconds`"),
+            ("task.kind=\"transcribe\"", "`source.columns.audio`"),
+            ("task.kind=\"answer\"", "`source.columns.text`"),
+        ] {
+            let message = error(CAPTIONS, &[set]);
+            assert!(message.contains(key), "{set}: {message}");
+        }
+    }
+
+    #[test]
+    fn identity_ignores_what_cannot_change_answers() {
+        let job = Job::parse(CAPTIONS, &[]).unwrap();
+        let tuned = Job::parse(CAPTIONS, &["model.slots=9".into(), "limits.memory=1GiB".into()]);
+        let asked = Job::parse(CAPTIONS, &["task.prompt=What?".into()]).unwrap();
+        assert_eq!(job.identity("r"), tuned.unwrap().identity("r"));
+        assert_ne!(job.identity("r"), asked.identity("r"));
+        assert_ne!(job.identity("r"), job.identity("s"));
+    }
+
+    #[test]
+    fn schema_knows_every_table() {
+        let schema = Job::json_schema().to_string();
+        for key in ["task", "source", "model", "generation", "limits", "output", "error_budget"] {
+            assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+        }
+    }
+}

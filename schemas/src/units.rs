@@ -1,0 +1,217 @@
+//! Quantities a person writes with their unit: sizes in bytes, error budgets.
+
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A text that is no quantity of the wanted kind.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UnitError {
+    /// Not a size in bytes.
+    #[error("`{text}` is no size: write a number and a unit, such as \"512MiB\" or \"2GiB\"")]
+    ByteSize {
+        /// What was written.
+        text: String,
+    },
+    /// Not an error budget.
+    #[error(
+        "`{text}` is no error budget: write a share such as \"5%\" or a number of rows such as \"200\""
+    )]
+    ErrorBudget {
+        /// What was written.
+        text: String,
+    },
+}
+
+/// A size in bytes, written like `512MiB`, `2GiB`, `64KB` or `1000`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct ByteSize(pub u64);
+
+/// Binary (IEC 80000-13) units first, so that `Display` picks them; decimal (SI) ones are read too.
+const BYTE_UNITS: [(&str, u64); 8] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+];
+
+impl ByteSize {
+    /// Returns `n` mebibytes.
+    #[must_use]
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let error = || UnitError::ByteSize { text: text.to_owned() };
+        let trimmed = text.trim();
+        let upper = trimmed.to_ascii_uppercase();
+        let (digits, factor) = BYTE_UNITS
+            .iter()
+            .find_map(|(unit, factor)| Some((upper.strip_suffix(&unit.to_uppercase())?, *factor)))
+            .or_else(|| Some((upper.strip_suffix('B')?, 1)))
+            .unwrap_or((upper.as_str(), 1));
+        let digits = digits.trim();
+        if let Ok(whole) = digits.parse::<u64>() {
+            return whole.checked_mul(factor).map(Self).ok_or_else(error);
+        }
+        let value: f64 = digits.parse().map_err(|_| error())?;
+        #[expect(clippy::cast_precision_loss, reason = "a size need not be exact to the byte here")]
+        let bytes = value * factor as f64;
+        if !(0.0..9e15).contains(&bytes) {
+            return Err(error());
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to lie in 0..9e15 just above"
+        )]
+        Ok(Self(bytes as u64))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, factor) in &BYTE_UNITS[..4] {
+            if self.0 >= *factor {
+                if self.0.is_multiple_of(*factor) {
+                    return write!(f, "{}{unit}", self.0 / factor);
+                }
+                #[expect(clippy::cast_precision_loss, reason = "shown with one decimal only")]
+                return write!(f, "{:.1}{unit}", self.0 as f64 / *factor as f64);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl TryFrom<String> for ByteSize {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<ByteSize> for String {
+    fn from(size: ByteSize) -> Self {
+        size.to_string()
+    }
+}
+
+/// How many rows may be rejected before a run stops: a share (`"5%"`) or a number of rows (`"200"`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub enum ErrorBudget {
+    /// A percentage of the rows of the run.
+    Percent(f64),
+    /// A number of rows.
+    Rows(u64),
+}
+
+impl ErrorBudget {
+    /// Returns how many rejects a run over `rows_in` rows may have.
+    #[must_use]
+    pub fn rows_max(self, rows_in: u64) -> u64 {
+        match self {
+            Self::Rows(rows) => rows,
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "the share is 0 to 100, so the product lies in 0..=rows_in"
+            )]
+            Self::Percent(share) => (rows_in as f64 * share / 100.0).floor() as u64,
+        }
+    }
+}
+
+impl FromStr for ErrorBudget {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let error = || UnitError::ErrorBudget { text: text.to_owned() };
+        match text.trim().strip_suffix('%') {
+            Some(share) => {
+                let share: f64 = share.trim().parse().map_err(|_| error())?;
+                (0.0..=100.0).contains(&share).then_some(Self::Percent(share)).ok_or_else(error)
+            }
+            None => text.trim().parse().map(Self::Rows).map_err(|_| error()),
+        }
+    }
+}
+
+impl fmt::Display for ErrorBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(share) => write!(f, "{share}%"),
+            Self::Rows(rows) => write!(f, "{rows}"),
+        }
+    }
+}
+
+impl TryFrom<String> for ErrorBudget {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<ErrorBudget> for String {
+    fn from(budget: ErrorBudget) -> Self {
+        budget.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{ByteSize, ErrorBudget};
+
+    proptest! {
+        #[test]
+        fn whole_sizes_survive_display(n in 0_u64..1 << 20, shift in 0_u32..4) {
+            let size = ByteSize(n << (10 * shift));
+            let shown = size.to_string();
+            if !shown.contains('.') {
+                prop_assert_eq!(shown.parse::<ByteSize>().unwrap(), size);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_binary_and_decimal_units() {
+        for (text, bytes) in
+            [("2GiB", 2 << 30), ("1.5 MiB", 3 << 19), ("64kb", 64_000), ("12", 12), ("7B", 7)]
+        {
+            assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
+        }
+        for text in ["", "GiB", "two", "-1MiB", "1e30TiB", "nan"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn budgets_are_shares_or_rows() {
+        assert_eq!("5%".parse::<ErrorBudget>().unwrap().rows_max(1000), 50);
+        assert_eq!("7".parse::<ErrorBudget>().unwrap().rows_max(1000), 7);
+        assert!("101%".parse::<ErrorBudget>().is_err());
+        assert!("few".parse::<ErrorBudget>().is_err());
+    }
+}
