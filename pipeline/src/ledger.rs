@@ -32,7 +32,9 @@ pub enum LedgerError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A file of the ledger cannot be read.
-    #[error("cannot read `{path}` of the output's ledger: {problem}; restore it, or start anew with `--overwrite`")]
+    #[error(
+        "cannot read `{path}` of the output's ledger: {problem}; restore it, or start anew with `--overwrite`"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -40,7 +42,9 @@ pub enum LedgerError {
         problem: String,
     },
     /// Another job wrote there.
-    #[error("`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, or replace them with `--overwrite`")]
+    #[error(
+        "`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, or replace them with `--overwrite`"
+    )]
     OtherJob {
         /// The output folder.
         path: PathBuf,
@@ -48,13 +52,17 @@ pub enum LedgerError {
         differing: String,
     },
     /// A folder with files that are not ours.
-    #[error("`{path}` holds part files but no ledger, so another program wrote them: choose another `output.path`")]
+    #[error(
+        "`{path}` holds part files but no ledger, so another program wrote them: choose another `output.path`"
+    )]
     Foreign {
         /// The output folder.
         path: PathBuf,
     },
     /// Another run is writing there now.
-    #[error("another run ({owner}) is writing to `{path}`: wait for it, or choose another `output.path`")]
+    #[error(
+        "another run ({owner}) is writing to `{path}`: wait for it, or choose another `output.path`"
+    )]
     Locked {
         /// The output folder.
         path: PathBuf,
@@ -274,8 +282,7 @@ fn files_in(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, LedgerError> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LedgerError> {
-    let read_error =
-        |problem: String| LedgerError::Read { path: path.to_owned(), problem };
+    let read_error = |problem: String| LedgerError::Read { path: path.to_owned(), problem };
     let bytes = fs::read(path).map_err(|error| read_error(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| read_error(error.to_string()))
 }

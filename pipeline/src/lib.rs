@@ -1,1 +1,26 @@
-//! .
+//! The data path of a run: a table of records in, a table of answers out.
+//!
+//! - [`plan`]: a job checked against its table and model, before a row is read.
+//! - [`run`]: wires the stages; the file to read first.
+//! - [`stage`]: scan, prepare, encode, generate, collect.
+//! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
+//! - [`template`]: prompts over columns.
+//! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
+//! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
+//!
+//! Nothing here knows of the command line, prints, or reads the environment.
+
+pub mod budget;
+pub mod ledger;
+pub mod media;
+pub mod metrics;
+pub mod plan;
+pub mod run;
+pub mod sink;
+pub mod source;
+pub mod stage;
+pub mod template;
+
+pub use metrics::{Ending, Progress, RunReport};
+pub use plan::{PlanError, RunPlan};
+pub use run::{RunError, RunOptions, Stop, run};

@@ -36,7 +36,9 @@ pub enum PlanError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// The model has no encoder for a mapped column.
-    #[error("`source.columns.{kind}` maps a column, but the model `{bundle}` takes no {kind}: remove the key, or choose another `model.bundle`")]
+    #[error(
+        "`source.columns.{kind}` maps a column, but the model `{bundle}` takes no {kind}: remove the key, or choose another `model.bundle`"
+    )]
     Modality {
         /// `image` or `audio`.
         kind: &'static str,
@@ -58,7 +60,9 @@ pub enum PlanError {
         problem: String,
     },
     /// The output would be read as input.
-    #[error("`output.path` is `{output}`, which holds the input file `{input}`: choose another folder")]
+    #[error(
+        "`output.path` is `{output}`, which holds the input file `{input}`: choose another folder"
+    )]
     OutputHoldsInput {
         /// The output folder.
         output: PathBuf,
@@ -186,10 +190,7 @@ impl RunPlan {
             ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
             ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
             ("legenda.prompt".to_owned(), self.job.prompt_template().to_owned()),
-            (
-                "legenda.job_fingerprint".to_owned(),
-                self.ledger.fingerprint.as_str().to_owned(),
-            ),
+            ("legenda.job_fingerprint".to_owned(), self.ledger.fingerprint.as_str().to_owned()),
         ])
     }
 }
@@ -293,9 +294,10 @@ fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError
         // A row that cannot be read has no values to carry, but stays among the answers.
         let nullable = field.is_nullable()
             || job.output.rejects == RejectsPlace::Inline
-            || table.files.iter().any(|file| {
-                file.schema.field_with_name(name).is_ok_and(Field::is_nullable)
-            });
+            || table
+                .files
+                .iter()
+                .any(|file| file.schema.field_with_name(name).is_ok_and(Field::is_nullable));
         fields.push(field.with_nullable(nullable));
     }
     Ok(fields.into())

@@ -57,9 +57,9 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| {
-            TemplateError::Syntax { key, problem: error.to_string() }
-        })?;
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TemplateError::Syntax { key, problem: error.to_string() })?;
         let variables = environment
             .get_template(NAME)
             .map(|template| template.undeclared_variables(false))
@@ -110,7 +110,8 @@ mod tests {
     fn bad_templates_and_rows_are_errors() {
         let syntax = Template::compile("task.prompt", "{{ a").unwrap_err();
         assert!(matches!(syntax, TemplateError::Syntax { key: "task.prompt", .. }), "{syntax}");
-        let endless = "{% for i in range(9999) %}{% for j in range(9999) %}{{ j }}{% endfor %}{% endfor %}";
+        let endless =
+            "{% for i in range(9999) %}{% for j in range(9999) %}{{ j }}{% endfor %}{% endfor %}";
         let template = Template::compile("task.prompt", endless).unwrap();
         assert!(matches!(template.render(&Map::new()), Err(TemplateError::Render { .. })));
     }

@@ -139,6 +139,10 @@ pub struct Source {
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,
+    /// Folders, relative to the job file, that media cells with a path may lead to, beside the
+    /// folder of the table's own file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media_dirs: Vec<String>,
 }
 
 /// Which column of the table is what part of a record.

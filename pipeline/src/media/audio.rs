@@ -48,9 +48,8 @@ pub fn decode_audio(
         format: name.clone(),
         problem: problem.to_owned(),
     };
-    let track = format
-        .default_track(TrackType::Audio)
-        .ok_or_else(|| no_track("it has no sound track"))?;
+    let track =
+        format.default_track(TrackType::Audio).ok_or_else(|| no_track("it has no sound track"))?;
     let track_id = track.id;
     let parameters = track
         .codec_params
@@ -86,9 +85,9 @@ pub fn decode_audio(
         if n_channels == 1 {
             mono.extend_from_slice(&interleaved);
         } else {
-            mono.extend(interleaved.chunks_exact(n_channels).map(|frame| {
-                frame.iter().sum::<f32>() * share
-            }));
+            mono.extend(
+                interleaved.chunks_exact(n_channels).map(|frame| frame.iter().sum::<f32>() * share),
+            );
         }
         #[expect(clippy::cast_precision_loss, reason = "a duration need not be exact")]
         let seconds = mono.len() as f64 / f64::from(sample_rate_hz.max(1));

@@ -81,11 +81,7 @@ impl<'a> PendingImage<'a> {
 }
 
 fn damaged(format: &str, error: &ImageError) -> MediaError {
-    MediaError::Damaged {
-        kind: "image",
-        format: format.to_owned(),
-        problem: error.to_string(),
-    }
+    MediaError::Damaged { kind: "image", format: format.to_owned(), problem: error.to_string() }
 }
 
 #[cfg(test)]

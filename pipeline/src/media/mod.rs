@@ -2,6 +2,7 @@
 
 pub mod audio;
 pub mod image;
+pub mod locate;
 
 /// Why media bytes cannot be used; the row is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,9 @@ pub enum MediaError {
         bytes_max: u64,
     },
     /// The bytes begin like no format that is read.
-    #[error("the {kind} is of no known format (its {bytes} bytes begin with {start}); known are {known}")]
+    #[error(
+        "the {kind} is of no known format (its {bytes} bytes begin with {start}); known are {known}"
+    )]
     UnknownFormat {
         /// `image` or `audio`.
         kind: &'static str,
@@ -56,7 +59,9 @@ pub enum MediaError {
         pixels_max: u64,
     },
     /// Decoding would need more memory than the run may ever use for it.
-    #[error("the {kind} needs {bytes} bytes of memory when decoded; `limits.memory` leaves {bytes_max} for decoding: raise it")]
+    #[error(
+        "the {kind} needs {bytes} bytes of memory when decoded; `limits.memory` leaves {bytes_max} for decoding: raise it"
+    )]
     TooMuchMemory {
         /// `image` or `audio`.
         kind: &'static str,

@@ -24,7 +24,9 @@ use sha2::{Digest, Sha256};
 
 /// Why a file cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write `{path}`: {problem}; what was committed is safe, run the same command again once this is mended")]
+#[error(
+    "cannot write `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+)]
 pub struct WriteError {
     /// The file.
     pub path: PathBuf,

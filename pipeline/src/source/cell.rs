@@ -78,9 +78,7 @@ pub fn template_value(column: &dyn Array, row: usize) -> Value {
         return Value::from(text);
     }
     let as_type = |data_type| {
-        arrow::compute::cast(&column.slice(row, 1), &data_type)
-            .ok()
-            .filter(|cast| cast.is_valid(0))
+        arrow::compute::cast(&column.slice(row, 1), &data_type).ok().filter(|cast| cast.is_valid(0))
     };
     let list = |list: &dyn Array| {
         Value::Array((0..list.len()).map(|item| template_value(list, item)).collect())
@@ -90,9 +88,8 @@ pub fn template_value(column: &dyn Array, row: usize) -> Value {
         DataType::Float32 => Value::from(column.as_primitive::<Float32Type>().value(row)),
         DataType::Float64 => Value::from(column.as_primitive::<Float64Type>().value(row)),
         DataType::UInt64 => Value::from(column.as_primitive::<UInt64Type>().value(row)),
-        data_type if data_type.is_integer() => as_type(DataType::Int64).map_or(Value::Null, |cast| {
-            Value::from(cast.as_primitive::<Int64Type>().value(0))
-        }),
+        data_type if data_type.is_integer() => as_type(DataType::Int64)
+            .map_or(Value::Null, |cast| Value::from(cast.as_primitive::<Int64Type>().value(0))),
         DataType::Dictionary(_, values) => as_type(values.as_ref().clone())
             .map_or(Value::Null, |cast| template_value(cast.as_ref(), 0)),
         DataType::List(_) => list(column.as_list::<i32>().value(row).as_ref()),

@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn files_directories_and_patterns_are_listed_once_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        for path in ["b.parquet", "a.parquet", "sub/c.pq", "_legenda/x.parquet", ".h/y.parquet", "n.txt"]
+        for path in
+            ["b.parquet", "a.parquet", "sub/c.pq", "_legenda/x.parquet", ".h/y.parquet", "n.txt"]
         {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -14,7 +14,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum SourceError {
     /// An entry of `source.paths` names nothing.
-    #[error("`source.paths` names `{entry}`, where there is no Parquet file: correct the path or pattern")]
+    #[error(
+        "`source.paths` names `{entry}`, where there is no Parquet file: correct the path or pattern"
+    )]
     NothingFound {
         /// The entry, resolved against the job file's folder.
         entry: String,
@@ -44,7 +46,9 @@ pub enum SourceError {
         source: parquet::errors::ParquetError,
     },
     /// A column that the job names is missing.
-    #[error("`{key}` names the column `{column}`, which `{path}` does not have; it has {available}")]
+    #[error(
+        "`{key}` names the column `{column}`, which `{path}` does not have; it has {available}"
+    )]
     MissingColumn {
         /// The key of the job file.
         key: String,
@@ -56,7 +60,9 @@ pub enum SourceError {
         available: String,
     },
     /// A column has a type that cannot be what the job says it is.
-    #[error("`{key}` names the column `{column}` of `{path}`, which is {actual}; expected {expected}")]
+    #[error(
+        "`{key}` names the column `{column}` of `{path}`, which is {actual}; expected {expected}"
+    )]
     ColumnType {
         /// The key of the job file.
         key: String,
@@ -70,7 +76,9 @@ pub enum SourceError {
         expected: &'static str,
     },
     /// A column differs between two files of the source.
-    #[error("the column `{column}` is {actual} in `{path}` but {expected} in `{first}`: make the files alike, or leave the column out by `output.columns`")]
+    #[error(
+        "the column `{column}` is {actual} in `{path}` but {expected} in `{first}`: make the files alike, or leave the column out by `output.columns`"
+    )]
     Differs {
         /// The column.
         column: String,
@@ -84,7 +92,9 @@ pub enum SourceError {
         expected: String,
     },
     /// A carried column has a name that the answer table uses.
-    #[error("the column `{column}` of `{path}` has a name that the answers use: name the columns to carry in `output.columns`, or rename it")]
+    #[error(
+        "the column `{column}` of `{path}` has a name that the answers use: name the columns to carry in `output.columns`, or rename it"
+    )]
     ReservedColumn {
         /// The column.
         column: String,

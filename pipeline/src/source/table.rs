@@ -202,8 +202,8 @@ impl FileReader {
     ///
     /// [`SourceError::Io`] or [`SourceError::Parquet`].
     pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let file = File::open(path)
-            .map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
+        let file =
+            File::open(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
         let metadata = load_metadata(path, &file)?;
         Ok(Self { path: path.to_owned(), metadata })
     }
@@ -231,8 +231,7 @@ impl FileReader {
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
         let path = self.path.clone();
-        let refuse =
-            move |problem: String| ReadError { path: path.clone(), row_group, problem };
+        let refuse = move |problem: String| ReadError { path: path.clone(), row_group, problem };
         let file = File::open(&self.path).map_err(|error| refuse(error.to_string()))?;
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());

@@ -1,0 +1,385 @@
+//! Puts the outcomes of each span back into input order and commits the span when it is whole.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use arrow::{
+    array::{
+        ArrayRef, Float32Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array,
+        UInt64Array, new_null_array,
+    },
+    compute::{concat_batches, take},
+    datatypes::{Schema, SchemaRef},
+    error::ArrowError,
+};
+use legenda_models::Generation;
+use legenda_schemas::{
+    job::RejectsPlace,
+    ledger::{LEDGER_VERSION, LedgerEntry},
+    span::Span,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Outcome, OutstandingSpan, Reject, RowKey};
+use crate::{
+    ledger::OutputDir,
+    metrics::Progress,
+    plan::RunPlan,
+    run::Stop,
+    sink::{WriteError, write_table},
+    source::table::FileReader,
+};
+
+/// Why spans can no longer be committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectError {
+    /// The output cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The rows of a span cannot be put together: a fault of this program.
+    #[error("cannot build the part of `{span}`: {problem}; please report this")]
+    Build {
+        /// The span.
+        span: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What became of a row.
+enum Settled {
+    Answered { input_sha256: String, generation: Generation },
+    Rejected(Reject),
+}
+
+/// A span whose rows are on their way.
+struct OpenSpan {
+    /// The rows that are read, as positions within the row group.
+    rows: Vec<usize>,
+    settled: Vec<Option<Settled>>,
+    n_settled: usize,
+    /// Carried columns with the row at which they begin.
+    carried: Vec<(usize, RecordBatch)>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The stage.
+pub struct Collector {
+    /// The run.
+    pub plan: Arc<RunPlan>,
+    /// What is to be done.
+    pub spans: Arc<[OutstandingSpan]>,
+    /// Where it goes.
+    pub output: Arc<OutputDir>,
+    /// The counters.
+    pub progress: Arc<Progress>,
+    /// Asked to stop when the error budget is spent.
+    pub stop: Arc<Stop>,
+    /// How many rows may be rejected, earlier runs included.
+    pub rejects_max: u64,
+    /// How many rows earlier runs rejected.
+    pub rejects_before: u64,
+}
+
+impl Collector {
+    /// Takes outcomes until every earlier stage has ended; returns the committed spans. Spans that
+    /// are not whole by then stay outstanding.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectError`].
+    pub async fn run(
+        self,
+        mut outcomes: mpsc::Receiver<Outcome>,
+    ) -> Result<Vec<LedgerEntry>, CollectError> {
+        let this = Arc::new(self);
+        let mut open: HashMap<usize, OpenSpan> = HashMap::new();
+        let mut committed = Vec::new();
+        while let Some(outcome) = outcomes.recv().await {
+            let Some(span_idx) = this.take(&mut open, outcome) else { continue };
+            if let Some(span) = open.remove(&span_idx) {
+                let this = Arc::clone(&this);
+                let entry = tokio::task::spawn_blocking(move || this.commit(span_idx, &span));
+                let entry = entry.await.map_err(|error| CollectError::Build {
+                    span: "unknown".to_owned(),
+                    problem: error.to_string(),
+                })??;
+                committed.push(entry);
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Takes an outcome in; returns the span that it made whole, if any.
+    fn take(&self, open: &mut HashMap<usize, OpenSpan>, outcome: Outcome) -> Option<usize> {
+        let (key, settled) = match outcome {
+            Outcome::Opened { span_idx, rows, permit } => {
+                let n_rows = rows.len();
+                let span = OpenSpan {
+                    rows,
+                    settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
+                    n_settled: 0,
+                    carried: Vec::new(),
+                    _permit: permit,
+                };
+                open.insert(span_idx, span);
+                return (n_rows == 0).then_some(span_idx);
+            }
+            Outcome::Carried { first, rows } => {
+                open.get_mut(&first.span_idx)?.carried.push((first.row_idx, rows));
+                return None;
+            }
+            Outcome::Answered { key, input_sha256, generation } => {
+                self.progress.answers.fetch_add(1, Relaxed);
+                let tokens = generation.token_ids.len() as u64;
+                self.progress.tokens_generated.fetch_add(tokens, Relaxed);
+                (key, Settled::Answered { input_sha256, generation })
+            }
+            Outcome::Rejected { key, reject } => {
+                let rejects = self.progress.rejects.fetch_add(1, Relaxed) + 1;
+                if self.rejects_before + rejects > self.rejects_max {
+                    self.stop.spend_error_budget();
+                }
+                tracing::debug!(code = reject.code, row = key.row_idx, "row rejected");
+                (key, Settled::Rejected(reject))
+            }
+        };
+        let RowKey { span_idx, row_idx } = key;
+        let span = open.get_mut(&span_idx)?;
+        let place = span.settled.get_mut(row_idx)?;
+        debug_assert!(place.is_none(), "a row is settled once");
+        if place.replace(settled).is_none() {
+            span.n_settled += 1;
+        }
+        (span.n_settled == span.rows.len()).then_some(span_idx)
+    }
+
+    /// Writes the files of a whole span, then its ledger entry.
+    fn commit(&self, span_idx: usize, span: &OpenSpan) -> Result<LedgerEntry, CollectError> {
+        let OutstandingSpan { span: place, id } = &self.spans[span_idx];
+        let build_error = |error: &dyn std::fmt::Display| CollectError::Build {
+            span: id.to_string(),
+            problem: error.to_string(),
+        };
+        let mut entry = LedgerEntry {
+            version: LEDGER_VERSION,
+            id: id.clone(),
+            span: place.clone(),
+            rows_in: span.rows.len() as u64,
+            answers: 0,
+            rejects: BTreeMap::new(),
+            tokens_generated: 0,
+            part_sha256: None,
+            rejects_sha256: None,
+        };
+        for settled in span.settled.iter().flatten() {
+            match settled {
+                Settled::Answered { generation, .. } => {
+                    entry.answers += 1;
+                    entry.tokens_generated += generation.token_ids.len() as u64;
+                }
+                Settled::Rejected(reject) => {
+                    *entry.rejects.entry(reject.code.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        if !entry.balances() {
+            let counts = format!("{} of {} rows settled", span.n_settled, entry.rows_in);
+            return Err(build_error(&counts));
+        }
+        let format = self.plan.job.output.format;
+        let answers = self.answers(span).map_err(|error| build_error(&error))?;
+        if answers.num_rows() > 0 {
+            let path = self.output.part_path(id);
+            let digest = self
+                .output
+                .write_file(&path, |out| write_table(out, format, answers.schema(), &answers))?;
+            entry.part_sha256 = Some(digest);
+        }
+        if self.plan.job.output.rejects == RejectsPlace::Separate && entry.n_rejects() > 0 {
+            let rejects = self.rejects(place, span).map_err(|error| build_error(&error))?;
+            let path = self.output.rejects_path(id);
+            let digest = self
+                .output
+                .write_file(&path, |out| write_table(out, format, rejects.schema(), &rejects))?;
+            entry.rejects_sha256 = Some(digest);
+        }
+        self.output.commit(&entry)?;
+        self.progress.spans_committed.fetch_add(1, Relaxed);
+        Ok(entry)
+    }
+
+    /// Builds the rows of the span's part, in input order.
+    fn answers(&self, span: &OpenSpan) -> Result<RecordBatch, ArrowError> {
+        let inline = self.plan.job.output.rejects == RejectsPlace::Inline;
+        let rows: Vec<(usize, &Settled)> = span
+            .settled
+            .iter()
+            .enumerate()
+            .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?)))
+            .filter(|(_, settled)| inline || matches!(settled, Settled::Answered { .. }))
+            .collect();
+        let schema = Arc::new(self.plan.answer_schema());
+        let row_idxs: Vec<usize> = rows.iter().map(|(row_idx, _)| *row_idx).collect();
+        let mut columns = self.carried(span, &row_idxs)?;
+
+        let answered = |settled: &Settled| match settled {
+            Settled::Answered { generation, .. } => Some(generation.clone()),
+            Settled::Rejected(_) => None,
+        };
+        let generations: Vec<Option<Generation>> =
+            rows.iter().map(|(_, settled)| answered(settled)).collect();
+        let texts = |of: &dyn Fn(&Generation) -> String| -> ArrayRef {
+            let values = generations.iter().map(|generation| generation.as_ref().map(of));
+            Arc::new(values.collect::<StringArray>())
+        };
+        let counts = |of: &dyn Fn(&Generation) -> usize| -> ArrayRef {
+            let values = generations.iter().map(|generation| {
+                generation
+                    .as_ref()
+                    .map(|generation| u32::try_from(of(generation)).unwrap_or(u32::MAX))
+            });
+            Arc::new(values.collect::<UInt32Array>())
+        };
+        let status = generations
+            .iter()
+            .map(|generation| Some(if generation.is_some() { "ok" } else { "rejected" }));
+        columns.push(texts(&|generation| generation.text.clone()));
+        columns.push(Arc::new(status.collect::<StringArray>()));
+        columns.push(texts(&|generation| generation.finish_reason.as_str().to_owned()));
+        columns.push(counts(&|generation| generation.n_prompt_tokens));
+        columns.push(counts(&|generation| generation.token_ids.len()));
+        let logprobs = generations.iter().map(|generation| Some(generation.as_ref()?.logprob_mean));
+        columns.push(Arc::new(logprobs.collect::<Float32Array>()));
+        let digests = rows.iter().map(|(_, settled)| match settled {
+            Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
+            Settled::Rejected(_) => None,
+        });
+        columns.push(Arc::new(digests.collect::<StringArray>()));
+        if inline {
+            let reject = |settled: &&Settled| match settled {
+                Settled::Answered { .. } => None,
+                Settled::Rejected(reject) => Some(reject.clone()),
+            };
+            let rejects: Vec<Option<Reject>> =
+                rows.iter().map(|(_, settled)| reject(settled)).collect();
+            let codes = rejects.iter().map(|reject| reject.as_ref().map(|reject| reject.code));
+            columns.push(Arc::new(codes.collect::<StringArray>()));
+            let messages =
+                rejects.iter().map(|reject| reject.as_ref().map(|reject| reject.message.as_str()));
+            columns.push(Arc::new(messages.collect::<StringArray>()));
+        }
+        RecordBatch::try_new(schema, columns)
+    }
+
+    /// Returns the carried columns of some rows; null where a row could not be read.
+    fn carried(&self, span: &OpenSpan, row_idxs: &[usize]) -> Result<Vec<ArrayRef>, ArrowError> {
+        let fields = &self.plan.carried;
+        let mut pieces: Vec<&(usize, RecordBatch)> = span.carried.iter().collect();
+        pieces.sort_by_key(|(row_start, _)| *row_start);
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some((_, first)) = pieces.first() else {
+            let null = |field: &arrow::datatypes::FieldRef| {
+                new_null_array(field.data_type(), row_idxs.len())
+            };
+            return Ok(fields.iter().map(null).collect());
+        };
+        let schema = first.schema();
+        let whole = concat_batches(&schema, pieces.iter().map(|(_, rows)| rows))?;
+        // Pieces follow each other from row 0; only the end of a damaged span is missing.
+        let positions: UInt32Array = row_idxs
+            .iter()
+            .map(|&row_idx| u32::try_from(row_idx).ok().filter(|_| row_idx < whole.num_rows()))
+            .collect();
+        fields
+            .iter()
+            .map(|field| {
+                let column = whole.column(schema.index_of(field.name())?);
+                take(column.as_ref(), &positions, None)
+            })
+            .collect()
+    }
+
+    /// Builds the rejects of a span: its original rows, read once more, and why.
+    fn rejects(&self, place: &Span, span: &OpenSpan) -> Result<RecordBatch, ArrowError> {
+        let rejected: Vec<(usize, &Reject)> = span
+            .settled
+            .iter()
+            .enumerate()
+            .filter_map(|(row_idx, settled)| match settled {
+                Some(Settled::Rejected(reject)) => Some((row_idx, reject)),
+                _ => None,
+            })
+            .collect();
+        let file_schema = self
+            .plan
+            .table
+            .files
+            .iter()
+            .find(|file| file.object == place.object)
+            .map_or_else(|| Arc::new(Schema::empty()), |file| Arc::clone(&file.schema));
+        let schema = Arc::new(self.plan.reject_schema(&file_schema));
+        let positions: Vec<usize> =
+            rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
+        let originals = original_rows(place, &positions, &file_schema);
+
+        let mut columns: Vec<ArrayRef> = schema
+            .fields()
+            .iter()
+            .filter_map(|field| originals.column_by_name(field.name()).cloned())
+            .collect();
+        let row_start = place.file_row_start;
+        let row_numbers =
+            positions.iter().map(|position| row_start + (position - place.row_start) as u64);
+        columns.truncate(schema.fields().len() - 5);
+        columns.push(Arc::new(UInt64Array::from_iter_values(row_numbers)));
+        let file = std::iter::repeat_n(place.object.path.as_str(), rejected.len());
+        columns.push(Arc::new(StringArray::from_iter_values(file)));
+        let told: [&dyn Fn(&Reject) -> String; 3] = [
+            &|reject| reject.stage.as_str().to_owned(),
+            &|reject| reject.code.to_owned(),
+            &|reject| reject.message.clone(),
+        ];
+        for tell in told {
+            let values = rejected.iter().map(|(_, reject)| tell(reject));
+            columns.push(Arc::new(StringArray::from_iter_values(values)));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rejected.len()));
+        RecordBatch::try_new_with_options(schema, columns, &options)
+    }
+}
+
+/// Reads rows of a row group with every column; a row that cannot be read is all null.
+fn original_rows(place: &Span, positions: &[usize], schema: &SchemaRef) -> RecordBatch {
+    let nullable: SchemaRef = Arc::new(Schema::new(
+        schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone().with_nullable(true))
+            .collect::<Vec<_>>(),
+    ));
+    let null_rows = |n_rows: usize| RecordBatch::new_null(Arc::clone(&nullable), n_rows);
+    let ranges: Vec<_> = positions.iter().map(|&row| row..row + 1).collect();
+    let batches: Vec<RecordBatch> = FileReader::open(Path::new(&place.object.path))
+        .ok()
+        .and_then(|reader| {
+            let batches = reader.read(place.row_group, &ranges, None, positions.len().max(1));
+            Some(batches.ok()?.map_while(Result::ok).collect())
+        })
+        .unwrap_or_default();
+    let mut rows: Vec<RecordBatch> = batches
+        .iter()
+        .filter_map(|batch| {
+            RecordBatch::try_new(Arc::clone(&nullable), batch.columns().to_vec()).ok()
+        })
+        .collect();
+    let n_read: usize = rows.iter().map(RecordBatch::num_rows).sum();
+    rows.push(null_rows(positions.len().saturating_sub(n_read)));
+    concat_batches(&nullable, &rows).unwrap_or_else(|_| null_rows(positions.len()))
+}

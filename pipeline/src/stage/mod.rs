@@ -1,0 +1,178 @@
+//! The stages of a run and what passes between them.
+//!
+//! ```text
+//! scan ──ScannedBatch──► prepare ──PreparedRow──► encode ──EncodedRow──► generate
+//!   │                       │                       │                      │
+//!   └───────────────────────┴── Outcome ────────────┴──────────────────────┴──► collect
+//! ```
+//!
+//! A row leaves the path as an [`Outcome`] at the stage that settles it: an answer, or a reject.
+
+pub mod collect;
+pub mod encode;
+pub mod generate;
+pub mod prepare;
+pub mod scan;
+
+use std::{fmt, sync::Arc};
+
+use arrow::array::RecordBatch;
+use legenda_models::{Generation, Prompt, Sample};
+use legenda_schemas::span::{Span, SpanId};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// A span that is still to be done.
+#[derive(Clone, Debug)]
+pub struct OutstandingSpan {
+    /// The span.
+    pub span: Span,
+    /// Its name.
+    pub id: SpanId,
+}
+
+/// Where a row stands: the row `row_idx` of the outstanding span `span_idx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    /// Which outstanding span.
+    pub span_idx: usize,
+    /// Which of the span's rows that are read.
+    pub row_idx: usize,
+}
+
+/// Rows as they were read: what leaves `scan`.
+pub struct ScannedBatch {
+    /// Where the first row stands; the others follow.
+    pub first: RowKey,
+    /// The row of the file that the first row is.
+    pub file_row_start: u64,
+    /// The file they came from.
+    pub file: Arc<str>,
+    /// The columns that are read.
+    pub rows: RecordBatch,
+}
+
+/// A row whose media are decoded and processed: what leaves `prepare`.
+pub struct PreparedRow {
+    /// Where it stands.
+    pub key: RowKey,
+    /// What tells this row's input and its random stream.
+    pub identity: RowIdentity,
+    /// The model's input.
+    pub sample: Sample,
+}
+
+/// What tells a row's input and its random stream.
+#[derive(Clone, Debug)]
+pub struct RowIdentity {
+    /// SHA-256 of prompt and media, hex.
+    pub input_sha256: String,
+    /// The seed of its draws.
+    pub seed: u64,
+}
+
+/// A row whose media are encoded: what leaves `encode`.
+pub struct EncodedRow {
+    /// Where it stands.
+    pub key: RowKey,
+    /// What tells this row's input and its random stream.
+    pub identity: RowIdentity,
+    /// What the decoder is prefilled with.
+    pub prompt: Prompt,
+}
+
+/// What became of a row, or what `collect` must know of its span.
+pub enum Outcome {
+    /// `scan` begins a span.
+    Opened {
+        /// Which outstanding span.
+        span_idx: usize,
+        /// The rows that are read, as positions within the row group.
+        rows: Vec<usize>,
+        /// Given back when the span is committed.
+        permit: OwnedSemaphorePermit,
+    },
+    /// The columns to carry of some rows of a span.
+    Carried {
+        /// Where the first row stands.
+        first: RowKey,
+        /// The carried columns.
+        rows: RecordBatch,
+    },
+    /// A row has its answer.
+    Answered {
+        /// Where it stands.
+        key: RowKey,
+        /// SHA-256 of prompt and media, hex.
+        input_sha256: String,
+        /// The answer.
+        generation: Generation,
+    },
+    /// A row cannot be answered.
+    Rejected {
+        /// Where it stands.
+        key: RowKey,
+        /// Why.
+        reject: Reject,
+    },
+}
+
+/// The way of outcomes to `collect`.
+pub type Outcomes = mpsc::Sender<Outcome>;
+
+/// Outcomes that may wait; `collect` only waits for the disk, so few are enough.
+pub const OUTCOMES_MAX: usize = 1024;
+
+/// A stage that rejects rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the table.
+    Scan,
+    /// Decoding and processing.
+    Prepare,
+    /// The encoders.
+    Encode,
+    /// The decoder.
+    Generate,
+}
+
+impl Stage {
+    /// Returns the name used in rejects.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scan => "scan",
+            Self::Prepare => "prepare",
+            Self::Encode => "encode",
+            Self::Generate => "generate",
+        }
+    }
+}
+
+/// Why a row is rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Where it happened.
+    pub stage: Stage,
+    /// One of a small, stable set.
+    pub code: &'static str,
+    /// What is wrong and what would mend it.
+    pub message: String,
+}
+
+impl fmt::Debug for ScannedBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScannedBatch({:?}, {} rows)", self.first, self.rows.num_rows())
+    }
+}
+
+impl fmt::Debug for PreparedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PreparedRow({:?}, {} bytes)", self.key, self.sample.size_bytes())
+    }
+}
+
+impl fmt::Debug for EncodedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EncodedRow({:?}, {} tokens)", self.key, self.prompt.n_tokens())
+    }
+}

@@ -1,0 +1,298 @@
+//! Makes samples of rows: renders the prompt, decodes the media, runs the model's processor; many
+//! rows at a time.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::array::RecordBatch;
+use legenda_models::{ProcessError, Processor, Record};
+use legenda_schemas::{job::TaskKind, sha256_hex};
+use serde_json::{Map, Value};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
+
+use super::{Outcome, Outcomes, PreparedRow, Reject, RowIdentity, RowKey, ScannedBatch, Stage};
+use crate::{
+    budget::{Budget, ByteReceiver, ByteSender, Reservation},
+    media::{
+        MediaError,
+        audio::decode_audio,
+        image::PendingImage,
+        locate::{LocateError, read_media},
+    },
+    plan::RunPlan,
+    source::cell::{MediaCell, media_cells, template_value, text_cell},
+    template::TemplateError,
+};
+
+/// What preparing a row needs.
+pub struct Preparer {
+    /// The run.
+    pub plan: Arc<RunPlan>,
+    /// The model's processor.
+    pub processor: Arc<Processor>,
+    /// Memory for decoded media.
+    pub decode_budget: Budget,
+    /// Folders media cells with a path may lead to, absolute.
+    pub media_dirs: Vec<PathBuf>,
+}
+
+/// Why a row cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error("column `{column}`: {source}")]
+    Media { column: String, source: MediaError },
+    #[error("column `{column}`: {source}")]
+    Locate { column: String, source: LocateError },
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("column `{column}` is null, but a `{task}` task needs it")]
+    Missing { column: String, task: &'static str },
+    #[error("the row has no text, no image and no sound to ask about")]
+    Nothing,
+    #[error("the prompt has {bytes} bytes; `limits.text_bytes` allows {bytes_max}")]
+    TextTooLong { bytes: usize, bytes_max: u64 },
+    #[error("a decoder panicked on this row: {problem}")]
+    Panic { problem: String },
+}
+
+impl PrepareError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Media { source, .. } => source.code(),
+            Self::Locate { source, .. } => source.code(),
+            Self::Template(_) => "template_failed",
+            Self::Process(error) => error.code(),
+            Self::Missing { .. } => "media_missing",
+            Self::Nothing => "row_empty",
+            Self::TextTooLong { .. } => "text_too_long",
+            Self::Panic { .. } => "decoder_panicked",
+        }
+    }
+}
+
+/// Runs the stage: takes batches, prepares at most `workers` rows at a time, sends samples on.
+///
+/// Rows of one batch are released from memory together, when the last of them is prepared.
+pub async fn run(
+    preparer: Arc<Preparer>,
+    workers: usize,
+    mut batches: ByteReceiver<ScannedBatch>,
+    prepared: ByteSender<PreparedRow>,
+    outcomes: Outcomes,
+) {
+    let free = Arc::new(Semaphore::new(workers));
+    let mut tasks = JoinSet::new();
+    while let Some(batch) = batches.recv().await {
+        let batch = Arc::new(batch);
+        for offset in 0..batch.item.rows.num_rows() {
+            let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+            let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
+            let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
+            tasks.spawn(async move {
+                let first = batch.item.first;
+                let key = RowKey { row_idx: first.row_idx + offset, ..first };
+                let work = tokio::task::spawn_blocking(move || {
+                    preparer.prepare_guarded(&batch.item, offset, &Handle::current())
+                });
+                // A later stage that is gone has told its own error; the row stays outstanding.
+                match work.await {
+                    Ok(Ok((identity, sample))) => {
+                        let bytes = sample.size_bytes() as u64;
+                        let row = PreparedRow { key, identity, sample };
+                        prepared.send(row, bytes).await.ok();
+                    }
+                    Ok(Err(error)) => {
+                        outcomes.send(rejected(key, &error)).await.ok();
+                    }
+                    Err(error) => {
+                        let error = PrepareError::Panic { problem: error.to_string() };
+                        outcomes.send(rejected(key, &error)).await.ok();
+                    }
+                }
+                drop(permit);
+            });
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
+    let reject = Reject { stage: Stage::Prepare, code: error.code(), message: error.to_string() };
+    Outcome::Rejected { key, reject }
+}
+
+impl Preparer {
+    /// Prepares a row; a panic in a third-party decoder costs this row only.
+    fn prepare_guarded(
+        &self,
+        batch: &ScannedBatch,
+        offset: usize,
+        runtime: &Handle,
+    ) -> Result<(RowIdentity, legenda_models::Sample), PrepareError> {
+        catch_unwind(AssertUnwindSafe(|| self.prepare(batch, offset, runtime))).unwrap_or_else(
+            |panic| {
+                let problem = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("no message")
+                    .to_owned();
+                Err(PrepareError::Panic { problem })
+            },
+        )
+    }
+
+    fn prepare(
+        &self,
+        batch: &ScannedBatch,
+        offset: usize,
+        runtime: &Handle,
+    ) -> Result<(RowIdentity, legenda_models::Sample), PrepareError> {
+        let job = &self.plan.job;
+        let columns = &job.source.columns;
+        let rows = &batch.rows;
+        let (prompt, system) = self.prompt(rows, offset)?;
+        let images = self.media(columns.image.as_deref(), batch, offset)?;
+        let audios = self.media(columns.audio.as_deref(), batch, offset)?;
+        let needs = |kind, column: &Option<String>, found: &[Vec<u8>]| {
+            if job.task.kind == kind && found.is_empty() {
+                let column = column.clone().unwrap_or_default();
+                return Err(PrepareError::Missing { column, task: kind.as_str() });
+            }
+            Ok(())
+        };
+        needs(TaskKind::Caption, &columns.image, &images)?;
+        needs(TaskKind::Transcribe, &columns.audio, &audios)?;
+        if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
+            return Err(PrepareError::Nothing);
+        }
+
+        let identity = self.identity(batch, offset, &prompt, system.as_deref(), &images, &audios);
+        let mut record =
+            Record { text: (!prompt.is_empty()).then_some(prompt), system, ..Record::default() };
+        // Held until the record is processed: decoded pixels and samples are the largest things.
+        let mut held: Vec<Reservation> = Vec::new();
+        for bytes in images {
+            let column = || columns.image.clone().unwrap_or_default();
+            let refuse = |source| PrepareError::Media { column: column(), source };
+            let pending = PendingImage::open(&bytes, job.limits.image_pixels).map_err(refuse)?;
+            held.push(self.reserve("image", pending.decode_bytes(), runtime).map_err(refuse)?);
+            record.images.push(pending.decode().map_err(refuse)?);
+        }
+        for bytes in audios {
+            let column = || columns.audio.clone().unwrap_or_default();
+            let bytes_max = self.decode_budget.bytes_max();
+            // How long a sound is shows only when it is decoded: the sound's own limit is reserved
+            // where it fits, and decoding stops at it.
+            let samples = decode_audio(bytes, job.limits.audio_seconds, bytes_max)
+                .map_err(|source| PrepareError::Media { column: column(), source })?;
+            record.audios.push(samples);
+        }
+        let sample = self.processor.prepare(&record)?;
+        drop(held);
+        Ok((identity, sample))
+    }
+
+    fn prompt(
+        &self,
+        rows: &RecordBatch,
+        offset: usize,
+    ) -> Result<(String, Option<String>), PrepareError> {
+        let mut row = Map::new();
+        for name in &self.plan.template_columns {
+            if let Some(column) = rows.column_by_name(name) {
+                row.insert(name.clone(), template_value(column.as_ref(), offset));
+            }
+        }
+        if let Some(name) = &self.plan.job.source.columns.text {
+            let text = rows.column_by_name(name).and_then(|column| text_cell(column, offset));
+            row.insert("text".to_owned(), Value::from(text.unwrap_or_default()));
+        }
+        let prompt = self.plan.prompt.render(&row)?;
+        let system = self.plan.system.as_ref().map(|system| system.render(&row)).transpose()?;
+        let bytes = prompt.len() + system.as_ref().map_or(0, String::len);
+        let bytes_max = self.plan.job.limits.text_bytes.0;
+        if bytes as u64 > bytes_max {
+            return Err(PrepareError::TextTooLong { bytes, bytes_max });
+        }
+        Ok((prompt, system))
+    }
+
+    /// Returns the encoded bytes of every image or sound of a row.
+    fn media(
+        &self,
+        column: Option<&str>,
+        batch: &ScannedBatch,
+        offset: usize,
+    ) -> Result<Vec<Vec<u8>>, PrepareError> {
+        let Some((name, cells)) =
+            column.and_then(|name| Some((name, batch.rows.column_by_name(name)?)))
+        else {
+            return Ok(Vec::new());
+        };
+        let is_image = self.plan.job.source.columns.image.as_deref() == Some(name);
+        let kind = if is_image { "image" } else { "audio" };
+        let bytes_max = self.plan.job.limits.media_bytes.0;
+        let mut media = Vec::new();
+        for cell in media_cells(cells.as_ref(), offset) {
+            let bytes = match cell {
+                MediaCell::Bytes(bytes) => bytes.to_vec(),
+                MediaCell::Path(path) => {
+                    read_media(path, Path::new(&*batch.file), &self.media_dirs, bytes_max).map_err(
+                        |source| PrepareError::Locate { column: name.to_owned(), source },
+                    )?
+                }
+            };
+            if bytes.len() as u64 > bytes_max {
+                let source =
+                    MediaError::TooManyBytes { kind, bytes: bytes.len() as u64, bytes_max };
+                return Err(PrepareError::Media { column: name.to_owned(), source });
+            }
+            media.push(bytes);
+        }
+        Ok(media)
+    }
+
+    /// Waits for memory to decode one image, or refuses what would never fit.
+    fn reserve(
+        &self,
+        kind: &'static str,
+        bytes: u64,
+        runtime: &Handle,
+    ) -> Result<Reservation, MediaError> {
+        let bytes_max = self.decode_budget.bytes_max();
+        if bytes > bytes_max {
+            return Err(MediaError::TooMuchMemory { kind, bytes, bytes_max });
+        }
+        Ok(runtime.block_on(self.decode_budget.reserve(bytes)))
+    }
+
+    /// Takes the digest of what is asked, and the row's own seed: from the job's seed, the row's
+    /// place in its file and its input, so that draws do not depend on order or resume.
+    fn identity(
+        &self,
+        batch: &ScannedBatch,
+        offset: usize,
+        prompt: &str,
+        system: Option<&str>,
+        images: &[Vec<u8>],
+        audios: &[Vec<u8>],
+    ) -> RowIdentity {
+        let mut parts: Vec<&[u8]> = vec![prompt.as_bytes(), system.unwrap_or_default().as_bytes()];
+        let n_images = images.len().to_le_bytes();
+        parts.push(&n_images);
+        parts.extend(images.iter().chain(audios).map(Vec::as_slice));
+        let input_sha256 = sha256_hex(parts);
+        let row = (batch.file_row_start + offset as u64).to_le_bytes();
+        let job_seed = self.plan.job.generation.seed.to_le_bytes();
+        let seed = sha256_hex([&row[..], &job_seed, input_sha256.as_bytes()]);
+        let seed = u64::from_str_radix(&seed[..16], 16).unwrap_or_default();
+        RowIdentity { input_sha256, seed }
+    }
+}
