@@ -1,0 +1,32 @@
+//! The bundle inside the program: `models/tiny`.
+
+use std::borrow::Cow;
+
+use super::BundleFiles;
+
+macro_rules! embed {
+    ($($file:literal),* $(,)?) => {
+        [$(($file, include_bytes!(concat!("../../tiny/", $file)).as_slice())),*]
+    };
+}
+
+/// Every file of the bundle that has a part in an answer, by its path in the bundle.
+const FILES: [(&str, &[u8]); 10] = embed![
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "onnx/audio_encoder.onnx",
+    "onnx/decoder_model_merged.onnx",
+    "onnx/embed_tokens.onnx",
+    "onnx/vision_encoder.onnx",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// Returns the embedded files.
+pub(super) fn files() -> BundleFiles {
+    BundleFiles::Memory(
+        FILES.iter().map(|(name, content)| ((*name).into(), Cow::Borrowed(*content))).collect(),
+    )
+}

@@ -1,0 +1,94 @@
+//! What can be wrong with a bundle.
+
+use std::path::PathBuf;
+
+/// Failure to open a bundle, or to use it for a task.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The directory cannot be read.
+    #[error("cannot read the bundle directory `{}`", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file the bundle must have is not there.
+    #[error("the bundle has no file `{file}`")]
+    MissingFile {
+        /// The file, relative to the bundle.
+        file: String,
+    },
+    /// A file is there but cannot be read.
+    #[error("cannot read `{file}` of the bundle")]
+    Read {
+        /// The file, relative to the bundle.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A config file is not the JSON it should be.
+    #[error("`{file}` of the bundle is not valid: {message}")]
+    InvalidJson {
+        /// The file, relative to the bundle.
+        file: String,
+        /// What is wrong, with the place.
+        message: String,
+    },
+    /// The model is of a kind this version cannot run.
+    #[error("architecture `{architecture}` is not supported, supported: {supported}")]
+    UnsupportedArchitecture {
+        /// The architecture in `config.json`.
+        architecture: String,
+        /// What can be run.
+        supported: String,
+    },
+    /// A config asks for something that would change the model's inputs and is not supported.
+    #[error("`{key}` = `{value}` in `{file}` is not supported, supported: {supported}")]
+    UnsupportedOption {
+        /// The file, relative to the bundle.
+        file: &'static str,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would work.
+        supported: String,
+    },
+    /// Two files of the bundle do not agree, or a value is impossible.
+    #[error("`{file}` of the bundle is inconsistent: {message}")]
+    Inconsistent {
+        /// The file, relative to the bundle.
+        file: &'static str,
+        /// What does not agree with what.
+        message: String,
+    },
+    /// The model lacks what a task needs.
+    #[error("`{bundle}` cannot do `{task}`: it has no {modality} input")]
+    TaskNeeds {
+        /// The bundle's name.
+        bundle: String,
+        /// The task.
+        task: &'static str,
+        /// The modality it needs.
+        modality: &'static str,
+    },
+}
+
+impl BundleError {
+    /// Returns the label for metrics and reports: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => "bundle_directory",
+            Self::MissingFile { .. } => "bundle_file_missing",
+            Self::Read { .. } => "bundle_file_unreadable",
+            Self::InvalidJson { .. } => "bundle_json_invalid",
+            Self::UnsupportedArchitecture { .. } => "architecture_unsupported",
+            Self::UnsupportedOption { .. } => "bundle_option_unsupported",
+            Self::Inconsistent { .. } => "bundle_inconsistent",
+            Self::TaskNeeds { .. } => "task_unsupported",
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A model directory, opened: which files it has, which family it is, what it can do.
+//!
+//! A bundle is a directory as published on the Hugging Face Hub, graphs in `onnx/` (the layout of
+//! transformers.js and optimum). The files are read as they are. Nothing here runs a graph.
+
+mod config;
+mod embedded;
+mod error;
+mod files;
+
+use std::path::PathBuf;
+
+use legenda_schemas::job::TaskKind;
+
+pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
+pub(crate) use config::{GenerationConfig, ModelConfig, ProcessorConfig};
+pub use error::BundleError;
+pub(crate) use files::{BundleFiles, GraphSource};
+
+/// Where a bundle is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundleSource {
+    /// The bundle inside this program.
+    Embedded,
+    /// A directory.
+    Directory(PathBuf),
+}
+
+impl BundleSource {
+    /// The name that means the embedded bundle.
+    pub const EMBEDDED_NAME: &'static str = "legenda-tiny";
+
+    /// Reads the value of `model.bundle`: [`EMBEDDED_NAME`](Self::EMBEDDED_NAME) or a directory.
+    #[must_use]
+    pub fn parse(bundle: &str) -> Self {
+        if bundle == Self::EMBEDDED_NAME {
+            Self::Embedded
+        } else {
+            Self::Directory(PathBuf::from(bundle))
+        }
+    }
+}
+
+/// How the graphs of a bundle are wired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Encoders and `embed_tokens` before one decoder; features stand in placeholder positions.
+    Multimodal,
+}
+
+/// The architectures this version can run, with their family.
+const ARCHITECTURES: [(&str, Family); 1] =
+    [("LegendaForConditionalGeneration", Family::Multimodal)];
+
+/// What may be in a record for this model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modalities {
+    /// Text; every model so far reads it.
+    pub text: bool,
+    /// Images.
+    pub image: bool,
+    /// Audio.
+    pub audio: bool,
+}
+
+/// An opened bundle. Cheap to clone parts of; graphs are read when a [`Model`](crate::Model) loads.
+#[derive(Debug)]
+pub struct Bundle {
+    name: String,
+    revision: String,
+    pub(crate) family: Family,
+    pub(crate) files: BundleFiles,
+    pub(crate) config: ModelConfig,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) processor: ProcessorConfig,
+}
+
+impl Bundle {
+    /// Opens a bundle: reads its configs, checks that its graphs are there, hashes every file.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] names the file and what is wrong with it, or the architecture and what is
+    /// supported.
+    pub fn open(source: &BundleSource) -> Result<Self, BundleError> {
+        match source {
+            BundleSource::Embedded => {
+                Self::from_files(BundleSource::EMBEDDED_NAME.to_owned(), embedded::files())
+            }
+            BundleSource::Directory(path) => {
+                let name = path
+                    .file_name()
+                    .map_or_else(|| path.display().to_string(), |n| n.display().to_string());
+                Self::from_files(name, BundleFiles::directory(path)?)
+            }
+        }
+    }
+
+    pub(crate) fn from_files(name: String, files: BundleFiles) -> Result<Self, BundleError> {
+        let config: ModelConfig = files.json("config.json")?;
+        let architecture = config.architecture();
+        let Some((_, family)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
+            return Err(BundleError::UnsupportedArchitecture {
+                architecture: architecture.to_owned(),
+                supported: ARCHITECTURES.map(|(name, _)| name).join(", "),
+            });
+        };
+        let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
+        let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
+            Some(processor) => processor,
+            None => files.json("preprocessor_config.json")?,
+        };
+        let bundle = Self {
+            name,
+            revision: files.revision()?,
+            family: *family,
+            files,
+            config,
+            generation,
+            processor,
+        };
+        bundle.check_graphs()?;
+        Ok(bundle)
+    }
+
+    fn check_graphs(&self) -> Result<(), BundleError> {
+        let modalities = self.modalities();
+        self.files.graph("embed_tokens")?;
+        self.files.graph("decoder_model_merged")?;
+        if modalities.image {
+            self.files.graph("vision_encoder")?;
+        }
+        if modalities.audio {
+            self.files.graph("audio_encoder")?;
+        }
+        Ok(())
+    }
+
+    /// Returns the directory's name, or `legenda-tiny`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the SHA-256 of every file of the bundle, in lower-case hex.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Returns the architecture named in `config.json`.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        self.config.architecture()
+    }
+
+    /// Returns what may be in a record.
+    #[must_use]
+    pub fn modalities(&self) -> Modalities {
+        Modalities {
+            text: true,
+            image: self.config.image_token_id.is_some() && self.processor.image_processor.is_some(),
+            audio: self.config.audio_token_id.is_some()
+                && self.processor.feature_extractor.is_some(),
+        }
+    }
+
+    /// Returns the most tokens a row can have, prompt and answer together.
+    #[must_use]
+    pub fn context_tokens(&self) -> usize {
+        self.config.text_config.max_position_embeddings
+    }
+
+    /// Returns the most tokens of an answer unless the job says otherwise.
+    #[must_use]
+    pub fn max_new_tokens(&self) -> usize {
+        self.generation.max_new_tokens.unwrap_or(DEFAULT_MAX_NEW_TOKENS)
+    }
+
+    /// Returns the bytes of one slot's key-value cache at `context_tokens`.
+    #[must_use]
+    pub fn kv_bytes_per_slot(&self, context_tokens: usize) -> usize {
+        let text = &self.config.text_config;
+        // Keys and values, each one `f32` per layer, head, position and dimension.
+        2 * text.num_hidden_layers
+            * text.num_key_value_heads
+            * context_tokens
+            * text.head_dim()
+            * size_of::<f32>()
+    }
+
+    /// Says whether the model can do a task.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::TaskNeeds`] names the modality that is missing.
+    pub fn supports(&self, task: TaskKind) -> Result<(), BundleError> {
+        let modalities = self.modalities();
+        let (has, needs) = match task {
+            TaskKind::Caption => (modalities.image, "image"),
+            TaskKind::Transcribe => (modalities.audio, "audio"),
+            TaskKind::Answer | TaskKind::Generate => (modalities.text, "text"),
+        };
+        if has {
+            Ok(())
+        } else {
+            Err(BundleError::TaskNeeds {
+                bundle: self.name.clone(),
+                task: task.as_str(),
+                modality: needs,
+            })
+        }
+    }
+}
+
+/// The limit where neither the job nor `generation_config.json` has one.
+const DEFAULT_MAX_NEW_TOKENS: usize = 128;
+
+#[cfg(test)]
+mod tests;

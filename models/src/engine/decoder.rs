@@ -1,0 +1,128 @@
+//! The one thing the engine asks of a model: prefill slots, step slots.
+
+use super::Prompt;
+
+/// A decoder call that failed as a whole.
+///
+/// The engine repeats it on halves of the batch, so one bad row does not take the others along.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The runtime refused or failed the call.
+    #[error("failed to run `{graph}` on {n_rows} rows: {message}")]
+    Run {
+        /// The graph that was run.
+        graph: String,
+        /// The rows in the call.
+        n_rows: usize,
+        /// What the runtime said.
+        message: String,
+    },
+    /// The graph returned something other than its contract says.
+    #[error("output `{output}` of `{graph}` has shape {actual:?}, expected {expected:?}")]
+    OutputShape {
+        /// The graph that was run.
+        graph: String,
+        /// The output's name.
+        output: String,
+        /// The shape returned.
+        actual: Vec<usize>,
+        /// The shape its contract says.
+        expected: Vec<usize>,
+    },
+}
+
+impl DecodeError {
+    /// Returns the label for metrics and rejects: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Run { .. } => "runtime",
+            Self::OutputShape { .. } => "output_shape",
+        }
+    }
+}
+
+/// A prompt that enters a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Join<'a> {
+    /// The slot, below [`Decoder::slots`].
+    pub slot: usize,
+    /// What to fill it with.
+    pub prompt: &'a Prompt,
+}
+
+/// One row of a step: the token chosen last, to be appended to the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepRow {
+    /// The slot, below [`Decoder::slots`].
+    pub slot: usize,
+    /// The token to append.
+    pub token_id: i64,
+}
+
+/// Scores of the next token, one row per row of the call that filled it: `f32 [N, V]`.
+///
+/// The buffer is kept between calls, so a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct Logits {
+    vocab_size: usize,
+    data: Vec<f32>,
+}
+
+impl Logits {
+    /// Makes room for `n_rows` rows of `vocab_size` scores and forgets the old ones.
+    pub fn reset(&mut self, n_rows: usize, vocab_size: usize) {
+        self.vocab_size = vocab_size;
+        self.data.clear();
+        self.data.resize(n_rows * vocab_size, 0.0);
+    }
+
+    /// Returns the scores of one row of the call.
+    #[must_use]
+    pub fn row(&self, row_idx: usize) -> &[f32] {
+        &self.data[row_idx * self.vocab_size..(row_idx + 1) * self.vocab_size]
+    }
+
+    /// Returns the scores of one row of the call for writing.
+    pub fn row_mut(&mut self, row_idx: usize) -> &mut [f32] {
+        &mut self.data[row_idx * self.vocab_size..(row_idx + 1) * self.vocab_size]
+    }
+}
+
+/// A fixed number of slots, each with its own past, that take steps together.
+///
+/// A failed call leaves every slot as it was before the call, so it may be repeated on fewer rows.
+pub trait Decoder: Send {
+    /// Returns the number of slots.
+    fn slots(&self) -> usize;
+
+    /// Returns the most tokens a slot can hold, prompt and answer together.
+    fn context_tokens(&self) -> usize;
+
+    /// Returns the most prompts that one [`prefill`](Self::prefill) may take.
+    fn prefill_rows_max(&self) -> usize;
+
+    /// Fills free slots with prompts, and `logits` with the scores after each prompt's last token.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the call failed as a whole; no slot is filled then.
+    fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError>;
+
+    /// Appends one token to each slot named, and fills `logits` with the scores after it.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the call failed as a whole; no slot has grown then.
+    fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError>;
+
+    /// Forgets what a slot holds.
+    fn release(&mut self, slot: usize);
+}
+
+/// Turns token ids back into text.
+pub trait Detokenizer: Send + Sync {
+    /// Returns the text of `token_ids`, without special tokens.
+    fn text(&self, token_ids: &[i64]) -> String;
+}

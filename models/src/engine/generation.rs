@@ -1,0 +1,90 @@
+//! What comes out of the engine.
+
+use super::DecodeError;
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// The model said so, or a stop string appeared.
+    Stop,
+    /// The limit of new tokens or the context was reached.
+    Length,
+    /// The model repeated itself without end; see [`Guard`](super::Guard).
+    Guard,
+}
+
+impl FinishReason {
+    /// Returns the name used in answers: `stop`, `length`, `guard`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Guard => "guard",
+        }
+    }
+}
+
+/// The answer to one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// Every token the model chose, the end token included where it chose one.
+    pub token_ids: Vec<i64>,
+    /// The text of those tokens without special ones, cut before the first stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The tokens of the prompt, placeholders included.
+    pub n_prompt_tokens: usize,
+    /// The mean natural logarithm of the probability of each chosen token, before temperature and
+    /// cuts. Zero is certainty.
+    pub logprob_mean: f32,
+}
+
+/// A prompt that got no answer. The row is rejected; other rows go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {n_tokens} tokens, at most {max_tokens} fit the context")]
+    PromptTooLong {
+        /// The tokens of the prompt.
+        n_tokens: usize,
+        /// The most tokens a prompt may have.
+        max_tokens: usize,
+    },
+    /// The prompt has no token at all.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The model returned scores that are not numbers.
+    #[error("the model returned scores that are not finite after {n_generated} tokens")]
+    NotFinite {
+        /// The tokens generated before.
+        n_generated: usize,
+    },
+    /// The runtime failed on this row alone.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+impl GenerateError {
+    /// Returns the label for metrics and rejects: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PromptTooLong { .. } => "prompt_too_long",
+            Self::EmptyPrompt => "empty_prompt",
+            Self::NotFinite { .. } => "scores_not_finite",
+            Self::Decode(error) => error.code(),
+        }
+    }
+}
+
+/// A ticket that has left the engine.
+#[derive(Debug)]
+pub struct Finished {
+    /// The ticket given at admission.
+    pub ticket: u64,
+    /// The answer, or why there is none.
+    pub result: Result<Generation, GenerateError>,
+}

@@ -1,0 +1,217 @@
+//! Chooses the next token of a row from its scores.
+
+use std::cmp::Ordering;
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the scores; 0 takes the best token always.
+    pub temperature: f32,
+    /// Keeps the best `k` tokens only.
+    pub top_k: Option<usize>,
+    /// Keeps the fewest best tokens whose probabilities reach this sum.
+    pub top_p: Option<f32>,
+}
+
+impl Sampling {
+    /// The best token always.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None };
+}
+
+/// A token and what the model thought of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    pub(super) token_id: i64,
+    /// Natural logarithm of its probability before temperature and cuts.
+    pub(super) logprob: f64,
+}
+
+/// A stream of pseudo-random numbers that belongs to one row.
+///
+/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): any
+/// seed is a good seed, so row seeds may be consecutive.
+#[derive(Clone, Debug)]
+pub(super) struct RowRandom {
+    state: u64,
+}
+
+impl RowRandom {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Returns a number in `[0, 1)` with 53 random bits.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64")]
+    fn next_unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Chooses tokens; holds scratch space so that a step allocates nothing once warm.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    sampling: Sampling,
+    candidates: Vec<(usize, f32)>,
+}
+
+impl Sampler {
+    pub(super) fn new(sampling: Sampling) -> Self {
+        Self { sampling, candidates: Vec::new() }
+    }
+
+    /// Chooses from `scores` (`[V]`); `None` if the best score is not a finite number.
+    ///
+    /// A draw depends on the scores and the row's own stream only. Equal scores go to the lower id.
+    pub(super) fn choose(&mut self, scores: &[f32], random: &mut RowRandom) -> Option<Choice> {
+        let (best_id, best_score) = best(scores)?;
+        let log_sum = log_sum_exp(scores, best_score);
+        let token_idx = if self.sampling.temperature > 0.0 {
+            self.draw(scores, best_score, random)
+        } else {
+            best_id
+        };
+        Some(Choice {
+            token_id: i64::try_from(token_idx).ok()?,
+            logprob: f64::from(scores[token_idx]) - log_sum,
+        })
+    }
+
+    /// Draws an index after temperature, then `top_k`, then `top_p` (the order of transformers).
+    fn draw(&mut self, scores: &[f32], best_score: f32, random: &mut RowRandom) -> usize {
+        let Self { sampling, candidates } = self;
+        candidates.clear();
+        candidates.extend(
+            scores.iter().copied().enumerate().filter(|(_, score)| *score > f32::NEG_INFINITY),
+        );
+        let by_score = |a: &(usize, f32), b: &(usize, f32)| -> Ordering {
+            b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+        };
+        if let Some(k) = sampling.top_k
+            && k > 0
+            && k < candidates.len()
+        {
+            candidates.select_nth_unstable_by(k - 1, by_score);
+            candidates.truncate(k);
+        }
+        // Sorted always: the walk below must see the same order whatever the selection left.
+        candidates.sort_unstable_by(by_score);
+        let weight = |score: f32| f64::from((score - best_score) / sampling.temperature).exp();
+        let mut total: f64 = candidates.iter().map(|(_, score)| weight(*score)).sum();
+        if let Some(p) = sampling.top_p {
+            let enough = total * f64::from(p);
+            let mut kept = 0.0;
+            let mut n_kept = 0;
+            for (_, score) in candidates.iter() {
+                kept += weight(*score);
+                n_kept += 1;
+                if kept >= enough {
+                    break;
+                }
+            }
+            candidates.truncate(n_kept);
+            total = kept;
+        }
+        let mut left = random.next_unit() * total;
+        for (token_idx, score) in candidates.iter() {
+            left -= weight(*score);
+            if left < 0.0 {
+                return *token_idx;
+            }
+        }
+        // Only rounding can bring the walk here.
+        candidates.last().map_or(0, |(token_idx, _)| *token_idx)
+    }
+}
+
+/// Returns the first best score; `None` if there is none or it is not finite.
+fn best(scores: &[f32]) -> Option<(usize, f32)> {
+    let mut best: Option<(usize, f32)> = None;
+    for (token_idx, &score) in scores.iter().enumerate() {
+        if score.is_nan() {
+            return None;
+        }
+        if best.is_none_or(|(_, best_score)| score > best_score) {
+            best = Some((token_idx, score));
+        }
+    }
+    best.filter(|(_, score)| score.is_finite())
+}
+
+fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
+    // In f32 lanes: the sum is for a report, not for a choice.
+    let sum: f32 = scores.iter().map(|score| (score - best_score).exp()).sum();
+    f64::from(best_score) + f64::from(sum).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn choose(sampling: Sampling, scores: &[f32], seed: u64) -> Option<i64> {
+        let mut random = RowRandom::new(seed);
+        Sampler::new(sampling).choose(scores, &mut random).map(|choice| choice.token_id)
+    }
+
+    #[test]
+    fn equal_scores_go_to_the_lower_id() {
+        assert_eq!(choose(Sampling::GREEDY, &[1.0, 3.0, 3.0], 0), Some(1));
+    }
+
+    #[test]
+    fn scores_that_are_not_numbers_give_no_token() {
+        assert_eq!(choose(Sampling::GREEDY, &[0.0, f32::NAN], 0), None);
+        assert_eq!(choose(Sampling::GREEDY, &[f32::NEG_INFINITY; 2], 0), None);
+    }
+
+    #[test]
+    fn a_logprob_is_the_softmax_of_the_raw_scores() {
+        let scores = [0.0, (3.0_f32).ln()];
+        let mut random = RowRandom::new(0);
+        let choice = Sampler::new(Sampling::GREEDY).choose(&scores, &mut random).unwrap();
+        assert!((choice.logprob - (0.75_f64).ln()).abs() < 1e-6, "{}", choice.logprob);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let sampling = Sampling { temperature: 1.0, top_k: None, top_p: None };
+        let scores = [0.0, (3.0_f32).ln()];
+        let hits = (0..4000).filter(|seed| choose(sampling, &scores, *seed) == Some(1)).count();
+        assert!((2850..3150).contains(&hits), "{hits} of 4000, expected about 3000");
+    }
+
+    proptest! {
+        #[test]
+        fn top_k_of_one_is_greedy(
+            scores in prop::collection::vec(-9.0_f32..9.0, 1..40),
+            seed: u64,
+        ) {
+            let sampling = Sampling { temperature: 2.0, top_k: Some(1), top_p: None };
+            prop_assert_eq!(
+                choose(sampling, &scores, seed),
+                choose(Sampling::GREEDY, &scores, seed)
+            );
+        }
+
+        #[test]
+        fn a_draw_stays_within_the_kept_tokens(
+            scores in prop::collection::vec(-9.0_f32..9.0, 4..40),
+            seed: u64,
+        ) {
+            let sampling = Sampling { temperature: 1.0, top_k: Some(3), top_p: Some(0.9) };
+            let token_id = choose(sampling, &scores, seed).unwrap();
+            let score = scores[usize::try_from(token_id).unwrap()];
+            let better = scores.iter().filter(|other| **other > score).count();
+            prop_assert!(better < 3);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! When a row is done: end tokens, stop strings, limits, endless repetition.
+
+use super::{Detokenizer, FinishReason};
+
+/// Ends an answer that has fallen into a loop.
+///
+/// A row ends as `guard` when its last tokens are one n-gram of at most `period_tokens_max`
+/// tokens, repeated without a gap at least `repeats_min` times and over at least `tokens_min`
+/// tokens in all. Both bounds together are far beyond what a list, a table or a refrain needs: the
+/// defaults ask for 64 tokens of nothing but the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The longest n-gram looked for, in tokens; 0 turns the guard off.
+    pub period_tokens_max: usize,
+    /// The fewest repetitions that count as a loop.
+    pub repeats_min: usize,
+    /// The fewest tokens that all repetitions together must have.
+    pub tokens_min: usize,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { period_tokens_max: 16, repeats_min: 8, tokens_min: 64 }
+    }
+}
+
+impl Guard {
+    /// Returns whether the end of `token_ids` is such a loop.
+    #[must_use]
+    pub fn trips(&self, token_ids: &[i64]) -> bool {
+        (1..=self.period_tokens_max).any(|period| {
+            let span = self.tokens_min.max(period * self.repeats_min);
+            // A tail has period `p` when every token equals the one `p` before it.
+            token_ids.len() >= span && {
+                let tail = &token_ids[token_ids.len() - span..];
+                tail[period..] == tail[..span - period]
+            }
+        })
+    }
+}
+
+/// The rules of one engine, applied after each token of a row.
+#[derive(Clone, Debug)]
+pub(super) struct StopRules {
+    pub(super) eos_token_ids: Vec<i64>,
+    pub(super) stop_strings: Vec<String>,
+    pub(super) max_new_tokens: usize,
+    pub(super) guard: Guard,
+}
+
+impl StopRules {
+    /// Returns why a row with `token_ids` generated ends now, if it does.
+    ///
+    /// `has_room` says whether its slot can take the last token as well.
+    pub(super) fn check(
+        &self,
+        token_ids: &[i64],
+        has_room: bool,
+        detokenizer: &dyn Detokenizer,
+    ) -> Option<FinishReason> {
+        let last = token_ids.last()?;
+        if self.eos_token_ids.contains(last) || self.has_stop_string(token_ids, detokenizer) {
+            Some(FinishReason::Stop)
+        } else if token_ids.len() >= self.max_new_tokens || !has_room {
+            Some(FinishReason::Length)
+        } else if self.guard.trips(token_ids) {
+            Some(FinishReason::Guard)
+        } else {
+            None
+        }
+    }
+
+    fn has_stop_string(&self, token_ids: &[i64], detokenizer: &dyn Detokenizer) -> bool {
+        let Some(longest) = self.stop_strings.iter().map(String::len).max() else { return false };
+        // A token has at least one byte, or is special and has none: some slack for those.
+        let tail = &token_ids[token_ids.len().saturating_sub(longest + 8)..];
+        let text = detokenizer.text(tail);
+        self.stop_strings.iter().any(|stop| text.contains(stop.as_str()))
+    }
+
+    /// Returns `text` up to the first stop string.
+    pub(super) fn cut<'t>(&self, text: &'t str) -> &'t str {
+        let end = self.stop_strings.iter().filter_map(|stop| text.find(stop.as_str())).min();
+        &text[..end.unwrap_or(text.len())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Letters;
+
+    impl Detokenizer for Letters {
+        fn text(&self, token_ids: &[i64]) -> String {
+            token_ids.iter().map(|id| char::from(u8::try_from(*id).unwrap())).collect()
+        }
+    }
+
+    fn rules(stop: &[&str], max_new_tokens: usize) -> StopRules {
+        StopRules {
+            eos_token_ids: vec![0],
+            stop_strings: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+            max_new_tokens,
+            guard: Guard::default(),
+        }
+    }
+
+    fn ids(text: &str) -> Vec<i64> {
+        text.bytes().map(i64::from).collect()
+    }
+
+    #[test]
+    fn an_end_token_stops_even_at_the_limit() {
+        assert_eq!(rules(&[], 1).check(&[0], false, &Letters), Some(FinishReason::Stop));
+        assert_eq!(rules(&[], 1).check(&[7], true, &Letters), Some(FinishReason::Length));
+        assert_eq!(rules(&[], 9).check(&[7], false, &Letters), Some(FinishReason::Length));
+        assert_eq!(rules(&[], 9).check(&[7], true, &Letters), None);
+    }
+
+    #[test]
+    fn a_stop_string_across_tokens_ends_and_is_cut() {
+        let rules = rules(&["END", "\n"], 100);
+        assert_eq!(rules.check(&ids("some text EN"), true, &Letters), None);
+        let stopped = rules.check(&ids("some text END"), true, &Letters);
+        assert_eq!(stopped, Some(FinishReason::Stop));
+        assert_eq!(rules.cut("some text END"), "some text ");
+    }
+
+    #[test]
+    fn sixty_four_tokens_of_the_same_word_trip_the_guard() {
+        let mut token_ids = ids("a cat sat on ");
+        token_ids.extend([5; 63]);
+        assert!(!Guard::default().trips(&token_ids));
+        token_ids.push(5);
+        assert!(Guard::default().trips(&token_ids));
+    }
+
+    proptest! {
+        #[test]
+        fn the_guard_spares_texts_without_a_long_loop(
+            token_ids in prop::collection::vec(0_i64..50, 0..200),
+        ) {
+            // 64 random tokens of 50 with any short period are as good as impossible.
+            prop_assert!(!Guard::default().trips(&token_ids));
+        }
+
+        #[test]
+        fn any_short_loop_trips_in_the_end(
+            gram in prop::collection::vec(0_i64..50, 1..=16),
+            head in prop::collection::vec(0_i64..50, 0..20),
+        ) {
+            let loops = gram.iter().copied().cycle().take(16 * 8 + 16);
+            let token_ids: Vec<i64> = head.into_iter().chain(loops).collect();
+            prop_assert!(Guard::default().trips(&token_ids));
+        }
+    }
+}

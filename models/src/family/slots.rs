@@ -1,0 +1,269 @@
+//! Slots over a decoder of the in-place dialect.
+//!
+//! # Why an answer does not depend on the other slots
+//!
+//! Every step runs all slots, free ones too, with the same shapes: what a row is computed from and
+//! the order of its sums stay the same whichever rows are alive. Different numbers of slots give
+//! different shapes; the matrix kernels of the CPU provider then still add up a row in the same
+//! order, but for batches of one, which have kernels of their own. So no run has fewer than
+//! [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and 8 slots.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    Bundle, Runtime,
+    engine::{DecodeError, Decoder, Join, Logits, StepRow},
+    onnx::{Cache, DeviceKind, Dtype, Feed, GraphSession, InPlaceGraph, RunError, StepInputs},
+    tensors::Tensor,
+};
+
+/// The fewest rows of any run of the decoder; see the module.
+const ROWS_MIN: usize = 2;
+
+/// The most prompts that are prefilled together. More gain nothing: a prompt has rows enough.
+const PREFILL_ROWS_MAX: usize = 4;
+
+/// The graph that turns token ids into input embeddings; prompts and steps share it.
+#[derive(Debug)]
+pub(crate) struct TokenEmbedding {
+    graph: GraphSession,
+    hidden_size: usize,
+}
+
+impl TokenEmbedding {
+    /// Opens `embed_tokens`.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+    ) -> Result<Self, crate::ModelError> {
+        let source = bundle.files.graph("embed_tokens")?;
+        let graph = GraphSession::open(runtime, "embed_tokens", &source, device)?;
+        graph.expect_map("input_ids", Dtype::I64, "inputs_embeds")?;
+        Ok(Self { graph, hidden_size: bundle.config.text_config.hidden_size })
+    }
+
+    /// Embeds `token_ids` (`[B, S]`) as `[B, S, C]`.
+    pub(crate) fn embed(&mut self, token_ids: &Tensor<i64>) -> Result<Tensor<f32>, RunError> {
+        let embeds = self.graph.run("input_ids", Feed::I64(token_ids), "inputs_embeds")?;
+        let expected = [token_ids.shape(), &[self.hidden_size]].concat();
+        if embeds.shape() == expected {
+            Ok(embeds)
+        } else {
+            Err(RunError {
+                graph: self.graph.name().to_owned(),
+                message: format!("`inputs_embeds` is {:?}, expected {expected:?}", embeds.shape()),
+            })
+        }
+    }
+
+    /// Returns the size of an embedding.
+    pub(crate) fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+}
+
+/// A decoder of the in-place dialect with a fixed number of slots.
+#[derive(Debug)]
+pub(crate) struct InPlaceDecoder {
+    graph: InPlaceGraph,
+    embedding: Arc<Mutex<TokenEmbedding>>,
+    slots: usize,
+    context_tokens: usize,
+    vocab_size: usize,
+    hidden_size: usize,
+    cache: Cache,
+    /// Caches in which prompts are prefilled before they move to their slots, by number of rows.
+    staging: BTreeMap<usize, Cache>,
+    /// Tokens each slot holds.
+    n_tokens: Vec<usize>,
+}
+
+impl InPlaceDecoder {
+    /// Opens the decoder graph and allocates the slots.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+        embedding: Arc<Mutex<TokenEmbedding>>,
+        slots: usize,
+        context_tokens: usize,
+    ) -> Result<Self, crate::ModelError> {
+        let text = &bundle.config.text_config;
+        let source = bundle.files.graph("decoder_model_merged")?;
+        let shape = [text.num_key_value_heads, context_tokens, text.head_dim()];
+        let graph = InPlaceGraph::open(runtime, &source, device, shape)?;
+        let cache = graph.new_cache(slots.max(ROWS_MIN))?;
+        Ok(Self {
+            graph,
+            embedding,
+            slots,
+            context_tokens,
+            vocab_size: text.vocab_size,
+            hidden_size: text.hidden_size,
+            cache,
+            staging: BTreeMap::new(),
+            n_tokens: vec![0; slots.max(ROWS_MIN)],
+        })
+    }
+
+    /// Prefills prompts in a staging cache; the slots are touched when all has gone well.
+    fn prefill_staged(
+        &mut self,
+        staging: &mut Cache,
+        joins: &[Join<'_>],
+        logits: &mut Logits,
+    ) -> Result<(), RunError> {
+        let n_rows = staging.n_rows();
+        let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let shortest = lengths.iter().copied().min().unwrap_or(0);
+        // Right padding puts the last tokens of shorter rows before the end. Two at least: one
+        // position of one row would be a batch of one again.
+        let n_logits = if self.graph.takes_logits_to_keep() {
+            (longest - shortest + 1).max(2).min(longest)
+        } else {
+            longest
+        };
+        let mut embeds = Tensor::zeros([n_rows, longest, self.hidden_size]);
+        let mut nonpad = vec![1; n_rows];
+        for (row_idx, join) in joins.iter().enumerate() {
+            let at = row_idx * longest * self.hidden_size;
+            let values = join.prompt.embeds().data();
+            let Some(target) = embeds.data_mut().get_mut(at..at + values.len()) else { continue };
+            target.copy_from_slice(values);
+            nonpad[row_idx] = to_i64(lengths[row_idx]);
+        }
+        let mut position_ids = Tensor::zeros([n_rows, longest]);
+        for row in position_ids.data_mut().chunks_exact_mut(longest) {
+            for (position, value) in row.iter_mut().enumerate() {
+                *value = to_i64(position);
+            }
+        }
+        let inputs = StepInputs {
+            embeds,
+            position_ids,
+            write_indices: vec![0; n_rows],
+            nonpad_kv_seqlen: nonpad,
+            n_logits,
+        };
+        logits.reset(joins.len(), self.vocab_size);
+        let expected = [n_rows, n_logits, self.vocab_size];
+        self.graph.run(staging, inputs, |values, dims| {
+            check_dims(dims, expected)?;
+            for (row_idx, length) in lengths.iter().enumerate() {
+                let position = length - 1 - (longest - n_logits);
+                let at = (row_idx * n_logits + position) * self.vocab_size;
+                logits.row_mut(row_idx).copy_from_slice(&values[at..at + self.vocab_size]);
+            }
+            Ok(())
+        })?
+    }
+
+    fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
+        let n_rows = self.cache.n_rows();
+        let mut token_ids = Tensor::zeros([n_rows, 1]);
+        for row in rows {
+            token_ids.data_mut()[row.slot] = row.token_id;
+        }
+        let embeds = {
+            let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
+            embedding.embed(&token_ids)?
+        };
+        // A slot that takes no part writes behind its tokens, where nothing is read.
+        let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
+        let mut position_ids = token_ids;
+        position_ids.data_mut().copy_from_slice(&lengths);
+        let inputs = StepInputs {
+            embeds,
+            position_ids,
+            nonpad_kv_seqlen: lengths.iter().map(|length| length + 1).collect(),
+            write_indices: lengths,
+            n_logits: 1,
+        };
+        logits.reset(rows.len(), self.vocab_size);
+        let vocab_size = self.vocab_size;
+        self.graph.run(&mut self.cache, inputs, |values, dims| {
+            check_dims(dims, [n_rows, 1, vocab_size])?;
+            for (row_idx, row) in rows.iter().enumerate() {
+                let at = row.slot * vocab_size;
+                logits.row_mut(row_idx).copy_from_slice(&values[at..at + vocab_size]);
+            }
+            Ok(())
+        })?
+    }
+
+    fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
+        DecodeError::Run { graph: error.graph, n_rows, message: error.message }
+    }
+}
+
+impl Decoder for InPlaceDecoder {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    fn prefill_rows_max(&self) -> usize {
+        PREFILL_ROWS_MAX
+    }
+
+    fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
+        // Caches for 2 and 4 rows only: a row too many costs less than a cache per number.
+        let n_rows = joins.len().next_power_of_two().max(ROWS_MIN);
+        let staging = self.staging.remove(&n_rows).map_or_else(
+            || {
+                self.graph.new_cache(n_rows).map_err(|error| DecodeError::Run {
+                    graph: self.graph.name().to_owned(),
+                    n_rows: joins.len(),
+                    message: error.to_string(),
+                })
+            },
+            Ok,
+        );
+        let mut staging = staging?;
+        let done = self.prefill_staged(&mut staging, joins, logits);
+        if done.is_ok() {
+            for (row_idx, join) in joins.iter().enumerate() {
+                let n_tokens = join.prompt.n_tokens();
+                self.cache.copy_row(join.slot, &staging, row_idx, n_tokens);
+                self.n_tokens[join.slot] = n_tokens;
+            }
+        }
+        self.staging.insert(n_rows, staging);
+        done.map_err(|error| Self::decode_error(error, joins.len()))
+    }
+
+    fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
+        self.run_step(rows, logits).map_err(|error| Self::decode_error(error, rows.len()))?;
+        for row in rows {
+            self.n_tokens[row.slot] += 1;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, slot: usize) {
+        self.n_tokens[slot] = 0;
+    }
+}
+
+fn check_dims(actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> {
+    if actual == expected {
+        return Ok(());
+    }
+    Err(RunError {
+        graph: "decoder_model_merged".to_owned(),
+        message: format!("`logits` has shape {actual:?}, expected {expected:?}"),
+    })
+}
+
+/// Token counts are far below 2^63.
+fn to_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,38 @@
+//! A model bundle on disk, turned into an engine that answers samples.
+//!
+//! ```text
+//! Bundle ──► Processor ──► Encoder ──► Engine
+//!  files      Record        Sample      Prompt
+//!             → Sample      → Prompt    → Generation
+//! ```
+//!
+//! - [`bundle`]: opens a directory or the embedded bundle, recognises its family.
+//! - [`processor`]: text, images and audio as the bundle's processor configs say.
+//! - [`onnx`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
+//! - [`family`]: how a family's graphs are wired.
+//! - [`engine`]: slots, sampling, stop rules; knows no family.
+//! - [`model`]: puts them together, one thread each for the encoder and the engine.
+//! - [`tensors`]: shape-checked host tensors.
+//!
+//! Nothing here reads Parquet, knows of jobs, prints, or (but for
+//! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env)) reads the environment.
+
+pub mod bundle;
+pub mod engine;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fake;
+pub mod family;
+pub mod model;
+pub mod onnx;
+pub mod processor;
+pub mod tensors;
+
+pub use bundle::{Bundle, BundleError, BundleSource, Modalities};
+pub use engine::{
+    DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
+    Sampling,
+};
+pub use family::{EncodeError, Encoder};
+pub use model::{Model, ModelError, ModelInfo, ModelOptions};
+pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
+pub use processor::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};

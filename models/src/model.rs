@@ -1,0 +1,196 @@
+//! A bundle loaded on a device: processor, encoder and engine, ready to be given to threads.
+
+use std::sync::{Arc, Mutex};
+
+use legenda_schemas::job::{Device, GenerationOptions};
+
+use crate::{
+    Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
+    bundle::Family,
+    engine::Guard,
+    family::{InPlaceDecoder, MultimodalEncoder, TokenEmbedding},
+    onnx::{DeviceKind, Runtime, SessionError},
+};
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// Rows generated together; chosen from `kv_bytes_max` where left out.
+    pub slots: Option<usize>,
+    /// The most bytes that the key-value caches of all slots may take together.
+    pub kv_bytes_max: Option<usize>,
+    /// Tokens a row may have, prompt and answer together; what the model can where left out.
+    pub context_tokens: Option<usize>,
+    /// How answers are decoded. The seed is not used here: rows bring theirs.
+    pub generation: GenerationOptions,
+}
+
+/// The most slots chosen unless asked for.
+///
+/// On two cores the default model gains nothing from more than this.
+const DEFAULT_SLOTS_MAX: usize = 8;
+
+/// Failure to load a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The bundle cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A graph cannot be opened.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// More context was asked for than the model has.
+    #[error("`model.context_tokens` = {asked} is beyond the {max} tokens of `{bundle}`")]
+    ContextTooLong {
+        /// The bundle's name.
+        bundle: String,
+        /// What was asked for.
+        asked: usize,
+        /// What the model has.
+        max: usize,
+    },
+    /// No slot was asked for.
+    #[error("`model.slots` = 0, expected at least 1")]
+    NoSlots,
+}
+
+impl ModelError {
+    /// Returns the label for reports: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bundle(error) => error.code(),
+            Self::Session(error) => error.code(),
+            Self::ContextTooLong { .. } => "context_too_long",
+            Self::NoSlots => "no_slots",
+        }
+    }
+}
+
+/// What was loaded, for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// The bundle's name.
+    pub name: String,
+    /// The bundle's revision.
+    pub revision: String,
+    /// The device chosen.
+    pub device: DeviceKind,
+    /// Why that device, if `auto` could not take the better one.
+    pub device_note: Option<String>,
+    /// Rows generated together.
+    pub slots: usize,
+    /// Tokens a row may have, prompt and answer together.
+    pub context_tokens: usize,
+    /// The most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Bytes of the key-value cache of one slot.
+    pub kv_bytes_per_slot: usize,
+}
+
+/// A loaded model. The parts are for three places: any thread, the encoder's, the engine's.
+#[derive(Debug)]
+pub struct Model {
+    /// Prepares records; share it.
+    pub processor: Arc<Processor>,
+    /// Turns samples into prompts; give it to one thread.
+    pub encoder: Box<dyn Encoder>,
+    /// Turns prompts into generations; give it to one thread.
+    pub engine: Engine,
+    /// What was loaded.
+    pub info: ModelInfo,
+}
+
+impl Model {
+    /// Opens the graphs of a bundle on a device and allocates the slots.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] if a file is missing, a graph does not keep its contract, the device cannot
+    /// be had, or an option is out of range.
+    pub fn load(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        options: &ModelOptions,
+    ) -> Result<Self, ModelError> {
+        let context_tokens = context_tokens(bundle, options)?;
+        let slots = slots(bundle, options, context_tokens)?;
+        let processor = Arc::new(Processor::open(bundle)?);
+        let choice = runtime.choose_device(options.device)?;
+        let Family::Multimodal = bundle.family;
+        let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, choice.kind)?));
+        let encoder =
+            MultimodalEncoder::open(runtime, bundle, choice.kind, Arc::clone(&embedding))?;
+        let decoder =
+            InPlaceDecoder::open(runtime, bundle, choice.kind, embedding, slots, context_tokens)?;
+        let engine_options = engine_options(bundle, &options.generation);
+        let info = ModelInfo {
+            name: bundle.name().to_owned(),
+            revision: bundle.revision().to_owned(),
+            device: choice.kind,
+            device_note: choice.note,
+            slots,
+            context_tokens,
+            max_new_tokens: engine_options.max_new_tokens,
+            kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens),
+        };
+        let engine = Engine::new(Box::new(decoder), processor.text(), engine_options);
+        Ok(Self { processor, encoder: Box::new(encoder), engine, info })
+    }
+}
+
+fn context_tokens(bundle: &Bundle, options: &ModelOptions) -> Result<usize, ModelError> {
+    let max = bundle.context_tokens();
+    match options.context_tokens {
+        Some(asked) if asked > max || asked < 2 => {
+            Err(ModelError::ContextTooLong { bundle: bundle.name().to_owned(), asked, max })
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(max),
+    }
+}
+
+fn slots(
+    bundle: &Bundle,
+    options: &ModelOptions,
+    context_tokens: usize,
+) -> Result<usize, ModelError> {
+    match options.slots {
+        Some(0) => Err(ModelError::NoSlots),
+        Some(slots) => Ok(slots),
+        None => {
+            let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1);
+            let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / per_slot);
+            Ok(fitting.clamp(1, DEFAULT_SLOTS_MAX))
+        }
+    }
+}
+
+/// Joins what the job says with what the bundle says; the job wins.
+pub(crate) fn engine_options(bundle: &Bundle, generation: &GenerationOptions) -> EngineOptions {
+    let eos_token_ids = [
+        &bundle.generation.eos_token_id,
+        &bundle.config.eos_token_id,
+        &bundle.config.text_config.eos_token_id,
+    ];
+    EngineOptions {
+        // `generation_config.json` overrides `config.json`, as in transformers.
+        eos_token_ids: eos_token_ids
+            .into_iter()
+            .flatten()
+            .next()
+            .map(|ids| ids.0.clone())
+            .unwrap_or_default(),
+        max_new_tokens: generation.max_new_tokens.unwrap_or_else(|| bundle.max_new_tokens()),
+        stop_strings: generation.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
+        sampling: Sampling {
+            temperature: generation.temperature,
+            top_k: generation.top_k,
+            top_p: generation.top_p,
+        },
+        guard: Guard::default(),
+    }
+}

@@ -1,0 +1,217 @@
+//! Decoder graphs that keep their keys and values in place.
+//!
+//! A cache is one tensor `[rows, heads, MAX, dim]` per layer and kind, bound as the graph's past
+//! and its present at once: the graph writes the new positions into it and copies nothing. A row's
+//! valid length is what `nonpad_kv_seqlen` says; what lies behind it is never read as a key, but
+//! it must be a number, so caches start as zeros.
+//!
+//! Caches are in host memory. On the CPU that is where the graph works. A CUDA session copies a
+//! bound host tensor in when it is bound and out after the run, so inputs are bound anew for every
+//! run: correct, but the copies cost more than the step. It was not measured; no GPU was at hand.
+
+use ort::{memory::Allocator, session::IoBinding, value::Tensor as OrtTensor};
+
+use super::{DeviceKind, Dtype, GraphSession, RunError, Runtime, SessionError};
+use crate::{bundle::GraphSource, tensors::Tensor};
+
+/// A decoder graph of the in-place dialect.
+///
+/// | name | dtype | shape | side |
+/// |---|---|---|---|
+/// | `inputs_embeds` | `f32` | `[B, S, C]` | in |
+/// | `position_ids` | `i64` | `[B, S]` | in |
+/// | `write_indices` | `i64` | `[B]` | in |
+/// | `nonpad_kv_seqlen` | `i64` | `[B]` | in |
+/// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
+/// | `past_key_values.{i}.key`, `.value` | `f32` | `[B, heads, MAX, dim]` | in |
+/// | `logits` | `f32` | `[B, S or kept, V]` | out |
+/// | `present.{i}.key`, `.value` | `f32` | `[B, heads, MAX, dim]` | out |
+#[derive(Debug)]
+pub(crate) struct InPlaceGraph {
+    graph: GraphSession,
+    device: DeviceKind,
+    /// Names of past and present, paired.
+    cache_names: Vec<(String, String)>,
+    /// Heads and size of a head, from the graph's own shapes.
+    heads: usize,
+    head_dim: usize,
+    context_tokens: usize,
+    takes_logits_to_keep: bool,
+}
+
+/// The keys and values of a fixed number of rows, bound to a graph.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    n_rows: usize,
+    tensors: Vec<OrtTensor<f32>>,
+    binding: IoBinding,
+}
+
+/// What one run feeds besides the cache; `B` is the cache's number of rows.
+pub(crate) struct StepInputs {
+    pub(crate) embeds: Tensor<f32>,
+    pub(crate) position_ids: Tensor<i64>,
+    pub(crate) write_indices: Vec<i64>,
+    pub(crate) nonpad_kv_seqlen: Vec<i64>,
+    /// Positions at the end whose logits are wanted.
+    pub(crate) n_logits: usize,
+}
+
+impl InPlaceGraph {
+    /// Opens the decoder and checks that it is of this dialect.
+    ///
+    /// `heads` and `head_dim` come from the config, for graphs whose shapes are symbolic.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        source: &GraphSource<'_>,
+        device: DeviceKind,
+        [heads, context_tokens, head_dim]: [usize; 3],
+    ) -> Result<Self, SessionError> {
+        let graph = GraphSession::open(runtime, "decoder_model_merged", source, device)?;
+        graph.expect_input("inputs_embeds", Dtype::F32)?;
+        for name in ["position_ids", "write_indices", "nonpad_kv_seqlen"] {
+            graph.expect_input(name, Dtype::I64)?;
+        }
+        graph.expect_output("logits", Dtype::F32)?;
+        let inputs: Vec<String> =
+            graph.session.inputs().iter().map(|input| input.name().to_owned()).collect();
+        let mut cache_names = Vec::new();
+        for past in inputs.iter().filter(|name| name.starts_with("past_key_values.")) {
+            let present = past.replacen("past_key_values.", "present.", 1);
+            graph.expect_input(past, Dtype::F32)?;
+            graph.expect_output(&present, Dtype::F32)?;
+            cache_names.push((past.clone(), present));
+        }
+        if cache_names.is_empty() {
+            graph.expect_input("past_key_values.0.key", Dtype::F32)?;
+        }
+        let takes_logits_to_keep = inputs.iter().any(|name| name == "num_logits_to_keep");
+        Ok(Self {
+            graph,
+            device,
+            cache_names,
+            heads,
+            head_dim,
+            context_tokens,
+            takes_logits_to_keep,
+        })
+    }
+
+    /// Returns whether the graph can leave out logits that nobody asks for.
+    pub(crate) fn takes_logits_to_keep(&self) -> bool {
+        self.takes_logits_to_keep
+    }
+
+    /// Returns the graph's name, for errors.
+    pub(crate) fn name(&self) -> &'static str {
+        self.graph.name
+    }
+
+    /// Allocates a cache of `n_rows` rows, zeroed and bound.
+    pub(crate) fn new_cache(&self, n_rows: usize) -> Result<Cache, SessionError> {
+        let shape = [n_rows, self.heads, self.context_tokens, self.head_dim];
+        let n_bytes = shape.iter().product::<usize>() * size_of::<f32>() * self.cache_names.len();
+        let failed =
+            |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
+        let allocator = Allocator::default();
+        let mut binding = self.graph.session.create_binding().map_err(failed)?;
+        let mut tensors = Vec::with_capacity(self.cache_names.len());
+        for (past, present) in &self.cache_names {
+            let mut tensor = OrtTensor::<f32>::new(&allocator, shape).map_err(failed)?;
+            tensor.extract_tensor_mut().1.fill(0.0);
+            binding.bind_input(past, &tensor).map_err(failed)?;
+            binding.bind_output(present, &mut tensor).map_err(failed)?;
+            tensors.push(tensor);
+        }
+        binding.bind_output_to_device("logits", allocator.memory_info()).map_err(failed)?;
+        Ok(Cache { n_rows, tensors, binding })
+    }
+
+    /// Runs the graph on all rows of `cache` and hands the logits `[B, n, V]` to `read`, with `V`.
+    ///
+    /// `n` is `inputs.n_logits` where the graph can leave logits out, else `S`.
+    pub(crate) fn run<T>(
+        &mut self,
+        cache: &mut Cache,
+        inputs: StepInputs,
+        read: impl FnOnce(&[f32], [usize; 3]) -> T,
+    ) -> Result<T, RunError> {
+        let graph = self.graph.name;
+        let failed =
+            |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
+        let n_rows = cache.n_rows;
+        let binding = &mut cache.binding;
+        let shape = inputs.embeds.shape().to_vec();
+        let embeds = OrtTensor::from_array((shape, inputs.embeds.into_data())).map_err(failed)?;
+        binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
+        let shape = inputs.position_ids.shape().to_vec();
+        let positions =
+            OrtTensor::from_array((shape, inputs.position_ids.into_data())).map_err(failed)?;
+        binding.bind_input("position_ids", &positions).map_err(failed)?;
+        let rows = [
+            ("write_indices", inputs.write_indices),
+            ("nonpad_kv_seqlen", inputs.nonpad_kv_seqlen),
+        ];
+        for (name, values) in rows {
+            let values = OrtTensor::from_array(([n_rows], values)).map_err(failed)?;
+            binding.bind_input(name, &values).map_err(failed)?;
+        }
+        if self.takes_logits_to_keep {
+            let n_logits = i64::try_from(inputs.n_logits).unwrap_or(0);
+            let shape: [usize; 0] = [];
+            let scalar = OrtTensor::from_array((shape, vec![n_logits])).map_err(failed)?;
+            binding.bind_input("num_logits_to_keep", &scalar).map_err(failed)?;
+        }
+        if self.device == DeviceKind::Cuda {
+            for ((past, _), tensor) in self.cache_names.iter().zip(&cache.tensors) {
+                binding.bind_input(past, tensor).map_err(failed)?;
+            }
+        }
+        let outputs = self.graph.session.run_binding(binding).map_err(failed)?;
+        let Some(logits) = outputs.get("logits") else {
+            let message = "no output `logits`".to_owned();
+            return Err(RunError { graph: graph.to_owned(), message });
+        };
+        let (shape, data) = logits.try_extract_tensor::<f32>().map_err(failed)?;
+        let dims: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+        match <[usize; 3]>::try_from(dims) {
+            Ok(dims) => Ok(read(data, dims)),
+            Err(dims) => {
+                let message = format!("`logits` has shape {dims:?}, expected three dimensions");
+                Err(RunError { graph: graph.to_owned(), message })
+            }
+        }
+    }
+}
+
+impl Cache {
+    /// Returns the number of rows.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Copies the first `n_tokens` positions of one row of another cache into a row of this one.
+    pub(crate) fn copy_row(
+        &mut self,
+        row_idx: usize,
+        from: &Self,
+        from_row_idx: usize,
+        n_tokens: usize,
+    ) {
+        for (target, source) in self.tensors.iter_mut().zip(&from.tensors) {
+            let (shape, source) = source.extract_tensor();
+            let dims: Vec<usize> =
+                shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+            let [_, heads, context_tokens, head_dim] = dims[..] else { continue };
+            let (_, target) = target.extract_tensor_mut();
+            let head_len = context_tokens * head_dim;
+            for head_idx in 0..heads {
+                let source_at = (from_row_idx * heads + head_idx) * head_len;
+                let target_at = (row_idx * heads + head_idx) * head_len;
+                let len = n_tokens * head_dim;
+                target[target_at..target_at + len]
+                    .copy_from_slice(&source[source_at..source_at + len]);
+            }
+        }
+    }
+}

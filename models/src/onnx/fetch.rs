@@ -1,0 +1,189 @@
+//! Fetches the official CPU build once into the cache, through the user's own `pip`.
+//!
+//! `pip` knows the user's index, proxy and certificates, so no host is named here. The wheel is
+//! pinned by version and SHA-256, which `pip` verifies.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use super::probe;
+
+/// The version that is fetched.
+pub(super) const VERSION: &str = "1.31.1";
+
+/// The library's name in the cache.
+pub(super) const LIBRARY_FILE: &str = if cfg!(target_os = "macos") {
+    "libonnxruntime.dylib"
+} else if cfg!(target_os = "windows") {
+    "onnxruntime.dll"
+} else {
+    "libonnxruntime.so"
+};
+
+/// A wheel of the pinned version.
+struct Wheel {
+    os: &'static str,
+    arch: &'static str,
+    /// The platform tag that `pip` is asked for.
+    platform: &'static str,
+    sha256: &'static str,
+    /// The library inside.
+    library: &'static str,
+}
+
+/// The CPython 3.12 wheels of [`VERSION`]; the library inside does not depend on Python.
+const WHEELS: [Wheel; 3] = [
+    Wheel {
+        os: "linux",
+        arch: "x86_64",
+        platform: "manylinux_2_28_x86_64",
+        sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
+        library: "onnxruntime/capi/libonnxruntime.so.1.31.1",
+    },
+    Wheel {
+        os: "linux",
+        arch: "aarch64",
+        platform: "manylinux_2_28_aarch64",
+        sha256: "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
+        library: "onnxruntime/capi/libonnxruntime.so.1.31.1",
+    },
+    Wheel {
+        os: "macos",
+        arch: "aarch64",
+        platform: "macosx_14_0_arm64",
+        sha256: "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c",
+        library: "onnxruntime/capi/libonnxruntime.1.31.1.dylib",
+    },
+];
+
+/// Returns the folder of the pinned version in a cache.
+pub(super) fn cache_folder(cache: &Path) -> PathBuf {
+    cache.join("onnxruntime").join(VERSION)
+}
+
+/// Puts the library in the cache and returns its path, or why that cannot be done.
+///
+/// Safe with several processes at once: one fetches under a lock, the others wait and then find it.
+/// The file appears whole or not at all.
+pub(super) fn fetch(
+    cache: &Path,
+    python: &Path,
+    progress: &dyn Fn(&str),
+) -> Result<PathBuf, String> {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let Some(wheel) = WHEELS.iter().find(|wheel| wheel.os == os && wheel.arch == arch) else {
+        return Err(format!("no build of ONNX Runtime {VERSION} is pinned for {os} on {arch}"));
+    };
+    let folder = cache_folder(cache);
+    let target = folder.join(LIBRARY_FILE);
+    let io_failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+    fs::create_dir_all(&folder).map_err(|error| io_failed("create the cache folder", error))?;
+    let lock = File::create(folder.join(".lock"))
+        .map_err(|error| io_failed("create the lock file", error))?;
+    lock.lock().map_err(|error| io_failed("lock the cache", error))?;
+    // Another process may have fetched it while this one waited.
+    if target.try_exists().map_err(|error| io_failed("look into the cache", error))? {
+        return Ok(target);
+    }
+    progress(&format!("Fetching ONNX Runtime {VERSION} (CPU, once) into {} ...", folder.display()));
+    let work = folder.join(".fetch");
+    // A process that was killed may have left its folder; the lock says it is gone.
+    remove_folder(&work)?;
+    fs::create_dir_all(&work).map_err(|error| io_failed("create a work folder", error))?;
+    let fetched = download(wheel, &work, python).and_then(|file| unpack(wheel, &file, &work));
+    let placed = fetched.and_then(|library| {
+        probe::version(&library).map_err(|reason| format!("the fetched library {reason}"))?;
+        fs::rename(&library, &target).map_err(|error| io_failed("move the library", error))
+    });
+    remove_folder(&work)?;
+    placed?;
+    progress(&format!("ONNX Runtime {VERSION} is in the cache."));
+    Ok(target)
+}
+
+fn remove_folder(folder: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove `{}`: {error}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Downloads the pinned wheel and returns its path.
+fn download(wheel: &Wheel, work: &Path, python: &Path) -> Result<PathBuf, String> {
+    let requirements = work.join("requirements.txt");
+    let pin = format!("onnxruntime=={VERSION} --hash=sha256:{}\n", wheel.sha256);
+    // A file of our own work folder: nobody reads it before it is whole.
+    File::create(&requirements)
+        .and_then(|mut file| io::Write::write_all(&mut file, pin.as_bytes()))
+        .map_err(|error| format!("cannot write the requirements: {error}"))?;
+    let mut output = pip_download(python, wheel, work, &requirements)?;
+    if lacks_pip(&output) {
+        // Debian's Python has no pip, but a virtual environment brings one.
+        let environment = work.join("venv");
+        let made = run(Command::new(python).args(["-m", "venv"]).arg(&environment))?;
+        if !made.status.success() {
+            return Err("Python has neither `pip` nor `venv`".to_owned());
+        }
+        let bin = if cfg!(windows) { "Scripts" } else { "bin" };
+        output = pip_download(&environment.join(bin).join("python"), wheel, work, &requirements)?;
+    }
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let last = stderr.lines().rfind(|line| line.contains("ERROR")).unwrap_or("it said nothing");
+        return Err(format!("`pip download` failed: {last}"));
+    }
+    let entries = fs::read_dir(work).map_err(|error| error.to_string())?;
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .ok_or_else(|| "`pip download` left no wheel".to_owned())
+}
+
+fn pip_download(
+    python: &Path,
+    wheel: &Wheel,
+    work: &Path,
+    requirements: &Path,
+) -> Result<Output, String> {
+    let mut command = Command::new(python);
+    command
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary=:all:", "--require-hashes", "--implementation", "cp"])
+        .args(["--python-version", "312", "--abi", "cp312", "--platform", wheel.platform])
+        .arg("--dest")
+        .arg(work)
+        .arg("--requirement")
+        .arg(requirements);
+    run(&mut command)
+}
+
+fn run(command: &mut Command) -> Result<Output, String> {
+    command.stdin(Stdio::null()).output().map_err(|error| {
+        format!("cannot run `{}`: {error}", command.get_program().to_string_lossy())
+    })
+}
+
+fn lacks_pip(output: &Output) -> bool {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    !output.status.success() && stderr.contains("No module named pip")
+}
+
+/// Takes the library out of the wheel, synced to disk.
+fn unpack(wheel: &Wheel, file: &Path, work: &Path) -> Result<PathBuf, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot unpack the wheel: {error}");
+    let archive = File::open(file).map_err(|error| failed(&error))?;
+    let mut archive = zip::ZipArchive::new(archive).map_err(|error| failed(&error))?;
+    let mut entry = archive.by_name(wheel.library).map_err(|error| failed(&error))?;
+    let library = work.join(LIBRARY_FILE);
+    let mut target = File::create(&library).map_err(|error| failed(&error))?;
+    io::copy(&mut entry, &mut target).map_err(|error| failed(&error))?;
+    target.sync_all().map_err(|error| failed(&error))?;
+    Ok(library)
+}

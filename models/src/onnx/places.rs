@@ -1,0 +1,155 @@
+//! Where an ONNX Runtime may be: one list of places, in order.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::{RuntimeOptions, fetch};
+
+/// A kind of place where the runtime may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The path in `ORT_DYLIB_PATH`.
+    Variable,
+    /// The folder of this program, and `lib` in it.
+    BesideBinary,
+    /// The cache of this program.
+    Cache,
+    /// An installed Python package `onnxruntime`.
+    Python,
+    /// A download into the cache.
+    Fetch,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Variable => "ORT_DYLIB_PATH",
+            Self::BesideBinary => "beside the program",
+            Self::Cache => "cache",
+            Self::Python => "Python package onnxruntime",
+            Self::Fetch => "download",
+        })
+    }
+}
+
+/// A place that was looked at in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The kind of place.
+    pub place: Place,
+    /// The file or folder, where there is one.
+    pub path: Option<PathBuf>,
+    /// Why it is not used.
+    pub reason: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{} (`{}`): {}", self.place, path.display(), self.reason),
+            None => write!(f, "{}: {}", self.place, self.reason),
+        }
+    }
+}
+
+/// Returns the library files of a place that needs no download, or why there is none.
+pub(super) fn candidates(place: Place, options: &RuntimeOptions) -> Result<Vec<PathBuf>, Attempt> {
+    let nothing = |path: Option<&Path>, reason: &str| Attempt {
+        place,
+        path: path.map(Path::to_owned),
+        reason: reason.to_owned(),
+    };
+    match place {
+        Place::Variable => match &options.dylib_path {
+            Some(path) => Ok(vec![path.clone()]),
+            None => Err(nothing(None, "not set")),
+        },
+        Place::BesideBinary => {
+            let Some(folder) = &options.binary_dir else {
+                return Err(nothing(None, "the folder of the program is not known"));
+            };
+            let mut files = libraries_in(folder).unwrap_or_default();
+            files.extend(libraries_in(&folder.join("lib")).unwrap_or_default());
+            some(files).ok_or_else(|| nothing(Some(folder), "no library there"))
+        }
+        Place::Cache => {
+            let Some(folder) = options.cache_dir.as_deref().map(fetch::cache_folder) else {
+                return Err(nothing(None, "no cache folder is known"));
+            };
+            let file = folder.join(fetch::LIBRARY_FILE);
+            match file.try_exists() {
+                Ok(true) => Ok(vec![file]),
+                Ok(false) => Err(nothing(Some(&folder), "no library there")),
+                Err(error) => Err(nothing(Some(&folder), &error.to_string())),
+            }
+        }
+        Place::Python => python_folder(options)
+            .and_then(|folder| {
+                let files = libraries_in(&folder).map_err(|error| error.to_string())?;
+                some(files).ok_or_else(|| format!("no library in `{}`", folder.display()))
+            })
+            .map_err(|reason| nothing(options.python.as_deref(), &reason)),
+        Place::Fetch => Ok(Vec::new()),
+    }
+}
+
+fn some(files: Vec<PathBuf>) -> Option<Vec<PathBuf>> {
+    (!files.is_empty()).then_some(files)
+}
+
+/// Returns the files of a folder that look like ONNX Runtime itself, the newest name first.
+fn libraries_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if is_library_name(name) {
+            files.push(path);
+        }
+    }
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(files)
+}
+
+/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.1.31.1.dylib`,
+/// `onnxruntime.dll`; not the libraries of single providers.
+fn is_library_name(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(std::env::consts::DLL_PREFIX) else { return false };
+    let Some(rest) = rest.strip_prefix("onnxruntime.") else { return false };
+    format!(".{rest}").contains(std::env::consts::DLL_SUFFIX)
+}
+
+/// Asks Python where the package is, without importing it.
+fn python_folder(options: &RuntimeOptions) -> Result<PathBuf, String> {
+    const SCRIPT: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
+                          print(s.submodule_search_locations[0] if s else '')";
+    let python = options.python.as_deref().ok_or("no Python is known")?;
+    let output = Command::new(python)
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run it: {error}"))?;
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || folder.is_empty() {
+        return Err("the package is not installed".to_owned());
+    }
+    Ok(Path::new(&folder).join("capi"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_the_runtime_itself_counts_as_library() {
+        assert!(is_library_name("libonnxruntime.so"));
+        assert!(is_library_name("libonnxruntime.so.1.31.1"));
+        assert!(!is_library_name("libonnxruntime_providers_shared.so"));
+        assert!(!is_library_name("onnxruntime_pybind11_state.so"));
+        assert!(!is_library_name("libonnxruntime.txt"));
+    }
+}

@@ -1,0 +1,240 @@
+//! Finds ONNX Runtime, opens it, and holds it for the life of the process.
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ort::{
+    environment::{Environment, GlobalThreadPoolOptions},
+    ep::{self, ExecutionProvider},
+};
+
+use super::{
+    fetch,
+    places::{self, Attempt, Place},
+    probe,
+};
+
+/// Where to look for ONNX Runtime and how to set it up.
+#[derive(Clone, Debug, Default)]
+pub struct RuntimeOptions {
+    /// A library file to take before all others.
+    pub dylib_path: Option<PathBuf>,
+    /// The folder of this program.
+    pub binary_dir: Option<PathBuf>,
+    /// The folder in which this program may keep files.
+    pub cache_dir: Option<PathBuf>,
+    /// The Python that is asked for its package and whose `pip` fetches.
+    pub python: Option<PathBuf>,
+    /// Whether to fetch nothing, ever.
+    pub offline: bool,
+    /// Threads that compute, shared by all sessions; one per core where left out.
+    pub threads: Option<usize>,
+}
+
+impl RuntimeOptions {
+    /// Reads `ORT_DYLIB_PATH`, `LEGENDA_CACHE` (else the user's cache folder) and
+    /// `LEGENDA_OFFLINE`; takes `python3` from the path.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let path = |name: &str| {
+            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        let binary_dir = std::env::current_exe().ok().and_then(|file| {
+            file.canonicalize().unwrap_or(file).parent().map(std::path::Path::to_owned)
+        });
+        let offline = std::env::var_os("LEGENDA_OFFLINE");
+        Self {
+            dylib_path: path("ORT_DYLIB_PATH"),
+            binary_dir,
+            cache_dir: path("LEGENDA_CACHE")
+                .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda"))),
+            python: Some(PathBuf::from("python3")),
+            offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
+            threads: None,
+        }
+    }
+}
+
+/// ONNX Runtime cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// No place has a library that can be used.
+    #[error("{}", not_found(attempts, command))]
+    NotFound {
+        /// Every place looked at, in order.
+        attempts: Vec<Attempt>,
+        /// The command that mends it.
+        command: String,
+    },
+    /// A library was loaded but its environment cannot be made.
+    #[error("cannot start ONNX Runtime from `{}`: {message}", path.display())]
+    Start {
+        /// The library.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl RuntimeError {
+    /// Returns the label for reports: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "onnxruntime_not_found",
+            Self::Start { .. } => "onnxruntime_start",
+        }
+    }
+}
+
+fn not_found(attempts: &[Attempt], command: &str) -> String {
+    let mut text = "ONNX Runtime was not found; looked at".to_owned();
+    for attempt in attempts {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  - {attempt}");
+    }
+    let _ = write!(text, "\nto mend it, run: {command}");
+    text
+}
+
+/// A running ONNX Runtime. Cheap to clone; the process has one.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    environment: Environment,
+    version: String,
+    path: PathBuf,
+    found_by: Place,
+    providers: Vec<&'static str>,
+}
+
+/// The one runtime of the process: `ort` can load one library and make one environment.
+static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Finds and opens ONNX Runtime; `progress` gets a line for a person before and after a fetch.
+    ///
+    /// Looks in this order, and takes the first library that opens and is new enough:
+    /// `dylib_path`, beside the program, the cache, the Python package, a fetch into the cache.
+    /// A process opens one runtime: later calls return it, whatever their options.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::NotFound`] with every place and reason.
+    pub fn open(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Self, RuntimeError> {
+        let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*runtime {
+            return Ok(runtime.clone());
+        }
+        let found = find(options, progress)?;
+        let opened = start(found, options.threads)?;
+        *runtime = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Returns the version of the library.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// Returns the library file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.0.path
+    }
+
+    /// Returns the place where it was found.
+    #[must_use]
+    pub fn found_by(&self) -> Place {
+        self.0.found_by
+    }
+
+    /// Returns those execution providers Legenda can use that the library was built with.
+    ///
+    /// That one is built in does not mean that it loads: see
+    /// [`choose_device`](Self::choose_device).
+    #[must_use]
+    pub fn providers(&self) -> &[&'static str] {
+        &self.0.providers
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+}
+
+struct Found {
+    place: Place,
+    path: PathBuf,
+    version: String,
+}
+
+fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, RuntimeError> {
+    let mut attempts = Vec::new();
+    for place in [Place::Variable, Place::BesideBinary, Place::Cache, Place::Python] {
+        match places::candidates(place, options) {
+            Err(attempt) => attempts.push(attempt),
+            Ok(files) => {
+                for path in files {
+                    match probe::version(&path) {
+                        Ok(version) => return Ok(Found { place, path, version }),
+                        Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
+                    }
+                }
+            }
+        }
+    }
+    let place = Place::Fetch;
+    let fetched = match (&options.cache_dir, &options.python) {
+        _ if options.offline => Err("switched off".to_owned()),
+        (Some(cache), Some(python)) => fetch::fetch(cache, python, progress)
+            .and_then(|path| probe::version(&path).map(|version| (path, version))),
+        (None, _) => Err("no cache folder is known".to_owned()),
+        (_, None) => Err("no Python is known".to_owned()),
+    };
+    match fetched {
+        Ok((path, version)) => Ok(Found { place, path, version }),
+        Err(reason) => {
+            attempts.push(Attempt { place, path: None, reason });
+            let command = format!("python3 -m pip install onnxruntime=={}", fetch::VERSION);
+            Err(RuntimeError::NotFound { attempts, command })
+        }
+    }
+}
+
+fn start(found: Found, threads: Option<usize>) -> Result<Runtime, RuntimeError> {
+    let Found { place, path, version } = found;
+    let failed = |message: String| RuntimeError::Start { path: path.clone(), message };
+    let builder = ort::init_from(&path).map_err(|error| failed(error.to_string()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // One pool for all sessions: a pool each would have encoder and decoder fight over the cores.
+    let pool = GlobalThreadPoolOptions::default()
+        .with_intra_threads(threads.unwrap_or(cores).max(1))
+        .and_then(|pool| pool.with_inter_threads(1))
+        // Waiting threads must leave the cores to decoding of media.
+        .and_then(|pool| pool.with_spin_control(false))
+        .map_err(|error| failed(error.to_string()))?;
+    let environment = builder
+        .with_name("legenda")
+        .with_telemetry(false)
+        .with_global_thread_pool(pool)
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    tracing::debug!(version, path = %path.display(), found_by = %place, "opened onnx runtime");
+    let providers = available_providers();
+    Ok(Runtime(Arc::new(Inner { environment, version, path, found_by: place, providers })))
+}
+
+fn available_providers() -> Vec<&'static str> {
+    fn name<P: ExecutionProvider>() -> Option<&'static str> {
+        P::is_available().unwrap_or(false).then_some(P::NAME)
+    }
+    [name::<ep::CPU>(), name::<ep::CUDA>()].into_iter().flatten().collect()
+}

@@ -1,0 +1,301 @@
+//! A graph opened on a device, with what it takes and returns.
+
+use std::{borrow::Cow, fmt};
+
+use legenda_schemas::job::Device;
+use ort::{
+    ep::{self, ExecutionProvider},
+    session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
+    value::{Outlet, TensorElementType, TensorRef},
+};
+
+use super::Runtime;
+use crate::{bundle::GraphSource, tensors::Tensor};
+
+/// Where a session runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// A device and why it was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceChoice {
+    /// The device.
+    pub kind: DeviceKind,
+    /// What kept `auto` from the better one, if anything did.
+    pub note: Option<String>,
+}
+
+/// A graph cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The runtime refused the graph.
+    #[error("cannot open graph `{graph}`: {message}")]
+    Open {
+        /// The graph's base name.
+        graph: String,
+        /// What the runtime said.
+        message: String,
+    },
+    /// CUDA was asked for and cannot be had.
+    #[error("CUDA cannot be used: {message}")]
+    Cuda {
+        /// What is missing.
+        message: String,
+    },
+    /// The graph does not keep the contract of its family.
+    #[error("graph `{graph}` has {side} {actual:?}, expected `{name}` of type {expected}")]
+    Contract {
+        /// The graph's base name.
+        graph: String,
+        /// `inputs` or `outputs`.
+        side: &'static str,
+        /// The name expected.
+        name: String,
+        /// The type expected.
+        expected: &'static str,
+        /// Names and types that are there.
+        actual: Vec<String>,
+    },
+    /// The cache cannot be allocated.
+    #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
+    Allocate {
+        /// Its size.
+        n_bytes: usize,
+        /// What the runtime said.
+        message: String,
+    },
+}
+
+impl SessionError {
+    /// Returns the label for reports: few and stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "graph_open",
+            Self::Cuda { .. } => "cuda_missing",
+            Self::Contract { .. } => "graph_contract",
+            Self::Allocate { .. } => "cache_allocate",
+        }
+    }
+}
+
+/// The runtime failed while running a graph.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to run `{graph}`: {message}")]
+pub(crate) struct RunError {
+    pub(crate) graph: String,
+    pub(crate) message: String,
+}
+
+/// The types of value that Legenda's graphs exchange with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    F32,
+    I64,
+}
+
+impl Dtype {
+    fn element(self) -> TensorElementType {
+        match self {
+            Self::F32 => TensorElementType::Float32,
+            Self::I64 => TensorElementType::Int64,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::I64 => "i64",
+        }
+    }
+}
+
+/// A tensor fed to a graph.
+#[derive(Clone, Copy)]
+pub(crate) enum Feed<'a> {
+    F32(&'a Tensor<f32>),
+    I64(&'a Tensor<i64>),
+}
+
+/// An opened graph. One thread runs it at a time.
+pub(crate) struct GraphSession {
+    pub(super) name: &'static str,
+    pub(super) session: Session,
+}
+
+impl fmt::Debug for GraphSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphSession").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl GraphSession {
+    /// Opens a graph on a device that [`Runtime::choose_device`] has chosen.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        name: &'static str,
+        source: &GraphSource<'_>,
+        device: DeviceKind,
+    ) -> Result<Self, SessionError> {
+        let session = open(runtime, source, device)
+            .map_err(|error| SessionError::Open { graph: name.to_owned(), message: error })?;
+        Ok(Self { name, session })
+    }
+
+    /// Returns the graph's base name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Checks that the graph takes an input of this name and type.
+    pub(crate) fn expect_input(&self, name: &str, dtype: Dtype) -> Result<(), SessionError> {
+        self.expect("inputs", self.session.inputs(), name, dtype)
+    }
+
+    /// Checks that the graph returns an output of this name and type.
+    pub(crate) fn expect_output(&self, name: &str, dtype: Dtype) -> Result<(), SessionError> {
+        self.expect("outputs", self.session.outputs(), name, dtype)
+    }
+
+    /// Checks that the graph maps an `f32` or `i64` input to an `f32` output.
+    pub(crate) fn expect_map(
+        &self,
+        input: &str,
+        dtype: Dtype,
+        output: &str,
+    ) -> Result<(), SessionError> {
+        self.expect_input(input, dtype)?;
+        self.expect_output(output, Dtype::F32)
+    }
+
+    fn expect(
+        &self,
+        side: &'static str,
+        outlets: &[Outlet],
+        name: &str,
+        dtype: Dtype,
+    ) -> Result<(), SessionError> {
+        let is_there = outlets.iter().any(|outlet| {
+            outlet.name() == name && outlet.dtype().tensor_type() == Some(dtype.element())
+        });
+        if is_there {
+            return Ok(());
+        }
+        Err(SessionError::Contract {
+            graph: self.name.to_owned(),
+            side,
+            name: name.to_owned(),
+            expected: dtype.as_str(),
+            actual: outlets.iter().map(|o| format!("{}: {}", o.name(), o.dtype())).collect(),
+        })
+    }
+
+    /// Runs the graph and returns one `f32` output, copied to host memory.
+    pub(crate) fn run(
+        &mut self,
+        input: &str,
+        feed: Feed<'_>,
+        output: &str,
+    ) -> Result<Tensor<f32>, RunError> {
+        let name = self.name;
+        let failed = |message: String| RunError { graph: name.to_owned(), message };
+        let value: SessionInputValue<'_> = match feed {
+            Feed::F32(tensor) => TensorRef::from_array_view((tensor.shape(), tensor.data()))
+                .map_err(|error| failed(error.to_string()))?
+                .into(),
+            Feed::I64(tensor) => TensorRef::from_array_view((tensor.shape(), tensor.data()))
+                .map_err(|error| failed(error.to_string()))?
+                .into(),
+        };
+        let outputs = self
+            .session
+            .run(vec![(Cow::Borrowed(input), value)])
+            .map_err(|error| failed(error.to_string()))?;
+        let value = outputs.get(output).ok_or_else(|| failed(format!("no output `{output}`")))?;
+        let (shape, data) =
+            value.try_extract_tensor::<f32>().map_err(|error| failed(error.to_string()))?;
+        let shape: Vec<usize> =
+            shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+        Tensor::new(shape, data.to_vec()).map_err(|error| failed(error.to_string()))
+    }
+}
+
+fn open(
+    runtime: &Runtime,
+    source: &GraphSource<'_>,
+    device: DeviceKind,
+) -> Result<Session, String> {
+    let text = |error: ort::Error| error.to_string();
+    // With the arena on, a session keeps the memory of its largest run for good.
+    let cpu = ep::CPU::default().with_arena_allocator(false).build();
+    let providers = match device {
+        DeviceKind::Cpu => vec![cpu],
+        DeviceKind::Cuda => vec![ep::CUDA::default().build().error_on_failure(), cpu],
+    };
+    let mut builder = Session::builder(runtime.environment())
+        .map_err(text)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(|error| error.to_string())?
+        // Shapes change from run to run: a memory plan per shape would only grow.
+        .with_memory_pattern(false)
+        .map_err(|error| error.to_string())?
+        .with_execution_providers(providers)
+        .map_err(|error| error.to_string())?;
+    match source {
+        GraphSource::Path(path) => builder.commit_from_file(path),
+        GraphSource::Bytes(bytes) => builder.commit_from_memory(bytes),
+    }
+    .map_err(text)
+}
+
+/// `y = Identity(x)` on one float, opset 13: the least graph that makes a provider start.
+const IDENTITY_GRAPH: &[u8] =
+    b"\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01pZ\x0f\
+    \n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\
+    \x08\x01B\x04\n\x00\x10\r";
+
+impl Runtime {
+    /// Chooses a device: `auto` takes CUDA when its provider really starts, else the CPU.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Cuda`] if CUDA was asked for by name and does not start; the message names
+    /// the library or device that is missing. There is no silent fallback.
+    pub fn choose_device(&self, device: Device) -> Result<DeviceChoice, SessionError> {
+        let cpu = |note| Ok(DeviceChoice { kind: DeviceKind::Cpu, note });
+        if device == Device::Cpu {
+            return cpu(None);
+        }
+        match (self.start_cuda(), device) {
+            (Ok(()), _) => Ok(DeviceChoice { kind: DeviceKind::Cuda, note: None }),
+            (Err(message), Device::Cuda) => Err(SessionError::Cuda { message }),
+            (Err(message), _) => cpu(Some(message)),
+        }
+    }
+
+    fn start_cuda(&self) -> Result<(), String> {
+        if !ep::CUDA::is_available().unwrap_or(false) {
+            return Err(format!(
+                "the library `{}` is built without the CUDA provider \
+                 (`onnxruntime_providers_cuda`); the package `onnxruntime-gpu` has it",
+                self.path().display()
+            ));
+        }
+        open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda).map(drop)
+    }
+}

@@ -1,0 +1,88 @@
+//! What goes into a processor and what comes out.
+
+use std::fmt;
+
+use crate::tensors::Tensor;
+
+/// What the model is asked, media decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The user's text: the prompt of the job, filled from the row.
+    pub text: Option<String>,
+    /// The system message.
+    pub system: Option<String>,
+    /// The images, in the order they are shown to the model.
+    pub images: Vec<RgbImage>,
+    /// The sounds, in the order they are played to the model.
+    pub audios: Vec<Waveform>,
+}
+
+/// A decoded image: 8-bit RGB.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// `u8 [height, width, 3]`, row-major.
+    pub pixels: Vec<u8>,
+}
+
+/// Shows the size only.
+impl fmt::Debug for RgbImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RgbImage({}x{})", self.width, self.height)
+    }
+}
+
+/// A decoded sound: one channel.
+#[derive(Clone, PartialEq)]
+pub struct Waveform {
+    /// Samples per second.
+    pub sample_rate_hz: u32,
+    /// `f32 [n]`, full scale is -1 to 1.
+    pub samples: Vec<f32>,
+}
+
+impl Waveform {
+    /// Returns the duration in seconds.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
+    pub fn seconds(&self) -> f64 {
+        self.samples.len() as f64 / f64::from(self.sample_rate_hz.max(1))
+    }
+}
+
+/// Shows the size only.
+impl fmt::Debug for Waveform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Waveform({} samples at {} Hz)", self.samples.len(), self.sample_rate_hz)
+    }
+}
+
+/// A record after its processor.
+///
+/// | name | dtype | shape | meaning |
+/// |---|---|---|---|
+/// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature |
+/// | `pixel_values` | `f32` | `[n_images, 3, H, W]` | normalised pixels |
+/// | `input_features` | `f32` | `[n_audios, mels, frames]` | log-mel spectrogram |
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The prompt as token ids.
+    pub token_ids: Vec<i64>,
+    /// The images, if there is one.
+    pub pixel_values: Option<Tensor<f32>>,
+    /// The sounds, if there is one.
+    pub input_features: Option<Tensor<f32>>,
+}
+
+impl Sample {
+    /// Returns the bytes held, for budgets.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let media = [&self.pixel_values, &self.input_features];
+        let media_bytes: usize = media.into_iter().flatten().map(Tensor::size_bytes).sum();
+        media_bytes + self.token_ids.len() * size_of::<i64>()
+    }
+}

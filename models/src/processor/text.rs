@@ -1,0 +1,359 @@
+//! The chat template and the tokenizer: a record to token ids, token ids to text.
+//!
+//! # Text is never markup
+//!
+//! A cell may contain `<image>` or an end-of-turn token as ordinary characters. Where it does, each
+//! such piece is rendered as one stand-in character; then the rendered prompt is cut at the
+//! template's own special tokens, the stand-ins are replaced by what they stood for, and the pieces
+//! are encoded with special tokens switched off. Text without such pieces takes the plain path and
+//! has exactly the ids of the reference.
+
+use minijinja::{
+    Environment, Error as TemplateError, ErrorKind, Value, context, syntax::SyntaxConfig,
+};
+use tokenizers::Tokenizer;
+
+use super::{ProcessError, Record};
+use crate::{
+    bundle::{Bundle, BundleError},
+    engine::Detokenizer,
+};
+
+/// Steps a template may take; a prompt of a few messages takes some hundreds.
+const TEMPLATE_FUEL: u64 = 1_000_000;
+
+/// The template of a model without one: the media, then the text.
+const PLAIN_TEMPLATE: &str = "{% for message in messages %}{% for part in message.content %}\
+    {% if part.type == 'image' %}{{ image_token }}\
+    {% elif part.type == 'audio' %}{{ audio_token }}\
+    {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}";
+
+/// A placeholder token and how many of it stand for one medium.
+#[derive(Debug)]
+struct Placeholder {
+    modality: &'static str,
+    token: String,
+    token_id: i64,
+    n_per_medium: usize,
+}
+
+/// Renders and tokenises records of one bundle.
+pub(crate) struct TextProcessor {
+    template: Environment<'static>,
+    /// Finds special tokens.
+    markup: Tokenizer,
+    /// The same, but reads special tokens as ordinary text.
+    plain: Tokenizer,
+    /// Contents and ids of special tokens, longest first.
+    special: Vec<(String, u32)>,
+    placeholders: Vec<Placeholder>,
+    bos_token: String,
+    eos_token: String,
+}
+
+const TEMPLATE: &str = "chat";
+
+impl TextProcessor {
+    /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template.
+    pub(super) fn open(bundle: &Bundle) -> Result<Self, BundleError> {
+        let bytes = bundle.files.bytes("tokenizer.json")?;
+        let mut markup =
+            Tokenizer::from_bytes(&bytes).map_err(|error| BundleError::InvalidJson {
+                file: "tokenizer.json".to_owned(),
+                message: error.to_string(),
+            })?;
+        // A prompt is never cut or padded here: too long is a reject.
+        markup.with_padding(None);
+        markup.with_truncation(None).map_err(|error| BundleError::InvalidJson {
+            file: "tokenizer.json".to_owned(),
+            message: error.to_string(),
+        })?;
+        let mut plain = markup.clone();
+        plain.set_encode_special_tokens(true);
+        let mut special: Vec<(String, u32)> = markup
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .map(|(id, token)| (token.content, id))
+            .collect();
+        special.sort_unstable_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
+
+        let config: serde_json::Value =
+            bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
+        Ok(Self {
+            template: environment(&chat_template(bundle, &config)?)?,
+            placeholders: placeholders(bundle, &special)?,
+            bos_token: token_text(&config, "bos_token"),
+            eos_token: token_text(&config, "eos_token"),
+            markup,
+            plain,
+            special,
+        })
+    }
+
+    /// Renders the chat template, one placeholder per image and sound.
+    pub(super) fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
+        self.render(record, record.text.as_deref(), record.system.as_deref())
+    }
+
+    /// Renders, tokenises and repeats each placeholder for the features of its medium.
+    pub(super) fn token_ids(&self, record: &Record) -> Result<Vec<i64>, ProcessError> {
+        let media_are_missing = record.images.is_empty() && record.audios.is_empty();
+        if media_are_missing && record.text.as_deref().is_none_or(str::is_empty) {
+            return Err(ProcessError::EmptyRecord);
+        }
+        let texts = [record.text.as_deref(), record.system.as_deref()];
+        let has_markup = texts
+            .iter()
+            .flatten()
+            .any(|text| self.special.iter().any(|(token, _)| text.contains(token.as_str())));
+        let ids = if has_markup {
+            self.ids_of_guarded(record)?
+        } else {
+            let rendered = self.prompt_text(record)?;
+            self.encode(&self.markup, &rendered)?
+        };
+        self.expand(&ids, record)
+    }
+
+    fn render(
+        &self,
+        record: &Record,
+        text: Option<&str>,
+        system: Option<&str>,
+    ) -> Result<String, ProcessError> {
+        let mut content: Vec<Value> = Vec::new();
+        content.extend(record.images.iter().map(|_| context! { type => "image" }));
+        content.extend(record.audios.iter().map(|_| context! { type => "audio" }));
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            content.push(context! { type => "text", text => text });
+        }
+        let mut messages = Vec::new();
+        if let Some(system) = system.filter(|system| !system.is_empty()) {
+            let content = [context! { type => "text", text => system }];
+            messages.push(context! { role => "system", content => content });
+        }
+        messages.push(context! { role => "user", content => content });
+        let token = |modality: &str| {
+            self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.token.as_str())
+        };
+        let values = context! {
+            messages => messages,
+            bos_token => &self.bos_token,
+            eos_token => &self.eos_token,
+            image_token => token("image"),
+            audio_token => token("audio"),
+            add_generation_prompt => true,
+        };
+        let template = self.template.get_template(TEMPLATE).map_err(template_error)?;
+        template.render(values).map_err(template_error)
+    }
+
+    /// Encodes a record whose text contains special tokens as ordinary characters.
+    fn ids_of_guarded(&self, record: &Record) -> Result<Vec<u32>, ProcessError> {
+        let texts = [record.text.as_deref(), record.system.as_deref()];
+        let stand_in = unused_char(&texts).ok_or_else(|| ProcessError::Tokenizer {
+            message: "the text uses every private character".to_owned(),
+        })?;
+        // Both texts put their pieces in one list; the rendered order is looked up afterwards, so
+        // each piece carries its index as digits between two stand-ins.
+        let mut pieces: Vec<String> = Vec::new();
+        let [text, system] =
+            texts.map(|text| text.map(|text| self.guard(text, stand_in, &mut pieces)));
+        let rendered = self.render(record, text.as_deref(), system.as_deref())?;
+
+        let mut ids = Vec::new();
+        let mut rest = rendered.as_str();
+        while !rest.is_empty() {
+            let next = self.special.iter().filter_map(|(token, id)| {
+                rest.find(token.as_str()).map(|at| (at, token.len(), *id))
+            });
+            // The earliest, and of those the longest, as the tokenizer itself finds them.
+            let next = next.min_by_key(|(at, len, _)| (*at, std::cmp::Reverse(*len)));
+            let (at, len) = next.map_or((rest.len(), 0), |(at, len, _)| (at, len));
+            if at > 0 {
+                let text = restore(&rest[..at], stand_in, &pieces);
+                ids.extend(self.encode(&self.plain, &text)?);
+            }
+            ids.extend(next.map(|(_, _, id)| id));
+            rest = &rest[at + len..];
+        }
+        Ok(ids)
+    }
+
+    /// Replaces each special token in `text` by a stand-in and puts it in `pieces`.
+    fn guard(&self, text: &str, stand_in: char, pieces: &mut Vec<String>) -> String {
+        let mut guarded = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(char) = rest.chars().next() {
+            let found = self.special.iter().find(|(token, _)| rest.starts_with(token.as_str()));
+            let len = if let Some((token, _)) = found {
+                guarded.push(stand_in);
+                guarded.push_str(&pieces.len().to_string());
+                guarded.push(stand_in);
+                pieces.push(token.clone());
+                token.len()
+            } else {
+                guarded.push(char);
+                char.len_utf8()
+            };
+            rest = &rest[len..];
+        }
+        guarded
+    }
+
+    fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ProcessError> {
+        // The template has written every special token already.
+        let encoding = tokenizer.encode_fast(text, false);
+        encoding
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| ProcessError::Tokenizer { message: error.to_string() })
+    }
+
+    /// Repeats each placeholder and checks that every medium has one.
+    fn expand(&self, ids: &[u32], record: &Record) -> Result<Vec<i64>, ProcessError> {
+        for placeholder in &self.placeholders {
+            let expected = match placeholder.modality {
+                "image" => record.images.len(),
+                _ => record.audios.len(),
+            };
+            let actual = ids.iter().filter(|id| i64::from(**id) == placeholder.token_id).count();
+            if actual != expected {
+                let modality = placeholder.modality;
+                return Err(ProcessError::PlaceholderCount { modality, expected, actual });
+            }
+        }
+        let mut expanded = Vec::with_capacity(ids.len());
+        for id in ids.iter().map(|id| i64::from(*id)) {
+            let placeholder = self.placeholders.iter().find(|p| p.token_id == id);
+            let n_times = placeholder.map_or(1, |placeholder| placeholder.n_per_medium);
+            expanded.extend(std::iter::repeat_n(id, n_times));
+        }
+        Ok(expanded)
+    }
+}
+
+impl Detokenizer for TextProcessor {
+    fn text(&self, token_ids: &[i64]) -> String {
+        let ids: Vec<u32> = token_ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
+        // Only a decoder that is broken for every input fails here.
+        self.markup.decode(&ids, true).unwrap_or_default()
+    }
+}
+
+/// Replaces stand-ins by the pieces they stand for.
+fn restore(guarded: &str, stand_in: char, pieces: &[String]) -> String {
+    let mut restored = String::with_capacity(guarded.len());
+    for (part_idx, part) in guarded.split(stand_in).enumerate() {
+        // Parts alternate: text, index, text, index, ...
+        match part.parse::<usize>().ok().filter(|_| part_idx % 2 == 1) {
+            Some(piece_idx) => restored.extend(pieces.get(piece_idx).map(String::as_str)),
+            None => restored.push_str(part),
+        }
+    }
+    restored
+}
+
+/// Returns a private-use character that is in none of `texts`.
+fn unused_char(texts: &[Option<&str>]) -> Option<char> {
+    ('\u{F0000}'..='\u{FFFFD}').find(|char| !texts.iter().flatten().any(|t| t.contains(*char)))
+}
+
+fn template_error(error: TemplateError) -> ProcessError {
+    ProcessError::Template { message: format!("{error:#}") }
+}
+
+/// Returns the chat template, in the order of transformers: its own file, then the JSON file, then
+/// the tokenizer's config.
+fn chat_template(bundle: &Bundle, config: &serde_json::Value) -> Result<String, BundleError> {
+    if let Some(template) = bundle.files.text_if_there("chat_template.jinja")? {
+        return Ok(template);
+    }
+    let in_json: Option<serde_json::Value> = bundle.files.json_if_there("chat_template.json")?;
+    let template = in_json.as_ref().unwrap_or(config).get("chat_template");
+    let template = match template {
+        // Several templates by name: `default` is what a chat uses.
+        Some(serde_json::Value::Array(named)) => named
+            .iter()
+            .find(|template| template["name"] == "default")
+            .and_then(|template| template["template"].as_str()),
+        one => one.and_then(serde_json::Value::as_str),
+    };
+    Ok(template.unwrap_or(PLAIN_TEMPLATE).to_owned())
+}
+
+/// Sets the template engine up as `apply_chat_template` of transformers does.
+fn environment(template: &str) -> Result<Environment<'static>, BundleError> {
+    let invalid = |error: TemplateError| BundleError::InvalidJson {
+        file: "chat_template.jinja".to_owned(),
+        message: format!("{error:#}"),
+    };
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(invalid)?);
+    environment.set_fuel(Some(TEMPLATE_FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, TemplateError> {
+            Err(TemplateError::new(ErrorKind::InvalidOperation, message))
+        },
+    );
+    environment.add_template_owned(TEMPLATE, template.to_owned()).map_err(invalid)?;
+    Ok(environment)
+}
+
+/// Returns a token of `tokenizer_config.json`: a string, or an object with `content`.
+fn token_text(config: &serde_json::Value, key: &str) -> String {
+    let token = &config[key];
+    token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_owned()
+}
+
+fn placeholders(
+    bundle: &Bundle,
+    special: &[(String, u32)],
+) -> Result<Vec<Placeholder>, BundleError> {
+    let modalities = bundle.modalities();
+    let processor = &bundle.processor;
+    let wanted = [
+        (
+            modalities.image,
+            "image",
+            bundle.config.image_token_id,
+            &processor.image_token,
+            processor.image_seq_length,
+        ),
+        (
+            modalities.audio,
+            "audio",
+            bundle.config.audio_token_id,
+            &processor.audio_token,
+            processor.audio_seq_length,
+        ),
+    ];
+    let mut placeholders = Vec::new();
+    for (is_there, modality, token_id, token, n_per_medium) in wanted {
+        let Some(token_id) = token_id.filter(|_| is_there) else { continue };
+        let by_id = special.iter().find(|(_, id)| i64::from(*id) == token_id);
+        let Some((text, _)) = by_id else {
+            return Err(inconsistent(format!(
+                "`{modality}_token_id` = {token_id} of `config.json` is no special token of \
+                 `tokenizer.json`"
+            )));
+        };
+        if token.as_ref().is_some_and(|token| token != text) {
+            return Err(inconsistent(format!(
+                "`{modality}_token` is not `{text}`, the token of `{modality}_token_id`"
+            )));
+        }
+        let Some(n_per_medium) = n_per_medium.filter(|n| *n > 0) else {
+            return Err(inconsistent(format!("`{modality}_seq_length` is missing or 0")));
+        };
+        placeholders.push(Placeholder { modality, token: text.clone(), token_id, n_per_medium });
+    }
+    Ok(placeholders)
+}
+
+fn inconsistent(message: String) -> BundleError {
+    BundleError::Inconsistent { file: "processor_config.json", message }
+}

@@ -1,0 +1,128 @@
+//! Dense tensors whose data always fits their shape.
+//!
+//! They are plain host memory. How a value reaches a device is the business of `onnx`.
+
+use std::fmt;
+
+/// A shape and a number of values that do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("shape {shape:?} needs {expected} values, got {actual}")]
+pub struct ShapeError {
+    /// The shape asked for.
+    pub shape: Vec<usize>,
+    /// The product of `shape`.
+    pub expected: usize,
+    /// The number of values given.
+    pub actual: usize,
+}
+
+/// A dense row-major tensor in host memory; `data.len()` is always the product of `shape`.
+#[derive(Clone, PartialEq)]
+pub struct Tensor<T> {
+    shape: Vec<usize>,
+    data: Vec<T>,
+}
+
+impl<T> Tensor<T> {
+    /// Joins a shape and its values in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError`] if the product of `shape` is not the number of values.
+    pub fn new(shape: impl Into<Vec<usize>>, data: Vec<T>) -> Result<Self, ShapeError> {
+        let shape = shape.into();
+        let expected = shape.iter().product();
+        if expected == data.len() {
+            Ok(Self { shape, data })
+        } else {
+            Err(ShapeError { shape, expected, actual: data.len() })
+        }
+    }
+
+    /// Returns the shape.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Returns the values in row-major order.
+    #[must_use]
+    pub fn data(&self) -> &[T] {
+        &self.data
+    }
+
+    /// Returns the values for writing; their number cannot change.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// Returns the size of the first dimension, or 1 for a scalar.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Returns the number of values in one row of the first dimension.
+    #[must_use]
+    pub fn row_len(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Returns the values of one row of the first dimension.
+    ///
+    /// # Panics
+    ///
+    /// If `row_idx` is not below [`rows`](Self::rows).
+    #[must_use]
+    pub fn row(&self, row_idx: usize) -> &[T] {
+        let row_len = self.row_len();
+        &self.data[row_idx * row_len..(row_idx + 1) * row_len]
+    }
+
+    /// Returns the bytes held by the values.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.data.len() * size_of::<T>()
+    }
+
+    /// Gives the values back.
+    #[must_use]
+    pub fn into_data(self) -> Vec<T> {
+        self.data
+    }
+}
+
+impl<T: Clone + Default> Tensor<T> {
+    /// Makes a tensor of default values (zero for numbers).
+    #[must_use]
+    pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let len = shape.iter().product();
+        Self { shape, data: vec![T::default(); len] }
+    }
+}
+
+/// Shows the shape only: pixels and states never reach a log.
+impl<T> fmt::Debug for Tensor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor{:?}", self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_does_not_fit_is_refused() {
+        let error = Tensor::new([2, 3], vec![0_i64; 5]).unwrap_err();
+        assert_eq!(error.to_string(), "shape [2, 3] needs 6 values, got 5");
+    }
+
+    #[test]
+    fn a_row_is_a_slice_of_the_first_dimension() {
+        let tensor = Tensor::new([2, 2, 2], (0..8).collect()).unwrap();
+        assert_eq!(tensor.row(1), [4, 5, 6, 7]);
+        assert_eq!(format!("{tensor:?}"), "Tensor[2, 2, 2]");
+    }
+}
