@@ -117,6 +117,11 @@ def export_bundle(model: LegendaForConditionalGeneration, tokenizer: PreTrainedT
     return model
 
 
+def read_json(path: Path) -> dict:
+    """A JSON file of a bundle."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

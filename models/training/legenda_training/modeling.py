@@ -118,6 +118,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: LegendaConfig) -> None:
         super().__init__()
         width = config.text_config.hidden_size
+        self.image_size = config.image_size
         self.tower = ResNetModel(config.vision_config)
         self.projector = nn.Linear(config.vision_config.hidden_sizes[-1], width)
         self.positions = nn.Parameter(torch.zeros(1, config.image_seq_length, width))
@@ -132,6 +133,7 @@ class VisionEncoder(nn.Module):
         return self.projector(cells) + self.positions
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, N, C]."""
         return self.project(self.cells(pixel_values))
 
 
@@ -182,12 +184,15 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The table of token embeddings [vocabulary, C]."""
         return self.language_model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of token embeddings."""
         self.language_model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
+        """The head, tied to the table."""
         return self.lm_head
 
     def merged(self, input_ids: Tensor, image_features: Tensor | None,

@@ -1,7 +1,7 @@
 """Stage A1: teach the vision tower to name what covers each cell of a picture.
 
-Three heads on the cells: concept per cell (or none), whether an object's centre lies in the cell,
-and the background colour of the picture. The heads are thrown away afterwards.
+Heads on the cells: concept per cell (or none) and per object, whether an object's centre lies in
+the cell, and the background colour of the picture. Stage B keeps them at a low weight.
 """
 
 from __future__ import annotations
@@ -30,54 +30,73 @@ def normalised(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, int]:
-    """Concept per cell [CELLS, CELLS], centre map [CELLS, CELLS] and background index."""
-    concept = np.full((CELLS, CELLS), NONE, np.int64)
-    nearest = np.full((CELLS, CELLS), np.inf)
-    centre = np.zeros((CELLS, CELLS), np.float32)
-    middle = (np.arange(CELLS) + 0.5) / CELLS
-    for item in scene.objects:
+def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
+    """What the cells of a picture show.
+
+    `concept` and `owner` [cells * cells]: concept and number of the object that covers the cell
+    (`NONE`, -1 where none does); `centre` [cells * cells]: 1 where an object's centre lies;
+    `objects` [4]: concepts of the objects, filled up with `NONE`; `background`: colour number.
+    """
+    concept = np.full((cells, cells), NONE, np.int64)
+    owner = np.full((cells, cells), -1, np.int64)
+    nearest = np.full((cells, cells), np.inf)
+    centre = np.zeros((cells, cells), np.float32)
+    objects = np.full(4, NONE, np.int64)
+    middle = (np.arange(cells) + 0.5) / cells
+    for number, item in enumerate(scene.objects):
         dx = np.abs(middle[None, :] - item.x) / item.side
         dy = np.abs(middle[:, None] - item.y) / item.side
         reach = np.maximum(dx, dy)
-        column = min(CELLS - 1, max(0, int(item.x * CELLS)))
-        row = min(CELLS - 1, max(0, int(item.y * CELLS)))
+        column = min(cells - 1, max(0, int(item.x * cells)))
+        row = min(cells - 1, max(0, int(item.y * cells)))
         reach[row, column] = 0
         covers = (reach < 0.42) & (reach < nearest)
         concept[covers] = item.concept
+        owner[covers] = number
         nearest[covers] = reach[covers]
         centre[row, column] = 1
-    return concept, centre, COLOUR_NAMES.index(scene.background)
+        objects[number] = item.concept
+    return {
+        "concept": concept.ravel(), "owner": owner.ravel(), "centre": centre.ravel(),
+        "objects": objects, "background": np.array(COLOUR_NAMES.index(scene.background)),
+    }
+
+
+def stacked_targets(scenes: list[Scene], cells: int = CELLS) -> dict[str, Tensor]:
+    """`cell_targets` of several scenes as tensors with a leading batch axis."""
+    rows = [cell_targets(scene, cells) for scene in scenes]
+    return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+
+
+SMALL_BATCHES, SMALL_SIZE = 2000, 64
+"""The first batches have small pictures (pixels a side): cheaper while the filters form."""
 
 
 class SceneStream(IterableDataset):
-    """Endless batches: pixels uint8 [B, H, W, 3], concept, centre, background.
+    """Endless batches: `pixels` uint8 [B, H, W, 3] with `stacked_targets`.
 
-    Pictures of one object come first and grow rarer.
+    Pictures of one object come first and grow rarer; roughening grows.
     """
 
-    def __init__(self, data: Path, batch: int, seed: int) -> None:
-        self.data, self.batch, self.seed = data, batch, seed
+    def __init__(self, data: Path, batch: int, seed: int, number: int = 0) -> None:
+        self.data, self.batch, self.seed, self.number = data, batch, seed, number
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         box = SpriteBox(self.data, TRAINED_STYLES)
-        number = 0
+        number = self.number
         while True:
-            singles = 0.2 + 0.55 * math.exp(-number / 500)
+            singles = 0.25 + 0.65 * math.exp(-number / 1500)
+            strength = min(1.0, 0.3 + number / 3000)
             alone = rng.random(self.batch) < singles
             scenes = [arrange(rng, box.concepts, objects=1 if one else None) for one in alone]
+            size = SMALL_SIZE if number < SMALL_BATCHES else IMAGE_SIZE
+            pixels = np.stack([paint(scene, box, rng, size, strength) for scene in scenes])
             number += 1
-            pixels = np.stack([paint(scene, box, rng, IMAGE_SIZE) for scene in scenes])
-            targets = [cell_targets(scene) for scene in scenes]
-            yield (
-                torch.from_numpy(pixels),
-                torch.from_numpy(np.stack([t[0] for t in targets])).flatten(1),
-                torch.from_numpy(np.stack([t[1] for t in targets])).flatten(1),
-                torch.tensor([t[2] for t in targets]),
-            )
+            yield {"pixels": torch.from_numpy(pixels),
+                   **stacked_targets(scenes, size // IMAGE_STRIDE)}
 
 
 class CellHeads(nn.Module):
@@ -89,66 +108,79 @@ class CellHeads(nn.Module):
         self.centre = nn.Linear(width, 1)
         self.background = nn.Linear(width, len(COLOUR_NAMES))
 
-    def losses(self, cells: Tensor, concept: Tensor, centre: Tensor,
-               background: Tensor) -> tuple[Tensor, float, float]:
-        """Total loss, share of right cells among covered ones, share of right backgrounds."""
+    def losses(self, cells: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, float, float]:
+        """Total loss, share of objects named right, share of right backgrounds.
+
+        An object is named from the mean of the cells it covers; each cell is named too.
+        """
         weight = torch.ones(NONE + 1)
         weight[NONE] = 0.25
-        scores = self.concept(cells)
-        loss = nn.functional.cross_entropy(scores.flatten(0, 1), concept.flatten(), weight)
+        scores = self.concept(cells).flatten(0, 1)
+        loss = 0.5 * nn.functional.cross_entropy(scores, targets["concept"].flatten(), weight)
         loss = loss + 2 * nn.functional.binary_cross_entropy_with_logits(
-            self.centre(cells).squeeze(-1), centre
+            self.centre(cells).squeeze(-1), targets["centre"]
         )
+        member = targets["owner"][:, None, :] == torch.arange(4)[None, :, None]
+        member = member.float()
+        size = member.sum(-1, keepdim=True)
+        whole = (member @ cells) / size.clamp(min=1)
+        named = (targets["objects"] != NONE) & (size.squeeze(-1) > 0)
+        scores = self.concept(whole[named])
+        wanted = targets["objects"][named]
+        loss = loss + nn.functional.cross_entropy(scores, wanted)
         colour = self.background(cells.mean(1))
-        loss = loss + 0.3 * nn.functional.cross_entropy(colour, background)
-        covered = concept != NONE
-        right = float((scores.argmax(-1) == concept)[covered].float().mean())
-        return loss, right, float((colour.argmax(-1) == background).float().mean())
+        loss = loss + 0.3 * nn.functional.cross_entropy(colour, targets["background"])
+        right = float((scores.argmax(-1) == wanted).float().mean())
+        return loss, right, float((colour.argmax(-1) == targets["background"]).float().mean())
 
 
 def pretrain_vision(encoder: VisionEncoder, data: Path, out: Path, seconds: float,
-                    batch: int = 64, peak: float = 2e-3, workers: int = 1, seed: int = 1) -> None:
+                    batch: int = 24, peak: float = 1.8e-3, workers: int = 1, seed: int = 1) -> None:
     """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`."""
     torch.manual_seed(seed)
     heads = CellHeads(encoder.tower.config.hidden_sizes[-1])
     tower = encoder.tower.to(memory_format=torch.channels_last)
     parameters = [*tower.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.02, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.02, betas=(0.9, 0.98),
+                                  fused=True)
     spent, step = 0.0, 0
     if out.exists():
         state = torch.load(out, weights_only=True)
         tower.load_state_dict(state["tower"])
         heads.load_state_dict(state["heads"])
         optimiser.load_state_dict(state["optimiser"])
+        for group in optimiser.param_groups:
+            group.update(fused=True, foreach=False)
         spent, step = state["spent"], state["step"]
-    stream = SceneStream(data, batch, seed + step)
-    loader = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=6))
+    stream = SceneStream(data, batch, seed + step, step)
+    loader = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=16))
     tower.train()
     began, saved = time.monotonic() - spent, time.monotonic()
     means = np.zeros(4)
     curve = out.with_suffix(".csv")
     if not curve.exists():
-        curve.write_text("step,seconds,rate,loss,cells,background\n")
+        curve.write_text("step,seconds,rate,loss,objects,background\n")
     while (spent := time.monotonic() - began) < seconds:
         part = spent / seconds
-        rate = peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+        rate = peak * min(1, (step + 1) / 200) * cosine
         for group in optimiser.param_groups:
             group["lr"] = rate
-        pixels, concept, centre, background = next(loader)
-        images = normalised(pixels).to(memory_format=torch.channels_last)
-        loss, cells, colour = heads.losses(encoder.cells(images), concept, centre, background)
+        targets = next(loader)
+        images = normalised(targets["pixels"]).to(memory_format=torch.channels_last)
+        loss, cells, colour = heads.losses(encoder.cells(images), targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
         means = 0.98 * means + 0.02 * np.array([loss.item(), cells, colour, 1])
-        if step % 100 == 0:
+        if step % 200 == 0:
             loss_mean, cell_mean, colour_mean = means[:3] / means[3]
             with curve.open("a") as file:
                 file.write(f"{step},{spent:.0f},{rate:.2e},{loss_mean:.4f},{cell_mean:.4f},"
                            f"{colour_mean:.4f}\n")
-            print(f"vision {step} {spent:.0f}s loss {loss_mean:.3f} cells {cell_mean:.3f} "
+            print(f"vision {step} {spent:.0f}s loss {loss_mean:.3f} objects {cell_mean:.3f} "
                   f"background {colour_mean:.3f} {step * batch / spent:.0f}/s", flush=True)
         if time.monotonic() - saved > 120:
             _save(out, tower, heads, optimiser, spent, step)

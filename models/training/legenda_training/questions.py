@@ -90,7 +90,7 @@ def related(scene: Scene, relation: str, concept: int) -> str | None:
 
 
 def answer_spoken(scene: Scene, kind: str, concept: int) -> str | None:
-    """The answer to a spoken question (`sentences.spoken_question`), or None where there is none."""
+    """The answer to a spoken question (`sentences.spoken_question`), None if it has none."""
     number = sum(item.concept == concept for item in scene.objects)
     if kind == "count":
         return NUMBERS[number]

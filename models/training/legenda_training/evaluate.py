@@ -1,0 +1,179 @@
+"""Scores of an exported bundle on pictures, sounds and texts that training never drew.
+
+Pictures are fresh scenes (other seed) in trained styles and in the held-out style, lightly
+roughened; sounds are held-out voices, clean and noisy. Answers must equal the expected text.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .emoji import HELD_OUT_STYLE, TRAINED_STYLES, concepts
+from .pretrain_audio import edit_distance
+from .questions import (
+    CAPTION_PROMPT,
+    TRANSCRIBE_PROMPT,
+    answer_spoken,
+    ask_scene,
+    caption,
+    group_truth,
+    sum_question,
+    text_questions,
+)
+from .runner import BundleRunner, Row
+from .scenes import SpriteBox, arrange, paint
+from .speech import SpeechStore, roughened
+
+PICTURE_SIZE = 192
+"""Side of evaluation pictures in pixels; the processor scales them down."""
+
+
+class Evaluation:
+    """Collects scores of one bundle: rows of (task, condition, score, n)."""
+
+    def __init__(self, bundle: Path, data: Path, share: float = 1.0, seed: int = 77) -> None:
+        self.runner = BundleRunner(bundle)
+        self.data, self.share = data, share
+        self.rng = np.random.default_rng(seed)
+        self.choice = random.Random(seed)
+        self.scores: list[tuple[str, str, float, int]] = []
+        self.misses: list[tuple[str, str, str, str]] = []
+
+    def count(self, full: int) -> int:
+        """Sample count at the chosen share."""
+        return max(8, round(full * self.share))
+
+    def _answers(self, rows: list[Row]) -> list[str]:
+        return [self.runner.text(t) for t in self.runner.generate(rows)]
+
+    def exact(self, task: str, condition: str, rows: list[Row], expected: list[str],
+              kinds: list[str] | None = None) -> None:
+        """Share of answers equal to the expected text, in all and by kind."""
+        answers = self._answers(rows)
+        right = np.array([a == e for a, e in zip(answers, expected, strict=True)])
+        self._add(task, condition, float(right.mean()), len(right))
+        for kind in sorted(set(kinds or ())):
+            chosen = np.array([k == kind for k in kinds or ()])
+            self._add(task, f"{condition}, {kind}", float(right[chosen].mean()), int(chosen.sum()))
+        for row, answer, want in zip(rows, answers, expected, strict=True):
+            if answer != want:
+                self.misses.append((f"{task} {condition}", row.question or "", want, answer))
+
+    def _add(self, task: str, condition: str, score: float, count: int) -> None:
+        self.scores.append((task, condition, score, count))
+        print(f"evaluate: {task} | {condition} | {score:.3f} | n={count}", flush=True)
+
+    def pictures(self) -> None:
+        """Captions and questions in trained styles and in the held-out style."""
+        for condition, styles in (("trained styles", TRAINED_STYLES),
+                                  ("held-out style", (HELD_OUT_STYLE,))):
+            box = SpriteBox(self.data, styles)
+            rows, expected = [], []
+            for number in range(self.count(345)):
+                first = box.concepts[number % len(box.concepts)]
+                scene = arrange(self.rng, box.concepts, first=first, objects=1)
+                rows.append(Row(CAPTION_PROMPT, self._image(scene, box)))
+                expected.append(caption(scene))
+            self.exact("caption, one object", condition, rows, expected)
+            rows, expected, kinds = [], [], []
+            for _ in range(self.count(200)):
+                scene = arrange(self.rng, box.concepts, objects=self.choice.choice((2, 3, 4)))
+                rows.append(Row(CAPTION_PROMPT, self._image(scene, box)))
+                expected.append(caption(scene))
+                kinds.append(f"{len(scene.objects)} objects")
+            self.exact("caption, scene", condition, rows, expected, kinds)
+            rows, expected, kinds = [], [], []
+            for _ in range(self.count(400)):
+                scene = arrange(self.rng, box.concepts)
+                asked = ask_scene(self.choice, scene)
+                rows.append(Row(asked.question, self._image(scene, box)))
+                expected.append(asked.answer)
+                kinds.append(asked.kind)
+            self.exact("question about a scene", condition, rows, expected, kinds)
+            self._spoken(condition, box)
+
+    def _image(self, scene, box: SpriteBox) -> Image.Image:
+        return Image.fromarray(paint(scene, box, self.rng, PICTURE_SIZE, strength=0.25))
+
+    def _spoken(self, condition: str, box: SpriteBox) -> None:
+        store = SpeechStore(self.data, "held_out")
+        asked = [i for i, u in enumerate(store.utterances) if u.kind != "said"]
+        rows, expected = [], []
+        while len(rows) < self.count(150):
+            index = self.choice.choice(asked)
+            said = store.utterances[index]
+            first = said.concept if said.concept in box.by_concept else None
+            first = first if self.rng.random() < 0.7 else None
+            scene = arrange(self.rng, box.concepts, first=first)
+            answer = answer_spoken(scene, said.kind, said.concept)
+            if answer is not None:
+                rows.append(Row(None, self._image(scene, box), store.sound(index)))
+                expected.append(answer)
+        self.exact("spoken question about a scene", f"{condition}, held-out voices", rows, expected)
+
+    def sounds(self) -> None:
+        """Word error rate: lower is better."""
+        conditions = (("held-out voices", "held_out", False), ("held-out voices, noisy", "held_out",
+                      True), ("trained voices", "trained", False))  # fmt: skip
+        for condition, name, noisy in conditions:
+            store = SpeechStore(self.data, name)
+            said = [i for i, u in enumerate(store.utterances) if u.kind == "said"]
+            chosen = self.choice.sample(said, self.count(240 if name == "held_out" else 120))
+            sounds = [store.sound(i) for i in chosen]
+            if noisy:
+                sounds = [roughened(s, self.rng) for s in sounds]
+            answers = self._answers([Row(TRANSCRIBE_PROMPT, audio=s) for s in sounds])
+            wrong = words = whole = 0
+            for index, answer in zip(chosen, answers, strict=True):
+                want = store.utterances[index].text.split()
+                got = answer.split()
+                wrong += edit_distance(want, got)
+                words += len(want)
+                whole += want == got
+                if want != got:
+                    self.misses.append((condition, store.utterances[index].voice,
+                                        " ".join(want), answer))
+            self._add("transcript, word error rate", condition, wrong / words, len(chosen))
+            self._add("transcript, whole sentence right", condition, whole / len(chosen),
+                      len(chosen))
+
+    def texts(self) -> None:
+        """Text questions; their facts are all in training, phrasing included."""
+        rows, expected, kinds = [], [], []
+        for _ in range(self.count(400)):
+            draw = self.choice.random()
+            if draw < 0.8:
+                asked = self.choice.choice(text_questions(self.choice.choice(concepts())))
+            else:
+                asked = group_truth(self.choice) if draw < 0.9 else sum_question(self.choice)
+            rows.append(Row(asked.question))
+            expected.append(asked.answer)
+            kinds.append(asked.kind.split()[0])
+        self.exact("text question", "all facts seen in training", rows, expected, kinds)
+
+    def write(self, folder: Path) -> None:
+        """`scores.csv` and `misses.csv`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "scores.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("task", "condition", "score", "n"))
+            writer.writerows((t, c, f"{s:.4f}", n) for t, c, s, n in self.scores)
+        with (folder / "misses.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("task", "question", "expected", "answer"))
+            writer.writerows(self.misses)
+
+
+def evaluate(bundle: Path, data: Path, out: Path, share: float = 1.0) -> list[tuple]:
+    """Score a bundle and write the scores to `out`."""
+    evaluation = Evaluation(bundle, data, share)
+    evaluation.pictures()
+    evaluation.sounds()
+    evaluation.texts()
+    evaluation.write(out)
+    return evaluation.scores

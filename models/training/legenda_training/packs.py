@@ -1,0 +1,224 @@
+"""Training rows of stage B, packed: one prefix (with a picture) and several questions behind it.
+
+All questions of a pack see the prefix, none sees another: each continues the prefix's positions.
+So one picture is encoded once for all its questions. Loss is taken on answer tokens alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerFast
+
+from .emoji import TRAINED_STYLES, concepts
+from .modeling import IMAGE_SIZE
+from .pretrain_audio import HOP, log_mel, vocabulary
+from .pretrain_vision import stacked_targets
+from .questions import (
+    CAPTION_PROMPT,
+    CAPTION_PROMPTS,
+    TRANSCRIBE_PROMPT,
+    TRANSCRIBE_PROMPTS,
+    answer_spoken,
+    ask_scene,
+    caption,
+    group_truth,
+    sum_question,
+    text_questions,
+)
+from .scenes import Scene, SpriteBox, arrange, paint
+from .sentences import SPOKEN_QUESTIONS
+from .speech import SpeechStore, roughened
+from .tokenizer import stored_tokenizer
+
+BOS, EOS, USER, IMAGE, AUDIO, ASSISTANT = 1, 2, 4, 5, 6, 7
+IGNORED = -100
+
+
+@dataclass
+class Pack:
+    """Token ids with position, branch (0 is the prefix) and label of each."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    prefix: int = 0
+
+    def open(self, ids: list[int]) -> None:
+        """Lay down the prefix."""
+        self.ids += ids
+        self.positions += range(len(ids))
+        self.branches += [0] * len(ids)
+        self.labels += [IGNORED] * len(ids)
+        self.prefix = len(ids)
+
+    def ask(self, question: list[int], answer: list[int]) -> None:
+        """Add a branch: question, the assistant token, answer, end."""
+        ids = [*question, ASSISTANT, *answer, EOS]
+        branch = self.branches[-1] + 1
+        self.ids += ids
+        self.positions += range(self.prefix, self.prefix + len(ids))
+        self.branches += [branch] * len(ids)
+        self.labels += [IGNORED] * (len(question) + 1) + [*answer, EOS]
+
+
+def collate(packs: list[Pack]) -> dict[str, Tensor]:
+    """Right-padded tensors and a boolean attention mask [B, 1, S, S]."""
+    longest = max(len(p.ids) for p in packs)
+
+    def padded(name: str, fill: int) -> Tensor:
+        rows = [getattr(p, name) + [fill] * (longest - len(p.ids)) for p in packs]
+        return torch.tensor(rows)
+
+    branches = padded("branches", -1)
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    same = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
+    return {
+        "input_ids": padded("ids", 0),
+        "position_ids": padded("positions", 0),
+        "labels": padded("labels", IGNORED),
+        "attention_mask": (causal & same)[:, None],
+    }
+
+
+KINDS = {"image": 0.42, "audio": 0.3, "spoken": 0.16, "text": 0.12}
+"""Share of batches of each kind in the last stage."""
+KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
+"""Share of batches while the vision tower is still pretrained."""
+SIZES = {"image": 12, "audio": 16, "spoken": 8, "text": 8}
+"""Packs in a batch of each kind."""
+
+
+class PackStream(IterableDataset):
+    """Endless batches for stage B: dicts of tensors with their `kind`.
+
+    Besides `collate`'s tensors: pixels uint8 [b, H, W, 3] with cell targets, `input_features`
+    [b, mels, frames] with the words said (`words`, `word_counts`, `sound_positions`).
+    """
+
+    def __init__(self, data: Path, seed: int, scale: float = 1.0,
+                 kinds: dict[str, float] = KINDS) -> None:
+        self.data, self.seed, self.scale, self.kinds = data, seed, scale, kinds
+
+    def __iter__(self) -> Iterator[dict]:
+        torch.set_num_threads(1)
+        self.rng = np.random.default_rng(self.seed)
+        self.choice = random.Random(self.seed)
+        self.tokenizer: PreTrainedTokenizerFast = stored_tokenizer(self.data)
+        self.box = SpriteBox(self.data, TRAINED_STYLES)
+        self.speech = SpeechStore(self.data, "trained")
+        self.words = vocabulary(self.data)[0]
+        self.tokens: dict[str, list[int]] = {}
+        said = self.speech.utterances
+        self.statements = [i for i, u in enumerate(said) if u.kind == "said"]
+        self.by_kind: dict[str, list[int]] = {}
+        self.by_topic: dict[tuple[str, int], list[int]] = {}
+        for i, u in enumerate(said):
+            if u.kind != "said":
+                self.by_kind.setdefault(u.kind, []).append(i)
+                self.by_topic.setdefault((u.kind, u.concept), []).append(i)
+        self.text_table = [a for c in concepts() for a in text_questions(c)]
+        kinds, shares = list(self.kinds), list(self.kinds.values())
+        while True:
+            kind = self.choice.choices(kinds, shares)[0]
+            count = max(2, round(SIZES[kind] * self.scale))
+            yield {"kind": kind, **getattr(self, "_" + kind)(count)}
+
+    def _encode(self, text: str) -> list[int]:
+        found = self.tokens.get(text)
+        if found is None:
+            found = self.tokenizer(text, add_special_tokens=False).input_ids
+            self.tokens[text] = found
+        return found
+
+    def _pictures(self, count: int) -> tuple[list[Scene], dict[str, Tensor]]:
+        scenes = [arrange(self.rng, self.box.concepts) for _ in range(count)]
+        return scenes, self._painted(scenes)
+
+    def _painted(self, scenes: list[Scene]) -> dict[str, Tensor]:
+        pixels = np.stack([paint(s, self.box, self.rng, IMAGE_SIZE) for s in scenes])
+        return {"pixels": torch.from_numpy(pixels), **stacked_targets(scenes)}
+
+    def _sounds(self, rows: list[int]) -> dict[str, Tensor]:
+        sounds = [roughened(self.speech.sound(i), self.rng) for i in rows]
+        texts = [self.speech.utterances[i].text.split() for i in rows]
+        return {
+            "input_features": log_mel(sounds),
+            "sound_positions": torch.tensor([min(150, len(s) // HOP // 2 + 2) for s in sounds]),
+            "words": torch.tensor([self.words[w] for t in texts for w in t]),
+            "word_counts": torch.tensor([len(t) for t in texts]),
+        }
+
+    def _image(self, count: int) -> dict:
+        scenes, tensors = self._pictures(count)
+        packs = []
+        for scene in scenes:
+            pack = Pack()
+            pack.open([BOS, USER, *[IMAGE] * 36])
+            prompt = (CAPTION_PROMPT if self.choice.random() < 0.6
+                      else self.choice.choice(CAPTION_PROMPTS))  # fmt: skip
+            pack.ask(self._encode(prompt), self._encode(caption(scene)))
+            for _ in range(2 if len(scene.objects) == 1 else 4):
+                asked = ask_scene(self.choice, scene)
+                pack.ask(self._encode(asked.question), self._encode(asked.answer))
+            packs.append(pack)
+        return {**collate(packs), **tensors}
+
+    def _audio(self, count: int) -> dict:
+        pool = range(len(self.speech)) if self.choice.random() < 0.3 else self.statements
+        rows = self.choice.sample(pool, count)
+        packs = []
+        for row in rows:
+            pack = Pack()
+            prompt = (TRANSCRIBE_PROMPT if self.choice.random() < 0.6
+                      else self.choice.choice(TRANSCRIBE_PROMPTS))  # fmt: skip
+            pack.open([BOS, USER, *[AUDIO] * 50, *self._encode(prompt)])
+            pack.ask([], self._encode(self.speech.utterances[row].text))
+            packs.append(pack)
+        return {**collate(packs), **self._sounds(rows)}
+
+    def _spoken(self, count: int) -> dict:
+        scenes, rows, packs = [], [], []
+        while len(packs) < count:
+            scene, row, answer = self._spoken_row()
+            scenes.append(scene)
+            rows.append(row)
+            pack = Pack()
+            pack.open([BOS, USER, *[IMAGE] * 36, *[AUDIO] * 50])
+            pack.ask([], self._encode(answer))
+            packs.append(pack)
+        return {**collate(packs), **self._painted(scenes), **self._sounds(rows)}
+
+    def _spoken_row(self) -> tuple[Scene, int, str]:
+        while True:
+            kind = self.choice.choice(SPOKEN_QUESTIONS)
+            row = self.choice.choice(self.by_kind[kind])
+            concept = self.speech.utterances[row].concept
+            about = concept not in self.box.by_concept or self.choice.random() < 0.7
+            first = concept if about else None
+            scene = arrange(self.rng, self.box.concepts, first=first,
+                            objects=self.choice.choice((2, 3)) if kind in
+                            ("left", "right", "above", "below") else None)
+            answer = answer_spoken(scene, kind, concept)
+            if answer is not None:
+                return scene, row, answer
+
+    def _text(self, count: int) -> dict:
+        packs = []
+        for _ in range(count):
+            pack = Pack()
+            pack.open([BOS, USER])
+            for asked in self.choice.sample(self.text_table, 8):
+                pack.ask(self._encode(asked.question), self._encode(asked.answer))
+            for asked in (group_truth(self.choice), sum_question(self.choice)):
+                pack.ask(self._encode(asked.question), self._encode(asked.answer))
+            packs.append(pack)
+        return collate(packs)

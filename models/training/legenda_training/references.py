@@ -1,0 +1,134 @@
+"""Stored references: what Hugging Face's own code answers on the sample tables.
+
+Prompts are rendered by the tokenizer's chat template, inputs made by `LegendaProcessor`, tokens by
+`generate` (greedy) of the PyTorch model with exactly the bundle's weights.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+import transformers
+from PIL import Image
+from safetensors.numpy import save_file
+from scipy.signal import resample_poly
+
+from .modeling import LegendaForConditionalGeneration
+from .processing import LegendaProcessor
+from .restore import load_bundle
+from .runner import BundleRunner, Row, load_processor
+from .speech import SAMPLING_RATE
+
+TABLES = ("pictures", "sounds", "questions", "texts")
+
+
+def decode_sound(stored: bytes) -> tuple[np.ndarray, int]:
+    """WAV or FLAC bytes to float32 mono at 16 kHz, and the rate of the file in Hz."""
+    samples, rate = soundfile.read(io.BytesIO(stored), dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    if rate != SAMPLING_RATE:
+        divisor = int(np.gcd(rate, SAMPLING_RATE))
+        mono = resample_poly(mono, SAMPLING_RATE // divisor, rate // divisor)
+    return mono.astype(np.float32), rate
+
+
+def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
+    """Table, stored row, the row decoded (None where it is broken) and the reason."""
+    rows = []
+    for table in TABLES:
+        for stored in pq.read_table(folder / f"{table}.parquet").to_pylist():
+            image = audio = None
+            try:
+                if stored["image"] is not None:
+                    image = Image.open(io.BytesIO(stored["image"])).convert("RGB")
+                if stored["audio"] is not None:
+                    audio, _ = decode_sound(stored["audio"])
+                    if len(audio) > 6 * SAMPLING_RATE:
+                        raise ValueError("the sound is too long")
+                if stored["question"] is None and audio is None:
+                    raise ValueError("no question")
+            except Exception as error:  # noqa: BLE001 - a broken row may fail in any decoder
+                rows.append((table, stored, None, str(error)))
+                continue
+            rows.append((table, stored, Row(stored["question"], image, audio), ""))
+    return rows
+
+
+@torch.no_grad()
+def answer(model: LegendaForConditionalGeneration, processor: LegendaProcessor, row: Row,
+           limit: int) -> tuple[str, list[int], list[int]]:
+    """Rendered prompt, expanded input ids, greedily generated ids (end token included)."""
+    text = processor.prompt(row.question, row.image is not None, row.audio is not None)
+    inputs = processor(text, row.image, row.audio)
+    out = model.generate(**inputs, max_new_tokens=limit, do_sample=False, eos_token_id=2,
+                         pad_token_id=0)
+    ids = inputs["input_ids"][0].tolist()
+    return text, ids, out[0, len(ids):].tolist()
+
+
+def make_references(bundle: Path, sample: Path, out: Path) -> int:
+    """Write `sample.jsonl`, `inputs.safetensors` and a README; returns ONNX token mismatches."""
+    out.mkdir(parents=True, exist_ok=True)
+    model, processor = load_bundle(bundle), load_processor(bundle)
+    runner = BundleRunner(bundle)
+    rows = sample_rows(sample)
+    found = runner.generate([row for _, _, row, _ in rows if row is not None])
+    lines, mismatches, right = [], 0, 0
+    numbers: dict[str, np.ndarray] = {}
+    pictures = sounds = 0
+    for table, stored, row, _ in rows:
+        if row is None:
+            continue
+        prompt, ids, generated = answer(model, processor, row, runner.limit)
+        mismatches += generated != found[len(lines)]
+        said = processor.tokenizer.decode(generated, skip_special_tokens=True)
+        right += said == stored["expected"]
+        lines.append({"table": table, "id": stored["id"], "prompt_text": prompt,
+                      "input_ids": ids, "generated_ids": generated, "text": said})
+        inputs = processor(prompt, row.image, row.audio)
+        lossless = row.image is not None and stored["image"][:4] == b"\x89PNG"
+        if table == "pictures" and lossless and pictures < 4:
+            pictures += 1
+            numbers[f"pixel_values/{stored['id']}"] = inputs["pixel_values"][0].numpy()
+        plain = table == "sounds" and decode_sound(stored["audio"])[1] == SAMPLING_RATE
+        if plain and sounds < 3:
+            sounds += 1
+            numbers[f"input_features/{stored['id']}"] = inputs["input_features"][0].numpy()
+    with (out / "sample.jsonl").open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    save_file({k: np.ascontiguousarray(v, np.float32) for k, v in numbers.items()},
+              out / "inputs.safetensors")
+    (out / "README.md").write_text(README.format(
+        torch=torch.__version__.split("+")[0], transformers=transformers.__version__,
+        rows=len(lines), names="\n".join(f"- `{k}`" for k in sorted(numbers)),
+    ), encoding="utf-8")
+    print(f"references: {len(lines)} rows, {right} equal the expected answer, "
+          f"{mismatches} differ between PyTorch and ONNX Runtime")
+    return mismatches
+
+
+README = """# Reference answers of the default model
+
+Made by `python -m legenda_training references` from `models/tiny` and `jobs/examples/sample`
+with PyTorch {torch} and transformers {transformers}, on the CPU in float32.
+
+`sample.jsonl`: {rows} lines, one for each row of the sample tables that can be processed:
+`table`, `id`, `prompt_text` (the rendered chat template), `input_ids` (placeholders expanded),
+`generated_ids` (greedy `generate`, end token included), `text`.
+
+`inputs.safetensors`: float32 inputs of a few rows, named by row id:
+`pixel_values` [3, 96, 96] of `SiglipImageProcessor` (torchvision back end, PNG rows) and
+`input_features` [64, 300] of `WhisperFeatureExtractor` (16 kHz rows).
+
+{names}
+
+Sounds at another rate were resampled by `scipy.signal.resample_poly`, stereo was averaged before;
+for those rows only tokens can be compared with another resampler.
+"""

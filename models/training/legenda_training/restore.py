@@ -1,0 +1,106 @@
+"""A bundle back to a PyTorch model: weights are read from the ONNX initializers.
+
+A stored weight keeps its parameter name except where the exporter transposed it; those are found
+by their node: the initializer that feeds the MatMul in the module's place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from .export import read_json
+from .modeling import LegendaConfig, LegendaForConditionalGeneration
+
+
+def initializers(path: Path) -> dict[str, np.ndarray]:
+    """Initializers of a graph as float32 or integer arrays, without the `_half` suffix."""
+    found = {}
+    for tensor in onnx.load(path).graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float16:
+            value = value.astype(np.float32)
+        found[tensor.name.removesuffix("_half")] = value
+    return found
+
+
+def matmul_weights(path: Path) -> list[np.ndarray]:
+    """Initializers that stand on the right of a MatMul, in graph order, as float32 [in, out]."""
+    graph = onnx.load(path).graph
+    stored = initializers(path)
+    casts = {n.output[0] for n in graph.node if n.op_type == "Cast"}
+    names = [n.input[1] for n in graph.node if n.op_type == "MatMul"]
+    return [stored[n] for n in names if n in stored and (n in casts or stored[n].ndim == 2)]
+
+
+@torch.no_grad()
+def load_encoder(encoder: nn.Module, path: Path) -> None:
+    """Fill a vision or audio encoder from its graph."""
+    stored = initializers(path)
+    linears = [m for m in encoder.modules() if isinstance(m, nn.Linear)]
+    by_call = _call_order(encoder)
+    weights = matmul_weights(path)
+    if len(weights) != len(linears) or len(by_call) != len(linears):
+        raise ValueError(f"{path.name}: {len(weights)} matrices for {len(linears)} linear layers")
+    for module, weight in zip(by_call, weights, strict=True):
+        module.weight.copy_(torch.from_numpy(weight.T.copy()))
+    done = {id(m.weight) for m in linears}
+    for name, parameter in encoder.named_parameters():
+        if id(parameter) in done:
+            continue
+        if name.endswith("normalization.weight"):
+            parameter.fill_(1)
+            continue
+        key = name
+        if name.endswith("normalization.bias"):
+            key = name.replace("normalization.bias", "convolution.weight_bias")
+        parameter.copy_(torch.from_numpy(stored[key].copy()))
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.zero_()
+            module.running_var.fill_(1 - module.eps)
+
+
+def _call_order(encoder: nn.Module) -> list[nn.Linear]:
+    """Linear layers in the order in which a forward pass calls them."""
+    called: list[nn.Linear] = []
+    hooks = [
+        m.register_forward_hook(lambda module, *_: called.append(module))
+        for m in encoder.modules() if isinstance(m, nn.Linear)
+    ]
+    config = encoder.tower.config
+    if hasattr(config, "num_mel_bins"):
+        example = torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
+    else:
+        example = torch.zeros(1, config.num_channels, encoder.image_size, encoder.image_size)
+    was_training = encoder.training
+    encoder.eval()
+    encoder(example)
+    encoder.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return called
+
+
+@torch.no_grad()
+def load_bundle(bundle: Path) -> LegendaForConditionalGeneration:
+    """The PyTorch model of a bundle, in evaluation mode, with exactly the bundle's weights."""
+    values = read_json(bundle / "config.json")
+    config = LegendaConfig(**{k: v for k, v in values.items() if k != "transformers_version"})
+    model = LegendaForConditionalGeneration(config)
+    stored = initializers(bundle / "onnx" / "decoder_model_merged.onnx")
+    for name, parameter in model.language_model.named_parameters():
+        if name == "embed_tokens.weight":
+            value = initializers(bundle / "onnx" / "embed_tokens.onnx")[name]
+        else:
+            value = stored[name]
+            value = value.T if value.ndim == 2 else value
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+    load_encoder(model.vision_encoder, bundle / "onnx" / "vision_encoder.onnx")
+    load_encoder(model.audio_encoder, bundle / "onnx" / "audio_encoder.onnx")
+    return model.eval()

@@ -1,0 +1,174 @@
+"""Stage B: training of the decoder with everything, within a wall-clock budget.
+
+Stage `listen` has sounds and texts only (it can run while the vision tower is still pretrained),
+stage `joint` has all tasks and starts from what `listen` reached. The vision and audio towers come
+from their pretraining and keep its losses at a low weight.
+Batch norms keep their pretrained statistics.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .modeling import LegendaForConditionalGeneration, tiny_config
+from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
+from .pretrain_audio import SpeechHeads, vocabulary
+from .pretrain_vision import CellHeads, normalised
+from .tokenizer import stored_tokenizer
+
+CELL_WEIGHT, WORD_WEIGHT = 0.3, 0.2
+"""Weights of the towers' own losses beside the answer loss."""
+
+
+class Trainee(nn.Module):
+    """The model with the pretraining heads it keeps."""
+
+    def __init__(self, data: Path, preset: str = "tiny") -> None:
+        super().__init__()
+        tokenizer = stored_tokenizer(data)
+        self.model = LegendaForConditionalGeneration(tiny_config(len(tokenizer), preset))
+        config = self.model.config
+        words, _, phonemes = vocabulary(data)
+        self.cells = CellHeads(config.vision_config.hidden_sizes[-1])
+        self.speech = SpeechHeads(config.audio_config.d_model, phonemes, len(words))
+
+    def load_earlier(self, runs: Path, stage: str) -> None:
+        """Take over what the stages before `stage` have reached, as far as they were run."""
+        if stage == "joint" and (runs / "listen.pt").exists():
+            self.load_state_dict(torch.load(runs / "listen.pt", weights_only=True)["trainee"])
+        towers = {
+            "vision": (self.model.vision_encoder.tower, self.cells),
+            "audio": (self.model.audio_encoder.tower, self.speech),
+        }
+        for name, (tower, heads) in towers.items():
+            if not (runs / f"{name}.pt").exists():
+                continue
+            if name == "audio" and stage == "joint" and (runs / "listen.pt").exists():
+                continue
+            state = torch.load(runs / f"{name}.pt", weights_only=True)
+            tower.load_state_dict(state["tower"])
+            heads.load_state_dict(state["heads"])
+
+    def loss(self, batch: dict) -> tuple[Tensor, float, float]:
+        """Total loss, answer loss, and the share of right answer tokens of a batch."""
+        model = self.model
+        images = sounds = None
+        extra = torch.zeros(())
+        if "pixels" in batch:
+            pixels = normalised(batch["pixels"]).to(memory_format=torch.channels_last)
+            cells = model.vision_encoder.cells(pixels)
+            images = model.vision_encoder.project(cells)
+            extra = extra + CELL_WEIGHT * self.cells.losses(cells, batch)[0]
+        if "input_features" in batch:
+            heard = model.audio_encoder.tower(batch["input_features"]).last_hidden_state
+            sounds = model.audio_encoder.project(heard)
+            scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
+            extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
+                scores, batch["words"], batch["sound_positions"], batch["word_counts"],
+                zero_infinity=True)
+        embeds = model.merged(batch["input_ids"], images, sounds)
+        labels = batch["labels"]
+        out = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"],
+                    position_ids=batch["position_ids"], labels=labels, use_cache=False)
+        target = labels[:, 1:]
+        right = (out.logits.argmax(-1) == target[target != -100]).float().mean()
+        return out.loss + extra, float(out.loss.detach()), float(right)
+
+
+def quiet_norms(model: nn.Module) -> None:
+    """Batch norms use and keep their stored statistics."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: str = "tiny",
+          peak: float = 1.2e-3, tower_share: float = 0.3, seed: int = 3,
+          scale: float = 1.0) -> None:
+    """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
+
+    `listen` keeps its rate after warming up, `joint` lets it fall along a cosine to the end.
+    """
+    torch.manual_seed(seed)
+    out = runs / f"{stage}.pt"
+    trainee = Trainee(data, preset)
+    towers, rest = [], []
+    for name, parameter in trainee.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        (towers if ".tower." in name or not name.startswith("model.") else rest).append(parameter)
+    optimiser = torch.optim.AdamW(
+        [{"params": rest, "share": 1.0}, {"params": towers, "share": tower_share}],
+        lr=peak, weight_decay=0.03, betas=(0.9, 0.98), fused=True,
+    )
+    spent, step = 0.0, 0
+    if out.exists():
+        state = torch.load(out, weights_only=True)
+        trainee.load_state_dict(state["trainee"])
+        optimiser.load_state_dict(state["optimiser"])
+        spent, step = state["spent"], state["step"]
+    else:
+        trainee.load_earlier(runs, stage)
+    kinds = KINDS if stage == "joint" else KINDS_WITHOUT_PICTURES
+    stream = PackStream(data, seed + step, scale, kinds)
+    loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8))
+    trainee.train()
+    quiet_norms(trainee)
+    began, saved = time.monotonic() - spent, time.monotonic()
+    means: dict[str, np.ndarray] = {}
+    curve = runs / f"{stage}.csv"
+    if not curve.exists():
+        curve.write_text("step,seconds,rate,kind,answer_loss,answer_tokens_right\n")
+    while (spent := time.monotonic() - began) < seconds:
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / seconds))
+        cosine = cosine if stage == "joint" else 1.0
+        rate = peak * min(1, (step + 1) / 150) * cosine
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        batch = next(loader)
+        loss, answer, right = trainee.loss(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        kind = batch["kind"]
+        decayed = 0.97 * means.get(kind, np.zeros(3))
+        means[kind] = decayed + 0.03 * np.array([answer, right, 1])
+        if step % 100 == 0:
+            shown = []
+            with curve.open("a") as file:
+                for name, mean in sorted(means.items()):
+                    loss_mean, right_mean = mean[:2] / mean[2]
+                    file.write(f"{step},{spent:.0f},{rate:.2e},{name},{loss_mean:.4f},"
+                               f"{right_mean:.4f}\n")
+                    shown.append(f"{name} {loss_mean:.3f}/{right_mean:.3f}")
+            print(f"{stage} {step} {spent:.0f}s {'  '.join(shown)}", flush=True)
+        if time.monotonic() - saved > 120:
+            save(out, trainee, optimiser, spent, step)
+            saved = time.monotonic()
+    save(out, trainee, optimiser, spent, step)
+
+
+def save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, spent: float,
+         step: int) -> None:
+    """Write the checkpoint whole or not at all."""
+    state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(),
+             "spent": spent, "step": step}
+    torch.save(state, out.with_suffix(".tmp"))
+    out.with_suffix(".tmp").replace(out)
+
+
+def trained_model(data: Path, runs: Path,
+                  preset: str = "tiny") -> LegendaForConditionalGeneration:
+    """The model of the newest joint checkpoint."""
+    trainee = Trainee(data, preset)
+    trainee.load_state_dict(torch.load(runs / "joint.pt", weights_only=True)["trainee"])
+    return trainee.model.eval()

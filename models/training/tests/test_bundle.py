@@ -1,0 +1,70 @@
+"""A small random model through export, ONNX Runtime and back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from legenda_training.export import export_bundle, frozen
+from legenda_training.modeling import LegendaForConditionalGeneration, tiny_config
+from legenda_training.parity import check_slots
+from legenda_training.restore import load_bundle
+from legenda_training.runner import BundleRunner, Row
+from legenda_training.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
+    """An exported toy bundle and its frozen PyTorch model."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(1200)
+    model = LegendaForConditionalGeneration(tiny_config(len(tokenizer), "check"))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.bias)
+    folder = tmp_path_factory.mktemp("bundle")
+    return folder, export_bundle(model, tokenizer, folder)
+
+
+def test_folding_keeps_the_function() -> None:
+    torch.manual_seed(1)
+    model = LegendaForConditionalGeneration(tiny_config(1200, "check")).eval()
+    pixels = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_()
+        before, after = model.vision_encoder(pixels), frozen(model).vision_encoder(pixels)
+    assert torch.allclose(before, after, atol=0.02)
+
+
+def test_slots_equal_pytorch(bundle: tuple[Path, torch.nn.Module]) -> None:
+    assert check_slots(bundle[0]) < 1e-3
+
+
+def test_weights_come_back_exactly(bundle: tuple[Path, torch.nn.Module]) -> None:
+    folder, model = bundle
+    stored, loaded = model.state_dict(), load_bundle(folder).state_dict()
+    assert stored.keys() == loaded.keys()
+    for name, value in stored.items():
+        if "num_batches" not in name:
+            assert torch.allclose(value, loaded[name], atol=1e-6), name
+
+
+def test_all_media_run_through_the_bundle(bundle: tuple[Path, torch.nn.Module]) -> None:
+    from PIL import Image
+
+    runner = BundleRunner(bundle[0])
+    picture = Image.fromarray(np.full((50, 70, 3), 90, np.uint8))
+    sound = np.zeros(8000, np.float32)
+    rows = [Row("Hello?"), Row("What is this?", picture), Row(None, picture, sound)]
+    assert all(len(tokens) >= 1 for tokens in runner.generate(rows))
+
+
+def test_tokenizer_gives_text_back(bundle: tuple[Path, torch.nn.Module]) -> None:
+    tokenizer = BundleRunner(bundle[0]).processor.tokenizer
+    for text in ("a dog left of a cat", "  zwei  Löwen\n", "Ünïcode 🐶"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text

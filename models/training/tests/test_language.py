@@ -1,0 +1,97 @@
+"""The grammar of captions and questions, and the concept table."""
+
+import random
+
+import numpy as np
+
+from legenda_training.emoji import concepts
+from legenda_training.packs import ASSISTANT, EOS, IGNORED, Pack, collate
+from legenda_training.pretrain_audio import edit_distance
+from legenda_training.pretrain_vision import NONE, cell_targets
+from legenda_training.questions import ask_scene, caption, listed, related, text_questions
+from legenda_training.scenes import Placed, Scene, arrange
+from legenda_training.sentences import sentence
+
+
+def number(name: str) -> int:
+    """Index of a concept by name."""
+    return next(c.index for c in concepts() if c.name == name)
+
+
+def scene(*objects: tuple[str, float, float]) -> Scene:
+    """A scene of named objects at given centres."""
+    placed = tuple(Placed(number(name), x, y, 0.3) for name, x, y in objects)
+    return Scene(placed, "blue")
+
+
+def test_names_are_unique_and_plurals_are_english() -> None:
+    names = [c.name for c in concepts()]
+    assert len(set(names)) == len(names) >= 250
+    plurals = {c.name: c.plural for c in concepts()}
+    assert plurals["mouse"] == "mice"
+    assert plurals["cherry"] == "cherries"
+    assert plurals["pair of glasses"] == "pairs of glasses"
+    assert plurals["slice of cake"] == "slices of cake"
+
+
+def test_captions_follow_the_grammar() -> None:
+    assert caption(scene(("apple", 0.5, 0.5))) == "an apple"
+    assert caption(scene(("dog", 0.8, 0.5), ("dog", 0.2, 0.5))) == "two dogs"
+    assert caption(scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.5))) == "a cat left of a dog"
+    assert caption(scene(("dog", 0.5, 0.8), ("cat", 0.5, 0.2))) == "a cat above a dog"
+    three = scene(("tree", 0.8, 0.2), ("dog", 0.2, 0.5), ("dog", 0.5, 0.5))
+    assert caption(three) == "two dogs and a tree"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_relations_are_asked_only_when_plain() -> None:
+    pair = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.5))
+    assert related(pair, "left", number("dog")) == "a cat"
+    assert related(pair, "right", number("dog")) is None
+    crowd = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.4), ("tree", 0.3, 0.6))
+    assert related(crowd, "left", number("dog")) is None
+
+
+def test_every_random_scene_can_be_asked_about() -> None:
+    rng, choice = np.random.default_rng(0), random.Random(0)
+    pool = tuple(range(20))
+    for _ in range(50):
+        drawn = arrange(rng, pool)
+        asked = ask_scene(choice, drawn)
+        assert asked.question.endswith("?") and asked.answer
+        targets = cell_targets(drawn)
+        covered = set(targets["concept"].tolist()) - {NONE}
+        assert covered <= {o.concept for o in drawn.objects}
+
+
+def test_text_answers_depend_on_the_question_alone() -> None:
+    answers: dict[str, str] = {}
+    for concept in concepts():
+        for asked in text_questions(concept):
+            assert answers.setdefault(asked.question, asked.answer) == asked.answer
+
+
+def test_sentences_are_lower_case_words() -> None:
+    choice = random.Random(0)
+    for concept in concepts():
+        said = sentence(choice, concept)
+        assert said == said.lower() and said.replace(" ", "").isalpha()
+
+
+def test_branches_of_a_pack_do_not_see_each_other() -> None:
+    pack = Pack()
+    pack.open([1, 4])
+    pack.ask([10, 11], [12])
+    pack.ask([20], [21])
+    tensors = collate([pack])
+    mask = tensors["attention_mask"][0, 0]
+    assert pack.ids == [1, 4, 10, 11, ASSISTANT, 12, EOS, 20, ASSISTANT, 21, EOS]
+    assert tensors["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 5, 6, 2, 3, 4, 5]
+    assert tensors["labels"][0].tolist()[-2:] == [21, EOS]
+    assert tensors["labels"][0].tolist().count(IGNORED) == 7
+    assert mask[7, :2].all() and not mask[7, 2:7].any() and not mask[2, 3]
+
+
+def test_edit_distance() -> None:
+    assert edit_distance("a b c".split(), "a c".split()) == 1
+    assert edit_distance([], ["x"]) == 1
