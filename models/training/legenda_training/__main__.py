@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
     for name, text in (("evaluate", "score a bundle"), ("export", "write a bundle"),
                        ("sample", "write the sample tables"),
+                       ("card", "write a bundle's model card from its scores"),
                        ("references", "write the reference answers"),
                        ("parity", "compare slots of a bundle with PyTorch")):
         command = commands.add_parser(name, help=text)
@@ -123,6 +124,10 @@ def main() -> None:
 
         evaluate(options.bundle, options.data, options.out or options.data / "scores",
                  options.share)
+    elif options.command == "card":
+        from .card import write_card
+
+        write_card(options.bundle, options.data, options.out or options.data / "scores")
     elif options.command == "sample":
         from .sample import make_sample
 

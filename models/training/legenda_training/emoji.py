@@ -1,8 +1,9 @@
 """Concepts and their sprites: open emoji designs drawn to small RGBA pictures.
 
-A *concept* is a row of `concepts.tsv`: emoji, English name, group, and its German, French and
-Spanish names. A *style* is one open design set, read from the `@iconify-json/<style>` npm package
-(`icons.json` holds the SVG bodies, `chars.json` maps code points to icon names).
+A *concept* is a row of `concepts.tsv`: emoji, English name, group, its German, French and Spanish
+names, and whether it is shown in pictures. A *style* is one open design set, read from the
+`@iconify-json/<style>` npm package (`icons.json` holds SVG bodies, `chars.json` maps code points
+to icon names).
 The `noto` style is held out: it is drawn for evaluation and never trained on.
 """
 
@@ -60,6 +61,8 @@ class Concept:
     german: str
     french: str
     spanish: str
+    use: str
+    """`pictured`: in pictures, speech and text; `named`: in speech and text only."""
 
     @property
     def with_article(self) -> str:
@@ -85,6 +88,11 @@ class Concept:
         else:
             head += "s"
         return head + of + rest
+
+    @property
+    def pictured(self) -> bool:
+        """Whether scenes show it: every trained style has it, distinct enough when small."""
+        return self.use == "pictured"
 
     @property
     def code_points(self) -> str:

@@ -202,8 +202,8 @@ class PackStream(IterableDataset):
             kind = self.choice.choice(SPOKEN_QUESTIONS)
             row = self.choice.choice(self.by_kind[kind])
             concept = self.speech.utterances[row].concept
-            about = concept not in self.box.by_concept or self.choice.random() < 0.7
-            first = concept if about else None
+            shown = concept in self.box.by_concept and self.choice.random() < 0.7
+            first = concept if shown else None
             scene = arrange(self.rng, self.box.concepts, first=first,
                             objects=self.choice.choice((2, 3)) if kind in
                             ("left", "right", "above", "below") else None)

@@ -113,7 +113,7 @@ def ask_scene(rng: random.Random, scene: Scene) -> Asked:
         kind = rng.choice(("count", "count", "exists", "exists", "relation", "relation", "truth",
                            "colour", "total", "group"))  # fmt: skip
         some = rng.choice(present)
-        absent = rng.choice([c.index for c in table if c.index not in present])
+        absent = rng.choice([c.index for c in table if c.pictured and c.index not in present])
         if kind == "count":
             concept = some if rng.random() < 0.9 else absent
             number = sum(item.concept == concept for item in scene.objects)

@@ -48,7 +48,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     if len(weights) != len(linears) or len(by_call) != len(linears):
         raise ValueError(f"{path.name}: {len(weights)} matrices for {len(linears)} linear layers")
     for module, weight in zip(by_call, weights, strict=True):
-        module.weight.copy_(torch.from_numpy(weight.T.copy()))
+        module.weight.copy_(torch.from_numpy(np.array(weight.T)))
     done = {id(m.weight) for m in linears}
     for name, parameter in encoder.named_parameters():
         if id(parameter) in done:
@@ -59,7 +59,12 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         key = name
         if name.endswith("normalization.bias"):
             key = name.replace("normalization.bias", "convolution.weight_bias")
-        parameter.copy_(torch.from_numpy(stored[key].copy()))
+        if key not in stored:  # folded into a constant of another name
+            alike = [k for k, v in stored.items() if v.shape == tuple(parameter.shape)]
+            if len(alike) != 1:
+                raise KeyError(f"{path.name}: {key} cannot be told from {alike}")
+            key = alike[0]
+        parameter.copy_(torch.from_numpy(np.array(stored[key])))
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.zero_()
@@ -100,7 +105,7 @@ def load_bundle(bundle: Path) -> LegendaForConditionalGeneration:
         else:
             value = stored[name]
             value = value.T if value.ndim == 2 else value
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        parameter.copy_(torch.from_numpy(np.array(value)))
     load_encoder(model.vision_encoder, bundle / "onnx" / "vision_encoder.onnx")
     load_encoder(model.audio_encoder, bundle / "onnx" / "audio_encoder.onnx")
     return model.eval()

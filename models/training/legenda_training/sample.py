@@ -91,7 +91,7 @@ class SampleMaker:
         """A scene in one style at a random size, lightly roughened."""
         box = self.boxes[style]
         scene = arrange(self.rng, box.concepts, first=first, objects=objects)
-        size = self.choice.randint(16, 28) * 8 if objects == 1 else self.choice.randint(20, 36) * 8
+        size = self.choice.randint(16, 28) * 8 if objects == 1 else self.choice.randint(18, 32) * 8
         pixels = paint(scene, box, self.rng, size, strength=0.25)
         form = form or self.choice.choice(("PNG", "JPEG", "JPEG", "JPEG", "WEBP"))
         return scene, encoded(pixels, form)
@@ -126,7 +126,7 @@ class SampleMaker:
                 index = self.choice.randrange(len(store))
                 if store.utterances[index].kind == "said":
                     break
-            form = "WAV" if number % 3 == 0 else "FLAC"
+            form = "WAV" if number % 4 == 0 else "FLAC"
             rate = {5: 22_050, 12: 44_100, 19: 22_050, 26: 44_100}.get(number, SAMPLING_RATE)
             samples = 0.5 * store.sound(index)
             stored = sound_bytes(samples, form, rate, 2 if number in (12, 22) else 1)

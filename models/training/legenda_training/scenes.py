@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .emoji import sprites
+from .emoji import concepts, sprites
 
 cv2.setNumThreads(1)
 
@@ -52,12 +52,14 @@ class Scene:
 
 
 class SpriteBox:
-    """Sprites of some styles at three resolutions, premultiplied alpha, float32 0-255."""
+    """Pictured concepts in some styles, at three resolutions, premultiplied alpha, uint8."""
 
     def __init__(self, data: Path, styles: tuple[str, ...]) -> None:
         self.by_concept: dict[int, list[list[np.ndarray]]] = {}
         for style in styles:
             for concept, picture in sprites(data, style).items():
+                if not concepts()[concept].pictured:
+                    continue
                 pixels = picture.astype(np.float32)
                 pixels[..., :3] *= pixels[..., 3:] / 255
                 levels = [

@@ -24,7 +24,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Mod
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
-            torch.nn.init.normal_(module.bias)
+    with torch.no_grad():
+        for parameter in model.parameters():  # equal initializers would be merged by the exporter
+            parameter.add_(0.02 * torch.randn_like(parameter))
     folder = tmp_path_factory.mktemp("bundle")
     return folder, export_bundle(model, tokenizer, folder)
 
