@@ -177,14 +177,16 @@ impl Bundle {
         self.generation.max_new_tokens.unwrap_or(DEFAULT_MAX_NEW_TOKENS)
     }
 
-    /// Returns the bytes of one slot's key-value cache at `context_tokens`.
+    /// Returns the bytes of one slot's key-value cache when it holds `context_tokens`.
+    ///
+    /// Caches begin smaller and double; while they do, half as much again is held.
     #[must_use]
     pub fn kv_bytes_per_slot(&self, context_tokens: usize) -> usize {
         let text = &self.config.text_config;
         // Keys and values, each one `f32` per layer, head, position and dimension.
         2 * text.num_hidden_layers
             * text.num_key_value_heads
-            * context_tokens
+            * crate::family::cache_tokens(context_tokens)
             * text.head_dim()
             * size_of::<f32>()
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use crate::{Prompt, Sample};
 
 pub(crate) use multimodal::MultimodalEncoder;
-pub(crate) use slots::{InPlaceDecoder, TokenEmbedding};
+pub(crate) use slots::{InPlaceDecoder, TokenEmbedding, cache_tokens};
 
 /// Turns samples into prompts: runs the encoders and puts their features in place.
 pub trait Encoder: Send + fmt::Debug {

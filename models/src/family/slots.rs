@@ -23,6 +23,10 @@ use crate::{
 /// The fewest rows of any run of the decoder; see the module.
 const ROWS_MIN: usize = 2;
 
+/// Positions a cache begins with. The attention kernel looks at all of them, so a cache that is no
+/// longer than its rows need is faster; it doubles when a row outgrows it.
+const CAPACITY_TOKENS_MIN: usize = 128;
+
 /// The most prompts that are prefilled together. More gain nothing: a prompt has rows enough.
 const PREFILL_ROWS_MAX: usize = 4;
 
@@ -94,9 +98,10 @@ impl InPlaceDecoder {
     ) -> Result<Self, crate::ModelError> {
         let text = &bundle.config.text_config;
         let source = bundle.files.graph("decoder_model_merged")?;
-        let shape = [text.num_key_value_heads, context_tokens, text.head_dim()];
+        let shape = [text.num_key_value_heads, text.head_dim()];
         let graph = InPlaceGraph::open(runtime, &source, device, shape)?;
-        let cache = graph.new_cache(slots.max(ROWS_MIN))?;
+        let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
+        let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens)?;
         Ok(Self {
             graph,
             embedding,
@@ -110,7 +115,51 @@ impl InPlaceDecoder {
         })
     }
 
-    /// Prefills prompts in a staging cache; the slots are touched when all has gone well.
+    /// Makes room for rows of `n_tokens`, which are at most the context.
+    fn reserve(&mut self, n_tokens: usize) -> Result<(), RunError> {
+        if n_tokens <= self.cache.capacity_tokens() {
+            return Ok(());
+        }
+        let capacity_tokens = n_tokens.next_power_of_two().min(cache_tokens(self.context_tokens));
+        let mut cache = self.new_cache(self.cache.n_rows(), capacity_tokens)?;
+        for (slot, n_tokens) in self.n_tokens.iter().enumerate() {
+            cache.copy_row(slot, &self.cache, slot, *n_tokens);
+        }
+        self.cache = cache;
+        self.staging.clear();
+        Ok(())
+    }
+
+    fn new_cache(&self, n_rows: usize, capacity_tokens: usize) -> Result<Cache, RunError> {
+        self.graph.new_cache(n_rows, capacity_tokens).map_err(|error| RunError {
+            graph: self.graph.name().to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Prefills prompts in a staging cache and moves them to their slots if all went well.
+    fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
+        let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
+        self.reserve(longest)?;
+        // Caches for 2 and 4 rows only: a row too many costs less than a cache per number.
+        let n_rows = joins.len().next_power_of_two().max(ROWS_MIN);
+        let mut staging = match self.staging.remove(&n_rows) {
+            Some(staging) => staging,
+            None => self.new_cache(n_rows, self.cache.capacity_tokens())?,
+        };
+        let done = self.prefill_staged(&mut staging, joins, logits);
+        if done.is_ok() {
+            for (row_idx, join) in joins.iter().enumerate() {
+                let n_tokens = join.prompt.n_tokens();
+                self.cache.copy_row(join.slot, &staging, row_idx, n_tokens);
+                self.n_tokens[join.slot] = n_tokens;
+            }
+        }
+        self.staging.insert(n_rows, staging);
+        done
+    }
+
+    /// Runs prompts through a staging cache; the slots are touched when all has gone well.
     fn prefill_staged(
         &mut self,
         staging: &mut Cache,
@@ -164,6 +213,8 @@ impl InPlaceDecoder {
     }
 
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
+        // Every slot writes behind its tokens, also one that takes no part.
+        self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1))?;
         let n_rows = self.cache.n_rows();
         let mut token_ids = Tensor::zeros([n_rows, 1]);
         for row in rows {
@@ -173,7 +224,6 @@ impl InPlaceDecoder {
             let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
             embedding.embed(&token_ids)?
         };
-        // A slot that takes no part writes behind its tokens, where nothing is read.
         let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
         let mut position_ids = token_ids;
         position_ids.data_mut().copy_from_slice(&lengths);
@@ -215,29 +265,7 @@ impl Decoder for InPlaceDecoder {
     }
 
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
-        // Caches for 2 and 4 rows only: a row too many costs less than a cache per number.
-        let n_rows = joins.len().next_power_of_two().max(ROWS_MIN);
-        let staging = self.staging.remove(&n_rows).map_or_else(
-            || {
-                self.graph.new_cache(n_rows).map_err(|error| DecodeError::Run {
-                    graph: self.graph.name().to_owned(),
-                    n_rows: joins.len(),
-                    message: error.to_string(),
-                })
-            },
-            Ok,
-        );
-        let mut staging = staging?;
-        let done = self.prefill_staged(&mut staging, joins, logits);
-        if done.is_ok() {
-            for (row_idx, join) in joins.iter().enumerate() {
-                let n_tokens = join.prompt.n_tokens();
-                self.cache.copy_row(join.slot, &staging, row_idx, n_tokens);
-                self.n_tokens[join.slot] = n_tokens;
-            }
-        }
-        self.staging.insert(n_rows, staging);
-        done.map_err(|error| Self::decode_error(error, joins.len()))
+        self.prefill_joins(joins, logits).map_err(|error| Self::decode_error(error, joins.len()))
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
@@ -261,6 +289,12 @@ fn check_dims(actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> 
         graph: "decoder_model_merged".to_owned(),
         message: format!("`logits` has shape {actual:?}, expected {expected:?}"),
     })
+}
+
+/// Returns the positions of a cache for a context: whole blocks of the widest vector loops, so that
+/// a sum over positions is cut alike whatever the capacity.
+pub(crate) fn cache_tokens(context_tokens: usize) -> usize {
+    context_tokens.next_multiple_of(64)
 }
 
 /// Token counts are far below 2^63.

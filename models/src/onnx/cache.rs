@@ -32,19 +32,21 @@ pub(crate) struct InPlaceGraph {
     device: DeviceKind,
     /// Names of past and present, paired.
     cache_names: Vec<(String, String)>,
-    /// Heads and size of a head, from the graph's own shapes.
     heads: usize,
     head_dim: usize,
-    context_tokens: usize,
     takes_logits_to_keep: bool,
 }
 
 /// The keys and values of a fixed number of rows, bound to a graph.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    n_rows: usize,
+    /// Rows, heads, positions, size of a head.
+    shape: [usize; 4],
     tensors: Vec<OrtTensor<f32>>,
     binding: IoBinding,
+    /// Positions of the last run's logits. The binding keeps that output's buffer for the next
+    /// run, which saves a step the allocation, but it must then have the same shape.
+    n_logits: Option<usize>,
 }
 
 /// What one run feeds besides the cache; `B` is the cache's number of rows.
@@ -53,19 +55,19 @@ pub(crate) struct StepInputs {
     pub(crate) position_ids: Tensor<i64>,
     pub(crate) write_indices: Vec<i64>,
     pub(crate) nonpad_kv_seqlen: Vec<i64>,
-    /// Positions at the end whose logits are wanted.
+    /// Positions at the end whose logits are wanted; all of them where the graph cannot choose.
     pub(crate) n_logits: usize,
 }
 
 impl InPlaceGraph {
     /// Opens the decoder and checks that it is of this dialect.
     ///
-    /// `heads` and `head_dim` come from the config, for graphs whose shapes are symbolic.
+    /// Heads and size of a head come from the config: the graph's own shapes may be symbolic.
     pub(crate) fn open(
         runtime: &Runtime,
         source: &GraphSource<'_>,
         device: DeviceKind,
-        [heads, context_tokens, head_dim]: [usize; 3],
+        [heads, head_dim]: [usize; 2],
     ) -> Result<Self, SessionError> {
         let graph = GraphSession::open(runtime, "decoder_model_merged", source, device)?;
         graph.expect_input("inputs_embeds", Dtype::F32)?;
@@ -86,15 +88,7 @@ impl InPlaceGraph {
             graph.expect_input("past_key_values.0.key", Dtype::F32)?;
         }
         let takes_logits_to_keep = inputs.iter().any(|name| name == "num_logits_to_keep");
-        Ok(Self {
-            graph,
-            device,
-            cache_names,
-            heads,
-            head_dim,
-            context_tokens,
-            takes_logits_to_keep,
-        })
+        Ok(Self { graph, device, cache_names, heads, head_dim, takes_logits_to_keep })
     }
 
     /// Returns whether the graph can leave out logits that nobody asks for.
@@ -107,9 +101,13 @@ impl InPlaceGraph {
         self.graph.name
     }
 
-    /// Allocates a cache of `n_rows` rows, zeroed and bound.
-    pub(crate) fn new_cache(&self, n_rows: usize) -> Result<Cache, SessionError> {
-        let shape = [n_rows, self.heads, self.context_tokens, self.head_dim];
+    /// Allocates a cache for `n_rows` rows of at most `capacity_tokens`, zeroed and bound.
+    pub(crate) fn new_cache(
+        &self,
+        n_rows: usize,
+        capacity_tokens: usize,
+    ) -> Result<Cache, SessionError> {
+        let shape = [n_rows, self.heads, capacity_tokens, self.head_dim];
         let n_bytes = shape.iter().product::<usize>() * size_of::<f32>() * self.cache_names.len();
         let failed =
             |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
@@ -124,12 +122,10 @@ impl InPlaceGraph {
             tensors.push(tensor);
         }
         binding.bind_output_to_device("logits", allocator.memory_info()).map_err(failed)?;
-        Ok(Cache { n_rows, tensors, binding })
+        Ok(Cache { shape, tensors, binding })
     }
 
-    /// Runs the graph on all rows of `cache` and hands the logits `[B, n, V]` to `read`, with `V`.
-    ///
-    /// `n` is `inputs.n_logits` where the graph can leave logits out, else `S`.
+    /// Runs the graph on all rows of `cache` and hands the logits `[B, n_logits, V]` to `read`.
     pub(crate) fn run<T>(
         &mut self,
         cache: &mut Cache,
@@ -139,7 +135,7 @@ impl InPlaceGraph {
         let graph = self.graph.name;
         let failed =
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
-        let n_rows = cache.n_rows;
+        let n_rows = cache.n_rows();
         let binding = &mut cache.binding;
         let shape = inputs.embeds.shape().to_vec();
         let embeds = OrtTensor::from_array((shape, inputs.embeds.into_data())).map_err(failed)?;
@@ -161,6 +157,11 @@ impl InPlaceGraph {
             let shape: [usize; 0] = [];
             let scalar = OrtTensor::from_array((shape, vec![n_logits])).map_err(failed)?;
             binding.bind_input("num_logits_to_keep", &scalar).map_err(failed)?;
+        }
+        if cache.n_logits != Some(inputs.n_logits) {
+            let host = Allocator::default();
+            binding.bind_output_to_device("logits", host.memory_info()).map_err(failed)?;
+            cache.n_logits = Some(inputs.n_logits);
         }
         if self.device == DeviceKind::Cuda {
             for ((past, _), tensor) in self.cache_names.iter().zip(&cache.tensors) {
@@ -187,10 +188,17 @@ impl InPlaceGraph {
 impl Cache {
     /// Returns the number of rows.
     pub(crate) fn n_rows(&self) -> usize {
-        self.n_rows
+        self.shape[0]
     }
 
-    /// Copies the first `n_tokens` positions of one row of another cache into a row of this one.
+    /// Returns the most tokens a row can hold.
+    pub(crate) fn capacity_tokens(&self) -> usize {
+        self.shape[2]
+    }
+
+    /// Copies the first `n_tokens` positions of a row of another cache into a row of this one.
+    ///
+    /// Both belong to the same graph and can hold `n_tokens`.
     pub(crate) fn copy_row(
         &mut self,
         row_idx: usize,
@@ -198,19 +206,17 @@ impl Cache {
         from_row_idx: usize,
         n_tokens: usize,
     ) {
+        let [_, heads, _, head_dim] = self.shape;
+        let head_len = self.capacity_tokens() * head_dim;
+        let from_head_len = from.capacity_tokens() * head_dim;
+        let len = n_tokens * head_dim;
         for (target, source) in self.tensors.iter_mut().zip(&from.tensors) {
-            let (shape, source) = source.extract_tensor();
-            let dims: Vec<usize> =
-                shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-            let [_, heads, context_tokens, head_dim] = dims[..] else { continue };
+            let (_, source) = source.extract_tensor();
             let (_, target) = target.extract_tensor_mut();
-            let head_len = context_tokens * head_dim;
             for head_idx in 0..heads {
-                let source_at = (from_row_idx * heads + head_idx) * head_len;
-                let target_at = (row_idx * heads + head_idx) * head_len;
-                let len = n_tokens * head_dim;
-                target[target_at..target_at + len]
-                    .copy_from_slice(&source[source_at..source_at + len]);
+                let at = (row_idx * heads + head_idx) * head_len;
+                let from_at = (from_row_idx * heads + head_idx) * from_head_len;
+                target[at..at + len].copy_from_slice(&source[from_at..from_at + len]);
             }
         }
     }

@@ -10,8 +10,8 @@ use std::{ffi::CStr, path::Path};
 use libloading::{Library, Symbol};
 use ort::sys::OrtApiBase;
 
-/// The oldest release with opset-24 `TensorScatter` and `Attention` on the CPU.
-pub(super) const VERSION_MIN: (u32, u32) = (1, 24);
+/// The oldest release that runs the default decoder on the CPU: 1.24 lacks opset-24 `TensorScatter`.
+pub(super) const VERSION_MIN: (u32, u32) = (1, 25);
 
 /// Opens a library, reads its version, closes it again.
 ///
@@ -51,7 +51,7 @@ mod tests {
     fn old_versions_are_turned_away() {
         assert!(check("1.31.1").is_ok());
         assert!(check("2.0.0").is_ok());
-        assert_eq!(check("1.19.2").unwrap_err(), "is version 1.19.2, at least 1.24 is needed");
+        assert_eq!(check("1.19.2").unwrap_err(), "is version 1.19.2, at least 1.25 is needed");
         assert!(check("strange").is_err());
     }
 

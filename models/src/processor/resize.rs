@@ -206,17 +206,17 @@ fn across(image: &RgbImage, width: usize, filter: Filter, backend: Backend) -> R
     let mut pixels = vec![0; width * image.height * 3];
     let rows = image.pixels.chunks_exact(image.width * 3);
     for (source, target) in rows.zip(pixels.chunks_exact_mut(width * 3)) {
-        for ((range, coefficients), pixel) in taps.iter().zip(target.chunks_exact_mut(3)) {
-            let mut sums = [taps.half(); 3];
-            let window = source[range.start * 3..range.end * 3].chunks_exact(3);
-            for (source, coefficient) in window.zip(coefficients) {
-                for (sum, value) in sums.iter_mut().zip(source) {
-                    *sum += coefficient * i32::from(*value);
-                }
+        // Arrays of three, so that a pixel is one short vector.
+        let (source, _) = source.as_chunks::<3>();
+        let (target, _) = target.as_chunks_mut::<3>();
+        for ((range, coefficients), pixel) in taps.iter().zip(target) {
+            let [mut red, mut green, mut blue] = [taps.half(); 3];
+            for ([r, g, b], coefficient) in source[range].iter().zip(coefficients) {
+                red += coefficient * i32::from(*r);
+                green += coefficient * i32::from(*g);
+                blue += coefficient * i32::from(*b);
             }
-            for (value, sum) in pixel.iter_mut().zip(sums) {
-                *value = taps.to_u8(sum);
-            }
+            *pixel = [taps.to_u8(red), taps.to_u8(green), taps.to_u8(blue)];
         }
     }
     RgbImage { width, height: image.height, pixels }

@@ -1,0 +1,137 @@
+//! The engine on the embedded bundle: what a row answers depends on the row alone.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use legenda_models::{
+    Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, engine::FinishReason,
+};
+use legenda_schemas::job::{Device, GenerationOptions};
+
+fn load(slots: usize, generation: GenerationOptions) -> Model {
+    load_with(ModelOptions { slots: Some(slots), generation, ..Default::default() })
+}
+
+fn load_with(options: ModelOptions) -> Model {
+    let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
+    let options = ModelOptions { device: Device::Cpu, ..options };
+    Model::load(&support::runtime(), &bundle, &options).unwrap()
+}
+
+fn prompts(model: &mut Model) -> Vec<Prompt> {
+    let samples = support::records().iter().map(|r| model.processor.prepare(r).unwrap()).collect();
+    model.encoder.encode(samples).into_iter().map(Result::unwrap).collect()
+}
+
+/// Answers all prompts in the order given; tickets are the prompts' own indices.
+fn answer(model: &mut Model, order: &[usize]) -> BTreeMap<u64, Generation> {
+    let prompts = prompts(model);
+    let mut waiting = order.iter();
+    let mut answers = BTreeMap::new();
+    loop {
+        while model.engine.free_slots() > 0 {
+            let Some(&idx) = waiting.next() else { break };
+            let ticket = u64::try_from(idx).unwrap();
+            model.engine.admit(ticket, prompts[idx].clone(), ticket * 31).unwrap();
+        }
+        for finished in model.engine.step() {
+            answers.insert(finished.ticket, finished.result.unwrap());
+        }
+        if model.engine.is_idle() {
+            return answers;
+        }
+    }
+}
+
+#[test]
+fn answers_do_not_depend_on_slots_or_order() {
+    let samplings = [
+        GenerationOptions { max_new_tokens: Some(24), ..Default::default() },
+        GenerationOptions { max_new_tokens: Some(24), temperature: 1.0, ..Default::default() },
+    ];
+    for generation in samplings {
+        let mut order: Vec<usize> = (0..support::records().len()).collect();
+        let expected = answer(&mut load(1, generation.clone()), &order);
+        for slots in [3, 8] {
+            order.rotate_left(slots);
+            order.reverse();
+            let actual = answer(&mut load(slots, generation.clone()), &order);
+            for (ticket, expected) in &expected {
+                let actual = &actual[ticket];
+                assert_eq!(actual.token_ids, expected.token_ids, "row {ticket}, {slots} slots");
+                assert_eq!(actual.text, expected.text);
+                assert_eq!(actual.finish_reason, expected.finish_reason);
+                assert!((actual.logprob_mean - expected.logprob_mean).abs() < 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_short_row_is_done_while_a_longer_one_before_it_goes_on() {
+    // The context is so short that prompts with media have little room: answers differ in length
+    // whatever the weights say.
+    let options = |slots| ModelOptions {
+        slots: Some(slots),
+        context_tokens: Some(128),
+        generation: GenerationOptions { max_new_tokens: Some(60), ..Default::default() },
+        ..Default::default()
+    };
+    let mut probe = load_with(options(4));
+    let order: Vec<usize> = (0..support::records().len()).collect();
+    let answers = answer(&mut probe, &order);
+    let by_length = |(_, answer): &(&u64, &Generation)| answer.token_ids.len();
+    let (long, long_answer) = answers.iter().max_by_key(by_length).unwrap();
+    let (short, short_answer) = answers.iter().min_by_key(by_length).unwrap();
+    assert!(short_answer.token_ids.len() < long_answer.token_ids.len());
+
+    let mut model = load_with(options(2));
+    let prompts = prompts(&mut model);
+    let prompt = |ticket: u64| prompts[usize::try_from(ticket).unwrap()].clone();
+    model.engine.admit(*long, prompt(*long), 0).unwrap();
+    let early = model.engine.step();
+    assert!(early.is_empty(), "the long row ended at once");
+    model.engine.admit(*short, prompt(*short), 0).unwrap();
+    let mut ended = Vec::new();
+    while !model.engine.is_idle() {
+        ended.extend(model.engine.step().into_iter().map(|finished| finished.ticket));
+    }
+    assert_eq!(ended, [*short, *long]);
+}
+
+#[test]
+fn the_limit_of_new_tokens_ends_a_row_as_length() {
+    let generation = GenerationOptions { max_new_tokens: Some(1), ..Default::default() };
+    let mut model = load(2, generation);
+    let answers = answer(&mut model, &[0]);
+    assert_eq!(answers[&0].token_ids.len(), 1);
+    assert_eq!(answers[&0].finish_reason, FinishReason::Length);
+}
+
+/// Prints what a step costs; `cargo test --release -p legenda-models --test engine -- --nocapture`.
+#[test]
+fn speed_is_reported() {
+    for slots in [1, 4, 8, 16, 32] {
+        let generation = GenerationOptions { max_new_tokens: Some(32), ..Default::default() };
+        let mut model = load(slots, generation);
+        let prompts = prompts(&mut model);
+        let start = std::time::Instant::now();
+        let mut n_tokens = 0;
+        let mut waiting = prompts.iter().cycle().take(64);
+        loop {
+            while model.engine.free_slots() > 0 {
+                let Some(prompt) = waiting.next() else { break };
+                model.engine.admit(0, prompt.clone(), 0).unwrap();
+            }
+            for finished in model.engine.step() {
+                n_tokens += finished.result.unwrap().token_ids.len();
+            }
+            if model.engine.is_idle() {
+                break;
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{slots} slots: {n_tokens} tokens in {seconds:.2} s, 64 prompts prefilled");
+    }
+}
