@@ -97,8 +97,8 @@ def tiny_config(vocab_size: int, preset: str = "tiny") -> LegendaConfig:
         },
         text_config={
             "hidden_size": width,
-            "intermediate_size": 2 * width if toy else 640,
-            "num_hidden_layers": 2 if toy else 4,
+            "intermediate_size": 2 * width if toy else 512,
+            "num_hidden_layers": 2 if toy else 3,
             "num_attention_heads": 2 if toy else 4,
             "num_key_value_heads": 1 if toy else 2,
             "head_dim": 32 if toy else 64,

@@ -89,7 +89,7 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
     }
 
 
-KINDS = {"image": 0.42, "audio": 0.3, "spoken": 0.16, "text": 0.12}
+KINDS = {"image": 0.42, "audio": 0.34, "spoken": 0.1, "text": 0.14}
 """Share of batches of each kind in the last stage."""
 KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
 """Share of batches while the vision tower is still pretrained."""
@@ -101,7 +101,8 @@ class PackStream(IterableDataset):
     """Endless batches for stage B: dicts of tensors with their `kind`.
 
     Besides `collate`'s tensors: pixels uint8 [b, H, W, 3] with cell targets, `input_features`
-    [b, mels, frames] with the words said (`words`, `word_counts`, `sound_positions`).
+    [b, mels, frames] with the words and tokens said (`words`, `word_counts`, `said`, `said_counts`)
+    and its length in encoder positions (`sound_positions`).
     """
 
     def __init__(self, data: Path, seed: int, scale: float = 1.0,
@@ -150,11 +151,14 @@ class PackStream(IterableDataset):
     def _sounds(self, rows: list[int]) -> dict[str, Tensor]:
         sounds = [roughened(self.speech.sound(i), self.rng) for i in rows]
         texts = [self.speech.utterances[i].text.split() for i in rows]
+        tokens = [self._encode(self.speech.utterances[i].text) for i in rows]
         return {
             "input_features": log_mel(sounds),
             "sound_positions": torch.tensor([min(150, len(s) // HOP // 2 + 2) for s in sounds]),
             "words": torch.tensor([self.words[w] for t in texts for w in t]),
             "word_counts": torch.tensor([len(t) for t in texts]),
+            "said": torch.tensor([t for ids in tokens for t in ids]),
+            "said_counts": torch.tensor([len(ids) for ids in tokens]),
         }
 
     def _image(self, count: int) -> dict:

@@ -3,7 +3,7 @@
 Stage `listen` has sounds and texts only (it can run while the vision tower is still pretrained),
 stage `joint` has all tasks and starts from what `listen` reached. The vision and audio towers come
 from their pretraining and keep its losses at a low weight.
-Batch norms keep their pretrained statistics.
+Batch norms go on learning their statistics until the last fifth.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .pretrain_audio import SpeechHeads, vocabulary
 from .pretrain_vision import CellHeads, normalised
 from .tokenizer import stored_tokenizer
 
-CELL_WEIGHT, WORD_WEIGHT = 0.3, 0.2
-"""Weights of the towers' own losses beside the answer loss."""
+CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT = 0.3, 0.2, 0.3
+"""Weights of the other losses beside the answer loss: the towers' own, and the one that draws audio
+tokens towards the embeddings of the words said."""
 
 
 class Trainee(nn.Module):
@@ -38,11 +39,13 @@ class Trainee(nn.Module):
         words, _, phonemes = vocabulary(data)
         self.cells = CellHeads(config.vision_config.hidden_sizes[-1])
         self.speech = SpeechHeads(config.audio_config.d_model, phonemes, len(words))
+        self.token_scale = nn.Parameter(torch.tensor(3.0))
 
     def load_earlier(self, runs: Path, stage: str) -> None:
         """Take over what the stages before `stage` have reached, as far as they were run."""
         if stage == "joint" and (runs / "listen.pt").exists():
-            self.load_state_dict(torch.load(runs / "listen.pt", weights_only=True)["trainee"])
+            state = torch.load(runs / "listen.pt", weights_only=True)["trainee"]
+            self.load_state_dict(state, strict=False)
         towers = {
             "vision": (self.model.vision_encoder.tower, self.cells),
             "audio": (self.model.audio_encoder.tower, self.speech),
@@ -56,8 +59,11 @@ class Trainee(nn.Module):
             tower.load_state_dict(state["tower"])
             heads.load_state_dict(state["heads"])
 
-    def loss(self, batch: dict) -> tuple[Tensor, float, float]:
-        """Total loss, answer loss, and the share of right answer tokens of a batch."""
+    def loss(self, batch: dict, hear: bool = True) -> tuple[Tensor, float, float]:
+        """Total loss, answer loss, and the share of right answer tokens of a batch.
+
+        Without `hear` the audio tower is not trained on this batch.
+        """
         model = self.model
         images = sounds = None
         extra = torch.zeros(())
@@ -67,12 +73,15 @@ class Trainee(nn.Module):
             images = model.vision_encoder.project(cells)
             extra = extra + CELL_WEIGHT * self.cells.losses(cells, batch)[0]
         if "input_features" in batch:
-            heard = model.audio_encoder.tower(batch["input_features"]).last_hidden_state
+            with torch.set_grad_enabled(hear):
+                heard = model.audio_encoder.tower(batch["input_features"]).last_hidden_state
             sounds = model.audio_encoder.project(heard)
-            scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
-            extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
-                scores, batch["words"], batch["sound_positions"], batch["word_counts"],
-                zero_infinity=True)
+            if hear:
+                scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
+                extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
+                    scores, batch["words"], batch["sound_positions"], batch["word_counts"],
+                    zero_infinity=True)
+            extra = extra + TOKEN_WEIGHT * self._token_loss(sounds, batch)
         embeds = model.merged(batch["input_ids"], images, sounds)
         labels = batch["labels"]
         out = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"],
@@ -82,19 +91,32 @@ class Trainee(nn.Module):
         return out.loss + extra, float(out.loss.detach()), float(right)
 
 
-def quiet_norms(model: nn.Module) -> None:
-    """Batch norms use and keep their stored statistics."""
+    def _token_loss(self, sounds: Tensor, batch: dict) -> Tensor:
+        """CTC of the tokens said over audio tokens, scored by the decoder's own embeddings."""
+        scale = sounds.pow(2).mean(-1, keepdim=True).add(1e-5).rsqrt()
+        scores = self.model.lm_head(self.token_scale * scale * sounds)
+        scores = scores.log_softmax(-1).transpose(0, 1)
+        lengths = (batch["sound_positions"] // self.model.audio_encoder.stack + 1).clamp(max=50)
+        return nn.functional.ctc_loss(scores, batch["said"], lengths, batch["said_counts"],
+                                      zero_infinity=True)
+
+
+def quiet_norms(model: nn.Module, quiet: bool = True) -> None:
+    """Batch norms use and keep their stored statistics, or go on learning them slowly."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+            module.train(not quiet)
+            module.momentum = 0.03
 
 
 def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: str = "tiny",
-          peak: float = 1.2e-3, tower_share: float = 0.3, seed: int = 3,
-          scale: float = 1.0) -> None:
+          peak: float = 1.2e-3, tower_share: float = 0.5, seed: int = 3, scale: float = 1.0,
+          rank: int = 0, ranks: int = 1) -> None:
     """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
 
-    `listen` keeps its rate after warming up, `joint` lets it fall along a cosine to the end.
+    `listen` keeps its rate after warming up and leaves the audio tower alone; `joint` lets the rate
+    fall along a cosine to the end and trains the audio tower on every other batch. With several
+    `ranks` (processes of one group) each draws its own batches and gradients are averaged.
     """
     torch.manual_seed(seed)
     out = runs / f"{stage}.pt"
@@ -117,32 +139,36 @@ def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: 
     else:
         trainee.load_earlier(runs, stage)
     kinds = KINDS if stage == "joint" else KINDS_WITHOUT_PICTURES
-    stream = PackStream(data, seed + step, scale, kinds)
+    stream = PackStream(data, seed + step + 1_000_003 * rank, scale, kinds)
     loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8))
     trainee.train()
-    quiet_norms(trainee)
     began, saved = time.monotonic() - spent, time.monotonic()
     means: dict[str, np.ndarray] = {}
     curve = runs / f"{stage}.csv"
     if not curve.exists():
         curve.write_text("step,seconds,rate,kind,answer_loss,answer_tokens_right\n")
-    while (spent := time.monotonic() - began) < seconds:
+    while True:
+        spent = agreed(time.monotonic() - began, ranks)
+        if spent >= seconds:
+            break
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / seconds))
         cosine = cosine if stage == "joint" else 1.0
         rate = peak * min(1, (step + 1) / 150) * cosine
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
+        quiet_norms(trainee, spent > 0.8 * seconds)
         batch = next(loader)
-        loss, answer, right = trainee.loss(batch)
+        loss, answer, right = trainee.loss(batch, stage == "joint" and step % 2 == 0)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients([*towers, *rest], ranks)
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         optimiser.step()
         step += 1
         kind = batch["kind"]
         decayed = 0.97 * means.get(kind, np.zeros(3))
         means[kind] = decayed + 0.03 * np.array([answer, right, 1])
-        if step % 100 == 0:
+        if step % 50 == 0 and rank == 0:
             shown = []
             with curve.open("a") as file:
                 for name, mean in sorted(means.items()):
@@ -151,10 +177,35 @@ def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: 
                                f"{right_mean:.4f}\n")
                     shown.append(f"{name} {loss_mean:.3f}/{right_mean:.3f}")
             print(f"{stage} {step} {spent:.0f}s {'  '.join(shown)}", flush=True)
-        if time.monotonic() - saved > 120:
+        if time.monotonic() - saved > 120 and rank == 0:
             save(out, trainee, optimiser, spent, step)
             saved = time.monotonic()
-    save(out, trainee, optimiser, spent, step)
+    if rank == 0:
+        save(out, trainee, optimiser, spent, step)
+
+
+def agreed(value: float, ranks: int) -> float:
+    """The first rank's value, on every rank."""
+    if ranks == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64)
+    torch.distributed.broadcast(shared, 0)
+    return float(shared)
+
+
+def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
+    """Mean gradient over the ranks, a missing one counting as zero."""
+    if ranks == 1:
+        return
+    flat = torch.cat([
+        (p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters
+    ])
+    torch.distributed.all_reduce(flat)
+    flat /= ranks
+    start = 0
+    for p in parameters:
+        p.grad = flat[start : start + p.numel()].view_as(p)
+        start += p.numel()
 
 
 def save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, spent: float,
@@ -170,5 +221,6 @@ def trained_model(data: Path, runs: Path,
                   preset: str = "tiny") -> LegendaForConditionalGeneration:
     """The model of the newest joint checkpoint."""
     trainee = Trainee(data, preset)
-    trainee.load_state_dict(torch.load(runs / "joint.pt", weights_only=True)["trainee"])
+    state = torch.load(runs / "joint.pt", weights_only=True)["trainee"]
+    trainee.load_state_dict(state, strict=False)
     return trainee.model.eval()
