@@ -1,1 +1,44 @@
-fn main() {}
+//! `legenda`: reads tables of text, images and audio and writes down what is in them.
+
+mod cli;
+mod command;
+mod failure;
+mod progress;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs(cli.verbose);
+    let result = match cli.command {
+        Command::Run(args) => command::run::run(&args),
+        Command::Check(args) => command::check::check(&args),
+        Command::Doctor(args) => command::doctor::doctor(&args),
+        Command::Schema(args) => command::schema::schema(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+/// Sends logs to stderr: warnings unless asked for more, by `-v` or `RUST_LOG`.
+fn start_logs(verbose: u8) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let level = match verbose {
+        0 => "warn,ort=error",
+        1 => "info,ort=warn",
+        2 => "debug,ort=info",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

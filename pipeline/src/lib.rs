@@ -6,6 +6,7 @@
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
 //! - [`template`]: prompts over columns.
 //! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
+//! - [`preview`]: a look at the answers written.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
 //!
 //! Nothing here knows of the command line, prints, or reads the environment.
@@ -15,6 +16,7 @@ pub mod ledger;
 pub mod media;
 pub mod metrics;
 pub mod plan;
+pub mod preview;
 pub mod run;
 pub mod sink;
 pub mod source;

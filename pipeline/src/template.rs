@@ -84,7 +84,7 @@ impl Template {
     pub fn render(&self, row: &Map<String, Value>) -> Result<String, TemplateError> {
         self.environment
             .get_template(NAME)
-            .and_then(|template| template.render(row))
+            .and_then(|template| template.render(minijinja::value::Serde(row)))
             .map_err(|error| TemplateError::Render { problem: error.to_string() })
     }
 }

@@ -76,7 +76,8 @@ impl<'a> PendingImage<'a> {
             DynamicImage::from_decoder(self.decoder).map_err(|error| damaged(&format, &error))?;
         image.apply_orientation(orientation);
         let rgb = image.into_rgb8();
-        Ok(RgbImage { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() })
+        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+        Ok(RgbImage { width, height, pixels: rgb.into_raw() })
     }
 }
 

@@ -52,7 +52,7 @@ fn list_entry(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         for entry in matches {
             let path = entry.map_err(|error| SourceError::Io {
                 path: error.path().to_owned(),
-                source: error.into_error(),
+                source: error.into(),
             })?;
             if path.is_file() {
                 found.push(path);

@@ -12,7 +12,7 @@ use arrow::{
         UInt64Array, new_null_array,
     },
     compute::{concat_batches, take},
-    datatypes::{Schema, SchemaRef},
+    datatypes::{FieldRef, Schema, SchemaRef},
     error::ArrowError,
 };
 use legenda_models::Generation;
@@ -285,9 +285,7 @@ impl Collector {
             return Ok(Vec::new());
         }
         let Some((_, first)) = pieces.first() else {
-            let null = |field: &arrow::datatypes::FieldRef| {
-                new_null_array(field.data_type(), row_idxs.len())
-            };
+            let null = |field: &FieldRef| new_null_array(field.data_type(), row_idxs.len());
             return Ok(fields.iter().map(null).collect());
         };
         let schema = first.schema();
@@ -364,7 +362,13 @@ fn original_rows(place: &Span, positions: &[usize], schema: &SchemaRef) -> Recor
             .map(|field| field.as_ref().clone().with_nullable(true))
             .collect::<Vec<_>>(),
     ));
-    let null_rows = |n_rows: usize| RecordBatch::new_null(Arc::clone(&nullable), n_rows);
+    let null_rows = |n_rows: usize| {
+        let null = |field: &FieldRef| new_null_array(field.data_type(), n_rows);
+        let columns = nullable.fields().iter().map(null).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
+        RecordBatch::try_new_with_options(Arc::clone(&nullable), columns, &options)
+            .unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(&nullable)))
+    };
     let ranges: Vec<_> = positions.iter().map(|&row| row..row + 1).collect();
     let batches: Vec<RecordBatch> = FileReader::open(Path::new(&place.object.path))
         .ok()

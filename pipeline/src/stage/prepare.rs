@@ -27,6 +27,9 @@ use crate::{
     template::TemplateError,
 };
 
+/// Bytes of 32-bit samples, twice over, for a byte of encoded sound: MP3 at 128 kbit/s and 44.1 kHz.
+const AUDIO_EXPANSION: u64 = 22;
+
 /// What preparing a row needs.
 pub struct Preparer {
     /// The run.
@@ -188,8 +191,13 @@ impl Preparer {
         for bytes in audios {
             let column = || columns.audio.clone().unwrap_or_default();
             let bytes_max = self.decode_budget.bytes_max();
-            // How long a sound is shows only when it is decoded: the sound's own limit is reserved
-            // where it fits, and decoding stops at it.
+            // How long a sound is shows only when it is decoded, so the usual is reserved; decoding
+            // stops at what the whole budget holds.
+            let expected = (bytes.len() as u64).saturating_mul(AUDIO_EXPANSION).min(bytes_max);
+            held.push(
+                self.reserve("audio", expected, runtime)
+                    .map_err(|source| PrepareError::Media { column: column(), source })?,
+            );
             let samples = decode_audio(bytes, job.limits.audio_seconds, bytes_max)
                 .map_err(|source| PrepareError::Media { column: column(), source })?;
             record.audios.push(samples);

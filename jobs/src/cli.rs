@@ -1,0 +1,102 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Reads tables of text, images and audio and writes down what is in them.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done · 1 a fault of the program · 2 command, job, table or model \
+                  wrong, nothing read · 3 error budget spent · 4 failed, run again to resume · \
+                  130 interrupted, run again to resume"
+)]
+pub(crate) struct Cli {
+    /// Log more: -v for information, -vv for debugging.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a job: read its table, ask its model, write its answers; resumes what was begun.
+    Run(RunArgs),
+    /// Check a job against its table and model without running it.
+    Check(JobArgs),
+    /// Print what the program found: ONNX Runtime, devices, cache, memory.
+    Doctor(DoctorArgs),
+    /// Print the JSON Schema of a file format, for editors.
+    Schema(SchemaArgs),
+}
+
+/// A job file and what takes the place of its values.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// The job file (TOML).
+    pub(crate) job: PathBuf,
+    /// Replace a value of the job file, such as `--set model.slots=4`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Read only the first N rows of the table.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Never fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
+    /// Remove what earlier runs wrote to the output, and start anew.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print N answers, evenly spread, when done.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) show: usize,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value_t = ProgressStyle::Auto)]
+    pub(crate) progress: ProgressStyle,
+    /// After a first signal, wait this many seconds for the rows at work.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) grace: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressStyle {
+    /// A bar on a terminal, else plain lines.
+    Auto,
+    /// A line now and then.
+    Plain,
+    /// A JSON object per line, for machines.
+    Json,
+    /// Nothing.
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Never fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// Which format.
+    #[arg(value_enum)]
+    pub(crate) format: SchemaFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaFormat {
+    /// The job file.
+    Job,
+}

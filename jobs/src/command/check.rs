@@ -1,0 +1,29 @@
+//! `legenda check`.
+
+use super::{check_job, print};
+use crate::{
+    cli::JobArgs,
+    failure::{Exit, Failure},
+};
+
+/// Checks a job and prints what it would do.
+pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
+    let checked = check_job(args)?;
+    let plan = &checked.plan;
+    let n_files = plan.table.files.len();
+    print(&format!("job        {}: valid", args.job.display()));
+    print(&format!("task       {}", plan.job.task.kind.as_str()));
+    print(&format!("prompt     {}", plan.job.prompt_template()));
+    print(&format!("model      {} ({})", plan.bundle_name, checked.bundle.architecture()));
+    print(&format!(
+        "source     {} rows in {n_files} file{} ({} spans)",
+        plan.ledger.n_rows(),
+        if n_files == 1 { "" } else { "s" },
+        plan.ledger.spans.len()
+    ));
+    print(&format!("reads      {}", plan.read_columns.join(", ")));
+    let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
+    print(&format!("carries    {}", carried.join(", ")));
+    print(&format!("output     {}", plan.output_dir.display()));
+    Ok(Exit::Done)
+}

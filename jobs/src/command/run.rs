@@ -1,0 +1,186 @@
+//! `legenda run`.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use legenda_models::{Model, ModelOptions, Runtime};
+use legenda_pipeline::{
+    Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop, ledger::LedgerError,
+};
+
+use super::{CheckedJob, check_job, open_runtime, print, tell};
+use crate::{
+    cli::RunArgs,
+    failure::{Exit, Failure},
+    progress::{self, Board},
+    summary,
+};
+
+/// How much of `limits.memory` the key-value caches of the slots may take when the job does not
+/// say how many slots it wants: one part in this many.
+const KV_SHARE: u64 = 4;
+
+/// Runs a job to its end, or to a signal.
+pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let start = Instant::now();
+    let CheckedJob { plan, bundle, base_dir } = check_job(&args.job)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = open_runtime(args.job.offline, plan.job.model.threads)?;
+    let options = ModelOptions {
+        device: plan.job.model.device,
+        slots: plan.job.model.slots,
+        kv_bytes_max: usize::try_from(plan.job.limits.memory.0 / KV_SHARE).ok(),
+        context_tokens: plan.job.model.context_tokens,
+        generation: plan.job.generation.clone(),
+    };
+    let model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
+    if let Some(note) = &model.info.device_note {
+        // Most machines have no GPU: which device it is stands in the line below.
+        tracing::info!(note, "device chosen");
+    }
+    announce(&plan, &model, &runtime, start.elapsed());
+    drop(bundle);
+
+    let plan = Arc::new(plan);
+    let run_options = RunOptions { overwrite: args.overwrite, prepare_workers: cores, base_dir };
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the run")
+        .map_err(Failure::resumable)?;
+    let ended = executor.block_on(execute(Arc::clone(&plan), model, &run_options, args));
+    // Threads of an abandoned run must not hold up the end of the program.
+    executor.shutdown_background();
+    let report = ended?;
+
+    for line in summary::lines(&report, &plan) {
+        print(&line);
+    }
+    if args.show > 0 {
+        let rows = legenda_pipeline::preview::answers(&plan, args.show).map_err(Failure::fault)?;
+        for line in summary::table(&rows) {
+            print(&line);
+        }
+    }
+    Ok(match report.ending {
+        Ending::Complete => Exit::Done,
+        Ending::ErrorBudget => {
+            tell("error: more rows were rejected than `limits.error_budget` allows");
+            tell(
+                "hint: see the rejects, mend the rows or raise the budget, and run again: it resumes",
+            );
+            Exit::ErrorBudget
+        }
+        Ending::Stopped => {
+            tell(&resume_hint());
+            Exit::Interrupted
+        }
+    })
+}
+
+fn announce(plan: &RunPlan, model: &Model, runtime: &Runtime, took: Duration) {
+    let info = &model.info;
+    tell(&format!(
+        "{} · {} rows · {} on {} ({} slots) · ONNX Runtime {} · ready in {:.1} s",
+        plan.job.task.kind.as_str(),
+        plan.ledger.n_rows(),
+        info.name,
+        info.device,
+        info.slots,
+        runtime.version(),
+        took.as_secs_f64(),
+    ));
+}
+
+/// Runs the plan; the first signal asks it to stop, the second, or the end of the grace, ends it.
+async fn execute(
+    plan: Arc<RunPlan>,
+    model: Model,
+    options: &RunOptions,
+    args: &RunArgs,
+) -> Result<RunReport, Failure> {
+    let progress = Arc::new(Progress::default());
+    let stop = Arc::new(Stop::default());
+    let board = Board::new(args.progress);
+    let shown = tokio::spawn(progress::show(board, Arc::clone(&progress)));
+    let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
+    tokio::pin!(run);
+    let mut signals = Signals::new()?;
+    let result = tokio::select! {
+        result = &mut run => result,
+        () = signals.next() => {
+            tell("stopping: finishing the rows at work; press Ctrl-C again to end at once");
+            stop.request();
+            tokio::select! {
+                result = &mut run => result,
+                () = signals.next() => return Err(abandoned()),
+                () = tokio::time::sleep(Duration::from_secs(args.grace)) => return Err(abandoned()),
+            }
+        }
+    };
+    shown.abort();
+    // The board clears its bar when dropped, before anything else is printed.
+    shown.await.ok();
+    let settled = progress.rows_settled();
+    tracing::debug!(settled, tokens = progress.tokens_generated.load(Relaxed), "run ended");
+    result.map_err(|error| match &error {
+        RunError::Memory { .. } => Failure::config(error),
+        RunError::Ledger(inner) => match inner {
+            LedgerError::Write(_) => Failure::resumable(error).hint(resume_hint()),
+            _ => Failure::config(error),
+        },
+        RunError::Stage { .. } => Failure::fault(error).hint(resume_hint()),
+        _ => Failure::resumable(error).hint(resume_hint()),
+    })
+}
+
+fn abandoned() -> Failure {
+    Failure::interrupted(anyhow::anyhow!(
+        "ended before the rows at work were done; what was committed is safe"
+    ))
+    .hint(resume_hint())
+}
+
+/// Says how to go on: the same command, but without what would throw the work away.
+fn resume_hint() -> String {
+    let words: Vec<String> = std::env::args()
+        .filter(|word| word != "--overwrite")
+        .map(|word| if word.contains(' ') { format!("'{word}'") } else { word })
+        .collect();
+    format!("to resume, run: {}", words.join(" "))
+}
+
+/// SIGINT and, on Unix, SIGTERM.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let terminate = signal(SignalKind::terminate())
+                .context("cannot listen for SIGTERM")
+                .map_err(Failure::fault)?;
+            Ok(Self { terminate })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = self.terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        tokio::signal::ctrl_c().await.ok();
+    }
+}

@@ -1,0 +1,84 @@
+//! How the program ends: exit codes, and errors with hints.
+
+use std::process::ExitCode;
+
+use anyhow::Error;
+
+/// The exit codes: an interface that scripts rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: done; every row is accounted for.
+    Done,
+    /// 1: a fault of this program.
+    Fault,
+    /// 2: the command, job file, schema, model or ONNX Runtime is wrong; nothing was read.
+    Config,
+    /// 3: more rows were rejected than `limits.error_budget` allows; what was done is committed.
+    ErrorBudget,
+    /// 4: the run failed and can be resumed by the same command.
+    Resumable,
+    /// 130: interrupted by a signal; what was done is committed.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Fault => 1,
+            Exit::Config => 2,
+            Exit::ErrorBudget => 3,
+            Exit::Resumable => 4,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// How the program ends.
+    pub(crate) exit: Exit,
+    error: Error,
+    hints: Vec<String>,
+}
+
+impl Failure {
+    /// Something the user wrote is wrong.
+    pub(crate) fn config(error: impl Into<Error>) -> Self {
+        Self { exit: Exit::Config, error: error.into(), hints: Vec::new() }
+    }
+
+    /// A run that can be resumed.
+    pub(crate) fn resumable(error: impl Into<Error>) -> Self {
+        Self { exit: Exit::Resumable, error: error.into(), hints: Vec::new() }
+    }
+
+    /// A run that somebody ended before its time.
+    pub(crate) fn interrupted(error: impl Into<Error>) -> Self {
+        Self { exit: Exit::Interrupted, error: error.into(), hints: Vec::new() }
+    }
+
+    /// A fault of this program.
+    pub(crate) fn fault(error: impl Into<Error>) -> Self {
+        Self { exit: Exit::Fault, error: error.into(), hints: Vec::new() }
+    }
+
+    /// Adds a line that says what to do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Prints the error, its causes and the hints to stderr.
+    #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
+    pub(crate) fn print(&self) {
+        eprintln!("error: {}", self.error);
+        for cause in self.error.chain().skip(1) {
+            eprintln!("caused by: {cause}");
+        }
+        for hint in &self.hints {
+            eprintln!("hint: {hint}");
+        }
+    }
+}

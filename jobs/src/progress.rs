@@ -1,0 +1,131 @@
+//! Shows how a run goes: a bar on a terminal, plain lines elsewhere, JSON for machines.
+
+use std::{
+    io::IsTerminal,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle as BarStyle};
+use legenda_pipeline::Progress;
+use serde_json::json;
+
+use crate::{cli::ProgressStyle, command::tell};
+
+/// Where progress is shown.
+pub(crate) enum Board {
+    Bar(ProgressBar),
+    Plain,
+    Json,
+    None,
+}
+
+impl Board {
+    /// Makes a board; `Auto` looks at whether stderr is a terminal.
+    pub(crate) fn new(style: ProgressStyle) -> Self {
+        match style {
+            ProgressStyle::Auto if std::io::stderr().is_terminal() => {
+                let bar = ProgressBar::new(0);
+                let template = "{bar:30} {pos}/{len} rows  {msg}";
+                bar.set_style(BarStyle::with_template(template).unwrap_or(BarStyle::default_bar()));
+                Self::Bar(bar)
+            }
+            ProgressStyle::Auto | ProgressStyle::Plain => Self::Plain,
+            ProgressStyle::Json => Self::Json,
+            ProgressStyle::None => Self::None,
+        }
+    }
+
+    fn period(&self) -> Duration {
+        match self {
+            Self::Bar(_) => Duration::from_millis(100),
+            Self::Json => Duration::from_secs(1),
+            Self::Plain | Self::None => Duration::from_secs(5),
+        }
+    }
+
+    fn show(&self, state: &State) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_length(state.rows_planned);
+                bar.set_position(state.rows_done);
+                bar.set_message(state.text());
+            }
+            Self::Plain => {
+                tell(&format!("{}/{} rows  {}", state.rows_done, state.rows_planned, state.text()));
+            }
+            Self::Json => {
+                let line = json!({
+                    "rows_planned": state.rows_planned,
+                    "rows_done": state.rows_done,
+                    "rejects": state.rejects,
+                    "rows_per_second": state.rows_per_second,
+                    "tokens_per_second": state.tokens_per_second,
+                    "seconds_left": state.seconds_left(),
+                });
+                tell(&line.to_string());
+            }
+            Self::None => {}
+        }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// How far a run is.
+struct State {
+    rows_planned: u64,
+    rows_done: u64,
+    rejects: u64,
+    rows_per_second: f64,
+    tokens_per_second: f64,
+}
+
+impl State {
+    #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
+    fn of(progress: &Progress, since: Instant) -> Self {
+        let seconds = since.elapsed().as_secs_f64().max(1e-3);
+        let settled = progress.rows_settled();
+        Self {
+            rows_planned: progress.rows_planned.load(Relaxed),
+            rows_done: settled + progress.rows_resumed.load(Relaxed),
+            rejects: progress.rejects.load(Relaxed),
+            rows_per_second: settled as f64 / seconds,
+            tokens_per_second: progress.tokens_generated.load(Relaxed) as f64 / seconds,
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "the time left is a guess anyway")]
+    fn seconds_left(&self) -> Option<f64> {
+        let left = self.rows_planned.saturating_sub(self.rows_done) as f64;
+        (self.rows_per_second > 0.0).then(|| left / self.rows_per_second)
+    }
+
+    fn text(&self) -> String {
+        let left = self.seconds_left().map_or("?".to_owned(), |seconds| {
+            indicatif::HumanDuration(Duration::from_secs_f64(seconds.min(1e9))).to_string()
+        });
+        format!(
+            "{:.1} rows/s  {:.0} tokens/s  {} rejects  {left} left",
+            self.rows_per_second, self.tokens_per_second, self.rejects
+        )
+    }
+}
+
+/// Shows the progress until aborted.
+pub(crate) async fn show(board: Board, progress: Arc<Progress>) {
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(board.period());
+    // The first tick comes at once, when there is nothing to show yet.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        board.show(&State::of(&progress, start));
+    }
+}

@@ -1,0 +1,77 @@
+//! The closing summary of a run, and a few of its answers as a table.
+
+use legenda_pipeline::{RunPlan, RunReport, preview::Preview};
+use legenda_schemas::units::ByteSize;
+
+/// Returns the closing summary, line by line.
+#[expect(clippy::cast_precision_loss, reason = "rates are for people")]
+pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
+    let rejects = report.n_rejects();
+    let here = report.rows_in.saturating_sub(report.rows_resumed);
+    let seconds = report.seconds.max(1e-3);
+    let mut lines = vec![
+        format!("rows_in {} == answers {} + rejects {rejects}", report.rows_in, report.answers),
+        format!(
+            "{here} rows in {:.1} s: {:.1} rows/s, {:.0} tokens/s (encoders {:.1} s, decoder {:.1} s)",
+            report.seconds,
+            here as f64 / seconds,
+            report.tokens_generated as f64 / seconds,
+            report.encode_seconds,
+            report.generate_seconds,
+        ),
+    ];
+    if report.rows_resumed > 0 {
+        lines.push(format!("{} rows were committed by earlier runs", report.rows_resumed));
+    }
+    if report.spans_superseded > 0 {
+        lines.push(format!(
+            "{} spans were done again: their input changed",
+            report.spans_superseded
+        ));
+    }
+    for (code, rows) in &report.rejects {
+        lines.push(format!("rejected {rows}: {code}"));
+    }
+    if let Some(peak) = report.peak_memory_bytes {
+        let limit = ByteSize(report.memory_limit_bytes);
+        lines.push(format!("peak memory {} of the {limit} allowed", ByteSize(peak)));
+    }
+    lines.push(format!("answers in {}", plan.output_dir.display()));
+    if rejects > 0 {
+        lines.push(format!("rejects in {}", plan.output_dir.join("rejects").display()));
+    }
+    lines
+}
+
+/// The most characters of a cell that are shown.
+const CELL_CHARS_MAX: usize = 48;
+
+/// Returns the previewed rows as aligned columns under a header.
+pub(crate) fn table(preview: &Preview) -> Vec<String> {
+    let cells: Vec<Vec<String>> = std::iter::once(&preview.header)
+        .chain(&preview.rows)
+        .map(|row| row.iter().map(|cell| shorten(cell)).collect())
+        .collect();
+    let width = |column: usize| {
+        cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..preview.header.len()).map(width).collect();
+    let line = |row: &Vec<String>| -> String {
+        let padded: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let rule = widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>().join("  ");
+    let mut lines = vec![String::new()];
+    lines.extend(cells.iter().map(line));
+    lines.insert(2, rule);
+    lines
+}
+
+fn shorten(cell: &str) -> String {
+    let cell = cell.replace(['\n', '\r', '\t'], " ");
+    if cell.chars().count() <= CELL_CHARS_MAX {
+        return cell;
+    }
+    cell.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
+}

@@ -1,0 +1,26 @@
+# Recipes for people who work on Legenda; `just --list` names them.
+
+# Runs the sample tables on the embedded model.
+sample:
+    cargo run --release -- run jobs/examples/everything.toml --overwrite --show 24
+
+# The project's tests.
+test:
+    cargo test --release --workspace
+
+# Formatting and lints, as CI wants them.
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+# The inner loop without Polars, which is more than half of a build.
+quick:
+    cargo test --release --workspace --no-default-features
+
+# Trains, evaluates, exports and fine-tunes a toy model in minutes (needs models/training installed).
+train-check:
+    models/training/train_check.sh
+
+# Peak memory over the number of rows; prints a table.
+memory:
+    tests/measure_memory.sh

@@ -1,0 +1,111 @@
+//! A look at the answers that a run has written.
+
+use std::fs::File;
+
+use arrow::{
+    array::RecordBatch,
+    error::ArrowError,
+    ipc::reader::FileReader,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use legenda_schemas::{
+    job::Format,
+    table::{ANSWER, RESERVED_PREFIX},
+};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::plan::RunPlan;
+
+/// Some answers as text: the carried columns and the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// The names of the columns.
+    pub header: Vec<String>,
+    /// A row of cells for each answer.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// Why the answers cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read back the part `{part}`: {problem}")]
+pub struct PreviewError {
+    /// The part.
+    pub part: String,
+    /// What the reader says.
+    pub problem: String,
+}
+
+/// Reads at most `n_rows` answers of the plan's output, evenly spread over its parts.
+///
+/// # Errors
+///
+/// [`PreviewError`] for the first part that cannot be read.
+pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
+    let format = plan.job.output.format;
+    let shown = |name: &str| !name.starts_with(RESERVED_PREFIX);
+    let mut preview = Preview {
+        header: plan
+            .carried
+            .iter()
+            .map(|field| field.name().clone())
+            .chain([ANSWER.to_owned()])
+            .collect(),
+        rows: Vec::new(),
+    };
+    let parts: Vec<_> = plan
+        .ledger
+        .spans
+        .iter()
+        .map(|span| span.id(&plan.ledger.fingerprint).part_name(format.extension()))
+        .map(|name| plan.output_dir.join(name))
+        .filter(|path| path.is_file())
+        .collect();
+    // With fewer parts than rows every part gives some; else every so many-th part gives one.
+    let step = parts.len().div_ceil(n_rows.max(1)).max(1);
+    let chosen: Vec<_> = parts.iter().step_by(step).collect();
+    for (part_idx, path) in chosen.iter().enumerate() {
+        let error = |problem: String| PreviewError { part: path.display().to_string(), problem };
+        let file = File::open(path).map_err(|io| error(io.to_string()))?;
+        let batches = read(file, format).map_err(|arrow| error(arrow.to_string()))?;
+        let n_part: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let wanted = (n_rows - preview.rows.len()).div_ceil(chosen.len() - part_idx);
+        let every = (n_part / wanted.max(1)).max(1);
+        let mut row_idx = 0;
+        let mut taken = 0;
+        for batch in &batches {
+            for row in 0..batch.num_rows() {
+                if row_idx % every == 0 && taken < wanted {
+                    preview.rows.push(cells(batch, row, shown).map_err(|e| error(e.to_string()))?);
+                    taken += 1;
+                }
+                row_idx += 1;
+            }
+        }
+    }
+    Ok(preview)
+}
+
+fn read(file: File, format: Format) -> Result<Vec<RecordBatch>, ArrowError> {
+    match format {
+        Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.collect(),
+        Format::Arrow => FileReader::try_new(file, None)?.collect(),
+    }
+}
+
+fn cells(
+    batch: &RecordBatch,
+    row: usize,
+    shown: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, ArrowError> {
+    let schema = batch.schema();
+    schema
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .filter(|(field, _)| shown(field.name()))
+        .map(|(_, column)| {
+            let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default())?;
+            Ok(formatter.value(row).to_string())
+        })
+        .collect()
+}
