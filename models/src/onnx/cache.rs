@@ -121,8 +121,7 @@ impl InPlaceGraph {
             binding.bind_output(present, &mut tensor).map_err(failed)?;
             tensors.push(tensor);
         }
-        binding.bind_output_to_device("logits", allocator.memory_info()).map_err(failed)?;
-        Ok(Cache { shape, tensors, binding })
+        Ok(Cache { shape, tensors, binding, n_logits: None })
     }
 
     /// Runs the graph on all rows of `cache` and hands the logits `[B, n_logits, V]` to `read`.

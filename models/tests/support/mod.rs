@@ -10,12 +10,12 @@
 use legenda_models::{Record, RgbImage, Runtime, RuntimeOptions, Waveform};
 
 /// Opens ONNX Runtime as the program does, fetched if need be.
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap()
 }
 
 /// A smooth picture that differs by `seed`.
-pub fn image(width: usize, height: usize, seed: usize) -> RgbImage {
+pub(crate) fn image(width: usize, height: usize, seed: usize) -> RgbImage {
     let mut pixels = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
@@ -29,7 +29,7 @@ pub fn image(width: usize, height: usize, seed: usize) -> RgbImage {
 }
 
 /// A chord that differs by `seed`.
-pub fn sound(seconds: f32, seed: usize) -> Waveform {
+pub(crate) fn sound(seconds: f32, seed: usize) -> Waveform {
     let n = (seconds * 16_000.0) as usize;
     let tone = |i: usize, hz: f32| (std::f32::consts::TAU * hz * i as f32 / 16_000.0).sin();
     let low = 110.0 * (seed + 1) as f32;
@@ -38,7 +38,7 @@ pub fn sound(seconds: f32, seed: usize) -> Waveform {
 }
 
 /// Records of every kind the default bundle takes.
-pub fn records() -> Vec<Record> {
+pub(crate) fn records() -> Vec<Record> {
     let text = |text: &str| Some(text.to_owned());
     let mut records = vec![
         Record { text: text("What is the name of this emoji? 🐱"), ..Record::default() },
