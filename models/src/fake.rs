@@ -29,7 +29,7 @@ pub struct FakeOptions {
     pub answer_tokens_min: usize,
     /// The longest answer in tokens, the end token left out.
     pub answer_tokens_max: usize,
-    /// Encoding fails while one of these ids is in the batch.
+    /// Encoding a sample with one of these ids fails.
     pub encode_fails_on: BTreeSet<i64>,
     /// Prefilling fails while one of these ids is in the batch.
     pub prefill_fails_on: BTreeSet<i64>,

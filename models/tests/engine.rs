@@ -1,5 +1,7 @@
 //! The engine on the embedded bundle: what a row answers depends on the row alone.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -64,6 +66,17 @@ fn answers_do_not_depend_on_slots_or_order() {
                 assert!((actual.logprob_mean - expected.logprob_mean).abs() < 1e-4);
             }
         }
+    }
+}
+
+#[test]
+fn prompts_do_not_depend_on_what_is_encoded_with_them() {
+    let mut model = load(1, GenerationOptions::default());
+    let together = prompts(&mut model);
+    for (record, together) in support::records().iter().zip(together) {
+        let sample = model.processor.prepare(record).unwrap();
+        let alone = model.encoder.encode(vec![sample]).remove(0).unwrap();
+        assert_eq!(alone.embeds().data(), together.embeds().data(), "{record:?}");
     }
 }
 

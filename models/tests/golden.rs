@@ -2,8 +2,9 @@
 
 #![expect(
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
+    clippy::unwrap_used,
     reason = "the formulas of the making script, on small numbers"
 )]
 

@@ -18,18 +18,6 @@ pub enum DecodeError {
         /// What the runtime said.
         message: String,
     },
-    /// The graph returned something other than its contract says.
-    #[error("output `{output}` of `{graph}` has shape {actual:?}, expected {expected:?}")]
-    OutputShape {
-        /// The graph that was run.
-        graph: String,
-        /// The output's name.
-        output: String,
-        /// The shape returned.
-        actual: Vec<usize>,
-        /// The shape its contract says.
-        expected: Vec<usize>,
-    },
 }
 
 impl DecodeError {
@@ -38,7 +26,6 @@ impl DecodeError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Run { .. } => "runtime",
-            Self::OutputShape { .. } => "output_shape",
         }
     }
 }

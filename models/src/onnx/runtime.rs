@@ -1,7 +1,6 @@
 //! Finds ONNX Runtime, opens it, and holds it for the life of the process.
 
 use std::{
-    fmt::Write as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -92,13 +91,8 @@ impl RuntimeError {
 }
 
 fn not_found(attempts: &[Attempt], command: &str) -> String {
-    let mut text = "ONNX Runtime was not found; looked at".to_owned();
-    for attempt in attempts {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\n  - {attempt}");
-    }
-    let _ = write!(text, "\nto mend it, run: {command}");
-    text
+    let places: String = attempts.iter().map(|attempt| format!("\n  - {attempt}")).collect();
+    format!("ONNX Runtime was not found; looked at{places}\nto mend it, run: {command}")
 }
 
 /// A running ONNX Runtime. Cheap to clone; the process has one.

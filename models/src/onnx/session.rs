@@ -290,11 +290,11 @@ impl Runtime {
 
     fn start_cuda(&self) -> Result<(), String> {
         if !ep::CUDA::is_available().unwrap_or(false) {
-            return Err(format!(
-                "the library `{}` is built without the CUDA provider \
-                 (`onnxruntime_providers_cuda`); the package `onnxruntime-gpu` has it",
-                self.path().display()
-            ));
+            return Err(
+                "the ONNX Runtime found has no `CUDAExecutionProvider`; the Python package \
+                        `onnxruntime-gpu` has it"
+                    .to_owned(),
+            );
         }
         open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda).map(drop)
     }

@@ -66,7 +66,7 @@ impl LogMel {
     pub fn open(config: &FeatureExtractorConfig) -> Result<Self, BundleError> {
         check_keys(config)?;
         let n_fft = config.n_fft;
-        let is_whole = config.hop_length > 0 && config.n_samples % config.hop_length == 0;
+        let is_whole = config.hop_length > 0 && config.n_samples.is_multiple_of(config.hop_length);
         if !is_whole || n_fft < 2 || config.n_samples <= n_fft || config.feature_size == 0 {
             return Err(inconsistent("`n_fft`, `hop_length`, `n_samples` do not fit together"));
         }
@@ -144,7 +144,6 @@ impl LogMel {
         const FLOOR: f32 = 1e-10;
         let n_fft = self.window.len();
         let padded = self.pad(samples);
-        // Frames beyond the last sample see silence only, but for the reflection at the end.
         let mut frame = self.transform.make_input_vec();
         let mut spectrum = self.transform.make_output_vec();
         let mut scratch = self.transform.make_scratch_vec();
@@ -152,6 +151,7 @@ impl LogMel {
         let mut features = vec![FLOOR.log10(); self.filters.len() * self.n_frames];
         for frame_idx in 0..self.n_frames {
             let source = &padded[frame_idx * self.hop..frame_idx * self.hop + n_fft];
+            // Silence is the floor already; a clip may be mostly that.
             if source.iter().all(|sample| *sample == 0.0) {
                 continue;
             }

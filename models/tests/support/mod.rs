@@ -4,7 +4,9 @@
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "pixels and samples are computed from small numbers"
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests; pixels and samples are computed from small numbers"
 )]
 
 use legenda_models::{Record, RgbImage, Runtime, RuntimeOptions, Waveform};

@@ -1,0 +1,37 @@
+//! ONNX Runtime that is nowhere. Alone in its file: a process opens one runtime for good.
+
+use legenda_models::{
+    Runtime, RuntimeError, RuntimeOptions,
+    onnx::{Attempt, Place},
+};
+
+#[test]
+fn every_place_is_named_with_its_reason_and_a_command_that_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let not_a_library = folder.path().join("libonnxruntime.so");
+    std::fs::copy(file!().trim_start_matches("models/"), &not_a_library).unwrap();
+    let options = RuntimeOptions {
+        dylib_path: Some(not_a_library.clone()),
+        binary_dir: Some(folder.path().join("empty")),
+        cache_dir: Some(folder.path().join("cache")),
+        python: Some("no-such-python".into()),
+        offline: true,
+        threads: None,
+    };
+    let error = Runtime::open(&options, &|line| panic!("progress while offline: {line}"));
+    let error = error.unwrap_err();
+    let text = error.to_string();
+    let RuntimeError::NotFound { attempts, command } = error else { panic!("{text}") };
+    let places: Vec<Place> = attempts.iter().map(|attempt: &Attempt| attempt.place).collect();
+    assert_eq!(
+        places,
+        [Place::Variable, Place::BesideBinary, Place::Cache, Place::Python, Place::Fetch]
+    );
+    assert_eq!(attempts[0].path, Some(not_a_library));
+    assert!(attempts[0].reason.starts_with("cannot load: "), "{}", attempts[0].reason);
+    assert!(attempts[3].reason.starts_with("cannot run it: "), "{}", attempts[3].reason);
+    assert_eq!(attempts[4].reason, "switched off");
+    assert_eq!(command, "python3 -m pip install onnxruntime==1.31.1");
+    assert!(text.ends_with(&format!("to mend it, run: {command}")), "{text}");
+    assert_eq!(text.lines().count(), 7, "{text}");
+}
