@@ -121,26 +121,34 @@ fn the_limit_of_new_tokens_ends_a_row_as_length() {
     assert_eq!(answers[&0].finish_reason, FinishReason::Length);
 }
 
-/// Prints what a step costs; `cargo test --release -p legenda-models --test engine -- --nocapture`.
+/// Prints what each part costs: run this test with `--nocapture`.
 #[test]
+#[expect(clippy::print_stdout, reason = "the measurement is the point")]
 fn speed_is_reported() {
-    for slots in [1, 4, 8, 16, 32] {
-        let generation = GenerationOptions { max_new_tokens: Some(32), ..Default::default() };
-        let mut model = load(slots, generation);
-        let prompts = prompts(&mut model);
-        let start = std::time::Instant::now();
-        let mut n_tokens = 0;
-        let mut waiting = prompts.iter().cycle().take(64).peekable();
-        while waiting.peek().is_some() || !model.engine.is_idle() {
-            while model.engine.free_slots() > 0 {
-                let Some(prompt) = waiting.next() else { break };
-                model.engine.admit(0, prompt.clone(), 0).unwrap();
-            }
-            for finished in model.engine.step() {
-                n_tokens += finished.result.unwrap().token_ids.len();
-            }
+    let generation = GenerationOptions { max_new_tokens: Some(32), ..Default::default() };
+    let mut model = load(16, generation);
+    let records = support::records();
+    let start = std::time::Instant::now();
+    let samples: Vec<_> = records.iter().map(|r| model.processor.prepare(r).unwrap()).collect();
+    println!("{} records prepared in {:?}", records.len(), start.elapsed());
+    let start = std::time::Instant::now();
+    let prompts = model.encoder.encode(samples);
+    println!("{} samples encoded in {:?}", records.len(), start.elapsed());
+
+    let start = std::time::Instant::now();
+    let n_prompts = 48;
+    let mut n_tokens = 0;
+    let mut waiting = prompts.iter().cycle().take(n_prompts).peekable();
+    while waiting.peek().is_some() || !model.engine.is_idle() {
+        while model.engine.free_slots() > 0 {
+            let Some(prompt) = waiting.next() else { break };
+            model.engine.admit(0, prompt.as_ref().unwrap().clone(), 0).unwrap();
         }
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{slots} slots: {n_tokens} tokens in {seconds:.2} s, 64 prompts prefilled");
+        for finished in model.engine.step() {
+            n_tokens += finished.result.unwrap().token_ids.len();
+        }
     }
+    let seconds = start.elapsed().as_secs_f64();
+    let n_steps = model.engine.n_steps();
+    println!("{n_prompts} prompts: {n_tokens} tokens in {n_steps} steps and {seconds:.2} s");
 }

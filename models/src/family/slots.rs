@@ -5,8 +5,9 @@
 //! Every step runs all slots, free ones too, with the same shapes: what a row is computed from and
 //! the order of its sums stay the same whichever rows are alive. Different numbers of slots give
 //! different shapes; the matrix kernels of the CPU provider then still add up a row in the same
-//! order, but for batches of one, which have kernels of their own. So no run has fewer than
-//! [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and 8 slots.
+//! order, but for a single row, which has kernels of its own. So no run and no matrix product in it
+//! has fewer than [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and
+//! 8 slots.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use crate::{
     tensors::Tensor,
 };
 
-/// The fewest rows of any run of the decoder; see the module.
+/// The fewest rows of any matrix product in the decoder; see the module.
 const ROWS_MIN: usize = 2;
 
 /// Positions a cache begins with. The attention kernel looks at all of them, so a cache that is no
@@ -98,7 +99,7 @@ impl InPlaceDecoder {
     ) -> Result<Self, crate::ModelError> {
         let text = &bundle.config.text_config;
         let source = bundle.files.graph("decoder_model_merged")?;
-        let shape = [text.num_key_value_heads, text.head_dim()];
+        let shape = [text.num_key_value_heads, text.head_dim(), text.vocab_size];
         let graph = InPlaceGraph::open(runtime, &source, device, shape)?;
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
         let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens)?;
@@ -141,8 +142,10 @@ impl InPlaceDecoder {
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
         let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
         self.reserve(longest)?;
-        // Caches for 2 and 4 rows only: a row too many costs less than a cache per number.
-        let n_rows = joins.len().next_power_of_two().max(ROWS_MIN);
+        // One row of several tokens is no batch of one; one row of one token would be.
+        let n_rows = if longest < ROWS_MIN { ROWS_MIN } else { joins.len() };
+        // A joining row comes alone most of the time, so a padded row would double its cost: there
+        // is a cache for each number of rows.
         let mut staging = match self.staging.remove(&n_rows) {
             Some(staging) => staging,
             None => self.new_cache(n_rows, self.cache.capacity_tokens())?,
@@ -173,7 +176,7 @@ impl InPlaceDecoder {
         // Right padding puts the last tokens of shorter rows before the end. Two at least: one
         // position of one row would be a batch of one again.
         let n_logits = if self.graph.takes_logits_to_keep() {
-            (longest - shortest + 1).max(2).min(longest)
+            (longest - shortest + 1).max(ROWS_MIN).min(longest)
         } else {
             longest
         };

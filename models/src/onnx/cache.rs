@@ -62,12 +62,13 @@ pub(crate) struct StepInputs {
 impl InPlaceGraph {
     /// Opens the decoder and checks that it is of this dialect.
     ///
-    /// Heads and size of a head come from the config: the graph's own shapes may be symbolic.
+    /// Heads, size of a head and of the vocabulary come from the config: the graph's own shapes may
+    /// be symbolic. Where they are not, both must agree.
     pub(crate) fn open(
         runtime: &Runtime,
         source: &GraphSource<'_>,
         device: DeviceKind,
-        [heads, head_dim]: [usize; 2],
+        [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
         let graph = GraphSession::open(runtime, "decoder_model_merged", source, device)?;
         graph.expect_input("inputs_embeds", Dtype::F32)?;
@@ -75,6 +76,9 @@ impl InPlaceGraph {
             graph.expect_input(name, Dtype::I64)?;
         }
         graph.expect_output("logits", Dtype::F32)?;
+        let [heads_dim, head_size_dim, vocab_dim] =
+            [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
+        graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
         let inputs: Vec<String> =
             graph.session.inputs().iter().map(|input| input.name().to_owned()).collect();
         let mut cache_names = Vec::new();
@@ -82,6 +86,7 @@ impl InPlaceGraph {
             let present = past.replacen("past_key_values.", "present.", 1);
             graph.expect_input(past, Dtype::F32)?;
             graph.expect_output(&present, Dtype::F32)?;
+            graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
             cache_names.push((past.clone(), present));
         }
         if cache_names.is_empty() {

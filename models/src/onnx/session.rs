@@ -71,6 +71,18 @@ pub enum SessionError {
         /// Names and types that are there.
         actual: Vec<String>,
     },
+    /// The graph and the configs do not agree on a shape.
+    #[error("`{name}` of graph `{graph}` has dimensions {actual:?}, the configs say {expected:?}")]
+    Dimensions {
+        /// The graph's base name.
+        graph: String,
+        /// The input or output.
+        name: String,
+        /// The graph's dimensions; -1 is free.
+        actual: Vec<i64>,
+        /// What the configs say; -1 is free.
+        expected: Vec<i64>,
+    },
     /// The cache cannot be allocated.
     #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
     Allocate {
@@ -89,6 +101,7 @@ impl SessionError {
             Self::Open { .. } => "graph_open",
             Self::Cuda { .. } => "cuda_missing",
             Self::Contract { .. } => "graph_contract",
+            Self::Dimensions { .. } => "graph_dimensions",
             Self::Allocate { .. } => "cache_allocate",
         }
     }
@@ -202,6 +215,25 @@ impl GraphSession {
             name: name.to_owned(),
             expected: dtype.as_str(),
             actual: outlets.iter().map(|o| format!("{}: {}", o.name(), o.dtype())).collect(),
+        })
+    }
+
+    /// Checks the dimensions of an input or output where both sides fix them; -1 is free.
+    pub(crate) fn expect_dims(&self, name: &str, expected: &[i64]) -> Result<(), SessionError> {
+        let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
+        let outlet = outlets.find(|outlet| outlet.name() == name);
+        let Some(shape) = outlet.and_then(|outlet| outlet.dtype().tensor_shape()) else {
+            return Ok(());
+        };
+        let agree = |(a, b): (&i64, &i64)| *a < 0 || *b < 0 || a == b;
+        if shape.len() == expected.len() && shape.iter().zip(expected).all(agree) {
+            return Ok(());
+        }
+        Err(SessionError::Dimensions {
+            graph: self.name.to_owned(),
+            name: name.to_owned(),
+            actual: shape.to_vec(),
+            expected: expected.to_vec(),
         })
     }
 
