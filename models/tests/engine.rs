@@ -121,9 +121,33 @@ fn the_limit_of_new_tokens_ends_a_row_as_length() {
     assert_eq!(answers[&0].finish_reason, FinishReason::Length);
 }
 
+#[test]
+fn a_graph_of_another_kind_is_refused_with_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny");
+    std::fs::create_dir(folder.path().join("onnx")).unwrap();
+    let files = [
+        ("config.json", "config.json"),
+        ("processor_config.json", "processor_config.json"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("onnx/vision_encoder.onnx", "onnx/vision_encoder.onnx"),
+        ("onnx/audio_encoder.onnx", "onnx/audio_encoder.onnx"),
+        ("onnx/embed_tokens.onnx", "onnx/embed_tokens.onnx"),
+        ("onnx/embed_tokens.onnx", "onnx/decoder_model_merged.onnx"),
+    ];
+    for (from, to) in files {
+        std::fs::copy(tiny.join(from), folder.path().join(to)).unwrap();
+    }
+    let bundle = Bundle::open(&BundleSource::Directory(folder.path().to_owned())).unwrap();
+    let options = ModelOptions { device: Device::Cpu, ..Default::default() };
+    let error = Model::load(&support::runtime(), &bundle, &options).unwrap_err();
+    assert_eq!(error.code(), "graph_contract");
+    let text = error.to_string();
+    assert!(text.contains("expected `inputs_embeds` of type f32"), "{text}");
+}
+
 /// Prints what each part costs: run this test with `--nocapture`.
 #[test]
-#[expect(clippy::print_stdout, reason = "the measurement is the point")]
 fn speed_is_reported() {
     let generation = GenerationOptions { max_new_tokens: Some(32), ..Default::default() };
     let mut model = load(16, generation);
