@@ -389,7 +389,7 @@ impl Job {
                 format!("is {top_p}: write a share above 0, up to 1"),
             );
         }
-        if !(self.limits.audio_seconds > 0.0) {
+        if self.limits.audio_seconds.is_nan() || self.limits.audio_seconds <= 0.0 {
             return refuse(
                 "limits.audio_seconds",
                 format!("is {}: write a duration above 0", self.limits.audio_seconds),

@@ -393,7 +393,7 @@ mod tests {
             write(&path, n_rows, group_rows);
             let table = SourceTable::open(std::slice::from_ref(&path)).unwrap();
             let reader = FileReader::open(&path).unwrap();
-            let mut seen = Vec::new();
+            let mut seen: Vec<i64> = Vec::new();
             for span in table.spans(span_rows, limit) {
                 prop_assert_eq!(span.file_row_start, seen.len() as u64);
                 let rows = span.row_start..span.row_start + span.n_rows;

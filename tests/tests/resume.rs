@@ -1,0 +1,139 @@
+//! A run that ends before its time goes on where it was: no row lost, none doubled.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use legenda_tests::{TEXT_JOB, Workplace, text_column, texts, write_table};
+
+const N_ROWS: usize = 600;
+
+fn workplace() -> Workplace {
+    let place = Workplace::new();
+    let questions: Vec<String> = (0..N_ROWS).map(|n| format!("What is {n} plus one?")).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    write_table(&place.path("table.parquet"), &texts(&questions), 50);
+    place.write("job.toml", TEXT_JOB);
+    place
+}
+
+fn entries(place: &Workplace) -> usize {
+    let ledger = place.path("out/_legenda/ledger");
+    fs::read_dir(ledger).map_or(0, |entries| entries.count())
+}
+
+/// Waits until the run has committed some spans.
+fn wait_for_entries(place: &Workplace, n: usize) {
+    let start = Instant::now();
+    while entries(place) < n {
+        assert!(start.elapsed() < Duration::from_secs(120), "no span was committed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn contents(place: &Workplace, output: &str) -> Vec<Vec<Option<String>>> {
+    let answers = place.answers(output);
+    ["id", "answer", "legenda_input_sha256"].map(|name| text_column(&answers, name)).to_vec()
+}
+
+#[test]
+fn a_killed_run_resumes_without_losing_or_doubling_a_row() {
+    let place = workplace();
+    for kill in 1..=3 {
+        let before = entries(&place);
+        let mut child = place.start(&["run", "job.toml", "--set", "model.slots=2"]);
+        wait_for_entries(&place, before + 4 * kill);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(entries(&place) < N_ROWS / 4, "the run was over before it was killed");
+    }
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stdout.contains("rows_in 600 == answers 600 + rejects 0"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("committed by earlier runs"), "{}", ended.stdout);
+
+    let undisturbed = place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0);
+    assert!(undisturbed.stdout.contains("rows_in 600"), "{}", undisturbed.stdout);
+    assert_eq!(contents(&place, "out"), contents(&place, "calm"));
+    let leftovers = fs::read_dir(place.path("out/_legenda/tmp")).unwrap().count();
+    assert_eq!(leftovers, 0, "temporary files are gone");
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_commits_what_is_begun_and_says_how_to_resume() {
+    let place = workplace();
+    let mut command = place.command(&["run", "job.toml", "--set", "model.slots=2"]);
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_entries(&place, 4);
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("to resume, run:") && stderr.contains("job.toml"), "{stderr}");
+    let done = place.answers("out").num_rows();
+    assert!(done > 0 && done < N_ROWS, "{done}");
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stdout.contains("rows_in 600 == answers 600"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_finished_run_does_nothing_again() {
+    let place = workplace();
+    let first = place.run(&["run", "job.toml", "--limit", "20"]).expect(0);
+    assert!(first.stdout.contains("rows_in 20"), "{}", first.stdout);
+    let part = |path: &Path| {
+        let entry = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        entry
+            .filter(|path| path.is_file())
+            .map(|path| fs::metadata(path).unwrap().modified().unwrap())
+            .max()
+    };
+    let written = part(&place.path("out"));
+    let again = place.run(&["run", "job.toml", "--limit", "20"]).expect(0);
+    assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
+    assert!(again.stdout.contains("20 rows were committed by earlier runs"), "{}", again.stdout);
+    assert_eq!(written, part(&place.path("out")), "no part is written again");
+}
+
+#[test]
+fn another_job_is_refused_by_what_differs() {
+    let place = workplace();
+    let first = place.run(&["run", "job.toml", "--limit", "8"]).expect(0);
+    assert!(first.stdout.contains("rows_in 8"), "{}", first.stdout);
+    let asked = ["run", "job.toml", "--limit", "8", "--set", "task.prompt=Say {{ text }}"];
+    place.run(&asked).expect(2).complains_of(&["`task`", "--overwrite"]);
+    // What cannot change an answer may differ.
+    let tuned = ["run", "job.toml", "--limit", "8", "--set", "model.slots=1"];
+    assert!(place.run(&tuned).expect(0).stdout.contains("0 rows in"));
+}
+
+#[test]
+fn a_changed_file_is_seen_and_done_again() {
+    let place = workplace();
+    write_table(&place.path("table.parquet"), &texts(&["a b", "c d"]), 50);
+    let first = place.run(&["run", "job.toml"]).expect(0);
+    assert!(first.stdout.contains("rows_in 2"), "{}", first.stdout);
+    write_table(&place.path("table.parquet"), &texts(&["a b", "c d", "e f"]), 50);
+    let second = place.run(&["run", "job.toml"]).expect(0);
+    assert!(second.stdout.contains("rows_in 3 == answers 3 + rejects 0"), "{}", second.stdout);
+    assert!(second.stdout.contains("their input changed"), "{}", second.stdout);
+    assert_eq!(place.answers("out").num_rows(), 3);
+}
+
+#[test]
+fn a_second_run_on_the_same_output_is_refused() {
+    let place = workplace();
+    let mut child = place.start(&["run", "job.toml", "--set", "model.slots=1"]);
+    wait_for_entries(&place, 1);
+    let refused = place.run(&["run", "job.toml"]).expect(2);
+    refused.complains_of(&["another run", &child.id().to_string()]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

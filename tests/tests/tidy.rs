@@ -1,0 +1,105 @@
+//! The house stays as the architecture says.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use legenda_tests::{Workplace, repository};
+
+fn manifest(crate_dir: &str) -> toml::Table {
+    let path = repository().join(crate_dir).join("Cargo.toml");
+    fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn dependencies(crate_dir: &str) -> Vec<String> {
+    let manifest = manifest(crate_dir);
+    let table = manifest.get("dependencies").and_then(toml::Value::as_table);
+    table.map(|table| table.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// The crates from the top of the house to its ground.
+const CRATES: [&str; 5] = ["tests", "jobs", "pipeline", "models", "schemas"];
+
+fn package(crate_dir: &str) -> String {
+    manifest(crate_dir)["package"]["name"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    for (floor, crate_dir) in CRATES.iter().enumerate() {
+        let below: Vec<String> = CRATES[floor + 1..].iter().map(|dir| package(dir)).collect();
+        for dependency in dependencies(crate_dir) {
+            let ours = dependency.starts_with("legenda");
+            assert!(
+                !ours || below.contains(&dependency),
+                "`{crate_dir}` may not use `{dependency}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn heavy_crates_are_named_by_one_crate_only() {
+    let homes = [
+        ("ort", "models"),
+        ("tokenizers", "models"),
+        ("rubato", "models"),
+        ("parquet", "pipeline"),
+        ("symphonia", "pipeline"),
+        ("polars", "pipeline"),
+        ("clap", "jobs"),
+        ("indicatif", "jobs"),
+    ];
+    for (heavy, home) in homes {
+        // The tests may make tables of their own.
+        for crate_dir in &CRATES[1..] {
+            let named = dependencies(crate_dir).iter().any(|name| name == heavy);
+            assert!(
+                !named || *crate_dir == home,
+                "`{crate_dir}` names `{heavy}`, which lives in `{home}`"
+            );
+        }
+    }
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn only_the_onnx_room_names_ort() {
+    let mut files = Vec::new();
+    for crate_dir in CRATES {
+        rust_files(&repository().join(crate_dir).join("src"), &mut files);
+    }
+    assert!(files.len() > 30);
+    let room = repository().join("models/src/onnx");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let named = text.contains("ort::");
+        assert!(!named || file.starts_with(&room), "{} names `ort::`", file.display());
+    }
+}
+
+#[test]
+fn every_example_job_is_valid() {
+    let place = Workplace::new();
+    let mut n_jobs = 0;
+    for entry in fs::read_dir(repository().join("jobs/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let told = place.run(&["check", &path.to_string_lossy()]).expect(0);
+            assert!(told.stdout.contains("valid"), "{}", told.stdout);
+            n_jobs += 1;
+        }
+    }
+    assert!(n_jobs >= 5);
+}
