@@ -89,7 +89,7 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
     }
 
 
-KINDS = {"image": 0.42, "audio": 0.34, "spoken": 0.1, "text": 0.14}
+KINDS = {"image": 0.46, "audio": 0.36, "spoken": 0.06, "text": 0.12}
 """Share of batches of each kind in the last stage."""
 KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
 """Share of batches while the vision tower is still pretrained."""

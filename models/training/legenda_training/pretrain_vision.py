@@ -99,6 +99,14 @@ class SceneStream(IterableDataset):
                    **stacked_targets(scenes, size // IMAGE_STRIDE)}
 
 
+def object_means(cells: Tensor, owner: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean features [objects, width] of the cells of every object, and which of [B, 4] they are."""
+    member = (owner[:, None, :] == torch.arange(4)[None, :, None]).float()
+    size = member.sum(-1, keepdim=True)
+    named = (objects != NONE) & (size.squeeze(-1) > 0)
+    return ((member @ cells) / size.clamp(min=1))[named], named
+
+
 class CellHeads(nn.Module):
     """Heads of the pretraining task."""
 
@@ -120,12 +128,8 @@ class CellHeads(nn.Module):
         loss = loss + 2 * nn.functional.binary_cross_entropy_with_logits(
             self.centre(cells).squeeze(-1), targets["centre"]
         )
-        member = targets["owner"][:, None, :] == torch.arange(4)[None, :, None]
-        member = member.float()
-        size = member.sum(-1, keepdim=True)
-        whole = (member @ cells) / size.clamp(min=1)
-        named = (targets["objects"] != NONE) & (size.squeeze(-1) > 0)
-        scores = self.concept(whole[named])
+        whole, named = object_means(cells, targets["owner"], targets["objects"])
+        scores = self.concept(whole)
         wanted = targets["objects"][named]
         loss = loss + nn.functional.cross_entropy(scores, wanted)
         colour = self.background(cells.mean(1))

@@ -62,14 +62,19 @@ def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
 
 @torch.no_grad()
 def answer(model: LegendaForConditionalGeneration, processor: LegendaProcessor, row: Row,
-           limit: int) -> tuple[str, list[int], list[int]]:
-    """Rendered prompt, expanded input ids, greedily generated ids (end token included)."""
+           limit: int) -> tuple[str, list[int], list[int], float]:
+    """Rendered prompt, expanded input ids, greedily generated ids (end token included), margin.
+
+    The margin is the smallest gap between the best and the second best logit of any step.
+    """
     text = processor.prompt(row.question, row.image is not None, row.audio is not None)
     inputs = processor(text, row.image, row.audio)
     out = model.generate(**inputs, max_new_tokens=limit, do_sample=False, eos_token_id=2,
-                         pad_token_id=0)
+                         pad_token_id=0, return_dict_in_generate=True, output_logits=True)
     ids = inputs["input_ids"][0].tolist()
-    return text, ids, out[0, len(ids):].tolist()
+    best = torch.stack(out.logits)[:, 0].topk(2).values
+    margin = float((best[:, 0] - best[:, 1]).min())
+    return text, ids, out.sequences[0, len(ids) :].tolist(), margin
 
 
 def make_references(bundle: Path, sample: Path, out: Path) -> int:
@@ -85,12 +90,13 @@ def make_references(bundle: Path, sample: Path, out: Path) -> int:
     for table, stored, row, _ in rows:
         if row is None:
             continue
-        prompt, ids, generated = answer(model, processor, row, runner.limit)
+        prompt, ids, generated, margin = answer(model, processor, row, runner.limit)
         mismatches += generated != found[len(lines)]
         said = processor.tokenizer.decode(generated, skip_special_tokens=True)
         right += said == stored["expected"]
         lines.append({"table": table, "id": stored["id"], "prompt_text": prompt,
-                      "input_ids": ids, "generated_ids": generated, "text": said})
+                      "input_ids": ids, "generated_ids": generated, "text": said,
+                      "margin": round(margin, 4)})
         inputs = processor(prompt, row.image, row.audio)
         lossless = row.image is not None and stored["image"][:4] == b"\x89PNG"
         if table == "pictures" and lossless and pictures < 4:
@@ -121,7 +127,9 @@ with PyTorch {torch} and transformers {transformers}, on the CPU in float32.
 
 `sample.jsonl`: {rows} lines, one for each row of the sample tables that can be processed:
 `table`, `id`, `prompt_text` (the rendered chat template), `input_ids` (placeholders expanded),
-`generated_ids` (greedy `generate`, end token included), `text`.
+`generated_ids` (greedy `generate`, end token included), `text`, `margin` (the smallest gap between
+the best and the second best logit over the row's steps: where a JPEG decoder or a resampler differs
+by a level, only rows with a small margin may change).
 
 `inputs.safetensors`: float32 inputs of a few rows, named by row id:
 `pixel_values` [3, 96, 96] of `SiglipImageProcessor` (torchvision back end, PNG rows) and

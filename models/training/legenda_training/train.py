@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .emoji import concepts
 from .modeling import LegendaForConditionalGeneration, tiny_config
 from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
 from .pretrain_audio import SpeechHeads, vocabulary
-from .pretrain_vision import CellHeads, normalised
+from .pretrain_vision import NONE, CellHeads, normalised, object_means
+from .scenes import COLOUR_NAMES
 from .tokenizer import stored_tokenizer
 
-CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT = 0.3, 0.2, 0.3
-"""Weights of the other losses beside the answer loss: the towers' own, and the one that draws audio
-tokens towards the embeddings of the words said."""
+CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT, NAME_WEIGHT = 0.3, 0.2, 0.3, 0.6
+"""Weights of the other losses beside the answer loss: the towers' own, and the two that draw audio
+tokens towards the embeddings of the words said and image tokens towards those of the names seen."""
 
 
 class Trainee(nn.Module):
@@ -40,6 +42,15 @@ class Trainee(nn.Module):
         self.cells = CellHeads(config.vision_config.hidden_sizes[-1])
         self.speech = SpeechHeads(config.audio_config.d_model, phonemes, len(words))
         self.token_scale = nn.Parameter(torch.tensor(3.0))
+        names = torch.zeros(NONE, len(tokenizer))
+        for concept in concepts():
+            for form in (concept.name, concept.name, concept.plural):
+                ids = tokenizer(" " + form, add_special_tokens=False).input_ids
+                for token in ids:
+                    names[concept.index, token] += 1 / len(ids) / 3
+        self.register_buffer("names", names, persistent=False)
+        colours = [tokenizer(" " + c, add_special_tokens=False).input_ids[0] for c in COLOUR_NAMES]
+        self.register_buffer("colours", torch.tensor(colours), persistent=False)
 
     def load_earlier(self, runs: Path, stage: str) -> None:
         """Take over what the stages before `stage` have reached, as far as they were run."""
@@ -72,6 +83,7 @@ class Trainee(nn.Module):
             cells = model.vision_encoder.cells(pixels)
             images = model.vision_encoder.project(cells)
             extra = extra + CELL_WEIGHT * self.cells.losses(cells, batch)[0]
+            extra = extra + NAME_WEIGHT * self._name_loss(images, batch)
         if "input_features" in batch:
             with torch.set_grad_enabled(hear):
                 heard = model.audio_encoder.tower(batch["input_features"]).last_hidden_state
@@ -91,11 +103,26 @@ class Trainee(nn.Module):
         return out.loss + extra, float(out.loss.detach()), float(right)
 
 
+    def _token_scores(self, features: Tensor) -> Tensor:
+        """Log-probabilities [..., vocabulary] of features scored by the decoder's embeddings."""
+        scale = features.pow(2).mean(-1, keepdim=True).add(1e-5).rsqrt()
+        return self.model.lm_head(self.token_scale * scale * features).log_softmax(-1)
+
+    def _name_loss(self, images: Tensor, batch: dict) -> Tensor:
+        """Cross entropy of each object's mean image token with the tokens of its name, and of the
+        mean of the bare cells with the colour of the background."""
+        whole, named = object_means(images, batch["owner"], batch["objects"])
+        wanted = self.names[batch["objects"][named]]
+        loss = -(wanted * self._token_scores(whole)).sum(-1).mean()
+        bare = (batch["owner"] == -1).float().unsqueeze(1)
+        count = bare.sum(-1)
+        ground = ((bare @ images).squeeze(1) / count.clamp(min=1))[count[:, 0] > 0]
+        colour = self.colours[batch["background"][count[:, 0] > 0]]
+        return loss + 0.5 * nn.functional.nll_loss(self._token_scores(ground), colour)
+
     def _token_loss(self, sounds: Tensor, batch: dict) -> Tensor:
         """CTC of the tokens said over audio tokens, scored by the decoder's own embeddings."""
-        scale = sounds.pow(2).mean(-1, keepdim=True).add(1e-5).rsqrt()
-        scores = self.model.lm_head(self.token_scale * scale * sounds)
-        scores = scores.log_softmax(-1).transpose(0, 1)
+        scores = self._token_scores(sounds).transpose(0, 1)
         lengths = (batch["sound_positions"] // self.model.audio_encoder.stack + 1).clamp(max=50)
         return nn.functional.ctc_loss(scores, batch["said"], lengths, batch["said_counts"],
                                       zero_infinity=True)
