@@ -6,13 +6,25 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// `config.json`.
+/// What `config.json` says first of all: which keys follow depends on it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct ModelConfig {
+pub(crate) struct Architecture {
     #[serde(default)]
     architectures: Vec<String>,
     #[serde(default)]
     model_type: String,
+}
+
+impl Architecture {
+    /// Returns the first architecture, or the model type where there is none.
+    pub(crate) fn name(&self) -> &str {
+        self.architectures.first().unwrap_or(&self.model_type)
+    }
+}
+
+/// `config.json` of a supported architecture.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ModelConfig {
     /// The placeholder of an image; `None` if the model sees none.
     #[serde(default, alias = "image_token_index")]
     pub(crate) image_token_id: Option<i64>,
@@ -22,13 +34,6 @@ pub(crate) struct ModelConfig {
     #[serde(default)]
     pub(crate) eos_token_id: Option<TokenIds>,
     pub(crate) text_config: TextConfig,
-}
-
-impl ModelConfig {
-    /// Returns the first architecture, or the model type where there is none.
-    pub(crate) fn architecture(&self) -> &str {
-        self.architectures.first().unwrap_or(&self.model_type)
-    }
 }
 
 /// `text_config` of `config.json`: the decoder.

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use legenda_schemas::job::TaskKind;
 
+pub(crate) use config::{Architecture, GenerationConfig, ModelConfig, ProcessorConfig};
 pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
-pub(crate) use config::{GenerationConfig, ModelConfig, ProcessorConfig};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 
@@ -68,6 +68,7 @@ pub struct Modalities {
 pub struct Bundle {
     name: String,
     revision: String,
+    architecture: &'static str,
     pub(crate) family: Family,
     pub(crate) files: BundleFiles,
     pub(crate) config: ModelConfig,
@@ -97,14 +98,15 @@ impl Bundle {
     }
 
     pub(crate) fn from_files(name: String, files: BundleFiles) -> Result<Self, BundleError> {
-        let config: ModelConfig = files.json("config.json")?;
-        let architecture = config.architecture();
-        let Some((_, family)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
+        let architecture: Architecture = files.json("config.json")?;
+        let known = ARCHITECTURES.iter().find(|(name, _)| *name == architecture.name());
+        let Some((architecture, family)) = known else {
             return Err(BundleError::UnsupportedArchitecture {
-                architecture: architecture.to_owned(),
+                architecture: architecture.name().to_owned(),
                 supported: ARCHITECTURES.map(|(name, _)| name).join(", "),
             });
         };
+        let config: ModelConfig = files.json("config.json")?;
         let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
         let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
             Some(processor) => processor,
@@ -113,6 +115,7 @@ impl Bundle {
         let bundle = Self {
             name,
             revision: files.revision()?,
+            architecture,
             family: *family,
             files,
             config,
@@ -151,7 +154,7 @@ impl Bundle {
     /// Returns the architecture named in `config.json`.
     #[must_use]
     pub fn architecture(&self) -> &str {
-        self.config.architecture()
+        self.architecture
     }
 
     /// Returns what may be in a record.

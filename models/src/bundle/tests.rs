@@ -72,6 +72,9 @@ fn an_unknown_architecture_names_what_is_supported() {
         "architecture `StrangeForConditionalGeneration` is not supported, \
          supported: LegendaForConditionalGeneration"
     );
+    // Whatever else its config has: that depends on the architecture.
+    files[0].1 = r#"{"model_type": "mamba"}"#;
+    assert_eq!(open(&files).unwrap_err().code(), "architecture_unsupported");
 }
 
 #[test]

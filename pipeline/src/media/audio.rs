@@ -15,6 +15,10 @@ use super::{MediaError, shown_start};
 
 const KNOWN: &str = "WAV, AIFF, FLAC, MP3, Ogg Vorbis, MP4/M4A (AAC)";
 
+/// How files of the formats begin, to tell a damaged file from one of another kind.
+const MAGIC: [(&[u8], &str); 5] =
+    [(b"RIFF", "wave"), (b"FORM", "aiff"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3")];
+
 /// Decodes the encoded sound `bytes` and averages its channels.
 ///
 /// The sample rate stays that of the file; the model's processor resamples.
@@ -33,14 +37,16 @@ pub fn decode_audio(
     }
     let n_bytes = bytes.len();
     let start = shown_start(&bytes);
+    let claimed = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name);
     let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
     let mut format = symphonia::default::get_probe()
         .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
-        .map_err(|error| match error {
-            SymphoniaError::Unsupported(_) | SymphoniaError::IoError(_) => {
+        .map_err(|error| match (claimed, error) {
+            (Some(format), error) => damaged(format, &error),
+            (None, SymphoniaError::Unsupported(_) | SymphoniaError::IoError(_)) => {
                 MediaError::UnknownFormat { kind: "audio", bytes: n_bytes, start, known: KNOWN }
             }
-            error => damaged("unknown", &error),
+            (None, error) => damaged("unknown", &error),
         })?;
     let name = format.format_info().short_name.to_owned();
     let no_track = |problem: &str| MediaError::Damaged {
