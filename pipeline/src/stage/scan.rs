@@ -88,23 +88,13 @@ impl Scan<'_> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
-        let rows: Vec<Vec<usize>> =
-            spans.iter().map(|next| self.plan.rows_of(&next.span)).collect();
-        let ranges = contiguous(rows.iter().flatten().copied());
+        let ranges: Vec<_> = spans
+            .iter()
+            .map(|next| next.span.row_start..next.span.row_start + next.span.n_rows)
+            .collect();
         let batch_rows = self.batch_rows(head.row_group, &head.object.path);
-        let mut cursor = Cursor {
-            scan: self,
-            permits,
-            file,
-            first_span_idx: span_idxs.start,
-            rows: &rows,
-            span_idx: span_idxs.start,
-            row_idx: 0,
-        };
-        cursor.skip_empty()?;
-        if ranges.is_empty() {
-            return Ok(None);
-        }
+        let mut cursor =
+            Cursor { scan: self, permits, file, span_idx: span_idxs.start, row_idx: 0 };
 
         let reader = match FileReader::open(Path::new(&head.object.path)) {
             Ok(reader) => reader,
@@ -158,20 +148,13 @@ struct Cursor<'a> {
     scan: &'a Scan<'a>,
     permits: &'a Arc<Semaphore>,
     file: Arc<str>,
-    first_span_idx: usize,
-    /// The rows that are read of each span, from `first_span_idx` on.
-    rows: &'a [Vec<usize>],
     span_idx: usize,
     row_idx: usize,
 }
 
 impl Cursor<'_> {
     fn rows_left(&self) -> usize {
-        self.span_rows().len() - self.row_idx
-    }
-
-    fn span_rows(&self) -> &[usize] {
-        &self.rows[self.span_idx - self.first_span_idx]
+        self.scan.spans[self.span_idx].span.n_rows - self.row_idx
     }
 
     fn tell(&self, outcome: Outcome) -> Result<(), Disconnected> {
@@ -183,9 +166,10 @@ impl Cursor<'_> {
         if self.row_idx > 0 {
             return Ok(());
         }
+        let span = &self.scan.spans[self.span_idx].span;
         let permit = Arc::clone(self.permits).acquire_owned();
         let permit = self.scan.runtime.block_on(permit).map_err(|_| Disconnected)?;
-        let rows = self.span_rows().to_vec();
+        let rows = (span.row_start..span.row_start + span.n_rows).collect();
         self.tell(Outcome::Opened { span_idx: self.span_idx, rows, permit })
     }
 
@@ -203,23 +187,24 @@ impl Cursor<'_> {
         // The columns were checked to be there, so the projection holds.
         let carried = rows.project(&carried).map_err(|_| Disconnected)?;
         self.tell(Outcome::Carried { first, rows: carried })?;
-        let span = &self.scan.spans[self.span_idx].span;
-        let file_rows = self.span_rows()[self.row_idx..self.row_idx + rows.num_rows()]
-            .iter()
-            .map(|position| span.file_row_start + (position - span.row_start) as u64)
-            .collect();
+        let file_row_start = self.scan.spans[self.span_idx].span.file_row_start;
         let bytes = rows.get_array_memory_size() as u64;
-        let batch =
-            ScannedBatch { first, file_rows, file: Arc::clone(&self.file), rows: rows.clone() };
+        let batch = ScannedBatch {
+            first,
+            file_row_start: file_row_start + self.row_idx as u64,
+            file: Arc::clone(&self.file),
+            rows: rows.clone(),
+        };
         self.scan.runtime.block_on(self.scan.batches.send(batch, bytes))?;
-        self.step(rows.num_rows())
+        self.step(rows.num_rows());
+        Ok(())
     }
 
     /// Rejects the rest of the current span; returns the span.
     fn fail(&mut self, problem: &str) -> Result<usize, Disconnected> {
         self.open()?;
         let span_idx = self.span_idx;
-        for row_idx in self.row_idx..self.span_rows().len() {
+        for row_idx in self.row_idx..self.scan.spans[span_idx].span.n_rows {
             let key = RowKey { span_idx, row_idx };
             let reject = Reject {
                 stage: Stage::Scan,
@@ -231,36 +216,13 @@ impl Cursor<'_> {
         Ok(span_idx)
     }
 
-    fn step(&mut self, n_rows: usize) -> Result<(), Disconnected> {
+    fn step(&mut self, n_rows: usize) {
         self.row_idx += n_rows;
         if self.rows_left() == 0 {
             self.span_idx += 1;
             self.row_idx = 0;
-            self.skip_empty()?;
-        }
-        Ok(())
-    }
-
-    /// Opens spans of which no row is read, which makes them whole, and steps over them.
-    fn skip_empty(&mut self) -> Result<(), Disconnected> {
-        while self.span_idx - self.first_span_idx < self.rows.len() && self.span_rows().is_empty() {
-            self.open()?;
-            self.span_idx += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Joins ascending row numbers to ranges.
-fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
-    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
-    for row in rows {
-        match ranges.last_mut() {
-            Some(last) if last.end == row => last.end += 1,
-            _ => ranges.push(row..row + 1),
         }
     }
-    ranges
 }
 
 /// Joins the messages of an error and its causes.
