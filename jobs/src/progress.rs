@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{cli::ProgressStyle, command::tell};
 
 /// Where progress is shown.
-pub(crate) enum Board {
+enum Board {
     Bar(ProgressBar),
     Plain,
     Json,
@@ -22,7 +22,7 @@ pub(crate) enum Board {
 
 impl Board {
     /// Makes a board; `Auto` looks at whether stderr is a terminal.
-    pub(crate) fn new(style: ProgressStyle) -> Self {
+    fn new(style: ProgressStyle) -> Self {
         match style {
             ProgressStyle::Auto if std::io::stderr().is_terminal() => {
                 let bar = ProgressBar::new(0);
@@ -70,14 +70,6 @@ impl Board {
     }
 }
 
-impl Drop for Board {
-    fn drop(&mut self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 /// How far a run is.
 struct State {
     rows_planned: u64,
@@ -118,14 +110,40 @@ impl State {
     }
 }
 
-/// Shows the progress until aborted.
-pub(crate) async fn show(board: Board, progress: Arc<Progress>) {
-    let start = Instant::now();
-    let mut ticks = tokio::time::interval(board.period());
-    // The first tick comes at once, when there is nothing to show yet.
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        board.show(&State::of(&progress, start));
+/// Progress that is being shown.
+pub(crate) struct Shown {
+    board: Arc<Board>,
+    progress: Arc<Progress>,
+    since: Instant,
+    ticking: tokio::task::JoinHandle<()>,
+}
+
+impl Shown {
+    /// Starts to show the progress, now and then.
+    pub(crate) fn start(style: ProgressStyle, progress: Arc<Progress>) -> Self {
+        let (board, since) = (Arc::new(Board::new(style)), Instant::now());
+        let ticking = tokio::spawn({
+            let (board, progress) = (Arc::clone(&board), Arc::clone(&progress));
+            async move {
+                let mut ticks = tokio::time::interval(board.period());
+                // The first tick comes at once, when there is nothing to show yet.
+                ticks.tick().await;
+                loop {
+                    ticks.tick().await;
+                    board.show(&State::of(&progress, since));
+                }
+            }
+        });
+        Self { board, progress, since, ticking }
+    }
+
+    /// Shows the end, and clears a bar before anything else is printed.
+    pub(crate) async fn finish(self) {
+        self.ticking.abort();
+        self.ticking.await.ok();
+        self.board.show(&State::of(&self.progress, self.since));
+        if let Board::Bar(bar) = &*self.board {
+            bar.finish_and_clear();
+        }
     }
 }

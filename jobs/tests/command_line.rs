@@ -1,5 +1,7 @@
 //! The command line itself. (It also makes cargo build the binary that the end-to-end tests run.)
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::process::Command;
 
 fn legenda(args: &[&str]) -> (Option<i32>, String) {

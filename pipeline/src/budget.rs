@@ -40,6 +40,10 @@ impl Budget {
 
     /// Waits until `bytes` are free and takes them. What is larger than the whole budget takes all
     /// of it, so it passes alone; whoever must refuse it asks [`Budget::bytes_max`] first.
+    ///
+    /// # Panics
+    ///
+    /// Never: the semaphore is not closed.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let grains = u32::try_from(bytes.div_ceil(GRAIN_BYTES))
             .unwrap_or(u32::MAX)

@@ -3,6 +3,8 @@
 //! The references were made by `python -m legenda_training references` with Hugging Face
 //! transformers; see `tests/references/README.md`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::{collections::HashMap, fs};
 
 use arrow::array::{Array, AsArray, RecordBatch};

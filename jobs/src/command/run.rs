@@ -1,7 +1,7 @@
 //! `legenda run`.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use super::{CheckedJob, check_job, open_runtime, print, tell};
 use crate::{
     cli::RunArgs,
     failure::{Exit, Failure},
-    progress::{self, Board},
+    progress::Shown,
     summary,
 };
 
@@ -105,8 +105,7 @@ async fn execute(
 ) -> Result<RunReport, Failure> {
     let progress = Arc::new(Progress::default());
     let stop = Arc::new(Stop::default());
-    let board = Board::new(args.progress);
-    let shown = tokio::spawn(progress::show(board, Arc::clone(&progress)));
+    let shown = Shown::start(args.progress, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
     tokio::pin!(run);
     let mut signals = Signals::new()?;
@@ -122,11 +121,7 @@ async fn execute(
             }
         }
     };
-    shown.abort();
-    // The board clears its bar when dropped, before anything else is printed.
-    shown.await.ok();
-    let settled = progress.rows_settled();
-    tracing::debug!(settled, tokens = progress.tokens_generated.load(Relaxed), "run ended");
+    shown.finish().await;
     result.map_err(|error| match &error {
         RunError::Memory { .. } => Failure::config(error),
         RunError::Ledger(inner) => match inner {

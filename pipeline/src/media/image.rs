@@ -28,6 +28,10 @@ impl<'a> PendingImage<'a> {
     ///
     /// [`MediaError`] if the format is unknown, the header is damaged, or the image has more than
     /// `pixels_max` pixels.
+    ///
+    /// # Panics
+    ///
+    /// Never: reading bytes in memory does not fail.
     pub fn open(bytes: &'a [u8], pixels_max: u64) -> Result<Self, MediaError> {
         if bytes.is_empty() {
             return Err(MediaError::Empty { kind: "image" });

@@ -1,0 +1,119 @@
+//! A whole run on a fake model, without ONNX Runtime: a model that fails on a row costs that row,
+//! the stages overlap, and a span is committed when its last row is settled.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    path::Path,
+    sync::Arc,
+};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use legenda_models::{
+    Bundle, BundleSource, Model, ModelInfo, Processor,
+    fake::{FakeEncoder, FakeOptions},
+    onnx::DeviceKind,
+};
+use legenda_pipeline::{Ending, Progress, RunOptions, RunPlan, RunReport, Stop};
+use legenda_schemas::job::Job;
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+
+const JOB: &str = r#"
+version = 1
+task = { kind = "generate" }
+source = { paths = ["table.parquet"], columns = { text = "text" } }
+output = { path = "out", span_rows = 3 }
+"#;
+
+/// Gives the set of tokens at which one call of the fake fails.
+type FailsOn = fn(&mut FakeOptions) -> &mut BTreeSet<i64>;
+
+fn write_texts(path: &Path, texts: &[String]) {
+    let column: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    let file = File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
+    let job = Job::parse(JOB, &[]).unwrap();
+    let plan = Arc::new(RunPlan::new(job, dir, bundle, None).unwrap());
+    let model = Model {
+        processor: Arc::new(Processor::open(bundle).unwrap()),
+        encoder: Box::new(FakeEncoder::new(options.clone())),
+        engine: options.engine(64),
+        info: ModelInfo {
+            name: "fake".to_owned(),
+            revision: "none".to_owned(),
+            device: DeviceKind::Cpu,
+            device_note: None,
+            slots: options.slots,
+            context_tokens: options.context_tokens,
+            max_new_tokens: 64,
+            kv_bytes_per_slot: 0,
+        },
+    };
+    let run_options = RunOptions { overwrite: false, prepare_workers: 2, base_dir: dir.to_owned() };
+    let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::default()));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(legenda_pipeline::run(plan, model, &run_options, progress, stop)).unwrap()
+}
+
+fn answers(dir: &Path) -> BTreeMap<String, String> {
+    let mut answers = BTreeMap::new();
+    for entry in dir.join("out").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "parquet") {
+            let file = File::open(path).unwrap();
+            for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+                let batch = batch.unwrap();
+                let column =
+                    |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+                for (text, answer) in column("text").iter().zip(&column("answer")) {
+                    answers.insert(text.unwrap().to_owned(), answer.unwrap().to_owned());
+                }
+            }
+        }
+    }
+    answers
+}
+
+#[test]
+fn a_model_that_fails_on_a_row_costs_that_row_only() {
+    let texts: Vec<String> = (0..40).map(|n| format!("row {n}")).collect();
+    let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
+    let processor = Processor::open(&bundle).unwrap();
+    let ids = |text: &str| {
+        let record = legenda_models::Record { text: Some(text.to_owned()), ..Default::default() };
+        processor.prepare(&record).unwrap().token_ids
+    };
+    // A token that only the row "row 7" and its like have makes a call of the model fail.
+    let poison = *ids("row 7").iter().find(|id| !ids("row 8").contains(id)).unwrap();
+    let poisoned = |text: &String| ids(text).contains(&poison);
+    let n_bad = texts.iter().filter(|text| poisoned(text)).count() as u64;
+    assert!(n_bad > 0 && n_bad < 40);
+
+    let calls: [FailsOn; 3] = [
+        |options| &mut options.encode_fails_on,
+        |options| &mut options.prefill_fails_on,
+        |options| &mut options.step_fails_on,
+    ];
+    for fails_on in calls {
+        let dir = tempfile::tempdir().unwrap();
+        write_texts(&dir.path().join("table.parquet"), &texts);
+        let mut options = FakeOptions::default();
+        fails_on(&mut options).insert(poison);
+        let report = run(dir.path(), &bundle, &options);
+        assert_eq!(report.ending, Ending::Complete);
+        assert_eq!((report.rows_in, report.answers, report.n_rejects()), (40, 40 - n_bad, n_bad));
+        let answers = answers(dir.path());
+        for text in &texts {
+            let wanted = (!poisoned(text)).then(|| options.answer_text(&ids(text)));
+            assert_eq!(answers.get(text), wanted.as_ref(), "{text}");
+        }
+    }
+}
