@@ -67,6 +67,7 @@ def sound(n_samples: int) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, width: int, height: int, number: int, backend: str) -> np.ndarray:
+    """Resizes a picture by one back end, filter `number` of Pillow."""
     pil_filter, torch_filter = FILTERS[number]
     if backend == "pil":
         return np.asarray(Image.fromarray(pixels).resize((width, height), pil_filter))
@@ -76,6 +77,7 @@ def resize(pixels: np.ndarray, width: int, height: int, number: int, backend: st
 
 
 def resize_cases() -> list[dict]:
+    """Resizes small pictures by both back ends, up and down, by every filter."""
     cases = []
     for backend in ["torchvision", "pil"]:
         for number in FILTERS:
@@ -96,6 +98,7 @@ def resize_cases() -> list[dict]:
 
 
 def main() -> None:
+    """Writes `golden.json`."""
     processor = json.loads((BUNDLE / "processor_config.json").read_text())
     images = SiglipImageProcessor(**processor["image_processor"])
     sounds = WhisperFeatureExtractor(**processor["feature_extractor"])

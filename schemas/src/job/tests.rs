@@ -1,0 +1,85 @@
+use super::{Job, JobError, TaskKind};
+
+const CAPTIONS: &str = r#"
+    version = 1
+    [task]
+    kind = "caption"
+    [source]
+    paths = ["pictures.parquet"]
+    columns = { image = "image" }
+    [output]
+    path = "out"
+"#;
+
+fn error(text: &str, overrides: &[&str]) -> String {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    Job::parse(text, &overrides).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_fill_a_short_file() {
+    let job = Job::parse(CAPTIONS, &[]).unwrap();
+    assert_eq!(job.task.kind, TaskKind::Caption);
+    assert_eq!(job.model.bundle, "legenda-tiny");
+    assert_eq!(job.prompt_template(), "Describe the picture.");
+}
+
+#[test]
+fn unknown_keys_are_shown_with_their_line() {
+    let text = CAPTIONS.replace("kind =", "knid =");
+    let message = error(&text, &[]);
+    assert!(message.contains("line 4") && message.contains("knid"), "{message}");
+}
+
+#[test]
+fn overrides_take_toml_or_plain_text() {
+    let overrides =
+        ["model.slots=3", "output.path=elsewhere/x", "limits.memory=1GiB"].map(str::to_owned);
+    let job = Job::parse(CAPTIONS, &overrides).unwrap();
+    assert_eq!(job.model.slots, Some(3));
+    assert_eq!(job.output.path, "elsewhere/x");
+    assert_eq!(job.limits.memory.0, 1 << 30);
+}
+
+#[test]
+fn wrong_overrides_name_the_key() {
+    assert!(error(CAPTIONS, &["model.slots=many"]).contains("`model.slots`"));
+    assert!(error(CAPTIONS, &["model.slot=3"]).contains("slot"));
+    assert!(error(CAPTIONS, &["version.x=3"]).contains("not a table"));
+    assert!(matches!(Job::parse(CAPTIONS, &["slots".to_owned()]), Err(JobError::Override { .. })));
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_refused() {
+    for (set, key) in [
+        ("version=2", "`version`"),
+        ("source.paths=[]", "`source.paths`"),
+        ("model.slots=0", "`model.slots`"),
+        ("generation.temperature=-1.0", "`generation.temperature`"),
+        ("generation.top_p=1.5", "`generation.top_p`"),
+        ("limits.audio_seconds=0.0", "`limits.audio_seconds`"),
+        ("task.kind=\"transcribe\"", "`source.columns.audio`"),
+        ("task.kind=\"answer\"", "`source.columns.text`"),
+    ] {
+        let message = error(CAPTIONS, &[set]);
+        assert!(message.contains(key), "{set}: {message}");
+    }
+}
+
+#[test]
+fn identity_ignores_what_cannot_change_answers() {
+    let job = Job::parse(CAPTIONS, &[]).unwrap();
+    let tuned = Job::parse(CAPTIONS, &["model.slots=9".into(), "limits.memory=1GiB".into()]);
+    let asked = Job::parse(CAPTIONS, &["task.prompt=What?".into()]).unwrap();
+    assert_eq!(job.identity("r"), tuned.unwrap().identity("r"));
+    assert_ne!(job.identity("r"), asked.identity("r"));
+    assert_ne!(job.identity("r"), job.identity("s"));
+}
+
+#[test]
+fn schema_knows_every_table() {
+    let schema = Job::json_schema().to_string();
+    for key in ["task", "source", "model", "generation", "limits", "output", "error_budget"] {
+        assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+    }
+}
