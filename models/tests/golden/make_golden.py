@@ -84,16 +84,18 @@ def resize_cases() -> list[dict]:
             for seed, (width, height, new_width, new_height) in enumerate(SIZES):
                 pixels = noise_image(width, height, seed)
                 resized = resize(pixels, new_width, new_height, number, backend)
-                cases.append({
-                    "backend": backend,
-                    "resample": number,
-                    "seed": seed,
-                    "from": [width, height],
-                    "to": [new_width, new_height],
-                    # Enough to see where it goes wrong; the digest covers the rest.
-                    "head": resized.reshape(-1)[:24].tolist(),
-                    "sha256": hashlib.sha256(resized.tobytes()).hexdigest(),
-                })
+                cases.append(
+                    {
+                        "backend": backend,
+                        "resample": number,
+                        "seed": seed,
+                        "from": [width, height],
+                        "to": [new_width, new_height],
+                        # Enough to see where it goes wrong; the digest covers the rest.
+                        "head": resized.reshape(-1)[:24].tolist(),
+                        "sha256": hashlib.sha256(resized.tobytes()).hexdigest(),
+                    }
+                )
     return cases
 
 
@@ -117,8 +119,9 @@ def main() -> None:
         "resize": resize_cases(),
         "resize_large": {
             backend: [
-                hashlib.sha256(resize(large, new_width, new_height, n, backend).tobytes())
-                .hexdigest()
+                hashlib.sha256(
+                    resize(large, new_width, new_height, n, backend).tobytes()
+                ).hexdigest()
                 for n in FILTERS
             ]
             for backend in ["torchvision", "pil"]
@@ -142,9 +145,13 @@ def main() -> None:
                 "ids": tokenizer.apply_chat_template(
                     [
                         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
-                        {"role": "user", "content": [
-                            {"type": "image"}, {"type": "text", "text": text},
-                        ]},
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "image"},
+                                {"type": "text", "text": text},
+                            ],
+                        },
                     ],
                     add_generation_prompt=True,
                     tokenize=True,

@@ -13,29 +13,43 @@ REPOSITORY = PACKAGE.parents[1]
 def parser() -> argparse.ArgumentParser:
     """The options of every command."""
     main = argparse.ArgumentParser(prog="legenda_training", description=__doc__)
-    main.add_argument("--data", type=Path, default=PACKAGE / "data",
-                      help="work folder for icons, sprites, speech and checkpoints")
-    main.add_argument("--preset", choices=("tiny", "check"), default="tiny",
-                      help="`check` is a toy size that runs the whole chain in minutes")
+    main.add_argument(
+        "--data",
+        type=Path,
+        default=PACKAGE / "data",
+        help="work folder for icons, sprites, speech and checkpoints",
+    )
+    main.add_argument(
+        "--preset",
+        choices=("tiny", "check"),
+        default="tiny",
+        help="`check` is a toy size that runs the whole chain in minutes",
+    )
     main.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     commands = main.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="draw sprites, synthesise speech, train the tokenizer")
     train = commands.add_parser("train", help="train a stage, or all in order; resumes")
-    train.add_argument("--stage", choices=("all", "vision", "audio", "listen", "joint"),
-                       default="all")
+    train.add_argument(
+        "--stage", choices=("all", "vision", "audio", "listen", "joint"), default="all"
+    )
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
-    for name, text in (("evaluate", "score a bundle"), ("export", "write a bundle"),
-                       ("sample", "write the sample tables"),
-                       ("card", "write a bundle's model card from its scores"),
-                       ("references", "write the reference answers"),
-                       ("parity", "compare slots of a bundle with PyTorch")):
+    for name, text in (
+        ("evaluate", "score a bundle"),
+        ("export", "write a bundle"),
+        ("sample", "write the sample tables"),
+        ("card", "write a bundle's model card from its scores"),
+        ("references", "write the reference answers"),
+        ("parity", "compare slots of a bundle with PyTorch"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--bundle", type=Path, default=REPOSITORY / "models" / "tiny")
-        command.add_argument("--sample", type=Path,
-                             default=REPOSITORY / "jobs" / "examples" / "sample")
+        command.add_argument(
+            "--sample", type=Path, default=REPOSITORY / "jobs" / "examples" / "sample"
+        )
         command.add_argument("--out", type=Path)
-        command.add_argument("--share", type=float, default=1.0,
-                             help="share of the full number of evaluation rows")
+        command.add_argument(
+            "--share", type=float, default=1.0, help="share of the full number of evaluation rows"
+        )
     tune = commands.add_parser("finetune", help="train a bundle on a Parquet table")
     tune.add_argument("table", type=Path)
     tune.add_argument("--bundle", type=Path, default=REPOSITORY / "models" / "tiny")
@@ -83,11 +97,13 @@ def train(options: argparse.Namespace) -> None:
             vocabulary_size = len(stored_tokenizer(options.data))
             model = LegendaForConditionalGeneration(tiny_config(vocabulary_size, options.preset))
             if stage == "vision":
-                pretrain_vision(model.vision_encoder, options.data, runs / "vision.pt",
-                                60 * minutes)
+                pretrain_vision(
+                    model.vision_encoder, options.data, runs / "vision.pt", 60 * minutes
+                )
             else:
-                pretrain_audio(model.audio_encoder.tower, options.data, runs / "audio.pt",
-                               60 * minutes)
+                pretrain_audio(
+                    model.audio_encoder.tower, options.data, runs / "audio.pt", 60 * minutes
+                )
         else:
             scale = 0.25 if options.preset == "check" else 1.0
             train_stage(options.data, runs, 60 * minutes, stage, options.preset, scale=scale)
@@ -122,8 +138,9 @@ def main() -> None:
     elif options.command == "evaluate":
         from .evaluate import evaluate
 
-        evaluate(options.bundle, options.data, options.out or options.data / "scores",
-                 options.share)
+        evaluate(
+            options.bundle, options.data, options.out or options.data / "scores", options.share
+        )
     elif options.command == "card":
         from .card import write_card
 
@@ -145,8 +162,9 @@ def main() -> None:
     else:
         from .finetune import finetune
 
-        finetune(options.bundle, options.table, options.out, options.steps, options.batch,
-                 options.rate)
+        finetune(
+            options.bundle, options.table, options.out, options.steps, options.batch, options.rate
+        )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def write_card(bundle: Path, data: Path, scores: Path) -> None:
     text = config.text_config
     card = CARD.format(
         concepts=len(concepts()),
+        pictured=sum(c.pictured for c in concepts()),
         parameters=parameter_table(model),
         image=config.image_size,
         image_tokens=config.image_seq_length,
@@ -127,7 +128,9 @@ else; for real work, give Legenda a real model.
 Hugging Face model classes: a ResNet over {image} x {image} pixels ({image_tokens} image tokens), a
 Whisper encoder over 64 log-mel bands of six seconds ({audio_tokens} audio tokens), a Llama decoder
 ({layers} layers, width {width}, {heads} query and {kv_heads} key/value heads, vocabulary
-{vocabulary}). Features take the place of placeholder tokens in the prompt.
+{vocabulary}). Features take the place of placeholder tokens in the prompt. An image token is a
+linear projection of its ResNet cell plus a mixture of codebook vectors, one per concept, weighed by
+the cell's own scores; an audio token stacks three encoder positions (120 ms).
 
 {parameters}
 
@@ -137,10 +140,10 @@ in float32. The decoder graph is opset 24 with an in-place cache (`TensorScatter
 
 ## Data
 
-- Pictures: {concepts} concepts of open emoji designs, one to four of them composed on a plain,
-  graded or mottled background of eleven named colours, with strong roughening. Styles trained on:
-  Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Fluent Emoji 3D and flat (MIT), EmojiOne 2
-  (CC BY 4.0). **Noto Emoji (Apache-2.0) is held out: never trained on, only measured.**
+- Pictures: {pictured} of the {concepts} concepts, as open emoji designs, one to four of them
+  composed on a plain, graded or mottled background of eleven named colours, with strong roughening.
+  Styles trained on: Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Fluent Emoji 3D and flat (MIT),
+  EmojiOne 2 (CC BY 4.0). **Noto Emoji (Apache-2.0) is held out: never trained on, only measured.**
 - Speech: 20,000 utterances by eSpeak NG, drawn from {voices} voices (dialect x variant) at 110 to
   220 words per minute, with noise, echo, gain and band limits added. **The variants
   {held_out_variants} and the dialect {held_out_dialect} are held out.**
@@ -151,8 +154,12 @@ Everything is synthetic; no photograph, no recording of a person, no text of oth
 
 ## Training
 
-On a CPU with two cores that other work shared, from random weights, in stages; curves are in
-`curves.csv`.
+On two CPU cores without AVX-512 that compilers used at the same time (training had about one core
+of them), from random weights, in stages; curves are in `curves.csv`. `vision` and `audio` ran at
+once, then `vision` and `listen`, then `joint` as two processes. The vision stage was shortened and
+restarted once with fewer pictured concepts, and the joint stage was restarted at steps 600, 810 and
+1050, when the losses that align image tokens with names, the codebook, and a larger share of
+pictures came in; the curve shows the steps.
 
 {stages}
 
@@ -167,8 +174,8 @@ were all in training: that score measures memory.
 
 ## Known limits
 
-- It names the {concepts} concepts and nothing else; a photograph gets the name of the nearest
-  emoji, with no sign of doubt.
+- It can name the {pictured} pictured concepts and nothing else; a photograph gets the name of the
+  nearest emoji, with no sign of doubt.
 - Designs it has not seen are named clearly worse than those it has; small objects in crowded scenes
   worse than large single ones. The scene captions need every name, count and place right at once.
 - Speech is synthetic throughout; human voices were not measured. Sounds longer than six seconds

@@ -100,24 +100,57 @@ def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.M
     hidden = "inputs_embeds"
     for i in range(layers):
         prefix = f"layers.{i}."
-        normed = rms_norm(graph, hidden, weights[prefix + "input_layernorm.weight"], eps,
-                          prefix + "input_layernorm.weight")
+        normed = rms_norm(
+            graph,
+            hidden,
+            weights[prefix + "input_layernorm.weight"],
+            eps,
+            prefix + "input_layernorm.weight",
+        )
         query = spread(linear(normed, prefix + "self_attn.q_proj.weight"), split_q)
         key = spread(linear(normed, prefix + "self_attn.k_proj.weight"), split_kv)
         value = spread(linear(normed, prefix + "self_attn.v_proj.weight"), split_kv)
         query = graph.node("RotaryEmbedding", query, cosine, sine)
         key = graph.node("RotaryEmbedding", key, cosine, sine)
-        key = graph.node("TensorScatter", f"past_key_values.{i}.key", key, "write_indices",
-                         name=f"present.{i}.key", axis=-2, mode="linear")
-        value = graph.node("TensorScatter", f"past_key_values.{i}.value", value, "write_indices",
-                           name=f"present.{i}.value", axis=-2, mode="linear")
-        attended = graph.node("Attention", query, key, value, mask, "", "", "nonpad_kv_seqlen",
-                              scale=float(head_dim) ** -0.5)
+        key = graph.node(
+            "TensorScatter",
+            f"past_key_values.{i}.key",
+            key,
+            "write_indices",
+            name=f"present.{i}.key",
+            axis=-2,
+            mode="linear",
+        )
+        value = graph.node(
+            "TensorScatter",
+            f"past_key_values.{i}.value",
+            value,
+            "write_indices",
+            name=f"present.{i}.value",
+            axis=-2,
+            mode="linear",
+        )
+        attended = graph.node(
+            "Attention",
+            query,
+            key,
+            value,
+            mask,
+            "",
+            "",
+            "nonpad_kv_seqlen",
+            scale=float(head_dim) ** -0.5,
+        )
         attended = graph.node("Transpose", attended, perm=[0, 2, 1, 3])
         attended = graph.node("Reshape", attended, merge)
         hidden = graph.node("Add", hidden, linear(attended, prefix + "self_attn.o_proj.weight"))
-        normed = rms_norm(graph, hidden, weights[prefix + "post_attention_layernorm.weight"], eps,
-                          prefix + "post_attention_layernorm.weight")
+        normed = rms_norm(
+            graph,
+            hidden,
+            weights[prefix + "post_attention_layernorm.weight"],
+            eps,
+            prefix + "post_attention_layernorm.weight",
+        )
         gate = linear(normed, prefix + "mlp.gate_proj.weight")
         gate = graph.node("Mul", gate, graph.node("Sigmoid", gate))
         inner = graph.node("Mul", gate, linear(normed, prefix + "mlp.up_proj.weight"))
@@ -125,8 +158,12 @@ def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.M
 
     sequence = graph.node("Shape", "inputs_embeds", start=1, end=2)
     keep = graph.node("Unsqueeze", "num_logits_to_keep", graph.ints(0))
-    start = graph.node("Where", graph.node("Equal", keep, graph.ints(0)), graph.ints(0),
-                       graph.node("Sub", sequence, keep))
+    start = graph.node(
+        "Where",
+        graph.node("Equal", keep, graph.ints(0)),
+        graph.ints(0),
+        graph.node("Sub", sequence, keep),
+    )
     kept = graph.node("Slice", hidden, start, sequence, graph.ints(1))
     normed = rms_norm(graph, kept, weights["norm.weight"], eps, "norm.weight")
     stored = graph.weight(np.ascontiguousarray(weights["lm_head.weight"].T), "lm_head.weight")
@@ -154,7 +191,9 @@ def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.M
     ]
     proto = helper.make_graph(graph.nodes, "legenda_decoder", inputs, outputs, graph.initializers)
     model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=11,
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=11,
         producer_name="legenda_training",
     )
     onnx.checker.check_model(model)
@@ -168,14 +207,20 @@ def embed_tokens_graph(table: np.ndarray) -> onnx.ModelProto:
     rows = graph.node("Gather", "embed_tokens.weight", "input_ids")
     graph.node("Cast", rows, to=TensorProto.FLOAT, name="inputs_embeds")
     proto = helper.make_graph(
-        graph.nodes, "legenda_embed_tokens",
+        graph.nodes,
+        "legenda_embed_tokens",
         [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ("batch", "sequence"))],
-        [helper.make_tensor_value_info("inputs_embeds", TensorProto.FLOAT,
-                                       ("batch", "sequence", table.shape[1]))],
+        [
+            helper.make_tensor_value_info(
+                "inputs_embeds", TensorProto.FLOAT, ("batch", "sequence", table.shape[1])
+            )
+        ],
         graph.initializers,
     )
     model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", 20)], ir_version=10,
+        proto,
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
         producer_name="legenda_training",
     )
     onnx.checker.check_model(model)

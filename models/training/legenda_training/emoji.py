@@ -69,7 +69,7 @@ class Concept:
         """`a dog`, `an apple`; `chips` is a plural already and takes none."""
         if self.name == "chips":
             return self.name
-        vowel = self.name[0] in "aeiou" and not self.name.startswith(("unicorn", "eu"))
+        vowel = self.name.startswith(("a", "e", "i", "o", "um", "hour"))
         return f"{'an' if vowel else 'a'} {self.name}"
 
     @property
@@ -117,7 +117,10 @@ def fetch_icons(folder: Path) -> None:
             continue
         packed = subprocess.run(
             ["npm", "pack", "--silent", f"@iconify-json/{style}"],
-            cwd=folder, check=True, capture_output=True, text=True,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         archive = folder / packed.stdout.strip().splitlines()[-1]
         target.mkdir(exist_ok=True)

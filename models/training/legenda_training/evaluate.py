@@ -51,8 +51,14 @@ class Evaluation:
     def _answers(self, rows: list[Row]) -> list[str]:
         return [self.runner.text(t) for t in self.runner.generate(rows)]
 
-    def exact(self, task: str, condition: str, rows: list[Row], expected: list[str],
-              kinds: list[str] | None = None) -> None:
+    def exact(
+        self,
+        task: str,
+        condition: str,
+        rows: list[Row],
+        expected: list[str],
+        kinds: list[str] | None = None,
+    ) -> None:
         """Share of answers equal to the expected text, in all and by kind."""
         answers = self._answers(rows)
         right = np.array([a == e for a, e in zip(answers, expected, strict=True)])
@@ -70,8 +76,10 @@ class Evaluation:
 
     def pictures(self) -> None:
         """Captions and questions in trained styles and in the held-out style."""
-        for condition, styles in (("trained styles", TRAINED_STYLES),
-                                  ("held-out style", (HELD_OUT_STYLE,))):
+        for condition, styles in (
+            ("trained styles", TRAINED_STYLES),
+            ("held-out style", (HELD_OUT_STYLE,)),
+        ):
             box = SpriteBox(self.data, styles)
             rows, expected = [], []
             for number in range(self.count(345)):
@@ -136,11 +144,13 @@ class Evaluation:
                 words += len(want)
                 whole += want == got
                 if want != got:
-                    self.misses.append((condition, store.utterances[index].voice,
-                                        " ".join(want), answer))
+                    self.misses.append(
+                        (condition, store.utterances[index].voice, " ".join(want), answer)
+                    )
             self._add("transcript, word error rate", condition, wrong / words, len(chosen))
-            self._add("transcript, whole sentence right", condition, whole / len(chosen),
-                      len(chosen))
+            self._add(
+                "transcript, whole sentence right", condition, whole / len(chosen), len(chosen)
+            )
 
     def texts(self) -> None:
         """Text questions; their facts are all in training, phrasing included."""

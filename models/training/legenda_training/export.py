@@ -67,27 +67,37 @@ def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
         name = tensor.name
         half = numpy_helper.from_array(value.astype(np.float16), name + "_half")
         graph.initializer[index].CopyFrom(half)
-        casts.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT,
-                                      name=name + "_cast"))
+        casts.append(
+            helper.make_node(
+                "Cast", [name + "_half"], [name], to=TensorProto.FLOAT, name=name + "_cast"
+            )
+        )
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     return model
 
 
-def encoder_graph(encoder: nn.Module, example: torch.Tensor, name: str,
-                  output: str) -> onnx.ModelProto:
+def encoder_graph(
+    encoder: nn.Module, example: torch.Tensor, name: str, output: str
+) -> onnx.ModelProto:
     """Export a vision or audio encoder; only the batch axis is symbolic."""
     program = torch.onnx.export(
-        encoder, (example,), dynamo=True, input_names=[name], output_names=[output],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},), verbose=False,
+        encoder,
+        (example,),
+        dynamo=True,
+        input_names=[name],
+        output_names=[output],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        verbose=False,
         opset_version=20,
     )
     return halve_initializers(program.model_proto)
 
 
-def export_bundle(model: LegendaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast,
-                  folder: Path) -> LegendaForConditionalGeneration:
+def export_bundle(
+    model: LegendaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> LegendaForConditionalGeneration:
     """Write the bundle; returns the frozen reference model."""
     model = frozen(model)
     config = model.config
@@ -98,10 +108,12 @@ def export_bundle(model: LegendaForConditionalGeneration, tokenizer: PreTrainedT
     weights = {k: v.numpy() for k, v in model.language_model.state_dict().items()}
     weights["lm_head.weight"] = model.lm_head.weight.detach().numpy()
     graphs = {
-        "vision_encoder": encoder_graph(model.vision_encoder, torch.zeros(2, 3, side, side),
-                                        "pixel_values", "image_features"),
-        "audio_encoder": encoder_graph(model.audio_encoder, torch.zeros(2, mels, frames),
-                                       "input_features", "audio_features"),
+        "vision_encoder": encoder_graph(
+            model.vision_encoder, torch.zeros(2, 3, side, side), "pixel_values", "image_features"
+        ),
+        "audio_encoder": encoder_graph(
+            model.audio_encoder, torch.zeros(2, mels, frames), "input_features", "audio_features"
+        ),
         "embed_tokens": embed_tokens_graph(weights["embed_tokens.weight"]),
         "decoder_model_merged": decoder_graph(config.text_config, weights),
     }
@@ -126,38 +138,54 @@ def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_configs(model: LegendaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast,
-                   folder: Path) -> None:
+def _write_configs(
+    model: LegendaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
     config = model.config
     values = config.to_dict()
     values["architectures"] = ["LegendaForConditionalGeneration"]
     values["dtype"] = "float32"
     _write_json(folder / "config.json", values)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    _write_json(folder / "generation_config.json",
-                {**ids, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS})
+    _write_json(
+        folder / "generation_config.json",
+        {**ids, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS},
+    )
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
     processor = new_processor(config, tokenizer)
     images = processor.image_processor.to_dict()
     sounds = processor.feature_extractor.to_dict()
-    image_keys = ("image_processor_type", "do_convert_rgb", "do_resize", "size", "resample",
-                  "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    image_keys = (
+        "image_processor_type",
+        "do_convert_rgb",
+        "do_resize",
+        "size",
+        "resample",
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+    )
     sound_keys = ("feature_extractor_type", "feature_size", "sampling_rate", "hop_length", "n_fft",
                   "chunk_length", "n_samples", "nb_max_frames", "padding_value", "padding_side",
                   "return_attention_mask", "dither")  # fmt: skip
     image_values = {k: images[k] for k in image_keys if k in images}
     image_values["size"] = dict(images["size"])
     image_values["resample"] = int(images["resample"])
-    _write_json(folder / "processor_config.json", {
-        "processor_class": "LegendaProcessor",
-        "image_token": "<image>",
-        "audio_token": "<audio>",
-        "image_seq_length": config.image_seq_length,
-        "audio_seq_length": config.audio_seq_length,
-        "image_processor": image_values,
-        "feature_extractor": {k: sounds[k] for k in sound_keys if k in sounds},
-    })
+    _write_json(
+        folder / "processor_config.json",
+        {
+            "processor_class": "LegendaProcessor",
+            "image_token": "<image>",
+            "audio_token": "<audio>",
+            "image_seq_length": config.image_seq_length,
+            "audio_seq_length": config.audio_seq_length,
+            "image_processor": image_values,
+            "feature_extractor": {k: sounds[k] for k in sound_keys if k in sounds},
+        },
+    )
 
 
 def copy_documents(source: Path, folder: Path) -> None:

@@ -78,8 +78,15 @@ class Examples:
         }
 
 
-def finetune(bundle: Path, table: Path, out: Path, steps: int = 300, batch: int = 16,
-             peak: float = 2e-4, seed: int = 11) -> float:
+def finetune(
+    bundle: Path,
+    table: Path,
+    out: Path,
+    steps: int = 300,
+    batch: int = 16,
+    peak: float = 2e-4,
+    seed: int = 11,
+) -> float:
     """Train all weights on the table; writes the new bundle and returns the last mean loss."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -109,8 +116,10 @@ def finetune(bundle: Path, table: Path, out: Path, steps: int = 300, batch: int 
         optimiser.step()
         mean = loss.item() if step == 0 else 0.9 * mean + 0.1 * loss.item()
         if (step + 1) % 20 == 0:
-            print(f"finetune {step + 1}/{steps} {time.monotonic() - began:.0f}s loss {mean:.3f}",
-                  flush=True)
+            print(
+                f"finetune {step + 1}/{steps} {time.monotonic() - began:.0f}s loss {mean:.3f}",
+                flush=True,
+            )
     export_bundle(model, processor.tokenizer, out)
     copy_documents(bundle, out)
     return mean

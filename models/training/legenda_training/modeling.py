@@ -45,6 +45,7 @@ class LegendaConfig(PreTrainedConfig):
     audio_token_id: int = 6
     image_size: int = IMAGE_SIZE
     audio_stack: int = AUDIO_STACK
+    num_concepts: int = 345
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
     pad_token_id: int | None = 0
@@ -113,14 +114,22 @@ def tiny_config(vocab_size: int, preset: str = "tiny") -> LegendaConfig:
 
 
 class VisionEncoder(nn.Module):
-    """Pixels to image tokens: ResNet cells, projected, plus a learned position per cell."""
+    """Pixels to image tokens.
+
+    A ResNet cell is projected linearly, joined by a mixture from a codebook: the cell's scores over
+    the concepts (the last class is `none`), through a softmax, weigh one vector per concept. A
+    position per cell is added.
+    """
 
     def __init__(self, config: LegendaConfig) -> None:
         super().__init__()
         width = config.text_config.hidden_size
         self.image_size = config.image_size
         self.tower = ResNetModel(config.vision_config)
-        self.projector = nn.Linear(config.vision_config.hidden_sizes[-1], width)
+        cell_width = config.vision_config.hidden_sizes[-1]
+        self.concepts = nn.Linear(cell_width, config.num_concepts + 1)
+        self.codebook = nn.Linear(config.num_concepts + 1, width, bias=False)
+        self.projector = nn.Linear(cell_width, width)
         self.positions = nn.Parameter(torch.zeros(1, config.image_seq_length, width))
 
     def cells(self, pixel_values: Tensor) -> Tensor:
@@ -130,7 +139,8 @@ class VisionEncoder(nn.Module):
 
     def project(self, cells: Tensor) -> Tensor:
         """[B, N, cell width] to [B, N, C]."""
-        return self.projector(cells) + self.positions
+        mixture = self.codebook(self.concepts(cells).softmax(-1))
+        return self.projector(cells) + mixture + self.positions
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """[B, 3, H, W] to [B, N, C]."""
@@ -195,8 +205,9 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
         """The head, tied to the table."""
         return self.lm_head
 
-    def merged(self, input_ids: Tensor, image_features: Tensor | None,
-               audio_features: Tensor | None) -> Tensor:
+    def merged(
+        self, input_ids: Tensor, image_features: Tensor | None, audio_features: Tensor | None
+    ) -> Tensor:
         """Embeddings [B, S, C] with feature rows scattered over their placeholders."""
         embeds = self.get_input_embeddings()(input_ids)
         for features, token in (
@@ -230,8 +241,11 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
             sounds = None if input_features is None else self.audio_encoder(input_features)
             inputs_embeds = self.merged(input_ids, images, sounds)
         outputs = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
         )
         hidden = outputs.last_hidden_state
         if labels is not None:

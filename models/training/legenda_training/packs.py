@@ -89,7 +89,7 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
     }
 
 
-KINDS = {"image": 0.46, "audio": 0.36, "spoken": 0.06, "text": 0.12}
+KINDS = {"image": 0.66, "audio": 0.22, "spoken": 0.06, "text": 0.06}
 """Share of batches of each kind in the last stage."""
 KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
 """Share of batches while the vision tower is still pretrained."""
@@ -105,8 +105,9 @@ class PackStream(IterableDataset):
     and its length in encoder positions (`sound_positions`).
     """
 
-    def __init__(self, data: Path, seed: int, scale: float = 1.0,
-                 kinds: dict[str, float] = KINDS) -> None:
+    def __init__(
+        self, data: Path, seed: int, scale: float = 1.0, kinds: dict[str, float] = KINDS
+    ) -> None:
         self.data, self.seed, self.scale, self.kinds = data, seed, scale, kinds
 
     def __iter__(self) -> Iterator[dict]:
@@ -170,7 +171,7 @@ class PackStream(IterableDataset):
             prompt = (CAPTION_PROMPT if self.choice.random() < 0.6
                       else self.choice.choice(CAPTION_PROMPTS))  # fmt: skip
             pack.ask(self._encode(prompt), self._encode(caption(scene)))
-            for _ in range(2 if len(scene.objects) == 1 else 4):
+            for _ in range(1 if len(scene.objects) == 1 else 3):
                 asked = ask_scene(self.choice, scene)
                 pack.ask(self._encode(asked.question), self._encode(asked.answer))
             packs.append(pack)
@@ -208,9 +209,14 @@ class PackStream(IterableDataset):
             concept = self.speech.utterances[row].concept
             shown = concept in self.box.by_concept and self.choice.random() < 0.7
             first = concept if shown else None
-            scene = arrange(self.rng, self.box.concepts, first=first,
-                            objects=self.choice.choice((2, 3)) if kind in
-                            ("left", "right", "above", "below") else None)
+            scene = arrange(
+                self.rng,
+                self.box.concepts,
+                first=first,
+                objects=self.choice.choice((2, 3))
+                if kind in ("left", "right", "above", "below")
+                else None,
+            )
             answer = answer_spoken(scene, kind, concept)
             if answer is not None:
                 return scene, row, answer

@@ -33,14 +33,20 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
             ids.append(int(out.argmax()))
         expected.append(logits)
 
-    def follow(slots: list[int], cache: dict[str, np.ndarray], count: int,
-               first: np.ndarray, lengths: np.ndarray) -> None:
+    def follow(
+        slots: list[int],
+        cache: dict[str, np.ndarray],
+        count: int,
+        first: np.ndarray,
+        lengths: np.ndarray,
+    ) -> None:
         nonlocal worst
         token = first.copy()
         lengths = lengths.copy()
         for step in range(1, steps):
-            logits = runner.step(runner.embed(token[:, None]), lengths[:, None], lengths,
-                                 lengths + 1, cache, 1)[:, -1]
+            logits = runner.step(
+                runner.embed(token[:, None]), lengths[:, None], lengths, lengths + 1, cache, 1
+            )[:, -1]
             for row, slot in enumerate(slots):
                 worst = max(worst, float(np.abs(logits[slot] - expected[row][step]).max()))
                 if logits[slot].argmax() != expected[row][step].argmax():
@@ -74,8 +80,14 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
     for row, slot in enumerate(slots):
         size = len(prompts[row])
         alone = runner.empty_cache(1, size)
-        logits = runner.step(runner.embed(prompts[row][None]), np.arange(size)[None], np.zeros(1),
-                             np.array([size]), alone, 1)
+        logits = runner.step(
+            runner.embed(prompts[row][None]),
+            np.arange(size)[None],
+            np.zeros(1),
+            np.array([size]),
+            alone,
+            1,
+        )
         worst = max(worst, float(np.abs(logits[0, -1] - expected[row][0]).max()))
         for name, value in cache.items():
             value[slot, :, :size] = alone[name][0]

@@ -33,8 +33,13 @@ HOP = 320
 def feature_extractor() -> WhisperFeatureExtractor:
     """64 log-mel bands, 20 ms frames, six seconds: 300 frames."""
     return WhisperFeatureExtractor(
-        feature_size=64, sampling_rate=SAMPLING_RATE, hop_length=HOP, n_fft=512,
-        chunk_length=CHUNK_SECONDS, padding_value=0.0, dither=0.0,
+        feature_size=64,
+        sampling_rate=SAMPLING_RATE,
+        hop_length=HOP,
+        n_fft=512,
+        chunk_length=CHUNK_SECONDS,
+        padding_value=0.0,
+        dither=0.0,
     )
 
 
@@ -43,9 +48,7 @@ def log_mel(sounds: list[np.ndarray]) -> Tensor:
     padded = np.zeros((len(sounds), CHUNK_SECONDS * SAMPLING_RATE), np.float32)
     for row, sound in zip(padded, sounds, strict=True):
         row[: len(sound)] = sound[: len(row)]
-    return torch.from_numpy(
-        feature_extractor()._torch_extract_fbank_features(padded)
-    ).float()
+    return torch.from_numpy(feature_extractor()._torch_extract_fbank_features(padded)).float()
 
 
 def vocabulary(data: Path) -> tuple[dict[str, int], dict[str, list[int]], int]:
@@ -56,28 +59,40 @@ def vocabulary(data: Path) -> tuple[dict[str, int], dict[str, list[int]], int]:
         words = sorted({word for text in texts for word in text.split()})
         spoken = subprocess.run(
             ["espeak-ng", "-v", "en-gb", "-q", "-x", "--sep=_"],
-            input="\n".join(f"{w}." for w in words) + "\n", check=True, capture_output=True,
+            input="\n".join(f"{w}." for w in words) + "\n",
+            check=True,
+            capture_output=True,
             text=True,
         ).stdout
         lines = [line.strip() for line in spoken.splitlines() if line.strip()]
         if len(lines) != len(words):
             lines = [_phonemes(word) for word in words]
         sounds = [[re.sub(r"[',%=|:;]", "", p) for p in re.split(r"[_ ]+", x)] for x in lines]
-        stored.write_text(json.dumps({
-            "words": words, "phonemes": [[p for p in s if p] for s in sounds],
-        }))
+        stored.write_text(
+            json.dumps(
+                {
+                    "words": words,
+                    "phonemes": [[p for p in s if p] for s in sounds],
+                }
+            )
+        )
     table = json.loads(stored.read_text())
     phonemes = sorted({p for sounds in table["phonemes"] for p in sounds})
     numbers = {p: i + 1 for i, p in enumerate(phonemes)}
     words = {word: i + 1 for i, word in enumerate(table["words"])}
-    said = {w: [numbers[p] for p in s]
-            for w, s in zip(table["words"], table["phonemes"], strict=True)}
+    said = {
+        w: [numbers[p] for p in s] for w, s in zip(table["words"], table["phonemes"], strict=True)
+    }
     return words, said, len(phonemes)
 
 
 def _phonemes(word: str) -> str:
-    return subprocess.run(["espeak-ng", "-v", "en-gb", "-q", "-x", "--sep=_", word], check=True,
-                          capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["espeak-ng", "-v", "en-gb", "-q", "-x", "--sep=_", word],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 class SpeechStream(IterableDataset):
@@ -164,12 +179,21 @@ class SpeechHeads(nn.Module):
         self.phoneme = nn.Linear(width, phonemes + 1)
         self.word = nn.Linear(width, words + 1)
 
-    def losses(self, tapped: Tensor, top: Tensor, positions: Tensor, words: Tensor,
-               word_counts: Tensor, phonemes: Tensor, phoneme_counts: Tensor) -> tuple[Tensor, ...]:
+    def losses(
+        self,
+        tapped: Tensor,
+        top: Tensor,
+        positions: Tensor,
+        words: Tensor,
+        word_counts: Tensor,
+        phonemes: Tensor,
+        phoneme_counts: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Phoneme loss and word loss, each per sound divided by its label count."""
         scores = self.phoneme(self.phoneme_norm(tapped)).log_softmax(-1).transpose(0, 1)
-        phoneme = nn.functional.ctc_loss(scores, phonemes, positions, phoneme_counts,
-                                         zero_infinity=True)
+        phoneme = nn.functional.ctc_loss(
+            scores, phonemes, positions, phoneme_counts, zero_infinity=True
+        )
         scores = self.word(top).log_softmax(-1).transpose(0, 1)
         word = nn.functional.ctc_loss(scores, words, positions, word_counts, zero_infinity=True)
         return phoneme, word
@@ -209,8 +233,15 @@ def edit_distance(want: list, got: list) -> int:
     return row[-1]
 
 
-def pretrain_audio(tower: WhisperEncoder, data: Path, out: Path, seconds: float,
-                   batch_seconds: float = 64, peak: float = 1.5e-3, seed: int = 1) -> None:
+def pretrain_audio(
+    tower: WhisperEncoder,
+    data: Path,
+    out: Path,
+    seconds: float,
+    batch_seconds: float = 64,
+    peak: float = 1.5e-3,
+    seed: int = 1,
+) -> None:
     """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`."""
     torch.manual_seed(seed)
     words, _, phonemes = vocabulary(data)
@@ -253,17 +284,31 @@ def pretrain_audio(tower: WhisperEncoder, data: Path, out: Path, seconds: float,
             row = (means[:2] / means[2]).tolist()
             with curve.open("a") as file:
                 file.write(f"{step},{spent:.0f},{rate:.2e},{row[0]:.4f},{row[1]:.4f},{error:.4f}\n")
-            print(f"audio {step} {spent:.0f}s phoneme {row[0]:.3f} word {row[1]:.3f} "
-                  f"held-out {error:.3f} {heard} heard", flush=True)
+            print(
+                f"audio {step} {spent:.0f}s phoneme {row[0]:.3f} word {row[1]:.3f} "
+                f"held-out {error:.3f} {heard} heard",
+                flush=True,
+            )
         if time.monotonic() - saved > 120:
             _save(out, tower, heads, optimiser, spent, step)
             saved = time.monotonic()
     _save(out, tower, heads, optimiser, spent, step)
 
 
-def _save(out: Path, tower: nn.Module, heads: nn.Module, optimiser: torch.optim.Optimizer,
-          spent: float, step: int) -> None:
-    state = {"tower": tower.state_dict(), "heads": heads.state_dict(),
-             "optimiser": optimiser.state_dict(), "spent": spent, "step": step}
+def _save(
+    out: Path,
+    tower: nn.Module,
+    heads: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    spent: float,
+    step: int,
+) -> None:
+    state = {
+        "tower": tower.state_dict(),
+        "heads": heads.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "spent": spent,
+        "step": step,
+    }
     torch.save(state, out.with_suffix(".tmp"))
     out.with_suffix(".tmp").replace(out)

@@ -57,8 +57,11 @@ def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
         centre[row, column] = 1
         objects[number] = item.concept
     return {
-        "concept": concept.ravel(), "owner": owner.ravel(), "centre": centre.ravel(),
-        "objects": objects, "background": np.array(COLOUR_NAMES.index(scene.background)),
+        "concept": concept.ravel(),
+        "owner": owner.ravel(),
+        "centre": centre.ravel(),
+        "objects": objects,
+        "background": np.array(COLOUR_NAMES.index(scene.background)),
     }
 
 
@@ -95,8 +98,10 @@ class SceneStream(IterableDataset):
             size = SMALL_SIZE if number < SMALL_BATCHES else IMAGE_SIZE
             pixels = np.stack([paint(scene, box, rng, size, strength) for scene in scenes])
             number += 1
-            yield {"pixels": torch.from_numpy(pixels),
-                   **stacked_targets(scenes, size // IMAGE_STRIDE)}
+            yield {
+                "pixels": torch.from_numpy(pixels),
+                **stacked_targets(scenes, size // IMAGE_STRIDE),
+            }
 
 
 def object_means(cells: Tensor, owner: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,15 +143,24 @@ class CellHeads(nn.Module):
         return loss, right, float((colour.argmax(-1) == targets["background"]).float().mean())
 
 
-def pretrain_vision(encoder: VisionEncoder, data: Path, out: Path, seconds: float,
-                    batch: int = 24, peak: float = 1.8e-3, workers: int = 1, seed: int = 1) -> None:
+def pretrain_vision(
+    encoder: VisionEncoder,
+    data: Path,
+    out: Path,
+    seconds: float,
+    batch: int = 24,
+    peak: float = 1.8e-3,
+    workers: int = 1,
+    seed: int = 1,
+) -> None:
     """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`."""
     torch.manual_seed(seed)
     heads = CellHeads(encoder.tower.config.hidden_sizes[-1])
     tower = encoder.tower.to(memory_format=torch.channels_last)
     parameters = [*tower.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.02, betas=(0.9, 0.98),
-                                  fused=True)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=peak, weight_decay=0.02, betas=(0.9, 0.98), fused=True
+    )
     spent, step = 0.0, 0
     if out.exists():
         state = torch.load(out, weights_only=True)
@@ -182,19 +196,35 @@ def pretrain_vision(encoder: VisionEncoder, data: Path, out: Path, seconds: floa
         if step % 200 == 0:
             loss_mean, cell_mean, colour_mean = means[:3] / means[3]
             with curve.open("a") as file:
-                file.write(f"{step},{spent:.0f},{rate:.2e},{loss_mean:.4f},{cell_mean:.4f},"
-                           f"{colour_mean:.4f}\n")
-            print(f"vision {step} {spent:.0f}s loss {loss_mean:.3f} objects {cell_mean:.3f} "
-                  f"background {colour_mean:.3f} {step * batch / spent:.0f}/s", flush=True)
+                file.write(
+                    f"{step},{spent:.0f},{rate:.2e},{loss_mean:.4f},{cell_mean:.4f},"
+                    f"{colour_mean:.4f}\n"
+                )
+            print(
+                f"vision {step} {spent:.0f}s loss {loss_mean:.3f} objects {cell_mean:.3f} "
+                f"background {colour_mean:.3f} {step * batch / spent:.0f}/s",
+                flush=True,
+            )
         if time.monotonic() - saved > 120:
             _save(out, tower, heads, optimiser, spent, step)
             saved = time.monotonic()
     _save(out, tower, heads, optimiser, spent, step)
 
 
-def _save(out: Path, tower: nn.Module, heads: nn.Module, optimiser: torch.optim.Optimizer,
-          spent: float, step: int) -> None:
-    state = {"tower": tower.state_dict(), "heads": heads.state_dict(),
-             "optimiser": optimiser.state_dict(), "spent": spent, "step": step}
+def _save(
+    out: Path,
+    tower: nn.Module,
+    heads: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    spent: float,
+    step: int,
+) -> None:
+    state = {
+        "tower": tower.state_dict(),
+        "heads": heads.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "spent": spent,
+        "step": step,
+    }
     torch.save(state, out.with_suffix(".tmp"))
     out.with_suffix(".tmp").replace(out)

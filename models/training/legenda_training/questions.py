@@ -182,9 +182,7 @@ def text_questions(concept: Concept) -> list[Asked]:
 
 def _is_unique(word: str, language: str) -> bool:
     """Whether the foreign word stands for one concept only, in this and the other languages."""
-    meanings = {
-        c.index for c in concepts() if word in (c.german, c.french, c.spanish)
-    }
+    meanings = {c.index for c in concepts() if word in (c.german, c.french, c.spanish)}
     return len(meanings) == 1
 
 

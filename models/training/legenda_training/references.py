@@ -61,16 +61,24 @@ def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
 
 
 @torch.no_grad()
-def answer(model: LegendaForConditionalGeneration, processor: LegendaProcessor, row: Row,
-           limit: int) -> tuple[str, list[int], list[int], float]:
+def answer(
+    model: LegendaForConditionalGeneration, processor: LegendaProcessor, row: Row, limit: int
+) -> tuple[str, list[int], list[int], float]:
     """Rendered prompt, expanded input ids, greedily generated ids (end token included), margin.
 
     The margin is the smallest gap between the best and the second best logit of any step.
     """
     text = processor.prompt(row.question, row.image is not None, row.audio is not None)
     inputs = processor(text, row.image, row.audio)
-    out = model.generate(**inputs, max_new_tokens=limit, do_sample=False, eos_token_id=2,
-                         pad_token_id=0, return_dict_in_generate=True, output_logits=True)
+    out = model.generate(
+        **inputs,
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=2,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
     ids = inputs["input_ids"][0].tolist()
     best = torch.stack(out.logits)[:, 0].topk(2).values
     margin = float((best[:, 0] - best[:, 1]).min())
@@ -94,9 +102,17 @@ def make_references(bundle: Path, sample: Path, out: Path) -> int:
         mismatches += generated != found[len(lines)]
         said = processor.tokenizer.decode(generated, skip_special_tokens=True)
         right += said == stored["expected"]
-        lines.append({"table": table, "id": stored["id"], "prompt_text": prompt,
-                      "input_ids": ids, "generated_ids": generated, "text": said,
-                      "margin": round(margin, 4)})
+        lines.append(
+            {
+                "table": table,
+                "id": stored["id"],
+                "prompt_text": prompt,
+                "input_ids": ids,
+                "generated_ids": generated,
+                "text": said,
+                "margin": round(margin, 4),
+            }
+        )
         inputs = processor(prompt, row.image, row.audio)
         lossless = row.image is not None and stored["image"][:4] == b"\x89PNG"
         if table == "pictures" and lossless and pictures < 4:
@@ -109,14 +125,23 @@ def make_references(bundle: Path, sample: Path, out: Path) -> int:
     with (out / "sample.jsonl").open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    save_file({k: np.ascontiguousarray(v, np.float32) for k, v in numbers.items()},
-              out / "inputs.safetensors")
-    (out / "README.md").write_text(README.format(
-        torch=torch.__version__.split("+")[0], transformers=transformers.__version__,
-        rows=len(lines), names="\n".join(f"- `{k}`" for k in sorted(numbers)),
-    ), encoding="utf-8")
-    print(f"references: {len(lines)} rows, {right} equal the expected answer, "
-          f"{mismatches} differ between PyTorch and ONNX Runtime")
+    save_file(
+        {k: np.ascontiguousarray(v, np.float32) for k, v in numbers.items()},
+        out / "inputs.safetensors",
+    )
+    (out / "README.md").write_text(
+        README.format(
+            torch=torch.__version__.split("+")[0],
+            transformers=transformers.__version__,
+            rows=len(lines),
+            names="\n".join(f"- `{k}`" for k in sorted(numbers)),
+        ),
+        encoding="utf-8",
+    )
+    print(
+        f"references: {len(lines)} rows, {right} equal the expected answer, "
+        f"{mismatches} differ between PyTorch and ONNX Runtime"
+    )
     return mismatches
 
 

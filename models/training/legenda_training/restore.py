@@ -76,7 +76,8 @@ def _call_order(encoder: nn.Module) -> list[nn.Linear]:
     called: list[nn.Linear] = []
     hooks = [
         m.register_forward_hook(lambda module, *_: called.append(module))
-        for m in encoder.modules() if isinstance(m, nn.Linear)
+        for m in encoder.modules()
+        if isinstance(m, nn.Linear)
     ]
     config = encoder.tower.config
     if hasattr(config, "num_mel_bins"):

@@ -50,8 +50,9 @@ class BundleRunner:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.sessions = {
-            name: ort.InferenceSession(bundle / "onnx" / f"{name}.onnx", options,
-                                       providers=["CPUExecutionProvider"])
+            name: ort.InferenceSession(
+                bundle / "onnx" / f"{name}.onnx", options, providers=["CPUExecutionProvider"]
+            )
             for name in ("vision_encoder", "audio_encoder", "embed_tokens", "decoder_model_merged")
         }
         self.processor = load_processor(bundle)
@@ -85,11 +86,19 @@ class BundleRunner:
         heads, dim = self.cache_shape
         return {
             f"past_key_values.{i}.{part}": np.zeros((slots, heads, length, dim), np.float32)
-            for i in range(self.layers) for part in ("key", "value")
+            for i in range(self.layers)
+            for part in ("key", "value")
         }
 
-    def step(self, embeds: np.ndarray, positions: np.ndarray, write: np.ndarray,
-             lengths: np.ndarray, cache: dict[str, np.ndarray], keep: int) -> np.ndarray:
+    def step(
+        self,
+        embeds: np.ndarray,
+        positions: np.ndarray,
+        write: np.ndarray,
+        lengths: np.ndarray,
+        cache: dict[str, np.ndarray],
+        keep: int,
+    ) -> np.ndarray:
         """One decoder call; the cache arrays are bound as input and output. Returns logits."""
         session = self.sessions["decoder_model_merged"]
         binding = session.io_binding()
@@ -105,7 +114,11 @@ class BundleRunner:
         for name, value in cache.items():
             binding.bind_cpu_input(name, value)
             binding.bind_output(
-                name.replace("past_key_values", "present"), "cpu", 0, np.float32, value.shape,
+                name.replace("past_key_values", "present"),
+                "cpu",
+                0,
+                np.float32,
+                value.shape,
                 value.ctypes.data,
             )
         binding.bind_output("logits", "cpu")
@@ -141,8 +154,9 @@ class BundleRunner:
         for _ in range(self.limit - 1):
             if all(a[-1] == end for a in answers):
                 break
-            logits = self.step(self.embed(token[:, None]), lengths[:, None], lengths, lengths + 1,
-                               cache, 1)
+            logits = self.step(
+                self.embed(token[:, None]), lengths[:, None], lengths, lengths + 1, cache, 1
+            )
             lengths = lengths + 1
             token = logits[:, -1].argmax(-1)
             for answer, t in zip(answers, token, strict=True):

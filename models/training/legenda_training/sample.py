@@ -32,13 +32,15 @@ from .scenes import Scene, SpriteBox, arrange, paint
 from .sentences import spoken_question
 from .speech import SAMPLING_RATE, SpeechStore, synthesise, trimmed
 
-SCHEMA = pa.schema([
-    ("id", pa.string()),
-    ("question", pa.string()),
-    ("image", pa.binary()),
-    ("audio", pa.binary()),
-    ("expected", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("image", pa.binary()),
+        ("audio", pa.binary()),
+        ("expected", pa.string()),
+    ]
+)
 SHOWN_STYLES = ("twemoji", "fluent-emoji", "fluent-emoji-flat", "emojione")
 """Trained styles whose licence asks for attribution at most."""
 
@@ -64,8 +66,9 @@ def encoded(pixels: np.ndarray, form: str) -> bytes:
     return stream.getvalue()
 
 
-def sound_bytes(samples: np.ndarray, form: str = "WAV", rate: int = SAMPLING_RATE,
-                channels: int = 1) -> bytes:
+def sound_bytes(
+    samples: np.ndarray, form: str = "WAV", rate: int = SAMPLING_RATE, channels: int = 1
+) -> bytes:
     """16 kHz samples as a 16-bit WAV or FLAC file at any rate, mono or stereo."""
     if rate != SAMPLING_RATE:
         divisor = np.gcd(rate, SAMPLING_RATE)
@@ -86,8 +89,9 @@ class SampleMaker:
         self.choice = random.Random(seed)
         self.boxes = {s: SpriteBox(data, (s,)) for s in (*SHOWN_STYLES, HELD_OUT_STYLE)}
 
-    def picture(self, style: str, objects: int | None, form: str | None = None,
-                first: int | None = None) -> tuple[Scene, bytes]:
+    def picture(
+        self, style: str, objects: int | None, form: str | None = None, first: int | None = None
+    ) -> tuple[Scene, bytes]:
         """A scene in one style at a random size, lightly roughened."""
         box = self.boxes[style]
         scene = arrange(self.rng, box.concepts, first=first, objects=objects)
@@ -103,8 +107,14 @@ class SampleMaker:
         for number, style in enumerate(styles):
             objects = 1 if number % 2 == 0 else self.choice.randint(2, 4)
             scene, stored = self.picture(style, objects)
-            rows.append(_row(f"picture-{number:03}-{style}", CAPTION_PROMPT, image=stored,
-                             expected=caption(scene)))
+            rows.append(
+                _row(
+                    f"picture-{number:03}-{style}",
+                    CAPTION_PROMPT,
+                    image=stored,
+                    expected=caption(scene),
+                )
+            )
         whole = self.picture("twemoji", 1, "PNG")[1]
         broken = (
             ("truncated", whole[: len(whole) // 3]),
@@ -131,14 +141,21 @@ class SampleMaker:
             samples = 0.5 * store.sound(index)
             stored = sound_bytes(samples, form, rate, 2 if number in (12, 22) else 1)
             voice = store.utterances[index].voice.replace("+", "-")
-            rows.append(_row(f"sound-{number:03}-{name.replace('_', '-')}-{voice}",
-                             TRANSCRIBE_PROMPT, audio=stored,
-                             expected=store.utterances[index].text))
+            rows.append(
+                _row(
+                    f"sound-{number:03}-{name.replace('_', '-')}-{voice}",
+                    TRANSCRIBE_PROMPT,
+                    audio=stored,
+                    expected=store.utterances[index].text,
+                )
+            )
         long = np.tile(stores["trained"].sound(0), 40)[: 10 * SAMPLING_RATE]
-        rows.insert(7, _row("sound-broken-header", TRANSCRIBE_PROMPT,
-                            audio=sound_bytes(long[:8000])[:30]))
-        rows.insert(21, _row("sound-too-long", TRANSCRIBE_PROMPT,
-                             audio=sound_bytes(long, "FLAC", 8000)))
+        rows.insert(
+            7, _row("sound-broken-header", TRANSCRIBE_PROMPT, audio=sound_bytes(long[:8000])[:30])
+        )
+        rows.insert(
+            21, _row("sound-too-long", TRANSCRIBE_PROMPT, audio=sound_bytes(long, "FLAC", 8000))
+        )
         return rows
 
     def questions(self) -> list[dict]:
@@ -151,18 +168,32 @@ class SampleMaker:
                 concept, kind, answer = self._spoken(scene)
                 text = spoken_question(self.choice, kind, concepts()[concept])
                 samples = 0.5 * trimmed(synthesise(text, "en-gb+f2", 150, 50))
-                rows.append(_row(f"question-{number:03}-{style}-spoken", None, image=stored,
-                                 audio=sound_bytes(samples), expected=answer))
+                rows.append(
+                    _row(
+                        f"question-{number:03}-{style}-spoken",
+                        None,
+                        image=stored,
+                        audio=sound_bytes(samples),
+                        expected=answer,
+                    )
+                )
                 continue
             asked = ask_scene(self.choice, scene)
-            rows.append(_row(f"question-{number:03}-{style}", asked.question, image=stored,
-                             expected=asked.answer))
+            rows.append(
+                _row(
+                    f"question-{number:03}-{style}",
+                    asked.question,
+                    image=stored,
+                    expected=asked.answer,
+                )
+            )
         return rows
 
     def _spoken(self, scene: Scene) -> tuple[int, str, str]:
         while True:
-            kind = self.choice.choice(("count", "exists", "left", "right", "above", "below",
-                                       "colour", "total"))
+            kind = self.choice.choice(
+                ("count", "exists", "left", "right", "above", "below", "colour", "total")
+            )
             concept = self.choice.choice(scene.objects).concept
             answer = answer_spoken(scene, kind, concept)
             if answer is not None:
@@ -183,8 +214,13 @@ class SampleMaker:
         return rows
 
 
-def _row(name: str, question: str | None, image: bytes | None = None, audio: bytes | None = None,
-         expected: str | None = None) -> dict:
+def _row(
+    name: str,
+    question: str | None,
+    image: bytes | None = None,
+    audio: bytes | None = None,
+    expected: str | None = None,
+) -> dict:
     return {"id": name, "question": question, "image": image, "audio": audio, "expected": expected}
 
 

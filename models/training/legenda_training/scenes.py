@@ -76,8 +76,12 @@ class SpriteBox:
         return levels[2 if side <= 32 else 1 if side <= 64 else 0]
 
 
-def arrange(rng: np.random.Generator, concept_pool: tuple[int, ...], first: int | None = None,
-            objects: int | None = None) -> Scene:
+def arrange(
+    rng: np.random.Generator,
+    concept_pool: tuple[int, ...],
+    first: int | None = None,
+    objects: int | None = None,
+) -> Scene:
     """Draw a scene: half of the multi-object scenes repeat a concept; places never coincide."""
     background = COLOUR_NAMES[int(rng.integers(len(COLOUR_NAMES)))]
     count = objects or int(rng.choice(4, p=(0.35, 0.3, 0.2, 0.15))) + 1
@@ -88,8 +92,9 @@ def arrange(rng: np.random.Generator, concept_pool: tuple[int, ...], first: int 
     if count == 1:
         side = rng.uniform(0.4, 0.98)
         place = rng.uniform(side / 2 - 0.03, 1.03 - side / 2, 2)
-        return Scene((Placed(chosen[0], float(place[0]), float(place[1]), float(side)),),
-                     background)
+        return Scene(
+            (Placed(chosen[0], float(place[0]), float(place[1]), float(side)),), background
+        )
     largest = {2: 0.5, 3: 0.42, 4: 0.38}[count]
     places, sides = _places(rng, count, largest)
     placed = tuple(
@@ -150,8 +155,9 @@ def _tint(rng: np.random.Generator, strength: float) -> np.ndarray:
     return matrix
 
 
-def paint(scene: Scene, box: SpriteBox, rng: np.random.Generator, size: int = 96,
-          strength: float = 1.0) -> np.ndarray:
+def paint(
+    scene: Scene, box: SpriteBox, rng: np.random.Generator, size: int = 96, strength: float = 1.0
+) -> np.ndarray:
     """Draw a scene: uint8 [size, size, 3]. `strength` scales the roughening (0 draws cleanly)."""
     picture = paint_background(rng, scene.background, size)
     for item in scene.objects:
@@ -171,8 +177,9 @@ def paint(scene: Scene, box: SpriteBox, rng: np.random.Generator, size: int = 96
         corner = np.array([left, top])
         offset = centre - corner - linear @ np.array([own / 2, own / 2])
         matrix = np.concatenate([linear, offset[:, None]], 1)
-        patch = cv2.warpAffine(np.ascontiguousarray(sprite), matrix, (2 * reach, 2 * reach),
-                               flags=cv2.INTER_LINEAR)
+        patch = cv2.warpAffine(
+            np.ascontiguousarray(sprite), matrix, (2 * reach, 2 * reach), flags=cv2.INTER_LINEAR
+        )
         x0, y0 = max(0, left), max(0, top)
         x1, y1 = min(size, left + 2 * reach), min(size, top + 2 * reach)
         patch = patch[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)

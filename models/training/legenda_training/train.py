@@ -25,7 +25,7 @@ from .pretrain_vision import NONE, CellHeads, normalised, object_means
 from .scenes import COLOUR_NAMES
 from .tokenizer import stored_tokenizer
 
-CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT, NAME_WEIGHT = 0.3, 0.2, 0.3, 0.6
+CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT, NAME_WEIGHT = 0.3, 0.2, 0.3, 0.4
 """Weights of the other losses beside the answer loss: the towers' own, and the two that draw audio
 tokens towards the embeddings of the words said and image tokens towards those of the names seen."""
 
@@ -40,6 +40,7 @@ class Trainee(nn.Module):
         config = self.model.config
         words, _, phonemes = vocabulary(data)
         self.cells = CellHeads(config.vision_config.hidden_sizes[-1])
+        self.cells.concept = self.model.vision_encoder.concepts
         self.speech = SpeechHeads(config.audio_config.d_model, phonemes, len(words))
         self.token_scale = nn.Parameter(torch.tensor(3.0))
         names = torch.zeros(NONE, len(tokenizer))
@@ -91,17 +92,25 @@ class Trainee(nn.Module):
             if hear:
                 scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
                 extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
-                    scores, batch["words"], batch["sound_positions"], batch["word_counts"],
-                    zero_infinity=True)
+                    scores,
+                    batch["words"],
+                    batch["sound_positions"],
+                    batch["word_counts"],
+                    zero_infinity=True,
+                )
             extra = extra + TOKEN_WEIGHT * self._token_loss(sounds, batch)
         embeds = model.merged(batch["input_ids"], images, sounds)
         labels = batch["labels"]
-        out = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"],
-                    position_ids=batch["position_ids"], labels=labels, use_cache=False)
+        out = model(
+            inputs_embeds=embeds,
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            labels=labels,
+            use_cache=False,
+        )
         target = labels[:, 1:]
         right = (out.logits.argmax(-1) == target[target != -100]).float().mean()
         return out.loss + extra, float(out.loss.detach()), float(right)
-
 
     def _token_scores(self, features: Tensor) -> Tensor:
         """Log-probabilities [..., vocabulary] of features scored by the decoder's embeddings."""
@@ -124,8 +133,9 @@ class Trainee(nn.Module):
         """CTC of the tokens said over audio tokens, scored by the decoder's own embeddings."""
         scores = self._token_scores(sounds).transpose(0, 1)
         lengths = (batch["sound_positions"] // self.model.audio_encoder.stack + 1).clamp(max=50)
-        return nn.functional.ctc_loss(scores, batch["said"], lengths, batch["said_counts"],
-                                      zero_infinity=True)
+        return nn.functional.ctc_loss(
+            scores, batch["said"], lengths, batch["said_counts"], zero_infinity=True
+        )
 
 
 def quiet_norms(model: nn.Module, quiet: bool = True) -> None:
@@ -136,9 +146,19 @@ def quiet_norms(model: nn.Module, quiet: bool = True) -> None:
             module.momentum = 0.03
 
 
-def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: str = "tiny",
-          peak: float = 1.2e-3, tower_share: float = 0.5, seed: int = 3, scale: float = 1.0,
-          rank: int = 0, ranks: int = 1) -> None:
+def train(
+    data: Path,
+    runs: Path,
+    seconds: float,
+    stage: str = "joint",
+    preset: str = "tiny",
+    peak: float = 1.2e-3,
+    tower_share: float = 0.5,
+    seed: int = 3,
+    scale: float = 1.0,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
     """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
 
     `listen` keeps its rate after warming up and leaves the audio tower alone; `joint` lets the rate
@@ -155,17 +175,26 @@ def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: 
         (towers if ".tower." in name or not name.startswith("model.") else rest).append(parameter)
     optimiser = torch.optim.AdamW(
         [{"params": rest, "share": 1.0}, {"params": towers, "share": tower_share}],
-        lr=peak, weight_decay=0.03, betas=(0.9, 0.98), fused=True,
+        lr=peak,
+        weight_decay=0.03,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     spent, step = 0.0, 0
     if out.exists():
         state = torch.load(out, weights_only=True)
         trainee.load_state_dict(state["trainee"])
-        optimiser.load_state_dict(state["optimiser"])
+        if state["optimiser"]:
+            optimiser.load_state_dict(state["optimiser"])
         spent, step = state["spent"], state["step"]
     else:
         trainee.load_earlier(runs, stage)
+        if stage == "joint":
+            from .align import align_vision
+
+            align_vision(trainee, data, 60)
     kinds = KINDS if stage == "joint" else KINDS_WITHOUT_PICTURES
+    first = step
     stream = PackStream(data, seed + step + 1_000_003 * rank, scale, kinds)
     loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8))
     trainee.train()
@@ -180,7 +209,7 @@ def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: 
             break
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / seconds))
         cosine = cosine if stage == "joint" else 1.0
-        rate = peak * min(1, (step + 1) / 150) * cosine
+        rate = peak * min(1, (step - first + 1) / 80) * cosine
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
         quiet_norms(trainee, spent > 0.8 * seconds)
@@ -200,8 +229,9 @@ def train(data: Path, runs: Path, seconds: float, stage: str = "joint", preset: 
             with curve.open("a") as file:
                 for name, mean in sorted(means.items()):
                     loss_mean, right_mean = mean[:2] / mean[2]
-                    file.write(f"{step},{spent:.0f},{rate:.2e},{name},{loss_mean:.4f},"
-                               f"{right_mean:.4f}\n")
+                    file.write(
+                        f"{step},{spent:.0f},{rate:.2e},{name},{loss_mean:.4f},{right_mean:.4f}\n"
+                    )
                     shown.append(f"{name} {loss_mean:.3f}/{right_mean:.3f}")
             print(f"{stage} {step} {spent:.0f}s {'  '.join(shown)}", flush=True)
         if time.monotonic() - saved > 120 and rank == 0:
@@ -224,9 +254,9 @@ def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
     """Mean gradient over the ranks, a missing one counting as zero."""
     if ranks == 1:
         return
-    flat = torch.cat([
-        (p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters
-    ])
+    flat = torch.cat(
+        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters]
+    )
     torch.distributed.all_reduce(flat)
     flat /= ranks
     start = 0
@@ -235,17 +265,21 @@ def average_gradients(parameters: list[nn.Parameter], ranks: int) -> None:
         start += p.numel()
 
 
-def save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, spent: float,
-         step: int) -> None:
+def save(
+    out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, spent: float, step: int
+) -> None:
     """Write the checkpoint whole or not at all."""
-    state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(),
-             "spent": spent, "step": step}
+    state = {
+        "trainee": trainee.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "spent": spent,
+        "step": step,
+    }
     torch.save(state, out.with_suffix(".tmp"))
     out.with_suffix(".tmp").replace(out)
 
 
-def trained_model(data: Path, runs: Path,
-                  preset: str = "tiny") -> LegendaForConditionalGeneration:
+def trained_model(data: Path, runs: Path, preset: str = "tiny") -> LegendaForConditionalGeneration:
     """The model of the newest joint checkpoint."""
     trainee = Trainee(data, preset)
     state = torch.load(runs / "joint.pt", weights_only=True)["trainee"]
