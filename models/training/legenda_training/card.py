@@ -159,7 +159,7 @@ of them), from random weights, in stages; curves are in `curves.csv`. `vision` a
 once, then `vision` and `listen`, then `joint` as two processes. The vision stage was shortened and
 restarted once with fewer pictured concepts, and the joint stage was restarted at steps 600, 810 and
 1050, when the losses that align image tokens with names, the codebook, and a larger share of
-pictures came in; the curve shows the steps.
+pictures came in; at step 2185 it went on with its rate raised again. The curve shows the steps.
 
 {stages}
 
