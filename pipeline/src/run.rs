@@ -132,9 +132,10 @@ const DECODED_PERCENT: u64 = 35;
 const PREPARED_PERCENT: u64 = 15;
 const ENCODED_PERCENT: u64 = 10;
 
-/// The most that the queues take however much memory there is: more would only fill memory with
-/// rows that wait.
-const STAGE_BYTES_MAX: u64 = 1 << 30;
+/// The most that the queues share however much memory there is: more would only fill memory with
+/// rows that wait, and peak memory would follow the table until they are full. Decoding is not
+/// bounded so: it uses what one large picture needs and no more.
+const QUEUE_BYTES_MAX: u64 = 256 << 20;
 
 /// Executes the plan with the loaded model.
 ///
@@ -209,7 +210,7 @@ fn stage_bytes(limit: u64) -> Result<u64, RunError> {
             needed_mib: ((used + STAGE_BYTES_MIN) >> 20) + 1,
         });
     }
-    Ok(left.min(STAGE_BYTES_MAX))
+    Ok(left)
 }
 
 /// Starts the stages, waits for all of them, and returns the spans they committed.
@@ -222,7 +223,7 @@ async fn run_stages(
     let Model { processor, encoder, engine, .. } = model;
     let (plan, spans) = (Arc::clone(&collector.plan), Arc::clone(&collector.spans));
     let (progress, stop) = (Arc::clone(&collector.progress), Arc::clone(&collector.stop));
-    let share = |percent: u64| stage_bytes / 100 * percent;
+    let share = |percent: u64| stage_bytes.min(QUEUE_BYTES_MAX) / 100 * percent;
     let (batches, scanned) = byte_queue(share(SCANNED_PERCENT));
     let (samples, prepared) = byte_queue(share(PREPARED_PERCENT));
     let (prompts, encoded) = byte_queue(share(ENCODED_PERCENT));
@@ -237,7 +238,7 @@ async fn run_stages(
     });
     let preparer = Arc::new(Preparer {
         media_dirs: media_dirs(&plan, options),
-        decode_budget: Budget::new(share(DECODED_PERCENT)),
+        decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
         processor,
         plan,
     });
