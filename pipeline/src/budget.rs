@@ -99,20 +99,6 @@ impl<T> ByteSender<T> {
     /// [`Disconnected`] when the receiver is gone.
     pub async fn send(&self, item: T, bytes: u64) -> Result<(), Disconnected> {
         let reservation = self.budget.reserve(bytes).await;
-        self.send_reserved(item, reservation)
-    }
-
-    /// Reserves the bytes of an item that does not exist yet.
-    pub async fn reserve(&self, bytes: u64) -> Reservation {
-        self.budget.reserve(bytes).await
-    }
-
-    /// Sends an item whose bytes were reserved before it was made.
-    ///
-    /// # Errors
-    ///
-    /// [`Disconnected`] when the receiver is gone.
-    pub fn send_reserved(&self, item: T, reservation: Reservation) -> Result<(), Disconnected> {
         self.sender.send(Held { item, reservation }).map_err(|_| Disconnected)
     }
 }

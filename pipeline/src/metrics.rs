@@ -22,8 +22,6 @@ pub struct Progress {
     pub rejects: AtomicU64,
     /// Tokens generated in this run.
     pub tokens_generated: AtomicU64,
-    /// Spans committed in this run.
-    pub spans_committed: AtomicU64,
     /// Time in the encoders.
     pub encode: Busy,
     /// Time in the engine.

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from .checkpoint import save_tower
 from .speech import CHUNK_SECONDS, SAMPLING_RATE, SpeechStore, roughened
 
 HOP = 320
@@ -290,25 +291,6 @@ def pretrain_audio(
                 flush=True,
             )
         if time.monotonic() - saved > 120:
-            _save(out, tower, heads, optimiser, spent, step)
+            save_tower(out, tower, heads, optimiser, spent, step)
             saved = time.monotonic()
-    _save(out, tower, heads, optimiser, spent, step)
-
-
-def _save(
-    out: Path,
-    tower: nn.Module,
-    heads: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    spent: float,
-    step: int,
-) -> None:
-    state = {
-        "tower": tower.state_dict(),
-        "heads": heads.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "spent": spent,
-        "step": step,
-    }
-    torch.save(state, out.with_suffix(".tmp"))
-    out.with_suffix(".tmp").replace(out)
+    save_tower(out, tower, heads, optimiser, spent, step)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from .checkpoint import save_tower
 from .emoji import TRAINED_STYLES, concepts
 from .modeling import IMAGE_SIZE, IMAGE_STRIDE, VisionEncoder
 from .scenes import COLOUR_NAMES, Scene, SpriteBox, arrange, paint
@@ -206,25 +207,6 @@ def pretrain_vision(
                 flush=True,
             )
         if time.monotonic() - saved > 120:
-            _save(out, tower, heads, optimiser, spent, step)
+            save_tower(out, tower, heads, optimiser, spent, step)
             saved = time.monotonic()
-    _save(out, tower, heads, optimiser, spent, step)
-
-
-def _save(
-    out: Path,
-    tower: nn.Module,
-    heads: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    spent: float,
-    step: int,
-) -> None:
-    state = {
-        "tower": tower.state_dict(),
-        "heads": heads.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "spent": spent,
-        "step": step,
-    }
-    torch.save(state, out.with_suffix(".tmp"))
-    out.with_suffix(".tmp").replace(out)
+    save_tower(out, tower, heads, optimiser, spent, step)

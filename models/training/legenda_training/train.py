@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .checkpoint import save_checkpoint
 from .emoji import concepts
 from .modeling import LegendaForConditionalGeneration, tiny_config
 from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
@@ -275,8 +276,7 @@ def save(
         "spent": spent,
         "step": step,
     }
-    torch.save(state, out.with_suffix(".tmp"))
-    out.with_suffix(".tmp").replace(out)
+    save_checkpoint(out, state)
 
 
 def trained_model(data: Path, runs: Path, preset: str = "tiny") -> LegendaForConditionalGeneration:

@@ -10,7 +10,7 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, SchemaRef},
     error::ArrowError,
 };
 use legenda_schemas::span::{SourceObject, Span};
@@ -341,18 +341,6 @@ pub fn holds_bytes(data_type: &DataType) -> bool {
         DataType::Struct(fields) => fields.iter().any(|field| holds_bytes(field.data_type())),
         data_type => is_bytes(data_type),
     }
-}
-
-/// Returns the fields of `schema` that `keep` accepts, as a schema without metadata.
-#[must_use]
-pub fn project(schema: &Schema, keep: impl Fn(&Field) -> bool) -> Schema {
-    let kept: Vec<Field> = schema
-        .fields()
-        .iter()
-        .filter(|field| keep(field))
-        .map(|field| field.as_ref().clone())
-        .collect();
-    Schema::new(kept)
 }
 
 #[cfg(test)]

@@ -209,7 +209,6 @@ impl Collector {
             entry.rejects_sha256 = Some(digest);
         }
         self.output.commit(&entry)?;
-        self.progress.spans_committed.fetch_add(1, Relaxed);
         Ok(entry)
     }
 

@@ -1,0 +1,34 @@
+"""Checkpoints that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def save_checkpoint(out: Path, state: dict[str, Any]) -> None:
+    """Write `state` under a temporary name, then put it in the place of `out`."""
+    torch.save(state, out.with_suffix(".tmp"))
+    out.with_suffix(".tmp").replace(out)
+
+
+def save_tower(
+    out: Path,
+    tower: nn.Module,
+    heads: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    spent: float,
+    step: int,
+) -> None:
+    """Keep what the pretraining of one tower goes on from; `spent` in seconds."""
+    state = {
+        "tower": tower.state_dict(),
+        "heads": heads.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "spent": spent,
+        "step": step,
+    }
+    save_checkpoint(out, state)
