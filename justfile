@@ -13,6 +13,10 @@ lint:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
 
+# The inner loop without Polars, which is more than half of a build.
+quick:
+    cargo test --release --workspace --no-default-features
+
 # Trains, evaluates, exports and fine-tunes a toy model in minutes (needs models/training installed).
 train-check:
     models/training/train_check.sh

@@ -4,7 +4,7 @@
 //! - [`run`]: wires the stages; the file to read first.
 //! - [`stage`]: scan, prepare, encode, generate, collect.
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
-//! - [`template`]: prompts over columns.
+//! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
 //! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
 //! - [`preview`]: a look at the answers written.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
@@ -17,6 +17,7 @@ pub mod media;
 pub mod metrics;
 pub mod plan;
 pub mod preview;
+pub mod query;
 pub mod run;
 pub mod sink;
 pub mod source;

@@ -10,11 +10,12 @@ use legenda_models::{Bundle, BundleError};
 use legenda_schemas::{
     job::{Job, RejectsPlace},
     ledger::{LEDGER_VERSION, Plan},
-    span::Fingerprint,
+    span::{Fingerprint, Span},
     table::{self, ANSWER, RESERVED_PREFIX},
 };
 
 use crate::{
+    query::{self, QueryError},
     source::{
         SourceError, SourceTable, list_files,
         table::{holds_bytes, holds_media},
@@ -45,6 +46,9 @@ pub enum PlanError {
         /// The model.
         bundle: String,
     },
+    /// The query.
+    #[error(transparent)]
+    Query(#[from] QueryError),
     /// The output would be read as input.
     #[error(
         "`output.path` is `{output}`, which holds the input file `{input}`: choose another folder"
@@ -64,6 +68,8 @@ pub struct RunPlan {
     pub job: Job,
     /// The table.
     pub table: SourceTable,
+    /// The rows of each file that the job's query keeps, by the file's path.
+    kept: Option<HashMap<String, Vec<u64>>>,
     /// The prompt's template.
     pub prompt: Template,
     /// The system message's template.
@@ -84,7 +90,8 @@ pub struct RunPlan {
 
 impl RunPlan {
     /// Checks `job` against its table and `bundle`; paths of the job are resolved against
-    /// `base_dir`. With a `limit` only the first rows of the table are planned.
+    /// `base_dir`. With a `limit` only the first rows of the table, or of those that the query
+    /// keeps, are planned.
     ///
     /// # Errors
     ///
@@ -118,6 +125,7 @@ impl RunPlan {
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
+        let kept = rows_kept(&job, &table, limit)?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
         let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
@@ -134,14 +142,12 @@ impl RunPlan {
         }
         let mut identity = job.identity(bundle.revision());
         identity.insert("--limit".to_owned(), serde_json::json!(limit));
-        let ledger = Plan {
-            version: LEDGER_VERSION,
-            fingerprint: fingerprint(&identity),
-            identity,
-            spans: table.spans(job.output.span_rows, limit),
-        };
-        Ok(Self {
+        let spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
+        let ledger =
+            Plan { version: LEDGER_VERSION, fingerprint: fingerprint(&identity), identity, spans };
+        let mut plan = Self {
             table,
+            kept,
             prompt,
             system,
             carried,
@@ -151,7 +157,36 @@ impl RunPlan {
             ledger,
             bundle_name: bundle.name().to_owned(),
             job,
-        })
+        };
+        let mut spans = std::mem::take(&mut plan.ledger.spans);
+        spans.retain(|span| !plan.rows_of(span).is_empty());
+        plan.ledger.spans = spans;
+        Ok(plan)
+    }
+
+    /// Returns the rows of a span that are read, as positions within the row group, ascending.
+    #[must_use]
+    pub fn rows_of(&self, span: &Span) -> Vec<usize> {
+        let Some(kept) = &self.kept else {
+            return (span.row_start..span.row_start + span.n_rows).collect();
+        };
+        let kept = kept.get(&span.object.path).map(Vec::as_slice).unwrap_or_default();
+        let start = kept.partition_point(|&row| row < span.file_row_start);
+        let end = kept.partition_point(|&row| row < span.file_row_start + span.n_rows as u64);
+        kept[start..end]
+            .iter()
+            .filter_map(|row| usize::try_from(row - span.file_row_start).ok())
+            .map(|row| span.row_start + row)
+            .collect()
+    }
+
+    /// Returns how many rows the run reads.
+    #[must_use]
+    pub fn n_rows(&self) -> u64 {
+        match self.kept {
+            None => self.ledger.n_rows(),
+            Some(_) => self.ledger.spans.iter().map(|span| self.rows_of(span).len() as u64).sum(),
+        }
     }
 
     /// Returns the schema of the answers.
@@ -249,6 +284,31 @@ fn template_columns(
         }
     }
     Ok(columns.into_iter().collect())
+}
+
+/// Asks the query of every file which rows it keeps, the first `limit` of all; nothing without a
+/// query.
+fn rows_kept(
+    job: &Job,
+    table: &SourceTable,
+    limit: Option<u64>,
+) -> Result<Option<HashMap<String, Vec<u64>>>, QueryError> {
+    let Some(query) = &job.source.query else { return Ok(None) };
+    let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let kept = table.files.iter().map(|file| {
+        let cheap: Vec<String> = file
+            .schema
+            .fields()
+            .iter()
+            .filter(|field| !holds_bytes(field.data_type()))
+            .map(|field| field.name().clone())
+            .collect();
+        let mut rows = query::rows_kept(file.path(), &cheap, query)?;
+        rows.truncate(left);
+        left -= rows.len();
+        Ok((file.object.path.clone(), rows))
+    });
+    kept.collect::<Result<_, _>>().map(Some)
 }
 
 fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError> {

@@ -154,7 +154,7 @@ pub async fn run(
     let (output, committed) =
         OutputDir::open(&plan.output_dir, plan.job.output.format, &plan.ledger, options.overwrite)?;
     let output = Arc::new(output);
-    let rows_planned = plan.ledger.n_rows();
+    let rows_planned = plan.n_rows();
     let rows_resumed = committed.entries.values().map(|entry| entry.rows_in).sum();
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(rows_resumed, Relaxed);

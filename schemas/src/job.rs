@@ -132,6 +132,10 @@ pub struct Source {
     /// Parquet files, directories (every `*.parquet` below) or glob patterns, relative to the job
     /// file.
     pub paths: Vec<String>,
+    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
+    /// each file, named `source`, without its columns of bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,
@@ -442,6 +446,7 @@ impl Job {
         });
         BTreeMap::from([
             ("task".to_owned(), value(serde_json::to_value(&self.task))),
+            ("source.query".to_owned(), value(serde_json::to_value(&self.source.query))),
             ("source.columns".to_owned(), value(serde_json::to_value(&self.source.columns))),
             ("model.bundle".to_owned(), serde_json::Value::from(self.model.bundle.as_str())),
             ("model.revision".to_owned(), serde_json::Value::from(revision)),

@@ -49,6 +49,7 @@ fn heavy_crates_are_named_by_one_crate_only() {
         ("rubato", "models"),
         ("parquet", "pipeline"),
         ("symphonia", "pipeline"),
+        ("polars", "pipeline"),
         ("clap", "jobs"),
         ("indicatif", "jobs"),
     ];

@@ -17,7 +17,7 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     print(&format!("model      {} ({})", plan.bundle_name, checked.bundle.architecture()));
     print(&format!(
         "source     {} rows in {n_files} file{} ({} spans)",
-        plan.ledger.n_rows(),
+        plan.n_rows(),
         if n_files == 1 { "" } else { "s" },
         plan.ledger.spans.len()
     ));

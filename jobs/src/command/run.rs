@@ -87,7 +87,7 @@ fn announce(plan: &RunPlan, model: &Model, runtime: &Runtime, took: Duration) {
     tell(&format!(
         "{} · {} rows · {} on {} ({} slots) · ONNX Runtime {} · ready in {:.1} s",
         plan.job.task.kind.as_str(),
-        plan.ledger.n_rows(),
+        plan.n_rows(),
         info.name,
         info.device,
         info.slots,

@@ -30,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("prepare", help="draw sprites, synthesise speech, train the tokenizer")
     train = commands.add_parser("train", help="train a stage, or all in order; resumes")
     train.add_argument(
-        "--stage", choices=("all", "vision", "audio", "listen", "joint"), default="all"
+        "--stage", choices=("all", "vision", "audio", "listen", "answer", "joint"), default="all"
+    )
+    train.add_argument(
+        "--bundle", type=Path, help="`vision` or `answer` start from the weights of this bundle"
     )
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
     for name, text in (
@@ -61,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 STAGE_MINUTES = {
-    "tiny": {"vision": 120.0, "audio": 40.0, "listen": 30.0, "joint": 150.0},
-    "check": {"vision": 0.25, "audio": 0.25, "listen": 0.2, "joint": 0.4},
+    "tiny": {"vision": 120.0, "audio": 40.0, "listen": 30.0, "answer": 40.0, "joint": 110.0},
+    "check": {"vision": 0.25, "audio": 0.25, "listen": 0.2, "answer": 0.2, "joint": 0.4},
 }
 """Default wall-clock budgets on two free cores."""
 
@@ -85,20 +88,28 @@ def train(options: argparse.Namespace) -> None:
     from .modeling import LegendaForConditionalGeneration, tiny_config
     from .pretrain_audio import pretrain_audio
     from .pretrain_vision import pretrain_vision
+    from .restore import load_bundle
     from .tokenizer import stored_tokenizer
     from .train import train as train_stage
 
     runs = options.data / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    stages = ("vision", "audio", "listen", "joint") if options.stage == "all" else (options.stage,)
+    stages = tuple(STAGE_MINUTES["tiny"]) if options.stage == "all" else (options.stage,)
     for stage in stages:
         minutes = options.minutes or STAGE_MINUTES[options.preset][stage]
         if stage in ("vision", "audio"):
             vocabulary_size = len(stored_tokenizer(options.data))
             model = LegendaForConditionalGeneration(tiny_config(vocabulary_size, options.preset))
             if stage == "vision":
+                if options.bundle:
+                    model = load_bundle(options.bundle)
                 pretrain_vision(
-                    model.vision_encoder, options.data, runs / "vision.pt", 60 * minutes
+                    model.vision_encoder,
+                    options.data,
+                    runs / "vision.pt",
+                    60 * minutes,
+                    peak=1.2e-3 if options.bundle else 1.8e-3,
+                    warm=options.bundle is not None,
                 )
             else:
                 pretrain_audio(
@@ -106,7 +117,16 @@ def train(options: argparse.Namespace) -> None:
                 )
         else:
             scale = 0.25 if options.preset == "check" else 1.0
-            train_stage(options.data, runs, 60 * minutes, stage, options.preset, scale=scale)
+            train_stage(
+                options.data,
+                runs,
+                60 * minutes,
+                stage,
+                options.preset,
+                peak=6e-4 if options.bundle else 1.2e-3,
+                scale=scale,
+                bundle=options.bundle,
+            )
 
 
 def export(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ FLOORS = {
 }
 """What the project asks of the model, by task and condition."""
 
-STAGES = ("vision", "audio", "listen", "joint")
+STAGES = ("vision", "audio", "listen", "answer", "joint")
 
 
 def merged_curves(runs: Path, out: Path) -> dict[str, float]:

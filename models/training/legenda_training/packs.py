@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from .emoji import TRAINED_STYLES, concepts
 from .modeling import IMAGE_SIZE
 from .pretrain_audio import HOP, log_mel, vocabulary
-from .pretrain_vision import stacked_targets
+from .pretrain_vision import STRENGTH, stacked_targets
 from .questions import (
     CAPTION_PROMPT,
     CAPTION_PROMPTS,
@@ -89,12 +89,14 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
     }
 
 
-KINDS = {"image": 0.66, "audio": 0.22, "spoken": 0.06, "text": 0.06}
-"""Share of batches of each kind in the last stage."""
+KINDS = {"image": 0.62, "audio": 0.14, "spoken": 0.1, "text": 0.14}
+"""Share of batches of each kind where pictures are shown."""
 KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
 """Share of batches while the vision tower is still pretrained."""
 SIZES = {"image": 12, "audio": 16, "spoken": 8, "text": 8}
 """Packs in a batch of each kind."""
+QUESTIONS = 7
+"""Questions about a picture of several objects: its encoding serves them all."""
 
 
 class PackStream(IterableDataset):
@@ -146,7 +148,13 @@ class PackStream(IterableDataset):
         return scenes, self._painted(scenes)
 
     def _painted(self, scenes: list[Scene]) -> dict[str, Tensor]:
-        pixels = np.stack([paint(s, self.box, self.rng, IMAGE_SIZE) for s in scenes])
+        rough = self.rng.uniform(*STRENGTH, len(scenes))
+        pixels = np.stack(
+            [
+                paint(scene, self.box, self.rng, IMAGE_SIZE, strength)
+                for scene, strength in zip(scenes, rough, strict=True)
+            ]
+        )
         return {"pixels": torch.from_numpy(pixels), **stacked_targets(scenes)}
 
     def _sounds(self, rows: list[int]) -> dict[str, Tensor]:
@@ -171,7 +179,7 @@ class PackStream(IterableDataset):
             prompt = (CAPTION_PROMPT if self.choice.random() < 0.6
                       else self.choice.choice(CAPTION_PROMPTS))  # fmt: skip
             pack.ask(self._encode(prompt), self._encode(caption(scene)))
-            for _ in range(1 if len(scene.objects) == 1 else 3):
+            for _ in range(4 if len(scene.objects) == 1 else QUESTIONS):
                 asked = ask_scene(self.choice, scene)
                 pack.ask(self._encode(asked.question), self._encode(asked.answer))
             packs.append(pack)

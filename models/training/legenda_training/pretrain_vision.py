@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from .checkpoint import save_tower
 from .emoji import TRAINED_STYLES, concepts
 from .modeling import IMAGE_SIZE, IMAGE_STRIDE, VisionEncoder
+from .restore import unfold_norms
 from .scenes import COLOUR_NAMES, Scene, SpriteBox, arrange, paint
 
 CELLS = IMAGE_SIZE // IMAGE_STRIDE
@@ -74,6 +75,10 @@ def stacked_targets(scenes: list[Scene], cells: int = CELLS) -> dict[str, Tensor
 
 SMALL_BATCHES, SMALL_SIZE = 2000, 64
 """The first batches have small pictures (pixels a side): cheaper while the filters form."""
+STRENGTH = (0.25, 1.0)
+"""Least and most roughening of a picture once the curriculum is through."""
+WARM_BATCHES = 4000
+"""The batch of the curriculum where an encoder that was trained before goes on."""
 
 
 class SceneStream(IterableDataset):
@@ -97,7 +102,9 @@ class SceneStream(IterableDataset):
             alone = rng.random(self.batch) < singles
             scenes = [arrange(rng, box.concepts, objects=1 if one else None) for one in alone]
             size = SMALL_SIZE if number < SMALL_BATCHES else IMAGE_SIZE
-            pixels = np.stack([paint(scene, box, rng, size, strength) for scene in scenes])
+            pixels = np.stack(
+                [paint(s, box, rng, size, strength * rng.uniform(*STRENGTH)) for s in scenes]
+            )
             number += 1
             yield {
                 "pixels": torch.from_numpy(pixels),
@@ -153,10 +160,19 @@ def pretrain_vision(
     peak: float = 1.8e-3,
     workers: int = 1,
     seed: int = 1,
+    warm: bool = False,
 ) -> None:
-    """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`."""
+    """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`.
+
+    A `warm` encoder comes from a bundle: its scores over concepts are kept and pictures are large
+    and rough from the start.
+    """
     torch.manual_seed(seed)
     heads = CellHeads(encoder.tower.config.hidden_sizes[-1])
+    if warm:
+        heads.concept = encoder.concepts
+        large = SceneStream(data, 192, seed, WARM_BATCHES)
+        unfold_norms(encoder, normalised(next(iter(large))["pixels"]))
     tower = encoder.tower.to(memory_format=torch.channels_last)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(
@@ -171,7 +187,8 @@ def pretrain_vision(
         for group in optimiser.param_groups:
             group.update(fused=True, foreach=False)
         spent, step = state["spent"], state["step"]
-    stream = SceneStream(data, batch, seed + step, step)
+    number = step + WARM_BATCHES if warm else step
+    stream = SceneStream(data, batch, seed + step, number)
     loader = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=16))
     tower.train()
     began, saved = time.monotonic() - spent, time.monotonic()

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from .export import read_json
 from .modeling import LegendaConfig, LegendaForConditionalGeneration
@@ -110,3 +110,28 @@ def load_bundle(bundle: Path) -> LegendaForConditionalGeneration:
     load_encoder(model.vision_encoder, bundle / "onnx" / "vision_encoder.onnx")
     load_encoder(model.audio_encoder, bundle / "onnx" / "audio_encoder.onnx")
     return model.eval()
+
+
+@torch.no_grad()
+def unfold_norms(encoder: nn.Module, pixel_values: Tensor) -> None:
+    """Give folded batch norms statistics again, those of `pixel_values` [B, 3, H, W].
+
+    Scale and shift undo what the statistics do, so the function stays as it is; but now the norms
+    follow the weights, and training can go on as before the fold.
+    """
+    seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
+        seen[module] = (mean, variance)
+
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [m.register_forward_pre_hook(keep) for m in norms]
+    encoder(pixel_values)
+    for hook in hooks:
+        hook.remove()
+    for module, (mean, variance) in seen.items():
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)
+        module.weight.copy_((variance + module.eps).sqrt())
+        module.bias.add_(mean)

@@ -1,9 +1,10 @@
 """Stage B: training of the decoder with everything, within a wall-clock budget.
 
-Stage `listen` has sounds and texts only (it can run while the vision tower is still pretrained),
-stage `joint` has all tasks and starts from what `listen` reached. The vision and audio towers come
-from their pretraining and keep its losses at a low weight.
-Batch norms go on learning their statistics until the last fifth.
+Stage `listen` has sounds and texts only (it can run while the vision tower is still pretrained).
+Stage `answer` has all tasks and leaves both towers alone, so it is cheap; it too can run beside
+`vision`. Stage `joint` trains everything and starts from what the stages before it reached. The
+towers come from their pretraining and keep its losses at a low weight. Batch norms go on learning
+their statistics until the last fifth. `vision` and `answer` can start from a bundle instead.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .modeling import LegendaForConditionalGeneration, tiny_config
 from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
 from .pretrain_audio import SpeechHeads, vocabulary
 from .pretrain_vision import NONE, CellHeads, normalised, object_means
+from .restore import load_bundle, unfold_norms
 from .scenes import COLOUR_NAMES
 from .tokenizer import stored_tokenizer
 
@@ -56,8 +58,9 @@ class Trainee(nn.Module):
 
     def load_earlier(self, runs: Path, stage: str) -> None:
         """Take over what the stages before `stage` have reached, as far as they were run."""
-        if stage == "joint" and (runs / "listen.pt").exists():
-            state = torch.load(runs / "listen.pt", weights_only=True)["trainee"]
+        before = [s for s in ("answer", "listen") if s != stage and (runs / f"{s}.pt").exists()]
+        if stage != "listen" and before:
+            state = torch.load(runs / f"{before[0]}.pt", weights_only=True)["trainee"]
             self.load_state_dict(state, strict=False)
         towers = {
             "vision": (self.model.vision_encoder.tower, self.cells),
@@ -66,39 +69,50 @@ class Trainee(nn.Module):
         for name, (tower, heads) in towers.items():
             if not (runs / f"{name}.pt").exists():
                 continue
-            if name == "audio" and stage == "joint" and (runs / "listen.pt").exists():
+            if name == "audio" and before:
                 continue
             state = torch.load(runs / f"{name}.pt", weights_only=True)
             tower.load_state_dict(state["tower"])
             heads.load_state_dict(state["heads"])
 
-    def loss(self, batch: dict, hear: bool = True) -> tuple[Tensor, float, float]:
+    def load_bundle(self, bundle: Path, data: Path) -> None:
+        """Take over the weights of a bundle; heads that it does not hold start anew."""
+        self.model.load_state_dict(load_bundle(bundle).state_dict())
+        self.model.eval()
+        stream = PackStream(data, 29, 16.0, {"image": 1.0})
+        unfold_norms(self.model.vision_encoder, normalised(next(iter(stream))["pixels"]))
+
+    def loss(
+        self, batch: dict, hear: bool = True, see: bool = True
+    ) -> tuple[Tensor, float, float]:
         """Total loss, answer loss, and the share of right answer tokens of a batch.
 
-        Without `hear` the audio tower is not trained on this batch.
+        Without `hear` the audio tower is not trained on this batch, without `see` not the vision
+        tower.
         """
         model = self.model
         images = sounds = None
         extra = torch.zeros(())
         if "pixels" in batch:
             pixels = normalised(batch["pixels"]).to(memory_format=torch.channels_last)
-            cells = model.vision_encoder.cells(pixels)
+            with torch.set_grad_enabled(see):
+                cells = model.vision_encoder.cells(pixels)
             images = model.vision_encoder.project(cells)
-            extra = extra + CELL_WEIGHT * self.cells.losses(cells, batch)[0]
+            if see:
+                extra = extra + CELL_WEIGHT * self.cells.losses(cells, batch)[0]
             extra = extra + NAME_WEIGHT * self._name_loss(images, batch)
         if "input_features" in batch:
             with torch.set_grad_enabled(hear):
                 heard = model.audio_encoder.tower(batch["input_features"]).last_hidden_state
             sounds = model.audio_encoder.project(heard)
-            if hear:
-                scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
-                extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
-                    scores,
-                    batch["words"],
-                    batch["sound_positions"],
-                    batch["word_counts"],
-                    zero_infinity=True,
-                )
+            scores = self.speech.word(heard).log_softmax(-1).transpose(0, 1)
+            extra = extra + WORD_WEIGHT * nn.functional.ctc_loss(
+                scores,
+                batch["words"],
+                batch["sound_positions"],
+                batch["word_counts"],
+                zero_infinity=True,
+            )
             extra = extra + TOKEN_WEIGHT * self._token_loss(sounds, batch)
         embeds = model.merged(batch["input_ids"], images, sounds)
         labels = batch["labels"]
@@ -159,16 +173,21 @@ def train(
     scale: float = 1.0,
     rank: int = 0,
     ranks: int = 1,
+    bundle: Path | None = None,
 ) -> None:
     """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
 
-    `listen` keeps its rate after warming up and leaves the audio tower alone; `joint` lets the rate
-    fall along a cosine to the end and trains the audio tower on every other batch. With several
-    `ranks` (processes of one group) each draws its own batches and gradients are averaged.
+    `listen` and `answer` keep their rate after warming up and leave the towers alone; `joint` lets
+    the rate fall along a cosine to the end and trains the audio tower on every other batch. With
+    several `ranks` (processes of one group) each draws its own batches and gradients are averaged.
+    Without a checkpoint of this stage it starts from `bundle`, or from the stages before it.
     """
     torch.manual_seed(seed)
     out = runs / f"{stage}.pt"
     trainee = Trainee(data, preset)
+    joint = stage == "joint"
+    if stage == "answer":
+        trainee.cells.requires_grad_(False)
     towers, rest = [], []
     for name, parameter in trainee.named_parameters():
         if not parameter.requires_grad:
@@ -188,13 +207,15 @@ def train(
         if state["optimiser"]:
             optimiser.load_state_dict(state["optimiser"])
         spent, step = state["spent"], state["step"]
+    elif bundle:
+        trainee.load_bundle(bundle, data)
     else:
         trainee.load_earlier(runs, stage)
-        if stage == "joint":
+        if stage != "listen" and not (joint and (runs / "answer.pt").exists()):
             from .align import align_vision
 
             align_vision(trainee, data, 60)
-    kinds = KINDS if stage == "joint" else KINDS_WITHOUT_PICTURES
+    kinds = KINDS_WITHOUT_PICTURES if stage == "listen" else KINDS
     first = step
     stream = PackStream(data, seed + step + 1_000_003 * rank, scale, kinds)
     loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8))
@@ -209,13 +230,13 @@ def train(
         if spent >= seconds:
             break
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / seconds))
-        cosine = cosine if stage == "joint" else 1.0
+        cosine = cosine if joint else 1.0
         rate = peak * min(1, (step - first + 1) / 80) * cosine
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        quiet_norms(trainee, spent > 0.8 * seconds)
+        quiet_norms(trainee, not joint or spent > 0.8 * seconds)
         batch = next(loader)
-        loss, answer, right = trainee.loss(batch, stage == "joint" and step % 2 == 0)
+        loss, answer, right = trainee.loss(batch, hear=joint and step % 2 == 0, see=joint)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients([*towers, *rest], ranks)

@@ -43,8 +43,8 @@ pub struct RowKey {
 pub struct ScannedBatch {
     /// Where the first row stands; the others follow.
     pub first: RowKey,
-    /// The row of the file that the first row is.
-    pub file_row_start: u64,
+    /// Which row of its file each row is.
+    pub file_rows: Vec<u64>,
     /// The file they came from.
     pub file: Arc<str>,
     /// The columns that are read.

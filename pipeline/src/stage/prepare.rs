@@ -297,7 +297,7 @@ impl Preparer {
         parts.push(&n_images);
         parts.extend(images.iter().chain(audios).map(Vec::as_slice));
         let input_sha256 = sha256_hex(parts);
-        let row = (batch.file_row_start + offset as u64).to_le_bytes();
+        let row = batch.file_rows[offset].to_le_bytes();
         let job_seed = self.plan.job.generation.seed.to_le_bytes();
         let seed = sha256_hex([&row[..], &job_seed, input_sha256.as_bytes()]);
         let seed = u64::from_str_radix(&seed[..16], 16).unwrap_or_default();

@@ -88,13 +88,19 @@ impl Scan<'_> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
-        let ranges: Vec<_> = spans
-            .iter()
-            .map(|next| next.span.row_start..next.span.row_start + next.span.n_rows)
-            .collect();
+        let rows: Vec<Vec<usize>> =
+            spans.iter().map(|next| self.plan.rows_of(&next.span)).collect();
+        let ranges = contiguous(rows.iter().flatten().copied());
         let batch_rows = self.batch_rows(head.row_group, &head.object.path);
-        let mut cursor =
-            Cursor { scan: self, permits, file, span_idx: span_idxs.start, row_idx: 0 };
+        let mut cursor = Cursor {
+            scan: self,
+            permits,
+            file,
+            first_span_idx: span_idxs.start,
+            rows: &rows,
+            span_idx: span_idxs.start,
+            row_idx: 0,
+        };
 
         let reader = match FileReader::open(Path::new(&head.object.path)) {
             Ok(reader) => reader,
@@ -148,13 +154,20 @@ struct Cursor<'a> {
     scan: &'a Scan<'a>,
     permits: &'a Arc<Semaphore>,
     file: Arc<str>,
+    first_span_idx: usize,
+    /// The rows that are read of each span, from `first_span_idx` on.
+    rows: &'a [Vec<usize>],
     span_idx: usize,
     row_idx: usize,
 }
 
 impl Cursor<'_> {
     fn rows_left(&self) -> usize {
-        self.scan.spans[self.span_idx].span.n_rows - self.row_idx
+        self.span_rows().len() - self.row_idx
+    }
+
+    fn span_rows(&self) -> &[usize] {
+        &self.rows[self.span_idx - self.first_span_idx]
     }
 
     fn tell(&self, outcome: Outcome) -> Result<(), Disconnected> {
@@ -166,10 +179,9 @@ impl Cursor<'_> {
         if self.row_idx > 0 {
             return Ok(());
         }
-        let span = &self.scan.spans[self.span_idx].span;
         let permit = Arc::clone(self.permits).acquire_owned();
         let permit = self.scan.runtime.block_on(permit).map_err(|_| Disconnected)?;
-        let rows = (span.row_start..span.row_start + span.n_rows).collect();
+        let rows = self.span_rows().to_vec();
         self.tell(Outcome::Opened { span_idx: self.span_idx, rows, permit })
     }
 
@@ -187,14 +199,14 @@ impl Cursor<'_> {
         // The columns were checked to be there, so the projection holds.
         let carried = rows.project(&carried).map_err(|_| Disconnected)?;
         self.tell(Outcome::Carried { first, rows: carried })?;
-        let file_row_start = self.scan.spans[self.span_idx].span.file_row_start;
+        let span = &self.scan.spans[self.span_idx].span;
+        let file_rows = self.span_rows()[self.row_idx..self.row_idx + rows.num_rows()]
+            .iter()
+            .map(|position| span.file_row_start + (position - span.row_start) as u64)
+            .collect();
         let bytes = rows.get_array_memory_size() as u64;
-        let batch = ScannedBatch {
-            first,
-            file_row_start: file_row_start + self.row_idx as u64,
-            file: Arc::clone(&self.file),
-            rows: rows.clone(),
-        };
+        let batch =
+            ScannedBatch { first, file_rows, file: Arc::clone(&self.file), rows: rows.clone() };
         self.scan.runtime.block_on(self.scan.batches.send(batch, bytes))?;
         self.step(rows.num_rows());
         Ok(())
@@ -204,7 +216,7 @@ impl Cursor<'_> {
     fn fail(&mut self, problem: &str) -> Result<usize, Disconnected> {
         self.open()?;
         let span_idx = self.span_idx;
-        for row_idx in self.row_idx..self.scan.spans[span_idx].span.n_rows {
+        for row_idx in self.row_idx..self.span_rows().len() {
             let key = RowKey { span_idx, row_idx };
             let reject = Reject {
                 stage: Stage::Scan,
@@ -223,6 +235,18 @@ impl Cursor<'_> {
             self.row_idx = 0;
         }
     }
+}
+
+/// Joins ascending row numbers to ranges.
+fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
+    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in rows {
+        match ranges.last_mut() {
+            Some(last) if last.end == row => last.end += 1,
+            _ => ranges.push(row..row + 1),
+        }
+    }
+    ranges
 }
 
 /// Joins the messages of an error and its causes.
