@@ -135,7 +135,7 @@ const ENCODED_PERCENT: u64 = 10;
 /// The most that the queues share however much memory there is: more would only fill memory with
 /// rows that wait, and peak memory would follow the table until they are full. Decoding is not
 /// bounded so: it uses what one large picture needs and no more.
-const QUEUE_BYTES_MAX: u64 = 256 << 20;
+const QUEUE_BYTES_MAX: u64 = 96 << 20;
 
 /// Executes the plan with the loaded model.
 ///

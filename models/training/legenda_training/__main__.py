@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--bundle", type=Path, help="`vision` or `answer` start from the weights of this bundle"
     )
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
+    train.add_argument("--rate", type=float, help="peak learning rate of each stage")
     for name, text in (
         ("evaluate", "score a bundle"),
         ("export", "write a bundle"),
@@ -68,6 +69,14 @@ STAGE_MINUTES = {
     "check": {"vision": 0.25, "audio": 0.25, "listen": 0.2, "answer": 0.2, "joint": 0.4},
 }
 """Default wall-clock budgets on two free cores."""
+STAGE_RATE = {
+    "vision": 1.8e-3,
+    "audio": 1.5e-3,
+    "listen": 1.2e-3,
+    "answer": 1.2e-3,
+    "joint": 1.2e-3,
+}
+"""Default peak learning rates."""
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -97,6 +106,7 @@ def train(options: argparse.Namespace) -> None:
     stages = tuple(STAGE_MINUTES["tiny"]) if options.stage == "all" else (options.stage,)
     for stage in stages:
         minutes = options.minutes or STAGE_MINUTES[options.preset][stage]
+        rate = options.rate or STAGE_RATE[stage]
         if stage in ("vision", "audio"):
             vocabulary_size = len(stored_tokenizer(options.data))
             model = LegendaForConditionalGeneration(tiny_config(vocabulary_size, options.preset))
@@ -108,12 +118,16 @@ def train(options: argparse.Namespace) -> None:
                     options.data,
                     runs / "vision.pt",
                     60 * minutes,
-                    peak=1.2e-3 if options.bundle else 1.8e-3,
+                    peak=rate,
                     warm=options.bundle is not None,
                 )
             else:
                 pretrain_audio(
-                    model.audio_encoder.tower, options.data, runs / "audio.pt", 60 * minutes
+                    model.audio_encoder.tower,
+                    options.data,
+                    runs / "audio.pt",
+                    60 * minutes,
+                    peak=rate,
                 )
         else:
             scale = 0.25 if options.preset == "check" else 1.0
@@ -123,7 +137,7 @@ def train(options: argparse.Namespace) -> None:
                 60 * minutes,
                 stage,
                 options.preset,
-                peak=6e-4 if options.bundle else 1.2e-3,
+                peak=rate,
                 scale=scale,
                 bundle=options.bundle,
             )

@@ -82,9 +82,7 @@ class Trainee(nn.Module):
         stream = PackStream(data, 29, 16.0, {"image": 1.0})
         unfold_norms(self.model.vision_encoder, normalised(next(iter(stream))["pixels"]))
 
-    def loss(
-        self, batch: dict, hear: bool = True, see: bool = True
-    ) -> tuple[Tensor, float, float]:
+    def loss(self, batch: dict, hear: bool = True, see: bool = True) -> tuple[Tensor, float, float]:
         """Total loss, answer loss, and the share of right answer tokens of a batch.
 
         Without `hear` the audio tower is not trained on this batch, without `see` not the vision

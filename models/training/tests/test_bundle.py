@@ -9,7 +9,7 @@ import torch
 from legenda_training.export import export_bundle, frozen
 from legenda_training.modeling import LegendaForConditionalGeneration, tiny_config
 from legenda_training.parity import check_slots
-from legenda_training.restore import load_bundle
+from legenda_training.restore import load_bundle, unfold_norms
 from legenda_training.runner import BundleRunner, Row
 from legenda_training.tokenizer import train_tokenizer
 
@@ -41,6 +41,20 @@ def test_folding_keeps_the_function() -> None:
                 module.running_mean.normal_()
         before, after = model.vision_encoder(pixels), frozen(model).vision_encoder(pixels)
     assert torch.allclose(before, after, atol=0.02)
+
+
+def test_unfolding_keeps_the_function_and_gives_statistics_back(
+    bundle: tuple[Path, torch.nn.Module],
+) -> None:
+    encoder = load_bundle(bundle[0]).vision_encoder
+    pixels = torch.rand(16, 3, 96, 96)
+    with torch.no_grad():
+        before = encoder(pixels)
+        unfold_norms(encoder, pixels)
+        evaluating, training = encoder.eval()(pixels), encoder.train()(pixels)
+    # In training a norm takes its statistics from the batch: the same, so the same function.
+    assert torch.allclose(before, evaluating, atol=1e-4)
+    assert torch.allclose(before, training, atol=1e-2)
 
 
 def test_slots_equal_pytorch(bundle: tuple[Path, torch.nn.Module]) -> None:
