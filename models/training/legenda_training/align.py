@@ -8,11 +8,14 @@ feature tokens say, can name what it sees from the first step of joint training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .modeling import VisionEncoder
 from .packs import PackStream
 from .pretrain_vision import NONE, normalised
 from .train import Trainee
@@ -31,33 +34,63 @@ def align_vision(trainee: Trainee, data: Path, batches: int = 100, seed: int = 4
     table = table - table.mean(0)
     names = torch.nn.functional.normalize(trainee.names @ table, dim=-1) * TOKEN_NORM
     colours = torch.nn.functional.normalize(table[trainee.colours], dim=-1) * TOKEN_NORM
-    loader = iter(DataLoader(PackStream(data, seed, 1.0, {"image": 1.0}), batch_size=None))
-    width = model.vision_encoder.projector.in_features
-    left = torch.zeros(width + 1, width + 1, dtype=torch.float64)
-    right = torch.zeros(width + 1, names.shape[1], dtype=torch.float64)
-    held = []
-    for number in range(batches):
-        batch = next(loader)
-        pixels = normalised(batch["pixels"]).to(memory_format=torch.channels_last)
-        cells = model.vision_encoder.cells(pixels)
-        cells = torch.cat([cells, torch.ones_like(cells[..., :1])], -1)
+    right, covered = 0, 0
+
+    def wanted(batch: dict, cells: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal right, covered
         concept = batch["concept"]
+        scores = model.vision_encoder.concepts(cells)
+        right += int((scores.argmax(-1) == concept)[concept != NONE].sum())
+        covered += int((concept != NONE).sum())
         ground = colours[batch["background"]][:, None].expand(-1, cells.shape[1], -1)
         named = names[concept.clamp(max=NONE - 1)]
-        wanted = torch.where((concept == NONE)[..., None], ground, named)
-        if number >= batches - 4:
-            held.append((cells[concept != NONE], concept[concept != NONE]))
-            continue
-        weight = torch.where(concept == NONE, 0.3, 1.0).flatten()[:, None].double()
-        x, y = cells.flatten(0, 1).double(), wanted.flatten(0, 1).double()
-        left += x.T @ (weight * x)
-        right += x.T @ (weight * y)
-    left += RIDGE * left.diagonal().mean() * torch.eye(width + 1, dtype=torch.float64)
-    solved = torch.linalg.solve(left, right).float()
-    model.vision_encoder.projector.weight.copy_(solved[:-1].T)
-    model.vision_encoder.projector.bias.copy_(solved[-1])
+        target = torch.where((concept == NONE)[..., None], ground, named)
+        return target, torch.where(concept == NONE, 0.3, 1.0)
+
+    _solve_projector(model.vision_encoder, data, batches, seed, wanted)
     model.vision_encoder.codebook.weight[:, :NONE] = names.T
     model.vision_encoder.codebook.weight[:, NONE] = 0
-    cells, concept = torch.cat([c for c, _ in held]), torch.cat([t for _, t in held])
-    scores = model.vision_encoder.concepts(cells[:, :-1])
-    return float((scores.argmax(-1) == concept).float().mean())
+    return right / max(1, covered)
+
+
+@torch.no_grad()
+def keep_projection(
+    encoder: VisionEncoder, earlier: VisionEncoder, data: Path, batches: int = 60, seed: int = 43
+) -> None:
+    """Set the projector so that the new tower's cells say what the `earlier` encoder's said."""
+
+    def wanted(batch: dict, cells: Tensor) -> tuple[Tensor, Tensor]:
+        target = earlier.projector(earlier.cells(normalised(batch["pixels"])))
+        return target, torch.ones(cells.shape[:2])
+
+    encoder.eval()
+    earlier.eval()
+    _solve_projector(encoder, data, batches, seed, wanted)
+
+
+def _solve_projector(
+    encoder: VisionEncoder,
+    data: Path,
+    batches: int,
+    seed: int,
+    wanted: Callable[[dict, Tensor], tuple[Tensor, Tensor]],
+) -> None:
+    """Ridge regression from cells to what `wanted` says of them: targets [B, N, C] and weights
+    [B, N], from a batch of scenes and its cells."""
+    loader = iter(DataLoader(PackStream(data, seed, 1.0, {"image": 1.0}), batch_size=None))
+    width, height = encoder.projector.in_features, encoder.projector.out_features
+    left = torch.zeros(width + 1, width + 1, dtype=torch.float64)
+    right = torch.zeros(width + 1, height, dtype=torch.float64)
+    for _ in range(batches):
+        batch = next(loader)
+        pixels = normalised(batch["pixels"]).to(memory_format=torch.channels_last)
+        cells = encoder.cells(pixels)
+        target, weight = wanted(batch, cells)
+        x = torch.cat([cells, torch.ones_like(cells[..., :1])], -1).flatten(0, 1).double()
+        weighed = weight.flatten()[:, None].double() * x
+        left += weighed.T @ x
+        right += weighed.T @ target.flatten(0, 1).double()
+    left += RIDGE * left.diagonal().mean() * torch.eye(width + 1, dtype=torch.float64)
+    solved = torch.linalg.solve(left, right).float()
+    encoder.projector.weight.copy_(solved[:-1].T)
+    encoder.projector.bias.copy_(solved[-1])

@@ -9,6 +9,7 @@ their statistics until the last fifth. `vision` and `answer` can start from a bu
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from .checkpoint import save_checkpoint
 from .emoji import concepts
-from .modeling import LegendaForConditionalGeneration, tiny_config
+from .modeling import LegendaForConditionalGeneration, VisionEncoder, tiny_config
 from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
 from .pretrain_audio import SpeechHeads, vocabulary
 from .pretrain_vision import NONE, CellHeads, normalised, object_means
@@ -56,12 +57,16 @@ class Trainee(nn.Module):
         colours = [tokenizer(" " + c, add_special_tokens=False).input_ids[0] for c in COLOUR_NAMES]
         self.register_buffer("colours", torch.tensor(colours), persistent=False)
 
-    def load_earlier(self, runs: Path, stage: str) -> None:
-        """Take over what the stages before `stage` have reached, as far as they were run."""
+    def load_earlier(self, runs: Path, stage: str) -> VisionEncoder | None:
+        """Take over what the stages before `stage` have reached, as far as they were run.
+
+        Returns the vision encoder that stage `answer` was trained with, where it was run.
+        """
         before = [s for s in ("answer", "listen") if s != stage and (runs / f"{s}.pt").exists()]
         if stage != "listen" and before:
             state = torch.load(runs / f"{before[0]}.pt", weights_only=True)["trainee"]
             self.load_state_dict(state, strict=False)
+        known = copy.deepcopy(self.model.vision_encoder) if "answer" in before else None
         towers = {
             "vision": (self.model.vision_encoder.tower, self.cells),
             "audio": (self.model.audio_encoder.tower, self.speech),
@@ -74,6 +79,7 @@ class Trainee(nn.Module):
             state = torch.load(runs / f"{name}.pt", weights_only=True)
             tower.load_state_dict(state["tower"])
             heads.load_state_dict(state["heads"])
+        return known
 
     def load_bundle(self, bundle: Path, data: Path) -> None:
         """Take over the weights of a bundle; heads that it does not hold start anew."""
@@ -208,10 +214,12 @@ def train(
     elif bundle:
         trainee.load_bundle(bundle, data)
     else:
-        trainee.load_earlier(runs, stage)
-        if stage != "listen" and not (joint and (runs / "answer.pt").exists()):
-            from .align import align_vision
+        from .align import align_vision, keep_projection
 
+        known = trainee.load_earlier(runs, stage)
+        if known is not None:
+            keep_projection(trainee.model.vision_encoder, known, data)
+        elif stage != "listen":
             align_vision(trainee, data, 60)
     kinds = KINDS_WITHOUT_PICTURES if stage == "listen" else KINDS
     first = step
