@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(kept("SELECT * FROM source WHERE lang = 'en'").unwrap(), [0, 2, 4]);
         assert_eq!(kept("select n from source where n > 2 and lang <> 'fr'").unwrap(), [4, 5]);
         assert_eq!(kept("SELECT n FROM source ORDER BY n DESC LIMIT 2").unwrap(), [4, 5]);
-        assert_eq!(kept("SELECT * FROM source WHERE n > 99").unwrap(), []);
+        assert!(kept("SELECT * FROM source WHERE n > 99").unwrap().is_empty());
     }
 
     #[test]
