@@ -123,7 +123,8 @@ fn numbered(query: &str) -> Result<String, QueryError> {
     Ok(format!("SELECT {selected}{rest}"))
 }
 
-#[cfg(all(test, feature = "sql"))]
+#[cfg(feature = "sql")]
+#[cfg(test)]
 mod tests {
     use std::{fs::File, path::Path, sync::Arc};
 
