@@ -15,7 +15,7 @@ use legenda_schemas::{
 };
 
 use crate::{
-    query::{self, QueryError},
+    query::{KeptRows, QueryError},
     source::{
         SourceError, SourceTable, list_files,
         table::{holds_bytes, holds_media},
@@ -68,8 +68,8 @@ pub struct RunPlan {
     pub job: Job,
     /// The table.
     pub table: SourceTable,
-    /// The rows of each file that the job's query keeps, by the file's path.
-    kept: Option<HashMap<String, Vec<u64>>>,
+    /// The rows that the job's query keeps.
+    kept: Option<KeptRows>,
     /// The prompt's template.
     pub prompt: Template,
     /// The system message's template.
@@ -125,7 +125,8 @@ impl RunPlan {
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
-        let kept = rows_kept(&job, &table, limit)?;
+        let query = job.source.query.as_ref();
+        let kept = query.map(|query| KeptRows::ask(query, &table, limit)).transpose()?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
         let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
@@ -142,10 +143,13 @@ impl RunPlan {
         }
         let mut identity = job.identity(bundle.revision());
         identity.insert("--limit".to_owned(), serde_json::json!(limit));
-        let spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
+        let mut spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
+        if let Some(kept) = &kept {
+            spans.retain(|span| !kept.of(span).is_empty());
+        }
         let ledger =
             Plan { version: LEDGER_VERSION, fingerprint: fingerprint(&identity), identity, spans };
-        let mut plan = Self {
+        Ok(Self {
             table,
             kept,
             prompt,
@@ -157,11 +161,7 @@ impl RunPlan {
             ledger,
             bundle_name: bundle.name().to_owned(),
             job,
-        };
-        let mut spans = std::mem::take(&mut plan.ledger.spans);
-        spans.retain(|span| !plan.rows_of(span).is_empty());
-        plan.ledger.spans = spans;
-        Ok(plan)
+        })
     }
 
     /// Returns the rows of a span that are read, as positions within the row group, ascending.
@@ -170,12 +170,9 @@ impl RunPlan {
         let Some(kept) = &self.kept else {
             return (span.row_start..span.row_start + span.n_rows).collect();
         };
-        let kept = kept.get(&span.object.path).map(Vec::as_slice).unwrap_or_default();
-        let start = kept.partition_point(|&row| row < span.file_row_start);
-        let end = kept.partition_point(|&row| row < span.file_row_start + span.n_rows as u64);
-        kept[start..end]
-            .iter()
-            .filter_map(|row| usize::try_from(row - span.file_row_start).ok())
+        let positions = kept.of(span).iter().map(|row| row - span.file_row_start);
+        positions
+            .filter_map(|row| usize::try_from(row).ok())
             .map(|row| span.row_start + row)
             .collect()
     }
@@ -183,9 +180,9 @@ impl RunPlan {
     /// Returns how many rows the run reads.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
-        match self.kept {
+        match &self.kept {
             None => self.ledger.n_rows(),
-            Some(_) => self.ledger.spans.iter().map(|span| self.rows_of(span).len() as u64).sum(),
+            Some(kept) => self.ledger.spans.iter().map(|span| kept.of(span).len() as u64).sum(),
         }
     }
 
@@ -284,31 +281,6 @@ fn template_columns(
         }
     }
     Ok(columns.into_iter().collect())
-}
-
-/// Asks the query of every file which rows it keeps, the first `limit` of all; nothing without a
-/// query.
-fn rows_kept(
-    job: &Job,
-    table: &SourceTable,
-    limit: Option<u64>,
-) -> Result<Option<HashMap<String, Vec<u64>>>, QueryError> {
-    let Some(query) = &job.source.query else { return Ok(None) };
-    let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let kept = table.files.iter().map(|file| {
-        let cheap: Vec<String> = file
-            .schema
-            .fields()
-            .iter()
-            .filter(|field| !holds_bytes(field.data_type()))
-            .map(|field| field.name().clone())
-            .collect();
-        let mut rows = query::rows_kept(file.path(), &cheap, query)?;
-        rows.truncate(left);
-        left -= rows.len();
-        Ok((file.object.path.clone(), rows))
-    });
-    kept.collect::<Result<_, _>>().map(Some)
 }
 
 fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError> {

@@ -3,7 +3,11 @@
 //! A query says which rows are read. It never sees the media columns, so filtering a large table
 //! of pictures reads none of them.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
+
+use legenda_schemas::span::Span;
+
+use crate::source::{SourceTable, table::holds_bytes};
 
 /// The name of the table in a query.
 #[cfg(feature = "sql")]
@@ -50,6 +54,45 @@ pub enum QueryError {
     },
 }
 
+/// The rows of a table that a query keeps.
+#[derive(Debug)]
+pub struct KeptRows {
+    /// Row numbers of each file, ascending, by the file's path.
+    by_file: HashMap<String, Vec<u64>>,
+}
+
+impl KeptRows {
+    /// Asks `query` of every file of the table; with a `limit`, only the first rows are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`].
+    pub fn ask(query: &str, table: &SourceTable, limit: Option<u64>) -> Result<Self, QueryError> {
+        let mut left = limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        let by_file = table.files.iter().map(|file| {
+            let fields = file.schema.fields().iter();
+            let cheap: Vec<String> = fields
+                .filter(|field| !holds_bytes(field.data_type()))
+                .map(|field| field.name().clone())
+                .collect();
+            let mut rows = rows_kept(file.path(), &cheap, query)?;
+            rows.truncate(left);
+            left -= rows.len();
+            Ok((file.object.path.clone(), rows))
+        });
+        Ok(Self { by_file: by_file.collect::<Result<_, _>>()? })
+    }
+
+    /// Returns the kept rows of a span, counted from the file's first row.
+    #[must_use]
+    pub fn of(&self, span: &Span) -> &[u64] {
+        let rows = self.by_file.get(&span.object.path).map(Vec::as_slice).unwrap_or_default();
+        let start = rows.partition_point(|&row| row < span.file_row_start);
+        let end = rows.partition_point(|&row| row < span.file_row_start + span.n_rows as u64);
+        &rows[start..end]
+    }
+}
+
 /// Returns the rows of the Parquet file at `path` that `query` keeps, ascending, counted from the
 /// file's first row. The query sees `columns` only.
 ///
@@ -57,7 +100,7 @@ pub enum QueryError {
 ///
 /// [`QueryError`].
 #[cfg(feature = "sql")]
-pub fn rows_kept(path: &Path, columns: &[String], query: &str) -> Result<Vec<u64>, QueryError> {
+fn rows_kept(path: &Path, columns: &[String], query: &str) -> Result<Vec<u64>, QueryError> {
     use polars::prelude::{IdxCa, LazyFrame, PlRefPath, PolarsError, ScanArgsParquet, col};
     use polars::sql::SQLContext;
 
@@ -99,7 +142,7 @@ pub fn rows_kept(path: &Path, columns: &[String], query: &str) -> Result<Vec<u64
 ///
 /// [`QueryError::LeftOut`], always.
 #[cfg(not(feature = "sql"))]
-pub fn rows_kept(_path: &Path, _columns: &[String], _query: &str) -> Result<Vec<u64>, QueryError> {
+fn rows_kept(_path: &Path, _columns: &[String], _query: &str) -> Result<Vec<u64>, QueryError> {
     Err(QueryError::LeftOut)
 }
 

@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
     train.add_argument("--rate", type=float, help="peak learning rate of each stage")
+    train.add_argument(
+        "--keep-hearing", action="store_true", help="`joint` leaves the audio tower as it is"
+    )
     for name, text in (
         ("evaluate", "score a bundle"),
         ("export", "write a bundle"),
@@ -140,6 +143,7 @@ def train(options: argparse.Namespace) -> None:
                 peak=rate,
                 scale=scale,
                 bundle=options.bundle,
+                listens=not options.keep_hearing,
             )
 
 

@@ -190,6 +190,6 @@ def _write_configs(
 
 def copy_documents(source: Path, folder: Path) -> None:
     """Model card, notice and curves of an existing bundle into another."""
-    for name in ("MODEL_CARD.md", "NOTICE", "curves.csv"):
-        if (source / name).exists():
-            shutil.copy(source / name, folder / name)
+    for pattern in ("MODEL_CARD.md", "NOTICE", "curves*.csv"):
+        for path in source.glob(pattern):
+            shutil.copy(path, folder / path.name)

@@ -178,12 +178,14 @@ def train(
     rank: int = 0,
     ranks: int = 1,
     bundle: Path | None = None,
+    listens: bool = True,
 ) -> None:
     """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
 
     `listen` and `answer` keep their rate after warming up and leave the towers alone; `joint` lets
-    the rate fall along a cosine to the end and trains the audio tower on every other batch. With
-    several `ranks` (processes of one group) each draws its own batches and gradients are averaged.
+    the rate fall along a cosine to the end and, if it `listens`, trains the audio tower on every
+    other batch. With several `ranks` (processes of one group) each draws its own batches and
+    gradients are averaged.
     Without a checkpoint of this stage it starts from `bundle`, or from the stages before it.
     """
     torch.manual_seed(seed)
@@ -242,7 +244,8 @@ def train(
             group["lr"] = rate * group["share"]
         quiet_norms(trainee, not joint or spent > 0.8 * seconds)
         batch = next(loader)
-        loss, answer, right = trainee.loss(batch, hear=joint and step % 2 == 0, see=joint)
+        hear = joint and listens and step % 2 == 0
+        loss, answer, right = trainee.loss(batch, hear=hear, see=joint)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients([*towers, *rest], ranks)
