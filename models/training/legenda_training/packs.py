@@ -113,7 +113,8 @@ class PackStream(IterableDataset):
         self.data, self.seed, self.scale, self.kinds = data, seed, scale, kinds
 
     def __iter__(self) -> Iterator[dict]:
-        torch.set_num_threads(1)
+        if torch.utils.data.get_worker_info():
+            torch.set_num_threads(1)
         self.rng = np.random.default_rng(self.seed)
         self.choice = random.Random(self.seed)
         self.tokenizer: PreTrainedTokenizerFast = stored_tokenizer(self.data)

@@ -106,7 +106,8 @@ class SpeechStream(IterableDataset):
         self.data, self.seconds, self.seed = data, seconds_per_batch, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        torch.set_num_threads(1)
+        if torch.utils.data.get_worker_info():
+            torch.set_num_threads(1)
         rng = np.random.default_rng(self.seed)
         store = SpeechStore(self.data, "trained")
         words, said, _ = vocabulary(self.data)

@@ -91,7 +91,8 @@ class SceneStream(IterableDataset):
         self.data, self.batch, self.seed, self.number = data, batch, seed, number
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        torch.set_num_threads(1)
+        if torch.utils.data.get_worker_info():
+            torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         box = SpriteBox(self.data, TRAINED_STYLES)
