@@ -1,0 +1,1 @@
+"""Makes tiny random-weight bundles in published layouts, with reference outputs."""

@@ -1,0 +1,35 @@
+"""`python -m make_bundles NAME...` makes bundles; without names it lists them."""
+
+import importlib
+import os
+import sys
+
+# One thread, so that sums have one order and other work goes on beside this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Which module makes which bundles; the README says which environment each needs.
+MODULES = {
+    "causal": ["llama", "qwen3", "gpt2", "gemma3_text", "mistral"],
+}
+
+
+def main(names: list[str]) -> None:
+    """Makes the named bundles, in the order in which modules list them."""
+    known = [name for bundles in MODULES.values() for name in bundles]
+    if not names or set(names) - set(known):
+        sys.exit(f"names of bundles, please: {' '.join(known)}")
+    import torch
+
+    torch.set_num_threads(1)
+    for module_name, bundles in MODULES.items():
+        wanted = [name for name in bundles if name in names]
+        if not wanted:
+            continue
+        module = importlib.import_module(f"{__package__}.{module_name}")
+        for name in wanted:
+            print(name, flush=True)
+            module.make(next(spec for spec in module.SPECS if spec.name == name))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

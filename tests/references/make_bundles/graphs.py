@@ -1,0 +1,45 @@
+"""Small changes to exported graphs that do not change what they compute."""
+
+from pathlib import Path
+
+import onnx
+
+
+def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Gives short names to all that is inside, and drops the exporter's notes.
+
+    Half of a tiny graph is names like `/model/layers.0/self_attn/q_proj/MatMul_output_0`, and the
+    notes name files of the machine. Inputs, outputs and operators stay as they are.
+    """
+    fixed = {value.name for value in [*model.graph.input, *model.graph.output]} | {""}
+    short: dict[str, str] = {}
+
+    def rename(name: str) -> str:
+        if name in fixed:
+            return name
+        return short.setdefault(name, f"t{len(short)}")
+
+    def clean(graph: onnx.GraphProto) -> None:
+        del graph.value_info[:]
+        for value in [*graph.initializer, *graph.input, *graph.output]:
+            value.name = rename(value.name)
+            value.doc_string = ""
+        for node in graph.node:
+            node.name = ""
+            node.doc_string = ""
+            node.input[:] = [rename(name) for name in node.input]
+            node.output[:] = [rename(name) for name in node.output]
+            del node.metadata_props[:]
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    clean(attribute.g)
+
+    clean(model.graph)
+    del model.metadata_props[:]
+    return model
+
+
+def copy_short(source: Path, target: Path) -> None:
+    """Copies a graph with short names."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(shorten(onnx.load(source)), target)

@@ -1,0 +1,96 @@
+"""Runs exported graphs row by row in ONNX Runtime, to see that they say what the model says."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """One thread: this machine compiles at the same time."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Decoder:
+    """A decoder graph with a cache that grows, and what it has in the cache."""
+
+    def __init__(self, path: Path, head_size: int | None = None):
+        self.session = open_session(path)
+        self.inputs = {i.name: i for i in self.session.get_inputs()}
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        self.head_size = head_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the row."""
+        self.length = 0
+        self.cache = {}
+        for name, meta in self.inputs.items():
+            if name.startswith(("past", "input.past")):
+                # Named sizes are batch, first, and past lengths; genai names the head's size too.
+                dims = [d if isinstance(d, int) else 0 for d in meta.shape]
+                dims[0] = 1
+                if self.head_size:
+                    dims[-1] = self.head_size
+                self.cache[name] = np.zeros(dims, _TYPES[meta.type])
+
+    def _present(self, name: str) -> str:
+        if name.startswith("input."):
+            return "output." + name.removeprefix("input.")
+        return name.replace("past_key_values.", "present.")
+
+    def step(self, tokens: np.ndarray, name: str = "input_ids", **extra: np.ndarray) -> np.ndarray:
+        """Feeds tokens (or embeddings, by their input's name); returns the last logits [V]."""
+        new = tokens.shape[1]
+        feeds = {name: tokens, **self.cache, **extra}
+        if "attention_mask" in self.inputs and "attention_mask" not in extra:
+            feeds["attention_mask"] = np.ones((1, self.length + new), np.int64)
+        if "position_ids" in self.inputs and "position_ids" not in extra:
+            feeds["position_ids"] = np.arange(self.length, self.length + new)[None]
+        if "use_cache_branch" in self.inputs:
+            feeds["use_cache_branch"] = np.array([self.length > 0])
+        for key, value in feeds.items():
+            feeds[key] = value.astype(_TYPES[self.inputs[key].type])
+        results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
+        for key in self.cache:
+            # The cached branch of a merged graph gives dummies for the encoder's part.
+            if not (".encoder." in key and self.length > 0):
+                self.cache[key] = results[self._present(key)]
+        self.length += new
+        return results["logits"][0, -1].astype(np.float32)
+
+
+def greedy(
+    decoder: Decoder,
+    prompt_ids: list[int],
+    eos_ids: list[int],
+    max_new_tokens: int,
+    **extra: np.ndarray,
+) -> tuple[list[int], float]:
+    """Greedy tokens after a prompt, and the smallest gap between best and second best logit."""
+    decoder.reset()
+    logits = decoder.step(np.array([prompt_ids]), **extra)
+    token_ids, gap = [], float("inf")
+    while True:
+        second, best = np.sort(logits)[-2:]
+        gap = min(gap, float(best - second))
+        token_ids.append(int(logits.argmax()))
+        if token_ids[-1] in eos_ids or len(token_ids) == max_new_tokens:
+            return token_ids, gap
+        logits = decoder.step(np.array([token_ids[-1:]]), **extra)
+
+
+def expect_equal(name: str, row: int, ours: list[int], reference: list[int]) -> None:
+    """Stops where the graph answers otherwise than the model."""
+    if ours != reference:
+        raise AssertionError(f"{name}: row {row}: the graph says {ours}, the model {reference}")

@@ -1,0 +1,172 @@
+"""Trains tiny tokenizers of each published kind and writes them as a bundle has them."""
+
+import json
+from pathlib import Path
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .corpus import TRAINING_LINES
+
+# The pattern that GPT-4's tokenizer made common, as Llama 3 and Qwen publish it; they differ in
+# how many digits one piece may have.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
+    r" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _add_specials(tokenizer: Tokenizer, specials: list[str]) -> None:
+    tokenizer.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
+
+
+def byte_level(
+    vocab_size: int, specials: list[str], digits: str | None, nfc: bool = False
+) -> Tokenizer:
+    """BPE over bytes: GPT-2's when `digits` is None, else Llama 3's (`{1,3}`) or Qwen's (``)."""
+    tokenizer = Tokenizer(models.BPE())
+    if nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    if digits is None:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        words = pre_tokenizers.Split(Regex(_WORDS.format(digits=digits)), "isolated")
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(specials),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    _add_specials(tokenizer, specials)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> Tokenizer:
+    """BPE with byte fallback, spaces as U+2581: Llama 2's with a space put before, or Gemma's."""
+    trained = Tokenizer(models.BPE())
+    # Trained on words; the published files have no pre-tokenizer, which is as fast for short text.
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 256 - len(specials), show_progress=False)
+    trained.train_from_iterator(TRAINING_LINES, trainer)
+    learned = json.loads(trained.to_str())["model"]
+    tokens = (
+        specials
+        + [f"<0x{byte:02X}>" for byte in range(256)]
+        + sorted(learned["vocab"], key=learned["vocab"].get)
+    )
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=[tuple(pair) for pair in learned["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    spaces = normalizers.Replace(" ", "▁")
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prefix_space:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+        steps.append(decoders.Strip(" ", 1, 0))
+    else:
+        tokenizer.normalizer = spaces
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence(steps)
+    _add_specials(tokenizer, specials)
+    return tokenizer
+
+
+def unigram(vocab_size: int, specials: list[str]) -> Tokenizer:
+    """Unigram with U+2581 before words, as T5 has it (NFKC for its precompiled map)."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=specials, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    return tokenizer
+
+
+def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
+    """BERT's."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=specials, show_progress=False
+    )
+    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    frame(tokenizer, ["[CLS]"], ["[SEP]"])
+    return tokenizer
+
+
+def frame(tokenizer: Tokenizer, before: list[str], after: list[str]) -> None:
+    """Makes the tokenizer put special tokens around a text."""
+    names = before + after
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A:0", *after, "$B:1", *after],
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in dict.fromkeys(names)],
+    )
+
+
+def save(
+    tokenizer: Tokenizer,
+    folder: Path,
+    config: dict,
+    chat_template: str | None = None,
+    template_in_config: bool = False,
+) -> PreTrainedTokenizerBase:
+    """Writes the tokenizer's files by hand, as published, and loads them as a user does.
+
+    `config` is the family's part of `tokenizer_config.json`. The template goes into
+    `chat_template.jinja`, or into that file where older repositories have it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    added = {
+        str(token_id): {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
+        }
+        for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
+    }
+    config = {"added_tokens_decoder": added, **config}
+    if chat_template and template_in_config:
+        config["chat_template"] = chat_template
+    elif chat_template:
+        (folder / "chat_template.jinja").write_text(chat_template)
+    write_json(folder / "tokenizer_config.json", config)
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+    special = {name: config[name] for name in (*names, "mask_token") if config.get(name)}
+    write_json(folder / "special_tokens_map.json", special)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a file of a bundle in the form that published ones have."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
