@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Which module makes which bundles; the README says which environment each needs.
 MODULES = {
     "causal": ["llama", "qwen3", "gpt2", "gemma3_text", "mistral"],
+    "gqa": ["llama_gqa", "llama_gqa_hub", "llama_bias"],
 }
 
 

@@ -26,7 +26,7 @@ from .common import BUNDLES, WORK, size_of, write_reference
 from .corpus import ROW_TEXTS, SYSTEM_TEXTS
 from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
 from .graphs import copy_short, shorten
-from .runtime import Decoder, expect_equal, greedy
+from .runtime import Decoder, check_batch, expect_equal, greedy
 from .weights import randomize, swap_rows
 
 # Two layers, and fewer key and value heads than query heads where the family can.
@@ -36,7 +36,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 512,
     "tie_word_embeddings": False,
 }
 
@@ -182,6 +182,7 @@ def make(spec: Spec) -> None:
     for i, row in enumerate(rows):
         ours, _ = greedy(decoder, row["prompt_ids"], eos_ids, MAX_NEW_TOKENS)
         expect_equal(spec.name, i, ours, row["token_ids"])
+    check_batch(spec.name, decoder, rows, eos_ids, pad_left=True)
     more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": eos_ids}
     if spec.fp16:
         more["rows_fp16"] = make_fp16(spec, rows, eos_ids)
@@ -217,11 +218,12 @@ SPECS = [
             "clean_up_tokenization_spaces": True,
             "eos_token": "<|eot_id|>",
             "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": 1024,
+            "model_max_length": 512,
             "pad_token": "<|finetune_right_pad_id|>",
             "tokenizer_class": "PreTrainedTokenizerFast",
         },
-        config=lambda t: LlamaConfig(**SIZES, **_ids(t), rope_theta=500000.0),
+        # GroupQueryAttention, into which `gqa.py` puts these weights, wants heads of 16.
+        config=lambda t: LlamaConfig(**SIZES, **_ids(t), head_dim=16, rope_theta=500000.0),
         template=templates.LLAMA3,
         more_eos=["<|end_of_text|>"],
         template_in_config=True,
@@ -241,7 +243,7 @@ SPECS = [
             "clean_up_tokenization_spaces": False,
             "eos_token": "<|im_end|>",
             "errors": "replace",
-            "model_max_length": 1024,
+            "model_max_length": 512,
             "pad_token": "<|endoftext|>",
             "split_special_tokens": False,
             "tokenizer_class": "Qwen2Tokenizer",
@@ -291,7 +293,7 @@ SPECS = [
             "bos_token": "<bos>",
             "clean_up_tokenization_spaces": False,
             "eos_token": "<end_of_turn>",
-            "model_max_length": 1024,
+            "model_max_length": 512,
             "pad_token": "<pad>",
             "spaces_between_special_tokens": False,
             "tokenizer_class": "GemmaTokenizer",
@@ -321,7 +323,7 @@ SPECS = [
             "clean_up_tokenization_spaces": False,
             "eos_token": "</s>",
             "legacy": True,
-            "model_max_length": 1024,
+            "model_max_length": 512,
             "pad_token": None,
             "spaces_between_special_tokens": False,
             "tokenizer_class": "LlamaTokenizer",

@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
-import transformers
-
 REFERENCES = Path(__file__).parent.parent
 BUNDLES = REFERENCES / "bundles"
 MEDIA = REFERENCES / "media"
@@ -14,12 +11,17 @@ WORK = Path(__file__).parent / "work"
 
 
 def write_reference(name: str, rows: list[dict], **more: object) -> None:
-    """Writes `<name>.json`: a line for each row, so that a change shows where it is."""
+    """Writes `<name>.json` with rows that this environment's transformers made."""
+    import torch
+    import transformers
+
     torch_version = torch.__version__.split("+")[0]
-    head = {
-        "reference": f"transformers {transformers.__version__}, torch {torch_version}",
-        **more,
-    }
+    made_by = f"transformers {transformers.__version__}, torch {torch_version}"
+    write_reference_text(name, rows, {"reference": made_by, **more})
+
+
+def write_reference_text(name: str, rows: list[dict], head: dict) -> None:
+    """Writes `<name>.json`: a line for each row, so that a change shows where it is."""
     lines = [json.dumps(key) + ": " + json.dumps(value) for key, value in head.items()]
     texts = [json.dumps(row, ensure_ascii=False) for row in rows]
     lines.append('"rows": [\n' + ",\n".join(texts) + "\n]")

@@ -24,7 +24,7 @@ def open_session(path: Path) -> ort.InferenceSession:
 class Decoder:
     """A decoder graph with a cache that grows, and what it has in the cache."""
 
-    def __init__(self, path: Path, head_size: int | None = None):
+    def __init__(self, path: Path, head_size: int | None = None) -> None:
         self.session = open_session(path)
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
@@ -49,8 +49,17 @@ class Decoder:
             return "output." + name.removeprefix("input.")
         return name.replace("past_key_values.", "present.")
 
-    def step(self, tokens: np.ndarray, name: str = "input_ids", **extra: np.ndarray) -> np.ndarray:
-        """Feeds tokens (or embeddings, by their input's name); returns the last logits [V]."""
+    def step(
+        self,
+        tokens: np.ndarray,
+        name: str = "input_ids",
+        all_logits: bool = False,
+        **extra: np.ndarray,
+    ) -> np.ndarray:
+        """Feeds tokens (or embeddings, by their input's name); returns the last logits [V].
+
+        With `all_logits` they are [B, S, V].
+        """
         new = tokens.shape[1]
         feeds = {name: tokens, **self.cache, **extra}
         if "attention_mask" in self.inputs and "attention_mask" not in extra:
@@ -67,7 +76,8 @@ class Decoder:
             if not (".encoder." in key and self.length > 0):
                 self.cache[key] = results[self._present(key)]
         self.length += new
-        return results["logits"][0, -1].astype(np.float32)
+        logits = results["logits"].astype(np.float32)
+        return logits if all_logits else logits[0, -1]
 
 
 def greedy(
@@ -94,3 +104,48 @@ def expect_equal(name: str, row: int, ours: list[int], reference: list[int]) -> 
     """Stops where the graph answers otherwise than the model."""
     if ours != reference:
         raise AssertionError(f"{name}: row {row}: the graph says {ours}, the model {reference}")
+
+
+def greedy_batch(
+    decoder: Decoder,
+    prompts: list[list[int]],
+    eos_ids: list[int],
+    max_new_tokens: int,
+    pad_left: bool,
+) -> list[list[int]]:
+    """Greedy tokens of prompts that run together, padded on the side that the graph wants."""
+    decoder.reset()
+    width = max(map(len, prompts))
+    tokens = np.zeros((len(prompts), width), np.int64)
+    mask = np.zeros_like(tokens)
+    for i, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), None) if pad_left else slice(len(prompt))
+        tokens[i, place], mask[i, place] = prompt, 1
+    for name, value in decoder.cache.items():
+        decoder.cache[name] = np.zeros((len(prompts), *value.shape[1:]), value.dtype)
+    last = np.full(len(prompts), width - 1) if pad_left else mask.sum(1) - 1
+    answers: list[list[int]] = [[] for _ in prompts]
+    for _ in range(max_new_tokens):
+        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -tokens.shape[1] :]
+        extra = {"position_ids": positions} if "position_ids" in decoder.inputs else {}
+        logits = decoder.step(tokens, attention_mask=mask, all_logits=True, **extra)
+        tokens = logits[np.arange(len(prompts)), last].argmax(-1)[:, None]
+        last[:] = 0
+        for answer, token in zip(answers, tokens[:, 0].tolist(), strict=True):
+            if not answer or answer[-1] not in eos_ids:
+                answer.append(token)
+        # On the right, a row's next token goes where its own tokens end.
+        column = np.ones((len(prompts), 1), np.int64)
+        mask = np.concatenate([mask, column] if pad_left else [column, mask], axis=1)
+    return answers
+
+
+def check_batch(
+    name: str, decoder: Decoder, rows: list[dict], eos_ids: list[int], pad_left: bool
+) -> None:
+    """Stops where rows that run together answer otherwise than each by itself."""
+    longest = max(len(row["token_ids"]) for row in rows)
+    prompts = [row["prompt_ids"] for row in rows]
+    together = greedy_batch(decoder, prompts, eos_ids, longest, pad_left)
+    for i, (ours, row) in enumerate(zip(together, rows, strict=True)):
+        expect_equal(f"{name}, batch", i, ours, row["token_ids"])
