@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 MODULES = {
     "causal": ["llama", "qwen3", "gpt2", "gemma3_text", "mistral"],
     "gqa": ["llama_gqa", "llama_gqa_hub", "llama_bias"],
+    "native": ["llama_native"],
 }
 
 

@@ -35,6 +35,11 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
                     clean(attribute.g)
 
     clean(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    del model.graph.metadata_props[:]
     del model.metadata_props[:]
     return model
 

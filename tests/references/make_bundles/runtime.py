@@ -37,8 +37,9 @@ class Decoder:
         self.cache = {}
         for name, meta in self.inputs.items():
             if name.startswith(("past", "input.past")):
-                # Named sizes are batch, first, and past lengths; genai names the head's size too.
-                dims = [d if isinstance(d, int) else 0 for d in meta.shape]
+                # Named sizes are batch, first, and past lengths; genai names the head's size too,
+                # and transformers' exporter writes numbers as names.
+                dims = [int(d) if str(d).isdigit() else 0 for d in meta.shape]
                 dims[0] = 1
                 if self.head_size:
                     dims[-1] = self.head_size
