@@ -12,6 +12,8 @@ MODULES = {
     "causal": ["llama", "qwen3", "gpt2", "gemma3_text", "mistral"],
     "gqa": ["llama_gqa", "llama_gqa_hub", "llama_bias"],
     "native": ["llama_native"],
+    "embeddings": ["minilm", "bge"],
+    "dual": ["clip", "siglip"],
 }
 
 

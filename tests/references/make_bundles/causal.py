@@ -3,11 +3,9 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import onnx
 import torch
-from optimum.exporters.onnx import main_export
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -25,7 +23,8 @@ from . import templates, toktypes
 from .common import BUNDLES, WORK, size_of, write_reference
 from .corpus import ROW_TEXTS, SYSTEM_TEXTS
 from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
-from .graphs import copy_short, shorten
+from .export import export
+from .graphs import shorten
 from .runtime import Decoder, check_batch, expect_equal, greedy
 from .weights import randomize, swap_rows
 
@@ -108,16 +107,6 @@ def build(
         return (model, found), found
 
     return first_good_seed(attempt)
-
-
-def export(checkpoint: Path, folder: Path, task: str) -> None:
-    """Exports a checkpoint by optimum and puts the graphs where transformers.js has them."""
-    flat = checkpoint.parent / f"{checkpoint.name}-onnx"
-    shutil.rmtree(flat, ignore_errors=True)
-    main_export(str(checkpoint), flat, task=task, do_validation=False, opset=18)
-    for path in sorted(flat.glob("*.onnx")):
-        copy_short(path, folder / "onnx" / path.name)
-    shutil.copy(flat / "config.json", folder / "config.json")
 
 
 def make_fp16(spec: Spec, rows: list[dict], eos_ids: list[int]) -> list[dict]:

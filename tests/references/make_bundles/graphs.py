@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+import torch
 
 
 def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,3 +49,28 @@ def copy_short(source: Path, target: Path) -> None:
     """Copies a graph with short names."""
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(shorten(onnx.load(source)), target)
+
+
+def trace(
+    module: torch.nn.Module,
+    inputs: dict[str, torch.Tensor],
+    outputs: dict[str, dict[int, str]],
+    axes: dict[str, dict[int, str]],
+    target: Path,
+) -> None:
+    """Exports a module through TorchScript, for graphs that optimum cannot make.
+
+    The module takes the inputs in their order; `outputs` and `axes` name the sizes that vary.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        module.eval(),
+        tuple(inputs.values()),
+        str(target),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes={name: sizes for name, sizes in {**axes, **outputs}.items() if sizes},
+        opset_version=18,
+        dynamo=False,
+    )
+    copy_short(target, target)

@@ -1,4 +1,4 @@
-"""The weights of `llama` as transformers' own exporter writes them: `export.json` and two graphs."""
+"""The weights of `llama` as the exporter of transformers writes them: `export.json`, two graphs."""
 
 import json
 import shutil

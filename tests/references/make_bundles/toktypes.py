@@ -120,6 +120,44 @@ def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
     return tokenizer
 
 
+def clip_bpe(vocab_size: int) -> Tokenizer:
+    """CLIP's: lower case, byte-level BPE of words that end with `</w>`."""
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 256 - len(specials),
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    # The published vocabulary has every byte at the end of a word too, seen or not.
+    learned = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(learned["vocab"], key=learned["vocab"].get)
+    tokens += [f"{byte}</w>" for byte in alphabet if f"{byte}</w>" not in learned["vocab"]]
+    tokenizer.model = models.BPE(
+        vocab={token: i for i, token in enumerate([*tokens, *specials])},
+        merges=[tuple(pair) for pair in learned["merges"]],
+        end_of_word_suffix="</w>",
+        unk_token="<|endoftext|>",
+    )
+    _add_specials(tokenizer, specials)
+    frame(tokenizer, specials[:1], specials[1:])
+    return tokenizer
+
+
 def frame(tokenizer: Tokenizer, before: list[str], after: list[str]) -> None:
     """Makes the tokenizer put special tokens around a text."""
     names = before + after

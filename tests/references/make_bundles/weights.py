@@ -38,9 +38,11 @@ def randomize(model: nn.Module, seed: int, gain: float = 1.5, head_std: float = 
             # Conv1D of GPT-2 has inputs first; for square matrices it is the same.
             inputs = parameter[0].numel() if parameter.dim() > 2 else min(parameter.shape)
             parameter.copy_(values * (gain / inputs**0.5))
-        else:
+        elif name.endswith(("weight", "bias", "logit_scale")):
             # Norm weights start at 1 or 0, biases at 0.
             parameter.add_(values * 0.1)
+        else:
+            parameter.copy_(values)
 
 
 @torch.no_grad()
