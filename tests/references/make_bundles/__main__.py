@@ -14,6 +14,8 @@ MODULES = {
     "native": ["llama_native"],
     "embeddings": ["minilm", "bge"],
     "dual": ["clip", "siglip"],
+    "translators": ["t5", "bart", "marian"],
+    "captioners": ["vit_gpt2", "trocr"],
 }
 
 

@@ -1,9 +1,10 @@
 """Greedy generation by transformers, and the rules that a reference must meet."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -24,6 +25,8 @@ class Generation:
     finish: str
     logprob_mean: float
     gap: float
+    # Logits of the model itself, before suppressed and forced tokens.
+    raw_logits: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def row(self) -> dict:
         """The part of a reference row that is about the answer."""
@@ -62,7 +65,8 @@ def generate(
         best = torch.topk(used[0].float(), 2).values
         gaps.append((best[0] - best[1]).item())
     finish = "stop" if token_ids[-1] in eos_ids else "length"
-    return Generation(token_ids, finish, sum(logprobs) / len(logprobs), min(gaps))
+    raw_logits = [raw[0].float().numpy() for raw in out.logits]
+    return Generation(token_ids, finish, sum(logprobs) / len(logprobs), min(gaps), raw_logits)
 
 
 def common_token(generations: list[Generation], never: set[int]) -> int | None:
@@ -96,14 +100,16 @@ def faults(generations: list[Generation], needs_both_ends: bool = True) -> list[
     return found
 
 
-def first_good_seed(attempt: Callable[[int], tuple[T, list[Generation]] | None]) -> T:
+def first_good_seed(
+    attempt: Callable[[int], tuple[T, list[Generation]] | None], needs_both_ends: bool = True
+) -> T:
     """Tries seeds in order until the answers of one are a good reference."""
     reasons = []
     for seed in range(SEEDS_TRIED):
         tried = attempt(seed)
-        found = faults(tried[1]) if tried else ["no token can be the end"]
+        found = faults(tried[1], needs_both_ends) if tried else ["no token can be the end"]
         if tried and not found:
             print(f"  seed {seed}, smallest gap {min(g.gap for g in tried[1]):.4f}")
             return tried[0]
         reasons.append((seed, found))
-    raise RuntimeError(f"no seed is good: {reasons}")
+    raise RuntimeError(f"no seed is good: {reasons[:9]}")

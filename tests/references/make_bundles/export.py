@@ -8,11 +8,15 @@ from optimum.exporters.onnx import main_export
 from .graphs import copy_short
 
 
-def export(checkpoint: Path, folder: Path, task: str) -> None:
-    """Exports a checkpoint to `onnx/` of a bundle, and copies its `config.json`."""
+def export(checkpoint: Path, folder: Path, task: str, skip: tuple[str, ...] = ()) -> None:
+    """Exports a checkpoint to `onnx/` of a bundle, and copies its `config.json`.
+
+    Graphs of the names in `skip` are left out.
+    """
     flat = checkpoint.parent / f"{checkpoint.name}-onnx"
     shutil.rmtree(flat, ignore_errors=True)
     main_export(str(checkpoint), flat, task=task, do_validation=False, opset=18)
     for path in sorted(flat.glob("*.onnx")):
-        copy_short(path, folder / "onnx" / path.name)
+        if path.stem not in skip:
+            copy_short(path, folder / "onnx" / path.name)
     shutil.copy(flat / "config.json", folder / "config.json")

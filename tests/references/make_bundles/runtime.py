@@ -1,9 +1,12 @@
 """Runs exported graphs row by row in ONNX Runtime, to see that they say what the model says."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+
+from .decoding import Generation
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -99,6 +102,26 @@ def greedy(
         if token_ids[-1] in eos_ids or len(token_ids) == max_new_tokens:
             return token_ids, gap
         logits = decoder.step(np.array([token_ids[-1:]]), **extra)
+
+
+def check_steps(
+    name: str, row: int, decoder: Decoder, prompt_ids: list[int], answer: Generation, **extra: Any
+) -> float:
+    """Feeds a reference answer token by token, and compares the logits with the model's.
+
+    `extra` goes into every step. Returns the largest difference; stops where it could change the
+    best token.
+    """
+    decoder.reset()
+    worst = 0.0
+    tokens = prompt_ids
+    for token_id, reference in zip(answer.token_ids, answer.raw_logits, strict=True):
+        logits = decoder.step(np.array([tokens]), **extra)
+        worst = max(worst, float(np.abs(logits - reference).max()))
+        tokens = [token_id]
+    if worst * 4 > answer.gap:
+        raise AssertionError(f"{name}: row {row}: logits differ by {worst}, gap {answer.gap}")
+    return worst
 
 
 def expect_equal(name: str, row: int, ours: list[int], reference: list[int]) -> None:

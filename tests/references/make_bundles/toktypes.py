@@ -55,6 +55,17 @@ def byte_level(
     return tokenizer
 
 
+def specials_first(tokenizer: Tokenizer, specials: list[str]) -> Tokenizer:
+    """Numbers the special tokens from 0, as BART and RoBERTa have them."""
+    whole = json.loads(tokenizer.to_str())
+    vocab = whole["model"]["vocab"]
+    tokens = specials + [t for t in sorted(vocab, key=vocab.get) if t not in specials]
+    whole["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
+    for added in whole["added_tokens"]:
+        added["id"] = tokens.index(added["content"])
+    return Tokenizer.from_str(json.dumps(whole))
+
+
 def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> Tokenizer:
     """BPE with byte fallback, spaces as U+2581: Llama 2's with a space put before, or Gemma's."""
     trained = Tokenizer(models.BPE())
@@ -174,7 +185,8 @@ def save(
     config: dict,
     chat_template: str | None = None,
     template_in_config: bool = False,
-) -> PreTrainedTokenizerBase:
+    load: bool = True,
+) -> PreTrainedTokenizerBase | None:
     """Writes the tokenizer's files by hand, as published, and loads them as a user does.
 
     `config` is the family's part of `tokenizer_config.json`. The template goes into
@@ -202,7 +214,7 @@ def save(
     names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
     special = {name: config[name] for name in (*names, "mask_token") if config.get(name)}
     write_json(folder / "special_tokens_map.json", special)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder) if load else None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -19,21 +19,34 @@ def _values(name: str, seed: int, shape: torch.Size) -> np.ndarray:
 
 
 @torch.no_grad()
-def randomize(model: nn.Module, seed: int, gain: float = 1.5, head_std: float = 0.6) -> None:
+def randomize(
+    model: nn.Module,
+    seed: int,
+    gain: float = 1.5,
+    head_std: float = 0.6,
+    embedding_std: float = 1.0,
+) -> None:
     """Fills all parameters.
 
-    Matrices get a deviation of `gain / sqrt(inputs)`, embeddings 1, the output head `head_std`,
+    Matrices get a deviation of `gain / sqrt(inputs)`, the output head and embeddings their own,
     biases 0.1; norms stay near what they were (1, or 0 where the family adds the 1 itself).
+    Positions that the family computes stay as they are.
     """
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    computed = {
+        id(module.weight) for module in model.modules() if "Sinusoidal" in type(module).__name__
+    }
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for name, parameter in model.named_parameters():
+        if id(parameter) in computed or not parameter.requires_grad:
+            continue
         values = torch.from_numpy(_values(name, seed, parameter.shape)).to(parameter.dtype)
-        if name.endswith(("lm_head.weight", "proj_out.weight")):
+        if id(parameter) in embeddings:
+            parameter.copy_(values * embedding_std)
+        elif head is not None and parameter is head.weight:
             parameter.copy_(values * head_std)
-        elif id(parameter) in embeddings:
-            parameter.copy_(values)
         elif parameter.dim() >= 2:
             # Conv1D of GPT-2 has inputs first; for square matrices it is the same.
             inputs = parameter[0].numel() if parameter.dim() > 2 else min(parameter.shape)

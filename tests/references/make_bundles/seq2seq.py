@@ -1,0 +1,175 @@
+"""Encoder-decoders of text and of pictures: `onnx/encoder_model.onnx`, `decoder_model_merged`."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoImageProcessor,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from . import media, toktypes
+from .common import BUNDLES, WORK, size_of, write_reference
+from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
+from .export import export
+from .runtime import Decoder, check_steps, open_session
+from .toktypes import write_json
+from .weights import randomize, swap_rows
+
+UNMERGED = ("decoder_model", "decoder_with_past_model")
+
+
+@dataclass
+class Spec:
+    """One bundle of this kind."""
+
+    name: str
+    tokenizer: Callable[[Path], PreTrainedTokenizerBase]
+    model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
+    # What `generation_config.json` says; its `decoder_start_token_id` starts every answer.
+    generation: Callable[[PreTrainedTokenizerBase], dict]
+    task: str
+    # Texts, or names of pictures or sounds.
+    texts: list[str] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
+    processor: dict = field(default_factory=dict)
+    skip: tuple[str, ...] = UNMERGED
+    gain: float = 1.5
+    embedding_std: float = 1.0
+    # A forced end token leaves no answer that ends by its length.
+    needs_both_ends: bool = True
+
+
+def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+    """What the encoder is fed, a dictionary of tensors for each row."""
+    if spec.texts:
+        batches = [tokenizer(text, return_tensors="pt") for text in spec.texts]
+        return [{k: b[k] for k in ("input_ids", "attention_mask")} for b in batches]
+    processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
+    return [
+        dict(processor(media.read_picture(name), return_tensors="pt")) for name in spec.pictures
+    ]
+
+
+def build(
+    spec: Spec, tokenizer: PreTrainedTokenizerBase, inputs: list[dict]
+) -> tuple[PreTrainedModel, list[Generation]]:
+    """The model of the first seed whose answers are a good reference."""
+    config = spec.generation(tokenizer)
+    never = set(tokenizer.all_special_ids) | {config["decoder_start_token_id"]}
+    eos_id = config["eos_token_id"]
+
+    def answers(model: PreTrainedModel) -> list[Generation]:
+        return [generate(model, row, [eos_id]) for row in inputs]
+
+    def attempt(seed: int) -> tuple[tuple, list[Generation]] | None:
+        torch.manual_seed(seed)
+        model = spec.model(tokenizer).eval()
+        randomize(model, seed, spec.gain, embedding_std=spec.embedding_std)
+        model.generation_config = GenerationConfig(**config, num_beams=1)
+        if hasattr(model, "final_logits_bias") and model.config.tie_word_embeddings:
+            found = end_by_bias(model, eos_id, lambda: answers(model))
+        else:
+            end = common_token(answers(model), never)
+            if end is None:
+                return None
+            swap_rows(model.get_output_embeddings().weight, end, eos_id)
+            found = answers(model)
+        return (model, found), found
+
+    return first_good_seed(attempt, spec.needs_both_ends)
+
+
+def end_by_bias(
+    model: PreTrainedModel, eos_id: int, answers: Callable[[], list[Generation]]
+) -> list[Generation]:
+    """Raises the end token's bias until some rows end early.
+
+    For families whose output head is their embedding and that start with the end token: to give
+    it another row there would change every answer from its first token on.
+    """
+    found = answers()
+    deviation = float(np.std(found[0].raw_logits[0]))
+    for eighths in range(1, 40):
+        model.final_logits_bias[0, eos_id] = round(deviation * eighths / 8, 3)
+        found = answers()
+        if sum(len(g.token_ids) < MAX_NEW_TOKENS for g in found) >= len(found) // 3:
+            break
+    return found
+
+
+def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> None:
+    """Writes what optimum exports from, with the bundle's tokenizer and processor beside it."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        setattr(model.config, name, getattr(model.generation_config, name))
+    if not model.config.tie_word_embeddings:
+        # Else what could be tied is not written.
+        model._tied_weights_keys = None
+    model.save_pretrained(checkpoint)
+    for path in folder.iterdir():
+        shutil.copy(path, checkpoint)
+
+
+def encode(folder: Path, inputs: dict) -> dict[str, np.ndarray]:
+    """Runs the encoder on one row; returns what the decoder wants beside tokens and cache."""
+    session = open_session(folder / "onnx" / "encoder_model.onnx")
+    names = [i.name for i in session.get_inputs()]
+    feeds = {name: inputs[name].numpy() for name in names}
+    extra: dict[str, Any] = {"encoder_hidden_states": session.run(None, feeds)[0]}
+    if "attention_mask" in feeds:
+        extra["encoder_attention_mask"] = feeds["attention_mask"]
+    return extra
+
+
+def check(
+    name: str, folder: Path, inputs: list[dict], starts: list[list[int]], found: list[Generation]
+) -> list[str]:
+    """Compares the graphs' logits with the model's, row by row; returns the decoder's inputs."""
+    decoder = Decoder(folder / "onnx" / "decoder_model_merged.onnx")
+    worst = 0.0
+    for i, (row, start, answer) in enumerate(zip(inputs, starts, found, strict=True)):
+        extra = {k: v for k, v in encode(folder, row).items() if k in decoder.inputs}
+        worst = max(worst, check_steps(name, i, decoder, start, answer, **extra))
+    print(f"  largest difference of logits {worst:.1e}")
+    return list(decoder.inputs)
+
+
+def make(spec: Spec) -> None:
+    """Makes the bundle and its reference."""
+    folder, checkpoint = BUNDLES / spec.name, WORK / spec.name
+    for path in (folder, checkpoint):
+        shutil.rmtree(path, ignore_errors=True)
+    media.make()
+    tokenizer = spec.tokenizer(folder)
+    if spec.processor:
+        write_json(folder / "preprocessor_config.json", spec.processor)
+    inputs = inputs_of(spec, folder, tokenizer)
+    model, found = build(spec, tokenizer, inputs)
+    save_checkpoint(model, folder, checkpoint)
+    export(checkpoint, folder, spec.task, spec.skip)
+    write_json(folder / "generation_config.json", spec.generation(tokenizer))
+
+    start = model.generation_config.decoder_start_token_id
+    names = check(spec.name, folder, inputs, [[start]] * len(inputs), found)
+    rows = []
+    for i, (fed, answer) in enumerate(zip(inputs, found, strict=True)):
+        if spec.texts:
+            row = {"text": spec.texts[i], "prompt_ids": fed["input_ids"][0].tolist()}
+        else:
+            row = {"image": spec.pictures[i]}
+        row |= answer.row()
+        row["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        rows.append(row)
+    eos_id = model.generation_config.eos_token_id
+    more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
+    if spec.pictures:
+        more["image_backend"] = "torchvision"
+    write_reference(spec.name, rows, **more)
+    print(f"  {size_of(folder)} bytes, decoder inputs {names}")
