@@ -16,6 +16,7 @@ MODULES = {
     "dual": ["clip", "siglip"],
     "translators": ["t5", "bart", "marian"],
     "captioners": ["vit_gpt2", "trocr"],
+    "speech": ["whisper", "moonshine"],
 }
 
 

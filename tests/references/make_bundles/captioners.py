@@ -16,7 +16,7 @@ from .seq2seq import Spec, make
 
 __all__ = ["SPECS", "make"]
 
-PICTURES = sorted(media.pictures())
+ROWS = [{"image": name} for name in sorted(media.pictures())]
 VIT = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -129,7 +129,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task="image-to-text-with-past",
-        pictures=PICTURES,
+        rows=ROWS,
         processor=PROCESSOR | {"feature_extractor_type": "ViTFeatureExtractor"},
     ),
     Spec(
@@ -144,7 +144,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task="image-to-text-with-past",
-        pictures=PICTURES,
+        rows=ROWS,
         processor=PROCESSOR
         | {"size": {"height": 48, "width": 48}, "resample": 3, "processor_class": "TrOCRProcessor"},
         gain=0.8,

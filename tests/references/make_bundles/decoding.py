@@ -27,6 +27,8 @@ class Generation:
     gap: float
     # Logits of the model itself, before suppressed and forced tokens.
     raw_logits: list[np.ndarray] = field(default_factory=list, repr=False)
+    # The tokens before the answer, on the decoder's side.
+    prompt_ids: list[int] = field(default_factory=list)
 
     def row(self) -> dict:
         """The part of a reference row that is about the answer."""
@@ -52,7 +54,8 @@ def generate(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=eos_ids or None,
+        # Whisper's rules for timestamps want a number where there is one alone.
+        eos_token_id=eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
         output_logits=True,
         output_scores=True,
         return_dict_in_generate=True,
@@ -66,7 +69,9 @@ def generate(
         gaps.append((best[0] - best[1]).item())
     finish = "stop" if token_ids[-1] in eos_ids else "length"
     raw_logits = [raw[0].float().numpy() for raw in out.logits]
-    return Generation(token_ids, finish, sum(logprobs) / len(logprobs), min(gaps), raw_logits)
+    prompt_ids = out.sequences[0][: -len(out.logits)].tolist()
+    logprob_mean = sum(logprobs) / len(logprobs)
+    return Generation(token_ids, finish, logprob_mean, min(gaps), raw_logits, prompt_ids)
 
 
 def common_token(generations: list[Generation], never: set[int]) -> int | None:

@@ -4,10 +4,12 @@ Formulas, so that the script makes the same bytes again; a few files of each kin
 must know (grey, palette, alpha, 16 bits; mono, stereo, other rates).
 """
 
+import math
 import wave
 
 import numpy as np
 from PIL import Image
+from scipy.signal import resample_poly
 
 from .common import MEDIA
 
@@ -111,8 +113,12 @@ def read_picture(name: str) -> Image.Image:
 
 
 def read_sound(name: str) -> np.ndarray:
-    """The samples of a 16 kHz mono file, float32 in -1..1."""
+    """The samples of a file at 16 kHz, float32 in -1..1; channels are averaged, then resampled."""
     with wave.open(str(MEDIA / name)) as file:
-        if (file.getnchannels(), file.getframerate()) != (1, 16000):
-            raise ValueError(f"{name} is not 16 kHz mono")
-        return (np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768).astype(np.float32)
+        values = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+        values = values.reshape(-1, file.getnchannels()).mean(axis=1)
+        rate = file.getframerate()
+    if rate != 16000:
+        divisor = math.gcd(rate, 16000)
+        values = resample_poly(values, 16000 // divisor, rate // divisor)
+    return values.astype(np.float32)

@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from .decoding import Generation
 
-_TYPES = {
+TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
@@ -46,7 +46,7 @@ class Decoder:
                 dims[0] = 1
                 if self.head_size:
                     dims[-1] = self.head_size
-                self.cache[name] = np.zeros(dims, _TYPES[meta.type])
+                self.cache[name] = np.zeros(dims, TYPES[meta.type])
 
     def _present(self, name: str) -> str:
         if name.startswith("input."):
@@ -73,7 +73,7 @@ class Decoder:
         if "use_cache_branch" in self.inputs:
             feeds["use_cache_branch"] = np.array([self.length > 0])
         for key, value in feeds.items():
-            feeds[key] = value.astype(_TYPES[self.inputs[key].type])
+            feeds[key] = value.astype(TYPES[self.inputs[key].type])
         results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
         for key in self.cache:
             # The cached branch of a merged graph gives dummies for the encoder's part.

@@ -1,4 +1,4 @@
-"""Encoder-decoders of text and of pictures: `onnx/encoder_model.onnx`, `decoder_model_merged`."""
+"""Encoder-decoders: `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`."""
 
 import shutil
 from collections.abc import Callable
@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    AutoFeatureExtractor,
     AutoImageProcessor,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from . import media, toktypes
+from . import media
 from .common import BUNDLES, WORK, size_of, write_reference
-from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
+from .decoding import MAX_NEW_TOKENS, Generation, common_token, faults, first_good_seed, generate
 from .export import export
-from .runtime import Decoder, check_steps, open_session
+from .runtime import TYPES, Decoder, check_steps, open_session
 from .toktypes import write_json
 from .weights import randomize, swap_rows
 
@@ -36,26 +37,58 @@ class Spec:
     # What `generation_config.json` says; its `decoder_start_token_id` starts every answer.
     generation: Callable[[PreTrainedTokenizerBase], dict]
     task: str
-    # Texts, or names of pictures or sounds.
-    texts: list[str] = field(default_factory=list)
-    pictures: list[str] = field(default_factory=list)
+    # What each row asks: a text, or the name of a picture or a sound.
+    rows: list[dict]
     processor: dict = field(default_factory=dict)
     skip: tuple[str, ...] = UNMERGED
     gain: float = 1.5
     embedding_std: float = 1.0
     # A forced end token leaves no answer that ends by its length.
     needs_both_ends: bool = True
+    # What is done to the weights beside making them random.
+    tweak: Callable[[PreTrainedModel], None] | None = None
+    # How far inputs may be from the reference's, by rounding, without another answer.
+    input_noise: float = 1e-6
 
 
 def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
-    """What the encoder is fed, a dictionary of tensors for each row."""
-    if spec.texts:
-        batches = [tokenizer(text, return_tensors="pt") for text in spec.texts]
+    """What `generate` is given for each row, the encoder's tensors among it."""
+    if "text" in spec.rows[0]:
+        batches = [tokenizer(row["text"], return_tensors="pt") for row in spec.rows]
         return [{k: b[k] for k in ("input_ids", "attention_mask")} for b in batches]
-    processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
-    return [
-        dict(processor(media.read_picture(name), return_tensors="pt")) for name in spec.pictures
-    ]
+    if "image" in spec.rows[0]:
+        processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
+        return [
+            dict(processor(media.read_picture(row["image"]), return_tensors="pt"))
+            for row in spec.rows
+        ]
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    inputs = []
+    for row in spec.rows:
+        samples = media.read_sound(row["audio"])
+        features = extractor(samples, sampling_rate=16000, return_tensors="pt")
+        options = {k: row[k] for k in ("language", "task", "return_timestamps") if k in row}
+        if options:
+            options["force_unique_generate_call"] = True
+        inputs.append({**features, **options})
+    return inputs
+
+
+def faults_by_noise(
+    spec: Spec, inputs: list[dict], found: list[Generation], answer: Callable[[dict], Generation]
+) -> bool:
+    """Whether rounding in pictures or sounds would change an answer."""
+    generator = torch.Generator().manual_seed(0)
+    for row, reference in zip(inputs, found, strict=True):
+        noisy = {
+            name: value + spec.input_noise * torch.randn(value.shape, generator=generator)
+            if isinstance(value, torch.Tensor) and value.is_floating_point()
+            else value
+            for name, value in row.items()
+        }
+        if answer(noisy).token_ids != reference.token_ids:
+            return True
+    return False
 
 
 def build(
@@ -73,6 +106,8 @@ def build(
         torch.manual_seed(seed)
         model = spec.model(tokenizer).eval()
         randomize(model, seed, spec.gain, embedding_std=spec.embedding_std)
+        if spec.tweak:
+            spec.tweak(model)
         model.generation_config = GenerationConfig(**config, num_beams=1)
         if hasattr(model, "final_logits_bias") and model.config.tie_word_embeddings:
             found = end_by_bias(model, eos_id, lambda: answers(model))
@@ -82,6 +117,10 @@ def build(
                 return None
             swap_rows(model.get_output_embeddings().weight, end, eos_id)
             found = answers(model)
+        if not faults(found, spec.needs_both_ends) and faults_by_noise(
+            spec, inputs, found, lambda row: generate(model, row, [eos_id])
+        ):
+            return None
         return (model, found), found
 
     return first_good_seed(attempt, spec.needs_both_ends)
@@ -120,8 +159,8 @@ def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> N
 def encode(folder: Path, inputs: dict) -> dict[str, np.ndarray]:
     """Runs the encoder on one row; returns what the decoder wants beside tokens and cache."""
     session = open_session(folder / "onnx" / "encoder_model.onnx")
-    names = [i.name for i in session.get_inputs()]
-    feeds = {name: inputs[name].numpy() for name in names}
+    wanted = {i.name: TYPES[i.type] for i in session.get_inputs()}
+    feeds = {name: inputs[name].numpy().astype(kind) for name, kind in wanted.items()}
     extra: dict[str, Any] = {"encoder_hidden_states": session.run(None, feeds)[0]}
     if "attention_mask" in feeds:
         extra["encoder_attention_mask"] = feeds["attention_mask"]
@@ -156,20 +195,16 @@ def make(spec: Spec) -> None:
     export(checkpoint, folder, spec.task, spec.skip)
     write_json(folder / "generation_config.json", spec.generation(tokenizer))
 
-    start = model.generation_config.decoder_start_token_id
-    names = check(spec.name, folder, inputs, [[start]] * len(inputs), found)
+    starts = [answer.prompt_ids for answer in found]
+    names = check(spec.name, folder, inputs, starts, found)
     rows = []
-    for i, (fed, answer) in enumerate(zip(inputs, found, strict=True)):
-        if spec.texts:
-            row = {"text": spec.texts[i], "prompt_ids": fed["input_ids"][0].tolist()}
-        else:
-            row = {"image": spec.pictures[i]}
-        row |= answer.row()
-        row["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        rows.append(row)
+    for row, fed, answer in zip(spec.rows, inputs, found, strict=True):
+        prompt = fed["input_ids"][0].tolist() if "text" in row else answer.prompt_ids
+        rows.append({**row, "prompt_ids": prompt, **answer.row()})
+        rows[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
     eos_id = model.generation_config.eos_token_id
     more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
-    if spec.pictures:
+    if "image" in rows[0]:
         more["image_backend"] = "torchvision"
     write_reference(spec.name, rows, **more)
     print(f"  {size_of(folder)} bytes, decoder inputs {names}")

@@ -125,7 +125,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task="text2text-generation-with-past",
-        texts=ROW_TEXTS,
+        rows=[{"text": text} for text in ROW_TEXTS],
         # The one bundle that has the graphs before merging too.
         skip=(),
         gain=1.0,
@@ -149,7 +149,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task="text2text-generation-with-past",
-        texts=ROW_TEXTS,
+        rows=[{"text": text} for text in ROW_TEXTS],
         gain=1.0,
         embedding_std=0.6,
         needs_both_ends=False,
@@ -185,7 +185,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task="text2text-generation-with-past",
-        texts=ROW_TEXTS,
+        rows=[{"text": text} for text in ROW_TEXTS],
         # The family multiplies its embeddings by sqrt(32).
         embedding_std=0.3,
         gain=0.8,
