@@ -6,6 +6,7 @@ import sys
 
 # One thread, so that sums have one order and other work goes on beside this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Which module makes which bundles; the README says which environment each needs.
 MODULES = {

@@ -1,6 +1,7 @@
 """Encoder-decoders: `onnx/encoder_model.onnx` and `onnx/decoder_model_merged.onnx`."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,8 +150,10 @@ def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> N
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         setattr(model.config, name, getattr(model.generation_config, name))
     if not model.config.tie_word_embeddings:
-        # Else what could be tied is not written.
-        model._tied_weights_keys = None
+        # Else what could be tied, but is not, is not written.
+        parameters = list(model.named_parameters(remove_duplicate=False))
+        count = Counter(id(parameter) for _, parameter in parameters)
+        model._tied_weights_keys = [name for name, p in parameters if count[id(p)] > 1]
     model.save_pretrained(checkpoint)
     for path in folder.iterdir():
         shutil.copy(path, checkpoint)

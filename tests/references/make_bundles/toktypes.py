@@ -1,6 +1,7 @@
 """Trains tiny tokenizers of each published kind and writes them as a bundle has them."""
 
 import json
+import math
 from pathlib import Path
 
 from tokenizers import (
@@ -102,17 +103,33 @@ def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> T
 
 
 def unigram(vocab_size: int, specials: list[str]) -> Tokenizer:
-    """Unigram with U+2581 before words, as T5 has it (NFKC for its precompiled map)."""
-    tokenizer = Tokenizer(models.Unigram())
+    """Unigram with U+2581 before words, as T5 has it (NFKC for its precompiled map).
+
+    The trainer of Unigram gives another vocabulary at each run, so the pieces are those of BPE,
+    and a piece's score is the logarithm of how often it is in the text.
+    """
+    words = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = words
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(specials), show_progress=False)
+    trained.train_from_iterator(TRAINING_LINES, trainer)
+    text = " ".join(word for line in TRAINING_LINES for word, _ in words.pre_tokenize_str(line))
+    scores = {
+        piece: round(math.log(max(text.count(piece), 1) / len(text)), 3)
+        for piece in trained.get_vocab()
+    }
+    pieces = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [(special, 0.0) for special in specials] + pieces, unk_id=specials.index("<unk>")
+        )
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=specials, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    _add_specials(tokenizer, specials)
     return tokenizer
 
 
