@@ -1,14 +1,12 @@
 //! A bundle loaded on a device: processor, encoder and engine, ready to be given to threads.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
-    bundle::Family,
     engine::Guard,
-    family::{InPlaceDecoder, MultimodalEncoder, TokenEmbedding},
     onnx::{DeviceKind, Runtime, SessionError},
 };
 
@@ -122,12 +120,8 @@ impl Model {
         let slots = slots(bundle, options, context_tokens)?;
         let processor = Arc::new(Processor::open(bundle)?);
         let choice = runtime.choose_device(options.device)?;
-        let Family::Multimodal = bundle.family;
-        let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, choice.kind)?));
-        let encoder =
-            MultimodalEncoder::open(runtime, bundle, choice.kind, Arc::clone(&embedding))?;
-        let decoder =
-            InPlaceDecoder::open(runtime, bundle, choice.kind, embedding, slots, context_tokens)?;
+        let (encoder, decoder) =
+            crate::family::open(runtime, bundle, choice.kind, slots, context_tokens)?;
         let engine_options = engine_options(bundle, &options.generation);
         let info = ModelInfo {
             name: bundle.name().to_owned(),
@@ -139,8 +133,8 @@ impl Model {
             max_new_tokens: engine_options.max_new_tokens,
             kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens),
         };
-        let engine = Engine::new(Box::new(decoder), processor.text(), engine_options);
-        Ok(Self { processor, encoder: Box::new(encoder), engine, info })
+        let engine = Engine::new(decoder, processor.text(), engine_options);
+        Ok(Self { processor, encoder, engine, info })
     }
 }
 
@@ -178,7 +172,7 @@ pub(crate) fn engine_options(bundle: &Bundle, generation: &GenerationOptions) ->
     let eos_token_ids = [
         &bundle.generation.eos_token_id,
         &bundle.config.eos_token_id,
-        &bundle.config.text_config.eos_token_id,
+        &bundle.config.text.eos_token_id,
     ];
     EngineOptions {
         // `generation_config.json` overrides `config.json`, as in transformers.

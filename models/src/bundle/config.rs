@@ -23,30 +23,62 @@ impl Architecture {
 }
 
 /// `config.json` of a supported architecture.
-#[derive(Clone, Debug, Deserialize)]
+///
+/// A text decoder has the decoder's keys beside the others; a multimodal one keeps them apart, in
+/// `text_config`.
+#[derive(Clone, Debug)]
 pub(crate) struct ModelConfig {
     /// The placeholder of an image; `None` if the model sees none.
-    #[serde(default, alias = "image_token_index")]
     pub(crate) image_token_id: Option<i64>,
     /// The placeholder of a sound; `None` if the model hears none.
-    #[serde(default, alias = "audio_token_index")]
     pub(crate) audio_token_id: Option<i64>,
-    #[serde(default)]
     pub(crate) eos_token_id: Option<TokenIds>,
-    pub(crate) text_config: TextConfig,
+    /// The decoder.
+    pub(crate) text: TextConfig,
 }
 
-/// `text_config` of `config.json`: the decoder.
+impl<'de> Deserialize<'de> for ModelConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let invalid = |error: serde_json::Error| serde::de::Error::custom(error);
+        let outer = OuterConfig::deserialize(&value).map_err(invalid)?;
+        let text = value.get("text_config").unwrap_or(&value);
+        Ok(Self {
+            image_token_id: outer.image_token_id,
+            audio_token_id: outer.audio_token_id,
+            eos_token_id: outer.eos_token_id,
+            text: TextConfig::deserialize(text).map_err(invalid)?,
+        })
+    }
+}
+
+/// The keys of `config.json` that are not the decoder's.
+#[derive(Deserialize)]
+struct OuterConfig {
+    #[serde(default, alias = "image_token_index")]
+    image_token_id: Option<i64>,
+    #[serde(default, alias = "audio_token_index")]
+    audio_token_id: Option<i64>,
+    #[serde(default)]
+    eos_token_id: Option<TokenIds>,
+}
+
+/// The decoder's keys of `config.json`, or of `model.decoder` in `genai_config.json`; GPT-2 has
+/// names of its own.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct TextConfig {
+    #[serde(alias = "n_layer")]
     pub(crate) num_hidden_layers: usize,
+    #[serde(alias = "n_head")]
+    num_attention_heads: usize,
     #[serde(default)]
-    num_attention_heads: Option<usize>,
-    pub(crate) num_key_value_heads: usize,
-    #[serde(default)]
+    num_key_value_heads: Option<usize>,
+    #[serde(default, alias = "head_size")]
     head_dim: Option<usize>,
+    #[serde(alias = "n_embd")]
     pub(crate) hidden_size: usize,
     pub(crate) vocab_size: usize,
+    #[serde(alias = "n_positions", alias = "context_length")]
     pub(crate) max_position_embeddings: usize,
     #[serde(default)]
     pub(crate) eos_token_id: Option<TokenIds>,
@@ -55,8 +87,37 @@ pub(crate) struct TextConfig {
 impl TextConfig {
     /// Returns the size of one head; transformers' default is the hidden size over the heads.
     pub(crate) fn head_dim(&self) -> usize {
-        let heads = self.num_attention_heads.unwrap_or(self.num_key_value_heads).max(1);
-        self.head_dim.unwrap_or(self.hidden_size / heads)
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Returns the heads of keys and values; as many as of queries unless they are shared.
+    pub(crate) fn num_key_value_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+}
+
+/// `genai_config.json`: onnxruntime-genai's one config for model and generation (0.18).
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct GenaiConfig {
+    model: Value,
+}
+
+impl GenaiConfig {
+    /// Returns what the published configs would say: architecture, model, generation.
+    pub(crate) fn parts(
+        self,
+    ) -> Result<(String, ModelConfig, GenerationConfig), serde_json::Error> {
+        let mut model = self.model;
+        // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
+        let mut decoder = model.get_mut("decoder").map(Value::take).unwrap_or_default();
+        for key in ["vocab_size", "context_length", "eos_token_id"] {
+            decoder[key] = model[key].clone();
+        }
+        let architecture = format!("{}ForCausalLM", model["type"].as_str().unwrap_or_default());
+        let eos_token_id = Option::<TokenIds>::deserialize(&model["eos_token_id"])?;
+        model["text_config"] = decoder;
+        let config = ModelConfig::deserialize(&model)?;
+        Ok((architecture, config, GenerationConfig { eos_token_id, max_new_tokens: None }))
     }
 }
 
@@ -88,8 +149,8 @@ pub(crate) struct GenerationConfig {
     pub(crate) max_new_tokens: Option<usize>,
 }
 
-/// `processor_config.json`.
-#[derive(Clone, Debug, Deserialize)]
+/// `processor_config.json`; empty for a model of text alone.
+#[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct ProcessorConfig {
     #[serde(default)]
     pub(crate) image_token: Option<String>,

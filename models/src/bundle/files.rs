@@ -29,6 +29,10 @@ impl std::fmt::Debug for BundleFiles {
     }
 }
 
+/// How transformers.js marks the precision of a graph's weights, the best first.
+const PRECISION_SUFFIXES: [&str; 8] =
+    ["", "_fp16", "_quantized", "_int8", "_uint8", "_q4", "_q4f16", "_bnb4"];
+
 /// A graph, ready to be opened by the runtime.
 #[derive(Debug)]
 pub(crate) enum GraphSource<'a> {
@@ -57,6 +61,17 @@ impl BundleFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(source) => Err(BundleError::Read { file: file.to_owned(), source }),
             },
+        }
+    }
+
+    /// Returns whether the bundle has a file.
+    pub(super) fn has(&self, file: &str) -> Result<bool, BundleError> {
+        match self {
+            Self::Memory(files) => Ok(files.iter().any(|(name, _)| name == file)),
+            Self::Directory(path) => path
+                .join(file)
+                .try_exists()
+                .map_err(|source| BundleError::Read { file: file.to_owned(), source }),
         }
     }
 
@@ -97,29 +112,26 @@ impl BundleFiles {
     }
 
     /// Returns a graph by its base name: `onnx/{name}.onnx`, or `{name}.onnx` at the root, where
-    /// optimum writes it.
+    /// optimum writes it; in full precision if it is there, else the first of the others.
     pub(crate) fn graph(&self, name: &str) -> Result<GraphSource<'_>, BundleError> {
-        let candidates = [format!("onnx/{name}.onnx"), format!("{name}.onnx")];
-        for file in &candidates {
-            match self {
-                Self::Memory(files) => {
-                    if let Some((_, content)) = files.iter().find(|(name, _)| name == file) {
-                        return Ok(GraphSource::Bytes(content));
-                    }
-                }
-                Self::Directory(path) => {
-                    let path = path.join(file);
-                    let is_there = path
-                        .try_exists()
-                        .map_err(|source| BundleError::Read { file: file.clone(), source })?;
-                    if is_there {
-                        return Ok(GraphSource::Path(path));
-                    }
+        for suffix in PRECISION_SUFFIXES {
+            for file in [format!("onnx/{name}{suffix}.onnx"), format!("{name}{suffix}.onnx")] {
+                if let Some(source) = self.graph_file(&file)? {
+                    return Ok(source);
                 }
             }
         }
-        let [file, _] = candidates;
-        Err(BundleError::MissingFile { file })
+        Err(BundleError::MissingFile { file: format!("onnx/{name}.onnx") })
+    }
+
+    fn graph_file(&self, file: &str) -> Result<Option<GraphSource<'_>>, BundleError> {
+        Ok(match self {
+            Self::Memory(files) => {
+                let found = files.iter().find(|(name, _)| name == file);
+                found.map(|(_, content)| GraphSource::Bytes(content))
+            }
+            Self::Directory(path) => self.has(file)?.then(|| GraphSource::Path(path.join(file))),
+        })
     }
 
     /// Returns one SHA-256 over the names, sizes and contents of all files, names in order.

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 
 use legenda_schemas::job::TaskKind;
 
-pub(crate) use config::{Architecture, GenerationConfig, ModelConfig, ProcessorConfig};
+use config::{Architecture, GenaiConfig};
 pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
+pub(crate) use config::{GenerationConfig, ModelConfig, ProcessorConfig};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 
@@ -46,11 +47,31 @@ impl BundleSource {
 pub(crate) enum Family {
     /// Encoders and `embed_tokens` before one decoder; features stand in placeholder positions.
     Multimodal,
+    /// A decoder of text.
+    Causal,
 }
 
-/// The architectures this version can run, with their family.
-const ARCHITECTURES: [(&str, Family); 1] =
-    [("LegendaForConditionalGeneration", Family::Multimodal)];
+impl Family {
+    /// Returns the family of an architecture. Every `…ForCausalLM` is a decoder of text: whether its
+    /// graph can be run is read from the graph's own inputs.
+    fn of(architecture: &str) -> Option<Self> {
+        match architecture {
+            "LegendaForConditionalGeneration" => Some(Self::Multimodal),
+            name if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => {
+                Some(Self::Causal)
+            }
+            _ => None,
+        }
+    }
+
+    /// What an error says of the architectures that can be run.
+    const SUPPORTED: &'static str =
+        "LegendaForConditionalGeneration, and text decoders (…ForCausalLM, …LMHeadModel)";
+}
+
+/// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
+/// optimum, then transformers' own exporter.
+const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
 
 /// What may be in a record for this model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +89,10 @@ pub struct Modalities {
 pub struct Bundle {
     name: String,
     revision: String,
-    architecture: &'static str,
+    architecture: String,
     pub(crate) family: Family,
+    /// The base name of the decoder's graph.
+    pub(crate) decoder_graph: &'static str,
     pub(crate) files: BundleFiles,
     pub(crate) config: ModelConfig,
     pub(crate) generation: GenerationConfig,
@@ -98,25 +121,35 @@ impl Bundle {
     }
 
     pub(crate) fn from_files(name: String, files: BundleFiles) -> Result<Self, BundleError> {
-        let architecture: Architecture = files.json("config.json")?;
-        let known = ARCHITECTURES.iter().find(|(name, _)| *name == architecture.name());
-        let Some((architecture, family)) = known else {
-            return Err(BundleError::UnsupportedArchitecture {
-                architecture: architecture.name().to_owned(),
-                supported: ARCHITECTURES.map(|(name, _)| name).join(", "),
-            });
+        let (architecture, config, generation) = if files.has("config.json")? {
+            let architecture: Architecture = files.json("config.json")?;
+            let config: ModelConfig = files.json("config.json")?;
+            let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
+            (architecture.name().to_owned(), config, generation)
+        } else if let Some(genai) = files.json_if_there::<GenaiConfig>("genai_config.json")? {
+            genai.parts().map_err(|error| BundleError::InvalidJson {
+                file: "genai_config.json".to_owned(),
+                message: error.to_string(),
+            })?
+        } else {
+            return Err(BundleError::MissingFile { file: "config.json".to_owned() });
         };
-        let config: ModelConfig = files.json("config.json")?;
-        let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
+        let Some(family) = Family::of(&architecture) else {
+            let supported = Family::SUPPORTED.to_owned();
+            return Err(BundleError::UnsupportedArchitecture { architecture, supported });
+        };
         let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
             Some(processor) => processor,
+            None if family == Family::Causal => ProcessorConfig::default(),
             None => files.json("preprocessor_config.json")?,
         };
+        let decoder_graph = decoder_graph(&files, family)?;
         let bundle = Self {
             name,
             revision: files.revision()?,
             architecture,
-            family: *family,
+            family,
+            decoder_graph,
             files,
             config,
             generation,
@@ -128,8 +161,9 @@ impl Bundle {
 
     fn check_graphs(&self) -> Result<(), BundleError> {
         let modalities = self.modalities();
-        self.files.graph("embed_tokens")?;
-        self.files.graph("decoder_model_merged")?;
+        if self.family == Family::Multimodal {
+            self.files.graph("embed_tokens")?;
+        }
         if modalities.image {
             self.files.graph("vision_encoder")?;
         }
@@ -154,7 +188,7 @@ impl Bundle {
     /// Returns the architecture named in `config.json`.
     #[must_use]
     pub fn architecture(&self) -> &str {
-        self.architecture
+        &self.architecture
     }
 
     /// Returns what may be in a record.
@@ -171,7 +205,7 @@ impl Bundle {
     /// Returns the most tokens a row can have, prompt and answer together.
     #[must_use]
     pub fn context_tokens(&self) -> usize {
-        self.config.text_config.max_position_embeddings
+        self.config.text.max_position_embeddings
     }
 
     /// Returns the most tokens of an answer unless the job says otherwise.
@@ -185,10 +219,10 @@ impl Bundle {
     /// Caches begin smaller and double; while they do, half as much again is held.
     #[must_use]
     pub fn kv_bytes_per_slot(&self, context_tokens: usize) -> usize {
-        let text = &self.config.text_config;
+        let text = &self.config.text;
         // Keys and values, each one `f32` per layer, head, position and dimension.
         2 * text.num_hidden_layers
-            * text.num_key_value_heads
+            * text.num_key_value_heads()
             * crate::family::cache_tokens(context_tokens)
             * text.head_dim()
             * size_of::<f32>()
@@ -216,6 +250,22 @@ impl Bundle {
             })
         }
     }
+}
+
+/// Returns the name of the graph that a bundle of this family decodes with.
+fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, BundleError> {
+    let candidates = match family {
+        Family::Multimodal => &DECODER_GRAPHS[..1],
+        Family::Causal => &DECODER_GRAPHS[..],
+    };
+    let mut first_error = None;
+    for name in candidates {
+        match files.graph(name) {
+            Ok(_) => return Ok(name),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    Err(first_error.unwrap_or(BundleError::MissingFile { file: "decoder".to_owned() }))
 }
 
 /// The limit where neither the job nor `generation_config.json` has one.

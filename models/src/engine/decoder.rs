@@ -90,6 +90,13 @@ pub trait Decoder: Send {
     /// Returns the most prompts that one [`prefill`](Self::prefill) may take.
     fn prefill_rows_max(&self) -> usize;
 
+    /// Returns whether prompts that wait should join now that `n_live` slots are at work, rather than
+    /// when more slots are free: where joining has a cost, several should share it.
+    fn joins_now(&self, n_live: usize) -> bool {
+        let _ = n_live;
+        true
+    }
+
     /// Fills free slots with prompts, and `logits` with the scores after each prompt's last token.
     ///
     /// # Errors

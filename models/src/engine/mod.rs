@@ -178,6 +178,10 @@ impl Engine {
     }
 
     fn prefill_joined(&mut self, finished: &mut Vec<Finished>) {
+        let at_work = |row: &&Row| row.prompt.is_none();
+        if !self.decoder.joins_now(self.rows.iter().flatten().filter(at_work).count()) {
+            return;
+        }
         let tokens_max = self.decoder.context_tokens().saturating_sub(1);
         let mut joined: Vec<(usize, usize)> = Vec::new();
         for slot in 0..self.rows.len() {

@@ -1,14 +1,88 @@
 //! How the graphs of a family are wired: samples to prompts before the engine, slots under it.
 
+mod causal;
+mod growing;
+mod in_place;
 mod multimodal;
-mod slots;
+mod tokens;
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
-use crate::{Prompt, Sample};
+use crate::{
+    Bundle, ModelError, Prompt, Runtime, Sample,
+    bundle::Family,
+    engine::Decoder,
+    onnx::{DecoderPorts, DeviceKind, Dialect, GraphSession, GrowingGraph, InPlaceGraph},
+};
 
-pub(crate) use multimodal::MultimodalEncoder;
-pub(crate) use slots::{InPlaceDecoder, TokenEmbedding, cache_tokens};
+use causal::TextEncoder;
+use growing::GrowingDecoder;
+use in_place::InPlaceDecoder;
+pub(crate) use in_place::cache_tokens;
+use multimodal::MultimodalEncoder;
+use tokens::{TokenEmbedding, TokenInput};
+
+/// Opens the graphs of a bundle: what makes prompts of samples, and the slots they go to.
+pub(crate) fn open(
+    runtime: &Runtime,
+    bundle: &Bundle,
+    device: DeviceKind,
+    slots: usize,
+    context_tokens: usize,
+) -> Result<(Box<dyn Encoder>, Box<dyn Decoder>), ModelError> {
+    match bundle.family {
+        Family::Multimodal => {
+            let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
+            let encoder = MultimodalEncoder::open(runtime, bundle, device, Arc::clone(&embedding))?;
+            let tokens = TokenInput::Embeds(embedding);
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            Ok((Box::new(encoder), decoder))
+        }
+        Family::Causal => {
+            let tokens = TokenInput::Ids;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            Ok((Box::new(TextEncoder), decoder))
+        }
+    }
+}
+
+/// Opens the decoder graph; its dialect says what the slots are made of.
+fn open_decoder(
+    runtime: &Runtime,
+    bundle: &Bundle,
+    device: DeviceKind,
+    tokens: TokenInput,
+    slots: usize,
+    context_tokens: usize,
+) -> Result<Box<dyn Decoder>, ModelError> {
+    let name = bundle.decoder_graph;
+    let source = bundle.files.graph(name)?;
+    let graph = GraphSession::open(runtime, name, &source, device)?;
+    let ports = DecoderPorts::read(&graph, &source)?;
+    // A prompt's tokens come in one form only: the graph must take that one.
+    match &tokens {
+        TokenInput::Ids => graph.expect_input("input_ids", crate::onnx::Dtype::I64)?,
+        TokenInput::Embeds(_) => graph.expect_input("inputs_embeds", crate::onnx::Dtype::F32)?,
+    }
+    let text = &bundle.config.text;
+    let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
+    let sizes = [slots, context_tokens, text.vocab_size];
+    tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
+    Ok(match ports.dialect {
+        Dialect::InPlace | Dialect::InPlaceMask => {
+            let graph = InPlaceGraph::new(graph, ports, device, dims)?;
+            Box::new(InPlaceDecoder::new(graph, tokens, sizes)?)
+        }
+        dialect @ (Dialect::Growing | Dialect::Shifted) => {
+            let graph = GrowingGraph::new(graph, ports, dims)?;
+            let merges = dialect == Dialect::Growing;
+            Box::new(GrowingDecoder::new(graph, tokens, sizes, merges))
+        }
+    })
+}
 
 /// Turns samples into prompts: runs the encoders and puts their features in place.
 pub trait Encoder: Send + fmt::Debug {

@@ -1,15 +1,20 @@
-//! ONNX Runtime: finding it, opening graphs, in-place caches. The only place that names `ort`.
+//! ONNX Runtime: finding it, opening graphs, decoder caches in place and growing. The only place that names `ort`.
 //!
 //! Sessions are run synchronously, each by one thread at a time; `run_async` is never used.
 
-mod cache;
+mod decoder;
 mod fetch;
+mod growing;
+mod in_place;
+mod nodes;
 mod places;
 mod probe;
 mod runtime;
 mod session;
 
-pub(crate) use cache::{Cache, InPlaceGraph, StepInputs};
+pub(crate) use decoder::{DecoderPorts, Dialect};
+pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow, Tokens};
+pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
 pub use places::{Attempt, Place};
 pub use runtime::{Runtime, RuntimeError, RuntimeOptions};
 pub use session::{DeviceChoice, DeviceKind, SessionError};

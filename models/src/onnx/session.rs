@@ -83,6 +83,22 @@ pub enum SessionError {
         /// What the configs say; -1 is free.
         expected: Vec<i64>,
     },
+    /// The graph wants something that this version cannot give it.
+    #[error("graph `{graph}` has an input `{name}`, which is not supported for its family")]
+    UnknownInput {
+        /// The graph's base name.
+        graph: String,
+        /// The input.
+        name: String,
+    },
+    /// The file of the graph is not ONNX.
+    #[error("cannot read the nodes of graph `{graph}`: {message}")]
+    Nodes {
+        /// The graph's base name.
+        graph: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The cache cannot be allocated.
     #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
     Allocate {
@@ -102,6 +118,8 @@ impl SessionError {
             Self::Cuda { .. } => "cuda_missing",
             Self::Contract { .. } => "graph_contract",
             Self::Dimensions { .. } => "graph_dimensions",
+            Self::UnknownInput { .. } => "graph_input_unknown",
+            Self::Nodes { .. } => "graph_unreadable",
             Self::Allocate { .. } => "cache_allocate",
         }
     }
@@ -119,6 +137,7 @@ pub(crate) struct RunError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
     F32,
+    F16,
     I64,
 }
 
@@ -126,6 +145,7 @@ impl Dtype {
     fn element(self) -> TensorElementType {
         match self {
             Self::F32 => TensorElementType::Float32,
+            Self::F16 => TensorElementType::Float16,
             Self::I64 => TensorElementType::Int64,
         }
     }
@@ -133,6 +153,7 @@ impl Dtype {
     fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::I64 => "i64",
         }
     }
@@ -173,6 +194,20 @@ impl GraphSession {
     /// Returns the graph's base name.
     pub(crate) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Returns the names of the graph's inputs.
+    pub(crate) fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.session.inputs().iter().map(Outlet::name)
+    }
+
+    /// Returns the type of an input or output, if it is there and of a type exchanged here.
+    pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
+        let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
+        let element = outlets.find(|outlet| outlet.name() == name)?.dtype().tensor_type();
+        [Dtype::F32, Dtype::F16, Dtype::I64]
+            .into_iter()
+            .find(|dtype| Some(dtype.element()) == element)
     }
 
     /// Checks that the graph takes an input of this name and type.

@@ -47,6 +47,13 @@ pub(crate) struct TextProcessor {
     /// Contents and ids of special tokens, longest first.
     special: Vec<(String, u32)>,
     placeholders: Vec<Placeholder>,
+    /// Whether the template writes the special tokens; without one the tokenizer adds its own.
+    is_chat: bool,
+    /// Whether a message's content is a list of parts rather than a string: templates of models
+    /// that see or hear take parts, those of text models strings.
+    takes_parts: bool,
+    /// Whether spaces before punctuation are taken out of answers.
+    cleans_up: bool,
     bos_token: String,
     eos_token: String,
 }
@@ -80,8 +87,13 @@ impl TextProcessor {
 
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
+        let template = chat_template(bundle, &config)?;
+        let modalities = bundle.modalities();
         Ok(Self {
-            template: environment(&chat_template(bundle, &config)?)?,
+            is_chat: template.is_some(),
+            cleans_up: config["clean_up_tokenization_spaces"] == true,
+            takes_parts: template.is_none() || modalities.image || modalities.audio,
+            template: environment(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
             bos_token: token_text(&config, "bos_token"),
             eos_token: token_text(&config, "eos_token"),
@@ -107,7 +119,10 @@ impl TextProcessor {
             .iter()
             .flatten()
             .any(|text| self.special.iter().any(|(token, _)| text.contains(token.as_str())));
-        let ids = if has_markup {
+        let ids = if !self.is_chat && self.placeholders.is_empty() {
+            // The prompt is the text itself: no markup in it is meant.
+            self.encode(&self.plain, &self.prompt_text(record)?)?
+        } else if has_markup {
             self.ids_of_guarded(record)?
         } else {
             let rendered = self.prompt_text(record)?;
@@ -128,12 +143,20 @@ impl TextProcessor {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             content.push(context! { type => "text", text => text });
         }
+        let content_of = |parts: Vec<Value>, text: Option<&str>| {
+            if self.takes_parts {
+                Value::from(parts)
+            } else {
+                Value::from(text.unwrap_or_default())
+            }
+        };
         let mut messages = Vec::new();
         if let Some(system) = system.filter(|system| !system.is_empty()) {
-            let content = [context! { type => "text", text => system }];
+            let parts = vec![context! { type => "text", text => system }];
+            let content = content_of(parts, Some(system));
             messages.push(context! { role => "system", content => content });
         }
-        messages.push(context! { role => "user", content => content });
+        messages.push(context! { role => "user", content => content_of(content, text) });
         let token = |modality: &str| {
             self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.token.as_str())
         };
@@ -203,8 +226,8 @@ impl TextProcessor {
     }
 
     fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ProcessError> {
-        // The template has written every special token already.
-        let encoding = tokenizer.encode_fast(text, false);
+        // A chat template has written every special token already.
+        let encoding = tokenizer.encode_fast(text, !self.is_chat);
         encoding
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|error| ProcessError::Tokenizer { message: error.to_string() })
@@ -237,8 +260,27 @@ impl Detokenizer for TextProcessor {
     fn text(&self, token_ids: &[i64]) -> String {
         let ids: Vec<u32> = token_ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
         // Only a decoder that is broken for every input fails here.
-        self.markup.decode(&ids, true).unwrap_or_default()
+        let text = self.markup.decode(&ids, true).unwrap_or_default();
+        if self.cleans_up { clean_up(&text) } else { text }
     }
+}
+
+/// Takes out spaces before punctuation and contractions, in the order of
+/// `PreTrainedTokenizerBase.clean_up_tokenization` (transformers 4.57).
+fn clean_up(text: &str) -> String {
+    let cuts = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    cuts.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Replaces stand-ins by the pieces they stand for.
@@ -265,9 +307,12 @@ fn template_error(error: TemplateError) -> ProcessError {
 
 /// Returns the chat template, in the order of transformers: its own file, then the JSON file, then
 /// the tokenizer's config.
-fn chat_template(bundle: &Bundle, config: &serde_json::Value) -> Result<String, BundleError> {
+fn chat_template(
+    bundle: &Bundle,
+    config: &serde_json::Value,
+) -> Result<Option<String>, BundleError> {
     if let Some(template) = bundle.files.text_if_there("chat_template.jinja")? {
-        return Ok(template);
+        return Ok(Some(template));
     }
     let in_json: Option<serde_json::Value> = bundle.files.json_if_there("chat_template.json")?;
     let template = in_json.as_ref().unwrap_or(config).get("chat_template");
@@ -279,7 +324,7 @@ fn chat_template(bundle: &Bundle, config: &serde_json::Value) -> Result<String, 
             .and_then(|template| template["template"].as_str()),
         one => one.and_then(serde_json::Value::as_str),
     };
-    Ok(template.unwrap_or(PLAIN_TEMPLATE).to_owned())
+    Ok(template.map(str::to_owned))
 }
 
 /// Sets the template engine up as `apply_chat_template` of transformers does.

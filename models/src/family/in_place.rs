@@ -9,15 +9,12 @@
 //! has fewer than [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and
 //! 8 slots.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
+use super::tokens::{Padding, TokenInput};
 use crate::{
-    Bundle, Runtime,
     engine::{DecodeError, Decoder, Join, Logits, StepRow},
-    onnx::{Cache, DeviceKind, Dtype, Feed, GraphSession, InPlaceGraph, RunError, StepInputs},
+    onnx::{Cache, InPlaceGraph, RunError, SessionError, StepInputs},
     tensors::Tensor,
 };
 
@@ -31,55 +28,14 @@ const CAPACITY_TOKENS_MIN: usize = 128;
 /// The most prompts that are prefilled together. More gain nothing: a prompt has rows enough.
 const PREFILL_ROWS_MAX: usize = 4;
 
-/// The graph that turns token ids into input embeddings; prompts and steps share it.
-#[derive(Debug)]
-pub(crate) struct TokenEmbedding {
-    graph: GraphSession,
-    hidden_size: usize,
-}
-
-impl TokenEmbedding {
-    /// Opens `embed_tokens`.
-    pub(crate) fn open(
-        runtime: &Runtime,
-        bundle: &Bundle,
-        device: DeviceKind,
-    ) -> Result<Self, crate::ModelError> {
-        let source = bundle.files.graph("embed_tokens")?;
-        let graph = GraphSession::open(runtime, "embed_tokens", &source, device)?;
-        graph.expect_map("input_ids", Dtype::I64, "inputs_embeds")?;
-        Ok(Self { graph, hidden_size: bundle.config.text_config.hidden_size })
-    }
-
-    /// Embeds `token_ids` (`[B, S]`) as `[B, S, C]`.
-    pub(crate) fn embed(&mut self, token_ids: &Tensor<i64>) -> Result<Tensor<f32>, RunError> {
-        let embeds = self.graph.run("input_ids", Feed::I64(token_ids), "inputs_embeds")?;
-        let expected = [token_ids.shape(), &[self.hidden_size]].concat();
-        if embeds.shape() == expected {
-            Ok(embeds)
-        } else {
-            Err(RunError {
-                graph: self.graph.name().to_owned(),
-                message: format!("`inputs_embeds` is {:?}, expected {expected:?}", embeds.shape()),
-            })
-        }
-    }
-
-    /// Returns the size of an embedding.
-    pub(crate) fn hidden_size(&self) -> usize {
-        self.hidden_size
-    }
-}
-
 /// A decoder of the in-place dialect with a fixed number of slots.
 #[derive(Debug)]
 pub(crate) struct InPlaceDecoder {
     graph: InPlaceGraph,
-    embedding: Arc<Mutex<TokenEmbedding>>,
+    tokens: TokenInput,
     slots: usize,
     context_tokens: usize,
     vocab_size: usize,
-    hidden_size: usize,
     cache: Cache,
     /// Caches in which prompts are prefilled before they move to their slots, by number of rows.
     staging: BTreeMap<usize, Cache>,
@@ -88,28 +44,20 @@ pub(crate) struct InPlaceDecoder {
 }
 
 impl InPlaceDecoder {
-    /// Opens the decoder graph and allocates the slots.
-    pub(crate) fn open(
-        runtime: &Runtime,
-        bundle: &Bundle,
-        device: DeviceKind,
-        embedding: Arc<Mutex<TokenEmbedding>>,
-        slots: usize,
-        context_tokens: usize,
-    ) -> Result<Self, crate::ModelError> {
-        let text = &bundle.config.text_config;
-        let source = bundle.files.graph("decoder_model_merged")?;
-        let shape = [text.num_key_value_heads, text.head_dim(), text.vocab_size];
-        let graph = InPlaceGraph::open(runtime, &source, device, shape)?;
+    /// Allocates the slots of an opened graph.
+    pub(super) fn new(
+        graph: InPlaceGraph,
+        tokens: TokenInput,
+        [slots, context_tokens, vocab_size]: [usize; 3],
+    ) -> Result<Self, SessionError> {
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
         let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens)?;
         Ok(Self {
             graph,
-            embedding,
+            tokens,
             slots,
             context_tokens,
-            vocab_size: text.vocab_size,
-            hidden_size: text.hidden_size,
+            vocab_size,
             cache,
             staging: BTreeMap::new(),
             n_tokens: vec![0; slots.max(ROWS_MIN)],
@@ -180,14 +128,10 @@ impl InPlaceDecoder {
         } else {
             longest
         };
-        let mut embeds = Tensor::zeros([n_rows, longest, self.hidden_size]);
+        let tokens = self.tokens.prompts(joins, n_rows, longest, Padding::Right);
         let mut nonpad = vec![1; n_rows];
-        for (row_idx, join) in joins.iter().enumerate() {
-            let at = row_idx * longest * self.hidden_size;
-            let values = join.prompt.embeds().data();
-            let Some(target) = embeds.data_mut().get_mut(at..at + values.len()) else { continue };
-            target.copy_from_slice(values);
-            nonpad[row_idx] = to_i64(lengths[row_idx]);
+        for (nonpad, length) in nonpad.iter_mut().zip(&lengths) {
+            *nonpad = to_i64(*length);
         }
         let mut position_ids = Tensor::zeros([n_rows, longest]);
         for row in position_ids.data_mut().chunks_exact_mut(longest) {
@@ -196,7 +140,7 @@ impl InPlaceDecoder {
             }
         }
         let inputs = StepInputs {
-            embeds,
+            tokens,
             position_ids,
             write_indices: vec![0; n_rows],
             nonpad_kv_seqlen: nonpad,
@@ -223,15 +167,12 @@ impl InPlaceDecoder {
         for row in rows {
             token_ids.data_mut()[row.slot] = row.token_id;
         }
-        let embeds = {
-            let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
-            embedding.embed(&token_ids)?
-        };
+        let tokens = self.tokens.step(token_ids)?;
         let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
-        let mut position_ids = token_ids;
+        let mut position_ids = Tensor::zeros([n_rows, 1]);
         position_ids.data_mut().copy_from_slice(&lengths);
         let inputs = StepInputs {
-            embeds,
+            tokens,
             position_ids,
             nonpad_kv_seqlen: lengths.iter().map(|length| length + 1).collect(),
             write_indices: lengths,

@@ -2,8 +2,9 @@
 //!
 //! A cache is one tensor `[rows, heads, MAX, dim]` per layer and kind, bound as the graph's past
 //! and its present at once: the graph writes the new positions into it and copies nothing. A row's
-//! valid length is what `nonpad_kv_seqlen` says; what lies behind it is never read as a key, but
-//! it must be a number, so caches start as zeros.
+//! valid length is what `nonpad_kv_seqlen` says, or the sum of its `attention_mask` in graphs of
+//! `GroupQueryAttention`; what lies behind it is never read as a key, but it must be a number, so
+//! caches start as zeros.
 //!
 //! Caches are in host memory. On the CPU that is where the graph works. A CUDA session copies a
 //! bound host tensor in when it is bound and out after the run, so inputs are bound anew for every
@@ -11,17 +12,19 @@
 
 use ort::{memory::Allocator, session::IoBinding, value::Tensor as OrtTensor};
 
-use super::{DeviceKind, Dtype, GraphSession, RunError, Runtime, SessionError};
-use crate::{bundle::GraphSource, tensors::Tensor};
+use super::{
+    DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens,
+};
+use crate::tensors::Tensor;
 
 /// A decoder graph of the in-place dialect.
 ///
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
-/// | `inputs_embeds` | `f32` | `[B, S, C]` | in |
-/// | `position_ids` | `i64` | `[B, S]` | in |
-/// | `write_indices` | `i64` | `[B]` | in |
-/// | `nonpad_kv_seqlen` | `i64` | `[B]` | in |
+/// | `inputs_embeds` or `input_ids` | `f32`, `i64` | `[B, S, C]`, `[B, S]` | in |
+/// | `position_ids` | `i64` | `[B, S]` | in, optional |
+/// | `write_indices`, `nonpad_kv_seqlen` | `i64` | `[B]` | in, or instead: |
+/// | `attention_mask` | `i64` | `[B, longest]`, ones then zeros | in |
 /// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
 /// | `past_key_values.{i}.key`, `.value` | `f32` | `[B, heads, MAX, dim]` | in |
 /// | `logits` | `f32` | `[B, S or kept, V]` | out |
@@ -30,11 +33,9 @@ use crate::{bundle::GraphSource, tensors::Tensor};
 pub(crate) struct InPlaceGraph {
     graph: GraphSession,
     device: DeviceKind,
-    /// Names of past and present, paired.
-    cache_names: Vec<(String, String)>,
+    ports: DecoderPorts,
     heads: usize,
     head_dim: usize,
-    takes_logits_to_keep: bool,
 }
 
 /// The keys and values of a fixed number of rows, bound to a graph.
@@ -51,7 +52,7 @@ pub(crate) struct Cache {
 
 /// What one run feeds besides the cache; `B` is the cache's number of rows.
 pub(crate) struct StepInputs {
-    pub(crate) embeds: Tensor<f32>,
+    pub(crate) tokens: Tokens,
     pub(crate) position_ids: Tensor<i64>,
     pub(crate) write_indices: Vec<i64>,
     pub(crate) nonpad_kv_seqlen: Vec<i64>,
@@ -60,45 +61,30 @@ pub(crate) struct StepInputs {
 }
 
 impl InPlaceGraph {
-    /// Opens the decoder and checks that it is of this dialect.
+    /// Takes an opened graph of this dialect.
     ///
     /// Heads, size of a head and of the vocabulary come from the config: the graph's own shapes may
     /// be symbolic. Where they are not, both must agree.
-    pub(crate) fn open(
-        runtime: &Runtime,
-        source: &GraphSource<'_>,
+    pub(crate) fn new(
+        graph: GraphSession,
+        ports: DecoderPorts,
         device: DeviceKind,
         [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
-        let graph = GraphSession::open(runtime, "decoder_model_merged", source, device)?;
-        graph.expect_input("inputs_embeds", Dtype::F32)?;
-        for name in ["position_ids", "write_indices", "nonpad_kv_seqlen"] {
-            graph.expect_input(name, Dtype::I64)?;
-        }
         graph.expect_output("logits", Dtype::F32)?;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
-        let inputs: Vec<String> =
-            graph.session.inputs().iter().map(|input| input.name().to_owned()).collect();
-        let mut cache_names = Vec::new();
-        for past in inputs.iter().filter(|name| name.starts_with("past_key_values.")) {
-            let present = past.replacen("past_key_values.", "present.", 1);
+        for (past, _) in &ports.cache {
             graph.expect_input(past, Dtype::F32)?;
-            graph.expect_output(&present, Dtype::F32)?;
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
-            cache_names.push((past.clone(), present));
         }
-        if cache_names.is_empty() {
-            graph.expect_input("past_key_values.0.key", Dtype::F32)?;
-        }
-        let takes_logits_to_keep = inputs.iter().any(|name| name == "num_logits_to_keep");
-        Ok(Self { graph, device, cache_names, heads, head_dim, takes_logits_to_keep })
+        Ok(Self { graph, device, ports, heads, head_dim })
     }
 
     /// Returns whether the graph can leave out logits that nobody asks for.
     pub(crate) fn takes_logits_to_keep(&self) -> bool {
-        self.takes_logits_to_keep
+        self.ports.takes_logits_to_keep
     }
 
     /// Returns the graph's name, for errors.
@@ -113,13 +99,13 @@ impl InPlaceGraph {
         capacity_tokens: usize,
     ) -> Result<Cache, SessionError> {
         let shape = [n_rows, self.heads, capacity_tokens, self.head_dim];
-        let n_bytes = shape.iter().product::<usize>() * size_of::<f32>() * self.cache_names.len();
+        let n_bytes = shape.iter().product::<usize>() * size_of::<f32>() * self.ports.cache.len();
         let failed =
             |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
         let allocator = Allocator::default();
         let mut binding = self.graph.session.create_binding().map_err(failed)?;
-        let mut tensors = Vec::with_capacity(self.cache_names.len());
-        for (past, present) in &self.cache_names {
+        let mut tensors = Vec::with_capacity(self.ports.cache.len());
+        for (past, present) in &self.ports.cache {
             let mut tensor = OrtTensor::<f32>::new(&allocator, shape).map_err(failed)?;
             tensor.extract_tensor_mut().1.fill(0.0);
             binding.bind_input(past, &tensor).map_err(failed)?;
@@ -141,22 +127,39 @@ impl InPlaceGraph {
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
         let n_rows = cache.n_rows();
         let binding = &mut cache.binding;
-        let shape = inputs.embeds.shape().to_vec();
-        let embeds = OrtTensor::from_array((shape, inputs.embeds.into_data())).map_err(failed)?;
-        binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
-        let shape = inputs.position_ids.shape().to_vec();
-        let positions =
-            OrtTensor::from_array((shape, inputs.position_ids.into_data())).map_err(failed)?;
-        binding.bind_input("position_ids", &positions).map_err(failed)?;
-        let rows = [
-            ("write_indices", inputs.write_indices),
-            ("nonpad_kv_seqlen", inputs.nonpad_kv_seqlen),
-        ];
-        for (name, values) in rows {
-            let values = OrtTensor::from_array(([n_rows], values)).map_err(failed)?;
-            binding.bind_input(name, &values).map_err(failed)?;
+        match inputs.tokens {
+            Tokens::Embeds(embeds) => {
+                let shape = embeds.shape().to_vec();
+                let embeds = OrtTensor::from_array((shape, embeds.into_data())).map_err(failed)?;
+                binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
+            }
+            Tokens::Ids(ids) => {
+                let shape = ids.shape().to_vec();
+                let ids = OrtTensor::from_array((shape, ids.into_data())).map_err(failed)?;
+                binding.bind_input("input_ids", &ids).map_err(failed)?;
+            }
         }
-        if self.takes_logits_to_keep {
+        if self.ports.takes_positions {
+            let shape = inputs.position_ids.shape().to_vec();
+            let positions =
+                OrtTensor::from_array((shape, inputs.position_ids.into_data())).map_err(failed)?;
+            binding.bind_input("position_ids", &positions).map_err(failed)?;
+        }
+        if self.ports.dialect == Dialect::InPlaceMask {
+            let (shape, mask) = mask_of(&inputs.nonpad_kv_seqlen);
+            let mask = OrtTensor::from_array((shape, mask)).map_err(failed)?;
+            binding.bind_input("attention_mask", &mask).map_err(failed)?;
+        } else {
+            let rows = [
+                ("write_indices", inputs.write_indices),
+                ("nonpad_kv_seqlen", inputs.nonpad_kv_seqlen),
+            ];
+            for (name, values) in rows {
+                let values = OrtTensor::from_array(([n_rows], values)).map_err(failed)?;
+                binding.bind_input(name, &values).map_err(failed)?;
+            }
+        }
+        if self.ports.takes_logits_to_keep {
             let n_logits = i64::try_from(inputs.n_logits).unwrap_or(0);
             let shape: [usize; 0] = [];
             let scalar = OrtTensor::from_array((shape, vec![n_logits])).map_err(failed)?;
@@ -168,7 +171,7 @@ impl InPlaceGraph {
             cache.n_logits = Some(inputs.n_logits);
         }
         if self.device == DeviceKind::Cuda {
-            for ((past, _), tensor) in self.cache_names.iter().zip(&cache.tensors) {
+            for ((past, _), tensor) in self.ports.cache.iter().zip(&cache.tensors) {
                 binding.bind_input(past, tensor).map_err(failed)?;
             }
         }
@@ -187,6 +190,16 @@ impl InPlaceGraph {
             }
         }
     }
+}
+
+/// Returns rows of so many ones, then zeros to the longest.
+fn mask_of(lengths: &[i64]) -> ([usize; 2], Vec<i64>) {
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let mask: Vec<i64> = lengths
+        .iter()
+        .flat_map(|length| (0..longest).map(move |column| i64::from(column < *length)))
+        .collect();
+    ([lengths.len(), usize::try_from(longest).unwrap_or(0)], mask)
 }
 
 impl Cache {

@@ -1,0 +1,323 @@
+//! Slots over a decoder whose cache grows by concatenation: the growing and shifted dialects.
+//!
+//! Rows that are computed together are a *batch*: left-padded, all of one length. With positions of
+//! its own each row can join others (growing): there is one batch, and a prompt that was prefilled
+//! apart is laid beside it. Where a position is a column (shifted), a row that has begun cannot be
+//! moved to other columns: prompts that enter together stay a batch of their own until they end.
+//!
+//! Laying a batch out anew copies its cache once, as much as the graph itself copies in each step;
+//! so prompts join when a share of the slots is free rather than one by one.
+//!
+//! A row's answer does not depend on the others but for the rounding of sums over more columns or
+//! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
+
+use crate::{
+    engine::{DecodeError, Decoder, Join, Logits, StepRow},
+    onnx::{GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
+    tensors::Tensor,
+};
+
+use super::tokens::{Padding, TokenInput};
+
+/// The most prompts that are prefilled together.
+const PREFILL_ROWS_MAX: usize = 8;
+
+/// The most bytes of scores that a prefill may make where the graph returns those of every position:
+/// longer prompts go through in pieces.
+const PREFILL_LOGITS_BYTES_MAX: usize = 64 << 20;
+
+/// Free slots that prompts wait for, as one part in this many of all slots.
+const JOIN_SHARE_GROWING: usize = 4;
+const JOIN_SHARE_SHIFTED: usize = 2;
+
+/// A row of a batch.
+#[derive(Clone, Copy, Debug)]
+struct BatchRow {
+    slot: usize,
+    /// Tokens it holds; the columns before them are pads.
+    n_tokens: usize,
+}
+
+/// Rows that are computed together.
+#[derive(Debug)]
+struct Batch {
+    rows: Vec<BatchRow>,
+    past: Past,
+}
+
+/// A decoder of the growing or shifted dialect.
+#[derive(Debug)]
+pub(super) struct GrowingDecoder {
+    pub(super) graph: GrowingGraph,
+    pub(super) tokens: TokenInput,
+    pub(super) slots: usize,
+    pub(super) context_tokens: usize,
+    pub(super) vocab_size: usize,
+    /// Whether rows have positions of their own, so that batches can be laid together.
+    pub(super) merges: bool,
+    batches: Vec<Batch>,
+}
+
+impl GrowingDecoder {
+    pub(super) fn new(
+        graph: GrowingGraph,
+        tokens: TokenInput,
+        [slots, context_tokens, vocab_size]: [usize; 3],
+        merges: bool,
+    ) -> Self {
+        Self { graph, tokens, slots, context_tokens, vocab_size, merges, batches: Vec::new() }
+    }
+
+    /// Prefills prompts in a batch of their own.
+    fn prefill_batch(
+        &mut self,
+        joins: &[Join<'_>],
+        logits: &mut Logits,
+    ) -> Result<Batch, RunError> {
+        let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left);
+        let piece = if self.graph.ports().takes_logits_to_keep {
+            longest
+        } else {
+            let position_bytes = joins.len() * self.vocab_size * size_of::<f32>();
+            (PREFILL_LOGITS_BYTES_MAX / position_bytes.max(1)).clamp(16, longest.max(16))
+        };
+        logits.reset(joins.len(), self.vocab_size);
+        let mut past = self.graph.empty_past(joins.len())?;
+        for start in (0..longest).step_by(piece) {
+            let end = (start + piece).min(longest);
+            let inputs = inputs(columns(&tokens, start, end), &lengths, longest, start, end);
+            past = self.graph.run(&past, &inputs, |row_idx, scores| {
+                copy_scores(logits, row_idx, scores);
+            })?;
+        }
+        let rows = joins
+            .iter()
+            .zip(lengths)
+            .map(|(join, n_tokens)| BatchRow { slot: join.slot, n_tokens })
+            .collect();
+        Ok(Batch { rows, past })
+    }
+
+    /// Lays rows of batches out as one. Rows that cannot move keep all their columns.
+    fn gather(&self, rows: &[(usize, usize)]) -> Result<Batch, RunError> {
+        let of = |(batch_idx, row_idx): (usize, usize)| &self.batches[batch_idx].rows[row_idx];
+        let taken: Vec<BatchRow> = rows.iter().map(|place| *of(*place)).collect();
+        let n_columns = if self.merges {
+            taken.iter().map(|row| row.n_tokens).max().unwrap_or(0)
+        } else {
+            let past = rows.first().map(|(batch_idx, _)| &self.batches[*batch_idx].past);
+            past.map_or(0, Past::n_columns)
+        };
+        let sources: Vec<PastRow<'_>> = rows
+            .iter()
+            .zip(&taken)
+            .map(|((batch_idx, row_idx), row)| PastRow {
+                past: &self.batches[*batch_idx].past,
+                row_idx: *row_idx,
+                n_columns: if self.merges { row.n_tokens } else { n_columns },
+            })
+            .collect();
+        Ok(Batch { past: self.graph.gather(&sources, n_columns)?, rows: taken })
+    }
+
+    /// Joins all batches to one.
+    fn merge(&mut self) -> Result<(), RunError> {
+        if self.batches.len() > 1 {
+            let all: Vec<(usize, usize)> = self
+                .batches
+                .iter()
+                .enumerate()
+                .flat_map(|(batch_idx, batch)| {
+                    (0..batch.rows.len()).map(move |row| (batch_idx, row))
+                })
+                .collect();
+            self.batches = vec![self.gather(&all)?];
+        }
+        Ok(())
+    }
+
+    /// Leaves a batch with those of its rows that `keep` names.
+    fn split(&mut self, batch_idx: usize, keep: impl Fn(usize) -> bool) -> Result<(), RunError> {
+        let rows = self.batches[batch_idx].rows.iter().enumerate();
+        let (kept, others): (Vec<_>, Vec<_>) =
+            rows.map(|(row_idx, row)| (row_idx, row.slot)).partition(|(_, slot)| keep(*slot));
+        if kept.is_empty() || others.is_empty() {
+            return Ok(());
+        }
+        let place = |rows: Vec<(usize, usize)>| -> Vec<(usize, usize)> {
+            rows.into_iter().map(|(row_idx, _)| (batch_idx, row_idx)).collect()
+        };
+        let (kept, others) = (self.gather(&place(kept))?, self.gather(&place(others))?);
+        self.batches[batch_idx] = kept;
+        self.batches.push(others);
+        Ok(())
+    }
+
+    /// Runs one step of every batch that has rows in it; all of them or none have grown.
+    fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
+        let taking = |slot: usize| rows.iter().position(|row| row.slot == slot);
+        if self.merges {
+            self.merge()?;
+        }
+        for batch_idx in 0..self.batches.len() {
+            self.split(batch_idx, |slot| taking(slot).is_some())?;
+        }
+        logits.reset(rows.len(), self.vocab_size);
+        let mut grown: Vec<(usize, Past)> = Vec::new();
+        for (batch_idx, batch) in self.batches.iter().enumerate() {
+            let places: Vec<usize> = batch.rows.iter().filter_map(|row| taking(row.slot)).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let n_columns = batch.past.n_columns();
+            let ids = places.iter().map(|place| rows[*place].token_id).collect();
+            let ids = Tensor::new([places.len(), 1], ids).map_err(|error| RunError {
+                graph: self.graph.name().to_owned(),
+                message: error.to_string(),
+            })?;
+            let lengths: Vec<usize> = batch.rows.iter().map(|row| row.n_tokens + 1).collect();
+            let tokens = self.tokens.step(ids)?;
+            let inputs = inputs(tokens, &lengths, n_columns + 1, n_columns, n_columns + 1);
+            let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
+                copy_scores(logits, places[row_idx], scores);
+            })?;
+            grown.push((batch_idx, past));
+        }
+        for (batch_idx, past) in grown {
+            let batch = &mut self.batches[batch_idx];
+            batch.past = past;
+            batch.rows.iter_mut().for_each(|row| row.n_tokens += 1);
+        }
+        Ok(())
+    }
+
+    fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
+        DecodeError::Run { graph: error.graph, n_rows, message: error.message }
+    }
+
+    /// Drops the rows that were released since the last call.
+    fn drop_released(&mut self) -> Result<(), RunError> {
+        for batch_idx in 0..self.batches.len() {
+            let live: Vec<(usize, usize)> = self.batches[batch_idx]
+                .rows
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.slot != RELEASED)
+                .map(|(row_idx, _)| (batch_idx, row_idx))
+                .collect();
+            if live.is_empty() {
+                self.batches[batch_idx].rows.clear();
+            } else if live.len() < self.batches[batch_idx].rows.len() {
+                self.batches[batch_idx] = self.gather(&live)?;
+            }
+        }
+        self.batches.retain(|batch| !batch.rows.is_empty());
+        Ok(())
+    }
+}
+
+/// The slot of a row that has ended and still lies in its batch.
+const RELEASED: usize = usize::MAX;
+
+impl Decoder for GrowingDecoder {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    fn prefill_rows_max(&self) -> usize {
+        PREFILL_ROWS_MAX
+    }
+
+    fn joins_now(&self, n_live: usize) -> bool {
+        let share = if self.merges { JOIN_SHARE_GROWING } else { JOIN_SHARE_SHIFTED };
+        (self.slots - n_live.min(self.slots)) * share >= self.slots
+    }
+
+    fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
+        let mut prefill = || {
+            self.drop_released()?;
+            let batch = self.prefill_batch(joins, logits)?;
+            self.batches.push(batch);
+            if self.merges {
+                // Where the batches cannot be laid together, none has changed: the new one leaves.
+                self.merge().inspect_err(|_| drop(self.batches.pop()))?;
+            }
+            Ok(())
+        };
+        prefill().map_err(|error| Self::decode_error(error, joins.len()))
+    }
+
+    fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
+        let mut step = || {
+            self.drop_released()?;
+            self.run_step(rows, logits)
+        };
+        step().map_err(|error| Self::decode_error(error, rows.len()))
+    }
+
+    fn release(&mut self, slot: usize) {
+        let mut rows = self.batches.iter_mut().flat_map(|batch| &mut batch.rows);
+        if let Some(row) = rows.find(|row| row.slot == slot) {
+            row.slot = RELEASED;
+        }
+    }
+}
+
+fn copy_scores(logits: &mut Logits, row_idx: usize, scores: &[f32]) {
+    let target = logits.row_mut(row_idx);
+    if target.len() == scores.len() {
+        target.copy_from_slice(scores);
+    }
+}
+
+/// Makes the inputs for columns `start..end` of rows that hold `lengths` tokens when they have
+/// `n_columns`.
+fn inputs(
+    tokens: Tokens,
+    lengths: &[usize],
+    n_columns: usize,
+    start: usize,
+    end: usize,
+) -> GrowingInputs {
+    let n_rows = lengths.len();
+    let mut attention_mask = Tensor::zeros([n_rows, end]);
+    let mut position_ids = Tensor::zeros([n_rows, end - start]);
+    for (row_idx, length) in lengths.iter().enumerate() {
+        let pads = n_columns - length;
+        for column in pads..end {
+            attention_mask.data_mut()[row_idx * end + column] = 1;
+        }
+        // A pad has position 1 in transformers (`masked_fill`); any will do, it is never read.
+        for column in start..end {
+            let position = column.saturating_sub(pads);
+            position_ids.data_mut()[row_idx * (end - start) + column - start] =
+                i64::try_from(position).unwrap_or(i64::MAX);
+        }
+    }
+    GrowingInputs { tokens, attention_mask, position_ids }
+}
+
+/// Returns columns `start..end` of `[B, S]` ids or `[B, S, C]` embeddings.
+fn columns(tokens: &Tokens, start: usize, end: usize) -> Tokens {
+    fn cut<T: Clone + Default>(tensor: &Tensor<T>, start: usize, end: usize) -> Tensor<T> {
+        let mut shape = tensor.shape().to_vec();
+        let inner: usize = shape.iter().skip(2).product();
+        if let Some(columns) = shape.get_mut(1) {
+            *columns = end - start;
+        }
+        let rows = (0..tensor.rows())
+            .flat_map(|row_idx| tensor.row(row_idx)[start * inner..end * inner].to_vec())
+            .collect();
+        Tensor::new(shape.clone(), rows).unwrap_or_else(|_| Tensor::zeros(shape))
+    }
+    match tokens {
+        Tokens::Ids(ids) => Tokens::Ids(cut(ids, start, end)),
+        Tokens::Embeds(embeds) => Tokens::Embeds(cut(embeds, start, end)),
+    }
+}

@@ -1,0 +1,153 @@
+//! What a decoder graph takes and returns, and what its rows may do together: read from the graph.
+
+use super::{Dtype, GraphSession, SessionError, nodes};
+use crate::bundle::GraphSource;
+
+/// How a decoder graph treats its cache, masks and positions (`ARCHITECTURE.md`, "Dialects").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// A cache of fixed size, each row written at its own place; lengths by `write_indices` and
+    /// `nonpad_kv_seqlen` (opset 24 `TensorScatter` and `Attention`).
+    InPlace,
+    /// The same, lengths by the sums of `attention_mask` (`GroupQueryAttention`); right-padded.
+    InPlaceMask,
+    /// The cache grows by concatenation; left-padded, each row has its own positions.
+    Growing,
+    /// The same, but positions are those of the columns: a row cannot join others that have begun.
+    Shifted,
+}
+
+/// The names of a decoder graph's inputs and outputs.
+#[derive(Clone, Debug)]
+pub(crate) struct DecoderPorts {
+    pub(crate) dialect: Dialect,
+    pub(crate) takes_positions: bool,
+    pub(crate) takes_mask: bool,
+    pub(crate) takes_logits_to_keep: bool,
+    /// Past and present of every layer, keys and values.
+    pub(crate) cache: Vec<(String, String)>,
+    pub(crate) cache_dtype: Dtype,
+    pub(crate) logits_dtype: Dtype,
+}
+
+impl DecoderPorts {
+    /// Reads them from an opened graph and its file.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] names an input that is not known, or one that must be there and is not.
+    pub(crate) fn read(
+        graph: &GraphSession,
+        source: &GraphSource<'_>,
+    ) -> Result<Self, SessionError> {
+        let has = |name: &str| graph.input_names().any(|input| input == name);
+        let mut cache = Vec::new();
+        for input in graph.input_names() {
+            match input {
+                "input_ids" | "inputs_embeds" | "attention_mask" | "position_ids"
+                | "write_indices" | "nonpad_kv_seqlen" | "num_logits_to_keep" => {}
+                past => match present_of(past) {
+                    Some(present) => cache.push((past.to_owned(), present)),
+                    None => {
+                        return Err(SessionError::UnknownInput {
+                            graph: graph.name().to_owned(),
+                            name: past.to_owned(),
+                        });
+                    }
+                },
+            }
+        }
+        let cache_dtype = match cache.first().and_then(|(past, _)| graph.dtype_of(past)) {
+            Some(dtype @ (Dtype::F32 | Dtype::F16)) => dtype,
+            _ => Dtype::F32,
+        };
+        if cache.is_empty() {
+            graph.expect_input("past_key_values.0.key", Dtype::F32)?;
+        }
+        for (past, present) in &cache {
+            graph.expect_input(past, cache_dtype)?;
+            graph.expect_output(present, cache_dtype)?;
+        }
+        let logits_dtype = graph.dtype_of("logits").unwrap_or(Dtype::F32);
+        graph.expect_output("logits", logits_dtype)?;
+        if has("inputs_embeds") {
+            graph.expect_input("inputs_embeds", Dtype::F32)?;
+        } else {
+            graph.expect_input("input_ids", Dtype::I64)?;
+        }
+        for name in ["position_ids", "attention_mask", "write_indices", "nonpad_kv_seqlen"] {
+            if has(name) {
+                graph.expect_input(name, Dtype::I64)?;
+            }
+        }
+        if has("position_ids") {
+            graph.expect_dims("position_ids", &[-1, -1])?;
+        }
+        let dialect = if has("write_indices") && has("nonpad_kv_seqlen") {
+            Dialect::InPlace
+        } else {
+            let nodes = nodes::read_nodes(source).map_err(|error| SessionError::Nodes {
+                graph: graph.name().to_owned(),
+                message: error.to_string(),
+            })?;
+            dialect_of(&nodes, has("position_ids"))
+        };
+        Ok(Self {
+            dialect,
+            takes_positions: has("position_ids"),
+            takes_mask: has("attention_mask"),
+            takes_logits_to_keep: has("num_logits_to_keep"),
+            cache,
+            cache_dtype,
+            logits_dtype,
+        })
+    }
+}
+
+/// Returns the output that carries on a cache input: `past_key_values.0.key` to `present.0.key`, and
+/// `input.past_key_values.layers.0.keys` to `output.…` (transformers' own exporter).
+fn present_of(past: &str) -> Option<String> {
+    if let Some(rest) = past.strip_prefix("past_key_values.") {
+        Some(format!("present.{rest}"))
+    } else {
+        past.strip_prefix("input.past_key_values.")
+            .map(|rest| format!("output.past_key_values.{rest}"))
+    }
+}
+
+/// Inputs of `GroupQueryAttention` (contrib operators of ONNX Runtime).
+const GQA_SEQLENS_K: usize = 5;
+const GQA_ATTENTION_BIAS: usize = 10;
+
+fn dialect_of(nodes: &[nodes::Node], takes_positions: bool) -> Dialect {
+    let plain = if takes_positions { Dialect::Growing } else { Dialect::Shifted };
+    let Some(attention) = nodes.iter().find(|node| node.op_type == "GroupQueryAttention") else {
+        return plain;
+    };
+    let input = |idx: usize| attention.inputs.get(idx).map_or("", String::as_str);
+    if !input(GQA_ATTENTION_BIAS).is_empty() {
+        // The mask is a bias on columns; rotary positions come from the one length of all rows.
+        return plain;
+    }
+    // Where each row's length is the sum of its mask, rows lie in place and pads on the right.
+    if comes_from(nodes, input(GQA_SEQLENS_K), "ReduceSum") { Dialect::InPlaceMask } else { plain }
+}
+
+/// Returns whether an operator of this type is among those that make `value`.
+fn comes_from(nodes: &[nodes::Node], value: &str, op_type: &str) -> bool {
+    let mut wanted = vec![value];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(value) = wanted.pop() {
+        if value.is_empty() || !seen.insert(value) {
+            continue;
+        }
+        let maker = nodes.iter().find(|node| node.outputs.iter().any(|output| output == value));
+        if let Some(node) = maker {
+            if node.op_type == op_type {
+                return true;
+            }
+            wanted.extend(node.inputs.iter().map(String::as_str));
+        }
+    }
+    false
+}

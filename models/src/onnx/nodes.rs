@@ -1,0 +1,149 @@
+//! Reads the operators of a graph file, without its weights.
+//!
+//! What a decoder's rows may do together depends on its nodes, and ONNX Runtime does not tell them.
+//! This walks the fields of the protobuf (`onnx.proto`: `ModelProto.graph` = 7, `GraphProto.node`
+//! = 1, `NodeProto.input` = 1, `output` = 2, `op_type` = 4) and skips everything else, so a graph
+//! with gigabytes of weights inside costs a few reads.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
+};
+
+use crate::bundle::GraphSource;
+
+const MODEL_GRAPH: u64 = 7;
+const GRAPH_NODE: u64 = 1;
+const NODE_INPUT: u64 = 1;
+const NODE_OUTPUT: u64 = 2;
+const NODE_OP_TYPE: u64 = 4;
+
+/// One operator: what it is, what it reads, what it writes. An input left out has an empty name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) op_type: String,
+    pub(crate) inputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
+}
+
+/// Reads the nodes of the main graph, in file order.
+pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
+    match source {
+        GraphSource::Path(path) => nodes_of(BufReader::new(File::open(path)?)),
+        GraphSource::Bytes(bytes) => nodes_of(Cursor::new(bytes)),
+    }
+}
+
+fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
+    let end = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut nodes = Vec::new();
+    each_field(&mut file, end, |file, field, len| {
+        if field != MODEL_GRAPH {
+            return Ok(false);
+        }
+        let end = file.stream_position()? + len;
+        each_field(file, end, |file, field, len| {
+            if field != GRAPH_NODE {
+                return Ok(false);
+            }
+            nodes.push(node_of(file, len)?);
+            Ok(true)
+        })?;
+        Ok(true)
+    })?;
+    Ok(nodes)
+}
+
+fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
+    let end = file.stream_position()? + len;
+    let mut node = Node::default();
+    each_field(file, end, |file, field, len| {
+        if ![NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE].contains(&field) {
+            return Ok(false);
+        }
+        let mut text = String::new();
+        if file.by_ref().take(len).read_to_string(&mut text)? as u64 != len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match field {
+            NODE_INPUT => node.inputs.push(text),
+            NODE_OUTPUT => node.outputs.push(text),
+            _ => node.op_type = text,
+        }
+        Ok(true)
+    })?;
+    Ok(node)
+}
+
+/// Calls `visit` at each field of bytes before `end`, with its number and length; it says whether it
+/// has read them.
+fn each_field<F: Read + Seek>(
+    file: &mut F,
+    end: u64,
+    mut visit: impl FnMut(&mut F, u64, u64) -> io::Result<bool>,
+) -> io::Result<()> {
+    while file.stream_position()? < end {
+        let tag = varint(file)?;
+        let skip = match tag & 7 {
+            0 => {
+                varint(file)?;
+                0
+            }
+            1 => 8,
+            2 => {
+                let len = varint(file)?;
+                if file.stream_position()?.saturating_add(len) > end {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                if visit(file, tag >> 3, len)? { 0 } else { len }
+            }
+            5 => 4,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a protobuf")),
+        };
+        let skip = i64::try_from(skip).map_err(|_| io::ErrorKind::InvalidData)?;
+        file.seek_relative(skip)?;
+    }
+    Ok(())
+}
+
+fn varint(file: &mut impl Read) -> io::Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        file.read_exact(&mut byte)?;
+        value |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "a number of more than 64 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field of bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+    }
+
+    #[test]
+    fn nodes_are_found_between_other_fields() {
+        let node =
+            [field(1, b"x"), field(1, b""), field(2, b"y"), field(3, b"n"), field(4, b"Add")];
+        let graph = [field(1, &node.concat()), field(5, &[7; 90]), field(1, &field(4, b"Mul"))];
+        // A version, a name, then the graph.
+        let model = [vec![8, 0x96, 1], field(2, b"us"), field(7, &graph.concat())].concat();
+        let nodes = read_nodes(&GraphSource::Bytes(&model)).unwrap();
+        let add = Node {
+            op_type: "Add".to_owned(),
+            inputs: vec!["x".to_owned(), String::new()],
+            outputs: vec!["y".to_owned()],
+        };
+        assert_eq!(nodes, [add, Node { op_type: "Mul".to_owned(), ..Node::default() }]);
+        let cut = read_nodes(&GraphSource::Bytes(&model[..model.len() - 3]));
+        assert!(cut.is_err(), "a file cut short is an error");
+    }
+}
