@@ -143,7 +143,7 @@ fn a_graph_of_another_kind_is_refused_with_what_was_expected() {
     let error = Model::load(&support::runtime(), &bundle, &options).unwrap_err();
     assert_eq!(error.code(), "graph_contract");
     let text = error.to_string();
-    assert!(text.contains("expected `inputs_embeds` of type f32"), "{text}");
+    assert!(text.contains("expected `past_key_values.0.key` of type f32"), "{text}");
 }
 
 /// Prints what each part costs: run this test with `--nocapture`.

@@ -99,25 +99,30 @@ impl TextConfig {
 /// `genai_config.json`: onnxruntime-genai's one config for model and generation (0.18).
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct GenaiConfig {
-    model: Value,
+    model: Map<String, Value>,
 }
 
 impl GenaiConfig {
-    /// Returns what the published configs would say: architecture, model, generation.
-    pub(crate) fn parts(
-        self,
-    ) -> Result<(String, ModelConfig, GenerationConfig), serde_json::Error> {
+    /// Returns the architecture that `config.json` would name.
+    pub(crate) fn architecture(&self) -> String {
+        let model_type = self.model.get("type").and_then(Value::as_str);
+        format!("{}ForCausalLM", model_type.unwrap_or_default())
+    }
+
+    /// Returns what the published configs would say of model and generation.
+    pub(crate) fn parts(self) -> Result<(ModelConfig, GenerationConfig), serde_json::Error> {
         let mut model = self.model;
         // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
-        let mut decoder = model.get_mut("decoder").map(Value::take).unwrap_or_default();
-        for key in ["vocab_size", "context_length", "eos_token_id"] {
-            decoder[key] = model[key].clone();
+        if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
+            for key in ["vocab_size", "context_length"] {
+                decoder.extend(model.get(key).map(|value| (key.to_owned(), value.clone())));
+            }
+            model.insert("text_config".to_owned(), Value::Object(decoder));
         }
-        let architecture = format!("{}ForCausalLM", model["type"].as_str().unwrap_or_default());
-        let eos_token_id = Option::<TokenIds>::deserialize(&model["eos_token_id"])?;
-        model["text_config"] = decoder;
-        let config = ModelConfig::deserialize(&model)?;
-        Ok((architecture, config, GenerationConfig { eos_token_id, max_new_tokens: None }))
+        let config: ModelConfig = serde_json::from_value(Value::Object(model))?;
+        // Its limits are those of whole rows, which is what the context is.
+        let eos_token_id = config.eos_token_id.clone();
+        Ok((config, GenerationConfig { eos_token_id, max_new_tokens: None }))
     }
 }
 

@@ -121,22 +121,29 @@ impl Bundle {
     }
 
     pub(crate) fn from_files(name: String, files: BundleFiles) -> Result<Self, BundleError> {
-        let (architecture, config, generation) = if files.has("config.json")? {
-            let architecture: Architecture = files.json("config.json")?;
-            let config: ModelConfig = files.json("config.json")?;
-            let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
-            (architecture.name().to_owned(), config, generation)
-        } else if let Some(genai) = files.json_if_there::<GenaiConfig>("genai_config.json")? {
-            genai.parts().map_err(|error| BundleError::InvalidJson {
-                file: "genai_config.json".to_owned(),
-                message: error.to_string(),
-            })?
+        let genai = if files.has("config.json")? {
+            None
         } else {
-            return Err(BundleError::MissingFile { file: "config.json".to_owned() });
+            files.json_if_there::<GenaiConfig>("genai_config.json")?
         };
+        let architecture = match &genai {
+            Some(genai) => genai.architecture(),
+            None => files.json::<Architecture>("config.json")?.name().to_owned(),
+        };
+        // Which keys a config has depends on the architecture: that is looked at first.
         let Some(family) = Family::of(&architecture) else {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
+        };
+        let (config, generation): (ModelConfig, GenerationConfig) = match genai {
+            Some(genai) => genai.parts().map_err(|error| BundleError::InvalidJson {
+                file: "genai_config.json".to_owned(),
+                message: error.to_string(),
+            })?,
+            None => (
+                files.json("config.json")?,
+                files.json_if_there("generation_config.json")?.unwrap_or_default(),
+            ),
         };
         let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
             Some(processor) => processor,
@@ -258,14 +265,13 @@ fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, Bu
         Family::Multimodal => &DECODER_GRAPHS[..1],
         Family::Causal => &DECODER_GRAPHS[..],
     };
-    let mut first_error = None;
-    for name in candidates {
-        match files.graph(name) {
-            Ok(_) => return Ok(name),
-            Err(error) => drop(first_error.get_or_insert(error)),
+    for name in &candidates[1..] {
+        if files.graph(name).is_ok() {
+            return Ok(name);
         }
     }
-    Err(first_error.unwrap_or(BundleError::MissingFile { file: "decoder".to_owned() }))
+    // The first is the name that a missing file is told by.
+    files.graph(candidates[0]).map(|_| candidates[0])
 }
 
 /// The limit where neither the job nor `generation_config.json` has one.

@@ -69,8 +69,8 @@ fn an_unknown_architecture_names_what_is_supported() {
     let error = open(&files).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "architecture `StrangeForConditionalGeneration` is not supported, \
-         supported: LegendaForConditionalGeneration"
+        "architecture `StrangeForConditionalGeneration` is not supported, supported: \
+         LegendaForConditionalGeneration, and text decoders (…ForCausalLM, …LMHeadModel)"
     );
     // Whatever else its config has: that depends on the architecture.
     files[0].1 = r#"{"model_type": "mamba"}"#;
