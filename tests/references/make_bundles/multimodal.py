@@ -61,9 +61,10 @@ class Spec:
     vision: Callable[[PreTrainedModel], nn.Module]
     # Sizes that vary, by the vision encoder's inputs.
     vision_axes: dict[str, dict[int, str]]
+    # Turns the config as transformers writes it now into the form that is published.
+    publish: Callable[[dict], dict] = lambda config: config
     # What goes to `TextDecoder`.
     decoder: dict = field(default_factory=dict)
-    decoder_of: Callable[[PreTrainedModel], dict] = lambda _: {}
     # Whether pictures are a part of a message's content, or a text with a mark in front.
     has_template: bool = True
     only_one_picture: bool = False
@@ -173,8 +174,7 @@ def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> No
         "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]),
         "position_ids": positions.expand(3, -1, -1) if is_3d else positions,
     }
-    options = {**spec.decoder, **spec.decoder_of(model)}
-    if options.get("keeps_logits"):
+    if spec.decoder.get("keeps_logits"):
         inputs["num_logits_to_keep"] = torch.tensor(1)
     outputs = {"logits": rows}
     for layer in range(text.num_hidden_layers):
@@ -184,7 +184,7 @@ def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> No
             axes[name] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[f"present.{layer}.{part}"] = {0: "batch_size", 2: "total_sequence_length"}
     trace(
-        TextDecoder(model, **options), inputs, outputs, axes, folder / "decoder_model_merged.onnx"
+        TextDecoder(model, **spec.decoder), inputs, outputs, axes, folder / "decoder_model_merged.onnx"
     )
 
 
@@ -256,7 +256,7 @@ def make(spec: Spec) -> None:
     config = json.loads(model.config.to_json_string()) | {
         "architectures": [spec.model_class.__name__]
     }
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", spec.publish(config))
     write_json(folder / "generation_config.json", spec.generation(tokenizer))
     sample = max((inputs for _, inputs in rows if "pixel_values" in inputs), key=_pixels)
     export(spec, model, sample, folder / "onnx")

@@ -93,6 +93,13 @@ def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
     )
 
 
+def _flat(config: dict) -> dict:
+    """Qwen2-VL's config as published: what is said of text stands at the top."""
+    text = {k: v for k, v in config.pop("text_config").items() if k != "model_type"}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": text["rope_scaling"]["mrope_section"]}
+    return {**text, **config}
+
+
 SQUARE_PIXELS = {
     "do_convert_rgb": None,
     "do_normalize": True,
@@ -293,6 +300,7 @@ SPECS = [
                 "temporal_patch_size": 2,
             }
         },
+        publish=_flat,
         vision=PatchFeatures,
         vision_axes={"pixel_values": {0: "num_patches"}, "grid_thw": PAIRS},
     ),
