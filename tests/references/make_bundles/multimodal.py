@@ -184,7 +184,11 @@ def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> No
             axes[name] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[f"present.{layer}.{part}"] = {0: "batch_size", 2: "total_sequence_length"}
     trace(
-        TextDecoder(model, **spec.decoder), inputs, outputs, axes, folder / "decoder_model_merged.onnx"
+        TextDecoder(model, **spec.decoder),
+        inputs,
+        outputs,
+        axes,
+        folder / "decoder_model_merged.onnx",
     )
 
 
