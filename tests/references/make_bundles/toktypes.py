@@ -140,10 +140,26 @@ def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=specials, show_progress=False
+    # The trainer of WordPiece numbers pieces otherwise at each run, so the pieces are those of BPE,
+    # each at the beginning of a word and inside one.
+    words = [
+        word
+        for line in TRAINING_LINES
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(line)
+        )
+    ]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(vocab_size=(vocab_size - len(specials)) // 2, show_progress=False)
+    trained.train_from_iterator(words, trainer)
+    learned = trained.get_vocab()
+    pieces = sorted(learned, key=learned.get)
+    tokens = [*specials, *pieces, *(f"##{piece}" for piece in pieces)]
+    tokenizer.model = models.WordPiece(
+        vocab={token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"
     )
-    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
+    _add_specials(tokenizer, specials)
     frame(tokenizer, ["[CLS]"], ["[SEP]"])
     return tokenizer
 
@@ -151,7 +167,7 @@ def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
 def clip_bpe(vocab_size: int) -> Tokenizer:
     """CLIP's: lower case, byte-level BPE of words that end with `</w>`."""
     specials = ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -163,21 +179,25 @@ def clip_bpe(vocab_size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Trained without ends of words, because the trainer numbers those otherwise at each run; then
+    # every piece and every merge is there with an end of word too.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 256 - len(specials),
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
+        vocab_size=vocab_size // 2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TRAINING_LINES, trainer)
-    # The published vocabulary has every byte at the end of a word too, seen or not.
-    learned = json.loads(tokenizer.to_str())["model"]
-    tokens = sorted(learned["vocab"], key=learned["vocab"].get)
-    tokens += [f"{byte}</w>" for byte in alphabet if f"{byte}</w>" not in learned["vocab"]]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = tokenizer.pre_tokenizer
+    trained.train_from_iterator([line.lower() for line in TRAINING_LINES], trainer)
+    learned = json.loads(trained.to_str())["model"]
+    pieces = sorted(learned["vocab"], key=learned["vocab"].get)
+    tokens = [*pieces, *(f"{piece}</w>" for piece in pieces), *specials]
+    merges = []
+    for left, right in learned["merges"]:
+        merges += [(left, f"{right}</w>"), (left, right)]
     tokenizer.model = models.BPE(
-        vocab={token: i for i, token in enumerate([*tokens, *specials])},
-        merges=[tuple(pair) for pair in learned["merges"]],
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=merges,
         end_of_word_suffix="</w>",
         unk_token="<|endoftext|>",
     )

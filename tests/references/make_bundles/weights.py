@@ -51,8 +51,10 @@ def randomize(
             # Conv1D of GPT-2 has inputs first; for square matrices it is the same.
             inputs = parameter[0].numel() if parameter.dim() > 2 else min(parameter.shape)
             parameter.copy_(values * (gain / inputs**0.5))
-        elif name.endswith(("weight", "bias", "logit_scale")):
-            # Norm weights start at 1 or 0, biases at 0.
+        elif name.endswith("bias"):
+            parameter.copy_(values * 0.1)
+        elif name.endswith(("weight", "logit_scale")):
+            # Norm weights start at 1 or 0.
             parameter.add_(values * 0.1)
         else:
             parameter.copy_(values)

@@ -1,0 +1,286 @@
+"""Decoders that read pictures: `vision_encoder`, `embed_tokens` and `decoder_model_merged`."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from . import media
+from .common import BUNDLES, size_of, write_reference
+from .corpus import ROW_TEXTS
+from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
+from .graphs import trace
+from .runtime import TYPES, Decoder, open_session
+from .sessions import EmbedTokens, TextDecoder, text_model
+from .toktypes import write_json
+from .weights import randomize, swap_rows
+
+QUESTION = "What is in the picture?"
+# Texts and the pictures before them.
+ROWS = [
+    (QUESTION, ["waves-90x120.png"]),
+    (QUESTION, ["disc-120x90.png"]),
+    (QUESTION, ["checks-64x64.png"]),
+    ("Hello", ["noise-33x24.png"]),
+    (ROW_TEXTS[8], ["waves-300x200.png"]),
+    (ROW_TEXTS[2], ["palette-70x50.png"]),
+    (ROW_TEXTS[3], ["grey-48x80.png"]),
+    (ROW_TEXTS[5], ["checks-200x40.png"]),
+    ("Describe it.", ["tiny-7x5.png"]),
+    ("Which of both is larger?", ["disc-40x160.png", "alpha-60x44.png"]),
+    ("Hello", []),
+    (ROW_TEXTS[7], []),
+]
+
+
+@dataclass
+class Spec:
+    """One bundle of this kind."""
+
+    name: str
+    tokenizer: Callable[[Path], PreTrainedTokenizerBase]
+    model_class: type[PreTrainedModel]
+    config: Callable[[PreTrainedTokenizerBase], PretrainedConfig]
+    generation: Callable[[PreTrainedTokenizerBase], dict]
+    # Files of the processor by their names.
+    files: dict[str, dict]
+    vision: Callable[[PreTrainedModel], nn.Module]
+    # Sizes that vary, by the vision encoder's inputs.
+    vision_axes: dict[str, dict[int, str]]
+    # Turns the config as transformers writes it now into the form that is published.
+    publish: Callable[[dict], dict] = lambda config: config
+    # What goes to `TextDecoder`.
+    decoder: dict = field(default_factory=dict)
+    # Whether pictures are a part of a message's content, or a text with a mark in front.
+    has_template: bool = True
+    only_one_picture: bool = False
+    first_position: int = 0
+    image_backend: str = "torchvision"
+    gain: float = 1.2
+    embedding_std: float = 1.0
+
+
+def prompts(spec: Spec, processor: ProcessorMixin) -> list[tuple[dict, dict]]:
+    """The public part of each row, and what the model is given for it."""
+    found = []
+    for text, names in ROWS:
+        if spec.only_one_picture and len(names) != 1:
+            continue
+        row: dict = {"text": text, "images": names}
+        if spec.has_template:
+            content = [{"type": "image"} for _ in names] + [{"type": "text", "text": text}]
+            rendered = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+        else:
+            rendered = text
+        row["rendered"] = rendered if spec.has_template else None
+        pictures = [media.read_picture(name) for name in names] or None
+        # A template writes the beginning token itself.
+        options = {"add_special_tokens": False} if spec.has_template else {}
+        inputs = dict(processor(text=rendered, images=pictures, return_tensors="pt", **options))
+        inputs = {
+            name: value
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor) and name != "token_type_ids"
+        }
+        row["prompt_ids"] = inputs["input_ids"][0].tolist()
+        found.append((row, inputs))
+    return found
+
+
+def build(
+    spec: Spec, tokenizer: PreTrainedTokenizerBase, inputs: list[dict]
+) -> tuple[PreTrainedModel, list[Generation]]:
+    """The model of the first seed whose answers are a good reference."""
+    config = spec.generation(tokenizer)
+    eos_ids = config["eos_token_id"]
+    eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+
+    def answers(model: PreTrainedModel) -> list[Generation]:
+        return [generate(model, row, eos_ids) for row in inputs]
+
+    def attempt(seed: int) -> tuple[tuple, list[Generation]] | None:
+        torch.manual_seed(seed)
+        model_config = spec.config(tokenizer)
+        model_config._attn_implementation = "eager"
+        model = spec.model_class(model_config).eval()
+        randomize(model, seed, spec.gain, embedding_std=spec.embedding_std)
+        model.generation_config = GenerationConfig(**config)
+        end = common_token(answers(model), set(tokenizer.all_special_ids))
+        if end is None:
+            return None
+        swap_rows(model.get_output_embeddings().weight, end, eos_ids[0])
+        found = answers(model)
+        return (model, found), found
+
+    return first_good_seed(attempt)
+
+
+def vision_feeds(names: list[str], inputs: dict) -> dict[str, torch.Tensor]:
+    """The vision encoder's inputs, by its own names."""
+    renamed = {"grid_thw": "image_grid_thw"}
+    found = {name: inputs[renamed.get(name, name)] for name in names}
+    if "pixel_attention_mask" in found:
+        found["pixel_attention_mask"] = found["pixel_attention_mask"].bool()
+    return found
+
+
+def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> None:
+    """Traces the three sessions."""
+    vision = spec.vision(model)
+    trace(
+        vision,
+        vision_feeds(list(spec.vision_axes), sample),
+        {"image_features": {0: "num_features"}},
+        spec.vision_axes,
+        folder / "vision_encoder.onnx",
+    )
+    rows = {0: "batch_size", 1: "sequence_length"}
+    trace(
+        EmbedTokens(model),
+        {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])},
+        {"inputs_embeds": rows},
+        {"input_ids": rows},
+        folder / "embed_tokens.onnx",
+    )
+    text = text_model(model).config
+    heads = text.num_key_value_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    positions = torch.arange(2, 5).expand(2, -1)
+    is_3d = "mrope_section" in (getattr(text, "rope_scaling", None) or {})
+    total = {0: "batch_size", 1: "total_sequence_length"}
+    axes = {
+        "inputs_embeds": rows,
+        "attention_mask": total,
+        "position_ids": {1: "batch_size", 2: "sequence_length"} if is_3d else rows,
+    }
+    inputs = {
+        "inputs_embeds": torch.randn(2, 3, text.hidden_size),
+        "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]),
+        "position_ids": positions.expand(3, -1, -1) if is_3d else positions,
+    }
+    if spec.decoder.get("keeps_logits"):
+        inputs["num_logits_to_keep"] = torch.tensor(1)
+    outputs = {"logits": rows}
+    for layer in range(text.num_hidden_layers):
+        for part in ("key", "value"):
+            name = f"past_key_values.{layer}.{part}"
+            inputs[name] = torch.randn(2, heads, 2, size)
+            axes[name] = {0: "batch_size", 2: "past_sequence_length"}
+            outputs[f"present.{layer}.{part}"] = {0: "batch_size", 2: "total_sequence_length"}
+    trace(
+        TextDecoder(model, **spec.decoder),
+        inputs,
+        outputs,
+        axes,
+        folder / "decoder_model_merged.onnx",
+    )
+
+
+class Runner:
+    """The three sessions of a bundle, for one row at a time."""
+
+    def __init__(self, spec: Spec, model: PreTrainedModel, folder: Path) -> None:
+        self.spec, self.model = spec, model
+        self.vision = open_session(folder / "vision_encoder.onnx")
+        self.embed = open_session(folder / "embed_tokens.onnx")
+        self.decoder = Decoder(folder / "decoder_model_merged.onnx")
+
+    def _embed(self, inputs: dict) -> np.ndarray:
+        ids = inputs["input_ids"].numpy()
+        (embeds,) = self.embed.run(None, {"input_ids": ids})
+        if "pixel_values" in inputs:
+            kinds = {i.name: TYPES[i.type] for i in self.vision.get_inputs()}
+            feeds = {
+                name: value.numpy().astype(kinds[name])
+                for name, value in vision_feeds(list(kinds), inputs).items()
+            }
+            (features,) = self.vision.run(None, feeds)
+            features = features.reshape(-1, features.shape[-1])
+            places = ids == self.model.config.image_token_id
+            if places.sum() != len(features):
+                raise AssertionError(f"{places.sum()} places for {len(features)} features")
+            embeds[places] = features
+        return embeds
+
+    def check(self, row: int, inputs: dict, answer: Generation) -> float:
+        """Compares the logits with the model's; returns the largest difference."""
+        decoder, first = self.decoder, self.spec.first_position
+        decoder.reset()
+        embeds = self._embed(inputs)
+        length = embeds.shape[1]
+        positions = np.arange(first, first + length)[None]
+        shift = first
+        if len(decoder.inputs["position_ids"].shape) == 3:
+            grid = inputs.get("image_grid_thw")
+            places, delta = self.model.model.get_rope_index(inputs["input_ids"], grid)
+            positions, shift = places.numpy(), int(delta)
+        worst = 0.0
+        for token_id, reference in zip(answer.token_ids, answer.raw_logits, strict=True):
+            extra = {"position_ids": positions}
+            if "num_logits_to_keep" in decoder.inputs:
+                extra["num_logits_to_keep"] = np.array(1)
+            logits = decoder.step(embeds, "inputs_embeds", **extra)
+            worst = max(worst, float(np.abs(logits - reference).max()))
+            (embeds,) = self.embed.run(None, {"input_ids": np.array([[token_id]])})
+            positions = np.full_like(positions[..., :1], decoder.length + shift)
+        if worst * 4 > answer.gap:
+            raise AssertionError(f"row {row}: logits differ by {worst}, gap {answer.gap}")
+        return worst
+
+
+def make(spec: Spec) -> None:
+    """Makes the bundle and its reference."""
+    folder = BUNDLES / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    media.make()
+    tokenizer = spec.tokenizer(folder)
+    for name, content in spec.files.items():
+        write_json(folder / name, content)
+    processor = AutoProcessor.from_pretrained(folder, use_fast=True)
+    if spec.image_backend == "pil":
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+    rows = prompts(spec, processor)
+    model, found = build(spec, tokenizer, [inputs for _, inputs in rows])
+    config = json.loads(model.config.to_json_string()) | {
+        "architectures": [spec.model_class.__name__]
+    }
+    write_json(folder / "config.json", spec.publish(config))
+    write_json(folder / "generation_config.json", spec.generation(tokenizer))
+    sample = max((inputs for _, inputs in rows if "pixel_values" in inputs), key=_pixels)
+    export(spec, model, sample, folder / "onnx")
+
+    runner = Runner(spec, model, folder / "onnx")
+    worst = max(runner.check(i, rows[i][1], answer) for i, answer in enumerate(found))
+    print(f"  largest difference of logits {worst:.1e}")
+    written = []
+    for (row, _), answer in zip(rows, found, strict=True):
+        written.append({**row, **answer.row()})
+        written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    write_reference(
+        spec.name,
+        written,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_ids=np.atleast_1d(spec.generation(tokenizer)["eos_token_id"]).tolist(),
+        image_backend=spec.image_backend,
+    )
+    print(f"  {size_of(folder)} bytes")
+
+
+def _pixels(inputs: dict) -> int:
+    return inputs["pixel_values"].numel()

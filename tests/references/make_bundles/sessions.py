@@ -1,0 +1,203 @@
+"""Modules that are the three sessions of a multimodal bundle, written so that they can be traced.
+
+Transformers' own forward functions loop over images or build masks in ways that TorchScript
+cannot follow; here the same is said with tensors alone.
+"""
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+
+
+class EmbedTokens(nn.Module):
+    """`input_ids` to `inputs_embeds`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.embed = model.get_input_embeddings()
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Looks the tokens up, with the factor that Gemma 3 puts there."""
+        return self.embed(input_ids)
+
+
+class TextDecoder(nn.Module):
+    """`inputs_embeds`, mask, positions and cache to logits and the grown cache.
+
+    `causal` is false for PaliGemma, where a prompt sees itself whole. `windows` are the widths
+    that layers of Gemma 3 see, by their names in its config. With `keeps_logits` the number of last
+    positions whose logits are wanted is an input too (0: all).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        causal: bool = True,
+        windows: dict[str, int | None] | None = None,
+        keeps_logits: bool = False,
+    ) -> None:
+        super().__init__()
+        self.text, self.head = text_model(model), model.get_output_embeddings()
+        self.causal, self.windows, self.keeps_logits = causal, windows, keeps_logits
+
+    def _bias(self, mask: torch.Tensor, new: int, window: int | None) -> torch.Tensor:
+        total = mask.shape[1]
+        keys = torch.arange(total)[None]
+        queries = torch.arange(total)[total - new :, None]
+        allowed = mask[:, None, None, :].bool()
+        if self.causal:
+            allowed = allowed & (keys <= queries)
+        if window:
+            allowed = allowed & (keys > queries - window)
+        allowed = allowed.expand(-1, 1, new, -1)
+        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        *rest: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Runs the text model; `rest` is the cache, after the number of logits where it is."""
+        keep, past = (rest[0], rest[1:]) if self.keeps_logits else (None, rest)
+        new = inputs_embeds.shape[1]
+        if self.windows:
+            bias = {kind: self._bias(attention_mask, new, w) for kind, w in self.windows.items()}
+        else:
+            bias = self._bias(attention_mask, new, None)
+        cache = DynamicCache.from_legacy_cache(tuple(zip(past[::2], past[1::2], strict=True)))
+        out = self.text(
+            inputs_embeds=inputs_embeds,
+            attention_mask=bias,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        states = out.last_hidden_state
+        if keep is not None:
+            states = states[:, -keep:]
+        present = [state for layer in out.past_key_values.to_legacy_cache() for state in layer]
+        return self.head(states), *present
+
+
+def text_model(model: PreTrainedModel) -> nn.Module:
+    """The text part, by the names that the families give it."""
+    inner = model.model
+    return inner.text_model if hasattr(inner, "text_model") else inner.language_model
+
+
+class ImageFeatures(nn.Module):
+    """`pixel_values` to `image_features`, where the model's own function can be traced."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Returns [images, tokens, size]."""
+        features = self.model.get_image_features(pixel_values)
+        # LLaVA gives a list of images.
+        return features if isinstance(features, torch.Tensor) else torch.stack(tuple(features))
+
+
+class LlavaFeatures(nn.Module):
+    """LLaVA's: the last layer but one of its tower, without the class token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Returns [images, patches, size]."""
+        states = self.tower(pixel_values, output_hidden_states=True).hidden_states[-2]
+        return self.projector(states[:, 1:])
+
+
+class TileFeatures(nn.Module):
+    """Idefics3's: tiles that are nothing but 0 are padding and go; the others are whole.
+
+    The processor makes tiles of the tower's full size, so the positions of a whole tile are
+    constants, taken from the model's own function.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.tower, self.connector = model.model.vision_model, model.model.connector
+        embeddings = self.tower.embeddings
+        side, patch = embeddings.image_size, embeddings.patch_size
+        self.grid, self.patch = side // patch, patch
+        whole = torch.ones(1, self.grid, self.grid, dtype=torch.bool)
+        blank = torch.zeros(1, 3, side, side)
+        with torch.no_grad():
+            states = embeddings(pixel_values=blank, patch_attention_mask=whole)
+            bare = embeddings.patch_embedding(blank).flatten(2).transpose(1, 2)
+        self.register_buffer("positions", states - bare)
+
+    def forward(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns [real tiles, tokens, size]."""
+        tiles = pixel_values.flatten(0, 1)
+        real = (tiles != 0.0).any(-1).any(-1).any(-1)
+        tiles = tiles[real]
+        mask = pixel_attention_mask.flatten(0, 1)[real]
+        blocks = mask.reshape(-1, self.grid, self.patch, self.grid, self.patch)
+        seen = blocks.any(-1).any(2).flatten(1)
+        bias = torch.where(seen[:, None, None], 0.0, torch.finfo(torch.float32).min)
+        bias = bias.expand(-1, 1, self.grid**2, -1)
+        states = self.tower.embeddings.patch_embedding(tiles).flatten(2).transpose(1, 2)
+        states = self.tower.encoder(
+            inputs_embeds=states + self.positions, attention_mask=bias
+        ).last_hidden_state
+        return self.connector(self.tower.post_layernorm(states))
+
+
+class PatchFeatures(nn.Module):
+    """Qwen2-VL's: patches of all images in one row; each image sees only itself."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.tower = model.model.visual
+        self.merge = self.tower.spatial_merge_size
+
+    def _places(self, n_patches: int, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Which frame each patch is of, and its row and column there."""
+        sizes = grid[:, 1] * grid[:, 2]
+        ends = (grid[:, 0] * sizes).cumsum(0)
+        index = torch.arange(n_patches)
+        image = (index[:, None] >= ends[None]).sum(1)
+        within = index - (ends - grid[:, 0] * sizes)[image]
+        frame, within = within // sizes[image], within % sizes[image]
+        # Patches that are merged follow each other: (rows / m, columns / m, m, m).
+        per_row = grid[:, 2][image] * self.merge
+        block = within % per_row // self.merge**2
+        inner = within % self.merge**2
+        row = within // per_row * self.merge + inner // self.merge
+        column = block * self.merge + inner % self.merge
+        return image * 100_000 + frame, row, column
+
+    def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """Returns [merged patches of all images, size]."""
+        tower = self.tower
+        frame, row, column = self._places(pixel_values.shape[0], grid_thw)
+        frequencies = tower.rotary_pos_emb.inv_freq
+        angles = torch.stack([row, column], 1)[..., None].float() * frequencies
+        angles = angles.flatten(1)
+        angles = torch.cat([angles, angles], dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        same = frame[:, None] == frame[None]
+        bias = torch.where(same, 0.0, torch.finfo(torch.float32).min)
+        states = tower.patch_embed(pixel_values)
+        for block in tower.blocks:
+            attention = block.attn
+            qkv = attention.qkv(block.norm1(states))
+            qkv = qkv.reshape(states.shape[0], 3, attention.num_heads, -1).permute(1, 0, 2, 3)
+            query, key = apply_rotary_pos_emb_vision(qkv[0], qkv[1], cos, sin)
+            scores = query.transpose(0, 1) @ key.permute(1, 2, 0) * attention.scaling
+            weights = torch.softmax(scores + bias, dim=-1)
+            mixed = (weights @ qkv[2].transpose(0, 1)).transpose(0, 1).flatten(1)
+            states = states + attention.proj(mixed)
+            states = states + block.mlp(block.norm2(states))
+        return tower.merger(states)
