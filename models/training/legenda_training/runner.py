@@ -109,8 +109,10 @@ class BundleRunner:
             "nonpad_kv_seqlen": lengths.astype(np.int64),
             "num_logits_to_keep": np.array(keep, np.int64),
         }
-        for name, value in feeds.items():
-            binding.bind_cpu_input(name, np.array(value, order="C"))
+        # A binding reads the array's own memory when it runs and does not keep the array alive.
+        held = {name: np.array(value, order="C") for name, value in feeds.items()}
+        for name, value in held.items():
+            binding.bind_cpu_input(name, value)
         for name, value in cache.items():
             binding.bind_cpu_input(name, value)
             binding.bind_output(
