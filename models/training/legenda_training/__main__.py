@@ -27,7 +27,12 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     commands = main.add_subparsers(dest="command", required=True)
-    commands.add_parser("prepare", help="draw sprites, synthesise speech, train the tokenizer")
+    prepared = commands.add_parser(
+        "prepare", help="draw sprites, synthesise speech, train the tokenizer"
+    )
+    prepared.add_argument(
+        "--utterances", type=int, default=20_000, help="sounds of the trained voices"
+    )
     train = commands.add_parser("train", help="train a stage, or all in order; resumes")
     train.add_argument(
         "--stage", choices=("all", "vision", "audio", "listen", "answer", "joint"), default="all"
@@ -91,7 +96,7 @@ def prepare(options: argparse.Namespace) -> None:
     toy = options.preset == "check"
     prepare_sprites(options.data)
     prepare_speech(options.data, "held_out", 60 if toy else 1500, held_out=True)
-    prepare_speech(options.data, "trained", 400 if toy else 20_000, held_out=False)
+    prepare_speech(options.data, "trained", 400 if toy else options.utterances, held_out=False)
     stored_tokenizer(options.data)
 
 

@@ -7,7 +7,7 @@ So one picture is encoded once for all its questions. Loss is taken on answer to
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from transformers import PreTrainedTokenizerFast
 from .emoji import TRAINED_STYLES, concepts
 from .modeling import IMAGE_SIZE
 from .pretrain_audio import HOP, log_mel, vocabulary
-from .pretrain_vision import STRENGTH, stacked_targets
+from .pretrain_vision import CELLS, STRENGTH, centre_cell, stacked_targets
 from .questions import (
     CAPTION_PROMPT,
     CAPTION_PROMPTS,
+    TAUGHT,
     TRANSCRIBE_PROMPT,
     TRANSCRIBE_PROMPTS,
     answer_spoken,
@@ -40,16 +41,24 @@ from .tokenizer import stored_tokenizer
 
 BOS, EOS, USER, IMAGE, AUDIO, ASSISTANT = 1, 2, 4, 5, 6, 7
 IGNORED = -100
+FIRST_IMAGE = 2
+"""Place of the first image token in a pack with a picture."""
 
 
 @dataclass
 class Pack:
-    """Token ids with position, branch (0 is the prefix) and label of each."""
+    """Token ids with position, branch (0 is the prefix) and label of each.
+
+    `marks` are the places of tokens that end a name in a question, with the concepts it stands for;
+    `reads` are places of assistant tokens whose answer is known at a name, with the name's place.
+    """
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    marks: list[tuple[int, frozenset[int]]] = field(default_factory=list)
+    reads: list[tuple[int, int]] = field(default_factory=list)
     prefix: int = 0
 
     def open(self, ids: list[int]) -> None:
@@ -60,8 +69,18 @@ class Pack:
         self.labels += [IGNORED] * len(ids)
         self.prefix = len(ids)
 
-    def ask(self, question: list[int], answer: list[int]) -> None:
-        """Add a branch: question, the assistant token, answer, end."""
+    def ask(
+        self,
+        question: list[int],
+        answer: list[int],
+        marks: Iterable[tuple[int, frozenset[int]]] = (),
+        reads: bool = False,
+    ) -> None:
+        """Add a branch: question, the assistant token, answer, end; marks count in the question."""
+        start = len(self.ids)
+        self.marks += [(start + place, meant) for place, meant in marks]
+        if reads:
+            self.reads.append((start + len(question), self.marks[-1][0]))
         ids = [*question, ASSISTANT, *answer, EOS]
         branch = self.branches[-1] + 1
         self.ids += ids
@@ -89,14 +108,44 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
     }
 
 
+def mark_targets(packs: list[Pack], scenes: list[Scene]) -> dict[str, Tensor]:
+    """What a name in a question should look at: `mark_places` [M, 2] (pack, place of the token) and
+    `mark_wanted` [M, 1 + N], shares of the first token of the pack and of the image tokens. Beside
+    them `read_places` [R, 3]: pack, place of an assistant token, place of the name it should read.
+
+    The name looks equally at the cells of the centres of the n objects it stands for and at the
+    first token, which so gets 1 / (n + 1): the whole, if there is no such object.
+    """
+    places, wanted = [], []
+    for number, (pack, scene) in enumerate(zip(packs, scenes, strict=True)):
+        for place, meant in pack.marks:
+            shares = torch.zeros(1 + CELLS * CELLS)
+            shares[0] = 1
+            for item in scene.objects:
+                if item.concept in meant:
+                    shares[1 + centre_cell(item)] = 1
+            places.append((number, place))
+            wanted.append(shares / shares.sum())
+    reads = [(n, *read) for n, pack in enumerate(packs) for read in pack.reads]
+    if not reads:
+        return {}
+    return {
+        "mark_places": torch.tensor(places),
+        "mark_wanted": torch.stack(wanted),
+        "read_places": torch.tensor(reads),
+    }
+
+
 KINDS = {"image": 0.62, "audio": 0.14, "spoken": 0.1, "text": 0.14}
 """Share of batches of each kind where pictures are shown."""
 KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
 """Share of batches while the vision tower is still pretrained."""
 SIZES = {"image": 12, "audio": 16, "spoken": 8, "text": 8}
 """Packs in a batch of each kind."""
-QUESTIONS = 7
+QUESTIONS = 9
 """Questions about a picture of several objects: its encoding serves them all."""
+ALIKE = 0.25
+"""Chance that an absent thing asked for is of the group of a present one."""
 
 
 class PackStream(IterableDataset):
@@ -181,10 +230,16 @@ class PackStream(IterableDataset):
                       else self.choice.choice(CAPTION_PROMPTS))  # fmt: skip
             pack.ask(self._encode(prompt), self._encode(caption(scene)))
             for _ in range(4 if len(scene.objects) == 1 else QUESTIONS):
-                asked = ask_scene(self.choice, scene)
-                pack.ask(self._encode(asked.question), self._encode(asked.answer))
+                asked = ask_scene(self.choice, scene, TAUGHT, ALIKE)
+                marks = [(len(self._encode(asked.question[:end])) - 1, m) for end, m in asked.names]
+                pack.ask(
+                    self._encode(asked.question),
+                    self._encode(asked.answer),
+                    marks,
+                    reads=asked.kind in ("count", "exists"),
+                )
             packs.append(pack)
-        return {**collate(packs), **tensors}
+        return {**collate(packs), **tensors, **mark_targets(packs, scenes)}
 
     def _audio(self, count: int) -> dict:
         pool = range(len(self.speech)) if self.choice.random() < 0.3 else self.statements

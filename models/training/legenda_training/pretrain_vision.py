@@ -20,7 +20,7 @@ from .checkpoint import save_tower
 from .emoji import TRAINED_STYLES, concepts
 from .modeling import IMAGE_SIZE, IMAGE_STRIDE, VisionEncoder
 from .restore import unfold_norms
-from .scenes import COLOUR_NAMES, Scene, SpriteBox, arrange, paint
+from .scenes import COLOUR_NAMES, Placed, Scene, SpriteBox, arrange, paint
 
 CELLS = IMAGE_SIZE // IMAGE_STRIDE
 NONE = len(concepts())
@@ -30,6 +30,13 @@ NONE = len(concepts())
 def normalised(pixels: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], as the image processor does."""
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def centre_cell(item: Placed, cells: int = CELLS) -> int:
+    """Number of the cell where an object's centre lies, row by row from the top left."""
+    column = min(cells - 1, max(0, int(item.x * cells)))
+    row = min(cells - 1, max(0, int(item.y * cells)))
+    return row * cells + column
 
 
 def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
@@ -49,14 +56,13 @@ def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
         dx = np.abs(middle[None, :] - item.x) / item.side
         dy = np.abs(middle[:, None] - item.y) / item.side
         reach = np.maximum(dx, dy)
-        column = min(cells - 1, max(0, int(item.x * cells)))
-        row = min(cells - 1, max(0, int(item.y * cells)))
-        reach[row, column] = 0
+        middle_cell = divmod(centre_cell(item, cells), cells)
+        reach[middle_cell] = 0
         covers = (reach < 0.42) & (reach < nearest)
         concept[covers] = item.concept
         owner[covers] = number
         nearest[covers] = reach[covers]
-        centre[row, column] = 1
+        centre[middle_cell] = 1
         objects[number] = item.concept
     return {
         "concept": concept.ravel(),

@@ -31,6 +31,19 @@ class Asked:
     kind: str
     question: str
     answer: str
+    names: tuple[tuple[int, frozenset[int]], ...] = ()
+    """Where in the question a name ends, and the concepts that it stands for."""
+
+
+def named(kind: str, form: str, answer: str, *names: tuple[str, frozenset[int]]) -> Asked:
+    """A question from its form with `{}` for each name, and the concepts of each."""
+    first, *rest = form.split("{}")
+    ends = []
+    for (name, meant), part in zip(names, rest, strict=True):
+        first += name
+        ends.append((len(first), meant))
+        first += part
+    return Asked(kind, first, answer, tuple(ends))
 
 
 def counted(concept: Concept, number: int) -> str:
@@ -105,39 +118,56 @@ def answer_spoken(scene: Scene, kind: str, concept: int) -> str | None:
     return caption(scene)
 
 
-def ask_scene(rng: random.Random, scene: Scene) -> Asked:
-    """A random question about a scene; questions without one plain answer are not asked."""
+ASKED = ("count", "count", "exists", "exists", "relation", "relation", "truth", "colour", "total",
+         "group")  # fmt: skip
+"""Kinds of questions about a scene, by how often they are tried; some scenes rule some out."""
+TAUGHT = (*("count",) * 4, *("exists",) * 5, "relation", "relation", "truth", "truth", "truth",
+          "colour", "total", "group", "group")  # fmt: skip
+"""The kinds as training draws them: what is hard comes more often."""
+
+
+def ask_scene(
+    rng: random.Random, scene: Scene, kinds: tuple[str, ...] = ASKED, alike: float = 0.0
+) -> Asked:
+    """A random question about a scene; questions without one plain answer are not asked.
+
+    With the chance `alike` an absent thing that is asked for is of the group of a present one.
+    """
     table = concepts()
     present = sorted({item.concept for item in scene.objects})
     while True:
-        kind = rng.choice(("count", "count", "exists", "exists", "relation", "relation", "truth",
-                           "colour", "total", "group"))  # fmt: skip
+        kind = rng.choice(kinds)
         some = rng.choice(present)
-        absent = rng.choice([c.index for c in table if c.pictured and c.index not in present])
+        others = [c.index for c in table if c.pictured and c.index not in present]
+        if alike and rng.random() < alike:
+            others = [c for c in others if table[c].group == table[some].group] or others
+        absent = rng.choice(others)
         if kind == "count":
             concept = some if rng.random() < 0.9 else absent
             number = sum(item.concept == concept for item in scene.objects)
             form = rng.choice(("How many {} are there?", "How many {} are in the picture?",
                                "How many {} do you see?"))  # fmt: skip
-            return Asked(kind, form.format(table[concept].plural), NUMBERS[number])
+            name = table[concept].plural, frozenset((concept,))
+            return named(kind, form, NUMBERS[number], name)
         if kind == "exists":
             concept = some if rng.random() < 0.5 else absent
             form = rng.choice(("Is there {}?", "Is there {} in the picture?", "Do you see {}?"))
             answer = "yes" if concept in present else "no"
-            return Asked(kind, form.format(table[concept].with_article), answer)
+            return named(kind, form, answer, (table[concept].with_article, frozenset((concept,))))
         if kind == "relation":
             relation = rng.choice(RELATIONS)
             found = related(scene, relation, some)
             if found is not None:
-                return Asked(kind, f"What is {PHRASES[relation]} the {table[some].name}?", found)
+                form = f"What is {PHRASES[relation]} the {{}}?"
+                return named(kind, form, found, (table[some].name, frozenset((some,))))
         if kind == "truth" and len(scene.objects) == 2 and len(present) == 2:
             a, b = rng.sample(scene.objects, 2)
             true = next(r for r in RELATIONS if holds(a, r, b))
             opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
             relation = true if rng.random() < 0.5 else opposite[true]
-            names = table[a.concept].name, table[b.concept].name
-            question = f"Is the {names[0]} {PHRASES[relation]} the {names[1]}?"
-            return Asked(kind, question, "yes" if relation == true else "no")
+            names = [(table[o.concept].name, frozenset((o.concept,))) for o in (a, b)]
+            form = f"Is the {{}} {PHRASES[relation]} the {{}}?"
+            return named(kind, form, "yes" if relation == true else "no", *names)
         if kind == "colour":
             form = rng.choice(("What colour is the background?", "What is the background colour?",
                                "Which colour is behind?"))  # fmt: skip
@@ -152,8 +182,9 @@ def ask_scene(rng: random.Random, scene: Scene) -> Asked:
             if len(members) == 1 and len(present) > 1:
                 count = sum(item.concept == some for item in scene.objects)
                 if count == 1:
-                    question = f"Which {group} is in the picture?"
-                    return Asked(kind, question, table[some].with_article)
+                    meant = frozenset(c.index for c in table if c.group == group)
+                    form = "Which {} is in the picture?"
+                    return named(kind, form, table[some].with_article, (group, meant))
 
 
 def text_questions(concept: Concept) -> list[Asked]:

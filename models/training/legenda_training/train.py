@@ -12,17 +12,21 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers.models.llama.modeling_llama import rotate_half
 
 from .checkpoint import save_checkpoint
 from .emoji import concepts
 from .modeling import LegendaForConditionalGeneration, VisionEncoder, tiny_config
-from .packs import KINDS, KINDS_WITHOUT_PICTURES, PackStream
+from .packs import FIRST_IMAGE, KINDS, KINDS_WITHOUT_PICTURES, PackStream
 from .pretrain_audio import SpeechHeads, vocabulary
 from .pretrain_vision import NONE, CellHeads, normalised, object_means
 from .restore import load_bundle, unfold_norms
@@ -30,8 +34,11 @@ from .scenes import COLOUR_NAMES
 from .tokenizer import stored_tokenizer
 
 CELL_WEIGHT, WORD_WEIGHT, TOKEN_WEIGHT, NAME_WEIGHT = 0.3, 0.2, 0.3, 0.4
-"""Weights of the other losses beside the answer loss: the towers' own, and the two that draw audio
-tokens towards the embeddings of the words said and image tokens towards those of the names seen."""
+LOOK_WEIGHT, READ_WEIGHT = 1.0, 0.1
+"""Weights of the other losses beside the answer loss: the towers' own, the two that draw audio
+tokens towards the embeddings of the words said and image tokens towards those of the names seen,
+and the two that turn a name in a question towards the image tokens that show it, and the answer
+towards that name."""
 
 
 class Trainee(nn.Module):
@@ -120,13 +127,17 @@ class Trainee(nn.Module):
             extra = extra + TOKEN_WEIGHT * self._token_loss(sounds, batch)
         embeds = model.merged(batch["input_ids"], images, sounds)
         labels = batch["labels"]
-        out = model(
-            inputs_embeds=embeds,
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            labels=labels,
-            use_cache=False,
-        )
+        with self._attention_inputs() as inputs:
+            out = model(
+                inputs_embeds=embeds,
+                attention_mask=batch["attention_mask"],
+                position_ids=batch["position_ids"],
+                labels=labels,
+                use_cache=False,
+            )
+        if "mark_places" in batch:
+            found, read = self._look_losses(inputs, batch)
+            extra = extra + LOOK_WEIGHT * found + READ_WEIGHT * read
         target = labels[:, 1:]
         right = (out.logits.argmax(-1) == target[target != -100]).float().mean()
         return out.loss + extra, float(out.loss.detach()), float(right)
@@ -147,6 +158,61 @@ class Trainee(nn.Module):
         ground = ((bare @ images).squeeze(1) / count.clamp(min=1))[count[:, 0] > 0]
         colour = self.colours[batch["background"][count[:, 0] > 0]]
         return loss + 0.5 * nn.functional.nll_loss(self._token_scores(ground), colour)
+
+    @contextmanager
+    def _attention_inputs(self) -> Iterator[dict[int, dict[str, Any]]]:
+        """The inputs of the attention of every layer, once the decoder has run inside."""
+        inputs: dict[int, dict[str, Any]] = {}
+        hooks = [
+            layer.self_attn.register_forward_pre_hook(
+                lambda attention, _, named: inputs.update({attention.layer_idx: named}),
+                with_kwargs=True,
+            )
+            for layer in self.model.language_model.layers
+        ]
+        try:
+            yield inputs
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _looks(
+        self,
+        inputs: dict[int, dict[str, Any]],
+        layer: int,
+        batch: dict,
+        rows: Tensor,
+        places: Tensor,
+    ) -> Tensor:
+        """Log-shares [M, S] of where the first head of a layer looks from M tokens."""
+        attention = self.model.language_model.layers[layer].self_attn
+        hidden = inputs[layer]["hidden_states"]
+        size = attention.head_dim
+        cosine, sine = inputs[layer]["position_embeddings"]
+        keys = nn.functional.linear(hidden, attention.k_proj.weight[:size])
+        keys = keys * cosine + rotate_half(keys) * sine
+        queries = nn.functional.linear(hidden[rows, places], attention.q_proj.weight[:size])
+        queries = queries * cosine[rows, places] + rotate_half(queries) * sine[rows, places]
+        scores = torch.einsum("md,msd->ms", queries, keys[rows]) * attention.scaling
+        seen = batch["attention_mask"][rows, 0, places]
+        return scores.masked_fill(~seen, -1e4).log_softmax(-1)
+
+    def _look_losses(self, inputs: dict[int, dict[str, Any]], batch: dict) -> tuple[Tensor, Tensor]:
+        """Cross entropies of where the first head looks with where it should: in the middle layer
+        from a name in a question at the objects of that name, or at the first token for want of
+        one; in the last layer from the assistant token at the name, where the answer is known so.
+
+        "Is there a dog?" and "How many dogs are there?" need a name compared with 36 image tokens;
+        from the answers alone that is not found.
+        """
+        layers = len(self.model.language_model.layers)
+        looks = self._looks(inputs, layers // 2, batch, *batch["mark_places"].unbind(1))
+        count = batch["mark_wanted"].shape[1] - 1
+        looks = torch.cat([looks[:, :1], looks[:, FIRST_IMAGE : FIRST_IMAGE + count]], 1)
+        rows, places, names = batch["read_places"].unbind(1)
+        reads = self._looks(inputs, layers - 1, batch, rows, places)
+        found = -(batch["mark_wanted"] * looks).sum(1).mean()
+        return found, -reads.gather(1, names[:, None]).mean()
 
     def _token_loss(self, sounds: Tensor, batch: dict) -> Tensor:
         """CTC of the tokens said over audio tokens, scored by the decoder's own embeddings."""
@@ -182,10 +248,10 @@ def train(
 ) -> None:
     """Train for `seconds` of wall clock; a checkpoint every two minutes, resumed from.
 
-    `listen` and `answer` keep their rate after warming up and leave the towers alone; `joint` lets
-    the rate fall along a cosine to the end and, if it `listens`, trains the audio tower on every
-    other batch. With several `ranks` (processes of one group) each draws its own batches and
-    gradients are averaged.
+    `listen` and `answer` leave the towers alone; `joint` trains them too, the audio tower on every
+    other batch and only if it `listens`. The rate falls along a cosine to the end, except in
+    `listen`, which keeps it after warming up. With several `ranks` (processes of one group) each
+    draws its own batches and gradients are averaged.
     Without a checkpoint of this stage it starts from `bundle`, or from the stages before it.
     """
     torch.manual_seed(seed)
@@ -238,7 +304,7 @@ def train(
         if spent >= seconds:
             break
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / seconds))
-        cosine = cosine if joint else 1.0
+        cosine = 1.0 if stage == "listen" else cosine
         rate = peak * min(1, (step - first + 1) / 80) * cosine
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]

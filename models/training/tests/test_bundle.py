@@ -80,6 +80,14 @@ def test_all_media_run_through_the_bundle(bundle: tuple[Path, torch.nn.Module]) 
     assert all(len(tokens) >= 1 for tokens in runner.generate(rows))
 
 
+def test_answers_do_not_depend_on_the_batch(bundle: tuple[Path, torch.nn.Module]) -> None:
+    runner = BundleRunner(bundle[0])
+    rows = [Row(" and ".join(["a dog"] * n) + "?") for n in (1, 5, 2, 9, 3, 7, 4)]
+    alone = [tokens for row in rows for tokens in runner.generate([row])]
+    assert runner.generate(rows, batch=len(rows)) == alone
+    assert runner.generate(rows, batch=3) == alone
+
+
 def test_tokenizer_gives_text_back(bundle: tuple[Path, torch.nn.Module]) -> None:
     tokenizer = BundleRunner(bundle[0]).processor.tokenizer
     for text in ("a dog left of a cat", "  zwei  Löwen\n", "Ünïcode 🐶"):

@@ -3,9 +3,10 @@
 import random
 
 import numpy as np
+import pytest
 
 from legenda_training.emoji import concepts
-from legenda_training.packs import ASSISTANT, EOS, IGNORED, Pack, collate
+from legenda_training.packs import ASSISTANT, EOS, IGNORED, Pack, collate, mark_targets
 from legenda_training.pretrain_audio import edit_distance
 from legenda_training.pretrain_vision import NONE, cell_targets
 from legenda_training.questions import ask_scene, caption, listed, related, text_questions
@@ -50,6 +51,30 @@ def test_relations_are_asked_only_when_plain() -> None:
     assert related(pair, "right", number("dog")) is None
     crowd = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.4), ("tree", 0.3, 0.6))
     assert related(crowd, "left", number("dog")) is None
+
+
+def test_names_in_questions_end_where_they_are_said_to() -> None:
+    choice, drawn = random.Random(1), scene(("dog", 0.8, 0.5), ("pair of glasses", 0.2, 0.5))
+    for _ in range(200):
+        asked = ask_scene(choice, drawn, alike=0.5)
+        for end, meant in asked.names:
+            forms = {f for c in meant for f in (concepts()[c].name, concepts()[c].plural)}
+            forms |= {concepts()[c].group for c in meant}
+            assert any(asked.question[:end].endswith(form) for form in forms), asked
+
+
+def test_names_look_at_the_centres_of_their_objects_and_at_the_first_token() -> None:
+    drawn = scene(("dog", 0.9, 0.1), ("dog", 0.1, 0.9), ("cat", 0.5, 0.5))
+    pack = Pack()
+    pack.open([1, 4, *[5] * 36])
+    meant = [frozenset((number(name),)) for name in ("dog", "cat", "tree")]
+    pack.ask([100, 101, 102], [103], [(1, meant[0]), (2, meant[1])])
+    pack.ask([100], [103], [(0, meant[2])])
+    targets = mark_targets([pack], [drawn])
+    assert targets["mark_places"].tolist() == [[0, 39], [0, 40], [0, 44]]
+    looks = [{i: s for i, s in enumerate(row) if s} for row in targets["mark_wanted"].tolist()]
+    third = pytest.approx(1 / 3)
+    assert looks == [{0: third, 6: third, 31: third}, {0: 0.5, 22: 0.5}, {0: 1.0}]
 
 
 def test_every_random_scene_can_be_asked_about() -> None:
