@@ -67,13 +67,15 @@ class Trainee(nn.Module):
     def load_earlier(self, runs: Path, stage: str) -> VisionEncoder | None:
         """Take over what the stages before `stage` have reached, as far as they were run.
 
-        Returns the vision encoder that stage `answer` was trained with, where it was run.
+        Returns the vision encoder that stage `answer` was trained with, where the tower is another
+        now.
         """
         before = [s for s in ("answer", "listen") if s != stage and (runs / f"{s}.pt").exists()]
         if stage != "listen" and before:
             state = torch.load(runs / f"{before[0]}.pt", weights_only=True)["trainee"]
             self.load_state_dict(state, strict=False)
-        known = copy.deepcopy(self.model.vision_encoder) if "answer" in before else None
+        renewed = "answer" in before and (runs / "vision.pt").exists()
+        known = copy.deepcopy(self.model.vision_encoder) if renewed else None
         towers = {
             "vision": (self.model.vision_encoder.tower, self.cells),
             "audio": (self.model.audio_encoder.tower, self.speech),
@@ -287,7 +289,7 @@ def train(
         known = trainee.load_earlier(runs, stage)
         if known is not None:
             keep_projection(trainee.model.vision_encoder, known, data)
-        elif stage != "listen":
+        elif stage != "listen" and not (runs / "answer.pt").exists():
             align_vision(trainee, data, 60)
     kinds = KINDS_WITHOUT_PICTURES if stage == "listen" else KINDS
     first = step
