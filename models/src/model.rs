@@ -7,6 +7,7 @@ use legenda_schemas::job::{Device, GenerationOptions};
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
     engine::Guard,
+    family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
 };
 
@@ -120,8 +121,8 @@ impl Model {
         let slots = slots(bundle, options, context_tokens)?;
         let processor = Arc::new(Processor::open(bundle)?);
         let choice = runtime.choose_device(options.device)?;
-        let (encoder, decoder) =
-            crate::family::open(runtime, bundle, choice.kind, slots, context_tokens)?;
+        let Graphs { encoder, decoder } =
+            family::open(runtime, bundle, choice.kind, slots, context_tokens)?;
         let engine_options = engine_options(bundle, &options.generation);
         let info = ModelInfo {
             name: bundle.name().to_owned(),

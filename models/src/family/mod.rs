@@ -25,6 +25,12 @@ pub(crate) use in_place::cache_tokens;
 use multimodal::MultimodalEncoder;
 use tokens::{TokenEmbedding, TokenInput};
 
+/// The graphs of a bundle, opened and wired.
+pub(crate) struct Graphs {
+    pub(crate) encoder: Box<dyn Encoder>,
+    pub(crate) decoder: Box<dyn Decoder>,
+}
+
 /// Opens the graphs of a bundle: what makes prompts of samples, and the slots they go to.
 pub(crate) fn open(
     runtime: &Runtime,
@@ -32,19 +38,19 @@ pub(crate) fn open(
     device: DeviceKind,
     slots: usize,
     context_tokens: usize,
-) -> Result<(Box<dyn Encoder>, Box<dyn Decoder>), ModelError> {
+) -> Result<Graphs, ModelError> {
     match bundle.family {
         Family::Multimodal => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
             let encoder = MultimodalEncoder::open(runtime, bundle, device, Arc::clone(&embedding))?;
             let tokens = TokenInput::Embeds(embedding);
             let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
-            Ok((Box::new(encoder), decoder))
+            Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
         Family::Causal => {
             let tokens = TokenInput::Ids;
             let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
-            Ok((Box::new(TextEncoder), decoder))
+            Ok(Graphs { encoder: Box::new(TextEncoder), decoder })
         }
     }
 }
