@@ -6,6 +6,7 @@ use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
+    bundle::Family,
     engine::Guard,
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
@@ -160,8 +161,12 @@ fn slots(
         Some(slots) => Ok(slots),
         None => {
             let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1);
-            // While a cache doubles, the old half is held as well.
-            let held = per_slot.saturating_mul(3) / 2;
+            let held = match bundle.family {
+                // While a cache in place doubles, the old half is held as well.
+                Family::Multimodal => per_slot.saturating_mul(3) / 2,
+                // A growing cache stands in and out of a step, and once more while rows join.
+                Family::Causal => per_slot.saturating_mul(3),
+            };
             let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / held);
             Ok(fitting.clamp(1, DEFAULT_SLOTS_MAX))
         }

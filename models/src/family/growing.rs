@@ -89,7 +89,7 @@ impl GrowingDecoder {
             let end = (start + piece).min(longest);
             let inputs = inputs(columns(&tokens, start, end), &lengths, longest, start, end);
             past = self.graph.run(&past, &inputs, |row_idx, scores| {
-                copy_scores(logits, row_idx, scores);
+                logits.row_mut(row_idx).copy_from_slice(scores);
             })?;
         }
         let rows = joins
@@ -181,7 +181,7 @@ impl GrowingDecoder {
             let tokens = self.tokens.step(ids)?;
             let inputs = inputs(tokens, &lengths, n_columns + 1, n_columns, n_columns + 1);
             let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
-                copy_scores(logits, places[row_idx], scores);
+                logits.row_mut(places[row_idx]).copy_from_slice(scores);
             })?;
             grown.push((batch_idx, past));
         }
@@ -266,13 +266,6 @@ impl Decoder for GrowingDecoder {
         if let Some(row) = rows.find(|row| row.slot == slot) {
             row.slot = RELEASED;
         }
-    }
-}
-
-fn copy_scores(logits: &mut Logits, row_idx: usize, scores: &[f32]) {
-    let target = logits.row_mut(row_idx);
-    if target.len() == scores.len() {
-        target.copy_from_slice(scores);
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct GrowingGraph {
     ports: DecoderPorts,
     heads: usize,
     head_dim: usize,
+    vocab_size: usize,
 }
 
 /// The tokens of a run.
@@ -94,7 +95,7 @@ impl GrowingGraph {
         for (past, _) in &ports.cache {
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
         }
-        Ok(Self { graph, ports, heads, head_dim })
+        Ok(Self { graph, ports, heads, head_dim, vocab_size })
     }
 
     /// Returns the graph's inputs and outputs.
@@ -193,6 +194,12 @@ impl GrowingGraph {
             message: format!("no output `{output}`"),
         };
         let logits = outputs.get("logits").ok_or_else(|| missing("logits"))?;
+        let shape = logits.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
+        let vocab_size = i64::try_from(self.vocab_size).unwrap_or(-1);
+        if shape.len() != 3 || shape[2] != vocab_size {
+            let message = format!("`logits` has shape {shape:?}, expected [B, S, {vocab_size}]");
+            return Err(RunError { graph: name.to_owned(), message });
+        }
         read_last(logits, self.ports.logits_dtype, &mut read).map_err(failed)?;
         let mut tensors = Vec::with_capacity(past.tensors.len());
         for (_, present) in &self.ports.cache {
