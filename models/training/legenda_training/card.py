@@ -168,13 +168,14 @@ its graphs, pictures roughened from lightly to strongly, more questions about ea
 8,000 utterances: `vision` 46, `answer` 4 and `joint` 26 minutes. After it the model still answered
 "Is there a dog?" by chance and 69 % of 6,000 scene questions of four seeds.
 
-Round three (`curves.csv`) went on from the bundle of round two in the same way, with the same 8,000
-utterances. It tells attention where to look: one head of the middle layer from a name in a question
-at the cells where its objects have their centres, or at the first token for want of one, and one
-head of the last layer from the answer at that name. Weak kinds of questions were asked more often.
-`answer` was restarted after step 1500, when the second head came in and the weight of the first
-rose from 0.3 to 1, and was ended before its cosine was, at a rate of 7e-5. The audio tower was left
-as it was. Compilers and other work ran beside it as before:
+Round three (`curves.csv`) went on from the bundle of round two, with the same 8,000 utterances, and
+has the `answer` stage alone: both towers are those of round two. It tells attention where to look:
+one head of the middle layer from a name in a question at the cells where its objects have their
+centres, or at the first token for want of one, and one head of the last layer from the answer at
+that name. Weak kinds of questions were asked more often. The stage was restarted after step 1500,
+when the second head came in and the weight of the first rose from 0.3 to 1, and was ended before
+its cosine was, at a rate of 7e-5. (A `joint` stage after it was cut off twice in its first 400
+steps and is not used.)
 
 {stages}
 
@@ -195,6 +196,7 @@ were all in training: that score measures memory.
   worse than large single ones. The scene captions need every name, count and place right at once.
 - Speech is synthetic throughout; human voices were not measured. Sounds longer than six seconds
   are refused.
+- "Is the dog left of the cat?" is answered by chance.
 - Questions outside the trained phrasings get an answer in the trained style, right or wrong.
 - Names are British English; translations are the project's own and give one word where languages
   have several.

@@ -114,7 +114,8 @@ def mark_targets(packs: list[Pack], scenes: list[Scene]) -> dict[str, Tensor]:
     them `read_places` [R, 3]: pack, place of an assistant token, place of the name it should read.
 
     The name looks equally at the cells of the centres of the n objects it stands for and at the
-    first token, which so gets 1 / (n + 1): the whole, if there is no such object.
+    first token, which so gets 1 / (n + 1): the whole, if there is no such object. Packs that have
+    nothing to read give none of them.
     """
     places, wanted = [], []
     for number, (pack, scene) in enumerate(zip(packs, scenes, strict=True)):

@@ -69,9 +69,10 @@ def test_names_look_at_the_centres_of_their_objects_and_at_the_first_token() -> 
     pack.open([1, 4, *[5] * 36])
     meant = [frozenset((number(name),)) for name in ("dog", "cat", "tree")]
     pack.ask([100, 101, 102], [103], [(1, meant[0]), (2, meant[1])])
-    pack.ask([100], [103], [(0, meant[2])])
+    pack.ask([100], [103], [(0, meant[2])], reads=True)
     targets = mark_targets([pack], [drawn])
     assert targets["mark_places"].tolist() == [[0, 39], [0, 40], [0, 44]]
+    assert targets["read_places"].tolist() == [[0, 45, 44]]
     looks = [{i: s for i, s in enumerate(row) if s} for row in targets["mark_wanted"].tolist()]
     third = pytest.approx(1 / 3)
     assert looks == [{0: third, 6: third, 31: third}, {0: 0.5, 22: 0.5}, {0: 1.0}]
