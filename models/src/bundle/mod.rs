@@ -141,7 +141,10 @@ impl Bundle {
                 message: error.to_string(),
             })?,
             None => (
-                files.json("config.json")?,
+                files.json("config.json").map_err(|error| match family {
+                    Family::Causal => not_a_decoder(&architecture, error),
+                    Family::Multimodal => error,
+                })?,
                 files.json_if_there("generation_config.json")?.unwrap_or_default(),
             ),
         };
@@ -256,6 +259,21 @@ impl Bundle {
                 modality: needs,
             })
         }
+    }
+}
+
+/// A model without layers and heads, such as a state-space model, is no decoder of ours though its
+/// name says so: that is told with the architecture.
+fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
+    match error {
+        BundleError::InvalidJson { message, .. } => BundleError::UnsupportedArchitecture {
+            architecture: architecture.to_owned(),
+            supported: format!(
+                "{}, with the sizes of their layers in `config.json`: {message}",
+                Family::SUPPORTED
+            ),
+        },
+        other => other,
     }
 }
 
