@@ -96,7 +96,7 @@ impl TextConfig {
     }
 }
 
-/// `genai_config.json`: onnxruntime-genai's one config for model and generation (0.18).
+/// `genai_config.json`: onnxruntime-genai's one config (0.18).
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct GenaiConfig {
     model: Map<String, Value>,
@@ -109,8 +109,8 @@ impl GenaiConfig {
         format!("{}ForCausalLM", model_type.unwrap_or_default())
     }
 
-    /// Returns what the published configs would say of model and generation.
-    pub(crate) fn parts(self) -> Result<(ModelConfig, GenerationConfig), serde_json::Error> {
+    /// Returns what `config.json` would say.
+    pub(crate) fn config(self) -> Result<ModelConfig, serde_json::Error> {
         let mut model = self.model;
         // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
         if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
@@ -119,10 +119,7 @@ impl GenaiConfig {
             }
             model.insert("text_config".to_owned(), Value::Object(decoder));
         }
-        let config: ModelConfig = serde_json::from_value(Value::Object(model))?;
-        // Its limits are those of whole rows, which is what the context is.
-        let eos_token_id = config.eos_token_id.clone();
-        Ok((config, GenerationConfig { eos_token_id, max_new_tokens: None }))
+        serde_json::from_value(Value::Object(model))
     }
 }
 

@@ -135,19 +135,17 @@ impl Bundle {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
-        let (config, generation): (ModelConfig, GenerationConfig) = match genai {
-            Some(genai) => genai.parts().map_err(|error| BundleError::InvalidJson {
+        let config: ModelConfig = match genai {
+            Some(genai) => genai.config().map_err(|error| BundleError::InvalidJson {
                 file: "genai_config.json".to_owned(),
                 message: error.to_string(),
             })?,
-            None => (
-                files.json("config.json").map_err(|error| match family {
-                    Family::Causal => not_a_decoder(&architecture, error),
-                    Family::Multimodal => error,
-                })?,
-                files.json_if_there("generation_config.json")?.unwrap_or_default(),
-            ),
+            None => files.json("config.json").map_err(|error| match family {
+                Family::Causal => not_a_decoder(&architecture, error),
+                Family::Multimodal => error,
+            })?,
         };
+        let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
         let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
             Some(processor) => processor,
             None if family == Family::Causal => ProcessorConfig::default(),
@@ -283,13 +281,13 @@ fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, Bu
         Family::Multimodal => &DECODER_GRAPHS[..1],
         Family::Causal => &DECODER_GRAPHS[..],
     };
-    for name in &candidates[1..] {
-        if files.graph(name).is_ok() {
-            return Ok(name);
+    for name in candidates {
+        match files.graph(name) {
+            Err(BundleError::MissingFile { .. }) => {}
+            found => return found.map(|_| *name),
         }
     }
-    // The first is the name that a missing file is told by.
-    files.graph(candidates[0]).map(|_| candidates[0])
+    Err(BundleError::MissingFile { file: format!("onnx/{}.onnx", candidates[0]) })
 }
 
 /// The limit where neither the job nor `generation_config.json` has one.

@@ -17,7 +17,10 @@ use crate::{
     tensors::Tensor,
 };
 
-use super::tokens::{Padding, TokenInput};
+use super::{
+    decode_error, to_i64,
+    tokens::{Padding, TokenInput},
+};
 
 /// The most prompts that are prefilled together.
 const PREFILL_ROWS_MAX: usize = 8;
@@ -193,10 +196,6 @@ impl GrowingDecoder {
         Ok(())
     }
 
-    fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
-        DecodeError::Run { graph: error.graph, n_rows, message: error.message }
-    }
-
     /// Drops the rows that were released since the last call.
     fn drop_released(&mut self) -> Result<(), RunError> {
         for batch_idx in 0..self.batches.len() {
@@ -250,7 +249,7 @@ impl Decoder for GrowingDecoder {
             }
             Ok(())
         };
-        prefill().map_err(|error| Self::decode_error(error, joins.len()))
+        prefill().map_err(|error| decode_error(error, joins.len()))
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
@@ -258,7 +257,7 @@ impl Decoder for GrowingDecoder {
             self.drop_released()?;
             self.run_step(rows, logits)
         };
-        step().map_err(|error| Self::decode_error(error, rows.len()))
+        step().map_err(|error| decode_error(error, rows.len()))
     }
 
     fn release(&mut self, slot: usize) {
@@ -289,8 +288,7 @@ fn inputs(
         // A pad has position 1 in transformers (`masked_fill`); any will do, it is never read.
         for column in start..end {
             let position = column.saturating_sub(pads);
-            position_ids.data_mut()[row_idx * (end - start) + column - start] =
-                i64::try_from(position).unwrap_or(i64::MAX);
+            position_ids.data_mut()[row_idx * (end - start) + column - start] = to_i64(position);
         }
     }
     GrowingInputs { tokens, attention_mask, position_ids }

@@ -11,7 +11,10 @@
 
 use std::collections::BTreeMap;
 
-use super::tokens::{Padding, TokenInput};
+use super::{
+    decode_error, to_i64,
+    tokens::{Padding, TokenInput},
+};
 use crate::{
     engine::{DecodeError, Decoder, Join, Logits, StepRow},
     onnx::{Cache, InPlaceGraph, RunError, SessionError, StepInputs},
@@ -148,8 +151,9 @@ impl InPlaceDecoder {
         };
         logits.reset(joins.len(), self.vocab_size);
         let expected = [n_rows, n_logits, self.vocab_size];
+        let graph = self.graph.name();
         self.graph.run(staging, inputs, |values, dims| {
-            check_dims(dims, expected)?;
+            check_dims(graph, dims, expected)?;
             for (row_idx, length) in lengths.iter().enumerate() {
                 let position = length - 1 - (longest - n_logits);
                 let at = (row_idx * n_logits + position) * self.vocab_size;
@@ -179,19 +183,15 @@ impl InPlaceDecoder {
             n_logits: 1,
         };
         logits.reset(rows.len(), self.vocab_size);
-        let vocab_size = self.vocab_size;
+        let (graph, vocab_size) = (self.graph.name(), self.vocab_size);
         self.graph.run(&mut self.cache, inputs, |values, dims| {
-            check_dims(dims, [n_rows, 1, vocab_size])?;
+            check_dims(graph, dims, [n_rows, 1, vocab_size])?;
             for (row_idx, row) in rows.iter().enumerate() {
                 let at = row.slot * vocab_size;
                 logits.row_mut(row_idx).copy_from_slice(&values[at..at + vocab_size]);
             }
             Ok(())
         })?
-    }
-
-    fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
-        DecodeError::Run { graph: error.graph, n_rows, message: error.message }
     }
 }
 
@@ -209,11 +209,11 @@ impl Decoder for InPlaceDecoder {
     }
 
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
-        self.prefill_joins(joins, logits).map_err(|error| Self::decode_error(error, joins.len()))
+        self.prefill_joins(joins, logits).map_err(|error| decode_error(error, joins.len()))
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
-        self.run_step(rows, logits).map_err(|error| Self::decode_error(error, rows.len()))?;
+        self.run_step(rows, logits).map_err(|error| decode_error(error, rows.len()))?;
         for row in rows {
             self.n_tokens[row.slot] += 1;
         }
@@ -225,12 +225,12 @@ impl Decoder for InPlaceDecoder {
     }
 }
 
-fn check_dims(actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> {
+fn check_dims(graph: &str, actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> {
     if actual == expected {
         return Ok(());
     }
     Err(RunError {
-        graph: "decoder_model_merged".to_owned(),
+        graph: graph.to_owned(),
         message: format!("`logits` has shape {actual:?}, expected {expected:?}"),
     })
 }
@@ -239,9 +239,4 @@ fn check_dims(actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> 
 /// a sum over positions is cut alike whatever the capacity.
 pub(crate) fn cache_tokens(context_tokens: usize) -> usize {
     context_tokens.next_multiple_of(64)
-}
-
-/// Token counts are far below 2^63.
-fn to_i64(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -14,8 +14,11 @@ use std::{
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
     bundle::Family,
-    engine::Decoder,
-    onnx::{DecoderPorts, DeviceKind, Dialect, GraphSession, GrowingGraph, InPlaceGraph},
+    engine::{DecodeError, Decoder},
+    onnx::{
+        DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph, InPlaceGraph,
+        RunError,
+    },
 };
 
 use causal::TextEncoder;
@@ -70,8 +73,8 @@ fn open_decoder(
     let ports = DecoderPorts::read(&graph, &source)?;
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
-        TokenInput::Ids => graph.expect_input("input_ids", crate::onnx::Dtype::I64)?,
-        TokenInput::Embeds(_) => graph.expect_input("inputs_embeds", crate::onnx::Dtype::F32)?,
+        TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
+        TokenInput::Embeds(_) => graph.expect_input("inputs_embeds", Dtype::F32)?,
     }
     let text = &bundle.config.text;
     let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
@@ -88,6 +91,16 @@ fn open_decoder(
             Box::new(GrowingDecoder::new(graph, tokens, sizes, merges))
         }
     })
+}
+
+/// Says of a failed run that a whole decoder call has failed.
+fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
+    DecodeError::Run { graph: error.graph, n_rows, message: error.message }
+}
+
+/// Token counts are far below 2^63.
+fn to_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Turns samples into prompts: runs the encoders and puts their features in place.

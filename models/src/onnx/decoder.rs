@@ -70,11 +70,6 @@ impl DecoderPorts {
         }
         let logits_dtype = graph.dtype_of("logits").unwrap_or(Dtype::F32);
         graph.expect_output("logits", logits_dtype)?;
-        if has("inputs_embeds") {
-            graph.expect_input("inputs_embeds", Dtype::F32)?;
-        } else {
-            graph.expect_input("input_ids", Dtype::I64)?;
-        }
         for name in ["position_ids", "attention_mask", "write_indices", "nonpad_kv_seqlen"] {
             if has(name) {
                 graph.expect_input(name, Dtype::I64)?;
