@@ -1,5 +1,6 @@
 """ViT with GPT-2, and TrOCR: a picture to text."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import (
@@ -115,19 +116,28 @@ def _trocr(tokenizer: PreTrainedTokenizerBase) -> VisionEncoderDecoderModel:
     return VisionEncoderDecoderModel(config)
 
 
+def _generation(start: str) -> Callable[[PreTrainedTokenizerBase], dict[str, object]]:
+    """What generation configs say of these; they differ in the token that answers start with."""
+
+    def generation(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+        return {
+            "bos_token_id": tokenizer.bos_token_id,
+            "decoder_start_token_id": getattr(tokenizer, start),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "transformers_version": "4.57.6",
+        }
+
+    return generation
+
+
 SPECS = [
     Spec(
         name="vit_gpt2",
         tokenizer=_gpt2_tokenizer,
         model=_vit_gpt2,
         # The beginning, the end and the padding are one token.
-        generation=lambda t: {
-            "bos_token_id": t.bos_token_id,
-            "decoder_start_token_id": t.bos_token_id,
-            "eos_token_id": t.eos_token_id,
-            "pad_token_id": t.pad_token_id,
-            "transformers_version": "4.57.6",
-        },
+        generation=_generation("bos_token_id"),
         task="image-to-text-with-past",
         rows=ROWS,
         processor=PROCESSOR | {"feature_extractor_type": "ViTFeatureExtractor"},
@@ -136,13 +146,7 @@ SPECS = [
         name="trocr",
         tokenizer=_roberta_tokenizer,
         model=_trocr,
-        generation=lambda t: {
-            "bos_token_id": t.bos_token_id,
-            "decoder_start_token_id": t.eos_token_id,
-            "eos_token_id": t.eos_token_id,
-            "pad_token_id": t.pad_token_id,
-            "transformers_version": "4.57.6",
-        },
+        generation=_generation("eos_token_id"),
         task="image-to-text-with-past",
         rows=ROWS,
         processor=PROCESSOR

@@ -15,21 +15,13 @@ from transformers import (
 )
 
 from . import templates
+from .causal import SIZES
 from .multimodal import Spec, make
 from .reader_tokenizers import gemma_tokenizer, llava_tokenizer, qwen_tokenizer, smolvlm_tokenizer
 from .sessions import ImageFeatures, LlavaFeatures, PatchFeatures, TileFeatures
 
 __all__ = ["SPECS", "make"]
 
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": False,
-}
 TOWER = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -69,7 +61,7 @@ def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
     ids = tokenizer.convert_tokens_to_ids
     return Qwen2VLConfig(
         text_config={
-            **TEXT,
+            **SIZES,
             **_ids(tokenizer),
             "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
             "rope_theta": 1000000.0,
@@ -118,7 +110,7 @@ SPECS = [
         tokenizer=llava_tokenizer,
         model_class=LlavaForConditionalGeneration,
         config=lambda t: LlavaConfig(
-            text_config={"model_type": "llama", **TEXT, **_ids(t)},
+            text_config={"model_type": "llama", **SIZES, **_ids(t)},
             vision_config={"model_type": "clip_vision_model", **TOWER},
             image_token_index=t.convert_tokens_to_ids("<image>"),
             image_seq_length=16,
@@ -150,7 +142,7 @@ SPECS = [
         tokenizer=smolvlm_tokenizer,
         model_class=Idefics3ForConditionalGeneration,
         config=lambda t: Idefics3Config(
-            text_config={"model_type": "llama", **TEXT, **_ids(t)},
+            text_config={"model_type": "llama", **SIZES, **_ids(t)},
             vision_config={"model_type": "idefics3_vision", **TOWER},
             image_token_id=t.convert_tokens_to_ids("<image>"),
             scale_factor=2,
@@ -195,7 +187,7 @@ SPECS = [
         config=lambda t: PaliGemmaConfig(
             text_config={
                 "model_type": "gemma",
-                **TEXT,
+                **SIZES,
                 **_ids(t),
                 "head_dim": 8,
                 "num_key_value_heads": 1,
@@ -234,7 +226,7 @@ SPECS = [
         model_class=Gemma3ForConditionalGeneration,
         config=lambda t: Gemma3Config(
             text_config={
-                **TEXT,
+                **SIZES,
                 **_ids(t),
                 "head_dim": 8,
                 "query_pre_attn_scalar": 8,
