@@ -1,5 +1,6 @@
 //! `legenda`: reads tables of text, images and audio and writes down what is in them.
 
+mod allocator;
 mod cli;
 mod command;
 mod failure;
@@ -13,6 +14,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    allocator::settle();
     let cli = Cli::parse();
     start_logs(cli.verbose);
     let result = match cli.command {
