@@ -8,7 +8,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     EncodeError, Encoder, Engine, EngineOptions, Prompt, Sample, Sampling,
-    engine::{DecodeError, Decoder, Detokenizer, Guard, Join, Logits, StepRow},
+    engine::{
+        Constraints, DecodeError, Decoder, Detokenizer, Guard, Join, LengthLimit, Logits, StepRow,
+    },
     tensors::Tensor,
 };
 
@@ -83,8 +85,9 @@ impl FakeOptions {
     pub fn engine(&self, max_new_tokens: usize) -> Engine {
         let options = EngineOptions {
             eos_token_ids: vec![self.eos_token_id],
-            max_new_tokens,
+            length: LengthLimit::NewTokens(max_new_tokens),
             stop_strings: Vec::new(),
+            constraints: Constraints::default(),
             sampling: Sampling::GREEDY,
             guard: Guard::default(),
         };

@@ -6,8 +6,8 @@ use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
-    bundle::Family,
-    engine::Guard,
+    bundle::{Family, GenerationConfig},
+    engine::{Constraints, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
 };
@@ -87,8 +87,6 @@ pub struct ModelInfo {
     pub slots: usize,
     /// Tokens a row may have, prompt and answer together.
     pub context_tokens: usize,
-    /// The most tokens of an answer.
-    pub max_new_tokens: usize,
     /// Bytes of the key-value cache of one slot.
     pub kv_bytes_per_slot: usize,
 }
@@ -124,7 +122,6 @@ impl Model {
         let choice = runtime.choose_device(options.device)?;
         let Graphs { encoder, decoder } =
             family::open(runtime, bundle, choice.kind, slots, context_tokens)?;
-        let engine_options = engine_options(bundle, &options.generation);
         let info = ModelInfo {
             name: bundle.name().to_owned(),
             revision: bundle.revision().to_owned(),
@@ -132,9 +129,9 @@ impl Model {
             device_note: choice.note,
             slots,
             context_tokens,
-            max_new_tokens: engine_options.max_new_tokens,
             kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens),
         };
+        let engine_options = engine_options(bundle, &options.generation);
         let engine = Engine::new(decoder, processor.text(), engine_options);
         Ok(Self { processor, encoder, engine, info })
     }
@@ -174,12 +171,10 @@ fn slots(
 }
 
 /// Joins what the job says with what the bundle says; the job wins.
-pub(crate) fn engine_options(bundle: &Bundle, generation: &GenerationOptions) -> EngineOptions {
-    let eos_token_ids = [
-        &bundle.generation.eos_token_id,
-        &bundle.config.eos_token_id,
-        &bundle.config.text.eos_token_id,
-    ];
+pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> EngineOptions {
+    let model = &bundle.generation;
+    let eos_token_ids =
+        [&model.eos_token_id, &bundle.config.eos_token_id, &bundle.config.text.eos_token_id];
     EngineOptions {
         // `generation_config.json` overrides `config.json`, as in transformers.
         eos_token_ids: eos_token_ids
@@ -188,13 +183,50 @@ pub(crate) fn engine_options(bundle: &Bundle, generation: &GenerationOptions) ->
             .next()
             .map(|ids| ids.0.clone())
             .unwrap_or_default(),
-        max_new_tokens: generation.max_new_tokens.unwrap_or_else(|| bundle.max_new_tokens()),
-        stop_strings: generation.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
-        sampling: Sampling {
-            temperature: generation.temperature,
-            top_k: generation.top_k,
-            top_p: generation.top_p,
+        length: match (job.max_new_tokens.or(model.max_new_tokens), model.max_length) {
+            (Some(n_tokens), _) => LengthLimit::NewTokens(n_tokens),
+            (None, Some(n_tokens)) => LengthLimit::Tokens(n_tokens),
+            (None, None) => LengthLimit::NewTokens(DEFAULT_MAX_NEW_TOKENS),
         },
+        stop_strings: job.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
+        constraints: constraints(model, job),
+        sampling: sampling(model, job),
         guard: Guard::default(),
+    }
+}
+
+/// The limit where neither the job nor the model has one; transformers has 20 tokens with the
+/// prompt there, which is no use to anybody.
+const DEFAULT_MAX_NEW_TOKENS: usize = 128;
+
+/// `GenerationConfig.top_k` of transformers where nothing is said.
+const DEFAULT_TOP_K: usize = 50;
+
+fn sampling(model: &GenerationConfig, job: &GenerationOptions) -> Sampling {
+    // A temperature of the model counts only where it asks for draws.
+    let asked = model.do_sample.unwrap_or(false).then(|| model.temperature.unwrap_or(1.0));
+    Sampling {
+        temperature: job.temperature.or(asked).unwrap_or(0.0),
+        top_k: Some(job.top_k.or(model.top_k).unwrap_or(DEFAULT_TOP_K)).filter(|k| *k > 0),
+        top_p: job.top_p.or(model.top_p).filter(|p| *p < 1.0),
+        min_p: job.min_p.or(model.min_p),
+    }
+}
+
+fn constraints(model: &GenerationConfig, job: &GenerationOptions) -> Constraints {
+    let ids = |ids: &Option<Vec<i64>>| ids.clone().unwrap_or_default();
+    Constraints {
+        repetition_penalty: job.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0),
+        no_repeat_ngram_tokens: job
+            .no_repeat_ngram_size
+            .or(model.no_repeat_ngram_size)
+            .unwrap_or(0),
+        bad_words: model.bad_words_ids.clone().unwrap_or_default(),
+        min_tokens: model.min_length.unwrap_or(0),
+        min_new_tokens: job.min_new_tokens.or(model.min_new_tokens).unwrap_or(0),
+        forced_first: model.forced_bos_token_id,
+        forced_last: model.forced_eos_token_id.as_ref().map_or_else(Vec::new, |ids| ids.0.clone()),
+        suppressed: ids(&model.suppress_tokens),
+        suppressed_first: ids(&model.begin_suppress_tokens),
     }
 }

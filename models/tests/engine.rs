@@ -49,7 +49,11 @@ fn answer(model: &mut Model, order: &[usize]) -> BTreeMap<u64, Generation> {
 fn answers_do_not_depend_on_slots_or_order() {
     let samplings = [
         GenerationOptions { max_new_tokens: Some(24), ..Default::default() },
-        GenerationOptions { max_new_tokens: Some(24), temperature: 1.0, ..Default::default() },
+        GenerationOptions {
+            max_new_tokens: Some(24),
+            temperature: Some(1.0),
+            ..Default::default()
+        },
     ];
     for generation in samplings {
         let mut order: Vec<usize> = (0..support::records().len()).collect();

@@ -219,21 +219,36 @@ impl Device {
     }
 }
 
-/// How answers are decoded.
+/// How answers are decoded. What is left out is as the model's generation config says, else as
+/// transformers has it; names are those of transformers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerationOptions {
-    /// The most tokens of an answer; default: what the model's generation config says.
+    /// The most tokens of an answer; 128 where the model has no limit either.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
-    /// 0 (the default) takes the likeliest token; above, tokens are drawn.
-    pub temperature: f32,
+    /// The fewest tokens of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_new_tokens: Option<usize>,
+    /// 0 takes the likeliest token; above, tokens are drawn. Where the model does not ask for draws
+    /// (`do_sample`), 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Draws only from this many likeliest tokens; 0 is all, and 50 where the model says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
     /// Draws only from the likeliest tokens that together have this probability.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// Draws only from this many likeliest tokens.
+    /// Draws only from tokens at least this share as likely as the likeliest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<usize>,
+    pub min_p: Option<f32>,
+    /// Makes tokens that stand in prompt or answer less likely: above 1; 1 changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
+    /// Lets no run of so many tokens come twice; 0 is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_repeat_ngram_size: Option<usize>,
     /// The seed of the draws, with the row's identity.
     pub seed: u64,
     /// Texts that end an answer; they are not part of it.
@@ -369,7 +384,6 @@ impl Job {
             ("model.threads", self.model.threads),
             ("model.context_tokens", self.model.context_tokens),
             ("generation.max_new_tokens", self.generation.max_new_tokens),
-            ("generation.top_k", self.generation.top_k),
             ("output.span_rows", Some(self.output.span_rows)),
         ];
         for (key, value) in positive {
@@ -377,17 +391,25 @@ impl Job {
                 return refuse(key, "is 0: write a number above 0".to_owned());
             }
         }
-        let temperature = self.generation.temperature;
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            return refuse("generation.temperature", format!("is {temperature}: write 0 or more"));
-        }
-        if let Some(top_p) = self.generation.top_p
-            && !(top_p > 0.0 && top_p <= 1.0)
-        {
-            return refuse(
-                "generation.top_p",
-                format!("is {top_p}: write a share above 0, up to 1"),
-            );
+        let generation = &self.generation;
+        type Fits = fn(f32) -> bool;
+        let numbers: [(_, _, Fits, _); 4] = [
+            ("generation.temperature", generation.temperature, |t| t >= 0.0, "0 or more"),
+            ("generation.top_p", generation.top_p, is_share, "a share above 0, up to 1"),
+            ("generation.min_p", generation.min_p, is_share, "a share above 0, up to 1"),
+            (
+                "generation.repetition_penalty",
+                generation.repetition_penalty,
+                |p| p > 0.0,
+                "more than 0",
+            ),
+        ];
+        for (key, value, fits, expected) in numbers {
+            if let Some(value) = value
+                && !(value.is_finite() && fits(value))
+            {
+                return refuse(key, format!("is {value}: write {expected}"));
+            }
         }
         if self.limits.audio_seconds.is_nan() || self.limits.audio_seconds <= 0.0 {
             return refuse(
@@ -465,6 +487,10 @@ impl Job {
     pub fn json_schema() -> serde_json::Value {
         schemars::schema_for!(Self).to_value()
     }
+}
+
+fn is_share(value: f32) -> bool {
+    value > 0.0 && value <= 1.0
 }
 
 /// Sets one `key=value` in `table`; tables on the way are made.

@@ -6,6 +6,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::GenerationConfig;
+
 /// What `config.json` says first of all: which keys follow depends on it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Architecture {
@@ -100,6 +102,9 @@ impl TextConfig {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct GenaiConfig {
     model: Map<String, Value>,
+    /// What `generation_config.json` would say.
+    #[serde(default)]
+    pub(crate) search: GenerationConfig,
 }
 
 impl GenaiConfig {
@@ -140,15 +145,6 @@ impl<'de> Deserialize<'de> for TokenIds {
             one => Ok(Self(vec![id(one)?])),
         }
     }
-}
-
-/// `generation_config.json`.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct GenerationConfig {
-    #[serde(default)]
-    pub(crate) eos_token_id: Option<TokenIds>,
-    #[serde(default)]
-    pub(crate) max_new_tokens: Option<usize>,
 }
 
 /// `processor_config.json`; empty for a model of text alone.

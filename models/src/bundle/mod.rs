@@ -7,6 +7,7 @@ mod config;
 mod embedded;
 mod error;
 mod files;
+mod generation;
 
 use std::path::PathBuf;
 
@@ -14,9 +15,10 @@ use legenda_schemas::job::TaskKind;
 
 use config::{Architecture, GenaiConfig};
 pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
-pub(crate) use config::{GenerationConfig, ModelConfig, ProcessorConfig};
+pub(crate) use config::{ModelConfig, ProcessorConfig};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
+pub(crate) use generation::GenerationConfig;
 
 /// Where a bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +137,7 @@ impl Bundle {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
+        let genai_search = genai.as_ref().map(|genai| genai.search.clone());
         let config: ModelConfig = match genai {
             Some(genai) => genai.config().map_err(|error| BundleError::InvalidJson {
                 file: "genai_config.json".to_owned(),
@@ -145,7 +148,13 @@ impl Bundle {
                 Family::Multimodal => error,
             })?,
         };
-        let generation = files.json_if_there("generation_config.json")?.unwrap_or_default();
+        let generation: GenerationConfig =
+            match (files.json_if_there("generation_config.json")?, genai_search) {
+                (Some(generation), _) | (None, Some(generation)) => generation,
+                // Older models have these keys in `config.json`, where transformers reads them too.
+                (None, None) => files.json("config.json")?,
+            };
+        generation.check()?;
         let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
             Some(processor) => processor,
             None if family == Family::Causal => ProcessorConfig::default(),
@@ -216,12 +225,6 @@ impl Bundle {
         self.config.text.max_position_embeddings
     }
 
-    /// Returns the most tokens of an answer unless the job says otherwise.
-    #[must_use]
-    pub fn max_new_tokens(&self) -> usize {
-        self.generation.max_new_tokens.unwrap_or(DEFAULT_MAX_NEW_TOKENS)
-    }
-
     /// Returns the bytes of one slot's key-value cache when it holds `context_tokens`.
     ///
     /// Caches begin smaller and double; while they do, half as much again is held.
@@ -289,9 +292,6 @@ fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, Bu
     }
     Err(BundleError::MissingFile { file: format!("onnx/{}.onnx", candidates[0]) })
 }
-
-/// The limit where neither the job nor `generation_config.json` has one.
-const DEFAULT_MAX_NEW_TOKENS: usize = 128;
 
 #[cfg(test)]
 mod tests;

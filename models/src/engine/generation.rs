@@ -56,9 +56,12 @@ pub enum GenerateError {
     /// The prompt has no token at all.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// The model returned scores that are not numbers.
-    #[error("the model returned scores that are not finite after {n_generated} tokens")]
-    NotFinite {
+    /// The model returned scores that are not numbers, or its rules leave no token.
+    #[error(
+        "no token can be chosen after {n_generated} tokens: the scores are not finite, or the rules \
+         of the generation config forbid every token"
+    )]
+    NoToken {
         /// The tokens generated before.
         n_generated: usize,
     },
@@ -74,7 +77,7 @@ impl GenerateError {
         match self {
             Self::PromptTooLong { .. } => "prompt_too_long",
             Self::EmptyPrompt => "empty_prompt",
-            Self::NotFinite { .. } => "scores_not_finite",
+            Self::NoToken { .. } => "no_token",
             Self::Decode(error) => error.code(),
         }
     }

@@ -5,6 +5,7 @@
 //! random stream, and no rule looks at another row. What a [`Decoder`] computes for a row must not
 //! depend on the other rows either; see `family` for how that is kept.
 
+mod constraints;
 mod decoder;
 mod generation;
 mod prompt;
@@ -14,12 +15,14 @@ mod stop;
 
 use std::{fmt, sync::Arc};
 
+pub use constraints::Constraints;
 pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, StepRow};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
 pub use prompt::Prompt;
 pub use sampler::Sampling;
 pub use stop::Guard;
 
+use constraints::History;
 use sampler::{RowRandom, Sampler};
 use stop::StopRules;
 
@@ -28,14 +31,45 @@ use stop::StopRules;
 pub struct EngineOptions {
     /// Any of these ends an answer.
     pub eos_token_ids: Vec<i64>,
-    /// The most tokens of an answer, the end token included; at least 1.
-    pub max_new_tokens: usize,
+    /// How long an answer may become.
+    pub length: LengthLimit,
     /// Any of these strings ends an answer and is cut off.
     pub stop_strings: Vec<String>,
+    /// What is forbidden, forced and discouraged before a token is chosen.
+    pub constraints: Constraints,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// What counts as a loop.
     pub guard: Guard,
+}
+
+/// How long an answer may become; what the slot can hold bounds it as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LengthLimit {
+    /// The most tokens of an answer, the end token included.
+    NewTokens(usize),
+    /// The most tokens of prompt and answer together (`max_length` of transformers).
+    Tokens(usize),
+}
+
+impl LengthLimit {
+    /// Returns the most tokens of an answer to a prompt of `n_prompt`; at least 1.
+    fn new_tokens(self, n_prompt: usize) -> usize {
+        let n_tokens = match self {
+            Self::NewTokens(n_tokens) => n_tokens,
+            Self::Tokens(n_tokens) => n_tokens.saturating_sub(n_prompt),
+        };
+        n_tokens.max(1)
+    }
+
+    /// Returns the longest prompt that leaves room for an answer in `context_tokens`.
+    fn prompt_tokens(self, context_tokens: usize) -> usize {
+        let n_tokens = match self {
+            Self::NewTokens(_) => context_tokens,
+            Self::Tokens(n_tokens) => context_tokens.min(n_tokens),
+        };
+        n_tokens.saturating_sub(1)
+    }
 }
 
 /// A prompt that found no free slot, given back. Ask [`Engine::free_slots`] first.
@@ -55,10 +89,18 @@ struct Row {
     ticket: u64,
     /// Held until the row is prefilled.
     prompt: Option<Prompt>,
-    n_prompt_tokens: usize,
+    /// The prompt's tokens and those generated.
     token_ids: Vec<i64>,
+    n_prompt: usize,
+    max_new_tokens: usize,
     logprob_sum: f64,
     random: RowRandom,
+}
+
+impl Row {
+    fn generated(&self) -> &[i64] {
+        &self.token_ids[self.n_prompt..]
+    }
 }
 
 /// The scheduler above one decoder.
@@ -66,11 +108,15 @@ pub struct Engine {
     decoder: Box<dyn Decoder>,
     detokenizer: Arc<dyn Detokenizer>,
     rules: StopRules,
+    length: LengthLimit,
+    constraints: Constraints,
     sampler: Sampler,
     /// One place per slot of the decoder.
     rows: Vec<Option<Row>>,
     n_taken: usize,
     logits: Logits,
+    /// Scores of one row after the constraints.
+    allowed: Vec<f32>,
     n_steps: u64,
 }
 
@@ -99,13 +145,15 @@ impl Engine {
             rules: StopRules {
                 eos_token_ids: options.eos_token_ids,
                 stop_strings: options.stop_strings,
-                max_new_tokens: options.max_new_tokens.max(1),
                 guard: options.guard,
             },
+            length: options.length,
+            constraints: options.constraints,
             sampler: Sampler::new(options.sampling),
             rows,
             n_taken: 0,
             logits: Logits::default(),
+            allowed: Vec::new(),
             n_steps: 0,
         }
     }
@@ -153,11 +201,15 @@ impl Engine {
         let Some(place) = self.rows.iter_mut().find(|place| place.is_none()) else {
             return Err(Full(prompt));
         };
+        let n_prompt = prompt.n_tokens();
+        // The last token is not written any more, so it needs no place in the slot.
+        let room = (self.decoder.context_tokens() + 1).saturating_sub(n_prompt);
         *place = Some(Row {
             ticket,
-            n_prompt_tokens: prompt.n_tokens(),
+            token_ids: prompt.token_ids().to_vec(),
+            n_prompt,
+            max_new_tokens: self.length.new_tokens(n_prompt).min(room),
             prompt: Some(prompt),
-            token_ids: Vec::new(),
             logprob_sum: 0.0,
             random: RowRandom::new(row_seed),
         });
@@ -182,14 +234,14 @@ impl Engine {
         if !self.decoder.joins_now(self.rows.iter().flatten().filter(at_work).count()) {
             return;
         }
-        let tokens_max = self.decoder.context_tokens().saturating_sub(1);
+        let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
         let mut joined: Vec<(usize, usize)> = Vec::new();
         for slot in 0..self.rows.len() {
             let Some(row) = &self.rows[slot] else { continue };
             if row.prompt.is_none() {
                 continue;
             }
-            match row.n_prompt_tokens {
+            match row.n_prompt {
                 0 => self.finish(slot, Err(GenerateError::EmptyPrompt), finished),
                 n_tokens if n_tokens > tokens_max => {
                     let error = GenerateError::PromptTooLong { n_tokens, max_tokens: tokens_max };
@@ -245,7 +297,7 @@ impl Engine {
             .iter()
             .enumerate()
             .filter_map(|(slot, row)| {
-                let token_id = *row.as_ref()?.token_ids.last()?;
+                let token_id = *row.as_ref()?.generated().last()?;
                 Some(StepRow { slot, token_id })
             })
             .collect();
@@ -280,18 +332,25 @@ impl Engine {
 
     /// Chooses the next token of a slot from a row of `logits`, and ends the row if it is done.
     fn take_token(&mut self, slot: usize, row_idx: usize, finished: &mut Vec<Finished>) {
-        let context_tokens = self.decoder.context_tokens();
         let Some(row) = &mut self.rows[slot] else { return };
-        let Some(choice) = self.sampler.choose(self.logits.row(row_idx), &mut row.random) else {
-            let error = GenerateError::NotFinite { n_generated: row.token_ids.len() };
+        let scores = self.logits.row(row_idx);
+        let allowed = (!self.constraints.is_off()).then(|| {
+            let (n_prompt, max_new_tokens) = (row.n_prompt, row.max_new_tokens);
+            let history = History { token_ids: &row.token_ids, n_prompt, max_new_tokens };
+            self.allowed.clear();
+            self.allowed.extend_from_slice(scores);
+            self.constraints.apply(&history, &self.rules.eos_token_ids, &mut self.allowed);
+            self.allowed.as_slice()
+        });
+        let Some(choice) = self.sampler.choose(scores, allowed, &mut row.random) else {
+            let error = GenerateError::NoToken { n_generated: row.generated().len() };
             self.finish(slot, Err(error), finished);
             return;
         };
         row.token_ids.push(choice.token_id);
         row.logprob_sum += choice.logprob;
-        // The next step would write this token behind everything before it.
-        let has_room = row.n_prompt_tokens + row.token_ids.len() <= context_tokens;
-        let reason = self.rules.check(&row.token_ids, has_room, self.detokenizer.as_ref());
+        let reason =
+            self.rules.check(row.generated(), row.max_new_tokens, self.detokenizer.as_ref());
         if let Some(finish_reason) = reason {
             let generation = Self::close(row, finish_reason, &self.rules, &*self.detokenizer);
             self.finish(slot, Ok(generation), finished);
@@ -309,10 +368,10 @@ impl Engine {
         rules: &StopRules,
         detokenizer: &dyn Detokenizer,
     ) -> Generation {
-        let token_ids = std::mem::take(&mut row.token_ids);
+        let token_ids = row.token_ids.split_off(row.n_prompt);
         let text = rules.cut(&detokenizer.text(&token_ids)).to_owned();
         let logprob_mean = (row.logprob_sum / token_ids.len() as f64) as f32;
-        let n_prompt_tokens = row.n_prompt_tokens;
+        let n_prompt_tokens = row.n_prompt;
         Generation { token_ids, text, finish_reason, n_prompt_tokens, logprob_mean }
     }
 

@@ -11,11 +11,13 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Keeps the fewest best tokens whose probabilities reach this sum.
     pub top_p: Option<f32>,
+    /// Keeps the tokens at least this share as likely as the best.
+    pub min_p: Option<f32>,
 }
 
 impl Sampling {
     /// The best token always.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None, min_p: None };
 }
 
 /// A token and what the model thought of it.
@@ -67,24 +69,32 @@ impl Sampler {
         Self { sampling, candidates: Vec::new() }
     }
 
-    /// Chooses from `scores` (`[V]`); `None` if the best score is not a finite number.
+    /// Chooses from the model's `scores` (`[V]`), or from what constraints have made of them;
+    /// `None` if the best is not a finite number.
     ///
     /// A draw depends on the scores and the row's own stream only. Equal scores go to the lower id.
-    pub(super) fn choose(&mut self, scores: &[f32], random: &mut RowRandom) -> Option<Choice> {
-        let (best_id, best_score) = best(scores)?;
-        let log_sum = log_sum_exp(scores, best_score);
+    pub(super) fn choose(
+        &mut self,
+        scores: &[f32],
+        allowed: Option<&[f32]>,
+        random: &mut RowRandom,
+    ) -> Option<Choice> {
+        let (_, raw_best) = best(scores)?;
+        let allowed = allowed.unwrap_or(scores);
+        let (best_id, best_score) = best(allowed)?;
         let token_idx = if self.sampling.temperature > 0.0 {
-            self.draw(scores, best_score, random)
+            self.draw(allowed, best_score, random)
         } else {
             best_id
         };
         Some(Choice {
             token_id: i64::try_from(token_idx).ok()?,
-            logprob: f64::from(scores[token_idx]) - log_sum,
+            logprob: f64::from(scores[token_idx]) - log_sum_exp(scores, raw_best),
         })
     }
 
-    /// Draws an index after temperature, then `top_k`, then `top_p` (the order of transformers).
+    /// Draws an index after temperature, then `top_k`, `top_p` and `min_p` (the order of
+    /// transformers).
     fn draw(&mut self, scores: &[f32], best_score: f32, random: &mut RowRandom) -> usize {
         let Self { sampling, candidates } = self;
         candidates.clear();
@@ -118,6 +128,11 @@ impl Sampler {
             }
             candidates.truncate(n_kept);
             total = kept;
+        }
+        if let Some(p) = sampling.min_p {
+            // The best has weight 1, whatever was cut before.
+            candidates.retain(|(_, score)| weight(*score) >= f64::from(p));
+            total = candidates.iter().map(|(_, score)| weight(*score)).sum();
         }
         let mut left = random.next_unit() * total;
         for (token_idx, score) in candidates.iter() {
@@ -159,7 +174,7 @@ mod tests {
 
     fn choose(sampling: Sampling, scores: &[f32], seed: u64) -> Option<i64> {
         let mut random = RowRandom::new(seed);
-        Sampler::new(sampling).choose(scores, &mut random).map(|choice| choice.token_id)
+        Sampler::new(sampling).choose(scores, None, &mut random).map(|choice| choice.token_id)
     }
 
     #[test]
@@ -177,13 +192,13 @@ mod tests {
     fn a_logprob_is_the_softmax_of_the_raw_scores() {
         let scores = [0.0, (3.0_f32).ln()];
         let mut random = RowRandom::new(0);
-        let choice = Sampler::new(Sampling::GREEDY).choose(&scores, &mut random).unwrap();
+        let choice = Sampler::new(Sampling::GREEDY).choose(&scores, None, &mut random).unwrap();
         assert!((choice.logprob - (0.75_f64).ln()).abs() < 1e-6, "{}", choice.logprob);
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
-        let sampling = Sampling { temperature: 1.0, top_k: None, top_p: None };
+        let sampling = Sampling { temperature: 1.0, top_k: None, top_p: None, min_p: None };
         let scores = [0.0, (3.0_f32).ln()];
         let hits = (0..4000).filter(|seed| choose(sampling, &scores, *seed) == Some(1)).count();
         assert!((2850..3150).contains(&hits), "{hits} of 4000, expected about 3000");
@@ -195,7 +210,7 @@ mod tests {
             scores in prop::collection::vec(-9.0_f32..9.0, 1..40),
             seed: u64,
         ) {
-            let sampling = Sampling { temperature: 2.0, top_k: Some(1), top_p: None };
+            let sampling = Sampling { temperature: 2.0, top_k: Some(1), top_p: None, min_p: None };
             prop_assert_eq!(
                 choose(sampling, &scores, seed),
                 choose(Sampling::GREEDY, &scores, seed)
@@ -207,7 +222,8 @@ mod tests {
             scores in prop::collection::vec(-9.0_f32..9.0, 4..40),
             seed: u64,
         ) {
-            let sampling = Sampling { temperature: 1.0, top_k: Some(3), top_p: Some(0.9) };
+            let sampling =
+                Sampling { temperature: 1.0, top_k: Some(3), top_p: Some(0.9), min_p: None };
             let token_id = choose(sampling, &scores, seed).unwrap();
             let score = scores[usize::try_from(token_id).unwrap()];
             let better = scores.iter().filter(|other| **other > score).count();

@@ -44,24 +44,21 @@ impl Guard {
 pub(super) struct StopRules {
     pub(super) eos_token_ids: Vec<i64>,
     pub(super) stop_strings: Vec<String>,
-    pub(super) max_new_tokens: usize,
     pub(super) guard: Guard,
 }
 
 impl StopRules {
-    /// Returns why a row with `token_ids` generated ends now, if it does.
-    ///
-    /// `has_room` says whether its slot can take the last token as well.
+    /// Returns why a row with `token_ids` generated, of at most `max_new_tokens`, ends now, if it does.
     pub(super) fn check(
         &self,
         token_ids: &[i64],
-        has_room: bool,
+        max_new_tokens: usize,
         detokenizer: &dyn Detokenizer,
     ) -> Option<FinishReason> {
         let last = token_ids.last()?;
         if self.eos_token_ids.contains(last) || self.has_stop_string(token_ids, detokenizer) {
             Some(FinishReason::Stop)
-        } else if token_ids.len() >= self.max_new_tokens || !has_room {
+        } else if token_ids.len() >= max_new_tokens {
             Some(FinishReason::Length)
         } else if self.guard.trips(token_ids) {
             Some(FinishReason::Guard)
@@ -99,11 +96,10 @@ mod tests {
         }
     }
 
-    fn rules(stop: &[&str], max_new_tokens: usize) -> StopRules {
+    fn rules(stop: &[&str]) -> StopRules {
         StopRules {
             eos_token_ids: vec![0],
             stop_strings: stop.iter().map(|stop| (*stop).to_owned()).collect(),
-            max_new_tokens,
             guard: Guard::default(),
         }
     }
@@ -114,17 +110,16 @@ mod tests {
 
     #[test]
     fn an_end_token_stops_even_at_the_limit() {
-        assert_eq!(rules(&[], 1).check(&[0], false, &Letters), Some(FinishReason::Stop));
-        assert_eq!(rules(&[], 1).check(&[7], true, &Letters), Some(FinishReason::Length));
-        assert_eq!(rules(&[], 9).check(&[7], false, &Letters), Some(FinishReason::Length));
-        assert_eq!(rules(&[], 9).check(&[7], true, &Letters), None);
+        assert_eq!(rules(&[]).check(&[0], 1, &Letters), Some(FinishReason::Stop));
+        assert_eq!(rules(&[]).check(&[7], 1, &Letters), Some(FinishReason::Length));
+        assert_eq!(rules(&[]).check(&[7], 9, &Letters), None);
     }
 
     #[test]
     fn a_stop_string_across_tokens_ends_and_is_cut() {
-        let rules = rules(&["END", "\n"], 100);
-        assert_eq!(rules.check(&ids("some text EN"), true, &Letters), None);
-        let stopped = rules.check(&ids("some text END"), true, &Letters);
+        let rules = rules(&["END", "\n"]);
+        assert_eq!(rules.check(&ids("some text EN"), 100, &Letters), None);
+        let stopped = rules.check(&ids("some text END"), 100, &Letters);
         assert_eq!(stopped, Some(FinishReason::Stop));
         assert_eq!(rules.cut("some text END"), "some text ");
     }

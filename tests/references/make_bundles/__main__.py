@@ -18,6 +18,7 @@ MODULES = {
     "translators": ["t5", "bart", "marian"],
     "captioners": ["vit_gpt2", "trocr"],
     "speech": ["whisper", "moonshine"],
+    "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"],
 }
 

@@ -1,0 +1,155 @@
+//! What a model's generation config forbids, forces and discourages, before a token is chosen.
+
+/// The rules of one engine, in the order in which transformers applies them
+/// (`GenerationMixin._get_logits_processor`, 4.57).
+///
+/// A rule that is off costs nothing; the default is all of them off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constraints {
+    /// Scores of tokens that stand in prompt or answer are divided by this if they are positive,
+    /// else multiplied; 1 is off (`repetition_penalty`).
+    pub repetition_penalty: f32,
+    /// No run of so many tokens comes twice, the prompt included; 0 is off
+    /// (`no_repeat_ngram_size`).
+    pub no_repeat_ngram_tokens: usize,
+    /// Runs of tokens that never come (`bad_words_ids`).
+    pub bad_words: Vec<Vec<i64>>,
+    /// No end token before prompt and answer have so many tokens together (`min_length`).
+    pub min_tokens: usize,
+    /// No end token before the answer has so many tokens (`min_new_tokens`).
+    pub min_new_tokens: usize,
+    /// The only token after a prompt of one token (`forced_bos_token_id`).
+    pub forced_first: Option<i64>,
+    /// The only tokens at the last place that the limit leaves (`forced_eos_token_id`).
+    pub forced_last: Vec<i64>,
+    /// Tokens that never come (`suppress_tokens`).
+    pub suppressed: Vec<i64>,
+    /// Tokens that do not come first (`begin_suppress_tokens`); where the first is forced, not
+    /// second.
+    pub suppressed_first: Vec<i64>,
+}
+
+impl Default for Constraints {
+    fn default() -> Self {
+        Self {
+            repetition_penalty: 1.0,
+            no_repeat_ngram_tokens: 0,
+            bad_words: Vec::new(),
+            min_tokens: 0,
+            min_new_tokens: 0,
+            forced_first: None,
+            forced_last: Vec::new(),
+            suppressed: Vec::new(),
+            suppressed_first: Vec::new(),
+        }
+    }
+}
+
+/// What a row has so far, and how far it may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct History<'a> {
+    /// The prompt's tokens and those generated.
+    pub(super) token_ids: &'a [i64],
+    /// How many of them are the prompt's.
+    pub(super) n_prompt: usize,
+    /// The most that may be generated.
+    pub(super) max_new_tokens: usize,
+}
+
+impl Constraints {
+    /// Returns whether every rule is off.
+    pub(super) fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Changes the scores of the next token (`[V]`) of a row; what is forbidden becomes -inf.
+    pub(super) fn apply(&self, row: &History<'_>, eos_token_ids: &[i64], scores: &mut [f32]) {
+        let n_generated = row.token_ids.len() - row.n_prompt;
+        self.penalize_repetition(row.token_ids, scores);
+        self.forbid_repeated_ngrams(row.token_ids, scores);
+        self.forbid_bad_words(row.token_ids, eos_token_ids, scores);
+        if row.token_ids.len() < self.min_tokens || n_generated < self.min_new_tokens {
+            forbid(eos_token_ids, scores);
+        }
+        if row.token_ids.len() == 1
+            && let Some(token_id) = self.forced_first
+        {
+            force(&[token_id], scores);
+        }
+        if !self.forced_last.is_empty() && n_generated + 1 == row.max_new_tokens {
+            force(&self.forced_last, scores);
+        }
+        forbid(&self.suppressed, scores);
+        let first = usize::from(row.n_prompt == 1 && self.forced_first.is_some());
+        if n_generated == first {
+            forbid(&self.suppressed_first, scores);
+        }
+    }
+
+    #[expect(clippy::float_cmp, reason = "exactly 1 is off")]
+    fn penalize_repetition(&self, token_ids: &[i64], scores: &mut [f32]) {
+        if self.repetition_penalty == 1.0 {
+            return;
+        }
+        let mut seen = token_ids.to_vec();
+        seen.sort_unstable();
+        seen.dedup();
+        for token_id in seen {
+            if let Some(score) = score_of(token_id, scores) {
+                let is_negative = *score < 0.0;
+                let penalty = self.repetition_penalty;
+                *score = if is_negative { *score * penalty } else { *score / penalty };
+            }
+        }
+    }
+
+    fn forbid_repeated_ngrams(&self, token_ids: &[i64], scores: &mut [f32]) {
+        let n_tokens = self.no_repeat_ngram_tokens;
+        if n_tokens == 0 || token_ids.len() + 1 < n_tokens {
+            return;
+        }
+        let head = &token_ids[token_ids.len() + 1 - n_tokens..];
+        for ngram in token_ids.windows(n_tokens) {
+            if let Some((last, before)) = ngram.split_last()
+                && before == head
+            {
+                forbid(&[*last], scores);
+            }
+        }
+    }
+
+    fn forbid_bad_words(&self, token_ids: &[i64], eos_token_ids: &[i64], scores: &mut [f32]) {
+        for word in &self.bad_words {
+            let Some((last, before)) = word.split_last() else { continue };
+            // The end of an answer is not a word, and a longer one needs its whole length before
+            // it: both as `NoBadWordsLogitsProcessor` has them.
+            let is_word = !(before.is_empty() && eos_token_ids.contains(last));
+            let has_room = before.is_empty() || word.len() <= token_ids.len();
+            if is_word && has_room && token_ids.ends_with(before) {
+                forbid(&[*last], scores);
+            }
+        }
+    }
+}
+
+/// Returns the place of a token's score; an id beyond the vocabulary has none.
+fn score_of(token_id: i64, scores: &mut [f32]) -> Option<&mut f32> {
+    usize::try_from(token_id).ok().and_then(|idx| scores.get_mut(idx))
+}
+
+fn forbid(token_ids: &[i64], scores: &mut [f32]) {
+    for token_id in token_ids {
+        if let Some(score) = score_of(*token_id, scores) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
+fn force(token_ids: &[i64], scores: &mut [f32]) {
+    scores.fill(f32::NEG_INFINITY);
+    for token_id in token_ids {
+        if let Some(score) = score_of(*token_id, scores) {
+            *score = 0.0;
+        }
+    }
+}

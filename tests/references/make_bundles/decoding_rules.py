@@ -1,0 +1,167 @@
+"""How generation configs and sampling parameters change what `llama` answers.
+
+The bundle is `llama`'s own, with another `generation_config.json`: what is stored is each config and
+the answers under it. Where transformers draws, it is the probabilities that are stored.
+"""
+
+import json
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+from transformers.generation import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .common import BUNDLES, REFERENCES, WORK, write_reference_text
+from .decoding import MAX_NEW_TOKENS, SMALLEST_GAP
+
+# Each changes answers of most rows; the last all rules at once.
+GREEDY = [
+    {"repetition_penalty": 1.3},
+    {"repetition_penalty": 0.8},
+    {"no_repeat_ngram_size": 1},
+    {"no_repeat_ngram_size": 2},
+    {"no_repeat_ngram_size": 3},
+    {"bad_words_ids": "common"},
+    {"min_new_tokens": 12},
+    {"min_length": 88},
+    {"max_length": 70},
+    {"forced_eos_token_id": 338, "max_new_tokens": 5},
+    {"suppress_tokens": "common"},
+    {"begin_suppress_tokens": "first"},
+    {
+        "repetition_penalty": 1.1,
+        "no_repeat_ngram_size": 2,
+        "bad_words_ids": "common",
+        "min_new_tokens": 6,
+        "forced_eos_token_id": 338,
+        "begin_suppress_tokens": "first",
+        "max_new_tokens": 16,
+    },
+]
+
+BEAMS = [
+    {"num_beams": 2},
+    {"num_beams": 4},
+    {"num_beams": 3, "length_penalty": 0.0},
+    {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    {"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"},
+    {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 6},
+]
+
+WARPERS = [
+    {"temperature": 0.5},
+    {"temperature": 1.5, "top_k": 4},
+    {"temperature": 1.0, "top_p": 0.8},
+    {"temperature": 1.0, "min_p": 0.2},
+    {"temperature": 0.7, "top_k": 8, "top_p": 0.9, "min_p": 0.05},
+    {"temperature": 2.0, "top_k": 6, "top_p": 0.5},
+]
+
+
+@dataclass
+class Spec:
+    """The one thing that is made here."""
+
+    name: str = "decoding_rules"
+
+
+SPECS = [Spec()]
+
+
+class Noise(LogitsProcessor):
+    """Adds what another order of sums might; answers that change with it are no reference."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores + 1e-4 * torch.randn(scores.shape, generator=self.generator)
+
+
+def concrete(config: dict, tokens: list[list[int]]) -> dict:
+    """Puts tokens of the plain answers where a config names them by what they are."""
+    common = sorted({token for row in tokens for token in row[2:6]})
+    values = {
+        ("bad_words_ids", "common"): [[common[0]], *[row[1:3] for row in tokens[:4]]],
+        ("suppress_tokens", "common"): common[:8],
+        ("begin_suppress_tokens", "first"): sorted({row[0] for row in tokens[::2]}),
+    }
+    return {k: values[k, v] if isinstance(v, str) and k != "early_stopping" else v for k, v in config.items()}
+
+
+@torch.no_grad()
+def answer(model: AutoModelForCausalLM, row: dict, config: dict, seed: int | None) -> list[int]:
+    """The tokens that a config answers a row with, with or without noise."""
+    input_ids = torch.tensor([row["prompt_ids"]])
+    lengths = {} if "max_length" in config else {"max_new_tokens": MAX_NEW_TOKENS}
+    out = model.generate(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        do_sample=False,
+        pad_token_id=339,
+        logits_processor=LogitsProcessorList([] if seed is None else [Noise(seed)]),
+        **{**lengths, **config},
+    )
+    return out[0, input_ids.shape[1] :].tolist()
+
+
+def answers(model: AutoModelForCausalLM, rows: list[dict], config: dict) -> list[list[int] | None]:
+    """Answers by row, `None` where there is none or rounding might change it."""
+    found: list[list[int] | None] = []
+    for row in rows:
+        if len(row["prompt_ids"]) >= config.get("max_length", 512):
+            # transformers refuses the row.
+            found.append(None)
+            continue
+        plain = answer(model, row, config, None)
+        noisy = [answer(model, row, config, seed) for seed in range(3)]
+        found.append(plain if all(tokens == plain for tokens in noisy) else None)
+    return found
+
+
+def probabilities(scores: torch.Tensor, options: dict) -> list[float]:
+    """What transformers draws from, in its order of warpers."""
+    warpers = [
+        ("temperature", TemperatureLogitsWarper),
+        ("top_k", TopKLogitsWarper),
+        ("top_p", TopPLogitsWarper),
+        ("min_p", MinPLogitsWarper),
+    ]
+    for key, warper in warpers:
+        if key in options:
+            scores = warper(options[key])(None, scores)
+    return [round(p, 6) for p in torch.softmax(scores, -1)[0].tolist()]
+
+
+def make(spec: Spec) -> None:
+    """Writes `decoding_rules.json` beside the bundles, from the checkpoint that `llama` leaves."""
+    model = AutoModelForCausalLM.from_pretrained(WORK / "llama").eval()
+    model.generation_config.max_new_tokens = None
+    reference = json.loads((BUNDLES / "llama.json").read_text())
+    rows = reference["rows"]
+    plain = [row["token_ids"] for row in rows]
+    cases = []
+    for config in [*GREEDY, *BEAMS]:
+        config = concrete(config, plain)
+        found = answers(model, rows, config)
+        sure = sum(tokens is not None for tokens in found)
+        changed = sum(a is not None and a != b for a, b in zip(found, plain, strict=True))
+        print(f"  {json.dumps(config)[:60]}: {sure} rows sure, {changed} changed")
+        assert sure >= 6 and changed >= 2, "a reference that says little"
+        cases.append({"generation_config": config, "token_ids": found})
+    generator = torch.Generator().manual_seed(5)
+    scores = 2 * torch.randn((1, 24), generator=generator)
+    draws = [{**options, "probabilities": probabilities(scores, options)} for options in WARPERS]
+    head = {
+        "reference": reference["reference"],
+        "smallest_noise": SMALLEST_GAP / 10,
+        "scores": [round(score, 6) for score in scores[0].tolist()],
+        "draws": draws,
+    }
+    write_reference_text(spec.name, cases, head)
+    (BUNDLES / f"{spec.name}.json").rename(REFERENCES / f"{spec.name}.json")
