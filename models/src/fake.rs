@@ -9,7 +9,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     EncodeError, Encoder, Engine, EngineOptions, Prompt, Sample, Sampling,
     engine::{
-        Constraints, DecodeError, Decoder, Detokenizer, Guard, Join, LengthLimit, Logits, StepRow,
+        Beams, Constraints, DecodeError, Decoder, Detokenizer, Guard, Join, LengthLimit, Logits,
+        SlotCopy, StepRow,
     },
     tensors::Tensor,
 };
@@ -89,6 +90,7 @@ impl FakeOptions {
             stop_strings: Vec::new(),
             constraints: Constraints::default(),
             sampling: Sampling::GREEDY,
+            beams: Beams::OFF,
             guard: Guard::default(),
         };
         let detokenizer = FakeDetokenizer { eos_token_id: self.eos_token_id };
@@ -241,6 +243,14 @@ impl Decoder for FakeDecoder {
             assert!(n_tokens <= self.options.context_tokens, "slot {} overflows", row.slot);
             let slot = slot.clone();
             self.score(&slot, logits.row_mut(row_idx));
+        }
+        Ok(())
+    }
+
+    fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError> {
+        let copied: Vec<_> = copies.iter().map(|copy| self.slots[copy.from].clone()).collect();
+        for (copy, held) in copies.iter().zip(copied) {
+            self.slots[copy.to] = held;
         }
         Ok(())
     }

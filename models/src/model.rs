@@ -6,8 +6,8 @@ use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
-    bundle::{Family, GenerationConfig},
-    engine::{Constraints, Guard, LengthLimit},
+    bundle::{EarlyStoppingConfig, Family, GenerationConfig},
+    engine::{Beams, Constraints, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
 };
@@ -54,6 +54,15 @@ pub enum ModelError {
         /// What the model has.
         max: usize,
     },
+    /// Beams and draws were asked for together.
+    #[error(
+        "{n_beams} beams and draws together are not supported: set `generation.temperature` to 0 or \
+         `generation.num_beams` to 1"
+    )]
+    BeamsDraw {
+        /// The beams.
+        n_beams: usize,
+    },
     /// No slot was asked for.
     #[error("`model.slots` = 0, expected at least 1")]
     NoSlots,
@@ -67,6 +76,7 @@ impl ModelError {
             Self::Bundle(error) => error.code(),
             Self::Session(error) => error.code(),
             Self::ContextTooLong { .. } => "context_too_long",
+            Self::BeamsDraw { .. } => "beams_draw",
             Self::NoSlots => "no_slots",
         }
     }
@@ -87,7 +97,7 @@ pub struct ModelInfo {
     pub slots: usize,
     /// Tokens a row may have, prompt and answer together.
     pub context_tokens: usize,
-    /// Bytes of the key-value cache of one slot.
+    /// Bytes of the key-value caches of one row.
     pub kv_bytes_per_slot: usize,
 }
 
@@ -117,7 +127,13 @@ impl Model {
         options: &ModelOptions,
     ) -> Result<Self, ModelError> {
         let context_tokens = context_tokens(bundle, options)?;
-        let slots = slots(bundle, options, context_tokens)?;
+        let engine_options = engine_options(bundle, &options.generation);
+        let n_beams = engine_options.beams.n_beams;
+        if n_beams > 1 && engine_options.sampling.temperature > 0.0 {
+            return Err(ModelError::BeamsDraw { n_beams });
+        }
+        let rows = slots(bundle, options, context_tokens, n_beams)?;
+        let slots = rows * n_beams;
         let processor = Arc::new(Processor::open(bundle)?);
         let choice = runtime.choose_device(options.device)?;
         let Graphs { encoder, decoder } =
@@ -127,11 +143,10 @@ impl Model {
             revision: bundle.revision().to_owned(),
             device: choice.kind,
             device_note: choice.note,
-            slots,
+            slots: rows,
             context_tokens,
-            kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens),
+            kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens) * n_beams,
         };
-        let engine_options = engine_options(bundle, &options.generation);
         let engine = Engine::new(decoder, processor.text(), engine_options);
         Ok(Self { processor, encoder, engine, info })
     }
@@ -152,14 +167,17 @@ fn slots(
     bundle: &Bundle,
     options: &ModelOptions,
     context_tokens: usize,
+    n_beams: usize,
 ) -> Result<usize, ModelError> {
     match options.slots {
         Some(0) => Err(ModelError::NoSlots),
         Some(slots) => Ok(slots),
         None => {
-            let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1);
+            let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1) * n_beams;
             let held = match bundle.family {
-                // While a cache in place doubles, the old half is held as well.
+                // A cache in place has a copy while beams change places.
+                Family::Multimodal if n_beams > 1 => per_slot.saturating_mul(5) / 2,
+                // While it doubles, the old half is held as well.
                 Family::Multimodal => per_slot.saturating_mul(3) / 2,
                 // A growing cache stands in and out of a step, and once more while rows join.
                 Family::Causal => per_slot.saturating_mul(3),
@@ -191,6 +209,7 @@ pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> Engine
         stop_strings: job.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
         constraints: constraints(model, job),
         sampling: sampling(model, job),
+        beams: beams(model, job),
         guard: Guard::default(),
     }
 }
@@ -210,6 +229,19 @@ fn sampling(model: &GenerationConfig, job: &GenerationOptions) -> Sampling {
         top_k: Some(job.top_k.or(model.top_k).unwrap_or(DEFAULT_TOP_K)).filter(|k| *k > 0),
         top_p: job.top_p.or(model.top_p).filter(|p| *p < 1.0),
         min_p: job.min_p.or(model.min_p),
+    }
+}
+
+fn beams(model: &GenerationConfig, job: &GenerationOptions) -> Beams {
+    Beams {
+        n_beams: job.num_beams.or(model.num_beams).unwrap_or(1).max(1),
+        length_penalty: job.length_penalty.or(model.length_penalty).unwrap_or(1.0),
+        early_stopping: match model.early_stopping {
+            Some(EarlyStoppingConfig::Bool(true)) => EarlyStopping::Full,
+            Some(EarlyStoppingConfig::Word(_)) => EarlyStopping::Never,
+            Some(EarlyStoppingConfig::Bool(false)) | None => EarlyStopping::Heuristic,
+        },
+        renormalizes: model.renormalize_logits.unwrap_or(false),
     }
 }
 

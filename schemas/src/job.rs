@@ -249,6 +249,13 @@ pub struct GenerationOptions {
     /// Lets no run of so many tokens come twice; 0 is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_repeat_ngram_size: Option<usize>,
+    /// How many continuations of a row are weighed against each other; 1 is none but the one. Takes as
+    /// many times the memory, and goes with temperature 0 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_beams: Option<usize>,
+    /// Among beams: above 0 favours long answers, below 0 short ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length_penalty: Option<f32>,
     /// The seed of the draws, with the row's identity.
     pub seed: u64,
     /// Texts that end an answer; they are not part of it.
@@ -384,6 +391,7 @@ impl Job {
             ("model.threads", self.model.threads),
             ("model.context_tokens", self.model.context_tokens),
             ("generation.max_new_tokens", self.generation.max_new_tokens),
+            ("generation.num_beams", self.generation.num_beams),
             ("output.span_rows", Some(self.output.span_rows)),
         ];
         for (key, value) in positive {
@@ -393,7 +401,7 @@ impl Job {
         }
         let generation = &self.generation;
         type Fits = fn(f32) -> bool;
-        let numbers: [(_, _, Fits, _); 4] = [
+        let numbers: [(_, _, Fits, _); 5] = [
             ("generation.temperature", generation.temperature, |t| t >= 0.0, "0 or more"),
             ("generation.top_p", generation.top_p, is_share, "a share above 0, up to 1"),
             ("generation.min_p", generation.min_p, is_share, "a share above 0, up to 1"),
@@ -403,6 +411,7 @@ impl Job {
                 |p| p > 0.0,
                 "more than 0",
             ),
+            ("generation.length_penalty", generation.length_penalty, |_| true, "a number"),
         ];
         for (key, value, fits, expected) in numbers {
             if let Some(value) = value

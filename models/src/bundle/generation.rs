@@ -30,9 +30,31 @@ pub(crate) struct GenerationConfig {
     pub(crate) forced_eos_token_id: Option<TokenIds>,
     pub(crate) suppress_tokens: Option<Vec<i64>>,
     pub(crate) begin_suppress_tokens: Option<Vec<i64>>,
+    pub(crate) num_beams: Option<usize>,
+    pub(crate) length_penalty: Option<f32>,
+    pub(crate) early_stopping: Option<EarlyStoppingConfig>,
+    pub(crate) renormalize_logits: Option<bool>,
     /// Every other key.
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// `early_stopping`: a boolean, or `"never"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum EarlyStoppingConfig {
+    /// `true` or `false`.
+    Bool(bool),
+    /// `"never"`.
+    Word(EarlyStoppingWord),
+}
+
+/// The one word that `early_stopping` may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EarlyStoppingWord {
+    /// `"never"`.
+    Never,
 }
 
 /// Keys that change answers and are not supported, with the values under which they do nothing.

@@ -18,7 +18,7 @@ pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
 pub(crate) use config::{ModelConfig, ProcessorConfig};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
-pub(crate) use generation::GenerationConfig;
+pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 
 /// Where a bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]

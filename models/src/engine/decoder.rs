@@ -48,6 +48,15 @@ pub struct StepRow {
     pub token_id: i64,
 }
 
+/// A slot that takes over what another holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotCopy {
+    /// The slot to copy; it keeps what it holds unless it is copied to as well.
+    pub from: usize,
+    /// The slot that is filled with it.
+    pub to: usize,
+}
+
 /// Scores of the next token, one row per row of the call that filled it: `f32 [N, V]`.
 ///
 /// The buffer is kept between calls, so a step allocates nothing.
@@ -111,7 +120,14 @@ pub trait Decoder: Send {
     /// [`DecodeError`] if the call failed as a whole; no slot has grown then.
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError>;
 
-    /// Forgets what a slot holds.
+    /// Copies slots, all as they were before the call, to others.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the call failed as a whole; no slot has changed then.
+    fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError>;
+
+    /// Forgets what a slot holds, if it holds anything.
     fn release(&mut self, slot: usize);
 }
 

@@ -5,25 +5,30 @@
 //! random stream, and no rule looks at another row. What a [`Decoder`] computes for a row must not
 //! depend on the other rows either; see `family` for how that is kept.
 
+mod beams;
 mod constraints;
 mod decoder;
 mod generation;
 mod prompt;
+mod row;
 mod sampler;
 mod schedule;
 mod stop;
 
 use std::{fmt, sync::Arc};
 
+pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;
-pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, StepRow};
+pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
 pub use prompt::Prompt;
 pub use sampler::Sampling;
 pub use stop::Guard;
 
+use beams::Candidates;
 use constraints::History;
-use sampler::{RowRandom, Sampler};
+use row::{Ended, Row};
+use sampler::Sampler;
 use stop::StopRules;
 
 /// What an engine needs to know besides the decoder.
@@ -37,8 +42,10 @@ pub struct EngineOptions {
     pub stop_strings: Vec<String>,
     /// What is forbidden, forced and discouraged before a token is chosen.
     pub constraints: Constraints,
-    /// How tokens are chosen.
+    /// How tokens are chosen without beams.
     pub sampling: Sampling,
+    /// How many continuations of a row are weighed against each other.
+    pub beams: Beams,
     /// What counts as a loop.
     pub guard: Guard,
 }
@@ -72,6 +79,9 @@ impl LengthLimit {
     }
 }
 
+/// What becomes of a row.
+type RowResult = Result<Generation, GenerateError>;
+
 /// A prompt that found no free slot, given back. Ask [`Engine::free_slots`] first.
 #[derive(Debug)]
 pub struct Full(pub Prompt);
@@ -84,25 +94,6 @@ impl fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// A row between admission and its end.
-struct Row {
-    ticket: u64,
-    /// Held until the row is prefilled.
-    prompt: Option<Prompt>,
-    /// The prompt's tokens and those generated.
-    token_ids: Vec<i64>,
-    n_prompt: usize,
-    max_new_tokens: usize,
-    logprob_sum: f64,
-    random: RowRandom,
-}
-
-impl Row {
-    fn generated(&self) -> &[i64] {
-        &self.token_ids[self.n_prompt..]
-    }
-}
-
 /// The scheduler above one decoder.
 pub struct Engine {
     decoder: Box<dyn Decoder>,
@@ -111,7 +102,8 @@ pub struct Engine {
     length: LengthLimit,
     constraints: Constraints,
     sampler: Sampler,
-    /// One place per slot of the decoder.
+    beams: Beams,
+    /// A place has as many slots of the decoder, side by side, as there are beams.
     rows: Vec<Option<Row>>,
     n_taken: usize,
     logits: Logits,
@@ -131,14 +123,15 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Puts an engine above `decoder`, whose slots must all be free.
+    /// Puts an engine above `decoder`, whose slots must all be free and at least as many as beams.
     #[must_use]
     pub fn new(
         decoder: Box<dyn Decoder>,
         detokenizer: Arc<dyn Detokenizer>,
         options: EngineOptions,
     ) -> Self {
-        let rows = std::iter::repeat_with(|| None).take(decoder.slots()).collect();
+        let n_places = (decoder.slots() / options.beams.n_beams.max(1)).max(1);
+        let rows = std::iter::repeat_with(|| None).take(n_places).collect();
         Self {
             decoder,
             detokenizer,
@@ -150,6 +143,7 @@ impl Engine {
             length: options.length,
             constraints: options.constraints,
             sampler: Sampler::new(options.sampling),
+            beams: options.beams,
             rows,
             n_taken: 0,
             logits: Logits::default(),
@@ -158,7 +152,7 @@ impl Engine {
         }
     }
 
-    /// Returns the number of slots, free or not.
+    /// Returns how many rows can be in the engine; each has as many slots of the decoder as beams.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.rows.len()
@@ -204,15 +198,8 @@ impl Engine {
         let n_prompt = prompt.n_tokens();
         // The last token is not written any more, so it needs no place in the slot.
         let room = (self.decoder.context_tokens() + 1).saturating_sub(n_prompt);
-        *place = Some(Row {
-            ticket,
-            token_ids: prompt.token_ids().to_vec(),
-            n_prompt,
-            max_new_tokens: self.length.new_tokens(n_prompt).min(room),
-            prompt: Some(prompt),
-            logprob_sum: 0.0,
-            random: RowRandom::new(row_seed),
-        });
+        let max_new_tokens = self.length.new_tokens(n_prompt).min(room);
+        *place = Some(Row::new(ticket, prompt, max_new_tokens, row_seed));
         self.n_taken += 1;
         Ok(())
     }
@@ -231,158 +218,233 @@ impl Engine {
 
     fn prefill_joined(&mut self, finished: &mut Vec<Finished>) {
         let at_work = |row: &&Row| row.prompt.is_none();
-        if !self.decoder.joins_now(self.rows.iter().flatten().filter(at_work).count()) {
+        let n_live = self.rows.iter().flatten().filter(at_work).count();
+        if !self.decoder.joins_now(n_live * self.beams.n_beams) {
             return;
         }
         let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
         let mut joined: Vec<(usize, usize)> = Vec::new();
-        for slot in 0..self.rows.len() {
-            let Some(row) = &self.rows[slot] else { continue };
+        for place in 0..self.rows.len() {
+            let Some(row) = &self.rows[place] else { continue };
             if row.prompt.is_none() {
                 continue;
             }
             match row.n_prompt {
-                0 => self.finish(slot, Err(GenerateError::EmptyPrompt), finished),
+                0 => self.finish(place, Err(GenerateError::EmptyPrompt), finished),
                 n_tokens if n_tokens > tokens_max => {
                     let error = GenerateError::PromptTooLong { n_tokens, max_tokens: tokens_max };
-                    self.finish(slot, Err(error), finished);
+                    self.finish(place, Err(error), finished);
                 }
-                n_tokens => joined.push((slot, n_tokens)),
+                n_tokens => joined.push((place, n_tokens)),
             }
         }
         for group in schedule::prefill_groups(joined, self.decoder.prefill_rows_max()) {
             let mut prompts: Vec<(usize, Prompt)> = Vec::with_capacity(group.len());
-            for slot in group {
-                if let Some(row) = &mut self.rows[slot]
+            for place in group {
+                if let Some(row) = &mut self.rows[place]
                     && let Some(prompt) = row.prompt.take()
                 {
-                    prompts.push((slot, prompt));
+                    prompts.push((place, prompt));
                 }
             }
             self.prefill_group(&prompts, finished);
         }
     }
 
+    /// Prefills the first slot of each place.
     fn prefill_group(&mut self, prompts: &[(usize, Prompt)], finished: &mut Vec<Finished>) {
+        let slot = |place: usize| place * self.beams.n_beams;
         let joins: Vec<Join<'_>> =
-            prompts.iter().map(|(slot, prompt)| Join { slot: *slot, prompt }).collect();
+            prompts.iter().map(|(place, prompt)| Join { slot: slot(*place), prompt }).collect();
         if joins.is_empty() {
             return;
         }
         match self.decoder.prefill(&joins, &mut self.logits) {
             Ok(()) => {
-                for (row_idx, join) in joins.iter().enumerate() {
-                    self.take_token(join.slot, row_idx, finished);
+                for (row_idx, (place, _)) in prompts.iter().enumerate() {
+                    self.take_tokens(*place, row_idx, finished);
                 }
             }
-            Err(error) if joins.len() == 1 => {
-                self.finish(joins[0].slot, Err(error.into()), finished);
-            }
-            Err(error) => {
-                tracing::warn!(
-                    rows = joins.len(),
-                    code = error.code(),
-                    "prefill failed, will split"
-                );
-                let (left, right) = prompts.split_at(prompts.len() / 2);
-                self.prefill_group(left, finished);
-                self.prefill_group(right, finished);
-            }
+            Err(error) => match prompts {
+                [(place, _)] => self.finish(*place, Err(error.into()), finished),
+                _ => {
+                    tracing::warn!(
+                        rows = prompts.len(),
+                        code = error.code(),
+                        "prefill failed, will split"
+                    );
+                    let (left, right) = prompts.split_at(prompts.len() / 2);
+                    self.prefill_group(left, finished);
+                    self.prefill_group(right, finished);
+                }
+            },
         }
     }
 
     fn step_live(&mut self, finished: &mut Vec<Finished>) {
-        let live: Vec<StepRow> = self
-            .rows
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, row)| {
-                let token_id = *row.as_ref()?.generated().last()?;
-                Some(StepRow { slot, token_id })
-            })
+        self.place_beams(finished);
+        let is_live = |row: &Row| row.prompt.is_none() && row.n_generated() > 0;
+        let live: Vec<usize> = (0..self.rows.len())
+            .filter(|place| self.rows[*place].as_ref().is_some_and(is_live))
             .collect();
         if !live.is_empty() {
             self.n_steps += 1;
-            self.step_rows(&live, finished);
+            self.step_places(&live, finished);
         }
     }
 
-    fn step_rows(&mut self, rows: &[StepRow], finished: &mut Vec<Finished>) {
-        match self.decoder.step(rows, &mut self.logits) {
+    /// Brings every live hypothesis to the slot of its own rank.
+    fn place_beams(&mut self, finished: &mut Vec<Finished>) {
+        let n_beams = self.beams.n_beams;
+        let mut moves = Vec::new();
+        for (place, row) in self.rows.iter().enumerate() {
+            let live = row.iter().flat_map(|row| &row.live).enumerate();
+            let moved = live.filter(|(rank, hypothesis)| *rank != hypothesis.parent);
+            moves.extend(moved.map(|(rank, hypothesis)| SlotCopy {
+                from: place * n_beams + hypothesis.parent,
+                to: place * n_beams + rank,
+            }));
+        }
+        if moves.is_empty() {
+            return;
+        }
+        if let Err(error) = self.decoder.copy_slots(&moves) {
+            let message = error.to_string();
+            let mut places: Vec<usize> = moves.iter().map(|step| step.to / n_beams).collect();
+            places.dedup();
+            for place in places {
+                let (graph, message) = ("copy of beams".to_owned(), message.clone());
+                let error = DecodeError::Run { graph, n_rows: 1, message };
+                self.finish(place, Err(error.into()), finished);
+            }
+            return;
+        }
+        for (place, row) in self.rows.iter_mut().enumerate() {
+            let Some(row) = row.as_mut().filter(|row| row.n_generated() > 0) else { continue };
+            for (rank, hypothesis) in row.live.iter_mut().enumerate() {
+                hypothesis.parent = rank;
+            }
+            for rank in row.live.len()..row.n_full {
+                self.decoder.release(place * n_beams + rank);
+            }
+            row.n_full = row.live.len();
+        }
+    }
+
+    fn step_places(&mut self, places: &[usize], finished: &mut Vec<Finished>) {
+        let n_beams = self.beams.n_beams;
+        let mut rows: Vec<StepRow> = Vec::with_capacity(places.len());
+        let mut firsts: Vec<usize> = Vec::with_capacity(places.len());
+        for place in places {
+            firsts.push(rows.len());
+            let live = self.rows[*place].iter().flat_map(|row| &row.live).enumerate();
+            rows.extend(live.filter_map(|(rank, hypothesis)| {
+                let token_id = *hypothesis.token_ids.last()?;
+                Some(StepRow { slot: place * n_beams + rank, token_id })
+            }));
+        }
+        match self.decoder.step(&rows, &mut self.logits) {
             Ok(()) => {
-                for (row_idx, row) in rows.iter().enumerate() {
-                    self.take_token(row.slot, row_idx, finished);
+                for (place, first) in places.iter().zip(firsts) {
+                    self.take_tokens(*place, first, finished);
                 }
             }
-            Err(error) => match rows {
-                [row] => self.finish(row.slot, Err(error.into()), finished),
+            Err(error) => match places {
+                [place] => self.finish(*place, Err(error.into()), finished),
                 _ => {
                     tracing::warn!(
                         rows = rows.len(),
                         code = error.code(),
                         "step failed, will split"
                     );
-                    let (left, right) = rows.split_at(rows.len() / 2);
-                    self.step_rows(left, finished);
-                    self.step_rows(right, finished);
+                    let (left, right) = places.split_at(places.len() / 2);
+                    self.step_places(left, finished);
+                    self.step_places(right, finished);
                 }
             },
         }
     }
 
-    /// Chooses the next token of a slot from a row of `logits`, and ends the row if it is done.
-    fn take_token(&mut self, slot: usize, row_idx: usize, finished: &mut Vec<Finished>) {
-        let Some(row) = &mut self.rows[slot] else { return };
+    /// Continues the row of a place by what its rows of `logits`, from `first` on, say, and ends it if
+    /// it is done.
+    fn take_tokens(&mut self, place: usize, first: usize, finished: &mut Vec<Finished>) {
+        let ended = if self.beams.n_beams > 1 {
+            self.take_beams(place, first)
+        } else {
+            self.take_token(place, first)
+        };
+        if let Some(result) = ended {
+            self.finish(place, result, finished);
+        }
+    }
+
+    /// Chooses the next token of a row without beams.
+    fn take_token(&mut self, place: usize, row_idx: usize) -> Option<RowResult> {
+        let row = self.rows[place].as_mut()?;
+        let hypothesis = row.live.first_mut()?;
         let scores = self.logits.row(row_idx);
         let allowed = (!self.constraints.is_off()).then(|| {
-            let (n_prompt, max_new_tokens) = (row.n_prompt, row.max_new_tokens);
-            let history = History { token_ids: &row.token_ids, n_prompt, max_new_tokens };
+            let history = History {
+                token_ids: &hypothesis.token_ids,
+                n_prompt: row.n_prompt,
+                max_new_tokens: row.max_new_tokens,
+            };
             self.allowed.clear();
             self.allowed.extend_from_slice(scores);
             self.constraints.apply(&history, &self.rules.eos_token_ids, &mut self.allowed);
             self.allowed.as_slice()
         });
         let Some(choice) = self.sampler.choose(scores, allowed, &mut row.random) else {
-            let error = GenerateError::NoToken { n_generated: row.generated().len() };
-            self.finish(slot, Err(error), finished);
-            return;
+            let n_generated = hypothesis.token_ids.len() - row.n_prompt;
+            return Some(Err(GenerateError::NoToken { n_generated }));
         };
-        row.token_ids.push(choice.token_id);
-        row.logprob_sum += choice.logprob;
-        let reason =
-            self.rules.check(row.generated(), row.max_new_tokens, self.detokenizer.as_ref());
-        if let Some(finish_reason) = reason {
-            let generation = Self::close(row, finish_reason, &self.rules, &*self.detokenizer);
-            self.finish(slot, Ok(generation), finished);
+        hypothesis.token_ids.push(choice.token_id);
+        hypothesis.logprob_sum += choice.logprob;
+        let generated = &hypothesis.token_ids[row.n_prompt..];
+        let reason = self.rules.check(generated, row.max_new_tokens, self.detokenizer.as_ref())?;
+        let hypothesis = row.live.swap_remove(0);
+        Some(Ok(hypothesis.into_generation(row.n_prompt, reason, |ids| self.text(ids))))
+    }
+
+    /// Continues a row with beams.
+    fn take_beams(&mut self, place: usize, first: usize) -> Option<RowResult> {
+        let row = self.rows[place].as_mut()?;
+        let mut candidates = Candidates::new(self.beams, self.rules.eos_token_ids.len());
+        for (rank, hypothesis) in row.live.iter().enumerate() {
+            let scores = self.logits.row(first + rank);
+            self.beams.log_probs(scores, &mut self.allowed, |log_probs| {
+                let history = History {
+                    token_ids: &hypothesis.token_ids,
+                    n_prompt: row.n_prompt,
+                    max_new_tokens: row.max_new_tokens,
+                };
+                self.constraints.apply(&history, &self.rules.eos_token_ids, log_probs);
+            });
+            candidates.offer(hypothesis.score, rank, &self.allowed, scores);
         }
+        let (n_prompt, n_generated) = (row.n_prompt, row.n_generated());
+        let max_new_tokens = row.max_new_tokens;
+        let check = |generated: &[i64]| {
+            self.rules.check(generated, max_new_tokens, self.detokenizer.as_ref())
+        };
+        let ended = beams::advance(self.beams, row, &candidates, check)?;
+        Some(match ended {
+            Some(Ended { hypothesis, reason, .. }) => {
+                Ok(hypothesis.into_generation(n_prompt, reason, |ids| self.text(ids)))
+            }
+            None => Err(GenerateError::NoToken { n_generated }),
+        })
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "a mean for a report; counts are small"
-    )]
-    fn close(
-        row: &mut Row,
-        finish_reason: FinishReason,
-        rules: &StopRules,
-        detokenizer: &dyn Detokenizer,
-    ) -> Generation {
-        let token_ids = row.token_ids.split_off(row.n_prompt);
-        let text = rules.cut(&detokenizer.text(&token_ids)).to_owned();
-        let logprob_mean = (row.logprob_sum / token_ids.len() as f64) as f32;
-        let n_prompt_tokens = row.n_prompt;
-        Generation { token_ids, text, finish_reason, n_prompt_tokens, logprob_mean }
+    /// Returns the text of an answer's tokens, without special ones, up to the first stop string.
+    fn text(&self, token_ids: &[i64]) -> String {
+        self.rules.cut(&self.detokenizer.text(token_ids)).to_owned()
     }
 
-    fn finish(
-        &mut self,
-        slot: usize,
-        result: Result<Generation, GenerateError>,
-        finished: &mut Vec<Finished>,
-    ) {
-        if let Some(row) = self.rows[slot].take() {
-            self.decoder.release(slot);
+    fn finish(&mut self, place: usize, result: RowResult, finished: &mut Vec<Finished>) {
+        if let Some(row) = self.rows[place].take() {
+            let first = place * self.beams.n_beams;
+            (first..first + self.beams.n_beams).for_each(|slot| self.decoder.release(slot));
             self.n_taken -= 1;
             finished.push(Finished { ticket: row.ticket, result });
         }

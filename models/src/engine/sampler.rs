@@ -160,7 +160,7 @@ fn best(scores: &[f32]) -> Option<(usize, f32)> {
     best.filter(|(_, score)| score.is_finite())
 }
 
-fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
+pub(super) fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
     // In f32 lanes: the sum is for a report, not for a choice.
     let sum: f32 = scores.iter().map(|score| (score - best_score).exp()).sum();
     f64::from(best_score) + f64::from(sum).ln()
@@ -202,6 +202,41 @@ mod tests {
         let scores = [0.0, (3.0_f32).ln()];
         let hits = (0..4000).filter(|seed| choose(sampling, &scores, *seed) == Some(1)).count();
         assert!((2850..3150).contains(&hits), "{hits} of 4000, expected about 3000");
+    }
+
+    /// `tests/references/make_bundles/decoding_rules.py` makes the reference.
+    #[test]
+    fn draws_are_from_what_transformers_draws_from() {
+        let text = include_str!("../../../tests/references/decoding_rules.json");
+        let reference: serde_json::Value = serde_json::from_str(text).unwrap();
+        let numbers = |value: &serde_json::Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
+        let scores: Vec<f32> = numbers(&reference["scores"]).iter().map(|s| *s as f32).collect();
+        for case in reference["draws"].as_array().unwrap() {
+            #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
+            let number = |key: &str| case[key].as_f64().map(|number| number as f32);
+            let sampling = Sampling {
+                temperature: number("temperature").unwrap(),
+                top_k: case["top_k"].as_u64().map(|k| usize::try_from(k).unwrap()),
+                top_p: number("top_p"),
+                min_p: number("min_p"),
+            };
+            let n_draws = 20_000;
+            let mut counts = vec![0.0; scores.len()];
+            for seed in 0..n_draws {
+                let token_id = choose(sampling, &scores, seed).unwrap();
+                counts[usize::try_from(token_id).unwrap()] += 1.0;
+            }
+            for (count, expected) in counts.iter().zip(numbers(&case["probabilities"])) {
+                assert!(expected > 0.0 || *count == 0.0, "{case}: a token that is cut was drawn");
+                #[expect(clippy::cast_precision_loss, reason = "few draws")]
+                let share = count / n_draws as f64;
+                // Five standard deviations of a share of one half.
+                assert!((share - expected).abs() < 0.018, "{case}: {share}, expected {expected}");
+            }
+        }
     }
 
     proptest! {

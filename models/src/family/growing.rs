@@ -12,7 +12,7 @@
 //! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
 
 use crate::{
-    engine::{DecodeError, Decoder, Join, Logits, StepRow},
+    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
     onnx::{GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
     tensors::Tensor,
 };
@@ -258,6 +258,29 @@ impl Decoder for GrowingDecoder {
             self.run_step(rows, logits)
         };
         step().map_err(|error| decode_error(error, rows.len()))
+    }
+
+    fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError> {
+        let mut rebuilt = Vec::with_capacity(self.batches.len());
+        for (batch_idx, batch) in self.batches.iter().enumerate() {
+            let place = |slot: usize| batch.rows.iter().position(|row| row.slot == slot);
+            let is_filled = |slot: usize| copies.iter().any(|copy| copy.to == slot);
+            let stay = batch.rows.iter().enumerate().filter(|(_, row)| !is_filled(row.slot));
+            let mut taken: Vec<_> = stay.map(|(row_idx, row)| (row_idx, row.slot)).collect();
+            taken.extend(copies.iter().filter_map(|copy| Some((place(copy.from)?, copy.to))));
+            if taken.is_empty() {
+                continue;
+            }
+            let places: Vec<_> = taken.iter().map(|(row_idx, _)| (batch_idx, *row_idx)).collect();
+            let mut batch =
+                self.gather(&places).map_err(|error| decode_error(error, copies.len()))?;
+            for (row, (_, slot)) in batch.rows.iter_mut().zip(taken) {
+                row.slot = slot;
+            }
+            rebuilt.push(batch);
+        }
+        self.batches = rebuilt;
+        Ok(())
     }
 
     fn release(&mut self, slot: usize) {

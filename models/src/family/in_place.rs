@@ -16,7 +16,7 @@ use super::{
     tokens::{Padding, TokenInput},
 };
 use crate::{
-    engine::{DecodeError, Decoder, Join, Logits, StepRow},
+    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
     onnx::{Cache, InPlaceGraph, RunError, SessionError, StepInputs},
     tensors::Tensor,
 };
@@ -42,6 +42,8 @@ pub(crate) struct InPlaceDecoder {
     cache: Cache,
     /// Caches in which prompts are prefilled before they move to their slots, by number of rows.
     staging: BTreeMap<usize, Cache>,
+    /// Where slots stand while they are copied; made when beams first ask for it.
+    spare: Option<Cache>,
     /// Tokens each slot holds.
     n_tokens: Vec<usize>,
 }
@@ -63,6 +65,7 @@ impl InPlaceDecoder {
             vocab_size,
             cache,
             staging: BTreeMap::new(),
+            spare: None,
             n_tokens: vec![0; slots.max(ROWS_MIN)],
         })
     }
@@ -79,6 +82,7 @@ impl InPlaceDecoder {
         }
         self.cache = cache;
         self.staging.clear();
+        self.spare = None;
         Ok(())
     }
 
@@ -217,6 +221,25 @@ impl Decoder for InPlaceDecoder {
         for row in rows {
             self.n_tokens[row.slot] += 1;
         }
+        Ok(())
+    }
+
+    fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError> {
+        let mut spare = match self.spare.take() {
+            Some(spare) => spare,
+            None => self
+                .new_cache(self.cache.n_rows(), self.cache.capacity_tokens())
+                .map_err(|error| decode_error(error, copies.len()))?,
+        };
+        for copy in copies {
+            spare.copy_row(copy.to, &self.cache, copy.from, self.n_tokens[copy.from]);
+        }
+        let n_tokens: Vec<usize> = copies.iter().map(|copy| self.n_tokens[copy.from]).collect();
+        for (copy, n_tokens) in copies.iter().zip(n_tokens) {
+            self.cache.copy_row(copy.to, &spare, copy.to, n_tokens);
+            self.n_tokens[copy.to] = n_tokens;
+        }
+        self.spare = Some(spare);
         Ok(())
     }
 

@@ -91,7 +91,10 @@ def concrete(config: dict, tokens: list[list[int]]) -> dict:
         ("suppress_tokens", "common"): common[:8],
         ("begin_suppress_tokens", "first"): sorted({row[0] for row in tokens[::2]}),
     }
-    return {k: values[k, v] if isinstance(v, str) and k != "early_stopping" else v for k, v in config.items()}
+    return {
+        k: values[k, v] if isinstance(v, str) and k != "early_stopping" else v
+        for k, v in config.items()
+    }
 
 
 @torch.no_grad()

@@ -1,0 +1,177 @@
+//! Beam search, as transformers has it (`GenerationMixin._beam_search`, 4.57).
+//!
+//! A row is continued in several ways at once. Each step the best continuations of all of them are
+//! taken: those that end are kept by their score under the length penalty, the others go on.
+
+use super::{
+    FinishReason,
+    row::{Ended, Hypothesis, Row},
+    sampler::log_sum_exp,
+};
+
+/// How beams are searched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beams {
+    /// How many continuations of a row go on; 1 is no search.
+    pub n_beams: usize,
+    /// A score is the sum of log probabilities over the number of tokens to this power.
+    pub length_penalty: f32,
+    /// When a row is done.
+    pub early_stopping: EarlyStopping,
+    /// Whether probabilities sum up to 1 again after constraints (`renormalize_logits`).
+    pub renormalizes: bool,
+}
+
+/// When a row with beams is done (`early_stopping` of transformers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// As soon as so many continuations have ended as there are beams (`true`).
+    Full,
+    /// When the best that goes on, at its length now, is worse than all that have ended (`false`).
+    Heuristic,
+    /// When it could not become better up to the longest length (`"never"`).
+    Never,
+}
+
+impl Beams {
+    /// One continuation: no search.
+    pub const OFF: Self = Self {
+        n_beams: 1,
+        length_penalty: 1.0,
+        early_stopping: EarlyStopping::Heuristic,
+        renormalizes: false,
+    };
+
+    /// Turns a row's scores (`[V]`) into log probabilities as the search compares them: those of the
+    /// model, then constraints, then those of what is left.
+    pub(super) fn log_probs(
+        self,
+        scores: &[f32],
+        log_probs: &mut Vec<f32>,
+        constrain: impl FnOnce(&mut [f32]),
+    ) {
+        log_probs.clear();
+        log_probs.extend_from_slice(scores);
+        normalize(log_probs);
+        constrain(log_probs);
+        if self.renormalizes {
+            normalize(log_probs);
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "log probabilities are f32 in the reference")]
+fn normalize(scores: &mut [f32]) {
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if best.is_finite() {
+        let sum = log_sum_exp(scores, best) as f32;
+        scores.iter_mut().for_each(|score| *score -= sum);
+    }
+}
+
+/// A token that may come next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// Which hypothesis it continues.
+    parent: usize,
+    token_id: i64,
+    score: f32,
+    /// Natural log probability of the token, as the model has it.
+    logprob: f64,
+}
+
+/// The best candidates of a step, of all hypotheses of a row.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    n_max: usize,
+    /// The best first.
+    best: Vec<Candidate>,
+}
+
+impl Candidates {
+    /// Keeps enough that as many as there are beams go on even if every end token is among the best.
+    pub(super) fn new(beams: Beams, n_eos: usize) -> Self {
+        Self { n_max: beams.n_beams * (n_eos + 1).max(2), best: Vec::new() }
+    }
+
+    /// Offers every continuation of a hypothesis: its own score, its index, the log probabilities of
+    /// the search and the scores of the model.
+    pub(super) fn offer(&mut self, score: f32, parent: usize, log_probs: &[f32], raw: &[f32]) {
+        let raw_best = raw.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let raw_sum = log_sum_exp(raw, raw_best);
+        for (token_idx, log_prob) in log_probs.iter().enumerate() {
+            let score = score + log_prob;
+            let is_full = self.best.len() == self.n_max;
+            let beats = |worst: &Candidate| score > worst.score;
+            if !score.is_finite() || (is_full && !self.best.last().is_some_and(beats)) {
+                continue;
+            }
+            let at = self.best.partition_point(|other| other.score >= score);
+            self.best.truncate(self.n_max - 1);
+            let token_id = i64::try_from(token_idx).unwrap_or(i64::MAX);
+            let logprob = f64::from(raw[token_idx]) - raw_sum;
+            self.best.insert(at, Candidate { parent, token_id, score, logprob });
+        }
+    }
+}
+
+/// Continues a row by a step; returns what it ended with once it is done.
+///
+/// `check` says whether a continuation has ended. A row whose every continuation is forbidden is done
+/// with nothing.
+pub(super) fn advance(
+    beams: Beams,
+    row: &mut Row,
+    candidates: &Candidates,
+    check: impl Fn(&[i64]) -> Option<FinishReason>,
+) -> Option<Option<Ended>> {
+    let n_generated = row.n_generated() + 1;
+    let mut live = Vec::with_capacity(beams.n_beams);
+    let was_full = row.ended.len() == beams.n_beams;
+    for (rank, candidate) in candidates.best.iter().enumerate() {
+        let parent = &row.live[candidate.parent];
+        let mut token_ids = Vec::with_capacity(parent.token_ids.len() + 1);
+        token_ids.extend_from_slice(&parent.token_ids);
+        token_ids.push(candidate.token_id);
+        let reason = check(&token_ids[row.n_prompt..]);
+        let hypothesis = Hypothesis {
+            logprob_sum: parent.logprob_sum + candidate.logprob,
+            score: candidate.score,
+            parent: candidate.parent,
+            token_ids,
+        };
+        match reason {
+            None if live.len() < beams.n_beams => live.push(hypothesis),
+            None => {}
+            // Only the best count as ended; the rest are there so that enough go on.
+            Some(reason) if rank < beams.n_beams => {
+                let is_closed = was_full && beams.early_stopping == EarlyStopping::Full;
+                if row.can_improve && !is_closed {
+                    let score = penalized(beams, candidate.score, n_generated);
+                    row.ended.push(Ended { score, hypothesis, reason });
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    // A stable sort: of equal scores the one that ended first stays.
+    row.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
+    row.ended.truncate(beams.n_beams);
+    row.live = live;
+
+    let is_full = row.ended.len() == beams.n_beams;
+    if let (Some(best), Some(worst)) = (row.live.first(), row.ended.last().filter(|_| is_full)) {
+        let could_be_longer =
+            beams.early_stopping == EarlyStopping::Never && beams.length_penalty > 0.0;
+        let length = if could_be_longer { row.max_new_tokens } else { n_generated };
+        row.can_improve &= penalized(beams, best.score, length) > worst.score;
+    }
+    let is_closed = is_full && beams.early_stopping == EarlyStopping::Full;
+    let is_done = row.live.is_empty() || !row.can_improve || is_closed;
+    is_done.then(|| (!row.ended.is_empty()).then(|| row.ended.swap_remove(0)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "answers have far fewer than 2^24 tokens")]
+fn penalized(beams: Beams, score: f32, n_generated: usize) -> f32 {
+    score / (n_generated as f32).powf(beams.length_penalty)
+}
