@@ -1,7 +1,7 @@
 """How generation configs and sampling parameters change what `llama` answers.
 
-The bundle is `llama`'s own, with another `generation_config.json`: what is stored is each config and
-the answers under it. Where transformers draws, it is the probabilities that are stored.
+The bundle is `llama`'s own, with another `generation_config.json`: what is stored is each config
+and the answers under it. Where transformers draws, it is the probabilities that are stored.
 """
 
 import json
