@@ -24,3 +24,10 @@ train-check:
 # Peak memory over the number of rows; prints a table.
 memory:
     tests/measure_memory.sh
+
+# Real weights against transformers: fetches weights, and the reference into an environment.
+parity-real:
+    cargo build --release
+    test -d target/parity_real/venv || python3 -m venv target/parity_real/venv
+    target/parity_real/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
+    cd tests && ../target/parity_real/venv/bin/python -m parity_real ../target/release/legenda ../target/parity_real

@@ -1,0 +1,1 @@
+"""Real weights through the binary and through the reference; see README.md."""

@@ -1,0 +1,62 @@
+"""Tables for the binary, and what it made of them."""
+
+import io
+import subprocess
+import wave
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "examples" / "sample"
+
+
+def sample_rows(*tables: str) -> list[dict]:
+    """The rows of sample tables that have an expected answer."""
+    rows = [
+        row for table in tables for row in pq.read_table(SAMPLES / f"{table}.parquet").to_pylist()
+    ]
+    return [row for row in rows if row["expected"]]
+
+
+def samples_at(audio: bytes, rate_hz: int) -> np.ndarray | None:
+    """The samples of a 16-bit WAV of one channel at this rate; `None` for any other."""
+    try:
+        with wave.open(io.BytesIO(audio)) as file:
+            is_plain = file.getnchannels() == 1 and file.getsampwidth() == 2
+            if not is_plain or file.getframerate() != rate_hz:
+                return None
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(32768)
+    except (wave.Error, EOFError):
+        return None
+
+
+def run(binary: Path, work: Path, name: str, rows: list[dict], job: str) -> pa.Table:
+    """Runs a job of the binary over rows and returns its answers, in order."""
+    pq.write_table(pa.Table.from_pylist(rows), work / f"{name}.parquet")
+    file = work / f"{name}.toml"
+    file.write_text(f'version = 1\n{job}\n[output]\npath = "{name}-out"\n')
+    subprocess.run([binary, "run", file, "--overwrite", "--progress", "none"], check=True)
+    answers = pq.read_table(work / f"{name}-out", filesystem=None)
+    assert answers.num_rows == len(rows), f"{answers.num_rows} answers to {len(rows)} rows"
+    return answers
+
+
+def word_error_rate(expected: list[str], actual: list[str]) -> float:
+    """Edits of words over the number of words, both in lower case without punctuation."""
+    edits = n_words = 0
+    for a, b in zip(map(words, expected), map(words, actual), strict=True):
+        row = list(range(len(b) + 1))
+        for i, word in enumerate(a, 1):
+            last, row[0] = row[0], i
+            for j, other in enumerate(b, 1):
+                last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (word != other))
+        edits += row[-1]
+        n_words += len(a)
+    return edits / n_words
+
+
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()

