@@ -27,7 +27,7 @@ pub mod onnx;
 pub mod processor;
 pub mod tensors;
 
-pub use bundle::{Bundle, BundleError, BundleSource, Modalities};
+pub use bundle::{Bundle, BundleError, BundleSource, Modalities, SpeechOptions};
 pub use engine::{
     DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
     Sampling,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
-    Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling,
+    Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
     bundle::{EarlyStoppingConfig, Family, GenerationConfig},
-    engine::{Beams, Constraints, EarlyStopping, Guard, LengthLimit},
+    engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
+    processor::Transcript,
 };
 
 /// How a model is loaded.
@@ -25,6 +26,8 @@ pub struct ModelOptions {
     pub context_tokens: Option<usize>,
     /// How answers are decoded. The seed is not used here: rows bring theirs.
     pub generation: GenerationOptions,
+    /// How speech is written down.
+    pub speech: SpeechOptions,
 }
 
 /// The most slots chosen unless asked for.
@@ -127,7 +130,7 @@ impl Model {
         options: &ModelOptions,
     ) -> Result<Self, ModelError> {
         let context_tokens = context_tokens(bundle, options)?;
-        let engine_options = engine_options(bundle, &options.generation);
+        let mut engine_options = engine_options(bundle, &options.generation);
         let n_beams = engine_options.beams.n_beams;
         if n_beams > 1 && engine_options.sampling.temperature > 0.0 {
             return Err(ModelError::BeamsDraw { n_beams });
@@ -135,9 +138,12 @@ impl Model {
         let rows = slots(bundle, options, context_tokens, n_beams)?;
         let slots = rows * n_beams;
         let processor = Arc::new(Processor::open(bundle)?);
+        let start = bundle.decoder_start(&options.speech)?;
+        let timestamps = start.timestamps;
+        engine_options.constraints.timestamps = timestamps;
         let choice = runtime.choose_device(options.device)?;
         let Graphs { encoder, decoder } =
-            family::open(runtime, bundle, choice.kind, slots, context_tokens)?;
+            family::open(runtime, bundle, choice.kind, slots, context_tokens, start)?;
         let info = ModelInfo {
             name: bundle.name().to_owned(),
             revision: bundle.revision().to_owned(),
@@ -145,9 +151,19 @@ impl Model {
             device_note: choice.note,
             slots: rows,
             context_tokens,
-            kv_bytes_per_slot: bundle.kv_bytes_per_slot(context_tokens) * n_beams,
+            kv_bytes_per_slot: n_beams
+                * (bundle.kv_bytes_per_slot(context_tokens)
+                    + bundle.source_bytes_per_slot(context_tokens)),
         };
-        let engine = Engine::new(decoder, processor.text(), engine_options);
+        let detokenizer: Arc<dyn Detokenizer> = match bundle.first_timestamp_id() {
+            Some(first_timestamp_id) => Arc::new(Transcript {
+                text: processor.text(),
+                first_timestamp_id,
+                shows_timestamps: timestamps.is_some(),
+            }),
+            None => processor.text(),
+        };
+        let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })
     }
 }
@@ -155,7 +171,7 @@ impl Model {
 fn context_tokens(bundle: &Bundle, options: &ModelOptions) -> Result<usize, ModelError> {
     let max = bundle.context_tokens();
     match options.context_tokens {
-        Some(asked) if asked > max || asked < 2 => {
+        Some(asked) if (asked > max && !bundle.is_relative()) || asked < 2 => {
             Err(ModelError::ContextTooLong { bundle: bundle.name().to_owned(), asked, max })
         }
         Some(asked) => Ok(asked),
@@ -181,6 +197,11 @@ fn slots(
                 Family::Multimodal => per_slot.saturating_mul(3) / 2,
                 // A growing cache stands in and out of a step, and once more while rows join.
                 Family::Causal => per_slot.saturating_mul(3),
+                // What is kept of the encoder does not grow, but is copied when rows leave.
+                Family::EncoderDecoder(_) => {
+                    let of_encoder = bundle.source_bytes_per_slot(context_tokens);
+                    per_slot.saturating_mul(3).saturating_add(of_encoder.saturating_mul(2))
+                }
             };
             let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / held);
             Ok(fitting.clamp(1, DEFAULT_SLOTS_MAX))
@@ -260,5 +281,6 @@ fn constraints(model: &GenerationConfig, job: &GenerationOptions) -> Constraints
         forced_last: model.forced_eos_token_id.as_ref().map_or_else(Vec::new, |ids| ids.0.clone()),
         suppressed: ids(&model.suppress_tokens),
         suppressed_first: ids(&model.begin_suppress_tokens),
+        timestamps: None,
     }
 }

@@ -5,74 +5,33 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+#[path = "support/references.rs"]
+mod references;
 
-use legenda_models::{
-    Bundle, BundleSource, Generation, Model, ModelOptions, Record, Runtime, RuntimeOptions,
-};
-use legenda_schemas::job::Device;
+use std::{fs, path::PathBuf};
+
+use legenda_models::{ModelOptions, Record};
+use references::{answers, assert_answer, bundle, encode, ids, load, reference};
 use serde_json::Value;
-
-fn references() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles"))
-}
-
-fn reference(name: &str) -> Value {
-    let text = fs::read_to_string(references().join(format!("{name}.json"))).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
-fn load(bundle: PathBuf, slots: usize) -> Model {
-    let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
-    let bundle = Bundle::open(&BundleSource::Directory(bundle)).unwrap();
-    let mut options =
-        ModelOptions { device: Device::Cpu, slots: Some(slots), ..ModelOptions::default() };
-    options.generation.max_new_tokens = Some(24);
-    Model::load(&runtime, &bundle, &options).unwrap()
-}
 
 fn record(row: &Value) -> Record {
     let text = |key: &str| row[key].as_str().map(str::to_owned);
     Record { text: text("text"), system: text("system"), ..Record::default() }
 }
 
-fn ids(value: &Value) -> Vec<i64> {
-    value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
-}
-
-/// Answers all rows; they enter as slots fall free.
-fn answers(model: &mut Model, rows: &[Value]) -> BTreeMap<usize, Generation> {
-    let samples = rows.iter().map(|row| model.processor.prepare(&record(row)).unwrap()).collect();
-    let mut waiting = model.encoder.encode(samples).into_iter().map(Result::unwrap).enumerate();
-    let mut answers = BTreeMap::new();
-    while answers.len() < rows.len() {
-        while model.engine.free_slots() > 0 {
-            let Some((row_idx, prompt)) = waiting.next() else { break };
-            model.engine.admit(row_idx as u64, prompt, 0).unwrap();
-        }
-        for finished in model.engine.step() {
-            answers.insert(usize::try_from(finished.ticket).unwrap(), finished.result.unwrap());
-        }
-    }
-    answers
-}
-
 /// Holds a bundle to the rows of a reference.
 fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
     assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
+    let records: Vec<Record> = rows.iter().map(record).collect();
     for slots in [1, 3, 8] {
-        let mut model = load(bundle.clone(), slots);
-        for (row_idx, row) in rows.iter().enumerate() {
-            let sample = model.processor.prepare(&record(row)).unwrap();
-            assert_eq!(sample.token_ids, ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
+        let mut model = load(bundle.clone(), slots, ModelOptions::default());
+        let prompts = encode(&mut model, &records);
+        for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
         }
-        for (row_idx, answer) in answers(&mut model, rows) {
-            let (row, place) = (&rows[row_idx], format!("{name}, row {row_idx}, {slots} slots"));
-            assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{place}");
-            assert_eq!(answer.finish_reason.as_str(), row["finish"].as_str().unwrap(), "{place}");
-            if let Some(logprob) = row["logprob_mean"].as_f64() {
-                assert!((f64::from(answer.logprob_mean) - logprob).abs() < 1e-3, "{place}");
-            }
+        for (row_idx, (answer, row)) in answers(&mut model, prompts).iter().zip(rows).enumerate() {
+            let place = format!("{name}, row {row_idx}, {slots} slots");
+            assert_answer(answer, row, &place);
             if let Some(text) = row["answer"].as_str() {
                 assert_eq!(answer.text, text, "{place}");
             }
@@ -82,7 +41,7 @@ fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
 
 fn assert_bundle(name: &str) {
     let reference = reference(name);
-    assert_answers(name, references().join(name), reference["rows"].as_array().unwrap());
+    assert_answers(name, bundle(name), reference["rows"].as_array().unwrap());
 }
 
 #[test]
@@ -134,7 +93,7 @@ fn llama_as_transformers_exports_it() {
 fn llama_in_half_precision() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("onnx")).unwrap();
-    let whole = references().join("llama");
+    let whole = bundle("llama");
     for file in fs::read_dir(&whole).unwrap().map(Result::unwrap) {
         if file.path().is_file() {
             fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();

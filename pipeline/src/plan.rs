@@ -103,6 +103,7 @@ impl RunPlan {
         limit: Option<u64>,
     ) -> Result<Self, PlanError> {
         bundle.supports(job.task.kind)?;
+        bundle.supports_speech(&(&job.task).into())?;
         let modalities = bundle.modalities();
         let columns = &job.source.columns;
         for (kind, column, can) in [

@@ -86,6 +86,29 @@ pub struct Task {
     /// A template for the system message, for models that have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// The language that is spoken, by its code (`"de"`) or English name (`"german"`), for models
+    /// that want it; default: the model finds out, row by row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Whether to write down what is said in English, whatever the language.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub translate: bool,
+    /// Whether transcripts tell when things are said: `<|0.00|> Hello.<|0.84|>`, in seconds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timestamps: bool,
+}
+
+impl Task {
+    /// Returns the first key that only a `transcribe` task has a use for, if one is set.
+    fn speech_key(&self) -> Option<&'static str> {
+        [
+            ("task.language", self.language.is_some()),
+            ("task.translate", self.translate),
+            ("task.timestamps", self.timestamps),
+        ]
+        .into_iter()
+        .find_map(|(key, is_set)| is_set.then_some(key))
+    }
 }
 
 /// The kinds of task.
@@ -428,6 +451,11 @@ impl Job {
         }
         if self.generation.stop.iter().any(String::is_empty) {
             return refuse("generation.stop", "holds an empty text: remove it".to_owned());
+        }
+        if let Some(key) = self.task.speech_key()
+            && self.task.kind != TaskKind::Transcribe
+        {
+            return refuse(key, "is for `transcribe` tasks: remove it".to_owned());
         }
         let needed = match self.task.kind {
             TaskKind::Caption => {

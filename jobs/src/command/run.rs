@@ -35,6 +35,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         kv_bytes_max: usize::try_from(plan.job.limits.memory.0 / KV_SHARE).ok(),
         context_tokens: plan.job.model.context_tokens,
         generation: plan.job.generation.clone(),
+        speech: (&plan.job.task).into(),
     };
     let model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
     if let Some(note) = &model.info.device_note {

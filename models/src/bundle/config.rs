@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::GenerationConfig;
+use super::{GenerationConfig, encoder_decoder::EncoderConfig};
 
 /// What `config.json` says first of all: which keys follow depends on it.
 #[derive(Clone, Debug, Deserialize)]
@@ -15,6 +15,8 @@ pub(crate) struct Architecture {
     architectures: Vec<String>,
     #[serde(default)]
     model_type: String,
+    #[serde(default)]
+    pub(crate) is_encoder_decoder: bool,
 }
 
 impl Architecture {
@@ -37,6 +39,8 @@ pub(crate) struct ModelConfig {
     pub(crate) eos_token_id: Option<TokenIds>,
     /// The decoder.
     pub(crate) text: TextConfig,
+    /// The encoder of an encoder-decoder.
+    pub(crate) encoder: EncoderConfig,
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
@@ -50,6 +54,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             audio_token_id: outer.audio_token_id,
             eos_token_id: outer.eos_token_id,
             text: TextConfig::deserialize(text).map_err(invalid)?,
+            encoder: EncoderConfig::default(),
         })
     }
 }
@@ -164,6 +169,9 @@ pub(crate) struct ProcessorConfig {
     pub(crate) image_processor: Option<ImageProcessorConfig>,
     #[serde(default)]
     pub(crate) feature_extractor: Option<FeatureExtractorConfig>,
+    /// The feature extractor of a model that hears samples as they are.
+    #[serde(skip)]
+    pub(crate) samples: Option<SamplesConfig>,
 }
 
 /// `image_processor`: the keys of transformers' image processors.
@@ -250,6 +258,22 @@ pub struct FeatureExtractorConfig {
     /// Frames of one clip.
     #[serde(default)]
     pub nb_max_frames: Option<usize>,
+    /// Every other key, to be checked when the processor opens.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+/// The keys of `Wav2Vec2FeatureExtractor`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SamplesConfig {
+    /// The class.
+    #[serde(default)]
+    pub feature_extractor_type: String,
+    /// Samples per second the model wants.
+    pub sampling_rate: u32,
+    /// Whether to bring each sound to a mean of zero and a variance of one.
+    #[serde(default = "yes")]
+    pub do_normalize: bool,
     /// Every other key, to be checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,

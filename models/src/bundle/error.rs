@@ -56,6 +56,16 @@ pub enum BundleError {
         /// What would work.
         supported: String,
     },
+    /// The job asks for something that the model cannot do.
+    #[error("`{key}` = `{value}` is not possible with this model, possible: {supported}")]
+    TaskOption {
+        /// The key of the job file.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would work.
+        supported: String,
+    },
     /// Two files of the bundle do not agree, or a value is impossible.
     #[error("`{file}` of the bundle is inconsistent: {message}")]
     Inconsistent {
@@ -87,6 +97,7 @@ impl BundleError {
             Self::InvalidJson { .. } => "bundle_json_invalid",
             Self::UnsupportedArchitecture { .. } => "architecture_unsupported",
             Self::UnsupportedOption { .. } => "bundle_option_unsupported",
+            Self::TaskOption { .. } => "task_option_unsupported",
             Self::Inconsistent { .. } => "bundle_inconsistent",
             Self::TaskNeeds { .. } => "task_unsupported",
         }

@@ -5,20 +5,25 @@
 
 mod config;
 mod embedded;
+mod encoder_decoder;
 mod error;
 mod files;
 mod generation;
+mod start;
 
 use std::path::PathBuf;
 
 use legenda_schemas::job::TaskKind;
 
 use config::{Architecture, GenaiConfig};
-pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize};
+pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig};
 pub(crate) use config::{ModelConfig, ProcessorConfig};
+pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
+pub use start::SpeechOptions;
+pub(crate) use start::{DecoderStart, StartConfig};
 
 /// Where a bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,29 +56,39 @@ pub(crate) enum Family {
     Multimodal,
     /// A decoder of text.
     Causal,
+    /// A decoder that looks at what an encoder made of a text, an image or a sound.
+    EncoderDecoder(SourceKind),
 }
 
 impl Family {
     /// Returns the family of an architecture. Every `…ForCausalLM` is a decoder of text: whether its
     /// graph can be run is read from the graph's own inputs.
-    fn of(architecture: &str) -> Option<Self> {
+    fn of(architecture: &str, is_encoder_decoder: bool) -> Option<Self> {
         match architecture {
             "LegendaForConditionalGeneration" => Some(Self::Multimodal),
             name if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => {
                 Some(Self::Causal)
             }
+            name if is_encoder_decoder => SourceKind::of(name).map(Self::EncoderDecoder),
             _ => None,
         }
     }
 
     /// What an error says of the architectures that can be run.
-    const SUPPORTED: &'static str =
-        "LegendaForConditionalGeneration, and text decoders (…ForCausalLM, …LMHeadModel)";
+    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, text decoders (…ForCausalLM, …LMHeadModel), and \
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
+         Moonshine)";
 }
 
 /// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
 /// optimum, then transformers' own exporter.
 const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
+
+/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`].
+const COHORT_GRAPHS: [&str; 2] = ["decoder_model_merged", "decoder_with_past_model"];
+
+/// The graph of the first run of a decoder whose graph for further ones stands by itself.
+const FIRST_RUN_GRAPH: &str = "decoder_model";
 
 /// What may be in a record for this model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +114,8 @@ pub struct Bundle {
     pub(crate) config: ModelConfig,
     pub(crate) generation: GenerationConfig,
     pub(crate) processor: ProcessorConfig,
+    /// How answers of an encoder-decoder begin.
+    pub(crate) start: StartConfig,
 }
 
 impl Bundle {
@@ -128,12 +145,15 @@ impl Bundle {
         } else {
             files.json_if_there::<GenaiConfig>("genai_config.json")?
         };
-        let architecture = match &genai {
-            Some(genai) => genai.architecture(),
-            None => files.json::<Architecture>("config.json")?.name().to_owned(),
+        let (architecture, is_encoder_decoder) = match &genai {
+            Some(genai) => (genai.architecture(), false),
+            None => {
+                let architecture = files.json::<Architecture>("config.json")?;
+                (architecture.name().to_owned(), architecture.is_encoder_decoder)
+            }
         };
         // Which keys a config has depends on the architecture: that is looked at first.
-        let Some(family) = Family::of(&architecture) else {
+        let Some(family) = Family::of(&architecture, is_encoder_decoder) else {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
@@ -143,8 +163,19 @@ impl Bundle {
                 file: "genai_config.json".to_owned(),
                 message: error.to_string(),
             })?,
-            None => files.json("config.json").map_err(|error| match family {
-                Family::Causal => not_a_decoder(&architecture, error),
+            None => match family {
+                Family::EncoderDecoder(kind) => files.json("config.json").and_then(|config| {
+                    encoder_decoder::model_config(kind, &config).map_err(|error| {
+                        BundleError::InvalidJson {
+                            file: "config.json".to_owned(),
+                            message: error.to_string(),
+                        }
+                    })
+                }),
+                Family::Causal | Family::Multimodal => files.json("config.json"),
+            }
+            .map_err(|error| match family {
+                Family::Causal | Family::EncoderDecoder(_) => not_a_decoder(&architecture, error),
                 Family::Multimodal => error,
             })?,
         };
@@ -155,10 +186,13 @@ impl Bundle {
                 (None, None) => files.json("config.json")?,
             };
         generation.check()?;
-        let processor: ProcessorConfig = match files.json_if_there("processor_config.json")? {
-            Some(processor) => processor,
-            None if family == Family::Causal => ProcessorConfig::default(),
-            None => files.json("preprocessor_config.json")?,
+        let (processor, start) = match family {
+            Family::EncoderDecoder(kind) => {
+                (encoder_decoder::processor_config(kind, &files)?, StartConfig::read(&files)?)
+            }
+            Family::Causal | Family::Multimodal => {
+                (processor_config(&files, family)?, StartConfig::default())
+            }
         };
         let decoder_graph = decoder_graph(&files, family)?;
         let bundle = Self {
@@ -171,12 +205,18 @@ impl Bundle {
             config,
             generation,
             processor,
+            start,
         };
         bundle.check_graphs()?;
         Ok(bundle)
     }
 
     fn check_graphs(&self) -> Result<(), BundleError> {
+        if let Family::EncoderDecoder(_) = self.family {
+            self.files.graph("encoder_model")?;
+            self.first_run_graph().map(|name| self.files.graph(name)).transpose()?;
+            return Ok(());
+        }
         let modalities = self.modalities();
         if self.family == Family::Multimodal {
             self.files.graph("embed_tokens")?;
@@ -211,6 +251,13 @@ impl Bundle {
     /// Returns what may be in a record.
     #[must_use]
     pub fn modalities(&self) -> Modalities {
+        if let Family::EncoderDecoder(kind) = self.family {
+            return Modalities {
+                text: kind == SourceKind::Text,
+                image: kind == SourceKind::Image,
+                audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
+            };
+        }
         Modalities {
             text: true,
             image: self.config.image_token_id.is_some() && self.processor.image_processor.is_some(),
@@ -225,9 +272,57 @@ impl Bundle {
         self.config.text.max_position_embeddings
     }
 
+    /// Returns whether positions are relative, so that there may be more tokens than
+    /// [`context_tokens`](Self::context_tokens).
+    pub(crate) fn is_relative(&self) -> bool {
+        self.config.encoder.is_relative
+    }
+
+    /// Returns the base name of the graph that makes the first run of the decoder, if that is not
+    /// the decoder's own.
+    pub(crate) fn first_run_graph(&self) -> Option<&'static str> {
+        (self.decoder_graph == COHORT_GRAPHS[1]).then_some(FIRST_RUN_GRAPH)
+    }
+
+    /// Returns how many entries of the encoder's mask the decoder takes for one position.
+    pub(crate) fn mask_stride(&self) -> usize {
+        match self.family {
+            Family::EncoderDecoder(kind) => kind.mask_stride(),
+            Family::Causal | Family::Multimodal => 1,
+        }
+    }
+
+    /// Returns what the decoder of an encoder-decoder begins an answer with.
+    pub(crate) fn decoder_start(
+        &self,
+        speech: &SpeechOptions,
+    ) -> Result<DecoderStart, BundleError> {
+        match self.family {
+            Family::EncoderDecoder(kind) => self.start.decoder_start(kind, speech),
+            Family::Causal | Family::Multimodal => {
+                start::refuse_speech_options(speech).map(|()| DecoderStart::default())
+            }
+        }
+    }
+
+    /// Returns the first token of timestamps, which are all behind it, if the vocabulary has them.
+    pub(crate) fn first_timestamp_id(&self) -> Option<i64> {
+        self.start.no_timestamps_id().map(|id| id + 1)
+    }
+
+    /// Says whether the model can write down speech in such a way.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::TaskOption`] names the key of the job file and what the model can.
+    pub fn supports_speech(&self, speech: &SpeechOptions) -> Result<(), BundleError> {
+        self.decoder_start(speech).map(drop)
+    }
+
     /// Returns the bytes of one slot's key-value cache when it holds `context_tokens`.
     ///
-    /// Caches begin smaller and double; while they do, half as much again is held.
+    /// Caches begin smaller and double; while they do, half as much again is held. What an
+    /// encoder-decoder keeps of its encoder is not in it.
     #[must_use]
     pub fn kv_bytes_per_slot(&self, context_tokens: usize) -> usize {
         let text = &self.config.text;
@@ -237,6 +332,18 @@ impl Bundle {
             * crate::family::cache_tokens(context_tokens)
             * text.head_dim()
             * size_of::<f32>()
+    }
+
+    /// Returns the bytes that one slot of an encoder-decoder keeps of what its encoder made: the
+    /// states, and keys and values of them in each layer.
+    pub(crate) fn source_bytes_per_slot(&self, context_tokens: usize) -> usize {
+        if !matches!(self.family, Family::EncoderDecoder(_)) {
+            return 0;
+        }
+        let (text, encoder) = (&self.config.text, &self.config.encoder);
+        let per_position = encoder.hidden_size
+            + 2 * text.num_hidden_layers * text.num_key_value_heads() * text.head_dim();
+        encoder.positions.unwrap_or(context_tokens) * per_position * size_of::<f32>()
     }
 
     /// Says whether the model can do a task.
@@ -278,11 +385,20 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
     }
 }
 
+fn processor_config(files: &BundleFiles, family: Family) -> Result<ProcessorConfig, BundleError> {
+    match files.json_if_there("processor_config.json")? {
+        Some(processor) => Ok(processor),
+        None if family == Family::Causal => Ok(ProcessorConfig::default()),
+        None => files.json("preprocessor_config.json"),
+    }
+}
+
 /// Returns the name of the graph that a bundle of this family decodes with.
 fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, BundleError> {
     let candidates = match family {
         Family::Multimodal => &DECODER_GRAPHS[..1],
         Family::Causal => &DECODER_GRAPHS[..],
+        Family::EncoderDecoder(_) => &COHORT_GRAPHS[..],
     };
     for name in candidates {
         match files.graph(name) {

@@ -1,5 +1,7 @@
 //! What a model's generation config forbids, forces and discourages, before a token is chosen.
 
+use super::TimestampRules;
+
 /// The rules of one engine, in the order in which transformers applies them
 /// (`GenerationMixin._get_logits_processor`, 4.57).
 ///
@@ -27,6 +29,8 @@ pub struct Constraints {
     /// Tokens that do not come first (`begin_suppress_tokens`); where the first is forced, not
     /// second.
     pub suppressed_first: Vec<i64>,
+    /// Where timestamps may stand, for answers that have them.
+    pub timestamps: Option<TimestampRules>,
 }
 
 impl Default for Constraints {
@@ -41,6 +45,7 @@ impl Default for Constraints {
             forced_last: Vec::new(),
             suppressed: Vec::new(),
             suppressed_first: Vec::new(),
+            timestamps: None,
         }
     }
 }
@@ -83,6 +88,9 @@ impl Constraints {
         let first = usize::from(row.n_prompt == 1 && self.forced_first.is_some());
         if n_generated == first {
             forbid(&self.suppressed_first, scores);
+        }
+        if let Some(rules) = &self.timestamps {
+            rules.apply(&row.token_ids[row.n_prompt..], eos_token_ids, scores);
         }
     }
 

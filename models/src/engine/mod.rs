@@ -14,6 +14,7 @@ mod row;
 mod sampler;
 mod schedule;
 mod stop;
+mod timestamps;
 
 use std::{fmt, sync::Arc};
 
@@ -21,9 +22,12 @@ pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;
 pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
-pub use prompt::Prompt;
+pub use prompt::{Prompt, TokenChoice};
 pub use sampler::Sampling;
 pub use stop::Guard;
+pub use timestamps::TimestampRules;
+
+pub(crate) use schedule::prefill_groups;
 
 use beams::Candidates;
 use constraints::History;
@@ -238,7 +242,7 @@ impl Engine {
                 n_tokens => joined.push((place, n_tokens)),
             }
         }
-        for group in schedule::prefill_groups(joined, self.decoder.prefill_rows_max()) {
+        for group in prefill_groups(joined, self.decoder.prefill_rows_max()) {
             let mut prompts: Vec<(usize, Prompt)> = Vec::with_capacity(group.len());
             for place in group {
                 if let Some(row) = &mut self.rows[place]

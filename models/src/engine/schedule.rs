@@ -7,7 +7,7 @@ const PADDING_PERCENT_MAX: usize = 25;
 ///
 /// A group is right-padded to its longest row, so rows of like length go together. Every slot is
 /// in exactly one group.
-pub(super) fn prefill_groups(mut joined: Vec<(usize, usize)>, rows_max: usize) -> Vec<Vec<usize>> {
+pub(crate) fn prefill_groups(mut joined: Vec<(usize, usize)>, rows_max: usize) -> Vec<Vec<usize>> {
     joined.sort_unstable_by_key(|(slot, n_tokens)| (std::cmp::Reverse(*n_tokens), *slot));
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut longest = 0;

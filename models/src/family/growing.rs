@@ -1,9 +1,12 @@
-//! Slots over a decoder whose cache grows by concatenation: the growing and shifted dialects.
+//! Slots over a decoder whose cache grows by concatenation: the growing, shifted and cohort dialects.
 //!
 //! Rows that are computed together are a *batch*: left-padded, all of one length. With positions of
 //! its own each row can join others (growing): there is one batch, and a prompt that was prefilled
 //! apart is laid beside it. Where a position is a column (shifted), a row that has begun cannot be
-//! moved to other columns: prompts that enter together stay a batch of their own until they end.
+//! moved to other columns: prompts that enter together stay a batch, which others join only when
+//! they happen to have as many columns. Where there is no mask either (cohort), prompts of unequal
+//! length do not even enter together, and what the encoder made of rows stands in one batch if it is
+//! as long or the graph takes a mask of it.
 //!
 //! Laying a batch out anew copies its cache once, as much as the graph itself copies in each step;
 //! so prompts join when a share of the slots is free rather than one by one.
@@ -11,8 +14,11 @@
 //! A row's answer does not depend on the others but for the rounding of sums over more columns or
 //! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
-    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
+    Prompt,
+    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow, TokenChoice},
     onnx::{GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
     tensors::Tensor,
 };
@@ -48,7 +54,7 @@ struct Batch {
     past: Past,
 }
 
-/// A decoder of the growing or shifted dialect.
+/// A decoder of the growing, shifted or cohort dialect.
 #[derive(Debug)]
 pub(super) struct GrowingDecoder {
     pub(super) graph: GrowingGraph,
@@ -56,7 +62,7 @@ pub(super) struct GrowingDecoder {
     pub(super) slots: usize,
     pub(super) context_tokens: usize,
     pub(super) vocab_size: usize,
-    /// Whether rows have positions of their own, so that batches can be laid together.
+    /// Whether rows have positions of their own, so that all batches can be laid together.
     pub(super) merges: bool,
     batches: Vec<Batch>,
 }
@@ -71,29 +77,105 @@ impl GrowingDecoder {
         Self { graph, tokens, slots, context_tokens, vocab_size, merges, batches: Vec::new() }
     }
 
+    /// Prefills prompts and lays them beside the rows that they may stand with.
+    fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
+        self.drop_released()?;
+        let chosen = self.choose(joins)?;
+        let chosen = joins.iter().zip(&chosen).map(|(join, prompt)| Join {
+            slot: join.slot,
+            prompt: prompt.as_ref().unwrap_or(join.prompt),
+        });
+        let joins: Vec<Join<'_>> = chosen.collect();
+        logits.reset(joins.len(), self.vocab_size);
+        let n_batches = self.batches.len();
+        let mut prefill = || {
+            for places in self.groups(&joins) {
+                let group: Vec<Join<'_>> = places.iter().map(|place| joins[*place]).collect();
+                let batch = self.prefill_batch(&group, |row_idx, scores| {
+                    logits.row_mut(places[row_idx]).copy_from_slice(scores);
+                })?;
+                self.batches.push(batch);
+            }
+            self.merge()
+        };
+        // Batches that cannot be laid together have not changed: the new ones leave.
+        prefill().inspect_err(|_| self.batches.truncate(n_batches))
+    }
+
+    /// Returns which prompts enter together, by their places.
+    fn groups(&self, joins: &[Join<'_>]) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for (place, join) in joins.iter().enumerate() {
+            let is_cohort = self.graph.ports().cross.is_some();
+            let n_tokens = if is_cohort { join.prompt.n_tokens() } else { 0 };
+            let n_positions = join.prompt.states().map_or(0, Tensor::rows);
+            groups.entry((n_tokens, self.unmasked(n_positions))).or_default().push(place);
+        }
+        groups.into_values().collect()
+    }
+
+    /// Returns the positions of encoder's states that rows must have alike to stand together.
+    fn unmasked(&self, n_positions: usize) -> usize {
+        if self.graph.masks_states() { 0 } else { n_positions }
+    }
+
+    /// Fills in the tokens of prompts that the model is to choose; `None` where there is none.
+    fn choose(&mut self, joins: &[Join<'_>]) -> Result<Vec<Option<Prompt>>, RunError> {
+        let prompts = joins.iter().map(|join| join.prompt);
+        let choose = |prompt: &Prompt| {
+            let choice = prompt.choice()?;
+            Some(self.choose_token(prompt, choice).map(|token_id| prompt.chosen(token_id)))
+        };
+        prompts.map(choose).map(Option::transpose).collect()
+    }
+
+    /// Asks for the likeliest of the candidates, in a run whose past is forgotten.
+    fn choose_token(&mut self, prompt: &Prompt, choice: &TokenChoice) -> Result<i64, RunError> {
+        let token_ids = prompt.token_ids()[..choice.position].to_vec();
+        let tokens = self.step_input([1, choice.position], token_ids)?;
+        let states: Vec<&Tensor<f32>> = prompt.states().into_iter().collect();
+        let past = self.graph.empty_past(1, &states)?;
+        let inputs = inputs(tokens, &[choice.position], choice.position, 0, choice.position);
+        let mut best: Option<(i64, f32)> = None;
+        self.graph.run(&past, &inputs, |_, scores| {
+            for &token_id in &*choice.candidates {
+                let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
+                let is_better = |score: &f32| best.is_none_or(|(_, best)| *score > best);
+                if let Some(score) = score.copied().filter(is_better) {
+                    best = Some((token_id, score));
+                }
+            }
+        })?;
+        best.map(|(token_id, _)| token_id).ok_or_else(|| RunError {
+            graph: self.graph.name().to_owned(),
+            message: "there is no score for any token to choose from".to_owned(),
+        })
+    }
+
     /// Prefills prompts in a batch of their own.
     fn prefill_batch(
         &mut self,
         joins: &[Join<'_>],
-        logits: &mut Logits,
+        mut read: impl FnMut(usize, &[f32]),
     ) -> Result<Batch, RunError> {
         let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left);
-        let piece = if self.graph.ports().takes_logits_to_keep {
+        let ports = self.graph.ports();
+        // The first run of an encoder-decoder is another branch, and its prompts are a few tokens.
+        let piece = if ports.takes_logits_to_keep || ports.cross.is_some() {
             longest
         } else {
             let position_bytes = joins.len() * self.vocab_size * size_of::<f32>();
             (PREFILL_LOGITS_BYTES_MAX / position_bytes.max(1)).clamp(16, longest.max(16))
         };
-        logits.reset(joins.len(), self.vocab_size);
-        let mut past = self.graph.empty_past(joins.len())?;
+        let states: Vec<&Tensor<f32>> =
+            joins.iter().filter_map(|join| join.prompt.states()).collect();
+        let mut past = self.graph.empty_past(joins.len(), &states)?;
         for start in (0..longest).step_by(piece) {
             let end = (start + piece).min(longest);
             let inputs = inputs(columns(&tokens, start, end), &lengths, longest, start, end);
-            past = self.graph.run(&past, &inputs, |row_idx, scores| {
-                logits.row_mut(row_idx).copy_from_slice(scores);
-            })?;
+            past = self.graph.run(&past, &inputs, &mut read)?;
         }
         let rows = joins
             .iter()
@@ -101,6 +183,15 @@ impl GrowingDecoder {
             .map(|(join, n_tokens)| BatchRow { slot: join.slot, n_tokens })
             .collect();
         Ok(Batch { rows, past })
+    }
+
+    /// Makes the input of tokens without a prompt.
+    fn step_input(&self, shape: [usize; 2], token_ids: Vec<i64>) -> Result<Tokens, RunError> {
+        let ids = Tensor::new(shape, token_ids).map_err(|error| RunError {
+            graph: self.graph.name().to_owned(),
+            message: error.to_string(),
+        })?;
+        self.tokens.step(ids)
     }
 
     /// Lays rows of batches out as one. Rows that cannot move keep all their columns.
@@ -125,19 +216,30 @@ impl GrowingDecoder {
         Ok(Batch { past: self.graph.gather(&sources, n_columns)?, rows: taken })
     }
 
-    /// Joins all batches to one.
+    /// Joins batches whose rows may stand together; if it fails, none has changed.
     fn merge(&mut self) -> Result<(), RunError> {
-        if self.batches.len() > 1 {
-            let all: Vec<(usize, usize)> = self
-                .batches
-                .iter()
-                .enumerate()
-                .flat_map(|(batch_idx, batch)| {
-                    (0..batch.rows.len()).map(move |row| (batch_idx, row))
-                })
-                .collect();
-            self.batches = vec![self.gather(&all)?];
+        let mut alike: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for (batch_idx, Batch { past, .. }) in self.batches.iter().enumerate() {
+            let n_columns = if self.merges { 0 } else { past.n_columns() };
+            alike
+                .entry((n_columns, self.unmasked(past.n_positions())))
+                .or_default()
+                .push(batch_idx);
         }
+        let mut merged = Vec::new();
+        let mut gone = BTreeSet::new();
+        for batch_idxs in alike.into_values().filter(|batch_idxs| batch_idxs.len() > 1) {
+            let rows = |batch_idx: &usize| {
+                let batch_idx = *batch_idx;
+                (0..self.batches[batch_idx].rows.len()).map(move |row_idx| (batch_idx, row_idx))
+            };
+            let rows: Vec<(usize, usize)> = batch_idxs.iter().flat_map(rows).collect();
+            merged.push(self.gather(&rows)?);
+            gone.extend(batch_idxs);
+        }
+        let mut batch_idx = 0..;
+        self.batches.retain(|_| batch_idx.next().is_some_and(|idx| !gone.contains(&idx)));
+        self.batches.extend(merged);
         Ok(())
     }
 
@@ -161,9 +263,7 @@ impl GrowingDecoder {
     /// Runs one step of every batch that has rows in it; all of them or none have grown.
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
         let taking = |slot: usize| rows.iter().position(|row| row.slot == slot);
-        if self.merges {
-            self.merge()?;
-        }
+        self.merge()?;
         for batch_idx in 0..self.batches.len() {
             self.split(batch_idx, |slot| taking(slot).is_some())?;
         }
@@ -176,12 +276,8 @@ impl GrowingDecoder {
             }
             let n_columns = batch.past.n_columns();
             let ids = places.iter().map(|place| rows[*place].token_id).collect();
-            let ids = Tensor::new([places.len(), 1], ids).map_err(|error| RunError {
-                graph: self.graph.name().to_owned(),
-                message: error.to_string(),
-            })?;
+            let tokens = self.step_input([places.len(), 1], ids)?;
             let lengths: Vec<usize> = batch.rows.iter().map(|row| row.n_tokens + 1).collect();
-            let tokens = self.tokens.step(ids)?;
             let inputs = inputs(tokens, &lengths, n_columns + 1, n_columns, n_columns + 1);
             let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
                 logits.row_mut(places[row_idx]).copy_from_slice(scores);
@@ -239,17 +335,7 @@ impl Decoder for GrowingDecoder {
     }
 
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
-        let mut prefill = || {
-            self.drop_released()?;
-            let batch = self.prefill_batch(joins, logits)?;
-            self.batches.push(batch);
-            if self.merges {
-                // Where the batches cannot be laid together, none has changed: the new one leaves.
-                self.merge().inspect_err(|_| drop(self.batches.pop()))?;
-            }
-            Ok(())
-        };
-        prefill().map_err(|error| decode_error(error, joins.len()))
+        self.prefill_joins(joins, logits).map_err(|error| decode_error(error, joins.len()))
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {

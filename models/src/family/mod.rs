@@ -1,6 +1,7 @@
 //! How the graphs of a family are wired: samples to prompts before the engine, slots under it.
 
 mod causal;
+mod encoder_decoder;
 mod growing;
 mod in_place;
 mod multimodal;
@@ -13,7 +14,7 @@ use std::{
 
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::Family,
+    bundle::{DecoderStart, Family},
     engine::{DecodeError, Decoder},
     onnx::{
         DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph, InPlaceGraph,
@@ -22,6 +23,7 @@ use crate::{
 };
 
 use causal::TextEncoder;
+use encoder_decoder::SourceEncoder;
 use growing::GrowingDecoder;
 use in_place::InPlaceDecoder;
 pub(crate) use in_place::cache_tokens;
@@ -41,8 +43,16 @@ pub(crate) fn open(
     device: DeviceKind,
     slots: usize,
     context_tokens: usize,
+    start: DecoderStart,
 ) -> Result<Graphs, ModelError> {
     match bundle.family {
+        Family::EncoderDecoder(kind) => {
+            let encoder =
+                SourceEncoder::open(runtime, bundle, device, kind, start, context_tokens)?;
+            let tokens = TokenInput::Ids;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            Ok(Graphs { encoder: Box::new(encoder), decoder })
+        }
         Family::Multimodal => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
             let encoder = MultimodalEncoder::open(runtime, bundle, device, Arc::clone(&embedding))?;
@@ -89,6 +99,16 @@ fn open_decoder(
             let graph = GrowingGraph::new(graph, ports, dims)?;
             let merges = dialect == Dialect::Growing;
             Box::new(GrowingDecoder::new(graph, tokens, sizes, merges))
+        }
+        Dialect::Cohort => {
+            let open = |name| {
+                let source = bundle.files.graph(name)?;
+                Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
+            };
+            let first = bundle.first_run_graph().map(open).transpose()?;
+            let graph =
+                GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
+            Box::new(GrowingDecoder::new(graph, tokens, sizes, false))
         }
     })
 }
@@ -149,6 +169,14 @@ pub enum EncodeError {
         /// Feature rows from the encoder.
         n_features: usize,
     },
+    /// The text is longer than the encoder reads.
+    #[error("the text has {n_tokens} tokens, the model reads at most {max_tokens}")]
+    TextTooLong {
+        /// The tokens of the text.
+        n_tokens: usize,
+        /// The most that are read.
+        max_tokens: usize,
+    },
     /// The model has no encoder for what is in the sample.
     #[error("the model has no {modality} encoder")]
     NoEncoder {
@@ -165,6 +193,7 @@ impl EncodeError {
             Self::Run { .. } => "runtime",
             Self::OutputShape { .. } => "output_shape",
             Self::FeatureCount { .. } => "feature_count",
+            Self::TextTooLong { .. } => "prompt_too_long",
             Self::NoEncoder { .. } => "encoder_missing",
         }
     }

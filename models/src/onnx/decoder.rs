@@ -15,6 +15,48 @@ pub(crate) enum Dialect {
     Growing,
     /// The same, but positions are those of the columns: a row cannot join others that have begun.
     Shifted,
+    /// The same, without a mask: only rows of one length stand together. The decoder of an
+    /// encoder-decoder.
+    Cohort,
+}
+
+/// What a decoder that looks at an encoder's states takes and returns beside its own cache.
+#[derive(Clone, Debug)]
+pub(crate) struct CrossPorts {
+    /// The states themselves, `[B, T, C]`; `None` where keys and values of them are enough.
+    pub(crate) states: Option<Dtype>,
+    pub(crate) takes_mask: bool,
+    /// Whether one graph has two branches, for the first run and for further ones.
+    pub(crate) takes_branch: bool,
+    /// Keys and values of the states in every layer: past and present. Only the first run returns
+    /// them; further ones take them or, where there are none, make them anew.
+    pub(crate) cache: Vec<(String, String)>,
+}
+
+impl CrossPorts {
+    pub(super) const STATES: &str = "encoder_hidden_states";
+    pub(super) const MASK: &str = "encoder_attention_mask";
+    pub(super) const BRANCH: &str = "use_cache_branch";
+
+    /// Reads them from an opened graph; `cache` are its inputs of keys and values of the states.
+    pub(super) fn read(
+        graph: &GraphSession,
+        cache: Vec<(String, String)>,
+    ) -> Result<Self, SessionError> {
+        let has = |name: &str| graph.input_names().any(|input| input == name);
+        let states = has(Self::STATES).then(|| match graph.dtype_of(Self::STATES) {
+            Some(Dtype::F16) => Dtype::F16,
+            _ => Dtype::F32,
+        });
+        if let Some(dtype) = states {
+            graph.expect_input(Self::STATES, dtype)?;
+        }
+        let takes_mask = has(Self::MASK);
+        if takes_mask {
+            graph.expect_input(Self::MASK, Dtype::I64)?;
+        }
+        Ok(Self { states, takes_mask, takes_branch: has(Self::BRANCH), cache })
+    }
 }
 
 /// The names of a decoder graph's inputs and outputs.
@@ -28,6 +70,8 @@ pub(crate) struct DecoderPorts {
     pub(crate) cache: Vec<(String, String)>,
     pub(crate) cache_dtype: Dtype,
     pub(crate) logits_dtype: Dtype,
+    /// The encoder's side, if there is one.
+    pub(crate) cross: Option<CrossPorts>,
 }
 
 impl DecoderPorts {
@@ -44,8 +88,16 @@ impl DecoderPorts {
         let mut cache = Vec::new();
         for input in graph.input_names() {
             match input {
-                "input_ids" | "inputs_embeds" | "attention_mask" | "position_ids"
-                | "write_indices" | "nonpad_kv_seqlen" | "num_logits_to_keep" => {}
+                "input_ids"
+                | "inputs_embeds"
+                | "attention_mask"
+                | "position_ids"
+                | "write_indices"
+                | "nonpad_kv_seqlen"
+                | "num_logits_to_keep"
+                | CrossPorts::STATES
+                | CrossPorts::MASK
+                | CrossPorts::BRANCH => {}
                 past => match present_of(past) {
                     Some(present) => cache.push((past.to_owned(), present)),
                     None => {
@@ -57,6 +109,11 @@ impl DecoderPorts {
                 },
             }
         }
+        let (cross_cache, cache): (Vec<_>, Vec<_>) =
+            cache.into_iter().partition(|(past, _)| past.contains(".encoder."));
+        let cross = (has(CrossPorts::STATES) || !cross_cache.is_empty())
+            .then(|| CrossPorts::read(graph, cross_cache))
+            .transpose()?;
         let cache_dtype = match cache.first().and_then(|(past, _)| graph.dtype_of(past)) {
             Some(dtype @ (Dtype::F32 | Dtype::F16)) => dtype,
             _ => Dtype::F32,
@@ -70,6 +127,9 @@ impl DecoderPorts {
         }
         let logits_dtype = graph.dtype_of("logits").unwrap_or(Dtype::F32);
         graph.expect_output("logits", logits_dtype)?;
+        for (past, _) in cross.iter().flat_map(|cross| &cross.cache) {
+            graph.expect_input(past, cache_dtype)?;
+        }
         for name in ["position_ids", "attention_mask", "write_indices", "nonpad_kv_seqlen"] {
             if has(name) {
                 graph.expect_input(name, Dtype::I64)?;
@@ -80,6 +140,8 @@ impl DecoderPorts {
         }
         let dialect = if has("write_indices") && has("nonpad_kv_seqlen") {
             Dialect::InPlace
+        } else if cross.is_some() {
+            Dialect::Cohort
         } else {
             let nodes = nodes::read_nodes(source).map_err(|error| SessionError::Nodes {
                 graph: graph.name().to_owned(),
@@ -95,6 +157,7 @@ impl DecoderPorts {
             cache,
             cache_dtype,
             logits_dtype,
+            cross,
         })
     }
 }

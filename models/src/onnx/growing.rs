@@ -8,15 +8,18 @@ use std::borrow::Cow;
 
 use half::f16;
 use ort::{
-    memory::Allocator,
     session::SessionInputValue,
     value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorRef},
 };
 
-use super::{DecoderPorts, Dtype, GraphSession, RunError, SessionError};
+use super::{
+    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError,
+    cross::{CrossLayout, CrossPast},
+    rows::{RowPart, RowTensor},
+};
 use crate::tensors::Tensor;
 
-/// A decoder graph of the growing or shifted dialect.
+/// A decoder graph of the growing, shifted or cohort dialect.
 ///
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
@@ -27,6 +30,8 @@ use crate::tensors::Tensor;
 /// | past | `f32` or `f16` | `[B, heads, T, dim]` | in |
 /// | `logits` | `f32` or `f16` | `[B, S or kept, V]` | out |
 /// | present | as past | `[B, heads, T + S, dim]` | out |
+///
+/// In the cohort dialect also those of [`CrossPorts`].
 #[derive(Debug)]
 pub(crate) struct GrowingGraph {
     graph: GraphSession,
@@ -34,6 +39,9 @@ pub(crate) struct GrowingGraph {
     heads: usize,
     head_dim: usize,
     vocab_size: usize,
+    /// The graph of the first run, where that is another one.
+    first: Option<(GraphSession, CrossPorts)>,
+    mask_stride: usize,
 }
 
 /// The tokens of a run.
@@ -56,14 +64,9 @@ pub(crate) struct GrowingInputs {
 /// The keys and values of some rows, all of one length.
 #[derive(Debug)]
 pub(crate) struct Past {
-    tensors: Vec<PastTensor>,
+    tensors: Vec<RowTensor>,
     n_columns: usize,
-}
-
-#[derive(Debug)]
-enum PastTensor {
-    F32(OrtTensor<f32>),
-    F16(OrtTensor<f16>),
+    cross: Option<CrossPast>,
 }
 
 /// A row of a [`Past`]: its last `n_columns` columns count.
@@ -79,6 +82,11 @@ impl Past {
     pub(crate) fn n_columns(&self) -> usize {
         self.n_columns
     }
+
+    /// Returns the positions of the encoder's side of every row, pads included.
+    pub(crate) fn n_positions(&self) -> usize {
+        self.cross.as_ref().map_or(0, CrossPast::n_columns)
+    }
 }
 
 impl GrowingGraph {
@@ -92,15 +100,38 @@ impl GrowingGraph {
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
-        for (past, _) in &ports.cache {
+        let cross_cache = ports.cross.iter().flat_map(|cross| &cross.cache);
+        for (past, _) in ports.cache.iter().chain(cross_cache) {
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
         }
-        Ok(Self { graph, ports, heads, head_dim, vocab_size })
+        Ok(Self { graph, ports, heads, head_dim, vocab_size, first: None, mask_stride: 1 })
+    }
+
+    /// Makes it the decoder of an encoder-decoder: `first` is the graph of the first run, where that
+    /// is not the same, and `mask_stride` the entries of the encoder's mask for one position.
+    pub(crate) fn with_encoder(
+        mut self,
+        first: Option<GraphSession>,
+        mask_stride: usize,
+    ) -> Result<Self, SessionError> {
+        let graph = first.as_ref().unwrap_or(&self.graph);
+        for (_, present) in self.ports.cross.iter().flat_map(|cross| &cross.cache) {
+            graph.expect_output(present, self.ports.cache_dtype)?;
+        }
+        let ports = first.as_ref().map(|first| CrossPorts::read(first, Vec::new()));
+        self.first = first.zip(ports.transpose()?);
+        self.mask_stride = mask_stride;
+        Ok(self)
     }
 
     /// Returns the graph's inputs and outputs.
     pub(crate) fn ports(&self) -> &DecoderPorts {
         &self.ports
+    }
+
+    /// Returns whether rows with encoder's states of unequal length can stand together.
+    pub(crate) fn masks_states(&self) -> bool {
+        self.ports.cross.as_ref().is_none_or(|cross| cross.takes_mask)
     }
 
     /// Returns the graph's name, for errors.
@@ -112,14 +143,46 @@ impl GrowingGraph {
         RunError { graph: self.name().to_owned(), message: message.to_string() }
     }
 
-    /// Returns a past of `n_rows` rows without a column.
-    pub(crate) fn empty_past(&self, n_rows: usize) -> Result<Past, RunError> {
-        self.relaid(n_rows, &[], 0)
+    fn cross_layout(&self) -> CrossLayout {
+        let ports = self.first.as_ref().map(|(_, ports)| ports).or(self.ports.cross.as_ref());
+        CrossLayout {
+            states_dtype: ports.and_then(|ports| ports.states).unwrap_or(Dtype::F32),
+            cache_dtype: self.ports.cache_dtype,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            mask_stride: self.mask_stride,
+        }
+    }
+
+    /// Returns a past without a column, of rows that look at `states` (each `[T, C]`), or of
+    /// `n_rows` that look at none.
+    pub(crate) fn empty_past(
+        &self,
+        n_rows: usize,
+        states: &[&Tensor<f32>],
+    ) -> Result<Past, RunError> {
+        let mut past = self.relaid(n_rows, &[], 0)?;
+        if self.ports.cross.is_some() {
+            if states.len() != n_rows {
+                return Err(self.failed(&"a row has no states of an encoder"));
+            }
+            let cross = CrossPast::new(self.cross_layout(), states);
+            past.cross = Some(cross.map_err(|error| self.failed(&error))?);
+        }
+        Ok(past)
     }
 
     /// Lays rows out anew, side by side, each with its columns at the end of `n_columns`.
     pub(crate) fn gather(&self, rows: &[PastRow<'_>], n_columns: usize) -> Result<Past, RunError> {
-        self.relaid(rows.len(), rows, n_columns)
+        let mut past = self.relaid(rows.len(), rows, n_columns)?;
+        let cross: Option<Vec<_>> =
+            rows.iter().map(|row| Some((row.past.cross.as_ref()?, row.row_idx))).collect();
+        past.cross = cross
+            .filter(|rows| !rows.is_empty())
+            .map(|rows| CrossPast::gather(self.cross_layout(), &rows))
+            .transpose()
+            .map_err(|error| self.failed(&error))?;
+        Ok(past)
     }
 
     fn relaid(
@@ -131,21 +194,16 @@ impl GrowingGraph {
         let shape = [n_rows, self.heads, n_columns, self.head_dim];
         let mut tensors = Vec::with_capacity(self.ports.cache.len());
         for tensor_idx in 0..self.ports.cache.len() {
-            let tensor = match self.ports.cache_dtype {
-                Dtype::F16 => relay(shape, rows, |past| match past.tensors.get(tensor_idx) {
-                    Some(PastTensor::F16(tensor)) => Some(tensor),
-                    _ => None,
-                })
-                .map(PastTensor::F16),
-                _ => relay(shape, rows, |past| match past.tensors.get(tensor_idx) {
-                    Some(PastTensor::F32(tensor)) => Some(tensor),
-                    _ => None,
-                })
-                .map(PastTensor::F32),
-            };
+            let parts = rows.iter().map(|&PastRow { past, row_idx, n_columns }| RowPart {
+                tensor: &past.tensors[tensor_idx],
+                row_idx,
+                n_columns,
+            });
+            let parts: Vec<RowPart<'_>> = parts.collect();
+            let tensor = RowTensor::laid(self.ports.cache_dtype, &shape, &parts);
             tensors.push(tensor.map_err(|error| self.failed(&error))?);
         }
-        Ok(Past { tensors, n_columns })
+        Ok(Past { tensors, n_columns, cross: None })
     }
 
     /// Runs the graph; hands the scores after the last column of each row to `read` and returns the
@@ -156,7 +214,13 @@ impl GrowingGraph {
         inputs: &GrowingInputs,
         mut read: impl FnMut(usize, &[f32]),
     ) -> Result<Past, RunError> {
-        let name = self.graph.name;
+        let is_first = past.n_columns == 0;
+        let layout = self.cross_layout();
+        let (graph, cross_ports, takes_past) = match &mut self.first {
+            Some((first, ports)) if is_first => (first, Some(&*ports), false),
+            _ => (&mut self.graph, self.ports.cross.as_ref(), true),
+        };
+        let name = graph.name;
         let failed =
             |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
         let mut feeds: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
@@ -181,14 +245,14 @@ impl GrowingGraph {
             let one = OrtTensor::from_array((shape, vec![1_i64])).map_err(failed)?;
             feeds.push(("num_logits_to_keep".into(), one.into()));
         }
-        for ((input, _), tensor) in self.ports.cache.iter().zip(&past.tensors) {
-            let value = match tensor {
-                PastTensor::F32(tensor) => tensor.into(),
-                PastTensor::F16(tensor) => tensor.into(),
-            };
-            feeds.push((input.as_str().into(), value));
+        if takes_past {
+            let inputs = self.ports.cache.iter().zip(&past.tensors);
+            feeds.extend(inputs.map(|((input, _), tensor)| (input.as_str().into(), tensor.feed())));
         }
-        let mut outputs = self.graph.session.run(feeds).map_err(failed)?;
+        if let Some((cross, ports)) = past.cross.as_ref().zip(cross_ports) {
+            cross.feed(layout, ports, is_first, &mut feeds).map_err(failed)?;
+        }
+        let mut outputs = graph.session.run(feeds).map_err(failed)?;
         let missing = |output: &str| RunError {
             graph: name.to_owned(),
             message: format!("no output `{output}`"),
@@ -204,16 +268,18 @@ impl GrowingGraph {
         let mut tensors = Vec::with_capacity(past.tensors.len());
         for (_, present) in &self.ports.cache {
             let value = outputs.remove(present).ok_or_else(|| missing(present))?;
-            tensors.push(match self.ports.cache_dtype {
-                Dtype::F16 => PastTensor::F16(value.downcast().map_err(failed)?),
-                _ => PastTensor::F32(value.downcast().map_err(failed)?),
-            });
+            tensors.push(RowTensor::of_output(self.ports.cache_dtype, value).map_err(failed)?);
         }
-        Ok(Past { tensors, n_columns: past.n_columns + n_new })
+        let mut cross = past.cross.clone();
+        if is_first && let Some((first, ports)) = cross.take().zip(self.ports.cross.as_ref()) {
+            let kept = first.with_cache(layout, ports, &mut outputs).map_err(missing)?;
+            cross = Some(kept.map_err(failed)?);
+        }
+        Ok(Past { tensors, n_columns: past.n_columns + n_new, cross })
     }
 }
 
-fn view<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
+pub(super) fn view<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
     tensor: &Tensor<T>,
 ) -> Result<SessionInputValue<'_>, ort::Error> {
     Ok(TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into())
@@ -247,31 +313,4 @@ fn read_last(
         }
     }
     Ok(())
-}
-
-/// Copies rows into a new tensor of `shape`, each against its end; the rest is zero.
-fn relay<'a, T>(
-    shape: [usize; 4],
-    rows: &[PastRow<'a>],
-    tensor_of: impl Fn(&'a Past) -> Option<&'a OrtTensor<T>>,
-) -> Result<OrtTensor<T>, ort::Error>
-where
-    T: PrimitiveTensorElementType + std::fmt::Debug + Copy + Default + 'static,
-{
-    let [_, heads, n_columns, dim] = shape;
-    let mut tensor = OrtTensor::<T>::new(&Allocator::default(), shape)?;
-    let (_, target) = tensor.extract_tensor_mut();
-    target.fill(T::default());
-    for (row_idx, row) in rows.iter().enumerate() {
-        let Some((_, source)) = tensor_of(row.past).map(OrtTensor::extract_tensor) else {
-            continue;
-        };
-        let (from_columns, len) = (row.past.n_columns, row.n_columns * dim);
-        for head_idx in 0..heads {
-            let end = ((row_idx * heads + head_idx) + 1) * n_columns * dim;
-            let from_end = ((row.row_idx * heads + head_idx) + 1) * from_columns * dim;
-            target[end - len..end].copy_from_slice(&source[from_end - len..from_end]);
-        }
-    }
-    Ok(tensor)
 }

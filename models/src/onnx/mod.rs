@@ -2,17 +2,21 @@
 //!
 //! Sessions are run synchronously, each by one thread at a time; `run_async` is never used.
 
+mod cross;
 mod decoder;
+mod encoder;
 mod fetch;
 mod growing;
 mod in_place;
 mod nodes;
 mod places;
 mod probe;
+mod rows;
 mod runtime;
 mod session;
 
-pub(crate) use decoder::{DecoderPorts, Dialect};
+pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect};
+pub(crate) use encoder::EncoderGraph;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow, Tokens};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
 pub use places::{Attempt, Place};

@@ -13,7 +13,9 @@ use crate::{
 const FILE: &str = "processor_config.json";
 
 /// Keys that do not change features here.
-const HARMLESS_KEYS: [&str; 6] = [
+const HARMLESS_KEYS: [&str; 7] = [
+    // Older configs carry the filters; the reference computes them anew, too.
+    "mel_filters",
     "padding_side",
     "processor_class",
     "return_attention_mask",

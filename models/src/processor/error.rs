@@ -34,6 +34,14 @@ pub enum ProcessError {
         /// The placeholders in the rendered prompt.
         actual: usize,
     },
+    /// The model looks at, or listens to, one medium of a row.
+    #[error("the row has {actual} {modality} inputs, the model takes exactly one")]
+    MediaCount {
+        /// `image` or `audio`.
+        modality: &'static str,
+        /// The media of the record.
+        actual: usize,
+    },
     /// There is neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
@@ -88,6 +96,7 @@ impl ProcessError {
             Self::Template { .. } => "template",
             Self::Tokenizer { .. } => "tokenizer",
             Self::PlaceholderCount { .. } => "placeholder_count",
+            Self::MediaCount { .. } => "media_count",
             Self::EmptyRecord => "record_empty",
             Self::ImageShape { .. } => "image_shape",
             Self::ImageSizesDiffer => "image_sizes_differ",

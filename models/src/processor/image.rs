@@ -9,13 +9,18 @@ use crate::{
 const FILE: &str = "processor_config.json";
 
 /// Image processors whose pixels come from resize, crop, rescale and normalise alone.
-const KNOWN_TYPES: [&str; 7] = [
+const KNOWN_TYPES: [&str; 12] = [
     "SiglipImageProcessor",
     "SiglipImageProcessorFast",
     "CLIPImageProcessor",
     "CLIPImageProcessorFast",
     "ViTImageProcessor",
     "ViTImageProcessorFast",
+    "ViTFeatureExtractor",
+    "DeiTImageProcessor",
+    "DeiTImageProcessorFast",
+    "DeiTFeatureExtractor",
+    "CLIPFeatureExtractor",
     "",
 ];
 
@@ -73,7 +78,7 @@ impl ImageProcessor {
         };
         if !KNOWN_TYPES.contains(&config.image_processor_type.as_str()) {
             let value = config.image_processor_type.clone();
-            return unsupported("image_processor_type", value, "SigLIP, CLIP and ViT");
+            return unsupported("image_processor_type", value, "SigLIP, CLIP, ViT and DeiT");
         }
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &serde_json::Value::Bool(false);

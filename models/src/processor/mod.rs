@@ -9,19 +9,23 @@ mod image;
 mod record;
 mod resample;
 mod resize;
+mod samples;
 mod text;
+mod transcript;
 
 pub use audio::LogMel;
 pub use error::ProcessError;
 pub use image::ImageProcessor;
 pub use record::{Record, RgbImage, Sample, Waveform};
 pub use resize::{Backend, Filter, resize};
+pub use samples::RawSamples;
 pub(crate) use text::TextProcessor;
+pub(crate) use transcript::Transcript;
 
 use std::{fmt, sync::Arc};
 
 use crate::{
-    bundle::{Bundle, BundleError},
+    bundle::{Bundle, BundleError, Modalities},
     tensors::Tensor,
 };
 
@@ -30,6 +34,9 @@ pub struct Processor {
     text: Arc<TextProcessor>,
     image: Option<ImageProcessor>,
     audio: Option<LogMel>,
+    samples: Option<RawSamples>,
+    /// The one medium of a row that is the whole question; text is not read then.
+    only: Option<&'static str>,
 }
 
 impl fmt::Debug for Processor {
@@ -37,6 +44,7 @@ impl fmt::Debug for Processor {
         f.debug_struct("Processor")
             .field("image", &self.image)
             .field("audio", &self.audio)
+            .field("samples", &self.samples)
             .finish_non_exhaustive()
     }
 }
@@ -56,16 +64,34 @@ impl Processor {
             text: Arc::new(TextProcessor::open(bundle)?),
             image: image.map(ImageProcessor::open).transpose()?,
             audio: audio.map(LogMel::open).transpose()?,
+            samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
+            only: match modalities {
+                Modalities { text: false, image: true, .. } => Some("image"),
+                Modalities { text: false, audio: true, .. } => Some("audio"),
+                _ => None,
+            },
         })
     }
 
-    /// Turns a record into a sample: token ids with placeholders, pixel values, input features.
+    /// Turns a record into a sample: token ids with placeholders, pixel values, input features. A
+    /// model that reads no text, such as a captioner or a transcriber, is given the one image or
+    /// sound alone, whatever the record's text says.
     ///
     /// # Errors
     ///
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn prepare(&self, record: &Record) -> Result<Sample, ProcessError> {
-        let token_ids = self.text.token_ids(record)?;
+        let token_ids = match self.only {
+            None => self.text.token_ids(record)?,
+            Some(modality) => {
+                let is_image = modality == "image";
+                let actual = if is_image { record.images.len() } else { record.audios.len() };
+                if actual != 1 {
+                    return Err(ProcessError::MediaCount { modality, actual });
+                }
+                Vec::new()
+            }
+        };
         Ok(Sample {
             token_ids,
             pixel_values: self.pixel_values(&record.images)?,
@@ -114,6 +140,9 @@ impl Processor {
     fn input_features(&self, audios: &[Waveform]) -> Result<Option<Tensor<f32>>, ProcessError> {
         if audios.is_empty() {
             return Ok(None);
+        }
+        if let (Some(processor), [audio]) = (&self.samples, audios) {
+            return processor.input_values(audio).map(Some);
         }
         let Some(processor) = &self.audio else {
             return Err(ProcessError::Modality { modality: "audio" });

@@ -64,9 +64,9 @@ impl fmt::Debug for Waveform {
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
-/// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature |
+/// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]` | normalised pixels |
-/// | `input_features` | `f32` | `[n_audios, mels, frames]` | log-mel spectrogram |
+/// | `input_features` | `f32` | `[n_audios, mels, frames]` | log-mel spectrogram; or `[1, n]`, samples as they are |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The prompt as token ids.

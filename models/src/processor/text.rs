@@ -15,7 +15,7 @@ use tokenizers::Tokenizer;
 
 use super::{ProcessError, Record};
 use crate::{
-    bundle::{Bundle, BundleError},
+    bundle::{Bundle, BundleError, Family},
     engine::Detokenizer,
 };
 
@@ -87,7 +87,11 @@ impl TextProcessor {
 
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
-        let template = chat_template(bundle, &config)?;
+        // The encoder of an encoder-decoder reads the text itself.
+        let template = match bundle.family {
+            Family::EncoderDecoder(_) => None,
+            Family::Causal | Family::Multimodal => chat_template(bundle, &config)?,
+        };
         let modalities = bundle.modalities();
         Ok(Self {
             is_chat: template.is_some(),

@@ -60,6 +60,8 @@ fn values_that_cannot_be_meant_are_refused() {
         ("limits.audio_seconds=0.0", "`limits.audio_seconds`"),
         ("task.kind=\"transcribe\"", "`source.columns.audio`"),
         ("task.kind=\"answer\"", "`source.columns.text`"),
+        ("task.language=\"de\"", "`task.language`"),
+        ("task.timestamps=true", "`task.timestamps`"),
     ] {
         let message = error(CAPTIONS, &[set]);
         assert!(message.contains(key), "{set}: {message}");

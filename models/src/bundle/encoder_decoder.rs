@@ -1,0 +1,182 @@
+//! Encoder-decoders: what their encoders read, and what their configs call the decoder's sizes.
+
+use serde_json::{Map, Value};
+
+use super::{
+    BundleError, BundleFiles, ProcessorConfig,
+    config::{ModelConfig, TextConfig, TokenIds},
+};
+
+/// What the encoder of an encoder-decoder reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    /// Token ids: T5, BART, Marian and what shares their inputs.
+    Text,
+    /// Pixels: ViT-GPT2, TrOCR.
+    Image,
+    /// A log-mel spectrogram of one length: Whisper.
+    LogMel,
+    /// Samples as they are: Moonshine.
+    Samples,
+}
+
+impl SourceKind {
+    /// Returns what an encoder-decoder of this architecture reads; `None` if it is not known.
+    pub(super) fn of(architecture: &str) -> Option<Self> {
+        match architecture {
+            "VisionEncoderDecoderModel" => Some(Self::Image),
+            "WhisperForConditionalGeneration" => Some(Self::LogMel),
+            "MoonshineForConditionalGeneration" => Some(Self::Samples),
+            "MarianMTModel" => Some(Self::Text),
+            name if name.ends_with("ForConditionalGeneration") => Some(Self::Text),
+            _ => None,
+        }
+    }
+
+    /// Returns how many entries of `encoder_attention_mask` the decoder takes for one position of
+    /// the encoder's output, of which it reads the first.
+    ///
+    /// Moonshine's is the mask of the samples (`downsample_stride` of `MoonshineDecoder.forward`,
+    /// transformers 4.57).
+    pub(crate) fn mask_stride(self) -> usize {
+        match self {
+            Self::Samples => 64 * 3 * 2,
+            Self::Text | Self::Image | Self::LogMel => 1,
+        }
+    }
+}
+
+/// What `config.json` says of an encoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EncoderConfig {
+    /// The most positions of its output; `None` where they are as many as the input's tokens.
+    pub(crate) positions: Option<usize>,
+    /// The size of a position of its output.
+    pub(crate) hidden_size: usize,
+    /// Whether positions are relative, so that a text may have any length.
+    pub(crate) is_relative: bool,
+}
+
+/// What the sizes of a decoder are called, the first that is there counts: the decoder's own before
+/// those it shares with the encoder.
+const DECODER_KEYS: [(&str, &[&str]); 7] = [
+    (
+        "num_hidden_layers",
+        &[
+            "decoder_num_hidden_layers",
+            "decoder_layers",
+            "num_decoder_layers",
+            "num_layers",
+            "n_layer",
+            "num_hidden_layers",
+        ],
+    ),
+    (
+        "num_attention_heads",
+        &[
+            "decoder_num_attention_heads",
+            "decoder_attention_heads",
+            "num_heads",
+            "n_head",
+            "num_attention_heads",
+        ],
+    ),
+    ("num_key_value_heads", &["decoder_num_key_value_heads"]),
+    ("head_dim", &["d_kv", "head_dim"]),
+    ("hidden_size", &["d_model", "n_embd", "hidden_size"]),
+    ("vocab_size", &["decoder_vocab_size", "vocab_size"]),
+    (
+        "max_position_embeddings",
+        &["max_target_positions", "max_position_embeddings", "n_positions"],
+    ),
+];
+
+/// The most tokens of a text, and of an answer, where positions are relative and the config has no
+/// `n_positions`: what T5 was trained with (Raffel et al. 2020, arXiv:1910.10683, sec. 2.1).
+const RELATIVE_POSITIONS: usize = 512;
+
+/// The most seconds of raw samples (`moonshine_onnx` of Moonshine's authors), for want of a bound in
+/// the configs.
+pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
+
+/// Reads `config.json`.
+pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Result<ModelConfig> {
+    let decoder = config.get("decoder").filter(|_| kind == SourceKind::Image).unwrap_or(config);
+    let is_relative = decoder.get("relative_attention_num_buckets").is_some();
+    let mut keys = Map::new();
+    for (name, aliases) in DECODER_KEYS {
+        let found = aliases.iter().filter_map(|alias| decoder.get(*alias));
+        keys.extend(found.filter(|v| !v.is_null()).take(1).map(|v| (name.to_owned(), v.clone())));
+    }
+    if is_relative {
+        keys.entry("max_position_embeddings").or_insert_with(|| RELATIVE_POSITIONS.into());
+    }
+    let text: TextConfig = serde_json::from_value(Value::Object(keys))?;
+    let eos_token_id = [config, decoder].iter().find_map(|config| config.get("eos_token_id"));
+    let number = |config: &Value, key: &str| config[key].as_u64().and_then(|n| n.try_into().ok());
+    let encoder = config.get("encoder").unwrap_or(config);
+    let encoder = EncoderConfig {
+        positions: match kind {
+            SourceKind::Text => None,
+            SourceKind::Image => image_positions(encoder),
+            SourceKind::LogMel => number(config, "max_source_positions"),
+            // One for 384 samples of 16 kHz.
+            SourceKind::Samples => Some(SAMPLES_SECONDS_MAX * 16_000 / kind.mask_stride()),
+        },
+        hidden_size: number(encoder, "hidden_size").unwrap_or(text.hidden_size),
+        is_relative,
+    };
+    Ok(ModelConfig {
+        image_token_id: None,
+        audio_token_id: None,
+        eos_token_id: eos_token_id
+            .and_then(|ids| serde_json::from_value::<TokenIds>(ids.clone()).ok()),
+        text,
+        encoder,
+    })
+}
+
+/// Returns the positions of a vision encoder's output: its patches and two tokens at most before
+/// them (ViT has one, DeiT two).
+fn image_positions(encoder: &Value) -> Option<usize> {
+    let edge = |key: &str| match &encoder[key] {
+        Value::Array(edges) => edges.iter().map(Value::as_u64).max().flatten(),
+        one => one.as_u64(),
+    };
+    let patches = edge("image_size")? / edge("patch_size").filter(|edge| *edge > 0)?;
+    usize::try_from(patches * patches + 2).ok()
+}
+
+/// Reads the processor's config, which stands by itself in `preprocessor_config.json` or in its part
+/// of `processor_config.json`.
+pub(super) fn processor_config(
+    kind: SourceKind,
+    files: &BundleFiles,
+) -> Result<ProcessorConfig, BundleError> {
+    let part = match kind {
+        SourceKind::Text => return Ok(ProcessorConfig::default()),
+        SourceKind::Image => "image_processor",
+        SourceKind::LogMel | SourceKind::Samples => "feature_extractor",
+    };
+    let joined: Option<Value> = files.json_if_there("processor_config.json")?;
+    let (file, config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take())) {
+        Some(config) => ("processor_config.json", config),
+        None => ("preprocessor_config.json", files.json("preprocessor_config.json")?),
+    };
+    let mut processor = ProcessorConfig::default();
+    let read =
+        match kind {
+            SourceKind::Samples => {
+                serde_json::from_value(config).map(|config| processor.samples = Some(config))
+            }
+            SourceKind::LogMel => serde_json::from_value(config)
+                .map(|config| processor.feature_extractor = Some(config)),
+            SourceKind::Text | SourceKind::Image => serde_json::from_value(config)
+                .map(|config| processor.image_processor = Some(config)),
+        };
+    read.map_err(|error| BundleError::InvalidJson {
+        file: file.to_owned(),
+        message: error.to_string(),
+    })?;
+    Ok(processor)
+}

@@ -1,0 +1,235 @@
+//! What the decoder of an encoder-decoder begins an answer with, as transformers does it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use legenda_schemas::job::Task;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{BundleError, BundleFiles, SourceKind};
+use crate::engine::{TimestampRules, TokenChoice};
+
+/// How speech is written down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpeechOptions {
+    /// The language that is spoken, by code or English name; the model finds out where left out.
+    pub language: Option<String>,
+    /// Whether to write English, whatever the language.
+    pub translate: bool,
+    /// Whether to tell when things are said.
+    pub timestamps: bool,
+}
+
+impl From<&Task> for SpeechOptions {
+    fn from(task: &Task) -> Self {
+        Self {
+            language: task.language.clone(),
+            translate: task.translate,
+            timestamps: task.timestamps,
+        }
+    }
+}
+
+/// The keys of `config.json` and `generation_config.json` about how answers begin.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct StartConfig {
+    #[serde(default)]
+    decoder_start_token_id: Option<i64>,
+    #[serde(default)]
+    bos_token_id: Option<i64>,
+    #[serde(default)]
+    pub(crate) pad_token_id: Option<i64>,
+    #[serde(default)]
+    is_multilingual: Option<bool>,
+    #[serde(default)]
+    lang_to_id: Option<BTreeMap<String, i64>>,
+    #[serde(default)]
+    task_to_id: Option<BTreeMap<String, i64>>,
+    #[serde(default)]
+    no_timestamps_token_id: Option<i64>,
+    #[serde(default)]
+    max_initial_timestamp_index: Option<i64>,
+    #[serde(default)]
+    language: Option<String>,
+    /// In older repositories: the tokens by their places, `null` where a language is to be found.
+    #[serde(default)]
+    forced_decoder_ids: Option<Vec<(usize, Option<i64>)>>,
+}
+
+/// The tokens before an answer, and the rules for timestamps in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct DecoderStart {
+    pub(crate) token_ids: Vec<i64>,
+    /// The token among them that the model is asked for.
+    pub(crate) choice: Option<TokenChoice>,
+    pub(crate) timestamps: Option<TimestampRules>,
+}
+
+impl StartConfig {
+    /// Reads both files; what `generation_config.json` says goes before `config.json`.
+    pub(super) fn read(files: &BundleFiles) -> Result<Self, BundleError> {
+        let generation: Self = files.json_if_there("generation_config.json")?.unwrap_or_default();
+        let config: Value = files.json("config.json")?;
+        let token = |key: &str| config[key].as_i64().or_else(|| config["decoder"][key].as_i64());
+        Ok(Self {
+            decoder_start_token_id: generation
+                .decoder_start_token_id
+                .or_else(|| token("decoder_start_token_id")),
+            bos_token_id: generation.bos_token_id.or_else(|| token("bos_token_id")),
+            pad_token_id: generation.pad_token_id.or_else(|| token("pad_token_id")),
+            ..generation
+        })
+    }
+
+    /// Returns what answers begin with.
+    ///
+    /// # Source
+    ///
+    /// `GenerationMixin._get_decoder_start_token_id` and
+    /// `WhisperGenerationMixin._retrieve_init_tokens` of transformers 4.57, with the task given:
+    /// `transcribe` unless the job says to translate.
+    pub(crate) fn decoder_start(
+        &self,
+        kind: SourceKind,
+        speech: &SpeechOptions,
+    ) -> Result<DecoderStart, BundleError> {
+        let start = self.decoder_start_token_id.or(self.bos_token_id);
+        let start = start.ok_or_else(|| BundleError::Inconsistent {
+            file: "generation_config.json",
+            message: "no `decoder_start_token_id` says how an answer begins".to_owned(),
+        })?;
+        let mut decoder = DecoderStart { token_ids: vec![start], ..DecoderStart::default() };
+        if kind != SourceKind::LogMel {
+            refuse_speech_options(speech)?;
+            return Ok(decoder);
+        }
+        if self.is_multilingual.unwrap_or(self.lang_to_id.is_some()) {
+            match self.language_id(speech.language.as_deref())? {
+                Some(id) => decoder.token_ids.push(id),
+                None => {
+                    let candidates = self.lang_to_id.iter().flat_map(BTreeMap::values).copied();
+                    let candidates: Arc<[i64]> = candidates.collect();
+                    if candidates.is_empty() {
+                        return Err(BundleError::Inconsistent {
+                            file: "generation_config.json",
+                            message: "`is_multilingual`, but no `lang_to_id`".to_owned(),
+                        });
+                    }
+                    // Whatever stands in its place until the model is asked.
+                    decoder.token_ids.push(start);
+                    decoder.choice = Some(TokenChoice { position: 1, candidates });
+                }
+            }
+            let task = if speech.translate { "translate" } else { "transcribe" };
+            let task_id = self.task_to_id.as_ref().and_then(|tasks| tasks.get(task)).copied();
+            let forced = self.forced(2).filter(|_| !speech.translate);
+            match task_id.or(forced) {
+                Some(id) => decoder.token_ids.push(id),
+                None if speech.translate => {
+                    return Err(unsupported(
+                        "task.translate",
+                        "true",
+                        "this model has no such task",
+                    ));
+                }
+                None => {}
+            }
+        } else if let Some(language) = &speech.language {
+            let only = "this model knows English alone: remove the key";
+            return Err(unsupported("task.language", language, only));
+        } else if speech.translate {
+            return Err(unsupported("task.translate", "true", "this model knows English alone"));
+        }
+        match (speech.timestamps, self.no_timestamps_token_id) {
+            (true, Some(id)) => {
+                decoder.timestamps = Some(TimestampRules {
+                    no_timestamps_id: id,
+                    initial_max: self.max_initial_timestamp_index,
+                });
+            }
+            (true, None) => {
+                let none = "this model's generation config has no `no_timestamps_token_id`";
+                return Err(unsupported("task.timestamps", "true", none));
+            }
+            (false, id) => decoder.token_ids.extend(id),
+        }
+        Ok(decoder)
+    }
+
+    /// Returns the token that says that there are no timestamps, if the vocabulary has them.
+    pub(super) fn no_timestamps_id(&self) -> Option<i64> {
+        self.no_timestamps_token_id
+    }
+
+    /// Returns the token of a language: the job's, else the config's; `None` if it is to be found.
+    fn language_id(&self, language: Option<&str>) -> Result<Option<i64>, BundleError> {
+        let Some(language) = language.or(self.language.as_deref()) else {
+            return Ok(self.forced(1));
+        };
+        let known = self.lang_to_id.as_ref();
+        let asked = language.trim().to_lowercase();
+        let code = LANGUAGES.iter().find(|(_, name)| *name == asked).map(|(code, _)| *code);
+        let token = format!("<|{}|>", code.unwrap_or(&asked));
+        let id = known.and_then(|known| known.get(&token).or_else(|| known.get(&asked)));
+        id.copied().map(Some).ok_or_else(|| {
+            let codes = known.into_iter().flat_map(BTreeMap::keys);
+            let codes: Vec<&str> = codes.map(|token| token.trim_matches(['<', '|', '>'])).collect();
+            unsupported("task.language", language, &codes.join(", "))
+        })
+    }
+
+    /// Returns the token that older configs force at a place.
+    fn forced(&self, place: usize) -> Option<i64> {
+        let forced = self.forced_decoder_ids.iter().flatten();
+        forced.filter(|(at, _)| *at == place).find_map(|(_, id)| *id)
+    }
+}
+
+/// Says of options for speech that this model has no use for them.
+pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), BundleError> {
+    let only = "none: only models like Whisper take it, remove the key";
+    match speech {
+        SpeechOptions { language: Some(language), .. } => {
+            Err(unsupported("task.language", language, only))
+        }
+        SpeechOptions { translate: true, .. } => Err(unsupported("task.translate", "true", only)),
+        SpeechOptions { timestamps: true, .. } => Err(unsupported("task.timestamps", "true", only)),
+        _ => Ok(()),
+    }
+}
+
+fn unsupported(key: &'static str, value: &str, supported: &str) -> BundleError {
+    BundleError::TaskOption { key, value: value.to_owned(), supported: supported.to_owned() }
+}
+
+/// Codes and English names of the languages that Whisper was trained with, and other names of some
+/// (`LANGUAGES` and `TO_LANGUAGE_CODE` of transformers 4.57).
+#[rustfmt::skip]
+const LANGUAGES: [(&str, &str); 112] = [
+    ("en", "english"), ("zh", "chinese"), ("de", "german"), ("es", "spanish"), ("ru", "russian"),
+    ("ko", "korean"), ("fr", "french"), ("ja", "japanese"), ("pt", "portuguese"),
+    ("tr", "turkish"), ("pl", "polish"), ("ca", "catalan"), ("nl", "dutch"), ("ar", "arabic"),
+    ("sv", "swedish"), ("it", "italian"), ("id", "indonesian"), ("hi", "hindi"),
+    ("fi", "finnish"), ("vi", "vietnamese"), ("he", "hebrew"), ("uk", "ukrainian"),
+    ("el", "greek"), ("ms", "malay"), ("cs", "czech"), ("ro", "romanian"), ("da", "danish"),
+    ("hu", "hungarian"), ("ta", "tamil"), ("no", "norwegian"), ("th", "thai"), ("ur", "urdu"),
+    ("hr", "croatian"), ("bg", "bulgarian"), ("lt", "lithuanian"), ("la", "latin"),
+    ("mi", "maori"), ("ml", "malayalam"), ("cy", "welsh"), ("sk", "slovak"), ("te", "telugu"),
+    ("fa", "persian"), ("lv", "latvian"), ("bn", "bengali"), ("sr", "serbian"),
+    ("az", "azerbaijani"), ("sl", "slovenian"), ("kn", "kannada"), ("et", "estonian"),
+    ("mk", "macedonian"), ("br", "breton"), ("eu", "basque"), ("is", "icelandic"),
+    ("hy", "armenian"), ("ne", "nepali"), ("mn", "mongolian"), ("bs", "bosnian"),
+    ("kk", "kazakh"), ("sq", "albanian"), ("sw", "swahili"), ("gl", "galician"),
+    ("mr", "marathi"), ("pa", "punjabi"), ("si", "sinhala"), ("km", "khmer"), ("sn", "shona"),
+    ("yo", "yoruba"), ("so", "somali"), ("af", "afrikaans"), ("oc", "occitan"),
+    ("ka", "georgian"), ("be", "belarusian"), ("tg", "tajik"), ("sd", "sindhi"),
+    ("gu", "gujarati"), ("am", "amharic"), ("yi", "yiddish"), ("lo", "lao"), ("uz", "uzbek"),
+    ("fo", "faroese"), ("ht", "haitian creole"), ("ps", "pashto"), ("tk", "turkmen"),
+    ("nn", "nynorsk"), ("mt", "maltese"), ("sa", "sanskrit"), ("lb", "luxembourgish"),
+    ("my", "myanmar"), ("bo", "tibetan"), ("tl", "tagalog"), ("mg", "malagasy"),
+    ("as", "assamese"), ("tt", "tatar"), ("haw", "hawaiian"), ("ln", "lingala"), ("ha", "hausa"),
+    ("ba", "bashkir"), ("jw", "javanese"), ("su", "sundanese"), ("yue", "cantonese"),
+    ("my", "burmese"), ("ca", "valencian"), ("nl", "flemish"), ("ht", "haitian"),
+    ("lb", "letzeburgesch"), ("ps", "pushto"), ("pa", "panjabi"), ("ro", "moldavian"),
+    ("ro", "moldovan"), ("si", "sinhalese"), ("es", "castilian"), ("zh", "mandarin"),
+];

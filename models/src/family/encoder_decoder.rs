@@ -1,0 +1,208 @@
+//! Encoder-decoders: the encoder runs on texts, images or sounds; its states go with the tokens that
+//! an answer begins with.
+//!
+//! What an encoder makes of a row does not depend on the rows beside it: texts of unequal length are
+//! padded and masked, with little padding, and media stand together only if they are of one shape.
+//! (Moonshine's normalises over the whole sound, so padding would change it.)
+
+use super::{EncodeError, Encoder};
+use crate::{
+    Bundle, ModelError, Prompt, Runtime, Sample,
+    bundle::{DecoderStart, SourceKind},
+    engine::prefill_groups,
+    onnx::{DeviceKind, EncoderGraph, Feed, GraphSession},
+    tensors::Tensor,
+};
+
+/// Samples that go through the encoder together, at most.
+const BATCH_ROWS_MAX: usize = 8;
+
+/// Encodes samples of an encoder-decoder.
+#[derive(Debug)]
+pub(crate) struct SourceEncoder {
+    graph: EncoderGraph,
+    kind: SourceKind,
+    start: DecoderStart,
+    pad_id: i64,
+    text_tokens_max: usize,
+}
+
+/// What the encoder made of a sample, `[T, C]`.
+type States = Result<Tensor<f32>, EncodeError>;
+
+impl SourceEncoder {
+    /// Opens `encoder_model`. A text may have `context_tokens`, as an answer may.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+        kind: SourceKind,
+        start: DecoderStart,
+        context_tokens: usize,
+    ) -> Result<Self, ModelError> {
+        let source = bundle.files.graph("encoder_model")?;
+        let graph = GraphSession::open(runtime, "encoder_model", &source, device)?;
+        let input = match kind {
+            SourceKind::Text => "input_ids",
+            SourceKind::Image => "pixel_values",
+            SourceKind::LogMel => "input_features",
+            SourceKind::Samples => "input_values",
+        };
+        Ok(Self {
+            graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
+            kind,
+            start,
+            pad_id: bundle.start.pad_token_id.unwrap_or(0),
+            text_tokens_max: context_tokens,
+        })
+    }
+
+    /// Returns the samples that are encoded together, by their places.
+    fn batches(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
+        if self.kind == SourceKind::Text {
+            let lengths = samples.iter().map(|sample| sample.token_ids.len());
+            return prefill_groups(lengths.enumerate().collect(), BATCH_ROWS_MAX);
+        }
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let shape = |place: usize| self.medium(&samples[place]).map(Tensor::shape);
+        for place in 0..samples.len() {
+            let fits = |batch: &&mut Vec<usize>| {
+                batch.len() < BATCH_ROWS_MAX && shape(batch[0]) == shape(place)
+            };
+            match batches.iter_mut().find(fits) {
+                Some(batch) => batch.push(place),
+                None => batches.push(vec![place]),
+            }
+        }
+        batches
+    }
+
+    /// Returns what the encoder reads of a sample that is no text.
+    fn medium<'s>(&self, sample: &'s Sample) -> Option<&'s Tensor<f32>> {
+        match self.kind {
+            SourceKind::Text => None,
+            SourceKind::Image => sample.pixel_values.as_ref(),
+            SourceKind::LogMel | SourceKind::Samples => sample.input_features.as_ref(),
+        }
+    }
+
+    /// Encodes a batch; if it fails, halves of it, down to one sample.
+    fn encode_batch(
+        &mut self,
+        places: &[usize],
+        samples: &[Sample],
+        states: &mut [Option<States>],
+    ) {
+        match self.run(places, samples) {
+            Ok(encoded) => {
+                for (place, row) in places.iter().zip(encoded) {
+                    states[*place] = Some(Ok(row));
+                }
+            }
+            Err(error) => match places {
+                [place] => states[*place] = Some(Err(error)),
+                _ => {
+                    let (rows, code) = (places.len(), error.code());
+                    tracing::warn!(rows, code, "encode failed, will split");
+                    let (left, right) = places.split_at(places.len() / 2);
+                    self.encode_batch(left, samples, states);
+                    self.encode_batch(right, samples, states);
+                }
+            },
+        }
+    }
+
+    fn run(
+        &mut self,
+        places: &[usize],
+        samples: &[Sample],
+    ) -> Result<Vec<Tensor<f32>>, EncodeError> {
+        let graph = self.graph.name();
+        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
+        let rows = places.iter().map(|place| &samples[*place]);
+        let (encoded, lengths) = if self.kind == SourceKind::Text {
+            let texts: Vec<&[i64]> = rows.map(|sample| sample.token_ids.as_slice()).collect();
+            let (ids, mask) = padded(&texts, self.pad_id, self.text_tokens_max)?;
+            let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+            (self.graph.run(Feed::I64(&ids), Some(&mask)), Some(lengths))
+        } else {
+            let media: Vec<&Tensor<f32>> = rows.filter_map(|sample| self.medium(sample)).collect();
+            if media.len() != places.len() {
+                return Err(EncodeError::NoEncoder { modality: "text" });
+            }
+            let batch = stacked(&media).map_err(failed)?;
+            let mask = self.graph.takes_mask().then(|| {
+                let mut mask = Tensor::zeros([batch.rows(), batch.row_len()]);
+                mask.data_mut().fill(1);
+                mask
+            });
+            (self.graph.run(Feed::F32(&batch), mask.as_ref()), None)
+        };
+        let encoded = encoded
+            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let wrong = || EncodeError::OutputShape {
+            graph: graph.to_owned(),
+            actual: encoded.shape().to_vec(),
+            expected: format!("[{}, T, C]", places.len()),
+        };
+        let [n_rows, n_positions, size] = *encoded.shape() else { return Err(wrong()) };
+        if n_rows != places.len() || n_positions == 0 {
+            return Err(wrong());
+        }
+        (0..n_rows)
+            .map(|row_idx| {
+                let n_kept = lengths.as_ref().map_or(n_positions, |lengths| lengths[row_idx]);
+                let kept = encoded.row(row_idx).get(..n_kept * size).ok_or_else(wrong)?;
+                Tensor::new([n_kept, size], kept.to_vec()).map_err(|e| failed(e.to_string()))
+            })
+            .collect()
+    }
+}
+
+impl Encoder for SourceEncoder {
+    fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
+        let mut states: Vec<Option<States>> = samples.iter().map(|_| None).collect();
+        for batch in self.batches(&samples) {
+            self.encode_batch(&batch, &samples, &mut states);
+        }
+        let prompt = |states: Option<States>| {
+            let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
+            let start = self.start.clone();
+            Ok(Prompt::of_states(start.token_ids, states, start.choice))
+        };
+        states.into_iter().map(prompt).collect()
+    }
+
+    fn batch_rows(&self) -> usize {
+        BATCH_ROWS_MAX
+    }
+}
+
+/// Pads texts on the right to the longest; returns ids and mask, `[B, T]`.
+fn padded(
+    texts: &[&[i64]],
+    pad_id: i64,
+    tokens_max: usize,
+) -> Result<(Tensor<i64>, Tensor<i64>), EncodeError> {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+    if longest > tokens_max {
+        return Err(EncodeError::TextTooLong { n_tokens: longest, max_tokens: tokens_max });
+    }
+    let mut ids = Tensor::zeros([texts.len(), longest]);
+    let mut mask = Tensor::zeros([texts.len(), longest]);
+    ids.data_mut().fill(pad_id);
+    for (row_idx, text) in texts.iter().enumerate() {
+        let own = row_idx * longest..row_idx * longest + text.len();
+        ids.data_mut()[own.clone()].copy_from_slice(text);
+        mask.data_mut()[own].fill(1);
+    }
+    Ok((ids, mask))
+}
+
+/// Stacks media of one shape `[1, ...]` along their first dimension.
+fn stacked(media: &[&Tensor<f32>]) -> Result<Tensor<f32>, String> {
+    let inner = media.first().map_or(&[][..], |medium| &medium.shape()[1..]);
+    let shape = [&[media.len()], inner].concat();
+    let values = media.iter().flat_map(|medium| medium.data()).copied().collect();
+    Tensor::new(shape, values).map_err(|error| error.to_string())
+}

@@ -1,0 +1,172 @@
+//! What rows of a decoder keep of an encoder: its states, and keys and values of them.
+//!
+//! Attention over them has no order, so rows of unequal length are aligned at their ends like
+//! everything in [`rows`](super::rows); the columns before a shorter one are masked.
+
+use std::{borrow::Cow, sync::Arc};
+
+use ort::{
+    memory::Allocator,
+    session::{SessionInputValue, SessionOutputs},
+    value::Tensor as OrtTensor,
+};
+
+use super::{
+    CrossPorts, Dtype,
+    growing::view,
+    rows::{RowPart, RowTensor},
+};
+use crate::tensors::Tensor;
+
+/// Types and sizes of what is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CrossLayout {
+    pub(super) states_dtype: Dtype,
+    pub(super) cache_dtype: Dtype,
+    pub(super) heads: usize,
+    pub(super) head_dim: usize,
+    /// Entries of the mask for one position.
+    pub(super) mask_stride: usize,
+}
+
+/// The encoder's side of some rows.
+#[derive(Clone, Debug)]
+pub(super) struct CrossPast {
+    /// `[B, T, C]`
+    states: Arc<RowTensor>,
+    /// Keys and values, each `[B, heads, T, dim]`; none before the first run.
+    cache: Arc<Vec<RowTensor>>,
+    /// `[B, T * stride]`
+    mask: Arc<Tensor<i64>>,
+    /// Positions of each row.
+    lengths: Vec<usize>,
+    state_size: usize,
+}
+
+type Feeds<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
+
+impl CrossPast {
+    /// Lays the states of rows, each `[positions, C]`, side by side.
+    pub(super) fn new(layout: CrossLayout, rows: &[&Tensor<f32>]) -> Result<Self, ort::Error> {
+        let lengths: Vec<usize> = rows.iter().map(|row| row.rows()).collect();
+        let state_size = rows.first().map_or(0, |row| row.row_len());
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let states = RowTensor::of_states(layout.states_dtype, longest, state_size, rows)?;
+        let mask = mask(&lengths, longest, layout.mask_stride);
+        Ok(Self {
+            states: Arc::new(states),
+            cache: Arc::default(),
+            mask: Arc::new(mask),
+            lengths,
+            state_size,
+        })
+    }
+
+    /// Lays rows out anew, each named by where it lies and its place there.
+    pub(super) fn gather(layout: CrossLayout, rows: &[(&Self, usize)]) -> Result<Self, ort::Error> {
+        let lengths: Vec<usize> = rows.iter().map(|(past, idx)| past.lengths[*idx]).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let (state_size, n_tensors) =
+            rows.first().map_or((0, 0), |(past, _)| (past.state_size, past.cache.len()));
+        fn parts<'a>(
+            rows: &[(&'a CrossPast, usize)],
+            tensor_of: impl Fn(&'a CrossPast) -> &'a RowTensor,
+        ) -> Vec<RowPart<'a>> {
+            let part = |&(past, row_idx): &(&'a CrossPast, usize)| RowPart {
+                tensor: tensor_of(past),
+                row_idx,
+                n_columns: past.lengths[row_idx],
+            };
+            rows.iter().map(part).collect()
+        }
+        let shape = [rows.len(), longest, state_size];
+        let states =
+            RowTensor::laid(layout.states_dtype, &shape, &parts(rows, |past| &past.states))?;
+        let shape = [rows.len(), layout.heads, longest, layout.head_dim];
+        let cache: Result<Vec<RowTensor>, ort::Error> = (0..n_tensors)
+            .map(|idx| {
+                RowTensor::laid(layout.cache_dtype, &shape, &parts(rows, |past| &past.cache[idx]))
+            })
+            .collect();
+        let mask = mask(&lengths, longest, layout.mask_stride);
+        Ok(Self {
+            states: Arc::new(states),
+            cache: Arc::new(cache?),
+            mask: Arc::new(mask),
+            lengths,
+            state_size,
+        })
+    }
+
+    /// Returns the positions of the longest row.
+    pub(super) fn n_columns(&self) -> usize {
+        self.states.n_columns()
+    }
+
+    /// Puts what a graph takes of it among the inputs of a run.
+    pub(super) fn feed<'a>(
+        &'a self,
+        layout: CrossLayout,
+        ports: &'a CrossPorts,
+        is_first: bool,
+        feeds: &mut Feeds<'a>,
+    ) -> Result<(), ort::Error> {
+        if ports.states.is_some() {
+            feeds.push((CrossPorts::STATES.into(), self.states.feed()));
+        }
+        if ports.takes_mask {
+            feeds.push((CrossPorts::MASK.into(), view(&self.mask)?));
+        }
+        if ports.takes_branch {
+            let is_further = OrtTensor::from_array(([1_usize], vec![!is_first]))?;
+            feeds.push((CrossPorts::BRANCH.into(), is_further.into()));
+        }
+        for (idx, (past, _)) in ports.cache.iter().enumerate() {
+            let value = match self.cache.get(idx) {
+                Some(tensor) => tensor.feed(),
+                None => {
+                    let shape = [self.lengths.len(), layout.heads, 0, layout.head_dim];
+                    match layout.cache_dtype {
+                        Dtype::F16 => {
+                            OrtTensor::<half::f16>::new(&Allocator::default(), shape)?.into()
+                        }
+                        _ => OrtTensor::<f32>::new(&Allocator::default(), shape)?.into(),
+                    }
+                }
+            };
+            feeds.push((past.as_str().into(), value));
+        }
+        Ok(())
+    }
+
+    /// Takes keys and values out of what the first run has returned; `Err` names one that is not
+    /// there.
+    pub(super) fn with_cache<'p>(
+        mut self,
+        layout: CrossLayout,
+        ports: &'p CrossPorts,
+        outputs: &mut SessionOutputs<'_>,
+    ) -> Result<Result<Self, ort::Error>, &'p str> {
+        let mut cache = Vec::with_capacity(ports.cache.len());
+        for (_, present) in &ports.cache {
+            let value = outputs.remove(present).ok_or(present.as_str())?;
+            match RowTensor::of_output(layout.cache_dtype, value) {
+                Ok(tensor) => cache.push(tensor),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        self.cache = Arc::new(cache);
+        Ok(Ok(self))
+    }
+}
+
+/// Makes the mask of rows of `lengths` that end at `longest`.
+fn mask(lengths: &[usize], longest: usize, stride: usize) -> Tensor<i64> {
+    let n_columns = longest * stride;
+    let mut mask = Tensor::zeros([lengths.len(), n_columns]);
+    for (row_idx, length) in lengths.iter().enumerate() {
+        let end = (row_idx + 1) * n_columns;
+        mask.data_mut()[end - length * stride..end].fill(1);
+    }
+    mask
+}

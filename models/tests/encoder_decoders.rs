@@ -1,0 +1,163 @@
+//! Answers of encoder-decoders against those of Hugging Face transformers, token for token: texts,
+//! pictures and sounds, with 1, 3 and 8 slots.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+#[path = "support/references.rs"]
+mod references;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use legenda_models::{
+    Bundle, BundleSource, Model, ModelOptions, Record, RgbImage, SpeechOptions, Waveform,
+};
+use references::{answers, assert_answer, bundle, encode, ids, load, reference};
+use serde_json::Value;
+
+fn media(name: &str) -> PathBuf {
+    references::references().join("media").join(name)
+}
+
+fn picture(name: &str) -> RgbImage {
+    let pixels = image::open(media(name)).unwrap().to_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    RgbImage { width, height, pixels: pixels.into_raw() }
+}
+
+/// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
+fn sound(name: &str) -> Waveform {
+    let bytes = fs::read(media(name)).unwrap();
+    let n_channels = usize::from(u16::from_le_bytes([bytes[22], bytes[23]]));
+    let sample_rate_hz = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
+    let values: Vec<f32> = bytes[44..]
+        .chunks_exact(2)
+        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0)
+        .collect();
+    let mean =
+        |frame: &[f32]| frame.iter().sum::<f32>() / f32::from(u8::try_from(frame.len()).unwrap());
+    Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
+}
+
+fn record(row: &Value) -> Record {
+    let text = |key: &str| row[key].as_str().map(str::to_owned);
+    Record {
+        // A model that reads no text is given none, whatever the job's prompt.
+        text: text("text").or_else(|| Some("Describe it.".to_owned())),
+        images: text("image").iter().map(|name| picture(name)).collect(),
+        audios: text("audio").iter().map(|name| sound(name)).collect(),
+        ..Record::default()
+    }
+}
+
+fn options(row: &Value) -> SpeechOptions {
+    SpeechOptions {
+        language: row["language"].as_str().map(str::to_owned),
+        translate: row["task"] == "translate",
+        timestamps: row["return_timestamps"] == true,
+    }
+}
+
+/// Holds a bundle to its reference; returns how many rows that were.
+fn assert_answers(name: &str, bundle: PathBuf) {
+    let reference = reference(name);
+    let mut jobs: BTreeMap<String, (SpeechOptions, Vec<(usize, &Value)>)> = BTreeMap::new();
+    for (row_idx, row) in reference["rows"].as_array().unwrap().iter().enumerate() {
+        let speech = options(row);
+        let rows = jobs.entry(format!("{speech:?}")).or_insert((speech, Vec::new()));
+        rows.1.push((row_idx, row));
+    }
+    for slots in [1, 3, 8] {
+        for (speech, rows) in jobs.values() {
+            let speech = speech.clone();
+            let options = ModelOptions { speech, ..ModelOptions::default() };
+            assert_rows(name, &mut load(bundle.clone(), slots, options), rows);
+        }
+    }
+}
+
+fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)]) {
+    let records: Vec<Record> = rows.iter().map(|(_, row)| record(row)).collect();
+    for (record, (row_idx, row)) in records.iter().zip(rows) {
+        if row["text"].is_string() {
+            let sample = model.processor.prepare(record).unwrap();
+            assert_eq!(sample.token_ids, ids(&row["prompt_ids"]), "{name}, text {row_idx}");
+        }
+    }
+    let prompts = encode(model, &records);
+    for (prompt, (row_idx, row)) in prompts.iter().zip(rows) {
+        // The language that the model chooses is not in the prompt yet.
+        if !row["text"].is_string() && prompt.choice().is_none() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}, prompt {row_idx}");
+        }
+    }
+    let slots = model.engine.slots();
+    for (answer, (row_idx, row)) in answers(model, prompts).iter().zip(rows) {
+        let place = format!("{name}, row {row_idx}, {slots} slots");
+        assert_answer(answer, row, &place);
+        if row["return_timestamps"] != true {
+            assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{place}");
+        }
+    }
+}
+
+#[test]
+fn t5_translates() {
+    assert_answers("t5", bundle("t5"));
+}
+
+#[test]
+fn t5_with_two_graphs_for_its_decoder() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["", "onnx"] {
+        fs::create_dir_all(folder.path().join(part)).unwrap();
+        for file in fs::read_dir(bundle("t5").join(part)).unwrap().map(Result::unwrap) {
+            let name = file.file_name();
+            if file.path().is_file() && name != "decoder_model_merged.onnx" {
+                fs::copy(file.path(), folder.path().join(part).join(name)).unwrap();
+            }
+        }
+    }
+    assert_answers("t5", folder.path().to_owned());
+}
+
+#[test]
+fn bart_summarises() {
+    assert_answers("bart", bundle("bart"));
+}
+
+#[test]
+fn marian_translates() {
+    assert_answers("marian", bundle("marian"));
+}
+
+#[test]
+fn vit_gpt2_without_a_cache_of_its_encoder() {
+    assert_answers("vit_gpt2", bundle("vit_gpt2"));
+}
+
+#[test]
+fn trocr_reads() {
+    assert_answers("trocr", bundle("trocr"));
+}
+
+#[test]
+fn moonshine_hears_samples() {
+    assert_answers("moonshine", bundle("moonshine"));
+}
+
+#[test]
+fn whisper_transcribes_translates_and_tells_the_time() {
+    assert_answers("whisper", bundle("whisper"));
+}
+
+#[test]
+fn what_a_transcriber_cannot_do_is_told() {
+    let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
+    let german = SpeechOptions { language: Some("German".to_owned()), ..SpeechOptions::default() };
+    open("whisper").supports_speech(&german).unwrap();
+    let error = open("moonshine").supports_speech(&german).unwrap_err();
+    assert!(error.to_string().starts_with("`task.language` = `German`"), "{error}");
+    let klingon = SpeechOptions { language: Some("tlh".to_owned()), ..SpeechOptions::default() };
+    let error = open("whisper").supports_speech(&klingon).unwrap_err();
+    assert!(error.to_string().ends_with("possible: de, en, fr, ru, zh"), "{error}");
+}
