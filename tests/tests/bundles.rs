@@ -55,7 +55,9 @@ fn a_text_model_does_not_caption() {
 fn an_architecture_that_cannot_be_run_is_named() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["x"]), 4);
-    place.write("job.toml", &with_bundle(TEXT_JOB, "t5"));
+    fs::create_dir(place.path("strange")).unwrap();
+    place.write("strange/config.json", r#"{"architectures": ["StrangeModel"]}"#);
+    place.write("job.toml", &format!("{TEXT_JOB}[model]\nbundle = \"strange\"\n"));
     let ended = place.run(&["check", "job.toml"]).expect(2);
-    ended.complains_of(&["architecture `T5ForConditionalGeneration` is not supported"]);
+    ended.complains_of(&["architecture `StrangeModel` is not supported"]);
 }

@@ -1,0 +1,128 @@
+//! Encoder-decoders, run by the real binary: texts translated, pictures captioned, sounds written
+//! down, as their references say.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
+use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, repository, text_column, write_table};
+use serde_json::Value;
+
+const SOUND_JOB: &str = r#"
+version = 1
+[source]
+paths = ["table.parquet"]
+columns = { id = "id", audio = "audio" }
+[output]
+path = "out"
+span_rows = 4
+[task]
+kind = "transcribe"
+"#;
+
+fn references() -> PathBuf {
+    repository().join("tests/references")
+}
+
+fn with_bundle(job: &str, name: &str) -> String {
+    let bundle = toml::Value::from(references().join("bundles").join(name).to_str().unwrap());
+    format!("{job}\n[model]\nbundle = {bundle}\n[generation]\nmax_new_tokens = 24\n")
+}
+
+/// The rows of a reference for which `keeps`.
+fn rows(name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let path = references().join(format!("bundles/{name}.json"));
+    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    reference["rows"].as_array().unwrap().iter().filter(|row| keeps(row)).cloned().collect()
+}
+
+/// A table of the texts, or of the files, that rows of a reference name.
+fn table(rows: &[Value], key: &str, column: &str) -> RecordBatch {
+    let cells = rows.iter().map(|row| row[key].as_str().unwrap());
+    let cells: ArrayRef = if key == "text" {
+        Arc::new(StringArray::from_iter_values(cells))
+    } else {
+        let bytes = cells.map(|name| fs::read(references().join("media").join(name)).unwrap());
+        Arc::new(BinaryArray::from_iter_values(bytes))
+    };
+    let ids = StringArray::from_iter_values((0..rows.len()).map(|row| format!("row-{row}")));
+    RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), (column, cells)]).unwrap()
+}
+
+/// Runs a job over rows of a reference and compares the answers with it.
+fn assert_answers(job: &str, name: &str, rows: &[Value], table: &RecordBatch) {
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), table, 4);
+    place.write("job.toml", &with_bundle(job, name));
+    let ended = place.run(&["run", "job.toml", "--set", "model.slots=3"]).expect(0);
+    assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
+    let answers = text_column(&place.answers("out"), "answer");
+    let expected = rows.iter().map(|row| row["answer"].as_str().map(str::to_owned));
+    assert_eq!(answers, expected.collect::<Vec<_>>(), "{name}");
+}
+
+#[test]
+fn a_column_of_texts_is_translated() {
+    let rows = rows("marian", |_| true);
+    assert_answers(TEXT_JOB, "marian", &rows, &table(&rows, "text", "question"));
+}
+
+#[test]
+fn pictures_are_captioned_without_a_prompt() {
+    let rows = rows("vit_gpt2", |_| true);
+    assert_answers(PICTURE_JOB, "vit_gpt2", &rows, &table(&rows, "image", "image"));
+}
+
+#[test]
+fn sounds_are_written_down_in_their_language() {
+    let rows = rows("whisper", |row| row["language"] == "de");
+    let job = format!("{SOUND_JOB}language = \"German\"\n");
+    assert_answers(&job, "whisper", &rows, &table(&rows, "audio", "audio"));
+}
+
+#[test]
+fn timestamps_are_written_where_they_are_asked_for() {
+    let rows = rows("whisper", |row| row["return_timestamps"] == true);
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
+    let job = format!("{SOUND_JOB}language = \"en\"\ntimestamps = true\n");
+    place.write("job.toml", &with_bundle(&job, "whisper"));
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stderr.contains("whisper"), "{}", ended.stderr);
+    let answers = text_column(&place.answers("out"), "answer");
+    for (answer, row) in answers.into_iter().zip(&rows) {
+        let answer = answer.unwrap();
+        let (mut text, mut times) = (String::new(), Vec::new());
+        for (idx, part) in answer.split("<|").enumerate() {
+            let (time, after) = if idx == 0 { ("", part) } else { part.split_once("|>").unwrap() };
+            text.push_str(after);
+            times.extend(time.parse::<f64>().ok());
+        }
+        assert_eq!(text, row["answer"].as_str().unwrap(), "the text between the timestamps");
+        // The first timestamp of the tiny vocabulary is 330, and they are 20 ms apart.
+        let ids = row["token_ids"].as_array().unwrap().iter().filter_map(Value::as_i64);
+        let expected: Vec<String> = ids
+            .filter(|id| *id >= 330)
+            .map(|id| format!("{:.2}", 0.02 * (id - 330) as f64))
+            .collect();
+        let times: Vec<String> = times.iter().map(|time| format!("{time:.2}")).collect();
+        assert_eq!(times, expected, "{answer}");
+        assert!(!times.is_empty());
+    }
+}
+
+#[test]
+fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
+    let rows = rows("moonshine", |_| true);
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
+    place.write("job.toml", &with_bundle(SOUND_JOB, "moonshine"));
+    let check = |set: &str| place.run(&["check", "job.toml", "--set", set]).expect(2);
+    check("task.language=de").complains_of(&["`task.language` = `de` is not possible"]);
+    check("task.kind=generate").complains_of(&["source.columns.text"]);
+    place.write("job.toml", &with_bundle(SOUND_JOB, "whisper"));
+    check("task.language=xx").complains_of(&["possible: de, en, fr, ru, zh"]);
+    let ended = place.run(&["check", "job.toml", "--set", "task.language=fr"]).expect(0);
+    assert!(ended.stdout.contains("WhisperForConditionalGeneration"), "{}", ended.stdout);
+}
