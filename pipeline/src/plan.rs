@@ -86,6 +86,8 @@ pub struct RunPlan {
     pub ledger: Plan,
     /// The model, for messages and metadata.
     pub bundle_name: String,
+    /// Whether the model reads the prompt.
+    pub reads_text: bool,
 }
 
 impl RunPlan {
@@ -161,6 +163,7 @@ impl RunPlan {
             output_dir,
             ledger,
             bundle_name: bundle.name().to_owned(),
+            reads_text: modalities.text,
             job,
         })
     }
@@ -199,13 +202,19 @@ impl RunPlan {
         table::reject_schema(source, self.metadata())
     }
 
+    /// Returns the prompt's template; empty where the model reads none.
+    #[must_use]
+    pub fn given_prompt(&self) -> &str {
+        if self.reads_text { self.job.prompt_template() } else { "" }
+    }
+
     fn metadata(&self) -> HashMap<String, String> {
         let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
         HashMap::from([
             ("legenda.model".to_owned(), self.bundle_name.clone()),
             ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
             ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
-            ("legenda.prompt".to_owned(), self.job.prompt_template().to_owned()),
+            ("legenda.prompt".to_owned(), self.given_prompt().to_owned()),
             ("legenda.job_fingerprint".to_owned(), self.ledger.fingerprint.as_str().to_owned()),
         ])
     }

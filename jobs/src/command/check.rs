@@ -13,7 +13,9 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let n_files = plan.table.files.len();
     print(&format!("job        {}: valid", args.job.display()));
     print(&format!("task       {}", plan.job.task.kind.as_str()));
-    print(&format!("prompt     {}", plan.job.prompt_template()));
+    let prompt =
+        if plan.reads_text { plan.given_prompt() } else { "none: the model reads no text" };
+    print(&format!("prompt     {prompt}"));
     print(&format!("model      {} ({})", plan.bundle_name, checked.bundle.architecture()));
     print(&format!(
         "source     {} rows in {n_files} file{} ({} spans)",

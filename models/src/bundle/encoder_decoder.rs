@@ -180,3 +180,39 @@ pub(super) fn processor_config(
     })?;
     Ok(processor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(kind: SourceKind, config: &str) -> ModelConfig {
+        model_config(kind, &serde_json::from_str(config).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_decoders_own_sizes_go_before_shared_ones() {
+        let t5 = r#"{"num_layers": 6, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 64,
+            "d_model": 128, "vocab_size": 100, "relative_attention_num_buckets": 32}"#;
+        let t5 = config(SourceKind::Text, t5);
+        assert_eq!((t5.text.num_hidden_layers, t5.text.head_dim()), (3, 64));
+        assert_eq!(t5.text.max_position_embeddings, 512, "T5 has no positions of its own");
+        assert!(t5.encoder.is_relative);
+        let whisper = r#"{"decoder_layers": 2, "num_hidden_layers": 4, "encoder_layers": 4,
+            "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 100,
+            "max_source_positions": 1500, "max_target_positions": 448}"#;
+        let whisper = config(SourceKind::LogMel, whisper);
+        assert_eq!((whisper.text.num_hidden_layers, whisper.text.head_dim()), (2, 8));
+        assert_eq!(whisper.encoder.positions, Some(1500));
+    }
+
+    #[test]
+    fn an_image_decoder_has_a_config_of_its_own() {
+        let captioner = r#"{"encoder": {"hidden_size": 48, "image_size": 32, "patch_size": 8},
+            "decoder": {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 90,
+            "n_positions": 64, "eos_token_id": 5}}"#;
+        let captioner = config(SourceKind::Image, captioner);
+        assert_eq!(captioner.text.hidden_size, 32);
+        assert_eq!((captioner.encoder.hidden_size, captioner.encoder.positions), (48, Some(18)));
+        assert_eq!(captioner.eos_token_id.unwrap().0, [5]);
+    }
+}

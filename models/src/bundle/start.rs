@@ -233,3 +233,60 @@ const LANGUAGES: [(&str, &str); 112] = [
     ("lb", "letzeburgesch"), ("ps", "pushto"), ("pa", "panjabi"), ("ro", "moldavian"),
     ("ro", "moldovan"), ("si", "sinhalese"), ("es", "castilian"), ("zh", "mandarin"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(config: &str, speech: &SpeechOptions) -> Result<Vec<i64>, BundleError> {
+        let config: StartConfig = serde_json::from_str(config).unwrap();
+        let start = config.decoder_start(SourceKind::LogMel, speech)?;
+        let chosen = start.choice.map(|choice| (choice.position, choice.candidates.to_vec()));
+        // A token that is to be chosen is shown as the sum of its candidates, negative.
+        let token_ids = start.token_ids.iter().enumerate().map(|(place, id)| match &chosen {
+            Some((position, candidates)) if *position == place => -candidates.iter().sum::<i64>(),
+            _ => *id,
+        });
+        Ok(token_ids.collect())
+    }
+
+    const MULTILINGUAL: &str = r#"{"decoder_start_token_id": 1, "is_multilingual": true,
+        "lang_to_id": {"<|en|>": 10, "<|de|>": 11}, "no_timestamps_token_id": 30,
+        "task_to_id": {"transcribe": 20, "translate": 21}, "forced_decoder_ids": [[1, null]]}"#;
+
+    #[test]
+    fn a_multilingual_prompt_is_language_task_and_timestamps() {
+        let speech = |language: Option<&str>, translate, timestamps| SpeechOptions {
+            language: language.map(str::to_owned),
+            translate,
+            timestamps,
+        };
+        let ids = |speech| start(MULTILINGUAL, &speech).unwrap();
+        assert_eq!(ids(speech(Some("German"), false, false)), [1, 11, 20, 30]);
+        assert_eq!(ids(speech(Some("en"), true, true)), [1, 10, 21]);
+        assert_eq!(ids(speech(Some("<|de|>"), false, true)), [1, 11, 20]);
+        assert_eq!(ids(speech(None, false, false)), [1, -21, 20, 30], "the model finds it out");
+        let error = start(MULTILINGUAL, &speech(Some("klingon"), false, false)).unwrap_err();
+        assert_eq!(error.code(), "task_option_unsupported");
+    }
+
+    #[test]
+    fn a_config_may_fix_the_language() {
+        let plain = SpeechOptions::default();
+        let named =
+            MULTILINGUAL.replace("\"forced_decoder_ids\": [[1, null]]", "\"language\": \"de\"");
+        assert_eq!(start(&named, &plain).unwrap(), [1, 11, 20, 30]);
+        let older = MULTILINGUAL.replace("[[1, null]]", "[[1, 10], [2, 20]]");
+        assert_eq!(start(&older, &plain).unwrap(), [1, 10, 20, 30]);
+    }
+
+    #[test]
+    fn a_model_of_english_alone_has_no_language() {
+        let english = r#"{"decoder_start_token_id": 1, "is_multilingual": false,
+            "no_timestamps_token_id": 30, "forced_decoder_ids": [[1, 30]]}"#;
+        assert_eq!(start(english, &SpeechOptions::default()).unwrap(), [1, 30]);
+        let translated = SpeechOptions { translate: true, ..SpeechOptions::default() };
+        let error = start(english, &translated).unwrap_err();
+        assert!(error.to_string().contains("English alone"), "{error}");
+    }
+}
