@@ -6,7 +6,7 @@ use legenda_schemas::job::{Device, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
-    bundle::{EarlyStoppingConfig, Family, GenerationConfig},
+    bundle::{EarlyStoppingConfig, Family, GenerationConfig, Reader},
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
@@ -190,17 +190,24 @@ fn slots(
         Some(slots) => Ok(slots),
         None => {
             let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1) * n_beams;
-            let held = match bundle.family {
+            // A growing cache stands in and out of a step, and once more while rows join.
+            let growing = per_slot.saturating_mul(3);
+            let held = match (bundle.family, bundle.reader()) {
                 // A cache in place has a copy while beams change places.
-                Family::Multimodal if n_beams > 1 => per_slot.saturating_mul(5) / 2,
+                (Family::Multimodal, Some(Reader::Legenda)) if n_beams > 1 => {
+                    per_slot.saturating_mul(5) / 2
+                }
                 // While it doubles, the old half is held as well.
-                Family::Multimodal => per_slot.saturating_mul(3) / 2,
-                // A growing cache stands in and out of a step, and once more while rows join.
-                Family::Causal => per_slot.saturating_mul(3),
+                (Family::Multimodal, Some(Reader::Legenda)) => per_slot.saturating_mul(3) / 2,
+                // A prompt waits as embeddings, which are laid beside those of others once more.
+                (Family::Multimodal, _) => {
+                    growing.saturating_add(2 * bundle.embed_bytes(context_tokens))
+                }
+                (Family::Causal, _) => growing,
                 // What is kept of the encoder does not grow, but is copied when rows leave.
-                Family::EncoderDecoder(_) => {
+                (Family::EncoderDecoder(_), _) => {
                     let of_encoder = bundle.source_bytes_per_slot(context_tokens);
-                    per_slot.saturating_mul(3).saturating_add(of_encoder.saturating_mul(2))
+                    growing.saturating_add(of_encoder.saturating_mul(2))
                 }
             };
             let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / held);

@@ -6,7 +6,11 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{GenerationConfig, encoder_decoder::EncoderConfig};
+use super::{
+    GenerationConfig,
+    encoder_decoder::EncoderConfig,
+    reader::{ReaderConfig, with_text_defaults},
+};
 
 /// What `config.json` says first of all: which keys follow depends on it.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +41,8 @@ pub(crate) struct ModelConfig {
     /// The placeholder of a sound; `None` if the model hears none.
     pub(crate) audio_token_id: Option<i64>,
     pub(crate) eos_token_id: Option<TokenIds>,
+    /// What concerns pictures alone.
+    pub(crate) reader: ReaderConfig,
     /// The decoder.
     pub(crate) text: TextConfig,
     /// The encoder of an encoder-decoder.
@@ -48,12 +54,13 @@ impl<'de> Deserialize<'de> for ModelConfig {
         let value = Value::deserialize(deserializer)?;
         let invalid = |error: serde_json::Error| serde::de::Error::custom(error);
         let outer = OuterConfig::deserialize(&value).map_err(invalid)?;
-        let text = value.get("text_config").unwrap_or(&value);
+        let text = value.get("text_config").map_or_else(|| value.clone(), with_text_defaults);
         Ok(Self {
-            image_token_id: outer.image_token_id,
+            reader: ReaderConfig::deserialize(&value).map_err(invalid)?,
+            image_token_id: outer.image_token_index.or(outer.image_token_id),
             audio_token_id: outer.audio_token_id,
             eos_token_id: outer.eos_token_id,
-            text: TextConfig::deserialize(text).map_err(invalid)?,
+            text: TextConfig::deserialize(&text).map_err(invalid)?,
             encoder: EncoderConfig::default(),
         })
     }
@@ -62,8 +69,11 @@ impl<'de> Deserialize<'de> for ModelConfig {
 /// The keys of `config.json` that are not the decoder's.
 #[derive(Deserialize)]
 struct OuterConfig {
-    #[serde(default, alias = "image_token_index")]
+    #[serde(default)]
     image_token_id: Option<i64>,
+    /// The older name; some configs have both, and then this one counts.
+    #[serde(default)]
+    image_token_index: Option<i64>,
     #[serde(default, alias = "audio_token_index")]
     audio_token_id: Option<i64>,
     #[serde(default)]
@@ -162,6 +172,15 @@ pub(crate) struct ProcessorConfig {
     /// Placeholders per image.
     #[serde(default, alias = "image_seq_len")]
     pub(crate) image_seq_length: Option<usize>,
+    /// Pixels of a patch's edge (LLaVA).
+    #[serde(default)]
+    pub(crate) patch_size: Option<usize>,
+    /// Features of an image beside its patches (LLaVA).
+    #[serde(default)]
+    pub(crate) num_additional_image_tokens: usize,
+    /// `default` if one of those is dropped (LLaVA).
+    #[serde(default)]
+    pub(crate) vision_feature_select_strategy: Option<String>,
     /// Placeholders per sound.
     #[serde(default, alias = "audio_seq_len")]
     pub(crate) audio_seq_length: Option<usize>,
@@ -186,9 +205,10 @@ pub struct ImageProcessorConfig {
     /// The target of the resize.
     #[serde(default)]
     pub size: Option<ImageSize>,
-    /// The filter, by PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic.
-    #[serde(default = "bicubic")]
-    pub resample: u8,
+    /// The filter, by PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic; that of the class
+    /// where left out.
+    #[serde(default)]
+    pub resample: Option<u8>,
     /// Whether to cut the centre out.
     #[serde(default)]
     pub do_center_crop: Option<bool>,
@@ -204,13 +224,14 @@ pub struct ImageProcessorConfig {
     /// Whether to subtract the mean and divide by the deviation.
     #[serde(default = "yes")]
     pub do_normalize: bool,
-    /// The mean of each channel; 0.5 where left out.
+    /// The mean of each channel; that of the class where left out.
     #[serde(default)]
     pub image_mean: Option<[f64; 3]>,
-    /// The deviation of each channel; 0.5 where left out.
+    /// The deviation of each channel; that of the class where left out.
     #[serde(default)]
     pub image_std: Option<[f64; 3]>,
-    /// `pil` for Pillow's arithmetic; else torchvision's, the default of transformers 5.
+    /// `pil` for Pillow's arithmetic; else torchvision's, the default of transformers 5, unless the
+    /// filter is one that torchvision lacks (lanczos).
     #[serde(default)]
     pub backend: Option<String>,
     /// Every other key, to be checked when the processor opens.
@@ -234,6 +255,12 @@ pub struct ImageSize {
     /// The most pixels of the longer edge.
     #[serde(default)]
     pub longest_edge: Option<usize>,
+    /// The fewest pixels of all (Qwen2-VL; its `shortest_edge` means the same).
+    #[serde(default)]
+    pub min_pixels: Option<usize>,
+    /// The most pixels of all (Qwen2-VL; its `longest_edge` means the same).
+    #[serde(default)]
+    pub max_pixels: Option<usize>,
 }
 
 /// `feature_extractor`: the keys of `WhisperFeatureExtractor`.
@@ -281,11 +308,6 @@ pub struct SamplesConfig {
 
 fn yes() -> bool {
     true
-}
-
-/// SigLIP's default filter (`SiglipImageProcessor.resample`).
-fn bicubic() -> u8 {
-    3
 }
 
 fn one_255th() -> f64 {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     BundleError, BundleFiles, ProcessorConfig,
     config::{ModelConfig, TextConfig, TokenIds},
+    reader::ReaderConfig,
 };
 
 /// What the encoder of an encoder-decoder reads.
@@ -131,6 +132,7 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
         audio_token_id: None,
         eos_token_id: eos_token_id
             .and_then(|ids| serde_json::from_value::<TokenIds>(ids.clone()).ok()),
+        reader: ReaderConfig::default(),
         text,
         encoder,
     })

@@ -9,6 +9,7 @@ mod encoder_decoder;
 mod error;
 mod files;
 mod generation;
+mod reader;
 mod start;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
+pub(crate) use reader::Reader;
 pub use start::SpeechOptions;
 pub(crate) use start::{DecoderStart, StartConfig};
 
@@ -65,7 +67,7 @@ impl Family {
     /// graph can be run is read from the graph's own inputs.
     fn of(architecture: &str, is_encoder_decoder: bool) -> Option<Self> {
         match architecture {
-            "LegendaForConditionalGeneration" => Some(Self::Multimodal),
+            name if Reader::of(name).is_some() => Some(Self::Multimodal),
             name if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => {
                 Some(Self::Causal)
             }
@@ -75,9 +77,9 @@ impl Family {
     }
 
     /// What an error says of the architectures that can be run.
-    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, text decoders (…ForCausalLM, …LMHeadModel), and \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
-         Moonshine)";
+    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
+         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), and encoder-decoders (T5, BART, \
+         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine)";
 }
 
 /// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
@@ -190,8 +192,10 @@ impl Bundle {
             Family::EncoderDecoder(kind) => {
                 (encoder_decoder::processor_config(kind, &files)?, StartConfig::read(&files)?)
             }
-            Family::Causal | Family::Multimodal => {
-                (processor_config(&files, family)?, StartConfig::default())
+            Family::Multimodal => (reader::processor_config(&files)?, StartConfig::default()),
+            Family::Causal => {
+                let processor = files.json_if_there("processor_config.json")?;
+                (processor.unwrap_or_default(), StartConfig::default())
             }
         };
         let decoder_graph = decoder_graph(&files, family)?;
@@ -246,6 +250,11 @@ impl Bundle {
     #[must_use]
     pub fn architecture(&self) -> &str {
         &self.architecture
+    }
+
+    /// Returns how the model reads pictures, if it is multimodal.
+    pub(crate) fn reader(&self) -> Option<Reader> {
+        Reader::of(&self.architecture)
     }
 
     /// Returns what may be in a record.
@@ -346,6 +355,11 @@ impl Bundle {
         encoder.positions.unwrap_or(context_tokens) * per_position * size_of::<f32>()
     }
 
+    /// Returns the bytes of `n_tokens` as input embeddings.
+    pub(crate) fn embed_bytes(&self, n_tokens: usize) -> usize {
+        n_tokens.saturating_mul(self.config.text.hidden_size).saturating_mul(size_of::<f32>())
+    }
+
     /// Says whether the model can do a task.
     ///
     /// # Errors
@@ -382,14 +396,6 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
             ),
         },
         other => other,
-    }
-}
-
-fn processor_config(files: &BundleFiles, family: Family) -> Result<ProcessorConfig, BundleError> {
-    match files.json_if_there("processor_config.json")? {
-        Some(processor) => Ok(processor),
-        None if family == Family::Causal => Ok(ProcessorConfig::default()),
-        None => files.json("preprocessor_config.json"),
     }
 }
 

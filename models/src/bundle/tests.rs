@@ -70,9 +70,9 @@ fn an_unknown_architecture_names_what_is_supported() {
     assert_eq!(
         error.to_string(),
         "architecture `StrangeForConditionalGeneration` is not supported, supported: \
-         LegendaForConditionalGeneration, text decoders (…ForCausalLM, …LMHeadModel), and \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
-         Moonshine)"
+         LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
+         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), and encoder-decoders (T5, BART, \
+         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine)"
     );
     // Whatever else its config has: that depends on the architecture.
     files[0].1 = r#"{"model_type": "mamba"}"#;

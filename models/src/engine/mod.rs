@@ -22,7 +22,7 @@ pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;
 pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
-pub use prompt::{Prompt, TokenChoice};
+pub use prompt::{Positions, Prompt, TokenChoice};
 pub use sampler::Sampling;
 pub use stop::Guard;
 pub use timestamps::TimestampRules;

@@ -21,19 +21,66 @@ pub struct TokenChoice {
 /// | `token_ids` | `i64` | `[S]` | the prompt's tokens, placeholders included |
 /// | `embeds` | `f32` | `[S, C]` | their input embeddings, media features in their places; `None` for a decoder that embeds tokens itself |
 /// | `states` | `f32` | `[T, C]` | what the encoder made of the sample, for a decoder that looks at it |
+/// | `positions` | `i64` | `[A, S]` | where they stand; `None` where that is 0 to `S - 1` |
 #[derive(Clone, Debug)]
 pub struct Prompt {
     token_ids: Vec<i64>,
     embeds: Option<Tensor<f32>>,
     states: Option<Arc<Tensor<f32>>>,
     choice: Option<TokenChoice>,
+    /// Apart, so that a prompt stays small.
+    positions: Option<Box<Positions>>,
+}
+
+/// Where the tokens of a prompt stand and where its answer goes on, for a model in which that is not
+/// simply their number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Positions {
+    ids: Tensor<i64>,
+    next: i64,
+}
+
+impl Positions {
+    /// Joins the positions `[A, S]` of a prompt and that of the answer's first token; those behind it
+    /// follow one by one, the same on every axis.
+    ///
+    /// # Panics
+    ///
+    /// If `ids` has not two dimensions: that is a fault of the encoder, not of a row.
+    #[must_use]
+    pub fn new(ids: Tensor<i64>, next: i64) -> Self {
+        assert_eq!(ids.shape().len(), 2, "positions of a prompt have two dimensions");
+        Self { ids, next }
+    }
+
+    /// Positions that begin at `first` rather than 0, for `n_tokens`.
+    #[must_use]
+    pub fn starting_at(first: i64, n_tokens: usize) -> Self {
+        let ids: Vec<i64> = (first..).take(n_tokens).collect();
+        let next = ids.last().map_or(first, |last| last + 1);
+        let mut axis = Tensor::zeros([1, n_tokens]);
+        axis.data_mut().copy_from_slice(&ids);
+        Self { ids: axis, next }
+    }
+
+    /// Returns the positions `[A, S]`.
+    #[must_use]
+    pub fn ids(&self) -> &Tensor<i64> {
+        &self.ids
+    }
+
+    /// Returns where the answer begins.
+    #[must_use]
+    pub fn next(&self) -> i64 {
+        self.next
+    }
 }
 
 impl Prompt {
     /// Makes a prompt for a decoder that embeds its tokens itself.
     #[must_use]
     pub fn of_tokens(token_ids: Vec<i64>) -> Self {
-        Self { token_ids, embeds: None, states: None, choice: None }
+        Self { token_ids, embeds: None, states: None, choice: None, positions: None }
     }
 
     /// Makes a prompt for the decoder of an encoder-decoder: the tokens an answer begins with, and
@@ -52,7 +99,8 @@ impl Prompt {
         assert_eq!(states.shape().len(), 2, "states of a prompt have two dimensions");
         let places = 1..token_ids.len();
         assert!(choice.iter().all(|choice| places.contains(&choice.position)), "a token to choose");
-        Self { token_ids, embeds: None, states: Some(Arc::new(states)), choice }
+        let states = Some(Arc::new(states));
+        Self { token_ids, embeds: None, states, choice, positions: None }
     }
 
     /// Returns the prompt with the token that was to be chosen.
@@ -74,7 +122,37 @@ impl Prompt {
     pub fn new(token_ids: Vec<i64>, embeds: Tensor<f32>) -> Self {
         assert_eq!(embeds.shape().len(), 2, "embeddings of a prompt have two dimensions");
         assert_eq!(embeds.rows(), token_ids.len(), "one embedding per token");
-        Self { token_ids, embeds: Some(embeds), states: None, choice: None }
+        Self { token_ids, embeds: Some(embeds), states: None, choice: None, positions: None }
+    }
+
+    /// Gives the prompt positions of its own.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one for each token: that is a fault of the encoder, not of a row.
+    #[must_use]
+    pub fn at(mut self, positions: Positions) -> Self {
+        assert_eq!(positions.ids.row_len(), self.token_ids.len(), "one position per token");
+        self.positions = Some(Box::new(positions));
+        self
+    }
+
+    /// Returns where a token stands on an axis; a prompt with one axis stands alike on all.
+    #[must_use]
+    pub fn position(&self, axis: usize, token_idx: usize) -> i64 {
+        match self.positions.as_deref() {
+            Some(Positions { ids, .. }) => {
+                ids.row(axis.min(ids.rows().saturating_sub(1)))[token_idx]
+            }
+            None => i64::try_from(token_idx).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Returns where the first token of the answer stands.
+    #[must_use]
+    pub fn next_position(&self) -> i64 {
+        let n_tokens = i64::try_from(self.token_ids.len()).unwrap_or(i64::MAX);
+        self.positions.as_ref().map_or(n_tokens, |positions| positions.next)
     }
 
     /// Returns the token ids, placeholders included.
@@ -112,6 +190,7 @@ impl Prompt {
     pub fn size_bytes(&self) -> usize {
         let tensors = [self.embeds(), self.states()];
         let tensor_bytes: usize = tensors.into_iter().flatten().map(Tensor::size_bytes).sum();
-        tensor_bytes + self.token_ids.len() * size_of::<i64>()
+        let position_bytes = self.positions.as_ref().map_or(0, |at| at.ids.size_bytes());
+        tensor_bytes + position_bytes + self.token_ids.len() * size_of::<i64>()
     }
 }

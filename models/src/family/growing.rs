@@ -14,7 +14,10 @@
 //! A row's answer does not depend on the others but for the rounding of sums over more columns or
 //! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{
     Prompt,
@@ -24,7 +27,7 @@ use crate::{
 };
 
 use super::{
-    decode_error, to_i64,
+    decode_error,
     tokens::{Padding, TokenInput},
 };
 
@@ -45,6 +48,8 @@ struct BatchRow {
     slot: usize,
     /// Tokens it holds; the columns before them are pads.
     n_tokens: usize,
+    /// Where its next token stands.
+    next_position: i64,
 }
 
 /// Rows that are computed together.
@@ -54,16 +59,26 @@ struct Batch {
     past: Past,
 }
 
+/// What the graph lets rows do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowRules {
+    /// Whether rows have positions of their own, so that all batches can be laid together.
+    pub(super) merges: bool,
+    /// Whether tokens of a prompt see those behind them, so that it cannot go through in pieces.
+    pub(super) whole_prompts: bool,
+}
+
 /// A decoder of the growing, shifted or cohort dialect.
 #[derive(Debug)]
 pub(super) struct GrowingDecoder {
-    pub(super) graph: GrowingGraph,
-    pub(super) tokens: TokenInput,
-    pub(super) slots: usize,
-    pub(super) context_tokens: usize,
-    pub(super) vocab_size: usize,
-    /// Whether rows have positions of their own, so that all batches can be laid together.
-    pub(super) merges: bool,
+    graph: GrowingGraph,
+    tokens: TokenInput,
+    slots: usize,
+    context_tokens: usize,
+    vocab_size: usize,
+    rules: RowRules,
+    /// The most bytes of scores of one prefill.
+    prefill_bytes_max: usize,
     batches: Vec<Batch>,
 }
 
@@ -72,9 +87,18 @@ impl GrowingDecoder {
         graph: GrowingGraph,
         tokens: TokenInput,
         [slots, context_tokens, vocab_size]: [usize; 3],
-        merges: bool,
+        rules: RowRules,
     ) -> Self {
-        Self { graph, tokens, slots, context_tokens, vocab_size, merges, batches: Vec::new() }
+        let prefill_bytes_max = PREFILL_LOGITS_BYTES_MAX;
+        let batches = Vec::new();
+        Self { graph, tokens, slots, context_tokens, vocab_size, rules, prefill_bytes_max, batches }
+    }
+
+    /// Returns how many positions of one row have scores within the limit of bytes; none where the
+    /// graph returns those of the last position alone.
+    fn scored_positions_max(&self) -> Option<usize> {
+        let bytes = (self.vocab_size * size_of::<f32>()).max(1);
+        (!self.graph.ports().takes_logits_to_keep).then(|| self.prefill_bytes_max / bytes)
     }
 
     /// Prefills prompts and lays them beside the rows that they may stand with.
@@ -135,7 +159,9 @@ impl GrowingDecoder {
         let tokens = self.step_input([1, choice.position], token_ids)?;
         let states: Vec<&Tensor<f32>> = prompt.states().into_iter().collect();
         let past = self.graph.empty_past(1, &states)?;
-        let inputs = inputs(tokens, &[choice.position], choice.position, 0, choice.position);
+        let n_tokens = choice.position;
+        let position = |axis, _, token_idx| prompt.position(axis, token_idx);
+        let inputs = self.inputs(tokens, (&[n_tokens], n_tokens), 0..n_tokens, position);
         let mut best: Option<(i64, f32)> = None;
         self.graph.run(&past, &inputs, |_, scores| {
             for &token_id in &*choice.candidates {
@@ -161,26 +187,34 @@ impl GrowingDecoder {
         let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left);
-        let ports = self.graph.ports();
         // The first run of an encoder-decoder is another branch, and its prompts are a few tokens.
-        let piece = if ports.takes_logits_to_keep || ports.cross.is_some() {
-            longest
-        } else {
-            let position_bytes = joins.len() * self.vocab_size * size_of::<f32>();
-            (PREFILL_LOGITS_BYTES_MAX / position_bytes.max(1)).clamp(16, longest.max(16))
+        let is_cohort = self.graph.ports().cross.is_some();
+        let piece = match self.scored_positions_max() {
+            Some(max) if !self.rules.whole_prompts && !is_cohort => {
+                (max / joins.len().max(1)).clamp(16, longest.max(16))
+            }
+            _ => longest,
         };
         let states: Vec<&Tensor<f32>> =
             joins.iter().filter_map(|join| join.prompt.states()).collect();
         let mut past = self.graph.empty_past(joins.len(), &states)?;
         for start in (0..longest).step_by(piece) {
             let end = (start + piece).min(longest);
-            let inputs = inputs(columns(&tokens, start, end), &lengths, longest, start, end);
+            let inputs = self.inputs(
+                columns(&tokens, start, end),
+                (&lengths, longest),
+                start..end,
+                |axis, row_idx, token_idx| joins[row_idx].prompt.position(axis, token_idx),
+            );
             past = self.graph.run(&past, &inputs, &mut read)?;
         }
         let rows = joins
             .iter()
             .zip(lengths)
-            .map(|(join, n_tokens)| BatchRow { slot: join.slot, n_tokens })
+            .map(|(join, n_tokens)| {
+                let next_position = join.prompt.next_position();
+                BatchRow { slot: join.slot, n_tokens, next_position }
+            })
             .collect();
         Ok(Batch { rows, past })
     }
@@ -198,7 +232,7 @@ impl GrowingDecoder {
     fn gather(&self, rows: &[(usize, usize)]) -> Result<Batch, RunError> {
         let of = |(batch_idx, row_idx): (usize, usize)| &self.batches[batch_idx].rows[row_idx];
         let taken: Vec<BatchRow> = rows.iter().map(|place| *of(*place)).collect();
-        let n_columns = if self.merges {
+        let n_columns = if self.rules.merges {
             taken.iter().map(|row| row.n_tokens).max().unwrap_or(0)
         } else {
             let past = rows.first().map(|(batch_idx, _)| &self.batches[*batch_idx].past);
@@ -210,7 +244,7 @@ impl GrowingDecoder {
             .map(|((batch_idx, row_idx), row)| PastRow {
                 past: &self.batches[*batch_idx].past,
                 row_idx: *row_idx,
-                n_columns: if self.merges { row.n_tokens } else { n_columns },
+                n_columns: if self.rules.merges { row.n_tokens } else { n_columns },
             })
             .collect();
         Ok(Batch { past: self.graph.gather(&sources, n_columns)?, rows: taken })
@@ -220,7 +254,7 @@ impl GrowingDecoder {
     fn merge(&mut self) -> Result<(), RunError> {
         let mut alike: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (batch_idx, Batch { past, .. }) in self.batches.iter().enumerate() {
-            let n_columns = if self.merges { 0 } else { past.n_columns() };
+            let n_columns = if self.rules.merges { 0 } else { past.n_columns() };
             alike
                 .entry((n_columns, self.unmasked(past.n_positions())))
                 .or_default()
@@ -278,7 +312,12 @@ impl GrowingDecoder {
             let ids = places.iter().map(|place| rows[*place].token_id).collect();
             let tokens = self.step_input([places.len(), 1], ids)?;
             let lengths: Vec<usize> = batch.rows.iter().map(|row| row.n_tokens + 1).collect();
-            let inputs = inputs(tokens, &lengths, n_columns + 1, n_columns, n_columns + 1);
+            let inputs = self.inputs(
+                tokens,
+                (&lengths, n_columns + 1),
+                n_columns..n_columns + 1,
+                |_, row_idx, _| batch.rows[row_idx].next_position,
+            );
             let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
                 logits.row_mut(places[row_idx]).copy_from_slice(scores);
             })?;
@@ -287,9 +326,45 @@ impl GrowingDecoder {
         for (batch_idx, past) in grown {
             let batch = &mut self.batches[batch_idx];
             batch.past = past;
-            batch.rows.iter_mut().for_each(|row| row.n_tokens += 1);
+            for row in &mut batch.rows {
+                row.n_tokens += 1;
+                row.next_position += 1;
+            }
         }
         Ok(())
+    }
+
+    /// Makes the inputs for some columns of rows that hold `lengths` tokens when they have
+    /// `n_columns`; `position` says where a token of a row stands on an axis.
+    fn inputs(
+        &self,
+        tokens: Tokens,
+        (lengths, n_columns): (&[usize], usize),
+        columns: Range<usize>,
+        position: impl Fn(usize, usize, usize) -> i64,
+    ) -> GrowingInputs {
+        let (n_rows, end, n_new) = (lengths.len(), columns.end, columns.len());
+        let n_axes = self.graph.ports().position_axes;
+        let mut attention_mask = Tensor::zeros([n_rows, end]);
+        let mut position_ids = if n_axes == 1 {
+            Tensor::zeros([n_rows, n_new])
+        } else {
+            Tensor::zeros([n_axes, n_rows, n_new])
+        };
+        for (row_idx, length) in lengths.iter().enumerate() {
+            let pads = n_columns - length;
+            for column in pads..end {
+                attention_mask.data_mut()[row_idx * end + column] = 1;
+            }
+            // A pad stays at position 0 (1 in transformers): any will do, it is never read.
+            for column in columns.start.max(pads)..end {
+                for axis in 0..n_axes {
+                    let at = (axis * n_rows + row_idx) * n_new + column - columns.start;
+                    position_ids.data_mut()[at] = position(axis, row_idx, column - pads);
+                }
+            }
+        }
+        GrowingInputs { tokens, attention_mask, position_ids }
     }
 
     /// Drops the rows that were released since the last call.
@@ -326,11 +401,15 @@ impl Decoder for GrowingDecoder {
     }
 
     fn prefill_rows_max(&self) -> usize {
-        PREFILL_ROWS_MAX
+        match self.scored_positions_max() {
+            // Such prompts hold a picture at least; what cannot be cut is given fewer rows.
+            Some(max) if self.rules.whole_prompts => (max / 256).clamp(1, PREFILL_ROWS_MAX),
+            _ => PREFILL_ROWS_MAX,
+        }
     }
 
     fn joins_now(&self, n_live: usize) -> bool {
-        let share = if self.merges { JOIN_SHARE_GROWING } else { JOIN_SHARE_SHIFTED };
+        let share = if self.rules.merges { JOIN_SHARE_GROWING } else { JOIN_SHARE_SHIFTED };
         (self.slots - n_live.min(self.slots)) * share >= self.slots
     }
 
@@ -377,32 +456,6 @@ impl Decoder for GrowingDecoder {
     }
 }
 
-/// Makes the inputs for columns `start..end` of rows that hold `lengths` tokens when they have
-/// `n_columns`.
-fn inputs(
-    tokens: Tokens,
-    lengths: &[usize],
-    n_columns: usize,
-    start: usize,
-    end: usize,
-) -> GrowingInputs {
-    let n_rows = lengths.len();
-    let mut attention_mask = Tensor::zeros([n_rows, end]);
-    let mut position_ids = Tensor::zeros([n_rows, end - start]);
-    for (row_idx, length) in lengths.iter().enumerate() {
-        let pads = n_columns - length;
-        for column in pads..end {
-            attention_mask.data_mut()[row_idx * end + column] = 1;
-        }
-        // A pad has position 1 in transformers (`masked_fill`); any will do, it is never read.
-        for column in start..end {
-            let position = column.saturating_sub(pads);
-            position_ids.data_mut()[row_idx * (end - start) + column - start] = to_i64(position);
-        }
-    }
-    GrowingInputs { tokens, attention_mask, position_ids }
-}
-
 /// Returns columns `start..end` of `[B, S]` ids or `[B, S, C]` embeddings.
 fn columns(tokens: &Tokens, start: usize, end: usize) -> Tokens {
     fn cut<T: Clone + Default>(tensor: &Tensor<T>, start: usize, end: usize) -> Tensor<T> {
@@ -421,3 +474,6 @@ fn columns(tokens: &Tokens, start: usize, end: usize) -> Tokens {
         Tokens::Embeds(embeds) => Tokens::Embeds(cut(embeds, start, end)),
     }
 }
+
+#[cfg(test)]
+mod tests;

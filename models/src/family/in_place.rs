@@ -46,6 +46,8 @@ pub(crate) struct InPlaceDecoder {
     spare: Option<Cache>,
     /// Tokens each slot holds.
     n_tokens: Vec<usize>,
+    /// Where the next token of each slot stands.
+    next_positions: Vec<i64>,
 }
 
 impl InPlaceDecoder {
@@ -67,6 +69,7 @@ impl InPlaceDecoder {
             staging: BTreeMap::new(),
             spare: None,
             n_tokens: vec![0; slots.max(ROWS_MIN)],
+            next_positions: vec![0; slots.max(ROWS_MIN)],
         })
     }
 
@@ -111,6 +114,7 @@ impl InPlaceDecoder {
                 let n_tokens = join.prompt.n_tokens();
                 self.cache.copy_row(join.slot, &staging, row_idx, n_tokens);
                 self.n_tokens[join.slot] = n_tokens;
+                self.next_positions[join.slot] = join.prompt.next_position();
             }
         }
         self.staging.insert(n_rows, staging);
@@ -141,9 +145,9 @@ impl InPlaceDecoder {
             *nonpad = to_i64(*length);
         }
         let mut position_ids = Tensor::zeros([n_rows, longest]);
-        for row in position_ids.data_mut().chunks_exact_mut(longest) {
-            for (position, value) in row.iter_mut().enumerate() {
-                *value = to_i64(position);
+        for (join, row) in joins.iter().zip(position_ids.data_mut().chunks_exact_mut(longest)) {
+            for (token_idx, value) in row.iter_mut().take(join.prompt.n_tokens()).enumerate() {
+                *value = join.prompt.position(0, token_idx);
             }
         }
         let inputs = StepInputs {
@@ -178,7 +182,7 @@ impl InPlaceDecoder {
         let tokens = self.tokens.step(token_ids)?;
         let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
         let mut position_ids = Tensor::zeros([n_rows, 1]);
-        position_ids.data_mut().copy_from_slice(&lengths);
+        position_ids.data_mut().copy_from_slice(&self.next_positions);
         let inputs = StepInputs {
             tokens,
             position_ids,
@@ -220,6 +224,7 @@ impl Decoder for InPlaceDecoder {
         self.run_step(rows, logits).map_err(|error| decode_error(error, rows.len()))?;
         for row in rows {
             self.n_tokens[row.slot] += 1;
+            self.next_positions[row.slot] += 1;
         }
         Ok(())
     }
@@ -234,10 +239,12 @@ impl Decoder for InPlaceDecoder {
         for copy in copies {
             spare.copy_row(copy.to, &self.cache, copy.from, self.n_tokens[copy.from]);
         }
-        let n_tokens: Vec<usize> = copies.iter().map(|copy| self.n_tokens[copy.from]).collect();
-        for (copy, n_tokens) in copies.iter().zip(n_tokens) {
+        let of_slot = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
+        let sources: Vec<(usize, i64)> = copies.iter().map(of_slot).collect();
+        for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
             self.cache.copy_row(copy.to, &spare, copy.to, n_tokens);
             self.n_tokens[copy.to] = n_tokens;
+            self.next_positions[copy.to] = next_position;
         }
         self.spare = Some(spare);
         Ok(())
@@ -245,6 +252,7 @@ impl Decoder for InPlaceDecoder {
 
     fn release(&mut self, slot: usize) {
         self.n_tokens[slot] = 0;
+        self.next_positions[slot] = 0;
     }
 }
 

@@ -4,7 +4,9 @@ mod causal;
 mod encoder_decoder;
 mod growing;
 mod in_place;
+mod media;
 mod multimodal;
+mod positions;
 mod tokens;
 
 use std::{
@@ -14,7 +16,7 @@ use std::{
 
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::{DecoderStart, Family},
+    bundle::{DecoderStart, Family, Reader},
     engine::{DecodeError, Decoder},
     onnx::{
         DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph, InPlaceGraph,
@@ -24,7 +26,7 @@ use crate::{
 
 use causal::TextEncoder;
 use encoder_decoder::SourceEncoder;
-use growing::GrowingDecoder;
+use growing::{GrowingDecoder, RowRules};
 use in_place::InPlaceDecoder;
 pub(crate) use in_place::cache_tokens;
 use multimodal::MultimodalEncoder;
@@ -84,7 +86,11 @@ fn open_decoder(
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
         TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
-        TokenInput::Embeds(_) => graph.expect_input("inputs_embeds", Dtype::F32)?,
+        TokenInput::Embeds(_) => graph.expect_float_input("inputs_embeds")?,
+    }
+    if bundle.reader() == Some(Reader::Qwen2Vl) {
+        graph.expect_input("position_ids", Dtype::I64)?;
+        graph.expect_dims("position_ids", &[3, -1, -1])?;
     }
     let text = &bundle.config.text;
     let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
@@ -97,8 +103,11 @@ fn open_decoder(
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;
-            let merges = dialect == Dialect::Growing;
-            Box::new(GrowingDecoder::new(graph, tokens, sizes, merges))
+            let rules = RowRules {
+                merges: dialect == Dialect::Growing,
+                whole_prompts: bundle.reader().is_some_and(Reader::sees_whole_prompts),
+            };
+            Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
         Dialect::Cohort => {
             let open = |name| {
@@ -108,7 +117,8 @@ fn open_decoder(
             let first = bundle.first_run_graph().map(open).transpose()?;
             let graph =
                 GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
-            Box::new(GrowingDecoder::new(graph, tokens, sizes, false))
+            let rules = RowRules { merges: false, whole_prompts: false };
+            Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
     })
 }

@@ -64,6 +64,8 @@ impl CrossPorts {
 pub(crate) struct DecoderPorts {
     pub(crate) dialect: Dialect,
     pub(crate) takes_positions: bool,
+    /// The axes of a position: one, or time, height and width.
+    pub(crate) position_axes: usize,
     pub(crate) takes_mask: bool,
     pub(crate) takes_logits_to_keep: bool,
     /// Past and present of every layer, keys and values.
@@ -72,6 +74,8 @@ pub(crate) struct DecoderPorts {
     pub(crate) logits_dtype: Dtype,
     /// The encoder's side, if there is one.
     pub(crate) cross: Option<CrossPorts>,
+    /// The type of `inputs_embeds`, where the graph takes them.
+    pub(crate) embeds_dtype: Dtype,
 }
 
 impl DecoderPorts {
@@ -135,9 +139,17 @@ impl DecoderPorts {
                 graph.expect_input(name, Dtype::I64)?;
             }
         }
-        if has("position_ids") {
-            graph.expect_dims("position_ids", &[-1, -1])?;
-        }
+        let position_axes = match graph.rank_of("position_ids") {
+            Some(3) => {
+                graph.expect_dims("position_ids", &[3, -1, -1])?;
+                3
+            }
+            Some(_) => {
+                graph.expect_dims("position_ids", &[-1, -1])?;
+                1
+            }
+            None => 1,
+        };
         let dialect = if has("write_indices") && has("nonpad_kv_seqlen") {
             Dialect::InPlace
         } else if cross.is_some() {
@@ -152,12 +164,14 @@ impl DecoderPorts {
         Ok(Self {
             dialect,
             takes_positions: has("position_ids"),
+            position_axes,
             takes_mask: has("attention_mask"),
             takes_logits_to_keep: has("num_logits_to_keep"),
             cache,
             cache_dtype,
             logits_dtype,
             cross,
+            embeds_dtype: graph.dtype_of("inputs_embeds").unwrap_or(Dtype::F32),
         })
     }
 }

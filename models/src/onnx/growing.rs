@@ -13,7 +13,7 @@ use ort::{
 };
 
 use super::{
-    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError,
+    CrossPorts, DecoderPorts, Dtype, Feed, GraphSession, RunError, SessionError,
     cross::{CrossLayout, CrossPast},
     rows::{RowPart, RowTensor},
 };
@@ -23,9 +23,9 @@ use crate::tensors::Tensor;
 ///
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
-/// | `input_ids` or `inputs_embeds` | `i64`, `f32` | `[B, S]`, `[B, S, C]` | in |
+/// | `input_ids` or `inputs_embeds` | `i64`, `f32` or `f16` | `[B, S]`, `[B, S, C]` | in |
 /// | `attention_mask` | `i64` | `[B, T + S]` | in, optional |
-/// | `position_ids` | `i64` | `[B, S]` | in, optional |
+/// | `position_ids` | `i64` | `[B, S]` or `[3, B, S]` | in, optional |
 /// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
 /// | past | `f32` or `f16` | `[B, heads, T, dim]` | in |
 /// | `logits` | `f32` or `f16` | `[B, S or kept, V]` | out |
@@ -57,7 +57,7 @@ pub(crate) struct GrowingInputs {
     pub(crate) tokens: Tokens,
     /// `[B, T + S]`
     pub(crate) attention_mask: Tensor<i64>,
-    /// `[B, S]`
+    /// `[B, S]`, or `[3, B, S]` where positions have three axes.
     pub(crate) position_ids: Tensor<i64>,
 }
 
@@ -230,7 +230,9 @@ impl GrowingGraph {
                 ids.row_len()
             }
             Tokens::Embeds(embeds) => {
-                feeds.push(("inputs_embeds".into(), view(embeds).map_err(failed)?));
+                let value =
+                    Feed::F32(embeds).value(Some(self.ports.embeds_dtype)).map_err(failed)?;
+                feeds.push(("inputs_embeds".into(), value));
                 embeds.shape().get(1).copied().unwrap_or(0)
             }
         };

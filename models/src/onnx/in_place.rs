@@ -10,6 +10,7 @@
 //! bound host tensor in when it is bound and out after the run, so inputs are bound anew for every
 //! run: correct, but the copies cost more than the step. It was not measured; no GPU was at hand.
 
+use half::f16;
 use ort::{memory::Allocator, session::IoBinding, value::Tensor as OrtTensor};
 
 use super::{
@@ -21,7 +22,7 @@ use crate::tensors::Tensor;
 ///
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
-/// | `inputs_embeds` or `input_ids` | `f32`, `i64` | `[B, S, C]`, `[B, S]` | in |
+/// | `inputs_embeds` or `input_ids` | `f32` or `f16`, `i64` | `[B, S, C]`, `[B, S]` | in |
 /// | `position_ids` | `i64` | `[B, S]` | in, optional |
 /// | `write_indices`, `nonpad_kv_seqlen` | `i64` | `[B]` | in, or instead: |
 /// | `attention_mask` | `i64` | `[B, longest]`, ones then zeros | in |
@@ -72,6 +73,7 @@ impl InPlaceGraph {
         [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
         graph.expect_output("logits", Dtype::F32)?;
+        graph.expect_dims("position_ids", &[-1, -1])?;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
@@ -130,8 +132,16 @@ impl InPlaceGraph {
         match inputs.tokens {
             Tokens::Embeds(embeds) => {
                 let shape = embeds.shape().to_vec();
-                let embeds = OrtTensor::from_array((shape, embeds.into_data())).map_err(failed)?;
-                binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
+                if self.ports.embeds_dtype == Dtype::F16 {
+                    let halves: Vec<f16> =
+                        embeds.into_data().into_iter().map(f16::from_f32).collect();
+                    let embeds = OrtTensor::from_array((shape, halves)).map_err(failed)?;
+                    binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
+                } else {
+                    let embeds =
+                        OrtTensor::from_array((shape, embeds.into_data())).map_err(failed)?;
+                    binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
+                }
             }
             Tokens::Ids(ids) => {
                 let shape = ids.shape().to_vec();

@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, fmt};
 
+use half::f16;
 use legenda_schemas::job::Device;
 use ort::{
     ep::{self, ExecutionProvider},
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{Outlet, TensorElementType, TensorRef},
+    value::{Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
 use super::Runtime;
@@ -139,6 +140,7 @@ pub(crate) enum Dtype {
     F32,
     F16,
     I64,
+    Bool,
 }
 
 impl Dtype {
@@ -147,6 +149,7 @@ impl Dtype {
             Self::F32 => TensorElementType::Float32,
             Self::F16 => TensorElementType::Float16,
             Self::I64 => TensorElementType::Int64,
+            Self::Bool => TensorElementType::Bool,
         }
     }
 
@@ -155,15 +158,38 @@ impl Dtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::I64 => "i64",
+            Self::Bool => "bool",
         }
     }
 }
 
-/// A tensor fed to a graph.
+/// A tensor fed to a graph. Numbers of `F32` are cast where the graph takes halves.
 #[derive(Clone, Copy)]
 pub(crate) enum Feed<'a> {
     F32(&'a Tensor<f32>),
     I64(&'a Tensor<i64>),
+    Bool(&'a Tensor<bool>),
+}
+
+impl<'a> Feed<'a> {
+    /// Makes the value that an input of type `wanted` takes.
+    pub(super) fn value(self, wanted: Option<Dtype>) -> Result<SessionInputValue<'a>, ort::Error> {
+        Ok(match self {
+            Self::F32(tensor) if wanted == Some(Dtype::F16) => {
+                let halves: Vec<f16> = tensor.data().iter().map(|x| f16::from_f32(*x)).collect();
+                OrtTensor::from_array((tensor.shape(), halves))?.into()
+            }
+            Self::F32(tensor) => {
+                TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into()
+            }
+            Self::I64(tensor) => {
+                TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into()
+            }
+            Self::Bool(tensor) => {
+                TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into()
+            }
+        })
+    }
 }
 
 /// An opened graph. One thread runs it at a time.
@@ -205,7 +231,7 @@ impl GraphSession {
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
         let element = outlets.find(|outlet| outlet.name() == name)?.dtype().tensor_type();
-        [Dtype::F32, Dtype::F16, Dtype::I64]
+        [Dtype::F32, Dtype::F16, Dtype::I64, Dtype::Bool]
             .into_iter()
             .find(|dtype| Some(dtype.element()) == element)
     }
@@ -220,15 +246,37 @@ impl GraphSession {
         self.expect("outputs", self.session.outputs(), name, dtype)
     }
 
-    /// Checks that the graph maps an `f32` or `i64` input to an `f32` output.
+    /// Checks that the graph maps an `f32` or `i64` input to an `f32` output; either may be in half
+    /// precision.
     pub(crate) fn expect_map(
         &self,
         input: &str,
         dtype: Dtype,
         output: &str,
     ) -> Result<(), SessionError> {
-        self.expect_input(input, dtype)?;
-        self.expect_output(output, Dtype::F32)
+        match dtype {
+            Dtype::F32 => self.expect_float_input(input)?,
+            other => self.expect_input(input, other)?,
+        }
+        match self.dtype_of(output) {
+            Some(Dtype::F16) => Ok(()),
+            _ => self.expect_output(output, Dtype::F32),
+        }
+    }
+
+    /// Checks that the graph takes an input of this name, of single or half precision.
+    pub(crate) fn expect_float_input(&self, name: &str) -> Result<(), SessionError> {
+        match self.dtype_of(name) {
+            Some(Dtype::F16) => self.expect_input(name, Dtype::F16),
+            _ => self.expect_input(name, Dtype::F32),
+        }
+    }
+
+    /// Returns the number of dimensions of an input or output, if it is there.
+    pub(crate) fn rank_of(&self, name: &str) -> Option<usize> {
+        let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
+        let outlet = outlets.find(|outlet| outlet.name() == name)?;
+        outlet.dtype().tensor_shape().map(|shape| shape.len())
     }
 
     fn expect(
@@ -272,33 +320,46 @@ impl GraphSession {
         })
     }
 
-    /// Runs the graph and returns one `f32` output, copied to host memory.
+    /// Runs the graph on one input and returns one output, copied to host memory as `f32`.
     pub(crate) fn run(
         &mut self,
         input: &str,
         feed: Feed<'_>,
         output: &str,
     ) -> Result<Tensor<f32>, RunError> {
+        self.run_on(&[(input, feed)], output)
+    }
+
+    /// Runs the graph on its inputs and returns one output, copied to host memory as `f32`.
+    pub(crate) fn run_on(
+        &mut self,
+        feeds: &[(&str, Feed<'_>)],
+        output: &str,
+    ) -> Result<Tensor<f32>, RunError> {
         let name = self.name;
         let failed = |message: String| RunError { graph: name.to_owned(), message };
-        let value: SessionInputValue<'_> = match feed {
-            Feed::F32(tensor) => TensorRef::from_array_view((tensor.shape(), tensor.data()))
-                .map_err(|error| failed(error.to_string()))?
-                .into(),
-            Feed::I64(tensor) => TensorRef::from_array_view((tensor.shape(), tensor.data()))
-                .map_err(|error| failed(error.to_string()))?
-                .into(),
-        };
-        let outputs = self
-            .session
-            .run(vec![(Cow::Borrowed(input), value)])
+        let values = feeds
+            .iter()
+            .map(|(input, feed)| Ok((Cow::Borrowed(*input), feed.value(self.dtype_of(input))?)))
+            .collect::<Result<Vec<_>, ort::Error>>()
             .map_err(|error| failed(error.to_string()))?;
+        let outputs = self.session.run(values).map_err(|error| failed(error.to_string()))?;
         let value = outputs.get(output).ok_or_else(|| failed(format!("no output `{output}`")))?;
-        let (shape, data) =
-            value.try_extract_tensor::<f32>().map_err(|error| failed(error.to_string()))?;
+        let (shape, data) = match value.dtype().tensor_type() {
+            Some(TensorElementType::Float16) => {
+                let (shape, data) =
+                    value.try_extract_tensor::<f16>().map_err(|error| failed(error.to_string()))?;
+                (shape, data.iter().map(|half| half.to_f32()).collect())
+            }
+            _ => {
+                let (shape, data) =
+                    value.try_extract_tensor::<f32>().map_err(|error| failed(error.to_string()))?;
+                (shape, data.to_vec())
+            }
+        };
         let shape: Vec<usize> =
             shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-        Tensor::new(shape, data.to_vec()).map_err(|error| failed(error.to_string()))
+        Tensor::new(shape, data).map_err(|error| failed(error.to_string()))
     }
 }
 

@@ -55,6 +55,16 @@ pub enum ProcessError {
         /// The bytes given; `3 * width * height` are expected.
         n_bytes: usize,
     },
+    /// An image that is far longer than wide, or the other way round.
+    #[error("the image is {width}x{height}, one edge is more than {ratio_max} times the other")]
+    ImageTooNarrow {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// What the reference takes at most.
+        ratio_max: usize,
+    },
     /// Images of one record that differ in size after the processor.
     #[error("the images of one row differ in size after resizing")]
     ImageSizesDiffer,
@@ -99,6 +109,7 @@ impl ProcessError {
             Self::MediaCount { .. } => "media_count",
             Self::EmptyRecord => "record_empty",
             Self::ImageShape { .. } => "image_shape",
+            Self::ImageTooNarrow { .. } => "image_too_narrow",
             Self::ImageSizesDiffer => "image_sizes_differ",
             Self::AudioEmpty => "audio_empty",
             Self::AudioTooLong { .. } => "audio_too_long",

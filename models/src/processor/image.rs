@@ -1,31 +1,50 @@
 //! Images to pixel values, as transformers' image processors do it.
 
-use super::{Backend, Filter, ProcessError, RgbImage, resize};
+use serde_json::Value;
+
+use super::{
+    Backend, Filter, ProcessError, RgbImage,
+    patches::{ASPECT_RATIO_MAX, PatchRules},
+    resize,
+    tiles::{FirstSize, TileRules},
+};
 use crate::{
-    bundle::{BundleError, ImageProcessorConfig, ImageSize},
+    bundle::{BundleError, ImageProcessorConfig, ImageSize, Reader},
     tensors::Tensor,
 };
 
 const FILE: &str = "processor_config.json";
 
-/// Image processors whose pixels come from resize, crop, rescale and normalise alone.
-const KNOWN_TYPES: [&str; 12] = [
-    "SiglipImageProcessor",
-    "SiglipImageProcessorFast",
-    "CLIPImageProcessor",
-    "CLIPImageProcessorFast",
-    "ViTImageProcessor",
-    "ViTImageProcessorFast",
-    "ViTFeatureExtractor",
-    "DeiTImageProcessor",
-    "DeiTImageProcessorFast",
-    "DeiTFeatureExtractor",
-    "CLIPFeatureExtractor",
-    "",
+/// What an image processor makes of a picture, by its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// One picture, resized and cropped.
+    Whole,
+    /// Tiles, and the whole picture in the size of one.
+    Tiles,
+    /// Patches in the order they are merged.
+    Patches,
+}
+
+/// Image processors that are known, without the `Fast` of their torchvision twins.
+const KNOWN_TYPES: [(&str, Class); 12] = [
+    ("SiglipImageProcessor", Class::Whole),
+    ("CLIPImageProcessor", Class::Whole),
+    ("CLIPFeatureExtractor", Class::Whole),
+    ("ViTImageProcessor", Class::Whole),
+    ("ViTFeatureExtractor", Class::Whole),
+    ("DeiTImageProcessor", Class::Whole),
+    ("DeiTFeatureExtractor", Class::Whole),
+    ("Gemma3ImageProcessor", Class::Whole),
+    ("", Class::Whole),
+    ("Idefics3ImageProcessor", Class::Tiles),
+    ("SmolVLMImageProcessor", Class::Tiles),
+    ("Qwen2VLImageProcessor", Class::Patches),
 ];
 
-/// Keys that do not change pixels here: images arrive as RGB, one by one, on the host.
-const HARMLESS_KEYS: [&str; 10] = [
+/// Keys that do not change pixels here: images arrive as RGB, one by one, on the host; of several
+/// images none is padded to another; crops are not made where `do_pan_and_scan` is off.
+const HARMLESS_KEYS: [&str; 16] = [
     "do_convert_rgb",
     "data_format",
     "input_data_format",
@@ -36,7 +55,35 @@ const HARMLESS_KEYS: [&str; 10] = [
     "processor_class",
     "feature_extractor_type",
     "auto_map",
+    "_valid_processor_keys",
+    "image_seq_length",
+    "pan_and_scan_max_num_crops",
+    "pan_and_scan_min_crop_size",
+    "pan_and_scan_min_ratio_to_activate",
+    "video_sampling",
 ];
+
+/// Keys that a class has beside those of all.
+const TILE_KEYS: [&str; 4] =
+    ["do_image_splitting", "max_image_size", "do_pad", "return_row_col_info"];
+const PATCH_KEYS: [&str; 5] =
+    ["min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"];
+
+impl Class {
+    fn of(name: &str) -> Option<Self> {
+        let name = name.strip_suffix("Fast").unwrap_or(name);
+        KNOWN_TYPES.into_iter().find(|(known, _)| *known == name).map(|(_, class)| class)
+    }
+
+    fn has_key(self, key: &str) -> bool {
+        HARMLESS_KEYS.contains(&key)
+            || match self {
+                Self::Whole => false,
+                Self::Tiles => TILE_KEYS.contains(&key),
+                Self::Patches => PATCH_KEYS.contains(&key),
+            }
+    }
+}
 
 /// The target of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +92,47 @@ enum Target {
     ShortestEdge { edge: usize },
 }
 
+/// What becomes of a picture's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Geometry {
+    Whole {
+        target: Option<Target>,
+        /// Height and width.
+        crop: Option<(usize, usize)>,
+    },
+    Tiles(TileRules),
+    Patches(PatchRules),
+}
+
+/// How a picture is laid out in its pixel values; the prompt has placeholders accordingly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ImageGrid {
+    /// In one piece, of so many pixels.
+    Whole { height: usize, width: usize },
+    /// As so many tiles and, after them, the whole picture; as that alone where there are none.
+    Tiles { rows: usize, columns: usize },
+    /// As frames, rows and columns of patches.
+    Patches([usize; 3]),
+}
+
+/// A picture as its encoder takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Pixels {
+    /// `[1, 3, H, W]`, `[tiles, 3, S, S]` or `[patches, values]`.
+    pub(super) values: Tensor<f32>,
+    pub(super) grid: ImageGrid,
+}
+
 /// Turns images into pixel values for one bundle.
 ///
-/// Order and arithmetic: resize in 8 bits, crop the centre, then one table per channel for rescale
-/// and normalise, as torchvision's fused `(x - mean * 255) / (std * 255)` in `f32`.
+/// Order and arithmetic: resize in 8 bits, crop the centre or cut tiles, then one table per channel
+/// for rescale and normalise: torchvision's fused `(x - mean * 255) / (std * 255)` in `f32`, or the
+/// two steps of transformers' code for Pillow.
 #[derive(Debug)]
 pub struct ImageProcessor {
-    target: Option<Target>,
+    geometry: Geometry,
     filter: Filter,
     backend: Backend,
-    /// Height and width.
-    crop: Option<(usize, usize)>,
     /// The value of each of 256 levels, per channel.
     levels: Box<[[f32; 256]; 3]>,
 }
@@ -68,72 +145,135 @@ impl ImageProcessor {
     /// [`BundleError::UnsupportedOption`] for a key or value that would change pixels and is not
     /// known.
     pub fn open(config: &ImageProcessorConfig) -> Result<Self, BundleError> {
-        let unsupported = |key: &str, value: String, supported: &str| {
-            Err(BundleError::UnsupportedOption {
-                file: FILE,
-                key: format!("image_processor.{key}"),
-                value,
-                supported: supported.to_owned(),
-            })
+        let name = config.image_processor_type.as_str();
+        let Some(class) = Class::of(name) else {
+            let known: Vec<&str> =
+                KNOWN_TYPES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
+            return Err(unsupported("image_processor_type", name.to_owned(), &known.join(", ")));
         };
-        if !KNOWN_TYPES.contains(&config.image_processor_type.as_str()) {
-            let value = config.image_processor_type.clone();
-            return unsupported("image_processor_type", value, "SigLIP, CLIP, ViT and DeiT");
-        }
         for (key, value) in &config.rest {
-            let is_off = value.is_null() || value == &serde_json::Value::Bool(false);
-            if !is_off && !HARMLESS_KEYS.contains(&key.as_str()) {
-                return unsupported(key, value.to_string(), "this key is not known");
+            let is_off = value.is_null() || value == &Value::Bool(false);
+            if !is_off && !class.has_key(key) {
+                return Err(unsupported(key, value.to_string(), "this key is not known"));
             }
         }
+        let number = config.resample.unwrap_or_else(|| default_resample(name));
+        let Some(filter) = Filter::from_pil(number) else {
+            return Err(unsupported("resample", number.to_string(), "0, 1, 2, 3"));
+        };
         let backend = match config.backend.as_deref() {
+            // torchvision has no such filter in the versions that models were published with.
+            None if filter == Filter::Lanczos => Backend::Pil,
             None | Some("torchvision") => Backend::Torchvision,
             Some("pil") => Backend::Pil,
             Some(other) => {
-                return unsupported("backend", other.to_owned(), "torchvision, pil");
+                return Err(unsupported("backend", other.to_owned(), "torchvision, pil"));
             }
         };
-        let Some(filter) = Filter::from_pil(config.resample) else {
-            return unsupported("resample", config.resample.to_string(), "0, 1, 2, 3");
+        let geometry = match class {
+            Class::Whole => whole(config)?,
+            Class::Tiles => Geometry::Tiles(tile_rules(config)?),
+            Class::Patches => Geometry::Patches(patch_rules(config)?),
         };
-        let target = config.do_resize.then(|| target(config.size)).transpose()?;
-        let crop = config
-            .do_center_crop
-            .unwrap_or(false)
-            .then(|| match config.crop_size {
-                Some(ImageSize { height: Some(height), width: Some(width), .. }) => {
-                    Ok((height, width))
-                }
-                other => Err(inconsistent(format!("`crop_size` is {other:?}"))),
-            })
-            .transpose()?;
-        Ok(Self { target, filter, backend, crop, levels: levels(config) })
+        Ok(Self { geometry, filter, backend, levels: levels(config, backend) })
+    }
+
+    /// Returns whether a model's images are laid out as this processor does it.
+    pub(super) fn serves(&self, reader: Reader) -> bool {
+        match reader {
+            Reader::Idefics3 => matches!(self.geometry, Geometry::Tiles(_)),
+            Reader::Qwen2Vl => matches!(self.geometry, Geometry::Patches(_)),
+            _ => matches!(self.geometry, Geometry::Whole { .. }),
+        }
+    }
+
+    /// Returns the most bytes that [`pixels`](Self::pixels) holds at once for an image of this size:
+    /// what is resized, and its values.
+    pub(super) fn bytes(&self, width: usize, height: usize) -> usize {
+        let pixels = |(width, height): (usize, usize)| width.saturating_mul(height);
+        let float = size_of::<f32>();
+        // Per channel: bytes of each resized copy, then values, and what is laid out of them.
+        let per_channel = match self.geometry {
+            Geometry::Whole { target, crop } => {
+                let resized = target.map_or((width, height), |target| target.of(width, height));
+                let cropped = crop.map_or(pixels(resized), pixels);
+                pixels(resized).saturating_add(cropped.saturating_mul(1 + float))
+            }
+            Geometry::Tiles(rules) => {
+                let first = rules.first_size(width, height);
+                let whole = rules.whole_tiles(first.0, first.1);
+                let tiles = pixels(whole).saturating_add(rules.tile * rules.tile);
+                pixels(first).saturating_add(tiles.saturating_mul(2 + float))
+            }
+            Geometry::Patches(rules) => {
+                let size = rules.size(width, height).map_or(0, pixels);
+                size.saturating_mul(1 + float * (1 + rules.frames))
+            }
+        };
+        per_channel.saturating_mul(3)
     }
 
     /// Turns one image into pixel values.
     ///
-    /// | name | dtype | shape | meaning |
-    /// |---|---|---|---|
-    /// | `image` | `u8` | `[height, width, 3]` | RGB |
-    /// | returned | `f32` | `[3, H, W]` | normalised, channels first |
+    /// | class | shape of the values |
+    /// |---|---|
+    /// | resized whole | `f32 [1, 3, H, W]` |
+    /// | tiles | `f32 [tiles, 3, S, S]`, row by row, the whole picture last |
+    /// | patches | `f32 [patches, 3 * frames * patch * patch]` |
     ///
     /// # Errors
     ///
-    /// [`ProcessError::ImageShape`] if the image has no pixel or not `3 * width * height` bytes.
-    pub fn pixel_values(&self, image: &RgbImage) -> Result<Tensor<f32>, ProcessError> {
+    /// [`ProcessError::ImageShape`] if the image has no pixel or not `3 * width * height` bytes,
+    /// [`ProcessError::ImageTooNarrow`] if patches would be too many along one edge.
+    pub(super) fn pixels(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (width, height, n_bytes) = (image.width, image.height, image.pixels.len());
         if n_bytes == 0 || width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(n_bytes)
         {
             return Err(ProcessError::ImageShape { width, height, n_bytes });
         }
-        let resized = self.target.map(|target| {
-            let (width, height) = target.of(width, height);
+        let to = |image: &RgbImage, (width, height): (usize, usize)| {
             resize(image, width, height, self.filter, self.backend)
-        });
-        let cropped = self
-            .crop
-            .map(|(height, width)| center_crop(resized.as_ref().unwrap_or(image), width, height));
-        let image = cropped.as_ref().or(resized.as_ref()).unwrap_or(image);
+        };
+        match self.geometry {
+            Geometry::Whole { target, crop } => {
+                let resized = target.map(|target| to(image, target.of(width, height)));
+                let cropped = crop.map(|(height, width)| {
+                    center_crop(resized.as_ref().unwrap_or(image), width, height)
+                });
+                let image = cropped.as_ref().or(resized.as_ref()).unwrap_or(image);
+                let (height, width) = (image.height, image.width);
+                let values = Tensor::new([1, 3, height, width], self.planes(image))?;
+                Ok(Pixels { values, grid: ImageGrid::Whole { height, width } })
+            }
+            Geometry::Tiles(rules) => {
+                let first = to(image, rules.first_size(width, height));
+                let whole = to(&first, rules.whole_tiles(first.width, first.height));
+                let (rows, columns) = rules.grid(whole.width, whole.height);
+                let mut values = Vec::new();
+                for tile in rules.cut(&whole) {
+                    values.extend(self.planes(&tile));
+                }
+                values.extend(self.planes(&to(&whole, (rules.tile, rules.tile))));
+                let shape = [rows * columns + 1, 3, rules.tile, rules.tile];
+                let values = Tensor::new(shape, values)?;
+                Ok(Pixels { values, grid: ImageGrid::Tiles { rows, columns } })
+            }
+            Geometry::Patches(rules) => {
+                let Some((new_width, new_height)) = rules.size(width, height) else {
+                    let ratio_max = ASPECT_RATIO_MAX;
+                    return Err(ProcessError::ImageTooNarrow { width, height, ratio_max });
+                };
+                let planes = self.planes(&to(image, (new_width, new_height)));
+                let grid = rules.grid(new_width, new_height);
+                let shape = [grid.iter().product(), rules.patch_len()];
+                let values = Tensor::new(shape, rules.lay_out(&planes, new_width, new_height))?;
+                Ok(Pixels { values, grid: ImageGrid::Patches(grid) })
+            }
+        }
+    }
+
+    /// Returns the normalised values of an image, channels first.
+    fn planes(&self, image: &RgbImage) -> Vec<f32> {
         let n_pixels = image.width * image.height;
         let mut values = vec![0.0; 3 * n_pixels];
         let (red, rest) = values.split_at_mut(n_pixels);
@@ -145,7 +285,7 @@ impl ImageProcessor {
             *green = green_levels[usize::from(pixel[1])];
             *blue = blue_levels[usize::from(pixel[2])];
         }
-        Ok(Tensor::new([3, image.height, image.width], values)?)
+        values
     }
 }
 
@@ -158,6 +298,104 @@ impl Target {
             Self::ShortestEdge { edge } if width <= height => (edge, edge * height / width),
             Self::ShortestEdge { edge } => (edge * width / height, edge),
         }
+    }
+}
+
+/// The filter of a class whose config names none (transformers 4.57).
+fn default_resample(class: &str) -> u8 {
+    match class.strip_suffix("Fast").unwrap_or(class) {
+        "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => 1,
+        "ViTImageProcessor" | "ViTFeatureExtractor" | "Gemma3ImageProcessor" => 2,
+        _ => 3,
+    }
+}
+
+fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
+    BundleError::UnsupportedOption {
+        file: FILE,
+        key: format!("image_processor.{key}"),
+        value,
+        supported: supported.to_owned(),
+    }
+}
+
+fn whole(config: &ImageProcessorConfig) -> Result<Geometry, BundleError> {
+    let target = config.do_resize.then(|| target(config.size)).transpose()?;
+    let crop = config
+        .do_center_crop
+        .unwrap_or(false)
+        .then(|| match config.crop_size {
+            Some(ImageSize { height: Some(height), width: Some(width), .. }) => Ok((height, width)),
+            other => Err(inconsistent(format!("`crop_size` is {other:?}"))),
+        })
+        .transpose()?;
+    Ok(Geometry::Whole { target, crop })
+}
+
+/// Returns a whole number of the keys that not every class has.
+fn number(config: &ImageProcessorConfig, key: &str) -> Result<Option<usize>, BundleError> {
+    match config.rest.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(number) if number > 0 => Ok(Some(number)),
+            _ => Err(unsupported(key, value.to_string(), "a whole number above 0")),
+        },
+    }
+}
+
+/// `Idefics3ImageProcessor`.
+fn tile_rules(config: &ImageProcessorConfig) -> Result<TileRules, BundleError> {
+    no_crop(config)?;
+    // `{"longest_edge": 4 * 364}` where left out.
+    let first = match config.size {
+        _ if !config.do_resize => FirstSize::AsItIs,
+        None => FirstSize::LongestEdge(4 * 364),
+        Some(ImageSize { longest_edge: Some(edge), .. }) if edge > 0 => {
+            FirstSize::LongestEdge(edge)
+        }
+        Some(ImageSize { height: Some(height), width: Some(width), .. })
+            if height > 0 && width > 0 =>
+        {
+            FirstSize::Exact(width, height)
+        }
+        other => return Err(inconsistent(format!("`size` is {other:?}"))),
+    };
+    let tile = match config.rest.get("max_image_size") {
+        None | Some(Value::Null) => 364,
+        Some(size) => {
+            let edge = size["longest_edge"].as_u64().and_then(|edge| usize::try_from(edge).ok());
+            edge.filter(|edge| *edge > 0)
+                .ok_or_else(|| inconsistent(format!("`max_image_size` is {size}")))?
+        }
+    };
+    let splits = config.rest.get("do_image_splitting").and_then(Value::as_bool).unwrap_or(true);
+    Ok(TileRules { first, tile, splits })
+}
+
+/// `Qwen2VLImageProcessor`.
+fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError> {
+    no_crop(config)?;
+    if !config.do_resize {
+        return Err(unsupported("do_resize", "false".to_owned(), "true"));
+    }
+    let size = config.size.unwrap_or_default();
+    // The keys of their own go before those of `size`, whose defaults are those of the class.
+    let pixels = |key: &str, in_size: [Option<usize>; 2], default: usize| {
+        Ok::<_, BundleError>(number(config, key)?.or(in_size[0]).or(in_size[1]).unwrap_or(default))
+    };
+    Ok(PatchRules {
+        min_pixels: pixels("min_pixels", [size.min_pixels, size.shortest_edge], 56 * 56)?,
+        max_pixels: pixels("max_pixels", [size.max_pixels, size.longest_edge], 28 * 28 * 1280)?,
+        patch: number(config, "patch_size")?.unwrap_or(14),
+        frames: number(config, "temporal_patch_size")?.unwrap_or(2),
+        merge: number(config, "merge_size")?.unwrap_or(2),
+    })
+}
+
+fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> {
+    match config.do_center_crop {
+        Some(true) => Err(unsupported("do_center_crop", "true".to_owned(), "false")),
+        _ => Ok(()),
     }
 }
 
@@ -197,25 +435,35 @@ fn center_crop(image: &RgbImage, width: usize, height: usize) -> RgbImage {
     RgbImage { width, height, pixels }
 }
 
-/// Computes the value of each level, in `f32` as torchvision does.
-#[expect(clippy::cast_possible_truncation, reason = "torch computes these in f32")]
-fn levels(config: &ImageProcessorConfig) -> Box<[[f32; 256]; 3]> {
-    let mean = config.image_mean.unwrap_or([0.5; 3]);
-    let std = config.image_std.unwrap_or([0.5; 3]);
+/// OpenAI's mean and deviation, of the classes that CLIP's towers come with.
+const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// Computes the value of each level, in `f32` as transformers does with either back end.
+#[expect(clippy::cast_possible_truncation, reason = "the references compute these in f32")]
+fn levels(config: &ImageProcessorConfig, backend: Backend) -> Box<[[f32; 256]; 3]> {
+    let name = config.image_processor_type.as_str();
+    let is_clip = name.starts_with("CLIP") || name.starts_with("Qwen2VL");
+    let (default_mean, default_std) =
+        if is_clip { (CLIP_MEAN, CLIP_STD) } else { ([0.5; 3], [0.5; 3]) };
+    let mean = config.image_mean.unwrap_or(default_mean);
+    let std = config.image_std.unwrap_or(default_std);
     let factor = config.rescale_factor;
     let mut levels = Box::new([[0.0; 256]; 3]);
     for (channel_idx, channel) in levels.iter_mut().enumerate() {
         let (mean, std) = (mean[channel_idx] as f32, std[channel_idx] as f32);
         for (level, value) in (0_u8..=255).zip(channel.iter_mut()) {
             let x = f32::from(level);
-            *value = match (config.do_rescale, config.do_normalize) {
-                (true, true) => {
+            *value = match (config.do_rescale, config.do_normalize, backend) {
+                (true, true, Backend::Torchvision) => {
                     let unscale = (1.0 / factor) as f32;
                     (x - mean * unscale) / (std * unscale)
                 }
-                (true, false) => x * factor as f32,
-                (false, true) => (x - mean) / std,
-                (false, false) => x,
+                (true, true, Backend::Pil) => ((f64::from(level) * factor) as f32 - mean) / std,
+                (true, false, Backend::Torchvision) => x * factor as f32,
+                (true, false, Backend::Pil) => (f64::from(level) * factor) as f32,
+                (false, true, _) => (x - mean) / std,
+                (false, false, _) => x,
             };
         }
     }

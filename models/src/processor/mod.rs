@@ -6,11 +6,14 @@
 mod audio;
 mod error;
 mod image;
+mod patches;
+mod placeholder;
 mod record;
 mod resample;
 mod resize;
 mod samples;
 mod text;
+mod tiles;
 mod transcript;
 
 pub use audio::LogMel;
@@ -24,8 +27,10 @@ pub(crate) use transcript::Transcript;
 
 use std::{fmt, sync::Arc};
 
+use image::ImageGrid;
+
 use crate::{
-    bundle::{Bundle, BundleError, Modalities},
+    bundle::{Bundle, BundleError, ImageProcessorConfig, Modalities},
     tensors::Tensor,
 };
 
@@ -60,9 +65,13 @@ impl Processor {
         let config = &bundle.processor;
         let image = config.image_processor.as_ref().filter(|_| modalities.image);
         let audio = config.feature_extractor.as_ref().filter(|_| modalities.audio);
+        let image = match image {
+            Some(config) => Some(image_processor(config, bundle)?),
+            None => None,
+        };
         Ok(Self {
             text: Arc::new(TextProcessor::open(bundle)?),
-            image: image.map(ImageProcessor::open).transpose()?,
+            image,
             audio: audio.map(LogMel::open).transpose()?,
             samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
             only: match modalities {
@@ -81,8 +90,13 @@ impl Processor {
     ///
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn prepare(&self, record: &Record) -> Result<Sample, ProcessError> {
+        let (pixel_values, grids) = self.pixel_values(&record.images)?;
+        let patches = |grid: &ImageGrid| match grid {
+            ImageGrid::Patches(grid) => Some(*grid),
+            _ => None,
+        };
         let token_ids = match self.only {
-            None => self.text.token_ids(record)?,
+            None => self.text.token_ids(record, &grids)?,
             Some(modality) => {
                 let is_image = modality == "image";
                 let actual = if is_image { record.images.len() } else { record.audios.len() };
@@ -94,7 +108,8 @@ impl Processor {
         };
         Ok(Sample {
             token_ids,
-            pixel_values: self.pixel_values(&record.images)?,
+            pixel_values,
+            image_grids: grids.iter().filter_map(patches).collect(),
             input_features: self.input_features(&record.audios)?,
         })
     }
@@ -108,32 +123,46 @@ impl Processor {
         self.text.prompt_text(record)
     }
 
+    /// Returns the most bytes that an image of this size takes while it is prepared, beside its own
+    /// pixels: small pictures may become many tiles.
+    #[must_use]
+    pub fn image_bytes(&self, width: usize, height: usize) -> usize {
+        self.image.as_ref().map_or(0, |image| image.bytes(width, height))
+    }
+
     /// Returns what turns generated ids back into text.
     pub(crate) fn text(&self) -> Arc<TextProcessor> {
         Arc::clone(&self.text)
     }
 
-    /// Stacks the images of a record: `[n, 3, H, W]`, or `None` without an image.
-    fn pixel_values(&self, images: &[RgbImage]) -> Result<Option<Tensor<f32>>, ProcessError> {
+    /// Stacks the images of a record and says how each is laid out; nothing without an image.
+    fn pixel_values(
+        &self,
+        images: &[RgbImage],
+    ) -> Result<(Option<Tensor<f32>>, Vec<ImageGrid>), ProcessError> {
         if images.is_empty() {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let Some(processor) = &self.image else {
             return Err(ProcessError::Modality { modality: "image" });
         };
-        let mut shape = None;
+        let mut grids = Vec::with_capacity(images.len());
+        let mut inner: Option<Vec<usize>> = None;
+        let mut n_rows = 0;
         let mut values = Vec::new();
         for image in images {
-            let one = processor.pixel_values(image)?;
+            let pixels = processor.pixels(image)?;
+            let shape = pixels.values.shape();
             // With `shortest_edge` alone, images of one row may differ in size.
-            if *shape.get_or_insert(one.shape().to_vec()) != one.shape() {
+            if inner.get_or_insert_with(|| shape[1..].to_vec())[..] != shape[1..] {
                 return Err(ProcessError::ImageSizesDiffer);
             }
-            values.extend(one.into_data());
+            n_rows += pixels.values.rows();
+            values.extend(pixels.values.into_data());
+            grids.push(pixels.grid);
         }
-        let mut stacked = vec![images.len()];
-        stacked.extend(shape.unwrap_or_default());
-        Ok(Some(Tensor::new(stacked, values)?))
+        let shape = [vec![n_rows], inner.unwrap_or_default()].concat();
+        Ok((Some(Tensor::new(shape, values)?), grids))
     }
 
     /// Stacks the sounds of a record: `[n, mels, frames]`, or `None` without a sound.
@@ -154,4 +183,31 @@ impl Processor {
         let [n_mels, n_frames] = processor.feature_shape();
         Ok(Some(Tensor::new([audios.len(), n_mels, n_frames], values)?))
     }
+}
+
+/// Opens the image processor of a bundle, which must be of the kind that its prompts are made for.
+fn image_processor(
+    config: &ImageProcessorConfig,
+    bundle: &Bundle,
+) -> Result<ImageProcessor, BundleError> {
+    let processor = ImageProcessor::open(config)?;
+    match bundle.reader() {
+        Some(reader) if !processor.serves(reader) => Err(BundleError::UnsupportedOption {
+            file: "processor_config.json",
+            key: "image_processor.image_processor_type".to_owned(),
+            value: config.image_processor_type.clone(),
+            supported: format!("that of {}", bundle.architecture()),
+        }),
+        _ => Ok(processor),
+    }
+}
+
+/// Returns cases of `tests/references/geometry.json`, which
+/// `tests/references/make_bundles/geometry.py` computes with the references.
+#[cfg(test)]
+fn geometry_cases(family: &str) -> Vec<Vec<usize>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/geometry.json");
+    let all: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    serde_json::from_value(all[family].clone()).unwrap()
 }

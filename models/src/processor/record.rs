@@ -65,7 +65,8 @@ impl fmt::Debug for Waveform {
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
-/// | `pixel_values` | `f32` | `[n_images, 3, H, W]` | normalised pixels |
+/// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles, 3, S, S]` or `[n_patches, N]` | normalised pixels |
+/// | `image_grids` | | `[n_images, 3]` | frames, rows and columns of the patches of each image |
 /// | `input_features` | `f32` | `[n_audios, mels, frames]` | log-mel spectrogram; or `[1, n]`, samples as they are |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -73,6 +74,8 @@ pub struct Sample {
     pub token_ids: Vec<i64>,
     /// The images, if there is one.
     pub pixel_values: Option<Tensor<f32>>,
+    /// How the patches of each image lie, for a model that sees images as patches; else empty.
+    pub image_grids: Vec<[usize; 3]>,
     /// The sounds, if there is one.
     pub input_features: Option<Tensor<f32>>,
 }

@@ -13,9 +13,13 @@ use minijinja::{
 };
 use tokenizers::Tokenizer;
 
-use super::{ProcessError, Record};
+use super::{
+    ProcessError, Record,
+    image::ImageGrid,
+    placeholder::{Placeholder, placeholders},
+};
 use crate::{
-    bundle::{Bundle, BundleError, Family},
+    bundle::{Bundle, BundleError, Family, Reader},
     engine::Detokenizer,
 };
 
@@ -28,14 +32,15 @@ const PLAIN_TEMPLATE: &str = "{% for message in messages %}{% for part in messag
     {% elif part.type == 'audio' %}{{ audio_token }}\
     {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}";
 
-/// A placeholder token and how many of it stand for one medium.
-#[derive(Debug)]
-struct Placeholder {
-    modality: &'static str,
-    token: String,
-    token_id: i64,
-    n_per_medium: usize,
-}
+/// The prompt of PaliGemma, as its processor builds it (`build_string_from_input`).
+const PALIGEMMA_TEMPLATE: &str = "{% for message in messages %}\
+    {% if message.role == 'system' %}\
+    {{ raise_exception('this model has no place for a system text') }}{% endif %}\
+    {% set images = message.content | selectattr('type', 'equalto', 'image') | list %}\
+    {% if not images %}{{ raise_exception('this model wants an image in each row') }}{% endif %}\
+    {% for image in images %}{{ image_token }}{% endfor %}{{ bos_token }}\
+    {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
+    {% endfor %}{{ '\n' }}{% endfor %}";
 
 /// Renders and tokenises records of one bundle.
 pub(crate) struct TextProcessor {
@@ -77,20 +82,23 @@ impl TextProcessor {
         })?;
         let mut plain = markup.clone();
         plain.set_encode_special_tokens(true);
+        let of_media = media_token_ids(bundle);
         let mut special: Vec<(String, u32)> = markup
             .get_added_tokens_decoder()
             .into_iter()
-            .filter(|(_, token)| token.special && !token.content.is_empty())
+            .filter(|(id, token)| token.special || of_media.contains(&i64::from(*id)))
+            .filter(|(_, token)| !token.content.is_empty())
             .map(|(id, token)| (token.content, id))
             .collect();
         special.sort_unstable_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
 
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
-        // The encoder of an encoder-decoder reads the text itself.
-        let template = match bundle.family {
-            Family::EncoderDecoder(_) => None,
-            Family::Causal | Family::Multimodal => chat_template(bundle, &config)?,
+        let template = match (bundle.family, bundle.reader()) {
+            // The encoder of an encoder-decoder reads the text itself.
+            (Family::EncoderDecoder(_), _) => None,
+            (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
+            _ => chat_template(bundle, &config)?,
         };
         let modalities = bundle.modalities();
         Ok(Self {
@@ -113,7 +121,13 @@ impl TextProcessor {
     }
 
     /// Renders, tokenises and repeats each placeholder for the features of its medium.
-    pub(super) fn token_ids(&self, record: &Record) -> Result<Vec<i64>, ProcessError> {
+    ///
+    /// `grids` says how each image is laid out.
+    pub(super) fn token_ids(
+        &self,
+        record: &Record,
+        grids: &[ImageGrid],
+    ) -> Result<Vec<i64>, ProcessError> {
         let media_are_missing = record.images.is_empty() && record.audios.is_empty();
         if media_are_missing && record.text.as_deref().is_none_or(str::is_empty) {
             return Err(ProcessError::EmptyRecord);
@@ -127,12 +141,12 @@ impl TextProcessor {
             // The prompt is the text itself: no markup in it is meant.
             self.encode(&self.plain, &self.prompt_text(record)?)?
         } else if has_markup {
-            self.ids_of_guarded(record)?
+            self.ids_of_guarded(record, grids)?
         } else {
-            let rendered = self.prompt_text(record)?;
+            let rendered = self.expand(self.prompt_text(record)?, record, grids)?;
             self.encode(&self.markup, &rendered)?
         };
-        self.expand(&ids, record)
+        Ok(ids.into_iter().map(i64::from).collect())
     }
 
     fn render(
@@ -162,7 +176,7 @@ impl TextProcessor {
         }
         messages.push(context! { role => "user", content => content_of(content, text) });
         let token = |modality: &str| {
-            self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.token.as_str())
+            self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.marker.as_str())
         };
         let values = context! {
             messages => messages,
@@ -177,7 +191,11 @@ impl TextProcessor {
     }
 
     /// Encodes a record whose text contains special tokens as ordinary characters.
-    fn ids_of_guarded(&self, record: &Record) -> Result<Vec<u32>, ProcessError> {
+    fn ids_of_guarded(
+        &self,
+        record: &Record,
+        grids: &[ImageGrid],
+    ) -> Result<Vec<u32>, ProcessError> {
         let texts = [record.text.as_deref(), record.system.as_deref()];
         let stand_in = unused_char(&texts).ok_or_else(|| ProcessError::Tokenizer {
             message: "the text uses every private character".to_owned(),
@@ -188,6 +206,7 @@ impl TextProcessor {
         let [text, system] =
             texts.map(|text| text.map(|text| self.guard(text, stand_in, &mut pieces)));
         let rendered = self.render(record, text.as_deref(), system.as_deref())?;
+        let rendered = self.expand(rendered, record, grids)?;
 
         let mut ids = Vec::new();
         let mut rest = rendered.as_str();
@@ -237,26 +256,35 @@ impl TextProcessor {
             .map_err(|error| ProcessError::Tokenizer { message: error.to_string() })
     }
 
-    /// Repeats each placeholder and checks that every medium has one.
-    fn expand(&self, ids: &[u32], record: &Record) -> Result<Vec<i64>, ProcessError> {
+    /// Puts what stands for each medium in the place of its mark; every medium must have one.
+    fn expand(
+        &self,
+        rendered: String,
+        record: &Record,
+        grids: &[ImageGrid],
+    ) -> Result<String, ProcessError> {
+        let mut text = rendered;
         for placeholder in &self.placeholders {
-            let expected = match placeholder.modality {
-                "image" => record.images.len(),
-                _ => record.audios.len(),
+            let modality = placeholder.modality;
+            let (expected, grids) = match modality {
+                "image" => (record.images.len(), grids),
+                _ => (record.audios.len(), &[][..]),
             };
-            let actual = ids.iter().filter(|id| i64::from(**id) == placeholder.token_id).count();
+            let pieces: Vec<&str> = text.split(&placeholder.marker).collect();
+            let actual = pieces.len() - 1;
             if actual != expected {
-                let modality = placeholder.modality;
                 return Err(ProcessError::PlaceholderCount { modality, expected, actual });
             }
+            let mut expanded = String::new();
+            for (medium_idx, piece) in pieces.into_iter().enumerate() {
+                if medium_idx > 0 {
+                    expanded += &placeholder.text(grids.get(medium_idx - 1));
+                }
+                expanded += piece;
+            }
+            text = expanded;
         }
-        let mut expanded = Vec::with_capacity(ids.len());
-        for id in ids.iter().map(|id| i64::from(*id)) {
-            let placeholder = self.placeholders.iter().find(|p| p.token_id == id);
-            let n_times = placeholder.map_or(1, |placeholder| placeholder.n_per_medium);
-            expanded.extend(std::iter::repeat_n(id, n_times));
-        }
-        Ok(expanded)
+        Ok(text)
     }
 }
 
@@ -358,51 +386,15 @@ fn token_text(config: &serde_json::Value, key: &str) -> String {
     token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_owned()
 }
 
-fn placeholders(
-    bundle: &Bundle,
-    special: &[(String, u32)],
-) -> Result<Vec<Placeholder>, BundleError> {
-    let modalities = bundle.modalities();
-    let processor = &bundle.processor;
-    let wanted = [
-        (
-            modalities.image,
-            "image",
-            bundle.config.image_token_id,
-            &processor.image_token,
-            processor.image_seq_length,
-        ),
-        (
-            modalities.audio,
-            "audio",
-            bundle.config.audio_token_id,
-            &processor.audio_token,
-            processor.audio_seq_length,
-        ),
+/// Returns the tokens of media and their marks, which templates write whether or not a tokenizer
+/// calls them special.
+fn media_token_ids(bundle: &Bundle) -> Vec<i64> {
+    let config = &bundle.config;
+    let ids = [
+        config.image_token_id,
+        config.audio_token_id,
+        config.reader.boi_token_id,
+        config.reader.eoi_token_id,
     ];
-    let mut placeholders = Vec::new();
-    for (is_there, modality, token_id, token, n_per_medium) in wanted {
-        let Some(token_id) = token_id.filter(|_| is_there) else { continue };
-        let by_id = special.iter().find(|(_, id)| i64::from(*id) == token_id);
-        let Some((text, _)) = by_id else {
-            return Err(inconsistent(format!(
-                "`{modality}_token_id` = {token_id} of `config.json` is no special token of \
-                 `tokenizer.json`"
-            )));
-        };
-        if token.as_ref().is_some_and(|token| token != text) {
-            return Err(inconsistent(format!(
-                "`{modality}_token` is not `{text}`, the token of `{modality}_token_id`"
-            )));
-        }
-        let Some(n_per_medium) = n_per_medium.filter(|n| *n > 0) else {
-            return Err(inconsistent(format!("`{modality}_seq_length` is missing or 0")));
-        };
-        placeholders.push(Placeholder { modality, token: text.clone(), token_id, n_per_medium });
-    }
-    Ok(placeholders)
-}
-
-fn inconsistent(message: String) -> BundleError {
-    BundleError::Inconsistent { file: "processor_config.json", message }
+    ids.into_iter().flatten().collect()
 }

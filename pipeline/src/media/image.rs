@@ -61,6 +61,12 @@ impl<'a> PendingImage<'a> {
         Ok(Self { decoder: Box::new(decoder), format: name, width, height })
     }
 
+    /// Returns width and height in pixels, before the picture is turned.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.width as usize, self.height as usize)
+    }
+
     /// Returns how much memory decoding takes, in bytes.
     #[must_use]
     pub fn decode_bytes(&self) -> u64 {

@@ -185,7 +185,10 @@ impl Preparer {
             let column = || columns.image.clone().unwrap_or_default();
             let refuse = |source| PrepareError::Media { column: column(), source };
             let pending = PendingImage::open(&bytes, job.limits.image_pixels).map_err(refuse)?;
-            held.push(self.reserve("image", pending.decode_bytes(), runtime).map_err(refuse)?);
+            let (width, height) = pending.size();
+            let of_model = self.processor.image_bytes(width, height) as u64;
+            let bytes = pending.decode_bytes().saturating_add(of_model);
+            held.push(self.reserve("image", bytes, runtime).map_err(refuse)?);
             record.images.push(pending.decode().map_err(refuse)?);
         }
         for bytes in audios {

@@ -20,6 +20,7 @@ MODULES = {
     "speech": ["whisper", "moonshine"],
     "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"],
+    "geometry": ["geometry"],
 }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from . import media
 from .common import BUNDLES, size_of, write_reference
 from .corpus import ROW_TEXTS
 from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
-from .graphs import trace
+from .graphs import shorten, trace
 from .runtime import TYPES, Decoder, open_session
 from .sessions import EmbedTokens, TextDecoder, text_model
 from .toktypes import write_json
@@ -70,6 +70,8 @@ class Spec:
     only_one_picture: bool = False
     first_position: int = 0
     image_backend: str = "torchvision"
+    # Whether there are sessions in half precision too.
+    fp16: bool = False
     gain: float = 1.2
     embedding_std: float = 1.0
 
@@ -195,15 +197,24 @@ def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> No
 class Runner:
     """The three sessions of a bundle, for one row at a time."""
 
-    def __init__(self, spec: Spec, model: PreTrainedModel, folder: Path) -> None:
+    def __init__(
+        self, spec: Spec, model: PreTrainedModel, folder: Path, halves: Sequence[str] = ()
+    ) -> None:
+        def path(name: str) -> Path:
+            return folder / (f"{name}_fp16.onnx" if name in halves else f"{name}.onnx")
+
         self.spec, self.model = spec, model
-        self.vision = open_session(folder / "vision_encoder.onnx")
-        self.embed = open_session(folder / "embed_tokens.onnx")
-        self.decoder = Decoder(folder / "decoder_model_merged.onnx")
+        self.vision = open_session(path("vision_encoder"))
+        self.embed = open_session(path("embed_tokens"))
+        self.decoder = Decoder(path("decoder_model_merged"))
+
+    def _embed_tokens(self, ids: np.ndarray) -> np.ndarray:
+        (embeds,) = self.embed.run(None, {"input_ids": ids})
+        return embeds.astype(np.float32)
 
     def _embed(self, inputs: dict) -> np.ndarray:
         ids = inputs["input_ids"].numpy()
-        (embeds,) = self.embed.run(None, {"input_ids": ids})
+        embeds = self._embed_tokens(ids)
         if "pixel_values" in inputs:
             kinds = {i.name: TYPES[i.type] for i in self.vision.get_inputs()}
             feeds = {
@@ -218,8 +229,8 @@ class Runner:
             embeds[places] = features
         return embeds
 
-    def check(self, row: int, inputs: dict, answer: Generation) -> float:
-        """Compares the logits with the model's; returns the largest difference."""
+    def _steps(self, inputs: dict, choose: Callable[[np.ndarray], int | None]) -> None:
+        """Hands the logits of each step to `choose`, which returns the token of the next."""
         decoder, first = self.decoder, self.spec.first_position
         decoder.reset()
         embeds = self._embed(inputs)
@@ -230,18 +241,72 @@ class Runner:
             grid = inputs.get("image_grid_thw")
             places, delta = self.model.model.get_rope_index(inputs["input_ids"], grid)
             positions, shift = places.numpy(), int(delta)
-        worst = 0.0
-        for token_id, reference in zip(answer.token_ids, answer.raw_logits, strict=True):
+        while True:
             extra = {"position_ids": positions}
             if "num_logits_to_keep" in decoder.inputs:
                 extra["num_logits_to_keep"] = np.array(1)
-            logits = decoder.step(embeds, "inputs_embeds", **extra)
-            worst = max(worst, float(np.abs(logits - reference).max()))
-            (embeds,) = self.embed.run(None, {"input_ids": np.array([[token_id]])})
+            token_id = choose(decoder.step(embeds, "inputs_embeds", **extra))
+            if token_id is None:
+                return
+            embeds = self._embed_tokens(np.array([[token_id]]))
             positions = np.full_like(positions[..., :1], decoder.length + shift)
+
+    def check(self, row: int, inputs: dict, answer: Generation) -> float:
+        """Compares the logits with the model's; returns the largest difference."""
+        differences: list[float] = []
+
+        def compare(logits: np.ndarray) -> int | None:
+            n = len(differences)
+            differences.append(float(np.abs(logits - answer.raw_logits[n]).max()))
+            return answer.token_ids[n] if n + 1 < len(answer.token_ids) else None
+
+        self._steps(inputs, compare)
+        worst = max(differences)
         if worst * 4 > answer.gap:
             raise AssertionError(f"row {row}: logits differ by {worst}, gap {answer.gap}")
         return worst
+
+    def answer(self, inputs: dict, eos_ids: list[int]) -> dict:
+        """The greedy answer of the sessions."""
+        token_ids: list[int] = []
+        gaps = []
+
+        def best(logits: np.ndarray) -> int | None:
+            second, first = np.sort(logits)[-2:]
+            gaps.append(float(first - second))
+            token_ids.append(int(logits.argmax()))
+            ended = token_ids[-1] in eos_ids or len(token_ids) == MAX_NEW_TOKENS
+            return None if ended else token_ids[-1]
+
+        self._steps(inputs, best)
+        finish = "stop" if token_ids[-1] in eos_ids else "length"
+        return {"token_ids": token_ids, "finish": finish, "gap": round(min(gaps), 5)}
+
+
+# Sessions, and which of them are halved together.
+SESSIONS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
+HALVES = {"rows_fp16_front": SESSIONS[:2], "rows_fp16_decoder": SESSIONS[2:]}
+
+
+def make_fp16(
+    spec: Spec, model: PreTrainedModel, folder: Path, inputs: list[dict], eos_ids: list[int]
+) -> dict[str, list[dict]]:
+    """Adds sessions in half precision, inputs and outputs too, and answers of mixed sessions.
+
+    The answers are those of ONNX Runtime, row by row: transformers rounds at other places.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    for name in SESSIONS:
+        half = convert_float_to_float16(onnx.load(folder / f"{name}.onnx"), keep_io_types=False)
+        onnx.save(shorten(half), folder / f"{name}_fp16.onnx")
+    found = {}
+    for key, halves in HALVES.items():
+        runner = Runner(spec, model, folder, halves)
+        found[key] = [runner.answer(row, eos_ids) for row in inputs]
+        print(f"  {key}: smallest gap {min(row['gap'] for row in found[key]):.4f}")
+    return found
 
 
 def make(spec: Spec) -> None:
@@ -272,12 +337,16 @@ def make(spec: Spec) -> None:
     for (row, _), answer in zip(rows, found, strict=True):
         written.append({**row, **answer.row()})
         written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    eos_ids = np.atleast_1d(spec.generation(tokenizer)["eos_token_id"]).tolist()
+    inputs = [inputs for _, inputs in rows]
+    more = make_fp16(spec, model, folder / "onnx", inputs, eos_ids) if spec.fp16 else {}
     write_reference(
         spec.name,
         written,
         max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_ids=np.atleast_1d(spec.generation(tokenizer)["eos_token_id"]).tolist(),
+        eos_token_ids=eos_ids,
         image_backend=spec.image_backend,
+        **more,
     )
     print(f"  {size_of(folder)} bytes")
 

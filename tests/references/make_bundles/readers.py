@@ -136,6 +136,7 @@ SPECS = [
         },
         vision=LlavaFeatures,
         vision_axes={"pixel_values": PAIRS},
+        fp16=True,
     ),
     Spec(
         name="smolvlm",

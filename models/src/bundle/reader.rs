@@ -1,0 +1,144 @@
+//! The published multimodal architectures: how pictures stand in their prompts.
+//!
+//! All are wired alike (`vision_encoder`, `embed_tokens`, `decoder_model_merged`); they differ in
+//! what a picture becomes before its encoder and between the words of its prompt, and in positions.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{BundleError, BundleFiles, config::ImageProcessorConfig, config::ProcessorConfig};
+
+/// How a multimodal model reads pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// The default model's: so many placeholders for a picture as the processor config says.
+    Legenda,
+    /// LLaVA's: as many as the picture has patches.
+    Llava,
+    /// Idefics3's and SmolVLM's: tiles in rows and columns, each with a mark before it, then the
+    /// whole picture.
+    Idefics3,
+    /// PaliGemma's: the pictures, then the prompt; no chat, and a prompt that sees itself whole.
+    PaliGemma,
+    /// Gemma 3's: a frame of marks and empty lines.
+    Gemma3,
+    /// Qwen2-VL's and Qwen2.5-VL's: as many as the picture has merged patches, with positions of
+    /// three axes.
+    Qwen2Vl,
+}
+
+impl Reader {
+    /// Returns the reader of an architecture, or of a model type where a config names no
+    /// architecture.
+    pub(super) fn of(architecture: &str) -> Option<Self> {
+        Some(match architecture {
+            "LegendaForConditionalGeneration" => Self::Legenda,
+            "LlavaForConditionalGeneration" | "llava" => Self::Llava,
+            "Idefics3ForConditionalGeneration" | "idefics3" => Self::Idefics3,
+            "SmolVLMForConditionalGeneration" | "smolvlm" => Self::Idefics3,
+            "PaliGemmaForConditionalGeneration" | "paligemma" => Self::PaliGemma,
+            "Gemma3ForConditionalGeneration" | "gemma3" => Self::Gemma3,
+            "Qwen2VLForConditionalGeneration" | "qwen2_vl" => Self::Qwen2Vl,
+            "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Self::Qwen2Vl,
+            _ => return None,
+        })
+    }
+
+    /// Returns whether tokens of a prompt see those behind them.
+    pub(crate) fn sees_whole_prompts(self) -> bool {
+        self == Self::PaliGemma
+    }
+}
+
+/// The keys of `config.json` that only readers of pictures have.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ReaderConfig {
+    /// The mark before a picture (Gemma 3).
+    #[serde(default, alias = "boi_token_index")]
+    pub(crate) boi_token_id: Option<i64>,
+    /// The mark behind a picture (Gemma 3).
+    #[serde(default, alias = "eoi_token_index")]
+    pub(crate) eoi_token_id: Option<i64>,
+    /// Features of a picture (LLaVA).
+    #[serde(default)]
+    pub(crate) image_seq_length: Option<usize>,
+    #[serde(default)]
+    vision_config: VisionConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct VisionConfig {
+    #[serde(default)]
+    spatial_merge_size: Option<usize>,
+}
+
+impl ReaderConfig {
+    /// Returns how many patches along an edge become one feature; 2 where left out
+    /// (`Qwen2VLVisionConfig`).
+    pub(crate) fn spatial_merge_size(&self) -> usize {
+        self.vision_config.spatial_merge_size.unwrap_or(2).max(1)
+    }
+}
+
+/// Adds what transformers leaves out of a nested `text_config` because it is the default of its
+/// `model_type` (the config classes of transformers 4.57).
+pub(super) fn with_text_defaults(text: &Value) -> Value {
+    let defaults = match text["model_type"].as_str() {
+        Some("llama") => json!({
+            "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "vocab_size": 32000, "max_position_embeddings": 2048,
+        }),
+        Some("mistral") => json!({
+            "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 131_072,
+        }),
+        Some("qwen2") => json!({
+            "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "num_key_value_heads": 32, "vocab_size": 151_936, "max_position_embeddings": 32768,
+        }),
+        Some("gemma") => json!({
+            "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+            "num_key_value_heads": 16, "head_dim": 256, "vocab_size": 256_000,
+            "max_position_embeddings": 8192,
+        }),
+        Some("gemma2") => json!({
+            "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256_000,
+            "max_position_embeddings": 8192,
+        }),
+        Some("gemma3_text") => json!({
+            "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208,
+            "max_position_embeddings": 131_072,
+        }),
+        _ => return text.clone(),
+    };
+    let mut whole = defaults;
+    if let (Some(whole), Some(text)) = (whole.as_object_mut(), text.as_object()) {
+        whole.extend(text.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    whole
+}
+
+/// Reads the processor configs of a multimodal bundle: everything in `processor_config.json` (the
+/// newest layout) or in `preprocessor_config.json`, or the image processor alone in the latter and
+/// what concerns text in the former.
+pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, BundleError> {
+    const IMAGES: &str = "preprocessor_config.json";
+    let processor: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
+    if let Some(processor) = &processor
+        && (processor.image_processor.is_some() || processor.feature_extractor.is_some())
+    {
+        return Ok(processor.clone());
+    }
+    let images: Value = files.json(IMAGES)?;
+    let invalid = |error: serde_json::Error| BundleError::InvalidJson {
+        file: IMAGES.to_owned(),
+        message: error.to_string(),
+    };
+    if ["image_processor", "feature_extractor"].iter().any(|key| images[*key].is_object()) {
+        return serde_json::from_value(images).map_err(invalid);
+    }
+    let images: ImageProcessorConfig = serde_json::from_value(images).map_err(invalid)?;
+    Ok(ProcessorConfig { image_processor: Some(images), ..processor.unwrap_or_default() })
+}

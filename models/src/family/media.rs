@@ -1,0 +1,315 @@
+//! The encoders of pictures and sounds: which media go through together, and whose features they
+//! become.
+
+use super::EncodeError;
+use crate::{
+    Bundle, ModelError, Runtime,
+    bundle::Reader,
+    onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError},
+    tensors::Tensor,
+};
+
+/// Images, tiles or sounds that go through an encoder together, at most.
+pub(super) const BATCH_MEDIA_MAX: usize = 8;
+
+/// Patches that go through an encoder together, at most: each of them looks at all, so nothing is
+/// gained by more, and a large picture has as many alone.
+const BATCH_PATCHES_MAX: usize = 1024;
+
+/// The media of one kind of one sample.
+#[derive(Clone, Copy)]
+pub(super) struct Media<'a> {
+    pub(super) sample_idx: usize,
+    /// One row per medium, tile or patch.
+    pub(super) values: &'a Tensor<f32>,
+    /// Frames, rows and columns of patches of each image, where rows are patches.
+    pub(super) grids: &'a [[usize; 3]],
+    /// Places that the prompt has for features.
+    pub(super) n_places: usize,
+}
+
+/// The features of one sample's media of one kind: rows of `C` values, in order.
+pub(super) type Features = Result<Vec<f32>, EncodeError>;
+
+/// How media lie in the encoder's input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Intake {
+    /// `[B, ...]`
+    Rows,
+    /// `[1, tiles, 3, S, S]`, with a mask `[1, tiles, S, S]` that leaves nothing out: graphs put
+    /// both first axes together, so tiles of several samples stand in one row and none is padding.
+    Tiles { mask: Option<(String, Dtype)> },
+    /// `[patches, N]`, with the frames, rows and columns of each image `[images, 3]`.
+    Patches { grid: String },
+}
+
+/// One encoder and where its features go.
+#[derive(Debug)]
+pub(super) struct MediaEncoder {
+    modality: &'static str,
+    graph: GraphSession,
+    input: &'static str,
+    output: &'static str,
+    intake: Intake,
+    hidden_size: usize,
+    placeholder_id: i64,
+}
+
+impl MediaEncoder {
+    /// Opens the encoder of images, or of sounds, if the bundle has one.
+    pub(super) fn open_image(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+    ) -> Result<Option<Self>, ModelError> {
+        let Some(placeholder_id) = bundle.config.image_token_id else { return Ok(None) };
+        if !bundle.modalities().image {
+            return Ok(None);
+        }
+        let ports = ["pixel_values", "image_features"];
+        let mut encoder =
+            Self::open(runtime, bundle, device, "image", "vision_encoder", ports, placeholder_id)?;
+        encoder.intake = encoder.image_intake(bundle.reader())?;
+        Ok(Some(encoder))
+    }
+
+    /// Opens the encoder of sounds, if the bundle has one.
+    pub(super) fn open_audio(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+    ) -> Result<Option<Self>, ModelError> {
+        let Some(placeholder_id) = bundle.config.audio_token_id else { return Ok(None) };
+        if !bundle.modalities().audio {
+            return Ok(None);
+        }
+        let ports = ["input_features", "audio_features"];
+        let encoder =
+            Self::open(runtime, bundle, device, "audio", "audio_encoder", ports, placeholder_id)?;
+        encoder.only_takes(&[ports[0]])?;
+        Ok(Some(encoder))
+    }
+
+    fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+        modality: &'static str,
+        name: &'static str,
+        [input, output]: [&'static str; 2],
+        placeholder_id: i64,
+    ) -> Result<Self, ModelError> {
+        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
+        graph.expect_map(input, Dtype::F32, output)?;
+        let (intake, hidden_size) = (Intake::Rows, bundle.config.text.hidden_size);
+        Ok(Self { modality, graph, input, output, intake, hidden_size, placeholder_id })
+    }
+
+    /// Reads from the graph's inputs how images lie in them, and holds that against what the model's
+    /// image processor makes.
+    fn image_intake(&self, reader: Option<Reader>) -> Result<Intake, SessionError> {
+        let first_of = |names: &[&str]| {
+            let mut inputs = self.graph.input_names();
+            inputs.find(|input| names.contains(input)).map(str::to_owned)
+        };
+        match reader {
+            Some(Reader::Idefics3) => {
+                self.graph.expect_dims(self.input, &[-1, -1, 3, -1, -1])?;
+                let mask = first_of(&["pixel_attention_mask"]);
+                let mask = mask.map(|name| {
+                    let dtype = self.graph.dtype_of(&name).unwrap_or(Dtype::Bool);
+                    (name, dtype)
+                });
+                if let Some((name, dtype)) = &mask
+                    && *dtype != Dtype::I64
+                {
+                    self.graph.expect_input(name, Dtype::Bool)?;
+                }
+                self.only_takes(&[self.input, "pixel_attention_mask"])?;
+                Ok(Intake::Tiles { mask })
+            }
+            Some(Reader::Qwen2Vl) => {
+                self.graph.expect_dims(self.input, &[-1, -1])?;
+                let names = ["grid_thw", "image_grid_thw"];
+                let grid = first_of(&names).unwrap_or_else(|| names[0].to_owned());
+                self.graph.expect_input(&grid, Dtype::I64)?;
+                self.only_takes(&[self.input, &grid])?;
+                Ok(Intake::Patches { grid })
+            }
+            _ => {
+                self.graph.expect_dims(self.input, &[-1, 3, -1, -1])?;
+                self.only_takes(&[self.input])?;
+                Ok(Intake::Rows)
+            }
+        }
+    }
+
+    fn only_takes(&self, known: &[&str]) -> Result<(), SessionError> {
+        match self.graph.input_names().find(|input| !known.contains(input)) {
+            Some(name) => Err(SessionError::UnknownInput {
+                graph: self.graph.name().to_owned(),
+                name: name.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the places that a prompt has for features.
+    pub(super) fn n_places(&self, token_ids: &[i64]) -> usize {
+        token_ids.iter().filter(|id| **id == self.placeholder_id).count()
+    }
+
+    /// Encodes the media of samples in batches and hands each sample's features to `put`.
+    pub(super) fn encode(&mut self, media: &[Media<'_>], put: &mut dyn FnMut(usize, Features)) {
+        let rows_max = match self.intake {
+            Intake::Rows | Intake::Tiles { .. } => BATCH_MEDIA_MAX,
+            Intake::Patches { .. } => BATCH_PATCHES_MAX,
+        };
+        let mut rest = media;
+        while let Some(first) = rest.first() {
+            // A batch is of one shape and has at most so many rows; one sample is never cut.
+            let mut n_rows = 0;
+            let n_samples = rest
+                .iter()
+                .take_while(|media| {
+                    n_rows += media.values.rows();
+                    media.values.shape()[1..] == first.values.shape()[1..] && n_rows <= rows_max
+                })
+                .count()
+                .max(1);
+            let (batch, after) = rest.split_at(n_samples);
+            self.encode_batch(batch, put);
+            rest = after;
+        }
+    }
+
+    /// Encodes a batch; if it fails, halves of it, down to one sample.
+    fn encode_batch(&mut self, batch: &[Media<'_>], put: &mut dyn FnMut(usize, Features)) {
+        match self.run(batch) {
+            Ok(encoded) => {
+                let mut values = encoded.as_slice();
+                for media in batch {
+                    let (own, rest) = values.split_at(media.n_places * self.hidden_size);
+                    put(media.sample_idx, Ok(own.to_vec()));
+                    values = rest;
+                }
+            }
+            Err(error) => match batch {
+                [media] => put(media.sample_idx, Err(error)),
+                _ => {
+                    tracing::warn!(
+                        rows = batch.len(),
+                        code = error.code(),
+                        "encode failed, will split"
+                    );
+                    let (left, right) = batch.split_at(batch.len() / 2);
+                    self.encode_batch(left, put);
+                    self.encode_batch(right, put);
+                }
+            },
+        }
+    }
+
+    /// Runs the encoder on a batch and returns the features of all its media, which are as many as
+    /// the prompts have places for.
+    fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<f32>, EncodeError> {
+        let run_error =
+            |message: String| EncodeError::Run { graph: self.graph.name().to_owned(), message };
+        let n_rows: usize = batch.iter().map(|media| media.values.rows()).sum();
+        let stacked;
+        let input = match (batch, &self.intake) {
+            ([one], Intake::Rows | Intake::Patches { .. }) => one.values,
+            _ => {
+                let leading =
+                    if matches!(self.intake, Intake::Tiles { .. }) { &[1][..] } else { &[] };
+                stacked = stack(batch, leading, n_rows).map_err(run_error)?;
+                &stacked
+            }
+        };
+        let mut feeds = vec![(self.input, Feed::F32(input))];
+        let (mask, int_mask, grids);
+        match &self.intake {
+            Intake::Rows | Intake::Tiles { mask: None } => {}
+            Intake::Tiles { mask: Some((name, dtype)) } => {
+                let shape = [&[1, n_rows], &input.shape()[3..]].concat();
+                let n = shape.iter().product();
+                if *dtype == Dtype::I64 {
+                    int_mask =
+                        Tensor::new(shape, vec![1; n]).map_err(|e| run_error(e.to_string()))?;
+                    feeds.push((name, Feed::I64(&int_mask)));
+                } else {
+                    mask =
+                        Tensor::new(shape, vec![true; n]).map_err(|e| run_error(e.to_string()))?;
+                    feeds.push((name, Feed::Bool(&mask)));
+                }
+            }
+            Intake::Patches { grid } => {
+                let values: Vec<i64> = batch
+                    .iter()
+                    .flat_map(|media| media.grids.as_flattened())
+                    .map(|n| super::to_i64(*n))
+                    .collect();
+                grids = Tensor::new([values.len() / 3, 3], values)
+                    .map_err(|error| run_error(error.to_string()))?;
+                feeds.push((grid, Feed::I64(&grids)));
+            }
+        }
+        let encoded = self
+            .graph
+            .run_on(&feeds, self.output)
+            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let n_features = encoded.data().len() / self.hidden_size.max(1);
+        if encoded.shape().len() < 2 || encoded.shape().last() != Some(&self.hidden_size) {
+            return Err(EncodeError::OutputShape {
+                graph: self.graph.name().to_owned(),
+                actual: encoded.shape().to_vec(),
+                expected: format!("[..., {}]", self.hidden_size),
+            });
+        }
+        // Every row becomes as many features as the next, so none can take those of another.
+        let fits = |media: &Media<'_>| media.n_places * n_rows == n_features * media.values.rows();
+        match batch.iter().find(|media| !fits(media)) {
+            Some(media) => Err(EncodeError::FeatureCount {
+                modality: self.modality,
+                n_placeholders: media.n_places,
+                n_features: n_features * media.values.rows() / n_rows.max(1),
+            }),
+            None => Ok(encoded.into_data()),
+        }
+    }
+
+    /// Puts feature rows over the placeholders of a prompt, in order; their number must agree.
+    pub(super) fn scatter(
+        &self,
+        features: &[f32],
+        token_ids: &[i64],
+        embeds: &mut [f32],
+    ) -> Result<(), EncodeError> {
+        let n_placeholders = self.n_places(token_ids);
+        let hidden_size = self.hidden_size;
+        if n_placeholders * hidden_size != features.len() {
+            return Err(EncodeError::FeatureCount {
+                modality: self.modality,
+                n_placeholders,
+                n_features: features.len() / hidden_size.max(1),
+            });
+        }
+        let places = token_ids.iter().enumerate().filter(|(_, id)| **id == self.placeholder_id);
+        for ((token_idx, _), feature) in places.zip(features.chunks_exact(hidden_size)) {
+            let at = token_idx * hidden_size;
+            embeds[at..at + hidden_size].copy_from_slice(feature);
+        }
+        Ok(())
+    }
+}
+
+/// Lays the rows of a batch one after another, below axes of `leading` sizes.
+fn stack(batch: &[Media<'_>], leading: &[usize], n_rows: usize) -> Result<Tensor<f32>, String> {
+    let inner = batch.first().map_or(&[][..], |media| &media.values.shape()[1..]);
+    let shape = [leading, &[n_rows], inner].concat();
+    let mut values = Vec::with_capacity(shape.iter().product());
+    for media in batch {
+        values.extend_from_slice(media.values.data());
+    }
+    Tensor::new(shape, values).map_err(|error| error.to_string())
+}

@@ -1,0 +1,186 @@
+//! How media stand in a prompt: the template's mark, and what it becomes before it is tokenised.
+//!
+//! In the order of the processors of transformers 4.57: the text grows first, then the tokenizer
+//! reads it, so that line breaks beside a mark are one piece with those of the text.
+
+use super::image::ImageGrid;
+use crate::bundle::{Bundle, BundleError, Reader};
+
+/// How one kind of medium stands in a prompt.
+#[derive(Debug)]
+pub(super) struct Placeholder {
+    /// `image` or `audio`.
+    pub(super) modality: &'static str,
+    /// What the template writes for one medium.
+    pub(super) marker: String,
+    /// The token that stands for one feature.
+    token: String,
+    expansion: Expansion,
+}
+
+/// What the mark of one medium becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Expansion {
+    /// So many tokens.
+    Repeated(usize),
+    /// A token for each patch of so many pixels, and so many more or fewer.
+    PerPatch { patch: usize, more: usize, fewer: usize },
+    /// For each tile two marks and so many tokens, then for the whole picture.
+    Tiles { n_tokens: usize },
+    /// So many tokens between two marks, with empty lines around.
+    Framed { n_tokens: usize, before: String, after: String },
+    /// A token for a square of patches of this edge.
+    PerSquare { edge: usize },
+}
+
+/// The marks of Idefics3 and SmolVLM, which their processors know by name.
+const AROUND_IMAGE: &str = "<fake_token_around_image>";
+const GLOBAL_IMAGE: &str = "<global-img>";
+
+impl Placeholder {
+    /// Returns what the mark of one medium becomes; `grid` says how an image is laid out.
+    pub(super) fn text(&self, grid: Option<&ImageGrid>) -> String {
+        let repeated = |n: usize| self.token.repeat(n);
+        match (&self.expansion, grid) {
+            (Expansion::Repeated(n), _) => repeated(*n),
+            (
+                Expansion::PerPatch { patch, more, fewer },
+                Some(ImageGrid::Whole { height, width }),
+            ) => repeated(((height / patch) * (width / patch) + more).saturating_sub(*fewer)),
+            (Expansion::Tiles { n_tokens }, Some(ImageGrid::Tiles { rows, columns })) => {
+                let mut text = String::new();
+                for row in 1..=*rows {
+                    for column in 1..=*columns {
+                        text += &format!("{AROUND_IMAGE}<row_{row}_col_{column}>");
+                        text += &repeated(*n_tokens);
+                    }
+                    text.push('\n');
+                }
+                if *rows > 0 {
+                    text.push('\n');
+                }
+                text + AROUND_IMAGE + GLOBAL_IMAGE + &repeated(*n_tokens) + AROUND_IMAGE
+            }
+            (Expansion::Framed { n_tokens, before, after }, _) => {
+                format!("\n\n{before}{}{after}\n\n", repeated(*n_tokens))
+            }
+            (Expansion::PerSquare { edge }, Some(ImageGrid::Patches(grid))) => {
+                repeated(grid.iter().product::<usize>() / (edge * edge))
+            }
+            // An image processor of another kind than the model's: refused when the bundle opens.
+            _ => String::new(),
+        }
+    }
+}
+
+/// Returns how the media of a bundle stand in its prompts; `special` are the contents and ids of the
+/// tokenizer's special tokens.
+pub(super) fn placeholders(
+    bundle: &Bundle,
+    special: &[(String, u32)],
+) -> Result<Vec<Placeholder>, BundleError> {
+    let modalities = bundle.modalities();
+    let config = &bundle.processor;
+    let mut found = Vec::new();
+    if let Some(token_id) = bundle.config.image_token_id.filter(|_| modalities.image) {
+        let token = token_of(special, token_id, "image_token_id")?;
+        agree("image", config.image_token.as_ref(), &token)?;
+        let (expansion, marker) = image_expansion(bundle, special, &token)?;
+        found.push(Placeholder { modality: "image", marker, token, expansion });
+    }
+    if let Some(token_id) = bundle.config.audio_token_id.filter(|_| modalities.audio) {
+        let token = token_of(special, token_id, "audio_token_id")?;
+        agree("audio", config.audio_token.as_ref(), &token)?;
+        let expansion = Expansion::Repeated(length("audio", config.audio_seq_length)?);
+        found.push(Placeholder { modality: "audio", marker: token.clone(), token, expansion });
+    }
+    Ok(found)
+}
+
+/// Returns what an image's mark becomes, and the mark.
+fn image_expansion(
+    bundle: &Bundle,
+    special: &[(String, u32)],
+    token: &str,
+) -> Result<(Expansion, String), BundleError> {
+    let config = &bundle.processor;
+    let images = config.image_processor.as_ref();
+    // PaliGemma's processor has its number from the image processor.
+    let of_images = images.and_then(|images| images.rest.get("image_seq_length")?.as_u64());
+    let of_images = of_images.and_then(|n| usize::try_from(n).ok());
+    let expansion = match bundle.reader() {
+        None | Some(Reader::Legenda) => {
+            Expansion::Repeated(length("image", config.image_seq_length)?)
+        }
+        Some(Reader::PaliGemma) => {
+            Expansion::Repeated(length("image", of_images.or(config.image_seq_length))?)
+        }
+        Some(Reader::Llava) => match (config.patch_size, bundle.config.reader.image_seq_length) {
+            (Some(patch), _) if patch > 0 => {
+                let strategy = config.vision_feature_select_strategy.as_deref();
+                Expansion::PerPatch {
+                    patch,
+                    more: config.num_additional_image_tokens,
+                    fewer: usize::from(strategy == Some("default")),
+                }
+            }
+            (_, Some(n_tokens)) => Expansion::Repeated(n_tokens),
+            _ => return Err(inconsistent("`patch_size` is missing or 0".to_owned())),
+        },
+        // 169 and 256 are what the processors of transformers 4.57 take where nothing is said.
+        Some(Reader::Idefics3) => {
+            Expansion::Tiles { n_tokens: length("image", config.image_seq_length.or(Some(169)))? }
+        }
+        Some(Reader::Gemma3) => {
+            let mark = |id: Option<i64>, key: &str| match id {
+                Some(id) => token_of(special, id, key),
+                None => Err(inconsistent(format!("`{key}` of `config.json` is missing"))),
+            };
+            let before = mark(bundle.config.reader.boi_token_id, "boi_token_index")?;
+            let after = mark(bundle.config.reader.eoi_token_id, "eoi_token_index")?;
+            let n_tokens = length("image", config.image_seq_length.or(Some(256)))?;
+            let marker = before.clone();
+            return Ok((Expansion::Framed { n_tokens, before, after }, marker));
+        }
+        Some(Reader::Qwen2Vl) => {
+            let merge = images.and_then(|images| images.rest.get("merge_size")?.as_u64());
+            let edge = merge.map_or(Some(2), |n| usize::try_from(n).ok()).filter(|n| *n > 0);
+            let of_model = bundle.config.reader.spatial_merge_size();
+            if edge != Some(of_model) {
+                return Err(inconsistent(format!(
+                    "`merge_size` is not {of_model}, the `spatial_merge_size` of `config.json`"
+                )));
+            }
+            Expansion::PerSquare { edge: of_model }
+        }
+    };
+    Ok((expansion, token.to_owned()))
+}
+
+fn length(modality: &str, n_tokens: Option<usize>) -> Result<usize, BundleError> {
+    n_tokens
+        .filter(|n| *n > 0)
+        .ok_or_else(|| inconsistent(format!("`{modality}_seq_length` is missing or 0")))
+}
+
+fn agree(modality: &str, of_config: Option<&String>, token: &str) -> Result<(), BundleError> {
+    match of_config {
+        Some(other) if other != token => Err(inconsistent(format!(
+            "`{modality}_token` is not `{token}`, the token of `{modality}_token_id`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn token_of(special: &[(String, u32)], id: i64, key: &str) -> Result<String, BundleError> {
+    let found = special.iter().find(|(_, other)| i64::from(*other) == id);
+    found.map(|(text, _)| text.clone()).ok_or_else(|| {
+        inconsistent(format!(
+            "`{key}` = {id} of `config.json` is no special token of `tokenizer.json`"
+        ))
+    })
+}
+
+fn inconsistent(message: String) -> BundleError {
+    BundleError::Inconsistent { file: "processor_config.json", message }
+}

@@ -1,0 +1,318 @@
+//! Multimodal decoders that read pictures, as transformers.js publishes them, against Hugging Face
+//! transformers: the prompt's ids, then the answers, with 1, 3 and 8 slots.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+#[path = "support/references.rs"]
+mod references;
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
+use references::{answers, assert_answer, bundle, encode, ids, load, reference, references};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Reads a picture as the references do (Pillow's `convert("RGB")`).
+fn picture(name: &str) -> RgbImage {
+    let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    RgbImage { width, height, pixels: pixels.into_raw() }
+}
+
+fn record(text: &str, images: &[&str]) -> Record {
+    let images = images.iter().map(|name| picture(name)).collect();
+    Record { text: Some(text.to_owned()), images, ..Record::default() }
+}
+
+fn record_of(row: &Value) -> Record {
+    let images = row["images"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+    record(row["text"].as_str().unwrap(), &images.collect::<Vec<_>>())
+}
+
+/// Holds a bundle to the rows of a reference.
+fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
+    assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
+    let records: Vec<Record> = rows.iter().map(record_of).collect();
+    for slots in [1, 3, 8] {
+        let mut model = load(bundle.clone(), slots, ModelOptions::default());
+        let prompts = encode(&mut model, &records);
+        for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
+        }
+        for (row_idx, (answer, row)) in answers(&mut model, prompts).iter().zip(rows).enumerate() {
+            let place = format!("{name}, row {row_idx}, {slots} slots");
+            assert_answer(answer, row, &place);
+            if let Some(text) = row["answer"].as_str() {
+                assert_eq!(answer.text, text, "{place}");
+            }
+        }
+    }
+}
+
+fn assert_bundle(name: &str) {
+    assert_answers(name, bundle(name), reference(name)["rows"].as_array().unwrap());
+}
+
+/// Copies a bundle, its files changed by `change`; one that becomes `None` is left out.
+fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("onnx")).unwrap();
+    let whole = bundle(name);
+    for inner in ["", "onnx"] {
+        for file in fs::read_dir(whole.join(inner)).unwrap().map(Result::unwrap) {
+            let path = Path::new(inner).join(file.file_name());
+            if file.path().is_file()
+                && let Some(content) =
+                    change(path.to_str().unwrap(), fs::read(file.path()).unwrap())
+            {
+                File::create(folder.path().join(path)).unwrap().write_all(&content).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+/// Copies a bundle with another value in a JSON file.
+fn with_json(name: &str, json: &str, change: impl Fn(&mut Value)) -> TempDir {
+    changed(name, |file, content| {
+        if file != json {
+            return Some(content);
+        }
+        let mut value = serde_json::from_slice(&content).unwrap();
+        change(&mut value);
+        Some(serde_json::to_vec(&value).unwrap())
+    })
+}
+
+fn open(folder: &TempDir) -> Bundle {
+    Bundle::open(&BundleSource::Directory(folder.path().to_owned())).unwrap()
+}
+
+#[test]
+fn llava_with_a_patch_for_each_placeholder() {
+    assert_bundle("llava");
+}
+
+#[test]
+fn smolvlm_with_tiles() {
+    assert_bundle("smolvlm");
+}
+
+#[test]
+fn paligemma_without_a_template_seeing_its_prompt_whole() {
+    assert_bundle("paligemma");
+}
+
+#[test]
+fn gemma3_with_frames_around_pictures() {
+    assert_bundle("gemma3");
+}
+
+#[test]
+fn qwen2_vl_with_positions_on_three_axes() {
+    assert_bundle("qwen2_vl");
+}
+
+#[test]
+fn pixel_values_are_those_of_the_reference() {
+    let geometry = fs::read_to_string(references().join("geometry.json")).unwrap();
+    let geometry: Value = serde_json::from_str(&geometry).unwrap();
+    let cases = geometry["pixels"].as_array().unwrap();
+    assert_eq!(cases.len(), 15);
+    for case in cases {
+        let name = case["bundle"].as_str().unwrap();
+        let file = case["image"].as_str().unwrap();
+        let source = BundleSource::Directory(bundle(name));
+        let processor = Processor::open(&Bundle::open(&source).unwrap()).unwrap();
+        let values = processor.prepare(&record("Hello", &[file])).unwrap().pixel_values.unwrap();
+        let shape: Vec<usize> = serde_json::from_value(case["shape"].clone()).unwrap();
+        assert_eq!(values.shape(), shape, "{name}, {file}");
+        let expected: Vec<f32> = serde_json::from_value(case["every_61st"].clone()).unwrap();
+        let actual: Vec<f32> = values.data().iter().copied().step_by(61).collect();
+        assert_eq!(actual.len(), expected.len());
+        let differences = actual.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        let worst = differences.fold(0.0, f32::max);
+        // Some units in the last place; one grey level is 0.0078 at least.
+        assert!(worst < 5e-7, "{name}, {file}: off by {worst}");
+    }
+}
+
+#[test]
+fn sessions_of_unlike_precision_work_together() {
+    let reference = reference("llava");
+    let front = ["onnx/vision_encoder", "onnx/embed_tokens"];
+    for (key, front_is_half) in [("rows_fp16_front", true), ("rows_fp16_decoder", false)] {
+        let folder = changed("llava", |file, content| {
+            let of_front = front.iter().any(|name| file.starts_with(name));
+            let is_wanted = file.contains("_fp16") == (of_front == front_is_half);
+            (!file.starts_with("onnx/") || is_wanted).then_some(content)
+        });
+        assert_eq!(fs::read_dir(folder.path().join("onnx")).unwrap().count(), 3, "{key}");
+        let mut rows = reference["rows"].as_array().unwrap().clone();
+        for (row, half) in rows.iter_mut().zip(reference[key].as_array().unwrap()) {
+            for key in ["token_ids", "finish", "logprob_mean", "answer"] {
+                row[key] = half[key].clone();
+            }
+        }
+        assert_answers(key, folder.path().to_owned(), &rows);
+    }
+}
+
+#[test]
+fn text_that_looks_like_a_mark_stays_text() {
+    let marks = [
+        ("llava", "<image>"),
+        ("smolvlm", "<image>"),
+        ("smolvlm", "<row_1_col_1>"),
+        ("paligemma", "<image>"),
+        ("gemma3", "<start_of_image>"),
+        ("gemma3", "<image_soft_token>"),
+        ("qwen2_vl", "<|image_pad|>"),
+    ];
+    for (name, mark) in marks {
+        let mut model = load(bundle(name), 1, ModelOptions::default());
+        let ids = |text: &str| {
+            let record = record(text, &["disc-120x90.png"]);
+            model.processor.prepare(&record).unwrap().token_ids
+        };
+        let (plain, marked) = (ids("Is this a mark?"), ids(&format!("Is this {mark} a mark?")));
+        assert!(marked.len() > plain.len(), "{name}: {mark}");
+        let config: Value =
+            serde_json::from_slice(&fs::read(bundle(name).join("tokenizer.json")).unwrap())
+                .unwrap();
+        let special: Vec<i64> = config["added_tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["id"].as_i64().unwrap())
+            .collect();
+        let only = |ids: &[i64]| -> Vec<i64> {
+            ids.iter().copied().filter(|id| special.contains(id)).collect()
+        };
+        assert_eq!(only(&marked), only(&plain), "{name}: {mark}");
+        let sample = model.processor.prepare(&record(mark, &["disc-120x90.png"])).unwrap();
+        assert!(model.encoder.encode(vec![sample]).remove(0).is_ok(), "{name}: {mark}");
+    }
+}
+
+#[test]
+fn a_row_whose_features_do_not_fit_is_an_error_of_its_own() {
+    // One placeholder less than the encoder has features, in rows with pictures.
+    let folder = with_json("smolvlm", "processor_config.json", |config| {
+        config["image_seq_len"] = 3.into();
+    });
+    let mut model = load(folder.path().to_owned(), 1, ModelOptions::default());
+    let samples = [&["disc-120x90.png"][..], &[], &["tiny-7x5.png"]]
+        .map(|images| model.processor.prepare(&record("Hello", images)).unwrap());
+    let encoded = model.encoder.encode(samples.to_vec());
+    let errors: Vec<Option<String>> =
+        encoded.iter().map(|result| result.as_ref().err().map(ToString::to_string)).collect();
+    let message = "the prompt has 30 image placeholders for 40 features".to_owned();
+    assert_eq!(errors[..2], [Some(message), None]);
+    assert!(errors[2].is_some());
+}
+
+#[test]
+fn prompts_do_not_depend_on_what_is_encoded_with_them() {
+    for name in ["llava", "smolvlm", "qwen2_vl"] {
+        let mut model = load(bundle(name), 1, ModelOptions::default());
+        let rows = [
+            &["disc-120x90.png"][..],
+            &["tiny-7x5.png"],
+            &[],
+            &["waves-300x200.png", "grey-48x80.png"],
+            &["checks-200x40.png"],
+        ];
+        let samples = rows.map(|images| model.processor.prepare(&record("Hello", images)).unwrap());
+        let together = model.encoder.encode(samples.to_vec());
+        for (sample, together) in samples.into_iter().zip(together) {
+            let alone = model.encoder.encode(vec![sample]).remove(0).unwrap();
+            let (alone, together) =
+                (alone.embeds().unwrap(), together.as_ref().unwrap().embeds().unwrap());
+            assert_eq!(alone.shape(), together.shape(), "{name}");
+            let differences = alone.data().iter().zip(together.data()).map(|(a, b)| (a - b).abs());
+            // Sums over more rows may be ordered otherwise.
+            assert!(differences.fold(0.0, f32::max) < 1e-5, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_processor_config_asks_for_and_is_not_known_is_an_error() {
+    let cases: [(&str, &str, Value, &str); 6] = [
+        ("gemma3", "do_pan_and_scan", true.into(), "`image_processor.do_pan_and_scan` = `true`"),
+        ("llava", "do_pad", true.into(), "`image_processor.do_pad` = `true`"),
+        ("qwen2_vl", "do_resize", false.into(), "`image_processor.do_resize` = `false`"),
+        ("qwen2_vl", "merge_size", 1.into(), "`merge_size` is not 2"),
+        ("smolvlm", "do_center_crop", true.into(), "`image_processor.do_center_crop` = `true`"),
+        (
+            "smolvlm",
+            "image_processor_type",
+            "CLIPImageProcessor".into(),
+            "`image_processor.image_processor_type` = `CLIPImageProcessor`",
+        ),
+    ];
+    for (name, key, value, expected) in cases {
+        let folder = with_json(name, "preprocessor_config.json", |config| {
+            config[key] = value.clone();
+            if key == "image_processor_type" {
+                // Keys of tiles are no longer known either; this is about the class.
+                for key in ["do_image_splitting", "max_image_size", "do_pad"] {
+                    config[key] = Value::Null;
+                }
+                config["size"] = serde_json::json!({"height": 32, "width": 32});
+            }
+        });
+        let error = Processor::open(&open(&folder)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_picture_that_is_a_line_is_refused() {
+    let bundle = bundle("qwen2_vl");
+    let processor =
+        Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
+    let mut line = record("Hello", &["tiny-7x5.png"]);
+    line.images[0] = RgbImage { width: 201, height: 1, pixels: vec![0; 603] };
+    let error = processor.prepare(&line).unwrap_err();
+    assert_eq!(error.code(), "image_too_narrow");
+    line.images[0] = RgbImage { width: 200, height: 1, pixels: vec![0; 600] };
+    assert!(processor.prepare(&line).is_ok());
+}
+
+#[test]
+fn paligemma_wants_a_picture_and_no_system_text() {
+    let bundle = bundle("paligemma");
+    let processor =
+        Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
+    let error = processor.prepare(&record("Hello", &[])).unwrap_err();
+    assert!(error.to_string().contains("wants an image in each row"), "{error}");
+    let mut with_system = record("Hello", &["tiny-7x5.png"]);
+    with_system.system = Some("Be brief.".to_owned());
+    let error = processor.prepare(&with_system).unwrap_err();
+    assert!(error.to_string().contains("no place for a system text"), "{error}");
+}
+
+#[test]
+fn the_bytes_of_a_picture_are_at_least_those_of_its_values() {
+    for name in ["llava", "smolvlm", "gemma3", "qwen2_vl"] {
+        let bundle = Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
+        let processor = Processor::open(&bundle).unwrap();
+        for file in ["tiny-7x5.png", "waves-300x200.png", "disc-40x160.png"] {
+            let record = record("Hello", &[file]);
+            let (width, height) = (record.images[0].width, record.images[0].height);
+            let values = processor.prepare(&record).unwrap().pixel_values.unwrap();
+            let bytes = processor.image_bytes(width, height);
+            assert!(bytes > values.size_bytes(), "{name}, {file}: {bytes}");
+            // And not far above, or a budget would refuse what fits.
+            let own = width * height * 3;
+            assert!(bytes < 4 * values.size_bytes() + own, "{name}, {file}: {bytes}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+"""Sizes, grids, positions and pixel values that the references compute, for many pictures."""
+
+import itertools
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import (
+    AutoImageProcessor,
+    Idefics3ImageProcessor,
+    Qwen2VLConfig,
+    Qwen2VLModel,
+)
+from transformers.image_utils import ChannelDimension
+from transformers.models.idefics3.image_processing_idefics3 import (
+    MAX_IMAGE_SIZE,
+    _resize_output_size_rescale_to_max_len,
+    _resize_output_size_scale_below_upper_bound,
+)
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from . import media
+from .common import BUNDLES, REFERENCES
+
+EDGES = [1, 2, 3, 7, 13, 28, 31, 64, 97, 130, 199, 224, 333, 480, 512, 641, 1000, 1023, 1365, 4097]
+# Of the tests' bundle, SmolVLM and Idefics3: the first resize and the edge of a tile.
+TILES = [(96, 32), (2048, 512), (1456, 364)]
+# Of the tests' bundle, Qwen2-VL, and one that shrinks nearly all: patch, fewest and most pixels.
+PATCHES = [(8, 1024, 9216), (14, 3136, 12845056), (14, 3136, 50176)]
+
+
+@dataclass
+class Spec:
+    """What the command names."""
+
+    name: str
+
+
+SPECS = [Spec("geometry")]
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    """A picture of one byte, channels first."""
+    return np.broadcast_to(np.uint8(0), (3, height, width))
+
+
+class Sizes(Idefics3ImageProcessor):
+    """Resizes nothing but the size."""
+
+    def resize(self, image: np.ndarray, size: dict[str, int], **_: object) -> np.ndarray:
+        """Returns a picture of the size asked for."""
+        return picture(size["width"], size["height"])
+
+
+def idefics3() -> list[list[int]]:
+    """Width, height, edges; then width, height, rows and columns of what is cut."""
+    found, processor = [], Sizes()
+    for (longest, tile), width, height in itertools.product(TILES, EDGES, EDGES):
+        size = _resize_output_size_rescale_to_max_len(height, width, max_len=longest)
+        size = _resize_output_size_scale_below_upper_bound(*size, max_len=MAX_IMAGE_SIZE)
+        first = picture(size[1], size[0])
+        layout = {"input_data_format": ChannelDimension.FIRST}
+        whole = processor.resize_for_vision_encoder(first, tile, **layout)
+        _, rows, columns = processor.split_image(whole, {"longest_edge": tile}, **layout)
+        found.append([width, height, longest, tile, *whole.shape[:0:-1], rows, columns])
+    return found
+
+
+def qwen2_vl() -> list[list[int]]:
+    """Width, height, patch and limits; then width and height, or 0 where the size is refused."""
+    found = []
+    for (patch, least, most), width, height in itertools.product(PATCHES, EDGES, EDGES):
+        try:
+            size = smart_resize(height, width, patch * 2, least, most)
+        except ValueError:
+            size = (0, 0)
+        found.append([width, height, patch, least, most, size[1], size[0]])
+    return found
+
+
+def mrope() -> list[dict]:
+    """Positions of prompts of text (1), the start (8) and the features (9) of pictures."""
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+            "vocab_size": 16,
+        },
+        vision_config={"depth": 1, "embed_dim": 8, "hidden_size": 8, "num_heads": 1},
+        image_token_id=9,
+        video_token_id=10,
+        vision_start_token_id=8,
+    )
+    model = Qwen2VLModel(config)
+    found = []
+    for grids, texts in [
+        ([], [5]),
+        ([[1, 4, 6]], [3, 4]),
+        ([[1, 2, 2]], [0, 0]),
+        ([[1, 6, 2], [1, 2, 16]], [2, 0, 1]),
+        ([[1, 2, 10], [1, 8, 8], [1, 2, 2]], [1, 1, 0, 7]),
+    ]:
+        ids = [1] * texts[0]
+        for (frames, rows, columns), text in zip(grids, texts[1:], strict=True):
+            ids += [8] + [9] * (frames * rows * columns // 4) + [1] * text
+        grid = torch.tensor(grids) if grids else None
+        places, delta = model.get_rope_index(torch.tensor([ids]), grid)
+        found.append(
+            {"token_ids": ids, "grids": grids, "ids": places[:, 0].tolist(), "delta": int(delta)}
+        )
+    return found
+
+
+def pixels() -> list[dict]:
+    """Every 61st value that the image processors of the bundles make of pictures."""
+    found = []
+    for bundle in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"]:
+        # As in `multimodal`: torchvision lacks the filter of the tiles.
+        use_fast = bundle != "smolvlm"
+        processor = AutoImageProcessor.from_pretrained(BUNDLES / bundle, use_fast=use_fast)
+        for name in ["tiny-7x5.png", "alpha-60x44.png", "waves-300x200.png"]:
+            values = processor(media.read_picture(name), return_tensors="pt")["pixel_values"]
+            # Tiles have an axis of pictures before them.
+            shape = list(values.shape[1:] if values.ndim == 5 else values.shape)
+            every = [round(value, 8) for value in values.flatten()[::61].tolist()]
+            found.append({"bundle": bundle, "image": name, "shape": shape, "every_61st": every})
+    return found
+
+
+def make(_: Spec) -> None:
+    """Writes the file; the bundles must be there."""
+    families = {"idefics3": idefics3(), "qwen2_vl": qwen2_vl(), "mrope": mrope()}
+    families["pixels"] = pixels()
+    parts = []
+    for name, cases in families.items():
+        lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+        parts.append(f'"{name}": [\n{lines}\n]')
+    (REFERENCES / "geometry.json").write_text("{\n" + ",\n".join(parts) + "\n}\n")
