@@ -103,10 +103,13 @@ impl State {
         let left = self.seconds_left().map_or("?".to_owned(), |seconds| {
             indicatif::HumanDuration(Duration::from_secs_f64(seconds.min(1e9))).to_string()
         });
-        format!(
-            "{:.1} rows/s  {:.0} tokens/s  {} rejects  {left} left",
-            self.rows_per_second, self.tokens_per_second, self.rejects
-        )
+        // Where nothing is generated, as for embeddings, there is nothing to say of it.
+        let tokens = if self.tokens_per_second > 0.0 {
+            format!("{:.0} tokens/s  ", self.tokens_per_second)
+        } else {
+            String::new()
+        };
+        format!("{:.1} rows/s  {tokens}{} rejects  {left} left", self.rows_per_second, self.rejects)
     }
 }
 

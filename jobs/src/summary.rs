@@ -12,12 +12,18 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     let mut lines = vec![
         format!("rows_in {} == answers {} + rejects {rejects}", report.rows_in, report.answers),
         format!(
-            "{here} rows in {:.1} s: {:.1} rows/s, {:.0} tokens/s (encoders {:.1} s, decoder {:.1} s)",
+            "{here} rows in {:.1} s: {:.1} rows/s, {}",
             report.seconds,
             here as f64 / seconds,
-            report.tokens_generated as f64 / seconds,
-            report.encode_seconds,
-            report.generate_seconds,
+            match &plan.embedding {
+                Some(_) => format!("model {:.1} s", report.encode_seconds),
+                None => format!(
+                    "{:.0} tokens/s (encoders {:.1} s, decoder {:.1} s)",
+                    report.tokens_generated as f64 / seconds,
+                    report.encode_seconds,
+                    report.generate_seconds,
+                ),
+            },
         ),
     ];
     if report.rows_resumed > 0 {

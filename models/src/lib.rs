@@ -12,12 +12,14 @@
 //! - [`family`]: how a family's graphs are wired.
 //! - [`engine`]: slots, sampling, stop rules; knows no family.
 //! - [`model`]: puts them together, one thread each for the encoder and the engine.
+//! - [`embedder`]: the same for models that make embeddings, which have no engine.
 //! - [`tensors`]: shape-checked host tensors.
 //!
 //! Nothing here reads Parquet, knows of jobs, prints, or (but for
 //! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env)) reads the environment.
 
 pub mod bundle;
+pub mod embedder;
 pub mod engine;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
@@ -28,6 +30,7 @@ pub mod processor;
 pub mod tensors;
 
 pub use bundle::{Bundle, BundleError, BundleSource, Modalities, SpeechOptions};
+pub use embedder::{Embedder, EmbedderInfo, Embedding, EmbeddingInput, Loaded};
 pub use engine::{
     DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
     Sampling,

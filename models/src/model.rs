@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use legenda_schemas::job::{Device, GenerationOptions};
+use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
@@ -28,6 +28,8 @@ pub struct ModelOptions {
     pub generation: GenerationOptions,
     /// How speech is written down.
     pub speech: SpeechOptions,
+    /// How embeddings are made.
+    pub embedding: EmbeddingOptions,
 }
 
 /// The most slots chosen unless asked for.
@@ -66,6 +68,26 @@ pub enum ModelError {
         /// The beams.
         n_beams: usize,
     },
+    /// A pooling was asked for where there are no states of tokens to pool.
+    #[error("graph `{graph}` pools by itself: remove `embedding.pooling`")]
+    PooledInside {
+        /// The graph's base name.
+        graph: &'static str,
+    },
+    /// The graph embeds nothing.
+    #[error("graph `{graph}` has no output that is an embedding")]
+    NoEmbedding {
+        /// The graph's base name.
+        graph: &'static str,
+    },
+    /// The model was tried and failed.
+    #[error("the model cannot make an embedding of {input}: {message}")]
+    FirstEmbedding {
+        /// `text` or `image`.
+        input: &'static str,
+        /// What went wrong.
+        message: String,
+    },
     /// No slot was asked for.
     #[error("`model.slots` = 0, expected at least 1")]
     NoSlots,
@@ -80,6 +102,9 @@ impl ModelError {
             Self::Session(error) => error.code(),
             Self::ContextTooLong { .. } => "context_too_long",
             Self::BeamsDraw { .. } => "beams_draw",
+            Self::PooledInside { .. } => "pooled_inside",
+            Self::NoEmbedding { .. } => "no_embedding",
+            Self::FirstEmbedding { .. } => "first_embedding",
             Self::NoSlots => "no_slots",
         }
     }
@@ -155,13 +180,14 @@ impl Model {
                 * (bundle.kv_bytes_per_slot(context_tokens)
                     + bundle.source_bytes_per_slot(context_tokens)),
         };
+        let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
         let detokenizer: Arc<dyn Detokenizer> = match bundle.first_timestamp_id() {
             Some(first_timestamp_id) => Arc::new(Transcript {
-                text: processor.text(),
+                text,
                 first_timestamp_id,
                 shows_timestamps: timestamps.is_some(),
             }),
-            None => processor.text(),
+            None => text,
         };
         let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })
@@ -209,6 +235,7 @@ fn slots(
                     let of_encoder = bundle.source_bytes_per_slot(context_tokens);
                     growing.saturating_add(of_encoder.saturating_mul(2))
                 }
+                (Family::Embedding, _) => per_slot,
             };
             let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / held);
             Ok(fitting.clamp(1, DEFAULT_SLOTS_MAX))

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[expect(dead_code, reason = "each test file uses some of what they share")]
 mod support;
 
 use std::collections::BTreeMap;

@@ -6,12 +6,12 @@ use std::{
 };
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use legenda_models::{Bundle, BundleError};
+use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Job, RejectsPlace},
+    job::{Job, RejectsPlace, TaskKind},
     ledger::{LEDGER_VERSION, Plan},
     span::{Fingerprint, Span},
-    table::{self, ANSWER, RESERVED_PREFIX},
+    table::{self, AnswerKind, RESERVED_PREFIX},
 };
 
 use crate::{
@@ -74,6 +74,8 @@ pub struct RunPlan {
     pub prompt: Template,
     /// The system message's template.
     pub system: Option<Template>,
+    /// What is embedded, if anything is.
+    pub embedding: Option<EmbeddingPlan>,
     /// The columns carried to the answers.
     pub carried: Fields,
     /// The columns to read.
@@ -88,6 +90,15 @@ pub struct RunPlan {
     pub bundle_name: String,
     /// Whether the model reads the prompt.
     pub reads_text: bool,
+}
+
+/// What an `embed` task embeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddingPlan {
+    /// Texts or images.
+    pub input: EmbeddingInput,
+    /// What the model's prompt puts before every text; empty without one.
+    pub prefix: String,
 }
 
 impl RunPlan {
@@ -116,6 +127,7 @@ impl RunPlan {
                 return Err(PlanError::Modality { kind, bundle: bundle.name().to_owned() });
             }
         }
+        let embedding = embedding_plan(&job, bundle)?;
         let prompt = Template::compile("task.prompt", job.prompt_template())?;
         let system = job
             .task
@@ -157,6 +169,7 @@ impl RunPlan {
             kept,
             prompt,
             system,
+            embedding,
             carried,
             read_columns,
             template_columns,
@@ -190,10 +203,16 @@ impl RunPlan {
         }
     }
 
-    /// Returns the schema of the answers.
+    /// Returns the column of the answers.
     #[must_use]
-    pub fn answer_schema(&self) -> Schema {
-        table::answer_schema(&self.carried, self.job.output.rejects, self.metadata())
+    pub fn answer_column(&self) -> &'static str {
+        table::answer_column(self.job.task.kind)
+    }
+
+    /// Returns the schema of answers of this kind: how long embeddings are the loaded model tells.
+    #[must_use]
+    pub fn answer_schema(&self, kind: AnswerKind) -> Schema {
+        table::answer_schema(&self.carried, kind, self.job.output.rejects, self.metadata())
     }
 
     /// Returns the schema of the rejects of rows whose original columns are `source`.
@@ -210,14 +229,31 @@ impl RunPlan {
 
     fn metadata(&self) -> HashMap<String, String> {
         let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
-        HashMap::from([
+        let mut metadata = HashMap::from([
             ("legenda.model".to_owned(), self.bundle_name.clone()),
             ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
             ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
             ("legenda.prompt".to_owned(), self.given_prompt().to_owned()),
             ("legenda.job_fingerprint".to_owned(), self.ledger.fingerprint.as_str().to_owned()),
-        ])
+        ]);
+        if let Some(embedding) = &self.embedding {
+            metadata.insert("legenda.embedding_prefix".to_owned(), embedding.prefix.clone());
+        }
+        metadata
     }
+}
+
+/// Finds what an `embed` task embeds: the job maps one of text and image, and says which prompt.
+fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, BundleError> {
+    if job.task.kind != TaskKind::Embed {
+        return Ok(None);
+    }
+    if job.source.columns.image.is_some() {
+        return Ok(Some(EmbeddingPlan { input: EmbeddingInput::Image, prefix: String::new() }));
+    }
+    let prefix = bundle.embedding_prompt(job.embedding.prompt_name.as_deref())?;
+    let prefix = prefix.unwrap_or_default().to_owned();
+    Ok(Some(EmbeddingPlan { input: EmbeddingInput::Text, prefix }))
 }
 
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
@@ -309,7 +345,7 @@ fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError
     };
     let mut fields: Vec<Field> = Vec::with_capacity(names.len());
     for name in &names {
-        if name == ANSWER || name.starts_with(RESERVED_PREFIX) {
+        if name == table::answer_column(job.task.kind) || name.starts_with(RESERVED_PREFIX) {
             return Err(SourceError::ReservedColumn {
                 column: name.clone(),
                 path: table.files[0].path().to_owned(),

@@ -8,10 +8,7 @@ use arrow::{
     ipc::reader::FileReader,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use legenda_schemas::{
-    job::Format,
-    table::{ANSWER, RESERVED_PREFIX},
-};
+use legenda_schemas::{job::Format, table::RESERVED_PREFIX};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::plan::RunPlan;
@@ -48,7 +45,7 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
             .carried
             .iter()
             .map(|field| field.name().clone())
-            .chain([ANSWER.to_owned()])
+            .chain([plan.answer_column().to_owned()])
             .collect(),
         rows: Vec::new(),
     };

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! Parquet ─► scan ─► prepare ─► encode ─► generate ─► collect ─► parts + ledger
+//!                            └─────► embed ─────────┘
 //! ```
 //!
-//! Scan, encode and generate have a thread each, prepare a pool; between them stand queues that
+//! Scan, encode and generate, or embed in the place of the two, have a thread each, prepare a pool; between them stand queues that
 //! count bytes ([`crate::budget`]), so the slowest stage sets the pace.
 
 use std::{
@@ -16,20 +17,20 @@ use std::{
     time::Instant,
 };
 
-use legenda_models::Model;
-use legenda_schemas::ledger::LedgerEntry;
-use tokio::{runtime::Handle, sync::mpsc};
+use legenda_models::{Embedder, Loaded, Model};
+use legenda_schemas::{ledger::LedgerEntry, table::AnswerKind};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use crate::{
-    budget::{Budget, byte_queue},
+    budget::{Budget, ByteReceiver, Disconnected, byte_queue},
     ledger::{LedgerError, OutputDir},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
     sink::WriteError,
     stage::{
-        OUTCOMES_MAX, OutstandingSpan,
+        OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow,
         collect::{CollectError, Collector},
-        encode, generate,
+        embed, encode, generate,
         prepare::{self, Preparer},
         scan::Scan,
     },
@@ -144,12 +145,13 @@ const QUEUE_BYTES_MAX: u64 = 96 << 20;
 /// [`RunError`]; spans committed before it stay committed.
 pub async fn run(
     plan: Arc<RunPlan>,
-    model: Model,
+    model: impl Into<Loaded>,
     options: &RunOptions,
     progress: Arc<Progress>,
     stop: Arc<Stop>,
 ) -> Result<RunReport, RunError> {
     let start = Instant::now();
+    let model = model.into();
     let stage_bytes = stage_bytes(plan.job.limits.memory.0)?;
     let (output, committed) =
         OutputDir::open(&plan.output_dir, plan.job.output.format, &plan.ledger, options.overwrite)?;
@@ -168,6 +170,12 @@ pub async fn run(
     let budget = plan.job.limits.error_budget;
     let collector = Collector {
         plan: Arc::clone(&plan),
+        answers: match &model {
+            Loaded::Model(_) => AnswerKind::Text,
+            Loaded::Embedder(embedder) => {
+                AnswerKind::Embedding { dimension: embedder.info.dimension }
+            }
+        },
         spans: Arc::clone(&spans),
         output: Arc::clone(&output),
         progress: Arc::clone(&progress),
@@ -213,20 +221,21 @@ fn stage_bytes(limit: u64) -> Result<u64, RunError> {
     Ok(left)
 }
 
+/// A stage on a thread of its own, by its name.
+type Running = (&'static str, JoinHandle<Result<(), Disconnected>>);
+
 /// Starts the stages, waits for all of them, and returns the spans they committed.
 async fn run_stages(
-    model: Model,
+    model: Loaded,
     options: &RunOptions,
     collector: Collector,
     stage_bytes: u64,
 ) -> Result<Vec<LedgerEntry>, RunError> {
-    let Model { processor, encoder, engine, .. } = model;
     let (plan, spans) = (Arc::clone(&collector.plan), Arc::clone(&collector.spans));
     let (progress, stop) = (Arc::clone(&collector.progress), Arc::clone(&collector.stop));
     let share = |percent: u64| stage_bytes.min(QUEUE_BYTES_MAX) / 100 * percent;
     let (batches, scanned) = byte_queue(share(SCANNED_PERCENT));
     let (samples, prepared) = byte_queue(share(PREPARED_PERCENT));
-    let (prompts, encoded) = byte_queue(share(ENCODED_PERCENT));
     let (outcomes, settled) = mpsc::channel(OUTCOMES_MAX);
 
     let scan = tokio::task::spawn_blocking({
@@ -239,7 +248,10 @@ async fn run_stages(
     let preparer = Arc::new(Preparer {
         media_dirs: media_dirs(&plan, options),
         decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
-        processor,
+        processor: match &model {
+            Loaded::Model(model) => Arc::clone(&model.processor),
+            Loaded::Embedder(embedder) => Arc::clone(&embedder.processor),
+        },
         plan,
     });
     let prepare = tokio::spawn(prepare::run(
@@ -249,23 +261,23 @@ async fn run_stages(
         samples,
         outcomes.clone(),
     ));
-    let encode = tokio::task::spawn_blocking({
-        let (outcomes, progress) = (outcomes.clone(), Arc::clone(&progress));
-        let runtime = Handle::current();
-        move || encode::run(encoder, prepared, &prompts, &outcomes, &progress, &runtime)
-    });
-    let generate =
-        tokio::task::spawn_blocking(move || generate::run(engine, encoded, &outcomes, &progress));
+    let answering = match model {
+        Loaded::Model(model) => {
+            start_generating(*model, prepared, share(ENCODED_PERCENT), outcomes, progress)
+        }
+        Loaded::Embedder(embedder) => start_embedding(*embedder, prepared, outcomes, progress),
+    };
 
     let collected = collector.run(settled).await;
     // Every stage is waited for, so that none works on when the caller goes on; the first that
     // failed by itself tells why the others ended.
-    let ended = [
+    let mut ended = vec![
         ("scan", scan.await.map(|result| result.err())),
         ("prepare", prepare.await.map(|()| None)),
-        ("encode", encode.await.map(|result| result.err())),
-        ("generate", generate.await.map(|result| result.err())),
     ];
+    for (stage, running) in answering {
+        ended.push((stage, running.await.map(|result| result.err())));
+    }
     let entries = collected?;
     for (stage, result) in &ended {
         if let Err(error) = result {
@@ -278,6 +290,38 @@ async fn run_stages(
         }
     }
     Ok(entries)
+}
+
+/// Starts what makes texts of prepared rows: the encoders, then the decoder.
+fn start_generating(
+    model: Model,
+    prepared: ByteReceiver<PreparedRow>,
+    encoded_bytes: u64,
+    outcomes: Outcomes,
+    progress: Arc<Progress>,
+) -> Vec<Running> {
+    let Model { encoder, engine, .. } = model;
+    let (prompts, encoded) = byte_queue(encoded_bytes);
+    let encode = tokio::task::spawn_blocking({
+        let (outcomes, progress) = (outcomes.clone(), Arc::clone(&progress));
+        let runtime = Handle::current();
+        move || encode::run(encoder, prepared, &prompts, &outcomes, &progress, &runtime)
+    });
+    let generate =
+        tokio::task::spawn_blocking(move || generate::run(engine, encoded, &outcomes, &progress));
+    vec![("encode", encode), ("generate", generate)]
+}
+
+/// Starts what makes embeddings of prepared rows.
+fn start_embedding(
+    embedder: Embedder,
+    prepared: ByteReceiver<PreparedRow>,
+    outcomes: Outcomes,
+    progress: Arc<Progress>,
+) -> Vec<Running> {
+    let embed =
+        tokio::task::spawn_blocking(move || embed::run(embedder, prepared, &outcomes, &progress));
+    vec![("embed", embed)]
 }
 
 /// Returns the folders that media cells with a path may lead to; those that are not there allow

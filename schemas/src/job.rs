@@ -4,8 +4,11 @@
 //! table or the model to judge (missing columns, a template, a task the model cannot do) is checked
 //! by the crates that know them, still before a row is read.
 
+mod embedding;
+
 use std::collections::BTreeMap;
 
+pub use embedding::{EmbeddingOptions, Pooling};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +69,9 @@ pub struct Job {
     /// How answers are decoded.
     #[serde(default)]
     pub generation: GenerationOptions,
+    /// How embeddings are made.
+    #[serde(default)]
+    pub embedding: EmbeddingOptions,
     /// What a run may use, and what a row may be.
     #[serde(default)]
     pub limits: Limits,
@@ -80,7 +86,7 @@ pub struct Task {
     /// The kind of task.
     pub kind: TaskKind,
     /// A template over the columns of a row (Jinja syntax: `{{ column }}`). Default: for `caption`
-    /// and `transcribe` a fixed request, for `answer` and `generate` the row's text.
+    /// and `transcribe` a fixed request, for the others the row's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// A template for the system message, for models that have one.
@@ -123,6 +129,8 @@ pub enum TaskKind {
     Transcribe,
     /// Continues or answers a text.
     Generate,
+    /// Turns a text or an image into an embedding: a list of numbers.
+    Embed,
 }
 
 impl TaskKind {
@@ -134,6 +142,7 @@ impl TaskKind {
             Self::Answer => "answer",
             Self::Transcribe => "transcribe",
             Self::Generate => "generate",
+            Self::Embed => "embed",
         }
     }
 
@@ -143,7 +152,7 @@ impl TaskKind {
         match self {
             Self::Caption => "Describe the picture.",
             Self::Transcribe => "Write down what is said.",
-            Self::Answer | Self::Generate => "{{ text }}",
+            Self::Answer | Self::Generate | Self::Embed => "{{ text }}",
         }
     }
 }
@@ -467,6 +476,7 @@ impl Job {
             TaskKind::Answer | TaskKind::Generate => (self.task.prompt.is_none()
                 && self.source.columns.text.is_none())
             .then_some("source.columns.text"),
+            TaskKind::Embed => None,
         };
         if let Some(key) = needed {
             let kind = self.task.kind.as_str();
@@ -476,13 +486,18 @@ impl Job {
                 format!("is missing: a `{kind}` task needs it; name the column{also}"),
             );
         }
-        Ok(())
+        self.validate_embedding()
     }
 
-    /// Returns the prompt template: the job's, or its task's default.
+    /// Returns the prompt template: the job's, or its task's default; empty where an image is
+    /// embedded.
     #[must_use]
     pub fn prompt_template(&self) -> &str {
-        self.task.prompt.as_deref().unwrap_or_else(|| self.task.kind.default_prompt())
+        match &self.task.prompt {
+            Some(prompt) => prompt,
+            None if self.task.kind == TaskKind::Embed && self.source.columns.text.is_none() => "",
+            None => self.task.kind.default_prompt(),
+        }
     }
 
     /// Returns, key by key, what decides the answers: the task, what is read, how it is decoded,
@@ -511,6 +526,7 @@ impl Job {
             ("model.revision".to_owned(), serde_json::Value::from(revision)),
             ("model.context_tokens".to_owned(), serde_json::json!(self.model.context_tokens)),
             ("generation".to_owned(), value(serde_json::to_value(&self.generation))),
+            ("embedding".to_owned(), value(serde_json::to_value(&self.embedding))),
             ("limits".to_owned(), limits),
             ("output.format".to_owned(), value(serde_json::to_value(self.output.format))),
             ("output.rejects".to_owned(), value(serde_json::to_value(self.output.rejects))),

@@ -1,40 +1,79 @@
 //! What a run writes: the Arrow schemas of answers and rejects.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 
-use crate::job::RejectsPlace;
+use crate::job::{RejectsPlace, TaskKind};
 
-/// The column of the answers.
-pub const ANSWER: &str = "answer";
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// A text, in the column `answer`.
+    Text,
+    /// An embedding, in the column `embedding`.
+    Embedding {
+        /// How many numbers it has.
+        dimension: usize,
+    },
+}
+
+/// Returns the column of the answers of a task.
+#[must_use]
+pub fn answer_column(task: TaskKind) -> &'static str {
+    match task {
+        TaskKind::Embed => "embedding",
+        _ => "answer",
+    }
+}
+
+/// Returns the field of an embedding's numbers.
+#[must_use]
+pub fn embedding_item() -> Field {
+    Field::new_list_field(DataType::Float32, true)
+}
+
 /// Names of the accounting columns begin so; a carried column may not.
 pub const RESERVED_PREFIX: &str = "legenda_";
 
-/// The accounting columns of an answer, after `answer`.
+/// The column of an answer and the accounting columns after it.
 ///
 /// | name | type | meaning |
 /// |---|---|---|
+/// | `answer` | `Utf8`, null if rejected | a generated text |
+/// | or `embedding` | `FixedSizeList<Float32, D>`, null if rejected | an embedding |
 /// | `legenda_status` | `Utf8` | `ok` or `rejected` |
-/// | `legenda_finish_reason` | `Utf8`, null if rejected | `stop`, `length` or `guard` |
-/// | `legenda_tokens_prompt` | `UInt32`, null if rejected | tokens of the prompt, media included |
-/// | `legenda_tokens_generated` | `UInt32`, null if rejected | tokens generated, the end token included |
-/// | `legenda_logprob_mean` | `Float32`, null if rejected | mean natural log probability of the generated tokens |
+/// | `legenda_finish_reason` (text) | `Utf8`, null if rejected | `stop`, `length` or `guard` |
+/// | `legenda_tokens_prompt` | `UInt32`, null if rejected | tokens of the prompt, media included; of an embedding, tokens of the text that it was made of (after it was cut), null for an image |
+/// | `legenda_tokens_generated` (text) | `UInt32`, null if rejected | tokens generated, the end token included |
+/// | `legenda_logprob_mean` (text) | `Float32`, null if rejected | mean natural log probability of the generated tokens |
 /// | `legenda_input_sha256` | `Utf8`, null if the row could not be read | digest of prompt and media |
 ///
 /// With rejects inline two more follow: `legenda_reject_code`, `legenda_reject_message`.
 #[must_use]
-pub fn answer_fields(rejects: RejectsPlace) -> Vec<Field> {
+pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace) -> Vec<Field> {
     let inline = rejects == RejectsPlace::Inline;
-    let mut fields = vec![
-        Field::new(ANSWER, DataType::Utf8, inline),
-        Field::new("legenda_status", DataType::Utf8, false),
-        Field::new("legenda_finish_reason", DataType::Utf8, inline),
-        Field::new("legenda_tokens_prompt", DataType::UInt32, inline),
-        Field::new("legenda_tokens_generated", DataType::UInt32, inline),
-        Field::new("legenda_logprob_mean", DataType::Float32, inline),
-        Field::new("legenda_input_sha256", DataType::Utf8, inline),
-    ];
+    let status = Field::new("legenda_status", DataType::Utf8, false);
+    let mut fields = match kind {
+        AnswerKind::Text => vec![
+            Field::new(answer_column(TaskKind::Generate), DataType::Utf8, inline),
+            status,
+            Field::new("legenda_finish_reason", DataType::Utf8, inline),
+            Field::new("legenda_tokens_prompt", DataType::UInt32, inline),
+            Field::new("legenda_tokens_generated", DataType::UInt32, inline),
+            Field::new("legenda_logprob_mean", DataType::Float32, inline),
+        ],
+        AnswerKind::Embedding { dimension } => {
+            let size = i32::try_from(dimension).unwrap_or(i32::MAX);
+            let list = DataType::FixedSizeList(Arc::new(embedding_item()), size);
+            vec![
+                Field::new(answer_column(TaskKind::Embed), list, inline),
+                status,
+                Field::new("legenda_tokens_prompt", DataType::UInt32, true),
+            ]
+        }
+    };
+    fields.push(Field::new("legenda_input_sha256", DataType::Utf8, inline));
     if inline {
         fields.push(Field::new("legenda_reject_code", DataType::Utf8, true));
         fields.push(Field::new("legenda_reject_message", DataType::Utf8, true));
@@ -42,16 +81,17 @@ pub fn answer_fields(rejects: RejectsPlace) -> Vec<Field> {
     fields
 }
 
-/// Returns the schema of the answers: the carried columns, `answer`, the accounting columns;
+/// Returns the schema of the answers: the carried columns, the answer, the accounting columns;
 /// `metadata` names model, revision, prompt and job fingerprint.
 #[must_use]
 pub fn answer_schema(
     carried: &Fields,
+    kind: AnswerKind,
     rejects: RejectsPlace,
     metadata: HashMap<String, String>,
 ) -> Schema {
-    let fields: Vec<Field> =
-        carried.iter().map(|field| field.as_ref().clone()).chain(answer_fields(rejects)).collect();
+    let carried = carried.iter().map(|field| field.as_ref().clone());
+    let fields: Vec<Field> = carried.chain(answer_fields(kind, rejects)).collect();
     Schema::new_with_metadata(fields, metadata)
 }
 
@@ -61,7 +101,7 @@ pub fn answer_schema(
 /// |---|---|---|
 /// | `legenda_row` | `UInt64` | the row within its file |
 /// | `legenda_file` | `Utf8` | the file |
-/// | `legenda_stage` | `Utf8` | `scan`, `prepare`, `encode` or `generate` |
+/// | `legenda_stage` | `Utf8` | `scan`, `prepare`, `encode`, `generate` or `embed` |
 /// | `legenda_code` | `Utf8` | one of a small, stable set |
 /// | `legenda_message` | `Utf8` | what is wrong and what would mend it |
 #[must_use]
@@ -88,15 +128,19 @@ pub fn reject_schema(source: &Schema, metadata: HashMap<String, String>) -> Sche
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
-    use super::{answer_schema, reject_schema};
+    use super::{AnswerKind, answer_schema, reject_schema};
     use crate::job::RejectsPlace;
 
     #[test]
     fn carried_columns_come_first() {
         let carried = vec![Field::new("id", DataType::Utf8, false)].into();
-        let schema = answer_schema(&carried, RejectsPlace::Separate, Default::default());
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        assert_eq!(names[..3], ["id", "answer", "legenda_status"]);
+        for (kind, answer) in
+            [(AnswerKind::Text, "answer"), (AnswerKind::Embedding { dimension: 4 }, "embedding")]
+        {
+            let schema = answer_schema(&carried, kind, RejectsPlace::Separate, Default::default());
+            let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            assert_eq!(names[..3], ["id", answer, "legenda_status"]);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `legenda check`.
 
+use legenda_models::EmbeddingInput;
+
 use super::{check_job, print};
 use crate::{
     cli::JobArgs,
@@ -13,9 +15,20 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let n_files = plan.table.files.len();
     print(&format!("job        {}: valid", args.job.display()));
     print(&format!("task       {}", plan.job.task.kind.as_str()));
-    let prompt =
-        if plan.reads_text { plan.given_prompt() } else { "none: the model reads no text" };
-    print(&format!("prompt     {prompt}"));
+    match &plan.embedding {
+        None => {
+            let none = "none: the model reads no text";
+            let prompt = if plan.reads_text { plan.given_prompt() } else { none };
+            print(&format!("prompt     {prompt}"));
+        }
+        Some(embedding) => match embedding.input {
+            EmbeddingInput::Image => print("embeds     images"),
+            EmbeddingInput::Text => {
+                let template = plan.given_prompt();
+                print(&format!("embeds     texts: {}{template}", embedding.prefix));
+            }
+        },
+    }
     print(&format!("model      {} ({})", plan.bundle_name, checked.bundle.architecture()));
     print(&format!(
         "source     {} rows in {n_files} file{} ({} spans)",

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use legenda_models::{Model, ModelOptions, Runtime};
+use legenda_models::{Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop, ledger::LedgerError,
 };
@@ -36,9 +36,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         context_tokens: plan.job.model.context_tokens,
         generation: plan.job.generation.clone(),
         speech: (&plan.job.task).into(),
+        embedding: plan.job.embedding.clone(),
     };
-    let model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
-    if let Some(note) = &model.info.device_note {
+    let model: Loaded = match &plan.embedding {
+        None => Model::load(&runtime, &bundle, &options).map_err(Failure::config)?.into(),
+        Some(embedding) => Embedder::load(&runtime, &bundle, &options, embedding.input)
+            .map_err(Failure::config)?
+            .into(),
+    };
+    let note = match &model {
+        Loaded::Model(model) => &model.info.device_note,
+        Loaded::Embedder(embedder) => &embedder.info.device_note,
+    };
+    if let Some(note) = note {
         // Most machines have no GPU: which device it is stands in the line below.
         tracing::info!(note, "device chosen");
     }
@@ -83,15 +93,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn announce(plan: &RunPlan, model: &Model, runtime: &Runtime, took: Duration) {
-    let info = &model.info;
+fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
+    let model = match model {
+        Loaded::Model(model) => {
+            let info = &model.info;
+            format!("{} on {} ({} slots)", info.name, info.device, info.slots)
+        }
+        Loaded::Embedder(embedder) => {
+            let info = &embedder.info;
+            format!("{} on {} ({} dimensions)", info.name, info.device, info.dimension)
+        }
+    };
     tell(&format!(
-        "{} · {} rows · {} on {} ({} slots) · ONNX Runtime {} · ready in {:.1} s",
+        "{} · {} rows · {model} · ONNX Runtime {} · ready in {:.1} s",
         plan.job.task.kind.as_str(),
         plan.n_rows(),
-        info.name,
-        info.device,
-        info.slots,
         runtime.version(),
         took.as_secs_f64(),
     ));
@@ -100,7 +116,7 @@ fn announce(plan: &RunPlan, model: &Model, runtime: &Runtime, took: Duration) {
 /// Runs the plan; the first signal asks it to stop, the second, or the end of the grace, ends it.
 async fn execute(
     plan: Arc<RunPlan>,
-    model: Model,
+    model: Loaded,
     options: &RunOptions,
     args: &RunArgs,
 ) -> Result<RunReport, Failure> {

@@ -33,8 +33,8 @@ impl Architecture {
 /// `config.json` of a supported architecture.
 ///
 /// A text decoder has the decoder's keys beside the others; a multimodal one keeps them apart, in
-/// `text_config`.
-#[derive(Clone, Debug)]
+/// `text_config`. Of a model that makes embeddings nothing is read here.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ModelConfig {
     /// The placeholder of an image; `None` if the model sees none.
     pub(crate) image_token_id: Option<i64>,
@@ -82,7 +82,7 @@ struct OuterConfig {
 
 /// The decoder's keys of `config.json`, or of `model.decoder` in `genai_config.json`; GPT-2 has
 /// names of its own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct TextConfig {
     #[serde(alias = "n_layer")]
     pub(crate) num_hidden_layers: usize,

@@ -84,6 +84,26 @@ pub enum BundleError {
         /// The modality it needs.
         modality: &'static str,
     },
+    /// The model makes something other than the task asks for.
+    #[error(
+        "`{bundle}` cannot do `{task}`: it makes {does}; choose another `task.kind` or `model.bundle`"
+    )]
+    TaskKind {
+        /// The bundle's name.
+        bundle: String,
+        /// The task.
+        task: &'static str,
+        /// What the model makes: `texts` or `embeddings`.
+        does: &'static str,
+    },
+    /// The bundle has no prompt of this name.
+    #[error("`embedding.prompt_name` = `{name}` is no prompt of the bundle; its prompts: {names}")]
+    UnknownPrompt {
+        /// The name.
+        name: String,
+        /// The names there are.
+        names: String,
+    },
 }
 
 impl BundleError {
@@ -99,7 +119,8 @@ impl BundleError {
             Self::UnsupportedOption { .. } => "bundle_option_unsupported",
             Self::TaskOption { .. } => "task_option_unsupported",
             Self::Inconsistent { .. } => "bundle_inconsistent",
-            Self::TaskNeeds { .. } => "task_unsupported",
+            Self::TaskNeeds { .. } | Self::TaskKind { .. } => "task_unsupported",
+            Self::UnknownPrompt { .. } => "prompt_unknown",
         }
     }
 }

@@ -136,8 +136,8 @@ impl BundleFiles {
 
     /// Returns one SHA-256 over the names, sizes and contents of all files, names in order.
     ///
-    /// In a directory these are the configs, templates and graphs at its root and in `onnx/`; a
-    /// model card or a licence does not change answers.
+    /// In a directory these are the configs, templates and graphs at its root and in `onnx/`, and
+    /// the modules of sentence-transformers; a model card or a licence does not change answers.
     pub(super) fn revision(&self) -> Result<String, BundleError> {
         let mut hasher = Sha256::new();
         match self {
@@ -162,7 +162,9 @@ impl BundleFiles {
 
 fn list(root: &Path) -> Result<Vec<String>, BundleError> {
     let mut files = Vec::new();
-    for folder in ["", "onnx"] {
+    let mut folders = vec![String::new(), "onnx".to_owned()];
+    folders.extend(modules(root)?);
+    for folder in &folders {
         let path = root.join(folder);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -174,8 +176,9 @@ fn list(root: &Path) -> Result<Vec<String>, BundleError> {
                 entry.map_err(|source| BundleError::Directory { path: path.clone(), source })?;
             let name = entry.file_name().to_string_lossy().into_owned();
             // `.onnx_data` and `.onnx.data` are the weights that graphs keep outside.
-            let counts =
-                [".json", ".jinja"].iter().any(|end| name.ends_with(end)) || name.contains(".onnx");
+            let counts = [".json", ".jinja"].iter().any(|end| name.ends_with(end))
+                || name.contains(".onnx")
+                || !folder.is_empty() && name.ends_with(".safetensors");
             if counts && entry.path().is_file() {
                 files.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
             }
@@ -183,6 +186,21 @@ fn list(root: &Path) -> Result<Vec<String>, BundleError> {
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// Returns the folders of sentence-transformers' modules: `1_Pooling`, `2_Dense`.
+fn modules(root: &Path) -> Result<Vec<String>, BundleError> {
+    let error = |source| BundleError::Directory { path: root.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.split_once('_').map_or("", |(number, _)| number);
+        if number.parse::<u32>().is_ok() && entry.path().is_dir() {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 fn hash_header(hasher: &mut Sha256, name: &str, len: u64) {

@@ -5,6 +5,7 @@
 
 mod config;
 mod embedded;
+mod embedding;
 mod encoder_decoder;
 mod error;
 mod files;
@@ -19,6 +20,7 @@ use legenda_schemas::job::TaskKind;
 use config::{Architecture, GenaiConfig};
 pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig};
 pub(crate) use config::{ModelConfig, ProcessorConfig};
+pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
 pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
@@ -60,6 +62,8 @@ pub(crate) enum Family {
     Causal,
     /// A decoder that looks at what an encoder made of a text, an image or a sound.
     EncoderDecoder(SourceKind),
+    /// Encoders whose states become embeddings; `Bundle::embedding` says how.
+    Embedding,
 }
 
 impl Family {
@@ -78,8 +82,9 @@ impl Family {
 
     /// What an error says of the architectures that can be run.
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), and encoder-decoders (T5, BART, \
-         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine)";
+         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
+         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine), and embedding \
+         models (sentence encoders, CLIP, SigLIP)";
 }
 
 /// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
@@ -118,6 +123,8 @@ pub struct Bundle {
     pub(crate) processor: ProcessorConfig,
     /// How answers of an encoder-decoder begin.
     pub(crate) start: StartConfig,
+    /// How embeddings are made; `None` if the model writes text.
+    pub(crate) embedding: Option<EmbeddingConfig>,
 }
 
 impl Bundle {
@@ -155,7 +162,13 @@ impl Bundle {
             }
         };
         // Which keys a config has depends on the architecture: that is looked at first.
-        let Some(family) = Family::of(&architecture, is_encoder_decoder) else {
+        let family = Family::of(&architecture, is_encoder_decoder);
+        if genai.is_none()
+            && let Some(embedding) = EmbeddingConfig::read(&files, &architecture, family.is_some())?
+        {
+            return Self::of_embeddings(name, architecture, files, embedding);
+        }
+        let Some(family) = family else {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
@@ -174,11 +187,13 @@ impl Bundle {
                         }
                     })
                 }),
-                Family::Causal | Family::Multimodal => files.json("config.json"),
+                Family::Causal | Family::Multimodal | Family::Embedding => {
+                    files.json("config.json")
+                }
             }
             .map_err(|error| match family {
                 Family::Causal | Family::EncoderDecoder(_) => not_a_decoder(&architecture, error),
-                Family::Multimodal => error,
+                Family::Multimodal | Family::Embedding => error,
             })?,
         };
         let generation: GenerationConfig =
@@ -193,7 +208,7 @@ impl Bundle {
                 (encoder_decoder::processor_config(kind, &files)?, StartConfig::read(&files)?)
             }
             Family::Multimodal => (reader::processor_config(&files)?, StartConfig::default()),
-            Family::Causal => {
+            Family::Causal | Family::Embedding => {
                 let processor = files.json_if_there("processor_config.json")?;
                 (processor.unwrap_or_default(), StartConfig::default())
             }
@@ -210,9 +225,33 @@ impl Bundle {
             generation,
             processor,
             start,
+            embedding: None,
         };
         bundle.check_graphs()?;
         Ok(bundle)
+    }
+
+    /// Opens a bundle that makes embeddings: it has nothing of a decoder.
+    fn of_embeddings(
+        name: String,
+        architecture: String,
+        files: BundleFiles,
+        embedding: EmbeddingConfig,
+    ) -> Result<Self, BundleError> {
+        let image_processor = embedding.image_processor.clone();
+        Ok(Self {
+            name,
+            revision: files.revision()?,
+            architecture,
+            family: Family::Embedding,
+            decoder_graph: "",
+            files,
+            config: ModelConfig::default(),
+            generation: GenerationConfig::default(),
+            processor: ProcessorConfig { image_processor, ..ProcessorConfig::default() },
+            start: StartConfig::default(),
+            embedding: Some(embedding),
+        })
     }
 
     fn check_graphs(&self) -> Result<(), BundleError> {
@@ -267,6 +306,9 @@ impl Bundle {
                 audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
             };
         }
+        if let Some(embedding) = &self.embedding {
+            return embedding.modalities;
+        }
         Modalities {
             text: true,
             image: self.config.image_token_id.is_some() && self.processor.image_processor.is_some(),
@@ -297,7 +339,7 @@ impl Bundle {
     pub(crate) fn mask_stride(&self) -> usize {
         match self.family {
             Family::EncoderDecoder(kind) => kind.mask_stride(),
-            Family::Causal | Family::Multimodal => 1,
+            Family::Causal | Family::Multimodal | Family::Embedding => 1,
         }
     }
 
@@ -308,7 +350,7 @@ impl Bundle {
     ) -> Result<DecoderStart, BundleError> {
         match self.family {
             Family::EncoderDecoder(kind) => self.start.decoder_start(kind, speech),
-            Family::Causal | Family::Multimodal => {
+            Family::Causal | Family::Multimodal | Family::Embedding => {
                 start::refuse_speech_options(speech).map(|()| DecoderStart::default())
             }
         }
@@ -360,17 +402,54 @@ impl Bundle {
         n_tokens.saturating_mul(self.config.text.hidden_size).saturating_mul(size_of::<f32>())
     }
 
+    /// Returns what the prompt `name`, or the bundle's default one, puts before a text to embed.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::UnknownPrompt`] if the bundle has no prompt of that name.
+    pub fn embedding_prompt(&self, name: Option<&str>) -> Result<Option<&str>, BundleError> {
+        match (&self.embedding, name) {
+            (Some(embedding), _) => embedding.prompt(name),
+            (None, None) => Ok(None),
+            (None, Some(name)) => {
+                Err(BundleError::UnknownPrompt { name: name.to_owned(), names: "none".to_owned() })
+            }
+        }
+    }
+
+    /// Returns how the bundle makes embeddings.
+    pub(crate) fn embedding(&self) -> Result<&EmbeddingConfig, BundleError> {
+        self.embedding.as_ref().ok_or_else(|| BundleError::TaskKind {
+            bundle: self.name.clone(),
+            task: TaskKind::Embed.as_str(),
+            does: "texts",
+        })
+    }
+
+    /// Describes that the bundle makes embeddings instead of what a task asks for.
+    pub(crate) fn no_generation(&self, task: &'static str) -> BundleError {
+        BundleError::TaskKind { bundle: self.name.clone(), task, does: "embeddings" }
+    }
+
     /// Says whether the model can do a task.
     ///
     /// # Errors
     ///
-    /// [`BundleError::TaskNeeds`] names the modality that is missing.
+    /// [`BundleError::TaskNeeds`] names the modality that is missing, and
+    /// [`BundleError::TaskKind`] what the model does instead.
     pub fn supports(&self, task: TaskKind) -> Result<(), BundleError> {
+        if task == TaskKind::Embed {
+            // Which of text and image is embedded is the job's choice.
+            return self.embedding().map(drop);
+        }
+        if self.embedding.is_some() {
+            return Err(self.no_generation(task.as_str()));
+        }
         let modalities = self.modalities();
         let (has, needs) = match task {
             TaskKind::Caption => (modalities.image, "image"),
             TaskKind::Transcribe => (modalities.audio, "audio"),
-            TaskKind::Answer | TaskKind::Generate => (modalities.text, "text"),
+            TaskKind::Answer | TaskKind::Generate | TaskKind::Embed => (modalities.text, "text"),
         };
         if has {
             Ok(())
@@ -402,7 +481,7 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
 /// Returns the name of the graph that a bundle of this family decodes with.
 fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, BundleError> {
     let candidates = match family {
-        Family::Multimodal => &DECODER_GRAPHS[..1],
+        Family::Multimodal | Family::Embedding => &DECODER_GRAPHS[..1],
         Family::Causal => &DECODER_GRAPHS[..],
         Family::EncoderDecoder(_) => &COHORT_GRAPHS[..],
     };

@@ -1,11 +1,13 @@
 //! How the graphs of a family are wired: samples to prompts before the engine, slots under it.
 
 mod causal;
+mod embedding;
 mod encoder_decoder;
 mod growing;
 mod in_place;
 mod media;
 mod multimodal;
+mod pooling;
 mod positions;
 mod tokens;
 
@@ -25,6 +27,7 @@ use crate::{
 };
 
 use causal::TextEncoder;
+pub(crate) use embedding::EmbeddingEncoder;
 use encoder_decoder::SourceEncoder;
 use growing::{GrowingDecoder, RowRules};
 use in_place::InPlaceDecoder;
@@ -67,6 +70,7 @@ pub(crate) fn open(
             let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
             Ok(Graphs { encoder: Box::new(TextEncoder), decoder })
         }
+        Family::Embedding => Err(bundle.no_generation("generate").into()),
     }
 }
 
@@ -187,6 +191,12 @@ pub enum EncodeError {
         /// The most that are read.
         max_tokens: usize,
     },
+    /// An embedding has numbers that are not finite.
+    #[error("`{graph}` returned an embedding that is not finite")]
+    NotFinite {
+        /// The graph that was run.
+        graph: String,
+    },
     /// The model has no encoder for what is in the sample.
     #[error("the model has no {modality} encoder")]
     NoEncoder {
@@ -204,6 +214,7 @@ impl EncodeError {
             Self::OutputShape { .. } => "output_shape",
             Self::FeatureCount { .. } => "feature_count",
             Self::TextTooLong { .. } => "prompt_too_long",
+            Self::NotFinite { .. } => "not_finite",
             Self::NoEncoder { .. } => "encoder_missing",
         }
     }

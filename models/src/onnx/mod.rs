@@ -19,6 +19,7 @@ pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect};
 pub(crate) use encoder::EncoderGraph;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow, Tokens};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
+pub(crate) use nodes::quantizes_by_batch;
 pub use places::{Attempt, Place};
 pub use runtime::{Runtime, RuntimeError, RuntimeOptions};
 pub use session::{DeviceChoice, DeviceKind, SessionError};

@@ -34,6 +34,13 @@ pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     }
 }
 
+/// Returns whether the main graph scales values by what else is in the batch: then a row's result
+/// depends on the rows beside it.
+pub(crate) fn quantizes_by_batch(source: &GraphSource<'_>) -> io::Result<bool> {
+    let nodes = read_nodes(source)?;
+    Ok(nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize")))
+}
+
 fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
     let end = file.seek(SeekFrom::End(0))?;
     file.rewind()?;

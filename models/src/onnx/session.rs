@@ -320,6 +320,19 @@ impl GraphSession {
         })
     }
 
+    /// Returns the dimensions of an input; -1 is free.
+    pub(crate) fn input_dims(&self, name: &str) -> Option<&[i64]> {
+        let inputs = self.session.inputs().iter();
+        let input =
+            inputs.filter(|input| input.name() == name).find_map(|i| i.dtype().tensor_shape());
+        input.map(|shape| &**shape)
+    }
+
+    /// Returns whether the graph has an output of this name.
+    pub(crate) fn has_output(&self, name: &str) -> bool {
+        self.session.outputs().iter().any(|output| output.name() == name)
+    }
+
     /// Runs the graph on one input and returns one output, copied to host memory as `f32`.
     pub(crate) fn run(
         &mut self,

@@ -45,6 +45,12 @@ pub enum ProcessError {
     /// There is neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
+    /// More or less than one thing to embed.
+    #[error("the row has {actual} things to embed, an embedding is of one text or one image")]
+    NotOneThing {
+        /// How many it has.
+        actual: usize,
+    },
     /// An image without pixels, or whose pixels do not fit its size.
     #[error("the image is {width}x{height} with {n_bytes} bytes")]
     ImageShape {
@@ -108,6 +114,7 @@ impl ProcessError {
             Self::PlaceholderCount { .. } => "placeholder_count",
             Self::MediaCount { .. } => "media_count",
             Self::EmptyRecord => "record_empty",
+            Self::NotOneThing { .. } => "not_one_thing",
             Self::ImageShape { .. } => "image_shape",
             Self::ImageTooNarrow { .. } => "image_too_narrow",
             Self::ImageSizesDiffer => "image_sizes_differ",

@@ -12,6 +12,7 @@ mod record;
 mod resample;
 mod resize;
 mod samples;
+mod sentence;
 mod text;
 mod tiles;
 mod transcript;
@@ -22,6 +23,7 @@ pub use image::ImageProcessor;
 pub use record::{Record, RgbImage, Sample, Waveform};
 pub use resize::{Backend, Filter, resize};
 pub use samples::RawSamples;
+pub(crate) use sentence::SentenceProcessor;
 pub(crate) use text::TextProcessor;
 pub(crate) use transcript::Transcript;
 
@@ -36,12 +38,20 @@ use crate::{
 
 /// Prepares records for one bundle.
 pub struct Processor {
-    text: Arc<TextProcessor>,
+    text: TextInput,
     image: Option<ImageProcessor>,
     audio: Option<LogMel>,
     samples: Option<RawSamples>,
     /// The one medium of a row that is the whole question; text is not read then.
     only: Option<&'static str>,
+}
+
+/// How a text becomes token ids.
+enum TextInput {
+    /// As a prompt, for a decoder.
+    Prompt(Arc<TextProcessor>),
+    /// As it is, for an embedding.
+    Sentence(SentenceProcessor),
 }
 
 impl fmt::Debug for Processor {
@@ -70,7 +80,12 @@ impl Processor {
             None => None,
         };
         Ok(Self {
-            text: Arc::new(TextProcessor::open(bundle)?),
+            text: match &bundle.embedding {
+                None => TextInput::Prompt(Arc::new(TextProcessor::open(bundle)?)),
+                Some(embedding) => {
+                    TextInput::Sentence(SentenceProcessor::open(bundle, &embedding.text)?)
+                }
+            },
             image,
             audio: audio.map(LogMel::open).transpose()?,
             samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
@@ -95,9 +110,10 @@ impl Processor {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
         };
-        let token_ids = match self.only {
-            None => self.text.token_ids(record, &grids)?,
-            Some(modality) => {
+        let token_ids = match (&self.text, self.only) {
+            (TextInput::Sentence(text), _) => text.token_ids(record)?,
+            (TextInput::Prompt(text), None) => text.token_ids(record, &grids)?,
+            (TextInput::Prompt(_), Some(modality)) => {
                 let is_image = modality == "image";
                 let actual = if is_image { record.images.len() } else { record.audios.len() };
                 if actual != 1 {
@@ -114,13 +130,17 @@ impl Processor {
         })
     }
 
-    /// Returns the prompt as the chat template renders it, one placeholder per image and sound.
+    /// Returns the prompt as the chat template renders it, one placeholder per image and sound; of a
+    /// model that makes embeddings, the text itself.
     ///
     /// # Errors
     ///
     /// [`ProcessError::Template`] if the template refuses the record.
     pub fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
-        self.text.prompt_text(record)
+        match &self.text {
+            TextInput::Prompt(text) => text.prompt_text(record),
+            TextInput::Sentence(_) => Ok(record.text.clone().unwrap_or_default()),
+        }
     }
 
     /// Returns the most bytes that an image of this size takes while it is prepared, beside its own
@@ -130,9 +150,20 @@ impl Processor {
         self.image.as_ref().map_or(0, |image| image.bytes(width, height))
     }
 
-    /// Returns what turns generated ids back into text.
-    pub(crate) fn text(&self) -> Arc<TextProcessor> {
-        Arc::clone(&self.text)
+    /// Returns what turns generated ids back into text; `None` of a model that makes embeddings.
+    pub(crate) fn text(&self) -> Option<Arc<TextProcessor>> {
+        match &self.text {
+            TextInput::Prompt(text) => Some(Arc::clone(text)),
+            TextInput::Sentence(_) => None,
+        }
+    }
+
+    /// Returns the token that fills short texts of a batch.
+    pub(crate) fn pad_id(&self) -> i64 {
+        match &self.text {
+            TextInput::Prompt(_) => 0,
+            TextInput::Sentence(text) => text.pad_id(),
+        }
     }
 
     /// Stacks the images of a record and says how each is laid out; nothing without an image.

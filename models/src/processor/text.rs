@@ -95,8 +95,8 @@ impl TextProcessor {
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
         let template = match (bundle.family, bundle.reader()) {
-            // The encoder of an encoder-decoder reads the text itself.
-            (Family::EncoderDecoder(_), _) => None,
+            // What encodes a text reads the text itself.
+            (Family::EncoderDecoder(_) | Family::Embedding, _) => None,
             (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
             _ => chat_template(bundle, &config)?,
         };

@@ -8,22 +8,25 @@ use std::{
 
 use arrow::{
     array::{
-        ArrayRef, Float32Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array,
-        UInt64Array, new_null_array,
+        ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array,
+        new_null_array,
     },
     compute::{concat_batches, take},
     datatypes::{FieldRef, Schema, SchemaRef},
     error::ArrowError,
 };
-use legenda_models::Generation;
 use legenda_schemas::{
     job::RejectsPlace,
     ledger::{LEDGER_VERSION, LedgerEntry},
     span::Span,
+    table::AnswerKind,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Outcome, OutstandingSpan, Reject, RowKey};
+use super::{
+    Outcome, OutstandingSpan, Reject, RowKey,
+    answer::{Answer, answer_columns},
+};
 use crate::{
     ledger::OutputDir,
     metrics::Progress,
@@ -52,7 +55,7 @@ pub enum CollectError {
 
 /// What became of a row.
 enum Settled {
-    Answered { input_sha256: String, generation: Generation },
+    Answered { input_sha256: String, answer: Answer },
     Rejected(Reject),
 }
 
@@ -71,6 +74,8 @@ struct OpenSpan {
 pub struct Collector {
     /// The run.
     pub plan: Arc<RunPlan>,
+    /// What the answers are.
+    pub answers: AnswerKind,
     /// What is to be done.
     pub spans: Arc<[OutstandingSpan]>,
     /// Where it goes.
@@ -133,11 +138,10 @@ impl Collector {
                 open.get_mut(&first.span_idx)?.carried.push((first.row_idx, rows));
                 return None;
             }
-            Outcome::Answered { key, input_sha256, generation } => {
+            Outcome::Answered { key, input_sha256, answer } => {
                 self.progress.answers.fetch_add(1, Relaxed);
-                let tokens = generation.token_ids.len() as u64;
-                self.progress.tokens_generated.fetch_add(tokens, Relaxed);
-                (key, Settled::Answered { input_sha256, generation })
+                self.progress.tokens_generated.fetch_add(answer.tokens_generated(), Relaxed);
+                (key, Settled::Answered { input_sha256, answer })
             }
             Outcome::Rejected { key, reject } => {
                 let rejects = self.progress.rejects.fetch_add(1, Relaxed) + 1;
@@ -178,9 +182,9 @@ impl Collector {
         };
         for settled in span.settled.iter().flatten() {
             match settled {
-                Settled::Answered { generation, .. } => {
+                Settled::Answered { answer, .. } => {
                     entry.answers += 1;
-                    entry.tokens_generated += generation.token_ids.len() as u64;
+                    entry.tokens_generated += answer.tokens_generated();
                 }
                 Settled::Rejected(reject) => {
                     *entry.rejects.entry(reject.code.to_owned()).or_default() += 1;
@@ -222,38 +226,18 @@ impl Collector {
             .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?)))
             .filter(|(_, settled)| inline || matches!(settled, Settled::Answered { .. }))
             .collect();
-        let schema = Arc::new(self.plan.answer_schema());
+        let schema = Arc::new(self.plan.answer_schema(self.answers));
         let row_idxs: Vec<usize> = rows.iter().map(|(row_idx, _)| *row_idx).collect();
         let mut columns = self.carried(span, &row_idxs)?;
 
-        let answered = |settled: &Settled| match settled {
-            Settled::Answered { generation, .. } => Some(generation.clone()),
-            Settled::Rejected(_) => None,
-        };
-        let generations: Vec<Option<Generation>> =
-            rows.iter().map(|(_, settled)| answered(settled)).collect();
-        let texts = |of: &dyn Fn(&Generation) -> String| -> ArrayRef {
-            let values = generations.iter().map(|generation| generation.as_ref().map(of));
-            Arc::new(values.collect::<StringArray>())
-        };
-        let counts = |of: &dyn Fn(&Generation) -> usize| -> ArrayRef {
-            let values = generations.iter().map(|generation| {
-                generation
-                    .as_ref()
-                    .map(|generation| u32::try_from(of(generation)).unwrap_or(u32::MAX))
-            });
-            Arc::new(values.collect::<UInt32Array>())
-        };
-        let status = generations
+        let answers: Vec<Option<&Answer>> = rows
             .iter()
-            .map(|generation| Some(if generation.is_some() { "ok" } else { "rejected" }));
-        columns.push(texts(&|generation| generation.text.clone()));
-        columns.push(Arc::new(status.collect::<StringArray>()));
-        columns.push(texts(&|generation| generation.finish_reason.as_str().to_owned()));
-        columns.push(counts(&|generation| generation.n_prompt_tokens));
-        columns.push(counts(&|generation| generation.token_ids.len()));
-        let logprobs = generations.iter().map(|generation| Some(generation.as_ref()?.logprob_mean));
-        columns.push(Arc::new(logprobs.collect::<Float32Array>()));
+            .map(|(_, settled)| match settled {
+                Settled::Answered { answer, .. } => Some(answer),
+                Settled::Rejected(_) => None,
+            })
+            .collect();
+        columns.extend(answer_columns(self.answers, &answers));
         let digests = rows.iter().map(|(_, settled)| match settled {
             Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
             Settled::Rejected(_) => None,

@@ -55,9 +55,11 @@ pub fn run(
             let Finished { ticket, result } = finished;
             let Some(row) = live.remove(&ticket) else { continue };
             let outcome = match result {
-                Ok(generation) => {
-                    Outcome::Answered { key: row.key, input_sha256: row.input_sha256, generation }
-                }
+                Ok(generation) => Outcome::Answered {
+                    key: row.key,
+                    input_sha256: row.input_sha256,
+                    answer: generation.into(),
+                },
                 Err(error) => Outcome::Rejected {
                     key: row.key,
                     reject: Reject {

@@ -6,9 +6,13 @@
 //!   └───────────────────────┴── Outcome ────────────┴──────────────────────┴──► collect
 //! ```
 //!
+//! Where embeddings are made, `embed` stands in the place of `encode` and `generate`.
+//!
 //! A row leaves the path as an [`Outcome`] at the stage that settles it: an answer, or a reject.
 
+pub mod answer;
 pub mod collect;
+pub mod embed;
 pub mod encode;
 pub mod generate;
 pub mod prepare;
@@ -17,9 +21,11 @@ pub mod scan;
 use std::{fmt, sync::Arc};
 
 use arrow::array::RecordBatch;
-use legenda_models::{Generation, Prompt, Sample};
+use legenda_models::{Prompt, Sample};
 use legenda_schemas::span::{Span, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use answer::Answer;
 
 /// A span that is still to be done.
 #[derive(Clone, Debug)]
@@ -105,7 +111,7 @@ pub enum Outcome {
         /// SHA-256 of prompt and media, hex.
         input_sha256: String,
         /// The answer.
-        generation: Generation,
+        answer: Answer,
     },
     /// A row cannot be answered.
     Rejected {
@@ -133,6 +139,8 @@ pub enum Stage {
     Encode,
     /// The decoder.
     Generate,
+    /// The model, where it makes embeddings.
+    Embed,
 }
 
 impl Stage {
@@ -144,6 +152,7 @@ impl Stage {
             Self::Prepare => "prepare",
             Self::Encode => "encode",
             Self::Generate => "generate",
+            Self::Embed => "embed",
         }
     }
 }

@@ -53,7 +53,7 @@ enum PrepareError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Process(#[from] ProcessError),
-    #[error("column `{column}` is null, but a `{task}` task needs it")]
+    #[error("column `{column}` is null, but the task `{task}` needs it")]
     Missing { column: String, task: &'static str },
     #[error("the row has no text, no image and no sound to ask about")]
     Nothing,
@@ -172,6 +172,9 @@ impl Preparer {
         };
         needs(TaskKind::Caption, &columns.image, &images)?;
         needs(TaskKind::Transcribe, &columns.audio, &audios)?;
+        if columns.image.is_some() {
+            needs(TaskKind::Embed, &columns.image, &images)?;
+        }
         if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing);
         }
@@ -225,7 +228,12 @@ impl Preparer {
             let text = rows.column_by_name(name).and_then(|column| text_cell(column, offset));
             row.insert("text".to_owned(), Value::from(text.unwrap_or_default()));
         }
-        let prompt = self.plan.prompt.render(&row)?;
+        let mut prompt = self.plan.prompt.render(&row)?;
+        if let Some(embedding) = &self.plan.embedding
+            && !prompt.trim().is_empty()
+        {
+            prompt.insert_str(0, &embedding.prefix);
+        }
         let system = self.plan.system.as_ref().map(|system| system.render(&row)).transpose()?;
         let bytes = prompt.len() + system.as_ref().map_or(0, String::len);
         let bytes_max = self.plan.job.limits.text_bytes.0;

@@ -68,6 +68,40 @@ fn values_that_cannot_be_meant_are_refused() {
     }
 }
 
+const EMBEDDINGS: &str = r#"
+    version = 1
+    [task]
+    kind = "embed"
+    [source]
+    paths = ["texts.parquet"]
+    columns = { text = "text" }
+    [output]
+    path = "out"
+"#;
+
+#[test]
+fn an_embedding_is_of_one_thing() {
+    let job = Job::parse(EMBEDDINGS, &[]).unwrap();
+    assert_eq!(job.prompt_template(), "{{ text }}");
+    let of_image = EMBEDDINGS.replace("text = \"text\"", "image = \"image\"");
+    assert_eq!(Job::parse(&of_image, &[]).unwrap().prompt_template(), "");
+    for (set, key) in [
+        ("source.columns.image=\"image\"", "`source.columns`"),
+        ("source.columns={}", "`source.columns`"),
+        ("task.system=\"Be brief.\"", "`task.system`"),
+        ("generation.top_k=4", "`generation`"),
+        ("model.context_tokens=64", "`model.context_tokens`"),
+        ("task.kind=\"transcribe\"", "`source.columns.audio`"),
+        ("embedding.pooling=\"middle\"", "`embedding.pooling`"),
+    ] {
+        let message = error(EMBEDDINGS, &[set]);
+        assert!(message.contains(key), "{set}: {message}");
+    }
+    assert!(error(&of_image, &["task.prompt=\"a {{ x }}\""]).contains("several things"));
+    assert!(error(&of_image, &["embedding.prompt_name=\"query\""]).contains("prompt_name"));
+    assert!(error(CAPTIONS, &["embedding.normalize=true"]).contains("`embedding`"));
+}
+
 #[test]
 fn identity_ignores_what_cannot_change_answers() {
     let job = Job::parse(CAPTIONS, &[]).unwrap();
@@ -81,7 +115,9 @@ fn identity_ignores_what_cannot_change_answers() {
 #[test]
 fn schema_knows_every_table() {
     let schema = Job::json_schema().to_string();
-    for key in ["task", "source", "model", "generation", "limits", "output", "error_budget"] {
+    for key in
+        ["task", "source", "model", "generation", "embedding", "limits", "output", "error_budget"]
+    {
         assert!(schema.contains(&format!("\"{key}\"")), "{key}");
     }
 }

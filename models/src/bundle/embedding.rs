@@ -1,0 +1,387 @@
+//! What a bundle says of its embeddings: the files of sentence-transformers, or the two towers of a
+//! dual encoder.
+
+use std::collections::BTreeMap;
+
+use legenda_schemas::job::Pooling;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{BundleError, BundleFiles, ImageProcessorConfig, Modalities, ProcessorConfig};
+
+const MODULES: &str = "modules.json";
+const POOLING: &str = "1_Pooling/config.json";
+
+/// Where sentence-transformers keeps a text's limits: a name for each of its older models
+/// (`Transformer.load`, 5.1).
+const TEXT_CONFIGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// SigLIP's texts are of this many tokens unless its config says otherwise
+/// (`SiglipTextConfig.max_position_embeddings`).
+const SIGLIP_TOKENS: usize = 64;
+
+/// How a bundle makes embeddings.
+#[derive(Clone, Debug)]
+pub(crate) struct EmbeddingConfig {
+    pub(crate) kind: EmbeddingKind,
+    pub(crate) modalities: Modalities,
+    pub(crate) text: TextLimits,
+    /// Names of prompts and what they put before a text.
+    pub(crate) prompts: BTreeMap<String, String>,
+    pub(crate) default_prompt_name: Option<String>,
+    pub(crate) image_processor: Option<ImageProcessorConfig>,
+}
+
+/// Which graphs there are and what becomes of their outputs.
+#[derive(Clone, Debug)]
+pub(crate) enum EmbeddingKind {
+    /// One encoder of text; its states are pooled here.
+    Sentence(Head),
+    /// A text and a vision encoder into one space; pooled in their graphs.
+    Dual {
+        /// Whether the embedding is a projection of the pooled state, as CLIP's; else it is the
+        /// pooled state, as SigLIP's.
+        is_projected: bool,
+        /// Whether a token of a text sees those before it only, so that padding needs no mask.
+        looks_back: bool,
+        /// Height and width of an image where the graph does not say.
+        image_size: usize,
+    },
+}
+
+/// What makes one embedding of a text's states.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    /// What the bundle says; several are joined end to end. `None` if it says nothing.
+    pub(crate) pooling: Option<Vec<Pooling>>,
+    /// What follows, in order.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A module after the pooling.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    /// A linear layer.
+    Dense(Dense),
+    /// To length 1.
+    Normalize,
+}
+
+/// `y = activation(W x + b)`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dense {
+    /// `f32 [out, in]`, row-major.
+    pub(crate) weight: Vec<f32>,
+    /// `f32 [out]`.
+    pub(crate) bias: Vec<f32>,
+    pub(crate) is_tanh: bool,
+}
+
+/// How a text is cut and padded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TextLimits {
+    /// The most tokens, special ones included; a longer text is cut.
+    pub(crate) tokens_max: Option<usize>,
+    /// Whether every text is padded to `tokens_max`: the graph has no mask and was trained so.
+    pub(crate) pads_to_max: bool,
+    /// Whether white space at both ends is taken away, as sentence-transformers does.
+    pub(crate) is_stripped: bool,
+    pub(crate) is_lowercased: bool,
+}
+
+impl EmbeddingConfig {
+    /// Reads it from a bundle; `None` if the bundle makes no embeddings.
+    ///
+    /// `is_known` says that the architecture is one that generates: then only `modules.json` makes
+    /// an embedding model of it.
+    pub(super) fn read(
+        files: &BundleFiles,
+        architecture: &str,
+        is_known: bool,
+    ) -> Result<Option<Self>, BundleError> {
+        let config: Map<String, Value> = files.json("config.json")?;
+        let has_tower = |tower: &str| config.get(tower).is_some_and(Value::is_object);
+        if files.has(MODULES)? {
+            return Self::sentence(files, &config, Some(files.json(MODULES)?)).map(Some);
+        }
+        let is_encoder = architecture.ends_with("Model") || architecture.ends_with("ForMaskedLM");
+        if is_known || !is_encoder {
+            return Ok(None);
+        }
+        if has_tower("text_config") && has_tower("vision_config") {
+            return Self::dual(files, &config).map(Some);
+        }
+        if has_tower("audio_config") || has_tower("vision_config") || !has_graph(files, "model")? {
+            return Ok(None);
+        }
+        Self::sentence(files, &config, None).map(Some)
+    }
+
+    fn sentence(
+        files: &BundleFiles,
+        config: &Map<String, Value>,
+        modules: Option<Vec<Module>>,
+    ) -> Result<Self, BundleError> {
+        files.graph("model")?;
+        let mut head = Head { pooling: None, steps: Vec::new() };
+        for module in modules.iter().flatten() {
+            module.add_to(&mut head, files)?;
+        }
+        let prompts: Prompts =
+            files.json_if_there("config_sentence_transformers.json")?.unwrap_or_default();
+        Ok(Self {
+            kind: EmbeddingKind::Sentence(head),
+            modalities: Modalities { text: true, image: false, audio: false },
+            text: TextLimits::of_sentences(files, config)?,
+            prompts: prompts.prompts.unwrap_or_default(),
+            default_prompt_name: prompts.default_prompt_name,
+            image_processor: None,
+        })
+    }
+
+    fn dual(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
+        let is_whole = has_graph(files, "model")?;
+        let text = is_whole || has_graph(files, "text_model")?;
+        let image = is_whole || has_graph(files, "vision_model")?;
+        if !text && !image {
+            files.graph("text_model")?;
+        }
+        let of_tower = |tower: &str, key: &str| config[tower].get(key).and_then(usize_of);
+        let is_of = |name: &str| config.get("model_type").is_some_and(|kind| kind == name);
+        let is_siglip = is_of("siglip");
+        let positions = of_tower("text_config", "max_position_embeddings");
+        let tokens_max = match positions.or(is_siglip.then_some(SIGLIP_TOKENS)) {
+            None => tokenizer_max(files)?,
+            Some(positions) => Some(tokenizer_max(files)?.unwrap_or(positions).min(positions)),
+        };
+        Ok(Self {
+            kind: EmbeddingKind::Dual {
+                is_projected: config.contains_key("projection_dim"),
+                looks_back: is_of("clip"),
+                // The default of CLIP's and SigLIP's vision configs.
+                image_size: of_tower("vision_config", "image_size").unwrap_or(224),
+            },
+            modalities: Modalities { text, image, audio: false },
+            text: TextLimits { tokens_max, pads_to_max: is_siglip, ..TextLimits::default() },
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
+            image_processor: if image { Some(image_processor(files)?) } else { None },
+        })
+    }
+
+    /// Returns what a prompt puts before a text; nothing where neither the job nor the bundle names
+    /// one.
+    pub(super) fn prompt(&self, name: Option<&str>) -> Result<Option<&str>, BundleError> {
+        let Some(name) = name.or(self.default_prompt_name.as_deref()) else { return Ok(None) };
+        match self.prompts.get(name) {
+            Some(prompt) => Ok(Some(prompt)),
+            None => {
+                let names: Vec<&str> = self.prompts.keys().map(String::as_str).collect();
+                Err(BundleError::UnknownPrompt {
+                    name: name.to_owned(),
+                    names: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+                })
+            }
+        }
+    }
+}
+
+fn has_graph(files: &BundleFiles, name: &str) -> Result<bool, BundleError> {
+    match files.graph(name) {
+        Ok(_) => Ok(true),
+        Err(BundleError::MissingFile { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the image processor: a part of `processor_config.json`, or all of
+/// `preprocessor_config.json`.
+fn image_processor(files: &BundleFiles) -> Result<ImageProcessorConfig, BundleError> {
+    let whole: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
+    match whole.and_then(|config| config.image_processor) {
+        Some(config) => Ok(config),
+        None => files.json("preprocessor_config.json"),
+    }
+}
+
+/// Returns the tokenizer's own limit; where there is none, transformers writes 10^30.
+fn tokenizer_max(files: &BundleFiles) -> Result<Option<usize>, BundleError> {
+    let config: Option<Value> = files.json_if_there("tokenizer_config.json")?;
+    Ok(config.and_then(|config| usize_of(&config["model_max_length"])))
+}
+
+fn usize_of(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n < 1 << 40)
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Default, Deserialize)]
+struct Prompts {
+    #[serde(default)]
+    prompts: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    default_prompt_name: Option<String>,
+}
+
+impl TextLimits {
+    /// Reads the limits as `Transformer` of sentence-transformers 5.1 does: its own config, else the
+    /// smaller of the model's positions and the tokenizer's limit.
+    fn of_sentences(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
+        #[derive(Default, Deserialize)]
+        struct Own {
+            #[serde(default)]
+            max_seq_length: Option<usize>,
+            #[serde(default)]
+            do_lower_case: bool,
+        }
+        let mut own = Own::default();
+        for file in TEXT_CONFIGS {
+            if let Some(found) = files.json_if_there(file)? {
+                own = found;
+                break;
+            }
+        }
+        let positions = config.get("max_position_embeddings").and_then(usize_of);
+        let tokens_max = match own.max_seq_length {
+            Some(tokens_max) => Some(tokens_max),
+            None => [positions, tokenizer_max(files)?].into_iter().flatten().min(),
+        };
+        let is_lowercased = own.do_lower_case;
+        Ok(Self { tokens_max, pads_to_max: false, is_stripped: true, is_lowercased })
+    }
+}
+
+/// A line of `modules.json`.
+#[derive(Deserialize)]
+struct Module {
+    #[serde(default)]
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Module {
+    fn add_to(&self, head: &mut Head, files: &BundleFiles) -> Result<(), BundleError> {
+        let unsupported = |value: &str, supported: &str| {
+            Err(BundleError::UnsupportedOption {
+                file: MODULES,
+                key: "type".to_owned(),
+                value: value.to_owned(),
+                supported: supported.to_owned(),
+            })
+        };
+        match self.kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" if self.path.is_empty() => {}
+            "Transformer" => {
+                let found = format!("Transformer in `{}`", self.path);
+                return unsupported(&found, "a Transformer at the bundle's root");
+            }
+            // A training-time module.
+            "Dropout" => {}
+            "Pooling" => {
+                head.pooling = Some(pooling(&files.json(&format!("{}/config.json", self.path))?)?);
+            }
+            "Normalize" => head.steps.push(Step::Normalize),
+            "Dense" => head.steps.push(Step::Dense(Dense::read(files, &self.path)?)),
+            other => {
+                return unsupported(other, "Transformer, Pooling, Dense, Normalize, Dropout");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the modes of a pooling, in the order in which sentence-transformers joins them.
+fn pooling(config: &Map<String, Value>) -> Result<Vec<Pooling>, BundleError> {
+    let modes = [
+        ("pooling_mode_cls_token", "cls", Pooling::Cls),
+        ("pooling_mode_max_tokens", "max", Pooling::Max),
+        ("pooling_mode_mean_tokens", "mean", Pooling::Mean),
+        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+        ("pooling_mode_weightedmean_tokens", "weightedmean", Pooling::WeightedMean),
+        ("pooling_mode_lasttoken", "lasttoken", Pooling::LastToken),
+    ];
+    let is_named = |name: &str| match config.get("pooling_mode") {
+        Some(Value::Array(names)) => names.iter().any(|one| one == name),
+        one => one.is_some_and(|one| one == name),
+    };
+    let found: Vec<Pooling> = modes
+        .into_iter()
+        .filter(|(key, name, _)| config.get(*key) == Some(&Value::Bool(true)) || is_named(name))
+        .map(|(_, _, mode)| mode)
+        .collect();
+    let refuse = |key: &str, supported: &str| {
+        Err(BundleError::UnsupportedOption {
+            file: POOLING,
+            key: key.to_owned(),
+            value: config.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string),
+            supported: supported.to_owned(),
+        })
+    };
+    if config.get("include_prompt") == Some(&Value::Bool(false)) {
+        return refuse("include_prompt", "true");
+    }
+    if found.is_empty() {
+        return refuse("pooling_mode", "cls, max, mean, mean_sqrt_len, weightedmean, lasttoken");
+    }
+    Ok(found)
+}
+
+impl Dense {
+    /// Reads `config.json` and `model.safetensors` of a module.
+    fn read(files: &BundleFiles, path: &str) -> Result<Self, BundleError> {
+        #[derive(Deserialize)]
+        struct Config {
+            in_features: usize,
+            out_features: usize,
+            #[serde(default)]
+            activation_function: String,
+        }
+        let config_file = format!("{path}/config.json");
+        let config: Config = files.json(&config_file)?;
+        let is_tanh = match config.activation_function.rsplit('.').next().unwrap_or_default() {
+            "Tanh" => true,
+            "Identity" => false,
+            _ => {
+                return Err(BundleError::UnsupportedOption {
+                    file: "2_Dense/config.json",
+                    key: "activation_function".to_owned(),
+                    value: config.activation_function,
+                    supported: "Tanh, Identity".to_owned(),
+                });
+            }
+        };
+        let weights_file = format!("{path}/model.safetensors");
+        let invalid =
+            |message: String| BundleError::InvalidJson { file: weights_file.clone(), message };
+        let bytes = files.bytes(&weights_file)?;
+        let tensors =
+            SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let values = |name: &str, len: usize| {
+            let tensor = tensors.tensor(name).map_err(|error| invalid(error.to_string()))?;
+            if tensor.dtype() != Dtype::F32 || tensor.data().len() != len * size_of::<f32>() {
+                let (dtype, shape) = (tensor.dtype(), tensor.shape());
+                let message = format!("`{name}` is {dtype:?} {shape:?}, expected {len} of F32");
+                return Err(invalid(message));
+            }
+            let (numbers, _) = tensor.data().as_chunks::<4>();
+            Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        };
+        let n_out = config.out_features;
+        let has_bias = tensors.names().iter().any(|name| *name == "linear.bias");
+        Ok(Self {
+            weight: values("linear.weight", n_out * config.in_features)?,
+            bias: if has_bias { values("linear.bias", n_out)? } else { vec![0.0; n_out] },
+            is_tanh,
+        })
+    }
+}

@@ -1,0 +1,445 @@
+//! Encoders whose output is an embedding: sentence encoders, and each tower of a dual encoder.
+//!
+//! What goes in and what comes out is read from the graph's own inputs and outputs. Rows of a batch
+//! are of like length and padded on the right, where padding is masked or, in CLIP's text tower,
+//! behind everything that is looked at. A graph that could see it gets rows of one length only.
+
+use std::ops::Range;
+
+use legenda_schemas::job::{EmbeddingOptions, Pooling};
+
+use super::{EncodeError, pooling, to_i64};
+use crate::{
+    Bundle, ModelError, Runtime, Sample,
+    bundle::{BundleError, EmbeddingConfig, EmbeddingKind, Step},
+    embedder::{Embedding, EmbeddingInput},
+    onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError, quantizes_by_batch},
+    tensors::Tensor,
+};
+
+/// The most tokens of a batch, padding included: attention over 8 rows of 512 tokens takes some
+/// 100 MB a layer in a BERT of the usual size.
+const BATCH_TOKENS_MAX: usize = 4096;
+
+/// The most texts of a batch unless asked for.
+const BATCH_TEXTS: usize = 32;
+
+/// The most images of a batch unless asked for.
+const BATCH_IMAGES: usize = 8;
+
+/// Tokens by which a row may be shorter than the longest of its batch, however short both are.
+const PADDING_TOKENS: usize = 8;
+
+/// Which of a graph's outputs the embedding is made of.
+#[derive(Debug)]
+enum Output {
+    /// States of tokens, `[B, S, C]`, to be pooled.
+    States(&'static str, Vec<Pooling>),
+    /// A vector for each row, `[B, C]`.
+    Vector(&'static str),
+}
+
+/// A graph that makes embeddings of texts or of images.
+#[derive(Debug)]
+pub(crate) struct EmbeddingEncoder {
+    graph: GraphSession,
+    inputs: Vec<String>,
+    input: EmbeddingInput,
+    output: Output,
+    /// What follows the output.
+    steps: Vec<Step>,
+    /// What a whole dual encoder is fed on its other side.
+    beside: Beside,
+    pad_id: i64,
+    rows_max: usize,
+    /// Whether rows of unequal length may share a batch.
+    pads: bool,
+}
+
+/// An image beside texts, or a text of one token beside images; what comes of it is not looked at.
+#[derive(Debug)]
+struct Beside {
+    pixels: Tensor<f32>,
+    zero: Tensor<i64>,
+    one: Tensor<i64>,
+}
+
+/// What the inputs of a batch of texts are, each `[B, S]`.
+struct TextBatch {
+    ids: Tensor<i64>,
+    mask: Tensor<i64>,
+    types: Tensor<i64>,
+    positions: Tensor<i64>,
+}
+
+/// A sample and where its embedding goes.
+type Place<'a> = (usize, &'a Sample);
+
+impl EmbeddingEncoder {
+    /// Opens the graph that embeds `input`, for batches of at most `rows_max`.
+    pub(crate) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        device: DeviceKind,
+        input: EmbeddingInput,
+        options: &EmbeddingOptions,
+        rows_max: Option<usize>,
+        pad_id: i64,
+    ) -> Result<Self, ModelError> {
+        let config = bundle.embedding()?;
+        let name = graph_name(bundle, config, input)?;
+        let source = bundle.files.graph(name)?;
+        let graph = GraphSession::open(runtime, name, &source, device)?;
+        let (required, dtype) = match input {
+            EmbeddingInput::Text => ("input_ids", Dtype::I64),
+            EmbeddingInput::Image => ("pixel_values", pixel_dtype(&graph)),
+        };
+        graph.expect_input(required, dtype)?;
+        let inputs: Vec<String> = graph.input_names().map(str::to_owned).collect();
+        for name in &inputs {
+            match name.as_str() {
+                "input_ids" | "attention_mask" | "token_type_ids" | "position_ids" => {
+                    graph.expect_input(name, Dtype::I64)?;
+                }
+                "pixel_values" => graph.expect_input(name, pixel_dtype(&graph))?,
+                _ => {
+                    let (graph, name) = (graph.name().to_owned(), name.clone());
+                    return Err(SessionError::UnknownInput { graph, name }.into());
+                }
+            }
+        }
+        let (output, steps) = output(&graph, config, input, options)?;
+        let has_mask = inputs.iter().any(|name| name == "attention_mask");
+        let (looks_back, image_size) = match config.kind {
+            EmbeddingKind::Sentence(_) => (false, 1),
+            EmbeddingKind::Dual { looks_back, image_size, .. } => (looks_back, image_size),
+        };
+        let alone = quantizes_by_batch(&source).map_err(|error| SessionError::Nodes {
+            graph: name.to_owned(),
+            message: error.to_string(),
+        })?;
+        let usual = match input {
+            EmbeddingInput::Text => BATCH_TEXTS,
+            EmbeddingInput::Image => BATCH_IMAGES,
+        };
+        Ok(Self {
+            beside: Beside {
+                pixels: Tensor::zeros(pixel_shape(&graph, image_size)),
+                zero: Tensor::zeros([1, 1]),
+                one: Tensor::new([1, 1], vec![1]).unwrap_or_else(|_| Tensor::zeros([1, 1])),
+            },
+            rows_max: if alone { 1 } else { rows_max.unwrap_or(usual) },
+            pads: has_mask || looks_back,
+            graph,
+            inputs,
+            input,
+            output,
+            steps,
+            pad_id,
+        })
+    }
+
+    /// Returns the most rows of a batch.
+    pub(crate) fn rows_max(&self) -> usize {
+        self.rows_max
+    }
+
+    /// Embeds samples, each to its own result, in order. A batch that fails is split and repeated
+    /// down to one row.
+    pub(crate) fn embed(&mut self, samples: &[Sample]) -> Vec<Result<Embedding, EncodeError>> {
+        let mut results: Vec<Option<Result<Embedding, EncodeError>>> =
+            samples.iter().map(|_| None).collect();
+        let mut rows: Vec<Place<'_>> = Vec::with_capacity(samples.len());
+        for (row_idx, sample) in samples.iter().enumerate() {
+            match self.input {
+                EmbeddingInput::Text if sample.token_ids.is_empty() => {
+                    results[row_idx] = Some(Err(EncodeError::NoEncoder { modality: "image" }));
+                }
+                EmbeddingInput::Image if sample.pixel_values.is_none() => {
+                    results[row_idx] = Some(Err(EncodeError::NoEncoder { modality: "text" }));
+                }
+                _ => rows.push((row_idx, sample)),
+            }
+        }
+        let size = |(_, sample): &Place<'_>| match self.input {
+            EmbeddingInput::Text => sample.token_ids.len(),
+            EmbeddingInput::Image => sample.pixel_values.as_ref().map_or(0, Tensor::row_len),
+        };
+        rows.sort_by_key(|row| std::cmp::Reverse(size(row)));
+        let sizes: Vec<usize> = rows.iter().map(size).collect();
+        let batches = match self.input {
+            EmbeddingInput::Text => batches(&sizes, self.rows_max, BATCH_TOKENS_MAX, self.pads),
+            EmbeddingInput::Image => batches(&sizes, self.rows_max, usize::MAX, false),
+        };
+        for batch in batches {
+            self.embed_batch(&rows[batch], &mut results);
+        }
+        let lost = || Err(EncodeError::NoEncoder { modality: "text" });
+        results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
+    }
+
+    fn embed_batch(
+        &mut self,
+        batch: &[Place<'_>],
+        results: &mut [Option<Result<Embedding, EncodeError>>],
+    ) {
+        match self.run(batch) {
+            Ok(embeddings) => {
+                for ((row_idx, _), embedding) in batch.iter().zip(embeddings) {
+                    results[*row_idx] = Some(self.checked(embedding));
+                }
+            }
+            Err(error) => match batch {
+                [(row_idx, _)] => results[*row_idx] = Some(Err(error)),
+                _ => {
+                    let (rows, code) = (batch.len(), error.code());
+                    tracing::warn!(rows, code, "embedding failed, will split");
+                    let (left, right) = batch.split_at(batch.len() / 2);
+                    self.embed_batch(left, results);
+                    self.embed_batch(right, results);
+                }
+            },
+        }
+    }
+
+    fn checked(&self, embedding: Embedding) -> Result<Embedding, EncodeError> {
+        if embedding.values.iter().all(|value| value.is_finite()) {
+            Ok(embedding)
+        } else {
+            Err(EncodeError::NotFinite { graph: self.graph.name().to_owned() })
+        }
+    }
+
+    fn run(&mut self, batch: &[Place<'_>]) -> Result<Vec<Embedding>, EncodeError> {
+        let graph = self.graph.name();
+        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
+        let (texts, pixels) = match self.input {
+            EmbeddingInput::Text => (Some(self.texts(batch)), None),
+            EmbeddingInput::Image => (None, Some(stack(batch).map_err(failed)?)),
+        };
+        let feeds: Vec<(&str, Feed<'_>)> = self
+            .inputs
+            .iter()
+            .map(|name| {
+                let feed = match (name.as_str(), &texts) {
+                    ("pixel_values", _) => {
+                        Feed::F32(pixels.as_ref().unwrap_or(&self.beside.pixels))
+                    }
+                    ("input_ids", Some(texts)) => Feed::I64(&texts.ids),
+                    ("attention_mask", Some(texts)) => Feed::I64(&texts.mask),
+                    ("position_ids", Some(texts)) => Feed::I64(&texts.positions),
+                    (_, Some(texts)) => Feed::I64(&texts.types),
+                    ("attention_mask", None) => Feed::I64(&self.beside.one),
+                    (_, None) => Feed::I64(&self.beside.zero),
+                };
+                (name.as_str(), feed)
+            })
+            .collect();
+        let (Output::States(name, _) | Output::Vector(name)) = self.output;
+        let found = self
+            .graph
+            .run_on(&feeds, name)
+            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let longest = batch.iter().map(|(_, sample)| sample.token_ids.len()).max().unwrap_or(0);
+        let wrong = |expected: String| EncodeError::OutputShape {
+            graph: self.graph.name().to_owned(),
+            actual: found.shape().to_vec(),
+            expected,
+        };
+        let width = match (&self.output, found.shape()) {
+            (Output::States(..), [rows, tokens, width])
+                if (*rows, *tokens) == (batch.len(), longest) && *width > 0 =>
+            {
+                *width
+            }
+            (Output::Vector(_), [rows, width]) if *rows == batch.len() => *width,
+            (Output::States(..), _) => {
+                return Err(wrong(format!("[{}, {longest}, C]", batch.len())));
+            }
+            (Output::Vector(_), _) => return Err(wrong(format!("[{}, C]", batch.len()))),
+        };
+        batch
+            .iter()
+            .enumerate()
+            .map(|(row_idx, (_, sample))| {
+                let row = found.row(row_idx);
+                let n_tokens = sample.token_ids.len();
+                let pooled = match &self.output {
+                    Output::States(_, modes) => {
+                        pooling::pool(&row[..n_tokens * width], width, modes)
+                    }
+                    Output::Vector(_) => row.to_vec(),
+                };
+                let values = pooling::finish(pooled, &self.steps)
+                    .ok_or_else(|| wrong("the width that its Dense module takes".to_owned()))?;
+                let of_text = self.input == EmbeddingInput::Text;
+                Ok(Embedding { values, n_tokens: of_text.then_some(n_tokens) })
+            })
+            .collect()
+    }
+
+    fn texts(&self, batch: &[Place<'_>]) -> TextBatch {
+        let longest = batch.iter().map(|(_, sample)| sample.token_ids.len()).max().unwrap_or(0);
+        let zeros = || Tensor::zeros([batch.len(), longest]);
+        let mut texts =
+            TextBatch { ids: zeros(), mask: zeros(), types: zeros(), positions: zeros() };
+        texts.ids.data_mut().fill(self.pad_id);
+        for (row_idx, (_, sample)) in batch.iter().enumerate() {
+            let (start, n_tokens) = (row_idx * longest, sample.token_ids.len());
+            texts.ids.data_mut()[start..start + n_tokens].copy_from_slice(&sample.token_ids);
+            texts.mask.data_mut()[start..start + n_tokens].fill(1);
+            for (position, value) in
+                texts.positions.data_mut()[start..start + longest].iter_mut().enumerate()
+            {
+                *value = to_i64(position);
+            }
+        }
+        texts
+    }
+}
+
+/// Returns the graph that embeds `input`: a tower of its own, or the whole of a dual encoder.
+fn graph_name(
+    bundle: &Bundle,
+    config: &EmbeddingConfig,
+    input: EmbeddingInput,
+) -> Result<&'static str, BundleError> {
+    let tower = match (&config.kind, input) {
+        (EmbeddingKind::Sentence(_), EmbeddingInput::Text) => return Ok("model"),
+        (EmbeddingKind::Sentence(_), EmbeddingInput::Image) => {
+            return Err(BundleError::TaskNeeds {
+                bundle: bundle.name().to_owned(),
+                task: "embed",
+                modality: "image",
+            });
+        }
+        (EmbeddingKind::Dual { .. }, EmbeddingInput::Text) => "text_model",
+        (EmbeddingKind::Dual { .. }, EmbeddingInput::Image) => "vision_model",
+    };
+    match bundle.files.graph(tower) {
+        Ok(_) => Ok(tower),
+        Err(BundleError::MissingFile { .. }) => Ok("model"),
+        Err(error) => Err(error),
+    }
+}
+
+/// Finds what of the graph's outputs the embedding is made of, and what follows it.
+fn output(
+    graph: &GraphSession,
+    config: &EmbeddingConfig,
+    input: EmbeddingInput,
+    options: &EmbeddingOptions,
+) -> Result<(Output, Vec<Step>), ModelError> {
+    let first = |names: &[&'static str]| names.iter().copied().find(|name| graph.has_output(name));
+    let missing = |name: &str| match graph.expect_output(name, Dtype::F32) {
+        Err(error) => error.into(),
+        // An output that is there was found above.
+        Ok(()) => ModelError::NoEmbedding { graph: graph.name() },
+    };
+    let (output, mut steps) = match &config.kind {
+        EmbeddingKind::Sentence(head) => {
+            let asked = options.pooling.map(|pooling| vec![pooling]);
+            match (
+                first(&["sentence_embedding"]),
+                first(&["last_hidden_state", "token_embeddings"]),
+            ) {
+                // The graph has pooled, and done what follows: length 1 may be asked for again.
+                (Some(name), _) if asked.is_none() => {
+                    let steps = head.steps.iter().filter(|step| **step == Step::Normalize);
+                    (Output::Vector(name), steps.cloned().collect())
+                }
+                (_, Some(name)) => {
+                    let told = head.pooling.clone();
+                    let pooling = asked.or(told).unwrap_or_else(|| {
+                        tracing::warn!(
+                            "the bundle has no `modules.json`: texts are pooled by their mean, as \
+                             sentence-transformers does then; `embedding.pooling` chooses another"
+                        );
+                        vec![Pooling::Mean]
+                    });
+                    (Output::States(name, pooling), head.steps.clone())
+                }
+                _ => return Err(missing("last_hidden_state")),
+            }
+        }
+        EmbeddingKind::Dual { .. } if options.pooling.is_some() => {
+            return Err(ModelError::PooledInside { graph: graph.name() });
+        }
+        EmbeddingKind::Dual { is_projected, .. } => {
+            let projection = match input {
+                EmbeddingInput::Text => "text_embeds",
+                EmbeddingInput::Image => "image_embeds",
+            };
+            let state = if *is_projected { projection } else { "pooler_output" };
+            let name = first(&[projection, state]).ok_or_else(|| missing(projection))?;
+            (Output::Vector(name), Vec::new())
+        }
+    };
+    match options.normalize {
+        Some(true) => steps.push(Step::Normalize),
+        Some(false) => steps.retain(|step| *step != Step::Normalize),
+        None => {}
+    }
+    Ok((output, steps))
+}
+
+fn pixel_dtype(graph: &GraphSession) -> Dtype {
+    match graph.dtype_of("pixel_values") {
+        Some(Dtype::F16) => Dtype::F16,
+        _ => Dtype::F32,
+    }
+}
+
+/// Returns the shape of one image, where the graph leaves it open by `image_size`.
+fn pixel_shape(graph: &GraphSession, image_size: usize) -> [usize; 4] {
+    let dims = graph.input_dims("pixel_values").unwrap_or_default();
+    let dim = |idx: usize, otherwise: usize| {
+        let fixed = dims.get(idx).and_then(|dim| usize::try_from(*dim).ok());
+        fixed.filter(|dim| *dim > 0).unwrap_or(otherwise)
+    };
+    [1, dim(1, 3), dim(2, image_size), dim(3, image_size)]
+}
+
+/// Cuts rows, the longest first, into batches in which little is padding: a row has at least three
+/// quarters of the longest's tokens, or all but a few.
+fn batches(lengths: &[usize], rows_max: usize, tokens_max: usize, pads: bool) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let mut start = 0;
+    while let Some(longest) = lengths.get(start).copied() {
+        let fits = |length: usize| {
+            length == longest
+                || pads && (length * 4 >= longest * 3 || longest - length <= PADDING_TOKENS)
+        };
+        let n_rows = rows_max.min(tokens_max / longest.max(1)).max(1);
+        let batch = lengths[start..].iter().take(n_rows).take_while(|length| fits(**length));
+        let end = start + batch.count();
+        batches.push(start..end);
+        start = end;
+    }
+    batches
+}
+
+/// Joins the images of a batch, all of one size: `[B, 3, H, W]`.
+fn stack(batch: &[Place<'_>]) -> Result<Tensor<f32>, String> {
+    let images: Vec<&Tensor<f32>> =
+        batch.iter().filter_map(|(_, sample)| sample.pixel_values.as_ref()).collect();
+    let inner = images.first().map_or(&[][..], |image| &image.shape()[1..]);
+    let values = images.iter().flat_map(|image| image.data()).copied().collect();
+    Tensor::new([&[images.len()], inner].concat(), values).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_every_row_once_and_little_padding() {
+        let lengths = [100, 90, 75, 74, 20, 13, 12, 4, 3];
+        let cut = batches(&lengths, 8, 4096, true);
+        assert_eq!(cut, [0..3, 3..4, 4..7, 7..9]);
+        assert_eq!(batches(&lengths, 2, 4096, true)[..2], [0..2, 2..4]);
+        assert_eq!(batches(&lengths, 8, 150, true)[..2], [0..1, 1..2], "tokens are bounded");
+        assert_eq!(batches(&[9, 9, 8], 8, 4096, false), [0..2, 2..3], "a graph without a mask");
+        assert_eq!(batches(&[9000], 8, 4096, true), [0..1], "one row is never cut");
+    }
+}
