@@ -377,7 +377,7 @@ impl Dense {
             Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
         let n_out = config.out_features;
-        let has_bias = tensors.names().iter().any(|name| *name == "linear.bias");
+        let has_bias = tensors.names().contains(&"linear.bias");
         Ok(Self {
             weight: values("linear.weight", n_out * config.in_features)?,
             bias: if has_bias { values("linear.bias", n_out)? } else { vec![0.0; n_out] },

@@ -75,6 +75,9 @@ struct TextBatch {
 /// A sample and where its embedding goes.
 type Place<'a> = (usize, &'a Sample);
 
+/// A result for each sample.
+type Results = Vec<Result<Embedding, EncodeError>>;
+
 impl EmbeddingEncoder {
     /// Opens the graph that embeds `input`, for batches of at most `rows_max`.
     pub(crate) fn open(
@@ -122,11 +125,13 @@ impl EmbeddingEncoder {
             EmbeddingInput::Text => BATCH_TEXTS,
             EmbeddingInput::Image => BATCH_IMAGES,
         };
+        let mut one = Tensor::zeros([1, 1]);
+        one.data_mut().fill(1);
         Ok(Self {
             beside: Beside {
                 pixels: Tensor::zeros(pixel_shape(&graph, image_size)),
                 zero: Tensor::zeros([1, 1]),
-                one: Tensor::new([1, 1], vec![1]).unwrap_or_else(|_| Tensor::zeros([1, 1])),
+                one,
             },
             rows_max: if alone { 1 } else { rows_max.unwrap_or(usual) },
             pads: has_mask || looks_back,
@@ -146,21 +151,16 @@ impl EmbeddingEncoder {
 
     /// Embeds samples, each to its own result, in order. A batch that fails is split and repeated
     /// down to one row.
-    pub(crate) fn embed(&mut self, samples: &[Sample]) -> Vec<Result<Embedding, EncodeError>> {
-        let mut results: Vec<Option<Result<Embedding, EncodeError>>> =
-            samples.iter().map(|_| None).collect();
-        let mut rows: Vec<Place<'_>> = Vec::with_capacity(samples.len());
-        for (row_idx, sample) in samples.iter().enumerate() {
-            match self.input {
-                EmbeddingInput::Text if sample.token_ids.is_empty() => {
-                    results[row_idx] = Some(Err(EncodeError::NoEncoder { modality: "image" }));
-                }
-                EmbeddingInput::Image if sample.pixel_values.is_none() => {
-                    results[row_idx] = Some(Err(EncodeError::NoEncoder { modality: "text" }));
-                }
-                _ => rows.push((row_idx, sample)),
-            }
-        }
+    pub(crate) fn embed(&mut self, samples: &[Sample]) -> Results {
+        let (has, other): (fn(&Sample) -> bool, _) = match self.input {
+            EmbeddingInput::Text => (|sample| !sample.token_ids.is_empty(), "image"),
+            EmbeddingInput::Image => (|sample| sample.pixel_values.is_some(), "text"),
+        };
+        // What has no row below holds something else.
+        let mut results: Results =
+            samples.iter().map(|_| Err(EncodeError::NoEncoder { modality: other })).collect();
+        let mut rows: Vec<Place<'_>> =
+            samples.iter().enumerate().filter(|(_, sample)| has(sample)).collect();
         let size = |(_, sample): &Place<'_>| match self.input {
             EmbeddingInput::Text => sample.token_ids.len(),
             EmbeddingInput::Image => sample.pixel_values.as_ref().map_or(0, Tensor::row_len),
@@ -174,23 +174,18 @@ impl EmbeddingEncoder {
         for batch in batches {
             self.embed_batch(&rows[batch], &mut results);
         }
-        let lost = || Err(EncodeError::NoEncoder { modality: "text" });
-        results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
+        results
     }
 
-    fn embed_batch(
-        &mut self,
-        batch: &[Place<'_>],
-        results: &mut [Option<Result<Embedding, EncodeError>>],
-    ) {
+    fn embed_batch(&mut self, batch: &[Place<'_>], results: &mut Results) {
         match self.run(batch) {
             Ok(embeddings) => {
                 for ((row_idx, _), embedding) in batch.iter().zip(embeddings) {
-                    results[*row_idx] = Some(self.checked(embedding));
+                    results[*row_idx] = self.checked(embedding);
                 }
             }
             Err(error) => match batch {
-                [(row_idx, _)] => results[*row_idx] = Some(Err(error)),
+                [(row_idx, _)] => results[*row_idx] = Err(error),
                 _ => {
                     let (rows, code) = (batch.len(), error.code());
                     tracing::warn!(rows, code, "embedding failed, will split");
@@ -424,6 +419,10 @@ fn stack(batch: &[Place<'_>]) -> Result<Tensor<f32>, String> {
     let images: Vec<&Tensor<f32>> =
         batch.iter().filter_map(|(_, sample)| sample.pixel_values.as_ref()).collect();
     let inner = images.first().map_or(&[][..], |image| &image.shape()[1..]);
+    if let Some(other) = images.iter().find(|image| image.shape()[1..] != *inner) {
+        // As many numbers in another shape: they are run apart, when the batch is split.
+        return Err(format!("images of {inner:?} and {:?} in one batch", &other.shape()[1..]));
+    }
     let values = images.iter().flat_map(|image| image.data()).copied().collect();
     Tensor::new([&[images.len()], inner].concat(), values).map_err(|error| error.to_string())
 }
@@ -440,6 +439,6 @@ mod tests {
         assert_eq!(batches(&lengths, 2, 4096, true)[..2], [0..2, 2..4]);
         assert_eq!(batches(&lengths, 8, 150, true)[..2], [0..1, 1..2], "tokens are bounded");
         assert_eq!(batches(&[9, 9, 8], 8, 4096, false), [0..2, 2..3], "a graph without a mask");
-        assert_eq!(batches(&[9000], 8, 4096, true), [0..1], "one row is never cut");
+        assert_eq!(batches(&[9000, 9000], 8, 4096, true), [0..1, 1..2], "one row is never cut");
     }
 }

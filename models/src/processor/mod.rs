@@ -51,7 +51,7 @@ enum TextInput {
     /// As a prompt, for a decoder.
     Prompt(Arc<TextProcessor>),
     /// As it is, for an embedding.
-    Sentence(SentenceProcessor),
+    Sentence(Box<SentenceProcessor>),
 }
 
 impl fmt::Debug for Processor {
@@ -83,7 +83,8 @@ impl Processor {
             text: match &bundle.embedding {
                 None => TextInput::Prompt(Arc::new(TextProcessor::open(bundle)?)),
                 Some(embedding) => {
-                    TextInput::Sentence(SentenceProcessor::open(bundle, &embedding.text)?)
+                    let text = SentenceProcessor::open(bundle, &embedding.text)?;
+                    TextInput::Sentence(Box::new(text))
                 }
             },
             image,
