@@ -41,8 +41,8 @@ fn record(row_idx: usize) -> Record {
     record
 }
 
-/// Answers prompts as they fit in.
-fn answer(model: &mut Model, prompts: Vec<Prompt>) -> BTreeMap<u64, Generation> {
+/// Answers prompts as they fit in; one that is too long has an error instead.
+fn answer(model: &mut Model, prompts: Vec<Prompt>) -> BTreeMap<u64, Result<Generation, String>> {
     let mut waiting = (0..).zip(prompts).peekable();
     let mut answers = BTreeMap::new();
     while waiting.peek().is_some() || !model.engine.is_idle() {
@@ -51,7 +51,7 @@ fn answer(model: &mut Model, prompts: Vec<Prompt>) -> BTreeMap<u64, Generation> 
             model.engine.admit(ticket, prompt, ticket).unwrap();
         }
         for finished in model.engine.step() {
-            answers.insert(finished.ticket, finished.result.unwrap());
+            answers.insert(finished.ticket, finished.result.map_err(|error| error.to_string()));
         }
     }
     answers
@@ -66,12 +66,20 @@ fn two_hundred_mixed_rows_are_answered_in_one_run_as_one_by_one() {
     let prompts = together.encoder.encode(samples).into_iter().map(Result::unwrap).collect();
     let together = answer(&mut together, prompts);
     assert_eq!(together.len(), N_ROWS);
+    assert!(together.values().filter(|answer| answer.is_ok()).count() > N_ROWS * 9 / 10);
 
     let mut alone = load(1);
     for (record, (row_idx, together)) in records.iter().zip(together) {
         let sample = alone.processor.prepare(record).unwrap();
         let prompt = alone.encoder.encode(vec![sample]).remove(0).unwrap();
         let alone = answer(&mut alone, vec![prompt]).remove(&0).unwrap();
+        let (alone, together) = match (alone, together) {
+            (Ok(alone), Ok(together)) => (alone, together),
+            (alone, together) => {
+                assert_eq!(alone.err(), together.err(), "row {row_idx}");
+                continue;
+            }
+        };
         assert_eq!(alone.token_ids, together.token_ids, "row {row_idx}");
         assert_eq!(alone.text, together.text, "row {row_idx}");
         let difference = (alone.logprob_mean - together.logprob_mean).abs();
