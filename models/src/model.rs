@@ -181,11 +181,13 @@ impl Model {
                     + bundle.source_bytes_per_slot(context_tokens)),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
-        let detokenizer: Arc<dyn Detokenizer> = match bundle.first_timestamp_id() {
-            Some(first_timestamp_id) => Arc::new(Transcript {
+        let transcribes = bundle.first_timestamp_id().zip(processor.clip_seconds());
+        let detokenizer: Arc<dyn Detokenizer> = match transcribes {
+            Some((first_timestamp_id, clip_seconds)) => Arc::new(Transcript {
                 text,
                 first_timestamp_id,
                 shows_timestamps: timestamps.is_some(),
+                clip_seconds,
             }),
             None => text,
         };
@@ -232,7 +234,7 @@ fn slots(
                 (Family::Causal, _) => growing,
                 // What is kept of the encoder does not grow, but is copied when rows leave.
                 (Family::EncoderDecoder(_), _) => {
-                    let of_encoder = bundle.source_bytes_per_slot(context_tokens);
+                    let of_encoder = bundle.source_bytes_per_slot(context_tokens) * n_beams;
                     growing.saturating_add(of_encoder.saturating_mul(2))
                 }
                 (Family::Embedding, _) => per_slot,

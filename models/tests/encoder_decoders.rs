@@ -149,6 +149,42 @@ fn whisper_transcribes_translates_and_tells_the_time() {
 }
 
 #[test]
+fn a_long_sound_is_heard_in_windows() {
+    let reference = reference("whisper");
+    for row in reference["long_rows"].as_array().unwrap() {
+        let names: Vec<&str> =
+            row["audio"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+        let samples = names.iter().flat_map(|name| sound(name).samples).collect();
+        let audios = vec![Waveform { sample_rate_hz: 16_000, samples }];
+        let options = ModelOptions { speech: options(row), ..ModelOptions::default() };
+        let mut model = load(bundle("whisper"), 3, options);
+        let parts = model.processor.split(Record { audios, ..Record::default() }).unwrap();
+        let windows: Vec<Vec<i64>> = row["windows"].as_array().unwrap().iter().map(ids).collect();
+        assert!(windows.len() > 1, "a sound of one window");
+        assert_eq!(parts.len(), windows.len());
+        let prompts = encode(&mut model, &parts);
+        let found = answers(&mut model, prompts);
+        let found_ids: Vec<Vec<i64>> = found.iter().map(|found| found.token_ids.clone()).collect();
+        assert_eq!(found_ids, windows);
+        let whole = model.engine.join(found);
+        assert_eq!(whole.token_ids, windows.concat());
+        let time = |time: &Value| time.as_f64().map(|time| format!("<|{time:.2}|>"));
+        let expected = match row["segments"].as_array() {
+            None => row["answer"].as_str().unwrap().to_owned(),
+            Some(segments) => segments
+                .iter()
+                .map(|segment| {
+                    let [start, end] = [time(&segment[0]), time(&segment[1])];
+                    let text = segment[2].as_str().unwrap();
+                    format!("{}{text}{}", start.unwrap_or_default(), end.unwrap_or_default())
+                })
+                .collect(),
+        };
+        assert_eq!(whole.text, expected);
+    }
+}
+
+#[test]
 fn what_a_transcriber_cannot_do_is_told() {
     let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
     let german = SpeechOptions { language: Some("German".to_owned()), ..SpeechOptions::default() };

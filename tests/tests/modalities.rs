@@ -112,6 +112,39 @@ fn timestamps_are_written_where_they_are_asked_for() {
     }
 }
 
+/// Wave files of 16 bits, one channel and one rate, one after another.
+fn joined_sounds(names: &[&str]) -> Vec<u8> {
+    let sounds = names.iter().map(|name| fs::read(references().join("media").join(name)).unwrap());
+    let mut joined = Vec::new();
+    for sound in sounds {
+        joined.extend_from_slice(&sound[if joined.is_empty() { 0 } else { 44 }..]);
+    }
+    let n_bytes = u32::try_from(joined.len()).unwrap();
+    joined[4..8].copy_from_slice(&(n_bytes - 8).to_le_bytes());
+    joined[40..44].copy_from_slice(&(n_bytes - 44).to_le_bytes());
+    joined
+}
+
+#[test]
+fn sounds_longer_than_the_model_hears_are_written_down_whole() {
+    let path = references().join("bundles/whisper.json");
+    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let rows = reference["long_rows"].as_array().unwrap().iter();
+    let rows: Vec<&Value> = rows.filter(|row| row["return_timestamps"] == false).collect();
+    let sounds = rows.iter().map(|row| {
+        let names: Vec<&str> =
+            row["audio"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        joined_sounds(&names)
+    });
+    let ids = StringArray::from_iter_values((0..rows.len()).map(|row| format!("row-{row}")));
+    let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(sounds));
+    let table =
+        RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("audio", cells)]).unwrap();
+    let rows: Vec<Value> = rows.into_iter().cloned().collect();
+    let job = format!("{SOUND_JOB}language = \"en\"\n");
+    assert_answers(&job, "whisper", &rows, &table);
+}
+
 #[test]
 fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
     let rows = rows("moonshine", |_| true);

@@ -356,9 +356,11 @@ impl Bundle {
         }
     }
 
-    /// Returns the first token of timestamps, which are all behind it, if the vocabulary has them.
+    /// Returns the first token of timestamps, which are all behind it; beyond every token if the
+    /// vocabulary has none, and `None` if the model does not hear log-mel spectrograms alone.
     pub(crate) fn first_timestamp_id(&self) -> Option<i64> {
-        self.start.no_timestamps_id().map(|id| id + 1)
+        (self.family == Family::EncoderDecoder(SourceKind::LogMel))
+            .then(|| self.start.no_timestamps_id().map_or(i64::MAX, |id| id + 1))
     }
 
     /// Says whether the model can write down speech in such a way.

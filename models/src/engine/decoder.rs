@@ -135,4 +135,9 @@ pub trait Decoder: Send {
 pub trait Detokenizer: Send + Sync {
     /// Returns the text of `token_ids`, without special tokens.
     fn text(&self, token_ids: &[i64]) -> String;
+
+    /// Returns the text of answers to consecutive parts of one input, which may overlap.
+    fn joined(&self, parts: &[&[i64]]) -> String {
+        parts.iter().map(|part| self.text(part)).collect()
+    }
 }

@@ -41,6 +41,39 @@ pub struct Generation {
     pub logprob_mean: f32,
 }
 
+impl Generation {
+    /// Joins generations that together have this text; a lone one stays as it is.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a mean for a report; counts are small"
+    )]
+    pub(super) fn joined(mut parts: Vec<Self>, text: String) -> Self {
+        if parts.len() == 1
+            && let Some(whole) = parts.pop()
+        {
+            return whole;
+        }
+        let n_tokens: usize = parts.iter().map(|part| part.token_ids.len()).sum();
+        let logprob = |part: &Self| f64::from(part.logprob_mean) * part.token_ids.len() as f64;
+        let logprob_sum: f64 = parts.iter().map(logprob).sum();
+        // Whatever cut a part short has cut the whole short.
+        let reasons = parts.iter().map(|part| part.finish_reason);
+        let cut_short =
+            reasons.filter(|reason| *reason != FinishReason::Stop).max_by_key(|reason| {
+                // A loop says more than a limit.
+                *reason == FinishReason::Guard
+            });
+        Self {
+            finish_reason: cut_short.unwrap_or(FinishReason::Stop),
+            n_prompt_tokens: parts.iter().map(|part| part.n_prompt_tokens).sum(),
+            logprob_mean: (logprob_sum / n_tokens.max(1) as f64) as f32,
+            token_ids: parts.into_iter().flat_map(|part| part.token_ids).collect(),
+            text,
+        }
+    }
+}
+
 /// A prompt that got no answer. The row is rejected; other rows go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -186,6 +186,16 @@ impl Engine {
         self.n_steps
     }
 
+    /// Joins the answers to consecutive parts of one input, one at least, to the answer of the whole.
+    ///
+    /// Its tokens are those of all parts; its text says what parts that overlap have in common once.
+    #[must_use]
+    pub fn join(&self, parts: Vec<Generation>) -> Generation {
+        let ids: Vec<&[i64]> = parts.iter().map(|part| part.token_ids.as_slice()).collect();
+        let text = self.detokenizer.joined(&ids);
+        Generation::joined(parts, text)
+    }
+
     /// Puts a prompt in a free slot; the next [`step`](Self::step) prefills it.
     ///
     /// `ticket` comes back with the result. `row_seed` is the row's own random stream: derive it

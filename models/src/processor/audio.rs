@@ -4,7 +4,7 @@ use std::{f64::consts::TAU, fmt, ops::Range, sync::Arc};
 
 use realfft::{RealFftPlanner, RealToComplex};
 
-use super::{ProcessError, Waveform, resample::resample};
+use super::{ProcessError, Waveform, long_form, resample::resample};
 use crate::{
     bundle::{BundleError, FeatureExtractorConfig},
     tensors::Tensor,
@@ -98,6 +98,31 @@ impl LogMel {
     #[expect(clippy::cast_precision_loss, reason = "clips have far fewer than 2^52 samples")]
     pub fn max_seconds(&self) -> f64 {
         self.n_samples as f64 / f64::from(self.sample_rate_hz)
+    }
+
+    /// Cuts a sound into windows that overlap, each no longer than the model hears; one that is no
+    /// longer stays whole.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] if the sound is not finite or cannot be resampled.
+    pub fn windows(&self, audio: Waveform) -> Result<Vec<Waveform>, ProcessError> {
+        if audio.seconds() <= self.max_seconds() {
+            return Ok(vec![audio]);
+        }
+        if !audio.samples.iter().all(|sample| sample.is_finite()) {
+            return Err(ProcessError::AudioNotFinite);
+        }
+        let sample_rate_hz = self.sample_rate_hz;
+        let samples = if audio.sample_rate_hz == sample_rate_hz {
+            audio.samples
+        } else {
+            resample(&audio.samples, audio.sample_rate_hz, sample_rate_hz)?
+        };
+        let windows = long_form::windows(samples.len(), self.n_samples).into_iter();
+        let window =
+            |range: Range<usize>| Waveform { sample_rate_hz, samples: samples[range].to_vec() };
+        Ok(windows.map(window).collect())
     }
 
     /// Turns one sound into features.

@@ -6,6 +6,7 @@
 mod audio;
 mod error;
 mod image;
+mod long_form;
 mod patches;
 mod placeholder;
 mod record;
@@ -96,6 +97,34 @@ impl Processor {
                 _ => None,
             },
         })
+    }
+
+    /// Cuts a record whose sound is longer than the model hears into records of parts of it that
+    /// overlap; [`Engine::join`](crate::Engine::join) joins their answers. Others stay whole, also
+    /// where a sound that is too long will be refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`]; the row is rejected, other rows go on.
+    pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
+        // A model that reads text as well is asked about the whole.
+        let Some(processor) = self.audio.as_ref().filter(|_| self.only.is_some()) else {
+            return Ok(vec![record]);
+        };
+        if record.audios.len() != 1 {
+            return Ok(vec![record]);
+        }
+        let mut records = Vec::new();
+        for audio in record.audios.drain(..) {
+            let part = |audio| Record { audios: vec![audio], ..Record::default() };
+            records.extend(processor.windows(audio)?.into_iter().map(part));
+        }
+        Ok(records)
+    }
+
+    /// Returns the seconds that a model hears at a time, if it hears log-mel spectrograms.
+    pub(crate) fn clip_seconds(&self) -> Option<f64> {
+        self.audio.as_ref().map(LogMel::max_seconds)
     }
 
     /// Turns a record into a sample: token ids with placeholders, pixel values, input features. A

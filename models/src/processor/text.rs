@@ -248,6 +248,11 @@ impl TextProcessor {
         guarded
     }
 
+    /// Returns whether a token has no text of its own.
+    pub(super) fn is_special(&self, token_id: i64) -> bool {
+        self.special.iter().any(|(_, id)| i64::from(*id) == token_id)
+    }
+
     fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ProcessError> {
         // A chat template has written every special token already.
         let encoding = tokenizer.encode_fast(text, !self.is_chat);

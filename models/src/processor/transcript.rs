@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::TextProcessor;
+use super::{TextProcessor, long_form};
 use crate::engine::Detokenizer;
 
 /// Seconds between two timestamps (`time_precision` of `WhisperTokenizer`, transformers 4.57).
@@ -14,26 +14,59 @@ pub(crate) struct Transcript {
     pub(crate) first_timestamp_id: i64,
     /// Whether timestamps are written, as `decode_with_timestamps=True` does, or left out.
     pub(crate) shows_timestamps: bool,
+    /// The length of what the model hears at a time, in seconds.
+    pub(crate) clip_seconds: f64,
+}
+
+impl Transcript {
+    fn is_timestamp(&self, id: i64) -> bool {
+        id >= self.first_timestamp_id
+    }
+
+    /// Writes a timestamp, counted from the first.
+    #[expect(clippy::cast_precision_loss, reason = "a sound is far shorter than 2^52 timestamps")]
+    fn write(&self, timestamp: i64, written: &mut String) {
+        if self.shows_timestamps {
+            let seconds = timestamp as f64 * PRECISION_SECONDS;
+            written.push_str(&format!("<|{seconds:.2}|>"));
+        }
+    }
 }
 
 impl Detokenizer for Transcript {
-    #[expect(clippy::cast_precision_loss, reason = "a vocabulary is far smaller than 2^52")]
     fn text(&self, token_ids: &[i64]) -> String {
-        let is_timestamp = |id: &i64| *id >= self.first_timestamp_id;
         if !self.shows_timestamps {
-            let text: Vec<i64> = token_ids.iter().copied().filter(|id| !is_timestamp(id)).collect();
-            return self.text.text(&text);
+            let ids = token_ids.iter().copied().filter(|id| !self.is_timestamp(*id));
+            return self.text.text(&ids.collect::<Vec<i64>>());
         }
         let mut written = String::new();
-        for ids in token_ids.split_inclusive(is_timestamp) {
+        for ids in token_ids.split_inclusive(|id| self.is_timestamp(*id)) {
             let (text, timestamp) = match ids.split_last() {
-                Some((last, text)) if is_timestamp(last) => (text, Some(last)),
+                Some((last, text)) if self.is_timestamp(*last) => (text, Some(last)),
                 _ => (ids, None),
             };
             written.push_str(&self.text.text(text));
             if let Some(id) = timestamp {
-                let seconds = (id - self.first_timestamp_id) as f64 * PRECISION_SECONDS;
-                written.push_str(&format!("<|{seconds:.2}|>"));
+                self.write(id - self.first_timestamp_id, &mut written);
+            }
+        }
+        written
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a clip is some seconds")]
+    fn joined(&self, parts: &[&[i64]]) -> String {
+        let is_text = |id: &&i64| self.is_timestamp(**id) || !self.text.is_special(**id);
+        let parts: Vec<Vec<i64>> =
+            parts.iter().map(|part| part.iter().filter(is_text).copied().collect()).collect();
+        let clip = (self.clip_seconds / PRECISION_SECONDS).round() as i64;
+        let mut written = String::new();
+        for segment in long_form::join(&parts, self.first_timestamp_id, clip) {
+            if let Some(start) = segment.start {
+                self.write(start, &mut written);
+            }
+            written.push_str(&self.text.text(&segment.token_ids));
+            if let Some(end) = segment.end {
+                self.write(end, &mut written);
             }
         }
         written

@@ -121,6 +121,13 @@ impl Collector {
 
     /// Takes an outcome in; returns the span that it made whole, if any.
     fn take(&self, open: &mut HashMap<usize, OpenSpan>, outcome: Outcome) -> Option<usize> {
+        // A row whose parts fail one after another is settled by the first.
+        if let Outcome::Answered { key, .. } | Outcome::Rejected { key, .. } = &outcome {
+            let span = open.get(&key.span_idx)?;
+            if span.settled.get(key.row_idx).is_none_or(Option::is_some) {
+                return None;
+            }
+        }
         let (key, settled) = match outcome {
             Outcome::Opened { span_idx, rows, permit } => {
                 let n_rows = rows.len();
@@ -155,7 +162,6 @@ impl Collector {
         let RowKey { span_idx, row_idx } = key;
         let span = open.get_mut(&span_idx)?;
         let place = span.settled.get_mut(row_idx)?;
-        debug_assert!(place.is_none(), "a row is settled once");
         if place.replace(settled).is_none() {
             span.n_settled += 1;
         }

@@ -36,17 +36,17 @@ pub fn run(
         let mut samples: Vec<Sample> = Vec::with_capacity(rows.len());
         let mut held = Vec::with_capacity(rows.len());
         for Held { item, reservation } in rows {
-            places.push((item.key, item.identity));
+            places.push((item.key, item.part, item.identity));
             samples.push(item.sample);
             held.push(reservation);
         }
         let results = progress.encode.time(|| encoder.encode(samples));
         drop(held);
-        for ((key, identity), result) in places.into_iter().zip(results) {
+        for ((key, part, identity), result) in places.into_iter().zip(results) {
             match result {
                 Ok(prompt) => {
                     let bytes = prompt.size_bytes() as u64;
-                    let row = EncodedRow { key, identity, prompt };
+                    let row = EncodedRow { key, part, identity, prompt };
                     runtime.block_on(encoded.send(row, bytes))?;
                 }
                 Err(error) => {

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use legenda_models::{Engine, Finished};
 
-use super::{EncodedRow, Outcome, Outcomes, Reject, RowKey, Stage};
+use super::{
+    EncodedRow, Outcome, Outcomes, Reject, RowKey, Stage,
+    parts::{Part, WaitingParts},
+};
 use crate::{
     budget::{ByteReceiver, Disconnected, Held, Reservation},
     metrics::Progress,
@@ -14,6 +17,7 @@ use crate::{
 /// A row in the engine.
 struct Live {
     key: RowKey,
+    part: Part,
     input_sha256: String,
     /// The prompt's bytes: the engine keeps it until it is prefilled.
     _held: Reservation,
@@ -31,6 +35,7 @@ pub fn run(
     progress: &Progress,
 ) -> Result<(), Disconnected> {
     let mut live: HashMap<u64, Live> = HashMap::new();
+    let mut waiting = WaitingParts::default();
     let mut next_ticket = 0;
     loop {
         while engine.free_slots() > 0 {
@@ -42,8 +47,8 @@ pub fn run(
                 let Ok(next) = encoded.try_recv() else { break };
                 next
             };
-            let Held { item: EncodedRow { key, identity, prompt }, reservation } = next;
-            let entry = Live { key, input_sha256: identity.input_sha256, _held: reservation };
+            let Held { item: EncodedRow { key, part, identity, prompt }, reservation } = next;
+            let entry = Live { key, part, input_sha256: identity.input_sha256, _held: reservation };
             live.insert(next_ticket, entry);
             if engine.admit(next_ticket, prompt, identity.seed).is_err() {
                 // A slot was free just above, so this is a fault of the engine, not of a row.
@@ -55,11 +60,14 @@ pub fn run(
             let Finished { ticket, result } = finished;
             let Some(row) = live.remove(&ticket) else { continue };
             let outcome = match result {
-                Ok(generation) => Outcome::Answered {
-                    key: row.key,
-                    input_sha256: row.input_sha256,
-                    answer: generation.into(),
-                },
+                Ok(generation) => {
+                    let Some(parts) = waiting.take(row.key, row.part, generation) else { continue };
+                    Outcome::Answered {
+                        key: row.key,
+                        input_sha256: row.input_sha256,
+                        answer: engine.join(parts).into(),
+                    }
+                }
                 Err(error) => Outcome::Rejected {
                     key: row.key,
                     reject: Reject {

@@ -15,6 +15,7 @@ pub mod collect;
 pub mod embed;
 pub mod encode;
 pub mod generate;
+pub mod parts;
 pub mod prepare;
 pub mod scan;
 
@@ -26,6 +27,7 @@ use legenda_schemas::span::{Span, SpanId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use answer::Answer;
+use parts::Part;
 
 /// A span that is still to be done.
 #[derive(Clone, Debug)]
@@ -57,10 +59,12 @@ pub struct ScannedBatch {
     pub rows: RecordBatch,
 }
 
-/// A row whose media are decoded and processed: what leaves `prepare`.
+/// A row, or a part of one, whose media are decoded and processed: what leaves `prepare`.
 pub struct PreparedRow {
     /// Where it stands.
     pub key: RowKey,
+    /// Which part of the row it is.
+    pub part: Part,
     /// What tells this row's input and its random stream.
     pub identity: RowIdentity,
     /// The model's input.
@@ -76,10 +80,12 @@ pub struct RowIdentity {
     pub seed: u64,
 }
 
-/// A row whose media are encoded: what leaves `encode`.
+/// A row, or a part of one, whose media are encoded: what leaves `encode`.
 pub struct EncodedRow {
     /// Where it stands.
     pub key: RowKey,
+    /// Which part of the row it is.
+    pub part: Part,
     /// What tells this row's input and its random stream.
     pub identity: RowIdentity,
     /// What the decoder is prefilled with.

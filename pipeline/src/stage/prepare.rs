@@ -8,12 +8,14 @@ use std::{
 };
 
 use arrow::array::RecordBatch;
-use legenda_models::{ProcessError, Processor, Record};
+use legenda_models::{ProcessError, Processor, Record, Sample};
 use legenda_schemas::{job::TaskKind, sha256_hex};
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
-use super::{Outcome, Outcomes, PreparedRow, Reject, RowIdentity, RowKey, ScannedBatch, Stage};
+use super::{
+    Outcome, Outcomes, PreparedRow, Reject, RowIdentity, RowKey, ScannedBatch, Stage, parts::Part,
+};
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
     media::{
@@ -100,15 +102,22 @@ pub async fn run(
                 let first = batch.item.first;
                 let key = RowKey { row_idx: first.row_idx + offset, ..first };
                 let work = tokio::task::spawn_blocking(move || {
-                    preparer.prepare_guarded(&batch.item, offset, &Handle::current())
+                    let runtime = Handle::current();
+                    preparer.prepare_guarded(
+                        &batch.item,
+                        offset,
+                        &runtime,
+                        |identity, part, sample| {
+                            let bytes = sample.size_bytes() as u64;
+                            let row = PreparedRow { key, part, identity, sample };
+                            // A later stage that is gone has told its own error; the row stays
+                            // outstanding.
+                            runtime.block_on(prepared.send(row, bytes)).ok();
+                        },
+                    )
                 });
-                // A later stage that is gone has told its own error; the row stays outstanding.
                 match work.await {
-                    Ok(Ok((identity, sample))) => {
-                        let bytes = sample.size_bytes() as u64;
-                        let row = PreparedRow { key, identity, sample };
-                        prepared.send(row, bytes).await.ok();
-                    }
+                    Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         outcomes.send(rejected(key, &error)).await.ok();
                     }
@@ -137,9 +146,10 @@ impl Preparer {
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
-    ) -> Result<(RowIdentity, legenda_models::Sample), PrepareError> {
-        catch_unwind(AssertUnwindSafe(|| self.prepare(batch, offset, runtime))).unwrap_or_else(
-            |panic| {
+        send: impl FnMut(RowIdentity, Part, Sample),
+    ) -> Result<(), PrepareError> {
+        catch_unwind(AssertUnwindSafe(|| self.prepare(batch, offset, runtime, send)))
+            .unwrap_or_else(|panic| {
                 let problem = panic
                     .downcast_ref::<String>()
                     .map(String::as_str)
@@ -147,16 +157,17 @@ impl Preparer {
                     .unwrap_or("no message")
                     .to_owned();
                 Err(PrepareError::Panic { problem })
-            },
-        )
+            })
     }
 
+    /// Prepares a row and hands its sample to `send`, or those of its parts one after another.
     fn prepare(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
-    ) -> Result<(RowIdentity, legenda_models::Sample), PrepareError> {
+        mut send: impl FnMut(RowIdentity, Part, Sample),
+    ) -> Result<(), PrepareError> {
         let job = &self.plan.job;
         let columns = &job.source.columns;
         let rows = &batch.rows;
@@ -208,9 +219,17 @@ impl Preparer {
                 .map_err(|source| PrepareError::Media { column: column(), source })?;
             record.audios.push(samples);
         }
-        let sample = self.processor.prepare(&record)?;
-        drop(held);
-        Ok((identity, sample))
+        let records = self.processor.split(record)?;
+        let n_parts = records.len();
+        for (idx, record) in records.iter().enumerate() {
+            let sample = self.processor.prepare(record)?;
+            if idx + 1 == n_parts {
+                held.clear();
+            }
+            let seed = identity.seed.wrapping_add(idx as u64);
+            send(RowIdentity { seed, ..identity.clone() }, Part { idx, n_parts }, sample);
+        }
+        Ok(())
     }
 
     fn prompt(

@@ -48,6 +48,8 @@ class Spec:
     needs_both_ends: bool = True
     # What is done to the weights beside making them random.
     tweak: Callable[[PreTrainedModel], None] | None = None
+    # Further keys of the reference, from the model, its tokenizer and its folder.
+    more: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Path], dict] | None = None
     # How far inputs may be from the reference's, by rounding, without another answer.
     input_noise: float = 1e-6
 
@@ -209,5 +211,7 @@ def make(spec: Spec) -> None:
     more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
     if "image" in rows[0]:
         more["image_backend"] = "torchvision"
+    if spec.more:
+        more |= spec.more(model, tokenizer, folder)
     write_reference(spec.name, rows, **more)
     print(f"  {size_of(folder)} bytes, decoder inputs {names}")

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import (
+    AutoFeatureExtractor,
     MoonshineConfig,
     MoonshineForConditionalGeneration,
     PreTrainedModel,
@@ -12,7 +14,10 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from transformers.pipelines.automatic_speech_recognition import chunk_iter
+
 from . import media, toktypes
+from .decoding import generate
 from .seq2seq import Spec, make
 
 __all__ = ["SPECS", "make"]
@@ -119,6 +124,51 @@ def _whisper_rows() -> list[dict]:
     return rows + [{"audio": name, **plain, "return_timestamps": True} for name in SOUNDS[:3]]
 
 
+# Files of 16 kHz that follow each other to more than one window of 30 s.
+LONG = [SOUNDS[:8] * 3, SOUNDS[:5] * 7, SOUNDS[3:8] * 5]
+
+
+def _whisper_long(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> dict[str, list[dict]]:
+    """What the speech recognition pipeline answers with `chunk_length_s=30`.
+
+    Its parts are called one by one, because it has no way to generate without the loop over
+    segments; `answer` is the text, `segments` its pieces with their times.
+    """
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    rate, eos_id = 16000, model.generation_config.eos_token_id
+    rows = []
+    for names in LONG:
+        samples = np.concatenate([media.read_sound(name) for name in names])
+        for timestamps in (False, True):
+            options = {"language": "en", "task": "transcribe", "return_timestamps": timestamps}
+            outputs, smallest = [], 1.0
+            for chunk in chunk_iter(samples, extractor, 30 * rate, 5 * rate, 5 * rate):
+                inputs = {"input_features": chunk["input_features"], **options}
+                found = generate(model, inputs | {"force_unique_generate_call": True}, [eos_id])
+                smallest = min(smallest, found.gap)
+                stride = tuple(n / rate for n in chunk["stride"])
+                outputs.append({"tokens": torch.tensor([found.token_ids]), "stride": stride})
+            if smallest < 1e-3:
+                raise RuntimeError(f"long sounds: the best token is too near ({smallest})")
+            text, more = tokenizer._decode_asr(
+                outputs, return_timestamps=timestamps, return_language=None, time_precision=0.02
+            )
+            rows.append(
+                {
+                    "audio": names,
+                    **options,
+                    "windows": [output["tokens"][0].tolist() for output in outputs],
+                    "answer": text,
+                }
+            )
+            if timestamps:
+                pieces = more["chunks"]
+                rows[-1]["segments"] = [[*piece["timestamp"], piece["text"]] for piece in pieces]
+    return {"long_rows": rows}
+
+
 def _moonshine_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = toktypes.metaspace_bpe(420, ["<unk>", "<s>", "</s>"], prefix_space=True)
     toktypes.frame(tokenizer, ["<s>"], ["</s>"])
@@ -180,6 +230,7 @@ SPECS = [
             "sampling_rate": 16000,
         },
         tweak=_quiet_timestamps,
+        more=_whisper_long,
         gain=2.0,
         input_noise=2e-5,
     ),

@@ -1,0 +1,82 @@
+//! Rows that go through the model in parts, such as sounds longer than it hears.
+
+use std::collections::HashMap;
+
+use legenda_models::Generation;
+
+use super::RowKey;
+
+/// Which part of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its place, from 0.
+    pub idx: usize,
+    /// The parts of the row, 1 for a row that is whole.
+    pub n_parts: usize,
+}
+
+impl Part {
+    /// A row that is whole.
+    pub const WHOLE: Self = Self { idx: 0, n_parts: 1 };
+}
+
+/// Answers that wait for those of the other parts of their rows. A row that is rejected by one of its
+/// parts leaves the others here.
+#[derive(Debug, Default)]
+pub struct WaitingParts {
+    rows: HashMap<RowKey, Vec<Option<Generation>>>,
+}
+
+impl WaitingParts {
+    /// Takes the answer of a part; returns those of all parts, in order, if it was the last.
+    pub fn take(
+        &mut self,
+        key: RowKey,
+        part: Part,
+        generation: Generation,
+    ) -> Option<Vec<Generation>> {
+        if part.n_parts == 1 {
+            return Some(vec![generation]);
+        }
+        let waiting = self.rows.entry(key).or_insert_with(|| vec![None; part.n_parts]);
+        if let Some(place) = waiting.get_mut(part.idx) {
+            *place = Some(generation);
+        }
+        if waiting.iter().any(Option::is_none) {
+            return None;
+        }
+        self.rows.remove(&key).map(|parts| parts.into_iter().flatten().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use legenda_models::FinishReason;
+
+    use super::*;
+
+    fn generation(text: &str) -> Generation {
+        Generation {
+            token_ids: vec![1],
+            text: text.to_owned(),
+            finish_reason: FinishReason::Stop,
+            n_prompt_tokens: 1,
+            logprob_mean: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_row_is_answered_when_its_last_part_is() {
+        let key = |row_idx| RowKey { span_idx: 0, row_idx };
+        let part = |idx| Part { idx, n_parts: 3 };
+        let mut waiting = WaitingParts::default();
+        assert!(waiting.take(key(0), part(2), generation("c")).is_none());
+        assert!(waiting.take(key(0), part(0), generation("a")).is_none());
+        assert!(waiting.take(key(1), part(1), generation("x")).is_none(), "another row");
+        let whole = waiting.take(key(2), Part::WHOLE, generation("whole")).unwrap();
+        assert_eq!(whole[0].text, "whole");
+        let parts = waiting.take(key(0), part(1), generation("b")).unwrap();
+        let texts: Vec<&str> = parts.iter().map(|part| part.text.as_str()).collect();
+        assert_eq!(texts, ["a", "b", "c"]);
+    }
+}
