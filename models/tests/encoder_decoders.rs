@@ -92,6 +92,9 @@ fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)]) {
     for (answer, (row_idx, row)) in answers(model, prompts).iter().zip(rows) {
         let place = format!("{name}, row {row_idx}, {slots} slots");
         assert_answer(answer, row, &place);
+        let n_decoder_tokens = if row["text"].is_string() { 1 } else { 0 };
+        let n_prompt_tokens = ids(&row["prompt_ids"]).len() + n_decoder_tokens;
+        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{place}");
         if row["return_timestamps"] != true {
             assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{place}");
         }

@@ -53,7 +53,6 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
             device_note: None,
             slots: options.slots,
             context_tokens: options.context_tokens,
-            max_new_tokens: 64,
             kv_bytes_per_slot: 0,
         },
     };

@@ -34,7 +34,7 @@ pub struct Generation {
     pub text: String,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// The tokens of the prompt, placeholders included.
+    /// The tokens of the prompt, placeholders and the text that an encoder read included.
     pub n_prompt_tokens: usize,
     /// The mean natural logarithm of the probability of each chosen token, before temperature and
     /// cuts. Zero is certainty.

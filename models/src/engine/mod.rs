@@ -460,6 +460,8 @@ impl Engine {
             let first = place * self.beams.n_beams;
             (first..first + self.beams.n_beams).for_each(|slot| self.decoder.release(slot));
             self.n_taken -= 1;
+            let result =
+                result.map(|generation| Generation { n_prompt_tokens: row.n_given, ..generation });
             finished.push(Finished { ticket: row.ticket, result });
         }
     }

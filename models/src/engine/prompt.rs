@@ -30,6 +30,7 @@ pub struct Prompt {
     choice: Option<TokenChoice>,
     /// Apart, so that a prompt stays small.
     positions: Option<Box<Positions>>,
+    n_text_tokens: usize,
 }
 
 /// Where the tokens of a prompt stand and where its answer goes on, for a model in which that is not
@@ -80,11 +81,12 @@ impl Prompt {
     /// Makes a prompt for a decoder that embeds its tokens itself.
     #[must_use]
     pub fn of_tokens(token_ids: Vec<i64>) -> Self {
-        Self { token_ids, embeds: None, states: None, choice: None, positions: None }
+        let (embeds, states, choice, positions) = (None, None, None, None);
+        Self { token_ids, embeds, states, choice, positions, n_text_tokens: 0 }
     }
 
     /// Makes a prompt for the decoder of an encoder-decoder: the tokens an answer begins with, and
-    /// what the encoder made of the sample.
+    /// what the encoder made of the sample, of which `n_text_tokens` are of text.
     ///
     /// # Panics
     ///
@@ -95,12 +97,13 @@ impl Prompt {
         token_ids: Vec<i64>,
         states: Tensor<f32>,
         choice: Option<TokenChoice>,
+        n_text_tokens: usize,
     ) -> Self {
         assert_eq!(states.shape().len(), 2, "states of a prompt have two dimensions");
         let places = 1..token_ids.len();
         assert!(choice.iter().all(|choice| places.contains(&choice.position)), "a token to choose");
         let states = Some(Arc::new(states));
-        Self { token_ids, embeds: None, states, choice, positions: None }
+        Self { states, choice, n_text_tokens, ..Self::of_tokens(token_ids) }
     }
 
     /// Returns the prompt with the token that was to be chosen.
@@ -122,7 +125,7 @@ impl Prompt {
     pub fn new(token_ids: Vec<i64>, embeds: Tensor<f32>) -> Self {
         assert_eq!(embeds.shape().len(), 2, "embeddings of a prompt have two dimensions");
         assert_eq!(embeds.rows(), token_ids.len(), "one embedding per token");
-        Self { token_ids, embeds: Some(embeds), states: None, choice: None, positions: None }
+        Self { embeds: Some(embeds), ..Self::of_tokens(token_ids) }
     }
 
     /// Gives the prompt positions of its own.
@@ -183,6 +186,12 @@ impl Prompt {
     #[must_use]
     pub fn n_tokens(&self) -> usize {
         self.token_ids.len()
+    }
+
+    /// Returns the tokens that encoder and decoder are given together, for reports.
+    #[must_use]
+    pub(crate) fn n_given(&self) -> usize {
+        self.n_text_tokens + self.token_ids.len()
     }
 
     /// Returns the bytes held, for budgets.

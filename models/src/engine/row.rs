@@ -8,6 +8,8 @@ pub(super) struct Row {
     /// Held until the row is prefilled.
     pub(super) prompt: Option<Prompt>,
     pub(super) n_prompt: usize,
+    /// The tokens of the prompt and those that its encoder was given.
+    pub(super) n_given: usize,
     pub(super) max_new_tokens: usize,
     pub(super) random: RowRandom,
     /// What may still go on, the best first, each in a slot of its own; one without beams.
@@ -48,6 +50,7 @@ impl Row {
         Self {
             ticket,
             n_prompt: token_ids.len(),
+            n_given: prompt.n_given(),
             max_new_tokens,
             random: RowRandom::new(row_seed),
             live: vec![Hypothesis { token_ids, logprob_sum: 0.0, score: 0.0, parent: 0 }],

@@ -165,12 +165,12 @@ impl Encoder for SourceEncoder {
         for batch in self.batches(&samples) {
             self.encode_batch(&batch, &samples, &mut states);
         }
-        let prompt = |states: Option<States>| {
+        let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
-            let start = self.start.clone();
-            Ok(Prompt::of_states(start.token_ids, states, start.choice))
+            let (start, n_text_tokens) = (self.start.clone(), sample.token_ids.len());
+            Ok(Prompt::of_states(start.token_ids, states, start.choice, n_text_tokens))
         };
-        states.into_iter().map(prompt).collect()
+        states.into_iter().zip(&samples).map(prompt).collect()
     }
 
     fn batch_rows(&self) -> usize {

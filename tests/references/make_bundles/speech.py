@@ -13,7 +13,6 @@ from transformers import (
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
-
 from transformers.pipelines.automatic_speech_recognition import chunk_iter
 
 from . import media, toktypes
