@@ -316,3 +316,54 @@ fn the_bytes_of_a_picture_are_at_least_those_of_its_values() {
         }
     }
 }
+
+#[test]
+fn the_newest_layout_of_processor_configs_says_the_same() {
+    for name in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"] {
+        let json = |file: &str| -> Option<Value> {
+            let content = fs::read(bundle(name).join(file)).ok()?;
+            Some(serde_json::from_slice(&content).unwrap())
+        };
+        // Everything in one file, the image processor inside.
+        let mut whole = json("processor_config.json").unwrap_or_else(|| serde_json::json!({}));
+        whole["image_processor"] = json("preprocessor_config.json").unwrap();
+        let folder = changed(name, |file, content| {
+            let gone = ["preprocessor_config.json", "processor_config.json"].contains(&file);
+            (!gone).then_some(content)
+        });
+        let mut file = File::create(folder.path().join("processor_config.json")).unwrap();
+        file.write_all(&serde_json::to_vec(&whole).unwrap()).unwrap();
+
+        let record = record("Hello", &["disc-120x90.png"]);
+        let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
+        let source = BundleSource::Directory(bundle(name));
+        let expected = Processor::open(&Bundle::open(&source).unwrap()).unwrap();
+        assert_eq!(sample, expected.prepare(&record).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn what_configs_leave_out_is_the_default_of_the_reference() {
+    // Gemma's text config without what transformers does not write, since it is the default.
+    let folder = with_json("paligemma", "config.json", |config| {
+        let text = config["text_config"].as_object_mut().unwrap();
+        text.remove("head_dim");
+        text.remove("max_position_embeddings");
+    });
+    let bundle = open(&folder);
+    assert_eq!(bundle.context_tokens(), 8192);
+    // 2 kinds, 2 layers, 1 head of 256 in each of 64 positions, 4 bytes.
+    assert_eq!(bundle.kv_bytes_per_slot(64), 2 * 2 * 256 * 64 * 4);
+
+    // Limits of pixels under `size`, in either of the forms that are published.
+    for keys in [["min_pixels", "max_pixels"], ["shortest_edge", "longest_edge"]] {
+        let folder = with_json("qwen2_vl", "preprocessor_config.json", |config| {
+            let images = config.as_object_mut().unwrap();
+            let limits = ["min_pixels", "max_pixels"].map(|key| images.remove(key).unwrap());
+            images.insert("size".to_owned(), keys.into_iter().zip(limits).collect());
+        });
+        let record = record("Hello", &["waves-300x200.png"]);
+        let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
+        assert_eq!(sample.image_grids, [[1, 8, 14]], "{keys:?}");
+    }
+}

@@ -41,8 +41,7 @@ fn pictures_of_all_sizes_are_captioned_and_a_broken_one_is_rejected() {
         .map(|row| references.join("media").join(row["images"][0].as_str().unwrap()))
         .map(|path| fs::read(path).unwrap())
         .collect();
-    let mut expected: Vec<Option<String>> =
-        rows.iter().map(|row| Some(text(row, "answer"))).collect();
+    let expected: Vec<Option<String>> = rows.iter().map(|row| Some(text(row, "answer"))).collect();
     // The broken one stands among the others.
     let broken = 3;
     questions.insert(broken, "Hello".to_owned());
@@ -67,7 +66,7 @@ fn pictures_of_all_sizes_are_captioned_and_a_broken_one_is_rejected() {
     let answered: Vec<_> = text_column(&answers, "id").into_iter().map(Option::unwrap).collect();
     assert!(!answered.contains(&format!("row-{broken}")));
     // Answers stand in the order of the table.
-    assert_eq!(text_column(&answers, "answer"), std::mem::take(&mut expected));
+    assert_eq!(text_column(&answers, "answer"), expected);
     let rejects = place.rejects("out");
     assert_eq!(text_column(&rejects, "id"), [Some(format!("row-{broken}"))]);
     assert_eq!(text_column(&rejects, "legenda_code"), [Some("media_damaged".to_owned())]);
