@@ -1,7 +1,5 @@
 //! A published multimodal bundle, run by the real binary.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::{fs, sync::Arc};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
