@@ -12,7 +12,10 @@ pub use embedding::{EmbeddingOptions, Pooling};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{ByteSize, ErrorBudget};
+use crate::{
+    precision::PrecisionChoice,
+    units::{ByteSize, ErrorBudget},
+};
 
 /// The version of the job file's format that this crate reads.
 pub const JOB_VERSION: u32 = 1;
@@ -199,8 +202,14 @@ pub struct Columns {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelChoice {
-    /// `legenda-tiny` (embedded) or a directory, relative to the job file.
+    /// `legenda-tiny` (embedded), a directory, relative to the job file, or a model of the Hugging
+    /// Face Hub: `hf://owner/name`, `hf://owner/name@revision`.
     pub bundle: String,
+    /// How the weights of its graphs are stored: `fp32`, `fp16`, `q8`, `int8`, `uint8`, `q4`,
+    /// `q4f16`, `bnb4`, or a table with one for each graph; default: the first of these that the
+    /// model has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<PrecisionChoice>,
     /// Where it runs.
     pub device: Device,
     /// Threads of ONNX Runtime; default: one per core.
@@ -218,6 +227,7 @@ impl Default for ModelChoice {
     fn default() -> Self {
         Self {
             bundle: "legenda-tiny".to_owned(),
+            precision: None,
             device: Device::Auto,
             threads: None,
             slots: None,
@@ -524,6 +534,7 @@ impl Job {
             ("source.columns".to_owned(), value(serde_json::to_value(&self.source.columns))),
             ("model.bundle".to_owned(), serde_json::Value::from(self.model.bundle.as_str())),
             ("model.revision".to_owned(), serde_json::Value::from(revision)),
+            ("model.precision".to_owned(), value(serde_json::to_value(&self.model.precision))),
             ("model.context_tokens".to_owned(), serde_json::json!(self.model.context_tokens)),
             ("generation".to_owned(), value(serde_json::to_value(&self.generation))),
             ("embedding".to_owned(), value(serde_json::to_value(&self.embedding))),

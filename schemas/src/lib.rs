@@ -5,12 +5,14 @@
 //!
 //! - [`job`]: the job file, as a person writes it.
 //! - [`table`]: what a run writes: answers and rejects as Arrow schemas.
+//! - [`precision`]: how the weights of graphs are stored.
 //! - [`span`]: the unit of commit, its identity and its name.
 //! - [`ledger`]: the on-disk records of what is committed.
 //! - [`units`]: sizes with a unit, error budgets.
 
 pub mod job;
 pub mod ledger;
+pub mod precision;
 pub mod span;
 pub mod table;
 pub mod units;

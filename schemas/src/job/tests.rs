@@ -121,3 +121,16 @@ fn schema_knows_every_table() {
         assert!(schema.contains(&format!("\"{key}\"")), "{key}");
     }
 }
+
+#[test]
+fn another_precision_is_another_job() {
+    let identity = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Job::parse(CAPTIONS, &overrides).unwrap().identity("x")
+    };
+    let (none, half) = (identity(&[]), identity(&["model.precision=fp16"]));
+    assert_ne!(none["model.precision"], half["model.precision"]);
+    let table = identity(&[r#"model.precision={ embed_tokens = "fp16" }"#]);
+    assert_eq!(table["model.precision"]["embed_tokens"], "fp16");
+    assert!(error(CAPTIONS, &["model.precision=half"]).contains("`half` is no precision"));
+}
