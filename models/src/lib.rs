@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`bundle`]: opens a directory or the embedded bundle, recognises its family.
+//! - [`hub`]: fetches bundles of the Hugging Face Hub into the user's cache of it.
 //! - [`processor`]: text, images and audio as the bundle's processor configs say.
 //! - [`onnx`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
 //! - [`family`]: how a family's graphs are wired.
@@ -16,7 +17,8 @@
 //! - [`tensors`]: shape-checked host tensors.
 //!
 //! Nothing here reads Parquet, knows of jobs, prints, or (but for
-//! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env)) reads the environment.
+//! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env) and
+//! [`HubOptions::from_env`](hub::HubOptions::from_env)) reads the environment.
 
 pub mod bundle;
 pub mod embedder;
@@ -24,18 +26,20 @@ pub mod engine;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
 pub mod family;
+pub mod hub;
 pub mod model;
 pub mod onnx;
 pub mod processor;
 pub mod tensors;
 
-pub use bundle::{Bundle, BundleError, BundleSource, Modalities, SpeechOptions};
+pub use bundle::{Bundle, BundleError, BundleSource, GraphFile, Modalities, SpeechOptions};
 pub use embedder::{Embedder, EmbedderInfo, Embedding, EmbeddingInput, Loaded};
 pub use engine::{
     DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
     Sampling,
 };
 pub use family::{EncodeError, Encoder};
+pub use hub::{Hub, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
 pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
 pub use processor::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};

@@ -131,11 +131,33 @@ impl PrecisionChoice {
     }
 }
 
+/// Reads `q4`, or `decoder_model_merged=q4,embed_tokens=fp16`.
 impl FromStr for PrecisionChoice {
     type Err = PrecisionError;
 
     fn from_str(text: &str) -> Result<Self, PrecisionError> {
-        text.parse().map(Self::all)
+        if !text.contains('=') {
+            return text.parse().map(Self::all);
+        }
+        let each = text.split(',').map(|part| match part.split_once('=') {
+            Some((graph, precision)) => Ok((graph.trim().to_owned(), precision.trim().parse()?)),
+            None => Err(PrecisionError { text: part.to_owned() }),
+        });
+        Ok(Self { all: None, graphs: each.collect::<Result<_, _>>()? })
+    }
+}
+
+/// Writes what [`FromStr`] reads; nothing for a choice that leaves all to the order.
+impl fmt::Display for PrecisionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(precision) = self.all {
+            return precision.fmt(f);
+        }
+        for (place, (graph, precision)) in self.graphs.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{graph}={precision}")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,7 +184,7 @@ impl<'de> Deserialize<'de> for PrecisionChoice {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                text.parse().map_err(E::custom)
+                text.parse().map(PrecisionChoice::all).map_err(E::custom)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -214,6 +236,7 @@ mod tests {
         assert_eq!(some.of("decoder_model_merged"), Some(Precision::Q4));
         assert_eq!(some.of("embed_tokens"), None);
         for choice in [all, some] {
+            assert_eq!(choice.to_string().parse(), Ok(choice.clone()));
             let text = serde_json::to_string(&choice).unwrap();
             assert_eq!(serde_json::from_str::<PrecisionChoice>(&text).unwrap(), choice);
         }

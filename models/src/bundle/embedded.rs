@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use legenda_schemas::precision::PrecisionChoice;
+
 use super::BundleFiles;
 
 macro_rules! embed {
@@ -25,8 +27,7 @@ const FILES: [(&str, &[u8]); 10] = embed![
 ];
 
 /// Returns the embedded files.
-pub(super) fn files() -> BundleFiles {
-    BundleFiles::Memory(
-        FILES.iter().map(|(name, content)| ((*name).into(), Cow::Borrowed(*content))).collect(),
-    )
+pub(super) fn files(precision: PrecisionChoice) -> BundleFiles {
+    let files = FILES.iter().map(|(name, content)| ((*name).into(), Cow::Borrowed(*content)));
+    BundleFiles::memory(files.collect(), precision)
 }

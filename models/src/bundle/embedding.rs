@@ -131,7 +131,7 @@ impl EmbeddingConfig {
         config: &Map<String, Value>,
         modules: Option<Vec<Module>>,
     ) -> Result<Self, BundleError> {
-        files.graph("model")?;
+        files.graph_file("model")?;
         let mut head = Head { pooling: None, steps: Vec::new() };
         for module in modules.iter().flatten() {
             module.add_to(&mut head, files)?;
@@ -153,7 +153,7 @@ impl EmbeddingConfig {
         let text = is_whole || has_graph(files, "text_model")?;
         let image = is_whole || has_graph(files, "vision_model")?;
         if !text && !image {
-            files.graph("text_model")?;
+            files.graph_file("text_model")?;
         }
         let of_tower = |tower: &str, key: &str| config[tower].get(key).and_then(usize_of);
         let is_of = |name: &str| config.get("model_type").is_some_and(|kind| kind == name);
@@ -196,11 +196,7 @@ impl EmbeddingConfig {
 }
 
 fn has_graph(files: &BundleFiles, name: &str) -> Result<bool, BundleError> {
-    match files.graph(name) {
-        Ok(_) => Ok(true),
-        Err(BundleError::MissingFile { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(!files.precisions(name)?.is_empty())
 }
 
 /// Reads the image processor: a part of `processor_config.json`, or all of

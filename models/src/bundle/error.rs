@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use legenda_schemas::precision::Precision;
+
+use crate::hub::HubError;
+
 /// Failure to open a bundle, or to use it for a task.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +78,49 @@ pub enum BundleError {
         /// What does not agree with what.
         message: String,
     },
+    /// A file leads out of the bundle, by a link or by what a graph names.
+    #[error(
+        "`{file}` leads out of the bundle, to `{}`: a model reads its own directory only",
+        target.display()
+    )]
+    Outside {
+        /// The file, relative to the bundle.
+        file: String,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A graph file is no ONNX.
+    #[error("`{file}` of the bundle is no ONNX graph: {message}")]
+    InvalidGraph {
+        /// The file, relative to the bundle.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A graph is not there in the precision that is wanted.
+    #[error(
+        "`model.precision` wants `{graph}` in {wanted}, the bundle has it in: {}",
+        there.iter().map(|precision| precision.as_str()).collect::<Vec<_>>().join(", ")
+    )]
+    MissingPrecision {
+        /// The graph's base name.
+        graph: String,
+        /// What is wanted.
+        wanted: Precision,
+        /// What is there.
+        there: Vec<Precision>,
+    },
+    /// A precision is wanted of a graph that the model does not run.
+    #[error("`model.precision` names a graph `{graph}`, the model runs: {there}")]
+    UnknownGraph {
+        /// What is named.
+        graph: String,
+        /// The graphs that it runs.
+        there: String,
+    },
+    /// The model cannot be had from the Hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The model lacks what a task needs.
     #[error("`{bundle}` cannot do `{task}`: it has no {modality} input")]
     TaskNeeds {
@@ -121,6 +168,11 @@ impl BundleError {
             Self::Inconsistent { .. } => "bundle_inconsistent",
             Self::TaskNeeds { .. } | Self::TaskKind { .. } => "task_unsupported",
             Self::UnknownPrompt { .. } => "prompt_unknown",
+            Self::Outside { .. } => "bundle_file_outside",
+            Self::InvalidGraph { .. } => "graph_invalid",
+            Self::MissingPrecision { .. } => "precision_missing",
+            Self::UnknownGraph { .. } => "precision_graph_unknown",
+            Self::Hub(error) => error.code(),
         }
     }
 }

@@ -2,36 +2,53 @@
 
 use std::{
     borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
+use legenda_schemas::precision::{Precision, PrecisionChoice};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::BundleError;
+use crate::onnx::external_locations;
 
-/// Where the files of a bundle are.
-pub(crate) enum BundleFiles {
+/// The files of a bundle, and which of its graphs' precisions are taken.
+#[derive(Debug)]
+pub(crate) struct BundleFiles {
+    place: Place,
+    precision: PrecisionChoice,
+}
+
+/// Where the files are.
+enum Place {
     /// In a directory.
-    Directory(PathBuf),
+    Directory(Folder),
     /// In memory, as (path relative to the bundle, content).
     Memory(Vec<(Cow<'static, str>, Cow<'static, [u8]>)>),
 }
 
-impl std::fmt::Debug for BundleFiles {
+/// A directory of files.
+#[derive(Debug)]
+struct Folder {
+    root: PathBuf,
+    /// Where its files may lie once links are followed: in the directory itself and, for a snapshot
+    /// in the cache of the Hub, among the blobs of its repository.
+    homes: Vec<PathBuf>,
+    /// The files and sizes of the repository where that is known: some may not be fetched yet.
+    listing: Option<BTreeMap<String, Option<u64>>>,
+}
+
+impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Directory(path) => f.debug_tuple("Directory").field(path).finish(),
+            Self::Directory(folder) => folder.fmt(f),
             Self::Memory(files) => write!(f, "Memory({} files)", files.len()),
         }
     }
 }
-
-/// How transformers.js marks the precision of a graph's weights, the best first.
-const PRECISION_SUFFIXES: [&str; 8] =
-    ["", "_fp16", "_quantized", "_int8", "_uint8", "_q4", "_q4f16", "_bnb4"];
 
 /// A graph, ready to be opened by the runtime.
 #[derive(Debug)]
@@ -42,36 +59,116 @@ pub(crate) enum GraphSource<'a> {
     Bytes(&'a [u8]),
 }
 
+impl Folder {
+    fn open(
+        root: &Path,
+        listing: Option<BTreeMap<String, Option<u64>>>,
+    ) -> Result<Self, BundleError> {
+        let failed = |source| BundleError::Directory { path: root.to_owned(), source };
+        fs::read_dir(root).map_err(failed)?;
+        let home = root.canonicalize().map_err(failed)?;
+        let blobs = home
+            .parent()
+            .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+            .and_then(Path::parent)
+            .and_then(|repo| repo.join("blobs").canonicalize().ok());
+        Ok(Self {
+            root: root.to_owned(),
+            homes: blobs.into_iter().chain([home]).collect(),
+            listing,
+        })
+    }
+
+    /// Returns the path of a file, or `None` if there is no such file.
+    fn path_of(&self, file: &str) -> Result<Option<PathBuf>, BundleError> {
+        let path = self.root.join(file);
+        match path.canonicalize() {
+            Ok(real) if self.homes.iter().any(|home| real.starts_with(home)) => Ok(Some(path)),
+            Ok(target) => Err(BundleError::Outside { file: file.to_owned(), target }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BundleError::Read { file: file.to_owned(), source }),
+        }
+    }
+
+    fn has(&self, file: &str) -> Result<bool, BundleError> {
+        match &self.listing {
+            Some(listing) => Ok(listing.contains_key(file)),
+            None => self.path_of(file).map(|path| path.is_some()),
+        }
+    }
+
+    fn find(&self, file: &str) -> Result<Option<Vec<u8>>, BundleError> {
+        if !self.has(file)? {
+            return Ok(None);
+        }
+        let unreadable = |source| BundleError::Read { file: file.to_owned(), source };
+        // A file of the repository that is not here must not pass for one that it lacks.
+        let path = self.path_of(file)?.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
+        fs::read(path).map(Some).map_err(unreadable)
+    }
+
+    fn size(&self, file: &str) -> Option<u64> {
+        let listed = self.listing.as_ref().and_then(|listing| listing.get(file).copied().flatten());
+        listed.or_else(|| fs::metadata(self.root.join(file)).ok().map(|data| data.len()))
+    }
+}
+
 impl BundleFiles {
-    pub(super) fn directory(path: &Path) -> Result<Self, BundleError> {
-        fs::read_dir(path)
-            .map_err(|source| BundleError::Directory { path: path.to_owned(), source })?;
-        Ok(Self::Directory(path.to_owned()))
+    /// Opens a directory.
+    pub(crate) fn directory(path: &Path, precision: PrecisionChoice) -> Result<Self, BundleError> {
+        Ok(Self { place: Place::Directory(Folder::open(path, None)?), precision })
+    }
+
+    /// Opens the directory of a repository that has the files of `listing`, though some of them may
+    /// not be in the directory.
+    pub(crate) fn listed(
+        path: &Path,
+        listing: BTreeMap<String, Option<u64>>,
+        precision: PrecisionChoice,
+    ) -> Result<Self, BundleError> {
+        Ok(Self { place: Place::Directory(Folder::open(path, Some(listing))?), precision })
+    }
+
+    /// Holds files in memory.
+    pub(super) fn memory(
+        files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
+        precision: PrecisionChoice,
+    ) -> Self {
+        Self { place: Place::Memory(files), precision }
+    }
+
+    /// Returns which precisions are wanted.
+    pub(super) fn precision(&self) -> &PrecisionChoice {
+        &self.precision
     }
 
     /// Returns a file's content, or `None` if the bundle has no such file.
     fn find(&self, file: &str) -> Result<Option<Cow<'_, [u8]>>, BundleError> {
-        match self {
-            Self::Memory(files) => Ok(files
+        match &self.place {
+            Place::Memory(files) => Ok(files
                 .iter()
                 .find(|(name, _)| name == file)
                 .map(|(_, content)| Cow::Borrowed(content.as_ref()))),
-            Self::Directory(path) => match fs::read(path.join(file)) {
-                Ok(content) => Ok(Some(Cow::Owned(content))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(source) => Err(BundleError::Read { file: file.to_owned(), source }),
-            },
+            Place::Directory(folder) => Ok(folder.find(file)?.map(Cow::Owned)),
         }
     }
 
     /// Returns whether the bundle has a file.
     pub(super) fn has(&self, file: &str) -> Result<bool, BundleError> {
-        match self {
-            Self::Memory(files) => Ok(files.iter().any(|(name, _)| name == file)),
-            Self::Directory(path) => path
-                .join(file)
-                .try_exists()
-                .map_err(|source| BundleError::Read { file: file.to_owned(), source }),
+        match &self.place {
+            Place::Memory(files) => Ok(files.iter().any(|(name, _)| name == file)),
+            Place::Directory(folder) => folder.has(file),
+        }
+    }
+
+    /// Returns the bytes of a file, if that is known.
+    pub(super) fn size(&self, file: &str) -> Option<u64> {
+        match &self.place {
+            Place::Memory(files) => {
+                let found = files.iter().find(|(name, _)| name == file);
+                found.map(|(_, content)| content.len() as u64)
+            }
+            Place::Directory(folder) => folder.size(file),
         }
     }
 
@@ -111,37 +208,90 @@ impl BundleFiles {
             .transpose()
     }
 
-    /// Returns a graph by its base name: `onnx/{name}.onnx`, or `{name}.onnx` at the root, where
-    /// optimum writes it; in full precision if it is there, else the first of the others.
-    pub(crate) fn graph(&self, name: &str) -> Result<GraphSource<'_>, BundleError> {
-        for suffix in PRECISION_SUFFIXES {
+    /// Returns the precisions in which a graph is there, with the file of each: `onnx/{name}.onnx`,
+    /// or `{name}.onnx` at the root, where optimum writes it.
+    pub(super) fn precisions(&self, name: &str) -> Result<Vec<(Precision, String)>, BundleError> {
+        let mut found = Vec::new();
+        for precision in Precision::ALL {
+            let suffix = precision.suffix();
             for file in [format!("onnx/{name}{suffix}.onnx"), format!("{name}{suffix}.onnx")] {
-                if let Some(source) = self.graph_file(&file)? {
-                    return Ok(source);
+                if self.has(&file)? {
+                    found.push((precision, file));
+                    break;
                 }
             }
         }
-        Err(BundleError::MissingFile { file: format!("onnx/{name}.onnx") })
+        Ok(found)
     }
 
-    fn graph_file(&self, file: &str) -> Result<Option<GraphSource<'_>>, BundleError> {
-        Ok(match self {
-            Self::Memory(files) => {
-                let found = files.iter().find(|(name, _)| name == file);
-                found.map(|(_, content)| GraphSource::Bytes(content))
-            }
-            Self::Directory(path) => self.has(file)?.then(|| GraphSource::Path(path.join(file))),
+    /// Returns the file of a graph by its base name, in the precision that is wanted, else in the
+    /// first that is there.
+    pub(super) fn graph_file(&self, name: &str) -> Result<(Precision, String), BundleError> {
+        let there = self.precisions(name)?;
+        let Some(first) = there.first() else {
+            return Err(BundleError::MissingFile { file: format!("onnx/{name}.onnx") });
+        };
+        let Some(wanted) = self.precision.of(name) else { return Ok(first.clone()) };
+        let found = there.iter().find(|(precision, _)| *precision == wanted).cloned();
+        found.ok_or_else(|| BundleError::MissingPrecision {
+            graph: name.to_owned(),
+            wanted,
+            there: there.into_iter().map(|(precision, _)| precision).collect(),
         })
     }
 
-    /// Returns one SHA-256 over the names, sizes and contents of all files, names in order.
+    /// Returns a graph by its base name, ready to be opened.
     ///
-    /// In a directory these are the configs, templates and graphs at its root and in `onnx/`, and
-    /// the modules of sentence-transformers; a model card or a licence does not change answers.
-    pub(super) fn revision(&self) -> Result<String, BundleError> {
+    /// The files that it names beside itself are checked: they are there, and in the bundle.
+    pub(crate) fn graph(&self, name: &str) -> Result<GraphSource<'_>, BundleError> {
+        let (_, file) = self.graph_file(name)?;
+        match &self.place {
+            Place::Memory(files) => {
+                let found = files.iter().find(|(name, _)| *name == file);
+                let found = found.map(|(_, content)| GraphSource::Bytes(content));
+                found.ok_or(BundleError::MissingFile { file })
+            }
+            Place::Directory(folder) => {
+                for data in self.external_data(&file)? {
+                    folder.path_of(&data)?.ok_or(BundleError::MissingFile { file: data })?;
+                }
+                folder
+                    .path_of(&file)?
+                    .map(GraphSource::Path)
+                    .ok_or(BundleError::MissingFile { file })
+            }
+        }
+    }
+
+    /// Returns the files in which a graph's file keeps weights, relative to the bundle. A graph in
+    /// memory has none.
+    pub(crate) fn external_data(&self, file: &str) -> Result<Vec<String>, BundleError> {
+        let Place::Directory(folder) = &self.place else { return Ok(Vec::new()) };
+        let path = folder
+            .path_of(file)?
+            .ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })?;
+        let locations = external_locations(&path).map_err(|error| BundleError::InvalidGraph {
+            file: file.to_owned(),
+            message: error.to_string(),
+        })?;
+        let parent = file.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let mut files = BTreeSet::new();
+        for location in locations {
+            let Some(inside) = plain_path(&location) else {
+                let target = PathBuf::from(location);
+                return Err(BundleError::Outside { file: file.to_owned(), target });
+            };
+            files.insert(if parent.is_empty() { inside } else { format!("{parent}/{inside}") });
+        }
+        Ok(files.into_iter().collect())
+    }
+
+    /// Returns one SHA-256 over the names, sizes and contents of all files that have a part in an
+    /// answer, names in order: configs, templates, and `graphs` with what they keep outside.
+    pub(super) fn digest(&self, graphs: &[&str]) -> Result<String, BundleError> {
         let mut hasher = Sha256::new();
-        match self {
-            Self::Memory(files) => {
+        match &self.place {
+            Place::Memory(files) => {
                 let mut files: Vec<_> = files.iter().collect();
                 files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
                 for (name, content) in files {
@@ -149,9 +299,17 @@ impl BundleFiles {
                     hasher.update(content);
                 }
             }
-            Self::Directory(root) => {
-                for file in list(root)? {
-                    hash_file(&mut hasher, root, &file)
+            Place::Directory(folder) => {
+                let mut files = list_configs(&folder.root)?;
+                for graph in graphs {
+                    files.insert((*graph).to_owned());
+                    files.extend(self.external_data(graph)?);
+                }
+                for file in files {
+                    let path = folder.path_of(&file)?;
+                    let path =
+                        path.ok_or_else(|| BundleError::MissingFile { file: file.clone() })?;
+                    hash_file(&mut hasher, &path, &file)
                         .map_err(|source| BundleError::Read { file, source })?;
                 }
             }
@@ -160,31 +318,41 @@ impl BundleFiles {
     }
 }
 
-fn list(root: &Path) -> Result<Vec<String>, BundleError> {
-    let mut files = Vec::new();
-    let mut folders = vec![String::new(), "onnx".to_owned()];
-    folders.extend(modules(root)?);
-    for folder in &folders {
-        let path = root.join(folder);
-        let entries = match fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(BundleError::Directory { path, source }),
-        };
-        for entry in entries {
-            let entry =
-                entry.map_err(|source| BundleError::Directory { path: path.clone(), source })?;
+/// Returns a relative path with `/` between its parts, or `None` if it is absolute or climbs.
+fn plain_path(path: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+/// Lists the configs and templates at the root, and the configs and weights of
+/// sentence-transformers' modules (`1_Pooling`, `2_Dense`); a model card or a licence does not change
+/// answers.
+fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
+    let mut files = BTreeSet::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let path = root.join(&folder);
+        let failed = |source| BundleError::Directory { path: path.clone(), source };
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // `.onnx_data` and `.onnx.data` are the weights that graphs keep outside.
-            let counts = [".json", ".jinja"].iter().any(|end| name.ends_with(end))
-                || name.contains(".onnx")
-                || !folder.is_empty() && name.ends_with(".safetensors");
-            if counts && entry.path().is_file() {
-                files.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
+            let at_root = folder.is_empty();
+            let is_config = [".json", ".jinja"].iter().any(|end| name.ends_with(end))
+                || !at_root && name.ends_with(".safetensors");
+            if is_config && entry.path().is_file() {
+                files.insert(if at_root { name } else { format!("{folder}/{name}") });
+            } else if at_root && super::is_module_folder(&name) && entry.path().is_dir() {
+                folders.push(name);
             }
         }
     }
-    files.sort_unstable();
     Ok(files)
 }
 
@@ -209,8 +377,8 @@ fn hash_header(hasher: &mut Sha256, name: &str, len: u64) {
     hasher.update(len.to_le_bytes());
 }
 
-fn hash_file(hasher: &mut Sha256, root: &Path, name: &str) -> io::Result<()> {
-    let mut file = File::open(root.join(name))?;
+fn hash_file(hasher: &mut Sha256, path: &Path, name: &str) -> io::Result<()> {
+    let mut file = File::open(path)?;
     hash_header(hasher, name, file.metadata()?.len());
     // Graphs can be larger than memory allows.
     let mut buffer = vec![0; 1 << 16];

@@ -10,13 +10,15 @@ mod encoder_decoder;
 mod error;
 mod files;
 mod generation;
+mod graphs;
 mod reader;
 mod start;
 
 use std::path::PathBuf;
 
-use legenda_schemas::job::TaskKind;
+use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
+use crate::hub::{FetchProgress, Hub, HubRepo};
 use config::{Architecture, GenaiConfig};
 pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig};
 pub(crate) use config::{ModelConfig, ProcessorConfig};
@@ -25,6 +27,9 @@ pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
+pub use graphs::GraphFile;
+pub(crate) use graphs::is_config;
+use graphs::{decoder_graph, is_module_folder};
 pub(crate) use reader::Reader;
 pub use start::SpeechOptions;
 pub(crate) use start::{DecoderStart, StartConfig};
@@ -36,17 +41,22 @@ pub enum BundleSource {
     Embedded,
     /// A directory.
     Directory(PathBuf),
+    /// A model of the Hub, as it is written: `hf://owner/name@revision`.
+    Hub(String),
 }
 
 impl BundleSource {
     /// The name that means the embedded bundle.
     pub const EMBEDDED_NAME: &'static str = "legenda-tiny";
 
-    /// Reads the value of `model.bundle`: [`EMBEDDED_NAME`](Self::EMBEDDED_NAME) or a directory.
+    /// Reads the value of `model.bundle`: [`EMBEDDED_NAME`](Self::EMBEDDED_NAME), `hf://…` or a
+    /// directory.
     #[must_use]
     pub fn parse(bundle: &str) -> Self {
         if bundle == Self::EMBEDDED_NAME {
             Self::Embedded
+        } else if bundle.starts_with(HubRepo::SCHEME) {
+            Self::Hub(bundle.to_owned())
         } else {
             Self::Directory(PathBuf::from(bundle))
         }
@@ -87,16 +97,6 @@ impl Family {
          models (sentence encoders, CLIP, SigLIP)";
 }
 
-/// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
-/// optimum, then transformers' own exporter.
-const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
-
-/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`].
-const COHORT_GRAPHS: [&str; 2] = ["decoder_model_merged", "decoder_with_past_model"];
-
-/// The graph of the first run of a decoder whose graph for further ones stands by itself.
-const FIRST_RUN_GRAPH: &str = "decoder_model";
-
 /// What may be in a record for this model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modalities {
@@ -128,27 +128,51 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens a bundle: reads its configs, checks that its graphs are there, hashes every file.
+    /// Opens a bundle that is on this machine: reads its configs, checks that its graphs are there,
+    /// hashes every file that has a part in an answer. Graphs are taken in the first precision that
+    /// is there.
     ///
     /// # Errors
     ///
     /// [`BundleError`] names the file and what is wrong with it, or the architecture and what is
     /// supported.
     pub fn open(source: &BundleSource) -> Result<Self, BundleError> {
+        Self::open_with(source, PrecisionChoice::default(), &Hub::default(), &|_| {})
+    }
+
+    /// Opens a bundle in the precision that is wanted; fetches what is missing of one of the Hub.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), and [`BundleError::Hub`] if something cannot be fetched.
+    pub fn open_with(
+        source: &BundleSource,
+        precision: PrecisionChoice,
+        hub: &Hub,
+        progress: FetchProgress<'_>,
+    ) -> Result<Self, BundleError> {
         match source {
             BundleSource::Embedded => {
-                Self::from_files(BundleSource::EMBEDDED_NAME.to_owned(), embedded::files())
+                let files = embedded::files(precision);
+                Self::from_files(BundleSource::EMBEDDED_NAME.to_owned(), files, None)
             }
             BundleSource::Directory(path) => {
                 let name = path
                     .file_name()
                     .map_or_else(|| path.display().to_string(), |n| n.display().to_string());
-                Self::from_files(name, BundleFiles::directory(path)?)
+                Self::from_files(name, BundleFiles::directory(path, precision)?, None)
             }
+            BundleSource::Hub(reference) => hub.open(&reference.parse()?, precision, progress),
         }
     }
 
-    pub(crate) fn from_files(name: String, files: BundleFiles) -> Result<Self, BundleError> {
+    /// Opens a bundle of files. With the `commit` of a repository that is its revision, else files
+    /// are hashed.
+    pub(crate) fn from_files(
+        name: String,
+        files: BundleFiles,
+        commit: Option<&str>,
+    ) -> Result<Self, BundleError> {
         let genai = if files.has("config.json")? {
             None
         } else {
@@ -166,7 +190,7 @@ impl Bundle {
         if genai.is_none()
             && let Some(embedding) = EmbeddingConfig::read(&files, &architecture, family.is_some())?
         {
-            return Self::of_embeddings(name, architecture, files, embedding);
+            return Self::of_embeddings(name, architecture, files, embedding, commit);
         }
         let Some(family) = family else {
             let supported = Family::SUPPORTED.to_owned();
@@ -214,9 +238,9 @@ impl Bundle {
             }
         };
         let decoder_graph = decoder_graph(&files, family)?;
-        let bundle = Self {
+        let mut bundle = Self {
             name,
-            revision: files.revision()?,
+            revision: String::new(),
             architecture,
             family,
             decoder_graph,
@@ -228,7 +252,22 @@ impl Bundle {
             embedding: None,
         };
         bundle.check_graphs()?;
+        bundle.revise(commit)?;
         Ok(bundle)
+    }
+
+    /// Sets the revision. A repository's commit names its files; which of its graphs are run is the
+    /// rest.
+    fn revise(&mut self, commit: Option<&str>) -> Result<(), BundleError> {
+        self.revision = match commit {
+            Some(commit) => format!("{commit}:{}", self.precision()?),
+            None => {
+                let graphs = self.graphs()?;
+                let graphs: Vec<&str> = graphs.iter().map(|graph| graph.file.as_str()).collect();
+                self.files.digest(&graphs)?
+            }
+        };
+        Ok(())
     }
 
     /// Opens a bundle that makes embeddings: it has nothing of a decoder.
@@ -237,11 +276,12 @@ impl Bundle {
         architecture: String,
         files: BundleFiles,
         embedding: EmbeddingConfig,
+        commit: Option<&str>,
     ) -> Result<Self, BundleError> {
         let image_processor = embedding.image_processor.clone();
-        Ok(Self {
+        let mut bundle = Self {
             name,
-            revision: files.revision()?,
+            revision: String::new(),
             architecture,
             family: Family::Embedding,
             decoder_graph: "",
@@ -251,35 +291,20 @@ impl Bundle {
             processor: ProcessorConfig { image_processor, ..ProcessorConfig::default() },
             start: StartConfig::default(),
             embedding: Some(embedding),
-        })
+        };
+        bundle.check_graphs()?;
+        bundle.revise(commit)?;
+        Ok(bundle)
     }
 
-    fn check_graphs(&self) -> Result<(), BundleError> {
-        if let Family::EncoderDecoder(_) = self.family {
-            self.files.graph("encoder_model")?;
-            self.first_run_graph().map(|name| self.files.graph(name)).transpose()?;
-            return Ok(());
-        }
-        let modalities = self.modalities();
-        if self.family == Family::Multimodal {
-            self.files.graph("embed_tokens")?;
-        }
-        if modalities.image {
-            self.files.graph("vision_encoder")?;
-        }
-        if modalities.audio {
-            self.files.graph("audio_encoder")?;
-        }
-        Ok(())
-    }
-
-    /// Returns the directory's name, or `legenda-tiny`.
+    /// Returns the directory's name, the repository's, or `legenda-tiny`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the SHA-256 of every file of the bundle, in lower-case hex.
+    /// Returns the SHA-256 of every file that has a part in an answer, in lower-case hex; of a bundle
+    /// of the Hub its commit and the precision, such as `5f0c…:fp16`.
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.revision
@@ -294,6 +319,17 @@ impl Bundle {
     /// Returns how the model reads pictures, if it is multimodal.
     pub(crate) fn reader(&self) -> Option<Reader> {
         Reader::of(&self.architecture)
+    }
+
+    /// Returns how its graphs are wired, in a word.
+    #[must_use]
+    pub fn family(&self) -> &'static str {
+        match self.family {
+            Family::Multimodal => "multimodal",
+            Family::Causal => "causal",
+            Family::EncoderDecoder(_) => "encoder-decoder",
+            Family::Embedding => "embedding",
+        }
     }
 
     /// Returns what may be in a record.
@@ -327,12 +363,6 @@ impl Bundle {
     /// [`context_tokens`](Self::context_tokens).
     pub(crate) fn is_relative(&self) -> bool {
         self.config.encoder.is_relative
-    }
-
-    /// Returns the base name of the graph that makes the first run of the decoder, if that is not
-    /// the decoder's own.
-    pub(crate) fn first_run_graph(&self) -> Option<&'static str> {
-        (self.decoder_graph == COHORT_GRAPHS[1]).then_some(FIRST_RUN_GRAPH)
     }
 
     /// Returns how many entries of the encoder's mask the decoder takes for one position.
@@ -480,21 +510,6 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
     }
 }
 
-/// Returns the name of the graph that a bundle of this family decodes with.
-fn decoder_graph(files: &BundleFiles, family: Family) -> Result<&'static str, BundleError> {
-    let candidates = match family {
-        Family::Multimodal | Family::Embedding => &DECODER_GRAPHS[..1],
-        Family::Causal => &DECODER_GRAPHS[..],
-        Family::EncoderDecoder(_) => &COHORT_GRAPHS[..],
-    };
-    for name in candidates {
-        match files.graph(name) {
-            Err(BundleError::MissingFile { .. }) => {}
-            found => return found.map(|_| *name),
-        }
-    }
-    Err(BundleError::MissingFile { file: format!("onnx/{}.onnx", candidates[0]) })
-}
 
 #[cfg(test)]
 mod tests;

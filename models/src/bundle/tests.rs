@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use legenda_schemas::job::TaskKind;
+use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
 use super::{Bundle, BundleError, BundleFiles, BundleSource};
 
@@ -14,13 +14,17 @@ const PROCESSOR: &str = r#"{"image_token": "<image>", "image_seq_length": 4,
     "image_processor": {"size": {"height": 8, "width": 8}}}"#;
 
 fn open(files: &[(&str, &str)]) -> Result<Bundle, BundleError> {
+    open_in(files, PrecisionChoice::default())
+}
+
+fn open_in(files: &[(&str, &str)], precision: PrecisionChoice) -> Result<Bundle, BundleError> {
     let files = files
         .iter()
         .map(|(name, content)| {
             (Cow::Owned((*name).to_owned()), Cow::Owned(content.as_bytes().to_vec()))
         })
         .collect();
-    Bundle::from_files("test".to_owned(), BundleFiles::Memory(files))
+    Bundle::from_files("test".to_owned(), BundleFiles::memory(files, precision), None)
 }
 
 fn files() -> Vec<(&'static str, &'static str)> {
@@ -111,4 +115,103 @@ fn a_directory_and_the_embedded_bundle_are_the_same_bundle() {
 fn a_directory_that_is_not_there_is_an_error() {
     let error = Bundle::open(&BundleSource::parse("no/such/bundle")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the bundle directory `no/such/bundle`");
+}
+
+#[test]
+fn precisions_are_taken_as_wanted_or_in_order() {
+    let mut files = files();
+    files.push(("onnx/decoder_model_merged_q4.onnx", ""));
+    files.push(("onnx/embed_tokens_fp16.onnx", ""));
+    assert_eq!(open(&files).unwrap().precision().unwrap(), "fp32");
+    let choice = "decoder_model_merged=q4,embed_tokens=fp16".parse().unwrap();
+    let bundle = open_in(&files, choice).unwrap();
+    let mixed = "vision_encoder=fp32,embed_tokens=fp16,decoder_model_merged=q4";
+    assert_eq!(bundle.precision().unwrap(), mixed);
+    assert_eq!(bundle.graphs().unwrap()[2].file, "onnx/decoder_model_merged_q4.onnx");
+}
+
+#[test]
+fn a_precision_that_is_not_there_names_those_that_are() {
+    let mut files = files();
+    files.push(("onnx/decoder_model_merged_q4.onnx", ""));
+    let error = open_in(&files, "decoder_model_merged=int8".parse().unwrap()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`model.precision` wants `decoder_model_merged` in int8, the bundle has it in: fp32, q4"
+    );
+    let error = open_in(&files, "decoder=q4".parse().unwrap()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`model.precision` names a graph `decoder`, the model runs: vision_encoder, embed_tokens, \
+         decoder_model_merged"
+    );
+}
+
+/// A graph whose one weight lies in a file of this name (`ModelProto.graph` = 7, `initializer` = 5,
+/// `external_data` = 13, `key` = 1, `value` = 2).
+fn graph_with_data(location: &str) -> Vec<u8> {
+    let field = |tag: u8, content: &[u8]| {
+        [&[tag << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+    };
+    let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
+    field(7, &field(5, &field(13, &entry)))
+}
+
+/// A folder with a bundle whose decoder is a graph with outside data.
+fn folder(location: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("onnx")).unwrap();
+    let config = CONFIG.replace("LegendaForConditionalGeneration", "LlamaForCausalLM");
+    write(folder.path(), "config.json", config.as_bytes());
+    write(folder.path(), "onnx/model.onnx", &graph_with_data(location));
+    folder
+}
+
+fn write(folder: &std::path::Path, file: &str, content: &[u8]) {
+    std::io::Write::write_all(&mut std::fs::File::create(folder.join(file)).unwrap(), content)
+        .unwrap();
+}
+
+fn open_folder(folder: &tempfile::TempDir) -> Result<Bundle, BundleError> {
+    Bundle::open(&BundleSource::Directory(folder.path().to_owned()))
+}
+
+#[test]
+fn weights_outside_a_graph_are_part_of_the_revision() {
+    let folder = folder("model.onnx_data");
+    assert_eq!(open_folder(&folder).unwrap_err().code(), "bundle_file_missing");
+    write(folder.path(), "onnx/model.onnx_data", b"1");
+    let bundle = open_folder(&folder).unwrap();
+    assert_eq!(bundle.external_data("onnx/model.onnx").unwrap(), ["onnx/model.onnx_data"]);
+    write(folder.path(), "onnx/model.onnx_data", b"2");
+    assert_ne!(open_folder(&folder).unwrap().revision(), bundle.revision());
+    // Another precision beside it is not.
+    write(folder.path(), "onnx/model_fp16.onnx", b"");
+    let other = open_folder(&folder).unwrap();
+    write(folder.path(), "onnx/model_fp16.onnx", b"x");
+    assert_eq!(open_folder(&folder).unwrap().revision(), other.revision());
+}
+
+#[test]
+fn a_bundle_does_not_reach_outside_its_directory() {
+    for location in ["../secret", "/etc/hostname", "a/../../secret", "*/_ORT_MEM_ADDR_/*"] {
+        let code = open_folder(&folder(location)).unwrap_err().code();
+        let expected =
+            if location.contains('*') { "bundle_file_missing" } else { "bundle_file_outside" };
+        assert_eq!(code, expected, "{location}");
+    }
+    #[cfg(unix)]
+    {
+        let elsewhere = tempfile::tempdir().unwrap();
+        write(elsewhere.path(), "data", b"1");
+        for file in ["onnx/model.onnx_data", "generation_config.json"] {
+            let folder = folder("model.onnx_data");
+            write(folder.path(), "onnx/model.onnx_data", b"1");
+            std::fs::remove_file(folder.path().join(file)).ok();
+            std::os::unix::fs::symlink(elsewhere.path().join("data"), folder.path().join(file))
+                .unwrap();
+            let error = open_folder(&folder).unwrap_err();
+            assert_eq!(error.code(), "bundle_file_outside", "{file}: {error}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 mod cross;
 mod decoder;
 mod encoder;
+mod external;
 mod fetch;
 mod growing;
 mod in_place;
@@ -17,6 +18,7 @@ mod session;
 
 pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect};
 pub(crate) use encoder::EncoderGraph;
+pub(crate) use external::locations as external_locations;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow, Tokens};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
 pub(crate) use nodes::quantizes_by_batch;

@@ -69,10 +69,7 @@ fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
         if ![NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE].contains(&field) {
             return Ok(false);
         }
-        let mut text = String::new();
-        if file.by_ref().take(len).read_to_string(&mut text)? as u64 != len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let text = text_of(file, len)?;
         match field {
             NODE_INPUT => node.inputs.push(text),
             NODE_OUTPUT => node.outputs.push(text),
@@ -83,9 +80,18 @@ fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
     Ok(node)
 }
 
+/// Reads a text of `len` bytes.
+pub(super) fn text_of(file: &mut impl Read, len: u64) -> io::Result<String> {
+    let mut text = String::new();
+    if file.by_ref().take(len).read_to_string(&mut text)? as u64 != len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(text)
+}
+
 /// Calls `visit` at each field of bytes before `end`, with its number and length; it says whether it
 /// has read them.
-fn each_field<F: Read + Seek>(
+pub(super) fn each_field<F: Read + Seek>(
     file: &mut F,
     end: u64,
     mut visit: impl FnMut(&mut F, u64, u64) -> io::Result<bool>,

@@ -1,0 +1,224 @@
+//! What a bundle is made of: the graphs of its family, and the files that come with them. The one
+//! place that lists them; what fetches, shows or checks a bundle asks here.
+
+use legenda_schemas::precision::Precision;
+
+use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family};
+
+/// The files beside the graphs that are read where they are there.
+const CONFIG_FILES: [&str; 16] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "config_sentence_transformers.json",
+    "export.json",
+    "genai_config.json",
+    "generation_config.json",
+    "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    // Its head names the licence.
+    MODEL_CARD,
+];
+
+const MODEL_CARD: &str = "README.md";
+
+/// Returns whether a file of a repository is read beside the graphs.
+pub(crate) fn is_config(file: &str) -> bool {
+    match file.split_once('/') {
+        None => {
+            // `sentence_bert_config.json`, and the same of other base models.
+            let is_limit = file.starts_with("sentence_") && file.ends_with("_config.json");
+            is_limit || CONFIG_FILES.contains(&file)
+        }
+        Some((folder, file)) => {
+            is_module_folder(folder) && ["config.json", "model.safetensors"].contains(&file)
+        }
+    }
+}
+
+/// Returns whether a folder is that of a module of sentence-transformers, such as `1_Pooling`.
+pub(super) fn is_module_folder(name: &str) -> bool {
+    let number = name.split_once('_').map_or("", |(number, _)| number);
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
+/// optimum, then transformers' own exporter.
+const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
+
+/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`].
+const COHORT_GRAPHS: [&str; 2] = ["decoder_model_merged", "decoder_with_past_model"];
+
+/// The graph of the first run of a decoder whose graph for further ones stands by itself.
+const FIRST_RUN_GRAPH: &str = "decoder_model";
+
+/// Returns the name of the graph that a bundle of this family decodes with.
+pub(super) fn decoder_graph(
+    files: &BundleFiles,
+    family: Family,
+) -> Result<&'static str, BundleError> {
+    let candidates = match family {
+        Family::Multimodal | Family::Embedding => &DECODER_GRAPHS[..1],
+        Family::Causal => &DECODER_GRAPHS[..],
+        Family::EncoderDecoder(_) => &COHORT_GRAPHS[..],
+    };
+    for name in candidates {
+        if !files.precisions(name)?.is_empty() {
+            return Ok(name);
+        }
+    }
+    Err(BundleError::MissingFile { file: format!("onnx/{}.onnx", candidates[0]) })
+}
+
+/// A graph of a bundle, in the precision that is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphFile {
+    /// Its base name, such as `decoder_model_merged`.
+    pub name: &'static str,
+    /// How its weights are stored.
+    pub precision: Precision,
+    /// Its file, relative to the bundle.
+    pub file: String,
+}
+
+impl Bundle {
+    /// Returns the base names of the graphs that the family runs.
+    fn graph_names(&self) -> Vec<&'static str> {
+        let modalities = self.modalities();
+        let needed = |wanted: bool, name| wanted.then_some(name);
+        match self.family {
+            Family::Causal => vec![self.decoder_graph],
+            Family::Embedding => self.embedding_graphs(),
+            Family::EncoderDecoder(_) => {
+                let decoders = [self.first_run_graph(), Some(self.decoder_graph)];
+                ["encoder_model"].into_iter().chain(decoders.into_iter().flatten()).collect()
+            }
+            Family::Multimodal => [
+                needed(modalities.image, "vision_encoder"),
+                needed(modalities.audio, "audio_encoder"),
+                Some("embed_tokens"),
+                Some(self.decoder_graph),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        }
+    }
+
+    /// Returns the graph of a sentence encoder, or those of a dual encoder: a tower for each of its
+    /// inputs, or the whole.
+    fn embedding_graphs(&self) -> Vec<&'static str> {
+        let is_dual = self
+            .embedding
+            .as_ref()
+            .is_some_and(|embedding| matches!(embedding.kind, EmbeddingKind::Dual { .. }));
+        let modalities = self.modalities();
+        let towers = [("text_model", modalities.text), ("vision_model", modalities.image)];
+        let mut names: Vec<&'static str> = towers
+            .into_iter()
+            .filter(|(_, is_wanted)| *is_wanted)
+            .map(|(tower, _)| {
+                let has_tower = self.files.precisions(tower).is_ok_and(|there| !there.is_empty());
+                if is_dual && has_tower { tower } else { "model" }
+            })
+            .collect();
+        names.dedup();
+        names
+    }
+
+    /// Returns the base name of the graph that makes the first run of the decoder, if that is not
+    /// the decoder's own.
+    pub(crate) fn first_run_graph(&self) -> Option<&'static str> {
+        (self.decoder_graph == COHORT_GRAPHS[1]).then_some(FIRST_RUN_GRAPH)
+    }
+
+    /// Returns the graphs that are run, each in the precision that is wanted.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] if one is missing, or is not there in that precision.
+    pub fn graphs(&self) -> Result<Vec<GraphFile>, BundleError> {
+        let file = |name| {
+            let (precision, file) = self.files.graph_file(name)?;
+            Ok(GraphFile { name, precision, file })
+        };
+        self.graph_names().into_iter().map(file).collect()
+    }
+
+    /// Checks that all graphs are there, and that `model.precision` names no others.
+    pub(super) fn check_graphs(&self) -> Result<(), BundleError> {
+        let names = self.graph_names();
+        for wanted in self.files.precision().graphs() {
+            if !names.contains(&wanted) {
+                return Err(BundleError::UnknownGraph {
+                    graph: wanted.to_owned(),
+                    there: names.join(", "),
+                });
+            }
+        }
+        self.graphs().map(drop)
+    }
+
+    /// Returns the precisions in which a graph is there, with the file of each.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::Read`] if the directory cannot be looked into.
+    pub fn precisions(&self, graph: &str) -> Result<Vec<(Precision, String)>, BundleError> {
+        self.files.precisions(graph)
+    }
+
+    /// Returns the files in which a graph's file keeps weights, relative to the bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] if the file is missing or no graph, or names a file outside the bundle.
+    pub fn external_data(&self, file: &str) -> Result<Vec<String>, BundleError> {
+        self.files.external_data(file)
+    }
+
+    /// Checks that all graphs can be opened, with what they keep outside.
+    pub(crate) fn is_whole(&self) -> Result<(), BundleError> {
+        self.graph_names().into_iter().try_for_each(|name| self.files.graph(name).map(drop))
+    }
+
+    /// Returns the bytes of a file, if that is known.
+    #[must_use]
+    pub fn file_size(&self, file: &str) -> Option<u64> {
+        self.files.size(file)
+    }
+
+    /// Returns the precisions of the graphs in words: one, or one for each graph where they differ.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`graphs`](Self::graphs).
+    pub fn precision(&self) -> Result<String, BundleError> {
+        let graphs = self.graphs()?;
+        let first = graphs.first().map(|graph| graph.precision);
+        if let Some(first) = first
+            && graphs.iter().all(|graph| graph.precision == first)
+        {
+            return Ok(first.to_string());
+        }
+        let each = graphs.iter().map(|graph| format!("{}={}", graph.name, graph.precision));
+        Ok(each.collect::<Vec<_>>().join(","))
+    }
+
+    /// Returns what the model card's metadata says of the licence.
+    #[must_use]
+    pub fn license(&self) -> Option<String> {
+        let card = self.files.text_if_there(MODEL_CARD).ok()??;
+        // The head of a card is YAML between two lines of dashes.
+        let head = card.strip_prefix("---")?.split("\n---").next()?;
+        let value = head.lines().find_map(|line| line.strip_prefix("license:"))?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+}

@@ -1,0 +1,150 @@
+//! Where a graph file keeps weights outside itself.
+//!
+//! A tensor may name a file beside the graph (`onnx.proto`: `TensorProto.external_data` = 13, an
+//! entry with the key `location`). ONNX Runtime opens whatever is named, so the names are read
+//! first, wherever a tensor can stand: among the weights, in attributes, in inner graphs, in
+//! functions.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, BufReader, Read, Seek},
+    path::Path,
+};
+
+use super::nodes::{each_field, text_of};
+
+/// What a message of `onnx.proto` is, as far as tensors may lie in it.
+#[derive(Clone, Copy)]
+enum Message {
+    Model,
+    Graph,
+    Function,
+    Node,
+    Attribute,
+    SparseTensor,
+    Tensor,
+    Entry,
+}
+
+impl Message {
+    /// Returns what a field of this message is, if tensors may lie in it.
+    fn of_field(self, field: u64) -> Option<Self> {
+        Some(match (self, field) {
+            (Self::Model, 7) => Self::Graph,
+            (Self::Model, 25) => Self::Function,
+            (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
+            (Self::Graph, 5) => Self::Tensor,
+            (Self::Graph, 15) => Self::SparseTensor,
+            (Self::Node, 5) | (Self::Function, 11) => Self::Attribute,
+            (Self::Attribute, 5 | 10) => Self::Tensor,
+            (Self::Attribute, 6 | 11) => Self::Graph,
+            (Self::Attribute, 22 | 23) => Self::SparseTensor,
+            (Self::SparseTensor, 1 | 2) => Self::Tensor,
+            (Self::Tensor, 13) => Self::Entry,
+            _ => return None,
+        })
+    }
+}
+
+/// The most messages that lie in each other; deeper graphs are not published.
+const DEPTH_MAX: usize = 64;
+
+/// Returns the files that a graph file names, relative to its folder, in order.
+pub(crate) fn locations(path: &Path) -> io::Result<BTreeSet<String>> {
+    locations_in(BufReader::new(File::open(path)?))
+}
+
+fn locations_in(mut file: impl Read + Seek) -> io::Result<BTreeSet<String>> {
+    let end = file.seek(io::SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut found = BTreeSet::new();
+    walk(&mut file, Message::Model, end, 0, &mut found)?;
+    Ok(found)
+}
+
+fn walk<F: Read + Seek>(
+    file: &mut F,
+    message: Message,
+    end: u64,
+    depth: usize,
+    found: &mut BTreeSet<String>,
+) -> io::Result<()> {
+    if depth > DEPTH_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "graphs lie too deep in graphs"));
+    }
+    each_field(file, end, |file, field, len| {
+        let Some(inner) = message.of_field(field) else { return Ok(false) };
+        let end = file.stream_position()? + len;
+        if matches!(inner, Message::Entry) {
+            found.extend(location_of(file, end)?);
+        } else {
+            walk(file, inner, end, depth + 1, found)?;
+        }
+        Ok(true)
+    })
+}
+
+/// Reads a `StringStringEntryProto` (`key` = 1, `value` = 2); `None` if it is no location.
+fn location_of<F: Read + Seek>(file: &mut F, end: u64) -> io::Result<Option<String>> {
+    let (mut key, mut value) = (String::new(), String::new());
+    each_field(file, end, |file, field, len| {
+        let text = match field {
+            1 => &mut key,
+            2 => &mut value,
+            _ => return Ok(false),
+        };
+        *text = text_of(file, len)?;
+        Ok(true)
+    })?;
+    Ok((key == "location").then_some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A field of bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let len = u8::try_from(content.len()).unwrap();
+        let tag = u16::from(number) << 3 | 2;
+        // Two bytes for numbers above 15.
+        let tag = match u8::try_from(tag) {
+            Ok(tag) if tag < 0x80 => vec![tag],
+            _ => vec![0x80 | (tag & 0x7f) as u8, (tag >> 7) as u8],
+        };
+        [tag, vec![len], content.to_vec()].concat()
+    }
+
+    fn tensor(location: &[u8]) -> Vec<u8> {
+        let entry = |key: &[u8], value: &[u8]| [field(1, key), field(2, value)].concat();
+        [
+            field(8, b"w"),
+            field(13, &entry(b"location", location)),
+            field(13, &entry(b"offset", b"4096")),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn every_place_where_a_tensor_may_stand_is_looked_at() {
+        let attribute = |content: Vec<u8>| field(1, &field(5, &content));
+        let inner = field(5, &tensor(b"branch"));
+        let graph = [
+            field(5, &tensor(b"weights")),
+            field(15, &field(1, &tensor(b"sparse"))),
+            attribute(field(5, &tensor(b"constant"))),
+            attribute(field(22, &field(2, &tensor(b"indices")))),
+            attribute(field(6, &inner)),
+            field(2, b"a name"),
+        ];
+        let function = field(7, &field(5, &field(10, &tensor(b"function"))));
+        let model = [vec![8, 9], field(7, &graph.concat()), field(25, &function)].concat();
+        let found = locations_in(Cursor::new(&model)).unwrap();
+        let expected = ["branch", "constant", "function", "indices", "sparse", "weights"];
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        assert!(locations_in(Cursor::new(&model[..model.len() - 3])).is_err(), "cut short");
+    }
+}
