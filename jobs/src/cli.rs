@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use legenda_schemas::{
+    job::Device,
+    precision::{PrecisionChoice, PrecisionError},
+};
 
 /// Reads tables of text, images and audio and writes down what is in them.
 #[derive(Debug, Parser)]
@@ -26,6 +30,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
+    /// List, show, fetch and try models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Print what the program found: ONNX Runtime, devices, cache, memory.
     Doctor(DoctorArgs),
     /// Print the JSON Schema of a file format, for editors.
@@ -76,6 +83,77 @@ pub(crate) enum ProgressStyle {
     Json,
     /// Nothing.
     None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the models on this machine that can be run: the embedded one, those in the Hub's cache.
+    List(ModelsListArgs),
+    /// Show what a model is and can do; of the Hub its configs are fetched, not its graphs.
+    Show(ModelArgs),
+    /// Fetch a model of the Hub into its cache.
+    Pull(ModelArgs),
+    /// Open a model and let it answer a built-in prompt for each of its tasks.
+    Check(ModelsCheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsListArgs {
+    /// List models that cannot be run too, and why.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
+    pub(crate) bundle: String,
+    /// How the weights are stored, such as `q4` or `decoder_model_merged=q4,embed_tokens=fp16`.
+    #[arg(long, value_name = "PRECISION", default_value = "", hide_default_value = true,
+          value_parser = precision)]
+    pub(crate) precision: PrecisionChoice,
+    /// Never fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn precision(text: &str) -> Result<PrecisionChoice, PrecisionError> {
+    if text.is_empty() { Ok(PrecisionChoice::default()) } else { text.parse() }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsCheckArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Where it runs.
+    #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+    pub(crate) device: DeviceName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    /// CUDA when its provider loads, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA, or an error.
+    Cuda,
+}
+
+impl From<DeviceName> for Device {
+    fn from(name: DeviceName) -> Self {
+        match name {
+            DeviceName::Auto => Self::Auto,
+            DeviceName::Cpu => Self::Cpu,
+            DeviceName::Cuda => Self::Cuda,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

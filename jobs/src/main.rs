@@ -4,6 +4,7 @@ mod allocator;
 mod cli;
 mod command;
 mod failure;
+mod fetching;
 mod progress;
 mod summary;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => command::run::run(&args),
         Command::Check(args) => command::check::check(&args),
+        Command::Models(command) => command::models::models(&command),
         Command::Doctor(args) => command::doctor::doctor(&args),
         Command::Schema(args) => command::schema::schema(&args),
     };

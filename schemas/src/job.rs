@@ -137,6 +137,9 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// Every kind of task.
+    pub const ALL: [Self; 4] = [Self::Caption, Self::Answer, Self::Transcribe, Self::Generate];
+
     /// Returns the name used in job files.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -3,6 +3,8 @@
 #![expect(clippy::missing_panics_doc, reason = "a test that cannot be set up has failed")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+pub mod hub;
+
 use std::{
     fs::{self, File},
     io::{Cursor, Write},

@@ -29,7 +29,9 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
             }
         },
     }
-    print(&format!("model      {} ({})", plan.bundle_name, checked.bundle.architecture()));
+    let precision = checked.bundle.precision().map_err(Failure::config)?;
+    let architecture = checked.bundle.architecture();
+    print(&format!("model      {} ({architecture}, {precision})", plan.bundle_name));
     print(&format!(
         "source     {} rows in {n_files} file{} ({} spans)",
         plan.n_rows(),

@@ -2,17 +2,21 @@
 
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod models;
 pub(crate) mod run;
 pub(crate) mod schema;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use legenda_models::{Bundle, BundleSource, Runtime, RuntimeOptions};
+use legenda_models::{Bundle, BundleError, BundleSource, Hub, HubOptions, Runtime, RuntimeOptions};
 use legenda_pipeline::RunPlan;
-use legenda_schemas::job::{Job, JobError};
+use legenda_schemas::{
+    job::{Job, JobError},
+    precision::PrecisionChoice,
+};
 
-use crate::{cli::JobArgs, failure::Failure};
+use crate::{cli::JobArgs, failure::Failure, fetching::Fetching};
 
 /// A job file, read and checked against table and model.
 pub(crate) struct CheckedJob {
@@ -45,20 +49,45 @@ pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    let bundle = open_bundle(&job.model.bundle, &base_dir)?;
+    let precision = job.model.precision.clone().unwrap_or_default();
+    let hub = open_hub(args.offline);
+    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)?;
     let plan = RunPlan::new(job, &base_dir, &bundle, args.limit)
         .map_err(|error| Failure::config(anyhow::Error::new(error)))?;
     Ok(CheckedJob { plan, bundle, base_dir })
 }
 
-fn open_bundle(name: &str, base_dir: &Path) -> Result<Bundle, Failure> {
+/// Opens a bundle by what is written in `model.bundle`, fetching what is missing of one of the Hub.
+pub(crate) fn open_bundle(
+    name: &str,
+    base_dir: &Path,
+    precision: PrecisionChoice,
+    hub: &Hub,
+) -> Result<Bundle, Failure> {
     let source = match BundleSource::parse(name) {
         BundleSource::Directory(path) => BundleSource::Directory(base_dir.join(path)),
-        embedded => embedded,
+        other => other,
     };
-    Bundle::open(&source).map_err(|error| {
-        Failure::config(anyhow::Error::new(error).context("`model.bundle` cannot be used"))
-    })
+    let fetching = Fetching::default();
+    let opened = Bundle::open_with(&source, precision, hub, &|state| fetching.show(state));
+    fetching.end();
+    opened.map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))
+}
+
+/// Says of a bundle that cannot be opened whether the same command may do better later.
+pub(crate) fn bundle_failure(error: BundleError, context: &'static str) -> Failure {
+    let may_pass = matches!(&error, BundleError::Hub(error) if error.may_pass());
+    let error = anyhow::Error::new(error).context(context);
+    if may_pass { Failure::resumable(error) } else { Failure::config(error) }
+}
+
+/// Returns the Hub as the environment says; with `offline` nothing is fetched from it.
+pub(crate) fn open_hub(offline: bool) -> Hub {
+    let mut options = HubOptions::from_env();
+    if offline {
+        options.offline = Some("`--offline` is given".to_owned());
+    }
+    Hub::new(options)
 }
 
 /// Finds and opens ONNX Runtime, fetching it when that is allowed and needed.

@@ -172,6 +172,14 @@ impl BundleFiles {
         }
     }
 
+    /// Returns those files of a repository's listing that `is_wanted`.
+    pub(super) fn listed_with(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let Place::Directory(Folder { listing: Some(listing), .. }) = &self.place else {
+            return Vec::new();
+        };
+        listing.keys().filter(|name| is_wanted(name)).cloned().collect()
+    }
+
     /// Returns a file's content.
     pub(crate) fn bytes(&self, file: &str) -> Result<Cow<'_, [u8]>, BundleError> {
         self.find(file)?.ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })

@@ -194,6 +194,34 @@ impl Bundle {
         self.files.size(file)
     }
 
+    /// Returns the bytes of a graph's file and of what it keeps outside. Of a file that is not
+    /// fetched yet, the files that are named after it count as outside.
+    #[must_use]
+    pub fn graph_size(&self, file: &str) -> Option<u64> {
+        let outside = self.external_data(file).unwrap_or_else(|_| {
+            let after = [format!("{file}_data"), format!("{file}.data")];
+            self.files.listed_with(|name| after.iter().any(|start| name.starts_with(start)))
+        });
+        let outside = outside.iter().map(|file| self.file_size(file)).sum::<Option<u64>>();
+        Some(self.file_size(file)? + outside?)
+    }
+
+    /// Returns in a word what the decoder's rows may do together (`ARCHITECTURE.md`, "Dialects");
+    /// `None` where its graph is not on this machine.
+    #[must_use]
+    pub fn dialect(&self) -> Option<&'static str> {
+        let source = self.files.graph(self.decoder_graph).ok()?;
+        crate::onnx::dialect_in(&source).ok().map(crate::onnx::Dialect::as_str)
+    }
+
+    /// Returns the precisions that the publisher sets for transformers.js, as it is written.
+    #[must_use]
+    pub fn published_dtype(&self) -> Option<String> {
+        let config: serde_json::Value = self.files.json_if_there("config.json").ok()??;
+        let dtype = config.get("transformers.js_config")?.get("dtype")?;
+        Some(dtype.as_str().map_or_else(|| dtype.to_string(), str::to_owned))
+    }
+
     /// Returns the precisions of the graphs in words: one, or one for each graph where they differ.
     ///
     /// # Errors

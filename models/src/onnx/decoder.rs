@@ -59,6 +59,28 @@ impl CrossPorts {
     }
 }
 
+impl Dialect {
+    /// Returns its name in `ARCHITECTURE.md`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::InPlace => "in-place",
+            Self::InPlaceMask => "in-place by mask",
+            Self::Growing => "growing",
+            Self::Shifted => "shifted",
+        }
+    }
+}
+
+/// Reads a decoder's dialect from its file alone; whether it can be run is not looked at.
+pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
+    let inputs = nodes::read_inputs(source)?;
+    let has = |name: &str| inputs.iter().any(|input| input == name);
+    if has("write_indices") && has("nonpad_kv_seqlen") {
+        return Ok(Dialect::InPlace);
+    }
+    Ok(dialect_of(&nodes::read_nodes(source)?, has("position_ids")))
+}
+
 /// The names of a decoder graph's inputs and outputs.
 #[derive(Clone, Debug)]
 pub(crate) struct DecoderPorts {

@@ -16,7 +16,7 @@ mod rows;
 mod runtime;
 mod session;
 
-pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect};
+pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect, dialect_in};
 pub(crate) use encoder::EncoderGraph;
 pub(crate) use external::locations as external_locations;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow, Tokens};

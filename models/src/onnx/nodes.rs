@@ -2,7 +2,7 @@
 //!
 //! What a decoder's rows may do together depends on its nodes, and ONNX Runtime does not tell them.
 //! This walks the fields of the protobuf (`onnx.proto`: `ModelProto.graph` = 7, `GraphProto.node`
-//! = 1, `NodeProto.input` = 1, `output` = 2, `op_type` = 4) and skips everything else, so a graph
+//! = 1, `GraphProto.input` = 11, `NodeProto.input` = 1, `output` = 2, `op_type` = 4) and skips everything else, so a graph
 //! with gigabytes of weights inside costs a few reads.
 
 use std::{
@@ -14,6 +14,8 @@ use crate::bundle::GraphSource;
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
+const GRAPH_INPUT: u64 = 11;
+const VALUE_NAME: u64 = 1;
 const NODE_INPUT: u64 = 1;
 const NODE_OUTPUT: u64 = 2;
 const NODE_OP_TYPE: u64 = 4;
@@ -41,25 +43,58 @@ pub(crate) fn quantizes_by_batch(source: &GraphSource<'_>) -> io::Result<bool> {
     Ok(nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize")))
 }
 
+/// Reads the names of the main graph's inputs, in file order.
+pub(crate) fn read_inputs(source: &GraphSource<'_>) -> io::Result<Vec<String>> {
+    match source {
+        GraphSource::Path(path) => inputs_of(BufReader::new(File::open(path)?)),
+        GraphSource::Bytes(bytes) => inputs_of(Cursor::new(bytes)),
+    }
+}
+
 fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    each_of_graph(&mut file, GRAPH_NODE, |file, len| {
+        nodes.push(node_of(file, len)?);
+        Ok(())
+    })?;
+    Ok(nodes)
+}
+
+fn inputs_of(mut file: impl Read + Seek) -> io::Result<Vec<String>> {
+    let mut inputs = Vec::new();
+    each_of_graph(&mut file, GRAPH_INPUT, |file, len| {
+        let end = file.stream_position()? + len;
+        each_field(file, end, |file, field, len| {
+            if field == VALUE_NAME {
+                inputs.push(text_of(file, len)?);
+            }
+            Ok(field == VALUE_NAME)
+        })
+    })?;
+    Ok(inputs)
+}
+
+/// Calls `visit` at each field of the main graph that has this number, with its length.
+fn each_of_graph<F: Read + Seek>(
+    file: &mut F,
+    wanted: u64,
+    mut visit: impl FnMut(&mut F, u64) -> io::Result<()>,
+) -> io::Result<()> {
     let end = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
-    let mut nodes = Vec::new();
-    each_field(&mut file, end, |file, field, len| {
+    each_field(file, end, |file, field, len| {
         if field != MODEL_GRAPH {
             return Ok(false);
         }
         let end = file.stream_position()? + len;
         each_field(file, end, |file, field, len| {
-            if field != GRAPH_NODE {
-                return Ok(false);
+            if field == wanted {
+                visit(file, len)?;
             }
-            nodes.push(node_of(file, len)?);
-            Ok(true)
+            Ok(field == wanted)
         })?;
         Ok(true)
-    })?;
-    Ok(nodes)
+    })
 }
 
 fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
@@ -156,6 +191,9 @@ mod tests {
             outputs: vec!["y".to_owned()],
         };
         assert_eq!(nodes, [add, Node { op_type: "Mul".to_owned(), ..Node::default() }]);
+        let input = field(11, &[field(2, b"type"), field(1, b"input_ids")].concat());
+        let model = field(7, &[graph.concat(), input].concat());
+        assert_eq!(read_inputs(&GraphSource::Bytes(&model)).unwrap(), ["input_ids"]);
         let cut = read_nodes(&GraphSource::Bytes(&model[..model.len() - 3]));
         assert!(cut.is_err(), "a file cut short is an error");
     }

@@ -1,0 +1,301 @@
+//! A Hub in this process: the shape of the Hugging Face Hub's API over the files of a directory.
+//!
+//! Large files lead to a second address, as on the real one, and it is written down who asked for
+//! what. What goes wrong on a network is asked for by [`Fault`].
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::Workplace;
+
+/// The commit of every repository.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// The token that the Hub wants, where it wants one.
+pub const TOKEN: &str = "hf_ThisIsSecret";
+
+/// Files from this size on lie at the second address.
+const LARGE_BYTES: usize = 50_000;
+
+/// What goes wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// So many answers break off after so many bytes.
+    Cut {
+        /// Answers that break off.
+        times: usize,
+        /// Bytes before they do.
+        after_bytes: usize,
+    },
+    /// After so many bytes nothing more comes, for a minute.
+    Hang {
+        /// Bytes before.
+        after_bytes: usize,
+    },
+    /// One byte is another.
+    Damage,
+    /// Ranges are not known: the whole file comes, whatever is asked for.
+    NoRanges,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The path and query.
+    pub path: String,
+    /// The first byte that is wanted.
+    pub range_start: Option<usize>,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+    /// Whether the second address was asked.
+    pub at_second: bool,
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    asked: Vec<Asked>,
+    faults: BTreeMap<String, Fault>,
+    wants_token: bool,
+}
+
+/// A Hub with one model, `owner/model`. It lives as long as the process.
+pub struct HubServer {
+    state: Arc<Mutex<State>>,
+    endpoint: String,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HubServer {
+    /// Starts a Hub that has the files of a directory.
+    #[must_use]
+    pub fn start(directory: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        read_folder(directory, directory, &mut files);
+        let state = Arc::new(Mutex::new(State { files, ..State::default() }));
+        let second = TcpListener::bind("127.0.0.1:0").unwrap();
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = |listener: &TcpListener| {
+            format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port())
+        };
+        let (endpoint, cdn) = (address(&first), address(&second));
+        for (listener, at_second) in [(first, false), (second, true)] {
+            let (state, cdn) = (Arc::clone(&state), cdn.clone());
+            thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let (state, cdn) = (Arc::clone(&state), cdn.clone());
+                    thread::spawn(move || answer(&stream, &state, &cdn, at_second));
+                }
+            });
+        }
+        Self { state, endpoint }
+    }
+
+    /// Returns its address.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Puts a file into the repository.
+    pub fn put(&self, name: &str, content: &[u8]) {
+        lock(&self.state).files.insert(name.to_owned(), content.to_vec());
+    }
+
+    /// Lets something go wrong with a file.
+    pub fn fault(&self, name: &str, fault: Fault) {
+        lock(&self.state).faults.insert(name.to_owned(), fault);
+    }
+
+    /// Lets everything go well.
+    pub fn mend(&self) {
+        lock(&self.state).faults.clear();
+    }
+
+    /// Shows the model only to those who have the token.
+    pub fn want_token(&self) {
+        lock(&self.state).wants_token = true;
+    }
+
+    /// Returns what was asked since the last call.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut lock(&self.state).asked)
+    }
+
+    /// Returns the names of the files that were asked for since the last call, each once.
+    #[must_use]
+    pub fn files_asked(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .asked()
+            .into_iter()
+            .filter_map(|asked| {
+                Some(asked.path.split_once("/resolve/")?.1.split_once('/')?.1.to_owned())
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Makes a command that knows this Hub only, with its cache in the workplace.
+    #[must_use]
+    pub fn command(&self, place: &Workplace, args: &[&str]) -> std::process::Command {
+        let mut command = place.command(args);
+        for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            command.env_remove(name);
+        }
+        for name in ["HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
+        command.env("HF_ENDPOINT", &self.endpoint).env("HF_HOME", place.path("hf"));
+        command
+    }
+}
+
+fn read_folder(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        if path.is_dir() {
+            read_folder(root, &path, files);
+        } else {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+            files.insert(name, fs::read(&path).unwrap());
+        }
+    }
+}
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn listing(state: &State) -> Value {
+    let sibling = |(name, content): (&String, &Vec<u8>)| {
+        let digest = sha256(content);
+        let mut sibling =
+            json!({"rfilename": name, "size": content.len(), "blobId": &digest[..40]});
+        if content.len() >= LARGE_BYTES {
+            sibling["lfs"] = json!({"sha256": digest, "size": content.len(), "pointerSize": 130});
+        }
+        sibling
+    };
+    json!({"id": "owner/model", "sha": COMMIT, "siblings": state.files.iter().map(sibling).collect::<Vec<_>>()})
+}
+
+/// Answers one request and closes the connection.
+fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bool) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let Some(first) = lines.next() else { return };
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let headers: BTreeMap<String, String> = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+        })
+        .collect();
+    let range_start = headers
+        .get("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let authorization = headers.get("authorization").cloned();
+    let is_known = authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
+    let mut guard = lock(state);
+    guard.asked.push(Asked { path: path.clone(), range_start, authorization, at_second });
+    let mut reply = |head: &str, body: &[u8]| {
+        let head = format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).ok();
+    };
+    if !at_second && guard.wants_token && !is_known {
+        return reply("401 Unauthorized", b"who are you?");
+    }
+    let revision = |rest: &str| rest == "main" || rest == COMMIT;
+    let bare = path.split('?').next().unwrap_or_default();
+    if let Some(rest) = bare.strip_prefix("/api/models/owner/model/revision/") {
+        if !revision(rest) {
+            return reply("404 Not Found", b"no such revision");
+        }
+        return reply("200 OK", listing(&guard).to_string().as_bytes());
+    }
+    let file = bare.strip_prefix("/owner/model/resolve/").and_then(|rest| rest.split_once('/'));
+    let Some((name, content)) = file
+        .filter(|(rest, _)| revision(rest))
+        .and_then(|(_, name)| Some((name.to_owned(), guard.files.get(name)?.clone())))
+    else {
+        return reply("404 Not Found", b"no such file");
+    };
+    let etag = sha256(&content);
+    if content.len() >= LARGE_BYTES && !at_second {
+        let head = format!(
+            "302 Found\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{etag}\"\r\n\
+             X-Linked-Size: {}\r\nLocation: {cdn}{path}?signature=hidden",
+            content.len()
+        );
+        return reply(&head, b"");
+    }
+    let fault = guard.faults.get(&name).copied();
+    if let Some(Fault::Cut { times, after_bytes }) = fault {
+        let left = times.checked_sub(1).map(|times| Fault::Cut { times, after_bytes });
+        match left {
+            Some(left) => guard.faults.insert(name, left),
+            None => guard.faults.remove(&name),
+        };
+    }
+    drop(guard);
+    send(stream, &content, &etag, range_start, fault);
+}
+
+fn send(
+    mut stream: &TcpStream,
+    content: &[u8],
+    etag: &str,
+    range_start: Option<usize>,
+    fault: Option<Fault>,
+) {
+    let mut content = content.to_vec();
+    if fault == Some(Fault::Damage) {
+        content[100] ^= 1;
+    }
+    let start = range_start.filter(|_| fault != Some(Fault::NoRanges));
+    let body = &content[start.unwrap_or(0).min(content.len())..];
+    let status = match start {
+        Some(start) if start >= content.len() => "416 Range Not Satisfiable".to_owned(),
+        Some(start) => format!(
+            "206 Partial Content\r\nContent-Range: bytes {start}-{}/{}",
+            content.len() - 1,
+            content.len()
+        ),
+        None => "200 OK".to_owned(),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let body = match fault {
+        Some(Fault::Cut { times: 1.., after_bytes } | Fault::Hang { after_bytes }) => {
+            &body[..after_bytes.min(body.len())]
+        }
+        _ => body,
+    };
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).ok();
+    if matches!(fault, Some(Fault::Hang { .. })) {
+        thread::sleep(Duration::from_secs(60));
+    }
+}
