@@ -22,16 +22,14 @@ fn bundle(name: &str) -> PathBuf {
     repository().join("tests/references/bundles").join(name)
 }
 
-/// The rows of a reference without a system message: questions, and answers under `key`.
-fn reference(name: &str, key: &str) -> (Vec<String>, Vec<Option<String>>) {
+/// The questions of a reference that have no system message, and their answers.
+fn reference(name: &str) -> (Vec<String>, Vec<Option<String>>) {
     let text = fs::read_to_string(bundle(&format!("{name}.json"))).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
-    let rows = reference["rows"].as_array().unwrap().iter().zip(reference[key].as_array().unwrap());
-    rows.filter(|(row, _)| row["system"].is_null())
-        .map(|(row, answer)| {
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            (text(&row["text"]), Some(text(&answer["answer"])))
-        })
+    let rows = reference["rows"].as_array().unwrap().iter();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    rows.filter(|row| row["system"].is_null())
+        .map(|row| (text(row, "text"), Some(text(row, "answer"))))
         .unzip()
 }
 
@@ -57,7 +55,7 @@ fn written(folder: &Path, all: &mut String) {
 
 #[test]
 fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
-    let (questions, answers) = reference("llama", "rows");
+    let (questions, answers) = reference("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.want_token();
     job(&place, &questions);
@@ -106,7 +104,7 @@ fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
 
 #[test]
 fn a_precision_is_fetched_alone_and_is_another_run() {
-    let (questions, answers) = reference("llama", "rows_fp16");
+    let (questions, answers) = reference("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     job(&place, &questions);
     let half = ["run", "job.toml", "--set", "model.precision=fp16"];
@@ -115,6 +113,12 @@ fn a_precision_is_fetched_alone_and_is_another_run() {
     let files = hub.files_asked();
     assert!(files.contains(&"onnx/model_fp16.onnx".to_owned()), "{files:?}");
     assert!(!files.contains(&"onnx/model.onnx".to_owned()), "{files:?}");
+
+    // The tokens are those of the whole weights; that the halves were run is seen in the scores.
+    let whole = ["run", "job.toml", "--set", "output.path=whole"];
+    drop(ended(&mut hub.command(&place, &whole)).expect(0));
+    let scores = |output: &str| format!("{:?}", place.answers(output)["legenda_logprob_mean"]);
+    assert_ne!(scores("out"), scores("whole"));
 
     // What is committed is of another precision.
     let other = ended(&mut hub.command(&place, &["run", "job.toml"])).expect(2);
@@ -242,7 +246,7 @@ fn offline_names_the_file_and_what_fetches_it() {
 #[test]
 fn weights_outside_a_graph_are_fetched_with_it() {
     // A layout with one config of its own, and weights in `model.onnx.data`.
-    let (questions, answers) = reference("llama_gqa", "rows");
+    let (questions, answers) = reference("llama_gqa");
     let (hub, place) = (HubServer::start(&bundle("llama_gqa")), Workplace::new());
     hub.put("model.onnx.data_of_something_else", b"not needed");
     job(&place, &questions);

@@ -1,6 +1,6 @@
 //! `legenda doctor`.
 
-use legenda_models::{Bundle, BundleSource, Runtime, RuntimeOptions};
+use legenda_models::{Bundle, BundleSource, HubOptions, Runtime, RuntimeOptions};
 use legenda_schemas::{job::Device, units::ByteSize};
 use serde_json::{Value, json};
 
@@ -23,6 +23,12 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
             cache_dir.map_or(Value::from("none"), |dir| Value::from(dir.display().to_string())),
         ),
     ];
+    let hub = HubOptions::from_env();
+    if let Some(dir) = hub.cache_dir {
+        findings.push(("hub cache", Value::from(dir.display().to_string())));
+    }
+    findings.push(("hub", Value::from(hub.endpoint)));
+    findings.push(("hub token", Value::from(if hub.token.is_some() { "set" } else { "none" })));
     let embedded = Bundle::open(&BundleSource::Embedded).map_err(Failure::fault)?;
     findings.push((
         "embedded model",

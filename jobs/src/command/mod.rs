@@ -51,7 +51,8 @@ pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
     };
     let precision = job.model.precision.clone().unwrap_or_default();
     let hub = open_hub(args.offline);
-    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)?;
+    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)
+        .map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))?;
     let plan = RunPlan::new(job, &base_dir, &bundle, args.limit)
         .map_err(|error| Failure::config(anyhow::Error::new(error)))?;
     Ok(CheckedJob { plan, bundle, base_dir })
@@ -63,7 +64,7 @@ pub(crate) fn open_bundle(
     base_dir: &Path,
     precision: PrecisionChoice,
     hub: &Hub,
-) -> Result<Bundle, Failure> {
+) -> Result<Bundle, BundleError> {
     let source = match BundleSource::parse(name) {
         BundleSource::Directory(path) => BundleSource::Directory(base_dir.join(path)),
         other => other,
@@ -71,7 +72,7 @@ pub(crate) fn open_bundle(
     let fetching = Fetching::default();
     let opened = Bundle::open_with(&source, precision, hub, &|state| fetching.show(state));
     fetching.end();
-    opened.map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))
+    opened
 }
 
 /// Says of a bundle that cannot be opened whether the same command may do better later.

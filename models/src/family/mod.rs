@@ -7,6 +7,7 @@ mod growing;
 mod in_place;
 mod media;
 mod multimodal;
+mod padding;
 mod pooling;
 mod positions;
 mod tokens;
@@ -100,7 +101,8 @@ fn open_decoder(
     let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
     let sizes = [slots, context_tokens, text.vocab_size];
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
-    Ok(match ports.dialect {
+    let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
+    let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
             let graph = InPlaceGraph::new(graph, ports, device, dims)?;
             Box::new(InPlaceDecoder::new(graph, tokens, sizes)?)
@@ -124,7 +126,11 @@ fn open_decoder(
             let rules = RowRules { merges: false, whole_prompts: false };
             Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
-    })
+    };
+    if let Some(tokens) = tries_padding {
+        padding::check(decoder.as_mut(), &tokens, name)?;
+    }
+    Ok(decoder)
 }
 
 /// Says of a failed run that a whole decoder call has failed.

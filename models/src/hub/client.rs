@@ -28,7 +28,7 @@ use super::{
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often a file is asked for without one more byte of it arriving.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// The wait before a second attempt; it doubles.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -99,8 +99,8 @@ impl Client {
         Ok(Self { executor, http, endpoint, token: options.token.clone() })
     }
 
-    /// Asks what a repository holds.
-    pub(super) fn listing(&self, repo: &HubRepo) -> Result<Listing, HubError> {
+    /// Asks what a repository holds, so many times as long as there is no answer.
+    pub(super) fn listing(&self, repo: &HubRepo, attempts_max: u32) -> Result<Listing, HubError> {
         let what = format!("model `{repo}`");
         let mut url = self.url(["api", "models"], repo, "revision", "");
         url.set_query(Some("blobs=true"));
@@ -109,7 +109,7 @@ impl Client {
             loop {
                 let asked = self.listing_once(repo, &what, &url).await;
                 match asked {
-                    Err(HubError::Connection { .. }) if attempt < ATTEMPTS_MAX => {
+                    Err(HubError::Connection { .. }) if attempt < attempts_max => {
                         back_off(attempt).await;
                         attempt += 1;
                     }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 use cache::{Listing, RepoCache, is_commit};
-use client::Client;
+use client::{ATTEMPTS_MAX, Client};
 pub use error::HubError;
 pub use options::{HubOptions, Token};
 
@@ -255,21 +255,24 @@ impl Hub {
         let known = fixed.or_else(|| cache.commit_of(revision));
         let why = match &self.options.offline {
             Some(why) => why.clone(),
-            None => match self.client()?.listing(repo) {
-                Ok(listing) => {
-                    cache.keep_listing(&listing)?;
-                    if !is_commit(revision) {
-                        cache.keep_ref(revision, &listing.commit)?;
+            // Where the cache will do, a Hub that is down is not waited for.
+            None => {
+                match self.client()?.listing(repo, if known.is_some() { 1 } else { ATTEMPTS_MAX }) {
+                    Ok(listing) => {
+                        cache.keep_listing(&listing)?;
+                        if !is_commit(revision) {
+                            cache.keep_ref(revision, &listing.commit)?;
+                        }
+                        return Ok(snapshot(cache, listing, None));
                     }
-                    return Ok(snapshot(cache, listing, None));
+                    Err(error @ HubError::Connection { .. }) if known.is_some() => {
+                        let why = error.to_string();
+                        tracing::warn!(why, "the cache is taken as it is");
+                        why
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error @ HubError::Connection { .. }) if known.is_some() => {
-                    let why = error.to_string();
-                    tracing::warn!(why, "the cache is taken as it is");
-                    why
-                }
-                Err(error) => return Err(error),
-            },
+            }
         };
         let Some(commit) = known else {
             return Err(not_cached(repo, precision, "config.json", why));

@@ -67,6 +67,7 @@ impl Dialect {
             Self::InPlaceMask => "in-place by mask",
             Self::Growing => "growing",
             Self::Shifted => "shifted",
+            Self::Cohort => "cohort",
         }
     }
 }
@@ -78,6 +79,9 @@ pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
     if has("write_indices") && has("nonpad_kv_seqlen") {
         return Ok(Dialect::InPlace);
     }
+    if has(CrossPorts::STATES) || inputs.iter().any(|input| input.contains(".encoder.")) {
+        return Ok(Dialect::Cohort);
+    }
     Ok(dialect_of(&nodes::read_nodes(source)?, has("position_ids")))
 }
 
@@ -85,6 +89,8 @@ pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
 #[derive(Clone, Debug)]
 pub(crate) struct DecoderPorts {
     pub(crate) dialect: Dialect,
+    /// Whether graphs of this kind pad on either side, so that the dialect should be tried.
+    pub(crate) pads_on_either_side: bool,
     pub(crate) takes_positions: bool,
     /// The axes of a position: one, or time, height and width.
     pub(crate) position_axes: usize,
@@ -172,19 +178,25 @@ impl DecoderPorts {
             }
             None => 1,
         };
-        let dialect = if has("write_indices") && has("nonpad_kv_seqlen") {
-            Dialect::InPlace
+        let (dialect, pads_on_either_side) = if has("write_indices") && has("nonpad_kv_seqlen") {
+            (Dialect::InPlace, false)
         } else if cross.is_some() {
-            Dialect::Cohort
+            (Dialect::Cohort, false)
         } else {
             let nodes = nodes::read_nodes(source).map_err(|error| SessionError::Nodes {
                 graph: graph.name().to_owned(),
                 message: error.to_string(),
             })?;
-            dialect_of(&nodes, has("position_ids"))
+            // A fused operator may take lengths for a mask, and without a mask no pad is hidden. Where
+            // values are scaled by the whole batch, rows depend on each other in any case.
+            let is_fused = nodes.iter().any(|node| node.op_type == GQA);
+            let is_scaled = nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize"));
+            let in_doubt = (is_fused || !has("attention_mask")) && !is_scaled;
+            (dialect_of(&nodes, has("position_ids")), in_doubt)
         };
         Ok(Self {
             dialect,
+            pads_on_either_side,
             takes_positions: has("position_ids"),
             position_axes,
             takes_mask: has("attention_mask"),
@@ -209,13 +221,15 @@ fn present_of(past: &str) -> Option<String> {
     }
 }
 
-/// Inputs of `GroupQueryAttention` (contrib operators of ONNX Runtime).
+/// A fused operator of ONNX Runtime (contrib operators), and those of its inputs that tell how rows
+/// of unequal length are laid.
+const GQA: &str = "GroupQueryAttention";
 const GQA_SEQLENS_K: usize = 5;
 const GQA_ATTENTION_BIAS: usize = 10;
 
 fn dialect_of(nodes: &[nodes::Node], takes_positions: bool) -> Dialect {
     let plain = if takes_positions { Dialect::Growing } else { Dialect::Shifted };
-    let Some(attention) = nodes.iter().find(|node| node.op_type == "GroupQueryAttention") else {
+    let Some(attention) = nodes.iter().find(|node| node.op_type == GQA) else {
         return plain;
     };
     let input = |idx: usize| attention.inputs.get(idx).map_or("", String::as_str);

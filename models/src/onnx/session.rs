@@ -100,6 +100,16 @@ pub enum SessionError {
         /// What is wrong.
         message: String,
     },
+    /// A row's scores change with the padding beside a longer row, so its answers would be wrong.
+    #[error(
+        "rows of graph `{graph}` depend on their padding (scores are {difference:.3} of their range apart beside a longer row): how it lays out rows is not known; write `model.slots = 1`"
+    )]
+    Padding {
+        /// The graph's base name.
+        graph: String,
+        /// The largest difference, as a part of the range of the scores.
+        difference: f32,
+    },
     /// The cache cannot be allocated.
     #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
     Allocate {
@@ -121,6 +131,7 @@ impl SessionError {
             Self::Dimensions { .. } => "graph_dimensions",
             Self::UnknownInput { .. } => "graph_input_unknown",
             Self::Nodes { .. } => "graph_unreadable",
+            Self::Padding { .. } => "padding_matters",
             Self::Allocate { .. } => "cache_allocate",
         }
     }

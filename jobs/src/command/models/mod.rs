@@ -11,7 +11,7 @@ use legenda_models::Bundle;
 use legenda_schemas::job::TaskKind;
 use serde_json::Value;
 
-use super::{open_bundle, open_hub, print};
+use super::{bundle_failure, open_bundle, open_hub, print};
 use crate::{
     cli::{ModelArgs, ModelsCommand},
     failure::{Exit, Failure},
@@ -29,7 +29,9 @@ pub(crate) fn models(command: &ModelsCommand) -> Result<Exit, Failure> {
 
 /// Opens the bundle that is named, fetching what is missing of it.
 fn open(args: &ModelArgs) -> Result<Bundle, Failure> {
-    open_bundle(&args.bundle, Path::new(""), args.precision.clone(), &open_hub(args.offline))
+    let hub = open_hub(args.offline);
+    open_bundle(&args.bundle, Path::new(""), args.precision.clone(), &hub)
+        .map_err(|error| bundle_failure(error, "the model cannot be used"))
 }
 
 /// The tasks that a bundle can do.

@@ -1,0 +1,156 @@
+//! Tries at load whether rows of a decoder depend on their padding.
+//!
+//! The side on which short rows are padded is read from the graph, and the wrong side is silently
+//! wrong. Where a graph is of a kind that pads on either side, a short prompt is run alone and
+//! beside a longer one: its scores must be the same.
+
+use std::sync::PoisonError;
+
+use super::tokens::TokenInput;
+use crate::{
+    Prompt,
+    engine::{Decoder, Join, Logits, StepRow},
+    onnx::SessionError,
+    tensors::Tensor,
+};
+
+/// Tokens of the two prompts.
+const SHORT_TOKENS: i64 = 3;
+const LONG_TOKENS: i64 = 11;
+
+/// The token that is appended in a step.
+const NEXT_TOKEN: i64 = 4;
+
+/// How far scores may be apart, as a part of their range. Rounding of halves stays below 0.01; of
+/// the tiny references padded on the wrong side the least wrong is at 0.09.
+const TOLERANCE: f32 = 0.03;
+
+/// Checks a decoder whose slots are free; they are free again afterwards.
+///
+/// # Errors
+///
+/// [`SessionError::Padding`] if a row depends on its padding, [`SessionError::Open`] if the graph
+/// cannot be run at all.
+pub(super) fn check(
+    decoder: &mut dyn Decoder,
+    tokens: &TokenInput,
+    graph: &str,
+) -> Result<(), SessionError> {
+    // A row alone has no padding.
+    if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS.unsigned_abs() as usize {
+        return Ok(());
+    }
+    let failed = |message: String| SessionError::Open { graph: graph.to_owned(), message };
+    let short = prompt(tokens, SHORT_TOKENS).map_err(failed)?;
+    let long = prompt(tokens, LONG_TOKENS).map_err(failed)?;
+    let alone = scores(decoder, &[&short]).map_err(failed)?;
+    let beside = scores(decoder, &[&short, &long]).map_err(failed)?;
+    let difference = distance(&alone, &beside);
+    tracing::debug!(graph, difference, "padding tried");
+    if difference <= TOLERANCE {
+        Ok(())
+    } else {
+        Err(SessionError::Padding { graph: graph.to_owned(), difference })
+    }
+}
+
+/// Makes a prompt of the first tokens of the vocabulary: which ones does not matter.
+fn prompt(tokens: &TokenInput, n_tokens: i64) -> Result<Prompt, String> {
+    let ids: Vec<i64> = (1..=n_tokens).collect();
+    let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
+    let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
+    let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
+    let embeds = embedding.embed(&row).map_err(|error| error.to_string())?;
+    let shape = [ids.len(), embedding.hidden_size()];
+    let embeds = Tensor::new(shape, embeds.into_data()).map_err(|error| error.to_string())?;
+    Ok(Prompt::new(ids, embeds))
+}
+
+/// Returns the scores of the first prompt after its last token and after one step more.
+fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, String> {
+    let joins = prompts.iter().enumerate().map(|(slot, prompt)| Join { slot, prompt });
+    let joins: Vec<Join<'_>> = joins.collect();
+    let rows: Vec<StepRow> =
+        (0..prompts.len()).map(|slot| StepRow { slot, token_id: NEXT_TOKEN }).collect();
+    let mut logits = Logits::default();
+    let mut run = || {
+        decoder.prefill(&joins, &mut logits)?;
+        let mut scores = logits.row(0).to_vec();
+        decoder.step(&rows, &mut logits)?;
+        scores.extend_from_slice(logits.row(0));
+        Ok(scores)
+    };
+    let done = run().map_err(|error: crate::DecodeError| error.to_string());
+    for row in &rows {
+        decoder.release(row.slot);
+    }
+    done
+}
+
+/// Returns the largest difference of two rows of scores as a part of the first one's range; a score
+/// that is no number is as far as can be.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let (mut low, mut high, mut apart) = (f32::INFINITY, f32::NEG_INFINITY, 0.0_f32);
+    for (a, b) in a.iter().zip(b) {
+        // Scores of tokens that are never chosen may be minus infinity.
+        if a.to_bits() == b.to_bits() {
+            continue;
+        }
+        if !a.is_finite() || !b.is_finite() {
+            return f32::INFINITY;
+        }
+        apart = apart.max((a - b).abs());
+    }
+    for value in a.iter().filter(|value| value.is_finite()) {
+        (low, high) = (low.min(*value), high.max(*value));
+    }
+    if apart == 0.0 { 0.0 } else { apart / (high - low).max(f32::MIN_POSITIVE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Bundle, BundleSource, Runtime, RuntimeOptions,
+        family::growing::GrowingDecoder,
+        onnx::{DecoderPorts, DeviceKind, Dialect, GraphSession, GrowingGraph},
+    };
+
+    /// Opens the decoder of a reference as if its rows were left-padded.
+    fn left_padded(name: &str, slots: usize) -> GrowingDecoder {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles");
+        let source = BundleSource::Directory(std::path::Path::new(path).join(name));
+        let bundle = Bundle::open(&source).unwrap();
+        let runtime = Runtime::open(&RuntimeOptions::from_env(), &|_| {}).unwrap();
+        let source = bundle.files.graph("model").unwrap();
+        let graph = GraphSession::open(&runtime, "model", &source, DeviceKind::Cpu).unwrap();
+        let mut ports = DecoderPorts::read(&graph, &source).unwrap();
+        ports.dialect = Dialect::Shifted;
+        let text = &bundle.config.text;
+        let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
+        let graph = GrowingGraph::new(graph, ports, dims).unwrap();
+        GrowingDecoder::new(graph, TokenInput::Ids, [slots, 64, text.vocab_size], false)
+    }
+
+    #[test]
+    fn the_wrong_side_is_refused() {
+        // Its lengths are sums of the mask: pads belong on the right.
+        for name in ["llama_gqa_hub", "llama_gqa"] {
+            let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
+            assert_eq!(error.code(), "padding_matters", "{name}: {error}");
+            assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
+            // A row alone has no padding to depend on.
+            assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, "model").is_ok());
+        }
+    }
+
+    #[test]
+    fn the_right_side_is_accepted_and_leaves_the_slots_free() {
+        for name in ["llama_bias", "llama", "gemma3_text"] {
+            let mut decoder = left_padded(name, 2);
+            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+            // The slots take prompts again, with the same result.
+            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+        }
+    }
+}
