@@ -258,6 +258,25 @@ fn weights_outside_a_graph_are_fetched_with_it() {
 }
 
 #[test]
+fn each_family_says_what_it_needs() {
+    for (name, graphs) in [
+        ("t5", ["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"].as_slice()),
+        ("whisper", &["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"]),
+        ("vit_gpt2", &["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"]),
+        ("llama_native", &["decode.onnx", "decode.onnx.data"]),
+    ] {
+        let (hub, place) = (HubServer::start(&bundle(name)), Workplace::new());
+        drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
+        let mut files = hub.files_asked();
+        files.retain(|file| file.contains(".onnx"));
+        assert_eq!(files, graphs, "{name}");
+        let check = ["models", "check", MODEL, "--offline", "--device", "cpu"];
+        let told = ended(&mut hub.command(&place, &check)).expect(0);
+        assert!(told.stdout.contains("tokens/s"), "{name}: {}", told.stdout);
+    }
+}
+
+#[test]
 fn the_cache_is_that_of_huggingface_hub() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));

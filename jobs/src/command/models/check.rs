@@ -22,7 +22,7 @@ pub(crate) fn check(args: &ModelsCheckArgs) -> Result<Exit, Failure> {
     let bundle = open(&args.model)?;
     let runtime = open_runtime(args.model.offline, None)?;
     let mut options =
-        ModelOptions { device: args.device.into(), slots: Some(1), ..ModelOptions::default() };
+        ModelOptions { device: args.device.into(), slots: Some(2), ..ModelOptions::default() };
     options.generation.max_new_tokens = Some(NEW_TOKENS_MAX);
     let start = Instant::now();
     let mut model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
