@@ -144,7 +144,8 @@ impl HubServer {
             .asked()
             .into_iter()
             .filter_map(|asked| {
-                Some(asked.path.split_once("/resolve/")?.1.split_once('/')?.1.to_owned())
+                let path = asked.path.split('?').next()?;
+                Some(path.split_once("/resolve/")?.1.split_once('/')?.1.to_owned())
             })
             .collect();
         names.sort_unstable();
