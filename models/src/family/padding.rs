@@ -6,7 +6,7 @@
 
 use std::sync::PoisonError;
 
-use super::tokens::TokenInput;
+use super::{to_i64, tokens::TokenInput};
 use crate::{
     Prompt,
     engine::{Decoder, Join, Logits, StepRow},
@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// Tokens of the two prompts.
-const SHORT_TOKENS: i64 = 3;
-const LONG_TOKENS: i64 = 11;
+const SHORT_TOKENS: usize = 3;
+const LONG_TOKENS: usize = 11;
 
 /// The token that is appended in a step.
 const NEXT_TOKEN: i64 = 4;
@@ -37,15 +37,11 @@ pub(super) fn check(
     graph: &str,
 ) -> Result<(), SessionError> {
     // A row alone has no padding.
-    if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS.unsigned_abs() as usize {
+    if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS {
         return Ok(());
     }
-    let failed = |message: String| SessionError::Open { graph: graph.to_owned(), message };
-    let short = prompt(tokens, SHORT_TOKENS).map_err(failed)?;
-    let long = prompt(tokens, LONG_TOKENS).map_err(failed)?;
-    let alone = scores(decoder, &[&short]).map_err(failed)?;
-    let beside = scores(decoder, &[&short, &long]).map_err(failed)?;
-    let difference = distance(&alone, &beside);
+    let difference = difference(decoder, tokens)
+        .map_err(|message| SessionError::Open { graph: graph.to_owned(), message })?;
     tracing::debug!(graph, difference, "padding tried");
     if difference <= TOLERANCE {
         Ok(())
@@ -54,9 +50,17 @@ pub(super) fn check(
     }
 }
 
+/// Returns how far the scores of a short prompt alone are from those beside a longer one.
+fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
+    let (short, long) = (prompt(tokens, SHORT_TOKENS)?, prompt(tokens, LONG_TOKENS)?);
+    let alone = scores(decoder, &[&short])?;
+    let beside = scores(decoder, &[&short, &long])?;
+    Ok(distance(&alone, &beside))
+}
+
 /// Makes a prompt of the first tokens of the vocabulary: which ones does not matter.
-fn prompt(tokens: &TokenInput, n_tokens: i64) -> Result<Prompt, String> {
-    let ids: Vec<i64> = (1..=n_tokens).collect();
+fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
+    let ids: Vec<i64> = (1..=n_tokens).map(to_i64).collect();
     let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
     let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
     let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +140,8 @@ mod tests {
     fn the_wrong_side_is_refused() {
         // Its lengths are sums of the mask: pads belong on the right.
         for name in ["llama_gqa_hub", "llama_gqa"] {
+            let far = difference(&mut left_padded(name, 2), &TokenInput::Ids).unwrap();
+            println!("{name} on the wrong side: {far}");
             let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
             assert_eq!(error.code(), "padding_matters", "{name}: {error}");
             assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
@@ -148,6 +154,8 @@ mod tests {
     fn the_right_side_is_accepted_and_leaves_the_slots_free() {
         for name in ["llama_bias", "llama", "gemma3_text"] {
             let mut decoder = left_padded(name, 2);
+            let near = difference(&mut decoder, &TokenInput::Ids).unwrap();
+            println!("{name} on its side: {near}");
             check(&mut decoder, &TokenInput::Ids, "model").unwrap();
             // The slots take prompts again, with the same result.
             check(&mut decoder, &TokenInput::Ids, "model").unwrap();

@@ -106,16 +106,19 @@ mod tests {
 
     use super::*;
 
+    fn varint(mut value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(0x80 | u8::try_from(value & 0x7f).unwrap());
+            value >>= 7;
+        }
+        bytes.push(u8::try_from(value).unwrap());
+        bytes
+    }
+
     /// A field of bytes.
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        let len = u8::try_from(content.len()).unwrap();
-        let tag = u16::from(number) << 3 | 2;
-        // Two bytes for numbers above 15.
-        let tag = match u8::try_from(tag) {
-            Ok(tag) if tag < 0x80 => vec![tag],
-            _ => vec![0x80 | (tag & 0x7f) as u8, (tag >> 7) as u8],
-        };
-        [tag, vec![len], content.to_vec()].concat()
+    fn field(number: usize, content: &[u8]) -> Vec<u8> {
+        [varint(number << 3 | 2), varint(content.len()), content.to_vec()].concat()
     }
 
     fn tensor(location: &[u8]) -> Vec<u8> {
