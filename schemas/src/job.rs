@@ -138,7 +138,8 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// Every kind of task.
-    pub const ALL: [Self; 4] = [Self::Caption, Self::Answer, Self::Transcribe, Self::Generate];
+    pub const ALL: [Self; 5] =
+        [Self::Caption, Self::Answer, Self::Transcribe, Self::Generate, Self::Embed];
 
     /// Returns the name used in job files.
     #[must_use]

@@ -364,21 +364,6 @@ fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
     Ok(files)
 }
 
-/// Returns the folders of sentence-transformers' modules: `1_Pooling`, `2_Dense`.
-fn modules(root: &Path) -> Result<Vec<String>, BundleError> {
-    let error = |source| BundleError::Directory { path: root.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).map_err(error)? {
-        let entry = entry.map_err(error)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let number = name.split_once('_').map_or("", |(number, _)| number);
-        if number.parse::<u32>().is_ok() && entry.path().is_dir() {
-            found.push(name);
-        }
-    }
-    Ok(found)
-}
-
 fn hash_header(hasher: &mut Sha256, name: &str, len: u64) {
     hasher.update((name.len() as u64).to_le_bytes());
     hasher.update(name);

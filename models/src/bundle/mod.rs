@@ -510,13 +510,5 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
     }
 }
 
-fn processor_config(files: &BundleFiles, family: Family) -> Result<ProcessorConfig, BundleError> {
-    match files.json_if_there("processor_config.json")? {
-        Some(processor) => Ok(processor),
-        None if family == Family::Causal => Ok(ProcessorConfig::default()),
-        None => files.json("preprocessor_config.json"),
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::{
         Bundle, BundleSource, Runtime, RuntimeOptions,
-        family::growing::GrowingDecoder,
+        family::growing::{GrowingDecoder, RowRules},
         onnx::{DecoderPorts, DeviceKind, Dialect, GraphSession, GrowingGraph},
     };
 
@@ -133,7 +133,8 @@ mod tests {
         let text = &bundle.config.text;
         let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
         let graph = GrowingGraph::new(graph, ports, dims).unwrap();
-        GrowingDecoder::new(graph, TokenInput::Ids, [slots, 64, text.vocab_size], false)
+        let rules = RowRules { merges: false, whole_prompts: false };
+        GrowingDecoder::new(graph, TokenInput::Ids, [slots, 64, text.vocab_size], rules)
     }
 
     #[test]

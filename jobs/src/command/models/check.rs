@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
-use legenda_models::{Generation, Model, ModelOptions, Record, RgbImage, Waveform};
+use anyhow::{Context, anyhow};
+use legenda_models::{
+    Embedder, EmbeddingInput, Generation, Model, ModelOptions, Record, RgbImage, Waveform,
+};
 use legenda_schemas::job::TaskKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{open, print_object, tasks};
 use crate::{
@@ -17,70 +19,121 @@ use crate::{
 /// The most tokens of an answer: enough to see words, and quick on a large model.
 const NEW_TOKENS_MAX: usize = 24;
 
+/// What a model made of a built-in record.
+struct Tried {
+    task: TaskKind,
+    /// The values for machines, beside the task and the time.
+    values: Vec<(&'static str, Value)>,
+    /// The same for people.
+    line: String,
+    took: Duration,
+}
+
 /// Opens a model and says how fast it loads and answers, and what.
 pub(crate) fn check(args: &ModelsCheckArgs) -> Result<Exit, Failure> {
     let bundle = open(&args.model)?;
     let runtime = open_runtime(args.model.offline, None)?;
+    // Two slots, so that whether rows depend on each other is tried too.
     let mut options =
         ModelOptions { device: args.device.into(), slots: Some(2), ..ModelOptions::default() };
     options.generation.max_new_tokens = Some(NEW_TOKENS_MAX);
     let start = Instant::now();
-    let mut model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
-    let load = start.elapsed();
-    let mut answers = Vec::new();
-    for task in tasks(&bundle) {
-        let start = Instant::now();
-        let answer = answer(&mut model, task).map_err(|error| {
-            Failure::config(error.context(format!(
-                "`{}` fails at `{}`",
-                bundle.name(),
-                task.as_str()
-            )))
-        })?;
-        answers.push((task, answer, start.elapsed()));
-    }
+    let (loaded, load) = if bundle.supports(TaskKind::Embed).is_ok() {
+        let input =
+            if bundle.modalities().text { EmbeddingInput::Text } else { EmbeddingInput::Image };
+        let embedder = Embedder::load(&runtime, &bundle, &options, input);
+        let mut embedder = embedder.map_err(Failure::config)?;
+        let (load, info) = (start.elapsed(), embedder.info.clone());
+        ((info.device, info.device_note, vec![embedding(&mut embedder, input)]), load)
+    } else {
+        let mut model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
+        let (load, info) = (start.elapsed(), model.info.clone());
+        let tried = tasks(&bundle).into_iter().map(|task| answer(&mut model, task)).collect();
+        ((info.device, info.device_note, tried), load)
+    };
+    let (device, note, tried) = loaded;
+    let tried: Vec<Tried> = tried.into_iter().collect::<anyhow::Result<_>>().map_err(|error| {
+        Failure::config(error.context(format!("`{}` fails at a built-in prompt", bundle.name())))
+    })?;
     let mut object = vec![
         ("name", json!(bundle.name())),
         ("revision", json!(bundle.revision())),
-        ("device", json!(model.info.device.to_string())),
-        ("device note", json!(model.info.device_note)),
+        ("device", json!(device.to_string())),
+        ("device note", json!(note)),
         ("onnxruntime", json!(runtime.version())),
         ("load seconds", json!(rounded(load))),
     ];
     if args.model.json {
-        let answers: Vec<_> = answers
-            .iter()
-            .map(|(task, answer, took)| {
-                json!({
-                    "task": task.as_str(),
-                    "answer": answer.text,
-                    "finish_reason": answer.finish_reason.as_str(),
-                    "tokens_prompt": answer.n_prompt_tokens,
-                    "tokens_generated": answer.token_ids.len(),
-                    "seconds": rounded(*took),
-                    "tokens_per_second": rate(answer, *took),
-                })
-            })
-            .collect();
-        object.push(("answers", json!(answers)));
+        let answers = tried.into_iter().map(|tried| {
+            let mut values: serde_json::Map<String, Value> =
+                tried.values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            values.insert("task".to_owned(), json!(tried.task.as_str()));
+            values.insert("seconds".to_owned(), json!(rounded(tried.took)));
+            Value::Object(values)
+        });
+        object.push(("answers", answers.collect()));
         print_object(object, true);
         return Ok(Exit::Done);
     }
     print_object(object, false);
-    for (task, answer, took) in &answers {
-        print(&format!(
-            "{:<14} {:?} ({} tokens, {} tokens/s)",
-            task.as_str(),
-            answer.text,
-            answer.token_ids.len(),
-            rate(answer, *took)
-        ));
+    for Tried { task, line, .. } in tried {
+        print(&format!("{:<14} {line}", task.as_str()));
     }
     Ok(Exit::Done)
 }
 
+/// Embeds a built-in record.
+fn embedding(embedder: &mut Embedder, input: EmbeddingInput) -> anyhow::Result<Tried> {
+    let record = match input {
+        EmbeddingInput::Text => record(TaskKind::Embed),
+        EmbeddingInput::Image => Record { images: vec![picture()], ..Record::default() },
+    };
+    let start = Instant::now();
+    let sample = embedder.processor.prepare(&record)?;
+    let embedded = embedder.embed(&[sample]).into_iter().next();
+    let embedding = embedded.ok_or_else(|| anyhow!("nothing was embedded"))??;
+    let took = start.elapsed();
+    let dimension = embedding.values.len();
+    let length = embedding.values.iter().map(|value| value * value).sum::<f32>().sqrt();
+    Ok(Tried {
+        task: TaskKind::Embed,
+        values: vec![
+            ("input", json!(input.as_str())),
+            ("dimension", json!(dimension)),
+            ("length", json!(length)),
+            ("rows_per_second", json!(rate(1, took))),
+        ],
+        line: format!(
+            "{} as {dimension} numbers of length {length:.3} ({} rows/s)",
+            input.as_str(),
+            rate(1, took)
+        ),
+        took,
+    })
+}
+
+/// Lets a model answer a built-in record.
+fn answer(model: &mut Model, task: TaskKind) -> anyhow::Result<Tried> {
+    let start = Instant::now();
+    let answer = generation(model, task).with_context(|| format!("task `{}`", task.as_str()))?;
+    let took = start.elapsed();
+    let n_tokens = answer.token_ids.len();
+    Ok(Tried {
+        task,
+        line: format!("{:?} ({n_tokens} tokens, {} tokens/s)", answer.text, rate(n_tokens, took)),
+        values: vec![
+            ("answer", json!(answer.text)),
+            ("finish_reason", json!(answer.finish_reason.as_str())),
+            ("tokens_prompt", json!(answer.n_prompt_tokens)),
+            ("tokens_generated", json!(n_tokens)),
+            ("tokens_per_second", json!(rate(n_tokens, took))),
+        ],
+        took,
+    })
+}
+
 /// Takes a built-in record through processor, encoders and engine.
-fn answer(model: &mut Model, task: TaskKind) -> anyhow::Result<Generation> {
+fn generation(model: &mut Model, task: TaskKind) -> anyhow::Result<Generation> {
     let sample = model.processor.prepare(&record(task))?;
     let prompts = model.encoder.encode(vec![sample]);
     let prompt = prompts.into_iter().next().ok_or_else(|| anyhow!("no prompt was made"))??;
@@ -98,14 +151,14 @@ fn record(task: TaskKind) -> Record {
     let mut record = Record::default();
     let text = match task {
         TaskKind::Caption | TaskKind::Transcribe => task.default_prompt(),
-        TaskKind::Answer => "What is two plus three?",
+        TaskKind::Answer | TaskKind::Embed => "What is two plus three?",
         TaskKind::Generate => "Once upon a time",
     };
     record.text = Some(text.to_owned());
     match task {
         TaskKind::Caption => record.images.push(picture()),
         TaskKind::Transcribe => record.audios.push(tone()),
-        TaskKind::Answer | TaskKind::Generate => {}
+        TaskKind::Answer | TaskKind::Generate | TaskKind::Embed => {}
     }
     record
 }
@@ -138,8 +191,8 @@ fn rounded(took: Duration) -> f64 {
     (took.as_secs_f64() * 100.0).round() / 100.0
 }
 
-/// Tokens of an answer per second, the prompt's time counted in.
+/// Returns how many a second, the whole way counted in.
 #[expect(clippy::cast_precision_loss, reason = "a few tokens")]
-fn rate(answer: &Generation, took: Duration) -> f64 {
-    (answer.token_ids.len() as f64 / took.as_secs_f64().max(1e-6)).round()
+fn rate(n: usize, took: Duration) -> f64 {
+    (n as f64 / took.as_secs_f64().max(1e-6)).round()
 }
