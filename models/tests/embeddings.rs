@@ -273,6 +273,39 @@ fn a_dense_module_follows_the_pooling() {
 }
 
 #[test]
+fn modules_are_read_in_each_form_or_named() {
+    let refused = |file: &str, content: &str| {
+        let folder = copy("minilm", &[]);
+        write(&folder.path().join(file), content.as_bytes());
+        let source = BundleSource::Directory(folder.path().to_owned());
+        Bundle::open(&source).unwrap_err().to_string()
+    };
+    let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_LSTM", "type": "sentence_transformers.models.LSTM"}]"#;
+    assert!(refused("modules.json", modules).contains("`LSTM`"));
+    let pooling = "1_Pooling/config.json";
+    let without_prompt = r#"{"pooling_mode": "mean", "include_prompt": false}"#;
+    assert!(refused(pooling, without_prompt).contains("include_prompt"));
+    assert!(refused(pooling, r#"{"pooling_mode": "middle"}"#).contains("middle"));
+
+    // The newer form of the file, and two modes joined: what the job may ask for one by one.
+    let folder = copy("minilm", &[]);
+    write(&folder.path().join(pooling), br#"{"pooling_mode": ["max", "lasttoken"]}"#);
+    let (whole, joined) = (bundle("minilm"), open(folder.path()));
+    let rows = &rows("minilm")[..4];
+    let plain = EmbeddingOptions { normalize: Some(false), ..EmbeddingOptions::default() };
+    let asked = [Pooling::Max, Pooling::LastToken].map(|pooling| {
+        let options = EmbeddingOptions { pooling: Some(pooling), ..plain.clone() };
+        embed(&mut load(&whole, EmbeddingInput::Text, 4, options), &whole, rows)
+    });
+    let found = embed(&mut load(&joined, EmbeddingInput::Text, 4, plain), &joined, rows);
+    for (row_idx, found) in found.iter().enumerate() {
+        let expected = asked.each_ref().map(|of| of[row_idx].values.as_slice()).concat();
+        assert!(difference(&found.values, &expected) < 1e-6, "{row_idx}");
+    }
+}
+
+#[test]
 fn a_sample_that_fails_costs_only_itself() {
     let bundle = bundle("minilm");
     let rows = &rows("minilm")[..6];
