@@ -5,10 +5,12 @@
 //! by the crates that know them, still before a row is read.
 
 mod embedding;
+mod generation;
 
 use std::collections::BTreeMap;
 
 pub use embedding::{EmbeddingOptions, Pooling};
+pub use generation::GenerationOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -265,49 +267,6 @@ impl Device {
     }
 }
 
-/// How answers are decoded. What is left out is as the model's generation config says, else as
-/// transformers has it; names are those of transformers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct GenerationOptions {
-    /// The most tokens of an answer; 128 where the model has no limit either.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_new_tokens: Option<usize>,
-    /// The fewest tokens of an answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_new_tokens: Option<usize>,
-    /// 0 takes the likeliest token; above, tokens are drawn. Where the model does not ask for draws
-    /// (`do_sample`), 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
-    /// Draws only from this many likeliest tokens; 0 is all, and 50 where the model says nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<usize>,
-    /// Draws only from the likeliest tokens that together have this probability.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f32>,
-    /// Draws only from tokens at least this share as likely as the likeliest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f32>,
-    /// Makes tokens that stand in prompt or answer less likely: above 1; 1 changes nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repetition_penalty: Option<f32>,
-    /// Lets no run of so many tokens come twice; 0 is off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub no_repeat_ngram_size: Option<usize>,
-    /// How many continuations of a row are weighed against each other; 1 is none but the one. Takes as
-    /// many times the memory, and goes with temperature 0 only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub num_beams: Option<usize>,
-    /// Among beams: above 0 favours long answers, below 0 short ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub length_penalty: Option<f32>,
-    /// The seed of the draws, with the row's identity.
-    pub seed: u64,
-    /// Texts that end an answer; they are not part of it.
-    pub stop: Vec<String>,
-}
-
 /// What a run may use, and what a row may be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -436,8 +395,6 @@ impl Job {
             ("model.slots", self.model.slots),
             ("model.threads", self.model.threads),
             ("model.context_tokens", self.model.context_tokens),
-            ("generation.max_new_tokens", self.generation.max_new_tokens),
-            ("generation.num_beams", self.generation.num_beams),
             ("output.span_rows", Some(self.output.span_rows)),
         ];
         for (key, value) in positive {
@@ -445,35 +402,12 @@ impl Job {
                 return refuse(key, "is 0: write a number above 0".to_owned());
             }
         }
-        let generation = &self.generation;
-        type Fits = fn(f32) -> bool;
-        let numbers: [(_, _, Fits, _); 5] = [
-            ("generation.temperature", generation.temperature, |t| t >= 0.0, "0 or more"),
-            ("generation.top_p", generation.top_p, is_share, "a share above 0, up to 1"),
-            ("generation.min_p", generation.min_p, is_share, "a share above 0, up to 1"),
-            (
-                "generation.repetition_penalty",
-                generation.repetition_penalty,
-                |p| p > 0.0,
-                "more than 0",
-            ),
-            ("generation.length_penalty", generation.length_penalty, |_| true, "a number"),
-        ];
-        for (key, value, fits, expected) in numbers {
-            if let Some(value) = value
-                && !(value.is_finite() && fits(value))
-            {
-                return refuse(key, format!("is {value}: write {expected}"));
-            }
-        }
+        self.generation.validate()?;
         if self.limits.audio_seconds.is_nan() || self.limits.audio_seconds <= 0.0 {
             return refuse(
                 "limits.audio_seconds",
                 format!("is {}: write a duration above 0", self.limits.audio_seconds),
             );
-        }
-        if self.generation.stop.iter().any(String::is_empty) {
-            return refuse("generation.stop", "holds an empty text: remove it".to_owned());
         }
         if let Some(key) = self.task.speech_key()
             && self.task.kind != TaskKind::Transcribe
@@ -555,10 +489,6 @@ impl Job {
     pub fn json_schema() -> serde_json::Value {
         schemars::schema_for!(Self).to_value()
     }
-}
-
-fn is_share(value: f32) -> bool {
-    value > 0.0 && value <= 1.0
 }
 
 /// Sets one `key=value` in `table`; tables on the way are made.
