@@ -7,7 +7,7 @@
 #[path = "support/references.rs"]
 mod references;
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path};
 
 use legenda_models::{
     Bundle, BundleSource, Model, ModelError, ModelOptions, Record, Runtime, RuntimeOptions,
@@ -35,7 +35,7 @@ fn copy_bundle(name: &str, target: &Path, generation_config: &Value) {
     for (key, value) in generation_config.as_object().unwrap() {
         config[key] = value.clone();
     }
-    fs::write(path, config.to_string()).unwrap();
+    fs::File::create(path).unwrap().write_all(config.to_string().as_bytes()).unwrap();
 }
 
 fn load(bundle: &Path, slots: usize, generation: GenerationOptions) -> Result<Model, ModelError> {

@@ -30,11 +30,11 @@ fn record(row_idx: usize) -> Record {
     let n_words = 1 + row_idx * row_idx % 80;
     let text = (0..n_words).map(|i| words[(row_idx + i * i) % words.len()]).collect::<Vec<_>>();
     let mut record = Record { text: Some(text.join(" ")), ..Record::default() };
-    if row_idx % 7 == 0 || row_idx % 3 == 1 {
+    if row_idx.is_multiple_of(7) || row_idx % 3 == 1 {
         let (width, height) = (1 + row_idx * 37 % 911, 1 + row_idx * 101 % 577);
         record.images.push(support::image(width, height, row_idx % 11));
     }
-    if row_idx % 7 == 0 || row_idx % 5 == 2 {
+    if row_idx.is_multiple_of(7) || row_idx % 5 == 2 {
         let hundredths = u16::try_from(1 + row_idx * 53 % 599).unwrap();
         record.audios.push(support::sound(f32::from(hundredths) / 100.0, row_idx % 9));
     }
