@@ -5,8 +5,8 @@
 //!                            └─────► embed ─────────┘
 //! ```
 //!
-//! Scan, encode and generate, or embed in the place of the two, have a thread each, prepare a pool; between them stand queues that
-//! count bytes ([`crate::budget`]), so the slowest stage sets the pace.
+//! Scan, encode and generate, or embed in the place of the two, have a thread each, prepare a pool;
+//! between them stand queues that count bytes ([`crate::budget`]), so the slowest stage sets the pace.
 
 use std::{
     path::PathBuf,
