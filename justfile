@@ -31,3 +31,9 @@ parity-real:
     test -d target/parity_real/venv || python3 -m venv target/parity_real/venv
     target/parity_real/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
     cd tests && ../target/parity_real/venv/bin/python -m parity_real ../target/release/legenda ../target/parity_real
+
+# Makes docs/parity.md anew: every bundle held to its reference, and how fast it is.
+parity-table:
+    rm -rf target/parity
+    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test families --test readers --test encoder_decoders --test embeddings
+    python3 tests/parity_table.py target/parity > docs/parity.md

@@ -5,30 +5,29 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "support/parity.rs"]
+mod parity;
+#[expect(dead_code, reason = "each test file uses some of what they share")]
+#[path = "support/references.rs"]
+mod references;
+
+use std::{fs, path::Path, time::Instant};
 
 use legenda_models::{
     Bundle, BundleSource, Embedder, Embedding, EmbeddingInput, Model, ModelError, ModelOptions,
     Record, RgbImage, Runtime, RuntimeOptions,
 };
 use legenda_schemas::job::{Device, EmbeddingOptions, Pooling, TaskKind};
+use parity::Tally;
+use references::{picture, reference};
 use serde_json::Value;
 
 fn runtime() -> Runtime {
     Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap()
 }
 
-fn references() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references"))
-}
-
 fn rows(name: &str) -> Vec<Value> {
-    let path = references().join("bundles").join(format!("{name}.json"));
-    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    reference["rows"].as_array().unwrap().clone()
+    reference(name)["rows"].as_array().unwrap().clone()
 }
 
 fn open(folder: &Path) -> Bundle {
@@ -36,7 +35,7 @@ fn open(folder: &Path) -> Bundle {
 }
 
 fn bundle(name: &str) -> Bundle {
-    open(&references().join("bundles").join(name))
+    open(&references::bundle(name))
 }
 
 fn load(
@@ -56,10 +55,7 @@ fn load(
 
 fn record(bundle: &Bundle, row: &Value) -> Record {
     if let Some(image) = row["image"].as_str() {
-        let path = references().join("media").join(image);
-        let image = image::ImageReader::open(path).unwrap().decode().unwrap().into_rgb8();
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        let images = vec![RgbImage { width, height, pixels: image.into_raw() }];
+        let images = vec![picture(image)];
         return Record { images, ..Record::default() };
     }
     let prompt = bundle.embedding_prompt(row["prompt_name"].as_str()).unwrap().unwrap_or_default();
@@ -104,7 +100,9 @@ fn assert_embeddings(name: &str, key: &str, input: EmbeddingInput, difference_ma
     assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
     for batch_rows in [1, 8] {
         let mut embedder = load(&bundle, input, batch_rows, EmbeddingOptions::default());
+        let start = Instant::now();
         let embeddings = embed(&mut embedder, &bundle, &rows);
+        let took = start.elapsed();
         for (row, embedding) in rows.iter().zip(&embeddings) {
             let expected = numbers(row);
             let place = format!("{name}, {}, batches of {batch_rows}", row[key]);
@@ -115,6 +113,12 @@ fn assert_embeddings(name: &str, key: &str, input: EmbeddingInput, difference_ma
             assert!(difference < difference_max, "{place}: difference {difference}");
             let n_tokens = row["token_ids"].as_array().map(Vec::len);
             assert_eq!(embedding.n_tokens, n_tokens, "{place}");
+        }
+        if batch_rows == 8 {
+            let mut tally = Tally::default();
+            tally.add(rows.len(), 0, took);
+            let path = references::bundle(name);
+            tally.note(&format!("{name} {key}s"), &path, "cosine ≥ 0.99999");
         }
     }
 }
@@ -164,7 +168,7 @@ fn copy(name: &str, left_out: &[&str]) -> tempfile::TempDir {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    copy_into(&references().join("bundles").join(name), folder.path(), left_out);
+    copy_into(&references::bundle(name), folder.path(), left_out);
     folder
 }
 

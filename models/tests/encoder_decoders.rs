@@ -3,25 +3,20 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+#[path = "support/parity.rs"]
+mod parity;
 #[path = "support/references.rs"]
 mod references;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
-use legenda_models::{
-    Bundle, BundleSource, Model, ModelOptions, Record, RgbImage, SpeechOptions, Waveform,
-};
-use references::{answers, assert_answer, bundle, encode, ids, load, reference};
+use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Waveform};
+use parity::Tally;
+use references::{answers, assert_answer, bundle, encode, ids, load, picture, reference};
 use serde_json::Value;
 
 fn media(name: &str) -> PathBuf {
     references::references().join("media").join(name)
-}
-
-fn picture(name: &str) -> RgbImage {
-    let pixels = image::open(media(name)).unwrap().to_rgb8();
-    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-    RgbImage { width, height, pixels: pixels.into_raw() }
 }
 
 /// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
@@ -66,14 +61,18 @@ fn assert_answers(name: &str, bundle: PathBuf) {
         jobs.entry(format!("{:?}", options(row))).or_default().push((row_idx, row));
     }
     for slots in [1, 3, 8] {
+        let mut tally = Tally::default();
         for rows in jobs.values() {
             let options = ModelOptions { speech: options(rows[0].1), ..ModelOptions::default() };
-            assert_rows(name, &mut load(bundle.clone(), slots, options), rows);
+            assert_rows(name, &mut load(bundle.clone(), slots, options), rows, &mut tally);
+        }
+        if slots == 8 {
+            tally.note(name, &bundle, "tokens");
         }
     }
 }
 
-fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)]) {
+fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)], tally: &mut Tally) {
     let records: Vec<Record> = rows.iter().map(|(_, row)| record(row)).collect();
     for (record, (row_idx, row)) in records.iter().zip(rows) {
         if row["text"].is_string() {
@@ -89,7 +88,11 @@ fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)]) {
         }
     }
     let slots = model.engine.slots();
-    for (answer, (row_idx, row)) in answers(model, prompts).iter().zip(rows) {
+    let start = Instant::now();
+    let answers = answers(model, prompts);
+    let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+    tally.add(answers.len(), n_tokens, start.elapsed());
+    for (answer, (row_idx, row)) in answers.iter().zip(rows) {
         let place = format!("{name}, row {row_idx}, {slots} slots");
         assert_answer(answer, row, &place);
         let n_decoder_tokens = if row["text"].is_string() { 1 } else { 0 };

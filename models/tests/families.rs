@@ -5,12 +5,16 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+#[path = "support/parity.rs"]
+mod parity;
+#[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]
 mod references;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Instant};
 
 use legenda_models::{ModelOptions, Record};
+use parity::Tally;
 use references::{answers, assert_answer, bundle, encode, ids, load, reference};
 use serde_json::Value;
 
@@ -29,12 +33,21 @@ fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
         for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
             assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
         }
-        for (row_idx, (answer, row)) in answers(&mut model, prompts).iter().zip(rows).enumerate() {
+        let start = Instant::now();
+        let answers = answers(&mut model, prompts);
+        let took = start.elapsed();
+        for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
             let place = format!("{name}, row {row_idx}, {slots} slots");
             assert_answer(answer, row, &place);
             if let Some(text) = row["answer"].as_str() {
                 assert_eq!(answer.text, text, "{place}");
             }
+        }
+        if slots == 8 {
+            let mut tally = Tally::default();
+            let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+            tally.add(answers.len(), n_tokens, took);
+            tally.note(name, &bundle, "tokens");
         }
     }
 }

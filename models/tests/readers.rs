@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+#[path = "support/parity.rs"]
+mod parity;
 #[path = "support/references.rs"]
 mod references;
 
@@ -10,19 +12,16 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
-use references::{answers, assert_answer, bundle, encode, ids, load, reference, references};
+use parity::Tally;
+use references::{
+    answers, assert_answer, bundle, encode, ids, load, picture, reference, references,
+};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Reads a picture as the references do (Pillow's `convert("RGB")`).
-fn picture(name: &str) -> RgbImage {
-    let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
-    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-    RgbImage { width, height, pixels: pixels.into_raw() }
-}
 
 fn record(text: &str, images: &[&str]) -> Record {
     let images = images.iter().map(|name| picture(name)).collect();
@@ -44,12 +43,21 @@ fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
         for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
             assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
         }
-        for (row_idx, (answer, row)) in answers(&mut model, prompts).iter().zip(rows).enumerate() {
+        let start = Instant::now();
+        let answers = answers(&mut model, prompts);
+        let took = start.elapsed();
+        for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
             let place = format!("{name}, row {row_idx}, {slots} slots");
             assert_answer(answer, row, &place);
             if let Some(text) = row["answer"].as_str() {
                 assert_eq!(answer.text, text, "{place}");
             }
+        }
+        if slots == 8 {
+            let mut tally = Tally::default();
+            let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+            tally.add(answers.len(), n_tokens, took);
+            tally.note(name, &bundle, "tokens");
         }
     }
 }

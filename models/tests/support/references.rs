@@ -3,13 +3,21 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use legenda_models::{
-    Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, Runtime, RuntimeOptions,
+    Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
+    RuntimeOptions,
 };
 use legenda_schemas::job::Device;
 use serde_json::Value;
 
 pub(crate) fn references() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references"))
+}
+
+/// Reads a picture as the references do (Pillow's `convert("RGB")`).
+pub(crate) fn picture(name: &str) -> RgbImage {
+    let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    RgbImage { width, height, pixels: pixels.into_raw() }
 }
 
 pub(crate) fn bundle(name: &str) -> PathBuf {

@@ -1,0 +1,40 @@
+"""Makes `docs/parity.md` of the lines that the tests of families leave: see `just parity-table`."""
+
+import json
+import sys
+from pathlib import Path
+
+HEAD = """# Parity with Hugging Face transformers
+
+Made by `just parity-table` from the tests of `legenda-models`: every line is a bundle whose rows
+were held to stored answers of transformers {versions}. The bundles are tiny and
+their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
+the matrix products, not how fast a real model is. CPU, 8 slots or batches of 8; CUDA never ran.
+
+| bundle | architecture | layout | dialect | precision | rows equal in | rows | speed |
+|---|---|---|---|---|---|---:|---:|
+"""
+
+
+def speed(line: dict) -> str:
+    """Tokens or rows in a second."""
+    if line["tokens"]:
+        return f"{line['tokens'] / line['seconds']:.0f} tokens/s"
+    return f"{line['rows'] / line['seconds']:.0f} rows/s"
+
+
+def main(folder: str) -> None:
+    """Prints the table."""
+    lines = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    bundles = Path(__file__).parent / "references" / "bundles"
+    made_by = {json.loads(path.read_text())["reference"] for path in bundles.glob("*.json")}
+    versions = sorted({text.split(",")[0].removeprefix("transformers ") for text in made_by})
+    print(HEAD.format(versions=" and ".join(versions)), end="")
+    for line in lines:
+        cells = [line["name"], line["architecture"], line["layout"], line["dialect"] or ""]
+        cells += [line["precision"], line["compared"], str(line["rows"]), speed(line)]
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
