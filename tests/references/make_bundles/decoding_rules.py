@@ -1,14 +1,20 @@
-"""How generation configs and sampling parameters change what `llama` answers.
+"""How generation configs and sampling parameters change what bundles answer.
 
-The bundle is `llama`'s own, with another `generation_config.json`: what is stored is each config
-and the answers under it. Where transformers draws, it is the probabilities that are stored.
+The bundles are the others' own, with another `generation_config.json`: what is stored is each
+config and the answers under it. Where transformers draws, it is the probabilities that are stored.
 """
 
 import json
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers.generation import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -51,6 +57,13 @@ BEAMS = [
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"},
     {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 6},
+]
+
+# Encoder-decoders are published with beams more than others.
+SEQ2SEQ_BEAMS = [
+    {"num_beams": 2},
+    {"num_beams": 4, "early_stopping": True},
+    {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2},
 ]
 
 WARPERS = [
@@ -98,22 +111,28 @@ def concrete(config: dict, tokens: list[list[int]]) -> dict:
 
 
 @torch.no_grad()
-def answer(model: AutoModelForCausalLM, row: dict, config: dict, seed: int | None) -> list[int]:
+def answer(model: PreTrainedModel, row: dict, config: dict, seed: int | None) -> list[int]:
     """The tokens that a config answers a row with, with or without noise."""
     input_ids = torch.tensor([row["prompt_ids"]])
     lengths = {} if "max_length" in config else {"max_new_tokens": MAX_NEW_TOKENS}
+    is_decoder = not model.config.is_encoder_decoder
     out = model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
         do_sample=False,
-        pad_token_id=339,
+        pad_token_id=model.config.pad_token_id,
         logits_processor=LogitsProcessorList([] if seed is None else [Noise(seed)]),
         **{**lengths, **config},
     )
-    return out[0, input_ids.shape[1] :].tolist()
+    tokens = out[0, input_ids.shape[1] if is_decoder else 1 :].tolist()
+    # Beams may leave padding behind the end.
+    eos_ids = model.generation_config.eos_token_id
+    ends = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+    end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
-def answers(model: AutoModelForCausalLM, rows: list[dict], config: dict) -> list[list[int] | None]:
+def answers(model: PreTrainedModel, rows: list[dict], config: dict) -> list[list[int] | None]:
     """Answers by row, `None` where there is none or rounding might change it."""
     found: list[list[int] | None] = []
     for row in rows:
@@ -141,27 +160,35 @@ def probabilities(scores: torch.Tensor, options: dict) -> list[float]:
     return [round(p, 6) for p in torch.softmax(scores, -1)[0].tolist()]
 
 
-def make(spec: Spec) -> None:
-    """Writes `decoding_rules.json` beside the bundles, from the checkpoint that `llama` leaves."""
-    model = AutoModelForCausalLM.from_pretrained(WORK / "llama").eval()
+def cases_of(name: str, model: PreTrainedModel, configs: list[dict]) -> list[dict]:
+    """What a bundle's rows are answered under each config."""
     model.generation_config.max_new_tokens = None
-    reference = json.loads((BUNDLES / "llama.json").read_text())
-    rows = reference["rows"]
+    rows = json.loads((BUNDLES / f"{name}.json").read_text())["rows"]
     plain = [row["token_ids"] for row in rows]
     cases = []
-    for config in [*GREEDY, *BEAMS]:
+    for config in configs:
         config = concrete(config, plain)
-        found = answers(model, rows, config)
+        found = answers(model.eval(), rows, config)
         sure = sum(tokens is not None for tokens in found)
         changed = sum(a is not None and a != b for a, b in zip(found, plain, strict=True))
-        print(f"  {json.dumps(config)[:60]}: {sure} rows sure, {changed} changed")
+        print(f"  {name}, {json.dumps(config)[:60]}: {sure} rows sure, {changed} changed")
         assert sure >= 6 and changed >= 2, "a reference that says little"
-        cases.append({"generation_config": config, "token_ids": found})
+        cases.append({"bundle": name, "generation_config": config, "token_ids": found})
+    return cases
+
+
+def make(spec: Spec) -> None:
+    """Writes `decoding_rules.json` beside the bundles, from the checkpoints that they leave."""
+    llama = AutoModelForCausalLM.from_pretrained(WORK / "llama")
+    cases = cases_of("llama", llama, [*GREEDY, *BEAMS])
+    for name in ("bart", "marian"):
+        model = AutoModelForSeq2SeqLM.from_pretrained(WORK / name)
+        cases += cases_of(name, model, SEQ2SEQ_BEAMS)
     generator = torch.Generator().manual_seed(5)
     scores = 2 * torch.randn((1, 24), generator=generator)
     draws = [{**options, "probabilities": probabilities(scores, options)} for options in WARPERS]
     head = {
-        "reference": reference["reference"],
+        "reference": json.loads((BUNDLES / "llama.json").read_text())["reference"],
         "smallest_noise": SMALLEST_GAP / 10,
         "scores": [round(score, 6) for score in scores[0].tolist()],
         "draws": draws,
