@@ -167,7 +167,7 @@ fn sessions_of_unlike_precision_work_together() {
                 row[key] = half[key].clone();
             }
         }
-        assert_answers(key, folder.path().to_owned(), &rows);
+        assert_answers(&format!("llava {key}"), folder.path().to_owned(), &rows);
     }
 }
 
