@@ -9,7 +9,8 @@ HEAD = """# Parity with Hugging Face transformers
 Made by `just parity-table` from the tests of `legenda-models`: every line is a bundle whose rows
 were held to stored answers of transformers {versions}. The bundles are tiny and
 their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
-the matrix products, not how fast a real model is. CPU, 8 slots or batches of 8, other work beside it; CUDA never ran.
+the matrix products, not how fast a real model is. CPU, 8 slots
+or batches of 8, other work beside it; CUDA never ran.
 
 | bundle | architecture | layout | dialect | precision | rows equal in | rows | speed |
 |---|---|---|---|---|---|---:|---:|
