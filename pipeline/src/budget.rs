@@ -86,6 +86,21 @@ pub fn byte_queue<T>(bytes: u64) -> (ByteSender<T>, ByteReceiver<T>) {
     (ByteSender { budget: Budget::new(bytes), sender }, receiver)
 }
 
+/// Waits for an item, then takes those that are there already, at most `n_max` together; blocks its
+/// thread. Returns the items, with what they hold of the queue; `None` when no more come.
+pub fn receive_batch<T>(
+    receiver: &mut ByteReceiver<T>,
+    n_max: usize,
+) -> Option<(Vec<T>, Vec<Reservation>)> {
+    let mut held = vec![receiver.blocking_recv()?];
+    while held.len() < n_max
+        && let Ok(next) = receiver.try_recv()
+    {
+        held.push(next);
+    }
+    Some(held.into_iter().map(|Held { item, reservation }| (item, reservation)).unzip())
+}
+
 /// The next stage is gone, so nothing can be sent to it.
 #[derive(Debug, thiserror::Error)]
 #[error("the next stage has stopped")]

@@ -2,9 +2,9 @@
 
 use legenda_models::{Embedder, Sample};
 
-use super::{Outcome, Outcomes, PreparedRow, Reject, Stage};
+use super::{Outcome, Outcomes, PreparedRow, Stage};
 use crate::{
-    budget::{ByteReceiver, Disconnected, Held},
+    budget::{ByteReceiver, Disconnected, receive_batch},
     metrics::Progress,
 };
 
@@ -23,21 +23,9 @@ pub fn run(
     progress: &Progress,
 ) -> Result<(), Disconnected> {
     let window_rows = embedder.info.batch_rows * WINDOW_BATCHES;
-    while let Some(first) = prepared.blocking_recv() {
-        let mut rows = vec![first];
-        while rows.len() < window_rows
-            && let Ok(next) = prepared.try_recv()
-        {
-            rows.push(next);
-        }
-        let mut places = Vec::with_capacity(rows.len());
-        let mut samples: Vec<Sample> = Vec::with_capacity(rows.len());
-        let mut held = Vec::with_capacity(rows.len());
-        for Held { item, reservation } in rows {
-            places.push((item.key, item.identity));
-            samples.push(item.sample);
-            held.push(reservation);
-        }
+    while let Some((rows, held)) = receive_batch(&mut prepared, window_rows) {
+        let (places, samples): (Vec<_>, Vec<Sample>) =
+            rows.into_iter().map(|row| ((row.key, row.identity), row.sample)).unzip();
         let results = progress.encode.time(|| embedder.embed(&samples));
         drop((samples, held));
         for ((key, identity), result) in places.into_iter().zip(results) {
@@ -47,14 +35,7 @@ pub fn run(
                     input_sha256: identity.input_sha256,
                     answer: embedding.into(),
                 },
-                Err(error) => Outcome::Rejected {
-                    key,
-                    reject: Reject {
-                        stage: Stage::Embed,
-                        code: error.code(),
-                        message: error.to_string(),
-                    },
-                },
+                Err(error) => Outcome::rejected(key, Stage::Embed, error.code(), &error),
             };
             outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
         }

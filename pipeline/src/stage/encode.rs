@@ -2,9 +2,9 @@
 
 use legenda_models::{Encoder, Sample};
 
-use super::{EncodedRow, Outcome, Outcomes, PreparedRow, Reject, Stage};
+use super::{EncodedRow, Outcome, Outcomes, PreparedRow, Stage};
 use crate::{
-    budget::{ByteReceiver, ByteSender, Disconnected, Held},
+    budget::{ByteReceiver, ByteSender, Disconnected, receive_batch},
     metrics::Progress,
 };
 
@@ -25,21 +25,9 @@ pub fn run(
     progress: &Progress,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), Disconnected> {
-    while let Some(first) = prepared.blocking_recv() {
-        let mut rows = vec![first];
-        while rows.len() < BATCH_ROWS_MAX
-            && let Ok(next) = prepared.try_recv()
-        {
-            rows.push(next);
-        }
-        let mut places = Vec::with_capacity(rows.len());
-        let mut samples: Vec<Sample> = Vec::with_capacity(rows.len());
-        let mut held = Vec::with_capacity(rows.len());
-        for Held { item, reservation } in rows {
-            places.push((item.key, item.part, item.identity));
-            samples.push(item.sample);
-            held.push(reservation);
-        }
+    while let Some((rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) {
+        let (places, samples): (Vec<_>, Vec<Sample>) =
+            rows.into_iter().map(|row| ((row.key, row.part, row.identity), row.sample)).unzip();
         let results = progress.encode.time(|| encoder.encode(samples));
         drop(held);
         for ((key, part, identity), result) in places.into_iter().zip(results) {
@@ -50,12 +38,7 @@ pub fn run(
                     runtime.block_on(encoded.send(row, bytes))?;
                 }
                 Err(error) => {
-                    let reject = Reject {
-                        stage: Stage::Encode,
-                        code: error.code(),
-                        message: error.to_string(),
-                    };
-                    let outcome = Outcome::Rejected { key, reject };
+                    let outcome = Outcome::rejected(key, Stage::Encode, error.code(), &error);
                     outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
                 }
             }

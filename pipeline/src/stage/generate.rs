@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use legenda_models::{Engine, Finished};
 
 use super::{
-    EncodedRow, Outcome, Outcomes, Reject, RowKey, Stage,
+    EncodedRow, Outcome, Outcomes, RowKey, Stage,
     parts::{Part, WaitingParts},
 };
 use crate::{
@@ -68,14 +68,7 @@ pub fn run(
                         answer: engine.join(parts).into(),
                     }
                 }
-                Err(error) => Outcome::Rejected {
-                    key: row.key,
-                    reject: Reject {
-                        stage: Stage::Generate,
-                        code: error.code(),
-                        message: error.to_string(),
-                    },
-                },
+                Err(error) => Outcome::rejected(row.key, Stage::Generate, error.code(), &error),
             };
             outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
         }

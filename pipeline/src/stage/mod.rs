@@ -128,6 +128,18 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Makes the outcome of a row that a stage cannot answer because of `error`.
+    fn rejected(
+        key: RowKey,
+        stage: Stage,
+        code: &'static str,
+        error: &dyn std::error::Error,
+    ) -> Self {
+        Self::Rejected { key, reject: Reject { stage, code, message: error.to_string() } }
+    }
+}
+
 /// The way of outcomes to `collect`.
 pub type Outcomes = mpsc::Sender<Outcome>;
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
-    Outcome, Outcomes, PreparedRow, Reject, RowIdentity, RowKey, ScannedBatch, Stage, parts::Part,
+    Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage, parts::Part,
 };
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
@@ -135,8 +135,7 @@ pub async fn run(
 }
 
 fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
-    let reject = Reject { stage: Stage::Prepare, code: error.code(), message: error.to_string() };
-    Outcome::Rejected { key, reject }
+    Outcome::rejected(key, Stage::Prepare, error.code(), error)
 }
 
 impl Preparer {
