@@ -92,13 +92,33 @@ impl<T> Tensor<T> {
     }
 }
 
+impl<T: Clone> Tensor<T> {
+    /// Makes a tensor of one value.
+    #[must_use]
+    pub fn filled(shape: impl Into<Vec<usize>>, value: T) -> Self {
+        let shape = shape.into();
+        let len = shape.iter().product();
+        Self { shape, data: vec![value; len] }
+    }
+
+    /// Joins tensors along their first dimension; the others are those of the first.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeError`] if the values of all are not as many as such rows have.
+    pub fn concat(parts: &[&Self]) -> Result<Self, ShapeError> {
+        let inner = parts.first().map_or(&[][..], |part| &part.shape[1..]);
+        let n_rows: usize = parts.iter().map(|part| part.rows()).sum();
+        let data = parts.iter().flat_map(|part| &part.data).cloned().collect();
+        Self::new([&[n_rows], inner].concat(), data)
+    }
+}
+
 impl<T: Clone + Default> Tensor<T> {
     /// Makes a tensor of default values (zero for numbers).
     #[must_use]
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
-        let shape = shape.into();
-        let len = shape.iter().product();
-        Self { shape, data: vec![T::default(); len] }
+        Self::filled(shape, T::default())
     }
 }
 
@@ -117,6 +137,17 @@ mod tests {
     fn data_that_does_not_fit_is_refused() {
         let error = Tensor::new([2, 3], vec![0_i64; 5]).unwrap_err();
         assert_eq!(error.to_string(), "shape [2, 3] needs 6 values, got 5");
+    }
+
+    #[test]
+    fn rows_are_joined_and_those_of_another_size_refused() {
+        let (one, two) = (Tensor::filled([1, 2], 7), Tensor::filled([2, 2], 9));
+        let joined = Tensor::concat(&[&one, &two]).unwrap();
+        assert_eq!(
+            (joined.shape(), joined.row(0), joined.row(2)),
+            (&[3, 2][..], &[7, 7][..], &[9, 9][..])
+        );
+        assert!(Tensor::concat(&[&one, &Tensor::filled([1, 3], 9)]).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::{Component, Path, PathBuf},
 };
 
@@ -322,7 +322,7 @@ impl BundleFiles {
                 }
             }
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(format!("{:x}", hasher.finalize()))
     }
 }
 
@@ -374,12 +374,5 @@ fn hash_file(hasher: &mut Sha256, path: &Path, name: &str) -> io::Result<()> {
     let mut file = File::open(path)?;
     hash_header(hasher, name, file.metadata()?.len());
     // Graphs can be larger than memory allows.
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let n_read = file.read(&mut buffer)?;
-        if n_read == 0 {
-            return Ok(());
-        }
-        hasher.update(&buffer[..n_read]);
-    }
+    io::copy(&mut file, hasher).map(drop)
 }

@@ -114,22 +114,24 @@ impl Bundle {
     /// Returns the graph of a sentence encoder, or those of a dual encoder: a tower for each of its
     /// inputs, or the whole.
     fn embedding_graphs(&self) -> Vec<&'static str> {
-        let is_dual = self
-            .embedding
-            .as_ref()
-            .is_some_and(|embedding| matches!(embedding.kind, EmbeddingKind::Dual { .. }));
         let modalities = self.modalities();
         let towers = [("text_model", modalities.text), ("vision_model", modalities.image)];
         let mut names: Vec<&'static str> = towers
             .into_iter()
             .filter(|(_, is_wanted)| *is_wanted)
-            .map(|(tower, _)| {
-                let has_tower = self.files.precisions(tower).is_ok_and(|there| !there.is_empty());
-                if is_dual && has_tower { tower } else { "model" }
-            })
+            .map(|(tower, _)| self.tower_graph(tower))
             .collect();
         names.dedup();
         names
+    }
+
+    /// Returns the graph that runs a tower of a dual encoder: its own if there is one. Else, and of a
+    /// sentence encoder, it is the whole.
+    pub(crate) fn tower_graph(&self, tower: &'static str) -> &'static str {
+        let kind = self.embedding.as_ref().map(|embedding| &embedding.kind);
+        let is_dual = matches!(kind, Some(EmbeddingKind::Dual { .. }));
+        let has_tower = self.files.precisions(tower).is_ok_and(|there| !there.is_empty());
+        if is_dual && has_tower { tower } else { "model" }
     }
 
     /// Returns the base name of the graph that makes the first run of the decoder, if that is not

@@ -196,7 +196,7 @@ impl Bundle {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
-        let genai_search = genai.as_ref().map(|genai| genai.search.clone());
+        let search = genai.as_ref().map(|genai| genai.search.clone());
         let config: ModelConfig = match genai {
             Some(genai) => genai.config().map_err(|error| BundleError::InvalidJson {
                 file: "genai_config.json".to_owned(),
@@ -221,10 +221,10 @@ impl Bundle {
             })?,
         };
         let generation: GenerationConfig =
-            match (files.json_if_there("generation_config.json")?, genai_search) {
-                (Some(generation), _) | (None, Some(generation)) => generation,
+            match files.json_if_there("generation_config.json")?.or(search) {
+                Some(generation) => generation,
                 // Older models have these keys in `config.json`, where transformers reads them too.
-                (None, None) => files.json("config.json")?,
+                None => files.json("config.json")?,
             };
         generation.check()?;
         let (processor, start) = match family {

@@ -43,30 +43,36 @@ impl Beams {
     };
 
     /// Turns a row's scores (`[V]`) into log probabilities as the search compares them: those of the
-    /// model, then constraints, then those of what is left.
+    /// model, then constraints, then those of what is left. Returns the logarithm of the sum of the
+    /// model's exponentials.
     pub(super) fn log_probs(
         self,
         scores: &[f32],
         log_probs: &mut Vec<f32>,
         constrain: impl FnOnce(&mut [f32]),
-    ) {
+    ) -> f64 {
         log_probs.clear();
         log_probs.extend_from_slice(scores);
-        normalize(log_probs);
+        let log_sum = normalize(log_probs);
         constrain(log_probs);
         if self.renormalizes {
             normalize(log_probs);
         }
+        log_sum
     }
 }
 
+/// Subtracts the logarithm of the sum of exponentials, and returns it; scores of which none is finite
+/// stay.
 #[expect(clippy::cast_possible_truncation, reason = "log probabilities are f32 in the reference")]
-fn normalize(scores: &mut [f32]) {
+fn normalize(scores: &mut [f32]) -> f64 {
     let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if best.is_finite() {
-        let sum = log_sum_exp(scores, best) as f32;
-        scores.iter_mut().for_each(|score| *score -= sum);
+    if !best.is_finite() {
+        return 0.0;
     }
+    let log_sum = log_sum_exp(scores, best);
+    scores.iter_mut().for_each(|score| *score -= log_sum as f32);
+    log_sum
 }
 
 /// A token that may come next.
@@ -95,10 +101,15 @@ impl Candidates {
     }
 
     /// Offers every continuation of a hypothesis: its own score, its index, the log probabilities of
-    /// the search and the scores of the model.
-    pub(super) fn offer(&mut self, score: f32, parent: usize, log_probs: &[f32], raw: &[f32]) {
-        let raw_best = raw.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let raw_sum = log_sum_exp(raw, raw_best);
+    /// the search, and the scores of the model with the logarithm of the sum of their exponentials.
+    pub(super) fn offer(
+        &mut self,
+        score: f32,
+        parent: usize,
+        log_probs: &[f32],
+        raw: &[f32],
+        raw_log_sum: f64,
+    ) {
         for (token_idx, log_prob) in log_probs.iter().enumerate() {
             let score = score + log_prob;
             let is_full = self.best.len() == self.n_max;
@@ -109,7 +120,7 @@ impl Candidates {
             let at = self.best.partition_point(|other| other.score >= score);
             self.best.truncate(self.n_max - 1);
             let token_id = i64::try_from(token_idx).unwrap_or(i64::MAX);
-            let logprob = f64::from(raw[token_idx]) - raw_sum;
+            let logprob = f64::from(raw[token_idx]) - raw_log_sum;
             self.best.insert(at, Candidate { parent, token_id, score, logprob });
         }
     }

@@ -30,7 +30,6 @@ pub use timestamps::TimestampRules;
 pub(crate) use schedule::prefill_groups;
 
 use beams::Candidates;
-use constraints::History;
 use row::{Ended, Row};
 use sampler::Sampler;
 use stop::StopRules;
@@ -395,23 +394,20 @@ impl Engine {
     /// Chooses the next token of a row without beams.
     fn take_token(&mut self, place: usize, row_idx: usize) -> Option<RowResult> {
         let row = self.rows[place].as_mut()?;
-        let hypothesis = row.live.first_mut()?;
         let scores = self.logits.row(row_idx);
-        let allowed = (!self.constraints.is_off()).then(|| {
-            let history = History {
-                token_ids: &hypothesis.token_ids,
-                n_prompt: row.n_prompt,
-                max_new_tokens: row.max_new_tokens,
-            };
+        let allowed = if self.constraints.is_off() {
+            None
+        } else {
+            let history = row.history(row.live.first()?);
             self.allowed.clear();
             self.allowed.extend_from_slice(scores);
             self.constraints.apply(&history, &self.rules.eos_token_ids, &mut self.allowed);
-            self.allowed.as_slice()
-        });
-        let Some(choice) = self.sampler.choose(scores, allowed, &mut row.random) else {
-            let n_generated = hypothesis.token_ids.len() - row.n_prompt;
-            return Some(Err(GenerateError::NoToken { n_generated }));
+            Some(self.allowed.as_slice())
         };
+        let Some(choice) = self.sampler.choose(scores, allowed, &mut row.random) else {
+            return Some(Err(GenerateError::NoToken { n_generated: row.n_generated() }));
+        };
+        let hypothesis = row.live.first_mut()?;
         hypothesis.token_ids.push(choice.token_id);
         hypothesis.logprob_sum += choice.logprob;
         let generated = &hypothesis.token_ids[row.n_prompt..];
@@ -426,15 +422,11 @@ impl Engine {
         let mut candidates = Candidates::new(self.beams, self.rules.eos_token_ids.len());
         for (rank, hypothesis) in row.live.iter().enumerate() {
             let scores = self.logits.row(first + rank);
-            self.beams.log_probs(scores, &mut self.allowed, |log_probs| {
-                let history = History {
-                    token_ids: &hypothesis.token_ids,
-                    n_prompt: row.n_prompt,
-                    max_new_tokens: row.max_new_tokens,
-                };
+            let log_sum = self.beams.log_probs(scores, &mut self.allowed, |log_probs| {
+                let history = row.history(hypothesis);
                 self.constraints.apply(&history, &self.rules.eos_token_ids, log_probs);
             });
-            candidates.offer(hypothesis.score, rank, &self.allowed, scores);
+            candidates.offer(hypothesis.score, rank, &self.allowed, scores, log_sum);
         }
         let (n_prompt, n_generated) = (row.n_prompt, row.n_generated());
         let max_new_tokens = row.max_new_tokens;

@@ -1,6 +1,6 @@
 //! A prompt between admission and its end, and what it has been continued with so far.
 
-use super::{FinishReason, Generation, Prompt, sampler::RowRandom};
+use super::{FinishReason, Generation, Prompt, constraints::History, sampler::RowRandom};
 
 /// A row of the engine. It holds as many slots of the decoder as there are beams.
 pub(super) struct Row {
@@ -59,6 +59,12 @@ impl Row {
             n_full: 1,
             prompt: Some(prompt),
         }
+    }
+
+    /// Returns what constraints may know of one of the row's hypotheses.
+    pub(super) fn history<'h>(&self, hypothesis: &'h Hypothesis) -> History<'h> {
+        let (n_prompt, max_new_tokens) = (self.n_prompt, self.max_new_tokens);
+        History { token_ids: &hypothesis.token_ids, n_prompt, max_new_tokens }
     }
 
     /// Returns the number of tokens generated so far.

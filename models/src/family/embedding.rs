@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use legenda_schemas::job::{EmbeddingOptions, Pooling};
 
-use super::{EncodeError, pooling, to_i64};
+use super::{EncodeError, pooling, run_or_split, to_i64, tokens::right_padded};
 use crate::{
     Bundle, ModelError, Runtime, Sample,
     bundle::{BundleError, EmbeddingConfig, EmbeddingKind, Step},
@@ -125,13 +125,11 @@ impl EmbeddingEncoder {
             EmbeddingInput::Text => BATCH_TEXTS,
             EmbeddingInput::Image => BATCH_IMAGES,
         };
-        let mut one = Tensor::zeros([1, 1]);
-        one.data_mut().fill(1);
         Ok(Self {
             beside: Beside {
                 pixels: Tensor::zeros(pixel_shape(&graph, image_size)),
                 zero: Tensor::zeros([1, 1]),
-                one,
+                one: Tensor::filled([1, 1], 1),
             },
             rows_max: if alone { 1 } else { rows_max.unwrap_or(usual) },
             pads: has_mask || looks_back,
@@ -171,38 +169,17 @@ impl EmbeddingEncoder {
             EmbeddingInput::Text => batches(&sizes, self.rows_max, BATCH_TOKENS_MAX, self.pads),
             EmbeddingInput::Image => batches(&sizes, self.rows_max, usize::MAX, false),
         };
+        let graph = self.graph.name();
         for batch in batches {
-            self.embed_batch(&rows[batch], &mut results);
+            run_or_split(
+                &rows[batch],
+                &mut |batch| self.run(batch),
+                &mut |(place, _), embedding| {
+                    results[*place] = embedding.and_then(|embedding| checked(graph, embedding));
+                },
+            );
         }
         results
-    }
-
-    fn embed_batch(&mut self, batch: &[Place<'_>], results: &mut Results) {
-        match self.run(batch) {
-            Ok(embeddings) => {
-                for ((row_idx, _), embedding) in batch.iter().zip(embeddings) {
-                    results[*row_idx] = self.checked(embedding);
-                }
-            }
-            Err(error) => match batch {
-                [(row_idx, _)] => results[*row_idx] = Err(error),
-                _ => {
-                    let (rows, code) = (batch.len(), error.code());
-                    tracing::warn!(rows, code, "embedding failed, will split");
-                    let (left, right) = batch.split_at(batch.len() / 2);
-                    self.embed_batch(left, results);
-                    self.embed_batch(right, results);
-                }
-            },
-        }
-    }
-
-    fn checked(&self, embedding: Embedding) -> Result<Embedding, EncodeError> {
-        if embedding.values.iter().all(|value| value.is_finite()) {
-            Ok(embedding)
-        } else {
-            Err(EncodeError::NotFinite { graph: self.graph.name().to_owned() })
-        }
     }
 
     fn run(&mut self, batch: &[Place<'_>]) -> Result<Vec<Embedding>, EncodeError> {
@@ -210,7 +187,16 @@ impl EmbeddingEncoder {
         let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
         let (texts, pixels) = match self.input {
             EmbeddingInput::Text => (Some(self.texts(batch)), None),
-            EmbeddingInput::Image => (None, Some(stack(batch).map_err(failed)?)),
+            EmbeddingInput::Image => {
+                let images = batch.iter().filter_map(|(_, sample)| sample.pixel_values.as_ref());
+                let images: Vec<&Tensor<f32>> = images.collect();
+                // As many numbers in another shape: they are run apart, when the batch is split.
+                if images.iter().any(|image| image.shape()[1..] != images[0].shape()[1..]) {
+                    return Err(failed("images of one batch differ in size".to_owned()));
+                }
+                let joined = Tensor::concat(&images).map_err(|error| failed(error.to_string()))?;
+                (None, Some(joined))
+            }
         };
         let feeds: Vec<(&str, Feed<'_>)> = self
             .inputs
@@ -231,10 +217,7 @@ impl EmbeddingEncoder {
             })
             .collect();
         let (Output::States(name, _) | Output::Vector(name)) = self.output;
-        let found = self
-            .graph
-            .run_on(&feeds, name)
-            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let found = self.graph.run_on(&feeds, name)?;
         let longest = batch.iter().map(|(_, sample)| sample.token_ids.len()).max().unwrap_or(0);
         let wrong = |expected: String| EncodeError::OutputShape {
             graph: self.graph.name().to_owned(),
@@ -274,22 +257,24 @@ impl EmbeddingEncoder {
     }
 
     fn texts(&self, batch: &[Place<'_>]) -> TextBatch {
-        let longest = batch.iter().map(|(_, sample)| sample.token_ids.len()).max().unwrap_or(0);
-        let zeros = || Tensor::zeros([batch.len(), longest]);
-        let mut texts =
-            TextBatch { ids: zeros(), mask: zeros(), types: zeros(), positions: zeros() };
-        texts.ids.data_mut().fill(self.pad_id);
-        for (row_idx, (_, sample)) in batch.iter().enumerate() {
-            let (start, n_tokens) = (row_idx * longest, sample.token_ids.len());
-            texts.ids.data_mut()[start..start + n_tokens].copy_from_slice(&sample.token_ids);
-            texts.mask.data_mut()[start..start + n_tokens].fill(1);
-            for (position, value) in
-                texts.positions.data_mut()[start..start + longest].iter_mut().enumerate()
-            {
+        let texts: Vec<&[i64]> =
+            batch.iter().map(|(_, sample)| sample.token_ids.as_slice()).collect();
+        let (ids, mask) = right_padded(&texts, self.pad_id);
+        let mut positions = Tensor::zeros(ids.shape());
+        for row in positions.data_mut().chunks_mut(ids.row_len().max(1)) {
+            for (position, value) in row.iter_mut().enumerate() {
                 *value = to_i64(position);
             }
         }
-        texts
+        TextBatch { types: Tensor::zeros(ids.shape()), ids, mask, positions }
+    }
+}
+
+fn checked(graph: &str, embedding: Embedding) -> Result<Embedding, EncodeError> {
+    if embedding.values.iter().all(|value| value.is_finite()) {
+        Ok(embedding)
+    } else {
+        Err(EncodeError::NotFinite { graph: graph.to_owned() })
     }
 }
 
@@ -299,22 +284,14 @@ fn graph_name(
     config: &EmbeddingConfig,
     input: EmbeddingInput,
 ) -> Result<&'static str, BundleError> {
-    let tower = match (&config.kind, input) {
-        (EmbeddingKind::Sentence(_), EmbeddingInput::Text) => return Ok("model"),
-        (EmbeddingKind::Sentence(_), EmbeddingInput::Image) => {
-            return Err(BundleError::TaskNeeds {
-                bundle: bundle.name().to_owned(),
-                task: "embed",
-                modality: "image",
-            });
-        }
-        (EmbeddingKind::Dual { .. }, EmbeddingInput::Text) => "text_model",
-        (EmbeddingKind::Dual { .. }, EmbeddingInput::Image) => "vision_model",
-    };
-    match bundle.files.graph(tower) {
-        Ok(_) => Ok(tower),
-        Err(BundleError::MissingFile { .. }) => Ok("model"),
-        Err(error) => Err(error),
+    match (&config.kind, input) {
+        (EmbeddingKind::Sentence(_), EmbeddingInput::Image) => Err(BundleError::TaskNeeds {
+            bundle: bundle.name().to_owned(),
+            task: "embed",
+            modality: "image",
+        }),
+        (_, EmbeddingInput::Text) => Ok(bundle.tower_graph("text_model")),
+        (_, EmbeddingInput::Image) => Ok(bundle.tower_graph("vision_model")),
     }
 }
 
@@ -412,19 +389,6 @@ fn batches(lengths: &[usize], rows_max: usize, tokens_max: usize, pads: bool) ->
         start = end;
     }
     batches
-}
-
-/// Joins the images of a batch, all of one size: `[B, 3, H, W]`.
-fn stack(batch: &[Place<'_>]) -> Result<Tensor<f32>, String> {
-    let images: Vec<&Tensor<f32>> =
-        batch.iter().filter_map(|(_, sample)| sample.pixel_values.as_ref()).collect();
-    let inner = images.first().map_or(&[][..], |image| &image.shape()[1..]);
-    if let Some(other) = images.iter().find(|image| image.shape()[1..] != *inner) {
-        // As many numbers in another shape: they are run apart, when the batch is split.
-        return Err(format!("images of {inner:?} and {:?} in one batch", &other.shape()[1..]));
-    }
-    let values = images.iter().flat_map(|image| image.data()).copied().collect();
-    Tensor::new([&[images.len()], inner].concat(), values).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! padded and masked, with little padding, and media stand together only if they are of one shape.
 //! (Moonshine's normalises over the whole sound, so padding would change it.)
 
-use super::{EncodeError, Encoder};
+use super::{EncodeError, Encoder, run_or_split, tokens::right_padded};
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
     bundle::{DecoderStart, SourceKind},
@@ -86,32 +86,6 @@ impl SourceEncoder {
         }
     }
 
-    /// Encodes a batch; if it fails, halves of it, down to one sample.
-    fn encode_batch(
-        &mut self,
-        places: &[usize],
-        samples: &[Sample],
-        states: &mut [Option<States>],
-    ) {
-        match self.run(places, samples) {
-            Ok(encoded) => {
-                for (place, row) in places.iter().zip(encoded) {
-                    states[*place] = Some(Ok(row));
-                }
-            }
-            Err(error) => match places {
-                [place] => states[*place] = Some(Err(error)),
-                _ => {
-                    let (rows, code) = (places.len(), error.code());
-                    tracing::warn!(rows, code, "encode failed, will split");
-                    let (left, right) = places.split_at(places.len() / 2);
-                    self.encode_batch(left, samples, states);
-                    self.encode_batch(right, samples, states);
-                }
-            },
-        }
-    }
-
     fn run(
         &mut self,
         places: &[usize],
@@ -122,24 +96,24 @@ impl SourceEncoder {
         let rows = places.iter().map(|place| &samples[*place]);
         let (encoded, lengths) = if self.kind == SourceKind::Text {
             let texts: Vec<&[i64]> = rows.map(|sample| sample.token_ids.as_slice()).collect();
-            let (ids, mask) = padded(&texts, self.pad_id, self.text_tokens_max)?;
             let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+            let (longest, max_tokens) = (lengths.iter().max(), self.text_tokens_max);
+            if let Some(n_tokens) = longest.copied().filter(|longest| *longest > max_tokens) {
+                return Err(EncodeError::TextTooLong { n_tokens, max_tokens });
+            }
+            let (ids, mask) = right_padded(&texts, self.pad_id);
             (self.graph.run(Feed::I64(&ids), Some(&mask)), Some(lengths))
         } else {
             let media: Vec<&Tensor<f32>> = rows.filter_map(|sample| self.medium(sample)).collect();
             if media.len() != places.len() {
                 return Err(EncodeError::NoEncoder { modality: "text" });
             }
-            let batch = stacked(&media).map_err(failed)?;
-            let mask = self.graph.takes_mask().then(|| {
-                let mut mask = Tensor::zeros([batch.rows(), batch.row_len()]);
-                mask.data_mut().fill(1);
-                mask
-            });
+            let batch = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
+            let takes_mask = self.graph.takes_mask();
+            let mask = takes_mask.then(|| Tensor::filled([batch.rows(), batch.row_len()], 1));
             (self.graph.run(Feed::F32(&batch), mask.as_ref()), None)
         };
-        let encoded = encoded
-            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let encoded = encoded?;
         let wrong = || EncodeError::OutputShape {
             graph: graph.to_owned(),
             actual: encoded.shape().to_vec(),
@@ -163,7 +137,9 @@ impl Encoder for SourceEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let mut states: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         for batch in self.batches(&samples) {
-            self.encode_batch(&batch, &samples, &mut states);
+            run_or_split(&batch, &mut |places| self.run(places, &samples), &mut |place, row| {
+                states[*place] = Some(row);
+            });
         }
         let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
@@ -176,33 +152,4 @@ impl Encoder for SourceEncoder {
     fn batch_rows(&self) -> usize {
         BATCH_ROWS_MAX
     }
-}
-
-/// Pads texts on the right to the longest; returns ids and mask, `[B, T]`.
-fn padded(
-    texts: &[&[i64]],
-    pad_id: i64,
-    tokens_max: usize,
-) -> Result<(Tensor<i64>, Tensor<i64>), EncodeError> {
-    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
-    if longest > tokens_max {
-        return Err(EncodeError::TextTooLong { n_tokens: longest, max_tokens: tokens_max });
-    }
-    let mut ids = Tensor::zeros([texts.len(), longest]);
-    let mut mask = Tensor::zeros([texts.len(), longest]);
-    ids.data_mut().fill(pad_id);
-    for (row_idx, text) in texts.iter().enumerate() {
-        let own = row_idx * longest..row_idx * longest + text.len();
-        ids.data_mut()[own.clone()].copy_from_slice(text);
-        mask.data_mut()[own].fill(1);
-    }
-    Ok((ids, mask))
-}
-
-/// Stacks media of one shape `[1, ...]` along their first dimension.
-fn stacked(media: &[&Tensor<f32>]) -> Result<Tensor<f32>, String> {
-    let inner = media.first().map_or(&[][..], |medium| &medium.shape()[1..]);
-    let shape = [&[media.len()], inner].concat();
-    let values = media.iter().flat_map(|medium| medium.data()).copied().collect();
-    Tensor::new(shape, values).map_err(|error| error.to_string())
 }

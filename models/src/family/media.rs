@@ -1,7 +1,7 @@
 //! The encoders of pictures and sounds: which media go through together, and whose features they
 //! become.
 
-use super::EncodeError;
+use super::{EncodeError, run_or_split};
 use crate::{
     Bundle, ModelError, Runtime,
     bundle::Reader,
@@ -86,7 +86,7 @@ impl MediaEncoder {
         let ports = ["input_features", "audio_features"];
         let encoder =
             Self::open(runtime, bundle, device, "audio", "audio_encoder", ports, placeholder_id)?;
-        encoder.only_takes(&[ports[0]])?;
+        encoder.graph.expect_no_inputs_but(&[ports[0]])?;
         Ok(Some(encoder))
     }
 
@@ -125,7 +125,7 @@ impl MediaEncoder {
                 {
                     self.graph.expect_input(name, Dtype::Bool)?;
                 }
-                self.only_takes(&[self.input, "pixel_attention_mask"])?;
+                self.graph.expect_no_inputs_but(&[self.input, "pixel_attention_mask"])?;
                 Ok(Intake::Tiles { mask })
             }
             Some(Reader::Qwen2Vl) => {
@@ -133,24 +133,14 @@ impl MediaEncoder {
                 let names = ["grid_thw", "image_grid_thw"];
                 let grid = first_of(&names).unwrap_or_else(|| names[0].to_owned());
                 self.graph.expect_input(&grid, Dtype::I64)?;
-                self.only_takes(&[self.input, &grid])?;
+                self.graph.expect_no_inputs_but(&[self.input, &grid])?;
                 Ok(Intake::Patches { grid })
             }
             _ => {
                 self.graph.expect_dims(self.input, &[-1, 3, -1, -1])?;
-                self.only_takes(&[self.input])?;
+                self.graph.expect_no_inputs_but(&[self.input])?;
                 Ok(Intake::Rows)
             }
-        }
-    }
-
-    fn only_takes(&self, known: &[&str]) -> Result<(), SessionError> {
-        match self.graph.input_names().find(|input| !known.contains(input)) {
-            Some(name) => Err(SessionError::UnknownInput {
-                graph: self.graph.name().to_owned(),
-                name: name.to_owned(),
-            }),
-            None => Ok(()),
         }
     }
 
@@ -178,52 +168,34 @@ impl MediaEncoder {
                 .count()
                 .max(1);
             let (batch, after) = rest.split_at(n_samples);
-            self.encode_batch(batch, put);
+            run_or_split(batch, &mut |batch| self.run(batch), &mut |media, features| {
+                put(media.sample_idx, features);
+            });
             rest = after;
         }
     }
 
-    /// Encodes a batch; if it fails, halves of it, down to one sample.
-    fn encode_batch(&mut self, batch: &[Media<'_>], put: &mut dyn FnMut(usize, Features)) {
-        match self.run(batch) {
-            Ok(encoded) => {
-                let mut values = encoded.as_slice();
-                for media in batch {
-                    let (own, rest) = values.split_at(media.n_places * self.hidden_size);
-                    put(media.sample_idx, Ok(own.to_vec()));
-                    values = rest;
-                }
-            }
-            Err(error) => match batch {
-                [media] => put(media.sample_idx, Err(error)),
-                _ => {
-                    tracing::warn!(
-                        rows = batch.len(),
-                        code = error.code(),
-                        "encode failed, will split"
-                    );
-                    let (left, right) = batch.split_at(batch.len() / 2);
-                    self.encode_batch(left, put);
-                    self.encode_batch(right, put);
-                }
-            },
-        }
-    }
-
-    /// Runs the encoder on a batch and returns the features of all its media, which are as many as
-    /// the prompts have places for.
-    fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<f32>, EncodeError> {
+    /// Runs the encoder on a batch and returns the features of each sample's media, which are as many
+    /// as its prompt has places for.
+    fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<Vec<f32>>, EncodeError> {
         let run_error =
             |message: String| EncodeError::Run { graph: self.graph.name().to_owned(), message };
         let n_rows: usize = batch.iter().map(|media| media.values.rows()).sum();
-        let stacked;
+        let joined;
         let input = match (batch, &self.intake) {
             ([one], Intake::Rows | Intake::Patches { .. }) => one.values,
             _ => {
-                let leading =
-                    if matches!(self.intake, Intake::Tiles { .. }) { &[1][..] } else { &[] };
-                stacked = stack(batch, leading, n_rows).map_err(run_error)?;
-                &stacked
+                let values: Vec<&Tensor<f32>> = batch.iter().map(|media| media.values).collect();
+                let rows = Tensor::concat(&values).map_err(|error| run_error(error.to_string()))?;
+                joined = match self.intake {
+                    Intake::Tiles { .. } => {
+                        let shape = [&[1], rows.shape()].concat();
+                        Tensor::new(shape, rows.into_data())
+                            .map_err(|error| run_error(error.to_string()))?
+                    }
+                    Intake::Rows | Intake::Patches { .. } => rows,
+                };
+                &joined
             }
         };
         let mut feeds = vec![(self.input, Feed::F32(input))];
@@ -232,14 +204,11 @@ impl MediaEncoder {
             Intake::Rows | Intake::Tiles { mask: None } => {}
             Intake::Tiles { mask: Some((name, dtype)) } => {
                 let shape = [&[1, n_rows], &input.shape()[3..]].concat();
-                let n = shape.iter().product();
                 if *dtype == Dtype::I64 {
-                    int_mask =
-                        Tensor::new(shape, vec![1; n]).map_err(|e| run_error(e.to_string()))?;
+                    int_mask = Tensor::filled(shape, 1);
                     feeds.push((name, Feed::I64(&int_mask)));
                 } else {
-                    mask =
-                        Tensor::new(shape, vec![true; n]).map_err(|e| run_error(e.to_string()))?;
+                    mask = Tensor::filled(shape, true);
                     feeds.push((name, Feed::Bool(&mask)));
                 }
             }
@@ -254,10 +223,7 @@ impl MediaEncoder {
                 feeds.push((grid, Feed::I64(&grids)));
             }
         }
-        let encoded = self
-            .graph
-            .run_on(&feeds, self.output)
-            .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
+        let encoded = self.graph.run_on(&feeds, self.output)?;
         let n_features = encoded.data().len() / self.hidden_size.max(1);
         if encoded.shape().len() < 2 || encoded.shape().last() != Some(&self.hidden_size) {
             return Err(EncodeError::OutputShape {
@@ -268,14 +234,20 @@ impl MediaEncoder {
         }
         // Every row becomes as many features as the next, so none can take those of another.
         let fits = |media: &Media<'_>| media.n_places * n_rows == n_features * media.values.rows();
-        match batch.iter().find(|media| !fits(media)) {
-            Some(media) => Err(EncodeError::FeatureCount {
+        if let Some(media) = batch.iter().find(|media| !fits(media)) {
+            return Err(EncodeError::FeatureCount {
                 modality: self.modality,
                 n_placeholders: media.n_places,
                 n_features: n_features * media.values.rows() / n_rows.max(1),
-            }),
-            None => Ok(encoded.into_data()),
+            });
         }
+        let mut rest = encoded.data();
+        let features = batch.iter().map(|media| {
+            let (own, after) = rest.split_at(media.n_places * self.hidden_size);
+            rest = after;
+            own.to_vec()
+        });
+        Ok(features.collect())
     }
 
     /// Puts feature rows over the placeholders of a prompt, in order; their number must agree.
@@ -301,15 +273,4 @@ impl MediaEncoder {
         }
         Ok(())
     }
-}
-
-/// Lays the rows of a batch one after another, below axes of `leading` sizes.
-fn stack(batch: &[Media<'_>], leading: &[usize], n_rows: usize) -> Result<Tensor<f32>, String> {
-    let inner = batch.first().map_or(&[][..], |media| &media.values.shape()[1..]);
-    let shape = [leading, &[n_rows], inner].concat();
-    let mut values = Vec::with_capacity(shape.iter().product());
-    for media in batch {
-        values.extend_from_slice(media.values.data());
-    }
-    Tensor::new(shape, values).map_err(|error| error.to_string())
 }

@@ -51,10 +51,7 @@ impl MultimodalEncoder {
         })?;
         let (embeds, hidden_size) = {
             let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
-            let embeds = embedding
-                .embed(&ids)
-                .map_err(|error| EncodeError::Run { graph: error.graph, message: error.message })?;
-            (embeds, embedding.hidden_size())
+            (embedding.embed(&ids)?, embedding.hidden_size())
         };
         let token_ids = ids.into_data();
         let mut values = embeds.into_data();

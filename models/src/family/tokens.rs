@@ -58,6 +58,19 @@ pub(super) enum TokenInput {
     Embeds(Arc<Mutex<TokenEmbedding>>),
 }
 
+/// Pads texts on the right to the longest; returns ids and mask, each `[B, S]`.
+pub(super) fn right_padded(texts: &[&[i64]], pad_id: i64) -> (Tensor<i64>, Tensor<i64>) {
+    let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+    let mut ids = Tensor::filled([texts.len(), longest], pad_id);
+    let mut mask = Tensor::zeros([texts.len(), longest]);
+    for (row_idx, text) in texts.iter().enumerate() {
+        let own = row_idx * longest..row_idx * longest + text.len();
+        ids.data_mut()[own.clone()].copy_from_slice(text);
+        mask.data_mut()[own].fill(1);
+    }
+    (ids, mask)
+}
+
 /// On which side short rows are padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Padding {

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
     time::Duration,
 };
@@ -76,6 +76,21 @@ struct Lfs {
 struct Answer {
     response: Response,
     etag: Option<String>,
+}
+
+/// A file on its way into the cache.
+#[derive(Clone, Copy)]
+struct Download<'a> {
+    repo: &'a HubRepo,
+    /// What it is called in messages.
+    what: &'a str,
+    url: &'a Url,
+    /// Its bytes, where the Hub says.
+    size: Option<u64>,
+    /// Where it grows.
+    work: &'a Path,
+    /// Gets the bytes that are there and those of the whole.
+    progress: &'a dyn Fn(u64, Option<u64>),
 }
 
 impl Client {
@@ -181,7 +196,9 @@ impl Client {
         if !is_there {
             make_folder_of(&target)?;
             let work = cache.blob(&format!("{blob}.incomplete"));
-            self.executor.block_on(self.complete(repo, &what, &url, file.size, &work, progress))?;
+            let download =
+                Download { repo, what: &what, url: &url, size: file.size, work: &work, progress };
+            self.executor.block_on(self.complete(&download))?;
             check(&what, &work, file.size, &blob)?;
             std::fs::rename(&work, &target)
                 .map_err(|source| cache_error("write", &target, source))?;
@@ -209,20 +226,13 @@ impl Client {
         Ok(answer.etag.filter(|etag| is_blob_name(etag)).unwrap_or_else(place))
     }
 
-    /// Appends to `work` until the file is whole; goes on where an earlier call ended.
-    async fn complete(
-        &self,
-        repo: &HubRepo,
-        what: &str,
-        url: &Url,
-        size: Option<u64>,
-        work: &Path,
-        progress: &dyn Fn(u64, Option<u64>),
-    ) -> Result<(), HubError> {
+    /// Appends to a file until it is whole; goes on where an earlier call ended.
+    async fn complete(&self, download: &Download<'_>) -> Result<(), HubError> {
+        let Download { what, work, .. } = *download;
         let mut attempt = 1;
         loop {
             let before = length(work)?;
-            let fetched = self.append(repo, what, url, size, work, progress).await;
+            let fetched = self.append(download).await;
             match fetched {
                 Ok(()) => return Ok(()),
                 Err(HubError::Connection { message, .. }) => {
@@ -241,16 +251,9 @@ impl Client {
         }
     }
 
-    /// Asks once for what is missing of `work`.
-    async fn append(
-        &self,
-        repo: &HubRepo,
-        what: &str,
-        url: &Url,
-        size: Option<u64>,
-        work: &Path,
-        progress: &dyn Fn(u64, Option<u64>),
-    ) -> Result<(), HubError> {
+    /// Asks once for what is missing of a file.
+    async fn append(&self, download: &Download<'_>) -> Result<(), HubError> {
+        let Download { repo, what, url, size, work, progress } = *download;
         let mut start = length(work)?;
         if size == Some(start) {
             return File::create_new(work).map(drop).or_else(|error| match error.kind() {
@@ -452,13 +455,7 @@ fn check(what: &str, path: &Path, size: Option<u64>, blob: &str) -> Result<(), H
 }
 
 fn digest(path: &Path) -> io::Result<String> {
-    let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let n_read = file.read(&mut buffer)?;
-        if n_read == 0 {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hasher.update(&buffer[..n_read]);
-    }
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(format!("{:x}", hasher.finalize()))
 }

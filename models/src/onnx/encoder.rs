@@ -28,10 +28,7 @@ impl EncoderGraph {
         is_text: bool,
     ) -> Result<Self, SessionError> {
         graph.expect_map(input, if is_text { Dtype::I64 } else { Dtype::F32 }, OUTPUT)?;
-        if let Some(name) = graph.input_names().find(|name| *name != input && *name != MASK) {
-            let (graph, name) = (graph.name().to_owned(), name.to_owned());
-            return Err(SessionError::UnknownInput { graph, name });
-        }
+        graph.expect_no_inputs_but(&[input, MASK])?;
         let takes_mask = graph.input_names().any(|name| name == MASK);
         if takes_mask {
             graph.expect_input(MASK, Dtype::I64)?;

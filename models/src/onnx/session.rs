@@ -252,6 +252,17 @@ impl GraphSession {
         self.expect("inputs", self.session.inputs(), name, dtype)
     }
 
+    /// Checks that the graph takes no input but these.
+    pub(crate) fn expect_no_inputs_but(&self, known: &[&str]) -> Result<(), SessionError> {
+        match self.input_names().find(|input| !known.contains(input)) {
+            Some(name) => Err(SessionError::UnknownInput {
+                graph: self.name.to_owned(),
+                name: name.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the graph returns an output of this name and type.
     pub(crate) fn expect_output(&self, name: &str, dtype: Dtype) -> Result<(), SessionError> {
         self.expect("outputs", self.session.outputs(), name, dtype)
