@@ -7,35 +7,26 @@
 #[path = "support/references.rs"]
 mod references;
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, path::Path};
 
 use legenda_models::{
     Bundle, BundleSource, Model, ModelError, ModelOptions, Record, Runtime, RuntimeOptions,
 };
 use legenda_schemas::job::{Device, GenerationOptions};
-use references::{answers, bundle, encode, ids, reference};
+use references::{answers, encode, ids, reference, with_json};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Copies a bundle, with other keys in its generation config.
-fn copy_bundle(name: &str, target: &Path, generation_config: &Value) {
-    let source = bundle(name);
-    fs::create_dir(target.join("onnx")).unwrap();
-    for folder in ["", "onnx"] {
-        for file in fs::read_dir(source.join(folder)).unwrap().map(Result::unwrap) {
-            if file.path().is_file() {
-                fs::copy(file.path(), target.join(folder).join(file.file_name())).unwrap();
-            }
+fn copy_bundle(name: &str, generation_config: &Value) -> TempDir {
+    with_json(name, "generation_config.json", |config| {
+        if generation_config.get("max_length").is_some() {
+            config.as_object_mut().unwrap().remove("max_new_tokens");
         }
-    }
-    let path = target.join("generation_config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    if generation_config.get("max_length").is_some() {
-        config.as_object_mut().unwrap().remove("max_new_tokens");
-    }
-    for (key, value) in generation_config.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    fs::File::create(path).unwrap().write_all(config.to_string().as_bytes()).unwrap();
+        for (key, value) in generation_config.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+    })
 }
 
 fn load(bundle: &Path, slots: usize, generation: GenerationOptions) -> Result<Model, ModelError> {
@@ -70,8 +61,7 @@ fn assert_cases(name: &str, weights: &str) {
     for case in cases {
         n_cases += 1;
         let config = &case["generation_config"];
-        let folder = tempfile::tempdir().unwrap();
-        copy_bundle(name, folder.path(), config);
+        let folder = copy_bundle(name, config);
         let expected = case["token_ids"].as_array().unwrap();
         let has_limit =
             ["max_new_tokens", "max_length"].iter().any(|key| config.get(key).is_some());
@@ -118,8 +108,7 @@ fn beams_hold_where_rows_keep_what_an_encoder_made() {
 
 #[test]
 fn the_job_wins_over_the_bundle() {
-    let folder = tempfile::tempdir().unwrap();
-    copy_bundle("llama", folder.path(), &json!({"do_sample": true, "temperature": 5.0}));
+    let folder = copy_bundle("llama", &json!({"do_sample": true, "temperature": 5.0}));
     let llama = reference("llama");
     let rows = llama["rows"].as_array().unwrap();
     let answers_with = |generation: GenerationOptions| {
@@ -137,8 +126,7 @@ fn the_job_wins_over_the_bundle() {
 
 #[test]
 fn a_prompt_that_leaves_no_room_is_an_error_of_its_row() {
-    let folder = tempfile::tempdir().unwrap();
-    copy_bundle("llama", folder.path(), &json!({"max_length": 70}));
+    let folder = copy_bundle("llama", &json!({"max_length": 70}));
     let mut model = load(folder.path(), 1, GenerationOptions::default()).unwrap();
     let llama = reference("llama");
     // Row 9 has 301 tokens.
@@ -150,13 +138,11 @@ fn a_prompt_that_leaves_no_room_is_an_error_of_its_row() {
 
 #[test]
 fn what_is_not_supported_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    copy_bundle("llama", folder.path(), &json!({"typical_p": 0.5}));
+    let folder = copy_bundle("llama", &json!({"typical_p": 0.5}));
     let error = load(folder.path(), 1, GenerationOptions::default()).unwrap_err();
     assert!(error.to_string().starts_with("`typical_p` = `0.5` in `generation_config.json`"));
 
-    let folder = tempfile::tempdir().unwrap();
-    copy_bundle("llama", folder.path(), &json!({"num_beams": 3, "do_sample": true}));
+    let folder = copy_bundle("llama", &json!({"num_beams": 3, "do_sample": true}));
     let error = load(folder.path(), 1, GenerationOptions::default()).unwrap_err();
     assert_eq!(error.code(), "beams_draw");
 }

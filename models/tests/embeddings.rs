@@ -5,8 +5,6 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-#[path = "support/parity.rs"]
-mod parity;
 #[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]
 mod references;
@@ -18,9 +16,9 @@ use legenda_models::{
     Record, RgbImage, Runtime, RuntimeOptions,
 };
 use legenda_schemas::job::{Device, EmbeddingOptions, Pooling, TaskKind};
-use parity::Tally;
-use references::{picture, reference};
+use references::{Tally, changed, picture, reference};
 use serde_json::Value;
+use tempfile::TempDir;
 
 fn runtime() -> Runtime {
     Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap()
@@ -154,22 +152,11 @@ fn siglip_images() {
 }
 
 /// Copies a bundle, but for the files that `left_out` names.
-fn copy(name: &str, left_out: &[&str]) -> tempfile::TempDir {
-    fn copy_into(from: &Path, to: &Path, left_out: &[&str]) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let (path, target) = (entry.path(), to.join(entry.file_name()));
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if path.is_dir() {
-                copy_into(&path, &target, left_out);
-            } else if !left_out.contains(&name.as_str()) {
-                fs::copy(path, target).unwrap();
-            }
-        }
-    }
-    let folder = tempfile::tempdir().unwrap();
-    copy_into(&references::bundle(name), folder.path(), left_out);
-    folder
+fn copy(name: &str, left_out: &[&str]) -> TempDir {
+    changed(name, |file, content| {
+        let file = file.rsplit('/').next().unwrap();
+        (!left_out.contains(&file)).then_some(content)
+    })
 }
 
 fn write(path: &Path, bytes: &[u8]) {

@@ -3,16 +3,16 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-#[path = "support/parity.rs"]
-mod parity;
+#[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]
 mod references;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Waveform};
-use parity::Tally;
-use references::{answers, assert_answer, bundle, encode, ids, load, picture, reference};
+use references::{
+    Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference,
+};
 use serde_json::Value;
 
 fn media(name: &str) -> PathBuf {
@@ -111,16 +111,9 @@ fn t5_translates() {
 
 #[test]
 fn t5_with_two_graphs_for_its_decoder() {
-    let folder = tempfile::tempdir().unwrap();
-    for part in ["", "onnx"] {
-        fs::create_dir_all(folder.path().join(part)).unwrap();
-        for file in fs::read_dir(bundle("t5").join(part)).unwrap().map(Result::unwrap) {
-            let name = file.file_name();
-            if file.path().is_file() && name != "decoder_model_merged.onnx" {
-                fs::copy(file.path(), folder.path().join(part).join(name)).unwrap();
-            }
-        }
-    }
+    let folder = changed("t5", |file, content| {
+        (file != "onnx/decoder_model_merged.onnx").then_some(content)
+    });
     assert_answers("t5", folder.path().to_owned());
 }
 

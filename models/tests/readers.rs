@@ -3,22 +3,17 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-#[path = "support/parity.rs"]
-mod parity;
 #[path = "support/references.rs"]
 mod references;
 
 use std::{
     fs::{self, File},
     io::Write,
-    path::{Path, PathBuf},
-    time::Instant,
 };
 
 use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
-use parity::Tally;
 use references::{
-    answers, assert_answer, bundle, encode, ids, load, picture, reference, references,
+    assert_rows, bundle, changed, load, picture, reference, references, rows_answered_as, with_json,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,68 +28,9 @@ fn record_of(row: &Value) -> Record {
     record(row["text"].as_str().unwrap(), &images.collect::<Vec<_>>())
 }
 
-/// Holds a bundle to the rows of a reference.
-fn assert_answers(name: &str, bundle: PathBuf, rows: &[Value]) {
-    assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
-    let records: Vec<Record> = rows.iter().map(record_of).collect();
-    for slots in [1, 3, 8] {
-        let mut model = load(bundle.clone(), slots, ModelOptions::default());
-        let prompts = encode(&mut model, &records);
-        for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
-            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
-        }
-        let start = Instant::now();
-        let answers = answers(&mut model, prompts);
-        let took = start.elapsed();
-        for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
-            let place = format!("{name}, row {row_idx}, {slots} slots");
-            assert_answer(answer, row, &place);
-            if let Some(text) = row["answer"].as_str() {
-                assert_eq!(answer.text, text, "{place}");
-            }
-        }
-        if slots == 8 {
-            let mut tally = Tally::default();
-            let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
-            tally.add(answers.len(), n_tokens, took);
-            tally.note(name, &bundle, "tokens");
-        }
-    }
-}
-
 fn assert_bundle(name: &str) {
-    assert_answers(name, bundle(name), reference(name)["rows"].as_array().unwrap());
-}
-
-/// Copies a bundle, its files changed by `change`; one that becomes `None` is left out.
-fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("onnx")).unwrap();
-    let whole = bundle(name);
-    for inner in ["", "onnx"] {
-        for file in fs::read_dir(whole.join(inner)).unwrap().map(Result::unwrap) {
-            let path = Path::new(inner).join(file.file_name());
-            if file.path().is_file()
-                && let Some(content) =
-                    change(path.to_str().unwrap(), fs::read(file.path()).unwrap())
-            {
-                File::create(folder.path().join(path)).unwrap().write_all(&content).unwrap();
-            }
-        }
-    }
-    folder
-}
-
-/// Copies a bundle with another value in a JSON file.
-fn with_json(name: &str, json: &str, change: impl Fn(&mut Value)) -> TempDir {
-    changed(name, |file, content| {
-        if file != json {
-            return Some(content);
-        }
-        let mut value = serde_json::from_slice(&content).unwrap();
-        change(&mut value);
-        Some(serde_json::to_vec(&value).unwrap())
-    })
+    let reference = reference(name);
+    assert_rows(name, &bundle(name), reference["rows"].as_array().unwrap(), record_of);
 }
 
 fn open(folder: &TempDir) -> Bundle {
@@ -161,13 +97,8 @@ fn sessions_of_unlike_precision_work_together() {
             (!file.starts_with("onnx/") || is_wanted).then_some(content)
         });
         assert_eq!(fs::read_dir(folder.path().join("onnx")).unwrap().count(), 3, "{key}");
-        let mut rows = reference["rows"].as_array().unwrap().clone();
-        for (row, half) in rows.iter_mut().zip(reference[key].as_array().unwrap()) {
-            for key in ["token_ids", "finish", "logprob_mean", "answer"] {
-                row[key] = half[key].clone();
-            }
-        }
-        assert_answers(&format!("llava {key}"), folder.path().to_owned(), &rows);
+        let rows = rows_answered_as(&reference, key);
+        assert_rows(&format!("llava {key}"), folder.path(), &rows, record_of);
     }
 }
 

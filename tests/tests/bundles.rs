@@ -1,43 +1,24 @@
 //! Bundles in published layouts, run by the real binary.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::fs;
 
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, repository, text_column, texts, write_table,
+    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
+    references::{AS_LONG, questions, with_bundle},
+    text_column, texts, write_table,
 };
-use serde_json::Value;
-
-fn with_bundle(job: &str, name: &str) -> String {
-    let bundle = repository().join("tests/references/bundles").join(name);
-    let bundle = toml::Value::from(bundle.to_str().unwrap());
-    format!("{job}[model]\nbundle = {bundle}\n[generation]\nmax_new_tokens = 24\n")
-}
-
-/// The questions of a reference that have no system message, and their answers.
-fn reference(name: &str) -> Vec<(String, String)> {
-    let path = repository().join(format!("tests/references/bundles/{name}.json"));
-    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
-    let rows = reference["rows"].as_array().unwrap().iter();
-    rows.filter(|row| row["system"].is_null())
-        .map(|row| (text(row, "text"), text(row, "answer")))
-        .collect()
-}
 
 #[test]
 fn a_directory_answers_as_its_reference() {
     for name in ["llama", "llama_gqa", "gemma3_text", "gpt2"] {
-        let rows = reference(name);
+        let (questions, expected) = questions(name);
         let place = Workplace::new();
-        let questions: Vec<&str> = rows.iter().map(|(question, _)| question.as_str()).collect();
+        let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
         write_table(&place.path("table.parquet"), &texts(&questions), 4);
-        place.write("job.toml", &with_bundle(TEXT_JOB, name));
+        place.write("job.toml", &format!("{}{AS_LONG}", with_bundle(TEXT_JOB, name)));
         let ended = place.run(&["run", "job.toml", "--set", "model.slots=3"]).expect(0);
         assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
         let answers = text_column(&place.answers("out"), "answer");
-        let expected: Vec<_> = rows.into_iter().map(|(_, answer)| Some(answer)).collect();
         assert_eq!(answers, expected, "{name}");
     }
 }

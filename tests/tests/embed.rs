@@ -9,22 +9,21 @@ use arrow::{
     datatypes::{DataType, Float32Type, UInt32Type},
 };
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, repository, text_column, texts, write_table,
+    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
+    references::{self, media, with_bundle},
+    text_column, texts, write_table,
 };
 use serde_json::Value;
 
-fn with_bundle(job: &str, name: &str) -> String {
-    let bundle = repository().join("tests/references/bundles").join(name);
-    let bundle = toml::Value::from(bundle.to_str().unwrap());
+/// A job that embeds with a bundle.
+fn embedding_job(job: &str, name: &str) -> String {
     let job = job.replace("\"generate\"", "\"embed\"").replace("\"caption\"", "\"embed\"");
-    format!("{job}[model]\nbundle = {bundle}\n")
+    with_bundle(&job, name)
 }
 
 /// The rows of a reference in which `key` is a text, with their embeddings.
 fn reference(name: &str, key: &str) -> Vec<(Value, Vec<f32>)> {
-    let path = repository().join(format!("tests/references/bundles/{name}.json"));
-    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let rows = reference["rows"].as_array().unwrap().iter().filter(|row| row[key].is_string());
+    let rows = references::rows(name, |row| row[key].is_string()).into_iter();
     rows.map(|row| (row.clone(), serde_json::from_value(row["embedding"].clone()).unwrap()))
         .collect()
 }
@@ -63,7 +62,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     questions.insert(2, "   ");
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&questions), 6);
-    place.write("job.toml", &with_bundle(TEXT_JOB, "minilm"));
+    place.write("job.toml", &embedding_job(TEXT_JOB, "minilm"));
     let ended = place.run(&["run", "job.toml", "--show", "3"]).expect(0);
     assert!(ended.stdout.contains("rows_in 11 == answers 10 + rejects 1"), "{}", ended.stdout);
     assert!(ended.stderr.contains("minilm on cpu (32 dimensions)"), "{}", ended.stderr);
@@ -125,7 +124,7 @@ fn a_prompt_of_the_model_stands_before_every_text() {
     let questions: Vec<&str> = rows.iter().map(|(row, _)| row["text"].as_str().unwrap()).collect();
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&questions), 100);
-    place.write("job.toml", &with_bundle(TEXT_JOB, "minilm"));
+    place.write("job.toml", &embedding_job(TEXT_JOB, "minilm"));
     let args = ["run", "job.toml", "--set", "embedding.prompt_name=query"];
     let ended = place.run(&args).expect(0);
     assert!(ended.stdout.contains("answers 3 + rejects 0"), "{}", ended.stdout);
@@ -140,17 +139,14 @@ fn a_prompt_of_the_model_stands_before_every_text() {
 #[test]
 fn pictures_are_embedded_and_broken_ones_are_rejected() {
     let rows = reference("clip", "image");
-    let media = repository().join("tests/references/media");
-    let mut cells: Vec<Option<Vec<u8>>> = rows
-        .iter()
-        .map(|(row, _)| Some(fs::read(media.join(row["image"].as_str().unwrap())).unwrap()))
-        .collect();
+    let mut cells: Vec<Option<Vec<u8>>> =
+        rows.iter().map(|(row, _)| Some(media(row["image"].as_str().unwrap()))).collect();
     let good = png(7);
     cells.push(Some(good[..good.len() / 2].to_vec()));
     cells.push(None);
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &pictures(&cells), 100);
-    place.write("job.toml", &with_bundle(PICTURE_JOB, "clip"));
+    place.write("job.toml", &embedding_job(PICTURE_JOB, "clip"));
     let args = ["run", "job.toml", "--set", "output.rejects=inline", "--set", "model.slots=3"];
     let ended = place.run(&args).expect(0);
     let counts = format!("rows_in {} == answers {} + rejects 2", rows.len() + 2, rows.len());
@@ -181,17 +177,17 @@ fn what_cannot_be_embedded_is_told_before_anything_is_read() {
     write_table(&place.path("table.parquet"), &pictures(&[Some(png(9))]), 4);
     place.write(
         "caption.toml",
-        &with_bundle(PICTURE_JOB, "minilm").replace("\"embed\"", "\"caption\""),
+        &embedding_job(PICTURE_JOB, "minilm").replace("\"embed\"", "\"caption\""),
     );
     place
         .run(&["check", "caption.toml"])
         .expect(2)
         .complains_of(&["`minilm` cannot do `caption`: it makes embeddings"]);
-    place.write("image.toml", &with_bundle(PICTURE_JOB, "minilm"));
+    place.write("image.toml", &embedding_job(PICTURE_JOB, "minilm"));
     place.run(&["check", "image.toml"]).expect(2).complains_of(&["`minilm` takes no image"]);
-    place.write("llama.toml", &with_bundle(PICTURE_JOB, "llama"));
+    place.write("llama.toml", &embedding_job(PICTURE_JOB, "llama"));
     place.run(&["check", "llama.toml"]).expect(2).complains_of(&["`llama` cannot do `embed`"]);
-    place.write("both.toml", &with_bundle(PICTURE_JOB, "clip"));
+    place.write("both.toml", &embedding_job(PICTURE_JOB, "clip"));
     let both = ["check", "both.toml", "--set", "source.columns.text=id"];
     place.run(&both).expect(2).complains_of(&["several things to embed"]);
 }

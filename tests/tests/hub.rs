@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -12,32 +12,18 @@ use std::{
 use legenda_tests::{
     TEXT_JOB, Workplace, ended,
     hub::{COMMIT, Fault, HubServer, TOKEN},
-    repository, text_column, texts, write_table,
+    references::{AS_LONG, bundle, questions},
+    text_column, texts, write_table,
 };
 use serde_json::Value;
 
 const MODEL: &str = "hf://owner/model";
 
-fn bundle(name: &str) -> PathBuf {
-    repository().join("tests/references/bundles").join(name)
-}
-
-/// The questions of a reference that have no system message, and their answers.
-fn reference(name: &str) -> (Vec<String>, Vec<Option<String>>) {
-    let text = fs::read_to_string(bundle(&format!("{name}.json"))).unwrap();
-    let reference: Value = serde_json::from_str(&text).unwrap();
-    let rows = reference["rows"].as_array().unwrap().iter();
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
-    rows.filter(|row| row["system"].is_null())
-        .map(|row| (text(row, "text"), Some(text(row, "answer"))))
-        .unzip()
-}
-
 /// Writes a table of questions and a job that asks the model of the Hub.
 fn job(place: &Workplace, questions: &[String]) {
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     write_table(&place.path("table.parquet"), &texts(&questions), 4);
-    let model = format!("[model]\nbundle = \"{MODEL}\"\n[generation]\nmax_new_tokens = 24\n");
+    let model = format!("[model]\nbundle = \"{MODEL}\"\n{AS_LONG}");
     place.write("job.toml", &format!("{TEXT_JOB}{model}"));
 }
 
@@ -55,7 +41,7 @@ fn written(folder: &Path, all: &mut String) {
 
 #[test]
 fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
-    let (questions, answers) = reference("llama");
+    let (questions, answers) = questions("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.want_token();
     job(&place, &questions);
@@ -104,7 +90,7 @@ fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
 
 #[test]
 fn a_precision_is_fetched_alone_and_is_another_run() {
-    let (questions, answers) = reference("llama");
+    let (questions, answers) = questions("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     job(&place, &questions);
     let half = ["run", "job.toml", "--set", "model.precision=fp16"];
@@ -246,7 +232,7 @@ fn offline_names_the_file_and_what_fetches_it() {
 #[test]
 fn weights_outside_a_graph_are_fetched_with_it() {
     // A layout with one config of its own, and weights in `model.onnx.data`.
-    let (questions, answers) = reference("llama_gqa");
+    let (questions, answers) = questions("llama_gqa");
     let (hub, place) = (HubServer::start(&bundle("llama_gqa")), Workplace::new());
     hub.put("model.onnx.data_of_something_else", b"not needed");
     job(&place, &questions);

@@ -3,10 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
-use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, repository, text_column, write_table};
+use legenda_tests::{
+    PICTURE_JOB, TEXT_JOB, Workplace,
+    references::{AS_LONG, media, rows, rows_under, with_bundle},
+    text_column, write_table,
+};
 use serde_json::Value;
 
 const SOUND_JOB: &str = r#"
@@ -21,20 +25,9 @@ span_rows = 4
 kind = "transcribe"
 "#;
 
-fn references() -> PathBuf {
-    repository().join("tests/references")
-}
-
-fn with_bundle(job: &str, name: &str) -> String {
-    let bundle = toml::Value::from(references().join("bundles").join(name).to_str().unwrap());
-    format!("{job}\n[model]\nbundle = {bundle}\n[generation]\nmax_new_tokens = 24\n")
-}
-
-/// The rows of a reference for which `keeps`.
-fn rows(name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
-    let path = references().join(format!("bundles/{name}.json"));
-    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    reference["rows"].as_array().unwrap().iter().filter(|row| keeps(row)).cloned().collect()
+/// A job with a bundle, whose answers are as long as those of its reference.
+fn job_of(job: &str, name: &str) -> String {
+    format!("{}{AS_LONG}", with_bundle(job, name))
 }
 
 /// A table of the texts, or of the files, that rows of a reference name.
@@ -43,8 +36,7 @@ fn table(rows: &[Value], key: &str, column: &str) -> RecordBatch {
     let cells: ArrayRef = if key == "text" {
         Arc::new(StringArray::from_iter_values(cells))
     } else {
-        let bytes = cells.map(|name| fs::read(references().join("media").join(name)).unwrap());
-        Arc::new(BinaryArray::from_iter_values(bytes))
+        Arc::new(BinaryArray::from_iter_values(cells.map(media)))
     };
     let ids = StringArray::from_iter_values((0..rows.len()).map(|row| format!("row-{row}")));
     RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), (column, cells)]).unwrap()
@@ -54,7 +46,7 @@ fn table(rows: &[Value], key: &str, column: &str) -> RecordBatch {
 fn assert_answers(job: &str, name: &str, rows: &[Value], table: &RecordBatch) {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), table, 4);
-    place.write("job.toml", &with_bundle(job, name));
+    place.write("job.toml", &job_of(job, name));
     let ended = place.run(&["run", "job.toml", "--set", "model.slots=3"]).expect(0);
     assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
     let answers = text_column(&place.answers("out"), "answer");
@@ -87,7 +79,7 @@ fn timestamps_are_written_where_they_are_asked_for() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
     let job = format!("{SOUND_JOB}language = \"en\"\ntimestamps = true\n");
-    place.write("job.toml", &with_bundle(&job, "whisper"));
+    place.write("job.toml", &job_of(&job, "whisper"));
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stderr.contains("whisper"), "{}", ended.stderr);
     let answers = text_column(&place.answers("out"), "answer");
@@ -114,7 +106,7 @@ fn timestamps_are_written_where_they_are_asked_for() {
 
 /// Wave files of 16 bits, one channel and one rate, one after another.
 fn joined_sounds(names: &[&str]) -> Vec<u8> {
-    let sounds = names.iter().map(|name| fs::read(references().join("media").join(name)).unwrap());
+    let sounds = names.iter().map(|name| media(name));
     let mut joined = Vec::new();
     for sound in sounds {
         joined.extend_from_slice(&sound[if joined.is_empty() { 0 } else { 44 }..]);
@@ -127,10 +119,7 @@ fn joined_sounds(names: &[&str]) -> Vec<u8> {
 
 #[test]
 fn sounds_longer_than_the_model_hears_are_written_down_whole() {
-    let path = references().join("bundles/whisper.json");
-    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let rows = reference["long_rows"].as_array().unwrap().iter();
-    let rows: Vec<&Value> = rows.filter(|row| row["return_timestamps"] == false).collect();
+    let rows = rows_under("long_rows", "whisper", |row| row["return_timestamps"] == false);
     let sounds = rows.iter().map(|row| {
         let names: Vec<&str> =
             row["audio"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
@@ -140,7 +129,6 @@ fn sounds_longer_than_the_model_hears_are_written_down_whole() {
     let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(sounds));
     let table =
         RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("audio", cells)]).unwrap();
-    let rows: Vec<Value> = rows.into_iter().cloned().collect();
     let job = format!("{SOUND_JOB}language = \"en\"\n");
     assert_answers(&job, "whisper", &rows, &table);
 }
@@ -150,11 +138,11 @@ fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
     let rows = rows("moonshine", |_| true);
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
-    place.write("job.toml", &with_bundle(SOUND_JOB, "moonshine"));
+    place.write("job.toml", &job_of(SOUND_JOB, "moonshine"));
     let check = |set: &str| place.run(&["check", "job.toml", "--set", set]).expect(2);
     check("task.language=de").complains_of(&["`task.language` = `de` is not possible"]);
     check("task.kind=generate").complains_of(&["source.columns.text"]);
-    place.write("job.toml", &with_bundle(SOUND_JOB, "whisper"));
+    place.write("job.toml", &job_of(SOUND_JOB, "whisper"));
     check("task.language=xx").complains_of(&["possible: de, en, fr, ru, zh"]);
     let ended = place.run(&["check", "job.toml", "--set", "task.language=fr"]).expect(0);
     assert!(ended.stdout.contains("WhisperForConditionalGeneration"), "{}", ended.stdout);

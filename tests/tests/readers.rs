@@ -1,9 +1,13 @@
 //! A published multimodal bundle, run by the real binary.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
-use legenda_tests::{Workplace, repository, text_column, write_table};
+use legenda_tests::{
+    Workplace,
+    references::{media, rows, with_bundle},
+    text_column, write_table,
+};
 use serde_json::Value;
 
 const JOB: &str = r#"
@@ -24,21 +28,13 @@ max_new_tokens = 24
 
 #[test]
 fn pictures_of_all_sizes_are_captioned_and_a_broken_one_is_rejected() {
-    let references = repository().join("tests/references");
-    let reference = fs::read_to_string(references.join("bundles/smolvlm.json")).unwrap();
-    let reference: Value = serde_json::from_str(&reference).unwrap();
-    let rows = reference["rows"].as_array().unwrap().iter();
-    let rows: Vec<&Value> =
-        rows.filter(|row| row["images"].as_array().unwrap().len() == 1).collect();
+    let rows = rows("smolvlm", |row| row["images"].as_array().unwrap().len() == 1);
     assert!(rows.len() >= 8);
 
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     let mut questions: Vec<String> = rows.iter().map(|row| text(row, "text")).collect();
-    let mut pictures: Vec<Vec<u8>> = rows
-        .iter()
-        .map(|row| references.join("media").join(row["images"][0].as_str().unwrap()))
-        .map(|path| fs::read(path).unwrap())
-        .collect();
+    let mut pictures: Vec<Vec<u8>> =
+        rows.iter().map(|row| media(row["images"][0].as_str().unwrap())).collect();
     let expected: Vec<Option<String>> = rows.iter().map(|row| Some(text(row, "answer"))).collect();
     // The broken one stands among the others.
     let broken = 3;
@@ -54,8 +50,7 @@ fn pictures_of_all_sizes_are_captioned_and_a_broken_one_is_rejected() {
     let place = Workplace::new();
     let table = RecordBatch::try_from_iter(columns).unwrap();
     write_table(&place.path("table.parquet"), &table, 5);
-    let bundle = toml::Value::from(references.join("bundles/smolvlm").to_str().unwrap());
-    place.write("job.toml", &format!("{JOB}[model]\nbundle = {bundle}\nslots = 3\n"));
+    place.write("job.toml", &format!("{}slots = 3\n", with_bundle(JOB, "smolvlm")));
     let ended = place.run(&["run", "job.toml"]).expect(0);
     let counts = format!("rows_in {} == answers {} + rejects 1", rows.len() + 1, rows.len());
     assert!(ended.stdout.contains(&counts), "{}", ended.stdout);

@@ -1,13 +1,24 @@
 //! The tiny bundles and their stored answers (`tests/references/make_bundles`), and how they are run.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+#[path = "parity.rs"]
+mod parity;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use legenda_models::{
     Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
     RuntimeOptions,
 };
 use legenda_schemas::job::Device;
+pub(crate) use parity::Tally;
 use serde_json::Value;
+use tempfile::TempDir;
 
 pub(crate) fn references() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references"))
@@ -73,4 +84,82 @@ pub(crate) fn assert_answer(answer: &Generation, row: &Value, place: &str) {
         let own = f64::from(answer.logprob_mean);
         assert!((own - logprob).abs() < 1e-3, "{place}: {own}, expected {logprob}");
     }
+}
+
+/// Holds a bundle to the rows of a reference, whose records `record` makes, with 1, 3 and 8 slots.
+pub(crate) fn assert_rows(
+    name: &str,
+    bundle: &Path,
+    rows: &[Value],
+    record: impl Fn(&Value) -> Record,
+) {
+    assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
+    let records: Vec<Record> = rows.iter().map(record).collect();
+    for slots in [1, 3, 8] {
+        let mut model = load(bundle.to_owned(), slots, ModelOptions::default());
+        let prompts = encode(&mut model, &records);
+        for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
+        }
+        let start = Instant::now();
+        let answers = answers(&mut model, prompts);
+        let took = start.elapsed();
+        for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
+            let place = format!("{name}, row {row_idx}, {slots} slots");
+            assert_answer(answer, row, &place);
+            if let Some(text) = row["answer"].as_str() {
+                assert_eq!(answer.text, text, "{place}");
+            }
+        }
+        if slots == 8 {
+            let mut tally = Tally::default();
+            let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+            tally.add(answers.len(), n_tokens, took);
+            tally.note(name, bundle, "tokens");
+        }
+    }
+}
+
+/// Returns rows whose answers are those under `key`, made with graphs of another precision.
+pub(crate) fn rows_answered_as(reference: &Value, key: &str) -> Vec<Value> {
+    let mut rows = reference["rows"].as_array().unwrap().clone();
+    for (row, other) in rows.iter_mut().zip(reference[key].as_array().unwrap()) {
+        for key in ["token_ids", "finish", "logprob_mean", "answer"] {
+            row[key] = other[key].clone();
+        }
+    }
+    rows
+}
+
+/// Copies a bundle, its files changed by `change`; one that becomes `None` is left out.
+pub(crate) fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> TempDir {
+    let (whole, folder) = (bundle(name), tempfile::tempdir().unwrap());
+    let mut inners = vec![PathBuf::new()];
+    while let Some(inner) = inners.pop() {
+        for entry in fs::read_dir(whole.join(&inner)).unwrap().map(Result::unwrap) {
+            let path = inner.join(entry.file_name());
+            if entry.path().is_dir() {
+                fs::create_dir(folder.path().join(&path)).unwrap();
+                inners.push(path);
+                continue;
+            }
+            let content = fs::read(entry.path()).unwrap();
+            if let Some(content) = change(path.to_str().unwrap(), content) {
+                File::create(folder.path().join(path)).unwrap().write_all(&content).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+/// Copies a bundle, a JSON file of it changed by `change`.
+pub(crate) fn with_json(name: &str, json: &str, change: impl Fn(&mut Value)) -> TempDir {
+    changed(name, |file, content| {
+        if file != json {
+            return Some(content);
+        }
+        let mut value = serde_json::from_slice(&content).unwrap();
+        change(&mut value);
+        Some(serde_json::to_vec(&value).unwrap())
+    })
 }

@@ -1,0 +1,52 @@
+//! The tiny bundles and their stored answers (`tests/references`), as jobs of the real binary.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+
+use crate::repository;
+
+/// What a job adds so that its answers are as long as those of the references.
+pub const AS_LONG: &str = "[generation]\nmax_new_tokens = 24\n";
+
+/// Returns the folder of a bundle, or a file of it or beside it.
+#[must_use]
+pub fn bundle(name: &str) -> PathBuf {
+    repository().join("tests/references/bundles").join(name)
+}
+
+/// Reads a picture or a sound.
+#[must_use]
+pub fn media(name: &str) -> Vec<u8> {
+    fs::read(repository().join("tests/references/media").join(name)).unwrap()
+}
+
+/// Returns the rows of a reference that stand under `key` and that `keeps`.
+#[must_use]
+pub fn rows_under(key: &str, name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let text = fs::read_to_string(bundle(&format!("{name}.json"))).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    reference[key].as_array().unwrap().iter().filter(|row| keeps(row)).cloned().collect()
+}
+
+/// Returns the rows of a reference that `keeps`.
+#[must_use]
+pub fn rows(name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
+    rows_under("rows", name, keeps)
+}
+
+/// Returns the questions of a text decoder's reference that have no system message, and their
+/// answers.
+#[must_use]
+pub fn questions(name: &str) -> (Vec<String>, Vec<Option<String>>) {
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let rows = rows(name, |row| row["system"].is_null());
+    rows.iter().map(|row| (text(row, "text"), Some(text(row, "answer")))).unzip()
+}
+
+/// Adds a bundle to a job; keys that follow are the model's.
+#[must_use]
+pub fn with_bundle(job: &str, name: &str) -> String {
+    let bundle = toml::Value::from(bundle(name).to_str().unwrap());
+    format!("{job}\n[model]\nbundle = {bundle}\n")
+}
