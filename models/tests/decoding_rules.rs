@@ -12,8 +12,8 @@ use std::{fs, path::Path};
 use legenda_models::{
     Bundle, BundleSource, Model, ModelError, ModelOptions, Record, Runtime, RuntimeOptions,
 };
-use legenda_schemas::job::{Device, GenerationOptions};
-use references::{answers, encode, ids, reference, with_json};
+use legenda_schemas::job::GenerationOptions;
+use references::{answers, device, encode, ids, reference, with_json};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -33,7 +33,7 @@ fn load(bundle: &Path, slots: usize, generation: GenerationOptions) -> Result<Mo
     let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
     let bundle = Bundle::open(&BundleSource::Directory(bundle.to_owned()))?;
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: device(),
         slots: Some(slots),
         generation,
         ..ModelOptions::default()

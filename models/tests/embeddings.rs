@@ -15,8 +15,8 @@ use legenda_models::{
     Bundle, BundleSource, Embedder, Embedding, EmbeddingInput, Model, ModelError, ModelOptions,
     Record, RgbImage, Runtime, RuntimeOptions,
 };
-use legenda_schemas::job::{Device, EmbeddingOptions, Pooling, TaskKind};
-use references::{Tally, changed, picture, reference};
+use legenda_schemas::job::{EmbeddingOptions, Pooling, TaskKind};
+use references::{Tally, changed, device, picture, reference};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -43,7 +43,7 @@ fn load(
     embedding: EmbeddingOptions,
 ) -> Embedder {
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: device(),
         slots: Some(batch_rows),
         embedding,
         ..ModelOptions::default()
@@ -333,7 +333,7 @@ fn what_a_bundle_cannot_do_is_told() {
     let refused = sentences.supports(TaskKind::Caption).unwrap_err().to_string();
     assert!(refused.contains("`minilm` cannot do `caption`: it makes embeddings"), "{refused}");
     let runtime = runtime();
-    let options = ModelOptions { device: Device::Cpu, ..ModelOptions::default() };
+    let options = ModelOptions { device: device(), ..ModelOptions::default() };
     let error = Model::load(&runtime, &sentences, &options).unwrap_err();
     assert_eq!(error.code(), "task_unsupported");
 

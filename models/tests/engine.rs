@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use legenda_models::{
     Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, engine::FinishReason,
 };
-use legenda_schemas::job::{Device, GenerationOptions};
+use legenda_schemas::job::GenerationOptions;
 
 fn load(slots: usize, generation: GenerationOptions) -> Model {
     load_with(ModelOptions { slots: Some(slots), generation, ..Default::default() })
@@ -17,7 +17,7 @@ fn load(slots: usize, generation: GenerationOptions) -> Model {
 
 fn load_with(options: ModelOptions) -> Model {
     let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
-    let options = ModelOptions { device: Device::Cpu, ..options };
+    let options = ModelOptions { device: support::device(), ..options };
     Model::load(&support::runtime(), &bundle, &options).unwrap()
 }
 
@@ -143,7 +143,7 @@ fn a_graph_of_another_kind_is_refused_with_what_was_expected() {
         std::fs::copy(tiny.join(from), folder.path().join(to)).unwrap();
     }
     let bundle = Bundle::open(&BundleSource::Directory(folder.path().to_owned())).unwrap();
-    let options = ModelOptions { device: Device::Cpu, ..Default::default() };
+    let options = ModelOptions { device: support::device(), ..Default::default() };
     let error = Model::load(&support::runtime(), &bundle, &options).unwrap_err();
     assert_eq!(error.code(), "graph_contract");
     let text = error.to_string();

@@ -8,14 +8,14 @@ mod support;
 use std::collections::BTreeMap;
 
 use legenda_models::{Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record};
-use legenda_schemas::job::{Device, GenerationOptions};
+use legenda_schemas::job::GenerationOptions;
 
 const N_ROWS: usize = 200;
 
 fn load(slots: usize) -> Model {
     let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
     let options = ModelOptions {
-        device: Device::Cpu,
+        device: support::device(),
         slots: Some(slots),
         generation: GenerationOptions { max_new_tokens: Some(16), ..Default::default() },
         ..ModelOptions::default()

@@ -9,7 +9,8 @@
 //! as long or the graph takes a mask of it.
 //!
 //! Laying a batch out anew copies its cache once, as much as the graph itself copies in each step;
-//! so prompts join when a share of the slots is free rather than one by one.
+//! so prompts join when a share of the slots is free rather than one by one, and a row that has ended
+//! is computed along with the others until some more have.
 //!
 //! A row's answer does not depend on the others but for the rounding of sums over more columns or
 //! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
@@ -41,6 +42,9 @@ const PREFILL_LOGITS_BYTES_MAX: usize = 64 << 20;
 /// Free slots that prompts wait for, as one part in this many of all slots.
 const JOIN_SHARE_GROWING: usize = 4;
 const JOIN_SHARE_SHIFTED: usize = 2;
+
+/// Rows that have ended before a batch is laid out anew without them, as one part in this many.
+const RELEASED_SHARE: usize = 4;
 
 /// A row of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +107,6 @@ impl GrowingDecoder {
 
     /// Prefills prompts and lays them beside the rows that they may stand with.
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
-        self.drop_released()?;
         let chosen = self.choose(joins)?;
         let chosen = joins.iter().zip(&chosen).map(|(join, prompt)| Join {
             slot: join.slot,
@@ -263,11 +266,8 @@ impl GrowingDecoder {
         let mut merged = Vec::new();
         let mut gone = BTreeSet::new();
         for batch_idxs in alike.into_values().filter(|batch_idxs| batch_idxs.len() > 1) {
-            let rows = |batch_idx: &usize| {
-                let batch_idx = *batch_idx;
-                (0..self.batches[batch_idx].rows.len()).map(move |row_idx| (batch_idx, row_idx))
-            };
-            let rows: Vec<(usize, usize)> = batch_idxs.iter().flat_map(rows).collect();
+            let rows: Vec<(usize, usize)> =
+                batch_idxs.iter().flat_map(|batch_idx| self.live_rows(*batch_idx)).collect();
             merged.push(self.gather(&rows)?);
             gone.extend(batch_idxs);
         }
@@ -277,18 +277,25 @@ impl GrowingDecoder {
         Ok(())
     }
 
-    /// Leaves a batch with those of its rows that `keep` names.
-    fn split(&mut self, batch_idx: usize, keep: impl Fn(usize) -> bool) -> Result<(), RunError> {
+    /// Returns the places of a batch's rows that have not ended.
+    fn live_rows(&self, batch_idx: usize) -> Vec<(usize, usize)> {
         let rows = self.batches[batch_idx].rows.iter().enumerate();
-        let (kept, others): (Vec<_>, Vec<_>) =
-            rows.map(|(row_idx, row)| (row_idx, row.slot)).partition(|(_, slot)| keep(*slot));
+        rows.filter(|(_, row)| row.slot != RELEASED)
+            .map(|(row_idx, _)| (batch_idx, row_idx))
+            .collect()
+    }
+
+    /// Leaves a batch with those of its live rows that `keep` names.
+    fn split(&mut self, batch_idx: usize, keep: impl Fn(usize) -> bool) -> Result<(), RunError> {
+        let rows = &self.batches[batch_idx].rows;
+        let (kept, others): (Vec<_>, Vec<_>) = self
+            .live_rows(batch_idx)
+            .into_iter()
+            .partition(|(_, row_idx)| keep(rows[*row_idx].slot));
         if kept.is_empty() || others.is_empty() {
             return Ok(());
         }
-        let place = |rows: Vec<(usize, usize)>| -> Vec<(usize, usize)> {
-            rows.into_iter().map(|(row_idx, _)| (batch_idx, row_idx)).collect()
-        };
-        let (kept, others) = (self.gather(&place(kept))?, self.gather(&place(others))?);
+        let (kept, others) = (self.gather(&kept)?, self.gather(&others)?);
         self.batches[batch_idx] = kept;
         self.batches.push(others);
         Ok(())
@@ -304,13 +311,14 @@ impl GrowingDecoder {
         logits.reset(rows.len(), self.vocab_size);
         let mut grown: Vec<(usize, Past)> = Vec::new();
         for (batch_idx, batch) in self.batches.iter().enumerate() {
-            let places: Vec<usize> = batch.rows.iter().filter_map(|row| taking(row.slot)).collect();
-            if places.is_empty() {
+            let places: Vec<Option<usize>> =
+                batch.rows.iter().map(|row| taking(row.slot)).collect();
+            if places.iter().all(Option::is_none) {
                 continue;
             }
             let n_columns = batch.past.n_columns();
-            let ids = places.iter().map(|place| rows[*place].token_id).collect();
-            let tokens = self.step_input([places.len(), 1], ids)?;
+            let ids = places.iter().map(|place| place.map_or(0, |place| rows[place].token_id));
+            let tokens = self.step_input([places.len(), 1], ids.collect())?;
             let lengths: Vec<usize> = batch.rows.iter().map(|row| row.n_tokens + 1).collect();
             let inputs = self.inputs(
                 tokens,
@@ -319,14 +327,16 @@ impl GrowingDecoder {
                 |_, row_idx, _| batch.rows[row_idx].next_position,
             );
             let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
-                logits.row_mut(places[row_idx]).copy_from_slice(scores);
+                if let Some(place) = places[row_idx] {
+                    logits.row_mut(place).copy_from_slice(scores);
+                }
             })?;
             grown.push((batch_idx, past));
         }
         for (batch_idx, past) in grown {
             let batch = &mut self.batches[batch_idx];
             batch.past = past;
-            for row in &mut batch.rows {
+            for row in batch.rows.iter_mut().filter(|row| row.slot != RELEASED) {
                 row.n_tokens += 1;
                 row.next_position += 1;
             }
@@ -367,19 +377,16 @@ impl GrowingDecoder {
         GrowingInputs { tokens, attention_mask, position_ids }
     }
 
-    /// Drops the rows that were released since the last call.
+    /// Drops rows that have ended where they are many, or where others need their columns.
     fn drop_released(&mut self) -> Result<(), RunError> {
         for batch_idx in 0..self.batches.len() {
-            let live: Vec<(usize, usize)> = self.batches[batch_idx]
-                .rows
-                .iter()
-                .enumerate()
-                .filter(|(_, row)| row.slot != RELEASED)
-                .map(|(row_idx, _)| (batch_idx, row_idx))
-                .collect();
+            let live = self.live_rows(batch_idx);
+            let Batch { rows, past } = &self.batches[batch_idx];
+            let n_released = rows.len() - live.len();
+            let is_full = past.n_columns() >= self.context_tokens;
             if live.is_empty() {
                 self.batches[batch_idx].rows.clear();
-            } else if live.len() < self.batches[batch_idx].rows.len() {
+            } else if n_released * RELEASED_SHARE >= rows.len() || (n_released > 0 && is_full) {
                 self.batches[batch_idx] = self.gather(&live)?;
             }
         }
@@ -430,7 +437,8 @@ impl Decoder for GrowingDecoder {
         for (batch_idx, batch) in self.batches.iter().enumerate() {
             let place = |slot: usize| batch.rows.iter().position(|row| row.slot == slot);
             let is_filled = |slot: usize| copies.iter().any(|copy| copy.to == slot);
-            let stay = batch.rows.iter().enumerate().filter(|(_, row)| !is_filled(row.slot));
+            let stay = batch.rows.iter().enumerate();
+            let stay = stay.filter(|(_, row)| row.slot != RELEASED && !is_filled(row.slot));
             let mut taken: Vec<_> = stay.map(|(row_idx, row)| (row_idx, row.slot)).collect();
             taken.extend(copies.iter().filter_map(|copy| Some((place(copy.from)?, copy.to))));
             if taken.is_empty() {
@@ -451,7 +459,8 @@ impl Decoder for GrowingDecoder {
     fn release(&mut self, slot: usize) {
         let mut rows = self.batches.iter_mut().flat_map(|batch| &mut batch.rows);
         if let Some(row) = rows.find(|row| row.slot == slot) {
-            row.slot = RELEASED;
+            // It may be computed further: its token may then stand anywhere.
+            *row = BatchRow { slot: RELEASED, next_position: 0, ..*row };
         }
     }
 }

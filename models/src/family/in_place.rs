@@ -81,7 +81,7 @@ impl InPlaceDecoder {
         let capacity_tokens = n_tokens.next_power_of_two().min(cache_tokens(self.context_tokens));
         let mut cache = self.new_cache(self.cache.n_rows(), capacity_tokens)?;
         for (slot, n_tokens) in self.n_tokens.iter().enumerate() {
-            cache.copy_row(slot, &self.cache, slot, *n_tokens);
+            self.graph.copy_row((&mut cache, slot), (&self.cache, slot), *n_tokens)?;
         }
         self.cache = cache;
         self.staging.clear();
@@ -108,17 +108,22 @@ impl InPlaceDecoder {
             Some(staging) => staging,
             None => self.new_cache(n_rows, self.cache.capacity_tokens())?,
         };
-        let done = self.prefill_staged(&mut staging, joins, logits);
-        if done.is_ok() {
-            for (row_idx, join) in joins.iter().enumerate() {
-                let n_tokens = join.prompt.n_tokens();
-                self.cache.copy_row(join.slot, &staging, row_idx, n_tokens);
-                self.n_tokens[join.slot] = n_tokens;
-                self.next_positions[join.slot] = join.prompt.next_position();
-            }
-        }
+        let done = self
+            .prefill_staged(&mut staging, joins, logits)
+            .and_then(|()| self.enter_slots(&staging, joins));
         self.staging.insert(n_rows, staging);
         done
+    }
+
+    /// Copies prefilled rows to their slots.
+    fn enter_slots(&mut self, staging: &Cache, joins: &[Join<'_>]) -> Result<(), RunError> {
+        for (row_idx, join) in joins.iter().enumerate() {
+            let n_tokens = join.prompt.n_tokens();
+            self.graph.copy_row((&mut self.cache, join.slot), (staging, row_idx), n_tokens)?;
+            self.n_tokens[join.slot] = n_tokens;
+            self.next_positions[join.slot] = join.prompt.next_position();
+        }
+        Ok(())
     }
 
     /// Runs prompts through a staging cache; the slots are touched when all has gone well.
@@ -169,6 +174,27 @@ impl InPlaceDecoder {
             }
             Ok(())
         })?
+    }
+
+    /// Copies slots by way of a spare cache, so that none is written before it was read.
+    fn copy_rows(&mut self, copies: &[SlotCopy]) -> Result<(), RunError> {
+        let mut spare = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens())?,
+        };
+        for copy in copies {
+            let n_tokens = self.n_tokens[copy.from];
+            self.graph.copy_row((&mut spare, copy.to), (&self.cache, copy.from), n_tokens)?;
+        }
+        let of_slot = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
+        let sources: Vec<(usize, i64)> = copies.iter().map(of_slot).collect();
+        for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
+            self.graph.copy_row((&mut self.cache, copy.to), (&spare, copy.to), n_tokens)?;
+            self.n_tokens[copy.to] = n_tokens;
+            self.next_positions[copy.to] = next_position;
+        }
+        self.spare = Some(spare);
+        Ok(())
     }
 
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
@@ -230,24 +256,7 @@ impl Decoder for InPlaceDecoder {
     }
 
     fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError> {
-        let mut spare = match self.spare.take() {
-            Some(spare) => spare,
-            None => self
-                .new_cache(self.cache.n_rows(), self.cache.capacity_tokens())
-                .map_err(|error| decode_error(error, copies.len()))?,
-        };
-        for copy in copies {
-            spare.copy_row(copy.to, &self.cache, copy.from, self.n_tokens[copy.from]);
-        }
-        let of_slot = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
-        let sources: Vec<(usize, i64)> = copies.iter().map(of_slot).collect();
-        for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
-            self.cache.copy_row(copy.to, &spare, copy.to, n_tokens);
-            self.n_tokens[copy.to] = n_tokens;
-            self.next_positions[copy.to] = next_position;
-        }
-        self.spare = Some(spare);
-        Ok(())
+        self.copy_rows(copies).map_err(|error| decode_error(error, copies.len()))
     }
 
     fn release(&mut self, slot: usize) {

@@ -104,7 +104,7 @@ fn open_decoder(
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
     let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
-            let graph = InPlaceGraph::new(graph, ports, device, dims)?;
+            let graph = InPlaceGraph::new(graph, ports, dims)?;
             Box::new(InPlaceDecoder::new(graph, tokens, sizes)?)
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {

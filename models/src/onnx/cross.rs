@@ -3,17 +3,17 @@
 //! Attention over them has no order, so rows of unequal length are aligned at their ends like
 //! everything in [`rows`](super::rows); the columns before a shorter one are masked.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use ort::{
-    memory::Allocator,
-    session::{SessionInputValue, SessionOutputs},
+    session::{IoBinding, SessionOutputs},
     value::Tensor as OrtTensor,
 };
 
 use super::{
     CrossPorts, Dtype,
-    growing::view,
+    growing::bind,
+    memory::Memory,
     rows::{RowPart, RowTensor},
 };
 use crate::tensors::Tensor;
@@ -43,15 +43,17 @@ pub(super) struct CrossPast {
     state_size: usize,
 }
 
-type Feeds<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
-
 impl CrossPast {
     /// Lays the states of rows, each `[positions, C]`, side by side.
-    pub(super) fn new(layout: CrossLayout, rows: &[&Tensor<f32>]) -> Result<Self, ort::Error> {
+    pub(super) fn new(
+        memory: &Memory,
+        layout: CrossLayout,
+        rows: &[&Tensor<f32>],
+    ) -> Result<Self, ort::Error> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.rows()).collect();
         let state_size = rows.first().map_or(0, |row| row.row_len());
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let states = RowTensor::of_states(layout.states_dtype, longest, state_size, rows)?;
+        let states = RowTensor::of_states(memory, layout.states_dtype, longest, state_size, rows)?;
         let mask = mask(&lengths, longest, layout.mask_stride);
         Ok(Self {
             states: Arc::new(states),
@@ -63,7 +65,11 @@ impl CrossPast {
     }
 
     /// Lays rows out anew, each named by where it lies and its place there.
-    pub(super) fn gather(layout: CrossLayout, rows: &[(&Self, usize)]) -> Result<Self, ort::Error> {
+    pub(super) fn gather(
+        memory: &Memory,
+        layout: CrossLayout,
+        rows: &[(&Self, usize)],
+    ) -> Result<Self, ort::Error> {
         let lengths: Vec<usize> = rows.iter().map(|(past, idx)| past.lengths[*idx]).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let (state_size, n_tensors) =
@@ -80,12 +86,13 @@ impl CrossPast {
             rows.iter().map(part).collect()
         }
         let shape = [rows.len(), longest, state_size];
-        let states =
-            RowTensor::laid(layout.states_dtype, &shape, &parts(rows, |past| &past.states))?;
+        let states = parts(rows, |past| &past.states);
+        let states = RowTensor::laid(memory, layout.states_dtype, &shape, &states)?;
         let shape = [rows.len(), layout.heads, longest, layout.head_dim];
         let cache: Result<Vec<RowTensor>, ort::Error> = (0..n_tensors)
             .map(|idx| {
-                RowTensor::laid(layout.cache_dtype, &shape, &parts(rows, |past| &past.cache[idx]))
+                let parts = parts(rows, |past| &past.cache[idx]);
+                RowTensor::laid(memory, layout.cache_dtype, &shape, &parts)
             })
             .collect();
         let mask = mask(&lengths, longest, layout.mask_stride);
@@ -103,38 +110,34 @@ impl CrossPast {
         self.states.n_columns()
     }
 
-    /// Puts what a graph takes of it among the inputs of a run.
-    pub(super) fn feed<'a>(
-        &'a self,
+    /// Binds what a graph takes of it to a run.
+    pub(super) fn bind(
+        &self,
+        memory: &Memory,
         layout: CrossLayout,
-        ports: &'a CrossPorts,
+        ports: &CrossPorts,
         is_first: bool,
-        feeds: &mut Feeds<'a>,
+        binding: &mut IoBinding,
     ) -> Result<(), ort::Error> {
         if ports.states.is_some() {
-            feeds.push((CrossPorts::STATES.into(), self.states.feed()));
+            self.states.bind_input(binding, CrossPorts::STATES)?;
         }
         if ports.takes_mask {
-            feeds.push((CrossPorts::MASK.into(), view(&self.mask)?));
+            bind(binding, CrossPorts::MASK, &self.mask)?;
         }
         if ports.takes_branch {
             let is_further = OrtTensor::from_array(([1_usize], vec![!is_first]))?;
-            feeds.push((CrossPorts::BRANCH.into(), is_further.into()));
+            binding.bind_input(CrossPorts::BRANCH, &is_further)?;
         }
         for (idx, (past, _)) in ports.cache.iter().enumerate() {
-            let value = match self.cache.get(idx) {
-                Some(tensor) => tensor.feed(),
+            match self.cache.get(idx) {
+                Some(tensor) => tensor.bind_input(binding, past)?,
                 None => {
                     let shape = [self.lengths.len(), layout.heads, 0, layout.head_dim];
-                    match layout.cache_dtype {
-                        Dtype::F16 => {
-                            OrtTensor::<half::f16>::new(&Allocator::default(), shape)?.into()
-                        }
-                        _ => OrtTensor::<f32>::new(&Allocator::default(), shape)?.into(),
-                    }
+                    RowTensor::zeros(memory, layout.cache_dtype, &shape)?
+                        .bind_input(binding, past)?;
                 }
-            };
-            feeds.push((past.as_str().into(), value));
+            }
         }
         Ok(())
     }

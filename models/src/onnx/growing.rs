@@ -4,16 +4,15 @@
 //! Rows are left-padded: the last column is the newest token of every row. What stands in the pads
 //! is never read, for the mask is 0 there, but it must be a number.
 
-use std::borrow::Cow;
-
 use half::f16;
 use ort::{
-    session::SessionInputValue,
-    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorRef},
+    memory::Allocator,
+    session::IoBinding,
+    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor},
 };
 
 use super::{
-    CrossPorts, DecoderPorts, Dtype, Feed, GraphSession, RunError, SessionError,
+    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError,
     cross::{CrossLayout, CrossPast},
     rows::{RowPart, RowTensor},
 };
@@ -166,7 +165,7 @@ impl GrowingGraph {
             if states.len() != n_rows {
                 return Err(self.failed(&"a row has no states of an encoder"));
             }
-            let cross = CrossPast::new(self.cross_layout(), states);
+            let cross = CrossPast::new(&self.graph.memory, self.cross_layout(), states);
             past.cross = Some(cross.map_err(|error| self.failed(&error))?);
         }
         Ok(past)
@@ -179,7 +178,7 @@ impl GrowingGraph {
             rows.iter().map(|row| Some((row.past.cross.as_ref()?, row.row_idx))).collect();
         past.cross = cross
             .filter(|rows| !rows.is_empty())
-            .map(|rows| CrossPast::gather(self.cross_layout(), &rows))
+            .map(|rows| CrossPast::gather(&self.graph.memory, self.cross_layout(), &rows))
             .transpose()
             .map_err(|error| self.failed(&error))?;
         Ok(past)
@@ -200,7 +199,8 @@ impl GrowingGraph {
                 n_columns,
             });
             let parts: Vec<RowPart<'_>> = parts.collect();
-            let tensor = RowTensor::laid(self.ports.cache_dtype, &shape, &parts);
+            let tensor =
+                RowTensor::laid(&self.graph.memory, self.ports.cache_dtype, &shape, &parts);
             tensors.push(tensor.map_err(|error| self.failed(&error))?);
         }
         Ok(Past { tensors, n_columns, cross: None })
@@ -223,38 +223,51 @@ impl GrowingGraph {
         let name = graph.name;
         let failed =
             |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
-        let mut feeds: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
+        let mut binding = graph.session.create_binding().map_err(failed)?;
         let n_new = match &inputs.tokens {
             Tokens::Ids(ids) => {
-                feeds.push(("input_ids".into(), view(ids).map_err(failed)?));
+                bind(&mut binding, "input_ids", ids).map_err(failed)?;
                 ids.row_len()
             }
             Tokens::Embeds(embeds) => {
-                let value =
-                    Feed::F32(embeds).value(Some(self.ports.embeds_dtype)).map_err(failed)?;
-                feeds.push(("inputs_embeds".into(), value));
+                if self.ports.embeds_dtype == Dtype::F16 {
+                    let halves = embeds.data().iter().map(|value| f16::from_f32(*value)).collect();
+                    let halves: (_, Vec<f16>) = (embeds.shape(), halves);
+                    let halves = OrtTensor::from_array(halves).map_err(failed)?;
+                    binding.bind_input("inputs_embeds", &halves).map_err(failed)?;
+                } else {
+                    bind(&mut binding, "inputs_embeds", embeds).map_err(failed)?;
+                }
                 embeds.shape().get(1).copied().unwrap_or(0)
             }
         };
         if self.ports.takes_mask {
-            feeds.push(("attention_mask".into(), view(&inputs.attention_mask).map_err(failed)?));
+            bind(&mut binding, "attention_mask", &inputs.attention_mask).map_err(failed)?;
         }
         if self.ports.takes_positions {
-            feeds.push(("position_ids".into(), view(&inputs.position_ids).map_err(failed)?));
+            bind(&mut binding, "position_ids", &inputs.position_ids).map_err(failed)?;
         }
         if self.ports.takes_logits_to_keep {
             let shape: [usize; 0] = [];
             let one = OrtTensor::from_array((shape, vec![1_i64])).map_err(failed)?;
-            feeds.push(("num_logits_to_keep".into(), one.into()));
+            binding.bind_input("num_logits_to_keep", &one).map_err(failed)?;
         }
         if takes_past {
-            let inputs = self.ports.cache.iter().zip(&past.tensors);
-            feeds.extend(inputs.map(|((input, _), tensor)| (input.as_str().into(), tensor.feed())));
+            for ((input, _), tensor) in self.ports.cache.iter().zip(&past.tensors) {
+                tensor.bind_input(&mut binding, input).map_err(failed)?;
+            }
         }
         if let Some((cross, ports)) = past.cross.as_ref().zip(cross_ports) {
-            cross.feed(layout, ports, is_first, &mut feeds).map_err(failed)?;
+            cross.bind(&graph.memory, layout, ports, is_first, &mut binding).map_err(failed)?;
         }
-        let mut outputs = graph.session.run(feeds).map_err(failed)?;
+        let host = Allocator::default();
+        binding.bind_output_to_device("logits", host.memory_info()).map_err(failed)?;
+        let cross_cache =
+            self.ports.cross.iter().filter(|_| is_first).flat_map(|ports| &ports.cache);
+        for (_, present) in self.ports.cache.iter().chain(cross_cache) {
+            binding.bind_output_to_device(present, graph.memory.info()).map_err(failed)?;
+        }
+        let mut outputs = graph.session.run_binding(&binding).map_err(failed)?;
         let missing = |output: &str| RunError {
             graph: name.to_owned(),
             message: format!("no output `{output}`"),
@@ -281,10 +294,14 @@ impl GrowingGraph {
     }
 }
 
-pub(super) fn view<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
+/// Makes a copy of a tensor an input of the runs of a graph.
+pub(super) fn bind<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
+    binding: &mut IoBinding,
+    name: &str,
     tensor: &Tensor<T>,
-) -> Result<SessionInputValue<'_>, ort::Error> {
-    Ok(TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into())
+) -> Result<(), ort::Error> {
+    let copy = OrtTensor::from_array((tensor.shape(), tensor.data().to_vec()))?;
+    binding.bind_input(name, &copy)
 }
 
 /// Hands the scores of the last position of each row, `[B, S, V]`, to `read`.

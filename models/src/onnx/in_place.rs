@@ -5,16 +5,16 @@
 //! valid length is what `nonpad_kv_seqlen` says, or the sum of its `attention_mask` in graphs of
 //! `GroupQueryAttention`; what lies behind it is never read as a key, but it must be a number, so
 //! caches start as zeros.
-//!
-//! Caches are in host memory. On the CPU that is where the graph works. A CUDA session copies a
-//! bound host tensor in when it is bound and out after the run, so inputs are bound anew for every
-//! run: correct, but the copies cost more than the step. It was not measured; no GPU was at hand.
 
 use half::f16;
-use ort::{memory::Allocator, session::IoBinding, value::Tensor as OrtTensor};
+use ort::{
+    memory::Allocator,
+    session::IoBinding,
+    value::{DynValue, Tensor as OrtTensor},
+};
 
 use super::{
-    DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens,
+    DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens, rows::RowTensor,
 };
 use crate::tensors::Tensor;
 
@@ -27,13 +27,12 @@ use crate::tensors::Tensor;
 /// | `write_indices`, `nonpad_kv_seqlen` | `i64` | `[B]` | in, or instead: |
 /// | `attention_mask` | `i64` | `[B, longest]`, ones then zeros | in |
 /// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
-/// | `past_key_values.{i}.key`, `.value` | `f32` | `[B, heads, MAX, dim]` | in |
-/// | `logits` | `f32` | `[B, S or kept, V]` | out |
-/// | `present.{i}.key`, `.value` | `f32` | `[B, heads, MAX, dim]` | out |
+/// | `past_key_values.{i}.key`, `.value` | `f32` or `f16` | `[B, heads, MAX, dim]` | in |
+/// | `logits` | `f32` or `f16` | `[B, S or kept, V]` | out |
+/// | `present.{i}.key`, `.value` | as past | `[B, heads, MAX, dim]` | out |
 #[derive(Debug)]
 pub(crate) struct InPlaceGraph {
     graph: GraphSession,
-    device: DeviceKind,
     ports: DecoderPorts,
     heads: usize,
     head_dim: usize,
@@ -44,7 +43,7 @@ pub(crate) struct InPlaceGraph {
 pub(crate) struct Cache {
     /// Rows, heads, positions, size of a head.
     shape: [usize; 4],
-    tensors: Vec<OrtTensor<f32>>,
+    tensors: Vec<RowTensor>,
     binding: IoBinding,
     /// Positions of the last run's logits. The binding keeps that output's buffer for the next
     /// run, which saves a step the allocation, but it must then have the same shape.
@@ -69,19 +68,16 @@ impl InPlaceGraph {
     pub(crate) fn new(
         graph: GraphSession,
         ports: DecoderPorts,
-        device: DeviceKind,
         [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
-        graph.expect_output("logits", Dtype::F32)?;
         graph.expect_dims("position_ids", &[-1, -1])?;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
         for (past, _) in &ports.cache {
-            graph.expect_input(past, Dtype::F32)?;
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
         }
-        Ok(Self { graph, device, ports, heads, head_dim })
+        Ok(Self { graph, ports, heads, head_dim })
     }
 
     /// Returns whether the graph can leave out logits that nobody asks for.
@@ -101,17 +97,16 @@ impl InPlaceGraph {
         capacity_tokens: usize,
     ) -> Result<Cache, SessionError> {
         let shape = [n_rows, self.heads, capacity_tokens, self.head_dim];
-        let n_bytes = shape.iter().product::<usize>() * size_of::<f32>() * self.ports.cache.len();
+        let dtype = self.ports.cache_dtype;
+        let n_bytes = shape.iter().product::<usize>() * dtype.size() * self.ports.cache.len();
         let failed =
             |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
-        let allocator = Allocator::default();
         let mut binding = self.graph.session.create_binding().map_err(failed)?;
         let mut tensors = Vec::with_capacity(self.ports.cache.len());
         for (past, present) in &self.ports.cache {
-            let mut tensor = OrtTensor::<f32>::new(&allocator, shape).map_err(failed)?;
-            tensor.extract_tensor_mut().1.fill(0.0);
-            binding.bind_input(past, &tensor).map_err(failed)?;
-            binding.bind_output(present, &mut tensor).map_err(failed)?;
+            let mut tensor = RowTensor::zeros(&self.graph.memory, dtype, &shape).map_err(failed)?;
+            tensor.bind_input(&mut binding, past).map_err(failed)?;
+            tensor.bind_output(&mut binding, present).map_err(failed)?;
             tensors.push(tensor);
         }
         Ok(Cache { shape, tensors, binding, n_logits: None })
@@ -180,26 +175,48 @@ impl InPlaceGraph {
             binding.bind_output_to_device("logits", host.memory_info()).map_err(failed)?;
             cache.n_logits = Some(inputs.n_logits);
         }
-        if self.device == DeviceKind::Cuda {
-            for ((past, _), tensor) in self.ports.cache.iter().zip(&cache.tensors) {
-                binding.bind_input(past, tensor).map_err(failed)?;
-            }
-        }
         let outputs = self.graph.session.run_binding(binding).map_err(failed)?;
         let Some(logits) = outputs.get("logits") else {
             let message = "no output `logits`".to_owned();
             return Err(RunError { graph: graph.to_owned(), message });
         };
-        let (shape, data) = logits.try_extract_tensor::<f32>().map_err(failed)?;
-        let dims: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-        match <[usize; 3]>::try_from(dims) {
-            Ok(dims) => Ok(read(data, dims)),
-            Err(dims) => {
-                let message = format!("`logits` has shape {dims:?}, expected three dimensions");
-                Err(RunError { graph: graph.to_owned(), message })
-            }
+        let dims =
+            dims_of(logits).map_err(|message| RunError { graph: graph.to_owned(), message })?;
+        if self.ports.logits_dtype == Dtype::F16 {
+            let (_, data) = logits.try_extract_tensor::<f16>().map_err(failed)?;
+            let data: Vec<f32> = data.iter().map(|score| score.to_f32()).collect();
+            return Ok(read(&data, dims));
         }
+        let (_, data) = logits.try_extract_tensor::<f32>().map_err(failed)?;
+        Ok(read(data, dims))
     }
+
+    /// Copies the first `n_tokens` positions of a row of a cache into a row of another one of
+    /// the same graph; both can hold them.
+    pub(crate) fn copy_row(
+        &self,
+        (to, row_idx): (&mut Cache, usize),
+        (from, from_row_idx): (&Cache, usize),
+        n_tokens: usize,
+    ) -> Result<(), RunError> {
+        for (target, source) in to.tensors.iter_mut().zip(&from.tensors) {
+            target
+                .copy_row(&self.graph.memory, row_idx, (source, from_row_idx), n_tokens)
+                .map_err(|error| RunError {
+                    graph: self.name().to_owned(),
+                    message: error.to_string(),
+                })?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the three dimensions of logits.
+fn dims_of(logits: &DynValue) -> Result<[usize; 3], String> {
+    let shape = logits.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
+    let dims: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+    <[usize; 3]>::try_from(dims)
+        .map_err(|dims| format!("`logits` has shape {dims:?}, expected three dimensions"))
 }
 
 /// Returns rows of so many ones, then zeros to the longest.
@@ -221,30 +238,5 @@ impl Cache {
     /// Returns the most tokens a row can hold.
     pub(crate) fn capacity_tokens(&self) -> usize {
         self.shape[2]
-    }
-
-    /// Copies the first `n_tokens` positions of a row of another cache into a row of this one.
-    ///
-    /// Both belong to the same graph and can hold `n_tokens`.
-    pub(crate) fn copy_row(
-        &mut self,
-        row_idx: usize,
-        from: &Self,
-        from_row_idx: usize,
-        n_tokens: usize,
-    ) {
-        let [_, heads, _, head_dim] = self.shape;
-        let head_len = self.capacity_tokens() * head_dim;
-        let from_head_len = from.capacity_tokens() * head_dim;
-        let len = n_tokens * head_dim;
-        for (target, source) in self.tensors.iter_mut().zip(&from.tensors) {
-            let (_, source) = source.extract_tensor();
-            let (_, target) = target.extract_tensor_mut();
-            for head_idx in 0..heads {
-                let at = (row_idx * heads + head_idx) * head_len;
-                let from_at = (from_row_idx * heads + head_idx) * from_head_len;
-                target[at..at + len].copy_from_slice(&source[from_at..from_at + len]);
-            }
-        }
     }
 }

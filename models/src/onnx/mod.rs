@@ -3,12 +3,14 @@
 //! Sessions are run synchronously, each by one thread at a time; `run_async` is never used.
 
 mod cross;
+mod cuda;
 mod decoder;
 mod encoder;
 mod external;
 mod fetch;
 mod growing;
 mod in_place;
+mod memory;
 mod nodes;
 mod places;
 mod probe;

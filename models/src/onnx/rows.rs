@@ -1,16 +1,18 @@
-//! Tensors of rows that grow along an axis: caches of keys and values, and states of an encoder.
+//! Tensors of rows: caches of keys and values, and states of an encoder.
 //!
-//! The last axis but one holds *columns*. Rows are aligned at their ends: where they are of unequal
-//! length, a shorter one has zeros before its own columns.
+//! The last axis but one holds *columns*. Where rows grow along it they are aligned at their ends:
+//! a shorter one has zeros before its own columns.
 
 use half::f16;
 use ort::{
-    memory::Allocator,
-    session::SessionInputValue,
-    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor},
+    session::IoBinding,
+    value::{DynValue, Tensor as OrtTensor},
 };
 
-use super::Dtype;
+use super::{
+    Dtype,
+    memory::{Blocks, Element, Memory},
+};
 use crate::tensors::Tensor;
 
 /// Some rows, `[B, heads, columns, dim]` or `[B, columns, dim]`.
@@ -29,19 +31,32 @@ pub(super) struct RowPart<'a> {
 }
 
 impl RowTensor {
+    /// Makes a tensor of zeros.
+    pub(super) fn zeros(
+        memory: &Memory,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<Self, ort::Error> {
+        Ok(match dtype {
+            Dtype::F16 => Self::F16(memory.zeros(shape)?),
+            _ => Self::F32(memory.zeros(shape)?),
+        })
+    }
+
     /// Lays rows out in a new tensor of `shape`, one after another.
     pub(super) fn laid(
+        memory: &Memory,
         dtype: Dtype,
         shape: &[usize],
         rows: &[RowPart<'_>],
     ) -> Result<Self, ort::Error> {
         match dtype {
-            Dtype::F16 => lay(shape, rows, |tensor| match tensor {
+            Dtype::F16 => lay(memory, shape, rows, |tensor| match tensor {
                 Self::F16(tensor) => Some(tensor),
                 Self::F32(_) => None,
             })
             .map(Self::F16),
-            _ => lay(shape, rows, |tensor| match tensor {
+            _ => lay(memory, shape, rows, |tensor| match tensor {
                 Self::F32(tensor) => Some(tensor),
                 Self::F16(_) => None,
             })
@@ -51,6 +66,7 @@ impl RowTensor {
 
     /// Makes a tensor `[B, n_columns, dim]` of rows `[columns, dim]` in host memory.
     pub(super) fn of_states(
+        memory: &Memory,
         dtype: Dtype,
         n_columns: usize,
         dim: usize,
@@ -58,8 +74,8 @@ impl RowTensor {
     ) -> Result<Self, ort::Error> {
         let shape = [rows.len(), n_columns, dim];
         match dtype {
-            Dtype::F16 => copied(shape, rows, f16::from_f32).map(Self::F16),
-            _ => copied(shape, rows, |value| value).map(Self::F32),
+            Dtype::F16 => memory.take(copied(shape, rows, f16::from_f32)?).map(Self::F16),
+            _ => memory.take(copied(shape, rows, |value| value)?).map(Self::F32),
         }
     }
 
@@ -71,11 +87,62 @@ impl RowTensor {
         })
     }
 
-    /// Returns the tensor as the input of a graph.
-    pub(super) fn feed(&self) -> SessionInputValue<'_> {
+    /// Copies the first `n_columns` columns of a row of another tensor `[B, heads, columns, dim]` of
+    /// the same type into a row of this one.
+    pub(super) fn copy_row(
+        &mut self,
+        memory: &Memory,
+        row_idx: usize,
+        (from, from_row_idx): (&Self, usize),
+        n_columns: usize,
+    ) -> Result<(), ort::Error> {
+        fn copy<T: Element>(
+            memory: &Memory,
+            (target, row_idx): (&mut OrtTensor<T>, usize),
+            (source, from_row_idx): (&OrtTensor<T>, usize),
+            n_columns: usize,
+        ) -> Result<(), ort::Error> {
+            let [_, heads, columns, dim] = dims(target.shape());
+            let [_, _, from_columns, _] = dims(source.shape());
+            let (stride, from_stride) = (columns * dim, from_columns * dim);
+            let blocks = Blocks {
+                from: from_row_idx * heads * from_stride,
+                from_stride,
+                to: row_idx * heads * stride,
+                to_stride: stride,
+                len: n_columns * dim,
+                n: heads,
+            };
+            memory.copy(target, [(source, blocks)])
+        }
+        match (self, from) {
+            (Self::F32(target), Self::F32(source)) => {
+                copy(memory, (target, row_idx), (source, from_row_idx), n_columns)
+            }
+            (Self::F16(target), Self::F16(source)) => {
+                copy(memory, (target, row_idx), (source, from_row_idx), n_columns)
+            }
+            _ => Err(ort::Error::new("rows of tensors of two types")),
+        }
+    }
+
+    /// Makes the tensor an input of the runs of a graph.
+    pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> Result<(), ort::Error> {
         match self {
-            Self::F32(tensor) => tensor.into(),
-            Self::F16(tensor) => tensor.into(),
+            Self::F32(tensor) => binding.bind_input(name, tensor),
+            Self::F16(tensor) => binding.bind_input(name, tensor),
+        }
+    }
+
+    /// Makes the tensor the place of an output of the runs of a graph.
+    pub(super) fn bind_output(
+        &mut self,
+        binding: &mut IoBinding,
+        name: &str,
+    ) -> Result<(), ort::Error> {
+        match self {
+            Self::F32(tensor) => binding.bind_output(name, tensor),
+            Self::F16(tensor) => binding.bind_output(name, tensor),
         }
     }
 
@@ -85,59 +152,60 @@ impl RowTensor {
             Self::F32(tensor) => tensor.shape(),
             Self::F16(tensor) => tensor.shape(),
         };
-        let columns = shape.len().checked_sub(2).and_then(|axis| shape.get(axis));
-        columns.and_then(|n| usize::try_from(*n).ok()).unwrap_or(0)
+        dims(shape)[2]
     }
+}
+
+/// Returns rows, heads (one where there are none), columns and the size of a column.
+fn dims(shape: &[i64]) -> [usize; 4] {
+    let dim = |idx: Option<usize>| {
+        idx.and_then(|idx| shape.get(idx)).and_then(|n| usize::try_from(*n).ok()).unwrap_or(0)
+    };
+    let rank = shape.len();
+    let heads = if rank == 4 { dim(Some(1)) } else { 1 };
+    [dim(Some(0)), heads, dim(rank.checked_sub(2)), dim(rank.checked_sub(1))]
 }
 
 /// Copies rows into a new tensor of `shape`, each against its end; the rest is zero.
-fn lay<'a, T>(
+fn lay<'a, T: Element>(
+    memory: &Memory,
     shape: &[usize],
     rows: &[RowPart<'a>],
     typed: impl Fn(&'a RowTensor) -> Option<&'a OrtTensor<T>>,
-) -> Result<OrtTensor<T>, ort::Error>
-where
-    T: PrimitiveTensorElementType + std::fmt::Debug + Copy + Default + 'static,
-{
-    let [heads @ .., n_columns, dim] = shape.get(1..).unwrap_or_default() else {
-        return OrtTensor::<T>::new(&Allocator::default(), shape.to_vec());
-    };
-    let heads: usize = heads.iter().product();
-    let mut tensor = OrtTensor::<T>::new(&Allocator::default(), shape.to_vec())?;
-    let (_, target) = tensor.extract_tensor_mut();
-    target.fill(T::default());
-    for (row_idx, row) in rows.iter().enumerate() {
-        let Some((_, source)) = typed(row.tensor).map(OrtTensor::extract_tensor) else {
-            continue;
+) -> Result<OrtTensor<T>, ort::Error> {
+    let mut tensor = memory.zeros::<T>(shape)?;
+    let [_, heads, n_columns, dim] = dims(tensor.shape());
+    let stride = n_columns * dim;
+    let sources = rows.iter().enumerate().filter_map(|(row_idx, row)| {
+        let source = typed(row.tensor)?;
+        let (from_stride, len) = (row.tensor.n_columns() * dim, row.n_columns * dim);
+        let blocks = Blocks {
+            from: row.row_idx * heads * from_stride + from_stride - len,
+            from_stride,
+            to: row_idx * heads * stride + stride - len,
+            to_stride: stride,
+            len,
+            n: heads,
         };
-        let (from_columns, len) = (row.tensor.n_columns(), row.n_columns * dim);
-        for head_idx in 0..heads {
-            let end = ((row_idx * heads + head_idx) + 1) * n_columns * dim;
-            let from_end = ((row.row_idx * heads + head_idx) + 1) * from_columns * dim;
-            target[end - len..end].copy_from_slice(&source[from_end - len..from_end]);
-        }
-    }
+        Some((source, blocks))
+    });
+    memory.copy(&mut tensor, sources)?;
     Ok(tensor)
 }
 
-fn copied<T>(
+fn copied<T: Element>(
     shape: [usize; 3],
     rows: &[&Tensor<f32>],
     convert: impl Fn(f32) -> T,
-) -> Result<OrtTensor<T>, ort::Error>
-where
-    T: PrimitiveTensorElementType + std::fmt::Debug + Copy + Default + 'static,
-{
-    let mut tensor = OrtTensor::<T>::new(&Allocator::default(), shape)?;
-    let (_, target) = tensor.extract_tensor_mut();
-    target.fill(T::default());
+) -> Result<OrtTensor<T>, ort::Error> {
+    let mut values = vec![T::default(); shape.iter().product()];
     let row_len = shape[1] * shape[2];
     for (row_idx, row) in rows.iter().enumerate() {
         let end = (row_idx + 1) * row_len;
-        let places = &mut target[end - row.data().len()..end];
+        let places = &mut values[end - row.data().len()..end];
         for (place, value) in places.iter_mut().zip(row.data()) {
             *place = convert(*value);
         }
     }
-    Ok(tensor)
+    OrtTensor::from_array((shape, values))
 }

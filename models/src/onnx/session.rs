@@ -10,7 +10,7 @@ use ort::{
     value::{Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
-use super::Runtime;
+use super::{Runtime, cuda, memory::Memory};
 use crate::{bundle::GraphSource, tensors::Tensor};
 
 /// Where a session runs.
@@ -164,6 +164,16 @@ impl Dtype {
         }
     }
 
+    /// Returns the bytes of a number.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<f16>(),
+            Self::I64 => size_of::<i64>(),
+            Self::Bool => size_of::<bool>(),
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -207,6 +217,8 @@ impl<'a> Feed<'a> {
 pub(crate) struct GraphSession {
     pub(super) name: &'static str,
     pub(super) session: Session,
+    /// Where it works.
+    pub(super) memory: Memory,
 }
 
 impl fmt::Debug for GraphSession {
@@ -223,9 +235,10 @@ impl GraphSession {
         source: &GraphSource<'_>,
         device: DeviceKind,
     ) -> Result<Self, SessionError> {
-        let session = open(runtime, source, device)
-            .map_err(|error| SessionError::Open { graph: name.to_owned(), message: error })?;
-        Ok(Self { name, session })
+        let failed = |message: String| SessionError::Open { graph: name.to_owned(), message };
+        let session = open(runtime, source, device).map_err(failed)?;
+        let memory = Memory::of(&session, device).map_err(failed)?;
+        Ok(Self { name, session, memory })
     }
 
     /// Returns the graph's base name.
@@ -408,7 +421,15 @@ fn open(
     let cpu = ep::CPU::default().with_arena_allocator(false).build();
     let providers = match device {
         DeviceKind::Cpu => vec![cpu],
-        DeviceKind::Cuda => vec![ep::CUDA::default().build().error_on_failure(), cpu],
+        DeviceKind::Cuda => {
+            let cuda = ep::CUDA::default()
+                // Ten bits of mantissa are not what a graph of 32-bit floats says.
+                .with_tf32(false)
+                // A search for the fastest kernel takes longer than a batch, and starts anew with
+                // every shape.
+                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
+            vec![cuda.build().error_on_failure(), cpu]
+        }
     };
     let mut builder = Session::builder(runtime.environment())
         .map_err(text)?
@@ -459,6 +480,8 @@ impl Runtime {
                     .to_owned(),
             );
         }
-        open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda).map(drop)
+        cuda::preload(self.path());
+        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda)?;
+        Memory::of(&session, DeviceKind::Cuda).map(drop)
     }
 }

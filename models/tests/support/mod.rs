@@ -9,6 +9,9 @@
     reason = "helpers of tests; pixels and samples are computed from small numbers"
 )]
 
+mod device;
+
+pub(crate) use device::device;
 use legenda_models::{Record, RgbImage, Runtime, RuntimeOptions, Waveform};
 
 /// Opens ONNX Runtime as the program does, fetched if need be.

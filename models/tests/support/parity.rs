@@ -13,6 +13,8 @@ use std::{
 use legenda_models::{Bundle, BundleSource};
 use serde_json::json;
 
+use super::device;
+
 /// What was compared, and the time that the model took for it.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -46,6 +48,7 @@ impl Tally {
             "architecture": opened.architecture(),
             "layout": layout,
             "dialect": opened.dialect(),
+            "device": device().as_str(),
             "precision": opened.precision().unwrap(),
             "compared": compared,
             "rows": self.n_rows,

@@ -1,5 +1,7 @@
 //! The tiny bundles and their stored answers (`tests/references/make_bundles`), and how they are run.
 
+#[path = "device.rs"]
+mod device;
 #[path = "parity.rs"]
 mod parity;
 
@@ -11,11 +13,11 @@ use std::{
     time::Instant,
 };
 
+pub(crate) use device::device;
 use legenda_models::{
     Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
     RuntimeOptions,
 };
-use legenda_schemas::job::Device;
 pub(crate) use parity::Tally;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,7 +46,7 @@ pub(crate) fn reference(name: &str) -> Value {
 pub(crate) fn load(bundle: PathBuf, slots: usize, options: ModelOptions) -> Model {
     let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
     let bundle = Bundle::open(&BundleSource::Directory(bundle)).unwrap();
-    let mut options = ModelOptions { device: Device::Cpu, slots: Some(slots), ..options };
+    let mut options = ModelOptions { device: device(), slots: Some(slots), ..options };
     options.generation.max_new_tokens = Some(24);
     Model::load(&runtime, &bundle, &options).unwrap()
 }

@@ -1,0 +1,145 @@
+//! The memory in which a graph's tensors stay between runs: the host's, or a CUDA device's.
+//!
+//! What a decoder keeps of its rows never leaves the device: it is bound to one run as it came from
+//! the run before, and laid out anew there.
+
+use std::fmt;
+
+use half::f16;
+use ort::{
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    session::Session,
+    value::{PrimitiveTensorElementType, Tensor as OrtTensor},
+};
+
+use super::{DeviceKind, cuda::CudaRuntime};
+
+/// The types of number that are kept.
+pub(super) trait Element:
+    PrimitiveTensorElementType + fmt::Debug + Copy + Default + 'static
+{
+}
+
+impl Element for f32 {}
+impl Element for f16 {}
+
+/// Some runs of elements that are copied from one tensor to another: `n` of `len` elements, the
+/// first at `from` and `to`, the next each a stride further.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    pub(super) from: usize,
+    pub(super) from_stride: usize,
+    pub(super) to: usize,
+    pub(super) to_stride: usize,
+    pub(super) len: usize,
+    pub(super) n: usize,
+}
+
+impl Blocks {
+    /// Returns whether tensors of so many elements hold them, and none overlaps the next.
+    pub(super) fn lie_within(self, target_len: usize, source_len: usize) -> bool {
+        let fits = |at: usize, stride: usize, len: usize| {
+            let last = self.n.saturating_sub(1).saturating_mul(stride);
+            stride >= self.len && at.saturating_add(last).saturating_add(self.len) <= len
+        };
+        fits(self.to, self.to_stride, target_len) && fits(self.from, self.from_stride, source_len)
+    }
+}
+
+/// The memory of an opened graph.
+pub(super) struct Memory {
+    allocator: Allocator,
+    /// What copies in a device's memory.
+    cuda: Option<CudaRuntime>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("cuda", &self.cuda).finish_non_exhaustive()
+    }
+}
+
+impl Memory {
+    /// Returns the memory of a session that was opened on a device.
+    pub(super) fn of(session: &Session, device: DeviceKind) -> Result<Self, String> {
+        if device == DeviceKind::Cpu {
+            return Ok(Self { allocator: Allocator::default(), cuda: None });
+        }
+        let info =
+            MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default);
+        let allocator = info.and_then(|info| Allocator::new(session, info));
+        Ok(Self {
+            allocator: allocator.map_err(|error| error.to_string())?,
+            cuda: Some(CudaRuntime::open()?),
+        })
+    }
+
+    /// Returns where it is, for outputs that a graph is to leave there.
+    pub(super) fn info(&self) -> &MemoryInfo<'_> {
+        self.allocator.memory_info()
+    }
+
+    /// Makes a tensor of zeros.
+    pub(super) fn zeros<T: Element>(&self, shape: &[usize]) -> Result<OrtTensor<T>, ort::Error> {
+        let mut tensor = OrtTensor::<T>::new(&self.allocator, shape.to_vec())?;
+        match &self.cuda {
+            Some(cuda) => {
+                cuda.zero(&mut tensor)?;
+                cuda.wait()?;
+            }
+            None => tensor.extract_tensor_mut().1.fill(T::default()),
+        }
+        Ok(tensor)
+    }
+
+    /// Takes a tensor of the host's memory.
+    pub(super) fn take<T: Element>(&self, host: OrtTensor<T>) -> Result<OrtTensor<T>, ort::Error> {
+        let Some(cuda) = &self.cuda else { return Ok(host) };
+        let shape: Vec<i64> = host.shape().to_vec();
+        let len = host.shape().num_elements();
+        let mut tensor = OrtTensor::<T>::new(&self.allocator, shape)?;
+        let all = Blocks { from: 0, from_stride: len, to: 0, to_stride: len, len, n: 1 };
+        cuda.copy(&mut tensor, &host, all)?;
+        cuda.wait()?;
+        Ok(tensor)
+    }
+
+    /// Copies blocks of tensors to places in `target`; all of them lie in this memory.
+    pub(super) fn copy<'a, T: Element>(
+        &self,
+        target: &mut OrtTensor<T>,
+        sources: impl IntoIterator<Item = (&'a OrtTensor<T>, Blocks)>,
+    ) -> Result<(), ort::Error> {
+        if let Some(cuda) = &self.cuda {
+            for (source, blocks) in sources {
+                cuda.copy(target, source, blocks)?;
+            }
+            return cuda.wait();
+        }
+        let (_, target) = target.extract_tensor_mut();
+        for (source, blocks) in sources {
+            let (_, source) = source.extract_tensor();
+            for idx in 0..blocks.n {
+                let to = blocks.to + idx * blocks.to_stride;
+                let from = blocks.from + idx * blocks.from_stride;
+                target[to..to + blocks.len].copy_from_slice(&source[from..from + blocks.len]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_beyond_a_tensor_or_over_each_other_are_seen() {
+        let blocks = Blocks { from: 2, from_stride: 4, to: 0, to_stride: 3, len: 3, n: 3 };
+        assert!(blocks.lie_within(9, 13));
+        assert!(!blocks.lie_within(8, 13));
+        assert!(!blocks.lie_within(9, 12));
+        assert!(!Blocks { to_stride: 2, ..blocks }.lie_within(9, 13));
+        assert!(!Blocks { from: usize::MAX, ..blocks }.lie_within(9, 13));
+    }
+}

@@ -1,0 +1,221 @@
+"""Legenda beside transformers on one GPU, same weights: `python -m bench_gpu LEGENDA FOLDER`.
+
+`FOLDER` holds what `bench_gpu.graphs` has made. Both sides read the same Parquet file and end when
+all answers are written down; loading the model is not counted for transformers and is counted,
+and printed, for Legenda's first run.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, ViTImageProcessor
+
+from .models import EOS_IDS, MAX_NEW_TOKENS, MODELS, START_ID
+from .weights import fill, parameters
+
+BATCHES = (32, 128)
+
+
+def pictures(path: Path, n_rows: int = 2048) -> None:
+    """JPEG pictures of unequal size."""
+    draw = np.random.default_rng(1)
+    cells = []
+    for _ in range(n_rows):
+        width, height = draw.integers(160, 480, 2)
+        coarse = draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize(
+            (int(width), int(height)), Image.Resampling.BICUBIC
+        )
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+        cells.append(buffer.getvalue())
+    pq.write_table(pa.table({"id": range(n_rows), "image": cells}), path, row_group_size=256)
+
+
+def texts(path: Path, n_rows: int = 2048) -> None:
+    """Texts of 8 to 400 words."""
+    draw = np.random.default_rng(2)
+    lengths = draw.integers(8, 400, n_rows)
+    rows = [" ".join(f"w{w}" for w in draw.integers(0, 49152, n)) for n in lengths]
+    pq.write_table(pa.table({"id": range(n_rows), "text": rows}), path, row_group_size=256)
+
+
+def legenda(binary: str, bundle: Path, table: Path, slots: int, device: str) -> dict:
+    """Runs a job, and returns its figures and its answers by id."""
+    column = "image" if "captioner" in bundle.name else "text"
+    task = 'kind = "caption"' if column == "image" else 'kind = "answer"\nprompt = "{{ text }}"'
+    out = table.parent / f"out-{bundle.name}-{slots}-{device}"
+    job = table.parent / f"{out.name}.toml"
+    job.write_text(
+        f"""version = 1
+[task]
+{task}
+[model]
+bundle = "{bundle}"
+device = "{device}"
+slots = {slots}
+[source]
+paths = ["{table}"]
+columns = {{ id = "id", {column} = "{column}" }}
+[output]
+path = "{out}"
+columns = ["id"]
+[generation]
+max_new_tokens = {MAX_NEW_TOKENS}
+[limits]
+memory = "32 GiB"
+"""
+    )
+    start = time.perf_counter()
+    done = subprocess.run([binary, "run", job, "--overwrite"], capture_output=True, text=True)
+    wall = time.perf_counter() - start
+    text = done.stdout + done.stderr
+    if done.returncode:
+        print(text[-3000:])
+        raise SystemExit(f"legenda ended with {done.returncode}")
+    rows = pq.read_table(out, columns=["id", "answer", "legenda_tokens_generated"]).to_pylist()
+    rate = re.search(r"([\d.]+) rows/s, (\d+) tokens/s \((.*?)\)", text)
+    return {
+        "side": "legenda",
+        "device": device,
+        "rows_per_second": float(rate[1]),
+        "tokens_per_second": float(rate[2]),
+        "stages": rate[3],
+        "wall_seconds": wall,
+        "answers": {row["id"]: row["answer"] for row in rows},
+    }
+
+
+def batches(table: Path, n: int) -> Iterator[list[dict]]:
+    """Rows of a table, so many at a time."""
+    rows = pq.read_table(table).to_pylist()
+    yield from (rows[at : at + n] for at in range(0, len(rows), n))
+
+
+class Pictures(torch.utils.data.Dataset):
+    """What a user has the loader's processes do: decode and resize."""
+
+    def __init__(self, table: Path) -> None:
+        """Reads the files, not the pixels."""
+        self.rows = pq.read_table(table).to_pylist()
+        self.processor = ViTImageProcessor(size={"height": 224, "width": 224})
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def __getitem__(self, idx: int) -> tuple[int, torch.Tensor]:
+        """A row's id and pixels."""
+        row = self.rows[idx]
+        picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
+        return row["id"], self.processor(picture, return_tensors="pt")["pixel_values"][0]
+
+
+def transformers(name: str, model: PreTrainedModel, table: Path, n: int) -> dict:
+    """Answers a table in batches, as its documentation shows."""
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=START_ID, eos_token_id=EOS_IDS, pad_token_id=START_ID,
+        bos_token_id=START_ID, max_new_tokens=MAX_NEW_TOKENS, do_sample=False,
+    )  # fmt: skip
+    bundle = table.parent / name
+    tokenizer = AutoTokenizer.from_pretrained(bundle, padding_side="left", pad_token="w1")
+    answers, n_tokens, start = {}, 0, time.perf_counter()
+    with torch.inference_mode():
+        if name == "captioner":
+            loader = torch.utils.data.DataLoader(
+                Pictures(table), batch_size=n, num_workers=12, pin_memory=True
+            )
+            for ids, pixels in loader:
+                pixels = pixels.to("cuda", model.dtype, non_blocking=True)
+                made = model.generate(pixels)[:, 1:].tolist()
+                n_tokens += collect(ids.tolist(), made, answers)
+        else:
+            for rows in batches(table, n):
+                inputs = tokenizer([r["text"] for r in rows], padding=True, return_tensors="pt")
+                ids, mask = inputs["input_ids"].cuda(), inputs["attention_mask"].cuda()
+                made = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+                n_tokens += collect([r["id"] for r in rows], made, answers)
+    wall = time.perf_counter() - start
+    return {
+        "side": f"transformers, batch {n}, {str(model.dtype).removeprefix('torch.')}",
+        "rows_per_second": len(answers) / wall,
+        "tokens_per_second": n_tokens / wall,
+        "wall_seconds": wall,
+        "answers": answers,
+    }
+
+
+def collect(ids: list[int], made: list[list[int]], answers: dict[int, str]) -> int:
+    """Cuts answers at their end token, and returns how many tokens they have."""
+    n_tokens, ends = 0, set(EOS_IDS)
+    for row_id, tokens in zip(ids, made, strict=True):
+        end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        n_tokens += end + 1
+        answers[row_id] = " ".join(f"w{t}" for t in tokens[: end + 1])
+    return n_tokens
+
+
+def measure(name: str, bundles: list[str], binary: str, folder: Path) -> list[dict]:
+    """All runs of one model."""
+    table = folder / f"{name}.parquet"
+    (pictures if name == "captioner" else texts)(table)
+    model = MODELS[name]()
+    known = parameters(model)
+    results = []
+    for bundle in bundles:
+        graphs = next((folder / bundle).rglob("weights.json")).parent
+        fill(graphs, known)
+        for slots in BATCHES:
+            results.append({"bundle": bundle, "slots": slots})
+            results[-1] |= legenda(binary, folder / bundle, table, slots, "cuda")
+            show(results[-1])
+    for dtype in (torch.float32, torch.float16):
+        placed = model.to("cuda", dtype)
+        warm = folder / "warm.parquet"
+        pq.write_table(pq.read_table(table).slice(0, 64), warm)
+        transformers(name, placed, warm, 32)
+        for n in BATCHES:
+            results.append({"bundle": name} | transformers(name, placed, table, n))
+            show(results[-1])
+    return results
+
+
+def show(result: dict) -> None:
+    """Prints a run."""
+    print({key: value for key, value in result.items() if key != "answers"}, flush=True)
+
+
+def same(a: dict, b: dict) -> str:
+    """How many rows two runs answer alike; a closing token may be shown or not."""
+    pairs = [(a["answers"].get(i, ""), text) for i, text in b["answers"].items()]
+    return f"{sum(x == y or y.rsplit(' ', 1)[0] == x for x, y in pairs)} of {len(pairs)}"
+
+
+def main(binary: str, folder: Path, *names: str) -> None:
+    """Measures, and writes `results.json` beside the tables."""
+    found = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "runs": []}
+    bundles = {"captioner": ["captioner", "captioner_fp16"], "writer": ["writer"]}
+    for name in names or bundles:
+        results = measure(name, bundles[name], binary, folder)
+        references = [r for r in results if r["side"].startswith("transformers")]
+        for result in results:
+            for reference in references:
+                print(name, result.get("bundle"), result["side"], "=", reference["side"],
+                      same(result, reference))  # fmt: skip
+        found["runs"] += [{k: v for k, v in r.items() if k != "answers"} for r in results]
+    (folder / "results.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), *sys.argv[3:])
