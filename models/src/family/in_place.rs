@@ -163,17 +163,15 @@ impl InPlaceDecoder {
             n_logits,
         };
         logits.reset(joins.len(), self.vocab_size);
-        let expected = [n_rows, n_logits, self.vocab_size];
-        let graph = self.graph.name();
-        self.graph.run(staging, inputs, |values, dims| {
-            check_dims(graph, dims, expected)?;
+        self.graph.run(staging, inputs, |scores| {
             for (row_idx, length) in lengths.iter().enumerate() {
                 let position = length - 1 - (longest - n_logits);
-                let at = (row_idx * n_logits + position) * self.vocab_size;
-                logits.row_mut(row_idx).copy_from_slice(&values[at..at + self.vocab_size]);
+                scores.read(row_idx..row_idx + 1, position, |_, values| {
+                    logits.row_mut(row_idx).copy_from_slice(values);
+                })?;
             }
             Ok(())
-        })?
+        })
     }
 
     /// Copies slots by way of a spare cache, so that none is written before it was read.
@@ -217,15 +215,13 @@ impl InPlaceDecoder {
             n_logits: 1,
         };
         logits.reset(rows.len(), self.vocab_size);
-        let (graph, vocab_size) = (self.graph.name(), self.vocab_size);
-        self.graph.run(&mut self.cache, inputs, |values, dims| {
-            check_dims(graph, dims, [n_rows, 1, vocab_size])?;
-            for (row_idx, row) in rows.iter().enumerate() {
-                let at = row.slot * vocab_size;
-                logits.row_mut(row_idx).copy_from_slice(&values[at..at + vocab_size]);
-            }
-            Ok(())
-        })?
+        self.graph.run(&mut self.cache, inputs, |scores| {
+            scores.read_last(|slot, values| {
+                if let Some(row_idx) = rows.iter().position(|row| row.slot == slot) {
+                    logits.row_mut(row_idx).copy_from_slice(values);
+                }
+            })
+        })
     }
 }
 
@@ -263,16 +259,6 @@ impl Decoder for InPlaceDecoder {
         self.n_tokens[slot] = 0;
         self.next_positions[slot] = 0;
     }
-}
-
-fn check_dims(graph: &str, actual: [usize; 3], expected: [usize; 3]) -> Result<(), RunError> {
-    if actual == expected {
-        return Ok(());
-    }
-    Err(RunError {
-        graph: graph.to_owned(),
-        message: format!("`logits` has shape {actual:?}, expected {expected:?}"),
-    })
 }
 
 /// Returns the positions of a cache for a context: whole blocks of the widest vector loops, so that

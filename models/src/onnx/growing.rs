@@ -6,15 +6,15 @@
 
 use half::f16;
 use ort::{
-    memory::Allocator,
     session::IoBinding,
-    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor},
+    value::{PrimitiveTensorElementType, Tensor as OrtTensor},
 };
 
 use super::{
     CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError,
     cross::{CrossLayout, CrossPast},
     rows::{RowPart, RowTensor},
+    scores::Scores,
 };
 use crate::tensors::Tensor;
 
@@ -260,8 +260,7 @@ impl GrowingGraph {
         if let Some((cross, ports)) = past.cross.as_ref().zip(cross_ports) {
             cross.bind(&graph.memory, layout, ports, is_first, &mut binding).map_err(failed)?;
         }
-        let host = Allocator::default();
-        binding.bind_output_to_device("logits", host.memory_info()).map_err(failed)?;
+        binding.bind_output_to_device(Scores::NAME, graph.memory.info()).map_err(failed)?;
         let cross_cache =
             self.ports.cross.iter().filter(|_| is_first).flat_map(|ports| &ports.cache);
         for (_, present) in self.ports.cache.iter().chain(cross_cache) {
@@ -272,14 +271,9 @@ impl GrowingGraph {
             graph: name.to_owned(),
             message: format!("no output `{output}`"),
         };
-        let logits = outputs.get("logits").ok_or_else(|| missing("logits"))?;
-        let shape = logits.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
-        let vocab_size = i64::try_from(self.vocab_size).unwrap_or(-1);
-        if shape.len() != 3 || shape[2] != vocab_size {
-            let message = format!("`logits` has shape {shape:?}, expected [B, S, {vocab_size}]");
-            return Err(RunError { graph: name.to_owned(), message });
-        }
-        read_last(logits, self.ports.logits_dtype, &mut read).map_err(failed)?;
+        let scores = outputs.get(Scores::NAME);
+        let (dtype, vocab_size) = (self.ports.logits_dtype, self.vocab_size);
+        Scores::of(name, &graph.memory, scores, dtype, vocab_size)?.read_last(&mut read)?;
         let mut tensors = Vec::with_capacity(past.tensors.len());
         for (_, present) in &self.ports.cache {
             let value = outputs.remove(present).ok_or_else(|| missing(present))?;
@@ -302,34 +296,4 @@ pub(super) fn bind<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'st
 ) -> Result<(), ort::Error> {
     let copy = OrtTensor::from_array((tensor.shape(), tensor.data().to_vec()))?;
     binding.bind_input(name, &copy)
-}
-
-/// Hands the scores of the last position of each row, `[B, S, V]`, to `read`.
-fn read_last(
-    logits: &DynValue,
-    dtype: Dtype,
-    read: &mut impl FnMut(usize, &[f32]),
-) -> Result<(), ort::Error> {
-    fn each<'d, T>(
-        shape: &[i64],
-        data: &'d [T],
-    ) -> impl Iterator<Item = (usize, &'d [T])> + use<'d, T> {
-        let dim = |idx: usize| shape.get(idx).and_then(|dim| usize::try_from(*dim).ok());
-        let (n_positions, vocab_size) = (dim(1).unwrap_or(1).max(1), dim(2).unwrap_or(1).max(1));
-        let rows = data.chunks_exact(n_positions * vocab_size);
-        rows.map(move |row| &row[(n_positions - 1) * vocab_size..]).enumerate()
-    }
-    if dtype == Dtype::F16 {
-        let (shape, data) = logits.try_extract_tensor::<f16>()?;
-        for (row_idx, scores) in each(shape, data) {
-            let scores: Vec<f32> = scores.iter().map(|score| score.to_f32()).collect();
-            read(row_idx, &scores);
-        }
-    } else {
-        let (shape, data) = logits.try_extract_tensor::<f32>()?;
-        for (row_idx, scores) in each(shape, data) {
-            read(row_idx, scores);
-        }
-    }
-    Ok(())
 }

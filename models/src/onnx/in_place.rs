@@ -7,14 +7,11 @@
 //! caches start as zeros.
 
 use half::f16;
-use ort::{
-    memory::Allocator,
-    session::IoBinding,
-    value::{DynValue, Tensor as OrtTensor},
-};
+use ort::{session::IoBinding, value::Tensor as OrtTensor};
 
 use super::{
     DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens, rows::RowTensor,
+    scores::Scores,
 };
 use crate::tensors::Tensor;
 
@@ -36,6 +33,7 @@ pub(crate) struct InPlaceGraph {
     ports: DecoderPorts,
     heads: usize,
     head_dim: usize,
+    vocab_size: usize,
 }
 
 /// The keys and values of a fixed number of rows, bound to a graph.
@@ -70,6 +68,17 @@ impl InPlaceGraph {
         ports: DecoderPorts,
         [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
+        // Its CUDA kernel takes halves alone: what ONNX Runtime puts on the CPU instead does not write
+        // in place, and answers wrongly (seen with 1.31.1).
+        if ports.dialect == Dialect::InPlaceMask
+            && ports.cache_dtype == Dtype::F32
+            && graph.memory.is_cuda()
+        {
+            return Err(SessionError::NotOnCuda {
+                graph: graph.name().to_owned(),
+                operator: "GroupQueryAttention",
+            });
+        }
         graph.expect_dims("position_ids", &[-1, -1])?;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
@@ -77,7 +86,7 @@ impl InPlaceGraph {
         for (past, _) in &ports.cache {
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
         }
-        Ok(Self { graph, ports, heads, head_dim })
+        Ok(Self { graph, ports, heads, head_dim, vocab_size })
     }
 
     /// Returns whether the graph can leave out logits that nobody asks for.
@@ -112,13 +121,13 @@ impl InPlaceGraph {
         Ok(Cache { shape, tensors, binding, n_logits: None })
     }
 
-    /// Runs the graph on all rows of `cache` and hands the logits `[B, n_logits, V]` to `read`.
-    pub(crate) fn run<T>(
+    /// Runs the graph on all rows of `cache` and hands the scores `[B, n_logits, V]` to `read`.
+    pub(crate) fn run(
         &mut self,
         cache: &mut Cache,
         inputs: StepInputs,
-        read: impl FnOnce(&[f32], [usize; 3]) -> T,
-    ) -> Result<T, RunError> {
+        read: impl FnOnce(&Scores<'_>) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
         let graph = self.graph.name;
         let failed =
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
@@ -170,25 +179,16 @@ impl InPlaceGraph {
             let scalar = OrtTensor::from_array((shape, vec![n_logits])).map_err(failed)?;
             binding.bind_input("num_logits_to_keep", &scalar).map_err(failed)?;
         }
+        let memory = &self.graph.memory;
         if cache.n_logits != Some(inputs.n_logits) {
-            let host = Allocator::default();
-            binding.bind_output_to_device("logits", host.memory_info()).map_err(failed)?;
+            binding.bind_output_to_device(Scores::NAME, memory.info()).map_err(failed)?;
             cache.n_logits = Some(inputs.n_logits);
         }
         let outputs = self.graph.session.run_binding(binding).map_err(failed)?;
-        let Some(logits) = outputs.get("logits") else {
-            let message = "no output `logits`".to_owned();
-            return Err(RunError { graph: graph.to_owned(), message });
-        };
-        let dims =
-            dims_of(logits).map_err(|message| RunError { graph: graph.to_owned(), message })?;
-        if self.ports.logits_dtype == Dtype::F16 {
-            let (_, data) = logits.try_extract_tensor::<f16>().map_err(failed)?;
-            let data: Vec<f32> = data.iter().map(|score| score.to_f32()).collect();
-            return Ok(read(&data, dims));
-        }
-        let (_, data) = logits.try_extract_tensor::<f32>().map_err(failed)?;
-        Ok(read(data, dims))
+        let (scores, dtype) = (outputs.get(Scores::NAME), self.ports.logits_dtype);
+        let scores = Scores::of(graph, memory, scores, dtype, self.vocab_size)?;
+        scores.expect(n_rows, inputs.n_logits)?;
+        read(&scores)
     }
 
     /// Copies the first `n_tokens` positions of a row of a cache into a row of another one of
@@ -209,14 +209,6 @@ impl InPlaceGraph {
         }
         Ok(())
     }
-}
-
-/// Returns the three dimensions of logits.
-fn dims_of(logits: &DynValue) -> Result<[usize; 3], String> {
-    let shape = logits.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
-    let dims: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-    <[usize; 3]>::try_from(dims)
-        .map_err(|dims| format!("`logits` has shape {dims:?}, expected three dimensions"))
 }
 
 /// Returns rows of so many ones, then zeros to the longest.

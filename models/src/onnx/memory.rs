@@ -74,6 +74,11 @@ impl Memory {
         })
     }
 
+    /// Returns whether it is that of a CUDA device.
+    pub(super) fn is_cuda(&self) -> bool {
+        self.cuda.is_some()
+    }
+
     /// Returns where it is, for outputs that a graph is to leave there.
     pub(super) fn info(&self) -> &MemoryInfo<'_> {
         self.allocator.memory_info()
@@ -102,6 +107,36 @@ impl Memory {
         cuda.copy(&mut tensor, &host, all)?;
         cuda.wait()?;
         Ok(tensor)
+    }
+
+    /// Hands each block of a tensor to `read`, in host memory.
+    pub(super) fn read<T: Element>(
+        &self,
+        source: &OrtTensor<T>,
+        blocks: Blocks,
+        mut read: impl FnMut(usize, &[T]),
+    ) -> Result<(), ort::Error> {
+        let packed = Blocks { to: 0, to_stride: blocks.len, ..blocks };
+        let (fetched, at, stride);
+        let values = if let Some(cuda) = &self.cuda {
+            let mut host = OrtTensor::<T>::new(&Allocator::default(), [blocks.n, blocks.len])?;
+            cuda.copy(&mut host, source, packed)?;
+            cuda.wait()?;
+            fetched = host;
+            (at, stride) = (0, blocks.len);
+            fetched.extract_tensor().1
+        } else {
+            (at, stride) = (blocks.from, blocks.from_stride);
+            source.extract_tensor().1
+        };
+        for idx in 0..blocks.n {
+            let at = at + idx * stride;
+            let Some(block) = values.get(at..at + blocks.len) else {
+                return Err(ort::Error::new(format!("{blocks:?} do not lie within the tensor")));
+            };
+            read(idx, block);
+        }
+        Ok(())
     }
 
     /// Copies blocks of tensors to places in `target`; all of them lie in this memory.

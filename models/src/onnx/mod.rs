@@ -16,6 +16,7 @@ mod places;
 mod probe;
 mod rows;
 mod runtime;
+mod scores;
 mod session;
 
 pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect, dialect_in};

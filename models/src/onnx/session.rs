@@ -110,6 +110,16 @@ pub enum SessionError {
         /// The largest difference, as a part of the range of the scores.
         difference: f32,
     },
+    /// The graph computes something in 32-bit floats that CUDA computes in halves alone.
+    #[error(
+        "graph `{graph}` has `{operator}` in 32-bit floats, which does not run on CUDA: take a bundle or `model.precision` of fp16, or write `model.device = \"cpu\"`"
+    )]
+    NotOnCuda {
+        /// The graph's base name.
+        graph: String,
+        /// The operator.
+        operator: &'static str,
+    },
     /// The cache cannot be allocated.
     #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
     Allocate {
@@ -132,6 +142,7 @@ impl SessionError {
             Self::UnknownInput { .. } => "graph_input_unknown",
             Self::Nodes { .. } => "graph_unreadable",
             Self::Padding { .. } => "padding_matters",
+            Self::NotOnCuda { .. } => "cuda_unsupported",
             Self::Allocate { .. } => "cache_allocate",
         }
     }
