@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     Bundle, EncodeError, Model, ModelError, ModelOptions, Processor, Record, RgbImage, Runtime,
-    Sample, family::EmbeddingEncoder, onnx::DeviceKind,
+    Sample, Waveform, family::EmbeddingEncoder, onnx::DeviceKind,
 };
 
 /// What is embedded: one of them in a run.
@@ -14,6 +14,8 @@ pub enum EmbeddingInput {
     Text,
     /// Images.
     Image,
+    /// Sounds.
+    Audio,
 }
 
 impl EmbeddingInput {
@@ -23,16 +25,17 @@ impl EmbeddingInput {
         match self {
             Self::Text => "text",
             Self::Image => "image",
+            Self::Audio => "audio",
         }
     }
 }
 
-/// One text or image as numbers.
+/// One text, image or sound as numbers.
 #[derive(Clone, PartialEq)]
 pub struct Embedding {
     /// `f32 [D]`, no unit.
     pub values: Vec<f32>,
-    /// Tokens of the text, after it was cut; `None` of an image.
+    /// Tokens of the text, after it was cut; `None` of an image or a sound.
     pub n_tokens: Option<usize>,
 }
 
@@ -131,6 +134,10 @@ fn dimension(
         EmbeddingInput::Text => Record { text: Some("a".to_owned()), ..Record::default() },
         EmbeddingInput::Image => Record {
             images: vec![RgbImage { width: 8, height: 8, pixels: vec![128; 8 * 8 * 3] }],
+            ..Record::default()
+        },
+        EmbeddingInput::Audio => Record {
+            audios: vec![Waveform { sample_rate_hz: 48_000, samples: vec![0.0; 48] }],
             ..Record::default()
         },
     };

@@ -10,7 +10,7 @@ use crate::{
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
-    processor::Transcript,
+    processor::{Document, Transcript},
 };
 
 /// How a model is loaded.
@@ -83,7 +83,7 @@ pub enum ModelError {
     /// The model was tried and failed.
     #[error("the model cannot make an embedding of {input}: {message}")]
     FirstEmbedding {
-        /// `text` or `image`.
+        /// `text`, `image` or `audio`.
         input: &'static str,
         /// What went wrong.
         message: String,
@@ -189,6 +189,7 @@ impl Model {
                 shows_timestamps: timestamps.is_some(),
                 clip_seconds,
             }),
+            None if bundle.is_prompted() => Arc::new(Document { text }),
             None => text,
         };
         let engine = Engine::new(decoder, detokenizer, engine_options);

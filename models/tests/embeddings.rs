@@ -13,10 +13,10 @@ use std::{fs, path::Path, time::Instant};
 
 use legenda_models::{
     Bundle, BundleSource, Embedder, Embedding, EmbeddingInput, Model, ModelError, ModelOptions,
-    Record, RgbImage, Runtime, RuntimeOptions,
+    Processor, Record, RgbImage, Runtime, RuntimeOptions,
 };
 use legenda_schemas::job::{EmbeddingOptions, Pooling, TaskKind};
-use references::{Tally, changed, device, picture, reference};
+use references::{Tally, changed, device, picture, reference, sound, with_json};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -55,6 +55,10 @@ fn record(bundle: &Bundle, row: &Value) -> Record {
     if let Some(image) = row["image"].as_str() {
         let images = vec![picture(image)];
         return Record { images, ..Record::default() };
+    }
+    if let Some(audio) = row["audio"].as_str() {
+        let audios = vec![sound(audio)];
+        return Record { audios, ..Record::default() };
     }
     let prompt = bundle.embedding_prompt(row["prompt_name"].as_str()).unwrap().unwrap_or_default();
     let text = format!("{prompt}{}", row["text"].as_str().unwrap());
@@ -149,6 +153,49 @@ fn siglip_texts_are_padded_without_a_mask() {
 #[test]
 fn siglip_images() {
     assert_embeddings("siglip", "image", EmbeddingInput::Image, 5e-5);
+}
+
+#[test]
+fn clap_texts() {
+    assert_embeddings("clap", "text", EmbeddingInput::Text, 5e-5);
+}
+
+#[test]
+fn clap_sounds_of_any_length() {
+    assert_embeddings("clap", "audio", EmbeddingInput::Audio, 2e-4);
+}
+
+#[test]
+fn clap_sounds_seen_whole_and_in_parts() {
+    assert_embeddings("clap_fused", "audio", EmbeddingInput::Audio, 2e-4);
+}
+
+#[test]
+fn clap_is_two_towers() {
+    let folder = copy("clap", &["audio_model.onnx"]);
+    let texts = open(folder.path());
+    assert!(texts.modalities().text && !texts.modalities().audio);
+    let options = ModelOptions { device: device(), ..ModelOptions::default() };
+    let error = Embedder::load(&runtime(), &texts, &options, EmbeddingInput::Audio).unwrap_err();
+    assert!(error.to_string().contains("audio"), "{error}");
+    let folder = with_json("clap", "preprocessor_config.json", |config| {
+        config["truncation"] = "loudest".into();
+    });
+    let error = Processor::open(&open(folder.path())).unwrap_err();
+    assert!(error.to_string().contains("fusion, rand_trunc"), "{error}");
+}
+
+#[test]
+fn an_older_config_has_sizes_of_one_number() {
+    let folder = with_json("clip", "preprocessor_config.json", |config| {
+        (config["size"], config["crop_size"]) = (32.into(), 32.into());
+    });
+    let images: Vec<Value> = rows("clip").into_iter().filter(|r| r["image"].is_string()).collect();
+    let bundle = open(folder.path());
+    let mut embedder = load(&bundle, EmbeddingInput::Image, 8, EmbeddingOptions::default());
+    for (row, embedding) in images.iter().zip(embed(&mut embedder, &bundle, &images)) {
+        assert!(cosine(&embedding.values, &numbers(row)) > 0.99999, "{}", row["image"]);
+    }
 }
 
 /// Copies a bundle, but for the files that `left_out` names.

@@ -7,37 +7,20 @@
 #[path = "support/references.rs"]
 mod references;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Waveform};
 use references::{
-    Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference,
+    Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference, sound,
+    with_json,
 };
 use serde_json::Value;
-
-fn media(name: &str) -> PathBuf {
-    references::references().join("media").join(name)
-}
-
-/// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
-fn sound(name: &str) -> Waveform {
-    let bytes = fs::read(media(name)).unwrap();
-    let n_channels = usize::from(u16::from_le_bytes([bytes[22], bytes[23]]));
-    let sample_rate_hz = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
-    let values: Vec<f32> = bytes[44..]
-        .chunks_exact(2)
-        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0)
-        .collect();
-    let mean =
-        |frame: &[f32]| frame.iter().sum::<f32>() / f32::from(u8::try_from(frame.len()).unwrap());
-    Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
-}
 
 fn record(row: &Value) -> Record {
     let text = |key: &str| row[key].as_str().map(str::to_owned);
     Record {
         // A model that reads no text is given none, whatever the job's prompt.
-        text: text("text").or_else(|| Some("Describe it.".to_owned())),
+        text: text("text").or(text("prompt")).or_else(|| Some("Describe it.".to_owned())),
         images: text("image").iter().map(|name| picture(name)).collect(),
         audios: text("audio").iter().map(|name| sound(name)).collect(),
         ..Record::default()
@@ -133,8 +116,34 @@ fn vit_gpt2_without_a_cache_of_its_encoder() {
 }
 
 #[test]
+fn an_older_config_has_a_size_of_one_number() {
+    let folder =
+        with_json("vit_gpt2", "preprocessor_config.json", |config| config["size"] = 32.into());
+    assert_answers("vit_gpt2", folder.path().to_owned());
+}
+
+#[test]
 fn trocr_reads() {
     assert_answers("trocr", bundle("trocr"));
+}
+
+#[test]
+fn donut_reads_the_fields_of_a_document() {
+    assert_answers("donut", bundle("donut"));
+}
+
+#[test]
+fn donut_wants_one_picture_and_a_task() {
+    let model = load(bundle("donut"), 1, ModelOptions::default());
+    let page = Record { images: vec![picture("checks-64x64.png")], ..Record::default() };
+    let untold = Record { text: Some("Describe the picture.".to_owned()), ..page.clone() };
+    let error = model.processor.prepare(&untold).unwrap_err();
+    assert_eq!(error.code(), "task_missing");
+    assert!(error.to_string().contains("`<s_receipt>`"), "{error}");
+    let unseen = Record { text: Some("<s_receipt>".to_owned()), ..Record::default() };
+    assert_eq!(model.processor.prepare(&unseen).unwrap_err().code(), "media_count");
+    // Without a text the config says how answers begin.
+    assert!(model.processor.prepare(&page).unwrap().token_ids.is_empty());
 }
 
 #[test]

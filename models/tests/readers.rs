@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+#[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]
 mod references;
 

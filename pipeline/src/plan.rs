@@ -243,13 +243,15 @@ impl RunPlan {
     }
 }
 
-/// Finds what an `embed` task embeds: the job maps one of text and image, and says which prompt.
+/// Finds what an `embed` task embeds: the job maps one of text, image and audio, and says which prompt.
 fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, BundleError> {
     if job.task.kind != TaskKind::Embed {
         return Ok(None);
     }
-    if job.source.columns.image.is_some() {
-        return Ok(Some(EmbeddingPlan { input: EmbeddingInput::Image, prefix: String::new() }));
+    let columns = &job.source.columns;
+    let media = [(&columns.image, EmbeddingInput::Image), (&columns.audio, EmbeddingInput::Audio)];
+    if let Some((_, input)) = media.into_iter().find(|(column, _)| column.is_some()) {
+        return Ok(Some(EmbeddingPlan { input, prefix: String::new() }));
     }
     let prefix = bundle.embedding_prompt(job.embedding.prompt_name.as_deref())?;
     let prefix = prefix.unwrap_or_default().to_owned();

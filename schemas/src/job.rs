@@ -134,7 +134,7 @@ pub enum TaskKind {
     Transcribe,
     /// Continues or answers a text.
     Generate,
-    /// Turns a text or an image into an embedding: a list of numbers.
+    /// Turns a text, an image or a sound into an embedding: a list of numbers.
     Embed,
 }
 
@@ -437,7 +437,7 @@ impl Job {
         self.validate_embedding()
     }
 
-    /// Returns the prompt template: the job's, or its task's default; empty where an image is
+    /// Returns the prompt template: the job's, or its task's default; empty where a medium is
     /// embedded.
     #[must_use]
     pub fn prompt_template(&self) -> &str {

@@ -23,6 +23,7 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
         }
         Some(embedding) => match embedding.input {
             EmbeddingInput::Image => print("embeds     images"),
+            EmbeddingInput::Audio => print("embeds     sounds"),
             EmbeddingInput::Text => {
                 let template = plan.given_prompt();
                 print(&format!("embeds     texts: {}{template}", embedding.prefix));

@@ -191,6 +191,9 @@ pub(crate) struct ProcessorConfig {
     /// The feature extractor of a model that hears samples as they are.
     #[serde(skip)]
     pub(crate) samples: Option<SamplesConfig>,
+    /// The feature extractor of CLAP.
+    #[serde(skip)]
+    pub(crate) clap: Option<ClapExtractorConfig>,
 }
 
 /// `image_processor`: the keys of transformers' image processors.
@@ -203,7 +206,7 @@ pub struct ImageProcessorConfig {
     #[serde(default = "yes")]
     pub do_resize: bool,
     /// The target of the resize.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "image_size")]
     pub size: Option<ImageSize>,
     /// The filter, by PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic; that of the class
     /// where left out.
@@ -213,7 +216,7 @@ pub struct ImageProcessorConfig {
     #[serde(default)]
     pub do_center_crop: Option<bool>,
     /// What to cut out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "image_size")]
     pub crop_size: Option<ImageSize>,
     /// Whether to multiply by `rescale_factor`.
     #[serde(default = "yes")]
@@ -261,6 +264,44 @@ pub struct ImageSize {
     /// The most pixels of all (Qwen2-VL; its `longest_edge` means the same).
     #[serde(default)]
     pub max_pixels: Option<usize>,
+    /// A number by itself (older configs): both edges, or the shorter one, by the class.
+    #[serde(skip)]
+    pub edge: Option<usize>,
+    /// Two numbers by themselves (older configs): height and width, or the reverse, by the class.
+    #[serde(skip)]
+    pub pair: Option<[usize; 2]>,
+}
+
+impl ImageProcessorConfig {
+    /// Returns the class, which older configs call a feature extractor.
+    pub(crate) fn class(&self) -> &str {
+        let older = self.rest.get("feature_extractor_type").and_then(Value::as_str);
+        match self.image_processor_type.as_str() {
+            "" => older.unwrap_or_default(),
+            name => name,
+        }
+    }
+}
+
+/// Reads a size in any of its forms.
+fn image_size<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ImageSize>, D::Error> {
+    let size = Value::deserialize(deserializer)?;
+    let invalid = |error: serde_json::Error| serde::de::Error::custom(error);
+    let none = ImageSize::default();
+    match &size {
+        Value::Null => Ok(None),
+        Value::Number(_) => {
+            let edge = usize::deserialize(&size).map_err(invalid)?;
+            Ok(Some(ImageSize { edge: Some(edge), ..none }))
+        }
+        Value::Array(_) => {
+            let pair = <[usize; 2]>::deserialize(&size).map_err(invalid)?;
+            Ok(Some(ImageSize { pair: Some(pair), ..none }))
+        }
+        _ => ImageSize::deserialize(&size).map(Some).map_err(invalid),
+    }
 }
 
 /// `feature_extractor`: the keys of `WhisperFeatureExtractor`.
@@ -304,6 +345,53 @@ pub struct SamplesConfig {
     /// Every other key, to be checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+}
+
+/// The keys of `ClapFeatureExtractor`; what is left out is as in transformers 4.57.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ClapExtractorConfig {
+    /// The class.
+    pub feature_extractor_type: String,
+    /// Mel bands.
+    pub feature_size: usize,
+    /// Samples per second the model wants.
+    pub sampling_rate: u32,
+    /// Samples between two frames.
+    pub hop_length: usize,
+    /// Seconds that the model hears.
+    pub max_length_s: usize,
+    /// Samples of one frame's window and transform.
+    pub fft_window_size: usize,
+    /// The lowest frequency of the filters, in hertz.
+    pub frequency_min: f64,
+    /// The highest frequency of the filters, in hertz.
+    pub frequency_max: f64,
+    /// What becomes of longer sounds.
+    pub truncation: String,
+    /// What becomes of shorter sounds.
+    pub padding: String,
+    /// Every other key, to be checked when the processor opens.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+impl Default for ClapExtractorConfig {
+    fn default() -> Self {
+        Self {
+            feature_extractor_type: String::new(),
+            feature_size: 64,
+            sampling_rate: 48_000,
+            hop_length: 480,
+            max_length_s: 10,
+            fft_window_size: 1024,
+            frequency_min: 0.0,
+            frequency_max: 14_000.0,
+            truncation: "fusion".to_owned(),
+            padding: "repeatpad".to_owned(),
+            rest: Map::new(),
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use legenda_schemas::job::Pooling;
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{BundleError, BundleFiles, ImageProcessorConfig, Modalities, ProcessorConfig};
+use super::{BundleError, BundleFiles, ClapExtractorConfig, ImageProcessorConfig, Modalities};
 
 const MODULES: &str = "modules.json";
 const POOLING: &str = "1_Pooling/config.json";
@@ -39,6 +39,7 @@ pub(crate) struct EmbeddingConfig {
     pub(crate) prompts: BTreeMap<String, String>,
     pub(crate) default_prompt_name: Option<String>,
     pub(crate) image_processor: Option<ImageProcessorConfig>,
+    pub(crate) clap: Option<ClapExtractorConfig>,
 }
 
 /// Which graphs there are and what becomes of their outputs.
@@ -46,9 +47,9 @@ pub(crate) struct EmbeddingConfig {
 pub(crate) enum EmbeddingKind {
     /// One encoder of text; its states are pooled here.
     Sentence(Head),
-    /// A text and a vision encoder into one space; pooled in their graphs.
+    /// A text and a vision or audio encoder into one space; pooled in their graphs.
     Dual {
-        /// Whether the embedding is a projection of the pooled state, as CLIP's; else it is the
+        /// Whether the embedding is a projection of the pooled state, as CLIP's and CLAP's; else it is the
         /// pooled state, as SigLIP's.
         is_projected: bool,
         /// Whether a token of a text sees those before it only, so that padding needs no mask.
@@ -120,6 +121,9 @@ impl EmbeddingConfig {
         if has_tower("text_config") && has_tower("vision_config") {
             return Self::dual(files, &config).map(Some);
         }
+        if has_tower("text_config") && has_tower("audio_config") && architecture == "ClapModel" {
+            return Self::clap(files, &config).map(Some);
+        }
         if has_tower("audio_config") || has_tower("vision_config") || !has_graph(files, "model")? {
             return Ok(None);
         }
@@ -145,6 +149,30 @@ impl EmbeddingConfig {
             prompts: prompts.prompts.unwrap_or_default(),
             default_prompt_name: prompts.default_prompt_name,
             image_processor: None,
+            clap: None,
+        })
+    }
+
+    /// Reads CLAP's: its towers are graphs of their own.
+    fn clap(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
+        let text = has_graph(files, "text_model")?;
+        let audio = has_graph(files, "audio_model")?;
+        if !text && !audio {
+            files.graph_file("text_model")?;
+        }
+        let positions = config["text_config"].get("max_position_embeddings").and_then(usize_of);
+        // Of RoBERTa's positions the first are padding's; without a number there are 514
+        // (`ClapTextConfig`).
+        let positions = positions.unwrap_or(514).saturating_sub(2);
+        let tokens_max = tokenizer_max(files)?.unwrap_or(positions).min(positions);
+        Ok(Self {
+            kind: EmbeddingKind::Dual { is_projected: true, looks_back: false, image_size: 1 },
+            modalities: Modalities { text, image: false, audio },
+            text: TextLimits { tokens_max: Some(tokens_max), ..TextLimits::default() },
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
+            image_processor: None,
+            clap: if audio { Some(part(files, "feature_extractor")?) } else { None },
         })
     }
 
@@ -174,7 +202,8 @@ impl EmbeddingConfig {
             text: TextLimits { tokens_max, pads_to_max: is_siglip, ..TextLimits::default() },
             prompts: BTreeMap::new(),
             default_prompt_name: None,
-            image_processor: if image { Some(image_processor(files)?) } else { None },
+            image_processor: if image { Some(part(files, "image_processor")?) } else { None },
+            clap: None,
         })
     }
 
@@ -199,13 +228,17 @@ fn has_graph(files: &BundleFiles, name: &str) -> Result<bool, BundleError> {
     Ok(!files.precisions(name)?.is_empty())
 }
 
-/// Reads the image processor: a part of `processor_config.json`, or all of
+/// Reads what prepares a medium: a part of `processor_config.json`, or all of
 /// `preprocessor_config.json`.
-fn image_processor(files: &BundleFiles) -> Result<ImageProcessorConfig, BundleError> {
-    let whole: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
-    match whole.and_then(|config| config.image_processor) {
-        Some(config) => Ok(config),
+fn part<T: DeserializeOwned>(files: &BundleFiles, name: &str) -> Result<T, BundleError> {
+    const WHOLE: &str = "processor_config.json";
+    let whole: Option<Value> = files.json_if_there(WHOLE)?;
+    match whole.and_then(|mut whole| Some(whole.get_mut(name)?.take())) {
         None => files.json("preprocessor_config.json"),
+        Some(part) => serde_json::from_value(part).map_err(|error| BundleError::InvalidJson {
+            file: WHOLE.to_owned(),
+            message: error.to_string(),
+        }),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 pub(crate) enum SourceKind {
     /// Token ids: T5, BART, Marian and what shares their inputs.
     Text,
-    /// Pixels: ViT-GPT2, TrOCR.
+    /// Pixels: ViT-GPT2, TrOCR; of a document: Donut.
     Image,
     /// A log-mel spectrogram of one length: Whisper.
     LogMel,
@@ -31,6 +31,15 @@ impl SourceKind {
             "MarianMTModel" => Some(Self::Text),
             name if name.ends_with("ForConditionalGeneration") => Some(Self::Text),
             _ => None,
+        }
+    }
+
+    /// Returns the medium that the encoder reads; `None` where it reads text.
+    pub(crate) fn medium(self) -> Option<&'static str> {
+        match self {
+            Self::Text => None,
+            Self::Image => Some("image"),
+            Self::LogMel | Self::Samples => Some("audio"),
         }
     }
 
@@ -139,14 +148,17 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
 }
 
 /// Returns the positions of a vision encoder's output: its patches and two tokens at most before
-/// them (ViT has one, DeiT two).
+/// them (ViT has one, DeiT two). Each of Swin's stages but the first makes one of four patches.
 fn image_positions(encoder: &Value) -> Option<usize> {
-    let edge = |key: &str| match &encoder[key] {
-        Value::Array(edges) => edges.iter().map(Value::as_u64).max().flatten(),
-        one => one.as_u64(),
+    let edges = |key: &str| match &encoder[key] {
+        Value::Array(edges) => Some([edges.first()?.as_u64()?, edges.last()?.as_u64()?]),
+        one => one.as_u64().map(|edge| [edge; 2]),
     };
-    let patches = edge("image_size")? / edge("patch_size").filter(|edge| *edge > 0)?;
-    usize::try_from(patches * patches + 2).ok()
+    let [height, width] = edges("image_size")?;
+    let merges = encoder["depths"].as_array().map_or(0, |stages| stages.len().saturating_sub(1));
+    let merged = 2_u64.checked_pow(u32::try_from(merges).ok()?)?;
+    let [tall, wide] = edges("patch_size")?.map(|edge| edge.saturating_mul(merged).max(1));
+    usize::try_from(height.div_ceil(tall) * width.div_ceil(wide) + 2).ok()
 }
 
 /// Reads the processor's config, which stands by itself in `preprocessor_config.json` or in its part
@@ -216,5 +228,14 @@ mod tests {
         assert_eq!(captioner.text.hidden_size, 32);
         assert_eq!((captioner.encoder.hidden_size, captioner.encoder.positions), (48, Some(18)));
         assert_eq!(captioner.eos_token_id.unwrap().0, [5]);
+    }
+
+    #[test]
+    fn swin_merges_patches_from_stage_to_stage() {
+        let donut = r#"{"encoder": {"hidden_size": 1024, "image_size": [2560, 1920],
+            "patch_size": 4, "depths": [2, 2, 14, 2]}, "decoder": {"decoder_layers": 4,
+            "decoder_attention_heads": 16, "d_model": 1024, "vocab_size": 57525,
+            "max_position_embeddings": 768}}"#;
+        assert_eq!(config(SourceKind::Image, donut).encoder.positions, Some(80 * 60 + 2));
     }
 }

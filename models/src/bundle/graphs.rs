@@ -115,7 +115,11 @@ impl Bundle {
     /// inputs, or the whole.
     fn embedding_graphs(&self) -> Vec<&'static str> {
         let modalities = self.modalities();
-        let towers = [("text_model", modalities.text), ("vision_model", modalities.image)];
+        let towers = [
+            ("text_model", modalities.text),
+            ("vision_model", modalities.image),
+            ("audio_model", modalities.audio),
+        ];
         let mut names: Vec<&'static str> = towers
             .into_iter()
             .filter(|(_, is_wanted)| *is_wanted)

@@ -20,7 +20,9 @@ use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
 use crate::hub::{FetchProgress, Hub, HubRepo};
 use config::{Architecture, GenaiConfig};
-pub use config::{FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig};
+pub use config::{
+    ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig,
+};
 pub(crate) use config::{ModelConfig, ProcessorConfig};
 pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
 pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
@@ -94,7 +96,7 @@ impl Family {
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
          Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
          Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine), and embedding \
-         models (sentence encoders, CLIP, SigLIP)";
+         models (sentence encoders, CLIP, SigLIP, CLAP)";
 }
 
 /// What may be in a record for this model.
@@ -279,6 +281,7 @@ impl Bundle {
         commit: Option<&str>,
     ) -> Result<Self, BundleError> {
         let image_processor = embedding.image_processor.clone();
+        let clap = embedding.clap.clone();
         let mut bundle = Self {
             name,
             revision: String::new(),
@@ -288,7 +291,7 @@ impl Bundle {
             files,
             config: ModelConfig::default(),
             generation: GenerationConfig::default(),
-            processor: ProcessorConfig { image_processor, ..ProcessorConfig::default() },
+            processor: ProcessorConfig { image_processor, clap, ..ProcessorConfig::default() },
             start: StartConfig::default(),
             embedding: Some(embedding),
         };
@@ -332,12 +335,19 @@ impl Bundle {
         }
     }
 
+    /// Returns whether a record's text is what its answer begins with, in tokens of the model's own
+    /// that name the task.
+    #[must_use]
+    pub fn is_prompted(&self) -> bool {
+        self.start.is_prompted
+    }
+
     /// Returns what may be in a record.
     #[must_use]
     pub fn modalities(&self) -> Modalities {
         if let Family::EncoderDecoder(kind) = self.family {
             return Modalities {
-                text: kind == SourceKind::Text,
+                text: kind == SourceKind::Text || self.start.is_prompted,
                 image: kind == SourceKind::Image,
                 audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
             };

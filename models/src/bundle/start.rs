@@ -39,6 +39,9 @@ pub(crate) struct StartConfig {
     bos_token_id: Option<i64>,
     #[serde(default)]
     pub(crate) pad_token_id: Option<i64>,
+    /// Whether the row's text is what answers begin with: Donut is told its task so.
+    #[serde(skip)]
+    pub(crate) is_prompted: bool,
     #[serde(default)]
     is_multilingual: Option<bool>,
     #[serde(default)]
@@ -71,7 +74,9 @@ impl StartConfig {
         let generation: Self = files.json_if_there("generation_config.json")?.unwrap_or_default();
         let config: Value = files.json("config.json")?;
         let token = |key: &str| config[key].as_i64().or_else(|| config["decoder"][key].as_i64());
+        let encoder = config["encoder"]["model_type"].as_str();
         Ok(Self {
+            is_prompted: encoder.is_some_and(|encoder| encoder.contains("donut")),
             decoder_start_token_id: generation
                 .decoder_start_token_id
                 .or_else(|| token("decoder_start_token_id")),

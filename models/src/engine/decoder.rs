@@ -136,6 +136,13 @@ pub trait Detokenizer: Send + Sync {
     /// Returns the text of `token_ids`, without special tokens.
     fn text(&self, token_ids: &[i64]) -> String;
 
+    /// Returns what a whole answer says: its text, unless the model writes something else in its tokens
+    /// and those of its prompt.
+    fn answer(&self, prompt_ids: &[i64], token_ids: &[i64]) -> String {
+        let _ = prompt_ids;
+        self.text(token_ids)
+    }
+
     /// Returns the text of answers to consecutive parts of one input, which may overlap.
     fn joined(&self, parts: &[&[i64]]) -> String {
         parts.iter().map(|part| self.text(part)).collect()

@@ -412,8 +412,9 @@ impl Engine {
         hypothesis.logprob_sum += choice.logprob;
         let generated = &hypothesis.token_ids[row.n_prompt..];
         let reason = self.rules.check(generated, row.max_new_tokens, self.detokenizer.as_ref())?;
-        let hypothesis = row.live.swap_remove(0);
-        Some(Ok(hypothesis.into_generation(row.n_prompt, reason, |ids| self.text(ids))))
+        let (hypothesis, n_prompt) = (row.live.swap_remove(0), row.n_prompt);
+        let text = |prompt: &[i64], ids: &[i64]| self.text(prompt, ids);
+        Some(Ok(hypothesis.into_generation(n_prompt, reason, text)))
     }
 
     /// Continues a row with beams.
@@ -436,15 +437,16 @@ impl Engine {
         let ended = beams::advance(self.beams, row, &candidates, check)?;
         Some(match ended {
             Some(Ended { hypothesis, reason, .. }) => {
-                Ok(hypothesis.into_generation(n_prompt, reason, |ids| self.text(ids)))
+                let text = |prompt: &[i64], ids: &[i64]| self.text(prompt, ids);
+                Ok(hypothesis.into_generation(n_prompt, reason, text))
             }
             None => Err(GenerateError::NoToken { n_generated }),
         })
     }
 
-    /// Returns the text of an answer's tokens, without special ones, up to the first stop string.
-    fn text(&self, token_ids: &[i64]) -> String {
-        self.rules.cut(&self.detokenizer.text(token_ids)).to_owned()
+    /// Returns what an answer's tokens say, up to the first stop string.
+    fn text(&self, prompt_ids: &[i64], token_ids: &[i64]) -> String {
+        self.rules.cut(&self.detokenizer.answer(prompt_ids, token_ids)).to_owned()
     }
 
     fn finish(&mut self, place: usize, result: RowResult, finished: &mut Vec<Finished>) {

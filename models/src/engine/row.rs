@@ -74,7 +74,8 @@ impl Row {
 }
 
 impl Hypothesis {
-    /// Makes the generation of a row whose prompt has `n_prompt` tokens; `text` is that of its tokens.
+    /// Makes the generation of a row whose prompt has `n_prompt` tokens; `text` makes it of those and of
+    /// the answer's.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -84,11 +85,11 @@ impl Hypothesis {
         mut self,
         n_prompt: usize,
         finish_reason: FinishReason,
-        text: impl FnOnce(&[i64]) -> String,
+        text: impl FnOnce(&[i64], &[i64]) -> String,
     ) -> Generation {
         let token_ids = self.token_ids.split_off(n_prompt);
         let logprob_mean = (self.logprob_sum / token_ids.len() as f64) as f32;
-        let text = text(&token_ids);
+        let text = text(&self.token_ids, &token_ids);
         Generation { token_ids, text, finish_reason, n_prompt_tokens: n_prompt, logprob_mean }
     }
 }

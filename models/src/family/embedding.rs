@@ -24,8 +24,8 @@ const BATCH_TOKENS_MAX: usize = 4096;
 /// The most texts of a batch unless asked for.
 const BATCH_TEXTS: usize = 32;
 
-/// The most images of a batch unless asked for.
-const BATCH_IMAGES: usize = 8;
+/// The most images or sounds of a batch unless asked for.
+const BATCH_MEDIA: usize = 8;
 
 /// Tokens by which a row may be shorter than the longest of its batch, however short both are.
 const PADDING_TOKENS: usize = 8;
@@ -39,7 +39,7 @@ enum Output {
     Vector(&'static str),
 }
 
-/// A graph that makes embeddings of texts or of images.
+/// A graph that makes embeddings of texts, images or sounds.
 #[derive(Debug)]
 pub(crate) struct EmbeddingEncoder {
     graph: GraphSession,
@@ -93,18 +93,18 @@ impl EmbeddingEncoder {
         let name = graph_name(bundle, config, input)?;
         let source = bundle.files.graph(name)?;
         let graph = GraphSession::open(runtime, name, &source, device)?;
-        let (required, dtype) = match input {
-            EmbeddingInput::Text => ("input_ids", Dtype::I64),
-            EmbeddingInput::Image => ("pixel_values", pixel_dtype(&graph)),
-        };
-        graph.expect_input(required, dtype)?;
+        match medium_name(input) {
+            None => graph.expect_input("input_ids", Dtype::I64)?,
+            Some(name) => graph.expect_float_input(name)?,
+        }
         let inputs: Vec<String> = graph.input_names().map(str::to_owned).collect();
         for name in &inputs {
             match name.as_str() {
                 "input_ids" | "attention_mask" | "token_type_ids" | "position_ids" => {
                     graph.expect_input(name, Dtype::I64)?;
                 }
-                "pixel_values" => graph.expect_input(name, pixel_dtype(&graph))?,
+                "pixel_values" | "input_features" => graph.expect_float_input(name)?,
+                "is_longer" => graph.expect_input(name, Dtype::Bool)?,
                 _ => {
                     let (graph, name) = (graph.name().to_owned(), name.clone());
                     return Err(SessionError::UnknownInput { graph, name }.into());
@@ -123,7 +123,7 @@ impl EmbeddingEncoder {
         })?;
         let usual = match input {
             EmbeddingInput::Text => BATCH_TEXTS,
-            EmbeddingInput::Image => BATCH_IMAGES,
+            EmbeddingInput::Image | EmbeddingInput::Audio => BATCH_MEDIA,
         };
         Ok(Self {
             beside: Beside {
@@ -150,24 +150,28 @@ impl EmbeddingEncoder {
     /// Embeds samples, each to its own result, in order. A batch that fails is split and repeated
     /// down to one row.
     pub(crate) fn embed(&mut self, samples: &[Sample]) -> Results {
-        let (has, other): (fn(&Sample) -> bool, _) = match self.input {
-            EmbeddingInput::Text => (|sample| !sample.token_ids.is_empty(), "image"),
-            EmbeddingInput::Image => (|sample| sample.pixel_values.is_some(), "text"),
+        let input = self.input;
+        let size = |sample: &Sample| match input {
+            EmbeddingInput::Text => sample.token_ids.len(),
+            _ => medium(input, sample).map_or(0, Tensor::row_len),
         };
         // What has no row below holds something else.
-        let mut results: Results =
-            samples.iter().map(|_| Err(EncodeError::NoEncoder { modality: other })).collect();
-        let mut rows: Vec<Place<'_>> =
-            samples.iter().enumerate().filter(|(_, sample)| has(sample)).collect();
-        let size = |(_, sample): &Place<'_>| match self.input {
-            EmbeddingInput::Text => sample.token_ids.len(),
-            EmbeddingInput::Image => sample.pixel_values.as_ref().map_or(0, Tensor::row_len),
+        let other = |sample: &Sample| {
+            let media = [
+                ("image", sample.pixel_values.is_some()),
+                ("audio", sample.input_features.is_some()),
+            ];
+            let modality = media.into_iter().find_map(|(name, is_there)| is_there.then_some(name));
+            Err(EncodeError::NoEncoder { modality: modality.unwrap_or("text") })
         };
-        rows.sort_by_key(|row| std::cmp::Reverse(size(row)));
-        let sizes: Vec<usize> = rows.iter().map(size).collect();
+        let mut results: Results = samples.iter().map(other).collect();
+        let mut rows: Vec<Place<'_>> =
+            samples.iter().enumerate().filter(|(_, sample)| size(sample) > 0).collect();
+        rows.sort_by_key(|(_, sample)| std::cmp::Reverse(size(sample)));
+        let sizes: Vec<usize> = rows.iter().map(|(_, sample)| size(sample)).collect();
         let batches = match self.input {
             EmbeddingInput::Text => batches(&sizes, self.rows_max, BATCH_TOKENS_MAX, self.pads),
-            EmbeddingInput::Image => batches(&sizes, self.rows_max, usize::MAX, false),
+            _ => batches(&sizes, self.rows_max, usize::MAX, false),
         };
         let graph = self.graph.name();
         for batch in batches {
@@ -185,27 +189,30 @@ impl EmbeddingEncoder {
     fn run(&mut self, batch: &[Place<'_>]) -> Result<Vec<Embedding>, EncodeError> {
         let graph = self.graph.name();
         let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
-        let (texts, pixels) = match self.input {
+        let (texts, media) = match self.input {
             EmbeddingInput::Text => (Some(self.texts(batch)), None),
-            EmbeddingInput::Image => {
-                let images = batch.iter().filter_map(|(_, sample)| sample.pixel_values.as_ref());
-                let images: Vec<&Tensor<f32>> = images.collect();
+            input => {
+                let media = batch.iter().filter_map(|(_, sample)| medium(input, sample));
+                let media: Vec<&Tensor<f32>> = media.collect();
                 // As many numbers in another shape: they are run apart, when the batch is split.
-                if images.iter().any(|image| image.shape()[1..] != images[0].shape()[1..]) {
-                    return Err(failed("images of one batch differ in size".to_owned()));
+                if media.iter().any(|one| one.shape()[1..] != media[0].shape()[1..]) {
+                    return Err(failed("media of one batch differ in size".to_owned()));
                 }
-                let joined = Tensor::concat(&images).map_err(|error| failed(error.to_string()))?;
+                let joined = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
                 (None, Some(joined))
             }
         };
+        // CLAP takes every sound that it hears alone for a long one (`ClapFeatureExtractor.__call__`).
+        let is_longer = Tensor::filled([batch.len(), 1], true);
         let feeds: Vec<(&str, Feed<'_>)> = self
             .inputs
             .iter()
             .map(|name| {
                 let feed = match (name.as_str(), &texts) {
-                    ("pixel_values", _) => {
-                        Feed::F32(pixels.as_ref().unwrap_or(&self.beside.pixels))
+                    ("pixel_values" | "input_features", _) => {
+                        Feed::F32(media.as_ref().unwrap_or(&self.beside.pixels))
                     }
+                    ("is_longer", _) => Feed::Bool(&is_longer),
                     ("input_ids", Some(texts)) => Feed::I64(&texts.ids),
                     ("attention_mask", Some(texts)) => Feed::I64(&texts.mask),
                     ("position_ids", Some(texts)) => Feed::I64(&texts.positions),
@@ -284,14 +291,19 @@ fn graph_name(
     config: &EmbeddingConfig,
     input: EmbeddingInput,
 ) -> Result<&'static str, BundleError> {
-    match (&config.kind, input) {
-        (EmbeddingKind::Sentence(_), EmbeddingInput::Image) => Err(BundleError::TaskNeeds {
+    let (is_there, tower) = match input {
+        EmbeddingInput::Text => (config.modalities.text, "text_model"),
+        EmbeddingInput::Image => (config.modalities.image, "vision_model"),
+        EmbeddingInput::Audio => (config.modalities.audio, "audio_model"),
+    };
+    if is_there {
+        Ok(bundle.tower_graph(tower))
+    } else {
+        Err(BundleError::TaskNeeds {
             bundle: bundle.name().to_owned(),
             task: "embed",
-            modality: "image",
-        }),
-        (_, EmbeddingInput::Text) => Ok(bundle.tower_graph("text_model")),
-        (_, EmbeddingInput::Image) => Ok(bundle.tower_graph("vision_model")),
+            modality: input.as_str(),
+        })
     }
 }
 
@@ -341,6 +353,7 @@ fn output(
             let projection = match input {
                 EmbeddingInput::Text => "text_embeds",
                 EmbeddingInput::Image => "image_embeds",
+                EmbeddingInput::Audio => "audio_embeds",
             };
             let state = if *is_projected { projection } else { "pooler_output" };
             let name = first(&[projection, state]).ok_or_else(|| missing(projection))?;
@@ -355,10 +368,21 @@ fn output(
     Ok((output, steps))
 }
 
-fn pixel_dtype(graph: &GraphSession) -> Dtype {
-    match graph.dtype_of("pixel_values") {
-        Some(Dtype::F16) => Dtype::F16,
-        _ => Dtype::F32,
+/// Returns the graph's input for what is embedded, if that is no text.
+fn medium_name(input: EmbeddingInput) -> Option<&'static str> {
+    match input {
+        EmbeddingInput::Text => None,
+        EmbeddingInput::Image => Some("pixel_values"),
+        EmbeddingInput::Audio => Some("input_features"),
+    }
+}
+
+/// Returns what is embedded of a sample, if that is no text.
+fn medium(input: EmbeddingInput, sample: &Sample) -> Option<&Tensor<f32>> {
+    match input {
+        EmbeddingInput::Text => None,
+        EmbeddingInput::Image => sample.pixel_values.as_ref(),
+        EmbeddingInput::Audio => sample.input_features.as_ref(),
     }
 }
 

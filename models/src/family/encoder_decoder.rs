@@ -23,6 +23,8 @@ pub(crate) struct SourceEncoder {
     graph: EncoderGraph,
     kind: SourceKind,
     start: DecoderStart,
+    /// Whether a sample's tokens, where it has some, are what its answer begins with.
+    is_prompted: bool,
     pad_id: i64,
     text_tokens_max: usize,
 }
@@ -52,6 +54,7 @@ impl SourceEncoder {
             graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
             kind,
             start,
+            is_prompted: bundle.is_prompted(),
             pad_id: bundle.start.pad_token_id.unwrap_or(0),
             text_tokens_max: context_tokens,
         })
@@ -143,6 +146,9 @@ impl Encoder for SourceEncoder {
         }
         let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
+            if self.is_prompted && !sample.token_ids.is_empty() {
+                return Ok(Prompt::of_states(sample.token_ids.clone(), states, None, 0));
+            }
             let (start, n_text_tokens) = (self.start.clone(), sample.token_ids.len());
             Ok(Prompt::of_states(start.token_ids, states, start.choice, n_text_tokens))
         };

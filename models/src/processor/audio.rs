@@ -1,10 +1,14 @@
 //! Sounds to log-mel spectrograms, as `WhisperFeatureExtractor` of transformers does it.
 
-use std::{f64::consts::TAU, fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use realfft::{RealFftPlanner, RealToComplex};
 
-use super::{ProcessError, Waveform, long_form, resample::resample};
+use super::{
+    ProcessError, Waveform, long_form,
+    mel::{MelFilter, MelScale, hann, mel_filters},
+    resample::resample,
+};
 use crate::{
     bundle::{BundleError, FeatureExtractorConfig},
     tensors::Tensor,
@@ -24,15 +28,9 @@ const HARMLESS_KEYS: [&str; 7] = [
     "auto_map",
 ];
 
-/// The highest frequency of the filter bank in hertz, whatever the sample rate
+/// The frequencies of the filter bank in hertz, whatever the sample rate
 /// (`WhisperFeatureExtractor.__init__`).
-const MEL_MAX_HZ: f64 = 8000.0;
-
-/// One filter: the bins it covers and their weights.
-struct MelFilter {
-    bins: Range<usize>,
-    weights: Vec<f32>,
-}
+const MEL_RANGE_HZ: [f64; 2] = [0.0, 8000.0];
 
 /// Turns sounds into log-mel spectrograms for one bundle.
 ///
@@ -45,7 +43,7 @@ pub struct LogMel {
     hop: usize,
     n_frames: usize,
     window: Vec<f32>,
-    filters: Vec<MelFilter>,
+    filters: Vec<MelFilter<f32>>,
     transform: Arc<dyn RealToComplex<f32>>,
 }
 
@@ -65,6 +63,7 @@ impl LogMel {
     /// # Errors
     ///
     /// [`BundleError`] if the config is of another class, asks for dither, or does not add up.
+    #[expect(clippy::cast_possible_truncation, reason = "the reference is f32")]
     pub fn open(config: &FeatureExtractorConfig) -> Result<Self, BundleError> {
         check_keys(config)?;
         let n_fft = config.n_fft;
@@ -73,6 +72,7 @@ impl LogMel {
             return Err(inconsistent("`n_fft`, `hop_length`, `n_samples` do not fit together"));
         }
         let n_frames = config.n_samples / config.hop_length;
+        let (n_bins, n_mels, rate) = (n_fft / 2 + 1, config.feature_size, config.sampling_rate);
         if config.nb_max_frames.is_some_and(|n| n != n_frames) {
             return Err(inconsistent("`nb_max_frames` is not `n_samples` / `hop_length`"));
         }
@@ -81,8 +81,11 @@ impl LogMel {
             n_samples: config.n_samples,
             hop: config.hop_length,
             n_frames,
-            window: hann(n_fft),
-            filters: mel_filters(n_fft / 2 + 1, config.feature_size, config.sampling_rate),
+            window: hann(n_fft).into_iter().map(|weight| weight as f32).collect(),
+            filters: mel_filters(n_bins, n_mels, rate, MEL_RANGE_HZ, MelScale::Slaney)
+                .iter()
+                .map(MelFilter::to_f32)
+                .collect(),
             transform: RealFftPlanner::new().plan_fft_forward(n_fft),
         })
     }
@@ -250,70 +253,6 @@ fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
 
 fn inconsistent(message: &str) -> BundleError {
     BundleError::Inconsistent { file: FILE, message: format!("feature_extractor: {message}") }
-}
-
-/// Periodic Hann window (`torch.hann_window`).
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "windows are short; the reference is f32"
-)]
-fn hann(n: usize) -> Vec<f32> {
-    (0..n).map(|i| (0.5 - 0.5 * (TAU * i as f64 / n as f64).cos()) as f32).collect()
-}
-
-/// Triangular filters on the Slaney scale with Slaney's norm (`mel_filter_bank`), in `f64` and
-/// stored as `f32`; zero weights at either side are left out.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "counts are small; the reference is f32"
-)]
-fn mel_filters(n_bins: usize, n_mels: usize, sample_rate_hz: u32) -> Vec<MelFilter> {
-    let mel_max = hz_to_mel(MEL_MAX_HZ);
-    let corners: Vec<f64> =
-        (0..n_mels + 2).map(|i| mel_to_hz(mel_max * i as f64 / (n_mels + 1) as f64)).collect();
-    let nyquist = f64::from(sample_rate_hz / 2);
-    let bins: Vec<f64> = (0..n_bins).map(|i| nyquist * i as f64 / (n_bins - 1) as f64).collect();
-    corners
-        .windows(3)
-        .map(|corner| {
-            let norm = 2.0 / (corner[2] - corner[0]);
-            let weight = |hz: f64| {
-                let rise = (hz - corner[0]) / (corner[1] - corner[0]);
-                let fall = (corner[2] - hz) / (corner[2] - corner[1]);
-                rise.min(fall).max(0.0) * norm
-            };
-            let weights: Vec<f32> = bins.iter().map(|hz| weight(*hz) as f32).collect();
-            let first = weights.iter().position(|weight| *weight > 0.0).unwrap_or(0);
-            let end = weights.iter().rposition(|weight| *weight > 0.0).map_or(first, |i| i + 1);
-            MelFilter { bins: first..end, weights: weights[first..end].to_vec() }
-        })
-        .collect()
-}
-
-/// Slaney's scale: linear below 1 kHz (15 mel), then 27 mel for a factor of 6.4.
-const LOG_START_HZ: f64 = 1000.0;
-const LOG_START_MEL: f64 = 15.0;
-
-fn log_step() -> f64 {
-    27.0 / 6.4_f64.ln()
-}
-
-fn hz_to_mel(hz: f64) -> f64 {
-    if hz < LOG_START_HZ {
-        3.0 * hz / 200.0
-    } else {
-        LOG_START_MEL + (hz / LOG_START_HZ).ln() * log_step()
-    }
-}
-
-fn mel_to_hz(mel: f64) -> f64 {
-    if mel < LOG_START_MEL {
-        200.0 * mel / 3.0
-    } else {
-        LOG_START_HZ * ((mel - LOG_START_MEL) / log_step()).exp()
-    }
 }
 
 #[cfg(test)]

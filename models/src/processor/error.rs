@@ -42,11 +42,17 @@ pub enum ProcessError {
         /// The media of the record.
         actual: usize,
     },
+    /// A model that is told its task by a token of its own is told none.
+    #[error("the prompt does not begin with a task, such as {tasks}: set `task.prompt`")]
+    NoTask {
+        /// Some that the tokenizer knows.
+        tasks: String,
+    },
     /// There is neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
     /// More or less than one thing to embed.
-    #[error("the row has {actual} things to embed, an embedding is of one text or one image")]
+    #[error("the row has {actual} things to embed, an embedding is of one text, image or sound")]
     NotOneThing {
         /// How many it has.
         actual: usize,
@@ -113,6 +119,7 @@ impl ProcessError {
             Self::Tokenizer { .. } => "tokenizer",
             Self::PlaceholderCount { .. } => "placeholder_count",
             Self::MediaCount { .. } => "media_count",
+            Self::NoTask { .. } => "task_missing",
             Self::EmptyRecord => "record_empty",
             Self::NotOneThing { .. } => "not_one_thing",
             Self::ImageShape { .. } => "image_shape",

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{
     Backend, Filter, ProcessError, RgbImage,
+    page::PageRules,
     patches::{ASPECT_RATIO_MAX, PatchRules},
     resize,
     tiles::{FirstSize, TileRules},
@@ -20,6 +21,8 @@ const FILE: &str = "processor_config.json";
 enum Class {
     /// One picture, resized and cropped.
     Whole,
+    /// One page, turned, resized and padded.
+    Page,
     /// Tiles, and the whole picture in the size of one.
     Tiles,
     /// Patches in the order they are merged.
@@ -27,7 +30,7 @@ enum Class {
 }
 
 /// Image processors that are known, without the `Fast` of their torchvision twins.
-const KNOWN_TYPES: [(&str, Class); 12] = [
+const KNOWN_TYPES: [(&str, Class); 14] = [
     ("SiglipImageProcessor", Class::Whole),
     ("CLIPImageProcessor", Class::Whole),
     ("CLIPFeatureExtractor", Class::Whole),
@@ -37,6 +40,8 @@ const KNOWN_TYPES: [(&str, Class); 12] = [
     ("DeiTFeatureExtractor", Class::Whole),
     ("Gemma3ImageProcessor", Class::Whole),
     ("", Class::Whole),
+    ("DonutImageProcessor", Class::Page),
+    ("DonutFeatureExtractor", Class::Page),
     ("Idefics3ImageProcessor", Class::Tiles),
     ("SmolVLMImageProcessor", Class::Tiles),
     ("Qwen2VLImageProcessor", Class::Patches),
@@ -64,6 +69,7 @@ const HARMLESS_KEYS: [&str; 16] = [
 ];
 
 /// Keys that a class has beside those of all.
+const PAGE_KEYS: [&str; 4] = ["do_align_long_axis", "do_pad", "do_thumbnail", "random_padding"];
 const TILE_KEYS: [&str; 4] =
     ["do_image_splitting", "max_image_size", "do_pad", "return_row_col_info"];
 const PATCH_KEYS: [&str; 5] =
@@ -79,6 +85,7 @@ impl Class {
         HARMLESS_KEYS.contains(&key)
             || match self {
                 Self::Whole => false,
+                Self::Page => PAGE_KEYS.contains(&key),
                 Self::Tiles => TILE_KEYS.contains(&key),
                 Self::Patches => PATCH_KEYS.contains(&key),
             }
@@ -100,6 +107,7 @@ enum Geometry {
         /// Height and width.
         crop: Option<(usize, usize)>,
     },
+    Page(PageRules),
     Tiles(TileRules),
     Patches(PatchRules),
 }
@@ -145,7 +153,7 @@ impl ImageProcessor {
     /// [`BundleError::UnsupportedOption`] for a key or value that would change pixels and is not
     /// known.
     pub fn open(config: &ImageProcessorConfig) -> Result<Self, BundleError> {
-        let name = config.image_processor_type.as_str();
+        let name = config.class();
         let Some(class) = Class::of(name) else {
             let known: Vec<&str> =
                 KNOWN_TYPES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
@@ -172,6 +180,7 @@ impl ImageProcessor {
         };
         let geometry = match class {
             Class::Whole => whole(config)?,
+            Class::Page => Geometry::Page(PageRules::read(config, backend)?),
             Class::Tiles => Geometry::Tiles(tile_rules(config)?),
             Class::Patches => Geometry::Patches(patch_rules(config)?),
         };
@@ -199,6 +208,10 @@ impl ImageProcessor {
                 let cropped = crop.map_or(pixels(resized), pixels);
                 pixels(resized).saturating_add(cropped.saturating_mul(1 + float))
             }
+            Geometry::Page(rules) => {
+                let n_pixels = rules.n_pixels(width, height);
+                n_pixels.saturating_add((rules.width * rules.height).saturating_mul(float))
+            }
             Geometry::Tiles(rules) => {
                 let first = rules.first_size(width, height);
                 let whole = rules.whole_tiles(first.0, first.1);
@@ -217,7 +230,7 @@ impl ImageProcessor {
     ///
     /// | class | shape of the values |
     /// |---|---|
-    /// | resized whole | `f32 [1, 3, H, W]` |
+    /// | resized whole, or a page | `f32 [1, 3, H, W]` |
     /// | tiles | `f32 [tiles, 3, S, S]`, row by row, the whole picture last |
     /// | patches | `f32 [patches, 3 * frames * patch * patch]` |
     ///
@@ -240,11 +253,9 @@ impl ImageProcessor {
                 let cropped = crop.map(|(height, width)| {
                     center_crop(resized.as_ref().unwrap_or(image), width, height)
                 });
-                let image = cropped.as_ref().or(resized.as_ref()).unwrap_or(image);
-                let (height, width) = (image.height, image.width);
-                let values = Tensor::new([1, 3, height, width], self.planes(image))?;
-                Ok(Pixels { values, grid: ImageGrid::Whole { height, width } })
+                self.whole(cropped.as_ref().or(resized.as_ref()).unwrap_or(image))
             }
+            Geometry::Page(rules) => self.whole(&rules.lay_out(image, self.filter)?),
             Geometry::Tiles(rules) => {
                 let first = to(image, rules.first_size(width, height));
                 let whole = to(&first, rules.whole_tiles(first.width, first.height));
@@ -270,6 +281,13 @@ impl ImageProcessor {
                 Ok(Pixels { values, grid: ImageGrid::Patches(grid) })
             }
         }
+    }
+
+    /// Returns the pixel values of an image as it is.
+    fn whole(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
+        let (height, width) = (image.height, image.width);
+        let values = Tensor::new([1, 3, height, width], self.planes(image))?;
+        Ok(Pixels { values, grid: ImageGrid::Whole { height, width } })
     }
 
     /// Returns the normalised values of an image, channels first.
@@ -305,12 +323,16 @@ impl Target {
 fn default_resample(class: &str) -> u8 {
     match class.strip_suffix("Fast").unwrap_or(class) {
         "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => 1,
-        "ViTImageProcessor" | "ViTFeatureExtractor" | "Gemma3ImageProcessor" => 2,
+        "ViTImageProcessor"
+        | "ViTFeatureExtractor"
+        | "Gemma3ImageProcessor"
+        | "DonutImageProcessor"
+        | "DonutFeatureExtractor" => 2,
         _ => 3,
     }
 }
 
-fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
+pub(super) fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
     BundleError::UnsupportedOption {
         file: FILE,
         key: format!("image_processor.{key}"),
@@ -320,12 +342,13 @@ fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
 }
 
 fn whole(config: &ImageProcessorConfig) -> Result<Geometry, BundleError> {
-    let target = config.do_resize.then(|| target(config.size)).transpose()?;
+    let target = config.do_resize.then(|| target(config)).transpose()?;
     let crop = config
         .do_center_crop
         .unwrap_or(false)
         .then(|| match config.crop_size {
             Some(ImageSize { height: Some(height), width: Some(width), .. }) => Ok((height, width)),
+            Some(ImageSize { edge: Some(edge), .. }) => Ok((edge, edge)),
             other => Err(inconsistent(format!("`crop_size` is {other:?}"))),
         })
         .transpose()?;
@@ -392,15 +415,15 @@ fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError>
     })
 }
 
-fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> {
+pub(super) fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> {
     match config.do_center_crop {
         Some(true) => Err(unsupported("do_center_crop", "true".to_owned(), "false")),
         _ => Ok(()),
     }
 }
 
-fn target(size: Option<ImageSize>) -> Result<Target, BundleError> {
-    match size {
+fn target(config: &ImageProcessorConfig) -> Result<Target, BundleError> {
+    match config.size {
         Some(ImageSize { height: Some(height), width: Some(width), .. })
             if height > 0 && width > 0 =>
         {
@@ -409,16 +432,29 @@ fn target(size: Option<ImageSize>) -> Result<Target, BundleError> {
         Some(ImageSize { shortest_edge: Some(edge), longest_edge: None, .. }) if edge > 0 => {
             Ok(Target::ShortestEdge { edge })
         }
+        // Older configs: `get_size_dict` makes a square of one number, but not for CLIP.
+        Some(ImageSize { edge: Some(edge), .. }) if edge > 0 => Ok(if is_clip(config) {
+            Target::ShortestEdge { edge }
+        } else {
+            Target::Exact { width: edge, height: edge }
+        }),
+        Some(ImageSize { pair: Some([height, width]), .. }) if height > 0 && width > 0 => {
+            Ok(Target::Exact { width, height })
+        }
         other => Err(inconsistent(format!("`size` is {other:?}"))),
     }
 }
 
-fn inconsistent(message: String) -> BundleError {
+fn is_clip(config: &ImageProcessorConfig) -> bool {
+    config.class().starts_with("CLIP")
+}
+
+pub(super) fn inconsistent(message: String) -> BundleError {
     BundleError::Inconsistent { file: FILE, message }
 }
 
 /// Returns the centre, with black where the image is smaller (`center_crop` of transformers).
-fn center_crop(image: &RgbImage, width: usize, height: usize) -> RgbImage {
+pub(super) fn center_crop(image: &RgbImage, width: usize, height: usize) -> RgbImage {
     let mut pixels = vec![0; width * height * 3];
     // Where to start in the source, where in the target, and how much: per axis.
     let axis = |source: usize, target: usize| {
@@ -442,10 +478,9 @@ const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 /// Computes the value of each level, in `f32` as transformers does with either back end.
 #[expect(clippy::cast_possible_truncation, reason = "the references compute these in f32")]
 fn levels(config: &ImageProcessorConfig, backend: Backend) -> Box<[[f32; 256]; 3]> {
-    let name = config.image_processor_type.as_str();
-    let is_clip = name.starts_with("CLIP") || name.starts_with("Qwen2VL");
+    let is_openai = is_clip(config) || config.class().starts_with("Qwen2VL");
     let (default_mean, default_std) =
-        if is_clip { (CLIP_MEAN, CLIP_STD) } else { ([0.5; 3], [0.5; 3]) };
+        if is_openai { (CLIP_MEAN, CLIP_STD) } else { ([0.5; 3], [0.5; 3]) };
     let mean = config.image_mean.unwrap_or(default_mean);
     let std = config.image_std.unwrap_or(default_std);
     let factor = config.rescale_factor;

@@ -4,9 +4,13 @@
 //! pipeline's; running encoders is `family`'s.
 
 mod audio;
+mod clap;
+mod document;
 mod error;
 mod image;
 mod long_form;
+mod mel;
+mod page;
 mod patches;
 mod placeholder;
 mod record;
@@ -19,6 +23,8 @@ mod tiles;
 mod transcript;
 
 pub use audio::LogMel;
+pub use clap::ClapMel;
+pub(crate) use document::Document;
 pub use error::ProcessError;
 pub use image::ImageProcessor;
 pub use record::{Record, RgbImage, Sample, Waveform};
@@ -33,7 +39,7 @@ use std::{fmt, sync::Arc};
 use image::ImageGrid;
 
 use crate::{
-    bundle::{Bundle, BundleError, ImageProcessorConfig, Modalities},
+    bundle::{Bundle, BundleError, Family, ImageProcessorConfig},
     tensors::Tensor,
 };
 
@@ -43,8 +49,11 @@ pub struct Processor {
     image: Option<ImageProcessor>,
     audio: Option<LogMel>,
     samples: Option<RawSamples>,
-    /// The one medium of a row that is the whole question; text is not read then.
-    only: Option<&'static str>,
+    clap: Option<ClapMel>,
+    /// The medium of which every row has one, for an encoder that reads nothing else.
+    source: Option<&'static str>,
+    /// Whether text is read; else that one medium is the whole question.
+    reads_text: bool,
 }
 
 /// How a text becomes token ids.
@@ -61,6 +70,7 @@ impl fmt::Debug for Processor {
             .field("image", &self.image)
             .field("audio", &self.audio)
             .field("samples", &self.samples)
+            .field("clap", &self.clap)
             .finish_non_exhaustive()
     }
 }
@@ -91,11 +101,12 @@ impl Processor {
             image,
             audio: audio.map(LogMel::open).transpose()?,
             samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
-            only: match modalities {
-                Modalities { text: false, image: true, .. } => Some("image"),
-                Modalities { text: false, audio: true, .. } => Some("audio"),
-                _ => None,
+            clap: config.clap.as_ref().map(ClapMel::open).transpose()?,
+            source: match bundle.family {
+                Family::EncoderDecoder(kind) => kind.medium(),
+                Family::Multimodal | Family::Causal | Family::Embedding => None,
             },
+            reads_text: modalities.text,
         })
     }
 
@@ -108,7 +119,7 @@ impl Processor {
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
         // A model that reads text as well is asked about the whole.
-        let Some(processor) = self.audio.as_ref().filter(|_| self.only.is_some()) else {
+        let Some(processor) = self.audio.as_ref().filter(|_| self.source.is_some()) else {
             return Ok(vec![record]);
         };
         if record.audios.len() != 1 {
@@ -129,28 +140,29 @@ impl Processor {
 
     /// Turns a record into a sample: token ids with placeholders, pixel values, input features. A
     /// model that reads no text, such as a captioner or a transcriber, is given the one image or
-    /// sound alone, whatever the record's text says.
+    /// sound alone, whatever the record's text says. A reader of documents is given one image, and a
+    /// text that names its task.
     ///
     /// # Errors
     ///
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn prepare(&self, record: &Record) -> Result<Sample, ProcessError> {
+        if let Some(modality) = self.source {
+            let is_image = modality == "image";
+            let actual = if is_image { record.images.len() } else { record.audios.len() };
+            if actual != 1 {
+                return Err(ProcessError::MediaCount { modality, actual });
+            }
+        }
         let (pixel_values, grids) = self.pixel_values(&record.images)?;
         let patches = |grid: &ImageGrid| match grid {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
         };
-        let token_ids = match (&self.text, self.only) {
-            (TextInput::Sentence(text), _) => text.token_ids(record)?,
-            (TextInput::Prompt(text), None) => text.token_ids(record, &grids)?,
-            (TextInput::Prompt(_), Some(modality)) => {
-                let is_image = modality == "image";
-                let actual = if is_image { record.images.len() } else { record.audios.len() };
-                if actual != 1 {
-                    return Err(ProcessError::MediaCount { modality, actual });
-                }
-                Vec::new()
-            }
+        let token_ids = match &self.text {
+            TextInput::Sentence(text) => text.token_ids(record)?,
+            TextInput::Prompt(text) if self.reads_text => text.token_ids(record, &grids)?,
+            TextInput::Prompt(_) => Vec::new(),
         };
         Ok(Sample {
             token_ids,
@@ -226,13 +238,17 @@ impl Processor {
         Ok((Some(Tensor::new(shape, values)?), grids))
     }
 
-    /// Stacks the sounds of a record: `[n, mels, frames]`, or `None` without a sound.
+    /// Stacks the sounds of a record: `[n, mels, frames]`, or what its model hears of one; `None`
+    /// without a sound.
     fn input_features(&self, audios: &[Waveform]) -> Result<Option<Tensor<f32>>, ProcessError> {
         if audios.is_empty() {
             return Ok(None);
         }
         if let (Some(processor), [audio]) = (&self.samples, audios) {
             return processor.input_values(audio).map(Some);
+        }
+        if let (Some(processor), [audio]) = (&self.clap, audios) {
+            return processor.input_features(audio).map(Some);
         }
         let Some(processor) = &self.audio else {
             return Err(ProcessError::Modality { modality: "audio" });
@@ -256,7 +272,7 @@ fn image_processor(
         Some(reader) if !processor.serves(reader) => Err(BundleError::UnsupportedOption {
             file: "processor_config.json",
             key: "image_processor.image_processor_type".to_owned(),
-            value: config.image_processor_type.clone(),
+            value: config.class().to_owned(),
             supported: format!("that of {}", bundle.architecture()),
         }),
         _ => Ok(processor),

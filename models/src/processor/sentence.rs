@@ -92,6 +92,6 @@ impl SentenceProcessor {
 }
 
 /// What `str.strip` of Python takes away.
-fn is_python_space(char: char) -> bool {
+pub(super) fn is_python_space(char: char) -> bool {
     char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)
 }

@@ -42,6 +42,13 @@ const PALIGEMMA_TEMPLATE: &str = "{% for message in messages %}\
     {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
     {% endfor %}{{ '\n' }}{% endfor %}";
 
+/// The prompt of a decoder that is told its task by tokens: the text, and those tokens in it count.
+const TASK_TEMPLATE: &str = "{% for message in messages %}\
+    {% if message.role == 'system' %}\
+    {{ raise_exception('this model has no place for a system text') }}{% endif %}\
+    {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
+    {% endfor %}{% endfor %}";
+
 /// Renders and tokenises records of one bundle.
 pub(crate) struct TextProcessor {
     template: Environment<'static>,
@@ -54,6 +61,8 @@ pub(crate) struct TextProcessor {
     placeholders: Vec<Placeholder>,
     /// Whether the template writes the special tokens; without one the tokenizer adds its own.
     is_chat: bool,
+    /// Whether special tokens in a text count: a prompt of the job is made of them.
+    is_task: bool,
     /// Whether a message's content is a list of parts rather than a string: templates of models
     /// that see or hear take parts, those of text models strings.
     takes_parts: bool,
@@ -61,9 +70,13 @@ pub(crate) struct TextProcessor {
     cleans_up: bool,
     bos_token: String,
     eos_token: String,
+    pad_token: String,
 }
 
 const TEMPLATE: &str = "chat";
+
+/// The tasks that an error names.
+const TASKS_SHOWN: usize = 8;
 
 impl TextProcessor {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template.
@@ -83,10 +96,11 @@ impl TextProcessor {
         let mut plain = markup.clone();
         plain.set_encode_special_tokens(true);
         let of_media = media_token_ids(bundle);
+        let is_task = bundle.is_prompted();
         let mut special: Vec<(String, u32)> = markup
             .get_added_tokens_decoder()
             .into_iter()
-            .filter(|(id, token)| token.special || of_media.contains(&i64::from(*id)))
+            .filter(|(id, token)| token.special || is_task || of_media.contains(&i64::from(*id)))
             .filter(|(_, token)| !token.content.is_empty())
             .map(|(id, token)| (token.content, id))
             .collect();
@@ -95,6 +109,7 @@ impl TextProcessor {
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
         let template = match (bundle.family, bundle.reader()) {
+            (Family::EncoderDecoder(_), _) if is_task => Some(TASK_TEMPLATE.to_owned()),
             // What encodes a text reads the text itself.
             (Family::EncoderDecoder(_) | Family::Embedding, _) => None,
             (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
@@ -103,12 +118,14 @@ impl TextProcessor {
         let modalities = bundle.modalities();
         Ok(Self {
             is_chat: template.is_some(),
+            is_task,
             cleans_up: config["clean_up_tokenization_spaces"] == true,
             takes_parts: template.is_none() || modalities.image || modalities.audio,
             template: environment(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
             bos_token: token_text(&config, "bos_token"),
             eos_token: token_text(&config, "eos_token"),
+            pad_token: token_text(&config, "pad_token"),
             markup,
             plain,
             special,
@@ -137,7 +154,9 @@ impl TextProcessor {
             .iter()
             .flatten()
             .any(|text| self.special.iter().any(|(token, _)| text.contains(token.as_str())));
-        let ids = if !self.is_chat && self.placeholders.is_empty() {
+        let ids = if self.is_task {
+            self.task_ids(record)?
+        } else if !self.is_chat && self.placeholders.is_empty() {
             // The prompt is the text itself: no markup in it is meant.
             self.encode(&self.plain, &self.prompt_text(record)?)?
         } else if has_markup {
@@ -248,6 +267,42 @@ impl TextProcessor {
         guarded
     }
 
+    /// Encodes a prompt that begins with a task; an empty one leaves it to the model's config.
+    fn task_ids(&self, record: &Record) -> Result<Vec<u32>, ProcessError> {
+        let ids = self.encode(&self.markup, &self.prompt_text(record)?)?;
+        if ids.first().is_none_or(|first| self.is_special(i64::from(*first))) {
+            return Ok(ids);
+        }
+        let names = self.special.iter().map(|(token, _)| token.as_str());
+        let tasks: Vec<String> = names
+            .filter(|token| token.starts_with("<s_"))
+            .take(TASKS_SHOWN)
+            .map(|token| format!("`{token}`"))
+            .collect();
+        Err(ProcessError::NoTask { tasks: tasks.join(", ") })
+    }
+
+    /// Returns the text of `token_ids` with special tokens, but for those that end and fill a row.
+    pub(super) fn marked_text(&self, token_ids: &[i64]) -> String {
+        let text = self.decoded(token_ids, false);
+        [&self.eos_token, &self.pad_token]
+            .into_iter()
+            .filter(|token| !token.is_empty())
+            .fold(text, |text, token| text.replace(token.as_str(), ""))
+    }
+
+    /// Returns whether the tokenizer has a token beside its vocabulary.
+    pub(super) fn is_added(&self, token: &str) -> bool {
+        self.special.iter().any(|(other, _)| other == token)
+    }
+
+    fn decoded(&self, token_ids: &[i64], skips_special: bool) -> String {
+        let ids: Vec<u32> = token_ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
+        // Only a decoder that is broken for every input fails here.
+        let text = self.markup.decode(&ids, skips_special).unwrap_or_default();
+        if self.cleans_up { clean_up(&text) } else { text }
+    }
+
     /// Returns whether a token has no text of its own.
     pub(super) fn is_special(&self, token_id: i64) -> bool {
         self.special.iter().any(|(_, id)| i64::from(*id) == token_id)
@@ -295,10 +350,7 @@ impl TextProcessor {
 
 impl Detokenizer for TextProcessor {
     fn text(&self, token_ids: &[i64]) -> String {
-        let ids: Vec<u32> = token_ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
-        // Only a decoder that is broken for every input fails here.
-        let text = self.markup.decode(&ids, true).unwrap_or_default();
-        if self.cleans_up { clean_up(&text) } else { text }
+        self.decoded(token_ids, true)
     }
 }
 

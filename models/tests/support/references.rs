@@ -16,7 +16,7 @@ use std::{
 pub(crate) use device::device;
 use legenda_models::{
     Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
-    RuntimeOptions,
+    RuntimeOptions, Waveform,
 };
 pub(crate) use parity::Tally;
 use serde_json::Value;
@@ -31,6 +31,20 @@ pub(crate) fn picture(name: &str) -> RgbImage {
     let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     RgbImage { width, height, pixels: pixels.into_raw() }
+}
+
+/// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
+pub(crate) fn sound(name: &str) -> Waveform {
+    let bytes = fs::read(references().join("media").join(name)).unwrap();
+    let n_channels = usize::from(u16::from_le_bytes([bytes[22], bytes[23]]));
+    let sample_rate_hz = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
+    let values: Vec<f32> = bytes[44..]
+        .chunks_exact(2)
+        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0)
+        .collect();
+    let mean =
+        |frame: &[f32]| frame.iter().sum::<f32>() / f32::from(u8::try_from(frame.len()).unwrap());
+    Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
 }
 
 pub(crate) fn bundle(name: &str) -> PathBuf {

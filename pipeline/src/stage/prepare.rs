@@ -182,8 +182,10 @@ impl Preparer {
         };
         needs(TaskKind::Caption, &columns.image, &images)?;
         needs(TaskKind::Transcribe, &columns.audio, &audios)?;
-        if columns.image.is_some() {
-            needs(TaskKind::Embed, &columns.image, &images)?;
+        for (column, found) in [(&columns.image, &images), (&columns.audio, &audios)] {
+            if column.is_some() {
+                needs(TaskKind::Embed, column, found)?;
+            }
         }
         if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing);

@@ -75,7 +75,7 @@ impl Job {
             0 => {
                 return refuse(
                     "source.columns",
-                    "names nothing to embed: name the `text` or the `image` column",
+                    "names nothing to embed: name the `text`, the `image` or the `audio` column",
                 );
             }
             _ => {

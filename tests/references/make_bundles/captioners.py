@@ -56,7 +56,8 @@ def _gpt2_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     )
 
 
-def _roberta_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def roberta_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """RoBERTa's, which TrOCR and CLAP have."""
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer = toktypes.byte_level(340, specials, digits=None)
     tokenizer = toktypes.specials_first(tokenizer, specials)
@@ -144,7 +145,7 @@ SPECS = [
     ),
     Spec(
         name="trocr",
-        tokenizer=_roberta_tokenizer,
+        tokenizer=roberta_tokenizer,
         model=_trocr,
         generation=_generation("eos_token_id"),
         task="image-to-text-with-past",

@@ -50,6 +50,10 @@ class Spec:
     tweak: Callable[[PreTrainedModel], None] | None = None
     # Further keys of the reference, from the model, its tokenizer and its folder.
     more: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Path], dict] | None = None
+    # The text of an answer's tokens, which follow those of the prompt.
+    answer: Callable[[PreTrainedTokenizerBase, list[int], list[int]], str] = (
+        lambda tokenizer, _, answer: tokenizer.decode(answer, skip_special_tokens=True)
+    )
     # How far inputs may be from the reference's, by rounding, without another answer.
     input_noise: float = 1e-6
 
@@ -61,10 +65,13 @@ def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> l
         return [{k: b[k] for k in ("input_ids", "attention_mask")} for b in batches]
     if "image" in spec.rows[0]:
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
-        return [
-            dict(processor(media.read_picture(row["image"]), return_tensors="pt"))
-            for row in spec.rows
-        ]
+        inputs = []
+        for row in spec.rows:
+            inputs.append(dict(processor(media.read_picture(row["image"]), return_tensors="pt")))
+            if "prompt" in row:
+                prompt = tokenizer(row["prompt"], add_special_tokens=False, return_tensors="pt")
+                inputs[-1]["decoder_input_ids"] = prompt["input_ids"]
+        return inputs
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     inputs = []
     for row in spec.rows:
@@ -206,7 +213,7 @@ def make(spec: Spec) -> None:
     for row, fed, answer in zip(spec.rows, inputs, found, strict=True):
         prompt = fed["input_ids"][0].tolist() if "text" in row else answer.prompt_ids
         rows.append({**row, "prompt_ids": prompt, **answer.row()})
-        rows[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        rows[-1]["answer"] = spec.answer(tokenizer, answer.prompt_ids, answer.token_ids)
     eos_id = model.generation_config.eos_token_id
     more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
     if "image" in rows[0]:

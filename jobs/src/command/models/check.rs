@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use legenda_models::{
-    Embedder, EmbeddingInput, Generation, Model, ModelOptions, Record, RgbImage, Waveform,
+    Bundle, Embedder, EmbeddingInput, Generation, Modalities, Model, ModelOptions, Record,
+    RgbImage, Waveform,
 };
 use legenda_schemas::job::TaskKind;
 use serde_json::{Value, json};
@@ -39,8 +40,11 @@ pub(crate) fn check(args: &ModelsCheckArgs) -> Result<Exit, Failure> {
     options.generation.max_new_tokens = Some(NEW_TOKENS_MAX);
     let start = Instant::now();
     let (loaded, load) = if bundle.supports(TaskKind::Embed).is_ok() {
-        let input =
-            if bundle.modalities().text { EmbeddingInput::Text } else { EmbeddingInput::Image };
+        let input = match bundle.modalities() {
+            Modalities { text: true, .. } => EmbeddingInput::Text,
+            Modalities { image: true, .. } => EmbeddingInput::Image,
+            _ => EmbeddingInput::Audio,
+        };
         let embedder = Embedder::load(&runtime, &bundle, &options, input);
         let mut embedder = embedder.map_err(Failure::config)?;
         let (load, info) = (start.elapsed(), embedder.info.clone());
@@ -48,7 +52,9 @@ pub(crate) fn check(args: &ModelsCheckArgs) -> Result<Exit, Failure> {
     } else {
         let mut model = Model::load(&runtime, &bundle, &options).map_err(Failure::config)?;
         let (load, info) = (start.elapsed(), model.info.clone());
-        let tried = tasks(&bundle).into_iter().map(|task| answer(&mut model, task)).collect();
+        let record = |task| built_in(&bundle, task);
+        let tried = tasks(&bundle).into_iter();
+        let tried = tried.map(|task| answer(&mut model, task, &record(task))).collect();
         ((info.device, info.device_note, tried), load)
     };
     let (device, note, tried) = loaded;
@@ -87,6 +93,7 @@ fn embedding(embedder: &mut Embedder, input: EmbeddingInput) -> anyhow::Result<T
     let record = match input {
         EmbeddingInput::Text => record(TaskKind::Embed),
         EmbeddingInput::Image => Record { images: vec![picture()], ..Record::default() },
+        EmbeddingInput::Audio => Record { audios: vec![tone()], ..Record::default() },
     };
     let start = Instant::now();
     let sample = embedder.processor.prepare(&record)?;
@@ -113,9 +120,9 @@ fn embedding(embedder: &mut Embedder, input: EmbeddingInput) -> anyhow::Result<T
 }
 
 /// Lets a model answer a built-in record.
-fn answer(model: &mut Model, task: TaskKind) -> anyhow::Result<Tried> {
+fn answer(model: &mut Model, task: TaskKind, record: &Record) -> anyhow::Result<Tried> {
     let start = Instant::now();
-    let answer = generation(model, task).with_context(|| format!("task `{}`", task.as_str()))?;
+    let answer = generation(model, record).with_context(|| format!("task `{}`", task.as_str()))?;
     let took = start.elapsed();
     let n_tokens = answer.token_ids.len();
     Ok(Tried {
@@ -133,8 +140,8 @@ fn answer(model: &mut Model, task: TaskKind) -> anyhow::Result<Tried> {
 }
 
 /// Takes a built-in record through processor, encoders and engine.
-fn generation(model: &mut Model, task: TaskKind) -> anyhow::Result<Generation> {
-    let sample = model.processor.prepare(&record(task))?;
+fn generation(model: &mut Model, record: &Record) -> anyhow::Result<Generation> {
+    let sample = model.processor.prepare(record)?;
     let prompts = model.encoder.encode(vec![sample]);
     let prompt = prompts.into_iter().next().ok_or_else(|| anyhow!("no prompt was made"))??;
     model.engine.admit(0, prompt, 0).map_err(|_| anyhow!("no slot is free"))?;
@@ -144,6 +151,15 @@ fn generation(model: &mut Model, task: TaskKind) -> anyhow::Result<Generation> {
         }
     }
     Err(anyhow!("the engine ended without an answer"))
+}
+
+/// Returns what a model is tried on; one that wants to be told its task in tokens of its own is left
+/// to what its config says.
+fn built_in(bundle: &Bundle, task: TaskKind) -> Record {
+    if bundle.is_prompted() {
+        return Record { images: vec![picture()], ..Record::default() };
+    }
+    record(task)
 }
 
 /// Returns what a task is tried on: a question, a picture of two colours, a second of a tone.
