@@ -64,6 +64,11 @@ fn qwen2_vl_with_positions_on_three_axes() {
 }
 
 #[test]
+fn qwen2_5_vl_whose_patches_see_windows() {
+    assert_bundle("qwen2_5_vl");
+}
+
+#[test]
 fn pixel_values_are_those_of_the_reference() {
     let geometry = fs::read_to_string(references().join("geometry.json")).unwrap();
     let geometry: Value = serde_json::from_str(&geometry).unwrap();
@@ -159,7 +164,7 @@ fn a_row_whose_features_do_not_fit_is_an_error_of_its_own() {
 
 #[test]
 fn prompts_do_not_depend_on_what_is_encoded_with_them() {
-    for name in ["llava", "smolvlm", "qwen2_vl"] {
+    for name in ["llava", "smolvlm", "qwen2_vl", "qwen2_5_vl"] {
         let mut model = load(bundle(name), 1, ModelOptions::default());
         let rows = [
             &["disc-120x90.png"][..],

@@ -21,7 +21,7 @@ MODULES = {
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],
     "decoding_rules": ["decoding_rules"],
-    "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"],
+    "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
     "geometry": ["geometry"],
 }
 

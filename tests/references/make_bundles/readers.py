@@ -1,4 +1,4 @@
-"""LLaVA, SmolVLM, PaliGemma, Gemma 3 and Qwen2-VL."""
+"""LLaVA, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL and Qwen2.5-VL."""
 
 from transformers import (
     Gemma3Config,
@@ -10,6 +10,8 @@ from transformers import (
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
@@ -18,7 +20,13 @@ from . import templates
 from .causal import SIZES
 from .multimodal import Spec, make
 from .reader_tokenizers import gemma_tokenizer, llava_tokenizer, qwen_tokenizer, smolvlm_tokenizer
-from .sessions import ImageFeatures, LlavaFeatures, PatchFeatures, TileFeatures
+from .sessions import (
+    ImageFeatures,
+    LlavaFeatures,
+    PatchFeatures,
+    TileFeatures,
+    WindowPatchFeatures,
+)
 
 __all__ = ["SPECS", "make"]
 
@@ -40,6 +48,15 @@ CLIP_PIXELS = {
     "resample": 3,
     "rescale_factor": 0.00392156862745098,
 }
+QWEN_PIXELS = {
+    **{k: v for k, v in CLIP_PIXELS.items() if k != "resample"},
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "max_pixels": 9216,
+    "merge_size": 2,
+    "min_pixels": 1024,
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+}
 PAIRS = {0: "num_images"}
 
 
@@ -57,25 +74,16 @@ def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
     return {**ids, "transformers_version": "4.57.6"}
 
 
-def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
+def _qwen_parts(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """What the configs of Qwen2-VL and Qwen2.5-VL have alike."""
     ids = tokenizer.convert_tokens_to_ids
-    return Qwen2VLConfig(
+    return dict(
         text_config={
             **SIZES,
             **_ids(tokenizer),
             "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
             "rope_theta": 1000000.0,
             "use_sliding_window": False,
-        },
-        vision_config={
-            "depth": 2,
-            "embed_dim": 32,
-            "hidden_size": 32,
-            "mlp_ratio": 2,
-            "num_heads": 4,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -85,8 +93,35 @@ def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
     )
 
 
+PATCHES = {
+    "hidden_size": 32,
+    "num_heads": 4,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
+    tower = {**PATCHES, "depth": 2, "embed_dim": 32, "mlp_ratio": 2}
+    return Qwen2VLConfig(vision_config=tower, **_qwen_parts(tokenizer))
+
+
+def _qwen_2_5_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
+    tower = {
+        **PATCHES,
+        "depth": 3,
+        "fullatt_block_indexes": [1],
+        "intermediate_size": 48,
+        "out_hidden_size": 32,
+        "tokens_per_second": 2,
+        "window_size": 32,
+    }
+    return Qwen2_5_VLConfig(vision_config=tower, **_qwen_parts(tokenizer))
+
+
 def _flat(config: dict) -> dict:
-    """Qwen2-VL's config as published: what is said of text stands at the top."""
+    """Qwen's config as published: what is said of text stands at the top."""
     text = {k: v for k, v in config.pop("text_config").items() if k != "model_type"}
     text["rope_scaling"] = {"type": "mrope", "mrope_section": text["rope_scaling"]["mrope_section"]}
     return {**text, **config}
@@ -281,20 +316,25 @@ SPECS = [
             **_generation(t),
             "eos_token_id": [t.eos_token_id, t.convert_tokens_to_ids("<|endoftext|>")],
         },
-        files={
-            "preprocessor_config.json": {
-                **{k: v for k, v in CLIP_PIXELS.items() if k != "resample"},
-                "image_processor_type": "Qwen2VLImageProcessor",
-                "max_pixels": 9216,
-                "merge_size": 2,
-                "min_pixels": 1024,
-                "patch_size": 8,
-                "processor_class": "Qwen2VLProcessor",
-                "temporal_patch_size": 2,
-            }
-        },
+        files={"preprocessor_config.json": {**QWEN_PIXELS, "processor_class": "Qwen2VLProcessor"}},
         publish=_flat,
         vision=PatchFeatures,
         vision_axes={"pixel_values": {0: "num_patches"}, "grid_thw": PAIRS},
+    ),
+    Spec(
+        name="qwen2_5_vl",
+        tokenizer=qwen_tokenizer,
+        model_class=Qwen2_5_VLForConditionalGeneration,
+        config=_qwen_2_5_config,
+        generation=lambda t: {
+            **_generation(t),
+            "eos_token_id": [t.eos_token_id, t.convert_tokens_to_ids("<|endoftext|>")],
+        },
+        files={
+            "preprocessor_config.json": {**QWEN_PIXELS, "processor_class": "Qwen2_5_VLProcessor"}
+        },
+        publish=_flat,
+        vision=WindowPatchFeatures,
+        vision_axes={"pixel_values": {0: "num_patches"}, "image_grid_thw": PAIRS},
     ),
 ]

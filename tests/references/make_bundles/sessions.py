@@ -178,6 +178,12 @@ class PatchFeatures(nn.Module):
         column = block * self.merge + inner % self.merge
         return image * 100_000 + frame, row, column
 
+    def _groups(
+        self, frame: torch.Tensor, row: torch.Tensor, column: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """For each layer, numbers that are equal where patches see each other [patches, K]."""
+        return [frame[:, None]] * len(self.tower.blocks)
+
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """Returns [merged patches of all images, size]."""
         tower = self.tower
@@ -187,10 +193,11 @@ class PatchFeatures(nn.Module):
         angles = angles.flatten(1)
         angles = torch.cat([angles, angles], dim=-1)
         cos, sin = angles.cos(), angles.sin()
-        same = frame[:, None] == frame[None]
-        bias = torch.where(same, 0.0, torch.finfo(torch.float32).min)
         states = tower.patch_embed(pixel_values)
-        for block in tower.blocks:
+        groups = self._groups(frame, row, column)
+        for block, group in zip(tower.blocks, groups, strict=True):
+            same = (group[:, None] == group[None]).all(-1)
+            bias = torch.where(same, 0.0, torch.finfo(torch.float32).min)
             attention = block.attn
             qkv = attention.qkv(block.norm1(states))
             qkv = qkv.reshape(states.shape[0], 3, attention.num_heads, -1).permute(1, 0, 2, 3)
@@ -201,3 +208,24 @@ class PatchFeatures(nn.Module):
             states = states + attention.proj(mixed)
             states = states + block.mlp(block.norm2(states))
         return tower.merger(states)
+
+
+class WindowPatchFeatures(PatchFeatures):
+    """Qwen2.5-VL's: in most layers a patch sees its window alone.
+
+    The model lays patches of a window side by side and back again; a mask says the same.
+    """
+
+    def _groups(
+        self, frame: torch.Tensor, row: torch.Tensor, column: torch.Tensor
+    ) -> list[torch.Tensor]:
+        tower = self.tower
+        edge = tower.window_size // self.merge // tower.patch_size * self.merge
+        window = torch.stack([frame, row // edge, column // edge], 1)
+        whole = tower.fullatt_block_indexes
+        layers = range(len(tower.blocks))
+        return [frame[:, None] if layer in whole else window for layer in layers]
+
+    def forward(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
+        """Returns [merged patches of all images, size]."""
+        return super().forward(pixel_values, image_grid_thw)
