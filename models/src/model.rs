@@ -162,10 +162,12 @@ impl Model {
         }
         let rows = slots(bundle, options, context_tokens, n_beams)?;
         let slots = rows * n_beams;
-        let processor = Arc::new(Processor::open(bundle)?);
         let start = bundle.decoder_start(&options.speech)?;
+        let processor = Arc::new(Processor::open(bundle)?.of_language(start.source.clone()));
         let timestamps = start.timestamps;
-        engine_options.constraints.timestamps = timestamps;
+        let constraints = &mut engine_options.constraints;
+        constraints.timestamps = timestamps;
+        constraints.forced_first = start.target_id.or(constraints.forced_first);
         let choice = runtime.choose_device(options.device)?;
         let Graphs { encoder, decoder } =
             family::open(runtime, bundle, choice.kind, slots, context_tokens, start)?;

@@ -30,6 +30,7 @@ fn record(row: &Value) -> Record {
 fn options(row: &Value) -> SpeechOptions {
     SpeechOptions {
         language: row["language"].as_str().map(str::to_owned),
+        target_language: row["target_language"].as_str().map(str::to_owned),
         translate: row["task"] == "translate",
         timestamps: row["return_timestamps"] == true,
     }
@@ -108,6 +109,23 @@ fn bart_summarises() {
 #[test]
 fn marian_translates() {
     assert_answers("marian", bundle("marian"));
+}
+
+#[test]
+fn nllb_translates_from_and_to_languages_by_name() {
+    assert_answers("nllb", bundle("nllb"));
+    let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
+    let to = |language: &str| SpeechOptions {
+        target_language: Some(language.to_owned()),
+        ..SpeechOptions::default()
+    };
+    open("nllb").supports_speech(&to("deu_Latn")).unwrap();
+    let error = open("nllb").supports_speech(&to("klingon")).unwrap_err().to_string();
+    assert!(error.contains("`task.target_language` = `klingon`"), "{error}");
+    assert!(error.contains("deu_Latn"), "{error}");
+    for name in ["t5", "whisper", "trocr", "llama"] {
+        assert!(open(name).supports_speech(&to("deu_Latn")).is_err(), "{name}");
+    }
 }
 
 #[test]

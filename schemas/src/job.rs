@@ -98,9 +98,13 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// The language that is spoken, by its code (`"de"`) or English name (`"german"`), for models
-    /// that want it; default: the model finds out, row by row.
+    /// that want it; default: the model finds out, row by row. Of a translator of many languages the
+    /// one of the text; default: what its tokenizer says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// The language to write, by the same names, for a translator of many languages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_language: Option<String>,
     /// Whether to write down what is said in English, whatever the language.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub translate: bool,
@@ -110,15 +114,25 @@ pub struct Task {
 }
 
 impl Task {
-    /// Returns the first key that only a `transcribe` task has a use for, if one is set.
-    fn speech_key(&self) -> Option<&'static str> {
-        [
-            ("task.language", self.language.is_some()),
-            ("task.translate", self.translate),
-            ("task.timestamps", self.timestamps),
-        ]
-        .into_iter()
-        .find_map(|(key, is_set)| is_set.then_some(key))
+    /// Returns the first key that is set and that this kind of task has no use for, with the kinds
+    /// that have.
+    fn useless_key(&self) -> Option<(&'static str, &'static str)> {
+        let (speaks, writes) = (self.kind == TaskKind::Transcribe, self.kind == TaskKind::Generate);
+        let keys = [
+            ("task.language", self.language.is_some(), speaks || writes),
+            ("task.target_language", self.target_language.is_some(), writes),
+            ("task.translate", self.translate, speaks),
+            ("task.timestamps", self.timestamps, speaks),
+        ];
+        let (key, ..) = keys.into_iter().find(|(_, is_set, is_useful)| *is_set && !is_useful)?;
+        Some((
+            key,
+            match key {
+                "task.language" => "`transcribe` and `generate`",
+                "task.target_language" => "`generate`",
+                _ => "`transcribe`",
+            },
+        ))
     }
 }
 
@@ -409,10 +423,8 @@ impl Job {
                 format!("is {}: write a duration above 0", self.limits.audio_seconds),
             );
         }
-        if let Some(key) = self.task.speech_key()
-            && self.task.kind != TaskKind::Transcribe
-        {
-            return refuse(key, "is for `transcribe` tasks: remove it".to_owned());
+        if let Some((key, kinds)) = self.task.useless_key() {
+            return refuse(key, format!("is for {kinds} tasks: remove it"));
         }
         let needed = match self.task.kind {
             TaskKind::Caption => {

@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod generation;
 mod graphs;
+mod languages;
 mod reader;
 mod start;
 
@@ -34,7 +35,7 @@ pub(crate) use graphs::is_config;
 use graphs::{decoder_graph, is_module_folder};
 pub(crate) use reader::Reader;
 pub use start::SpeechOptions;
-pub(crate) use start::{DecoderStart, StartConfig};
+pub(crate) use start::{DecoderStart, SourceLanguage, StartConfig};
 
 /// Where a bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -389,7 +390,7 @@ impl Bundle {
         speech: &SpeechOptions,
     ) -> Result<DecoderStart, BundleError> {
         match self.family {
-            Family::EncoderDecoder(kind) => self.start.decoder_start(kind, speech),
+            Family::EncoderDecoder(kind) => self.start.decoder_start(kind, speech, &self.files),
             Family::Causal | Family::Multimodal | Family::Embedding => {
                 start::refuse_speech_options(speech).map(|()| DecoderStart::default())
             }

@@ -6,14 +6,20 @@ use legenda_schemas::job::Task;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BundleError, BundleFiles, SourceKind};
+use super::{
+    BundleError, BundleFiles, SourceKind,
+    languages::{Languages, code_of},
+};
 use crate::engine::{TimestampRules, TokenChoice};
 
-/// How speech is written down.
+/// How speech is written down, or a text translated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpeechOptions {
-    /// The language that is spoken, by code or English name; the model finds out where left out.
+    /// The language that is spoken, by code or English name; the model finds out where left out. Of a
+    /// text to translate, its language.
     pub language: Option<String>,
+    /// The language to translate a text to.
+    pub target_language: Option<String>,
     /// Whether to write English, whatever the language.
     pub translate: bool,
     /// Whether to tell when things are said.
@@ -24,6 +30,7 @@ impl From<&Task> for SpeechOptions {
     fn from(task: &Task) -> Self {
         Self {
             language: task.language.clone(),
+            target_language: task.target_language.clone(),
             translate: task.translate,
             timestamps: task.timestamps,
         }
@@ -66,6 +73,19 @@ pub(crate) struct DecoderStart {
     /// The token among them that the model is asked for.
     pub(crate) choice: Option<TokenChoice>,
     pub(crate) timestamps: Option<TimestampRules>,
+    /// The token of the language to write, with which an answer has to begin.
+    pub(crate) target_id: Option<i64>,
+    /// The language of the texts, where it is not what their tokenizer says.
+    pub(crate) source: Option<SourceLanguage>,
+}
+
+/// The language that texts are said to be in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SourceLanguage {
+    /// Its token.
+    pub(crate) id: i64,
+    /// The tokens of all languages, of which a text has one.
+    pub(crate) all: Vec<i64>,
 }
 
 impl StartConfig {
@@ -97,6 +117,7 @@ impl StartConfig {
         &self,
         kind: SourceKind,
         speech: &SpeechOptions,
+        files: &BundleFiles,
     ) -> Result<DecoderStart, BundleError> {
         let start = self.decoder_start_token_id.or(self.bos_token_id);
         let start = start.ok_or_else(|| BundleError::Inconsistent {
@@ -104,9 +125,31 @@ impl StartConfig {
             message: "no `decoder_start_token_id` says how an answer begins".to_owned(),
         })?;
         let mut decoder = DecoderStart { token_ids: vec![start], ..DecoderStart::default() };
+        if kind == SourceKind::Text {
+            refuse_speech_options(&SpeechOptions {
+                language: None,
+                target_language: None,
+                ..speech.clone()
+            })?;
+            if speech.language.is_none() && speech.target_language.is_none() {
+                return Ok(decoder);
+            }
+            let languages = Languages::read(files)?;
+            let token = |key, language: &Option<String>| {
+                language.as_deref().map(|language| languages.token(key, language)).transpose()
+            };
+            let source_id = token("task.language", &speech.language)?;
+            decoder.source = source_id.map(|id| SourceLanguage { id, all: languages.ids() });
+            decoder.target_id = token("task.target_language", &speech.target_language)?;
+            return Ok(decoder);
+        }
         if kind != SourceKind::LogMel {
             refuse_speech_options(speech)?;
             return Ok(decoder);
+        }
+        if let Some(language) = &speech.target_language {
+            let none = "none: this model writes what is said, or English with `task.translate`";
+            return Err(unsupported("task.target_language", language, none));
         }
         if self.is_multilingual.unwrap_or(self.lang_to_id.is_some()) {
             match self.language_id(speech.language.as_deref())? {
@@ -173,8 +216,7 @@ impl StartConfig {
         };
         let known = self.lang_to_id.as_ref();
         let asked = language.trim().to_lowercase();
-        let code = LANGUAGES.iter().find(|(_, name)| *name == asked).map(|(code, _)| *code);
-        let token = format!("<|{}|>", code.unwrap_or(&asked));
+        let token = format!("<|{}|>", code_of(&asked).unwrap_or(&asked));
         let id = known.and_then(|known| known.get(&token).or_else(|| known.get(&asked)));
         id.copied().map(Some).ok_or_else(|| {
             let codes = known.into_iter().flat_map(BTreeMap::keys);
@@ -197,55 +239,30 @@ pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), Bundle
         SpeechOptions { language: Some(language), .. } => {
             Err(unsupported("task.language", language, only))
         }
+        SpeechOptions { target_language: Some(language), .. } => {
+            let only = "none: only translators of many languages take it, remove the key";
+            Err(unsupported("task.target_language", language, only))
+        }
         SpeechOptions { translate: true, .. } => Err(unsupported("task.translate", "true", only)),
         SpeechOptions { timestamps: true, .. } => Err(unsupported("task.timestamps", "true", only)),
         _ => Ok(()),
     }
 }
 
-fn unsupported(key: &'static str, value: &str, supported: &str) -> BundleError {
+pub(super) fn unsupported(key: &'static str, value: &str, supported: &str) -> BundleError {
     BundleError::TaskOption { key, value: value.to_owned(), supported: supported.to_owned() }
 }
 
-/// Codes and English names of the languages that Whisper was trained with, and other names of some
-/// (`LANGUAGES` and `TO_LANGUAGE_CODE` of transformers 4.57).
-#[rustfmt::skip]
-const LANGUAGES: [(&str, &str); 112] = [
-    ("en", "english"), ("zh", "chinese"), ("de", "german"), ("es", "spanish"), ("ru", "russian"),
-    ("ko", "korean"), ("fr", "french"), ("ja", "japanese"), ("pt", "portuguese"),
-    ("tr", "turkish"), ("pl", "polish"), ("ca", "catalan"), ("nl", "dutch"), ("ar", "arabic"),
-    ("sv", "swedish"), ("it", "italian"), ("id", "indonesian"), ("hi", "hindi"),
-    ("fi", "finnish"), ("vi", "vietnamese"), ("he", "hebrew"), ("uk", "ukrainian"),
-    ("el", "greek"), ("ms", "malay"), ("cs", "czech"), ("ro", "romanian"), ("da", "danish"),
-    ("hu", "hungarian"), ("ta", "tamil"), ("no", "norwegian"), ("th", "thai"), ("ur", "urdu"),
-    ("hr", "croatian"), ("bg", "bulgarian"), ("lt", "lithuanian"), ("la", "latin"),
-    ("mi", "maori"), ("ml", "malayalam"), ("cy", "welsh"), ("sk", "slovak"), ("te", "telugu"),
-    ("fa", "persian"), ("lv", "latvian"), ("bn", "bengali"), ("sr", "serbian"),
-    ("az", "azerbaijani"), ("sl", "slovenian"), ("kn", "kannada"), ("et", "estonian"),
-    ("mk", "macedonian"), ("br", "breton"), ("eu", "basque"), ("is", "icelandic"),
-    ("hy", "armenian"), ("ne", "nepali"), ("mn", "mongolian"), ("bs", "bosnian"),
-    ("kk", "kazakh"), ("sq", "albanian"), ("sw", "swahili"), ("gl", "galician"),
-    ("mr", "marathi"), ("pa", "punjabi"), ("si", "sinhala"), ("km", "khmer"), ("sn", "shona"),
-    ("yo", "yoruba"), ("so", "somali"), ("af", "afrikaans"), ("oc", "occitan"),
-    ("ka", "georgian"), ("be", "belarusian"), ("tg", "tajik"), ("sd", "sindhi"),
-    ("gu", "gujarati"), ("am", "amharic"), ("yi", "yiddish"), ("lo", "lao"), ("uz", "uzbek"),
-    ("fo", "faroese"), ("ht", "haitian creole"), ("ps", "pashto"), ("tk", "turkmen"),
-    ("nn", "nynorsk"), ("mt", "maltese"), ("sa", "sanskrit"), ("lb", "luxembourgish"),
-    ("my", "myanmar"), ("bo", "tibetan"), ("tl", "tagalog"), ("mg", "malagasy"),
-    ("as", "assamese"), ("tt", "tatar"), ("haw", "hawaiian"), ("ln", "lingala"), ("ha", "hausa"),
-    ("ba", "bashkir"), ("jw", "javanese"), ("su", "sundanese"), ("yue", "cantonese"),
-    ("my", "burmese"), ("ca", "valencian"), ("nl", "flemish"), ("ht", "haitian"),
-    ("lb", "letzeburgesch"), ("ps", "pushto"), ("pa", "panjabi"), ("ro", "moldavian"),
-    ("ro", "moldovan"), ("si", "sinhalese"), ("es", "castilian"), ("zh", "mandarin"),
-];
-
 #[cfg(test)]
 mod tests {
+    use legenda_schemas::precision::PrecisionChoice;
+
     use super::*;
 
     fn start(config: &str, speech: &SpeechOptions) -> Result<Vec<i64>, BundleError> {
         let config: StartConfig = serde_json::from_str(config).unwrap();
-        let start = config.decoder_start(SourceKind::LogMel, speech)?;
+        let files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
+        let start = config.decoder_start(SourceKind::LogMel, speech, &files)?;
         let chosen = start.choice.map(|choice| (choice.position, choice.candidates.to_vec()));
         // A token that is to be chosen is shown as the sum of its candidates, negative.
         let token_ids = start.token_ids.iter().enumerate().map(|(place, id)| match &chosen {
@@ -265,6 +282,7 @@ mod tests {
             language: language.map(str::to_owned),
             translate,
             timestamps,
+            ..SpeechOptions::default()
         };
         let ids = |speech| start(MULTILINGUAL, &speech).unwrap();
         assert_eq!(ids(speech(Some("German"), false, false)), [1, 11, 20, 30]);

@@ -39,7 +39,7 @@ use std::{fmt, sync::Arc};
 use image::ImageGrid;
 
 use crate::{
-    bundle::{Bundle, BundleError, Family, ImageProcessorConfig},
+    bundle::{Bundle, BundleError, Family, ImageProcessorConfig, SourceLanguage},
     tensors::Tensor,
 };
 
@@ -52,6 +52,8 @@ pub struct Processor {
     clap: Option<ClapMel>,
     /// The medium of which every row has one, for an encoder that reads nothing else.
     source: Option<&'static str>,
+    /// The language that texts are said to be in.
+    language: Option<SourceLanguage>,
     /// Whether text is read; else that one medium is the whole question.
     reads_text: bool,
 }
@@ -106,8 +108,14 @@ impl Processor {
                 Family::EncoderDecoder(kind) => kind.medium(),
                 Family::Multimodal | Family::Causal | Family::Embedding => None,
             },
+            language: None,
             reads_text: modalities.text,
         })
+    }
+
+    /// Sets the language of texts, in the place of what their tokenizer says.
+    pub(crate) fn of_language(self, language: Option<SourceLanguage>) -> Self {
+        Self { language, ..self }
     }
 
     /// Cuts a record whose sound is longer than the model hears into records of parts of it that
@@ -159,11 +167,17 @@ impl Processor {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
         };
-        let token_ids = match &self.text {
+        let mut token_ids = match &self.text {
             TextInput::Sentence(text) => text.token_ids(record)?,
             TextInput::Prompt(text) if self.reads_text => text.token_ids(record, &grids)?,
             TextInput::Prompt(_) => Vec::new(),
         };
+        if let Some(language) = &self.language {
+            // Only the tokenizer writes such a token: in a text its name is plain text.
+            for id in token_ids.iter_mut().filter(|id| language.all.contains(id)) {
+                *id = language.id;
+            }
+        }
         Ok(Sample {
             token_ids,
             pixel_values,

@@ -16,7 +16,7 @@ MODULES = {
     "embeddings": ["minilm", "bge"],
     "dual": ["clip", "siglip"],
     "clap": ["clap", "clap_fused"],
-    "translators": ["t5", "bart", "marian"],
+    "translators": ["t5", "bart", "marian", "nllb"],
     "captioners": ["vit_gpt2", "trocr"],
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],

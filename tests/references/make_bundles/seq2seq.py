@@ -61,8 +61,16 @@ class Spec:
 def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
     """What `generate` is given for each row, the encoder's tensors among it."""
     if "text" in spec.rows[0]:
-        batches = [tokenizer(row["text"], return_tensors="pt") for row in spec.rows]
-        return [{k: b[k] for k in ("input_ids", "attention_mask")} for b in batches]
+        inputs = []
+        for row in spec.rows:
+            if "language" in row:
+                tokenizer.src_lang = row["language"]
+            batch = tokenizer(row["text"], return_tensors="pt")
+            inputs.append({k: batch[k] for k in ("input_ids", "attention_mask")})
+            if "target_language" in row:
+                target = tokenizer.convert_tokens_to_ids(row["target_language"])
+                inputs[-1]["forced_bos_token_id"] = target
+        return inputs
     if "image" in spec.rows[0]:
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
         inputs = []

@@ -1,12 +1,16 @@
-"""T5, BART and Marian: text to text."""
+"""T5, BART, Marian and NLLB: text to text."""
 
 from pathlib import Path
 
+from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    NllbTokenizerFast,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     T5Config,
@@ -99,6 +103,47 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    config = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "mask_token": "<mask>",
+        "model_max_length": 384,
+        "pad_token": "<pad>",
+        "sep_token": "</s>",
+        "src_lang": "eng_Latn",
+        "tokenizer_class": "NllbTokenizer",
+        "unk_token": "<unk>",
+    }
+    toktypes.save(toktypes.unigram(300, specials), folder, config, load=False)
+    # Adds the languages, and puts that of the source before a text.
+    tokenizer = NllbTokenizerFast.from_pretrained(folder)
+    return toktypes.save(tokenizer.backend_tokenizer, folder, config)
+
+
+def _nllb(tokenizer: PreTrainedTokenizerBase) -> M2M100ForConditionalGeneration:
+    config = M2M100Config(
+        **SIZES,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=384,
+        scale_embedding=True,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+    )
+    model = M2M100ForConditionalGeneration(config)
+    # Embeddings that are shared but not the head's do not survive a checkpoint.
+    for part in (model.model.encoder, model.model.decoder):
+        part.embed_tokens.weight = nn.Parameter(part.embed_tokens.weight.detach().clone())
+    return model
+
+
+# From which language into which; the first is what the tokenizer puts before a text by itself.
+LANGUAGES = [("eng_Latn", "deu_Latn"), ("deu_Latn", "fra_Latn"), ("jpn_Jpan", "eng_Latn")]
+
 SPECS = [
     Spec(
         name="t5",
@@ -186,6 +231,29 @@ SPECS = [
         },
         task="text2text-generation-with-past",
         rows=[{"text": text} for text in ROW_TEXTS],
+        # The family multiplies its embeddings by sqrt(32).
+        embedding_std=0.3,
+        gain=0.8,
+        needs_both_ends=False,
+    ),
+    Spec(
+        name="nllb",
+        tokenizer=_nllb_tokenizer,
+        model=_nllb,
+        generation=lambda t: {
+            "bos_token_id": t.bos_token_id,
+            "decoder_start_token_id": t.eos_token_id,
+            "eos_token_id": t.eos_token_id,
+            "max_length": 200,
+            "pad_token_id": t.pad_token_id,
+            "transformers_version": "4.57.6",
+        },
+        task="text2text-generation-with-past",
+        rows=[
+            {"text": text, "language": source, "target_language": target}
+            for i, text in enumerate(ROW_TEXTS)
+            for source, target in [LANGUAGES[i % len(LANGUAGES)]]
+        ],
         # The family multiplies its embeddings by sqrt(32).
         embedding_std=0.3,
         gain=0.8,

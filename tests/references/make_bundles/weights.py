@@ -36,7 +36,9 @@ def randomize(
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
     computed = {
-        id(module.weight) for module in model.modules() if "Sinusoidal" in type(module).__name__
+        id(module.weight)
+        for module in model.modules()
+        if "Sinusoidal" in type(module).__name__ and hasattr(module, "weight")
     }
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for name, parameter in model.named_parameters():
