@@ -1,4 +1,5 @@
-//! `task.kind = "embed"` through the real binary: texts with a sentence encoder, pictures with CLIP.
+//! `task.kind = "embed"` through the real binary: texts with a sentence encoder, pictures with CLIP,
+//! sounds with CLAP.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -169,6 +170,25 @@ fn pictures_are_embedded_and_broken_ones_are_rejected() {
         assert_eq!(codes[row_of(row)].as_deref(), Some(code));
     }
     assert_eq!(tokens.null_count(), answers.num_rows(), "an image has no tokens");
+}
+
+#[test]
+fn sounds_are_embedded() {
+    let rows = reference("clap", "audio");
+    let cells: Vec<Option<Vec<u8>>> =
+        rows.iter().map(|(row, _)| Some(media(row["audio"].as_str().unwrap()))).collect();
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &pictures(&cells), 100);
+    let job = PICTURE_JOB.replace("image = \"image\"", "audio = \"image\"");
+    place.write("job.toml", &embedding_job(&job, "clap"));
+    place.run(&["run", "job.toml"]).expect(0);
+    let answers = place.answers("out");
+    let (found, ids) = (embeddings(&answers), text_column(&answers, "id"));
+    for (row, (reference, expected)) in rows.iter().enumerate() {
+        let id = format!("row-{row}");
+        let at = ids.iter().position(|found| found.as_deref() == Some(&id)).unwrap();
+        assert_near(found[at].as_ref(), expected, &reference["audio"].to_string());
+    }
 }
 
 #[test]

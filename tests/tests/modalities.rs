@@ -67,6 +67,21 @@ fn pictures_are_captioned_without_a_prompt() {
 }
 
 #[test]
+fn a_text_is_translated_to_the_language_that_the_job_names() {
+    let rows = rows("nllb", |row| row["language"] == "deu_Latn");
+    let languages = "language = \"deu_Latn\"\ntarget_language = \"fra_Latn\"\n[source]";
+    let job = TEXT_JOB.replacen("[source]", languages, 1);
+    assert_answers(&job, "nllb", &rows, &table(&rows, "text", "question"));
+}
+
+#[test]
+fn documents_are_read_for_the_task_that_the_prompt_names() {
+    let rows = rows("donut", |row| row["prompt"] == "<s_receipt>");
+    let job = PICTURE_JOB.replacen("[source]", "prompt = \"<s_receipt>\"\n[source]", 1);
+    assert_answers(&job, "donut", &rows, &table(&rows, "image", "image"));
+}
+
+#[test]
 fn sounds_are_written_down_in_their_language() {
     let rows = rows("whisper", |row| row["language"] == "de");
     let job = format!("{SOUND_JOB}language = \"German\"\n");

@@ -51,7 +51,10 @@ impl PageRules {
             Some(ImageSize { edge: Some(edge), .. }) => (edge, edge),
             other => return Err(inconsistent(format!("`size` is {other:?}"))),
         };
-        let rules = PageRules {
+        if width == 0 || height == 0 {
+            return Err(inconsistent("`size` has an edge of 0".to_owned()));
+        }
+        let rules = Self {
             width,
             height,
             turns: is_on("do_align_long_axis", false),
