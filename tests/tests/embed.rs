@@ -181,7 +181,8 @@ fn sounds_are_embedded() {
     write_table(&place.path("table.parquet"), &pictures(&cells), 100);
     let job = PICTURE_JOB.replace("image = \"image\"", "audio = \"image\"");
     place.write("job.toml", &embedding_job(&job, "clap"));
-    place.run(&["run", "job.toml"]).expect(0);
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stdout.contains("rejects 0"), "{}", ended.stdout);
     let answers = place.answers("out");
     let (found, ids) = (embeddings(&answers), text_column(&answers, "id"));
     for (row, (reference, expected)) in rows.iter().enumerate() {
