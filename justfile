@@ -37,3 +37,7 @@ parity-table:
     rm -rf target/parity
     LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test families --test readers --test encoder_decoders --test embeddings
     python3 tests/parity_table.py target/parity > docs/parity.md
+
+# 20,000 damaged pictures and sounds through the decoders, 2,000 of each through the binary; prints a table.
+torture-media:
+    LEGENDA_TORTURE_FILES=20000 cargo test --release --workspace --test torture_media -- --nocapture

@@ -16,6 +16,7 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     allocator::settle();
+    legenda_pipeline::guard::quiet_panics();
     let cli = Cli::parse();
     start_logs(cli.verbose);
     let result = match cli.command {

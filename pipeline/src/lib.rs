@@ -7,11 +7,13 @@
 //! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
 //! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
 //! - [`preview`]: a look at the answers written.
+//! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
 //!
 //! Nothing here knows of the command line, prints, or reads the environment.
 
 pub mod budget;
+pub mod guard;
 pub mod ledger;
 pub mod media;
 pub mod metrics;

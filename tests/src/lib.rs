@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 pub mod hub;
+pub mod mutate;
 pub mod references;
 
 use std::{

@@ -1,6 +1,9 @@
 //! Sound bytes to mono samples.
 
-use std::io::{self, Cursor};
+use std::{
+    io::{self, Cursor},
+    sync::Arc,
+};
 
 use legenda_models::Waveform;
 use symphonia::core::{
@@ -19,16 +22,27 @@ const KNOWN: &str = "WAV, AIFF, FLAC, MP3, Ogg Vorbis, MP4/M4A (AAC)";
 const MAGIC: [(&[u8], &str); 5] =
     [(b"RIFF", "wave"), (b"FORM", "aiff"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3")];
 
+/// Samples per second that a sound may have: from below telephone to four times the most that
+/// converters offer. A header may claim anything, and what resamples by it would take memory for it.
+const SAMPLE_RATES_HZ: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+
+/// The most channels: third-order ambisonics in both halves of a studio's 32.
+const CHANNELS_MAX: usize = 32;
+
+/// Bytes of memory for a decoded sample: 32 bits, twice over, because a list that grows is copied.
+const BYTES_PER_SAMPLE: u64 = 2 * size_of::<f32>() as u64;
+
 /// Decodes the encoded sound `bytes` and averages its channels.
 ///
 /// The sample rate stays that of the file; the model's processor resamples.
 ///
 /// # Errors
 ///
-/// [`MediaError`] if the format is unknown, the sound is damaged anywhere, has no samples, or lasts
-/// longer than `seconds_max` or takes more than `bytes_max` in memory (decoding stops there).
+/// [`MediaError`] if the format is unknown, the sound is damaged anywhere, has no samples or a rate or
+/// number of channels that no sound has, or lasts longer than `seconds_max` or takes more than
+/// `bytes_max` in memory (decoding stops there).
 pub fn decode_audio(
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     seconds_max: f64,
     bytes_max: u64,
 ) -> Result<Waveform, MediaError> {
@@ -62,6 +76,14 @@ pub fn decode_audio(
         .as_ref()
         .and_then(|parameters| parameters.audio())
         .ok_or_else(|| no_track("its sound track names no codec"))?;
+    let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
+    if n_channels > CHANNELS_MAX {
+        return Err(no_track(&format!("it has {n_channels} channels, more than {CHANNELS_MAX}")));
+    }
+    let claimed_rate = parameters.sample_rate.unwrap_or(*SAMPLE_RATES_HZ.start());
+    if !SAMPLE_RATES_HZ.contains(&claimed_rate) {
+        return Err(no_track(&format!("it has {claimed_rate} samples per second")));
+    }
     let mut decoder = symphonia::default::get_codecs()
         .make_audio_decoder(parameters, &AudioDecoderOptions::default())
         .map_err(|error| damaged(&name, &error))?;
@@ -69,7 +91,8 @@ pub fn decode_audio(
     let mut mono: Vec<f32> = Vec::new();
     let mut interleaved: Vec<f32> = Vec::new();
     let mut sample_rate_hz = 0;
-    loop {
+    // A packet takes a byte at least: more of them come of a table that claims empty ones for ever.
+    for _ in 0..n_bytes {
         let packet = match format.next_packet() {
             Ok(Some(packet)) => packet,
             Ok(None) => break,
@@ -81,6 +104,9 @@ pub fn decode_audio(
         let decoded = decoder.decode(&packet).map_err(|error| damaged(&name, &error))?;
         let n_channels = decoded.num_planes().max(1);
         let rate = decoded.spec().rate();
+        if n_channels > CHANNELS_MAX || !SAMPLE_RATES_HZ.contains(&rate) {
+            return Err(no_track(&format!("it has {n_channels} channels at {rate} Hz")));
+        }
         if sample_rate_hz != 0 && rate != sample_rate_hz {
             return Err(no_track("its sample rate changes midway"));
         }
@@ -100,7 +126,7 @@ pub fn decode_audio(
         if seconds > seconds_max {
             return Err(MediaError::TooLong { seconds_max });
         }
-        let held = (mono.len() * size_of::<f32>()) as u64;
+        let held = mono.len() as u64 * BYTES_PER_SAMPLE;
         if held > bytes_max {
             return Err(MediaError::TooMuchMemory { kind: "audio", bytes: held, bytes_max });
         }
@@ -150,7 +176,7 @@ mod tests {
     #[test]
     fn channels_are_averaged() {
         let bytes = wav(8000, 2, &[16384, 0, -16384, 16384]);
-        let sound = decode_audio(bytes, 10.0, 1 << 20).unwrap();
+        let sound = decode_audio(bytes.into(), 10.0, 1 << 20).unwrap();
         assert_eq!(sound.sample_rate_hz, 8000);
         assert_eq!(sound.samples, [0.25, 0.0]);
     }
@@ -158,7 +184,7 @@ mod tests {
     #[test]
     fn bad_bytes_are_told_apart() {
         let code = |bytes: &[u8], seconds_max, bytes_max| {
-            decode_audio(bytes.to_vec(), seconds_max, bytes_max).unwrap_err().code()
+            decode_audio(bytes.into(), seconds_max, bytes_max).unwrap_err().code()
         };
         let second = wav(8000, 1, &[1; 8000]);
         assert_eq!(code(b"", 10.0, 1 << 20), "media_empty");

@@ -15,11 +15,17 @@ pub struct PendingImage<'a> {
     format: String,
     width: u32,
     height: u32,
+    decode_bytes: u64,
 }
 
-/// Bytes per pixel while decoding, at most: the decoder's own picture (up to 16 bits in each of
-/// four channels) beside the RGB copy.
-const DECODE_BYTES_PER_PIXEL: u64 = 8 + 3;
+/// What a decoder may take beside pixels: tables, colour profiles, texts. The library's own limit is
+/// none for PNG and GIF (image-rs/image#3081), and a text of 4.7 MB can become 1 GiB
+/// (image-rs/image-png#696).
+const SIDE_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes per pixel beside the decoded picture itself: its RGB copy, and coefficients or planes of a
+/// decoder that needs the whole picture at once (progressive JPEG: 16 bits in each of three).
+const WORK_BYTES_PER_PIXEL: u64 = 3 + 6;
 
 impl<'a> PendingImage<'a> {
     /// Reads the header of the encoded image `bytes`.
@@ -36,7 +42,7 @@ impl<'a> PendingImage<'a> {
         if bytes.is_empty() {
             return Err(MediaError::Empty { kind: "image" });
         }
-        let reader = ImageReader::new(Cursor::new(bytes))
+        let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .expect("a cursor over bytes in memory does not fail");
         let Some(format) = reader.format() else {
@@ -48,17 +54,23 @@ impl<'a> PendingImage<'a> {
             });
         };
         let name = format!("{format:?}");
+        reader.limits(limits(SIDE_BYTES_MAX));
         let mut decoder = reader.into_decoder().map_err(|error| damaged(&name, &error))?;
         let (width, height) = decoder.dimensions();
         let pixels = u64::from(width) * u64::from(height);
         if pixels > pixels_max {
             return Err(MediaError::TooManyPixels { width, height, pixels_max });
         }
-        let mut limits = Limits::default();
-        // The header is checked above; this bounds what a decoder takes beside the pixels.
-        limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(64 << 20));
-        decoder.set_limits(limits).map_err(|error| damaged(&name, &error))?;
-        Ok(Self { decoder: Box::new(decoder), format: name, width, height })
+        // The library does not hold decoders to `max_alloc` (image-rs/image#3081), so what they take is
+        // bounded by the header, above; this bounds the few that look.
+        let picture_bytes = decoder.total_bytes();
+        let work_bytes = pixels.saturating_mul(WORK_BYTES_PER_PIXEL);
+        let decode_bytes = picture_bytes
+            .saturating_mul(2)
+            .saturating_add(work_bytes)
+            .saturating_add(SIDE_BYTES_MAX);
+        decoder.set_limits(limits(decode_bytes)).map_err(|error| damaged(&name, &error))?;
+        Ok(Self { decoder: Box::new(decoder), format: name, width, height, decode_bytes })
     }
 
     /// Returns width and height in pixels, before the picture is turned.
@@ -67,10 +79,11 @@ impl<'a> PendingImage<'a> {
         (self.width as usize, self.height as usize)
     }
 
-    /// Returns how much memory decoding takes, in bytes.
+    /// Returns how much memory decoding takes at most, in bytes: the picture twice (it is copied when
+    /// it is turned) and what the decoder works with.
     #[must_use]
     pub fn decode_bytes(&self) -> u64 {
-        u64::from(self.width) * u64::from(self.height) * DECODE_BYTES_PER_PIXEL
+        self.decode_bytes
     }
 
     /// Decodes the pixels: turned as the EXIF orientation says, alpha dropped without compositing,
@@ -89,6 +102,12 @@ impl<'a> PendingImage<'a> {
         let (width, height) = (rgb.width() as usize, rgb.height() as usize);
         Ok(RgbImage { width, height, pixels: rgb.into_raw() })
     }
+}
+
+fn limits(bytes_max: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(bytes_max);
+    limits
 }
 
 fn damaged(format: &str, error: &ImageError) -> MediaError {

@@ -4,6 +4,8 @@ pub mod audio;
 pub mod image;
 pub mod locate;
 
+use crate::guard::GuardError;
+
 /// Why media bytes cannot be used; the row is rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +72,14 @@ pub enum MediaError {
         /// What there is.
         bytes_max: u64,
     },
+    /// The decoder panicked, or did not end.
+    #[error("the {kind} cannot be decoded: {source}")]
+    Decoder {
+        /// `image` or `audio`.
+        kind: &'static str,
+        /// What became of it.
+        source: GuardError,
+    },
     /// The sound lasts longer than allowed.
     #[error("the sound lasts more than {seconds_max} s, which `limits.audio_seconds` allows")]
     TooLong {
@@ -89,6 +99,8 @@ impl MediaError {
             Self::Damaged { .. } => "media_damaged",
             Self::TooManyPixels { .. } => "image_too_large",
             Self::TooMuchMemory { .. } => "media_exceeds_memory",
+            Self::Decoder { source: GuardError::TooSlow { .. }, .. } => "decoder_too_slow",
+            Self::Decoder { .. } => "decoder_panicked",
             Self::TooLong { .. } => "audio_too_long",
         }
     }

@@ -14,15 +14,20 @@ use arrow::{
     error::ArrowError,
 };
 use legenda_schemas::span::{SourceObject, Span};
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{
-        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-        RowSelector,
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+            RowSelector,
+        },
     },
+    errors::ParquetError,
+    file::metadata::ParquetMetaData,
 };
 
 use super::SourceError;
+use crate::guard::{CALL_MAX, guarded_within};
 
 /// One Parquet file of the table, its footer read.
 #[derive(Debug)]
@@ -244,27 +249,30 @@ impl FileReader {
                 ProjectionMask::roots(builder.parquet_schema(), roots)
             }
         };
-        let mut reader = builder
+        let builder = builder
             .with_row_groups(vec![row_group])
             .with_projection(mask)
             .with_row_selection(selection(ranges))
-            .with_batch_size(batch_rows)
-            .build()
-            .map_err(|error| refuse(error.to_string()))?;
-        let mut failed = false;
+            .with_batch_size(batch_rows);
+        let built = guarded_within(CALL_MAX, move || builder.build());
+        let reader = match built {
+            Ok(built) => built.map_err(|error| refuse(error.to_string()))?,
+            Err(error) => return Err(refuse(error.to_string())),
+        };
+        let mut reader = Some(reader);
         Ok(std::iter::from_fn(move || {
-            if failed {
-                return None;
-            }
-            let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.next()));
-            let item = match next {
-                Ok(None) => return None,
-                Ok(Some(Ok(batch))) => return Some(Ok(batch)),
-                Ok(Some(Err(error))) => refuse(shorten(&error)),
-                Err(_) => refuse("the Parquet reader panicked on it".to_owned()),
-            };
-            failed = true;
-            Some(Err(item))
+            // After a failure the reader is gone.
+            let mut at_work = reader.take()?;
+            let next = guarded_within(CALL_MAX, move || (at_work.next(), at_work));
+            Some(match next {
+                Ok((None, _)) => return None,
+                Ok((Some(Ok(batch)), idle)) => {
+                    reader = Some(idle);
+                    Ok(batch)
+                }
+                Ok((Some(Err(error)), _)) => Err(refuse(shorten(&error))),
+                Err(error) => Err(refuse(error.to_string())),
+            })
         }))
     }
 }
@@ -287,15 +295,38 @@ fn selection(ranges: &[Range<usize>]) -> RowSelection {
     RowSelection::from(selectors)
 }
 
+/// Reads a file's footer and holds it to itself: rows that it claims and cannot have would become
+/// spans without end.
+///
+/// A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
 fn load_metadata(path: &Path, file: &File) -> Result<ArrowReaderMetadata, SourceError> {
-    let parquet_error = |source| SourceError::Parquet { path: path.to_owned(), source };
-    let load = || ArrowReaderMetadata::load(file, ArrowReaderOptions::new());
-    // A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
-        .unwrap_or_else(|_| {
-            Err(parquet::errors::ParquetError::General("the footer made the reader panic".into()))
+    let io_error = |source| SourceError::Io { path: path.to_owned(), source };
+    let own_file = file.try_clone().map_err(io_error)?;
+    let load = move || ArrowReaderMetadata::load(&own_file, ArrowReaderOptions::new());
+    guarded_within(CALL_MAX, load)
+        .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))))
+        .and_then(|loaded| match contradiction(loaded.metadata()) {
+            Some(problem) => Err(ParquetError::General(problem)),
+            None => Ok(loaded),
         })
-        .map_err(parquet_error)
+        .map_err(|source| SourceError::Parquet { path: path.to_owned(), source })
+}
+
+/// Finds where the counts of a footer contradict each other. Every column of a row group has a value
+/// or a null for each of its rows, and the file has the rows of its row groups.
+fn contradiction(metadata: &ParquetMetaData) -> Option<String> {
+    let mut n_rows: i64 = 0;
+    for (idx, group) in metadata.row_groups().iter().enumerate() {
+        let claimed = group.num_rows();
+        let mut values = group.columns().iter().map(|column| column.num_values());
+        if claimed < 0 || values.any(|n_values| n_values < claimed) {
+            return Some(format!("row group {idx} claims {claimed} rows, and columns with fewer"));
+        }
+        n_rows = n_rows.saturating_add(claimed);
+    }
+    let claimed = metadata.file_metadata().num_rows();
+    (claimed != n_rows)
+        .then(|| format!("it claims {claimed} rows, and row groups with {n_rows} together"))
 }
 
 /// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path, or a list

@@ -2,13 +2,12 @@
 //! rows at a time.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arrow::array::RecordBatch;
-use legenda_models::{ProcessError, Processor, Record, Sample};
+use legenda_models::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};
 use legenda_schemas::{job::TaskKind, sha256_hex};
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
+    guard::{CALL_MAX, guarded, guarded_within},
     media::{
         MediaError,
         audio::decode_audio,
@@ -61,7 +61,7 @@ enum PrepareError {
     Nothing,
     #[error("the prompt has {bytes} bytes; `limits.text_bytes` allows {bytes_max}")]
     TextTooLong { bytes: usize, bytes_max: u64 },
-    #[error("a decoder panicked on this row: {problem}")]
+    #[error("the row cannot be prepared: {problem}")]
     Panic { problem: String },
 }
 
@@ -134,6 +134,10 @@ pub async fn run(
     while tasks.join_next().await.is_some() {}
 }
 
+fn media_error(column: &Option<String>, source: MediaError) -> PrepareError {
+    PrepareError::Media { column: column.clone().unwrap_or_default(), source }
+}
+
 fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
     Outcome::rejected(key, Stage::Prepare, error.code(), error)
 }
@@ -147,16 +151,8 @@ impl Preparer {
         runtime: &Handle,
         send: impl FnMut(RowIdentity, Part, Sample),
     ) -> Result<(), PrepareError> {
-        catch_unwind(AssertUnwindSafe(|| self.prepare(batch, offset, runtime, send)))
-            .unwrap_or_else(|panic| {
-                let problem = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("no message")
-                    .to_owned();
-                Err(PrepareError::Panic { problem })
-            })
+        guarded(|| self.prepare(batch, offset, runtime, send))
+            .unwrap_or_else(|error| Err(PrepareError::Panic { problem: error.to_string() }))
     }
 
     /// Prepares a row and hands its sample to `send`, or those of its parts one after another.
@@ -197,28 +193,12 @@ impl Preparer {
         // Held until the record is processed: decoded pixels and samples are the largest things.
         let mut held: Vec<Reservation> = Vec::new();
         for bytes in images {
-            let column = || columns.image.clone().unwrap_or_default();
-            let refuse = |source| PrepareError::Media { column: column(), source };
-            let pending = PendingImage::open(&bytes, job.limits.image_pixels).map_err(refuse)?;
-            let (width, height) = pending.size();
-            let of_model = self.processor.image_bytes(width, height) as u64;
-            let bytes = pending.decode_bytes().saturating_add(of_model);
-            held.push(self.reserve("image", bytes, runtime).map_err(refuse)?);
-            record.images.push(pending.decode().map_err(refuse)?);
+            let refuse = |source| media_error(&columns.image, source);
+            record.images.push(self.image(bytes, runtime, &mut held).map_err(refuse)?);
         }
         for bytes in audios {
-            let column = || columns.audio.clone().unwrap_or_default();
-            let bytes_max = self.decode_budget.bytes_max();
-            // How long a sound is shows only when it is decoded, so the usual is reserved; decoding
-            // stops at what the whole budget holds.
-            let expected = (bytes.len() as u64).saturating_mul(AUDIO_EXPANSION).min(bytes_max);
-            held.push(
-                self.reserve("audio", expected, runtime)
-                    .map_err(|source| PrepareError::Media { column: column(), source })?,
-            );
-            let samples = decode_audio(bytes, job.limits.audio_seconds, bytes_max)
-                .map_err(|source| PrepareError::Media { column: column(), source })?;
-            record.audios.push(samples);
+            let refuse = |source| media_error(&columns.audio, source);
+            record.audios.push(self.sound(bytes.into(), runtime, &mut held).map_err(refuse)?);
         }
         let records = self.processor.split(record)?;
         let n_parts = records.len();
@@ -231,6 +211,57 @@ impl Preparer {
             send(RowIdentity { seed, ..identity.clone() }, Part { idx, n_parts }, sample);
         }
         Ok(())
+    }
+
+    /// Decodes an image; what it takes is held in `held`.
+    fn image(
+        &self,
+        bytes: Vec<u8>,
+        runtime: &Handle,
+        held: &mut Vec<Reservation>,
+    ) -> Result<RgbImage, MediaError> {
+        let pixels_max = self.plan.job.limits.image_pixels;
+        let pending = PendingImage::open(&bytes, pixels_max)?;
+        let (width, height) = pending.size();
+        let of_model = self.processor.image_bytes(width, height) as u64;
+        let needed = pending.decode_bytes().saturating_add(of_model);
+        drop(pending);
+        held.push(self.reserve("image", needed, runtime)?);
+        let decode = move || PendingImage::open(&bytes, pixels_max)?.decode();
+        guarded_within(CALL_MAX, decode)
+            .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "image", source }))
+    }
+
+    /// Decodes a sound; what it takes is held in `held`.
+    ///
+    /// How long a sound is shows only when it is decoded, so the usual is reserved first. One that
+    /// needs more is decoded again with the whole budget, alone: to add to a reservation while others
+    /// do so too could make all of them wait for each other.
+    fn sound(
+        &self,
+        bytes: Arc<[u8]>,
+        runtime: &Handle,
+        held: &mut Vec<Reservation>,
+    ) -> Result<Waveform, MediaError> {
+        let seconds_max = self.plan.job.limits.audio_seconds;
+        let decode = |bytes: Arc<[u8]>, bytes_max: u64| {
+            guarded_within(CALL_MAX, move || decode_audio(bytes, seconds_max, bytes_max))
+                .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "audio", source }))
+        };
+        let whole = self.decode_budget.bytes_max();
+        let usual = (bytes.len() as u64).saturating_mul(AUDIO_EXPANSION).min(whole);
+        let reservation = self.reserve("audio", usual, runtime)?;
+        match decode(Arc::clone(&bytes), usual) {
+            Err(MediaError::TooMuchMemory { .. }) if usual < whole && held.is_empty() => {
+                drop(reservation);
+                held.push(self.reserve("audio", whole, runtime)?);
+                decode(bytes, whole)
+            }
+            decoded => {
+                held.push(reservation);
+                decoded
+            }
+        }
     }
 
     fn prompt(
