@@ -40,8 +40,8 @@ parity-table:
 
 # 20,000 damaged pictures and sounds through the decoders, 2,000 of each through the binary; prints a table.
 torture-media:
-    LEGENDA_TORTURE_FILES=20000 cargo test --release --workspace --test torture_media -- --nocapture
+    LEGENDA_TORTURE_FILES=20000 cargo test --release --workspace --test command_line --test torture_media -- --nocapture
 
 # 2,000 damaged Parquet files through the reader; prints a table.
 torture-parquet:
-    LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test torture_parquet -- --nocapture
+    LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test command_line --test torture_parquet -- --nocapture

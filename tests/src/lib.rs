@@ -176,7 +176,11 @@ pub fn write_table(path: &Path, rows: &RecordBatch, group_rows: usize) {
         WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
     let file = File::create(path).unwrap();
     let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
-    writer.write(rows).unwrap();
+    // Group by group: the writer calls itself once for each that it cuts off.
+    for start in (0..rows.num_rows()).step_by(group_rows) {
+        let n_rows = group_rows.min(rows.num_rows() - start);
+        writer.write(&rows.slice(start, n_rows)).unwrap();
+    }
     writer.close().unwrap();
 }
 

@@ -29,6 +29,10 @@ const SAMPLE_RATES_HZ: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 /// The most channels: third-order ambisonics in both halves of a studio's 32.
 const CHANNELS_MAX: usize = 32;
 
+/// The highest level of a sample: full scale is 1, and 2^31 where a file has integers as floats. The
+/// sums of a transform over higher ones may not be finite, at which the resampler panics.
+const LEVEL_MAX: f32 = 1e10;
+
 /// Bytes of memory for a decoded sample: 32 bits, twice over, because a list that grows is copied.
 const BYTES_PER_SAMPLE: u64 = 2 * size_of::<f32>() as u64;
 
@@ -137,6 +141,9 @@ pub fn decode_audio(
     if mono.iter().any(|sample| !sample.is_finite()) {
         return Err(no_track("it has samples that are not numbers"));
     }
+    if mono.iter().any(|sample| sample.abs() > LEVEL_MAX) {
+        return Err(no_track("it has samples louder than any scale"));
+    }
     Ok(Waveform { sample_rate_hz, samples: mono })
 }
 
@@ -191,6 +198,8 @@ mod tests {
         assert_eq!(code(b"this is no sound at all", 10.0, 1 << 20), "media_unknown_format");
         assert_eq!(code(&second[..30], 10.0, 1 << 20), "media_damaged");
         assert_eq!(code(&wav(8000, 1, &[]), 10.0, 1 << 20), "media_damaged");
+        assert_eq!(code(&wav(900, 1, &[1; 900]), 10.0, 1 << 20), "media_damaged");
+        assert_eq!(code(&wav(800_000, 1, &[1; 900]), 10.0, 1 << 20), "media_damaged");
         assert_eq!(code(&second, 0.5, 1 << 20), "audio_too_long");
         assert_eq!(code(&second, 10.0, 4000), "media_exceeds_memory");
     }

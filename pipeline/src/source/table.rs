@@ -19,7 +19,7 @@ use parquet::{
         ProjectionMask,
         arrow_reader::{
             ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-            RowSelector,
+            RowSelectionPolicy, RowSelector,
         },
     },
     errors::ParquetError,
@@ -253,6 +253,9 @@ impl FileReader {
             .with_row_groups(vec![row_group])
             .with_projection(mask)
             .with_row_selection(selection(ranges))
+            // Rows that are skipped are not looked at, so damage in them costs nothing; with a mask
+            // they would be read and thrown away.
+            .with_row_selection_policy(RowSelectionPolicy::Selectors)
             .with_batch_size(batch_rows);
         let built = guarded_within(CALL_MAX, move || builder.build());
         let reader = match built {

@@ -69,12 +69,17 @@ impl Scan<'_> {
         permits: &Arc<Semaphore>,
     ) -> Result<(), Disconnected> {
         let mut next = span_idxs.start;
+        let mut alone = false;
         while next < span_idxs.end && !self.stop.is_requested() {
-            match self.read_spans(next..span_idxs.end, permits)? {
-                None => return Ok(()),
+            let end = if alone { next + 1 } else { span_idxs.end };
+            (next, alone) = match self.read_spans(next..end, permits)? {
+                None => (end, false),
+                // A batch reaches over spans, so which of them is damaged shows when each is read
+                // alone.
+                Some(failed) if !failed.is_settled => (failed.span_idx, true),
                 // The rest of that span is rejected; the spans behind it may still be readable.
-                Some(failed_span_idx) => next = failed_span_idx + 1,
-            }
+                Some(failed) => (failed.span_idx + 1, false),
+            };
         }
         Ok(())
     }
@@ -84,7 +89,7 @@ impl Scan<'_> {
         &self,
         span_idxs: std::ops::Range<usize>,
         permits: &Arc<Semaphore>,
-    ) -> Result<Option<usize>, Disconnected> {
+    ) -> Result<Option<Failed>, Disconnected> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
@@ -147,6 +152,13 @@ impl Scan<'_> {
         });
         usize::try_from(rows).unwrap_or(1)
     }
+}
+
+/// A span at which reading failed.
+struct Failed {
+    span_idx: usize,
+    /// Whether its rows are rejected.
+    is_settled: bool,
 }
 
 /// Where the scan stands within the spans of a row group.
@@ -212,10 +224,14 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Rejects the rest of the current span; returns the span.
-    fn fail(&mut self, problem: &str) -> Result<usize, Disconnected> {
-        self.open()?;
+    /// Rejects the rest of the current span, unless it is not begun and others were to be read with
+    /// it; returns the span.
+    fn fail(&mut self, problem: &str) -> Result<Failed, Disconnected> {
         let span_idx = self.span_idx;
+        if self.row_idx == 0 && self.rows.len() > 1 {
+            return Ok(Failed { span_idx, is_settled: false });
+        }
+        self.open()?;
         for row_idx in self.row_idx..self.span_rows().len() {
             let key = RowKey { span_idx, row_idx };
             let reject = Reject {
@@ -225,7 +241,7 @@ impl Cursor<'_> {
             };
             self.tell(Outcome::Rejected { key, reject })?;
         }
-        Ok(span_idx)
+        Ok(Failed { span_idx, is_settled: true })
     }
 
     fn step(&mut self, n_rows: usize) {

@@ -1,0 +1,160 @@
+//! Tables that nobody meant to make: every row is answered or rejected, and the run ends well.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::{fs, sync::Arc};
+
+use arrow::array::{
+    ArrayRef, AsArray, BinaryArray, DictionaryArray, ListArray, RecordBatch, StringArray,
+    types::{Int32Type, UInt8Type, UInt64Type},
+};
+use legenda_tests::{
+    Ended, PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, text_column, texts, write_table,
+};
+use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
+
+fn run(place: &Workplace, table: &RecordBatch, group_rows: usize, more: &[&str]) -> Ended {
+    write_table(&place.path("table.parquet"), table, group_rows);
+    place.write("job.toml", TEXT_JOB);
+    place.run(&[&["run", "job.toml", "--set", "generation.max_new_tokens=1"], more].concat())
+}
+
+fn counts(ended: &Ended, rows: usize, answers: usize, rejects: usize) {
+    let line = format!("rows_in {rows} == answers {answers} + rejects {rejects}");
+    assert!(ended.stdout.contains(&line), "no `{line}` in:\n{}", ended.stdout);
+}
+
+#[test]
+fn a_table_without_rows_is_done_at_once() {
+    let place = Workplace::new();
+    let ended = run(&place, &texts(&[]), 10, &[]).expect(0);
+    counts(&ended, 0, 0, 0);
+}
+
+#[test]
+fn row_groups_of_one_row_are_planned_by_the_thousand() {
+    let place = Workplace::new();
+    let ended = run(&place, &texts(&vec!["dog?"; 10_000]), 1, &["--limit", "6"]).expect(0);
+    counts(&ended, 6, 6, 0);
+    let told = place.run(&["check", "job.toml"]).expect(0).stdout;
+    assert!(told.contains("10000 rows"), "{told}");
+}
+
+#[test]
+fn ids_may_be_missing_or_the_same() {
+    let place = Workplace::new();
+    let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("a"), None]));
+    let questions: ArrayRef = Arc::new(StringArray::from(vec!["dog?"; 4]));
+    let table = RecordBatch::try_from_iter([("id", ids), ("question", questions)]).unwrap();
+    let ended = run(&place, &table, 10, &[]).expect(0);
+    counts(&ended, 4, 4, 0);
+    let carried = text_column(&place.answers("out"), "id");
+    assert_eq!(carried, [Some("a".to_owned()), None, Some("a".to_owned()), None]);
+}
+
+#[test]
+fn texts_that_are_null_empty_or_endless_are_rejected_alone() {
+    let place = Workplace::new();
+    let long = "word ".repeat(20_000);
+    let huge = "x".repeat(2 << 20);
+    let questions =
+        [Some("dog?"), None, Some(""), Some(" \n\t"), Some(&long), Some(&huge), Some("a\0b?")];
+    let ids = StringArray::from_iter_values((0..questions.len()).map(|row| format!("row-{row}")));
+    let columns: [(&str, ArrayRef); 2] =
+        [("id", Arc::new(ids)), ("question", Arc::new(StringArray::from(questions.to_vec())))];
+    let ended = run(&place, &RecordBatch::try_from_iter(columns).unwrap(), 10, &[]).expect(0);
+    counts(&ended, 7, 2, 5);
+    let codes = text_column(&place.rejects("out"), "legenda_code");
+    let codes: Vec<&str> = codes.iter().map(|code| code.as_deref().unwrap()).collect();
+    let expected = ["row_empty", "row_empty", "row_empty", "prompt_too_long", "text_too_long"];
+    assert_eq!(codes, expected);
+}
+
+#[test]
+fn text_that_is_not_utf8_costs_its_span_and_no_other() {
+    let place = Workplace::new();
+    let words: Vec<String> = (0..12).map(|row| format!("what is marker{row:02}?")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // Without a dictionary, which is read whole: there one bad text costs the row group.
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let (table, mut bytes) = (texts(&words), Vec::new());
+    let mut writer = ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).unwrap();
+    writer.write(&table).unwrap();
+    writer.close().unwrap();
+    let marker = b"marker06";
+    let places = bytes.windows(marker.len()).enumerate();
+    let found: Vec<usize> =
+        places.filter(|(_, window)| window == marker).map(|(at, _)| at).collect();
+    for at in &found {
+        bytes[*at] = 0xFF;
+    }
+    assert!(!found.is_empty());
+    fs::File::create(place.path("table.parquet"))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
+        .unwrap();
+    place.write("job.toml", TEXT_JOB);
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    counts(&ended, 12, 8, 4);
+    let rejects = place.rejects("out");
+    // The span of row 6.
+    let rows = rejects.column_by_name("legenda_row").unwrap().as_primitive::<UInt64Type>();
+    assert_eq!(rows.values(), &[4, 5, 6, 7]);
+    let codes = text_column(&rejects, "legenda_code");
+    assert!(codes.iter().all(|code| code.as_deref() == Some("source_damaged")));
+    let message = text_column(&rejects, "legenda_message")[0].clone().unwrap();
+    assert!(message.to_lowercase().contains("utf"), "{message}");
+}
+
+#[test]
+fn columns_of_other_kinds_are_refused_with_their_names() {
+    let place = Workplace::new();
+    let words: DictionaryArray<Int32Type> = ["dog?", "cat?"].into_iter().collect();
+    let lists = ListArray::from_iter_primitive::<UInt8Type, _, _>([Some([Some(1)]), Some([None])]);
+    let columns: [ArrayRef; 2] = [Arc::new(words), Arc::new(lists)];
+    for column in columns {
+        let kind = column.data_type().to_string();
+        let table = RecordBatch::try_from_iter([("question", column)]).unwrap();
+        let job = TEXT_JOB.replace("id = \"id\", ", "");
+        write_table(&place.path("table.parquet"), &table, 10);
+        place.write("job.toml", &job);
+        let ended = place.run(&["run", "job.toml"]).expect(2);
+        ended.complains_of(&["source.columns.text", "`question`", &kind]);
+    }
+}
+
+#[test]
+fn files_that_differ_are_told_apart_before_a_row_is_read() {
+    let place = Workplace::new();
+    fs::create_dir(place.path("tables")).unwrap();
+    let good = texts(&["dog?"]);
+    write_table(&place.path("tables/a.parquet"), &good, 10);
+    place.write("job.toml", &TEXT_JOB.replace("table.parquet", "tables"));
+    // A column is missing in the second file.
+    let without = good.project(&[0]).unwrap();
+    write_table(&place.path("tables/b.parquet"), &without, 10);
+    let ended = place.run(&["run", "job.toml"]).expect(2);
+    ended.complains_of(&["`question`", "b.parquet"]);
+    // A column is of another type there.
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"row-0"]));
+    let drifted =
+        RecordBatch::try_from_iter([("id", bytes), ("question", Arc::clone(good.column(1)))]);
+    write_table(&place.path("tables/b.parquet"), &drifted.unwrap(), 10);
+    let ended = place.run(&["run", "job.toml"]).expect(2);
+    ended.complains_of(&["`id`", "b.parquet", "Binary", "Utf8"]);
+}
+
+#[test]
+fn a_picture_of_200_mb_is_rejected_with_its_size_and_the_promise_holds() {
+    let place = Workplace::new();
+    let mut cells: Vec<Option<Vec<u8>>> = (0..6).map(|shade| Some(png(shade))).collect();
+    cells[2] = Some(vec![0xAB; 200_000_000]);
+    write_table(&place.path("table.parquet"), &pictures(&cells), 10);
+    place.write("job.toml", PICTURE_JOB);
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    counts(&ended, 6, 5, 1);
+    let message = text_column(&place.rejects("out"), "legenda_message")[0].clone().unwrap();
+    assert!(message.contains("200000000"), "{message}");
+    let report = fs::read(place.path("out/_legenda/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert!(report["peak_memory_bytes"].as_u64() <= report["memory_limit_bytes"].as_u64());
+}
