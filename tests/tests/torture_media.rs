@@ -2,7 +2,6 @@
 //! than was promised for it. `just torture-media` tries 20,000; here a share that takes seconds.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-#![expect(clippy::print_stdout, reason = "the table of what was tried")]
 
 use std::{
     collections::BTreeMap,
