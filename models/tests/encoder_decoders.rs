@@ -9,10 +9,10 @@ mod references;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Waveform};
+use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions};
 use references::{
     Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference, sound,
-    with_json,
+    sounds_joined, with_json,
 };
 use serde_json::Value;
 
@@ -180,8 +180,7 @@ fn a_long_sound_is_heard_in_windows() {
     for row in reference["long_rows"].as_array().unwrap() {
         let names: Vec<&str> =
             row["audio"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
-        let samples = names.iter().flat_map(|name| sound(name).samples).collect();
-        let audios = vec![Waveform { sample_rate_hz: 16_000, samples }];
+        let audios = vec![sounds_joined(&names)];
         let options = ModelOptions { speech: options(row), ..ModelOptions::default() };
         let mut model = load(bundle("whisper"), 3, options);
         let parts = model.processor.split(Record { audios, ..Record::default() }).unwrap();

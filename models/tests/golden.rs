@@ -10,7 +10,7 @@
 
 use legenda_models::{
     Bundle, BundleSource, Processor, Record, RgbImage, Waveform,
-    processor::{Backend, Filter, LogMel, resize},
+    processor::{Backend, Filter, LogMel, SoundLength, resize},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -135,9 +135,10 @@ fn log_mel_equals_that_of_transformers() {
         "feature_size": 80, "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400,
         "chunk_length": 30, "n_samples": 480_000, "nb_max_frames": 3000,
     });
-    let mel = LogMel::open(&serde_json::from_value(config).unwrap()).unwrap();
+    let config = serde_json::from_value(config).unwrap();
+    let mel = LogMel::open(&config, SoundLength::OneClip).unwrap();
     let features = mel.input_features(&sound(100_000)).unwrap();
-    assert_eq!(features.shape(), [80, 3000]);
+    assert_eq!(features.shape(), [1, 80, 3000]);
     let worst_whisper = worst(features.data(), 997, &golden["whisper_features"]["every_997th"]);
     assert!(worst_whisper < 1e-4, "off by {worst_whisper}");
 }

@@ -41,7 +41,7 @@ pub(crate) struct ModelConfig {
     /// The placeholder of a sound; `None` if the model hears none.
     pub(crate) audio_token_id: Option<i64>,
     pub(crate) eos_token_id: Option<TokenIds>,
-    /// What concerns pictures alone.
+    /// What concerns pictures and sounds alone.
     pub(crate) reader: ReaderConfig,
     /// The decoder.
     pub(crate) text: TextConfig,
@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
         Ok(Self {
             reader: ReaderConfig::deserialize(&value).map_err(invalid)?,
             image_token_id: outer.image_token_index.or(outer.image_token_id),
-            audio_token_id: outer.audio_token_id,
+            audio_token_id: outer.ignore_index.filter(|id| *id >= 0).or(outer.audio_token_id),
             eos_token_id: outer.eos_token_id,
             text: TextConfig::deserialize(&text).map_err(invalid)?,
             encoder: EncoderConfig::default(),
@@ -76,6 +76,9 @@ struct OuterConfig {
     image_token_index: Option<i64>,
     #[serde(default, alias = "audio_token_index")]
     audio_token_id: Option<i64>,
+    /// The placeholder of a sound in Ultravox as transformers.js has it; elsewhere below 0.
+    #[serde(default)]
+    ignore_index: Option<i64>,
     #[serde(default)]
     eos_token_id: Option<TokenIds>,
 }
@@ -167,7 +170,7 @@ impl<'de> Deserialize<'de> for TokenIds {
 pub(crate) struct ProcessorConfig {
     #[serde(default)]
     pub(crate) image_token: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "audio_placeholder")]
     pub(crate) audio_token: Option<String>,
     /// Placeholders per image.
     #[serde(default, alias = "image_seq_len")]
@@ -184,6 +187,12 @@ pub(crate) struct ProcessorConfig {
     /// Placeholders per sound.
     #[serde(default, alias = "audio_seq_len")]
     pub(crate) audio_seq_length: Option<usize>,
+    /// Samples for one state of the encoder of sounds (Ultravox).
+    #[serde(default)]
+    pub(crate) encoder_ds_factor: Option<usize>,
+    /// States that become one feature (Ultravox).
+    #[serde(default)]
+    pub(crate) stack_factor: Option<usize>,
     #[serde(default)]
     pub(crate) image_processor: Option<ImageProcessorConfig>,
     #[serde(default)]

@@ -95,7 +95,7 @@ impl Family {
 
     /// What an error says of the architectures that can be run.
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
+         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
          Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine), and embedding \
          models (sentence encoders, CLIP, SigLIP, CLAP)";
 }
@@ -320,7 +320,7 @@ impl Bundle {
         &self.architecture
     }
 
-    /// Returns how the model reads pictures, if it is multimodal.
+    /// Returns how the model reads pictures and sounds, if it is multimodal.
     pub(crate) fn reader(&self) -> Option<Reader> {
         Reader::of(&self.architecture)
     }

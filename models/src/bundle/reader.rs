@@ -1,14 +1,15 @@
-//! The published multimodal architectures: how pictures stand in their prompts.
+//! The published multimodal architectures: how pictures and sounds stand in their prompts.
 //!
-//! All are wired alike (`vision_encoder`, `embed_tokens`, `decoder_model_merged`); they differ in
-//! what a picture becomes before its encoder and between the words of its prompt, and in positions.
+//! All are wired alike (`vision_encoder` or `audio_encoder`, `embed_tokens`, `decoder_model_merged`);
+//! they differ in what a medium becomes before its encoder and between the words of its prompt, and
+//! in positions.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BundleError, BundleFiles, config::ImageProcessorConfig, config::ProcessorConfig};
+use super::{BundleError, BundleFiles, config::ProcessorConfig};
 
-/// How a multimodal model reads pictures.
+/// How a multimodal model reads pictures and sounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
     /// The default model's: so many placeholders for a picture as the processor config says.
@@ -25,6 +26,10 @@ pub(crate) enum Reader {
     /// Qwen2-VL's and Qwen2.5-VL's: as many as the picture has merged patches, with positions of
     /// three axes.
     Qwen2Vl,
+    /// Ultravox's: a sound of any length behind the text, a token for a stack of encoder's states.
+    Ultravox,
+    /// Voxtral's: a mark, then as many tokens for every clip that a sound begins.
+    Voxtral,
 }
 
 impl Reader {
@@ -40,6 +45,8 @@ impl Reader {
             "Gemma3ForConditionalGeneration" | "gemma3" => Self::Gemma3,
             "Qwen2VLForConditionalGeneration" | "qwen2_vl" => Self::Qwen2Vl,
             "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Self::Qwen2Vl,
+            "UltravoxModel" | "ultravox" => Self::Ultravox,
+            "VoxtralForConditionalGeneration" | "voxtral" => Self::Voxtral,
             _ => return None,
         })
     }
@@ -50,7 +57,7 @@ impl Reader {
     }
 }
 
-/// The keys of `config.json` that only readers of pictures have.
+/// The keys of `config.json` that only readers of pictures and sounds have.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct ReaderConfig {
     /// The mark before a picture (Gemma 3).
@@ -62,8 +69,13 @@ pub(crate) struct ReaderConfig {
     /// Features of a picture (LLaVA).
     #[serde(default)]
     pub(crate) image_seq_length: Option<usize>,
+    /// Encoder's states that become one feature of a sound (Ultravox).
+    #[serde(default)]
+    pub(crate) stack_factor: Option<usize>,
     #[serde(default)]
     vision_config: VisionConfig,
+    #[serde(default)]
+    audio_config: AudioConfig,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -72,11 +84,33 @@ struct VisionConfig {
     spatial_merge_size: Option<usize>,
 }
 
+/// What is left out is the default of `VoxtralEncoderConfig`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct AudioConfig {
+    hidden_size: usize,
+    intermediate_size: usize,
+    max_source_positions: usize,
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self { hidden_size: 1280, intermediate_size: 5120, max_source_positions: 1500 }
+    }
+}
+
 impl ReaderConfig {
     /// Returns how many patches along an edge become one feature; 2 where left out
     /// (`Qwen2VLVisionConfig`).
     pub(crate) fn spatial_merge_size(&self) -> usize {
         self.vision_config.spatial_merge_size.unwrap_or(2).max(1)
+    }
+
+    /// Returns the features of a clip, for which as many states are put together as an inner layer is
+    /// wider (`VoxtralForConditionalGeneration.get_audio_features`).
+    pub(crate) fn features_per_clip(&self) -> usize {
+        let audio = &self.audio_config;
+        audio.max_source_positions * audio.hidden_size / audio.intermediate_size.max(1)
     }
 }
 
@@ -121,24 +155,29 @@ pub(super) fn with_text_defaults(text: &Value) -> Value {
 }
 
 /// Reads the processor configs of a multimodal bundle: everything in `processor_config.json` (the
-/// newest layout) or in `preprocessor_config.json`, or the image processor alone in the latter and
-/// what concerns text in the former.
+/// newest layout) or in `preprocessor_config.json`, or the image processor or feature extractor alone
+/// in the latter and what concerns text in the former.
 pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, BundleError> {
-    const IMAGES: &str = "preprocessor_config.json";
+    const MEDIA: &str = "preprocessor_config.json";
     let processor: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
     if let Some(processor) = &processor
         && (processor.image_processor.is_some() || processor.feature_extractor.is_some())
     {
         return Ok(processor.clone());
     }
-    let images: Value = files.json(IMAGES)?;
+    let media: Value = files.json(MEDIA)?;
     let invalid = |error: serde_json::Error| BundleError::InvalidJson {
-        file: IMAGES.to_owned(),
+        file: MEDIA.to_owned(),
         message: error.to_string(),
     };
-    if ["image_processor", "feature_extractor"].iter().any(|key| images[*key].is_object()) {
-        return serde_json::from_value(images).map_err(invalid);
+    if ["image_processor", "feature_extractor"].iter().any(|key| media[*key].is_object()) {
+        return serde_json::from_value(media).map_err(invalid);
     }
-    let images: ImageProcessorConfig = serde_json::from_value(images).map_err(invalid)?;
-    Ok(ProcessorConfig { image_processor: Some(images), ..processor.unwrap_or_default() })
+    let mut processor = processor.unwrap_or_default();
+    if media["feature_extractor_type"].is_string() {
+        processor.feature_extractor = serde_json::from_value(media).map_err(invalid)?;
+    } else {
+        processor.image_processor = serde_json::from_value(media).map_err(invalid)?;
+    }
+    Ok(processor)
 }

@@ -6,7 +6,7 @@ use crate::{
     Bundle, ModelError, Runtime,
     bundle::Reader,
     onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError},
-    tensors::Tensor,
+    tensors::{ShapeError, Tensor},
 };
 
 /// Images, tiles or sounds that go through an encoder together, at most.
@@ -15,6 +15,9 @@ pub(super) const BATCH_MEDIA_MAX: usize = 8;
 /// Patches that go through an encoder together, at most: each of them looks at all, so nothing is
 /// gained by more, and a large picture has as many alone.
 const BATCH_PATCHES_MAX: usize = 1024;
+
+/// What the features of sounds are called as an input of some encoders.
+const AUDIO_VALUES: &str = "audio_values";
 
 /// The media of one kind of one sample.
 #[derive(Clone, Copy)]
@@ -86,7 +89,7 @@ impl MediaEncoder {
         let ports = ["input_features", "audio_features"];
         let encoder =
             Self::open(runtime, bundle, device, "audio", "audio_encoder", ports, placeholder_id)?;
-        encoder.graph.expect_no_inputs_but(&[ports[0]])?;
+        encoder.graph.expect_no_inputs_but(&[encoder.input])?;
         Ok(Some(encoder))
     }
 
@@ -100,6 +103,9 @@ impl MediaEncoder {
         placeholder_id: i64,
     ) -> Result<Self, ModelError> {
         let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
+        // Ultravox and Voxtral have another name for the same.
+        let is_other = graph.input_names().any(|name| name == AUDIO_VALUES);
+        let input = if is_other { AUDIO_VALUES } else { input };
         graph.expect_map(input, Dtype::F32, output)?;
         let (intake, hidden_size) = (Intake::Rows, bundle.config.text.hidden_size);
         Ok(Self { modality, graph, input, output, intake, hidden_size, placeholder_id })
@@ -223,7 +229,11 @@ impl MediaEncoder {
                 feeds.push((grid, Feed::I64(&grids)));
             }
         }
-        let encoded = self.graph.run_on(&feeds, self.output)?;
+        let encoded = if self.intake == Intake::Rows && n_rows > BATCH_MEDIA_MAX {
+            self.run_in_pieces(input)?
+        } else {
+            self.graph.run_on(&feeds, self.output)?
+        };
         let n_features = encoded.data().len() / self.hidden_size.max(1);
         if encoded.shape().len() < 2 || encoded.shape().last() != Some(&self.hidden_size) {
             return Err(EncodeError::OutputShape {
@@ -248,6 +258,21 @@ impl MediaEncoder {
             own.to_vec()
         });
         Ok(features.collect())
+    }
+
+    /// Runs the encoder on the many media of one sample, or clips of one sound, so many at a time.
+    fn run_in_pieces(&mut self, rows: &Tensor<f32>) -> Result<Tensor<f32>, EncodeError> {
+        let failed = |error: ShapeError| EncodeError::Run {
+            graph: self.input.to_owned(),
+            message: error.to_string(),
+        };
+        let mut encoded = Vec::new();
+        for values in rows.data().chunks(BATCH_MEDIA_MAX * rows.row_len()) {
+            let shape = [&[values.len() / rows.row_len()], &rows.shape()[1..]].concat();
+            let piece = Tensor::new(shape, values.to_vec()).map_err(failed)?;
+            encoded.push(self.graph.run(self.input, Feed::F32(&piece), self.output)?);
+        }
+        Tensor::concat(&encoded.iter().collect::<Vec<_>>()).map_err(failed)
     }
 
     /// Puts feature rows over the placeholders of a prompt, in order; their number must agree.

@@ -1,4 +1,6 @@
 //! Sounds to log-mel spectrograms, as `WhisperFeatureExtractor` of transformers does it.
+//!
+//! Models differ in how a sound's length meets that of a clip.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -32,16 +34,31 @@ const HARMLESS_KEYS: [&str; 7] = [
 /// (`WhisperFeatureExtractor.__init__`).
 const MEL_RANGE_HZ: [f64; 2] = [0.0, 8000.0];
 
+/// How much of a sound, and of the silence behind it, goes into features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoundLength {
+    /// One clip; a longer sound is refused (Whisper).
+    OneClip,
+    /// The sound alone, no longer than a clip (Ultravox).
+    AsItIs,
+    /// Every clip that the sound begins, at most so many (Voxtral).
+    WholeClips {
+        /// The most clips.
+        n_max: usize,
+    },
+}
+
 /// Turns sounds into log-mel spectrograms for one bundle.
 ///
-/// Silence to the full clip, periodic Hann window, centred frames with reflected ends and the last
-/// one dropped, power, mel filters (Slaney scale and norm, 0 to 8 kHz), `log10`, at most 8 below
-/// the clip's maximum, `(x + 4) / 4`.
+/// Silence up to the length that is heard, periodic Hann window, centred frames with reflected ends
+/// and the last one dropped, power, mel filters (Slaney scale and norm, 0 to 8 kHz), `log10`, at most
+/// 8 below the sound's maximum, `(x + 4) / 4`.
 pub struct LogMel {
     sample_rate_hz: u32,
+    /// Samples of a clip.
     n_samples: usize,
+    length: SoundLength,
     hop: usize,
-    n_frames: usize,
     window: Vec<f32>,
     filters: Vec<MelFilter<f32>>,
     transform: Arc<dyn RealToComplex<f32>>,
@@ -52,19 +69,20 @@ impl fmt::Debug for LogMel {
         f.debug_struct("LogMel")
             .field("sample_rate_hz", &self.sample_rate_hz)
             .field("n_samples", &self.n_samples)
-            .field("shape", &self.feature_shape())
+            .field("length", &self.length)
+            .field("mels", &self.filters.len())
             .finish_non_exhaustive()
     }
 }
 
 impl LogMel {
-    /// Reads the config and computes window and filters.
+    /// Reads the config and computes window and filters; `length` says what is heard of a sound.
     ///
     /// # Errors
     ///
     /// [`BundleError`] if the config is of another class, asks for dither, or does not add up.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32")]
-    pub fn open(config: &FeatureExtractorConfig) -> Result<Self, BundleError> {
+    pub fn open(config: &FeatureExtractorConfig, length: SoundLength) -> Result<Self, BundleError> {
         check_keys(config)?;
         let n_fft = config.n_fft;
         let is_whole = config.hop_length > 0 && config.n_samples.is_multiple_of(config.hop_length);
@@ -79,8 +97,8 @@ impl LogMel {
         Ok(Self {
             sample_rate_hz: config.sampling_rate,
             n_samples: config.n_samples,
+            length,
             hop: config.hop_length,
-            n_frames,
             window: hann(n_fft).into_iter().map(|weight| weight as f32).collect(),
             filters: mel_filters(n_bins, n_mels, rate, MEL_RANGE_HZ, MelScale::Slaney)
                 .iter()
@@ -90,17 +108,19 @@ impl LogMel {
         })
     }
 
-    /// Returns the shape of one sound's features: mel bands and frames.
-    #[must_use]
-    pub fn feature_shape(&self) -> [usize; 2] {
-        [self.filters.len(), self.n_frames]
-    }
-
     /// Returns the longest sound the model hears, in seconds.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "clips have far fewer than 2^52 samples")]
     pub fn max_seconds(&self) -> f64 {
-        self.n_samples as f64 / f64::from(self.sample_rate_hz)
+        self.max_samples() as f64 / f64::from(self.sample_rate_hz)
+    }
+
+    /// Returns the samples of the longest sound that the model hears.
+    fn max_samples(&self) -> usize {
+        match self.length {
+            SoundLength::OneClip | SoundLength::AsItIs => self.n_samples,
+            SoundLength::WholeClips { n_max } => self.n_samples.saturating_mul(n_max),
+        }
     }
 
     /// Cuts a sound into windows that overlap, each no longer than the model hears; one that is no
@@ -133,7 +153,7 @@ impl LogMel {
     /// | name | dtype | shape | meaning |
     /// |---|---|---|---|
     /// | `audio` | `f32` | `[n]` | one channel, any sample rate |
-    /// | returned | `f32` | `[mels, frames]` | log-mel spectrogram, no unit |
+    /// | returned | `f32` | `[clips, mels, frames]` | log-mel spectrogram, no unit |
     ///
     /// # Errors
     ///
@@ -161,25 +181,45 @@ impl LogMel {
         let mut samples = audio.samples.as_slice();
         if audio.sample_rate_hz != self.sample_rate_hz {
             resampled = resample(samples, audio.sample_rate_hz, self.sample_rate_hz)?;
-            samples = &resampled[..resampled.len().min(self.n_samples)];
+            samples = &resampled[..resampled.len().min(self.max_samples())];
         }
-        if samples.len() > self.n_samples {
+        if samples.len() > self.max_samples() {
             return Err(too_long());
         }
-        Ok(Tensor::new(self.feature_shape(), self.log_mel(samples))?)
+        let n_heard = match self.length {
+            SoundLength::OneClip => self.n_samples,
+            // Ends are reflected, so a sound is as long as a window at least.
+            SoundLength::AsItIs => samples.len().max(self.window.len()),
+            SoundLength::WholeClips { .. } => samples.len().next_multiple_of(self.n_samples),
+        };
+        let n_frames = n_heard / self.hop;
+        let features = self.log_mel(samples, n_heard);
+        if n_heard <= self.n_samples {
+            return Ok(Tensor::new([1, self.filters.len(), n_frames], features)?);
+        }
+        // The spectrogram is that of the whole, then it is cut.
+        let (n_clips, clip_frames) = (n_heard / self.n_samples, self.n_samples / self.hop);
+        let mut clips = Vec::with_capacity(features.len());
+        for clip_idx in 0..n_clips {
+            for band in features.chunks_exact(n_frames) {
+                clips.extend_from_slice(&band[clip_idx * clip_frames..][..clip_frames]);
+            }
+        }
+        Ok(Tensor::new([n_clips, self.filters.len(), clip_frames], clips)?)
     }
 
-    /// Computes the features of `samples`, which are followed by silence.
-    fn log_mel(&self, samples: &[f32]) -> Vec<f32> {
+    /// Computes the features `[mels, frames]` of `samples`, followed by silence up to `n_heard`.
+    fn log_mel(&self, samples: &[f32], n_heard: usize) -> Vec<f32> {
         const FLOOR: f32 = 1e-10;
         let n_fft = self.window.len();
-        let padded = self.pad(samples);
+        let n_frames = n_heard / self.hop;
+        let padded = self.pad(samples, n_heard);
         let mut frame = self.transform.make_input_vec();
         let mut spectrum = self.transform.make_output_vec();
         let mut scratch = self.transform.make_scratch_vec();
         let mut power = vec![0.0_f32; spectrum.len()];
-        let mut features = vec![FLOOR.log10(); self.filters.len() * self.n_frames];
-        for frame_idx in 0..self.n_frames {
+        let mut features = vec![FLOOR.log10(); self.filters.len() * n_frames];
+        for frame_idx in 0..n_frames {
             let source = &padded[frame_idx * self.hop..frame_idx * self.hop + n_fft];
             // Silence is the floor already; a clip may be mostly that.
             if source.iter().all(|sample| *sample == 0.0) {
@@ -197,7 +237,7 @@ impl LogMel {
             for (mel_idx, filter) in self.filters.iter().enumerate() {
                 let bins = &power[filter.bins.clone()];
                 let energy: f32 = bins.iter().zip(&filter.weights).map(|(p, w)| p * w).sum();
-                features[mel_idx * self.n_frames + frame_idx] = energy.max(FLOOR).log10();
+                features[mel_idx * n_frames + frame_idx] = energy.max(FLOOR).log10();
             }
         }
         let loudest = features.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -207,14 +247,14 @@ impl LogMel {
         features
     }
 
-    /// Returns the clip with silence up to its full length and both ends reflected.
-    fn pad(&self, samples: &[f32]) -> Vec<f32> {
+    /// Returns the sound with silence up to `n_heard` samples and both ends reflected.
+    fn pad(&self, samples: &[f32], n_heard: usize) -> Vec<f32> {
         let half = self.window.len() / 2;
-        let mut padded = vec![0.0; half + self.n_samples + half];
+        let mut padded = vec![0.0; half + n_heard + half];
         padded[half..half + samples.len()].copy_from_slice(samples);
         for distance in 1..=half {
             padded[half - distance] = padded[half + distance];
-            let end = half + self.n_samples - 1;
+            let end = half + n_heard - 1;
             padded[end + distance] = padded[end - distance];
         }
         padded
@@ -273,7 +313,7 @@ mod tests {
 
     #[test]
     fn audio_longer_than_the_clip_is_rejected_with_both_durations() {
-        let mel = LogMel::open(&config()).unwrap();
+        let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         assert!(mel.input_features(&sound(16_000)).is_ok());
         let error = mel.input_features(&sound(32_000)).unwrap_err();
         assert_eq!(error.to_string(), "the audio has 2.00 s, the model hears at most 1.00 s");
@@ -281,7 +321,7 @@ mod tests {
 
     #[test]
     fn empty_and_broken_audio_is_rejected() {
-        let mel = LogMel::open(&config()).unwrap();
+        let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         assert_eq!(mel.input_features(&sound(0)).unwrap_err().code(), "audio_empty");
         let broken = Waveform { sample_rate_hz: 16_000, samples: vec![f32::NAN] };
         assert_eq!(mel.input_features(&broken).unwrap_err().code(), "audio_not_finite");
@@ -289,10 +329,10 @@ mod tests {
 
     #[test]
     fn silence_is_flat() {
-        let mel = LogMel::open(&config()).unwrap();
+        let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         let silent = Waveform { sample_rate_hz: 16_000, samples: vec![0.0; 100] };
         let features = mel.input_features(&silent).unwrap();
-        assert_eq!(features.shape(), [40, 100]);
+        assert_eq!(features.shape(), [1, 40, 100]);
         assert!(features.data().iter().all(|value| (value + 1.5).abs() < 1e-6));
     }
 
@@ -300,7 +340,7 @@ mod tests {
     fn dither_is_refused() {
         let mut config = config();
         config.rest.insert("dither".to_owned(), 0.1.into());
-        let error = LogMel::open(&config).unwrap_err();
+        let error = LogMel::open(&config, SoundLength::OneClip).unwrap_err();
         assert_eq!(error.code(), "bundle_option_unsupported");
     }
 }

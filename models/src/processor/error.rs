@@ -83,6 +83,11 @@ pub enum ProcessError {
     /// A sound without samples.
     #[error("the audio is empty")]
     AudioEmpty,
+    /// Sounds of one record that differ in length, for a model that hears them as they are.
+    #[error(
+        "the sounds of one row differ in length, this model hears only those of one length together"
+    )]
+    AudioLengthsDiffer,
     /// A sound longer than the model hears.
     #[error("the audio has {seconds:.2} s, the model hears at most {max_seconds:.2} s")]
     AudioTooLong {
@@ -126,6 +131,7 @@ impl ProcessError {
             Self::ImageTooNarrow { .. } => "image_too_narrow",
             Self::ImageSizesDiffer => "image_sizes_differ",
             Self::AudioEmpty => "audio_empty",
+            Self::AudioLengthsDiffer => "audio_lengths_differ",
             Self::AudioTooLong { .. } => "audio_too_long",
             Self::AudioNotFinite => "audio_not_finite",
             Self::Resample { .. } => "audio_resample",

@@ -22,7 +22,7 @@ mod text;
 mod tiles;
 mod transcript;
 
-pub use audio::LogMel;
+pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
 pub(crate) use document::Document;
 pub use error::ProcessError;
@@ -37,9 +37,10 @@ pub(crate) use transcript::Transcript;
 use std::{fmt, sync::Arc};
 
 use image::ImageGrid;
+use placeholder::Clips;
 
 use crate::{
-    bundle::{Bundle, BundleError, Family, ImageProcessorConfig, SourceLanguage},
+    bundle::{Bundle, BundleError, Family, ImageProcessorConfig, Reader, SourceLanguage},
     tensors::Tensor,
 };
 
@@ -101,7 +102,7 @@ impl Processor {
                 }
             },
             image,
-            audio: audio.map(LogMel::open).transpose()?,
+            audio: audio.map(|config| LogMel::open(config, sound_length(bundle))).transpose()?,
             samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
             clap: config.clap.as_ref().map(ClapMel::open).transpose()?,
             source: match bundle.family {
@@ -163,13 +164,14 @@ impl Processor {
             }
         }
         let (pixel_values, grids) = self.pixel_values(&record.images)?;
+        let (input_features, clips) = self.input_features(&record.audios)?;
         let patches = |grid: &ImageGrid| match grid {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
         };
         let mut token_ids = match &self.text {
             TextInput::Sentence(text) => text.token_ids(record)?,
-            TextInput::Prompt(text) if self.reads_text => text.token_ids(record, &grids)?,
+            TextInput::Prompt(text) if self.reads_text => text.token_ids(record, &grids, &clips)?,
             TextInput::Prompt(_) => Vec::new(),
         };
         if let Some(language) = &self.language {
@@ -182,7 +184,7 @@ impl Processor {
             token_ids,
             pixel_values,
             image_grids: grids.iter().filter_map(patches).collect(),
-            input_features: self.input_features(&record.audios)?,
+            input_features,
         })
     }
 
@@ -252,27 +254,47 @@ impl Processor {
         Ok((Some(Tensor::new(shape, values)?), grids))
     }
 
-    /// Stacks the sounds of a record: `[n, mels, frames]`, or what its model hears of one; `None`
-    /// without a sound.
-    fn input_features(&self, audios: &[Waveform]) -> Result<Option<Tensor<f32>>, ProcessError> {
+    /// Stacks the sounds of a record, `[clips, mels, frames]`, or what its model hears of one, and says
+    /// of which clips each consists; nothing without a sound.
+    fn input_features(
+        &self,
+        audios: &[Waveform],
+    ) -> Result<(Option<Tensor<f32>>, Vec<Clips>), ProcessError> {
         if audios.is_empty() {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         if let (Some(processor), [audio]) = (&self.samples, audios) {
-            return processor.input_values(audio).map(Some);
+            return Ok((Some(processor.input_values(audio)?), Vec::new()));
         }
         if let (Some(processor), [audio]) = (&self.clap, audios) {
-            return processor.input_features(audio).map(Some);
+            return Ok((Some(processor.input_features(audio)?), Vec::new()));
         }
         let Some(processor) = &self.audio else {
             return Err(ProcessError::Modality { modality: "audio" });
         };
-        let mut values = Vec::new();
-        for audio in audios {
-            values.extend(processor.input_features(audio)?.into_data());
+        let features = audios.iter().map(|audio| processor.input_features(audio));
+        let features: Vec<Tensor<f32>> = features.collect::<Result<_, _>>()?;
+        if features.windows(2).any(|pair| pair[0].shape()[1..] != pair[1].shape()[1..]) {
+            return Err(ProcessError::AudioLengthsDiffer);
         }
-        let [n_mels, n_frames] = processor.feature_shape();
-        Ok(Some(Tensor::new([audios.len(), n_mels, n_frames], values)?))
+        let clips = |features: &Tensor<f32>| Clips {
+            n_clips: features.rows(),
+            n_frames: features.shape().last().copied().unwrap_or(0),
+        };
+        let clips = features.iter().map(clips).collect();
+        Ok((Some(Tensor::concat(&features.iter().collect::<Vec<_>>())?), clips))
+    }
+}
+
+/// Returns how much a model hears of a sound.
+fn sound_length(bundle: &Bundle) -> SoundLength {
+    match bundle.reader() {
+        Some(Reader::Ultravox) => SoundLength::AsItIs,
+        Some(Reader::Voxtral) => {
+            let n_features = bundle.config.reader.features_per_clip().max(1);
+            SoundLength::WholeClips { n_max: (bundle.context_tokens() / n_features).max(1) }
+        }
+        _ => SoundLength::OneClip,
     }
 }
 

@@ -31,23 +31,46 @@ enum Expansion {
     Framed { n_tokens: usize, before: String, after: String },
     /// A token for a square of patches of this edge.
     PerSquare { edge: usize },
+    /// A mark, then so many tokens for each clip.
+    PerClip { n_tokens: usize, before: &'static str },
+    /// A token for each stack of `factor` states, of which each stands for `stride` frames, and one
+    /// more: transformers.js counts so, and the published graphs with it.
+    PerStack { stride: usize, factor: usize },
+}
+
+/// How one medium lies in what its encoder reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Layout<'a> {
+    Image(&'a ImageGrid),
+    Sound(Clips),
+}
+
+/// Clips of one length, of which a sound consists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clips {
+    pub(super) n_clips: usize,
+    /// Frames of each.
+    pub(super) n_frames: usize,
 }
 
 /// The marks of Idefics3 and SmolVLM, which their processors know by name.
 const AROUND_IMAGE: &str = "<fake_token_around_image>";
 const GLOBAL_IMAGE: &str = "<global-img>";
 
+/// The mark before a sound of Voxtral, which its processor knows by name.
+const BEGIN_AUDIO: &str = "[BEGIN_AUDIO]";
+
 impl Placeholder {
-    /// Returns what the mark of one medium becomes; `grid` says how an image is laid out.
-    pub(super) fn text(&self, grid: Option<&ImageGrid>) -> String {
+    /// Returns what the mark of one medium becomes.
+    pub(super) fn text(&self, layout: Layout<'_>) -> String {
         let repeated = |n: usize| self.token.repeat(n);
-        match (&self.expansion, grid) {
+        match (&self.expansion, layout) {
             (Expansion::Repeated(n), _) => repeated(*n),
             (
                 Expansion::PerPatch { patch, more, fewer },
-                Some(ImageGrid::Whole { height, width }),
+                Layout::Image(ImageGrid::Whole { height, width }),
             ) => repeated(((height / patch) * (width / patch) + more).saturating_sub(*fewer)),
-            (Expansion::Tiles { n_tokens }, Some(ImageGrid::Tiles { rows, columns })) => {
+            (Expansion::Tiles { n_tokens }, Layout::Image(ImageGrid::Tiles { rows, columns })) => {
                 let mut text = String::new();
                 for row in 1..=*rows {
                     for column in 1..=*columns {
@@ -64,8 +87,14 @@ impl Placeholder {
             (Expansion::Framed { n_tokens, before, after }, _) => {
                 format!("\n\n{before}{}{after}\n\n", repeated(*n_tokens))
             }
-            (Expansion::PerSquare { edge }, Some(ImageGrid::Patches(grid))) => {
+            (Expansion::PerSquare { edge }, Layout::Image(ImageGrid::Patches(grid))) => {
                 repeated(grid.iter().product::<usize>() / (edge * edge))
+            }
+            (Expansion::PerClip { n_tokens, before }, Layout::Sound(clips)) => {
+                format!("{before}{}", repeated(n_tokens * clips.n_clips))
+            }
+            (Expansion::PerStack { stride, factor }, Layout::Sound(clips)) => {
+                repeated(1 + clips.n_frames.div_ceil(*stride).div_ceil(*factor))
             }
             // An image processor of another kind than the model's: refused when the bundle opens.
             _ => String::new(),
@@ -91,7 +120,7 @@ pub(super) fn placeholders(
     if let Some(token_id) = bundle.config.audio_token_id.filter(|_| modalities.audio) {
         let token = token_of(special, token_id, "audio_token_id")?;
         agree("audio", config.audio_token.as_ref(), &token)?;
-        let expansion = Expansion::Repeated(length("audio", config.audio_seq_length)?);
+        let expansion = audio_expansion(bundle)?;
         found.push(Placeholder { modality: "audio", marker: token.clone(), token, expansion });
     }
     Ok(found)
@@ -142,6 +171,9 @@ fn image_expansion(
             let marker = before.clone();
             return Ok((Expansion::Framed { n_tokens, before, after }, marker));
         }
+        Some(Reader::Ultravox | Reader::Voxtral) => {
+            return Err(inconsistent("this model reads no pictures".to_owned()));
+        }
         Some(Reader::Qwen2Vl) => {
             let merge = images.and_then(|images| images.rest.get("merge_size")?.as_u64());
             let edge = merge.map_or(Some(2), |n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -155,6 +187,30 @@ fn image_expansion(
         }
     };
     Ok((expansion, token.to_owned()))
+}
+
+/// Returns what a sound's mark becomes.
+fn audio_expansion(bundle: &Bundle) -> Result<Expansion, BundleError> {
+    let config = &bundle.processor;
+    Ok(match bundle.reader() {
+        Some(Reader::Voxtral) => Expansion::PerClip {
+            n_tokens: bundle.config.reader.features_per_clip(),
+            before: BEGIN_AUDIO,
+        },
+        Some(Reader::Ultravox) => {
+            // 320 and 8 are what the processor takes where nothing is said.
+            let hop = config.feature_extractor.as_ref().map_or(1, |mel| mel.hop_length).max(1);
+            let stride = config.encoder_ds_factor.unwrap_or(320) / hop;
+            let factor = config.stack_factor.or(bundle.config.reader.stack_factor).unwrap_or(8);
+            if stride == 0 || factor == 0 {
+                return Err(inconsistent(
+                    "`encoder_ds_factor` or `stack_factor` is too small".to_owned(),
+                ));
+            }
+            Expansion::PerStack { stride, factor }
+        }
+        _ => Expansion::Repeated(length("audio", config.audio_seq_length)?),
+    })
 }
 
 fn length(modality: &str, n_tokens: Option<usize>) -> Result<usize, BundleError> {

@@ -67,7 +67,7 @@ impl fmt::Debug for Waveform {
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles, 3, S, S]` or `[n_patches, N]` | normalised pixels |
 /// | `image_grids` | | `[n_images, 3]` | frames, rows and columns of the patches of each image |
-/// | `input_features` | `f32` | `[n_audios, mels, frames]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
+/// | `input_features` | `f32` | `[n_clips, mels, frames]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The prompt as token ids.

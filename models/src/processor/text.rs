@@ -16,7 +16,7 @@ use tokenizers::Tokenizer;
 use super::{
     ProcessError, Record,
     image::ImageGrid,
-    placeholder::{Placeholder, placeholders},
+    placeholder::{Clips, Layout, Placeholder, placeholders},
 };
 use crate::{
     bundle::{Bundle, BundleError, Family, Reader},
@@ -64,7 +64,8 @@ pub(crate) struct TextProcessor {
     /// Whether special tokens in a text count: a prompt of the job is made of them.
     is_task: bool,
     /// Whether a message's content is a list of parts rather than a string: templates of models
-    /// that see or hear take parts, those of text models strings.
+    /// that see or hear take parts, those of text models strings. In a string the marks of media
+    /// stand behind the text (Ultravox).
     takes_parts: bool,
     /// Whether spaces before punctuation are taken out of answers.
     cleans_up: bool,
@@ -115,12 +116,13 @@ impl TextProcessor {
             (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
             _ => chat_template(bundle, &config)?,
         };
-        let modalities = bundle.modalities();
+        let has_media = bundle.modalities().image || bundle.modalities().audio;
         Ok(Self {
             is_chat: template.is_some(),
             is_task,
             cleans_up: config["clean_up_tokenization_spaces"] == true,
-            takes_parts: template.is_none() || modalities.image || modalities.audio,
+            takes_parts: template.is_none()
+                || (has_media && bundle.reader() != Some(Reader::Ultravox)),
             template: environment(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
             bos_token: token_text(&config, "bos_token"),
@@ -139,11 +141,12 @@ impl TextProcessor {
 
     /// Renders, tokenises and repeats each placeholder for the features of its medium.
     ///
-    /// `grids` says how each image is laid out.
+    /// `grids` and `clips` say how each image and sound is laid out.
     pub(super) fn token_ids(
         &self,
         record: &Record,
         grids: &[ImageGrid],
+        clips: &[Clips],
     ) -> Result<Vec<i64>, ProcessError> {
         let media_are_missing = record.images.is_empty() && record.audios.is_empty();
         if media_are_missing && record.text.as_deref().is_none_or(str::is_empty) {
@@ -160,9 +163,9 @@ impl TextProcessor {
             // The prompt is the text itself: no markup in it is meant.
             self.encode(&self.plain, &self.prompt_text(record)?)?
         } else if has_markup {
-            self.ids_of_guarded(record, grids)?
+            self.ids_of_guarded(record, grids, clips)?
         } else {
-            let rendered = self.expand(self.prompt_text(record)?, record, grids)?;
+            let rendered = self.expand(self.prompt_text(record)?, grids, clips)?;
             self.encode(&self.markup, &rendered)?
         };
         Ok(ids.into_iter().map(i64::from).collect())
@@ -193,10 +196,15 @@ impl TextProcessor {
             let content = content_of(parts, Some(system));
             messages.push(context! { role => "system", content => content });
         }
-        messages.push(context! { role => "user", content => content_of(content, text) });
         let token = |modality: &str| {
             self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.marker.as_str())
         };
+        // As `UltravoxPipeline` does it; a model of text has no mark.
+        let marks = record.audios.iter().filter_map(|_| token("audio"));
+        let spoken: Vec<&str> =
+            text.filter(|text| !text.is_empty()).into_iter().chain(marks).collect();
+        let spoken = spoken.join(" ");
+        messages.push(context! { role => "user", content => content_of(content, Some(&spoken)) });
         let values = context! {
             messages => messages,
             bos_token => &self.bos_token,
@@ -214,6 +222,7 @@ impl TextProcessor {
         &self,
         record: &Record,
         grids: &[ImageGrid],
+        clips: &[Clips],
     ) -> Result<Vec<u32>, ProcessError> {
         let texts = [record.text.as_deref(), record.system.as_deref()];
         let stand_in = unused_char(&texts).ok_or_else(|| ProcessError::Tokenizer {
@@ -225,7 +234,7 @@ impl TextProcessor {
         let [text, system] =
             texts.map(|text| text.map(|text| self.guard(text, stand_in, &mut pieces)));
         let rendered = self.render(record, text.as_deref(), system.as_deref())?;
-        let rendered = self.expand(rendered, record, grids)?;
+        let rendered = self.expand(rendered, grids, clips)?;
 
         let mut ids = Vec::new();
         let mut rest = rendered.as_str();
@@ -320,26 +329,25 @@ impl TextProcessor {
     fn expand(
         &self,
         rendered: String,
-        record: &Record,
         grids: &[ImageGrid],
+        clips: &[Clips],
     ) -> Result<String, ProcessError> {
         let mut text = rendered;
         for placeholder in &self.placeholders {
             let modality = placeholder.modality;
-            let (expected, grids) = match modality {
-                "image" => (record.images.len(), grids),
-                _ => (record.audios.len(), &[][..]),
+            let layouts: Vec<Layout<'_>> = match modality {
+                "image" => grids.iter().map(Layout::Image).collect(),
+                _ => clips.iter().copied().map(Layout::Sound).collect(),
             };
-            let pieces: Vec<&str> = text.split(&placeholder.marker).collect();
-            let actual = pieces.len() - 1;
-            if actual != expected {
+            let mut pieces = text.split(&placeholder.marker);
+            let mut expanded = pieces.next().unwrap_or_default().to_owned();
+            let pieces: Vec<&str> = pieces.collect();
+            if pieces.len() != layouts.len() {
+                let (expected, actual) = (layouts.len(), pieces.len());
                 return Err(ProcessError::PlaceholderCount { modality, expected, actual });
             }
-            let mut expanded = String::new();
-            for (medium_idx, piece) in pieces.into_iter().enumerate() {
-                if medium_idx > 0 {
-                    expanded += &placeholder.text(grids.get(medium_idx - 1));
-                }
+            for (layout, piece) in layouts.into_iter().zip(pieces) {
+                expanded += &placeholder.text(layout);
                 expanded += piece;
             }
             text = expanded;

@@ -47,6 +47,12 @@ pub(crate) fn sound(name: &str) -> Waveform {
     Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
 }
 
+/// Reads wave files of 16 kHz that follow each other in one sound.
+pub(crate) fn sounds_joined(names: &[&str]) -> Waveform {
+    let samples = names.iter().flat_map(|name| sound(name).samples).collect();
+    Waveform { sample_rate_hz: 16_000, samples }
+}
+
 pub(crate) fn bundle(name: &str) -> PathBuf {
     references().join("bundles").join(name)
 }

@@ -22,6 +22,7 @@ MODULES = {
     "speech": ["whisper", "moonshine"],
     "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
+    "listeners": ["ultravox", "voxtral"],
     "geometry": ["geometry"],
 }
 

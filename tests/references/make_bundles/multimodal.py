@@ -1,4 +1,4 @@
-"""Decoders that read pictures: `vision_encoder`, `embed_tokens` and `decoder_model_merged`."""
+"""Decoders that read pictures or sounds: their encoders, `embed_tokens`, `decoder_model_merged`."""
 
 import json
 import shutil
@@ -58,9 +58,15 @@ class Spec:
     generation: Callable[[PreTrainedTokenizerBase], dict]
     # Files of the processor by their names.
     files: dict[str, dict]
-    vision: Callable[[PreTrainedModel], nn.Module]
+    vision: Callable[[PreTrainedModel], nn.Module] | None = None
     # Sizes that vary, by the vision encoder's inputs.
-    vision_axes: dict[str, dict[int, str]]
+    vision_axes: dict[str, dict[int, str]] = field(default_factory=dict)
+    # The same of sounds.
+    audio: Callable[[PreTrainedModel], nn.Module] | None = None
+    audio_axes: dict[str, dict[int, str]] = field(default_factory=dict)
+    # The public part of each row, and what the model is given for it, where the family's processor
+    # cannot be asked as that of pictures is.
+    rows: Callable[[Path, PreTrainedTokenizerBase], list[tuple[dict, dict]]] | None = None
     # Turns the config as transformers writes it now into the form that is published.
     publish: Callable[[dict], dict] = lambda config: config
     # What goes to `TextDecoder`.
@@ -76,8 +82,11 @@ class Spec:
     embedding_std: float = 1.0
 
 
-def prompts(spec: Spec, processor: ProcessorMixin) -> list[tuple[dict, dict]]:
+def prompts(spec: Spec, folder: Path) -> list[tuple[dict, dict]]:
     """The public part of each row, and what the model is given for it."""
+    processor: ProcessorMixin = AutoProcessor.from_pretrained(folder, use_fast=True)
+    if spec.image_backend == "pil":
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     found = []
     for text, names in ROWS:
         if spec.only_one_picture and len(names) != 1:
@@ -133,25 +142,32 @@ def build(
     return first_good_seed(attempt)
 
 
-def vision_feeds(names: list[str], inputs: dict) -> dict[str, torch.Tensor]:
-    """The vision encoder's inputs, by its own names."""
-    renamed = {"grid_thw": "image_grid_thw"}
+def media_feeds(names: list[str], inputs: dict) -> dict[str, torch.Tensor]:
+    """The inputs of an encoder of pictures or sounds, by its own names."""
+    renamed = {"grid_thw": "image_grid_thw", "audio_values": "input_features"}
     found = {name: inputs[renamed.get(name, name)] for name in names}
     if "pixel_attention_mask" in found:
         found["pixel_attention_mask"] = found["pixel_attention_mask"].bool()
     return found
 
 
-def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> None:
-    """Traces the three sessions."""
-    vision = spec.vision(model)
-    trace(
-        vision,
-        vision_feeds(list(spec.vision_axes), sample),
-        {"image_features": {0: "num_features"}},
-        spec.vision_axes,
-        folder / "vision_encoder.onnx",
-    )
+def export(spec: Spec, model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
+    """Traces the sessions."""
+    encoders = [
+        (spec.vision, spec.vision_axes, "pixel_values", "image_features", "vision_encoder"),
+        (spec.audio, spec.audio_axes, "input_features", "audio_features", "audio_encoder"),
+    ]
+    for module, axes, values, features, name in encoders:
+        if module is None:
+            continue
+        sample = max((row for row in inputs if values in row), key=lambda row: row[values].numel())
+        trace(
+            module(model),
+            media_feeds(list(axes), sample),
+            {features: {0: "num_features"}},
+            axes,
+            folder / f"{name}.onnx",
+        )
     rows = {0: "batch_size", 1: "sequence_length"}
     trace(
         EmbedTokens(model),
@@ -195,7 +211,7 @@ def export(spec: Spec, model: PreTrainedModel, sample: dict, folder: Path) -> No
 
 
 class Runner:
-    """The three sessions of a bundle, for one row at a time."""
+    """The sessions of a bundle, for one row at a time."""
 
     def __init__(
         self, spec: Spec, model: PreTrainedModel, folder: Path, halves: Sequence[str] = ()
@@ -204,7 +220,16 @@ class Runner:
             return folder / (f"{name}_fp16.onnx" if name in halves else f"{name}.onnx")
 
         self.spec, self.model = spec, model
-        self.vision = open_session(path("vision_encoder"))
+        # What each encoder is fed, and the key of the token that stands for what it gives.
+        encoders = {
+            "pixel_values": ("vision_encoder", "image_token_id", spec.vision),
+            "input_features": ("audio_encoder", "audio_token_id", spec.audio),
+        }
+        self.encoders = {
+            values: (open_session(path(name)), getattr(model.config, token))
+            for values, (name, token, module) in encoders.items()
+            if module is not None
+        }
         self.embed = open_session(path("embed_tokens"))
         self.decoder = Decoder(path("decoder_model_merged"))
 
@@ -215,15 +240,17 @@ class Runner:
     def _embed(self, inputs: dict) -> np.ndarray:
         ids = inputs["input_ids"].numpy()
         embeds = self._embed_tokens(ids)
-        if "pixel_values" in inputs:
-            kinds = {i.name: TYPES[i.type] for i in self.vision.get_inputs()}
+        for values, (session, token_id) in self.encoders.items():
+            if values not in inputs:
+                continue
+            kinds = {i.name: TYPES[i.type] for i in session.get_inputs()}
             feeds = {
                 name: value.numpy().astype(kinds[name])
-                for name, value in vision_feeds(list(kinds), inputs).items()
+                for name, value in media_feeds(list(kinds), inputs).items()
             }
-            (features,) = self.vision.run(None, feeds)
+            (features,) = session.run(None, feeds)
             features = features.reshape(-1, features.shape[-1])
-            places = ids == self.model.config.image_token_id
+            places = ids == token_id
             if places.sum() != len(features):
                 raise AssertionError(f"{places.sum()} places for {len(features)} features")
             embeds[places] = features
@@ -317,18 +344,14 @@ def make(spec: Spec) -> None:
     tokenizer = spec.tokenizer(folder)
     for name, content in spec.files.items():
         write_json(folder / name, content)
-    processor = AutoProcessor.from_pretrained(folder, use_fast=True)
-    if spec.image_backend == "pil":
-        processor.image_processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
-    rows = prompts(spec, processor)
+    rows = spec.rows(folder, tokenizer) if spec.rows else prompts(spec, folder)
     model, found = build(spec, tokenizer, [inputs for _, inputs in rows])
     config = json.loads(model.config.to_json_string()) | {
         "architectures": [spec.model_class.__name__]
     }
     write_json(folder / "config.json", spec.publish(config))
     write_json(folder / "generation_config.json", spec.generation(tokenizer))
-    sample = max((inputs for _, inputs in rows if "pixel_values" in inputs), key=_pixels)
-    export(spec, model, sample, folder / "onnx")
+    export(spec, model, [inputs for _, inputs in rows], folder / "onnx")
 
     runner = Runner(spec, model, folder / "onnx")
     worst = max(runner.check(i, rows[i][1], answer) for i, answer in enumerate(found))
@@ -349,7 +372,3 @@ def make(spec: Spec) -> None:
         **more,
     )
     print(f"  {size_of(folder)} bytes")
-
-
-def _pixels(inputs: dict) -> int:
-    return inputs["pixel_values"].numel()

@@ -84,8 +84,10 @@ class TextDecoder(nn.Module):
 
 def text_model(model: PreTrainedModel) -> nn.Module:
     """The text part, by the names that the families give it."""
-    inner = model.model
-    return inner.text_model if hasattr(inner, "text_model") else inner.language_model
+    inner = getattr(model, "model", model)
+    inner = inner.text_model if hasattr(inner, "text_model") else inner.language_model
+    # Voxtral has a whole causal model there.
+    return getattr(inner, "model", inner)
 
 
 class ImageFeatures(nn.Module):
@@ -100,6 +102,18 @@ class ImageFeatures(nn.Module):
         features = self.model.get_image_features(pixel_values)
         # LLaVA gives a list of images.
         return features if isinstance(features, torch.Tensor) else torch.stack(tuple(features))
+
+
+class AudioFeatures(nn.Module):
+    """Features of sounds, where the model's own function can be traced."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, audio_values: torch.Tensor) -> torch.Tensor:
+        """Returns [tokens of all sounds, size]."""
+        return self.model.get_audio_features(audio_values)
 
 
 class LlavaFeatures(nn.Module):

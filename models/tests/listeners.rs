@@ -1,0 +1,97 @@
+//! Multimodal decoders that hear, as transformers.js publishes them, against Hugging Face
+//! transformers: the prompt's ids, then the answers, with 1, 3 and 8 slots.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+#[expect(dead_code, reason = "each test file uses some of what they share")]
+#[path = "support/references.rs"]
+mod references;
+
+use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, Waveform};
+use references::{assert_rows, bundle, encode, load, reference, sound, sounds_joined};
+use serde_json::Value;
+
+fn record(text: &str, audios: Vec<Waveform>) -> Record {
+    Record { text: Some(text.to_owned()), audios, ..Record::default() }
+}
+
+fn record_of(row: &Value) -> Record {
+    let audios = row["audios"].as_array().unwrap().iter();
+    let joined = |names: &Value| {
+        sounds_joined(&names.as_array().unwrap().iter().flat_map(Value::as_str).collect::<Vec<_>>())
+    };
+    record(row["text"].as_str().unwrap(), audios.map(joined).collect())
+}
+
+fn assert_bundle(name: &str) {
+    let reference = reference(name);
+    assert_rows(name, &bundle(name), reference["rows"].as_array().unwrap(), record_of);
+}
+
+fn processor(name: &str) -> Processor {
+    Processor::open(&Bundle::open(&BundleSource::Directory(bundle(name))).unwrap()).unwrap()
+}
+
+#[test]
+fn ultravox_with_sounds_as_long_as_they_are() {
+    assert_bundle("ultravox");
+}
+
+#[test]
+fn voxtral_with_clips_of_thirty_seconds() {
+    assert_bundle("voxtral");
+}
+
+#[test]
+fn text_that_looks_like_a_mark_stays_text() {
+    for (name, mark) in [("ultravox", "<|audio|>"), ("voxtral", "[AUDIO]")] {
+        let processor = processor(name);
+        let prepare = |text: &str| processor.prepare(&record(text, vec![sound("fall-1s.wav")]));
+        let places = |ids: &[i64], place: i64| ids.iter().filter(|id| **id == place).count();
+        let [plain, marked] = ["Is this a mark?", &format!("Is this {mark} a mark?")]
+            .map(|text| prepare(text).unwrap().token_ids);
+        // What stands for a feature is by far the most frequent.
+        let place = *plain.iter().max_by_key(|id| places(&plain, **id)).unwrap();
+        assert!(marked.len() > plain.len(), "{name}");
+        assert_eq!(places(&marked, place), places(&plain, place), "{name}");
+    }
+}
+
+#[test]
+fn sounds_that_a_model_cannot_hear_are_refused() {
+    let silence =
+        |seconds: usize| Waveform { sample_rate_hz: 16_000, samples: vec![0.0; seconds * 16_000] };
+    let code = |name: &str, seconds: &[usize]| {
+        let sounds = seconds.iter().map(|seconds| silence(*seconds)).collect();
+        processor(name).prepare(&record("Hello", sounds)).err().map(|error| error.code())
+    };
+    assert_eq!(code("ultravox", &[30]), None);
+    assert_eq!(code("ultravox", &[31]), Some("audio_too_long"));
+    assert_eq!(code("ultravox", &[2, 2]), None);
+    assert_eq!(code("ultravox", &[2, 3]), Some("audio_lengths_differ"));
+    // Its context of 1024 tokens has place for two clips.
+    assert_eq!(code("voxtral", &[60]), None);
+    assert_eq!(code("voxtral", &[61]), Some("audio_too_long"));
+    assert_eq!(code("voxtral", &[2, 40]), None);
+}
+
+#[test]
+fn many_clips_of_one_row_are_those_of_each() {
+    let mut model = load(bundle("voxtral"), 1, ModelOptions::default());
+    let names = ["fall-1s.wav", "hiss-1s.wav", "low-3s.wav"];
+    let alone = names.map(|name| record("Hello", vec![sound(name)]));
+    let together = record("Hello", (0..12).map(|i| sound(names[i % 3])).collect());
+    let prompts = encode(&mut model, &[&alone[..], &[together]].concat());
+    let features = |prompt: usize, sound: usize| {
+        let embeds = prompts[prompt].embeds().unwrap();
+        // The beginning of the prompt has two tokens, the mark of a sound one.
+        let first = 2 + sound * 376 + 1;
+        embeds.data()[first * embeds.row_len()..(first + 375) * embeds.row_len()].to_vec()
+    };
+    for sound in 0..12 {
+        let pairs = features(3, sound).into_iter().zip(features(sound % 3, 0));
+        // Sums over more rows may be ordered otherwise.
+        let worst = pairs.map(|(own, alone)| (own - alone).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "sound {sound}: off by {worst}");
+    }
+}
