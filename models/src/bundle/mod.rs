@@ -95,9 +95,9 @@ impl Family {
 
     /// What an error says of the architectures that can be run.
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
-         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine), and embedding \
-         models (sentence encoders, CLIP, SigLIP, CLAP)";
+         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
+         Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
 }
 
 /// What may be in a record for this model.

@@ -262,8 +262,9 @@ impl MediaEncoder {
 
     /// Runs the encoder on the many media of one sample, or clips of one sound, so many at a time.
     fn run_in_pieces(&mut self, rows: &Tensor<f32>) -> Result<Tensor<f32>, EncodeError> {
+        let name = self.graph.name();
         let failed = |error: ShapeError| EncodeError::Run {
-            graph: self.input.to_owned(),
+            graph: name.to_owned(),
             message: error.to_string(),
         };
         let mut encoded = Vec::new();
