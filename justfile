@@ -21,6 +21,13 @@ quick:
 train-check:
     models/training/train_check.sh
 
+# Crashes at every step of writing, kills, full disks (as root); makes docs/torture.md anew.
+torture:
+    rm -rf target/torture
+    LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test torture -- --test-threads=1
+    cat tests/torture_head.md target/torture/*.md > docs/torture.md
+    cat docs/torture.md
+
 # Peak memory over the number of rows; prints a table.
 memory:
     tests/measure_memory.sh

@@ -14,7 +14,7 @@ use legenda_schemas::{
     version,
     after_help = "Exit codes: 0 done · 1 a fault of the program · 2 command, job, table or model \
                   wrong, nothing read · 3 error budget spent · 4 failed, run again to resume · \
-                  130 interrupted, run again to resume"
+                  5 `verify` found something wrong · 130 interrupted, run again to resume"
 )]
 pub(crate) struct Cli {
     /// Log more: -v for information, -vv for debugging.
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
+    /// Prove that an output holds every input row once, or name what is wrong with it.
+    Verify(VerifyArgs),
     /// List, show, fetch and try models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -71,6 +73,12 @@ pub(crate) struct RunArgs {
     /// After a first signal, wait this many seconds for the rows at work.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) grace: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The output folder of a run.
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

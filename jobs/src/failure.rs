@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     ErrorBudget,
     /// 4: the run failed and can be resumed by the same command.
     Resumable,
+    /// 5: `verify` found something wrong with an output.
+    Unsound,
     /// 130: interrupted by a signal; what was done is committed.
     Interrupted,
 }
@@ -29,6 +31,7 @@ impl From<Exit> for ExitCode {
             Exit::Config => 2,
             Exit::ErrorBudget => 3,
             Exit::Resumable => 4,
+            Exit::Unsound => 5,
             Exit::Interrupted => 130,
         })
     }

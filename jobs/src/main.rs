@@ -19,9 +19,11 @@ fn main() -> ExitCode {
     legenda_pipeline::guard::quiet_panics();
     let cli = Cli::parse();
     start_logs(cli.verbose);
+    crash_when_asked();
     let result = match cli.command {
         Command::Run(args) => command::run::run(&args),
         Command::Check(args) => command::check::check(&args),
+        Command::Verify(args) => command::verify::verify(&args),
         Command::Models(command) => command::models::models(&command),
         Command::Doctor(args) => command::doctor::doctor(&args),
         Command::Schema(args) => command::schema::schema(&args),
@@ -33,6 +35,12 @@ fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Crashes at the n-th step of writing when a test asks for it by `LEGENDA_CRASH_AT=n`.
+fn crash_when_asked() {
+    let n = std::env::var("LEGENDA_CRASH_AT").ok().and_then(|n| n.parse().ok());
+    legenda_pipeline::crash::at_step(n.unwrap_or(0));
 }
 
 /// Sends logs to stderr: warnings unless asked for more, by `-v` or `RUST_LOG`.

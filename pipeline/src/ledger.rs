@@ -22,7 +22,10 @@ use legenda_schemas::{
     span::SpanId,
 };
 
-use crate::sink::{WriteError, write_whole};
+use crate::{
+    crash,
+    sink::{WriteError, write_whole},
+};
 
 /// Why an output cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,22 @@ pub enum LedgerError {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// There is no output.
+    #[error("`{path}` is no output of a run: it holds no `_legenda/plan.json`")]
+    NoOutput {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another version of this program wrote there.
+    #[error(
+        "`{path}` has version {version} of the ledger's format, this program reads {LEDGER_VERSION}: use the program that wrote it, or start anew with `--overwrite`"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
     },
     /// Another job wrote there.
     #[error(
@@ -71,11 +90,74 @@ pub enum LedgerError {
     },
 }
 
+/// Where the files of an output lie.
+#[derive(Clone, Debug)]
+pub(crate) struct OutputPaths {
+    root: PathBuf,
+    /// The format of parts and rejects.
+    pub(crate) format: Format,
+}
+
+impl OutputPaths {
+    /// Finds the output of earlier runs at `root`.
+    pub(crate) fn find(root: &Path) -> Result<Self, LedgerError> {
+        let mut this = Self { root: root.to_owned(), format: Format::default() };
+        if !this.plan().is_file() {
+            return Err(LedgerError::NoOutput { path: root.to_owned() });
+        }
+        let format = this.read_plan()?.identity.get("output.format").cloned();
+        this.format = serde_json::from_value(format.unwrap_or_default())
+            .map_err(|error| LedgerError::Read { path: this.plan(), problem: error.to_string() })?;
+        Ok(this)
+    }
+
+    /// Returns where the answers of a span go.
+    pub(crate) fn part(&self, id: &SpanId) -> PathBuf {
+        self.root.join(id.part_name(self.format.extension()))
+    }
+
+    /// Returns where the rejects of a span go.
+    pub(crate) fn rejects(&self, id: &SpanId) -> PathBuf {
+        self.root.join("rejects").join(format!("rejects-{id}.{}", self.format.extension()))
+    }
+
+    /// Returns the folders of parts and rejects, and how the names of their files begin.
+    pub(crate) fn tables(&self) -> [(PathBuf, &'static str); 2] {
+        [(self.root.clone(), "part-"), (self.root.join("rejects"), "rejects-")]
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root.join("_legenda")
+    }
+
+    fn ledger(&self) -> PathBuf {
+        self.state().join("ledger")
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.state().join("tmp")
+    }
+
+    fn plan(&self) -> PathBuf {
+        self.state().join("plan.json")
+    }
+
+    /// Reads the plan of the last run.
+    pub(crate) fn read_plan(&self) -> Result<Plan, LedgerError> {
+        read_json(&self.plan())
+    }
+
+    /// Reads the ledger: each entry and its file.
+    pub(crate) fn read_entries(&self) -> Result<Vec<(PathBuf, LedgerEntry)>, LedgerError> {
+        let files = files_in(&self.ledger(), "")?.into_iter();
+        files.map(|path| Ok((path.clone(), read_json(&path)?))).collect()
+    }
+}
+
 /// An output folder that this process alone may write.
 #[derive(Debug)]
 pub struct OutputDir {
-    root: PathBuf,
-    format: Format,
+    paths: OutputPaths,
     /// Held until dropped; the system lets go of it when the process ends, however it ends.
     _lock: File,
 }
@@ -103,33 +185,36 @@ impl OutputDir {
         plan: &Plan,
         overwrite: bool,
     ) -> Result<(Self, Committed), LedgerError> {
-        let state = root.join("_legenda");
-        let known = root.join("_legenda/plan.json").is_file();
+        let paths = OutputPaths { root: root.to_owned(), format };
+        let known = paths.plan().is_file();
         if !known && root.is_dir() && !files_in(root, "part-")?.is_empty() {
             return Err(LedgerError::Foreign { path: root.to_owned() });
         }
-        for dir in [&state.join("ledger"), &state.join("tmp"), &root.join("rejects")] {
-            fs::create_dir_all(dir).map_err(|error| WriteError::new(dir, error))?;
+        for dir in [paths.ledger(), paths.tmp(), root.join("rejects")] {
+            fs::create_dir_all(&dir).map_err(|error| WriteError::new(&dir, error))?;
+            crash::step();
         }
-        let lock = lock(root, &state.join("lock"))?;
-        let this = Self { root: root.to_owned(), format, _lock: lock };
-        this.clear(&state.join("tmp"), "", |_| false)?;
+        let lock = lock(root, &paths.state().join("lock"))?;
+        let this = Self { paths, _lock: lock };
+        let paths = &this.paths;
+        clear(&paths.tmp(), "", |_| false)?;
         if overwrite {
-            this.clear(&state.join("ledger"), "", |_| false)?;
-            this.clear(&root.join("rejects"), "rejects-", |_| false)?;
-            this.clear(root, "part-", |_| false)?;
+            // Entries go first: what has none is redone.
+            clear(&paths.ledger(), "", |_| false)?;
+            for (dir, prefix) in paths.tables() {
+                clear(&dir, prefix, |_| false)?;
+            }
         } else if known {
-            let old: Plan = read_json(&state.join("plan.json"))?;
-            this.compare(&old, plan)?;
+            this.compare(&paths.read_plan()?, plan)?;
         }
         let text = serde_json::to_vec_pretty(plan).unwrap_or_default();
-        this.write_json(&state.join("plan.json"), &text)?;
+        this.write_json(&paths.plan(), &text)?;
         let committed = this.recover(plan)?;
         Ok((this, committed))
     }
 
     fn compare(&self, old: &Plan, new: &Plan) -> Result<(), LedgerError> {
-        if old.version == LEDGER_VERSION && old.fingerprint == new.fingerprint {
+        if old.fingerprint == new.fingerprint {
             return Ok(());
         }
         let keys: HashSet<&String> = old.identity.keys().chain(new.identity.keys()).collect();
@@ -139,10 +224,10 @@ impl OutputDir {
             .map(|key| format!("`{key}`"))
             .collect();
         differing.sort();
-        if old.version != LEDGER_VERSION {
-            differing.push(format!("ledger version {} (now {LEDGER_VERSION})", old.version));
-        }
-        Err(LedgerError::OtherJob { path: self.root.clone(), differing: differing.join(", ") })
+        Err(LedgerError::OtherJob {
+            path: self.paths.root.clone(),
+            differing: differing.join(", "),
+        })
     }
 
     /// Reads the ledger; removes entries of no planned span, and files without an entry.
@@ -151,51 +236,36 @@ impl OutputDir {
             plan.spans.iter().map(|span| span.id(&plan.fingerprint)).collect();
         let mut committed = Committed::default();
         let mut kept: HashSet<PathBuf> = HashSet::new();
-        for path in files_in(&self.root.join("_legenda/ledger"), "")? {
-            let entry: LedgerEntry = read_json(&path)?;
-            let part = self.part_path(&entry.id);
+        for (path, entry) in self.paths.read_entries()? {
+            let part = self.paths.part(&entry.id);
             let has_part = entry.part_sha256.is_none() || part.is_file();
-            let rejects = self.rejects_path(&entry.id);
+            let rejects = self.paths.rejects(&entry.id);
             let has_rejects = entry.rejects_sha256.is_none() || rejects.is_file();
             if planned.contains(&entry.id) && entry.balances() && has_part && has_rejects {
                 kept.extend([part, rejects]);
                 committed.entries.insert(entry.id.clone(), entry);
             } else {
                 // The entry goes first: what has none is redone.
-                fs::remove_file(&path).map_err(|error| WriteError::new(&path, error))?;
+                remove(&path)?;
                 committed.superseded += 1;
             }
         }
-        self.clear(&self.root, "part-", |path| kept.contains(path))?;
-        self.clear(&self.root.join("rejects"), "rejects-", |path| kept.contains(path))?;
-        Ok(committed)
-    }
-
-    /// Removes the files of `dir` whose names begin with `prefix`, but for those to `keep`.
-    fn clear(
-        &self,
-        dir: &Path,
-        prefix: &str,
-        keep: impl Fn(&PathBuf) -> bool,
-    ) -> Result<(), LedgerError> {
-        for path in files_in(dir, prefix)? {
-            if !keep(&path) {
-                fs::remove_file(&path).map_err(|error| WriteError::new(&path, error))?;
-            }
+        for (dir, prefix) in self.paths.tables() {
+            clear(&dir, prefix, |path| kept.contains(path))?;
         }
-        Ok(())
+        Ok(committed)
     }
 
     /// Returns where the answers of a span go.
     #[must_use]
     pub fn part_path(&self, id: &SpanId) -> PathBuf {
-        self.root.join(id.part_name(self.format.extension()))
+        self.paths.part(id)
     }
 
     /// Returns where the rejects of a span go.
     #[must_use]
     pub fn rejects_path(&self, id: &SpanId) -> PathBuf {
-        self.root.join("rejects").join(format!("rejects-{id}.{}", self.format.extension()))
+        self.paths.rejects(id)
     }
 
     /// Writes a part or rejects file of a span; it is committed only by [`OutputDir::commit`].
@@ -208,7 +278,7 @@ impl OutputDir {
         path: &Path,
         write: impl FnOnce(&mut dyn Write) -> Result<(), String>,
     ) -> Result<String, WriteError> {
-        write_whole(&self.root.join("_legenda/tmp"), path, write)
+        write_whole(&self.paths.tmp(), path, write)
     }
 
     /// Puts the ledger entry of a span whose files are written: from here on it is done.
@@ -217,7 +287,7 @@ impl OutputDir {
     ///
     /// [`WriteError`].
     pub fn commit(&self, entry: &LedgerEntry) -> Result<(), WriteError> {
-        let path = self.root.join("_legenda/ledger").join(entry.id.ledger_name());
+        let path = self.paths.ledger().join(entry.id.ledger_name());
         self.write_json(&path, &serde_json::to_vec_pretty(entry).unwrap_or_default())
     }
 
@@ -227,7 +297,7 @@ impl OutputDir {
     ///
     /// [`WriteError`].
     pub fn write_report(&self, json: &[u8]) -> Result<(), WriteError> {
-        self.write_json(&self.root.join("_legenda/report.json"), json)
+        self.write_json(&self.paths.state().join("report.json"), json)
     }
 
     fn write_json(&self, path: &Path, json: &[u8]) -> Result<(), WriteError> {
@@ -266,7 +336,23 @@ fn lock(root: &Path, path: &Path) -> Result<File, LedgerError> {
     Ok(file)
 }
 
-fn files_in(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, LedgerError> {
+/// Removes the files of `dir` whose names begin with `prefix`, but for those to `keep`.
+fn clear(dir: &Path, prefix: &str, keep: impl Fn(&PathBuf) -> bool) -> Result<(), LedgerError> {
+    for path in files_in(dir, prefix)? {
+        if !keep(&path) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), WriteError> {
+    fs::remove_file(path).map_err(|error| WriteError::new(path, error))?;
+    crash::step();
+    Ok(())
+}
+
+pub(crate) fn files_in(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, LedgerError> {
     let read_error =
         |error: io::Error| LedgerError::Read { path: dir.to_owned(), problem: error.to_string() };
     let mut files = Vec::new();
@@ -284,7 +370,19 @@ fn files_in(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, LedgerError> {
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LedgerError> {
     let read_error = |problem: String| LedgerError::Read { path: path.to_owned(), problem };
     let bytes = fs::read(path).map_err(|error| read_error(error.to_string()))?;
+    // The version is looked at first: of another one nothing else may be as it is here.
+    let Versioned { version } =
+        serde_json::from_slice(&bytes).map_err(|error| read_error(error.to_string()))?;
+    if version != LEDGER_VERSION {
+        return Err(LedgerError::Version { path: path.to_owned(), version });
+    }
     serde_json::from_slice(&bytes).map_err(|error| read_error(error.to_string()))
+}
+
+/// What every version of the ledger's files has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
 //! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
 //! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
+//! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
 //! - [`preview`]: a look at the answers written.
 //! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
@@ -13,6 +14,7 @@
 //! Nothing here knows of the command line, prints, or reads the environment.
 
 pub mod budget;
+pub mod crash;
 pub mod guard;
 pub mod ledger;
 pub mod media;
@@ -25,6 +27,7 @@ pub mod sink;
 pub mod source;
 pub mod stage;
 pub mod template;
+pub mod verify;
 
 pub use metrics::{Ending, Progress, RunReport};
 pub use plan::{PlanError, RunPlan};

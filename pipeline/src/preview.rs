@@ -1,17 +1,13 @@
 //! A look at the answers that a run has written.
 
-use std::fs::File;
-
 use arrow::{
     array::RecordBatch,
     error::ArrowError,
-    ipc::reader::FileReader,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use legenda_schemas::{job::Format, table::RESERVED_PREFIX};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use legenda_schemas::table::RESERVED_PREFIX;
 
-use crate::plan::RunPlan;
+use crate::{plan::RunPlan, sink::read_table};
 
 /// Some answers as text: the carried columns and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +58,7 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     let chosen: Vec<_> = parts.iter().step_by(step).collect();
     for (part_idx, path) in chosen.iter().enumerate() {
         let error = |problem: String| PreviewError { part: path.display().to_string(), problem };
-        let file = File::open(path).map_err(|io| error(io.to_string()))?;
-        let batches = read(file, format).map_err(|arrow| error(arrow.to_string()))?;
+        let batches = read_table(path, format).map_err(|arrow| error(arrow.to_string()))?;
         let n_part: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let wanted = (n_rows - preview.rows.len()).div_ceil(chosen.len() - part_idx);
         let every = (n_part / wanted.max(1)).max(1);
@@ -80,13 +75,6 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
         }
     }
     Ok(preview)
-}
-
-fn read(file: File, format: Format) -> Result<Vec<RecordBatch>, ArrowError> {
-    match format {
-        Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.collect(),
-        Format::Arrow => FileReader::try_new(file, None)?.collect(),
-    }
 }
 
 fn cells(

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod models;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -166,10 +166,19 @@ fn resume_hint() -> String {
     format!("to resume, run: {}", words.join(" "))
 }
 
+/// Sent when a file grows over `RLIMIT_FSIZE` (signal(7); the same number on Linux, but for MIPS and
+/// PA-RISC, and on macOS).
+#[cfg(unix)]
+const SIGXFSZ: i32 = 25;
+
 /// SIGINT and, on Unix, SIGTERM.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Listened for only so that a file over the size limit is an error and not the end of the
+    /// process.
+    #[cfg(unix)]
+    _file_too_large: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -180,7 +189,10 @@ impl Signals {
             let terminate = signal(SignalKind::terminate())
                 .context("cannot listen for SIGTERM")
                 .map_err(Failure::fault)?;
-            Ok(Self { terminate })
+            let file_too_large = signal(SignalKind::from_raw(SIGXFSZ))
+                .context("cannot listen for SIGXFSZ")
+                .map_err(Failure::fault)?;
+            Ok(Self { terminate, _file_too_large: file_too_large })
         }
         #[cfg(not(unix))]
         Ok(Self {})

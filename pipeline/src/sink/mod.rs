@@ -9,18 +9,22 @@ use std::{
 use arrow::{
     array::RecordBatch,
     datatypes::SchemaRef,
+    error::ArrowError,
     ipc::{
         CompressionType,
+        reader::FileReader,
         writer::{FileWriter, IpcWriteOptions},
     },
 };
 use legenda_schemas::job::Format;
 use parquet::{
-    arrow::ArrowWriter,
+    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
 use sha2::{Digest, Sha256};
+
+use crate::crash;
 
 /// Why a file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -74,17 +78,22 @@ pub fn write_whole(
     let tmp = tmp_dir.join(name);
     let io_error = |error: io::Error| WriteError::new(path, error);
     let file = File::create(&tmp).map_err(io_error)?;
+    crash::step();
     let mut out = Digesting { inner: BufWriter::new(file), digest: Sha256::new() };
     write(&mut out).map_err(|problem| WriteError::new(path, problem))?;
-    let digest = out.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(out.digest);
     let file = out.inner.into_inner().map_err(|error| io_error(error.into_error()))?;
+    crash::step();
     file.sync_all().map_err(io_error)?;
     drop(file);
+    crash::step();
     fs::rename(&tmp, path).map_err(io_error)?;
+    crash::step();
     // The rename itself is durable only when the folder is synced too.
     if let Some(dir) = path.parent() {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error)?;
     }
+    crash::step();
     Ok(digest)
 }
 
@@ -129,6 +138,24 @@ pub fn write_table(
         }
     }
     out.write_all(&bytes).map_err(|error| error.to_string())
+}
+
+/// Reads a table that [`write_table`] wrote.
+///
+/// # Errors
+///
+/// The reader's message.
+pub fn read_table(path: &Path, format: Format) -> Result<Vec<RecordBatch>, ArrowError> {
+    let file = File::open(path)?;
+    match format {
+        Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.collect(),
+        Format::Arrow => FileReader::try_new(file, None)?.collect(),
+    }
+}
+
+/// Ends a digest; returns it as lower-case hex.
+pub(crate) fn hex(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,27 @@
+//! `legenda verify`.
+
+use legenda_pipeline::verify::verify as find;
+
+use super::{print, tell};
+use crate::{
+    cli::VerifyArgs,
+    failure::{Exit, Failure},
+};
+
+/// Proves that an output holds every input row once, or prints what is wrong with it.
+pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
+    let found = find(&args.output).map_err(Failure::config)?;
+    print(&format!(
+        "rows_in {} == answers {} + rejects {} in {} spans",
+        found.rows_in, found.answers, found.rejects, found.n_spans
+    ));
+    for problem in &found.problems {
+        tell(&format!("error: {problem}"));
+    }
+    if found.problems.is_empty() {
+        print("verified: every input row stands once in answers or rejects");
+        return Ok(Exit::Done);
+    }
+    tell(&format!("{} problems", found.problems.len()));
+    Ok(Exit::Unsound)
+}

@@ -1,0 +1,300 @@
+//! Proves that an output holds every row of its input once, or names what is wrong with it.
+//!
+//! Read are the plan, the footers of the input files, the ledger, and every byte of the parts and
+//! rejects; nothing is written.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use arrow::{array::AsArray, datatypes::UInt64Type};
+use legenda_schemas::{
+    job::{Format, RejectsPlace},
+    ledger::{LedgerEntry, Plan},
+    span::{SourceObject, Span, SpanId},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    ledger::{LedgerError, OutputPaths, files_in},
+    sink::{hex, read_table},
+    source::table::TableFile,
+};
+
+/// What is wrong with an output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A planned span has no ledger entry.
+    #[error("{n_rows} rows of the span `{id}` are not committed: run the job again")]
+    NotCommitted {
+        /// The span.
+        id: SpanId,
+        /// Its rows.
+        n_rows: usize,
+    },
+    /// A ledger entry belongs to no planned span.
+    #[error("the ledger entry `{id}` belongs to no span of the plan: run the job again")]
+    NotPlanned {
+        /// The span.
+        id: SpanId,
+    },
+    /// The counts of a ledger entry contradict each other or the plan.
+    #[error(
+        "the ledger entry `{id}` counts {rows_in} rows, {answers} answers and {rejects} rejects, but its span has {n_rows} rows"
+    )]
+    Counts {
+        /// The span.
+        id: SpanId,
+        /// Rows of the input, as the entry says.
+        rows_in: u64,
+        /// Answers, as the entry says.
+        answers: u64,
+        /// Rejects, as the entry says.
+        rejects: u64,
+        /// Rows of the span, as the plan says.
+        n_rows: u64,
+    },
+    /// A file that the ledger names is not there.
+    #[error("`{path}` is committed but not there: run the job again")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is not the one that was committed.
+    #[error(
+        "`{path}` is not as it was committed: its SHA-256 is {actual}, not {expected}; remove it and run the job again"
+    )]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// Its digest, hex.
+        actual: String,
+        /// The digest of the ledger, hex.
+        expected: String,
+    },
+    /// A file cannot be read.
+    #[error("`{path}` cannot be read: {problem}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        problem: String,
+    },
+    /// A file has more or fewer rows than its ledger entry says.
+    #[error("`{path}` has {actual} rows, but its ledger entry counts {expected}")]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// Its rows.
+        actual: u64,
+        /// The rows of the ledger.
+        expected: u64,
+    },
+    /// Rejects name a row twice, or one that is not of their span.
+    #[error("`{path}` does not name {expected} different rows of its span")]
+    RejectedRows {
+        /// The file.
+        path: PathBuf,
+        /// How many it should name.
+        expected: u64,
+    },
+    /// A part or rejects file without a ledger entry.
+    #[error("`{path}` was never committed: run the job again, which removes it")]
+    Stray {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An input file is not as it was planned.
+    #[error("the input `{path}` has changed since it was read: run the job again")]
+    InputChanged {
+        /// The file.
+        path: String,
+    },
+    /// An input file cannot be read.
+    #[error("the input `{path}` cannot be read any more: {problem}")]
+    Input {
+        /// The file.
+        path: String,
+        /// The reason.
+        problem: String,
+    },
+    /// The spans of the plan do not hold every row of an input file once.
+    #[error("the plan does not hold every row of row group {row_group} of `{path}` once")]
+    Uncovered {
+        /// The file.
+        path: String,
+        /// The row group.
+        row_group: usize,
+    },
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verification {
+    /// Rows of the input that are committed.
+    pub rows_in: u64,
+    /// Of these, rows answered.
+    pub answers: u64,
+    /// Of these, rows rejected.
+    pub rejects: u64,
+    /// Committed spans.
+    pub n_spans: usize,
+    /// Everything that is wrong; the output is sound when there is nothing.
+    pub problems: Vec<Problem>,
+}
+
+/// Verifies the output folder `root`.
+///
+/// A job with `source.query` keeps some rows of a span only; which ones is not asked again, so there
+/// the ledger's own count of them stands.
+///
+/// # Errors
+///
+/// [`LedgerError`] when there is no output, or its ledger cannot be read.
+pub fn verify(root: &Path) -> Result<Verification, LedgerError> {
+    let paths = OutputPaths::find(root)?;
+    let (plan, entries) = (paths.read_plan()?, paths.read_entries()?);
+    let of_identity = |key: &str| plan.identity.get(key).cloned().unwrap_or_default();
+    let inline = of_identity("output.rejects") == serde_json::json!(RejectsPlace::Inline);
+    let chooses = !of_identity("source.query").is_null();
+    let mut found = Verification::default();
+    check_inputs(&plan, chooses || !of_identity("--limit").is_null(), &mut found.problems);
+
+    let mut committed: BTreeMap<SpanId, LedgerEntry> =
+        entries.into_iter().map(|(_, entry)| (entry.id.clone(), entry)).collect();
+    let mut kept = HashSet::new();
+    for span in &plan.spans {
+        let id = span.id(&plan.fingerprint);
+        let Some(entry) = committed.remove(&id) else {
+            found.problems.push(Problem::NotCommitted { id, n_rows: span.n_rows });
+            continue;
+        };
+        let (n_rows, rejects) = (span.n_rows as u64, entry.n_rejects());
+        let (rows_in, answers) = (entry.rows_in, entry.answers);
+        if !entry.balances() || rows_in > n_rows || (rows_in < n_rows && !chooses) {
+            found.problems.push(Problem::Counts { id, rows_in, answers, rejects, n_rows });
+        }
+        found.n_spans += 1;
+        found.rows_in += rows_in;
+        found.answers += answers;
+        found.rejects += rejects;
+        let in_part = if inline { rows_in } else { answers };
+        let files = [
+            (paths.part(&entry.id), &entry.part_sha256, in_part, false),
+            (paths.rejects(&entry.id), &entry.rejects_sha256, rows_in - in_part, true),
+        ];
+        for (path, digest, n_rows, names_rows) in files {
+            match digest {
+                Some(digest) => check_file(&path, paths.format, digest, n_rows).and_then(|()| {
+                    if names_rows {
+                        check_rejected_rows(&path, paths.format, span, n_rows)
+                    } else {
+                        Ok(())
+                    }
+                }),
+                None if n_rows > 0 => {
+                    Err(Problem::Rows { path: path.clone(), actual: 0, expected: n_rows })
+                }
+                None => continue,
+            }
+            .unwrap_or_else(|problem| found.problems.push(problem));
+            kept.insert(path);
+        }
+    }
+    found.problems.extend(committed.into_keys().map(|id| Problem::NotPlanned { id }));
+    for (dir, prefix) in paths.tables() {
+        let strays = files_in(&dir, prefix)?.into_iter().filter(|path| !kept.contains(path));
+        found.problems.extend(strays.map(|path| Problem::Stray { path }));
+    }
+    Ok(found)
+}
+
+/// Checks that the input files are as planned, and that the spans hold each of their rows once, but
+/// for `some_only` of the rows where the job wants no more.
+fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
+    let mut spans: BTreeMap<&str, (&SourceObject, Vec<&Span>)> = BTreeMap::new();
+    for span in &plan.spans {
+        let object = &span.object;
+        spans.entry(&object.path).or_insert_with(|| (object, Vec::new())).1.push(span);
+    }
+    for (path, (object, mut spans)) in spans {
+        let file = match TableFile::open(Path::new(path)) {
+            Ok(file) => file,
+            Err(error) => {
+                problems.push(Problem::Input { path: path.to_owned(), problem: error.to_string() });
+                continue;
+            }
+        };
+        if file.object != *object {
+            problems.push(Problem::InputChanged { path: path.to_owned() });
+            continue;
+        }
+        spans.sort_by_key(|span| (span.row_group, span.row_start));
+        for (row_group, size) in file.row_groups.iter().enumerate() {
+            let of_group = spans.iter().filter(|span| span.row_group == row_group);
+            let mut next = 0;
+            let mut twice = false;
+            let mut gaps = false;
+            for span in of_group {
+                twice |= span.row_start < next;
+                gaps |= span.row_start > next;
+                next = span.row_start + span.n_rows;
+            }
+            gaps |= next < size.n_rows;
+            if twice || next > size.n_rows || (gaps && !some_only) {
+                problems.push(Problem::Uncovered { path: path.to_owned(), row_group });
+            }
+        }
+    }
+}
+
+/// Checks that a committed file is there, has the digest of its entry, and `n_rows` rows.
+fn check_file(path: &Path, format: Format, digest: &str, n_rows: u64) -> Result<(), Problem> {
+    let unreadable = |problem: String| Problem::Unreadable { path: path.to_owned(), problem };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Problem::Missing { path: path.to_owned() });
+        }
+        Err(error) => return Err(unreadable(error.to_string())),
+    };
+    let mut actual = Sha256::new();
+    io::copy(&mut file, &mut actual).map_err(|error| unreadable(error.to_string()))?;
+    let actual = hex(actual);
+    if actual != digest {
+        let expected = digest.to_owned();
+        return Err(Problem::Digest { path: path.to_owned(), actual, expected });
+    }
+    let rows = read_table(path, format).map_err(|error| unreadable(error.to_string()))?;
+    let actual = rows.iter().map(|rows| rows.num_rows() as u64).sum();
+    if actual != n_rows {
+        return Err(Problem::Rows { path: path.to_owned(), actual, expected: n_rows });
+    }
+    Ok(())
+}
+
+/// Checks that rejects name `n_rows` different rows of their span.
+fn check_rejected_rows(
+    path: &Path,
+    format: Format,
+    span: &Span,
+    n_rows: u64,
+) -> Result<(), Problem> {
+    let unreadable = |problem: String| Problem::Unreadable { path: path.to_owned(), problem };
+    let mut rows = HashSet::new();
+    for batch in read_table(path, format).map_err(|error| unreadable(error.to_string()))? {
+        let column = batch.column_by_name("legenda_row");
+        let column = column.and_then(|column| column.as_primitive_opt::<UInt64Type>());
+        let column = column.ok_or_else(|| unreadable("it has no `legenda_row`".to_owned()))?;
+        rows.extend(column.values().iter().copied());
+    }
+    let of_span = span.file_row_start..span.file_row_start + span.n_rows as u64;
+    if rows.len() as u64 != n_rows || !rows.iter().all(|row| of_span.contains(row)) {
+        return Err(Problem::RejectedRows { path: path.to_owned(), expected: n_rows });
+    }
+    Ok(())
+}
