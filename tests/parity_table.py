@@ -9,11 +9,11 @@ HEAD = """# Parity with Hugging Face transformers
 Made by `just parity-table` from the tests of `legenda-models`: every line is a bundle whose rows
 were held to stored answers of transformers {versions}. The bundles are tiny and
 their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
-the matrix products, not how fast a real model is. CPU, 8 slots
-or batches of 8, other work beside it; CUDA never ran.
+the matrix products, not how fast a real model is. 8 slots or batches of 8, other work beside it.
+The lines of `cuda` are from an NVIDIA H200 with ONNX Runtime 1.31.1 (`docs/cuda.md`).
 
-| bundle | architecture | layout | dialect | precision | rows equal in | rows | speed |
-|---|---|---|---|---|---|---:|---:|
+| bundle | architecture | layout | dialect | precision | device | rows equal in | rows | speed |
+|---|---|---|---|---|---|---|---:|---:|
 """
 
 
@@ -27,13 +27,18 @@ def speed(line: dict) -> str:
 def main(folder: str) -> None:
     """Prints the table."""
     lines = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    cuda = (Path(__file__).parent / "bench_gpu" / "parity.jsonl").read_text().splitlines()
+    lines = sorted(
+        lines + [json.loads(line) for line in cuda], key=lambda line: (line["name"], line["device"])
+    )
     bundles = Path(__file__).parent / "references" / "bundles"
     made_by = {json.loads(path.read_text())["reference"] for path in bundles.glob("*.json")}
     versions = sorted({text.split(",")[0].removeprefix("transformers ") for text in made_by})
     print(HEAD.format(versions=" and ".join(versions)), end="")
     for line in lines:
         cells = [line["name"], line["architecture"], line["layout"], line["dialect"] or ""]
-        cells += [line["precision"], line["compared"], str(line["rows"]), speed(line)]
+        cells += [line["precision"], line["device"], line["compared"], str(line["rows"])]
+        cells.append(speed(line))
         print(f"| {' | '.join(cells)} |")
 
 
