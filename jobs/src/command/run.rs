@@ -28,6 +28,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let start = Instant::now();
     let CheckedJob { plan, bundle, base_dir } = check_job(&args.job)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the run")
+        .map_err(Failure::resumable)?;
+    #[cfg(unix)]
+    let _file_too_large = listen_for_large_files(&executor)?;
     let runtime = open_runtime(args.job.offline, plan.job.model.threads)?;
     let options = ModelOptions {
         device: plan.job.model.device,
@@ -57,12 +65,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
     let plan = Arc::new(plan);
     let run_options = RunOptions { overwrite: args.overwrite, prepare_workers: cores, base_dir };
-    let executor = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the threads of the run")
-        .map_err(Failure::resumable)?;
     let ended = executor.block_on(execute(Arc::clone(&plan), model, &run_options, args));
     // Threads of an abandoned run must not hold up the end of the program.
     executor.shutdown_background();
@@ -166,19 +168,25 @@ fn resume_hint() -> String {
     format!("to resume, run: {}", words.join(" "))
 }
 
-/// Sent when a file grows over `RLIMIT_FSIZE` (signal(7); the same number on Linux, but for MIPS and
-/// PA-RISC, and on macOS).
+/// Listens for SIGXFSZ, so that a file over `RLIMIT_FSIZE` is an error and not the end of the process;
+/// before ONNX Runtime opens, which writes files of its own.
 #[cfg(unix)]
-const SIGXFSZ: i32 = 25;
+fn listen_for_large_files(
+    executor: &tokio::runtime::Runtime,
+) -> Result<tokio::signal::unix::Signal, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// signal(7); the same number on Linux, but for MIPS and PA-RISC, and on macOS.
+    const SIGXFSZ: i32 = 25;
+    let _guard = executor.enter();
+    signal(SignalKind::from_raw(SIGXFSZ))
+        .context("cannot listen for SIGXFSZ")
+        .map_err(Failure::fault)
+}
 
 /// SIGINT and, on Unix, SIGTERM.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    /// Listened for only so that a file over the size limit is an error and not the end of the
-    /// process.
-    #[cfg(unix)]
-    _file_too_large: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -189,10 +197,7 @@ impl Signals {
             let terminate = signal(SignalKind::terminate())
                 .context("cannot listen for SIGTERM")
                 .map_err(Failure::fault)?;
-            let file_too_large = signal(SignalKind::from_raw(SIGXFSZ))
-                .context("cannot listen for SIGXFSZ")
-                .map_err(Failure::fault)?;
-            Ok(Self { terminate, _file_too_large: file_too_large })
+            Ok(Self { terminate })
         }
         #[cfg(not(unix))]
         Ok(Self {})

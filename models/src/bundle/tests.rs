@@ -75,9 +75,9 @@ fn an_unknown_architecture_names_what_is_supported() {
         error.to_string(),
         "architecture `StrangeForConditionalGeneration` is not supported, supported: \
          LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, text decoders (…ForCausalLM, …LMHeadModel), encoder-decoders (T5, BART, \
-         Marian and their like, VisionEncoderDecoderModel, Whisper, Moonshine), and embedding \
-         models (sentence encoders, CLIP, SigLIP, CLAP)"
+         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
+         Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)"
     );
     // Whatever else its config has: that depends on the architecture.
     files[0].1 = r#"{"model_type": "mamba"}"#;
