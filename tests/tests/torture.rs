@@ -4,6 +4,8 @@
 //! A small share runs with the other tests. With `LEGENDA_TORTURE=<folder>` (`just torture`) all of it
 //! does, and every test leaves its row of `docs/torture.md` there.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},

@@ -1,5 +1,7 @@
 //! `legenda verify` proves that an output is whole, and names what is wrong with one that is not.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::{
     fs::{self, File},
     io::Write,
