@@ -166,7 +166,7 @@ impl GrowingDecoder {
         let position = |axis, _, token_idx| prompt.position(axis, token_idx);
         let inputs = self.inputs(tokens, (&[n_tokens], n_tokens), 0..n_tokens, position);
         let mut best: Option<(i64, f32)> = None;
-        self.graph.run(&past, &inputs, |_, scores| {
+        self.graph.run(&past, inputs, |_, scores| {
             for &token_id in &*choice.candidates {
                 let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
                 let is_better = |score: &f32| best.is_none_or(|(_, best)| *score > best);
@@ -209,7 +209,7 @@ impl GrowingDecoder {
                 start..end,
                 |axis, row_idx, token_idx| joins[row_idx].prompt.position(axis, token_idx),
             );
-            past = self.graph.run(&past, &inputs, &mut read)?;
+            past = self.graph.run(&past, inputs, &mut read)?;
         }
         let rows = joins
             .iter()
@@ -326,7 +326,7 @@ impl GrowingDecoder {
                 n_columns..n_columns + 1,
                 |_, row_idx, _| batch.rows[row_idx].next_position,
             );
-            let past = self.graph.run(&batch.past, &inputs, |row_idx, scores| {
+            let past = self.graph.run(&batch.past, inputs, |row_idx, scores| {
                 if let Some(place) = places[row_idx] {
                     logits.row_mut(place).copy_from_slice(scores);
                 }

@@ -12,7 +12,7 @@ use ort::{
 
 use super::{
     CrossPorts, Dtype,
-    growing::bind,
+    inputs::bind,
     memory::Memory,
     rows::{RowPart, RowTensor},
 };
@@ -123,7 +123,7 @@ impl CrossPast {
             self.states.bind_input(binding, CrossPorts::STATES)?;
         }
         if ports.takes_mask {
-            bind(binding, CrossPorts::MASK, &self.mask)?;
+            bind(binding, CrossPorts::MASK, Tensor::clone(&self.mask))?;
         }
         if ports.takes_branch {
             let is_further = OrtTensor::from_array(([1_usize], vec![!is_first]))?;

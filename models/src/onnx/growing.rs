@@ -4,15 +4,10 @@
 //! Rows are left-padded: the last column is the newest token of every row. What stands in the pads
 //! is never read, for the mask is 0 there, but it must be a number.
 
-use half::f16;
-use ort::{
-    session::IoBinding,
-    value::{PrimitiveTensorElementType, Tensor as OrtTensor},
-};
-
 use super::{
-    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError,
+    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
     cross::{CrossLayout, CrossPast},
+    inputs::{bind, bind_logits_to_keep},
     rows::{RowPart, RowTensor},
     scores::Scores,
 };
@@ -41,14 +36,6 @@ pub(crate) struct GrowingGraph {
     /// The graph of the first run, where that is another one.
     first: Option<(GraphSession, CrossPorts)>,
     mask_stride: usize,
-}
-
-/// The tokens of a run.
-pub(crate) enum Tokens {
-    /// `[B, S]`
-    Ids(Tensor<i64>),
-    /// `[B, S, C]`
-    Embeds(Tensor<f32>),
 }
 
 /// What one run feeds besides the past.
@@ -211,7 +198,7 @@ impl GrowingGraph {
     pub(crate) fn run(
         &mut self,
         past: &Past,
-        inputs: &GrowingInputs,
+        inputs: GrowingInputs,
         mut read: impl FnMut(usize, &[f32]),
     ) -> Result<Past, RunError> {
         let is_first = past.n_columns == 0;
@@ -224,33 +211,16 @@ impl GrowingGraph {
         let failed =
             |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
         let mut binding = graph.session.create_binding().map_err(failed)?;
-        let n_new = match &inputs.tokens {
-            Tokens::Ids(ids) => {
-                bind(&mut binding, "input_ids", ids).map_err(failed)?;
-                ids.row_len()
-            }
-            Tokens::Embeds(embeds) => {
-                if self.ports.embeds_dtype == Dtype::F16 {
-                    let halves = embeds.data().iter().map(|value| f16::from_f32(*value)).collect();
-                    let halves: (_, Vec<f16>) = (embeds.shape(), halves);
-                    let halves = OrtTensor::from_array(halves).map_err(failed)?;
-                    binding.bind_input("inputs_embeds", &halves).map_err(failed)?;
-                } else {
-                    bind(&mut binding, "inputs_embeds", embeds).map_err(failed)?;
-                }
-                embeds.shape().get(1).copied().unwrap_or(0)
-            }
-        };
+        let n_new = inputs.tokens.n_positions();
+        inputs.tokens.bind(&mut binding, self.ports.embeds_dtype).map_err(failed)?;
         if self.ports.takes_mask {
-            bind(&mut binding, "attention_mask", &inputs.attention_mask).map_err(failed)?;
+            bind(&mut binding, "attention_mask", inputs.attention_mask).map_err(failed)?;
         }
         if self.ports.takes_positions {
-            bind(&mut binding, "position_ids", &inputs.position_ids).map_err(failed)?;
+            bind(&mut binding, "position_ids", inputs.position_ids).map_err(failed)?;
         }
         if self.ports.takes_logits_to_keep {
-            let shape: [usize; 0] = [];
-            let one = OrtTensor::from_array((shape, vec![1_i64])).map_err(failed)?;
-            binding.bind_input("num_logits_to_keep", &one).map_err(failed)?;
+            bind_logits_to_keep(&mut binding, 1).map_err(failed)?;
         }
         if takes_past {
             for ((input, _), tensor) in self.ports.cache.iter().zip(&past.tensors) {
@@ -286,14 +256,4 @@ impl GrowingGraph {
         }
         Ok(Past { tensors, n_columns: past.n_columns + n_new, cross })
     }
-}
-
-/// Makes a copy of a tensor an input of the runs of a graph.
-pub(super) fn bind<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
-    binding: &mut IoBinding,
-    name: &str,
-    tensor: &Tensor<T>,
-) -> Result<(), ort::Error> {
-    let copy = OrtTensor::from_array((tensor.shape(), tensor.data().to_vec()))?;
-    binding.bind_input(name, &copy)
 }

@@ -6,11 +6,12 @@
 //! `GroupQueryAttention`; what lies behind it is never read as a key, but it must be a number, so
 //! caches start as zeros.
 
-use half::f16;
 use ort::{session::IoBinding, value::Tensor as OrtTensor};
 
 use super::{
-    DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens, rows::RowTensor,
+    DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens,
+    inputs::{bind, bind_logits_to_keep},
+    rows::RowTensor,
     scores::Scores,
 };
 use crate::tensors::Tensor;
@@ -133,31 +134,9 @@ impl InPlaceGraph {
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
         let n_rows = cache.n_rows();
         let binding = &mut cache.binding;
-        match inputs.tokens {
-            Tokens::Embeds(embeds) => {
-                let shape = embeds.shape().to_vec();
-                if self.ports.embeds_dtype == Dtype::F16 {
-                    let halves: Vec<f16> =
-                        embeds.into_data().into_iter().map(f16::from_f32).collect();
-                    let embeds = OrtTensor::from_array((shape, halves)).map_err(failed)?;
-                    binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
-                } else {
-                    let embeds =
-                        OrtTensor::from_array((shape, embeds.into_data())).map_err(failed)?;
-                    binding.bind_input("inputs_embeds", &embeds).map_err(failed)?;
-                }
-            }
-            Tokens::Ids(ids) => {
-                let shape = ids.shape().to_vec();
-                let ids = OrtTensor::from_array((shape, ids.into_data())).map_err(failed)?;
-                binding.bind_input("input_ids", &ids).map_err(failed)?;
-            }
-        }
+        inputs.tokens.bind(binding, self.ports.embeds_dtype).map_err(failed)?;
         if self.ports.takes_positions {
-            let shape = inputs.position_ids.shape().to_vec();
-            let positions =
-                OrtTensor::from_array((shape, inputs.position_ids.into_data())).map_err(failed)?;
-            binding.bind_input("position_ids", &positions).map_err(failed)?;
+            bind(binding, "position_ids", inputs.position_ids).map_err(failed)?;
         }
         if self.ports.dialect == Dialect::InPlaceMask {
             let (shape, mask) = mask_of(&inputs.nonpad_kv_seqlen);
@@ -174,10 +153,7 @@ impl InPlaceGraph {
             }
         }
         if self.ports.takes_logits_to_keep {
-            let n_logits = i64::try_from(inputs.n_logits).unwrap_or(0);
-            let shape: [usize; 0] = [];
-            let scalar = OrtTensor::from_array((shape, vec![n_logits])).map_err(failed)?;
-            binding.bind_input("num_logits_to_keep", &scalar).map_err(failed)?;
+            bind_logits_to_keep(binding, inputs.n_logits).map_err(failed)?;
         }
         let memory = &self.graph.memory;
         if cache.n_logits != Some(inputs.n_logits) {

@@ -116,25 +116,21 @@ impl Memory {
         blocks: Blocks,
         mut read: impl FnMut(usize, &[T]),
     ) -> Result<(), ort::Error> {
-        let packed = Blocks { to: 0, to_stride: blocks.len, ..blocks };
-        let (fetched, at, stride);
-        let values = if let Some(cuda) = &self.cuda {
-            let mut host = OrtTensor::<T>::new(&Allocator::default(), [blocks.n, blocks.len])?;
-            cuda.copy(&mut host, source, packed)?;
-            cuda.wait()?;
-            fetched = host;
-            (at, stride) = (0, blocks.len);
-            fetched.extract_tensor().1
-        } else {
-            (at, stride) = (blocks.from, blocks.from_stride);
-            source.extract_tensor().1
+        if !blocks.lie_within(usize::MAX, source.shape().num_elements()) {
+            return Err(ort::Error::new(format!("{blocks:?} do not lie within the tensor")));
+        }
+        let mut each = |values: &[T], at: usize, stride: usize| {
+            for idx in 0..blocks.n {
+                read(idx, &values[at + idx * stride..][..blocks.len]);
+            }
         };
-        for idx in 0..blocks.n {
-            let at = at + idx * stride;
-            let Some(block) = values.get(at..at + blocks.len) else {
-                return Err(ort::Error::new(format!("{blocks:?} do not lie within the tensor")));
-            };
-            read(idx, block);
+        if let Some(cuda) = &self.cuda {
+            let mut host = OrtTensor::<T>::new(&Allocator::default(), [blocks.n, blocks.len])?;
+            cuda.copy(&mut host, source, Blocks { to: 0, to_stride: blocks.len, ..blocks })?;
+            cuda.wait()?;
+            each(host.extract_tensor().1, 0, blocks.len);
+        } else {
+            each(source.extract_tensor().1, blocks.from, blocks.from_stride);
         }
         Ok(())
     }
