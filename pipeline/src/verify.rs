@@ -10,8 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::{array::AsArray, datatypes::UInt64Type};
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::UInt64Type,
+};
 use legenda_schemas::{
+    hex,
     job::{Format, RejectsPlace},
     ledger::{LedgerEntry, Plan},
     span::{SourceObject, Span, SpanId},
@@ -20,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ledger::{LedgerError, OutputPaths, files_in},
-    sink::{hex, read_table},
+    sink::read_table,
     source::table::TableFile,
 };
 
@@ -189,12 +193,8 @@ pub fn verify(root: &Path) -> Result<Verification, LedgerError> {
         ];
         for (path, digest, n_rows, names_rows) in files {
             match digest {
-                Some(digest) => check_file(&path, paths.format, digest, n_rows).and_then(|()| {
-                    if names_rows {
-                        check_rejected_rows(&path, paths.format, span, n_rows)
-                    } else {
-                        Ok(())
-                    }
+                Some(digest) => check_file(&path, paths.format, digest, n_rows).and_then(|rows| {
+                    if names_rows { check_rejected_rows(&path, &rows, span) } else { Ok(()) }
                 }),
                 None if n_rows > 0 => {
                     Err(Problem::Rows { path: path.clone(), actual: 0, expected: n_rows })
@@ -252,8 +252,13 @@ fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks that a committed file is there, has the digest of its entry, and `n_rows` rows.
-fn check_file(path: &Path, format: Format, digest: &str, n_rows: u64) -> Result<(), Problem> {
+/// Checks that a committed file is there, has the digest of its entry, and `n_rows` rows; returns them.
+fn check_file(
+    path: &Path,
+    format: Format,
+    digest: &str,
+    n_rows: u64,
+) -> Result<Vec<RecordBatch>, Problem> {
     let unreadable = |problem: String| Problem::Unreadable { path: path.to_owned(), problem };
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -274,27 +279,26 @@ fn check_file(path: &Path, format: Format, digest: &str, n_rows: u64) -> Result<
     if actual != n_rows {
         return Err(Problem::Rows { path: path.to_owned(), actual, expected: n_rows });
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// Checks that rejects name `n_rows` different rows of their span.
-fn check_rejected_rows(
-    path: &Path,
-    format: Format,
-    span: &Span,
-    n_rows: u64,
-) -> Result<(), Problem> {
-    let unreadable = |problem: String| Problem::Unreadable { path: path.to_owned(), problem };
-    let mut rows = HashSet::new();
-    for batch in read_table(path, format).map_err(|error| unreadable(error.to_string()))? {
+/// Checks that rejects name different rows of their span.
+fn check_rejected_rows(path: &Path, batches: &[RecordBatch], span: &Span) -> Result<(), Problem> {
+    let mut named = HashSet::new();
+    let mut expected = 0;
+    for batch in batches {
         let column = batch.column_by_name("legenda_row");
         let column = column.and_then(|column| column.as_primitive_opt::<UInt64Type>());
-        let column = column.ok_or_else(|| unreadable("it has no `legenda_row`".to_owned()))?;
-        rows.extend(column.values().iter().copied());
+        let column = column.ok_or_else(|| Problem::Unreadable {
+            path: path.to_owned(),
+            problem: "it has no `legenda_row`".to_owned(),
+        })?;
+        named.extend(column.values().iter().copied());
+        expected += batch.num_rows();
     }
     let of_span = span.file_row_start..span.file_row_start + span.n_rows as u64;
-    if rows.len() as u64 != n_rows || !rows.iter().all(|row| of_span.contains(row)) {
-        return Err(Problem::RejectedRows { path: path.to_owned(), expected: n_rows });
+    if named.len() != expected || !named.iter().all(|row| of_span.contains(row)) {
+        return Err(Problem::RejectedRows { path: path.to_owned(), expected: expected as u64 });
     }
     Ok(())
 }

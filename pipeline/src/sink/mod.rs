@@ -16,7 +16,7 @@ use arrow::{
         writer::{FileWriter, IpcWriteOptions},
     },
 };
-use legenda_schemas::job::Format;
+use legenda_schemas::{hex, job::Format};
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::{Compression, ZstdLevel},
@@ -151,11 +151,6 @@ pub fn read_table(path: &Path, format: Format) -> Result<Vec<RecordBatch>, Arrow
         Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.collect(),
         Format::Arrow => FileReader::try_new(file, None)?.collect(),
     }
-}
-
-/// Ends a digest; returns it as lower-case hex.
-pub(crate) fn hex(digest: Sha256) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -226,6 +226,7 @@ impl Preparer {
         let of_model = self.processor.image_bytes(width, height) as u64;
         let needed = pending.decode_bytes().saturating_add(of_model);
         drop(pending);
+        // The library's decoder cannot change threads, so the header is read again on the guard's.
         held.push(self.reserve("image", needed, runtime)?);
         let decode = move || PendingImage::open(&bytes, pixels_max)?.decode();
         guarded_within(CALL_MAX, decode)
