@@ -1,10 +1,11 @@
 //! The tiny bundles and their stored answers (`tests/references`), as jobs of the real binary.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use serde_json::Value;
 
-use crate::repository;
+use crate::{Ended, Workplace, repository, write_table};
 
 /// What a job adds so that its answers are as long as those of the references.
 pub const AS_LONG: &str = "[generation]\nmax_new_tokens = 24\n";
@@ -49,4 +50,40 @@ pub fn questions(name: &str) -> (Vec<String>, Vec<Option<String>>) {
 pub fn with_bundle(job: &str, name: &str) -> String {
     let bundle = toml::Value::from(bundle(name).to_str().unwrap());
     format!("{job}\n[model]\nbundle = {bundle}\n")
+}
+
+/// Asks a bundle `questions` about the files in a column called `medium`, three rows at a time, as a
+/// task of this kind; the answers stand in `out`.
+pub fn ask(
+    place: &Workplace,
+    name: &str,
+    kind: &str,
+    medium: &str,
+    (questions, files): (Vec<String>, Vec<Option<Vec<u8>>>),
+) -> Ended {
+    let job = format!(
+        r#"
+version = 1
+[task]
+kind = "{kind}"
+prompt = "{{{{ question }}}}"
+[source]
+paths = ["table.parquet"]
+columns = {{ id = "id", {medium} = "{medium}" }}
+[output]
+path = "out"
+columns = ["id"]
+span_rows = 4
+{AS_LONG}"#
+    );
+    let ids = StringArray::from_iter_values((0..files.len()).map(|row| format!("row-{row}")));
+    let columns: [(&str, ArrayRef); 3] = [
+        ("id", Arc::new(ids)),
+        ("question", Arc::new(StringArray::from(questions))),
+        (medium, Arc::new(BinaryArray::from_iter(files))),
+    ];
+    let table = RecordBatch::try_from_iter(columns).unwrap();
+    write_table(&place.path("table.parquet"), &table, 5);
+    place.write("job.toml", &format!("{}slots = 3\n", with_bundle(&job, name)));
+    place.run(&["run", "job.toml"])
 }
