@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
+    /// Try the rejects of an output again, and commit what is answered now.
+    Retry(RetryArgs),
     /// Prove that an output holds every input row once, or name what is wrong with it.
     Verify(VerifyArgs),
     /// List, show, fetch and try models.
@@ -64,6 +66,13 @@ pub(crate) struct RunArgs {
     /// Remove what earlier runs wrote to the output, and start anew.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) shown: ShownArgs,
+}
+
+/// What a run shows, and how long it goes on when it is asked to stop.
+#[derive(Debug, Args)]
+pub(crate) struct ShownArgs {
     /// Print N answers, evenly spread, when done.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) show: usize,
@@ -76,9 +85,26 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    /// The output of a run: a folder, or its URL.
+    pub(crate) output: String,
+    /// Try only rejects with this code; may be given several times.
+    #[arg(long = "code", value_name = "CODE")]
+    pub(crate) codes: Vec<String>,
+    /// Replace a value of the job, such as `--set limits.image_pixels=200000000`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Never fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    #[command(flatten)]
+    pub(crate) shown: ShownArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The output folder of a run.
-    pub(crate) output: PathBuf,
+    /// The output of a run: a folder, or its URL.
+    pub(crate) output: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => command::run::run(&args),
         Command::Check(args) => command::check::check(&args),
+        Command::Retry(args) => command::retry::retry(&args),
         Command::Verify(args) => command::verify::verify(&args),
         Command::Models(command) => command::models::models(&command),
         Command::Doctor(args) => command::doctor::doctor(&args),

@@ -7,7 +7,7 @@ use legenda_schemas::units::ByteSize;
 #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
 pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     let rejects = report.n_rejects();
-    let here = report.rows_in.saturating_sub(report.rows_resumed);
+    let here = report.rows_retried.unwrap_or(report.rows_in.saturating_sub(report.rows_resumed));
     let seconds = report.seconds.max(1e-3);
     let mut lines = vec![
         format!("rows_in {} == answers {} + rejects {rejects}", report.rows_in, report.answers),
@@ -26,7 +26,7 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
             },
         ),
     ];
-    if report.rows_resumed > 0 {
+    if report.rows_resumed > 0 && report.rows_retried.is_none() {
         lines.push(format!("{} rows were committed by earlier runs", report.rows_resumed));
     }
     if report.spans_superseded > 0 {
@@ -42,9 +42,17 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
         let limit = ByteSize(report.memory_limit_bytes);
         lines.push(format!("peak memory {} of the {limit} allowed", ByteSize(peak)));
     }
-    lines.push(format!("answers in {}", plan.output_dir.display()));
+    lines.push(format!(
+        "read {} of the source, and {} to plan",
+        ByteSize(report.bytes_read),
+        ByteSize(report.bytes_planned)
+    ));
+    if report.store_retries > 0 {
+        lines.push(format!("{} calls to stores were made again", report.store_retries));
+    }
+    lines.push(format!("answers in {}", plan.output.path_of("")));
     if rejects > 0 {
-        lines.push(format!("rejects in {}", plan.output_dir.join("rejects").display()));
+        lines.push(format!("rejects in {}", plan.output.path_of("rejects")));
     }
     lines
 }

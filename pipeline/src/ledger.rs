@@ -4,28 +4,24 @@
 //! <output>/part-<span>.parquet          answers of one span
 //! <output>/rejects/rejects-<span>.parquet
 //! <output>/_legenda/plan.json           what the run set out to do
+//! <output>/_legenda/job.json            the job, for `legenda retry`
 //! <output>/_legenda/ledger/<span>.json  the truth on resume: written after the part
-//! <output>/_legenda/tmp/                files not yet whole
-//! <output>/_legenda/lock                held by the one run that writes
+//! <output>/_legenda/lock, lease.json    held by the one run that writes: on a disk, in a store
 //! ```
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs::{self, File, TryLockError},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
 use legenda_schemas::{
+    hex,
     job::Format,
-    ledger::{LEDGER_VERSION, LedgerEntry, Plan},
+    ledger::{CommittedFile, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
     span::SpanId,
 };
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
-use crate::{
-    crash,
-    sink::{WriteError, write_whole},
-};
+use crate::store::{Folder, Hold, HoldError, LeaseTerms, ReadError, WriteError};
 
 /// Why an output cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,21 +30,24 @@ pub enum LedgerError {
     /// The folder cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A file of the ledger cannot be read.
+    /// The folder cannot be read.
+    #[error(transparent)]
+    Store(#[from] ReadError),
+    /// A file of the ledger is damaged.
     #[error(
         "cannot read `{path}` of the output's ledger: {problem}; restore it, or start anew with `--overwrite`"
     )]
     Read {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// What is wrong.
         problem: String,
     },
     /// There is no output.
-    #[error("`{path}` is no output of a run: it holds no `_legenda/plan.json`")]
+    #[error("`{path}` is no output of a run: it holds no `{PLAN}`")]
     NoOutput {
         /// The folder.
-        path: PathBuf,
+        path: String,
     },
     /// Another version of this program wrote there.
     #[error(
@@ -56,7 +55,7 @@ pub enum LedgerError {
     )]
     Version {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// Its version.
         version: u32,
     },
@@ -66,7 +65,7 @@ pub enum LedgerError {
     )]
     OtherJob {
         /// The output folder.
-        path: PathBuf,
+        path: String,
         /// The keys.
         differing: String,
     },
@@ -76,7 +75,7 @@ pub enum LedgerError {
     )]
     Foreign {
         /// The output folder.
-        path: PathBuf,
+        path: String,
     },
     /// Another run is writing there now.
     #[error(
@@ -84,82 +83,105 @@ pub enum LedgerError {
     )]
     Locked {
         /// The output folder.
-        path: PathBuf,
+        path: String,
         /// Who it says it is.
         owner: String,
     },
 }
 
-/// Where the files of an output lie.
+const PLAN: &str = "_legenda/plan.json";
+const JOB: &str = "_legenda/job.json";
+const REPORT: &str = "_legenda/report.json";
+const LEDGER: &str = "_legenda/ledger";
+
+/// The folders of parts and rejects, and how the names of their files begin.
+pub(crate) const TABLES: [(&str, &str); 2] = [("", "part-"), ("rejects", "rejects-")];
+
+/// An output that can be read, whoever writes it.
 #[derive(Clone, Debug)]
-pub(crate) struct OutputPaths {
-    root: PathBuf,
+pub struct OutputFiles {
+    /// Where it lies.
+    pub folder: Folder,
     /// The format of parts and rejects.
-    pub(crate) format: Format,
+    pub format: Format,
 }
 
-impl OutputPaths {
-    /// Finds the output of earlier runs at `root`.
-    pub(crate) fn find(root: &Path) -> Result<Self, LedgerError> {
-        let mut this = Self { root: root.to_owned(), format: Format::default() };
-        if !this.plan().is_file() {
-            return Err(LedgerError::NoOutput { path: root.to_owned() });
-        }
-        let format = this.read_plan()?.identity.get("output.format").cloned();
-        this.format = serde_json::from_value(format.unwrap_or_default())
-            .map_err(|error| LedgerError::Read { path: this.plan(), problem: error.to_string() })?;
+impl OutputFiles {
+    /// Finds the output of earlier runs in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn find(folder: Folder) -> Result<Self, LedgerError> {
+        let mut this = Self { folder, format: Format::default() };
+        let Some(plan) = this.read_plan()? else {
+            return Err(LedgerError::NoOutput { path: this.folder.path_of("") });
+        };
+        let format = plan.identity.get("output.format").cloned().unwrap_or_default();
+        this.format = serde_json::from_value(format).map_err(|error| LedgerError::Read {
+            path: this.folder.path_of(PLAN),
+            problem: error.to_string(),
+        })?;
         Ok(this)
     }
 
-    /// Returns where the answers of a span go.
-    pub(crate) fn part(&self, id: &SpanId) -> PathBuf {
-        self.root.join(id.part_name(self.format.extension()))
+    /// Reads the plan of the last run, if there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_plan(&self) -> Result<Option<Plan>, LedgerError> {
+        let bytes = self.folder.read(PLAN)?;
+        bytes.map(|bytes| self.parse(PLAN, &bytes)).transpose()
     }
 
-    /// Returns where the rejects of a span go.
-    pub(crate) fn rejects(&self, id: &SpanId) -> PathBuf {
-        self.root.join("rejects").join(format!("rejects-{id}.{}", self.format.extension()))
+    /// Reads the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_entries(&self) -> Result<Vec<LedgerEntry>, LedgerError> {
+        let read = self.folder.read_all(&self.folder.list(LEDGER, "")?)?;
+        read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
     }
 
-    /// Returns the folders of parts and rejects, and how the names of their files begin.
-    pub(crate) fn tables(&self) -> [(PathBuf, &'static str); 2] {
-        [(self.root.clone(), "part-"), (self.root.join("rejects"), "rejects-")]
+    /// Reads the job that the last run executed, as that run wrote it down.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_job(&self) -> Result<StoredJob, LedgerError> {
+        let bytes = self.folder.read(JOB)?;
+        let bytes = bytes.ok_or_else(|| LedgerError::NoOutput { path: self.folder.path_of("") })?;
+        self.parse(JOB, &bytes)
     }
 
-    fn state(&self) -> PathBuf {
-        self.root.join("_legenda")
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.state().join("ledger")
-    }
-
-    fn tmp(&self) -> PathBuf {
-        self.state().join("tmp")
-    }
-
-    fn plan(&self) -> PathBuf {
-        self.state().join("plan.json")
-    }
-
-    /// Reads the plan of the last run.
-    pub(crate) fn read_plan(&self) -> Result<Plan, LedgerError> {
-        read_json(&self.plan())
-    }
-
-    /// Reads the ledger: each entry and its file.
-    pub(crate) fn read_entries(&self) -> Result<Vec<(PathBuf, LedgerEntry)>, LedgerError> {
-        let files = files_in(&self.ledger(), "")?.into_iter();
-        files.map(|path| Ok((path.clone(), read_json(&path)?))).collect()
+    fn parse<T: DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<T, LedgerError> {
+        let path = || self.folder.path_of(key);
+        let damaged = |error: serde_json::Error| LedgerError::Read {
+            path: path(),
+            problem: error.to_string(),
+        };
+        // The version is looked at first: of another one nothing else may be as it is here.
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version != LEDGER_VERSION {
+            return Err(LedgerError::Version { path: path(), version });
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
     }
 }
 
-/// An output folder that this process alone may write.
+/// What every version of the ledger's files has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// An output that this run alone may write.
 #[derive(Debug)]
-pub struct OutputDir {
-    paths: OutputPaths,
-    /// Held until dropped; the system lets go of it when the process ends, however it ends.
-    _lock: File,
+pub struct Output {
+    files: OutputFiles,
+    hold: Hold,
 }
 
 /// What earlier runs left behind.
@@ -171,44 +193,51 @@ pub struct Committed {
     pub superseded: usize,
 }
 
-impl OutputDir {
-    /// Opens the output folder `root` for the plan: takes the lock, compares the plan with that of
+/// What is opened, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOutput<'a> {
+    /// What the run sets out to do.
+    pub plan: &'a Plan,
+    /// Remove what earlier runs wrote first.
+    pub overwrite: bool,
+    /// The terms of the lease, in an object store.
+    pub lease: LeaseTerms,
+}
+
+impl Output {
+    /// Opens an output for a plan: makes sure of being the only writer, compares the plan with that of
     /// earlier runs, removes what was never committed or belongs to changed inputs, and writes the
-    /// plan down. With `overwrite` everything that earlier runs wrote is removed first.
+    /// plan down.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
     pub fn open(
-        root: &Path,
-        format: Format,
-        plan: &Plan,
-        overwrite: bool,
+        files: OutputFiles,
+        OpenOutput { plan, overwrite, lease }: OpenOutput<'_>,
     ) -> Result<(Self, Committed), LedgerError> {
-        let paths = OutputPaths { root: root.to_owned(), format };
-        let known = paths.plan().is_file();
-        if !known && root.is_dir() && !files_in(root, "part-")?.is_empty() {
-            return Err(LedgerError::Foreign { path: root.to_owned() });
+        let folder = &files.folder;
+        let known = folder.read(PLAN)?.is_some();
+        if !known && !folder.list("", "part-")?.is_empty() {
+            return Err(LedgerError::Foreign { path: folder.path_of("") });
         }
-        for dir in [paths.ledger(), paths.tmp(), root.join("rejects")] {
-            fs::create_dir_all(&dir).map_err(|error| WriteError::new(&dir, error))?;
-            crash::step();
-        }
-        let lock = lock(root, &paths.state().join("lock"))?;
-        let this = Self { paths, _lock: lock };
-        let paths = &this.paths;
-        clear(&paths.tmp(), "", |_| false)?;
+        folder.make_dirs(&[LEDGER, "rejects"])?;
+        let hold = folder.hold(lease).map_err(|error| match error {
+            HoldError::Held { owner } => LedgerError::Locked { path: folder.path_of(""), owner },
+            HoldError::Failed(error) => error.into(),
+        })?;
+        let this = Self { files, hold };
+        let folder = &this.files.folder;
+        folder.clear_unfinished()?;
         if overwrite {
             // Entries go first: what has none is redone.
-            clear(&paths.ledger(), "", |_| false)?;
-            for (dir, prefix) in paths.tables() {
-                clear(&dir, prefix, |_| false)?;
+            for (dir, prefix) in [(LEDGER, "")].into_iter().chain(TABLES) {
+                this.clear(dir, prefix, &HashSet::new())?;
             }
-        } else if known {
-            this.compare(&paths.read_plan()?, plan)?;
+        } else if let Some(old) = this.files.read_plan()? {
+            this.compare(&old, plan)?;
         }
-        let text = serde_json::to_vec_pretty(plan).unwrap_or_default();
-        this.write_json(&paths.plan(), &text)?;
+        this.write_json(PLAN, plan)?;
         let committed = this.recover(plan)?;
         Ok((this, committed))
     }
@@ -224,71 +253,100 @@ impl OutputDir {
             .map(|key| format!("`{key}`"))
             .collect();
         differing.sort();
-        Err(LedgerError::OtherJob {
-            path: self.paths.root.clone(),
-            differing: differing.join(", "),
-        })
+        let path = self.files.folder.path_of("");
+        Err(LedgerError::OtherJob { path, differing: differing.join(", ") })
     }
 
-    /// Reads the ledger; removes entries of no planned span, and files without an entry.
+    /// Reads the ledger; removes entries of no planned span, and files that no entry names.
     fn recover(&self, plan: &Plan) -> Result<Committed, LedgerError> {
+        let folder = &self.files.folder;
         let planned: HashSet<SpanId> =
             plan.spans.iter().map(|span| span.id(&plan.fingerprint)).collect();
+        let mut there = HashSet::new();
+        for (dir, prefix) in TABLES {
+            there.extend(folder.list(dir, prefix)?);
+        }
         let mut committed = Committed::default();
-        let mut kept: HashSet<PathBuf> = HashSet::new();
-        for (path, entry) in self.paths.read_entries()? {
-            let part = self.paths.part(&entry.id);
-            let has_part = entry.part_sha256.is_none() || part.is_file();
-            let rejects = self.paths.rejects(&entry.id);
-            let has_rejects = entry.rejects_sha256.is_none() || rejects.is_file();
-            if planned.contains(&entry.id) && entry.balances() && has_part && has_rejects {
-                kept.extend([part, rejects]);
+        let mut kept = HashSet::new();
+        for entry in self.files.read_entries()? {
+            let is_whole = entry.files().all(|file| there.contains(&file.name));
+            if planned.contains(&entry.id) && entry.balances() && is_whole {
+                kept.extend(entry.files().map(|file| file.name.clone()));
                 committed.entries.insert(entry.id.clone(), entry);
             } else {
                 // The entry goes first: what has none is redone.
-                remove(&path)?;
+                self.remove(&entry_key(&entry.id))?;
                 committed.superseded += 1;
             }
         }
-        for (dir, prefix) in self.paths.tables() {
-            clear(&dir, prefix, |path| kept.contains(path))?;
+        for (dir, prefix) in TABLES {
+            self.clear(dir, prefix, &kept)?;
         }
         Ok(committed)
     }
 
-    /// Returns where the answers of a span go.
-    #[must_use]
-    pub fn part_path(&self, id: &SpanId) -> PathBuf {
-        self.paths.part(id)
-    }
-
-    /// Returns where the rejects of a span go.
-    #[must_use]
-    pub fn rejects_path(&self, id: &SpanId) -> PathBuf {
-        self.paths.rejects(id)
-    }
-
-    /// Writes a part or rejects file of a span; it is committed only by [`OutputDir::commit`].
+    /// Writes a file of answers of a span; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
     ///
     /// [`WriteError`].
-    pub fn write_file(
+    pub fn write_part(&self, entry: &LedgerEntry, rows: Rows) -> Result<CommittedFile, WriteError> {
+        self.write_rows(format!("part-{}", suffixed(entry)), rows)
+    }
+
+    /// Writes the file of rejects of a span; it counts only when [`Output::commit`] names it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    pub fn write_rejects(
         &self,
-        path: &Path,
-        write: impl FnOnce(&mut dyn Write) -> Result<(), String>,
-    ) -> Result<String, WriteError> {
-        write_whole(&self.paths.tmp(), path, write)
+        entry: &LedgerEntry,
+        rows: Rows,
+    ) -> Result<CommittedFile, WriteError> {
+        self.write_rows(format!("rejects/rejects-{}", suffixed(entry)), rows)
     }
 
-    /// Puts the ledger entry of a span whose files are written: from here on it is done.
+    fn write_rows(&self, stem: String, rows: Rows) -> Result<CommittedFile, WriteError> {
+        let name = format!("{stem}.{}", self.files.format.extension());
+        let mut digest = Sha256::new();
+        digest.update(&rows.bytes);
+        let sha256 = hex(digest);
+        self.check_hold(&name)?;
+        self.files.folder.create(&name, rows.bytes)?;
+        Ok(CommittedFile { name, rows: rows.n_rows, sha256 })
+    }
+
+    /// Puts the ledger entry of a span whose files are written: from here on it is done. Of a retried
+    /// span it takes the place of the `earlier` entry, whose files it no longer names go afterwards.
     ///
     /// # Errors
     ///
     /// [`WriteError`].
-    pub fn commit(&self, entry: &LedgerEntry) -> Result<(), WriteError> {
-        let path = self.paths.ledger().join(entry.id.ledger_name());
-        self.write_json(&path, &serde_json::to_vec_pretty(entry).unwrap_or_default())
+    pub fn commit(
+        &self,
+        entry: &LedgerEntry,
+        earlier: Option<&LedgerEntry>,
+    ) -> Result<(), WriteError> {
+        let key = entry_key(&entry.id);
+        let bytes = json(entry);
+        self.check_hold(&key)?;
+        let Some(earlier) = earlier else {
+            return self.files.folder.create(&key, bytes);
+        };
+        self.files.folder.replace(&key, bytes)?;
+        let named: HashSet<&str> = entry.files().map(|file| file.name.as_str()).collect();
+        let mut gone = earlier.files().filter(|file| !named.contains(file.name.as_str()));
+        gone.try_for_each(|file| self.remove(&file.name))
+    }
+
+    /// Writes down the job that is executed, for [`OutputFiles::read_job`].
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    pub fn write_job(&self, job: &StoredJob) -> Result<(), WriteError> {
+        self.write_json(JOB, job)
     }
 
     /// Writes the report of a run to `_legenda/report.json`.
@@ -296,197 +354,75 @@ impl OutputDir {
     /// # Errors
     ///
     /// [`WriteError`].
-    pub fn write_report(&self, json: &[u8]) -> Result<(), WriteError> {
-        self.write_json(&self.paths.state().join("report.json"), json)
+    pub fn write_report(&self, report: &impl Serialize) -> Result<(), WriteError> {
+        self.write_json(REPORT, report)
     }
 
-    fn write_json(&self, path: &Path, json: &[u8]) -> Result<(), WriteError> {
-        let write = |out: &mut dyn Write| out.write_all(json).map_err(|error| error.to_string());
-        self.write_file(path, write).map(|_| ())
+    /// Reads the output.
+    #[must_use]
+    pub fn files(&self) -> &OutputFiles {
+        &self.files
     }
-}
 
-fn lock(root: &Path, path: &Path) -> Result<File, LedgerError> {
-    let io_error = |error: io::Error| WriteError::new(path, error);
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(io_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // The owner's name only helps the message.
-            if file.read_to_string(&mut owner).is_err() || owner.trim().is_empty() {
-                owner = "of unknown name".to_owned();
+    fn write_json(&self, key: &str, value: &impl Serialize) -> Result<(), WriteError> {
+        self.check_hold(key)?;
+        self.files.folder.replace(key, json(value))
+    }
+
+    fn remove(&self, key: &str) -> Result<(), WriteError> {
+        self.check_hold(key)?;
+        self.files.folder.remove(key)
+    }
+
+    /// Removes the files of `dir` whose names begin with `prefix`, but for those to keep.
+    fn clear(&self, dir: &str, prefix: &str, kept: &HashSet<String>) -> Result<(), LedgerError> {
+        for key in self.files.folder.list(dir, prefix)? {
+            if !kept.contains(&key) {
+                self.remove(&key)?;
             }
-            return Err(LedgerError::Locked {
-                path: root.to_owned(),
-                owner: owner.trim().to_owned(),
-            });
         }
-        Err(TryLockError::Error(error)) => return Err(io_error(error).into()),
+        Ok(())
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "process {}", std::process::id()))
-        .map_err(io_error)?;
-    Ok(file)
-}
 
-/// Removes the files of `dir` whose names begin with `prefix`, but for those to `keep`.
-fn clear(dir: &Path, prefix: &str, keep: impl Fn(&PathBuf) -> bool) -> Result<(), LedgerError> {
-    for path in files_in(dir, prefix)? {
-        if !keep(&path) {
-            remove(&path)?;
+    /// Checks that no other run can have taken the output over.
+    fn check_hold(&self, key: &str) -> Result<(), WriteError> {
+        if self.hold.is_held() {
+            return Ok(());
         }
+        Err(WriteError {
+            path: self.files.folder.path_of(key),
+            problem:
+                "this run stood still or could not reach the store for so long that its lease \
+                      of the output ran out, and another run may have it"
+                    .to_owned(),
+        })
     }
-    Ok(())
 }
 
-fn remove(path: &Path) -> Result<(), WriteError> {
-    fs::remove_file(path).map_err(|error| WriteError::new(path, error))?;
-    crash::step();
-    Ok(())
+/// Rows as the bytes of a file.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// How many.
+    pub n_rows: u64,
+    /// The file.
+    pub bytes: Bytes,
 }
 
-pub(crate) fn files_in(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, LedgerError> {
-    let read_error =
-        |error: io::Error| LedgerError::Read { path: dir.to_owned(), problem: error.to_string() };
-    let mut files = Vec::new();
-    for entry in dir.read_dir().map_err(read_error)? {
-        let entry = entry.map_err(read_error)?;
-        let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with(prefix) && path.is_file() {
-            files.push(path);
-        }
+fn entry_key(id: &SpanId) -> String {
+    format!("{LEDGER}/{}", id.ledger_name())
+}
+
+/// A retry's files have names of their own, so that those they follow stay until it is committed.
+fn suffixed(entry: &LedgerEntry) -> String {
+    match entry.retries {
+        0 => entry.id.to_string(),
+        n => format!("{}-retry{n}", entry.id),
     }
-    files.sort();
-    Ok(files)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LedgerError> {
-    let read_error = |problem: String| LedgerError::Read { path: path.to_owned(), problem };
-    let bytes = fs::read(path).map_err(|error| read_error(error.to_string()))?;
-    // The version is looked at first: of another one nothing else may be as it is here.
-    let Versioned { version } =
-        serde_json::from_slice(&bytes).map_err(|error| read_error(error.to_string()))?;
-    if version != LEDGER_VERSION {
-        return Err(LedgerError::Version { path: path.to_owned(), version });
-    }
-    serde_json::from_slice(&bytes).map_err(|error| read_error(error.to_string()))
-}
-
-/// What every version of the ledger's files has.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    version: u32,
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec_pretty(value).unwrap_or_default().into()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, fs, path::Path};
-
-    use legenda_schemas::{
-        job::Format,
-        ledger::{LEDGER_VERSION, LedgerEntry, Plan},
-        span::{Fingerprint, SourceObject, Span},
-    };
-
-    use super::{LedgerError, OutputDir};
-
-    fn plan(job: &str, sizes: &[u64]) -> Plan {
-        let span = |size_bytes| Span {
-            object: SourceObject { path: "/t.parquet".into(), size_bytes, modified_ns: 1 },
-            row_group: 0,
-            row_start: 0,
-            n_rows: 2,
-            file_row_start: 0,
-        };
-        Plan {
-            version: LEDGER_VERSION,
-            fingerprint: Fingerprint::of([job.as_bytes()]),
-            identity: BTreeMap::from([("task".to_owned(), job.into())]),
-            spans: sizes.iter().map(|&size| span(size)).collect(),
-        }
-    }
-
-    fn commit(out: &OutputDir, plan: &Plan, span_idx: usize) {
-        let span = &plan.spans[span_idx];
-        let id = span.id(&plan.fingerprint);
-        let part = out.part_path(&id);
-        let digest = out
-            .write_file(&part, |out| out.write_all(b"part").map_err(|error| error.to_string()))
-            .unwrap();
-        let entry = LedgerEntry {
-            version: LEDGER_VERSION,
-            id,
-            span: span.clone(),
-            rows_in: 2,
-            answers: 2,
-            rejects: BTreeMap::new(),
-            tokens_generated: 4,
-            part_sha256: Some(digest),
-            rejects_sha256: None,
-        };
-        out.commit(&entry).unwrap();
-    }
-
-    fn open(root: &Path, plan: &Plan) -> (OutputDir, super::Committed) {
-        OutputDir::open(root, Format::Parquet, plan, false).unwrap()
-    }
-
-    fn parts(root: &Path) -> usize {
-        super::files_in(root, "part-").unwrap().len()
-    }
-
-    #[test]
-    fn committed_spans_are_found_and_uncommitted_parts_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = plan("job", &[1, 2]);
-        let (out, committed) = open(dir.path(), &plan);
-        assert!(committed.entries.is_empty());
-        commit(&out, &plan, 0);
-        let stray = out.part_path(&plan.spans[1].id(&plan.fingerprint));
-        fs::File::create(&stray).unwrap();
-        drop(out);
-        let (_out, committed) = open(dir.path(), &plan);
-        assert_eq!(committed.entries.len(), 1);
-        assert_eq!(parts(dir.path()), 1);
-        assert!(!stray.is_file());
-    }
-
-    #[test]
-    fn spans_of_a_changed_input_are_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = plan("job", &[1]);
-        let (out, _) = open(dir.path(), &old);
-        commit(&out, &old, 0);
-        drop(out);
-        let (_out, committed) = open(dir.path(), &plan("job", &[9]));
-        assert_eq!((committed.entries.len(), committed.superseded, parts(dir.path())), (0, 1, 0));
-    }
-
-    #[test]
-    fn another_job_is_refused_by_the_key_that_differs() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), &plan("job", &[1])));
-        let refused = OutputDir::open(dir.path(), Format::Parquet, &plan("other", &[1]), false);
-        let message = refused.unwrap_err().to_string();
-        assert!(message.contains("`task`"), "{message}");
-        OutputDir::open(dir.path(), Format::Parquet, &plan("other", &[1]), true).unwrap();
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_while_the_first_lives() {
-        let dir = tempfile::tempdir().unwrap();
-        let plan = plan("job", &[1]);
-        let first = open(dir.path(), &plan);
-        let second = OutputDir::open(dir.path(), Format::Parquet, &plan, false);
-        assert!(matches!(second, Err(LedgerError::Locked { .. })));
-        drop(first);
-        open(dir.path(), &plan);
-    }
-}
+mod tests;

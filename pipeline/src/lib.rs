@@ -5,13 +5,15 @@
 //! - [`stage`]: scan, prepare, encode, generate, collect.
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
 //! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
-//! - [`sink`], [`ledger`]: files that appear whole, and the record of what is committed.
+//! - [`store`]: folders on a disk or in an object store, whose files appear whole. [`ledger`]: an
+//!   output in such a folder, and the record of what is committed. [`sink`]: tables as bytes.
+//! - [`retry`]: rejects that are tried again.
 //! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
 //! - [`preview`]: a look at the answers written.
 //! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
 //!
-//! Nothing here knows of the command line, prints, or reads the environment.
+//! Nothing here knows of the command line or prints; the environment is read for object stores alone.
 
 pub mod budget;
 pub mod crash;
@@ -22,10 +24,12 @@ pub mod metrics;
 pub mod plan;
 pub mod preview;
 pub mod query;
+pub mod retry;
 pub mod run;
 pub mod sink;
 pub mod source;
 pub mod stage;
+pub mod store;
 pub mod template;
 pub mod verify;
 

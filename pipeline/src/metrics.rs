@@ -100,6 +100,15 @@ pub struct RunReport {
     pub peak_memory_bytes: Option<u64>,
     /// `limits.memory`, in bytes.
     pub memory_limit_bytes: u64,
+    /// Rejects of earlier runs that this one tried again, when it was to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_retried: Option<u64>,
+    /// Bytes read of the source to plan: footers, and columns that a query wants.
+    pub bytes_planned: u64,
+    /// Bytes read of the source for its rows, by this run.
+    pub bytes_read: u64,
+    /// Calls to object stores that were made again.
+    pub store_retries: u64,
 }
 
 impl RunReport {

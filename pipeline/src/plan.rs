@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
     job::{Job, RejectsPlace, TaskKind},
-    ledger::{LEDGER_VERSION, Plan},
+    ledger::{LEDGER_VERSION, Plan, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
 };
@@ -20,6 +20,7 @@ use crate::{
         SourceError, SourceTable, list_files,
         table::{holds_bytes, holds_media},
     },
+    store::{Folder, LocationError},
     template::{Template, TemplateError},
 };
 
@@ -49,15 +50,26 @@ pub enum PlanError {
     /// The query.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// `output.path` cannot be used.
+    #[error("`output.path`: {0}")]
+    Output(#[from] LocationError),
+    /// Rejects would be tried again as another job.
+    #[error(
+        "the rejects were made by another job; what differs now: {differing}: only `limits` may be changed for a retry"
+    )]
+    Retry {
+        /// The keys.
+        differing: String,
+    },
     /// The output would be read as input.
     #[error(
         "`output.path` is `{output}`, which holds the input file `{input}`: choose another folder"
     )]
     OutputHoldsInput {
         /// The output folder.
-        output: PathBuf,
+        output: String,
         /// The input file.
-        input: PathBuf,
+        input: String,
     },
 }
 
@@ -82,8 +94,8 @@ pub struct RunPlan {
     pub read_columns: Vec<String>,
     /// The columns templates see.
     pub template_columns: Vec<String>,
-    /// The output folder, absolute.
-    pub output_dir: PathBuf,
+    /// The output folder.
+    pub output: Folder,
     /// Spans and identity, as written to the ledger.
     pub ledger: Plan,
     /// The model, for messages and metadata.
@@ -151,10 +163,11 @@ impl RunPlan {
             }
         }
 
-        let output_dir = absolute(&base_dir.join(&job.output.path));
-        if let Some(file) = table.files.iter().find(|file| file.path().starts_with(&output_dir)) {
-            let input = file.path().to_owned();
-            return Err(PlanError::OutputHoldsInput { output: output_dir, input });
+        let output = Folder::at(&job.output.path, base_dir)?;
+        let mut inputs = table.files.iter().map(|file| &file.object.path);
+        if let Some(input) = inputs.find(|path| output.holds(path)) {
+            let (output, input) = (output.path_of(""), input.clone());
+            return Err(PlanError::OutputHoldsInput { output, input });
         }
         let mut identity = job.identity(bundle.revision());
         identity.insert("--limit".to_owned(), serde_json::json!(limit));
@@ -173,12 +186,39 @@ impl RunPlan {
             carried,
             read_columns,
             template_columns,
-            output_dir,
+            output,
             ledger,
             bundle_name: bundle.name().to_owned(),
             reads_text: modalities.text,
             job,
         })
+    }
+
+    /// Returns the job as it is written to the output.
+    #[must_use]
+    pub fn stored_job(&self, base_dir: &Path) -> StoredJob {
+        let limit = self.ledger.identity.get("--limit").and_then(serde_json::Value::as_u64);
+        let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
+        let base_dir = base_dir.to_string_lossy().into_owned();
+        StoredJob { version: LEDGER_VERSION, base_dir, limit, job: self.job.clone() }
+    }
+
+    /// Returns the plan to try rejects of a run again, whose plan was `earlier`. Its limits may be
+    /// others now, and nothing else that decides answers.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Retry`], which names the keys that differ.
+    pub fn retry(self, earlier: Plan) -> Result<Self, PlanError> {
+        let differs = |key: &&String| {
+            *key != "limits" && self.ledger.identity.get(*key) != earlier.identity.get(*key)
+        };
+        let differing: Vec<String> =
+            self.ledger.identity.keys().filter(differs).map(|key| format!("`{key}`")).collect();
+        if !differing.is_empty() {
+            return Err(PlanError::Retry { differing: differing.join(", ") });
+        }
+        Ok(Self { ledger: earlier, ..self })
     }
 
     /// Returns the rows of a span that are read, as positions within the row group, ascending.
@@ -261,16 +301,6 @@ fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, B
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
     let lines: Vec<String> = identity.iter().map(|(key, value)| format!("{key}={value}")).collect();
     Fingerprint::of(lines.iter().map(String::as_bytes))
-}
-
-/// Resolves `path` as far as it is there, so that links and `..` do not hide where it leads.
-fn absolute(path: &Path) -> PathBuf {
-    for ancestor in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
-            return real.join(rest);
-        }
-    }
-    path.to_owned()
 }
 
 fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {

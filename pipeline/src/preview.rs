@@ -7,7 +7,7 @@ use arrow::{
 };
 use legenda_schemas::table::RESERVED_PREFIX;
 
-use crate::{plan::RunPlan, sink::read_table};
+use crate::{plan::RunPlan, sink::read_table, store::ReadError};
 
 /// Some answers as text: the carried columns and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,20 +45,15 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
             .collect(),
         rows: Vec::new(),
     };
-    let parts: Vec<_> = plan
-        .ledger
-        .spans
-        .iter()
-        .map(|span| span.id(&plan.ledger.fingerprint).part_name(format.extension()))
-        .map(|name| plan.output_dir.join(name))
-        .filter(|path| path.is_file())
-        .collect();
+    let unreadable = |ReadError { path, problem }| PreviewError { part: path, problem };
+    let parts = plan.output.list("", "part-").map_err(unreadable)?;
     // With fewer parts than rows every part gives some; else every so many-th part gives one.
     let step = parts.len().div_ceil(n_rows.max(1)).max(1);
     let chosen: Vec<_> = parts.iter().step_by(step).collect();
-    for (part_idx, path) in chosen.iter().enumerate() {
-        let error = |problem: String| PreviewError { part: path.display().to_string(), problem };
-        let batches = read_table(path, format).map_err(|arrow| error(arrow.to_string()))?;
+    for (part_idx, key) in chosen.iter().enumerate() {
+        let error = |problem: String| PreviewError { part: plan.output.path_of(key), problem };
+        let bytes = plan.output.read(key).map_err(unreadable)?.unwrap_or_default();
+        let batches = read_table(bytes, format).map_err(|arrow| error(arrow.to_string()))?;
         let n_part: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let wanted = (n_rows - preview.rows.len()).div_ceil(chosen.len() - part_idx);
         let every = (n_part / wanted.max(1)).max(1);

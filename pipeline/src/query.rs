@@ -3,11 +3,19 @@
 //! A query says which rows are read. It never sees the media columns, so filtering a large table
 //! of pictures reads none of them.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use legenda_schemas::span::Span;
+use parquet::arrow::ArrowWriter;
+use tempfile::NamedTempFile;
 
-use crate::source::{SourceTable, table::holds_bytes};
+use crate::{
+    source::{
+        BytesRead, SourceTable,
+        table::{FileReader, TableFile, holds_bytes},
+    },
+    store::is_url,
+};
 
 /// The name of the table in a query.
 #[cfg(feature = "sql")]
@@ -75,7 +83,12 @@ impl KeptRows {
                 .filter(|field| !holds_bytes(field.data_type()))
                 .map(|field| field.name().clone())
                 .collect();
-            let mut rows = rows_kept(file.path(), &cheap, query)?;
+            let mut rows = if is_url(&file.object.path) {
+                let local = copy_columns(file, &cheap, &table.bytes_read)?;
+                rows_kept(local.path(), &cheap, query)?
+            } else {
+                rows_kept(file.path(), &cheap, query)?
+            };
             rows.truncate(left);
             left -= rows.len();
             Ok((file.object.path.clone(), rows))
@@ -92,6 +105,41 @@ impl KeptRows {
         &rows[start..end]
     }
 }
+
+/// Copies `columns` of a file in a store to a temporary one, where a query can read them.
+///
+/// # Errors
+///
+/// [`QueryError::Failed`].
+fn copy_columns(
+    file: &TableFile,
+    columns: &[String],
+    bytes_read: &BytesRead,
+) -> Result<NamedTempFile, QueryError> {
+    let failed = |error: &dyn std::fmt::Display| QueryError::Failed {
+        path: file.object.path.clone(),
+        problem: error.to_string(),
+    };
+    let reader = FileReader::open(&file.object.path, bytes_read).map_err(|error| failed(&error))?;
+    let copy = NamedTempFile::new().map_err(|error| failed(&error))?;
+    let roots = columns.iter().filter_map(|name| file.schema.index_of(name).ok());
+    let schema = file.schema.project(&roots.collect::<Vec<_>>()).map_err(|error| failed(&error))?;
+    let mut writer = ArrowWriter::try_new(copy.as_file(), Arc::new(schema), None)
+        .map_err(|error| failed(&error))?;
+    for (row_group, size) in file.row_groups.iter().enumerate() {
+        let all = 0..size.n_rows;
+        let rows = reader.read(row_group, &[all], Some(columns), COPIED_ROWS);
+        for batch in rows.map_err(|error| failed(&error))? {
+            let batch = batch.map_err(|error| failed(&error))?;
+            writer.write(&batch).map_err(|error| failed(&error))?;
+        }
+    }
+    writer.close().map_err(|error| failed(&error))?;
+    Ok(copy)
+}
+
+/// Rows that are copied at a time for a query.
+const COPIED_ROWS: usize = 8192;
 
 /// Returns the rows of the Parquet file at `path` that `query` keeps, ascending, counted from the
 /// file's first row. The query sees `columns` only.

@@ -18,22 +18,23 @@ use std::{
 };
 
 use legenda_models::{Embedder, Loaded, Model};
-use legenda_schemas::{ledger::LedgerEntry, table::AnswerKind};
+use legenda_schemas::{job::RejectsPlace, ledger::LedgerEntry, table::AnswerKind};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
-    ledger::{LedgerError, OutputDir},
+    ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
-    sink::WriteError,
+    retry::{Rejects, RetryChoice, RetryError},
     stage::{
-        OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow,
+        OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
         collect::{CollectError, Collector},
         embed, encode, generate,
         prepare::{self, Preparer},
-        scan::Scan,
+        scan::{Scan, ScanError},
     },
+    store::{self, LeaseTerms, WriteError},
 };
 
 /// How a run is executed; nothing here changes answers.
@@ -45,6 +46,10 @@ pub struct RunOptions {
     pub prepare_workers: usize,
     /// The folder that relative paths of the job are resolved against.
     pub base_dir: PathBuf,
+    /// The terms of the lease of an output in an object store.
+    pub lease: LeaseTerms,
+    /// Instead of what is outstanding, rejects of what is committed are done again.
+    pub retry: Option<RetryChoice>,
 }
 
 /// Why a run failed. What was committed is safe, and the same command resumes.
@@ -60,6 +65,12 @@ pub enum RunError {
     /// The report cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(ScanError),
+    /// The rejects cannot be tried again.
+    #[error(transparent)]
+    Retry(#[from] RetryError),
     /// `limits.memory` is too small for the model alone.
     #[error(
         "`limits.memory` is {limit_mib} MiB, but with the model loaded the process already holds {used_mib} MiB: set it to {needed_mib} MiB or more"
@@ -153,20 +164,24 @@ pub async fn run(
     let start = Instant::now();
     let model = model.into();
     let stage_bytes = stage_bytes(plan.job.limits.memory.0)?;
-    let (output, committed) =
-        OutputDir::open(&plan.output_dir, plan.job.output.format, &plan.ledger, options.overwrite)?;
+    let opened = tokio::task::spawn_blocking({
+        let (plan, options) = (Arc::clone(&plan), options.clone());
+        move || open_output(&plan, &options)
+    });
+    let (output, mut committed, spans) = opened
+        .await
+        .map_err(|error| RunError::Stage { stage: "open", problem: format!(": {error}") })??;
     let output = Arc::new(output);
-    let rows_planned = plan.n_rows();
+    let rows_retried = spans.iter().filter_map(|span| Some(span.retry.as_ref()?.rows.len() as u64));
+    let rows_retried = options.retry.is_some().then(|| rows_retried.sum());
+    for span in spans.iter().filter(|span| span.retry.is_some()) {
+        committed.entries.remove(&span.id);
+    }
+    let rows_planned = rows_retried.unwrap_or_else(|| plan.n_rows());
     let rows_resumed = committed.entries.values().map(|entry| entry.rows_in).sum();
     progress.rows_planned.store(rows_planned, Relaxed);
-    progress.rows_resumed.store(rows_resumed, Relaxed);
-    let spans: Arc<[OutstandingSpan]> = plan
-        .ledger
-        .spans
-        .iter()
-        .map(|span| OutstandingSpan { span: span.clone(), id: span.id(&plan.ledger.fingerprint) })
-        .filter(|next| !committed.entries.contains_key(&next.id))
-        .collect();
+    progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
+    let bytes_before = plan.table.bytes_read.total();
     let budget = plan.job.limits.error_budget;
     let collector = Collector {
         plan: Arc::clone(&plan),
@@ -180,7 +195,11 @@ pub async fn run(
         output: Arc::clone(&output),
         progress: Arc::clone(&progress),
         stop: Arc::clone(&stop),
-        rejects_max: budget.map_or(u64::MAX, |budget| budget.rows_max(rows_planned)),
+        rejects_max: match budget {
+            Some(budget) if rows_retried.is_none() => budget.rows_max(rows_planned),
+            // Rows that were rejected before may be so again.
+            _ => u64::MAX,
+        },
         rejects_before: committed.entries.values().map(LedgerEntry::n_rejects).sum(),
     };
     let entries = run_stages(model, options, collector, stage_bytes).await?;
@@ -199,12 +218,52 @@ pub async fn run(
         generate_seconds: progress.generate.total().as_secs_f64(),
         peak_memory_bytes: resident_memory().map(|(_, peak)| peak),
         memory_limit_bytes: plan.job.limits.memory.0,
+        rows_retried,
+        bytes_planned: bytes_before,
+        bytes_read: plan.table.bytes_read.total() - bytes_before,
+        store_retries: store::retries(),
     };
     for entry in committed.entries.values().chain(&entries) {
         report.add(entry);
     }
-    output.write_report(&serde_json::to_vec_pretty(&report).unwrap_or_default())?;
+    output.write_report(&report)?;
     Ok(report)
+}
+
+/// Opens the output, and finds what is to be done.
+fn open_output(
+    plan: &RunPlan,
+    options: &RunOptions,
+) -> Result<(Output, Committed, Arc<[OutstandingSpan]>), RunError> {
+    let files = OutputFiles { folder: plan.output.clone(), format: plan.job.output.format };
+    let opening =
+        OpenOutput { plan: &plan.ledger, overwrite: options.overwrite, lease: options.lease };
+    let (output, committed) = Output::open(files, opening)?;
+    let all = plan.ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
+    let Some(choice) = &options.retry else {
+        output.write_job(&plan.stored_job(&options.base_dir))?;
+        let outstanding = all.filter(|(_, id)| !committed.entries.contains_key(id));
+        let spans = outstanding
+            .map(|(span, id)| OutstandingSpan { span: span.clone(), id, retry: None })
+            .collect();
+        return Ok((output, committed, spans));
+    };
+    if plan.job.output.rejects == RejectsPlace::Inline {
+        return Err(RetryError::Inline.into());
+    }
+    let mut spans = Vec::new();
+    for (span, id) in all {
+        let Some(earlier) = committed.entries.get(&id) else { continue };
+        let Some(rejects) = Rejects::read(output.files(), earlier)? else { continue };
+        let row_of = |row: u64| usize::try_from(row - span.file_row_start).ok();
+        let chosen = rejects.chosen(choice).into_iter().filter(|row| *row >= span.file_row_start);
+        let rows: Vec<usize> = chosen.filter_map(row_of).map(|row| span.row_start + row).collect();
+        if !rows.is_empty() {
+            let retry = Some(Retry { earlier: earlier.clone(), rejects, rows });
+            spans.push(OutstandingSpan { span: span.clone(), id, retry });
+        }
+    }
+    Ok((output, committed, spans.into()))
 }
 
 /// Returns the bytes that the stages may share, beside what the process holds already.
@@ -271,8 +330,19 @@ async fn run_stages(
     let collected = collector.run(settled).await;
     // Every stage is waited for, so that none works on when the caller goes on; the first that
     // failed by itself tells why the others ended.
+    let mut source_failed = None;
     let mut ended = vec![
-        ("scan", scan.await.map(|result| result.err())),
+        (
+            "scan",
+            scan.await.map(|result| match result {
+                Ok(()) => None,
+                Err(ScanError::Disconnected(error)) => Some(error),
+                Err(error) => {
+                    source_failed = Some(error);
+                    None
+                }
+            }),
+        ),
         ("prepare", prepare.await.map(|()| None)),
     ];
     for (stage, running) in answering {
@@ -289,7 +359,10 @@ async fn run_stages(
             return Err(RunError::Stage { stage, problem: String::new() });
         }
     }
-    Ok(entries)
+    match source_failed {
+        Some(error) => Err(RunError::Source(error)),
+        None => Ok(entries),
+    }
 }
 
 /// Starts what makes texts of prepared rows: the encoders, then the decoder.

@@ -3,12 +3,7 @@
 //! Read are the plan, the footers of the input files, the ledger, and every byte of the parts and
 //! rejects; nothing is written.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, HashSet};
 
 use arrow::{
     array::{AsArray, RecordBatch},
@@ -16,16 +11,18 @@ use arrow::{
 };
 use legenda_schemas::{
     hex,
-    job::{Format, RejectsPlace},
-    ledger::{LedgerEntry, Plan},
+    job::RejectsPlace,
+    ledger::{CommittedFile, LedgerEntry, Plan},
     span::{SourceObject, Span, SpanId},
+    table::ROW_COLUMN,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ledger::{LedgerError, OutputPaths, files_in},
+    ledger::{LedgerError, OutputFiles, TABLES},
     sink::read_table,
-    source::table::TableFile,
+    source::{BytesRead, table::TableFile},
+    store::Folder,
 };
 
 /// What is wrong with an output.
@@ -66,7 +63,7 @@ pub enum Problem {
     #[error("`{path}` is committed but not there: run the job again")]
     Missing {
         /// The file.
-        path: PathBuf,
+        path: String,
     },
     /// A file is not the one that was committed.
     #[error(
@@ -74,7 +71,7 @@ pub enum Problem {
     )]
     Digest {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// Its digest, hex.
         actual: String,
         /// The digest of the ledger, hex.
@@ -84,7 +81,7 @@ pub enum Problem {
     #[error("`{path}` cannot be read: {problem}")]
     Unreadable {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// What the reader says.
         problem: String,
     },
@@ -92,7 +89,7 @@ pub enum Problem {
     #[error("`{path}` has {actual} rows, but its ledger entry counts {expected}")]
     Rows {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// Its rows.
         actual: u64,
         /// The rows of the ledger.
@@ -102,7 +99,7 @@ pub enum Problem {
     #[error("`{path}` does not name {expected} different rows of its span")]
     RejectedRows {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// How many it should name.
         expected: u64,
     },
@@ -110,7 +107,7 @@ pub enum Problem {
     #[error("`{path}` was never committed: run the job again, which removes it")]
     Stray {
         /// The file.
-        path: PathBuf,
+        path: String,
     },
     /// An input file is not as it was planned.
     #[error("the input `{path}` has changed since it was read: run the job again")]
@@ -151,7 +148,7 @@ pub struct Verification {
     pub problems: Vec<Problem>,
 }
 
-/// Verifies the output folder `root`.
+/// Verifies the output in `folder`.
 ///
 /// A job with `source.query` keeps some rows of a span only; which ones is not asked again, so there
 /// the ledger's own count of them stands.
@@ -159,9 +156,10 @@ pub struct Verification {
 /// # Errors
 ///
 /// [`LedgerError`] when there is no output, or its ledger cannot be read.
-pub fn verify(root: &Path) -> Result<Verification, LedgerError> {
-    let paths = OutputPaths::find(root)?;
-    let (plan, entries) = (paths.read_plan()?, paths.read_entries()?);
+pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
+    let output = OutputFiles::find(folder)?;
+    let no_output = || LedgerError::NoOutput { path: output.folder.path_of("") };
+    let (plan, entries) = (output.read_plan()?.ok_or_else(no_output)?, output.read_entries()?);
     let of_identity = |key: &str| plan.identity.get(key).cloned().unwrap_or_default();
     let inline = of_identity("output.rejects") == serde_json::json!(RejectsPlace::Inline);
     let chooses = !of_identity("source.query").is_null();
@@ -169,7 +167,7 @@ pub fn verify(root: &Path) -> Result<Verification, LedgerError> {
     check_inputs(&plan, chooses || !of_identity("--limit").is_null(), &mut found.problems);
 
     let mut committed: BTreeMap<SpanId, LedgerEntry> =
-        entries.into_iter().map(|(_, entry)| (entry.id.clone(), entry)).collect();
+        entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
     let mut kept = HashSet::new();
     for span in &plan.spans {
         let id = span.id(&plan.fingerprint);
@@ -179,36 +177,37 @@ pub fn verify(root: &Path) -> Result<Verification, LedgerError> {
         };
         let (n_rows, rejects) = (span.n_rows as u64, entry.n_rejects());
         let (rows_in, answers) = (entry.rows_in, entry.answers);
-        if !entry.balances() || rows_in > n_rows || (rows_in < n_rows && !chooses) {
+        let in_parts: u64 = entry.parts.iter().map(|file| file.rows).sum();
+        let in_rejects = entry.rejects_file.as_ref().map_or(0, |file| file.rows);
+        let as_counted = if inline { (rows_in, 0) } else { (answers, rejects) };
+        if !entry.balances()
+            || rows_in > n_rows
+            || (rows_in < n_rows && !chooses)
+            || (in_parts, in_rejects) != as_counted
+        {
             found.problems.push(Problem::Counts { id, rows_in, answers, rejects, n_rows });
         }
         found.n_spans += 1;
         found.rows_in += rows_in;
         found.answers += answers;
         found.rejects += rejects;
-        let in_part = if inline { rows_in } else { answers };
-        let files = [
-            (paths.part(&entry.id), &entry.part_sha256, in_part, false),
-            (paths.rejects(&entry.id), &entry.rejects_sha256, rows_in - in_part, true),
-        ];
-        for (path, digest, n_rows, names_rows) in files {
-            match digest {
-                Some(digest) => check_file(&path, paths.format, digest, n_rows).and_then(|rows| {
-                    if names_rows { check_rejected_rows(&path, &rows, span) } else { Ok(()) }
-                }),
-                None if n_rows > 0 => {
-                    Err(Problem::Rows { path: path.clone(), actual: 0, expected: n_rows })
-                }
-                None => continue,
-            }
-            .unwrap_or_else(|problem| found.problems.push(problem));
-            kept.insert(path);
+        for file in entry.files() {
+            let checked = check_file(&output, file).and_then(|rows| {
+                let names_rows = entry.rejects_file.as_ref() == Some(file);
+                let path = || output.folder.path_of(&file.name);
+                if names_rows { check_rejected_rows(path, &rows, span) } else { Ok(()) }
+            });
+            found.problems.extend(checked.err());
+            kept.insert(file.name.clone());
         }
     }
     found.problems.extend(committed.into_keys().map(|id| Problem::NotPlanned { id }));
-    for (dir, prefix) in paths.tables() {
-        let strays = files_in(&dir, prefix)?.into_iter().filter(|path| !kept.contains(path));
-        found.problems.extend(strays.map(|path| Problem::Stray { path }));
+    for (dir, prefix) in TABLES {
+        let there = output.folder.list(dir, prefix)?;
+        let strays = there.iter().filter(|key| !kept.contains(*key));
+        found
+            .problems
+            .extend(strays.map(|key| Problem::Stray { path: output.folder.path_of(key) }));
     }
     Ok(found)
 }
@@ -222,7 +221,7 @@ fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
         spans.entry(&object.path).or_insert_with(|| (object, Vec::new())).1.push(span);
     }
     for (path, (object, mut spans)) in spans {
-        let file = match TableFile::open(Path::new(path)) {
+        let file = match TableFile::open(path, &BytesRead::default()) {
             Ok(file) => file,
             Err(error) => {
                 problems.push(Problem::Input { path: path.to_owned(), problem: error.to_string() });
@@ -252,53 +251,47 @@ fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks that a committed file is there, has the digest of its entry, and `n_rows` rows; returns them.
-fn check_file(
-    path: &Path,
-    format: Format,
-    digest: &str,
-    n_rows: u64,
-) -> Result<Vec<RecordBatch>, Problem> {
-    let unreadable = |problem: String| Problem::Unreadable { path: path.to_owned(), problem };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Problem::Missing { path: path.to_owned() });
-        }
-        Err(error) => return Err(unreadable(error.to_string())),
-    };
-    let mut actual = Sha256::new();
-    io::copy(&mut file, &mut actual).map_err(|error| unreadable(error.to_string()))?;
-    let actual = hex(actual);
-    if actual != digest {
-        let expected = digest.to_owned();
-        return Err(Problem::Digest { path: path.to_owned(), actual, expected });
+/// Checks that a committed file is there, and has the digest and the rows of its entry; returns them.
+fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, Problem> {
+    let path = || output.folder.path_of(&file.name);
+    let unreadable = |problem: String| Problem::Unreadable { path: path(), problem };
+    let bytes = output.folder.read(&file.name).map_err(|error| unreadable(error.problem))?;
+    let bytes = bytes.ok_or_else(|| Problem::Missing { path: path() })?;
+    let mut digest = Sha256::new();
+    digest.update(&bytes);
+    let actual = hex(digest);
+    if actual != file.sha256 {
+        return Err(Problem::Digest { path: path(), actual, expected: file.sha256.clone() });
     }
-    let rows = read_table(path, format).map_err(|error| unreadable(error.to_string()))?;
+    let rows = read_table(bytes, output.format).map_err(|error| unreadable(error.to_string()))?;
     let actual = rows.iter().map(|rows| rows.num_rows() as u64).sum();
-    if actual != n_rows {
-        return Err(Problem::Rows { path: path.to_owned(), actual, expected: n_rows });
+    if actual != file.rows {
+        return Err(Problem::Rows { path: path(), actual, expected: file.rows });
     }
     Ok(rows)
 }
 
 /// Checks that rejects name different rows of their span.
-fn check_rejected_rows(path: &Path, batches: &[RecordBatch], span: &Span) -> Result<(), Problem> {
+fn check_rejected_rows(
+    path: impl Fn() -> String,
+    batches: &[RecordBatch],
+    span: &Span,
+) -> Result<(), Problem> {
     let mut named = HashSet::new();
     let mut expected = 0;
     for batch in batches {
-        let column = batch.column_by_name("legenda_row");
+        let column = batch.column_by_name(ROW_COLUMN);
         let column = column.and_then(|column| column.as_primitive_opt::<UInt64Type>());
         let column = column.ok_or_else(|| Problem::Unreadable {
-            path: path.to_owned(),
-            problem: "it has no `legenda_row`".to_owned(),
+            path: path(),
+            problem: format!("it has no `{ROW_COLUMN}`"),
         })?;
         named.extend(column.values().iter().copied());
         expected += batch.num_rows();
     }
     let of_span = span.file_row_start..span.file_row_start + span.n_rows as u64;
     if named.len() != expected || !named.iter().all(|row| of_span.contains(row)) {
-        return Err(Problem::RejectedRows { path: path.to_owned(), expected: expected as u64 });
+        return Err(Problem::RejectedRows { path: path(), expected: expected as u64 });
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use legenda_models::{
     fake::{FakeEncoder, FakeOptions},
     onnx::DeviceKind,
 };
-use legenda_pipeline::{Ending, Progress, RunOptions, RunPlan, RunReport, Stop};
+use legenda_pipeline::{Ending, Progress, RunOptions, RunPlan, RunReport, Stop, store::LeaseTerms};
 use legenda_schemas::job::Job;
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
@@ -56,7 +56,13 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
             kv_bytes_per_slot: 0,
         },
     };
-    let run_options = RunOptions { overwrite: false, prepare_workers: 2, base_dir: dir.to_owned() };
+    let run_options = RunOptions {
+        overwrite: false,
+        prepare_workers: 2,
+        base_dir: dir.to_owned(),
+        lease: LeaseTerms::default(),
+        retry: None,
+    };
     let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::default()));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(legenda_pipeline::run(plan, model, &run_options, progress, stop)).unwrap()

@@ -397,6 +397,17 @@ impl Job {
         Ok(job)
     }
 
+    /// Returns the job with `overrides` (as of [`Job::parse`]) in the place of its values.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError`] names the first key that is wrong.
+    pub fn with(&self, overrides: &[String]) -> Result<Self, JobError> {
+        let text = toml::to_string(self)
+            .map_err(|error| JobError::Syntax { message: error.to_string() })?;
+        Self::parse(&text, overrides)
+    }
+
     fn validate(&self) -> Result<(), JobError> {
         let refuse = |key, problem: String| Err(JobError::Value { key, problem });
         if self.version != JOB_VERSION {

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::span::{Fingerprint, Span, SpanId};
+use crate::{
+    job::Job,
+    span::{Fingerprint, Span, SpanId},
+};
 
 /// The version of the formats in this module; a reader refuses others.
-pub const LEDGER_VERSION: u32 = 1;
+pub const LEDGER_VERSION: u32 = 2;
 
 /// What a run set out to do (`_legenda/plan.json`), fixed at its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +33,19 @@ impl Plan {
     }
 }
 
+/// The job of a run (`_legenda/job.json`), so that what it could not do can be tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredJob {
+    /// [`LEDGER_VERSION`] of the writer.
+    pub version: u32,
+    /// The folder that relative paths of the job are resolved against.
+    pub base_dir: String,
+    /// The most rows that were to be read.
+    pub limit: Option<u64>,
+    /// The job, with what was given in the place of its values.
+    pub job: Job,
+}
+
 /// One committed span (`_legenda/ledger/<span>.json`), written after its part: the truth on resume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
@@ -47,10 +63,25 @@ pub struct LedgerEntry {
     pub rejects: BTreeMap<String, u64>,
     /// Tokens generated for the answers.
     pub tokens_generated: u64,
-    /// SHA-256 of the part, hex; none when the span has no part because every row was rejected.
-    pub part_sha256: Option<String>,
-    /// SHA-256 of the span's file under `rejects/`, hex; none when there is none.
-    pub rejects_sha256: Option<String>,
+    /// The files of its answers: none when every row was rejected, and another for each retry that
+    /// answered some of its rejects.
+    pub parts: Vec<CommittedFile>,
+    /// The file of its rejects, unless there are none.
+    pub rejects_file: Option<CommittedFile>,
+    /// How often its rejects were tried again.
+    #[serde(default)]
+    pub retries: u32,
+}
+
+/// A file of a committed span.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedFile {
+    /// Where it lies in the output: `part-….parquet`, `rejects/rejects-….parquet`.
+    pub name: String,
+    /// Its rows.
+    pub rows: u64,
+    /// SHA-256 of its bytes, hex.
+    pub sha256: String,
 }
 
 impl LedgerEntry {
@@ -58,6 +89,11 @@ impl LedgerEntry {
     #[must_use]
     pub fn n_rejects(&self) -> u64 {
         self.rejects.values().sum()
+    }
+
+    /// Returns the files of the span, those of its answers first.
+    pub fn files(&self) -> impl Iterator<Item = &CommittedFile> {
+        self.parts.iter().chain(&self.rejects_file)
     }
 
     /// Returns whether every input row is accounted for.

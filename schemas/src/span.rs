@@ -7,12 +7,15 @@ use crate::sha256_hex;
 /// One input file as it was when the run was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceObject {
-    /// Where it lies: an absolute path.
+    /// Where it lies: an absolute path, or a URL.
     pub path: String,
     /// Its size.
     pub size_bytes: u64,
     /// When it was last changed, in nanoseconds since 1970; with the size it tells a changed file.
     pub modified_ns: u64,
+    /// What an object store calls this version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
 }
 
 /// A contiguous row range of one row group of one input file.
@@ -65,8 +68,13 @@ impl Span {
         ]
         .map(u64::to_le_bytes)
         .concat();
-        let digest =
-            sha256_hex([self.object.path.as_bytes(), &numbers, fingerprint.as_str().as_bytes()]);
+        let etag = self.object.etag.as_deref().unwrap_or_default();
+        let digest = sha256_hex([
+            self.object.path.as_bytes(),
+            etag.as_bytes(),
+            &numbers,
+            fingerprint.as_str().as_bytes(),
+        ]);
         SpanId(format!(
             "{stem}-g{:05}-r{:09}-{}",
             self.row_group,
@@ -81,12 +89,6 @@ impl SpanId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the file name of the span's part, `part-<span>.<extension>`.
-    #[must_use]
-    pub fn part_name(&self, extension: &str) -> String {
-        format!("part-{}.{extension}", self.0)
     }
 
     /// Returns the file name of the span's ledger entry, `<span>.json`.
@@ -126,7 +128,12 @@ mod tests {
     use super::{Fingerprint, SourceObject, Span};
 
     fn span(size_bytes: u64, row_start: usize) -> Span {
-        let object = SourceObject { path: "/data/a b.parquet".into(), size_bytes, modified_ns: 7 };
+        let object = SourceObject {
+            path: "/data/a b.parquet".into(),
+            size_bytes,
+            modified_ns: 7,
+            etag: None,
+        };
         Span { object, row_group: 2, row_start, n_rows: 10, file_row_start: 30 }
     }
 

@@ -36,6 +36,12 @@ pub fn embedding_item() -> Field {
 /// Names of the accounting columns begin so; a carried column may not.
 pub const RESERVED_PREFIX: &str = "legenda_";
 
+/// The column of rejects with the row within its file.
+pub const ROW_COLUMN: &str = "legenda_row";
+
+/// The column with the code of a reject.
+pub const CODE_COLUMN: &str = "legenda_code";
+
 /// The column of an answer and the accounting columns after it.
 ///
 /// | name | type | meaning |
@@ -107,10 +113,10 @@ pub fn answer_schema(
 #[must_use]
 pub fn reject_schema(source: &Schema, metadata: HashMap<String, String>) -> Schema {
     let told = [
-        Field::new("legenda_row", DataType::UInt64, false),
+        Field::new(ROW_COLUMN, DataType::UInt64, false),
         Field::new("legenda_file", DataType::Utf8, false),
         Field::new("legenda_stage", DataType::Utf8, false),
-        Field::new("legenda_code", DataType::Utf8, false),
+        Field::new(CODE_COLUMN, DataType::Utf8, false),
         Field::new("legenda_message", DataType::Utf8, false),
     ];
     // A row whose bytes cannot be read any more is kept with nulls, so every field may be null.

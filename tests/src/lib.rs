@@ -3,6 +3,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a test that cannot be set up has failed")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+pub mod bucket;
 pub mod hub;
 pub mod mutate;
 pub mod references;
@@ -168,6 +169,13 @@ pub fn read_table(path: &Path) -> Vec<RecordBatch> {
     let file = File::open(path).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
     reader.map(Result::unwrap).collect()
+}
+
+/// Reads the bytes of a Parquet file.
+#[must_use]
+pub fn read_rows(bytes: Vec<u8>) -> Vec<RecordBatch> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+    reader.build().unwrap().map(Result::unwrap).collect()
 }
 
 /// Writes a Parquet file with row groups of `group_rows` rows.

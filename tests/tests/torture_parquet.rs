@@ -12,7 +12,10 @@ use std::{
 };
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use legenda_pipeline::{guard::quiet_panics, source::table::FileReader};
+use legenda_pipeline::{
+    guard::quiet_panics,
+    source::{BytesRead, table::FileReader},
+};
 use legenda_tests::{
     TEXT_JOB, Workplace,
     mutate::{Random, mutated},
@@ -110,7 +113,7 @@ fn read(path: &Path, tally: &mut Tally) -> Option<Vec<usize>> {
     let start = Instant::now();
     tally.tried += 1;
     let mut problems: Vec<String> = Vec::new();
-    let rows = match FileReader::open(path) {
+    let rows = match FileReader::open(&path.to_string_lossy(), &BytesRead::default()) {
         Err(error) => {
             problems.push(format!("{error:?}"));
             tally.refused_footer += 1;

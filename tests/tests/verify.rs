@@ -79,7 +79,7 @@ fn what_is_wrong_with_the_ledger_is_named() {
         .run(&["verify", "out"])
         .expect(5)
         .complains_of(&["counts 4 rows, 2 answers", "has 3 rows"]);
-    edit(&entry, "\"version\": 1", "\"version\": 99");
+    edit(&entry, "\"version\": 2", "\"version\": 99");
     place.run(&["verify", "out"]).expect(2).complains_of(&["version 99"]);
     place.run(&["run", "job.toml"]).expect(2).complains_of(&["version 99", "--overwrite"]);
     fs::remove_file(&entry).unwrap();

@@ -42,6 +42,6 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     print(&format!("reads      {}", plan.read_columns.join(", ")));
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));
-    print(&format!("output     {}", plan.output_dir.display()));
+    print(&format!("output     {}", plan.output.path_of("")));
     Ok(Exit::Done)
 }

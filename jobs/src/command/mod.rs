@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod models;
+pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod verify;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use legenda_models::{Bundle, BundleError, BundleSource, Hub, HubOptions, Runtime, RuntimeOptions};
-use legenda_pipeline::RunPlan;
+use legenda_pipeline::{RunPlan, ledger::LedgerError};
 use legenda_schemas::{
     job::{Job, JobError},
     precision::PrecisionChoice,
@@ -50,13 +51,31 @@ pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
+    plan_job(job, base_dir, args.limit, args.offline)
+}
+
+/// Checks a job against its table and model.
+pub(crate) fn plan_job(
+    job: Job,
+    base_dir: PathBuf,
+    limit: Option<u64>,
+    offline: bool,
+) -> Result<CheckedJob, Failure> {
     let precision = job.model.precision.clone().unwrap_or_default();
-    let hub = open_hub(args.offline);
+    let hub = open_hub(offline);
     let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)
         .map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))?;
-    let plan = RunPlan::new(job, &base_dir, &bundle, args.limit)
+    let plan = RunPlan::new(job, &base_dir, &bundle, limit)
         .map_err(|error| Failure::config(anyhow::Error::new(error)))?;
     Ok(CheckedJob { plan, bundle, base_dir })
+}
+
+/// Says of an output that cannot be used whether the same command may do better later.
+pub(crate) fn ledger_failure(error: LedgerError) -> Failure {
+    match error {
+        LedgerError::Write(_) | LedgerError::Store(_) => Failure::resumable(error),
+        _ => Failure::config(error),
+    }
 }
 
 /// Opens a bundle by what is written in `model.bundle`, fetching what is missing of one of the Hub.

@@ -8,12 +8,15 @@ use std::{
 use anyhow::Context;
 use legenda_models::{Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
-    Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop, ledger::LedgerError,
+    Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
+    ledger::LedgerError,
+    retry::{RetryChoice, RetryError},
+    store::LeaseTerms,
 };
 
 use super::{CheckedJob, check_job, open_runtime, print, tell};
 use crate::{
-    cli::RunArgs,
+    cli::{RunArgs, ShownArgs},
     failure::{Exit, Failure},
     progress::Shown,
     summary,
@@ -23,10 +26,30 @@ use crate::{
 /// say how many slots it wants: one part in this many.
 const KV_SHARE: u64 = 4;
 
-/// Runs a job to its end, or to a signal.
+/// How a checked job is executed.
+pub(crate) struct Execution<'a> {
+    pub(crate) offline: bool,
+    pub(crate) overwrite: bool,
+    pub(crate) retry: Option<RetryChoice>,
+    pub(crate) shown: &'a ShownArgs,
+}
+
+/// Runs a job.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let execution = Execution {
+        offline: args.job.offline,
+        overwrite: args.overwrite,
+        retry: None,
+        shown: &args.shown,
+    };
+    execute(check_job(&args.job)?, execution)
+}
+
+/// Executes a job to its end, or to a signal.
+pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<Exit, Failure> {
     let start = Instant::now();
-    let CheckedJob { plan, bundle, base_dir } = check_job(&args.job)?;
+    let CheckedJob { plan, bundle, base_dir } = checked;
+    let Execution { offline, overwrite, retry, shown } = execution;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -36,7 +59,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         .map_err(Failure::resumable)?;
     #[cfg(unix)]
     let _file_too_large = listen_for_large_files(&executor)?;
-    let runtime = open_runtime(args.job.offline, plan.job.model.threads)?;
+    let runtime = open_runtime(offline, plan.job.model.threads)?;
     let options = ModelOptions {
         device: plan.job.model.device,
         slots: plan.job.model.slots,
@@ -64,8 +87,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     drop(bundle);
 
     let plan = Arc::new(plan);
-    let run_options = RunOptions { overwrite: args.overwrite, prepare_workers: cores, base_dir };
-    let ended = executor.block_on(execute(Arc::clone(&plan), model, &run_options, args));
+    let run_options =
+        RunOptions { overwrite, prepare_workers: cores, base_dir, lease: lease_terms(), retry };
+    let ended = executor.block_on(until_signal(Arc::clone(&plan), model, &run_options, shown));
     // Threads of an abandoned run must not hold up the end of the program.
     executor.shutdown_background();
     let report = ended?;
@@ -73,8 +97,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     for line in summary::lines(&report, &plan) {
         print(&line);
     }
-    if args.show > 0 {
-        let rows = legenda_pipeline::preview::answers(&plan, args.show).map_err(Failure::fault)?;
+    if shown.show > 0 {
+        let rows = legenda_pipeline::preview::answers(&plan, shown.show).map_err(Failure::fault)?;
         for line in summary::table(&rows) {
             print(&line);
         }
@@ -116,15 +140,15 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
 }
 
 /// Runs the plan; the first signal asks it to stop, the second, or the end of the grace, ends it.
-async fn execute(
+async fn until_signal(
     plan: Arc<RunPlan>,
     model: Loaded,
     options: &RunOptions,
-    args: &RunArgs,
+    ShownArgs { progress: style, grace, .. }: &ShownArgs,
 ) -> Result<RunReport, Failure> {
     let progress = Arc::new(Progress::default());
     let stop = Arc::new(Stop::default());
-    let shown = Shown::start(args.progress, Arc::clone(&progress));
+    let shown = Shown::start(*style, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
     tokio::pin!(run);
     let mut signals = Signals::new()?;
@@ -136,7 +160,7 @@ async fn execute(
             tokio::select! {
                 result = &mut run => result,
                 () = signals.next() => return Err(abandoned()),
-                () = tokio::time::sleep(Duration::from_secs(args.grace)) => return Err(abandoned()),
+                () = tokio::time::sleep(Duration::from_secs(*grace)) => return Err(abandoned()),
             }
         }
     };
@@ -144,12 +168,22 @@ async fn execute(
     result.map_err(|error| match &error {
         RunError::Memory { .. } => Failure::config(error),
         RunError::Ledger(inner) => match inner {
-            LedgerError::Write(_) => Failure::resumable(error).hint(resume_hint()),
+            LedgerError::Write(_) | LedgerError::Store(_) => {
+                Failure::resumable(error).hint(resume_hint())
+            }
             _ => Failure::config(error),
         },
+        RunError::Retry(RetryError::Inline) => Failure::config(error),
         RunError::Stage { .. } => Failure::fault(error).hint(resume_hint()),
         _ => Failure::resumable(error).hint(resume_hint()),
     })
+}
+
+/// Returns the terms of a lease: shorter ones when a test asks for them by `LEGENDA_LEASE_SECONDS`.
+fn lease_terms() -> LeaseTerms {
+    let seconds = std::env::var("LEGENDA_LEASE_SECONDS").ok().and_then(|n| n.parse().ok());
+    let lasts = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    lasts.map_or_else(LeaseTerms::default, |lasts| LeaseTerms { lasts })
 }
 
 fn abandoned() -> Failure {

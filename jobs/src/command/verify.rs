@@ -1,8 +1,10 @@
 //! `legenda verify`.
 
-use legenda_pipeline::verify::verify as find;
+use std::path::Path;
 
-use super::{print, tell};
+use legenda_pipeline::{store::Folder, verify::verify as find};
+
+use super::{ledger_failure, print, tell};
 use crate::{
     cli::VerifyArgs,
     failure::{Exit, Failure},
@@ -10,7 +12,8 @@ use crate::{
 
 /// Proves that an output holds every input row once, or prints what is wrong with it.
 pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let found = find(&args.output).map_err(Failure::config)?;
+    let folder = Folder::at(&args.output, Path::new(".")).map_err(Failure::config)?;
+    let found = find(folder).map_err(ledger_failure)?;
     print(&format!(
         "rows_in {} == answers {} + rejects {} in {} spans",
         found.rows_in, found.answers, found.rejects, found.n_spans

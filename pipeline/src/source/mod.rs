@@ -1,13 +1,18 @@
 //! What a run reads: which files, their schema, their spans, their rows.
 
 pub mod cell;
+pub mod file;
 pub mod listing;
 pub mod table;
+mod windows;
 
+pub use file::BytesRead;
 pub use listing::list_files;
 pub use table::{SourceTable, TableFile};
 
 use std::path::PathBuf;
+
+use crate::store::LocationError;
 
 /// Why a source cannot be read at all; single rows are rejected instead.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,9 @@ pub enum SourceError {
         /// What is wrong.
         problem: String,
     },
+    /// A URL of `source.paths` cannot be used.
+    #[error("`source.paths`: {0}")]
+    Location(#[from] LocationError),
     /// A file cannot be opened.
     #[error("cannot read `{path}`")]
     Io {

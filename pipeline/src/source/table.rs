@@ -1,11 +1,12 @@
 //! The table of a job: its Parquet files, what is common to their schemas, its spans and rows.
 
 use std::{
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::UNIX_EPOCH,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arrow::{
@@ -23,11 +24,17 @@ use parquet::{
         },
     },
     errors::ParquetError,
-    file::metadata::ParquetMetaData,
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
 };
 
-use super::SourceError;
-use crate::guard::{CALL_MAX, guarded_within};
+use super::{
+    SourceError,
+    file::{BytesRead, SourceFile},
+};
+use crate::{
+    guard::{CALL_MAX, guarded_within},
+    store::is_url,
+};
 
 /// One Parquet file of the table, its footer read.
 #[derive(Debug)]
@@ -54,21 +61,18 @@ pub struct RowGroupSize {
 pub struct SourceTable {
     /// The files in the order they are read.
     pub files: Vec<TableFile>,
+    /// What was read of them.
+    pub bytes_read: BytesRead,
 }
 
 impl TableFile {
-    /// Reads the footer of the Parquet file at `path`.
+    /// Reads the footer of the Parquet file at `path`, absolute or a URL.
     ///
     /// # Errors
     ///
     /// [`SourceError::Io`] or [`SourceError::Parquet`].
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let io_error = |source| SourceError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io_error)?;
-        let stat = file.metadata().map_err(io_error)?;
-        let modified = stat.modified().map_err(io_error)?;
-        let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let metadata = load_metadata(path, &file)?;
+    pub fn open(path: &str, bytes_read: &BytesRead) -> Result<Self, SourceError> {
+        let FileReader { file, metadata } = FileReader::open(path, bytes_read)?;
         let row_groups = metadata
             .metadata()
             .row_groups()
@@ -78,15 +82,8 @@ impl TableFile {
                 bytes: u64::try_from(group.total_byte_size()).unwrap_or(0),
             })
             .collect();
-        Ok(Self {
-            object: SourceObject {
-                path: path.to_string_lossy().into_owned(),
-                size_bytes: stat.len(),
-                modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
-            },
-            schema: Arc::clone(metadata.schema()),
-            row_groups,
-        })
+        let schema = Arc::clone(metadata.schema());
+        Ok(Self { object: file.object().clone(), schema, row_groups })
     }
 
     /// Returns the file's path.
@@ -119,14 +116,35 @@ impl TableFile {
 }
 
 impl SourceTable {
-    /// Opens the files at `paths` (footers only).
+    /// Opens the files at `paths`, absolute or URLs (footers only).
     ///
     /// # Errors
     ///
     /// [`SourceError`] for the first file that cannot be read.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, SourceError> {
-        let files = paths.iter().map(|path| TableFile::open(path)).collect::<Result<_, _>>()?;
-        Ok(Self { files })
+    pub fn open(paths: &[String]) -> Result<Self, SourceError> {
+        let bytes_read = BytesRead::default();
+        // A store takes its time to answer, so several are asked at a time.
+        let n_threads = if paths.iter().any(|path| is_url(path)) { OPENED_AT_A_TIME } else { 1 };
+        let next = AtomicUsize::new(0);
+        let opened: Mutex<Vec<(usize, Result<TableFile, SourceError>)>> = Mutex::default();
+        let open_some = || {
+            while let Some((idx, path)) =
+                Some(next.fetch_add(1, Relaxed)).and_then(|idx| Some((idx, paths.get(idx)?)))
+            {
+                let file = TableFile::open(path, &bytes_read);
+                opened.lock().unwrap_or_else(PoisonError::into_inner).push((idx, file));
+            }
+        };
+        std::thread::scope(|threads| {
+            for _ in 1..n_threads.min(paths.len()) {
+                threads.spawn(open_some);
+            }
+            open_some();
+        });
+        let mut opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+        opened.sort_by_key(|(idx, _)| *idx);
+        let files = opened.into_iter().map(|(_, file)| file).collect::<Result<_, _>>()?;
+        Ok(Self { files, bytes_read })
     }
 
     /// Returns the type of the column `name`, which every file must have alike.
@@ -182,9 +200,12 @@ impl SourceTable {
     }
 }
 
+/// Files of a store whose footers are read at a time.
+const OPENED_AT_A_TIME: usize = 16;
+
 /// Reads rows of one row group at a time of one file, footer parsed once.
 pub struct FileReader {
-    path: PathBuf,
+    file: SourceFile,
     metadata: ArrowReaderMetadata,
 }
 
@@ -193,30 +214,32 @@ pub struct FileReader {
 #[error("rows of row group {row_group} of `{path}` cannot be read: {problem}")]
 pub struct ReadError {
     /// The file.
-    pub path: PathBuf,
+    pub path: String,
     /// The row group.
     pub row_group: usize,
     /// What the reader says.
     pub problem: String,
+    /// Whether the disk or the store failed, which may pass, and not the file is damaged.
+    pub may_pass: bool,
 }
 
 impl FileReader {
-    /// Opens a file and parses its footer.
+    /// Opens the file at `path`, absolute or a URL, and parses its footer.
     ///
     /// # Errors
     ///
     /// [`SourceError::Io`] or [`SourceError::Parquet`].
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let file =
-            File::open(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
-        let metadata = load_metadata(path, &file)?;
-        Ok(Self { path: path.to_owned(), metadata })
+    pub fn open(path: &str, bytes_read: &BytesRead) -> Result<Self, SourceError> {
+        let io_error = |source| SourceError::Io { path: PathBuf::from(path), source };
+        let file = SourceFile::open(path, bytes_read).map_err(io_error)?;
+        let metadata = load_metadata(&file)?;
+        Ok(Self { file, metadata })
     }
 
-    /// Returns the path that was opened.
+    /// Returns the file as it was opened.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn file(&self) -> &SourceFile {
+        &self.file
     }
 
     /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
@@ -235,9 +258,31 @@ impl FileReader {
         columns: Option<&[String]>,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
-        let path = self.path.clone();
-        let refuse = move |problem: String| ReadError { path: path.clone(), row_group, problem };
-        let file = File::open(&self.path).map_err(|error| refuse(error.to_string()))?;
+        let chunks = self.metadata.metadata().row_groups().get(row_group);
+        let chunks = chunks.map(|group| group.columns()).unwrap_or_default();
+        let named = |chunk: &&ColumnChunkMetaData| {
+            let root = chunk.column_path().parts().first();
+            columns.is_none_or(|names| root.is_some_and(|root| names.contains(root)))
+        };
+        let byte_ranges = chunks.iter().filter(named).map(|chunk| {
+            // Of a hostile footer these may be anything; they bound what is fetched and no more.
+            let column = |at: i64| u64::try_from(at).unwrap_or_default();
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            column(start)..column(start.saturating_add(chunk.compressed_size()))
+        });
+        let file = self.file.within(byte_ranges.collect());
+        let refuse = {
+            let file = file.clone();
+            move |problem: String| {
+                let failure = file.failure();
+                ReadError {
+                    path: file.object().path.clone(),
+                    row_group,
+                    may_pass: failure.is_some(),
+                    problem: failure.unwrap_or(problem),
+                }
+            }
+        };
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let mask = match columns {
@@ -302,17 +347,20 @@ fn selection(ranges: &[Range<usize>]) -> RowSelection {
 /// spans without end.
 ///
 /// A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
-fn load_metadata(path: &Path, file: &File) -> Result<ArrowReaderMetadata, SourceError> {
-    let io_error = |source| SourceError::Io { path: path.to_owned(), source };
-    let own_file = file.try_clone().map_err(io_error)?;
+fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> {
+    let own_file = file.clone();
     let load = move || ArrowReaderMetadata::load(&own_file, ArrowReaderOptions::new());
-    guarded_within(CALL_MAX, load)
+    let loaded = guarded_within(CALL_MAX, load)
         .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))))
         .and_then(|loaded| match contradiction(loaded.metadata()) {
             Some(problem) => Err(ParquetError::General(problem)),
             None => Ok(loaded),
-        })
-        .map_err(|source| SourceError::Parquet { path: path.to_owned(), source })
+        });
+    let path = PathBuf::from(&file.object().path);
+    loaded.map_err(|source| match file.failure() {
+        Some(problem) => SourceError::Io { path, source: std::io::Error::other(problem) },
+        None => SourceError::Parquet { path, source },
+    })
 }
 
 /// Finds where the counts of a footer contradict each other. Every column of a row group has a value
@@ -413,8 +461,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("t.parquet");
             write(&path, n_rows, group_rows);
+            let path = path.to_string_lossy().into_owned();
             let table = SourceTable::open(std::slice::from_ref(&path)).unwrap();
-            let reader = FileReader::open(&path).unwrap();
+            let reader = FileReader::open(&path, &table.bytes_read).unwrap();
             let mut seen: Vec<i64> = Vec::new();
             for span in table.spans(span_rows, limit) {
                 prop_assert_eq!(span.file_row_start, seen.len() as u64);

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -24,16 +23,17 @@ use legenda_schemas::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
-    Outcome, OutstandingSpan, Reject, RowKey,
+    Outcome, OutstandingSpan, Reject, Retry, RowKey,
     answer::{Answer, answer_columns},
 };
 use crate::{
-    ledger::OutputDir,
+    ledger::{Output, Rows},
     metrics::Progress,
     plan::RunPlan,
     run::Stop,
-    sink::{WriteError, write_table},
-    source::table::FileReader,
+    sink::write_table,
+    source::{BytesRead, table::FileReader},
+    store::WriteError,
 };
 
 /// Why spans can no longer be committed.
@@ -79,7 +79,7 @@ pub struct Collector {
     /// What is to be done.
     pub spans: Arc<[OutstandingSpan]>,
     /// Where it goes.
-    pub output: Arc<OutputDir>,
+    pub output: Arc<Output>,
     /// The counters.
     pub progress: Arc<Progress>,
     /// Asked to stop when the error budget is spent.
@@ -170,7 +170,7 @@ impl Collector {
 
     /// Writes the files of a whole span, then its ledger entry.
     fn commit(&self, span_idx: usize, span: &OpenSpan) -> Result<LedgerEntry, CollectError> {
-        let OutstandingSpan { span: place, id } = &self.spans[span_idx];
+        let OutstandingSpan { span: place, id, retry } = &self.spans[span_idx];
         let build_error = |error: &dyn std::fmt::Display| CollectError::Build {
             span: id.to_string(),
             problem: error.to_string(),
@@ -183,8 +183,9 @@ impl Collector {
             answers: 0,
             rejects: BTreeMap::new(),
             tokens_generated: 0,
-            part_sha256: None,
-            rejects_sha256: None,
+            parts: Vec::new(),
+            rejects_file: None,
+            retries: retry.as_ref().map_or(0, |retry| retry.earlier.retries + 1),
         };
         for settled in span.settled.iter().flatten() {
             match settled {
@@ -201,24 +202,32 @@ impl Collector {
             let counts = format!("{} of {} rows settled", span.n_settled, entry.rows_in);
             return Err(build_error(&counts));
         }
-        let format = self.plan.job.output.format;
+        let separate = self.plan.job.output.rejects == RejectsPlace::Separate;
+        let mut rejects = (separate && entry.n_rejects() > 0)
+            .then(|| self.rejects(place, span))
+            .transpose()
+            .map_err(|error| build_error(&error))?;
+        if let Some(retry) = retry {
+            let settled = settle_again(&mut entry, retry, rejects.as_ref());
+            let staying = settled.map_err(|error| build_error(&error))?;
+            if entry.answers == retry.earlier.answers && entry.rejects == retry.earlier.rejects {
+                return Ok(retry.earlier.clone());
+            }
+            rejects = (staying.num_rows() > 0).then_some(staying);
+        }
+        let bytes = |batch: &RecordBatch| {
+            let bytes = write_table(self.plan.job.output.format, batch);
+            let bytes = bytes.map_err(|error| build_error(&error))?;
+            Ok::<_, CollectError>(Rows { n_rows: batch.num_rows() as u64, bytes })
+        };
         let answers = self.answers(span).map_err(|error| build_error(&error))?;
         if answers.num_rows() > 0 {
-            let path = self.output.part_path(id);
-            let digest = self
-                .output
-                .write_file(&path, |out| write_table(out, format, answers.schema(), &answers))?;
-            entry.part_sha256 = Some(digest);
+            entry.parts.push(self.output.write_part(&entry, bytes(&answers)?)?);
         }
-        if self.plan.job.output.rejects == RejectsPlace::Separate && entry.n_rejects() > 0 {
-            let rejects = self.rejects(place, span).map_err(|error| build_error(&error))?;
-            let path = self.output.rejects_path(id);
-            let digest = self
-                .output
-                .write_file(&path, |out| write_table(out, format, rejects.schema(), &rejects))?;
-            entry.rejects_sha256 = Some(digest);
+        if let Some(rejects) = rejects {
+            entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
         }
-        self.output.commit(&entry)?;
+        self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
         Ok(entry)
     }
 
@@ -314,7 +323,7 @@ impl Collector {
         let schema = Arc::new(self.plan.reject_schema(&file_schema));
         let positions: Vec<usize> =
             rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
-        let originals = original_rows(place, &positions, &file_schema);
+        let originals = original_rows(place, &positions, &file_schema, &self.plan.table.bytes_read);
 
         let mut columns: Vec<ArrayRef> = schema
             .fields()
@@ -342,8 +351,33 @@ impl Collector {
     }
 }
 
+/// Adds what a retry settled to what the span had; returns the rejects that it has now, of which
+/// `again` are those that were rejected again.
+fn settle_again(
+    entry: &mut LedgerEntry,
+    retry: &Retry,
+    again: Option<&RecordBatch>,
+) -> Result<RecordBatch, ArrowError> {
+    let Retry { earlier, rejects, rows } = retry;
+    let span = &earlier.span;
+    let retried =
+        rows.iter().map(|row| span.file_row_start + (row - span.row_start) as u64).collect();
+    let (staying, counts) = rejects.settle(&retried, again)?;
+    entry.rows_in = earlier.rows_in;
+    entry.answers += earlier.answers;
+    entry.rejects = counts;
+    entry.tokens_generated += earlier.tokens_generated;
+    entry.parts.clone_from(&earlier.parts);
+    Ok(staying)
+}
+
 /// Reads rows of a row group with every column; a row that cannot be read is all null.
-fn original_rows(place: &Span, positions: &[usize], schema: &SchemaRef) -> RecordBatch {
+fn original_rows(
+    place: &Span,
+    positions: &[usize],
+    schema: &SchemaRef,
+    bytes_read: &BytesRead,
+) -> RecordBatch {
     let nullable: SchemaRef = Arc::new(Schema::new(
         schema
             .fields()
@@ -359,7 +393,7 @@ fn original_rows(place: &Span, positions: &[usize], schema: &SchemaRef) -> Recor
             .unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(&nullable)))
     };
     let ranges: Vec<_> = positions.iter().map(|&row| row..row + 1).collect();
-    let batches: Vec<RecordBatch> = FileReader::open(Path::new(&place.object.path))
+    let batches: Vec<RecordBatch> = FileReader::open(&place.object.path, bytes_read)
         .ok()
         .and_then(|reader| {
             let batches = reader.read(place.row_group, &ranges, None, positions.len().max(1));

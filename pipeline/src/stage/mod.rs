@@ -23,11 +23,16 @@ use std::{fmt, sync::Arc};
 
 use arrow::array::RecordBatch;
 use legenda_models::{Prompt, Sample};
-use legenda_schemas::span::{Span, SpanId};
+use legenda_schemas::{
+    ledger::LedgerEntry,
+    span::{Span, SpanId},
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use answer::Answer;
 use parts::Part;
+
+use crate::{plan::RunPlan, retry::Rejects};
 
 /// A span that is still to be done.
 #[derive(Clone, Debug)]
@@ -36,6 +41,27 @@ pub struct OutstandingSpan {
     pub span: Span,
     /// Its name.
     pub id: SpanId,
+    /// Where it is done but for its rejects, which are tried again.
+    pub retry: Option<Retry>,
+}
+
+/// The rejects of a committed span that are tried again.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// The span's entry so far.
+    pub earlier: LedgerEntry,
+    /// The rejects of the span.
+    pub rejects: Rejects,
+    /// The rows that are tried again, as positions within the row group, ascending.
+    pub rows: Vec<usize>,
+}
+
+impl OutstandingSpan {
+    /// Returns the rows that are to be read, as positions within the row group, ascending.
+    #[must_use]
+    pub fn rows(&self, plan: &RunPlan) -> Vec<usize> {
+        self.retry.as_ref().map_or_else(|| plan.rows_of(&self.span), |retry| retry.rows.clone())
+    }
 }
 
 /// Where a row stands: the row `row_idx` of the outstanding span `span_idx`.

@@ -1,6 +1,6 @@
 //! Reads the outstanding spans, batch by batch, as fast as the next stage takes them.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -10,7 +10,10 @@ use crate::{
     budget::{ByteSender, Disconnected},
     plan::RunPlan,
     run::Stop,
-    source::table::FileReader,
+    source::{
+        SourceError,
+        table::{FileReader, ReadError},
+    },
 };
 
 /// Bytes of a batch that are aimed at: large enough that the reader's fixed costs do not show,
@@ -20,6 +23,25 @@ const BATCH_BYTES: u64 = 4 << 20;
 const BATCH_ROWS_MAX: u64 = 256;
 /// The most spans that may be begun and not yet committed: bounds the carried columns held.
 pub const OPEN_SPANS_MAX: usize = 64;
+
+/// Why the scan ended before its time.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// A later stage has failed; its own error tells why.
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
+    /// The disk or the store failed, again and again. No row is rejected for that.
+    #[error(
+        "cannot read `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+    )]
+    Source {
+        /// The file.
+        path: String,
+        /// What the system or the store says.
+        problem: String,
+    },
+}
 
 /// The scan of a run; blocks its thread.
 pub struct Scan<'a> {
@@ -40,14 +62,15 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// Reads every outstanding span, unless asked to stop.
     ///
-    /// Rows that cannot be read are rejected; the scan goes on with the next span.
+    /// Rows that are damaged are rejected; the scan goes on with the next span.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`] when a later stage has failed; its own error tells why.
-    pub fn run(&self) -> Result<(), Disconnected> {
+    /// [`ScanError`].
+    pub fn run(&self) -> Result<(), ScanError> {
         let permits = Arc::new(Semaphore::new(OPEN_SPANS_MAX));
         let mut start = 0;
+        let mut reader = None;
         while start < self.spans.len() && !self.stop.is_requested() {
             // Spans of one row group are read in one go, so that none of its pages is read twice.
             let head = &self.spans[start].span;
@@ -57,7 +80,7 @@ impl Scan<'_> {
                     next.span.object == head.object && next.span.row_group == head.row_group
                 })
                 .count();
-            self.read_row_group(start..start + n_spans, &permits)?;
+            self.read_row_group(start..start + n_spans, &permits, &mut reader)?;
             start += n_spans;
         }
         Ok(())
@@ -67,12 +90,13 @@ impl Scan<'_> {
         &self,
         span_idxs: std::ops::Range<usize>,
         permits: &Arc<Semaphore>,
-    ) -> Result<(), Disconnected> {
+        reader: &mut Option<FileReader>,
+    ) -> Result<(), ScanError> {
         let mut next = span_idxs.start;
         let mut alone = false;
         while next < span_idxs.end && !self.stop.is_requested() {
             let end = if alone { next + 1 } else { span_idxs.end };
-            (next, alone) = match self.read_spans(next..end, permits)? {
+            (next, alone) = match self.read_spans(next..end, permits, reader)? {
                 None => (end, false),
                 // A batch reaches over spans, so which of them is damaged shows when each is read
                 // alone.
@@ -84,17 +108,18 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reads the spans with one reader; returns the span at which reading failed, if it did.
+    /// Reads the spans, with the reader of the last ones where that is of the same file; returns the
+    /// span at which reading failed, if it did.
     fn read_spans(
         &self,
         span_idxs: std::ops::Range<usize>,
         permits: &Arc<Semaphore>,
-    ) -> Result<Option<Failed>, Disconnected> {
+        reader: &mut Option<FileReader>,
+    ) -> Result<Option<Failed>, ScanError> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
-        let rows: Vec<Vec<usize>> =
-            spans.iter().map(|next| self.plan.rows_of(&next.span)).collect();
+        let rows: Vec<Vec<usize>> = spans.iter().map(|next| next.rows(self.plan)).collect();
         let ranges = contiguous(rows.iter().flatten().copied());
         let batch_rows = self.batch_rows(head.row_group, &head.object.path);
         let mut cursor = Cursor {
@@ -107,19 +132,30 @@ impl Scan<'_> {
             row_idx: 0,
         };
 
-        let reader = match FileReader::open(Path::new(&head.object.path)) {
-            Ok(reader) => reader,
-            Err(error) => return cursor.fail(&error_chain(&error)).map(Some),
-        };
+        if reader.as_ref().is_none_or(|reader| *reader.file().object() != head.object) {
+            match FileReader::open(&head.object.path, &self.plan.table.bytes_read) {
+                Ok(opened) if *opened.file().object() != head.object => {
+                    let problem = "it has changed since it was planned".to_owned();
+                    return Err(ScanError::Source { path: head.object.path.clone(), problem });
+                }
+                Ok(opened) => *reader = Some(opened),
+                Err(SourceError::Io { source, .. }) => {
+                    let (path, problem) = (head.object.path.clone(), source.to_string());
+                    return Err(ScanError::Source { path, problem });
+                }
+                Err(error) => return Ok(Some(cursor.fail(&error_chain(&error))?)),
+            }
+        }
+        let Some(reader) = reader else { return Ok(None) };
         let columns = Some(self.plan.read_columns.as_slice());
         let batches = match reader.read(head.row_group, &ranges, columns, batch_rows) {
             Ok(batches) => batches,
-            Err(error) => return cursor.fail(&error.to_string()).map(Some),
+            Err(error) => return cursor.fail_to_read(error).map(Some),
         };
         for batch in batches {
             let batch = match batch {
                 Ok(batch) => batch,
-                Err(error) => return cursor.fail(&error.to_string()).map(Some),
+                Err(error) => return cursor.fail_to_read(error).map(Some),
             };
             let mut offset = 0;
             while offset < batch.num_rows() {
@@ -133,7 +169,7 @@ impl Scan<'_> {
         }
         if cursor.span_idx < span_idxs.end {
             let missing = "the file has fewer rows than its footer says";
-            return cursor.fail(missing).map(Some);
+            return Ok(Some(cursor.fail(missing)?));
         }
         Ok(None)
     }
@@ -222,6 +258,14 @@ impl Cursor<'_> {
         self.scan.runtime.block_on(self.scan.batches.send(batch, bytes))?;
         self.step(rows.num_rows());
         Ok(())
+    }
+
+    /// Tells a damaged file, whose rows are rejected, from a disk or store that fails.
+    fn fail_to_read(&mut self, error: ReadError) -> Result<Failed, ScanError> {
+        if error.may_pass {
+            return Err(ScanError::Source { path: error.path, problem: error.problem });
+        }
+        Ok(self.fail(&error.to_string())?)
     }
 
     /// Rejects the rest of the current span, unless it is not begun and others were to be read with

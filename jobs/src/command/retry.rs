@@ -1,0 +1,43 @@
+//! `legenda retry`.
+
+use std::path::{Path, PathBuf};
+
+use legenda_pipeline::{
+    ledger::{LedgerError, OutputFiles},
+    retry::RetryChoice,
+    store::Folder,
+};
+use legenda_schemas::ledger::StoredJob;
+
+use super::{
+    CheckedJob, ledger_failure, plan_job,
+    run::{Execution, execute},
+};
+use crate::{
+    cli::RetryArgs,
+    failure::{Exit, Failure},
+};
+
+/// Tries the rejects of an output again, by the job that its last run wrote down.
+pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
+    let folder = Folder::at(&args.output, Path::new(".")).map_err(Failure::config)?;
+    let output = OutputFiles::find(folder).map_err(ledger_failure)?;
+    let StoredJob { base_dir, limit, job, .. } = output.read_job().map_err(ledger_failure)?;
+    let earlier = output.read_plan().map_err(ledger_failure)?;
+    let path = output.folder.path_of("");
+    let earlier = earlier.ok_or_else(|| LedgerError::NoOutput { path: path.clone() });
+    let earlier = earlier.map_err(ledger_failure)?;
+    let mut job = job.with(&args.overrides).map_err(Failure::config)?;
+    // The output may have been moved since.
+    job.output.path = path;
+    let CheckedJob { plan, bundle, base_dir } =
+        plan_job(job, PathBuf::from(base_dir), limit, args.offline)?;
+    let plan = plan.retry(earlier).map_err(Failure::config)?;
+    let execution = Execution {
+        offline: args.offline,
+        overwrite: false,
+        retry: Some(RetryChoice { codes: args.codes.clone() }),
+        shown: &args.shown,
+    };
+    execute(CheckedJob { plan, bundle, base_dir }, execution)
+}

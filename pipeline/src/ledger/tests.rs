@@ -1,0 +1,160 @@
+//! The output of a run, on a disk and in a store.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use legenda_schemas::{
+    job::Format,
+    ledger::{LEDGER_VERSION, LedgerEntry, Plan},
+    span::{Fingerprint, SourceObject, Span},
+};
+
+use super::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Rows};
+use crate::store::{Folder, LeaseTerms};
+
+/// A lease that a test can wait for.
+const SHORT: LeaseTerms = LeaseTerms { lasts: Duration::from_millis(300) };
+
+fn plan(job: &str, sizes: &[u64]) -> Plan {
+    let span = |size_bytes| Span {
+        object: SourceObject { path: "/t.parquet".into(), size_bytes, modified_ns: 1, etag: None },
+        row_group: 0,
+        row_start: 0,
+        n_rows: 2,
+        file_row_start: 0,
+    };
+    Plan {
+        version: LEDGER_VERSION,
+        fingerprint: Fingerprint::of([job.as_bytes()]),
+        identity: BTreeMap::from([
+            ("task".to_owned(), job.into()),
+            ("output.format".to_owned(), "parquet".into()),
+        ]),
+        spans: sizes.iter().map(|&size| span(size)).collect(),
+    }
+}
+
+fn entry(plan: &Plan, span_idx: usize) -> LedgerEntry {
+    let span = &plan.spans[span_idx];
+    LedgerEntry {
+        version: LEDGER_VERSION,
+        id: span.id(&plan.fingerprint),
+        span: span.clone(),
+        rows_in: 2,
+        answers: 2,
+        rejects: BTreeMap::new(),
+        tokens_generated: 4,
+        parts: Vec::new(),
+        rejects_file: None,
+        retries: 0,
+    }
+}
+
+fn rows(text: &'static str) -> Rows {
+    Rows { n_rows: 2, bytes: text.into() }
+}
+
+fn commit(output: &Output, plan: &Plan, span_idx: usize) {
+    let mut entry = entry(plan, span_idx);
+    entry.parts.push(output.write_part(&entry, rows("part")).unwrap());
+    output.commit(&entry, None).unwrap();
+}
+
+fn try_open(
+    folder: &Folder,
+    plan: &Plan,
+    overwrite: bool,
+) -> Result<(Output, Committed), LedgerError> {
+    let files = OutputFiles { folder: folder.clone(), format: Format::Parquet };
+    Output::open(files, OpenOutput { plan, overwrite, lease: SHORT })
+}
+
+fn open(folder: &Folder, plan: &Plan) -> (Output, Committed) {
+    try_open(folder, plan, false).unwrap()
+}
+
+/// Does the same on a disk and in a store.
+fn everywhere(name: &str, test: impl Fn(&Folder)) {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = Path::new("/");
+    test(&Folder::at(&dir.path().to_string_lossy(), nowhere).unwrap());
+    test(&Folder::at(&format!("memory:///{name}"), nowhere).unwrap());
+}
+
+fn parts(folder: &Folder) -> usize {
+    folder.list("", "part-").unwrap().len()
+}
+
+#[test]
+fn committed_spans_are_found_and_uncommitted_parts_removed() {
+    everywhere("found", |folder| {
+        let plan = plan("job", &[1, 2]);
+        let (output, committed) = open(folder, &plan);
+        assert!(committed.entries.is_empty());
+        commit(&output, &plan, 0);
+        output.write_part(&entry(&plan, 1), rows("stray")).unwrap();
+        drop(output);
+        let (_output, committed) = open(folder, &plan);
+        assert_eq!((committed.entries.len(), parts(folder)), (1, 1));
+    });
+}
+
+#[test]
+fn spans_of_a_changed_input_are_removed() {
+    everywhere("changed", |folder| {
+        let old = plan("job", &[1]);
+        let (output, _) = open(folder, &old);
+        commit(&output, &old, 0);
+        drop(output);
+        let (_output, committed) = open(folder, &plan("job", &[9]));
+        assert_eq!((committed.entries.len(), committed.superseded, parts(folder)), (0, 1, 0));
+    });
+}
+
+#[test]
+fn another_job_is_refused_by_the_key_that_differs() {
+    everywhere("another", |folder| {
+        drop(open(folder, &plan("job", &[1])));
+        let message = try_open(folder, &plan("other", &[1]), false).unwrap_err().to_string();
+        assert!(message.contains("`task`"), "{message}");
+        try_open(folder, &plan("other", &[1]), true).unwrap();
+    });
+}
+
+#[test]
+fn a_second_writer_is_refused_while_the_first_lives() {
+    everywhere("second", |folder| {
+        let plan = plan("job", &[1]);
+        let first = open(folder, &plan);
+        let second = try_open(folder, &plan, false);
+        assert!(matches!(second, Err(LedgerError::Locked { .. })));
+        drop(first);
+        drop(open(folder, &plan));
+    });
+}
+
+#[test]
+fn a_retry_takes_the_place_of_its_span() {
+    everywhere("retry", |folder| {
+        let plan = plan("job", &[1]);
+        let (output, _) = open(folder, &plan);
+        let mut first = entry(&plan, 0);
+        (first.answers, first.rejects) = (1, BTreeMap::from([("media_unreadable".to_owned(), 1)]));
+        first.parts.push(output.write_part(&first, rows("one")).unwrap());
+        first.rejects_file = Some(output.write_rejects(&first, rows("rejected")).unwrap());
+        output.commit(&first, None).unwrap();
+        let mut second = LedgerEntry {
+            retries: 1,
+            answers: 2,
+            rejects: BTreeMap::new(),
+            rejects_file: None,
+            ..first.clone()
+        };
+        second.parts.push(output.write_part(&second, rows("two")).unwrap());
+        output.commit(&second, Some(&first)).unwrap();
+        assert_eq!(folder.list("rejects", "").unwrap(), Vec::<String>::new());
+        drop(output);
+        let (_output, committed) = open(folder, &plan);
+        let entries: Vec<LedgerEntry> = committed.entries.into_values().collect();
+        assert_eq!((entries, parts(folder)), (vec![second], 2));
+    });
+}

@@ -1,0 +1,191 @@
+//! A file of the source, read at any place: on a local disk, or an object of a store.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::UNIX_EPOCH,
+};
+
+use bytes::Bytes;
+use legenda_schemas::span::SourceObject;
+use parquet::{
+    errors::ParquetError,
+    file::reader::{ChunkReader, Length},
+};
+
+use super::windows::Windows;
+use crate::store::{ObjectAt, is_url};
+
+/// Counts the bytes that are read of the source.
+#[derive(Clone, Debug, Default)]
+pub struct BytesRead(Arc<AtomicU64>);
+
+impl BytesRead {
+    /// Returns the bytes so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub(super) fn add(&self, n_bytes: usize) {
+        self.0.fetch_add(n_bytes as u64, Relaxed);
+    }
+}
+
+/// A file of the source.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    object: SourceObject,
+    place: Place,
+    bytes_read: BytesRead,
+    /// What went wrong with the disk or the store, which the Parquet reader cannot tell from a damaged
+    /// file.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Disk(Arc<File>),
+    Store(Arc<Windows>),
+}
+
+impl SourceFile {
+    /// Opens the file at `path`, absolute or a URL. What is read of it adds to `bytes_read`.
+    ///
+    /// # Errors
+    ///
+    /// That of the disk or the store.
+    pub fn open(path: &str, bytes_read: &BytesRead) -> io::Result<Self> {
+        let (object, place) = if is_url(path) {
+            let at = ObjectAt::look(path)?;
+            (at.object.clone(), Place::Store(Arc::new(Windows::new(at, bytes_read.clone()))))
+        } else {
+            let file = File::open(path)?;
+            let stat = file.metadata()?;
+            let modified = stat.modified()?.duration_since(UNIX_EPOCH);
+            let modified_ns = modified.map_or(0, |since| since.as_nanos());
+            let object = SourceObject {
+                path: path.to_owned(),
+                size_bytes: stat.len(),
+                modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
+                etag: None,
+            };
+            (object, Place::Disk(Arc::new(file)))
+        };
+        Ok(Self { object, place, bytes_read: bytes_read.clone(), failure: Arc::default() })
+    }
+
+    /// Returns the identity of the file as it was opened.
+    #[must_use]
+    pub fn object(&self) -> &SourceObject {
+        &self.object
+    }
+
+    /// Returns the same file, of which only `ranges` are going to be read: a store is asked for none of
+    /// the bytes between them.
+    #[must_use]
+    pub fn within(&self, ranges: Vec<Range<u64>>) -> Self {
+        let place = match &self.place {
+            Place::Disk(file) => Place::Disk(Arc::clone(file)),
+            Place::Store(windows) => Place::Store(Arc::new(windows.within(ranges))),
+        };
+        Self { place, failure: Arc::default(), ..self.clone() }
+    }
+
+    /// Returns what went wrong with the disk or the store, if anything has.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep_failure<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert_with(|| error.to_string());
+        }
+        result
+    }
+
+    /// Reads bytes at `start`, at least one unless the file ends there.
+    fn read_some(&self, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.object.size_bytes.saturating_sub(start);
+        let n_max = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        if n_max == 0 {
+            return Ok(0);
+        }
+        let buffer = &mut buffer[..n_max];
+        self.keep_failure(match &self.place {
+            Place::Disk(file) => read_at(file, start, buffer).inspect(|&n| self.bytes_read.add(n)),
+            Place::Store(windows) => windows.some(start, n_max).map(|bytes| {
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                bytes.len()
+            }),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, start)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, start)
+}
+
+impl Length for SourceFile {
+    fn len(&self) -> u64 {
+        self.object.size_bytes
+    }
+}
+
+/// Reads on from a place of a file.
+#[derive(Debug)]
+pub struct From {
+    file: SourceFile,
+    at: u64,
+}
+
+impl Read for From {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n_bytes = self.file.read_some(self.at, buffer)?;
+        self.at += n_bytes as u64;
+        Ok(n_bytes)
+    }
+}
+
+impl ChunkReader for SourceFile {
+    type T = BufReader<From>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(BufReader::new(From { file: self.clone(), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        // Lengths come from the file itself: nothing is allocated for what cannot be there.
+        let end = start.checked_add(length as u64);
+        if end.is_none_or(|end| end > self.object.size_bytes) {
+            let size = self.object.size_bytes;
+            let problem = format!("{length} bytes at {start} are wanted of {size} in all");
+            return Err(ParquetError::EOF(problem));
+        }
+        if let Place::Store(windows) = &self.place {
+            return Ok(self.keep_failure(windows.all(start, length))?);
+        }
+        let mut bytes = vec![0; length];
+        let mut n_read = 0;
+        while n_read < length {
+            match self.read_some(start + n_read as u64, &mut bytes[n_read..])? {
+                0 => return Err(ParquetError::EOF("the file has become shorter".to_owned())),
+                n_bytes => n_read += n_bytes,
+            }
+        }
+        Ok(bytes.into())
+    }
+}

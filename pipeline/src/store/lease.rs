@@ -1,0 +1,256 @@
+//! The lease of an output in an object store, where no lock is let go of when its holder dies.
+//!
+//! The lease is an object with its owner's name and a beat that the owner counts up. Nobody trusts
+//! another machine's clock: whoever wants a lease that is taken watches it for [`LeaseTerms::lasts`] by
+//! its own clock, and takes it over when the beat stood still. An owner that could not renew it for as
+//! long knows that it may have lost it, and writes no more. What it has under way by then is written
+//! only where nothing is yet ([`super::Folder::create`]), so the two cannot both commit a span.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use object_store::{Error, UpdateVersion};
+use serde::{Deserialize, Serialize};
+
+use super::{UNKNOWN_OWNER, remote::RemoteFolder};
+
+/// How long a lease lasts when its owner falls silent, and how often it is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// How long after the last beat another run may take it.
+    pub lasts: Duration,
+}
+
+impl Default for LeaseTerms {
+    fn default() -> Self {
+        Self { lasts: Duration::from_secs(30) }
+    }
+}
+
+/// Beats in the time that a lease lasts: one may be lost, and the next still comes in time.
+const BEATS: u32 = 4;
+
+/// The version of the lease's format.
+const LEASE_VERSION: u32 = 1;
+
+/// What stands in the lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    /// Who holds it, for people: the process and its machine.
+    owner: String,
+    /// A name that no other holder has.
+    token: String,
+    /// Counted up by the holder.
+    beat: u64,
+    /// How long after its last beat it may be taken, in seconds.
+    lasts_seconds: f64,
+}
+
+impl Record {
+    fn bytes(&self) -> Bytes {
+        serde_json::to_vec_pretty(self).unwrap_or_default().into()
+    }
+}
+
+/// Why a lease is not to be had.
+#[derive(Debug)]
+pub(crate) enum LeaseError {
+    /// Another run holds it.
+    Held { owner: String },
+    /// The store does not do as it is asked, or cannot be reached.
+    Store(String),
+}
+
+impl From<Error> for LeaseError {
+    fn from(error: Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// A lease that this process holds; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    holding: Arc<Holding>,
+    /// Dropped to end the beats.
+    end: Option<mpsc::Sender<()>>,
+    beats: Option<JoinHandle<Option<UpdateVersion>>>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    folder: RemoteFolder,
+    key: String,
+    terms: LeaseTerms,
+    lost: AtomicBool,
+    /// When the last renewal that succeeded began. Two clocks: one of them may stand still while the
+    /// machine sleeps, the other may be set.
+    renewed: Mutex<(Instant, SystemTime)>,
+}
+
+impl Holding {
+    fn set_renewed(&self, at: (Instant, SystemTime)) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn is_held(&self) -> bool {
+        let (instant, time) = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let slept = time.elapsed().unwrap_or_default();
+        !self.lost.load(Relaxed) && instant.elapsed().max(slept) < self.terms.lasts
+    }
+
+    /// Renews the lease until `ended` is closed; returns its last version, if it is held.
+    fn beat(
+        &self,
+        mut record: Record,
+        mut version: UpdateVersion,
+        ended: &mpsc::Receiver<()>,
+    ) -> Option<UpdateVersion> {
+        let pause = self.terms.lasts / BEATS;
+        while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let began = (Instant::now(), SystemTime::now());
+            record.beat += 1;
+            match self.folder.update_version(&self.key, &record.bytes(), &version) {
+                Ok(Some(next)) => {
+                    version = next;
+                    self.set_renewed(began);
+                }
+                Ok(None) => {
+                    self.lost.store(true, Relaxed);
+                    tracing::warn!(key = self.key, "another run has taken over the output's lease");
+                    return None;
+                }
+                // The next beat may come through; until then the time runs.
+                Err(error) => tracing::warn!(%error, "cannot renew the output's lease"),
+            }
+        }
+        Some(version)
+    }
+}
+
+impl Lease {
+    /// Takes the lease `key` of `folder` for `owner`. One that is taken is watched for as long as it
+    /// lasts.
+    pub(crate) fn take(
+        folder: &RemoteFolder,
+        key: &str,
+        owner: &str,
+        terms: LeaseTerms,
+    ) -> Result<Self, LeaseError> {
+        let mut began = (Instant::now(), SystemTime::now());
+        let record = Record {
+            version: LEASE_VERSION,
+            owner: owner.to_owned(),
+            token: token(),
+            beat: 0,
+            lasts_seconds: terms.lasts.as_secs_f64(),
+        };
+        let version = match folder.create_version(key, &record.bytes())? {
+            Some(version) => version,
+            None => {
+                let watched = Self::watch(folder, key)?;
+                began = (Instant::now(), SystemTime::now());
+                Self::take_over(folder, key, &record, watched)?
+            }
+        };
+        // A store that writes over what is there, whatever it is asked, would let two runs in.
+        let probe = Record { token: token(), ..record.clone() };
+        if folder.create_version(key, &probe.bytes())?.is_some() {
+            return Err(LeaseError::Store(
+                "the store writes over an object though it is asked not to (`If-None-Match`), so two \
+                 runs could not be kept apart: choose an `output.path` in a store that heeds it"
+                    .to_owned(),
+            ));
+        }
+        let holding = Arc::new(Holding {
+            folder: folder.clone(),
+            key: key.to_owned(),
+            terms,
+            lost: AtomicBool::new(false),
+            renewed: Mutex::new(began),
+        });
+        let (end, ended) = mpsc::channel();
+        let beating = Arc::clone(&holding);
+        let beats = std::thread::Builder::new()
+            .name("lease".to_owned())
+            .spawn(move || beating.beat(record, version, &ended))
+            .map_err(|error| LeaseError::Store(format!("cannot start a thread: {error}")))?;
+        Ok(Self { holding, end: Some(end), beats: Some(beats) })
+    }
+
+    /// Watches a lease that is taken for as long as it lasts. Returns its owner, and the version that
+    /// stood still; none when it was given back.
+    fn watch(
+        folder: &RemoteFolder,
+        key: &str,
+    ) -> Result<(String, Option<UpdateVersion>), LeaseError> {
+        let Some((bytes, version)) = folder.read_version(key)? else {
+            return Ok((UNKNOWN_OWNER.to_owned(), None));
+        };
+        let (owner, lasts) = match serde_json::from_slice::<Record>(&bytes) {
+            Ok(held) => (held.owner, Duration::try_from_secs_f64(held.lasts_seconds).ok()),
+            Err(_) => (UNKNOWN_OWNER.to_owned(), None),
+        };
+        let lasts = lasts.unwrap_or(LeaseTerms::default().lasts);
+        tracing::warn!(
+            "another run ({owner}) holds `{}`: watching for {} s whether it lives",
+            folder.url_of(key),
+            lasts.as_secs_f64(),
+        );
+        std::thread::sleep(lasts);
+        match folder.read_version(key)? {
+            Some((later, _)) if later != bytes => Err(LeaseError::Held { owner }),
+            Some(_) => Ok((owner, Some(version))),
+            None => Ok((owner, None)),
+        }
+    }
+
+    /// Takes a lease whose owner fell silent or has given it back.
+    fn take_over(
+        folder: &RemoteFolder,
+        key: &str,
+        record: &Record,
+        (owner, silent): (String, Option<UpdateVersion>),
+    ) -> Result<UpdateVersion, LeaseError> {
+        let taken = match silent {
+            Some(version) => folder.update_version(key, &record.bytes(), &version)?,
+            None => folder.create_version(key, &record.bytes())?,
+        };
+        taken.ok_or(LeaseError::Held { owner })
+    }
+
+    /// Returns whether nobody else can have taken it by now.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holding.is_held()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        let last = self.beats.take().and_then(|beats| beats.join().ok()).flatten();
+        // Given back only while it is certainly ours: a lease that is left runs out by itself.
+        if last.is_some() && self.holding.is_held() {
+            if let Err(error) = self.holding.folder.remove(&self.holding.key) {
+                tracing::warn!(%error, "cannot give the output's lease back");
+            }
+        }
+    }
+}
+
+/// Returns a name that no other holder has: of the time, the process and a count.
+fn token() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Relaxed);
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), count);
+    format!("{:x}-{:x}-{count:x}-{random:x}", now.as_nanos(), std::process::id())
+}

@@ -1,0 +1,170 @@
+//! A folder of a local disk.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, join};
+use crate::crash;
+
+/// Where files lie until they are whole.
+const UNFINISHED: &str = "_legenda/tmp";
+
+#[derive(Clone, Debug)]
+pub(super) struct LocalFolder {
+    root: PathBuf,
+}
+
+impl LocalFolder {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> PathBuf {
+        if key.is_empty() { self.root.clone() } else { self.root.join(key) }
+    }
+
+    pub(super) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
+        for dir in dirs.iter().chain(&[UNFINISHED]) {
+            let path = self.path_of(dir);
+            fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
+            crash::step();
+        }
+        Ok(())
+    }
+
+    pub(super) fn clear_unfinished(&self) -> Result<(), WriteError> {
+        let left = self.list(UNFINISHED, "");
+        let left = left.map_err(|error| WriteError { path: error.path, problem: error.problem })?;
+        left.iter().try_for_each(|key| self.remove(key))
+    }
+
+    pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+        let path = self.path_of(dir);
+        let entries = match path.read_dir() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(read_error(&path, &error)),
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| read_error(&path, &error))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(prefix) && entry.path().is_file() {
+                keys.push(join(dir, &name));
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    pub(super) fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
+        let path = self.path_of(key);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(read_error(&path, &error)),
+        }
+    }
+
+    /// Writes a file under a temporary name, syncs it, and renames it; when that fails, what was
+    /// there before is there still.
+    pub(super) fn write(&self, key: &str, bytes: &[u8]) -> Result<(), WriteError> {
+        let path = self.path_of(key);
+        self.write_to(&path, bytes).map_err(|error| write_error(&path, &error))
+    }
+
+    fn write_to(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = self.path_of(UNFINISHED).join(path.file_name().unwrap_or_default());
+        let mut file = File::create(&unfinished)?;
+        crash::step();
+        file.write_all(bytes)?;
+        crash::step();
+        file.sync_all()?;
+        drop(file);
+        crash::step();
+        fs::rename(&unfinished, path)?;
+        crash::step();
+        // The rename itself is durable only when the folder is synced too.
+        if let Some(dir) = path.parent() {
+            File::open(dir).and_then(|dir| dir.sync_all())?;
+        }
+        crash::step();
+        Ok(())
+    }
+
+    /// Locks the file `key`, which says that `owner` has it.
+    pub(super) fn lock(&self, key: &str, owner: &str) -> Result<File, HoldError> {
+        let path = self.path_of(key);
+        lock(&path, owner)
+            .unwrap_or_else(|error| Err(HoldError::Failed(write_error(&path, &error))))
+    }
+
+    pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
+        let path = self.path_of(key);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(write_error(&path, &error));
+            }
+            _ => crash::step(),
+        }
+        Ok(())
+    }
+}
+
+fn lock(path: &Path, owner: &str) -> io::Result<Result<File, HoldError>> {
+    let mut options = File::options();
+    let mut file = options.create(true).truncate(false).read(true).write(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // The owner's name only helps the message.
+            if file.read_to_string(&mut owner).is_err() || owner.trim().is_empty() {
+                owner = UNKNOWN_OWNER.to_owned();
+            }
+            return Ok(Err(HoldError::Held { owner: owner.trim().to_owned() }));
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    file.set_len(0)?;
+    writeln!(file, "{owner}")?;
+    Ok(Ok(file))
+}
+
+fn write_error(path: &Path, error: &io::Error) -> WriteError {
+    WriteError { path: path.display().to_string(), problem: error.to_string() }
+}
+
+fn read_error(path: &Path, error: &io::Error) -> ReadError {
+    ReadError { path: path.display().to_string(), problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{LocalFolder, UNFINISHED};
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = LocalFolder::new(dir.path().to_owned());
+        folder.make_dirs(&[]).unwrap();
+        folder.write("part", b"old").unwrap();
+        // A folder in the place of the temporary file makes every write fail.
+        fs::create_dir(folder.path_of(UNFINISHED).join("part")).unwrap();
+        let refused = folder.write("part", b"new").unwrap_err();
+        assert!(refused.to_string().contains("what was committed is safe"), "{refused}");
+        assert_eq!(folder.read("part").unwrap().unwrap(), "old");
+        assert_eq!(folder.list("", "").unwrap(), ["part"]);
+        folder.remove("part").unwrap();
+        folder.remove("part").unwrap();
+        assert_eq!(folder.read("part").unwrap(), None);
+    }
+}

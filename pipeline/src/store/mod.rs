@@ -1,0 +1,271 @@
+//! Folders that are written to: on a local disk, or a prefix of an object store. The rest of the crate
+//! sees files by their keys (`rejects/rejects-….parquet`), which appear whole or not at all.
+//!
+//! The only room that names `object_store`.
+
+mod lease;
+mod local;
+mod remote;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+pub use self::lease::LeaseTerms;
+pub(crate) use self::remote::{ObjectAt, Reading, retries};
+use self::{
+    lease::{Lease, LeaseError},
+    local::LocalFolder,
+    remote::RemoteFolder,
+};
+
+/// Why a file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot write `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+)]
+pub struct WriteError {
+    /// The file, by its path or URL.
+    pub path: String,
+    /// What the system or the store says.
+    pub problem: String,
+}
+
+/// Why a file or a folder cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{path}`: {problem}")]
+pub struct ReadError {
+    /// The file or folder, by its path or URL.
+    pub path: String,
+    /// What the system or the store says.
+    pub problem: String,
+}
+
+/// Why a location cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{url}` cannot be used: {problem}; the credentials and endpoint of a store come from its usual environment variables (AWS_…, GOOGLE_…, AZURE_…)"
+)]
+pub struct LocationError {
+    /// The URL.
+    pub url: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// A folder on a local disk or in an object store.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Local(LocalFolder),
+    Remote(RemoteFolder),
+}
+
+/// Returns whether `location` is a URL and no path.
+#[must_use]
+pub fn is_url(location: &str) -> bool {
+    location.contains("://")
+}
+
+impl Folder {
+    /// Returns the folder at `location`: a URL (`s3://bucket/folder`, `gs://…`, `az://…`), or a path,
+    /// resolved against `base_dir`. Nothing is read or made.
+    ///
+    /// # Errors
+    ///
+    /// [`LocationError`] for a URL that no store is known for.
+    pub fn at(location: &str, base_dir: &Path) -> Result<Self, LocationError> {
+        let place = match location.strip_prefix("file://") {
+            Some(path) => Place::Local(LocalFolder::new(absolute(Path::new(path)))),
+            None if is_url(location) => Place::Remote(RemoteFolder::at(location)?),
+            None => Place::Local(LocalFolder::new(absolute(&base_dir.join(location)))),
+        };
+        Ok(Self { place })
+    }
+
+    /// Returns where the file `key` lies, for messages: a path or URL; the folder itself of an empty
+    /// key.
+    #[must_use]
+    pub fn path_of(&self, key: &str) -> String {
+        match &self.place {
+            Place::Local(folder) => folder.path_of(key).display().to_string(),
+            Place::Remote(folder) => folder.url_of(key),
+        }
+    }
+
+    /// Returns whether a file at `path`, absolute or a URL, lies in the folder.
+    #[must_use]
+    pub fn holds(&self, path: &str) -> bool {
+        match &self.place {
+            Place::Local(folder) => Path::new(path).starts_with(folder.path_of("")),
+            Place::Remote(_) => {
+                path.strip_prefix(&self.path_of("")).is_some_and(|rest| rest.starts_with('/'))
+            }
+        }
+    }
+
+    /// Makes the folders `dirs` where folders need making.
+    pub(crate) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
+        match &self.place {
+            Place::Local(folder) => folder.make_dirs(dirs),
+            Place::Remote(_) => Ok(()),
+        }
+    }
+
+    /// Removes what writes that were cut off have left.
+    pub(crate) fn clear_unfinished(&self) -> Result<(), WriteError> {
+        match &self.place {
+            Place::Local(folder) => folder.clear_unfinished(),
+            Place::Remote(_) => Ok(()),
+        }
+    }
+
+    /// Returns the keys of the files directly in `dir` (the root: `""`) whose names begin with
+    /// `prefix`, sorted; none when there is no such folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+        match &self.place {
+            Place::Local(folder) => folder.list(dir, prefix),
+            Place::Remote(folder) => folder.list(dir, prefix),
+        }
+    }
+
+    /// Reads a whole file; `None` when it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
+        match &self.place {
+            Place::Local(folder) => folder.read(key),
+            Place::Remote(folder) => folder.read(key),
+        }
+    }
+
+    /// Reads whole files, several at a time where that helps; in the order of `keys`, but for those
+    /// that are not there.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] for the first that cannot be read.
+    pub fn read_all(&self, keys: &[String]) -> Result<Vec<(String, Bytes)>, ReadError> {
+        match &self.place {
+            Place::Local(folder) => {
+                let read = |key: &String| Ok(folder.read(key)?.map(|bytes| (key.clone(), bytes)));
+                keys.iter().filter_map(|key| read(key).transpose()).collect()
+            }
+            Place::Remote(folder) => folder.read_all(keys),
+        }
+    }
+
+    /// Writes a whole file that is not there yet. Where another writer was faster with other bytes
+    /// that is an error in an object store; on a local disk the lock keeps others away.
+    pub(crate) fn create(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
+        match &self.place {
+            Place::Local(folder) => folder.write(key, &bytes),
+            Place::Remote(folder) => folder.create(key, &bytes),
+        }
+    }
+
+    /// Writes a whole file in the place of what may be there.
+    pub(crate) fn replace(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
+        match &self.place {
+            Place::Local(folder) => folder.write(key, &bytes),
+            Place::Remote(folder) => folder.replace(key, bytes),
+        }
+    }
+
+    /// Removes a file; one that is not there is as wanted.
+    pub(crate) fn remove(&self, key: &str) -> Result<(), WriteError> {
+        match &self.place {
+            Place::Local(folder) => folder.remove(key),
+            Place::Remote(folder) => folder.remove(key),
+        }
+    }
+
+    /// Keeps other runs from writing to the folder, until the hold is dropped or this process dies. Of
+    /// an output in a store that may take as long as a lease lasts, where another run has died.
+    pub(crate) fn hold(&self, terms: LeaseTerms) -> Result<Hold, HoldError> {
+        match &self.place {
+            Place::Local(folder) => {
+                folder.lock(LOCK, &owner()).map(|file| Hold::Lock { _file: file })
+            }
+            Place::Remote(folder) => Lease::take(folder, LEASE, &owner(), terms)
+                .map(Hold::Lease)
+                .map_err(|error| match error {
+                    LeaseError::Held { owner } => HoldError::Held { owner },
+                    LeaseError::Store(problem) => {
+                        HoldError::Failed(WriteError { path: self.path_of(LEASE), problem })
+                    }
+                }),
+        }
+    }
+}
+
+const LOCK: &str = "_legenda/lock";
+const LEASE: &str = "_legenda/lease.json";
+
+/// What keeps other runs from writing to a folder.
+#[derive(Debug)]
+pub(crate) enum Hold {
+    /// The system lets go of a lock when the process ends, however it ends.
+    Lock { _file: File },
+    /// Nobody does of an object, so it is renewed while the process lives.
+    Lease(Lease),
+}
+
+impl Hold {
+    /// Returns whether other runs are certainly kept away still.
+    pub(crate) fn is_held(&self) -> bool {
+        match self {
+            Self::Lock { .. } => true,
+            Self::Lease(lease) => lease.is_held(),
+        }
+    }
+}
+
+/// Why other runs cannot be kept away.
+#[derive(Debug)]
+pub(crate) enum HoldError {
+    /// Another run is there.
+    Held { owner: String },
+    /// The folder cannot be written.
+    Failed(WriteError),
+}
+
+/// What is said of a holder whose name cannot be read.
+const UNKNOWN_OWNER: &str = "of unknown name";
+
+/// Says who this run is, to people who meet its lock.
+fn owner() -> String {
+    let process = format!("process {}", std::process::id());
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(host) => format!("{process} on {}", host.trim()),
+        Err(_) => process,
+    }
+}
+
+/// Resolves `path` as far as it is there, so that links and `..` do not hide where it leads.
+fn absolute(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            return real.join(rest);
+        }
+    }
+    path.to_owned()
+}
+
+/// Returns the key of the file `name` in `dir`, where the root is `""`.
+fn join(dir: &str, name: &str) -> String {
+    if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
+}

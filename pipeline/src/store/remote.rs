@@ -1,0 +1,460 @@
+//! A prefix of an object store, and its objects.
+//!
+//! What may pass is tried again here, and nowhere below: the retries of `object_store` itself are
+//! switched off, so that every call has one back-off, whatever went wrong with it, and lost answers to
+//! conditional writes are read back by the one who knows what was written.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    ops::Range,
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use legenda_schemas::span::SourceObject;
+use object_store::{
+    ClientConfigKey::{self, ConnectTimeout, Timeout},
+    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
+    PutPayload, RetryConfig, UpdateVersion,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    http::HttpBuilder,
+    memory::InMemory,
+    path::Path,
+};
+use tokio::runtime::{Builder, Runtime};
+use url::Url;
+
+use super::{LocationError, ReadError, WriteError, join};
+use crate::crash;
+
+/// How often a call is made before its failure is believed.
+const TRIES_MAX: u32 = 9;
+/// The first pause between two tries; each is twice as long as the one before.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause: the eight of a call that fails to the end take 25 seconds together.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
+/// How long a store may take to accept a connection.
+const CONNECT_MAX: &str = "10 seconds";
+/// How long a store may take to answer a call, body and all.
+const CALL_MAX: &str = "120 seconds";
+/// Objects that are read at a time where many small ones are.
+const READS_AT_A_TIME: usize = 32;
+
+/// The threads that wait for stores. They live as long as the program, so that a call may be made from
+/// any thread, whatever runtime that is part of.
+static THREADS: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
+});
+
+/// The stores that are open, by scheme and bucket: a client keeps connections and credentials.
+static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
+    LazyLock::new(Mutex::default);
+
+/// Calls that were made again since the program started.
+static RETRIES: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many calls to object stores were made again since the program started.
+pub(crate) fn retries() -> u64 {
+    RETRIES.load(Relaxed)
+}
+
+/// Starts a call on the threads of the stores and returns where its result arrives.
+pub(crate) fn start<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> mpsc::Receiver<Result<T, Error>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    match &*THREADS {
+        Ok(threads) => {
+            threads.spawn(async move { sender.send(call.await).ok() });
+        }
+        Err(error) => {
+            let source = format!("cannot start its threads: {error}").into();
+            sender.send(Err(Error::Generic { store: "store", source })).ok();
+        }
+    }
+    receiver
+}
+
+/// Waits for a call; blocks its thread.
+pub(crate) fn wait<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    receive(&start(call))
+}
+
+fn receive<T>(receiver: &mpsc::Receiver<Result<T, Error>>) -> Result<T, Error> {
+    receiver.recv().unwrap_or_else(|_| {
+        Err(Error::Generic { store: "store", source: "the call ended early".into() })
+    })
+}
+
+/// Makes a call until it succeeds, fails for good, or has failed [`TRIES_MAX`] times.
+async fn trying<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut pause = PAUSE;
+    for _ in 1..TRIES_MAX {
+        match call().await {
+            Err(error) if may_pass(&error) => {
+                tracing::info!(%error, ?pause, "a call to the store failed, trying again");
+                RETRIES.fetch_add(1, Relaxed);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            done => return done,
+        }
+    }
+    call().await
+}
+
+/// Returns whether the same call may succeed later: no store says so, but everything that is the
+/// caller's fault has an error of its own.
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::Generic { .. } | Error::JoinError { .. })
+}
+
+/// A prefix of an object store.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteFolder {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+}
+
+impl RemoteFolder {
+    pub(super) fn at(url: &str) -> Result<Self, LocationError> {
+        let (store, prefix) = open_store(url)?;
+        Ok(Self { store, prefix, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    pub(super) fn url_of(&self, key: &str) -> String {
+        join(&self.url, key).trim_end_matches('/').to_owned()
+    }
+
+    fn path(&self, key: &str) -> Path {
+        key.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
+    }
+
+    fn write_error(&self, key: &str, error: impl std::fmt::Display) -> WriteError {
+        WriteError { path: self.url_of(key), problem: error.to_string() }
+    }
+
+    fn read_error(&self, key: &str, error: &Error) -> ReadError {
+        ReadError { path: self.url_of(key), problem: error.to_string() }
+    }
+
+    pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+        let store = Arc::clone(&self.store);
+        let path = if dir.is_empty() { self.prefix.clone() } else { self.path(dir) };
+        let listed = wait(trying(move || {
+            let (store, path) = (Arc::clone(&store), path.clone());
+            async move { store.list_with_delimiter(Some(&path)).await }
+        }))
+        .map_err(|error| self.read_error(dir, &error))?;
+        let names = listed.objects.iter().filter_map(|object| object.location.filename());
+        let mut keys: Vec<String> =
+            names.filter(|name| name.starts_with(prefix)).map(|name| join(dir, name)).collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    pub(super) fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
+        let found = wait(get(Arc::clone(&self.store), self.path(key)));
+        let found = found.map_err(|error| self.read_error(key, &error))?;
+        Ok(found.map(|(bytes, _)| bytes))
+    }
+
+    pub(super) fn read_all(&self, keys: &[String]) -> Result<Vec<(String, Bytes)>, ReadError> {
+        let calls: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let (key, call) = (key.clone(), get(Arc::clone(&self.store), self.path(key)));
+                async move { Ok((key, call.await?)) }
+            })
+            .collect();
+        let calls = futures_util::stream::iter(calls).buffered(READS_AT_A_TIME);
+        let read: Vec<(String, Option<(Bytes, UpdateVersion)>)> =
+            wait(calls.try_collect()).map_err(|error| self.read_error("", &error))?;
+        Ok(read.into_iter().filter_map(|(key, found)| Some((key, found?.0))).collect())
+    }
+
+    pub(super) fn create(&self, key: &str, bytes: &Bytes) -> Result<(), WriteError> {
+        let made = self.create_version(key, bytes).map_err(|error| self.write_error(key, error))?;
+        crash::step();
+        if made.is_none() {
+            let other =
+                "another run has written it with other content, so that run holds this output";
+            return Err(self.write_error(key, other));
+        }
+        Ok(())
+    }
+
+    /// Writes an object that is not there yet. Returns its version; `None` when another is there.
+    ///
+    /// "Already there" may be our own earlier try, whose answer was lost, so it is read back.
+    pub(super) fn create_version(
+        &self,
+        key: &str,
+        bytes: &Bytes,
+    ) -> Result<Option<UpdateVersion>, Error> {
+        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
+        wait(trying(move || {
+            let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
+            async move {
+                let put = store.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await;
+                match put {
+                    Ok(put) => Ok(Some(put.into())),
+                    Err(Error::AlreadyExists { .. }) => match get_once(&store, &path).await? {
+                        Some((found, version)) if found == bytes => Ok(Some(version)),
+                        Some(_) => Ok(None),
+                        None => Err(Error::Generic {
+                            store: "store",
+                            source: "it says of an object that is not there that it is".into(),
+                        }),
+                    },
+                    Err(error) => Err(error),
+                }
+            }
+        }))
+    }
+
+    /// Writes an object in the place of its `version`. Returns the new one; `None` when there is
+    /// another by now.
+    pub(super) fn update_version(
+        &self,
+        key: &str,
+        bytes: &Bytes,
+        version: &UpdateVersion,
+    ) -> Result<Option<UpdateVersion>, Error> {
+        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
+        let version = version.clone();
+        wait(trying(move || {
+            let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
+            let mode = PutMode::Update(version.clone());
+            async move {
+                match store.put_opts(&path, bytes.clone().into(), mode.into()).await {
+                    Ok(put) => Ok(Some(put.into())),
+                    // As above: the other version may be the one that an earlier try wrote.
+                    Err(Error::Precondition { .. }) => match get_once(&store, &path).await? {
+                        Some((found, version)) if found == bytes => Ok(Some(version)),
+                        _ => Ok(None),
+                    },
+                    Err(error) => Err(error),
+                }
+            }
+        }))
+    }
+
+    /// Reads an object and its version.
+    pub(super) fn read_version(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
+        wait(get(Arc::clone(&self.store), self.path(key)))
+    }
+
+    pub(super) fn replace(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
+        let (store, path) = (Arc::clone(&self.store), self.path(key));
+        let payload = PutPayload::from(bytes);
+        wait(trying(move || {
+            let (store, path, payload) = (Arc::clone(&store), path.clone(), payload.clone());
+            async move { store.put(&path, payload).await }
+        }))
+        .map_err(|error| self.write_error(key, error))?;
+        crash::step();
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
+        let (store, path) = (Arc::clone(&self.store), self.path(key));
+        let removed = wait(trying(move || {
+            let (store, path) = (Arc::clone(&store), path.clone());
+            async move { store.delete(&path).await }
+        }));
+        match removed {
+            Err(error) if !matches!(error, Error::NotFound { .. }) => {
+                Err(self.write_error(key, error))
+            }
+            _ => {
+                crash::step();
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn get_once(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
+    match store.get(path).await {
+        Ok(found) => {
+            let ObjectMeta { e_tag, version, size, .. } = found.meta.clone();
+            let bytes = found.bytes().await?;
+            whole(bytes.len(), size)?;
+            Ok(Some((bytes, UpdateVersion { e_tag, version })))
+        }
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Checks that a body is as long as the store said: one that is cut short without a word is tried
+/// again.
+fn whole(n_bytes: usize, expected: u64) -> Result<(), Error> {
+    if n_bytes as u64 == expected {
+        return Ok(());
+    }
+    let source = format!("it gave {n_bytes} of {expected} bytes").into();
+    Err(Error::Generic { store: "store", source })
+}
+
+async fn get(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
+    trying(|| get_once(&store, &path)).await
+}
+
+/// Returns the store of a URL, and the path of the URL in it.
+fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), LocationError> {
+    let refuse = |problem: String| LocationError { url: url.to_owned(), problem };
+    let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
+    let (scheme, path) =
+        ObjectStoreScheme::parse(&parsed).map_err(|error| refuse(error.to_string()))?;
+    let path = Path::from_url_path(path.as_ref()).map_err(|error| refuse(error.to_string()))?;
+    let bucket = &parsed[..url::Position::BeforePath];
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(store) = stores.get(bucket) {
+        return Ok((Arc::clone(store), path));
+    }
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let built: Result<Arc<dyn ObjectStore>, Error> = match scheme {
+        ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
+            .with_url(url)
+            .with_retry(retry)
+            .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), CONNECT_MAX)
+            .with_config(AmazonS3ConfigKey::Client(Timeout), CALL_MAX)
+            .build()
+            .map(|store| Arc::new(store) as _),
+        ObjectStoreScheme::GoogleCloudStorage => GoogleCloudStorageBuilder::from_env()
+            .with_url(url)
+            .with_retry(retry)
+            .with_config(GoogleConfigKey::Client(ConnectTimeout), CONNECT_MAX)
+            .with_config(GoogleConfigKey::Client(Timeout), CALL_MAX)
+            .build()
+            .map(|store| Arc::new(store) as _),
+        ObjectStoreScheme::MicrosoftAzure => MicrosoftAzureBuilder::from_env()
+            .with_url(url)
+            .with_retry(retry)
+            .with_config(AzureConfigKey::Client(ConnectTimeout), CONNECT_MAX)
+            .with_config(AzureConfigKey::Client(Timeout), CALL_MAX)
+            .build()
+            .map(|store| Arc::new(store) as _),
+        ObjectStoreScheme::Http => HttpBuilder::new()
+            .with_url(bucket)
+            .with_retry(retry)
+            .with_config(ConnectTimeout, CONNECT_MAX)
+            .with_config(Timeout, CALL_MAX)
+            .with_config(ClientConfigKey::AllowHttp, "true")
+            .build()
+            .map(|store| Arc::new(store) as _),
+        // Lives as long as the program: for tests of what has no disk.
+        ObjectStoreScheme::Memory => Ok(Arc::new(InMemory::new())),
+        _ => return Err(refuse("no store is known for this kind of URL".to_owned())),
+    };
+    let store = built.map_err(|error| refuse(error.to_string()))?;
+    stores.insert(bucket.to_owned(), Arc::clone(&store));
+    Ok((store, path))
+}
+
+/// An object of a store, as it was when it was looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectAt {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    /// Its identity.
+    pub(crate) object: SourceObject,
+}
+
+/// A range of an object that is on its way.
+#[derive(Debug)]
+pub(crate) struct Reading(mpsc::Receiver<Result<Bytes, Error>>);
+
+impl Reading {
+    /// Waits for it.
+    pub(crate) fn bytes(&self) -> std::io::Result<Bytes> {
+        receive(&self.0).map_err(std::io::Error::other)
+    }
+}
+
+impl ObjectAt {
+    /// Looks at the object of a URL.
+    ///
+    /// # Errors
+    ///
+    /// The store's, as one of I/O.
+    pub(crate) fn look(url: &str) -> std::io::Result<Self> {
+        let (store, path) = open_store(url).map_err(std::io::Error::other)?;
+        let call = trying({
+            let (store, path) = (Arc::clone(&store), path.clone());
+            move || {
+                let (store, path) = (Arc::clone(&store), path.clone());
+                async move { store.head(&path).await }
+            }
+        });
+        let meta = wait(call).map_err(std::io::Error::from)?;
+        let modified = meta.last_modified.timestamp_nanos_opt();
+        let object = SourceObject {
+            path: url.to_owned(),
+            size_bytes: meta.size,
+            modified_ns: modified.and_then(|ns| u64::try_from(ns).ok()).unwrap_or_default(),
+            etag: meta.e_tag,
+        };
+        Ok(Self { store, path, object })
+    }
+
+    /// Starts to read a range of bytes, of the very version that was looked at.
+    pub(crate) fn start_to_read(&self, range: Range<u64>) -> Reading {
+        let this = self.clone();
+        let call = trying(move || {
+            let this = this.clone();
+            let options = GetOptions {
+                if_match: this.object.etag.clone(),
+                range: Some(range.clone().into()),
+                ..GetOptions::default()
+            };
+            let expected = range.end - range.start;
+            async move {
+                let bytes = this.store.get_opts(&this.path, options).await?.bytes().await?;
+                whole(bytes.len(), expected)?;
+                Ok(bytes)
+            }
+        });
+        Reading(start(call))
+    }
+
+    /// Lists the objects whose URLs begin with `url`, as URLs.
+    ///
+    /// # Errors
+    ///
+    /// The store's, as one of I/O.
+    pub(crate) fn list(url: &str) -> std::io::Result<Vec<String>> {
+        let (store, prefix) = open_store(url).map_err(std::io::Error::other)?;
+        let found: Vec<ObjectMeta> = wait(trying(move || {
+            let listed = store.list(Some(&prefix));
+            async move { listed.try_collect().await }
+        }))
+        .map_err(std::io::Error::from)?;
+        let parsed = Url::parse(url).map_err(std::io::Error::other)?;
+        let bucket = &parsed[..url::Position::BeforePath];
+        Ok(found.iter().map(|meta| format!("{bucket}/{}", meta.location)).collect())
+    }
+}

@@ -1,0 +1,411 @@
+//! An S3 bucket in this process, kept in memory: the calls that Legenda makes, with their conditions,
+//! and what goes wrong with a share of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::Workplace;
+
+/// The name of the bucket.
+pub const BUCKET: &str = "bucket";
+
+/// The secret key that its clients sign with.
+pub const SECRET: &str = "ThisIsTheSecretKey";
+
+/// Keys that a page of a listing has.
+const PAGE_KEYS: usize = 5;
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// The bucket is too busy, and nothing is done.
+    SlowDown,
+    /// Nothing is done, and no answer comes.
+    Dropped,
+    /// It is done, and no answer comes.
+    AnswerLost,
+    /// It is done twice, and the second answer comes.
+    Twice,
+    /// The answer comes late.
+    Late,
+    /// The answer breaks off.
+    Cut,
+}
+
+const FAULTS: [Fault; 6] =
+    [Fault::SlowDown, Fault::Dropped, Fault::AnswerLost, Fault::Twice, Fault::Late, Fault::Cut];
+
+struct Object {
+    content: Vec<u8>,
+    etag: String,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Object>,
+    /// Of a thousand calls so many go wrong.
+    faulty_permille: u64,
+    random: u64,
+    calls: usize,
+    faults: BTreeMap<Fault, usize>,
+    sent_bytes: u64,
+    ignores_conditions: bool,
+}
+
+/// A bucket. It lives as long as the process.
+pub struct BucketServer {
+    state: Arc<Mutex<State>>,
+    endpoint: String,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for BucketServer {
+    fn default() -> Self {
+        Self::start()
+    }
+}
+
+impl BucketServer {
+    /// Starts an empty bucket.
+    #[must_use]
+    pub fn start() -> Self {
+        let state = Arc::new(Mutex::new(State { random: 1, ..State::default() }));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let state = Arc::clone(&shared);
+                thread::spawn(move || answer(&stream, &state));
+            }
+        });
+        Self { state, endpoint }
+    }
+
+    /// Puts an object.
+    pub fn put(&self, key: &str, content: &[u8]) {
+        lock(&self.state).objects.insert(key.to_owned(), object(content.to_vec()));
+    }
+
+    /// Returns the objects whose keys begin with `prefix`.
+    #[must_use]
+    pub fn objects(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
+        let state = lock(&self.state);
+        let found = state.objects.iter().filter(|(key, _)| key.starts_with(prefix));
+        found.map(|(key, object)| (key.clone(), object.content.clone())).collect()
+    }
+
+    /// Removes the objects whose keys begin with `prefix`.
+    pub fn clear(&self, prefix: &str) {
+        lock(&self.state).objects.retain(|key, _| !key.starts_with(prefix));
+    }
+
+    /// Lets so many of a thousand calls go wrong, as `seed` says.
+    pub fn fail(&self, permille: u64, seed: u64) {
+        let mut state = lock(&self.state);
+        (state.faulty_permille, state.random) = (permille, seed);
+    }
+
+    /// Writes over what is there, whatever is asked, as some stores do.
+    pub fn ignore_conditions(&self) {
+        lock(&self.state).ignores_conditions = true;
+    }
+
+    /// Returns the calls since the last call of this, and how many of them went wrong in which way.
+    #[must_use]
+    pub fn calls(&self) -> (usize, BTreeMap<Fault, usize>) {
+        let mut state = lock(&self.state);
+        (std::mem::take(&mut state.calls), std::mem::take(&mut state.faults))
+    }
+
+    /// Returns the bytes of objects that were sent since the last call.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        std::mem::take(&mut lock(&self.state).sent_bytes)
+    }
+
+    /// Makes a command that knows this bucket, whose leases last half a second.
+    #[must_use]
+    pub fn command(&self, place: &Workplace, args: &[&str]) -> Command {
+        let mut command = place.command(args);
+        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
+        command
+            .env("AWS_ENDPOINT", &self.endpoint)
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .env("LEGENDA_LEASE_SECONDS", "0.5");
+        command
+    }
+}
+
+fn object(content: Vec<u8>) -> Object {
+    let digest = Sha256::digest(&content);
+    let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    Object { content, etag: format!("\"{digest}\"") }
+}
+
+struct Request {
+    method: String,
+    path: String,
+    query: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+struct Reply {
+    head: String,
+    body: Vec<u8>,
+    /// What `Content-Length` says where there is no body.
+    length: usize,
+}
+
+impl Reply {
+    fn new(head: &str, body: Vec<u8>) -> Self {
+        Self { head: head.to_owned(), length: body.len(), body }
+    }
+
+    fn error(head: &str, code: &str) -> Self {
+        Self::new(head, format!("<Error><Code>{code}</Code></Error>").into_bytes())
+    }
+}
+
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        let escaped = (*first == b'%').then(|| tail.get(..2)).flatten();
+        match escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => bytes.push(*first),
+        }
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+fn read_request(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = || {
+        let mut text = String::new();
+        reader.read_line(&mut text).ok().filter(|&n| n > 0)?;
+        Some(text.trim_end().to_owned())
+    };
+    let first = line()?;
+    let mut words = first.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    while let Some(header) = line().filter(|header| !header.is_empty()) {
+        let (name, value) = header.split_once(':')?;
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (unescape(name), unescape(value))
+    });
+    Some(Request { method, path: unescape(path), query: query.collect(), headers, body })
+}
+
+/// Answers one call and closes the connection.
+fn answer(mut stream: &TcpStream, state: &Mutex<State>) {
+    let Some(request) = read_request(stream) else { return };
+    let mut guard = lock(state);
+    guard.calls += 1;
+    // A sequence of its own for every call (Knuth, MMIX), so that a run can be made again.
+    guard.random = guard
+        .random
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    let drawn = guard.random >> 33;
+    let fault = (drawn % 1000 < guard.faulty_permille)
+        .then(|| FAULTS[usize::try_from(drawn / 1000).unwrap() % FAULTS.len()]);
+    if let Some(fault) = fault {
+        *guard.faults.entry(fault).or_default() += 1;
+    }
+    let reply = match fault {
+        Some(Fault::Dropped) => return,
+        Some(Fault::SlowDown) => Reply::error("503 Slow Down", "SlowDown"),
+        Some(Fault::Twice) => {
+            perform(&request, &mut guard);
+            perform(&request, &mut guard)
+        }
+        _ => perform(&request, &mut guard),
+    };
+    if request.method == "GET" {
+        guard.sent_bytes += reply.body.len() as u64;
+    }
+    drop(guard);
+    match fault {
+        Some(Fault::AnswerLost) => return,
+        Some(Fault::Late) => thread::sleep(Duration::from_millis(200)),
+        _ => {}
+    }
+    let head = format!(
+        "HTTP/1.1 {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        reply.head, reply.length
+    );
+    let sent = if fault == Some(Fault::Cut) { reply.body.len() / 2 } else { reply.body.len() };
+    stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&reply.body[..sent])).ok();
+}
+
+const DATE: &str = "2026-01-02T03:04:05.000Z";
+const HTTP_DATE: &str = "Fri, 02 Jan 2026 03:04:05 GMT";
+
+fn perform(request: &Request, state: &mut State) -> Reply {
+    let signed = request.headers.get("authorization").is_some_and(|text| text.contains("AWS4"));
+    if !signed {
+        return Reply::error("403 Forbidden", "AccessDenied");
+    }
+    let path = request.path.trim_start_matches('/');
+    let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+    if bucket != BUCKET {
+        return Reply::error("404 Not Found", "NoSuchBucket");
+    }
+    match request.method.as_str() {
+        "GET" if key.is_empty() => list(request, state),
+        "POST" if request.query.contains_key("delete") => {
+            let body = String::from_utf8(request.body.clone()).unwrap();
+            let keys =
+                body.split("<Key>").skip(1).map(|piece| piece.split("</Key>").next().unwrap());
+            let removed: String = keys
+                .map(|key| {
+                    state.objects.remove(key);
+                    format!("<Deleted><Key>{key}</Key></Deleted>")
+                })
+                .collect();
+            Reply::new("200 OK", format!("<DeleteResult>{removed}</DeleteResult>").into_bytes())
+        }
+        "DELETE" => {
+            state.objects.remove(key);
+            Reply::new("204 No Content", Vec::new())
+        }
+        "PUT" => put(request, key, state),
+        "GET" | "HEAD" => get(request, key, state),
+        _ => Reply::error("405 Method Not Allowed", "MethodNotAllowed"),
+    }
+}
+
+fn put(request: &Request, key: &str, state: &mut State) -> Reply {
+    let there = state.objects.get(key).map(|object| object.etag.clone());
+    let refused = match (request.headers.get("if-none-match"), request.headers.get("if-match")) {
+        _ if state.ignores_conditions => false,
+        (Some(_), _) => there.is_some(),
+        (_, Some(etag)) => there.as_ref() != Some(etag),
+        _ => false,
+    };
+    if refused {
+        return Reply::error("412 Precondition Failed", "PreconditionFailed");
+    }
+    let object = object(request.body.clone());
+    let head = format!("200 OK\r\nETag: {}", object.etag);
+    state.objects.insert(key.to_owned(), object);
+    Reply::new(&head, Vec::new())
+}
+
+fn get(request: &Request, key: &str, state: &State) -> Reply {
+    let Some(Object { content, etag }) = state.objects.get(key) else {
+        return Reply::error("404 Not Found", "NoSuchKey");
+    };
+    if request.headers.get("if-match").is_some_and(|wanted| wanted != etag) {
+        return Reply::error("412 Precondition Failed", "PreconditionFailed");
+    }
+    let told = format!("ETag: {etag}\r\nLast-Modified: {HTTP_DATE}");
+    if request.method == "HEAD" {
+        let head = format!("200 OK\r\n{told}");
+        return Reply { head, body: Vec::new(), length: content.len() };
+    }
+    let range = request.headers.get("range").and_then(|range| {
+        let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let end = end.parse::<usize>().ok()?.min(content.len() - 1);
+        Some((start.parse::<usize>().ok()?, end))
+    });
+    match range {
+        None => Reply::new(&format!("200 OK\r\n{told}"), content.clone()),
+        Some((start, end)) => Reply::new(
+            &format!(
+                "206 Partial Content\r\nContent-Range: bytes {start}-{end}/{}\r\n{told}",
+                content.len()
+            ),
+            content[start..=end].to_vec(),
+        ),
+    }
+}
+
+fn list(request: &Request, state: &State) -> Reply {
+    let query = |name: &str| request.query.get(name).cloned().unwrap_or_default();
+    let (prefix, delimiter, after) =
+        (query("prefix"), query("delimiter"), query("continuation-token"));
+    let mut pages = String::new();
+    let mut folders: Vec<String> = Vec::new();
+    let mut n_keys = 0;
+    let mut last = String::new();
+    let mut truncated = false;
+    for (key, object) in &state.objects {
+        if !key.starts_with(&prefix) || *key <= after {
+            continue;
+        }
+        if n_keys == PAGE_KEYS {
+            truncated = true;
+            break;
+        }
+        let below = &key[prefix.len()..];
+        match below.split_once('/').filter(|_| !delimiter.is_empty()) {
+            Some((folder, _)) => {
+                let folder = format!("{prefix}{folder}/");
+                if folders.last() != Some(&folder) {
+                    folders.push(folder);
+                }
+            }
+            None => {
+                let Object { content, etag } = object;
+                let etag = etag.replace('"', "&quot;");
+                write!(
+                    pages,
+                    "<Contents><Key>{key}</Key><LastModified>{DATE}</LastModified>\
+                     <ETag>{etag}</ETag><Size>{}</Size></Contents>",
+                    content.len()
+                )
+                .unwrap();
+            }
+        }
+        last.clone_from(key);
+        n_keys += 1;
+    }
+    let folders: String = folders
+        .iter()
+        .map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"))
+        .collect();
+    let next = if truncated {
+        format!("<NextContinuationToken>{last}</NextContinuationToken>")
+    } else {
+        String::new()
+    };
+    let body = format!(
+        "<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{pages}{folders}{next}\
+         </ListBucketResult>"
+    );
+    Reply::new("200 OK", body.into_bytes())
+}

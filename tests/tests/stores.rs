@@ -1,0 +1,233 @@
+//! Tables and outputs in an object store: as on a disk, whatever goes wrong with the store.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+
+use arrow::{array::RecordBatch, compute::concat_batches};
+use legenda_tests::{
+    Ended, Workplace,
+    bucket::{BucketServer, Fault, SECRET},
+    ended, pictures, png, read_rows, text_column, write_table,
+};
+
+/// A job over a table in the bucket that captions its pictures there.
+const JOB: &str = r#"
+version = 1
+[task]
+kind = "caption"
+[source]
+paths = ["s3://bucket/tables/*.parquet"]
+columns = { id = "id", image = "image" }
+[output]
+path = "s3://bucket/out"
+span_rows = 4
+"#;
+
+/// A place and a bucket with `n_rows` pictures in row groups of eight, every fifth of them broken.
+fn places(n_rows: u8) -> (Workplace, BucketServer) {
+    let (place, bucket) = (Workplace::new(), BucketServer::start());
+    let cell = |row: u8| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row) });
+    let cells: Vec<_> = (0..n_rows).map(cell).collect();
+    write_table(&place.path("table.parquet"), &pictures(&cells), 8);
+    bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());
+    bucket.put("tables/_hidden/t.parquet", b"not read");
+    place.write("job.toml", JOB);
+    (place, bucket)
+}
+
+fn run(place: &Workplace, bucket: &BucketServer, args: &[&str]) -> Ended {
+    ended(&mut bucket.command(place, args))
+}
+
+/// Answers and rejects in the bucket, column by column, in the order of the parts' names.
+fn contents(bucket: &BucketServer, output: &str) -> Vec<Vec<Option<String>>> {
+    let rows = |prefix: &str| -> RecordBatch {
+        let parts = bucket.objects(&format!("{output}/{prefix}"));
+        let batches: Vec<RecordBatch> = parts.into_values().flat_map(read_rows).collect();
+        concat_batches(&batches[0].schema(), &batches).unwrap()
+    };
+    let (answers, rejects) = (rows("part-"), rows("rejects/rejects-"));
+    let of = |rows: &RecordBatch, names: &[&str]| -> Vec<Vec<Option<String>>> {
+        names.iter().map(|name| text_column(rows, name)).collect()
+    };
+    let answers = of(&answers, &["id", "answer", "legenda_input_sha256"]);
+    [answers, of(&rejects, &["id", "legenda_code", "legenda_message"])].concat()
+}
+
+#[test]
+fn a_store_is_as_good_as_a_disk() {
+    let (place, bucket) = places(20);
+    let first = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(first.stdout.contains("rows_in 20 == answers 16 + rejects 4"), "{}", first.stdout);
+    assert!(first.stdout.contains("answers in s3://bucket/out"), "{}", first.stdout);
+    let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+    assert!(told.stdout.contains("rows_in 20 == answers 16 + rejects 4"), "{}", told.stdout);
+    let local = ["run", "job.toml", "--set", "output.path=out", "--set"];
+    let local = run(&place, &bucket, &[&local[..], &["source.paths=[\"table.parquet\"]"]].concat());
+    assert!(local.expect(0).stdout.contains("rows_in 20"));
+    let on_disk = |names: &[&str], rows: &RecordBatch| -> Vec<Vec<Option<String>>> {
+        names.iter().map(|name| text_column(rows, name)).collect()
+    };
+    assert_eq!(
+        contents(&bucket, "out"),
+        [
+            on_disk(&["id", "answer", "legenda_input_sha256"], &place.answers("out")),
+            on_disk(&["id", "legenda_code", "legenda_message"], &place.rejects("out")),
+        ]
+        .concat()
+    );
+    assert!(bucket.objects("out/_legenda/lease").is_empty(), "the lease is given back");
+
+    // What is done is not read again.
+    let read_before = bucket.sent_bytes();
+    assert!(read_before > 0);
+    let again = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
+    assert!(again.stdout.contains("read 0B of the source"), "{}", again.stdout);
+    // A changed table is, and a part that has gone.
+    let part = bucket.objects("out/part-").into_keys().next().unwrap();
+    bucket.clear(&part);
+    run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["not there"]);
+    let mended = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(mended.stdout.contains("4 rows in"), "{}", mended.stdout);
+    bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap()[..100]);
+    run(&place, &bucket, &["run", "job.toml"])
+        .expect(2)
+        .complains_of(&["s3://bucket/tables/t.parquet", "no readable Parquet file"]);
+}
+
+#[test]
+fn a_store_that_fails_costs_time_and_no_row() {
+    let whole = std::env::var("LEGENDA_TORTURE").is_ok();
+    let (n_rows, calls_wanted) = if whole { (40, 10_000) } else { (12, 100) };
+    let (place, bucket) = places(n_rows);
+    let calm = run(&place, &bucket, &["run", "job.toml", "--set", "output.path=s3://bucket/calm"]);
+    assert!(calm.expect(0).stdout.contains("rows_in"));
+    let (mut calls, mut faults, mut runs) = (0, BTreeMap::<Fault, usize>::new(), 0);
+    while calls < calls_wanted {
+        runs += 1;
+        let _calm: (usize, _) = bucket.calls();
+        bucket.fail(100, runs);
+        let disturbed = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+        assert!(disturbed.stdout.contains("rows_in"), "{}", disturbed.stdout);
+        let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+        assert!(told.stdout.contains("verified"), "{}", told.stdout);
+        bucket.fail(0, 1);
+        let (n_calls, fired) = bucket.calls();
+        calls += n_calls;
+        for (fault, times) in fired {
+            *faults.entry(fault).or_default() += times;
+        }
+        assert_eq!(contents(&bucket, "out"), contents(&bucket, "calm"));
+        bucket.clear("out/");
+    }
+    let fired: usize = faults.values().sum();
+    assert!(fired * 15 > calls, "{fired} faults in {calls} calls");
+    println!("{runs} runs, {calls} calls, {fired} faults: {faults:?}");
+}
+
+#[test]
+fn a_crash_after_any_write_to_a_store_costs_nothing() {
+    let whole = std::env::var("LEGENDA_TORTURE").is_ok();
+    let (place, bucket) = places(4);
+    let calm = run(&place, &bucket, &["run", "job.toml", "--set", "output.path=s3://bucket/calm"]);
+    assert!(calm.expect(0).stdout.contains("rows_in 4"));
+    let mut crashes = 0;
+    for step in (1_usize..).step_by(if whole { 1 } else { 3 }) {
+        let mut command = bucket.command(&place, &["run", "job.toml"]);
+        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        crashes += usize::from(crashed.code.is_none());
+        let finished = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+        assert!(finished.stdout.contains("rows_in 4"), "{}", finished.stdout);
+        let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+        assert!(told.stdout.contains("verified"), "{}", told.stdout);
+        assert_eq!(contents(&bucket, "out"), contents(&bucket, "calm"));
+        bucket.clear("out/");
+        if crashed.code.is_some() {
+            break;
+        }
+    }
+    assert!(crashes >= 2, "{crashes}");
+    println!("{crashes} crashes after a write");
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[cfg(unix)]
+fn start_slowly(place: &Workplace, bucket: &BucketServer) -> std::process::Child {
+    let mut command = bucket.command(place, &["run", "job.toml", "--set", "model.slots=1"]);
+    let piped = std::process::Stdio::piped;
+    let child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+    let start = std::time::Instant::now();
+    while bucket.objects("out/_legenda/ledger/").is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(120), "no span was committed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[cfg(unix)]
+#[test]
+fn two_runs_do_not_write_one_output() {
+    let (place, bucket) = places(200);
+    let mut first = start_slowly(&place, &bucket);
+    // While the first lives the second is refused.
+    run(&place, &bucket, &["run", "job.toml"])
+        .expect(2)
+        .complains_of(&["another run (process ", &first.id().to_string()]);
+    // The first is killed: the second waits for the lease, and goes on.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(second.stderr.contains("watching"), "{}", second.stderr);
+    assert!(second.stdout.contains("rows_in 200 == answers 160"), "{}", second.stdout);
+    bucket.clear("out/");
+
+    // The first stands still for longer than the lease lasts: the second takes over, and the first
+    // writes no more when it wakes.
+    let first = start_slowly(&place, &bucket);
+    signal(&first, "-STOP");
+    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(second.stdout.contains("rows_in 200 == answers 160"), "{}", second.stdout);
+    let written = bucket.objects("out/");
+    signal(&first, "-CONT");
+    let first = first.wait_with_output().unwrap();
+    let told = String::from_utf8(first.stderr).unwrap();
+    assert_eq!(first.status.code(), Some(4), "{told}");
+    assert!(told.contains("lease"), "{told}");
+    assert!(bucket.objects("out/") == written, "the first run wrote after it had lost its lease");
+}
+
+#[test]
+fn stores_that_cannot_be_used_are_refused() {
+    let (place, bucket) = places(4);
+    let with = |key: &str| run(&place, &bucket, &["run", "job.toml", "--set", key]);
+    with("source.paths=[\"s3://bucket/none/*.parquet\"]")
+        .expect(2)
+        .complains_of(&["s3://bucket/none/*.parquet", "no Parquet file"]);
+    with("source.paths=[\"s3://bucket/none.parquet\"]")
+        .expect(2)
+        .complains_of(&["s3://bucket/none.parquet"]);
+    with("output.path=ftp://bucket/out").expect(2).complains_of(&["`output.path`", "ftp://"]);
+    with("output.path=s3://bucket/tables").expect(2).complains_of(&["holds the input file"]);
+    // A store that heeds no conditions could not keep two runs apart.
+    bucket.ignore_conditions();
+    run(&place, &bucket, &["run", "job.toml"]).expect(4).complains_of(&["If-None-Match"]);
+}
+
+#[test]
+fn secrets_of_a_store_are_told_nowhere() {
+    let (place, bucket) = places(4);
+    let mut command = bucket.command(&place, &["run", "job.toml"]);
+    let told = ended(command.env("RUST_LOG", "trace")).expect(0);
+    assert!(told.stderr.len() > 1000, "{}", told.stderr);
+    let written: Vec<u8> = bucket.objects("out/").into_values().flatten().collect();
+    for text in [&told.stdout, &told.stderr, &*String::from_utf8_lossy(&written)] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
