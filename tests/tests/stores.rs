@@ -25,9 +25,10 @@ span_rows = 4
 "#;
 
 /// A place and a bucket with `n_rows` pictures in row groups of eight, every fifth of them broken.
-fn places(n_rows: u8) -> (Workplace, BucketServer) {
+fn places(n_rows: u16) -> (Workplace, BucketServer) {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
-    let cell = |row: u8| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row) });
+    let cell =
+        |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row.to_le_bytes()[0]) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
     write_table(&place.path("table.parquet"), &pictures(&cells), 8);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());
@@ -174,7 +175,7 @@ fn start_slowly(place: &Workplace, bucket: &BucketServer) -> std::process::Child
 #[cfg(unix)]
 #[test]
 fn two_runs_do_not_write_one_output() {
-    let (place, bucket) = places(200);
+    let (place, bucket) = places(600);
     let mut first = start_slowly(&place, &bucket);
     // While the first lives the second is refused.
     run(&place, &bucket, &["run", "job.toml"])
@@ -185,7 +186,7 @@ fn two_runs_do_not_write_one_output() {
     first.wait().unwrap();
     let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
     assert!(second.stderr.contains("watching"), "{}", second.stderr);
-    assert!(second.stdout.contains("rows_in 200 == answers 160"), "{}", second.stdout);
+    assert!(second.stdout.contains("rows_in 600 == answers 480"), "{}", second.stdout);
     bucket.clear("out/");
 
     // The first stands still for longer than the lease lasts: the second takes over, and the first
@@ -193,7 +194,7 @@ fn two_runs_do_not_write_one_output() {
     let first = start_slowly(&place, &bucket);
     signal(&first, "-STOP");
     let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
-    assert!(second.stdout.contains("rows_in 200 == answers 160"), "{}", second.stdout);
+    assert!(second.stdout.contains("rows_in 600 == answers 480"), "{}", second.stdout);
     let written = bucket.objects("out/");
     signal(&first, "-CONT");
     let first = first.wait_with_output().unwrap();
