@@ -11,7 +11,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
     time::Instant,
@@ -24,15 +24,17 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
     ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles},
+    media::locate::{MediaPlaces, PlacesError},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
     retry::{Rejects, RetryChoice, RetryError},
+    source::SourceFailed,
     stage::{
         OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
         collect::{CollectError, Collector},
         embed, encode, generate,
         prepare::{self, Preparer},
-        scan::{Scan, ScanError},
+        scan::Scan,
     },
     store::{self, LeaseTerms, WriteError},
 };
@@ -67,7 +69,10 @@ pub enum RunError {
     Write(#[from] WriteError),
     /// The source cannot be read.
     #[error(transparent)]
-    Source(ScanError),
+    Source(#[from] SourceFailed),
+    /// The places that media may come from cannot be used.
+    #[error(transparent)]
+    Places(#[from] PlacesError),
     /// The rejects cannot be tried again.
     #[error(transparent)]
     Retry(#[from] RetryError),
@@ -97,11 +102,13 @@ pub enum RunError {
 #[derive(Debug, Default)]
 pub struct Stop {
     state: AtomicU8,
+    failure: Mutex<Option<SourceFailed>>,
 }
 
 const RUNNING: u8 = 0;
 const STOPPED: u8 = 1;
 const BUDGET_SPENT: u8 = 2;
+const SOURCE_FAILED: u8 = 3;
 
 impl Stop {
     /// Asks the run to begin no further span, finish and commit those begun, and end.
@@ -111,6 +118,16 @@ impl Stop {
 
     pub(crate) fn spend_error_budget(&self) {
         self.set(BUDGET_SPENT);
+    }
+
+    /// Ends the run with a failure, after what was begun; the first one is kept.
+    pub(crate) fn fail(&self, failure: SourceFailed) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        self.set(SOURCE_FAILED);
+    }
+
+    fn failure(&self) -> Option<SourceFailed> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first reason to stop is kept.
@@ -299,13 +316,15 @@ async fn run_stages(
 
     let scan = tokio::task::spawn_blocking({
         let (plan, outcomes, runtime) = (Arc::clone(&plan), outcomes.clone(), Handle::current());
+        let stop = Arc::clone(&stop);
         move || {
             let scan = Scan { plan: &plan, spans: &spans, batches, outcomes, stop: &stop, runtime };
             scan.run()
         }
     });
     let preparer = Arc::new(Preparer {
-        media_dirs: media_dirs(&plan, options),
+        places: MediaPlaces::new(&plan.job.source, &options.base_dir)?,
+        stop: Arc::clone(&stop),
         decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
         processor: match &model {
             Loaded::Model(model) => Arc::clone(&model.processor),
@@ -330,19 +349,8 @@ async fn run_stages(
     let collected = collector.run(settled).await;
     // Every stage is waited for, so that none works on when the caller goes on; the first that
     // failed by itself tells why the others ended.
-    let mut source_failed = None;
     let mut ended = vec![
-        (
-            "scan",
-            scan.await.map(|result| match result {
-                Ok(()) => None,
-                Err(ScanError::Disconnected(error)) => Some(error),
-                Err(error) => {
-                    source_failed = Some(error);
-                    None
-                }
-            }),
-        ),
+        ("scan", scan.await.map(|result| result.err())),
         ("prepare", prepare.await.map(|()| None)),
     ];
     for (stage, running) in answering {
@@ -359,8 +367,8 @@ async fn run_stages(
             return Err(RunError::Stage { stage, problem: String::new() });
         }
     }
-    match source_failed {
-        Some(error) => Err(RunError::Source(error)),
+    match stop.failure() {
+        Some(failure) => Err(failure.into()),
         None => Ok(entries),
     }
 }
@@ -395,11 +403,4 @@ fn start_embedding(
     let embed =
         tokio::task::spawn_blocking(move || embed::run(embedder, prepared, &outcomes, &progress));
     vec![("embed", embed)]
-}
-
-/// Returns the folders that media cells with a path may lead to; those that are not there allow
-/// nothing.
-fn media_dirs(plan: &RunPlan, options: &RunOptions) -> Vec<PathBuf> {
-    let dirs = plan.job.source.media_dirs.iter();
-    dirs.filter_map(|dir| options.base_dir.join(dir).canonicalize().ok()).collect()
 }

@@ -185,7 +185,7 @@ impl TaskKind {
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Parquet files, directories (every `*.parquet` below) or glob patterns, relative to the job
-    /// file.
+    /// file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
     pub paths: Vec<String>,
     /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
     /// each file, named `source`, without its columns of bytes.
@@ -194,10 +194,15 @@ pub struct Source {
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,
-    /// Folders, relative to the job file, that media cells with a path may lead to, beside the
-    /// folder of the table's own file.
+    /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
+    /// may lead to, beside the folder of the table's own file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub media_dirs: Vec<String>,
+    /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
+    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. Names
+    /// that lead to addresses of a private network are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media_hosts: Vec<String>,
 }
 
 /// Which column of the table is what part of a record.
@@ -318,7 +323,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
-    /// A directory, relative to the job file.
+    /// A directory, relative to the job file, or its URL in an object store (`s3://bucket/folder`).
     pub path: String,
     /// The file format of the parts.
     #[serde(default)]

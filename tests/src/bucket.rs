@@ -19,6 +19,10 @@ use crate::Workplace;
 /// The name of the bucket.
 pub const BUCKET: &str = "bucket";
 
+/// The same bucket by another name, by which everybody may read it over HTTP. `redirect/http:host/x` leads
+/// to `http://host/x`.
+pub const PUBLIC: &str = "public";
+
 /// The secret key that its clients sign with.
 pub const SECRET: &str = "ThisIsTheSecretKey";
 
@@ -93,6 +97,12 @@ impl BucketServer {
             }
         });
         Self { state, endpoint }
+    }
+
+    /// Returns its address.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// Puts an object.
@@ -276,12 +286,16 @@ const HTTP_DATE: &str = "Fri, 02 Jan 2026 03:04:05 GMT";
 
 fn perform(request: &Request, state: &mut State) -> Reply {
     let signed = request.headers.get("authorization").is_some_and(|text| text.contains("AWS4"));
-    if !signed {
-        return Reply::error("403 Forbidden", "AccessDenied");
-    }
     let path = request.path.trim_start_matches('/');
     let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-    if bucket != BUCKET {
+    if let Some(target) = key.strip_prefix("redirect/").filter(|_| bucket == PUBLIC) {
+        let target = target.replacen(':', "://", 1);
+        return Reply::new(&format!("302 Found\r\nLocation: {target}"), Vec::new());
+    }
+    if !signed && bucket != PUBLIC {
+        return Reply::error("403 Forbidden", "AccessDenied");
+    }
+    if bucket != BUCKET && bucket != PUBLIC {
         return Reply::error("404 Not Found", "NoSuchBucket");
     }
     match request.method.as_str() {

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, sync::Arc, time::Duration};
 
-use arrow::{array::RecordBatch, compute::concat_batches};
+use arrow::{
+    array::{ArrayRef, RecordBatch, StringArray},
+    compute::concat_batches,
+};
 use legenda_tests::{
     Ended, Workplace,
     bucket::{BucketServer, Fault, SECRET},
@@ -202,6 +205,96 @@ fn two_runs_do_not_write_one_output() {
     assert_eq!(first.status.code(), Some(4), "{told}");
     assert!(told.contains("lease"), "{told}");
     assert!(bucket.objects("out/") == written, "the first run wrote after it had lost its lease");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_that_is_gone_ends_the_run_resumable() {
+    let (place, bucket) = places(600);
+    let first = start_slowly(&place, &bucket);
+    bucket.fail(1000, 1);
+    let ended = first.wait_with_output().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(4), "{told}");
+    assert!(told.contains("s3://bucket/") && told.contains("to resume, run:"), "{told}");
+    bucket.fail(0, 1);
+    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    assert!(
+        second.stdout.contains("rows_in 600 == answers 480 + rejects 120"),
+        "{}",
+        second.stdout
+    );
+    assert!(second.stdout.contains("committed by earlier runs"), "{}", second.stdout);
+    let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+    assert!(told.stdout.contains("verified"), "{}", told.stdout);
+}
+
+/// A table of pictures by their places, at `tables/t.parquet` of the bucket.
+fn put_cells(place: &Workplace, bucket: &BucketServer, cells: &[String]) {
+    let ids = StringArray::from_iter_values((0..cells.len()).map(|row| format!("row-{row}")));
+    let columns: [(&str, ArrayRef); 2] =
+        [("id", Arc::new(ids)), ("image", Arc::new(StringArray::from_iter_values(cells)))];
+    let path = place.path("cells.parquet");
+    write_table(&path, &RecordBatch::try_from_iter(columns).unwrap(), 50);
+    bucket.put("tables/t.parquet", &fs::read(path).unwrap());
+}
+
+#[test]
+fn media_cells_lead_where_the_job_allows() {
+    let (place, bucket) = places(1);
+    bucket.put("tables/media/a.png", &png(1));
+    bucket.put("pictures/b.png", &png(2));
+    bucket.put("secret/c.png", &png(3));
+    let web = bucket.endpoint().to_owned();
+    let local = web.replace("127.0.0.1", "localhost");
+    let cells = [
+        "media/a.png".to_owned(),
+        "s3://bucket/pictures/b.png".to_owned(),
+        format!("{web}/public/pictures/b.png?key=hidden"),
+        format!("{web}/public/redirect/{}/public/tables/media/a.png", web.replacen("://", ":", 1)),
+        // What follows is refused.
+        "../secret/c.png".to_owned(),
+        "s3://bucket/secret/c.png".to_owned(),
+        "s3://bucket/pictures/../secret/c.png".to_owned(),
+        format!("file://{}", place.path("table.parquet").display()),
+        "https://example.org/x.png".to_owned(),
+        format!("{local}/public/pictures/b.png"),
+        format!("{web}/public/redirect/http:localhost/x"),
+        format!("{web}/public/none.png?key=hidden"),
+        "media/none.png".to_owned(),
+    ];
+    put_cells(&place, &bucket, &cells);
+    let hosts = format!("source.media_hosts=[\"{web}\", \"http://localhost\"]");
+    let asked = ["run", "job.toml", "--set", "source.media_dirs=[\"s3://bucket/pictures\"]"];
+    let told = run(&place, &bucket, &[&asked[..], &["--set", &hosts]].concat()).expect(0);
+    assert!(told.stdout.contains("rows_in 13 == answers 4 + rejects 9"), "{}", told.stdout);
+    let columns = contents(&bucket, "out");
+    let of = |column: usize| -> Vec<String> { columns[column].iter().flatten().cloned().collect() };
+    assert_eq!(of(0), ["row-0", "row-1", "row-2", "row-3"]);
+    let (path, url, gone) = ("media_path_refused", "media_url_refused", "media_not_fetched");
+    // `localhost` is allowed by its name, but leads to no public address.
+    let codes = [path, path, path, path, url, gone, gone, gone, "media_unreadable"];
+    assert_eq!(of(4), codes);
+    assert!(of(5).iter().all(|message| !message.contains("hidden")), "{:?}", of(5));
+    assert!(of(5)[5].contains("no public address"), "{}", of(5)[5]);
+
+    // Without the job's leave no row is fetched from the web.
+    let told = run(&place, &bucket, &["run", "job.toml", "--overwrite"]).expect(0);
+    assert!(told.stdout.contains("answers 1 + rejects 12"), "{}", told.stdout);
+    assert!(told.stdout.contains("rejected 6: media_url_refused"), "{}", told.stdout);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_query_of_a_table_in_a_store_reads_what_it_keeps() {
+    let (place, bucket) = places(64);
+    let query = "source.query=SELECT * FROM source WHERE id = 'row-63'";
+    let told = run(&place, &bucket, &["run", "job.toml", "--set", query]).expect(0);
+    assert!(told.stdout.contains("rows_in 1 == answers 1 + rejects 0"), "{}", told.stdout);
+    let web = format!("source.paths=[\"{}/public/tables/t.parquet\"]", bucket.endpoint());
+    let by_http = ["run", "job.toml", "--set", &web, "--set", "output.path=s3://bucket/http"];
+    let told = run(&place, &bucket, &by_http).expect(0);
+    assert!(told.stdout.contains("rows_in 64"), "{}", told.stdout);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use legenda_models::{Bundle, BundleError, BundleSource, Hub, HubOptions, Runtime, RuntimeOptions};
-use legenda_pipeline::{RunPlan, ledger::LedgerError};
+use legenda_pipeline::{PlanError, RunPlan, ledger::LedgerError};
 use legenda_schemas::{
     job::{Job, JobError},
     precision::PrecisionChoice,
@@ -65,8 +65,10 @@ pub(crate) fn plan_job(
     let hub = open_hub(offline);
     let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)
         .map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))?;
-    let plan = RunPlan::new(job, &base_dir, &bundle, limit)
-        .map_err(|error| Failure::config(anyhow::Error::new(error)))?;
+    let plan = RunPlan::new(job, &base_dir, &bundle, limit).map_err(|error| match &error {
+        PlanError::Source(inner) if inner.may_pass() => Failure::resumable(error),
+        _ => Failure::config(error),
+    })?;
     Ok(CheckedJob { plan, bundle, base_dir })
 }
 

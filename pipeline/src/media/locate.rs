@@ -1,18 +1,24 @@
-//! Media cells that hold a path instead of bytes.
+//! Media cells that hold a path or a URL instead of bytes.
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-/// Why the file of a media cell is not read; the row is rejected.
+use legenda_schemas::job::Source;
+use tokio::runtime::Handle;
+
+use super::web::{Web, WebError};
+use crate::store::{ObjectAt, is_url};
+
+/// Why the file of a media cell is not read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocateError {
-    /// A URL.
+    /// A URL, where the job allows none.
     #[error(
-        "`{url}` is a URL, and this job may not fetch from the network: store the bytes in the table"
+        "`{url}` is a URL, and this job may not fetch from the network: name its host in `source.media_hosts`, or store the bytes in the table"
     )]
     Url {
         /// The URL.
@@ -36,6 +42,17 @@ pub enum LocateError {
         /// The system's reason.
         problem: String,
     },
+    /// The web does not give it.
+    #[error(transparent)]
+    Web(#[from] WebError),
+    /// The store fails: no row's fault, so the run ends, and none is rejected.
+    #[error("cannot read the media file `{path}`: {problem}")]
+    Store {
+        /// The URL of the file.
+        path: String,
+        /// What the store says.
+        problem: String,
+    },
 }
 
 impl LocateError {
@@ -43,55 +60,182 @@ impl LocateError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Url { .. } => "media_url_refused",
+            Self::Url { .. } | Self::Web(WebError::Refused { .. }) => "media_url_refused",
             Self::Outside { .. } => "media_path_refused",
-            Self::Io { .. } => "media_unreadable",
+            Self::Io { .. } | Self::Store { .. } => "media_unreadable",
+            Self::Web(WebError::Failed { .. }) => "media_not_fetched",
         }
     }
 }
 
-/// Reads the file that a media cell names: relative to the table's file, and within that file's
-/// folder or one of `dirs` after links are followed. At most `bytes_max + 1` bytes are read, so
-/// that a caller can tell too large a file.
-///
-/// # Errors
-///
-/// [`LocateError`].
-pub fn read_media(
-    path: &str,
-    table_file: &Path,
-    dirs: &[PathBuf],
-    bytes_max: u64,
-) -> Result<Vec<u8>, LocateError> {
-    if path.contains("://") {
-        return Err(LocateError::Url { url: path.to_owned() });
+/// Where media cells may lead, beside the folder of their table.
+#[derive(Debug, Default)]
+pub struct MediaPlaces {
+    /// Folders on this machine, links followed.
+    dirs: Vec<PathBuf>,
+    /// Folders in stores.
+    urls: Vec<String>,
+    /// Hosts of the web.
+    web: Option<Web>,
+}
+
+/// Why `source.media_hosts` or `source.media_dirs` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("`source.media_hosts` cannot be used: {0}")]
+pub struct PlacesError(String);
+
+impl MediaPlaces {
+    /// Takes the places that a job allows; relative folders are resolved against `base_dir`, and those
+    /// that are not there allow nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`PlacesError`].
+    pub fn new(source: &Source, base_dir: &Path) -> Result<Self, PlacesError> {
+        let (urls, dirs): (Vec<&String>, Vec<&String>) =
+            source.media_dirs.iter().partition(|dir| is_url(dir));
+        let web = match source.media_hosts.as_slice() {
+            [] => None,
+            hosts => Some(Web::new(hosts).map_err(|error| PlacesError(error.to_string()))?),
+        };
+        Ok(Self {
+            dirs: dirs.iter().filter_map(|dir| base_dir.join(dir).canonicalize().ok()).collect(),
+            urls: urls.into_iter().cloned().collect(),
+            web,
+        })
     }
-    let io_error = |error: std::io::Error| LocateError::Io {
-        path: path.to_owned(),
-        problem: error.to_string(),
-    };
-    let own_dir = table_file.parent().unwrap_or(Path::new("."));
-    let real = own_dir.join(path).canonicalize().map_err(io_error)?;
-    let allowed = || dirs.iter().map(PathBuf::as_path).chain([own_dir]);
-    if !allowed().any(|dir| real.starts_with(dir)) {
-        let names: Vec<String> = allowed().map(|dir| format!("`{}`", dir.display())).collect();
-        return Err(LocateError::Outside { path: path.to_owned(), allowed: names.join(", ") });
+
+    /// Reads the file that a media cell of a row of `table_file` names: relative to the table's file,
+    /// and within that file's folder or one of the places. At most `bytes_max + 1` bytes are read, so
+    /// that a caller can tell too large a file. Blocks its thread, which must be none of `runtime`'s
+    /// own.
+    ///
+    /// # Errors
+    ///
+    /// [`LocateError`].
+    pub fn read(
+        &self,
+        cell: &str,
+        table_file: &str,
+        bytes_max: u64,
+        runtime: &Handle,
+    ) -> Result<Vec<u8>, LocateError> {
+        if is_url(cell) {
+            if cell.starts_with("http://") || cell.starts_with("https://") {
+                let refused = || LocateError::Url { url: cell.to_owned() };
+                let web = self.web.as_ref().ok_or_else(refused)?;
+                return Ok(web.fetch(cell, bytes_max, runtime)?);
+            }
+            return self.read_object(cell, cell, table_file, bytes_max);
+        }
+        if is_url(table_file) {
+            let url =
+                join(folder_of(table_file), cell).ok_or_else(|| self.outside(cell, table_file))?;
+            return self.read_object(cell, &url, table_file, bytes_max);
+        }
+        self.read_file(cell, Path::new(table_file), bytes_max)
     }
-    let mut bytes = Vec::new();
-    File::open(&real)
-        .and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
-        .map_err(io_error)?;
-    Ok(bytes)
+
+    fn read_file(
+        &self,
+        cell: &str,
+        table_file: &Path,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, LocateError> {
+        let io_error = |error: io::Error| LocateError::Io {
+            path: cell.to_owned(),
+            problem: error.to_string(),
+        };
+        let own_dir = table_file.parent().unwrap_or(Path::new("."));
+        let real = own_dir.join(cell).canonicalize().map_err(io_error)?;
+        let mut allowed = self.dirs.iter().map(PathBuf::as_path).chain([own_dir]);
+        if !allowed.any(|dir| real.starts_with(dir)) {
+            return Err(self.outside(cell, &table_file.to_string_lossy()));
+        }
+        let mut bytes = Vec::new();
+        File::open(&real)
+            .and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
+            .map_err(io_error)?;
+        Ok(bytes)
+    }
+
+    fn read_object(
+        &self,
+        cell: &str,
+        url: &str,
+        table_file: &str,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, LocateError> {
+        let mut allowed = self.urls.iter().map(String::as_str).chain([folder_of(table_file)]);
+        let within = |folder: &str| {
+            let rest = url.strip_prefix(folder.trim_end_matches('/'));
+            is_url(folder) && rest.is_some_and(|rest| rest.starts_with('/') && is_plain(&rest[1..]))
+        };
+        if !allowed.any(within) {
+            return Err(self.outside(cell, table_file));
+        }
+        let read = || -> io::Result<Vec<u8>> {
+            let object = ObjectAt::look(url)?;
+            let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
+            if end == 0 {
+                return Ok(Vec::new());
+            }
+            Ok(object.start_to_read(0..end).bytes()?.into())
+        };
+        read().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                LocateError::Io { path: url.to_owned(), problem: "it is not there".to_owned() }
+            }
+            _ => LocateError::Store { path: url.to_owned(), problem: error.to_string() },
+        })
+    }
+
+    fn outside(&self, cell: &str, table_file: &str) -> LocateError {
+        let dirs = self.dirs.iter().map(|dir| dir.display().to_string());
+        let allowed =
+            dirs.chain(self.urls.iter().cloned()).chain([folder_of(table_file).to_owned()]);
+        let allowed: Vec<String> = allowed.map(|place| format!("`{place}`")).collect();
+        LocateError::Outside { path: cell.to_owned(), allowed: allowed.join(", ") }
+    }
+}
+
+/// Returns the folder of a table, whose path or URL is given.
+fn folder_of(table_file: &str) -> &str {
+    table_file.rsplit_once('/').map_or(".", |(folder, _)| folder)
+}
+
+/// Joins a relative path to the URL of a folder, unless it would lead out of it.
+fn join(folder: &str, path: &str) -> Option<String> {
+    is_plain(path).then(|| format!("{folder}/{path}"))
+}
+
+/// Returns whether a path goes down only: stores know no `..`, but what reads their names may.
+fn is_plain(path: &str) -> bool {
+    path.split('/').all(|name| !matches!(name, "" | "." | "..")) && !path.contains('\\')
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write, path::Path};
+    use std::{fs, io::Write};
 
-    use super::read_media;
+    use legenda_schemas::job::{Columns, Source};
+
+    use super::{MediaPlaces, join};
+
+    fn places(dirs: &[String]) -> MediaPlaces {
+        let source = Source {
+            paths: Vec::new(),
+            query: None,
+            columns: Columns::default(),
+            media_dirs: dirs.to_vec(),
+            media_hosts: Vec::new(),
+        };
+        MediaPlaces::new(&source, std::path::Path::new("/")).unwrap()
+    }
 
     #[test]
     fn paths_may_not_leave_the_allowed_folders() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
         for dir in ["table/media", "other"] {
@@ -102,10 +246,12 @@ mod tests {
         }
         #[cfg(unix)]
         std::os::unix::fs::symlink(root.join("c"), root.join("table/link")).unwrap();
-        let table = root.join("table/t.parquet");
-        let read = |path: &str, dirs: &[&str]| {
-            let dirs: Vec<_> = dirs.iter().map(|dir| root.join(dir)).collect();
-            read_media(path, &table, &dirs, 3).map_err(|error| error.code())
+        let table = root.join("table/t.parquet").to_string_lossy().into_owned();
+        let read = |cell: &str, dirs: &[&str]| {
+            let dirs: Vec<String> =
+                dirs.iter().map(|dir| root.join(dir).to_string_lossy().into_owned()).collect();
+            let read = places(&dirs).read(cell, &table, 3, runtime.handle());
+            read.map_err(|error| error.code())
         };
         assert_eq!(read("media/a", &[]).unwrap(), b"byte");
         assert_eq!(read("../other/b", &[]), Err("media_path_refused"));
@@ -116,6 +262,27 @@ mod tests {
         assert_eq!(read("link", &[]), Err("media_path_refused"));
         assert_eq!(read("none", &[]), Err("media_unreadable"));
         assert_eq!(read("http://localhost/x", &[]), Err("media_url_refused"));
-        assert!(Path::new(&root).is_dir());
+        let file_url = format!("file://{}", absolute.display());
+        assert_eq!(read(&file_url, &[]), Err("media_path_refused"));
+        assert_eq!(read("s3://bucket/x", &[]), Err("media_path_refused"));
+    }
+
+    #[test]
+    fn paths_beside_a_table_in_a_store_go_down_only() {
+        assert_eq!(join("s3://b/t", "media/a.png").as_deref(), Some("s3://b/t/media/a.png"));
+        for path in ["../a.png", "media/../../a.png", "/etc/a", "a//b", "./a", "a\\..\\b", ""] {
+            assert_eq!(join("s3://b/t", path), None, "{path}");
+        }
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let read = |cell: &str| {
+            let allowed = places(&["memory:///pictures".to_owned()]);
+            let read = allowed.read(cell, "memory:///tables/t.parquet", 3, runtime.handle());
+            read.map_err(|error| error.code())
+        };
+        assert_eq!(read("a.png"), Err("media_unreadable"));
+        assert_eq!(read("../other/a.png"), Err("media_path_refused"));
+        assert_eq!(read("memory:///pictures/a.png"), Err("media_unreadable"));
+        assert_eq!(read("memory:///pictures/../other/a.png"), Err("media_path_refused"));
+        assert_eq!(read("memory:///picturesque/a.png"), Err("media_path_refused"));
     }
 }

@@ -3,6 +3,7 @@
 pub mod audio;
 pub mod image;
 pub mod locate;
+pub mod web;
 
 use crate::guard::GuardError;
 

@@ -12,7 +12,19 @@ pub use table::{SourceTable, TableFile};
 
 use std::path::PathBuf;
 
-use crate::store::LocationError;
+use crate::store::{LocationError, is_url};
+
+/// The disk or the store failed, again and again. No row is rejected for that.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "cannot read `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+)]
+pub struct SourceFailed {
+    /// The file.
+    pub path: String,
+    /// What the system or the store says.
+    pub problem: String,
+}
 
 /// Why a source cannot be read at all; single rows are rejected instead.
 #[derive(Debug, thiserror::Error)]
@@ -109,4 +121,13 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl SourceError {
+    /// Returns whether the same may succeed later: a store could not be reached.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { path, source } if is_url(&path.to_string_lossy())
+            && source.kind() == std::io::ErrorKind::Other)
+    }
 }

@@ -1,10 +1,7 @@
 //! Makes samples of rows: renders the prompt, decodes the media, runs the model's processor; many
 //! rows at a time.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use legenda_models::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};
@@ -22,10 +19,14 @@ use crate::{
         MediaError,
         audio::decode_audio,
         image::PendingImage,
-        locate::{LocateError, read_media},
+        locate::{LocateError, MediaPlaces},
     },
     plan::RunPlan,
-    source::cell::{MediaCell, media_cells, template_value, text_cell},
+    run::Stop,
+    source::{
+        SourceFailed,
+        cell::{MediaCell, media_cells, template_value, text_cell},
+    },
     template::TemplateError,
 };
 
@@ -40,8 +41,10 @@ pub struct Preparer {
     pub processor: Arc<Processor>,
     /// Memory for decoded media.
     pub decode_budget: Budget,
-    /// Folders media cells with a path may lead to, absolute.
-    pub media_dirs: Vec<PathBuf>,
+    /// Where media cells with a path or URL may lead.
+    pub places: MediaPlaces,
+    /// Asked to stop when a store fails.
+    pub stop: Arc<Stop>,
 }
 
 /// Why a row cannot be prepared.
@@ -98,6 +101,7 @@ pub async fn run(
             let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
             let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
             let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
+            let stop = Arc::clone(&preparer.stop);
             tasks.spawn(async move {
                 let first = batch.item.first;
                 let key = RowKey { row_idx: first.row_idx + offset, ..first };
@@ -118,6 +122,11 @@ pub async fn run(
                 });
                 match work.await {
                     Ok(Ok(())) => {}
+                    // The row stays outstanding.
+                    Ok(Err(PrepareError::Locate {
+                        source: LocateError::Store { path, problem },
+                        ..
+                    })) => stop.fail(SourceFailed { path, problem }),
                     Ok(Err(error)) => {
                         outcomes.send(rejected(key, &error)).await.ok();
                     }
@@ -167,8 +176,8 @@ impl Preparer {
         let columns = &job.source.columns;
         let rows = &batch.rows;
         let (prompt, system) = self.prompt(rows, offset)?;
-        let images = self.media(columns.image.as_deref(), batch, offset)?;
-        let audios = self.media(columns.audio.as_deref(), batch, offset)?;
+        let images = self.media(columns.image.as_deref(), batch, offset, runtime)?;
+        let audios = self.media(columns.audio.as_deref(), batch, offset, runtime)?;
         let needs = |kind, column: &Option<String>, found: &[Vec<u8>]| {
             if job.task.kind == kind && found.is_empty() {
                 let column = column.clone().unwrap_or_default();
@@ -301,6 +310,7 @@ impl Preparer {
         column: Option<&str>,
         batch: &ScannedBatch,
         offset: usize,
+        runtime: &Handle,
     ) -> Result<Vec<Vec<u8>>, PrepareError> {
         let Some((name, cells)) =
             column.and_then(|name| Some((name, batch.rows.column_by_name(name)?)))
@@ -315,9 +325,8 @@ impl Preparer {
             let bytes = match cell {
                 MediaCell::Bytes(bytes) => bytes.to_vec(),
                 MediaCell::Path(path) => {
-                    read_media(path, Path::new(&*batch.file), &self.media_dirs, bytes_max).map_err(
-                        |source| PrepareError::Locate { column: name.to_owned(), source },
-                    )?
+                    let read = self.places.read(path, &batch.file, bytes_max, runtime);
+                    read.map_err(|source| PrepareError::Locate { column: name.to_owned(), source })?
                 }
             };
             if bytes.len() as u64 > bytes_max {

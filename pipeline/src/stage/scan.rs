@@ -11,7 +11,7 @@ use crate::{
     plan::RunPlan,
     run::Stop,
     source::{
-        SourceError,
+        SourceError, SourceFailed,
         table::{FileReader, ReadError},
     },
 };
@@ -23,25 +23,6 @@ const BATCH_BYTES: u64 = 4 << 20;
 const BATCH_ROWS_MAX: u64 = 256;
 /// The most spans that may be begun and not yet committed: bounds the carried columns held.
 pub const OPEN_SPANS_MAX: usize = 64;
-
-/// Why the scan ended before its time.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ScanError {
-    /// A later stage has failed; its own error tells why.
-    #[error(transparent)]
-    Disconnected(#[from] Disconnected),
-    /// The disk or the store failed, again and again. No row is rejected for that.
-    #[error(
-        "cannot read `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
-    )]
-    Source {
-        /// The file.
-        path: String,
-        /// What the system or the store says.
-        problem: String,
-    },
-}
 
 /// The scan of a run; blocks its thread.
 pub struct Scan<'a> {
@@ -62,12 +43,13 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// Reads every outstanding span, unless asked to stop.
     ///
-    /// Rows that are damaged are rejected; the scan goes on with the next span.
+    /// Rows that are damaged are rejected; the scan goes on with the next span. A disk or store that
+    /// fails ends the run.
     ///
     /// # Errors
     ///
-    /// [`ScanError`].
-    pub fn run(&self) -> Result<(), ScanError> {
+    /// [`Disconnected`] when a later stage has failed; its own error tells why.
+    pub fn run(&self) -> Result<(), Disconnected> {
         let permits = Arc::new(Semaphore::new(OPEN_SPANS_MAX));
         let mut start = 0;
         let mut reader = None;
@@ -91,7 +73,7 @@ impl Scan<'_> {
         span_idxs: std::ops::Range<usize>,
         permits: &Arc<Semaphore>,
         reader: &mut Option<FileReader>,
-    ) -> Result<(), ScanError> {
+    ) -> Result<(), Disconnected> {
         let mut next = span_idxs.start;
         let mut alone = false;
         while next < span_idxs.end && !self.stop.is_requested() {
@@ -115,7 +97,7 @@ impl Scan<'_> {
         span_idxs: std::ops::Range<usize>,
         permits: &Arc<Semaphore>,
         reader: &mut Option<FileReader>,
-    ) -> Result<Option<Failed>, ScanError> {
+    ) -> Result<Option<Failed>, Disconnected> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
@@ -136,26 +118,25 @@ impl Scan<'_> {
             match FileReader::open(&head.object.path, &self.plan.table.bytes_read) {
                 Ok(opened) if *opened.file().object() != head.object => {
                     let problem = "it has changed since it was planned".to_owned();
-                    return Err(ScanError::Source { path: head.object.path.clone(), problem });
+                    return Ok(self.give_up(&head.object.path, problem));
                 }
                 Ok(opened) => *reader = Some(opened),
                 Err(SourceError::Io { source, .. }) => {
-                    let (path, problem) = (head.object.path.clone(), source.to_string());
-                    return Err(ScanError::Source { path, problem });
+                    return Ok(self.give_up(&head.object.path, source.to_string()));
                 }
-                Err(error) => return Ok(Some(cursor.fail(&error_chain(&error))?)),
+                Err(error) => return cursor.fail(&error_chain(&error)).map(Some),
             }
         }
         let Some(reader) = reader else { return Ok(None) };
         let columns = Some(self.plan.read_columns.as_slice());
         let batches = match reader.read(head.row_group, &ranges, columns, batch_rows) {
             Ok(batches) => batches,
-            Err(error) => return cursor.fail_to_read(error).map(Some),
+            Err(error) => return cursor.fail_to_read(&error),
         };
         for batch in batches {
             let batch = match batch {
                 Ok(batch) => batch,
-                Err(error) => return cursor.fail_to_read(error).map(Some),
+                Err(error) => return cursor.fail_to_read(&error),
             };
             let mut offset = 0;
             while offset < batch.num_rows() {
@@ -169,9 +150,15 @@ impl Scan<'_> {
         }
         if cursor.span_idx < span_idxs.end {
             let missing = "the file has fewer rows than its footer says";
-            return Ok(Some(cursor.fail(missing)?));
+            return cursor.fail(missing).map(Some);
         }
         Ok(None)
+    }
+
+    /// Ends the run, because what it reads from fails.
+    fn give_up(&self, path: &str, problem: String) -> Option<Failed> {
+        self.stop.fail(SourceFailed { path: path.to_owned(), problem });
+        None
     }
 
     fn batch_rows(&self, row_group: usize, path: &str) -> usize {
@@ -261,11 +248,11 @@ impl Cursor<'_> {
     }
 
     /// Tells a damaged file, whose rows are rejected, from a disk or store that fails.
-    fn fail_to_read(&mut self, error: ReadError) -> Result<Failed, ScanError> {
+    fn fail_to_read(&mut self, error: &ReadError) -> Result<Option<Failed>, Disconnected> {
         if error.may_pass {
-            return Err(ScanError::Source { path: error.path, problem: error.problem });
+            return Ok(self.scan.give_up(&error.path, error.problem.clone()));
         }
-        Ok(self.fail(&error.to_string())?)
+        self.fail(&error.to_string()).map(Some)
     }
 
     /// Rejects the rest of the current span, unless it is not begun and others were to be read with

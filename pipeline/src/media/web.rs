@@ -1,0 +1,369 @@
+//! Media cells that hold a URL of the web.
+//!
+//! Off unless the job names hosts (`source.media_hosts`). A URL is parsed once, and what is connected to
+//! is what was checked: names are resolved here, and addresses of this machine's own networks are left
+//! out, so that no row can make the job ask a neighbour (CWE-918). Redirects are followed by hand, each
+//! checked like the first.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use reqwest::{
+    Client, Response, StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::LOCATION,
+    redirect,
+};
+use tokio::runtime::Handle;
+use url::Url;
+
+/// How long a host may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a file may take, redirects and all.
+const FETCH_MAX: Duration = Duration::from_secs(60);
+/// Redirects that are followed.
+const REDIRECTS_MAX: usize = 3;
+/// How often a file is asked for where the host says that it may come later.
+const TRIES_MAX: u32 = 3;
+/// The pause before the second try; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a URL is not fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebError {
+    /// It is no URL that a job may name.
+    #[error("`{url}` cannot be fetched: {problem}")]
+    Refused {
+        /// The URL, without what may be secret in it.
+        url: String,
+        /// Why.
+        problem: String,
+    },
+    /// The host did not give it.
+    #[error("`{url}` was not to be had: {problem}; `legenda retry` asks again")]
+    Failed {
+        /// The URL, without what may be secret in it.
+        url: String,
+        /// Why.
+        problem: String,
+    },
+}
+
+/// An entry of `source.media_hosts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AllowedHost {
+    /// Whether it may be asked without encryption.
+    plain: bool,
+    /// Its name or address; of `*.example.org` what follows the star.
+    name: String,
+    /// Whether hosts below the name are meant too.
+    below: bool,
+    port: Option<u16>,
+}
+
+impl AllowedHost {
+    fn parse(entry: &str) -> Self {
+        let (plain, rest) = match entry.strip_prefix("http://") {
+            Some(rest) => (true, rest),
+            None => (false, entry.strip_prefix("https://").unwrap_or(entry)),
+        };
+        let rest = rest.trim_end_matches('/');
+        let port = rest.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let name = port.and_then(|_| rest.rsplit_once(':')).map_or(rest, |(name, _)| name);
+        let below = name.strip_prefix("*.");
+        Self { plain, name: below.unwrap_or(name).to_lowercase(), below: below.is_some(), port }
+    }
+
+    fn allows(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default().to_lowercase();
+        let named = host == self.name
+            || (self.below && host.strip_suffix(&self.name).is_some_and(|sub| sub.ends_with('.')));
+        let scheme = if self.plain { "http" } else { "https" };
+        named && url.scheme() == scheme && self.port.is_none_or(|port| url.port() == Some(port))
+    }
+}
+
+/// Fetches media from the hosts that a job allows.
+#[derive(Debug)]
+pub struct Web {
+    client: Client,
+    hosts: Vec<AllowedHost>,
+}
+
+impl Web {
+    /// Makes a client for `hosts`: `images.example.org`, `*.example.org`, `http://host:8080`.
+    ///
+    /// # Errors
+    ///
+    /// What the library says when it cannot begin.
+    pub fn new(hosts: &[String]) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .connect_timeout(CONNECT_MAX)
+            .timeout(FETCH_MAX)
+            .redirect(redirect::Policy::none())
+            // A proxy would resolve names by itself.
+            .no_proxy()
+            .dns_resolver(Arc::new(PublicOnly))
+            .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client, hosts: hosts.iter().map(|host| AllowedHost::parse(host)).collect() })
+    }
+
+    /// Fetches `url`: at most `bytes_max + 1` bytes, so that a caller can tell too large a file. Blocks
+    /// its thread, which must be none of `runtime`'s own.
+    ///
+    /// # Errors
+    ///
+    /// [`WebError`].
+    pub fn fetch(&self, url: &str, bytes_max: u64, runtime: &Handle) -> Result<Vec<u8>, WebError> {
+        runtime.block_on(async {
+            match tokio::time::timeout(FETCH_MAX, self.get(url, bytes_max)).await {
+                Ok(fetched) => fetched,
+                Err(_) => Err(failed(url, format!("it took over {} s", FETCH_MAX.as_secs()))),
+            }
+        })
+    }
+
+    async fn get(&self, url: &str, bytes_max: u64) -> Result<Vec<u8>, WebError> {
+        let mut at = self.check(url)?;
+        let mut redirects = 0;
+        loop {
+            let response = self.ask(&at).await?;
+            let status = response.status();
+            if status.is_redirection() {
+                redirects += 1;
+                let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
+                let next = next.filter(|_| redirects <= REDIRECTS_MAX);
+                let next = next.ok_or_else(|| {
+                    failed(url, format!("it leads elsewhere more than {REDIRECTS_MAX} times"))
+                })?;
+                let next = at.join(next).map_err(|error| refused(url, &error))?;
+                at = self.check(next.as_str())?;
+            } else if status.is_success() {
+                return read(response, bytes_max).await.map_err(|error| failed(url, words(error)));
+            } else {
+                return Err(failed(url, format!("the host answers {status}")));
+            }
+        }
+    }
+
+    /// Asks once, and again where the host may do better later.
+    async fn ask(&self, url: &Url) -> Result<Response, WebError> {
+        let mut pause = PAUSE;
+        for _ in 1..TRIES_MAX {
+            match self.client.get(url.clone()).send().await {
+                Ok(response) if may_pass(response.status()) => {}
+                Ok(response) => return Ok(response),
+                Err(error) if error.is_timeout() || error.is_connect() || error.is_request() => {}
+                Err(error) => return Err(failed(url.as_str(), words(error))),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        let last = self.client.get(url.clone()).send().await;
+        last.map_err(|error| failed(url.as_str(), words(error)))
+    }
+
+    fn check(&self, text: &str) -> Result<Url, WebError> {
+        let url = Url::parse(text).map_err(|error| refused(text, &error))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refused(text, &"it holds a name or password"));
+        }
+        // An address of a private network is asked only where the job names it itself.
+        if !self.hosts.iter().any(|host| host.allows(&url)) {
+            let problem = "its host, scheme or port is not among `source.media_hosts`";
+            return Err(refused(text, &problem));
+        }
+        Ok(url)
+    }
+}
+
+async fn read(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, reqwest::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let left = bytes_max.saturating_add(1).saturating_sub(bytes.len() as u64);
+        let taken = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+        bytes.extend_from_slice(&chunk[..taken]);
+        if taken < chunk.len() {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+fn may_pass(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+/// Leaves out of a URL what may be secret: user, query and fragment.
+fn shown(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    match bare.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1)))
+    {
+        Some((scheme, rest)) => format!("{scheme}://{rest}"),
+        None => bare.to_owned(),
+    }
+}
+
+fn refused(url: &str, problem: &dyn std::fmt::Display) -> WebError {
+    WebError::Refused { url: shown(url), problem: problem.to_string() }
+}
+
+fn failed(url: &str, problem: String) -> WebError {
+    WebError::Failed { url: shown(url), problem }
+}
+
+/// The library's message and its causes, without the URL.
+fn words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Resolves names to public addresses only.
+#[derive(Debug)]
+struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
+            if public.is_empty() {
+                return Err(format!("`{}` leads to no public address", name.as_str()).into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Returns whether an address belongs to the public internet (IANA's special-purpose registries,
+/// RFC 6890 and its updates).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_documentation()
+        || a == 0
+        // Carrier-grade NAT, protocol assignments, benchmarks, reserved.
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (18..20).contains(&b))
+        || a >= 240)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let [a, b] = high.to_be_bytes();
+        let [c, d] = low.to_be_bytes();
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match segments {
+        // An IPv4 address as it is, behind NAT64, or of 6to4.
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] => embedded(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0x2002, high, low, ..] => embedded(high, low),
+        // Of the rest only 2000::/3 is given out, without Teredo and documentation.
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        [0x3fff, second, ..] if second < 0x1000 => false,
+        [first, ..] => (0x2000..0x4000).contains(&first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Web, WebError, is_public, shown};
+
+    #[test]
+    fn addresses_of_own_networks_are_told_apart() {
+        let own = [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
+        ];
+        for address in own {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "64:ff9b::808:808"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn only_hosts_of_the_list_are_asked() {
+        let hosts = ["images.example.org", "*.example.net", "http://127.0.0.1:8080"];
+        let web = Web::new(&hosts.map(str::to_owned)).unwrap();
+        for url in [
+            "https://images.example.org/a.png?key=secret",
+            "https://IMAGES.example.org/a.png",
+            "https://a.b.example.net/x",
+            "http://127.0.0.1:8080/x",
+        ] {
+            web.check(url).unwrap();
+        }
+        for url in [
+            "http://images.example.org/a.png",
+            "https://images.example.org.evil.com/",
+            "https://evilexample.net/",
+            "https://user@images.example.org/",
+            "https://evil.com\\@images.example.org/",
+            "http://127.0.0.1:8081/x",
+            "https://127.0.0.1/",
+            "https://[::1]/",
+            "https://2130706433/",
+            "file:///etc/passwd",
+            "ftp://images.example.org/",
+            "no url",
+        ] {
+            assert!(matches!(web.check(url), Err(WebError::Refused { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn secrets_of_a_url_are_not_shown() {
+        assert_eq!(shown("https://me:pass@host/a?sig=secret#x"), "https://host/a");
+        assert_eq!(shown("https://host/a"), "https://host/a");
+    }
+}
