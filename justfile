@@ -24,7 +24,7 @@ train-check:
 # Crashes at every step of writing, kills, full disks (as root); makes docs/torture.md anew.
 torture:
     rm -rf target/torture
-    LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test torture -- --test-threads=1
+    LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test command_line --test torture --test torture_stores -- --test-threads=1
     cat tests/torture_head.md target/torture/*.md > docs/torture.md
     cat docs/torture.md
 

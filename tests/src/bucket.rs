@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::Command,
@@ -12,9 +13,10 @@ use std::{
     time::Duration,
 };
 
+use arrow::{array::RecordBatch, compute::concat_batches};
 use sha2::{Digest, Sha256};
 
-use crate::Workplace;
+use crate::{Ended, Workplace, ended, pictures, png, read_rows, text_column, write_table};
 
 /// The name of the bucket.
 pub const BUCKET: &str = "bucket";
@@ -147,6 +149,29 @@ impl BucketServer {
         std::mem::take(&mut lock(&self.state).sent_bytes)
     }
 
+    /// Returns the answers and rejects of an output in the bucket, column by column, in the order of the
+    /// parts' names.
+    #[must_use]
+    pub fn contents(&self, output: &str) -> Vec<Vec<Option<String>>> {
+        let rows = |prefix: &str| -> RecordBatch {
+            let parts = self.objects(&format!("{output}/{prefix}"));
+            let batches: Vec<RecordBatch> = parts.into_values().flat_map(read_rows).collect();
+            concat_batches(&batches[0].schema(), &batches).unwrap()
+        };
+        let of = |rows: &RecordBatch, names: &[&str]| -> Vec<Vec<Option<String>>> {
+            names.iter().map(|name| text_column(rows, name)).collect()
+        };
+        let answers = of(&rows("part-"), &["id", "answer", "legenda_input_sha256"]);
+        let rejects = of(&rows("rejects/rejects-"), &["id", "legenda_code", "legenda_message"]);
+        [answers, rejects].concat()
+    }
+
+    /// Runs a command that knows this bucket to its end.
+    #[must_use]
+    pub fn run(&self, place: &Workplace, args: &[&str]) -> Ended {
+        ended(&mut self.command(place, args))
+    }
+
     /// Makes a command that knows this bucket, whose leases last half a second.
     #[must_use]
     pub fn command(&self, place: &Workplace, args: &[&str]) -> Command {
@@ -163,6 +188,34 @@ impl BucketServer {
             .env("LEGENDA_LEASE_SECONDS", "0.5");
         command
     }
+}
+
+/// A job over tables in a bucket that captions their pictures there.
+pub const JOB: &str = r#"
+version = 1
+[task]
+kind = "caption"
+[source]
+paths = ["s3://bucket/tables/*.parquet"]
+columns = { id = "id", image = "image" }
+[output]
+path = "s3://bucket/out"
+span_rows = 4
+"#;
+
+/// Makes a place with [`JOB`] as `job.toml`, and a bucket with a table of `n_rows` pictures in row groups
+/// of eight, every fifth of them broken; the place has the table as `table.parquet` too.
+#[must_use]
+pub fn bucket_with_pictures(n_rows: u16) -> (Workplace, BucketServer) {
+    let (place, bucket) = (Workplace::new(), BucketServer::start());
+    let cell =
+        |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row.to_le_bytes()[0]) });
+    let cells: Vec<_> = (0..n_rows).map(cell).collect();
+    write_table(&place.path("table.parquet"), &pictures(&cells), 8);
+    bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());
+    bucket.put("tables/_hidden/t.parquet", b"not read");
+    place.write("job.toml", JOB);
+    (place, bucket)
 }
 
 fn object(content: Vec<u8>) -> Object {

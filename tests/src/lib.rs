@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod hub;
 pub mod mutate;
 pub mod references;
+pub mod torture;
 
 use std::{
     fs::{self, File},

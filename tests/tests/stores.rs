@@ -2,79 +2,31 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{collections::BTreeMap, fs, process::Command, sync::Arc, time::Duration};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
-use arrow::{
-    array::{ArrayRef, RecordBatch, StringArray},
-    compute::concat_batches,
-};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use legenda_tests::{
-    Ended, Workplace,
-    bucket::{BucketServer, Fault, SECRET},
-    ended, pictures, png, read_rows, text_column, write_table,
+    Workplace,
+    bucket::{BucketServer, SECRET, bucket_with_pictures},
+    ended, png, text_column, write_table,
 };
-
-/// A job over a table in the bucket that captions its pictures there.
-const JOB: &str = r#"
-version = 1
-[task]
-kind = "caption"
-[source]
-paths = ["s3://bucket/tables/*.parquet"]
-columns = { id = "id", image = "image" }
-[output]
-path = "s3://bucket/out"
-span_rows = 4
-"#;
-
-/// A place and a bucket with `n_rows` pictures in row groups of eight, every fifth of them broken.
-fn places(n_rows: u16) -> (Workplace, BucketServer) {
-    let (place, bucket) = (Workplace::new(), BucketServer::start());
-    let cell =
-        |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row.to_le_bytes()[0]) });
-    let cells: Vec<_> = (0..n_rows).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 8);
-    bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());
-    bucket.put("tables/_hidden/t.parquet", b"not read");
-    place.write("job.toml", JOB);
-    (place, bucket)
-}
-
-fn run(place: &Workplace, bucket: &BucketServer, args: &[&str]) -> Ended {
-    ended(&mut bucket.command(place, args))
-}
-
-/// Answers and rejects in the bucket, column by column, in the order of the parts' names.
-fn contents(bucket: &BucketServer, output: &str) -> Vec<Vec<Option<String>>> {
-    let rows = |prefix: &str| -> RecordBatch {
-        let parts = bucket.objects(&format!("{output}/{prefix}"));
-        let batches: Vec<RecordBatch> = parts.into_values().flat_map(read_rows).collect();
-        concat_batches(&batches[0].schema(), &batches).unwrap()
-    };
-    let (answers, rejects) = (rows("part-"), rows("rejects/rejects-"));
-    let of = |rows: &RecordBatch, names: &[&str]| -> Vec<Vec<Option<String>>> {
-        names.iter().map(|name| text_column(rows, name)).collect()
-    };
-    let answers = of(&answers, &["id", "answer", "legenda_input_sha256"]);
-    [answers, of(&rejects, &["id", "legenda_code", "legenda_message"])].concat()
-}
 
 #[test]
 fn a_store_is_as_good_as_a_disk() {
-    let (place, bucket) = places(20);
-    let first = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    let (place, bucket) = bucket_with_pictures(20);
+    let first = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(first.stdout.contains("rows_in 20 == answers 16 + rejects 4"), "{}", first.stdout);
     assert!(first.stdout.contains("answers in s3://bucket/out"), "{}", first.stdout);
-    let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+    let told = bucket.run(&place, &["verify", "s3://bucket/out"]).expect(0);
     assert!(told.stdout.contains("rows_in 20 == answers 16 + rejects 4"), "{}", told.stdout);
     let local = ["run", "job.toml", "--set", "output.path=out", "--set"];
-    let local = run(&place, &bucket, &[&local[..], &["source.paths=[\"table.parquet\"]"]].concat());
+    let local = bucket.run(&place, &[&local[..], &["source.paths=[\"table.parquet\"]"]].concat());
     assert!(local.expect(0).stdout.contains("rows_in 20"));
     let on_disk = |names: &[&str], rows: &RecordBatch| -> Vec<Vec<Option<String>>> {
         names.iter().map(|name| text_column(rows, name)).collect()
     };
     assert_eq!(
-        contents(&bucket, "out"),
+        bucket.contents("out"),
         [
             on_disk(&["id", "answer", "legenda_input_sha256"], &place.answers("out")),
             on_disk(&["id", "legenda_code", "legenda_message"], &place.rejects("out")),
@@ -86,74 +38,20 @@ fn a_store_is_as_good_as_a_disk() {
     // What is done is not read again.
     let read_before = bucket.sent_bytes();
     assert!(read_before > 0);
-    let again = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    let again = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
     assert!(again.stdout.contains("read 0B of the source"), "{}", again.stdout);
     // A changed table is, and a part that has gone.
     let part = bucket.objects("out/part-").into_keys().next().unwrap();
     bucket.clear(&part);
-    run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["not there"]);
-    let mended = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    bucket.run(&place, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["not there"]);
+    let mended = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(mended.stdout.contains("4 rows in"), "{}", mended.stdout);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap()[..100]);
-    run(&place, &bucket, &["run", "job.toml"])
+    bucket
+        .run(&place, &["run", "job.toml"])
         .expect(2)
         .complains_of(&["s3://bucket/tables/t.parquet", "no readable Parquet file"]);
-}
-
-#[test]
-fn a_store_that_fails_costs_time_and_no_row() {
-    let whole = std::env::var("LEGENDA_TORTURE").is_ok();
-    let (n_rows, calls_wanted) = if whole { (40, 10_000) } else { (12, 100) };
-    let (place, bucket) = places(n_rows);
-    let calm = run(&place, &bucket, &["run", "job.toml", "--set", "output.path=s3://bucket/calm"]);
-    assert!(calm.expect(0).stdout.contains("rows_in"));
-    let (mut calls, mut faults, mut runs) = (0, BTreeMap::<Fault, usize>::new(), 0);
-    while calls < calls_wanted {
-        runs += 1;
-        let _calm: (usize, _) = bucket.calls();
-        bucket.fail(100, runs);
-        let disturbed = run(&place, &bucket, &["run", "job.toml"]).expect(0);
-        assert!(disturbed.stdout.contains("rows_in"), "{}", disturbed.stdout);
-        let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
-        assert!(told.stdout.contains("verified"), "{}", told.stdout);
-        bucket.fail(0, 1);
-        let (n_calls, fired) = bucket.calls();
-        calls += n_calls;
-        for (fault, times) in fired {
-            *faults.entry(fault).or_default() += times;
-        }
-        assert_eq!(contents(&bucket, "out"), contents(&bucket, "calm"));
-        bucket.clear("out/");
-    }
-    let fired: usize = faults.values().sum();
-    assert!(fired * 15 > calls, "{fired} faults in {calls} calls");
-    println!("{runs} runs, {calls} calls, {fired} faults: {faults:?}");
-}
-
-#[test]
-fn a_crash_after_any_write_to_a_store_costs_nothing() {
-    let whole = std::env::var("LEGENDA_TORTURE").is_ok();
-    let (place, bucket) = places(4);
-    let calm = run(&place, &bucket, &["run", "job.toml", "--set", "output.path=s3://bucket/calm"]);
-    assert!(calm.expect(0).stdout.contains("rows_in 4"));
-    let mut crashes = 0;
-    for step in (1_usize..).step_by(if whole { 1 } else { 3 }) {
-        let mut command = bucket.command(&place, &["run", "job.toml"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
-        crashes += usize::from(crashed.code.is_none());
-        let finished = run(&place, &bucket, &["run", "job.toml"]).expect(0);
-        assert!(finished.stdout.contains("rows_in 4"), "{}", finished.stdout);
-        let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
-        assert!(told.stdout.contains("verified"), "{}", told.stdout);
-        assert_eq!(contents(&bucket, "out"), contents(&bucket, "calm"));
-        bucket.clear("out/");
-        if crashed.code.is_some() {
-            break;
-        }
-    }
-    assert!(crashes >= 2, "{crashes}");
-    println!("{crashes} crashes after a write");
 }
 
 #[cfg(unix)]
@@ -178,16 +76,17 @@ fn start_slowly(place: &Workplace, bucket: &BucketServer) -> std::process::Child
 #[cfg(unix)]
 #[test]
 fn two_runs_do_not_write_one_output() {
-    let (place, bucket) = places(600);
+    let (place, bucket) = bucket_with_pictures(600);
     let mut first = start_slowly(&place, &bucket);
     // While the first lives the second is refused.
-    run(&place, &bucket, &["run", "job.toml"])
+    bucket
+        .run(&place, &["run", "job.toml"])
         .expect(2)
         .complains_of(&["another run (process ", &first.id().to_string()]);
     // The first is killed: the second waits for the lease, and goes on.
     first.kill().unwrap();
     first.wait().unwrap();
-    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    let second = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(second.stderr.contains("watching"), "{}", second.stderr);
     assert!(second.stdout.contains("rows_in 600 == answers 480"), "{}", second.stdout);
     bucket.clear("out/");
@@ -196,7 +95,7 @@ fn two_runs_do_not_write_one_output() {
     // writes no more when it wakes.
     let first = start_slowly(&place, &bucket);
     signal(&first, "-STOP");
-    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    let second = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(second.stdout.contains("rows_in 600 == answers 480"), "{}", second.stdout);
     let written = bucket.objects("out/");
     signal(&first, "-CONT");
@@ -210,7 +109,7 @@ fn two_runs_do_not_write_one_output() {
 #[cfg(unix)]
 #[test]
 fn a_store_that_is_gone_ends_the_run_resumable() {
-    let (place, bucket) = places(600);
+    let (place, bucket) = bucket_with_pictures(600);
     let first = start_slowly(&place, &bucket);
     bucket.fail(1000, 1);
     let ended = first.wait_with_output().unwrap();
@@ -218,14 +117,14 @@ fn a_store_that_is_gone_ends_the_run_resumable() {
     assert_eq!(ended.status.code(), Some(4), "{told}");
     assert!(told.contains("s3://bucket/") && told.contains("to resume, run:"), "{told}");
     bucket.fail(0, 1);
-    let second = run(&place, &bucket, &["run", "job.toml"]).expect(0);
+    let second = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(
         second.stdout.contains("rows_in 600 == answers 480 + rejects 120"),
         "{}",
         second.stdout
     );
     assert!(second.stdout.contains("committed by earlier runs"), "{}", second.stdout);
-    let told = run(&place, &bucket, &["verify", "s3://bucket/out"]).expect(0);
+    let told = bucket.run(&place, &["verify", "s3://bucket/out"]).expect(0);
     assert!(told.stdout.contains("verified"), "{}", told.stdout);
 }
 
@@ -241,7 +140,7 @@ fn put_cells(place: &Workplace, bucket: &BucketServer, cells: &[String]) {
 
 #[test]
 fn media_cells_lead_where_the_job_allows() {
-    let (place, bucket) = places(1);
+    let (place, bucket) = bucket_with_pictures(1);
     bucket.put("tables/media/a.png", &png(1));
     bucket.put("pictures/b.png", &png(2));
     bucket.put("secret/c.png", &png(3));
@@ -266,9 +165,9 @@ fn media_cells_lead_where_the_job_allows() {
     put_cells(&place, &bucket, &cells);
     let hosts = format!("source.media_hosts=[\"{web}\", \"http://localhost\"]");
     let asked = ["run", "job.toml", "--set", "source.media_dirs=[\"s3://bucket/pictures\"]"];
-    let told = run(&place, &bucket, &[&asked[..], &["--set", &hosts]].concat()).expect(0);
+    let told = bucket.run(&place, &[&asked[..], &["--set", &hosts]].concat()).expect(0);
     assert!(told.stdout.contains("rows_in 13 == answers 4 + rejects 9"), "{}", told.stdout);
-    let columns = contents(&bucket, "out");
+    let columns = bucket.contents("out");
     let of = |column: usize| -> Vec<String> { columns[column].iter().flatten().cloned().collect() };
     assert_eq!(of(0), ["row-0", "row-1", "row-2", "row-3"]);
     let (path, url, gone) = ("media_path_refused", "media_url_refused", "media_not_fetched");
@@ -279,7 +178,7 @@ fn media_cells_lead_where_the_job_allows() {
     assert!(of(5)[5].contains("no public address"), "{}", of(5)[5]);
 
     // Without the job's leave no row is fetched from the web.
-    let told = run(&place, &bucket, &["run", "job.toml", "--overwrite"]).expect(0);
+    let told = bucket.run(&place, &["run", "job.toml", "--overwrite"]).expect(0);
     assert!(told.stdout.contains("answers 1 + rejects 12"), "{}", told.stdout);
     assert!(told.stdout.contains("rejected 6: media_url_refused"), "{}", told.stdout);
 }
@@ -287,20 +186,20 @@ fn media_cells_lead_where_the_job_allows() {
 #[cfg(feature = "sql")]
 #[test]
 fn a_query_of_a_table_in_a_store_reads_what_it_keeps() {
-    let (place, bucket) = places(64);
+    let (place, bucket) = bucket_with_pictures(64);
     let query = "source.query=SELECT * FROM source WHERE id = 'row-63'";
-    let told = run(&place, &bucket, &["run", "job.toml", "--set", query]).expect(0);
+    let told = bucket.run(&place, &["run", "job.toml", "--set", query]).expect(0);
     assert!(told.stdout.contains("rows_in 1 == answers 1 + rejects 0"), "{}", told.stdout);
     let web = format!("source.paths=[\"{}/public/tables/t.parquet\"]", bucket.endpoint());
     let by_http = ["run", "job.toml", "--set", &web, "--set", "output.path=s3://bucket/http"];
-    let told = run(&place, &bucket, &by_http).expect(0);
+    let told = bucket.run(&place, &by_http).expect(0);
     assert!(told.stdout.contains("rows_in 64"), "{}", told.stdout);
 }
 
 #[test]
 fn stores_that_cannot_be_used_are_refused() {
-    let (place, bucket) = places(4);
-    let with = |key: &str| run(&place, &bucket, &["run", "job.toml", "--set", key]);
+    let (place, bucket) = bucket_with_pictures(4);
+    let with = |key: &str| bucket.run(&place, &["run", "job.toml", "--set", key]);
     with("source.paths=[\"s3://bucket/none/*.parquet\"]")
         .expect(2)
         .complains_of(&["s3://bucket/none/*.parquet", "no Parquet file"]);
@@ -311,12 +210,12 @@ fn stores_that_cannot_be_used_are_refused() {
     with("output.path=s3://bucket/tables").expect(2).complains_of(&["holds the input file"]);
     // A store that heeds no conditions could not keep two runs apart.
     bucket.ignore_conditions();
-    run(&place, &bucket, &["run", "job.toml"]).expect(4).complains_of(&["If-None-Match"]);
+    bucket.run(&place, &["run", "job.toml"]).expect(4).complains_of(&["If-None-Match"]);
 }
 
 #[test]
 fn secrets_of_a_store_are_told_nowhere() {
-    let (place, bucket) = places(4);
+    let (place, bucket) = bucket_with_pictures(4);
     let mut command = bucket.command(&place, &["run", "job.toml"]);
     let told = ended(command.env("RUST_LOG", "trace")).expect(0);
     assert!(told.stderr.len() > 1000, "{}", told.stderr);

@@ -6,24 +6,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Write,
-    path::PathBuf,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Instant};
 
 use arrow::array::RecordBatch;
 use legenda_tests::{
     Ended, PICTURE_JOB, TEXT_JOB, Workplace, binary, ended, pictures, png, text_column, texts,
+    torture::{Instants, TortureRow, is_torture},
     write_table,
 };
-
-fn results() -> Option<PathBuf> {
-    std::env::var_os("LEGENDA_TORTURE").map(PathBuf::from)
-}
 
 /// Counts faults and compares what follows them with an undisturbed run.
 struct Torture {
@@ -68,15 +58,14 @@ impl Torture {
     /// first row lost, doubled or different, so these are 0.
     fn report(&self, name: &str) {
         assert!(self.fired > 0 && self.fired * 10 >= self.asked * 9, "the faults did not fire");
-        let Some(dir) = results() else { return };
-        let struck: Vec<String> =
-            self.struck.iter().map(|(what, times)| format!("{what} {times}")).collect();
-        fs::create_dir_all(&dir).unwrap();
-        let (asked, fired, compared) = (self.asked, self.fired, self.compared);
-        let struck = struck.join(", ");
-        let row = format!("| {name} | {asked} | {fired} | {compared} | 0 | 0 | 0 | {struck} |\n");
-        let file = File::create(dir.join(format!("{name}.md")));
-        file.unwrap().write_all(row.as_bytes()).unwrap();
+        let row = TortureRow {
+            fault: name,
+            asked: self.asked,
+            fired: self.fired,
+            compared: self.compared,
+            struck: &self.struck,
+        };
+        row.leave();
     }
 }
 
@@ -106,7 +95,7 @@ fn picture_place(n_rows: u8) -> Workplace {
 #[test]
 fn a_crash_after_any_step_of_writing_costs_nothing() {
     // A span takes about 15 steps; the share is every fourth step of one span.
-    let (n_rows, stride) = if results().is_some() { (10, 1) } else { (4, 4) };
+    let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 4) };
     let mut torture = Torture::new(picture_place(n_rows));
     for step in (1_usize..).step_by(stride) {
         let mut command = torture.place.command(&["run", "job.toml"]);
@@ -135,23 +124,18 @@ fn kills_at_random_instants_cost_nothing() {
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     write_table(&place.path("table.parquet"), &texts(&questions), 50);
     place.write("job.toml", TEXT_JOB);
-    let kills = if results().is_some() { 200 } else { 4 };
+    let kills = if is_torture() { 200 } else { 4 };
     let mut torture = Torture::new(place);
     let start = Instant::now();
     torture.finish("out");
     let whole = start.elapsed();
-    // A sequence of its own for every instant (Knuth, MMIX), so that a run can be made again.
-    let mut state: u64 = 1;
+    let mut instants = Instants::within(whole);
     while torture.fired < kills {
         for _ in 0..4 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let instant =
-                whole.mul_f64(f64::from(u32::try_from(state >> 40).unwrap()) / f64::from(1 << 24));
+            let instant = instants.draw();
             torture.asked += 1;
             let mut child = torture.place.start(&["run", "job.toml"]);
-            std::thread::sleep(instant.max(Duration::from_millis(1)));
+            std::thread::sleep(instant);
             let over = child.try_wait().unwrap().is_some();
             child.kill().unwrap();
             child.wait().unwrap();
@@ -240,7 +224,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_ends_the_run_resumable() {
-    if results().is_none() {
+    if !is_torture() {
         // Needs root: a share of it is the limit on file sizes.
         return;
     }

@@ -116,13 +116,9 @@ impl Holding {
     ) -> Option<UpdateVersion> {
         let pause = self.terms.lasts / BEATS;
         while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let began = (Instant::now(), SystemTime::now());
             record.beat += 1;
-            match self.folder.update_version(&self.key, &record.bytes(), &version) {
-                Ok(Some(next)) => {
-                    version = next;
-                    self.set_renewed(began);
-                }
+            match self.renew(&record, &version) {
+                Ok(Some(next)) => version = next,
                 Ok(None) => {
                     self.lost.store(true, Relaxed);
                     tracing::warn!(key = self.key, "another run has taken over the output's lease");
@@ -133,6 +129,26 @@ impl Holding {
             }
         }
         Some(version)
+    }
+
+    /// Renews the lease once; returns its new version, or none when it is another's.
+    fn renew(
+        &self,
+        record: &Record,
+        version: &UpdateVersion,
+    ) -> Result<Option<UpdateVersion>, Error> {
+        let folder = self.folder.at_once();
+        let began = (Instant::now(), SystemTime::now());
+        if let Some(next) = folder.update_version(&self.key, &record.bytes(), version)? {
+            self.set_renewed(began);
+            return Ok(Some(next));
+        }
+        // The version that is there may be an earlier beat of ours, whose answer was lost.
+        let found = folder.read_version(&self.key)?;
+        Ok(found.and_then(|(bytes, version)| {
+            let holder: Record = serde_json::from_slice(&bytes).ok()?;
+            (holder.token == record.token).then_some(version)
+        }))
     }
 }
 
@@ -238,10 +254,11 @@ impl Drop for Lease {
         drop(self.end.take());
         let last = self.beats.take().and_then(|beats| beats.join().ok()).flatten();
         // Given back only while it is certainly ours: a lease that is left runs out by itself.
-        if last.is_some() && self.holding.is_held() {
-            if let Err(error) = self.holding.folder.remove(&self.holding.key) {
-                tracing::warn!(%error, "cannot give the output's lease back");
-            }
+        if last.is_some()
+            && self.holding.is_held()
+            && let Err(error) = self.holding.folder.remove(&self.holding.key)
+        {
+            tracing::warn!(%error, "cannot give the output's lease back");
         }
     }
 }

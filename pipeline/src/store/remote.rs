@@ -97,13 +97,13 @@ fn receive<T>(receiver: &mpsc::Receiver<Result<T, Error>>) -> Result<T, Error> {
     })
 }
 
-/// Makes a call until it succeeds, fails for good, or has failed [`TRIES_MAX`] times.
-async fn trying<T, F>(mut call: impl FnMut() -> F) -> Result<T, Error>
+/// Makes a call until it succeeds, fails for good, or has failed `tries` times.
+async fn trying<T, F>(tries: u32, mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let mut pause = PAUSE;
-    for _ in 1..TRIES_MAX {
+    for _ in 1..tries {
         match call().await {
             Err(error) if may_pass(&error) => {
                 tracing::info!(%error, ?pause, "a call to the store failed, trying again");
@@ -129,12 +129,19 @@ pub(crate) struct RemoteFolder {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
+    /// How often a call is made.
+    tries: u32,
 }
 
 impl RemoteFolder {
     pub(super) fn at(url: &str) -> Result<Self, LocationError> {
         let (store, prefix) = open_store(url)?;
-        Ok(Self { store, prefix, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { store, prefix, url: url.trim_end_matches('/').to_owned(), tries: TRIES_MAX })
+    }
+
+    /// Returns the same folder, whose calls are made once: for who has no time to wait.
+    pub(super) fn at_once(&self) -> Self {
+        Self { tries: 1, ..self.clone() }
     }
 
     pub(super) fn url_of(&self, key: &str) -> String {
@@ -156,7 +163,7 @@ impl RemoteFolder {
     pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
         let store = Arc::clone(&self.store);
         let path = if dir.is_empty() { self.prefix.clone() } else { self.path(dir) };
-        let listed = wait(trying(move || {
+        let listed = wait(trying(self.tries, move || {
             let (store, path) = (Arc::clone(&store), path.clone());
             async move { store.list_with_delimiter(Some(&path)).await }
         }))
@@ -169,7 +176,7 @@ impl RemoteFolder {
     }
 
     pub(super) fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
-        let found = wait(get(Arc::clone(&self.store), self.path(key)));
+        let found = wait(get(self.tries, Arc::clone(&self.store), self.path(key)));
         let found = found.map_err(|error| self.read_error(key, &error))?;
         Ok(found.map(|(bytes, _)| bytes))
     }
@@ -178,7 +185,8 @@ impl RemoteFolder {
         let calls: Vec<_> = keys
             .iter()
             .map(|key| {
-                let (key, call) = (key.clone(), get(Arc::clone(&self.store), self.path(key)));
+                let (key, call) =
+                    (key.clone(), get(self.tries, Arc::clone(&self.store), self.path(key)));
                 async move { Ok((key, call.await?)) }
             })
             .collect();
@@ -208,7 +216,7 @@ impl RemoteFolder {
         bytes: &Bytes,
     ) -> Result<Option<UpdateVersion>, Error> {
         let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
-        wait(trying(move || {
+        wait(trying(self.tries, move || {
             let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
             async move {
                 let put = store.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await;
@@ -238,7 +246,7 @@ impl RemoteFolder {
     ) -> Result<Option<UpdateVersion>, Error> {
         let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
         let version = version.clone();
-        wait(trying(move || {
+        wait(trying(self.tries, move || {
             let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
             let mode = PutMode::Update(version.clone());
             async move {
@@ -257,13 +265,13 @@ impl RemoteFolder {
 
     /// Reads an object and its version.
     pub(super) fn read_version(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
-        wait(get(Arc::clone(&self.store), self.path(key)))
+        wait(get(self.tries, Arc::clone(&self.store), self.path(key)))
     }
 
     pub(super) fn replace(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
         let (store, path) = (Arc::clone(&self.store), self.path(key));
         let payload = PutPayload::from(bytes);
-        wait(trying(move || {
+        wait(trying(self.tries, move || {
             let (store, path, payload) = (Arc::clone(&store), path.clone(), payload.clone());
             async move { store.put(&path, payload).await }
         }))
@@ -274,7 +282,7 @@ impl RemoteFolder {
 
     pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
         let (store, path) = (Arc::clone(&self.store), self.path(key));
-        let removed = wait(trying(move || {
+        let removed = wait(trying(self.tries, move || {
             let (store, path) = (Arc::clone(&store), path.clone());
             async move { store.delete(&path).await }
         }));
@@ -317,10 +325,11 @@ fn whole(n_bytes: usize, expected: u64) -> Result<(), Error> {
 }
 
 async fn get(
+    tries: u32,
     store: Arc<dyn ObjectStore>,
     path: Path,
 ) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
-    trying(|| get_once(&store, &path)).await
+    trying(tries, || get_once(&store, &path)).await
 }
 
 /// Returns the store of a URL, and the path of the URL in it.
@@ -403,7 +412,7 @@ impl ObjectAt {
     /// The store's, as one of I/O.
     pub(crate) fn look(url: &str) -> std::io::Result<Self> {
         let (store, path) = open_store(url).map_err(std::io::Error::other)?;
-        let call = trying({
+        let call = trying(TRIES_MAX, {
             let (store, path) = (Arc::clone(&store), path.clone());
             move || {
                 let (store, path) = (Arc::clone(&store), path.clone());
@@ -424,7 +433,7 @@ impl ObjectAt {
     /// Starts to read a range of bytes, of the very version that was looked at.
     pub(crate) fn start_to_read(&self, range: Range<u64>) -> Reading {
         let this = self.clone();
-        let call = trying(move || {
+        let call = trying(TRIES_MAX, move || {
             let this = this.clone();
             let options = GetOptions {
                 if_match: this.object.etag.clone(),
@@ -448,7 +457,7 @@ impl ObjectAt {
     /// The store's, as one of I/O.
     pub(crate) fn list(url: &str) -> std::io::Result<Vec<String>> {
         let (store, prefix) = open_store(url).map_err(std::io::Error::other)?;
-        let found: Vec<ObjectMeta> = wait(trying(move || {
+        let found: Vec<ObjectMeta> = wait(trying(TRIES_MAX, move || {
             let listed = store.list(Some(&prefix));
             async move { listed.try_collect().await }
         }))

@@ -1,0 +1,119 @@
+//! Whatever goes wrong with a store, or with a run that writes to one, no row is lost and none doubled.
+//!
+//! A small share runs with the other tests, all of it with `just torture`, as in `torture.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::{collections::BTreeMap, process::Stdio, time::Instant};
+
+use legenda_tests::{
+    Workplace,
+    bucket::{BucketServer, bucket_with_pictures},
+    ended,
+    torture::{Instants, TortureRow, is_torture},
+};
+
+const CALM: [&str; 4] = ["run", "job.toml", "--set", "output.path=s3://bucket/calm"];
+
+/// Makes the places, and runs the job undisturbed.
+fn calm(n_rows: u16) -> (Workplace, BucketServer) {
+    let (place, bucket) = bucket_with_pictures(n_rows);
+    let told = bucket.run(&place, &CALM).expect(0);
+    assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
+    (place, bucket)
+}
+
+/// Runs the job to its end on a disturbed output, and checks what is there.
+fn finish(place: &Workplace, bucket: &BucketServer) {
+    let told = bucket.run(place, &["run", "job.toml"]).expect(0);
+    assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
+    check(place, bucket);
+}
+
+fn check(place: &Workplace, bucket: &BucketServer) {
+    let told = bucket.run(place, &["verify", "s3://bucket/out"]).expect(0);
+    assert!(told.stdout.contains("verified"), "{}", told.stdout);
+    assert_eq!(bucket.contents("out"), bucket.contents("calm"));
+    bucket.clear("out/");
+}
+
+#[test]
+fn a_store_that_fails_costs_time_and_no_row() {
+    let (n_rows, calls_wanted) = if is_torture() { (40, 10_000) } else { (12, 100) };
+    let (place, bucket) = calm(n_rows);
+    let (mut calls, mut compared) = (0, 0);
+    let mut struck = BTreeMap::new();
+    while calls < calls_wanted {
+        compared += 1;
+        let (before, _) = bucket.calls();
+        assert!(before > 0);
+        bucket.fail(100, compared);
+        let told = bucket.run(&place, &["run", "job.toml"]).expect(0);
+        assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
+        let (n_calls, fired) = bucket.calls();
+        calls += n_calls;
+        for (fault, times) in fired {
+            *struck.entry(format!("{fault:?}").to_lowercase()).or_default() += times;
+        }
+        bucket.fail(0, 1);
+        check(&place, &bucket);
+    }
+    let fired: usize = struck.values().sum();
+    assert!(fired * 15 > calls, "{fired} faults in {calls} calls");
+    let compared = usize::try_from(compared).unwrap();
+    let fault = "a tenth of the calls to a store goes wrong (asked for: calls)";
+    TortureRow { fault, asked: calls, fired, compared, struck: &struck }.leave();
+}
+
+#[test]
+fn a_crash_after_any_write_to_a_store_costs_nothing() {
+    let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 3) };
+    let (place, bucket) = calm(n_rows);
+    let mut crashes = 0;
+    for step in (1_usize..).step_by(stride) {
+        let mut command = bucket.command(&place, &["run", "job.toml"]);
+        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        crashes += usize::from(crashed.code.is_none());
+        finish(&place, &bucket);
+        if crashed.code.is_some() {
+            break;
+        }
+    }
+    assert!(crashes * stride > 5, "{crashes}");
+    let struck = BTreeMap::from([("a write".to_owned(), crashes)]);
+    let fault = "crash after a write to a store";
+    let compared = crashes + 1;
+    TortureRow { fault, asked: crashes, fired: crashes, compared, struck: &struck }.leave();
+}
+
+#[test]
+fn kills_of_a_run_that_writes_to_a_store_cost_nothing() {
+    let (place, bucket) = calm(80);
+    let start = Instant::now();
+    finish(&place, &bucket);
+    let mut instants = Instants::within(start.elapsed());
+    let kills = if is_torture() { 200 } else { 3 };
+    let (mut fired, mut compared) = (0, 1);
+    let mut struck: BTreeMap<String, usize> = BTreeMap::new();
+    while fired < kills {
+        for _ in 0..4 {
+            let mut command = bucket.command(&place, &["run", "job.toml"]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(instants.draw());
+            let over = child.try_wait().unwrap().is_some();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            if over {
+                break;
+            }
+            fired += 1;
+            let begun = !bucket.objects("out/_legenda/ledger/").is_empty();
+            let what = if begun { "between commits" } else { "before the first commit" };
+            *struck.entry(what.to_owned()).or_default() += 1;
+        }
+        finish(&place, &bucket);
+        compared += 1;
+    }
+    let fault = "kill -9 of a run that writes to a store";
+    TortureRow { fault, asked: fired, fired, compared, struck: &struck }.leave();
+}
