@@ -2,8 +2,6 @@
 //!
 //! A small share runs with the other tests, all of it with `just torture`, as in `torture.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::{collections::BTreeMap, process::Stdio, time::Instant};
 
 use legenda_tests::{
