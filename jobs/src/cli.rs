@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use legenda_pipeline::ledger::Stale;
 use legenda_schemas::{
     job::Device,
     precision::{PrecisionChoice, PrecisionError},
@@ -66,8 +67,32 @@ pub(crate) struct RunArgs {
     /// Remove what earlier runs wrote to the output, and start anew.
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// What becomes of answers that the output has of another job: the run is refused, they are kept
+    /// beside those of the job as it is now, or done again by it.
+    #[arg(long, value_enum, default_value_t = StaleChoice::Refuse, conflicts_with = "overwrite")]
+    pub(crate) stale: StaleChoice,
     #[command(flatten)]
     pub(crate) shown: ShownArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StaleChoice {
+    /// Refuse the run.
+    Refuse,
+    /// Keep them.
+    Keep,
+    /// Do them again.
+    Redo,
+}
+
+impl From<StaleChoice> for Stale {
+    fn from(choice: StaleChoice) -> Self {
+        match choice {
+            StaleChoice::Refuse => Self::Refuse,
+            StaleChoice::Keep => Self::Keep,
+            StaleChoice::Redo => Self::Redo,
+        }
+    }
 }
 
 /// What a run shows, and how long it goes on when it is asked to stop.

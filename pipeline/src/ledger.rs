@@ -9,14 +9,14 @@
 //! <output>/_legenda/lock, lease.json    held by the one run that writes: on a disk, in a store
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use legenda_schemas::{
     hex,
-    job::Format,
-    ledger::{CommittedFile, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
-    span::SpanId,
+    job::{Format, Incremental},
+    ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
+    span::{Fingerprint, SourceObject, Span, SpanId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -61,9 +61,19 @@ pub enum LedgerError {
     },
     /// Another job wrote there.
     #[error(
-        "`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, or replace them with `--overwrite`"
+        "`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, replace them with `--overwrite`, or see `--stale`"
     )]
     OtherJob {
+        /// The output folder.
+        path: String,
+        /// The keys.
+        differing: String,
+    },
+    /// Answers of another job cannot stay beside those of this one.
+    #[error(
+        "`{path}` holds the answers of another job, of another shape; what differs: {differing}; choose another `output.path`, or do them again with `--stale redo`"
+    )]
+    OtherShape {
         /// The output folder.
         path: String,
         /// The keys.
@@ -145,6 +155,36 @@ impl OutputFiles {
         read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
     }
 
+    /// Returns the spans of the files that earlier runs of the job `fingerprint` have done whole, by the
+    /// file's path.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn done_files(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Result<HashMap<String, Vec<Span>>, LedgerError> {
+        let plan = self.read_plan()?.filter(|plan| plan.fingerprint == *fingerprint);
+        let Some(plan) = plan else { return Ok(HashMap::new()) };
+        let there: HashSet<String> = self.folder.list(LEDGER, "")?.into_iter().collect();
+        let planned = plan.spans.into_iter().map(|span| (span.id(fingerprint), span));
+        let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
+        let mut files: HashMap<String, Vec<Span>> = HashMap::new();
+        let mut undone = HashSet::new();
+        for (id, span) in planned.chain(kept) {
+            let path = span.object.path.clone();
+            if !there.contains(&entry_key(&id)) {
+                undone.insert(path.clone());
+            }
+            files.entry(path).or_default().push(span);
+        }
+        files.retain(|path, spans| {
+            !undone.contains(path) && spans.iter().all(|span| span.object == spans[0].object)
+        });
+        Ok(files)
+    }
+
     /// Reads the job that the last run executed, as that run wrote it down.
     ///
     /// # Errors
@@ -189,8 +229,23 @@ pub struct Output {
 pub struct Committed {
     /// The committed spans of the plan.
     pub entries: BTreeMap<SpanId, LedgerEntry>,
-    /// How many committed spans were removed because their input has changed or gone.
+    /// Committed spans that stay, and are none of the plan.
+    pub kept: Vec<LedgerEntry>,
+    /// How many committed spans were removed because their input has changed or gone, or to be done
+    /// anew.
     pub superseded: usize,
+}
+
+/// What becomes of answers that another job has made, in the same output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stale {
+    /// The run is refused.
+    #[default]
+    Refuse,
+    /// They stay, and only what is outstanding is done by the job as it is now.
+    Keep,
+    /// They are removed, and done again.
+    Redo,
 }
 
 /// What is opened, and how.
@@ -200,22 +255,31 @@ pub struct OpenOutput<'a> {
     pub plan: &'a Plan,
     /// Remove what earlier runs wrote first.
     pub overwrite: bool,
+    /// What is done again of files that have changed.
+    pub incremental: Incremental,
+    /// What becomes of answers of another job.
+    pub stale: Stale,
     /// The terms of the lease, in an object store.
     pub lease: LeaseTerms,
 }
 
+/// The keys of a job that decide what columns its answers have, and in which format.
+const SHAPE: [&str; 5] =
+    ["output.format", "output.rejects", "output.columns", "source.columns", "task"];
+
 impl Output {
     /// Opens an output for a plan: makes sure of being the only writer, compares the plan with that of
-    /// earlier runs, removes what was never committed or belongs to changed inputs, and writes the
-    /// plan down.
+    /// earlier runs, removes what was never committed or is to be done again, and writes the plan
+    /// down. Returns the plan as it was written, without the spans that need not be done.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
     pub fn open(
         files: OutputFiles,
-        OpenOutput { plan, overwrite, lease }: OpenOutput<'_>,
-    ) -> Result<(Self, Committed), LedgerError> {
+        opening: OpenOutput<'_>,
+    ) -> Result<(Self, Plan, Committed), LedgerError> {
+        let OpenOutput { plan, overwrite, incremental, stale, lease } = opening;
         let folder = &files.folder;
         let known = folder.read(PLAN)?.is_some();
         if !known && !folder.list("", "part-")?.is_empty() {
@@ -227,62 +291,126 @@ impl Output {
             HoldError::Failed(error) => error.into(),
         })?;
         let this = Self { files, hold };
-        let folder = &this.files.folder;
-        folder.clear_unfinished()?;
-        if overwrite {
+        this.files.folder.clear_unfinished()?;
+        let old = if overwrite { None } else { this.files.read_plan()? };
+        if let Some(old) = &old {
+            this.compare(old, plan, stale)?;
+        }
+        let redo_all = overwrite || (incremental == Incremental::All && this.is_whole(plan)?);
+        if redo_all {
             // Entries go first: what has none is redone.
             for (dir, prefix) in [(LEDGER, "")].into_iter().chain(TABLES) {
                 this.clear(dir, prefix, &HashSet::new())?;
             }
-        } else if let Some(old) = this.files.read_plan()? {
-            this.compare(&old, plan)?;
         }
-        this.write_json(PLAN, plan)?;
-        let committed = this.recover(plan)?;
-        Ok((this, committed))
+        let (plan, committed) = this.recover(opening, old.as_ref())?;
+        this.write_json(PLAN, &plan)?;
+        Ok((this, plan, committed))
     }
 
-    fn compare(&self, old: &Plan, new: &Plan) -> Result<(), LedgerError> {
-        if old.fingerprint == new.fingerprint {
+    /// Returns whether every span of the plan is committed.
+    fn is_whole(&self, plan: &Plan) -> Result<bool, LedgerError> {
+        let there: HashSet<String> = self.files.folder.list(LEDGER, "")?.into_iter().collect();
+        let mut ids = plan.spans.iter().map(|span| span.id(&plan.fingerprint));
+        Ok(ids.all(|id| there.contains(&entry_key(&id))))
+    }
+
+    fn compare(&self, old: &Plan, new: &Plan, stale: Stale) -> Result<(), LedgerError> {
+        if old.fingerprint == new.fingerprint || stale == Stale::Redo {
             return Ok(());
         }
-        let keys: HashSet<&String> = old.identity.keys().chain(new.identity.keys()).collect();
-        let mut differing: Vec<String> = keys
+        let keys: BTreeSet<&String> = old.identity.keys().chain(new.identity.keys()).collect();
+        let differing: Vec<&String> = keys
             .into_iter()
             .filter(|key| old.identity.get(*key) != new.identity.get(*key))
-            .map(|key| format!("`{key}`"))
             .collect();
-        differing.sort();
-        let path = self.files.folder.path_of("");
-        Err(LedgerError::OtherJob { path, differing: differing.join(", ") })
+        let path = || self.files.folder.path_of("");
+        let named = |keys: &[&String]| {
+            let named: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+            named.join(", ")
+        };
+        if stale == Stale::Refuse {
+            return Err(LedgerError::OtherJob { path: path(), differing: named(&differing) });
+        }
+        let kind =
+            |plan: &Plan| plan.identity.get("task").and_then(|task| task.get("kind")).cloned();
+        let shape: Vec<&String> = differing
+            .into_iter()
+            .filter(|key| SHAPE.contains(&key.as_str()))
+            // Another prompt makes other answers, and the same columns.
+            .filter(|key| key.as_str() != "task" || kind(old) != kind(new))
+            .collect();
+        if shape.is_empty() {
+            return Ok(());
+        }
+        Err(LedgerError::OtherShape { path: path(), differing: named(&shape) })
     }
 
-    /// Reads the ledger; removes entries of no planned span, and files that no entry names.
-    fn recover(&self, plan: &Plan) -> Result<Committed, LedgerError> {
+    /// Reads the ledger; removes entries that are to be done again, and files that no entry names.
+    /// Returns the plan without what need not be done.
+    fn recover(
+        &self,
+        OpenOutput { plan, incremental, stale, .. }: OpenOutput<'_>,
+        old: Option<&Plan>,
+    ) -> Result<(Plan, Committed), LedgerError> {
         let folder = &self.files.folder;
         let planned: HashSet<SpanId> =
             plan.spans.iter().map(|span| span.id(&plan.fingerprint)).collect();
+        let places: HashSet<Place<'_>> = plan.spans.iter().map(place).collect();
+        let kept_before: HashSet<&SpanId> =
+            old.iter().flat_map(|old| &old.kept).map(|kept| &kept.id).collect();
         let mut there = HashSet::new();
         for (dir, prefix) in TABLES {
             there.extend(folder.list(dir, prefix)?);
         }
         let mut committed = Committed::default();
-        let mut kept = HashSet::new();
+        let mut named = HashSet::new();
         for entry in self.files.read_entries()? {
             let is_whole = entry.files().all(|file| there.contains(&file.name));
-            if planned.contains(&entry.id) && entry.balances() && is_whole {
-                kept.extend(entry.files().map(|file| file.name.clone()));
-                committed.entries.insert(entry.id.clone(), entry);
-            } else {
+            let stays = || {
+                let of_this_job = plan.made(&entry);
+                let may_stay =
+                    of_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
+                let is_asked = places.contains(&place(&entry.span));
+                may_stay
+                    && (of_this_job || stale != Stale::Redo)
+                    && (is_asked || incremental == Incremental::New)
+            };
+            if !is_whole || !entry.balances() || !(planned.contains(&entry.id) || stays()) {
                 // The entry goes first: what has none is redone.
                 self.remove(&entry_key(&entry.id))?;
                 committed.superseded += 1;
+                continue;
+            }
+            named.extend(entry.files().map(|file| file.name.clone()));
+            if planned.contains(&entry.id) {
+                committed.entries.insert(entry.id.clone(), entry);
+            } else {
+                committed.kept.push(entry);
             }
         }
         for (dir, prefix) in TABLES {
-            self.clear(dir, prefix, &kept)?;
+            self.clear(dir, prefix, &named)?;
         }
-        Ok(committed)
+        let mut plan = plan.clone();
+        let answered: HashSet<Place<'_>> =
+            committed.kept.iter().map(|entry| place(&entry.span)).collect();
+        // Of a file that was another then, nothing is done again.
+        let as_they_were: HashMap<&str, &SourceObject> = committed
+            .kept
+            .iter()
+            .map(|entry| (&*entry.span.object.path, &entry.span.object))
+            .collect();
+        plan.spans.retain(|span| {
+            let was = as_they_were.get(&*span.object.path);
+            let is_answered =
+                answered.contains(&place(span)) || was.is_some_and(|was| **was != span.object);
+            !is_answered || committed.entries.contains_key(&span.id(&plan.fingerprint))
+        });
+        let kept =
+            |entry: &LedgerEntry| KeptSpan { id: entry.id.clone(), span: entry.span.clone() };
+        plan.kept = committed.kept.iter().map(kept).collect();
+        Ok((plan, committed))
     }
 
     /// Writes a file of answers of a span; it counts only when [`Output::commit`] names it.
@@ -397,6 +525,13 @@ impl Output {
                     .to_owned(),
         })
     }
+}
+
+/// Which rows of which version of which file a span has, whatever job it is of.
+type Place<'a> = (&'a SourceObject, usize, usize, usize);
+
+fn place(span: &Span) -> Place<'_> {
+    (&span.object, span.row_group, span.row_start, span.n_rows)
 }
 
 /// Rows as the bytes of a file.

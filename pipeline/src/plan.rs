@@ -8,13 +8,14 @@ use std::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Job, RejectsPlace, TaskKind},
+    job::{Incremental, Job, RejectsPlace, TaskKind},
     ledger::{LEDGER_VERSION, Plan, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
 };
 
 use crate::{
+    ledger::OutputFiles,
     query::{KeptRows, QueryError},
     source::{
         SourceError, SourceTable, list_files,
@@ -148,7 +149,21 @@ impl RunPlan {
             .map(|source| Template::compile("task.system", source))
             .transpose()?;
 
-        let table = SourceTable::open(&list_files(&job.source.paths, base_dir)?)?;
+        let output = Folder::at(&job.output.path, base_dir)?;
+        let mut identity = job.identity(bundle.revision());
+        identity.insert("--limit".to_owned(), serde_json::json!(limit));
+        let fingerprint = fingerprint(&identity);
+        let paths = list_files(&job.source.paths, base_dir)?;
+        if let Some(input) = paths.iter().find(|path| output.holds(path)) {
+            let (output, input) = (output.path_of(""), input.clone());
+            return Err(PlanError::OutputHoldsInput { output, input });
+        }
+        let done = match limit {
+            // A limit counts the rows of all files together.
+            Some(_) => HashMap::new(),
+            None => done_files(&job, &output, &fingerprint),
+        };
+        let table = SourceTable::open(&paths, &done)?;
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
@@ -163,20 +178,13 @@ impl RunPlan {
             }
         }
 
-        let output = Folder::at(&job.output.path, base_dir)?;
-        let mut inputs = table.files.iter().map(|file| &file.object.path);
-        if let Some(input) = inputs.find(|path| output.holds(path)) {
-            let (output, input) = (output.path_of(""), input.clone());
-            return Err(PlanError::OutputHoldsInput { output, input });
-        }
-        let mut identity = job.identity(bundle.revision());
-        identity.insert("--limit".to_owned(), serde_json::json!(limit));
         let mut spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
         if let Some(kept) = &kept {
             spans.retain(|span| !kept.of(span).is_empty());
         }
+        spans.splice(0..0, table.done.iter().cloned());
         let ledger =
-            Plan { version: LEDGER_VERSION, fingerprint: fingerprint(&identity), identity, spans };
+            Plan { version: LEDGER_VERSION, fingerprint, identity, spans, kept: Vec::new() };
         Ok(Self {
             table,
             kept,
@@ -218,7 +226,8 @@ impl RunPlan {
         if !differing.is_empty() {
             return Err(PlanError::Retry { differing: differing.join(", ") });
         }
-        Ok(Self { ledger: earlier, ..self })
+        let table = SourceTable { done: Vec::new(), ..self.table };
+        Ok(Self { ledger: earlier, table, ..self })
     }
 
     /// Returns the rows of a span that are read, as positions within the row group, ascending.
@@ -234,13 +243,14 @@ impl RunPlan {
             .collect()
     }
 
-    /// Returns how many rows the run reads.
+    /// Returns how many rows there are to read, done or not. Of files that earlier runs have done a
+    /// query is not asked again: of those it is the most that it may be.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
-        match &self.kept {
-            None => self.ledger.n_rows(),
-            Some(kept) => self.ledger.spans.iter().map(|span| kept.of(span).len() as u64).sum(),
-        }
+        let Some(kept) = &self.kept else { return self.ledger.n_rows() };
+        let (done, new) = self.ledger.spans.split_at(self.table.done.len());
+        let done: u64 = done.iter().map(|span| span.n_rows as u64).sum();
+        done + new.iter().map(|span| kept.of(span).len() as u64).sum::<u64>()
     }
 
     /// Returns the column of the answers.
@@ -296,6 +306,16 @@ fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, B
     let prefix = bundle.embedding_prompt(job.embedding.prompt_name.as_deref())?;
     let prefix = prefix.unwrap_or_default().to_owned();
     Ok(Some(EmbeddingPlan { input: EmbeddingInput::Text, prefix }))
+}
+
+/// Returns the spans of files that need not be read again. An output that cannot be read is found out
+/// when it is opened.
+fn done_files(job: &Job, output: &Folder, fingerprint: &Fingerprint) -> HashMap<String, Vec<Span>> {
+    if job.source.incremental == Incremental::All {
+        return HashMap::new();
+    }
+    let files = OutputFiles { folder: output.clone(), format: job.output.format };
+    files.done_files(fingerprint).unwrap_or_default()
 }
 
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {

@@ -18,12 +18,16 @@ use std::{
 };
 
 use legenda_models::{Embedder, Loaded, Model};
-use legenda_schemas::{job::RejectsPlace, ledger::LedgerEntry, table::AnswerKind};
+use legenda_schemas::{
+    job::{Incremental, RejectsPlace},
+    ledger::LedgerEntry,
+    table::AnswerKind,
+};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
-    ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles},
+    ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Stale},
     media::locate::{MediaPlaces, PlacesError},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
@@ -50,6 +54,8 @@ pub struct RunOptions {
     pub base_dir: PathBuf,
     /// The terms of the lease of an output in an object store.
     pub lease: LeaseTerms,
+    /// What becomes of answers of another job.
+    pub stale: Stale,
     /// Instead of what is outstanding, rejects of what is committed are done again.
     pub retry: Option<RetryChoice>,
 }
@@ -194,8 +200,10 @@ pub async fn run(
     for span in spans.iter().filter(|span| span.retry.is_some()) {
         committed.entries.remove(&span.id);
     }
-    let rows_planned = rows_retried.unwrap_or_else(|| plan.n_rows());
-    let rows_resumed = committed.entries.values().map(|entry| entry.rows_in).sum();
+    let earlier = || committed.entries.values().chain(&committed.kept);
+    let rows_resumed = earlier().map(|entry| entry.rows_in).sum();
+    let rows_new = || spans.iter().map(|span| span.rows(&plan).len() as u64).sum::<u64>();
+    let rows_planned = rows_retried.unwrap_or_else(|| rows_resumed + rows_new());
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
     let bytes_before = plan.table.bytes_read.total();
@@ -217,7 +225,7 @@ pub async fn run(
             // Rows that were rejected before may be so again.
             _ => u64::MAX,
         },
-        rejects_before: committed.entries.values().map(LedgerEntry::n_rejects).sum(),
+        rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
     };
     let entries = run_stages(model, options, collector, stage_bytes).await?;
 
@@ -240,7 +248,7 @@ pub async fn run(
         bytes_read: plan.table.bytes_read.total() - bytes_before,
         store_retries: store::retries(),
     };
-    for entry in committed.entries.values().chain(&entries) {
+    for entry in committed.entries.values().chain(&committed.kept).chain(&entries) {
         report.add(entry);
     }
     output.write_report(&report)?;
@@ -253,10 +261,19 @@ fn open_output(
     options: &RunOptions,
 ) -> Result<(Output, Committed, Arc<[OutstandingSpan]>), RunError> {
     let files = OutputFiles { folder: plan.output.clone(), format: plan.job.output.format };
-    let opening =
-        OpenOutput { plan: &plan.ledger, overwrite: options.overwrite, lease: options.lease };
-    let (output, committed) = Output::open(files, opening)?;
-    let all = plan.ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
+    let opening = OpenOutput {
+        plan: &plan.ledger,
+        overwrite: options.overwrite,
+        // A retry does nothing again but rejects.
+        incremental: match options.retry {
+            Some(_) => Incremental::New,
+            None => plan.job.source.incremental,
+        },
+        stale: options.stale,
+        lease: options.lease,
+    };
+    let (output, ledger, committed) = Output::open(files, opening)?;
+    let all = ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
     let Some(choice) = &options.retry else {
         output.write_job(&plan.stored_job(&options.base_dir))?;
         let outstanding = all.filter(|(_, id)| !committed.entries.contains_key(id));

@@ -151,7 +151,8 @@ pub struct Verification {
 /// Verifies the output in `folder`.
 ///
 /// A job with `source.query` keeps some rows of a span only; which ones is not asked again, so there
-/// the ledger's own count of them stands.
+/// the ledger's own count of them stands. Of spans that were kept though their input has changed or gone,
+/// or another job has answered them, the input is not looked at.
 ///
 /// # Errors
 ///
@@ -169,8 +170,8 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     let mut committed: BTreeMap<SpanId, LedgerEntry> =
         entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
     let mut kept = HashSet::new();
-    for span in &plan.spans {
-        let id = span.id(&plan.fingerprint);
+    let planned = plan.spans.iter().map(|span| (span.id(&plan.fingerprint), span));
+    for (id, span) in planned.chain(plan.kept.iter().map(|kept| (kept.id.clone(), &kept.span))) {
         let Some(entry) = committed.remove(&id) else {
             found.problems.push(Problem::NotCommitted { id, n_rows: span.n_rows });
             continue;
@@ -216,7 +217,12 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
 /// for `some_only` of the rows where the job wants no more.
 fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
     let mut spans: BTreeMap<&str, (&SourceObject, Vec<&Span>)> = BTreeMap::new();
-    for span in &plan.spans {
+    // Answers of another job to the file as it is count as well as those of this one.
+    let of_planned_files: HashSet<&SourceObject> =
+        plan.spans.iter().map(|span| &span.object).collect();
+    let kept = plan.kept.iter().map(|kept| &kept.span);
+    let kept = kept.filter(|span| of_planned_files.contains(&span.object));
+    for span in plan.spans.iter().chain(kept) {
         let object = &span.object;
         spans.entry(&object.path).or_insert_with(|| (object, Vec::new())).1.push(span);
     }

@@ -16,7 +16,9 @@ use legenda_models::{
     fake::{FakeEncoder, FakeOptions},
     onnx::DeviceKind,
 };
-use legenda_pipeline::{Ending, Progress, RunOptions, RunPlan, RunReport, Stop, store::LeaseTerms};
+use legenda_pipeline::{
+    Ending, Progress, RunOptions, RunPlan, RunReport, Stop, ledger::Stale, store::LeaseTerms,
+};
 use legenda_schemas::job::Job;
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
@@ -61,6 +63,7 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
         prepare_workers: 2,
         base_dir: dir.to_owned(),
         lease: LeaseTerms::default(),
+        stale: Stale::Refuse,
         retry: None,
     };
     let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::default()));

@@ -6,11 +6,13 @@
 
 mod embedding;
 mod generation;
+mod incremental;
 
 use std::collections::BTreeMap;
 
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
+pub use incremental::Incremental;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +193,10 @@ pub struct Source {
     /// each file, named `source`, without its columns of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
+    /// Which files are read when earlier runs have written to the same output: `"changed"` (new and
+    /// changed ones), `"new"` or `"all"`.
+    #[serde(default)]
+    pub incremental: Incremental,
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,

@@ -21,8 +21,21 @@ pub struct Plan {
     pub fingerprint: Fingerprint,
     /// What the fingerprint was taken of, key by key, so that a refusal can name what differs.
     pub identity: BTreeMap<String, serde_json::Value>,
-    /// The spans, in the order of the input.
+    /// The spans: those of files that earlier runs have done, then the others in the order of the input.
     pub spans: Vec<Span>,
+    /// Committed spans that stay though they are none of these: their input has changed or gone, or
+    /// another job has answered them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptSpan>,
+}
+
+/// A committed span that stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptSpan {
+    /// Its name.
+    pub id: SpanId,
+    /// The span.
+    pub span: Span,
 }
 
 impl Plan {
@@ -30,6 +43,12 @@ impl Plan {
     #[must_use]
     pub fn n_rows(&self) -> u64 {
         self.spans.iter().map(|span| span.n_rows as u64).sum()
+    }
+
+    /// Returns whether `entry` was made by the job of this plan, of whatever input.
+    #[must_use]
+    pub fn made(&self, entry: &LedgerEntry) -> bool {
+        entry.span.id(&self.fingerprint) == entry.id
     }
 }
 

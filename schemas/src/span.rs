@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::sha256_hex;
 
 /// One input file as it was when the run was planned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SourceObject {
     /// Where it lies: an absolute path, or a URL.
     pub path: String,

@@ -12,7 +12,7 @@ use crate::{
 pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let checked = check_job(args)?;
     let plan = &checked.plan;
-    let n_files = plan.table.files.len();
+    let n_files = plan.table.n_files();
     print(&format!("job        {}: valid", args.job.display()));
     print(&format!("task       {}", plan.job.task.kind.as_str()));
     match &plan.embedding {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use legenda_pipeline::{
-    ledger::{LedgerError, OutputFiles},
+    ledger::{LedgerError, OutputFiles, Stale},
     retry::RetryChoice,
     store::Folder,
 };
@@ -36,6 +36,7 @@ pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
     let execution = Execution {
         offline: args.offline,
         overwrite: false,
+        stale: Stale::Refuse,
         retry: Some(RetryChoice { codes: args.codes.clone() }),
         shown: &args.shown,
     };

@@ -9,7 +9,7 @@ use anyhow::Context;
 use legenda_models::{Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
-    ledger::LedgerError,
+    ledger::{LedgerError, Stale},
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
@@ -30,6 +30,7 @@ const KV_SHARE: u64 = 4;
 pub(crate) struct Execution<'a> {
     pub(crate) offline: bool,
     pub(crate) overwrite: bool,
+    pub(crate) stale: Stale,
     pub(crate) retry: Option<RetryChoice>,
     pub(crate) shown: &'a ShownArgs,
 }
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let execution = Execution {
         offline: args.job.offline,
         overwrite: args.overwrite,
+        stale: args.stale.into(),
         retry: None,
         shown: &args.shown,
     };
@@ -49,7 +51,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<Exit, Failure> {
     let start = Instant::now();
     let CheckedJob { plan, bundle, base_dir } = checked;
-    let Execution { offline, overwrite, retry, shown } = execution;
+    let Execution { offline, overwrite, stale, retry, shown } = execution;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -87,8 +89,14 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     drop(bundle);
 
     let plan = Arc::new(plan);
-    let run_options =
-        RunOptions { overwrite, prepare_workers: cores, base_dir, lease: lease_terms(), retry };
+    let run_options = RunOptions {
+        overwrite,
+        stale,
+        prepare_workers: cores,
+        base_dir,
+        lease: lease_terms(),
+        retry,
+    };
     let ended = executor.block_on(until_signal(Arc::clone(&plan), model, &run_options, shown));
     // Threads of an abandoned run must not hold up the end of the program.
     executor.shutdown_background();

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use legenda_schemas::{
-    job::Format,
+    job::{Format, Incremental},
     ledger::{LEDGER_VERSION, LedgerEntry, Plan},
     span::{Fingerprint, SourceObject, Span},
 };
 
-use super::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Rows};
+use super::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Rows, Stale};
 use crate::store::{Folder, LeaseTerms};
 
 /// A lease that a test can wait for.
@@ -30,6 +30,7 @@ fn plan(job: &str, sizes: &[u64]) -> Plan {
             ("output.format".to_owned(), "parquet".into()),
         ]),
         spans: sizes.iter().map(|&size| span(size)).collect(),
+        kept: Vec::new(),
     }
 }
 
@@ -62,14 +63,23 @@ fn commit(output: &Output, plan: &Plan, span_idx: usize) {
 fn try_open(
     folder: &Folder,
     plan: &Plan,
-    overwrite: bool,
-) -> Result<(Output, Committed), LedgerError> {
+    how: impl Fn(&mut OpenOutput<'_>),
+) -> Result<(Output, Plan, Committed), LedgerError> {
     let files = OutputFiles { folder: folder.clone(), format: Format::Parquet };
-    Output::open(files, OpenOutput { plan, overwrite, lease: SHORT })
+    let mut opening = OpenOutput {
+        plan,
+        overwrite: false,
+        incremental: Incremental::Changed,
+        stale: Stale::Refuse,
+        lease: SHORT,
+    };
+    how(&mut opening);
+    Output::open(files, opening)
 }
 
 fn open(folder: &Folder, plan: &Plan) -> (Output, Committed) {
-    try_open(folder, plan, false).unwrap()
+    let (output, _, committed) = try_open(folder, plan, |_| {}).unwrap();
+    (output, committed)
 }
 
 /// Does the same on a disk and in a store.
@@ -114,9 +124,9 @@ fn spans_of_a_changed_input_are_removed() {
 fn another_job_is_refused_by_the_key_that_differs() {
     everywhere("another", |folder| {
         drop(open(folder, &plan("job", &[1])));
-        let message = try_open(folder, &plan("other", &[1]), false).unwrap_err().to_string();
+        let message = try_open(folder, &plan("other", &[1]), |_| {}).unwrap_err().to_string();
         assert!(message.contains("`task`"), "{message}");
-        try_open(folder, &plan("other", &[1]), true).unwrap();
+        try_open(folder, &plan("other", &[1]), |how| how.overwrite = true).unwrap();
     });
 }
 
@@ -125,7 +135,7 @@ fn a_second_writer_is_refused_while_the_first_lives() {
     everywhere("second", |folder| {
         let plan = plan("job", &[1]);
         let first = open(folder, &plan);
-        let second = try_open(folder, &plan, false);
+        let second = try_open(folder, &plan, |_| {});
         assert!(matches!(second, Err(LedgerError::Locked { .. })));
         drop(first);
         drop(open(folder, &plan));
@@ -156,5 +166,81 @@ fn a_retry_takes_the_place_of_its_span() {
         let (_output, committed) = open(folder, &plan);
         let entries: Vec<LedgerEntry> = committed.entries.into_values().collect();
         assert_eq!((entries, parts(folder)), (vec![second], 2));
+    });
+}
+
+#[test]
+fn answers_to_files_that_changed_may_stay() {
+    everywhere("incremental", |folder| {
+        let mut first = plan("job", &[1, 2]);
+        first.spans[1].object.path = "/u.parquet".to_owned();
+        let (output, _) = open(folder, &first);
+        commit(&output, &first, 0);
+        commit(&output, &first, 1);
+        drop(output);
+        // The first file has changed, the second has gone, a third is new.
+        let mut second = plan("job", &[9, 3]);
+        second.spans[1].object.path = "/v.parquet".to_owned();
+        let new = |how: &mut OpenOutput<'_>| how.incremental = Incremental::New;
+        let (output, written, committed) = try_open(folder, &second, new).unwrap();
+        assert_eq!((committed.kept.len(), committed.superseded), (2, 0));
+        assert_eq!(written.spans, second.spans[1..], "only the new file is done");
+        drop(output);
+        // They stay when nothing is new, and go when the output is to follow the source.
+        let (output, written, committed) = try_open(folder, &second, new).unwrap();
+        assert_eq!((written.kept.len(), committed.superseded, parts(folder)), (2, 0, 2));
+        drop(output);
+        let (_output, committed) = open(folder, &second);
+        assert_eq!((committed.kept.len(), committed.superseded, parts(folder)), (0, 2, 0));
+    });
+}
+
+#[test]
+fn all_is_done_again_when_it_is_whole() {
+    everywhere("all", |folder| {
+        let plan = plan("job", &[1, 2]);
+        let all = |how: &mut OpenOutput<'_>| how.incremental = Incremental::All;
+        let (output, ..) = try_open(folder, &plan, all).unwrap();
+        commit(&output, &plan, 0);
+        drop(output);
+        let (output, _, committed) = try_open(folder, &plan, all).unwrap();
+        assert_eq!(committed.entries.len(), 1, "what was begun is finished");
+        commit(&output, &plan, 1);
+        drop(output);
+        let (_output, _, committed) = try_open(folder, &plan, all).unwrap();
+        assert_eq!((committed.entries.len(), parts(folder)), (0, 0));
+    });
+}
+
+#[test]
+fn answers_of_another_job_may_stay() {
+    everywhere("stale", |folder| {
+        let old = plan("job", &[1]);
+        let (output, _) = open(folder, &old);
+        commit(&output, &old, 0);
+        drop(output);
+        let mut other = plan("job", &[1, 2]);
+        other.spans[1].object.path = "/u.parquet".to_owned();
+        other.identity.insert("generation".to_owned(), "other".into());
+        other.fingerprint = Fingerprint::of([b"another".as_slice()]);
+        let keep = |how: &mut OpenOutput<'_>| how.stale = Stale::Keep;
+        let (output, written, committed) = try_open(folder, &other, keep).unwrap();
+        assert_eq!((committed.kept.len(), written.spans.len()), (1, 1));
+        commit(&output, &other, 1);
+        drop(output);
+        // From then on they belong to the output.
+        let (output, written, committed) = try_open(folder, &other, |_| {}).unwrap();
+        assert_eq!((written.kept.len(), committed.entries.len(), parts(folder)), (1, 1, 2));
+        drop(output);
+        // Asked to, they are done again, and only they.
+        let redo = |how: &mut OpenOutput<'_>| how.stale = Stale::Redo;
+        let (output, written, committed) = try_open(folder, &other, redo).unwrap();
+        assert_eq!((written.spans.len(), committed.entries.len(), parts(folder)), (2, 1, 1));
+        drop(output);
+        let mut columns = other.clone();
+        columns.identity.insert("output.columns".to_owned(), "other".into());
+        columns.fingerprint = Fingerprint::of([b"third".as_slice()]);
+        let refused = try_open(folder, &columns, keep).unwrap_err().to_string();
+        assert!(refused.contains("`output.columns`"), "{refused}");
     });
 }

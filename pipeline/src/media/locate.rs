@@ -218,7 +218,7 @@ fn is_plain(path: &str) -> bool {
 mod tests {
     use std::{fs, io::Write};
 
-    use legenda_schemas::job::{Columns, Source};
+    use legenda_schemas::job::{Columns, Incremental, Source};
 
     use super::{MediaPlaces, join};
 
@@ -226,6 +226,7 @@ mod tests {
         let source = Source {
             paths: Vec::new(),
             query: None,
+            incremental: Incremental::default(),
             columns: Columns::default(),
             media_dirs: dirs.to_vec(),
             media_hosts: Vec::new(),

@@ -1,6 +1,7 @@
 //! The table of a job: its Parquet files, what is common to their schemas, its spans and rows.
 
 use std::{
+    collections::{HashMap, HashSet},
     ops::Range,
     path::{Path, PathBuf},
     sync::{
@@ -61,6 +62,8 @@ pub struct RowGroupSize {
 pub struct SourceTable {
     /// The files in the order they are read.
     pub files: Vec<TableFile>,
+    /// Spans of files that need not be read, because they are done.
+    pub done: Vec<Span>,
     /// What was read of them.
     pub bytes_read: BytesRead,
 }
@@ -116,22 +119,35 @@ impl TableFile {
 }
 
 impl SourceTable {
-    /// Opens the files at `paths`, absolute or URLs (footers only).
+    /// Opens the files at `paths`, absolute or URLs (footers only). Of those that are `done`, and are
+    /// still what they were, only the first is opened.
     ///
     /// # Errors
     ///
     /// [`SourceError`] for the first file that cannot be read.
-    pub fn open(paths: &[String]) -> Result<Self, SourceError> {
+    pub fn open(paths: &[String], done: &HashMap<String, Vec<Span>>) -> Result<Self, SourceError> {
         let bytes_read = BytesRead::default();
         // A store takes its time to answer, so several are asked at a time.
         let n_threads = if paths.iter().any(|path| is_url(path)) { OPENED_AT_A_TIME } else { 1 };
         let next = AtomicUsize::new(0);
-        let opened: Mutex<Vec<(usize, Result<TableFile, SourceError>)>> = Mutex::default();
+        type Opened = Result<Result<TableFile, Vec<Span>>, SourceError>;
+        let opened: Mutex<Vec<(usize, Opened)>> = Mutex::default();
+        let open_one = |idx: usize, path: &str| {
+            let spans = done.get(path).filter(|_| idx > 0);
+            if let Some(spans) = spans {
+                let file = SourceFile::open(path, &bytes_read);
+                let file = file.map_err(|source| SourceError::Io { path: path.into(), source })?;
+                if spans.first().is_some_and(|span| span.object == *file.object()) {
+                    return Ok(Err(spans.clone()));
+                }
+            }
+            TableFile::open(path, &bytes_read).map(Ok)
+        };
         let open_some = || {
             while let Some((idx, path)) =
                 Some(next.fetch_add(1, Relaxed)).and_then(|idx| Some((idx, paths.get(idx)?)))
             {
-                let file = TableFile::open(path, &bytes_read);
+                let file = open_one(idx, path);
                 opened.lock().unwrap_or_else(PoisonError::into_inner).push((idx, file));
             }
         };
@@ -143,8 +159,14 @@ impl SourceTable {
         });
         let mut opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
         opened.sort_by_key(|(idx, _)| *idx);
-        let files = opened.into_iter().map(|(_, file)| file).collect::<Result<_, _>>()?;
-        Ok(Self { files, bytes_read })
+        let mut this = Self { files: Vec::new(), done: Vec::new(), bytes_read };
+        for (_, file) in opened {
+            match file? {
+                Ok(file) => this.files.push(file),
+                Err(spans) => this.done.extend(spans),
+            }
+        }
+        Ok(this)
     }
 
     /// Returns the type of the column `name`, which every file must have alike.
@@ -170,7 +192,14 @@ impl SourceTable {
         Ok(field)
     }
 
-    /// Cuts the table into spans of at most `span_rows` rows, the first `limit` rows only when
+    /// Returns how many files the table has, those that are done among them.
+    #[must_use]
+    pub fn n_files(&self) -> usize {
+        let done: HashSet<&str> = self.done.iter().map(|span| span.object.path.as_str()).collect();
+        self.files.len() + done.len()
+    }
+
+    /// Cuts the opened files into spans of at most `span_rows` rows, the first `limit` rows only when
     /// there is a limit.
     #[must_use]
     pub fn spans(&self, span_rows: usize, limit: Option<u64>) -> Vec<Span> {
@@ -427,7 +456,7 @@ pub fn holds_bytes(data_type: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, path::Path, sync::Arc};
+    use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
     use arrow::{
         array::{ArrayRef, AsArray, Int64Array, RecordBatch},
@@ -462,7 +491,7 @@ mod tests {
             let path = dir.path().join("t.parquet");
             write(&path, n_rows, group_rows);
             let path = path.to_string_lossy().into_owned();
-            let table = SourceTable::open(std::slice::from_ref(&path)).unwrap();
+            let table = SourceTable::open(std::slice::from_ref(&path), &HashMap::new()).unwrap();
             let reader = FileReader::open(&path, &table.bytes_read).unwrap();
             let mut seen: Vec<i64> = Vec::new();
             for span in table.spans(span_rows, limit) {
