@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Retry(RetryArgs),
     /// Prove that an output holds every input row once, or name what is wrong with it.
     Verify(VerifyArgs),
+    /// Make the page about an output's last run again, beside another output's where one is named.
+    Report(ReportArgs),
     /// List, show, fetch and try models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -130,6 +132,18 @@ pub(crate) struct RetryArgs {
 pub(crate) struct VerifyArgs {
     /// The output of a run: a folder, or its URL.
     pub(crate) output: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The output of a run: a folder, or its URL.
+    pub(crate) output: String,
+    /// Another output, whose last run is set beside it.
+    #[arg(long, value_name = "OUTPUT")]
+    pub(crate) compare: Option<String>,
+    /// Where the page goes.
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub(crate) to: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -50,6 +50,7 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     if report.store_retries > 0 {
         lines.push(format!("{} calls to stores were made again", report.store_retries));
     }
+    lines.push(format!("report in {}", plan.output.path_of("_legenda/report.html")));
     lines.push(format!("answers in {}", plan.output.path_of("")));
     if rejects > 0 {
         lines.push(format!("rejects in {}", plan.output.path_of("rejects")));

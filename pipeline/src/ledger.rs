@@ -101,7 +101,6 @@ pub enum LedgerError {
 
 const PLAN: &str = "_legenda/plan.json";
 const JOB: &str = "_legenda/job.json";
-const REPORT: &str = "_legenda/report.json";
 const LEDGER: &str = "_legenda/ledger";
 
 /// The folders of parts and rejects, and how the names of their files begin.
@@ -477,13 +476,23 @@ impl Output {
         self.write_json(JOB, job)
     }
 
-    /// Writes the report of a run to `_legenda/report.json`.
+    /// Writes a file of the report of a run, as JSON.
     ///
     /// # Errors
     ///
     /// [`WriteError`].
-    pub fn write_report(&self, report: &impl Serialize) -> Result<(), WriteError> {
-        self.write_json(REPORT, report)
+    pub fn write_report(&self, key: &str, report: &impl Serialize) -> Result<(), WriteError> {
+        self.write_json(key, report)
+    }
+
+    /// Writes the page of the report of a run.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    pub fn write_page(&self, key: &str, html: String) -> Result<(), WriteError> {
+        self.check_hold(key)?;
+        self.files.folder.replace(key, html.into())
     }
 
     /// Reads the output.

@@ -9,7 +9,8 @@
 //!   output in such a folder, and the record of what is committed. [`sink`]: tables as bytes.
 //! - [`retry`]: rejects that are tried again.
 //! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
-//! - [`preview`]: a look at the answers written.
+//! - [`preview`]: a look at the answers written. [`report`]: the page about a run, and what it shows;
+//!   [`timeline`]: its speed and memory over time.
 //! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
 //! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
 //!
@@ -24,6 +25,7 @@ pub mod metrics;
 pub mod plan;
 pub mod preview;
 pub mod query;
+pub mod report;
 pub mod retry;
 pub mod run;
 pub mod sink;
@@ -31,6 +33,7 @@ pub mod source;
 pub mod stage;
 pub mod store;
 pub mod template;
+pub mod timeline;
 pub mod verify;
 
 pub use metrics::{Ending, Progress, RunReport};

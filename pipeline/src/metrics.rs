@@ -7,7 +7,7 @@ use std::{
 };
 
 use legenda_schemas::ledger::LedgerEntry;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counters of a run that grow while it works; shared with whoever shows them.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Busy {
 }
 
 /// How a run ended, when nothing failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// Every row is accounted for.
@@ -72,7 +72,7 @@ pub enum Ending {
 }
 
 /// What a run did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// How it ended.
     pub ending: Ending,
@@ -101,7 +101,7 @@ pub struct RunReport {
     /// `limits.memory`, in bytes.
     pub memory_limit_bytes: u64,
     /// Rejects of earlier runs that this one tried again, when it was to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_retried: Option<u64>,
     /// Bytes read of the source to plan: footers, and columns that a query wants.
     pub bytes_planned: u64,

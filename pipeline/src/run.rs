@@ -23,7 +23,11 @@ use legenda_schemas::{
     ledger::LedgerEntry,
     table::AnswerKind,
 };
-use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
@@ -31,6 +35,7 @@ use crate::{
     media::locate::{MediaPlaces, PlacesError},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
+    report,
     retry::{Rejects, RetryChoice, RetryError},
     source::SourceFailed,
     stage::{
@@ -41,6 +46,7 @@ use crate::{
         scan::Scan,
     },
     store::{self, LeaseTerms, WriteError},
+    timeline,
 };
 
 /// How a run is executed; nothing here changes answers.
@@ -227,7 +233,12 @@ pub async fn run(
         },
         rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
     };
+    let (end, ended) = oneshot::channel();
+    let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
     let entries = run_stages(model, options, collector, stage_bytes).await?;
+    drop(end);
+    // What cannot be looked at any more is only missing in a picture.
+    let timeline = timeline.await.unwrap_or_default();
 
     let mut report = RunReport {
         ending: stop.ending(entries.len() == spans.len()),
@@ -251,7 +262,12 @@ pub async fn run(
     for entry in committed.entries.values().chain(&committed.kept).chain(&entries) {
         report.add(entry);
     }
-    output.write_report(&report)?;
+    tokio::task::spawn_blocking({
+        let report = report.clone();
+        move || report::write(&output, &plan, &report, timeline)
+    })
+    .await
+    .map_err(|error| RunError::Stage { stage: "report", problem: format!(": {error}") })??;
     Ok(report)
 }
 

@@ -23,7 +23,7 @@ pub enum AnswerKind {
 pub fn answer_column(task: TaskKind) -> &'static str {
     match task {
         TaskKind::Embed => "embedding",
-        _ => "answer",
+        _ => ANSWER_COLUMN,
     }
 }
 
@@ -38,6 +38,12 @@ pub const RESERVED_PREFIX: &str = "legenda_";
 
 /// The column of rejects with the row within its file.
 pub const ROW_COLUMN: &str = "legenda_row";
+
+/// The column of answers that are texts.
+pub const ANSWER_COLUMN: &str = "answer";
+
+/// The column with what is wrong with a reject.
+pub const MESSAGE_COLUMN: &str = "legenda_message";
 
 /// The column with the code of a reject.
 pub const CODE_COLUMN: &str = "legenda_code";
@@ -117,7 +123,7 @@ pub fn reject_schema(source: &Schema, metadata: HashMap<String, String>) -> Sche
         Field::new("legenda_file", DataType::Utf8, false),
         Field::new("legenda_stage", DataType::Utf8, false),
         Field::new(CODE_COLUMN, DataType::Utf8, false),
-        Field::new("legenda_message", DataType::Utf8, false),
+        Field::new(MESSAGE_COLUMN, DataType::Utf8, false),
     ];
     // A row whose bytes cannot be read any more is kept with nulls, so every field may be null.
     let fields: Vec<Field> = source

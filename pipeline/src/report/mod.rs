@@ -1,0 +1,105 @@
+//! The report of a run that a person opens: `_legenda/report.html`, one file that needs no network.
+//!
+//! What it shows is in `_legenda/report.json` and `gallery.json` beside it, so that the page can be made
+//! again, and set beside that of another run.
+
+mod gallery;
+mod page;
+mod sample;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    gallery::Gallery,
+    page::{PageError, page},
+    sample::{AnswerSample, Histogram},
+};
+use crate::{
+    ledger::{LedgerError, Output, OutputFiles},
+    metrics::RunReport,
+    plan::RunPlan,
+    store::WriteError,
+    timeline::Instance,
+};
+
+const REPORT: &str = "_legenda/report.json";
+const GALLERY: &str = "_legenda/gallery.json";
+const PAGE: &str = "_legenda/report.html";
+
+/// A run, as it is written to `_legenda/report.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredReport {
+    /// What it did.
+    #[serde(flatten)]
+    pub run: RunReport,
+    /// The task.
+    pub task: String,
+    /// The model.
+    pub model: String,
+    /// The request, as the job gives it.
+    pub prompt: String,
+    /// When it ended, in seconds since 1970.
+    pub ended_at: u64,
+    /// Its speed and memory over time.
+    pub timeline: Vec<Instance>,
+    /// What its answers are like.
+    pub sample: AnswerSample,
+}
+
+impl StoredReport {
+    /// Reads the report of an output, if it has one that this program can read.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] when the output cannot be read.
+    pub fn read(output: &OutputFiles) -> Result<Option<Self>, LedgerError> {
+        let bytes = output.folder.read(REPORT)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+}
+
+/// Writes the report of a run that has ended, in three forms.
+///
+/// # Errors
+///
+/// [`WriteError`]. What the page would show and cannot be read back is left out.
+pub(crate) fn write(
+    output: &Output,
+    plan: &RunPlan,
+    run: &RunReport,
+    timeline: Vec<Instance>,
+) -> Result<(), WriteError> {
+    let files = output.files();
+    let earlier = StoredReport::read(files).ok().flatten();
+    let entries = files.read_entries().unwrap_or_default();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let report = StoredReport {
+        run: run.clone(),
+        task: plan.job.task.kind.as_str().to_owned(),
+        model: plan.bundle_name.clone(),
+        prompt: plan.given_prompt().to_owned(),
+        ended_at: now.unwrap_or_default().as_secs(),
+        timeline,
+        sample: AnswerSample::take(files, &entries),
+    };
+    let gallery = Gallery::collect(plan, files, &entries);
+    output.write_report(REPORT, &report)?;
+    output.write_report(GALLERY, &gallery)?;
+    match page(&report, &gallery, earlier.as_ref(), "the run before") {
+        Ok(html) => output.write_page(PAGE, html),
+        Err(error) => {
+            tracing::warn!(%error, "cannot make the page of the report");
+            Ok(())
+        }
+    }
+}
+
+/// Reads the gallery of an output; an empty one where there is none.
+///
+/// # Errors
+///
+/// [`LedgerError`] when the output cannot be read.
+pub fn read_gallery(output: &OutputFiles) -> Result<Gallery, LedgerError> {
+    let bytes = output.folder.read(GALLERY)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+}
