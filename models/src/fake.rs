@@ -92,6 +92,7 @@ impl FakeOptions {
             sampling: Sampling::GREEDY,
             beams: Beams::OFF,
             guard: Guard::default(),
+            fallback: None,
         };
         let detokenizer = FakeDetokenizer { eos_token_id: self.eos_token_id };
         Engine::new(Box::new(FakeDecoder::new(self.clone())), Arc::new(detokenizer), options)

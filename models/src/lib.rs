@@ -36,10 +36,10 @@ pub use bundle::{Bundle, BundleError, BundleSource, GraphFile, Modalities, Speec
 pub use embedder::{Embedder, EmbedderInfo, Embedding, EmbeddingInput, Loaded};
 pub use engine::{
     DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
-    Sampling,
+    Sampling, Trial,
 };
 pub use family::{EncodeError, Encoder};
 pub use hub::{Hub, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
 pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
-pub use processor::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};
+pub use processor::{Hearing, ProcessError, Processor, Record, RgbImage, Sample, Waveform};

@@ -68,6 +68,15 @@ pub enum ModelError {
         /// The beams.
         n_beams: usize,
     },
+    /// Beams were asked for of sounds heard window by window.
+    #[error(
+        "{n_beams} beams and `task.long_audio = \"sequential\"` together are not supported: set \
+         `generation.num_beams` to 1"
+    )]
+    BeamsSequential {
+        /// The beams.
+        n_beams: usize,
+    },
     /// A pooling was asked for where there are no states of tokens to pool.
     #[error("graph `{graph}` pools by itself: remove `embedding.pooling`")]
     PooledInside {
@@ -102,6 +111,7 @@ impl ModelError {
             Self::Session(error) => error.code(),
             Self::ContextTooLong { .. } => "context_too_long",
             Self::BeamsDraw { .. } => "beams_draw",
+            Self::BeamsSequential { .. } => "beams_sequential",
             Self::PooledInside { .. } => "pooled_inside",
             Self::NoEmbedding { .. } => "no_embedding",
             Self::FirstEmbedding { .. } => "first_embedding",
@@ -162,11 +172,18 @@ impl Model {
         }
         let rows = slots(bundle, options, context_tokens, n_beams)?;
         let slots = rows * n_beams;
-        let start = bundle.decoder_start(&options.speech)?;
-        let processor = Arc::new(Processor::open(bundle)?.of_language(start.source.clone()));
-        let timestamps = start.timestamps;
+        let (speech, job) = (&options.speech, &options.generation);
+        let start = bundle.decoder_start(speech)?;
+        let eos_token_ids = &engine_options.eos_token_ids;
+        let hearing = bundle.hearing_rules(speech, job, &start, eos_token_ids, context_tokens);
+        if hearing.is_some() && n_beams > 1 {
+            return Err(ModelError::BeamsSequential { n_beams });
+        }
+        engine_options.fallback = bundle.fallback(speech, job, &start)?;
+        let processor = Processor::open(bundle)?.of_language(start.source.clone());
+        let processor = Arc::new(processor.hearing(hearing));
         let constraints = &mut engine_options.constraints;
-        constraints.timestamps = timestamps;
+        constraints.timestamps = start.timestamps;
         constraints.forced_first = start.target_id.or(constraints.forced_first);
         let choice = runtime.choose_device(options.device)?;
         let Graphs { encoder, decoder } =
@@ -188,7 +205,7 @@ impl Model {
             Some((first_timestamp_id, clip_seconds)) => Arc::new(Transcript {
                 text,
                 first_timestamp_id,
-                shows_timestamps: timestamps.is_some(),
+                shows_timestamps: speech.timestamps,
                 clip_seconds,
             }),
             None if bundle.is_prompted() => Arc::new(Document { text }),
@@ -271,6 +288,7 @@ pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> Engine
         sampling: sampling(model, job),
         beams: beams(model, job),
         guard: Guard::default(),
+        fallback: None,
     }
 }
 

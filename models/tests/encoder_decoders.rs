@@ -33,6 +33,7 @@ fn options(row: &Value) -> SpeechOptions {
         target_language: row["target_language"].as_str().map(str::to_owned),
         translate: row["task"] == "translate",
         timestamps: row["return_timestamps"] == true,
+        ..SpeechOptions::default()
     }
 }
 

@@ -21,7 +21,15 @@ pub struct Budget {
 /// Bytes in use; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: u64) {
+        let kept = usize::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(usize::MAX).max(1);
+        drop(self.permit.split(self.permit.num_permits().saturating_sub(kept)));
+    }
 }
 
 impl Budget {
@@ -49,7 +57,7 @@ impl Budget {
             .unwrap_or(u32::MAX)
             .clamp(1, self.grains_max);
         let permit = Arc::clone(&self.grains).acquire_many_owned(grains).await;
-        Reservation { _permit: permit.expect("the semaphore is never closed") }
+        Reservation { permit: permit.expect("the semaphore is never closed") }
     }
 }
 
@@ -122,7 +130,7 @@ impl<T> ByteSender<T> {
 mod tests {
     use std::time::Duration;
 
-    use super::byte_queue;
+    use super::{Budget, byte_queue};
 
     #[tokio::test]
     async fn a_full_queue_makes_the_sender_wait_until_the_receiver_is_done() {
@@ -137,6 +145,19 @@ mod tests {
         drop(first);
         second.await.unwrap();
         assert_eq!(receiver.recv().await.unwrap().item, "second");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_needed_any_more_is_given_back() {
+        let budget = Budget::new(4096);
+        let mut held = budget.reserve(4096).await;
+        held.shrink(1500);
+        held.shrink(9000);
+        let rest = budget.reserve(2048).await;
+        let more = tokio::time::timeout(Duration::from_millis(20), budget.reserve(1)).await;
+        assert!(more.is_err(), "1,500 bytes are two KiB, so nothing is left");
+        drop((held, rest));
+        budget.reserve(4096).await;
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use legenda_schemas::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -359,6 +359,10 @@ async fn run_stages(
         places: MediaPlaces::new(&plan.job.source, &options.base_dir)?,
         stop: Arc::clone(&stop),
         decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
+        heard_rows: Arc::new(Semaphore::new(match &model {
+            Loaded::Model(model) => 2 * model.info.slots,
+            Loaded::Embedder(_) => 1,
+        })),
         processor: match &model {
             Loaded::Model(model) => Arc::clone(&model.processor),
             Loaded::Embedder(embedder) => Arc::clone(&embedder.processor),

@@ -113,6 +113,37 @@ pub struct Task {
     /// Whether transcripts tell when things are said: `<|0.00|> Hello.<|0.84|>`, in seconds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timestamps: bool,
+    /// How a sound is heard that is longer than the model hears at a time.
+    #[serde(default, skip_serializing_if = "LongAudio::is_default")]
+    pub long_audio: LongAudio,
+}
+
+/// How a sound is heard that is longer than the model hears at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LongAudio {
+    /// In windows that overlap and are heard independently of each other; what they say is joined.
+    #[default]
+    Chunked,
+    /// In windows of which each begins where the transcript of the one before ends, as the
+    /// timestamps in it tell.
+    Sequential,
+}
+
+impl LongAudio {
+    /// Returns the name used in job files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chunked => "chunked",
+            Self::Sequential => "sequential",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Task {
@@ -125,6 +156,7 @@ impl Task {
             ("task.target_language", self.target_language.is_some(), writes),
             ("task.translate", self.translate, speaks),
             ("task.timestamps", self.timestamps, speaks),
+            ("task.long_audio", !self.long_audio.is_default(), speaks),
         ];
         let (key, ..) = keys.into_iter().find(|(_, is_set, is_useful)| *is_set && !is_useful)?;
         Some((
@@ -439,6 +471,12 @@ impl Job {
             }
         }
         self.generation.validate()?;
+        if self.task.long_audio != LongAudio::Sequential
+            && let Some(key) = self.generation.sequential_key()
+        {
+            let problem = "is for `task.long_audio = \"sequential\"` alone: remove it";
+            return refuse(key, problem.to_owned());
+        }
         if self.limits.audio_seconds.is_nan() || self.limits.audio_seconds <= 0.0 {
             return refuse(
                 "limits.audio_seconds",

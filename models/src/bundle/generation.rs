@@ -34,6 +34,10 @@ pub(crate) struct GenerationConfig {
     pub(crate) length_penalty: Option<f32>,
     pub(crate) early_stopping: Option<EarlyStoppingConfig>,
     pub(crate) renormalize_logits: Option<bool>,
+    pub(crate) condition_on_prev_tokens: Option<bool>,
+    pub(crate) compression_ratio_threshold: Option<f64>,
+    pub(crate) logprob_threshold: Option<f64>,
+    pub(crate) no_speech_threshold: Option<f64>,
     /// Every other key.
     #[serde(flatten)]
     rest: Map<String, Value>,

@@ -13,6 +13,7 @@ mod generation;
 mod graphs;
 mod languages;
 mod reader;
+mod sequential;
 mod start;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use legenda_schemas::job::Task;
+use legenda_schemas::job::{LongAudio, Task};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -24,6 +24,8 @@ pub struct SpeechOptions {
     pub translate: bool,
     /// Whether to tell when things are said.
     pub timestamps: bool,
+    /// How a sound is heard that is longer than the model hears at a time.
+    pub long_audio: LongAudio,
 }
 
 impl From<&Task> for SpeechOptions {
@@ -33,6 +35,7 @@ impl From<&Task> for SpeechOptions {
             target_language: task.target_language.clone(),
             translate: task.translate,
             timestamps: task.timestamps,
+            long_audio: task.long_audio,
         }
     }
 }
@@ -57,6 +60,9 @@ pub(crate) struct StartConfig {
     task_to_id: Option<BTreeMap<String, i64>>,
     #[serde(default)]
     no_timestamps_token_id: Option<i64>,
+    /// The token before what was said earlier.
+    #[serde(default)]
+    pub(super) prev_sot_token_id: Option<i64>,
     #[serde(default)]
     max_initial_timestamp_index: Option<i64>,
     #[serde(default)]
@@ -188,7 +194,9 @@ impl StartConfig {
         } else if speech.translate {
             return Err(unsupported("task.translate", "true", "this model knows English alone"));
         }
-        match (speech.timestamps, self.no_timestamps_token_id) {
+        // What ends a window is told by timestamps, whether they are written or not.
+        let is_sequential = speech.long_audio == LongAudio::Sequential;
+        match (speech.timestamps || is_sequential, self.no_timestamps_token_id) {
             (true, Some(id)) => {
                 decoder.timestamps = Some(TimestampRules {
                     no_timestamps_id: id,
@@ -197,7 +205,11 @@ impl StartConfig {
             }
             (true, None) => {
                 let none = "this model's generation config has no `no_timestamps_token_id`";
-                return Err(unsupported("task.timestamps", "true", none));
+                return Err(if is_sequential {
+                    unsupported("task.long_audio", speech.long_audio.as_str(), none)
+                } else {
+                    unsupported("task.timestamps", "true", none)
+                });
             }
             (false, id) => decoder.token_ids.extend(id),
         }
@@ -245,6 +257,9 @@ pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), Bundle
         }
         SpeechOptions { translate: true, .. } => Err(unsupported("task.translate", "true", only)),
         SpeechOptions { timestamps: true, .. } => Err(unsupported("task.timestamps", "true", only)),
+        SpeechOptions { long_audio, .. } if *long_audio != LongAudio::default() => {
+            Err(unsupported("task.long_audio", long_audio.as_str(), only))
+        }
         _ => Ok(()),
     }
 }

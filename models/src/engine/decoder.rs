@@ -113,6 +113,23 @@ pub trait Decoder: Send {
     /// [`DecodeError`] if the call failed as a whole; no slot is filled then.
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError>;
 
+    /// Fills the first row of `logits` with the scores after the first `n_tokens` of a prompt; no slot
+    /// changes.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the call failed, or if this decoder has no prompts that need it.
+    fn peek(
+        &mut self,
+        prompt: &Prompt,
+        n_tokens: usize,
+        logits: &mut Logits,
+    ) -> Result<(), DecodeError> {
+        let _ = (prompt, n_tokens, logits);
+        let message = "this decoder does not look into prompts".to_owned();
+        Err(DecodeError::Run { graph: "decoder".to_owned(), n_rows: 1, message })
+    }
+
     /// Appends one token to each slot named, and fills `logits` with the scores after it.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What comes out of the engine.
 
-use super::DecodeError;
+use super::{DecodeError, Trial};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,8 @@ pub struct Generation {
     /// The mean natural logarithm of the probability of each chosen token, before temperature and
     /// cuts. Zero is certainty.
     pub logprob_mean: f32,
+    /// Which try it is, where answers are tried again, and what the model chose before it.
+    pub trial: Trial,
 }
 
 impl Generation {
@@ -48,7 +50,7 @@ impl Generation {
         clippy::cast_possible_truncation,
         reason = "a mean for a report; counts are small"
     )]
-    pub(super) fn joined(mut parts: Vec<Self>, text: String) -> Self {
+    pub(crate) fn joined(mut parts: Vec<Self>, text: String) -> Self {
         if parts.len() == 1
             && let Some(whole) = parts.pop()
         {
@@ -68,6 +70,7 @@ impl Generation {
             finish_reason: cut_short.unwrap_or(FinishReason::Stop),
             n_prompt_tokens: parts.iter().map(|part| part.n_prompt_tokens).sum(),
             logprob_mean: (logprob_sum / n_tokens.max(1) as f64) as f32,
+            trial: Trial::default(),
             token_ids: parts.into_iter().flat_map(|part| part.token_ids).collect(),
             text,
         }

@@ -8,6 +8,7 @@
 mod beams;
 mod constraints;
 mod decoder;
+mod fallback;
 mod generation;
 mod prompt;
 mod row;
@@ -21,6 +22,7 @@ use std::{fmt, sync::Arc};
 pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;
 pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow};
+pub use fallback::{Fallback, Silence, Trial};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
 pub use prompt::{Positions, Prompt, TokenChoice};
 pub use sampler::Sampling;
@@ -30,6 +32,7 @@ pub use timestamps::TimestampRules;
 pub(crate) use schedule::prefill_groups;
 
 use beams::Candidates;
+use fallback::Verdict;
 use row::{Ended, Row};
 use sampler::Sampler;
 use stop::StopRules;
@@ -51,6 +54,8 @@ pub struct EngineOptions {
     pub beams: Beams,
     /// What counts as a loop.
     pub guard: Guard,
+    /// When answers are tried again; goes without beams only.
+    pub fallback: Option<Fallback>,
 }
 
 /// How long an answer may become; what the slot can hold bounds it as well.
@@ -106,6 +111,8 @@ pub struct Engine {
     constraints: Constraints,
     sampler: Sampler,
     beams: Beams,
+    fallback: Option<Fallback>,
+    temperature: f32,
     /// A place has as many slots of the decoder, side by side, as there are beams.
     rows: Vec<Option<Row>>,
     n_taken: usize,
@@ -145,8 +152,13 @@ impl Engine {
             },
             length: options.length,
             constraints: options.constraints,
-            sampler: Sampler::new(options.sampling),
+            temperature: options.sampling.temperature,
+            sampler: match options.fallback {
+                Some(_) => Sampler::new(options.sampling).weighing_allowed(),
+                None => Sampler::new(options.sampling),
+            },
             beams: options.beams,
+            fallback: options.fallback,
             rows,
             n_taken: 0,
             logits: Logits::default(),
@@ -236,6 +248,7 @@ impl Engine {
             return;
         }
         let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
+        self.choose_tokens(finished);
         let mut joined: Vec<(usize, usize)> = Vec::new();
         for place in 0..self.rows.len() {
             let Some(row) = &self.rows[place] else { continue };
@@ -261,6 +274,38 @@ impl Engine {
                 }
             }
             self.prefill_group(&prompts, finished);
+        }
+    }
+
+    /// Lets the model choose the tokens of prompts that are its choice, and keeps prompts that may be
+    /// needed again.
+    fn choose_tokens(&mut self, finished: &mut Vec<Finished>) {
+        for place in 0..self.rows.len() {
+            let waiting = self.rows[place].as_ref().and_then(|row| row.prompt.as_ref());
+            if let Some((prompt, choice)) = waiting.and_then(|p| Some((p, p.choice()?))) {
+                let peeked = self.decoder.peek(prompt, choice.position, &mut self.logits);
+                let scores = self.logits.row(0);
+                let score = |id: i64| usize::try_from(id).ok().and_then(|idx| scores.get(idx));
+                let known = choice.candidates.iter().filter_map(|id| Some((*id, *score(*id)?)));
+                // Of equal scores the first counts.
+                let best = known.reduce(|best, next| if next.1 > best.1 { next } else { best });
+                match (peeked, best) {
+                    (Err(error), _) => self.finish(place, Err(error.into()), finished),
+                    (Ok(()), None) => {
+                        let error = GenerateError::NoToken { n_generated: 0 };
+                        self.finish(place, Err(error), finished);
+                    }
+                    (Ok(()), Some((token_id, _))) => {
+                        self.rows[place].iter_mut().for_each(|row| row.choose(token_id));
+                    }
+                }
+            }
+            if self.fallback.is_some()
+                && let Some(row) = &mut self.rows[place]
+                && row.kept_prompt.is_none()
+            {
+                row.kept_prompt.clone_from(&row.prompt);
+            }
         }
     }
 
@@ -386,9 +431,43 @@ impl Engine {
         } else {
             self.take_token(place, first)
         };
-        if let Some(result) = ended {
-            self.finish(place, result, finished);
+        match ended {
+            Some(Ok(generation)) => {
+                if let Some(result) = self.judged(place, generation) {
+                    self.finish(place, result, finished);
+                }
+            }
+            Some(error) => self.finish(place, error, finished),
+            None => {}
         }
+    }
+
+    /// Returns what becomes of a row whose answer has ended; `None` where it is tried again.
+    fn judged(&mut self, place: usize, generation: Generation) -> Option<RowResult> {
+        let row = self.rows[place].as_mut()?;
+        let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
+        let mut trial = Trial { temperature, is_silence: false, chosen_id: row.chosen_id };
+        let Some(fallback) = &self.fallback else {
+            return Some(Ok(Generation { trial, ..generation }));
+        };
+        let mut verdict = fallback.judge(&generation.token_ids, row.allowed_logprob_sum);
+        if let (Verdict::Unlikely, Some(silence), Some(prompt)) =
+            (verdict, &fallback.silence, &row.kept_prompt)
+        {
+            let n_tokens = (prompt.n_tokens() + 1).saturating_sub(silence.n_start_tokens).max(1);
+            if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.logits) {
+                return Some(Err(error.into()));
+            }
+            let probability = sampler::probability(self.logits.row(0), silence.token_id);
+            trial.is_silence = fallback.is_silence(probability);
+            verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
+        }
+        if verdict == Verdict::Good || row.n_tries == fallback.temperatures.len() {
+            return Some(Ok(Generation { trial, ..generation }));
+        }
+        row.try_again();
+        self.decoder.release(place * self.beams.n_beams);
+        None
     }
 
     /// Chooses the next token of a row without beams.
@@ -404,12 +483,15 @@ impl Engine {
             self.constraints.apply(&history, &self.rules.eos_token_ids, &mut self.allowed);
             Some(self.allowed.as_slice())
         };
-        let Some(choice) = self.sampler.choose(scores, allowed, &mut row.random) else {
+        let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
+        let Some(choice) = self.sampler.choose(scores, allowed, temperature, &mut row.random)
+        else {
             return Some(Err(GenerateError::NoToken { n_generated: row.n_generated() }));
         };
         let hypothesis = row.live.first_mut()?;
         hypothesis.token_ids.push(choice.token_id);
         hypothesis.logprob_sum += choice.logprob;
+        row.allowed_logprob_sum += choice.allowed_logprob.unwrap_or(choice.logprob);
         let generated = &hypothesis.token_ids[row.n_prompt..];
         let reason = self.rules.check(generated, row.max_new_tokens, self.detokenizer.as_ref())?;
         let (hypothesis, n_prompt) = (row.live.swap_remove(0), row.n_prompt);
@@ -459,6 +541,12 @@ impl Engine {
             finished.push(Finished { ticket: row.ticket, result });
         }
     }
+}
+
+/// Returns the temperature of a row that was tried `n_tries` times before.
+fn temperature(first: f32, fallback: Option<&Fallback>, n_tries: usize) -> f32 {
+    let further = |fallback: &Fallback| fallback.temperatures.get(n_tries.checked_sub(1)?).copied();
+    fallback.and_then(further).unwrap_or(first)
 }
 
 #[cfg(test)]

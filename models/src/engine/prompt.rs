@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::tensors::Tensor;
 
-/// A token of a prompt that the decoder chooses itself, before it is prefilled: the likeliest of
+/// A token of a prompt that the model chooses itself, before the prompt is prefilled: the likeliest of
 /// `candidates` after the tokens before `position`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenChoice {
@@ -108,12 +108,11 @@ impl Prompt {
 
     /// Returns the prompt with the token that was to be chosen.
     #[must_use]
-    pub(crate) fn chosen(&self, token_id: i64) -> Self {
-        let mut prompt = self.clone();
-        if let Some(choice) = prompt.choice.take() {
-            prompt.token_ids[choice.position] = token_id;
+    pub(crate) fn chosen(mut self, token_id: i64) -> Self {
+        if let Some(choice) = self.choice.take() {
+            self.token_ids[choice.position] = token_id;
         }
-        prompt
+        self
     }
 
     /// Joins token ids and their embeddings.
@@ -176,7 +175,7 @@ impl Prompt {
         self.states.as_deref()
     }
 
-    /// Returns the token that the decoder is to choose, if there is one.
+    /// Returns the token that the model is to choose, if there is one.
     #[must_use]
     pub fn choice(&self) -> Option<&TokenChoice> {
         self.choice.as_ref()

@@ -1,12 +1,21 @@
 //! A prompt between admission and its end, and what it has been continued with so far.
 
-use super::{FinishReason, Generation, Prompt, constraints::History, sampler::RowRandom};
+use super::{FinishReason, Generation, Prompt, Trial, constraints::History, sampler::RowRandom};
 
 /// A row of the engine. It holds as many slots of the decoder as there are beams.
 pub(super) struct Row {
     pub(super) ticket: u64,
     /// Held until the row is prefilled.
     pub(super) prompt: Option<Prompt>,
+    /// Held until the row ends, where its answer may have to be tried again.
+    pub(super) kept_prompt: Option<Prompt>,
+    /// The tries before this one.
+    pub(super) n_tries: usize,
+    /// Sum of the natural log probabilities of its tokens among those that were allowed, without
+    /// beams.
+    pub(super) allowed_logprob_sum: f64,
+    /// The token of the prompt that the model chose.
+    pub(super) chosen_id: Option<i64>,
     pub(super) n_prompt: usize,
     /// The tokens of the prompt and those that its encoder was given.
     pub(super) n_given: usize,
@@ -46,18 +55,41 @@ pub(super) struct Ended {
 
 impl Row {
     pub(super) fn new(ticket: u64, prompt: Prompt, max_new_tokens: usize, row_seed: u64) -> Self {
-        let token_ids = prompt.token_ids().to_vec();
         Self {
             ticket,
-            n_prompt: token_ids.len(),
+            n_prompt: prompt.n_tokens(),
             n_given: prompt.n_given(),
             max_new_tokens,
             random: RowRandom::new(row_seed),
-            live: vec![Hypothesis { token_ids, logprob_sum: 0.0, score: 0.0, parent: 0 }],
+            live: vec![Hypothesis::of(&prompt)],
             ended: Vec::new(),
             can_improve: true,
             n_full: 1,
             prompt: Some(prompt),
+            kept_prompt: None,
+            n_tries: 0,
+            allowed_logprob_sum: 0.0,
+            chosen_id: None,
+        }
+    }
+
+    /// Fills in the token of the prompt that the model chose.
+    pub(super) fn choose(&mut self, token_id: i64) {
+        if let Some(prompt) = self.prompt.take() {
+            let prompt = prompt.chosen(token_id);
+            self.live = vec![Hypothesis::of(&prompt)];
+            self.prompt = Some(prompt);
+            self.chosen_id = Some(token_id);
+        }
+    }
+
+    /// Begins the answer anew, if the row has kept its prompt; its draws go on where they were.
+    pub(super) fn try_again(&mut self) {
+        if let Some(prompt) = &self.kept_prompt {
+            self.live = vec![Hypothesis::of(prompt)];
+            self.prompt = Some(prompt.clone());
+            self.n_tries += 1;
+            self.allowed_logprob_sum = 0.0;
         }
     }
 
@@ -74,6 +106,12 @@ impl Row {
 }
 
 impl Hypothesis {
+    /// Returns a prompt that nothing continues yet.
+    fn of(prompt: &Prompt) -> Self {
+        let token_ids = prompt.token_ids().to_vec();
+        Self { token_ids, logprob_sum: 0.0, score: 0.0, parent: 0 }
+    }
+
     /// Makes the generation of a row whose prompt has `n_prompt` tokens; `text` makes it of those and of
     /// the answer's.
     #[expect(
@@ -90,6 +128,14 @@ impl Hypothesis {
         let token_ids = self.token_ids.split_off(n_prompt);
         let logprob_mean = (self.logprob_sum / token_ids.len() as f64) as f32;
         let text = text(&self.token_ids, &token_ids);
-        Generation { token_ids, text, finish_reason, n_prompt_tokens: n_prompt, logprob_mean }
+        let trial = Trial::default();
+        Generation {
+            token_ids,
+            text,
+            finish_reason,
+            n_prompt_tokens: n_prompt,
+            logprob_mean,
+            trial,
+        }
     }
 }

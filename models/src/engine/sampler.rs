@@ -26,6 +26,8 @@ pub(super) struct Choice {
     pub(super) token_id: i64,
     /// Natural logarithm of its probability before temperature and cuts.
     pub(super) logprob: f64,
+    /// The same among the tokens that it was chosen from, where the sampler weighs those.
+    pub(super) allowed_logprob: Option<f64>,
 }
 
 /// A stream of pseudo-random numbers that belongs to one row.
@@ -61,42 +63,60 @@ impl RowRandom {
 #[derive(Debug)]
 pub(super) struct Sampler {
     sampling: Sampling,
+    /// Whether choices come with their probability among the tokens that were allowed: a sum more.
+    weighs_allowed: bool,
     candidates: Vec<(usize, f32)>,
 }
 
 impl Sampler {
     pub(super) fn new(sampling: Sampling) -> Self {
-        Self { sampling, candidates: Vec::new() }
+        Self { sampling, weighs_allowed: false, candidates: Vec::new() }
     }
 
-    /// Chooses from the model's `scores` (`[V]`), or from what constraints have made of them;
-    /// `None` if the best is not a finite number.
+    /// Makes choices come with their probability among the tokens that were allowed.
+    pub(super) fn weighing_allowed(self) -> Self {
+        Self { weighs_allowed: true, ..self }
+    }
+
+    /// Chooses from the model's `scores` (`[V]`), or from what constraints have made of them, at
+    /// `temperature`; `None` if the best is not a finite number.
     ///
     /// A draw depends on the scores and the row's own stream only. Equal scores go to the lower id.
     pub(super) fn choose(
         &mut self,
         scores: &[f32],
         allowed: Option<&[f32]>,
+        temperature: f32,
         random: &mut RowRandom,
     ) -> Option<Choice> {
         let (_, raw_best) = best(scores)?;
         let allowed = allowed.unwrap_or(scores);
         let (best_id, best_score) = best(allowed)?;
-        let token_idx = if self.sampling.temperature > 0.0 {
-            self.draw(allowed, best_score, random)
-        } else {
-            best_id
-        };
+        let is_drawn = temperature > 0.0;
+        let token_idx =
+            if is_drawn { self.draw(allowed, best_score, temperature, random) } else { best_id };
+        let allowed_logprob = self.weighs_allowed.then(|| {
+            let kept: Vec<f32> = self.candidates.iter().map(|(_, score)| *score).collect();
+            let kept = if is_drawn { &kept } else { allowed };
+            f64::from(allowed[token_idx]) - log_sum_exp(kept, best_score)
+        });
         Some(Choice {
             token_id: i64::try_from(token_idx).ok()?,
             logprob: f64::from(scores[token_idx]) - log_sum_exp(scores, raw_best),
+            allowed_logprob,
         })
     }
 
-    /// Draws an index after temperature, then `top_k`, `top_p` and `min_p` (the order of
-    /// transformers).
-    fn draw(&mut self, scores: &[f32], best_score: f32, random: &mut RowRandom) -> usize {
-        let Self { sampling, candidates } = self;
+    /// Draws an index after `temperature`, then `top_k`, `top_p` and `min_p` (the order of
+    /// transformers); what was kept stays in `candidates`.
+    fn draw(
+        &mut self,
+        scores: &[f32],
+        best_score: f32,
+        temperature: f32,
+        random: &mut RowRandom,
+    ) -> usize {
+        let Self { sampling, candidates, .. } = self;
         candidates.clear();
         candidates.extend(
             scores.iter().copied().enumerate().filter(|(_, score)| *score > f32::NEG_INFINITY),
@@ -113,7 +133,7 @@ impl Sampler {
         }
         // Sorted always: the walk below must see the same order whatever the selection left.
         candidates.sort_unstable_by(by_score);
-        let weight = |score: f32| f64::from((score - best_score) / sampling.temperature).exp();
+        let weight = |score: f32| f64::from((score - best_score) / temperature).exp();
         let mut total: f64 = candidates.iter().map(|(_, score)| weight(*score)).sum();
         if let Some(p) = sampling.top_p {
             let enough = total * f64::from(p);
@@ -160,6 +180,13 @@ fn best(scores: &[f32]) -> Option<(usize, f32)> {
     best.filter(|(_, score)| score.is_finite())
 }
 
+/// Returns the probability of a token by the model's scores; 0 if it has none.
+pub(super) fn probability(scores: &[f32], token_id: i64) -> f64 {
+    let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
+    let (Some(score), Some((_, best_score))) = (score, best(scores)) else { return 0.0 };
+    (f64::from(*score) - log_sum_exp(scores, best_score)).exp()
+}
+
 pub(super) fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
     // In f32 lanes: the sum is for a report, not for a choice.
     let sum: f32 = scores.iter().map(|score| (score - best_score).exp()).sum();
@@ -174,7 +201,9 @@ mod tests {
 
     fn choose(sampling: Sampling, scores: &[f32], seed: u64) -> Option<i64> {
         let mut random = RowRandom::new(seed);
-        Sampler::new(sampling).choose(scores, None, &mut random).map(|choice| choice.token_id)
+        let temperature = sampling.temperature;
+        let chosen = Sampler::new(sampling).choose(scores, None, temperature, &mut random);
+        chosen.map(|choice| choice.token_id)
     }
 
     #[test]
@@ -192,7 +221,8 @@ mod tests {
     fn a_logprob_is_the_softmax_of_the_raw_scores() {
         let scores = [0.0, (3.0_f32).ln()];
         let mut random = RowRandom::new(0);
-        let choice = Sampler::new(Sampling::GREEDY).choose(&scores, None, &mut random).unwrap();
+        let choice =
+            Sampler::new(Sampling::GREEDY).choose(&scores, None, 0.0, &mut random).unwrap();
         assert!((choice.logprob - (0.75_f64).ln()).abs() < 1e-6, "{}", choice.logprob);
     }
 

@@ -23,8 +23,6 @@ pub(crate) struct SourceEncoder {
     graph: EncoderGraph,
     kind: SourceKind,
     start: DecoderStart,
-    /// Whether a sample's tokens, where it has some, are what its answer begins with.
-    is_prompted: bool,
     pad_id: i64,
     text_tokens_max: usize,
 }
@@ -54,7 +52,6 @@ impl SourceEncoder {
             graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
             kind,
             start,
-            is_prompted: bundle.is_prompted(),
             pad_id: bundle.start.pad_token_id.unwrap_or(0),
             text_tokens_max: context_tokens,
         })
@@ -146,7 +143,8 @@ impl Encoder for SourceEncoder {
         }
         let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
-            if self.is_prompted && !sample.token_ids.is_empty() {
+            // Tokens beside a picture or a sound are what its answer begins with.
+            if self.kind != SourceKind::Text && !sample.token_ids.is_empty() {
                 return Ok(Prompt::of_states(sample.token_ids.clone(), states, None, 0));
             }
             let (start, n_text_tokens) = (self.start.clone(), sample.token_ids.len());

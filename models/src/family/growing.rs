@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     Prompt,
-    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow, TokenChoice},
+    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
     onnx::{GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
     tensors::Tensor,
 };
@@ -107,16 +107,10 @@ impl GrowingDecoder {
 
     /// Prefills prompts and lays them beside the rows that they may stand with.
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
-        let chosen = self.choose(joins)?;
-        let chosen = joins.iter().zip(&chosen).map(|(join, prompt)| Join {
-            slot: join.slot,
-            prompt: prompt.as_ref().unwrap_or(join.prompt),
-        });
-        let joins: Vec<Join<'_>> = chosen.collect();
         logits.reset(joins.len(), self.vocab_size);
         let n_batches = self.batches.len();
         let mut prefill = || {
-            for places in self.groups(&joins) {
+            for places in self.groups(joins) {
                 let group: Vec<Join<'_>> = places.iter().map(|place| joins[*place]).collect();
                 let batch = self.prefill_batch(&group, |row_idx, scores| {
                     logits.row_mut(places[row_idx]).copy_from_slice(scores);
@@ -146,39 +140,23 @@ impl GrowingDecoder {
         if self.graph.masks_states() { 0 } else { n_positions }
     }
 
-    /// Fills in the tokens of prompts that the model is to choose; `None` where there is none.
-    fn choose(&mut self, joins: &[Join<'_>]) -> Result<Vec<Option<Prompt>>, RunError> {
-        let prompts = joins.iter().map(|join| join.prompt);
-        let choose = |prompt: &Prompt| {
-            let choice = prompt.choice()?;
-            Some(self.choose_token(prompt, choice).map(|token_id| prompt.chosen(token_id)))
-        };
-        prompts.map(choose).map(Option::transpose).collect()
-    }
-
-    /// Asks for the likeliest of the candidates, in a run whose past is forgotten.
-    fn choose_token(&mut self, prompt: &Prompt, choice: &TokenChoice) -> Result<i64, RunError> {
-        let token_ids = prompt.token_ids()[..choice.position].to_vec();
-        let tokens = self.step_input([1, choice.position], token_ids)?;
+    /// Reads the scores after the first tokens of a prompt, in a run whose past is forgotten.
+    fn run_peek(
+        &mut self,
+        prompt: &Prompt,
+        n_tokens: usize,
+        logits: &mut Logits,
+    ) -> Result<(), RunError> {
+        let token_ids: Vec<i64> = prompt.token_ids().iter().copied().take(n_tokens).collect();
+        let n_tokens = token_ids.len();
+        let tokens = self.step_input([1, n_tokens], token_ids)?;
         let states: Vec<&Tensor<f32>> = prompt.states().into_iter().collect();
         let past = self.graph.empty_past(1, &states)?;
-        let n_tokens = choice.position;
         let position = |axis, _, token_idx| prompt.position(axis, token_idx);
         let inputs = self.inputs(tokens, (&[n_tokens], n_tokens), 0..n_tokens, position);
-        let mut best: Option<(i64, f32)> = None;
-        self.graph.run(&past, inputs, |_, scores| {
-            for &token_id in &*choice.candidates {
-                let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
-                let is_better = |score: &f32| best.is_none_or(|(_, best)| *score > best);
-                if let Some(score) = score.copied().filter(is_better) {
-                    best = Some((token_id, score));
-                }
-            }
-        })?;
-        best.map(|(token_id, _)| token_id).ok_or_else(|| RunError {
-            graph: self.graph.name().to_owned(),
-            message: "there is no score for any token to choose from".to_owned(),
-        })
+        logits.reset(1, self.vocab_size);
+        let read = |_, scores: &[f32]| logits.row_mut(0).copy_from_slice(scores);
+        self.graph.run(&past, inputs, read).map(drop)
     }
 
     /// Prefills prompts in a batch of their own.
@@ -422,6 +400,15 @@ impl Decoder for GrowingDecoder {
 
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
         self.prefill_joins(joins, logits).map_err(|error| decode_error(error, joins.len()))
+    }
+
+    fn peek(
+        &mut self,
+        prompt: &Prompt,
+        n_tokens: usize,
+        logits: &mut Logits,
+    ) -> Result<(), DecodeError> {
+        self.run_peek(prompt, n_tokens, logits).map_err(|error| decode_error(error, 1))
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {

@@ -208,6 +208,41 @@ impl LogMel {
         Ok(Tensor::new([n_clips, self.filters.len(), clip_frames], clips)?)
     }
 
+    /// Turns one sound of any length into features `[mels, frames]`: the sound alone where it is longer
+    /// than a clip, else a clip.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+    ///
+    /// # Source
+    ///
+    /// What `AutomaticSpeechRecognitionPipeline.preprocess` of transformers 4.57 asks of the extractor
+    /// without `chunk_length_s`: no truncation, and no padding of what is longer.
+    pub fn whole_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
+        if audio.samples.is_empty() {
+            return Err(ProcessError::AudioEmpty);
+        }
+        if !audio.samples.iter().all(|sample| sample.is_finite()) {
+            return Err(ProcessError::AudioNotFinite);
+        }
+        let resampled;
+        let mut samples = audio.samples.as_slice();
+        if audio.sample_rate_hz != self.sample_rate_hz {
+            resampled = resample(samples, audio.sample_rate_hz, self.sample_rate_hz)?;
+            samples = &resampled;
+        }
+        let n_heard = samples.len().max(self.n_samples);
+        let features = self.log_mel(samples, n_heard);
+        Ok(Tensor::new([self.filters.len(), n_heard / self.hop], features)?)
+    }
+
+    /// Returns the frames of a clip.
+    #[must_use]
+    pub fn clip_frames(&self) -> usize {
+        self.n_samples / self.hop
+    }
+
     /// Computes the features `[mels, frames]` of `samples`, followed by silence up to `n_heard`.
     fn log_mel(&self, samples: &[f32], n_heard: usize) -> Vec<f32> {
         const FLOOR: f32 = 1e-10;

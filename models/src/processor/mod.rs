@@ -7,6 +7,7 @@ mod audio;
 mod clap;
 mod document;
 mod error;
+mod hearing;
 mod image;
 mod long_form;
 mod mel;
@@ -26,6 +27,8 @@ pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
 pub(crate) use document::Document;
 pub use error::ProcessError;
+pub use hearing::Hearing;
+pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
 pub use record::{Record, RgbImage, Sample, Waveform};
 pub use resize::{Backend, Filter, resize};
@@ -57,6 +60,8 @@ pub struct Processor {
     language: Option<SourceLanguage>,
     /// Whether text is read; else that one medium is the whole question.
     reads_text: bool,
+    /// How sounds are heard window by window, if they are.
+    hearing: Option<Arc<HearingRules>>,
 }
 
 /// How a text becomes token ids.
@@ -111,12 +116,45 @@ impl Processor {
             },
             language: None,
             reads_text: modalities.text,
+            hearing: None,
         })
     }
 
     /// Sets the language of texts, in the place of what their tokenizer says.
     pub(crate) fn of_language(self, language: Option<SourceLanguage>) -> Self {
         Self { language, ..self }
+    }
+
+    /// Makes sounds be heard window by window, each where the one before ended.
+    pub(crate) fn hearing(self, rules: Option<HearingRules>) -> Self {
+        Self { hearing: rules.map(Arc::new), ..self }
+    }
+
+    /// Returns whether sounds are heard window by window: such a row goes to [`hear`](Self::hear), not
+    /// to [`split`](Self::split) and [`prepare`](Self::prepare).
+    #[must_use]
+    pub fn hears_sequentially(&self) -> bool {
+        self.hearing.is_some()
+    }
+
+    /// Begins to hear a record's sound, window by window; `None` where sounds are not heard so.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`]; the row is rejected, other rows go on.
+    pub fn hear(&self, record: &Record) -> Result<Option<Hearing>, ProcessError> {
+        let (Some(rules), Some(audio), TextInput::Prompt(text)) =
+            (&self.hearing, &self.audio, &self.text)
+        else {
+            return Ok(None);
+        };
+        let [sound] = record.audios.as_slice() else {
+            let actual = record.audios.len();
+            return Err(ProcessError::MediaCount { modality: "audio", actual });
+        };
+        let features = audio.whole_features(sound)?;
+        let (rules, text) = (Arc::clone(rules), Arc::clone(text));
+        Ok(Some(Hearing::new(rules, text, features, audio.clip_frames())))
     }
 
     /// Cuts a record whose sound is longer than the model hears into records of parts of it that

@@ -67,7 +67,7 @@ pub(crate) fn load(bundle: PathBuf, slots: usize, options: ModelOptions) -> Mode
     let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
     let bundle = Bundle::open(&BundleSource::Directory(bundle)).unwrap();
     let mut options = ModelOptions { device: device(), slots: Some(slots), ..options };
-    options.generation.max_new_tokens = Some(24);
+    options.generation.max_new_tokens.get_or_insert(24);
     Model::load(&runtime, &bundle, &options).unwrap()
 }
 

@@ -7,7 +7,7 @@ use legenda_models::{Engine, Finished};
 
 use super::{
     EncodedRow, Outcome, Outcomes, RowKey, Stage,
-    parts::{Part, WaitingParts},
+    parts::{Part, Place, WaitingParts},
 };
 use crate::{
     budget::{ByteReceiver, Disconnected, Held, Reservation},
@@ -61,7 +61,15 @@ pub fn run(
             let Some(row) = live.remove(&ticket) else { continue };
             let outcome = match result {
                 Ok(generation) => {
-                    let Some(parts) = waiting.take(row.key, row.part, generation) else { continue };
+                    let place: Place = match row.part {
+                        Part::OfSeveral(place) => place,
+                        Part::Window(reply) => {
+                            // Who does not wait for it any more has told why.
+                            reply.send(generation).ok();
+                            continue;
+                        }
+                    };
+                    let Some(parts) = waiting.take(row.key, place, generation) else { continue };
                     Outcome::Answered {
                         key: row.key,
                         input_sha256: row.input_sha256,

@@ -15,6 +15,7 @@ pub mod collect;
 pub mod embed;
 pub mod encode;
 pub mod generate;
+pub mod hearing;
 pub mod parts;
 pub mod prepare;
 pub mod scan;

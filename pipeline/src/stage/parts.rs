@@ -3,21 +3,32 @@
 use std::collections::HashMap;
 
 use legenda_models::Generation;
+use tokio::sync::oneshot;
 
 use super::RowKey;
 
+/// What goes through the model of a row at a time.
+#[derive(Debug)]
+pub enum Part {
+    /// One of the parts of a row, which are answered in any order and joined.
+    OfSeveral(Place),
+    /// A window of a sound, on whose answer the next one depends: it goes back to `prepare`.
+    Window(oneshot::Sender<Generation>),
+}
+
 /// Which part of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Place {
     /// Its place, from 0.
     pub idx: usize,
     /// The parts of the row, 1 for a row that is whole.
     pub n_parts: usize,
 }
 
-impl Part {
+#[cfg(test)]
+impl Place {
     /// A row that is whole.
-    pub const WHOLE: Self = Self { idx: 0, n_parts: 1 };
+    const WHOLE: Self = Self { idx: 0, n_parts: 1 };
 }
 
 /// Answers that wait for those of the other parts of their rows. A row that is rejected by one of its
@@ -32,7 +43,7 @@ impl WaitingParts {
     pub fn take(
         &mut self,
         key: RowKey,
-        part: Part,
+        part: Place,
         generation: Generation,
     ) -> Option<Vec<Generation>> {
         if part.n_parts == 1 {
@@ -51,7 +62,7 @@ impl WaitingParts {
 
 #[cfg(test)]
 mod tests {
-    use legenda_models::FinishReason;
+    use legenda_models::{FinishReason, Trial};
 
     use super::*;
 
@@ -62,18 +73,19 @@ mod tests {
             finish_reason: FinishReason::Stop,
             n_prompt_tokens: 1,
             logprob_mean: 0.0,
+            trial: Trial::default(),
         }
     }
 
     #[test]
     fn a_row_is_answered_when_its_last_part_is() {
         let key = |row_idx| RowKey { span_idx: 0, row_idx };
-        let part = |idx| Part { idx, n_parts: 3 };
+        let part = |idx| Place { idx, n_parts: 3 };
         let mut waiting = WaitingParts::default();
         assert!(waiting.take(key(0), part(2), generation("c")).is_none());
         assert!(waiting.take(key(0), part(0), generation("a")).is_none());
         assert!(waiting.take(key(1), part(1), generation("x")).is_none(), "another row");
-        let whole = waiting.take(key(2), Part::WHOLE, generation("whole")).unwrap();
+        let whole = waiting.take(key(2), Place::WHOLE, generation("whole")).unwrap();
         assert_eq!(whole[0].text, "whole");
         let parts = waiting.take(key(0), part(1), generation("b")).unwrap();
         let texts: Vec<&str> = parts.iter().map(|part| part.text.as_str()).collect();

@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
-    Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage, parts::Part,
+    Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
+    hearing::HeardRow,
+    parts::{Part, Place},
 };
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
@@ -45,6 +47,9 @@ pub struct Preparer {
     pub places: MediaPlaces,
     /// Asked to stop when a store fails.
     pub stop: Arc<Stop>,
+    /// Rows whose sounds may be heard window by window at a time: enough to fill the model's slots
+    /// while others are prepared, and few enough that they end in about their order.
+    pub heard_rows: Arc<Semaphore>,
 }
 
 /// Why a row cannot be prepared.
@@ -102,9 +107,15 @@ pub async fn run(
             let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
             let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
             let stop = Arc::clone(&preparer.stop);
+            let heard = if preparer.processor.hears_sequentially() {
+                Arc::clone(&preparer.heard_rows).acquire_owned().await.ok()
+            } else {
+                None
+            };
             tasks.spawn(async move {
                 let first = batch.item.first;
                 let key = RowKey { row_idx: first.row_idx + offset, ..first };
+                let windows = prepared.clone();
                 let work = tokio::task::spawn_blocking(move || {
                     let runtime = Handle::current();
                     preparer.prepare_guarded(
@@ -121,7 +132,14 @@ pub async fn run(
                     )
                 });
                 match work.await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(None)) => {}
+                    Ok(Ok(Some(row))) => {
+                        // Others may be prepared while this one is heard.
+                        drop(permit);
+                        row.hear(key, &windows, &outcomes).await.ok();
+                        drop(heard);
+                        return;
+                    }
                     // The row stays outstanding.
                     Ok(Err(PrepareError::Locate {
                         source: LocateError::Store { path, problem },
@@ -159,19 +177,20 @@ impl Preparer {
         offset: usize,
         runtime: &Handle,
         send: impl FnMut(RowIdentity, Part, Sample),
-    ) -> Result<(), PrepareError> {
+    ) -> Result<Option<HeardRow>, PrepareError> {
         guarded(|| self.prepare(batch, offset, runtime, send))
             .unwrap_or_else(|error| Err(PrepareError::Panic { problem: error.to_string() }))
     }
 
-    /// Prepares a row and hands its sample to `send`, or those of its parts one after another.
+    /// Prepares a row and hands its sample to `send`, or those of its parts one after another; returns
+    /// a row whose sound is to be heard window by window.
     fn prepare(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
         mut send: impl FnMut(RowIdentity, Part, Sample),
-    ) -> Result<(), PrepareError> {
+    ) -> Result<Option<HeardRow>, PrepareError> {
         let job = &self.plan.job;
         let columns = &job.source.columns;
         let rows = &batch.rows;
@@ -209,6 +228,9 @@ impl Preparer {
             let refuse = |source| media_error(&columns.audio, source);
             record.audios.push(self.sound(bytes.into(), runtime, &mut held).map_err(refuse)?);
         }
+        if let Some(hearing) = self.processor.hear(&record)? {
+            return Ok(Some(HeardRow::new(identity, hearing, held)));
+        }
         let records = self.processor.split(record)?;
         let n_parts = records.len();
         for (idx, record) in records.iter().enumerate() {
@@ -217,9 +239,10 @@ impl Preparer {
                 held.clear();
             }
             let seed = identity.seed.wrapping_add(idx as u64);
-            send(RowIdentity { seed, ..identity.clone() }, Part { idx, n_parts }, sample);
+            let part = Part::OfSeveral(Place { idx, n_parts });
+            send(RowIdentity { seed, ..identity.clone() }, part, sample);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Decodes an image; what it takes is held in `held`.

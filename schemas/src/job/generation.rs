@@ -42,6 +42,25 @@ pub struct GenerationOptions {
     /// Among beams: above 0 favours long answers, below 0 short ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length_penalty: Option<f32>,
+    /// Of a sound that is heard window by window (`task.long_audio = "sequential"`): whether the model
+    /// is told what was said before a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition_on_prev_tokens: Option<bool>,
+    /// The temperatures at which a window is heard again, one after another, while its transcript is
+    /// not good enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallback_temperatures: Vec<f32>,
+    /// A transcript whose tokens become more times smaller than this when they are compressed
+    /// repeats itself, and is not good enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression_ratio_threshold: Option<f64>,
+    /// Nor is one whose mean log probability is below this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprob_threshold: Option<f64>,
+    /// A window is silence if its transcript is below that threshold, and the model says that nobody
+    /// speaks with a probability above this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_speech_threshold: Option<f64>,
     /// The seed of the draws, with the row's identity.
     pub seed: u64,
     /// Texts that end an answer; they are not part of it.
@@ -75,10 +94,38 @@ impl GenerationOptions {
                 return refuse(key, format!("is {value}: write {expected}"));
             }
         }
+        for (key, value) in [
+            ("generation.compression_ratio_threshold", self.compression_ratio_threshold),
+            ("generation.logprob_threshold", self.logprob_threshold),
+            ("generation.no_speech_threshold", self.no_speech_threshold),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_finite()) {
+                return refuse(key, format!("is {value}: write a number"));
+            }
+        }
+        let is_temperature = |t: &f32| t.is_finite() && *t >= 0.0;
+        if let Some(t) = self.fallback_temperatures.iter().find(|t| !is_temperature(t)) {
+            let problem = format!("holds {t}: write temperatures of 0 or more");
+            return refuse("generation.fallback_temperatures", problem);
+        }
         if self.stop.iter().any(String::is_empty) {
             return refuse("generation.stop", "holds an empty text: remove it".to_owned());
         }
         Ok(())
+    }
+}
+
+impl GenerationOptions {
+    /// Returns the first key that is set and is about sounds heard window by window.
+    pub(super) fn sequential_key(&self) -> Option<&'static str> {
+        let keys = [
+            ("generation.condition_on_prev_tokens", self.condition_on_prev_tokens.is_some()),
+            ("generation.fallback_temperatures", !self.fallback_temperatures.is_empty()),
+            ("generation.compression_ratio_threshold", self.compression_ratio_threshold.is_some()),
+            ("generation.logprob_threshold", self.logprob_threshold.is_some()),
+            ("generation.no_speech_threshold", self.no_speech_threshold.is_some()),
+        ];
+        keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key))
     }
 }
 

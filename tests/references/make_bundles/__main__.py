@@ -20,6 +20,7 @@ MODULES = {
     "captioners": ["vit_gpt2", "trocr"],
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],
+    "sequential": ["whisper_sequential"],
     "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
     "listeners": ["ultravox", "voxtral"],

@@ -1,0 +1,329 @@
+//! A sound heard window by window, each from where the transcript of the one before ends.
+//!
+//! # Source
+//!
+//! `WhisperGenerationMixin.generate` with `return_timestamps=True` of transformers 4.57, and what it
+//! calls: `_get_input_segment`, `_prepare_decoder_input_ids` and `_retrieve_segment`.
+
+use std::{fmt, sync::Arc};
+
+use super::{Sample, TextProcessor};
+use crate::{
+    engine::{Detokenizer, Generation},
+    tensors::Tensor,
+};
+
+/// Seconds between two timestamps, and between two frames (`time_precision` and
+/// `time_precision_features` of the reference).
+const TIMESTAMP_SECONDS: f64 = 0.02;
+const FRAME_SECONDS: f64 = 0.01;
+
+/// From this temperature on a transcript is too uncertain to go before the next window.
+const UNCERTAIN_TEMPERATURE: f32 = 0.5;
+
+/// How the sounds of a run are heard.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HearingRules {
+    /// The tokens before a transcript.
+    pub(crate) start_ids: Vec<i64>,
+    /// The place among them of one that the model chooses, in the first window.
+    pub(crate) choice_position: Option<usize>,
+    /// Any of these ends a transcript.
+    pub(crate) eos_token_ids: Vec<i64>,
+    /// Every id from this one on is a timestamp.
+    pub(crate) first_timestamp_id: i64,
+    /// The token before what was said earlier, if there is one.
+    pub(crate) previous_id: Option<i64>,
+    /// Whether the model is told what was said earlier.
+    pub(crate) conditions_on_previous: bool,
+    /// The most tokens of that.
+    pub(crate) previous_tokens_max: usize,
+    /// The length of a window in timestamps.
+    pub(crate) clip_timestamps: usize,
+    /// Whether timestamps are written.
+    pub(crate) shows_timestamps: bool,
+}
+
+/// A sound that is being heard.
+///
+/// Ask for a window, let the model answer it, [`take`](Self::take) the answer, and so on until there
+/// is no window more.
+pub struct Hearing {
+    rules: Arc<HearingRules>,
+    text: Arc<TextProcessor>,
+    /// `[mels, frames]`
+    features: Tensor<f32>,
+    /// The frames of a window.
+    clip_frames: usize,
+    /// The frame with which the next window begins.
+    seek: usize,
+    chosen_id: Option<i64>,
+    conditions: bool,
+    segments: Vec<Segment>,
+    /// What the model answered, tokens included that are in no segment.
+    windows: Vec<Generation>,
+}
+
+/// A piece of a transcript: tokens that say when and what, and their times in seconds.
+#[derive(Clone, Debug, PartialEq)]
+struct Segment {
+    start: f64,
+    end: f64,
+    token_ids: Vec<i64>,
+}
+
+/// Shows the length only.
+impl fmt::Debug for Hearing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hearing")
+            .field("features", &self.features)
+            .field("seek", &self.seek)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hearing {
+    /// Begins with `features`, `[mels, frames]`; a window has `clip_frames`.
+    pub(super) fn new(
+        rules: Arc<HearingRules>,
+        text: Arc<TextProcessor>,
+        features: Tensor<f32>,
+        clip_frames: usize,
+    ) -> Self {
+        Self {
+            rules,
+            text,
+            features,
+            clip_frames,
+            seek: 0,
+            chosen_id: None,
+            conditions: false,
+            segments: Vec::new(),
+            windows: Vec::new(),
+        }
+    }
+
+    /// Returns the bytes held, for budgets.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.features.size_bytes()
+    }
+
+    fn n_frames(&self) -> usize {
+        self.features.row_len()
+    }
+
+    /// Returns the frames of the next window that are the sound's.
+    fn window_frames(&self) -> usize {
+        self.n_frames().saturating_sub(self.seek).min(self.clip_frames)
+    }
+
+    /// Returns the next window; `None` when the sound has been heard.
+    #[must_use]
+    pub fn window(&self) -> Option<Sample> {
+        let (n_frames, clip_frames) = (self.window_frames(), self.clip_frames);
+        if n_frames == 0 {
+            return None;
+        }
+        let n_mels = self.features.rows();
+        let mut values = Tensor::zeros([1, n_mels, clip_frames]);
+        for (mel_idx, row) in values.data_mut().chunks_exact_mut(clip_frames).enumerate() {
+            let source = &self.features.row(mel_idx)[self.seek..self.seek + n_frames];
+            row[..n_frames].copy_from_slice(source);
+        }
+        Some(Sample {
+            token_ids: self.prompt_ids(),
+            pixel_values: None,
+            image_grids: Vec::new(),
+            input_features: Some(values),
+        })
+    }
+
+    /// Returns the tokens before the transcript of the next window; none where the model has yet to
+    /// choose one of them.
+    fn prompt_ids(&self) -> Vec<i64> {
+        let rules = &self.rules;
+        let mut start_ids = rules.start_ids.clone();
+        match (rules.choice_position, self.chosen_id) {
+            (Some(position), Some(chosen_id)) => start_ids[position] = chosen_id,
+            (Some(_), None) => return Vec::new(),
+            (None, _) => {}
+        }
+        if !self.conditions || self.segments.is_empty() {
+            return start_ids;
+        }
+        let is_timestamp = |id: &i64| *id >= rules.first_timestamp_id;
+        let mut previous: Vec<i64> = Vec::new();
+        for Segment { token_ids, .. } in &self.segments {
+            // Of two timestamps at its end the second is where the next one begins.
+            let n_tokens = token_ids.len();
+            let ends_twice = n_tokens > 2 && is_timestamp(&token_ids[n_tokens - 2]);
+            previous.extend(&token_ids[..n_tokens - usize::from(ends_twice)]);
+        }
+        let cut = previous.len().saturating_sub(rules.previous_tokens_max);
+        let previous = previous.split_off(cut);
+        rules.previous_id.into_iter().chain(previous).chain(start_ids).collect()
+    }
+
+    /// Takes the model's answer to the window asked for last.
+    pub fn take(&mut self, window: Generation) {
+        let trial = window.trial;
+        self.chosen_id = self.chosen_id.or(trial.chosen_id);
+        self.conditions =
+            self.rules.conditions_on_previous && trial.temperature < UNCERTAIN_TEMPERATURE;
+        let n_frames = self.window_frames();
+        let mut token_ids = window.token_ids.as_slice();
+        if let Some((last, others)) = token_ids.split_last()
+            && self.rules.eos_token_ids.contains(last)
+        {
+            token_ids = others;
+        }
+        let n_heard = if trial.is_silence {
+            n_frames
+        } else {
+            let frames = WindowFrames { seek: self.seek, n_frames, clip_frames: self.clip_frames };
+            let (segments, n_heard) = self.rules.segments(token_ids, frames);
+            self.segments.extend(segments);
+            n_heard
+        };
+        self.seek += n_heard;
+        self.windows.push(window);
+    }
+
+    /// Returns the answer to the whole: the tokens of all segments, and what they say.
+    #[must_use]
+    pub fn answer(self) -> Generation {
+        let mut text = String::new();
+        let is_text = |id: &&i64| **id < self.rules.first_timestamp_id;
+        for Segment { start, end, token_ids } in &self.segments {
+            let ids: Vec<i64> = token_ids.iter().filter(is_text).copied().collect();
+            let said = self.text.text(&ids);
+            if self.rules.shows_timestamps {
+                text.push_str(&format!("<|{start:.2}|>{said}<|{end:.2}|>"));
+            } else {
+                text.push_str(&said);
+            }
+        }
+        let token_ids = self.segments.into_iter().flat_map(|segment| segment.token_ids).collect();
+        let whole = Generation::joined(self.windows, String::new());
+        Generation { token_ids, text, ..whole }
+    }
+}
+
+/// Where a window lies: its first frame, how many of the sound's it has, and how many in all.
+#[derive(Clone, Copy, Debug)]
+struct WindowFrames {
+    seek: usize,
+    n_frames: usize,
+    clip_frames: usize,
+}
+
+impl HearingRules {
+    /// Cuts the transcript of a window, without the end token, into segments; returns them and how many
+    /// frames they take.
+    ///
+    /// A pair of timestamps is the end of a segment and the beginning of the next. What follows the
+    /// last pair is heard again, unless a lone timestamp says that nothing does.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "frames and timestamps of a sound are far fewer than 2^52"
+    )]
+    fn segments(&self, token_ids: &[i64], frames: WindowFrames) -> (Vec<Segment>, usize) {
+        let WindowFrames { seek, n_frames, clip_frames } = frames;
+        let stride = (clip_frames / self.clip_timestamps.max(1)).max(1);
+        let offset = seek as f64 * TIMESTAMP_SECONDS / stride as f64;
+        let is_timestamp = |id: &i64| *id >= self.first_timestamp_id;
+        let timestamp = |id: i64| id - self.first_timestamp_id;
+        let seconds = |timestamp: i64| offset + timestamp as f64 * TIMESTAMP_SECONDS;
+        let is_pair = |place: &usize| token_ids[place - 1..=*place].iter().all(is_timestamp);
+        let mut ends: Vec<usize> = (1..token_ids.len()).filter(is_pair).collect();
+        let Some(last) = ends.last_mut() else {
+            let said = token_ids.iter().rfind(|id| is_timestamp(id)).copied().map(timestamp);
+            let whole = (n_frames as f64 * FRAME_SECONDS / TIMESTAMP_SECONDS) as i64;
+            let end = seconds(said.filter(|said| *said != 0).unwrap_or(whole));
+            let segment = Segment { start: offset, end, token_ids: token_ids.to_vec() };
+            return (vec![segment], n_frames);
+        };
+        let n_tokens = token_ids.len();
+        let is_timestamp_at = |place: usize| token_ids.get(place).is_some_and(is_timestamp);
+        let ends_once = is_timestamp_at(n_tokens - 1) && !is_timestamp_at(n_tokens - 2);
+        // The second timestamp of the last pair stays with what it ends.
+        *last += usize::from(!ends_once);
+        let n_heard = if ends_once {
+            ends.push(n_tokens);
+            n_frames
+        } else {
+            let end = timestamp(token_ids[*last - 2]);
+            // A pair at 0 would be a fault of the rules for timestamps, and be heard for ever.
+            usize::try_from(end).ok().filter(|end| *end > 0).map_or(n_frames, |end| end * stride)
+        };
+        let mut segments = Vec::with_capacity(ends.len());
+        let mut start = 0;
+        for (idx, end) in ends.iter().copied().enumerate() {
+            let sliced = &token_ids[start..end];
+            let from_end = if idx + 1 < ends.len() || ends_once { 1 } else { 2 };
+            segments.push(Segment {
+                start: seconds(timestamp(sliced[0])),
+                end: seconds(timestamp(sliced[sliced.len() - from_end])),
+                token_ids: sliced.to_vec(),
+            });
+            start = end;
+        }
+        (segments, n_heard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text up to 99, timestamps from 100.
+    fn rules() -> HearingRules {
+        HearingRules {
+            start_ids: vec![90, 91],
+            choice_position: None,
+            eos_token_ids: vec![99],
+            first_timestamp_id: 100,
+            previous_id: Some(95),
+            conditions_on_previous: true,
+            previous_tokens_max: 5,
+            clip_timestamps: 1500,
+            shows_timestamps: true,
+        }
+    }
+
+    fn heard(token_ids: &[i64], n_frames: usize) -> (Vec<(f64, f64, Vec<i64>)>, usize) {
+        let frames = WindowFrames { seek: 1000, n_frames, clip_frames: 3000 };
+        let (segments, n_heard) = rules().segments(token_ids, frames);
+        let hundredths = |seconds: f64| (seconds * 100.0).round() / 100.0;
+        let shown = segments.into_iter().map(|Segment { start, end, token_ids }| {
+            (hundredths(start), hundredths(end), token_ids)
+        });
+        (shown.collect(), n_heard)
+    }
+
+    #[test]
+    fn what_follows_the_last_pair_is_heard_again() {
+        let (segments, n_heard) = heard(&[100, 1, 2, 150, 150, 3, 200, 220, 4], 3000);
+        let expected = [(10.0, 11.0, vec![100, 1, 2, 150]), (11.0, 12.0, vec![150, 3, 200, 220])];
+        assert_eq!((segments.as_slice(), n_heard), (&expected[..], 200));
+    }
+
+    #[test]
+    fn a_lone_timestamp_at_the_end_ends_the_window() {
+        let (segments, n_heard) = heard(&[100, 1, 150, 160, 3, 200], 2500);
+        let expected = [(10.0, 11.0, vec![100, 1, 150]), (11.2, 12.0, vec![160, 3, 200])];
+        assert_eq!((segments.as_slice(), n_heard), (&expected[..], 2500));
+    }
+
+    #[test]
+    fn without_a_pair_the_window_is_a_segment() {
+        let (segments, n_heard) = heard(&[110, 1, 2], 3000);
+        assert_eq!((segments, n_heard), (vec![(10.0, 10.2, vec![110, 1, 2])], 3000));
+        let (segments, n_heard) = heard(&[100, 1, 2], 700);
+        assert_eq!((segments, n_heard), (vec![(10.0, 17.0, vec![100, 1, 2])], 700));
+        assert_eq!(heard(&[], 500), (vec![(10.0, 15.0, vec![])], 500));
+    }
+}
