@@ -117,6 +117,8 @@ pub struct Engine {
     rows: Vec<Option<Row>>,
     n_taken: usize,
     logits: Logits,
+    /// Scores within a prompt; apart, for those of a step are read row after row.
+    peeked: Logits,
     /// Scores of one row after the constraints.
     allowed: Vec<f32>,
     n_steps: u64,
@@ -162,6 +164,7 @@ impl Engine {
             rows,
             n_taken: 0,
             logits: Logits::default(),
+            peeked: Logits::default(),
             allowed: Vec::new(),
             n_steps: 0,
         }
@@ -283,8 +286,8 @@ impl Engine {
         for place in 0..self.rows.len() {
             let waiting = self.rows[place].as_ref().and_then(|row| row.prompt.as_ref());
             if let Some((prompt, choice)) = waiting.and_then(|p| Some((p, p.choice()?))) {
-                let peeked = self.decoder.peek(prompt, choice.position, &mut self.logits);
-                let scores = self.logits.row(0);
+                let peeked = self.decoder.peek(prompt, choice.position, &mut self.peeked);
+                let scores = self.peeked.row(0);
                 let score = |id: i64| usize::try_from(id).ok().and_then(|idx| scores.get(idx));
                 let known = choice.candidates.iter().filter_map(|id| Some((*id, *score(*id)?)));
                 // Of equal scores the first counts.
@@ -455,10 +458,10 @@ impl Engine {
             (verdict, &fallback.silence, &row.kept_prompt)
         {
             let n_tokens = (prompt.n_tokens() + 1).saturating_sub(silence.n_start_tokens).max(1);
-            if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.logits) {
+            if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.peeked) {
                 return Some(Err(error.into()));
             }
-            let probability = sampler::probability(self.logits.row(0), silence.token_id);
+            let probability = sampler::probability(self.peeked.row(0), silence.token_id);
             trial.is_silence = fallback.is_silence(probability);
             verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
         }

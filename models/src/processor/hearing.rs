@@ -193,18 +193,21 @@ impl Hearing {
     /// Returns the answer to the whole: the tokens of all segments, and what they say.
     #[must_use]
     pub fn answer(self) -> Generation {
-        let mut text = String::new();
-        let is_text = |id: &&i64| **id < self.rules.first_timestamp_id;
-        for Segment { start, end, token_ids } in &self.segments {
-            let ids: Vec<i64> = token_ids.iter().filter(is_text).copied().collect();
-            let said = self.text.text(&ids);
-            if self.rules.shows_timestamps {
-                text.push_str(&format!("<|{start:.2}|>{said}<|{end:.2}|>"));
-            } else {
-                text.push_str(&said);
-            }
-        }
-        let token_ids = self.segments.into_iter().flat_map(|segment| segment.token_ids).collect();
+        let said = |token_ids: &[i64]| {
+            let is_text = |id: &&i64| **id < self.rules.first_timestamp_id;
+            self.text.text(&token_ids.iter().filter(is_text).copied().collect::<Vec<i64>>())
+        };
+        let text_of = |Segment { start, end, token_ids }: &Segment| {
+            format!("<|{start:.2}|>{}<|{end:.2}|>", said(token_ids))
+        };
+        let segments = self.segments.iter();
+        let token_ids: Vec<i64> =
+            segments.clone().flat_map(|segment| &segment.token_ids).copied().collect();
+        let text = if self.rules.shows_timestamps {
+            segments.map(text_of).collect()
+        } else {
+            said(&token_ids)
+        };
         let whole = Generation::joined(self.windows, String::new());
         Generation { token_ids, text, ..whole }
     }

@@ -21,6 +21,7 @@ MODULES = {
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],
     "sequential": ["whisper_sequential"],
+    "florence": ["florence2"],
     "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
     "listeners": ["ultravox", "voxtral"],
