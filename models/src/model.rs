@@ -10,7 +10,7 @@ use crate::{
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
-    processor::{Document, Transcript},
+    processor::{Document, Regions, Transcript},
 };
 
 /// How a model is loaded.
@@ -209,7 +209,10 @@ impl Model {
                 clip_seconds,
             }),
             None if bundle.is_prompted() => Arc::new(Document { text }),
-            None => text,
+            None => match processor.tasks() {
+                Some(tasks) => Arc::new(Regions { text, tasks }),
+                None => text,
+            },
         };
         let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })

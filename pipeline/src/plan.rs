@@ -141,7 +141,9 @@ impl RunPlan {
             }
         }
         let embedding = embedding_plan(&job, bundle)?;
-        let prompt = Template::compile("task.prompt", job.prompt_template())?;
+        let own_prompt = bundle.default_prompt(job.task.kind).filter(|_| job.task.prompt.is_none());
+        let prompt = own_prompt.unwrap_or_else(|| job.prompt_template());
+        let prompt = Template::compile("task.prompt", prompt)?;
         let system = job
             .task
             .system

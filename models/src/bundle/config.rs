@@ -10,6 +10,7 @@ use super::{
     GenerationConfig,
     encoder_decoder::EncoderConfig,
     reader::{ReaderConfig, with_text_defaults},
+    tasks::TaskConfig,
 };
 
 /// What `config.json` says first of all: which keys follow depends on it.
@@ -203,6 +204,9 @@ pub(crate) struct ProcessorConfig {
     /// The feature extractor of CLAP.
     #[serde(skip)]
     pub(crate) clap: Option<ClapExtractorConfig>,
+    /// The tasks of Florence-2.
+    #[serde(skip)]
+    pub(crate) tasks: Option<TaskConfig>,
 }
 
 /// `image_processor`: the keys of transformers' image processors.

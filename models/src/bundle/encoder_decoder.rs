@@ -6,6 +6,7 @@ use super::{
     BundleError, BundleFiles, ProcessorConfig,
     config::{ModelConfig, TextConfig, TokenIds},
     reader::ReaderConfig,
+    tasks::TaskConfig,
 };
 
 /// What the encoder of an encoder-decoder reads.
@@ -15,6 +16,8 @@ pub(crate) enum SourceKind {
     Text,
     /// Pixels: ViT-GPT2, TrOCR; of a document: Donut.
     Image,
+    /// Pixels and a text that asks about them: Florence-2.
+    ImageText,
     /// A log-mel spectrogram of one length: Whisper.
     LogMel,
     /// Samples as they are: Moonshine.
@@ -28,6 +31,7 @@ impl SourceKind {
             "VisionEncoderDecoderModel" => Some(Self::Image),
             "WhisperForConditionalGeneration" => Some(Self::LogMel),
             "MoonshineForConditionalGeneration" => Some(Self::Samples),
+            "Florence2ForConditionalGeneration" | "florence2" => Some(Self::ImageText),
             "MarianMTModel" => Some(Self::Text),
             name if name.ends_with("ForConditionalGeneration") => Some(Self::Text),
             _ => None,
@@ -38,7 +42,7 @@ impl SourceKind {
     pub(crate) fn medium(self) -> Option<&'static str> {
         match self {
             Self::Text => None,
-            Self::Image => Some("image"),
+            Self::Image | Self::ImageText => Some("image"),
             Self::LogMel | Self::Samples => Some("audio"),
         }
     }
@@ -51,7 +55,7 @@ impl SourceKind {
     pub(crate) fn mask_stride(self) -> usize {
         match self {
             Self::Samples => 64 * 3 * 2,
-            Self::Text | Self::Image | Self::LogMel => 1,
+            Self::Text | Self::Image | Self::ImageText | Self::LogMel => 1,
         }
     }
 }
@@ -111,7 +115,12 @@ pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// Reads `config.json`.
 pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Result<ModelConfig> {
-    let decoder = config.get("decoder").filter(|_| kind == SourceKind::Image).unwrap_or(config);
+    let decoder = match kind {
+        SourceKind::Image => config.get("decoder"),
+        SourceKind::ImageText => config.get("text_config"),
+        SourceKind::Text | SourceKind::LogMel | SourceKind::Samples => None,
+    };
+    let decoder = decoder.unwrap_or(config);
     let is_relative = decoder.get("relative_attention_num_buckets").is_some();
     let mut keys = Map::new();
     for (name, aliases) in DECODER_KEYS {
@@ -127,7 +136,7 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
     let encoder = config.get("encoder").unwrap_or(config);
     let encoder = EncoderConfig {
         positions: match kind {
-            SourceKind::Text => None,
+            SourceKind::Text | SourceKind::ImageText => None,
             SourceKind::Image => image_positions(encoder),
             SourceKind::LogMel => number(config, "max_source_positions"),
             // One for 384 samples of 16 kHz.
@@ -169,25 +178,30 @@ pub(super) fn processor_config(
 ) -> Result<ProcessorConfig, BundleError> {
     let part = match kind {
         SourceKind::Text => return Ok(ProcessorConfig::default()),
-        SourceKind::Image => "image_processor",
+        SourceKind::Image | SourceKind::ImageText => "image_processor",
         SourceKind::LogMel | SourceKind::Samples => "feature_extractor",
     };
     let joined: Option<Value> = files.json_if_there("processor_config.json")?;
-    let (file, config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take())) {
+    let (file, mut config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take()))
+    {
         Some(config) => ("processor_config.json", config),
         None => ("preprocessor_config.json", files.json("preprocessor_config.json")?),
     };
     let mut processor = ProcessorConfig::default();
-    let read =
-        match kind {
-            SourceKind::Samples => {
-                serde_json::from_value(config).map(|config| processor.samples = Some(config))
-            }
-            SourceKind::LogMel => serde_json::from_value(config)
-                .map(|config| processor.feature_extractor = Some(config)),
-            SourceKind::Text | SourceKind::Image => serde_json::from_value(config)
-                .map(|config| processor.image_processor = Some(config)),
-        };
+    if kind == SourceKind::ImageText {
+        processor.tasks = Some(TaskConfig::take(&mut config, files)?);
+    }
+    let read = match kind {
+        SourceKind::Samples => {
+            serde_json::from_value(config).map(|config| processor.samples = Some(config))
+        }
+        SourceKind::LogMel => {
+            serde_json::from_value(config).map(|config| processor.feature_extractor = Some(config))
+        }
+        SourceKind::Text | SourceKind::Image | SourceKind::ImageText => {
+            serde_json::from_value(config).map(|config| processor.image_processor = Some(config))
+        }
+    };
     read.map_err(|error| BundleError::InvalidJson {
         file: file.to_owned(),
         message: error.to_string(),

@@ -3,7 +3,7 @@
 
 use legenda_schemas::precision::Precision;
 
-use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family};
+use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family, SourceKind};
 
 /// The files beside the graphs that are read where they are there.
 const CONFIG_FILES: [&str; 16] = [
@@ -95,9 +95,11 @@ impl Bundle {
         match self.family {
             Family::Causal => vec![self.decoder_graph],
             Family::Embedding => self.embedding_graphs(),
-            Family::EncoderDecoder(_) => {
-                let decoders = [self.first_run_graph(), Some(self.decoder_graph)];
-                ["encoder_model"].into_iter().chain(decoders.into_iter().flatten()).collect()
+            Family::EncoderDecoder(kind) => {
+                let is_seen = kind == SourceKind::ImageText;
+                let before = [needed(is_seen, "vision_encoder"), needed(is_seen, "embed_tokens")];
+                let own = [Some("encoder_model"), self.first_run_graph(), Some(self.decoder_graph)];
+                before.into_iter().chain(own).flatten().collect()
             }
             Family::Multimodal => [
                 needed(modalities.image, "vision_encoder"),

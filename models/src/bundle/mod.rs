@@ -15,6 +15,7 @@ mod languages;
 mod reader;
 mod sequential;
 mod start;
+mod tasks;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,7 @@ use graphs::{decoder_graph, is_module_folder};
 pub(crate) use reader::Reader;
 pub use start::SpeechOptions;
 pub(crate) use start::{DecoderStart, SourceLanguage, StartConfig};
+pub(crate) use tasks::{TaskAnswer, TaskConfig};
 
 /// Where a bundle is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +99,8 @@ impl Family {
     /// What an error says of the architectures that can be run.
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
          Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Whisper, \
-         Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Florence-2, \
+         Whisper, Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
 }
 
 /// What may be in a record for this model.
@@ -344,13 +346,20 @@ impl Bundle {
         self.start.is_prompted
     }
 
+    /// Returns the prompt of a job that gives none, where the model has words of its own for its task.
+    #[must_use]
+    pub fn default_prompt(&self, task: TaskKind) -> Option<&'static str> {
+        (task == TaskKind::Caption && self.processor.tasks.is_some()).then_some("<CAPTION>")
+    }
+
     /// Returns what may be in a record.
     #[must_use]
     pub fn modalities(&self) -> Modalities {
         if let Family::EncoderDecoder(kind) = self.family {
             return Modalities {
-                text: kind == SourceKind::Text || self.start.is_prompted,
-                image: kind == SourceKind::Image,
+                text: matches!(kind, SourceKind::Text | SourceKind::ImageText)
+                    || self.start.is_prompted,
+                image: matches!(kind, SourceKind::Image | SourceKind::ImageText),
                 audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
             };
         }

@@ -99,7 +99,10 @@ impl StartConfig {
     pub(super) fn read(files: &BundleFiles) -> Result<Self, BundleError> {
         let generation: Self = files.json_if_there("generation_config.json")?.unwrap_or_default();
         let config: Value = files.json("config.json")?;
-        let token = |key: &str| config[key].as_i64().or_else(|| config["decoder"][key].as_i64());
+        let inner = [&config["decoder"], &config["text_config"]];
+        let token = |key: &str| {
+            config[key].as_i64().or_else(|| inner.iter().find_map(|config| config[key].as_i64()))
+        };
         let encoder = config["encoder"]["model_type"].as_str();
         Ok(Self {
             is_prompted: encoder.is_some_and(|encoder| encoder.contains("donut")),

@@ -148,15 +148,33 @@ pub trait Decoder: Send {
     fn release(&mut self, slot: usize);
 }
 
+/// What an answer is about, where its tokens do not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// The task that the prompt names, such as `<OD>`; empty where it names none.
+    pub task: String,
+    /// Width and height of the picture, in pixels.
+    pub image_size: [usize; 2],
+}
+
+/// What an answer answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The tokens before the answer.
+    pub prompt_ids: &'a [i64],
+    /// What it is about, for a model that has to be told.
+    pub subject: Option<&'a Subject>,
+}
+
 /// Turns token ids back into text.
 pub trait Detokenizer: Send + Sync {
     /// Returns the text of `token_ids`, without special tokens.
     fn text(&self, token_ids: &[i64]) -> String;
 
     /// Returns what a whole answer says: its text, unless the model writes something else in its tokens
-    /// and those of its prompt.
-    fn answer(&self, prompt_ids: &[i64], token_ids: &[i64]) -> String {
-        let _ = prompt_ids;
+    /// and those of its prompt, or about what it was asked.
+    fn answer(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
+        let _ = asked;
         self.text(token_ids)
     }
 

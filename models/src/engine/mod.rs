@@ -21,7 +21,9 @@ use std::{fmt, sync::Arc};
 
 pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;
-pub use decoder::{DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow};
+pub use decoder::{
+    Asked, DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow, Subject,
+};
 pub use fallback::{Fallback, Silence, Trial};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
 pub use prompt::{Positions, Prompt, TokenChoice};
@@ -498,7 +500,10 @@ impl Engine {
         let generated = &hypothesis.token_ids[row.n_prompt..];
         let reason = self.rules.check(generated, row.max_new_tokens, self.detokenizer.as_ref())?;
         let (hypothesis, n_prompt) = (row.live.swap_remove(0), row.n_prompt);
-        let text = |prompt: &[i64], ids: &[i64]| self.text(prompt, ids);
+        let subject = row.subject.clone();
+        let text = |prompt_ids: &[i64], ids: &[i64]| {
+            self.text(Asked { prompt_ids, subject: subject.as_deref() }, ids)
+        };
         Some(Ok(hypothesis.into_generation(n_prompt, reason, text)))
     }
 
@@ -520,9 +525,12 @@ impl Engine {
             self.rules.check(generated, max_new_tokens, self.detokenizer.as_ref())
         };
         let ended = beams::advance(self.beams, row, &candidates, check)?;
+        let subject = row.subject.clone();
         Some(match ended {
             Some(Ended { hypothesis, reason, .. }) => {
-                let text = |prompt: &[i64], ids: &[i64]| self.text(prompt, ids);
+                let text = |prompt_ids: &[i64], ids: &[i64]| {
+                    self.text(Asked { prompt_ids, subject: subject.as_deref() }, ids)
+                };
                 Ok(hypothesis.into_generation(n_prompt, reason, text))
             }
             None => Err(GenerateError::NoToken { n_generated }),
@@ -530,8 +538,8 @@ impl Engine {
     }
 
     /// Returns what an answer's tokens say, up to the first stop string.
-    fn text(&self, prompt_ids: &[i64], token_ids: &[i64]) -> String {
-        self.rules.cut(&self.detokenizer.answer(prompt_ids, token_ids)).to_owned()
+    fn text(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
+        self.rules.cut(&self.detokenizer.answer(asked, token_ids)).to_owned()
     }
 
     fn finish(&mut self, place: usize, result: RowResult, finished: &mut Vec<Finished>) {

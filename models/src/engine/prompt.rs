@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Subject;
 use crate::tensors::Tensor;
 
 /// A token of a prompt that the model chooses itself, before the prompt is prefilled: the likeliest of
@@ -30,6 +31,7 @@ pub struct Prompt {
     choice: Option<TokenChoice>,
     /// Apart, so that a prompt stays small.
     positions: Option<Box<Positions>>,
+    subject: Option<Arc<Subject>>,
     n_text_tokens: usize,
 }
 
@@ -81,8 +83,15 @@ impl Prompt {
     /// Makes a prompt for a decoder that embeds its tokens itself.
     #[must_use]
     pub fn of_tokens(token_ids: Vec<i64>) -> Self {
-        let (embeds, states, choice, positions) = (None, None, None, None);
-        Self { token_ids, embeds, states, choice, positions, n_text_tokens: 0 }
+        Self {
+            token_ids,
+            embeds: None,
+            states: None,
+            choice: None,
+            positions: None,
+            subject: None,
+            n_text_tokens: 0,
+        }
     }
 
     /// Makes a prompt for the decoder of an encoder-decoder: the tokens an answer begins with, and
@@ -125,6 +134,29 @@ impl Prompt {
         assert_eq!(embeds.shape().len(), 2, "embeddings of a prompt have two dimensions");
         assert_eq!(embeds.rows(), token_ids.len(), "one embedding per token");
         Self { embeds: Some(embeds), ..Self::of_tokens(token_ids) }
+    }
+
+    /// Gives the prompt the embeddings of its tokens, for a decoder that takes both those and states.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one for each token: that is a fault of the encoder, not of a row.
+    #[must_use]
+    pub fn embedded(self, embeds: Tensor<f32>) -> Self {
+        assert_eq!(embeds.rows(), self.token_ids.len(), "one embedding per token");
+        Self { embeds: Some(embeds), ..self }
+    }
+
+    /// Says what the answer is about.
+    #[must_use]
+    pub fn about(self, subject: Option<Arc<Subject>>) -> Self {
+        Self { subject, ..self }
+    }
+
+    /// Returns what the answer is about, where its tokens do not tell.
+    #[must_use]
+    pub fn subject(&self) -> Option<Arc<Subject>> {
+        self.subject.clone()
     }
 
     /// Gives the prompt positions of its own.

@@ -1,6 +1,10 @@
 //! A prompt between admission and its end, and what it has been continued with so far.
 
-use super::{FinishReason, Generation, Prompt, Trial, constraints::History, sampler::RowRandom};
+use std::sync::Arc;
+
+use super::{
+    FinishReason, Generation, Prompt, Subject, Trial, constraints::History, sampler::RowRandom,
+};
 
 /// A row of the engine. It holds as many slots of the decoder as there are beams.
 pub(super) struct Row {
@@ -17,6 +21,8 @@ pub(super) struct Row {
     /// The token of the prompt that the model chose.
     pub(super) chosen_id: Option<i64>,
     pub(super) n_prompt: usize,
+    /// What the answer is about.
+    pub(super) subject: Option<Arc<Subject>>,
     /// The tokens of the prompt and those that its encoder was given.
     pub(super) n_given: usize,
     pub(super) max_new_tokens: usize,
@@ -58,6 +64,7 @@ impl Row {
         Self {
             ticket,
             n_prompt: prompt.n_tokens(),
+            subject: prompt.subject(),
             n_given: prompt.n_given(),
             max_new_tokens,
             random: RowRandom::new(row_seed),

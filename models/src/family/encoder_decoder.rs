@@ -44,7 +44,7 @@ impl SourceEncoder {
         let graph = GraphSession::open(runtime, "encoder_model", &source, device)?;
         let input = match kind {
             SourceKind::Text => "input_ids",
-            SourceKind::Image => "pixel_values",
+            SourceKind::Image | SourceKind::ImageText => "pixel_values",
             SourceKind::LogMel => "input_features",
             SourceKind::Samples => "input_values",
         };
@@ -81,7 +81,7 @@ impl SourceEncoder {
     fn medium<'s>(&self, sample: &'s Sample) -> Option<&'s Tensor<f32>> {
         match self.kind {
             SourceKind::Text => None,
-            SourceKind::Image => sample.pixel_values.as_ref(),
+            SourceKind::Image | SourceKind::ImageText => sample.pixel_values.as_ref(),
             SourceKind::LogMel | SourceKind::Samples => sample.input_features.as_ref(),
         }
     }

@@ -8,6 +8,7 @@ mod in_place;
 mod media;
 mod multimodal;
 mod padding;
+mod picture_text;
 mod pooling;
 mod positions;
 mod tokens;
@@ -19,7 +20,7 @@ use std::{
 
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::{DecoderStart, Family, Reader},
+    bundle::{DecoderStart, Family, Reader, SourceKind},
     engine::{DecodeError, Decoder},
     onnx::{
         DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph, InPlaceGraph,
@@ -34,6 +35,7 @@ use growing::{GrowingDecoder, RowRules};
 use in_place::InPlaceDecoder;
 pub(crate) use in_place::cache_tokens;
 use multimodal::MultimodalEncoder;
+use picture_text::PictureTextEncoder;
 use tokens::{TokenEmbedding, TokenInput};
 
 /// The graphs of a bundle, opened and wired.
@@ -52,6 +54,15 @@ pub(crate) fn open(
     start: DecoderStart,
 ) -> Result<Graphs, ModelError> {
     match bundle.family {
+        Family::EncoderDecoder(SourceKind::ImageText) => {
+            let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
+            let shared = Arc::clone(&embedding);
+            let encoder =
+                PictureTextEncoder::open(runtime, bundle, device, shared, start, context_tokens)?;
+            let tokens = TokenInput::Embeds(embedding);
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            Ok(Graphs { encoder: Box::new(encoder), decoder })
+        }
         Family::EncoderDecoder(kind) => {
             let encoder =
                 SourceEncoder::open(runtime, bundle, device, kind, start, context_tokens)?;

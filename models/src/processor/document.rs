@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::{TextProcessor, sentence::is_python_space};
-use crate::engine::Detokenizer;
+use super::{TextProcessor, sentence::stripped};
+use crate::engine::{Asked, Detokenizer};
 
 /// Turns ids of a document's fields into JSON.
 ///
@@ -25,8 +25,8 @@ impl Detokenizer for Document {
         self.text.text(token_ids)
     }
 
-    fn answer(&self, prompt_ids: &[i64], token_ids: &[i64]) -> String {
-        let sequence = self.text.marked_text(&[prompt_ids, token_ids].concat());
+    fn answer(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
+        let sequence = self.text.marked_text(&[asked.prompt_ids, token_ids].concat());
         let fields = Fields { is_added: &|token| self.text.is_added(token) };
         let value = fields.document(&without_first_tag(&sequence));
         // Strings, lists and objects with strings for keys cannot fail.
@@ -92,7 +92,7 @@ impl Fields<'_> {
                 continue;
             };
             let end = tokens[end_at..end_at + end.len()].to_owned();
-            let content = between(&tokens, &start, &end).map(trimmed);
+            let content = between(&tokens, &start, &end).map(stripped);
             if let (Some(value), Some(group)) =
                 (content.and_then(|content| self.value(content)), groups.last_mut())
             {
@@ -102,7 +102,7 @@ impl Fields<'_> {
                 }
             }
             let first_end = tokens.find(&end).unwrap_or(end_at);
-            let rest = trimmed(&tokens[first_end + end.len()..]);
+            let rest = stripped(&tokens[first_end + end.len()..]);
             let (rest, is_parted) = match rest.strip_prefix(SEPARATOR) {
                 Some(rest) => (rest, true),
                 None => (rest, false),
@@ -127,7 +127,7 @@ impl Fields<'_> {
             };
         }
         let mut values: Vec<Value> =
-            content.split(SEPARATOR).map(|leaf| Value::Text(self.leaf(trimmed(leaf)))).collect();
+            content.split(SEPARATOR).map(|leaf| Value::Text(self.leaf(stripped(leaf)))).collect();
         if values.len() == 1 { values.pop() } else { Some(Value::List(values)) }
     }
 
@@ -160,10 +160,6 @@ fn find(text: &str, piece: &str) -> Option<usize> {
     text.windows(piece.len()).position(|window| window.eq_ignore_ascii_case(piece))
 }
 
-fn trimmed(text: &str) -> &str {
-    text.trim_matches(is_python_space)
-}
-
 /// Takes the first `<…>` out (`re.sub(r"<.*?>", "", sequence, count=1)`), and white space around.
 fn without_first_tag(sequence: &str) -> String {
     let tag = sequence.match_indices('<').find_map(|(start, _)| {
@@ -171,8 +167,8 @@ fn without_first_tag(sequence: &str) -> String {
         sequence[start + len..].starts_with('>').then_some((start, start + len + 1))
     });
     match tag {
-        Some((start, end)) => trimmed(&[&sequence[..start], &sequence[end..]].concat()).to_owned(),
-        None => trimmed(sequence).to_owned(),
+        Some((start, end)) => stripped(&[&sequence[..start], &sequence[end..]].concat()).to_owned(),
+        None => stripped(sequence).to_owned(),
     }
 }
 

@@ -48,6 +48,12 @@ pub enum ProcessError {
         /// Some that the tokenizer knows.
         tasks: String,
     },
+    /// A task that takes no text has one beside it.
+    #[error("the prompt is more than the task `{task}`, which takes no text: make it that alone")]
+    TaskAlone {
+        /// The task.
+        task: String,
+    },
     /// There is neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
@@ -125,6 +131,7 @@ impl ProcessError {
             Self::PlaceholderCount { .. } => "placeholder_count",
             Self::MediaCount { .. } => "media_count",
             Self::NoTask { .. } => "task_missing",
+            Self::TaskAlone { .. } => "task_not_alone",
             Self::EmptyRecord => "record_empty",
             Self::NotOneThing { .. } => "not_one_thing",
             Self::ImageShape { .. } => "image_shape",

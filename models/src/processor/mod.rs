@@ -15,10 +15,12 @@ mod page;
 mod patches;
 mod placeholder;
 mod record;
+mod regions;
 mod resample;
 mod resize;
 mod samples;
 mod sentence;
+mod tasks;
 mod text;
 mod tiles;
 mod transcript;
@@ -31,9 +33,11 @@ pub use hearing::Hearing;
 pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
 pub use record::{Record, RgbImage, Sample, Waveform};
+pub(crate) use regions::Regions;
 pub use resize::{Backend, Filter, resize};
 pub use samples::RawSamples;
 pub(crate) use sentence::SentenceProcessor;
+pub(crate) use tasks::Tasks;
 pub(crate) use text::TextProcessor;
 pub(crate) use transcript::Transcript;
 
@@ -44,6 +48,7 @@ use placeholder::Clips;
 
 use crate::{
     bundle::{Bundle, BundleError, Family, ImageProcessorConfig, Reader, SourceLanguage},
+    engine::Subject,
     tensors::Tensor,
 };
 
@@ -62,6 +67,8 @@ pub struct Processor {
     reads_text: bool,
     /// How sounds are heard window by window, if they are.
     hearing: Option<Arc<HearingRules>>,
+    /// What the model may be asked to do, where it has words of its own for that.
+    tasks: Option<Arc<Tasks>>,
 }
 
 /// How a text becomes token ids.
@@ -117,6 +124,7 @@ impl Processor {
             language: None,
             reads_text: modalities.text,
             hearing: None,
+            tasks: config.tasks.as_ref().map(|config| Arc::new(Tasks::new(config))),
         })
     }
 
@@ -207,10 +215,20 @@ impl Processor {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
         };
-        let mut token_ids = match &self.text {
-            TextInput::Sentence(text) => text.token_ids(record)?,
-            TextInput::Prompt(text) if self.reads_text => text.token_ids(record, &grids, &clips)?,
-            TextInput::Prompt(_) => Vec::new(),
+        let mut subject = None;
+        let mut token_ids = match (&self.text, &self.tasks) {
+            (TextInput::Sentence(text), _) => text.token_ids(record)?,
+            (TextInput::Prompt(text), Some(tasks)) => {
+                let (question, task) = tasks.question(record)?;
+                let image = record.images.first();
+                let image_size = image.map_or([0; 2], |image| [image.width, image.height]);
+                subject = Some(Arc::new(Subject { task, image_size }));
+                text.marked_ids(&question)?
+            }
+            (TextInput::Prompt(text), None) if self.reads_text => {
+                text.token_ids(record, &grids, &clips)?
+            }
+            (TextInput::Prompt(_), None) => Vec::new(),
         };
         if let Some(language) = &self.language {
             // Only the tokenizer writes such a token: in a text its name is plain text.
@@ -223,7 +241,13 @@ impl Processor {
             pixel_values,
             image_grids: grids.iter().filter_map(patches).collect(),
             input_features,
+            subject,
         })
+    }
+
+    /// Returns what the model may be asked to do, where it has words of its own for that.
+    pub(crate) fn tasks(&self) -> Option<Arc<Tasks>> {
+        self.tasks.clone()
     }
 
     /// Returns the prompt as the chat template renders it, one placeholder per image and sound; of a

@@ -1,8 +1,8 @@
 //! What goes into a processor and what comes out.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use crate::tensors::Tensor;
+use crate::{engine::Subject, tensors::Tensor};
 
 /// What the model is asked, media decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,6 +78,8 @@ pub struct Sample {
     pub image_grids: Vec<[usize; 3]>,
     /// The sounds, if there is one.
     pub input_features: Option<Tensor<f32>>,
+    /// What the answer is about, for a model that has to be told.
+    pub subject: Option<Arc<Subject>>,
 }
 
 impl Sample {

@@ -91,6 +91,11 @@ impl SentenceProcessor {
     }
 }
 
+/// Returns what `str.strip` of Python leaves of a text.
+pub(super) fn stripped(text: &str) -> &str {
+    text.trim_matches(is_python_space)
+}
+
 /// What `str.strip` of Python takes away.
 pub(super) fn is_python_space(char: char) -> bool {
     char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)

@@ -291,6 +291,12 @@ impl TextProcessor {
         Err(ProcessError::NoTask { tasks: tasks.join(", ") })
     }
 
+    /// Encodes a text whose special tokens count, with those that the tokenizer puts around one.
+    pub(super) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
+        let ids = self.encode(&self.markup, text)?;
+        Ok(ids.into_iter().map(i64::from).collect())
+    }
+
     /// Returns the text of `token_ids` with special tokens, but for those that end and fill a row.
     pub(super) fn marked_text(&self, token_ids: &[i64]) -> String {
         let text = self.decoded(token_ids, false);
