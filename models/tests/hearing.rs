@@ -1,7 +1,7 @@
 //! Sounds heard window by window, each from where the one before ended, against Whisper's own loop in
 //! Hugging Face transformers: token for token, with 1, 3 and 8 slots.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 #[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]

@@ -1,7 +1,7 @@
 //! Florence-2: tasks asked of pictures, against Hugging Face transformers: token for token, and what
 //! the tokens become, with 1, 3 and 8 slots.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 #[expect(dead_code, reason = "each test file uses some of what they share")]
 #[path = "support/references.rs"]

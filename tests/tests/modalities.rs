@@ -3,13 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use legenda_tests::{
     PICTURE_JOB, TEXT_JOB, Workplace,
-    references::{AS_LONG, media, rows, rows_under, with_bundle},
-    text_column, write_table,
+    references::{AS_LONG, ask, media, rows, rows_under, with_bundle},
+    repository, text_column, write_table,
 };
 use serde_json::Value;
 
@@ -148,6 +148,85 @@ fn sounds_longer_than_the_model_hears_are_written_down_whole() {
     assert_answers(&job, "whisper", &rows, &table);
 }
 
+/// A job of `whisper_sequential.json`, whose rows have several files each.
+fn sequential(name: &str) -> Value {
+    let path = repository().join("tests/references/whisper_sequential.json");
+    let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let jobs = reference["jobs"].as_array().unwrap();
+    jobs.iter().find(|job| job["name"] == name).unwrap().clone()
+}
+
+#[test]
+fn long_sounds_are_heard_from_where_the_window_before_ended() {
+    for (name, keys) in [("plain", "false"), ("conditioned", "true")] {
+        let reference = sequential(name);
+        let rows = reference["rows"].as_array().unwrap();
+        let mut sounds: Vec<Vec<u8>> = Vec::new();
+        let mut expected = Vec::new();
+        for row in rows {
+            let names: Vec<&str> =
+                row["audio"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            sounds.push(joined_sounds(&names));
+            let time = |time: &Value| format!("<|{:.2}|>", time.as_f64().unwrap());
+            let segments = row["segments"].as_array().unwrap().iter();
+            let written = segments.map(|segment| {
+                let text = segment[2].as_str().unwrap();
+                format!("{}{text}{}", time(&segment[0]), time(&segment[1]))
+            });
+            expected.push(Some(written.collect::<String>()));
+        }
+        // A broken one among them costs itself alone.
+        sounds.insert(2, b"no sound at all".to_vec());
+        let ids = StringArray::from_iter_values((0..sounds.len()).map(|row| format!("row-{row}")));
+        let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(&sounds));
+        let table =
+            RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("audio", cells)]);
+        let language = reference["language"].as_str();
+        let language = language.map_or(String::new(), |code| format!("language = \"{code}\"\n"));
+        let job = format!(
+            "{SOUND_JOB}timestamps = true\nlong_audio = \"sequential\"\n{language}\
+             [generation]\nmax_new_tokens = 40\ncondition_on_prev_tokens = {keys}\n"
+        );
+        let place = Workplace::new();
+        write_table(&place.path("table.parquet"), &table.unwrap(), 4);
+        place.write("job.toml", &with_bundle(&job, "whisper"));
+        for slots in ["1", "3"] {
+            let slots = format!("model.slots={slots}");
+            let args = ["run", "job.toml", "--overwrite", "--set", &slots];
+            let ended = place.run(&args).expect(0);
+            let counts = format!("rows_in {} == answers {} + rejects 1", sounds.len(), rows.len());
+            assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
+            let answers = text_column(&place.answers("out"), "answer");
+            assert_eq!(answers, expected, "{name}, {slots}");
+        }
+    }
+}
+
+#[test]
+fn pictures_are_asked_for_what_is_where() {
+    let rows = rows("florence2", |_| true);
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let mut prompts: Vec<String> = rows.iter().map(|row| text(row, "prompt")).collect();
+    let mut files: Vec<Option<Vec<u8>>> =
+        rows.iter().map(|row| Some(media(row["image"].as_str().unwrap()))).collect();
+    prompts.push("<OD> on the left".to_owned());
+    files.push(files[0].clone());
+    let place = Workplace::new();
+    let ended = ask(&place, "florence2", "caption", "image", (prompts, files)).expect(0);
+    let counts = format!("rows_in {} == answers {} + rejects 1", rows.len() + 1, rows.len());
+    assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
+    let expected: Vec<Option<String>> = rows.iter().map(|row| Some(text(row, "answer"))).collect();
+    assert_eq!(text_column(&place.answers("out"), "answer"), expected);
+    let rejects = place.rejects("out");
+    assert_eq!(text_column(&rejects, "legenda_code"), [Some("task_not_alone".to_owned())]);
+}
+
+#[test]
+fn a_caption_without_a_prompt_is_the_model_s_own_task() {
+    let rows = rows("florence2", |row| row["prompt"] == "<CAPTION>");
+    assert_answers(PICTURE_JOB, "florence2", &rows, &table(&rows, "image", "image"));
+}
+
 #[test]
 fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
     let rows = rows("moonshine", |_| true);
@@ -157,6 +236,7 @@ fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
     let check = |set: &str| place.run(&["check", "job.toml", "--set", set]).expect(2);
     check("task.language=de").complains_of(&["`task.language` = `de` is not possible"]);
     check("task.kind=generate").complains_of(&["source.columns.text"]);
+    check("task.long_audio=sequential").complains_of(&["`task.long_audio` = `sequential`"]);
     place.write("job.toml", &job_of(SOUND_JOB, "whisper"));
     check("task.language=xx").complains_of(&["possible: de, en, fr, ru, zh"]);
     let ended = place.run(&["check", "job.toml", "--set", "task.language=fr"]).expect(0);

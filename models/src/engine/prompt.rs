@@ -28,8 +28,8 @@ pub struct Prompt {
     token_ids: Vec<i64>,
     embeds: Option<Tensor<f32>>,
     states: Option<Arc<Tensor<f32>>>,
-    choice: Option<TokenChoice>,
-    /// Apart, so that a prompt stays small.
+    /// This and the next apart, so that a prompt stays small.
+    choice: Option<Box<TokenChoice>>,
     positions: Option<Box<Positions>>,
     subject: Option<Arc<Subject>>,
     n_text_tokens: usize,
@@ -112,6 +112,7 @@ impl Prompt {
         let places = 1..token_ids.len();
         assert!(choice.iter().all(|choice| places.contains(&choice.position)), "a token to choose");
         let states = Some(Arc::new(states));
+        let choice = choice.map(Box::new);
         Self { states, choice, n_text_tokens, ..Self::of_tokens(token_ids) }
     }
 
@@ -210,7 +211,7 @@ impl Prompt {
     /// Returns the token that the model is to choose, if there is one.
     #[must_use]
     pub fn choice(&self) -> Option<&TokenChoice> {
-        self.choice.as_ref()
+        self.choice.as_deref()
     }
 
     /// Returns the number of tokens `S`.

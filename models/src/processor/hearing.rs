@@ -231,7 +231,6 @@ impl HearingRules {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
         reason = "frames and timestamps of a sound are far fewer than 2^52"
     )]
     fn segments(&self, token_ids: &[i64], frames: WindowFrames) -> (Vec<Segment>, usize) {

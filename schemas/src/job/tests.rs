@@ -62,6 +62,8 @@ fn values_that_cannot_be_meant_are_refused() {
         ("task.kind=\"answer\"", "`source.columns.text`"),
         ("task.language=\"de\"", "`task.language`"),
         ("task.timestamps=true", "`task.timestamps`"),
+        ("task.long_audio=sequential", "`task.long_audio`"),
+        ("generation.logprob_threshold=-1.0", "`generation.logprob_threshold`"),
     ] {
         let message = error(CAPTIONS, &[set]);
         assert!(message.contains(key), "{set}: {message}");

@@ -159,6 +159,11 @@ fn built_in(bundle: &Bundle, task: TaskKind) -> Record {
     if bundle.is_prompted() {
         return Record { images: vec![picture()], ..Record::default() };
     }
+    if let Some(prompt) = bundle.default_prompt(TaskKind::Caption) {
+        // Whatever it is asked, it wants a picture.
+        let text = Some(prompt.to_owned());
+        return Record { text, images: vec![picture()], ..Record::default() };
+    }
     record(task)
 }
 
