@@ -5,6 +5,8 @@ use std::io::Write;
 
 use flate2::{Compression, write::ZlibEncoder};
 
+use super::{Engine, Generation, RowResult, sampler::probability};
+
 /// When an answer is good enough, and what is tried when it is not.
 ///
 /// # Source
@@ -78,6 +80,42 @@ impl Fallback {
     /// in it with a probability of `silence`.
     pub(super) fn is_silence(&self, silence: f64) -> bool {
         self.silence.as_ref().is_some_and(|rule| silence > rule.probability_max)
+    }
+}
+
+/// Returns the temperature of a row that was tried `n_tries` times before.
+pub(super) fn temperature(first: f32, fallback: Option<&Fallback>, n_tries: usize) -> f32 {
+    let further = |fallback: &Fallback| fallback.temperatures.get(n_tries.checked_sub(1)?).copied();
+    fallback.and_then(further).unwrap_or(first)
+}
+
+impl Engine {
+    /// Returns what becomes of a row whose answer has ended; `None` where it is tried again.
+    pub(super) fn judged(&mut self, place: usize, generation: Generation) -> Option<RowResult> {
+        let row = self.rows[place].as_mut()?;
+        let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
+        let mut trial = Trial { temperature, is_silence: false, chosen_id: row.chosen_id };
+        let Some(fallback) = &self.fallback else {
+            return Some(Ok(Generation { trial, ..generation }));
+        };
+        let mut verdict = fallback.judge(&generation.token_ids, row.allowed_logprob_sum);
+        if let (Verdict::Unlikely, Some(silence), Some(prompt)) =
+            (verdict, &fallback.silence, &row.kept_prompt)
+        {
+            let n_tokens = (prompt.n_tokens() + 1).saturating_sub(silence.n_start_tokens).max(1);
+            if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.peeked) {
+                return Some(Err(error.into()));
+            }
+            let probability = probability(self.peeked.row(0), silence.token_id);
+            trial.is_silence = fallback.is_silence(probability);
+            verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
+        }
+        if verdict == Verdict::Good || row.n_tries == fallback.temperatures.len() {
+            return Some(Ok(Generation { trial, ..generation }));
+        }
+        row.try_again();
+        self.decoder.release(place * self.beams.n_beams);
+        None
     }
 }
 

@@ -6,6 +6,7 @@
 //! depend on the other rows either; see `family` for how that is kept.
 
 mod beams;
+mod choice;
 mod constraints;
 mod decoder;
 mod fallback;
@@ -34,7 +35,6 @@ pub use timestamps::TimestampRules;
 pub(crate) use schedule::prefill_groups;
 
 use beams::Candidates;
-use fallback::Verdict;
 use row::{Ended, Row};
 use sampler::Sampler;
 use stop::StopRules;
@@ -282,38 +282,6 @@ impl Engine {
         }
     }
 
-    /// Lets the model choose the tokens of prompts that are its choice, and keeps prompts that may be
-    /// needed again.
-    fn choose_tokens(&mut self, finished: &mut Vec<Finished>) {
-        for place in 0..self.rows.len() {
-            let waiting = self.rows[place].as_ref().and_then(|row| row.prompt.as_ref());
-            if let Some((prompt, choice)) = waiting.and_then(|p| Some((p, p.choice()?))) {
-                let peeked = self.decoder.peek(prompt, choice.position, &mut self.peeked);
-                let scores = self.peeked.row(0);
-                let score = |id: i64| usize::try_from(id).ok().and_then(|idx| scores.get(idx));
-                let known = choice.candidates.iter().filter_map(|id| Some((*id, *score(*id)?)));
-                // Of equal scores the first counts.
-                let best = known.reduce(|best, next| if next.1 > best.1 { next } else { best });
-                match (peeked, best) {
-                    (Err(error), _) => self.finish(place, Err(error.into()), finished),
-                    (Ok(()), None) => {
-                        let error = GenerateError::NoToken { n_generated: 0 };
-                        self.finish(place, Err(error), finished);
-                    }
-                    (Ok(()), Some((token_id, _))) => {
-                        self.rows[place].iter_mut().for_each(|row| row.choose(token_id));
-                    }
-                }
-            }
-            if self.fallback.is_some()
-                && let Some(row) = &mut self.rows[place]
-                && row.kept_prompt.is_none()
-            {
-                row.kept_prompt.clone_from(&row.prompt);
-            }
-        }
-    }
-
     /// Prefills the first slot of each place.
     fn prefill_group(&mut self, prompts: &[(usize, Prompt)], finished: &mut Vec<Finished>) {
         let slot = |place: usize| place * self.beams.n_beams;
@@ -447,34 +415,6 @@ impl Engine {
         }
     }
 
-    /// Returns what becomes of a row whose answer has ended; `None` where it is tried again.
-    fn judged(&mut self, place: usize, generation: Generation) -> Option<RowResult> {
-        let row = self.rows[place].as_mut()?;
-        let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
-        let mut trial = Trial { temperature, is_silence: false, chosen_id: row.chosen_id };
-        let Some(fallback) = &self.fallback else {
-            return Some(Ok(Generation { trial, ..generation }));
-        };
-        let mut verdict = fallback.judge(&generation.token_ids, row.allowed_logprob_sum);
-        if let (Verdict::Unlikely, Some(silence), Some(prompt)) =
-            (verdict, &fallback.silence, &row.kept_prompt)
-        {
-            let n_tokens = (prompt.n_tokens() + 1).saturating_sub(silence.n_start_tokens).max(1);
-            if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.peeked) {
-                return Some(Err(error.into()));
-            }
-            let probability = sampler::probability(self.peeked.row(0), silence.token_id);
-            trial.is_silence = fallback.is_silence(probability);
-            verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
-        }
-        if verdict == Verdict::Good || row.n_tries == fallback.temperatures.len() {
-            return Some(Ok(Generation { trial, ..generation }));
-        }
-        row.try_again();
-        self.decoder.release(place * self.beams.n_beams);
-        None
-    }
-
     /// Chooses the next token of a row without beams.
     fn take_token(&mut self, place: usize, row_idx: usize) -> Option<RowResult> {
         let row = self.rows[place].as_mut()?;
@@ -488,7 +428,8 @@ impl Engine {
             self.constraints.apply(&history, &self.rules.eos_token_ids, &mut self.allowed);
             Some(self.allowed.as_slice())
         };
-        let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
+        let temperature =
+            fallback::temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
         let Some(choice) = self.sampler.choose(scores, allowed, temperature, &mut row.random)
         else {
             return Some(Err(GenerateError::NoToken { n_generated: row.n_generated() }));
@@ -552,12 +493,6 @@ impl Engine {
             finished.push(Finished { ticket: row.ticket, result });
         }
     }
-}
-
-/// Returns the temperature of a row that was tried `n_tries` times before.
-fn temperature(first: f32, fallback: Option<&Fallback>, n_tries: usize) -> f32 {
-    let further = |fallback: &Fallback| fallback.temperatures.get(n_tries.checked_sub(1)?).copied();
-    fallback.and_then(further).unwrap_or(first)
 }
 
 #[cfg(test)]
