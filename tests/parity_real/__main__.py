@@ -1,5 +1,7 @@
 """`python -m parity_real BINARY WORK` compares real weights; ends with 1 where they differ."""
 
+import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 from . import compare, sentences, whisper
 
 COSINE_MIN = 0.99999
+LONG_SECONDS = [35, 42, 50, 58, 66, 75, 84, 93]
 
 
 def check_whisper(binary: Path, work: Path) -> bool:
@@ -38,6 +41,41 @@ model = {{ bundle = "{bundle.name}", device = "cpu" }}"""
     return same == len(rows)
 
 
+def check_long_sounds(binary: Path, work: Path) -> bool:
+    """Compares transcripts of sample sounds that follow each other, heard window by window."""
+    bundle, model = whisper.make_bundle(work)
+    rows = compare.sample_rows("sounds")
+    sounds = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
+    said = [(s, row["expected"]) for s, row in zip(sounds, rows, strict=True) if s is not None]
+    pause = np.zeros(whisper.RATE_HZ // 2, np.float32)
+    long, expected_words = [], []
+    for i, seconds in enumerate(LONG_SECONDS):
+        pieces, words = [], []
+        while sum(map(len, pieces)) < seconds * whisper.RATE_HZ:
+            samples, text = said[(7 * i + 3 * len(words)) % len(said)]
+            pieces += [samples, pause]
+            words.append(text)
+        long.append(np.concatenate(pieces))
+        expected_words.append(" ".join(words))
+    expected = whisper.long_transcripts(work, model, long)
+    rows = [{"audio": compare.wave_of(samples, whisper.RATE_HZ)} for samples in long]
+    options = "\n".join(f"{key} = {json.dumps(v)}" for key, v in whisper.LONG_OPTIONS.items())
+    job = f"""task = {{ kind = "transcribe", long_audio = "sequential", timestamps = true }}
+source = {{ paths = ["long.parquet"], columns = {{ audio = "audio" }} }}
+model = {{ bundle = "{bundle.name}", device = "cpu", slots = 3 }}
+[generation]
+{options}"""
+    actual = compare.run(binary, work, "long", rows, job)["answer"].to_pylist()
+    for samples, a, b in zip(long, expected, actual, strict=True):
+        if a != b:
+            print(f"  {len(samples) / whisper.RATE_HZ:.1f} s: {b!r}, transformers has {a!r}")
+    same = sum(a == b for a, b in zip(expected, actual, strict=True))
+    print(f"whisper tiny.en, window by window: {same} of {len(long)} transcripts are the same")
+    texts = [re.sub(r"<\|[0-9.]*\|>", " ", text) for text in actual]
+    print(f"  word error rate {compare.word_error_rate(expected_words, texts):.3f}")
+    return same == len(long)
+
+
 def check_sentences(binary: Path, work: Path) -> bool:
     """Compares vectors of all texts of the sample tables."""
     bundle = sentences.make_bundle(work)
@@ -60,7 +98,7 @@ def main(binary: str, work: str) -> None:
     """Compares everything, then ends."""
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
-    checks = (check_whisper, check_sentences)
+    checks = (check_whisper, check_long_sounds, check_sentences)
     results = [check(Path(binary).resolve(), folder.resolve()) for check in checks]
     sys.exit(0 if all(results) else 1)
 

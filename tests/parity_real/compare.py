@@ -32,6 +32,17 @@ def samples_at(audio: bytes, rate_hz: int) -> np.ndarray | None:
         return None
 
 
+def wave_of(samples: np.ndarray, rate_hz: int) -> bytes:
+    """A 16-bit WAV of one channel."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(np.round(samples * 32768).clip(-32768, 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
 def run(binary: Path, work: Path, name: str, rows: list[dict], job: str) -> pa.Table:
     """Runs a job of the binary over rows and returns its answers, in order."""
     pq.write_table(pa.Table.from_pylist(rows), work / f"{name}.parquet")

@@ -153,6 +153,47 @@ def make_bundle(work: Path) -> tuple[Path, WhisperForConditionalGeneration]:
     return bundle, model
 
 
+# What Whisper's authors do with long sounds, but for draws: by the names that jobs have, too.
+LONG_OPTIONS = {
+    "condition_on_prev_tokens": True,
+    "compression_ratio_threshold": 1.35,
+    "logprob_threshold": -1.0,
+    "no_speech_threshold": 0.6,
+}
+
+
+@torch.no_grad()
+def long_transcripts(
+    work: Path, model: WhisperForConditionalGeneration, sounds: list[np.ndarray]
+) -> list[str]:
+    """What transformers' loop over windows writes down, with the times of its segments."""
+    extractor = WhisperFeatureExtractor.from_pretrained(work / "whisper-checkpoint")
+    tokenizer = WhisperTokenizerFast.from_pretrained(work / "whisper-checkpoint")
+    found = []
+    for samples in sounds:
+        inputs = extractor(
+            samples,
+            sampling_rate=RATE_HZ,
+            return_tensors="pt",
+            truncation=False,
+            padding="longest",
+        )
+        heard = model.generate(
+            inputs.input_features,
+            return_timestamps=True,
+            return_segments=True,
+            temperature=0.0,
+            num_beams=1,
+            **LONG_OPTIONS,
+        )
+        text = ""
+        for segment in heard["segments"][0]:
+            said = tokenizer.decode(segment["tokens"], skip_special_tokens=True)
+            text += f"<|{segment['start']:.2f}|>{said}<|{segment['end']:.2f}|>"
+        found.append(text)
+    return found
+
+
 @torch.no_grad()
 def transcripts(
     work: Path, model: WhisperForConditionalGeneration, sounds: list[np.ndarray]
