@@ -38,6 +38,8 @@ pub struct FakeOptions {
     pub prefill_fails_on: BTreeSet<i64>,
     /// Stepping fails while a row whose prompt has one of these ids is in the batch.
     pub step_fails_on: BTreeSet<i64>,
+    /// What would fail on these ids panics instead.
+    pub panics: bool,
 }
 
 impl Default for FakeOptions {
@@ -53,6 +55,7 @@ impl Default for FakeOptions {
             encode_fails_on: BTreeSet::new(),
             prefill_fails_on: BTreeSet::new(),
             step_fails_on: BTreeSet::new(),
+            panics: false,
         }
     }
 }
@@ -140,6 +143,11 @@ impl Encoder for FakeEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         self.n_calls += 1;
         let fails_on = &self.options.encode_fails_on;
+        if self.options.panics {
+            let id = samples.iter().flat_map(|sample| &sample.token_ids);
+            let id = id.into_iter().find(|id| fails_on.contains(id));
+            assert!(id.is_none(), "scripted panic on token {id:?}");
+        }
         let encode = |sample: Sample| match sample.token_ids.iter().find(|id| fails_on.contains(id))
         {
             Some(id) => Err(EncodeError::Run {
@@ -212,6 +220,7 @@ impl Decoder for FakeDecoder {
         assert!((1..=self.prefill_rows_max()).contains(&joins.len()), "rows of one prefill");
         let mut ids = joins.iter().flat_map(|join| join.prompt.token_ids());
         if let Some(id) = ids.find(|id| self.options.prefill_fails_on.contains(id)) {
+            assert!(!self.options.panics, "scripted panic on token {id}");
             return Err(scripted("fake_prefill", joins.len(), *id));
         }
         logits.reset(joins.len(), self.options.vocab_size);
@@ -232,6 +241,7 @@ impl Decoder for FakeDecoder {
             .filter_map(|row| self.slots[row.slot].as_ref())
             .flat_map(|slot| &slot.prompt_ids);
         if let Some(id) = ids.find(|id| self.options.step_fails_on.contains(id)) {
+            assert!(!self.options.panics, "scripted panic on token {id}");
             return Err(scripted("fake_step", rows.len(), *id));
         }
         logits.reset(rows.len(), self.options.vocab_size);

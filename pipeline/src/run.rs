@@ -168,8 +168,14 @@ const STAGE_BYTES_MIN: u64 = 64 << 20;
 const SLACK_BYTES: u64 = 64 << 20;
 
 /// How the stages share the memory that the model leaves, in percent.
-const SCANNED_PERCENT: u64 = 25;
+///
+/// While a row is read its page and its cells are there, so what one may take stands for twice that.
+const READ_PERCENT: u64 = 13;
+const SCANNED_PERCENT: u64 = 13;
 const DECODED_PERCENT: u64 = 35;
+const REJECTED_PERCENT: u64 = 20;
+/// The rejects of a span are read, joined and written.
+const REJECT_COPIES: u64 = 3;
 const PREPARED_PERCENT: u64 = 15;
 const ENCODED_PERCENT: u64 = 10;
 
@@ -232,6 +238,7 @@ pub async fn run(
             _ => u64::MAX,
         },
         rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
+        originals_bytes_max: stage_bytes / 100 * REJECTED_PERCENT / REJECT_COPIES,
     };
     let (end, ended) = oneshot::channel();
     let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
@@ -330,6 +337,13 @@ fn stage_bytes(limit: u64) -> Result<u64, RunError> {
     Ok(left)
 }
 
+/// Returns the `limits.memory` with which reading a row may take `bytes`, where it may take `bytes_max`
+/// now.
+fn memory_for(plan: &RunPlan, bytes: u64, bytes_max: u64) -> u64 {
+    let missing = bytes.saturating_sub(bytes_max).saturating_mul(100) / READ_PERCENT;
+    plan.job.limits.memory.0.saturating_add(missing)
+}
+
 /// A stage on a thread of its own, by its name.
 type Running = (&'static str, JoinHandle<Result<(), Disconnected>>);
 
@@ -351,7 +365,17 @@ async fn run_stages(
         let (plan, outcomes, runtime) = (Arc::clone(&plan), outcomes.clone(), Handle::current());
         let stop = Arc::clone(&stop);
         move || {
-            let scan = Scan { plan: &plan, spans: &spans, batches, outcomes, stop: &stop, runtime };
+            let read_bytes_max = stage_bytes / 100 * READ_PERCENT;
+            let scan = Scan {
+                plan: &plan,
+                spans: &spans,
+                batches,
+                read_bytes_max,
+                memory_for,
+                outcomes,
+                stop: &stop,
+                runtime,
+            };
             scan.run()
         }
     });

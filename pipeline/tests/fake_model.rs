@@ -110,14 +110,16 @@ fn a_model_that_fails_on_a_row_costs_that_row_only() {
         |options| &mut options.prefill_fails_on,
         |options| &mut options.step_fails_on,
     ];
-    for fails_on in calls {
+    for (fails_on, panics) in calls.into_iter().flat_map(|call| [(call, false), (call, true)]) {
         let dir = tempfile::tempdir().unwrap();
         write_texts(&dir.path().join("table.parquet"), &texts);
-        let mut options = FakeOptions::default();
+        let mut options = FakeOptions { panics, ..FakeOptions::default() };
         fails_on(&mut options).insert(poison);
         let report = run(dir.path(), &bundle, &options);
         assert_eq!(report.ending, Ending::Complete);
         assert_eq!((report.rows_in, report.answers, report.n_rejects()), (40, 40 - n_bad, n_bad));
+        let code = if panics { "model_panicked" } else { "runtime" };
+        assert_eq!(report.rejects.keys().collect::<Vec<_>>(), [code]);
         let answers = answers(dir.path());
         for text in &texts {
             let wanted = (!poisoned(text)).then(|| options.answer_text(&ids(text)));

@@ -234,6 +234,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Drops every row and frees every slot, whatever state a panic in [`step`](Self::step) left them
+    /// in. Rows that are admitted again afterwards get the answers that they would have had.
+    pub fn reset(&mut self) {
+        self.rows.iter_mut().for_each(|row| *row = None);
+        self.n_taken = 0;
+        (0..self.decoder.slots()).for_each(|slot| self.decoder.release(slot));
+    }
+
     /// Moves every row on by at least one token and returns those that are done.
     ///
     /// Rows admitted since the last call are prefilled first and then step with the others. A

@@ -26,7 +26,7 @@ pub struct TokenChoice {
 #[derive(Clone, Debug)]
 pub struct Prompt {
     token_ids: Vec<i64>,
-    embeds: Option<Tensor<f32>>,
+    embeds: Option<Arc<Tensor<f32>>>,
     states: Option<Arc<Tensor<f32>>>,
     /// This and the next apart, so that a prompt stays small.
     choice: Option<Box<TokenChoice>>,
@@ -134,7 +134,7 @@ impl Prompt {
     pub fn new(token_ids: Vec<i64>, embeds: Tensor<f32>) -> Self {
         assert_eq!(embeds.shape().len(), 2, "embeddings of a prompt have two dimensions");
         assert_eq!(embeds.rows(), token_ids.len(), "one embedding per token");
-        Self { embeds: Some(embeds), ..Self::of_tokens(token_ids) }
+        Self { embeds: Some(Arc::new(embeds)), ..Self::of_tokens(token_ids) }
     }
 
     /// Gives the prompt the embeddings of its tokens, for a decoder that takes both those and states.
@@ -145,7 +145,7 @@ impl Prompt {
     #[must_use]
     pub fn embedded(self, embeds: Tensor<f32>) -> Self {
         assert_eq!(embeds.rows(), self.token_ids.len(), "one embedding per token");
-        Self { embeds: Some(embeds), ..self }
+        Self { embeds: Some(embeds.into()), ..self }
     }
 
     /// Says what the answer is about.
@@ -199,7 +199,7 @@ impl Prompt {
     /// Returns the input embeddings `[S, C]`, if the decoder takes embeddings.
     #[must_use]
     pub fn embeds(&self) -> Option<&Tensor<f32>> {
-        self.embeds.as_ref()
+        self.embeds.as_deref()
     }
 
     /// Returns what the encoder made of the sample, `[T, C]`, if the decoder looks at it.

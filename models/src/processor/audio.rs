@@ -115,6 +115,11 @@ impl LogMel {
         self.max_samples() as f64 / f64::from(self.sample_rate_hz)
     }
 
+    /// Returns the samples per second that the model hears.
+    pub(super) fn sample_rate_hz(&self) -> u32 {
+        self.sample_rate_hz
+    }
+
     /// Returns the samples of the longest sound that the model hears.
     fn max_samples(&self) -> usize {
         match self.length {

@@ -270,6 +270,21 @@ impl Processor {
         self.image.as_ref().map_or(0, |image| image.bytes(width, height))
     }
 
+    /// Returns the most bytes that are held at once while a sound of `n_samples` is processed, beside the
+    /// sound itself: what is resampled, and its windows, which overlap by half as much.
+    #[must_use]
+    pub fn audio_bytes(&self, n_samples: usize, sample_rate_hz: u32) -> u64 {
+        /// A clip of 30 s as samples, padded, and as 128 bands of 3000 frames, laid out once more.
+        const CLIP_BYTES: u64 = 8 << 20;
+        let n_samples = n_samples as u64;
+        let rate_hz = u64::from(sample_rate_hz.max(1));
+        let own_hz = self.audio.as_ref().map_or(48_000, |audio| u64::from(audio.sample_rate_hz()));
+        let copies = if rate_hz == own_hz { 3 } else { 5 };
+        let resampled = n_samples.saturating_mul(own_hz).div_ceil(rate_hz);
+        let half = size_of::<f32>() as u64 / 2;
+        resampled.saturating_mul(half * copies).saturating_add(CLIP_BYTES)
+    }
+
     /// Returns what turns generated ids back into text; `None` of a model that makes embeddings.
     pub(crate) fn text(&self) -> Option<Arc<TextProcessor>> {
         match &self.text {

@@ -144,6 +144,8 @@ pub fn decode_audio(
     if mono.iter().any(|sample| sample.abs() > LEVEL_MAX) {
         return Err(no_track("it has samples louder than any scale"));
     }
+    // A list that has grown has room for twice as many.
+    mono.shrink_to_fit();
     Ok(Waveform { sample_rate_hz, samples: mono })
 }
 

@@ -3,7 +3,10 @@
 pub mod cell;
 pub mod file;
 pub mod listing;
+pub mod pages;
+mod steps;
 pub mod table;
+pub mod text_bytes;
 mod windows;
 
 pub use file::BytesRead;

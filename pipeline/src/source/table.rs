@@ -31,7 +31,13 @@ use parquet::{
 use super::{
     SourceError,
     file::{BytesRead, SourceFile},
+    pages::{self, RowBounds},
+    steps::Steps,
+    text_bytes,
 };
+
+pub use super::steps::BatchLimits;
+
 use crate::{
     guard::{CALL_MAX, guarded_within},
     store::is_url,
@@ -238,6 +244,9 @@ pub struct FileReader {
     metadata: ArrowReaderMetadata,
 }
 
+/// What the reader says of text that is not UTF-8: "non UTF-8 data", "invalid utf-8 sequence".
+const NOT_UTF8: &str = "utf-8";
+
 /// Why rows that the footer promises cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("rows of row group {row_group} of `{path}` cannot be read: {problem}")]
@@ -250,6 +259,14 @@ pub struct ReadError {
     pub problem: String,
     /// Whether the disk or the store failed, which may pass, and not the file is damaged.
     pub may_pass: bool,
+}
+
+impl ReadError {
+    /// Returns whether text that is not UTF-8 is in the way.
+    #[must_use]
+    pub fn is_not_utf8(&self) -> bool {
+        !self.may_pass && self.problem.to_lowercase().contains(NOT_UTF8)
+    }
 }
 
 impl FileReader {
@@ -271,6 +288,47 @@ impl FileReader {
         &self.file
     }
 
+    /// Returns the schema of the file.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    /// Returns a reader of the same file that gives its columns of text as bytes.
+    ///
+    /// # Errors
+    ///
+    /// The Parquet crate's, if the file's schema cannot be rewritten.
+    pub fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
+        let metadata = text_bytes::without_text(&self.metadata)?;
+        Ok(Self { file: self.file.clone(), metadata })
+    }
+
+    /// Finds what reading rows of `columns` (all when none are named) takes, where at most `bytes_max`
+    /// may be taken.
+    #[must_use]
+    pub fn row_bounds(
+        &self,
+        row_group: usize,
+        columns: Option<&[String]>,
+        bytes_max: u64,
+    ) -> RowBounds {
+        let groups = self.metadata.metadata().row_groups();
+        let n_rows = groups.get(row_group).map_or(0, |group| group.num_rows());
+        let n_rows = usize::try_from(n_rows).unwrap_or(0);
+        pages::bounds(&self.file, &self.chunks(row_group, columns), n_rows, bytes_max)
+    }
+
+    fn chunks(&self, row_group: usize, columns: Option<&[String]>) -> Vec<&ColumnChunkMetaData> {
+        let chunks = self.metadata.metadata().row_groups().get(row_group);
+        let chunks = chunks.map(|group| group.columns()).unwrap_or_default();
+        let named = |chunk: &&ColumnChunkMetaData| {
+            let root = chunk.column_path().parts().first();
+            columns.is_none_or(|names| root.is_some_and(|root| names.contains(root)))
+        };
+        chunks.iter().filter(named).collect()
+    }
+
     /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
     /// none are named), in batches of at most `batch_rows` rows.
     ///
@@ -287,13 +345,22 @@ impl FileReader {
         columns: Option<&[String]>,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
-        let chunks = self.metadata.metadata().row_groups().get(row_group);
-        let chunks = chunks.map(|group| group.columns()).unwrap_or_default();
-        let named = |chunk: &&ColumnChunkMetaData| {
-            let root = chunk.column_path().parts().first();
-            columns.is_none_or(|names| root.is_some_and(|root| names.contains(root)))
-        };
-        let byte_ranges = chunks.iter().filter(named).map(|chunk| {
+        self.read_within(row_group, ranges, columns, BatchLimits::of_rows(batch_rows))
+    }
+
+    /// Starts to read rows as [`read`](Self::read) does, in batches within `limits`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] when not even the first page can be found.
+    pub fn read_within(
+        &self,
+        row_group: usize,
+        ranges: &[Range<usize>],
+        columns: Option<&[String]>,
+        limits: BatchLimits,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
+        let byte_ranges = self.chunks(row_group, columns).into_iter().map(|chunk| {
             // Of a hostile footer these may be anything; they bound what is fetched and no more.
             let column = |at: i64| u64::try_from(at).unwrap_or_default();
             let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
@@ -330,13 +397,13 @@ impl FileReader {
             // Rows that are skipped are not looked at, so damage in them costs nothing; with a mask
             // they would be read and thrown away.
             .with_row_selection_policy(RowSelectionPolicy::Selectors)
-            .with_batch_size(batch_rows);
+            .with_batch_size(limits.step_rows);
         let built = guarded_within(CALL_MAX, move || builder.build());
         let reader = match built {
             Ok(built) => built.map_err(|error| refuse(error.to_string()))?,
             Err(error) => return Err(refuse(error.to_string())),
         };
-        let mut reader = Some(reader);
+        let mut reader = Some(Steps::new(reader, limits));
         Ok(std::iter::from_fn(move || {
             // After a failure the reader is gone.
             let mut at_work = reader.take()?;

@@ -11,7 +11,7 @@ use arrow::{
         new_null_array,
     },
     compute::{concat_batches, take},
-    datatypes::{FieldRef, Schema, SchemaRef},
+    datatypes::{FieldRef, Schema},
     error::ArrowError,
 };
 use legenda_schemas::{
@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{
     Outcome, OutstandingSpan, Reject, Retry, RowKey,
     answer::{Answer, answer_columns},
+    originals::{Originals, original_rows},
 };
 use crate::{
     ledger::{Output, Rows},
@@ -32,7 +33,6 @@ use crate::{
     plan::RunPlan,
     run::Stop,
     sink::write_table,
-    source::{BytesRead, table::FileReader},
     store::WriteError,
 };
 
@@ -88,6 +88,8 @@ pub struct Collector {
     pub rejects_max: u64,
     /// How many rows earlier runs rejected.
     pub rejects_before: u64,
+    /// The most bytes that the original rows of the rejects of a span may have.
+    pub originals_bytes_max: u64,
 }
 
 impl Collector {
@@ -288,11 +290,20 @@ impl Collector {
         };
         let schema = first.schema();
         let whole = concat_batches(&schema, pieces.iter().map(|(_, rows)| rows))?;
-        // Pieces follow each other from row 0; only the end of a damaged span is missing.
-        let positions: UInt32Array = row_idxs
-            .iter()
-            .map(|&row_idx| u32::try_from(row_idx).ok().filter(|_| row_idx < whole.num_rows()))
-            .collect();
+        // Rows that could not be read are missing between the pieces.
+        let mut places: Vec<(usize, usize, usize)> = Vec::with_capacity(pieces.len());
+        let mut place = 0;
+        for (row_start, rows) in pieces {
+            places.push((*row_start, rows.num_rows(), place));
+            place += rows.num_rows();
+        }
+        let place_of = |row_idx: usize| {
+            let after = places.partition_point(|(row_start, ..)| *row_start <= row_idx);
+            let (row_start, n_rows, place) = places.get(after.checked_sub(1)?)?;
+            let offset = row_idx - row_start;
+            u32::try_from(place + offset).ok().filter(|_| offset < *n_rows)
+        };
+        let positions: UInt32Array = row_idxs.iter().map(|row_idx| place_of(*row_idx)).collect();
         fields
             .iter()
             .map(|field| {
@@ -323,7 +334,9 @@ impl Collector {
         let schema = Arc::new(self.plan.reject_schema(&file_schema));
         let positions: Vec<usize> =
             rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
-        let originals = original_rows(place, &positions, &file_schema, &self.plan.table.bytes_read);
+        let bytes_max = self.originals_bytes_max;
+        let Originals { rows: originals, left_out } =
+            original_rows(place, &positions, &file_schema, &self.plan.table.bytes_read, bytes_max);
 
         let mut columns: Vec<ArrayRef> = schema
             .fields()
@@ -342,8 +355,17 @@ impl Collector {
             &|reject| reject.code.to_owned(),
             &|reject| reject.message.clone(),
         ];
-        for tell in told {
-            let values = rejected.iter().map(|(_, reject)| tell(reject));
+        for (tell, left_out) in told.into_iter().zip([None, None, Some(&left_out)]) {
+            let values = rejected.iter().enumerate().map(|(idx, (_, reject))| {
+                let mut text = tell(reject);
+                if left_out.is_some_and(|left_out| left_out[idx]) {
+                    text += &format!(
+                        "; the row itself is left out here: `limits.memory` leaves {bytes_max} bytes \
+                         for the rows of the rejects of a span"
+                    );
+                }
+                text
+            });
             columns.push(Arc::new(StringArray::from_iter_values(values)));
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rejected.len()));
@@ -369,44 +391,4 @@ fn settle_again(
     entry.tokens_generated += earlier.tokens_generated;
     entry.parts.clone_from(&earlier.parts);
     Ok(staying)
-}
-
-/// Reads rows of a row group with every column; a row that cannot be read is all null.
-fn original_rows(
-    place: &Span,
-    positions: &[usize],
-    schema: &SchemaRef,
-    bytes_read: &BytesRead,
-) -> RecordBatch {
-    let nullable: SchemaRef = Arc::new(Schema::new(
-        schema
-            .fields()
-            .iter()
-            .map(|field| field.as_ref().clone().with_nullable(true))
-            .collect::<Vec<_>>(),
-    ));
-    let null_rows = |n_rows: usize| {
-        let null = |field: &FieldRef| new_null_array(field.data_type(), n_rows);
-        let columns = nullable.fields().iter().map(null).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
-        RecordBatch::try_new_with_options(Arc::clone(&nullable), columns, &options)
-            .unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(&nullable)))
-    };
-    let ranges: Vec<_> = positions.iter().map(|&row| row..row + 1).collect();
-    let batches: Vec<RecordBatch> = FileReader::open(&place.object.path, bytes_read)
-        .ok()
-        .and_then(|reader| {
-            let batches = reader.read(place.row_group, &ranges, None, positions.len().max(1));
-            Some(batches.ok()?.map_while(Result::ok).collect())
-        })
-        .unwrap_or_default();
-    let mut rows: Vec<RecordBatch> = batches
-        .iter()
-        .filter_map(|batch| {
-            RecordBatch::try_new(Arc::clone(&nullable), batch.columns().to_vec()).ok()
-        })
-        .collect();
-    let n_read: usize = rows.iter().map(RecordBatch::num_rows).sum();
-    rows.push(null_rows(positions.len().saturating_sub(n_read)));
-    concat_batches(&nullable, &rows).unwrap_or_else(|_| null_rows(positions.len()))
 }

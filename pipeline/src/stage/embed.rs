@@ -2,9 +2,10 @@
 
 use legenda_models::{Embedder, Sample};
 
-use super::{Outcome, Outcomes, PreparedRow, Stage};
+use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage};
 use crate::{
     budget::{ByteReceiver, Disconnected, receive_batch},
+    guard::guarded,
     metrics::Progress,
 };
 
@@ -26,19 +27,62 @@ pub fn run(
     while let Some((rows, held)) = receive_batch(&mut prepared, window_rows) {
         let (places, samples): (Vec<_>, Vec<Sample>) =
             rows.into_iter().map(|row| ((row.key, row.identity), row.sample)).unzip();
-        let results = progress.encode.time(|| embedder.embed(&samples));
+        let results =
+            progress.encode.time(|| or_halves(&samples, &mut |some| embedder.embed(some)));
         drop((samples, held));
         for ((key, identity), result) in places.into_iter().zip(results) {
             let outcome = match result {
-                Ok(embedding) => Outcome::Answered {
+                Ok(Ok(embedding)) => Outcome::Answered {
                     key,
                     input_sha256: identity.input_sha256,
                     answer: embedding.into(),
                 },
-                Err(error) => Outcome::rejected(key, Stage::Embed, error.code(), &error),
+                Ok(Err(error)) => Outcome::rejected(key, Stage::Embed, error.code(), &error),
+                Err(panic) => panic.rejects(key, Stage::Embed),
             };
             outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
         }
     }
     Ok(())
+}
+
+/// Does `work` on a batch, one result for each item; if it panics, on halves of it, down to one item.
+fn or_halves<T, R>(
+    batch: &[T],
+    work: &mut impl FnMut(&[T]) -> Vec<R>,
+) -> Vec<Result<R, ModelPanic>> {
+    match guarded(|| work(batch)) {
+        Ok(results) => results.into_iter().map(Ok).collect(),
+        Err(error) if batch.len() < 2 => {
+            batch.iter().map(|_| Err(ModelPanic { problem: error.to_string() })).collect()
+        }
+        Err(error) => {
+            tracing::warn!(rows = batch.len(), %error, "model panicked, will split");
+            let (left, right) = batch.split_at(batch.len() / 2);
+            let mut results = or_halves(left, work);
+            results.extend(or_halves(right, work));
+            results
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::or_halves;
+
+    #[test]
+    fn a_panic_costs_the_item_it_is_about() {
+        let rows: Vec<u32> = (0..13).collect();
+        let mut n_calls = 0;
+        let results = or_halves(&rows, &mut |some: &[u32]| {
+            n_calls += 1;
+            assert!(!some.contains(&5) && !some.contains(&11), "no such row");
+            some.to_vec()
+        });
+        let failed: Vec<usize> = (0..13).filter(|row| results[*row].is_err()).collect();
+        assert_eq!(failed, [5, 11]);
+        assert!(results[5].as_ref().unwrap_err().problem.contains("no such row"));
+        assert!(results.iter().flatten().copied().eq([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12]));
+        assert!(n_calls < 20, "{n_calls} calls");
+    }
 }

@@ -1,10 +1,11 @@
 //! Runs the model's encoders over batches of samples, on a thread of its own.
 
-use legenda_models::{Encoder, Sample};
+use legenda_models::{EncodeError, Encoder, Prompt, Sample};
 
-use super::{EncodedRow, Outcome, Outcomes, PreparedRow, Stage};
+use super::{EncodedRow, ModelPanic, Outcome, Outcomes, PreparedRow, Stage};
 use crate::{
     budget::{ByteReceiver, ByteSender, Disconnected, receive_batch},
+    guard::guarded,
     metrics::Progress,
 };
 
@@ -28,21 +29,43 @@ pub fn run(
     while let Some((rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) {
         let (places, samples): (Vec<_>, Vec<Sample>) =
             rows.into_iter().map(|row| ((row.key, row.part, row.identity), row.sample)).unzip();
-        let results = progress.encode.time(|| encoder.encode(samples));
+        let results = progress.encode.time(|| encode(encoder.as_mut(), samples));
         drop(held);
         for ((key, part, identity), result) in places.into_iter().zip(results) {
-            match result {
-                Ok(prompt) => {
+            let outcome = match result {
+                Ok(Ok(prompt)) => {
                     let bytes = prompt.size_bytes() as u64;
                     let row = EncodedRow { key, part, identity, prompt };
                     runtime.block_on(encoded.send(row, bytes))?;
+                    continue;
                 }
-                Err(error) => {
-                    let outcome = Outcome::rejected(key, Stage::Encode, error.code(), &error);
-                    outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
-                }
-            }
+                Ok(Err(error)) => Outcome::rejected(key, Stage::Encode, error.code(), &error),
+                Err(panic) => panic.rejects(key, Stage::Encode),
+            };
+            outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
         }
     }
     Ok(())
+}
+
+/// What became of a sample.
+type Encoded = Result<Result<Prompt, EncodeError>, ModelPanic>;
+
+/// Encodes samples; a batch in which the encoder panics is encoded in halves, down to one sample.
+fn encode(encoder: &mut dyn Encoder, samples: Vec<Sample>) -> Vec<Encoded> {
+    let n_samples = samples.len();
+    // A batch of several is small, because the queue it came through is.
+    let kept = if n_samples > 1 { samples.clone() } else { Vec::new() };
+    match guarded(|| encoder.encode(samples)) {
+        Ok(results) => results.into_iter().map(Ok).collect(),
+        Err(error) if n_samples == 1 => vec![Err(error.into())],
+        Err(error) => {
+            tracing::warn!(rows = n_samples, %error, "encoder panicked, will split");
+            let mut left = kept;
+            let right = left.split_off(n_samples / 2);
+            let mut results = encode(encoder, left);
+            results.extend(encode(encoder, right));
+            results
+        }
+    }
 }

@@ -1,25 +1,31 @@
 //! Runs the engine, on a thread of its own: every free slot is filled from the queue, all full
 //! slots take a step together, what is finished goes to `collect`.
+//!
+//! After a panic in the engine nobody knows whose it was: all its rows are dropped and done again,
+//! one at a time, and only a row at which it panics alone is rejected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use legenda_models::{Engine, Finished};
+use legenda_models::{Engine, Finished, Prompt};
 
 use super::{
-    EncodedRow, Outcome, Outcomes, RowKey, Stage,
-    parts::{Part, Place, WaitingParts},
+    EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
+    parts::{Part, WaitingParts},
 };
 use crate::{
     budget::{ByteReceiver, Disconnected, Held, Reservation},
+    guard::guarded,
     metrics::Progress,
 };
 
-/// A row in the engine.
+/// A row in the engine, or one that is to be done alone.
 struct Live {
     key: RowKey,
     part: Part,
-    input_sha256: String,
-    /// The prompt's bytes: the engine keeps it until it is prefilled.
+    identity: RowIdentity,
+    /// Kept to begin again with; its tensors are shared with the engine's own.
+    prompt: Prompt,
+    /// The prompt's bytes.
     _held: Reservation,
 }
 
@@ -29,56 +35,112 @@ struct Live {
 ///
 /// [`Disconnected`] when `collect` has failed.
 pub fn run(
-    mut engine: Engine,
+    engine: Engine,
     mut encoded: ByteReceiver<EncodedRow>,
     outcomes: &Outcomes,
     progress: &Progress,
 ) -> Result<(), Disconnected> {
-    let mut live: HashMap<u64, Live> = HashMap::new();
-    let mut waiting = WaitingParts::default();
-    let mut next_ticket = 0;
-    loop {
-        while engine.free_slots() > 0 {
-            // Only an idle engine waits; one at work takes what is there.
-            let next = if live.is_empty() {
-                let Some(next) = encoded.blocking_recv() else { return Ok(()) };
+    let mut generator = Generator {
+        engine,
+        live: HashMap::new(),
+        suspects: VecDeque::new(),
+        waiting: WaitingParts::default(),
+        next_ticket: 0,
+    };
+    while generator.fill(&mut encoded)? {
+        for outcome in progress.generate.time(|| generator.step())? {
+            outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
+        }
+    }
+    Ok(())
+}
+
+struct Generator {
+    engine: Engine,
+    live: HashMap<u64, Live>,
+    /// Rows that were in the engine when it panicked.
+    suspects: VecDeque<Live>,
+    waiting: WaitingParts,
+    next_ticket: u64,
+}
+
+impl Generator {
+    /// Fills free slots; returns whether there is anything to do. Only an idle engine waits.
+    fn fill(&mut self, encoded: &mut ByteReceiver<EncodedRow>) -> Result<bool, Disconnected> {
+        if !self.suspects.is_empty() {
+            if self.live.is_empty()
+                && let Some(row) = self.suspects.pop_front()
+            {
+                self.admit(row)?;
+            }
+            return Ok(true);
+        }
+        while self.engine.free_slots() > 0 {
+            let next = if self.live.is_empty() {
+                let Some(next) = encoded.blocking_recv() else { return Ok(false) };
                 next
             } else {
                 let Ok(next) = encoded.try_recv() else { break };
                 next
             };
             let Held { item: EncodedRow { key, part, identity, prompt }, reservation } = next;
-            let entry = Live { key, part, input_sha256: identity.input_sha256, _held: reservation };
-            live.insert(next_ticket, entry);
-            if engine.admit(next_ticket, prompt, identity.seed).is_err() {
-                // A slot was free just above, so this is a fault of the engine, not of a row.
-                return Err(Disconnected);
-            }
-            next_ticket += 1;
+            self.admit(Live { key, part, identity, prompt, _held: reservation })?;
         }
-        for finished in progress.generate.time(|| engine.step()) {
-            let Finished { ticket, result } = finished;
-            let Some(row) = live.remove(&ticket) else { continue };
-            let outcome = match result {
-                Ok(generation) => {
-                    let place: Place = match row.part {
-                        Part::OfSeveral(place) => place,
-                        Part::Window(reply) => {
-                            // Who does not wait for it any more has told why.
-                            reply.send(generation).ok();
-                            continue;
-                        }
-                    };
-                    let Some(parts) = waiting.take(row.key, place, generation) else { continue };
-                    Outcome::Answered {
-                        key: row.key,
-                        input_sha256: row.input_sha256,
-                        answer: engine.join(parts).into(),
-                    }
+        Ok(true)
+    }
+
+    fn admit(&mut self, row: Live) -> Result<(), Disconnected> {
+        let (prompt, seed) = (row.prompt.clone(), row.identity.seed);
+        self.live.insert(self.next_ticket, row);
+        // A slot is free, so a refusal is a fault of the engine, not of a row.
+        self.engine.admit(self.next_ticket, prompt, seed).map_err(|_| Disconnected)?;
+        self.next_ticket += 1;
+        Ok(())
+    }
+
+    /// Takes a step of the engine and returns what came of it.
+    fn step(&mut self) -> Result<Vec<Outcome>, Disconnected> {
+        match guarded(|| self.engine.step()) {
+            Ok(finished) => Ok(finished.into_iter().filter_map(|one| self.settle(one)).collect()),
+            Err(error) => {
+                guarded(|| self.engine.reset()).map_err(|_| Disconnected)?;
+                let mut rows: Vec<(u64, Live)> = self.live.drain().collect();
+                if rows.len() == 1 {
+                    let panic = ModelPanic::from(error);
+                    let rejects = |(_, row): (u64, Live)| panic.rejects(row.key, Stage::Generate);
+                    return Ok(rows.into_iter().map(rejects).collect());
                 }
-                Err(error) => Outcome::rejected(row.key, Stage::Generate, error.code(), &error),
-            };
-            outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
+                tracing::warn!(rows = rows.len(), %error, "engine panicked, will do rows alone");
+                rows.sort_by_key(|(ticket, _)| *ticket);
+                self.suspects.extend(rows.into_iter().map(|(_, row)| row));
+                Ok(Vec::new())
+            }
         }
+    }
+
+    /// Returns the outcome of a row's last part.
+    fn settle(&mut self, Finished { ticket, result }: Finished) -> Option<Outcome> {
+        let Live { key, part, identity, .. } = self.live.remove(&ticket)?;
+        let generation = match result {
+            Ok(generation) => generation,
+            Err(error) => {
+                return Some(Outcome::rejected(key, Stage::Generate, error.code(), &error));
+            }
+        };
+        let place = match part {
+            Part::OfSeveral(place) => place,
+            Part::Window(reply) => {
+                // Who does not wait for it any more has told why.
+                reply.send(generation).ok();
+                return None;
+            }
+        };
+        let parts = self.waiting.take(key, place, generation)?;
+        Some(match guarded(|| self.engine.join(parts)) {
+            Ok(whole) => {
+                Outcome::Answered { key, input_sha256: identity.input_sha256, answer: whole.into() }
+            }
+            Err(error) => ModelPanic::from(error).rejects(key, Stage::Generate),
+        })
     }
 }

@@ -12,15 +12,14 @@ pub struct HeardRow {
     identity: RowIdentity,
     hearing: Hearing,
     /// The bytes of the whole sound's features, until the row ends.
-    _held: Vec<Reservation>,
+    _held: Option<Reservation>,
 }
 
 impl HeardRow {
     /// Takes a sound, and what was reserved while it was decoded, of which its features need less.
-    pub fn new(identity: RowIdentity, hearing: Hearing, mut held: Vec<Reservation>) -> Self {
-        held.truncate(1);
+    pub fn new(identity: RowIdentity, hearing: Hearing, mut held: Option<Reservation>) -> Self {
         let bytes = hearing.size_bytes() as u64;
-        held.iter_mut().for_each(|reservation| reservation.shrink(bytes));
+        held.iter_mut().for_each(|reservation| reservation.shrink_to(bytes));
         Self { identity, hearing, _held: held }
     }
 

@@ -12,10 +12,12 @@
 
 pub mod answer;
 pub mod collect;
+mod decode;
 pub mod embed;
 pub mod encode;
 pub mod generate;
 pub mod hearing;
+mod originals;
 pub mod parts;
 pub mod prepare;
 pub mod scan;
@@ -33,7 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use answer::Answer;
 use parts::Part;
 
-use crate::{plan::RunPlan, retry::Rejects};
+use crate::{guard::GuardError, plan::RunPlan, retry::Rejects};
 
 /// A span that is still to be done.
 #[derive(Clone, Debug)]
@@ -199,6 +201,33 @@ impl Stage {
             Self::Generate => "generate",
             Self::Embed => "embed",
         }
+    }
+}
+
+/// A panic inside the model, or what runs it, on one row.
+#[derive(Debug, thiserror::Error)]
+#[error("the model panicked on this row: {problem}")]
+pub struct ModelPanic {
+    /// The message of the panic.
+    pub problem: String,
+}
+
+impl ModelPanic {
+    /// The reject code.
+    pub const CODE: &'static str = "model_panicked";
+
+    fn rejects(&self, key: RowKey, stage: Stage) -> Outcome {
+        Outcome::rejected(key, stage, Self::CODE, self)
+    }
+}
+
+impl From<GuardError> for ModelPanic {
+    fn from(error: GuardError) -> Self {
+        let problem = match error {
+            GuardError::Panic { problem } => problem,
+            other => other.to_string(),
+        };
+        Self { problem }
     }
 }
 

@@ -1,26 +1,25 @@
 //! Makes samples of rows: renders the prompt, decodes the media, runs the model's processor; many
 //! rows at a time.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use arrow::array::RecordBatch;
-use legenda_models::{ProcessError, Processor, Record, RgbImage, Sample, Waveform};
+use arrow::array::{Array, RecordBatch};
+use legenda_models::{Hearing, ProcessError, Processor, Record, Sample};
 use legenda_schemas::{job::TaskKind, sha256_hex};
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
     Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
+    decode::{self, Room, Short},
     hearing::HeardRow,
     parts::{Part, Place},
 };
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
-    guard::{CALL_MAX, guarded, guarded_within},
+    guard::guarded,
     media::{
         MediaError,
-        audio::decode_audio,
-        image::PendingImage,
         locate::{LocateError, MediaPlaces},
     },
     plan::RunPlan,
@@ -32,8 +31,8 @@ use crate::{
     template::TemplateError,
 };
 
-/// Bytes of 32-bit samples, twice over, for a byte of encoded sound: MP3 at 128 kbit/s and 44.1 kHz.
-const AUDIO_EXPANSION: u64 = 22;
+/// Copies of a text on its way: cell, value of a template, prompt, and what the tokenizer takes of it.
+const TEXT_COPIES: u64 = 4;
 
 /// What preparing a row needs.
 pub struct Preparer {
@@ -69,6 +68,10 @@ enum PrepareError {
     Nothing,
     #[error("the prompt has {bytes} bytes; `limits.text_bytes` allows {bytes_max}")]
     TextTooLong { bytes: usize, bytes_max: u64 },
+    #[error(
+        "the texts of the row take {bytes} bytes of memory; `limits.memory` leaves {bytes_max} for it: raise it"
+    )]
+    TextExceedsMemory { bytes: u64, bytes_max: u64 },
     #[error("the row cannot be prepared: {problem}")]
     Panic { problem: String },
 }
@@ -83,6 +86,7 @@ impl PrepareError {
             Self::Missing { .. } => "media_missing",
             Self::Nothing => "row_empty",
             Self::TextTooLong { .. } => "text_too_long",
+            Self::TextExceedsMemory { .. } => "text_exceeds_memory",
             Self::Panic { .. } => "decoder_panicked",
         }
     }
@@ -165,6 +169,43 @@ fn media_error(column: &Option<String>, source: MediaError) -> PrepareError {
     PrepareError::Media { column: column.clone().unwrap_or_default(), source }
 }
 
+/// Returns the media of a row of a column.
+fn cells<'a>(column: Option<&str>, rows: &'a RecordBatch, offset: usize) -> Vec<MediaCell<'a>> {
+    let column = column.and_then(|name| rows.column_by_name(name));
+    column.map(|cells| media_cells(cells.as_ref(), offset)).unwrap_or_default()
+}
+
+/// Why an attempt to prepare a row has not come to its end.
+enum Attempt {
+    /// It needs more memory.
+    Short { bytes: u64, is_exact: bool },
+    /// It cannot be prepared.
+    Refused(PrepareError),
+}
+
+/// A row whose media are decoded.
+enum Ready {
+    /// Its parts, all of which are known.
+    Parts(Vec<Record>),
+    /// A sound that is heard window by window.
+    Heard(Hearing),
+}
+
+impl Attempt {
+    fn of(short: Short, column: &Option<String>) -> Self {
+        match short {
+            Short::Needs { bytes, is_exact } => Self::Short { bytes, is_exact },
+            Short::Refused(error) => Self::Refused(media_error(column, error)),
+        }
+    }
+}
+
+impl From<PrepareError> for Attempt {
+    fn from(error: PrepareError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
     Outcome::rejected(key, Stage::Prepare, error.code(), error)
 }
@@ -194,10 +235,9 @@ impl Preparer {
         let job = &self.plan.job;
         let columns = &job.source.columns;
         let rows = &batch.rows;
-        let (prompt, system) = self.prompt(rows, offset)?;
-        let images = self.media(columns.image.as_deref(), batch, offset, runtime)?;
-        let audios = self.media(columns.audio.as_deref(), batch, offset, runtime)?;
-        let needs = |kind, column: &Option<String>, found: &[Vec<u8>]| {
+        let images = cells(columns.image.as_deref(), rows, offset);
+        let audios = cells(columns.audio.as_deref(), rows, offset);
+        let needs = |kind, column: &Option<String>, found: &[MediaCell<'_>]| {
             if job.task.kind == kind && found.is_empty() {
                 let column = column.clone().unwrap_or_default();
                 return Err(PrepareError::Missing { column, task: kind.as_str() });
@@ -211,33 +251,72 @@ impl Preparer {
                 needs(TaskKind::Embed, column, found)?;
             }
         }
-        if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
-            return Err(PrepareError::Nothing);
+        for (column, kind, found) in
+            [(&columns.image, "image", &images), (&columns.audio, "audio", &audios)]
+        {
+            let bytes_max = job.limits.media_bytes.0;
+            let too_large = found.iter().find_map(|cell| match cell {
+                MediaCell::Bytes(bytes) => Some(bytes.len() as u64).filter(|n| *n > bytes_max),
+                MediaCell::Path(_) => None,
+            });
+            if let Some(bytes) = too_large {
+                return Err(media_error(
+                    column,
+                    MediaError::TooManyBytes { kind, bytes, bytes_max },
+                ));
+            }
         }
-
-        let identity = self.identity(batch, offset, &prompt, system.as_deref(), &images, &audios);
-        let mut record =
-            Record { text: (!prompt.is_empty()).then_some(prompt), system, ..Record::default() };
-        // Held until the record is processed: decoded pixels and samples are the largest things.
-        let mut held: Vec<Reservation> = Vec::new();
-        for bytes in images {
-            let refuse = |source| media_error(&columns.image, source);
-            record.images.push(self.image(bytes, runtime, &mut held).map_err(refuse)?);
+        let first = decode::first_bytes(&self.processor, &job.limits, &images, &audios)
+            .map_err(|source| media_error(&columns.image, source))?;
+        let of_texts = self.text_bytes(rows, offset).saturating_mul(TEXT_COPIES);
+        let media = [images, audios];
+        let mut bytes = first.saturating_add(of_texts).min(self.decode_budget.bytes_max());
+        if first > bytes && media[1].is_empty() {
+            bytes = first;
         }
-        for bytes in audios {
-            let refuse = |source| media_error(&columns.audio, source);
-            record.audios.push(self.sound(bytes.into(), runtime, &mut held).map_err(refuse)?);
-        }
-        if let Some(hearing) = self.processor.hear(&record)? {
-            return Ok(Some(HeardRow::new(identity, hearing, held)));
-        }
-        let records = self.processor.split(record)?;
+        let (ready, identity, held) = loop {
+            let is_alone = bytes >= self.decode_budget.bytes_left();
+            let refuse = |bytes: u64, bytes_max: u64| {
+                let (column, kind) = if media[0].is_empty() && !media[1].is_empty() {
+                    (&columns.audio, "audio")
+                } else {
+                    (&columns.image, "image")
+                };
+                if media.iter().all(Vec::is_empty) {
+                    return PrepareError::TextExceedsMemory { bytes, bytes_max };
+                }
+                media_error(column, MediaError::TooMuchMemory { kind, bytes, bytes_max })
+            };
+            let reservation = runtime
+                .block_on(self.decode_budget.reserve_or_refuse(bytes))
+                .map_err(|error| refuse(error.bytes, error.bytes_max))?;
+            let room = Room {
+                budget: &self.decode_budget,
+                processor: &self.processor,
+                limits: &job.limits,
+                allowed: bytes,
+                used: of_texts,
+                reservation: Some(reservation),
+            };
+            match self.records(batch, offset, &media, room, runtime) {
+                Ok(done) => break done,
+                Err(Attempt::Refused(error)) => return Err(error),
+                Err(Attempt::Short { bytes: needed, is_exact }) => {
+                    let whole = self.decode_budget.bytes_left();
+                    if is_alone || needed > whole {
+                        return Err(refuse(needed, whole));
+                    }
+                    bytes = if is_exact { needed } else { whole };
+                }
+            }
+        };
+        let records = match ready {
+            Ready::Parts(records) => records,
+            Ready::Heard(hearing) => return Ok(Some(HeardRow::new(identity, hearing, held))),
+        };
         let n_parts = records.len();
         for (idx, record) in records.iter().enumerate() {
             let sample = self.processor.prepare(record)?;
-            if idx + 1 == n_parts {
-                held.clear();
-            }
             let seed = identity.seed.wrapping_add(idx as u64);
             let part = Part::OfSeveral(Place { idx, n_parts });
             send(RowIdentity { seed, ..identity.clone() }, part, sample);
@@ -245,56 +324,52 @@ impl Preparer {
         Ok(None)
     }
 
-    /// Decodes an image; what it takes is held in `held`.
-    fn image(
+    /// Renders the prompt of a row and decodes its media; returns what the processor takes, and the
+    /// memory that it is in.
+    fn records(
         &self,
-        bytes: Vec<u8>,
+        batch: &ScannedBatch,
+        offset: usize,
+        media: &[Vec<MediaCell<'_>>; 2],
+        mut room: Room<'_>,
         runtime: &Handle,
-        held: &mut Vec<Reservation>,
-    ) -> Result<RgbImage, MediaError> {
-        let pixels_max = self.plan.job.limits.image_pixels;
-        let pending = PendingImage::open(&bytes, pixels_max)?;
-        let (width, height) = pending.size();
-        let of_model = self.processor.image_bytes(width, height) as u64;
-        let needed = pending.decode_bytes().saturating_add(of_model);
-        drop(pending);
-        // The library's decoder cannot change threads, so the header is read again on the guard's.
-        held.push(self.reserve("image", needed, runtime)?);
-        let decode = move || PendingImage::open(&bytes, pixels_max)?.decode();
-        guarded_within(CALL_MAX, decode)
-            .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "image", source }))
+    ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
+        let columns = &self.plan.job.source.columns;
+        let [image_cells, audio_cells] = media;
+        let (prompt, system) = self.prompt(&batch.rows, offset)?;
+        let images = self.media(&columns.image, "image", image_cells, batch, &mut room, runtime)?;
+        let audios = self.media(&columns.audio, "audio", audio_cells, batch, &mut room, runtime)?;
+        if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
+            return Err(PrepareError::Nothing.into());
+        }
+        let identity = self.identity(batch, offset, &prompt, system.as_deref(), &images, &audios);
+        let mut record =
+            Record { text: (!prompt.is_empty()).then_some(prompt), system, ..Record::default() };
+        for bytes in images {
+            let image = room.image(bytes).map_err(|short| Attempt::of(short, &columns.image))?;
+            record.images.push(image);
+        }
+        for bytes in audios {
+            let sound = room.sound(bytes).map_err(|short| Attempt::of(short, &columns.audio))?;
+            record.audios.push(sound);
+        }
+        let ready = match self.processor.hear(&record).map_err(PrepareError::from)? {
+            Some(hearing) => Ready::Heard(hearing),
+            None => Ready::Parts(self.processor.split(record).map_err(PrepareError::from)?),
+        };
+        Ok((ready, identity, room.reservation))
     }
 
-    /// Decodes a sound; what it takes is held in `held`.
-    ///
-    /// How long a sound is shows only when it is decoded, so the usual is reserved first. One that
-    /// needs more is decoded again with the whole budget, alone: to add to a reservation while others
-    /// do so too could make all of them wait for each other.
-    fn sound(
-        &self,
-        bytes: Arc<[u8]>,
-        runtime: &Handle,
-        held: &mut Vec<Reservation>,
-    ) -> Result<Waveform, MediaError> {
-        let seconds_max = self.plan.job.limits.audio_seconds;
-        let decode = |bytes: Arc<[u8]>, bytes_max: u64| {
-            guarded_within(CALL_MAX, move || decode_audio(bytes, seconds_max, bytes_max))
-                .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "audio", source }))
-        };
-        let whole = self.decode_budget.bytes_max();
-        let usual = (bytes.len() as u64).saturating_mul(AUDIO_EXPANSION).min(whole);
-        let reservation = self.reserve("audio", usual, runtime)?;
-        match decode(Arc::clone(&bytes), usual) {
-            Err(MediaError::TooMuchMemory { .. }) if usual < whole && held.is_empty() => {
-                drop(reservation);
-                held.push(self.reserve("audio", whole, runtime)?);
-                decode(bytes, whole)
-            }
-            decoded => {
-                held.push(reservation);
-                decoded
-            }
-        }
+    /// Returns the bytes of the cells that the prompt is made of.
+    fn text_bytes(&self, rows: &RecordBatch, offset: usize) -> u64 {
+        let text = self.plan.job.source.columns.text.as_ref();
+        let names = self.plan.template_columns.iter().chain(text);
+        let columns = names.filter_map(|name| rows.column_by_name(name));
+        let bytes = columns.map(|column| {
+            let cell = column.slice(offset, 1).to_data().get_slice_memory_size();
+            cell.unwrap_or(0) as u64
+        });
+        bytes.sum()
     }
 
     fn prompt(
@@ -328,52 +403,43 @@ impl Preparer {
     }
 
     /// Returns the encoded bytes of every image or sound of a row.
-    fn media(
+    fn media<'a>(
         &self,
-        column: Option<&str>,
+        column: &Option<String>,
+        kind: &'static str,
+        cells: &[MediaCell<'a>],
         batch: &ScannedBatch,
-        offset: usize,
+        room: &mut Room<'_>,
         runtime: &Handle,
-    ) -> Result<Vec<Vec<u8>>, PrepareError> {
-        let Some((name, cells)) =
-            column.and_then(|name| Some((name, batch.rows.column_by_name(name)?)))
-        else {
-            return Ok(Vec::new());
-        };
-        let is_image = self.plan.job.source.columns.image.as_deref() == Some(name);
-        let kind = if is_image { "image" } else { "audio" };
+    ) -> Result<Vec<Cow<'a, [u8]>>, Attempt> {
         let bytes_max = self.plan.job.limits.media_bytes.0;
-        let mut media = Vec::new();
-        for cell in media_cells(cells.as_ref(), offset) {
-            let bytes = match cell {
-                MediaCell::Bytes(bytes) => bytes.to_vec(),
+        let mut media = Vec::with_capacity(cells.len());
+        for cell in cells {
+            media.push(match *cell {
+                MediaCell::Bytes(bytes) => Cow::Borrowed(bytes),
                 MediaCell::Path(path) => {
-                    let read = self.places.read(path, &batch.file, bytes_max, runtime);
-                    read.map_err(|source| PrepareError::Locate { column: name.to_owned(), source })?
+                    // A list that grows may have twice the room that it needs.
+                    let most = bytes_max.min(room.left() / 2);
+                    let read = self.places.read(path, &batch.file, most, runtime);
+                    let read = read.map_err(|source| {
+                        let column = column.clone().unwrap_or_default();
+                        PrepareError::Locate { column, source }
+                    })?;
+                    let bytes = read.len() as u64;
+                    if bytes > bytes_max {
+                        let source = MediaError::TooManyBytes { kind, bytes, bytes_max };
+                        return Err(media_error(column, source).into());
+                    }
+                    if bytes > most {
+                        let bytes = room.used.saturating_add(bytes.saturating_mul(2));
+                        return Err(Attempt::Short { bytes, is_exact: false });
+                    }
+                    room.hold(&read);
+                    Cow::Owned(read)
                 }
-            };
-            if bytes.len() as u64 > bytes_max {
-                let source =
-                    MediaError::TooManyBytes { kind, bytes: bytes.len() as u64, bytes_max };
-                return Err(PrepareError::Media { column: name.to_owned(), source });
-            }
-            media.push(bytes);
+            });
         }
         Ok(media)
-    }
-
-    /// Waits for memory to decode one image, or refuses what would never fit.
-    fn reserve(
-        &self,
-        kind: &'static str,
-        bytes: u64,
-        runtime: &Handle,
-    ) -> Result<Reservation, MediaError> {
-        let bytes_max = self.decode_budget.bytes_max();
-        if bytes > bytes_max {
-            return Err(MediaError::TooMuchMemory { kind, bytes, bytes_max });
-        }
-        Ok(runtime.block_on(self.decode_budget.reserve(bytes)))
     }
 
     /// Takes the digest of what is asked, and the row's own seed: from the job's seed, the row's
@@ -384,13 +450,13 @@ impl Preparer {
         offset: usize,
         prompt: &str,
         system: Option<&str>,
-        images: &[Vec<u8>],
-        audios: &[Vec<u8>],
+        images: &[Cow<'_, [u8]>],
+        audios: &[Cow<'_, [u8]>],
     ) -> RowIdentity {
         let mut parts: Vec<&[u8]> = vec![prompt.as_bytes(), system.unwrap_or_default().as_bytes()];
         let n_images = images.len().to_le_bytes();
         parts.push(&n_images);
-        parts.extend(images.iter().chain(audios).map(Vec::as_slice));
+        parts.extend(images.iter().chain(audios).map(AsRef::<[u8]>::as_ref));
         let input_sha256 = sha256_hex(parts);
         let row = batch.file_rows[offset].to_le_bytes();
         let job_seed = self.plan.job.generation.seed.to_le_bytes();

@@ -1,18 +1,20 @@
 //! Reads the outstanding spans, batch by batch, as fast as the next stage takes them.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::array::RecordBatch;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{Outcome, Outcomes, OutstandingSpan, Reject, RowKey, ScannedBatch, Stage};
 use crate::{
-    budget::{ByteSender, Disconnected},
+    budget::{ByteSender, Disconnected, Reservation},
     plan::RunPlan,
     run::Stop,
     source::{
         SourceError, SourceFailed,
-        table::{FileReader, ReadError},
+        pages::RowBounds,
+        table::{BatchLimits, FileReader, ReadError},
+        text_bytes::check_texts,
     },
 };
 
@@ -32,6 +34,10 @@ pub struct Scan<'a> {
     pub spans: &'a [OutstandingSpan],
     /// The way on.
     pub batches: ByteSender<ScannedBatch>,
+    /// The most bytes that reading a row may take.
+    pub read_bytes_max: u64,
+    /// What `limits.memory` would have to be for a row that takes more, by the bytes it takes.
+    pub memory_for: fn(&RunPlan, u64, u64) -> u64,
     /// The way to `collect`.
     pub outcomes: Outcomes,
     /// Asks the scan to begin no further span.
@@ -70,9 +76,9 @@ impl Scan<'_> {
 
     fn read_row_group(
         &self,
-        span_idxs: std::ops::Range<usize>,
+        span_idxs: Range<usize>,
         permits: &Arc<Semaphore>,
-        reader: &mut Option<FileReader>,
+        reader: &mut Option<OpenFile>,
     ) -> Result<(), Disconnected> {
         let mut next = span_idxs.start;
         let mut alone = false;
@@ -94,16 +100,14 @@ impl Scan<'_> {
     /// span at which reading failed, if it did.
     fn read_spans(
         &self,
-        span_idxs: std::ops::Range<usize>,
+        span_idxs: Range<usize>,
         permits: &Arc<Semaphore>,
-        reader: &mut Option<FileReader>,
+        open: &mut Option<OpenFile>,
     ) -> Result<Option<Failed>, Disconnected> {
         let spans = &self.spans[span_idxs.clone()];
         let head = &spans[0].span;
         let file: Arc<str> = head.object.path.as_str().into();
         let rows: Vec<Vec<usize>> = spans.iter().map(|next| next.rows(self.plan)).collect();
-        let ranges = contiguous(rows.iter().flatten().copied());
-        let batch_rows = self.batch_rows(head.row_group, &head.object.path);
         let mut cursor = Cursor {
             scan: self,
             permits,
@@ -112,41 +116,56 @@ impl Scan<'_> {
             rows: &rows,
             span_idx: span_idxs.start,
             row_idx: 0,
+            bounds: &RowBounds::default(),
         };
 
-        if reader.as_ref().is_none_or(|reader| *reader.file().object() != head.object) {
+        if open.as_ref().is_none_or(|open| *open.reader.file().object() != head.object) {
             match FileReader::open(&head.object.path, &self.plan.table.bytes_read) {
                 Ok(opened) if *opened.file().object() != head.object => {
                     let problem = "it has changed since it was planned".to_owned();
                     return Ok(self.give_up(&head.object.path, problem));
                 }
-                Ok(opened) => *reader = Some(opened),
+                Ok(reader) => *open = Some(OpenFile { reader, bounds: None }),
                 Err(SourceError::Io { source, .. }) => {
                     return Ok(self.give_up(&head.object.path, source.to_string()));
                 }
                 Err(error) => return cursor.fail(&error_chain(&error)).map(Some),
             }
         }
-        let Some(reader) = reader else { return Ok(None) };
+        let Some(open) = open else { return Ok(None) };
         let columns = Some(self.plan.read_columns.as_slice());
-        let batches = match reader.read(head.row_group, &ranges, columns, batch_rows) {
+        let limits = self.batch_limits(head.row_group, &head.object.path);
+        let OpenFile { reader, bounds } = open;
+        if bounds.as_ref().is_none_or(|(row_group, _)| *row_group != head.row_group) {
+            let found = reader.row_bounds(head.row_group, columns, self.read_bytes_max);
+            *bounds = Some((head.row_group, found));
+        }
+        let Some((_, bounds)) = bounds else { return Ok(None) };
+        cursor.bounds = bounds;
+        let kept = rows.iter().flatten().copied().filter(|row| bounds.refused_at(*row).is_none());
+        let ranges = contiguous(kept);
+        let limits = limits.for_rows_of(bounds.row_bytes_max);
+        let batches = match reader.read_within(head.row_group, &ranges, columns, limits) {
             Ok(batches) => batches,
-            Err(error) => return cursor.fail_to_read(&error),
+            Err(error) => return cursor.fail_to_read(&error, reader, limits),
         };
-        for batch in batches {
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(error) => return cursor.fail_to_read(&error),
-            };
-            let mut offset = 0;
-            while offset < batch.num_rows() {
-                if cursor.row_idx == 0 && self.stop.is_requested() {
-                    return Ok(None);
-                }
-                let n_rows = cursor.rows_left().min(batch.num_rows() - offset);
-                cursor.send(&batch.slice(offset, n_rows))?;
-                offset += n_rows;
+        let mut batches = batches.into_iter();
+        loop {
+            // A batch is at most so large, but for one row alone.
+            let bytes = limits.bytes_max.max(bounds.row_bytes_max);
+            let reservation = self.runtime.block_on(self.batches.reserve(bytes));
+            match batches.next() {
+                None => break,
+                Some(Ok(batch)) => cursor.send_all(&batch, reservation)?,
+                Some(Err(error)) => return cursor.fail_to_read(&error, reader, limits),
             }
+            if self.stop.is_requested() && cursor.row_idx == 0 {
+                return Ok(None);
+            }
+        }
+        cursor.skip_refused()?;
+        if self.stop.is_requested() && cursor.row_idx == 0 {
+            return Ok(None);
         }
         if cursor.span_idx < span_idxs.end {
             let missing = "the file has fewer rows than its footer says";
@@ -161,7 +180,7 @@ impl Scan<'_> {
         None
     }
 
-    fn batch_rows(&self, row_group: usize, path: &str) -> usize {
+    fn batch_limits(&self, row_group: usize, path: &str) -> BatchLimits {
         let size = self
             .plan
             .table
@@ -173,8 +192,15 @@ impl Scan<'_> {
             let row_bytes = size.bytes / (size.n_rows as u64).max(1);
             (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
         });
-        usize::try_from(rows).unwrap_or(1)
+        let rows_max = usize::try_from(rows).unwrap_or(1);
+        BatchLimits { step_rows: rows_max, rows_max, bytes_max: BATCH_BYTES }
     }
+}
+
+/// A file that is read, and what rows of the row group that is read take.
+struct OpenFile {
+    reader: FileReader,
+    bounds: Option<(usize, RowBounds)>,
 }
 
 /// A span at which reading failed.
@@ -194,9 +220,14 @@ struct Cursor<'a> {
     rows: &'a [Vec<usize>],
     span_idx: usize,
     row_idx: usize,
+    bounds: &'a RowBounds,
 }
 
 impl Cursor<'_> {
+    fn is_at_end(&self) -> bool {
+        self.span_idx >= self.first_span_idx + self.rows.len()
+    }
+
     fn rows_left(&self) -> usize {
         self.span_rows().len() - self.row_idx
     }
@@ -221,7 +252,7 @@ impl Cursor<'_> {
     }
 
     /// Sends rows of the current span on, and steps over them.
-    fn send(&mut self, rows: &RecordBatch) -> Result<(), Disconnected> {
+    fn send(&mut self, rows: &RecordBatch, reservation: Reservation) -> Result<(), Disconnected> {
         self.open()?;
         let first = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
         let carried: Vec<usize> = self
@@ -239,27 +270,162 @@ impl Cursor<'_> {
             .iter()
             .map(|position| span.file_row_start + (position - span.row_start) as u64)
             .collect();
-        let bytes = rows.get_array_memory_size() as u64;
         let batch =
             ScannedBatch { first, file_rows, file: Arc::clone(&self.file), rows: rows.clone() };
-        self.scan.runtime.block_on(self.scan.batches.send(batch, bytes))?;
+        self.scan.batches.send_reserved(batch, reservation)?;
         self.step(rows.num_rows());
         Ok(())
     }
 
+    /// Sends rows that follow each other but for those that are refused, which are rejected.
+    fn send_all(
+        &mut self,
+        rows: &RecordBatch,
+        mut reservation: Reservation,
+    ) -> Result<(), Disconnected> {
+        let row_bytes = (rows.get_array_memory_size() / rows.num_rows().max(1)) as u64;
+        reservation.shrink_to(row_bytes.saturating_mul(rows.num_rows() as u64));
+        let mut offset = 0;
+        while offset < rows.num_rows() {
+            self.skip_refused()?;
+            if self.is_at_end() || (self.row_idx == 0 && self.scan.stop.is_requested()) {
+                return Ok(());
+            }
+            let left = self.rows_left().min(rows.num_rows() - offset);
+            let ahead = self.span_rows()[self.row_idx..][..left].iter();
+            let n_rows = ahead.take_while(|row| self.bounds.refused_at(**row).is_none()).count();
+            let share = reservation.split(row_bytes.saturating_mul(n_rows as u64));
+            self.send(&rows.slice(offset, n_rows), share)?;
+            offset += n_rows;
+        }
+        Ok(())
+    }
+
+    /// Rejects the rows at the cursor that take too much memory to be read.
+    fn skip_refused(&mut self) -> Result<(), Disconnected> {
+        while !self.is_at_end() {
+            let Some(row) = self.span_rows().get(self.row_idx) else { break };
+            let Some(bytes) = self.bounds.refused_at(*row) else { break };
+            if self.row_idx == 0 && self.scan.stop.is_requested() {
+                break;
+            }
+            let bytes_max = self.scan.read_bytes_max;
+            let needed = (self.scan.memory_for)(self.scan.plan, bytes, bytes_max).div_ceil(1 << 20);
+            let message = format!(
+                "reading this row takes {bytes} bytes of memory, for pages of the file are read whole; \
+                 `limits.memory` leaves {bytes_max} for it: set it to {needed} MiB or more, or write \
+                 the table with smaller row groups"
+            );
+            self.reject("row_exceeds_memory", message)?;
+        }
+        Ok(())
+    }
+
+    /// Rejects the row at the cursor, and steps over it.
+    fn reject(&mut self, code: &'static str, message: String) -> Result<(), Disconnected> {
+        self.open()?;
+        let key = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
+        let reject = Reject { stage: Stage::Scan, code, message };
+        self.tell(Outcome::Rejected { key, reject })?;
+        self.step(1);
+        Ok(())
+    }
+
+    /// Reads the rest of the current span with its texts as bytes, and rejects the rows alone whose
+    /// texts are not UTF-8; returns the span.
+    fn read_texts(
+        &mut self,
+        reader: &FileReader,
+        limits: BatchLimits,
+    ) -> Result<Failed, Disconnected> {
+        let scan = self.scan;
+        let span_idx = self.span_idx;
+        let span = &scan.spans[span_idx].span;
+        let settled = Failed { span_idx, is_settled: true };
+        let as_bytes = match reader.texts_as_bytes() {
+            Ok(reader) => reader,
+            Err(error) => return self.fail(&error.to_string()),
+        };
+        let ahead = self.span_rows()[self.row_idx..].iter().copied();
+        let ranges = contiguous(ahead.filter(|row| self.bounds.refused_at(*row).is_none()));
+        let columns = Some(scan.plan.read_columns.as_slice());
+        let batches = match as_bytes.read_within(span.row_group, &ranges, columns, limits) {
+            Ok(batches) => batches,
+            Err(error) => return self.fail(&error.to_string()),
+        };
+        let bytes = limits.bytes_max.max(self.bounds.row_bytes_max);
+        let mut batches = batches.into_iter();
+        loop {
+            let mut reservation = scan.runtime.block_on(scan.batches.reserve(bytes));
+            let Some(batch) = batches.next() else { break };
+            let checked = batch
+                .map_err(|error| error.to_string())
+                .and_then(|batch| check_texts(&batch, reader.schema()).map_err(|e| e.to_string()));
+            let checked = match checked {
+                Ok(checked) => checked,
+                Err(problem) => return self.fail(&problem),
+            };
+            let (rows, bad) = (checked.rows, checked.bad);
+            let mut start = 0;
+            while start < bad.len() {
+                self.skip_refused()?;
+                match &bad[start] {
+                    Some(column) => {
+                        let message = format!(
+                            "column `{column}` is text, and its bytes in this row are not UTF-8: \
+                             correct the row, or write the column as bytes"
+                        );
+                        self.reject("text_not_utf8", message)?;
+                        start += 1;
+                    }
+                    None => {
+                        let n_rows = bad[start..].iter().take_while(|bad| bad.is_none()).count();
+                        let share =
+                            reservation.bytes() / (bad.len() - start) as u64 * n_rows as u64;
+                        self.send_all(&rows.slice(start, n_rows), reservation.split(share))?;
+                        start += n_rows;
+                    }
+                }
+            }
+        }
+        if self.span_idx == span_idx {
+            self.skip_refused()?;
+        }
+        if self.span_idx == span_idx {
+            return self.fail("the file has fewer rows than its footer says");
+        }
+        Ok(settled)
+    }
+
     /// Tells a damaged file, whose rows are rejected, from a disk or store that fails.
-    fn fail_to_read(&mut self, error: &ReadError) -> Result<Option<Failed>, Disconnected> {
+    fn fail_to_read(
+        &mut self,
+        error: &ReadError,
+        reader: &FileReader,
+        limits: BatchLimits,
+    ) -> Result<Option<Failed>, Disconnected> {
         if error.may_pass {
             return Ok(self.scan.give_up(&error.path, error.problem.clone()));
         }
+        self.skip_refused()?;
+        if error.is_not_utf8() && !self.is_at_end() && !self.is_to_be_read_alone() {
+            return self.read_texts(reader, limits).map(Some);
+        }
         self.fail(&error.to_string()).map(Some)
+    }
+
+    fn is_to_be_read_alone(&self) -> bool {
+        self.row_idx == 0 && self.rows.len() > 1
     }
 
     /// Rejects the rest of the current span, unless it is not begun and others were to be read with
     /// it; returns the span.
     fn fail(&mut self, problem: &str) -> Result<Failed, Disconnected> {
         let span_idx = self.span_idx;
-        if self.row_idx == 0 && self.rows.len() > 1 {
+        if self.is_at_end() {
+            return Ok(Failed { span_idx: span_idx - 1, is_settled: true });
+        }
+        if self.is_to_be_read_alone() {
             return Ok(Failed { span_idx, is_settled: false });
         }
         self.open()?;
@@ -285,8 +451,8 @@ impl Cursor<'_> {
 }
 
 /// Joins ascending row numbers to ranges.
-fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<std::ops::Range<usize>> {
-    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
         match ranges.last_mut() {
             Some(last) if last.end == row => last.end += 1,

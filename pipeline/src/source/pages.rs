@@ -1,0 +1,305 @@
+//! How much memory the rows of a row group take while they are read: the sizes of its pages, which
+//! stand in the headers of the pages alone.
+//!
+//! A page is read whole, so a row takes what its page takes. Headers are in the compact protocol of
+//! Thrift, and only the few fields that matter are looked at; the Parquet reader parses them anew.
+
+use std::{io::Read, ops::Range};
+
+use parquet::{
+    basic::Compression,
+    file::{
+        metadata::ColumnChunkMetaData,
+        reader::{ChunkReader, Length},
+    },
+};
+
+/// What reading rows of a row group takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowBounds {
+    /// The most bytes that one row has, of the rows that are not refused.
+    pub row_bytes_max: u64,
+    /// Rows whose pages take more than they may, ascending, as positions within the row group.
+    pub refused: Vec<RefusedRows>,
+}
+
+impl RowBounds {
+    /// Returns what reading a row takes, if it is refused.
+    #[must_use]
+    pub fn refused_at(&self, row: usize) -> Option<u64> {
+        let after = self.refused.partition_point(|refused| refused.rows.end <= row);
+        self.refused.get(after).filter(|refused| refused.rows.contains(&row)).map(|one| one.bytes)
+    }
+}
+
+/// Rows of a page that takes too much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRows {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// What reading them takes.
+    pub bytes: u64,
+}
+
+/// Row groups of fewer bytes are not looked into: reading them takes little, whatever their pages.
+const WHOLE_BYTES_MAX: u64 = 4 << 20;
+
+/// Finds what reading rows of `chunks`, the columns that are read of a row group of `n_rows`, takes,
+/// where at most `bytes_max` may be taken.
+///
+/// Where headers are damaged no row is refused for them: the reader comes upon them too.
+pub(super) fn bounds(
+    file: &(impl ChunkReader + Length),
+    chunks: &[&ColumnChunkMetaData],
+    n_rows: usize,
+    bytes_max: u64,
+) -> RowBounds {
+    let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    let total: u64 = chunks.iter().map(|chunk| size(chunk.uncompressed_size())).sum();
+    // A page and, where it is a dictionary, its values once more.
+    if total <= WHOLE_BYTES_MAX && total.saturating_mul(3) <= bytes_max {
+        return RowBounds { row_bytes_max: total, refused: Vec::new() };
+    }
+    let columns: Vec<Column> = chunks.iter().map(|chunk| Column::read(file, chunk)).collect();
+    let need = |column: &Column| column.dictionary_need + column.page_need_max();
+    // Small columns are read in any case; large ones share what they leave.
+    let is_small = |column: &&Column| need(column) <= bytes_max / 8;
+    let of_small: u64 = columns.iter().filter(is_small).map(need).sum();
+    let n_large = columns.iter().filter(|column| !is_small(column)).count() as u64;
+    let share = bytes_max.saturating_sub(of_small) / n_large.max(1);
+    let mut refused: Vec<RefusedRows> = Vec::new();
+    let mut row_bytes_max = 0;
+    for column in &columns {
+        let mut largest = column.dictionary_bytes;
+        for page in &column.pages {
+            let bytes = column.dictionary_need + page.need;
+            if !is_small(&column) && bytes > share {
+                // Which rows the pages of lists have does not stand in every header.
+                let rows = page.rows.clone().unwrap_or(0..n_rows);
+                refused.push(RefusedRows { rows, bytes });
+            } else {
+                largest = largest.max(page.bytes);
+            }
+        }
+        // A row of a list may begin in one page and end in the next.
+        let pages = if column.is_flat { 1 } else { 2 };
+        row_bytes_max += largest.min(column.dictionary_bytes.max(share)) * pages;
+    }
+    RowBounds { row_bytes_max, refused: joined(refused) }
+}
+
+/// Sorts ranges and joins those that meet.
+fn joined(mut refused: Vec<RefusedRows>) -> Vec<RefusedRows> {
+    refused.sort_by_key(|one| (one.rows.start, one.rows.end));
+    let mut joined: Vec<RefusedRows> = Vec::new();
+    for next in refused {
+        match joined.last_mut() {
+            Some(last) if next.rows.start <= last.rows.end => {
+                last.rows.end = last.rows.end.max(next.rows.end);
+                last.bytes = last.bytes.max(next.bytes);
+            }
+            _ => joined.push(next),
+        }
+    }
+    joined
+}
+
+/// The pages of a column in a row group.
+struct Column {
+    is_flat: bool,
+    /// The dictionary, and the memory that reading it takes.
+    dictionary_bytes: u64,
+    dictionary_need: u64,
+    pages: Vec<Page>,
+}
+
+struct Page {
+    /// Its rows, where they are known.
+    rows: Option<Range<usize>>,
+    /// Its bytes, and the memory that reading it takes.
+    bytes: u64,
+    need: u64,
+}
+
+impl Column {
+    fn read(file: &(impl ChunkReader + Length), chunk: &ColumnChunkMetaData) -> Self {
+        let is_flat = chunk.column_descr().max_rep_level() == 0;
+        let is_compressed = chunk.compression() != Compression::UNCOMPRESSED;
+        let mut column =
+            Self { is_flat, dictionary_bytes: 0, dictionary_need: 0, pages: Vec::new() };
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        let mut at = u64::try_from(start).unwrap_or(u64::MAX);
+        let end = at.saturating_add(u64::try_from(chunk.compressed_size()).unwrap_or(0));
+        let mut row = 0;
+        while at < end.min(file.len()) {
+            let Some(header) = file.get_read(at).ok().and_then(|from| Header::read(from)) else {
+                break;
+            };
+            let bytes = u64::from(header.uncompressed_bytes);
+            let packed = u64::from(header.compressed_bytes);
+            let need = bytes + if is_compressed { packed } else { 0 };
+            if header.kind == DICTIONARY {
+                column.dictionary_bytes = bytes;
+                // Its values are copied once.
+                column.dictionary_need = need + bytes;
+            } else {
+                let n_rows = if is_flat { header.n_values } else { header.n_rows };
+                let rows = n_rows.map(|n_rows| row..row + n_rows as usize);
+                // After a page of unknown rows none are known.
+                row = rows.as_ref().map_or(usize::MAX / 2, |rows| rows.end);
+                let rows = rows.filter(|rows| rows.end < usize::MAX / 2);
+                column.pages.push(Page { rows, bytes, need });
+            }
+            at = at.saturating_add(header.n_bytes).saturating_add(packed);
+        }
+        column
+    }
+
+    fn page_need_max(&self) -> u64 {
+        self.pages.iter().map(|page| page.need).max().unwrap_or(0)
+    }
+}
+
+/// `PageType.DICTIONARY_PAGE` of parquet.thrift.
+const DICTIONARY: i64 = 2;
+
+/// What is looked at of a page header (`PageHeader` of parquet.thrift).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Header {
+    kind: i64,
+    uncompressed_bytes: u32,
+    compressed_bytes: u32,
+    n_values: Option<u32>,
+    n_rows: Option<u32>,
+    /// The bytes of the header itself.
+    n_bytes: u64,
+}
+
+impl Header {
+    fn read(from: impl Read) -> Option<Self> {
+        let mut input = Compact { from, n_read: 0 };
+        let mut header = Self::default();
+        let size = |n: i64| u32::try_from(n).ok();
+        let mut last = 0;
+        while let Some((id, kind)) = input.field(&mut last)? {
+            match (id, kind) {
+                (1, I32) => header.kind = input.integer()?,
+                (2, I32) => header.uncompressed_bytes = size(input.integer()?)?,
+                (3, I32) => header.compressed_bytes = size(input.integer()?)?,
+                // `DataPageHeader` and `DataPageHeaderV2`: values first, rows third in the latter.
+                (5 | 8, STRUCT) => {
+                    let mut last = 0;
+                    while let Some((field, kind)) = input.field(&mut last)? {
+                        match (field, kind) {
+                            (1, I32) => header.n_values = Some(size(input.integer()?)?),
+                            (3, I32) if id == 8 => header.n_rows = Some(size(input.integer()?)?),
+                            _ => input.skip(kind, DEPTH_MAX)?,
+                        }
+                    }
+                }
+                _ => input.skip(kind, DEPTH_MAX)?,
+            }
+        }
+        header.n_bytes = input.n_read;
+        Some(header)
+    }
+}
+
+/// Types of the compact protocol (thrift-compact-protocol.md).
+const BYTE: u8 = 3;
+const I16: u8 = 4;
+const I32: u8 = 5;
+const I64: u8 = 6;
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+const LIST: u8 = 9;
+const SET: u8 = 10;
+const STRUCT: u8 = 12;
+
+/// Headers have structs three deep.
+const DEPTH_MAX: usize = 16;
+
+/// Reads the compact protocol; `None` where it is none.
+struct Compact<R> {
+    from: R,
+    n_read: u64,
+}
+
+impl<R: Read> Compact<R> {
+    fn byte(&mut self) -> Option<u8> {
+        let mut byte = [0];
+        self.from.read_exact(&mut byte).ok()?;
+        self.n_read += 1;
+        Some(byte[0])
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn integer(&mut self) -> Option<i64> {
+        let zigzag = self.varint()?;
+        Some((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
+    }
+
+    /// Returns the next field's id and type; `Some(None)` at the end of the struct.
+    fn field(&mut self, last: &mut i64) -> Option<Option<(i64, u8)>> {
+        let byte = self.byte()?;
+        if byte == 0 {
+            return Some(None);
+        }
+        let delta = i64::from(byte >> 4);
+        *last = if delta == 0 { self.integer()? } else { last.checked_add(delta)? };
+        Some(Some((*last, byte & 15)))
+    }
+
+    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match kind {
+            // A boolean stands in the type itself.
+            1 | 2 => {}
+            BYTE => drop(self.byte()?),
+            I16 | I32 | I64 => drop(self.varint()?),
+            DOUBLE => self.skip_bytes(8)?,
+            BINARY => {
+                let n_bytes = self.varint()?;
+                self.skip_bytes(n_bytes)?;
+            }
+            LIST | SET => {
+                let head = self.byte()?;
+                let n_items = match head >> 4 {
+                    15 => self.varint()?,
+                    n_items => u64::from(n_items),
+                };
+                for _ in 0..n_items {
+                    match head & 15 {
+                        1 | 2 => drop(self.byte()?),
+                        kind => self.skip(kind, depth)?,
+                    }
+                }
+            }
+            STRUCT => {
+                let mut last = 0;
+                while let Some((_, kind)) = self.field(&mut last)? {
+                    self.skip(kind, depth)?;
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn skip_bytes(&mut self, n_bytes: u64) -> Option<()> {
+        let n_skipped = std::io::copy(&mut self.from.by_ref().take(n_bytes), &mut std::io::sink());
+        self.n_read += n_bytes;
+        (n_skipped.ok()? == n_bytes).then_some(())
+    }
+}
