@@ -52,3 +52,16 @@ torture-media:
 # 2,000 damaged Parquet files through the reader; prints a table.
 torture-parquet:
     LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test command_line --test torture_parquet -- --nocapture
+
+# Every reader of ours over random input, each for so many minutes; prints cases and rates.
+fuzz MINUTES:
+    LEGENDA_FUZZ_SECONDS=$(({{MINUTES}} * 60)) cargo test --release --workspace --test command_line --test fuzz -- --nocapture --test-threads=1
+
+# The binary at full load over faulty rows for so many minutes: its memory and descriptors (needs pyarrow).
+soak MINUTES:
+    cargo build --release
+    python3 tests/soak.py target/release/legenda {{MINUTES}}
+
+# Large rows under a small `limits.memory`; prints a table.
+promise:
+    cargo test --release --workspace --test command_line --test memory -- --nocapture --test-threads=1

@@ -1,6 +1,6 @@
 //! Prompt templates: Jinja syntax over the columns of a row, without access to anything else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Map, Value};
@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 /// template takes a few dozen.
 const FUEL: u64 = 200_000;
 const NAME: &str = "prompt";
+/// The longest prompt that is rendered, in bytes: fuel bounds instructions, and one of them may write a
+/// text of any length again. Far above `limits.text_bytes` of any job that a model could answer.
+const PROMPT_BYTES_MAX: usize = 64 << 20;
 
 /// A compiled template.
 #[derive(Debug)]
@@ -82,10 +85,36 @@ impl Template {
     ///
     /// [`TemplateError::Render`].
     pub fn render(&self, row: &Map<String, Value>) -> Result<String, TemplateError> {
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(minijinja::value::Serde(row)))
-            .map_err(|error| TemplateError::Render { problem: error.to_string() })
+        let mut prompt = Bounded { bytes: Vec::new() };
+        let failed = |problem: String| TemplateError::Render { problem };
+        let template =
+            self.environment.get_template(NAME).map_err(|error| failed(error.to_string()))?;
+        let rendered = template.render_captured_to(minijinja::value::Serde(row), &mut prompt);
+        rendered.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            failed(cause.unwrap_or_else(|| error.to_string()))
+        })?;
+        String::from_utf8(prompt.bytes).map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// Takes what a template writes, up to a bound.
+struct Bounded {
+    bytes: Vec<u8>,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > PROMPT_BYTES_MAX {
+            let problem = format!("it writes more than {PROMPT_BYTES_MAX} bytes");
+            return Err(io::Error::other(problem));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -114,5 +143,9 @@ mod tests {
             "{% for i in range(9999) %}{% for j in range(9999) %}{{ j }}{% endfor %}{% endfor %}";
         let template = Template::compile("task.prompt", endless).unwrap();
         assert!(matches!(template.render(&Map::new()), Err(TemplateError::Render { .. })));
+        let long = "{% for i in range(9999) %}{{ text }}{% endfor %}";
+        let template = Template::compile("task.prompt", long).unwrap();
+        let refused = template.render(&row(json!({"text": "x".repeat(100_000)}))).unwrap_err();
+        assert!(refused.to_string().contains("writes more than"), "{refused}");
     }
 }

@@ -66,7 +66,8 @@ pub fn mutated(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-fn mend_check_sums(bytes: &mut [u8]) {
+/// Makes the check sums of a PNG, Ogg or FLAC file fit its bytes.
+pub fn mend_check_sums(bytes: &mut [u8]) {
     if bytes.starts_with(b"\x89PNG") {
         mend_png(bytes);
     } else if bytes.starts_with(b"OggS") {

@@ -27,6 +27,10 @@ fn a_table_without_rows_is_done_at_once() {
     let place = Workplace::new();
     let ended = run(&place, &texts(&[]), 10, &[]).expect(0);
     counts(&ended, 0, 0, 0);
+    let file = fs::File::open(place.path("table.parquet")).unwrap();
+    let reader = parquet::file::reader::SerializedFileReader::new(file).unwrap();
+    let metadata = parquet::file::reader::FileReader::metadata(&reader);
+    assert_eq!(metadata.num_row_groups(), 0, "the file has no row group at all");
 }
 
 #[test]
@@ -69,38 +73,59 @@ fn texts_that_are_null_empty_or_endless_are_rejected_alone() {
 }
 
 #[test]
-fn text_that_is_not_utf8_costs_its_span_and_no_other() {
-    let place = Workplace::new();
+fn text_that_is_not_utf8_costs_its_row() {
     let words: Vec<String> = (0..12).map(|row| format!("what is marker{row:02}?")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // Without a dictionary, which is read whole: there one bad text costs the row group.
-    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
-    let (table, mut bytes) = (texts(&words), Vec::new());
-    let mut writer = ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).unwrap();
-    writer.write(&table).unwrap();
-    writer.close().unwrap();
-    let marker = b"marker06";
-    let places = bytes.windows(marker.len()).enumerate();
-    let found: Vec<usize> =
-        places.filter(|(_, window)| window == marker).map(|(at, _)| at).collect();
-    for at in &found {
-        bytes[*at] = 0xFF;
+    // Texts that stand in pages, and in a dictionary, which is read whole.
+    for by_dictionary in [false, true] {
+        let place = Workplace::new();
+        let properties = WriterProperties::builder().set_dictionary_enabled(by_dictionary).build();
+        let (table, mut bytes) = (texts(&words), Vec::new());
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).unwrap();
+        writer.write(&table).unwrap();
+        writer.close().unwrap();
+        for marker in [&b"marker05"[..], b"marker06", b"marker11"] {
+            let places = bytes.windows(marker.len()).enumerate();
+            let found: Vec<usize> =
+                places.filter(|(_, window)| *window == marker).map(|(at, _)| at).collect();
+            assert!(!found.is_empty());
+            for at in &found {
+                bytes[*at] = 0xFF;
+            }
+        }
+        fs::File::create(place.path("table.parquet"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
+            .unwrap();
+        place.write("job.toml", TEXT_JOB);
+        let ended = place.run(&["run", "job.toml"]).expect(0);
+        counts(&ended, 12, 9, 3);
+        let rejects = place.rejects("out");
+        let rows = rejects.column_by_name("legenda_row").unwrap().as_primitive::<UInt64Type>();
+        let mut rows = rows.values().to_vec();
+        rows.sort_unstable();
+        assert_eq!(rows, [5, 6, 11]);
+        let codes = text_column(&rejects, "legenda_code");
+        assert!(codes.iter().all(|code| code.as_deref() == Some("text_not_utf8")), "{codes:?}");
+        let message = text_column(&rejects, "legenda_message")[0].clone().unwrap();
+        assert!(message.contains("`question`"), "{message}");
+        // What is sound of the row stands in its reject.
+        assert!(text_column(&rejects, "id").contains(&Some("row-6".to_owned())));
+        assert_eq!(text_column(&rejects, "question"), [None, None, None]);
+        // The other rows keep what they carry.
+        let mut answered: Vec<String> =
+            text_column(&place.answers("out"), "id").into_iter().flatten().collect();
+        answered.sort();
+        let mut expected: Vec<String> = (0..12)
+            .filter(|row| ![5, 6, 11].contains(row))
+            .map(|row| format!("row-{row}"))
+            .collect();
+        expected.sort();
+        assert_eq!(answered, expected);
+        let carried = text_column(&place.answers("out"), "question");
+        assert!(carried.iter().flatten().all(|text| text.starts_with("what is marker")));
+        assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("verified"));
     }
-    assert!(!found.is_empty());
-    fs::File::create(place.path("table.parquet"))
-        .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
-        .unwrap();
-    place.write("job.toml", TEXT_JOB);
-    let ended = place.run(&["run", "job.toml"]).expect(0);
-    counts(&ended, 12, 8, 4);
-    let rejects = place.rejects("out");
-    // The span of row 6.
-    let rows = rejects.column_by_name("legenda_row").unwrap().as_primitive::<UInt64Type>();
-    assert_eq!(rows.values(), &[4, 5, 6, 7]);
-    let codes = text_column(&rejects, "legenda_code");
-    assert!(codes.iter().all(|code| code.as_deref() == Some("source_damaged")));
-    let message = text_column(&rejects, "legenda_message")[0].clone().unwrap();
-    assert!(message.to_lowercase().contains("utf"), "{message}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use legenda_pipeline::{
 };
 use legenda_tests::{
     PICTURE_JOB, Workplace,
-    mutate::{Random, mutated},
+    mutate::{Random, mend_check_sums, mutated},
     repository, write_table,
 };
 
@@ -165,7 +165,51 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
         let ending = name.rsplit('.').next().unwrap();
         (format!("{label}.{ending}"), bytes)
     };
+    // Counts and lengths behind a mark, made as large as they go; check sums are mended.
+    let claims = |name: &str, label: &str, mark: &[u8], offset: usize, value: &[u8]| {
+        let mut bytes = seed(name);
+        let at = bytes.windows(mark.len()).position(|window| window == mark);
+        let at = at.unwrap_or_else(|| panic!("no {mark:?} in {name}")) + mark.len() + offset;
+        bytes[at..at + value.len()].copy_from_slice(value);
+        mend_check_sums(&mut bytes);
+        (format!("{label}.{}", name.rsplit('.').next().unwrap()), bytes)
+    };
+    let mut comments = seed("vorbis.ogg");
+    let at = comments.windows(7).position(|window| window == b"\x03vorbis").unwrap() + 7;
+    let n_bytes = usize::from(comments[at]);
+    comments[at + 4 + n_bytes..][..4].fill(0xFF);
+    mend_check_sums(&mut comments);
     vec![
+        ("comment_count.ogg".to_owned(), comments),
+        // A vendor's name of 4 GiB.
+        claims("vorbis.ogg", "vendor_4_GiB", b"\x03vorbis", 0, &[0xFF; 4]),
+        // Samples, chunks and durations of an MP4 without end.
+        claims("aac.m4a", "sample_count", b"stsz", 8, &[0xFF; 4]),
+        claims(
+            "aac.m4a",
+            "one_sample_size_for_all",
+            b"stsz",
+            4,
+            &[0, 0, 0, 1, 0xFF, 0xFF, 0xFF, 0xFF],
+        ),
+        claims("aac.m4a", "time_count", b"stts", 4, &[0xFF; 4]),
+        claims("aac.m4a", "frames_of_a_time", b"stts", 8, &[0x7F, 0xFF, 0xFF, 0xFF]),
+        claims("aac.m4a", "chunk_count", b"stco", 4, &[0xFF; 4]),
+        claims("aac.m4a", "samples_of_a_chunk", b"stsc", 12, &[0x7F, 0xFF, 0xFF, 0xFF]),
+        claims("aac.m4a", "duration", b"mdhd", 16, &[0xFF; 4]),
+        // A Xing header that tells of 4 thousand million frames and bytes.
+        claims(
+            "variable.mp3",
+            "xing_frames",
+            b"Xing",
+            0,
+            &[0, 0, 0, 3, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
+        ),
+        claims("variable.mp3", "xing_no_frames", b"Xing", 0, &[0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]),
+        // An APNG that tells of 2 thousand million frames.
+        claims("frames.png", "frame_count", b"acTL", 0, &[0x7F, 0xFF, 0xFF, 0xFF]),
+        ("many_frames.png".to_owned(), many_frames(&seed("plain.png"), 50_000)),
+        ("many_comments.flac".to_owned(), many_comments(&seed("plain.flac"), 200_000)),
         with("frames.gif", "65535_x_65535", &[(6, &[0xFF; 4])]),
         with("plain.bmp", "huge", &[(18, &[0xFF, 0xFF, 0, 0, 0xFF, 0xFF, 0, 0])]),
         with("pcm16.wav", "65535_channels", &[(22, &[0xFF; 2])]),
@@ -178,6 +222,51 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
             &[(18, &[0x9F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF])],
         ),
     ]
+}
+
+/// A PNG with so many empty frames behind its picture (PNG, third edition, section 11.3.6).
+fn many_frames(sound: &[u8], n_frames: u32) -> Vec<u8> {
+    fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        [&length[..], kind, data, &[0; 4]].concat()
+    }
+    // Signature and header, then the number of frames, what the sound file has, and the frames.
+    let (head, rest) = sound.split_at(33);
+    let end = rest.len() - 12;
+    let mut bytes = head.to_vec();
+    bytes.extend(chunk(b"acTL", &[&n_frames.to_be_bytes()[..], &[0; 4]].concat()));
+    bytes.extend(&rest[..end]);
+    for number in 0..n_frames {
+        let size = [0, 0, 0, 1, 0, 0, 0, 1];
+        let control =
+            [&(2 * number).to_be_bytes()[..], &size, &[0; 8], &[0, 1, 0, 100, 0, 0]].concat();
+        bytes.extend(chunk(b"fcTL", &control));
+        bytes.extend(chunk(b"fdAT", &(2 * number + 1).to_be_bytes()));
+    }
+    bytes.extend(&rest[end..]);
+    mend_check_sums(&mut bytes);
+    bytes
+}
+
+/// A FLAC file with so many comments (RFC 9639, section 8.6).
+fn many_comments(sound: &[u8], n_comments: u32) -> Vec<u8> {
+    let comment = b"A=bomb";
+    let mut block = [&4_u32.to_le_bytes()[..], b"none", &n_comments.to_le_bytes()].concat();
+    for _ in 0..n_comments {
+        block.extend(u32::try_from(comment.len()).unwrap().to_le_bytes());
+        block.extend(comment);
+    }
+    let length = u32::try_from(block.len()).unwrap().to_be_bytes();
+    // Behind the block of the stream, which says that it is the last or is followed by others.
+    let (head, rest) = sound.split_at(42);
+    let mut bytes = head.to_vec();
+    let kind = 4 | (bytes[4] & 0x80);
+    bytes[4] &= 0x7F;
+    bytes.push(kind);
+    bytes.extend(&length[1..]);
+    bytes.extend(block);
+    bytes.extend(rest);
+    bytes
 }
 
 #[test]

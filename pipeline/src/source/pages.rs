@@ -41,11 +41,12 @@ pub struct RefusedRows {
     pub bytes: u64,
 }
 
-/// Row groups of fewer bytes are not looked into: reading them takes little, whatever their pages.
-const WHOLE_BYTES_MAX: u64 = 4 << 20;
+/// Row groups of fewer bytes are not looked into: no row of them is large.
+const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
 /// Finds what reading rows of `chunks`, the columns that are read of a row group of `n_rows`, takes,
-/// where at most `bytes_max` may be taken.
+/// where at most `bytes_max` may be taken. Where the file `is_far`, in a store, headers are looked at only
+/// if that matters: every look costs.
 ///
 /// Where headers are damaged no row is refused for them: the reader comes upon them too.
 pub(super) fn bounds(
@@ -53,11 +54,12 @@ pub(super) fn bounds(
     chunks: &[&ColumnChunkMetaData],
     n_rows: usize,
     bytes_max: u64,
+    is_far: bool,
 ) -> RowBounds {
     let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let total: u64 = chunks.iter().map(|chunk| size(chunk.uncompressed_size())).sum();
     // A page and, where it is a dictionary, its values once more.
-    if total <= WHOLE_BYTES_MAX && total.saturating_mul(3) <= bytes_max {
+    if (is_far || total <= WHOLE_BYTES_MAX) && total.saturating_mul(3) <= bytes_max {
         return RowBounds { row_bytes_max: total, refused: Vec::new() };
     }
     let columns: Vec<Column> = chunks.iter().map(|chunk| Column::read(file, chunk)).collect();
@@ -301,5 +303,87 @@ impl<R: Read> Compact<R> {
         let n_skipped = std::io::copy(&mut self.from.by_ref().take(n_bytes), &mut std::io::sink());
         self.n_read += n_bytes;
         (n_skipped.ok()? == n_bytes).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
+    use bytes::Bytes;
+    use parquet::{
+        arrow::ArrowWriter,
+        basic::{Compression, ZstdLevel},
+        file::{
+            metadata::ParquetMetaDataReader,
+            properties::{WriterProperties, WriterVersion},
+        },
+    };
+
+    use super::{RefusedRows, RowBounds, bounds};
+
+    /// Pages of ten rows of 1,000 bytes, but for row 25, which has 300,000.
+    fn file(version: WriterVersion, compression: Compression, by_dictionary: bool) -> Bytes {
+        let cells = (0_u8..40).map(|row| vec![row; if row == 25 { 300_000 } else { 1000 }]);
+        let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(cells));
+        let batch = RecordBatch::try_from_iter([("c", cells)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_compression(compression)
+            .set_dictionary_enabled(by_dictionary)
+            .set_data_page_row_count_limit(10)
+            .set_write_batch_size(10)
+            .build();
+        let mut bytes = Vec::new();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes.into()
+    }
+
+    fn bounds_of(file: &Bytes, bytes_max: u64) -> RowBounds {
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(file).unwrap();
+        let chunks: Vec<_> = metadata.row_group(0).columns().iter().collect();
+        bounds(file, &chunks, 40, bytes_max, false)
+    }
+
+    #[test]
+    fn rows_of_a_large_page_are_refused_and_no_others() {
+        let zstd = Compression::ZSTD(ZstdLevel::default());
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            for compression in [Compression::UNCOMPRESSED, zstd] {
+                let file = file(version, compression, false);
+                let found = bounds_of(&file, 100_000);
+                let [RefusedRows { rows, bytes }] = found.refused.as_slice() else {
+                    panic!("{version:?} {compression:?}: {found:?}")
+                };
+                assert_eq!(*rows, 20..30, "{version:?} {compression:?}");
+                assert!((309_000..350_000).contains(bytes), "{bytes}");
+                assert!((10_000..12_000).contains(&found.row_bytes_max), "{found:?}");
+                assert_eq!(found.refused_at(25), Some(*bytes));
+                assert_eq!((found.refused_at(19), found.refused_at(30)), (None, None));
+                let roomy = bounds_of(&file, 1 << 20);
+                assert!(roomy.refused.is_empty() && roomy.row_bytes_max > 300_000, "{roomy:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dictionary_is_read_for_any_row() {
+        let file = file(WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED, true);
+        assert_eq!(bounds_of(&file, 100_000).refused[0].rows, 0..40);
+        let roomy = bounds_of(&file, 1 << 20);
+        assert!(roomy.refused.is_empty() && roomy.row_bytes_max > 300_000, "{roomy:?}");
+    }
+
+    #[test]
+    fn damaged_headers_are_left_to_the_reader() {
+        let mut bytes = file(WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED, false).to_vec();
+        bytes[4..64].fill(0xFF);
+        let end = bytes.len();
+        assert!(bytes[end - 4..] == *b"PAR1");
+        assert!(bounds_of(&bytes.into(), 100_000).refused.is_empty());
     }
 }

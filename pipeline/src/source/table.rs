@@ -316,7 +316,8 @@ impl FileReader {
         let groups = self.metadata.metadata().row_groups();
         let n_rows = groups.get(row_group).map_or(0, |group| group.num_rows());
         let n_rows = usize::try_from(n_rows).unwrap_or(0);
-        pages::bounds(&self.file, &self.chunks(row_group, columns), n_rows, bytes_max)
+        let is_far = is_url(&self.file.object().path);
+        pages::bounds(&self.file, &self.chunks(row_group, columns), n_rows, bytes_max, is_far)
     }
 
     fn chunks(&self, row_group: usize, columns: Option<&[String]>) -> Vec<&ColumnChunkMetaData> {

@@ -1,0 +1,129 @@
+"""Runs Legenda at full load for minutes over a table with faulty rows, run after run into one output
+folder, and samples resident memory and open descriptors of the process.
+
+    python tests/soak.py target/release/legenda 20
+
+Needs pyarrow. Prints the table of a Markdown file: samples by the minute, and the slope of memory
+after the first quarter, by least squares.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+JOB = """
+version = 1
+task = { kind = "answer", prompt = "{{ question }}" }
+source = { paths = ["table.parquet"], columns = { id = "id", image = "image" } }
+output = { path = "out", span_rows = 256 }
+limits = { memory = "768MiB" }
+"""
+
+
+def write_table(path: Path, rows: int) -> int:
+    """Writes pictures and questions, every eleventh picture faulty; returns how many are."""
+    sample = pq.read_table(SAMPLE / "pictures.parquet", columns=["id", "image"]).to_pylist()
+    chance = random.Random(11)
+    n_faulty = 0
+    writer = None
+    for start in range(0, rows, 2000):
+        batch = []
+        for row in range(start, min(start + 2000, rows)):
+            picture = sample[row % len(sample)]["image"]
+            picture = picture["bytes"] if isinstance(picture, dict) else picture
+            if row % 11 == 5:
+                n_faulty += 1
+                picture = damaged(picture, row // 11 % 5, chance)
+            batch.append({"id": f"row-{row}", "question": "What is shown?", "image": picture})
+        schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("image", pa.binary())])
+        table = pa.Table.from_pylist(batch, schema=schema)
+        writer = writer or pq.ParquetWriter(path, schema)
+        writer.write_table(table)
+    if writer:
+        writer.close()
+    return n_faulty
+
+
+def damaged(picture: bytes, kind: int, chance: random.Random) -> bytes | None:
+    """Returns a picture of one of five faulty kinds."""
+    if kind == 0:
+        return None
+    if kind == 1:
+        return b""
+    if kind == 2:
+        return picture[: len(picture) // 2]
+    if kind == 3:
+        return chance.randbytes(2000)
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0\0\0\0\0"
+
+
+def sample_process(pid: int) -> tuple[float, int] | None:
+    """Returns resident memory in MiB and open descriptors, as /proc tells them."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        n_open = len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmRSS:")), None)
+    return (int(line.split()[1]) / 1024, n_open) if line else None
+
+
+def slope(samples: list[tuple[float, float]]) -> float:
+    """Returns the slope of the second numbers over the first, by least squares."""
+    n = len(samples)
+    mean_x = sum(x for x, _ in samples) / n
+    mean_y = sum(y for _, y in samples) / n
+    spread = sum((x - mean_x) ** 2 for x, _ in samples)
+    return sum((x - mean_x) * (y - mean_y) for x, y in samples) / max(spread, 1e-9)
+
+
+def main() -> None:
+    """Soaks the binary and prints what was seen."""
+    binary = str(Path(sys.argv[1]).resolve())
+    minutes = float(sys.argv[2])
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        # More rows than can be answered in the time; the run is stopped at its end.
+        rows = int(os.environ.get("ROWS", max(4000, int(minutes * 60 * 400))))
+        n_faulty = write_table(place / "table.parquet", rows)
+        (place / "job.toml").write_text(JOB)
+        command = [binary, "run", "job.toml", "--progress", "none"]
+        start = time.monotonic()
+        with (place / "log").open("w") as log:
+            process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
+            samples: list[tuple[float, float, int]] = []
+            while process.poll() is None and time.monotonic() - start < minutes * 60:
+                time.sleep(1)
+                seen = sample_process(process.pid)
+                if seen:
+                    samples.append(((time.monotonic() - start) / 60, *seen))
+            process.terminate()
+            code = process.wait()
+        report = json.loads((place / "out/_legenda/report.json").read_text())
+        n_rejects = sum(report["rejects"].values())
+        if report["rows_in"] != report["answers"] + n_rejects:
+            sys.exit(f"rows are missing: {report}")
+        settled = [sample for sample in samples if sample[0] >= samples[-1][0] / 4]
+        print(f"{report['rows_in']} rows of {rows} ({n_faulty} of these faulty), exit code {code},")
+        print(f"{report['answers']} answers, {n_rejects} rejects: {report['rejects']}.\n")
+        print("| minute | resident MiB, most | open descriptors, most |")
+        print("|---|---|---|")
+        for minute in range(int(samples[-1][0]) + 1):
+            within = [sample for sample in samples if minute <= sample[0] < minute + 1]
+            if within:
+                print(f"| {minute} | {max(s[1] for s in within):.0f} | {max(s[2] for s in within)} |")
+        memory = slope([(at, mib) for at, mib, _ in settled])
+        files = slope([(at, n_open) for at, _, n_open in settled])
+        print(f"\nAfter the first quarter: {memory:+.2f} MiB and {files:+.3f} descriptors a minute.")
+
+
+main()
