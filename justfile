@@ -25,7 +25,7 @@ train-check:
 torture:
     rm -rf target/torture
     LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test command_line --test torture --test torture_stores -- --test-threads=1
-    cat tests/torture_head.md target/torture/*.md > docs/torture.md
+    cat tests/torture_head.md target/torture/*.md tests/torture_tail.md > docs/torture.md
     cat docs/torture.md
 
 # Peak memory over the number of rows; prints a table.

@@ -6,12 +6,9 @@
 
 use std::{io::Read, ops::Range};
 
-use parquet::{
-    basic::Compression,
-    file::{
-        metadata::ColumnChunkMetaData,
-        reader::{ChunkReader, Length},
-    },
+use parquet::file::{
+    metadata::ColumnChunkMetaData,
+    reader::{ChunkReader, Length},
 };
 
 /// What reading rows of a row group takes.
@@ -45,7 +42,8 @@ pub struct RefusedRows {
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
 /// Finds what reading rows of `chunks`, the columns that are read of a row group of `n_rows`, takes,
-/// where at most `bytes_max` may be taken. Where the file `is_far`, in a store, headers are looked at only
+/// where at most `bytes_max` may be taken, and as much again for what a page is unpacked of, for the values
+/// of a dictionary, which are copied once, or for cells. Where the file `is_far`, in a store, headers are looked at only
 /// if that matters: every look costs.
 ///
 /// Where headers are damaged no row is refused for them: the reader comes upon them too.
@@ -58,8 +56,7 @@ pub(super) fn bounds(
 ) -> RowBounds {
     let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let total: u64 = chunks.iter().map(|chunk| size(chunk.uncompressed_size())).sum();
-    // A page and, where it is a dictionary, its values once more.
-    if (is_far || total <= WHOLE_BYTES_MAX) && total.saturating_mul(3) <= bytes_max {
+    if (is_far || total <= WHOLE_BYTES_MAX) && total <= bytes_max {
         return RowBounds { row_bytes_max: total, refused: Vec::new() };
     }
     let columns: Vec<Column> = chunks.iter().map(|chunk| Column::read(file, chunk)).collect();
@@ -126,7 +123,6 @@ struct Page {
 impl Column {
     fn read(file: &(impl ChunkReader + Length), chunk: &ColumnChunkMetaData) -> Self {
         let is_flat = chunk.column_descr().max_rep_level() == 0;
-        let is_compressed = chunk.compression() != Compression::UNCOMPRESSED;
         let mut column =
             Self { is_flat, dictionary_bytes: 0, dictionary_need: 0, pages: Vec::new() };
         let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
@@ -139,11 +135,10 @@ impl Column {
             };
             let bytes = u64::from(header.uncompressed_bytes);
             let packed = u64::from(header.compressed_bytes);
-            let need = bytes + if is_compressed { packed } else { 0 };
+            let need = bytes.max(packed);
             if header.kind == DICTIONARY {
                 column.dictionary_bytes = bytes;
-                // Its values are copied once.
-                column.dictionary_need = need + bytes;
+                column.dictionary_need = need;
             } else {
                 let n_rows = if is_flat { header.n_values } else { header.n_rows };
                 let rows = n_rows.map(|n_rows| row..row + n_rows as usize);
