@@ -103,8 +103,6 @@ fn values_of_a_dictionary_are_as_large_as_they_are_and_not_as_their_numbers() {
     let n_rows = 600;
     let ids = StringArray::from_iter_values((0..n_rows).map(|row| format!("row-{row}")));
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..20).map(|_| text.as_str())));
-    // Written through a dictionary of the writer, piece by piece.
-    drop(texts);
     let path = place.path("table.parquet");
     let properties = WriterProperties::builder()
         .set_dictionary_page_size_limit(4 << 20)
