@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Retry(RetryArgs),
     /// Prove that an output holds every input row once, or name what is wrong with it.
     Verify(VerifyArgs),
+    /// Measure answers where the right ones are known: error rates, exact match, F1, BLEU, chrF, ROUGE-L,
+    /// CIDEr.
+    Eval(EvalArgs),
     /// Make the page about an output's last run again, beside another output's where one is named.
     Report(ReportArgs),
     /// List, show, fetch and try models.
@@ -132,6 +135,24 @@ pub(crate) struct RetryArgs {
 pub(crate) struct VerifyArgs {
     /// The output of a run: a folder, or its URL.
     pub(crate) output: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// The output of a run: a folder, or its URL.
+    pub(crate) output: String,
+    /// The column with the right answer, a text or a list of texts; it must be among `output.columns`.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) reference: String,
+    /// Another output of the same rows, to compare with.
+    #[arg(long, value_name = "OUTPUT")]
+    pub(crate) compare: Option<String>,
+    /// The column that names rows; default: rows are told by their place in their files.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) id: Option<String>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

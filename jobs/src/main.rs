@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => command::run::run(&args),
         Command::Check(args) => command::check::check(&args),
         Command::Retry(args) => command::retry::retry(&args),
+        Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),
         Command::Verify(args) => command::verify::verify(&args),
         Command::Models(command) => command::models::models(&command),

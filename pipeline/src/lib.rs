@@ -9,6 +9,7 @@
 //!   output in such a folder, and the record of what is committed. [`sink`]: tables as bytes.
 //! - [`retry`]: rejects that are tried again.
 //! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
+//! - [`eval`]: how good answers are, where the right ones are known.
 //! - [`preview`]: a look at the answers written. [`report`]: the page about a run, and what it shows;
 //!   [`timeline`]: its speed and memory over time.
 //! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
@@ -18,6 +19,7 @@
 
 pub mod budget;
 pub mod crash;
+pub mod eval;
 pub mod guard;
 pub mod ledger;
 pub mod media;

@@ -1,0 +1,258 @@
+//! How good answers are, where the right ones are known.
+//!
+//! A metric turns each row into a few sums, and the sums of all rows into a score. So a score of any
+//! draw of rows costs an addition, which is what the intervals of a comparison need.
+
+mod errors;
+mod overlap;
+mod read;
+mod words;
+
+use serde::Serialize;
+
+pub use self::read::{EvalError, Key, rows};
+
+/// A row: what was answered, and the answers that are right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The answer; none where the row was rejected, which counts as an empty one.
+    pub answer: Option<String>,
+    /// At least one right answer.
+    pub references: Vec<String>,
+}
+
+impl Pair {
+    fn answer(&self) -> &str {
+        self.answer.as_deref().unwrap_or_default()
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Words to insert, delete or replace, for each word of the reference.
+    WordErrorRate,
+    /// Characters, likewise.
+    CharacterErrorRate,
+    /// Answers that are right, without case, punctuation and articles (SQuAD).
+    ExactMatch,
+    /// The harmonic mean of precision and recall of words, likewise (SQuAD).
+    TokenF1,
+    /// BLEU with the tokenizer 13a and exponential smoothing (sacreBLEU's defaults).
+    Bleu,
+    /// chrF2: characters in sixes, recall twice as heavy (sacreBLEU's defaults).
+    Chrf,
+    /// The longest common run of words, in order, with gaps (rouge-score's `rougeL`).
+    RougeL,
+    /// CIDEr-D: words in fours, weighed by how rare they are in the references.
+    Cider,
+}
+
+impl Metric {
+    /// Every metric, in the order in which they are shown.
+    pub const ALL: [Self; 8] = [
+        Self::WordErrorRate,
+        Self::CharacterErrorRate,
+        Self::ExactMatch,
+        Self::TokenF1,
+        Self::Bleu,
+        Self::Chrf,
+        Self::RougeL,
+        Self::Cider,
+    ];
+
+    /// Returns its name, and the range of its values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WordErrorRate => "word error rate (0 is best)",
+            Self::CharacterErrorRate => "character error rate (0 is best)",
+            Self::ExactMatch => "exact match (of 1)",
+            Self::TokenF1 => "token F1 (of 1)",
+            Self::Bleu => "BLEU (of 100)",
+            Self::Chrf => "chrF2 (of 100)",
+            Self::RougeL => "ROUGE-L (of 1)",
+            Self::Cider => "CIDEr-D (of 10)",
+        }
+    }
+
+    /// Returns the sums of each row.
+    fn rows(self, pairs: &[Pair]) -> Vec<Vec<f64>> {
+        let each = |row: fn(&Pair) -> Vec<f64>| pairs.iter().map(row).collect();
+        match self {
+            Self::WordErrorRate => each(errors::words),
+            Self::CharacterErrorRate => each(errors::characters),
+            Self::ExactMatch => each(errors::exact),
+            Self::TokenF1 => each(errors::token_f1),
+            Self::Bleu => each(overlap::bleu),
+            Self::Chrf => each(overlap::chrf),
+            Self::RougeL => each(overlap::rouge_l),
+            Self::Cider => overlap::cider(pairs),
+        }
+    }
+
+    /// Returns the score of some rows, by their sums.
+    fn score(self, sums: &[f64]) -> f64 {
+        match self {
+            Self::Bleu => overlap::bleu_score(sums),
+            Self::Chrf => overlap::chrf_score(sums),
+            // The others are a sum over a count.
+            _ => match sums {
+                [sum, count] if *count > 0.0 => sum / count,
+                _ => 0.0,
+            },
+        }
+    }
+}
+
+/// The score of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// What was measured.
+    pub metric: Metric,
+    /// The score.
+    pub score: f64,
+}
+
+/// Measures rows by every metric.
+#[must_use]
+pub fn scores(pairs: &[Pair]) -> Vec<Score> {
+    Metric::ALL
+        .into_iter()
+        .map(|metric| Score {
+            metric,
+            score: metric.score(&add(&metric.rows(pairs), 0..pairs.len())),
+        })
+        .collect()
+}
+
+/// Two outputs by one metric.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// What was measured.
+    pub metric: Metric,
+    /// The score of the first.
+    pub first: f64,
+    /// The score of the second.
+    pub second: f64,
+    /// Where second less first lies, with 95 % confidence.
+    pub interval: (f64, f64),
+}
+
+/// Draws of rows for an interval.
+const DRAWS: usize = 1000;
+
+/// Measures two outputs of the same rows by every metric, with the intervals of a paired bootstrap
+/// (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"): the same draws of
+/// rows for both, and the same draws every time.
+///
+/// # Panics
+///
+/// If there are not as many rows of the second as of the first.
+#[must_use]
+pub fn compare(first: &[Pair], second: &[Pair]) -> Vec<Comparison> {
+    assert_eq!(first.len(), second.len(), "the outputs are of the same rows");
+    let draws = draws(first.len());
+    let of_metric = |metric: Metric| {
+        let (a, b) = (metric.rows(first), metric.rows(second));
+        let score = |rows: &[Vec<f64>], of: &[usize]| metric.score(&add(rows, of.iter().copied()));
+        let all: Vec<usize> = (0..first.len()).collect();
+        let mut differences: Vec<f64> =
+            draws.iter().map(|draw| score(&b, draw) - score(&a, draw)).collect();
+        differences.sort_by(f64::total_cmp);
+        let at = |percent: usize| differences[(DRAWS * percent / 1000).min(DRAWS - 1)];
+        Comparison {
+            metric,
+            first: score(&a, &all),
+            second: score(&b, &all),
+            interval: (at(25), at(975)),
+        }
+    };
+    Metric::ALL.into_iter().map(of_metric).collect()
+}
+
+fn add(rows: &[Vec<f64>], of: impl IntoIterator<Item = usize>) -> Vec<f64> {
+    let mut sums: Vec<f64> = Vec::new();
+    for row in of {
+        sums.resize(rows[row].len(), 0.0);
+        for (sum, value) in sums.iter_mut().zip(&rows[row]) {
+            *sum += value;
+        }
+    }
+    sums
+}
+
+/// Draws rows with replacement, the same every time (Knuth's MMIX sequence).
+fn draws(n_rows: usize) -> Vec<Vec<usize>> {
+    let mut state: u64 = 1;
+    let mut draw = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(u128::from(state) * n_rows as u128 >> 64).unwrap_or(0)
+    };
+    (0..DRAWS).map(|_| (0..n_rows).map(|_| draw()).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::{Metric, Pair, compare, scores};
+
+    #[derive(Deserialize)]
+    struct Golden {
+        pairs: Vec<(String, Vec<String>)>,
+        scores: Vec<f64>,
+    }
+
+    fn golden() -> Vec<Golden> {
+        let text = include_str!("../../../tests/references/eval.json");
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn pairs(golden: &Golden) -> Vec<Pair> {
+        let pair = |(answer, references): &(String, Vec<String>)| Pair {
+            answer: Some(answer.clone()),
+            references: references.clone(),
+        };
+        golden.pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn scores_are_those_of_the_references() {
+        for (idx, set) in golden().iter().enumerate() {
+            for (score, expected) in scores(&pairs(set)).iter().zip(&set.scores) {
+                let name = score.metric.name();
+                assert!(
+                    (score.score - expected).abs() < 1e-6,
+                    "set {idx}, {name}: {} {expected}",
+                    score.score
+                );
+            }
+            assert_eq!(set.scores.len(), Metric::ALL.len());
+        }
+    }
+
+    #[test]
+    fn a_comparison_tells_better_from_equal() {
+        let mut good = pairs(&golden()[0]);
+        for pair in &mut good {
+            pair.answer = pair.references.first().cloned();
+        }
+        let mut bad = good.clone();
+        for pair in &mut bad {
+            pair.answer = None;
+        }
+        for one in compare(&good, &good) {
+            let (low, high) = one.interval;
+            assert!((one.first - one.second).abs() < 1e-9, "{one:?}");
+            assert!(low.abs() < 1e-9 && high.abs() < 1e-9, "{one:?}");
+        }
+        for one in compare(&bad, &good) {
+            let (low, high) = one.interval;
+            let is_error = matches!(one.metric, Metric::WordErrorRate | Metric::CharacterErrorRate);
+            assert!(if is_error { high < 0.0 } else { low > 0.0 }, "{one:?}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The rows of an output with what is right for them.
+
+use std::collections::HashMap;
+
+use arrow::{
+    array::{Array, AsArray, ListLikeArray, RecordBatch},
+    datatypes::{DataType, UInt64Type},
+    error::ArrowError,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use legenda_schemas::{
+    ledger::{CommittedFile, LedgerEntry},
+    table::{ANSWER_COLUMN, ROW_COLUMN},
+};
+
+use super::Pair;
+use crate::{
+    ledger::{LedgerError, OutputFiles},
+    sink::read_table,
+    source::cell::text_cell,
+    store::ReadError,
+};
+
+/// Why an output cannot be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// Its ledger cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A file cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A file is damaged.
+    #[error("cannot read `{path}`: {problem}; `legenda verify` tells what is wrong")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A column is missing, or of another kind.
+    #[error(
+        "`{path}` has no column `{column}` of texts{hint}; it has {available}: is it among `output.columns`?"
+    )]
+    Column {
+        /// The file.
+        path: String,
+        /// The column.
+        column: String,
+        /// What else it may be.
+        hint: &'static str,
+        /// The columns there are.
+        available: String,
+    },
+    /// Rows cannot be told apart.
+    #[error(
+        "which row of its table a row of `{path}` is cannot be told ({reason}): name a column that names rows by `--id`"
+    )]
+    NoKey {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Two rows have one name.
+    #[error(
+        "two rows of `{path}` have the {column} `{id}`: name a column that tells rows apart by `--id`"
+    )]
+    Twice {
+        /// The output.
+        path: String,
+        /// The column.
+        column: String,
+        /// The name.
+        id: String,
+    },
+}
+
+/// What a row is told by: the name that a column gives it, or its file and place.
+pub type Key = (String, u64);
+
+/// Reads every row of an output that has a right answer in the column `reference`, a text or a list of
+/// texts. Rejected rows count as unanswered. Rows are told by the column `id`, or by their place.
+///
+/// # Errors
+///
+/// [`EvalError`].
+pub fn rows(
+    output: &OutputFiles,
+    reference: &str,
+    id: Option<&str>,
+) -> Result<HashMap<Key, Pair>, EvalError> {
+    let mut rows = HashMap::new();
+    for entry in output.read_entries()? {
+        read_span(output, &entry, reference, id, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn read_span(
+    output: &OutputFiles,
+    entry: &LedgerEntry,
+    reference: &str,
+    id: Option<&str>,
+    rows: &mut HashMap<Key, Pair>,
+) -> Result<(), EvalError> {
+    let path_of = |file: &CommittedFile| output.folder.path_of(&file.name);
+    let mut rejected = Vec::new();
+    for file in &entry.rejects_file {
+        for batch in read(output, file)? {
+            let numbers = batch.column_by_name(ROW_COLUMN);
+            let numbers = numbers.and_then(|column| column.as_primitive_opt::<UInt64Type>());
+            for row in 0..batch.num_rows() {
+                let number = numbers.map_or(0, |numbers| numbers.value(row));
+                rejected.push(number);
+                let place = (entry.span.object.path.clone(), number);
+                let pair = Pair {
+                    answer: None,
+                    references: references(&batch, row, reference, &path_of(file))?,
+                };
+                add(output, &batch, row, id, place, pair, rows)?;
+            }
+        }
+    }
+    // The rows of the span that are in its part, in order.
+    let first = entry.span.file_row_start;
+    let mut places =
+        (first..first + entry.span.n_rows as u64).filter(|row| !rejected.contains(row));
+    for file in &entry.parts {
+        if id.is_none() && (entry.retries > 0 || entry.rows_in != entry.span.n_rows as u64) {
+            let reason =
+                if entry.retries > 0 { "rejects were tried again" } else { "a query chose rows" };
+            return Err(EvalError::NoKey { path: path_of(file), reason });
+        }
+        for batch in read(output, file)? {
+            let answers = batch.column_by_name(ANSWER_COLUMN);
+            let answers =
+                answers.ok_or_else(|| missing(&batch, ANSWER_COLUMN, "", &path_of(file)))?;
+            for row in 0..batch.num_rows() {
+                let place = (entry.span.object.path.clone(), places.next().unwrap_or_default());
+                let pair = Pair {
+                    answer: text_cell(answers.as_ref(), row).map(str::to_owned),
+                    references: references(&batch, row, reference, &path_of(file))?,
+                };
+                add(output, &batch, row, id, place, pair, rows)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds a row, unless it has no right answer.
+fn add(
+    output: &OutputFiles,
+    batch: &RecordBatch,
+    row: usize,
+    id: Option<&str>,
+    place: Key,
+    pair: Pair,
+    rows: &mut HashMap<Key, Pair>,
+) -> Result<(), EvalError> {
+    if pair.references.is_empty() {
+        return Ok(());
+    }
+    let path = || output.folder.path_of("");
+    let key = match id {
+        None => place,
+        Some(name) => {
+            let column = batch.column_by_name(name);
+            let column = column.ok_or_else(|| missing(batch, name, " or numbers", &path()))?;
+            let show = || -> Result<String, ArrowError> {
+                let options = FormatOptions::default();
+                Ok(ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).to_string())
+            };
+            let shown = show()
+                .map_err(|error| EvalError::Damaged { path: path(), problem: error.to_string() })?;
+            (shown, 0)
+        }
+    };
+    match rows.insert(key.clone(), pair) {
+        None => Ok(()),
+        Some(_) => Err(EvalError::Twice {
+            path: path(),
+            column: id.unwrap_or("place").to_owned(),
+            id: key.0,
+        }),
+    }
+}
+
+fn references(
+    batch: &RecordBatch,
+    row: usize,
+    name: &str,
+    path: &str,
+) -> Result<Vec<String>, EvalError> {
+    let refuse = || missing(batch, name, " or lists of texts", path);
+    let column = batch.column_by_name(name).ok_or_else(refuse)?;
+    if column.is_null(row) {
+        return Ok(Vec::new());
+    }
+    let texts = |values: &dyn Array, items: std::ops::Range<usize>| -> Vec<String> {
+        items.filter_map(|item| text_cell(values, item)).map(str::to_owned).collect()
+    };
+    match column.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            Ok(texts(column.as_ref(), row..row + 1))
+        }
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            Ok(texts(list.values().as_ref(), list.element_range(row)))
+        }
+        DataType::LargeList(_) => {
+            let list = column.as_list::<i64>();
+            Ok(texts(list.values().as_ref(), list.element_range(row)))
+        }
+        _ => Err(refuse()),
+    }
+}
+
+fn missing(batch: &RecordBatch, column: &str, hint: &'static str, path: &str) -> EvalError {
+    let schema = batch.schema();
+    let names: Vec<String> =
+        schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+    EvalError::Column {
+        path: path.to_owned(),
+        column: column.to_owned(),
+        hint,
+        available: names.join(", "),
+    }
+}
+
+fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, EvalError> {
+    let damaged =
+        |problem: String| EvalError::Damaged { path: output.folder.path_of(&file.name), problem };
+    let bytes = output.folder.read(&file.name)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
+    read_table(bytes, output.format).map_err(|error| damaged(error.to_string()))
+}
