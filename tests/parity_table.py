@@ -11,6 +11,7 @@ were held to stored answers of transformers {versions}. The bundles are tiny and
 their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
 the matrix products, not how fast a real model is. 8 slots or batches of 8, other work beside it.
 The lines of `cuda` are from an NVIDIA H200 with ONNX Runtime 1.31.1 (`docs/cuda.md`).
+The speed of `whisper sequential`, whose windows wait for each other, is with features and encoder.
 
 | bundle | architecture | layout | dialect | precision | device | rows equal in | rows | speed |
 |---|---|---|---|---|---|---|---:|---:|
