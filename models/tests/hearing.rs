@@ -166,6 +166,30 @@ fn a_window_of_silence_says_nothing() {
     assert_answers(&job);
 }
 
+/// An English model's answers begin with one token, and transformers looks for silence where that token
+/// is suppressed already (`WhisperNoSpeechDetection` stands behind `SuppressTokensLogitsProcessor`).
+#[test]
+fn an_english_model_hears_silence_only_where_its_token_may_come() {
+    let no_speech_id = 328;
+    let heard = |suppresses: bool| {
+        let folder = with_json("whisper", "generation_config.json", |config| {
+            config["is_multilingual"] = false.into();
+            let ids = config["suppress_tokens"].as_array_mut().unwrap();
+            assert!(ids.iter().any(|id| *id == no_speech_id), "as published");
+            ids.retain(|id| suppresses || *id != no_speech_id);
+        });
+        let mut options = options(&job("plain"));
+        options.speech.language = None;
+        options.generation.logprob_threshold = Some(0.0);
+        options.generation.no_speech_threshold = Some(0.0);
+        let sound = waveform(&job("plain")["rows"][0]);
+        let mut model = load(folder.path().to_owned(), 1, options);
+        hear(&mut model, &[(sound, 0)]).remove(0).0.token_ids.len()
+    };
+    assert!(heard(true) > 0, "its probability is 0 there");
+    assert_eq!(heard(false), 0, "every window is silent");
+}
+
 #[test]
 fn without_timestamps_the_text_alone_is_written() {
     let job = job("plain");

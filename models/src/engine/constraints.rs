@@ -94,6 +94,12 @@ impl Constraints {
         }
     }
 
+    /// Forbids what never comes, and what does not come first.
+    pub(super) fn suppress_first(&self, scores: &mut [f32]) {
+        forbid(&self.suppressed, scores);
+        forbid(&self.suppressed_first, scores);
+    }
+
     #[expect(clippy::float_cmp, reason = "exactly 1 is off")]
     fn penalize_repetition(&self, token_ids: &[i64], scores: &mut [f32]) {
         if self.repetition_penalty == 1.0 {

@@ -106,6 +106,11 @@ impl Engine {
             if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.peeked) {
                 return Some(Err(error.into()));
             }
+            if silence.n_start_tokens == 1 {
+                // The answer's own first scores, which transformers reads after it has suppressed what
+                // never comes: where that token is among it, as published, nothing is silence.
+                self.constraints.suppress_first(self.peeked.row_mut(0));
+            }
             let probability = probability(self.peeked.row(0), silence.token_id);
             trial.is_silence = fallback.is_silence(probability);
             verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
