@@ -1,5 +1,5 @@
-"""Runs Legenda at full load for minutes over a table with faulty rows, run after run into one output
-folder, and samples resident memory and open descriptors of the process.
+"""Runs Legenda at full load for minutes over a table with faulty rows, stops it by SIGTERM, and
+samples resident memory and open descriptors of the process.
 
     python tests/soak.py target/release/legenda 20
 
@@ -120,10 +120,11 @@ def main() -> None:
         for minute in range(int(samples[-1][0]) + 1):
             within = [sample for sample in samples if minute <= sample[0] < minute + 1]
             if within:
-                print(f"| {minute} | {max(s[1] for s in within):.0f} | {max(s[2] for s in within)} |")
-        memory = slope([(at, mib) for at, mib, _ in settled])
-        files = slope([(at, n_open) for at, _, n_open in settled])
-        print(f"\nAfter the first quarter: {memory:+.2f} MiB and {files:+.3f} descriptors a minute.")
+                memory, n_open = max(s[1] for s in within), max(s[2] for s in within)
+                print(f"| {minute} | {memory:.0f} | {n_open} |")
+        grows = slope([(at, mib) for at, mib, _ in settled])
+        opens = slope([(at, n_open) for at, _, n_open in settled])
+        print(f"\nAfter the first quarter: {grows:+.2f} MiB and {opens:+.3f} descriptors a minute.")
 
 
 main()

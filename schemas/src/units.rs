@@ -107,8 +107,13 @@ impl TryFrom<String> for ByteSize {
 }
 
 impl From<ByteSize> for String {
+    /// Writes the size so that it is read as the same, where `Display` may round.
     fn from(size: ByteSize) -> Self {
-        size.to_string()
+        let exact = BYTE_UNITS[..4].iter().find(|(_, factor)| size.0.is_multiple_of(*factor));
+        match exact.filter(|_| size.0 > 0) {
+            Some((unit, factor)) => format!("{}{unit}", size.0 / factor),
+            None => format!("{}B", size.0),
+        }
     }
 }
 
@@ -185,6 +190,13 @@ mod tests {
     use super::{ByteSize, ErrorBudget};
 
     proptest! {
+        /// `1028MiB` was written into a stored job as `1.0GiB`, and read from there as 1024 MiB.
+        #[test]
+        fn sizes_are_written_as_they_are(n in 0_u64..1 << 20, shift in 0_u32..4, more in 0_u64..3) {
+            let size = ByteSize((n << (10 * shift)) + more);
+            prop_assert_eq!(String::from(size).parse::<ByteSize>().unwrap(), size);
+        }
+
         #[test]
         fn whole_sizes_survive_display(n in 0_u64..1 << 20, shift in 0_u32..4) {
             let size = ByteSize(n << (10 * shift));

@@ -370,9 +370,10 @@ fn any_column(n: usize, depth: usize, random: &mut Random) -> ArrayRef {
             dictionary
                 .map_or_else(|_| new_null_array(&DataType::Int32, n), |of| Arc::new(of) as ArrayRef)
         }
+        _ if n == 0 => new_null_array(&DataType::Int32, 0),
         _ => {
-            let ends: Int32Array = (1..).take(n.max(1)).map(Some).collect();
-            let values = any_column(n.max(1), 0, random);
+            let ends: Int32Array = (1..).take(n).map(Some).collect();
+            let values = any_column(n, 0, random);
             let runs = RunArray::<Int32Type>::try_new(&ends, values.as_ref());
             runs.map_or_else(|_| new_null_array(&DataType::Int32, n), |of| Arc::new(of) as ArrayRef)
         }
