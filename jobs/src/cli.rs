@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use legenda_pipeline::ledger::Stale;
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Make the page about an output's last run again, beside another output's where one is named.
     Report(ReportArgs),
+    /// Run the jobs of a folder when they are due, and show them on a web page.
+    Schedule(ScheduleArgs),
     /// List, show, fetch and try models.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -112,6 +114,10 @@ pub(crate) struct ShownArgs {
     /// After a first signal, wait this many seconds for the rows at work.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) grace: u64,
+    /// Stop, as after a first signal, when standard input ends: with the service that holds its other
+    /// end.
+    #[arg(long, hide = true)]
+    pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +171,31 @@ pub(crate) struct ReportArgs {
     /// Where the page goes.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub(crate) to: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    /// The folder of job files: every `*.toml` in it.
+    pub(crate) dir: PathBuf,
+    /// Where the history of runs is kept; default: `.legenda` in the folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// The address of the web page; it may be looked at by whoever can reach it.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7788")]
+    pub(crate) listen: SocketAddr,
+    /// Serve no web page.
+    #[arg(long)]
+    pub(crate) no_page: bool,
+    /// The environment variable with the token that starts, stops and retries; default: a new one is
+    /// printed.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) token_env: Option<String>,
+    /// The most runs at a time, of different jobs.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) parallel: NonZeroUsize,
+    /// Let no run fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

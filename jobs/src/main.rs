@@ -6,6 +6,7 @@ mod command;
 mod failure;
 mod fetching;
 mod progress;
+mod schedule;
 mod summary;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),
         Command::Verify(args) => command::verify::verify(&args),
+        Command::Schedule(args) => command::schedule::schedule(&args),
         Command::Models(command) => command::models::models(&command),
         Command::Doctor(args) => command::doctor::doctor(&args),
         Command::Schema(args) => command::schema::schema(&args),

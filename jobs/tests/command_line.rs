@@ -13,7 +13,7 @@ fn legenda(args: &[&str]) -> (Option<i32>, String) {
 fn help_tells_every_command_and_exit_code() {
     let (code, text) = legenda(&["--help"]);
     assert_eq!(code, Some(0));
-    for word in ["run", "check", "models", "doctor", "schema", "Exit codes", "130"] {
+    for word in ["run", "check", "schedule", "models", "doctor", "schema", "Exit codes", "130"] {
         assert!(text.contains(word), "{word}");
     }
 }

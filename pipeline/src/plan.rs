@@ -8,7 +8,7 @@ use std::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Incremental, Job, RejectsPlace, TaskKind},
+    job::{Hooks, Incremental, Job, RejectsPlace, TaskKind},
     ledger::{LEDGER_VERSION, Plan, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
@@ -210,7 +210,9 @@ impl RunPlan {
         let limit = self.ledger.identity.get("--limit").and_then(serde_json::Value::as_u64);
         let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
         let base_dir = base_dir.to_string_lossy().into_owned();
-        StoredJob { version: LEDGER_VERSION, base_dir, limit, job: self.job.clone() }
+        // The address of a webhook may be a secret, and an output may lie where others read.
+        let job = Job { hooks: Hooks::default(), ..self.job.clone() };
+        StoredJob { version: LEDGER_VERSION, base_dir, limit, job }
     }
 
     /// Returns the plan to try rejects of a run again, whose plan was `earlier`. Its limits may be

@@ -7,12 +7,14 @@
 mod embedding;
 mod generation;
 mod incremental;
+mod schedule;
 
 use std::collections::BTreeMap;
 
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
 pub use incremental::Incremental;
+pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,12 @@ pub struct Job {
     pub limits: Limits,
     /// Where the answers go.
     pub output: Output,
+    /// When `legenda schedule` runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Whom `legenda schedule` tells how it went.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// What is asked of every row.
@@ -506,6 +514,10 @@ impl Job {
                 format!("is missing: a `{kind}` task needs it; name the column{also}"),
             );
         }
+        if let Some(schedule) = &self.schedule {
+            schedule.validate()?;
+        }
+        self.hooks.validate()?;
         self.validate_embedding()
     }
 

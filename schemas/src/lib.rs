@@ -3,13 +3,15 @@
 //!
 //! Nothing here reads a file, waits, or knows of ONNX Runtime.
 //!
+//! - [`cron`]: when a scheduled job is due.
 //! - [`job`]: the job file, as a person writes it.
 //! - [`table`]: what a run writes: answers and rejects as Arrow schemas.
 //! - [`precision`]: how the weights of graphs are stored.
 //! - [`span`]: the unit of commit, its identity and its name.
 //! - [`ledger`]: the on-disk records of what is committed.
-//! - [`units`]: sizes with a unit, error budgets.
+//! - [`units`]: sizes with a unit, error budgets, periods.
 
+pub mod cron;
 pub mod job;
 pub mod ledger;
 pub mod precision;

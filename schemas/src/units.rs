@@ -1,6 +1,6 @@
-//! Quantities a person writes with their unit: sizes in bytes, error budgets.
+//! Quantities a person writes with their unit: sizes in bytes, error budgets, periods.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,12 @@ pub enum UnitError {
     /// Not a size in bytes.
     #[error("`{text}` is no size: write a number and a unit, such as \"512MiB\" or \"2GiB\"")]
     ByteSize {
+        /// What was written.
+        text: String,
+    },
+    /// Not a period.
+    #[error("`{text}` is no period: write a number and a unit, such as \"90s\", \"5m\" or \"6h\"")]
+    Period {
         /// What was written.
         text: String,
     },
@@ -183,11 +189,88 @@ impl From<ErrorBudget> for String {
     }
 }
 
+/// A length of time in whole seconds, written like `90s`, `5m`, `6h`, `2d` or `1h30m`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct Period(pub u64);
+
+const PERIOD_UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+
+impl Period {
+    /// Returns `n` seconds.
+    #[must_use]
+    pub const fn seconds(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// Returns it as the standard library has it.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl FromStr for Period {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let error = || UnitError::Period { text: text.to_owned() };
+        let mut seconds = 0_u64;
+        let mut rest = text.trim();
+        // A unit may come once, the larger before the smaller.
+        let mut units = PERIOD_UNITS.iter();
+        while !rest.is_empty() {
+            let at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+            let number: u64 = rest[..at].parse().map_err(|_| error())?;
+            let unit = rest[at..].chars().next().ok_or_else(error)?;
+            let (_, factor) = units.find(|(name, _)| *name == unit).ok_or_else(error)?;
+            seconds = number
+                .checked_mul(*factor)
+                .and_then(|part| seconds.checked_add(part))
+                .ok_or_else(error)?;
+            rest = rest[at + unit.len_utf8()..].trim_start();
+        }
+        // More than a hundred years is a slip of the pen, and more than instants can be moved by.
+        let is_written = !text.trim().is_empty() && seconds <= 36_525 * 86_400;
+        is_written.then_some(Self(seconds)).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        for (unit, factor) in PERIOD_UNITS {
+            if rest >= factor {
+                write!(f, "{}{unit}", rest / factor)?;
+                rest %= factor;
+            }
+        }
+        if self.0 == 0 { f.write_str("0s") } else { Ok(()) }
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = UnitError;
+
+    fn try_from(text: String) -> Result<Self, UnitError> {
+        text.parse()
+    }
+}
+
+impl From<Period> for String {
+    fn from(period: Period) -> Self {
+        period.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ByteSize, ErrorBudget};
+    use super::{ByteSize, ErrorBudget, Period};
 
     proptest! {
         /// `1028MiB` was written into a stored job as `1.0GiB`, and read from there as 1024 MiB.
@@ -204,6 +287,23 @@ mod tests {
             if !shown.contains('.') {
                 prop_assert_eq!(shown.parse::<ByteSize>().unwrap(), size);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn periods_survive_display(seconds in 0_u64..10_000_000) {
+            prop_assert_eq!(Period(seconds).to_string().parse::<Period>().unwrap(), Period(seconds));
+        }
+    }
+
+    #[test]
+    fn periods_have_units() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("2d 1s", 172_801)] {
+            assert_eq!(text.parse::<Period>().unwrap().0, seconds, "{text}");
+        }
+        for text in ["", "5", "m", "-1s", "1.5h", "1m1h", "5 minutes", "1s1s", "99999999999d"] {
+            assert!(text.parse::<Period>().is_err(), "{text}");
         }
     }
 

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod hub;
 pub mod mutate;
 pub mod references;
+pub mod service;
 pub mod torture;
 
 use std::{

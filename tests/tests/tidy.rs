@@ -53,6 +53,10 @@ fn heavy_crates_are_named_by_one_crate_only() {
         ("object_store", "pipeline"),
         ("clap", "jobs"),
         ("indicatif", "jobs"),
+        ("axum", "jobs"),
+        ("rusqlite", "jobs"),
+        ("croner", "schemas"),
+        ("chrono-tz", "schemas"),
     ];
     for (heavy, home) in homes {
         // The tests may make tables of their own.

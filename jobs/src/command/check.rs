@@ -1,5 +1,6 @@
 //! `legenda check`.
 
+use chrono::Utc;
 use legenda_models::EmbeddingInput;
 
 use super::{check_job, print};
@@ -43,5 +44,10 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));
     print(&format!("output     {}", plan.output.path_of("")));
+    if let Some(schedule) = &plan.job.schedule {
+        let next = schedule.cron.next_after(Utc::now(), schedule.time_zone);
+        let next = next.map_or("never".to_owned(), |next| schedule.time_zone.show(next));
+        print(&format!("schedule   {} {}: next {next}", schedule.cron, schedule.time_zone));
+    }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ pub(crate) mod models;
 pub(crate) mod report;
 pub(crate) mod retry;
 pub(crate) mod run;
+pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod verify;
 

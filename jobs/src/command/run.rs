@@ -13,10 +13,11 @@ use legenda_pipeline::{
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
+use tokio::sync::oneshot;
 
 use super::{CheckedJob, check_job, open_runtime, print, tell};
 use crate::{
-    cli::{RunArgs, ShownArgs},
+    cli::{ProgressStyle, RunArgs, ShownArgs},
     failure::{Exit, Failure},
     progress::Shown,
     summary,
@@ -102,6 +103,9 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     executor.shutdown_background();
     let report = ended?;
 
+    if shown.progress == ProgressStyle::Json {
+        tell(&serde_json::json!({ "report": report }).to_string());
+    }
     for line in summary::lines(&report, &plan) {
         print(&line);
     }
@@ -152,14 +156,14 @@ async fn until_signal(
     plan: Arc<RunPlan>,
     model: Loaded,
     options: &RunOptions,
-    ShownArgs { progress: style, grace, .. }: &ShownArgs,
+    ShownArgs { progress: style, grace, until_eof, .. }: &ShownArgs,
 ) -> Result<RunReport, Failure> {
     let progress = Arc::new(Progress::default());
     let stop = Arc::new(Stop::default());
     let shown = Shown::start(*style, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
     tokio::pin!(run);
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(*until_eof)?;
     let result = tokio::select! {
         result = &mut run => result,
         () = signals.next() => {
@@ -225,33 +229,60 @@ fn listen_for_large_files(
         .map_err(Failure::fault)
 }
 
-/// SIGINT and, on Unix, SIGTERM.
-struct Signals {
+/// What asks the program to end: SIGINT, on Unix SIGTERM, and the end of standard input where that is
+/// wanted.
+pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// None when the end of standard input means nothing, or has come.
+    end_of_input: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            let terminate = signal(SignalKind::terminate())
-                .context("cannot listen for SIGTERM")
-                .map_err(Failure::fault)?;
-            Ok(Self { terminate })
-        }
-        #[cfg(not(unix))]
-        Ok(Self {})
+    pub(crate) fn new(until_eof: bool) -> Result<Self, Failure> {
+        let end_of_input = until_eof.then(|| {
+            let (end, ended) = oneshot::channel();
+            // Reading cannot be cut off, so it has a thread that the end of the program takes along.
+            std::thread::spawn(move || {
+                std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).ok();
+                end.send(()).ok();
+            });
+            ended
+        });
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: {
+                use tokio::signal::unix::{SignalKind, signal};
+                signal(SignalKind::terminate())
+                    .context("cannot listen for SIGTERM")
+                    .map_err(Failure::fault)?
+            },
+            end_of_input,
+        })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         #[cfg(unix)]
+        let terminate = self.terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        let end_of_input = &mut self.end_of_input;
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
-            _ = self.terminate.recv() => {}
+            _ = terminate => {}
+            () = ended(end_of_input) => {}
         }
-        #[cfg(not(unix))]
-        tokio::signal::ctrl_c().await.ok();
+    }
+}
+
+/// Waits for the end of standard input; for ever where it means nothing.
+async fn ended(end_of_input: &mut Option<oneshot::Receiver<()>>) {
+    match end_of_input {
+        Some(end) => {
+            // Its thread says so, or is gone: either is the end, which comes once.
+            end.await.ok();
+            *end_of_input = None;
+        }
+        None => std::future::pending().await,
     }
 }

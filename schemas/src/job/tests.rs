@@ -117,6 +117,7 @@ fn identity_ignores_what_cannot_change_answers() {
 #[test]
 fn schema_knows_every_table() {
     let schema = Job::json_schema().to_string();
+    assert!(schema.contains("\"max_overlap\"") && schema.contains("\"on_failure\""));
     for key in
         ["task", "source", "model", "generation", "embedding", "limits", "output", "error_budget"]
     {
@@ -135,4 +136,50 @@ fn another_precision_is_another_job() {
     let table = identity(&[r#"model.precision={ embed_tokens = "fp16" }"#]);
     assert_eq!(table["model.precision"]["embed_tokens"], "fp16");
     assert!(error(CAPTIONS, &["model.precision=half"]).contains("`half` is no precision"));
+}
+
+const NIGHTLY: &str = r#"
+    [schedule]
+    cron = "30 3 * * *"
+    time_zone = "Europe/Berlin"
+    backoff = "10s"
+    backoff_max = "1m"
+    [[hooks.on_failure]]
+    url = "https://example.com/hook"
+    secret_env = "HOOK_SECRET"
+"#;
+
+#[test]
+fn a_schedule_changes_no_answer() {
+    let job = Job::parse(CAPTIONS, &[]).unwrap();
+    let nightly = Job::parse(&format!("{CAPTIONS}{NIGHTLY}"), &[]).unwrap();
+    assert_eq!(job.identity("r"), nightly.identity("r"));
+    let schedule = nightly.schedule.as_ref().unwrap();
+    assert_eq!(schedule.catch_up, super::CatchUp::Last);
+    let waits: Vec<u64> = (1..=5).map(|n| schedule.wait_after(n).0).collect();
+    assert_eq!(waits, [10, 20, 40, 60, 60]);
+    assert_eq!(schedule.wait_after(u32::MAX).0, 60);
+    let text = toml::to_string(&nightly).unwrap();
+    assert_eq!(Job::parse(&text, &[]).unwrap(), nightly);
+}
+
+#[test]
+fn schedules_and_hooks_that_cannot_be_meant_are_refused() {
+    let nightly = format!("{CAPTIONS}{NIGHTLY}");
+    for (set, key) in [
+        ("schedule.cron=0 0 30 2 *", "never due"),
+        ("schedule.cron=\"often\"", "`schedule.cron`"),
+        ("schedule.time_zone=\"Mars\"", "`schedule.time_zone`"),
+        ("schedule.jitter=\"soon\"", "`schedule.jitter`"),
+        ("schedule.timeout=\"0s\"", "`schedule.timeout`"),
+        ("schedule.max_overlap=1", "`schedule.max_overlap`"),
+        ("schedule.catch_up=\"some\"", "`schedule.catch_up`"),
+        ("hooks.on_failure=[{}]", "`hooks.on_failure`"),
+        ("hooks.on_success=[{ command = [] }]", "`hooks.on_success`"),
+        ("hooks.on_success=[{ url = \"ftp://x\" }]", "`hooks.on_success`"),
+        ("hooks.on_success=[{ command = [\"x\"], secret_env = \"S\" }]", "`secret_env`"),
+    ] {
+        let message = error(&nightly, &[set]);
+        assert!(message.contains(key), "{set}: {message}");
+    }
 }

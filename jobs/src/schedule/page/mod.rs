@@ -1,0 +1,319 @@
+//! The web page, for a person, and what a monitor reads. It shows what the board and the history say,
+//! and asks the scheduler's loop for what somebody wants.
+//!
+//! Whoever can reach the address may look; to start, stop or retry takes the token, in a form field or
+//! as `Authorization: Bearer`, and nothing that a browser sends by itself, so no other site can do it.
+
+mod metrics;
+mod views;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
+};
+
+use axum::{
+    Form, Router,
+    extract::{DefaultBodyLimit, Path, Request, State, rejection::FormRejection},
+    http::{
+        HeaderMap, HeaderValue, StatusCode, Uri,
+        header::{
+            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+            REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use legenda_pipeline::store::Folder;
+use legenda_schemas::sha256_hex;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use self::views::Views;
+use super::{
+    board::Board,
+    history::{History, HistoryError},
+    record::RunId,
+    scheduler::ActionError,
+    service::{Action, Event},
+};
+
+/// The service is taken for dead when it has not looked at the time for so long.
+const TICK_MAX: Duration = Duration::from_secs(30);
+
+/// The most bytes of a form.
+const FORM_BYTES_MAX: usize = 4096;
+
+/// What the pages of this program may do: show what comes from here, and run its one script.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+    form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// What the report of a run may do: it is made of the rows of a table, so it is given no script, no
+/// network, and an origin of its own.
+const REPORT_POLICY: &str = "sandbox; default-src 'none'; img-src data:; media-src data:; \
+    style-src 'unsafe-inline'; frame-ancestors 'none'";
+
+/// What the page works with.
+pub(crate) struct Page {
+    views: Views,
+    history: Mutex<History>,
+    board: Arc<Board>,
+    events: Mutex<mpsc::Sender<Event>>,
+    /// The digest of the token: texts of equal length are compared in a time that tells nothing.
+    token: String,
+    /// Whether only names of this machine are answered to.
+    is_local: bool,
+}
+
+/// Why a page cannot be shown, or something not done.
+#[derive(Debug, thiserror::Error)]
+enum PageError {
+    #[error("there is no such page")]
+    NotFound,
+    #[error(
+        "the token is missing or wrong: it was printed when the service began, or is in the environment variable that `--token-env` names"
+    )]
+    Token,
+    #[error("this address is not one of the service: ask for it as localhost")]
+    Host,
+    #[error("a form of another site is not accepted")]
+    CrossSite,
+    #[error("the service is ending")]
+    Ending,
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error("the page cannot be made: {0}")]
+    Template(#[from] minijinja::Error),
+    #[error("{0}")]
+    Report(String),
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::NotFound | Self::Action(ActionError::NoJob(_) | ActionError::NoRun(_)) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Host => StatusCode::MISDIRECTED_REQUEST,
+            Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::Action(ActionError::State { .. } | ActionError::Broken { .. }) => {
+                StatusCode::CONFLICT
+            }
+            Self::Ending | Self::Action(ActionError::Ending) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Report(_) => StatusCode::BAD_GATEWAY,
+            Self::History(_) | Self::Template(_) | Self::Action(ActionError::History(_)) => {
+                tracing::error!(error = %self, "page failed");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        (status, format!("{self}\n")).into_response()
+    }
+}
+
+impl Page {
+    /// Returns the page of a service; `listen` is the address that it will be asked at.
+    pub(crate) fn new(
+        history: History,
+        board: Arc<Board>,
+        events: mpsc::Sender<Event>,
+        token: &str,
+        listen: SocketAddr,
+    ) -> Self {
+        Self {
+            views: Views::new(),
+            history: Mutex::new(history),
+            board,
+            events: Mutex::new(events),
+            token: sha256_hex([token.as_bytes()]),
+            is_local: listen.ip().is_loopback(),
+        }
+    }
+
+    /// Returns what answers requests.
+    pub(crate) fn router(self) -> Router {
+        let page = Arc::new(self);
+        Router::new()
+            .route("/", get(overview))
+            .route("/jobs/{job}", get(job))
+            .route("/jobs/{job}/start", post(start))
+            .route("/runs/{run}", get(run))
+            .route("/runs/{run}/report", get(report))
+            .route("/runs/{run}/stop", post(stop))
+            .route("/runs/{run}/retry", post(retry))
+            .route("/healthz", get(health))
+            .route("/metrics", get(metrics))
+            .route("/style.css", get(|| async { asset("text/css", include_str!("style.css")) }))
+            .route("/live.js", get(|| async { asset("text/javascript", include_str!("live.js")) }))
+            .fallback(|| async { PageError::NotFound })
+            .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
+            .layer(middleware::from_fn_with_state(Arc::clone(&page), guard))
+            .with_state(page)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // It only reads, so whoever panicked left nothing half done.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_allowed(&self, given: &str) -> bool {
+        sha256_hex([given.as_bytes()]) == self.token
+    }
+
+    /// Asks the scheduler's loop, and waits for its answer.
+    async fn ask(&self, action: Action) -> Result<RunId, PageError> {
+        let (answer, answered) = oneshot::channel();
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        events.send(Event::Asked(action, answer)).map_err(|_| PageError::Ending)?;
+        Ok(answered.await.map_err(|_| PageError::Ending)??)
+    }
+}
+
+/// Refuses what no page of this service asks for, and says what its pages may do.
+async fn guard(
+    State(page): State<Arc<Page>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, PageError> {
+    // Another site may let its name lead to this machine, and read what is shown here.
+    if page.is_local && !is_local_host(request.headers()) {
+        return Err(PageError::Host);
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn is_local_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let Some(uri) = host.and_then(|host| host.parse::<Uri>().ok()) else { return false };
+    let name = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(CONTENT_TYPE, kind)], text)
+}
+
+async fn overview(State(page): State<Arc<Page>>) -> Result<Html<String>, PageError> {
+    let runs = page.history().newest(None, views::RUNS_SHOWN)?;
+    Ok(Html(page.views.overview(&page.board, &runs)?))
+}
+
+async fn job(
+    State(page): State<Arc<Page>>,
+    Path(job): Path<String>,
+) -> Result<Html<String>, PageError> {
+    let runs = page.history().newest(Some(&job), views::RUNS_SHOWN)?;
+    let shown = page.views.job(&page.board, &job, &runs)?;
+    shown.map(Html).ok_or(PageError::NotFound)
+}
+
+async fn run(
+    State(page): State<Arc<Page>>,
+    Path(run): Path<RunId>,
+) -> Result<Html<String>, PageError> {
+    let (run, tries) = {
+        let history = page.history();
+        (history.run(run)?.ok_or(PageError::NotFound)?, history.tries(run)?)
+    };
+    Ok(Html(page.views.run(&page.board, &run, &tries)?))
+}
+
+/// Shows the report that lies in the output of a run's job.
+async fn report(
+    State(page): State<Arc<Page>>,
+    Path(run): Path<RunId>,
+) -> Result<Response, PageError> {
+    let run = page.history().run(run)?.ok_or(PageError::NotFound)?;
+    let jobs = page.board.jobs();
+    let output = jobs.into_iter().find(|job| job.name == run.job).and_then(|job| job.output);
+    let output = output.ok_or(PageError::NotFound)?;
+    let read = tokio::task::spawn_blocking(move || {
+        let folder = Folder::at(&output, std::path::Path::new("."));
+        let folder = folder.map_err(|error| error.to_string())?;
+        folder.read(views::REPORT).map_err(|error| error.to_string())
+    });
+    let read = read.await.map_err(|error| PageError::Report(error.to_string()))?;
+    let bytes = read.map_err(PageError::Report)?.ok_or(PageError::NotFound)?;
+    let policy = HeaderValue::from_static(REPORT_POLICY);
+    Ok(([(CONTENT_SECURITY_POLICY, policy)], Html(bytes)).into_response())
+}
+
+/// The form of every button.
+#[derive(Debug, Deserialize)]
+struct TokenForm {
+    token: String,
+}
+
+type Given = Result<Form<TokenForm>, FormRejection>;
+
+/// Refuses whoever does not know the token.
+fn check(page: &Page, headers: &HeaderMap, form: Given) -> Result<(), PageError> {
+    let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+    if matches!(site, Some("cross-site" | "same-site")) {
+        return Err(PageError::CrossSite);
+    }
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+    let given = match (bearer, &form) {
+        (Some(token), _) => token,
+        (None, Ok(Form(TokenForm { token }))) => token,
+        (None, Err(_)) => return Err(PageError::Token),
+    };
+    if page.is_allowed(given.trim()) { Ok(()) } else { Err(PageError::Token) }
+}
+
+async fn start(
+    State(page): State<Arc<Page>>,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+    form: Given,
+) -> Result<Redirect, PageError> {
+    check(&page, &headers, form)?;
+    let run = page.ask(Action::Start(job)).await?;
+    Ok(Redirect::to(&format!("/runs/{run}")))
+}
+
+async fn stop(
+    State(page): State<Arc<Page>>,
+    Path(run): Path<RunId>,
+    headers: HeaderMap,
+    form: Given,
+) -> Result<Redirect, PageError> {
+    check(&page, &headers, form)?;
+    page.ask(Action::Stop(run)).await?;
+    Ok(Redirect::to(&format!("/runs/{run}")))
+}
+
+async fn retry(
+    State(page): State<Arc<Page>>,
+    Path(run): Path<RunId>,
+    headers: HeaderMap,
+    form: Given,
+) -> Result<Redirect, PageError> {
+    check(&page, &headers, form)?;
+    page.ask(Action::Retry(run)).await?;
+    Ok(Redirect::to(&format!("/runs/{run}")))
+}
+
+async fn health(State(page): State<Arc<Page>>) -> Response {
+    match page.board.since_tick() {
+        Some(since) if since < TICK_MAX => "ok\n".into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the scheduler stands still\n").into_response(),
+    }
+}
+
+async fn metrics(State(page): State<Arc<Page>>) -> Result<impl IntoResponse, PageError> {
+    let text = metrics::text(&page.board, &page.history())?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
+}
