@@ -40,6 +40,10 @@ impl Reservation {
     }
 
     /// Splits off at most `bytes` of it.
+    ///
+    /// # Panics
+    ///
+    /// Never: no more is split off than there is.
     pub fn split(&mut self, bytes: u64) -> Self {
         let wanted = usize::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(usize::MAX);
         let n_grains = wanted.min(self.permit.num_permits());

@@ -6,10 +6,7 @@
 
 use std::{io::Read, ops::Range};
 
-use parquet::file::{
-    metadata::ColumnChunkMetaData,
-    reader::{ChunkReader, Length},
-};
+use parquet::file::{metadata::ColumnChunkMetaData, reader::ChunkReader};
 
 /// What reading rows of a row group takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +45,7 @@ const WHOLE_BYTES_MAX: u64 = 64 << 10;
 ///
 /// Where headers are damaged no row is refused for them: the reader comes upon them too.
 pub(super) fn bounds(
-    file: &(impl ChunkReader + Length),
+    file: &impl ChunkReader,
     chunks: &[&ColumnChunkMetaData],
     n_rows: usize,
     bytes_max: u64,
@@ -121,7 +118,7 @@ struct Page {
 }
 
 impl Column {
-    fn read(file: &(impl ChunkReader + Length), chunk: &ColumnChunkMetaData) -> Self {
+    fn read(file: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Self {
         let is_flat = chunk.column_descr().max_rep_level() == 0;
         let mut column =
             Self { is_flat, dictionary_bytes: 0, dictionary_need: 0, pages: Vec::new() };
@@ -130,7 +127,7 @@ impl Column {
         let end = at.saturating_add(u64::try_from(chunk.compressed_size()).unwrap_or(0));
         let mut row = 0;
         while at < end.min(file.len()) {
-            let Some(header) = file.get_read(at).ok().and_then(|from| Header::read(from)) else {
+            let Some(header) = file.get_read(at).ok().and_then(Header::read) else {
                 break;
             };
             let bytes = u64::from(header.uncompressed_bytes);

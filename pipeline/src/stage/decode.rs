@@ -131,10 +131,8 @@ impl Room<'_> {
         self.used = self.used.saturating_add(bytes.len() as u64);
     }
 
-    fn let_go(&mut self, bytes: &Cow<'_, [u8]>) {
-        if let Cow::Owned(bytes) = bytes {
-            self.used = self.used.saturating_sub(bytes.len() as u64);
-        }
+    fn let_go(&mut self, bytes: &[u8]) {
+        self.used = self.used.saturating_sub(bytes.len() as u64);
     }
 
     /// Does `work` on the guard's thread, which has the reservation as long as it works.
@@ -166,7 +164,9 @@ impl Room<'_> {
         let is_copied = matches!(bytes, Cow::Borrowed(_));
         let need = if is_copied { need.with(bytes.len()) } else { need };
         self.need(need.peak)?;
-        self.let_go(&bytes);
+        if !is_copied {
+            self.let_go(&bytes);
+        }
         // The library's decoder cannot change threads, so the header is read again on the guard's.
         let bytes = bytes.into_owned();
         let decode = move || PendingImage::open(&bytes, pixels_max)?.decode();
