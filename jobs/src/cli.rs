@@ -29,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a job: read its table, ask its model, write its answers; resumes what was begun.
     Run(RunArgs),
+    /// Answer a batch file of OpenAI's API with a local model.
+    Batch(BatchArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
     /// Try the rejects of an output again, and commit what is answered now.
@@ -118,6 +120,29 @@ pub(crate) struct ShownArgs {
     /// end.
     #[arg(long, hide = true)]
     pub(crate) until_eof: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BatchArgs {
+    /// The requests: a JSON object per line; a path or a URL.
+    pub(crate) input: String,
+    /// The model: `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
+    #[arg(long, default_value = "legenda-tiny")]
+    pub(crate) model: String,
+    /// Where the responses go. What is done lies in `OUT.legenda` beside it, until you remove it.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Set a value of the job, such as `--set model.slots=4`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Remove what earlier runs wrote, and start anew.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Never fetch anything from the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    #[command(flatten)]
+    pub(crate) shown: ShownArgs,
 }
 
 #[derive(Debug, Args)]

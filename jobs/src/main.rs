@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     crash_when_asked();
     let result = match cli.command {
         Command::Run(args) => command::run::run(&args),
+        Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
         Command::Retry(args) => command::retry::retry(&args),
         Command::Eval(args) => command::eval::eval(&args),

@@ -5,12 +5,18 @@
 //! <output>/rejects/rejects-<span>.parquet
 //! <output>/_legenda/plan.json           what the run set out to do
 //! <output>/_legenda/job.json            the job, for `legenda retry`
+//! <output>/_legenda/sidecars/           what sidecars are to become, until they are
+//! <output>/_legenda/schemas/            the Arrow schemas of JSON Lines files
 //! <output>/_legenda/ledger/<span>.json  the truth on resume: written after the part
 //! <output>/_legenda/lock, lease.json    held by the one run that writes: on a disk, in a store
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use bytes::Bytes;
 use legenda_schemas::{
     hex,
@@ -21,7 +27,11 @@ use legenda_schemas::{
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use crate::store::{Folder, Hold, HoldError, LeaseTerms, ReadError, WriteError};
+use crate::{
+    sidecar::NOTES,
+    sink::{read_schema, read_table, write_schema, write_table},
+    store::{Folder, Hold, HoldError, LeaseTerms, ReadError, WriteError},
+};
 
 /// Why an output cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +112,7 @@ pub enum LedgerError {
 const PLAN: &str = "_legenda/plan.json";
 const JOB: &str = "_legenda/job.json";
 const LEDGER: &str = "_legenda/ledger";
+const SCHEMAS: &str = "_legenda/schemas";
 
 /// The folders of parts and rejects, and how the names of their files begin.
 pub(crate) const TABLES: [(&str, &str); 2] = [("", "part-"), ("rejects", "rejects-")];
@@ -113,16 +124,24 @@ pub struct OutputFiles {
     pub folder: Folder,
     /// The format of parts and rejects.
     pub format: Format,
+    /// Schemas that were read or written, by their files.
+    schemas: Arc<Mutex<HashMap<String, SchemaRef>>>,
 }
 
 impl OutputFiles {
+    /// Returns the output in `folder`, whose tables are in `format`. Nothing is read.
+    #[must_use]
+    pub fn new(folder: Folder, format: Format) -> Self {
+        Self { folder, format, schemas: Arc::default() }
+    }
+
     /// Finds the output of earlier runs in `folder`.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
     pub fn find(folder: Folder) -> Result<Self, LedgerError> {
-        let mut this = Self { folder, format: Format::default() };
+        let mut this = Self::new(folder, Format::default());
         let Some(plan) = this.read_plan()? else {
             return Err(LedgerError::NoOutput { path: this.folder.path_of("") });
         };
@@ -195,7 +214,38 @@ impl OutputFiles {
         self.parse(JOB, &bytes)
     }
 
-    fn parse<T: DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<T, LedgerError> {
+    /// Reads the rows of a committed file, whose bytes are at hand.
+    ///
+    /// # Errors
+    ///
+    /// The decoder's.
+    pub fn decode(
+        &self,
+        file: &CommittedFile,
+        bytes: Bytes,
+    ) -> Result<Vec<RecordBatch>, ArrowError> {
+        let Some(key) = &file.schema else { return read_table(bytes, self.format, None) };
+        let known = self.schemas.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let schema = match known {
+            Some(schema) => schema,
+            None => {
+                let path = || self.folder.path_of(key);
+                let refuse = |problem| ArrowError::SchemaError(format!("`{}` {problem}", path()));
+                let read = self.folder.read(key).map_err(|error| refuse(error.problem))?;
+                read_schema(read.ok_or_else(|| refuse("is gone".to_owned()))?)?
+            }
+        };
+        let rows = read_table(bytes, self.format, Some(&schema));
+        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        schemas.entry(key.clone()).or_insert(schema);
+        rows
+    }
+
+    pub(crate) fn parse<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<T, LedgerError> {
         let path = || self.folder.path_of(key);
         let damaged = |error: serde_json::Error| LedgerError::Read {
             path: path(),
@@ -284,7 +334,7 @@ impl Output {
         if !known && !folder.list("", "part-")?.is_empty() {
             return Err(LedgerError::Foreign { path: folder.path_of("") });
         }
-        folder.make_dirs(&[LEDGER, "rejects"])?;
+        folder.make_dirs(&[LEDGER, SCHEMAS, NOTES, "rejects"])?;
         let hold = folder.hold(lease).map_err(|error| match error {
             HoldError::Held { owner } => LedgerError::Locked { path: folder.path_of(""), owner },
             HoldError::Failed(error) => error.into(),
@@ -440,8 +490,22 @@ impl Output {
         digest.update(&rows.bytes);
         let sha256 = hex(digest);
         self.check_hold(&name)?;
+        let schema = rows.schema.map(|schema| self.write_schema(&schema)).transpose()?;
         self.files.folder.create(&name, rows.bytes)?;
-        Ok(CommittedFile { name, rows: rows.n_rows, sha256 })
+        Ok(CommittedFile { name, rows: rows.n_rows, sha256, schema })
+    }
+
+    /// Writes a schema down, unless it is; returns its key.
+    fn write_schema(&self, Described { schema, bytes }: &Described) -> Result<String, WriteError> {
+        let mut digest = Sha256::new();
+        digest.update(bytes);
+        let key = format!("{SCHEMAS}/{}.arrow", &hex(digest)[..SCHEMA_CHARS]);
+        let mut schemas = self.files.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        if !schemas.contains_key(&key) {
+            self.files.folder.replace(&key, bytes.clone())?;
+            schemas.insert(key.clone(), Arc::clone(schema));
+        }
+        Ok(key)
     }
 
     /// Puts the ledger entry of a span whose files are written: from here on it is done. Of a retried
@@ -501,12 +565,12 @@ impl Output {
         &self.files
     }
 
-    fn write_json(&self, key: &str, value: &impl Serialize) -> Result<(), WriteError> {
+    pub(crate) fn write_json(&self, key: &str, value: &impl Serialize) -> Result<(), WriteError> {
         self.check_hold(key)?;
         self.files.folder.replace(key, json(value))
     }
 
-    fn remove(&self, key: &str) -> Result<(), WriteError> {
+    pub(crate) fn remove(&self, key: &str) -> Result<(), WriteError> {
         self.check_hold(key)?;
         self.files.folder.remove(key)
     }
@@ -550,6 +614,34 @@ pub struct Rows {
     pub n_rows: u64,
     /// The file.
     pub bytes: Bytes,
+    /// Its schema, where the file does not tell it.
+    pub schema: Option<Described>,
+}
+
+/// A schema and its file.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The schema.
+    pub schema: SchemaRef,
+    /// The file.
+    pub bytes: Bytes,
+}
+
+/// Hex digits of the digest in the name of a schema's file.
+const SCHEMA_CHARS: usize = 16;
+
+impl Rows {
+    /// Writes `batch` in `format`.
+    ///
+    /// # Errors
+    ///
+    /// The encoder's.
+    pub fn new(format: Format, batch: &RecordBatch) -> Result<Self, ArrowError> {
+        let schema = batch.schema();
+        let described = write_schema(format, &schema)?.map(|bytes| Described { schema, bytes });
+        let bytes = write_table(format, batch)?;
+        Ok(Self { n_rows: batch.num_rows() as u64, bytes, schema: described })
+    }
 }
 
 fn entry_key(id: &SpanId) -> String {

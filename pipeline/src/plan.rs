@@ -17,9 +17,11 @@ use legenda_schemas::{
 use crate::{
     ledger::OutputFiles,
     query::{KeptRows, QueryError},
+    sidecar,
     source::{
-        SourceError, SourceTable, list_files,
-        table::{holds_bytes, holds_media},
+        SourceError, SourceTable,
+        column::{holds_bytes, holds_media},
+        list_files,
     },
     store::{Folder, LocationError},
     template::{Template, TemplateError},
@@ -54,6 +56,12 @@ pub enum PlanError {
     /// `output.path` cannot be used.
     #[error("`output.path`: {0}")]
     Output(#[from] LocationError),
+    /// The files cannot have sidecars.
+    #[error("`output.sidecars` is for pictures and sounds that are files on a disk: {problem}")]
+    Sidecars {
+        /// What is wrong.
+        problem: String,
+    },
     /// Rejects would be tried again as another job.
     #[error(
         "the rejects were made by another job; what differs now: {differing}: only `limits` may be changed for a retry"
@@ -155,9 +163,9 @@ impl RunPlan {
         let mut identity = job.identity(bundle.revision());
         identity.insert("--limit".to_owned(), serde_json::json!(limit));
         let fingerprint = fingerprint(&identity);
-        let paths = list_files(&job.source.paths, base_dir)?;
-        if let Some(input) = paths.iter().find(|path| output.holds(path)) {
-            let (output, input) = (output.path_of(""), input.clone());
+        let listed = list_files(&job.source.paths, base_dir, job.source.format)?;
+        if let Some(input) = listed.iter().find(|file| output.holds(&file.path)) {
+            let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
         }
         let done = match limit {
@@ -165,7 +173,12 @@ impl RunPlan {
             Some(_) => HashMap::new(),
             None => done_files(&job, &output, &fingerprint),
         };
-        let table = SourceTable::open(&paths, &done)?;
+        if let Some(sidecars) = &job.output.sidecars
+            && let Some(problem) = sidecar::problem_with(&listed, sidecars)
+        {
+            return Err(PlanError::Sidecars { problem });
+        }
+        let table = SourceTable::open(&listed, &done, job.limits.media_bytes.0)?;
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
@@ -230,7 +243,7 @@ impl RunPlan {
         if !differing.is_empty() {
             return Err(PlanError::Retry { differing: differing.join(", ") });
         }
-        let table = SourceTable { done: Vec::new(), ..self.table };
+        let table = self.table.with_nothing_done();
         Ok(Self { ledger: earlier, table, ..self })
     }
 
@@ -318,7 +331,7 @@ fn done_files(job: &Job, output: &Folder, fingerprint: &Fingerprint) -> HashMap<
     if job.source.incremental == Incremental::All {
         return HashMap::new();
     }
-    let files = OutputFiles { folder: output.clone(), format: job.output.format };
+    let files = OutputFiles::new(output.clone(), job.output.format);
     files.done_files(fingerprint).unwrap_or_default()
 }
 

@@ -7,7 +7,7 @@ use arrow::{
 };
 use legenda_schemas::table::RESERVED_PREFIX;
 
-use crate::{plan::RunPlan, sink::read_table, store::ReadError};
+use crate::{ledger::OutputFiles, plan::RunPlan};
 
 /// Some answers as text: the carried columns and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct PreviewError {
 ///
 /// [`PreviewError`] for the first part that cannot be read.
 pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
-    let format = plan.job.output.format;
+    let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     let shown = |name: &str| !name.starts_with(RESERVED_PREFIX);
     let mut preview = Preview {
         header: plan
@@ -45,15 +45,21 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
             .collect(),
         rows: Vec::new(),
     };
-    let unreadable = |ReadError { path, problem }| PreviewError { part: path, problem };
-    let parts = plan.output.list("", "part-").map_err(unreadable)?;
+    let entries = output.read_entries().map_err(|error| PreviewError {
+        part: output.folder.path_of(""),
+        problem: error.to_string(),
+    })?;
+    let mut parts: Vec<_> = entries.iter().flat_map(|entry| &entry.parts).collect();
+    parts.sort_by_key(|part| &part.name);
     // With fewer parts than rows every part gives some; else every so many-th part gives one.
     let step = parts.len().div_ceil(n_rows.max(1)).max(1);
     let chosen: Vec<_> = parts.iter().step_by(step).collect();
-    for (part_idx, key) in chosen.iter().enumerate() {
-        let error = |problem: String| PreviewError { part: plan.output.path_of(key), problem };
-        let bytes = plan.output.read(key).map_err(unreadable)?.unwrap_or_default();
-        let batches = read_table(bytes, format).map_err(|arrow| error(arrow.to_string()))?;
+    for (part_idx, part) in chosen.iter().enumerate() {
+        let error =
+            |problem: String| PreviewError { part: output.folder.path_of(&part.name), problem };
+        let bytes = output.folder.read(&part.name).map_err(|read| error(read.problem))?;
+        let batches = output.decode(part, bytes.unwrap_or_default());
+        let batches = batches.map_err(|arrow| error(arrow.to_string()))?;
         let n_part: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let wanted = (n_rows - preview.rows.len()).div_ceil(chosen.len() - part_idx);
         let every = (n_part / wanted.max(1)).max(1);

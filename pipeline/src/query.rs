@@ -9,12 +9,10 @@ use legenda_schemas::span::Span;
 use parquet::arrow::ArrowWriter;
 use tempfile::NamedTempFile;
 
-use crate::{
-    source::{
-        BytesRead, SourceTable,
-        table::{FileReader, TableFile, holds_bytes},
-    },
-    store::is_url,
+use crate::source::{
+    BytesRead, SourceTable,
+    column::holds_bytes,
+    table::{FileReader, TableFile},
 };
 
 /// The name of the table in a query.
@@ -83,11 +81,16 @@ impl KeptRows {
                 .filter(|field| !holds_bytes(field.data_type()))
                 .map(|field| field.name().clone())
                 .collect();
-            let mut rows = if is_url(&file.object.path) {
-                let local = copy_columns(file, &cheap, &table.bytes_read)?;
-                rows_kept(local.path(), &cheap, query)?
-            } else {
+            let mut rows = if file.is_local_parquet() {
                 rows_kept(file.path(), &cheap, query)?
+            } else {
+                let (copy, damaged) = copy_columns(file, &cheap, &table.bytes_read)?;
+                let mut rows = rows_kept(copy.path(), &cheap, query)?;
+                // What a damaged row holds nobody knows: it is kept, and rejected with the reason.
+                rows.extend(damaged);
+                rows.sort_unstable();
+                rows.dedup();
+                rows
             };
             rows.truncate(left);
             left -= rows.len();
@@ -106,7 +109,8 @@ impl KeptRows {
     }
 }
 
-/// Copies `columns` of a file in a store to a temporary one, where a query can read them.
+/// Copies `columns` of a file to a temporary Parquet file, where a query can read them; tells which of
+/// the rows are damaged.
 ///
 /// # Errors
 ///
@@ -115,27 +119,30 @@ fn copy_columns(
     file: &TableFile,
     columns: &[String],
     bytes_read: &BytesRead,
-) -> Result<NamedTempFile, QueryError> {
+) -> Result<(NamedTempFile, Vec<u64>), QueryError> {
     let failed = |error: &dyn std::fmt::Display| QueryError::Failed {
         path: file.object.path.clone(),
         problem: error.to_string(),
     };
-    let reader = FileReader::open(&file.object.path, bytes_read).map_err(|error| failed(&error))?;
+    let reader = FileReader::open(file, bytes_read).map_err(|error| failed(&error))?;
     let copy = NamedTempFile::new().map_err(|error| failed(&error))?;
     let roots = columns.iter().filter_map(|name| file.schema.index_of(name).ok());
     let schema = file.schema.project(&roots.collect::<Vec<_>>()).map_err(|error| failed(&error))?;
     let mut writer = ArrowWriter::try_new(copy.as_file(), Arc::new(schema), None)
         .map_err(|error| failed(&error))?;
+    let (mut damaged, mut n_rows) = (Vec::new(), 0);
     for (row_group, size) in file.row_groups.iter().enumerate() {
         let all = 0..size.n_rows;
         let rows = reader.read(row_group, &[all], Some(columns), COPIED_ROWS);
         for batch in rows.map_err(|error| failed(&error))? {
             let batch = batch.map_err(|error| failed(&error))?;
-            writer.write(&batch).map_err(|error| failed(&error))?;
+            writer.write(&batch.rows).map_err(|error| failed(&error))?;
+            damaged.extend(batch.damaged.iter().map(|one| n_rows + one.row as u64));
+            n_rows += batch.rows.num_rows() as u64;
         }
     }
     writer.close().map_err(|error| failed(&error))?;
-    Ok(copy)
+    Ok((copy, damaged))
 }
 
 /// Rows that are copied at a time for a query.

@@ -13,7 +13,7 @@ use legenda_schemas::{
     table::{CODE_COLUMN, ROW_COLUMN},
 };
 
-use crate::{ledger::OutputFiles, sink::read_table, store::ReadError};
+use crate::{ledger::OutputFiles, store::ReadError};
 
 /// Which rejects are tried again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,12 +56,12 @@ impl Rejects {
         output: &OutputFiles,
         entry: &LedgerEntry,
     ) -> Result<Option<Self>, RetryError> {
-        let Some(CommittedFile { name, .. }) = &entry.rejects_file else { return Ok(None) };
+        let Some(file) = &entry.rejects_file else { return Ok(None) };
+        let CommittedFile { name, .. } = file;
         let damaged =
             |problem: String| RetryError::Damaged { path: output.folder.path_of(name), problem };
         let bytes = output.folder.read(name)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
-        let batches =
-            read_table(bytes, output.format).map_err(|error| damaged(error.to_string()))?;
+        let batches = output.decode(file, bytes).map_err(|error| damaged(error.to_string()))?;
         let Some(first) = batches.first() else { return Ok(None) };
         let rows = concat_batches(&first.schema(), &batches)
             .map_err(|error| damaged(error.to_string()))?;

@@ -37,6 +37,7 @@ use crate::{
     plan::RunPlan,
     report,
     retry::{Rejects, RetryChoice, RetryError},
+    sidecar,
     source::SourceFailed,
     stage::{
         OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
@@ -283,7 +284,7 @@ fn open_output(
     plan: &RunPlan,
     options: &RunOptions,
 ) -> Result<(Output, Committed, Arc<[OutstandingSpan]>), RunError> {
-    let files = OutputFiles { folder: plan.output.clone(), format: plan.job.output.format };
+    let files = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     let opening = OpenOutput {
         plan: &plan.ledger,
         overwrite: options.overwrite,
@@ -296,6 +297,7 @@ fn open_output(
         lease: options.lease,
     };
     let (output, ledger, committed) = Output::open(files, opening)?;
+    sidecar::finish(&output, &committed)?;
     let all = ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
     let Some(choice) = &options.retry else {
         output.write_job(&plan.stored_job(&options.base_dir))?;

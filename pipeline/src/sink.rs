@@ -1,14 +1,17 @@
 //! Tables as the bytes of a file, and back.
 
+mod json_lines;
+
 use std::io::Cursor;
 
 use arrow::{
     array::RecordBatch,
+    datatypes::SchemaRef,
     error::ArrowError,
     ipc::{
         CompressionType,
-        reader::FileReader,
-        writer::{FileWriter, IpcWriteOptions},
+        reader::{FileReader, StreamReader},
+        writer::{FileWriter, IpcWriteOptions, StreamWriter},
     },
 };
 use bytes::Bytes;
@@ -55,18 +58,52 @@ pub fn write_table(format: Format, batch: &RecordBatch) -> Result<Bytes, ArrowEr
             writer.write(batch)?;
             writer.finish()?;
         }
+        Format::Jsonl => return json_lines::write(batch),
     }
     Ok(bytes.into())
 }
 
-/// Reads a table that [`write_table`] wrote.
+/// Writes down the schema of tables in `format`, where their files do not tell it.
+///
+/// # Errors
+///
+/// The encoder's.
+pub fn write_schema(format: Format, schema: &SchemaRef) -> Result<Option<Bytes>, ArrowError> {
+    if format != Format::Jsonl {
+        return Ok(None);
+    }
+    // Metadata come in no order; bytes that depend on the schema alone need one.
+    let mut bytes = Vec::new();
+    StreamWriter::try_new(&mut bytes, schema)?.finish()?;
+    Ok(Some(bytes.into()))
+}
+
+/// Reads a schema that [`write_schema`] wrote.
 ///
 /// # Errors
 ///
 /// The reader's.
-pub fn read_table(bytes: Bytes, format: Format) -> Result<Vec<RecordBatch>, ArrowError> {
+pub fn read_schema(bytes: Bytes) -> Result<SchemaRef, ArrowError> {
+    Ok(StreamReader::try_new(Cursor::new(bytes), None)?.schema())
+}
+
+/// Reads a table that [`write_table`] wrote. A JSON Lines file needs the `schema` that it was written
+/// by.
+///
+/// # Errors
+///
+/// The reader's.
+pub fn read_table(
+    bytes: Bytes,
+    format: Format,
+    schema: Option<&SchemaRef>,
+) -> Result<Vec<RecordBatch>, ArrowError> {
     match format {
         Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?.collect(),
         Format::Arrow => FileReader::try_new(Cursor::new(bytes), None)?.collect(),
+        Format::Jsonl => {
+            let missing = || ArrowError::SchemaError("its schema is not known".to_owned());
+            json_lines::read(bytes, schema.ok_or_else(missing)?)
+        }
     }
 }

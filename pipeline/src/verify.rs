@@ -3,7 +3,11 @@
 //! Read are the plan, the footers of the input files, the ledger, and every byte of the parts and
 //! rejects; nothing is written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
 
 use arrow::{
     array::{AsArray, RecordBatch},
@@ -11,8 +15,8 @@ use arrow::{
 };
 use legenda_schemas::{
     hex,
-    job::RejectsPlace,
-    ledger::{CommittedFile, LedgerEntry, Plan},
+    job::{RejectsPlace, SourceFormat},
+    ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
     span::{SourceObject, Span, SpanId},
     table::ROW_COLUMN,
 };
@@ -20,8 +24,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ledger::{LedgerError, OutputFiles, TABLES},
-    sink::read_table,
-    source::{BytesRead, table::TableFile},
+    sidecar,
+    source::{BytesRead, Listed, SourceTable, TableFile, list_files},
     store::Folder,
 };
 
@@ -109,6 +113,12 @@ pub enum Problem {
         /// The file.
         path: String,
     },
+    /// Answers are not in their sidecars yet.
+    #[error("`{path}` says what sidecars are to become: run the job again, which writes them")]
+    Sidecars {
+        /// The note.
+        path: String,
+    },
     /// An input file is not as it was planned.
     #[error("the input `{path}` has changed since it was read: run the job again")]
     InputChanged {
@@ -165,7 +175,10 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     let inline = of_identity("output.rejects") == serde_json::json!(RejectsPlace::Inline);
     let chooses = !of_identity("source.query").is_null();
     let mut found = Verification::default();
-    check_inputs(&plan, chooses || !of_identity("--limit").is_null(), &mut found.problems);
+    let format = serde_json::from_value(of_identity("source.format")).unwrap_or_default();
+    let inputs = Inputs { format, output: &output, groups: OnceCell::new() };
+    let some_only = chooses || !of_identity("--limit").is_null();
+    check_inputs(&plan, &inputs, some_only, &mut found.problems);
 
     let mut committed: BTreeMap<SpanId, LedgerEntry> =
         entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
@@ -210,12 +223,51 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
             .problems
             .extend(strays.map(|key| Problem::Stray { path: output.folder.path_of(key) }));
     }
+    let waiting = sidecar::waiting(&output.folder)?;
+    let path = |key: String| output.folder.path_of(&key);
+    found.problems.extend(waiting.into_iter().map(|key| Problem::Sidecars { path: path(key) }));
     Ok(found)
+}
+
+/// Finds the rows of input files again.
+struct Inputs<'a> {
+    /// What the job says that they are.
+    format: Option<SourceFormat>,
+    output: &'a OutputFiles,
+    /// The groups of files that are rows, by the path of the first.
+    groups: OnceCell<Result<HashMap<String, TableFile>, String>>,
+}
+
+impl Inputs<'_> {
+    /// Looks at the input at `path` once more and hands it to `check`.
+    fn look<T>(&self, path: &str, check: impl FnOnce(&TableFile) -> T) -> Result<T, String> {
+        let listed = Listed::new(path.to_owned(), self.format);
+        if listed.format == SourceFormat::Media {
+            let groups = self.groups.get_or_init(|| self.list_media()).as_ref();
+            let groups = groups.map_err(String::clone)?;
+            let gone = || "it and the files beside it are grouped otherwise now".to_owned();
+            return Ok(check(groups.get(path).ok_or_else(gone)?));
+        }
+        let file = TableFile::open(&listed, u64::MAX, &BytesRead::default());
+        file.map(|file| check(&file)).map_err(|error| error.to_string())
+    }
+
+    /// Lists the files that are rows as the job did.
+    fn list_media(&self) -> Result<HashMap<String, TableFile>, String> {
+        let StoredJob { job, base_dir, .. } =
+            self.output.read_job().map_err(|error| error.to_string())?;
+        let listed = list_files(&job.source.paths, Path::new(&base_dir), job.source.format);
+        let mut listed = listed.map_err(|error| error.to_string())?;
+        listed.retain(|file| file.format == SourceFormat::Media);
+        let table = SourceTable::open(&listed, &HashMap::new(), u64::MAX)
+            .map_err(|error| error.to_string())?;
+        Ok(table.files.into_iter().map(|file| (file.object.path.clone(), file)).collect())
+    }
 }
 
 /// Checks that the input files are as planned, and that the spans hold each of their rows once, but
 /// for `some_only` of the rows where the job wants no more.
-fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
+fn check_inputs(plan: &Plan, inputs: &Inputs<'_>, some_only: bool, problems: &mut Vec<Problem>) {
     let mut spans: BTreeMap<&str, (&SourceObject, Vec<&Span>)> = BTreeMap::new();
     // Answers of another job to the file as it is count as well as those of this one.
     let of_planned_files: HashSet<&SourceObject> =
@@ -226,33 +278,42 @@ fn check_inputs(plan: &Plan, some_only: bool, problems: &mut Vec<Problem>) {
         let object = &span.object;
         spans.entry(&object.path).or_insert_with(|| (object, Vec::new())).1.push(span);
     }
-    for (path, (object, mut spans)) in spans {
-        let file = match TableFile::open(path, &BytesRead::default()) {
-            Ok(file) => file,
-            Err(error) => {
-                problems.push(Problem::Input { path: path.to_owned(), problem: error.to_string() });
-                continue;
-            }
-        };
-        if file.object != *object {
-            problems.push(Problem::InputChanged { path: path.to_owned() });
-            continue;
+    for (path, (object, spans)) in spans {
+        let checked =
+            inputs.look(path, |file| check_input(file, object, spans, some_only, problems));
+        if let Err(problem) = checked {
+            problems.push(Problem::Input { path: path.to_owned(), problem });
         }
-        spans.sort_by_key(|span| (span.row_group, span.row_start));
-        for (row_group, size) in file.row_groups.iter().enumerate() {
-            let of_group = spans.iter().filter(|span| span.row_group == row_group);
-            let mut next = 0;
-            let mut twice = false;
-            let mut gaps = false;
-            for span in of_group {
-                twice |= span.row_start < next;
-                gaps |= span.row_start > next;
-                next = span.row_start + span.n_rows;
-            }
-            gaps |= next < size.n_rows;
-            if twice || next > size.n_rows || (gaps && !some_only) {
-                problems.push(Problem::Uncovered { path: path.to_owned(), row_group });
-            }
+    }
+}
+
+/// Checks that an input file is as planned, and that its spans hold each of its rows once.
+fn check_input(
+    file: &TableFile,
+    object: &SourceObject,
+    mut spans: Vec<&Span>,
+    some_only: bool,
+    problems: &mut Vec<Problem>,
+) {
+    let path = &object.path;
+    if file.object != *object {
+        problems.push(Problem::InputChanged { path: path.to_owned() });
+        return;
+    }
+    spans.sort_by_key(|span| (span.row_group, span.row_start));
+    for (row_group, size) in file.row_groups.iter().enumerate() {
+        let of_group = spans.iter().filter(|span| span.row_group == row_group);
+        let mut next = 0;
+        let mut twice = false;
+        let mut gaps = false;
+        for span in of_group {
+            twice |= span.row_start < next;
+            gaps |= span.row_start > next;
+            next = span.row_start + span.n_rows;
+        }
+        gaps |= next < size.n_rows;
+        if twice || next > size.n_rows || (gaps && !some_only) {
+            problems.push(Problem::Uncovered { path: path.to_owned(), row_group });
         }
     }
 }
@@ -269,7 +330,7 @@ fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBa
     if actual != file.sha256 {
         return Err(Problem::Digest { path: path(), actual, expected: file.sha256.clone() });
     }
-    let rows = read_table(bytes, output.format).map_err(|error| unreadable(error.to_string()))?;
+    let rows = output.decode(file, bytes).map_err(|error| unreadable(error.to_string()))?;
     let actual = rows.iter().map(|rows| rows.num_rows() as u64).sum();
     if actual != file.rows {
         return Err(Problem::Rows { path: path(), actual, expected: file.rows });

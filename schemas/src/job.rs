@@ -226,9 +226,13 @@ impl TaskKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Parquet files, directories (every `*.parquet` below) or glob patterns, relative to the job
-    /// file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
+    /// Files, directories (every file below that is of the format) or glob patterns, relative to the
+    /// job file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
     pub paths: Vec<String>,
+    /// What the files are; default: what their extensions say, and of a directory or pattern with
+    /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<SourceFormat>,
     /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
     /// each file, named `source`, without its columns of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,6 +253,26 @@ pub struct Source {
     /// that lead to addresses of a private network are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub media_hosts: Vec<String>,
+}
+
+/// What the files of a source are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceFormat {
+    /// Parquet.
+    Parquet,
+    /// WebDataset shards: tar files, whose members of one stem are a row, with a column for each
+    /// extension and `__key__`.
+    Tar,
+    /// JSON Lines: an object per line.
+    Jsonl,
+    /// CSV, or TSV by its extension, with a header.
+    Csv,
+    /// Pictures and sounds: each file is a row with `path`, `file_name`, `size` and `media`.
+    Media,
+    /// Batch files of OpenAI's API, with `custom_id`, `url`, `parameters`, `system`, `text`, `images`,
+    /// `has_images` and `line`.
+    OpenaiBatch,
 }
 
 /// Which column of the table is what part of a record.
@@ -383,6 +407,61 @@ pub struct Output {
     /// The most rows of a span: what is written together and, after a crash, done again.
     #[serde(default = "default_span_rows")]
     pub span_rows: usize,
+    /// Answers beside the pictures and sounds that the source is, on a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<Sidecars>,
+}
+
+/// Answers beside the files that they are of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sidecars {
+    /// What their names end in.
+    pub extension: SidecarExtension,
+    /// What becomes of one that is there.
+    pub mode: SidecarMode,
+    /// What stands between the text that is there and the answer.
+    #[serde(default = "default_separator")]
+    pub separator: String,
+}
+
+fn default_separator() -> String {
+    ", ".to_owned()
+}
+
+/// What a sidecar is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SidecarExtension {
+    /// A text: the answer.
+    Txt,
+    /// A JSON object, whose member `answer` is the answer; others are kept.
+    Json,
+}
+
+impl SidecarExtension {
+    /// Returns the extension.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Txt => "txt",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// What becomes of a sidecar that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SidecarMode {
+    /// It stays as it is.
+    Skip,
+    /// The answer comes behind what it says.
+    Append,
+    /// The answer comes before what it says.
+    Prepend,
+    /// The answer takes the place of what it says.
+    Overwrite,
 }
 
 fn default_span_rows() -> usize {
@@ -398,6 +477,8 @@ pub enum Format {
     Parquet,
     /// Arrow IPC files.
     Arrow,
+    /// JSON Lines: an object per row; bytes as base64, embeddings as arrays.
+    Jsonl,
 }
 
 impl Format {
@@ -407,6 +488,7 @@ impl Format {
         match self {
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
+            Self::Jsonl => "jsonl",
         }
     }
 }
@@ -466,6 +548,9 @@ impl Job {
         }
         if self.source.paths.is_empty() {
             return refuse("source.paths", "is empty: name at least one file".to_owned());
+        }
+        if self.output.sidecars.is_some() && self.task.kind == TaskKind::Embed {
+            return refuse("output.sidecars", "is for texts: remove it".to_owned());
         }
         let positive = [
             ("model.slots", self.model.slots),
@@ -550,7 +635,7 @@ impl Job {
             "audio_seconds": self.limits.audio_seconds,
             "text_bytes": self.limits.text_bytes.0,
         });
-        BTreeMap::from([
+        let mut identity = BTreeMap::from([
             ("task".to_owned(), value(serde_json::to_value(&self.task))),
             ("source.query".to_owned(), value(serde_json::to_value(&self.source.query))),
             ("source.columns".to_owned(), value(serde_json::to_value(&self.source.columns))),
@@ -565,7 +650,15 @@ impl Job {
             ("output.rejects".to_owned(), value(serde_json::to_value(self.output.rejects))),
             ("output.columns".to_owned(), value(serde_json::to_value(&self.output.columns))),
             ("output.span_rows".to_owned(), serde_json::json!(self.output.span_rows)),
-        ])
+        ]);
+        // What was not said stays out, so that outputs of before the key was there go on.
+        if let Some(format) = self.source.format {
+            identity.insert("source.format".to_owned(), value(serde_json::to_value(format)));
+        }
+        if let Some(sidecars) = &self.output.sidecars {
+            identity.insert("output.sidecars".to_owned(), value(serde_json::to_value(sidecars)));
+        }
+        identity
     }
 
     /// Returns the JSON Schema of job files, for editors.

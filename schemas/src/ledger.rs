@@ -101,6 +101,9 @@ pub struct CommittedFile {
     pub rows: u64,
     /// SHA-256 of its bytes, hex.
     pub sha256: String,
+    /// The file of `_legenda/schemas/` with its Arrow schema, where its format has none itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
 }
 
 impl LedgerEntry {

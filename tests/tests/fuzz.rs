@@ -30,9 +30,10 @@ use legenda_pipeline::{
     guard::quiet_panics,
     media::{audio::decode_audio, image::PendingImage},
     source::{
-        BytesRead,
+        BytesRead, Listed, TableFile,
         cell::{media_cells, template_value, text_cell},
-        table::{FileReader, holds_media},
+        column::holds_media,
+        table::FileReader,
     },
     store::Folder,
     template::Template,
@@ -490,10 +491,13 @@ fn pages_of_parquet_files() {
         fs::File::create(&path)
             .and_then(|mut file| std::io::Write::write_all(&mut file, &hurt))
             .unwrap();
-        let Ok(reader) = FileReader::open(&path.to_string_lossy(), &BytesRead::default()) else {
+        let listed = Listed::new(path.to_string_lossy().into_owned(), None);
+        let file = TableFile::open(&listed, u64::MAX, &BytesRead::default());
+        let Ok(reader) = file.and_then(|file| FileReader::open(&file, &BytesRead::default()))
+        else {
             return;
         };
-        assert!(reader.file().len() > 0 && reader.file().get_bytes(0, 4).is_ok());
+        assert!(reader.object().size_bytes > 0);
         for bytes_max in [0, 1 << 10, 1 << 40] {
             let bounds = reader.row_bounds(0, None, bytes_max);
             assert!(bounds.refused.windows(2).all(|two| two[0].rows.end < two[1].rows.start));

@@ -14,7 +14,7 @@ use std::{
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use legenda_pipeline::{
     guard::quiet_panics,
-    source::{BytesRead, table::FileReader},
+    source::{BytesRead, Listed, TableFile, table::FileReader},
 };
 use legenda_tests::{
     TEXT_JOB, Workplace,
@@ -113,7 +113,9 @@ fn read(path: &Path, tally: &mut Tally) -> Option<Vec<usize>> {
     let start = Instant::now();
     tally.tried += 1;
     let mut problems: Vec<String> = Vec::new();
-    let rows = match FileReader::open(&path.to_string_lossy(), &BytesRead::default()) {
+    let listed = Listed::new(path.to_string_lossy().into_owned(), None);
+    let file = TableFile::open(&listed, u64::MAX, &BytesRead::default());
+    let rows = match file.and_then(|file| FileReader::open(&file, &BytesRead::default())) {
         Err(error) => {
             problems.push(format!("{error:?}"));
             tally.refused_footer += 1;
@@ -129,7 +131,7 @@ fn read(path: &Path, tally: &mut Tally) -> Option<Vec<usize>> {
                     Ok(batches) => {
                         for batch in batches {
                             match batch {
-                                Ok(batch) => n_rows += batch.num_rows(),
+                                Ok(batch) => n_rows += batch.rows.num_rows(),
                                 Err(error) => problems.push(error.to_string()),
                             }
                         }

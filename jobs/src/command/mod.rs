@@ -1,5 +1,6 @@
 //! The subcommands.
 
+pub(crate) mod batch;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod eval;

@@ -51,7 +51,7 @@ fn entry(plan: &Plan, span_idx: usize) -> LedgerEntry {
 }
 
 fn rows(text: &'static str) -> Rows {
-    Rows { n_rows: 2, bytes: text.into() }
+    Rows { n_rows: 2, bytes: text.into(), schema: None }
 }
 
 fn commit(output: &Output, plan: &Plan, span_idx: usize) {
@@ -65,7 +65,7 @@ fn try_open(
     plan: &Plan,
     how: impl Fn(&mut OpenOutput<'_>),
 ) -> Result<(Output, Plan, Committed), LedgerError> {
-    let files = OutputFiles { folder: folder.clone(), format: Format::Parquet };
+    let files = OutputFiles::new(folder.clone(), Format::Parquet);
     let mut opening = OpenOutput {
         plan,
         overwrite: false,

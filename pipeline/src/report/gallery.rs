@@ -22,10 +22,7 @@ use crate::{
     ledger::OutputFiles,
     media::image::PendingImage,
     plan::RunPlan,
-    source::{
-        cell::{MediaCell, media_cells, text_cell},
-        table::FileReader,
-    },
+    source::cell::{MediaCell, media_cells, text_cell},
 };
 
 /// Rows that are shown.
@@ -111,9 +108,7 @@ fn rows_of(
     if n_answers != positions.len() || n_answers == 0 {
         return Vec::new();
     }
-    let Ok(reader) = FileReader::open(&span.object.path, &plan.table.bytes_read) else {
-        return Vec::new();
-    };
+    let Ok(Some(reader)) = plan.table.reader(&span.object) else { return Vec::new() };
     let every = (n_answers / n_rows.max(1)).max(1);
     let mut shown = Vec::new();
     let rows = answers.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
@@ -122,7 +117,7 @@ fn rows_of(
         let columns = Some(plan.read_columns.as_slice());
         let range = position..position + 1;
         let source = reader.read(span.row_group, std::slice::from_ref(&range), columns, 1);
-        let source = source.ok().and_then(|mut batches| batches.next()?.ok());
+        let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
         if let Some(source) = source.filter(|source| source.num_rows() == 1) {
             add_source(plan, &source, &mut one, bytes_left);
         }

@@ -12,7 +12,7 @@ use legenda_schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ledger::OutputFiles, sink::read_table};
+use crate::ledger::OutputFiles;
 
 /// Parts that are read for a sample: a large output costs no more than a small one.
 const PARTS_MAX: usize = 64;
@@ -202,7 +202,7 @@ fn some_of<'a>(files: &[&'a CommittedFile]) -> Vec<&'a CommittedFile> {
 /// Reads a file of the output; nothing where it cannot be read.
 pub(super) fn read(output: &OutputFiles, file: &CommittedFile) -> Vec<RecordBatch> {
     let bytes = output.folder.read(&file.name).ok().flatten();
-    bytes.and_then(|bytes| read_table(bytes, output.format).ok()).unwrap_or_default()
+    bytes.and_then(|bytes| output.decode(file, bytes).ok()).unwrap_or_default()
 }
 
 /// Returns whether a phrase comes [`LOOP_TIMES`] times in a row.

@@ -18,7 +18,7 @@ pub enum MediaCell<'a> {
 
 /// Returns the media of row `row`: none for null, several for a list.
 ///
-/// The column must satisfy [`super::table::holds_media`]; of the struct `{bytes, path}` the bytes
+/// The column must satisfy [`super::column::holds_media`]; of the struct `{bytes, path}` the bytes
 /// are taken where they are not null.
 #[must_use]
 pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {

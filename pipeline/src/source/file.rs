@@ -1,7 +1,7 @@
 //! A file of the source, read at any place: on a local disk, or an object of a store.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io::{self, BufReader, Read},
     ops::Range,
     sync::{
@@ -66,15 +66,7 @@ impl SourceFile {
             (at.object.clone(), Place::Store(Arc::new(Windows::new(at, bytes_read.clone()))))
         } else {
             let file = File::open(path)?;
-            let stat = file.metadata()?;
-            let modified = stat.modified()?.duration_since(UNIX_EPOCH);
-            let modified_ns = modified.map_or(0, |since| since.as_nanos());
-            let object = SourceObject {
-                path: path.to_owned(),
-                size_bytes: stat.len(),
-                modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
-                etag: None,
-            };
+            let object = disk_object(path, &file.metadata()?)?;
             (object, Place::Disk(Arc::new(file)))
         };
         Ok(Self { object, place, bytes_read: bytes_read.clone(), failure: Arc::default() })
@@ -97,16 +89,24 @@ impl SourceFile {
         Self { place, failure: Arc::default(), ..self.clone() }
     }
 
+    /// Reads on from `start`.
+    pub(super) fn read_from(&self, start: u64) -> From {
+        From { file: self.clone(), at: start }
+    }
+
     /// Returns what went wrong with the disk or the store, if anything has.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn fail(&self, problem: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(problem);
+    }
+
     fn keep_failure<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result {
-            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert_with(|| error.to_string());
+            self.fail(error.to_string());
         }
         result
     }
@@ -127,6 +127,22 @@ impl SourceFile {
             }),
         })
     }
+}
+
+/// Returns the identity of a file of a disk.
+///
+/// # Errors
+///
+/// The system's, where it knows no time of change.
+pub(super) fn disk_object(path: &str, stat: &Metadata) -> io::Result<SourceObject> {
+    let modified = stat.modified()?.duration_since(UNIX_EPOCH);
+    let modified_ns = modified.map_or(0, |since| since.as_nanos());
+    Ok(SourceObject {
+        path: path.to_owned(),
+        size_bytes: stat.len(),
+        modified_ns: u64::try_from(modified_ns).unwrap_or(u64::MAX),
+        etag: None,
+    })
 }
 
 #[cfg(unix)]

@@ -1,63 +1,156 @@
-//! Which files a job reads.
+//! Which files a job reads, and what they are.
 
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
 };
 
-use super::SourceError;
+use legenda_schemas::{job::SourceFormat, span::SourceObject};
+
+use super::{SourceError, file::disk_object};
 use crate::store::{ObjectAt, is_url};
 
-/// The extensions of Parquet files, lower case.
-const EXTENSIONS: [&str; 2] = ["parquet", "pq"];
+/// The extensions of each format, lower case. Of a folder with files of several the first of these is
+/// read: pictures often lie beside tables that tell of them.
+const EXTENSIONS: [(SourceFormat, &[&str]); 5] = [
+    (SourceFormat::Parquet, &["parquet", "pq"]),
+    (SourceFormat::Tar, &["tar"]),
+    (SourceFormat::Jsonl, &["jsonl", "ndjson"]),
+    (SourceFormat::Csv, &["csv", "tsv"]),
+    (
+        SourceFormat::Media,
+        &[
+            "png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "wav", "flac", "mp3", "ogg",
+            "oga", "m4a", "mp4", "aac", "aif", "aiff",
+        ],
+    ),
+];
 
-/// Lists the Parquet files that `entries` name: files, directories (searched below, but not in hidden
-/// ones or such as begin with `_`), glob patterns; paths, resolved against `base_dir`, or URLs of object
-/// stores.
+/// A file of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Where it lies: absolute, or a URL.
+    pub path: String,
+    /// What it is.
+    pub format: SourceFormat,
+    /// Its identity, where the listing tells it.
+    object: Option<SourceObject>,
+}
+
+impl Listed {
+    /// Returns a file that is named itself: of `format`, or of what its extension says, or Parquet.
+    #[must_use]
+    pub fn new(path: String, format: Option<SourceFormat>) -> Self {
+        // A query string of HTTP is no part of the name.
+        let name = path.split('?').next().unwrap_or(&path);
+        let format = format.or_else(|| format_of(name)).unwrap_or(SourceFormat::Parquet);
+        Self { path, format, object: None }
+    }
+
+    /// Returns whether the file is still `object`.
+    pub(super) fn is_still(&self, object: &SourceObject) -> bool {
+        self.object().is_ok_and(|now| now == *object)
+    }
+
+    /// Returns the file's identity, looking at it where the listing did not.
+    pub(super) fn object(&self) -> Result<SourceObject, SourceError> {
+        let found = match &self.object {
+            Some(object) => Ok(object.clone()),
+            None if is_url(&self.path) => ObjectAt::look(&self.path).map(|at| at.object),
+            None => {
+                Path::new(&self.path).metadata().and_then(|stat| disk_object(&self.path, &stat))
+            }
+        };
+        found.map_err(|source| SourceError::Io { path: PathBuf::from(&self.path), source })
+    }
+}
+
+/// Lists the files that `entries` name: files, directories (searched below, but not in hidden ones or
+/// such as begin with `_`), glob patterns; paths, resolved against `base_dir`, or URLs of object stores.
+/// What they are `format` says, or their extensions.
 ///
 /// Files of one entry are sorted by path; a file named twice is read once.
 ///
 /// # Errors
 ///
 /// [`SourceError::NothingFound`] for the first entry that names no file.
-pub fn list_files(entries: &[String], base_dir: &Path) -> Result<Vec<String>, SourceError> {
-    let mut files: Vec<String> = Vec::new();
+pub fn list_files(
+    entries: &[String],
+    base_dir: &Path,
+    format: Option<SourceFormat>,
+) -> Result<Vec<Listed>, SourceError> {
+    let mut files: Vec<Listed> = Vec::new();
     let mut seen = HashSet::new();
     for entry in entries {
         let (named, found) = if is_url(entry) {
-            (entry.clone(), list_url(entry)?)
+            (entry.clone(), list_url(entry, format)?)
         } else {
             let path = base_dir.join(entry);
-            let real = |file: PathBuf| match file.canonicalize() {
+            let real = |listed: Listed| match Path::new(&listed.path).canonicalize() {
                 // One spelling per file, so that a span's identity does not depend on how it was
                 // named.
-                Ok(real) => Ok(real.to_string_lossy().into_owned()),
-                Err(source) => Err(SourceError::Io { path: file, source }),
+                Ok(real) => Ok(Listed { path: real.to_string_lossy().into_owned(), ..listed }),
+                Err(source) => Err(SourceError::Io { path: PathBuf::from(&listed.path), source }),
             };
-            let found = list_entry(&path)?.into_iter().map(real).collect::<Result<_, _>>()?;
+            let found =
+                list_entry(&path, format)?.into_iter().map(real).collect::<Result<_, _>>()?;
             (path.display().to_string(), found)
         };
         if found.is_empty() {
             return Err(SourceError::NothingFound { entry: named });
         }
-        files.extend(found.into_iter().filter(|file| seen.insert(file.clone())));
+        files.extend(found.into_iter().filter(|file| seen.insert(file.path.clone())));
     }
     Ok(files)
 }
 
+/// Returns the format that the extension of `name` tells.
+#[must_use]
+pub fn format_of(name: &str) -> Option<SourceFormat> {
+    let (_, extension) = name.rsplit_once('.')?;
+    let extension = extension.to_lowercase();
+    let mut formats = EXTENSIONS.into_iter();
+    formats.find(|(_, known)| known.contains(&extension.as_str())).map(|(format, _)| format)
+}
+
+/// Chooses of the files that a folder or a pattern has: those of the `format` that is asked for, else
+/// those of the first that there is. A pattern whose files have no extension that is known means them
+/// all.
+fn choose(
+    mut found: Vec<(String, Option<SourceObject>)>,
+    format: Option<SourceFormat>,
+    is_pattern: bool,
+) -> Vec<Listed> {
+    // A batch file is one of lines.
+    let by_extension = match format {
+        Some(SourceFormat::OpenaiBatch) => Some(SourceFormat::Jsonl),
+        format => format,
+    };
+    let there: HashSet<SourceFormat> =
+        found.iter().filter_map(|(path, _)| format_of(path)).collect();
+    let first = EXTENSIONS.iter().map(|(format, _)| *format).find(|format| there.contains(format));
+    let chosen = by_extension.or(first);
+    if !is_pattern || chosen.is_some_and(|chosen| there.contains(&chosen)) {
+        found.retain(|(path, _)| chosen.is_some() && format_of(path) == chosen);
+    }
+    let format = format.or(chosen).unwrap_or(SourceFormat::Parquet);
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found.into_iter().map(|(path, object)| Listed { path, format, object }).collect()
+}
+
 /// Lists the files that a URL names.
-fn list_url(url: &str) -> Result<Vec<String>, SourceError> {
+fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
     let pattern_error = |error: glob::PatternError| SourceError::Pattern {
         entry: url.to_owned(),
         problem: error.to_string(),
     };
     // A query string of HTTP is no pattern, and only a store can be listed.
     if url.starts_with("http://") || url.starts_with("https://") {
-        return Ok(vec![url.to_owned()]);
+        return Ok(vec![Listed::new(url.to_owned(), format)]);
     }
     let wild = url.find(['*', '?', '[']);
-    if wild.is_none() && has_extension(url) {
-        return Ok(vec![url.to_owned()]);
+    if wild.is_none() && format_of(url).is_some() {
+        return Ok(vec![Listed::new(url.to_owned(), format)]);
     }
     let literal = &url[..wild.unwrap_or(url.len())];
     // Stores list by whole names of folders.
@@ -69,20 +162,15 @@ fn list_url(url: &str) -> Result<Vec<String>, SourceError> {
     let mut found = ObjectAt::list(folder).map_err(io_error)?;
     let pattern = wild.map(|_| glob::Pattern::new(url)).transpose().map_err(pattern_error)?;
     let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
-    found.retain(|file| match &pattern {
-        Some(pattern) => pattern.matches_with(file, options),
+    found.retain(|object| match &pattern {
+        Some(pattern) => pattern.matches_with(&object.path, options),
         None => {
-            let below = file.strip_prefix(folder.trim_end_matches('/')).unwrap_or(file);
-            has_extension(file) && !below.split('/').any(is_hidden)
+            let below = object.path.strip_prefix(folder.trim_end_matches('/'));
+            !below.unwrap_or(&object.path).split('/').any(is_hidden)
         }
     });
-    found.sort();
-    Ok(found)
-}
-
-fn has_extension(name: &str) -> bool {
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_lowercase());
-    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+    let found = found.into_iter().map(|object| (object.path.clone(), Some(object))).collect();
+    Ok(choose(found, format, pattern.is_some()))
 }
 
 /// Returns whether files or folders of this name are passed over.
@@ -90,33 +178,36 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name.starts_with('_')
 }
 
-fn list_entry(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+fn list_entry(path: &Path, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
+    let text = |path: PathBuf| (path.to_string_lossy().into_owned(), None);
     if path.is_file() {
-        return Ok(vec![path.to_owned()]);
+        return Ok(vec![Listed::new(text(path.to_owned()).0, format)]);
     }
     let mut found = Vec::new();
     if path.is_dir() {
         walk(path, &mut found)?;
-    } else {
-        let pattern = path.to_string_lossy();
-        let matches = glob::glob(&pattern).map_err(|error| SourceError::Pattern {
-            entry: pattern.clone().into_owned(),
-            problem: error.to_string(),
+        return Ok(choose(found.into_iter().map(text).collect(), format, false));
+    }
+    let pattern = path.to_string_lossy();
+    let matches = glob::glob(&pattern).map_err(|error| SourceError::Pattern {
+        entry: pattern.clone().into_owned(),
+        problem: error.to_string(),
+    })?;
+    let mut below = Vec::new();
+    for entry in matches {
+        let path = entry.map_err(|error| SourceError::Io {
+            path: error.path().to_owned(),
+            source: error.into(),
         })?;
-        for entry in matches {
-            let path = entry.map_err(|error| SourceError::Io {
-                path: error.path().to_owned(),
-                source: error.into(),
-            })?;
-            if path.is_file() {
-                found.push(path);
-            } else if path.is_dir() {
-                walk(&path, &mut found)?;
-            }
+        if path.is_file() {
+            found.push(path);
+        } else if path.is_dir() {
+            walk(&path, &mut below)?;
         }
     }
-    found.sort();
-    Ok(found)
+    // What a folder holds and no format is of is not meant.
+    found.extend(below.into_iter().filter(|path| format_of(&path.to_string_lossy()).is_some()));
+    Ok(choose(found.into_iter().map(text).collect(), format, true))
 }
 
 fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
@@ -129,7 +220,7 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
         }
         if path.is_dir() {
             walk(&path, found)?;
-        } else if has_extension(&name) {
+        } else {
             found.push(path);
         }
     }
@@ -139,6 +230,8 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
+
+    use legenda_schemas::job::SourceFormat;
 
     use super::{SourceError, list_files};
 
@@ -155,17 +248,48 @@ mod tests {
         let names = |entries: &[&str]| -> Vec<String> {
             let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
             let root = dir.path().canonicalize().unwrap();
-            list_files(&entries, dir.path())
+            list_files(&entries, dir.path(), None)
                 .unwrap()
                 .iter()
-                .map(|path| Path::new(path).strip_prefix(&root).unwrap().display().to_string())
+                .map(|file| {
+                    Path::new(&file.path).strip_prefix(&root).unwrap().display().to_string()
+                })
                 .collect()
         };
         assert_eq!(names(&["."]), ["a.parquet", "b.parquet", "sub/c.pq"]);
         assert_eq!(names(&["*.parquet", "a.parquet"]), ["a.parquet", "b.parquet"]);
         assert_eq!(names(&["b.parquet", "*.parquet"]), ["b.parquet", "a.parquet"]);
         assert_eq!(names(&["**/*.pq"]), ["sub/c.pq"]);
-        let missing = list_files(&["none/*.parquet".to_owned()], dir.path());
+        let missing = list_files(&["none/*.parquet".to_owned()], dir.path(), None);
         assert!(matches!(missing, Err(SourceError::NothingFound { .. })));
+    }
+    #[test]
+    fn a_folder_is_of_the_first_format_that_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let formats = |format: Option<SourceFormat>, entry: &str| -> Vec<(String, SourceFormat)> {
+            list_files(&[entry.to_owned()], dir.path(), format)
+                .unwrap_or_default()
+                .iter()
+                .map(|file| {
+                    let name = Path::new(&file.path).file_name().unwrap();
+                    (name.to_string_lossy().into_owned(), file.format)
+                })
+                .collect()
+        };
+        let file = |name: &str| fs::File::create(dir.path().join(name)).unwrap();
+        for name in ["a.PNG", "a.txt", "b.wav", "plain"] {
+            drop(file(name));
+        }
+        let of = |name: &str, format| (name.to_owned(), format);
+        let media = [of("a.PNG", SourceFormat::Media), of("b.wav", SourceFormat::Media)];
+        assert_eq!(formats(None, "."), media);
+        assert_eq!(formats(None, "*"), media);
+        assert_eq!(formats(None, "plain"), [of("plain", SourceFormat::Parquet)]);
+        assert_eq!(formats(None, "pl*"), [of("plain", SourceFormat::Parquet)]);
+        drop(file("metadata.csv"));
+        assert_eq!(formats(None, "."), [of("metadata.csv", SourceFormat::Csv)]);
+        assert_eq!(formats(Some(SourceFormat::Media), "."), media);
+        assert_eq!(formats(Some(SourceFormat::Jsonl), "plain"), [of("plain", SourceFormat::Jsonl)]);
+        assert_eq!(formats(Some(SourceFormat::Tar), "."), []);
     }
 }

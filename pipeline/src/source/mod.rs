@@ -1,16 +1,32 @@
 //! What a run reads: which files, their schema, their spans, their rows.
 
+mod batch;
 pub mod cell;
+pub mod column;
+mod contents;
+mod csv;
 pub mod file;
+mod json_lines;
 pub mod listing;
+mod media;
 pub mod pages;
+mod parquet;
+mod partitions;
+mod records;
+pub mod rows;
 mod steps;
 pub mod table;
+mod tar;
 pub mod text_bytes;
+mod unify;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 pub use file::BytesRead;
-pub use listing::list_files;
+pub use listing::{Listed, list_files};
+pub use rows::ReadRows;
 pub use table::{SourceTable, TableFile};
 
 use std::path::PathBuf;
@@ -35,7 +51,7 @@ pub struct SourceFailed {
 pub enum SourceError {
     /// An entry of `source.paths` names nothing.
     #[error(
-        "`source.paths` names `{entry}`, where there is no Parquet file: correct the path or pattern"
+        "`source.paths` names `{entry}`, where there is no file to read: correct the path or pattern, or say what the files are by `source.format`"
     )]
     NothingFound {
         /// The entry, resolved against the job file's folder.
@@ -66,7 +82,19 @@ pub enum SourceError {
         /// The file.
         path: PathBuf,
         /// The reader's reason.
-        source: parquet::errors::ParquetError,
+        source: ::parquet::errors::ParquetError,
+    },
+    /// A file is not what it is taken for.
+    #[error(
+        "`{path}` cannot be read as {format}: {problem}; replace it, leave it out of `source.paths`, or say what it is by `source.format`"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is taken for.
+        format: &'static str,
+        /// What is wrong.
+        problem: String,
     },
     /// A column that the job names is missing.
     #[error(

@@ -1,57 +1,48 @@
-//! The table of a job: its Parquet files, what is common to their schemas, its spans and rows.
+//! The table of a job: its files, what is common to their schemas, its spans and rows.
 
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, Field, SchemaRef},
-    error::ArrowError,
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use legenda_schemas::{
+    job::SourceFormat,
+    span::{SourceObject, Span},
 };
-use legenda_schemas::span::{SourceObject, Span};
-use parquet::{
-    arrow::{
-        ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-            RowSelectionPolicy, RowSelector,
-        },
-    },
-    errors::ParquetError,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
-};
+use parquet::errors::ParquetError;
 
 use super::{
     SourceError,
-    file::{BytesRead, SourceFile},
-    pages::{self, RowBounds},
-    steps::Steps,
-    text_bytes,
+    contents::{Contents, Opened},
+    file::BytesRead,
+    listing::Listed,
+    media::{self, MediaFiles},
+    pages::RowBounds,
+    partitions::Partitions,
+    rows::ReadRows,
+    unify::unify,
 };
+use crate::store::is_url;
 
 pub use super::steps::BatchLimits;
 
-use crate::{
-    guard::{CALL_MAX, guarded_within},
-    store::is_url,
-};
-
-/// One Parquet file of the table, its footer read.
+/// One file of the table, or a group of files that are rows, and where its rows are.
 #[derive(Debug)]
 pub struct TableFile {
-    /// Identity of the file.
+    /// Identity of the file; of a group that of all of them, by the path of the first.
     pub object: SourceObject,
-    /// Arrow schema of the whole file.
+    /// Arrow schema of the whole file, the columns that its folders name among it.
     pub schema: SchemaRef,
-    /// Rows and uncompressed bytes of each row group.
+    /// Rows and bytes of each row group: the one of Parquet, or a part of a file of another format.
     pub row_groups: Vec<RowGroupSize>,
+    pub(super) contents: Contents,
+    partitions: Partitions,
 }
 
 /// The size of a row group.
@@ -72,27 +63,88 @@ pub struct SourceTable {
     pub done: Vec<Span>,
     /// What was read of them.
     pub bytes_read: BytesRead,
+    by_path: HashMap<String, usize>,
+    /// The files that are done, by their paths.
+    unopened: HashMap<String, Unopened>,
+    media_bytes_max: u64,
+}
+
+/// A file that need not be read.
+#[derive(Debug)]
+enum Unopened {
+    File(Listed),
+    /// A group of files, which costs nothing to know.
+    Group(TableFile),
+}
+
+/// What a first look at a file says.
+enum Looked {
+    Opened(TableFile),
+    Done(Vec<Span>, Unopened),
 }
 
 impl TableFile {
-    /// Reads the footer of the Parquet file at `path`, absolute or a URL.
+    /// Finds the rows of a listed file, which is no picture or sound: by the footer of a Parquet file,
+    /// by a pass over another.
     ///
     /// # Errors
     ///
-    /// [`SourceError::Io`] or [`SourceError::Parquet`].
-    pub fn open(path: &str, bytes_read: &BytesRead) -> Result<Self, SourceError> {
-        let FileReader { file, metadata } = FileReader::open(path, bytes_read)?;
-        let row_groups = metadata
-            .metadata()
-            .row_groups()
-            .iter()
-            .map(|group| RowGroupSize {
-                n_rows: usize::try_from(group.num_rows()).unwrap_or(0),
-                bytes: u64::try_from(group.total_byte_size()).unwrap_or(0),
-            })
-            .collect();
-        let schema = Arc::clone(metadata.schema());
-        Ok(Self { object: file.object().clone(), schema, row_groups })
+    /// [`SourceError`].
+    pub fn open(
+        listed: &Listed,
+        media_bytes_max: u64,
+        bytes_read: &BytesRead,
+    ) -> Result<Self, SourceError> {
+        let Listed { path, format, .. } = listed;
+        let (object, found) = Contents::find(path, *format, media_bytes_max, bytes_read)?;
+        Ok(Self::new(object, found))
+    }
+
+    /// Makes a group of files that are rows.
+    fn of_media(files: Vec<SourceObject>, media_bytes_max: u64) -> Self {
+        let group = MediaFiles::new(files, media_bytes_max);
+        Self::new(group.object(), Contents::of_media(group))
+    }
+
+    fn new(
+        object: SourceObject,
+        (contents, schema, row_groups): (Contents, SchemaRef, Vec<RowGroupSize>),
+    ) -> Self {
+        let partitions = Partitions::of(&object.path, &schema);
+        let schema = partitions.add_to(&schema);
+        Self { object, schema, row_groups, contents, partitions }
+    }
+
+    /// Returns the columns of the file itself.
+    pub(super) fn own_schema(&self) -> SchemaRef {
+        let is_own = |field: &&Arc<Field>| !self.partitions.names(field.name());
+        let fields: Vec<_> = self.schema.fields().iter().filter(is_own).cloned().collect();
+        Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
+    }
+
+    /// Makes the columns of the file itself those of `schema`.
+    pub(super) fn set_own_schema(&mut self, schema: &SchemaRef) {
+        self.schema = self.partitions.add_to(schema);
+    }
+
+    /// Returns whether Polars can read the file as it lies there.
+    #[must_use]
+    pub fn is_local_parquet(&self) -> bool {
+        matches!(self.contents, Contents::Parquet)
+            && self.partitions.is_empty()
+            && !is_url(&self.object.path)
+    }
+
+    /// Returns the pictures or sounds that its rows are, if they are files.
+    #[must_use]
+    pub fn media(&self) -> &[SourceObject] {
+        self.contents.media()
+    }
+
+    /// Returns the paths of everything that is read.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        let media = self.media().iter().map(|file| file.path.as_str());
+        std::iter::once(self.object.path.as_str()).chain(media)
     }
 
     /// Returns the file's path.
@@ -125,54 +177,124 @@ impl TableFile {
 }
 
 impl SourceTable {
-    /// Opens the files at `paths`, absolute or URLs (footers only). Of those that are `done`, and are
-    /// still what they were, only the first is opened.
+    /// Finds the rows of the files that were listed; of those that are `done`, and are still what they
+    /// were, only of the first. Pictures and sounds of more than `media_bytes_max` bytes will cost their
+    /// rows.
     ///
     /// # Errors
     ///
     /// [`SourceError`] for the first file that cannot be read.
-    pub fn open(paths: &[String], done: &HashMap<String, Vec<Span>>) -> Result<Self, SourceError> {
+    pub fn open(
+        listed: &[Listed],
+        done: &HashMap<String, Vec<Span>>,
+        media_bytes_max: u64,
+    ) -> Result<Self, SourceError> {
         let bytes_read = BytesRead::default();
+        let (media, tables): (Vec<&Listed>, Vec<&Listed>) =
+            listed.iter().partition(|file| file.format == SourceFormat::Media);
         // A store takes its time to answer, so several are asked at a time.
-        let n_threads = if paths.iter().any(|path| is_url(path)) { OPENED_AT_A_TIME } else { 1 };
+        let n_threads =
+            if tables.iter().any(|file| is_url(&file.path)) { OPENED_AT_A_TIME } else { 1 };
         let next = AtomicUsize::new(0);
-        type Opened = Result<Result<TableFile, Vec<Span>>, SourceError>;
-        let opened: Mutex<Vec<(usize, Opened)>> = Mutex::default();
-        let open_one = |idx: usize, path: &str| {
-            let spans = done.get(path).filter(|_| idx > 0);
-            if let Some(spans) = spans {
-                let file = SourceFile::open(path, &bytes_read);
-                let file = file.map_err(|source| SourceError::Io { path: path.into(), source })?;
-                if spans.first().is_some_and(|span| span.object == *file.object()) {
-                    return Ok(Err(spans.clone()));
-                }
+        let opened: Mutex<Vec<(usize, Result<Looked, SourceError>)>> = Mutex::default();
+        let open_one = |idx: usize, listed: &Listed| {
+            // The first is opened in any case: it tells the columns.
+            if let Some(spans) = done.get(&listed.path).filter(|_| idx > 0)
+                && spans.first().is_some_and(|span| listed.is_still(&span.object))
+            {
+                return Ok(Looked::Done(spans.clone(), Unopened::File(listed.clone())));
             }
-            TableFile::open(path, &bytes_read).map(Ok)
+            TableFile::open(listed, media_bytes_max, &bytes_read).map(Looked::Opened)
         };
         let open_some = || {
-            while let Some((idx, path)) =
-                Some(next.fetch_add(1, Relaxed)).and_then(|idx| Some((idx, paths.get(idx)?)))
+            while let Some((idx, file)) =
+                Some(next.fetch_add(1, Relaxed)).and_then(|idx| Some((idx, tables.get(idx)?)))
             {
-                let file = open_one(idx, path);
+                let file = open_one(idx, file);
                 opened.lock().unwrap_or_else(PoisonError::into_inner).push((idx, file));
             }
         };
         std::thread::scope(|threads| {
-            for _ in 1..n_threads.min(paths.len()) {
+            for _ in 1..n_threads.min(tables.len()) {
                 threads.spawn(open_some);
             }
             open_some();
         });
         let mut opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
         opened.sort_by_key(|(idx, _)| *idx);
-        let mut this = Self { files: Vec::new(), done: Vec::new(), bytes_read };
-        for (_, file) in opened {
-            match file? {
-                Ok(file) => this.files.push(file),
-                Err(spans) => this.done.extend(spans),
+        let mut looked =
+            opened.into_iter().map(|(_, file)| file).collect::<Result<Vec<Looked>, _>>()?;
+        let media = media.iter().map(|file| file.object());
+        for group in media::groups(media.collect::<Result<_, _>>()?) {
+            let file = TableFile::of_media(group, media_bytes_max);
+            let spans = done.get(&file.object.path).filter(|_| !looked.is_empty());
+            let spans =
+                spans.filter(|spans| spans.first().is_some_and(|span| span.object == file.object));
+            looked.push(match spans {
+                Some(spans) => Looked::Done(spans.clone(), Unopened::Group(file)),
+                None => Looked::Opened(file),
+            });
+        }
+        let mut this = Self {
+            files: Vec::new(),
+            done: Vec::new(),
+            bytes_read,
+            by_path: HashMap::new(),
+            unopened: HashMap::new(),
+            media_bytes_max,
+        };
+        for one in looked {
+            match one {
+                Looked::Opened(file) => this.files.push(file),
+                Looked::Done(spans, file) => {
+                    this.unopened.insert(spans[0].object.path.clone(), file);
+                    this.done.extend(spans);
+                }
             }
         }
+        unify(&mut this.files);
+        let by_path = this.files.iter().enumerate();
+        this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
         Ok(this)
+    }
+
+    /// Returns the table without the spans that need not be read.
+    #[must_use]
+    pub fn with_nothing_done(self) -> Self {
+        Self { done: Vec::new(), ..self }
+    }
+
+    /// Returns the file of this path, if it is open.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&TableFile> {
+        self.by_path.get(path).and_then(|&idx| self.files.get(idx)).or_else(|| {
+            match self.unopened.get(path) {
+                Some(Unopened::Group(file)) => Some(file),
+                _ => None,
+            }
+        })
+    }
+
+    /// Opens the file that was `object` when it was planned, whether its rows are done or not; none
+    /// where the table has another now.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`].
+    pub fn reader(&self, object: &SourceObject) -> Result<Option<FileReader>, SourceError> {
+        let is_same = |file: &TableFile| file.object == *object;
+        if let Some(file) = self.file(&object.path) {
+            return is_same(file).then(|| FileReader::open(file, &self.bytes_read)).transpose();
+        }
+        let Some(Unopened::File(listed)) = self.unopened.get(&object.path) else { return Ok(None) };
+        let mut file = TableFile::open(listed, self.media_bytes_max, &self.bytes_read)?;
+        // The columns are those that the others of its kind have.
+        if file.contents.has_guessed_types()
+            && let Some(other) = self.files.iter().find(|file| file.contents.has_guessed_types())
+        {
+            file.set_own_schema(&other.own_schema());
+        }
+        is_same(&file).then(|| FileReader::open(&file, &self.bytes_read)).transpose()
     }
 
     /// Returns the type of the column `name`, which every file must have alike.
@@ -238,16 +360,18 @@ impl SourceTable {
 /// Files of a store whose footers are read at a time.
 const OPENED_AT_A_TIME: usize = 16;
 
-/// Reads rows of one row group at a time of one file, footer parsed once.
+/// Reads rows of one row group at a time of one file.
 pub struct FileReader {
-    file: SourceFile,
-    metadata: ArrowReaderMetadata,
+    object: SourceObject,
+    schema: SchemaRef,
+    partitions: Partitions,
+    opened: Opened,
 }
 
 /// What the reader says of text that is not UTF-8: "non UTF-8 data", "invalid utf-8 sequence".
 const NOT_UTF8: &str = "utf-8";
 
-/// Why rows that the footer promises cannot be read.
+/// Why rows that were planned cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("rows of row group {row_group} of `{path}` cannot be read: {problem}")]
 pub struct ReadError {
@@ -270,38 +394,42 @@ impl ReadError {
 }
 
 impl FileReader {
-    /// Opens the file at `path`, absolute or a URL, and parses its footer.
+    /// Opens a file whose rows were found.
     ///
     /// # Errors
     ///
-    /// [`SourceError::Io`] or [`SourceError::Parquet`].
-    pub fn open(path: &str, bytes_read: &BytesRead) -> Result<Self, SourceError> {
-        let io_error = |source| SourceError::Io { path: PathBuf::from(path), source };
-        let file = SourceFile::open(path, bytes_read).map_err(io_error)?;
-        let metadata = load_metadata(&file)?;
-        Ok(Self { file, metadata })
+    /// [`SourceError`].
+    pub fn open(file: &TableFile, bytes_read: &BytesRead) -> Result<Self, SourceError> {
+        let (object, opened) = file.contents.open(&file.object, bytes_read)?;
+        let (schema, partitions) = (file.own_schema(), file.partitions.clone());
+        Ok(Self { object, schema, partitions, opened })
     }
 
-    /// Returns the file as it was opened.
+    /// Returns the columns, those that the file's folders name among them.
     #[must_use]
-    pub fn file(&self) -> &SourceFile {
-        &self.file
+    pub fn schema(&self) -> SchemaRef {
+        self.partitions.add_to(&self.schema)
     }
 
-    /// Returns the schema of the file.
+    /// Returns the identity of the file as it was opened.
     #[must_use]
-    pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+    pub fn object(&self) -> &SourceObject {
+        &self.object
     }
 
-    /// Returns a reader of the same file that gives its columns of text as bytes.
+    /// Returns a reader of the same file that gives its columns of text as bytes, where that is a Parquet
+    /// file.
     ///
     /// # Errors
     ///
     /// The Parquet crate's, if the file's schema cannot be rewritten.
     pub fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
-        let metadata = text_bytes::without_text(&self.metadata)?;
-        Ok(Self { file: self.file.clone(), metadata })
+        Ok(Self {
+            object: self.object.clone(),
+            schema: Arc::clone(&self.schema),
+            partitions: self.partitions.clone(),
+            opened: self.opened.texts_as_bytes()?,
+        })
     }
 
     /// Finds what reading rows of `columns` (all when none are named) takes, where at most `bytes_max`
@@ -313,39 +441,26 @@ impl FileReader {
         columns: Option<&[String]>,
         bytes_max: u64,
     ) -> RowBounds {
-        let groups = self.metadata.metadata().row_groups();
-        let n_rows = groups.get(row_group).map_or(0, |group| group.num_rows());
-        let n_rows = usize::try_from(n_rows).unwrap_or(0);
-        let is_far = is_url(&self.file.object().path);
-        pages::bounds(&self.file, &self.chunks(row_group, columns), n_rows, bytes_max, is_far)
-    }
-
-    fn chunks(&self, row_group: usize, columns: Option<&[String]>) -> Vec<&ColumnChunkMetaData> {
-        let chunks = self.metadata.metadata().row_groups().get(row_group);
-        let chunks = chunks.map(|group| group.columns()).unwrap_or_default();
-        let named = |chunk: &&ColumnChunkMetaData| {
-            let root = chunk.column_path().parts().first();
-            columns.is_none_or(|names| root.is_some_and(|root| names.contains(root)))
-        };
-        chunks.iter().filter(named).collect()
+        self.opened.row_bounds(row_group, columns, bytes_max)
     }
 
     /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
-    /// none are named), in batches of at most `batch_rows` rows.
+    /// none are named), in batches of at most `batch_rows` rows. Columns come in the order of the
+    /// schema.
     ///
-    /// Every item of the iterator may fail, and after a failure no more follow. A panic inside the
+    /// Every item of the iterator may fail, and after a failure no more follow. A panic inside a
     /// reader, which hostile files can cause, is such a failure.
     ///
     /// # Errors
     ///
-    /// [`ReadError`] when not even the first page can be found.
+    /// [`ReadError`] when not even the beginning can be found.
     pub fn read(
         &self,
         row_group: usize,
         ranges: &[Range<usize>],
         columns: Option<&[String]>,
         batch_rows: usize,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
+    ) -> Result<impl Iterator<Item = Result<ReadRows, ReadError>> + use<>, ReadError> {
         self.read_within(row_group, ranges, columns, BatchLimits::of_rows(batch_rows))
     }
 
@@ -353,172 +468,27 @@ impl FileReader {
     ///
     /// # Errors
     ///
-    /// [`ReadError`] when not even the first page can be found.
+    /// [`ReadError`] when not even the beginning can be found.
     pub fn read_within(
         &self,
         row_group: usize,
         ranges: &[Range<usize>],
         columns: Option<&[String]>,
         limits: BatchLimits,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
-        let byte_ranges = self.chunks(row_group, columns).into_iter().map(|chunk| {
-            // Of a hostile footer these may be anything; they bound what is fetched and no more.
-            let column = |at: i64| u64::try_from(at).unwrap_or_default();
-            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
-            column(start)..column(start.saturating_add(chunk.compressed_size()))
-        });
-        let file = self.file.within(byte_ranges.collect());
-        let refuse = {
-            let file = file.clone();
-            move |problem: String| {
-                let failure = file.failure();
-                ReadError {
-                    path: file.object().path.clone(),
-                    row_group,
-                    may_pass: failure.is_some(),
-                    problem: failure.unwrap_or(problem),
-                }
+    ) -> Result<impl Iterator<Item = Result<ReadRows, ReadError>> + use<>, ReadError> {
+        let is_wanted = {
+            let columns = columns.map(<[String]>::to_vec);
+            move |name: &str| {
+                columns.as_ref().is_none_or(|columns| columns.iter().any(|known| known == name))
             }
         };
-        let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
-        let mask = match columns {
-            None => ProjectionMask::all(),
-            Some(names) => {
-                let schema = builder.schema();
-                let roots: Vec<usize> =
-                    names.iter().filter_map(|name| schema.index_of(name).ok()).collect();
-                ProjectionMask::roots(builder.parquet_schema(), roots)
-            }
-        };
-        let builder = builder
-            .with_row_groups(vec![row_group])
-            .with_projection(mask)
-            .with_row_selection(selection(ranges))
-            // Rows that are skipped are not looked at, so damage in them costs nothing; with a mask
-            // they would be read and thrown away.
-            .with_row_selection_policy(RowSelectionPolicy::Selectors)
-            .with_batch_size(limits.step_rows);
-        let built = guarded_within(CALL_MAX, move || builder.build());
-        let reader = match built {
-            Ok(built) => built.map_err(|error| refuse(error.to_string()))?,
-            Err(error) => return Err(refuse(error.to_string())),
-        };
-        let mut reader = Some(Steps::new(reader, limits));
-        Ok(std::iter::from_fn(move || {
-            // After a failure the reader is gone.
-            let mut at_work = reader.take()?;
-            let next = guarded_within(CALL_MAX, move || (at_work.next(), at_work));
-            Some(match next {
-                Ok((None, _)) => return None,
-                Ok((Some(Ok(batch)), idle)) => {
-                    reader = Some(idle);
-                    Ok(batch)
-                }
-                Ok((Some(Err(error)), _)) => Err(refuse(shorten(&error))),
-                Err(error) => Err(refuse(error.to_string())),
-            })
-        }))
-    }
-}
-
-/// The reader's own message without the wrappers around it.
-fn shorten(error: &ArrowError) -> String {
-    error.to_string().replace("Parquet argument error: ", "")
-}
-
-fn selection(ranges: &[Range<usize>]) -> RowSelection {
-    let mut selectors = Vec::with_capacity(ranges.len() * 2);
-    let mut row = 0;
-    for range in ranges {
-        if range.start > row {
-            selectors.push(RowSelector::skip(range.start - row));
-        }
-        selectors.push(RowSelector::select(range.len()));
-        row = range.end;
-    }
-    RowSelection::from(selectors)
-}
-
-/// Reads a file's footer and holds it to itself: rows that it claims and cannot have would become
-/// spans without end.
-///
-/// A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
-fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> {
-    let own_file = file.clone();
-    let load = move || ArrowReaderMetadata::load(&own_file, ArrowReaderOptions::new());
-    let loaded = guarded_within(CALL_MAX, load)
-        .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))))
-        .and_then(|loaded| match contradiction(loaded.metadata()) {
-            Some(problem) => Err(ParquetError::General(problem)),
-            None => Ok(loaded),
-        });
-    let path = PathBuf::from(&file.object().path);
-    loaded.map_err(|source| match file.failure() {
-        Some(problem) => SourceError::Io { path, source: std::io::Error::other(problem) },
-        None => SourceError::Parquet { path, source },
-    })
-}
-
-/// Finds where the counts of a footer contradict each other. Every column of a row group has a value
-/// or a null for each of its rows, and the file has the rows of its row groups.
-fn contradiction(metadata: &ParquetMetaData) -> Option<String> {
-    let mut n_rows: i64 = 0;
-    for (idx, group) in metadata.row_groups().iter().enumerate() {
-        let claimed = group.num_rows();
-        let mut values = group.columns().iter().map(|column| column.num_values());
-        if claimed < 0 || values.any(|n_values| n_values < claimed) {
-            return Some(format!("row group {idx} claims {claimed} rows, and columns with fewer"));
-        }
-        n_rows = n_rows.saturating_add(claimed);
-    }
-    let claimed = metadata.file_metadata().num_rows();
-    (claimed != n_rows)
-        .then(|| format!("it claims {claimed} rows, and row groups with {n_rows} together"))
-}
-
-/// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path, or a list
-/// of those.
-#[must_use]
-pub fn holds_media(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            !matches!(
-                item.data_type(),
-                DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)
-            ) && holds_media(item.data_type())
-        }
-        DataType::Struct(fields) => fields.iter().any(|field| {
-            matches!(field.name().as_str(), "bytes" | "path") && is_bytes_or_text(field.data_type())
-        }),
-        data_type => is_bytes_or_text(data_type),
-    }
-}
-
-fn is_bytes_or_text(data_type: &DataType) -> bool {
-    is_bytes(data_type)
-        || matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-}
-
-fn is_bytes(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Binary
-            | DataType::LargeBinary
-            | DataType::BinaryView
-            | DataType::FixedSizeBinary(_)
-    )
-}
-
-/// Returns whether a column holds bytes anywhere, which are not carried to the answers unasked.
-#[must_use]
-pub fn holds_bytes(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            holds_bytes(item.data_type())
-        }
-        DataType::Struct(fields) => fields.iter().any(|field| holds_bytes(field.data_type())),
-        data_type => is_bytes(data_type),
+        let wanted = self.schema.fields().iter().filter(|field| is_wanted(field.name()));
+        let wanted: Vec<_> = wanted.cloned().collect();
+        let schema = Schema::new_with_metadata(wanted, self.schema.metadata().clone());
+        let path = &self.object.path;
+        let rows = self.opened.read(path, row_group, ranges, columns, Arc::new(schema), limits)?;
+        let partitions = self.partitions.clone();
+        Ok(rows.map(move |read| Ok(partitions.fill(read?, &is_wanted))))
     }
 }
 
@@ -533,7 +503,10 @@ mod tests {
     use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
     use proptest::prelude::*;
 
+    use legenda_schemas::job::SourceFormat;
+
     use super::{FileReader, SourceTable};
+    use crate::source::Listed;
 
     fn write(path: &Path, n_rows: i64, group_rows: usize) {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n_rows));
@@ -559,14 +532,15 @@ mod tests {
             let path = dir.path().join("t.parquet");
             write(&path, n_rows, group_rows);
             let path = path.to_string_lossy().into_owned();
-            let table = SourceTable::open(std::slice::from_ref(&path), &HashMap::new()).unwrap();
-            let reader = FileReader::open(&path, &table.bytes_read).unwrap();
+            let listed = Listed::new(path, Some(SourceFormat::Parquet));
+            let table = SourceTable::open(&[listed], &HashMap::new(), u64::MAX).unwrap();
+            let reader = FileReader::open(&table.files[0], &table.bytes_read).unwrap();
             let mut seen: Vec<i64> = Vec::new();
             for span in table.spans(span_rows, limit) {
                 prop_assert_eq!(span.file_row_start, seen.len() as u64);
                 let rows = span.row_start..span.row_start + span.n_rows;
                 for batch in reader.read(span.row_group, &[rows], None, 7).unwrap() {
-                    let batch = batch.unwrap();
+                    let batch = batch.unwrap().rows;
                     seen.extend(batch.column(0).as_primitive::<Int64Type>().values().iter());
                 }
             }

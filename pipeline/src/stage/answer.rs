@@ -39,6 +39,12 @@ impl Answer {
         self.generation().map_or(0, |generation| generation.token_ids.len() as u64)
     }
 
+    /// Returns the text, where it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.generation().map(|generation| generation.text.as_str())
+    }
+
     fn generation(&self) -> Option<&Generation> {
         match self {
             Self::Generation(generation) => Some(generation),

@@ -32,7 +32,8 @@ use crate::{
     metrics::Progress,
     plan::RunPlan,
     run::Stop,
-    sink::write_table,
+    sidecar,
+    source::{TableFile, table::FileReader},
     store::WriteError,
 };
 
@@ -218,9 +219,7 @@ impl Collector {
             rejects = (staying.num_rows() > 0).then_some(staying);
         }
         let bytes = |batch: &RecordBatch| {
-            let bytes = write_table(self.plan.job.output.format, batch);
-            let bytes = bytes.map_err(|error| build_error(&error))?;
-            Ok::<_, CollectError>(Rows { n_rows: batch.num_rows() as u64, bytes })
+            Rows::new(self.plan.job.output.format, batch).map_err(|error| build_error(&error))
         };
         let answers = self.answers(span).map_err(|error| build_error(&error))?;
         if answers.num_rows() > 0 {
@@ -229,8 +228,31 @@ impl Collector {
         if let Some(rejects) = rejects {
             entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
         }
+        let note = self.plan.job.output.sidecars.as_ref().map(|sidecars| {
+            let answers = self.answers_of_files(place, span);
+            sidecar::note(sidecars, &entry, answers.into_iter())
+        });
+        if let Some(note) = &note {
+            note.write(&self.output)?;
+        }
         self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
+        if let Some(note) = note {
+            note.work_off(&self.output)?;
+        }
         Ok(entry)
+    }
+
+    /// Returns the files of a span that are answered, and their answers.
+    fn answers_of_files<'a>(&'a self, place: &Span, span: &'a OpenSpan) -> Vec<(&'a str, &'a str)> {
+        let files = self.plan.table.file(&place.object.path).map_or(&[][..], TableFile::media);
+        let rows = span.rows.iter().zip(&span.settled);
+        rows.filter_map(|(row, settled)| match settled {
+            Some(Settled::Answered { answer, .. }) => {
+                Some((files.get(*row)?.path.as_str(), answer.text()?))
+            }
+            _ => None,
+        })
+        .collect()
     }
 
     /// Builds the rows of the span's part, in input order.
@@ -324,19 +346,15 @@ impl Collector {
                 _ => None,
             })
             .collect();
-        let file_schema = self
-            .plan
-            .table
-            .files
-            .iter()
-            .find(|file| file.object == place.object)
-            .map_or_else(|| Arc::new(Schema::empty()), |file| Arc::clone(&file.schema));
+        let reader = self.plan.table.reader(&place.object).ok().flatten();
+        let file_schema =
+            reader.as_ref().map_or_else(|| Arc::new(Schema::empty()), FileReader::schema);
         let schema = Arc::new(self.plan.reject_schema(&file_schema));
         let positions: Vec<usize> =
             rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
         let bytes_max = self.originals_bytes_max;
         let Originals { rows: originals, left_out } =
-            original_rows(place, &positions, &file_schema, &self.plan.table.bytes_read, bytes_max);
+            original_rows(reader.as_ref(), place, &positions, &file_schema, bytes_max);
 
         let mut columns: Vec<ArrayRef> = schema
             .fields()

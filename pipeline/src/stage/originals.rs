@@ -10,7 +10,6 @@ use arrow::{
 use legenda_schemas::span::Span;
 
 use crate::source::{
-    BytesRead,
     table::{BatchLimits, FileReader},
     text_bytes::check_texts,
 };
@@ -29,10 +28,10 @@ pub(super) struct Originals {
 /// Reads rows of a row group with every column, together at most `bytes_max`; a row that cannot be read
 /// is all null, and a text that is not UTF-8 is null.
 pub(super) fn original_rows(
+    reader: Option<&FileReader>,
     place: &Span,
     positions: &[usize],
     schema: &SchemaRef,
-    bytes_read: &BytesRead,
     bytes_max: u64,
 ) -> Originals {
     let nullable: SchemaRef = Arc::new(Schema::new(
@@ -51,7 +50,7 @@ pub(super) fn original_rows(
     };
     let unread = || Read { batches: Vec::new(), is_full: false, is_not_utf8: false };
     let (mut read, mut refused) = (unread(), vec![false; positions.len()]);
-    if let Ok(reader) = FileReader::open(&place.object.path, bytes_read) {
+    if let Some(reader) = reader {
         let bounds = reader.row_bounds(place.row_group, None, bytes_max);
         refused = positions.iter().map(|row| bounds.refused_at(*row).is_some()).collect();
         let kept = positions.iter().zip(&refused).filter(|(_, refused)| !**refused);
@@ -65,7 +64,7 @@ pub(super) fn original_rows(
             bytes_max,
             schema: &nullable,
         };
-        read = asked.read(&reader);
+        read = asked.read(reader);
         if read.is_not_utf8
             && let Ok(as_bytes) = reader.texts_as_bytes()
         {
@@ -126,7 +125,7 @@ impl Asked<'_> {
                     break;
                 }
             };
-            let Ok(checked) = check_texts(&batch, self.schema) else { break };
+            let Ok(checked) = check_texts(&batch.rows, self.schema) else { break };
             bytes += checked.rows.get_array_memory_size() as u64;
             if bytes > self.bytes_max {
                 read.is_full = true;

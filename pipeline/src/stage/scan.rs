@@ -11,8 +11,9 @@ use crate::{
     plan::RunPlan,
     run::Stop,
     source::{
-        SourceError, SourceFailed,
+        ReadRows, SourceError, SourceFailed,
         pages::RowBounds,
+        rows::Damaged,
         table::{BatchLimits, FileReader, ReadError},
         text_bytes::check_texts,
     },
@@ -119,13 +120,15 @@ impl Scan<'_> {
             bounds: &RowBounds::default(),
         };
 
-        if open.as_ref().is_none_or(|open| *open.reader.file().object() != head.object) {
-            match FileReader::open(&head.object.path, &self.plan.table.bytes_read) {
-                Ok(opened) if *opened.file().object() != head.object => {
-                    let problem = "it has changed since it was planned".to_owned();
-                    return Ok(self.give_up(&head.object.path, problem));
-                }
-                Ok(reader) => *open = Some(OpenFile { reader, bounds: None }),
+        if open.as_ref().is_none_or(|open| *open.reader.object() != head.object) {
+            let changed = || {
+                let problem = "it has changed since it was planned".to_owned();
+                Ok(self.give_up(&head.object.path, problem))
+            };
+            match self.plan.table.reader(&head.object) {
+                Ok(None) => return changed(),
+                Ok(Some(opened)) if *opened.object() != head.object => return changed(),
+                Ok(Some(reader)) => *open = Some(OpenFile { reader, bounds: None }),
                 Err(SourceError::Io { source, .. }) => {
                     return Ok(self.give_up(&head.object.path, source.to_string()));
                 }
@@ -181,13 +184,7 @@ impl Scan<'_> {
     }
 
     fn batch_limits(&self, row_group: usize, path: &str) -> BatchLimits {
-        let size = self
-            .plan
-            .table
-            .files
-            .iter()
-            .find(|file| file.object.path == path)
-            .map(|file| file.row_groups[row_group]);
+        let size = self.plan.table.file(path).and_then(|file| file.row_groups.get(row_group));
         let rows = size.map_or(1, |size| {
             let row_bytes = size.bytes / (size.n_rows as u64).max(1);
             (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS_MAX)
@@ -253,18 +250,7 @@ impl Cursor<'_> {
 
     /// Sends rows of the current span on, and steps over them.
     fn send(&mut self, rows: &RecordBatch, reservation: Reservation) -> Result<(), Disconnected> {
-        self.open()?;
-        let first = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
-        let carried: Vec<usize> = self
-            .scan
-            .plan
-            .carried
-            .iter()
-            .filter_map(|field| rows.schema().index_of(field.name()).ok())
-            .collect();
-        // The columns were checked to be there, so the projection holds.
-        let carried = rows.project(&carried).map_err(|_| Disconnected)?;
-        self.tell(Outcome::Carried { first, rows: carried })?;
+        let first = self.carry(rows)?;
         let span = &self.scan.spans[self.span_idx].span;
         let file_rows = self.span_rows()[self.row_idx..self.row_idx + rows.num_rows()]
             .iter()
@@ -277,21 +263,46 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Sends rows that follow each other but for those that are refused, which are rejected.
+    /// Tells `collect` of rows of the current span; returns where the first stands.
+    fn carry(&self, rows: &RecordBatch) -> Result<RowKey, Disconnected> {
+        self.open()?;
+        let first = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
+        let carried: Vec<usize> = self
+            .scan
+            .plan
+            .carried
+            .iter()
+            .filter_map(|field| rows.schema().index_of(field.name()).ok())
+            .collect();
+        // The columns were checked to be there, so the projection holds.
+        let carried = rows.project(&carried).map_err(|_| Disconnected)?;
+        self.tell(Outcome::Carried { first, rows: carried })?;
+        Ok(first)
+    }
+
+    /// Sends rows that follow each other but for those that are refused or damaged, which are rejected.
     fn send_all(
         &mut self,
-        rows: &RecordBatch,
+        ReadRows { rows, damaged }: &ReadRows,
         mut reservation: Reservation,
     ) -> Result<(), Disconnected> {
         let row_bytes = (rows.get_array_memory_size() / rows.num_rows().max(1)) as u64;
         reservation.shrink_to(row_bytes.saturating_mul(rows.num_rows() as u64));
+        let mut damaged = damaged.iter().peekable();
         let mut offset = 0;
         while offset < rows.num_rows() {
             self.skip_refused()?;
             if self.is_at_end() || (self.row_idx == 0 && self.scan.stop.is_requested()) {
                 return Ok(());
             }
-            let left = self.rows_left().min(rows.num_rows() - offset);
+            if let Some(Damaged { problem, .. }) = damaged.next_if(|one| one.row == offset) {
+                self.carry(&rows.slice(offset, 1))?;
+                self.settle_as_rejected("row_damaged", problem.clone())?;
+                offset += 1;
+                continue;
+            }
+            let end = damaged.peek().map_or(rows.num_rows(), |one| one.row);
+            let left = self.rows_left().min(end - offset);
             let ahead = self.span_rows()[self.row_idx..][..left].iter();
             let n_rows = ahead.take_while(|row| self.bounds.refused_at(**row).is_none()).count();
             let share = reservation.split(row_bytes.saturating_mul(n_rows as u64));
@@ -324,6 +335,14 @@ impl Cursor<'_> {
     /// Rejects the row at the cursor, and steps over it.
     fn reject(&mut self, code: &'static str, message: String) -> Result<(), Disconnected> {
         self.open()?;
+        self.settle_as_rejected(code, message)
+    }
+
+    fn settle_as_rejected(
+        &mut self,
+        code: &'static str,
+        message: String,
+    ) -> Result<(), Disconnected> {
         let key = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
         let reject = Reject { stage: Stage::Scan, code, message };
         self.tell(Outcome::Rejected { key, reject })?;
@@ -358,9 +377,9 @@ impl Cursor<'_> {
         loop {
             let mut reservation = scan.runtime.block_on(scan.batches.reserve(bytes));
             let Some(batch) = batches.next() else { break };
-            let checked = batch
-                .map_err(|error| error.to_string())
-                .and_then(|batch| check_texts(&batch, reader.schema()).map_err(|e| e.to_string()));
+            let checked = batch.map_err(|error| error.to_string()).and_then(|batch| {
+                check_texts(&batch.rows, &reader.schema()).map_err(|e| e.to_string())
+            });
             let checked = match checked {
                 Ok(checked) => checked,
                 Err(problem) => return self.fail(&problem),
@@ -382,7 +401,8 @@ impl Cursor<'_> {
                         let n_rows = bad[start..].iter().take_while(|bad| bad.is_none()).count();
                         let share =
                             reservation.bytes() / (bad.len() - start) as u64 * n_rows as u64;
-                        self.send_all(&rows.slice(start, n_rows), reservation.split(share))?;
+                        let sound = rows.slice(start, n_rows).into();
+                        self.send_all(&sound, reservation.split(share))?;
                         start += n_rows;
                     }
                 }

@@ -400,7 +400,7 @@ pub(crate) struct Reading(mpsc::Receiver<Result<Bytes, Error>>);
 impl Reading {
     /// Waits for it.
     pub(crate) fn bytes(&self) -> std::io::Result<Bytes> {
-        receive(&self.0).map_err(std::io::Error::other)
+        receive(&self.0).map_err(std::io::Error::from)
     }
 }
 
@@ -420,13 +420,16 @@ impl ObjectAt {
             }
         });
         let meta = wait(call).map_err(std::io::Error::from)?;
-        let modified = meta.last_modified.timestamp_nanos_opt();
-        let object = SourceObject {
-            path: url.to_owned(),
-            size_bytes: meta.size,
-            modified_ns: modified.and_then(|ns| u64::try_from(ns).ok()).unwrap_or_default(),
-            etag: meta.e_tag,
-        };
+        Ok(Self { store, path, object: identity(url.to_owned(), meta) })
+    }
+
+    /// Finds an object again that was listed.
+    ///
+    /// # Errors
+    ///
+    /// That of a URL that no store is known for.
+    pub(crate) fn known(object: SourceObject) -> std::io::Result<Self> {
+        let (store, path) = open_store(&object.path).map_err(std::io::Error::other)?;
         Ok(Self { store, path, object })
     }
 
@@ -450,12 +453,12 @@ impl ObjectAt {
         Reading(start(call))
     }
 
-    /// Lists the objects whose URLs begin with `url`, as URLs.
+    /// Lists the objects whose URLs begin with `url`.
     ///
     /// # Errors
     ///
     /// The store's, as one of I/O.
-    pub(crate) fn list(url: &str) -> std::io::Result<Vec<String>> {
+    pub(crate) fn list(url: &str) -> std::io::Result<Vec<SourceObject>> {
         let (store, prefix) = open_store(url).map_err(std::io::Error::other)?;
         let found: Vec<ObjectMeta> = wait(trying(TRIES_MAX, move || {
             let listed = store.list(Some(&prefix));
@@ -464,6 +467,17 @@ impl ObjectAt {
         .map_err(std::io::Error::from)?;
         let parsed = Url::parse(url).map_err(std::io::Error::other)?;
         let bucket = &parsed[..url::Position::BeforePath];
-        Ok(found.iter().map(|meta| format!("{bucket}/{}", meta.location)).collect())
+        let named = |meta: ObjectMeta| identity(format!("{bucket}/{}", meta.location), meta);
+        Ok(found.into_iter().map(named).collect())
+    }
+}
+
+fn identity(url: String, meta: ObjectMeta) -> SourceObject {
+    let modified = meta.last_modified.timestamp_nanos_opt();
+    SourceObject {
+        path: url,
+        size_bytes: meta.size,
+        modified_ns: modified.and_then(|ns| u64::try_from(ns).ok()).unwrap_or_default(),
+        etag: meta.e_tag,
     }
 }

@@ -1,0 +1,293 @@
+//! Answers beside the files that they are of: `a.txt` or `a.json` next to `a.png`.
+//!
+//! Each sidecar gets its answer once, whatever crashes. What the sidecars of a span are to become is
+//! written down whole before the span is committed, and done after it:
+//!
+//! - a crash before the commit leaves a note that nothing was done for: it is removed;
+//! - a crash after it leaves a note that is worked off when the output is opened next: a file that has
+//!   its new content is done, one that has its old content is written, and one that somebody else has
+//!   changed since is left alone.
+//!
+//! An answer that stands at its end of a sidecar already is not added again, so a span that is done
+//! anew because a file beside it has changed does not repeat itself.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use legenda_schemas::{
+    job::{SidecarExtension, SidecarMode, Sidecars, SourceFormat},
+    ledger::{LEDGER_VERSION, LedgerEntry},
+    sha256_hex,
+    span::SpanId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    crash,
+    ledger::{Committed, LedgerError, Output},
+    source::Listed,
+    store::{Folder, ReadError, WriteError, is_url},
+};
+
+/// The folder of the notes.
+pub(crate) const NOTES: &str = "_legenda/sidecars";
+/// The longest sidecar that is added to.
+const BYTES_MAX: u64 = 1 << 20;
+/// The member of a JSON sidecar that is the answer.
+const ANSWER: &str = "answer";
+
+/// What the sidecars of a committed span are to become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    version: u32,
+    /// The span.
+    id: SpanId,
+    /// How often its rejects had been tried again by then.
+    retries: u32,
+    files: Vec<Change>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Change {
+    path: PathBuf,
+    /// SHA-256 of what was there, hex.
+    before: Option<String>,
+    after: String,
+}
+
+/// Finds why listed files cannot have sidecars, if so.
+pub(crate) fn problem_with(listed: &[Listed], sidecars: &Sidecars) -> Option<String> {
+    let mut targets: HashMap<PathBuf, &str> = HashMap::new();
+    for Listed { path, format, .. } in listed {
+        if *format != SourceFormat::Media {
+            return Some(format!("`{path}` is a table, and no picture or sound"));
+        }
+        if is_url(path) {
+            return Some(format!("`{path}` lies in a store"));
+        }
+        let target = target(path, sidecars);
+        if let Some(other) = targets.insert(target.clone(), path) {
+            let target = target.display();
+            return Some(format!(
+                "`{other}` and `{path}` would both have `{target}`: choose one by a pattern in \
+                 `source.paths`"
+            ));
+        }
+    }
+    None
+}
+
+fn target(path: &str, sidecars: &Sidecars) -> PathBuf {
+    Path::new(path).with_extension(sidecars.extension.as_str())
+}
+
+/// Says what the sidecars of `answers`, each of a file, are to become.
+pub(crate) fn note<'a>(
+    sidecars: &Sidecars,
+    entry: &LedgerEntry,
+    answers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Note {
+    let files = answers.filter_map(|(path, answer)| change(sidecars, path, answer)).collect();
+    let LedgerEntry { id, retries, .. } = entry;
+    Note { version: LEDGER_VERSION, id: id.clone(), retries: *retries, files }
+}
+
+fn change(sidecars: &Sidecars, path: &str, answer: &str) -> Option<Change> {
+    let path = target(path, sidecars);
+    let found = match read(&path) {
+        Ok(found) => found,
+        Err(problem) => {
+            tracing::warn!(path = %path.display(), problem, "a sidecar is left as it is");
+            return None;
+        }
+    };
+    let after = match (&found, sidecars.extension) {
+        (Some(_), _) if sidecars.mode == SidecarMode::Skip => return None,
+        (None, SidecarExtension::Txt) => format!("{}\n", answer.trim()),
+        (Some(found), SidecarExtension::Txt) => {
+            format!("{}\n", added(found.trim(), answer.trim(), sidecars))
+        }
+        (found, SidecarExtension::Json) => {
+            let members = serde_json::from_str(found.as_deref().unwrap_or("{}"));
+            let mut members: Map<String, Value> = match members {
+                Ok(members) => members,
+                Err(_) if sidecars.mode == SidecarMode::Overwrite => Map::new(),
+                Err(error) => {
+                    let path = path.display();
+                    tracing::warn!(%path, %error, "a sidecar is no JSON object, and left as it is");
+                    return None;
+                }
+            };
+            let earlier = members.get(ANSWER).and_then(Value::as_str).unwrap_or_default();
+            let answer = added(earlier.trim(), answer.trim(), sidecars);
+            members.insert(ANSWER.to_owned(), Value::from(answer));
+            format!("{:#}\n", Value::Object(members))
+        }
+    };
+    let before = found.as_ref().map(|found| sha256_hex([found.as_bytes()]));
+    (found.as_ref() != Some(&after)).then_some(Change { path, before, after })
+}
+
+/// Puts an answer to a text that is there.
+fn added(there: &str, answer: &str, sidecars: &Sidecars) -> String {
+    let separator = &sidecars.separator;
+    match sidecars.mode {
+        _ if there.is_empty() || there == answer => answer.to_owned(),
+        SidecarMode::Append if there.ends_with(&format!("{separator}{answer}")) => there.to_owned(),
+        SidecarMode::Append => format!("{there}{separator}{answer}"),
+        SidecarMode::Prepend if there.starts_with(&format!("{answer}{separator}")) => {
+            there.to_owned()
+        }
+        SidecarMode::Prepend => format!("{answer}{separator}{there}"),
+        SidecarMode::Skip | SidecarMode::Overwrite => answer.to_owned(),
+    }
+}
+
+/// Reads a sidecar, if there is one.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) if text.len() as u64 > BYTES_MAX => {
+            Err(format!("it has more than {BYTES_MAX} bytes"))
+        }
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Note {
+    fn key(&self) -> String {
+        format!("{NOTES}/{}-{}.json", self.id, self.retries)
+    }
+
+    /// Writes down what is to be done; done it may be once the span is committed.
+    pub(crate) fn write(&self, output: &Output) -> Result<(), WriteError> {
+        output.write_json(&self.key(), self)
+    }
+
+    /// Does what is left to do, and removes the note.
+    pub(crate) fn work_off(&self, output: &Output) -> Result<(), WriteError> {
+        let mut dirs = BTreeSet::new();
+        for Change { path, before, after } in &self.files {
+            let found = match read(path) {
+                Ok(found) => found,
+                Err(problem) => {
+                    tracing::warn!(path = %path.display(), problem, "a sidecar is left as it is");
+                    continue;
+                }
+            };
+            if found.as_ref() == Some(after) {
+                continue;
+            }
+            if found.map(|found| sha256_hex([found.as_bytes()])) != *before {
+                let path = path.display();
+                tracing::warn!(%path, "a sidecar has been changed meanwhile, and is left as it is");
+                continue;
+            }
+            write_whole(path, after).map_err(|error| write_error(path, &error))?;
+            dirs.extend(path.parent().map(Path::to_owned));
+        }
+        for dir in dirs {
+            // A rename is durable only when its folder is synced too.
+            let synced = File::open(&dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|error| write_error(&dir, &error))?;
+        }
+        output.remove(&self.key())
+    }
+}
+
+/// Works off what earlier runs have committed, and left.
+pub(crate) fn finish(output: &Output, committed: &Committed) -> Result<(), LedgerError> {
+    let files = output.files();
+    for (key, bytes) in files.folder.read_all(&files.folder.list(NOTES, "")?)? {
+        let note: Note = files.parse(&key, &bytes)?;
+        let kept = committed.kept.iter().find(|entry| entry.id == note.id);
+        let entry = committed.entries.get(&note.id).or(kept);
+        if entry.is_some_and(|entry| entry.retries >= note.retries) {
+            note.work_off(output)?;
+        } else {
+            output.remove(&key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the notes that wait for the next run of an output.
+pub(crate) fn waiting(folder: &Folder) -> Result<Vec<String>, ReadError> {
+    folder.list(NOTES, "")
+}
+
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Hidden, so that no listing of sources has it.
+    let unfinished = path.with_file_name(format!(".{name}.unfinished"));
+    let mut file = File::create(&unfinished)?;
+    crash::step();
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    drop(file);
+    crash::step();
+    fs::rename(&unfinished, path)?;
+    crash::step();
+    Ok(())
+}
+
+fn write_error(path: &Path, error: &io::Error) -> WriteError {
+    WriteError { path: path.display().to_string(), problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use legenda_schemas::job::{SidecarExtension, SidecarMode, Sidecars};
+
+    use super::{added, change};
+
+    fn sidecars(extension: SidecarExtension, mode: SidecarMode) -> Sidecars {
+        Sidecars { extension, mode, separator: ", ".to_owned() }
+    }
+
+    #[test]
+    fn an_answer_is_added_once() {
+        let of = |mode| sidecars(SidecarExtension::Txt, mode);
+        for (mode, expected) in [
+            (SidecarMode::Append, "old, new"),
+            (SidecarMode::Prepend, "new, old"),
+            (SidecarMode::Overwrite, "new"),
+        ] {
+            let once = added("old", "new", &of(mode));
+            assert_eq!(once, expected);
+            assert_eq!(added(&once, "new", &of(mode)), expected);
+            assert_eq!(added("", "new", &of(mode)), "new");
+        }
+    }
+
+    #[test]
+    fn json_sidecars_keep_their_other_members() {
+        let dir = tempfile::tempdir().unwrap();
+        let picture = dir.path().join("a.png");
+        let write = |text: &str| {
+            use std::io::Write;
+            let mut file = std::fs::File::create(dir.path().join("a.json")).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        };
+        let after = |mode| {
+            let json = sidecars(SidecarExtension::Json, mode);
+            change(&json, &picture.to_string_lossy(), "new").map(|change| change.after)
+        };
+        assert_eq!(after(SidecarMode::Append).unwrap(), "{\n  \"answer\": \"new\"\n}\n");
+        write("{\"tags\": [1], \"answer\": \"old\"}");
+        let joined = "{\n  \"answer\": \"old, new\",\n  \"tags\": [\n    1\n  ]\n}\n";
+        assert_eq!(after(SidecarMode::Append).unwrap(), joined);
+        assert_eq!(after(SidecarMode::Skip), None);
+        write("no json");
+        assert_eq!(after(SidecarMode::Append), None);
+        assert!(after(SidecarMode::Overwrite).is_some());
+    }
+}

@@ -1,0 +1,327 @@
+//! The formats of files, behind one face: where the rows of a file are, and how they are read.
+
+use std::{ops::Range, path::PathBuf, sync::Arc};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use legenda_schemas::{job::SourceFormat, span::SourceObject};
+use parquet::{errors::ParquetError, file::reader::ChunkReader};
+
+use super::{
+    SourceError, batch,
+    csv::Csv,
+    file::{BytesRead, SourceFile},
+    json_lines,
+    media::MediaFiles,
+    pages::{RefusedRows, RowBounds},
+    parquet::ParquetFile,
+    records::{Block, RawRecord, Separation, lay_out},
+    rows::ReadRows,
+    steps::BatchLimits,
+    table::{ReadError, RowGroupSize},
+    tar::{Shard, ShardError},
+};
+
+/// Where the rows of a file are, as one look at it has found.
+#[derive(Clone, Debug)]
+pub(super) enum Contents {
+    /// Its footer tells; it is read again when the file is.
+    Parquet,
+    /// In blocks of text.
+    Records(Arc<Records>),
+    /// In members.
+    Shard(Arc<Shard>),
+    /// In files of their own.
+    Media(Arc<MediaFiles>),
+}
+
+/// The rows of a file of text.
+#[derive(Debug)]
+pub(super) struct Records {
+    blocks: Vec<Block>,
+    separation: Separation,
+    kind: RecordKind,
+}
+
+#[derive(Debug)]
+enum RecordKind {
+    Csv(Csv),
+    JsonLines,
+    Batch,
+}
+
+/// What is found of a file: where its rows are, its columns, its row groups.
+pub(super) type Found = (Contents, SchemaRef, Vec<RowGroupSize>);
+
+impl Contents {
+    /// Looks at the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] where it cannot be read, or is of another format.
+    pub(super) fn find(
+        path: &str,
+        format: SourceFormat,
+        media_bytes_max: u64,
+        bytes_read: &BytesRead,
+    ) -> Result<(SourceObject, Found), SourceError> {
+        let io_error = |source| SourceError::Io { path: PathBuf::from(path), source };
+        let refuse =
+            |format, problem| SourceError::Format { path: PathBuf::from(path), format, problem };
+        let file = SourceFile::open(path, bytes_read).map_err(io_error)?;
+        let object = file.object().clone();
+        let found = match format {
+            SourceFormat::Parquet => {
+                let parquet = ParquetFile::open(file)?;
+                (Self::Parquet, parquet.schema(), parquet.row_groups())
+            }
+            SourceFormat::Csv => {
+                let is_tsv = path.to_lowercase().ends_with(".tsv");
+                let delimiter = if is_tsv { b'\t' } else { b',' };
+                let separation = Separation::Csv { delimiter };
+                let layout = lay_out(&file, separation, true).map_err(io_error)?;
+                let (csv, schema) =
+                    Csv::of(&layout, delimiter).map_err(|problem| refuse("CSV", problem))?;
+                Self::of_records(layout.blocks, separation, RecordKind::Csv(csv), schema)
+            }
+            SourceFormat::Jsonl => {
+                let layout = lay_out(&file, Separation::Lines, false).map_err(io_error)?;
+                let schema = json_lines::schema_of(&layout.sample);
+                let kind = RecordKind::JsonLines;
+                Self::of_records(layout.blocks, Separation::Lines, kind, schema)
+            }
+            SourceFormat::OpenaiBatch => {
+                let layout = lay_out(&file, Separation::Lines, false).map_err(io_error)?;
+                let (schema, kind) = (batch::schema(), RecordKind::Batch);
+                Self::of_records(layout.blocks, Separation::Lines, kind, schema)
+            }
+            SourceFormat::Tar => {
+                let shard = Shard::index(&file, media_bytes_max).map_err(|error| match error {
+                    ShardError::Io(source) => io_error(source),
+                    ShardError::Format(problem) => refuse("tar", problem),
+                })?;
+                let bytes = shard.rows.iter().map(|row| row.n_bytes()).sum();
+                let size = RowGroupSize { n_rows: shard.rows.len(), bytes };
+                let groups = if size.n_rows > 0 { vec![size] } else { Vec::new() };
+                (Self::Shard(Arc::new(shard.clone())), shard.schema(), groups)
+            }
+            SourceFormat::Media => {
+                Self::of_media(MediaFiles::new(vec![object.clone()], media_bytes_max))
+            }
+        };
+        Ok((object, found))
+    }
+
+    /// Returns files as rows.
+    pub(super) fn of_media(files: MediaFiles) -> Found {
+        let bytes = files.files.iter().map(|file| file.size_bytes).sum();
+        let groups = vec![RowGroupSize { n_rows: files.files.len(), bytes }];
+        (Self::Media(Arc::new(files)), MediaFiles::schema(), groups)
+    }
+
+    fn of_records(
+        blocks: Vec<Block>,
+        separation: Separation,
+        kind: RecordKind,
+        schema: SchemaRef,
+    ) -> Found {
+        let size = |block: &Block| {
+            let range = block.range();
+            RowGroupSize { n_rows: block.n_rows, bytes: range.end - range.start }
+        };
+        let groups = blocks.iter().map(size).collect();
+        (Self::Records(Arc::new(Records { blocks, separation, kind })), schema, groups)
+    }
+
+    /// Returns whether types were told by some rows, so that those of another file may differ.
+    pub(super) fn has_guessed_types(&self) -> bool {
+        match self {
+            Self::Parquet | Self::Media(_) => false,
+            Self::Shard(_) => true,
+            Self::Records(records) => !matches!(records.kind, RecordKind::Batch),
+        }
+    }
+
+    pub(super) fn media(&self) -> &[SourceObject] {
+        match self {
+            Self::Media(files) => &files.files,
+            _ => &[],
+        }
+    }
+
+    /// Opens what was found to be at `object`; returns what is there now.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`].
+    pub(super) fn open(
+        &self,
+        object: &SourceObject,
+        bytes_read: &BytesRead,
+    ) -> Result<(SourceObject, Opened), SourceError> {
+        if let Self::Media(files) = self {
+            // Each is looked at when it is read.
+            let opened = Opened::Media(Arc::clone(files), bytes_read.clone());
+            return Ok((object.clone(), opened));
+        }
+        let io_error = |source| SourceError::Io { path: PathBuf::from(&object.path), source };
+        let file = SourceFile::open(&object.path, bytes_read).map_err(io_error)?;
+        let object = file.object().clone();
+        let opened = match self {
+            Self::Parquet => Opened::Parquet(ParquetFile::open(file)?),
+            Self::Records(records) => Opened::Records(file, Arc::clone(records)),
+            Self::Shard(shard) => Opened::Shard(file, Arc::clone(shard)),
+            Self::Media(_) => unreachable!("returned above"),
+        };
+        Ok((object, opened))
+    }
+}
+
+/// A file that is open.
+pub(super) enum Opened {
+    Parquet(ParquetFile),
+    Records(SourceFile, Arc<Records>),
+    Shard(SourceFile, Arc<Shard>),
+    Media(Arc<MediaFiles>, BytesRead),
+}
+
+/// Rows as they are read.
+type Reading = Box<dyn Iterator<Item = Result<ReadRows, ReadError>>>;
+
+/// What rows of a batch may weigh together, however much is asked for.
+const BATCH_BYTES_MAX: u64 = 16 << 20;
+
+impl Opened {
+    /// Returns the same file, its columns of text as bytes, where it is a Parquet file.
+    pub(super) fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
+        match self {
+            Self::Parquet(file) => file.texts_as_bytes().map(Self::Parquet),
+            _ => Err(ParquetError::General("it is no Parquet file".to_owned())),
+        }
+    }
+
+    /// Finds what reading rows takes; see [`super::table::FileReader::row_bounds`].
+    pub(super) fn row_bounds(
+        &self,
+        row_group: usize,
+        columns: Option<&[String]>,
+        bytes_max: u64,
+    ) -> RowBounds {
+        let sizes: Vec<u64> = match self {
+            Self::Parquet(file) => return file.row_bounds(row_group, columns, bytes_max),
+            // A block is read whole, and is what it may be.
+            Self::Records(_, records) => {
+                let range = records.blocks.get(row_group).map_or(0..0, Block::range);
+                let row_bytes_max = (range.end - range.start).min(bytes_max);
+                return RowBounds { row_bytes_max, ..RowBounds::default() };
+            }
+            Self::Shard(_, shard) => shard.rows.iter().map(|row| row.n_bytes()).collect(),
+            Self::Media(files, _) => files.files.iter().map(|file| files.bytes_of(file)).collect(),
+        };
+        let refused = sizes.iter().enumerate().filter(|(_, bytes)| **bytes > bytes_max);
+        let refused =
+            refused.map(|(row, &bytes)| RefusedRows { rows: row..row + 1, bytes }).collect();
+        let kept = sizes.iter().copied().filter(|bytes| *bytes <= bytes_max);
+        RowBounds { row_bytes_max: kept.max().unwrap_or(0), refused }
+    }
+
+    /// Starts to read rows of a row group; see [`super::table::FileReader::read`]. `schema` has the
+    /// columns of `columns` that are the file's own.
+    pub(super) fn read(
+        &self,
+        path: &str,
+        row_group: usize,
+        ranges: &[Range<usize>],
+        columns: Option<&[String]>,
+        schema: SchemaRef,
+        limits: BatchLimits,
+    ) -> Result<Reading, ReadError> {
+        let rows = ranges.iter().flat_map(Clone::clone).collect::<Vec<usize>>();
+        let refuse = {
+            let path = path.to_owned();
+            move |problem: String| ReadError {
+                path: path.clone(),
+                row_group,
+                problem,
+                may_pass: true,
+            }
+        };
+        Ok(match self {
+            Self::Parquet(file) => {
+                let batches = file.read(row_group, ranges, columns, limits)?;
+                Box::new(batches.map(|batch| batch.map(ReadRows::from)))
+            }
+            Self::Records(file, records) => {
+                let Some(block) = records.blocks.get(row_group) else {
+                    return Err(refuse("it has changed since it was planned".to_owned()));
+                };
+                let bytes = read_block(file, block).map_err(&refuse)?;
+                let found = block.rows(records.separation, &bytes);
+                let wanted: Vec<RawRecord> =
+                    rows.iter().filter_map(|&row| found.get(row).cloned()).collect();
+                if wanted.len() < rows.len() {
+                    return Err(refuse("it has changed since it was planned".to_owned()));
+                }
+                let sizes = wanted.iter().map(|record| record.bytes.len() as u64).collect();
+                let records = Arc::clone(records);
+                Box::new(batches(sizes, limits).map(move |batch| {
+                    let batch = &wanted[batch];
+                    Ok(match &records.kind {
+                        RecordKind::Csv(csv) => csv.decode(batch, &schema),
+                        RecordKind::JsonLines => json_lines::decode(batch, &schema),
+                        RecordKind::Batch => batch::decode(batch, &schema),
+                    })
+                }))
+            }
+            Self::Shard(file, shard) => {
+                let size = |row: &usize| shard.rows.get(*row).map_or(0, |row| row.n_bytes());
+                let sizes = rows.iter().map(size).collect();
+                let (file, shard) = (file.clone(), Arc::clone(shard));
+                Box::new(batches(sizes, limits).map(move |batch| {
+                    let read = shard.read(&file, &rows[batch], &schema);
+                    read.map_err(|error| refuse(error.to_string()))
+                }))
+            }
+            Self::Media(files, bytes_read) => {
+                let size = |row: &usize| files.files.get(*row).map_or(0, |file| file.size_bytes);
+                let sizes = rows.iter().map(size).collect();
+                let (files, bytes_read) = (Arc::clone(files), bytes_read.clone());
+                Box::new(batches(sizes, limits).map(move |batch| {
+                    let read = files.read(&rows[batch], &schema, &bytes_read);
+                    read.map_err(|error| refuse(error.to_string()))
+                }))
+            }
+        })
+    }
+}
+
+fn read_block(file: &SourceFile, block: &Block) -> Result<Bytes, String> {
+    let range = block.range();
+    let n_bytes = usize::try_from(range.end - range.start).map_err(|error| error.to_string())?;
+    if n_bytes == 0 {
+        return Ok(Bytes::new());
+    }
+    let within = file.within(std::iter::once(range.clone()).collect());
+    within.get_bytes(range.start, n_bytes).map_err(|error| error.to_string())
+}
+
+/// Cuts rows of these sizes into batches: at most so many of them, and, but for one that is alone, at most
+/// so many bytes.
+fn batches(sizes: Vec<u64>, limits: BatchLimits) -> impl Iterator<Item = Range<usize>> {
+    let bytes_max = limits.bytes_max.min(BATCH_BYTES_MAX);
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let mut end = start;
+        let mut bytes = 0;
+        while end < sizes.len() && end - start < limits.rows_max.max(1) {
+            bytes += sizes[end];
+            if bytes > bytes_max && end > start {
+                break;
+            }
+            end += 1;
+        }
+        let batch = start..end;
+        start = end;
+        (!batch.is_empty()).then_some(batch)
+    })
+}

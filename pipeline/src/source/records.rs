@@ -1,0 +1,350 @@
+//! Files of text whose rows are lines, or records of CSV: where their rows lie, and their bytes.
+//!
+//! One pass over a file cuts it into blocks of some megabytes at ends of records; a block is what a row
+//! group is of a Parquet file. What a record is the same scanner says at both times, so a block that is
+//! read alone has the records that it was planned with.
+
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
+
+use bytes::Bytes;
+use memchr::{memchr, memchr_iter, memchr2};
+
+use super::file::SourceFile;
+
+/// What a block has at least: enough that the cost of a read does not show. Tests have small files, and
+/// want many blocks.
+const BLOCK_BYTES: u64 = if cfg!(test) { 200 } else { 8 << 20 };
+/// The longest record; a longer one is damaged, and its bytes are not kept.
+const RECORD_BYTES_MAX: usize = if cfg!(test) { 20_000 } else { 64 << 20 };
+/// What is read at a time.
+const PIECE_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// What separates the rows of a file of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Separation {
+    /// A row is a line.
+    Lines,
+    /// A row is a record of CSV (RFC 4180), in which quoted fields may hold line ends.
+    Csv {
+        /// What stands between fields.
+        delimiter: u8,
+    },
+}
+
+/// A part of a file that begins and ends with records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) n_rows: usize,
+    /// The line of the file with which it begins, counted from 1.
+    first_line: u64,
+    /// Whether it is a single record that is too long to be read.
+    is_too_long: bool,
+}
+
+/// A row as it lies in a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawRecord {
+    /// Its bytes, with the end of the line.
+    pub(super) bytes: Bytes,
+    /// The line of the file with which it begins, counted from 1.
+    pub(super) line: u64,
+    /// What is wrong with it, where that shows already.
+    pub(super) problem: Option<String>,
+}
+
+/// What stands at the head of some bytes.
+enum Next {
+    /// A record of so many bytes, or a blank line.
+    Record { n_bytes: usize, kind: Kind },
+    /// No end is in sight.
+    Open,
+}
+
+enum Kind {
+    Row,
+    Blank,
+    Malformed(&'static str),
+}
+
+impl Separation {
+    /// Finds the first record of `bytes`, behind which nothing follows if they are `last`.
+    fn next(self, bytes: &[u8], last: bool) -> Next {
+        let Some(line) = line_length(bytes, last) else { return Next::Open };
+        if self.is_blank(&bytes[..line]) {
+            return Next::Record { n_bytes: line, kind: Kind::Blank };
+        }
+        match self {
+            Self::Lines => Next::Record { n_bytes: line, kind: Kind::Row },
+            // Most records have no quotes.
+            Self::Csv { .. } if memchr(b'"', &bytes[..line]).is_none() => {
+                Next::Record { n_bytes: line, kind: Kind::Row }
+            }
+            Self::Csv { delimiter } => match quoted(bytes, delimiter, last) {
+                Quoted::Ends(n_bytes) => Next::Record { n_bytes, kind: Kind::Row },
+                Quoted::Open if !last => Next::Open,
+                // Its own line alone pays for it.
+                Quoted::Open => malformed(line, "a quote is opened and never closed"),
+                Quoted::Malformed => malformed(line, "text follows a closing quote"),
+            },
+        }
+    }
+
+    fn is_blank(self, line: &[u8]) -> bool {
+        match self {
+            Self::Lines => line.iter().all(u8::is_ascii_whitespace),
+            // White space is a field.
+            Self::Csv { .. } => line.iter().all(|byte| b"\r\n".contains(byte)),
+        }
+    }
+}
+
+fn malformed(n_bytes: usize, problem: &'static str) -> Next {
+    Next::Record { n_bytes, kind: Kind::Malformed(problem) }
+}
+
+/// Returns the length of the first line, its end included.
+fn line_length(bytes: &[u8], last: bool) -> Option<usize> {
+    let end = memchr(b'\n', bytes).map(|at| at + 1);
+    end.or_else(|| last.then_some(bytes.len()))
+}
+
+enum Quoted {
+    Ends(usize),
+    Open,
+    Malformed,
+}
+
+/// Finds the end of a record with quotes: they count at the beginning of a field, stand twice for
+/// themselves within, and are followed by the end of the field.
+fn quoted(bytes: &[u8], delimiter: u8, last: bool) -> Quoted {
+    let mut at = 0;
+    loop {
+        // At the beginning of a field.
+        if bytes.get(at) == Some(&b'"') {
+            at += 1;
+            loop {
+                let Some(n) = memchr(b'"', &bytes[at..]) else { return Quoted::Open };
+                at += n + 1;
+                if bytes.get(at) != Some(&b'"') {
+                    break;
+                }
+                at += 1;
+            }
+            match &bytes[at..] {
+                [] if last => return Quoted::Ends(at),
+                [] => return Quoted::Open,
+                [b'\n', ..] => return Quoted::Ends(at + 1),
+                [b'\r', b'\n', ..] => return Quoted::Ends(at + 2),
+                [b'\r'] if last => return Quoted::Ends(at + 1),
+                [b'\r'] => return Quoted::Open,
+                [byte, ..] if *byte == delimiter => {}
+                _ => return Quoted::Malformed,
+            }
+        } else {
+            match memchr2(delimiter, b'\n', &bytes[at..]) {
+                Some(n) => at += n,
+                None if last => return Quoted::Ends(bytes.len()),
+                None => return Quoted::Open,
+            }
+            if bytes[at] == b'\n' {
+                return Quoted::Ends(at + 1);
+            }
+        }
+        at += 1;
+    }
+}
+
+/// What one pass over a file finds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layout {
+    /// Its blocks.
+    pub(super) blocks: Vec<Block>,
+    /// The first record, where it names the columns.
+    pub(super) header: Option<RawRecord>,
+    /// The first rows, to tell types by.
+    pub(super) sample: Vec<RawRecord>,
+}
+
+/// The most rows, and bytes of rows, that types are told by.
+const SAMPLE_ROWS: usize = 1000;
+const SAMPLE_BYTES: usize = 4 << 20;
+
+/// Reads a file from its beginning to its end and finds where its rows are.
+///
+/// # Errors
+///
+/// That of the disk or the store.
+pub(super) fn lay_out(
+    file: &SourceFile,
+    separation: Separation,
+    has_header: bool,
+) -> io::Result<Layout> {
+    let mut reader = file.read_from(0);
+    let mut cutter = Cutter { layout: Layout::default(), block: None, sample_bytes: 0 };
+    let mut buffer: Vec<u8> = Vec::new();
+    let (mut at, mut line, mut last) = (0_u64, 1_u64, false);
+    let mut wants_header = has_header;
+    let mut n_used = 0;
+    loop {
+        let bytes = &buffer[n_used..];
+        let next = if bytes.is_empty() { Next::Open } else { separation.next(bytes, last) };
+        let (n_bytes, kind) = match next {
+            Next::Record { n_bytes, kind } => (n_bytes, kind),
+            Next::Open if last => break,
+            Next::Open if bytes.len() > RECORD_BYTES_MAX => {
+                // A quote that is closed nowhere near costs its line; a line without end is stepped
+                // over.
+                match line_length(bytes, false) {
+                    Some(n_bytes) => (n_bytes, Kind::Malformed("a quote is opened and not closed")),
+                    None => {
+                        let n_held = bytes.len() as u64;
+                        buffer.clear();
+                        n_used = 0;
+                        let n_more = skip_line(&mut reader, &mut buffer)?;
+                        let end = at + n_held + n_more;
+                        cutter.add_too_long(at..end, line);
+                        (at, line) = (end, line + 1);
+                        continue;
+                    }
+                }
+            }
+            Next::Open => {
+                buffer.drain(..n_used);
+                n_used = 0;
+                // What is long already is read in longer pieces: it is looked at from its head again.
+                let n_wanted = PIECE_BYTES.max(buffer.len());
+                let n_read = (&mut reader).take(n_wanted as u64).read_to_end(&mut buffer)?;
+                if at == 0 && buffer.starts_with(BOM) {
+                    n_used = BOM.len();
+                    at = BOM.len() as u64;
+                }
+                last = n_read < n_wanted;
+                continue;
+            }
+        };
+        let raw = &bytes[..n_bytes];
+        let n_lines = memchr_iter(b'\n', raw).count() as u64;
+        match kind {
+            Kind::Blank => cutter.add_blank(at + n_bytes as u64),
+            kind => {
+                let problem = match kind {
+                    Kind::Malformed(problem) => Some(problem.to_owned()),
+                    _ => None,
+                };
+                let record = || RawRecord {
+                    bytes: Bytes::copy_from_slice(raw),
+                    line,
+                    problem: problem.clone(),
+                };
+                if wants_header {
+                    cutter.layout.header = Some(record());
+                    wants_header = false;
+                } else {
+                    cutter.add(at, n_bytes, line, problem.is_none().then_some(&record));
+                }
+            }
+        }
+        at += n_bytes as u64;
+        line += n_lines;
+        n_used += n_bytes;
+    }
+    cutter.close();
+    Ok(cutter.layout)
+}
+
+/// Reads to the end of a line; what was read behind it goes to `rest`. Returns the bytes of the line.
+fn skip_line(reader: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<u64> {
+    let mut n_bytes = 0;
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let n_read = reader.read(&mut piece)?;
+        match line_length(&piece[..n_read], n_read == 0) {
+            Some(end) => {
+                rest.extend_from_slice(&piece[end..n_read]);
+                return Ok(n_bytes + end as u64);
+            }
+            None => n_bytes += n_read as u64,
+        }
+    }
+}
+
+/// Puts records into blocks.
+struct Cutter {
+    layout: Layout,
+    block: Option<Block>,
+    sample_bytes: usize,
+}
+
+impl Cutter {
+    fn add(&mut self, at: u64, n_bytes: usize, line: u64, good: Option<&dyn Fn() -> RawRecord>) {
+        let empty = Block { start: at, end: at, n_rows: 0, first_line: line, is_too_long: false };
+        let block = self.block.get_or_insert(empty);
+        block.n_rows += 1;
+        block.end = at + n_bytes as u64;
+        if block.end - block.start >= BLOCK_BYTES {
+            self.close();
+        }
+        if let Some(record) = good
+            && self.layout.sample.len() < SAMPLE_ROWS
+            && self.sample_bytes + n_bytes <= SAMPLE_BYTES
+        {
+            self.layout.sample.push(record());
+            self.sample_bytes += n_bytes;
+        }
+    }
+
+    fn add_blank(&mut self, end: u64) {
+        if let Some(block) = &mut self.block {
+            block.end = end;
+        }
+    }
+
+    fn add_too_long(&mut self, range: Range<u64>, line: u64) {
+        self.close();
+        let Range { start, end } = range;
+        let block = Block { start, end, n_rows: 1, first_line: line, is_too_long: true };
+        self.layout.blocks.push(block);
+    }
+
+    fn close(&mut self) {
+        self.layout.blocks.extend(self.block.take());
+    }
+}
+
+impl Block {
+    /// Returns the bytes of the file that its rows are in.
+    pub(super) fn range(&self) -> Range<u64> {
+        if self.is_too_long { self.start..self.start } else { self.start..self.end }
+    }
+
+    /// Finds the rows in the block's `bytes`, those of [`Block::range`].
+    pub(super) fn rows(&self, separation: Separation, bytes: &Bytes) -> Vec<RawRecord> {
+        if self.is_too_long {
+            let problem = Some(format!("it is longer than {RECORD_BYTES_MAX} bytes"));
+            return vec![RawRecord { bytes: Bytes::new(), line: self.first_line, problem }];
+        }
+        let mut rows = Vec::with_capacity(self.n_rows);
+        let (mut at, mut line) = (0, self.first_line);
+        while at < bytes.len() {
+            let Next::Record { n_bytes, kind } = separation.next(&bytes[at..], true) else { break };
+            let raw = bytes.slice(at..at + n_bytes);
+            let n_lines = memchr_iter(b'\n', &raw).count() as u64;
+            let problem = match kind {
+                Kind::Malformed(problem) => Some(problem.to_owned()),
+                _ => None,
+            };
+            if !matches!(kind, Kind::Blank) {
+                rows.push(RawRecord { bytes: raw, line, problem });
+            }
+            at += n_bytes;
+            line += n_lines;
+        }
+        rows
+    }
+}

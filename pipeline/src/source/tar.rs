@@ -1,0 +1,391 @@
+//! WebDataset shards: tar files whose members are rows. Members of one stem are the cells of a row, by
+//! their extensions.
+//!
+//! One pass over the headers says where the members lie; their bytes are read when their rows are.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, BinaryArray, StringArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+use bytes::Bytes;
+use parquet::file::reader::ChunkReader;
+
+use super::{
+    file::SourceFile,
+    rows::{Damaged, ReadRows},
+};
+use crate::guard::guarded;
+
+/// The size of a tar block.
+const BLOCK: u64 = 512;
+/// The most columns; a shard with more is none.
+const COLUMNS_MAX: usize = 256;
+/// Members with less between them are read in one go.
+const GAP_MAX: u64 = 64 << 10;
+
+const KEY: &str = "__key__";
+
+/// Extensions of texts, lower case.
+const TEXTS: [&str; 15] = [
+    "txt",
+    "text",
+    "json",
+    "cls",
+    "cls2",
+    "csv",
+    "tsv",
+    "md",
+    "html",
+    "xml",
+    "caption",
+    "transcript",
+    "lang",
+    "url",
+    "id",
+];
+
+/// The rows of a shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shard {
+    /// The extensions, in the order in which they appear.
+    columns: Vec<String>,
+    pub(super) rows: Vec<ShardRow>,
+    /// The most bytes of a member; a larger one costs its row.
+    bytes_max: u64,
+}
+
+/// A row of a shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ShardRow {
+    key: String,
+    /// The column and the bytes of each member.
+    members: Vec<(usize, Range<u64>)>,
+    problem: Option<String>,
+}
+
+impl ShardRow {
+    /// Returns the bytes of the row's members.
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.members.iter().map(|(_, range)| range.end - range.start).sum()
+    }
+}
+
+/// Why a file is no shard.
+pub(super) enum ShardError {
+    /// The disk or the store failed.
+    Io(io::Error),
+    /// It is something else.
+    Format(String),
+}
+
+impl Shard {
+    /// Reads the headers of a shard.
+    pub(super) fn index(file: &SourceFile, bytes_max: u64) -> Result<Self, ShardError> {
+        let size = file.object().size_bytes;
+        let mut indexer = Indexer::default();
+        let mut start = 0;
+        while start < size {
+            let mut end = start;
+            let found = guarded(|| indexer.add_from(file, start, &mut end));
+            let problem = match found {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) if file.failure().is_some() => {
+                    let problem = file.failure().unwrap_or_default();
+                    return Err(ShardError::Io(io::Error::other(problem)));
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            // What a damaged header says of its member nobody knows, so the next sound one is found.
+            let next = next_header(file, end + BLOCK).map_err(ShardError::Io)?;
+            if start == 0 && end == 0 && next.is_none() {
+                return Err(ShardError::Format(problem));
+            }
+            indexer.add_damage(end, &problem);
+            let Some(next) = next else { break };
+            start = next;
+        }
+        if indexer.columns.len() > COLUMNS_MAX {
+            let problem = format!("its members have {} extensions", indexer.columns.len());
+            return Err(ShardError::Format(problem));
+        }
+        Ok(Self { columns: indexer.columns, rows: indexer.rows, bytes_max })
+    }
+
+    pub(super) fn schema(&self) -> SchemaRef {
+        let key = Field::new(KEY, DataType::Utf8, true);
+        let columns = self.columns.iter().map(|extension| {
+            let kind = if is_text(extension) { DataType::Utf8 } else { DataType::Binary };
+            Field::new(extension, kind, true)
+        });
+        Arc::new(Schema::new(std::iter::once(key).chain(columns).collect::<Vec<_>>()))
+    }
+
+    /// Reads rows, those columns of them that `schema` has.
+    ///
+    /// # Errors
+    ///
+    /// That of the disk or the store; a member that is damaged costs its row.
+    pub(super) fn read(
+        &self,
+        file: &SourceFile,
+        rows: &[usize],
+        schema: &SchemaRef,
+    ) -> io::Result<ReadRows> {
+        let rows: Vec<&ShardRow> = rows.iter().filter_map(|&row| self.rows.get(row)).collect();
+        let wanted: HashMap<usize, &str> = self
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| schema.field_with_name(name).is_ok())
+            .map(|(idx, name)| (idx, name.as_str()))
+            .collect();
+        let mut damaged: Vec<Damaged> = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(row, of)| Some(Damaged { row, problem: of.problem.clone()? }))
+            .collect();
+        let ranges = rows.iter().flat_map(|row| &row.members);
+        let ranges = ranges.filter(|(column, _)| wanted.contains_key(column));
+        let within = file.within(joined(ranges.map(|(_, range)| range.clone()).collect()));
+        let mut cells: HashMap<&str, Vec<Option<Bytes>>> =
+            wanted.values().map(|&name| (name, vec![None; rows.len()])).collect();
+        for (idx, row) in rows.iter().enumerate() {
+            if row.problem.is_some() {
+                continue;
+            }
+            for (column, range) in &row.members {
+                let Some(name) = wanted.get(column) else { continue };
+                let n_bytes = range.end - range.start;
+                let read = if n_bytes > self.bytes_max {
+                    let bytes_max = self.bytes_max;
+                    Err(format!("has {n_bytes} bytes; `limits.media_bytes` allows {bytes_max}"))
+                } else {
+                    let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
+                    let bytes = within.get_bytes(range.start, n_bytes).map_err(io::Error::other)?;
+                    match std::str::from_utf8(&bytes) {
+                        Err(error) if is_text(name) => Err(format!("is no UTF-8: {error}")),
+                        _ => Ok(bytes),
+                    }
+                };
+                match read {
+                    Ok(bytes) => {
+                        if let Some(cell) = cells.get_mut(name).and_then(|cells| cells.get_mut(idx))
+                        {
+                            *cell = Some(bytes);
+                        }
+                    }
+                    Err(problem) => {
+                        let problem = format!("the member `{}.{name}` {problem}", row.key);
+                        damaged.push(Damaged { row: idx, problem });
+                    }
+                }
+            }
+        }
+        let columns = schema.fields().iter().map(|field| -> ArrayRef {
+            if field.name() == KEY {
+                let keys = rows.iter().map(|row| (!row.key.is_empty()).then_some(&row.key));
+                return Arc::new(keys.collect::<StringArray>());
+            }
+            let cells =
+                cells.remove(field.name().as_str()).unwrap_or_else(|| vec![None; rows.len()]);
+            if *field.data_type() == DataType::Utf8 {
+                let texts = cells.iter().map(|cell| std::str::from_utf8(cell.as_deref()?).ok());
+                return Arc::new(texts.collect::<StringArray>());
+            }
+            Arc::new(cells.iter().map(|cell| cell.as_deref()).collect::<BinaryArray>())
+        });
+        let columns = columns.collect();
+        Ok(ReadRows::new(Arc::clone(schema), columns, rows.len(), damaged))
+    }
+}
+
+fn is_text(extension: &str) -> bool {
+    let last = extension.rsplit('.').next().unwrap_or(extension);
+    TEXTS.contains(&last)
+}
+
+/// Joins ranges that follow each other closely.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end + GAP_MAX => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+/// Collects the rows of a shard, member by member.
+#[derive(Default)]
+struct Indexer {
+    columns: Vec<String>,
+    by_extension: HashMap<String, usize>,
+    rows: Vec<ShardRow>,
+}
+
+impl Indexer {
+    /// Adds the members from the header at `start` on. `end` follows behind the last sound one.
+    fn add_from(&mut self, file: &SourceFile, start: u64, end: &mut u64) -> io::Result<()> {
+        let size = file.object().size_bytes;
+        let mut archive = ::tar::Archive::new(Headers::new(file, start));
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            let at = start + entry.raw_file_position();
+            let n_bytes = entry.size();
+            let padded = n_bytes.checked_next_multiple_of(BLOCK).and_then(|n| n.checked_add(at));
+            let Some(padded) = padded else { return Err(io::Error::other("a size beyond sense")) };
+            *end = padded.min(size);
+            let kind = entry.header().entry_type();
+            if !(kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
+                continue;
+            }
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let problem = if kind.is_gnu_sparse() {
+                Some("is a sparse file, which is not read")
+            } else if at + n_bytes > size {
+                Some("is cut off by the end of the file")
+            } else {
+                None
+            };
+            self.add(&path, at..at + n_bytes, problem);
+            if self.columns.len() > COLUMNS_MAX {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, range: Range<u64>, problem: Option<&str>) {
+        let (folder, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
+        // Names without a stem or an extension are no cells, as those that begin with two lines.
+        let Some((stem, extension)) = name.split_once('.') else { return };
+        if stem.is_empty() || extension.is_empty() || name.starts_with("__") {
+            return;
+        }
+        let key = if folder.is_empty() { stem.to_owned() } else { format!("{folder}/{stem}") };
+        let extension = extension.to_lowercase();
+        let n_columns = self.columns.len();
+        let column = *self.by_extension.entry(extension.clone()).or_insert(n_columns);
+        if column == n_columns {
+            self.columns.push(extension.clone());
+        }
+        if self.rows.last().is_none_or(|row| row.key != key) {
+            self.rows.push(ShardRow { key, ..ShardRow::default() });
+        }
+        let Some(row) = self.rows.last_mut() else { return };
+        let twice = row.members.iter().any(|(known, _)| *known == column);
+        let problem = problem.or(twice.then_some("comes twice"));
+        if let Some(problem) = problem {
+            let told = format!("the member `{}.{extension}` {problem}", row.key);
+            row.problem.get_or_insert(told);
+        } else {
+            row.members.push((column, range));
+        }
+    }
+
+    /// Adds a row that stands for members which nobody knows.
+    fn add_damage(&mut self, at: u64, problem: &str) {
+        let problem = Some(format!("the header at byte {at} is damaged: {problem}"));
+        self.rows.push(ShardRow { problem, ..ShardRow::default() });
+    }
+}
+
+/// Finds the first block from `at` on that is a header: by its magic and its checksum.
+fn next_header(file: &SourceFile, at: u64) -> io::Result<Option<u64>> {
+    let at = at.next_multiple_of(BLOCK);
+    let mut reader = io::BufReader::with_capacity(1 << 20, file.read_from(at));
+    let mut block = [0_u8; 512];
+    let mut found = at;
+    while found + BLOCK <= file.object().size_bytes {
+        reader.read_exact(&mut block)?;
+        let header = ::tar::Header::from_byte_slice(&block);
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(idx, &byte)| u32::from(if (148..156).contains(&idx) { b' ' } else { byte }))
+            .sum();
+        if &block[257..262] == b"ustar" && header.cksum().is_ok_and(|told| told == sum) {
+            return Ok(Some(found));
+        }
+        found += BLOCK;
+    }
+    Ok(None)
+}
+
+/// Reads headers of a file, and little more: pieces grow where headers stand close together.
+struct Headers {
+    file: SourceFile,
+    start: u64,
+    /// The place within the archive, counted from `start`.
+    at: u64,
+    piece: Bytes,
+    piece_at: u64,
+    grown: usize,
+}
+
+const PIECE_MIN: usize = 4 << 10;
+const PIECE_MAX: usize = 1 << 20;
+
+impl Headers {
+    fn new(file: &SourceFile, start: u64) -> Self {
+        Self {
+            file: file.clone(),
+            start,
+            at: 0,
+            piece: Bytes::new(),
+            piece_at: 0,
+            grown: PIECE_MIN,
+        }
+    }
+}
+
+impl Read for Headers {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = self.start + self.at;
+        let left = self.file.object().size_bytes.saturating_sub(at);
+        let piece_end = self.piece_at + self.piece.len() as u64;
+        if !(self.piece_at..piece_end).contains(&at) && left > 0 {
+            let is_near = at >= piece_end && at - piece_end < self.grown as u64;
+            self.grown = if is_near { (self.grown * 2).min(PIECE_MAX) } else { PIECE_MIN };
+            let n_bytes = usize::try_from(left).unwrap_or(usize::MAX).min(self.grown);
+            let within = self.file.within(std::iter::once(at..at + n_bytes as u64).collect());
+            let piece = within.get_bytes(at, n_bytes);
+            if let Some(problem) = within.failure() {
+                self.file.fail(problem);
+            }
+            self.piece = piece.map_err(io::Error::other)?;
+            self.piece_at = at;
+        }
+        if left == 0 {
+            return Ok(0);
+        }
+        let offset = usize::try_from(at - self.piece_at).unwrap_or(usize::MAX);
+        let there = &self.piece[offset.min(self.piece.len())..];
+        let n_bytes = there.len().min(buffer.len());
+        buffer[..n_bytes].copy_from_slice(&there[..n_bytes]);
+        self.at += n_bytes as u64;
+        Ok(n_bytes)
+    }
+}
+
+impl Seek for Headers {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.object().size_bytes.checked_add_signed(by),
+        };
+        self.at = to.ok_or_else(|| io::Error::other("a place before the beginning"))?;
+        Ok(self.at)
+    }
+}

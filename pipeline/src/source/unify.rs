@@ -1,0 +1,60 @@
+//! Files whose types are guessed by their first rows, made alike.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+
+use super::table::TableFile;
+
+/// Gives the files whose types are guessed the columns of all of them: what one file lacks is null
+/// there, and where types differ it is the wider, or text.
+pub(super) fn unify(files: &mut [TableFile]) {
+    let mut guessed: Vec<&mut TableFile> =
+        files.iter_mut().filter(|file| file.contents.has_guessed_types()).collect();
+    if guessed.len() < 2 {
+        return;
+    }
+    let mut fields: Vec<FieldRef> = Vec::new();
+    for file in &guessed {
+        merge(&mut fields, file.own_schema().fields());
+    }
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    for file in &mut guessed {
+        file.set_own_schema(&schema);
+    }
+}
+
+fn merge(known: &mut Vec<FieldRef>, fields: &[FieldRef]) {
+    for field in fields {
+        match known.iter_mut().find(|one| one.name() == field.name()) {
+            Some(one) if one.data_type() == field.data_type() => {}
+            Some(one) => {
+                let wider = wider(one.data_type(), field.data_type());
+                *one = Arc::new(Field::new(field.name(), wider, true));
+            }
+            None => known.push(Arc::clone(field)),
+        }
+    }
+}
+
+/// Returns the type that holds values of both.
+fn wider(one: &DataType, other: &DataType) -> DataType {
+    match (one, other) {
+        (one, other) if one == other => one.clone(),
+        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => {
+            DataType::Float64
+        }
+        (DataType::List(one), DataType::List(other)) => {
+            let item = wider(one.data_type(), other.data_type());
+            DataType::List(Arc::new(Field::new_list_field(item, true)))
+        }
+        (DataType::Struct(one), DataType::Struct(other)) => {
+            let mut fields = one.to_vec();
+            merge(&mut fields, other);
+            DataType::Struct(fields.into())
+        }
+        // A column of nulls, too, was taken for text.
+        (DataType::Utf8, other) | (other, DataType::Utf8) if other.is_nested() => other.clone(),
+        _ => DataType::Utf8,
+    }
+}
