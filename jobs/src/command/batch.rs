@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use legenda_pipeline::{
-    ledger::OutputFiles,
+    ledger::{OutputFiles, Stale},
     openai::{BatchError, Group, Requests, error_line},
     store::{Folder, is_url},
 };
@@ -65,6 +65,7 @@ pub(crate) fn batch(args: &BatchArgs) -> Result<Exit, Failure> {
         let execution = Execution {
             offline: args.offline,
             overwrite: args.overwrite,
+            stale: Stale::Refuse,
             retry: None,
             shown: &args.shown,
         };
