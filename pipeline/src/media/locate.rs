@@ -225,6 +225,7 @@ mod tests {
     fn places(dirs: &[String]) -> MediaPlaces {
         let source = Source {
             paths: Vec::new(),
+            format: None,
             query: None,
             incremental: Incremental::default(),
             columns: Columns::default(),

@@ -18,6 +18,9 @@ use arrow::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 
+/// The time zone that instants are written in.
+const UTC: &str = "+00:00";
+
 /// Writes `rows`: one object a row, its members in the order of the columns, nulls written out.
 ///
 /// # Errors
@@ -68,6 +71,8 @@ fn plain_type(data_type: &DataType) -> DataType {
         DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) => DataType::Utf8,
         DataType::LargeBinary => DataType::LargeUtf8,
         DataType::Dictionary(_, values) => plain_type(values),
+        // The names of time zones are not known here; the instant is the same in each.
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some(UTC.into())),
         DataType::List(item) => DataType::List(plain_field(item)),
         DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
         DataType::FixedSizeList(item, n) => DataType::FixedSizeList(plain_field(item), *n),
@@ -93,6 +98,7 @@ fn to_plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             Ok(Arc::new(array.as_binary::<i64>().iter().map(text).collect::<LargeStringArray>()))
         }
         DataType::Dictionary(_, values) => to_plain(&cast(array, values)?),
+        DataType::Timestamp(..) => called(array, plain),
         _ => with_children(array, plain, |child, _| to_plain(child)),
     }
 }
@@ -117,6 +123,7 @@ fn from_plain(array: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
             let refuse = |error| ArrowError::JsonError(format!("`{}`: {error}", field.name()));
             cast(&bytes.map_err(refuse)?, wanted)
         }
+        DataType::Timestamp(..) => called(array, wanted.clone()),
         DataType::Dictionary(_, values) => {
             let values = Field::new(field.name(), values.as_ref().clone(), field.is_nullable());
             cast(&from_plain(array, &values)?, wanted)
@@ -131,6 +138,11 @@ fn numbers(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let values = values.as_primitive::<Float64Type>().iter();
     let values = Float64Array::from_iter_values(values.map(|value| value.unwrap_or(f64::NAN)));
     cast(&values, array.data_type())
+}
+
+/// Returns the same values as of another type.
+fn called(array: &ArrayRef, data_type: DataType) -> Result<ArrayRef, ArrowError> {
+    Ok(make_array(array.to_data().into_builder().data_type(data_type).build()?))
 }
 
 /// Returns the nested `array` as one of `data_type`, its children made by `make`.

@@ -42,8 +42,11 @@ fn open(path: &Path, format: SourceFormat) -> SourceTable {
 /// Reads a whole table in spans of `span_rows` rows, each by itself.
 fn read(table: &SourceTable, span_rows: usize, batch_rows: usize) -> (RecordBatch, Vec<String>) {
     let (mut batches, mut problems) = (Vec::new(), Vec::new());
-    let mut file_rows = 0;
+    let (mut file_rows, mut path) = (0, String::new());
     for span in table.spans(span_rows, None) {
+        if path != span.object.path {
+            (file_rows, path) = (0, span.object.path.clone());
+        }
         assert_eq!(span.file_row_start, file_rows);
         file_rows += span.n_rows as u64;
         let file = table.file(&span.object.path).unwrap();
@@ -271,10 +274,26 @@ fn a_damaged_csv_record_costs_its_row() {
         problems,
         [
             "1: line 4: it has 2 fields, where the header has 3",
-            "3: line 7: a quote is opened and never closed",
+            "3: line 7: text follows a closing quote",
             "4: line 8: text follows a closing quote",
         ]
     );
+}
+
+#[test]
+fn a_quote_that_is_never_closed_costs_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = "a,b\n1,\"open\n".to_owned();
+    text.extend((0..3000).map(|n| format!("{n},x\n")));
+    // Nowhere in the file, and nowhere near.
+    for end in ["", "2,\"closed\"\n"] {
+        let path = write(dir.path(), "t.csv", format!("{text}{end}").as_bytes());
+        let (rows, problems) = read(&open(&path, SourceFormat::Csv), 500, 100);
+        assert_eq!(rows.num_rows(), 3001 + end.lines().count());
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("0: line 2: "), "{problems:?}");
+        assert_eq!(texts(&rows, "a")[3000].as_deref(), Some("2999"));
+    }
 }
 
 #[test]
@@ -346,17 +365,10 @@ fn files_with_guessed_types_are_made_alike() {
                 Listed::new(path.to_string_lossy().into_owned(), None)
             });
     let table = SourceTable::open(&listed, &HashMap::new(), 1 << 20).unwrap();
-    let (rows, problems) = read(&table_of(&table), 4, 4);
+    let (rows, problems) = read(&table, 4, 4);
     assert!(problems.is_empty());
     assert_eq!(rows.schema().field(0).data_type(), &DataType::Float64);
     assert_eq!(texts(&rows, "y"), some(&["", "b"]));
-}
-
-/// Reads rows of every file as if they were of one.
-fn table_of(table: &SourceTable) -> SourceTable {
-    let listed: Vec<Listed> =
-        table.files.iter().map(|file| Listed::new(file.object.path.clone(), None)).collect();
-    SourceTable::open(&listed, &HashMap::new(), 1 << 20).unwrap()
 }
 
 #[test]
