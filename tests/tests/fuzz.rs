@@ -45,7 +45,6 @@ use legenda_tests::{
     mutate::{Random, mutated},
     repository, texts, write_table,
 };
-use parquet::file::reader::{ChunkReader, Length};
 use serde_json::{Value, json};
 
 /// A case that takes longer hangs.
