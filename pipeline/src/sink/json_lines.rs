@@ -128,7 +128,7 @@ fn from_plain(array: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
             let values = Field::new(field.name(), values.as_ref().clone(), field.is_nullable());
             cast(&from_plain(array, &values)?, wanted)
         }
-        _ => with_children(array, wanted.clone(), |child, field| from_plain(child, field)),
+        _ => with_children(array, wanted.clone(), from_plain),
     }
 }
 

@@ -45,6 +45,12 @@ struct Asked {
     parameters: Option<String>,
 }
 
+/// The name and the endpoint of a request, and what it asks.
+type Row = (Option<String>, Option<String>, Asked);
+
+/// Whether a value of a parameter can be meant.
+type Fits = fn(&Value) -> bool;
+
 pub(super) fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     let image = Arc::new(Field::new_list_field(DataType::Binary, true));
@@ -63,8 +69,7 @@ pub(super) fn schema() -> SchemaRef {
 /// Reads requests as rows of `schema`, whose columns are some of [`schema`]'s.
 pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
     let mut damaged = Vec::new();
-    let mut requests: Vec<(Option<String>, Option<String>, Asked)> =
-        Vec::with_capacity(records.len());
+    let mut requests: Vec<Row> = Vec::with_capacity(records.len());
     for (row, record) in records.iter().enumerate() {
         let read = match &record.problem {
             Some(problem) => Err(problem.clone()),
@@ -87,7 +92,7 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
         });
         requests.push((names.0, names.1, asked));
     }
-    let texts = |of: fn(&(Option<String>, Option<String>, Asked)) -> Option<&String>| -> ArrayRef {
+    let texts = |of: fn(&Row) -> Option<&String>| -> ArrayRef {
         Arc::new(requests.iter().map(of).collect::<StringArray>())
     };
     let columns = schema.fields().iter().map(|field| match field.name().as_str() {
@@ -219,7 +224,7 @@ fn data_of(url: &str) -> Result<Vec<u8>, String> {
 /// Returns the keys of `generation` that a request sets, as JSON in the order of their names.
 fn parameters(body: &Map<String, Value>) -> Result<String, String> {
     let given = |key: &str| body.get(key).filter(|value| !value.is_null());
-    let refused: [(&str, fn(&Value) -> bool); 6] = [
+    let refused: [(&str, Fits); 6] = [
         ("n", |value| value.as_u64() == Some(1)),
         ("best_of", |value| value.as_u64() == Some(1)),
         ("frequency_penalty", |value| value.as_f64() == Some(0.0)),
@@ -234,7 +239,7 @@ fn parameters(body: &Map<String, Value>) -> Result<String, String> {
     }
     let mut set = Map::new();
     let tokens = given("max_completion_tokens").or_else(|| given("max_tokens"));
-    let numbers: [(&str, Option<&Value>, fn(&Value) -> bool); 4] = [
+    let numbers: [(&str, Option<&Value>, Fits); 4] = [
         ("max_new_tokens", tokens, |value| value.as_u64().is_some_and(|n| n > 0)),
         ("seed", given("seed"), Value::is_u64),
         ("temperature", given("temperature"), |value| value.as_f64().is_some_and(|t| t >= 0.0)),
