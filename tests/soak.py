@@ -96,7 +96,7 @@ def main() -> None:
         rows = int(os.environ.get("ROWS", max(4000, int(minutes * 60 * 400))))
         n_faulty = write_table(place / "table.parquet", rows)
         (place / "job.toml").write_text(JOB)
-        command = [binary, "run", "job.toml", "--progress", "none"]
+        command = [binary, "run", "job.toml", "--progress", "none", "--grace", "600"]
         start = time.monotonic()
         with (place / "log").open("w") as log:
             process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
@@ -108,6 +108,8 @@ def main() -> None:
                     samples.append(((time.monotonic() - start) / 60, *seen))
             process.terminate()
             code = process.wait()
+        if code not in (0, 130):
+            sys.exit(f"exit code {code}: {(place / 'log').read_text()}")
         report = json.loads((place / "out/_legenda/report.json").read_text())
         n_rejects = sum(report["rejects"].values())
         if report["rows_in"] != report["answers"] + n_rejects:
