@@ -11,6 +11,9 @@
 //! <output>/_legenda/lock, lease.json    held by the one run that writes: on a disk, in a store
 //! ```
 
+mod error;
+mod files;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -33,81 +36,7 @@ use crate::{
     store::{Folder, Hold, HoldError, LeaseTerms, ReadError, WriteError},
 };
 
-/// Why an output cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LedgerError {
-    /// The folder cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The folder cannot be read.
-    #[error(transparent)]
-    Store(#[from] ReadError),
-    /// A file of the ledger is damaged.
-    #[error(
-        "cannot read `{path}` of the output's ledger: {problem}; restore it, or start anew with `--overwrite`"
-    )]
-    Read {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// There is no output.
-    #[error("`{path}` is no output of a run: it holds no `{PLAN}`")]
-    NoOutput {
-        /// The folder.
-        path: String,
-    },
-    /// Another version of this program wrote there.
-    #[error(
-        "`{path}` has version {version} of the ledger's format, this program reads {LEDGER_VERSION}: use the program that wrote it, or start anew with `--overwrite`"
-    )]
-    Version {
-        /// The file.
-        path: String,
-        /// Its version.
-        version: u32,
-    },
-    /// Another job wrote there.
-    #[error(
-        "`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, replace them with `--overwrite`, or see `--stale`"
-    )]
-    OtherJob {
-        /// The output folder.
-        path: String,
-        /// The keys.
-        differing: String,
-    },
-    /// Answers of another job cannot stay beside those of this one.
-    #[error(
-        "`{path}` holds the answers of another job, of another shape; what differs: {differing}; choose another `output.path`, or do them again with `--stale redo`"
-    )]
-    OtherShape {
-        /// The output folder.
-        path: String,
-        /// The keys.
-        differing: String,
-    },
-    /// A folder with files that are not ours.
-    #[error(
-        "`{path}` holds part files but no ledger, so another program wrote them: choose another `output.path`"
-    )]
-    Foreign {
-        /// The output folder.
-        path: String,
-    },
-    /// Another run is writing there now.
-    #[error(
-        "another run ({owner}) is writing to `{path}`: wait for it, or choose another `output.path`"
-    )]
-    Locked {
-        /// The output folder.
-        path: String,
-        /// Who it says it is.
-        owner: String,
-    },
-}
+pub use self::{error::LedgerError, files::OutputFiles};
 
 const PLAN: &str = "_legenda/plan.json";
 const JOB: &str = "_legenda/job.json";
@@ -116,155 +45,6 @@ const SCHEMAS: &str = "_legenda/schemas";
 
 /// The folders of parts and rejects, and how the names of their files begin.
 pub(crate) const TABLES: [(&str, &str); 2] = [("", "part-"), ("rejects", "rejects-")];
-
-/// An output that can be read, whoever writes it.
-#[derive(Clone, Debug)]
-pub struct OutputFiles {
-    /// Where it lies.
-    pub folder: Folder,
-    /// The format of parts and rejects.
-    pub format: Format,
-    /// Schemas that were read or written, by their files.
-    schemas: Arc<Mutex<HashMap<String, SchemaRef>>>,
-}
-
-impl OutputFiles {
-    /// Returns the output in `folder`, whose tables are in `format`. Nothing is read.
-    #[must_use]
-    pub fn new(folder: Folder, format: Format) -> Self {
-        Self { folder, format, schemas: Arc::default() }
-    }
-
-    /// Finds the output of earlier runs in `folder`.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`].
-    pub fn find(folder: Folder) -> Result<Self, LedgerError> {
-        let mut this = Self::new(folder, Format::default());
-        let Some(plan) = this.read_plan()? else {
-            return Err(LedgerError::NoOutput { path: this.folder.path_of("") });
-        };
-        let format = plan.identity.get("output.format").cloned().unwrap_or_default();
-        this.format = serde_json::from_value(format).map_err(|error| LedgerError::Read {
-            path: this.folder.path_of(PLAN),
-            problem: error.to_string(),
-        })?;
-        Ok(this)
-    }
-
-    /// Reads the plan of the last run, if there was one.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`].
-    pub fn read_plan(&self) -> Result<Option<Plan>, LedgerError> {
-        let bytes = self.folder.read(PLAN)?;
-        bytes.map(|bytes| self.parse(PLAN, &bytes)).transpose()
-    }
-
-    /// Reads the ledger.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`].
-    pub fn read_entries(&self) -> Result<Vec<LedgerEntry>, LedgerError> {
-        let read = self.folder.read_all(&self.folder.list(LEDGER, "")?)?;
-        read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
-    }
-
-    /// Returns the spans of the files that earlier runs of the job `fingerprint` have done whole, by the
-    /// file's path.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`].
-    pub fn done_files(
-        &self,
-        fingerprint: &Fingerprint,
-    ) -> Result<HashMap<String, Vec<Span>>, LedgerError> {
-        let plan = self.read_plan()?.filter(|plan| plan.fingerprint == *fingerprint);
-        let Some(plan) = plan else { return Ok(HashMap::new()) };
-        let there: HashSet<String> = self.folder.list(LEDGER, "")?.into_iter().collect();
-        let planned = plan.spans.into_iter().map(|span| (span.id(fingerprint), span));
-        let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
-        let mut files: HashMap<String, Vec<Span>> = HashMap::new();
-        let mut undone = HashSet::new();
-        for (id, span) in planned.chain(kept) {
-            let path = span.object.path.clone();
-            if !there.contains(&entry_key(&id)) {
-                undone.insert(path.clone());
-            }
-            files.entry(path).or_default().push(span);
-        }
-        files.retain(|path, spans| {
-            !undone.contains(path) && spans.iter().all(|span| span.object == spans[0].object)
-        });
-        Ok(files)
-    }
-
-    /// Reads the job that the last run executed, as that run wrote it down.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`].
-    pub fn read_job(&self) -> Result<StoredJob, LedgerError> {
-        let bytes = self.folder.read(JOB)?;
-        let bytes = bytes.ok_or_else(|| LedgerError::NoOutput { path: self.folder.path_of("") })?;
-        self.parse(JOB, &bytes)
-    }
-
-    /// Reads the rows of a committed file, whose bytes are at hand.
-    ///
-    /// # Errors
-    ///
-    /// The decoder's.
-    pub fn decode(
-        &self,
-        file: &CommittedFile,
-        bytes: Bytes,
-    ) -> Result<Vec<RecordBatch>, ArrowError> {
-        let Some(key) = &file.schema else { return read_table(bytes, self.format, None) };
-        let known = self.schemas.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-        let schema = match known {
-            Some(schema) => schema,
-            None => {
-                let path = || self.folder.path_of(key);
-                let refuse = |problem| ArrowError::SchemaError(format!("`{}` {problem}", path()));
-                let read = self.folder.read(key).map_err(|error| refuse(error.problem))?;
-                read_schema(read.ok_or_else(|| refuse("is gone".to_owned()))?)?
-            }
-        };
-        let rows = read_table(bytes, self.format, Some(&schema));
-        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        schemas.entry(key.clone()).or_insert(schema);
-        rows
-    }
-
-    pub(crate) fn parse<T: DeserializeOwned>(
-        &self,
-        key: &str,
-        bytes: &[u8],
-    ) -> Result<T, LedgerError> {
-        let path = || self.folder.path_of(key);
-        let damaged = |error: serde_json::Error| LedgerError::Read {
-            path: path(),
-            problem: error.to_string(),
-        };
-        // The version is looked at first: of another one nothing else may be as it is here.
-        let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if version != LEDGER_VERSION {
-            return Err(LedgerError::Version { path: path(), version });
-        }
-        serde_json::from_slice(bytes).map_err(damaged)
-    }
-}
-
-/// What every version of the ledger's files has.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    version: u32,
-}
 
 /// An output that this run alone may write.
 #[derive(Debug)]

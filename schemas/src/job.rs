@@ -7,16 +7,22 @@
 mod embedding;
 mod generation;
 mod incremental;
+mod output;
 mod schedule;
+mod source;
+mod task;
 
 use std::collections::BTreeMap;
 
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
 pub use incremental::Incremental;
+pub use output::{Format, Output, RejectsPlace, SidecarExtension, SidecarMode, Sidecars};
 pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use source::{Columns, Source, SourceFormat};
+pub use task::{LongAudio, Task, TaskKind};
 
 use crate::{
     precision::PrecisionChoice,
@@ -92,205 +98,6 @@ pub struct Job {
     /// Whom `legenda schedule` tells how it went.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
-}
-
-/// What is asked of every row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Task {
-    /// The kind of task.
-    pub kind: TaskKind,
-    /// A template over the columns of a row (Jinja syntax: `{{ column }}`). Default: for `caption`
-    /// and `transcribe` a fixed request, for the others the row's text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
-    /// A template for the system message, for models that have one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system: Option<String>,
-    /// The language that is spoken, by its code (`"de"`) or English name (`"german"`), for models
-    /// that want it; default: the model finds out, row by row. Of a translator of many languages the
-    /// one of the text; default: what its tokenizer says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub language: Option<String>,
-    /// The language to write, by the same names, for a translator of many languages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_language: Option<String>,
-    /// Whether to write down what is said in English, whatever the language.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub translate: bool,
-    /// Whether transcripts tell when things are said: `<|0.00|> Hello.<|0.84|>`, in seconds.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub timestamps: bool,
-    /// How a sound is heard that is longer than the model hears at a time.
-    #[serde(default, skip_serializing_if = "LongAudio::is_default")]
-    pub long_audio: LongAudio,
-}
-
-/// How a sound is heard that is longer than the model hears at a time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LongAudio {
-    /// In windows that overlap and are heard independently of each other; what they say is joined.
-    #[default]
-    Chunked,
-    /// In windows of which each begins where the transcript of the one before ends, as the
-    /// timestamps in it tell.
-    Sequential,
-}
-
-impl LongAudio {
-    /// Returns the name used in job files.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Chunked => "chunked",
-            Self::Sequential => "sequential",
-        }
-    }
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Task {
-    /// Returns the first key that is set and that this kind of task has no use for, with the kinds
-    /// that have.
-    fn useless_key(&self) -> Option<(&'static str, &'static str)> {
-        let (speaks, writes) = (self.kind == TaskKind::Transcribe, self.kind == TaskKind::Generate);
-        let keys = [
-            ("task.language", self.language.is_some(), speaks || writes),
-            ("task.target_language", self.target_language.is_some(), writes),
-            ("task.translate", self.translate, speaks),
-            ("task.timestamps", self.timestamps, speaks),
-            ("task.long_audio", !self.long_audio.is_default(), speaks),
-        ];
-        let (key, ..) = keys.into_iter().find(|(_, is_set, is_useful)| *is_set && !is_useful)?;
-        Some((
-            key,
-            match key {
-                "task.language" => "`transcribe` and `generate`",
-                "task.target_language" => "`generate`",
-                _ => "`transcribe`",
-            },
-        ))
-    }
-}
-
-/// The kinds of task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskKind {
-    /// Says what is in an image.
-    Caption,
-    /// Answers a question, about an image or sound where the row has one.
-    Answer,
-    /// Writes down what is said in a sound.
-    Transcribe,
-    /// Continues or answers a text.
-    Generate,
-    /// Turns a text, an image or a sound into an embedding: a list of numbers.
-    Embed,
-}
-
-impl TaskKind {
-    /// Every kind of task.
-    pub const ALL: [Self; 5] =
-        [Self::Caption, Self::Answer, Self::Transcribe, Self::Generate, Self::Embed];
-
-    /// Returns the name used in job files.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Caption => "caption",
-            Self::Answer => "answer",
-            Self::Transcribe => "transcribe",
-            Self::Generate => "generate",
-            Self::Embed => "embed",
-        }
-    }
-
-    /// Returns the prompt template of a job that gives none.
-    #[must_use]
-    pub fn default_prompt(self) -> &'static str {
-        match self {
-            Self::Caption => "Describe the picture.",
-            Self::Transcribe => "Write down what is said.",
-            Self::Answer | Self::Generate | Self::Embed => "{{ text }}",
-        }
-    }
-}
-
-/// The table to read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// Files, directories (every file below that is of the format) or glob patterns, relative to the
-    /// job file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
-    pub paths: Vec<String>,
-    /// What the files are; default: what their extensions say, and of a directory or pattern with
-    /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<SourceFormat>,
-    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
-    /// each file, named `source`, without its columns of bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub query: Option<String>,
-    /// Which files are read when earlier runs have written to the same output: `"changed"` (new and
-    /// changed ones), `"new"` or `"all"`.
-    #[serde(default)]
-    pub incremental: Incremental,
-    /// Which column is what.
-    #[serde(default)]
-    pub columns: Columns,
-    /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
-    /// may lead to, beside the folder of the table's own file.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub media_dirs: Vec<String>,
-    /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
-    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. Names
-    /// that lead to addresses of a private network are refused.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub media_hosts: Vec<String>,
-}
-
-/// What the files of a source are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceFormat {
-    /// Parquet.
-    Parquet,
-    /// WebDataset shards: tar files, whose members of one stem are a row, with a column for each
-    /// extension and `__key__`.
-    Tar,
-    /// JSON Lines: an object per line.
-    Jsonl,
-    /// CSV, or TSV by its extension, with a header.
-    Csv,
-    /// Pictures and sounds: each file is a row with `path`, `file_name`, `size` and `media`.
-    Media,
-    /// Batch files of OpenAI's API, with `custom_id`, `url`, `parameters`, `system`, `text`, `images`,
-    /// `has_images` and `line`.
-    OpenaiBatch,
-}
-
-/// Which column of the table is what part of a record.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Columns {
-    /// A name for the row, used in messages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// The text, which templates also see as `text`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// The image or images: bytes, `{bytes, path}`, a path, or a list of those.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// The sound: bytes, `{bytes, path}`, or a path.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audio: Option<String>,
 }
 
 /// The model to ask and where it runs.
@@ -387,121 +194,6 @@ impl Default for Limits {
             text_bytes: ByteSize::mib(1),
         }
     }
-}
-
-/// Where the answers go.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Output {
-    /// A directory, relative to the job file, or its URL in an object store (`s3://bucket/folder`).
-    pub path: String,
-    /// The file format of the parts.
-    #[serde(default)]
-    pub format: Format,
-    /// Where rejected rows go.
-    #[serde(default)]
-    pub rejects: RejectsPlace,
-    /// The columns of the input that are carried to the answers; default: all but the media ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub columns: Option<Vec<String>>,
-    /// The most rows of a span: what is written together and, after a crash, done again.
-    #[serde(default = "default_span_rows")]
-    pub span_rows: usize,
-    /// Answers beside the pictures and sounds that the source is, on a disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sidecars: Option<Sidecars>,
-}
-
-/// Answers beside the files that they are of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Sidecars {
-    /// What their names end in.
-    pub extension: SidecarExtension,
-    /// What becomes of one that is there.
-    pub mode: SidecarMode,
-    /// What stands between the text that is there and the answer.
-    #[serde(default = "default_separator")]
-    pub separator: String,
-}
-
-fn default_separator() -> String {
-    ", ".to_owned()
-}
-
-/// What a sidecar is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SidecarExtension {
-    /// A text: the answer.
-    Txt,
-    /// A JSON object, whose member `answer` is the answer; others are kept.
-    Json,
-}
-
-impl SidecarExtension {
-    /// Returns the extension.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Txt => "txt",
-            Self::Json => "json",
-        }
-    }
-}
-
-/// What becomes of a sidecar that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SidecarMode {
-    /// It stays as it is.
-    Skip,
-    /// The answer comes behind what it says.
-    Append,
-    /// The answer comes before what it says.
-    Prepend,
-    /// The answer takes the place of what it says.
-    Overwrite,
-}
-
-fn default_span_rows() -> usize {
-    1024
-}
-
-/// The file format of the parts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// Parquet, compressed with Zstandard.
-    #[default]
-    Parquet,
-    /// Arrow IPC files.
-    Arrow,
-    /// JSON Lines: an object per row; bytes as base64, embeddings as arrays.
-    Jsonl,
-}
-
-impl Format {
-    /// Returns the extension of the parts' file names.
-    #[must_use]
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::Parquet => "parquet",
-            Self::Arrow => "arrow",
-            Self::Jsonl => "jsonl",
-        }
-    }
-}
-
-/// Where rejected rows go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RejectsPlace {
-    /// To `rejects/` beside the parts, with the original row.
-    #[default]
-    Separate,
-    /// Among the answers, with a null answer.
-    Inline,
 }
 
 impl Job {

@@ -1,0 +1,169 @@
+//! An output that can be read.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use legenda_schemas::{
+    job::Format,
+    ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
+    span::{Fingerprint, Span},
+};
+use serde::de::DeserializeOwned;
+
+use super::{JOB, LEDGER, LedgerError, PLAN, SCHEMAS, entry_key};
+use crate::{
+    sink::{read_schema, read_table},
+    store::{Folder, ReadError},
+};
+
+/// An output that can be read, whoever writes it.
+#[derive(Clone, Debug)]
+pub struct OutputFiles {
+    /// Where it lies.
+    pub folder: Folder,
+    /// The format of parts and rejects.
+    pub format: Format,
+    /// Schemas that were read or written, by their files.
+    pub(super) schemas: Arc<Mutex<HashMap<String, SchemaRef>>>,
+}
+
+impl OutputFiles {
+    /// Returns the output in `folder`, whose tables are in `format`. Nothing is read.
+    #[must_use]
+    pub fn new(folder: Folder, format: Format) -> Self {
+        Self { folder, format, schemas: Arc::default() }
+    }
+
+    /// Finds the output of earlier runs in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn find(folder: Folder) -> Result<Self, LedgerError> {
+        let mut this = Self::new(folder, Format::default());
+        let Some(plan) = this.read_plan()? else {
+            return Err(LedgerError::NoOutput { path: this.folder.path_of("") });
+        };
+        let format = plan.identity.get("output.format").cloned().unwrap_or_default();
+        this.format = serde_json::from_value(format).map_err(|error| LedgerError::Read {
+            path: this.folder.path_of(PLAN),
+            problem: error.to_string(),
+        })?;
+        Ok(this)
+    }
+
+    /// Reads the plan of the last run, if there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_plan(&self) -> Result<Option<Plan>, LedgerError> {
+        let bytes = self.folder.read(PLAN)?;
+        bytes.map(|bytes| self.parse(PLAN, &bytes)).transpose()
+    }
+
+    /// Reads the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_entries(&self) -> Result<Vec<LedgerEntry>, LedgerError> {
+        let read = self.folder.read_all(&self.folder.list(LEDGER, "")?)?;
+        read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
+    }
+
+    /// Returns the spans of the files that earlier runs of the job `fingerprint` have done whole, by the
+    /// file's path.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn done_files(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Result<HashMap<String, Vec<Span>>, LedgerError> {
+        let plan = self.read_plan()?.filter(|plan| plan.fingerprint == *fingerprint);
+        let Some(plan) = plan else { return Ok(HashMap::new()) };
+        let there: HashSet<String> = self.folder.list(LEDGER, "")?.into_iter().collect();
+        let planned = plan.spans.into_iter().map(|span| (span.id(fingerprint), span));
+        let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
+        let mut files: HashMap<String, Vec<Span>> = HashMap::new();
+        let mut undone = HashSet::new();
+        for (id, span) in planned.chain(kept) {
+            let path = span.object.path.clone();
+            if !there.contains(&entry_key(&id)) {
+                undone.insert(path.clone());
+            }
+            files.entry(path).or_default().push(span);
+        }
+        files.retain(|path, spans| {
+            !undone.contains(path) && spans.iter().all(|span| span.object == spans[0].object)
+        });
+        Ok(files)
+    }
+
+    /// Reads the job that the last run executed, as that run wrote it down.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`].
+    pub fn read_job(&self) -> Result<StoredJob, LedgerError> {
+        let bytes = self.folder.read(JOB)?;
+        let bytes = bytes.ok_or_else(|| LedgerError::NoOutput { path: self.folder.path_of("") })?;
+        self.parse(JOB, &bytes)
+    }
+
+    /// Reads the rows of a committed file, whose bytes are at hand.
+    ///
+    /// # Errors
+    ///
+    /// The decoder's.
+    pub fn decode(
+        &self,
+        file: &CommittedFile,
+        bytes: Bytes,
+    ) -> Result<Vec<RecordBatch>, ArrowError> {
+        let Some(key) = &file.schema else { return read_table(bytes, self.format, None) };
+        let known = self.schemas.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let schema = match known {
+            Some(schema) => schema,
+            None => {
+                let path = || self.folder.path_of(key);
+                let refuse = |problem| ArrowError::SchemaError(format!("`{}` {problem}", path()));
+                let read = self.folder.read(key).map_err(|error| refuse(error.problem))?;
+                read_schema(read.ok_or_else(|| refuse("is gone".to_owned()))?)?
+            }
+        };
+        let rows = read_table(bytes, self.format, Some(&schema));
+        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        schemas.entry(key.clone()).or_insert(schema);
+        rows
+    }
+
+    pub(crate) fn parse<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<T, LedgerError> {
+        let path = || self.folder.path_of(key);
+        let damaged = |error: serde_json::Error| LedgerError::Read {
+            path: path(),
+            problem: error.to_string(),
+        };
+        // The version is looked at first: of another one nothing else may be as it is here.
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version != LEDGER_VERSION {
+            return Err(LedgerError::Version { path: path(), version });
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+}
+
+/// What every version of the ledger's files has.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}

@@ -1,0 +1,77 @@
+//! The table to read.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Incremental;
+
+/// The table to read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Files, directories (every file below that is of the format) or glob patterns, relative to the
+    /// job file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
+    pub paths: Vec<String>,
+    /// What the files are; default: what their extensions say, and of a directory or pattern with
+    /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<SourceFormat>,
+    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
+    /// each file, named `source`, without its columns of bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Which files are read when earlier runs have written to the same output: `"changed"` (new and
+    /// changed ones), `"new"` or `"all"`.
+    #[serde(default)]
+    pub incremental: Incremental,
+    /// Which column is what.
+    #[serde(default)]
+    pub columns: Columns,
+    /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
+    /// may lead to, beside the folder of the table's own file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media_dirs: Vec<String>,
+    /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
+    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. Names
+    /// that lead to addresses of a private network are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub media_hosts: Vec<String>,
+}
+
+/// What the files of a source are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceFormat {
+    /// Parquet.
+    Parquet,
+    /// WebDataset shards: tar files, whose members of one stem are a row, with a column for each
+    /// extension and `__key__`.
+    Tar,
+    /// JSON Lines: an object per line.
+    Jsonl,
+    /// CSV, or TSV by its extension, with a header.
+    Csv,
+    /// Pictures and sounds: each file is a row with `path`, `file_name`, `size` and `media`.
+    Media,
+    /// Batch files of OpenAI's API, with `custom_id`, `url`, `parameters`, `system`, `text`, `images`,
+    /// `has_images` and `line`.
+    OpenaiBatch,
+}
+
+/// Which column of the table is what part of a record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Columns {
+    /// A name for the row, used in messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The text, which templates also see as `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The image or images: bytes, `{bytes, path}`, a path, or a list of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The sound: bytes, `{bytes, path}`, or a path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<String>,
+}
