@@ -16,7 +16,6 @@ use legenda_schemas::{
 use super::Pair;
 use crate::{
     ledger::{LedgerError, OutputFiles},
-    sink::read_table,
     source::cell::text_cell,
     store::ReadError,
 };
@@ -234,5 +233,5 @@ fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, 
     let damaged =
         |problem: String| EvalError::Damaged { path: output.folder.path_of(&file.name), problem };
     let bytes = output.folder.read(&file.name)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
-    read_table(bytes, output.format).map_err(|error| damaged(error.to_string()))
+    output.decode(file, bytes).map_err(|error| damaged(error.to_string()))
 }
