@@ -16,7 +16,7 @@ mod files;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
@@ -24,16 +24,16 @@ use bytes::Bytes;
 use legenda_schemas::{
     hex,
     job::{Format, Incremental},
-    ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
-    span::{Fingerprint, SourceObject, Span, SpanId},
+    ledger::{CommittedFile, KeptSpan, LedgerEntry, Plan, StoredJob},
+    span::{SourceObject, Span, SpanId},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     sidecar::NOTES,
-    sink::{read_schema, read_table, write_schema, write_table},
-    store::{Folder, Hold, HoldError, LeaseTerms, ReadError, WriteError},
+    sink::{write_schema, write_table},
+    store::{Hold, HoldError, LeaseTerms, WriteError},
 };
 
 pub use self::{error::LedgerError, files::OutputFiles};

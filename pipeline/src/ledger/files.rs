@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
+use bytes::Bytes;
 use legenda_schemas::{
     job::Format,
     ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
@@ -13,10 +14,10 @@ use legenda_schemas::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{JOB, LEDGER, LedgerError, PLAN, SCHEMAS, entry_key};
+use super::{JOB, LEDGER, LedgerError, PLAN, entry_key};
 use crate::{
     sink::{read_schema, read_table},
-    store::{Folder, ReadError},
+    store::Folder,
 };
 
 /// An output that can be read, whoever writes it.
