@@ -55,7 +55,9 @@ impl Service {
         let address = address.expect("the service says where its page is");
         // What it says later is shown when the test fails.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| show(&line)));
-        Self { child, address }
+        let this = Self { child, address };
+        this.wait_until("the folder was looked at", |this| this.get("/healthz").status == 200);
+        this
     }
 
     /// Asks the page, with `headers` (`Name: value`) and a body.
