@@ -189,7 +189,7 @@ fn draws(n_rows: usize) -> Vec<Vec<usize>> {
     let mut draw = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(u128::from(state) * n_rows as u128 >> 64).unwrap_or(0)
+        usize::try_from((u128::from(state) * n_rows as u128) >> 64).unwrap_or(0)
     };
     (0..DRAWS).map(|_| (0..n_rows).map(|_| draw()).collect()).collect()
 }

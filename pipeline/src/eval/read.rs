@@ -106,7 +106,7 @@ fn read_span(
 ) -> Result<(), EvalError> {
     let path_of = |file: &CommittedFile| output.folder.path_of(&file.name);
     let mut rejected = Vec::new();
-    for file in &entry.rejects_file {
+    if let Some(file) = &entry.rejects_file {
         for batch in read(output, file)? {
             let numbers = batch.column_by_name(ROW_COLUMN);
             let numbers = numbers.and_then(|column| column.as_primitive_opt::<UInt64Type>());
