@@ -64,8 +64,8 @@ fn json_lines_are_the_rows_of_the_tables() {
     }
     assert_eq!(cells(&rejected, "image"), [Some(BASE64_STANDARD.encode(b"junk"))]);
     // Columns keep their order.
-    let part = fs::read_dir(place.path("jsonl")).unwrap().map(|entry| entry.unwrap().path());
-    let part = part.filter(|path| path.extension().is_some_and(|name| name == "jsonl")).next();
+    let mut part = fs::read_dir(place.path("jsonl")).unwrap().map(|entry| entry.unwrap().path());
+    let part = part.find(|path| path.extension().is_some_and(|name| name == "jsonl"));
     let text = fs::read_to_string(part.unwrap()).unwrap();
     let (id, answer) = (text.find("\"id\"").unwrap(), text.find("\"answer\"").unwrap());
     assert!(id < answer && answer < text.find("\"legenda_status\"").unwrap());
