@@ -2,6 +2,7 @@
 //! rejected with their size, and what the process held at its peak stays below.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::print_stdout, reason = "the table that its recipe prints")]
 
 use std::{fs, io::Cursor, sync::Arc};
 
