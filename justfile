@@ -65,3 +65,10 @@ soak MINUTES:
 # Large rows under a small `limits.memory`; prints a table.
 promise:
     cargo test --release --workspace --test command_line --test memory -- --nocapture --test-threads=1
+
+# The sample tables in a bucket of an S3 server from PyPI: run, resumed, verified.
+s3-server:
+    cargo build --release
+    test -d target/s3_server/venv || python3 -m venv target/s3_server/venv
+    target/s3_server/venv/bin/pip install --quiet "moto[server]==5.1.22"
+    target/s3_server/venv/bin/python tests/s3_server.py target/release/legenda
