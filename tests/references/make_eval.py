@@ -64,6 +64,17 @@ SEVERAL: list[Row] = [
 ]
 
 
+# What implementations cut differently.
+CUTS: list[Row] = [
+    ("il l’a vu hier soir", ["il l’avait vu hier soir", "il l’ vu hier soir"]),
+    ("she said “the cat” and left", ["she said “cat” and left"]),
+    ("wait ..5 or e.g.,5 minutes", ["wait .5 or e.g. ,5 minutes"]),
+    ("rows 1-2--3 cost 1,000.5.,7 in all-", ["rows 1 - 2 - -3 cost 1,000.5 .,7 in all -"]),
+    ("x &amp;lt; y &quot;z&quot;", ['x < y "z"']),
+    ("{a}[b]`c`~d/e", ["{a} [b] `c` ~d/e"]),
+]
+
+
 def squad(text: str) -> list[str]:
     """Normalises as the evaluation script of SQuAD v1.1 does."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -131,7 +142,7 @@ def scores(rows: list[Row]) -> list[float]:
 
 def main() -> None:
     """Writes the file that is named."""
-    sets = [SINGLE, SEVERAL, SINGLE[:2]]
+    sets = [SINGLE, SEVERAL, SINGLE[:2], CUTS]
     golden = [{"pairs": rows, "scores": scores(rows)} for rows in sets]
     text = json.dumps(golden, ensure_ascii=False, indent=1)
     Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ use strsim::generic_levenshtein;
 
 use super::{Pair, words};
 
-/// Edits of words and words of the reference (jiwer 4's `wer`).
+/// Edits of words and words of the reference (jiwer 4's `wer`, but for white space: [`words::plain`]).
 pub(super) fn words(pair: &Pair) -> Vec<f64> {
     let answer = words::plain(pair.answer());
     let edits = pair.references.iter().map(|reference| {

@@ -97,9 +97,10 @@ impl Metric {
         match self {
             Self::Bleu => overlap::bleu_score(sums),
             Self::Chrf => overlap::chrf_score(sums),
-            // The others are a sum over a count.
+            // The others are a sum over a count. Words where none is right are mistakes (as in jiwer),
+            // though the references have no length.
             _ => match sums {
-                [sum, count] if *count > 0.0 => sum / count,
+                [sum, count] => sum / count.max(1.0),
                 _ => 0.0,
             },
         }
@@ -153,13 +154,19 @@ const DRAWS: usize = 1000;
 #[must_use]
 pub fn compare(first: &[Pair], second: &[Pair]) -> Vec<Comparison> {
     assert_eq!(first.len(), second.len(), "the outputs are of the same rows");
-    let draws = draws(first.len());
+    let n_rows = first.len();
     let of_metric = |metric: Metric| {
         let (a, b) = (metric.rows(first), metric.rows(second));
         let score = |rows: &[Vec<f64>], of: &[usize]| metric.score(&add(rows, of.iter().copied()));
-        let all: Vec<usize> = (0..first.len()).collect();
-        let mut differences: Vec<f64> =
-            draws.iter().map(|draw| score(&b, draw) - score(&a, draw)).collect();
+        let all: Vec<usize> = (0..n_rows).collect();
+        // One draw is held at a time, as a thousand of many rows would not fit into memory.
+        let mut draws = Draws { state: 1 };
+        let mut draw = Vec::with_capacity(n_rows);
+        let mut differences: Vec<f64> = Vec::with_capacity(DRAWS);
+        for _ in 0..DRAWS {
+            draws.next(n_rows, &mut draw);
+            differences.push(score(&b, &draw) - score(&a, &draw));
+        }
         differences.sort_by(f64::total_cmp);
         let at = |percent: usize| differences[(DRAWS * percent / 1000).min(DRAWS - 1)];
         Comparison {
@@ -183,15 +190,20 @@ fn add(rows: &[Vec<f64>], of: impl IntoIterator<Item = usize>) -> Vec<f64> {
     sums
 }
 
-/// Draws rows with replacement, the same every time (Knuth's MMIX sequence).
-fn draws(n_rows: usize) -> Vec<Vec<usize>> {
-    let mut state: u64 = 1;
-    let mut draw = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from((u128::from(state) * n_rows as u128) >> 64).unwrap_or(0)
-    };
-    (0..DRAWS).map(|_| (0..n_rows).map(|_| draw()).collect()).collect()
+/// Draws of rows with replacement, the same every time (Knuth's MMIX sequence).
+struct Draws {
+    state: u64,
+}
+
+impl Draws {
+    fn next(&mut self, n_rows: usize, draw: &mut Vec<usize>) {
+        draw.clear();
+        draw.extend((0..n_rows).map(|_| {
+            let state = self.state.wrapping_mul(6_364_136_223_846_793_005);
+            self.state = state.wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((u128::from(self.state) * n_rows as u128) >> 64).unwrap_or(0)
+        }));
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +244,24 @@ mod tests {
             }
             assert_eq!(set.scores.len(), Metric::ALL.len());
         }
+    }
+
+    #[test]
+    fn words_where_none_is_right_are_mistakes() {
+        let row = |answer: &str| Pair {
+            answer: Some(answer.to_owned()),
+            references: vec![String::new()],
+        };
+        // jiwer 4.0.0: `wer("", "x y")` is 2, `cer("", "x y")` is 3.
+        let of = |answer: &str| -> Vec<f64> {
+            scores(&[row(answer)]).iter().take(2).map(|one| one.score).collect()
+        };
+        assert_eq!((of("x y"), of("")), (vec![2.0, 3.0], vec![0.0, 0.0]));
+    }
+
+    #[test]
+    fn outputs_without_a_row_are_compared_without_a_fault() {
+        assert!(compare(&[], &[]).iter().all(|one| one.interval == (0.0, 0.0)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Texts as words, as each metric's reference cuts them.
 
-/// Words between white space.
+/// Words between white space. (jiwer keeps a lone tab or line break within a word, which would make
+/// the layout of an answer a mistake.)
 pub(super) fn plain(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
@@ -9,8 +10,17 @@ pub(super) fn plain(text: &str) -> Vec<&str> {
 pub(super) fn squad(text: &str) -> Vec<String> {
     let text: String =
         text.to_lowercase().chars().filter(|letter| !letter.is_ascii_punctuation()).collect();
-    let words = text.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the"));
-    words.map(str::to_owned).collect()
+    // An article ends where letters do: the script drops the one in `l’a` and in `“the cat”`.
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(first) = rest.chars().next() {
+        let is_word = first.is_alphanumeric();
+        let end = rest.find(|letter: char| letter.is_alphanumeric() != is_word);
+        let (run, after) = rest.split_at(end.unwrap_or(rest.len()));
+        kept.push_str(if matches!(run, "a" | "an" | "the") { " " } else { run });
+        rest = after;
+    }
+    plain(&kept).into_iter().map(str::to_owned).collect()
 }
 
 /// Runs of Latin letters and digits, lower case (rouge-score 0.1.2, without a stemmer).
@@ -30,9 +40,11 @@ pub(super) fn cider(text: &str) -> Vec<String> {
 }
 
 /// mteval-v13a's tokens (sacreBLEU 2.5's `13a`): punctuation stands alone, but for points and commas
-/// between digits, and hyphens that do not follow a digit.
+/// between digits, and hyphens that do not follow a digit. A letter that one of its rules has used is
+/// not looked at again by that rule, so of `..5` the second point stays with its digit.
 pub(super) fn bleu(text: &str) -> Vec<String> {
     let text = text
+        .trim_end()
         .replace("<skipped>", "")
         .replace("-\n", "")
         .replace('\n', " ")
@@ -40,26 +52,44 @@ pub(super) fn bleu(text: &str) -> Vec<String> {
         .replace("&amp;", "&")
         .replace("&lt;", "<")
         .replace("&gt;", ">");
-    let letters: Vec<char> = format!(" {text} ").chars().collect();
     let mut spaced = String::with_capacity(text.len() * 2);
-    let is_digit = |at: Option<&char>| at.is_some_and(char::is_ascii_digit);
-    for (idx, &letter) in letters.iter().enumerate() {
-        let before = idx.checked_sub(1).and_then(|at| letters.get(at));
-        let after = letters.get(idx + 1);
+    spaced.push(' ');
+    for letter in text.chars() {
         match letter {
             '{'..='~' | '['..='`' | '!'..='&' | '('..='+' | ':'..='@' | '/' => {
                 spaced.extend([' ', letter, ' ']);
             }
-            '.' | ',' => {
-                if is_digit(before) && is_digit(after) {
-                    spaced.push(letter);
-                } else {
-                    spaced.extend([' ', letter, ' ']);
-                }
-            }
-            '-' if is_digit(before) => spaced.extend([' ', letter, ' ']),
             _ => spaced.push(letter),
         }
     }
-    spaced.split_whitespace().map(str::to_owned).collect()
+    spaced.push(' ');
+    let is_point = |letter: char| matches!(letter, '.' | ',');
+    let spaced = each_pair(&spaced, |first, second| {
+        let found = !first.is_ascii_digit() && is_point(second);
+        found.then_some([first, ' ', second, ' '])
+    });
+    let spaced = each_pair(&spaced, |first, second| {
+        let found = is_point(first) && !second.is_ascii_digit();
+        found.then_some([' ', first, ' ', second])
+    });
+    let spaced = each_pair(&spaced, |first, second| {
+        (first.is_ascii_digit() && second == '-').then_some([first, ' ', second, ' '])
+    });
+    plain(&spaced).into_iter().map(str::to_owned).collect()
+}
+
+/// Replaces neighbours, from left to right, each letter once.
+fn each_pair(text: &str, replace: impl Fn(char, char) -> Option<[char; 4]>) -> String {
+    let mut replaced = String::with_capacity(text.len() * 2);
+    let mut letters = text.chars().peekable();
+    while let Some(first) = letters.next() {
+        match letters.peek().and_then(|second| replace(first, *second)) {
+            Some(four) => {
+                replaced.extend(four);
+                letters.next();
+            }
+            None => replaced.push(first),
+        }
+    }
+    replaced
 }
