@@ -54,7 +54,8 @@ impl Reservation {
 
     /// Gives back what is beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
-        drop(self.split(self.bytes().saturating_sub(bytes)));
+        let kept = bytes.div_ceil(GRAIN_BYTES).saturating_mul(GRAIN_BYTES);
+        drop(self.split(self.bytes().saturating_sub(kept)));
     }
 }
 

@@ -230,8 +230,10 @@ fn progress_is_json_for_machines() {
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    // The line is printed at least once, whenever the run ends.
-    let last = lines.last().expect("a line of JSON");
+    // The report comes last; a line of progress is printed at least once, whenever the run ends.
+    let (report, lines) = lines.split_last().expect("lines of JSON");
+    assert_eq!(report["report"]["rows_in"], 400);
+    let last = lines.last().expect("a line of progress");
     assert_eq!(last["rows_planned"], 400);
     for key in ["rows_done", "rejects", "rows_per_second", "tokens_per_second"] {
         assert!(last[key].is_number(), "{key} in {last}");

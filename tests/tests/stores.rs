@@ -202,7 +202,7 @@ fn stores_that_cannot_be_used_are_refused() {
     let with = |key: &str| bucket.run(&place, &["run", "job.toml", "--set", key]);
     with("source.paths=[\"s3://bucket/none/*.parquet\"]")
         .expect(2)
-        .complains_of(&["s3://bucket/none/*.parquet", "no Parquet file"]);
+        .complains_of(&["s3://bucket/none/*.parquet", "no file to read"]);
     with("source.paths=[\"s3://bucket/none.parquet\"]")
         .expect(2)
         .complains_of(&["s3://bucket/none.parquet"]);

@@ -54,6 +54,9 @@ fn is_picture(name: &str) -> bool {
     ["png", "jpg", "gif", "webp", "bmp", "tiff"].iter().any(|ending| name.ends_with(ending))
 }
 
+/// Bytes that `prepare` reserves for a byte of encoded sound (`stage/decode.rs`).
+const SOUND_EXPANSION: u64 = 22;
+
 /// Decodes a file as `prepare` does; returns the bytes that were promised to be enough.
 fn decode(bytes: &[u8], picture: bool) -> (u64, Result<(), MediaError>) {
     if picture {
@@ -74,8 +77,11 @@ fn decode(bytes: &[u8], picture: bool) -> (u64, Result<(), MediaError>) {
         let decoded =
             guarded_within(HANG, move || decode_audio(owned, SECONDS_MAX, SOUND_BYTES_MAX))
                 .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "audio", source }));
-        let promised =
-            decoded.as_ref().map_or(SOUND_BYTES_MAX, |sound| sound.samples.len() as u64 * 8);
+        // What is reserved first, or what the sound turned out to be.
+        let usual = bytes.len() as u64 * SOUND_EXPANSION;
+        let promised = decoded
+            .as_ref()
+            .map_or(SOUND_BYTES_MAX, |sound| usual.max(sound.samples.len() as u64 * 8));
         (promised, decoded.map(drop))
     }
 }

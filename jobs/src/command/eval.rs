@@ -31,6 +31,10 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<Exit, Failure> {
             second.push(other);
         }
     }
+    if first.is_empty() {
+        let none = anyhow::anyhow!("`{}` and `{other}` have no row in common", args.output);
+        return Err(Failure::config(none).hint("name the column that tells rows apart by `--id`"));
+    }
     show_comparison(&first, &second, args);
     Ok(Exit::Done)
 }
