@@ -16,7 +16,9 @@ use std::{
 use arrow::{array::RecordBatch, compute::concat_batches};
 use sha2::{Digest, Sha256};
 
-use crate::{Ended, Workplace, ended, pictures, png, read_rows, text_column, write_table};
+use crate::{
+    Ended, Workplace, ended, pictures, png, read_rows, text_column, torture::Draws, write_table,
+};
 
 /// The name of the bucket.
 pub const BUCKET: &str = "bucket";
@@ -61,7 +63,7 @@ struct State {
     objects: BTreeMap<String, Object>,
     /// Of a thousand calls so many go wrong.
     faulty_permille: u64,
-    random: u64,
+    draws: Draws,
     calls: usize,
     faults: BTreeMap<Fault, usize>,
     sent_bytes: u64,
@@ -88,7 +90,7 @@ impl BucketServer {
     /// Starts an empty bucket.
     #[must_use]
     pub fn start() -> Self {
-        let state = Arc::new(Mutex::new(State { random: 1, ..State::default() }));
+        let state = Arc::new(Mutex::new(State { draws: Draws(1), ..State::default() }));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let shared = Arc::clone(&state);
@@ -128,7 +130,7 @@ impl BucketServer {
     /// Lets so many of a thousand calls go wrong, as `seed` says.
     pub fn fail(&self, permille: u64, seed: u64) {
         let mut state = lock(&self.state);
-        (state.faulty_permille, state.random) = (permille, seed);
+        (state.faulty_permille, state.draws) = (permille, Draws(seed));
     }
 
     /// Writes over what is there, whatever is asked, as some stores do.
@@ -297,12 +299,7 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) {
     let Some(request) = read_request(stream) else { return };
     let mut guard = lock(state);
     guard.calls += 1;
-    // A sequence of its own for every call (Knuth, MMIX), so that a run can be made again.
-    guard.random = guard
-        .random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    let drawn = guard.random >> 33;
+    let drawn = guard.draws.draw() >> 33;
     let fault = (drawn % 1000 < guard.faulty_permille)
         .then(|| FAULTS[usize::try_from(drawn / 1000).unwrap() % FAULTS.len()]);
     if let Some(fault) = fault {

@@ -44,27 +44,36 @@ impl TortureRow<'_> {
     }
 }
 
-/// Instants by chance: the same ones every time (Knuth, MMIX), so that a run can be made again.
+/// Numbers by chance: the same ones every time (Knuth, MMIX), so that a run can be made again.
+#[derive(Debug, Default)]
+pub struct Draws(pub u64);
+
+impl Draws {
+    /// Returns the next number, whose high bits are the better ones.
+    pub fn draw(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0
+    }
+}
+
+/// Instants by chance.
 #[derive(Debug)]
 pub struct Instants {
     whole: Duration,
-    state: u64,
+    draws: Draws,
 }
 
 impl Instants {
     /// Draws instants within `whole`.
     #[must_use]
     pub fn within(whole: Duration) -> Self {
-        Self { whole, state: 1 }
+        Self { whole, draws: Draws(1) }
     }
 
     /// Draws one, of at least a millisecond.
     pub fn draw(&mut self) -> Duration {
-        self.state = self
-            .state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let share = f64::from(u32::try_from(self.state >> 40).unwrap()) / f64::from(1 << 24);
+        let share = f64::from(u32::try_from(self.draws.draw() >> 40).unwrap()) / f64::from(1 << 24);
         self.whole.mul_f64(share).max(Duration::from_millis(1))
     }
 }
