@@ -13,8 +13,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io::{self, Read, Write},
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -28,10 +28,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    crash,
     ledger::{Committed, LedgerError, Output},
     source::Listed,
-    store::{Folder, ReadError, WriteError, is_url},
+    store::{Folder, ReadError, WriteError, is_url, write_whole},
 };
 
 /// The folder of the notes.
@@ -191,7 +190,8 @@ impl Note {
                 tracing::warn!(%path, "a sidecar has been changed meanwhile, and is left as it is");
                 continue;
             }
-            write_whole(path, after).map_err(|error| write_error(path, &error))?;
+            write_whole(&unfinished(path), path, after.as_bytes())
+                .map_err(|error| write_error(path, &error))?;
             dirs.extend(path.parent().map(Path::to_owned));
         }
         for dir in dirs {
@@ -224,19 +224,10 @@ pub(crate) fn waiting(folder: &Folder) -> Result<Vec<String>, ReadError> {
     folder.list(NOTES, "")
 }
 
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+/// Hidden, so that no listing of sources has it.
+fn unfinished(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Hidden, so that no listing of sources has it.
-    let unfinished = path.with_file_name(format!(".{name}.unfinished"));
-    let mut file = File::create(&unfinished)?;
-    crash::step();
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    drop(file);
-    crash::step();
-    fs::rename(&unfinished, path)?;
-    crash::step();
-    Ok(())
+    path.with_file_name(format!(".{name}.unfinished"))
 }
 
 fn write_error(path: &Path, error: &io::Error) -> WriteError {

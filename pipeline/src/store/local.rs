@@ -76,26 +76,10 @@ impl LocalFolder {
     /// there before is there still.
     pub(super) fn write(&self, key: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let path = self.path_of(key);
-        self.write_to(&path, bytes).map_err(|error| write_error(&path, &error))
-    }
-
-    fn write_to(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let unfinished = self.path_of(UNFINISHED).join(path.file_name().unwrap_or_default());
-        let mut file = File::create(&unfinished)?;
-        crash::step();
-        file.write_all(bytes)?;
-        crash::step();
-        file.sync_all()?;
-        drop(file);
-        crash::step();
-        fs::rename(&unfinished, path)?;
-        crash::step();
-        // The rename itself is durable only when the folder is synced too.
-        if let Some(dir) = path.parent() {
-            File::open(dir).and_then(|dir| dir.sync_all())?;
-        }
-        crash::step();
-        Ok(())
+        write_whole(&unfinished, &path, bytes)
+            .and_then(|()| sync_folder_of(&path))
+            .map_err(|error| write_error(&path, &error))
     }
 
     /// Locks the file `key`, which says that `owner` has it.
@@ -115,6 +99,29 @@ impl LocalFolder {
         }
         Ok(())
     }
+}
+
+/// Writes a file as `unfinished`, syncs it, and renames it to `path`, on the same file system: it is
+/// there whole, or as it was before. The rename itself is durable only when the folder is synced too.
+pub(crate) fn write_whole(unfinished: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(unfinished)?;
+    crash::step();
+    file.write_all(bytes)?;
+    crash::step();
+    file.sync_all()?;
+    drop(file);
+    crash::step();
+    fs::rename(unfinished, path)?;
+    crash::step();
+    Ok(())
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        File::open(dir).and_then(|dir| dir.sync_all())?;
+    }
+    crash::step();
+    Ok(())
 }
 
 fn lock(path: &Path, owner: &str) -> io::Result<Result<File, HoldError>> {

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 
 pub use self::lease::LeaseTerms;
+pub(crate) use self::local::write_whole;
 pub(crate) use self::remote::{ObjectAt, Reading, retries};
 use self::{
     lease::{Lease, LeaseError},
