@@ -266,9 +266,7 @@ impl Output {
 
     fn write_rows(&self, stem: String, rows: Rows) -> Result<CommittedFile, WriteError> {
         let name = format!("{stem}.{}", self.files.format.extension());
-        let mut digest = Sha256::new();
-        digest.update(&rows.bytes);
-        let sha256 = hex(digest);
+        let sha256 = sha256(&rows.bytes);
         self.check_hold(&name)?;
         let schema = rows.schema.map(|schema| self.write_schema(&schema)).transpose()?;
         self.files.folder.create(&name, rows.bytes)?;
@@ -277,9 +275,7 @@ impl Output {
 
     /// Writes a schema down, unless it is; returns its key.
     fn write_schema(&self, Described { schema, bytes }: &Described) -> Result<String, WriteError> {
-        let mut digest = Sha256::new();
-        digest.update(bytes);
-        let key = format!("{SCHEMAS}/{}.arrow", &hex(digest)[..SCHEMA_CHARS]);
+        let key = format!("{SCHEMAS}/{}.arrow", &sha256(bytes)[..SCHEMA_CHARS]);
         let mut schemas = self.files.schemas.lock().unwrap_or_else(PoisonError::into_inner);
         if !schemas.contains_key(&key) {
             self.files.folder.replace(&key, bytes.clone())?;
@@ -422,6 +418,13 @@ impl Rows {
         let bytes = write_table(format, batch)?;
         Ok(Self { n_rows: batch.num_rows() as u64, bytes, schema: described })
     }
+}
+
+/// Returns the SHA-256 of a file's bytes, hex, as `sha256sum` prints it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(bytes);
+    hex(digest)
 }
 
 fn entry_key(id: &SpanId) -> String {

@@ -264,10 +264,15 @@ impl RunPlan {
     /// query is not asked again: of those it is the most that it may be.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
-        let Some(kept) = &self.kept else { return self.ledger.n_rows() };
         let (done, new) = self.ledger.spans.split_at(self.table.done.len());
         let done: u64 = done.iter().map(|span| span.n_rows as u64).sum();
-        done + new.iter().map(|span| kept.of(span).len() as u64).sum::<u64>()
+        done + new.iter().map(|span| self.n_rows_of(span)).sum::<u64>()
+    }
+
+    /// Returns how many rows of a span are read.
+    #[must_use]
+    pub fn n_rows_of(&self, span: &Span) -> u64 {
+        self.kept.as_ref().map_or(span.n_rows, |kept| kept.of(span).len()) as u64
     }
 
     /// Returns the column of the answers.

@@ -44,6 +44,11 @@ pub enum RetryError {
     },
 }
 
+/// Returns which rows of their file some rejects are.
+pub(crate) fn row_numbers(rejects: &RecordBatch) -> Option<&UInt64Array> {
+    rejects.column_by_name(ROW_COLUMN)?.as_primitive_opt::<UInt64Type>()
+}
+
 /// The rejects of a committed span.
 #[derive(Clone, Debug)]
 pub struct Rejects {
@@ -73,7 +78,7 @@ impl Rejects {
     }
 
     fn row_numbers(&self) -> Option<&UInt64Array> {
-        self.rows.column_by_name(ROW_COLUMN)?.as_primitive_opt::<UInt64Type>()
+        row_numbers(&self.rows)
     }
 
     fn codes(&self) -> Option<&StringArray> {

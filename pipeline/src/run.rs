@@ -9,6 +9,7 @@
 //! between them stand queues that count bytes ([`crate::budget`]), so the slowest stage sets the pace.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -21,6 +22,7 @@ use legenda_models::{Embedder, Loaded, Model};
 use legenda_schemas::{
     job::{Incremental, RejectsPlace},
     ledger::LedgerEntry,
+    span::SpanId,
     table::AnswerKind,
 };
 use tokio::{
@@ -204,18 +206,18 @@ pub async fn run(
         let (plan, options) = (Arc::clone(&plan), options.clone());
         move || open_output(&plan, &options)
     });
-    let (output, mut committed, spans) = opened
+    let (output, committed, spans) = opened
         .await
         .map_err(|error| RunError::Stage { stage: "open", problem: format!(": {error}") })??;
     let output = Arc::new(output);
     let rows_retried = spans.iter().filter_map(|span| Some(span.retry.as_ref()?.rows.len() as u64));
     let rows_retried = options.retry.is_some().then(|| rows_retried.sum());
-    for span in spans.iter().filter(|span| span.retry.is_some()) {
-        committed.entries.remove(&span.id);
-    }
-    let earlier = || committed.entries.values().chain(&committed.kept);
+    let retried: HashSet<&SpanId> =
+        spans.iter().filter(|span| span.retry.is_some()).map(|span| &span.id).collect();
+    let all = committed.entries.values().chain(&committed.kept);
+    let earlier = || all.clone().filter(|entry| !retried.contains(&entry.id));
     let rows_resumed = earlier().map(|entry| entry.rows_in).sum();
-    let rows_new = || spans.iter().map(|span| span.rows(&plan).len() as u64).sum::<u64>();
+    let rows_new = || spans.iter().map(|span| plan.n_rows_of(&span.span)).sum::<u64>();
     let rows_planned = rows_retried.unwrap_or_else(|| rows_resumed + rows_new());
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
@@ -267,12 +269,14 @@ pub async fn run(
         bytes_read: plan.table.bytes_read.total() - bytes_before,
         store_retries: store::retries(),
     };
-    for entry in committed.entries.values().chain(&committed.kept).chain(&entries) {
-        report.add(entry);
-    }
+    // A span that was retried has its new entry, and its old one where the run ended before.
+    let mut ledger = committed.entries;
+    ledger.extend(committed.kept.into_iter().chain(entries).map(|entry| (entry.id.clone(), entry)));
+    let entries: Vec<LedgerEntry> = ledger.into_values().collect();
+    entries.iter().for_each(|entry| report.add(entry));
     tokio::task::spawn_blocking({
         let report = report.clone();
-        move || report::write(&output, &plan, &report, timeline)
+        move || report::write(&output, &plan, &report, timeline, &entries)
     })
     .await
     .map_err(|error| RunError::Stage { stage: "report", problem: format!(": {error}") })??;

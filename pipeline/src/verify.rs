@@ -9,21 +9,17 @@ use std::{
     path::Path,
 };
 
-use arrow::{
-    array::{AsArray, RecordBatch},
-    datatypes::UInt64Type,
-};
+use arrow::array::RecordBatch;
 use legenda_schemas::{
-    hex,
     job::{RejectsPlace, SourceFormat},
     ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
     span::{SourceObject, Span, SpanId},
     table::ROW_COLUMN,
 };
-use sha2::{Digest, Sha256};
 
 use crate::{
-    ledger::{LedgerError, OutputFiles, TABLES},
+    ledger::{LedgerError, OutputFiles, TABLES, sha256},
+    retry::row_numbers,
     sidecar,
     source::{BytesRead, Listed, SourceTable, TableFile, list_files},
     store::Folder,
@@ -324,9 +320,7 @@ fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBa
     let unreadable = |problem: String| Problem::Unreadable { path: path(), problem };
     let bytes = output.folder.read(&file.name).map_err(|error| unreadable(error.problem))?;
     let bytes = bytes.ok_or_else(|| Problem::Missing { path: path() })?;
-    let mut digest = Sha256::new();
-    digest.update(&bytes);
-    let actual = hex(digest);
+    let actual = sha256(&bytes);
     if actual != file.sha256 {
         return Err(Problem::Digest { path: path(), actual, expected: file.sha256.clone() });
     }
@@ -347,9 +341,7 @@ fn check_rejected_rows(
     let mut named = HashSet::new();
     let mut expected = 0;
     for batch in batches {
-        let column = batch.column_by_name(ROW_COLUMN);
-        let column = column.and_then(|column| column.as_primitive_opt::<UInt64Type>());
-        let column = column.ok_or_else(|| Problem::Unreadable {
+        let column = row_numbers(batch).ok_or_else(|| Problem::Unreadable {
             path: path(),
             problem: format!("it has no `{ROW_COLUMN}`"),
         })?;

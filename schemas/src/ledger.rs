@@ -39,12 +39,6 @@ pub struct KeptSpan {
 }
 
 impl Plan {
-    /// Returns the rows of all spans.
-    #[must_use]
-    pub fn n_rows(&self) -> u64 {
-        self.spans.iter().map(|span| span.n_rows as u64).sum()
-    }
-
     /// Returns whether `entry` was made by the job of this plan, of whatever input.
     #[must_use]
     pub fn made(&self, entry: &LedgerEntry) -> bool {

@@ -1,21 +1,22 @@
 //! The rows of an output with what is right for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::{
     array::{Array, AsArray, ListLikeArray, RecordBatch},
-    datatypes::{DataType, UInt64Type},
+    datatypes::DataType,
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use legenda_schemas::{
     ledger::{CommittedFile, LedgerEntry},
-    table::{ANSWER_COLUMN, ROW_COLUMN},
+    table::ANSWER_COLUMN,
 };
 
 use super::Pair;
 use crate::{
     ledger::{LedgerError, OutputFiles},
+    retry::row_numbers,
     source::cell::text_cell,
     store::ReadError,
 };
@@ -105,14 +106,13 @@ fn read_span(
     rows: &mut HashMap<Key, Pair>,
 ) -> Result<(), EvalError> {
     let path_of = |file: &CommittedFile| output.folder.path_of(&file.name);
-    let mut rejected = Vec::new();
+    let mut rejected = HashSet::new();
     if let Some(file) = &entry.rejects_file {
         for batch in read(output, file)? {
-            let numbers = batch.column_by_name(ROW_COLUMN);
-            let numbers = numbers.and_then(|column| column.as_primitive_opt::<UInt64Type>());
+            let numbers = row_numbers(&batch);
             for row in 0..batch.num_rows() {
                 let number = numbers.map_or(0, |numbers| numbers.value(row));
-                rejected.push(number);
+                rejected.insert(number);
                 let place = (entry.span.object.path.clone(), number);
                 let pair = Pair {
                     answer: None,

@@ -4,7 +4,7 @@ use std::{collections::HashSet, io::Cursor};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::{Float32Type, UInt64Type},
+    datatypes::Float32Type,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,7 +12,7 @@ use image::{ImageFormat, RgbImage, imageops::FilterType};
 use legenda_schemas::{
     job::RejectsPlace,
     ledger::LedgerEntry,
-    table::{ANSWER_COLUMN, RESERVED_PREFIX, ROW_COLUMN},
+    table::{ANSWER_COLUMN, RESERVED_PREFIX},
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::{
     ledger::OutputFiles,
     media::image::PendingImage,
     plan::RunPlan,
+    retry::row_numbers,
     source::cell::{MediaCell, media_cells, text_cell},
 };
 
@@ -129,10 +130,7 @@ fn rows_of(
 fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
     let mut rows = HashSet::new();
     for batch in entry.rejects_file.iter().flat_map(|file| read(output, file)) {
-        let column = batch.column_by_name(ROW_COLUMN);
-        if let Some(column) = column.and_then(|column| column.as_primitive_opt::<UInt64Type>()) {
-            rows.extend(column.values().iter().copied());
-        }
+        rows.extend(row_numbers(&batch).into_iter().flat_map(|column| column.values()).copied());
     }
     rows
 }

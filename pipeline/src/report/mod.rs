@@ -7,6 +7,7 @@ mod gallery;
 mod page;
 mod sample;
 
+use legenda_schemas::ledger::LedgerEntry;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -58,7 +59,7 @@ impl StoredReport {
     }
 }
 
-/// Writes the report of a run that has ended, in three forms.
+/// Writes the report of a run that has ended, and has left `entries` in the ledger, in three forms.
 ///
 /// # Errors
 ///
@@ -68,10 +69,10 @@ pub(crate) fn write(
     plan: &RunPlan,
     run: &RunReport,
     timeline: Vec<Instance>,
+    entries: &[LedgerEntry],
 ) -> Result<(), WriteError> {
     let files = output.files();
     let earlier = StoredReport::read(files).ok().flatten();
-    let entries = files.read_entries().unwrap_or_default();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let report = StoredReport {
         run: run.clone(),
@@ -80,9 +81,9 @@ pub(crate) fn write(
         prompt: plan.given_prompt().to_owned(),
         ended_at: now.unwrap_or_default().as_secs(),
         timeline,
-        sample: AnswerSample::take(files, &entries),
+        sample: AnswerSample::take(files, entries),
     };
-    let gallery = Gallery::collect(plan, files, &entries);
+    let gallery = Gallery::collect(plan, files, entries);
     output.write_report(REPORT, &report)?;
     output.write_report(GALLERY, &gallery)?;
     match page(&report, &gallery, earlier.as_ref(), "the run before") {

@@ -1,5 +1,6 @@
 //! The page itself: what is known of a run, as HTML without a script.
 
+use chrono::DateTime;
 use legenda_schemas::units::ByteSize;
 use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
 use serde::Serialize;
@@ -304,19 +305,10 @@ fn grouped(n: u64) -> String {
     text
 }
 
-/// Writes an instant, in seconds since 1970, as date and time of UTC (the days by Howard Hinnant's
-/// `civil_from_days`).
+/// Writes an instant, in seconds since 1970, as date and time of UTC.
 fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+    let instant = i64::try_from(seconds).ok().and_then(|at| DateTime::from_timestamp(at, 0));
+    instant.unwrap_or_default().format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 #[cfg(test)]
