@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use legenda_pipeline::ledger::Stale;
 use legenda_schemas::{
-    job::Device,
+    job::{Device, SourceFormat},
     precision::{PrecisionChoice, PrecisionError},
 };
 
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Batch(BatchArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
+    /// Tell what is in a table before any model is loaded, and propose a job.
+    Inspect(InspectArgs),
     /// Try the rejects of an output again, and commit what is answered now.
     Retry(RetryArgs),
     /// Prove that an output holds every input row once, or name what is wrong with it.
@@ -67,6 +69,26 @@ pub(crate) struct JobArgs {
     /// Never fetch anything from the network.
     #[arg(long)]
     pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The table: files, folders, patterns or URLs, as `source.paths` of a job.
+    #[arg(required = true, value_name = "URI")]
+    pub(crate) uris: Vec<String>,
+    /// Look at N rows, spread over the table.
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) rows: NonZeroUsize,
+    /// What the files are: parquet, tar, jsonl, csv, media or openai_batch; default: what their
+    /// extensions say.
+    #[arg(long, value_name = "FORMAT", value_parser = crate::command::inspect::format)]
+    pub(crate) format: Option<SourceFormat>,
+    /// Write the proposed job to this file, which must not be there yet.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) job: Option<PathBuf>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Run(args) => command::run::run(&args),
         Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
+        Command::Inspect(args) => command::inspect::inspect(&args),
         Command::Retry(args) => command::retry::retry(&args),
         Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),

@@ -1,6 +1,7 @@
 //! The data path of a run: a table of records in, a table of answers out.
 //!
 //! - [`plan`]: a job checked against its table and model, before a row is read.
+//! - [`inspect`]: what is in a table, before there is a job.
 //! - [`run`]: wires the stages; the file to read first.
 //! - [`stage`]: scan, prepare, encode, generate, collect.
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
@@ -21,6 +22,7 @@ pub mod budget;
 pub mod crash;
 pub mod eval;
 pub mod guard;
+pub mod inspect;
 pub mod ledger;
 pub mod media;
 pub mod metrics;

@@ -4,6 +4,7 @@ pub(crate) mod batch;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod inspect;
 pub(crate) mod models;
 pub(crate) mod report;
 pub(crate) mod retry;

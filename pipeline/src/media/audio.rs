@@ -36,6 +36,15 @@ const LEVEL_MAX: f32 = 1e10;
 /// Bytes of memory for a decoded sample: 32 bits, twice over, because a list that grows is copied.
 const BYTES_PER_SAMPLE: u64 = 2 * size_of::<f32>() as u64;
 
+/// Returns whether bytes begin like a sound: by their magic, as a box of MPEG-4 (ISO/IEC 14496-12), or with
+/// the head of a frame of MP3 (ISO/IEC 11172-3: eleven bits set, layer III) or AAC (ISO/IEC 14496-3, ADTS).
+pub(super) fn is_known(bytes: &[u8]) -> bool {
+    let has_magic = MAGIC.iter().any(|(magic, _)| bytes.starts_with(magic));
+    let is_frame = matches!(bytes, [0xff, second, ..]
+        if second & 0xe6 == 0xe2 || second & 0xf6 == 0xf0);
+    has_magic || is_frame || bytes.get(4..8) == Some(b"ftyp")
+}
+
 /// Decodes the encoded sound `bytes` and averages its channels.
 ///
 /// The sample rate stays that of the file; the model's processor resamples.

@@ -27,6 +27,11 @@ const SIDE_BYTES_MAX: u64 = 8 << 20;
 /// decoder that needs the whole picture at once (progressive JPEG: 16 bits in each of three).
 const WORK_BYTES_PER_PIXEL: u64 = 3 + 6;
 
+/// Returns whether bytes begin like a picture.
+pub(super) fn is_known(bytes: &[u8]) -> bool {
+    image::guess_format(bytes).is_ok()
+}
+
 impl<'a> PendingImage<'a> {
     /// Reads the header of the encoded image `bytes`.
     ///

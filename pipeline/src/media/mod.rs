@@ -5,7 +5,52 @@ pub mod image;
 pub mod locate;
 pub mod web;
 
-use crate::guard::GuardError;
+use legenda_schemas::job::SourceFormat;
+
+use crate::{guard::GuardError, source::listing::format_of};
+
+/// What media are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MediaKind {
+    /// A picture.
+    Image,
+    /// A sound.
+    Audio,
+}
+
+/// Extensions of pictures among those of media.
+const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
+
+impl MediaKind {
+    /// Returns what bytes begin like.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        if image::is_known(bytes) {
+            return Some(Self::Image);
+        }
+        audio::is_known(bytes).then_some(Self::Audio)
+    }
+
+    /// Returns what the extension of a name says.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let name = name.split(['?', '#']).next().unwrap_or(name);
+        if format_of(name) != Some(SourceFormat::Media) {
+            return None;
+        }
+        let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_lowercase())?;
+        Some(if PICTURES.contains(&extension.as_str()) { Self::Image } else { Self::Audio })
+    }
+
+    /// Returns the name used in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Audio => "audio",
+        }
+    }
+}
 
 /// Why media bytes cannot be used; the row is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +135,12 @@ pub enum MediaError {
 }
 
 impl MediaError {
+    /// Says of bytes that they begin like nothing that is read.
+    pub(crate) fn unknown(kind: &'static str, bytes: &[u8]) -> Self {
+        let known = "the formats of pictures and sounds";
+        Self::UnknownFormat { kind, bytes: bytes.len(), start: shown_start(bytes), known }
+    }
+
     /// Returns the reject code: few, stable, never built from data.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -1,0 +1,155 @@
+//! The job that a table looks made for, on the embedded model.
+
+use std::fmt::Write;
+
+use legenda_schemas::{
+    job::{SourceFormat, TaskKind},
+    table::{RESERVED_PREFIX, answer_column},
+};
+
+use super::{ColumnFacts, Holds, Inspection};
+
+/// Names of columns that ask something.
+const REQUESTS: [&str; 5] = ["question", "prompt", "instruction", "query", "request"];
+/// Names of columns that name their row.
+const IDS: [&str; 7] = ["id", "__key__", "key", "uuid", "uid", "file_name", "name"];
+
+/// A job that may be meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal<'a> {
+    /// What is asked.
+    pub task: TaskKind,
+    text: Option<&'a ColumnFacts>,
+    image: Option<&'a ColumnFacts>,
+    audio: Option<&'a ColumnFacts>,
+    id: Option<&'a ColumnFacts>,
+    /// Columns to carry, where not all can be.
+    carried: Option<Vec<&'a str>>,
+}
+
+impl<'a> Proposal<'a> {
+    /// Finds the job that a table looks made for; none where no column holds what a model reads.
+    #[must_use]
+    pub fn of(inspection: &'a Inspection) -> Option<Self> {
+        let columns = || inspection.columns.iter().filter(|column| column.in_every_file);
+        let best = |holds: Holds| {
+            columns().filter(|column| column.holds == holds).max_by_key(|column| usable(column))
+        };
+        let (picture, sound) = (best(Holds::Pictures), best(Holds::Sounds));
+        let texts = || columns().filter(|column| column.holds == Holds::Texts);
+        let is_request = |column: &&ColumnFacts| REQUESTS.contains(&&*column.name.to_lowercase());
+        let request = texts().find(is_request);
+        let is_id = |column: &&ColumnFacts| {
+            let is_named = IDS.contains(&&*column.name.to_lowercase());
+            let is_told_apart =
+                column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
+            is_named && is_told_apart && column.null_share == 0.0 && column.media.is_none()
+        };
+        let id = columns().filter(|column| !column.has_bytes).find(is_id);
+        let longest = || {
+            let others = texts().filter(|column| Some(*column) != id);
+            others.max_by(|a, b| median(a).total_cmp(&median(b)))
+        };
+        let n = |column: Option<&ColumnFacts>| column.map_or(0, |column| usable(column).1);
+        let (task, text, image, audio) = match (picture, sound, request) {
+            (None, None, _) => {
+                let text = request.or_else(longest).or(id.filter(|id| id.texts.is_some()))?;
+                (TaskKind::Generate, Some(text), None, None)
+            }
+            (image, audio, Some(text)) => (TaskKind::Answer, Some(text), image, audio),
+            _ if n(picture) >= n(sound) => (TaskKind::Caption, None, picture, None),
+            _ => (TaskKind::Transcribe, None, None, sound),
+        };
+        let is_free = |column: &&ColumnFacts| {
+            column.name != answer_column(task) && !column.name.starts_with(RESERVED_PREFIX)
+        };
+        let plain = || inspection.columns.iter().filter(|column| !column.has_bytes);
+        let fits = |column: &&ColumnFacts| column.in_every_file && is_free(column);
+        let is_odd = |column: &ColumnFacts| {
+            column.name == answer_column(task)
+                || (!column.in_every_file && !column.name.starts_with(RESERVED_PREFIX))
+        };
+        let carried = plain()
+            .any(is_odd)
+            .then(|| plain().filter(fits).map(|column| column.name.as_str()).collect());
+        Some(Self { task, text, image, audio, id, carried })
+    }
+
+    /// Writes it as a job file over `paths`, which are of `format` where that does not show, with answers
+    /// at `output`.
+    #[must_use]
+    pub fn toml(&self, paths: &[String], format: Option<SourceFormat>, output: &str) -> String {
+        let mut text = String::from("version = 1\n\n[task]\n");
+        let kind = self.task.as_str();
+        let prompt = match self.task {
+            TaskKind::Caption => "prompt = \"Describe the picture.\"\n",
+            TaskKind::Transcribe => "prompt = \"Write down what is said.\"\n",
+            _ => "",
+        };
+        let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
+        let mut lines = vec![
+            format!("kind = {}\n{prompt}\n[source]", quoted(kind)),
+            format!("paths = [{}]", paths.join(", ")),
+        ];
+        if let Some(format) = format {
+            let format = serde_json::to_string(&format).unwrap_or_default();
+            lines.push(format!("format = {format}"));
+        }
+        let mapped =
+            [("id", self.id), ("text", self.text), ("image", self.image), ("audio", self.audio)];
+        let mapped: Vec<String> = mapped
+            .into_iter()
+            .filter_map(|(key, column)| Some(format!("{key} = {}", quoted(&column?.name))))
+            .collect();
+        lines.push(format!("columns = {{ {} }}", mapped.join(", ")));
+        let media = [self.image, self.audio].into_iter().flatten();
+        let hosts = media.filter_map(|column| column.media.as_ref()).flat_map(|facts| &facts.hosts);
+        let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
+        if !hosts.is_empty() {
+            lines.push(
+                "# Cells hold URLs, which are fetched from hosts that are named here alone:"
+                    .to_owned(),
+            );
+            lines.push(format!("# media_hosts = [{}]", hosts.join(", ")));
+        }
+        lines.push("\n[model]\nbundle = \"legenda-tiny\"   # the embedded model; or a directory, or \"hf://owner/name\"".to_owned());
+        lines.push(format!("\n[output]\npath = {}", quoted(output)));
+        if let Some(carried) = &self.carried {
+            let names: Vec<String> = carried.iter().map(|name| quoted(name)).collect();
+            lines.push(format!("columns = [{}]", names.join(", ")));
+        }
+        for line in lines {
+            writeln!(text, "{line}").ok();
+        }
+        text
+    }
+
+    /// Returns a name for its output.
+    #[must_use]
+    pub fn output_name(&self) -> &'static str {
+        match self.task {
+            TaskKind::Caption => "captions",
+            TaskKind::Transcribe => "transcripts",
+            TaskKind::Answer => "answers",
+            TaskKind::Generate => "texts",
+            TaskKind::Embed => "embeddings",
+        }
+    }
+}
+
+/// Returns whether the media of a column are bytes, and how many can be used.
+fn usable(column: &ColumnFacts) -> (bool, u64) {
+    let Some(media) = &column.media else { return (false, 0) };
+    let unusable: u64 = media.unusable.values().map(|problem| problem.count).sum();
+    (column.has_bytes, media.count - unusable)
+}
+
+fn median(column: &ColumnFacts) -> f64 {
+    column.texts.as_ref().map_or(0.0, |texts| texts.bytes.median)
+}
+
+/// Writes a text as a basic string of TOML: one of JSON, whose escapes are among those of TOML, which
+/// wants one for DEL too.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
