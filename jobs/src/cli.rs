@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Check(JobArgs),
     /// Tell what is in a table before any model is loaded, and propose a job.
     Inspect(InspectArgs),
+    /// Run a sample of a job, write nothing to its output, and say what the whole will take.
+    Plan(PlanArgs),
     /// Try the rejects of an output again, and commit what is answered now.
     Retry(RetryArgs),
     /// Prove that an output holds every input row once, or name what is wrong with it.
@@ -69,6 +71,24 @@ pub(crate) struct JobArgs {
     /// Never fetch anything from the network.
     #[arg(long)]
     pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
+    /// Run about N rows, spread over the table; default: 64, or 8 for each slot.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rows: Option<u64>,
+    /// Put the prediction into the output, so that the next run is set beside it.
+    #[arg(long)]
+    pub(crate) save: bool,
+    /// How to show progress.
+    #[arg(long, value_enum, default_value_t = ProgressStyle::Auto)]
+    pub(crate) progress: ProgressStyle,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

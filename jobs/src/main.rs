@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
         Command::Inspect(args) => command::inspect::inspect(&args),
+        Command::Plan(args) => command::plan::plan(&args),
         Command::Retry(args) => command::retry::retry(&args),
         Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),

@@ -50,6 +50,13 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     if report.store_retries > 0 {
         lines.push(format!("{} calls to stores were made again", report.store_retries));
     }
+    for one in report.beside() {
+        let verdict = if one.is_within { "within" } else { "outside" };
+        lines.push(format!(
+            "predicted {}: {} ({}), was {}: {verdict}",
+            one.what, one.predicted, one.interval, one.truth
+        ));
+    }
     lines.push(format!("report in {}", plan.output.path_of("_legenda/report.html")));
     lines.push(format!("answers in {}", plan.output.path_of("")));
     if rejects > 0 {

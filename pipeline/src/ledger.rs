@@ -5,6 +5,7 @@
 //! <output>/rejects/rejects-<span>.parquet
 //! <output>/_legenda/plan.json           what the run set out to do
 //! <output>/_legenda/job.json            the job, for `legenda retry`
+//! <output>/_legenda/prediction.json     what `legenda plan` said of it
 //! <output>/_legenda/sidecars/           what sidecars are to become, until they are
 //! <output>/_legenda/schemas/            the Arrow schemas of JSON Lines files
 //! <output>/_legenda/ledger/<span>.json  the truth on resume: written after the part

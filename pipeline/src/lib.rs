@@ -11,6 +11,7 @@
 //! - [`retry`]: rejects that are tried again.
 //! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
 //! - [`eval`]: how good answers are, where the right ones are known.
+//! - [`predict`]: what a run will take, told by a sample of it.
 //! - [`preview`]: a look at the answers written. [`report`]: the page about a run, and what it shows;
 //!   [`timeline`]: its speed and memory over time.
 //! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
@@ -28,6 +29,7 @@ pub mod media;
 pub mod metrics;
 pub mod openai;
 pub mod plan;
+pub mod predict;
 pub mod preview;
 pub mod query;
 pub mod report;

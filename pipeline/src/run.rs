@@ -37,6 +37,7 @@ use crate::{
     media::locate::{MediaPlaces, PlacesError},
     metrics::{Ending, Progress, RunReport, resident_memory},
     plan::RunPlan,
+    predict::Prediction,
     report,
     retry::{Rejects, RetryChoice, RetryError},
     sidecar,
@@ -187,6 +188,10 @@ const ENCODED_PERCENT: u64 = 10;
 /// bounded so: it uses what one large picture needs and no more.
 const QUEUE_BYTES_MAX: u64 = 96 << 20;
 
+/// The most bytes of rows that the queues hold: what a sample may not have filled.
+pub(crate) const QUEUED_BYTES_MAX: u64 =
+    QUEUE_BYTES_MAX / 100 * (SCANNED_PERCENT + PREPARED_PERCENT + ENCODED_PERCENT);
+
 /// Executes the plan with the loaded model.
 ///
 /// # Errors
@@ -206,7 +211,7 @@ pub async fn run(
         let (plan, options) = (Arc::clone(&plan), options.clone());
         move || open_output(&plan, &options)
     });
-    let (output, committed, spans) = opened
+    let Opened { output, committed, spans, prediction } = opened
         .await
         .map_err(|error| RunError::Stage { stage: "open", problem: format!(": {error}") })??;
     let output = Arc::new(output);
@@ -259,6 +264,8 @@ pub async fn run(
         rows_resumed,
         spans_superseded: committed.superseded,
         tokens_generated: progress.tokens_generated.load(Relaxed),
+        tokens_prompt: progress.tokens_prompt.load(Relaxed),
+        output_bytes: progress.output_bytes.load(Relaxed),
         seconds: start.elapsed().as_secs_f64(),
         encode_seconds: progress.encode.total().as_secs_f64(),
         generate_seconds: progress.generate.total().as_secs_f64(),
@@ -268,6 +275,7 @@ pub async fn run(
         bytes_planned: bytes_before,
         bytes_read: plan.table.bytes_read.total() - bytes_before,
         store_retries: store::retries(),
+        prediction,
     };
     // A span that was retried has its new entry, and its old one where the run ended before.
     let mut ledger = committed.entries;
@@ -283,11 +291,17 @@ pub async fn run(
     Ok(report)
 }
 
+/// An output, and what is to be done for it.
+struct Opened {
+    output: Output,
+    committed: Committed,
+    spans: Arc<[OutstandingSpan]>,
+    /// What the run was predicted to take.
+    prediction: Option<Prediction>,
+}
+
 /// Opens the output, and finds what is to be done.
-fn open_output(
-    plan: &RunPlan,
-    options: &RunOptions,
-) -> Result<(Output, Committed, Arc<[OutstandingSpan]>), RunError> {
+fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError> {
     let files = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     let opening = OpenOutput {
         plan: &plan.ledger,
@@ -302,6 +316,8 @@ fn open_output(
     };
     let (output, ledger, committed) = Output::open(files, opening)?;
     sidecar::finish(&output, &committed)?;
+    // Before anything is known of how it goes.
+    let prediction = Prediction::read(&output.files().folder, &plan.ledger.fingerprint);
     let all = ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
     let Some(choice) = &options.retry else {
         output.write_job(&plan.stored_job(&options.base_dir))?;
@@ -309,7 +325,7 @@ fn open_output(
         let spans = outstanding
             .map(|(span, id)| OutstandingSpan { span: span.clone(), id, retry: None })
             .collect();
-        return Ok((output, committed, spans));
+        return Ok(Opened { output, committed, spans, prediction });
     };
     if plan.job.output.rejects == RejectsPlace::Inline {
         return Err(RetryError::Inline.into());
@@ -326,7 +342,7 @@ fn open_output(
             spans.push(OutstandingSpan { span: span.clone(), id, retry });
         }
     }
-    Ok((output, committed, spans.into()))
+    Ok(Opened { output, committed, spans: spans.into(), prediction })
 }
 
 /// Returns the bytes that the stages may share, beside what the process holds already.

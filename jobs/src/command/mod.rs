@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod models;
+pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod retry;
 pub(crate) mod run;
@@ -35,6 +36,12 @@ pub(crate) struct CheckedJob {
 
 /// Reads the job and checks everything that can be told before a row is read.
 pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
+    let (job, base_dir) = read_job(args)?;
+    plan_job(job, base_dir, args.limit, args.offline)
+}
+
+/// Reads a job file; returns its folder too.
+pub(crate) fn read_job(args: &JobArgs) -> Result<(Job, PathBuf), Failure> {
     let path = args.job.display();
     let text = std::fs::read_to_string(&args.job)
         .with_context(|| format!("cannot read the job file `{path}`"))
@@ -56,7 +63,7 @@ pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
-    plan_job(job, base_dir, args.limit, args.offline)
+    Ok((job, base_dir))
 }
 
 /// Checks a job against its table and model.

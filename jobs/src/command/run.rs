@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use legenda_models::{Embedder, Loaded, Model, ModelOptions, Runtime};
+use legenda_models::{Bundle, Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
     ledger::{LedgerError, Stale},
@@ -62,30 +62,7 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
         .map_err(Failure::resumable)?;
     #[cfg(unix)]
     let _file_too_large = listen_for_large_files(&executor)?;
-    let runtime = open_runtime(offline, plan.job.model.threads)?;
-    let options = ModelOptions {
-        device: plan.job.model.device,
-        slots: plan.job.model.slots,
-        kv_bytes_max: usize::try_from(plan.job.limits.memory.0 / KV_SHARE).ok(),
-        context_tokens: plan.job.model.context_tokens,
-        generation: plan.job.generation.clone(),
-        speech: (&plan.job.task).into(),
-        embedding: plan.job.embedding.clone(),
-    };
-    let model: Loaded = match &plan.embedding {
-        None => Model::load(&runtime, &bundle, &options).map_err(Failure::config)?.into(),
-        Some(embedding) => Embedder::load(&runtime, &bundle, &options, embedding.input)
-            .map_err(Failure::config)?
-            .into(),
-    };
-    let note = match &model {
-        Loaded::Model(model) => &model.info.device_note,
-        Loaded::Embedder(embedder) => &embedder.info.device_note,
-    };
-    if let Some(note) = note {
-        // Most machines have no GPU: which device it is stands in the line below.
-        tracing::info!(note, "device chosen");
-    }
+    let (runtime, model) = load(&plan, &bundle, offline)?;
     announce(&plan, &model, &runtime, start.elapsed());
     drop(bundle);
 
@@ -98,7 +75,9 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
         lease: lease_terms(),
         retry,
     };
-    let ended = executor.block_on(until_signal(Arc::clone(&plan), model, &run_options, shown));
+    let progress = Arc::new(Progress::default());
+    let running = until_signal(Arc::clone(&plan), model, &run_options, shown, progress);
+    let ended = executor.block_on(running);
     // Threads of an abandoned run must not hold up the end of the program.
     executor.shutdown_background();
     let report = ended?;
@@ -131,6 +110,39 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     })
 }
 
+/// Opens ONNX Runtime and loads the model of a plan.
+pub(super) fn load(
+    plan: &RunPlan,
+    bundle: &Bundle,
+    offline: bool,
+) -> Result<(Runtime, Loaded), Failure> {
+    let runtime = open_runtime(offline, plan.job.model.threads)?;
+    let options = ModelOptions {
+        device: plan.job.model.device,
+        slots: plan.job.model.slots,
+        kv_bytes_max: usize::try_from(plan.job.limits.memory.0 / KV_SHARE).ok(),
+        context_tokens: plan.job.model.context_tokens,
+        generation: plan.job.generation.clone(),
+        speech: (&plan.job.task).into(),
+        embedding: plan.job.embedding.clone(),
+    };
+    let model: Loaded = match &plan.embedding {
+        None => Model::load(&runtime, bundle, &options).map_err(Failure::config)?.into(),
+        Some(embedding) => Embedder::load(&runtime, bundle, &options, embedding.input)
+            .map_err(Failure::config)?
+            .into(),
+    };
+    let note = match &model {
+        Loaded::Model(model) => &model.info.device_note,
+        Loaded::Embedder(embedder) => &embedder.info.device_note,
+    };
+    if let Some(note) = note {
+        // Most machines have no GPU: which device it is stands in the line below.
+        tracing::info!(note, "device chosen");
+    }
+    Ok((runtime, model))
+}
+
 fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
     let model = match model {
         Loaded::Model(model) => {
@@ -152,13 +164,13 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
 }
 
 /// Runs the plan; the first signal asks it to stop, the second, or the end of the grace, ends it.
-async fn until_signal(
+pub(super) async fn until_signal(
     plan: Arc<RunPlan>,
     model: Loaded,
     options: &RunOptions,
     ShownArgs { progress: style, grace, until_eof, .. }: &ShownArgs,
+    progress: Arc<Progress>,
 ) -> Result<RunReport, Failure> {
-    let progress = Arc::new(Progress::default());
     let stop = Arc::new(Stop::default());
     let shown = Shown::start(*style, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
@@ -192,7 +204,7 @@ async fn until_signal(
 }
 
 /// Returns the terms of a lease: shorter ones when a test asks for them by `LEGENDA_LEASE_SECONDS`.
-fn lease_terms() -> LeaseTerms {
+pub(super) fn lease_terms() -> LeaseTerms {
     let seconds = std::env::var("LEGENDA_LEASE_SECONDS").ok().and_then(|n| n.parse().ok());
     let lasts = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     lasts.map_or_else(LeaseTerms::default, |lasts| LeaseTerms { lasts })
@@ -217,7 +229,7 @@ fn resume_hint() -> String {
 /// Listens for SIGXFSZ, so that a file over `RLIMIT_FSIZE` is an error and not the end of the process;
 /// before ONNX Runtime opens, which writes files of its own.
 #[cfg(unix)]
-fn listen_for_large_files(
+pub(super) fn listen_for_large_files(
     executor: &tokio::runtime::Runtime,
 ) -> Result<tokio::signal::unix::Signal, Failure> {
     use tokio::signal::unix::{SignalKind, signal};

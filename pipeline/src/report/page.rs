@@ -134,6 +134,7 @@ pub fn page(
         memory_limit => ByteSize(run.memory_limit_bytes).to_string(),
         peak,
         stages => value(&stages),
+        beside => value(run.beside()),
         rejects => value(&sample.rejects),
         sampled => grouped(sample.rows),
         flags,

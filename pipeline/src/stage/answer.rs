@@ -39,6 +39,15 @@ impl Answer {
         self.generation().map_or(0, |generation| generation.token_ids.len() as u64)
     }
 
+    /// Returns the tokens of the prompt, or of the text that was embedded.
+    #[must_use]
+    pub fn tokens_prompt(&self) -> u64 {
+        match self {
+            Self::Generation(generation) => generation.n_prompt_tokens as u64,
+            Self::Embedding(embedding) => embedding.n_tokens.unwrap_or(0) as u64,
+        }
+    }
+
     /// Returns the text, where it is one.
     #[must_use]
     pub fn text(&self) -> Option<&str> {

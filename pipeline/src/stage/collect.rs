@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use arrow::{
@@ -31,6 +32,7 @@ use crate::{
     ledger::{Output, Rows},
     metrics::Progress,
     plan::RunPlan,
+    predict::SettledRow,
     run::Stop,
     sidecar,
     source::{TableFile, table::FileReader},
@@ -150,7 +152,9 @@ impl Collector {
             }
             Outcome::Answered { key, input_sha256, answer } => {
                 self.progress.answers.fetch_add(1, Relaxed);
-                self.progress.tokens_generated.fetch_add(answer.tokens_generated(), Relaxed);
+                let (prompt, generated) = (answer.tokens_prompt(), answer.tokens_generated());
+                self.progress.tokens_prompt.fetch_add(prompt, Relaxed);
+                self.progress.tokens_generated.fetch_add(generated, Relaxed);
                 (key, Settled::Answered { input_sha256, answer })
             }
             Outcome::Rejected { key, reject } => {
@@ -163,12 +167,28 @@ impl Collector {
             }
         };
         let RowKey { span_idx, row_idx } = key;
+        self.note_settled(span_idx, &settled);
         let span = open.get_mut(&span_idx)?;
         let place = span.settled.get_mut(row_idx)?;
         if place.replace(settled).is_none() {
             span.n_settled += 1;
         }
         (span.n_settled == span.rows.len()).then_some(span_idx)
+    }
+
+    fn note_settled(&self, span_idx: usize, settled: &Settled) {
+        let Some(rows) = &self.progress.settled else { return };
+        let answer = match settled {
+            Settled::Answered { answer, .. } => Some(answer),
+            Settled::Rejected(_) => None,
+        };
+        rows.note(SettledRow {
+            at: Instant::now(),
+            span_idx,
+            is_rejected: answer.is_none(),
+            tokens_prompt: answer.map_or(0, Answer::tokens_prompt),
+            tokens_generated: answer.map_or(0, Answer::tokens_generated),
+        });
     }
 
     /// Writes the files of a whole span, then its ledger entry.
@@ -218,8 +238,11 @@ impl Collector {
             }
             rejects = (staying.num_rows() > 0).then_some(staying);
         }
-        let bytes = |batch: &RecordBatch| {
-            Rows::new(self.plan.job.output.format, batch).map_err(|error| build_error(&error))
+        let bytes = |batch: &RecordBatch| -> Result<Rows, CollectError> {
+            let rows = Rows::new(self.plan.job.output.format, batch);
+            let rows = rows.map_err(|error| build_error(&error))?;
+            self.progress.output_bytes.fetch_add(rows.bytes.len() as u64, Relaxed);
+            Ok(rows)
         };
         let answers = self.answers(span).map_err(|error| build_error(&error))?;
         if answers.num_rows() > 0 {
