@@ -176,6 +176,11 @@ fn whisper_transcribes_translates_and_tells_the_time() {
 }
 
 #[test]
+fn whisper_whose_encoder_makes_keys_and_values() {
+    assert_answers("whisper_genai", bundle("whisper_genai"));
+}
+
+#[test]
 fn a_long_sound_is_heard_in_windows() {
     let reference = reference("whisper");
     for row in reference["long_rows"].as_array().unwrap() {

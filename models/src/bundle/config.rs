@@ -7,7 +7,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    GenerationConfig,
     encoder_decoder::EncoderConfig,
     reader::{ReaderConfig, with_text_defaults},
     tasks::TaskConfig,
@@ -114,36 +113,6 @@ impl TextConfig {
     /// Returns the heads of keys and values; as many as of queries unless they are shared.
     pub(crate) fn num_key_value_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-}
-
-/// `genai_config.json`: onnxruntime-genai's one config (0.18).
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct GenaiConfig {
-    model: Map<String, Value>,
-    /// What `generation_config.json` would say.
-    #[serde(default)]
-    pub(crate) search: GenerationConfig,
-}
-
-impl GenaiConfig {
-    /// Returns the architecture that `config.json` would name.
-    pub(crate) fn architecture(&self) -> String {
-        let model_type = self.model.get("type").and_then(Value::as_str);
-        format!("{}ForCausalLM", model_type.unwrap_or_default())
-    }
-
-    /// Returns what `config.json` would say.
-    pub(crate) fn config(self) -> Result<ModelConfig, serde_json::Error> {
-        let mut model = self.model;
-        // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
-        if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
-            for key in ["vocab_size", "context_length"] {
-                decoder.extend(model.get(key).map(|value| (key.to_owned(), value.clone())));
-            }
-            model.insert("text_config".to_owned(), Value::Object(decoder));
-        }
-        serde_json::from_value(Value::Object(model))
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     BundleError, BundleFiles, ProcessorConfig,
     config::{ModelConfig, TextConfig, TokenIds},
+    genai,
     reader::ReaderConfig,
     tasks::TaskConfig,
 };
@@ -171,10 +172,11 @@ fn image_positions(encoder: &Value) -> Option<usize> {
 }
 
 /// Reads the processor's config, which stands by itself in `preprocessor_config.json` or in its part
-/// of `processor_config.json`.
+/// of `processor_config.json`, or as onnxruntime-genai has it.
 pub(super) fn processor_config(
     kind: SourceKind,
     files: &BundleFiles,
+    is_genai: bool,
 ) -> Result<ProcessorConfig, BundleError> {
     let part = match kind {
         SourceKind::Text => return Ok(ProcessorConfig::default()),
@@ -185,6 +187,7 @@ pub(super) fn processor_config(
     let (file, mut config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take()))
     {
         Some(config) => ("processor_config.json", config),
+        None if is_genai => ("audio_processor_config.json", genai::whisper_extractor(files)?),
         None => ("preprocessor_config.json", files.json("preprocessor_config.json")?),
     };
     let mut processor = ProcessorConfig::default();

@@ -6,8 +6,9 @@ use legenda_schemas::precision::Precision;
 use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family, SourceKind};
 
 /// The files beside the graphs that are read where they are there.
-const CONFIG_FILES: [&str; 16] = [
+const CONFIG_FILES: [&str; 17] = [
     "added_tokens.json",
+    "audio_processor_config.json",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
@@ -52,8 +53,9 @@ pub(super) fn is_module_folder(name: &str) -> bool {
 /// optimum, then transformers' own exporter.
 const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
 
-/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`].
-const COHORT_GRAPHS: [&str; 2] = ["decoder_model_merged", "decoder_with_past_model"];
+/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`], and the last, which is
+/// onnxruntime-genai's, with an encoder that is called as simply.
+const COHORT_GRAPHS: [&str; 3] = ["decoder_model_merged", "decoder_with_past_model", "decoder"];
 
 /// The graph of the first run of a decoder whose graph for further ones stands by itself.
 const FIRST_RUN_GRAPH: &str = "decoder_model";
@@ -98,7 +100,8 @@ impl Bundle {
             Family::EncoderDecoder(kind) => {
                 let is_seen = kind == SourceKind::ImageText;
                 let before = [needed(is_seen, "vision_encoder"), needed(is_seen, "embed_tokens")];
-                let own = [Some("encoder_model"), self.first_run_graph(), Some(self.decoder_graph)];
+                let own =
+                    [Some(self.encoder_graph()), self.first_run_graph(), Some(self.decoder_graph)];
                 before.into_iter().chain(own).flatten().collect()
             }
             Family::Multimodal => [
@@ -138,6 +141,11 @@ impl Bundle {
         let is_dual = matches!(kind, Some(EmbeddingKind::Dual { .. }));
         let has_tower = self.files.precisions(tower).is_ok_and(|there| !there.is_empty());
         if is_dual && has_tower { tower } else { "model" }
+    }
+
+    /// Returns the base name of the graph that encodes for the decoder of an encoder-decoder.
+    pub(crate) fn encoder_graph(&self) -> &'static str {
+        if self.decoder_graph == COHORT_GRAPHS[2] { "encoder" } else { "encoder_model" }
     }
 
     /// Returns the base name of the graph that makes the first run of the decoder, if that is not

@@ -9,6 +9,7 @@ mod embedding;
 mod encoder_decoder;
 mod error;
 mod files;
+mod genai;
 mod generation;
 mod graphs;
 mod languages;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
 use crate::hub::{FetchProgress, Hub, HubRepo};
-use config::{Architecture, GenaiConfig};
+use config::Architecture;
 pub use config::{
     ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig,
 };
@@ -31,6 +32,7 @@ pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimi
 pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
+use genai::GenaiConfig;
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 pub use graphs::GraphFile;
 pub(crate) use graphs::is_config;
@@ -179,13 +181,9 @@ impl Bundle {
         files: BundleFiles,
         commit: Option<&str>,
     ) -> Result<Self, BundleError> {
-        let genai = if files.has("config.json")? {
-            None
-        } else {
-            files.json_if_there::<GenaiConfig>("genai_config.json")?
-        };
+        let genai = GenaiConfig::read(&files)?;
         let (architecture, is_encoder_decoder) = match &genai {
-            Some(genai) => (genai.architecture(), false),
+            Some(genai) => genai.architecture(),
             None => {
                 let architecture = files.json::<Architecture>("config.json")?;
                 (architecture.name().to_owned(), architecture.is_encoder_decoder)
@@ -202,30 +200,30 @@ impl Bundle {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
-        let search = genai.as_ref().map(|genai| genai.search.clone());
-        let config: ModelConfig = match genai {
-            Some(genai) => genai.config().map_err(|error| BundleError::InvalidJson {
-                file: "genai_config.json".to_owned(),
-                message: error.to_string(),
-            })?,
-            None => match family {
-                Family::EncoderDecoder(kind) => files.json("config.json").and_then(|config| {
-                    encoder_decoder::model_config(kind, &config).map_err(|error| {
-                        BundleError::InvalidJson {
-                            file: "config.json".to_owned(),
-                            message: error.to_string(),
-                        }
-                    })
-                }),
-                Family::Causal | Family::Multimodal | Family::Embedding => {
-                    files.json("config.json")
-                }
+        let (config, start) = match family {
+            Family::EncoderDecoder(kind) => {
+                let config = match &genai {
+                    Some(genai) => genai.whisper_config(&files)?,
+                    None => files.json("config.json")?,
+                };
+                let sizes = encoder_decoder::model_config(kind, &config).map_err(|error| {
+                    let (file, message) = ("config.json".to_owned(), error.to_string());
+                    not_a_decoder(&architecture, BundleError::InvalidJson { file, message })
+                })?;
+                (sizes, StartConfig::read(&files, &config)?)
             }
-            .map_err(|error| match family {
-                Family::Causal | Family::EncoderDecoder(_) => not_a_decoder(&architecture, error),
-                Family::Multimodal | Family::Embedding => error,
-            })?,
+            _ => {
+                let config = match &genai {
+                    Some(genai) => genai.decoder_config()?,
+                    None => files.json("config.json").map_err(|error| match family {
+                        Family::Causal => not_a_decoder(&architecture, error),
+                        _ => error,
+                    })?,
+                };
+                (config, StartConfig::default())
+            }
         };
+        let search = genai.as_ref().map(|genai| genai.search.clone());
         let generation: GenerationConfig =
             match files.json_if_there("generation_config.json")?.or(search) {
                 Some(generation) => generation,
@@ -233,14 +231,13 @@ impl Bundle {
                 None => files.json("config.json")?,
             };
         generation.check()?;
-        let (processor, start) = match family {
+        let processor = match family {
             Family::EncoderDecoder(kind) => {
-                (encoder_decoder::processor_config(kind, &files)?, StartConfig::read(&files)?)
+                encoder_decoder::processor_config(kind, &files, genai.is_some())?
             }
-            Family::Multimodal => (reader::processor_config(&files)?, StartConfig::default()),
+            Family::Multimodal => reader::processor_config(&files)?,
             Family::Causal | Family::Embedding => {
-                let processor = files.json_if_there("processor_config.json")?;
-                (processor.unwrap_or_default(), StartConfig::default())
+                files.json_if_there("processor_config.json")?.unwrap_or_default()
             }
         };
         let decoder_graph = decoder_graph(&files, family)?;

@@ -95,10 +95,11 @@ pub(crate) struct SourceLanguage {
 }
 
 impl StartConfig {
-    /// Reads both files; what `generation_config.json` says goes before `config.json`.
-    pub(super) fn read(files: &BundleFiles) -> Result<Self, BundleError> {
-        let generation: Self = files.json_if_there("generation_config.json")?.unwrap_or_default();
-        let config: Value = files.json("config.json")?;
+    /// Reads both files; what `generation_config.json` says goes before `config.json`, which stands
+    /// for it where it is not there.
+    pub(super) fn read(files: &BundleFiles, config: &Value) -> Result<Self, BundleError> {
+        let generation: Option<Self> = files.json_if_there("generation_config.json")?;
+        let generation = generation.or_else(|| Self::deserialize(config).ok()).unwrap_or_default();
         let inner = [&config["decoder"], &config["text_config"]];
         let token = |key: &str| {
             config[key].as_i64().or_else(|| inner.iter().find_map(|config| config[key].as_i64()))

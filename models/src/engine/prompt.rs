@@ -21,7 +21,7 @@ pub struct TokenChoice {
 /// |---|---|---|---|
 /// | `token_ids` | `i64` | `[S]` | the prompt's tokens, placeholders included |
 /// | `embeds` | `f32` | `[S, C]` | their input embeddings, media features in their places; `None` for a decoder that embeds tokens itself |
-/// | `states` | `f32` | `[T, C]` | what the encoder made of the sample, for a decoder that looks at it |
+/// | `states` | `f32` | `[T, C]`, or `[N, heads, T, dim]` of keys and values | what the encoder made of the sample, for a decoder that looks at it |
 /// | `positions` | `i64` | `[A, S]` | where they stand; `None` where that is 0 to `S - 1` |
 #[derive(Clone, Debug)]
 pub struct Prompt {
@@ -99,7 +99,7 @@ impl Prompt {
     ///
     /// # Panics
     ///
-    /// If `states` is not `[T, C]`, or `choice` is not about one of the tokens: that is a fault of
+    /// If `states` is of neither shape, or `choice` is not about one of the tokens: that is a fault of
     /// the encoder, not of a row.
     #[must_use]
     pub fn of_states(
@@ -108,7 +108,7 @@ impl Prompt {
         choice: Option<TokenChoice>,
         n_text_tokens: usize,
     ) -> Self {
-        assert_eq!(states.shape().len(), 2, "states of a prompt have two dimensions");
+        assert!([2, 4].contains(&states.shape().len()), "states have two dimensions or four");
         let places = 1..token_ids.len();
         assert!(choice.iter().all(|choice| places.contains(&choice.position)), "a token to choose");
         let states = Some(Arc::new(states));
@@ -206,6 +206,14 @@ impl Prompt {
     #[must_use]
     pub fn states(&self) -> Option<&Tensor<f32>> {
         self.states.as_deref()
+    }
+
+    /// Returns the positions of what the encoder made of the sample.
+    pub(crate) fn n_positions(&self) -> usize {
+        match self.states().map(Tensor::shape) {
+            Some([n_positions, _] | [_, _, n_positions, _]) => *n_positions,
+            _ => 0,
+        }
     }
 
     /// Returns the token that the model is to choose, if there is one.

@@ -17,6 +17,9 @@ use crate::{
 /// Samples that go through the encoder together, at most.
 const BATCH_ROWS_MAX: usize = 8;
 
+/// What onnxruntime-genai calls a log-mel spectrogram.
+const GENAI_INPUT: &str = "audio_features";
+
 /// Encodes samples of an encoder-decoder.
 #[derive(Debug)]
 pub(crate) struct SourceEncoder {
@@ -27,11 +30,11 @@ pub(crate) struct SourceEncoder {
     text_tokens_max: usize,
 }
 
-/// What the encoder made of a sample, `[T, C]`.
+/// What the encoder made of a sample, `[T, C]`; or keys and values of that, `[N, heads, T, dim]`.
 type States = Result<Tensor<f32>, EncodeError>;
 
 impl SourceEncoder {
-    /// Opens `encoder_model`. A text may have `context_tokens`, as an answer may.
+    /// Opens the encoder's graph. A text may have `context_tokens`, as an answer may.
     pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -40,11 +43,14 @@ impl SourceEncoder {
         start: DecoderStart,
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
-        let source = bundle.files.graph("encoder_model")?;
-        let graph = GraphSession::open(runtime, "encoder_model", &source, device)?;
+        let name = bundle.encoder_graph();
+        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
         let input = match kind {
             SourceKind::Text => "input_ids",
             SourceKind::Image | SourceKind::ImageText => "pixel_values",
+            SourceKind::LogMel if graph.input_names().any(|name| name == GENAI_INPUT) => {
+                GENAI_INPUT
+            }
             SourceKind::LogMel => "input_features",
             SourceKind::Samples => "input_values",
         };
@@ -119,15 +125,25 @@ impl SourceEncoder {
             actual: encoded.shape().to_vec(),
             expected: format!("[{}, T, C]", places.len()),
         };
-        let [n_rows, n_positions, size] = *encoded.shape() else { return Err(wrong()) };
+        let (n_rows, n_positions, shape) = match *encoded.shape() {
+            [n_rows, n_positions, size] => (n_rows, n_positions, vec![n_positions, size]),
+            [n_rows, n, heads, n_positions, dim] => {
+                (n_rows, n_positions, vec![n, heads, n_positions, dim])
+            }
+            _ => return Err(wrong()),
+        };
         if n_rows != places.len() || n_positions == 0 {
             return Err(wrong());
         }
         (0..n_rows)
             .map(|row_idx| {
-                let n_kept = lengths.as_ref().map_or(n_positions, |lengths| lengths[row_idx]);
-                let kept = encoded.row(row_idx).get(..n_kept * size).ok_or_else(wrong)?;
-                Tensor::new([n_kept, size], kept.to_vec()).map_err(|e| failed(e.to_string()))
+                let (mut shape, row) = (shape.clone(), encoded.row(row_idx));
+                // Only texts are padded, and of them there are states.
+                if let Some(lengths) = &lengths {
+                    shape[0] = lengths[row_idx];
+                }
+                let kept = row.get(..shape.iter().product()).ok_or_else(wrong)?;
+                Tensor::new(shape, kept.to_vec()).map_err(|error| failed(error.to_string()))
             })
             .collect()
     }

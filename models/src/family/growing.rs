@@ -129,7 +129,7 @@ impl GrowingDecoder {
         for (place, join) in joins.iter().enumerate() {
             let is_cohort = self.graph.ports().cross.is_some();
             let n_tokens = if is_cohort { join.prompt.n_tokens() } else { 0 };
-            let n_positions = join.prompt.states().map_or(0, Tensor::rows);
+            let n_positions = join.prompt.n_positions();
             groups.entry((n_tokens, self.unmasked(n_positions))).or_default().push(place);
         }
         groups.into_values().collect()

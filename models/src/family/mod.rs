@@ -101,6 +101,7 @@ fn open_decoder(
     let ports = DecoderPorts::read(&graph, &source)?;
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
+        TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
         TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
         TokenInput::Embeds(_) => graph.expect_float_input("inputs_embeds")?,
     }

@@ -32,9 +32,9 @@ pub(super) struct CrossLayout {
 /// The encoder's side of some rows.
 #[derive(Clone, Debug)]
 pub(super) struct CrossPast {
-    /// `[B, T, C]`
-    states: Arc<RowTensor>,
-    /// Keys and values, each `[B, heads, T, dim]`; none before the first run.
+    /// `[B, T, C]`; `None` where the encoder has made keys and values at once.
+    states: Option<Arc<RowTensor>>,
+    /// Keys and values, each `[B, heads, T, dim]`; none before the first run that returns them.
     cache: Arc<Vec<RowTensor>>,
     /// `[B, T * stride]`
     mask: Arc<Tensor<i64>>,
@@ -44,24 +44,39 @@ pub(super) struct CrossPast {
 }
 
 impl CrossPast {
-    /// Lays the states of rows, each `[positions, C]`, side by side.
+    /// Lays the states of rows, each `[positions, C]`, side by side; or keys and values of them,
+    /// each `[N, heads, positions, dim]` of as many positions.
     pub(super) fn new(
         memory: &Memory,
         layout: CrossLayout,
+        ports: &CrossPorts,
         rows: &[&Tensor<f32>],
     ) -> Result<Self, ort::Error> {
-        let lengths: Vec<usize> = rows.iter().map(|row| row.rows()).collect();
-        let state_size = rows.first().map_or(0, |row| row.row_len());
+        let n_given = if ports.is_given { ports.cache.len() } else { 0 };
+        let sized = |row: &&Tensor<f32>| match (row.shape(), ports.is_given) {
+            ([n_positions, size], false) => Ok((*n_positions, *size)),
+            ([n, _, n_positions, _], true) if *n == n_given => Ok((*n_positions, 0)),
+            (other, _) => Err(ort::Error::new(format!("an encoder's states of shape {other:?}"))),
+        };
+        let sizes = rows.iter().map(sized).collect::<Result<Vec<_>, _>>()?;
+        let lengths: Vec<usize> = sizes.iter().map(|(n_positions, _)| *n_positions).collect();
+        let state_size = sizes.first().map_or(0, |(_, size)| *size);
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let states = RowTensor::of_states(memory, layout.states_dtype, longest, state_size, rows)?;
+        let states = if ports.is_given {
+            None
+        } else {
+            let shape = [rows.len(), longest, state_size];
+            let rows: Vec<&[f32]> = rows.iter().map(|row| row.data()).collect();
+            Some(Arc::new(RowTensor::of_host(memory, layout.states_dtype, &shape, &rows)?))
+        };
+        let shape = [rows.len(), layout.heads, longest, layout.head_dim];
+        let given = |idx| {
+            let rows: Vec<&[f32]> = rows.iter().map(|row| row.row(idx)).collect();
+            RowTensor::of_host(memory, layout.cache_dtype, &shape, &rows)
+        };
+        let cache = (0..n_given).map(given).collect::<Result<Vec<_>, _>>()?;
         let mask = mask(&lengths, longest, layout.mask_stride);
-        Ok(Self {
-            states: Arc::new(states),
-            cache: Arc::default(),
-            mask: Arc::new(mask),
-            lengths,
-            state_size,
-        })
+        Ok(Self { states, cache: Arc::new(cache), mask: Arc::new(mask), lengths, state_size })
     }
 
     /// Lays rows out anew, each named by where it lies and its place there.
@@ -76,38 +91,35 @@ impl CrossPast {
             rows.first().map_or((0, 0), |(past, _)| (past.state_size, past.cache.len()));
         fn parts<'a>(
             rows: &[(&'a CrossPast, usize)],
-            tensor_of: impl Fn(&'a CrossPast) -> &'a RowTensor,
+            tensor_of: impl Fn(&'a CrossPast) -> Option<&'a RowTensor>,
         ) -> Vec<RowPart<'a>> {
-            let part = |&(past, row_idx): &(&'a CrossPast, usize)| RowPart {
-                tensor: tensor_of(past),
-                row_idx,
-                n_columns: past.lengths[row_idx],
+            let part = |&(past, row_idx): &(&'a CrossPast, usize)| {
+                let n_columns = past.lengths[row_idx];
+                Some(RowPart { tensor: tensor_of(past)?, row_idx, n_columns })
             };
-            rows.iter().map(part).collect()
+            rows.iter().filter_map(part).collect()
         }
         let shape = [rows.len(), longest, state_size];
-        let states = parts(rows, |past| &past.states);
-        let states = RowTensor::laid(memory, layout.states_dtype, &shape, &states)?;
+        let states = if rows.iter().all(|(past, _)| past.states.is_some()) {
+            let states = parts(rows, |past| past.states.as_deref());
+            Some(Arc::new(RowTensor::laid(memory, layout.states_dtype, &shape, &states)?))
+        } else {
+            None
+        };
         let shape = [rows.len(), layout.heads, longest, layout.head_dim];
         let cache: Result<Vec<RowTensor>, ort::Error> = (0..n_tensors)
             .map(|idx| {
-                let parts = parts(rows, |past| &past.cache[idx]);
+                let parts = parts(rows, |past| past.cache.get(idx));
                 RowTensor::laid(memory, layout.cache_dtype, &shape, &parts)
             })
             .collect();
         let mask = mask(&lengths, longest, layout.mask_stride);
-        Ok(Self {
-            states: Arc::new(states),
-            cache: Arc::new(cache?),
-            mask: Arc::new(mask),
-            lengths,
-            state_size,
-        })
+        Ok(Self { states, cache: Arc::new(cache?), mask: Arc::new(mask), lengths, state_size })
     }
 
     /// Returns the positions of the longest row.
     pub(super) fn n_columns(&self) -> usize {
-        self.states.n_columns()
+        self.lengths.iter().copied().max().unwrap_or(0)
     }
 
     /// Binds what a graph takes of it to a run.
@@ -119,8 +131,8 @@ impl CrossPast {
         is_first: bool,
         binding: &mut IoBinding,
     ) -> Result<(), ort::Error> {
-        if ports.states.is_some() {
-            self.states.bind_input(binding, CrossPorts::STATES)?;
+        if let Some(states) = self.states.as_ref().filter(|_| ports.states.is_some()) {
+            states.bind_input(binding, CrossPorts::STATES)?;
         }
         if ports.takes_mask {
             bind(binding, CrossPorts::MASK, Tensor::clone(&self.mask))?;

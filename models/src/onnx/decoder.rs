@@ -28,9 +28,12 @@ pub(crate) struct CrossPorts {
     pub(crate) takes_mask: bool,
     /// Whether one graph has two branches, for the first run and for further ones.
     pub(crate) takes_branch: bool,
-    /// Keys and values of the states in every layer: past and present. Only the first run returns
-    /// them; further ones take them or, where there are none, make them anew.
+    /// Keys and values of the states in every layer: past and present, in the order of their names.
+    /// Only the first run returns them; further ones take them or, where there are none, make them
+    /// anew.
     pub(crate) cache: Vec<(String, String)>,
+    /// Whether it is the encoder that returns them, in the place of the states.
+    pub(crate) is_given: bool,
 }
 
 impl CrossPorts {
@@ -55,7 +58,7 @@ impl CrossPorts {
         if takes_mask {
             graph.expect_input(Self::MASK, Dtype::I64)?;
         }
-        Ok(Self { states, takes_mask, takes_branch: has(Self::BRANCH), cache })
+        Ok(Self { states, takes_mask, takes_branch: has(Self::BRANCH), cache, is_given: false })
     }
 }
 
@@ -79,7 +82,7 @@ pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
     if has("write_indices") && has("nonpad_kv_seqlen") {
         return Ok(Dialect::InPlace);
     }
-    if has(CrossPorts::STATES) || inputs.iter().any(|input| input.contains(".encoder.")) {
+    if has(CrossPorts::STATES) || inputs.iter().any(|input| is_of_encoder(input)) {
         return Ok(Dialect::Cohort);
     }
     Ok(dialect_of(&nodes::read_nodes(source)?, has("position_ids")))
@@ -102,8 +105,8 @@ pub(crate) struct DecoderPorts {
     pub(crate) logits_dtype: Dtype,
     /// The encoder's side, if there is one.
     pub(crate) cross: Option<CrossPorts>,
-    /// The type of `inputs_embeds`, where the graph takes them.
-    pub(crate) embeds_dtype: Dtype,
+    /// The type of `inputs_embeds` or else `input_ids`.
+    pub(crate) tokens_dtype: Dtype,
 }
 
 impl DecoderPorts {
@@ -141,8 +144,9 @@ impl DecoderPorts {
                 },
             }
         }
-        let (cross_cache, cache): (Vec<_>, Vec<_>) =
-            cache.into_iter().partition(|(past, _)| past.contains(".encoder."));
+        let (mut cross_cache, cache): (Vec<_>, Vec<_>) =
+            cache.into_iter().partition(|(past, _)| is_of_encoder(past));
+        cross_cache.sort_unstable();
         let cross = (has(CrossPorts::STATES) || !cross_cache.is_empty())
             .then(|| CrossPorts::read(graph, cross_cache))
             .transpose()?;
@@ -205,16 +209,31 @@ impl DecoderPorts {
             cache_dtype,
             logits_dtype,
             cross,
-            embeds_dtype: graph.dtype_of("inputs_embeds").unwrap_or(Dtype::F32),
+            tokens_dtype: ["inputs_embeds", "input_ids"]
+                .iter()
+                .find_map(|name| graph.dtype_of(name))
+                .unwrap_or(Dtype::I64),
         })
     }
 }
 
-/// Returns the output that carries on a cache input: `past_key_values.0.key` to `present.0.key`, and
+/// Returns whether a cache is of what the encoder made (`past_key_cross_0`: onnxruntime-genai).
+fn is_of_encoder(past: &str) -> bool {
+    [".encoder.", "_cross_"].iter().any(|mark| past.contains(mark))
+}
+
+/// Returns the output that carries on a cache input: `past_key_values.0.key` to `present.0.key`,
+/// `past_key_self_0` to `present_key_self_0` (onnxruntime-genai's Whisper), and
 /// `input.past_key_values.layers.0.keys` to `output.…` (transformers' own exporter).
 fn present_of(past: &str) -> Option<String> {
     if let Some(rest) = past.strip_prefix("past_key_values.") {
         Some(format!("present.{rest}"))
+    } else if let Some(rest) = past.strip_prefix("past_")
+        && ["key_self_", "value_self_", "key_cross_", "value_cross_"]
+            .iter()
+            .any(|start| rest.starts_with(start))
+    {
+        Some(format!("present_{rest}"))
     } else {
         past.strip_prefix("input.past_key_values.")
             .map(|rest| format!("output.past_key_values.{rest}"))

@@ -101,8 +101,13 @@ impl GrowingGraph {
         mask_stride: usize,
     ) -> Result<Self, SessionError> {
         let graph = first.as_ref().unwrap_or(&self.graph);
-        for (_, present) in self.ports.cross.iter().flat_map(|cross| &cross.cache) {
-            graph.expect_output(present, self.ports.cache_dtype)?;
+        if let Some(cross) = &mut self.ports.cross {
+            let returns = |(_, present): &(String, String)| graph.has_output(present);
+            cross.is_given =
+                first.is_none() && cross.states.is_none() && !cross.cache.iter().any(returns);
+            for (_, present) in cross.cache.iter().filter(|_| !cross.is_given) {
+                graph.expect_output(present, self.ports.cache_dtype)?;
+            }
         }
         let ports = first.as_ref().map(|first| CrossPorts::read(first, Vec::new()));
         self.first = first.zip(ports.transpose()?);
@@ -140,19 +145,19 @@ impl GrowingGraph {
         }
     }
 
-    /// Returns a past without a column, of rows that look at `states` (each `[T, C]`), or of
-    /// `n_rows` that look at none.
+    /// Returns a past without a column, of rows that look at `states` (each `[T, C]`, or
+    /// `[N, heads, T, dim]` where those are keys and values), or of `n_rows` that look at none.
     pub(crate) fn empty_past(
         &self,
         n_rows: usize,
         states: &[&Tensor<f32>],
     ) -> Result<Past, RunError> {
         let mut past = self.relaid(n_rows, &[], 0)?;
-        if self.ports.cross.is_some() {
+        if let Some(ports) = &self.ports.cross {
             if states.len() != n_rows {
                 return Err(self.failed(&"a row has no states of an encoder"));
             }
-            let cross = CrossPast::new(&self.graph.memory, self.cross_layout(), states);
+            let cross = CrossPast::new(&self.graph.memory, self.cross_layout(), ports, states);
             past.cross = Some(cross.map_err(|error| self.failed(&error))?);
         }
         Ok(past)
@@ -212,7 +217,7 @@ impl GrowingGraph {
             |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
         let mut binding = graph.session.create_binding().map_err(failed)?;
         let n_new = inputs.tokens.n_positions();
-        inputs.tokens.bind(&mut binding, self.ports.embeds_dtype).map_err(failed)?;
+        inputs.tokens.bind(&mut binding, self.ports.tokens_dtype).map_err(failed)?;
         if self.ports.takes_mask {
             bind(&mut binding, "attention_mask", inputs.attention_mask).map_err(failed)?;
         }
@@ -231,8 +236,8 @@ impl GrowingGraph {
             cross.bind(&graph.memory, layout, ports, is_first, &mut binding).map_err(failed)?;
         }
         binding.bind_output_to_device(Scores::NAME, graph.memory.info()).map_err(failed)?;
-        let cross_cache =
-            self.ports.cross.iter().filter(|_| is_first).flat_map(|ports| &ports.cache);
+        let returned = self.ports.cross.as_ref().filter(|ports| is_first && !ports.is_given);
+        let cross_cache = returned.iter().flat_map(|ports| &ports.cache);
         for (_, present) in self.ports.cache.iter().chain(cross_cache) {
             binding.bind_output_to_device(present, graph.memory.info()).map_err(failed)?;
         }
@@ -250,7 +255,9 @@ impl GrowingGraph {
             tensors.push(RowTensor::of_output(self.ports.cache_dtype, value).map_err(failed)?);
         }
         let mut cross = past.cross.clone();
-        if is_first && let Some((first, ports)) = cross.take().zip(self.ports.cross.as_ref()) {
+        if let Some(ports) = returned
+            && let Some(first) = cross.take()
+        {
             let kept = first.with_cache(layout, ports, &mut outputs).map_err(missing)?;
             cross = Some(kept.map_err(failed)?);
         }

@@ -27,16 +27,21 @@ impl Tokens {
         shape.get(1).copied().unwrap_or(0)
     }
 
-    /// Makes the tokens an input of the runs of a graph that takes embeddings of type `embeds_dtype`.
-    pub(super) fn bind(
-        self,
-        binding: &mut IoBinding,
-        embeds_dtype: Dtype,
-    ) -> Result<(), ort::Error> {
+    /// Makes the tokens an input of the runs of a graph that takes them in type `dtype`.
+    pub(super) fn bind(self, binding: &mut IoBinding, dtype: Dtype) -> Result<(), ort::Error> {
+        const IDS: &str = "input_ids";
         const EMBEDS: &str = "inputs_embeds";
         match self {
-            Self::Ids(ids) => bind(binding, "input_ids", ids),
-            Self::Embeds(embeds) if embeds_dtype == Dtype::F16 => {
+            Self::Ids(ids) if dtype == Dtype::I32 => {
+                let shape = ids.shape().to_vec();
+                // A vocabulary is far smaller than 2^31.
+                let narrow = ids.into_data().into_iter();
+                let narrow: Vec<i32> =
+                    narrow.map(|id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+                binding.bind_input(IDS, &OrtTensor::from_array((shape, narrow))?)
+            }
+            Self::Ids(ids) => bind(binding, IDS, ids),
+            Self::Embeds(embeds) if dtype == Dtype::F16 => {
                 let shape = embeds.shape().to_vec();
                 let halves: Vec<f16> = embeds.into_data().into_iter().map(f16::from_f32).collect();
                 binding.bind_input(EMBEDS, &OrtTensor::from_array((shape, halves))?)

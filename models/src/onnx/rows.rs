@@ -13,7 +13,6 @@ use super::{
     Dtype,
     memory::{Blocks, Element, Memory},
 };
-use crate::tensors::Tensor;
 
 /// Some rows, `[B, heads, columns, dim]` or `[B, columns, dim]`.
 #[derive(Debug)]
@@ -64,15 +63,13 @@ impl RowTensor {
         }
     }
 
-    /// Makes a tensor `[B, n_columns, dim]` of rows `[columns, dim]` in host memory.
-    pub(super) fn of_states(
+    /// Makes a tensor of `shape` of rows in host memory, each against its end.
+    pub(super) fn of_host(
         memory: &Memory,
         dtype: Dtype,
-        n_columns: usize,
-        dim: usize,
-        rows: &[&Tensor<f32>],
+        shape: &[usize],
+        rows: &[&[f32]],
     ) -> Result<Self, ort::Error> {
-        let shape = [rows.len(), n_columns, dim];
         match dtype {
             Dtype::F16 => memory.take(copied(shape, rows, f16::from_f32)?).map(Self::F16),
             _ => memory.take(copied(shape, rows, |value| value)?).map(Self::F32),
@@ -194,18 +191,21 @@ fn lay<'a, T: Element>(
 }
 
 fn copied<T: Element>(
-    shape: [usize; 3],
-    rows: &[&Tensor<f32>],
+    shape: &[usize],
+    rows: &[&[f32]],
     convert: impl Fn(f32) -> T,
 ) -> Result<OrtTensor<T>, ort::Error> {
     let mut values = vec![T::default(); shape.iter().product()];
-    let row_len = shape[1] * shape[2];
+    let row_len: usize = shape.iter().skip(1).product();
+    if rows.len() * row_len != values.len() || rows.iter().any(|row| row.len() > row_len) {
+        return Err(ort::Error::new("rows do not fit into their tensor"));
+    }
     for (row_idx, row) in rows.iter().enumerate() {
         let end = (row_idx + 1) * row_len;
-        let places = &mut values[end - row.data().len()..end];
-        for (place, value) in places.iter_mut().zip(row.data()) {
+        let places = &mut values[end - row.len()..end];
+        for (place, value) in places.iter_mut().zip(*row) {
             *place = convert(*value);
         }
     }
-    OrtTensor::from_array((shape, values))
+    OrtTensor::from_array((shape.to_vec(), values))
 }

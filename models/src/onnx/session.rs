@@ -7,7 +7,7 @@ use legenda_schemas::job::Device;
 use ort::{
     ep::{self, ExecutionProvider},
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
-    value::{Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
+    value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
 use super::{Runtime, cuda, memory::Memory};
@@ -161,6 +161,7 @@ pub(crate) struct RunError {
 pub(crate) enum Dtype {
     F32,
     F16,
+    I32,
     I64,
     Bool,
 }
@@ -170,6 +171,7 @@ impl Dtype {
         match self {
             Self::F32 => TensorElementType::Float32,
             Self::F16 => TensorElementType::Float16,
+            Self::I32 => TensorElementType::Int32,
             Self::I64 => TensorElementType::Int64,
             Self::Bool => TensorElementType::Bool,
         }
@@ -180,6 +182,7 @@ impl Dtype {
         match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<f16>(),
+            Self::I32 => size_of::<i32>(),
             Self::I64 => size_of::<i64>(),
             Self::Bool => size_of::<bool>(),
         }
@@ -189,6 +192,7 @@ impl Dtype {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::I32 => "i32",
             Self::I64 => "i64",
             Self::Bool => "bool",
         }
@@ -266,7 +270,7 @@ impl GraphSession {
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
         let element = outlets.find(|outlet| outlet.name() == name)?.dtype().tensor_type();
-        [Dtype::F32, Dtype::F16, Dtype::I64, Dtype::Bool]
+        [Dtype::F32, Dtype::F16, Dtype::I32, Dtype::I64, Dtype::Bool]
             .into_iter()
             .find(|dtype| Some(dtype.element()) == element)
     }
@@ -374,6 +378,11 @@ impl GraphSession {
         input.map(|shape| &**shape)
     }
 
+    /// Returns the names of the graph's outputs.
+    pub(crate) fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.session.outputs().iter().map(Outlet::name)
+    }
+
     /// Returns whether the graph has an output of this name.
     pub(crate) fn has_output(&self, name: &str) -> bool {
         self.session.outputs().iter().any(|output| output.name() == name)
@@ -395,6 +404,17 @@ impl GraphSession {
         feeds: &[(&str, Feed<'_>)],
         output: &str,
     ) -> Result<Tensor<f32>, RunError> {
+        let mut found = self.run_for(feeds, &[output])?;
+        Ok(found.swap_remove(0))
+    }
+
+    /// Runs the graph on its inputs and returns some outputs in that order, copied to host memory as
+    /// `f32`.
+    pub(crate) fn run_for(
+        &mut self,
+        feeds: &[(&str, Feed<'_>)],
+        outputs: &[&str],
+    ) -> Result<Vec<Tensor<f32>>, RunError> {
         let name = self.name;
         let failed = |message: String| RunError { graph: name.to_owned(), message };
         let values = feeds
@@ -402,24 +422,32 @@ impl GraphSession {
             .map(|(input, feed)| Ok((Cow::Borrowed(*input), feed.value(self.dtype_of(input))?)))
             .collect::<Result<Vec<_>, ort::Error>>()
             .map_err(|error| failed(error.to_string()))?;
-        let outputs = self.session.run(values).map_err(|error| failed(error.to_string()))?;
-        let value = outputs.get(output).ok_or_else(|| failed(format!("no output `{output}`")))?;
-        let (shape, data) = match value.dtype().tensor_type() {
-            Some(TensorElementType::Float16) => {
-                let (shape, data) =
-                    value.try_extract_tensor::<f16>().map_err(|error| failed(error.to_string()))?;
-                (shape, data.iter().map(|half| half.to_f32()).collect())
-            }
-            _ => {
-                let (shape, data) =
-                    value.try_extract_tensor::<f32>().map_err(|error| failed(error.to_string()))?;
-                (shape, data.to_vec())
-            }
+        let found = self.session.run(values).map_err(|error| failed(error.to_string()))?;
+        let copied = |output: &&str| {
+            let value =
+                found.get(*output).ok_or_else(|| failed(format!("no output `{output}`")))?;
+            copied(value).map_err(failed)
         };
-        let shape: Vec<usize> =
-            shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-        Tensor::new(shape, data).map_err(|error| failed(error.to_string()))
+        outputs.iter().map(copied).collect()
     }
+}
+
+/// Copies an output to host memory as `f32`.
+fn copied(value: &DynValue) -> Result<Tensor<f32>, String> {
+    let (shape, data) = match value.dtype().tensor_type() {
+        Some(TensorElementType::Float16) => {
+            let (shape, data) =
+                value.try_extract_tensor::<f16>().map_err(|error| error.to_string())?;
+            (shape, data.iter().map(|half| half.to_f32()).collect())
+        }
+        _ => {
+            let (shape, data) =
+                value.try_extract_tensor::<f32>().map_err(|error| error.to_string())?;
+            (shape, data.to_vec())
+        }
+    };
+    let shape: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+    Tensor::new(shape, data).map_err(|error| error.to_string())
 }
 
 fn open(

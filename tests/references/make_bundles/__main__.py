@@ -20,6 +20,7 @@ MODULES = {
     "captioners": ["vit_gpt2", "trocr"],
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],
+    "genai_whisper": ["whisper_genai"],
     "sequential": ["whisper_sequential"],
     "florence": ["florence2"],
     "decoding_rules": ["decoding_rules"],

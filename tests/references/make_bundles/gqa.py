@@ -33,11 +33,11 @@ class Spec:
 SPECS = [Spec("llama_gqa"), Spec("llama_gqa_hub"), Spec("llama_bias")]
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, source: str = SOURCE) -> None:
     """Lets the builder write the genai layout."""
-    checkpoint = WORK / SOURCE
+    checkpoint = WORK / source
     if not checkpoint.exists():
-        raise SystemExit(f"make `{SOURCE}` first: its checkpoint is the source")
+        raise SystemExit(f"make `{source}` first: its checkpoint is the source")
     options = ["-i", checkpoint, "-o", folder, "-p", "fp32", "-e", "cpu", "-c", WORK / "cache"]
     # Its Python function wants options prepared by its command line, so that is what runs.
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]

@@ -168,6 +168,29 @@ def _whisper_long(
     return {"long_rows": rows}
 
 
+def _whisper_unlisted(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> dict[str, list[dict]]:
+    """The rows again, with no token suppressed: onnxruntime-genai's layout has no such lists."""
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    config = model.generation_config
+    lists = config.suppress_tokens, config.begin_suppress_tokens
+    config.suppress_tokens = config.begin_suppress_tokens = None
+    rows = []
+    for row in _whisper_rows():
+        samples = media.read_sound(row["audio"])
+        features = extractor(samples, sampling_rate=16000, return_tensors="pt")
+        options = {k: v for k, v in row.items() if k != "audio"}
+        inputs = {**features, **options, "force_unique_generate_call": True}
+        found = generate(model, inputs, [config.eos_token_id])
+        if found.gap < 1e-3:
+            raise RuntimeError(f"{row}: the best token is too near ({found.gap})")
+        answer = tokenizer.decode(found.token_ids, skip_special_tokens=True)
+        rows.append({**row, "prompt_ids": found.prompt_ids, **found.row(), "answer": answer})
+    config.suppress_tokens, config.begin_suppress_tokens = lists
+    return {"unlisted_rows": rows}
+
+
 def _moonshine_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = toktypes.metaspace_bpe(420, ["<unk>", "<s>", "</s>"], prefix_space=True)
     toktypes.frame(tokenizer, ["<s>"], ["</s>"])
@@ -229,7 +252,7 @@ SPECS = [
             "sampling_rate": 16000,
         },
         tweak=_quiet_timestamps,
-        more=_whisper_long,
+        more=lambda *made: _whisper_long(*made) | _whisper_unlisted(*made),
         gain=2.0,
         input_noise=2e-5,
     ),

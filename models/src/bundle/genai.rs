@@ -1,0 +1,208 @@
+//! `genai_config.json`, the one config of onnxruntime-genai, read as the files that it stands for.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig};
+
+const FILE: &str = "genai_config.json";
+const PROCESSOR_FILE: &str = "audio_processor_config.json";
+
+/// `genai_config.json` (0.18).
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct GenaiConfig {
+    model: Map<String, Value>,
+    /// What `generation_config.json` would say.
+    #[serde(default)]
+    pub(super) search: GenerationConfig,
+}
+
+/// The vocabulary of Whisper's models of English alone, whose tokenizer has tokens of languages all
+/// the same (`is_multilingual` of `whisper/model.py`, OpenAI).
+const ENGLISH_VOCABULARY: i64 = 51_864;
+
+/// The latest first timestamp in steps of 20 ms: one second (`max_initial_timestamp` of
+/// `whisper/decoding.py`, OpenAI; all published generation configs say the same).
+const MAX_INITIAL_TIMESTAMP: i64 = 50;
+
+/// Samples per second that Whisper hears.
+const SAMPLING_RATE: u64 = 16_000;
+
+impl GenaiConfig {
+    /// Reads it where it stands in the place of `config.json`.
+    pub(super) fn read(files: &BundleFiles) -> Result<Option<Self>, BundleError> {
+        if files.has("config.json")? { Ok(None) } else { files.json_if_there(FILE) }
+    }
+
+    /// Returns the architecture that `config.json` would name, and whether it is an encoder-decoder.
+    pub(super) fn architecture(&self) -> (String, bool) {
+        let model_type = self.model.get("type").and_then(Value::as_str).unwrap_or_default();
+        match model_type {
+            "whisper" => ("WhisperForConditionalGeneration".to_owned(), true),
+            other => (format!("{other}ForCausalLM"), false),
+        }
+    }
+
+    /// Returns what `config.json` of a decoder would say.
+    pub(super) fn decoder_config(&self) -> Result<ModelConfig, BundleError> {
+        let mut model = self.model.clone();
+        // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
+        if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
+            for key in ["vocab_size", "context_length"] {
+                decoder.extend(model.get(key).map(|value| (key.to_owned(), value.clone())));
+            }
+            model.insert("text_config".to_owned(), Value::Object(decoder));
+        }
+        serde_json::from_value(Value::Object(model)).map_err(|error| BundleError::InvalidJson {
+            file: FILE.to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Returns what `config.json` of Whisper would say: sizes and marks. What its tokens are for is
+    /// told by their names in `tokenizer.json`, as no file here says it.
+    pub(super) fn whisper_config(&self, files: &BundleFiles) -> Result<Value, BundleError> {
+        let model = |key: &str| self.model.get(key).cloned().unwrap_or_default();
+        let (decoder, encoder) = (model("decoder"), model("encoder"));
+        let extractor = whisper_extractor(files)?;
+        let frames = extractor["n_samples"].as_u64().zip(extractor["hop_length"].as_u64());
+        let mut config = json!({
+            "decoder_layers": decoder["num_hidden_layers"],
+            "decoder_attention_heads": decoder["num_attention_heads"],
+            "decoder_num_key_value_heads": decoder["num_key_value_heads"],
+            "head_dim": decoder["head_size"],
+            "d_model": decoder["hidden_size"],
+            "vocab_size": model("vocab_size"),
+            "max_target_positions": model("context_length"),
+            // The encoder makes one position of two frames.
+            "max_source_positions": frames.map(|(samples, hop)| samples / hop.max(1) / 2),
+            "encoder": { "hidden_size": encoder["hidden_size"] },
+            "eos_token_id": model("eos_token_id"),
+            "bos_token_id": model("bos_token_id"),
+            "pad_token_id": model("pad_token_id"),
+            "max_initial_timestamp_index": MAX_INITIAL_TIMESTAMP,
+        });
+        let tokens = Tokens::read(files)?;
+        let start =
+            tokens.id("<|startoftranscript|>").ok_or_else(|| BundleError::Inconsistent {
+                file: "tokenizer.json",
+                message: "no token `<|startoftranscript|>` says how an answer begins".to_owned(),
+            })?;
+        config["decoder_start_token_id"] = start.into();
+        config["no_timestamps_token_id"] = tokens.id("<|notimestamps|>").into();
+        config["prev_sot_token_id"] = tokens.id("<|startofprev|>").into();
+        let is_multilingual = model("vocab_size") != ENGLISH_VOCABULARY;
+        config["is_multilingual"] = is_multilingual.into();
+        if let Some(translate) = tokens.id("<|translate|>").filter(|_| is_multilingual) {
+            config["task_to_id"] =
+                json!({ "translate": translate, "transcribe": tokens.id("<|transcribe|>") });
+            // Those of languages stand between the start and the tasks.
+            let languages = tokens.0.iter().filter(|token| {
+                (start + 1..translate).contains(&token.id) && token.content != "<|transcribe|>"
+            });
+            let languages = languages.map(|token| (token.content.clone(), token.id.into()));
+            config["lang_to_id"] = Value::Object(languages.collect());
+        }
+        Ok(config)
+    }
+}
+
+/// Returns what `preprocessor_config.json` of Whisper would say: onnxruntime-extensions has a list of
+/// operations in its place.
+pub(super) fn whisper_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
+    let config: Value = files.json(PROCESSOR_FILE)?;
+    let operations = config["feature_extraction"]["sequence"].as_array().into_iter().flatten();
+    let mut operations = operations.map(|step| &step["operation"]);
+    let mel = operations.find(|operation| operation["type"] == "LogMelSpectrum");
+    let mel = mel.map(|operation| &operation["attrs"]).ok_or(BundleError::Inconsistent {
+        file: PROCESSOR_FILE,
+        message: "no operation `LogMelSpectrum` says how sounds are read".to_owned(),
+    })?;
+    let seconds = mel["chunk_size"].as_u64();
+    Ok(json!({
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "chunk_length": seconds,
+        "feature_size": mel["n_mel"],
+        "hop_length": mel["hop_length"],
+        "n_fft": mel["n_fft"],
+        "n_samples": seconds.map(|seconds| seconds.saturating_mul(SAMPLING_RATE)),
+        "sampling_rate": SAMPLING_RATE,
+    }))
+}
+
+/// The added tokens of `tokenizer.json`.
+struct Tokens(Vec<Token>);
+
+#[derive(Deserialize)]
+struct Token {
+    id: i64,
+    content: String,
+}
+
+impl Tokens {
+    fn read(files: &BundleFiles) -> Result<Self, BundleError> {
+        #[derive(Deserialize)]
+        struct Tokenizer {
+            #[serde(default)]
+            added_tokens: Vec<Token>,
+        }
+        files.json::<Tokenizer>("tokenizer.json").map(|tokenizer| Self(tokenizer.added_tokens))
+    }
+
+    fn id(&self, content: &str) -> Option<i64> {
+        self.0.iter().find(|token| token.content == content).map(|token| token.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use legenda_schemas::precision::PrecisionChoice;
+
+    use super::*;
+
+    const GENAI: &str = r#"{"model": {"type": "whisper", "vocab_size": VOCABULARY,
+        "context_length": 448, "eos_token_id": 0, "decoder": {"num_hidden_layers": 2,
+        "num_attention_heads": 4, "head_size": 8, "hidden_size": 32}}}"#;
+    const PROCESSOR: &str = r#"{"feature_extraction": {"sequence": [
+        {"operation": {"type": "AudioDecoder"}},
+        {"operation": {"type": "LogMelSpectrum", "attrs": {"chunk_size": 30, "hop_length": 160,
+            "n_fft": 400, "n_mel": 128}}}]}}"#;
+    const TOKENIZER: &str = r#"{"added_tokens": [{"id": 0, "content": "<|endoftext|>"},
+        {"id": 1, "content": "<|startoftranscript|>"}, {"id": 2, "content": "<|en|>"},
+        {"id": 3, "content": "<|yue|>"}, {"id": 4, "content": "<|translate|>"},
+        {"id": 5, "content": "<|transcribe|>"}, {"id": 6, "content": "<|startofprev|>"},
+        {"id": 7, "content": "<|notimestamps|>"}]}"#;
+
+    fn config(vocabulary: &str, tokenizer: &'static str) -> Result<Value, BundleError> {
+        let file = |name: &'static str, text: &'static str| (name.into(), text.as_bytes().into());
+        let files = vec![file(PROCESSOR_FILE, PROCESSOR), file("tokenizer.json", tokenizer)];
+        let files = BundleFiles::memory(files, PrecisionChoice::default());
+        let genai: GenaiConfig =
+            serde_json::from_str(&GENAI.replace("VOCABULARY", vocabulary)).unwrap();
+        genai.whisper_config(&files)
+    }
+
+    #[test]
+    fn tokens_of_whisper_are_told_by_their_names() {
+        let config = config("51866", TOKENIZER).unwrap();
+        assert_eq!(config["decoder_start_token_id"], 1);
+        assert_eq!(config["lang_to_id"], json!({ "<|en|>": 2, "<|yue|>": 3 }));
+        assert_eq!(config["task_to_id"], json!({ "translate": 4, "transcribe": 5 }));
+        assert_eq!(config["prev_sot_token_id"], 6);
+        assert_eq!(config["no_timestamps_token_id"], 7);
+        assert_eq!(config["max_source_positions"], 1500);
+    }
+
+    #[test]
+    fn a_model_of_english_alone_is_told_by_its_vocabulary() {
+        let config = config("51864", TOKENIZER).unwrap();
+        assert_eq!(config["is_multilingual"], false);
+        assert_eq!(config["lang_to_id"], Value::Null);
+    }
+
+    #[test]
+    fn a_tokenizer_without_a_start_is_an_error() {
+        let error = config("51866", r#"{"added_tokens": []}"#).unwrap_err().to_string();
+        assert!(error.contains("`<|startoftranscript|>`"), "{error}");
+    }
+}

@@ -1,0 +1,91 @@
+"""The weights of `whisper` in the layout of onnxruntime-genai: an encoder that makes keys and values
+for the decoder, and no word of the tokens that Whisper suppresses."""
+
+import json
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from transformers import AutoFeatureExtractor
+
+from . import media
+from .common import BUNDLES, WORK, size_of, write_reference_text
+from .gqa import build
+from .graphs import shorten
+from .runtime import TYPES, expect_equal, open_session
+
+SOURCE = "whisper"
+# What the published repositories have beside the graphs.
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+
+
+@dataclass
+class Spec:
+    """One bundle of this kind."""
+
+    name: str
+
+
+SPECS = [Spec("whisper_genai")]
+
+
+class Transcriber:
+    """Both graphs, one row at a time."""
+
+    def __init__(self, folder: object) -> None:
+        self.encoder = open_session(folder / "encoder.onnx")
+        self.decoder = open_session(folder / "decoder.onnx")
+        self.inputs = {i.name: i for i in self.decoder.get_inputs()}
+
+    def answer(self, features: np.ndarray, prompt_ids: list[int], n_tokens: int) -> list[int]:
+        """The likeliest tokens after a prompt."""
+        names = [o.name for o in self.encoder.get_outputs()]
+        made = dict(zip(names, self.encoder.run(None, {"audio_features": features}), strict=True))
+        cache = {k.replace("present_", "past_"): v for k, v in made.items() if "_cross_" in k}
+        for name, meta in self.inputs.items():
+            if "_self_" in name:
+                cache[name] = np.zeros((1, meta.shape[1], 0, meta.shape[3]), TYPES[meta.type])
+        names = [o.name for o in self.decoder.get_outputs()]
+        tokens, token_ids = prompt_ids, []
+        while len(token_ids) < n_tokens:
+            feeds = {"input_ids": np.array([tokens], np.int32), **cache}
+            found = dict(zip(names, self.decoder.run(None, feeds), strict=True))
+            cache |= {k.replace("present_", "past_"): v for k, v in found.items() if "_self_" in k}
+            tokens = [int(found["logits"][0, -1].argmax())]
+            token_ids += tokens
+        return token_ids
+
+
+def make(spec: Spec) -> None:
+    """Makes the bundle; its reference is what `whisper` answers with no token suppressed."""
+    folder = BUNDLES / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    build(folder, SOURCE)
+    for path in sorted(folder.glob("*.onnx")):
+        model = shorten(onnx.load(path))
+        for data in folder.glob(f"{path.name}.data"):
+            data.unlink()
+        onnx.save(model, path)
+    for path in folder.iterdir():
+        if path.is_file() and path.name in {"config.json", "generation_config.json"}:
+            raise RuntimeError(f"the builder writes {path.name} now: say so in the README")
+    for name in TOKENIZER_FILES:
+        shutil.copy(BUNDLES / SOURCE / name, folder)
+
+    reference = json.loads((BUNDLES / f"{SOURCE}.json").read_text())
+    transcriber = Transcriber(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(WORK / SOURCE)
+    rows = reference.pop("unlisted_rows")
+    for i, row in enumerate(rows):
+        # Rules for timestamps stand outside of the graphs.
+        if not row["return_timestamps"]:
+            sound = media.read_sound(row["audio"])
+            features = extractor(sound, sampling_rate=16000, return_tensors="np")
+            ours = transcriber.answer(
+                features["input_features"], row["prompt_ids"], len(row["token_ids"])
+            )
+            expect_equal(spec.name, i, ours, row["token_ids"])
+    del reference["long_rows"], reference["rows"]
+    write_reference_text(spec.name, rows, {**reference, "weights_of": SOURCE})
+    print(f"  {size_of(folder)} bytes, inputs {list(transcriber.inputs)}")
