@@ -147,6 +147,11 @@ fn trocr_reads() {
 }
 
 #[test]
+fn blip_captions() {
+    assert_answers("blip", bundle("blip"));
+}
+
+#[test]
 fn donut_reads_the_fields_of_a_document() {
     assert_answers("donut", bundle("donut"));
 }

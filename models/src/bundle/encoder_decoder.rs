@@ -10,12 +10,15 @@ use super::{
     tasks::TaskConfig,
 };
 
+/// An encoder-decoder whose config does not say that it is one.
+pub(super) const BLIP: &str = "BlipForConditionalGeneration";
+
 /// What the encoder of an encoder-decoder reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SourceKind {
     /// Token ids: T5, BART, Marian and what shares their inputs.
     Text,
-    /// Pixels: ViT-GPT2, TrOCR; of a document: Donut.
+    /// Pixels: ViT-GPT2, TrOCR, BLIP; of a document: Donut.
     Image,
     /// Pixels and a text that asks about them: Florence-2.
     ImageText,
@@ -29,7 +32,7 @@ impl SourceKind {
     /// Returns what an encoder-decoder of this architecture reads; `None` if it is not known.
     pub(super) fn of(architecture: &str) -> Option<Self> {
         match architecture {
-            "VisionEncoderDecoderModel" => Some(Self::Image),
+            "VisionEncoderDecoderModel" | BLIP => Some(Self::Image),
             "WhisperForConditionalGeneration" => Some(Self::LogMel),
             "MoonshineForConditionalGeneration" => Some(Self::Samples),
             "Florence2ForConditionalGeneration" | "florence2" => Some(Self::ImageText),
@@ -117,7 +120,7 @@ pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 /// Reads `config.json`.
 pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Result<ModelConfig> {
     let decoder = match kind {
-        SourceKind::Image => config.get("decoder"),
+        SourceKind::Image => config.get("decoder").or_else(|| config.get("text_config")),
         SourceKind::ImageText => config.get("text_config"),
         SourceKind::Text | SourceKind::LogMel | SourceKind::Samples => None,
     };
@@ -134,7 +137,8 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
     let text: TextConfig = serde_json::from_value(Value::Object(keys))?;
     let eos_token_id = [config, decoder].iter().find_map(|config| config.get("eos_token_id"));
     let number = |config: &Value, key: &str| config[key].as_u64().and_then(|n| n.try_into().ok());
-    let encoder = config.get("encoder").unwrap_or(config);
+    let encoder = ["encoder", "vision_config"].iter().find_map(|key| config.get(key));
+    let encoder = encoder.filter(|_| kind != SourceKind::ImageText).unwrap_or(config);
     let encoder = EncoderConfig {
         positions: match kind {
             SourceKind::Text | SourceKind::ImageText => None,
@@ -155,6 +159,14 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
         text,
         encoder,
     })
+}
+
+/// Returns the token that ends an answer whatever the generation config says: BLIP names it itself
+/// (`BlipForConditionalGeneration.generate`; 102 where left out, as in `BlipTextConfig` of transformers
+/// 4.57).
+pub(super) fn fixed_end(architecture: &str, config: &Value) -> Option<TokenIds> {
+    let end = config["text_config"]["sep_token_id"].as_i64().unwrap_or(102);
+    (architecture == BLIP).then(|| TokenIds(vec![end]))
 }
 
 /// Returns the positions of a vision encoder's output: its patches and two tokens at most before

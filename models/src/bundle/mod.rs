@@ -93,7 +93,9 @@ impl Family {
             name if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => {
                 Some(Self::Causal)
             }
-            name if is_encoder_decoder => SourceKind::of(name).map(Self::EncoderDecoder),
+            name if is_encoder_decoder || name == encoder_decoder::BLIP => {
+                SourceKind::of(name).map(Self::EncoderDecoder)
+            }
             _ => None,
         }
     }
@@ -101,7 +103,7 @@ impl Family {
     /// What an error says of the architectures that can be run.
     const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
          Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Florence-2, \
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, \
          Whisper, Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
 }
 
@@ -200,7 +202,8 @@ impl Bundle {
             let supported = Family::SUPPORTED.to_owned();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
-        let (config, start) = match family {
+        let mut fixed_end = None;
+        let (mut config, start) = match family {
             Family::EncoderDecoder(kind) => {
                 let config = match &genai {
                     Some(genai) => genai.whisper_config(&files)?,
@@ -210,6 +213,7 @@ impl Bundle {
                     let (file, message) = ("config.json".to_owned(), error.to_string());
                     not_a_decoder(&architecture, BundleError::InvalidJson { file, message })
                 })?;
+                fixed_end = encoder_decoder::fixed_end(&architecture, &config);
                 (sizes, StartConfig::read(&files, &config)?)
             }
             _ => {
@@ -224,13 +228,16 @@ impl Bundle {
             }
         };
         let search = genai.as_ref().map(|genai| genai.search.clone());
-        let generation: GenerationConfig =
+        let mut generation: GenerationConfig =
             match files.json_if_there("generation_config.json")?.or(search) {
                 Some(generation) => generation,
                 // Older models have these keys in `config.json`, where transformers reads them too.
                 None => files.json("config.json")?,
             };
         generation.check()?;
+        if fixed_end.is_some() {
+            (generation.eos_token_id, config.eos_token_id) = (fixed_end, None);
+        }
         let processor = match family {
             Family::EncoderDecoder(kind) => {
                 encoder_decoder::processor_config(kind, &files, genai.is_some())?

@@ -76,7 +76,7 @@ fn an_unknown_architecture_names_what_is_supported() {
         "architecture `StrangeForConditionalGeneration` is not supported, supported: \
          LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
          Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, Florence-2, Whisper, \
+         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, Whisper, \
          Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)"
     );
     // Whatever else its config has: that depends on the architecture.

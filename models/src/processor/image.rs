@@ -30,7 +30,7 @@ enum Class {
 }
 
 /// Image processors that are known, without the `Fast` of their torchvision twins.
-const KNOWN_TYPES: [(&str, Class); 14] = [
+const KNOWN_TYPES: [(&str, Class); 15] = [
     ("SiglipImageProcessor", Class::Whole),
     ("CLIPImageProcessor", Class::Whole),
     ("CLIPFeatureExtractor", Class::Whole),
@@ -38,6 +38,7 @@ const KNOWN_TYPES: [(&str, Class); 14] = [
     ("ViTFeatureExtractor", Class::Whole),
     ("DeiTImageProcessor", Class::Whole),
     ("DeiTFeatureExtractor", Class::Whole),
+    ("BlipImageProcessor", Class::Whole),
     ("Gemma3ImageProcessor", Class::Whole),
     ("", Class::Whole),
     ("DonutImageProcessor", Class::Page),

@@ -18,6 +18,7 @@ MODULES = {
     "clap": ["clap", "clap_fused"],
     "translators": ["t5", "bart", "marian", "nllb"],
     "captioners": ["vit_gpt2", "trocr"],
+    "blip": ["blip"],
     "documents": ["donut"],
     "speech": ["whisper", "moonshine"],
     "genai_whisper": ["whisper_genai"],

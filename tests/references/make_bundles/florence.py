@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from optimum.onnx import merge_decoders
 from torch import nn
 from transformers import (
     BartConfig,
@@ -29,7 +27,7 @@ from transformers import (
 from . import media, toktypes
 from .common import BUNDLES, size_of, write_reference
 from .decoding import MAX_NEW_TOKENS, Generation, common_token, faults, first_good_seed, generate
-from .graphs import shorten, trace
+from .graphs import merge, trace
 from .runtime import Decoder, check_steps, open_session
 from .sessions import EmbedTokens, ImageFeatures
 from .toktypes import write_json
@@ -275,15 +273,6 @@ class TextDecoder(nn.Module):
         return self.head(out.last_hidden_state), *kept
 
 
-def _shaped(graph: onnx.ModelProto, shapes: dict[str, list]) -> onnx.ModelProto:
-    """Says the shapes of outputs alike, as merging wants them."""
-    for place, output in enumerate(list(graph.graph.output)):
-        dtype = output.type.tensor_type.elem_type
-        shaped = onnx.helper.make_tensor_value_info(output.name, dtype, shapes[output.name])
-        graph.graph.output[place].CopyFrom(shaped)
-    return graph
-
-
 def _export(model: Florence2ForConditionalGeneration, folder: Path) -> None:
     rows = {0: "batch_size", 1: "sequence_length"}
     images = {0: "batch_size"}
@@ -338,12 +327,7 @@ def _export(model: Florence2ForConditionalGeneration, folder: Path) -> None:
     )
     shapes = {name: ["batch_size", 2, "length", 8] for name in present}
     shapes["logits"] = ["batch_size", "sequence_length", model.lm_head.out_features]
-    graphs = [_shaped(onnx.load(path), shapes) for path in (first, further)]
-    merged = folder / "decoder_model_merged.onnx"
-    merge_decoders(*graphs, save_path=str(merged), strict=False)
-    onnx.save(shorten(onnx.load(merged)), merged)
-    first.unlink()
-    further.unlink()
+    merge(folder, shapes)
 
 
 def _check(folder: Path, inputs: list[dict], found: list[Generation], image_id: int) -> None:

@@ -51,6 +51,26 @@ def copy_short(source: Path, target: Path) -> None:
     onnx.save(shorten(onnx.load(source)), target)
 
 
+def merge(folder: Path, shapes: dict[str, list]) -> None:
+    """Makes one graph of those for the first run and for further ones, whose outputs have `shapes`."""
+    # Not every environment has it.
+    from optimum.onnx import merge_decoders
+
+    paths = [folder / "decoder_model.onnx", folder / "decoder_with_past_model.onnx"]
+    graphs = [onnx.load(path) for path in paths]
+    for graph in graphs:
+        # Merging wants the shapes of outputs said alike.
+        for place, output in enumerate(list(graph.graph.output)):
+            dtype = output.type.tensor_type.elem_type
+            shaped = onnx.helper.make_tensor_value_info(output.name, dtype, shapes[output.name])
+            graph.graph.output[place].CopyFrom(shaped)
+    merged = folder / "decoder_model_merged.onnx"
+    merge_decoders(*graphs, save_path=str(merged), strict=False)
+    onnx.save(shorten(onnx.load(merged)), merged)
+    for path in paths:
+        path.unlink()
+
+
 def trace(
     module: torch.nn.Module,
     inputs: dict[str, torch.Tensor],
