@@ -16,7 +16,7 @@ use legenda_schemas::{
 
 use crate::{
     ledger::OutputFiles,
-    query::{KeptRows, QueryError},
+    query::{KeptRows, Query, QueryError},
     sidecar,
     source::{
         SourceError, SourceTable,
@@ -89,6 +89,7 @@ pub struct RunPlan {
     pub job: Job,
     /// The table.
     pub table: SourceTable,
+    query: Option<Query>,
     /// The rows that the job's query keeps.
     kept: Option<KeptRows>,
     /// The prompt's template.
@@ -162,6 +163,10 @@ impl RunPlan {
         let output = Folder::at(&job.output.path, base_dir)?;
         let mut identity = job.identity(bundle.revision());
         identity.insert("--limit".to_owned(), serde_json::json!(limit));
+        let query = Query::of(&job.source, base_dir, job.limits.media_bytes.0)?;
+        if let Some(tables) = query.as_ref().and_then(Query::tables_identity) {
+            identity.insert("source.tables".to_owned(), tables);
+        }
         let fingerprint = fingerprint(&identity);
         let listed = list_files(&job.source.paths, base_dir, job.source.format)?;
         if let Some(input) = listed.iter().find(|file| output.holds(&file.path)) {
@@ -178,12 +183,11 @@ impl RunPlan {
         {
             return Err(PlanError::Sidecars { problem });
         }
-        let table = SourceTable::open(&listed, &done, job.limits.media_bytes.0)?;
+        let mut table = SourceTable::open(&listed, &done, job.limits.media_bytes.0)?;
+        let kept = query.as_ref().map(|query| query.ask(&mut table, limit)).transpose()?;
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
-        let query = job.source.query.as_ref();
-        let kept = query.map(|query| KeptRows::ask(query, &table, limit)).transpose()?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
         let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
@@ -202,6 +206,7 @@ impl RunPlan {
             Plan { version: LEDGER_VERSION, fingerprint, identity, spans, kept: Vec::new() };
         Ok(Self {
             table,
+            query,
             kept,
             prompt,
             system,
@@ -243,8 +248,10 @@ impl RunPlan {
         if !differing.is_empty() {
             return Err(PlanError::Retry { differing: differing.join(", ") });
         }
-        let table = self.table.with_nothing_done();
-        Ok(Self { ledger: earlier, table, ..self })
+        let mut table = self.table.with_all_opened()?;
+        let limit = earlier.identity.get("--limit").and_then(serde_json::Value::as_u64);
+        let kept = self.query.as_ref().map(|query| query.ask(&mut table, limit)).transpose()?;
+        Ok(Self { ledger: earlier, table, kept, ..self })
     }
 
     /// Returns the rows of a span that are read, as positions within the row group, ascending.

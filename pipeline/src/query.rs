@@ -1,26 +1,31 @@
-//! `source.query`: SQL over the cheap columns of the table. The only place that names Polars.
+//! `source.query`: SQL over the cheap columns of the table.
 //!
-//! A query says which rows are read. It never sees the media columns, so filtering a large table
-//! of pictures reads none of them.
+//! A query says which rows are read, and may compute columns of them, from further tables too. It never
+//! sees the media columns, so filtering a large table of pictures reads none of them.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+#[cfg(feature = "sql")]
+mod sql;
 
-use legenda_schemas::span::Span;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use legenda_schemas::{
+    job::Source,
+    span::{SourceObject, Span},
+};
 use parquet::arrow::ArrowWriter;
 use tempfile::NamedTempFile;
 
 use crate::source::{
-    BytesRead, SourceTable,
+    BytesRead, SourceError, SourceTable,
     column::holds_bytes,
+    computed::Computed,
+    list_files,
     table::{FileReader, TableFile},
 };
-
-/// The name of the table in a query.
-#[cfg(feature = "sql")]
-const TABLE: &str = "source";
-/// The column that numbers the rows of a file, in queries.
-#[cfg(feature = "sql")]
-const ROW: &str = "legenda_row";
 
 /// Why a query cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,14 +46,29 @@ pub enum QueryError {
         /// What is wrong.
         problem: String,
     },
-    /// The query computes columns.
+    /// The query computes a column under a name that there is.
     #[error(
-        "`source.query` computes the column `{column}`, but a query only chooses rows: compute it \
-         in `task.prompt`, and select columns of the table only"
+        "`source.query` computes the column `{column}`, which the table has: give it another name, by `AS`"
     )]
-    Computed {
+    Taken {
         /// The column.
         column: String,
+    },
+    /// The query computes a column that nobody can read.
+    #[error("`source.query` gives the column `{column}`, which is {kind}: leave it out")]
+    Bytes {
+        /// The column.
+        column: String,
+        /// Its type.
+        kind: String,
+    },
+    /// A further table cannot be read.
+    #[error("`source.tables.{name}`: {source}")]
+    Table {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: SourceError,
     },
     /// Polars refuses the query.
     #[error("`source.query` fails on `{path}`: {problem}")]
@@ -60,6 +80,162 @@ pub enum QueryError {
     },
 }
 
+/// The query of a job, and the further tables that it may join.
+#[derive(Debug)]
+pub struct Query {
+    text: String,
+    tables: Vec<(String, SourceTable)>,
+}
+
+/// A further table, where Polars can read it.
+struct Joined {
+    name: String,
+    files: Vec<CheapColumns>,
+}
+
+/// The columns of a file that a query may see, where Polars can read them.
+struct CheapColumns {
+    path: PathBuf,
+    names: Vec<String>,
+    /// Keeps a temporary file there.
+    _copy: Option<NamedTempFile>,
+    /// Rows that are damaged.
+    damaged: Vec<u64>,
+}
+
+/// What a query says of a file.
+struct Answer {
+    /// The rows that it keeps, ascending.
+    rows: Vec<u64>,
+    /// Their numbers and the columns computed of them, as Parquet, if there are any.
+    computed: Option<NamedTempFile>,
+}
+
+impl Query {
+    /// Reads the query of a job, and where the rows of the tables are that it may join; paths are
+    /// resolved against `base_dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::Table`].
+    pub fn of(
+        source: &Source,
+        base_dir: &Path,
+        media_bytes_max: u64,
+    ) -> Result<Option<Self>, QueryError> {
+        let Some(text) = &source.query else { return Ok(None) };
+        let open = |(name, path): (&String, &String)| {
+            list_files(std::slice::from_ref(path), base_dir, None)
+                .and_then(|listed| SourceTable::open(&listed, &HashMap::new(), media_bytes_max))
+                .map(|table| (name.clone(), table))
+                .map_err(|source| QueryError::Table { name: name.clone(), source })
+        };
+        let tables = source.tables.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Some(Self { text: text.clone(), tables }))
+    }
+
+    /// Returns what tells whether a further table has changed: names, sizes and times of its files.
+    #[must_use]
+    pub fn tables_identity(&self) -> Option<serde_json::Value> {
+        let named = |file: &TableFile| {
+            let path = file.path().file_name().unwrap_or_default().to_string_lossy();
+            serde_json::json!(SourceObject { path: path.into_owned(), ..file.object.clone() })
+        };
+        let tables = self.tables.iter().map(|(name, table)| {
+            (name.clone(), table.files.iter().map(named).collect::<Vec<_>>().into())
+        });
+        let tables: serde_json::Map<_, _> = tables.collect();
+        (!tables.is_empty()).then_some(tables.into())
+    }
+
+    /// Asks of every file of the table which rows to read, and adds to it the columns that the query
+    /// computes; with a `limit`, only the first rows are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`].
+    pub fn ask(&self, table: &mut SourceTable, limit: Option<u64>) -> Result<KeptRows, QueryError> {
+        let joined: Vec<Joined> = self
+            .tables
+            .iter()
+            .map(|(name, table)| Joined::of(name, table))
+            .collect::<Result<_, _>>()?;
+        let mut left = limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        let mut by_file = HashMap::new();
+        let bytes_read = table.bytes_read.clone();
+        for file in &mut table.files {
+            let cheap = CheapColumns::of(file, &bytes_read)?;
+            let Answer { mut rows, computed } = answer(&self.text, file, &cheap, &joined)?;
+            if let Some(computed) = computed {
+                let computed = Computed::of(computed.path(), rows.clone()).map_err(|error| {
+                    QueryError::Failed {
+                        path: file.object.path.clone(),
+                        problem: error.to_string(),
+                    }
+                })?;
+                if let Some((column, kind)) = computed.bytes_column() {
+                    return Err(QueryError::Bytes { column, kind });
+                }
+                file.add_computed(computed);
+            }
+            // What a damaged row holds nobody knows: it is kept, and rejected with the reason.
+            if !cheap.damaged.is_empty() {
+                rows.extend(cheap.damaged);
+                rows.sort_unstable();
+                rows.dedup();
+            }
+            rows.truncate(left);
+            left -= rows.len();
+            by_file.insert(file.object.path.clone(), rows);
+        }
+        Ok(KeptRows { by_file })
+    }
+}
+
+/// Asks `query` of a file, whose cheap columns and further tables Polars can read.
+#[cfg(feature = "sql")]
+fn answer(
+    query: &str,
+    file: &TableFile,
+    cheap: &CheapColumns,
+    joined: &[Joined],
+) -> Result<Answer, QueryError> {
+    let taken: Vec<&str> = file.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    sql::answer(query, &file.object.path, cheap, &taken, joined)
+}
+
+/// Tells that this program was built without SQL.
+#[cfg(not(feature = "sql"))]
+fn answer(
+    _query: &str,
+    _file: &TableFile,
+    _cheap: &CheapColumns,
+    _joined: &[Joined],
+) -> Result<Answer, QueryError> {
+    Err(QueryError::LeftOut)
+}
+
+impl Joined {
+    fn of(name: &str, table: &SourceTable) -> Result<Self, QueryError> {
+        let files = table.files.iter().map(|file| CheapColumns::of(file, &table.bytes_read));
+        Ok(Self { name: name.to_owned(), files: files.collect::<Result<_, _>>()? })
+    }
+}
+
+impl CheapColumns {
+    fn of(file: &TableFile, bytes_read: &BytesRead) -> Result<Self, QueryError> {
+        let fields = file.schema.fields().iter();
+        let cheap = fields.filter(|field| !holds_bytes(field.data_type()));
+        let names: Vec<String> = cheap.map(|field| field.name().clone()).collect();
+        if file.is_local_parquet() {
+            let path = file.path().to_owned();
+            return Ok(Self { path, names, _copy: None, damaged: Vec::new() });
+        }
+        let (copy, damaged) = copy_columns(file, &names, bytes_read)?;
+        Ok(Self { path: copy.path().to_owned(), names, _copy: Some(copy), damaged })
+    }
+}
+
 /// The rows of a table that a query keeps.
 #[derive(Debug)]
 pub struct KeptRows {
@@ -68,37 +244,6 @@ pub struct KeptRows {
 }
 
 impl KeptRows {
-    /// Asks `query` of every file of the table; with a `limit`, only the first rows are kept.
-    ///
-    /// # Errors
-    ///
-    /// [`QueryError`].
-    pub fn ask(query: &str, table: &SourceTable, limit: Option<u64>) -> Result<Self, QueryError> {
-        let mut left = limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
-        let by_file = table.files.iter().map(|file| {
-            let fields = file.schema.fields().iter();
-            let cheap: Vec<String> = fields
-                .filter(|field| !holds_bytes(field.data_type()))
-                .map(|field| field.name().clone())
-                .collect();
-            let mut rows = if file.is_local_parquet() {
-                rows_kept(file.path(), &cheap, query)?
-            } else {
-                let (copy, damaged) = copy_columns(file, &cheap, &table.bytes_read)?;
-                let mut rows = rows_kept(copy.path(), &cheap, query)?;
-                // What a damaged row holds nobody knows: it is kept, and rejected with the reason.
-                rows.extend(damaged);
-                rows.sort_unstable();
-                rows.dedup();
-                rows
-            };
-            rows.truncate(left);
-            left -= rows.len();
-            Ok((file.object.path.clone(), rows))
-        });
-        Ok(Self { by_file: by_file.collect::<Result<_, _>>()? })
-    }
-
     /// Returns the kept rows of a span, counted from the file's first row.
     #[must_use]
     pub fn of(&self, span: &Span) -> &[u64] {
@@ -147,125 +292,3 @@ fn copy_columns(
 
 /// Rows that are copied at a time for a query.
 const COPIED_ROWS: usize = 8192;
-
-/// Returns the rows of the Parquet file at `path` that `query` keeps, ascending, counted from the
-/// file's first row. The query sees `columns` only.
-///
-/// # Errors
-///
-/// [`QueryError`].
-#[cfg(feature = "sql")]
-fn rows_kept(path: &Path, columns: &[String], query: &str) -> Result<Vec<u64>, QueryError> {
-    use polars::prelude::{IdxCa, LazyFrame, PlRefPath, PolarsError, ScanArgsParquet, col};
-    use polars::sql::SQLContext;
-
-    let failed = |error: PolarsError| QueryError::Failed {
-        path: path.display().to_string(),
-        problem: error.to_string(),
-    };
-    let with_row = numbered(query)?;
-    let source = PlRefPath::try_from_path(path).map_err(failed)?;
-    let cheap: Vec<_> = columns.iter().map(|name| col(name.as_str())).collect();
-    let table = LazyFrame::scan_parquet(source, ScanArgsParquet::default())
-        .map_err(failed)?
-        .select(cheap)
-        .with_row_index(ROW, None);
-    let mut context = SQLContext::new();
-    context.register(TABLE, table);
-    let mut kept = context.execute(&with_row).map_err(failed)?;
-    let schema = kept.collect_schema().map_err(failed)?;
-    let known = |name: &str| name == ROW || columns.iter().any(|column| column == name);
-    if let Some(column) = schema.iter_names().find(|name| !known(name)) {
-        return Err(QueryError::Computed { column: column.to_string() });
-    }
-    let frame = kept.select([col(ROW)]).collect().map_err(failed)?;
-    let rows: &IdxCa = frame.column(ROW).and_then(|column| column.idx()).map_err(failed)?;
-    let mut rows: Vec<u64> = rows.iter().flatten().map(u64::from).collect();
-    rows.sort_unstable();
-    let n_rows = rows.len();
-    rows.dedup();
-    if rows.len() < n_rows {
-        let problem = "it gives a row more than once".to_owned();
-        return Err(QueryError::Shape { problem });
-    }
-    Ok(rows)
-}
-
-/// Tells that this program was built without SQL.
-///
-/// # Errors
-///
-/// [`QueryError::LeftOut`], always.
-#[cfg(not(feature = "sql"))]
-fn rows_kept(_path: &Path, _columns: &[String], _query: &str) -> Result<Vec<u64>, QueryError> {
-    Err(QueryError::LeftOut)
-}
-
-/// Adds the row number to what the query selects, so that its rows can be told.
-#[cfg(feature = "sql")]
-fn numbered(query: &str) -> Result<String, QueryError> {
-    let query = query.trim();
-    let (first, rest) = query.split_once(char::is_whitespace).unwrap_or((query, ""));
-    if !first.eq_ignore_ascii_case("select") {
-        let problem = format!("it begins with `{first}`");
-        return Err(QueryError::Shape { problem });
-    }
-    let rest = rest.trim_start();
-    let lower = rest.to_lowercase();
-    if lower.starts_with("distinct") || lower.contains("group by") {
-        let problem = "`DISTINCT` and `GROUP BY` merge rows".to_owned();
-        return Err(QueryError::Shape { problem });
-    }
-    // `*` stands for every column, the number among them.
-    let selected = if rest.starts_with('*') { String::new() } else { format!("{ROW}, ") };
-    Ok(format!("SELECT {selected}{rest}"))
-}
-
-#[cfg(feature = "sql")]
-#[cfg(test)]
-mod tests {
-    use std::{fs::File, path::Path, sync::Arc};
-
-    use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
-    use parquet::arrow::ArrowWriter;
-
-    use super::{QueryError, rows_kept};
-
-    fn table(path: &Path) -> Vec<String> {
-        let n: ArrayRef = Arc::new(Int64Array::from_iter_values(0..6));
-        let lang: ArrayRef = Arc::new(StringArray::from(vec!["en", "de", "en", "fr", "en", "de"]));
-        let image: ArrayRef = Arc::new(BinaryArray::from(vec![&b"x"[..]; 6]));
-        let batch =
-            RecordBatch::try_from_iter([("n", n), ("lang", lang), ("image", image)]).unwrap();
-        let mut writer =
-            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        vec!["n".to_owned(), "lang".to_owned()]
-    }
-
-    #[test]
-    fn a_query_chooses_rows() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.parquet");
-        let columns = table(&path);
-        let kept = |query: &str| rows_kept(&path, &columns, query);
-        assert_eq!(kept("SELECT * FROM source WHERE lang = 'en'").unwrap(), [0, 2, 4]);
-        assert_eq!(kept("select n from source where n > 2 and lang <> 'fr'").unwrap(), [4, 5]);
-        assert_eq!(kept("SELECT n FROM source ORDER BY n DESC LIMIT 2").unwrap(), [4, 5]);
-        assert!(kept("SELECT * FROM source WHERE n > 99").unwrap().is_empty());
-    }
-
-    #[test]
-    fn queries_that_cannot_choose_rows_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.parquet");
-        let columns = table(&path);
-        let refused = |query: &str| rows_kept(&path, &columns, query).unwrap_err();
-        assert!(matches!(refused("DELETE FROM source"), QueryError::Shape { .. }));
-        assert!(matches!(refused("SELECT DISTINCT lang FROM source"), QueryError::Shape { .. }));
-        assert!(matches!(refused("SELECT n + 1 AS m FROM source"), QueryError::Computed { .. }));
-        assert!(matches!(refused("SELECT image FROM source"), QueryError::Failed { .. }));
-        assert!(matches!(refused("SELECT n FROM other"), QueryError::Failed { .. }));
-    }
-}

@@ -241,6 +241,13 @@ impl Job {
         if self.source.paths.is_empty() {
             return refuse("source.paths", "is empty: name at least one file".to_owned());
         }
+        if self.source.query.is_none() && !self.source.tables.is_empty() {
+            return refuse("source.tables", "is for `source.query` alone: remove it".to_owned());
+        }
+        if self.source.tables.keys().any(|name| name.eq_ignore_ascii_case("source")) {
+            let problem = "has a table named `source`, as the first one is: name it otherwise";
+            return refuse("source.tables", problem.to_owned());
+        }
         if self.output.sidecars.is_some() && self.task.kind == TaskKind::Embed {
             return refuse("output.sidecars", "is for texts: remove it".to_owned());
         }

@@ -102,7 +102,7 @@ fn heavy_crates_stay_in_their_rooms() {
             &["models/src/hub", "pipeline/src/media/web.rs", "jobs/src/schedule/hooks.rs"],
         ),
         ("object_store::", &["pipeline/src/store"]),
-        ("polars::", &["pipeline/src/query.rs"]),
+        ("polars::", &["pipeline/src/query/sql.rs"]),
         ("axum::", &["jobs/src/schedule/page", "jobs/src/command/schedule.rs"]),
         ("rusqlite::", &["jobs/src/schedule/history.rs", "jobs/src/schedule/record.rs"]),
         ("croner::", &["schemas/src/cron.rs"]),

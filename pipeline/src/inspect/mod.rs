@@ -85,6 +85,7 @@ pub fn inspect(
         paths: entries.to_vec(),
         format: Some(format),
         query: None,
+        tables: BTreeMap::new(),
         incremental: Incremental::default(),
         columns: Columns::default(),
         media_dirs: Vec::new(),

@@ -227,6 +227,7 @@ mod tests {
             paths: Vec::new(),
             format: None,
             query: None,
+            tables: std::collections::BTreeMap::new(),
             incremental: Incremental::default(),
             columns: Columns::default(),
             media_dirs: dirs.to_vec(),

@@ -3,6 +3,7 @@
 mod batch;
 pub mod cell;
 pub mod column;
+pub mod computed;
 mod contents;
 mod csv;
 pub mod file;

@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 
 use super::{
     SourceError,
+    computed::Computed,
     contents::{Contents, Opened},
     file::BytesRead,
     listing::Listed,
@@ -43,6 +44,7 @@ pub struct TableFile {
     pub row_groups: Vec<RowGroupSize>,
     pub(super) contents: Contents,
     partitions: Partitions,
+    computed: Option<Computed>,
 }
 
 /// The size of a row group.
@@ -112,12 +114,15 @@ impl TableFile {
     ) -> Self {
         let partitions = Partitions::of(&object.path, &schema);
         let schema = partitions.add_to(&schema);
-        Self { object, schema, row_groups, contents, partitions }
+        Self { object, schema, row_groups, contents, partitions, computed: None }
     }
 
     /// Returns the columns of the file itself.
     pub(super) fn own_schema(&self) -> SchemaRef {
-        let is_own = |field: &&Arc<Field>| !self.partitions.names(field.name());
+        let is_own = |field: &&Arc<Field>| {
+            !self.partitions.names(field.name())
+                && !self.computed.as_ref().is_some_and(|computed| computed.names(field.name()))
+        };
         let fields: Vec<_> = self.schema.fields().iter().filter(is_own).cloned().collect();
         Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
     }
@@ -125,6 +130,12 @@ impl TableFile {
     /// Makes the columns of the file itself those of `schema`.
     pub(super) fn set_own_schema(&mut self, schema: &SchemaRef) {
         self.schema = self.partitions.add_to(schema);
+    }
+
+    /// Adds columns that a query computed of its rows.
+    pub fn add_computed(&mut self, computed: Computed) {
+        self.schema = computed.add_to(&self.schema);
+        self.computed = Some(computed);
     }
 
     /// Returns whether Polars can read the file as it lies there.
@@ -258,10 +269,33 @@ impl SourceTable {
         Ok(this)
     }
 
-    /// Returns the table without the spans that need not be read.
-    #[must_use]
-    pub fn with_nothing_done(self) -> Self {
-        Self { done: Vec::new(), ..self }
+    /// Returns the table without the spans that need not be read, their files opened.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] for a file that cannot be read.
+    pub fn with_all_opened(self) -> Result<Self, SourceError> {
+        let mut this = Self { done: Vec::new(), unopened: HashMap::new(), ..self };
+        for file in self.unopened.into_values() {
+            let file = match file {
+                Unopened::File(listed) => this.open_late(&listed)?,
+                Unopened::Group(file) => file,
+            };
+            this.by_path.insert(file.object.path.clone(), this.files.len());
+            this.files.push(file);
+        }
+        Ok(this)
+    }
+
+    /// Opens a file whose columns are those that the others of its kind have.
+    fn open_late(&self, listed: &Listed) -> Result<TableFile, SourceError> {
+        let mut file = TableFile::open(listed, self.media_bytes_max, &self.bytes_read)?;
+        if file.contents.has_guessed_types()
+            && let Some(other) = self.files.iter().find(|file| file.contents.has_guessed_types())
+        {
+            file.set_own_schema(&other.own_schema());
+        }
+        Ok(file)
     }
 
     /// Returns the file of this path, if it is open.
@@ -287,13 +321,7 @@ impl SourceTable {
             return is_same(file).then(|| FileReader::open(file, &self.bytes_read)).transpose();
         }
         let Some(Unopened::File(listed)) = self.unopened.get(&object.path) else { return Ok(None) };
-        let mut file = TableFile::open(listed, self.media_bytes_max, &self.bytes_read)?;
-        // The columns are those that the others of its kind have.
-        if file.contents.has_guessed_types()
-            && let Some(other) = self.files.iter().find(|file| file.contents.has_guessed_types())
-        {
-            file.set_own_schema(&other.own_schema());
-        }
+        let file = self.open_late(listed)?;
         is_same(&file).then(|| FileReader::open(&file, &self.bytes_read)).transpose()
     }
 
@@ -365,6 +393,9 @@ pub struct FileReader {
     object: SourceObject,
     schema: SchemaRef,
     partitions: Partitions,
+    computed: Option<Computed>,
+    /// How many rows stand before each row group.
+    starts: Arc<[u64]>,
     opened: Opened,
 }
 
@@ -402,13 +433,21 @@ impl FileReader {
     pub fn open(file: &TableFile, bytes_read: &BytesRead) -> Result<Self, SourceError> {
         let (object, opened) = file.contents.open(&file.object, bytes_read)?;
         let (schema, partitions) = (file.own_schema(), file.partitions.clone());
-        Ok(Self { object, schema, partitions, opened })
+        let computed = file.computed.clone();
+        let starts = file.row_groups.iter().scan(0, |before, size| {
+            let start = *before;
+            *before += size.n_rows as u64;
+            Some(start)
+        });
+        Ok(Self { object, schema, partitions, computed, starts: starts.collect(), opened })
     }
 
-    /// Returns the columns, those that the file's folders name among them.
+    /// Returns the columns, those that the file's folders name and those that a query computed among
+    /// them.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        self.partitions.add_to(&self.schema)
+        let schema = self.partitions.add_to(&self.schema);
+        self.computed.as_ref().map_or(schema.clone(), |computed| computed.add_to(&schema))
     }
 
     /// Returns the identity of the file as it was opened.
@@ -428,6 +467,8 @@ impl FileReader {
             object: self.object.clone(),
             schema: Arc::clone(&self.schema),
             partitions: self.partitions.clone(),
+            computed: self.computed.clone(),
+            starts: Arc::clone(&self.starts),
             opened: self.opened.texts_as_bytes()?,
         })
     }
@@ -487,8 +528,22 @@ impl FileReader {
         let schema = Schema::new_with_metadata(wanted, self.schema.metadata().clone());
         let path = &self.object.path;
         let rows = self.opened.read(path, row_group, ranges, columns, Arc::new(schema), limits)?;
-        let partitions = self.partitions.clone();
-        Ok(rows.map(move |read| Ok(partitions.fill(read?, &is_wanted))))
+        let (partitions, computed) = (self.partitions.clone(), self.computed.clone());
+        let path = path.clone();
+        let start = self.starts.get(row_group).copied().unwrap_or_default();
+        let mut file_rows =
+            ranges.to_vec().into_iter().flatten().map(move |row| start + row as u64);
+        Ok(rows.map(move |read| {
+            let read = partitions.fill(read?, &is_wanted);
+            let Some(computed) = &computed else { return Ok(read) };
+            let file_rows: Vec<u64> = file_rows.by_ref().take(read.rows.num_rows()).collect();
+            computed.fill(read, &file_rows, &is_wanted).map_err(|error| ReadError {
+                path: path.clone(),
+                row_group,
+                problem: error.to_string(),
+                may_pass: true,
+            })
+        }))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The table to read.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +18,14 @@ pub struct Source {
     /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SourceFormat>,
-    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`: asked of
-    /// each file, named `source`, without its columns of bytes.
+    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`, and may compute
+    /// columns: asked of each file, named `source`, without its columns of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
+    /// Further tables that the query may join, by their names in it: a file, folder or pattern, as in
+    /// `paths`. When one changes, the job does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, String>,
     /// Which files are read when earlier runs have written to the same output: `"changed"` (new and
     /// changed ones), `"new"` or `"all"`.
     #[serde(default)]

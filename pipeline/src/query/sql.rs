@@ -1,0 +1,259 @@
+//! Queries as Polars runs them: the only place that names it.
+
+use polars::{
+    prelude::{
+        IdxCa, LazyFrame, ParquetWriter, PlRefPath, PolarsError, ScanArgsParquet, UnionArgs, col,
+        concat,
+    },
+    sql::SQLContext,
+};
+use sqlparser::{
+    ast::{
+        Expr, GroupByExpr, Ident, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+        Statement, TableFactor, WildcardAdditionalOptions,
+    },
+    dialect::GenericDialect,
+    parser::Parser,
+};
+use tempfile::NamedTempFile;
+
+use super::{Answer, CheapColumns, Joined, QueryError};
+
+/// The name of the table in a query.
+const TABLE: &str = "source";
+/// The column that numbers the rows of a file, in queries.
+const ROW: &str = "legenda_row";
+
+/// Asks `query` of the file at `path`, whose columns `cheap` it sees; the file has the columns `taken`.
+///
+/// # Errors
+///
+/// [`QueryError`].
+pub(super) fn answer(
+    query: &str,
+    path: &str,
+    cheap: &CheapColumns,
+    taken: &[&str],
+    joined: &[Joined],
+) -> Result<Answer, QueryError> {
+    let failed = |problem: String| QueryError::Failed { path: path.to_owned(), problem };
+    let refused = |error: PolarsError| failed(error.to_string());
+    let chosen = Chosen::read(query)?.map_err(failed)?;
+    let mut context = SQLContext::new();
+    context.register(TABLE, scan(cheap).map_err(refused)?.with_row_index(ROW, None));
+    for table in joined {
+        let files = table.files.iter().map(scan).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+        let all = concat(&files, UnionArgs::default()).map_err(refused)?;
+        context.register(&table.name, all);
+    }
+    let mut kept = context.execute(&chosen.query).map_err(refused)?;
+    let schema = kept.collect_schema().map_err(refused)?;
+    let is_computed = |name: &&str| *name != ROW && !chosen.is_own(name, &cheap.names);
+    let names = schema.iter_names().map(|name| name.as_str());
+    let computed: Vec<String> = names.filter(is_computed).map(str::to_owned).collect();
+    if let Some(column) = computed.iter().find(|name| taken.contains(&name.as_str())) {
+        return Err(QueryError::Taken { column: column.clone() });
+    }
+    let columns = std::iter::once(ROW).chain(computed.iter().map(String::as_str)).map(col);
+    let mut frame = kept
+        .select(columns.collect::<Vec<_>>())
+        .sort([ROW], Default::default())
+        .collect()
+        .map_err(refused)?;
+    let numbers: &IdxCa = frame.column(ROW).and_then(|column| column.idx()).map_err(refused)?;
+    // A join may give rows that are none of the table.
+    let rows: Vec<u64> = numbers.iter().flatten().map(u64::from).collect();
+    if rows.len() < numbers.len() {
+        return Err(shape("it gives rows that are none of `source`"));
+    }
+    if rows.windows(2).any(|two| two[0] == two[1]) {
+        return Err(shape("it gives a row more than once"));
+    }
+    let computed = if computed.is_empty() {
+        None
+    } else {
+        let mut file = NamedTempFile::new().map_err(|error| failed(error.to_string()))?;
+        ParquetWriter::new(&mut file).finish(&mut frame).map_err(refused)?;
+        Some(file)
+    };
+    Ok(Answer { rows, computed })
+}
+
+fn scan(cheap: &CheapColumns) -> Result<LazyFrame, PolarsError> {
+    let columns: Vec<_> = cheap.names.iter().map(|name| col(name.as_str())).collect();
+    let path = PlRefPath::try_from_path(&cheap.path)?;
+    Ok(LazyFrame::scan_parquet(path, ScanArgsParquet::default())?.select(columns))
+}
+
+fn shape(problem: &str) -> QueryError {
+    QueryError::Shape { problem: problem.to_owned() }
+}
+
+/// What a query chooses.
+struct Chosen {
+    /// The query, with the number of the row among what it selects.
+    query: String,
+    /// The columns that are selected as they stand in the table; none where it is all of them.
+    own: Option<Vec<String>>,
+}
+
+impl Chosen {
+    /// Reads a query; the inner error is that of its syntax.
+    fn read(query: &str) -> Result<Result<Self, String>, QueryError> {
+        let first = query.split_whitespace().next().unwrap_or_default();
+        if !["select", "with"].iter().any(|word| first.eq_ignore_ascii_case(word)) {
+            return Err(shape(&format!("it begins with `{first}`")));
+        }
+        let mut statements = match Parser::parse_sql(&GenericDialect, query) {
+            Ok(statements) => statements,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let [Statement::Query(parsed)] = statements.as_mut_slice() else {
+            return Err(shape("it is more than one"));
+        };
+        let SetExpr::Select(select) = parsed.body.as_mut() else {
+            return Err(shape("it puts several queries together"));
+        };
+        let is_grouped =
+            !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty());
+        if select.distinct.is_some() || is_grouped {
+            return Err(shape("`DISTINCT` and `GROUP BY` merge rows"));
+        }
+        let own = own_columns(select)?;
+        Ok(Ok(Self { query: parsed.to_string(), own }))
+    }
+
+    fn is_own(&self, name: &str, columns: &[String]) -> bool {
+        let is_chosen = self.own.as_ref().is_none_or(|own| own.iter().any(|column| column == name));
+        is_chosen && columns.iter().any(|column| column == name)
+    }
+}
+
+/// Finds which columns a `SELECT` takes from the table as they stand there (none: all of them), and adds
+/// the number of the row where it is not among them.
+fn own_columns(select: &mut Select) -> Result<Option<Vec<String>>, QueryError> {
+    let source = name_of_source(select).unwrap_or_else(|| Ident::new(TABLE));
+    let is_source = |ident: &Ident| ident.value.eq_ignore_ascii_case(&source.value);
+    let mut own = Some(Vec::new());
+    for item in &select.projection {
+        match item {
+            SelectItem::Wildcard(options) => {
+                check_wildcard(options)?;
+                own = None;
+            }
+            SelectItem::QualifiedWildcard(
+                SelectItemQualifiedWildcardKind::ObjectName(name),
+                options,
+            ) => {
+                check_wildcard(options)?;
+                if name.to_string().eq_ignore_ascii_case(&source.to_string()) {
+                    own = None;
+                }
+            }
+            SelectItem::UnnamedExpr(Expr::Identifier(column)) => {
+                own.iter_mut().for_each(|own| own.push(column.value.clone()));
+            }
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(path)) => {
+                if let [table, column] = path.as_slice()
+                    && is_source(table)
+                {
+                    own.iter_mut().for_each(|own| own.push(column.value.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+    if own.is_some() {
+        let number = match name_of_source(select) {
+            Some(source) => Expr::CompoundIdentifier(vec![source, Ident::new(ROW)]),
+            None => Expr::Identifier(Ident::new(ROW)),
+        };
+        select.projection.insert(0, SelectItem::UnnamedExpr(number));
+    }
+    Ok(own)
+}
+
+/// Returns what the query calls the table, where it reads it itself.
+fn name_of_source(select: &Select) -> Option<Ident> {
+    let tables = select.from.iter().flat_map(|from| {
+        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
+    });
+    tables.into_iter().find_map(|table| match table {
+        TableFactor::Table { name, alias, .. }
+            if name.to_string().trim_matches('"').eq_ignore_ascii_case(TABLE) =>
+        {
+            Some(alias.as_ref().map_or_else(|| Ident::new(TABLE), |alias| alias.name.clone()))
+        }
+        _ => None,
+    })
+}
+
+fn check_wildcard(options: &WildcardAdditionalOptions) -> Result<(), QueryError> {
+    if options.opt_replace.is_some() || options.opt_rename.is_some() {
+        return Err(shape("`REPLACE` and `RENAME` change columns: compute new ones, by `AS`"));
+    }
+    if options.opt_exclude.is_some() || options.opt_except.is_some() || options.opt_ilike.is_some()
+    {
+        return Err(shape("a part of `*` is left out: name the columns"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, path::Path, sync::Arc};
+
+    use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+
+    use super::{Answer, QueryError, answer};
+    use crate::query::CheapColumns;
+
+    fn asked(path: &Path, query: &str) -> Result<Answer, QueryError> {
+        let names = vec!["n".to_owned(), "lang".to_owned()];
+        let cheap = CheapColumns { path: path.to_owned(), names, _copy: None, damaged: Vec::new() };
+        answer(query, "t.parquet", &cheap, &["n", "lang", "image"], &[])
+    }
+
+    fn table(path: &Path) {
+        let n: ArrayRef = Arc::new(Int64Array::from_iter_values(0..6));
+        let lang: ArrayRef = Arc::new(StringArray::from(vec!["en", "de", "en", "fr", "en", "de"]));
+        let image: ArrayRef = Arc::new(BinaryArray::from(vec![&b"x"[..]; 6]));
+        let batch =
+            RecordBatch::try_from_iter([("n", n), ("lang", lang), ("image", image)]).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn a_query_chooses_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.parquet");
+        table(&path);
+        let kept = |query: &str| asked(&path, query).map(|answer| answer.rows);
+        assert_eq!(kept("SELECT * FROM source WHERE lang = 'en'").unwrap(), [0, 2, 4]);
+        assert_eq!(kept("select n from source where n > 2 and lang <> 'fr'").unwrap(), [4, 5]);
+        assert_eq!(kept("SELECT n FROM source ORDER BY n DESC LIMIT 2").unwrap(), [4, 5]);
+        assert!(kept("SELECT * FROM source WHERE n > 99").unwrap().is_empty());
+    }
+
+    #[test]
+    fn queries_that_cannot_choose_rows_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.parquet");
+        table(&path);
+        let refused = |query: &str| asked(&path, query).err().unwrap();
+        assert!(matches!(refused("DELETE FROM source"), QueryError::Shape { .. }));
+        assert!(matches!(refused("SELECT DISTINCT lang FROM source"), QueryError::Shape { .. }));
+        assert!(matches!(refused("SELECT n + 1 AS lang FROM source"), QueryError::Taken { .. }));
+        assert!(matches!(refused("SELECT n AS image FROM source"), QueryError::Taken { .. }));
+        let replaced = "SELECT * REPLACE (n + 1 AS n) FROM source";
+        assert!(matches!(refused(replaced), QueryError::Shape { .. }));
+        let doubled = "SELECT source.n FROM source JOIN source AS t ON source.lang = t.lang";
+        assert!(matches!(refused(doubled), QueryError::Shape { .. }));
+        assert!(matches!(refused("SELECT image FROM source"), QueryError::Failed { .. }));
+        assert!(matches!(refused("SELECT n FROM other"), QueryError::Failed { .. }));
+    }
+}

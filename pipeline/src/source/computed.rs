@@ -1,0 +1,160 @@
+//! Columns that a query computed of a file's rows, in a temporary file until they are read.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arrow::{
+    array::{Array, RecordBatch, RecordBatchReader, new_null_array},
+    compute::{cast, interleave},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+    error::ArrowError,
+    ipc::{reader::FileReader, writer::FileWriter},
+};
+use parquet::{arrow::arrow_reader::ParquetRecordBatchReaderBuilder, errors::ParquetError};
+
+use super::{column::holds_bytes, rows::ReadRows};
+
+/// The most rows of a block of the temporary file: what is read for a row.
+const BLOCK_ROWS: usize = 1024;
+
+/// Computed columns of some rows of a file; of the others they are null.
+#[derive(Clone)]
+pub struct Computed(Arc<Columns>);
+
+struct Columns {
+    fields: Vec<FieldRef>,
+    /// The rows of the file, ascending.
+    rows: Vec<u64>,
+    /// How many rows stand before each block.
+    starts: Vec<usize>,
+    /// The columns, in the order of the rows.
+    blocks: Mutex<FileReader<File>>,
+}
+
+impl std::fmt::Debug for Computed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Computed").field(&self.0.fields).finish()
+    }
+}
+
+impl Computed {
+    /// Takes the columns of the Parquet file at `path`, but for the first, which are the `rows` (ascending)
+    /// that they belong to.
+    ///
+    /// # Errors
+    ///
+    /// That of the reader, or of writing the temporary file.
+    pub fn of(path: &Path, rows: Vec<u64>) -> Result<Self, ParquetError> {
+        let table = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?
+            .with_batch_size(BLOCK_ROWS)
+            .build()?;
+        // Polars gives text as views, which few readers of answers know.
+        let plain = |field: &FieldRef| {
+            let is_view = *field.data_type() == DataType::Utf8View;
+            let kind = if is_view { DataType::Utf8 } else { field.data_type().clone() };
+            Arc::new(Field::new(field.name(), kind, true))
+        };
+        let fields: Vec<FieldRef> = table.schema().fields().iter().skip(1).map(plain).collect();
+        let schema = Arc::new(Schema::new(fields.clone()));
+        let file = tempfile::tempfile()?;
+        let mut writer = FileWriter::try_new(&file, &schema)?;
+        let (mut starts, mut n_rows) = (Vec::new(), 0);
+        for batch in table {
+            let batch = batch?;
+            starts.push(n_rows);
+            n_rows += batch.num_rows();
+            let columns = batch.columns()[1..].iter().zip(&fields);
+            let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+            let columns = columns.collect::<Result<_, _>>()?;
+            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+        }
+        writer.finish()?;
+        drop(writer);
+        let blocks = Mutex::new(FileReader::try_new(file, None)?);
+        Ok(Self(Arc::new(Columns { fields, rows, starts, blocks })))
+    }
+
+    /// Returns a column that holds bytes, and its type, if there is one.
+    #[must_use]
+    pub fn bytes_column(&self) -> Option<(String, String)> {
+        let field = self.0.fields.iter().find(|field| holds_bytes(field.data_type()))?;
+        Some((field.name().clone(), field.data_type().to_string()))
+    }
+
+    pub(super) fn names(&self, column: &str) -> bool {
+        self.0.fields.iter().any(|field| field.name() == column)
+    }
+
+    /// Adds the columns to a file's schema.
+    pub(super) fn add_to(&self, schema: &Schema) -> SchemaRef {
+        let fields: Vec<FieldRef> = schema.fields().iter().chain(&self.0.fields).cloned().collect();
+        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+    }
+
+    /// Adds the columns that are wanted to rows of the file, which are `file_rows`.
+    ///
+    /// # Errors
+    ///
+    /// That of reading the temporary file.
+    pub(super) fn fill(
+        &self,
+        read: ReadRows,
+        file_rows: &[u64],
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<ReadRows, ArrowError> {
+        let wanted: Vec<usize> = (0..self.0.fields.len())
+            .filter(|&column| is_wanted(self.0.fields[column].name()))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(read);
+        }
+        let starts = &self.0.starts;
+        let place = |row: &u64| {
+            let place = self.0.rows.binary_search(row).ok()?;
+            let block = starts.partition_point(|&start| start <= place).checked_sub(1)?;
+            Some((block, place - starts[block]))
+        };
+        let places: Vec<Option<(usize, usize)>> = file_rows.iter().map(place).collect();
+        let mut needed: Vec<usize> = places.iter().flatten().map(|(block, _)| *block).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let blocks: Vec<RecordBatch> = {
+            let mut reader = self.0.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+            needed.iter().map(|&block| read_block(&mut reader, block)).collect::<Result<_, _>>()?
+        };
+        // Behind the blocks stands a null, for rows of which nothing was computed.
+        let of_row = |place: &Option<(usize, usize)>| {
+            place
+                .and_then(|(block, row)| Some((needed.binary_search(&block).ok()?, row)))
+                .unwrap_or((blocks.len(), 0))
+        };
+        let indices: Vec<(usize, usize)> = places.iter().map(of_row).collect();
+        let ReadRows { rows, damaged } = read;
+        let schema = rows.schema();
+        let mut fields: Vec<FieldRef> = schema.fields().to_vec();
+        let mut columns = rows.columns().to_vec();
+        for column in wanted {
+            let field = &self.0.fields[column];
+            let null = new_null_array(field.data_type(), 1);
+            let arrays: Vec<&dyn Array> = blocks
+                .iter()
+                .map(|block| block.column(column).as_ref())
+                .chain(std::iter::once(null.as_ref()))
+                .collect();
+            columns.push(interleave(&arrays, &indices)?);
+            fields.push(Arc::clone(field));
+        }
+        let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+        Ok(ReadRows::new(Arc::new(schema), columns, file_rows.len(), damaged))
+    }
+}
+
+fn read_block(blocks: &mut FileReader<File>, block: usize) -> Result<RecordBatch, ArrowError> {
+    blocks.set_index(block)?;
+    blocks.next().unwrap_or_else(|| {
+        Err(ArrowError::IpcError("the temporary file of computed columns has changed".to_owned()))
+    })
+}
