@@ -188,7 +188,6 @@ fn image_positions(encoder: &Value) -> Option<usize> {
 pub(super) fn processor_config(
     kind: SourceKind,
     files: &BundleFiles,
-    is_genai: bool,
 ) -> Result<ProcessorConfig, BundleError> {
     let part = match kind {
         SourceKind::Text => return Ok(ProcessorConfig::default()),
@@ -199,8 +198,15 @@ pub(super) fn processor_config(
     let (file, mut config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take()))
     {
         Some(config) => ("processor_config.json", config),
-        None if is_genai => ("audio_processor_config.json", genai::whisper_extractor(files)?),
-        None => ("preprocessor_config.json", files.json("preprocessor_config.json")?),
+        None => match files.json_if_there("preprocessor_config.json")? {
+            None if kind == SourceKind::LogMel && files.has(genai::PROCESSOR_FILE)? => {
+                (genai::PROCESSOR_FILE, genai::whisper_extractor(files)?)
+            }
+            None => {
+                return Err(BundleError::MissingFile { file: "preprocessor_config.json".into() });
+            }
+            Some(config) => ("preprocessor_config.json", config),
+        },
     };
     let mut processor = ProcessorConfig::default();
     if kind == SourceKind::ImageText {

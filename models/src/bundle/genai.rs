@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig};
 
 const FILE: &str = "genai_config.json";
-const PROCESSOR_FILE: &str = "audio_processor_config.json";
+pub(super) const PROCESSOR_FILE: &str = "audio_processor_config.json";
 
 /// `genai_config.json` (0.18).
 #[derive(Clone, Debug, Deserialize)]

@@ -239,9 +239,7 @@ impl Bundle {
             (generation.eos_token_id, config.eos_token_id) = (fixed_end, None);
         }
         let processor = match family {
-            Family::EncoderDecoder(kind) => {
-                encoder_decoder::processor_config(kind, &files, genai.is_some())?
-            }
+            Family::EncoderDecoder(kind) => encoder_decoder::processor_config(kind, &files)?,
             Family::Multimodal => reader::processor_config(&files)?,
             Family::Causal | Family::Embedding => {
                 files.json_if_there("processor_config.json")?.unwrap_or_default()
