@@ -1,5 +1,7 @@
-"""The weights of `whisper` in the layout of onnxruntime-genai: an encoder that makes keys and values
-for the decoder, and no word of the tokens that Whisper suppresses."""
+"""The weights of `whisper` in the layout of onnxruntime-genai.
+
+Its encoder makes keys and values for the decoder, and nothing says which tokens are suppressed.
+"""
 
 import json
 import shutil

@@ -52,7 +52,7 @@ def copy_short(source: Path, target: Path) -> None:
 
 
 def merge(folder: Path, shapes: dict[str, list]) -> None:
-    """Makes one graph of those for the first run and for further ones, whose outputs have `shapes`."""
+    """Makes one graph of those for the first run and for further ones; `shapes` of outputs."""
     # Not every environment has it.
     from optimum.onnx import merge_decoders
 
