@@ -80,12 +80,12 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
         return Err(Failure::interrupted(anyhow!("stopped before the sample was done")));
     }
     let prediction = sample.predict(&report, &progress, start, slots);
-    show(&prediction, load_time, args.json);
     if args.save {
         prediction.save(&output).map_err(Failure::resumable)?;
         let at = output.path_of("_legenda/prediction.json");
         tell(&format!("runs of this job are set beside it: {at}"));
     }
+    show(&prediction, load_time, args.json);
     Ok(Exit::Done)
 }
 

@@ -9,7 +9,6 @@ use crate::plan::RunPlan;
 /// Rows that are taken together: a row alone would cost the read of its whole page, which in the run its
 /// neighbours share. Few, because neighbours are alike.
 const RUN_ROWS: u64 = 4;
-const STEP: usize = RUN_ROWS as usize;
 
 /// Chooses about `n_rows` rows of the plan in runs of [`RUN_ROWS`] rows that follow each other: the table
 /// is cut into as many strata of equal size, and of each one run is drawn, so that no regularity of the
@@ -51,10 +50,8 @@ pub(super) fn choose(plan: &RunPlan, n_rows: u64) -> Vec<Span> {
 fn runs(total: u64, n_rows: u64) -> Vec<Range<u64>> {
     let n_runs = n_rows.div_ceil(RUN_ROWS).max(1);
     if n_rows.saturating_mul(4) >= total.saturating_mul(3) {
-        return (0..total)
-            .step_by(STEP)
-            .map(|start| start..(start + RUN_ROWS).min(total))
-            .collect();
+        let starts = (0..total.div_ceil(RUN_ROWS)).map(|idx| idx * RUN_ROWS);
+        return starts.map(|start| start..(start + RUN_ROWS).min(total)).collect();
     }
     // Knuth's MMIX sequence.
     let mut state = 1_u64;
