@@ -107,6 +107,9 @@ fn show(prediction: &Prediction, load_time: Duration, as_json: bool) {
     for (what, value, interval) in prediction.lines() {
         print(&format!("{what:<18} {value:>12}   {interval}"));
     }
+    print(
+        "peak memory and output bytes have bounds that are no statistics, and may be wider of the mark",
+    );
     for (code, rows) in &prediction.sample_rejects {
         print(&format!("rejected in the sample {rows}: {code}"));
     }

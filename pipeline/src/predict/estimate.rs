@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How sure an interval is.
+/// How sure an interval is that statistics give: those of time, tokens and rejects.
 pub const CONFIDENCE: f64 = 0.9;
 
 /// The quantile 0.95 of the standard normal distribution.

@@ -331,8 +331,9 @@ impl SamplePlan {
     }
 }
 
-/// How far the sizes of files may be from what smaller ones tell, whatever the rows: of runs of the sample
-/// tables it was up to a twelfth.
+/// How far the sizes of files may be from what smaller ones tell, at least. Chosen after two runs whose sizes
+/// lay 5 and 7 % beside narrower intervals; on tables that it was not chosen by, 7 intervals of 12 held the
+/// truth, so it is no confidence.
 const PACKING: f64 = 0.1;
 
 /// What no reservation counts: allocator, threads, buffers.
