@@ -164,6 +164,8 @@ impl Query {
         let mut by_file = HashMap::new();
         let bytes_read = table.bytes_read.clone();
         for file in &mut table.files {
+            // It may have been asked before.
+            file.set_computed(None);
             let cheap = CheapColumns::of(file, &bytes_read)?;
             let Answer { mut rows, computed } = answer(&self.text, file, &cheap, &joined)?;
             if let Some(computed) = computed {
@@ -176,7 +178,7 @@ impl Query {
                 if let Some((column, kind)) = computed.bytes_column() {
                     return Err(QueryError::Bytes { column, kind });
                 }
-                file.add_computed(computed);
+                file.set_computed(Some(computed));
             }
             // What a damaged row holds nobody knows: it is kept, and rejected with the reason.
             if !cheap.damaged.is_empty() {

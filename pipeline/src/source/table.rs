@@ -132,10 +132,13 @@ impl TableFile {
         self.schema = self.partitions.add_to(schema);
     }
 
-    /// Adds columns that a query computed of its rows.
-    pub fn add_computed(&mut self, computed: Computed) {
-        self.schema = computed.add_to(&self.schema);
-        self.computed = Some(computed);
+    /// Sets the columns that a query computes of its rows.
+    pub fn set_computed(&mut self, computed: Option<Computed>) {
+        self.schema = self.partitions.add_to(&self.own_schema());
+        if let Some(computed) = &computed {
+            self.schema = computed.add_to(&self.schema);
+        }
+        self.computed = computed;
     }
 
     /// Returns whether Polars can read the file as it lies there.
