@@ -57,18 +57,19 @@ torture-parquet:
 fuzz MINUTES:
     LEGENDA_FUZZ_SECONDS=$(({{MINUTES}} * 60)) cargo test --release --workspace --test command_line --test fuzz -- --nocapture --test-threads=1
 
-# The binary at full load over faulty rows for so many minutes: its memory and descriptors (needs pyarrow).
+# The binary at full load over faulty rows for so many minutes: its memory and descriptors.
 soak MINUTES:
-    cargo build --release
-    python3 tests/soak.py target/release/legenda {{MINUTES}}
+    LEGENDA_SOAK_MINUTES={{MINUTES}} cargo test --release --workspace --test command_line --test soak -- --nocapture
 
 # Large rows under a small `limits.memory`; prints a table.
 promise:
     cargo test --release --workspace --test command_line --test memory -- --nocapture --test-threads=1
 
-# The sample tables in a bucket of an S3 server from PyPI: run, resumed, verified.
+# The sample tables in a bucket of an S3 server from PyPI: run, added to, filtered, killed, verified.
 s3-server:
+    cargo test --release --workspace --test command_line --test s3_server -- --nocapture
+
+# Time and memory over rows, row groups and files; makes docs/scale.md anew (needs pyarrow).
+scale:
     cargo build --release
-    test -d target/s3_server/venv || python3 -m venv target/s3_server/venv
-    target/s3_server/venv/bin/pip install --quiet "moto[server]==5.1.22"
-    target/s3_server/venv/bin/python tests/s3_server.py target/release/legenda
+    python3 tests/measure_scale.py target/release/legenda > docs/scale.md

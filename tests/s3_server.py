@@ -2,10 +2,12 @@
 
     python tests/s3_server.py target/release/legenda
 
-The job runs to its end, again (nothing is to be done), and is killed and resumed; `legenda verify`
-must pass each time. Needs `moto[server]==5.1.22`.
+The job runs to its end, again (nothing is to be done), once more when a table was added (only
+that is read), and is killed and resumed; a query that keeps few rows reads little. `legenda
+verify` must pass each time. Needs what `tests/tests/s3_server.rs` brings.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +15,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
+import pyarrow.parquet as pq
 from moto.server import ThreadedMotoServer
 
 SAMPLE = Path(__file__).parent.parent / "jobs" / "examples"
@@ -64,10 +68,35 @@ def main() -> None:
         def verify() -> None:
             print(told(binary, "verify", "s3://bucket/out").strip())
 
+        def report(output: str) -> dict[str, Any]:
+            key = f"{output}/_legenda/report.json"
+            body = client.get_object(Bucket="bucket", Key=key)["Body"]
+            read: dict[str, Any] = json.loads(body.read())
+            return read
+
         print(told(*run).splitlines()[0])
         verify()
+        whole = report("out")["bytes_read"]
         again = told(*run)
         assert "\n0 rows in" in again, again
+
+        added = SAMPLE / "sample" / "texts.parquet"
+        client.upload_file(str(added), "bucket", "tables/zz-added.parquet")
+        n_added = pq.ParquetFile(added).metadata.num_rows
+        third = told(*run)
+        read = report("out")["bytes_read"]
+        print(f"a table of {n_added} rows added: {read} bytes read, of the first run {whole}")
+        assert f"\n{n_added} rows in" in third, third
+        assert read < whole / 2, (read, whole)
+        verify()
+
+        query = "source.query=\"SELECT * FROM source WHERE id IN ('picture-000-twemoji')\""
+        filtered = ["--set", query, "--set", 'output.path="s3://bucket/filtered"']
+        few = told(*run, *filtered)
+        read = report("filtered")["bytes_read"]
+        print(f"a query that keeps a row: {read} bytes read")
+        assert few.startswith("rows_in 1 == answers 1 "), few
+        assert read < whole / 2, (read, whole)
         slow = [*run, "--overwrite", "--set", "model.slots=1"]
         killed = subprocess.Popen(slow, env=environment, stderr=subprocess.DEVNULL)
         time.sleep(1.5)

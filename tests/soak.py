@@ -4,7 +4,7 @@ samples resident memory and open descriptors of the process.
     python tests/soak.py target/release/legenda 20
 
 Needs pyarrow. Prints the table of a Markdown file: samples by the minute, and the slope of memory
-after the first quarter, by least squares.
+after the first quarter, by least squares. Fails where the last quarter holds more than the second.
 """
 
 import json
@@ -19,6 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# What comes and goes between two looks.
+GROWTH_MIB = 24
+GROWTH_DESCRIPTORS = 4
 SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
 JOB = """
 version = 1
@@ -126,7 +129,14 @@ def main() -> None:
                 print(f"| {minute} | {memory:.0f} | {n_open} |")
         grows = slope([(at, mib) for at, mib, _ in settled])
         opens = slope([(at, n_open) for at, _, n_open in settled])
+        total = samples[-1][0]
+        second = [sample for sample in samples if total / 4 <= sample[0] < total / 2]
+        last = [sample for sample in samples if sample[0] >= total * 3 / 4]
         print(f"\nAfter the first quarter: {grows:+.2f} MiB and {opens:+.3f} descriptors a minute.")
+        if max(s[1] for s in last) > max(s[1] for s in second) + GROWTH_MIB:
+            sys.exit("memory grows")
+        if max(s[2] for s in last) > max(s[2] for s in second) + GROWTH_DESCRIPTORS:
+            sys.exit("descriptors are not closed")
 
 
 main()

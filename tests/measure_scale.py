@@ -1,0 +1,101 @@
+"""Measures how time and memory of the binary follow the size of a job.
+
+    python tests/measure_scale.py target/release/legenda > docs/scale.md
+
+Needs pyarrow. Prints a Markdown file: cost per row over the number of rows, a table of 10,000 row
+groups, and folders of up to 100,000 files.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+TEXTS = """
+version = 1
+task = { kind = "generate" }
+source = { paths = ["table.parquet"], columns = { text = "text" } }
+generation = { max_new_tokens = 1 }
+limits = { memory = "1GiB" }
+output = { path = "out" }
+"""
+FOLDER = """
+version = 1
+task = { kind = "caption" }
+source = { paths = ["pictures"], columns = { image = "media" } }
+limits = { memory = "1GiB" }
+output = { path = "out" }
+"""
+
+
+def measured(command: list[str], place: Path) -> tuple[float, float, str]:
+    """Runs a command; returns its seconds, its peak of resident memory in MiB and what it said."""
+    log = place / "log"
+    start = time.monotonic()
+    with log.open("w") as out:
+        actions = [(os.POSIX_SPAWN_DUP2, out.fileno(), fd) for fd in (1, 2)]
+        os.chdir(place)
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        _, status, usage = os.wait4(pid, 0)
+    seconds = time.monotonic() - start
+    said = log.read_text()
+    if status:
+        sys.exit(f"{command} ended with {status}: {said}")
+    return seconds, usage.ru_maxrss / 1024, said
+
+
+def write_texts(path: Path, rows: int, group_rows: int) -> None:
+    """Writes a table of short texts."""
+    words = ["umbrella", "cherry", "violin", "taxi", "fir", "pear", "whale"]
+    texts = [f"Translate {words[row % len(words)]} into Spanish." for row in range(rows)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=group_rows)
+
+
+def text_run(binary: str, rows: int, group_rows: int) -> tuple[float, float]:
+    """Answers a table of texts with a token each; returns seconds and MiB."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        write_texts(place / "table.parquet", rows, group_rows)
+        (place / "job.toml").write_text(TEXTS)
+        seconds, peak, said = measured([binary, "run", "job.toml", "--progress", "none"], place)
+        if f"rows_in {rows} == answers {rows} + rejects 0" not in said:
+            sys.exit(f"rows are missing: {said}")
+        return seconds, peak
+
+
+def main() -> None:
+    """Measures and prints."""
+    binary = str(Path(sys.argv[1]).resolve())
+    print("# Scale\n")
+    print("Made by `just scale` on two cores; `limits.memory` = 1 GiB. Texts are answered by the")
+    print("embedded model with a token each, so that what is not the model shows.\n")
+    print("| rows | seconds | ms a row | peak MiB |\n|---:|---:|---:|---:|")
+    for rows in (1_000, 10_000, 100_000):
+        seconds, peak = text_run(binary, rows, 10_000)
+        print(f"| {rows} | {seconds:.1f} | {seconds / rows * 1000:.2f} | {peak:.0f} |", flush=True)
+    print("\nThe same 100,000 rows in row groups of ten:\n")
+    print("| row groups | seconds | peak MiB |\n|---:|---:|---:|")
+    seconds, peak = text_run(binary, 100_000, 10)
+    print(f"| 10000 | {seconds:.1f} | {peak:.0f} |", flush=True)
+    print("\n`legenda check` of a folder of pictures, which lists it and plans its rows:\n")
+    print("| files | seconds | peak MiB |\n|---:|---:|---:|")
+    picture = pq.read_table(SAMPLE / "pictures.parquet", columns=["image"]).to_pylist()[0]["image"]
+    picture = picture["bytes"] if isinstance(picture, dict) else picture
+    for files in (1_000, 10_000, 100_000):
+        with tempfile.TemporaryDirectory() as name:
+            place = Path(name)
+            for file in range(files):
+                path = place / "pictures" / f"{file % 100:02}" / f"{file}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture)
+            (place / "job.toml").write_text(FOLDER)
+            seconds, peak, _ = measured([binary, "check", "job.toml"], place)
+        print(f"| {files} | {seconds:.1f} | {peak:.0f} |", flush=True)
+
+
+main()
