@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 
 use crate::{
     ledger::{LedgerError, OutputFiles},
-    source::{Listed, SourceError, SourceTable, table::FileReader, table::ReadError},
+    source::{
+        Listed, SourceError, SourceTable,
+        reader::{FileReader, ReadError},
+    },
 };
 
 /// Why a batch file cannot be answered.

@@ -20,11 +20,8 @@ use parquet::arrow::ArrowWriter;
 use tempfile::NamedTempFile;
 
 use crate::source::{
-    BytesRead, SourceError, SourceTable,
-    column::holds_bytes,
-    computed::Computed,
-    list_files,
-    table::{FileReader, TableFile},
+    BytesRead, SourceError, SourceTable, TableFile, column::holds_bytes, computed::Computed,
+    list_files, reader::FileReader,
 };
 
 /// Why a query cannot be used.

@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod hub;
 pub mod mutate;
+pub mod python;
 pub mod references;
 pub mod service;
 pub mod torture;

@@ -34,7 +34,7 @@ use legenda_pipeline::{
         BytesRead, Listed, TableFile,
         cell::{media_cells, template_value, text_cell},
         column::holds_media,
-        table::FileReader,
+        reader::FileReader,
     },
     store::Folder,
     template::Template,

@@ -14,7 +14,7 @@ use std::{
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use legenda_pipeline::{
     guard::quiet_panics,
-    source::{BytesRead, Listed, TableFile, table::FileReader},
+    source::{BytesRead, Listed, TableFile, reader::FileReader},
 };
 use legenda_tests::{
     TEXT_JOB, Workplace,

@@ -25,7 +25,7 @@ use crate::{
     source::{
         SourceFailed, SourceTable, TableFile,
         cell::{MediaCell, media_cells, text_cell},
-        table::{BatchLimits, FileReader, ReadError},
+        reader::{BatchLimits, FileReader, ReadError},
         text_bytes::check_texts,
     },
     store::is_url,

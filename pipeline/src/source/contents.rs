@@ -15,10 +15,11 @@ use super::{
     media::MediaFiles,
     pages::{RefusedRows, RowBounds},
     parquet::ParquetFile,
+    reader::ReadError,
     records::{Block, RawRecord, Separation, lay_out},
     rows::ReadRows,
     steps::BatchLimits,
-    table::{ReadError, RowGroupSize},
+    table::RowGroupSize,
     tar::{Shard, ShardError},
 };
 
@@ -200,7 +201,7 @@ impl Opened {
         }
     }
 
-    /// Finds what reading rows takes; see [`super::table::FileReader::row_bounds`].
+    /// Finds what reading rows takes; see [`super::reader::FileReader::row_bounds`].
     pub(super) fn row_bounds(
         &self,
         row_group: usize,
@@ -225,7 +226,7 @@ impl Opened {
         RowBounds { row_bytes_max: kept.max().unwrap_or(0), refused }
     }
 
-    /// Starts to read rows of a row group; see [`super::table::FileReader::read`]. `schema` has the
+    /// Starts to read rows of a row group; see [`super::reader::FileReader::read`]. `schema` has the
     /// columns of `columns` that are the file's own.
     pub(super) fn read(
         &self,

@@ -13,6 +13,7 @@ mod media;
 pub mod pages;
 mod parquet;
 mod partitions;
+pub mod reader;
 mod records;
 pub mod rows;
 mod steps;

@@ -19,8 +19,9 @@ use super::{
     SourceError,
     file::SourceFile,
     pages::{self, RowBounds},
+    reader::ReadError,
     steps::{BatchLimits, Steps},
-    table::{ReadError, RowGroupSize},
+    table::RowGroupSize,
     text_bytes,
 };
 use crate::{
@@ -65,7 +66,7 @@ impl ParquetFile {
         Ok(Self { file: self.file.clone(), metadata })
     }
 
-    /// See [`super::table::FileReader::row_bounds`].
+    /// See [`super::reader::FileReader::row_bounds`].
     pub(super) fn row_bounds(
         &self,
         row_group: usize,

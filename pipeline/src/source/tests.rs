@@ -19,7 +19,7 @@ use arrow::{
 use legenda_schemas::job::SourceFormat;
 use proptest::prelude::*;
 
-use super::{BytesRead, Listed, ReadRows, SourceError, SourceTable, table::FileReader};
+use super::{BytesRead, Listed, ReadRows, SourceError, SourceTable, reader::FileReader};
 
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);

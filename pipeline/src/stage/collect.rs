@@ -35,7 +35,7 @@ use crate::{
     predict::SettledRow,
     run::Stop,
     sidecar,
-    source::{TableFile, table::FileReader},
+    source::{TableFile, reader::FileReader},
     store::WriteError,
 };
 

@@ -10,7 +10,7 @@ use arrow::{
 use legenda_schemas::span::Span;
 
 use crate::source::{
-    table::{BatchLimits, FileReader},
+    reader::{BatchLimits, FileReader},
     text_bytes::check_texts,
 };
 

@@ -13,8 +13,8 @@ use crate::{
     source::{
         ReadRows, SourceError, SourceFailed,
         pages::RowBounds,
+        reader::{BatchLimits, FileReader, ReadError},
         rows::Damaged,
-        table::{BatchLimits, FileReader, ReadError},
         text_bytes::check_texts,
     },
 };

@@ -1,0 +1,29 @@
+//! Python with the packages that some tests need, which `pip` fetches once, as it does ONNX Runtime.
+
+use std::{path::PathBuf, process::Command};
+
+use crate::{binary, repository};
+
+/// The server of S3, and tables.
+const PACKAGES: [&str; 2] = ["moto[server]==5.1.22", "pyarrow==26.0.1"];
+
+/// Runs a script of `tests/` on the binary; returns what it said.
+#[must_use]
+pub fn run_script(name: &str, arguments: &[&str]) -> String {
+    let home = repository().join("target/python_of_tests");
+    let python: PathBuf = home.join("bin/python");
+    if !python.is_file() {
+        drop(run(Command::new("python3").args(["-m", "venv"]).arg(&home)));
+    }
+    drop(run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES)));
+    let script = repository().join("tests").join(name);
+    run(Command::new(&python).arg(script).arg(binary()).args(arguments))
+}
+
+fn run(command: &mut Command) -> String {
+    let ended = command.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    let complained = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{command:?}\n{said}\n{complained}");
+    said.into_owned()
+}

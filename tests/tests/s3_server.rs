@@ -1,0 +1,10 @@
+//! A bucket of a real S3 server: moto, from PyPI.
+
+#![expect(clippy::print_stdout, reason = "what was seen, for its recipe")]
+
+use legenda_tests::python::run_script;
+
+#[test]
+fn jobs_over_a_bucket_of_a_server_keep_what_they_promise() {
+    println!("{}", run_script("s3_server.py", &[]));
+}

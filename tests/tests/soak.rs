@@ -1,0 +1,12 @@
+//! The binary at full load over faulty rows: its memory and descriptors do not grow. `just soak MINUTES`
+//! takes longer.
+
+#![expect(clippy::print_stdout, reason = "what was seen, for its recipe")]
+
+use legenda_tests::python::run_script;
+
+#[test]
+fn memory_and_descriptors_do_not_grow() {
+    let minutes = std::env::var("LEGENDA_SOAK_MINUTES").unwrap_or_else(|_| "2".to_owned());
+    println!("{}", run_script("soak.py", &[&minutes]));
+}
