@@ -65,7 +65,7 @@ pub enum QueryError {
         /// Its name.
         name: String,
         /// Why.
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// Polars refuses the query.
     #[error("`source.query` fails on `{path}`: {problem}")]
@@ -125,7 +125,7 @@ impl Query {
             list_files(std::slice::from_ref(path), base_dir, None)
                 .and_then(|listed| SourceTable::open(&listed, &HashMap::new(), media_bytes_max))
                 .map(|table| (name.clone(), table))
-                .map_err(|source| QueryError::Table { name: name.clone(), source })
+                .map_err(|source| QueryError::Table { name: name.clone(), source: source.into() })
         };
         let tables = source.tables.iter().map(open).collect::<Result<_, _>>()?;
         Ok(Some(Self { text: text.clone(), tables }))

@@ -51,6 +51,9 @@ fn framed(block: &Table) -> String {
             _ => drop(job.insert(key.clone(), value.clone())),
         }
     }
+    if job["task"]["kind"].as_str() == Some("transcribe") && !block.contains_key("source") {
+        job["source"]["columns"] = Value::Table("audio = \"audio\"".parse().unwrap());
+    }
     toml::to_string(&job).unwrap()
 }
 
