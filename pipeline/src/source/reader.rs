@@ -156,8 +156,8 @@ impl FileReader {
         let (partitions, computed) = (self.partitions.clone(), self.computed.clone());
         let path = path.clone();
         let start = self.starts.get(row_group).copied().unwrap_or_default();
-        let mut file_rows =
-            ranges.to_vec().into_iter().flatten().map(move |row| start + row as u64);
+        let asked: Vec<Range<usize>> = ranges.to_vec();
+        let mut file_rows = asked.into_iter().flatten().map(move |row| start + row as u64);
         Ok(rows.map(move |read| {
             let read = partitions.fill(read?, &is_wanted);
             let Some(computed) = &computed else { return Ok(read) };
