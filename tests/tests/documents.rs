@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::PathBuf,
+};
 
 use legenda_schemas::job::Job;
 use legenda_tests::{Workplace, pictures, png, repository, write_table};
@@ -76,7 +80,8 @@ fn jobs_over_local_pictures_run() {
         let place = Workplace::new();
         fs::create_dir(place.path("pictures")).unwrap();
         if text.contains("\"media\"") {
-            fs::write(place.path("pictures/a.png"), png(1)).unwrap();
+            let mut file = File::create(place.path("pictures/a.png")).unwrap();
+            file.write_all(&png(1)).unwrap();
         } else {
             let cells = [Some(png(1))];
             write_table(&place.path("pictures/a.parquet"), &pictures(&cells), 4);
