@@ -1,7 +1,5 @@
 //! A bucket of a real S3 server: moto, from PyPI.
 
-#![expect(clippy::print_stdout, reason = "what was seen, for its recipe")]
-
 use legenda_tests::python::run_script;
 
 #[test]

@@ -1,8 +1,6 @@
 //! The binary at full load over faulty rows: its memory and descriptors do not grow. `just soak MINUTES`
 //! takes longer.
 
-#![expect(clippy::print_stdout, reason = "what was seen, for its recipe")]
-
 use legenda_tests::python::run_script;
 
 #[test]
