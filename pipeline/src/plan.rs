@@ -184,7 +184,9 @@ impl RunPlan {
             return Err(PlanError::Sidecars { problem });
         }
         let mut table = SourceTable::open(&listed, &done, job.limits.media_bytes.0)?;
-        let kept = query.as_ref().map(|query| query.ask(&mut table, limit)).transpose()?;
+        let bytes_read = table.bytes_read.clone();
+        let kept = query.as_ref().map(|query| query.ask(&mut table.files, &bytes_read, limit));
+        let kept = kept.transpose()?;
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
@@ -248,9 +250,16 @@ impl RunPlan {
         if !differing.is_empty() {
             return Err(PlanError::Retry { differing: differing.join(", ") });
         }
-        let mut table = self.table.with_all_opened()?;
-        let limit = earlier.identity.get("--limit").and_then(serde_json::Value::as_u64);
-        let kept = self.query.as_ref().map(|query| query.ask(&mut table, limit)).transpose()?;
+        let (mut table, mut kept) = (self.table, self.kept);
+        // Files that were done have their computed columns too.
+        if let Some((query, kept)) = self.query.as_ref().zip(kept.as_mut()) {
+            let n_asked = table.files.len();
+            table = table.with_all_opened()?;
+            let bytes_read = table.bytes_read.clone();
+            // Where there is a limit all files were asked.
+            kept.extend(query.ask(&mut table.files[n_asked..], &bytes_read, None)?);
+        }
+        let table = table.with_nothing_done();
         Ok(Self { ledger: earlier, table, kept, ..self })
     }
 

@@ -145,13 +145,18 @@ impl Query {
         (!tables.is_empty()).then_some(tables.into())
     }
 
-    /// Asks of every file of the table which rows to read, and adds to it the columns that the query
-    /// computes; with a `limit`, only the first rows are kept.
+    /// Asks of `files` of a table, which were not asked before, which rows to read, and adds to them the
+    /// columns that the query computes; with a `limit`, only the first rows are kept.
     ///
     /// # Errors
     ///
     /// [`QueryError`].
-    pub fn ask(&self, table: &mut SourceTable, limit: Option<u64>) -> Result<KeptRows, QueryError> {
+    pub fn ask(
+        &self,
+        files: &mut [TableFile],
+        bytes_read: &BytesRead,
+        limit: Option<u64>,
+    ) -> Result<KeptRows, QueryError> {
         let joined: Vec<Joined> = self
             .tables
             .iter()
@@ -159,11 +164,8 @@ impl Query {
             .collect::<Result<_, _>>()?;
         let mut left = limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
         let mut by_file = HashMap::new();
-        let bytes_read = table.bytes_read.clone();
-        for file in &mut table.files {
-            // It may have been asked before.
-            file.set_computed(None);
-            let cheap = CheapColumns::of(file, &bytes_read)?;
+        for file in files {
+            let cheap = CheapColumns::of(file, bytes_read)?;
             let Answer { mut rows, computed } = answer(&self.text, file, &cheap, &joined)?;
             if let Some(computed) = computed {
                 let computed = Computed::of(computed.path(), rows.clone()).map_err(|error| {
@@ -175,7 +177,7 @@ impl Query {
                 if let Some((column, kind)) = computed.bytes_column() {
                     return Err(QueryError::Bytes { column, kind });
                 }
-                file.set_computed(Some(computed));
+                file.add_computed(computed);
             }
             // What a damaged row holds nobody knows: it is kept, and rejected with the reason.
             if !cheap.damaged.is_empty() {
@@ -243,6 +245,11 @@ pub struct KeptRows {
 }
 
 impl KeptRows {
+    /// Adds the rows that are kept of other files.
+    pub(crate) fn extend(&mut self, others: Self) {
+        self.by_file.extend(others.by_file);
+    }
+
     /// Returns the kept rows of a span, counted from the file's first row.
     #[must_use]
     pub fn of(&self, span: &Span) -> &[u64] {

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     CheckedJob, plan_job, print, read_job,
-    run::{lease_terms, load, until_signal},
+    run::{lease_terms, load, start_threads, until_signal},
     tell,
 };
 use crate::{
@@ -38,12 +38,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let checked = plan_job(job, base_dir, args.job.limit, args.job.offline)?;
     let CheckedJob { plan, bundle, base_dir } = checked;
     let output = plan.output.clone();
-    let executor = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the threads of the run")
-        .map_err(Failure::resumable)?;
+    let executor = start_threads()?;
     #[cfg(unix)]
     let _file_too_large = super::run::listen_for_large_files(&executor)?;
     let start = Instant::now();

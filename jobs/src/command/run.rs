@@ -54,12 +54,7 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     let CheckedJob { plan, bundle, base_dir } = checked;
     let Execution { offline, overwrite, stale, retry, shown } = execution;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let executor = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the threads of the run")
-        .map_err(Failure::resumable)?;
+    let executor = start_threads()?;
     #[cfg(unix)]
     let _file_too_large = listen_for_large_files(&executor)?;
     let (runtime, model) = load(&plan, &bundle, offline)?;
@@ -108,6 +103,16 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
             Exit::Interrupted
         }
     })
+}
+
+/// Starts the threads that a run waits on.
+pub(super) fn start_threads() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the run")
+        .map_err(Failure::resumable)
 }
 
 /// Opens ONNX Runtime and loads the model of a plan.

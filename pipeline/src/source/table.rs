@@ -127,13 +127,10 @@ impl TableFile {
         self.schema = self.partitions.add_to(schema);
     }
 
-    /// Sets the columns that a query computes of its rows.
-    pub fn set_computed(&mut self, computed: Option<Computed>) {
-        self.schema = self.partitions.add_to(&self.own_schema());
-        if let Some(computed) = &computed {
-            self.schema = computed.add_to(&self.schema);
-        }
-        self.computed = computed;
+    /// Adds columns that a query computed of its rows.
+    pub fn add_computed(&mut self, computed: Computed) {
+        self.schema = computed.add_to(&self.schema);
+        self.computed = Some(computed);
     }
 
     /// Returns whether Polars can read the file as it lies there.
@@ -267,13 +264,19 @@ impl SourceTable {
         Ok(this)
     }
 
-    /// Returns the table without the spans that need not be read, their files opened.
+    /// Returns the table without the spans that need not be read.
+    #[must_use]
+    pub fn with_nothing_done(self) -> Self {
+        Self { done: Vec::new(), ..self }
+    }
+
+    /// Returns the same table, the files of spans that need not be read opened behind the others.
     ///
     /// # Errors
     ///
     /// [`SourceError`] for a file that cannot be read.
     pub fn with_all_opened(self) -> Result<Self, SourceError> {
-        let mut this = Self { done: Vec::new(), unopened: HashMap::new(), ..self };
+        let mut this = Self { unopened: HashMap::new(), ..self };
         for file in self.unopened.into_values() {
             let file = match file {
                 Unopened::File(listed) => this.open_late(&listed)?,
