@@ -3,9 +3,12 @@
 use std::{fs, sync::Arc};
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryArray, DictionaryArray, ListArray, RecordBatch, StringArray,
+    ArrayRef, AsArray, BinaryArray, DictionaryArray, FixedSizeListBuilder, Int64Array,
+    LargeListBuilder, LargeStringBuilder, ListArray, ListBuilder, MapBuilder, RecordBatch,
+    StringArray, StringBuilder, StringViewBuilder, StructArray, UInt64Array,
     types::{Int32Type, UInt8Type, UInt64Type},
 };
+use arrow::compute::take_record_batch;
 use legenda_tests::{
     Ended, PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, text_column, texts, write_table,
 };
@@ -72,6 +75,24 @@ fn texts_that_are_null_empty_or_endless_are_rejected_alone() {
     assert_eq!(codes, expected);
 }
 
+/// Writes a table, and then no text where it has `markers`.
+fn write_damaged(place: &Workplace, table: &RecordBatch, by_dictionary: bool, markers: &[&str]) {
+    let properties = WriterProperties::builder().set_dictionary_enabled(by_dictionary).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).unwrap();
+    writer.write(table).unwrap();
+    writer.close().unwrap();
+    for marker in markers {
+        let places = bytes.windows(marker.len()).enumerate();
+        let found = places.filter(|(_, window)| *window == marker.as_bytes()).map(|(at, _)| at);
+        let found: Vec<usize> = found.collect();
+        assert!(!found.is_empty());
+        found.iter().for_each(|at| bytes[*at] = 0xFF);
+    }
+    let mut file = fs::File::create(place.path("table.parquet")).unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+}
+
 #[test]
 fn text_that_is_not_utf8_costs_its_row() {
     let words: Vec<String> = (0..12).map(|row| format!("what is marker{row:02}?")).collect();
@@ -79,24 +100,7 @@ fn text_that_is_not_utf8_costs_its_row() {
     // Texts that stand in pages, and in a dictionary, which is read whole.
     for by_dictionary in [false, true] {
         let place = Workplace::new();
-        let properties = WriterProperties::builder().set_dictionary_enabled(by_dictionary).build();
-        let (table, mut bytes) = (texts(&words), Vec::new());
-        let mut writer =
-            ArrowWriter::try_new(&mut bytes, table.schema(), Some(properties)).unwrap();
-        writer.write(&table).unwrap();
-        writer.close().unwrap();
-        for marker in [&b"marker05"[..], b"marker06", b"marker11"] {
-            let places = bytes.windows(marker.len()).enumerate();
-            let found: Vec<usize> =
-                places.filter(|(_, window)| *window == marker).map(|(at, _)| at).collect();
-            assert!(!found.is_empty());
-            for at in &found {
-                bytes[*at] = 0xFF;
-            }
-        }
-        fs::File::create(place.path("table.parquet"))
-            .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
-            .unwrap();
+        write_damaged(&place, &texts(&words), by_dictionary, &["marker05", "marker06", "marker11"]);
         place.write("job.toml", TEXT_JOB);
         let ended = place.run(&["run", "job.toml"]).expect(0);
         counts(&ended, 12, 9, 3);
@@ -124,6 +128,72 @@ fn text_that_is_not_utf8_costs_its_row() {
         assert_eq!(answered, expected);
         let carried = text_column(&place.answers("out"), "question");
         assert!(carried.iter().flatten().all(|text| text.starts_with("what is marker")));
+        assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("verified"));
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_within_lists_structs_and_maps_costs_its_row() {
+    let marked = |column: &str, row: usize| format!("{column} marker{row:02}");
+    let (mut lists, mut maps) = (
+        ListBuilder::new(StringBuilder::new()),
+        MapBuilder::new(None, StringBuilder::new(), LargeStringBuilder::new()),
+    );
+    let mut large = LargeListBuilder::new(StringViewBuilder::new());
+    let mut fixed = FixedSizeListBuilder::new(StringBuilder::new(), 2);
+    for row in 0..12 {
+        lists.values().append_value("first");
+        lists.values().append_value(marked("list", row));
+        lists.append(row != 3);
+        large.values().append_value(marked("large", row));
+        large.append(true);
+        fixed.values().append_value(marked("fixed", row));
+        fixed.values().append_null();
+        fixed.append(true);
+        maps.keys().append_value("key");
+        maps.values().append_value(marked("map", row));
+        maps.append(true).unwrap();
+    }
+    let names = StringArray::from_iter_values((0..12).map(|row| marked("struct", row)));
+    let sizes = Int64Array::from_iter_values(0..12);
+    let nested: [(&str, ArrayRef); 3] =
+        [("name", Arc::new(names)), ("size", Arc::new(sizes)), ("tags", Arc::new(lists.finish()))];
+    let nested = StructArray::from(RecordBatch::try_from_iter(nested).unwrap());
+    let plain = texts(&["dog?"; 12]);
+    let columns: [(&str, ArrayRef); 6] = [
+        ("id", plain.column(0).clone()),
+        ("question", plain.column(1).clone()),
+        ("nested", Arc::new(nested)),
+        ("large", Arc::new(large.finish())),
+        ("fixed", Arc::new(fixed.finish())),
+        ("map", Arc::new(maps.finish())),
+    ];
+    let table = RecordBatch::try_from_iter(columns).unwrap();
+    let markers =
+        ["struct marker02", "list marker04", "large marker05", "fixed marker08", "map marker11"];
+    for by_dictionary in [false, true] {
+        let place = Workplace::new();
+        write_damaged(&place, &table, by_dictionary, &markers);
+        place.write("job.toml", TEXT_JOB);
+        let ended = place.run(&["run", "job.toml"]).expect(0);
+        counts(&ended, 12, 7, 5);
+        let rejects = place.rejects("out");
+        let messages = text_column(&rejects, "legenda_message");
+        for (message, column) in messages.iter().zip(["nested", "nested", "large", "fixed", "map"])
+        {
+            let message = message.as_ref().unwrap();
+            assert!(message.contains(&format!("column `{column}` is text")), "{message}");
+        }
+        let rows = rejects.column_by_name("legenda_row").unwrap().as_primitive::<UInt64Type>();
+        assert_eq!(rows.values().to_vec(), [2, 4, 5, 8, 11]);
+        // The other rows keep what they carry.
+        let answers = place.answers("out");
+        let sound = UInt64Array::from(vec![0, 1, 3, 6, 7, 9, 10]);
+        let expected = take_record_batch(&table, &sound).unwrap();
+        assert_eq!(text_column(&answers, "id"), text_column(&expected, "id"));
+        for name in ["nested", "large", "fixed", "map"] {
+            assert_eq!(&answers[name], &expected[name], "{name}");
+        }
         assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("verified"));
     }
 }

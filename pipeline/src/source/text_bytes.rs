@@ -4,14 +4,15 @@
 //! of them together. Of a column without the annotation "string" it checks none, so a footer without
 //! them is made, and the texts are checked here, one by one.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch, RecordBatchOptions,
-        StringBuilder, StringViewBuilder,
+        Array, ArrayRef, AsArray, FixedSizeListArray, LargeListArray, LargeStringArray, ListArray,
+        ListLikeArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StringViewArray,
+        StructArray,
     },
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     error::ArrowError,
 };
 use parquet::{
@@ -21,8 +22,7 @@ use parquet::{
     schema::types::{SchemaDescriptor, Type, TypePtr},
 };
 
-/// Returns the footer with its columns of text, though not those within lists and structs, as columns
-/// of bytes.
+/// Returns the footer with its columns of text, those within lists and structs too, as columns of bytes.
 pub(super) fn without_text(
     metadata: &ArrowReaderMetadata,
 ) -> Result<ArrowReaderMetadata, ParquetError> {
@@ -30,15 +30,11 @@ pub(super) fn without_text(
     let file = footer.file_metadata();
     let root = file.schema_descr().root_schema();
     let schema = metadata.schema();
-    let types = root
-        .get_fields()
-        .iter()
-        .zip(schema.fields())
-        .map(|(kind, field)| match bytes_of(field.data_type()) {
-            Some(_) if kind.is_primitive() => plain(kind),
-            _ => Ok(Arc::clone(kind)),
-        })
-        .collect::<Result<Vec<TypePtr>, ParquetError>>()?;
+    let mut leaves = Vec::new();
+    schema.fields().iter().for_each(|field| push_leaves(field.data_type(), &mut leaves));
+    let mut leaves = leaves.into_iter();
+    let types = root.get_fields().iter().map(|kind| plain(kind, &mut leaves));
+    let types = types.collect::<Result<Vec<TypePtr>, ParquetError>>()?;
     let root = Type::group_type_builder(root.name()).with_fields(types).build()?;
     let file = FileMetaData::new(
         file.version(),
@@ -50,32 +46,83 @@ pub(super) fn without_text(
     );
     let footer =
         ParquetMetaDataBuilder::new(file).set_row_groups(footer.row_groups().to_vec()).build();
-    let fields = schema.fields().iter().map(|field| match bytes_of(field.data_type()) {
-        Some(bytes) => Arc::new(field.as_ref().clone().with_data_type(bytes)),
-        None => Arc::clone(field),
-    });
-    let fields: Vec<Arc<Field>> = fields.collect();
+    let fields: Vec<FieldRef> = schema.fields().iter().map(field_of_bytes).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
     ArrowReaderMetadata::try_new(Arc::new(footer), options)
 }
 
-fn bytes_of(text: &DataType) -> Option<DataType> {
-    match text {
+/// Returns the type with bytes in the place of texts, if it has any.
+fn bytes_of(kind: &DataType) -> Option<DataType> {
+    let field = |field: &FieldRef| {
+        let of_bytes = field_of_bytes(field);
+        (of_bytes != *field).then_some(of_bytes)
+    };
+    match kind {
         DataType::Utf8 => Some(DataType::Binary),
         DataType::LargeUtf8 => Some(DataType::LargeBinary),
         DataType::Utf8View => Some(DataType::BinaryView),
+        DataType::List(item) => field(item).map(DataType::List),
+        DataType::LargeList(item) => field(item).map(DataType::LargeList),
+        DataType::FixedSizeList(item, size) => {
+            field(item).map(|item| DataType::FixedSizeList(item, *size))
+        }
+        DataType::Map(entries, is_sorted) => {
+            field(entries).map(|entries| DataType::Map(entries, *is_sorted))
+        }
+        DataType::Struct(fields) => fields
+            .iter()
+            .any(|one| field(one).is_some())
+            .then(|| DataType::Struct(fields.iter().map(field_of_bytes).collect())),
         _ => None,
     }
 }
 
-/// Returns the type of a column without what it says of its bytes.
-fn plain(kind: &Type) -> Result<TypePtr, ParquetError> {
+fn field_of_bytes(field: &FieldRef) -> FieldRef {
+    match bytes_of(field.data_type()) {
+        Some(bytes) => Arc::new(field.as_ref().clone().with_data_type(bytes)),
+        None => Arc::clone(field),
+    }
+}
+
+/// Adds for each column of a file that a type takes, in their order, whether it is text.
+fn push_leaves(kind: &DataType, leaves: &mut Vec<bool>) {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => leaves.push(true),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => push_leaves(item.data_type(), leaves),
+        DataType::Struct(fields) => {
+            fields.iter().for_each(|field| push_leaves(field.data_type(), leaves));
+        }
+        _ => leaves.push(false),
+    }
+}
+
+/// Returns a type of a file whose columns of text, of which `leaves` tells, do not say that they are.
+fn plain(kind: &TypePtr, leaves: &mut impl Iterator<Item = bool>) -> Result<TypePtr, ParquetError> {
     let info = kind.get_basic_info();
-    let mut builder = Type::primitive_type_builder(kind.name(), kind.get_physical_type());
+    let id = info.has_id().then(|| info.id());
+    if kind.is_primitive() {
+        if leaves.next() != Some(true) {
+            return Ok(Arc::clone(kind));
+        }
+        let mut builder = Type::primitive_type_builder(kind.name(), kind.get_physical_type());
+        if info.has_repetition() {
+            builder = builder.with_repetition(info.repetition());
+        }
+        return builder.with_id(id).build().map(Arc::new);
+    }
+    let fields = kind.get_fields().iter().map(|field| plain(field, leaves));
+    let mut builder = Type::group_type_builder(kind.name())
+        .with_fields(fields.collect::<Result<_, _>>()?)
+        .with_converted_type(info.converted_type())
+        .with_logical_type(info.logical_type_ref().cloned())
+        .with_id(id);
     if info.has_repetition() {
         builder = builder.with_repetition(info.repetition());
     }
-    builder.with_id(info.has_id().then(|| info.id())).build().map(Arc::new)
+    builder.build().map(Arc::new)
 }
 
 /// Rows whose texts were read as bytes.
@@ -96,9 +143,13 @@ pub fn check_texts(rows: &RecordBatch, schema: &Schema) -> Result<CheckedTexts, 
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         let wanted = schema.field_with_name(field.name())?;
-        let is_text = bytes_of(wanted.data_type()).as_ref() == Some(field.data_type());
-        columns.push(if is_text {
-            checked(column.as_ref(), wanted, &mut bad)
+        let has_texts = bytes_of(wanted.data_type()).as_ref() == Some(field.data_type());
+        columns.push(if has_texts {
+            let Checked { values, bad: bad_values } = checked(column, wanted)?;
+            for (bad, _) in bad.iter_mut().zip(bad_values).filter(|(_, is_bad)| *is_bad) {
+                bad.get_or_insert_with(|| wanted.name().clone());
+            }
+            values
         } else {
             Arc::clone(column)
         });
@@ -109,35 +160,88 @@ pub fn check_texts(rows: &RecordBatch, schema: &Schema) -> Result<CheckedTexts, 
     Ok(CheckedTexts { rows: RecordBatch::try_new_with_options(schema, columns, &options)?, bad })
 }
 
-fn checked(column: &dyn Array, wanted: &Field, bad: &mut [Option<String>]) -> ArrayRef {
+/// Values with text again, and for each whether one in it is no text.
+struct Checked {
+    values: ArrayRef,
+    bad: Vec<bool>,
+}
+
+fn checked(values: &ArrayRef, wanted: &Field) -> Result<Checked, ArrowError> {
+    let nulls = values.nulls().cloned();
+    // Of a list each item is an item of its row.
+    let any = |range: Range<usize>, bad: &[bool]| bad[range].iter().any(|is_bad| *is_bad);
+    Ok(match wanted.data_type() {
+        kind if bytes_of(kind).is_none() => {
+            Checked { values: Arc::clone(values), bad: vec![false; values.len()] }
+        }
+        DataType::Struct(fields) => {
+            let mut bad = vec![false; values.len()];
+            let mut columns = Vec::with_capacity(fields.len());
+            for (column, field) in values.as_struct().columns().iter().zip(fields) {
+                let one = checked(column, field)?;
+                bad.iter_mut().zip(one.bad).for_each(|(bad, also)| *bad |= also);
+                columns.push(one.values);
+            }
+            let values = Arc::new(StructArray::try_new(fields.clone(), columns, nulls)?);
+            Checked { values, bad }
+        }
+        DataType::List(item) => {
+            let list = values.as_list::<i32>();
+            let items = checked(list.values(), item)?;
+            let bad = (0..list.len()).map(|row| any(list.element_range(row), &items.bad)).collect();
+            let offsets = list.offsets().clone();
+            let values = ListArray::try_new(Arc::clone(item), offsets, items.values, nulls)?;
+            Checked { values: Arc::new(values), bad }
+        }
+        DataType::LargeList(item) => {
+            let list = values.as_list::<i64>();
+            let items = checked(list.values(), item)?;
+            let bad = (0..list.len()).map(|row| any(list.element_range(row), &items.bad)).collect();
+            let offsets = list.offsets().clone();
+            let values = LargeListArray::try_new(Arc::clone(item), offsets, items.values, nulls)?;
+            Checked { values: Arc::new(values), bad }
+        }
+        DataType::FixedSizeList(item, size) => {
+            let list = values.as_fixed_size_list();
+            let items = checked(list.values(), item)?;
+            let bad = (0..list.len()).map(|row| any(list.element_range(row), &items.bad)).collect();
+            let values = FixedSizeListArray::try_new(Arc::clone(item), *size, items.values, nulls)?;
+            Checked { values: Arc::new(values), bad }
+        }
+        DataType::Map(entries, is_sorted) => {
+            let map = values.as_map();
+            let items = checked(&(Arc::new(map.entries().clone()) as ArrayRef), entries)?;
+            let range = |row: usize| {
+                let ends = [map.offsets()[row], map.offsets()[row + 1]];
+                let [start, end] = ends.map(|end| usize::try_from(end).unwrap_or(0));
+                start..end
+            };
+            let bad = (0..map.len()).map(|row| any(range(row), &items.bad)).collect();
+            let (entries, items) = (Arc::clone(entries), items.values.as_struct().clone());
+            let values =
+                MapArray::try_new(entries, map.offsets().clone(), items, nulls, *is_sorted)?;
+            Checked { values: Arc::new(values), bad }
+        }
+        _ => texts(values.as_ref(), wanted),
+    })
+}
+
+fn texts(column: &dyn Array, wanted: &Field) -> Checked {
     let cells: Vec<Option<&[u8]>> = match column.data_type() {
         DataType::LargeBinary => column.as_binary::<i64>().iter().collect(),
         DataType::BinaryView => column.as_binary_view().iter().collect(),
         _ => column.as_binary::<i32>().iter().collect(),
     };
-    let texts = cells.into_iter().zip(bad).map(|(cell, bad)| {
-        cell.and_then(|bytes| {
-            std::str::from_utf8(bytes).ok().or_else(|| {
-                bad.get_or_insert_with(|| wanted.name().clone());
-                (!wanted.is_nullable()).then_some("")
-            })
-        })
+    let mut bad = vec![false; cells.len()];
+    let texts = cells.into_iter().zip(&mut bad).map(|(cell, bad)| {
+        let text = std::str::from_utf8(cell?);
+        *bad = text.is_err();
+        text.ok().or((!wanted.is_nullable()).then_some(""))
     });
-    match wanted.data_type() {
-        DataType::LargeUtf8 => {
-            let mut builder = LargeStringBuilder::new();
-            texts.for_each(|text| builder.append_option(text));
-            Arc::new(builder.finish())
-        }
-        DataType::Utf8View => {
-            let mut builder = StringViewBuilder::new();
-            texts.for_each(|text| builder.append_option(text));
-            Arc::new(builder.finish())
-        }
-        _ => {
-            let mut builder = StringBuilder::new();
-            texts.for_each(|text| builder.append_option(text));
-            Arc::new(builder.finish())
-        }
-    }
+    let values: ArrayRef = match wanted.data_type() {
+        DataType::LargeUtf8 => Arc::new(texts.collect::<LargeStringArray>()),
+        DataType::Utf8View => Arc::new(texts.collect::<StringViewArray>()),
+        _ => Arc::new(texts.collect::<StringArray>()),
+    };
+    Checked { values, bad }
 }
