@@ -50,7 +50,8 @@ pub enum Fault {
     Cut,
 }
 
-const FAULTS: [Fault; 6] =
+/// Whatever may go wrong.
+pub const FAULTS: [Fault; 6] =
     [Fault::SlowDown, Fault::Dropped, Fault::AnswerLost, Fault::Twice, Fault::Late, Fault::Cut];
 
 struct Object {
@@ -63,6 +64,8 @@ struct State {
     objects: BTreeMap<String, Object>,
     /// Of a thousand calls so many go wrong.
     faulty_permille: u64,
+    /// The one call that goes wrong, counted down to, and how.
+    faulty_call: Option<(usize, Fault)>,
     draws: Draws,
     calls: usize,
     faults: BTreeMap<Fault, usize>,
@@ -127,10 +130,16 @@ impl BucketServer {
         lock(&self.state).objects.retain(|key, _| !key.starts_with(prefix));
     }
 
-    /// Lets so many of a thousand calls go wrong, as `seed` says.
+    /// Lets so many of a thousand calls go wrong, as `seed` says, and no other.
     pub fn fail(&self, permille: u64, seed: u64) {
         let mut state = lock(&self.state);
         (state.faulty_permille, state.draws) = (permille, Draws(seed));
+        state.faulty_call = None;
+    }
+
+    /// Lets the `n`-th call from now go wrong, the first being the 0th.
+    pub fn fail_at(&self, n: usize, fault: Fault) {
+        lock(&self.state).faulty_call = Some((n, fault));
     }
 
     /// Writes over what is there, whatever is asked, as some stores do.
@@ -300,8 +309,13 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) {
     let mut guard = lock(state);
     guard.calls += 1;
     let drawn = guard.draws.draw() >> 33;
-    let fault = (drawn % 1000 < guard.faulty_permille)
+    let mut fault = (drawn % 1000 < guard.faulty_permille)
         .then(|| FAULTS[usize::try_from(drawn / 1000).unwrap() % FAULTS.len()]);
+    match guard.faulty_call.take() {
+        Some((0, how)) => fault = Some(how),
+        Some((n, how)) => guard.faulty_call = Some((n - 1, how)),
+        None => {}
+    }
     if let Some(fault) = fault {
         *guard.faults.entry(fault).or_default() += 1;
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, process::Stdio, time::Instant};
 
 use legenda_tests::{
     Workplace,
-    bucket::{BucketServer, bucket_with_pictures},
+    bucket::{BucketServer, FAULTS, bucket_with_pictures},
     ended,
     torture::{Instants, TortureRow, is_torture},
 };
@@ -63,6 +63,35 @@ fn a_store_that_fails_costs_time_and_no_row() {
     let compared = usize::try_from(compared).unwrap();
     let fault = "a tenth of the calls to a store goes wrong (asked for: calls)";
     TortureRow { fault, asked: calls, fired, compared, struck: &struck }.leave();
+}
+
+/// Every call once in every way, until a run has no further call.
+#[test]
+fn any_one_call_to_a_store_may_fail() {
+    let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 17) };
+    let (place, bucket) = calm(n_rows);
+    let mut struck: BTreeMap<String, usize> = BTreeMap::new();
+    for (first, fault) in FAULTS.into_iter().enumerate() {
+        for n in (first..).step_by(stride) {
+            let (_, _) = bucket.calls();
+            bucket.fail_at(n, fault);
+            let told = ended(&mut bucket.command(&place, &["run", "job.toml"])).expect(0);
+            assert!(told.stdout.contains("rows_in"), "{fault:?} at call {n}: {}", told.stdout);
+            let (n_calls, fired) = bucket.calls();
+            let fired: usize = fired.values().sum();
+            assert_eq!(fired, usize::from(n < n_calls), "{fault:?} at call {n} of {n_calls}");
+            bucket.fail(0, 1);
+            check(&place, &bucket);
+            if fired == 0 {
+                break;
+            }
+            *struck.entry(format!("{fault:?}").to_lowercase()).or_default() += 1;
+        }
+    }
+    let fired = struck.values().sum();
+    assert!(fired >= FAULTS.len(), "{struck:?}");
+    let fault = "the n-th call to a store goes wrong, for every n";
+    TortureRow { fault, asked: fired, fired, compared: fired, struck: &struck }.leave();
 }
 
 #[test]
