@@ -101,6 +101,14 @@ impl Budget {
         Reservation { permit: permit.expect("the semaphore is never closed") }
     }
 
+    /// Takes `bytes` if they are free now.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let grains = u32::try_from(bytes.div_ceil(GRAIN_BYTES)).ok()?.max(1);
+        let permit = Arc::clone(&self.grains).try_acquire_many_owned(grains).ok()?;
+        Some(Reservation { permit })
+    }
+
     /// Returns what can still be reserved: all but what is lost to work that has no end.
     #[must_use]
     pub fn bytes_left(&self) -> u64 {

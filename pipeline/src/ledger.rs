@@ -196,6 +196,7 @@ impl Output {
         let mut committed = Committed::default();
         let mut named = HashSet::new();
         for entry in self.files.read_entries()? {
+            let entry = self.settle_rewrite(entry)?;
             let is_whole = entry.files().all(|file| there.contains(&file.name));
             let stays = || {
                 let of_this_job = plan.made(&entry);
@@ -243,13 +244,18 @@ impl Output {
         Ok((plan, committed))
     }
 
-    /// Writes a file of answers of a span; it counts only when [`Output::commit`] names it.
+    /// Writes a file of answers of a span, beside the parts that `entry` has since it was begun or its
+    /// rejects were tried again; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
     ///
     /// [`WriteError`].
     pub fn write_part(&self, entry: &LedgerEntry, rows: Rows) -> Result<CommittedFile, WriteError> {
-        self.write_rows(format!("part-{}", suffixed(entry)), rows)
+        let stem = format!("part-{}", suffixed(entry));
+        let n_before = entry.parts.iter().filter(|part| part.name.starts_with(&stem)).count();
+        // Behind the first one where names are sorted.
+        let piece = if n_before == 0 { String::new() } else { format!("_{:04}", n_before + 1) };
+        self.write_rows(stem + &piece, rows)
     }
 
     /// Writes the file of rejects of a span; it counts only when [`Output::commit`] names it.
@@ -267,10 +273,55 @@ impl Output {
 
     fn write_rows(&self, stem: String, rows: Rows) -> Result<CommittedFile, WriteError> {
         let name = format!("{stem}.{}", self.files.format.extension());
+        let file = self.describe(name, &rows)?;
+        self.files.folder.create(&file.name, rows.bytes)?;
+        Ok(file)
+    }
+
+    /// Writes the one part of a span again, under its name, so that who reads parts never finds a row
+    /// twice or not at all. The `earlier` entry counts until it is written, and `entry` from then on,
+    /// which [`Output::commit`] puts down.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    pub fn rewrite_part(
+        &self,
+        entry: &mut LedgerEntry,
+        earlier: &LedgerEntry,
+        rows: Rows,
+    ) -> Result<(), WriteError> {
+        for part in &earlier.parts {
+            entry.parts = vec![self.describe(part.name.clone(), &rows)?];
+        }
+        let announced = LedgerEntry { before: Some(Box::new(earlier.clone())), ..entry.clone() };
+        self.files.folder.replace(&entry_key(&entry.id), json(&announced))?;
+        for part in &entry.parts {
+            self.check_hold(&part.name)?;
+            self.files.folder.replace(&part.name, rows.bytes.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the entry that counts of one whose part was being written again when a run ended.
+    fn settle_rewrite(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, LedgerError> {
+        let Some(before) = entry.before.take() else { return Ok(entry) };
+        for part in &before.parts {
+            let bytes = self.files.folder.read(&part.name)?;
+            if bytes.is_some_and(|bytes| sha256(&bytes) == part.sha256) {
+                entry = *before;
+                break;
+            }
+        }
+        self.files.folder.replace(&entry_key(&entry.id), json(&entry))?;
+        Ok(entry)
+    }
+
+    /// Describes rows that are to be written to `name`, and writes their schema down.
+    fn describe(&self, name: String, rows: &Rows) -> Result<CommittedFile, WriteError> {
         let sha256 = sha256(&rows.bytes);
         self.check_hold(&name)?;
-        let schema = rows.schema.map(|schema| self.write_schema(&schema)).transpose()?;
-        self.files.folder.create(&name, rows.bytes)?;
+        let schema = rows.schema.as_ref().map(|schema| self.write_schema(schema)).transpose()?;
         Ok(CommittedFile { name, rows: rows.n_rows, sha256, schema })
     }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array},
-    compute::{concat_batches, filter_record_batch, sort_to_indices, take_record_batch},
+    compute::{concat, concat_batches, filter_record_batch, sort_to_indices, take_record_batch},
     datatypes::UInt64Type,
     error::ArrowError,
 };
 use legenda_schemas::{
     ledger::{CommittedFile, LedgerEntry},
-    table::{CODE_COLUMN, ROW_COLUMN},
+    table::{CODE_COLUMN, INLINE_CODE_COLUMN, ROW_COLUMN},
 };
 
 use crate::{ledger::OutputFiles, store::ReadError};
@@ -26,11 +26,11 @@ pub struct RetryChoice {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetryError {
-    /// They are among the answers.
+    /// They stand among answers in parts of which one row of the source may be in any.
     #[error(
-        "`output.rejects` of the job is `inline`, so its rejects are rows of its parts, which are not written twice: mend the rows and run the job with `--overwrite`"
+        "rejects among the answers of several parts cannot be tried again: mend the rows and run the job with `--overwrite`"
     )]
-    Inline,
+    SeveralParts,
     /// Their file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -52,81 +52,127 @@ pub(crate) fn row_numbers(rejects: &RecordBatch) -> Option<&UInt64Array> {
 /// The rejects of a committed span.
 #[derive(Clone, Debug)]
 pub struct Rejects {
+    /// The rows of the file that has them: rejects alone, or answers too.
     rows: RecordBatch,
+    /// Which rows of the file of the source they are.
+    numbers: UInt64Array,
+    /// Whether they stand among the answers.
+    pub(crate) are_inline: bool,
 }
 
 impl Rejects {
-    /// Reads the rejects of a span, if it has any.
+    /// Reads the rejects of a span that has a file of them, if it has any.
     pub(crate) fn read(
         output: &OutputFiles,
         entry: &LedgerEntry,
     ) -> Result<Option<Self>, RetryError> {
         let Some(file) = &entry.rejects_file else { return Ok(None) };
-        let CommittedFile { name, .. } = file;
-        let damaged =
-            |problem: String| RetryError::Damaged { path: output.folder.path_of(name), problem };
-        let bytes = output.folder.read(name)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
-        let batches = output.decode(file, bytes).map_err(|error| damaged(error.to_string()))?;
-        let Some(first) = batches.first() else { return Ok(None) };
-        let rows = concat_batches(&first.schema(), &batches)
-            .map_err(|error| damaged(error.to_string()))?;
-        let this = Self { rows };
-        if this.row_numbers().is_none() || this.codes().is_none() {
-            return Err(damaged(format!("it has no `{ROW_COLUMN}` and `{CODE_COLUMN}`")));
-        }
+        let Some(rows) = read_rows(output, file)? else { return Ok(None) };
+        let missing = || damaged(output, file, format!("it has no `{ROW_COLUMN}`"));
+        let numbers = row_numbers(&rows).ok_or_else(missing)?.clone();
+        let this = Self { rows, numbers, are_inline: false };
+        this.codes().map_err(|error| damaged(output, file, error.to_string()))?;
         Ok(Some(this))
     }
 
-    fn row_numbers(&self) -> Option<&UInt64Array> {
-        row_numbers(&self.rows)
+    /// Reads the rejects of a span that stand among its answers, if it has any; `numbers` are the rows
+    /// of the file of the source that the span has read.
+    pub(crate) fn read_inline(
+        output: &OutputFiles,
+        entry: &LedgerEntry,
+        numbers: Vec<u64>,
+    ) -> Result<Option<Self>, RetryError> {
+        if entry.rejects.is_empty() {
+            return Ok(None);
+        }
+        let file = match entry.parts.as_slice() {
+            [] => return Ok(None),
+            [file] => file,
+            [..] => return Err(RetryError::SeveralParts),
+        };
+        let Some(rows) = read_rows(output, file)? else { return Ok(None) };
+        if rows.num_rows() != numbers.len() {
+            let problem = format!("it has {} rows of {}", rows.num_rows(), numbers.len());
+            return Err(damaged(output, file, problem));
+        }
+        let this = Self { rows, numbers: numbers.into(), are_inline: true };
+        this.codes().map_err(|error| damaged(output, file, error.to_string()))?;
+        Ok(Some(this))
     }
 
-    fn codes(&self) -> Option<&StringArray> {
-        self.rows.column_by_name(CODE_COLUMN)?.as_string_opt::<i32>()
+    /// Returns the code of each row; null of an answer.
+    fn codes(&self) -> Result<&StringArray, ArrowError> {
+        let name = if self.are_inline { INLINE_CODE_COLUMN } else { CODE_COLUMN };
+        let column = self.rows.column_by_name(name).and_then(AsArray::as_string_opt::<i32>);
+        column.ok_or_else(|| ArrowError::SchemaError(format!("it has no `{name}`")))
     }
 
-    /// Returns the rows of the file that are chosen, ascending.
+    /// Returns the rows of the file of the source that are chosen, ascending.
     pub(crate) fn chosen(&self, choice: &RetryChoice) -> Vec<u64> {
-        let (Some(rows), Some(codes)) = (self.row_numbers(), self.codes()) else {
-            return Vec::new();
+        let Ok(codes) = self.codes() else { return Vec::new() };
+        let is_chosen = |code: &str| {
+            choice.codes.is_empty() || choice.codes.iter().any(|chosen| chosen == code)
         };
-        let is_chosen = |code: Option<&str>| {
-            choice.codes.is_empty()
-                || code.is_some_and(|code| choice.codes.iter().any(|chosen| chosen == code))
-        };
-        let mut chosen: Vec<u64> = rows
+        let mut chosen: Vec<u64> = self
+            .numbers
             .values()
             .iter()
             .zip(codes)
-            .filter(|(_, code)| is_chosen(*code))
+            .filter(|(_, code)| code.is_some_and(is_chosen))
             .map(|(row, _)| *row)
             .collect();
         chosen.sort_unstable();
         chosen
     }
 
-    /// Returns the rejects that stay when `retried` rows are settled anew, the `again` rejected ones
-    /// among them, in the order of the rows, and how many there are by code.
+    /// Returns the rows of the file when `retried` rows, ascending, are settled anew, in the order of
+    /// the source, and how many rejects there are by code. `again` are those rejected again, or, where
+    /// rejects stand among answers, all that were retried.
     pub(crate) fn settle(
         &self,
-        retried: &HashSet<u64>,
+        retried: &[u64],
         again: Option<&RecordBatch>,
     ) -> Result<(RecordBatch, BTreeMap<String, u64>), ArrowError> {
-        let missing = || ArrowError::SchemaError(format!("no `{ROW_COLUMN}` or `{CODE_COLUMN}`"));
-        let numbers = self.row_numbers().ok_or_else(missing)?;
-        let stays: BooleanArray =
-            numbers.values().iter().map(|row| Some(!retried.contains(row))).collect();
+        let anew: HashSet<u64> = retried.iter().copied().collect();
+        let is_kept = |number: &u64| !anew.contains(number);
+        let numbers = self.numbers.values();
+        let stays: BooleanArray = numbers.iter().map(|number| Some(is_kept(number))).collect();
         let schema = again.map_or_else(|| self.rows.schema(), RecordBatch::schema);
         let stay = filter_record_batch(&self.rows, &stays)?;
         let stay = RecordBatch::try_new(schema.clone(), stay.columns().to_vec())?;
         let all = concat_batches(&schema, std::iter::once(&stay).chain(again))?;
-        let numbers = all.column_by_name(ROW_COLUMN).ok_or_else(missing)?;
-        let rows = take_record_batch(&all, &sort_to_indices(numbers, None, None)?)?;
-        let this = Self { rows };
+        let of_stay: UInt64Array = numbers.iter().copied().filter(is_kept).collect();
+        let of_again = match again {
+            Some(_) if self.are_inline => UInt64Array::from(retried.to_vec()),
+            Some(rows) => row_numbers(rows)
+                .ok_or_else(|| ArrowError::SchemaError(format!("no `{ROW_COLUMN}`")))?
+                .clone(),
+            None => UInt64Array::from(Vec::<u64>::new()),
+        };
+        let order = sort_to_indices(&concat(&[&of_stay, &of_again])?, None, None)?;
+        let this = Self { rows: take_record_batch(&all, &order)?, ..self.clone() };
         let mut counts = BTreeMap::new();
-        for code in this.codes().ok_or_else(missing)?.iter().flatten() {
+        for code in this.codes()?.iter().flatten() {
             *counts.entry(code.to_owned()).or_default() += 1;
         }
         Ok((this.rows, counts))
     }
+}
+
+/// Reads the rows of a file, if it has any.
+fn read_rows(
+    output: &OutputFiles,
+    file: &CommittedFile,
+) -> Result<Option<RecordBatch>, RetryError> {
+    let bytes = output.folder.read(&file.name)?;
+    let bytes = bytes.ok_or_else(|| damaged(output, file, "it is gone".to_owned()))?;
+    let batches = output.decode(file, bytes);
+    let batches = batches.map_err(|error| damaged(output, file, error.to_string()))?;
+    let Some(first) = batches.first() else { return Ok(None) };
+    let rows = concat_batches(&first.schema(), &batches);
+    rows.map(Some).map_err(|error| damaged(output, file, error.to_string()))
+}
+
+fn damaged(output: &OutputFiles, file: &CommittedFile, problem: String) -> RetryError {
+    RetryError::Damaged { path: output.folder.path_of(&file.name), problem }
 }

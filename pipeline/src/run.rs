@@ -177,9 +177,11 @@ const SLACK_BYTES: u64 = 64 << 20;
 const READ_PERCENT: u64 = 13;
 const SCANNED_PERCENT: u64 = 13;
 const DECODED_PERCENT: u64 = 35;
-const REJECTED_PERCENT: u64 = 20;
-/// The rejects of a span are read, joined and written.
-const REJECT_COPIES: u64 = 3;
+const AGAIN_PERCENT: u64 = 20;
+/// Rows of a span that are read again are read, joined and written.
+const AGAIN_COPIES: u64 = 3;
+/// What is carried to the answers waits for its span, is put together and is written.
+const CARRIED_PERCENT: u64 = 5;
 const PREPARED_PERCENT: u64 = 15;
 const ENCODED_PERCENT: u64 = 10;
 
@@ -246,7 +248,7 @@ pub async fn run(
             _ => u64::MAX,
         },
         rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
-        originals_bytes_max: stage_bytes / 100 * REJECTED_PERCENT / REJECT_COPIES,
+        again_bytes_max: stage_bytes / 100 * AGAIN_PERCENT / AGAIN_COPIES,
     };
     let (end, ended) = oneshot::channel();
     let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
@@ -327,13 +329,17 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
             .collect();
         return Ok(Opened { output, committed, spans, prediction });
     };
-    if plan.job.output.rejects == RejectsPlace::Inline {
-        return Err(RetryError::Inline.into());
-    }
+    let are_inline = plan.job.output.rejects == RejectsPlace::Inline;
     let mut spans = Vec::new();
     for (span, id) in all {
         let Some(earlier) = committed.entries.get(&id) else { continue };
-        let Some(rejects) = Rejects::read(output.files(), earlier)? else { continue };
+        let rejects = if are_inline {
+            let rows = plan.rows_of(span).into_iter().map(|row| span.file_row(row)).collect();
+            Rejects::read_inline(output.files(), earlier, rows)?
+        } else {
+            Rejects::read(output.files(), earlier)?
+        };
+        let Some(rejects) = rejects else { continue };
         let row_of = |row: u64| usize::try_from(row - span.file_row_start).ok();
         let chosen = rejects.chosen(choice).into_iter().filter(|row| *row >= span.file_row_start);
         let rows: Vec<usize> = chosen.filter_map(row_of).map(|row| span.row_start + row).collect();
@@ -392,6 +398,7 @@ async fn run_stages(
                 plan: &plan,
                 spans: &spans,
                 batches,
+                carried: Budget::new(stage_bytes / 100 * CARRIED_PERCENT),
                 read_bytes_max,
                 memory_for,
                 outcomes,

@@ -109,6 +109,14 @@ pub enum Problem {
         /// The file.
         path: String,
     },
+    /// A retry was cut off while it wrote a part again.
+    #[error(
+        "the part of the span `{id}` was being written again: run the job or `legenda retry` again, which settles it"
+    )]
+    Rewritten {
+        /// The span.
+        id: SpanId,
+    },
     /// Answers are not in their sidecars yet.
     #[error("`{path}` says what sidecars are to become: run the job again, which writes them")]
     Sidecars {
@@ -196,6 +204,11 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
             || (in_parts, in_rejects) != as_counted
         {
             found.problems.push(Problem::Counts { id, rows_in, answers, rejects, n_rows });
+        }
+        if entry.before.is_some() {
+            kept.extend(entry.files().map(|file| file.name.clone()));
+            found.problems.push(Problem::Rewritten { id: entry.id });
+            continue;
         }
         found.n_spans += 1;
         found.rows_in += rows_in;

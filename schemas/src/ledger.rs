@@ -84,6 +84,10 @@ pub struct LedgerEntry {
     /// How often its rejects were tried again.
     #[serde(default)]
     pub retries: u32,
+    /// While a part is written again, with rejects in it that are answered now: the entry as it was
+    /// before, which counts until the part is the one that this entry names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<LedgerEntry>>,
 }
 
 /// A file of a committed span.

@@ -82,6 +82,12 @@ impl Span {
             &digest[..DIGEST_CHARS]
         ))
     }
+
+    /// Returns which row of the file stands at `position` of the row group, a row of the span.
+    #[must_use]
+    pub fn file_row(&self, position: usize) -> u64 {
+        self.file_row_start + (position - self.row_start) as u64
+    }
 }
 
 impl SpanId {

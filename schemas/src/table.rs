@@ -48,6 +48,9 @@ pub const MESSAGE_COLUMN: &str = "legenda_message";
 /// The column with the code of a reject.
 pub const CODE_COLUMN: &str = "legenda_code";
 
+/// The column with the code of a reject that stands among the answers.
+pub const INLINE_CODE_COLUMN: &str = "legenda_reject_code";
+
 /// The column of an answer and the accounting columns after it.
 ///
 /// | name | type | meaning |
@@ -87,7 +90,7 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace) -> Vec<Field> {
     };
     fields.push(Field::new("legenda_input_sha256", DataType::Utf8, inline));
     if inline {
-        fields.push(Field::new("legenda_reject_code", DataType::Utf8, true));
+        fields.push(Field::new(INLINE_CODE_COLUMN, DataType::Utf8, true));
         fields.push(Field::new("legenda_reject_message", DataType::Utf8, true));
     }
     fields

@@ -6,7 +6,7 @@
 
 use std::{fs, io::Cursor, sync::Arc};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
 use image::{ImageFormat, Rgb, RgbImage};
 use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, png, repository, text_column, write_table};
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
@@ -163,4 +163,47 @@ fn pictures_that_are_many_in_a_row_reserve_together() {
     let ran = run("rows of three pictures", &place, PICTURE_JOB, 12);
     assert_eq!(ran.answers + ran.rejects.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 12);
     assert!(!ran.rejects.contains_key("media_exceeds_memory"), "{:?}", ran.rejects);
+}
+
+#[test]
+fn columns_that_are_carried_wait_within_the_promise_and_arrive_whole() {
+    // 200 MB of pictures in one span, which answers carry: more than there is memory to keep.
+    let place = Workplace::new();
+    let n_rows = 200;
+    let mut noise = 1_u32;
+    let mut next = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise.to_be_bytes()[0]
+    };
+    let cells: Vec<Vec<u8>> = (0..n_rows)
+        .map(|row| match row % 20 {
+            19 => b"junk".to_vec(),
+            _ => {
+                let mut bytes = Vec::new();
+                let picture = RgbImage::from_fn(600, 560, |_, _| Rgb([next(), next(), next()]));
+                picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+                bytes
+            }
+        })
+        .collect();
+    write_table(&place.path("table.parquet"), &pictures(&cells), n_rows);
+    for (rejects, n_answers) in [("separate", 190), ("inline", n_rows)] {
+        let output = format!("rejects = \"{rejects}\"\ncolumns = [\"id\", \"image\"]\n");
+        let job = PICTURE_JOB.replace("span_rows = 4\n", &format!("{output}span_rows = 200\n"));
+        fs::remove_dir_all(place.path("out")).ok();
+        let ran = run(&format!("carried pictures, rejects {rejects}"), &place, &job, n_rows);
+        assert_eq!((ran.answers, ran.rejects.len()), (190, 1));
+        let answers = place.answers("out");
+        assert_eq!(answers.num_rows(), n_answers);
+        let ids = text_column(&answers, "id");
+        for (row, cell) in answers["image"].as_binary::<i32>().iter().enumerate() {
+            let of: usize = ids[row].as_ref().unwrap()["row-".len()..].parse().unwrap();
+            assert!(cell == Some(cells[of].as_slice()), "row {of} carries another cell");
+        }
+        let part = |name: &str| name.starts_with("part-");
+        let files = fs::read_dir(place.path("out")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        assert!(names.filter(|name| part(name)).count() > 1, "it did not fit at once");
+        assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("verified"));
+    }
 }

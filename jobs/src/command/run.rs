@@ -202,7 +202,7 @@ pub(super) async fn until_signal(
             }
             _ => Failure::config(error),
         },
-        RunError::Retry(RetryError::Inline) => Failure::config(error),
+        RunError::Retry(RetryError::SeveralParts) => Failure::config(error),
         RunError::Stage { .. } => Failure::fault(error).hint(resume_hint()),
         _ => Failure::resumable(error).hint(resume_hint()),
     })

@@ -47,6 +47,7 @@ fn entry(plan: &Plan, span_idx: usize) -> LedgerEntry {
         parts: Vec::new(),
         rejects_file: None,
         retries: 0,
+        before: None,
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn choose(plan: &RunPlan, n_rows: u64) -> Vec<Span> {
                 chosen.push(Span {
                     row_start: first,
                     n_rows: last + 1 - first,
-                    file_row_start: span.file_row_start + (first - span.row_start) as u64,
+                    file_row_start: span.file_row(first),
                     ..span.clone()
                 });
             }

@@ -96,7 +96,7 @@ fn rows_of(
     let span = &entry.span;
     let rejected = rejected_rows(output, entry);
     let inline = plan.job.output.rejects == RejectsPlace::Inline;
-    let of_file = |position: usize| span.file_row_start + (position - span.row_start) as u64;
+    let of_file = |position: usize| span.file_row(position);
     let positions: Vec<usize> = plan
         .rows_of(span)
         .into_iter()

@@ -1,20 +1,14 @@
 //! Puts the outcomes of each span back into input order and commits the span when it is whole.
 
+mod rows;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
-use arrow::{
-    array::{
-        ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array,
-        new_null_array,
-    },
-    compute::{concat_batches, take},
-    datatypes::{FieldRef, Schema},
-    error::ArrowError,
-};
+use arrow::{array::RecordBatch, error::ArrowError};
 use legenda_schemas::{
     job::RejectsPlace,
     ledger::{LEDGER_VERSION, LedgerEntry},
@@ -23,10 +17,10 @@ use legenda_schemas::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use self::rows::Answers;
 use super::{
-    Outcome, OutstandingSpan, Reject, Retry, RowKey,
-    answer::{Answer, answer_columns},
-    originals::{Originals, original_rows},
+    Outcome, OutstandingSpan, Reject, Retry, RowKey, again::AgainError, answer::Answer,
+    carry::RowsRead,
 };
 use crate::{
     ledger::{Output, Rows},
@@ -35,7 +29,7 @@ use crate::{
     predict::SettledRow,
     run::Stop,
     sidecar,
-    source::{TableFile, reader::FileReader},
+    source::{SourceFailed, TableFile},
     store::WriteError,
 };
 
@@ -46,6 +40,9 @@ pub enum CollectError {
     /// The output cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The source cannot be read again.
+    #[error(transparent)]
+    Source(#[from] SourceFailed),
     /// The rows of a span cannot be put together: a fault of this program.
     #[error("cannot build the part of `{span}`: {problem}; please report this")]
     Build {
@@ -62,14 +59,30 @@ enum Settled {
     Rejected(Reject),
 }
 
+impl Settled {
+    fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answered { answer, .. } => Some(answer),
+            Self::Rejected(_) => None,
+        }
+    }
+
+    fn reject(&self) -> Option<&Reject> {
+        match self {
+            Self::Answered { .. } => None,
+            Self::Rejected(reject) => Some(reject),
+        }
+    }
+}
+
 /// A span whose rows are on their way.
 struct OpenSpan {
     /// The rows that are read, as positions within the row group.
     rows: Vec<usize>,
     settled: Vec<Option<Settled>>,
     n_settled: usize,
-    /// Carried columns with the row at which they begin.
-    carried: Vec<(usize, RecordBatch)>,
+    /// The rows that were read so far.
+    rows_read: Vec<RowsRead>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -91,8 +104,9 @@ pub struct Collector {
     pub rejects_max: u64,
     /// How many rows earlier runs rejected.
     pub rejects_before: u64,
-    /// The most bytes that the original rows of the rejects of a span may have.
-    pub originals_bytes_max: u64,
+    /// The most bytes that rows may have that are read again at a time: the original rows of the
+    /// rejects of a span, or what is carried to its answers.
+    pub again_bytes_max: u64,
 }
 
 impl Collector {
@@ -140,14 +154,21 @@ impl Collector {
                     rows,
                     settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
                     n_settled: 0,
-                    carried: Vec::new(),
+                    rows_read: Vec::new(),
                     _permit: permit,
                 };
                 open.insert(span_idx, span);
                 return (n_rows == 0).then_some(span_idx);
             }
-            Outcome::Carried { first, rows } => {
-                open.get_mut(&first.span_idx)?.carried.push((first.row_idx, rows));
+            Outcome::Read { first, n_rows, carried } => {
+                let rows_read = &mut open.get_mut(&first.span_idx)?.rows_read;
+                // Where some are read again all are, so there is no use in keeping others.
+                let is_kept = |rows: &RowsRead| rows.carried.is_some();
+                let carried = carried.filter(|_| rows_read.iter().all(is_kept));
+                if carried.is_none() {
+                    rows_read.iter_mut().for_each(|rows| rows.carried = None);
+                }
+                rows_read.push(RowsRead { first: first.row_idx, n_rows, carried });
                 return None;
             }
             Outcome::Answered { key, input_sha256, answer } => {
@@ -178,10 +199,7 @@ impl Collector {
 
     fn note_settled(&self, span_idx: usize, settled: &Settled) {
         let Some(rows) = &self.progress.settled else { return };
-        let answer = match settled {
-            Settled::Answered { answer, .. } => Some(answer),
-            Settled::Rejected(_) => None,
-        };
+        let answer = settled.answer();
         rows.note(SettledRow {
             at: Instant::now(),
             span_idx,
@@ -198,6 +216,10 @@ impl Collector {
             span: id.to_string(),
             problem: error.to_string(),
         };
+        let failed = |error: AgainError| match error {
+            AgainError::Source(failed) => failed.into(),
+            AgainError::Arrow(error) => build_error(&error),
+        };
         let mut entry = LedgerEntry {
             version: LEDGER_VERSION,
             id: id.clone(),
@@ -209,6 +231,7 @@ impl Collector {
             parts: Vec::new(),
             rejects_file: None,
             retries: retry.as_ref().map_or(0, |retry| retry.earlier.retries + 1),
+            before: None,
         };
         for settled in span.settled.iter().flatten() {
             match settled {
@@ -229,14 +252,25 @@ impl Collector {
         let mut rejects = (separate && entry.n_rejects() > 0)
             .then(|| self.rejects(place, span))
             .transpose()
-            .map_err(|error| build_error(&error))?;
+            .map_err(failed)?;
+        let mut rewritten = None;
         if let Some(retry) = retry {
-            let settled = settle_again(&mut entry, retry, rejects.as_ref());
-            let staying = settled.map_err(|error| build_error(&error))?;
+            let all = if separate {
+                None
+            } else {
+                Answers::new(self, place, span).all().map_err(failed)?
+            };
+            let again = if separate { rejects.as_ref() } else { all.as_ref() };
+            let settled = settle_again(&mut entry, retry, again);
+            let rows = settled.map_err(|error| build_error(&error))?;
             if entry.answers == retry.earlier.answers && entry.rejects == retry.earlier.rejects {
                 return Ok(retry.earlier.clone());
             }
-            rejects = (staying.num_rows() > 0).then_some(staying);
+            if separate {
+                rejects = (rows.num_rows() > 0).then_some(rows);
+            } else {
+                rewritten = Some((rows, &retry.earlier));
+            }
         }
         let bytes = |batch: &RecordBatch| -> Result<Rows, CollectError> {
             let rows = Rows::new(self.plan.job.output.format, batch);
@@ -244,19 +278,26 @@ impl Collector {
             self.progress.output_bytes.fetch_add(rows.bytes.len() as u64, Relaxed);
             Ok(rows)
         };
-        let answers = self.answers(span).map_err(|error| build_error(&error))?;
-        if answers.num_rows() > 0 {
-            entry.parts.push(self.output.write_part(&entry, bytes(&answers)?)?);
-        }
-        if let Some(rejects) = rejects {
-            entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
-        }
         let note = self.plan.job.output.sidecars.as_ref().map(|sidecars| {
             let answers = self.answers_of_files(place, span);
             sidecar::note(sidecars, &entry, answers.into_iter())
         });
         if let Some(note) = &note {
             note.write(&self.output)?;
+        }
+        match rewritten {
+            Some((rows, earlier)) => {
+                self.output.rewrite_part(&mut entry, earlier, bytes(&rows)?)?;
+            }
+            None => {
+                let mut answers = Answers::new(self, place, span);
+                while let Some(rows) = answers.next().map_err(failed)? {
+                    entry.parts.push(self.output.write_part(&entry, bytes(&rows)?)?);
+                }
+            }
+        }
+        if let Some(rejects) = rejects {
+            entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
         }
         self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
         if let Some(note) = note {
@@ -277,159 +318,24 @@ impl Collector {
         })
         .collect()
     }
-
-    /// Builds the rows of the span's part, in input order.
-    fn answers(&self, span: &OpenSpan) -> Result<RecordBatch, ArrowError> {
-        let inline = self.plan.job.output.rejects == RejectsPlace::Inline;
-        let rows: Vec<(usize, &Settled)> = span
-            .settled
-            .iter()
-            .enumerate()
-            .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?)))
-            .filter(|(_, settled)| inline || matches!(settled, Settled::Answered { .. }))
-            .collect();
-        let schema = Arc::new(self.plan.answer_schema(self.answers));
-        let row_idxs: Vec<usize> = rows.iter().map(|(row_idx, _)| *row_idx).collect();
-        let mut columns = self.carried(span, &row_idxs)?;
-
-        let answers: Vec<Option<&Answer>> = rows
-            .iter()
-            .map(|(_, settled)| match settled {
-                Settled::Answered { answer, .. } => Some(answer),
-                Settled::Rejected(_) => None,
-            })
-            .collect();
-        columns.extend(answer_columns(self.answers, &answers));
-        let digests = rows.iter().map(|(_, settled)| match settled {
-            Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
-            Settled::Rejected(_) => None,
-        });
-        columns.push(Arc::new(digests.collect::<StringArray>()));
-        if inline {
-            let reject = |settled: &&Settled| match settled {
-                Settled::Answered { .. } => None,
-                Settled::Rejected(reject) => Some(reject.clone()),
-            };
-            let rejects: Vec<Option<Reject>> =
-                rows.iter().map(|(_, settled)| reject(settled)).collect();
-            let codes = rejects.iter().map(|reject| reject.as_ref().map(|reject| reject.code));
-            columns.push(Arc::new(codes.collect::<StringArray>()));
-            let messages =
-                rejects.iter().map(|reject| reject.as_ref().map(|reject| reject.message.as_str()));
-            columns.push(Arc::new(messages.collect::<StringArray>()));
-        }
-        RecordBatch::try_new(schema, columns)
-    }
-
-    /// Returns the carried columns of some rows; null where a row could not be read.
-    fn carried(&self, span: &OpenSpan, row_idxs: &[usize]) -> Result<Vec<ArrayRef>, ArrowError> {
-        let fields = &self.plan.carried;
-        let mut pieces: Vec<&(usize, RecordBatch)> = span.carried.iter().collect();
-        pieces.sort_by_key(|(row_start, _)| *row_start);
-        if fields.is_empty() {
-            return Ok(Vec::new());
-        }
-        let Some((_, first)) = pieces.first() else {
-            let null = |field: &FieldRef| new_null_array(field.data_type(), row_idxs.len());
-            return Ok(fields.iter().map(null).collect());
-        };
-        let schema = first.schema();
-        let whole = concat_batches(&schema, pieces.iter().map(|(_, rows)| rows))?;
-        // Rows that could not be read are missing between the pieces.
-        let mut places: Vec<(usize, usize, usize)> = Vec::with_capacity(pieces.len());
-        let mut place = 0;
-        for (row_start, rows) in pieces {
-            places.push((*row_start, rows.num_rows(), place));
-            place += rows.num_rows();
-        }
-        let place_of = |row_idx: usize| {
-            let after = places.partition_point(|(row_start, ..)| *row_start <= row_idx);
-            let (row_start, n_rows, place) = places.get(after.checked_sub(1)?)?;
-            let offset = row_idx - row_start;
-            u32::try_from(place + offset).ok().filter(|_| offset < *n_rows)
-        };
-        let positions: UInt32Array = row_idxs.iter().map(|row_idx| place_of(*row_idx)).collect();
-        fields
-            .iter()
-            .map(|field| {
-                let column = whole.column(schema.index_of(field.name())?);
-                take(column.as_ref(), &positions, None)
-            })
-            .collect()
-    }
-
-    /// Builds the rejects of a span: its original rows, read once more, and why.
-    fn rejects(&self, place: &Span, span: &OpenSpan) -> Result<RecordBatch, ArrowError> {
-        let rejected: Vec<(usize, &Reject)> = span
-            .settled
-            .iter()
-            .enumerate()
-            .filter_map(|(row_idx, settled)| match settled {
-                Some(Settled::Rejected(reject)) => Some((row_idx, reject)),
-                _ => None,
-            })
-            .collect();
-        let reader = self.plan.table.reader(&place.object).ok().flatten();
-        let file_schema =
-            reader.as_ref().map_or_else(|| Arc::new(Schema::empty()), FileReader::schema);
-        let schema = Arc::new(self.plan.reject_schema(&file_schema));
-        let positions: Vec<usize> =
-            rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
-        let bytes_max = self.originals_bytes_max;
-        let Originals { rows: originals, left_out } =
-            original_rows(reader.as_ref(), place, &positions, &file_schema, bytes_max);
-
-        let mut columns: Vec<ArrayRef> = schema
-            .fields()
-            .iter()
-            .filter_map(|field| originals.column_by_name(field.name()).cloned())
-            .collect();
-        let row_start = place.file_row_start;
-        let row_numbers =
-            positions.iter().map(|position| row_start + (position - place.row_start) as u64);
-        columns.truncate(schema.fields().len() - 5);
-        columns.push(Arc::new(UInt64Array::from_iter_values(row_numbers)));
-        let file = std::iter::repeat_n(place.object.path.as_str(), rejected.len());
-        columns.push(Arc::new(StringArray::from_iter_values(file)));
-        let told: [&dyn Fn(&Reject) -> String; 3] = [
-            &|reject| reject.stage.as_str().to_owned(),
-            &|reject| reject.code.to_owned(),
-            &|reject| reject.message.clone(),
-        ];
-        for (tell, left_out) in told.into_iter().zip([None, None, Some(&left_out)]) {
-            let values = rejected.iter().enumerate().map(|(idx, (_, reject))| {
-                let mut text = tell(reject);
-                if left_out.is_some_and(|left_out| left_out[idx]) {
-                    text += &format!(
-                        "; the row itself is left out here: `limits.memory` leaves {bytes_max} bytes \
-                         for the rows of the rejects of a span"
-                    );
-                }
-                text
-            });
-            columns.push(Arc::new(StringArray::from_iter_values(values)));
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(rejected.len()));
-        RecordBatch::try_new_with_options(schema, columns, &options)
-    }
 }
 
-/// Adds what a retry settled to what the span had; returns the rejects that it has now, of which
-/// `again` are those that were rejected again.
+/// Adds what a retry settled to what the span had; returns the rows of the file that has its rejects
+/// now, of which `again` were settled again as [`Rejects::settle`] wants them.
+///
+/// [`Rejects::settle`]: crate::retry::Rejects::settle
 fn settle_again(
     entry: &mut LedgerEntry,
     retry: &Retry,
     again: Option<&RecordBatch>,
 ) -> Result<RecordBatch, ArrowError> {
     let Retry { earlier, rejects, rows } = retry;
-    let span = &earlier.span;
-    let retried =
-        rows.iter().map(|row| span.file_row_start + (row - span.row_start) as u64).collect();
-    let (staying, counts) = rejects.settle(&retried, again)?;
+    let retried: Vec<u64> = rows.iter().map(|row| earlier.span.file_row(*row)).collect();
+    let (rows, counts) = rejects.settle(&retried, again)?;
     entry.rows_in = earlier.rows_in;
     entry.answers += earlier.answers;
     entry.rejects = counts;
     entry.tokens_generated += earlier.tokens_generated;
     entry.parts.clone_from(&earlier.parts);
-    Ok(staying)
+    Ok(rows)
 }

@@ -10,14 +10,15 @@
 //!
 //! A row leaves the path as an [`Outcome`] at the stage that settles it: an answer, or a reject.
 
+mod again;
 pub mod answer;
+mod carry;
 pub mod collect;
 mod decode;
 pub mod embed;
 pub mod encode;
 pub mod generate;
 pub mod hearing;
-mod originals;
 pub mod parts;
 pub mod prepare;
 pub mod scan;
@@ -35,7 +36,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use answer::Answer;
 use parts::Part;
 
-use crate::{guard::GuardError, plan::RunPlan, retry::Rejects};
+use crate::{budget::Reservation, guard::GuardError, plan::RunPlan, retry::Rejects};
 
 /// A span that is still to be done.
 #[derive(Clone, Debug)]
@@ -132,12 +133,14 @@ pub enum Outcome {
         /// Given back when the span is committed.
         permit: OwnedSemaphorePermit,
     },
-    /// The columns to carry of some rows of a span.
-    Carried {
+    /// Some rows of a span were read.
+    Read {
         /// Where the first row stands.
         first: RowKey,
-        /// The carried columns.
-        rows: RecordBatch,
+        /// How many they are.
+        n_rows: usize,
+        /// The columns to carry, where there is memory to keep them.
+        carried: Option<Carried>,
     },
     /// A row has its answer.
     Answered {
@@ -167,6 +170,14 @@ impl Outcome {
     ) -> Self {
         Self::Rejected { key, reject: Reject { stage, code, message: error.to_string() } }
     }
+}
+
+/// Columns that are carried from the table to the answers.
+pub struct Carried {
+    /// The columns of some rows.
+    pub rows: RecordBatch,
+    /// Their memory.
+    pub reservation: Reservation,
 }
 
 /// The way of outcomes to `collect`.

@@ -5,9 +5,9 @@ use std::{ops::Range, sync::Arc};
 use arrow::array::RecordBatch;
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use super::{Outcome, Outcomes, OutstandingSpan, Reject, RowKey, ScannedBatch, Stage};
+use super::{Carried, Outcome, Outcomes, OutstandingSpan, Reject, RowKey, ScannedBatch, Stage};
 use crate::{
-    budget::{ByteSender, Disconnected, Reservation},
+    budget::{Budget, ByteSender, Disconnected, Reservation},
     plan::RunPlan,
     run::Stop,
     source::{
@@ -24,7 +24,7 @@ use crate::{
 const BATCH_BYTES: u64 = 4 << 20;
 /// The most rows of a batch.
 const BATCH_ROWS_MAX: u64 = 256;
-/// The most spans that may be begun and not yet committed: bounds the carried columns held.
+/// The most spans that may be begun and not yet committed.
 pub const OPEN_SPANS_MAX: usize = 64;
 
 /// The scan of a run; blocks its thread.
@@ -35,6 +35,8 @@ pub struct Scan<'a> {
     pub spans: &'a [OutstandingSpan],
     /// The way on.
     pub batches: ByteSender<ScannedBatch>,
+    /// The memory of carried columns of spans that are not committed.
+    pub carried: Budget,
     /// The most bytes that reading a row may take.
     pub read_bytes_max: u64,
     /// What `limits.memory` would have to be for a row that takes more, by the bytes it takes.
@@ -254,7 +256,7 @@ impl Cursor<'_> {
         let span = &self.scan.spans[self.span_idx].span;
         let file_rows = self.span_rows()[self.row_idx..self.row_idx + rows.num_rows()]
             .iter()
-            .map(|position| span.file_row_start + (position - span.row_start) as u64)
+            .map(|position| span.file_row(*position))
             .collect();
         let batch =
             ScannedBatch { first, file_rows, file: Arc::clone(&self.file), rows: rows.clone() };
@@ -267,16 +269,14 @@ impl Cursor<'_> {
     fn carry(&self, rows: &RecordBatch) -> Result<RowKey, Disconnected> {
         self.open()?;
         let first = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
-        let carried: Vec<usize> = self
-            .scan
-            .plan
-            .carried
-            .iter()
-            .filter_map(|field| rows.schema().index_of(field.name()).ok())
-            .collect();
+        let names = self.scan.plan.carried.iter().map(|field| field.name());
+        let columns: Vec<usize> =
+            names.filter_map(|name| rows.schema().index_of(name).ok()).collect();
         // The columns were checked to be there, so the projection holds.
-        let carried = rows.project(&carried).map_err(|_| Disconnected)?;
-        self.tell(Outcome::Carried { first, rows: carried })?;
+        let carried = rows.project(&columns).map_err(|_| Disconnected)?;
+        // What there is no room for is read again when the span is committed.
+        let carried = Carried::keep(carried, &self.scan.carried).map_err(|_| Disconnected)?;
+        self.tell(Outcome::Read { first, n_rows: rows.num_rows(), carried })?;
         Ok(first)
     }
 
@@ -471,7 +471,7 @@ impl Cursor<'_> {
 }
 
 /// Joins ascending row numbers to ranges.
-fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+pub(super) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
         match ranges.last_mut() {

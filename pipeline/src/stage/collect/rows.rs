@@ -1,0 +1,152 @@
+//! Builds the rows of a span's parts and rejects.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt64Array},
+    compute::concat_batches,
+    datatypes::Schema,
+};
+use legenda_schemas::{job::RejectsPlace, span::Span};
+
+use super::{Collector, OpenSpan, Settled};
+use crate::{
+    source::{SourceError, SourceFailed, reader::FileReader},
+    stage::{
+        Reject,
+        again::{Again, AgainError, Found, RowsAgain},
+        answer::{Answer, answer_columns},
+        carry::Carrying,
+    },
+};
+
+/// The rows of a span's parts, in input order: as many at a time as there is memory for.
+pub(super) struct Answers<'a> {
+    collector: &'a Collector,
+    is_inline: bool,
+    rows: Vec<(usize, &'a Settled)>,
+    n_built: usize,
+    carrying: Carrying<'a>,
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn new(collector: &'a Collector, place: &'a Span, span: &'a OpenSpan) -> Self {
+        let is_inline = collector.plan.job.output.rejects == RejectsPlace::Inline;
+        let settled = span.settled.iter().enumerate();
+        let rows = settled
+            .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?)))
+            .filter(|(_, settled)| is_inline || matches!(settled, Settled::Answered { .. }))
+            .collect();
+        let bytes_max = collector.again_bytes_max;
+        let carrying =
+            Carrying::new(&collector.plan, place, &span.rows, &span.rows_read, bytes_max);
+        Self { collector, is_inline, rows, n_built: 0, carrying }
+    }
+
+    /// Builds the next rows; none after the last.
+    pub(super) fn next(&mut self) -> Result<Option<RecordBatch>, AgainError> {
+        let left = &self.rows[self.n_built..];
+        if left.is_empty() {
+            return Ok(None);
+        }
+        let row_idxs: Vec<usize> = left.iter().map(|(row_idx, _)| *row_idx).collect();
+        let (mut columns, n_rows) = self.carrying.columns(&row_idxs)?;
+        let rows: Vec<&Settled> = left[..n_rows].iter().map(|(_, settled)| *settled).collect();
+        self.n_built += n_rows;
+
+        let kind = self.collector.answers;
+        let answers: Vec<Option<&Answer>> = rows.iter().map(|settled| settled.answer()).collect();
+        columns.extend(answer_columns(kind, &answers));
+        let digests = rows.iter().map(|settled| match settled {
+            Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
+            Settled::Rejected(_) => None,
+        });
+        columns.push(Arc::new(digests.collect::<StringArray>()));
+        if self.is_inline {
+            let rejects: Vec<Option<&Reject>> =
+                rows.iter().map(|settled| settled.reject()).collect();
+            let codes = rejects.iter().map(|reject| reject.map(|reject| reject.code));
+            columns.push(Arc::new(codes.collect::<StringArray>()));
+            let messages =
+                rejects.iter().map(|reject| reject.map(|reject| reject.message.as_str()));
+            columns.push(Arc::new(messages.collect::<StringArray>()));
+        }
+        let schema = Arc::new(self.collector.plan.answer_schema(kind));
+        Ok(Some(RecordBatch::try_new(schema, columns)?))
+    }
+
+    /// Builds all rows at once, however much memory they take.
+    pub(super) fn all(mut self) -> Result<Option<RecordBatch>, AgainError> {
+        let mut batches = Vec::new();
+        while let Some(rows) = self.next()? {
+            batches.push(rows);
+        }
+        let Some(first) = batches.first() else { return Ok(None) };
+        Ok(Some(concat_batches(&first.schema(), &batches)?))
+    }
+}
+
+impl Collector {
+    /// Builds the rejects of a span: its original rows, read once more, and why.
+    pub(super) fn rejects(&self, place: &Span, span: &OpenSpan) -> Result<RecordBatch, AgainError> {
+        let rejected: Vec<(usize, &Reject)> = span
+            .settled
+            .iter()
+            .enumerate()
+            .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?.reject()?)))
+            .collect();
+        let path = &place.object.path;
+        let failed = |problem: String| SourceFailed { path: path.clone(), problem };
+        let reader = match self.plan.table.reader(&place.object) {
+            Ok(reader) => reader,
+            Err(SourceError::Io { source, .. }) => return Err(failed(source.to_string()).into()),
+            Err(_) => None,
+        };
+        let file_schema =
+            reader.as_ref().map_or_else(|| Arc::new(Schema::empty()), FileReader::schema);
+        let schema = Arc::new(self.plan.reject_schema(&file_schema));
+        let positions: Vec<usize> =
+            rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
+        let bytes_max = self.again_bytes_max;
+        let again = Again {
+            reader: reader.as_ref(),
+            row_group: place.row_group,
+            columns: None,
+            schema: &file_schema,
+            bytes_max,
+        };
+        let RowsAgain { rows: originals, found } =
+            again.rows(&positions).map_err(|error| failed(error.problem))?;
+
+        let mut columns: Vec<ArrayRef> = schema
+            .fields()
+            .iter()
+            .filter_map(|field| originals.column_by_name(field.name()).cloned())
+            .collect();
+        let row_numbers = positions.iter().map(|position| place.file_row(*position));
+        columns.truncate(schema.fields().len() - 5);
+        columns.push(Arc::new(UInt64Array::from_iter_values(row_numbers)));
+        let file = std::iter::repeat_n(path.as_str(), rejected.len());
+        columns.push(Arc::new(StringArray::from_iter_values(file)));
+        let told: [&dyn Fn(&Reject) -> String; 3] = [
+            &|reject| reject.stage.as_str().to_owned(),
+            &|reject| reject.code.to_owned(),
+            &|reject| reject.message.clone(),
+        ];
+        for (tell, found) in told.into_iter().zip([None, None, Some(&found)]) {
+            let values = rejected.iter().enumerate().map(|(idx, (_, reject))| {
+                let mut text = tell(reject);
+                if found.is_some_and(|found| found[idx] == Found::LeftOut) {
+                    text += &format!(
+                        "; the row itself is left out here: `limits.memory` leaves {bytes_max} bytes \
+                         for the rows of the rejects of a span"
+                    );
+                }
+                text
+            });
+            columns.push(Arc::new(StringArray::from_iter_values(values)));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rejected.len()));
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    }
+}
