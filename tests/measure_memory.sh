@@ -23,6 +23,7 @@ for rows in ${ROWS:-1000 20000 60000}; do
 version = 1
 task = { kind = "caption" }
 source = { paths = ["$rows.parquet"], columns = { id = "id", image = "image" } }
+reuse = { within_run = false }
 output = { path = "out-$rows" }
 TOML
     "$legenda" run "$work/job.toml" --progress none >"$work/log" 2>&1

@@ -52,7 +52,7 @@ def measured(command: list[str], place: Path) -> tuple[float, float, str]:
 def write_texts(path: Path, rows: int, group_rows: int) -> None:
     """Writes a table of short texts."""
     words = ["umbrella", "cherry", "violin", "taxi", "fir", "pear", "whale"]
-    texts = [f"Translate {words[row % len(words)]} into Spanish." for row in range(rows)]
+    texts = [f"{row}: translate {words[row % len(words)]} into Spanish." for row in range(rows)]
     pq.write_table(pa.table({"text": texts}), path, row_group_size=group_rows)
 
 

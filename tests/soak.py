@@ -46,7 +46,8 @@ def write_table(path: Path, rows: int) -> int:
             if row % 11 == 5:
                 n_faulty += 1
                 picture = damaged(picture, row // 11 % 5, chance)
-            batch.append({"id": f"row-{row}", "question": "What is shown?", "image": picture})
+            # No two rows are equal, or one of them would not be computed.
+            batch.append({"id": f"row-{row}", "question": f"What is shown in {row}?", "image": picture})
         schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("image", pa.binary())])
         table = pa.Table.from_pylist(batch, schema=schema)
         writer = writer or pq.ParquetWriter(path, schema)

@@ -57,6 +57,19 @@ pub(crate) enum Command {
     Schema(SchemaArgs),
 }
 
+impl Command {
+    /// Returns, of a command that asks a model about rows, whether it may use no network of its own.
+    pub(crate) fn runs_offline(&self) -> Option<bool> {
+        match self {
+            Self::Run(args) => Some(args.job.offline),
+            Self::Plan(args) => Some(args.job.offline),
+            Self::Batch(args) => Some(args.offline),
+            Self::Retry(args) => Some(args.offline),
+            _ => None,
+        }
+    }
+}
+
 /// A job file and what takes the place of its values.
 #[derive(Debug, Args)]
 pub(crate) struct JobArgs {

@@ -8,20 +8,41 @@ mod fetching;
 mod progress;
 mod schedule;
 mod summary;
+mod traces;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    failure::{Exit, Failure},
+    traces::Traces,
+};
 
 fn main() -> ExitCode {
     allocator::settle();
     legenda_pipeline::guard::quiet_panics();
     let cli = Cli::parse();
-    start_logs(cli.verbose);
+    let traces = match cli.command.runs_offline() {
+        Some(is_offline) => Traces::start(is_offline),
+        None => Traces::none(),
+    };
+    start_logs(cli.verbose, &traces);
     crash_when_asked();
-    let result = match cli.command {
+    let result = tracing::info_span!("job").in_scope(|| execute(cli.command));
+    traces.finish();
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<Exit, Failure> {
+    match command {
         Command::Run(args) => command::run::run(&args),
         Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
@@ -35,13 +56,6 @@ fn main() -> ExitCode {
         Command::Models(command) => command::models::models(&command),
         Command::Doctor(args) => command::doctor::doctor(&args),
         Command::Schema(args) => command::schema::schema(&args),
-    };
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            failure.print();
-            failure.exit.into()
-        }
     }
 }
 
@@ -51,9 +65,15 @@ fn crash_when_asked() {
     legenda_pipeline::crash::at_step(n.unwrap_or(0));
 }
 
-/// Sends logs to stderr: warnings unless asked for more, by `-v` or `RUST_LOG`.
-fn start_logs(verbose: u8) {
-    use tracing_subscriber::{EnvFilter, fmt};
+/// Sends logs to stderr: warnings unless asked for more, by `-v` or `RUST_LOG`; and spans to `traces`.
+fn start_logs(verbose: u8, traces: &Traces) {
+    use tracing_subscriber::{
+        EnvFilter, Layer,
+        filter::{FilterExt, filter_fn},
+        fmt,
+        layer::SubscriberExt,
+        util::SubscriberInitExt,
+    };
     let level = match verbose {
         0 => "warn,ort=error",
         1 => "info,ort=warn",
@@ -61,5 +81,8 @@ fn start_logs(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // What traces show of a run would stand before every line.
+    let filter = filter.and(filter_fn(|of| of.is_event()));
+    let logs = fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    tracing_subscriber::registry().with(logs).with(traces.layer()).init();
 }

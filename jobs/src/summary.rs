@@ -29,6 +29,15 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     if report.rows_resumed > 0 && report.rows_retried.is_none() {
         lines.push(format!("{} rows were committed by earlier runs", report.rows_resumed));
     }
+    if report.rows_reused > 0 {
+        lines.push(format!("{} rows had answers in `reuse.store`", report.rows_reused));
+    }
+    if report.rows_repeated > 0 {
+        lines.push(format!(
+            "{} rows have the input of another, computed once",
+            report.rows_repeated
+        ));
+    }
     if report.spans_superseded > 0 {
         lines.push(format!(
             "{} spans were done again: their input changed",

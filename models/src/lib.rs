@@ -39,7 +39,7 @@ pub use engine::{
     Sampling, Trial,
 };
 pub use family::{EncodeError, Encoder};
-pub use hub::{Hub, HubError, HubOptions, HubRepo};
+pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
 pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
 pub use processor::{Hearing, ProcessError, Processor, Record, RgbImage, Sample, Waveform};

@@ -137,6 +137,8 @@ pub struct ModelInfo {
     pub context_tokens: usize,
     /// Bytes of the key-value caches of one row.
     pub kv_bytes_per_slot: usize,
+    /// Whether answers are drawn, or may be, so that they depend on the seed of their row.
+    pub draws: bool,
 }
 
 /// A loaded model. The parts are for three places: any thread, the encoder's, the engine's.
@@ -198,6 +200,7 @@ impl Model {
             kv_bytes_per_slot: n_beams
                 * (bundle.kv_bytes_per_slot(context_tokens)
                     + bundle.source_bytes_per_slot(context_tokens)),
+            draws: engine_options.sampling.temperature > 0.0 || engine_options.fallback.is_some(),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
         let transcribes = bundle.first_timestamp_id().zip(processor.clip_seconds());

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <output>/part-<span>.parquet          answers of one span
+//! <output>/<column>=<value>/part-…      where the job partitions answers
 //! <output>/rejects/rejects-<span>.parquet
 //! <output>/_legenda/plan.json           what the run set out to do
 //! <output>/_legenda/job.json            the job, for `legenda retry`
@@ -44,14 +45,24 @@ const JOB: &str = "_legenda/job.json";
 const LEDGER: &str = "_legenda/ledger";
 const SCHEMAS: &str = "_legenda/schemas";
 
-/// The folders of parts and rejects, and how the names of their files begin.
-pub(crate) const TABLES: [(&str, &str); 2] = [("", "part-"), ("rejects", "rejects-")];
+/// How the names of parts begin.
+const PART: &str = "part-";
+
+/// The key of a job that puts answers into folders.
+const PARTITION_BY: &str = "output.partition_by";
+
+/// Returns whether answers of a plan stand in folders.
+pub(crate) fn is_partitioned(plan: &Plan) -> bool {
+    plan.identity.contains_key(PARTITION_BY)
+}
 
 /// An output that this run alone may write.
 #[derive(Debug)]
 pub struct Output {
     files: OutputFiles,
     hold: Hold,
+    /// Whether answers of this run, or of one before, may stand in folders.
+    is_partitioned: bool,
 }
 
 /// What earlier runs left behind.
@@ -94,8 +105,8 @@ pub struct OpenOutput<'a> {
 }
 
 /// The keys of a job that decide what columns its answers have, and in which format.
-const SHAPE: [&str; 5] =
-    ["output.format", "output.rejects", "output.columns", "source.columns", "task"];
+const SHAPE: [&str; 6] =
+    ["output.format", "output.rejects", "output.columns", PARTITION_BY, "source.columns", "task"];
 
 impl Output {
     /// Opens an output for a plan: makes sure of being the only writer, compares the plan with that of
@@ -111,8 +122,8 @@ impl Output {
     ) -> Result<(Self, Plan, Committed), LedgerError> {
         let OpenOutput { plan, overwrite, incremental, stale, lease } = opening;
         let folder = &files.folder;
-        let known = folder.read(PLAN)?.is_some();
-        if !known && !folder.list("", "part-")?.is_empty() {
+        let earlier = folder.read(PLAN)?;
+        if earlier.is_none() && !folder.list("", PART)?.is_empty() {
             return Err(LedgerError::Foreign { path: folder.path_of("") });
         }
         folder.make_dirs(&[LEDGER, SCHEMAS, NOTES, "rejects"])?;
@@ -120,7 +131,11 @@ impl Output {
             HoldError::Held { owner } => LedgerError::Locked { path: folder.path_of(""), owner },
             HoldError::Failed(error) => error.into(),
         })?;
-        let this = Self { files, hold };
+        // Of whatever version and state it is.
+        let earlier: serde_json::Value =
+            earlier.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let was_partitioned = !earlier["identity"][PARTITION_BY].is_null();
+        let this = Self { files, hold, is_partitioned: was_partitioned || is_partitioned(plan) };
         this.files.folder.clear_unfinished()?;
         let old = if overwrite { None } else { this.files.read_plan()? };
         if let Some(old) = &old {
@@ -129,9 +144,10 @@ impl Output {
         let redo_all = overwrite || (incremental == Incremental::All && this.is_whole(plan)?);
         if redo_all {
             // Entries go first: what has none is redone.
-            for (dir, prefix) in [(LEDGER, "")].into_iter().chain(TABLES) {
-                this.clear(dir, prefix, &HashSet::new())?;
+            for key in this.files.folder.list(LEDGER, "")? {
+                this.remove(&key)?;
             }
+            this.clear_tables(&HashSet::new())?;
         }
         let (plan, committed) = this.recover(opening, old.as_ref())?;
         this.write_json(PLAN, &plan)?;
@@ -183,16 +199,13 @@ impl Output {
         OpenOutput { plan, incremental, stale, .. }: OpenOutput<'_>,
         old: Option<&Plan>,
     ) -> Result<(Plan, Committed), LedgerError> {
-        let folder = &self.files.folder;
         let planned: HashSet<SpanId> =
             plan.spans.iter().map(|span| span.id(&plan.fingerprint)).collect();
         let places: HashSet<Place<'_>> = plan.spans.iter().map(place).collect();
         let kept_before: HashSet<&SpanId> =
             old.iter().flat_map(|old| &old.kept).map(|kept| &kept.id).collect();
-        let mut there = HashSet::new();
-        for (dir, prefix) in TABLES {
-            there.extend(folder.list(dir, prefix)?);
-        }
+        let there: HashSet<String> =
+            self.files.list_tables(self.is_partitioned)?.into_iter().collect();
         let mut committed = Committed::default();
         let mut named = HashSet::new();
         for entry in self.files.read_entries()? {
@@ -220,9 +233,7 @@ impl Output {
                 committed.kept.push(entry);
             }
         }
-        for (dir, prefix) in TABLES {
-            self.clear(dir, prefix, &named)?;
-        }
+        self.clear_tables(&named)?;
         let mut plan = plan.clone();
         let answered: HashSet<Place<'_>> =
             committed.kept.iter().map(|entry| place(&entry.span)).collect();
@@ -244,14 +255,23 @@ impl Output {
         Ok((plan, committed))
     }
 
-    /// Writes a file of answers of a span, beside the parts that `entry` has since it was begun or its
+    /// Writes a file of answers of a span into `folder` (the root: `""`), beside the parts that `entry` has since it was begun or its
     /// rejects were tried again; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
     ///
     /// [`WriteError`].
-    pub fn write_part(&self, entry: &LedgerEntry, rows: Rows) -> Result<CommittedFile, WriteError> {
-        let stem = format!("part-{}", suffixed(entry));
+    pub fn write_part(
+        &self,
+        entry: &LedgerEntry,
+        folder: &str,
+        rows: Rows,
+    ) -> Result<CommittedFile, WriteError> {
+        let mut stem = format!("{PART}{}", suffixed(entry));
+        if !folder.is_empty() {
+            self.files.folder.make_dirs(&[folder])?;
+            stem = format!("{folder}/{stem}");
+        }
         let n_before = entry.parts.iter().filter(|part| part.name.starts_with(&stem)).count();
         // Behind the first one where names are sorted.
         let piece = if n_before == 0 { String::new() } else { format!("_{:04}", n_before + 1) };
@@ -403,9 +423,9 @@ impl Output {
         self.files.folder.remove(key)
     }
 
-    /// Removes the files of `dir` whose names begin with `prefix`, but for those to keep.
-    fn clear(&self, dir: &str, prefix: &str, kept: &HashSet<String>) -> Result<(), LedgerError> {
-        for key in self.files.folder.list(dir, prefix)? {
+    /// Removes parts and files of rejects, but for those to keep.
+    fn clear_tables(&self, kept: &HashSet<String>) -> Result<(), LedgerError> {
+        for key in self.files.list_tables(self.is_partitioned)? {
             if !kept.contains(&key) {
                 self.remove(&key)?;
             }

@@ -8,7 +8,7 @@
 //! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
 //! - [`store`]: folders on a disk or in an object store, whose files appear whole. [`ledger`]: an
 //!   output in such a folder, and the record of what is committed. [`sink`]: tables as bytes.
-//! - [`retry`]: rejects that are tried again.
+//! - [`retry`]: rejects that are tried again. [`reuse`]: answers that need not be computed.
 //! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
 //! - [`eval`]: how good answers are, where the right ones are known.
 //! - [`predict`]: what a run will take, told by a sample of it.
@@ -34,6 +34,7 @@ pub mod preview;
 pub mod query;
 pub mod report;
 pub mod retry;
+pub mod reuse;
 pub mod run;
 pub(crate) mod sidecar;
 pub mod sink;

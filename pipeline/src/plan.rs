@@ -8,7 +8,7 @@ use std::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Hooks, Incremental, Job, RejectsPlace, TaskKind},
+    job::{Hooks, Incremental, Job, Output, RejectsPlace, TaskKind},
     ledger::{LEDGER_VERSION, Plan, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
@@ -21,7 +21,7 @@ use crate::{
     source::{
         SourceError, SourceTable,
         column::{holds_bytes, holds_media},
-        list_files,
+        list_files, partitions,
     },
     store::{Folder, LocationError},
     template::{Template, TemplateError},
@@ -56,6 +56,14 @@ pub enum PlanError {
     /// `output.path` cannot be used.
     #[error("`output.path`: {0}")]
     Output(#[from] LocationError),
+    /// Answers cannot be put into folders by this column.
+    #[error("`output.partition_by` is `{column}`, which {problem}")]
+    Partition {
+        /// The column.
+        column: String,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
     /// The files cannot have sidecars.
     #[error("`output.sidecars` is for pictures and sounds that are files on a disk: {problem}")]
     Sidecars {
@@ -190,6 +198,7 @@ impl RunPlan {
         check_mapped_columns(&job, &table)?;
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
+        check_partitions(&job, &carried)?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
         let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
@@ -300,13 +309,24 @@ impl RunPlan {
     /// Returns the schema of answers of this kind: how long embeddings are the loaded model tells.
     #[must_use]
     pub fn answer_schema(&self, kind: AnswerKind) -> Schema {
-        table::answer_schema(&self.carried, kind, self.job.output.rejects, self.metadata())
+        let Output { rejects, partition_by, .. } = &self.job.output;
+        let is_partitioned = partition_by.is_some();
+        table::answer_schema(&self.carried, kind, *rejects, is_partitioned, self.metadata())
     }
 
     /// Returns the schema of the rejects of rows whose original columns are `source`.
     #[must_use]
     pub fn reject_schema(&self, source: &Schema) -> Schema {
         table::reject_schema(source, self.metadata())
+    }
+
+    /// Returns the digest of what decides the answer to an input: the job, the model, this program.
+    #[must_use]
+    pub fn answer_fingerprint(&self) -> Fingerprint {
+        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
+        let mut identity = self.job.answer_identity(revision.unwrap_or_default());
+        identity.insert("legenda".to_owned(), env!("CARGO_PKG_VERSION").into());
+        fingerprint(&identity)
     }
 
     /// Returns the prompt's template; empty where the model reads none.
@@ -389,6 +409,18 @@ fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceErro
         }
     }
     Ok(())
+}
+
+fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanError> {
+    let Some(column) = &job.output.partition_by else { return Ok(()) };
+    let problem = match carried.find(column) {
+        None => "is not carried to the answers: add it to `output.columns`, or name another",
+        Some((_, field)) if !partitions::may_name_folders(field.data_type()) => {
+            "is no text, whole number, boolean or date: name another column"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(PlanError::Partition { column: column.clone(), problem })
 }
 
 fn template_columns(

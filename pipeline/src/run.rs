@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering::Relaxed},
@@ -30,16 +30,18 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
+use tracing::Instrument;
 
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
     ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Stale},
     media::locate::{MediaPlaces, PlacesError},
-    metrics::{Ending, Progress, RunReport, resident_memory},
+    metrics::{Ending, Progress, RunReport, resident_memory, traced},
     plan::RunPlan,
     predict::Prediction,
     report,
     retry::{Rejects, RetryChoice, RetryError},
+    reuse::Known,
     sidecar,
     source::SourceFailed,
     stage::{
@@ -199,6 +201,10 @@ pub(crate) const QUEUED_BYTES_MAX: u64 =
 /// # Errors
 ///
 /// [`RunError`]; spans committed before it stay committed.
+#[tracing::instrument(
+    skip_all,
+    fields(task = plan.job.task.kind.as_str(), model = plan.bundle_name, rows_planned, answers, rejects)
+)]
 pub async fn run(
     plan: Arc<RunPlan>,
     model: impl Into<Loaded>,
@@ -249,6 +255,7 @@ pub async fn run(
         },
         rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
         again_bytes_max: stage_bytes / 100 * AGAIN_PERCENT / AGAIN_COPIES,
+        known: open_known(&plan, &model, &options.base_dir),
     };
     let (end, ended) = oneshot::channel();
     let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
@@ -264,6 +271,8 @@ pub async fn run(
         answers: 0,
         rejects: Default::default(),
         rows_resumed,
+        rows_reused: progress.rows_reused.load(Relaxed),
+        rows_repeated: progress.rows_repeated.load(Relaxed),
         spans_superseded: committed.superseded,
         tokens_generated: progress.tokens_generated.load(Relaxed),
         tokens_prompt: progress.tokens_prompt.load(Relaxed),
@@ -284,6 +293,9 @@ pub async fn run(
     ledger.extend(committed.kept.into_iter().chain(entries).map(|entry| (entry.id.clone(), entry)));
     let entries: Vec<LedgerEntry> = ledger.into_values().collect();
     entries.iter().for_each(|entry| report.add(entry));
+    let trace = tracing::Span::current();
+    trace.record("rows_planned", traced(report.rows_planned));
+    trace.record("answers", traced(report.answers)).record("rejects", traced(report.n_rejects()));
     tokio::task::spawn_blocking({
         let report = report.clone();
         move || report::write(&output, &plan, &report, timeline, &entries)
@@ -351,6 +363,15 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
     Ok(Opened { output, committed, spans: spans.into(), prediction })
 }
 
+/// Opens what is known of answers; none where no answer can be used twice.
+fn open_known(plan: &RunPlan, model: &Loaded, base_dir: &Path) -> Option<Arc<Known>> {
+    let reuse = &plan.job.reuse;
+    let draws = matches!(model, Loaded::Model(model) if model.info.draws);
+    // No two rows draw alike.
+    let is_useful = reuse.store.is_some() || (reuse.within_run && !draws);
+    is_useful.then(|| Arc::new(Known::open(plan, draws, base_dir)))
+}
+
 /// Returns the bytes that the stages may share, beside what the process holds already.
 fn stage_bytes(limit: u64) -> Result<u64, RunError> {
     let used = resident_memory().map_or(0, |(now, _)| now) + SLACK_BYTES;
@@ -372,6 +393,11 @@ fn memory_for(plan: &RunPlan, bytes: u64, bytes_max: u64) -> u64 {
     plan.job.limits.memory.0.saturating_add(missing)
 }
 
+/// Returns what traces show of a stage, within the run.
+fn stage_span(stage: &'static str) -> tracing::Span {
+    tracing::info_span!("stage", otel.name = stage)
+}
+
 /// A stage on a thread of its own, by its name.
 type Running = (&'static str, JoinHandle<Result<(), Disconnected>>);
 
@@ -383,6 +409,7 @@ async fn run_stages(
     stage_bytes: u64,
 ) -> Result<Vec<LedgerEntry>, RunError> {
     let (plan, spans) = (Arc::clone(&collector.plan), Arc::clone(&collector.spans));
+    let known = collector.known.clone();
     let (progress, stop) = (Arc::clone(&collector.progress), Arc::clone(&collector.stop));
     let share = |percent: u64| stage_bytes.min(QUEUE_BYTES_MAX) / 100 * percent;
     let (batches, scanned) = byte_queue(share(SCANNED_PERCENT));
@@ -391,8 +418,9 @@ async fn run_stages(
 
     let scan = tokio::task::spawn_blocking({
         let (plan, outcomes, runtime) = (Arc::clone(&plan), outcomes.clone(), Handle::current());
-        let stop = Arc::clone(&stop);
+        let (stop, trace) = (Arc::clone(&stop), stage_span("scan"));
         move || {
+            let _traced = trace.enter();
             let read_bytes_max = stage_bytes / 100 * READ_PERCENT;
             let scan = Scan {
                 plan: &plan,
@@ -411,6 +439,7 @@ async fn run_stages(
     let preparer = Arc::new(Preparer {
         places: MediaPlaces::new(&plan.job.source, &options.base_dir)?,
         stop: Arc::clone(&stop),
+        known,
         decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
         heard_rows: Arc::new(Semaphore::new(match &model {
             Loaded::Model(model) => 2 * model.info.slots,
@@ -422,13 +451,9 @@ async fn run_stages(
         },
         plan,
     });
-    let prepare = tokio::spawn(prepare::run(
-        preparer,
-        options.prepare_workers,
-        scanned,
-        samples,
-        outcomes.clone(),
-    ));
+    let preparing =
+        prepare::run(preparer, options.prepare_workers, scanned, samples, outcomes.clone());
+    let prepare = tokio::spawn(preparing.instrument(stage_span("prepare")));
     let answering = match model {
         Loaded::Model(model) => {
             start_generating(*model, prepared, share(ENCODED_PERCENT), outcomes, progress)
@@ -475,11 +500,16 @@ fn start_generating(
     let (prompts, encoded) = byte_queue(encoded_bytes);
     let encode = tokio::task::spawn_blocking({
         let (outcomes, progress) = (outcomes.clone(), Arc::clone(&progress));
-        let runtime = Handle::current();
-        move || encode::run(encoder, prepared, &prompts, &outcomes, &progress, &runtime)
+        let (runtime, trace) = (Handle::current(), stage_span("encode"));
+        move || {
+            let _traced = trace.enter();
+            encode::run(encoder, prepared, &prompts, &outcomes, &progress, &runtime)
+        }
     });
-    let generate =
-        tokio::task::spawn_blocking(move || generate::run(engine, encoded, &outcomes, &progress));
+    let generate = tokio::task::spawn_blocking({
+        let trace = stage_span("generate");
+        move || trace.in_scope(|| generate::run(engine, encoded, &outcomes, &progress))
+    });
     vec![("encode", encode), ("generate", generate)]
 }
 
@@ -490,7 +520,9 @@ fn start_embedding(
     outcomes: Outcomes,
     progress: Arc<Progress>,
 ) -> Vec<Running> {
-    let embed =
-        tokio::task::spawn_blocking(move || embed::run(embedder, prepared, &outcomes, &progress));
+    let embed = tokio::task::spawn_blocking({
+        let trace = stage_span("embed");
+        move || trace.in_scope(|| embed::run(embedder, prepared, &outcomes, &progress))
+    });
     vec![("embed", embed)]
 }

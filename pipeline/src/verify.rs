@@ -18,7 +18,7 @@ use legenda_schemas::{
 };
 
 use crate::{
-    ledger::{LedgerError, OutputFiles, TABLES, sha256},
+    ledger::{LedgerError, OutputFiles, is_partitioned, sha256},
     retry::row_numbers,
     sidecar,
     source::{BytesRead, Listed, SourceTable, TableFile, list_files},
@@ -225,13 +225,9 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
         }
     }
     found.problems.extend(committed.into_keys().map(|id| Problem::NotPlanned { id }));
-    for (dir, prefix) in TABLES {
-        let there = output.folder.list(dir, prefix)?;
-        let strays = there.iter().filter(|key| !kept.contains(*key));
-        found
-            .problems
-            .extend(strays.map(|key| Problem::Stray { path: output.folder.path_of(key) }));
-    }
+    let there = output.list_tables(is_partitioned(&plan))?;
+    let strays = there.iter().filter(|key| !kept.contains(*key));
+    found.problems.extend(strays.map(|key| Problem::Stray { path: output.folder.path_of(key) }));
     let waiting = sidecar::waiting(&output.folder)?;
     let path = |key: String| output.folder.path_of(&key);
     found.problems.extend(waiting.into_iter().map(|key| Problem::Sidecars { path: path(key) }));

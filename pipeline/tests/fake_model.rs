@@ -56,6 +56,7 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
             slots: options.slots,
             context_tokens: options.context_tokens,
             kv_bytes_per_slot: 0,
+            draws: false,
         },
     };
     let run_options = RunOptions {

@@ -8,6 +8,7 @@ mod embedding;
 mod generation;
 mod incremental;
 mod output;
+mod reuse;
 mod schedule;
 mod source;
 mod task;
@@ -18,6 +19,7 @@ pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
 pub use incremental::Incremental;
 pub use output::{Format, Output, RejectsPlace, SidecarExtension, SidecarMode, Sidecars};
+pub use reuse::Reuse;
 pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,6 +92,9 @@ pub struct Job {
     /// What a run may use, and what a row may be.
     #[serde(default)]
     pub limits: Limits,
+    /// Which answers need not be computed.
+    #[serde(default, skip_serializing_if = "Reuse::is_default")]
+    pub reuse: Reuse,
     /// Where the answers go.
     pub output: Output,
     /// When `legenda schedule` runs it.
@@ -302,6 +307,9 @@ impl Job {
             schedule.validate()?;
         }
         self.hooks.validate()?;
+        if let Some((key, problem)) = self.reuse.problem() {
+            return refuse(key, problem);
+        }
         self.validate_embedding()
     }
 
@@ -354,9 +362,33 @@ impl Job {
         if let Some(format) = self.source.format {
             identity.insert("source.format".to_owned(), value(serde_json::to_value(format)));
         }
+        if let Some(column) = &self.output.partition_by {
+            identity.insert("output.partition_by".to_owned(), column.as_str().into());
+        }
         if let Some(sidecars) = &self.output.sidecars {
             identity.insert("output.sidecars".to_owned(), value(serde_json::to_value(sidecars)));
         }
+        identity
+    }
+
+    /// Returns, key by key, what decides the answer to an input that is given, prompt and media: as
+    /// [`Job::identity`], without what decides the input, or what is written.
+    ///
+    /// # Panics
+    ///
+    /// Never, as there.
+    #[must_use]
+    pub fn answer_identity(&self, revision: &str) -> BTreeMap<String, serde_json::Value> {
+        let asked = Self {
+            // Prompts are in the input as they are rendered.
+            task: Task { prompt: None, system: None, ..self.task.clone() },
+            ..self.clone()
+        };
+        let mut identity = asked.identity(revision);
+        identity.retain(|key, _| {
+            matches!(key.as_str(), "task" | "generation" | "embedding" | "limits")
+                || (key.starts_with("model.") && key != "model.bundle")
+        });
         identity
     }
 

@@ -36,7 +36,7 @@ pub fn embedding_item() -> Field {
 /// Names of the accounting columns begin so; a carried column may not.
 pub const RESERVED_PREFIX: &str = "legenda_";
 
-/// The column of rejects with the row within its file.
+/// The column with the row within its file, of rejects and of answers that stand in folders.
 pub const ROW_COLUMN: &str = "legenda_row";
 
 /// The column of answers that are texts.
@@ -51,22 +51,26 @@ pub const CODE_COLUMN: &str = "legenda_code";
 /// The column with the code of a reject that stands among the answers.
 pub const INLINE_CODE_COLUMN: &str = "legenda_reject_code";
 
+/// The column with what is wrong with a reject that stands among the answers.
+pub const INLINE_MESSAGE_COLUMN: &str = "legenda_reject_message";
+
 /// The column of an answer and the accounting columns after it.
 ///
 /// | name | type | meaning |
 /// |---|---|---|
 /// | `answer` | `Utf8`, null if rejected | a generated text |
 /// | or `embedding` | `FixedSizeList<Float32, D>`, null if rejected | an embedding |
-/// | `legenda_status` | `Utf8` | `ok` or `rejected` |
+/// | `legenda_status` | `Utf8` | `ok`, `reused` (an earlier run has computed it, as `reuse.store` kept it) or `rejected` |
 /// | `legenda_finish_reason` (text) | `Utf8`, null if rejected | `stop`, `length` or `guard` |
 /// | `legenda_tokens_prompt` | `UInt32`, null if rejected | tokens of the prompt, media included; of an embedding, tokens of the text that it was made of (after it was cut), null for an image |
 /// | `legenda_tokens_generated` (text) | `UInt32`, null if rejected | tokens generated, the end token included |
 /// | `legenda_logprob_mean` (text) | `Float32`, null if rejected | mean natural log probability of the generated tokens |
 /// | `legenda_input_sha256` | `Utf8`, null if the row could not be read | digest of prompt and media |
 ///
-/// With rejects inline two more follow: `legenda_reject_code`, `legenda_reject_message`.
+/// With rejects inline two more follow: `legenda_reject_code`, `legenda_reject_message`; where answers
+/// stand in folders (`output.partition_by`), so that their order tells nothing, `legenda_row` of `UInt64`.
 #[must_use]
-pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace) -> Vec<Field> {
+pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace, is_partitioned: bool) -> Vec<Field> {
     let inline = rejects == RejectsPlace::Inline;
     let status = Field::new("legenda_status", DataType::Utf8, false);
     let mut fields = match kind {
@@ -91,7 +95,10 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace) -> Vec<Field> {
     fields.push(Field::new("legenda_input_sha256", DataType::Utf8, inline));
     if inline {
         fields.push(Field::new(INLINE_CODE_COLUMN, DataType::Utf8, true));
-        fields.push(Field::new("legenda_reject_message", DataType::Utf8, true));
+        fields.push(Field::new(INLINE_MESSAGE_COLUMN, DataType::Utf8, true));
+    }
+    if is_partitioned {
+        fields.push(Field::new(ROW_COLUMN, DataType::UInt64, false));
     }
     fields
 }
@@ -103,10 +110,11 @@ pub fn answer_schema(
     carried: &Fields,
     kind: AnswerKind,
     rejects: RejectsPlace,
+    is_partitioned: bool,
     metadata: HashMap<String, String>,
 ) -> Schema {
     let carried = carried.iter().map(|field| field.as_ref().clone());
-    let fields: Vec<Field> = carried.chain(answer_fields(kind, rejects)).collect();
+    let fields: Vec<Field> = carried.chain(answer_fields(kind, rejects, is_partitioned)).collect();
     Schema::new_with_metadata(fields, metadata)
 }
 
@@ -152,7 +160,8 @@ mod tests {
         for (kind, answer) in
             [(AnswerKind::Text, "answer"), (AnswerKind::Embedding { dimension: 4 }, "embedding")]
         {
-            let schema = answer_schema(&carried, kind, RejectsPlace::Separate, Default::default());
+            let schema =
+                answer_schema(&carried, kind, RejectsPlace::Separate, false, Default::default());
             let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
             assert_eq!(names[..3], ["id", answer, "legenda_status"]);
         }

@@ -73,6 +73,8 @@ path = "{out}"
 columns = ["id"]
 [generation]
 max_new_tokens = {MAX_NEW_TOKENS}
+[reuse]
+within_run = false
 [limits]
 memory = "32 GiB"
 """

@@ -23,6 +23,8 @@ struct Ran {
 fn run(name: &str, place: &Workplace, job: &str, n_rows: usize) -> Ran {
     place.write("job.toml", job);
     let args = ["run", "job.toml", "--set", LIMIT, "--set", "generation.max_new_tokens=1"];
+    // Rows that are equal are held like others.
+    let args = [&args[..], &["--set", "reuse.within_run=false"]].concat();
     let ended = place.run(&args).expect(0);
     let report = fs::read(place.path("out/_legenda/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();

@@ -30,8 +30,13 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25.0 %"] {
         assert!(html.contains(text), "no `{text}`");
     }
-    // Rows of every span are shown, each with its picture and its own answer.
-    assert_eq!(html.matches("data:image/jpeg;base64,").count(), 24);
+    // Rows of every span are shown, each with its picture and its own answer, and of the others those
+    // whose answers are odd: here all, because the model has few for pictures like these.
+    assert_eq!(html.matches("data:image/jpeg;base64,").count(), 30);
+    let (rejected, odd) = (html.find("Rows that were rejected"), html.find("Odd answers"));
+    assert!(rejected < odd && odd < html.find("Some rows"), "{html}");
+    assert_eq!(html.matches("<span class=\"badge bad\">media_unknown_format</span>").count(), 10);
+    assert_eq!(html.matches(">as many others</span>").count(), 30);
     let answers = place.answers("out");
     let (ids, texts) = (
         legenda_tests::text_column(&answers, "id"),
@@ -45,7 +50,18 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 24);
+    assert_eq!(shown, 30);
+    // Where rejects stand among the answers the page says the same of them.
+    let inline =
+        ["run", "job.toml", "--set", "output.path=inline", "--set", "output.rejects=inline"];
+    let _inline = place.run(&inline).expect(0);
+    let inline = page(&place, "inline/_legenda/report.html");
+    assert!(inline.contains("the bytes are no image") || inline.contains("media_unknown_format"));
+    assert!(inline.matches("<span class=\"badge bad\">media_unknown_format</span>").count() >= 8);
+    let reasons = |html: &str| {
+        html.split("Why rows were rejected").nth(1)?.split("</table>").next().map(str::to_owned)
+    };
+    assert_eq!(reasons(&inline), reasons(&html));
     assert!(!html.contains("then</th>"), "there was no run before");
 
     // A second run is set beside the first, another output on request.

@@ -116,6 +116,7 @@ pub(super) fn start_threads() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Opens ONNX Runtime and loads the model of a plan.
+#[tracing::instrument(skip_all, fields(bundle = bundle.name()))]
 pub(super) fn load(
     plan: &RunPlan,
     bundle: &Bundle,

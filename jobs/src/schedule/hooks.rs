@@ -1,5 +1,5 @@
 //! Tells somebody how a run went: a command that is given the message on its standard input, or a
-//! webhook that it is posted to, signed. The only room of this crate that names `reqwest`.
+//! webhook that it is posted to, signed.
 
 use std::{
     io::Write,

@@ -14,6 +14,12 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
+    /// Returns the reason of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Stop, Self::Length, Self::Guard].into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// Returns the name used in answers: `stop`, `length`, `guard`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -47,7 +47,7 @@ pub(super) struct Client {
     token: Option<Token>,
 }
 
-/// What `/api/models/…/revision/…?blobs=true` answers.
+/// What `/api/models/…/revision/…?blobs=true` answers, and its like for datasets.
 #[derive(Deserialize)]
 struct ModelInfo {
     sha: String,
@@ -116,8 +116,31 @@ impl Client {
 
     /// Asks what a repository holds, so many times as long as there is no answer.
     pub(super) fn listing(&self, repo: &HubRepo, attempts_max: u32) -> Result<Listing, HubError> {
-        let what = format!("model `{repo}`");
-        let mut url = self.url(["api", "models"], repo, "revision", "");
+        self.listing_of("model", repo, attempts_max)
+    }
+
+    /// Asks what a dataset holds, in the same way.
+    pub(super) fn dataset_listing(
+        &self,
+        repo: &HubRepo,
+        attempts_max: u32,
+    ) -> Result<Listing, HubError> {
+        self.listing_of("dataset", repo, attempts_max)
+    }
+
+    /// Returns where a file of a dataset is read.
+    pub(super) fn dataset_url(&self, repo: &HubRepo, name: &str) -> Url {
+        self.url(["datasets"], repo, "resolve", name)
+    }
+
+    fn listing_of(
+        &self,
+        kind: &str,
+        repo: &HubRepo,
+        attempts_max: u32,
+    ) -> Result<Listing, HubError> {
+        let what = format!("{kind} `{repo}`");
+        let mut url = self.url(["api", &format!("{kind}s")], repo, "revision", "");
         url.set_query(Some("blobs=true"));
         let info: ModelInfo = self.executor.block_on(async {
             let mut attempt = 1;

@@ -14,6 +14,25 @@ pub enum HubError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// What is written names no dataset.
+    #[error(
+        "`{text}` {problem}: write `hf://datasets/owner/name`, and what you want of it: \
+         `hf://datasets/owner/name@revision/folder/*.parquet`"
+    )]
+    DatasetName {
+        /// What is written.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A dataset is to be read, and the Hub not to be asked.
+    #[error("the files of `{dataset}` are not known, and the Hub is not asked: {why}")]
+    DatasetOffline {
+        /// The dataset.
+        dataset: String,
+        /// Why the Hub is not asked.
+        why: String,
+    },
     /// The cache's folder is not known.
     #[error("no folder is known for the Hub's cache: set `HF_HOME` or `HF_HUB_CACHE`")]
     NoCache,
@@ -105,6 +124,8 @@ impl HubError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Name { .. } => "hub_name_invalid",
+            Self::DatasetName { .. } => "hub_name_invalid",
+            Self::DatasetOffline { .. } => "hub_offline",
             Self::NoCache => "hub_cache_unknown",
             Self::Endpoint { .. } => "hub_endpoint_invalid",
             Self::NotCached { .. } => "hub_file_not_cached",

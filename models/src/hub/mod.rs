@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod dataset;
 mod error;
 mod options;
 
@@ -20,6 +21,7 @@ use crate::{
 
 use cache::{Listing, RepoCache, is_commit};
 use client::{ATTEMPTS_MAX, Client};
+pub use dataset::HubDataset;
 pub use error::HubError;
 pub use options::{HubOptions, Token};
 

@@ -29,7 +29,9 @@ impl Default for HubOptions {
 pub struct Token(String);
 
 impl Token {
-    pub(super) fn secret(&self) -> &str {
+    /// Returns the secret, for a request to the Hub.
+    #[must_use]
+    pub fn secret(&self) -> &str {
         &self.0
     }
 }

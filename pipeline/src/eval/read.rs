@@ -127,17 +127,25 @@ fn read_span(
     let mut places =
         (first..first + entry.span.n_rows as u64).filter(|row| !rejected.contains(row));
     for file in &entry.parts {
-        if id.is_none() && (entry.retries > 0 || entry.rows_in != entry.span.n_rows as u64) {
-            let reason =
-                if entry.retries > 0 { "rejects were tried again" } else { "a query chose rows" };
-            return Err(EvalError::NoKey { path: path_of(file), reason });
-        }
+        let is_told_by_order = entry.retries == 0 && entry.rows_in == entry.span.n_rows as u64;
         for batch in read(output, file)? {
+            // Answers in folders tell which rows they are of.
+            let numbers = row_numbers(&batch);
+            if id.is_none() && numbers.is_none() && !is_told_by_order {
+                let retried = entry.retries > 0;
+                let reason =
+                    if retried { "rejects were tried again" } else { "a query chose rows" };
+                return Err(EvalError::NoKey { path: path_of(file), reason });
+            }
             let answers = batch.column_by_name(ANSWER_COLUMN);
             let answers =
                 answers.ok_or_else(|| missing(&batch, ANSWER_COLUMN, "", &path_of(file)))?;
             for row in 0..batch.num_rows() {
-                let place = (entry.span.object.path.clone(), places.next().unwrap_or_default());
+                let number = match numbers {
+                    Some(numbers) => numbers.value(row),
+                    None => places.next().unwrap_or_default(),
+                };
+                let place = (entry.span.object.path.clone(), number);
                 let pair = Pair {
                     answer: text_cell(answers.as_ref(), row).map(str::to_owned),
                     references: references(&batch, row, reference, &path_of(file))?,

@@ -14,10 +14,11 @@ use legenda_schemas::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{JOB, LEDGER, LedgerError, PLAN, entry_key};
+use super::{JOB, LEDGER, LedgerError, PART, PLAN, entry_key};
 use crate::{
     sink::{read_schema, read_table},
-    store::Folder,
+    source::partitions::Partitions,
+    store::{Folder, ReadError},
 };
 
 /// An output that can be read, whoever writes it.
@@ -106,6 +107,23 @@ impl OutputFiles {
         Ok(files)
     }
 
+    /// Returns the keys of all parts and files of rejects that are there; where answers may stand in
+    /// folders of their own, of those too.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub(crate) fn list_tables(&self, is_partitioned: bool) -> Result<Vec<String>, ReadError> {
+        let mut keys = self.folder.list("", PART)?;
+        keys.extend(self.folder.list("rejects", "rejects-")?);
+        if is_partitioned {
+            for dir in self.folder.list_dirs()?.iter().filter(|dir| dir.contains('=')) {
+                keys.extend(self.folder.list(dir, PART)?);
+            }
+        }
+        Ok(keys)
+    }
+
     /// Reads the job that the last run executed, as that run wrote it down.
     ///
     /// # Errors
@@ -117,12 +135,26 @@ impl OutputFiles {
         self.parse(JOB, &bytes)
     }
 
-    /// Reads the rows of a committed file, whose bytes are at hand.
+    /// Reads the rows of a committed file, whose bytes are at hand, with what its folder says of them.
     ///
     /// # Errors
     ///
     /// The decoder's.
     pub fn decode(
+        &self,
+        file: &CommittedFile,
+        bytes: Bytes,
+    ) -> Result<Vec<RecordBatch>, ArrowError> {
+        let batches = self.decode_bytes(file, bytes)?;
+        let Some(first) = batches.first() else { return Ok(batches) };
+        let partitions = Partitions::of(&file.name, &first.schema());
+        if partitions.is_empty() {
+            return Ok(batches);
+        }
+        batches.iter().map(|batch| partitions.add(batch)).collect()
+    }
+
+    fn decode_bytes(
         &self,
         file: &CommittedFile,
         bytes: Bytes,

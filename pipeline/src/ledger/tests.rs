@@ -57,7 +57,7 @@ fn rows(text: &'static str) -> Rows {
 
 fn commit(output: &Output, plan: &Plan, span_idx: usize) {
     let mut entry = entry(plan, span_idx);
-    entry.parts.push(output.write_part(&entry, rows("part")).unwrap());
+    entry.parts.push(output.write_part(&entry, "", rows("part")).unwrap());
     output.commit(&entry, None).unwrap();
 }
 
@@ -102,7 +102,7 @@ fn committed_spans_are_found_and_uncommitted_parts_removed() {
         let (output, committed) = open(folder, &plan);
         assert!(committed.entries.is_empty());
         commit(&output, &plan, 0);
-        output.write_part(&entry(&plan, 1), rows("stray")).unwrap();
+        output.write_part(&entry(&plan, 1), "", rows("stray")).unwrap();
         drop(output);
         let (_output, committed) = open(folder, &plan);
         assert_eq!((committed.entries.len(), parts(folder)), (1, 1));
@@ -150,7 +150,7 @@ fn a_retry_takes_the_place_of_its_span() {
         let (output, _) = open(folder, &plan);
         let mut first = entry(&plan, 0);
         (first.answers, first.rejects) = (1, BTreeMap::from([("media_unreadable".to_owned(), 1)]));
-        first.parts.push(output.write_part(&first, rows("one")).unwrap());
+        first.parts.push(output.write_part(&first, "", rows("one")).unwrap());
         first.rejects_file = Some(output.write_rejects(&first, rows("rejected")).unwrap());
         output.commit(&first, None).unwrap();
         let mut second = LedgerEntry {
@@ -160,7 +160,7 @@ fn a_retry_takes_the_place_of_its_span() {
             rejects_file: None,
             ..first.clone()
         };
-        second.parts.push(output.write_part(&second, rows("two")).unwrap());
+        second.parts.push(output.write_part(&second, "", rows("two")).unwrap());
         output.commit(&second, Some(&first)).unwrap();
         assert_eq!(folder.list("rejects", "").unwrap(), Vec::<String>::new());
         drop(output);

@@ -1,6 +1,9 @@
 //! Rows of a run as a person sees them: small pictures, sounds, what was asked and answered.
 
-use std::{collections::HashSet, io::Cursor};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::Cursor,
+};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -12,22 +15,37 @@ use image::{ImageFormat, RgbImage, imageops::FilterType};
 use legenda_schemas::{
     job::RejectsPlace,
     ledger::LedgerEntry,
-    table::{ANSWER_COLUMN, RESERVED_PREFIX},
+    table::{
+        ANSWER_COLUMN, CODE_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN, MESSAGE_COLUMN,
+        RESERVED_PREFIX,
+    },
 };
 use serde::{Deserialize, Serialize};
 
-use super::sample::{read, repeats};
+use super::sample::{AnswerSample, read, repeats};
 use crate::{
     guard::{CALL_MAX, guarded_within},
     ledger::OutputFiles,
     media::image::PendingImage,
     plan::RunPlan,
     retry::row_numbers,
-    source::cell::{MediaCell, media_cells, text_cell},
+    source::{
+        cell::{MediaCell, media_cells, text_cell},
+        reader::FileReader,
+    },
 };
 
 /// Rows that are shown.
 const ROWS_MAX: usize = 24;
+/// Odd answers that are shown beside them.
+const ODD_MAX: usize = 12;
+/// Rejected rows that are shown.
+const REJECTED_MAX: usize = 12;
+/// Files of rejects that are looked at.
+const REJECT_FILES_MAX: usize = 16;
+/// Rows that give the same answer, and their share of all, from which on it is told.
+const COMMON_ROWS_MIN: u64 = 5;
+const COMMON_SHARE_MIN: f64 = 0.05;
 /// Pixels of the longer side of a picture.
 const SIDE_MAX: u32 = 192;
 /// Pixels of a picture that is opened for it.
@@ -44,6 +62,12 @@ const CHARS_MAX: usize = 400;
 pub struct Gallery {
     /// The rows, evenly spread over the output.
     pub rows: Vec<Shown>,
+    /// Rows beside them with answers that something is odd about.
+    #[serde(default)]
+    pub odd: Vec<Shown>,
+    /// Rows that were rejected, of every reason that was met.
+    #[serde(default)]
+    pub rejected: Vec<Shown>,
 }
 
 /// A row to look at.
@@ -63,68 +87,203 @@ pub struct Shown {
     pub logprob: Option<f32>,
     /// What is odd about it.
     pub flags: Vec<String>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject: Option<ShownReject>,
+}
+
+/// Why a row was rejected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownReject {
+    /// The code.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
 }
 
 impl Gallery {
-    /// Reads some answered rows and what they were asked of; what cannot be read is left out.
-    pub(crate) fn collect(plan: &RunPlan, output: &OutputFiles, entries: &[LedgerEntry]) -> Self {
+    /// Reads some rows and what they were asked of; what cannot be read is left out.
+    pub(crate) fn collect(
+        plan: &RunPlan,
+        output: &OutputFiles,
+        entries: &[LedgerEntry],
+        sample: &AnswerSample,
+    ) -> Self {
         // Of a retried span it is not known which row a part's row is.
         let plain: Vec<&LedgerEntry> = entries
             .iter()
-            .filter(|entry| entry.retries == 0 && entry.answers > 0 && plan.ledger.made(entry))
+            .filter(|entry| entry.retries == 0 && !entry.parts.is_empty())
+            .filter(|entry| plan.ledger.made(entry))
             .collect();
         let step = plain.len().div_ceil(ROWS_MAX).max(1);
         let chosen: Vec<&LedgerEntry> = plain.into_iter().step_by(step).collect();
         let mut this = Self::default();
         let mut bytes_left = PAGE_BYTES_MAX;
+        this.rejected = rejected(plan, output, entries, &mut bytes_left);
         for (idx, entry) in chosen.iter().enumerate() {
-            let n_rows = (ROWS_MAX - this.rows.len()).div_ceil(chosen.len() - idx);
-            this.rows.extend(rows_of(plan, output, entry, n_rows, &mut bytes_left));
+            let room = |max: usize, shown: &[Shown]| {
+                max.saturating_sub(shown.len()).div_ceil(chosen.len() - idx)
+            };
+            let room = [
+                room(ROWS_MAX, &this.rows),
+                room(ODD_MAX, &this.odd),
+                room(REJECTED_MAX, &this.rejected),
+            ];
+            let Some(mut rows) = SpanRows::read(plan, output, entry, sample) else { continue };
+            rows.choose(room);
+            for (kind, to) in
+                [&mut this.rows, &mut this.odd, &mut this.rejected].into_iter().enumerate()
+            {
+                to.extend(rows.show(kind, &mut bytes_left));
+            }
         }
         this
     }
 }
 
-/// Returns at most `n_rows` answered rows of a span.
-fn rows_of(
+/// The rows of a span's parts, and which of them are to be shown as what.
+struct SpanRows<'a> {
+    plan: &'a RunPlan,
+    row_group: usize,
+    reader: FileReader,
+    rows: Vec<(usize, Shown)>,
+    /// Of each kind: rows as they come, odd ones, rejected ones.
+    chosen: [Vec<usize>; 3],
+}
+
+impl<'a> SpanRows<'a> {
+    fn read(
+        plan: &'a RunPlan,
+        output: &OutputFiles,
+        entry: &LedgerEntry,
+        sample: &AnswerSample,
+    ) -> Option<Self> {
+        let span = &entry.span;
+        let rejected = rejected_rows(output, entry);
+        let inline = plan.job.output.rejects == RejectsPlace::Inline;
+        let of_file = |position: usize| span.file_row(position);
+        let positions: Vec<usize> = plan
+            .rows_of(span)
+            .into_iter()
+            .filter(|position| inline || !rejected.contains(&of_file(*position)))
+            .collect();
+        let answers: Vec<RecordBatch> =
+            entry.parts.iter().flat_map(|file| read(output, file)).collect();
+        let n_answers: usize = answers.iter().map(RecordBatch::num_rows).sum();
+        // Where a query was not asked again, its rows are not known.
+        if n_answers != positions.len() {
+            return None;
+        }
+        let numbers = answers.iter().map(row_numbers);
+        let told: Option<Vec<_>> = numbers.map(|column| Some(column?.values().to_vec())).collect();
+        let position = |row: u64| {
+            span.row_start + usize::try_from(row - span.file_row_start).unwrap_or_default()
+        };
+        // Answers in folders tell which rows they are of.
+        let positions = match told {
+            Some(told) => told.into_iter().flatten().map(position).collect(),
+            None => positions,
+        };
+        let reader = plan.table.reader(&span.object).ok()??;
+        let shown = answers
+            .iter()
+            .flat_map(|batch| (0..batch.num_rows()).map(move |row| answered(batch, row, sample)));
+        // Embeddings are no texts to show.
+        let rows = positions.into_iter().zip(shown);
+        let rows = rows.filter_map(|(position, shown)| Some((position, shown?))).collect();
+        Some(Self { plan, row_group: span.row_group, reader, rows, chosen: Default::default() })
+    }
+
+    /// Chooses at most as many rows of each kind.
+    fn choose(&mut self, [n_plain, n_odd, n_rejected]: [usize; 3]) {
+        let is = |of: fn(&Shown) -> bool| {
+            let rows = self.rows.iter().enumerate();
+            rows.filter(|(_, (_, shown))| of(shown)).map(|(idx, _)| idx).collect::<Vec<usize>>()
+        };
+        let answered = is(|shown| shown.reject.is_none());
+        let every = (answered.len() / n_plain.max(1)).max(1);
+        let plain: Vec<usize> = answered.iter().copied().step_by(every).take(n_plain).collect();
+        let odd = is(|shown| shown.reject.is_none() && !shown.flags.is_empty());
+        let odd = odd.into_iter().filter(|idx| !plain.contains(idx)).take(n_odd).collect();
+        let rejected = is(|shown| shown.reject.is_some()).into_iter().take(n_rejected).collect();
+        self.chosen = [plain, odd, rejected];
+    }
+
+    /// Returns the rows of a kind with what they were asked of.
+    fn show(&self, kind: usize, bytes_left: &mut usize) -> Vec<Shown> {
+        let rows = self.chosen[kind].iter().map(|idx| &self.rows[*idx]);
+        rows.map(|(position, shown)| {
+            let mut shown = shown.clone();
+            let columns = Some(self.plan.read_columns.as_slice());
+            let range = *position..position + 1;
+            let source = self.reader.read(self.row_group, std::slice::from_ref(&range), columns, 1);
+            let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
+            if let Some(source) = source.filter(|source| source.num_rows() == 1) {
+                add_source(self.plan, &source, &mut shown, bytes_left);
+            }
+            shown
+        })
+        .collect()
+    }
+}
+
+/// Reads rejected rows from the files that keep them: of every code as many, as far as there are.
+fn rejected(
     plan: &RunPlan,
     output: &OutputFiles,
-    entry: &LedgerEntry,
-    n_rows: usize,
+    entries: &[LedgerEntry],
     bytes_left: &mut usize,
 ) -> Vec<Shown> {
-    let span = &entry.span;
-    let rejected = rejected_rows(output, entry);
-    let inline = plan.job.output.rejects == RejectsPlace::Inline;
-    let of_file = |position: usize| span.file_row(position);
-    let positions: Vec<usize> = plan
-        .rows_of(span)
-        .into_iter()
-        .filter(|position| inline || !rejected.contains(&of_file(*position)))
-        .collect();
-    let answers: Vec<RecordBatch> =
-        entry.parts.iter().flat_map(|file| read(output, file)).collect();
-    let n_answers: usize = answers.iter().map(RecordBatch::num_rows).sum();
-    // Where a query was not asked again, its rows are not known.
-    if n_answers != positions.len() || n_answers == 0 {
-        return Vec::new();
-    }
-    let Ok(Some(reader)) = plan.table.reader(&span.object) else { return Vec::new() };
-    let every = (n_answers / n_rows.max(1)).max(1);
-    let mut shown = Vec::new();
-    let rows = answers.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)));
-    for ((batch, row), position) in rows.zip(positions).step_by(every).take(n_rows) {
-        let Some(mut one) = answered(batch, row) else { continue };
-        let columns = Some(plan.read_columns.as_slice());
-        let range = position..position + 1;
-        let source = reader.read(span.row_group, std::slice::from_ref(&range), columns, 1);
-        let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
-        if let Some(source) = source.filter(|source| source.num_rows() == 1) {
-            add_source(plan, &source, &mut one, bytes_left);
+    let files: Vec<_> = entries.iter().filter_map(|entry| entry.rejects_file.as_ref()).collect();
+    let step = files.len().div_ceil(REJECT_FILES_MAX).max(1);
+    let batches: Vec<RecordBatch> =
+        files.into_iter().step_by(step).flat_map(|file| read(output, file)).collect();
+    let mut by_code: BTreeMap<&str, Vec<(&RecordBatch, usize)>> = BTreeMap::new();
+    for batch in &batches {
+        let Some(codes) = batch.column_by_name(CODE_COLUMN) else { continue };
+        for row in 0..batch.num_rows() {
+            if let Some(code) = text_cell(codes.as_ref(), row) {
+                by_code.entry(code).or_default().push((batch, row));
+            }
         }
-        shown.push(one);
     }
-    shown
+    let each = REJECTED_MAX / by_code.len().max(1);
+    let chosen = by_code.into_values().flat_map(|rows| rows.into_iter().take(each.max(1)));
+    let shown = chosen.take(REJECTED_MAX).map(|(batch, row)| {
+        let mut shown = Shown {
+            reject: reject(batch, row, [CODE_COLUMN, MESSAGE_COLUMN]),
+            columns: named(batch, row, |name| plan.carried.find(name).is_some()),
+            ..Shown::default()
+        };
+        add_source(plan, &batch.slice(row, 1), &mut shown, bytes_left);
+        shown
+    });
+    shown.collect()
+}
+
+/// Reads why a row was rejected, if it was.
+fn reject(batch: &RecordBatch, row: usize, columns: [&str; 2]) -> Option<ShownReject> {
+    let cell = |name: &str| text_cell(batch.column_by_name(name)?.as_ref(), row).map(str::to_owned);
+    let [code, message] = columns.map(cell);
+    Some(ShownReject { code: code?, message: shorten(&message.unwrap_or_default()) })
+}
+
+/// Writes the cells of a row whose columns are wanted, and that are not empty.
+fn named(
+    batch: &RecordBatch,
+    row: usize,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Vec<(String, String)> {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns());
+    let wanted = columns.filter(|(field, column)| is_wanted(field.name()) && !column.is_null(row));
+    wanted
+        .filter_map(|(field, column)| {
+            let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default());
+            let text = formatter.ok()?.value(row).to_string();
+            Some((field.name().clone(), shorten(&text)))
+        })
+        .collect()
 }
 
 fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
@@ -135,33 +294,33 @@ fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
     rows
 }
 
-/// Reads what a row was answered with; none for one that was rejected, or has an embedding.
-fn answered(batch: &RecordBatch, row: usize) -> Option<Shown> {
-    let answer = text_cell(batch.column_by_name(ANSWER_COLUMN)?.as_ref(), row)?;
-    let mut shown = Shown { answer: shorten(answer), ..Shown::default() };
-    let schema = batch.schema();
-    for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        let name = field.name();
-        if name == ANSWER_COLUMN || name.starts_with(RESERVED_PREFIX) || column.is_null(row) {
-            continue;
-        }
-        let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default());
-        if let Ok(formatter) = formatter {
-            shown.columns.push((name.clone(), shorten(&formatter.value(row).to_string())));
-        }
-    }
+/// Reads what became of a row of a part; none where it has an embedding.
+fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Shown> {
+    let is_wanted = |name: &str| name != ANSWER_COLUMN && !name.starts_with(RESERVED_PREFIX);
+    let columns = named(batch, row, is_wanted);
+    let Some(answer) = text_cell(batch.column_by_name(ANSWER_COLUMN)?.as_ref(), row) else {
+        let reject = reject(batch, row, [INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN])?;
+        return Some(Shown { columns, reject: Some(reject), ..Shown::default() });
+    };
     let logprobs = batch.column_by_name("legenda_logprob_mean");
     let logprobs = logprobs.and_then(|column| column.as_primitive_opt::<Float32Type>());
-    shown.logprob = logprobs.filter(|column| column.is_valid(row)).map(|column| column.value(row));
+    let logprob = logprobs.filter(|column| column.is_valid(row)).map(|column| column.value(row));
     let reason = batch.column_by_name("legenda_finish_reason");
     let reason = reason.and_then(|column| text_cell(column.as_ref(), row));
+    let rows_alike = sample.common.iter().find(|(text, _)| text == answer).map_or(0, |(_, n)| *n);
+    #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
+    let share_alike = rows_alike as f64 / sample.rows.max(1) as f64;
+    let is_unlikely =
+        logprob.zip(sample.logprob_low).is_some_and(|(logprob, low)| f64::from(logprob) < low);
     let odd = [
         ("cut off", reason == Some("length")),
         ("repeats itself", repeats(answer)),
         ("empty", answer.trim().is_empty()),
+        ("as many others", rows_alike >= COMMON_ROWS_MIN && share_alike >= COMMON_SHARE_MIN),
+        ("unlikely", is_unlikely),
     ];
-    shown.flags = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned()).collect();
-    Some(shown)
+    let flags = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned()).collect();
+    Some(Shown { columns, answer: shorten(answer), logprob, flags, ..Shown::default() })
 }
 
 /// Adds what a row was asked of.

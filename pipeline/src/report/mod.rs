@@ -74,6 +74,8 @@ pub(crate) fn write(
     let files = output.files();
     let earlier = StoredReport::read(files).ok().flatten();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let sample = AnswerSample::take(files, entries);
+    let gallery = Gallery::collect(plan, files, entries, &sample);
     let report = StoredReport {
         run: run.clone(),
         task: plan.job.task.kind.as_str().to_owned(),
@@ -81,9 +83,8 @@ pub(crate) fn write(
         prompt: plan.given_prompt().to_owned(),
         ended_at: now.unwrap_or_default().as_secs(),
         timeline,
-        sample: AnswerSample::take(files, entries),
+        sample,
     };
-    let gallery = Gallery::collect(plan, files, entries);
     output.write_report(REPORT, &report)?;
     output.write_report(GALLERY, &gallery)?;
     match page(&report, &gallery, earlier.as_ref(), "the run before") {

@@ -8,7 +8,9 @@ use arrow::{
 };
 use legenda_schemas::{
     ledger::{CommittedFile, LedgerEntry},
-    table::{ANSWER_COLUMN, CODE_COLUMN, MESSAGE_COLUMN},
+    table::{
+        ANSWER_COLUMN, CODE_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN, MESSAGE_COLUMN,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +95,9 @@ pub struct AnswerSample {
     pub tokens_mean: f64,
     /// The mean log probability of the tokens of an answer, on average.
     pub logprob_mean: Option<f64>,
+    /// Where answers begin to be less likely than the others can explain.
+    #[serde(default)]
+    pub logprob_low: Option<f64>,
     /// Tokens of the answers.
     pub tokens: Histogram,
     /// Characters of the answers.
@@ -143,6 +148,7 @@ impl AnswerSample {
             characters.into_iter().filter_map(|n| u32::try_from(n).ok()).map(f64::from).collect();
         this.tokens_mean = mean(&tokens).unwrap_or_default();
         this.logprob_mean = mean(&logprobs);
+        this.logprob_low = lower_fence(&logprobs);
         this.tokens = Histogram::of(&tokens);
         this.characters = Histogram::of(&characters);
         this.logprobs = Histogram::of(&logprobs);
@@ -161,6 +167,16 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// Returns the lower fence of values: the first quartile less one and a half times what lies between it
+/// and the third (Tukey, "Exploratory Data Analysis", 1977, section 2D).
+fn lower_fence(values: &[f64]) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let quartile = |quarters: usize| sorted.get(sorted.len() * quarters / 4).copied();
+    let (first, third) = (quartile(1)?, quartile(3)?);
+    Some(first - 1.5 * (third - first))
+}
+
 fn reject_reasons(output: &OutputFiles, entries: &[LedgerEntry]) -> Vec<RejectReason> {
     let mut reasons: HashMap<&str, RejectReason> = HashMap::new();
     for (code, rows) in entries.iter().flat_map(|entry| &entry.rejects) {
@@ -175,7 +191,10 @@ fn reject_reasons(output: &OutputFiles, entries: &[LedgerEntry]) -> Vec<RejectRe
         separate.chain(inline.flat_map(|entry| &entry.parts)).collect();
     for batch in some_of(&files).into_iter().flat_map(|file| read(output, file)) {
         let column = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
-        let (Some(codes), Some(messages)) = (column(CODE_COLUMN), column(MESSAGE_COLUMN)) else {
+        let reasons_of = |code: &str, message: &str| column(code).zip(column(message));
+        let Some((codes, messages)) = reasons_of(CODE_COLUMN, MESSAGE_COLUMN)
+            .or_else(|| reasons_of(INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN))
+        else {
             continue;
         };
         for (code, message) in codes.iter().zip(messages) {
@@ -219,7 +238,15 @@ pub(super) fn repeats(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Histogram, repeats};
+    use super::{Histogram, lower_fence, repeats};
+
+    #[test]
+    fn what_lies_below_the_fence_is_unlike_the_others() {
+        let values: Vec<f64> = (0..100).map(|n| -1.0 - f64::from(n) / 100.0).collect();
+        let fence = lower_fence(&values).unwrap();
+        assert!(fence < -2.0 && fence > -3.0, "{fence}");
+        assert_eq!(lower_fence(&[]), None);
+    }
 
     #[test]
     fn phrases_that_come_again_are_found() {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use legenda_models::{HubDataset, HubOptions};
 use legenda_schemas::{job::SourceFormat, span::SourceObject};
 
 use super::{SourceError, file::disk_object};
@@ -66,7 +67,8 @@ impl Listed {
 }
 
 /// Lists the files that `entries` name: files, directories (searched below, but not in hidden ones or
-/// such as begin with `_`), glob patterns; paths, resolved against `base_dir`, or URLs of object stores.
+/// such as begin with `_`), glob patterns; paths, resolved against `base_dir`, URLs of object stores, or
+/// datasets of the Hub.
 /// What they are `format` says, or their extensions.
 ///
 /// Files of one entry are sorted by path; a file named twice is read once.
@@ -82,7 +84,9 @@ pub fn list_files(
     let mut files: Vec<Listed> = Vec::new();
     let mut seen = HashSet::new();
     for entry in entries {
-        let (named, found) = if is_url(entry) {
+        let (named, found) = if entry.starts_with(HubDataset::SCHEME) {
+            (entry.clone(), list_dataset(entry, format)?)
+        } else if is_url(entry) {
             (entry.clone(), list_url(entry, format)?)
         } else {
             let path = base_dir.join(entry);
@@ -170,6 +174,35 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, Sour
         }
     });
     let found = found.into_iter().map(|object| (object.path.clone(), Some(object))).collect();
+    Ok(choose(found, format, pattern.is_some()))
+}
+
+/// Lists the files of a dataset of the Hub, which are read from it as over HTTP.
+fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
+    let dataset: HubDataset = entry.parse()?;
+    let inside = dataset.inside();
+    let pattern = inside.contains(['*', '?', '[']).then(|| glob::Pattern::new(inside)).transpose();
+    let pattern = pattern.map_err(|error| SourceError::Pattern {
+        entry: entry.to_owned(),
+        problem: error.to_string(),
+    })?;
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    let is_wanted = |name: &str| match &pattern {
+        Some(pattern) => pattern.matches_with(name, options),
+        None if inside.is_empty() => !name.split('/').any(is_hidden),
+        None => {
+            let below = name.strip_prefix(inside).and_then(|rest| rest.strip_prefix('/'));
+            name == inside || below.is_some_and(|below| !below.split('/').any(is_hidden))
+        }
+    };
+    let mut files = dataset.files(&HubOptions::from_env())?;
+    files.retain(|(name, _)| is_wanted(name));
+    if let [(name, url)] = files.as_slice()
+        && name == inside
+    {
+        return Ok(vec![Listed::new(url.clone(), format)]);
+    }
+    let found = files.into_iter().map(|(_, url)| (url, None)).collect();
     Ok(choose(found, format, pattern.is_some()))
 }
 

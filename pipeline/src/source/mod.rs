@@ -12,7 +12,7 @@ pub mod listing;
 mod media;
 pub mod pages;
 mod parquet;
-mod partitions;
+pub mod partitions;
 pub mod reader;
 mod records;
 pub mod rows;
@@ -32,6 +32,8 @@ pub use rows::ReadRows;
 pub use table::{SourceTable, TableFile};
 
 use std::path::PathBuf;
+
+use legenda_models::HubError;
 
 use crate::store::{LocationError, is_url};
 
@@ -59,6 +61,9 @@ pub enum SourceError {
         /// The entry, resolved against the job file's folder.
         entry: String,
     },
+    /// A dataset of the Hub cannot be listed.
+    #[error("`source.paths`: {0}")]
+    Dataset(#[from] HubError),
     /// An entry of `source.paths` is no glob pattern.
     #[error("`source.paths` holds the pattern `{entry}`, which cannot be read: {problem}")]
     Pattern {

@@ -1,11 +1,14 @@
 //! Folders that name columns (`lang=de/year=2026/x.parquet`), as Hive writes them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, StringArray},
+    array::{Array, ArrayRef, RecordBatch, StringArray, UInt64Array},
     datatypes::{DataType, Field, Schema, SchemaRef},
+    error::ArrowError,
+    util::display::{ArrayFormatter, FormatOptions},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::rows::ReadRows;
 
@@ -14,11 +17,11 @@ const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The columns that the folders of a file name, and their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Partitions(Arc<[(String, Option<String>)]>);
+pub(crate) struct Partitions(Arc<[(String, Option<String>)]>);
 
 impl Partitions {
     /// Reads the folders of the file at `path`, but for names that its own `schema` has.
-    pub(super) fn of(path: &str, schema: &Schema) -> Self {
+    pub(crate) fn of(path: &str, schema: &Schema) -> Self {
         let mut named: Vec<(String, Option<String>)> = Vec::new();
         let folders = path.rsplit_once(['/', std::path::MAIN_SEPARATOR]);
         let folders = folders.map_or("", |(folders, _)| folders);
@@ -34,11 +37,21 @@ impl Partitions {
         Self(named.into())
     }
 
+    /// Adds the columns to a batch of the file.
+    pub(crate) fn add(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let cells = self.0.iter().map(|(_, value)| -> ArrayRef {
+            let cells = std::iter::repeat_n(value.as_deref(), batch.num_rows());
+            Arc::new(cells.collect::<StringArray>())
+        });
+        let columns = batch.columns().iter().cloned().chain(cells).collect();
+        RecordBatch::try_new(self.add_to(&batch.schema()), columns)
+    }
+
     pub(super) fn names(&self, column: &str) -> bool {
         self.0.iter().any(|(name, _)| name == column)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -77,30 +90,96 @@ impl Partitions {
 
 /// Decodes `%2F` and its like.
 fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = bytes.get(at + 1..at + 3).and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                plain.push(byte);
-                at += 3;
-            }
-            _ => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
+}
+
+/// What stands as it is in the name of a folder; object stores and shells take the rest amiss.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.');
+
+/// The longest name of a folder: file systems have names of 255 bytes.
+const FOLDER_BYTES_MAX: usize = 240;
+
+/// Returns whether values of this type may name folders.
+#[must_use]
+pub fn may_name_folders(kind: &DataType) -> bool {
+    kind.is_integer()
+        || matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        || matches!(kind, DataType::Boolean | DataType::Date32 | DataType::Date64)
+}
+
+/// Returns the folder of each row by its value in `column`, and the rows of each, both in the order in
+/// which they come. A value that is too long for a name is put to those that are null.
+///
+/// # Errors
+///
+/// Where the batch has no such column, or it cannot be shown as text.
+pub fn folders(
+    batch: &RecordBatch,
+    column: &str,
+) -> Result<Vec<(String, UInt64Array)>, ArrowError> {
+    let values = batch
+        .column_by_name(column)
+        .ok_or_else(|| ArrowError::SchemaError(format!("no column `{column}`")))?;
+    let options = FormatOptions::default();
+    let shown = ArrayFormatter::try_new(values.as_ref(), &options)?;
+    let head = format!("{}=", utf8_percent_encode(column, PLAIN));
+    let mut found: Vec<(String, Vec<u64>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for row in 0..batch.num_rows() {
+        let value = if values.is_null(row) {
+            NULL.to_owned()
+        } else {
+            utf8_percent_encode(&shown.value(row).try_to_string()?, PLAIN).to_string()
+        };
+        let value = if value.len() > FOLDER_BYTES_MAX { NULL.to_owned() } else { value };
+        let folder = head.clone() + &value;
+        let place = *places.entry(folder).or_insert_with_key(|folder| {
+            found.push((folder.clone(), Vec::new()));
+            found.len() - 1
+        });
+        found[place].1.push(row as u64);
     }
-    String::from_utf8(plain).unwrap_or_else(|_| text.to_owned())
+    Ok(found.into_iter().map(|(folder, rows)| (folder, rows.into())).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
-    use super::Partitions;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+    use super::{Partitions, folders};
+
+    #[test]
+    fn values_come_back_from_the_names_of_their_folders() {
+        let values = [
+            Some("de"),
+            None,
+            Some("a/b=c %2F \u{e9}"),
+            Some("de"),
+            Some(""),
+            Some(".."),
+            Some("x y#?*"),
+        ];
+        let column: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
+        let batch = RecordBatch::try_from_iter_with_nullable([("la ng", column, true)]).unwrap();
+        let found = folders(&batch, "la ng").unwrap();
+        assert_eq!(found.len(), 6);
+        assert_eq!(found[0].1.values().as_ref(), [0, 3]);
+        for (folder, rows) in found {
+            assert!(!folder.contains(['/', ' ', '#']), "{folder}");
+            let named = Partitions::of(&format!("{folder}/part.parquet"), &Schema::empty());
+            let row = usize::try_from(rows.value(0)).unwrap();
+            let expected = ("la ng".to_owned(), values[row].map(str::to_owned));
+            assert_eq!(named.0.as_ref(), [expected], "{folder}");
+        }
+        let long: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(300)]));
+        let batch = RecordBatch::try_from_iter([("lang", long)]).unwrap();
+        assert_eq!(folders(&batch, "lang").unwrap()[0].0, "lang=__HIVE_DEFAULT_PARTITION__");
+        assert!(folders(&batch, "none").is_err());
+    }
 
     #[test]
     fn folders_name_columns_unless_the_file_does() {

@@ -69,12 +69,35 @@ impl Answer {
     }
 }
 
+/// Who has computed an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The model, for this row.
+    Model,
+    /// The model, for another row of the run with the same input.
+    Twin,
+    /// An earlier run, for the same input.
+    Store,
+}
+
+impl Origin {
+    /// Returns what stands in `legenda_status`. Which of several equal rows a run computes depends on
+    /// nothing but its threads, so an answer does not tell.
+    pub(super) fn status(self) -> &'static str {
+        match self {
+            Self::Model | Self::Twin => "ok",
+            Self::Store => "reused",
+        }
+    }
+}
+
 /// Builds the columns of answers from the answer itself up to the digest of the input, which the
 /// caller adds; `None` is a rejected row. See [`answer_fields`](legenda_schemas::table::answer_fields).
-pub(super) fn answer_columns(kind: AnswerKind, answers: &[Option<&Answer>]) -> Vec<ArrayRef> {
-    let status: ArrayRef = Arc::new(StringArray::from_iter_values(
-        answers.iter().map(|answer| if answer.is_some() { "ok" } else { "rejected" }),
-    ));
+pub(super) fn answer_columns(
+    kind: AnswerKind,
+    answers: &[Option<&Answer>],
+    status: ArrayRef,
+) -> Vec<ArrayRef> {
     match kind {
         AnswerKind::Text => generation_columns(status, answers),
         AnswerKind::Embedding { dimension } => embedding_columns(status, dimension, answers),

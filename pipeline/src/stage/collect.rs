@@ -8,7 +8,11 @@ use std::{
     time::Instant,
 };
 
-use arrow::{array::RecordBatch, error::ArrowError};
+use arrow::{
+    array::{RecordBatch, UInt64Array},
+    compute::take_record_batch,
+    error::ArrowError,
+};
 use legenda_schemas::{
     job::RejectsPlace,
     ledger::{LEDGER_VERSION, LedgerEntry},
@@ -19,17 +23,20 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use self::rows::Answers;
 use super::{
-    Outcome, OutstandingSpan, Reject, Retry, RowKey, again::AgainError, answer::Answer,
+    Outcome, OutstandingSpan, Reject, Retry, RowKey,
+    again::AgainError,
+    answer::{Answer, Origin},
     carry::RowsRead,
 };
 use crate::{
     ledger::{Output, Rows},
-    metrics::Progress,
+    metrics::{Progress, traced},
     plan::RunPlan,
     predict::SettledRow,
+    reuse::Known,
     run::Stop,
     sidecar,
-    source::{SourceFailed, TableFile},
+    source::{SourceFailed, TableFile, partitions},
     store::WriteError,
 };
 
@@ -54,8 +61,9 @@ pub enum CollectError {
 }
 
 /// What became of a row.
+#[derive(Clone)]
 enum Settled {
-    Answered { input_sha256: String, answer: Answer },
+    Answered { input_sha256: String, answer: Arc<Answer>, origin: Origin },
     Rejected(Reject),
 }
 
@@ -64,6 +72,24 @@ impl Settled {
         match self {
             Self::Answered { answer, .. } => Some(answer),
             Self::Rejected(_) => None,
+        }
+    }
+
+    /// Returns the answer where the model has computed it for this row.
+    fn computed(&self) -> Option<&Answer> {
+        match self {
+            Self::Answered { answer, origin: Origin::Model, .. } => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Returns what becomes of a row with the same input.
+    fn of_twin(&self) -> Self {
+        match self.clone() {
+            Self::Answered { input_sha256, answer, .. } => {
+                Self::Answered { input_sha256, answer, origin: Origin::Twin }
+            }
+            rejected => rejected,
         }
     }
 
@@ -83,6 +109,8 @@ struct OpenSpan {
     n_settled: usize,
     /// The rows that were read so far.
     rows_read: Vec<RowsRead>,
+    /// What traces show of it.
+    trace: tracing::Span,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -104,6 +132,8 @@ pub struct Collector {
     pub rejects_max: u64,
     /// How many rows earlier runs rejected.
     pub rejects_before: u64,
+    /// What is known of answers, where one may be used twice.
+    pub known: Option<Arc<Known>>,
     /// The most bytes that rows may have that are read again at a time: the original rows of the
     /// rejects of a span, or what is carried to its answers.
     pub again_bytes_max: u64,
@@ -124,10 +154,17 @@ impl Collector {
         let mut open: HashMap<usize, OpenSpan> = HashMap::new();
         let mut committed = Vec::new();
         while let Some(outcome) = outcomes.recv().await {
-            let Some(span_idx) = this.take(&mut open, outcome) else { continue };
-            if let Some(span) = open.remove(&span_idx) {
+            for span_idx in this.take(&mut open, outcome) {
+                let Some(span) = open.remove(&span_idx) else { continue };
                 let this = Arc::clone(&this);
-                let entry = tokio::task::spawn_blocking(move || this.commit(span_idx, &span));
+                let entry = tokio::task::spawn_blocking(move || {
+                    let trace = tracing::info_span!(parent: &span.trace, "commit");
+                    let entry = trace.in_scope(|| this.commit(span_idx, &span))?;
+                    span.trace
+                        .record("answers", traced(entry.answers))
+                        .record("rejects", traced(entry.n_rejects()));
+                    Ok::<_, CollectError>(entry)
+                });
                 let entry = entry.await.map_err(|error| CollectError::Build {
                     span: "unknown".to_owned(),
                     problem: error.to_string(),
@@ -138,15 +175,9 @@ impl Collector {
         Ok(committed)
     }
 
-    /// Takes an outcome in; returns the span that it made whole, if any.
-    fn take(&self, open: &mut HashMap<usize, OpenSpan>, outcome: Outcome) -> Option<usize> {
-        // A row whose parts fail one after another is settled by the first.
-        if let Outcome::Answered { key, .. } | Outcome::Rejected { key, .. } = &outcome {
-            let span = open.get(&key.span_idx)?;
-            if span.settled.get(key.row_idx).is_none_or(Option::is_some) {
-                return None;
-            }
-        }
+    /// Takes an outcome in; returns the spans that it made whole: with a row those are settled that have
+    /// waited for its answer.
+    fn take(&self, open: &mut HashMap<usize, OpenSpan>, outcome: Outcome) -> Vec<usize> {
         let (key, settled) = match outcome {
             Outcome::Opened { span_idx, rows, permit } => {
                 let n_rows = rows.len();
@@ -155,13 +186,15 @@ impl Collector {
                     settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
                     n_settled: 0,
                     rows_read: Vec::new(),
+                    trace: self.trace(span_idx, n_rows),
                     _permit: permit,
                 };
                 open.insert(span_idx, span);
-                return (n_rows == 0).then_some(span_idx);
+                return if n_rows == 0 { vec![span_idx] } else { Vec::new() };
             }
             Outcome::Read { first, n_rows, carried } => {
-                let rows_read = &mut open.get_mut(&first.span_idx)?.rows_read;
+                let Some(span) = open.get_mut(&first.span_idx) else { return Vec::new() };
+                let rows_read = &mut span.rows_read;
                 // Where some are read again all are, so there is no use in keeping others.
                 let is_kept = |rows: &RowsRead| rows.carried.is_some();
                 let carried = carried.filter(|_| rows_read.iter().all(is_kept));
@@ -169,44 +202,83 @@ impl Collector {
                     rows_read.iter_mut().for_each(|rows| rows.carried = None);
                 }
                 rows_read.push(RowsRead { first: first.row_idx, n_rows, carried });
-                return None;
+                return Vec::new();
             }
-            Outcome::Answered { key, input_sha256, answer } => {
-                self.progress.answers.fetch_add(1, Relaxed);
-                let (prompt, generated) = (answer.tokens_prompt(), answer.tokens_generated());
-                self.progress.tokens_prompt.fetch_add(prompt, Relaxed);
-                self.progress.tokens_generated.fetch_add(generated, Relaxed);
-                (key, Settled::Answered { input_sha256, answer })
+            Outcome::Answered { key, input_sha256, answer, origin } => {
+                (key, Settled::Answered { input_sha256, answer, origin })
             }
-            Outcome::Rejected { key, reject } => {
-                let rejects = self.progress.rejects.fetch_add(1, Relaxed) + 1;
-                if self.rejects_before + rejects > self.rejects_max {
-                    self.stop.spend_error_budget();
-                }
-                tracing::debug!(code = reject.code, row = key.row_idx, "row rejected");
-                (key, Settled::Rejected(reject))
-            }
+            Outcome::Rejected { key, reject } => (key, Settled::Rejected(reject)),
         };
+        let answer = match &settled {
+            Settled::Answered { answer, .. } => Some(answer),
+            Settled::Rejected(_) => None,
+        };
+        let twins = self.known.as_ref().map(|known| known.settle(key, answer)).unwrap_or_default();
+        let mut whole = Vec::new();
+        for twin in twins {
+            whole.extend(self.settle(open, twin, settled.of_twin()));
+        }
+        whole.extend(self.settle(open, key, settled));
+        whole
+    }
+
+    /// Settles a row; returns its span where that is whole now.
+    fn settle(
+        &self,
+        open: &mut HashMap<usize, OpenSpan>,
+        key: RowKey,
+        settled: Settled,
+    ) -> Option<usize> {
         let RowKey { span_idx, row_idx } = key;
-        self.note_settled(span_idx, &settled);
         let span = open.get_mut(&span_idx)?;
         let place = span.settled.get_mut(row_idx)?;
-        if place.replace(settled).is_none() {
-            span.n_settled += 1;
+        if place.is_some() {
+            // A row whose parts fail one after another is settled by the first.
+            return None;
         }
+        self.count(span_idx, &settled);
+        *place = Some(settled);
+        span.n_settled += 1;
         (span.n_settled == span.rows.len()).then_some(span_idx)
     }
 
-    fn note_settled(&self, span_idx: usize, settled: &Settled) {
-        let Some(rows) = &self.progress.settled else { return };
-        let answer = settled.answer();
-        rows.note(SettledRow {
-            at: Instant::now(),
-            span_idx,
-            is_rejected: answer.is_none(),
-            tokens_prompt: answer.map_or(0, Answer::tokens_prompt),
-            tokens_generated: answer.map_or(0, Answer::tokens_generated),
-        });
+    fn count(&self, span_idx: usize, settled: &Settled) {
+        let progress = &self.progress;
+        match settled {
+            Settled::Answered { origin, .. } => {
+                progress.answers.fetch_add(1, Relaxed);
+                match origin {
+                    Origin::Model => 0,
+                    Origin::Twin => progress.rows_repeated.fetch_add(1, Relaxed),
+                    Origin::Store => progress.rows_reused.fetch_add(1, Relaxed),
+                };
+            }
+            Settled::Rejected(reject) => {
+                let rejects = progress.rejects.fetch_add(1, Relaxed) + 1;
+                if self.rejects_before + rejects > self.rejects_max {
+                    self.stop.spend_error_budget();
+                }
+                tracing::debug!(code = reject.code, span = span_idx, "row rejected");
+            }
+        }
+        let computed = settled.computed();
+        let tokens_prompt = computed.map_or(0, Answer::tokens_prompt);
+        let tokens_generated = computed.map_or(0, Answer::tokens_generated);
+        progress.tokens_prompt.fetch_add(tokens_prompt, Relaxed);
+        progress.tokens_generated.fetch_add(tokens_generated, Relaxed);
+        if let Some(rows) = &progress.settled {
+            let is_rejected = settled.answer().is_none();
+            let at = Instant::now();
+            rows.note(SettledRow { at, span_idx, is_rejected, tokens_prompt, tokens_generated });
+        }
+    }
+
+    /// Returns what traces show of a span of the table that is begun.
+    fn trace(&self, span_idx: usize, n_rows: usize) -> tracing::Span {
+        let OutstandingSpan { span, id, .. } = &self.spans[span_idx];
+        let (answers, rejects) = (tracing::field::Empty, tracing::field::Empty);
+        let (file, row_group) = (span.object.path.as_str(), traced(span.row_group));
+        tracing::info_span!("span", %id, file, row_group, rows = traced(n_rows), answers, rejects)
     }
 
     /// Writes the files of a whole span, then its ledger entry.
@@ -292,7 +364,16 @@ impl Collector {
             None => {
                 let mut answers = Answers::new(self, place, span);
                 while let Some(rows) = answers.next().map_err(failed)? {
-                    entry.parts.push(self.output.write_part(&entry, bytes(&rows)?)?);
+                    let Some(column) = &self.plan.job.output.partition_by else {
+                        entry.parts.push(self.output.write_part(&entry, "", bytes(&rows)?)?);
+                        continue;
+                    };
+                    let folders = partitions::folders(&rows, column);
+                    for (folder, of_folder) in folders.map_err(|error| build_error(&error))? {
+                        let part = without_column(&rows, column, &of_folder);
+                        let part = bytes(&part.map_err(|error| build_error(&error))?)?;
+                        entry.parts.push(self.output.write_part(&entry, &folder, part)?);
+                    }
                 }
             }
         }
@@ -300,6 +381,13 @@ impl Collector {
             entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
         }
         self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
+        if let Some(known) = &self.known {
+            let settled = span.settled.iter().enumerate();
+            known.keep(settled.map(|(row_idx, settled)| {
+                let answer = settled.as_ref().and_then(Settled::computed);
+                (RowKey { span_idx, row_idx }, answer)
+            }));
+        }
         if let Some(note) = note {
             note.work_off(&self.output)?;
         }
@@ -318,6 +406,17 @@ impl Collector {
         })
         .collect()
     }
+}
+
+/// Takes `rows` of a batch, without a column: the folder that they go into names it.
+fn without_column(
+    batch: &RecordBatch,
+    column: &str,
+    rows: &UInt64Array,
+) -> Result<RecordBatch, ArrowError> {
+    let mut left = batch.clone();
+    left.remove_column(batch.schema().index_of(column)?);
+    take_record_batch(&left, rows)
 }
 
 /// Adds what a retry settled to what the span had; returns the rows of the file that has its rejects

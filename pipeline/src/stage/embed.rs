@@ -1,8 +1,10 @@
 //! Makes embeddings of samples, on a thread of its own, in the place of `encode` and `generate`.
 
+use std::sync::Arc;
+
 use legenda_models::{Embedder, Sample};
 
-use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage};
+use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage, answer::Origin};
 use crate::{
     budget::{ByteReceiver, Disconnected, receive_batch},
     guard::guarded,
@@ -35,7 +37,8 @@ pub fn run(
                 Ok(Ok(embedding)) => Outcome::Answered {
                     key,
                     input_sha256: identity.input_sha256,
-                    answer: embedding.into(),
+                    answer: Arc::new(embedding.into()),
+                    origin: Origin::Model,
                 },
                 Ok(Err(error)) => Outcome::rejected(key, Stage::Embed, error.code(), &error),
                 Err(panic) => panic.rejects(key, Stage::Embed),

@@ -4,12 +4,16 @@
 //! After a panic in the engine nobody knows whose it was: all its rows are dropped and done again,
 //! one at a time, and only a row at which it panics alone is rejected.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use legenda_models::{Engine, Finished, Prompt};
 
 use super::{
     EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
+    answer::Origin,
     parts::{Part, WaitingParts},
 };
 use crate::{
@@ -137,9 +141,12 @@ impl Generator {
         };
         let parts = self.waiting.take(key, place, generation)?;
         Some(match guarded(|| self.engine.join(parts)) {
-            Ok(whole) => {
-                Outcome::Answered { key, input_sha256: identity.input_sha256, answer: whole.into() }
-            }
+            Ok(whole) => Outcome::Answered {
+                key,
+                input_sha256: identity.input_sha256,
+                answer: Arc::new(whole.into()),
+                origin: Origin::Model,
+            },
             Err(error) => ModelPanic::from(error).rejects(key, Stage::Generate),
         })
     }

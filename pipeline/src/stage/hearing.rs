@@ -1,10 +1,12 @@
 //! Sounds that are heard window by window: a window goes through the model like a row of its own, and
 //! its answer comes back and says where the next one begins. Rows wait for their own windows only.
 
+use std::sync::Arc;
+
 use legenda_models::Hearing;
 use tokio::sync::oneshot;
 
-use super::{Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, parts::Part};
+use super::{Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, answer::Origin, parts::Part};
 use crate::budget::{ByteSender, Disconnected, Reservation};
 
 /// A row whose sound is to be heard so.
@@ -52,8 +54,9 @@ impl HeardRow {
             hearing.take(window);
             n_windows += 1;
         }
-        let answer = hearing.answer().into();
-        let answered = Outcome::Answered { key, input_sha256: identity.input_sha256, answer };
+        let answer = Arc::new(hearing.answer().into());
+        let input_sha256 = identity.input_sha256;
+        let answered = Outcome::Answered { key, input_sha256, answer, origin: Origin::Model };
         outcomes.send(answered).await.map_err(|_| Disconnected)
     }
 }

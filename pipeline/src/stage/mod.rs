@@ -33,7 +33,7 @@ use legenda_schemas::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use answer::Answer;
+use answer::{Answer, Origin};
 use parts::Part;
 
 use crate::{budget::Reservation, guard::GuardError, plan::RunPlan, retry::Rejects};
@@ -149,7 +149,9 @@ pub enum Outcome {
         /// SHA-256 of prompt and media, hex.
         input_sha256: String,
         /// The answer.
-        answer: Answer,
+        answer: Arc<Answer>,
+        /// Who has computed it.
+        origin: Origin,
     },
     /// A row cannot be answered.
     Rejected {
@@ -251,6 +253,13 @@ pub struct Reject {
     pub code: &'static str,
     /// What is wrong and what would mend it.
     pub message: String,
+}
+
+impl ScannedBatch {
+    /// Returns where the row at `offset` stands.
+    fn key(&self, offset: usize) -> RowKey {
+        RowKey { row_idx: self.first.row_idx + offset, ..self.first }
+    }
 }
 
 impl fmt::Debug for ScannedBatch {

@@ -23,6 +23,7 @@ use crate::{
         locate::{LocateError, MediaPlaces},
     },
     plan::RunPlan,
+    reuse::{Asked, Known},
     run::Stop,
     source::{
         SourceFailed,
@@ -46,6 +47,8 @@ pub struct Preparer {
     pub places: MediaPlaces,
     /// Asked to stop when a store fails.
     pub stop: Arc<Stop>,
+    /// What is known of answers, where one may be used twice.
+    pub known: Option<Arc<Known>>,
     /// Rows whose sounds may be heard window by window at a time: enough to fill the model's slots
     /// while others are prepared, and few enough that they end in about their order.
     pub heard_rows: Arc<Semaphore>,
@@ -117,8 +120,7 @@ pub async fn run(
                 None
             };
             tasks.spawn(async move {
-                let first = batch.item.first;
-                let key = RowKey { row_idx: first.row_idx + offset, ..first };
+                let key = batch.item.key(offset);
                 let windows = prepared.clone();
                 let work = tokio::task::spawn_blocking(move || {
                     let runtime = Handle::current();
@@ -136,8 +138,11 @@ pub async fn run(
                     )
                 });
                 match work.await {
-                    Ok(Ok(None)) => {}
-                    Ok(Ok(Some(row))) => {
+                    Ok(Ok(Prepared::Sent | Prepared::Awaited)) => {}
+                    Ok(Ok(Prepared::Known(outcome))) => {
+                        outcomes.send(outcome).await.ok();
+                    }
+                    Ok(Ok(Prepared::Heard(row))) => {
                         // Others may be prepared while this one is heard.
                         drop(permit);
                         row.hear(key, &windows, &outcomes).await.ok();
@@ -183,8 +188,22 @@ enum Attempt {
     Refused(PrepareError),
 }
 
-/// A row whose media are decoded.
+/// What became of a row.
+enum Prepared {
+    /// Its samples are on their way.
+    Sent,
+    /// It is to be heard window by window.
+    Heard(Box<HeardRow>),
+    /// It has an answer.
+    Known(Outcome),
+    /// It is settled with another row.
+    Awaited,
+}
+
+/// What is known of a row once its media are read, or decoded.
 enum Ready {
+    /// What is known of its answer.
+    Asked(Asked),
     /// Its parts, all of which are known.
     Parts(Vec<Record>),
     /// A sound that is heard window by window.
@@ -218,20 +237,20 @@ impl Preparer {
         offset: usize,
         runtime: &Handle,
         send: impl FnMut(RowIdentity, Part, Sample),
-    ) -> Result<Option<HeardRow>, PrepareError> {
+    ) -> Result<Prepared, PrepareError> {
         guarded(|| self.prepare(batch, offset, runtime, send))
             .unwrap_or_else(|error| Err(PrepareError::Panic { problem: error.to_string() }))
     }
 
-    /// Prepares a row and hands its sample to `send`, or those of its parts one after another; returns
-    /// a row whose sound is to be heard window by window.
+    /// Prepares a row and hands its sample to `send`, or those of its parts one after another, unless it
+    /// is settled otherwise.
     fn prepare(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
         mut send: impl FnMut(RowIdentity, Part, Sample),
-    ) -> Result<Option<HeardRow>, PrepareError> {
+    ) -> Result<Prepared, PrepareError> {
         let job = &self.plan.job;
         let columns = &job.source.columns;
         let rows = &batch.rows;
@@ -312,7 +331,19 @@ impl Preparer {
         };
         let records = match ready {
             Ready::Parts(records) => records,
-            Ready::Heard(hearing) => return Ok(Some(HeardRow::new(identity, hearing, held))),
+            Ready::Heard(hearing) => {
+                return Ok(Prepared::Heard(Box::new(HeardRow::new(identity, hearing, held))));
+            }
+            Ready::Asked(Asked::Known(answer, origin)) => {
+                let (key, input_sha256) = (batch.key(offset), identity.input_sha256);
+                return Ok(Prepared::Known(Outcome::Answered {
+                    key,
+                    input_sha256,
+                    answer,
+                    origin,
+                }));
+            }
+            Ready::Asked(_) => return Ok(Prepared::Awaited),
         };
         let n_parts = records.len();
         for (idx, record) in records.iter().enumerate() {
@@ -321,7 +352,7 @@ impl Preparer {
             let part = Part::OfSeveral(Place { idx, n_parts });
             send(RowIdentity { seed, ..identity.clone() }, part, sample);
         }
-        Ok(None)
+        Ok(Prepared::Sent)
     }
 
     /// Renders the prompt of a row and decodes its media; returns what the processor takes, and the
@@ -343,6 +374,10 @@ impl Preparer {
             return Err(PrepareError::Nothing.into());
         }
         let identity = self.identity(batch, offset, &prompt, system.as_deref(), &images, &audios);
+        let asked = self.known.as_ref().map(|known| known.ask(batch.key(offset), &identity));
+        if let Some(asked @ (Asked::Awaited | Asked::Known(..))) = asked {
+            return Ok((Ready::Asked(asked), identity, None));
+        }
         let mut record =
             Record { text: (!prompt.is_empty()).then_some(prompt), system, ..Record::default() };
         for bytes in images {

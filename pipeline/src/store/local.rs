@@ -44,6 +44,19 @@ impl LocalFolder {
     }
 
     pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+        self.entries(dir, prefix, Path::is_file)
+    }
+
+    pub(super) fn list_dirs(&self) -> Result<Vec<String>, ReadError> {
+        self.entries("", "", Path::is_dir)
+    }
+
+    fn entries(
+        &self,
+        dir: &str,
+        prefix: &str,
+        is_wanted: fn(&Path) -> bool,
+    ) -> Result<Vec<String>, ReadError> {
         let path = self.path_of(dir);
         let entries = match path.read_dir() {
             Ok(entries) => entries,
@@ -55,7 +68,7 @@ impl LocalFolder {
             let entry = entry.map_err(|error| read_error(&path, &error))?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(prefix) && entry.path().is_file() {
+            if name.starts_with(prefix) && is_wanted(&entry.path()) {
                 keys.push(join(dir, &name));
             }
         }

@@ -141,6 +141,18 @@ impl Folder {
         }
     }
 
+    /// Returns the names of the folders directly in this one that have files.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn list_dirs(&self) -> Result<Vec<String>, ReadError> {
+        match &self.place {
+            Place::Local(folder) => folder.list_dirs(),
+            Place::Remote(folder) => folder.list_dirs(),
+        }
+    }
+
     /// Reads a whole file; `None` when it is not there.
     ///
     /// # Errors

@@ -18,18 +18,20 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
+use legenda_models::HubOptions;
 use legenda_schemas::span::SourceObject;
 use object_store::{
     ClientConfigKey::{self, ConnectTimeout, Timeout},
-    Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
-    PutPayload, RetryConfig, UpdateVersion,
+    ClientOptions, Error, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt,
+    ObjectStoreScheme, PutMode, PutPayload, RetryConfig, UpdateVersion,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     http::HttpBuilder,
     memory::InMemory,
-    path::Path,
+    path::{Path, PathPart},
 };
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
@@ -149,7 +151,8 @@ impl RemoteFolder {
     }
 
     fn path(&self, key: &str) -> Path {
-        key.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
+        let part = |name| PathPart::parse(name).unwrap_or_else(|_| PathPart::from(name));
+        key.split('/').fold(self.prefix.clone(), |path, name| path.join(part(name)))
     }
 
     fn write_error(&self, key: &str, error: impl std::fmt::Display) -> WriteError {
@@ -160,14 +163,24 @@ impl RemoteFolder {
         ReadError { path: self.url_of(key), problem: error.to_string() }
     }
 
-    pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+    fn listed(&self, dir: &str) -> Result<ListResult, ReadError> {
         let store = Arc::clone(&self.store);
         let path = if dir.is_empty() { self.prefix.clone() } else { self.path(dir) };
         let listed = wait(trying(self.tries, move || {
             let (store, path) = (Arc::clone(&store), path.clone());
             async move { store.list_with_delimiter(Some(&path)).await }
-        }))
-        .map_err(|error| self.read_error(dir, &error))?;
+        }));
+        listed.map_err(|error| self.read_error(dir, &error))
+    }
+
+    pub(super) fn list_dirs(&self) -> Result<Vec<String>, ReadError> {
+        let listed = self.listed("")?;
+        let names = listed.common_prefixes.iter().filter_map(Path::filename);
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
+        let listed = self.listed(dir)?;
         let names = listed.objects.iter().filter_map(|object| object.location.filename());
         let mut keys: Vec<String> =
             names.filter(|name| name.starts_with(prefix)).map(|name| join(dir, name)).collect();
@@ -369,6 +382,7 @@ fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), LocationError> 
             .map(|store| Arc::new(store) as _),
         ObjectStoreScheme::Http => HttpBuilder::new()
             .with_url(bucket)
+            .with_client_options(hub_token(&parsed))
             .with_retry(retry)
             .with_config(ConnectTimeout, CONNECT_MAX)
             .with_config(Timeout, CALL_MAX)
@@ -382,6 +396,22 @@ fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), LocationError> 
     let store = built.map_err(|error| refuse(error.to_string()))?;
     stores.insert(bucket.to_owned(), Arc::clone(&store));
     Ok((store, path))
+}
+
+/// Returns what tells the Hub who asks, where that is who is asked. The client sends it to no host that it
+/// is led to.
+fn hub_token(url: &Url) -> ClientOptions {
+    let options = ClientOptions::new();
+    let HubOptions { endpoint, token, .. } = HubOptions::from_env();
+    let is_hub = Url::parse(&endpoint).is_ok_and(|hub| hub.origin() == url.origin());
+    let Some(token) = token.filter(|_| is_hub) else { return options };
+    match HeaderValue::from_str(&format!("Bearer {}", token.secret())) {
+        Ok(mut value) => {
+            value.set_sensitive(true);
+            options.with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+        }
+        Err(_) => options,
+    }
 }
 
 /// An object of a store, as it was when it was looked at.

@@ -18,6 +18,10 @@ pub struct Output {
     /// The columns of the input that are carried to the answers; default: all but the media ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
+    /// A column of the input by whose values answers are put into folders, `column=value`, as Hive does:
+    /// a text, a whole number, a boolean or a date, which then stands in the name of its folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_by: Option<String>,
     /// The most rows of a span: what is written together and, after a crash, done again.
     #[serde(default = "default_span_rows")]
     pub span_rows: usize,

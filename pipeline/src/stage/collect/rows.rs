@@ -23,6 +23,8 @@ use crate::{
 /// The rows of a span's parts, in input order: as many at a time as there is memory for.
 pub(super) struct Answers<'a> {
     collector: &'a Collector,
+    place: &'a Span,
+    span: &'a OpenSpan,
     is_inline: bool,
     rows: Vec<(usize, &'a Settled)>,
     n_built: usize,
@@ -40,7 +42,7 @@ impl<'a> Answers<'a> {
         let bytes_max = collector.again_bytes_max;
         let carrying =
             Carrying::new(&collector.plan, place, &span.rows, &span.rows_read, bytes_max);
-        Self { collector, is_inline, rows, n_built: 0, carrying }
+        Self { collector, place, span, is_inline, rows, n_built: 0, carrying }
     }
 
     /// Builds the next rows; none after the last.
@@ -56,7 +58,12 @@ impl<'a> Answers<'a> {
 
         let kind = self.collector.answers;
         let answers: Vec<Option<&Answer>> = rows.iter().map(|settled| settled.answer()).collect();
-        columns.extend(answer_columns(kind, &answers));
+        let status = rows.iter().map(|settled| match settled {
+            Settled::Answered { origin, .. } => origin.status(),
+            Settled::Rejected(_) => "rejected",
+        });
+        let status = Arc::new(StringArray::from_iter_values(status));
+        columns.extend(answer_columns(kind, &answers, status));
         let digests = rows.iter().map(|settled| match settled {
             Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
             Settled::Rejected(_) => None,
@@ -70,6 +77,11 @@ impl<'a> Answers<'a> {
             let messages =
                 rejects.iter().map(|reject| reject.map(|reject| reject.message.as_str()));
             columns.push(Arc::new(messages.collect::<StringArray>()));
+        }
+        if self.collector.plan.job.output.partition_by.is_some() {
+            let row_of = |row_idx: &usize| self.place.file_row(self.span.rows[*row_idx]);
+            let numbers = row_idxs[..n_rows].iter().map(row_of);
+            columns.push(Arc::new(UInt64Array::from_iter_values(numbers)));
         }
         let schema = Arc::new(self.collector.plan.answer_schema(kind));
         Ok(Some(RecordBatch::try_new(schema, columns)?))

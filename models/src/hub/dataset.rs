@@ -1,0 +1,97 @@
+//! Datasets of the Hub: which files one has. They are read where they lie, and not fetched.
+
+use std::str::FromStr;
+
+use super::{
+    HubError, HubOptions, HubRepo,
+    client::{ATTEMPTS_MAX, Client},
+};
+
+/// A dataset of the Hub, at a branch, tag or commit, and what is meant of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubDataset {
+    repo: HubRepo,
+    /// A file, a folder or a pattern; empty for everything.
+    inside: String,
+}
+
+impl HubDataset {
+    /// What a dataset of the Hub begins with in `source.paths`.
+    pub const SCHEME: &'static str = "hf://datasets/";
+
+    /// The branch on which the Hub keeps what it has made Parquet of itself, and its short name.
+    const PARQUET: (&'static str, &'static str) = ("~parquet", "refs/convert/parquet");
+
+    /// Returns the path, folder or pattern within the dataset; empty for everything.
+    #[must_use]
+    pub fn inside(&self) -> &str {
+        &self.inside
+    }
+
+    /// Asks the Hub for every file of the dataset: its name, and where it is read.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError`] where the Hub refuses or cannot be reached, or `options` forbid to ask it.
+    pub fn files(&self, options: &HubOptions) -> Result<Vec<(String, String)>, HubError> {
+        if let Some(why) = &options.offline {
+            let dataset = format!("{}{}", Self::SCHEME, self.repo.name());
+            return Err(HubError::DatasetOffline { dataset, why: why.clone() });
+        }
+        let client = Client::new(options)?;
+        let listing = client.dataset_listing(&self.repo, ATTEMPTS_MAX)?;
+        let url_of = |name: &str| client.dataset_url(&self.repo, name).to_string();
+        Ok(listing.files.into_keys().map(|name| (name.clone(), url_of(&name))).collect())
+    }
+}
+
+impl FromStr for HubDataset {
+    type Err = HubError;
+
+    /// Reads `hf://datasets/owner/name[@revision][/path]`, as `huggingface_hub` writes it; a slash in the
+    /// name of a revision is `%2F`.
+    fn from_str(text: &str) -> Result<Self, HubError> {
+        let refuse = |problem| HubError::DatasetName { text: text.to_owned(), problem };
+        let rest = text.strip_prefix(Self::SCHEME).ok_or_else(|| refuse("is no dataset"))?;
+        let mut parts = rest.splitn(3, '/');
+        let (owner, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let inside = parts.next().unwrap_or_default().trim_end_matches('/');
+        let (short, long) = Self::PARQUET;
+        let name = match name.split_once('@') {
+            Some((name, revision)) if revision == short => format!("{name}@{long}"),
+            Some((name, revision)) => format!("{name}@{}", revision.replace("%2F", "/")),
+            None => name.to_owned(),
+        };
+        let repo: Result<HubRepo, _> = format!("{}{owner}/{name}", HubRepo::SCHEME).parse();
+        let repo = repo.map_err(|_| refuse("names no dataset"))?;
+        if inside.split('/').any(|part| part == "..") {
+            return Err(refuse("leads out of the dataset"));
+        }
+        Ok(Self { repo, inside: inside.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HubDataset;
+
+    #[test]
+    fn datasets_are_read_as_the_hub_writes_them() {
+        for (text, name, revision, inside) in [
+            ("hf://datasets/o/n", "o/n", "main", ""),
+            ("hf://datasets/o/n/", "o/n", "main", ""),
+            ("hf://datasets/o/n@v1/data/*.parquet", "o/n", "v1", "data/*.parquet"),
+            ("hf://datasets/o/n@~parquet", "o/n", "refs/convert/parquet", ""),
+            ("hf://datasets/o/n@refs%2Fpr%2F3/x", "o/n", "refs/pr/3", "x"),
+        ] {
+            let dataset: HubDataset = text.parse().unwrap();
+            assert_eq!((dataset.repo.name(), dataset.repo.revision()), (name, revision), "{text}");
+            assert_eq!(dataset.inside(), inside, "{text}");
+        }
+        for text in ["hf://datasets/o", "hf://datasets/../n", "hf://datasets/o/n/../x", "hf://o/n"]
+        {
+            let error = text.parse::<HubDataset>().unwrap_err();
+            assert!(error.to_string().contains("write `hf://datasets/owner/name`"), "{error}");
+        }
+    }
+}

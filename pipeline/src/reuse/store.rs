@@ -1,0 +1,374 @@
+//! Answers by what they follow from, in one SQLite file that several runs may use at a time, bounded in
+//! size: those that were wanted longest ago go first. The only room of this crate that names `rusqlite`.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use legenda_models::{Embedding, FinishReason, Generation, Trial};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::ResultKey;
+use crate::stage::answer::Answer;
+
+/// The version of the table; a file of another is not used.
+const VERSION: i64 = 1;
+
+/// How long a run waits for another that writes.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The memory of pages that SQLite keeps, in KiB.
+const CACHE_KIB: i64 = 4096;
+
+/// Answers as they are, in types of their own: numbers come back to the bit.
+const TABLE: &str = "
+    CREATE TABLE results (
+        name TEXT PRIMARY KEY,
+        -- Seconds since 1970.
+        used INTEGER NOT NULL,
+        run TEXT NOT NULL,
+        tokens_prompt INTEGER,
+        text TEXT,
+        finish_reason TEXT,
+        -- 32-bit little-endian numbers each.
+        token_ids BLOB,
+        logprob_mean REAL,
+        embedding BLOB
+    ) STRICT;
+    CREATE INDEX results_by_use ON results (used);
+";
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("the result store cannot be used: {0}: where it stays so, remove the file")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Another version of this program made it.
+    #[error(
+        "the result store has version {version}, this program knows {VERSION}: remove the file, or name another"
+    )]
+    Version {
+        /// Its version.
+        version: i64,
+    },
+    /// Its folder cannot be made.
+    #[error("the folder of the result store cannot be made: {0}")]
+    Folder(#[from] std::io::Error),
+}
+
+impl StoreError {
+    /// Returns whether it is only that another process has it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let code = |error: &rusqlite::Error| error.sqlite_error_code();
+        matches!(self, Self::Sqlite(error)
+            if matches!(code(error), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)))
+    }
+}
+
+/// Answers by what they follow from.
+#[derive(Debug)]
+pub struct ResultStore {
+    database: Connection,
+    name: String,
+    bytes_max: u64,
+    /// What tells this run from others.
+    run: String,
+    /// What was found since the last time that something was put.
+    found: Vec<ResultKey>,
+}
+
+impl ResultStore {
+    /// Opens the store at `path`, making it and its folder where there is none. It is to grow to
+    /// `bytes_max`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn open(path: &Path, bytes_max: u64) -> Result<Self, StoreError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let store = Self::of(Connection::open(path)?, path.display().to_string(), bytes_max)?;
+        // Readers and the one who writes do not wait for each other. What a power cut costs is computed
+        // again.
+        store.database.pragma_update(None, "journal_mode", "WAL")?;
+        store.database.pragma_update(None, "synchronous", "NORMAL")?;
+        Ok(store)
+    }
+
+    /// Makes a store that is gone with the run: SQLite keeps it in memory while it is small, and then
+    /// in a file without a name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn temporary(bytes_max: u64) -> Result<Self, StoreError> {
+        let store = Self::of(Connection::open("")?, "a temporary file".to_owned(), bytes_max)?;
+        store.database.pragma_update(None, "journal_mode", "OFF")?;
+        store.database.pragma_update(None, "synchronous", "OFF")?;
+        Ok(store)
+    }
+
+    fn of(mut database: Connection, name: String, bytes_max: u64) -> Result<Self, StoreError> {
+        database.busy_timeout(PATIENCE)?;
+        database.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        let read_version = |database: &Connection| {
+            database.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+        };
+        if read_version(&database)? == 0 {
+            database.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+            let making = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // Another run may have made it meanwhile.
+            if read_version(&making)? == 0 {
+                making.execute_batch(TABLE)?;
+                making.pragma_update(None, "user_version", VERSION)?;
+            }
+            making.commit()?;
+        }
+        let version = read_version(&database)?;
+        if version != VERSION {
+            return Err(StoreError::Version { version });
+        }
+        let run = format!("{}-{}", std::process::id(), since_1970().as_nanos());
+        Ok(Self { database, name, bytes_max, run, found: Vec::new() })
+    }
+
+    /// Returns its path, for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the answer that follows from `name`, if it is there, and whether this run has put it there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn get(&mut self, name: &ResultKey) -> Result<Option<(Answer, bool)>, StoreError> {
+        let mut query = self.database.prepare_cached("SELECT * FROM results WHERE name = ?1")?;
+        let found = query.query_row([name], |row| Ok((answer(row)?, row.get::<_, String>("run")?)));
+        let Some((Some(answer), run)) = found.optional()? else { return Ok(None) };
+        self.found.push(name.clone());
+        Ok(Some((answer, run == self.run)))
+    }
+
+    /// Puts answers in, notes which were found since the last time, and removes those that were wanted
+    /// longest ago where there are too many.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn put(&mut self, answers: &[(ResultKey, &Answer)]) -> Result<(), StoreError> {
+        if answers.is_empty() && self.found.is_empty() {
+            return Ok(());
+        }
+        let now = i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX);
+        let found = std::mem::take(&mut self.found);
+        let putting = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for name in &found {
+            let mut update = putting
+                .prepare_cached("UPDATE results SET used = ?2 WHERE name = ?1 AND used < ?2")?;
+            update.execute(params![name, now])?;
+        }
+        for (name, answer) in answers {
+            insert(&putting, name, answer, (now, &self.run))?;
+        }
+        while bytes_used(&putting)? > self.bytes_max {
+            let n_removed = putting.execute(
+                "DELETE FROM results WHERE rowid IN (SELECT rowid FROM results ORDER BY used, rowid \
+                 LIMIT (SELECT COUNT(*) / 10 + 1 FROM results))",
+                [],
+            )?;
+            if n_removed == 0 {
+                break;
+            }
+        }
+        putting.commit()?;
+        self.shrink()
+    }
+
+    /// Gives pages back that are free, where there are too many.
+    fn shrink(&self) -> Result<(), StoreError> {
+        if pragma(&self.database, "page_count")? * pragma(&self.database, "page_size")?
+            > self.bytes_max
+        {
+            self.database.execute_batch("PRAGMA incremental_vacuum")?;
+        }
+        Ok(())
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn pragma(database: &Connection, name: &str) -> rusqlite::Result<u64> {
+    database.pragma_query_value(None, name, |row| row.get::<_, u32>(0)).map(u64::from)
+}
+
+fn bytes_used(database: &Connection) -> rusqlite::Result<u64> {
+    let pages = pragma(database, "page_count")?.saturating_sub(pragma(database, "freelist_count")?);
+    Ok(pages * pragma(database, "page_size")?)
+}
+
+fn insert(
+    database: &Connection,
+    name: &ResultKey,
+    answer: &Answer,
+    (now, run): (i64, &str),
+) -> rusqlite::Result<()> {
+    let mut insert = database.prepare_cached(
+        "INSERT OR IGNORE INTO results (name, used, run, tokens_prompt, text, finish_reason, \
+         token_ids, logprob_mean, embedding) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    match answer {
+        Answer::Generation(generation) => {
+            // Ids of tokens are far below 2³¹; one that is not is no answer to keep.
+            let ids =
+                generation.token_ids.iter().map(|id| i32::try_from(*id).map(i32::to_le_bytes));
+            let Ok(ids) = ids.collect::<Result<Vec<_>, _>>() else { return Ok(()) };
+            insert.execute(params![
+                name,
+                now,
+                run,
+                i64::try_from(generation.n_prompt_tokens).unwrap_or(i64::MAX),
+                generation.text,
+                generation.finish_reason.as_str(),
+                ids.concat(),
+                f64::from(generation.logprob_mean),
+                None::<Vec<u8>>,
+            ])?;
+        }
+        Answer::Embedding(embedding) => {
+            let values: Vec<[u8; 4]> =
+                embedding.values.iter().map(|value| value.to_le_bytes()).collect();
+            let tokens = embedding.n_tokens.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+            let none = None::<String>;
+            insert.execute(params![
+                name,
+                now,
+                run,
+                tokens,
+                none,
+                none,
+                None::<Vec<u8>>,
+                None::<f64>,
+                values.concat(),
+            ])?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads an answer; none of a row that holds none.
+fn answer(row: &Row<'_>) -> rusqlite::Result<Option<Answer>> {
+    let tokens: Option<i64> = row.get("tokens_prompt")?;
+    let tokens = tokens.and_then(|n| usize::try_from(n).ok());
+    if let Some(bytes) = row.get::<_, Option<Vec<u8>>>("embedding")? {
+        let (values, rest) = bytes.as_chunks::<4>();
+        let values = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let embedding = Embedding { values, n_tokens: tokens };
+        return Ok(rest.is_empty().then(|| embedding.into()));
+    }
+    let bytes: Vec<u8> = row.get("token_ids")?;
+    let finish_reason: String = row.get("finish_reason")?;
+    let (ids, rest) = bytes.as_chunks::<4>();
+    let Some(finish_reason) = FinishReason::of(&finish_reason).filter(|_| rest.is_empty()) else {
+        return Ok(None);
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "it was made of such a number")]
+    let logprob_mean = row.get::<_, f64>("logprob_mean")? as f32;
+    Ok(Some(Answer::Generation(Generation {
+        token_ids: ids.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect(),
+        text: row.get("text")?,
+        finish_reason,
+        n_prompt_tokens: tokens.unwrap_or_default(),
+        logprob_mean,
+        trial: Trial::default(),
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use legenda_models::{Embedding, FinishReason, Generation, Trial};
+
+    use super::{Answer, ResultStore, StoreError};
+
+    fn text(of: usize) -> Answer {
+        Answer::Generation(Generation {
+            token_ids: vec![7, 0, 31_999],
+            text: format!("answer {of} \0 of ünïcode ").repeat(20),
+            finish_reason: FinishReason::Length,
+            n_prompt_tokens: of,
+            logprob_mean: -0.1,
+            trial: Trial::default(),
+        })
+    }
+
+    #[test]
+    fn answers_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/results.sqlite");
+        let embedding = Embedding { values: vec![0.1, -3e-30, f32::MIN], n_tokens: None };
+        let embedding = Answer::Embedding(embedding);
+        {
+            let mut store = ResultStore::open(&path, 1 << 20).unwrap();
+            let answers = [("a".to_owned(), &text(3)), ("b".to_owned(), &embedding)];
+            store.put(&answers).unwrap();
+            assert!(store.get(&"c".to_owned()).unwrap().is_none());
+        }
+        // A second reader beside the first.
+        let mut one = ResultStore::open(&path, 1 << 20).unwrap();
+        let mut other = ResultStore::open(&path, 1 << 20).unwrap();
+        for store in [&mut one, &mut other] {
+            let (found, is_own) = store.get(&"a".to_owned()).unwrap().unwrap();
+            assert!(!is_own, "a run before has put it there");
+            let (Answer::Generation(found), Answer::Generation(put)) = (found, text(3)) else {
+                panic!("it was a text");
+            };
+            assert_eq!(found, put);
+            let (found, _) = store.get(&"b".to_owned()).unwrap().unwrap();
+            let (Answer::Embedding(found), Answer::Embedding(put)) = (found, &embedding) else {
+                panic!("it was an embedding");
+            };
+            assert_eq!((found.values, found.n_tokens), (put.values.clone(), put.n_tokens));
+        }
+    }
+
+    #[test]
+    fn the_file_stays_small_and_keeps_what_was_wanted_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.sqlite");
+        let mut store = ResultStore::open(&path, 1 << 20).unwrap();
+        let name = |of: usize| format!("{of:064}");
+        for start in (0..8000).step_by(100) {
+            let answers: Vec<Answer> = (start..start + 100).map(text).collect();
+            let named: Vec<_> =
+                (start..).zip(&answers).map(|(of, answer)| (name(of), answer)).collect();
+            store.put(&named).unwrap();
+        }
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        assert!(bytes <= (1 << 20) + (1 << 18), "{bytes} bytes");
+        assert!(store.get(&name(0)).unwrap().is_none());
+        assert!(store.get(&name(7999)).unwrap().is_some_and(|(_, is_own)| is_own));
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.sqlite");
+        std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), &[b'x'; 9000])
+            .unwrap();
+        assert!(matches!(ResultStore::open(&path, 1 << 20), Err(StoreError::Sqlite(_))));
+        let path = folder.path().join("later.sqlite");
+        drop(ResultStore::open(&path, 1 << 20).unwrap());
+        let later = rusqlite::Connection::open(&path).unwrap();
+        later.pragma_update(None, "user_version", 99).unwrap();
+        let refused = ResultStore::open(&path, 1 << 20);
+        assert!(matches!(refused, Err(StoreError::Version { version: 99 })));
+    }
+}
