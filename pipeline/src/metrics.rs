@@ -30,6 +30,10 @@ pub struct Progress {
     pub tokens_generated: AtomicU64,
     /// Tokens of the prompts that were answered in this run.
     pub tokens_prompt: AtomicU64,
+    /// Tokens of the prompts of this run's answers that it has not computed.
+    pub tokens_prompt_spared: AtomicU64,
+    /// Tokens of this run's answers that it has not computed.
+    pub tokens_generated_spared: AtomicU64,
     /// Bytes of parts and rejects written in this run.
     pub output_bytes: AtomicU64,
     /// Each row as it is settled, where that is wanted.
@@ -111,6 +115,12 @@ pub struct RunReport {
     /// Tokens of the prompts that this run answered.
     #[serde(default)]
     pub tokens_prompt: u64,
+    /// Tokens of the prompts of this run's answers that it has not computed.
+    #[serde(default)]
+    pub tokens_prompt_spared: u64,
+    /// Tokens of this run's answers that it has not computed.
+    #[serde(default)]
+    pub tokens_generated_spared: u64,
     /// Bytes of parts and rejects that this run wrote.
     #[serde(default)]
     pub output_bytes: u64,

@@ -53,11 +53,17 @@ struct State {
     store: Option<ResultStore>,
 }
 
-/// An answer of this run.
+/// An answer of this run, and the row that it is computed for.
 #[derive(Debug)]
-enum Computed {
-    /// It is on its way.
-    Awaited { by: RowKey, waiting: Vec<RowKey> },
+struct Computed {
+    by: RowKey,
+    state: Computing,
+}
+
+#[derive(Debug)]
+enum Computing {
+    /// It is on its way, and these rows wait for it.
+    Awaited(Vec<RowKey>),
     /// It is there.
     Done(Arc<Answer>),
 }
@@ -109,15 +115,16 @@ impl Known {
     pub fn ask(&self, row: RowKey, identity: &RowIdentity) -> Asked {
         let name = self.name(identity);
         let mut state = self.state();
-        match state.open.get_mut(&name) {
-            Some(Computed::Done(answer)) => return Asked::Known(Arc::clone(answer), Origin::Twin),
-            // It was begun before, and begins again.
-            Some(Computed::Awaited { by, .. }) if *by == row => return Asked::New,
-            Some(Computed::Awaited { waiting, .. }) => {
-                waiting.push(row);
-                return Asked::Awaited;
-            }
-            None => {}
+        if let Some(Computed { by, state }) = state.open.get_mut(&name) {
+            return match state {
+                Computing::Done(answer) => Asked::Known(Arc::clone(answer), Origin::Twin),
+                // It was begun before, and begins again.
+                Computing::Awaited(_) if *by == row => Asked::New,
+                Computing::Awaited(waiting) => {
+                    waiting.push(row);
+                    Asked::Awaited
+                }
+            };
         }
         match state.with_store(|store| store.get(&name)).flatten() {
             Some((answer, false)) => return Asked::Known(Arc::new(answer), Origin::Store),
@@ -126,37 +133,55 @@ impl Known {
             }
             _ => {}
         }
-        let of_others = || Computed::Awaited { by: row, waiting: Vec::new() };
         if self.within_run {
-            state.open.insert(name.clone(), of_others());
+            let awaited = Computing::Awaited(Vec::new());
+            state.open.insert(name.clone(), Computed { by: row, state: awaited });
         }
         state.computing.insert(row, name);
         Asked::New
     }
 
-    /// Takes in what became of a row, its answer or none; returns the rows that have waited for it.
+    /// Takes in what became of a row that was to be computed, its answer or none; returns the rows that
+    /// have waited for it.
     pub fn settle(&self, row: RowKey, answer: Option<&Arc<Answer>>) -> Vec<RowKey> {
         let mut state = self.state();
         let Some(name) = state.computing.get(&row).cloned() else { return Vec::new() };
-        let Entry::Occupied(mut entry) = state.open.entry(name) else { return Vec::new() };
-        let was = match answer {
-            Some(answer) => entry.insert(Computed::Done(Arc::clone(answer))),
-            // Whoever asks later is computed again: it may have been the memory of the moment.
-            None => entry.remove(),
+        let was = match state.open.entry(name) {
+            Entry::Occupied(mut entry) if entry.get().by == row => match answer {
+                Some(answer) => {
+                    let done = Computing::Done(Arc::clone(answer));
+                    std::mem::replace(&mut entry.get_mut().state, done)
+                }
+                // Whoever asks later is computed again: it may have been the memory of the moment.
+                None => entry.remove().state,
+            },
+            _ => return Vec::new(),
         };
+        if answer.is_none() {
+            state.computing.remove(&row);
+        }
         match was {
-            Computed::Awaited { waiting, .. } => waiting,
-            Computed::Done(_) => Vec::new(),
+            Computing::Awaited(waiting) => waiting,
+            Computing::Done(_) => Vec::new(),
         }
     }
 
-    /// Keeps the answers of a committed span that it has computed.
+    /// Keeps the answers of a committed span that it has computed. A row of it may be computed still,
+    /// where the table was found damaged after it was read; others may wait for it.
     pub fn keep<'a>(&self, answers: impl Iterator<Item = (RowKey, Option<&'a Answer>)>) {
         let mut state = self.state();
         let mut kept = Vec::new();
         for (row, answer) in answers {
-            let Some(name) = state.computing.remove(&row) else { continue };
-            state.open.remove(&name);
+            let Entry::Occupied(computing) = state.computing.entry(row) else { continue };
+            let name = computing.get().clone();
+            match state.open.get(&name) {
+                Some(Computed { by, state: Computing::Awaited(_) }) if *by == row => continue,
+                Some(Computed { by, .. }) if *by == row => {
+                    state.open.remove(&name);
+                }
+                _ => {}
+            }
+            state.computing.remove(&row);
             kept.extend(answer.map(|answer| (name, answer)));
         }
         state.with_store(|store| store.put(&kept));

@@ -276,6 +276,8 @@ pub async fn run(
         spans_superseded: committed.superseded,
         tokens_generated: progress.tokens_generated.load(Relaxed),
         tokens_prompt: progress.tokens_prompt.load(Relaxed),
+        tokens_prompt_spared: progress.tokens_prompt_spared.load(Relaxed),
+        tokens_generated_spared: progress.tokens_generated_spared.load(Relaxed),
         output_bytes: progress.output_bytes.load(Relaxed),
         seconds: start.elapsed().as_secs_f64(),
         encode_seconds: progress.encode.total().as_secs_f64(),

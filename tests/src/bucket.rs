@@ -17,7 +17,8 @@ use arrow::{array::RecordBatch, compute::concat_batches};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Ended, Workplace, ended, pictures, png, read_rows, text_column, torture::Draws, write_table,
+    Ended, Workplace, ended, numbered_png, pictures, read_rows, text_column, torture::Draws,
+    write_table,
 };
 
 /// The name of the bucket.
@@ -219,8 +220,7 @@ span_rows = 4
 #[must_use]
 pub fn bucket_with_pictures(n_rows: u16) -> (Workplace, BucketServer) {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
-    let cell =
-        |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { png(row.to_le_bytes()[0]) });
+    let cell = |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { numbered_png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
     write_table(&place.path("table.parquet"), &pictures(&cells), 8);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());

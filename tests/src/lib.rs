@@ -217,8 +217,15 @@ pub fn pictures(cells: &[Option<Vec<u8>>]) -> RecordBatch {
 /// Makes a PNG of 32 x 32 pixels that differs with `shade`.
 #[must_use]
 pub fn png(shade: u8) -> Vec<u8> {
+    numbered_png(shade.into())
+}
+
+/// Makes a PNG of 32 x 32 pixels that differs with `number`.
+#[must_use]
+pub fn numbered_png(number: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    RgbImage::from_pixel(32, 32, Rgb([shade, 90, 200]))
+    let [red, green] = number.to_le_bytes();
+    RgbImage::from_pixel(32, 32, Rgb([red, green.wrapping_add(90), 200]))
         .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
         .unwrap();
     bytes

@@ -4,15 +4,14 @@
 
 use std::{fs, io::Write};
 
-use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, texts, write_table};
+use legenda_tests::{
+    PICTURE_JOB, TEXT_JOB, Workplace, numbered_png, pictures, png, texts, write_table,
+};
 use serde_json::Value;
 
 /// A table of pictures in which every tenth is none.
-fn write_pictures(place: &Workplace, n_rows: usize) {
-    let cell = |row: usize| {
-        let shade = u8::try_from(row % 256).unwrap();
-        Some(if row % 10 == 3 { b"junk".to_vec() } else { png(shade) })
-    };
+fn write_pictures(place: &Workplace, n_rows: u16) {
+    let cell = |row: u16| Some(if row % 10 == 3 { b"junk".to_vec() } else { numbered_png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
     write_table(&place.path("table.parquet"), &pictures(&cells), 100);
     place.write("job.toml", &PICTURE_JOB.replace("span_rows = 4", "span_rows = 64"));

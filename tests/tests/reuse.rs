@@ -62,6 +62,20 @@ fn equal_rows_of_a_run_are_computed_once() {
     let _proof = place.run(&["verify", "once"]).expect(0);
 }
 
+/// A row may wait for another whose span is begun long before its own, or not yet.
+#[test]
+fn equal_rows_of_many_spans_are_settled_whichever_comes_first() {
+    let questions: Vec<String> = (0..900).map(|row| format!("What is {}?", row % 7)).collect();
+    let place = place(&questions, TEXT_JOB);
+    for (output, spans) in [("twos", "output.span_rows=2"), ("many", "output.span_rows=100")] {
+        let report = run(&place, output, &[spans, "generation.max_new_tokens=2"]);
+        assert_eq!((&report["answers"], &report["rows_repeated"]), (&900.into(), &893.into()));
+        let _proof = place.run(&["verify", output]).expect(0);
+        let [answers, _] = columns(&place, output);
+        assert!(answers.iter().enumerate().all(|(row, answer)| *answer == answers[row % 7]));
+    }
+}
+
 #[test]
 fn rows_that_wait_for_an_equal_one_share_what_becomes_of_it() {
     let place = Workplace::new();

@@ -138,7 +138,10 @@ impl SamplePlan {
         let groups = || plan.table.files.iter().flat_map(|file| &file.row_groups);
         let n_groups_rows: u64 = groups().map(|group| group.n_rows as u64).sum();
         let row_bytes = groups().map(|group| group.bytes).sum::<u64>() / n_groups_rows.max(1);
-        let plan = Arc::new(plan.with_spans(spans, folder));
+        let mut plan = plan.with_spans(spans, folder);
+        // Few rows say nothing of how many are equal, so each is counted as if it were computed.
+        plan.job.reuse.within_run = false;
+        let plan = Arc::new(plan);
         Ok(Self { plan, _dir: dir, span_rows, rows, row_bytes })
     }
 
@@ -425,8 +428,10 @@ impl RunReport {
         let truth = |what: &str| match what {
             "seconds" => Some(self.seconds),
             "peak memory" => self.peak_memory_bytes.map(as_f64),
-            "prompt tokens" => Some(as_f64(self.tokens_prompt)),
-            "generated tokens" => Some(as_f64(self.tokens_generated)),
+            "prompt tokens" => Some(as_f64(self.tokens_prompt + self.tokens_prompt_spared)),
+            "generated tokens" => {
+                Some(as_f64(self.tokens_generated + self.tokens_generated_spared))
+            }
             "output bytes" => Some(as_f64(self.output_bytes)),
             _ => Some(as_f64(self.n_rejects())),
         };

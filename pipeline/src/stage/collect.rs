@@ -3,7 +3,8 @@
 mod rows;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -23,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use self::rows::Answers;
 use super::{
-    Outcome, OutstandingSpan, Reject, Retry, RowKey,
+    Outcome, OutstandingSpan, Reject, Retry, RowKey, Stage,
     again::AgainError,
     answer::{Answer, Origin},
     carry::RowsRead,
@@ -109,9 +110,33 @@ struct OpenSpan {
     n_settled: usize,
     /// The rows that were read so far.
     rows_read: Vec<RowsRead>,
+    /// Of each row, whether it was read, or cannot be.
+    is_read: Vec<bool>,
     /// What traces show of it.
     trace: tracing::Span,
     _permit: OwnedSemaphorePermit,
+}
+
+impl OpenSpan {
+    /// Returns whether every row is settled, and what is carried to it is known: a row that has waited for
+    /// another may be settled first.
+    fn is_whole(&self) -> bool {
+        self.n_settled == self.rows.len() && self.is_read.iter().all(|is_read| *is_read)
+    }
+
+    fn note_read(&mut self, rows: Range<usize>) {
+        for is_read in self.is_read.get_mut(rows).into_iter().flatten() {
+            *is_read = true;
+        }
+    }
+}
+
+/// The spans whose rows are on their way.
+#[derive(Default)]
+struct OpenSpans {
+    open: HashMap<usize, OpenSpan>,
+    /// Rows that were settled with others before it was told that their span is begun.
+    early: HashMap<usize, Vec<(RowKey, Settled)>>,
 }
 
 /// The stage.
@@ -151,11 +176,11 @@ impl Collector {
         mut outcomes: mpsc::Receiver<Outcome>,
     ) -> Result<Vec<LedgerEntry>, CollectError> {
         let this = Arc::new(self);
-        let mut open: HashMap<usize, OpenSpan> = HashMap::new();
+        let mut spans = OpenSpans::default();
         let mut committed = Vec::new();
         while let Some(outcome) = outcomes.recv().await {
-            for span_idx in this.take(&mut open, outcome) {
-                let Some(span) = open.remove(&span_idx) else { continue };
+            for span_idx in this.take(&mut spans, outcome) {
+                let Some(span) = spans.open.remove(&span_idx) else { continue };
                 let this = Arc::clone(&this);
                 let entry = tokio::task::spawn_blocking(move || {
                     let trace = tracing::info_span!(parent: &span.trace, "commit");
@@ -177,23 +202,37 @@ impl Collector {
 
     /// Takes an outcome in; returns the spans that it made whole: with a row those are settled that have
     /// waited for its answer.
-    fn take(&self, open: &mut HashMap<usize, OpenSpan>, outcome: Outcome) -> Vec<usize> {
+    fn take(&self, spans: &mut OpenSpans, outcome: Outcome) -> Vec<usize> {
         let (key, settled) = match outcome {
             Outcome::Opened { span_idx, rows, permit } => {
                 let n_rows = rows.len();
-                let span = OpenSpan {
-                    rows,
-                    settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
-                    n_settled: 0,
-                    rows_read: Vec::new(),
-                    trace: self.trace(span_idx, n_rows),
-                    _permit: permit,
-                };
-                open.insert(span_idx, span);
-                return if n_rows == 0 { vec![span_idx] } else { Vec::new() };
+                match spans.open.entry(span_idx) {
+                    // It is read once more from its start. What is settled stays: a row that has waited
+                    // for another is not settled twice.
+                    Entry::Occupied(mut span) => {
+                        let span = span.get_mut();
+                        span.rows_read.clear();
+                        span.is_read.fill(false);
+                        span._permit = permit;
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(OpenSpan {
+                            rows,
+                            settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
+                            n_settled: 0,
+                            rows_read: Vec::new(),
+                            is_read: vec![false; n_rows],
+                            trace: self.trace(span_idx, n_rows),
+                            _permit: permit,
+                        });
+                    }
+                }
+                let early = spans.early.remove(&span_idx).unwrap_or_default().into_iter();
+                let settled = early.filter_map(|(key, settled)| self.settle(spans, key, settled));
+                return settled.chain((n_rows == 0).then_some(span_idx)).collect();
             }
             Outcome::Read { first, n_rows, carried } => {
-                let Some(span) = open.get_mut(&first.span_idx) else { return Vec::new() };
+                let Some(span) = spans.open.get_mut(&first.span_idx) else { return Vec::new() };
                 let rows_read = &mut span.rows_read;
                 // Where some are read again all are, so there is no use in keeping others.
                 let is_kept = |rows: &RowsRead| rows.carried.is_some();
@@ -202,44 +241,49 @@ impl Collector {
                     rows_read.iter_mut().for_each(|rows| rows.carried = None);
                 }
                 rows_read.push(RowsRead { first: first.row_idx, n_rows, carried });
-                return Vec::new();
+                span.note_read(first.row_idx..first.row_idx + n_rows);
+                return span.is_whole().then_some(first.span_idx).into_iter().collect();
             }
             Outcome::Answered { key, input_sha256, answer, origin } => {
                 (key, Settled::Answered { input_sha256, answer, origin })
             }
             Outcome::Rejected { key, reject } => (key, Settled::Rejected(reject)),
         };
-        let answer = match &settled {
-            Settled::Answered { answer, .. } => Some(answer),
-            Settled::Rejected(_) => None,
+        let twins = match (&self.known, &settled) {
+            (None, _) => Vec::new(),
+            // What is wrong with the table is not wrong with rows elsewhere, and if the model has the row
+            // its answer comes yet.
+            (_, Settled::Rejected(reject)) if reject.stage == Stage::Scan => Vec::new(),
+            (Some(known), Settled::Rejected(_)) => known.settle(key, None),
+            (Some(known), Settled::Answered { answer, .. }) => known.settle(key, Some(answer)),
         };
-        let twins = self.known.as_ref().map(|known| known.settle(key, answer)).unwrap_or_default();
         let mut whole = Vec::new();
         for twin in twins {
-            whole.extend(self.settle(open, twin, settled.of_twin()));
+            if spans.open.contains_key(&twin.span_idx) {
+                whole.extend(self.settle(spans, twin, settled.of_twin()));
+            } else {
+                spans.early.entry(twin.span_idx).or_default().push((twin, settled.of_twin()));
+            }
         }
-        whole.extend(self.settle(open, key, settled));
+        whole.extend(self.settle(spans, key, settled));
         whole
     }
 
     /// Settles a row; returns its span where that is whole now.
-    fn settle(
-        &self,
-        open: &mut HashMap<usize, OpenSpan>,
-        key: RowKey,
-        settled: Settled,
-    ) -> Option<usize> {
+    fn settle(&self, spans: &mut OpenSpans, key: RowKey, settled: Settled) -> Option<usize> {
         let RowKey { span_idx, row_idx } = key;
-        let span = open.get_mut(&span_idx)?;
-        let place = span.settled.get_mut(row_idx)?;
-        if place.is_some() {
-            // A row whose parts fail one after another is settled by the first.
-            return None;
+        let span = spans.open.get_mut(&span_idx)?;
+        if settled.reject().is_some_and(|reject| reject.stage == Stage::Scan) {
+            span.note_read(row_idx..row_idx + 1);
         }
-        self.count(span_idx, &settled);
-        *place = Some(settled);
-        span.n_settled += 1;
-        (span.n_settled == span.rows.len()).then_some(span_idx)
+        let place = span.settled.get_mut(row_idx)?;
+        // A row whose parts fail one after another is settled by the first.
+        if place.is_none() {
+            self.count(span_idx, &settled);
+            *place = Some(settled);
+            span.n_settled += 1;
+        }
+        span.is_whole().then_some(span_idx)
     }
 
     fn count(&self, span_idx: usize, settled: &Settled) {
@@ -261,11 +305,15 @@ impl Collector {
                 tracing::debug!(code = reject.code, span = span_idx, "row rejected");
             }
         }
-        let computed = settled.computed();
-        let tokens_prompt = computed.map_or(0, Answer::tokens_prompt);
-        let tokens_generated = computed.map_or(0, Answer::tokens_generated);
-        progress.tokens_prompt.fetch_add(tokens_prompt, Relaxed);
-        progress.tokens_generated.fetch_add(tokens_generated, Relaxed);
+        let tokens_prompt = settled.answer().map_or(0, Answer::tokens_prompt);
+        let tokens_generated = settled.answer().map_or(0, Answer::tokens_generated);
+        let (of_prompts, of_answers) = if settled.computed().is_some() {
+            (&progress.tokens_prompt, &progress.tokens_generated)
+        } else {
+            (&progress.tokens_prompt_spared, &progress.tokens_generated_spared)
+        };
+        of_prompts.fetch_add(tokens_prompt, Relaxed);
+        of_answers.fetch_add(tokens_generated, Relaxed);
         if let Some(rows) = &progress.settled {
             let is_rejected = settled.answer().is_none();
             let at = Instant::now();
