@@ -65,9 +65,14 @@ soak MINUTES:
 promise:
     cargo test --release --workspace --test command_line --test memory -- --nocapture --test-threads=1
 
-# The sample tables in a bucket of an S3 server from PyPI: run, added to, filtered, killed, verified.
+# The sample tables in a bucket of an S3 server from PyPI: run, added to, filtered, killed, verified; and a
+# week of the schedule over one, in about a minute.
 s3-server:
     cargo test --release --workspace --test command_line --test s3_server -- --nocapture
+
+# The page of the schedule in headless Chromium; screenshots in target/browser.
+browser:
+    LEGENDA_TEST_BROWSER=1 cargo test --release --workspace --test command_line --test browser -- --nocapture
 
 # Time and memory over rows, row groups and files; makes docs/scale.md anew (needs pyarrow).
 scale:

@@ -47,7 +47,9 @@ def write_table(path: Path, rows: int) -> int:
                 n_faulty += 1
                 picture = damaged(picture, row // 11 % 5, chance)
             # No two rows are equal, or one of them would not be computed.
-            batch.append({"id": f"row-{row}", "question": f"What is shown in {row}?", "image": picture})
+            batch.append(
+                {"id": f"row-{row}", "question": f"What is shown in {row}?", "image": picture}
+            )
         schema = pa.schema([("id", pa.string()), ("question", pa.string()), ("image", pa.binary())])
         table = pa.Table.from_pylist(batch, schema=schema)
         writer = writer or pq.ParquetWriter(path, schema)

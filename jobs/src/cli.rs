@@ -171,6 +171,9 @@ pub(crate) struct ShownArgs {
     /// After a first signal, wait this many seconds for the rows at work.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) grace: u64,
+    /// Put the page about the run into this file too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report_to: Option<PathBuf>,
     /// Stop, as after a first signal, when standard input ends: with the service that holds its other
     /// end.
     #[arg(long, hide = true)]

@@ -290,6 +290,7 @@ pub async fn run(
         store_retries: store::retries(),
         prediction,
     };
+    let done: HashSet<SpanId> = entries.iter().map(|entry| entry.id.clone()).collect();
     // A span that was retried has its new entry, and its old one where the run ended before.
     let mut ledger = committed.entries;
     ledger.extend(committed.kept.into_iter().chain(entries).map(|entry| (entry.id.clone(), entry)));
@@ -300,7 +301,7 @@ pub async fn run(
     trace.record("answers", traced(report.answers)).record("rejects", traced(report.n_rejects()));
     tokio::task::spawn_blocking({
         let report = report.clone();
-        move || report::write(&output, &plan, &report, timeline, &entries)
+        move || report::write(&output, &plan, &report, timeline, (&entries, &done))
     })
     .await
     .map_err(|error| RunError::Stage { stage: "report", problem: format!(": {error}") })??;

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -70,7 +71,8 @@ struct State {
     wants_token: bool,
 }
 
-/// A Hub with one model, `owner/model`. It lives as long as the process.
+/// A Hub with one model, `owner/model`, whose files a dataset, `owner/data`, has too. It lives as long as
+/// the process.
 pub struct HubServer {
     state: Arc<Mutex<State>>,
     endpoint: String,
@@ -202,6 +204,7 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let is_head = first.starts_with("HEAD ");
     let headers: BTreeMap<String, String> = lines
         .take_while(|line| !line.is_empty())
         .filter_map(|line| {
@@ -209,9 +212,10 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect();
-    let range_start = headers
-        .get("range")
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let range =
+        headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let range_start = range.and_then(|(start, _)| start.parse::<usize>().ok());
+    let range_end = range.and_then(|(_, end)| end.parse::<usize>().ok()).map(|last| last + 1);
     let authorization = headers.get("authorization").cloned();
     let is_known = authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
     let mut guard = lock(state);
@@ -228,13 +232,19 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
     }
     let revision = |rest: &str| rest == "main" || rest == COMMIT;
     let bare = path.split('?').next().unwrap_or_default();
-    if let Some(rest) = bare.strip_prefix("/api/models/owner/model/revision/") {
+    let of_kind = |model: &str, dataset: &str| {
+        bare.strip_prefix(model).or_else(|| bare.strip_prefix(dataset))
+    };
+    if let Some(rest) =
+        of_kind("/api/models/owner/model/revision/", "/api/datasets/owner/data/revision/")
+    {
         if !revision(rest) {
             return reply("404 Not Found", b"no such revision");
         }
         return reply("200 OK", listing(&guard).to_string().as_bytes());
     }
-    let file = bare.strip_prefix("/owner/model/resolve/").and_then(|rest| rest.split_once('/'));
+    let file = of_kind("/owner/model/resolve/", "/datasets/owner/data/resolve/");
+    let file = file.and_then(|rest| rest.split_once('/'));
     let Some((name, content)) = file
         .filter(|(rest, _)| revision(rest))
         .and_then(|(_, name)| Some((name.to_owned(), guard.files.get(name)?.clone())))
@@ -259,27 +269,34 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
         };
     }
     drop(guard);
-    send(stream, &content, &etag, range_start, fault);
+    let quoted = format!("\"{etag}\"");
+    if headers.get("if-match").is_some_and(|wanted| *wanted != quoted) {
+        return reply("412 Precondition Failed", b"");
+    }
+    let range = range_start.map(|start| start..range_end.unwrap_or(content.len()).max(start));
+    send(stream, &content, &etag, (range, is_head), fault);
 }
 
 fn send(
     mut stream: &TcpStream,
     content: &[u8],
     etag: &str,
-    range_start: Option<usize>,
+    (range, is_head): (Option<Range<usize>>, bool),
     fault: Option<Fault>,
 ) {
     let mut content = content.to_vec();
     if fault == Some(Fault::Damage) {
         content[100] ^= 1;
     }
-    let start = range_start.filter(|_| fault != Some(Fault::NoRanges));
-    let body = &content[start.unwrap_or(0).min(content.len())..];
-    let status = match start {
-        Some(start) if start >= content.len() => "416 Range Not Satisfiable".to_owned(),
-        Some(start) => format!(
+    let range = range.filter(|_| fault != Some(Fault::NoRanges));
+    let wanted = range.clone().unwrap_or(0..content.len());
+    let end = wanted.end.min(content.len());
+    let body = &content[wanted.start.min(end)..end];
+    let status = match range {
+        Some(range) if range.start >= content.len() => "416 Range Not Satisfiable".to_owned(),
+        Some(Range { start, .. }) => format!(
             "206 Partial Content\r\nContent-Range: bytes {start}-{}/{}",
-            content.len() - 1,
+            end - 1,
             content.len()
         ),
         None => "200 OK".to_owned(),
@@ -290,6 +307,7 @@ fn send(
         body.len()
     );
     let body = match fault {
+        _ if is_head => &[],
         Some(Fault::Cut { times: 1.., after_bytes } | Fault::Hang { after_bytes }) => {
             &body[..after_bytes.min(body.len())]
         }

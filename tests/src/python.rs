@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::Command};
 
 use crate::{binary, repository};
 
-/// The server of S3, and tables.
-const PACKAGES: [&str; 2] = ["moto[server]==5.1.22", "pyarrow==26.0.1"];
+/// The server of S3, tables, and what drives a browser.
+const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "selenium==4.40.0"];
 
 /// Runs a script of `tests/` on the binary; returns what it said.
 #[must_use]

@@ -76,6 +76,12 @@ fn two_outputs_are_compared_row_by_row() {
         assert!(told.stdout.contains("12 rows of both; unanswered: 1 and 1"), "{}", told.stdout);
         assert!(told.stdout.contains("short less out"), "{}", told.stdout);
     }
+    // Rows that only one of them has are told of.
+    let few = ["run", "job.toml", "--limit", "5", "--set", "output.path=few"];
+    assert!(place.run(&few).expect(0).stdout.contains("rows_in 5"));
+    let compared = ["eval", "few", "--reference", "right", "--compare", "out"];
+    let told = place.run(&compared).expect(0).stdout;
+    assert!(told.contains("left out: 0 rows of few alone, 7 of out alone"), "{told}");
     place
         .run(&["eval", "out", "--reference", "none"])
         .expect(2)

@@ -141,7 +141,7 @@ fn a_job_that_is_wrong_fails_once_and_its_hook_is_told() {
 }
 
 #[test]
-fn a_report_is_shown_without_rights() {
+fn the_report_of_each_run_is_shown_as_it_was_and_without_rights() {
     let place = workplace(3);
     place.write("jobs/texts.toml", TEXT_JOB);
     let service = Service::start(&place, &[]);
@@ -152,9 +152,24 @@ fn a_report_is_shown_without_rights() {
     let report = place.path("jobs/out/_legenda/report.html");
     assert_eq!(shown.body, fs::read_to_string(&report).unwrap());
     assert!(shown.head.contains("content-security-policy: sandbox; default-src 'none'"));
-    fs::remove_file(&report).unwrap();
-    assert_eq!(service.get("/runs/1/report").status, 404);
-    assert!(!service.get("/runs/1").body.contains("/runs/1/report"));
+    // The output has the report of its last run alone; that of the first is still to be seen.
+    let first = shown.body;
+    // What is started twice in a second is one run.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(service.press("/jobs/texts.toml/start").status, 303);
+    service.wait_until("it is done again", |service| service.n_runs("texts.toml", "done") == 2);
+    assert_eq!(service.get("/runs/2/report").body, fs::read_to_string(&report).unwrap());
+    assert!(service.get("/runs/2/report").body != first);
+    fs::remove_dir_all(place.path("jobs/out")).unwrap();
+    assert_eq!(service.get("/runs/1/report").body, first);
+    // A run that never began has none.
+    place.write("jobs/wrong.toml", &TEXT_JOB.replace("table.parquet", "none.parquet"));
+    let is_known = |service: &Service| service.get("/").body.contains("wrong.toml");
+    service.wait_until("the job is read", is_known);
+    assert_eq!(service.press("/jobs/wrong.toml/start").status, 303);
+    service.wait_until("it has failed", |service| service.n_runs("wrong.toml", "failed") == 1);
+    assert_eq!(service.get("/runs/3/report").status, 404);
+    assert!(!service.get("/runs/3").body.contains("/runs/3/report"));
 }
 
 #[test]

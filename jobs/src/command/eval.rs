@@ -25,17 +25,21 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<Exit, Failure> {
     };
     let mut others = read(other, args)?;
     let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut n_first_only = 0;
     for (key, pair) in sorted(rows) {
-        if let Some(other) = others.remove(&key) {
-            first.push(pair);
-            second.push(other);
+        match others.remove(&key) {
+            Some(other) => {
+                first.push(pair);
+                second.push(other);
+            }
+            None => n_first_only += 1,
         }
     }
     if first.is_empty() {
         let none = anyhow::anyhow!("`{}` and `{other}` have no row in common", args.output);
         return Err(Failure::config(none).hint("name the column that tells rows apart by `--id`"));
     }
-    show_comparison(&first, &second, args);
+    show_comparison(&first, &second, (n_first_only, others.len()), args);
     Ok(Exit::Done)
 }
 
@@ -83,12 +87,18 @@ fn show_scores(pairs: &[Pair], as_json: bool) {
     }
 }
 
-fn show_comparison(first: &[Pair], second: &[Pair], args: &EvalArgs) {
+/// Shows how two outputs compare in the rows of both; `alone` are rows that only one of them has.
+fn show_comparison(first: &[Pair], second: &[Pair], alone: (usize, usize), args: &EvalArgs) {
     let compared = eval::compare(first, second);
     let other = args.compare.as_deref().unwrap_or_default();
     if args.json {
         let compared: Vec<_> = compared.iter().map(|one| json!(one)).collect();
-        print(&json!({ "rows": first.len(), "comparisons": compared }).to_string());
+        let told = json!({
+            "rows": first.len(),
+            "rows_of_one": [alone.0, alone.1],
+            "comparisons": compared,
+        });
+        print(&told.to_string());
         return;
     }
     print(&format!(
@@ -97,6 +107,13 @@ fn show_comparison(first: &[Pair], second: &[Pair], args: &EvalArgs) {
         unanswered(first),
         unanswered(second)
     ));
+    if alone != (0, 0) {
+        let (of_first, of_second) = alone;
+        print(&format!(
+            "left out: {of_first} rows of {} alone, {of_second} of {other} alone",
+            args.output
+        ));
+    }
     print(&format!(
         "{:<34} {:>9} {:>9}   {other} less {}, 95 %",
         "", "first", "second", args.output

@@ -64,7 +64,13 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     };
     let progress =
         Arc::new(Progress { settled: Some(SettledRows::default()), ..Progress::default() });
-    let shown = ShownArgs { show: 0, progress: args.progress, grace: 30, until_eof: false };
+    let shown = ShownArgs {
+        show: 0,
+        progress: args.progress,
+        grace: 30,
+        report_to: None,
+        until_eof: false,
+    };
     let start = Instant::now();
     let running =
         until_signal(Arc::clone(&sample.plan), model, &options, &shown, Arc::clone(&progress));

@@ -1,6 +1,8 @@
 //! `legenda run`.
 
 use std::{
+    io::Write,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -83,6 +85,9 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     for line in summary::lines(&report, &plan) {
         print(&line);
     }
+    if let Some(path) = &shown.report_to {
+        copy_report(&plan, path);
+    }
     if shown.show > 0 {
         let rows = legenda_pipeline::preview::answers(&plan, shown.show).map_err(Failure::fault)?;
         for line in summary::table(&rows) {
@@ -103,6 +108,20 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
             Exit::Interrupted
         }
     })
+}
+
+/// Copies the page about the run to `path`. The run is whole without it.
+fn copy_report(plan: &RunPlan, path: &Path) {
+    let page = legenda_pipeline::report::read_page(&plan.output).map_err(anyhow::Error::new);
+    let copied = page.and_then(|page| {
+        let page = page.context("the output has none")?;
+        let mut file = std::fs::File::create(path)?;
+        Ok(file.write_all(&page)?)
+    });
+    if let Err(error) = copied {
+        let path = path.display();
+        tell(&format!("warning: the report is not in `{path}`: {error:#}"));
+    }
 }
 
 /// Starts the threads that a run waits on.

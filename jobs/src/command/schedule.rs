@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context;
-use chrono::Utc;
 
 use super::{run::Signals, tell};
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     failure::{Exit, Failure},
     schedule::{
         board::Board,
+        clock,
         history::History,
         hooks::Teller,
         page::Page,
@@ -34,6 +34,7 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
     let state = args.state.clone().unwrap_or_else(|| dir.join(".legenda"));
     let state = StateDir::take(&state).map_err(service_failure)?;
     let history = History::open(&state.history()).map_err(Failure::config)?;
+    let reports = state.reports().map_err(service_failure)?;
     let token = token(args.token_env.as_deref())?;
     let binary = std::env::current_exe()
         .context("cannot find this program, which runs are started by")
@@ -49,7 +50,8 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
     let board = Arc::new(Board::default());
     let page = |address| -> Result<Page, Failure> {
         let history = History::open_to_read(&state.history()).map_err(Failure::config)?;
-        Ok(Page::new(history, Arc::clone(&board), sender.clone(), &token.text, address))
+        let told = (history, reports.clone());
+        Ok(Page::new(told, Arc::clone(&board), sender.clone(), &token.text, address))
     };
     let served = match args.no_page {
         true => None,
@@ -69,6 +71,7 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
     let launch = Launch {
         binary,
         dir: dir.clone(),
+        reports: reports.clone(),
         offline: args.offline,
         secret_env: args.token_env.clone(),
     };
@@ -81,7 +84,7 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
         parallel: args.parallel.get(),
         events,
         board,
-        now: Utc::now,
+        now: clock::now,
     };
     let worked = service.work().map_err(service_failure);
     if let Some(Served { end, .. }) = served {

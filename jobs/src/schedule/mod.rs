@@ -14,6 +14,7 @@
 //! [`page`] what a person or a monitor sees.
 
 pub(crate) mod board;
+pub(crate) mod clock;
 pub(crate) mod folder;
 pub(crate) mod history;
 pub(crate) mod hooks;
@@ -21,6 +22,7 @@ pub(crate) mod outside;
 pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod record;
+pub(crate) mod reports;
 pub(crate) mod scheduler;
 pub(crate) mod service;
 pub(crate) mod slots;

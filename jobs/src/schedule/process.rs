@@ -23,6 +23,7 @@ use super::{
     hooks::Teller,
     outside::{Ended, Outside, ProcessEnd, Start, Tell},
     record::{ProcessName, RunId, TryId},
+    reports::Reports,
     service::Event,
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Launch {
     pub(crate) binary: PathBuf,
     /// The folder of the job files.
     pub(crate) dir: PathBuf,
+    /// Where the pages about runs go.
+    pub(crate) reports: Reports,
     /// Whether runs may fetch nothing.
     pub(crate) offline: bool,
     /// An environment variable that runs are not given: it holds the page's token.
@@ -97,6 +100,8 @@ impl Processes {
             .arg(self.launch.dir.join(&start.run.job))
             .args(["--progress", "json", "--until-eof", "--grace"])
             .arg(GRACE.as_secs().to_string())
+            .arg("--report-to")
+            .arg(self.launch.reports.path(start.run.id))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -135,8 +140,10 @@ impl Outside for Processes {
         self.reins.insert(start.at, reins.clone());
         let (at, run) = (start.at, start.run.id);
         let (events, board) = (self.events.clone(), Arc::clone(&self.board));
+        let reports = self.launch.reports.clone();
         std::thread::Builder::new().name(format!("run-{run}")).spawn(move || {
             let ended = attend(child, at, run, &reins, &board);
+            reports.prune();
             // Nobody listens any more when the service ends.
             events.send(Event::Ended(ended)).ok();
         })?;

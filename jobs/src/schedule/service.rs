@@ -18,6 +18,7 @@ use super::{
     outside::{Ended, Told},
     process::Processes,
     record::RunId,
+    reports::Reports,
     scheduler::{ActionError, Scheduler},
 };
 
@@ -100,6 +101,12 @@ impl StateDir {
             }
             Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// Returns the pages about runs.
+    pub(crate) fn reports(&self) -> Result<Reports, ServiceError> {
+        let failed = |source| ServiceError::State { path: self.path.clone(), source };
+        Reports::open(self.path.join("reports")).map_err(failed)
     }
 
     /// Returns where the history lies.

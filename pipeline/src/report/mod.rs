@@ -7,7 +7,10 @@ mod gallery;
 mod page;
 mod sample;
 
-use legenda_schemas::ledger::LedgerEntry;
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use legenda_schemas::{ledger::LedgerEntry, span::SpanId};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -19,7 +22,7 @@ use crate::{
     ledger::{LedgerError, Output, OutputFiles},
     metrics::RunReport,
     plan::RunPlan,
-    store::WriteError,
+    store::{Folder, ReadError, WriteError},
     timeline::Instance,
 };
 
@@ -59,7 +62,8 @@ impl StoredReport {
     }
 }
 
-/// Writes the report of a run that has ended, and has left `entries` in the ledger, in three forms.
+/// Writes the report of a run that has ended, and has left `entries` in the ledger, of which it has `done`
+/// some, in three forms.
 ///
 /// # Errors
 ///
@@ -69,13 +73,22 @@ pub(crate) fn write(
     plan: &RunPlan,
     run: &RunReport,
     timeline: Vec<Instance>,
-    entries: &[LedgerEntry],
+    (entries, done): (&[LedgerEntry], &HashSet<SpanId>),
 ) -> Result<(), WriteError> {
     let files = output.files();
     let earlier = StoredReport::read(files).ok().flatten();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let sample = AnswerSample::take(files, entries);
-    let gallery = Gallery::collect(plan, files, entries, &sample);
+    // Rows of earlier runs are not read again to be shown: where this one has none to show, those are
+    // shown that were.
+    let of_this_run: Vec<LedgerEntry> =
+        entries.iter().filter(|entry| done.contains(&entry.id)).cloned().collect();
+    let mut gallery = Gallery::collect(plan, files, &of_this_run, &sample);
+    if gallery.rows.is_empty()
+        && let Ok(before) = read_gallery(files)
+    {
+        (gallery.rows, gallery.odd) = (before.rows, before.odd);
+    }
     let report = StoredReport {
         run: run.clone(),
         task: plan.job.task.kind.as_str().to_owned(),
@@ -94,6 +107,15 @@ pub(crate) fn write(
             Ok(())
         }
     }
+}
+
+/// Reads the page about the last run of the output in `folder`, if there is one.
+///
+/// # Errors
+///
+/// [`ReadError`].
+pub fn read_page(folder: &Folder) -> Result<Option<Bytes>, ReadError> {
+    folder.read(PAGE)
 }
 
 /// Reads the gallery of an output; an empty one where there is none.

@@ -27,7 +27,6 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use legenda_pipeline::store::Folder;
 use legenda_schemas::sha256_hex;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -37,6 +36,7 @@ use super::{
     board::Board,
     history::{History, HistoryError},
     record::RunId,
+    reports::Reports,
     scheduler::ActionError,
     service::{Action, Event},
 };
@@ -60,6 +60,7 @@ const REPORT_POLICY: &str = "sandbox; default-src 'none'; img-src data:; media-s
 pub(crate) struct Page {
     views: Views,
     history: Mutex<History>,
+    reports: Reports,
     board: Arc<Board>,
     events: Mutex<mpsc::Sender<Event>>,
     /// The digest of the token: texts of equal length are compared in a time that tells nothing.
@@ -89,7 +90,7 @@ enum PageError {
     History(#[from] HistoryError),
     #[error("the page cannot be made: {0}")]
     Template(#[from] minijinja::Error),
-    #[error("{0}")]
+    #[error("the report cannot be read: {0}")]
     Report(String),
 }
 
@@ -119,7 +120,7 @@ impl IntoResponse for PageError {
 impl Page {
     /// Returns the page of a service; `listen` is the address that it will be asked at.
     pub(crate) fn new(
-        history: History,
+        (history, reports): (History, Reports),
         board: Arc<Board>,
         events: mpsc::Sender<Event>,
         token: &str,
@@ -128,6 +129,7 @@ impl Page {
         Self {
             views: Views::new(),
             history: Mutex::new(history),
+            reports,
             board,
             events: Mutex::new(events),
             token: sha256_hex([token.as_bytes()]),
@@ -226,25 +228,20 @@ async fn run(
         let history = page.history();
         (history.run(run)?.ok_or(PageError::NotFound)?, history.tries(run)?)
     };
-    Ok(Html(page.views.run(&page.board, &run, &tries)?))
+    let has_report = page.reports.path(run.id).is_file();
+    Ok(Html(page.views.run(&page.board, &run, &tries, has_report)?))
 }
 
-/// Shows the report that lies in the output of a run's job.
+/// Shows the page about a run, as it was when the run ended.
 async fn report(
     State(page): State<Arc<Page>>,
     Path(run): Path<RunId>,
 ) -> Result<Response, PageError> {
-    let run = page.history().run(run)?.ok_or(PageError::NotFound)?;
-    let jobs = page.board.jobs();
-    let output = jobs.into_iter().find(|job| job.name == run.job).and_then(|job| job.output);
-    let output = output.ok_or(PageError::NotFound)?;
-    let read = tokio::task::spawn_blocking(move || {
-        let folder = Folder::at(&output, std::path::Path::new("."));
-        let folder = folder.map_err(|error| error.to_string())?;
-        folder.read(views::REPORT).map_err(|error| error.to_string())
-    });
-    let read = read.await.map_err(|error| PageError::Report(error.to_string()))?;
-    let bytes = read.map_err(PageError::Report)?.ok_or(PageError::NotFound)?;
+    let reports = page.reports.clone();
+    let read = tokio::task::spawn_blocking(move || reports.read(run)).await;
+    let read = read.map_err(|error| PageError::Report(error.to_string()))?;
+    let read = read.map_err(|error| PageError::Report(error.to_string()))?;
+    let bytes = read.ok_or(PageError::NotFound)?;
     let policy = HeaderValue::from_static(REPORT_POLICY);
     Ok(([(CONTENT_SECURITY_POLICY, policy)], Html(bytes)).into_response())
 }

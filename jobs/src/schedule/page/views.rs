@@ -1,8 +1,6 @@
 //! What the pages say. Every value is escaped, because names of files and what processes complain of
 //! are anybody's text.
 
-use chrono::Utc;
-use legenda_pipeline::store::is_url;
 use legenda_schemas::{cron::TimeZone, units::Period};
 use minijinja::{Environment, value::Serde};
 use serde::Serialize;
@@ -10,15 +8,13 @@ use serde_json::{Value, json};
 
 use crate::schedule::{
     board::{Board, RunProgress},
+    clock,
     record::{Cause, Run, Second, State, Telling, Try},
     scheduler::JobView,
 };
 
 /// How many runs a page shows.
 pub(super) const RUNS_SHOWN: usize = 100;
-
-/// Where a run leaves its report for people.
-pub(super) const REPORT: &str = "_legenda/report.html";
 
 /// The pages.
 #[derive(Debug)]
@@ -126,14 +122,11 @@ impl Views {
         board: &Board,
         run: &Run,
         tries: &[Try],
+        has_report: bool,
     ) -> Result<String, minijinja::Error> {
         let jobs = board.jobs();
         let zone = zone_of(&jobs, &run.job);
         let output = jobs.iter().find(|job| job.name == run.job).and_then(|job| job.output.clone());
-        let has_report = output.as_deref().is_some_and(|output| {
-            // Of an output in a store it is not known before it is asked for.
-            is_url(output) || std::path::Path::new(output).join(REPORT).is_file()
-        });
         let line = run_line(board, zone, run);
         let report: Option<Value> =
             run.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
@@ -167,7 +160,7 @@ fn run_lines(board: &Board, jobs: &[JobView], runs: &[Run]) -> Vec<RunLine> {
 
 fn job_line(job: &JobView, runs: &[RunLine]) -> JobLine {
     let zone = job.schedule.as_ref().map(|schedule| schedule.time_zone).unwrap_or_default();
-    let now = Second::of(Utc::now());
+    let now = Second::of(clock::now());
     JobLine {
         name: job.name.clone(),
         problem: job.problem.clone(),

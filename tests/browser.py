@@ -1,0 +1,160 @@
+"""Opens the page of `legenda schedule` in headless Chromium, as a person does.
+
+    python tests/browser.py target/release/legenda target/browser
+
+The page lists the jobs, a button starts one, progress is shown while it is made, and the report of
+the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and ChromeDriver
+(Debian's packages `chromium` and `chromium-driver`), and what `tests/tests/browser.rs` brings.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+TOKEN = "the token of this test"
+PATIENCE = 120
+JOB = """
+version = 1
+task = { kind = "answer", prompt = "{{ question }}" }
+source = { paths = ["table.parquet"], columns = { id = "id", image = "image" } }
+output = { path = "out", columns = ["id", "question"], span_rows = 64 }
+model = { slots = 1, threads = 1 }
+[schedule]
+cron = "30 3 * * *"
+time_zone = "Europe/Berlin"
+"""
+
+
+def open_browser(profile: str) -> webdriver.Chrome:
+    """Starts Chromium without a window, in which nothing asks the network for anything."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or "chromium"
+    for switch in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1200,1000",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(switch)
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    return webdriver.Chrome(options=options, service=service)
+
+
+def main() -> None:
+    """Starts the service and looks at its page."""
+    binary, shots = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2])
+    shots.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
+        jobs = Path(folder)
+        sample = pq.read_table(SAMPLE / "pictures.parquet", columns=["id", "image"]).to_pylist()
+        # One picture is none, and no two rows are equal.
+        sample[7]["image"] = b"no picture"
+        rows = [
+            row | {"id": f"{row['id']}-{time}", "question": f"What is shown? {time}"}
+            for time in range(24)
+            for row in sample
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), jobs / "table.parquet")
+        (jobs / "nightly.toml").write_text(JOB)
+        (jobs / "broken.toml").write_text("version = 1\n")
+        command = [binary, "schedule", folder, "--listen", "127.0.0.1:0", "--token-env", "TOKEN"]
+        service = subprocess.Popen(
+            command, env=os.environ | {"TOKEN": TOKEN}, stderr=subprocess.PIPE, text=True
+        )
+        browser = None
+        try:
+            assert service.stderr
+            address = next(
+                found[1] for line in service.stderr if (found := re.match(r"page at (\S+)", line))
+            )
+            browser = open_browser(profile)
+            look(browser, address, len(rows), shots)
+        finally:
+            if browser:
+                browser.quit()
+            service.terminate()
+            service.wait()
+
+
+def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> None:
+    """Goes from the list of jobs to the report of a run."""
+
+    def until(what: str, is_so: Callable[[webdriver.Chrome], object]) -> None:
+        WebDriverWait(browser, PATIENCE, 0.1).until(is_so, f"never: {what}")
+
+    def body() -> str:
+        return browser.find_element(By.TAG_NAME, "body").text
+
+    browser.get(address)
+    until("both jobs are listed", lambda _: "nightly.toml" in body() and "broken.toml" in body())
+    assert "30 3 * * * Europe/Berlin" in body(), body()
+    assert "missing field" in browser.find_element(By.CLASS_NAME, "problem").text
+
+    # Without the token nothing starts.
+    start = "[formaction='/jobs/nightly.toml/start']"
+    token = browser.find_element(By.NAME, "token")
+    token.send_keys("another")
+    browser.find_element(By.CSS_SELECTOR, start).click()
+    until("the token is refused", lambda _: "token is missing or wrong" in body())
+    browser.get(address)
+    browser.find_element(By.NAME, "token").send_keys(TOKEN)
+    browser.find_element(By.CSS_SELECTOR, start).click()
+    until("the page of the run is shown", lambda _: browser.current_url.endswith("/runs/1"))
+
+    # The page follows the run by itself.
+    browser.execute_script("document.body.dataset.seen = 'once'")
+    seen: set[int] = set()
+
+    def progress(_: webdriver.Chrome) -> bool:
+        for bar in browser.find_elements(By.TAG_NAME, "progress"):
+            done = int(float(bar.get_attribute("value") or 0))
+            if 0 < done < n_rows and done not in seen:
+                browser.save_screenshot(str(shots / "progress.png"))
+                seen.add(done)
+        return len(seen) >= 2 or "done" in body()
+
+    WebDriverWait(browser, PATIENCE, 0.1, ignored_exceptions=[Exception]).until(progress)
+    assert len(seen) >= 2, f"progress was not shown while it was made: {seen}"
+    until("the run is done", lambda _: browser.find_elements(By.CSS_SELECTOR, ".state.done"))
+    until("its report is offered", lambda _: browser.find_elements(By.CSS_SELECTOR, "a.report"))
+    assert browser.execute_script("return document.body.dataset.seen") == "once", "it was loaded"
+    browser.get(address)
+    assert f"{n_rows}" in body(), body()
+    browser.save_screenshot(str(shots / "jobs.png"))
+
+    browser.get(f"{address}runs/1")
+    browser.find_element(By.CSS_SELECTOR, "a.report").click()
+    until("the report is shown", lambda _: "Some rows" in body())
+    pictures = browser.find_elements(By.TAG_NAME, "img")
+    widths = [int(picture.get_property("naturalWidth") or 0) for picture in pictures]
+    assert len(widths) >= 24 and min(widths) > 0, widths
+    for text in ("media_unknown_format", "Rows that were rejected", "peak memory"):
+        assert text in body(), text
+    browser.save_screenshot(str(shots / "report.png"))
+    browser.execute_script("arguments[0].scrollIntoView()", pictures[-24])
+    browser.save_screenshot(str(shots / "report-rows.png"))
+    entries = browser.get_log("browser")
+    severe = [entry for entry in entries if entry["level"] == "SEVERE" and "401" not in str(entry)]
+    assert not severe, severe
+    print(f"{len(widths)} pictures in the report, progress seen {len(seen)} times")
+
+
+main()
