@@ -2,9 +2,10 @@
 
     python tests/browser.py target/release/legenda target/browser
 
-The page lists the jobs, a button starts one, progress is shown while it is made, and the report of
-the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and ChromeDriver
-(Debian's packages `chromium` and `chromium-driver`), and what `tests/tests/browser.rs` brings.
+The page lists the jobs, a button starts one, progress is shown while it is made, and the report
+of the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and
+ChromeDriver (Debian's packages `chromium` and `chromium-driver`), and what
+`tests/tests/browser.rs` brings.
 """
 
 import os
