@@ -1,5 +1,7 @@
-"""Lets `legenda schedule` work through a week over a bucket of an S3 server (moto, from PyPI) in about
-a minute, by a clock that goes faster, while tables arrive and the service is killed and ended.
+"""Lets `legenda schedule` work through a week over a bucket of an S3 server (moto, from PyPI).
+
+It takes about a minute, by a clock that goes faster, while tables arrive and the service is killed
+and ended.
 
     python tests/scheduled_week.py target/release/legenda
 
