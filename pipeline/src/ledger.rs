@@ -15,17 +15,17 @@
 
 mod error;
 mod files;
+mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use bytes::Bytes;
 use legenda_schemas::{
     hex,
-    job::{Format, Incremental},
+    job::Incremental,
     ledger::{CommittedFile, KeptSpan, LedgerEntry, Plan, StoredJob},
     span::{SourceObject, Span, SpanId},
 };
@@ -34,16 +34,21 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     sidecar::NOTES,
-    sink::{write_schema, write_table},
     store::{Hold, HoldError, LeaseTerms, WriteError},
 };
 
-pub use self::{error::LedgerError, files::OutputFiles};
+pub use self::{
+    error::LedgerError,
+    files::OutputFiles,
+    rows::{Described, Rows},
+};
 
 const PLAN: &str = "_legenda/plan.json";
 const JOB: &str = "_legenda/job.json";
 const LEDGER: &str = "_legenda/ledger";
 const SCHEMAS: &str = "_legenda/schemas";
+/// Hex digits of the digest in the name of a schema's file.
+const SCHEMA_CHARS: usize = 16;
 
 /// How the names of parts begin.
 const PART: &str = "part-";
@@ -123,7 +128,7 @@ impl Output {
         let OpenOutput { plan, overwrite, incremental, stale, lease } = opening;
         let folder = &files.folder;
         let earlier = folder.read(PLAN)?;
-        if earlier.is_none() && !folder.list("", PART)?.is_empty() {
+        if earlier.is_none() && !files.list_tables(is_partitioned(plan))?.is_empty() {
             return Err(LedgerError::Foreign { path: folder.path_of("") });
         }
         folder.make_dirs(&[LEDGER, SCHEMAS, NOTES, "rejects"])?;
@@ -255,8 +260,8 @@ impl Output {
         Ok((plan, committed))
     }
 
-    /// Writes a file of answers of a span into `folder` (the root: `""`), beside the parts that `entry` has since it was begun or its
-    /// rejects were tried again; it counts only when [`Output::commit`] names it.
+    /// Writes a file of answers of a span into `folder` (the root: `""`), beside the parts that `entry` has
+    /// since it was begun or its rejects were tried again; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
     ///
@@ -453,43 +458,6 @@ type Place<'a> = (&'a SourceObject, usize, usize, usize);
 
 fn place(span: &Span) -> Place<'_> {
     (&span.object, span.row_group, span.row_start, span.n_rows)
-}
-
-/// Rows as the bytes of a file.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// How many.
-    pub n_rows: u64,
-    /// The file.
-    pub bytes: Bytes,
-    /// Its schema, where the file does not tell it.
-    pub schema: Option<Described>,
-}
-
-/// A schema and its file.
-#[derive(Clone, Debug)]
-pub struct Described {
-    /// The schema.
-    pub schema: SchemaRef,
-    /// The file.
-    pub bytes: Bytes,
-}
-
-/// Hex digits of the digest in the name of a schema's file.
-const SCHEMA_CHARS: usize = 16;
-
-impl Rows {
-    /// Writes `batch` in `format`.
-    ///
-    /// # Errors
-    ///
-    /// The encoder's.
-    pub fn new(format: Format, batch: &RecordBatch) -> Result<Self, ArrowError> {
-        let schema = batch.schema();
-        let described = write_schema(format, &schema)?.map(|bytes| Described { schema, bytes });
-        let bytes = write_table(format, batch)?;
-        Ok(Self { n_rows: batch.num_rows() as u64, bytes, schema: described })
-    }
 }
 
 /// Returns the SHA-256 of a file's bytes, hex, as `sha256sum` prints it.

@@ -2,7 +2,7 @@
 //!
 //! - [`plan`]: a job checked against its table and model, before a row is read.
 //! - [`inspect`]: what is in a table, before there is a job.
-//! - [`run`]: wires the stages; the file to read first.
+//! - [`run`]: wires the stages; the file to read first. [`stop`]: what ends a run early.
 //! - [`stage`]: scan, prepare, encode, generate, collect.
 //! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
 //! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
@@ -40,6 +40,7 @@ pub(crate) mod sidecar;
 pub mod sink;
 pub mod source;
 pub mod stage;
+pub mod stop;
 pub mod store;
 pub mod template;
 pub mod timeline;
@@ -47,4 +48,5 @@ pub mod verify;
 
 pub use metrics::{Ending, Progress, RunReport};
 pub use plan::{PlanError, RunPlan};
-pub use run::{RunError, RunOptions, Stop, run};
+pub use run::{RunError, RunOptions, run};
+pub use stop::Stop;

@@ -5,7 +5,6 @@ use arrow::{
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use legenda_schemas::table::RESERVED_PREFIX;
 
 use crate::{ledger::OutputFiles, plan::RunPlan};
 
@@ -35,7 +34,6 @@ pub struct PreviewError {
 /// [`PreviewError`] for the first part that cannot be read.
 pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
-    let shown = |name: &str| !name.starts_with(RESERVED_PREFIX);
     let mut preview = Preview {
         header: plan
             .carried
@@ -68,7 +66,8 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
         for batch in &batches {
             for row in 0..batch.num_rows() {
                 if row_idx % every == 0 && taken < wanted {
-                    preview.rows.push(cells(batch, row, shown).map_err(|e| error(e.to_string()))?);
+                    let cells = cells(batch, row, &preview.header);
+                    preview.rows.push(cells.map_err(|e| error(e.to_string()))?);
                     taken += 1;
                 }
                 row_idx += 1;
@@ -78,18 +77,11 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     Ok(preview)
 }
 
-fn cells(
-    batch: &RecordBatch,
-    row: usize,
-    shown: impl Fn(&str) -> bool,
-) -> Result<Vec<String>, ArrowError> {
-    let schema = batch.schema();
-    schema
-        .fields()
+fn cells(batch: &RecordBatch, row: usize, header: &[String]) -> Result<Vec<String>, ArrowError> {
+    header
         .iter()
-        .zip(batch.columns())
-        .filter(|(field, _)| shown(field.name()))
-        .map(|(_, column)| {
+        .map(|name| {
+            let column = batch.column(batch.schema().index_of(name)?);
             let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default())?;
             Ok(formatter.value(row).to_string())
         })

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use legenda_schemas::sha256_hex;
+use sha2::{Digest, Sha256};
 
 pub use self::store::{ResultStore, StoreError};
 use crate::{
@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// What an answer follows from: a SHA-256, hex.
-pub type ResultKey = String;
+/// What an answer follows from: a SHA-256.
+pub type ResultKey = [u8; 32];
 
 /// The most bytes of the temporary file that remembers answers of this run alone.
 const WITHIN_RUN_BYTES_MAX: u64 = 256 << 20;
@@ -107,8 +107,13 @@ impl Known {
     }
 
     fn name(&self, identity: &RowIdentity) -> ResultKey {
-        let seed = if self.draws { identity.seed.to_string() } else { String::new() };
-        sha256_hex([self.fingerprint.as_bytes(), identity.input_sha256.as_bytes(), seed.as_bytes()])
+        let mut digest = Sha256::new();
+        digest.update(&self.fingerprint);
+        digest.update(&identity.input_sha256);
+        if self.draws {
+            digest.update(identity.seed.to_le_bytes());
+        }
+        digest.finalize().into()
     }
 
     /// Asks for the answer of the row at `row`; where it is [`Asked::New`] the row is to be settled.
@@ -135,7 +140,7 @@ impl Known {
         }
         if self.within_run {
             let awaited = Computing::Awaited(Vec::new());
-            state.open.insert(name.clone(), Computed { by: row, state: awaited });
+            state.open.insert(name, Computed { by: row, state: awaited });
         }
         state.computing.insert(row, name);
         Asked::New
@@ -145,7 +150,7 @@ impl Known {
     /// have waited for it.
     pub fn settle(&self, row: RowKey, answer: Option<&Arc<Answer>>) -> Vec<RowKey> {
         let mut state = self.state();
-        let Some(name) = state.computing.get(&row).cloned() else { return Vec::new() };
+        let Some(name) = state.computing.get(&row).copied() else { return Vec::new() };
         let was = match state.open.entry(name) {
             Entry::Occupied(mut entry) if entry.get().by == row => match answer {
                 Some(answer) => {
@@ -173,7 +178,7 @@ impl Known {
         let mut kept = Vec::new();
         for (row, answer) in answers {
             let Entry::Occupied(computing) = state.computing.entry(row) else { continue };
-            let name = computing.get().clone();
+            let name = *computing.get();
             match state.open.get(&name) {
                 Some(Computed { by, state: Computing::Awaited(_) }) if *by == row => continue,
                 Some(Computed { by, .. }) if *by == row => {

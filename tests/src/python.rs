@@ -1,6 +1,10 @@
 //! Python with the packages that some tests need, which `pip` fetches once, as it does ONNX Runtime.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use crate::{binary, repository};
 
@@ -10,14 +14,22 @@ const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "seleniu
 /// Runs a script of `tests/` on the binary; returns what it said.
 #[must_use]
 pub fn run_script(name: &str, arguments: &[&str]) -> String {
-    let home = repository().join("target/python_of_tests");
-    let python: PathBuf = home.join("bin/python");
-    if !python.is_file() {
-        drop(run(Command::new("python3").args(["-m", "venv"]).arg(&home)));
-    }
-    drop(run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES)));
     let script = repository().join("tests").join(name);
-    run(Command::new(&python).arg(script).arg(binary()).args(arguments))
+    run(Command::new(python()).arg(script).arg(binary()).args(arguments))
+}
+
+/// Returns Python with the packages, which the tests of a program make once.
+fn python() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let home = repository().join("target/python_of_tests");
+        let python = home.join("bin/python");
+        if !python.is_file() {
+            drop(run(Command::new("python3").args(["-m", "venv"]).arg(&home)));
+        }
+        drop(run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES)));
+        python
+    })
 }
 
 fn run(command: &mut Command) -> String {

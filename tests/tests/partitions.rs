@@ -67,6 +67,11 @@ fn answers_stand_in_folders_by_a_column() {
     let place = in_languages(TEXT_JOB);
     let told = place.run(&["run", "job.toml", "--show", "3"]).expect(0);
     assert!(told.stdout.contains("rows_in 22 == answers 21 + rejects 1"), "{}", told.stdout);
+    let words = |start: &str| {
+        let line = told.stdout.lines().find(|line| line.starts_with(start)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(words("id "), ["id", "lang", "question", "answer"]);
     let found = by_folder(&place, "out");
     assert_eq!(found.len(), 21);
     for (id, (folder, answer)) in &found {

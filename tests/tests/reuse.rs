@@ -194,6 +194,46 @@ fn a_store_that_cannot_be_used_costs_time_and_no_row() {
     ended.expect(0).complains_of(&["folder.sqlite", "goes on without"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_store_that_has_no_room_to_grow_costs_time_and_no_row() {
+    let questions: Vec<String> = (0..500).map(|row| format!("What is {row} plus one?")).collect();
+    let place = place(&questions, &format!("{TEXT_JOB}{STORE}"));
+    // Files of at most 64 KiB: those of the output are smaller.
+    let run = "ulimit -f 128; exec \"$0\" run job.toml --set output.span_rows=50";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", run]).arg(legenda_tests::binary()).current_dir(place.path(""));
+    let full = legenda_tests::ended(&mut command).expect(0);
+    full.complains_of(&["results.sqlite", "goes on without"]);
+    assert!(full.stdout.contains("rows_in 500 == answers 500"), "{}", full.stdout);
+    let _proof = place.run(&["verify", "out"]).expect(0);
+    // What was kept before is whole.
+    let later = self::run(&place, "later", &[]);
+    assert_eq!(later["answers"], 500);
+    assert_eq!(columns(&place, "later")[0], columns(&place, "out")[0]);
+}
+
+#[test]
+fn a_run_that_is_killed_finds_what_it_had_kept() {
+    let questions: Vec<String> = (0..900).map(|row| format!("What is {}?", row % 450)).collect();
+    let place = place(&questions, &format!("{TEXT_JOB}{STORE}"));
+    let _calm = run(&place, "calm", &["reuse.store=calm.sqlite"]);
+    let mut n_killed = 0;
+    for wait in [300, 500, 700, 900, 1100] {
+        let mut child = place.start(&["run", "job.toml", "--set", "output.path=killed"]);
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        n_killed += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(n_killed > 0);
+    let _whole = run(&place, "killed", &[]);
+    let _proof = place.run(&["verify", "killed"]).expect(0);
+    assert_eq!(columns(&place, "killed")[0], columns(&place, "calm")[0]);
+    let again = run(&place, "again", &[]);
+    assert_eq!(again["rows_reused"], 900);
+}
+
 #[test]
 fn two_runs_may_use_a_store_at_a_time() {
     let questions: Vec<String> = (0..60).map(|n| format!("What is {} plus 2?", n % 30)).collect();

@@ -24,7 +24,7 @@ const CACHE_KIB: i64 = 4096;
 /// Answers as they are, in types of their own: numbers come back to the bit.
 const TABLE: &str = "
     CREATE TABLE results (
-        name TEXT PRIMARY KEY,
+        name BLOB PRIMARY KEY,
         -- Seconds since 1970.
         used INTEGER NOT NULL,
         run TEXT NOT NULL,
@@ -152,7 +152,7 @@ impl ResultStore {
         let mut query = self.database.prepare_cached("SELECT * FROM results WHERE name = ?1")?;
         let found = query.query_row([name], |row| Ok((answer(row)?, row.get::<_, String>("run")?)));
         let Some((Some(answer), run)) = found.optional()? else { return Ok(None) };
-        self.found.push(name.clone());
+        self.found.push(*name);
         Ok(Some((answer, run == self.run)))
     }
 
@@ -295,6 +295,7 @@ fn answer(row: &Row<'_>) -> rusqlite::Result<Option<Answer>> {
 #[cfg(test)]
 mod tests {
     use legenda_models::{Embedding, FinishReason, Generation, Trial};
+    use sha2::{Digest, Sha256};
 
     use super::{Answer, ResultStore, StoreError};
 
@@ -317,21 +318,21 @@ mod tests {
         let embedding = Answer::Embedding(embedding);
         {
             let mut store = ResultStore::open(&path, 1 << 20).unwrap();
-            let answers = [("a".to_owned(), &text(3)), ("b".to_owned(), &embedding)];
+            let answers = [([1; 32], &text(3)), ([2; 32], &embedding)];
             store.put(&answers).unwrap();
-            assert!(store.get(&"c".to_owned()).unwrap().is_none());
+            assert!(store.get(&[3; 32]).unwrap().is_none());
         }
         // A second reader beside the first.
         let mut one = ResultStore::open(&path, 1 << 20).unwrap();
         let mut other = ResultStore::open(&path, 1 << 20).unwrap();
         for store in [&mut one, &mut other] {
-            let (found, is_own) = store.get(&"a".to_owned()).unwrap().unwrap();
+            let (found, is_own) = store.get(&[1; 32]).unwrap().unwrap();
             assert!(!is_own, "a run before has put it there");
             let (Answer::Generation(found), Answer::Generation(put)) = (found, text(3)) else {
                 panic!("it was a text");
             };
             assert_eq!(found, put);
-            let (found, _) = store.get(&"b".to_owned()).unwrap().unwrap();
+            let (found, _) = store.get(&[2; 32]).unwrap().unwrap();
             let (Answer::Embedding(found), Answer::Embedding(put)) = (found, &embedding) else {
                 panic!("it was an embedding");
             };
@@ -344,7 +345,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.sqlite");
         let mut store = ResultStore::open(&path, 1 << 20).unwrap();
-        let name = |of: usize| format!("{of:064}");
+        let name = |of: usize| Sha256::digest(of.to_le_bytes()).into();
         for start in (0..8000).step_by(100) {
             let answers: Vec<Answer> = (start..start + 100).map(text).collect();
             let named: Vec<_> =

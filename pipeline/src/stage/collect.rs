@@ -35,9 +35,9 @@ use crate::{
     plan::RunPlan,
     predict::SettledRow,
     reuse::Known,
-    run::Stop,
     sidecar,
     source::{SourceFailed, TableFile, partitions},
+    stop::Stop,
     store::WriteError,
 };
 

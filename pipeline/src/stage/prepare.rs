@@ -24,11 +24,11 @@ use crate::{
     },
     plan::RunPlan,
     reuse::{Asked, Known},
-    run::Stop,
     source::{
         SourceFailed,
         cell::{MediaCell, media_cells, template_value, text_cell},
     },
+    stop::Stop,
     template::TemplateError,
 };
 

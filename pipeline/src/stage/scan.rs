@@ -9,7 +9,6 @@ use super::{Carried, Outcome, Outcomes, OutstandingSpan, Reject, RowKey, Scanned
 use crate::{
     budget::{Budget, ByteSender, Disconnected, Reservation},
     plan::RunPlan,
-    run::Stop,
     source::{
         ReadRows, SourceError, SourceFailed,
         pages::RowBounds,
@@ -17,6 +16,7 @@ use crate::{
         rows::Damaged,
         text_bytes::check_texts,
     },
+    stop::Stop,
 };
 
 /// Bytes of a batch that are aimed at: large enough that the reader's fixed costs do not show,

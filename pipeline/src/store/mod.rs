@@ -5,6 +5,7 @@
 
 mod lease;
 mod local;
+mod open;
 mod remote;
 
 use std::{

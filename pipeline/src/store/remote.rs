@@ -5,11 +5,10 @@
 //! conditional writes are read back by the one who knows what was written.
 
 use std::{
-    collections::HashMap,
     future::Future,
     ops::Range,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
@@ -18,24 +17,16 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use legenda_models::HubOptions;
 use legenda_schemas::span::SourceObject;
 use object_store::{
-    ClientConfigKey::{self, ConnectTimeout, Timeout},
-    ClientOptions, Error, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt,
-    ObjectStoreScheme, PutMode, PutPayload, RetryConfig, UpdateVersion,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
-    http::HttpBuilder,
-    memory::InMemory,
+    Error, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    UpdateVersion,
     path::{Path, PathPart},
 };
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use super::{LocationError, ReadError, WriteError, join};
+use super::{LocationError, ReadError, WriteError, join, open::open_store};
 use crate::crash;
 
 /// How often a call is made before its failure is believed.
@@ -44,10 +35,6 @@ const TRIES_MAX: u32 = 9;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause: the eight of a call that fails to the end take 25 seconds together.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
-/// How long a store may take to accept a connection.
-const CONNECT_MAX: &str = "10 seconds";
-/// How long a store may take to answer a call, body and all.
-const CALL_MAX: &str = "120 seconds";
 /// Objects that are read at a time where many small ones are.
 const READS_AT_A_TIME: usize = 32;
 
@@ -56,10 +43,6 @@ const READS_AT_A_TIME: usize = 32;
 static THREADS: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
 });
-
-/// The stores that are open, by scheme and bucket: a client keeps connections and credentials.
-static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
-    LazyLock::new(Mutex::default);
 
 /// Calls that were made again since the program started.
 static RETRIES: AtomicU64 = AtomicU64::new(0);
@@ -343,75 +326,6 @@ async fn get(
     path: Path,
 ) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
     trying(tries, || get_once(&store, &path)).await
-}
-
-/// Returns the store of a URL, and the path of the URL in it.
-fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), LocationError> {
-    let refuse = |problem: String| LocationError { url: url.to_owned(), problem };
-    let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
-    let (scheme, path) =
-        ObjectStoreScheme::parse(&parsed).map_err(|error| refuse(error.to_string()))?;
-    let path = Path::from_url_path(path.as_ref()).map_err(|error| refuse(error.to_string()))?;
-    let bucket = &parsed[..url::Position::BeforePath];
-    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(store) = stores.get(bucket) {
-        return Ok((Arc::clone(store), path));
-    }
-    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    let built: Result<Arc<dyn ObjectStore>, Error> = match scheme {
-        ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
-            .with_url(url)
-            .with_retry(retry)
-            .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(AmazonS3ConfigKey::Client(Timeout), CALL_MAX)
-            .build()
-            .map(|store| Arc::new(store) as _),
-        ObjectStoreScheme::GoogleCloudStorage => GoogleCloudStorageBuilder::from_env()
-            .with_url(url)
-            .with_retry(retry)
-            .with_config(GoogleConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(GoogleConfigKey::Client(Timeout), CALL_MAX)
-            .build()
-            .map(|store| Arc::new(store) as _),
-        ObjectStoreScheme::MicrosoftAzure => MicrosoftAzureBuilder::from_env()
-            .with_url(url)
-            .with_retry(retry)
-            .with_config(AzureConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(AzureConfigKey::Client(Timeout), CALL_MAX)
-            .build()
-            .map(|store| Arc::new(store) as _),
-        ObjectStoreScheme::Http => HttpBuilder::new()
-            .with_url(bucket)
-            .with_client_options(hub_token(&parsed))
-            .with_retry(retry)
-            .with_config(ConnectTimeout, CONNECT_MAX)
-            .with_config(Timeout, CALL_MAX)
-            .with_config(ClientConfigKey::AllowHttp, "true")
-            .build()
-            .map(|store| Arc::new(store) as _),
-        // Lives as long as the program: for tests of what has no disk.
-        ObjectStoreScheme::Memory => Ok(Arc::new(InMemory::new())),
-        _ => return Err(refuse("no store is known for this kind of URL".to_owned())),
-    };
-    let store = built.map_err(|error| refuse(error.to_string()))?;
-    stores.insert(bucket.to_owned(), Arc::clone(&store));
-    Ok((store, path))
-}
-
-/// Returns what tells the Hub who asks, where that is who is asked. The client sends it to no host that it
-/// is led to.
-fn hub_token(url: &Url) -> ClientOptions {
-    let options = ClientOptions::new();
-    let HubOptions { endpoint, token, .. } = HubOptions::from_env();
-    let is_hub = Url::parse(&endpoint).is_ok_and(|hub| hub.origin() == url.origin());
-    let Some(token) = token.filter(|_| is_hub) else { return options };
-    match HeaderValue::from_str(&format!("Bearer {}", token.secret())) {
-        Ok(mut value) => {
-            value.set_sensitive(true);
-            options.with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]))
-        }
-        Err(_) => options,
-    }
 }
 
 /// An object of a store, as it was when it was looked at.
