@@ -4,7 +4,7 @@ use std::fs;
 
 use legenda_tests::{
     PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
-    references::{AS_LONG, questions, with_bundle},
+    references::{AS_LONG, bundle, questions, with_bundle},
     text_column, texts, write_table,
 };
 
@@ -20,6 +20,37 @@ fn a_directory_answers_as_its_reference() {
         assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
         let answers = text_column(&place.answers("out"), "answer");
         assert_eq!(answers, expected, "{name}");
+    }
+}
+
+/// Builders of onnxruntime-genai before 0.5 named graphs after the model.
+#[test]
+fn graphs_of_genai_may_have_any_name_in_the_bundle() {
+    let (questions, expected) = questions("llama_gqa");
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &texts(&questions), 4);
+    fs::create_dir(place.path("phi")).unwrap();
+    for file in fs::read_dir(bundle("llama_gqa")).unwrap() {
+        let file = file.unwrap();
+        let name = file.file_name().to_string_lossy().into_owned();
+        let name = if name == "model.onnx" { "phi-cpu-int4.onnx" } else { &name };
+        fs::copy(file.path(), place.path("phi").join(name)).unwrap();
+    }
+    let config = fs::read_to_string(bundle("llama_gqa").join("genai_config.json")).unwrap();
+    let named = |file: &str| {
+        assert!(config.contains("\"model.onnx\""));
+        place.write("phi/genai_config.json", &config.replace("model.onnx", file));
+    };
+    named("phi-cpu-int4.onnx");
+    place.write("job.toml", &format!("{TEXT_JOB}{AS_LONG}[model]\nbundle = \"phi\"\n"));
+    let _whole = place.run(&["run", "job.toml"]).expect(0);
+    assert_eq!(text_column(&place.answers("out"), "answer"), expected);
+    for (file, problem) in
+        [("none.onnx", "`none.onnx`"), ("../phi/phi-cpu-int4.onnx", "leads out of the bundle")]
+    {
+        named(file);
+        place.run(&["check", "job.toml"]).expect(2).complains_of(&[problem]);
     }
 }
 

@@ -20,6 +20,8 @@ use crate::onnx::external_locations;
 pub(crate) struct BundleFiles {
     place: Place,
     precision: PrecisionChoice,
+    /// The files of graphs that a config names otherwise, by the base names of the graphs.
+    named: BTreeMap<&'static str, String>,
 }
 
 /// Where the files are.
@@ -116,7 +118,7 @@ impl Folder {
 impl BundleFiles {
     /// Opens a directory.
     pub(crate) fn directory(path: &Path, precision: PrecisionChoice) -> Result<Self, BundleError> {
-        Ok(Self { place: Place::Directory(Folder::open(path, None)?), precision })
+        Ok(Self::of(Place::Directory(Folder::open(path, None)?), precision))
     }
 
     /// Opens the directory of a repository that has the files of `listing`, though some of them may
@@ -126,7 +128,7 @@ impl BundleFiles {
         listing: BTreeMap<String, Option<u64>>,
         precision: PrecisionChoice,
     ) -> Result<Self, BundleError> {
-        Ok(Self { place: Place::Directory(Folder::open(path, Some(listing))?), precision })
+        Ok(Self::of(Place::Directory(Folder::open(path, Some(listing))?), precision))
     }
 
     /// Holds files in memory.
@@ -134,7 +136,21 @@ impl BundleFiles {
         files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
         precision: PrecisionChoice,
     ) -> Self {
-        Self { place: Place::Memory(files), precision }
+        Self::of(Place::Memory(files), precision)
+    }
+
+    fn of(place: Place, precision: PrecisionChoice) -> Self {
+        Self { place, precision, named: BTreeMap::new() }
+    }
+
+    /// Takes `file` for the graph `name`, whatever it is called.
+    pub(super) fn name_graph(&mut self, name: &'static str, file: &str) -> Result<(), BundleError> {
+        let inside = plain_path(file).ok_or_else(|| BundleError::Outside {
+            file: file.to_owned(),
+            target: PathBuf::from(file),
+        })?;
+        self.named.insert(name, inside);
+        Ok(())
     }
 
     /// Returns which precisions are wanted.
@@ -217,8 +233,14 @@ impl BundleFiles {
     }
 
     /// Returns the precisions in which a graph is there, with the file of each: `onnx/{name}.onnx`,
-    /// or `{name}.onnx` at the root, where optimum writes it.
+    /// or `{name}.onnx` at the root, where optimum writes it. A file that a config names is taken for
+    /// what a graph without a suffix is.
     pub(super) fn precisions(&self, name: &str) -> Result<Vec<(Precision, String)>, BundleError> {
+        if let Some(file) = self.named.get(name) {
+            let is_there = self.has(file)?;
+            let missing = || BundleError::MissingFile { file: file.clone() };
+            return is_there.then(|| vec![(Precision::Fp32, file.clone())]).ok_or_else(missing);
+        }
         let mut found = Vec::new();
         for precision in Precision::ALL {
             let suffix = precision.suffix();

@@ -43,6 +43,20 @@ impl GenaiConfig {
         }
     }
 
+    /// Tells `files` how the graphs are called: older builders name them after the model.
+    pub(super) fn name_graphs(&self, files: &mut BundleFiles) -> Result<(), BundleError> {
+        let (_, is_encoder_decoder) = self.architecture();
+        let graphs: &[(&str, &'static str)] = match is_encoder_decoder {
+            true => &[("encoder", "encoder"), ("decoder", "decoder")],
+            false => &[("decoder", "model")],
+        };
+        for (part, graph) in graphs {
+            let file = self.model.get(*part).and_then(|part| part["filename"].as_str());
+            file.map_or(Ok(()), |file| files.name_graph(graph, file))?;
+        }
+        Ok(())
+    }
+
     /// Returns what `config.json` of a decoder would say.
     pub(super) fn decoder_config(&self) -> Result<ModelConfig, BundleError> {
         let mut model = self.model.clone();

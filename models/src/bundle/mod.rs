@@ -180,10 +180,13 @@ impl Bundle {
     /// are hashed.
     pub(crate) fn from_files(
         name: String,
-        files: BundleFiles,
+        mut files: BundleFiles,
         commit: Option<&str>,
     ) -> Result<Self, BundleError> {
         let genai = GenaiConfig::read(&files)?;
+        if let Some(genai) = &genai {
+            genai.name_graphs(&mut files)?;
+        }
         let (architecture, is_encoder_decoder) = match &genai {
             Some(genai) => genai.architecture(),
             None => {
