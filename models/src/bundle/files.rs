@@ -69,9 +69,11 @@ impl Folder {
         let failed = |source| BundleError::Directory { path: root.to_owned(), source };
         fs::read_dir(root).map_err(failed)?;
         let home = root.canonicalize().map_err(failed)?;
+        // Of a snapshot, or of a folder in one.
         let blobs = home
-            .parent()
-            .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+            .ancestors()
+            .skip(1)
+            .find(|above| above.file_name().is_some_and(|name| name == "snapshots"))
             .and_then(Path::parent)
             .and_then(|repo| repo.join("blobs").canonicalize().ok());
         Ok(Self {

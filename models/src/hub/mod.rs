@@ -10,7 +10,7 @@ mod dataset;
 mod error;
 mod options;
 
-use std::{cell::OnceCell, fmt, path::Path, str::FromStr};
+use std::{cell::OnceCell, collections::BTreeMap, fmt, path::Path, str::FromStr};
 
 use legenda_schemas::precision::PrecisionChoice;
 
@@ -25,10 +25,11 @@ pub use dataset::HubDataset;
 pub use error::HubError;
 pub use options::{HubOptions, Token};
 
-/// A model of the Hub, at a branch, tag or commit.
+/// A model of the Hub, at a branch, tag or commit; where a repository holds several, in a folder of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HubRepo {
     name: String,
+    folder: Option<String>,
     revision: Option<String>,
 }
 
@@ -45,6 +46,23 @@ impl HubRepo {
         &self.name
     }
 
+    /// Returns the folder of the repository that holds the model, if it is not the whole.
+    #[must_use]
+    pub fn folder(&self) -> Option<&str> {
+        self.folder.as_deref()
+    }
+
+    /// Returns `owner/name`, and the folder behind it.
+    fn place(&self) -> String {
+        let folder = self.folder.iter().flat_map(|folder| ["/", folder.as_str()]);
+        std::iter::once(self.name.as_str()).chain(folder).collect()
+    }
+
+    /// Returns the name of a file of the model within its repository.
+    fn within(&self, file: &str) -> String {
+        self.folder.as_ref().map_or_else(|| file.to_owned(), |folder| format!("{folder}/{file}"))
+    }
+
     /// Returns the branch, tag or commit.
     #[must_use]
     pub fn revision(&self) -> &str {
@@ -53,13 +71,13 @@ impl HubRepo {
 
     /// Returns the same model at another branch, tag or commit.
     fn at(&self, revision: &str) -> Self {
-        Self { name: self.name.clone(), revision: Some(revision.to_owned()) }
+        Self { revision: Some(revision.to_owned()), ..self.clone() }
     }
 }
 
 impl fmt::Display for HubRepo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", Self::SCHEME, self.name)?;
+        write!(f, "{}{}", Self::SCHEME, self.place())?;
         match &self.revision {
             Some(revision) => write!(f, "@{revision}"),
             None => Ok(()),
@@ -74,7 +92,7 @@ impl FromStr for HubRepo {
         let refuse = |problem| HubError::Name { text: text.to_owned(), problem };
         let rest =
             text.strip_prefix(Self::SCHEME).ok_or_else(|| refuse("is no model of the Hub"))?;
-        let (name, revision) = match rest.split_once('@') {
+        let (place, revision) = match rest.split_once('@') {
             Some((name, revision)) => (name, Some(revision)),
             None => (rest, None),
         };
@@ -83,18 +101,19 @@ impl FromStr for HubRepo {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             !part.is_empty() && part.bytes().all(allowed) && !part.contains("..") && part != "."
         };
-        let parts: Vec<&str> = name.split('/').collect();
-        if parts.len() > 2 {
-            return Err(refuse("names more than an owner and a model"));
-        }
         // Models of the first years have no owner.
-        if !parts.into_iter().all(plain) {
+        if !place.split('/').all(plain) {
             return Err(refuse("is no name of a model"));
         }
+        let slash = place.match_indices('/').nth(1).map(|(at, _)| at);
+        let (name, folder) = match slash {
+            Some(at) => (&place[..at], Some(place[at + 1..].to_owned())),
+            None => (place, None),
+        };
         if revision.is_some_and(|revision| !revision.split('/').all(plain)) {
             return Err(refuse("names no revision"));
         }
-        Ok(Self { name: name.to_owned(), revision: revision.map(str::to_owned) })
+        Ok(Self { name: name.to_owned(), folder, revision: revision.map(str::to_owned) })
     }
 }
 
@@ -164,7 +183,7 @@ impl Hub {
         for graph in bundle.graphs()? {
             snapshot.bring(&graph.file, progress)?;
             for data in bundle.external_data(&graph.file)? {
-                if !snapshot.listing.files.contains_key(&data) {
+                if !snapshot.listing.files.contains_key(&repo.within(&data)) {
                     return Err(BundleError::MissingFile { file: data });
                 }
                 snapshot.bring(&data, progress)?;
@@ -296,18 +315,34 @@ fn not_cached(repo: &HubRepo, precision: &PrecisionChoice, file: &str, why: Stri
 impl Snapshot<'_> {
     /// Brings the configs and opens the bundle on what the repository has.
     fn look(&self, progress: FetchProgress<'_>) -> Result<Bundle, BundleError> {
-        let files = &self.listing.files;
-        for file in files.keys().filter(|file| is_config(file)) {
+        let within = self.repo.within("");
+        let files =
+            self.listing.files.iter().filter_map(|(name, file)| {
+                Some((name.strip_prefix(&within)?.to_owned(), file.size))
+            });
+        let sizes: BTreeMap<String, Option<u64>> = files.collect();
+        for file in sizes.keys().filter(|file| is_config(file)) {
             self.bring(file, progress)?;
         }
-        let root = self.cache.snapshot(&self.listing.commit);
-        let sizes = files.iter().map(|(name, file)| (name.clone(), file.size)).collect();
+        let mut root = self.cache.snapshot(&self.listing.commit);
+        let mut revision = self.listing.commit.clone();
+        if let Some(folder) = self.repo.folder() {
+            if sizes.is_empty() {
+                let what =
+                    format!("folder `{folder}` in `{}{}`", HubRepo::SCHEME, self.repo.name());
+                return Err(HubError::NotFound { what }.into());
+            }
+            root = root.join(folder);
+            revision = format!("{revision}/{folder}");
+        }
         let files = BundleFiles::listed(&root, sizes, self.precision.clone())?;
-        Bundle::from_files(self.repo.name().to_owned(), files, Some(&self.listing.commit))
+        Bundle::from_files(self.repo.place(), files, Some(&revision))
     }
 
-    /// Brings one file to the cache unless it is there.
-    fn bring(&self, name: &str, progress: FetchProgress<'_>) -> Result<(), HubError> {
+    /// Brings one file of the model to the cache unless it is there.
+    fn bring(&self, file: &str, progress: FetchProgress<'_>) -> Result<(), HubError> {
+        let name = self.repo.within(file);
+        let name = name.as_str();
         let commit = &self.listing.commit;
         let path = self.cache.snapshot(commit).join(name);
         let is_there = path.try_exists().map_err(|source| HubError::Cache {
@@ -344,9 +379,17 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for text in ["hf://gpt2", "hf://o-1/n_2.x", "hf://o/n@v1.0", "hf://o/n@refs/pr/3"] {
+        for text in [
+            "hf://gpt2",
+            "hf://o-1/n_2.x",
+            "hf://o/n@v1.0",
+            "hf://o/n@refs/pr/3",
+            "hf://o/n/cpu/int4@v1",
+        ] {
             assert_eq!(text.parse::<HubRepo>().unwrap().to_string(), text);
         }
+        let deep: HubRepo = "hf://o/n/cpu/int4@v1".parse().unwrap();
+        assert_eq!((deep.name(), deep.folder(), deep.revision()), ("o/n", Some("cpu/int4"), "v1"));
         assert_eq!("hf://o/n".parse::<HubRepo>().unwrap().revision(), "main");
     }
 
@@ -355,7 +398,8 @@ mod tests {
         for text in [
             "hf://",
             "hf://o/",
-            "hf://o/n/x",
+            "hf://o/n/",
+            "hf://o/n/../x",
             "hf://../n",
             "hf://o/..",
             "hf://o/n@",
