@@ -42,4 +42,6 @@ pub use family::{EncodeError, Encoder};
 pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
 pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
-pub use processor::{Hearing, ProcessError, Processor, Record, RgbImage, Sample, Waveform};
+pub use processor::{
+    Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn, Waveform,
+};

@@ -21,6 +21,7 @@ use crate::{
     source::{
         SourceError, SourceTable,
         column::{holds_bytes, holds_media},
+        conversation::holds_messages,
         list_files, partitions,
     },
     store::{Folder, LocationError},
@@ -201,7 +202,8 @@ impl RunPlan {
         check_partitions(&job, &carried)?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
-        let mapped = [&columns.id, &columns.text, &columns.image, &columns.audio];
+        let mapped =
+            [&columns.id, &columns.text, &columns.messages, &columns.image, &columns.audio];
         for name in mapped.into_iter().flatten().chain(&template_columns) {
             if !read_columns.contains(name) {
                 read_columns.push(name.clone());
@@ -386,10 +388,12 @@ fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceErro
     type Fits = fn(&DataType) -> bool;
     let is_text: Fits =
         |kind| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
     const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
-    let mapped: [(&str, &Option<String>, Fits, &'static str); 4] = [
+    let mapped: [(&str, &Option<String>, Fits, &'static str); 5] = [
         ("source.columns.id", &columns.id, |_| true, "anything"),
         ("source.columns.text", &columns.text, is_text, "text"),
+        ("source.columns.messages", &columns.messages, holds_messages, MESSAGES),
         ("source.columns.image", &columns.image, holds_media, MEDIA),
         ("source.columns.audio", &columns.audio, holds_media, MEDIA),
     ];
@@ -433,7 +437,7 @@ fn template_columns(
     let templates = [("task.prompt", Some(prompt)), ("task.system", system)];
     for (key, template) in templates {
         for variable in template.map(Template::variables).into_iter().flatten() {
-            if variable == "text" && job.source.columns.text.is_some() {
+            if variable == "text" && job.source.columns.says_text() {
                 continue;
             }
             if table.files[0].schema.field_with_name(variable).is_err() {

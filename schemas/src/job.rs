@@ -280,6 +280,15 @@ impl Job {
                 format!("is {}: write a duration above 0", self.limits.audio_seconds),
             );
         }
+        if self.source.columns.messages.is_some() {
+            let key = "source.columns.messages";
+            if self.source.columns.text.is_some() {
+                return refuse(key, "and `text` both say what is asked: remove one".to_owned());
+            }
+            if !matches!(self.task.kind, TaskKind::Answer | TaskKind::Generate) {
+                return refuse(key, "is for `answer` and `generate` tasks: remove it".to_owned());
+            }
+        }
         if let Some((key, kinds)) = self.task.useless_key() {
             return refuse(key, format!("is for {kinds} tasks: remove it"));
         }
@@ -291,7 +300,7 @@ impl Job {
                 self.source.columns.audio.is_none().then_some("source.columns.audio")
             }
             TaskKind::Answer | TaskKind::Generate => (self.task.prompt.is_none()
-                && self.source.columns.text.is_none())
+                && !self.source.columns.says_text())
             .then_some("source.columns.text"),
             TaskKind::Embed => None,
         };

@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, fs, io::Write, path::Path};
 use arrow::array::{AsArray, RecordBatch};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, ended, pictures, png, text_column, texts, write_table,
+    PICTURE_JOB, TEXT_JOB, Workplace, ended, pictures, png,
+    references::{bundle, with_bundle},
+    text_column, texts, write_table,
 };
 use serde_json::{Value, json};
 
@@ -289,6 +291,77 @@ fn a_batch_file_is_answered_line_by_line() {
         }
     }
     assert_eq!(later, told);
+}
+
+/// As the job with the same conversation answers, which is held to the reference elsewhere.
+#[test]
+fn a_batch_file_may_hold_conversations() {
+    let said = |role: &str, content: &str| json!({"role": role, "content": content});
+    let turns = [
+        said("system", "Be short."),
+        said("user", "Hello."),
+        said("assistant", "Hello, who is it?"),
+        said("user", "What is dog in German?"),
+    ];
+    let place = Workplace::new();
+    let body = |messages: Value| json!({"messages": messages, "max_tokens": 20});
+    let chat = |id: &str, messages: Value| request(id, "/v1/chat/completions", body(messages));
+    let picture =
+        json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]);
+    let shown = json!([{"role": "user", "content": picture}, turns[2], turns[3]]);
+    let lines = [
+        chat("whole", json!(turns)),
+        chat("alone", json!([turns[0], turns[3]])),
+        chat("unasked", json!(turns[..3])),
+        chat("shown", shown),
+        chat("tool", json!([said("tool", "x"), turns[3]])),
+    ];
+    place.write("in.jsonl", &lines.join("\n"));
+    let llama = bundle("llama");
+    let args = ["batch", "in.jsonl", "--model", llama.to_str().unwrap(), "--out", "out.jsonl"];
+    let _told = place.run(&args).expect(0);
+    let told = responses(&place, "out.jsonl");
+    let content = |row: usize| &told[row]["response"]["body"]["choices"][0]["message"]["content"];
+    for (row, problem) in [(2, "is not of a user"), (3, "last message"), (4, "`role`")] {
+        let message = told[row]["error"]["message"].as_str().unwrap();
+        assert!(message.contains(problem), "{message}");
+    }
+
+    // The same as a table, whose cells are lists of structs or JSON.
+    let cells = [json!(turns), json!([turns[0], turns[3]]), json!(turns[..3]), Value::Null];
+    let lists = cells
+        .iter()
+        .enumerate()
+        .map(|(row, cell)| json!({"id": format!("row-{row}"), "messages": cell}).to_string());
+    place.write("lists.jsonl", &lists.collect::<Vec<_>>().join("\n"));
+    let texts = cells.iter().enumerate().map(|(row, cell)| {
+        let cell = if cell.is_null() { Value::Null } else { json!(cell.to_string()) };
+        json!({"id": format!("row-{row}"), "messages": cell}).to_string()
+    });
+    place.write("texts.jsonl", &texts.collect::<Vec<_>>().join("\n"));
+    for table in ["lists", "texts"] {
+        let job = TEXT_JOB
+            .replace("table.parquet", &format!("{table}.jsonl"))
+            .replace("text = \"question\"", "messages = \"messages\"")
+            .replace("\"out\"", &format!("\"{table}\""));
+        let job = format!("{job}[generation]\nmax_new_tokens = 20\n");
+        place.write("job.toml", &with_bundle(&job, "llama"));
+        let run = place.run(&["run", "job.toml"]).expect(0);
+        assert!(run.stdout.contains("rows_in 4 == answers 2 + rejects 2"), "{}", run.stdout);
+        let answers = text_column(&place.answers(table), "answer");
+        assert_eq!(
+            [json!(answers[0]), json!(answers[1])],
+            [content(0).clone(), content(1).clone()]
+        );
+        assert_ne!(answers[0], answers[1], "what was said before counts");
+        let codes = text_column(&place.rejects(table), "legenda_code");
+        let expected = ["messages_invalid", "row_empty"].map(|code| Some(code.to_owned()));
+        assert_eq!(codes, expected);
+    }
+    let both = ["check", "job.toml", "--set", "source.columns.text=id"];
+    place.run(&both).expect(2).complains_of(&["`source.columns.messages`", "remove one"]);
+    let other = ["check", "job.toml", "--set", "source.columns.messages=id"];
+    assert!(place.run(&other).code == Some(0), "an id may be JSON");
 }
 
 #[test]

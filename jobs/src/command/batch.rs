@@ -96,7 +96,9 @@ fn job(
 ) -> Result<Job, Failure> {
     let is_embedding = group.is_some_and(|group| group.url == "/v1/embeddings");
     let has_images = group.is_some_and(|group| group.has_images);
-    let mut columns = json!({"id": "custom_id", "text": "text"});
+    let is_chat = group.is_some_and(|group| group.url == "/v1/chat/completions");
+    let asked = if is_chat { "messages" } else { "text" };
+    let mut columns = json!({"id": "custom_id", asked: asked});
     if has_images {
         columns["image"] = Value::from("images");
     }
@@ -112,7 +114,6 @@ fn job(
     let mut task = json!({"kind": kind});
     if !is_embedding {
         task["prompt"] = Value::from("{{ text }}");
-        task["system"] = Value::from("{{ system }}");
     }
     let name = group.map(Group::name).unwrap_or_default();
     let folder = format!("{}.legenda/{name}", args.out.display());

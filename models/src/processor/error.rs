@@ -54,6 +54,9 @@ pub enum ProcessError {
         /// The task.
         task: String,
     },
+    /// A model that continues a text, or is told its task, was given a conversation.
+    #[error("the row is a conversation, and this model has no chat template: ask it one thing")]
+    NoConversation,
     /// There is neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
@@ -131,6 +134,7 @@ impl ProcessError {
             Self::PlaceholderCount { .. } => "placeholder_count",
             Self::MediaCount { .. } => "media_count",
             Self::NoTask { .. } => "task_missing",
+            Self::NoConversation => "conversation_unsupported",
             Self::TaskAlone { .. } => "task_not_alone",
             Self::EmptyRecord => "record_empty",
             Self::NotOneThing { .. } => "not_one_thing",

@@ -32,7 +32,7 @@ pub use error::ProcessError;
 pub use hearing::Hearing;
 pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
-pub use record::{Record, RgbImage, Sample, Waveform};
+pub use record::{Record, RgbImage, Role, Sample, Turn, Waveform};
 pub(crate) use regions::Regions;
 pub use resize::{Backend, Filter, resize};
 pub use samples::RawSamples;

@@ -11,10 +11,41 @@ pub struct Record {
     pub text: Option<String>,
     /// The system message.
     pub system: Option<String>,
+    /// What was said before, in its order, where the text goes on with a conversation.
+    pub earlier: Vec<Turn>,
     /// The images, in the order they are shown to the model.
     pub images: Vec<RgbImage>,
     /// The sounds, in the order they are played to the model.
     pub audios: Vec<Waveform>,
+}
+
+/// What somebody said in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Who.
+    pub role: Role,
+    /// What.
+    pub text: String,
+}
+
+/// Who speaks in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// Returns the name that chat templates and the API of OpenAI have for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
 }
 
 /// A decoded image: 8-bit RGB.

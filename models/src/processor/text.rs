@@ -61,6 +61,8 @@ pub(crate) struct TextProcessor {
     placeholders: Vec<Placeholder>,
     /// Whether the template writes the special tokens; without one the tokenizer adds its own.
     is_chat: bool,
+    /// Whether the template has a place for what was said before.
+    takes_turns: bool,
     /// Whether special tokens in a text count: a prompt of the job is made of them.
     is_task: bool,
     /// Whether a message's content is a list of parts rather than a string: templates of models
@@ -109,16 +111,22 @@ impl TextProcessor {
 
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
+        let mut takes_turns = false;
         let template = match (bundle.family, bundle.reader()) {
             (Family::EncoderDecoder(_), _) if is_task => Some(TASK_TEMPLATE.to_owned()),
             // What encodes a text reads the text itself.
             (Family::EncoderDecoder(_) | Family::Embedding, _) => None,
             (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
-            _ => chat_template(bundle, &config)?,
+            _ => {
+                let template = chat_template(bundle, &config)?;
+                takes_turns = template.is_some();
+                template
+            }
         };
         let has_media = bundle.modalities().image || bundle.modalities().audio;
         Ok(Self {
             is_chat: template.is_some(),
+            takes_turns,
             is_task,
             cleans_up: config["clean_up_tokenization_spaces"] == true,
             takes_parts: template.is_none()
@@ -136,7 +144,8 @@ impl TextProcessor {
 
     /// Renders the chat template, one placeholder per image and sound.
     pub(super) fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
-        self.render(record, record.text.as_deref(), record.system.as_deref())
+        let earlier: Vec<&str> = record.earlier.iter().map(|turn| turn.text.as_str()).collect();
+        self.render(record, record.text.as_deref(), record.system.as_deref(), &earlier)
     }
 
     /// Renders, tokenises and repeats each placeholder for the features of its medium.
@@ -152,10 +161,10 @@ impl TextProcessor {
         if media_are_missing && record.text.as_deref().is_none_or(str::is_empty) {
             return Err(ProcessError::EmptyRecord);
         }
-        let texts = [record.text.as_deref(), record.system.as_deref()];
-        let has_markup = texts
-            .iter()
-            .flatten()
+        if !self.takes_turns && !record.earlier.is_empty() {
+            return Err(ProcessError::NoConversation);
+        }
+        let has_markup = texts_of(record)
             .any(|text| self.special.iter().any(|(token, _)| text.contains(token.as_str())));
         let ids = if self.is_task {
             self.task_ids(record)?
@@ -176,6 +185,7 @@ impl TextProcessor {
         record: &Record,
         text: Option<&str>,
         system: Option<&str>,
+        earlier: &[&str],
     ) -> Result<String, ProcessError> {
         let mut content: Vec<Value> = Vec::new();
         content.extend(record.images.iter().map(|_| context! { type => "image" }));
@@ -195,6 +205,10 @@ impl TextProcessor {
             let parts = vec![context! { type => "text", text => system }];
             let content = content_of(parts, Some(system));
             messages.push(context! { role => "system", content => content });
+        }
+        for (turn, &text) in record.earlier.iter().zip(earlier) {
+            let content = content_of(vec![context! { type => "text", text => text }], Some(text));
+            messages.push(context! { role => turn.role.as_str(), content => content });
         }
         let token = |modality: &str| {
             self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.marker.as_str())
@@ -224,16 +238,18 @@ impl TextProcessor {
         grids: &[ImageGrid],
         clips: &[Clips],
     ) -> Result<Vec<u32>, ProcessError> {
-        let texts = [record.text.as_deref(), record.system.as_deref()];
-        let stand_in = unused_char(&texts).ok_or_else(|| ProcessError::Tokenizer {
+        let stand_in = unused_char(texts_of(record)).ok_or_else(|| ProcessError::Tokenizer {
             message: "the text uses every private character".to_owned(),
         })?;
-        // Both texts put their pieces in one list; the rendered order is looked up afterwards, so
+        // All texts put their pieces in one list; the rendered order is looked up afterwards, so
         // each piece carries its index as digits between two stand-ins.
         let mut pieces: Vec<String> = Vec::new();
-        let [text, system] =
-            texts.map(|text| text.map(|text| self.guard(text, stand_in, &mut pieces)));
-        let rendered = self.render(record, text.as_deref(), system.as_deref())?;
+        let mut guard = |text: &str| self.guard(text, stand_in, &mut pieces);
+        let text = record.text.as_deref().map(&mut guard);
+        let system = record.system.as_deref().map(&mut guard);
+        let earlier: Vec<String> = record.earlier.iter().map(|turn| guard(&turn.text)).collect();
+        let earlier: Vec<&str> = earlier.iter().map(String::as_str).collect();
+        let rendered = self.render(record, text.as_deref(), system.as_deref(), &earlier)?;
         let rendered = self.expand(rendered, grids, clips)?;
 
         let mut ids = Vec::new();
@@ -399,9 +415,15 @@ fn restore(guarded: &str, stand_in: char, pieces: &[String]) -> String {
     restored
 }
 
+/// Returns the texts of a record that its rows bring: none is to be taken for markup.
+fn texts_of(record: &Record) -> impl Iterator<Item = &str> + Clone {
+    let earlier = record.earlier.iter().map(|turn| turn.text.as_str());
+    record.text.as_deref().into_iter().chain(record.system.as_deref()).chain(earlier)
+}
+
 /// Returns a private-use character that is in none of `texts`.
-fn unused_char(texts: &[Option<&str>]) -> Option<char> {
-    ('\u{F0000}'..='\u{FFFFD}').find(|char| !texts.iter().flatten().any(|t| t.contains(*char)))
+fn unused_char<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Option<char> {
+    ('\u{F0000}'..='\u{FFFFD}').find(|char| !texts.clone().any(|text| text.contains(*char)))
 }
 
 fn template_error(error: TemplateError) -> ProcessError {

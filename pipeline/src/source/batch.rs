@@ -5,8 +5,9 @@
 //! | `custom_id` | the client's name for the request |
 //! | `url` | `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings` |
 //! | `parameters` | how the answer is decoded, by the keys of a job, as JSON |
-//! | `system`, `text` | the system message and what is asked |
-//! | `images`, `has_images` | the pictures of the message, and whether there are any |
+//! | `messages` | of a chat its messages, as JSON |
+//! | `text` | of other requests what is asked |
+//! | `images`, `has_images` | the pictures of the last message, and whether there are any |
 //! | `line` | the line of the file, counted from 1 |
 //!
 //! A request that asks for what no model here does costs its row, which keeps its name.
@@ -19,7 +20,7 @@ use arrow::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     records::RawRecord,
@@ -39,7 +40,7 @@ struct Request {
 /// A request as a row.
 #[derive(Default)]
 struct Asked {
-    system: Option<String>,
+    messages: Option<String>,
     text: Option<String>,
     images: Vec<Vec<u8>>,
     parameters: Option<String>,
@@ -58,7 +59,7 @@ pub(super) fn schema() -> SchemaRef {
         text("custom_id"),
         text("url"),
         text("parameters"),
-        text("system"),
+        text("messages"),
         text("text"),
         Field::new("images", DataType::List(image), true),
         Field::new("has_images", DataType::Boolean, true),
@@ -99,7 +100,7 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
         "custom_id" => texts(|request| request.0.as_ref()),
         "url" => texts(|request| request.1.as_ref()),
         "parameters" => texts(|request| request.2.parameters.as_ref()),
-        "system" => texts(|request| request.2.system.as_ref()),
+        "messages" => texts(|request| request.2.messages.as_ref()),
         "text" => texts(|request| request.2.text.as_ref()),
         "has_images" => {
             let any = requests.iter().map(|request| Some(!request.2.images.is_empty()));
@@ -125,12 +126,7 @@ fn ask(url: &str, body: &Map<String, Value>) -> Result<Asked, String> {
     match url {
         "/v1/chat/completions" => {
             let messages = body.get("messages").and_then(Value::as_array);
-            for message in messages.ok_or("its body has no list of `messages`")? {
-                asked.hear(message)?;
-            }
-            if asked.text.is_none() && asked.images.is_empty() {
-                return Err("it has no message of a user".to_owned());
-            }
+            asked.hear(messages.ok_or("its body has no list of `messages`")?)?;
         }
         "/v1/completions" => asked.text = Some(one_text(body, "prompt")?),
         "/v1/embeddings" => asked.text = Some(one_text(body, "input")?),
@@ -155,26 +151,29 @@ fn one_text(body: &Map<String, Value>, key: &str) -> Result<String, String> {
 }
 
 impl Asked {
-    fn hear(&mut self, message: &Value) -> Result<(), String> {
-        let content = message.get("content").unwrap_or(&Value::Null);
-        match message.get("role").and_then(Value::as_str) {
-            Some("system" | "developer") => {
-                let mut said = Self::default();
-                said.take(content)?;
-                let text = said.text.unwrap_or_default();
-                self.system = Some(match self.system.take() {
-                    Some(before) => format!("{before}\n{text}"),
-                    None => text,
-                });
-                Ok(())
+    /// Takes the messages of a chat, each as one text; pictures are those of the last.
+    fn hear(&mut self, messages: &[Value]) -> Result<(), String> {
+        let mut heard = Vec::with_capacity(messages.len());
+        for (idx, message) in messages.iter().enumerate() {
+            let role = message.get("role").and_then(Value::as_str);
+            let role = role
+                .filter(|role| ["system", "developer", "user", "assistant"].contains(role))
+                .ok_or("a message has no `role` that is known: system, user, assistant")?;
+            let mut said = Self::default();
+            said.take(message.get("content").unwrap_or(&Value::Null))?;
+            let is_last = idx + 1 == messages.len();
+            if !said.images.is_empty() && !(is_last && role == "user") {
+                return Err("pictures stand in the last message of a user alone".to_owned());
             }
-            Some("user") if self.text.is_none() && self.images.is_empty() => self.take(content),
-            Some("user" | "assistant" | "tool" | "function") => {
-                Err("it is a conversation of several turns; one message of a user is answered"
-                    .to_owned())
-            }
-            _ => Err("a message has no `role` that is known".to_owned()),
+            self.images.append(&mut said.images);
+            let content = said.text.unwrap_or_default();
+            heard.push(json!({ "role": role, "content": content }));
         }
+        if heard.last().is_none_or(|last| last["role"] != "user") {
+            return Err("its last message is not of a user".to_owned());
+        }
+        self.messages = Some(Value::from(heard).to_string());
+        Ok(())
     }
 
     fn take(&mut self, content: &Value) -> Result<(), String> {

@@ -5,6 +5,7 @@ pub mod cell;
 pub mod column;
 pub mod computed;
 mod contents;
+pub mod conversation;
 mod csv;
 pub mod file;
 mod json_lines;

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
-use legenda_models::{Hearing, ProcessError, Processor, Record, Sample};
+use legenda_models::{Hearing, ProcessError, Processor, Record, Sample, Turn};
 use legenda_schemas::{job::TaskKind, sha256_hex};
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
@@ -27,6 +27,7 @@ use crate::{
     source::{
         SourceFailed,
         cell::{MediaCell, media_cells, template_value, text_cell},
+        conversation::Conversation,
     },
     stop::Stop,
     template::TemplateError,
@@ -65,6 +66,8 @@ enum PrepareError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error("column `{column}` is no conversation: {problem}")]
+    Messages { column: String, problem: String },
     #[error("column `{column}` is null, but the task `{task}` needs it")]
     Missing { column: String, task: &'static str },
     #[error("the row has no text, no image and no sound to ask about")]
@@ -86,6 +89,7 @@ impl PrepareError {
             Self::Locate { source, .. } => source.code(),
             Self::Template(_) => "template_failed",
             Self::Process(error) => error.code(),
+            Self::Messages { .. } => "messages_invalid",
             Self::Missing { .. } => "media_missing",
             Self::Nothing => "row_empty",
             Self::TextTooLong { .. } => "text_too_long",
@@ -186,6 +190,13 @@ enum Attempt {
     Short { bytes: u64, is_exact: bool },
     /// It cannot be prepared.
     Refused(PrepareError),
+}
+
+/// What is asked of a row in words.
+struct Asking {
+    prompt: String,
+    system: Option<String>,
+    earlier: Vec<Turn>,
 }
 
 /// What became of a row.
@@ -367,19 +378,25 @@ impl Preparer {
     ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
         let columns = &self.plan.job.source.columns;
         let [image_cells, audio_cells] = media;
-        let (prompt, system) = self.prompt(&batch.rows, offset)?;
+        let Asking { prompt, system, earlier } = self.asking(&batch.rows, offset)?;
         let images = self.media(&columns.image, "image", image_cells, batch, &mut room, runtime)?;
         let audios = self.media(&columns.audio, "audio", audio_cells, batch, &mut room, runtime)?;
         if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing.into());
         }
-        let identity = self.identity(batch, offset, &prompt, system.as_deref(), &images, &audios);
+        let asking = Asking { prompt, system, earlier };
+        let identity = self.identity(batch, offset, &asking, &images, &audios);
+        let Asking { prompt, system, earlier } = asking;
         let asked = self.known.as_ref().map(|known| known.ask(batch.key(offset), &identity));
         if let Some(asked @ (Asked::Awaited | Asked::Known(..))) = asked {
             return Ok((Ready::Asked(asked), identity, None));
         }
-        let mut record =
-            Record { text: (!prompt.is_empty()).then_some(prompt), system, ..Record::default() };
+        let mut record = Record {
+            text: (!prompt.is_empty()).then_some(prompt),
+            system,
+            earlier,
+            ..Record::default()
+        };
         for bytes in images {
             let image = room.image(bytes).map_err(|short| Attempt::of(short, &columns.image))?;
             record.images.push(image);
@@ -397,8 +414,8 @@ impl Preparer {
 
     /// Returns the bytes of the cells that the prompt is made of.
     fn text_bytes(&self, rows: &RecordBatch, offset: usize) -> u64 {
-        let text = self.plan.job.source.columns.text.as_ref();
-        let names = self.plan.template_columns.iter().chain(text);
+        let columns = &self.plan.job.source.columns;
+        let names = self.plan.template_columns.iter().chain(&columns.text).chain(&columns.messages);
         let columns = names.filter_map(|name| rows.column_by_name(name));
         let bytes = columns.map(|column| {
             let cell = column.slice(offset, 1).to_data().get_slice_memory_size();
@@ -407,18 +424,25 @@ impl Preparer {
         bytes.sum()
     }
 
-    fn prompt(
-        &self,
-        rows: &RecordBatch,
-        offset: usize,
-    ) -> Result<(String, Option<String>), PrepareError> {
+    /// Renders what is asked of a row in words.
+    fn asking(&self, rows: &RecordBatch, offset: usize) -> Result<Asking, PrepareError> {
         let mut row = Map::new();
+        let columns = &self.plan.job.source.columns;
+        let mut conversation = Conversation::default();
+        if let Some(name) = &columns.messages
+            && let Some(column) = rows.column_by_name(name)
+        {
+            let read = Conversation::of_cell(column.as_ref(), offset);
+            let wrong = |problem| PrepareError::Messages { column: name.clone(), problem };
+            conversation = read.map_err(wrong)?.unwrap_or_default();
+            row.insert("text".to_owned(), Value::from(conversation.asked.as_str()));
+        }
         for name in &self.plan.template_columns {
             if let Some(column) = rows.column_by_name(name) {
                 row.insert(name.clone(), template_value(column.as_ref(), offset));
             }
         }
-        if let Some(name) = &self.plan.job.source.columns.text {
+        if let Some(name) = &columns.text {
             let text = rows.column_by_name(name).and_then(|column| text_cell(column, offset));
             row.insert("text".to_owned(), Value::from(text.unwrap_or_default()));
         }
@@ -429,12 +453,16 @@ impl Preparer {
             prompt.insert_str(0, &embedding.prefix);
         }
         let system = self.plan.system.as_ref().map(|system| system.render(&row)).transpose()?;
-        let bytes = prompt.len() + system.as_ref().map_or(0, String::len);
+        let system: Vec<String> = conversation.system.into_iter().chain(system).collect();
+        let system = (!system.is_empty()).then(|| system.join("\n"));
+        let earlier = conversation.earlier;
+        let of_earlier: usize = earlier.iter().map(|turn| turn.text.len()).sum();
+        let bytes = prompt.len() + system.as_ref().map_or(0, String::len) + of_earlier;
         let bytes_max = self.plan.job.limits.text_bytes.0;
         if bytes as u64 > bytes_max {
             return Err(PrepareError::TextTooLong { bytes, bytes_max });
         }
-        Ok((prompt, system))
+        Ok(Asking { prompt, system, earlier })
     }
 
     /// Returns the encoded bytes of every image or sound of a row.
@@ -483,15 +511,18 @@ impl Preparer {
         &self,
         batch: &ScannedBatch,
         offset: usize,
-        prompt: &str,
-        system: Option<&str>,
+        Asking { prompt, system, earlier }: &Asking,
         images: &[Cow<'_, [u8]>],
         audios: &[Cow<'_, [u8]>],
     ) -> RowIdentity {
-        let mut parts: Vec<&[u8]> = vec![prompt.as_bytes(), system.unwrap_or_default().as_bytes()];
+        let system = system.as_deref().unwrap_or_default();
+        let mut parts: Vec<&[u8]> = vec![prompt.as_bytes(), system.as_bytes()];
         let n_images = images.len().to_le_bytes();
         parts.push(&n_images);
         parts.extend(images.iter().chain(audios).map(AsRef::<[u8]>::as_ref));
+        for turn in earlier {
+            parts.extend([turn.role.as_str().as_bytes(), turn.text.as_bytes()]);
+        }
         let input_sha256 = sha256_hex(parts);
         let row = batch.file_rows[offset].to_le_bytes();
         let job_seed = self.plan.job.generation.seed.to_le_bytes();

@@ -74,10 +74,23 @@ pub struct Columns {
     /// The text, which templates also see as `text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// In the place of `text`, a conversation: a list of `{role, content}`, or such a list as JSON. What
+    /// its last message says, which is the user's, templates see as `text`; its system messages go before
+    /// that of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<String>,
     /// The image or images: bytes, `{bytes, path}`, a path, or a list of those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// The sound: bytes, `{bytes, path}`, or a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
+}
+
+impl Columns {
+    /// Returns whether a column says the text of a row.
+    #[must_use]
+    pub fn says_text(&self) -> bool {
+        self.text.is_some() || self.messages.is_some()
+    }
 }
