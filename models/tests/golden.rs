@@ -157,6 +157,7 @@ fn token_ids_equal_those_of_transformers() {
         let record = Record {
             text: Some(case["text"].as_str().unwrap().to_owned()),
             system: Some("Be brief.".to_owned()),
+            earlier: Vec::new(),
             images: vec![smooth_image(20, 20)],
             audios: Vec::new(),
         };

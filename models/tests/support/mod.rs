@@ -64,6 +64,7 @@ pub(crate) fn records() -> Vec<Record> {
         records.push(Record {
             text: text("How many are there, and what do you hear?"),
             system: text("Be brief."),
+            earlier: Vec::new(),
             images: vec![image(90, 70 + 10 * seed, seed + 5)],
             audios: vec![sound(1.5, seed + 3)],
         });

@@ -161,8 +161,8 @@ impl Asked {
                 .ok_or("a message has no `role` that is known: system, user, assistant")?;
             let mut said = Self::default();
             said.take(message.get("content").unwrap_or(&Value::Null))?;
-            let is_last = idx + 1 == messages.len();
-            if !said.images.is_empty() && !(is_last && role == "user") {
+            let may_show = idx + 1 == messages.len() && role == "user";
+            if !said.images.is_empty() && !may_show {
                 return Err("pictures stand in the last message of a user alone".to_owned());
             }
             self.images.append(&mut said.images);
