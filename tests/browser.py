@@ -70,7 +70,7 @@ def main() -> None:
         sample[7]["image"] = b"no picture"
         rows = [
             row | {"id": f"{row['id']}-{time}", "question": f"What is shown? {time}"}
-            for time in range(24)
+            for time in range(60)
             for row in sample
         ]
         pq.write_table(pa.Table.from_pylist(rows), jobs / "table.parquet")
