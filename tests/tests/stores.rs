@@ -35,6 +35,13 @@ fn a_store_is_as_good_as_a_disk() {
     );
     assert!(bucket.objects("out/_legenda/lease").is_empty(), "the lease is given back");
 
+    // Whoever reads the output has its answers, and not its rejects.
+    for output in ["out", "s3://bucket/out"] {
+        let told = bucket.run(&place, &["inspect", output, "--json"]).expect(0);
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+        assert_eq!(told["table"]["rows"], 16, "{output}: {told}");
+    }
+
     // What is done is not read again.
     let read_before = bucket.sent_bytes();
     assert!(read_before > 0);

@@ -66,8 +66,8 @@ impl Listed {
     }
 }
 
-/// Lists the files that `entries` name: files, directories (searched below, but not in hidden ones or
-/// such as begin with `_`), glob patterns; paths, resolved against `base_dir`, URLs of object stores, or
+/// Lists the files that `entries` name: files, directories (searched below, but not in hidden ones, such as
+/// begin with `_`, or the rejects of an output), glob patterns; paths, resolved against `base_dir`, URLs of object stores, or
 /// datasets of the Hub.
 /// What they are `format` says, or their extensions.
 ///
@@ -164,6 +164,8 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, Sour
     };
     let io_error = |source| SourceError::Io { path: PathBuf::from(url), source };
     let mut found = ObjectAt::list(folder).map_err(io_error)?;
+    let outputs: Vec<String> =
+        found.iter().filter_map(|object| object.path.strip_suffix(PLAN)).map(rejects_of).collect();
     let pattern = wild.map(|_| glob::Pattern::new(url)).transpose().map_err(pattern_error)?;
     let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
     found.retain(|object| match &pattern {
@@ -171,6 +173,7 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, Sour
         None => {
             let below = object.path.strip_prefix(folder.trim_end_matches('/'));
             !below.unwrap_or(&object.path).split('/').any(is_hidden)
+                && !outputs.iter().any(|rejects| object.path.starts_with(rejects))
         }
     });
     let found = found.into_iter().map(|object| (object.path.clone(), Some(object))).collect();
@@ -204,6 +207,13 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>
     }
     let found = files.into_iter().map(|(_, url)| (url, None)).collect();
     Ok(choose(found, format, pattern.is_some()))
+}
+
+/// What tells that a folder is the output of a run, whose rejects are no answers.
+const PLAN: &str = "_legenda/plan.json";
+
+fn rejects_of(output: &str) -> String {
+    format!("{output}rejects/")
 }
 
 /// Returns whether files or folders of this name are passed over.
@@ -245,10 +255,11 @@ fn list_entry(path: &Path, format: Option<SourceFormat>) -> Result<Vec<Listed>, 
 
 fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
     let io_error = |source| SourceError::Io { path: dir.to_owned(), source };
+    let is_output = dir.join(PLAN).is_file();
     for entry in dir.read_dir().map_err(io_error)? {
         let path = entry.map_err(io_error)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if is_hidden(&name) {
+        if is_hidden(&name) || (is_output && name == "rejects") {
             continue;
         }
         if path.is_dir() {
