@@ -88,7 +88,7 @@ impl Rejects {
         let file = match entry.parts.as_slice() {
             [] => return Ok(None),
             // Answers in folders have lost their order.
-            [file] if !file.name.contains('=') => file,
+            [file] if !file.name.contains('/') => file,
             [..] => return Err(RetryError::SeveralParts),
         };
         let Some(rows) = read_rows(output, file)? else { return Ok(None) };

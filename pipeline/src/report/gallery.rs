@@ -106,12 +106,13 @@ impl Gallery {
     pub(crate) fn collect(
         plan: &RunPlan,
         output: &OutputFiles,
-        entries: &[LedgerEntry],
+        entries: &[&LedgerEntry],
         sample: &AnswerSample,
     ) -> Self {
         // Of a retried span it is not known which row a part's row is.
         let plain: Vec<&LedgerEntry> = entries
             .iter()
+            .copied()
             .filter(|entry| entry.retries == 0 && !entry.parts.is_empty())
             .filter(|entry| plan.ledger.made(entry))
             .collect();
@@ -129,26 +130,32 @@ impl Gallery {
                 room(ODD_MAX, &this.odd),
                 room(REJECTED_MAX, &this.rejected),
             ];
-            let Some(mut rows) = SpanRows::read(plan, output, entry, sample) else { continue };
-            rows.choose(room);
-            for (kind, to) in
-                [&mut this.rows, &mut this.odd, &mut this.rejected].into_iter().enumerate()
-            {
-                to.extend(rows.show(kind, &mut bytes_left));
+            let Some(rows) = SpanRows::read(plan, output, entry, sample) else { continue };
+            let shown = [&mut this.rows, &mut this.odd, &mut this.rejected];
+            for (to, chosen) in shown.into_iter().zip(rows.choose(room)) {
+                to.extend(chosen.into_iter().map(|idx| rows.show(idx, &mut bytes_left)));
             }
         }
         this
     }
 }
 
-/// The rows of a span's parts, and which of them are to be shown as what.
+/// The rows of a span's parts.
 struct SpanRows<'a> {
     plan: &'a RunPlan,
     row_group: usize,
     reader: FileReader,
-    rows: Vec<(usize, Shown)>,
-    /// Of each kind: rows as they come, odd ones, rejected ones.
-    chosen: [Vec<usize>; 3],
+    answers: Vec<RecordBatch>,
+    rows: Vec<SpanRow>,
+}
+
+/// A row of a span's parts, and what became of it.
+struct SpanRow {
+    /// Where it stands: which batch of the answers, which row of that, and which of its row group.
+    batch_idx: usize,
+    row: usize,
+    position: usize,
+    shown: Shown,
 }
 
 impl<'a> SpanRows<'a> {
@@ -185,20 +192,23 @@ impl<'a> SpanRows<'a> {
             None => positions,
         };
         let reader = plan.table.reader(&span.object).ok()??;
-        let shown = answers
-            .iter()
-            .flat_map(|batch| (0..batch.num_rows()).map(move |row| answered(batch, row, sample)));
+        let places = answers.iter().enumerate();
+        let places =
+            places.flat_map(|(idx, batch)| (0..batch.num_rows()).map(move |row| (idx, row)));
         // Embeddings are no texts to show.
-        let rows = positions.into_iter().zip(shown);
-        let rows = rows.filter_map(|(position, shown)| Some((position, shown?))).collect();
-        Some(Self { plan, row_group: span.row_group, reader, rows, chosen: Default::default() })
+        let rows = places.zip(positions).filter_map(|((batch_idx, row), position)| {
+            let shown = answered(&answers[batch_idx], row, sample)?;
+            Some(SpanRow { batch_idx, row, position, shown })
+        });
+        let rows = rows.collect();
+        Some(Self { plan, row_group: span.row_group, reader, answers, rows })
     }
 
-    /// Chooses at most as many rows of each kind.
-    fn choose(&mut self, [n_plain, n_odd, n_rejected]: [usize; 3]) {
+    /// Chooses at most as many rows of each kind: as they come, odd ones, rejected ones.
+    fn choose(&self, [n_plain, n_odd, n_rejected]: [usize; 3]) -> [Vec<usize>; 3] {
         let is = |of: fn(&Shown) -> bool| {
             let rows = self.rows.iter().enumerate();
-            rows.filter(|(_, (_, shown))| of(shown)).map(|(idx, _)| idx).collect::<Vec<usize>>()
+            rows.filter(|(_, row)| of(&row.shown)).map(|(idx, _)| idx).collect::<Vec<usize>>()
         };
         let answered = is(|shown| shown.reject.is_none());
         let every = (answered.len() / n_plain.max(1)).max(1);
@@ -206,24 +216,23 @@ impl<'a> SpanRows<'a> {
         let odd = is(|shown| shown.reject.is_none() && !shown.flags.is_empty());
         let odd = odd.into_iter().filter(|idx| !plain.contains(idx)).take(n_odd).collect();
         let rejected = is(|shown| shown.reject.is_some()).into_iter().take(n_rejected).collect();
-        self.chosen = [plain, odd, rejected];
+        [plain, odd, rejected]
     }
 
-    /// Returns the rows of a kind with what they were asked of.
-    fn show(&self, kind: usize, bytes_left: &mut usize) -> Vec<Shown> {
-        let rows = self.chosen[kind].iter().map(|idx| &self.rows[*idx]);
-        rows.map(|(position, shown)| {
-            let mut shown = shown.clone();
-            let columns = Some(self.plan.read_columns.as_slice());
-            let range = *position..position + 1;
-            let source = self.reader.read(self.row_group, std::slice::from_ref(&range), columns, 1);
-            let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
-            if let Some(source) = source.filter(|source| source.num_rows() == 1) {
-                add_source(self.plan, &source, &mut shown, bytes_left);
-            }
-            shown
-        })
-        .collect()
+    /// Returns a row with what names it and what it was asked of.
+    fn show(&self, idx: usize, bytes_left: &mut usize) -> Shown {
+        let SpanRow { batch_idx, row, position, shown } = &self.rows[idx];
+        let is_wanted = |name: &str| name != ANSWER_COLUMN && !name.starts_with(RESERVED_PREFIX);
+        let columns = named(&self.answers[*batch_idx], *row, is_wanted);
+        let mut shown = Shown { columns, ..shown.clone() };
+        let read = Some(self.plan.read_columns.as_slice());
+        let range = *position..position + 1;
+        let source = self.reader.read(self.row_group, std::slice::from_ref(&range), read, 1);
+        let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
+        if let Some(source) = source.filter(|source| source.num_rows() == 1) {
+            add_source(self.plan, &source, &mut shown, bytes_left);
+        }
+        shown
     }
 }
 
@@ -231,7 +240,7 @@ impl<'a> SpanRows<'a> {
 fn rejected(
     plan: &RunPlan,
     output: &OutputFiles,
-    entries: &[LedgerEntry],
+    entries: &[&LedgerEntry],
     bytes_left: &mut usize,
 ) -> Vec<Shown> {
     let files: Vec<_> = entries.iter().filter_map(|entry| entry.rejects_file.as_ref()).collect();
@@ -294,13 +303,11 @@ fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
     rows
 }
 
-/// Reads what became of a row of a part; none where it has an embedding.
+/// Reads what became of a row of a part, but for what names it; none where it has an embedding.
 fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Shown> {
-    let is_wanted = |name: &str| name != ANSWER_COLUMN && !name.starts_with(RESERVED_PREFIX);
-    let columns = named(batch, row, is_wanted);
     let Some(answer) = text_cell(batch.column_by_name(ANSWER_COLUMN)?.as_ref(), row) else {
         let reject = reject(batch, row, [INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN])?;
-        return Some(Shown { columns, reject: Some(reject), ..Shown::default() });
+        return Some(Shown { reject: Some(reject), ..Shown::default() });
     };
     let logprobs = batch.column_by_name("legenda_logprob_mean");
     let logprobs = logprobs.and_then(|column| column.as_primitive_opt::<Float32Type>());
@@ -320,7 +327,7 @@ fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Sh
         ("unlikely", is_unlikely),
     ];
     let flags = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned()).collect();
-    Some(Shown { columns, answer: shorten(answer), logprob, flags, ..Shown::default() })
+    Some(Shown { answer: shorten(answer), logprob, flags, ..Shown::default() })
 }
 
 /// Adds what a row was asked of.

@@ -81,8 +81,8 @@ pub(crate) fn write(
     let sample = AnswerSample::take(files, entries);
     // Rows of earlier runs are not read again to be shown: where this one has none to show, those are
     // shown that were.
-    let of_this_run: Vec<LedgerEntry> =
-        entries.iter().filter(|entry| done.contains(&entry.id)).cloned().collect();
+    let of_this_run: Vec<&LedgerEntry> =
+        entries.iter().filter(|entry| done.contains(&entry.id)).collect();
     let mut gallery = Gallery::collect(plan, files, &of_this_run, &sample);
     if gallery.rows.is_empty()
         && let Ok(before) = read_gallery(files)

@@ -225,42 +225,34 @@ fn insert(
         "INSERT OR IGNORE INTO results (name, used, run, tokens_prompt, text, finish_reason, \
          token_ids, logprob_mean, embedding) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    match answer {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let (mut text, mut embedding) = (None, None);
+    let tokens_prompt = match answer {
         Answer::Generation(generation) => {
             // Ids of tokens are far below 2³¹; one that is not is no answer to keep.
             let ids =
                 generation.token_ids.iter().map(|id| i32::try_from(*id).map(i32::to_le_bytes));
             let Ok(ids) = ids.collect::<Result<Vec<_>, _>>() else { return Ok(()) };
-            insert.execute(params![
-                name,
-                now,
-                run,
-                i64::try_from(generation.n_prompt_tokens).unwrap_or(i64::MAX),
-                generation.text,
-                generation.finish_reason.as_str(),
-                ids.concat(),
-                f64::from(generation.logprob_mean),
-                None::<Vec<u8>>,
-            ])?;
+            text = Some((generation, ids.concat()));
+            Some(count(generation.n_prompt_tokens))
         }
-        Answer::Embedding(embedding) => {
-            let values: Vec<[u8; 4]> =
-                embedding.values.iter().map(|value| value.to_le_bytes()).collect();
-            let tokens = embedding.n_tokens.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-            let none = None::<String>;
-            insert.execute(params![
-                name,
-                now,
-                run,
-                tokens,
-                none,
-                none,
-                None::<Vec<u8>>,
-                None::<f64>,
-                values.concat(),
-            ])?;
+        Answer::Embedding(Embedding { values, n_tokens }) => {
+            let bytes: Vec<[u8; 4]> = values.iter().map(|value| value.to_le_bytes()).collect();
+            embedding = Some(bytes.concat());
+            n_tokens.map(count)
         }
-    }
+    };
+    insert.execute(params![
+        name,
+        now,
+        run,
+        tokens_prompt,
+        text.as_ref().map(|(generation, _)| generation.text.as_str()),
+        text.as_ref().map(|(generation, _)| generation.finish_reason.as_str()),
+        text.as_ref().map(|(_, ids)| ids),
+        text.as_ref().map(|(generation, _)| f64::from(generation.logprob_mean)),
+        embedding,
+    ])?;
     Ok(())
 }
 

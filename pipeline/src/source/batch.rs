@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    conversation::Conversation,
     records::RawRecord,
     rows::{Damaged, ReadRows},
 };
@@ -155,10 +156,7 @@ impl Asked {
     fn hear(&mut self, messages: &[Value]) -> Result<(), String> {
         let mut heard = Vec::with_capacity(messages.len());
         for (idx, message) in messages.iter().enumerate() {
-            let role = message.get("role").and_then(Value::as_str);
-            let role = role
-                .filter(|role| ["system", "developer", "user", "assistant"].contains(role))
-                .ok_or("a message has no `role` that is known: system, user, assistant")?;
+            let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
             let mut said = Self::default();
             said.take(message.get("content").unwrap_or(&Value::Null))?;
             let may_show = idx + 1 == messages.len() && role == "user";
@@ -169,9 +167,7 @@ impl Asked {
             let content = said.text.unwrap_or_default();
             heard.push(json!({ "role": role, "content": content }));
         }
-        if heard.last().is_none_or(|last| last["role"] != "user") {
-            return Err("its last message is not of a user".to_owned());
-        }
+        Conversation::of(&heard)?;
         self.messages = Some(Value::from(heard).to_string());
         Ok(())
     }

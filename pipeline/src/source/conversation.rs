@@ -55,7 +55,8 @@ impl Conversation {
         }
     }
 
-    fn of(messages: &[Value]) -> Result<Self, String> {
+    /// Reads a conversation from its messages.
+    pub(super) fn of(messages: &[Value]) -> Result<Self, String> {
         let mut this = Self::default();
         for message in messages {
             let text = message["content"].as_str();
@@ -72,7 +73,7 @@ impl Conversation {
                 "assistant" => Role::Assistant,
                 other => {
                     return Err(format!(
-                        "a message is of `{other}`; `system`, `user` and `assistant` are known"
+                        "a message has the `role` `{other}`; `system`, `user` and `assistant` are known"
                     ));
                 }
             };

@@ -142,12 +142,19 @@ fn choose(
     found.into_iter().map(|(path, object)| Listed { path, format, object }).collect()
 }
 
+/// How names in a store or a dataset are matched: a folder by a folder, whatever the case.
+const WITHIN_FOLDERS: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: false,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
+    SourceError::Pattern { entry: entry.to_owned(), problem: error.to_string() }
+}
+
 /// Lists the files that a URL names.
 fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
-    let pattern_error = |error: glob::PatternError| SourceError::Pattern {
-        entry: url.to_owned(),
-        problem: error.to_string(),
-    };
     // A query string of HTTP is no pattern, and only a store can be listed.
     if url.starts_with("http://") || url.starts_with("https://") {
         return Ok(vec![Listed::new(url.to_owned(), format)]);
@@ -164,12 +171,12 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, Sour
     };
     let io_error = |source| SourceError::Io { path: PathBuf::from(url), source };
     let mut found = ObjectAt::list(folder).map_err(io_error)?;
-    let outputs: Vec<String> =
-        found.iter().filter_map(|object| object.path.strip_suffix(PLAN)).map(rejects_of).collect();
-    let pattern = wild.map(|_| glob::Pattern::new(url)).transpose().map_err(pattern_error)?;
-    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    let outputs = found.iter().filter_map(|object| object.path.strip_suffix(PLAN));
+    let outputs: Vec<String> = outputs.map(|output| format!("{output}rejects/")).collect();
+    let pattern = wild.map(|_| glob::Pattern::new(url)).transpose();
+    let pattern = pattern.map_err(|error| pattern_error(url, &error))?;
     found.retain(|object| match &pattern {
-        Some(pattern) => pattern.matches_with(&object.path, options),
+        Some(pattern) => pattern.matches_with(&object.path, WITHIN_FOLDERS),
         None => {
             let below = object.path.strip_prefix(folder.trim_end_matches('/'));
             !below.unwrap_or(&object.path).split('/').any(is_hidden)
@@ -185,13 +192,9 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>
     let dataset: HubDataset = entry.parse()?;
     let inside = dataset.inside();
     let pattern = inside.contains(['*', '?', '[']).then(|| glob::Pattern::new(inside)).transpose();
-    let pattern = pattern.map_err(|error| SourceError::Pattern {
-        entry: entry.to_owned(),
-        problem: error.to_string(),
-    })?;
-    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    let pattern = pattern.map_err(|error| pattern_error(entry, &error))?;
     let is_wanted = |name: &str| match &pattern {
-        Some(pattern) => pattern.matches_with(name, options),
+        Some(pattern) => pattern.matches_with(name, WITHIN_FOLDERS),
         None if inside.is_empty() => !name.split('/').any(is_hidden),
         None => {
             let below = name.strip_prefix(inside).and_then(|rest| rest.strip_prefix('/'));
@@ -212,10 +215,6 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>
 /// What tells that a folder is the output of a run, whose rejects are no answers.
 const PLAN: &str = "_legenda/plan.json";
 
-fn rejects_of(output: &str) -> String {
-    format!("{output}rejects/")
-}
-
 /// Returns whether files or folders of this name are passed over.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name.starts_with('_')
@@ -232,10 +231,7 @@ fn list_entry(path: &Path, format: Option<SourceFormat>) -> Result<Vec<Listed>, 
         return Ok(choose(found.into_iter().map(text).collect(), format, false));
     }
     let pattern = path.to_string_lossy();
-    let matches = glob::glob(&pattern).map_err(|error| SourceError::Pattern {
-        entry: pattern.clone().into_owned(),
-        problem: error.to_string(),
-    })?;
+    let matches = glob::glob(&pattern).map_err(|error| pattern_error(&pattern, &error))?;
     let mut below = Vec::new();
     for entry in matches {
         let path = entry.map_err(|error| SourceError::Io {

@@ -378,13 +378,12 @@ impl Preparer {
     ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
         let columns = &self.plan.job.source.columns;
         let [image_cells, audio_cells] = media;
-        let Asking { prompt, system, earlier } = self.asking(&batch.rows, offset)?;
+        let asking = self.asking(&batch.rows, offset)?;
         let images = self.media(&columns.image, "image", image_cells, batch, &mut room, runtime)?;
         let audios = self.media(&columns.audio, "audio", audio_cells, batch, &mut room, runtime)?;
-        if prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
+        if asking.prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing.into());
         }
-        let asking = Asking { prompt, system, earlier };
         let identity = self.identity(batch, offset, &asking, &images, &audios);
         let Asking { prompt, system, earlier } = asking;
         let asked = self.known.as_ref().map(|known| known.ask(batch.key(offset), &identity));
