@@ -8,7 +8,7 @@
 mod references;
 
 use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, Waveform};
-use references::{assert_rows, bundle, encode, load, reference, sound, sounds_joined};
+use references::{assert_rows, bundle, encode, load, picture, reference, sound, sounds_joined};
 use serde_json::Value;
 
 fn record(text: &str, audios: Vec<Waveform>) -> Record {
@@ -20,7 +20,11 @@ fn record_of(row: &Value) -> Record {
     let joined = |names: &Value| {
         sounds_joined(&names.as_array().unwrap().iter().flat_map(Value::as_str).collect::<Vec<_>>())
     };
-    record(row["text"].as_str().unwrap(), audios.map(joined).collect())
+    let images = row["images"].as_array().into_iter().flatten().flat_map(Value::as_str);
+    Record {
+        images: images.map(picture).collect(),
+        ..record(row["text"].as_str().unwrap(), audios.map(joined).collect())
+    }
 }
 
 fn assert_bundle(name: &str) {
@@ -40,6 +44,11 @@ fn ultravox_with_sounds_as_long_as_they_are() {
 #[test]
 fn voxtral_with_clips_of_thirty_seconds() {
     assert_bundle("voxtral");
+}
+
+#[test]
+fn gemma3n_with_pictures_and_sounds_and_an_input_for_each_layer() {
+    assert_bundle("gemma3n");
 }
 
 #[test]

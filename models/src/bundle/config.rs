@@ -166,13 +166,7 @@ pub(crate) struct ProcessorConfig {
     #[serde(default)]
     pub(crate) image_processor: Option<ImageProcessorConfig>,
     #[serde(default)]
-    pub(crate) feature_extractor: Option<FeatureExtractorConfig>,
-    /// The feature extractor of a model that hears samples as they are.
-    #[serde(skip)]
-    pub(crate) samples: Option<SamplesConfig>,
-    /// The feature extractor of CLAP.
-    #[serde(skip)]
-    pub(crate) clap: Option<ClapExtractorConfig>,
+    pub(crate) feature_extractor: Option<SoundConfig>,
     /// The tasks of Florence-2.
     #[serde(skip)]
     pub(crate) tasks: Option<TaskConfig>,
@@ -286,7 +280,37 @@ fn image_size<'de, D: serde::Deserializer<'de>>(
     }
 }
 
-/// `feature_extractor`: the keys of `WhisperFeatureExtractor`.
+/// `feature_extractor`, by its class.
+#[derive(Clone, Debug)]
+pub(crate) enum SoundConfig {
+    /// Whisper's, and where no class is named.
+    LogMel(FeatureExtractorConfig),
+    /// Of a model that hears samples as they are.
+    Samples(SamplesConfig),
+    /// CLAP's.
+    Clap(ClapExtractorConfig),
+    /// Gemma 3n's, which is that of the Universal Speech Model.
+    Usm(UsmExtractorConfig),
+}
+
+impl<'de> Deserialize<'de> for SoundConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let read = match value["feature_extractor_type"].as_str() {
+            Some("Wav2Vec2FeatureExtractor") => {
+                SamplesConfig::deserialize(value).map(Self::Samples)
+            }
+            Some("ClapFeatureExtractor") => ClapExtractorConfig::deserialize(value).map(Self::Clap),
+            Some("Gemma3nAudioFeatureExtractor") => {
+                UsmExtractorConfig::deserialize(value).map(Self::Usm)
+            }
+            _ => FeatureExtractorConfig::deserialize(value).map(Self::LogMel),
+        };
+        read.map_err(serde::de::Error::custom)
+    }
+}
+
+/// The keys of `WhisperFeatureExtractor`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct FeatureExtractorConfig {
     /// The class.
@@ -371,6 +395,71 @@ impl Default for ClapExtractorConfig {
             frequency_max: 14_000.0,
             truncation: "fusion".to_owned(),
             padding: "repeatpad".to_owned(),
+            rest: Map::new(),
+        }
+    }
+}
+
+/// The keys of `Gemma3nAudioFeatureExtractor`; what is left out is as in transformers 4.57.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct UsmExtractorConfig {
+    /// Mel bands.
+    pub feature_size: usize,
+    /// Samples per second the model wants.
+    pub sampling_rate: u32,
+    /// Milliseconds of one frame.
+    pub frame_length_ms: f64,
+    /// Milliseconds between two frames.
+    pub hop_length_ms: f64,
+    /// Samples of one frame: follows from the milliseconds.
+    pub frame_length: Option<usize>,
+    /// Samples between two frames: follows from the milliseconds.
+    pub hop_length: Option<usize>,
+    /// Samples of one transform: follows from those of a frame.
+    pub fft_length: Option<usize>,
+    /// Whether a transform is twice as long as it must be.
+    pub fft_overdrive: bool,
+    /// The lowest frequency of the filters, in hertz.
+    pub min_frequency: f64,
+    /// The highest frequency of the filters, in hertz.
+    pub max_frequency: f64,
+    /// How much of each sample is taken from the next.
+    pub preemphasis: f64,
+    /// Whether a frame's first sample is made smaller instead of one that is dropped.
+    pub preemphasis_htk_flavor: bool,
+    /// What samples are multiplied by.
+    pub input_scale_factor: f64,
+    /// The least energy of a band.
+    pub mel_floor: f64,
+    /// What is subtracted from each band.
+    pub per_bin_mean: Option<Vec<f64>>,
+    /// What each band is divided by.
+    pub per_bin_stddev: Option<Vec<f64>>,
+    /// Every other key, to be checked when the processor opens.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+impl Default for UsmExtractorConfig {
+    fn default() -> Self {
+        Self {
+            feature_size: 128,
+            sampling_rate: 16_000,
+            frame_length_ms: 32.0,
+            hop_length_ms: 10.0,
+            frame_length: None,
+            hop_length: None,
+            fft_length: None,
+            fft_overdrive: true,
+            min_frequency: 125.0,
+            max_frequency: 7600.0,
+            preemphasis: 0.97,
+            preemphasis_htk_flavor: true,
+            input_scale_factor: 1.0,
+            mel_floor: 1e-5,
+            per_bin_mean: None,
+            per_bin_stddev: None,
             rest: Map::new(),
         }
     }

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{BundleError, BundleFiles, ClapExtractorConfig, ImageProcessorConfig, Modalities};
+use super::{BundleError, BundleFiles, ImageProcessorConfig, Modalities, SoundConfig};
 
 const MODULES: &str = "modules.json";
 const POOLING: &str = "1_Pooling/config.json";
@@ -39,7 +39,7 @@ pub(crate) struct EmbeddingConfig {
     pub(crate) prompts: BTreeMap<String, String>,
     pub(crate) default_prompt_name: Option<String>,
     pub(crate) image_processor: Option<ImageProcessorConfig>,
-    pub(crate) clap: Option<ClapExtractorConfig>,
+    pub(crate) sound: Option<SoundConfig>,
 }
 
 /// Which graphs there are and what becomes of their outputs.
@@ -149,7 +149,7 @@ impl EmbeddingConfig {
             prompts: prompts.prompts.unwrap_or_default(),
             default_prompt_name: prompts.default_prompt_name,
             image_processor: None,
-            clap: None,
+            sound: None,
         })
     }
 
@@ -172,7 +172,11 @@ impl EmbeddingConfig {
             prompts: BTreeMap::new(),
             default_prompt_name: None,
             image_processor: None,
-            clap: if audio { Some(part(files, "feature_extractor")?) } else { None },
+            sound: if audio {
+                Some(SoundConfig::Clap(part(files, "feature_extractor")?))
+            } else {
+                None
+            },
         })
     }
 
@@ -203,7 +207,7 @@ impl EmbeddingConfig {
             prompts: BTreeMap::new(),
             default_prompt_name: None,
             image_processor: if image { Some(part(files, "image_processor")?) } else { None },
-            clap: None,
+            sound: None,
         })
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     BundleError, BundleFiles, ProcessorConfig,
-    config::{ModelConfig, TextConfig, TokenIds},
+    config::{ModelConfig, SoundConfig, TextConfig, TokenIds},
     genai,
     reader::ReaderConfig,
     tasks::TaskConfig,
@@ -213,12 +213,11 @@ pub(super) fn processor_config(
         processor.tasks = Some(TaskConfig::take(&mut config, files)?);
     }
     let read = match kind {
-        SourceKind::Samples => {
-            serde_json::from_value(config).map(|config| processor.samples = Some(config))
-        }
-        SourceKind::LogMel => {
-            serde_json::from_value(config).map(|config| processor.feature_extractor = Some(config))
-        }
+        // Older configs name no class: the model says what it hears.
+        SourceKind::Samples => serde_json::from_value(config)
+            .map(|config| processor.feature_extractor = Some(SoundConfig::Samples(config))),
+        SourceKind::LogMel => serde_json::from_value(config)
+            .map(|config| processor.feature_extractor = Some(SoundConfig::LogMel(config))),
         SourceKind::Text | SourceKind::Image | SourceKind::ImageText => {
             serde_json::from_value(config).map(|config| processor.image_processor = Some(config))
         }

@@ -26,8 +26,9 @@ use crate::hub::{FetchProgress, Hub, HubRepo};
 use config::Architecture;
 pub use config::{
     ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig,
+    UsmExtractorConfig,
 };
-pub(crate) use config::{ModelConfig, ProcessorConfig};
+pub(crate) use config::{ModelConfig, ProcessorConfig, SoundConfig};
 pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
 pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
@@ -290,7 +291,7 @@ impl Bundle {
         commit: Option<&str>,
     ) -> Result<Self, BundleError> {
         let image_processor = embedding.image_processor.clone();
-        let clap = embedding.clap.clone();
+        let feature_extractor = embedding.sound.clone();
         let mut bundle = Self {
             name,
             revision: String::new(),
@@ -300,7 +301,11 @@ impl Bundle {
             files,
             config: ModelConfig::default(),
             generation: GenerationConfig::default(),
-            processor: ProcessorConfig { image_processor, clap, ..ProcessorConfig::default() },
+            processor: ProcessorConfig {
+                image_processor,
+                feature_extractor,
+                ..ProcessorConfig::default()
+            },
             start: StartConfig::default(),
             embedding: Some(embedding),
         };

@@ -5,7 +5,7 @@
 //! in positions.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{BundleError, BundleFiles, config::ProcessorConfig};
 
@@ -23,6 +23,8 @@ pub(crate) enum Reader {
     PaliGemma,
     /// Gemma 3's: a frame of marks and empty lines.
     Gemma3,
+    /// Gemma 3n's: such a frame around pictures and around sounds.
+    Gemma3n,
     /// Qwen2-VL's and Qwen2.5-VL's: as many as the picture has merged patches, with positions of
     /// three axes.
     Qwen2Vl,
@@ -43,6 +45,7 @@ impl Reader {
             "SmolVLMForConditionalGeneration" | "smolvlm" => Self::Idefics3,
             "PaliGemmaForConditionalGeneration" | "paligemma" => Self::PaliGemma,
             "Gemma3ForConditionalGeneration" | "gemma3" => Self::Gemma3,
+            "Gemma3nForConditionalGeneration" | "gemma3n" => Self::Gemma3n,
             "Qwen2VLForConditionalGeneration" | "qwen2_vl" => Self::Qwen2Vl,
             "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Self::Qwen2Vl,
             "UltravoxModel" | "ultravox" => Self::Ultravox,
@@ -60,12 +63,18 @@ impl Reader {
 /// The keys of `config.json` that only readers of pictures and sounds have.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct ReaderConfig {
-    /// The mark before a picture (Gemma 3).
+    /// The mark before a picture (Gemma 3, Gemma 3n).
     #[serde(default, alias = "boi_token_index")]
     pub(crate) boi_token_id: Option<i64>,
-    /// The mark behind a picture (Gemma 3).
+    /// The mark behind a picture (Gemma 3, Gemma 3n).
     #[serde(default, alias = "eoi_token_index")]
     pub(crate) eoi_token_id: Option<i64>,
+    /// The mark before a sound (Gemma 3n).
+    #[serde(default)]
+    pub(crate) boa_token_id: Option<i64>,
+    /// The mark behind a sound (Gemma 3n).
+    #[serde(default)]
+    pub(crate) eoa_token_id: Option<i64>,
     /// Features of a picture (LLaVA).
     #[serde(default)]
     pub(crate) image_seq_length: Option<usize>,
@@ -145,6 +154,11 @@ pub(super) fn with_text_defaults(text: &Value) -> Value {
             "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208,
             "max_position_embeddings": 131_072,
         }),
+        Some("gemma3n_text") => json!({
+            "hidden_size": 2048, "num_hidden_layers": 35, "num_attention_heads": 8,
+            "num_key_value_heads": 2, "head_dim": 256, "vocab_size": 262_400,
+            "max_position_embeddings": 32768,
+        }),
         _ => return text.clone(),
     };
     let mut whole = defaults;
@@ -154,9 +168,35 @@ pub(super) fn with_text_defaults(text: &Value) -> Value {
     whole
 }
 
+/// The keys of an extractor of features of sounds that stand beside those of an image processor in one
+/// file (Gemma 3n).
+const SOUND_KEYS: [&str; 21] = [
+    "dither",
+    "feature_extractor_type",
+    "feature_size",
+    "fft_length",
+    "fft_overdrive",
+    "frame_length",
+    "frame_length_ms",
+    "hop_length",
+    "hop_length_ms",
+    "input_scale_factor",
+    "max_frequency",
+    "mel_floor",
+    "min_frequency",
+    "padding_side",
+    "padding_value",
+    "per_bin_mean",
+    "per_bin_stddev",
+    "preemphasis",
+    "preemphasis_htk_flavor",
+    "return_attention_mask",
+    "sampling_rate",
+];
+
 /// Reads the processor configs of a multimodal bundle: everything in `processor_config.json` (the
-/// newest layout) or in `preprocessor_config.json`, or the image processor or feature extractor alone
-/// in the latter and what concerns text in the former.
+/// newest layout) or in `preprocessor_config.json`, or the image processor, the feature extractor or
+/// both side by side in the latter and what concerns text in the former.
 pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, BundleError> {
     const MEDIA: &str = "preprocessor_config.json";
     let processor: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
@@ -174,10 +214,21 @@ pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, B
         return serde_json::from_value(media).map_err(invalid);
     }
     let mut processor = processor.unwrap_or_default();
-    if media["feature_extractor_type"].is_string() {
-        processor.feature_extractor = serde_json::from_value(media).map_err(invalid)?;
-    } else {
-        processor.image_processor = serde_json::from_value(media).map_err(invalid)?;
+    let hears = media["feature_extractor_type"].is_string();
+    let sees = !hears || media["image_processor_type"].is_string();
+    let (sound, image) = match media {
+        Value::Object(keys) if hears && sees => {
+            let (sound, image): (Map<_, _>, Map<_, _>) =
+                keys.into_iter().partition(|(key, _)| SOUND_KEYS.contains(&key.as_str()));
+            (Value::Object(sound), Value::Object(image))
+        }
+        one => (one.clone(), one),
+    };
+    if hears {
+        processor.feature_extractor = Some(serde_json::from_value(sound).map_err(invalid)?);
+    }
+    if sees {
+        processor.image_processor = Some(serde_json::from_value(image).map_err(invalid)?);
     }
     Ok(processor)
 }

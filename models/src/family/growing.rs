@@ -23,7 +23,7 @@ use std::{
 use crate::{
     Prompt,
     engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
-    onnx::{GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
+    onnx::{Dialect, Embeds, GrowingGraph, GrowingInputs, Past, PastRow, RunError, Tokens},
     tensors::Tensor,
 };
 
@@ -127,7 +127,7 @@ impl GrowingDecoder {
     fn groups(&self, joins: &[Join<'_>]) -> Vec<Vec<usize>> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (place, join) in joins.iter().enumerate() {
-            let is_cohort = self.graph.ports().cross.is_some();
+            let is_cohort = self.graph.ports().dialect == Dialect::Cohort;
             let n_tokens = if is_cohort { join.prompt.n_tokens() } else { 0 };
             let n_positions = join.prompt.n_positions();
             groups.entry((n_tokens, self.unmasked(n_positions))).or_default().push(place);
@@ -167,11 +167,11 @@ impl GrowingDecoder {
     ) -> Result<Batch, RunError> {
         let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left);
+        let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left)?;
         // The first run of an encoder-decoder is another branch, and its prompts are a few tokens.
-        let is_cohort = self.graph.ports().cross.is_some();
+        let is_encoded = self.graph.ports().cross.is_some();
         let piece = match self.scored_positions_max() {
-            Some(max) if !self.rules.whole_prompts && !is_cohort => {
+            Some(max) if !self.rules.whole_prompts && !is_encoded => {
                 (max / joins.len().max(1)).clamp(16, longest.max(16))
             }
             _ => longest,
@@ -467,7 +467,10 @@ fn columns(tokens: &Tokens, start: usize, end: usize) -> Tokens {
     }
     match tokens {
         Tokens::Ids(ids) => Tokens::Ids(cut(ids, start, end)),
-        Tokens::Embeds(embeds) => Tokens::Embeds(cut(embeds, start, end)),
+        Tokens::Embeds(Embeds { values, per_layer }) => Tokens::Embeds(Embeds {
+            values: cut(values, start, end),
+            per_layer: per_layer.as_ref().map(|values| cut(values, start, end)),
+        }),
     }
 }
 

@@ -144,7 +144,7 @@ impl InPlaceDecoder {
         } else {
             longest
         };
-        let tokens = self.tokens.prompts(joins, n_rows, longest, Padding::Right);
+        let tokens = self.tokens.prompts(joins, n_rows, longest, Padding::Right)?;
         let mut nonpad = vec![1; n_rows];
         for (nonpad, length) in nonpad.iter_mut().zip(&lengths) {
             *nonpad = to_i64(*length);

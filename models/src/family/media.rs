@@ -19,16 +19,27 @@ const BATCH_PATCHES_MAX: usize = 1024;
 /// What the features of sounds are called as an input of some encoders.
 const AUDIO_VALUES: &str = "audio_values";
 
+/// Which frames of `input_features` are of the sound.
+const FRAMES_MASK: &str = "input_features_mask";
+
 /// The media of one kind of one sample.
 #[derive(Clone, Copy)]
 pub(super) struct Media<'a> {
     pub(super) sample_idx: usize,
     /// One row per medium, tile or patch.
     pub(super) values: &'a Tensor<f32>,
-    /// Frames, rows and columns of patches of each image, where rows are patches.
-    pub(super) grids: &'a [[usize; 3]],
+    pub(super) layout: MediaLayout<'a>,
     /// Places that the prompt has for features.
     pub(super) n_places: usize,
+}
+
+/// How the media of one sample lie in their rows.
+#[derive(Clone, Copy)]
+pub(super) enum MediaLayout<'a> {
+    /// Frames, rows and columns of patches of each image, where rows are patches.
+    Grids(&'a [[usize; 3]]),
+    /// The frames of each sound that count; all of them where nothing is said.
+    Frames(&'a [usize]),
 }
 
 /// The features of one sample's media of one kind: rows of `C` values, in order.
@@ -44,6 +55,8 @@ enum Intake {
     Tiles { mask: Option<(String, Dtype)> },
     /// `[patches, N]`, with the frames, rows and columns of each image `[images, 3]`.
     Patches { grid: String },
+    /// `[B, T, N]`, with a mask `[B, T]` that is true for frames of the sound.
+    Frames,
 }
 
 /// One encoder and where its features go.
@@ -87,9 +100,16 @@ impl MediaEncoder {
             return Ok(None);
         }
         let ports = ["input_features", "audio_features"];
-        let encoder =
+        let mut encoder =
             Self::open(runtime, bundle, device, "audio", "audio_encoder", ports, placeholder_id)?;
-        encoder.graph.expect_no_inputs_but(&[encoder.input])?;
+        if bundle.reader() == Some(Reader::Gemma3n) {
+            encoder.graph.expect_dims(encoder.input, &[-1, -1, -1])?;
+            encoder.graph.expect_input(FRAMES_MASK, Dtype::Bool)?;
+            encoder.intake = Intake::Frames;
+            encoder.graph.expect_no_inputs_but(&[encoder.input, FRAMES_MASK])?;
+        } else {
+            encoder.graph.expect_no_inputs_but(&[encoder.input])?;
+        }
         Ok(Some(encoder))
     }
 
@@ -158,7 +178,7 @@ impl MediaEncoder {
     /// Encodes the media of samples in batches and hands each sample's features to `put`.
     pub(super) fn encode(&mut self, media: &[Media<'_>], put: &mut dyn FnMut(usize, Features)) {
         let rows_max = match self.intake {
-            Intake::Rows | Intake::Tiles { .. } => BATCH_MEDIA_MAX,
+            Intake::Rows | Intake::Tiles { .. } | Intake::Frames => BATCH_MEDIA_MAX,
             Intake::Patches { .. } => BATCH_PATCHES_MAX,
         };
         let mut rest = media;
@@ -189,7 +209,7 @@ impl MediaEncoder {
         let n_rows: usize = batch.iter().map(|media| media.values.rows()).sum();
         let joined;
         let input = match (batch, &self.intake) {
-            ([one], Intake::Rows | Intake::Patches { .. }) => one.values,
+            ([one], Intake::Rows | Intake::Patches { .. } | Intake::Frames) => one.values,
             _ => {
                 let values: Vec<&Tensor<f32>> = batch.iter().map(|media| media.values).collect();
                 let rows = Tensor::concat(&values).map_err(|error| run_error(error.to_string()))?;
@@ -199,7 +219,7 @@ impl MediaEncoder {
                         Tensor::new(shape, rows.into_data())
                             .map_err(|error| run_error(error.to_string()))?
                     }
-                    Intake::Rows | Intake::Patches { .. } => rows,
+                    Intake::Rows | Intake::Patches { .. } | Intake::Frames => rows,
                 };
                 &joined
             }
@@ -218,12 +238,25 @@ impl MediaEncoder {
                     feeds.push((name, Feed::Bool(&mask)));
                 }
             }
+            Intake::Frames => {
+                let [n_rows, n_frames] = [0, 1].map(|axis| input.shape()[axis]);
+                let mut counts = Tensor::filled([n_rows, n_frames], true);
+                let frames = batch.iter().flat_map(|media| match media.layout {
+                    MediaLayout::Frames(frames) => frames,
+                    MediaLayout::Grids(_) => &[],
+                });
+                for (row, n_own) in counts.data_mut().chunks_exact_mut(n_frames).zip(frames) {
+                    row[*n_own..].fill(false);
+                }
+                mask = counts;
+                feeds.push((FRAMES_MASK, Feed::Bool(&mask)));
+            }
             Intake::Patches { grid } => {
-                let values: Vec<i64> = batch
-                    .iter()
-                    .flat_map(|media| media.grids.as_flattened())
-                    .map(|n| super::to_i64(*n))
-                    .collect();
+                let grids_of = |media: &Media<'_>| match media.layout {
+                    MediaLayout::Grids(grids) => grids.as_flattened().to_vec(),
+                    MediaLayout::Frames(_) => Vec::new(),
+                };
+                let values: Vec<i64> = batch.iter().flat_map(grids_of).map(super::to_i64).collect();
                 grids = Tensor::new([values.len() / 3, 3], values)
                     .map_err(|error| run_error(error.to_string()))?;
                 feeds.push((grid, Feed::I64(&grids)));

@@ -15,7 +15,7 @@ mod tokens;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
@@ -103,7 +103,10 @@ fn open_decoder(
     match &tokens {
         TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
         TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
-        TokenInput::Embeds(_) => graph.expect_float_input("inputs_embeds")?,
+        TokenInput::Embeds(embedding) => {
+            graph.expect_float_input("inputs_embeds")?;
+            embedding.lock().unwrap_or_else(PoisonError::into_inner).serve(&ports)?;
+        }
     }
     if bundle.reader() == Some(Reader::Qwen2Vl) {
         graph.expect_input("position_ids", Dtype::I64)?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
     EncodeError, Encoder, TokenEmbedding,
-    media::{BATCH_MEDIA_MAX, Features, Media, MediaEncoder},
+    media::{BATCH_MEDIA_MAX, Features, Media, MediaEncoder, MediaLayout},
     positions::PositionRule,
 };
 use crate::{Bundle, ModelError, Prompt, Runtime, Sample, onnx::DeviceKind, tensors::Tensor};
@@ -80,10 +80,12 @@ impl MultimodalEncoder {
 impl Encoder for MultimodalEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let images = encode_media(self.vision.as_mut(), "image", &samples, |sample| {
-            sample.pixel_values.as_ref().map(|values| (values, sample.image_grids.as_slice()))
+            let layout = MediaLayout::Grids(&sample.image_grids);
+            sample.pixel_values.as_ref().map(|values| (values, layout))
         });
         let sounds = encode_media(self.audio.as_mut(), "audio", &samples, |sample| {
-            sample.input_features.as_ref().map(|values| (values, &[][..]))
+            let layout = MediaLayout::Frames(&sample.sound_frames);
+            sample.input_features.as_ref().map(|values| (values, layout))
         });
         samples
             .into_iter()
@@ -104,7 +106,7 @@ fn encode_media<'a>(
     encoder: Option<&mut MediaEncoder>,
     modality: &'static str,
     samples: &'a [Sample],
-    media_of: impl Fn(&'a Sample) -> Option<(&'a Tensor<f32>, &'a [[usize; 3]])>,
+    media_of: impl Fn(&'a Sample) -> Option<(&'a Tensor<f32>, MediaLayout<'a>)>,
 ) -> Vec<Option<Features>> {
     let mut features: Vec<Option<Features>> = samples.iter().map(|_| None).collect();
     let Some(encoder) = encoder else {
@@ -117,9 +119,9 @@ fn encode_media<'a>(
         .iter()
         .enumerate()
         .filter_map(|(sample_idx, sample)| {
-            let (values, grids) = media_of(sample)?;
+            let (values, layout) = media_of(sample)?;
             let n_places = encoder.n_places(&sample.token_ids);
-            Some(Media { sample_idx, values, grids, n_places })
+            Some(Media { sample_idx, values, layout, n_places })
         })
         .collect();
     encoder.encode(&media, &mut |sample_idx, encoded| features[sample_idx] = Some(encoded));

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{
     Bundle, Runtime,
     engine::Join,
-    onnx::{DeviceKind, Dtype, Feed, GraphSession, RunError, Tokens},
+    onnx::{
+        DecoderPorts, DeviceKind, Dtype, Embeds, Feed, GraphSession, RunError, SessionError, Tokens,
+    },
     tensors::Tensor,
 };
 
@@ -14,6 +16,8 @@ use crate::{
 pub(crate) struct TokenEmbedding {
     graph: GraphSession,
     hidden_size: usize,
+    /// Whether it also says what each layer of the decoder takes of a token.
+    is_per_layer: bool,
 }
 
 impl TokenEmbedding {
@@ -26,21 +30,45 @@ impl TokenEmbedding {
         let source = bundle.files.graph("embed_tokens")?;
         let graph = GraphSession::open(runtime, "embed_tokens", &source, device)?;
         graph.expect_map("input_ids", Dtype::I64, "inputs_embeds")?;
-        Ok(Self { graph, hidden_size: bundle.config.text.hidden_size })
+        let is_per_layer = graph.has_output(Embeds::PER_LAYER);
+        Ok(Self { graph, hidden_size: bundle.config.text.hidden_size, is_per_layer })
+    }
+
+    /// Checks that it makes all that a decoder takes of a token.
+    pub(super) fn serve(&self, ports: &DecoderPorts) -> Result<(), SessionError> {
+        match ports.per_layer_dtype {
+            Some(_) => self.graph.expect_map("input_ids", Dtype::I64, Embeds::PER_LAYER),
+            None => Ok(()),
+        }
     }
 
     /// Embeds `token_ids` (`[B, S]`) as `[B, S, C]`.
     pub(crate) fn embed(&mut self, token_ids: &Tensor<i64>) -> Result<Tensor<f32>, RunError> {
         let embeds = self.graph.run("input_ids", Feed::I64(token_ids), "inputs_embeds")?;
-        let expected = [token_ids.shape(), &[self.hidden_size]].concat();
-        if embeds.shape() == expected {
-            Ok(embeds)
-        } else {
-            Err(RunError {
-                graph: self.graph.name().to_owned(),
-                message: format!("`inputs_embeds` is {:?}, expected {expected:?}", embeds.shape()),
-            })
+        self.expect(&embeds, &[token_ids.shape(), &[self.hidden_size]].concat())?;
+        Ok(embeds)
+    }
+
+    /// Returns what each layer takes of `token_ids` (`[B, S]`), `[B, S, layers, N]`.
+    fn per_layer(&mut self, token_ids: &Tensor<i64>) -> Result<Option<Tensor<f32>>, RunError> {
+        if !self.is_per_layer {
+            return Ok(None);
         }
+        let values = self.graph.run("input_ids", Feed::I64(token_ids), Embeds::PER_LAYER)?;
+        let inner = values.shape().get(2..).unwrap_or_default();
+        self.expect(&values, &[token_ids.shape(), inner].concat())?;
+        Ok(Some(values))
+    }
+
+    fn expect(&self, output: &Tensor<f32>, shape: &[usize]) -> Result<(), RunError> {
+        if output.shape() == shape {
+            return Ok(());
+        }
+        let actual = output.shape();
+        Err(RunError {
+            graph: self.graph.name().to_owned(),
+            message: format!("an output is {actual:?}, expected {shape:?}"),
+        })
     }
 
     /// Returns the size of an embedding.
@@ -85,7 +113,9 @@ impl TokenInput {
             Self::Ids => Ok(Tokens::Ids(token_ids)),
             Self::Embeds(embedding) => {
                 let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
-                embedding.embed(&token_ids).map(Tokens::Embeds)
+                let values = embedding.embed(&token_ids)?;
+                let per_layer = embedding.per_layer(&token_ids)?;
+                Ok(Tokens::Embeds(Embeds { values, per_layer }))
             }
         }
     }
@@ -97,22 +127,23 @@ impl TokenInput {
         n_rows: usize,
         longest: usize,
         padding: Padding,
-    ) -> Tokens {
+    ) -> Result<Tokens, RunError> {
         let start = |row_idx: usize, n_tokens: usize| match padding {
             Padding::Left => (row_idx + 1) * longest - n_tokens,
             Padding::Right => row_idx * longest,
         };
-        match self {
-            Self::Ids => {
-                let mut ids = Tensor::zeros([n_rows, longest]);
-                for (row_idx, join) in joins.iter().enumerate() {
-                    let values = join.prompt.token_ids();
-                    let at = start(row_idx, values.len());
-                    ids.data_mut()[at..at + values.len()].copy_from_slice(values);
-                }
-                Tokens::Ids(ids)
+        let ids = || {
+            let mut ids = Tensor::zeros([n_rows, longest]);
+            for (row_idx, join) in joins.iter().enumerate() {
+                let values = join.prompt.token_ids();
+                let at = start(row_idx, values.len());
+                ids.data_mut()[at..at + values.len()].copy_from_slice(values);
             }
-            Self::Embeds(_) => {
+            ids
+        };
+        match self {
+            Self::Ids => Ok(Tokens::Ids(ids())),
+            Self::Embeds(embedding) => {
                 let embeds = joins.iter().filter_map(|join| join.prompt.embeds());
                 let hidden_size = embeds.map(Tensor::row_len).next().unwrap_or(0);
                 let mut target = Tensor::zeros([n_rows, longest, hidden_size]);
@@ -121,7 +152,10 @@ impl TokenInput {
                     let at = start(row_idx, embeds.rows()) * hidden_size;
                     target.data_mut()[at..at + embeds.data().len()].copy_from_slice(embeds.data());
                 }
-                Tokens::Embeds(target)
+                // Prompts wait without these, which are many and follow from their tokens alone.
+                let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
+                let per_layer = embedding.per_layer(&ids())?;
+                Ok(Tokens::Embeds(Embeds { values: target, per_layer }))
             }
         }
     }

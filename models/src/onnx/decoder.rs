@@ -1,6 +1,6 @@
 //! What a decoder graph takes and returns, and what its rows may do together: read from the graph.
 
-use super::{Dtype, GraphSession, SessionError, nodes};
+use super::{Dtype, Embeds, GraphSession, SessionError, nodes};
 use crate::bundle::GraphSource;
 
 /// How a decoder graph treats its cache, masks and positions (`ARCHITECTURE.md`, "Dialects").
@@ -16,7 +16,7 @@ pub(crate) enum Dialect {
     /// The same, but positions are those of the columns: a row cannot join others that have begun.
     Shifted,
     /// The same, without a mask: only rows of one length stand together. The decoder of an
-    /// encoder-decoder.
+    /// encoder-decoder, and some of text.
     Cohort,
 }
 
@@ -82,7 +82,8 @@ pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
     if has("write_indices") && has("nonpad_kv_seqlen") {
         return Ok(Dialect::InPlace);
     }
-    if has(CrossPorts::STATES) || inputs.iter().any(|input| is_of_encoder(input)) {
+    let is_masked = has("attention_mask");
+    if !is_masked || has(CrossPorts::STATES) || inputs.iter().any(|input| is_of_encoder(input)) {
         return Ok(Dialect::Cohort);
     }
     Ok(dialect_of(&nodes::read_nodes(source)?, has("position_ids")))
@@ -107,6 +108,8 @@ pub(crate) struct DecoderPorts {
     pub(crate) cross: Option<CrossPorts>,
     /// The type of `inputs_embeds` or else `input_ids`.
     pub(crate) tokens_dtype: Dtype,
+    /// The type of what each layer takes of each token, if they do.
+    pub(crate) per_layer_dtype: Option<Dtype>,
 }
 
 impl DecoderPorts {
@@ -125,6 +128,7 @@ impl DecoderPorts {
             match input {
                 "input_ids"
                 | "inputs_embeds"
+                | Embeds::PER_LAYER
                 | "attention_mask"
                 | "position_ids"
                 | "write_indices"
@@ -161,6 +165,10 @@ impl DecoderPorts {
             graph.expect_input(past, cache_dtype)?;
             graph.expect_output(present, cache_dtype)?;
         }
+        let per_layer_dtype = graph.dtype_of(Embeds::PER_LAYER);
+        if per_layer_dtype.is_some() {
+            graph.expect_float_input(Embeds::PER_LAYER)?;
+        }
         let logits_dtype = graph.dtype_of("logits").unwrap_or(Dtype::F32);
         graph.expect_output("logits", logits_dtype)?;
         for (past, _) in cross.iter().flat_map(|cross| &cross.cache) {
@@ -184,19 +192,18 @@ impl DecoderPorts {
         };
         let (dialect, pads_on_either_side) = if has("write_indices") && has("nonpad_kv_seqlen") {
             (Dialect::InPlace, false)
-        } else if cross.is_some() {
+        } else if cross.is_some() || !has("attention_mask") {
             (Dialect::Cohort, false)
         } else {
             let nodes = nodes::read_nodes(source).map_err(|error| SessionError::Nodes {
                 graph: graph.name().to_owned(),
                 message: error.to_string(),
             })?;
-            // A fused operator may take lengths for a mask, and without a mask no pad is hidden. Where
-            // values are scaled by the whole batch, rows depend on each other in any case.
+            // A fused operator may take lengths for a mask. Where values are scaled by the whole batch,
+            // rows depend on each other in any case.
             let is_fused = nodes.iter().any(|node| node.op_type == GQA);
             let is_scaled = nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize"));
-            let in_doubt = (is_fused || !has("attention_mask")) && !is_scaled;
-            (dialect_of(&nodes, has("position_ids")), in_doubt)
+            (dialect_of(&nodes, has("position_ids")), is_fused && !is_scaled)
         };
         Ok(Self {
             dialect,
@@ -213,6 +220,7 @@ impl DecoderPorts {
                 .iter()
                 .find_map(|name| graph.dtype_of(name))
                 .unwrap_or(Dtype::I64),
+            per_layer_dtype,
         })
     }
 }

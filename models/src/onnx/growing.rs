@@ -18,6 +18,7 @@ use crate::tensors::Tensor;
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
 /// | `input_ids` or `inputs_embeds` | `i64`, `f32` or `f16` | `[B, S]`, `[B, S, C]` | in |
+/// | `per_layer_inputs` | `f32` or `f16` | `[B, S, layers, N]` | in, optional |
 /// | `attention_mask` | `i64` | `[B, T + S]` | in, optional |
 /// | `position_ids` | `i64` | `[B, S]` or `[3, B, S]` | in, optional |
 /// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
@@ -217,7 +218,7 @@ impl GrowingGraph {
             |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
         let mut binding = graph.session.create_binding().map_err(failed)?;
         let n_new = inputs.tokens.n_positions();
-        inputs.tokens.bind(&mut binding, self.ports.tokens_dtype).map_err(failed)?;
+        inputs.tokens.bind(&mut binding, &self.ports).map_err(failed)?;
         if self.ports.takes_mask {
             bind(&mut binding, "attention_mask", inputs.attention_mask).map_err(failed)?;
         }

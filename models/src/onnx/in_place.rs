@@ -134,7 +134,7 @@ impl InPlaceGraph {
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
         let n_rows = cache.n_rows();
         let binding = &mut cache.binding;
-        inputs.tokens.bind(binding, self.ports.tokens_dtype).map_err(failed)?;
+        inputs.tokens.bind(binding, &self.ports).map_err(failed)?;
         if self.ports.takes_positions {
             bind(binding, "position_ids", inputs.position_ids).map_err(failed)?;
         }

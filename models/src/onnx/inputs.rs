@@ -6,15 +6,23 @@ use ort::{
     value::{PrimitiveTensorElementType, Tensor as OrtTensor},
 };
 
-use super::Dtype;
+use super::{DecoderPorts, Dtype};
 use crate::tensors::Tensor;
 
 /// The tokens of a run.
 pub(crate) enum Tokens {
     /// `[B, S]`
     Ids(Tensor<i64>),
+    Embeds(Embeds),
+}
+
+/// Tokens as embeddings.
+#[derive(Debug)]
+pub(crate) struct Embeds {
     /// `[B, S, C]`
-    Embeds(Tensor<f32>),
+    pub(crate) values: Tensor<f32>,
+    /// What each layer takes of each token, `[B, S, layers, N]` (Gemma 3n).
+    pub(crate) per_layer: Option<Tensor<f32>>,
 }
 
 impl Tokens {
@@ -22,17 +30,20 @@ impl Tokens {
     pub(super) fn n_positions(&self) -> usize {
         let shape = match self {
             Self::Ids(ids) => ids.shape(),
-            Self::Embeds(embeds) => embeds.shape(),
+            Self::Embeds(embeds) => embeds.values.shape(),
         };
         shape.get(1).copied().unwrap_or(0)
     }
 
-    /// Makes the tokens an input of the runs of a graph that takes them in type `dtype`.
-    pub(super) fn bind(self, binding: &mut IoBinding, dtype: Dtype) -> Result<(), ort::Error> {
+    /// Makes the tokens an input of the runs of a graph.
+    pub(super) fn bind(
+        self,
+        binding: &mut IoBinding,
+        ports: &DecoderPorts,
+    ) -> Result<(), ort::Error> {
         const IDS: &str = "input_ids";
-        const EMBEDS: &str = "inputs_embeds";
         match self {
-            Self::Ids(ids) if dtype == Dtype::I32 => {
+            Self::Ids(ids) if ports.tokens_dtype == Dtype::I32 => {
                 let shape = ids.shape().to_vec();
                 // A vocabulary is far smaller than 2^31.
                 let narrow = ids.into_data().into_iter();
@@ -41,14 +52,35 @@ impl Tokens {
                 binding.bind_input(IDS, &OrtTensor::from_array((shape, narrow))?)
             }
             Self::Ids(ids) => bind(binding, IDS, ids),
-            Self::Embeds(embeds) if dtype == Dtype::F16 => {
-                let shape = embeds.shape().to_vec();
-                let halves: Vec<f16> = embeds.into_data().into_iter().map(f16::from_f32).collect();
-                binding.bind_input(EMBEDS, &OrtTensor::from_array((shape, halves))?)
+            Self::Embeds(Embeds { values, per_layer }) => {
+                bind_floats(binding, "inputs_embeds", values, ports.tokens_dtype)?;
+                match per_layer.zip(ports.per_layer_dtype) {
+                    Some((values, dtype)) => bind_floats(binding, Embeds::PER_LAYER, values, dtype),
+                    None => Ok(()),
+                }
             }
-            Self::Embeds(embeds) => bind(binding, EMBEDS, embeds),
         }
     }
+}
+
+impl Embeds {
+    /// What the inputs of layers are called, of the graph that makes them and the one that takes them.
+    pub(crate) const PER_LAYER: &str = "per_layer_inputs";
+}
+
+/// Makes a tensor an input of the runs of a graph that takes it in single or half precision.
+fn bind_floats(
+    binding: &mut IoBinding,
+    name: &str,
+    tensor: Tensor<f32>,
+    dtype: Dtype,
+) -> Result<(), ort::Error> {
+    if dtype != Dtype::F16 {
+        return bind(binding, name, tensor);
+    }
+    let shape = tensor.shape().to_vec();
+    let halves: Vec<f16> = tensor.into_data().into_iter().map(f16::from_f32).collect();
+    binding.bind_input(name, &OrtTensor::from_array((shape, halves))?)
 }
 
 /// Makes a tensor an input of the runs of a graph.

@@ -25,7 +25,7 @@ pub(crate) use encoder::EncoderGraph;
 pub(crate) use external::locations as external_locations;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
-pub(crate) use inputs::Tokens;
+pub(crate) use inputs::{Embeds, Tokens};
 pub(crate) use nodes::quantizes_by_batch;
 pub use places::{Attempt, Place};
 pub use runtime::{Runtime, RuntimeError, RuntimeOptions};

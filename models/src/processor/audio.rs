@@ -9,7 +9,7 @@ use realfft::{RealFftPlanner, RealToComplex};
 use super::{
     ProcessError, Waveform, long_form,
     mel::{MelFilter, MelScale, hann, mel_filters},
-    resample::resample,
+    resample::samples_at,
 };
 use crate::{
     bundle::{BundleError, FeatureExtractorConfig},
@@ -138,15 +138,8 @@ impl LogMel {
         if audio.seconds() <= self.max_seconds() {
             return Ok(vec![audio]);
         }
-        if !audio.samples.iter().all(|sample| sample.is_finite()) {
-            return Err(ProcessError::AudioNotFinite);
-        }
         let sample_rate_hz = self.sample_rate_hz;
-        let samples = if audio.sample_rate_hz == sample_rate_hz {
-            audio.samples
-        } else {
-            resample(&audio.samples, audio.sample_rate_hz, sample_rate_hz)?
-        };
+        let samples = samples_at(&audio, sample_rate_hz)?;
         let windows = long_form::windows(samples.len(), self.n_samples).into_iter();
         let window =
             |range: Range<usize>| Waveform { sample_rate_hz, samples: samples[range].to_vec() };
@@ -168,12 +161,6 @@ impl LogMel {
     ///
     /// `_torch_extract_fbank_features` of transformers 5.23, within 1e-4.
     pub fn input_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
-        if audio.samples.is_empty() {
-            return Err(ProcessError::AudioEmpty);
-        }
-        if !audio.samples.iter().all(|sample| sample.is_finite()) {
-            return Err(ProcessError::AudioNotFinite);
-        }
         let too_long = || ProcessError::AudioTooLong {
             seconds: audio.seconds(),
             max_seconds: self.max_seconds(),
@@ -182,11 +169,10 @@ impl LogMel {
         if audio.seconds() > self.max_seconds() + 1e-3 {
             return Err(too_long());
         }
-        let resampled;
-        let mut samples = audio.samples.as_slice();
+        let heard = samples_at(audio, self.sample_rate_hz)?;
+        let mut samples = &*heard;
         if audio.sample_rate_hz != self.sample_rate_hz {
-            resampled = resample(samples, audio.sample_rate_hz, self.sample_rate_hz)?;
-            samples = &resampled[..resampled.len().min(self.max_samples())];
+            samples = &samples[..samples.len().min(self.max_samples())];
         }
         if samples.len() > self.max_samples() {
             return Err(too_long());
@@ -225,20 +211,9 @@ impl LogMel {
     /// What `AutomaticSpeechRecognitionPipeline.preprocess` of transformers 4.57 asks of the extractor
     /// without `chunk_length_s`: no truncation, and no padding of what is longer.
     pub fn whole_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
-        if audio.samples.is_empty() {
-            return Err(ProcessError::AudioEmpty);
-        }
-        if !audio.samples.iter().all(|sample| sample.is_finite()) {
-            return Err(ProcessError::AudioNotFinite);
-        }
-        let resampled;
-        let mut samples = audio.samples.as_slice();
-        if audio.sample_rate_hz != self.sample_rate_hz {
-            resampled = resample(samples, audio.sample_rate_hz, self.sample_rate_hz)?;
-            samples = &resampled;
-        }
+        let samples = samples_at(audio, self.sample_rate_hz)?;
         let n_heard = samples.len().max(self.n_samples);
-        let features = self.log_mel(samples, n_heard);
+        let features = self.log_mel(&samples, n_heard);
         Ok(Tensor::new([self.filters.len(), n_heard / self.hop], features)?)
     }
 

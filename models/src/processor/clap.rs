@@ -7,7 +7,7 @@ use realfft::{RealFftPlanner, RealToComplex};
 use super::{
     ProcessError, Waveform,
     mel::{MelFilter, MelScale, hann, mel_filters},
-    resample::resample,
+    resample::samples_at,
 };
 use crate::{
     bundle::{BundleError, ClapExtractorConfig},
@@ -130,17 +130,7 @@ impl ClapMel {
     ///
     /// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
     pub fn input_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
-        if audio.samples.is_empty() {
-            return Err(ProcessError::AudioEmpty);
-        }
-        if !audio.samples.iter().all(|sample| sample.is_finite()) {
-            return Err(ProcessError::AudioNotFinite);
-        }
-        let mut samples = if audio.sample_rate_hz == self.sample_rate_hz {
-            audio.samples.clone()
-        } else {
-            resample(&audio.samples, audio.sample_rate_hz, self.sample_rate_hz)?
-        };
+        let mut samples = samples_at(audio, self.sample_rate_hz)?.into_owned();
         if !self.is_fused {
             samples.truncate(self.n_samples);
         }

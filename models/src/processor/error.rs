@@ -105,6 +105,14 @@ pub enum ProcessError {
         /// The most the model hears.
         max_seconds: f64,
     },
+    /// A sound shorter than one frame of the model.
+    #[error("the audio has {seconds:.3} s, the model hears nothing below {min_seconds:.3} s")]
+    AudioTooShort {
+        /// Its duration.
+        seconds: f64,
+        /// The least the model hears.
+        min_seconds: f64,
+    },
     /// A sound that is not made of numbers.
     #[error("the audio has samples that are not finite")]
     AudioNotFinite,
@@ -144,6 +152,7 @@ impl ProcessError {
             Self::AudioEmpty => "audio_empty",
             Self::AudioLengthsDiffer => "audio_lengths_differ",
             Self::AudioTooLong { .. } => "audio_too_long",
+            Self::AudioTooShort { .. } => "audio_too_short",
             Self::AudioNotFinite => "audio_not_finite",
             Self::Resample { .. } => "audio_resample",
             Self::Shape(_) => "shape",

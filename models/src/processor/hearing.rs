@@ -136,6 +136,7 @@ impl Hearing {
             pixel_values: None,
             image_grids: Vec::new(),
             input_features: Some(values),
+            sound_frames: Vec::new(),
             subject: None,
         })
     }

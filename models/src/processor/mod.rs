@@ -24,6 +24,7 @@ mod tasks;
 mod text;
 mod tiles;
 mod transcript;
+mod usm;
 
 pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
@@ -40,6 +41,7 @@ pub(crate) use sentence::SentenceProcessor;
 pub(crate) use tasks::Tasks;
 pub(crate) use text::TextProcessor;
 pub(crate) use transcript::Transcript;
+pub use usm::{UsmFeatures, UsmMel};
 
 use std::{fmt, sync::Arc};
 
@@ -47,7 +49,9 @@ use image::ImageGrid;
 use placeholder::Clips;
 
 use crate::{
-    bundle::{Bundle, BundleError, Family, ImageProcessorConfig, Reader, SourceLanguage},
+    bundle::{
+        Bundle, BundleError, Family, ImageProcessorConfig, Reader, SoundConfig, SourceLanguage,
+    },
     engine::Subject,
     tensors::Tensor,
 };
@@ -56,9 +60,7 @@ use crate::{
 pub struct Processor {
     text: TextInput,
     image: Option<ImageProcessor>,
-    audio: Option<LogMel>,
-    samples: Option<RawSamples>,
-    clap: Option<ClapMel>,
+    sound: Option<SoundInput>,
     /// The medium of which every row has one, for an encoder that reads nothing else.
     source: Option<&'static str>,
     /// The language that texts are said to be in.
@@ -79,13 +81,65 @@ enum TextInput {
     Sentence(Box<SentenceProcessor>),
 }
 
+/// How sounds become what the model hears.
+#[derive(Debug)]
+enum SoundInput {
+    /// Whisper's, Ultravox's, Voxtral's.
+    LogMel(LogMel),
+    /// As they are.
+    Samples(RawSamples),
+    /// CLAP's.
+    Clap(ClapMel),
+    /// Gemma 3n's.
+    Usm(UsmMel),
+}
+
+impl SoundInput {
+    fn open(config: &SoundConfig, bundle: &Bundle) -> Result<Self, BundleError> {
+        Ok(match config {
+            SoundConfig::LogMel(config) => {
+                Self::LogMel(LogMel::open(config, sound_length(bundle))?)
+            }
+            SoundConfig::Samples(config) => Self::Samples(RawSamples::open(config)?),
+            SoundConfig::Clap(config) => Self::Clap(ClapMel::open(config)?),
+            SoundConfig::Usm(config) => Self::Usm(UsmMel::open(config)?),
+        })
+    }
+
+    /// Returns the extractor of log-mel spectrograms, if it is that.
+    fn log_mel(&self) -> Option<&LogMel> {
+        match self {
+            Self::LogMel(mel) => Some(mel),
+            _ => None,
+        }
+    }
+
+    /// Returns the samples per second that are heard; of those that have no say in memory the most.
+    fn sample_rate_hz(&self) -> u32 {
+        match self {
+            Self::LogMel(mel) => mel.sample_rate_hz(),
+            Self::Usm(mel) => mel.sample_rate_hz(),
+            Self::Samples(_) | Self::Clap(_) => 48_000,
+        }
+    }
+}
+
+/// What a model hears of a record.
+#[derive(Debug, Default)]
+struct Sounds {
+    /// `input_features` of a [`Sample`].
+    features: Option<Tensor<f32>>,
+    /// `sound_frames` of a [`Sample`].
+    frames: Vec<usize>,
+    /// Of which clips each sound consists, where it has places in a prompt.
+    clips: Vec<Clips>,
+}
+
 impl fmt::Debug for Processor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Processor")
             .field("image", &self.image)
-            .field("audio", &self.audio)
-            .field("samples", &self.samples)
-            .field("clap", &self.clap)
+            .field("sound", &self.sound)
             .finish_non_exhaustive()
     }
 }
@@ -100,7 +154,7 @@ impl Processor {
         let modalities = bundle.modalities();
         let config = &bundle.processor;
         let image = config.image_processor.as_ref().filter(|_| modalities.image);
-        let audio = config.feature_extractor.as_ref().filter(|_| modalities.audio);
+        let sound = config.feature_extractor.as_ref().filter(|_| modalities.audio);
         let image = match image {
             Some(config) => Some(image_processor(config, bundle)?),
             None => None,
@@ -114,9 +168,7 @@ impl Processor {
                 }
             },
             image,
-            audio: audio.map(|config| LogMel::open(config, sound_length(bundle))).transpose()?,
-            samples: config.samples.as_ref().map(RawSamples::open).transpose()?,
-            clap: config.clap.as_ref().map(ClapMel::open).transpose()?,
+            sound: sound.map(|config| SoundInput::open(config, bundle)).transpose()?,
             source: match bundle.family {
                 Family::EncoderDecoder(kind) => kind.medium(),
                 Family::Multimodal | Family::Causal | Family::Embedding => None,
@@ -151,8 +203,8 @@ impl Processor {
     ///
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn hear(&self, record: &Record) -> Result<Option<Hearing>, ProcessError> {
-        let (Some(rules), Some(audio), TextInput::Prompt(text)) =
-            (&self.hearing, &self.audio, &self.text)
+        let (Some(rules), Some(SoundInput::LogMel(mel)), TextInput::Prompt(text)) =
+            (&self.hearing, &self.sound, &self.text)
         else {
             return Ok(None);
         };
@@ -160,9 +212,9 @@ impl Processor {
             let actual = record.audios.len();
             return Err(ProcessError::MediaCount { modality: "audio", actual });
         };
-        let features = audio.whole_features(sound)?;
+        let features = mel.whole_features(sound)?;
         let (rules, text) = (Arc::clone(rules), Arc::clone(text));
-        Ok(Some(Hearing::new(rules, text, features, audio.clip_frames())))
+        Ok(Some(Hearing::new(rules, text, features, mel.clip_frames())))
     }
 
     /// Cuts a record whose sound is longer than the model hears into records of parts of it that
@@ -174,7 +226,7 @@ impl Processor {
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
         // A model that reads text as well is asked about the whole.
-        let Some(processor) = self.audio.as_ref().filter(|_| self.source.is_some()) else {
+        let Some(mel) = self.log_mel().filter(|_| self.source.is_some()) else {
             return Ok(vec![record]);
         };
         if record.audios.len() != 1 {
@@ -183,14 +235,18 @@ impl Processor {
         let mut records = Vec::new();
         for audio in record.audios.drain(..) {
             let part = |audio| Record { audios: vec![audio], ..Record::default() };
-            records.extend(processor.windows(audio)?.into_iter().map(part));
+            records.extend(mel.windows(audio)?.into_iter().map(part));
         }
         Ok(records)
     }
 
     /// Returns the seconds that a model hears at a time, if it hears log-mel spectrograms.
     pub(crate) fn clip_seconds(&self) -> Option<f64> {
-        self.audio.as_ref().map(LogMel::max_seconds)
+        self.log_mel().map(LogMel::max_seconds)
+    }
+
+    fn log_mel(&self) -> Option<&LogMel> {
+        self.sound.as_ref().and_then(SoundInput::log_mel)
     }
 
     /// Turns a record into a sample: token ids with placeholders, pixel values, input features. A
@@ -210,7 +266,7 @@ impl Processor {
             }
         }
         let (pixel_values, grids) = self.pixel_values(&record.images)?;
-        let (input_features, clips) = self.input_features(&record.audios)?;
+        let sounds = self.sounds(&record.audios)?;
         let patches = |grid: &ImageGrid| match grid {
             ImageGrid::Patches(grid) => Some(*grid),
             _ => None,
@@ -226,7 +282,7 @@ impl Processor {
                 text.marked_ids(&question)?
             }
             (TextInput::Prompt(text), None) if self.reads_text => {
-                text.token_ids(record, &grids, &clips)?
+                text.token_ids(record, &grids, &sounds.clips)?
             }
             (TextInput::Prompt(_), None) => Vec::new(),
         };
@@ -240,7 +296,8 @@ impl Processor {
             token_ids,
             pixel_values,
             image_grids: grids.iter().filter_map(patches).collect(),
-            input_features,
+            input_features: sounds.features,
+            sound_frames: sounds.frames,
             subject,
         })
     }
@@ -278,7 +335,8 @@ impl Processor {
         const CLIP_BYTES: u64 = 8 << 20;
         let n_samples = n_samples as u64;
         let rate_hz = u64::from(sample_rate_hz.max(1));
-        let own_hz = self.audio.as_ref().map_or(48_000, |audio| u64::from(audio.sample_rate_hz()));
+        let own_hz = self.sound.as_ref().map_or(48_000, SoundInput::sample_rate_hz);
+        let own_hz = u64::from(own_hz);
         let copies = if rate_hz == own_hz { 3 } else { 5 };
         let resampled = n_samples.saturating_mul(own_hz).div_ceil(rate_hz);
         let half = size_of::<f32>() as u64 / 2;
@@ -331,35 +389,41 @@ impl Processor {
         Ok((Some(Tensor::new(shape, values)?), grids))
     }
 
-    /// Stacks the sounds of a record, `[clips, mels, frames]`, or what its model hears of one, and says
-    /// of which clips each consists; nothing without a sound.
-    fn input_features(
-        &self,
-        audios: &[Waveform],
-    ) -> Result<(Option<Tensor<f32>>, Vec<Clips>), ProcessError> {
-        if audios.is_empty() {
-            return Ok((None, Vec::new()));
-        }
-        if let (Some(processor), [audio]) = (&self.samples, audios) {
-            return Ok((Some(processor.input_values(audio)?), Vec::new()));
-        }
-        if let (Some(processor), [audio]) = (&self.clap, audios) {
-            return Ok((Some(processor.input_features(audio)?), Vec::new()));
-        }
-        let Some(processor) = &self.audio else {
-            return Err(ProcessError::Modality { modality: "audio" });
+    /// Stacks the sounds of a record, or what its model hears of one, and says of which clips each
+    /// consists; nothing without a sound.
+    fn sounds(&self, audios: &[Waveform]) -> Result<Sounds, ProcessError> {
+        let one = || match audios {
+            [audio] => Ok(audio),
+            _ => Err(ProcessError::MediaCount { modality: "audio", actual: audios.len() }),
         };
-        let features = audios.iter().map(|audio| processor.input_features(audio));
-        let features: Vec<Tensor<f32>> = features.collect::<Result<_, _>>()?;
-        if features.windows(2).any(|pair| pair[0].shape()[1..] != pair[1].shape()[1..]) {
-            return Err(ProcessError::AudioLengthsDiffer);
+        let of_one = |features| Ok(Sounds { features: Some(features), ..Sounds::default() });
+        match &self.sound {
+            _ if audios.is_empty() => Ok(Sounds::default()),
+            None => Err(ProcessError::Modality { modality: "audio" }),
+            Some(SoundInput::Samples(samples)) => of_one(samples.input_values(one()?)?),
+            Some(SoundInput::Clap(mel)) => of_one(mel.input_features(one()?)?),
+            Some(SoundInput::Usm(mel)) => {
+                let UsmFeatures { values, n_frames } = mel.input_features(audios)?;
+                let clips =
+                    n_frames.iter().map(|n_frames| Clips { n_clips: 1, n_frames: *n_frames });
+                let clips = clips.collect();
+                Ok(Sounds { features: Some(values), frames: n_frames, clips })
+            }
+            Some(SoundInput::LogMel(mel)) => {
+                let features = audios.iter().map(|audio| mel.input_features(audio));
+                let features: Vec<Tensor<f32>> = features.collect::<Result<_, _>>()?;
+                if features.windows(2).any(|pair| pair[0].shape()[1..] != pair[1].shape()[1..]) {
+                    return Err(ProcessError::AudioLengthsDiffer);
+                }
+                let clips = |features: &Tensor<f32>| Clips {
+                    n_clips: features.rows(),
+                    n_frames: features.shape().last().copied().unwrap_or(0),
+                };
+                let clips = features.iter().map(clips).collect();
+                let features = Tensor::concat(&features.iter().collect::<Vec<_>>())?;
+                Ok(Sounds { features: Some(features), frames: Vec::new(), clips })
+            }
         }
-        let clips = |features: &Tensor<f32>| Clips {
-            n_clips: features.rows(),
-            n_frames: features.shape().last().copied().unwrap_or(0),
-        };
-        let clips = features.iter().map(clips).collect();
-        Ok((Some(Tensor::concat(&features.iter().collect::<Vec<_>>())?), clips))
     }
 }
 

@@ -4,7 +4,7 @@
 //! reads it, so that line breaks beside a mark are one piece with those of the text.
 
 use super::image::ImageGrid;
-use crate::bundle::{Bundle, BundleError, Reader};
+use crate::bundle::{Bundle, BundleError, Reader, SoundConfig};
 
 /// How one kind of medium stands in a prompt.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ pub(super) fn placeholders(
     if let Some(token_id) = bundle.config.audio_token_id.filter(|_| modalities.audio) {
         let token = token_of(special, token_id, "audio_token_id")?;
         agree("audio", config.audio_token.as_ref(), &token)?;
-        let expansion = audio_expansion(bundle)?;
+        let expansion = audio_expansion(bundle, special)?;
         found.push(Placeholder { modality: "audio", marker: token.clone(), token, expansion });
     }
     Ok(found)
@@ -160,15 +160,13 @@ fn image_expansion(
         Some(Reader::Idefics3) => {
             Expansion::Tiles { n_tokens: length("image", config.image_seq_length.or(Some(169)))? }
         }
-        Some(Reader::Gemma3) => {
-            let mark = |id: Option<i64>, key: &str| match id {
-                Some(id) => token_of(special, id, key),
-                None => Err(inconsistent(format!("`{key}` of `config.json` is missing"))),
-            };
-            let before = mark(bundle.config.reader.boi_token_id, "boi_token_index")?;
-            let after = mark(bundle.config.reader.eoi_token_id, "eoi_token_index")?;
+        Some(reader @ (Reader::Gemma3 | Reader::Gemma3n)) => {
+            let ids = &bundle.config.reader;
+            let before = mark_of(special, ids.boi_token_id, "boi_token_id")?;
+            let after = mark_of(special, ids.eoi_token_id, "eoi_token_id")?;
             let n_tokens = length("image", config.image_seq_length.or(Some(256)))?;
-            let marker = before.clone();
+            // The template writes the mark before a picture in the one, the token in the other.
+            let marker = if reader == Reader::Gemma3 { before.as_str() } else { token }.to_owned();
             return Ok((Expansion::Framed { n_tokens, before, after }, marker));
         }
         Some(Reader::Ultravox | Reader::Voxtral) => {
@@ -190,16 +188,28 @@ fn image_expansion(
 }
 
 /// Returns what a sound's mark becomes.
-fn audio_expansion(bundle: &Bundle) -> Result<Expansion, BundleError> {
+fn audio_expansion(bundle: &Bundle, special: &[(String, u32)]) -> Result<Expansion, BundleError> {
     let config = &bundle.processor;
     Ok(match bundle.reader() {
+        Some(Reader::Gemma3n) => {
+            let ids = &bundle.config.reader;
+            Expansion::Framed {
+                // 188 is what the processor of transformers 4.57 takes where nothing is said.
+                n_tokens: length("audio", config.audio_seq_length.or(Some(188)))?,
+                before: mark_of(special, ids.boa_token_id, "boa_token_id")?,
+                after: mark_of(special, ids.eoa_token_id, "eoa_token_id")?,
+            }
+        }
         Some(Reader::Voxtral) => Expansion::PerClip {
             n_tokens: bundle.config.reader.features_per_clip(),
             before: BEGIN_AUDIO,
         },
         Some(Reader::Ultravox) => {
             // 320 and 8 are what the processor takes where nothing is said.
-            let hop = config.feature_extractor.as_ref().map_or(1, |mel| mel.hop_length).max(1);
+            let hop = match &config.feature_extractor {
+                Some(SoundConfig::LogMel(mel)) => mel.hop_length.max(1),
+                _ => 1,
+            };
             let stride = config.encoder_ds_factor.unwrap_or(320) / hop;
             let factor = config.stack_factor.or(bundle.config.reader.stack_factor).unwrap_or(8);
             if stride == 0 || factor == 0 {
@@ -225,6 +235,14 @@ fn agree(modality: &str, of_config: Option<&String>, token: &str) -> Result<(), 
             "`{modality}_token` is not `{token}`, the token of `{modality}_token_id`"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Returns a token that stands before or behind a medium.
+fn mark_of(special: &[(String, u32)], id: Option<i64>, key: &str) -> Result<String, BundleError> {
+    match id {
+        Some(id) => token_of(special, id, key),
+        None => Err(inconsistent(format!("`{key}` of `config.json` is missing"))),
     }
 }
 

@@ -98,7 +98,8 @@ impl fmt::Debug for Waveform {
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles, 3, S, S]` or `[n_patches, N]` | normalised pixels |
 /// | `image_grids` | | `[n_images, 3]` | frames, rows and columns of the patches of each image |
-/// | `input_features` | `f32` | `[n_clips, mels, frames]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
+/// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
+/// | `sound_frames` | | `[n_sounds]` | the frames of each sound that are not silence behind it |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The prompt as token ids.
@@ -109,6 +110,8 @@ pub struct Sample {
     pub image_grids: Vec<[usize; 3]>,
     /// The sounds, if there is one.
     pub input_features: Option<Tensor<f32>>,
+    /// How many frames of each sound count, for a model that is told; else empty.
+    pub sound_frames: Vec<usize>,
     /// What the answer is about, for a model that has to be told.
     pub subject: Option<Arc<Subject>>,
 }

@@ -1,11 +1,31 @@
 //! Brings a waveform to another sample rate.
 
+use std::borrow::Cow;
+
 use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::InterleavedSlice};
 
-use super::ProcessError;
+use super::{ProcessError, Waveform};
 
 /// Input frames per transform; longer ones make the filter steeper and cost little.
 const CHUNK_FRAMES: usize = 4096;
+
+/// Returns the samples of a sound at a model's rate.
+///
+/// # Errors
+///
+/// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]>, ProcessError> {
+    if audio.samples.is_empty() {
+        return Err(ProcessError::AudioEmpty);
+    }
+    if !audio.samples.iter().all(|sample| sample.is_finite()) {
+        return Err(ProcessError::AudioNotFinite);
+    }
+    if audio.sample_rate_hz == rate_hz {
+        return Ok(Cow::Borrowed(&audio.samples));
+    }
+    resample(&audio.samples, audio.sample_rate_hz, rate_hz).map(Cow::Owned)
+}
 
 /// Resamples a whole clip by transform, the start-up delay cut off.
 ///
@@ -20,11 +40,7 @@ const CHUNK_FRAMES: usize = 4096;
 /// # Errors
 ///
 /// [`ProcessError::Resample`] if a rate is zero or the resampler refuses the pair.
-pub(super) fn resample(
-    samples: &[f32],
-    from_hz: u32,
-    to_hz: u32,
-) -> Result<Vec<f32>, ProcessError> {
+fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, ProcessError> {
     let failed = |message: String| ProcessError::Resample { from_hz, to_hz, message };
     let rates = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap_or(0));
     if rates.contains(&0) {

@@ -1,6 +1,6 @@
 //! Sounds as they are, as `Wav2Vec2FeatureExtractor` of transformers hands them on.
 
-use super::{ProcessError, Waveform, resample::resample};
+use super::{ProcessError, Waveform, resample::samples_at};
 use crate::{
     bundle::{BundleError, SAMPLES_SECONDS_MAX, SamplesConfig},
     tensors::Tensor,
@@ -66,21 +66,11 @@ impl RawSamples {
     #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
     #[expect(clippy::cast_possible_truncation, reason = "the model takes f32")]
     pub fn input_values(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
-        if audio.samples.is_empty() {
-            return Err(ProcessError::AudioEmpty);
-        }
-        if !audio.samples.iter().all(|sample| sample.is_finite()) {
-            return Err(ProcessError::AudioNotFinite);
-        }
         let (seconds, max_seconds) = (audio.seconds(), SAMPLES_SECONDS_MAX as f64);
         if seconds > max_seconds {
             return Err(ProcessError::AudioTooLong { seconds, max_seconds });
         }
-        let mut samples = if audio.sample_rate_hz == self.sample_rate_hz {
-            audio.samples.clone()
-        } else {
-            resample(&audio.samples, audio.sample_rate_hz, self.sample_rate_hz)?
-        };
+        let mut samples = samples_at(audio, self.sample_rate_hz)?.into_owned();
         if self.normalizes {
             let n = samples.len() as f64;
             let mean = samples.iter().map(|sample| f64::from(*sample)).sum::<f64>() / n;

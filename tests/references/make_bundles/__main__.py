@@ -27,6 +27,7 @@ MODULES = {
     "decoding_rules": ["decoding_rules"],
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
     "listeners": ["ultravox", "voxtral"],
+    "gemma3n": ["gemma3n"],
     "geometry": ["geometry"],
 }
 

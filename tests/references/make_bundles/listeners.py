@@ -64,7 +64,8 @@ WHISPER = {
 }
 
 
-def _samples(names: list[str]) -> np.ndarray:
+def samples_of(names: list[str]) -> np.ndarray:
+    """One sound of files that follow each other."""
     return np.concatenate([media.read_sound(name) for name in names])
 
 
@@ -122,7 +123,7 @@ def _ultravox_rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tup
         content, features, n_marks = text, None, 0
         for names in sounds:
             content = f"{text} {AUDIO}" if text else AUDIO
-            samples = _samples(names)
+            samples = samples_of(names)
             options = {"padding": "longest", "max_length": len(samples), "sampling_rate": 16000}
             features = extractor(samples, return_tensors="pt", **options)["input_features"]
             n_frames = round(len(samples) / ENCODER_STRIDE + 1e-4)
@@ -176,7 +177,7 @@ def _voxtral_rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tupl
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        samples = [_samples(names) for names in sounds]
+        samples = [samples_of(names) for names in sounds]
         first, *rest = rendered.split("[AUDIO]")
         for own, after in zip(samples, rest, strict=True):
             n_clips = math.ceil(len(own) / extractor.n_samples)

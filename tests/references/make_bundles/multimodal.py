@@ -69,7 +69,9 @@ class Spec:
     rows: Callable[[Path, PreTrainedTokenizerBase], list[tuple[dict, dict]]] | None = None
     # Turns the config as transformers writes it now into the form that is published.
     publish: Callable[[dict], dict] = lambda config: config
-    # What goes to `TextDecoder`.
+    embed: Callable[[PreTrainedModel], nn.Module] = EmbedTokens
+    decoder_class: Callable[..., nn.Module] = TextDecoder
+    # What goes to `decoder_class`.
     decoder: dict = field(default_factory=dict)
     # Whether pictures are a part of a message's content, or a text with a mark in front.
     has_template: bool = True
@@ -169,40 +171,42 @@ def export(spec: Spec, model: PreTrainedModel, inputs: list[dict], folder: Path)
             folder / f"{name}.onnx",
         )
     rows = {0: "batch_size", 1: "sequence_length"}
+    text = text_model(model).config
+    per_layer_size = getattr(text, "hidden_size_per_layer_input", None)
+    embeds = {"inputs_embeds": rows} | ({"per_layer_inputs": rows} if per_layer_size else {})
     trace(
-        EmbedTokens(model),
+        spec.embed(model),
         {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])},
-        {"inputs_embeds": rows},
+        embeds,
         {"input_ids": rows},
         folder / "embed_tokens.onnx",
     )
-    text = text_model(model).config
     heads = text.num_key_value_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     positions = torch.arange(2, 5).expand(2, -1)
     is_3d = "mrope_section" in (getattr(text, "rope_scaling", None) or {})
     total = {0: "batch_size", 1: "total_sequence_length"}
-    axes = {
-        "inputs_embeds": rows,
-        "attention_mask": total,
-        "position_ids": {1: "batch_size", 2: "sequence_length"} if is_3d else rows,
-    }
-    inputs = {
-        "inputs_embeds": torch.randn(2, 3, text.hidden_size),
-        "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]),
-        "position_ids": positions.expand(3, -1, -1) if is_3d else positions,
-    }
+    axes = embeds | {"position_ids": {1: "batch_size", 2: "sequence_length"} if is_3d else rows}
+    inputs = {"inputs_embeds": torch.randn(2, 3, text.hidden_size)}
+    if per_layer_size:
+        shape = (2, 3, text.num_hidden_layers, per_layer_size)
+        inputs["per_layer_inputs"] = torch.randn(shape)
+    else:
+        axes["attention_mask"] = total
+        inputs["attention_mask"] = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    inputs["position_ids"] = positions.expand(3, -1, -1) if is_3d else positions
     if spec.decoder.get("keeps_logits"):
         inputs["num_logits_to_keep"] = torch.tensor(1)
     outputs = {"logits": rows}
-    for layer in range(text.num_hidden_layers):
+    # Layers at the end may look at the keys and values of those before.
+    for layer in range(text.num_hidden_layers - getattr(text, "num_kv_shared_layers", 0)):
         for part in ("key", "value"):
             name = f"past_key_values.{layer}.{part}"
             inputs[name] = torch.randn(2, heads, 2, size)
             axes[name] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[f"present.{layer}.{part}"] = {0: "batch_size", 2: "total_sequence_length"}
     trace(
-        TextDecoder(model, **spec.decoder),
+        spec.decoder_class(model, **spec.decoder),
         inputs,
         outputs,
         axes,
@@ -231,15 +235,21 @@ class Runner:
             if module is not None
         }
         self.embed = open_session(path("embed_tokens"))
+        self.embed_outputs = [o.name for o in self.embed.get_outputs()]
         self.decoder = Decoder(path("decoder_model_merged"))
 
-    def _embed_tokens(self, ids: np.ndarray) -> np.ndarray:
-        (embeds,) = self.embed.run(None, {"input_ids": ids})
-        return embeds.astype(np.float32)
+    def _embed_tokens(self, ids: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Embeddings, and what else the decoder takes for each token."""
+        found = self.embed.run(self.embed_outputs, {"input_ids": ids})
+        named = {
+            name: values.astype(np.float32)
+            for name, values in zip(self.embed_outputs, found, strict=True)
+        }
+        return named.pop("inputs_embeds"), named
 
-    def _embed(self, inputs: dict) -> np.ndarray:
+    def _embed(self, inputs: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         ids = inputs["input_ids"].numpy()
-        embeds = self._embed_tokens(ids)
+        embeds, more = self._embed_tokens(ids)
         for values, (session, token_id) in self.encoders.items():
             if values not in inputs:
                 continue
@@ -254,13 +264,13 @@ class Runner:
             if places.sum() != len(features):
                 raise AssertionError(f"{places.sum()} places for {len(features)} features")
             embeds[places] = features
-        return embeds
+        return embeds, more
 
     def _steps(self, inputs: dict, choose: Callable[[np.ndarray], int | None]) -> None:
         """Hands the logits of each step to `choose`, which returns the token of the next."""
         decoder, first = self.decoder, self.spec.first_position
         decoder.reset()
-        embeds = self._embed(inputs)
+        embeds, more = self._embed(inputs)
         length = embeds.shape[1]
         positions = np.arange(first, first + length)[None]
         shift = first
@@ -269,13 +279,13 @@ class Runner:
             places, delta = self.model.model.get_rope_index(inputs["input_ids"], grid)
             positions, shift = places.numpy(), int(delta)
         while True:
-            extra = {"position_ids": positions}
+            extra = {"position_ids": positions, **more}
             if "num_logits_to_keep" in decoder.inputs:
                 extra["num_logits_to_keep"] = np.array(1)
             token_id = choose(decoder.step(embeds, "inputs_embeds", **extra))
             if token_id is None:
                 return
-            embeds = self._embed_tokens(np.array([[token_id]]))
+            embeds, more = self._embed_tokens(np.array([[token_id]]))
             positions = np.full_like(positions[..., :1], decoder.length + shift)
 
     def check(self, row: int, inputs: dict, answer: Generation) -> float:

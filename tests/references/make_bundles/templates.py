@@ -93,6 +93,15 @@ GEMMA3 = """\
 {%- endif -%}
 """
 
+GEMMA3N = GEMMA3.replace("<start_of_image>", "<image_soft_token>").replace(
+    """            {%- if item['type'] == 'image' -%}
+""",
+    """            {%- if item['type'] == 'audio' -%}
+                {{ '<audio_soft_token>' }}
+            {%- elif item['type'] == 'image' -%}
+""",
+)
+
 # No place for a system text: another role is an error.
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"

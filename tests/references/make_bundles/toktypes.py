@@ -27,7 +27,8 @@ _WORDS = (
 )
 
 
-def _add_specials(tokenizer: Tokenizer, specials: list[str]) -> None:
+def add_specials(tokenizer: Tokenizer, specials: list[str]) -> None:
+    """Makes tokens special, behind the vocabulary where they are not in it."""
     tokenizer.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
 
 
@@ -51,7 +52,7 @@ def byte_level(
         show_progress=False,
     )
     tokenizer.train_from_iterator(TRAINING_LINES, trainer)
-    _add_specials(tokenizer, specials)
+    add_specials(tokenizer, specials)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
 
@@ -98,7 +99,7 @@ def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> T
         tokenizer.normalizer = spaces
         tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence(steps)
-    _add_specials(tokenizer, specials)
+    add_specials(tokenizer, specials)
     return tokenizer
 
 
@@ -129,7 +130,7 @@ def unigram(vocab_size: int, specials: list[str]) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = words
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    _add_specials(tokenizer, specials)
+    add_specials(tokenizer, specials)
     return tokenizer
 
 
@@ -159,7 +160,7 @@ def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
     tokenizer.model = models.WordPiece(
         vocab={token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"
     )
-    _add_specials(tokenizer, specials)
+    add_specials(tokenizer, specials)
     frame(tokenizer, ["[CLS]"], ["[SEP]"])
     return tokenizer
 
@@ -201,7 +202,7 @@ def clip_bpe(vocab_size: int) -> Tokenizer:
         end_of_word_suffix="</w>",
         unk_token="<|endoftext|>",
     )
-    _add_specials(tokenizer, specials)
+    add_specials(tokenizer, specials)
     frame(tokenizer, specials[:1], specials[1:])
     return tokenizer
 
