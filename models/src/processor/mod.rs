@@ -7,6 +7,7 @@ mod audio;
 mod clap;
 mod document;
 mod error;
+mod frames;
 mod hearing;
 mod image;
 mod long_form;
@@ -24,12 +25,12 @@ mod tasks;
 mod text;
 mod tiles;
 mod transcript;
-mod usm;
 
 pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
 pub(crate) use document::Document;
 pub use error::ProcessError;
+pub use frames::{UsmFeatures, UsmMel};
 pub use hearing::Hearing;
 pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
@@ -41,7 +42,6 @@ pub(crate) use sentence::SentenceProcessor;
 pub(crate) use tasks::Tasks;
 pub(crate) use text::TextProcessor;
 pub(crate) use transcript::Transcript;
-pub use usm::{UsmFeatures, UsmMel};
 
 use std::{fmt, sync::Arc};
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    AutoFeatureExtractor,
     AutoModel,
     AutoProcessor,
     DynamicCache,
@@ -327,6 +328,20 @@ def _rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, 
     return found
 
 
+def _features(folder: Path) -> dict:
+    """Some frames of what the processor makes of sounds."""
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    found = []
+    for name in ("glide-2s.wav", "hiss-1s.wav", "quiet-0.8s.wav"):
+        values = extractor([samples_of([name])], return_tensors="np")["input_features"][0]
+        frames = list(range(0, len(values), 13))
+        rows = [[round(float(value), 5) for value in values[frame]] for frame in frames]
+        found.append(
+            {"audio": name, "n_frames": len(values), "frames": frames, "values": rows}
+        )
+    return {"features": found}
+
+
 def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
     return {
         "bos_token_id": tokenizer.bos_token_id,
@@ -404,6 +419,7 @@ SPECS = [
             "input_features_mask": {0: "num_sounds", 1: "num_frames"},
         },
         rows=_rows,
+        extras=_features,
         embed=EmbedTokens,
         decoder_class=PerLayerDecoder,
         # The family multiplies what it embeds by sqrt(32).

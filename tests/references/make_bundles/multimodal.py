@@ -67,6 +67,8 @@ class Spec:
     # The public part of each row, and what the model is given for it, where the family's processor
     # cannot be asked as that of pictures is.
     rows: Callable[[Path, PreTrainedTokenizerBase], list[tuple[dict, dict]]] | None = None
+    # What the reference has beside its rows.
+    extras: Callable[[Path], dict] = lambda folder: {}
     # Turns the config as transformers writes it now into the form that is published.
     publish: Callable[[dict], dict] = lambda config: config
     embed: Callable[[PreTrainedModel], nn.Module] = EmbedTokens
@@ -379,6 +381,7 @@ def make(spec: Spec) -> None:
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_ids=eos_ids,
         image_backend=spec.image_backend,
+        **spec.extras(folder),
         **more,
     )
     print(f"  {size_of(folder)} bytes")

@@ -7,7 +7,7 @@ use realfft::{RealFftPlanner, RealToComplex};
 
 use super::{
     ProcessError, Waveform,
-    mel::{MelFilter, MelScale, hann, mel_filters},
+    mel::{MelFilter, MelScale, mel_filters},
     resample::samples_at,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub struct UsmMel {
     norm: Vec<(f64, f64)>,
     window: Vec<f32>,
     filters: Vec<MelFilter<f64>>,
-    transform: Arc<dyn RealToComplex<f32>>,
+    transform: Arc<dyn RealToComplex<f64>>,
 }
 
 /// How each sample of a frame is made smaller by a part of the one before.
@@ -141,7 +141,7 @@ impl UsmMel {
             scale: config.input_scale_factor as f32,
             floor: config.mel_floor,
             norm: means.into_iter().zip(deviations).collect(),
-            window: hann(frame).into_iter().map(|weight| weight as f32).collect(),
+            window: (0..frame).map(|i| hann_f32(i, frame)).collect(),
             filters: mel_filters(n_fft / 2 + 1, n_mels, rate, range_hz, MelScale::Htk),
             transform: RealFftPlanner::new().plan_fft_forward(n_fft),
         })
@@ -210,18 +210,30 @@ impl UsmMel {
                     Emphasis::Htk { part, .. } => at(i) - part * at(i - 1),
                     Emphasis::Plain(part) => at(i + 1) - part * at(i),
                 };
-                *value = emphasized * weight;
+                *value = f64::from(emphasized * weight);
             }
             let transformed =
                 self.transform.process_with_scratch(&mut frame, &mut spectrum, &mut scratch);
             debug_assert!(transformed.is_ok(), "buffers come from the plan itself");
             for (filter, (mean, deviation)) in self.filters.iter().zip(&self.norm) {
                 let bins = spectrum[filter.bins.clone()].iter().zip(&filter.weights);
-                let energy: f64 = bins.map(|(bin, weight)| f64::from(bin.norm()) * weight).sum();
+                let energy: f64 = bins.map(|(bin, weight)| bin.norm() * weight).sum();
                 features.push(((energy.max(self.floor).ln() - mean) / deviation) as f32);
             }
         }
     }
+}
+
+/// Returns a weight of a periodic Hann window, rounded at each step as the reference does it: bands
+/// without energy are made of such differences.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "as the reference"
+)]
+fn hann_f32(i: usize, n: usize) -> f32 {
+    let angle = std::f32::consts::TAU * i as f32 / n as f32;
+    0.5 * (1.0 - f64::from(angle).cos() as f32)
 }
 
 #[cfg(test)]
