@@ -28,6 +28,8 @@ MODULES = {
     "readers": ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "qwen2_5_vl"],
     "listeners": ["ultravox", "voxtral"],
     "gemma3n": ["gemma3n"],
+    "phi4": ["phi4"],
+    "phi4_text": ["phi4_text"],
     "geometry": ["geometry"],
 }
 

@@ -336,9 +336,7 @@ def _features(folder: Path) -> dict:
         values = extractor([samples_of([name])], return_tensors="np")["input_features"][0]
         frames = list(range(0, len(values), 13))
         rows = [[round(float(value), 5) for value in values[frame]] for frame in frames]
-        found.append(
-            {"audio": name, "n_frames": len(values), "frames": frames, "values": rows}
-        )
+        found.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
     return {"features": found}
 
 

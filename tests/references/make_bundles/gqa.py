@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Spec:
 SPECS = [Spec("llama_gqa"), Spec("llama_gqa_hub"), Spec("llama_bias")]
 
 
-def build(folder: Path, source: str = SOURCE) -> None:
+def build(folder: Path, source: str = SOURCE, more: Sequence[str] = ()) -> None:
     """Lets the builder write the genai layout."""
     checkpoint = WORK / source
     if not checkpoint.exists():
@@ -41,7 +42,7 @@ def build(folder: Path, source: str = SOURCE) -> None:
     options = ["-i", checkpoint, "-o", folder, "-p", "fp32", "-e", "cpu", "-c", WORK / "cache"]
     # Its Python function wants options prepared by its command line, so that is what runs.
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    subprocess.run([*builder, *map(str, options)], check=True, capture_output=True)
+    subprocess.run([*builder, *map(str, options), *more], check=True, capture_output=True)
 
 
 def as_hub_layout(genai: Path, folder: Path) -> onnx.ModelProto:

@@ -56,6 +56,8 @@ def pictures() -> dict[str, Image.Image]:
         "waves-90x120.png": Image.fromarray(waves(90, 120)),
         "checks-64x64.png": Image.fromarray(checks(64, 64, 8)),
         "checks-200x40.png": Image.fromarray(checks(200, 40, 13)),
+        "checks-700x460.png": Image.fromarray(checks(700, 460, 37)),
+        "checks-700x300.png": Image.fromarray(checks(700, 300, 29)),
         "noise-33x24.png": Image.fromarray(noise(33, 24, 7)),
         "disc-120x90.png": Image.fromarray(disc(120, 90)),
         "disc-40x160.png": Image.fromarray(disc(40, 160)),

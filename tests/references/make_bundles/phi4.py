@@ -1,0 +1,520 @@
+"""Phi-4-multimodal as onnxruntime-genai lays it out: encoders and embedding; `phi4_text` decodes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    Phi3Config,
+    Phi3ForCausalLM,
+    Phi4MultimodalConfig,
+    Phi4MultimodalFeatureExtractor,
+    Phi4MultimodalForCausalLM,
+    Phi4MultimodalImageProcessorFast,
+    Phi4MultimodalProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from . import media, templates, toktypes
+from .causal import SIZES
+from .common import BUNDLES, WORK, size_of, write_reference
+from .corpus import ROW_TEXTS
+from .decoding import MAX_NEW_TOKENS
+from .graphs import trace
+from .listeners import samples_of
+from .multimodal import Spec, build
+from .toktypes import write_json
+
+__all__ = ["SPECS", "make"]
+
+# Texts, and the pictures and sounds before them; each sound is files that follow each other.
+ROWS = [
+    ("What is in the picture?", ["waves-90x120.png"], []),
+    ("What is in the picture?", ["disc-120x90.png"], []),
+    ("Hello", ["checks-700x460.png"], []),
+    (ROW_TEXTS[3], ["checks-700x300.png"], []),
+    ("Which of both is larger?", ["disc-40x160.png", "checks-700x300.png"], []),
+    ("What do you hear?", [], [["glide-2s.wav"]]),
+    ("What do you hear?", [], [["fall-1s.wav"]]),
+    ("", [], [["hiss-1s.wav"]]),
+    ("Which of both is longer?", [], [["glide-2s.wav"], ["steps-1.7s.wav"]]),
+    ("Does it sound like this?", ["checks-64x64.png"], [["low-3s.wav"]]),
+    ("Hello", [], []),
+    (ROW_TEXTS[7], [], []),
+]
+IMAGE, AUDIO = "<|endoftext10|>", "<|endoftext11|>"
+# GroupQueryAttention wants heads of 16.
+TEXT = {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1}
+# Published ones take up to 36.
+CROPS_MAX = 3
+CONTEXT = 4096
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """GPT-4o's, with marks of turns and media."""
+    specials = ["<|endoftext|>", IMAGE, AUDIO, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    return toktypes.save(
+        toktypes.byte_level(340, specials, digits="{1,3}"),
+        folder,
+        {
+            "add_prefix_space": False,
+            "bos_token": "<|endoftext|>",
+            "clean_up_tokenization_spaces": False,
+            "eos_token": "<|endoftext|>",
+            "extra_special_tokens": {"audio_token": AUDIO, "image_token": IMAGE},
+            "model_max_length": CONTEXT,
+            "pad_token": "<|endoftext|>",
+            "tokenizer_class": "GPT2Tokenizer",
+            "unk_token": "<|endoftext|>",
+        },
+        templates.PHI4,
+        template_in_config=True,
+    )
+
+
+def _config(tokenizer: PreTrainedTokenizerBase) -> Phi4MultimodalConfig:
+    ids = tokenizer.convert_tokens_to_ids
+    size, tower = 16, {"num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    return Phi4MultimodalConfig(
+        **{**TEXT, "max_position_embeddings": CONTEXT},
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=_generation(tokenizer)["eos_token_id"],
+        pad_token_id=tokenizer.pad_token_id,
+        vision_config={**tower, "num_hidden_layers": 3, "image_token_id": ids(IMAGE)},
+        audio_config={
+            **tower,
+            "audio_token_id": ids(AUDIO),
+            "bias_max_distance": 20,
+            "depthwise_separable_out_channel": size,
+            "ext_pw_out_channel": size,
+            "nemo_conv_channels": 4,
+            "num_blocks": 2,
+        },
+    )
+
+
+def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id],
+        "pad_token_id": tokenizer.pad_token_id,
+        # Transformers fails where a model says a mark, for it has no features then.
+        "suppress_tokens": tokenizer.convert_tokens_to_ids([IMAGE, AUDIO]),
+        "transformers_version": "4.57.6",
+    }
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
+    """Marks of media stand before the text, as Microsoft's examples write them."""
+    pixels = Phi4MultimodalImageProcessorFast(dynamic_hd=CROPS_MAX)
+    processor = Phi4MultimodalProcessor(pixels, Phi4MultimodalFeatureExtractor(), tokenizer)
+    found = []
+    for text, pictures, sounds in ROWS:
+        content = IMAGE * len(pictures) + AUDIO * len(sounds) + text
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = processor(
+            text=rendered,
+            images=[media.read_picture(name) for name in pictures] or None,
+            audio=[samples_of(names) for names in sounds] or None,
+            return_tensors="pt",
+        )
+        row = {"text": text, "images": pictures, "audios": sounds, "rendered": rendered}
+        row["prompt_ids"] = inputs["input_ids"][0].tolist()
+        found.append((row, dict(inputs)))
+    return found
+
+
+class VisionFeatures(nn.Module):
+    """Crops of one picture to its features; transformers' code loops over pictures and masks."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.embed = model.model.embed_tokens_extend.image_embed
+        tower = self.embed.img_processor
+        side = tower.embeddings.num_patches_per_side
+        # Where so many patches in a row stand, by their number, as the tower rounds it.
+        places = torch.zeros(side + 1, side, dtype=torch.long)
+        edges = torch.arange(1 / side, 1.0, 1 / side)
+        for count in range(1, side + 1):
+            parts = torch.arange(0, 1 - 1e-6, 1 / torch.tensor(count))
+            places[count, :count] = torch.bucketize(parts, edges, right=True)
+        self.register_buffer("places", places)
+        self.side = side
+
+    def _states(self, crops: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        tower = self.embed.img_processor
+        states = tower.embeddings.patch_embedding(crops).flatten(2).transpose(1, 2)
+        rows = self.places[mask[:, :, 0].sum(1).long()]
+        columns = self.places[mask[:, 0].sum(1).long()]
+        positions = (rows[:, :, None] * self.side + columns[:, None]) * mask.long()
+        states = states + tower.embeddings.position_embedding(positions.flatten(1))
+        lowest = torch.finfo(torch.float32).min
+        bias = torch.where(mask.flatten(1)[:, None, None].bool(), 0.0, lowest)
+        bias = bias.expand(-1, 1, self.side**2, -1)
+        # Of the layers the last is not used.
+        for layer in tower.encoder.layers[: self.embed.layer_idx + 1]:
+            states = layer(states, bias)
+        return states
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        image_attention_mask: torch.Tensor,
+        image_sizes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns [tokens, size]."""
+        embed = self.embed
+        states = self._states(pixel_values[0], image_attention_mask[0])
+        grid = states.reshape(-1, self.side, self.side, states.shape[-1]).permute(0, 3, 1, 2)
+        crops = embed.image_token_compression(grid).permute(0, 2, 3, 1)
+        side, size = self.side // 2, embed.image_dim_out
+        whole = crops[0]
+        whole = torch.cat([whole, embed.sub_img_feature_extensor[0].expand(side, 1, size)], 1)
+        rows, columns = (image_sizes[0] // embed.crop_size).unbind()
+        parts = crops[1:].reshape(rows, columns, side, side, size).transpose(1, 2)
+        parts = parts.reshape(rows * side, columns * side, size)
+        mask = image_attention_mask[0, 1:, 0::2, 0::2]
+        mask = mask.reshape(rows, columns, side, side).transpose(1, 2)
+        mask = mask.reshape(rows * side, columns * side)
+        height, width = mask[:, 0].sum().long(), mask[0].sum().long()
+        parts = parts[:height, :width]
+        parts = torch.cat([parts, embed.sub_img_feature_extensor[0].expand(height, 1, size)], 1)
+        between = embed.global_img_feature_extensor[0]
+        found = torch.cat([parts.reshape(-1, size), between, whole.reshape(-1, size)])
+        return embed.img_projection_down(nn.functional.gelu(embed.img_projection_up(found)))
+
+
+class SpeechFeatures(nn.Module):
+    """Sounds to their features one after the other, where none has more than 500 states."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.embed = model.model.embed_tokens_extend.audio_embed
+
+    def forward(
+        self,
+        audio_embeds: torch.Tensor,
+        audio_attention_mask: torch.Tensor,
+        audio_sizes: torch.Tensor,
+        audio_projection_mode: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns [tokens of all sounds, size]; mode 3 is of prompts with pictures."""
+        embed, encoder = self.embed, self.embed.encoder
+        states, mask = encoder.embed(encoder.encoder_embedding(audio_embeds), audio_attention_mask)
+        # Transformers adds this mask as a number, and so does what is answered here.
+        bias = mask[:, None].float() + encoder.relative_attention_bias_layer(states)
+        for layer in encoder.encoders:
+            states = layer(states, bias)
+        found = []
+        for mode in ("speech", "vision_speech"):
+            up, down = (getattr(embed, f"{part}_proj_for_{mode}") for part in ("up", "down"))
+            found.append(down(nn.functional.gelu(up(states))))
+        features = torch.where(audio_projection_mode.reshape(1, 1, 1) == 3, found[1], found[0])
+        counted = torch.arange(features.shape[1])[None] < audio_sizes[:, None]
+        return features[counted]
+
+
+class Embedding(nn.Module):
+    """Tokens and features to embeddings."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.table = model.get_input_embeddings()
+        self.marks = [
+            model.config.vision_config.image_token_id,
+            model.config.audio_config.audio_token_id,
+        ]
+
+    def forward(
+        self, input_ids: torch.Tensor, image_features: torch.Tensor, audio_features: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns [rows, tokens, size]."""
+        embeds = self.table(input_ids)
+        for mark, features in zip(self.marks, (image_features, audio_features), strict=True):
+            places = torch.nonzero(input_ids == mark, as_tuple=True)
+            embeds = torch.index_put(embeds, places, features)
+        return embeds
+
+
+def media_feeds(inputs: dict) -> dict[str, dict[str, torch.Tensor]]:
+    """What the encoders take for a row, by their names; pictures by themselves."""
+    found: dict[str, dict] = {"vision": {}, "speech": {}}
+    if "image_pixel_values" in inputs:
+        found["vision"] = {
+            "pixel_values": inputs["image_pixel_values"],
+            "image_attention_mask": inputs["image_attention_mask"].float(),
+            "image_sizes": inputs["image_sizes"],
+        }
+    if "audio_input_features" in inputs:
+        features = inputs["audio_input_features"]
+        everything = torch.ones(features.shape[:2], dtype=torch.bool)
+        found["speech"] = {
+            "audio_embeds": features,
+            "audio_attention_mask": inputs.get("audio_attention_mask", everything),
+            "audio_sizes": inputs["audio_embed_sizes"],
+            "audio_projection_mode": torch.tensor([3 if found["vision"] else 2]),
+        }
+    return found
+
+
+def _export(model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
+    feeds = [media_feeds(row) for row in inputs]
+    seen = next(row["vision"] for row in feeds if row["vision"])
+    trace(
+        VisionFeatures(model),
+        seen,
+        {"image_features": {0: "num_image_tokens"}},
+        {
+            "pixel_values": {0: "num_images", 1: "num_crops"},
+            "image_attention_mask": {0: "num_images", 1: "num_crops"},
+            "image_sizes": {0: "num_images"},
+        },
+        folder / "phi-4-mm-vision.onnx",
+    )
+    heard = max(
+        (row["speech"] for row in feeds), key=lambda feeds: len(feeds.get("audio_sizes", ()))
+    )
+    sounds = {0: "num_audios", 1: "num_frames"}
+    trace(
+        SpeechFeatures(model),
+        heard,
+        {"audio_features": {0: "num_audio_tokens"}},
+        {
+            "audio_embeds": sounds,
+            "audio_attention_mask": sounds,
+            "audio_sizes": {0: "num_audios"},
+        },
+        folder / "phi-4-mm-speech.onnx",
+    )
+    rows = {0: "batch_size", 1: "sequence_length"}
+    size = model.config.hidden_size
+    marks = Embedding(model).marks
+    trace(
+        Embedding(model),
+        {
+            "input_ids": torch.tensor([[1, marks[0], marks[0], 4, marks[1]]]),
+            "image_features": torch.randn(2, size),
+            "audio_features": torch.randn(1, size),
+        },
+        {"inputs_embeds": rows},
+        {
+            "input_ids": rows,
+            "image_features": {0: "num_image_tokens"},
+            "audio_features": {0: "num_audio_tokens"},
+        },
+        folder / "phi-4-mm-embedding.onnx",
+    )
+
+
+def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
+    same = lambda *names: {name: name for name in names}  # noqa: E731
+    options = {"log_id": "onnxruntime-genai", "provider_options": []}
+    return {
+        "model": {
+            "bos_token_id": config.bos_token_id,
+            "context_length": CONTEXT,
+            "decoder": {
+                "session_options": options,
+                "filename": "phi-4-mm-text.onnx",
+                "head_size": config.hidden_size // config.num_attention_heads,
+                "hidden_size": config.hidden_size,
+                "inputs": {
+                    **same("inputs_embeds", "attention_mask"),
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    **same("logits"),
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+                "num_attention_heads": config.num_attention_heads,
+                "num_hidden_layers": config.num_hidden_layers,
+                "num_key_value_heads": config.num_key_value_heads,
+            },
+            "embedding": {
+                "filename": "phi-4-mm-embedding.onnx",
+                "inputs": same("input_ids", "image_features", "audio_features"),
+                "outputs": same("inputs_embeds"),
+            },
+            "vision": {
+                "filename": "phi-4-mm-vision.onnx",
+                "config_filename": "vision_processor.json",
+                "inputs": {
+                    **same("pixel_values", "image_sizes"),
+                    "attention_mask": "image_attention_mask",
+                },
+                "outputs": same("image_features"),
+            },
+            "speech": {
+                "filename": "phi-4-mm-speech.onnx",
+                "config_filename": "speech_processor.json",
+                "inputs": {
+                    **same("audio_embeds", "audio_sizes", "audio_projection_mode"),
+                    "attention_mask": "audio_attention_mask",
+                },
+                "outputs": same("audio_features"),
+            },
+            "eos_token_id": generation["eos_token_id"],
+            "image_token_id": config.vision_config.image_token_id,
+            "audio_token_id": config.audio_config.audio_token_id,
+            "pad_token_id": config.pad_token_id,
+            "type": "phi4mm",
+            "vocab_size": config.vocab_size,
+        },
+        "search": {
+            "do_sample": False,
+            "early_stopping": True,
+            "length_penalty": 1.0,
+            "max_length": CONTEXT,
+            "min_length": 0,
+            "num_beams": 1,
+            "past_present_share_buffer": True,
+            "repetition_penalty": 1.0,
+            "temperature": 1.0,
+            "top_k": 1,
+            "top_p": 1.0,
+        },
+    }
+
+
+def _operation(name: str, kind: str, **attrs: object) -> dict:
+    return {"operation": {"name": name, "type": kind, "attrs": attrs}}
+
+
+VISION_PROCESSOR = {
+    "processor": {
+        "name": "phi_4_image_processing",
+        "transforms": [
+            _operation("decode_image", "DecodeImage", color_space="RGB"),
+            _operation(
+                "phi4_vision_preprocess",
+                "Phi4VisionPreprocess",
+                **{
+                    "dynamic_hd": CROPS_MAX,
+                    "dyhd_base_resolution": 448,
+                    "interpolation": "CUBIC",
+                    "normalize/mean": [0.5, 0.5, 0.5],
+                    "normalize/std": [0.5, 0.5, 0.5],
+                },
+            ),
+        ],
+    }
+}
+
+
+def _spectrum(suffix: str, frame: int, hop: int, n_fft: int) -> dict:
+    return {
+        f"stft_normal{suffix}/n_fft": n_fft,
+        f"stft_normal{suffix}/frame_length": frame,
+        f"stft_normal{suffix}/hop_length": hop,
+        f"stft_normal{suffix}/win_fn": "hamming",
+        f"logmel{suffix}/chunk_size": 30,
+        f"logmel{suffix}/hop_length": hop,
+        f"logmel{suffix}/n_fft": 512,
+        f"logmel{suffix}/n_mel": 80,
+        f"logmel{suffix}/feature_first": 0,
+        f"logmel{suffix}/no_padding": 1,
+    }
+
+
+SPEECH_PROCESSOR = {
+    "feature_extraction": {
+        "sequence": [
+            _operation("audio_decoder", "AudioDecoderEx", target_sample_rates=[8000, 16000]),
+            _operation(
+                "phi_4_audio_embed",
+                "Phi4AudioEmbed",
+                audio_compression_rate=8,
+                **_spectrum("", 400, 160, 512),
+                **_spectrum("_8k", 200, 80, 256),
+            ),
+        ],
+        "output_aligner": "phi4-audio-aligner",
+    }
+}
+
+
+def _save_text(model: PreTrainedModel) -> None:
+    """Leaves the decoder as a model of text, for the builder of another environment."""
+    config = model.config
+    text = Phi3Config(
+        **{**TEXT, "max_position_embeddings": CONTEXT},
+        **{name: getattr(config, name) for name in ("vocab_size", "bos_token_id", "pad_token_id")},
+        eos_token_id=config.eos_token_id[0],
+        original_max_position_embeddings=CONTEXT,
+        rms_norm_eps=config.rms_norm_eps,
+        rope_theta=config.rope_theta,
+    )
+    decoder = Phi3ForCausalLM(text)
+    own = {k: v for k, v in model.state_dict().items() if "embed_tokens_extend" not in k}
+    decoder.load_state_dict(own)
+    decoder.save_pretrained(WORK / "phi4_text")
+
+
+def _features(tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+    """Some frames of what the processor makes of sounds."""
+    extractor = Phi4MultimodalFeatureExtractor()
+    found = []
+    for name in ("glide-2s.wav", "hiss-1s.wav", "quiet-0.8s.wav"):
+        values = extractor([samples_of([name])], return_tensors="np")["audio_input_features"][0]
+        frames = list(range(0, len(values), 13))
+        rows = [[round(float(value), 5) for value in values[frame]] for frame in frames]
+        found.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
+    return found
+
+
+SPECS = [
+    Spec(
+        name="phi4",
+        tokenizer=_tokenizer,
+        model_class=Phi4MultimodalForCausalLM,
+        config=_config,
+        generation=_generation,
+        files={
+            "vision_processor.json": VISION_PROCESSOR,
+            "speech_processor.json": SPEECH_PROCESSOR,
+        },
+    )
+]
+
+
+def make(spec: Spec) -> None:
+    """Makes all of the bundle but its decoder, and its reference."""
+    folder = BUNDLES / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    media.make()
+    tokenizer = spec.tokenizer(folder)
+    rows = _prompts(tokenizer)
+    inputs = [inputs for _, inputs in rows]
+    model, found = build(spec, tokenizer, inputs)
+    generation = spec.generation(tokenizer)
+    spec.files["genai_config.json"] = _genai_config(model.config, generation)
+    for name, content in spec.files.items():
+        write_json(folder / name, content)
+    _export(model, inputs, folder)
+    _save_text(model)
+    shutil.copy(folder / "tokenizer.json", WORK / "phi4_text")
+    shutil.copy(folder / "tokenizer_config.json", WORK / "phi4_text")
+    written = []
+    for place, ((row, own), answer) in enumerate(zip(rows, found, strict=True)):
+        feeds = media_feeds(own)
+        flat = {f"{k}/{name}": v.numpy() for k, part in feeds.items() for name, v in part.items()}
+        np.savez(WORK / "phi4_text" / f"row_{place}.npz", **flat)
+        written.append({**row, **answer.row()})
+        written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    write_reference(
+        spec.name,
+        written,
+        max_new_tokens=MAX_NEW_TOKENS,
+        eos_token_ids=generation["eos_token_id"],
+        image_backend="torchvision",
+        features=_features(tokenizer),
+    )
+    print(f"  {size_of(folder)} bytes, without the decoder")
