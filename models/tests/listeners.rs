@@ -51,6 +51,11 @@ fn gemma3n_with_pictures_and_sounds_and_an_input_for_each_layer() {
     assert_bundle("gemma3n");
 }
 
+#[test]
+fn phi4_with_crops_of_pictures_and_sounds() {
+    assert_bundle("phi4");
+}
+
 /// Frames of log-mel spectrograms against those of the reference.
 fn assert_features(name: &str) {
     let processor = processor(name);
@@ -81,8 +86,9 @@ fn assert_features(name: &str) {
 }
 
 #[test]
-fn gemma3n_features_are_those_of_the_reference() {
+fn features_are_those_of_the_reference() {
     assert_features("gemma3n");
+    assert_features("phi4");
 }
 
 #[test]

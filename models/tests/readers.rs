@@ -309,6 +309,6 @@ fn what_configs_leave_out_is_the_default_of_the_reference() {
         });
         let record = record("Hello", &["waves-300x200.png"]);
         let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
-        assert_eq!(sample.image_grids, [[1, 8, 14]], "{keys:?}");
+        assert_eq!(sample.image_layout.patches(), [[1, 8, 14]], "{keys:?}");
     }
 }

@@ -291,6 +291,8 @@ pub(crate) enum SoundConfig {
     Clap(ClapExtractorConfig),
     /// Gemma 3n's, which is that of the Universal Speech Model.
     Usm(UsmExtractorConfig),
+    /// Phi-4-multimodal's.
+    Phi4(Phi4ExtractorConfig),
 }
 
 impl<'de> Deserialize<'de> for SoundConfig {
@@ -303,6 +305,9 @@ impl<'de> Deserialize<'de> for SoundConfig {
             Some("ClapFeatureExtractor") => ClapExtractorConfig::deserialize(value).map(Self::Clap),
             Some("Gemma3nAudioFeatureExtractor") => {
                 UsmExtractorConfig::deserialize(value).map(Self::Usm)
+            }
+            Some("Phi4MultimodalFeatureExtractor") => {
+                Phi4ExtractorConfig::deserialize(value).map(Self::Phi4)
             }
             _ => FeatureExtractorConfig::deserialize(value).map(Self::LogMel),
         };
@@ -460,6 +465,50 @@ impl Default for UsmExtractorConfig {
             mel_floor: 1e-5,
             per_bin_mean: None,
             per_bin_stddev: None,
+            rest: Map::new(),
+        }
+    }
+}
+
+/// The keys of `Phi4MultimodalFeatureExtractor`; what is left out is as in transformers 4.57.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Phi4ExtractorConfig {
+    /// Mel bands.
+    pub feature_size: usize,
+    /// Samples per second the model wants.
+    pub sampling_rate: u32,
+    /// Samples between two frames.
+    pub hop_length: usize,
+    /// Samples of one transform.
+    pub n_fft: usize,
+    /// Samples of one frame.
+    pub win_length: usize,
+    /// How much of each sample is taken from the next.
+    pub preemphasis: f64,
+    /// Frames that become one feature.
+    pub audio_compression_rate: usize,
+    /// The lowest frequency of the filters, in hertz.
+    pub mel_min_frequency: f64,
+    /// The highest frequency of the filters, in hertz.
+    pub mel_max_frequency: f64,
+    /// Every other key, to be checked when the processor opens.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+impl Default for Phi4ExtractorConfig {
+    fn default() -> Self {
+        Self {
+            feature_size: 80,
+            sampling_rate: 16_000,
+            hop_length: 160,
+            n_fft: 512,
+            win_length: 400,
+            preemphasis: 0.97,
+            audio_compression_rate: 8,
+            mel_min_frequency: 0.0,
+            mel_max_frequency: 7690.0,
             rest: Map::new(),
         }
     }

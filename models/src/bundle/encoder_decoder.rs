@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     BundleError, BundleFiles, ProcessorConfig,
     config::{ModelConfig, SoundConfig, TextConfig, TokenIds},
-    genai,
+    extensions,
     reader::ReaderConfig,
     tasks::TaskConfig,
 };
@@ -199,8 +199,8 @@ pub(super) fn processor_config(
     {
         Some(config) => ("processor_config.json", config),
         None => match files.json_if_there("preprocessor_config.json")? {
-            None if kind == SourceKind::LogMel && files.has(genai::PROCESSOR_FILE)? => {
-                (genai::PROCESSOR_FILE, genai::whisper_extractor(files)?)
+            None if kind == SourceKind::LogMel && files.has(extensions::AUDIO_FILE)? => {
+                (extensions::AUDIO_FILE, extensions::whisper_extractor(files)?)
             }
             None => {
                 return Err(BundleError::MissingFile { file: "preprocessor_config.json".into() });

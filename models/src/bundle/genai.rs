@@ -3,10 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig};
+use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig, ProcessorConfig, extensions};
 
 const FILE: &str = "genai_config.json";
-pub(super) const PROCESSOR_FILE: &str = "audio_processor_config.json";
 
 /// `genai_config.json` (0.18).
 #[derive(Clone, Debug, Deserialize)]
@@ -25,22 +24,34 @@ const ENGLISH_VOCABULARY: i64 = 51_864;
 /// `whisper/decoding.py`, OpenAI; all published generation configs say the same).
 const MAX_INITIAL_TIMESTAMP: i64 = 50;
 
-/// Samples per second that Whisper hears.
-const SAMPLING_RATE: u64 = 16_000;
-
 impl GenaiConfig {
-    /// Reads it where it stands in the place of `config.json`.
+    /// Reads it where it stands in the place of `config.json`, or says of a multimodal model how its
+    /// graphs are laid out.
     pub(super) fn read(files: &BundleFiles) -> Result<Option<Self>, BundleError> {
-        if files.has("config.json")? { Ok(None) } else { files.json_if_there(FILE) }
+        let genai: Option<Self> = files.json_if_there(FILE)?;
+        let has_other = files.has("config.json")?;
+        Ok(genai.filter(|genai| !has_other || genai.is_multimodal()))
+    }
+
+    /// Returns whether features of media stand in the prompt: a graph of its own puts them there.
+    fn is_multimodal(&self) -> bool {
+        self.model.get("embedding").is_some_and(Value::is_object)
+    }
+
+    fn model_type(&self) -> &str {
+        self.model.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Returns the architecture that `config.json` would name, and whether it is an encoder-decoder.
     pub(super) fn architecture(&self) -> (String, bool) {
-        let model_type = self.model.get("type").and_then(Value::as_str).unwrap_or_default();
-        match model_type {
-            "whisper" => ("WhisperForConditionalGeneration".to_owned(), true),
-            other => (format!("{other}ForCausalLM"), false),
-        }
+        let architecture = match self.model_type() {
+            "whisper" => return ("WhisperForConditionalGeneration".to_owned(), true),
+            "phi4mm" => "Phi4MMForCausalLM".to_owned(),
+            "gemma3" if self.is_multimodal() => "Gemma3ForConditionalGeneration".to_owned(),
+            other if self.is_multimodal() => other.to_owned(),
+            other => format!("{other}ForCausalLM"),
+        };
+        (architecture, false)
     }
 
     /// Tells `files` how the graphs are called: older builders name them after the model.
@@ -48,6 +59,12 @@ impl GenaiConfig {
         let (_, is_encoder_decoder) = self.architecture();
         let graphs: &[(&str, &'static str)] = match is_encoder_decoder {
             true => &[("encoder", "encoder"), ("decoder", "decoder")],
+            false if self.is_multimodal() => &[
+                ("decoder", "decoder_model_merged"),
+                ("embedding", "embed_tokens"),
+                ("vision", "vision_encoder"),
+                ("speech", "audio_encoder"),
+            ],
             false => &[("decoder", "model")],
         };
         for (part, graph) in graphs {
@@ -58,8 +75,29 @@ impl GenaiConfig {
     }
 
     /// Returns what `config.json` of a decoder would say.
-    pub(super) fn decoder_config(&self) -> Result<ModelConfig, BundleError> {
+    pub(super) fn decoder_config(&self, files: &BundleFiles) -> Result<ModelConfig, BundleError> {
         let mut model = self.model.clone();
+        // Where the config does not say which tokens stand for media, their names do: those that the
+        // code of onnxruntime-genai has.
+        let marks: &[(&str, &str)] = match self.model_type() {
+            "phi4mm" => {
+                &[("image_token_id", "<|endoftext10|>"), ("audio_token_id", "<|endoftext11|>")]
+            }
+            "gemma3" if self.is_multimodal() => &[
+                ("image_token_id", "<image_soft_token>"),
+                ("boi_token_id", "<start_of_image>"),
+                ("eoi_token_id", "<end_of_image>"),
+            ],
+            _ => &[],
+        };
+        if !marks.is_empty() {
+            let tokens = Tokens::read(files)?;
+            for (key, token) in marks {
+                if let Some(id) = tokens.id(token) {
+                    model.entry(*key).or_insert_with(|| id.into());
+                }
+            }
+        }
         // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
         if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
             for key in ["vocab_size", "context_length"] {
@@ -73,12 +111,42 @@ impl GenaiConfig {
         })
     }
 
+    /// Returns the tokens that stand for features of media, which a model must not say: the graph that
+    /// embeds tokens would look for the features.
+    pub(super) fn marks(&self, config: &ModelConfig) -> impl Iterator<Item = i64> {
+        let marks = [config.image_token_id, config.audio_token_id];
+        marks.into_iter().flatten().filter(|_| self.is_multimodal())
+    }
+
+    /// Returns what the processor's configs would say: lists of operations stand in their place.
+    pub(super) fn processor_config(
+        &self,
+        files: &BundleFiles,
+    ) -> Result<ProcessorConfig, BundleError> {
+        let file = |part: &str, default: &'static str| -> Option<String> {
+            let part = self.model.get(part).filter(|part| part.is_object())?;
+            Some(part["config_filename"].as_str().unwrap_or(default).to_owned())
+        };
+        let mut config = Map::new();
+        if let Some(file) = file("vision", "processor_config.json") {
+            config.insert("image_processor".to_owned(), extensions::image_processor(files, &file)?);
+        }
+        if let Some(file) = file("speech", extensions::AUDIO_FILE) {
+            config
+                .insert("feature_extractor".to_owned(), extensions::phi4_extractor(files, &file)?);
+        }
+        serde_json::from_value(Value::Object(config)).map_err(|error| BundleError::InvalidJson {
+            file: FILE.to_owned(),
+            message: error.to_string(),
+        })
+    }
+
     /// Returns what `config.json` of Whisper would say: sizes and marks. What its tokens are for is
     /// told by their names in `tokenizer.json`, as no file here says it.
     pub(super) fn whisper_config(&self, files: &BundleFiles) -> Result<Value, BundleError> {
         let model = |key: &str| self.model.get(key).cloned().unwrap_or_default();
         let (decoder, encoder) = (model("decoder"), model("encoder"));
-        let extractor = whisper_extractor(files)?;
+        let extractor = extensions::whisper_extractor(files)?;
         let frames = extractor["n_samples"].as_u64().zip(extractor["hop_length"].as_u64());
         let mut config = json!({
             "decoder_layers": decoder["num_hidden_layers"],
@@ -119,29 +187,6 @@ impl GenaiConfig {
         }
         Ok(config)
     }
-}
-
-/// Returns what `preprocessor_config.json` of Whisper would say: onnxruntime-extensions has a list of
-/// operations in its place.
-pub(super) fn whisper_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
-    let config: Value = files.json(PROCESSOR_FILE)?;
-    let operations = config["feature_extraction"]["sequence"].as_array().into_iter().flatten();
-    let mut operations = operations.map(|step| &step["operation"]);
-    let mel = operations.find(|operation| operation["type"] == "LogMelSpectrum");
-    let mel = mel.map(|operation| &operation["attrs"]).ok_or(BundleError::Inconsistent {
-        file: PROCESSOR_FILE,
-        message: "no operation `LogMelSpectrum` says how sounds are read".to_owned(),
-    })?;
-    let seconds = mel["chunk_size"].as_u64();
-    Ok(json!({
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "chunk_length": seconds,
-        "feature_size": mel["n_mel"],
-        "hop_length": mel["hop_length"],
-        "n_fft": mel["n_fft"],
-        "n_samples": seconds.map(|seconds| seconds.saturating_mul(SAMPLING_RATE)),
-        "sampling_rate": SAMPLING_RATE,
-    }))
 }
 
 /// The added tokens of `tokenizer.json`.
@@ -189,7 +234,8 @@ mod tests {
 
     fn config(vocabulary: &str, tokenizer: &'static str) -> Result<Value, BundleError> {
         let file = |name: &'static str, text: &'static str| (name.into(), text.as_bytes().into());
-        let files = vec![file(PROCESSOR_FILE, PROCESSOR), file("tokenizer.json", tokenizer)];
+        let files =
+            vec![file(extensions::AUDIO_FILE, PROCESSOR), file("tokenizer.json", tokenizer)];
         let files = BundleFiles::memory(files, PrecisionChoice::default());
         let genai: GenaiConfig =
             serde_json::from_str(&GENAI.replace("VOCABULARY", vocabulary)).unwrap();

@@ -6,7 +6,7 @@ use legenda_schemas::precision::Precision;
 use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family, SourceKind};
 
 /// The files beside the graphs that are read where they are there.
-const CONFIG_FILES: [&str; 17] = [
+const CONFIG_FILES: [&str; 19] = [
     "added_tokens.json",
     "audio_processor_config.json",
     "chat_template.jinja",
@@ -20,9 +20,11 @@ const CONFIG_FILES: [&str; 17] = [
     "preprocessor_config.json",
     "processor_config.json",
     "special_tokens_map.json",
+    "speech_processor.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "video_preprocessor_config.json",
+    "vision_processor.json",
     // Its head names the licence.
     MODEL_CARD,
 ];

@@ -8,6 +8,7 @@ mod embedded;
 mod embedding;
 mod encoder_decoder;
 mod error;
+mod extensions;
 mod files;
 mod genai;
 mod generation;
@@ -25,8 +26,8 @@ use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 use crate::hub::{FetchProgress, Hub, HubRepo};
 use config::Architecture;
 pub use config::{
-    ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize, SamplesConfig,
-    UsmExtractorConfig,
+    ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize,
+    Phi4ExtractorConfig, SamplesConfig, UsmExtractorConfig,
 };
 pub(crate) use config::{ModelConfig, ProcessorConfig, SoundConfig};
 pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
@@ -222,7 +223,7 @@ impl Bundle {
             }
             _ => {
                 let config = match &genai {
-                    Some(genai) => genai.decoder_config()?,
+                    Some(genai) => genai.decoder_config(&files)?,
                     None => files.json("config.json").map_err(|error| match family {
                         Family::Causal => not_a_decoder(&architecture, error),
                         _ => error,
@@ -239,12 +240,18 @@ impl Bundle {
                 None => files.json("config.json")?,
             };
         generation.check()?;
+        if let Some(genai) = &genai {
+            generation.suppress_tokens.get_or_insert_default().extend(genai.marks(&config));
+        }
         if fixed_end.is_some() {
             (generation.eos_token_id, config.eos_token_id) = (fixed_end, None);
         }
         let processor = match family {
             Family::EncoderDecoder(kind) => encoder_decoder::processor_config(kind, &files)?,
-            Family::Multimodal => reader::processor_config(&files)?,
+            Family::Multimodal => match &genai {
+                Some(genai) => genai.processor_config(&files)?,
+                None => reader::processor_config(&files)?,
+            },
             Family::Causal | Family::Embedding => {
                 files.json_if_there("processor_config.json")?.unwrap_or_default()
             }

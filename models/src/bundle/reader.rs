@@ -25,6 +25,8 @@ pub(crate) enum Reader {
     Gemma3,
     /// Gemma 3n's: such a frame around pictures and around sounds.
     Gemma3n,
+    /// Phi-4-multimodal's: as many as its crops make, and for a sound as many as its frames do.
+    Phi4,
     /// Qwen2-VL's and Qwen2.5-VL's: as many as the picture has merged patches, with positions of
     /// three axes.
     Qwen2Vl,
@@ -45,6 +47,7 @@ impl Reader {
             "SmolVLMForConditionalGeneration" | "smolvlm" => Self::Idefics3,
             "PaliGemmaForConditionalGeneration" | "paligemma" => Self::PaliGemma,
             "Gemma3ForConditionalGeneration" | "gemma3" => Self::Gemma3,
+            "Phi4MMForCausalLM" => Self::Phi4,
             "Gemma3nForConditionalGeneration" | "gemma3n" => Self::Gemma3n,
             "Qwen2VLForConditionalGeneration" | "qwen2_vl" => Self::Qwen2Vl,
             "Qwen2_5_VLForConditionalGeneration" | "qwen2_5_vl" => Self::Qwen2Vl,

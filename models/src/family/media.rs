@@ -4,8 +4,9 @@
 use super::{EncodeError, run_or_split};
 use crate::{
     Bundle, ModelError, Runtime,
-    bundle::Reader,
+    bundle::{Reader, SoundConfig},
     onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError},
+    processor::CropGrid,
     tensors::{ShapeError, Tensor},
 };
 
@@ -16,8 +17,9 @@ pub(super) const BATCH_MEDIA_MAX: usize = 8;
 /// gained by more, and a large picture has as many alone.
 const BATCH_PATCHES_MAX: usize = 1024;
 
-/// What the features of sounds are called as an input of some encoders.
-const AUDIO_VALUES: &str = "audio_values";
+/// What the features of sounds are called as an input of some encoders: Ultravox and Voxtral,
+/// Phi-4-multimodal.
+const AUDIO_INPUTS: [&str; 2] = ["audio_values", "audio_embeds"];
 
 /// Which frames of `input_features` are of the sound.
 const FRAMES_MASK: &str = "input_features_mask";
@@ -38,8 +40,24 @@ pub(super) struct Media<'a> {
 pub(super) enum MediaLayout<'a> {
     /// Frames, rows and columns of patches of each image, where rows are patches.
     Grids(&'a [[usize; 3]]),
-    /// The frames of each sound that count; all of them where nothing is said.
-    Frames(&'a [usize]),
+    /// How images are cut, where rows are their crops.
+    Crops(&'a [CropGrid]),
+    /// The frames of each sound that count, all of them where nothing is said; and whether there are
+    /// images beside the sounds.
+    Frames { counts: &'a [usize], with_images: bool },
+}
+
+impl MediaLayout<'_> {
+    /// Returns a mask `[rows, frames]` that is true for frames that count.
+    fn frames_mask(self, n_rows: usize, n_frames: usize) -> Vec<bool> {
+        let mut mask = vec![true; n_rows * n_frames];
+        if let Self::Frames { counts, .. } = self {
+            for (row, n_own) in mask.chunks_exact_mut(n_frames.max(1)).zip(counts) {
+                row[*n_own..].fill(false);
+            }
+        }
+        mask
+    }
 }
 
 /// The features of one sample's media of one kind: rows of `C` values, in order.
@@ -57,7 +75,23 @@ enum Intake {
     Patches { grid: String },
     /// `[B, T, N]`, with a mask `[B, T]` that is true for frames of the sound.
     Frames,
+    /// `[1, crops, 3, S, S]` of one image, with a mask `[1, crops, P, P]` of its patches and its size
+    /// `[1, 2]` in pixels (Phi-4-multimodal).
+    Crops { mask: Dtype },
+    /// `[B, T, N]`, with a mask `[B, T]`, the features `[B]` of each sound, and what is beside them
+    /// (Phi-4-multimodal).
+    Speech { frames_per_feature: usize },
 }
+
+/// What Phi-4-multimodal's encoders take beside images and sounds.
+const CROPS_MASK: &str = "image_attention_mask";
+const CROPS_SIZES: &str = "image_sizes";
+const SPEECH_MASK: &str = "audio_attention_mask";
+const SPEECH_SIZES: &str = "audio_sizes";
+const SPEECH_MODE: &str = "audio_projection_mode";
+/// Sounds alone, and sounds with images (`PhiMultiModalProcessor` of onnxruntime-genai).
+const MODE_SOUNDS: i64 = 2;
+const MODE_BOTH: i64 = 3;
 
 /// One encoder and where its features go.
 #[derive(Debug)]
@@ -102,14 +136,26 @@ impl MediaEncoder {
         let ports = ["input_features", "audio_features"];
         let mut encoder =
             Self::open(runtime, bundle, device, "audio", "audio_encoder", ports, placeholder_id)?;
-        if bundle.reader() == Some(Reader::Gemma3n) {
-            encoder.graph.expect_dims(encoder.input, &[-1, -1, -1])?;
-            encoder.graph.expect_input(FRAMES_MASK, Dtype::Bool)?;
-            encoder.intake = Intake::Frames;
-            encoder.graph.expect_no_inputs_but(&[encoder.input, FRAMES_MASK])?;
-        } else {
-            encoder.graph.expect_no_inputs_but(&[encoder.input])?;
+        encoder.intake = match (bundle.reader(), &bundle.processor.feature_extractor) {
+            (Some(Reader::Gemma3n), _) => Intake::Frames,
+            (Some(Reader::Phi4), Some(SoundConfig::Phi4(config))) => {
+                Intake::Speech { frames_per_feature: config.audio_compression_rate.max(1) }
+            }
+            _ => Intake::Rows,
+        };
+        let beside: &[(&str, Dtype)] = match encoder.intake {
+            Intake::Frames => &[(FRAMES_MASK, Dtype::Bool)],
+            Intake::Speech { .. } => {
+                &[(SPEECH_MASK, Dtype::Bool), (SPEECH_SIZES, Dtype::I64), (SPEECH_MODE, Dtype::I64)]
+            }
+            _ => &[],
+        };
+        for (name, dtype) in beside {
+            encoder.graph.expect_input(name, *dtype)?;
         }
+        let mut known = vec![encoder.input];
+        known.extend(beside.iter().map(|(name, _)| *name));
+        encoder.graph.expect_no_inputs_but(&known)?;
         Ok(Some(encoder))
     }
 
@@ -123,9 +169,10 @@ impl MediaEncoder {
         placeholder_id: i64,
     ) -> Result<Self, ModelError> {
         let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
-        // Ultravox and Voxtral have another name for the same.
-        let is_other = graph.input_names().any(|name| name == AUDIO_VALUES);
-        let input = if is_other { AUDIO_VALUES } else { input };
+        // Other models have another name for the same.
+        let other =
+            AUDIO_INPUTS.into_iter().find(|name| graph.input_names().any(|own| own == *name));
+        let input = other.unwrap_or(input);
         graph.expect_map(input, Dtype::F32, output)?;
         let (intake, hidden_size) = (Intake::Rows, bundle.config.text.hidden_size);
         Ok(Self { modality, graph, input, output, intake, hidden_size, placeholder_id })
@@ -162,6 +209,16 @@ impl MediaEncoder {
                 self.graph.expect_no_inputs_but(&[self.input, &grid])?;
                 Ok(Intake::Patches { grid })
             }
+            Some(Reader::Phi4) => {
+                self.graph.expect_dims(self.input, &[-1, -1, 3, -1, -1])?;
+                let mask = self.graph.dtype_of(CROPS_MASK).unwrap_or(Dtype::F32);
+                if mask != Dtype::Bool {
+                    self.graph.expect_float_input(CROPS_MASK)?;
+                }
+                self.graph.expect_input(CROPS_SIZES, Dtype::I64)?;
+                self.graph.expect_no_inputs_but(&[self.input, CROPS_MASK, CROPS_SIZES])?;
+                Ok(Intake::Crops { mask })
+            }
             _ => {
                 self.graph.expect_dims(self.input, &[-1, 3, -1, -1])?;
                 self.graph.expect_no_inputs_but(&[self.input])?;
@@ -180,6 +237,8 @@ impl MediaEncoder {
         let rows_max = match self.intake {
             Intake::Rows | Intake::Tiles { .. } | Intake::Frames => BATCH_MEDIA_MAX,
             Intake::Patches { .. } => BATCH_PATCHES_MAX,
+            // Each sample by itself.
+            Intake::Crops { .. } | Intake::Speech { .. } => 0,
         };
         let mut rest = media;
         while let Some(first) = rest.first() {
@@ -204,6 +263,9 @@ impl MediaEncoder {
     /// Runs the encoder on a batch and returns the features of each sample's media, which are as many
     /// as its prompt has places for.
     fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<Vec<f32>>, EncodeError> {
+        if let ([one], Intake::Crops { .. } | Intake::Speech { .. }) = (batch, &self.intake) {
+            return Ok(vec![self.run_alone(*one)?]);
+        }
         let run_error =
             |message: String| EncodeError::Run { graph: self.graph.name().to_owned(), message };
         let n_rows: usize = batch.iter().map(|media| media.values.rows()).sum();
@@ -219,7 +281,7 @@ impl MediaEncoder {
                         Tensor::new(shape, rows.into_data())
                             .map_err(|error| run_error(error.to_string()))?
                     }
-                    Intake::Rows | Intake::Patches { .. } | Intake::Frames => rows,
+                    _ => rows,
                 };
                 &joined
             }
@@ -227,7 +289,10 @@ impl MediaEncoder {
         let mut feeds = vec![(self.input, Feed::F32(input))];
         let (mask, int_mask, grids);
         match &self.intake {
-            Intake::Rows | Intake::Tiles { mask: None } => {}
+            Intake::Rows
+            | Intake::Tiles { mask: None }
+            | Intake::Crops { .. }
+            | Intake::Speech { .. } => {}
             Intake::Tiles { mask: Some((name, dtype)) } => {
                 let shape = [&[1, n_rows], &input.shape()[3..]].concat();
                 if *dtype == Dtype::I64 {
@@ -239,22 +304,17 @@ impl MediaEncoder {
                 }
             }
             Intake::Frames => {
-                let [n_rows, n_frames] = [0, 1].map(|axis| input.shape()[axis]);
-                let mut counts = Tensor::filled([n_rows, n_frames], true);
-                let frames = batch.iter().flat_map(|media| match media.layout {
-                    MediaLayout::Frames(frames) => frames,
-                    MediaLayout::Grids(_) => &[],
-                });
-                for (row, n_own) in counts.data_mut().chunks_exact_mut(n_frames).zip(frames) {
-                    row[*n_own..].fill(false);
-                }
-                mask = counts;
+                let n_frames = input.shape()[1];
+                let of =
+                    |media: &Media<'_>| media.layout.frames_mask(media.values.rows(), n_frames);
+                mask = Tensor::new([n_rows, n_frames], batch.iter().flat_map(of).collect())
+                    .map_err(|error| run_error(error.to_string()))?;
                 feeds.push((FRAMES_MASK, Feed::Bool(&mask)));
             }
             Intake::Patches { grid } => {
                 let grids_of = |media: &Media<'_>| match media.layout {
                     MediaLayout::Grids(grids) => grids.as_flattened().to_vec(),
-                    MediaLayout::Frames(_) => Vec::new(),
+                    MediaLayout::Crops(_) | MediaLayout::Frames { .. } => Vec::new(),
                 };
                 let values: Vec<i64> = batch.iter().flat_map(grids_of).map(super::to_i64).collect();
                 grids = Tensor::new([values.len() / 3, 3], values)
@@ -291,6 +351,108 @@ impl MediaEncoder {
             own.to_vec()
         });
         Ok(features.collect())
+    }
+
+    /// Runs the encoder on the media of one sample that go with what is told of that sample alone.
+    fn run_alone(&mut self, media: Media<'_>) -> Result<Vec<f32>, EncodeError> {
+        let encoded = match (self.intake.clone(), media.layout) {
+            (Intake::Crops { mask }, MediaLayout::Crops(grids)) => {
+                let mut encoded = Vec::new();
+                let mut start = 0;
+                for grid in grids {
+                    encoded.extend(self.run_crops(media.values, start, *grid, mask)?);
+                    start += grid.n_crops();
+                }
+                encoded
+            }
+            (Intake::Speech { frames_per_feature }, layout) => {
+                self.run_speech(media.values, layout, frames_per_feature)?
+            }
+            _ => Vec::new(),
+        };
+        if encoded.len() == media.n_places * self.hidden_size {
+            return Ok(encoded);
+        }
+        Err(EncodeError::FeatureCount {
+            modality: self.modality,
+            n_placeholders: media.n_places,
+            n_features: encoded.len() / self.hidden_size.max(1),
+        })
+    }
+
+    /// Runs the encoder on the crops of one image, which begin at a row of `values`.
+    fn run_crops(
+        &mut self,
+        values: &Tensor<f32>,
+        start: usize,
+        grid: CropGrid,
+        mask_dtype: Dtype,
+    ) -> Result<Vec<f32>, EncodeError> {
+        let n_crops = grid.n_crops();
+        let own = &values.data()[start * values.row_len()..(start + n_crops) * values.row_len()];
+        let side = grid.patches_per_crop;
+        let mut mask = vec![true; n_crops * side * side];
+        for (patch_idx, seen) in mask.iter_mut().enumerate().skip(side * side) {
+            let (crop, row, column) =
+                (patch_idx / (side * side) - 1, patch_idx / side % side, patch_idx % side);
+            *seen = crop / grid.columns * side + row < grid.patch_rows
+                && crop % grid.columns * side + column < grid.patch_columns;
+        }
+        let mask_shape = [1, n_crops, side, side];
+        let floats = mask.iter().map(|seen| f32::from(u8::from(*seen))).collect();
+        let sizes = [grid.rows, grid.columns].map(|n| super::to_i64(n * grid.edge));
+        let tensors = (
+            Tensor::new([&[1, n_crops], &values.shape()[1..]].concat(), own.to_vec()),
+            Tensor::new(mask_shape, mask),
+            Tensor::new(mask_shape, floats),
+            Tensor::new([1, 2], sizes.to_vec()),
+        );
+        let graph = self.graph.name();
+        let failed = |error: ShapeError| EncodeError::Run {
+            graph: graph.to_owned(),
+            message: error.to_string(),
+        };
+        let (crops, mask) = (tensors.0.map_err(failed)?, tensors.1.map_err(failed)?);
+        let (floats, sizes) = (tensors.2.map_err(failed)?, tensors.3.map_err(failed)?);
+        let mask = if mask_dtype == Dtype::Bool { Feed::Bool(&mask) } else { Feed::F32(&floats) };
+        let feeds =
+            [(self.input, Feed::F32(&crops)), (CROPS_MASK, mask), (CROPS_SIZES, Feed::I64(&sizes))];
+        Ok(self.graph.run_on(&feeds, self.output)?.into_data())
+    }
+
+    /// Runs the encoder on the sounds of one sample.
+    fn run_speech(
+        &mut self,
+        values: &Tensor<f32>,
+        layout: MediaLayout<'_>,
+        frames_per_feature: usize,
+    ) -> Result<Vec<f32>, EncodeError> {
+        let (n_sounds, n_frames) = (values.rows(), values.shape().get(1).copied().unwrap_or(0));
+        let (counts, with_images) = match layout {
+            MediaLayout::Frames { counts, with_images } => (counts, with_images),
+            _ => (&[][..], false),
+        };
+        let sizes = counts.iter().map(|n| super::to_i64(n.div_ceil(frames_per_feature)));
+        let sizes: Vec<i64> = sizes.collect();
+        let mode = if with_images { MODE_BOTH } else { MODE_SOUNDS };
+        // A number by itself, or a list of one.
+        let rank = self.graph.rank_of(SPEECH_MODE).unwrap_or(1);
+        let graph = self.graph.name();
+        let failed = |error: ShapeError| EncodeError::Run {
+            graph: graph.to_owned(),
+            message: error.to_string(),
+        };
+        let mask = layout.frames_mask(n_sounds, n_frames);
+        let mask = Tensor::new([n_sounds, n_frames], mask).map_err(failed)?;
+        let sizes = Tensor::new([sizes.len()], sizes).map_err(failed)?;
+        let mode = Tensor::new(vec![1; rank], vec![mode]).map_err(failed)?;
+        let feeds = [
+            (self.input, Feed::F32(values)),
+            (SPEECH_MASK, Feed::Bool(&mask)),
+            (SPEECH_SIZES, Feed::I64(&sizes)),
+            (SPEECH_MODE, Feed::I64(&mode)),
+        ];
+        Ok(self.graph.run_on(&feeds, self.output)?.into_data())
     }
 
     /// Runs the encoder on the many media of one sample, or clips of one sound, so many at a time.

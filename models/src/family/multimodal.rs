@@ -7,7 +7,10 @@ use super::{
     media::{BATCH_MEDIA_MAX, Features, Media, MediaEncoder, MediaLayout},
     positions::PositionRule,
 };
-use crate::{Bundle, ModelError, Prompt, Runtime, Sample, onnx::DeviceKind, tensors::Tensor};
+use crate::{
+    Bundle, ModelError, Prompt, Runtime, Sample, onnx::DeviceKind, processor::ImageLayout,
+    tensors::Tensor,
+};
 
 /// Encodes samples of the multimodal family.
 #[derive(Debug)]
@@ -49,21 +52,22 @@ impl MultimodalEncoder {
             graph: "embed_tokens".to_owned(),
             message: error.to_string(),
         })?;
-        let (embeds, hidden_size) = {
+        // Media without an encoder have an error in the place of features.
+        let [image_features, audio_features] =
+            [image_features.transpose()?, audio_features.transpose()?]
+                .map(Option::unwrap_or_default);
+        let (embeds, hidden_size, are_placed) = {
             let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
-            (embedding.embed(&ids)?, embedding.hidden_size())
+            let embeds = embedding.embed_with(&ids, [&image_features, &audio_features])?;
+            (embeds, embedding.hidden_size(), embedding.takes_features())
         };
         let token_ids = ids.into_data();
         let mut values = embeds.into_data();
         let media = [(&self.vision, image_features), (&self.audio, audio_features)];
-        for (encoder, features) in media {
-            let Some(encoder) = encoder else {
-                // Media without an encoder have an error in the place of features.
-                features.transpose()?;
-                continue;
-            };
-            let features = features.transpose()?.unwrap_or_default();
-            encoder.scatter(&features, &token_ids, &mut values)?;
+        for (encoder, features) in media.into_iter().filter(|_| !are_placed) {
+            if let Some(encoder) = encoder {
+                encoder.scatter(&features, &token_ids, &mut values)?;
+            }
         }
         let embeds = Tensor::new([n_tokens, hidden_size], values).map_err(|error| {
             EncodeError::Run { graph: "embed_tokens".to_owned(), message: error.to_string() }
@@ -80,18 +84,22 @@ impl MultimodalEncoder {
 impl Encoder for MultimodalEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let images = encode_media(self.vision.as_mut(), "image", &samples, |sample| {
-            let layout = MediaLayout::Grids(&sample.image_grids);
+            let layout = match &sample.image_layout {
+                ImageLayout::Crops(grids) => MediaLayout::Crops(grids),
+                other => MediaLayout::Grids(other.patches()),
+            };
             sample.pixel_values.as_ref().map(|values| (values, layout))
         });
         let sounds = encode_media(self.audio.as_mut(), "audio", &samples, |sample| {
-            let layout = MediaLayout::Frames(&sample.sound_frames);
+            let with_images = sample.pixel_values.is_some();
+            let layout = MediaLayout::Frames { counts: &sample.sound_frames, with_images };
             sample.input_features.as_ref().map(|values| (values, layout))
         });
         samples
             .into_iter()
             .zip(images.into_iter().zip(sounds))
             .map(|(sample, (image, audio))| {
-                self.prompt(sample.token_ids, &sample.image_grids, image, audio)
+                self.prompt(sample.token_ids, sample.image_layout.patches(), image, audio)
             })
             .collect()
     }

@@ -18,7 +18,12 @@ pub(crate) struct TokenEmbedding {
     hidden_size: usize,
     /// Whether it also says what each layer of the decoder takes of a token.
     is_per_layer: bool,
+    /// The features that it puts in their places itself (onnxruntime-genai).
+    features: Vec<&'static str>,
 }
+
+/// What such features are called: those of images, and those of sounds.
+const FEATURES: [&str; 2] = ["image_features", "audio_features"];
 
 impl TokenEmbedding {
     /// Opens `embed_tokens`.
@@ -31,7 +36,20 @@ impl TokenEmbedding {
         let graph = GraphSession::open(runtime, "embed_tokens", &source, device)?;
         graph.expect_map("input_ids", Dtype::I64, "inputs_embeds")?;
         let is_per_layer = graph.has_output(Embeds::PER_LAYER);
-        Ok(Self { graph, hidden_size: bundle.config.text.hidden_size, is_per_layer })
+        let takes = |name: &&str| graph.input_names().any(|input| input == *name);
+        let features: Vec<&str> = FEATURES.into_iter().filter(takes).collect();
+        for name in &features {
+            graph.expect_float_input(name)?;
+            graph.expect_dims(name, &[-1, -1])?;
+        }
+        graph.expect_no_inputs_but(&[&["input_ids"], &features[..]].concat())?;
+        let hidden_size = bundle.config.text.hidden_size;
+        Ok(Self { graph, hidden_size, is_per_layer, features })
+    }
+
+    /// Returns whether it puts features in their places itself.
+    pub(super) fn takes_features(&self) -> bool {
+        !self.features.is_empty()
     }
 
     /// Checks that it makes all that a decoder takes of a token.
@@ -44,7 +62,31 @@ impl TokenEmbedding {
 
     /// Embeds `token_ids` (`[B, S]`) as `[B, S, C]`.
     pub(crate) fn embed(&mut self, token_ids: &Tensor<i64>) -> Result<Tensor<f32>, RunError> {
-        let embeds = self.graph.run("input_ids", Feed::I64(token_ids), "inputs_embeds")?;
+        self.embed_with(token_ids, [&[], &[]])
+    }
+
+    /// Embeds `token_ids` (`[1, S]`) as `[1, S, C]`, with the features of images and of sounds in
+    /// their places where the graph puts them there.
+    pub(super) fn embed_with(
+        &mut self,
+        token_ids: &Tensor<i64>,
+        features: [&[f32]; 2],
+    ) -> Result<Tensor<f32>, RunError> {
+        let rows = features.map(|values| {
+            let shape = [values.len() / self.hidden_size.max(1), self.hidden_size];
+            Tensor::new(shape, values.to_vec())
+        });
+        let mut feeds = vec![("input_ids", Feed::I64(token_ids))];
+        for (name, rows) in FEATURES.into_iter().zip(&rows) {
+            let rows = rows.as_ref().map_err(|error| RunError {
+                graph: self.graph.name().to_owned(),
+                message: error.to_string(),
+            })?;
+            if self.features.contains(&name) {
+                feeds.push((name, Feed::F32(rows)));
+            }
+        }
+        let embeds = self.graph.run_on(&feeds, "inputs_embeds")?;
         self.expect(&embeds, &[token_ids.shape(), &[self.hidden_size]].concat())?;
         Ok(embeds)
     }

@@ -7,7 +7,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Sample, TextProcessor};
+use super::{ImageLayout, Sample, TextProcessor};
 use crate::{
     engine::{Detokenizer, Generation},
     tensors::Tensor,
@@ -134,7 +134,7 @@ impl Hearing {
         Some(Sample {
             token_ids: self.prompt_ids(),
             pixel_values: None,
-            image_grids: Vec::new(),
+            image_layout: ImageLayout::Whole,
             input_features: Some(values),
             sound_frames: Vec::new(),
             subject: None,

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Backend, Filter, ProcessError, RgbImage,
+    Backend, CropGrid, Filter, ProcessError, RgbImage,
+    crops::{CropPlan, CropRules},
     page::PageRules,
     patches::{ASPECT_RATIO_MAX, PatchRules},
     resize,
@@ -27,10 +28,12 @@ enum Class {
     Tiles,
     /// Patches in the order they are merged.
     Patches,
+    /// The whole picture, then crops in rows and columns.
+    Crops,
 }
 
 /// Image processors that are known, without the `Fast` of their torchvision twins.
-const KNOWN_TYPES: [(&str, Class); 15] = [
+const KNOWN_TYPES: [(&str, Class); 16] = [
     ("SiglipImageProcessor", Class::Whole),
     ("CLIPImageProcessor", Class::Whole),
     ("CLIPFeatureExtractor", Class::Whole),
@@ -46,6 +49,7 @@ const KNOWN_TYPES: [(&str, Class); 15] = [
     ("Idefics3ImageProcessor", Class::Tiles),
     ("SmolVLMImageProcessor", Class::Tiles),
     ("Qwen2VLImageProcessor", Class::Patches),
+    ("Phi4MultimodalImageProcessor", Class::Crops),
 ];
 
 /// Keys that do not change pixels here: images arrive as RGB, one by one, on the host; of several
@@ -75,6 +79,7 @@ const TILE_KEYS: [&str; 4] =
     ["do_image_splitting", "max_image_size", "do_pad", "return_row_col_info"];
 const PATCH_KEYS: [&str; 5] =
     ["min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"];
+const CROP_KEYS: [&str; 2] = ["patch_size", "dynamic_hd"];
 
 impl Class {
     fn of(name: &str) -> Option<Self> {
@@ -89,6 +94,7 @@ impl Class {
                 Self::Page => PAGE_KEYS.contains(&key),
                 Self::Tiles => TILE_KEYS.contains(&key),
                 Self::Patches => PATCH_KEYS.contains(&key),
+                Self::Crops => CROP_KEYS.contains(&key),
             }
     }
 }
@@ -111,6 +117,7 @@ enum Geometry {
     Page(PageRules),
     Tiles(TileRules),
     Patches(PatchRules),
+    Crops(CropRules),
 }
 
 /// How a picture is laid out in its pixel values; the prompt has placeholders accordingly.
@@ -122,12 +129,14 @@ pub(super) enum ImageGrid {
     Tiles { rows: usize, columns: usize },
     /// As frames, rows and columns of patches.
     Patches([usize; 3]),
+    /// As the whole picture and, after it, crops.
+    Crops(CropGrid),
 }
 
 /// A picture as its encoder takes it.
 #[derive(Clone, Debug)]
 pub(super) struct Pixels {
-    /// `[1, 3, H, W]`, `[tiles, 3, S, S]` or `[patches, values]`.
+    /// `[1, 3, H, W]`, `[tiles or crops, 3, S, S]` or `[patches, values]`.
     pub(super) values: Tensor<f32>,
     pub(super) grid: ImageGrid,
 }
@@ -184,6 +193,7 @@ impl ImageProcessor {
             Class::Page => Geometry::Page(PageRules::read(config, backend)?),
             Class::Tiles => Geometry::Tiles(tile_rules(config)?),
             Class::Patches => Geometry::Patches(patch_rules(config)?),
+            Class::Crops => Geometry::Crops(crop_rules(config)?),
         };
         Ok(Self { geometry, filter, backend, levels: levels(config, backend) })
     }
@@ -193,6 +203,7 @@ impl ImageProcessor {
         match reader {
             Reader::Idefics3 => matches!(self.geometry, Geometry::Tiles(_)),
             Reader::Qwen2Vl => matches!(self.geometry, Geometry::Patches(_)),
+            Reader::Phi4 => matches!(self.geometry, Geometry::Crops(_)),
             _ => matches!(self.geometry, Geometry::Whole { .. }),
         }
     }
@@ -223,6 +234,12 @@ impl ImageProcessor {
                 let size = rules.size(width, height).map_or(0, pixels);
                 size.saturating_mul(1 + float * (1 + rules.frames))
             }
+            Geometry::Crops(rules) => {
+                let crop = rules.edge * rules.edge;
+                let plan = rules.plan(width, height);
+                let crops = plan.map_or(0, |plan| plan.grid.n_crops().saturating_mul(crop));
+                crops.saturating_mul(2 * (1 + float))
+            }
         };
         per_channel.saturating_mul(3)
     }
@@ -234,6 +251,7 @@ impl ImageProcessor {
     /// | resized whole, or a page | `f32 [1, 3, H, W]` |
     /// | tiles | `f32 [tiles, 3, S, S]`, row by row, the whole picture last |
     /// | patches | `f32 [patches, 3 * frames * patch * patch]` |
+    /// | crops | `f32 [1 + crops, 3, S, S]`, the whole picture first, then row by row |
     ///
     /// # Errors
     ///
@@ -280,6 +298,18 @@ impl ImageProcessor {
                 let shape = [grid.iter().product(), rules.patch_len()];
                 let values = Tensor::new(shape, rules.lay_out(&planes, new_width, new_height))?;
                 Ok(Pixels { values, grid: ImageGrid::Patches(grid) })
+            }
+            Geometry::Crops(rules) => {
+                let Some(CropPlan { size, grid }) = rules.plan(width, height) else {
+                    let ratio_max = rules.ratio_max();
+                    return Err(ProcessError::ImageTooNarrow { width, height, ratio_max });
+                };
+                // The filter of the config is that of the whole picture alone.
+                let resized = resize(image, size.0, size.1, Filter::Bilinear, self.backend);
+                let planes = self.planes(&rules.pad(&resized, grid));
+                let shape = [grid.n_crops(), 3, rules.edge, rules.edge];
+                let values = Tensor::new(shape, rules.lay_out(&planes, grid))?;
+                Ok(Pixels { values, grid: ImageGrid::Crops(grid) })
             }
         }
     }
@@ -414,6 +444,31 @@ fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError>
         frames: number(config, "temporal_patch_size")?.unwrap_or(2),
         merge: number(config, "merge_size")?.unwrap_or(2),
     })
+}
+
+/// `Phi4MultimodalImageProcessorFast`.
+fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
+    no_crop(config)?;
+    let edge = match config.size {
+        None => 448,
+        Some(ImageSize { height: Some(height), width: Some(width), .. }) if height == width => {
+            width
+        }
+        other => return Err(inconsistent(format!("`size` is {other:?}"))),
+    };
+    let rules = CropRules {
+        edge,
+        patch: number(config, "patch_size")?.unwrap_or(14),
+        n_max: number(config, "dynamic_hd")?.unwrap_or(36),
+    };
+    let resample = config.resample.unwrap_or(3);
+    if !config.do_resize || resample != 3 {
+        return Err(unsupported("resample", resample.to_string(), "3, and `do_resize`"));
+    }
+    if rules.edge == 0 || !rules.edge.is_multiple_of(rules.patch) {
+        return Err(inconsistent(format!("`size` {edge} is no multiple of `patch_size`")));
+    }
+    Ok(rules)
 }
 
 pub(super) fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> {

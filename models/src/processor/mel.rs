@@ -14,6 +14,8 @@ pub(super) enum MelScale {
     Slaney,
     /// That of HTK: logarithmic from the start. Its filters have a peak of 1.
     Htk,
+    /// That of Kaldi: HTK's in other units, and filters that are triangles in mel, not in hertz.
+    Kaldi,
 }
 
 const LOG_START_HZ: f64 = 1000.0;
@@ -29,6 +31,7 @@ impl MelScale {
             Self::Slaney if hz < LOG_START_HZ => 3.0 * hz / 200.0,
             Self::Slaney => LOG_START_MEL + (hz / LOG_START_HZ).ln() * log_step(),
             Self::Htk => 2595.0 * (1.0 + hz / 700.0).log10(),
+            Self::Kaldi => 1127.0 * (1.0 + hz / 700.0).ln(),
         }
     }
 
@@ -37,6 +40,7 @@ impl MelScale {
             Self::Slaney if mel < LOG_START_MEL => 200.0 * mel / 3.0,
             Self::Slaney => LOG_START_HZ * ((mel - LOG_START_MEL) / log_step()).exp(),
             Self::Htk => 700.0 * (10.0_f64.powf(mel / 2595.0) - 1.0),
+            Self::Kaldi => 700.0 * ((mel / 1127.0).exp() - 1.0),
         }
     }
 }
@@ -68,22 +72,26 @@ pub(super) fn mel_filters(
 ) -> Vec<MelFilter<f64>> {
     let [low, high] = range_hz.map(|hz| scale.mel(hz));
     let step = (high - low) / (n_mels + 1) as f64;
-    let corners: Vec<f64> = (0..n_mels + 2).map(|i| scale.hz(low + step * i as f64)).collect();
+    let is_in_mel = scale == MelScale::Kaldi;
+    let corner = |mel: f64| if is_in_mel { mel } else { scale.hz(mel) };
+    let corners: Vec<f64> = (0..n_mels + 2).map(|i| corner(low + step * i as f64)).collect();
     let nyquist = f64::from(sample_rate_hz / 2);
-    let bins: Vec<f64> = (0..n_bins).map(|i| nyquist * i as f64 / (n_bins - 1) as f64).collect();
+    let place = |hz: f64| if is_in_mel { scale.mel(hz) } else { hz };
+    let bin = |i: usize| place(nyquist * i as f64 / (n_bins - 1) as f64);
+    let bins: Vec<f64> = (0..n_bins).map(bin).collect();
     corners
         .windows(3)
         .map(|corner| {
             let norm = match scale {
                 MelScale::Slaney => 2.0 / (corner[2] - corner[0]),
-                MelScale::Htk => 1.0,
+                MelScale::Htk | MelScale::Kaldi => 1.0,
             };
-            let weight = |hz: f64| {
-                let rise = (hz - corner[0]) / (corner[1] - corner[0]);
-                let fall = (corner[2] - hz) / (corner[2] - corner[1]);
+            let weight = |place: f64| {
+                let rise = (place - corner[0]) / (corner[1] - corner[0]);
+                let fall = (corner[2] - place) / (corner[2] - corner[1]);
                 rise.min(fall).max(0.0) * norm
             };
-            let weights: Vec<f64> = bins.iter().map(|hz| weight(*hz)).collect();
+            let weights: Vec<f64> = bins.iter().map(|place| weight(*place)).collect();
             let first = weights.iter().position(|weight| *weight > 0.0).unwrap_or(0);
             let end = weights.iter().rposition(|weight| *weight > 0.0).map_or(first, |i| i + 1);
             MelFilter { bins: first..end, weights: weights[first..end].to_vec() }

@@ -5,6 +5,7 @@
 
 mod audio;
 mod clap;
+mod crops;
 mod document;
 mod error;
 mod frames;
@@ -30,11 +31,11 @@ pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
 pub(crate) use document::Document;
 pub use error::ProcessError;
-pub use frames::{UsmFeatures, UsmMel};
+pub use frames::{FrameFeatures, FrameMel};
 pub use hearing::Hearing;
 pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
-pub use record::{Record, RgbImage, Role, Sample, Turn, Waveform};
+pub use record::{CropGrid, ImageLayout, Record, RgbImage, Role, Sample, Turn, Waveform};
 pub(crate) use regions::Regions;
 pub use resize::{Backend, Filter, resize};
 pub use samples::RawSamples;
@@ -90,8 +91,8 @@ enum SoundInput {
     Samples(RawSamples),
     /// CLAP's.
     Clap(ClapMel),
-    /// Gemma 3n's.
-    Usm(UsmMel),
+    /// Gemma 3n's and Phi-4-multimodal's.
+    Frames(FrameMel),
 }
 
 impl SoundInput {
@@ -102,7 +103,8 @@ impl SoundInput {
             }
             SoundConfig::Samples(config) => Self::Samples(RawSamples::open(config)?),
             SoundConfig::Clap(config) => Self::Clap(ClapMel::open(config)?),
-            SoundConfig::Usm(config) => Self::Usm(UsmMel::open(config)?),
+            SoundConfig::Usm(config) => Self::Frames(FrameMel::usm(config)?),
+            SoundConfig::Phi4(config) => Self::Frames(FrameMel::phi4(config)?),
         })
     }
 
@@ -118,7 +120,7 @@ impl SoundInput {
     fn sample_rate_hz(&self) -> u32 {
         match self {
             Self::LogMel(mel) => mel.sample_rate_hz(),
-            Self::Usm(mel) => mel.sample_rate_hz(),
+            Self::Frames(mel) => mel.sample_rate_hz(),
             Self::Samples(_) | Self::Clap(_) => 48_000,
         }
     }
@@ -267,10 +269,6 @@ impl Processor {
         }
         let (pixel_values, grids) = self.pixel_values(&record.images)?;
         let sounds = self.sounds(&record.audios)?;
-        let patches = |grid: &ImageGrid| match grid {
-            ImageGrid::Patches(grid) => Some(*grid),
-            _ => None,
-        };
         let mut subject = None;
         let mut token_ids = match (&self.text, &self.tasks) {
             (TextInput::Sentence(text), _) => text.token_ids(record)?,
@@ -295,7 +293,7 @@ impl Processor {
         Ok(Sample {
             token_ids,
             pixel_values,
-            image_grids: grids.iter().filter_map(patches).collect(),
+            image_layout: image_layout(&grids),
             input_features: sounds.features,
             sound_frames: sounds.frames,
             subject,
@@ -402,8 +400,8 @@ impl Processor {
             None => Err(ProcessError::Modality { modality: "audio" }),
             Some(SoundInput::Samples(samples)) => of_one(samples.input_values(one()?)?),
             Some(SoundInput::Clap(mel)) => of_one(mel.input_features(one()?)?),
-            Some(SoundInput::Usm(mel)) => {
-                let UsmFeatures { values, n_frames } = mel.input_features(audios)?;
+            Some(SoundInput::Frames(mel)) => {
+                let FrameFeatures { values, n_frames } = mel.input_features(audios)?;
                 let clips =
                     n_frames.iter().map(|n_frames| Clips { n_clips: 1, n_frames: *n_frames });
                 let clips = clips.collect();
@@ -424,6 +422,23 @@ impl Processor {
                 Ok(Sounds { features: Some(features), frames: Vec::new(), clips })
             }
         }
+    }
+}
+
+/// Returns how images lie, which are all of one kind.
+fn image_layout(grids: &[ImageGrid]) -> ImageLayout {
+    let patches = grids.iter().map(|grid| match grid {
+        ImageGrid::Patches(grid) => Some(*grid),
+        _ => None,
+    });
+    let crops = grids.iter().map(|grid| match grid {
+        ImageGrid::Crops(grid) => Some(*grid),
+        _ => None,
+    });
+    match (grids.first(), patches.collect(), crops.collect()) {
+        (Some(_), Some(patches), _) => ImageLayout::Patches(patches),
+        (Some(_), _, Some(crops)) => ImageLayout::Crops(crops),
+        _ => ImageLayout::Whole,
     }
 }
 

@@ -33,9 +33,11 @@ enum Expansion {
     PerSquare { edge: usize },
     /// A mark, then so many tokens for each clip.
     PerClip { n_tokens: usize, before: &'static str },
-    /// A token for each stack of `factor` states, of which each stands for `stride` frames, and one
-    /// more: transformers.js counts so, and the published graphs with it.
-    PerStack { stride: usize, factor: usize },
+    /// A token for each stack of `factor` states, of which each stands for `stride` frames, and so many
+    /// more.
+    PerStack { stride: usize, factor: usize, more: usize },
+    /// As many tokens as the crops of a picture make.
+    PerCrops,
 }
 
 /// How one medium lies in what its encoder reads.
@@ -93,8 +95,11 @@ impl Placeholder {
             (Expansion::PerClip { n_tokens, before }, Layout::Sound(clips)) => {
                 format!("{before}{}", repeated(n_tokens * clips.n_clips))
             }
-            (Expansion::PerStack { stride, factor }, Layout::Sound(clips)) => {
-                repeated(1 + clips.n_frames.div_ceil(*stride).div_ceil(*factor))
+            (Expansion::PerStack { stride, factor, more }, Layout::Sound(clips)) => {
+                repeated(more + clips.n_frames.div_ceil(*stride).div_ceil(*factor))
+            }
+            (Expansion::PerCrops, Layout::Image(ImageGrid::Crops(grid))) => {
+                repeated(grid.n_tokens())
             }
             // An image processor of another kind than the model's: refused when the bundle opens.
             _ => String::new(),
@@ -169,6 +174,7 @@ fn image_expansion(
             let marker = if reader == Reader::Gemma3 { before.as_str() } else { token }.to_owned();
             return Ok((Expansion::Framed { n_tokens, before, after }, marker));
         }
+        Some(Reader::Phi4) => Expansion::PerCrops,
         Some(Reader::Ultravox | Reader::Voxtral) => {
             return Err(inconsistent("this model reads no pictures".to_owned()));
         }
@@ -191,6 +197,13 @@ fn image_expansion(
 fn audio_expansion(bundle: &Bundle, special: &[(String, u32)]) -> Result<Expansion, BundleError> {
     let config = &bundle.processor;
     Ok(match bundle.reader() {
+        Some(Reader::Phi4) => {
+            let factor = match &config.feature_extractor {
+                Some(SoundConfig::Phi4(config)) => config.audio_compression_rate,
+                _ => 8,
+            };
+            Expansion::PerStack { stride: 1, factor: factor.max(1), more: 0 }
+        }
         Some(Reader::Gemma3n) => {
             let ids = &bundle.config.reader;
             Expansion::Framed {
@@ -217,7 +230,8 @@ fn audio_expansion(bundle: &Bundle, special: &[(String, u32)]) -> Result<Expansi
                     "`encoder_ds_factor` or `stack_factor` is too small".to_owned(),
                 ));
             }
-            Expansion::PerStack { stride, factor }
+            // transformers.js counts one more, and the published graphs with it.
+            Expansion::PerStack { stride, factor, more: 1 }
         }
         _ => Expansion::Repeated(length("audio", config.audio_seq_length)?),
     })

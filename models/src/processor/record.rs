@@ -91,13 +91,70 @@ impl fmt::Debug for Waveform {
     }
 }
 
+/// How pixel values lie in the images of a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ImageLayout {
+    /// Each in one piece, or in tiles that stand for themselves.
+    #[default]
+    Whole,
+    /// As patches: frames, rows and columns of each.
+    Patches(Vec<[usize; 3]>),
+    /// As crops after the whole.
+    Crops(Vec<CropGrid>),
+}
+
+impl ImageLayout {
+    /// Returns frames, rows and columns of patches, if images are that.
+    #[must_use]
+    pub fn patches(&self) -> &[[usize; 3]] {
+        match self {
+            Self::Patches(grids) => grids,
+            Self::Whole | Self::Crops(_) => &[],
+        }
+    }
+}
+
+/// How an image is cut into crops, with white where they reach beyond it on the right and below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CropGrid {
+    /// Rows of crops.
+    pub rows: usize,
+    /// Columns of crops.
+    pub columns: usize,
+    /// The edge of a crop in pixels.
+    pub edge: usize,
+    /// Rows of patches that are of the image.
+    pub patch_rows: usize,
+    /// Columns of patches that are of the image.
+    pub patch_columns: usize,
+    /// Patches along the edge of a crop.
+    pub patches_per_crop: usize,
+}
+
+impl CropGrid {
+    /// Returns the crops with the whole image.
+    #[must_use]
+    pub fn n_crops(&self) -> usize {
+        1 + self.rows * self.columns
+    }
+
+    /// Returns the features that the image becomes: those of its parts and a mark behind each row of
+    /// them, a mark, and the same of the whole (`Phi4MultimodalImageProcessorFast._preprocess`).
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        let [rows, columns, whole] =
+            [self.patch_rows, self.patch_columns, self.patches_per_crop].map(|n| n.div_ceil(2));
+        rows * (columns + 1) + 1 + whole * (whole + 1)
+    }
+}
+
 /// A record after its processor.
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles, 3, S, S]` or `[n_patches, N]` | normalised pixels |
-/// | `image_grids` | | `[n_images, 3]` | frames, rows and columns of the patches of each image |
+/// | `image_layout` | | | how these lie in images |
 /// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
 /// | `sound_frames` | | `[n_sounds]` | the frames of each sound that are not silence behind it |
 #[derive(Clone, Debug, PartialEq)]
@@ -106,8 +163,8 @@ pub struct Sample {
     pub token_ids: Vec<i64>,
     /// The images, if there is one.
     pub pixel_values: Option<Tensor<f32>>,
-    /// How the patches of each image lie, for a model that sees images as patches; else empty.
-    pub image_grids: Vec<[usize; 3]>,
+    /// How the values of each image lie.
+    pub image_layout: ImageLayout,
     /// The sounds, if there is one.
     pub input_features: Option<Tensor<f32>>,
     /// How many frames of each sound count, for a model that is told; else empty.

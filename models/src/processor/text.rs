@@ -65,15 +65,23 @@ pub(crate) struct TextProcessor {
     takes_turns: bool,
     /// Whether special tokens in a text count: a prompt of the job is made of them.
     is_task: bool,
-    /// Whether a message's content is a list of parts rather than a string: templates of models
-    /// that see or hear take parts, those of text models strings. In a string the marks of media
-    /// stand behind the text (Ultravox).
-    takes_parts: bool,
+    content: Content,
     /// Whether spaces before punctuation are taken out of answers.
     cleans_up: bool,
     bos_token: String,
     eos_token: String,
     pad_token: String,
+}
+
+/// What a message's content is for the template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// A list of parts: of models that see or hear.
+    Parts,
+    /// A text with the marks of media behind it (Ultravox); a text alone of models of text.
+    TextThenMarks,
+    /// A text with the marks of media before it (Phi-4-multimodal).
+    MarksThenText,
 }
 
 const TEMPLATE: &str = "chat";
@@ -129,8 +137,13 @@ impl TextProcessor {
             takes_turns,
             is_task,
             cleans_up: config["clean_up_tokenization_spaces"] == true,
-            takes_parts: template.is_none()
-                || (has_media && bundle.reader() != Some(Reader::Ultravox)),
+            content: match bundle.reader() {
+                _ if template.is_none() => Content::Parts,
+                Some(Reader::Phi4) => Content::MarksThenText,
+                Some(Reader::Ultravox) => Content::TextThenMarks,
+                _ if has_media => Content::Parts,
+                _ => Content::TextThenMarks,
+            },
             template: environment(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
             bos_token: token_text(&config, "bos_token"),
@@ -193,12 +206,9 @@ impl TextProcessor {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             content.push(context! { type => "text", text => text });
         }
-        let content_of = |parts: Vec<Value>, text: Option<&str>| {
-            if self.takes_parts {
-                Value::from(parts)
-            } else {
-                Value::from(text.unwrap_or_default())
-            }
+        let content_of = |parts: Vec<Value>, text: Option<&str>| match self.content {
+            Content::Parts => Value::from(parts),
+            _ => Value::from(text.unwrap_or_default()),
         };
         let mut messages = Vec::new();
         if let Some(system) = system.filter(|system| !system.is_empty()) {
@@ -213,11 +223,16 @@ impl TextProcessor {
         let token = |modality: &str| {
             self.placeholders.iter().find(|p| p.modality == modality).map(|p| p.marker.as_str())
         };
-        // As `UltravoxPipeline` does it; a model of text has no mark.
-        let marks = record.audios.iter().filter_map(|_| token("audio"));
-        let spoken: Vec<&str> =
-            text.filter(|text| !text.is_empty()).into_iter().chain(marks).collect();
-        let spoken = spoken.join(" ");
+        let marks = record.images.iter().filter_map(|_| token("image"));
+        let marks = marks.chain(record.audios.iter().filter_map(|_| token("audio")));
+        let own = text.filter(|text| !text.is_empty()).into_iter();
+        let spoken = if self.content == Content::MarksThenText {
+            // As the examples of its publisher are written.
+            marks.chain(own).collect()
+        } else {
+            // As `UltravoxPipeline` does it; a model of text has no mark.
+            own.chain(marks).collect::<Vec<&str>>().join(" ")
+        };
         messages.push(context! { role => "user", content => content_of(content, Some(&spoken)) });
         let values = context! {
             messages => messages,

@@ -1,4 +1,4 @@
-"""Gemma 3n: pictures and sounds before a decoder that also takes an input for each of its layers."""
+"""Gemma 3n: pictures and sounds before a decoder that takes an input for each layer too."""
 
 from pathlib import Path
 

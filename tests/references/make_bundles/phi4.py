@@ -1,4 +1,4 @@
-"""Phi-4-multimodal as onnxruntime-genai lays it out: encoders and embedding; `phi4_text` decodes."""
+"""Phi-4-multimodal as onnxruntime-genai lays it out, but for its decoder (`phi4_text`)."""
 
 import shutil
 from pathlib import Path
@@ -277,9 +277,8 @@ def _export(model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
         },
         folder / "phi-4-mm-vision.onnx",
     )
-    heard = max(
-        (row["speech"] for row in feeds), key=lambda feeds: len(feeds.get("audio_sizes", ()))
-    )
+    spoken = [row["speech"] for row in feeds if row["speech"]]
+    heard = max(spoken, key=lambda row: len(row["audio_sizes"]))
     sounds = {0: "num_audios", 1: "num_frames"}
     trace(
         SpeechFeatures(model),

@@ -1,0 +1,213 @@
+//! The lists of operations by which onnxruntime-extensions prepares media, read as the processor configs
+//! of transformers that they stand for.
+
+use serde_json::{Map, Value, json};
+
+use super::{BundleError, BundleFiles};
+
+/// The file of sounds where the config names none.
+pub(super) const AUDIO_FILE: &str = "audio_processor_config.json";
+
+/// The files of published models.
+const FILES: [&str; 4] =
+    [AUDIO_FILE, "processor_config.json", "speech_processor.json", "vision_processor.json"];
+
+/// Samples per second that Whisper and Phi-4-multimodal hear.
+const SAMPLING_RATE: u64 = 16_000;
+
+/// Returns a file's name for errors.
+fn known(file: &str) -> &'static str {
+    let known = FILES.into_iter().find(|known| *known == file);
+    known.unwrap_or("the `config_filename` of `genai_config.json`")
+}
+
+/// One step of a list.
+struct Operation {
+    file: &'static str,
+    kind: String,
+    attrs: Map<String, Value>,
+}
+
+/// Returns the operations of a file, which stand below two of its keys.
+fn operations(
+    files: &BundleFiles,
+    file: &str,
+    [outer, inner]: [&str; 2],
+) -> Result<Vec<Operation>, BundleError> {
+    let config: Value = files.json(file)?;
+    let steps = config[outer][inner].as_array().into_iter().flatten();
+    let operation = |step: &Value| Operation {
+        file: known(file),
+        kind: step["operation"]["type"].as_str().unwrap_or_default().to_owned(),
+        attrs: step["operation"]["attrs"].as_object().cloned().unwrap_or_default(),
+    };
+    Ok(steps.map(operation).collect())
+}
+
+impl Operation {
+    /// Returns an attribute, null where it is left out.
+    fn get(&self, key: &str) -> Value {
+        self.attrs.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Describes that the operation is not known.
+    fn unknown(&self, known: &str) -> BundleError {
+        BundleError::UnsupportedOption {
+            file: self.file,
+            key: self.kind.clone(),
+            value: Value::Object(self.attrs.clone()).to_string(),
+            supported: known.to_owned(),
+        }
+    }
+
+    /// Describes that an attribute is not supported.
+    fn unsupported(&self, key: &str, supported: &str) -> BundleError {
+        BundleError::UnsupportedOption {
+            file: self.file,
+            key: format!("{}.{key}", self.kind),
+            value: self.get(key).to_string(),
+            supported: supported.to_owned(),
+        }
+    }
+
+    /// Returns PIL's number of the filter.
+    fn resample(&self) -> Result<u8, BundleError> {
+        const KEY: &str = "interpolation";
+        match self.get(KEY).as_str() {
+            Some("NEAREST") => Ok(0),
+            Some("LANCZOS") => Ok(1),
+            Some("LINEAR") => Ok(2),
+            None | Some("CUBIC") => Ok(3),
+            Some(_) => Err(self.unsupported(KEY, "NEAREST, LINEAR, CUBIC, LANCZOS")),
+        }
+    }
+
+    /// Returns the keys of an image processor that resizes so.
+    fn resize(&self) -> Result<Value, BundleError> {
+        let resample = self.resample()?;
+        if self.get("smart_resize").as_u64().is_some_and(|value| value > 0) {
+            return Ok(json!({
+                "do_resize": true, "resample": resample,
+                "min_pixels": self.get("min_pixels"), "max_pixels": self.get("max_pixels"),
+            }));
+        }
+        // Left out it means 1: another size than transformers would make.
+        if self.get("keep_aspect_ratio") != 0 {
+            return Err(self.unsupported("keep_aspect_ratio", "0"));
+        }
+        Ok(json!({
+            "do_resize": true, "resample": resample,
+            "size": { "height": self.get("height"), "width": self.get("width") },
+        }))
+    }
+}
+
+/// Returns what `preprocessor_config.json` of Whisper would say.
+pub(super) fn whisper_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
+    let operations = operations(files, AUDIO_FILE, ["feature_extraction", "sequence"])?;
+    let mel = operations.iter().find(|operation| operation.kind == "LogMelSpectrum");
+    let mel = mel.map(|operation| &operation.attrs).ok_or(BundleError::Inconsistent {
+        file: AUDIO_FILE,
+        message: "no operation `LogMelSpectrum` says how sounds are read".to_owned(),
+    })?;
+    let seconds = mel.get("chunk_size").and_then(Value::as_u64);
+    Ok(json!({
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "chunk_length": seconds,
+        "feature_size": mel.get("n_mel"),
+        "hop_length": mel.get("hop_length"),
+        "n_fft": mel.get("n_fft"),
+        "n_samples": seconds.map(|seconds| seconds.saturating_mul(SAMPLING_RATE)),
+        "sampling_rate": SAMPLING_RATE,
+    }))
+}
+
+/// Returns what the config of Phi-4-multimodal's feature extractor would say.
+pub(super) fn phi4_extractor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
+    let operations = operations(files, file, ["feature_extraction", "sequence"])?;
+    let mut config = None;
+    for operation in &operations {
+        let get = |key: &str| operation.get(key);
+        match operation.kind.as_str() {
+            // Sounds of 8 kHz have filters of their own there; here all are brought to 16 kHz, as
+            // transformers wants them.
+            "AudioDecoder" | "AudioDecoderEx" => {}
+            "Phi4AudioEmbed" => {
+                if get("stft_normal/win_fn") != "hamming" {
+                    return Err(operation.unsupported("stft_normal/win_fn", "hamming"));
+                }
+                config = Some(json!({
+                    "feature_extractor_type": "Phi4MultimodalFeatureExtractor",
+                    "sampling_rate": SAMPLING_RATE,
+                    "feature_size": get("logmel/n_mel"),
+                    "n_fft": get("stft_normal/n_fft"),
+                    "win_length": get("stft_normal/frame_length"),
+                    "hop_length": get("stft_normal/hop_length"),
+                    "audio_compression_rate": get("audio_compression_rate"),
+                }));
+            }
+            _ => return Err(operation.unknown("AudioDecoder, AudioDecoderEx, Phi4AudioEmbed")),
+        }
+    }
+    config.ok_or(BundleError::Inconsistent {
+        file: known(file),
+        message: "no operation `Phi4AudioEmbed` says how sounds are read".to_owned(),
+    })
+}
+
+/// Returns what the config of an image processor would say.
+pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
+    const KNOWN: &str = "DecodeImage, ConvertRGB, Resize, CenterCrop, Rescale, Normalize, Permute3D, \
+                         PatchImage, Phi4VisionPreprocess";
+    let mut config = json!({ "do_resize": false, "do_rescale": false, "do_normalize": false });
+    for operation in operations(files, file, ["processor", "transforms"])? {
+        let get = |key: &str| operation.get(key);
+        let more = match operation.kind.as_str() {
+            "DecodeImage" | "ConvertRGB" => {
+                let space = get("color_space");
+                if !space.is_null() && space != "RGB" {
+                    return Err(operation.unsupported("color_space", "RGB"));
+                }
+                json!({})
+            }
+            "Permute3D" => match get("dims") {
+                dims if dims == json!([2, 0, 1]) => json!({}),
+                _ => return Err(operation.unsupported("dims", "[2, 0, 1]")),
+            },
+            "Resize" => operation.resize()?,
+            "CenterCrop" => json!({
+                "do_center_crop": true,
+                "crop_size": { "height": get("height"), "width": get("width") },
+            }),
+            "Rescale" => json!({
+                "do_rescale": true,
+                "rescale_factor": get("rescale_factor"),
+            }),
+            "Normalize" => json!({
+                "do_normalize": true, "image_mean": get("mean"), "image_std": get("std"),
+            }),
+            "PatchImage" => json!({
+                "image_processor_type": "Qwen2VLImageProcessor",
+                "patch_size": get("patch_size"),
+                "temporal_patch_size": get("temporal_patch_size"),
+                "merge_size": get("merge_size"),
+            }),
+            "Phi4VisionPreprocess" => json!({
+                "image_processor_type": "Phi4MultimodalImageProcessor",
+                "do_resize": true, "do_rescale": true, "do_normalize": true,
+                "size": {
+                    "height": get("dyhd_base_resolution"), "width": get("dyhd_base_resolution"),
+                },
+                "resample": operation.resample()?,
+                "dynamic_hd": get("dynamic_hd"),
+                "image_mean": get("normalize/mean"),
+                "image_std": get("normalize/std"),
+            }),
+            _ => return Err(operation.unknown(KNOWN)),
+        };
+        if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+            config.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+    }
+    Ok(config)
+}
