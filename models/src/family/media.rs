@@ -1,7 +1,7 @@
 //! The encoders of pictures and sounds: which media go through together, and whose features they
 //! become.
 
-use super::{EncodeError, run_or_split};
+use super::{EncodeError, phi4, run_or_split};
 use crate::{
     Bundle, ModelError, Runtime,
     bundle::{Reader, SoundConfig},
@@ -20,6 +20,9 @@ const BATCH_PATCHES_MAX: usize = 1024;
 /// What the features of sounds are called as an input of some encoders: Ultravox and Voxtral,
 /// Phi-4-multimodal.
 const AUDIO_INPUTS: [&str; 2] = ["audio_values", "audio_embeds"];
+
+/// Which pixels of tiles are of the image.
+const TILES_MASK: &str = "pixel_attention_mask";
 
 /// Which frames of `input_features` are of the sound.
 const FRAMES_MASK: &str = "input_features_mask";
@@ -49,7 +52,7 @@ pub(super) enum MediaLayout<'a> {
 
 impl MediaLayout<'_> {
     /// Returns a mask `[rows, frames]` that is true for frames that count.
-    fn frames_mask(self, n_rows: usize, n_frames: usize) -> Vec<bool> {
+    pub(super) fn frames_mask(self, n_rows: usize, n_frames: usize) -> Vec<bool> {
         let mut mask = vec![true; n_rows * n_frames];
         if let Self::Frames { counts, .. } = self {
             for (row, n_own) in mask.chunks_exact_mut(n_frames.max(1)).zip(counts) {
@@ -70,28 +73,16 @@ enum Intake {
     Rows,
     /// `[1, tiles, 3, S, S]`, with a mask `[1, tiles, S, S]` that leaves nothing out: graphs put
     /// both first axes together, so tiles of several samples stand in one row and none is padding.
-    Tiles { mask: Option<(String, Dtype)> },
+    Tiles { is_masked: bool },
     /// `[patches, N]`, with the frames, rows and columns of each image `[images, 3]`.
     Patches { grid: String },
     /// `[B, T, N]`, with a mask `[B, T]` that is true for frames of the sound.
     Frames,
-    /// `[1, crops, 3, S, S]` of one image, with a mask `[1, crops, P, P]` of its patches and its size
-    /// `[1, 2]` in pixels (Phi-4-multimodal).
-    Crops { mask: Dtype },
-    /// `[B, T, N]`, with a mask `[B, T]`, the features `[B]` of each sound, and what is beside them
-    /// (Phi-4-multimodal).
+    /// Phi-4-multimodal's images.
+    Crops,
+    /// Phi-4-multimodal's sounds.
     Speech { frames_per_feature: usize },
 }
-
-/// What Phi-4-multimodal's encoders take beside images and sounds.
-const CROPS_MASK: &str = "image_attention_mask";
-const CROPS_SIZES: &str = "image_sizes";
-const SPEECH_MASK: &str = "audio_attention_mask";
-const SPEECH_SIZES: &str = "audio_sizes";
-const SPEECH_MODE: &str = "audio_projection_mode";
-/// Sounds alone, and sounds with images (`PhiMultiModalProcessor` of onnxruntime-genai).
-const MODE_SOUNDS: i64 = 2;
-const MODE_BOTH: i64 = 3;
 
 /// One encoder and where its features go.
 #[derive(Debug)]
@@ -143,19 +134,14 @@ impl MediaEncoder {
             }
             _ => Intake::Rows,
         };
-        let beside: &[(&str, Dtype)] = match encoder.intake {
-            Intake::Frames => &[(FRAMES_MASK, Dtype::Bool)],
-            Intake::Speech { .. } => {
-                &[(SPEECH_MASK, Dtype::Bool), (SPEECH_SIZES, Dtype::I64), (SPEECH_MODE, Dtype::I64)]
+        match encoder.intake {
+            Intake::Speech { .. } => phi4::expect_sounds(&encoder.graph, encoder.input)?,
+            Intake::Frames => {
+                encoder.graph.expect_mask(FRAMES_MASK)?;
+                encoder.graph.expect_no_inputs_but(&[encoder.input, FRAMES_MASK])?;
             }
-            _ => &[],
-        };
-        for (name, dtype) in beside {
-            encoder.graph.expect_input(name, *dtype)?;
+            _ => encoder.graph.expect_no_inputs_but(&[encoder.input])?,
         }
-        let mut known = vec![encoder.input];
-        known.extend(beside.iter().map(|(name, _)| *name));
-        encoder.graph.expect_no_inputs_but(&known)?;
         Ok(Some(encoder))
     }
 
@@ -188,18 +174,12 @@ impl MediaEncoder {
         match reader {
             Some(Reader::Idefics3) => {
                 self.graph.expect_dims(self.input, &[-1, -1, 3, -1, -1])?;
-                let mask = first_of(&["pixel_attention_mask"]);
-                let mask = mask.map(|name| {
-                    let dtype = self.graph.dtype_of(&name).unwrap_or(Dtype::Bool);
-                    (name, dtype)
-                });
-                if let Some((name, dtype)) = &mask
-                    && *dtype != Dtype::I64
-                {
-                    self.graph.expect_input(name, Dtype::Bool)?;
+                let is_masked = self.graph.input_names().any(|name| name == TILES_MASK);
+                if is_masked {
+                    self.graph.expect_mask(TILES_MASK)?;
                 }
-                self.graph.expect_no_inputs_but(&[self.input, "pixel_attention_mask"])?;
-                Ok(Intake::Tiles { mask })
+                self.graph.expect_no_inputs_but(&[self.input, TILES_MASK])?;
+                Ok(Intake::Tiles { is_masked })
             }
             Some(Reader::Qwen2Vl) => {
                 self.graph.expect_dims(self.input, &[-1, -1])?;
@@ -210,14 +190,8 @@ impl MediaEncoder {
                 Ok(Intake::Patches { grid })
             }
             Some(Reader::Phi4) => {
-                self.graph.expect_dims(self.input, &[-1, -1, 3, -1, -1])?;
-                let mask = self.graph.dtype_of(CROPS_MASK).unwrap_or(Dtype::F32);
-                if mask != Dtype::Bool {
-                    self.graph.expect_float_input(CROPS_MASK)?;
-                }
-                self.graph.expect_input(CROPS_SIZES, Dtype::I64)?;
-                self.graph.expect_no_inputs_but(&[self.input, CROPS_MASK, CROPS_SIZES])?;
-                Ok(Intake::Crops { mask })
+                phi4::expect_images(&self.graph, self.input)?;
+                Ok(Intake::Crops)
             }
             _ => {
                 self.graph.expect_dims(self.input, &[-1, 3, -1, -1])?;
@@ -238,7 +212,7 @@ impl MediaEncoder {
             Intake::Rows | Intake::Tiles { .. } | Intake::Frames => BATCH_MEDIA_MAX,
             Intake::Patches { .. } => BATCH_PATCHES_MAX,
             // Each sample by itself.
-            Intake::Crops { .. } | Intake::Speech { .. } => 0,
+            Intake::Crops | Intake::Speech { .. } => 0,
         };
         let mut rest = media;
         while let Some(first) = rest.first() {
@@ -263,8 +237,8 @@ impl MediaEncoder {
     /// Runs the encoder on a batch and returns the features of each sample's media, which are as many
     /// as its prompt has places for.
     fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<Vec<f32>>, EncodeError> {
-        if let ([one], Intake::Crops { .. } | Intake::Speech { .. }) = (batch, &self.intake) {
-            return Ok(vec![self.run_alone(*one)?]);
+        if let ([one], Intake::Crops | Intake::Speech { .. }) = (batch, &self.intake) {
+            return Ok(vec![self.run_phi4(*one)?]);
         }
         let run_error =
             |message: String| EncodeError::Run { graph: self.graph.name().to_owned(), message };
@@ -287,21 +261,16 @@ impl MediaEncoder {
             }
         };
         let mut feeds = vec![(self.input, Feed::F32(input))];
-        let (mask, int_mask, grids);
+        let (mask, grids);
         match &self.intake {
             Intake::Rows
-            | Intake::Tiles { mask: None }
-            | Intake::Crops { .. }
+            | Intake::Tiles { is_masked: false }
+            | Intake::Crops
             | Intake::Speech { .. } => {}
-            Intake::Tiles { mask: Some((name, dtype)) } => {
+            Intake::Tiles { is_masked: true } => {
                 let shape = [&[1, n_rows], &input.shape()[3..]].concat();
-                if *dtype == Dtype::I64 {
-                    int_mask = Tensor::filled(shape, 1);
-                    feeds.push((name, Feed::I64(&int_mask)));
-                } else {
-                    mask = Tensor::filled(shape, true);
-                    feeds.push((name, Feed::Bool(&mask)));
-                }
+                mask = Tensor::filled(shape, true);
+                feeds.push((TILES_MASK, Feed::Bool(&mask)));
             }
             Intake::Frames => {
                 let n_frames = input.shape()[1];
@@ -353,20 +322,15 @@ impl MediaEncoder {
         Ok(features.collect())
     }
 
-    /// Runs the encoder on the media of one sample that go with what is told of that sample alone.
-    fn run_alone(&mut self, media: Media<'_>) -> Result<Vec<f32>, EncodeError> {
-        let encoded = match (self.intake.clone(), media.layout) {
-            (Intake::Crops { mask }, MediaLayout::Crops(grids)) => {
-                let mut encoded = Vec::new();
-                let mut start = 0;
-                for grid in grids {
-                    encoded.extend(self.run_crops(media.values, start, *grid, mask)?);
-                    start += grid.n_crops();
-                }
-                encoded
+    /// Runs the encoder of Phi-4-multimodal on the media of one sample.
+    fn run_phi4(&mut self, media: Media<'_>) -> Result<Vec<f32>, EncodeError> {
+        let (graph, ports) = (&mut self.graph, [self.input, self.output]);
+        let encoded = match (&self.intake, media.layout) {
+            (Intake::Crops, MediaLayout::Crops(grids)) => {
+                phi4::see(graph, ports, media.values, grids)?
             }
             (Intake::Speech { frames_per_feature }, layout) => {
-                self.run_speech(media.values, layout, frames_per_feature)?
+                phi4::hear(graph, ports, media.values, layout, *frames_per_feature)?
             }
             _ => Vec::new(),
         };
@@ -378,81 +342,6 @@ impl MediaEncoder {
             n_placeholders: media.n_places,
             n_features: encoded.len() / self.hidden_size.max(1),
         })
-    }
-
-    /// Runs the encoder on the crops of one image, which begin at a row of `values`.
-    fn run_crops(
-        &mut self,
-        values: &Tensor<f32>,
-        start: usize,
-        grid: CropGrid,
-        mask_dtype: Dtype,
-    ) -> Result<Vec<f32>, EncodeError> {
-        let n_crops = grid.n_crops();
-        let own = &values.data()[start * values.row_len()..(start + n_crops) * values.row_len()];
-        let side = grid.patches_per_crop;
-        let mut mask = vec![true; n_crops * side * side];
-        for (patch_idx, seen) in mask.iter_mut().enumerate().skip(side * side) {
-            let (crop, row, column) =
-                (patch_idx / (side * side) - 1, patch_idx / side % side, patch_idx % side);
-            *seen = crop / grid.columns * side + row < grid.patch_rows
-                && crop % grid.columns * side + column < grid.patch_columns;
-        }
-        let mask_shape = [1, n_crops, side, side];
-        let floats = mask.iter().map(|seen| f32::from(u8::from(*seen))).collect();
-        let sizes = [grid.rows, grid.columns].map(|n| super::to_i64(n * grid.edge));
-        let tensors = (
-            Tensor::new([&[1, n_crops], &values.shape()[1..]].concat(), own.to_vec()),
-            Tensor::new(mask_shape, mask),
-            Tensor::new(mask_shape, floats),
-            Tensor::new([1, 2], sizes.to_vec()),
-        );
-        let graph = self.graph.name();
-        let failed = |error: ShapeError| EncodeError::Run {
-            graph: graph.to_owned(),
-            message: error.to_string(),
-        };
-        let (crops, mask) = (tensors.0.map_err(failed)?, tensors.1.map_err(failed)?);
-        let (floats, sizes) = (tensors.2.map_err(failed)?, tensors.3.map_err(failed)?);
-        let mask = if mask_dtype == Dtype::Bool { Feed::Bool(&mask) } else { Feed::F32(&floats) };
-        let feeds =
-            [(self.input, Feed::F32(&crops)), (CROPS_MASK, mask), (CROPS_SIZES, Feed::I64(&sizes))];
-        Ok(self.graph.run_on(&feeds, self.output)?.into_data())
-    }
-
-    /// Runs the encoder on the sounds of one sample.
-    fn run_speech(
-        &mut self,
-        values: &Tensor<f32>,
-        layout: MediaLayout<'_>,
-        frames_per_feature: usize,
-    ) -> Result<Vec<f32>, EncodeError> {
-        let (n_sounds, n_frames) = (values.rows(), values.shape().get(1).copied().unwrap_or(0));
-        let (counts, with_images) = match layout {
-            MediaLayout::Frames { counts, with_images } => (counts, with_images),
-            _ => (&[][..], false),
-        };
-        let sizes = counts.iter().map(|n| super::to_i64(n.div_ceil(frames_per_feature)));
-        let sizes: Vec<i64> = sizes.collect();
-        let mode = if with_images { MODE_BOTH } else { MODE_SOUNDS };
-        // A number by itself, or a list of one.
-        let rank = self.graph.rank_of(SPEECH_MODE).unwrap_or(1);
-        let graph = self.graph.name();
-        let failed = |error: ShapeError| EncodeError::Run {
-            graph: graph.to_owned(),
-            message: error.to_string(),
-        };
-        let mask = layout.frames_mask(n_sounds, n_frames);
-        let mask = Tensor::new([n_sounds, n_frames], mask).map_err(failed)?;
-        let sizes = Tensor::new([sizes.len()], sizes).map_err(failed)?;
-        let mode = Tensor::new(vec![1; rank], vec![mode]).map_err(failed)?;
-        let feeds = [
-            (self.input, Feed::F32(values)),
-            (SPEECH_MASK, Feed::Bool(&mask)),
-            (SPEECH_SIZES, Feed::I64(&sizes)),
-            (SPEECH_MODE, Feed::I64(&mode)),
-        ];
-        Ok(self.graph.run_on(&feeds, self.output)?.into_data())
     }
 
     /// Runs the encoder on the many media of one sample, or clips of one sound, so many at a time.

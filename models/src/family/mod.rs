@@ -8,6 +8,7 @@ mod in_place;
 mod media;
 mod multimodal;
 mod padding;
+mod phi4;
 mod picture_text;
 mod pooling;
 mod positions;

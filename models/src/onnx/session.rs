@@ -199,7 +199,8 @@ impl Dtype {
     }
 }
 
-/// A tensor fed to a graph. Numbers of `F32` are cast where the graph takes halves.
+/// A tensor fed to a graph. Numbers of `F32` are cast where the graph takes halves, and a mask becomes
+/// numbers where it takes those.
 #[derive(Clone, Copy)]
 pub(crate) enum Feed<'a> {
     F32(&'a Tensor<f32>),
@@ -220,6 +221,19 @@ impl<'a> Feed<'a> {
             }
             Self::I64(tensor) => {
                 TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into()
+            }
+            Self::Bool(tensor) if wanted == Some(Dtype::I64) => {
+                let numbers: Vec<i64> = tensor.data().iter().copied().map(i64::from).collect();
+                OrtTensor::from_array((tensor.shape(), numbers))?.into()
+            }
+            Self::Bool(tensor) if matches!(wanted, Some(Dtype::F32 | Dtype::F16)) => {
+                let numbers = tensor.data().iter().map(|is_set| f32::from(u8::from(*is_set)));
+                if wanted == Some(Dtype::F16) {
+                    let halves: Vec<f16> = numbers.map(f16::from_f32).collect();
+                    OrtTensor::from_array((tensor.shape(), halves))?.into()
+                } else {
+                    OrtTensor::from_array((tensor.shape(), numbers.collect::<Vec<f32>>()))?.into()
+                }
             }
             Self::Bool(tensor) => {
                 TensorRef::from_array_view((tensor.shape(), tensor.data()))?.into()
@@ -319,6 +333,14 @@ impl GraphSession {
         match self.dtype_of(name) {
             Some(Dtype::F16) => self.expect_input(name, Dtype::F16),
             _ => self.expect_input(name, Dtype::F32),
+        }
+    }
+
+    /// Checks that the graph takes a mask of this name, of any type that one can be made of.
+    pub(crate) fn expect_mask(&self, name: &str) -> Result<(), SessionError> {
+        match self.dtype_of(name) {
+            Some(dtype @ (Dtype::F32 | Dtype::F16 | Dtype::I64)) => self.expect_input(name, dtype),
+            _ => self.expect_input(name, Dtype::Bool),
         }
     }
 

@@ -3,20 +3,26 @@
 import itertools
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from transformers import (
     AutoImageProcessor,
     Idefics3ImageProcessor,
+    Phi4MultimodalImageProcessorFast,
     Qwen2VLConfig,
     Qwen2VLModel,
 )
+from transformers.image_processing_utils_fast import SizeDict
 from transformers.image_utils import ChannelDimension
 from transformers.models.idefics3.image_processing_idefics3 import (
     MAX_IMAGE_SIZE,
     _resize_output_size_rescale_to_max_len,
     _resize_output_size_scale_below_upper_bound,
+)
+from transformers.models.phi4_multimodal import (
+    image_processing_phi4_multimodal_fast as phi4_module,
 )
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -116,25 +122,71 @@ def mrope() -> list[dict]:
     return found
 
 
+class Crops(Phi4MultimodalImageProcessorFast):
+    """Crops nothing but the size."""
+
+    def resize(self, image: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Returns as much as a crop has."""
+        return image[:, :448, :448]
+
+    def rescale_and_normalize(self, image: torch.Tensor, *_: object) -> torch.Tensor:
+        """Returns the picture."""
+        return image
+
+
+def phi4() -> list[list[int]]:
+    """Width, height, most crops; then columns, rows and tokens, or 0 where the size is refused."""
+
+    def blank(height: int, width: int) -> torch.Tensor:
+        return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, height, width)
+
+    def padded(image: torch.Tensor, padding: list[int], **_: object) -> torch.Tensor:
+        return blank(image.shape[1] + padding[3], image.shape[2] + padding[2])
+
+    real = phi4_module.F
+    phi4_module.F = SimpleNamespace(resize=lambda image, size: blank(*size), pad=padded)
+    found, processor = [], Crops()
+    limits = {"dynamic_hd": None, "patch_size": 14, "size": SizeDict(height=448, width=448)}
+    rest = dict.fromkeys(["interpolation", "do_rescale", "rescale_factor", "do_normalize"])
+    for most, width, height in itertools.product((3, 36), EDGES, EDGES):
+        options = {**limits, **rest, "dynamic_hd": most}
+        try:
+            made = processor._preprocess([blank(height, width)], **options)
+            rows, columns = (made["image_sizes"][0] // 448).tolist()
+            found.append([width, height, most, columns, rows, made["num_img_tokens"][0]])
+        except ValueError:
+            found.append([width, height, most, 0, 0, 0])
+    phi4_module.F = real
+    return found
+
+
 def pixels() -> list[dict]:
-    """Every 61st value that the image processors of the bundles make of pictures."""
+    """Some of the values that the image processors of the bundles make of pictures."""
     found = []
-    for bundle in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"]:
-        # As in `multimodal`: torchvision lacks the filter of the tiles.
-        use_fast = bundle != "smolvlm"
-        processor = AutoImageProcessor.from_pretrained(BUNDLES / bundle, use_fast=use_fast)
-        for name in ["tiny-7x5.png", "alpha-60x44.png", "waves-300x200.png"]:
-            values = processor(media.read_picture(name), return_tensors="pt")["pixel_values"]
+    for bundle in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "gemma3n", "phi4"]:
+        names, step = ["tiny-7x5.png", "alpha-60x44.png", "waves-300x200.png"], 61
+        if bundle == "phi4":
+            # Its processor's config is another package's. Its pictures become large.
+            processor = Phi4MultimodalImageProcessorFast(dynamic_hd=3)
+            names, step = ["waves-300x200.png", "checks-700x460.png", "checks-700x300.png"], 2003
+        else:
+            # As in `multimodal`: torchvision lacks the filter of the tiles.
+            use_fast = bundle != "smolvlm"
+            processor = AutoImageProcessor.from_pretrained(BUNDLES / bundle, use_fast=use_fast)
+        for name in names:
+            made = processor(media.read_picture(name), return_tensors="pt")
+            values = made.get("pixel_values", made.get("image_pixel_values"))
             # Tiles have an axis of pictures before them.
             shape = list(values.shape[1:] if values.ndim == 5 else values.shape)
-            every = [round(value, 8) for value in values.flatten()[::61].tolist()]
-            found.append({"bundle": bundle, "image": name, "shape": shape, "every_61st": every})
+            every = [round(value, 8) for value in values.flatten()[::step].tolist()]
+            case = {"bundle": bundle, "image": name, "shape": shape, "step": step}
+            found.append({**case, "values": every})
     return found
 
 
 def make(_: Spec) -> None:
     """Writes the file; the bundles must be there."""
-    families = {"idefics3": idefics3(), "qwen2_vl": qwen2_vl(), "mrope": mrope()}
+    families = {"idefics3": idefics3(), "qwen2_vl": qwen2_vl(), "phi4": phi4(), "mrope": mrope()}
     families["pixels"] = pixels()
     parts = []
     for name, cases in families.items():
