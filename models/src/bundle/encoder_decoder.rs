@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    BundleError, BundleFiles, ProcessorConfig,
-    config::{ModelConfig, SoundConfig, TextConfig, TokenIds},
+    BundleError, BundleFiles, ProcessorConfig, SoundConfig,
+    config::{ModelConfig, TextConfig, TokenIds},
     extensions,
     reader::ReaderConfig,
     tasks::TaskConfig,

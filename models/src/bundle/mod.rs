@@ -16,6 +16,7 @@ mod graphs;
 mod languages;
 mod reader;
 mod sequential;
+mod sounds;
 mod start;
 mod tasks;
 
@@ -25,11 +26,8 @@ use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
 use crate::hub::{FetchProgress, Hub, HubRepo};
 use config::Architecture;
-pub use config::{
-    ClapExtractorConfig, FeatureExtractorConfig, ImageProcessorConfig, ImageSize,
-    Phi4ExtractorConfig, SamplesConfig, UsmExtractorConfig,
-};
-pub(crate) use config::{ModelConfig, ProcessorConfig, SoundConfig};
+pub use config::{ImageProcessorConfig, ImageSize};
+pub(crate) use config::{ModelConfig, ProcessorConfig};
 pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
 pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
 pub use error::BundleError;
@@ -40,6 +38,11 @@ pub use graphs::GraphFile;
 pub(crate) use graphs::is_config;
 use graphs::{decoder_graph, is_module_folder};
 pub(crate) use reader::Reader;
+pub(crate) use sounds::SoundConfig;
+pub use sounds::{
+    ClapExtractorConfig, FeatureExtractorConfig, Phi4ExtractorConfig, SamplesConfig,
+    UsmExtractorConfig,
+};
 pub use start::SpeechOptions;
 pub(crate) use start::{DecoderStart, SourceLanguage, StartConfig};
 pub(crate) use tasks::{TaskAnswer, TaskConfig};
