@@ -59,6 +59,11 @@ fn gemma3_with_frames_around_pictures() {
 }
 
 #[test]
+fn gemma3_as_onnxruntime_genai_lays_it_out() {
+    assert_bundle("gemma3_genai");
+}
+
+#[test]
 fn qwen2_vl_with_positions_on_three_axes() {
     assert_bundle("qwen2_vl");
 }

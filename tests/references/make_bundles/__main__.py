@@ -29,7 +29,8 @@ MODULES = {
     "listeners": ["ultravox", "voxtral"],
     "gemma3n": ["gemma3n"],
     "phi4": ["phi4"],
-    "phi4_text": ["phi4_text"],
+    "genai_readers": ["gemma3_genai"],
+    "genai_text": ["phi4_text"],
     "geometry": ["geometry"],
 }
 

@@ -183,6 +183,15 @@ def export(spec: Spec, model: PreTrainedModel, inputs: list[dict], folder: Path)
         {"input_ids": rows},
         folder / "embed_tokens.onnx",
     )
+    export_decoder(spec, model, folder / "decoder_model_merged.onnx")
+
+
+def export_decoder(spec: Spec, model: PreTrainedModel, target: Path) -> None:
+    """Traces the decoder."""
+    rows = {0: "batch_size", 1: "sequence_length"}
+    text = text_model(model).config
+    per_layer_size = getattr(text, "hidden_size_per_layer_input", None)
+    embeds = {"inputs_embeds": rows} | ({"per_layer_inputs": rows} if per_layer_size else {})
     heads = text.num_key_value_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     positions = torch.arange(2, 5).expand(2, -1)
@@ -212,7 +221,7 @@ def export(spec: Spec, model: PreTrainedModel, inputs: list[dict], folder: Path)
         inputs,
         outputs,
         axes,
-        folder / "decoder_model_merged.onnx",
+        target,
     )
 
 

@@ -45,7 +45,7 @@ class Decoder:
                 # and transformers' exporter writes numbers as names.
                 dims = [int(d) if str(d).isdigit() else 0 for d in meta.shape]
                 dims[0] = 1
-                if self.head_size:
+                if self.head_size and not dims[-1]:
                     dims[-1] = self.head_size
                 self.cache[name] = np.zeros(dims, TYPES[meta.type])
 

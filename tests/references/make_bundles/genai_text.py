@@ -1,4 +1,5 @@
-"""The decoder of `phi4` by onnxruntime-genai's builder, and whether all graphs answer as `phi4`."""
+"""The decoder of `phi4` by onnxruntime-genai's builder, and bundles of that layout held to their
+references."""
 
 import json
 import shutil
@@ -13,30 +14,35 @@ from .gqa import build
 from .graphs import shorten
 from .runtime import Decoder, expect_equal, open_session
 
-SOURCE = "phi4"
-# Pixels of a crop's edge.
+# Pixels of the edge of a crop of Phi-4-multimodal.
 CROP = 448
 
 
 @dataclass
 class Spec:
-    """What the command names."""
+    """What the command names, and the bundle of which that is the decoder."""
 
     name: str
+    bundle: str
+    # What files of graphs begin with.
+    prefix: str
 
 
-SPECS = [Spec("phi4_text")]
+SPECS = [
+    Spec("phi4_text", "phi4", "phi-4-mm"),
+]
 
 
 class Graphs:
     """All graphs, one row at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str) -> None:
         self.parts = {
-            part: open_session(folder / f"phi-4-mm-{part}.onnx")
-            for part in ("vision", "speech", "embedding")
+            path.stem.removeprefix(f"{prefix}-"): open_session(path)
+            for path in folder.glob("*.onnx")
+            if not path.stem.endswith("text")
         }
-        self.decoder = Decoder(folder / "phi-4-mm-text.onnx", head_size=16)
+        self.decoder = Decoder(folder / f"{prefix}-text.onnx", head_size=16)
 
     def _features(self, part: str, media: dict[str, np.ndarray], size: int) -> np.ndarray:
         own = {name.split("/")[1]: v for name, v in media.items() if name.startswith(f"{part}/")}
@@ -57,9 +63,10 @@ class Graphs:
     def answer(self, prompt_ids: list[int], media: dict[str, np.ndarray], n: int) -> list[int]:
         """The likeliest tokens."""
         size = self.decoder.inputs["inputs_embeds"].shape[2]
+        parts = {"image_features": "vision", "audio_features": "speech"}
+        taken = [i.name for i in self.parts["embedding"].get_inputs()]
         features = {
-            "image_features": self._features("vision", media, size),
-            "audio_features": self._features("speech", media, size),
+            name: self._features(part, media, size) for name, part in parts.items() if name in taken
         }
         none = {name: values[:0] for name, values in features.items()}
         self.decoder.reset()
@@ -72,16 +79,21 @@ class Graphs:
         return token_ids
 
 
+def check(bundle: str, prefix: str, media: Path) -> None:
+    """Holds the graphs of a bundle to its reference; `media` has what encoders take for each row."""
+    reference = json.loads((BUNDLES / f"{bundle}.json").read_text())
+    graphs = Graphs(BUNDLES / bundle, prefix)
+    for place, row in enumerate(reference["rows"]):
+        own = dict(np.load(media / f"row_{place}.npz"))
+        ours = graphs.answer(row["prompt_ids"], own, len(row["token_ids"]))
+        expect_equal(bundle, place, ours, row["token_ids"])
+    print(f"  {size_of(BUNDLES / bundle)} bytes, inputs {list(graphs.decoder.inputs)}")
+
+
 def make(spec: Spec) -> None:
     """Adds the decoder to the bundle; its reference stays as it is."""
-    folder, built = BUNDLES / SOURCE, WORK / "phi4_built"
+    folder, built = BUNDLES / spec.bundle, WORK / f"{spec.name}_built"
     shutil.rmtree(built, ignore_errors=True)
     build(built, spec.name, ["--extra_options", "exclude_embeds=true"])
-    onnx.save(shorten(onnx.load(built / "model.onnx")), folder / "phi-4-mm-text.onnx")
-    reference = json.loads((BUNDLES / f"{SOURCE}.json").read_text())
-    graphs = Graphs(folder)
-    for place, row in enumerate(reference["rows"]):
-        media = dict(np.load(WORK / spec.name / f"row_{place}.npz"))
-        ours = graphs.answer(row["prompt_ids"], media, len(row["token_ids"]))
-        expect_equal(SOURCE, place, ours, row["token_ids"])
-    print(f"  {size_of(folder)} bytes, inputs {list(graphs.decoder.inputs)}")
+    onnx.save(shorten(onnx.load(built / "model.onnx")), folder / f"{spec.prefix}-text.onnx")
+    check(spec.bundle, spec.prefix, WORK / spec.name)
