@@ -10,7 +10,7 @@ use crate::{
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs},
     onnx::{DeviceKind, Runtime, SessionError},
-    processor::{Document, Regions, Transcript},
+    processor::{Continued, Document, Regions, Transcript},
 };
 
 /// How a model is loaded.
@@ -212,6 +212,7 @@ impl Model {
                 clip_seconds,
             }),
             None if bundle.is_prompted() => Arc::new(Document { text }),
+            None if bundle.start.is_continued => Arc::new(Continued { text }),
             None => match processor.tasks() {
                 Some(tasks) => Arc::new(Regions { text, tasks }),
                 None => text,

@@ -147,8 +147,21 @@ fn trocr_reads() {
 }
 
 #[test]
-fn blip_captions() {
+fn blip_captions_and_goes_on_with_a_text() {
     assert_answers("blip", bundle("blip"));
+    let model = load(bundle("blip"), 1, ModelOptions::default());
+    let code = |record: Record| model.processor.prepare(&record).err().map(|error| error.code());
+    let seen = || Record { images: vec![picture("tiny-7x5.png")], ..Record::default() };
+    assert_eq!(code(seen()), None);
+    assert_eq!(code(Record { system: Some("Be brief.".to_owned()), ..seen() }), Some("template"));
+    assert_eq!(
+        code(Record { text: Some("a".to_owned()), ..Record::default() }),
+        Some("media_count")
+    );
+    // A token's name in a text is plain text.
+    let marked = Record { text: Some("a [SEP] b".to_owned()), ..seen() };
+    let end = *ids(&reference("blip")["eos_token_ids"]).first().unwrap();
+    assert!(!model.processor.prepare(&marked).unwrap().token_ids.contains(&end));
 }
 
 #[test]

@@ -222,7 +222,9 @@ impl Bundle {
                     not_a_decoder(&architecture, BundleError::InvalidJson { file, message })
                 })?;
                 fixed_end = encoder_decoder::fixed_end(&architecture, &config);
-                (sizes, StartConfig::read(&files, &config)?)
+                let mut start = StartConfig::read(&files, &config)?;
+                start.is_continued = architecture == encoder_decoder::BLIP;
+                (sizes, start)
             }
             _ => {
                 let config = match &genai {
@@ -369,7 +371,12 @@ impl Bundle {
     /// Returns the prompt of a job that gives none, where the model has words of its own for its task.
     #[must_use]
     pub fn default_prompt(&self, task: TaskKind) -> Option<&'static str> {
-        (task == TaskKind::Caption && self.processor.tasks.is_some()).then_some("<CAPTION>")
+        match task {
+            TaskKind::Caption if self.processor.tasks.is_some() => Some("<CAPTION>"),
+            // A caption would go on with what other models are asked.
+            TaskKind::Caption if self.start.is_continued => Some(""),
+            _ => None,
+        }
     }
 
     /// Returns what may be in a record.
@@ -378,7 +385,8 @@ impl Bundle {
         if let Family::EncoderDecoder(kind) = self.family {
             return Modalities {
                 text: matches!(kind, SourceKind::Text | SourceKind::ImageText)
-                    || self.start.is_prompted,
+                    || self.start.is_prompted
+                    || self.start.is_continued,
                 image: matches!(kind, SourceKind::Image | SourceKind::ImageText),
                 audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
             };

@@ -52,6 +52,9 @@ pub(crate) struct StartConfig {
     /// Whether the row's text is what answers begin with: Donut is told its task so.
     #[serde(skip)]
     pub(crate) is_prompted: bool,
+    /// Whether a row may have a text that its answer goes on with (BLIP).
+    #[serde(skip)]
+    pub(crate) is_continued: bool,
     #[serde(default)]
     is_multilingual: Option<bool>,
     #[serde(default)]
@@ -116,6 +119,11 @@ impl StartConfig {
         })
     }
 
+    /// Returns the token that all answers begin with.
+    pub(crate) fn first_token_id(&self) -> Option<i64> {
+        self.decoder_start_token_id.or(self.bos_token_id)
+    }
+
     /// Returns what answers begin with.
     ///
     /// # Source
@@ -129,8 +137,7 @@ impl StartConfig {
         speech: &SpeechOptions,
         files: &BundleFiles,
     ) -> Result<DecoderStart, BundleError> {
-        let start = self.decoder_start_token_id.or(self.bos_token_id);
-        let start = start.ok_or_else(|| BundleError::Inconsistent {
+        let start = self.first_token_id().ok_or_else(|| BundleError::Inconsistent {
             file: "generation_config.json",
             message: "no `decoder_start_token_id` says how an answer begins".to_owned(),
         })?;

@@ -5,6 +5,7 @@
 
 mod audio;
 mod clap;
+mod continued;
 mod crops;
 mod document;
 mod error;
@@ -29,6 +30,7 @@ mod transcript;
 
 pub use audio::{LogMel, SoundLength};
 pub use clap::ClapMel;
+pub(crate) use continued::Continued;
 pub(crate) use document::Document;
 pub use error::ProcessError;
 pub use frames::{FrameFeatures, FrameMel};
@@ -68,6 +70,8 @@ pub struct Processor {
     language: Option<SourceLanguage>,
     /// Whether text is read; else that one medium is the whole question.
     reads_text: bool,
+    /// The token before a text that the answer goes on with, where a row may have one.
+    continued_after: Option<i64>,
     /// How sounds are heard window by window, if they are.
     hearing: Option<Arc<HearingRules>>,
     /// What the model may be asked to do, where it has words of its own for that.
@@ -177,6 +181,7 @@ impl Processor {
             },
             language: None,
             reads_text: modalities.text,
+            continued_after: bundle.start.first_token_id().filter(|_| bundle.start.is_continued),
             hearing: None,
             tasks: config.tasks.as_ref().map(|config| Arc::new(Tasks::new(config))),
         })
@@ -278,6 +283,9 @@ impl Processor {
                 let image_size = image.map_or([0; 2], |image| [image.width, image.height]);
                 subject = Some(Arc::new(Subject { task, image_size }));
                 text.marked_ids(&question)?
+            }
+            (TextInput::Prompt(text), None) if let Some(first_id) = self.continued_after => {
+                text.continued_ids(record, first_id)?
             }
             (TextInput::Prompt(text), None) if self.reads_text => {
                 text.token_ids(record, &grids, &sounds.clips)?

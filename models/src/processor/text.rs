@@ -322,6 +322,28 @@ impl TextProcessor {
         Err(ProcessError::NoTask { tasks: tasks.join(", ") })
     }
 
+    /// Encodes a text that the answer goes on with, if there is one, behind the token that answers begin
+    /// with.
+    pub(super) fn continued_ids(
+        &self,
+        record: &Record,
+        first_id: i64,
+    ) -> Result<Vec<i64>, ProcessError> {
+        if !record.earlier.is_empty() {
+            return Err(ProcessError::NoConversation);
+        }
+        if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
+            let message = "this model has no place for a system text".to_owned();
+            return Err(ProcessError::Template { message });
+        }
+        let text = record.text.as_deref().unwrap_or_default();
+        let encoding = self.plain.encode_fast(text, false);
+        let encoding =
+            encoding.map_err(|error| ProcessError::Tokenizer { message: error.to_string() })?;
+        let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
+        Ok(std::iter::once(first_id).chain(ids).collect())
+    }
+
     /// Encodes a text whose special tokens count, with those that the tokenizer puts around one.
     pub(super) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
         let ids = self.encode(&self.markup, text)?;

@@ -156,6 +156,19 @@ def _export(model: BlipForConditionalGeneration, folder: Path) -> None:
     merge(folder, shapes)
 
 
+# What captions begin with, and the pictures.
+BEGINNINGS = [
+    ("a picture of", "waves-90x120.png"),
+    ("a picture of", "disc-120x90.png"),
+    ("the dog", "noise-33x24.png"),
+    ("A photograph: two children's", "grey-48x80.png"),
+    ("what", "checks-200x40.png"),
+    ("the teacher asked the children what they had seen", "alpha-60x44.png"),
+    ("über 12", "tiny-7x5.png"),
+    ("!", "palette-70x50.png"),
+]
+
+
 def make(spec: Spec) -> None:
     """Makes the bundle and its reference."""
     folder = BUNDLES / spec.name
@@ -176,20 +189,24 @@ def make(spec: Spec) -> None:
         "size": {"height": SIDE, "width": SIDE},
     }
     write_json(folder / "preprocessor_config.json", published)
-    names = sorted(media.pictures())
+    asked = [("", name) for name in sorted(media.pictures())] + BEGINNINGS
     pixels = [
-        processor(media.read_picture(name), return_tensors="pt")["pixel_values"] for name in names
+        processor(media.read_picture(name), return_tensors="pt")["pixel_values"]
+        for _, name in asked
     ]
     start, end = tokenizer.bos_token_id, tokenizer.sep_token_id
+    prompts = [
+        [start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text, _ in asked
+    ]
 
     def answers(model: BlipForConditionalGeneration, noise: float = 0.0) -> list[Generation]:
         found = []
-        for picture in pixels:
+        for prompt, picture in zip(prompts, pixels, strict=True):
             with torch.no_grad():
                 states = model.vision_model(pixel_values=picture + noise).last_hidden_state
             # What `BlipForConditionalGeneration.generate` gives its decoder.
             inputs = {
-                "input_ids": torch.tensor([[start]]),
+                "input_ids": torch.tensor([prompt]),
                 "encoder_hidden_states": states,
                 "encoder_attention_mask": torch.ones(states.shape[:2], dtype=torch.long),
             }
@@ -218,9 +235,11 @@ def make(spec: Spec) -> None:
         return (model, found), found
 
     model, found = first_good_seed(attempt)
-    for picture, answer in zip(pixels, found, strict=True):
-        whole = model.generate(pixel_values=picture, max_new_tokens=MAX_NEW_TOKENS)[0].tolist()
-        if whole != [start, *answer.token_ids]:
+    for (text, _), prompt, picture, answer in zip(asked, prompts, pixels, found, strict=True):
+        given = {"input_ids": tokenizer(text, return_tensors="pt")["input_ids"]} if text else {}
+        options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+        whole = model.generate(pixel_values=picture, **given, **options)[0].tolist()
+        if whole != prompt + answer.token_ids:
             raise AssertionError(f"the model says {whole}, its decoder {answer.token_ids}")
     model.config.architectures = ["BlipForConditionalGeneration"]
     config = json.loads(model.config.to_json_string())
@@ -232,12 +251,15 @@ def make(spec: Spec) -> None:
     encoder = open_session(folder / "onnx" / "encoder_model.onnx")
     decoder = Decoder(folder / "onnx" / "decoder_model_merged.onnx")
     worst, rows = 0.0, []
-    for i, (name, picture, answer) in enumerate(zip(names, pixels, found, strict=True)):
+    for i, (question, prompt, picture, answer) in enumerate(
+        zip(asked, prompts, pixels, found, strict=True)
+    ):
         (states,) = encoder.run(None, {"pixel_values": picture.numpy()})
         extra = {"encoder_hidden_states": states}
-        worst = max(worst, check_steps(spec.name, i, decoder, [start], answer, **extra))
-        text = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        rows.append({"image": name, "prompt_ids": [start], **answer.row(), "answer": text})
+        worst = max(worst, check_steps(spec.name, i, decoder, prompt, answer, **extra))
+        said = tokenizer.decode(prompt + answer.token_ids, skip_special_tokens=True)
+        row = {"image": question[1], "prompt": question[0], "prompt_ids": prompt}
+        rows.append({**row, **answer.row(), "answer": said})
     write_reference(
         spec.name,
         rows,
