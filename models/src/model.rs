@@ -68,15 +68,6 @@ pub enum ModelError {
         /// The beams.
         n_beams: usize,
     },
-    /// Beams were asked for of sounds heard window by window.
-    #[error(
-        "{n_beams} beams and `task.long_audio = \"sequential\"` together are not supported: set \
-         `generation.num_beams` to 1"
-    )]
-    BeamsSequential {
-        /// The beams.
-        n_beams: usize,
-    },
     /// A pooling was asked for where there are no states of tokens to pool.
     #[error("graph `{graph}` pools by itself: remove `embedding.pooling`")]
     PooledInside {
@@ -111,7 +102,6 @@ impl ModelError {
             Self::Session(error) => error.code(),
             Self::ContextTooLong { .. } => "context_too_long",
             Self::BeamsDraw { .. } => "beams_draw",
-            Self::BeamsSequential { .. } => "beams_sequential",
             Self::PooledInside { .. } => "pooled_inside",
             Self::NoEmbedding { .. } => "no_embedding",
             Self::FirstEmbedding { .. } => "first_embedding",
@@ -178,9 +168,6 @@ impl Model {
         let start = bundle.decoder_start(speech)?;
         let eos_token_ids = &engine_options.eos_token_ids;
         let hearing = bundle.hearing_rules(speech, job, &start, eos_token_ids, context_tokens);
-        if hearing.is_some() && n_beams > 1 {
-            return Err(ModelError::BeamsSequential { n_beams });
-        }
         engine_options.fallback = bundle.fallback(speech, job, &start)?;
         let processor = Processor::open(bundle)?.of_language(start.source.clone());
         let processor = Arc::new(processor.hearing(hearing));

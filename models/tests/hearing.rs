@@ -43,6 +43,7 @@ fn options(job: &Value) -> ModelOptions {
             compression_ratio_threshold: job["compression_ratio_threshold"].as_f64(),
             logprob_threshold: job["logprob_threshold"].as_f64(),
             no_speech_threshold: job["no_speech_threshold"].as_f64(),
+            num_beams: job["num_beams"].as_u64().map(|n| usize::try_from(n).unwrap()),
             fallback_temperatures,
             ..GenerationOptions::default()
         },
@@ -159,6 +160,24 @@ fn a_poor_transcript_is_drawn_again_at_higher_temperatures() {
 }
 
 #[test]
+fn windows_are_searched_with_beams() {
+    assert_answers(&job("beams"));
+}
+
+#[test]
+fn after_a_draw_a_sound_goes_on_without_beams() {
+    let job = job("beams_fallback");
+    assert_answers(&job);
+    // That is told apart from a search in every window.
+    let alone = &job["rows"][1];
+    let mut searched = job.clone();
+    searched["fallback_temperatures"] = Value::Array(Vec::new());
+    let mut model = load(bundle("whisper"), 1, options(&searched));
+    let answers = hear(&mut model, &[(waveform(alone), alone["seed"].as_u64().unwrap())]);
+    assert_ne!(answers[0].0.token_ids, ids(&alone["token_ids"]));
+}
+
+#[test]
 fn a_window_of_silence_says_nothing() {
     let job = job("silence");
     let silent = job["rows"].as_array().unwrap().iter().map(|row| row["silent"].as_u64().unwrap());
@@ -228,8 +247,6 @@ fn what_cannot_be_meant_is_refused() {
         change(&mut options);
         Model::load(&runtime, &bundle, &options).unwrap_err()
     };
-    let error = load("whisper", &|options| options.generation.num_beams = Some(2));
-    assert_eq!(error.code(), "beams_sequential");
     let error = load("whisper", &|options| options.generation.no_speech_threshold = Some(0.6));
     assert!(error.to_string().contains("`generation.logprob_threshold`"), "{error}");
     let error = load("moonshine", &|options| {

@@ -66,13 +66,15 @@ impl Beams {
 /// stay.
 #[expect(clippy::cast_possible_truncation, reason = "log probabilities are f32 in the reference")]
 fn normalize(scores: &mut [f32]) -> f64 {
-    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !best.is_finite() {
-        return 0.0;
-    }
-    let log_sum = log_sum_exp(scores, best);
+    let log_sum = log_sum(scores);
     scores.iter_mut().for_each(|score| *score -= log_sum as f32);
     log_sum
+}
+
+/// Returns the logarithm of the sum of exponentials; 0 where none is finite.
+pub(super) fn log_sum(scores: &[f32]) -> f64 {
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if best.is_finite() { log_sum_exp(scores, best) } else { 0.0 }
 }
 
 /// A token that may come next.
@@ -84,6 +86,17 @@ pub(super) struct Candidate {
     score: f32,
     /// Natural log probability of the token, as the model has it.
     logprob: f64,
+    /// The same among the tokens that were allowed.
+    allowed_logprob: f64,
+}
+
+/// The logarithms of sums of exponentials of a hypothesis' scores.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogSums {
+    /// Of the model's.
+    pub(super) raw: f64,
+    /// Of the log probabilities of the search; 0 where nobody asks.
+    pub(super) allowed: f64,
 }
 
 /// The best candidates of a step, of all hypotheses of a row.
@@ -101,14 +114,14 @@ impl Candidates {
     }
 
     /// Offers every continuation of a hypothesis: its own score, its index, the log probabilities of
-    /// the search, and the scores of the model with the logarithm of the sum of their exponentials.
+    /// the search, and the scores of the model.
     pub(super) fn offer(
         &mut self,
         score: f32,
         parent: usize,
         log_probs: &[f32],
         raw: &[f32],
-        raw_log_sum: f64,
+        log_sums: LogSums,
     ) {
         for (token_idx, log_prob) in log_probs.iter().enumerate() {
             let score = score + log_prob;
@@ -120,8 +133,9 @@ impl Candidates {
             let at = self.best.partition_point(|other| other.score >= score);
             self.best.truncate(self.n_max - 1);
             let token_id = i64::try_from(token_idx).unwrap_or(i64::MAX);
-            let logprob = f64::from(raw[token_idx]) - raw_log_sum;
-            self.best.insert(at, Candidate { parent, token_id, score, logprob });
+            let logprob = f64::from(raw[token_idx]) - log_sums.raw;
+            let allowed_logprob = f64::from(*log_prob) - log_sums.allowed;
+            self.best.insert(at, Candidate { parent, token_id, score, logprob, allowed_logprob });
         }
     }
 }
@@ -147,6 +161,7 @@ pub(super) fn advance(
         let reason = check(&token_ids[row.n_prompt..]);
         let hypothesis = Hypothesis {
             logprob_sum: parent.logprob_sum + candidate.logprob,
+            allowed_logprob_sum: parent.allowed_logprob_sum + candidate.allowed_logprob,
             score: candidate.score,
             parent: candidate.parent,
             token_ids,

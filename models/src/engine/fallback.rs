@@ -5,7 +5,11 @@ use std::io::Write;
 
 use flate2::{Compression, write::ZlibEncoder};
 
-use super::{Engine, Generation, RowResult, sampler::probability};
+use super::{
+    Engine, FinishReason, Generation, RowResult,
+    row::Hypothesis,
+    sampler::{self, probability},
+};
 
 /// When an answer is good enough, and what is tried when it is not.
 ///
@@ -91,14 +95,22 @@ pub(super) fn temperature(first: f32, fallback: Option<&Fallback>, n_tries: usiz
 
 impl Engine {
     /// Returns what becomes of a row whose answer has ended; `None` where it is tried again.
-    pub(super) fn judged(&mut self, place: usize, generation: Generation) -> Option<RowResult> {
+    pub(super) fn judged(
+        &mut self,
+        place: usize,
+        hypothesis: Hypothesis,
+        reason: FinishReason,
+    ) -> Option<RowResult> {
+        let logprob_sum = hypothesis.allowed_logprob_sum;
+        let generation = self.generation(self.rows[place].as_ref()?, hypothesis, reason);
         let row = self.rows[place].as_mut()?;
+        let was_single = row.is_single || self.beams.n_beams == 1;
         let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
         let mut trial = Trial { temperature, is_silence: false, chosen_id: row.chosen_id };
         let Some(fallback) = &self.fallback else {
             return Some(Ok(Generation { trial, ..generation }));
         };
-        let mut verdict = fallback.judge(&generation.token_ids, row.allowed_logprob_sum);
+        let mut verdict = fallback.judge(&generation.token_ids, logprob_sum);
         if let (Verdict::Unlikely, Some(silence), Some(prompt)) =
             (verdict, &fallback.silence, &row.kept_prompt)
         {
@@ -106,12 +118,17 @@ impl Engine {
             if let Err(error) = self.decoder.peek(prompt, n_tokens, &mut self.peeked) {
                 return Some(Err(error.into()));
             }
+            let mut probability = probability(self.peeked.row(0), silence.token_id);
             if silence.n_start_tokens == 1 {
                 // The answer's own first scores, which transformers reads after it has suppressed what
-                // never comes: where that token is among it, as published, nothing is silence.
+                // never comes: where that token is among it, as published, nothing is silence. With beams
+                // they are not weighed anew.
                 self.constraints.suppress_first(self.peeked.row_mut(0));
+                let weighed = sampler::probability(self.peeked.row(0), silence.token_id);
+                if was_single || weighed == 0.0 {
+                    probability = weighed;
+                }
             }
-            let probability = probability(self.peeked.row(0), silence.token_id);
             trial.is_silence = fallback.is_silence(probability);
             verdict = if trial.is_silence { Verdict::Good } else { Verdict::Poor };
         }
@@ -119,7 +136,8 @@ impl Engine {
             return Some(Ok(Generation { trial, ..generation }));
         }
         row.try_again();
-        self.decoder.release(place * self.beams.n_beams);
+        let first = place * self.beams.n_beams;
+        (first..first + self.beams.n_beams).for_each(|slot| self.decoder.release(slot));
         None
     }
 }

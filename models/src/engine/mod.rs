@@ -34,8 +34,8 @@ pub use timestamps::TimestampRules;
 
 pub(crate) use schedule::prefill_groups;
 
-use beams::Candidates;
-use row::{Ended, Row};
+use beams::{Candidates, LogSums};
+use row::{Ended, Hypothesis, Row};
 use sampler::Sampler;
 use stop::StopRules;
 
@@ -91,6 +91,9 @@ impl LengthLimit {
 
 /// What becomes of a row.
 type RowResult = Result<Generation, GenerateError>;
+
+/// What a row has ended with, before it is judged.
+type Taken = Result<(Hypothesis, FinishReason), GenerateError>;
 
 /// A prompt that found no free slot, given back. Ask [`Engine::free_slots`] first.
 #[derive(Debug)]
@@ -407,24 +410,24 @@ impl Engine {
     /// Continues the row of a place by what its rows of `logits`, from `first` on, say, and ends it if
     /// it is done.
     fn take_tokens(&mut self, place: usize, first: usize, finished: &mut Vec<Finished>) {
-        let ended = if self.beams.n_beams > 1 {
+        let is_single = self.rows[place].as_ref().is_none_or(|row| row.is_single);
+        let ended = if self.beams.n_beams > 1 && !is_single {
             self.take_beams(place, first)
         } else {
             self.take_token(place, first)
         };
-        match ended {
-            Some(Ok(generation)) => {
-                if let Some(result) = self.judged(place, generation) {
-                    self.finish(place, result, finished);
-                }
-            }
-            Some(error) => self.finish(place, error, finished),
-            None => {}
+        let result = match ended {
+            Some(Ok((hypothesis, reason))) => self.judged(place, hypothesis, reason),
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
+        };
+        if let Some(result) = result {
+            self.finish(place, result, finished);
         }
     }
 
     /// Chooses the next token of a row without beams.
-    fn take_token(&mut self, place: usize, row_idx: usize) -> Option<RowResult> {
+    fn take_token(&mut self, place: usize, row_idx: usize) -> Option<Taken> {
         let row = self.rows[place].as_mut()?;
         let scores = self.logits.row(row_idx);
         let allowed = if self.constraints.is_off() {
@@ -445,19 +448,14 @@ impl Engine {
         let hypothesis = row.live.first_mut()?;
         hypothesis.token_ids.push(choice.token_id);
         hypothesis.logprob_sum += choice.logprob;
-        row.allowed_logprob_sum += choice.allowed_logprob.unwrap_or(choice.logprob);
+        hypothesis.allowed_logprob_sum += choice.allowed_logprob.unwrap_or(choice.logprob);
         let generated = &hypothesis.token_ids[row.n_prompt..];
         let reason = self.rules.check(generated, row.max_new_tokens, self.detokenizer.as_ref())?;
-        let (hypothesis, n_prompt) = (row.live.swap_remove(0), row.n_prompt);
-        let subject = row.subject.clone();
-        let text = |prompt_ids: &[i64], ids: &[i64]| {
-            self.text(Asked { prompt_ids, subject: subject.as_deref() }, ids)
-        };
-        Some(Ok(hypothesis.into_generation(n_prompt, reason, text)))
+        Some(Ok((row.live.swap_remove(0), reason)))
     }
 
     /// Continues a row with beams.
-    fn take_beams(&mut self, place: usize, first: usize) -> Option<RowResult> {
+    fn take_beams(&mut self, place: usize, first: usize) -> Option<Taken> {
         let row = self.rows[place].as_mut()?;
         let mut candidates = Candidates::new(self.beams, self.rules.eos_token_ids.len());
         for (rank, hypothesis) in row.live.iter().enumerate() {
@@ -466,24 +464,29 @@ impl Engine {
                 let history = row.history(hypothesis);
                 self.constraints.apply(&history, &self.rules.eos_token_ids, log_probs);
             });
-            candidates.offer(hypothesis.score, rank, &self.allowed, scores, log_sum);
+            let is_judged = self.fallback.is_some();
+            let allowed = if is_judged { beams::log_sum(&self.allowed) } else { 0.0 };
+            let log_sums = LogSums { raw: log_sum, allowed };
+            candidates.offer(hypothesis.score, rank, &self.allowed, scores, log_sums);
         }
-        let (n_prompt, n_generated) = (row.n_prompt, row.n_generated());
+        let n_generated = row.n_generated();
         let max_new_tokens = row.max_new_tokens;
         let check = |generated: &[i64]| {
             self.rules.check(generated, max_new_tokens, self.detokenizer.as_ref())
         };
         let ended = beams::advance(self.beams, row, &candidates, check)?;
-        let subject = row.subject.clone();
         Some(match ended {
-            Some(Ended { hypothesis, reason, .. }) => {
-                let text = |prompt_ids: &[i64], ids: &[i64]| {
-                    self.text(Asked { prompt_ids, subject: subject.as_deref() }, ids)
-                };
-                Ok(hypothesis.into_generation(n_prompt, reason, text))
-            }
+            Some(Ended { hypothesis, reason, .. }) => Ok((hypothesis, reason)),
             None => Err(GenerateError::NoToken { n_generated }),
         })
+    }
+
+    /// Makes the generation of a row that ends with a hypothesis.
+    fn generation(&self, row: &Row, hypothesis: Hypothesis, reason: FinishReason) -> Generation {
+        let text = |prompt_ids: &[i64], ids: &[i64]| {
+            self.text(Asked { prompt_ids, subject: row.subject.as_deref() }, ids)
+        };
+        hypothesis.into_generation(row.n_prompt, reason, text)
     }
 
     /// Returns what an answer's tokens say, up to the first stop string.

@@ -33,6 +33,7 @@ pub struct Prompt {
     positions: Option<Box<Positions>>,
     subject: Option<Arc<Subject>>,
     n_text_tokens: usize,
+    is_single: bool,
 }
 
 /// Where the tokens of a prompt stand and where its answer goes on, for a model in which that is not
@@ -91,7 +92,20 @@ impl Prompt {
             positions: None,
             subject: None,
             n_text_tokens: 0,
+            is_single: false,
         }
+    }
+
+    /// Says whether the prompt is answered without beams, also where others have them.
+    #[must_use]
+    pub fn single(self, is_single: bool) -> Self {
+        Self { is_single, ..self }
+    }
+
+    /// Returns whether the prompt is answered without beams.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.is_single
     }
 
     /// Makes a prompt for the decoder of an encoder-decoder: the tokens an answer begins with, and

@@ -15,9 +15,8 @@ pub(super) struct Row {
     pub(super) kept_prompt: Option<Prompt>,
     /// The tries before this one.
     pub(super) n_tries: usize,
-    /// Sum of the natural log probabilities of its tokens among those that were allowed, without
-    /// beams.
-    pub(super) allowed_logprob_sum: f64,
+    /// Whether it goes without beams.
+    pub(super) is_single: bool,
     /// The token of the prompt that the model chose.
     pub(super) chosen_id: Option<i64>,
     pub(super) n_prompt: usize,
@@ -44,6 +43,8 @@ pub(super) struct Hypothesis {
     pub(super) token_ids: Vec<i64>,
     /// Sum of the natural log probabilities of those generated, as the model has them.
     pub(super) logprob_sum: f64,
+    /// The same among the tokens that were allowed; kept where answers are judged by it.
+    pub(super) allowed_logprob_sum: f64,
     /// The same after constraints: what beams are compared by.
     pub(super) score: f32,
     /// Which of the row's slots holds what this one continues.
@@ -61,6 +62,7 @@ pub(super) struct Ended {
 
 impl Row {
     pub(super) fn new(ticket: u64, prompt: Prompt, max_new_tokens: usize, row_seed: u64) -> Self {
+        let prompt_is_single = prompt.is_single();
         Self {
             ticket,
             n_prompt: prompt.n_tokens(),
@@ -75,7 +77,7 @@ impl Row {
             prompt: Some(prompt),
             kept_prompt: None,
             n_tries: 0,
-            allowed_logprob_sum: 0.0,
+            is_single: prompt_is_single,
             chosen_id: None,
         }
     }
@@ -90,13 +92,17 @@ impl Row {
         }
     }
 
-    /// Begins the answer anew, if the row has kept its prompt; its draws go on where they were.
+    /// Begins the answer anew, if the row has kept its prompt, without beams; its draws go on where they
+    /// were.
     pub(super) fn try_again(&mut self) {
         if let Some(prompt) = &self.kept_prompt {
             self.live = vec![Hypothesis::of(prompt)];
             self.prompt = Some(prompt.clone());
             self.n_tries += 1;
-            self.allowed_logprob_sum = 0.0;
+            self.is_single = true;
+            self.ended.clear();
+            self.can_improve = true;
+            self.n_full = 1;
         }
     }
 
@@ -116,7 +122,7 @@ impl Hypothesis {
     /// Returns a prompt that nothing continues yet.
     fn of(prompt: &Prompt) -> Self {
         let token_ids = prompt.token_ids().to_vec();
-        Self { token_ids, logprob_sum: 0.0, score: 0.0, parent: 0 }
+        Self { token_ids, logprob_sum: 0.0, allowed_logprob_sum: 0.0, score: 0.0, parent: 0 }
     }
 
     /// Makes the generation of a row whose prompt has `n_prompt` tokens; `text` makes it of those and of

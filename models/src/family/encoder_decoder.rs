@@ -161,10 +161,12 @@ impl Encoder for SourceEncoder {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
             // Tokens beside a picture or a sound are what its answer begins with.
             if self.kind != SourceKind::Text && !sample.token_ids.is_empty() {
-                return Ok(Prompt::of_states(sample.token_ids.clone(), states, None, 0));
+                let prompt = Prompt::of_states(sample.token_ids.clone(), states, None, 0);
+                return Ok(prompt.single(sample.is_single));
             }
             let (start, n_text_tokens) = (self.start.clone(), sample.token_ids.len());
-            Ok(Prompt::of_states(start.token_ids, states, start.choice, n_text_tokens))
+            let prompt = Prompt::of_states(start.token_ids, states, start.choice, n_text_tokens);
+            Ok(prompt.single(sample.is_single))
         };
         states.into_iter().zip(&samples).map(prompt).collect()
     }

@@ -59,6 +59,8 @@ pub struct Hearing {
     seek: usize,
     chosen_id: Option<i64>,
     conditions: bool,
+    /// Whether the windows to come go without beams.
+    is_single: bool,
     segments: Vec<Segment>,
     /// What the model answered, tokens included that are in no segment.
     windows: Vec<Generation>,
@@ -98,6 +100,7 @@ impl Hearing {
             seek: 0,
             chosen_id: None,
             conditions: false,
+            is_single: false,
             segments: Vec::new(),
             windows: Vec::new(),
         }
@@ -137,6 +140,7 @@ impl Hearing {
             image_layout: ImageLayout::Whole,
             input_features: Some(values),
             sound_frames: Vec::new(),
+            is_single: self.is_single,
             subject: None,
         })
     }
@@ -171,6 +175,8 @@ impl Hearing {
     pub fn take(&mut self, window: Generation) {
         let trial = window.trial;
         self.chosen_id = self.chosen_id.or(trial.chosen_id);
+        // The reference switches beams off for a draw, and not on again.
+        self.is_single |= trial.temperature > 0.0;
         self.conditions =
             self.rules.conditions_on_previous && trial.temperature < UNCERTAIN_TEMPERATURE;
         let n_frames = self.window_frames();

@@ -304,6 +304,7 @@ impl Processor {
             image_layout: image_layout(&grids),
             input_features: sounds.features,
             sound_frames: sounds.frames,
+            is_single: false,
             subject,
         })
     }

@@ -169,6 +169,8 @@ pub struct Sample {
     pub input_features: Option<Tensor<f32>>,
     /// How many frames of each sound count, for a model that is told; else empty.
     pub sound_frames: Vec<usize>,
+    /// Whether it is answered without beams, also where others have them.
+    pub is_single: bool,
     /// What the answer is about, for a model that has to be told.
     pub subject: Option<Arc<Subject>>,
 }

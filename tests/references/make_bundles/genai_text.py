@@ -80,7 +80,7 @@ class Graphs:
 
 
 def check(bundle: str, prefix: str, media: Path) -> None:
-    """Holds the graphs of a bundle to its reference; `media` has what encoders take for each row."""
+    """Holds the graphs of a bundle to its reference; `media` has what encoders take of each row."""
     reference = json.loads((BUNDLES / f"{bundle}.json").read_text())
     graphs = Graphs(BUNDLES / bundle, prefix)
     for place, row in enumerate(reference["rows"]):

@@ -116,7 +116,8 @@ class Listener(WhisperForConditionalGeneration):
         trace = self.trace
         trace.n_tries += 1
         scores = outputs[index]["scores"]
-        if not temperature:
+        # Beams are not told apart by the best tokens of a step; noise shows what they leave to rounding.
+        if not temperature and config.num_beams == 1:
             for used in scores:
                 best = torch.topk(used.float(), 2).values
                 trace.smallest_gap = min(trace.smallest_gap, (best[0] - best[1]).item())
@@ -234,6 +235,14 @@ JOBS = [
         {"logprob_threshold": -1.9, "no_speech_threshold": 6e-5},
         temperatures=(0.4,),
         needs=lambda trace: 0 < trace.n_silent < trace.n_windows < trace.n_tries,
+    ),
+    Spec("beams", {"num_beams": 3, "condition_on_prev_tokens": True}),
+    # After a draw, transformers goes on without beams to the end of the sound.
+    Spec(
+        "beams_fallback",
+        {"num_beams": 2, "compression_ratio_threshold": 1.2, "logprob_threshold": -2.0},
+        temperatures=(0.4, 0.8),
+        needs=lambda trace: trace.n_tries > trace.n_windows > 2,
     ),
 ]
 
