@@ -8,7 +8,7 @@ use std::{
 
 use crate::{binary, repository};
 
-/// The server of S3, tables, and what drives a browser.
+/// The server of S3, which brings `cryptography`, tables, and what drives a browser.
 const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "selenium==4.40.0"];
 
 /// Runs a script of `tests/` on the binary; returns what it said.

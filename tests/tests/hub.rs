@@ -12,12 +12,18 @@ use std::{
 use legenda_tests::{
     TEXT_JOB, Workplace, ended,
     hub::{COMMIT, Fault, HubServer, TOKEN},
+    python::run_script,
     references::{AS_LONG, bundle, questions},
     text_column, texts, write_table,
 };
 use serde_json::Value;
 
 const MODEL: &str = "hf://owner/model";
+
+#[test]
+fn a_model_is_fetched_over_https_where_the_certificate_is_known() {
+    println!("{}", run_script("hub_https.py", &[]));
+}
 
 /// Writes a table of questions and a job that asks the model of the Hub.
 fn job(place: &Workplace, questions: &[String]) {

@@ -423,7 +423,12 @@ fn words(error: reqwest::Error) -> String {
 }
 
 fn broken(what: &str, error: reqwest::Error) -> HubError {
-    HubError::Connection { what: what.to_owned(), message: words(error) }
+    let (what, message) = (what.to_owned(), words(error));
+    // As rustls words all its refusals of what a server shows of itself.
+    if message.contains("invalid peer certificate") {
+        return HubError::Certificate { what, message };
+    }
+    HubError::Connection { what, message }
 }
 
 fn cache_error(action: &'static str, path: &Path, source: io::Error) -> HubError {

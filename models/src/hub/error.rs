@@ -89,6 +89,17 @@ pub enum HubError {
         /// What happened.
         message: String,
     },
+    /// The certificate of the Hub, or of a host that it leads to, is not trusted.
+    #[error(
+        "cannot fetch {what}: {message}; where a proxy or a Hub of your own has another certificate, set \
+         `SSL_CERT_FILE` to a file with that of who signed it"
+    )]
+    Certificate {
+        /// What was asked for.
+        what: String,
+        /// What is wrong with the certificate.
+        message: String,
+    },
     /// What was fetched is not what the Hub says it is.
     #[error("{what} arrived damaged, it was removed: {message}; run the command again")]
     Damaged {
@@ -133,6 +144,7 @@ impl HubError {
             Self::NotFound { .. } => "hub_not_found",
             Self::Answer { .. } => "hub_answer_invalid",
             Self::Connection { .. } => "hub_connection",
+            Self::Certificate { .. } => "hub_certificate",
             Self::Damaged { .. } => "hub_file_damaged",
             Self::Cache { .. } => "hub_cache",
         }

@@ -7,6 +7,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
     reason = "sizes are positive and far below 2^52"
 )]
 
@@ -72,6 +73,7 @@ impl CropRules {
 
     /// Returns the columns and rows whose ratio is nearest to that of the picture; of those that are as
     /// near, more where the picture is large enough (`find_closest_aspect_ratio`).
+    #[expect(clippy::float_cmp, reason = "ratios are as near where they are equal")]
     fn closest_ratio(&self, width: usize, height: usize) -> (usize, usize) {
         let aspect = width as f64 / height as f64;
         let mut ratios: Vec<(usize, usize)> = (1..=self.n_max)

@@ -240,8 +240,8 @@ JOBS = [
     # After a draw, transformers goes on without beams to the end of the sound.
     Spec(
         "beams_fallback",
-        {"num_beams": 2, "compression_ratio_threshold": 1.2, "logprob_threshold": -2.0},
-        temperatures=(0.4, 0.8),
+        {"num_beams": 2, "logprob_threshold": -1.8},
+        temperatures=(0.4,),
         needs=lambda trace: trace.n_tries > trace.n_windows > 2,
     ),
 ]
