@@ -64,6 +64,11 @@ fn gemma3_as_onnxruntime_genai_lays_it_out() {
 }
 
 #[test]
+fn qwen2_5_vl_as_onnxruntime_genai_lays_it_out() {
+    assert_bundle("qwen2_5_vl_genai");
+}
+
+#[test]
 fn qwen2_vl_with_positions_on_three_axes() {
     assert_bundle("qwen2_vl");
 }

@@ -211,3 +211,76 @@ pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, 
     }
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use legenda_schemas::precision::PrecisionChoice;
+
+    use super::*;
+
+    fn files(file: &'static str, text: String) -> BundleFiles {
+        let file = (file.into(), text.into_bytes().into());
+        BundleFiles::memory(vec![file], PrecisionChoice::default())
+    }
+
+    fn pictures(steps: &str) -> Result<Value, BundleError> {
+        const FILE: &str = "vision_processor.json";
+        let text = format!(r#"{{"processor": {{"transforms": [{steps}]}}}}"#);
+        image_processor(&files(FILE, text), FILE)
+    }
+
+    fn sounds(steps: &str) -> Result<Value, BundleError> {
+        const FILE: &str = "speech_processor.json";
+        let text = format!(r#"{{"feature_extraction": {{"sequence": [{steps}]}}}}"#);
+        phi4_extractor(&files(FILE, text), FILE)
+    }
+
+    fn step(kind: &str, attrs: &str) -> String {
+        format!(r#"{{"operation": {{"type": "{kind}", "attrs": {{{attrs}}}}}}}"#)
+    }
+
+    #[track_caller]
+    fn assert_unsupported(config: Result<Value, BundleError>, wanted: &str) {
+        match config.unwrap_err() {
+            BundleError::UnsupportedOption { key, .. } => assert_eq!(key, wanted),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_list_says_what_an_image_processor_would() {
+        let steps = [
+            step("DecodeImage", r#""color_space": "RGB""#),
+            step("Resize", r#""height": 8, "width": 9, "keep_aspect_ratio": 0"#),
+            step("Rescale", r#""rescale_factor": 0.5"#),
+            step("Permute3D", r#""dims": [2, 0, 1]"#),
+        ];
+        let wanted = json!({
+            "do_resize": true, "resample": 3, "size": { "height": 8, "width": 9 },
+            "do_rescale": true, "rescale_factor": 0.5, "do_normalize": false,
+        });
+        assert_eq!(pictures(&steps.join(",")).unwrap(), wanted);
+    }
+
+    #[test]
+    fn what_would_make_other_pixels_is_an_error() {
+        let resize = step("Resize", r#""height": 8, "width": 8"#);
+        assert_unsupported(pictures(&resize), "Resize.keep_aspect_ratio");
+        let resize = step("Resize", r#""smart_resize": 1, "interpolation": "AREA""#);
+        assert_unsupported(pictures(&resize), "Resize.interpolation");
+        let decode = step("DecodeImage", r#""color_space": "BGR""#);
+        assert_unsupported(pictures(&decode), "DecodeImage.color_space");
+        let permute = step("Permute3D", r#""dims": [1, 2, 0]"#);
+        assert_unsupported(pictures(&permute), "Permute3D.dims");
+        assert_unsupported(pictures(&step("Llama3ImageTransform", "")), "Llama3ImageTransform");
+    }
+
+    #[test]
+    fn what_would_hear_otherwise_is_an_error() {
+        let hann = step("Phi4AudioEmbed", r#""stft_normal/win_fn": "hann""#);
+        assert_unsupported(sounds(&hann), "Phi4AudioEmbed.stft_normal/win_fn");
+        assert_unsupported(sounds(&step("LogMelSpectrum", "")), "LogMelSpectrum");
+        let error = sounds(&step("AudioDecoder", "")).unwrap_err().to_string();
+        assert!(error.contains("`Phi4AudioEmbed`"), "{error}");
+    }
+}

@@ -48,6 +48,9 @@ impl GenaiConfig {
             "whisper" => return ("WhisperForConditionalGeneration".to_owned(), true),
             "phi4mm" => "Phi4MMForCausalLM".to_owned(),
             "gemma3" if self.is_multimodal() => "Gemma3ForConditionalGeneration".to_owned(),
+            "qwen2_5_vl" | "fara" if self.is_multimodal() => {
+                "Qwen2_5_VLForConditionalGeneration".to_owned()
+            }
             other if self.is_multimodal() => other.to_owned(),
             other => format!("{other}ForCausalLM"),
         };
@@ -68,6 +71,15 @@ impl GenaiConfig {
             false => &[("decoder", "model")],
         };
         for (part, graph) in graphs {
+            let stages = self.model.get(*part).and_then(|part| part["pipeline"].as_array());
+            if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
+                return Err(BundleError::UnsupportedOption {
+                    file: FILE,
+                    key: format!("model.{part}.pipeline"),
+                    value: format!("{} stages", stages.len()),
+                    supported: "one graph, as `filename`".to_owned(),
+                });
+            }
             let file = self.model.get(*part).and_then(|part| part["filename"].as_str());
             file.map_or(Ok(()), |file| files.name_graph(graph, file))?;
         }
@@ -77,6 +89,9 @@ impl GenaiConfig {
     /// Returns what `config.json` of a decoder would say.
     pub(super) fn decoder_config(&self, files: &BundleFiles) -> Result<ModelConfig, BundleError> {
         let mut model = self.model.clone();
+        if let Some(Value::Object(vision)) = model.remove("vision") {
+            model.insert("vision_config".to_owned(), Value::Object(vision));
+        }
         // Where the config does not say which tokens stand for media, their names do: those that the
         // code of onnxruntime-genai has.
         let marks: &[(&str, &str)] = match self.model_type() {
@@ -88,6 +103,7 @@ impl GenaiConfig {
                 ("boi_token_id", "<start_of_image>"),
                 ("eoi_token_id", "<end_of_image>"),
             ],
+            "qwen2_5_vl" | "fara" => &[("image_token_id", "<|image_pad|>")],
             _ => &[],
         };
         if !marks.is_empty() {
@@ -264,5 +280,15 @@ mod tests {
     fn a_tokenizer_without_a_start_is_an_error() {
         let error = config("51866", r#"{"added_tokens": []}"#).unwrap_err().to_string();
         assert!(error.contains("`<|startoftranscript|>`"), "{error}");
+    }
+
+    #[test]
+    fn a_part_of_several_stages_is_an_error() {
+        let genai = r#"{"model": {"type": "qwen2_5_vl", "embedding": {}, "vision": {
+            "pipeline": [{"patch_embed": {}}, {"vision_attn": {}}]}}}"#;
+        let genai: GenaiConfig = serde_json::from_str(genai).unwrap();
+        let mut files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
+        let error = genai.name_graphs(&mut files).unwrap_err().to_string();
+        assert!(error.contains("`model.vision.pipeline`"), "{error}");
     }
 }

@@ -106,8 +106,8 @@ impl Family {
     }
 
     /// What an error says of the architectures that can be run.
-    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
+    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Gemma 3n, \
+         Qwen2-VL, Qwen2.5-VL, Phi-4-multimodal, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
          encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, \
          Whisper, Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
 }

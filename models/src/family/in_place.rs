@@ -149,10 +149,12 @@ impl InPlaceDecoder {
         for (nonpad, length) in nonpad.iter_mut().zip(&lengths) {
             *nonpad = to_i64(*length);
         }
-        let mut position_ids = Tensor::zeros([n_rows, longest]);
-        for (join, row) in joins.iter().zip(position_ids.data_mut().chunks_exact_mut(longest)) {
-            for (token_idx, value) in row.iter_mut().take(join.prompt.n_tokens()).enumerate() {
-                *value = join.prompt.position(0, token_idx);
+        let mut position_ids = self.positions(n_rows, longest);
+        for (axis, rows) in position_ids.data_mut().chunks_exact_mut(n_rows * longest).enumerate() {
+            for (join, row) in joins.iter().zip(rows.chunks_exact_mut(longest)) {
+                for (token_idx, value) in row.iter_mut().take(join.prompt.n_tokens()).enumerate() {
+                    *value = join.prompt.position(axis, token_idx);
+                }
             }
         }
         let inputs = StepInputs {
@@ -172,6 +174,14 @@ impl InPlaceDecoder {
             }
             Ok(())
         })
+    }
+
+    /// Makes room for positions, `[B, S]` or `[A, B, S]`.
+    fn positions(&self, n_rows: usize, n_tokens: usize) -> Tensor<i64> {
+        match self.graph.position_axes() {
+            1 => Tensor::zeros([n_rows, n_tokens]),
+            n_axes => Tensor::zeros([n_axes, n_rows, n_tokens]),
+        }
     }
 
     /// Copies slots by way of a spare cache, so that none is written before it was read.
@@ -205,8 +215,10 @@ impl InPlaceDecoder {
         }
         let tokens = self.tokens.step(token_ids)?;
         let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
-        let mut position_ids = Tensor::zeros([n_rows, 1]);
-        position_ids.data_mut().copy_from_slice(&self.next_positions);
+        let mut position_ids = self.positions(n_rows, 1);
+        for axis in position_ids.data_mut().chunks_exact_mut(n_rows) {
+            axis.copy_from_slice(&self.next_positions);
+        }
         let inputs = StepInputs {
             tokens,
             position_ids,

@@ -21,7 +21,7 @@ use crate::tensors::Tensor;
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
 /// | `inputs_embeds` or `input_ids` | `f32` or `f16`, `i64` | `[B, S, C]`, `[B, S]` | in |
-/// | `position_ids` | `i64` | `[B, S]` | in, optional |
+/// | `position_ids` | `i64` | `[B, S]` or `[3, B, S]` | in, optional |
 /// | `write_indices`, `nonpad_kv_seqlen` | `i64` | `[B]` | in, or instead: |
 /// | `attention_mask` | `i64` | `[B, longest]`, ones then zeros | in |
 /// | `num_logits_to_keep` | `i64` | `[]` | in, optional |
@@ -80,7 +80,6 @@ impl InPlaceGraph {
                 operator: "GroupQueryAttention",
             });
         }
-        graph.expect_dims("position_ids", &[-1, -1])?;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;
@@ -93,6 +92,11 @@ impl InPlaceGraph {
     /// Returns whether the graph can leave out logits that nobody asks for.
     pub(crate) fn takes_logits_to_keep(&self) -> bool {
         self.ports.takes_logits_to_keep
+    }
+
+    /// Returns the axes of a position.
+    pub(crate) fn position_axes(&self) -> usize {
+        self.ports.position_axes
     }
 
     /// Returns the graph's name, for errors.

@@ -29,8 +29,8 @@ MODULES = {
     "listeners": ["ultravox", "voxtral"],
     "gemma3n": ["gemma3n"],
     "phi4": ["phi4"],
-    "genai_readers": ["gemma3_genai"],
-    "genai_text": ["phi4_text"],
+    "genai_readers": ["gemma3_genai", "qwen2_5_vl_genai"],
+    "genai_text": ["phi4_text", "qwen2_5_vl_text"],
     "geometry": ["geometry"],
 }
 

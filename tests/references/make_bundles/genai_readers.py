@@ -1,6 +1,7 @@
-"""Gemma 3 as onnxruntime-genai lays it out.
+"""Gemma 3 and Qwen2.5-VL as onnxruntime-genai lays them out.
 
-Its decoder is traced: the builder of 0.18 does not read what transformers 5.23 makes of its config.
+The decoder of Gemma 3 is traced: the builder of 0.18 does not read what transformers 5.23 makes of its
+config. That of Qwen2.5-VL is `qwen2_5_vl_text`, by the builder.
 """
 
 import json
@@ -11,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import Gemma3Config, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    Gemma3Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+)
 
 from . import media
 from .common import BUNDLES, WORK, write_reference
@@ -19,13 +25,15 @@ from .decoding import MAX_NEW_TOKENS
 from .genai_text import check
 from .genai_whisper import TOKENIZER_FILES
 from .graphs import trace
-from .multimodal import Spec, build, export_decoder, prompts
+from .multimodal import Spec, build, export_decoder, media_feeds, prompts
+from .readers import QWEN_PIXELS, TOWER
 from .readers import SPECS as READERS
-from .readers import TOWER
+from .sessions import ImageFeatures
 from .toktypes import write_json
 
 # What is not the tokenizer's, and what the code of onnxruntime-genai has for every Gemma 3.
 CONTEXT, N_PATCHES, SIDE = 1024, 256, 128
+HEAD_SIZE = 16
 
 
 class Embedding(nn.Module):
@@ -60,7 +68,21 @@ def _gemma3_config(tokenizer: PreTrainedTokenizerBase) -> Gemma3Config:
     return Gemma3Config(**base | {"mm_tokens_per_image": N_PATCHES})
 
 
-GEMMA3 = next(spec for spec in READERS if spec.name == "gemma3")
+def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
+    base = QWEN.config(tokenizer).to_dict()
+    base["text_config"] |= {
+        # GroupQueryAttention wants heads of 16.
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "layer_types": None,
+    }
+    return Qwen2_5_VLConfig(**base)
+
+
+GEMMA3, QWEN = (
+    next(spec for spec in READERS if spec.name == name) for name in ("gemma3", "qwen2_5_vl")
+)
 SPECS = [
     replace(
         GEMMA3,
@@ -79,24 +101,39 @@ SPECS = [
                 "processor_class": "Gemma3Processor",
             },
         },
-    )
+    ),
+    replace(QWEN, name="qwen2_5_vl_genai", config=_qwen_config),
 ]
+# What the files of graphs begin with.
+PREFIXES = {"gemma3_genai": "gemma-3", "qwen2_5_vl_genai": "qwen-2.5-vl"}
 
 
 def _genai_config(spec: Spec, model: PreTrainedModel, generation: dict) -> dict:
-    text = model.config.text_config
+    text, prefix = model.config.text_config, PREFIXES[spec.name]
+    is_qwen = spec.name.startswith("qwen")
+    more = {"position_ids": "position_ids"} if is_qwen else {}
+    vision = {
+        "filename": f"{prefix}-vision.onnx",
+        "config_filename": "processor_config.json",
+        "inputs": {"pixel_values": "pixel_values"},
+        "outputs": {"image_features": "image_features"},
+    }
+    if is_qwen:
+        vision["inputs"]["image_grid_thw"] = "image_grid_thw"
+        vision["spatial_merge_size"] = 2
     return {
         "model": {
-            "bos_token_id": generation["bos_token_id"],
-            "context_length": CONTEXT,
+            "bos_token_id": generation.get("bos_token_id", generation["pad_token_id"]),
+            "context_length": text.max_position_embeddings,
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "gemma-3-text.onnx",
-                "head_size": text.head_dim,
+                "filename": f"{prefix}-text.onnx",
+                "head_size": getattr(text, "head_dim", None) or HEAD_SIZE,
                 "hidden_size": text.hidden_size,
                 "inputs": {
                     "inputs_embeds": "inputs_embeds",
                     "attention_mask": "attention_mask",
+                    **more,
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },
@@ -110,22 +147,22 @@ def _genai_config(spec: Spec, model: PreTrainedModel, generation: dict) -> dict:
                 "num_key_value_heads": text.num_key_value_heads,
             },
             "embedding": {
-                "filename": "gemma-3-embedding.onnx",
+                "filename": f"{prefix}-embedding.onnx",
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
                 "outputs": {"inputs_embeds": "inputs_embeds"},
             },
-            "vision": {
-                "filename": "gemma-3-vision.onnx",
-                "config_filename": "processor_config.json",
-                "inputs": {"pixel_values": "pixel_values"},
-                "outputs": {"image_features": "image_features"},
-            },
+            "vision": vision,
             "eos_token_id": generation["eos_token_id"],
             "pad_token_id": generation["pad_token_id"],
-            "type": "gemma3",
+            "type": "qwen2_5_vl" if is_qwen else "gemma3",
             "vocab_size": text.vocab_size,
         },
-        "search": {"do_sample": False, "max_length": CONTEXT, "num_beams": 1, "top_k": 64},
+        "search": {
+            "do_sample": False,
+            "max_length": text.max_position_embeddings,
+            "num_beams": 1,
+            "top_k": 64,
+        },
     }
 
 
@@ -133,34 +170,46 @@ def _operation(name: str, kind: str, **attrs: object) -> dict:
     return {"operation": {"name": name, "type": kind, **({"attrs": attrs} if attrs else {})}}
 
 
-PROCESSOR = {
-    "processor": {
-        "name": "gemma_3_image_processing",
-        "transforms": [
-            _operation("decode_image", "DecodeImage", color_space="RGB"),
-            _operation(
-                "resize",
-                "Resize",
-                interpolation="CUBIC",
-                width=SIDE,
-                height=SIDE,
-                keep_aspect_ratio=0,
-            ),
-            _operation("re-scale", "Rescale"),
-            _operation("normalize", "Normalize", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
-            _operation("to_channel_first", "Permute3D", dims=[2, 0, 1]),
-        ],
-    }
-}
+GEMMA3_STEPS = [
+    _operation("decode_image", "DecodeImage", color_space="RGB"),
+    _operation(
+        "resize", "Resize", interpolation="CUBIC", width=SIDE, height=SIDE, keep_aspect_ratio=0
+    ),
+    _operation("re-scale", "Rescale"),
+    _operation("normalize", "Normalize", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
+    _operation("to_channel_first", "Permute3D", dims=[2, 0, 1]),
+]
+_PATCH = {name: QWEN_PIXELS[name] for name in ("patch_size", "temporal_patch_size", "merge_size")}
+QWEN_STEPS = [
+    _operation("decode_image", "DecodeImage", color_space="RGB"),
+    _operation("convert_to_rgb", "ConvertRGB"),
+    _operation(
+        "resize",
+        "Resize",
+        width=540,
+        height=360,
+        smart_resize=1,
+        min_pixels=QWEN_PIXELS["min_pixels"],
+        max_pixels=QWEN_PIXELS["max_pixels"],
+        **_PATCH,
+    ),
+    _operation("rescale", "Rescale", rescale_factor=QWEN_PIXELS["rescale_factor"]),
+    _operation(
+        "normalize", "Normalize", mean=QWEN_PIXELS["image_mean"], std=QWEN_PIXELS["image_std"]
+    ),
+    _operation("patch_image", "PatchImage", **_PATCH),
+]
 
 
-def _export(model: PreTrainedModel, pixels: torch.Tensor, folder: Path) -> None:
+def _export(spec: Spec, model: PreTrainedModel, inputs: dict, folder: Path) -> None:
+    prefix = PREFIXES[spec.name]
+    module = FlatFeatures(model) if spec.vision is ImageFeatures else spec.vision(model)
     trace(
-        FlatFeatures(model),
-        {"pixel_values": pixels},
+        module,
+        media_feeds(list(spec.vision_axes), inputs),
         {"image_features": {0: "num_image_tokens"}},
-        {"pixel_values": {0: "num_images"}},
-        folder / "gemma-3-vision.onnx",
+        spec.vision_axes,
+        folder / f"{prefix}-vision.onnx",
     )
     rows = {0: "batch_size", 1: "sequence_length"}
     embedding = Embedding(model)
@@ -172,12 +221,12 @@ def _export(model: PreTrainedModel, pixels: torch.Tensor, folder: Path) -> None:
         },
         {"inputs_embeds": rows},
         {"input_ids": rows, "image_features": {0: "num_image_tokens"}},
-        folder / "gemma-3-embedding.onnx",
+        folder / f"{prefix}-embedding.onnx",
     )
 
 
 def make(spec: Spec) -> None:
-    """Makes the bundle and its reference."""
+    """Makes the bundle and its reference; what the builder is to make lacks its decoder."""
     folder, source = BUNDLES / spec.name, WORK / spec.name
     for path in (folder, source):
         shutil.rmtree(path, ignore_errors=True)
@@ -190,16 +239,26 @@ def make(spec: Spec) -> None:
     model, found = build(spec, tokenizer, [inputs for _, inputs in rows])
     generation = spec.generation(tokenizer)
     write_json(folder / "genai_config.json", _genai_config(spec, model, generation))
-    write_json(folder / "processor_config.json", PROCESSOR)
+    steps = QWEN_STEPS if spec.name.startswith("qwen") else GEMMA3_STEPS
+    write_json(
+        folder / "processor_config.json",
+        {"processor": {"name": "image_processing", "transforms": steps}},
+    )
     for name in [*TOKENIZER_FILES, "chat_template.jinja"]:
         shutil.copy(source / name, folder)
-    seen = [inputs["pixel_values"] for _, inputs in rows if "pixel_values" in inputs]
-    _export(model, max(seen, key=len), folder)
-    export_decoder(spec, model, folder / "gemma-3-text.onnx")
+    seen = [inputs for _, inputs in rows if "pixel_values" in inputs]
+    _export(spec, model, max(seen, key=lambda inputs: inputs["pixel_values"].numel()), folder)
     written = []
     for place, ((row, inputs), answer) in enumerate(zip(rows, found, strict=True)):
-        pixels = {"vision/pixel_values": inputs.get("pixel_values")}
-        np.savez(source / f"row_{place}.npz", **{k: v for k, v in pixels.items() if v is not None})
+        own = {}
+        if "pixel_values" in inputs:
+            own = media_feeds(list(spec.vision_axes), inputs)
+        if spec.name.startswith("qwen"):
+            grid = inputs.get("image_grid_thw")
+            places, delta = model.model.get_rope_index(inputs["input_ids"], grid)
+            own |= {"positions": places, "shift": delta}
+        named = {n if n in ("positions", "shift") else f"vision/{n}": v for n, v in own.items()}
+        np.savez(source / f"row_{place}.npz", **{n: v.numpy() for n, v in named.items()})
         written.append({**row, **answer.row()})
         written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
     config = json.loads((folder / "genai_config.json").read_text())
@@ -210,4 +269,10 @@ def make(spec: Spec) -> None:
         eos_token_ids=config["model"]["eos_token_id"],
         image_backend=spec.image_backend,
     )
-    check(spec.name, "gemma-3", source)
+    if spec.name.startswith("qwen"):
+        model.save_pretrained(source)
+        saved = json.loads((source / "config.json").read_text())
+        write_json(source / "config.json", saved | {"architectures": [spec.model_class.__name__]})
+        return
+    export_decoder(spec, model, folder / f"{PREFIXES[spec.name]}-text.onnx")
+    check(spec.name, PREFIXES[spec.name], source)

@@ -26,10 +26,13 @@ class Spec:
     bundle: str
     # What files of graphs begin with.
     prefix: str
+    # Where its checkpoint and what its encoders take was left.
+    checkpoint: str
 
 
 SPECS = [
-    Spec("phi4_text", "phi4", "phi-4-mm"),
+    Spec("phi4_text", "phi4", "phi-4-mm", "phi4_text"),
+    Spec("qwen2_5_vl_text", "qwen2_5_vl_genai", "qwen-2.5-vl", "qwen2_5_vl_genai"),
 ]
 
 
@@ -74,7 +77,14 @@ class Graphs:
         while len(token_ids) < n:
             feeds = {"input_ids": np.array([tokens]), **(none if token_ids else features)}
             (embeds,) = self.parts["embedding"].run(None, feeds)
-            tokens = [int(self.decoder.step(embeds, "inputs_embeds").argmax())]
+            more = {}
+            if "positions" in media:
+                # Three axes, which go on after the prompt as one.
+                more["position_ids"] = media["positions"]
+                if token_ids:
+                    place = self.decoder.length + int(media["shift"].squeeze())
+                    more["position_ids"] = np.full((3, 1, 1), place)
+            tokens = [int(self.decoder.step(embeds, "inputs_embeds", **more).argmax())]
             token_ids += tokens
         return token_ids
 
@@ -94,6 +104,6 @@ def make(spec: Spec) -> None:
     """Adds the decoder to the bundle; its reference stays as it is."""
     folder, built = BUNDLES / spec.bundle, WORK / f"{spec.name}_built"
     shutil.rmtree(built, ignore_errors=True)
-    build(built, spec.name, ["--extra_options", "exclude_embeds=true"])
+    build(built, spec.checkpoint, ["--extra_options", "exclude_embeds=true"])
     onnx.save(shorten(onnx.load(built / "model.onnx")), folder / f"{spec.prefix}-text.onnx")
-    check(spec.bundle, spec.prefix, WORK / spec.name)
+    check(spec.bundle, spec.prefix, WORK / spec.checkpoint)

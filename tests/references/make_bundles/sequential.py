@@ -116,7 +116,7 @@ class Listener(WhisperForConditionalGeneration):
         trace = self.trace
         trace.n_tries += 1
         scores = outputs[index]["scores"]
-        # Beams are not told apart by the best tokens of a step; noise shows what they leave to rounding.
+        # What beams leave to rounding is not in the best tokens of a step: noise shows it.
         if not temperature and config.num_beams == 1:
             for used in scores:
                 best = torch.topk(used.float(), 2).values
