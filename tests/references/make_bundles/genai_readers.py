@@ -1,7 +1,7 @@
 """Gemma 3 and Qwen2.5-VL as onnxruntime-genai lays them out.
 
-The decoder of Gemma 3 is traced: the builder of 0.18 does not read what transformers 5.23 makes of its
-config. That of Qwen2.5-VL is `qwen2_5_vl_text`, by the builder.
+The decoder of Gemma 3 is traced: the builder of 0.18 does not read what transformers 5.23 makes of
+its config. That of Qwen2.5-VL is `qwen2_5_vl_text`, by the builder.
 """
 
 import json
