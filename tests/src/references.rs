@@ -52,15 +52,19 @@ pub fn with_bundle(job: &str, name: &str) -> String {
     format!("{job}\n[model]\nbundle = {bundle}\n")
 }
 
-/// Asks a bundle `questions` about the files in a column called `medium`, three rows at a time, as a
-/// task of this kind; the answers stand in `out`.
+/// The files of a column of pictures or sounds.
+pub type Files = Vec<Option<Vec<u8>>>;
+
+/// Asks a bundle `questions` about the files of columns called after their `media`, three rows at a
+/// time, as a task of this kind; the answers stand in `out`.
 pub fn ask(
     place: &Workplace,
     name: &str,
     kind: &str,
-    medium: &str,
-    (questions, files): (Vec<String>, Vec<Option<Vec<u8>>>),
+    questions: Vec<String>,
+    media: Vec<(&str, Files)>,
 ) -> Ended {
+    let roles: String = media.iter().map(|(name, _)| format!(", {name} = \"{name}\"")).collect();
     let job = format!(
         r#"
 version = 1
@@ -69,19 +73,19 @@ kind = "{kind}"
 prompt = "{{{{ question }}}}"
 [source]
 paths = ["table.parquet"]
-columns = {{ id = "id", {medium} = "{medium}" }}
+columns = {{ id = "id"{roles} }}
 [output]
 path = "out"
 columns = ["id"]
 span_rows = 4
 {AS_LONG}"#
     );
-    let ids = StringArray::from_iter_values((0..files.len()).map(|row| format!("row-{row}")));
-    let columns: [(&str, ArrayRef); 3] = [
-        ("id", Arc::new(ids)),
-        ("question", Arc::new(StringArray::from(questions))),
-        (medium, Arc::new(BinaryArray::from_iter(files))),
-    ];
+    let ids = StringArray::from_iter_values((0..questions.len()).map(|row| format!("row-{row}")));
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("id", Arc::new(ids)), ("question", Arc::new(StringArray::from(questions)))];
+    for (name, files) in media {
+        columns.push((name, Arc::new(BinaryArray::from_iter(files))));
+    }
     let table = RecordBatch::try_from_iter(columns).unwrap();
     write_table(&place.path("table.parquet"), &table, 5);
     place.write("job.toml", &format!("{}slots = 3\n", with_bundle(&job, name)));

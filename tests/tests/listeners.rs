@@ -1,34 +1,45 @@
-//! A published multimodal bundle that hears, run by the real binary.
+//! Published multimodal bundles that hear, and may see too, run by the real binary.
 
 use legenda_tests::{
     Workplace,
-    references::{ask, media, rows},
+    references::{Files, ask, media, rows},
     text_column,
 };
 use serde_json::Value;
 
-/// Returns the file of a row's one sound; `None` of a row without one.
-fn sound(row: &Value) -> Option<Vec<u8>> {
-    row["audios"][0][0].as_str().map(media)
+/// Returns the one picture of each row; `None` of rows without one.
+fn pictures(rows: &[Value]) -> Files {
+    rows.iter().map(|row| row["images"][0].as_str().map(media)).collect()
+}
+
+/// Returns the file of the one sound of each row; `None` of rows without one.
+fn sounds(rows: &[Value]) -> Files {
+    rows.iter().map(|row| row["audios"][0][0].as_str().map(media)).collect()
 }
 
 #[test]
-fn questions_about_sounds_and_questions_alone_are_answered_in_one_table() {
-    for name in ["ultravox", "voxtral"] {
-        let one_file = |row: &Value| {
-            let sounds = row["audios"].as_array().unwrap();
-            sounds.iter().all(|files| files.as_array().unwrap().len() == 1) && sounds.len() < 2
+fn questions_about_media_and_questions_alone_are_answered_in_one_table() {
+    for (name, sees) in [("ultravox", false), ("voxtral", false), ("gemma3n", true), ("phi4", true)]
+    {
+        let has_files_of_one_row = |row: &Value| {
+            let n_in = |value: &Value| value.as_array().map_or(0, Vec::len);
+            n_in(&row["images"]) < 2 && n_in(&row["audios"]) < 2 && n_in(&row["audios"][0]) < 2
         };
-        let rows = rows(name, |row| one_file(row));
-        assert!(rows.len() >= 8 && rows.iter().any(|row| sound(row).is_none()));
+        let rows = rows(name, has_files_of_one_row);
+        let sounds = sounds(&rows);
+        assert!(rows.len() >= 8 && sounds.iter().any(Option::is_none));
+        let mut media = vec![("audio", sounds)];
+        if sees {
+            media.push(("image", pictures(&rows)));
+            assert!((0..rows.len()).any(|row| media.iter().all(|(_, files)| files[row].is_some())));
+        }
 
         let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
         let questions = rows.iter().map(|row| text(row, "text")).collect();
-        let table = (questions, rows.iter().map(sound).collect());
         let place = Workplace::new();
-        let ended = ask(&place, name, "answer", "audio", table).expect(0);
+        let ended = ask(&place, name, "answer", questions, media).expect(0);
         let counts = format!("rows_in {n} == answers {n} + rejects 0", n = rows.len());
-        assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
+        assert!(ended.stdout.contains(&counts), "{name}: {}", ended.stdout);
 
         let expected: Vec<Option<String>> =
             rows.iter().map(|row| Some(text(row, "answer"))).collect();

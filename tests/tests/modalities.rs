@@ -212,7 +212,7 @@ fn pictures_are_asked_for_what_is_where() {
     prompts.push("<OD> on the left".to_owned());
     files.push(files[0].clone());
     let place = Workplace::new();
-    let ended = ask(&place, "florence2", "caption", "image", (prompts, files)).expect(0);
+    let ended = ask(&place, "florence2", "caption", prompts, vec![("image", files)]).expect(0);
     let counts = format!("rows_in {} == answers {} + rejects 1", rows.len() + 1, rows.len());
     assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
     let expected: Vec<Option<String>> = rows.iter().map(|row| Some(text(row, "answer"))).collect();

@@ -24,8 +24,7 @@ fn pictures_of_all_sizes_are_captioned_and_a_broken_one_is_rejected() {
     pictures.insert(broken, Some(whole[..whole.len() / 2].to_vec()));
 
     let place = Workplace::new();
-    let table = (questions, pictures);
-    let ended = ask(&place, "smolvlm", "caption", "image", table).expect(0);
+    let ended = ask(&place, "smolvlm", "caption", questions, vec![("image", pictures)]).expect(0);
     let counts = format!("rows_in {} == answers {} + rejects 1", rows.len() + 1, rows.len());
     assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
 
