@@ -33,8 +33,11 @@ def main(folder: str) -> None:
         lines + [json.loads(line) for line in cuda], key=lambda line: (line["name"], line["device"])
     )
     bundles = Path(__file__).parent / "references" / "bundles"
-    made_by = {json.loads(path.read_text())["reference"] for path in bundles.glob("*.json")}
-    versions = sorted({text.split(",")[0].removeprefix("transformers ") for text in made_by})
+    # `conversations.json` holds no answers of a model.
+    made_by = [json.loads(path.read_text()).get("reference") for path in bundles.glob("*.json")]
+    versions = sorted(
+        {text.split(",")[0].removeprefix("transformers ") for text in made_by if text}
+    )
     print(HEAD.format(versions=" and ".join(versions)), end="")
     for line in lines:
         cells = [line["name"], line["architecture"], line["layout"], line["dialect"] or ""]
