@@ -22,6 +22,7 @@ from . import media, templates, toktypes
 from .corpus import ROW_TEXTS
 from .listeners import samples_of
 from .multimodal import Spec, make
+from .reader_tokenizers import GEMMA_SPECIALS, gemma_config
 from .sessions import text_model
 
 __all__ = ["SPECS", "make"]
@@ -214,7 +215,6 @@ class PerLayerDecoder(nn.Module):
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Gemma's; marks that stand for media come behind all text, each kind by itself."""
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     marks = {
         "boi_token": "<start_of_image>",
         "boa_token": "<start_of_audio>",
@@ -224,30 +224,11 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         "audio_token": "<audio_soft_token>",
     }
     names = list(marks.values())
-    tokenizer = toktypes.metaspace_bpe(460, [*specials, *names[:2]], prefix_space=False)
+    tokenizer = toktypes.metaspace_bpe(460, [*GEMMA_SPECIALS, *names[:2]], prefix_space=False)
     toktypes.add_specials(tokenizer, names[2:])
     toktypes.frame(tokenizer, ["<bos>"], [])
-    return toktypes.save(
-        tokenizer,
-        folder,
-        {
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "bos_token": "<bos>",
-            "clean_up_tokenization_spaces": False,
-            "eos_token": "<eos>",
-            "extra_special_tokens": marks,
-            **marks,
-            "model_max_length": 512,
-            "pad_token": "<pad>",
-            "processor_class": "Gemma3nProcessor",
-            "spaces_between_special_tokens": False,
-            "tokenizer_class": "GemmaTokenizer",
-            "unk_token": "<unk>",
-            "use_default_system_prompt": False,
-        },
-        templates.GEMMA3N,
-    )
+    config = gemma_config("<eos>", "Gemma3nProcessor", marks)
+    return toktypes.save(tokenizer, folder, config, templates.GEMMA3N)
 
 
 def _config(tokenizer: PreTrainedTokenizerBase) -> Gemma3nConfig:

@@ -62,38 +62,41 @@ def smolvlm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     )
 
 
+GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+
+
+def gemma_config(eos: str, processor: str, marks: dict[str, str]) -> dict[str, object]:
+    """What the config of Gemma's tokenizer says, with marks of media that have names."""
+    return {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<bos>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": eos,
+        **({"extra_special_tokens": marks, **marks} if marks else {}),
+        "model_max_length": 512,
+        "pad_token": "<pad>",
+        "processor_class": processor,
+        "spaces_between_special_tokens": False,
+        "tokenizer_class": "GemmaTokenizer",
+        "unk_token": "<unk>",
+        "use_default_system_prompt": False,
+    }
+
+
 def gemma_tokenizer(
     folder: Path, eos: str, processor: str, template: str | None = None
 ) -> PreTrainedTokenizerBase:
     """Gemma's with its marks of turns and pictures."""
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     images = {
         "image_token": "<image_soft_token>" if template else "<image>",
         "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",
     }
-    tokenizer = toktypes.metaspace_bpe(460, [*specials, *images.values()], prefix_space=False)
+    tokenizer = toktypes.metaspace_bpe(460, [*GEMMA_SPECIALS, *images.values()], prefix_space=False)
     toktypes.frame(tokenizer, ["<bos>"], [])
-    return toktypes.save(
-        tokenizer,
-        folder,
-        {
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "bos_token": "<bos>",
-            "clean_up_tokenization_spaces": False,
-            "eos_token": eos,
-            **({"extra_special_tokens": images, **images} if template else {}),
-            "model_max_length": 512,
-            "pad_token": "<pad>",
-            "processor_class": processor,
-            "spaces_between_special_tokens": False,
-            "tokenizer_class": "GemmaTokenizer",
-            "unk_token": "<unk>",
-            "use_default_system_prompt": False,
-        },
-        template,
-    )
+    config = gemma_config(eos, processor, images if template else {})
+    return toktypes.save(tokenizer, folder, config, template)
 
 
 def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
