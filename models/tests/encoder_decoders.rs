@@ -10,6 +10,7 @@ mod references;
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions};
+use legenda_schemas::job::TaskKind;
 use references::{
     Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference, sound,
     sounds_joined, with_json,
@@ -149,6 +150,11 @@ fn trocr_reads() {
 #[test]
 fn blip_captions_and_goes_on_with_a_text() {
     assert_answers("blip", bundle("blip"));
+    let opened = Bundle::open(&BundleSource::Directory(bundle("blip"))).unwrap();
+    assert!(opened.supports(TaskKind::Caption).is_ok());
+    for task in [TaskKind::Answer, TaskKind::Generate] {
+        assert_eq!(opened.supports(task).unwrap_err().code(), "task_unsupported");
+    }
     let model = load(bundle("blip"), 1, ModelOptions::default());
     let code = |record: Record| model.processor.prepare(&record).err().map(|error| error.code());
     let seen = || Record { images: vec![picture("tiny-7x5.png")], ..Record::default() };

@@ -98,6 +98,9 @@ pub(crate) struct TextConfig {
     head_dim: Option<usize>,
     #[serde(alias = "n_embd")]
     pub(crate) hidden_size: usize,
+    /// What each layer takes of a token beside what stands before the first (Gemma 3n); 0 is nothing.
+    #[serde(default)]
+    pub(crate) hidden_size_per_layer_input: usize,
     pub(crate) vocab_size: usize,
     #[serde(alias = "n_positions", alias = "context_length")]
     pub(crate) max_position_embeddings: usize,

@@ -140,7 +140,7 @@ pub enum BundleError {
         bundle: String,
         /// The task.
         task: &'static str,
-        /// What the model makes: `texts` or `embeddings`.
+        /// What the model makes: `texts`, `captions` or `embeddings`.
         does: &'static str,
     },
     /// The bundle has no prompt of this name.

@@ -28,20 +28,24 @@ struct Operation {
     attrs: Map<String, Value>,
 }
 
-/// Returns the operations of a file, which stand below two of its keys.
+/// Returns the operations of a file, which stand below two of its keys: none would prepare nothing.
 fn operations(
     files: &BundleFiles,
     file: &str,
     [outer, inner]: [&str; 2],
 ) -> Result<Vec<Operation>, BundleError> {
     let config: Value = files.json(file)?;
-    let steps = config[outer][inner].as_array().into_iter().flatten();
+    let steps = config[outer][inner].as_array().filter(|steps| !steps.is_empty());
+    let steps = steps.ok_or_else(|| BundleError::Inconsistent {
+        file: known(file),
+        message: format!("no list of operations stands in `{outer}.{inner}`"),
+    })?;
     let operation = |step: &Value| Operation {
         file: known(file),
         kind: step["operation"]["type"].as_str().unwrap_or_default().to_owned(),
         attrs: step["operation"]["attrs"].as_object().cloned().unwrap_or_default(),
     };
-    Ok(steps.map(operation).collect())
+    Ok(steps.iter().map(operation).collect())
 }
 
 impl Operation {
@@ -157,9 +161,12 @@ pub(super) fn phi4_extractor(files: &BundleFiles, file: &str) -> Result<Value, B
 
 /// Returns what the config of an image processor would say.
 pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
+    /// The edge of a crop.
+    const CROP: &str = "dyhd_base_resolution";
     const KNOWN: &str = "DecodeImage, ConvertRGB, Resize, CenterCrop, Rescale, Normalize, Permute3D, \
-                         PatchImage, Phi4VisionPreprocess";
+                         PatchImage, Phi4VisionDynamicPreprocess, Phi4VisionProcessor";
     let mut config = json!({ "do_resize": false, "do_rescale": false, "do_normalize": false });
+    let mut crop = Value::Null;
     for operation in operations(files, file, ["processor", "transforms"])? {
         let get = |key: &str| operation.get(key);
         let more = match operation.kind.as_str() {
@@ -192,17 +199,21 @@ pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, 
                 "temporal_patch_size": get("temporal_patch_size"),
                 "merge_size": get("merge_size"),
             }),
-            "Phi4VisionPreprocess" => json!({
-                "image_processor_type": "Phi4MultimodalImageProcessor",
-                "do_resize": true, "do_rescale": true, "do_normalize": true,
-                "size": {
-                    "height": get("dyhd_base_resolution"), "width": get("dyhd_base_resolution"),
-                },
-                "resample": operation.resample()?,
-                "dynamic_hd": get("dynamic_hd"),
-                "image_mean": get("normalize/mean"),
-                "image_std": get("normalize/std"),
-            }),
+            // Both are one step of transformers: crops, and the whole picture in the size of one.
+            "Phi4VisionDynamicPreprocess" => {
+                crop = get(CROP);
+                json!({
+                    "image_processor_type": "Phi4MultimodalImageProcessor", "do_resize": true,
+                    "size": { "height": crop, "width": crop },
+                    "dynamic_hd": get("dynamic_hd"),
+                })
+            }
+            "Phi4VisionProcessor" => {
+                if get(CROP) != crop {
+                    return Err(operation.unsupported(CROP, "that of Phi4VisionDynamicPreprocess"));
+                }
+                json!({ "resample": operation.resample()? })
+            }
             _ => return Err(operation.unknown(KNOWN)),
         };
         if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -273,6 +284,20 @@ mod tests {
         let permute = step("Permute3D", r#""dims": [1, 2, 0]"#);
         assert_unsupported(pictures(&permute), "Permute3D.dims");
         assert_unsupported(pictures(&step("Llama3ImageTransform", "")), "Llama3ImageTransform");
+        let crops = [
+            step("Phi4VisionDynamicPreprocess", r#""dyhd_base_resolution": 448"#),
+            step("Phi4VisionProcessor", r#""dyhd_base_resolution": 336"#),
+        ];
+        let key = "Phi4VisionProcessor.dyhd_base_resolution";
+        assert_unsupported(pictures(&crops.join(",")), key);
+    }
+
+    #[test]
+    fn a_file_without_a_list_is_an_error() {
+        let other = files("processor_config.json", r#"{"processor_class": "Other"}"#.to_owned());
+        let error = image_processor(&other, "processor_config.json").unwrap_err().to_string();
+        assert!(error.contains("`processor.transforms`"), "{error}");
+        assert!(sounds("").is_err());
     }
 
     #[test]

@@ -28,14 +28,27 @@ impl GenaiConfig {
     /// Reads it where it stands in the place of `config.json`, or says of a multimodal model how its
     /// graphs are laid out.
     pub(super) fn read(files: &BundleFiles) -> Result<Option<Self>, BundleError> {
-        let genai: Option<Self> = files.json_if_there(FILE)?;
-        let has_other = files.has("config.json")?;
-        Ok(genai.filter(|genai| !has_other || genai.is_multimodal()))
+        let Some(config) = files.json_if_there::<Value>(FILE)? else { return Ok(None) };
+        if files.has("config.json")? {
+            // Both layouts may stand side by side: the one whose graphs are there counts.
+            let model = &config["model"];
+            let decoder = model["decoder"]["filename"].as_str();
+            let decoder = decoder.filter(|_| model["embedding"].is_object());
+            if decoder.map(|file| files.has(file)).transpose()? != Some(true) {
+                return Ok(None);
+            }
+        }
+        serde_json::from_value(config).map(Some).map_err(|error| invalid(FILE, &error))
     }
 
     /// Returns whether features of media stand in the prompt: a graph of its own puts them there.
     fn is_multimodal(&self) -> bool {
         self.model.get("embedding").is_some_and(Value::is_object)
+    }
+
+    /// Returns a key of a part of the model.
+    fn part(&self, part: &str, key: &str) -> Option<&Value> {
+        self.model.get(part).and_then(|part| part.get(key))
     }
 
     fn model_type(&self) -> &str {
@@ -71,16 +84,28 @@ impl GenaiConfig {
             false => &[("decoder", "model")],
         };
         for (part, graph) in graphs {
-            let stages = self.model.get(*part).and_then(|part| part["pipeline"].as_array());
-            if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
-                return Err(BundleError::UnsupportedOption {
+            let unsupported = |key: &str, value: String, supported: &str| {
+                let key = format!("model.{part}.{key}");
+                Err(BundleError::UnsupportedOption {
                     file: FILE,
-                    key: format!("model.{part}.pipeline"),
-                    value: format!("{} stages", stages.len()),
-                    supported: "one graph, as `filename`".to_owned(),
-                });
+                    key,
+                    value,
+                    supported: supported.to_owned(),
+                })
+            };
+            let stages = self.part(part, "pipeline").and_then(Value::as_array);
+            if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
+                let value = format!("{} stages", stages.len());
+                return unsupported("pipeline", value, "one graph, as `filename`");
             }
-            let file = self.model.get(*part).and_then(|part| part["filename"].as_str());
+            // Without it the decoder would answer as if it had never been taught to see or hear.
+            if let Some(adapter) =
+                self.part(part, "adapter_filename").filter(|file| !file.is_null())
+            {
+                let supported = "a decoder into which the adapter is merged, and no such key";
+                return unsupported("adapter_filename", adapter.to_string(), supported);
+            }
+            let file = self.part(part, "filename").and_then(Value::as_str);
             file.map_or(Ok(()), |file| files.name_graph(graph, file))?;
         }
         Ok(())
@@ -143,18 +168,16 @@ impl GenaiConfig {
             let part = self.model.get(part).filter(|part| part.is_object())?;
             Some(part["config_filename"].as_str().unwrap_or(default).to_owned())
         };
-        let mut config = Map::new();
+        let mut config = ProcessorConfig::default();
         if let Some(file) = file("vision", "processor_config.json") {
-            config.insert("image_processor".to_owned(), extensions::image_processor(files, &file)?);
+            let read = serde_json::from_value(extensions::image_processor(files, &file)?);
+            config.image_processor = Some(read.map_err(|error| invalid(&file, &error))?);
         }
         if let Some(file) = file("speech", extensions::AUDIO_FILE) {
-            config
-                .insert("feature_extractor".to_owned(), extensions::phi4_extractor(files, &file)?);
+            let read = serde_json::from_value(extensions::phi4_extractor(files, &file)?);
+            config.feature_extractor = Some(read.map_err(|error| invalid(&file, &error))?);
         }
-        serde_json::from_value(Value::Object(config)).map_err(|error| BundleError::InvalidJson {
-            file: FILE.to_owned(),
-            message: error.to_string(),
-        })
+        Ok(config)
     }
 
     /// Returns what `config.json` of Whisper would say: sizes and marks. What its tokens are for is
@@ -203,6 +226,10 @@ impl GenaiConfig {
         }
         Ok(config)
     }
+}
+
+fn invalid(file: &str, error: &serde_json::Error) -> BundleError {
+    BundleError::InvalidJson { file: file.to_owned(), message: error.to_string() }
 }
 
 /// The added tokens of `tokenizer.json`.
@@ -282,13 +309,39 @@ mod tests {
         assert!(error.contains("`<|startoftranscript|>`"), "{error}");
     }
 
-    #[test]
-    fn a_part_of_several_stages_is_an_error() {
-        let genai = r#"{"model": {"type": "qwen2_5_vl", "embedding": {}, "vision": {
-            "pipeline": [{"patch_embed": {}}, {"vision_attn": {}}]}}}"#;
-        let genai: GenaiConfig = serde_json::from_str(genai).unwrap();
+    #[track_caller]
+    fn assert_unsupported(vision: &str, key: &str) {
+        let genai = format!(
+            r#"{{"model": {{"type": "phi4mm", "embedding": {{}}, "vision": {{{vision}}}}}}}"#
+        );
+        let genai: GenaiConfig = serde_json::from_str(&genai).unwrap();
         let mut files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
         let error = genai.name_graphs(&mut files).unwrap_err().to_string();
-        assert!(error.contains("`model.vision.pipeline`"), "{error}");
+        assert!(error.contains(&format!("`model.vision.{key}`")), "{error}");
+    }
+
+    #[test]
+    fn a_part_of_several_stages_is_an_error() {
+        assert_unsupported(r#""pipeline": [{"patch_embed": {}}, {"attn": {}}]"#, "pipeline");
+    }
+
+    #[test]
+    fn a_decoder_that_wants_adapters_is_an_error() {
+        assert_unsupported(r#""adapter_filename": "vision.onnx_adapter""#, "adapter_filename");
+    }
+
+    #[test]
+    fn of_two_layouts_side_by_side_the_one_whose_graphs_are_there_counts() {
+        let read = |genai: &'static str, graph: &'static str| {
+            let texts = [("config.json", "{}"), ("genai_config.json", genai), (graph, "")];
+            let file =
+                |(name, text): (&'static str, &'static str)| (name.into(), text.as_bytes().into());
+            let files = texts.into_iter().map(file).collect();
+            GenaiConfig::read(&BundleFiles::memory(files, PrecisionChoice::default()))
+        };
+        let genai = r#"{"model": {"embedding": {}, "decoder": {"filename": "text.onnx"}}}"#;
+        assert!(read(genai, "text.onnx").unwrap().is_some());
+        assert!(read(genai, "onnx/model.onnx").unwrap().is_none());
+        assert!(read(r#"{"model": 1, "search": 2}"#, "onnx/model.onnx").unwrap().is_none());
     }
 }

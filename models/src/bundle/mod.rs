@@ -478,9 +478,12 @@ impl Bundle {
         encoder.positions.unwrap_or(context_tokens) * per_position * size_of::<f32>()
     }
 
-    /// Returns the bytes of `n_tokens` as input embeddings.
+    /// Returns the bytes of `n_tokens` as input embeddings, with what each layer takes of them.
     pub(crate) fn embed_bytes(&self, n_tokens: usize) -> usize {
-        n_tokens.saturating_mul(self.config.text.hidden_size).saturating_mul(size_of::<f32>())
+        let text = &self.config.text;
+        let per_layer = text.num_hidden_layers.saturating_mul(text.hidden_size_per_layer_input);
+        let per_token = text.hidden_size.saturating_add(per_layer).saturating_mul(size_of::<f32>());
+        n_tokens.saturating_mul(per_token)
     }
 
     /// Returns what the prompt `name`, or the bundle's default one, puts before a text to embed.
@@ -525,6 +528,11 @@ impl Bundle {
         }
         if self.embedding.is_some() {
             return Err(self.no_generation(task.as_str()));
+        }
+        // A caption that goes on with a text answers nothing.
+        if self.start.is_continued && task != TaskKind::Caption {
+            let (bundle, task) = (self.name.clone(), task.as_str());
+            return Err(BundleError::TaskKind { bundle, task, does: "captions" });
         }
         let modalities = self.modalities();
         let (has, needs) = match task {

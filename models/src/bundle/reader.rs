@@ -160,6 +160,7 @@ pub(super) fn with_text_defaults(text: &Value) -> Value {
         Some("gemma3n_text") => json!({
             "hidden_size": 2048, "num_hidden_layers": 35, "num_attention_heads": 8,
             "num_key_value_heads": 2, "head_dim": 256, "vocab_size": 262_400,
+            "hidden_size_per_layer_input": 256,
             "max_position_embeddings": 32768,
         }),
         _ => return text.clone(),

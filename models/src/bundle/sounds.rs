@@ -20,6 +20,19 @@ pub(crate) enum SoundConfig {
     Phi4(Phi4ExtractorConfig),
 }
 
+impl SoundConfig {
+    /// Returns the class, empty where none is named.
+    pub(crate) fn class(&self) -> &str {
+        match self {
+            Self::LogMel(config) => &config.feature_extractor_type,
+            Self::Samples(config) => &config.feature_extractor_type,
+            Self::Clap(config) => &config.feature_extractor_type,
+            Self::Usm(_) => "Gemma3nAudioFeatureExtractor",
+            Self::Phi4(_) => "Phi4MultimodalFeatureExtractor",
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for SoundConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;

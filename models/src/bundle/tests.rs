@@ -74,8 +74,8 @@ fn an_unknown_architecture_names_what_is_supported() {
     assert_eq!(
         error.to_string(),
         "architecture `StrangeForConditionalGeneration` is not supported, supported: \
-         LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Qwen2-VL, \
-         Qwen2.5-VL, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
+         LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Gemma 3n, \
+         Qwen2-VL, Qwen2.5-VL, Phi-4-multimodal, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
          encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, Whisper, \
          Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)"
     );

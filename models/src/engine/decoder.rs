@@ -178,6 +178,12 @@ pub trait Detokenizer: Send + Sync {
         self.text(token_ids)
     }
 
+    /// Returns the text that an answer begins with though the model was given it.
+    fn given(&self, asked: Asked<'_>) -> String {
+        let _ = asked;
+        String::new()
+    }
+
     /// Returns the text of answers to consecutive parts of one input, which may overlap.
     fn joined(&self, parts: &[&[i64]]) -> String {
         parts.iter().map(|part| self.text(part)).collect()

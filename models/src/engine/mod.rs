@@ -489,9 +489,10 @@ impl Engine {
         hypothesis.into_generation(row.n_prompt, reason, text)
     }
 
-    /// Returns what an answer's tokens say, up to the first stop string.
+    /// Returns what an answer's tokens say, up to the first stop string that they say themselves.
     fn text(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
-        self.rules.cut(&self.detokenizer.answer(asked, token_ids)).to_owned()
+        let n_given = self.detokenizer.given(asked).len();
+        self.rules.cut(&self.detokenizer.answer(asked, token_ids), n_given).to_owned()
     }
 
     fn finish(&mut self, place: usize, result: RowResult, finished: &mut Vec<Finished>) {

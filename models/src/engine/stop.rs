@@ -75,10 +75,12 @@ impl StopRules {
         self.stop_strings.iter().any(|stop| text.contains(stop.as_str()))
     }
 
-    /// Returns `text` up to the first stop string.
-    pub(super) fn cut<'t>(&self, text: &'t str) -> &'t str {
-        let end = self.stop_strings.iter().filter_map(|stop| text.find(stop.as_str())).min();
-        &text[..end.unwrap_or(text.len())]
+    /// Returns `text` up to the first stop string behind its first `n_given` bytes.
+    pub(super) fn cut<'t>(&self, text: &'t str, n_given: usize) -> &'t str {
+        let start = if text.is_char_boundary(n_given) { n_given } else { 0 };
+        let said = &text[start..];
+        let end = self.stop_strings.iter().filter_map(|stop| said.find(stop.as_str())).min();
+        &text[..end.map_or(text.len(), |end| start + end)]
     }
 }
 
@@ -121,7 +123,8 @@ mod tests {
         assert_eq!(rules.check(&ids("some text EN"), 100, &Letters), None);
         let stopped = rules.check(&ids("some text END"), 100, &Letters);
         assert_eq!(stopped, Some(FinishReason::Stop));
-        assert_eq!(rules.cut("some text END"), "some text ");
+        assert_eq!(rules.cut("some text END", 0), "some text ");
+        assert_eq!(rules.cut("ENDING, some text END", 6), "ENDING, some text ");
     }
 
     #[test]

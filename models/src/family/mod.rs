@@ -118,6 +118,7 @@ fn open_decoder(
     let sizes = [slots, context_tokens, text.vocab_size];
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
+    let whole_prompts = bundle.reader().is_some_and(Reader::sees_whole_prompts);
     let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
             let graph = InPlaceGraph::new(graph, ports, dims)?;
@@ -125,10 +126,7 @@ fn open_decoder(
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;
-            let rules = RowRules {
-                merges: dialect == Dialect::Growing,
-                whole_prompts: bundle.reader().is_some_and(Reader::sees_whole_prompts),
-            };
+            let rules = RowRules { merges: dialect == Dialect::Growing, whole_prompts };
             Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
         Dialect::Cohort => {
@@ -139,7 +137,7 @@ fn open_decoder(
             let first = bundle.first_run_graph().map(open).transpose()?;
             let graph =
                 GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
-            let rules = RowRules { merges: false, whole_prompts: false };
+            let rules = RowRules { merges: false, whole_prompts };
             Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
     };

@@ -64,8 +64,8 @@ impl MultimodalEncoder {
         let token_ids = ids.into_data();
         let mut values = embeds.into_data();
         let media = [(&self.vision, image_features), (&self.audio, audio_features)];
-        for (encoder, features) in media.into_iter().filter(|_| !are_placed) {
-            if let Some(encoder) = encoder {
+        for ((encoder, features), are_placed) in media.into_iter().zip(are_placed) {
+            if let Some(encoder) = encoder.as_ref().filter(|_| !are_placed) {
                 encoder.scatter(&features, &token_ids, &mut values)?;
             }
         }

@@ -47,9 +47,9 @@ impl TokenEmbedding {
         Ok(Self { graph, hidden_size, is_per_layer, features })
     }
 
-    /// Returns whether it puts features in their places itself.
-    pub(super) fn takes_features(&self) -> bool {
-        !self.features.is_empty()
+    /// Returns whether it puts features of images, and those of sounds, in their places itself.
+    pub(super) fn takes_features(&self) -> [bool; 2] {
+        FEATURES.map(|name| self.features.contains(&name))
     }
 
     /// Checks that it makes all that a decoder takes of a token.
@@ -91,15 +91,29 @@ impl TokenEmbedding {
         Ok(embeds)
     }
 
+    /// Returns all that a decoder takes of `token_ids` (`[B, S]`).
+    fn embed_whole(&mut self, token_ids: &Tensor<i64>) -> Result<Embeds, RunError> {
+        if !self.is_per_layer {
+            return Ok(Embeds { values: self.embed(token_ids)?, per_layer: None });
+        }
+        let feeds = [("input_ids", Feed::I64(token_ids))];
+        let made = self.graph.run_for(&feeds, &["inputs_embeds", Embeds::PER_LAYER])?;
+        let [values, per_layer] = <[Tensor<f32>; 2]>::try_from(made).map_err(|made| RunError {
+            graph: self.graph.name().to_owned(),
+            message: format!("{} outputs, expected 2", made.len()),
+        })?;
+        self.expect(&values, &[token_ids.shape(), &[self.hidden_size]].concat())?;
+        let inner = per_layer.shape().get(2..).unwrap_or_default();
+        self.expect(&per_layer, &[token_ids.shape(), inner].concat())?;
+        Ok(Embeds { values, per_layer: Some(per_layer) })
+    }
+
     /// Returns what each layer takes of `token_ids` (`[B, S]`), `[B, S, layers, N]`.
     fn per_layer(&mut self, token_ids: &Tensor<i64>) -> Result<Option<Tensor<f32>>, RunError> {
         if !self.is_per_layer {
             return Ok(None);
         }
-        let values = self.graph.run("input_ids", Feed::I64(token_ids), Embeds::PER_LAYER)?;
-        let inner = values.shape().get(2..).unwrap_or_default();
-        self.expect(&values, &[token_ids.shape(), inner].concat())?;
-        Ok(Some(values))
+        self.embed_whole(token_ids).map(|embeds| embeds.per_layer)
     }
 
     fn expect(&self, output: &Tensor<f32>, shape: &[usize]) -> Result<(), RunError> {
@@ -155,9 +169,7 @@ impl TokenInput {
             Self::Ids => Ok(Tokens::Ids(token_ids)),
             Self::Embeds(embedding) => {
                 let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
-                let values = embedding.embed(&token_ids)?;
-                let per_layer = embedding.per_layer(&token_ids)?;
-                Ok(Tokens::Embeds(Embeds { values, per_layer }))
+                embedding.embed_whole(&token_ids).map(Tokens::Embeds)
             }
         }
     }

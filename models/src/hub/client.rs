@@ -424,8 +424,8 @@ fn words(error: reqwest::Error) -> String {
 
 fn broken(what: &str, error: reqwest::Error) -> HubError {
     let (what, message) = (what.to_owned(), words(error));
-    // As rustls words all its refusals of what a server shows of itself.
-    if message.contains("invalid peer certificate") {
+    // As rustls words that nobody it trusts has signed what a server shows of itself.
+    if message.contains("invalid peer certificate: UnknownIssuer") {
         return HubError::Certificate { what, message };
     }
     HubError::Connection { what, message }

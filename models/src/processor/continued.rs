@@ -19,6 +19,10 @@ impl Detokenizer for Continued {
         self.text.text(token_ids)
     }
 
+    fn given(&self, asked: Asked<'_>) -> String {
+        self.text.text(asked.prompt_ids)
+    }
+
     fn answer(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
         self.text.text(&[asked.prompt_ids, token_ids].concat())
     }

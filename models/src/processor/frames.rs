@@ -22,7 +22,13 @@ use crate::{
     tensors::Tensor,
 };
 
-const FILE: &str = "preprocessor_config.json";
+/// The files that say how Gemma 3n and Phi-4-multimodal hear.
+const USM_FILE: &str = "preprocessor_config.json";
+const PHI4_FILE: &str = "speech_processor.json";
+
+/// Bands, samples of a frame and of a transform beyond these are no sizes of a model.
+const BANDS_MAX: usize = 4096;
+const FRAME_MAX: usize = 480_000;
 
 /// Keys that do not change features here: silence is zeros, and masks are always made.
 const HARMLESS_KEYS: [&str; 6] = [
@@ -140,14 +146,16 @@ impl FrameMel {
     /// [`BundleError`] if the config has a key or value that is not known, or does not add up.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the filters")]
     pub fn usm(config: &UsmExtractorConfig) -> Result<Self, BundleError> {
-        check_keys(&config.rest)?;
+        check_keys(USM_FILE, &config.rest)?;
+        let inconsistent = |message: &str| inconsistent(USM_FILE, message);
         let rate = config.sampling_rate;
         let samples = |ms: f64| (f64::from(rate) * ms / 1000.0).round();
         let [frame, hop] = [config.frame_length_ms, config.hop_length_ms].map(samples);
-        let is_size = |n: f64| (1.0..=480_000.0).contains(&n);
-        if !is_size(frame) || !is_size(hop) || config.feature_size == 0 {
+        let is_size = |n: f64| (1.0..=FRAME_MAX as f64).contains(&n);
+        let is_banded = (1..=BANDS_MAX).contains(&config.feature_size);
+        if !is_size(frame) || !is_size(hop) || !is_banded {
             return Err(inconsistent(
-                "`frame_length_ms`, `hop_length_ms`, `sampling_rate` do not fit together",
+                "`frame_length_ms`, `hop_length_ms`, `sampling_rate`, `feature_size` do not fit together",
             ));
         }
         #[expect(clippy::cast_sign_loss, reason = "just held against its bounds")]
@@ -200,10 +208,13 @@ impl FrameMel {
     pub fn phi4(config: &Phi4ExtractorConfig) -> Result<Self, BundleError> {
         let mut rest = config.rest.clone();
         rest.retain(|key, value| !(SINGLE_KEYS.contains(&key.as_str()) && *value == 1));
-        check_keys(&rest)?;
+        check_keys(PHI4_FILE, &rest)?;
         let (frame, n_fft, n_mels) = (config.win_length, config.n_fft, config.feature_size);
-        if frame < 2 || n_fft < frame || config.hop_length == 0 || n_mels == 0 {
-            return Err(inconsistent("`win_length`, `n_fft`, `hop_length` do not fit together"));
+        let are_sizes = 2 <= frame && frame <= n_fft && n_fft <= FRAME_MAX;
+        if !are_sizes || config.hop_length == 0 || !(1..=BANDS_MAX).contains(&n_mels) {
+            let message = "`stft_normal/frame_length`, `stft_normal/n_fft`, `stft_normal/hop_length`, \
+                           `logmel/n_mel` do not fit together";
+            return Err(inconsistent(PHI4_FILE, message));
         }
         let rate = config.sampling_rate;
         let range_hz = [config.mel_min_frequency, config.mel_max_frequency];
@@ -263,7 +274,9 @@ impl FrameMel {
         // A sound may be short beside a longer one where frames that it begins count.
         let shortest = if self.counts_begun { longest } else { lengths.min().unwrap_or(0) };
         if shortest < n_frame {
-            let (seconds, min_seconds) = (shortest as f64 / rate, n_frame as f64 / rate);
+            let own = sounds.iter().map(|samples| heard(samples));
+            let own = if self.counts_begun { own.max() } else { own.min() };
+            let (seconds, min_seconds) = (own.unwrap_or(0) as f64 / rate, n_frame as f64 / rate);
             return Err(ProcessError::AudioTooShort { seconds, min_seconds });
         }
         let n_frames = (longest - n_frame) / self.hop + 1;
@@ -338,12 +351,12 @@ impl FrameMel {
     }
 }
 
-fn check_keys(rest: &Map<String, Value>) -> Result<(), BundleError> {
+fn check_keys(file: &'static str, rest: &Map<String, Value>) -> Result<(), BundleError> {
     for (key, value) in rest {
         let is_off = value.is_null() || value == &Value::Bool(false) || value.as_f64() == Some(0.0);
         if !is_off && !HARMLESS_KEYS.contains(&key.as_str()) {
             return Err(BundleError::UnsupportedOption {
-                file: FILE,
+                file,
                 key: key.clone(),
                 value: value.to_string(),
                 supported: "this key is not known".to_owned(),
@@ -353,8 +366,8 @@ fn check_keys(rest: &Map<String, Value>) -> Result<(), BundleError> {
     Ok(())
 }
 
-fn inconsistent(message: &str) -> BundleError {
-    BundleError::Inconsistent { file: FILE, message: message.to_owned() }
+fn inconsistent(file: &'static str, message: &str) -> BundleError {
+    BundleError::Inconsistent { file, message: message.to_owned() }
 }
 
 /// Returns a weight of a periodic Hann window, rounded to `f32` at each step.

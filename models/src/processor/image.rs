@@ -446,6 +446,10 @@ fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError>
     })
 }
 
+/// Crops larger or more than these are of no model.
+const CROP_EDGE_MAX: usize = 1 << 14;
+const CROPS_MAX: usize = 1 << 12;
+
 /// `Phi4MultimodalImageProcessorFast`.
 fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
     no_crop(config)?;
@@ -467,6 +471,11 @@ fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
     }
     if rules.edge == 0 || !rules.edge.is_multiple_of(rules.patch) {
         return Err(inconsistent(format!("`size` {edge} is no multiple of `patch_size`")));
+    }
+    // So that no product of sizes is too large.
+    if edge > CROP_EDGE_MAX || rules.n_max > CROPS_MAX {
+        let message = format!("`size` {edge} or `dynamic_hd` {} is too large", rules.n_max);
+        return Err(inconsistent(message));
     }
     Ok(rules)
 }

@@ -101,6 +101,20 @@ enum SoundInput {
 
 impl SoundInput {
     fn open(config: &SoundConfig, bundle: &Bundle) -> Result<Self, BundleError> {
+        let fits = match bundle.reader() {
+            None => true,
+            Some(Reader::Gemma3n) => matches!(config, SoundConfig::Usm(_)),
+            Some(Reader::Phi4) => matches!(config, SoundConfig::Phi4(_)),
+            Some(_) => matches!(config, SoundConfig::LogMel(_)),
+        };
+        if !fits {
+            return Err(BundleError::UnsupportedOption {
+                file: "preprocessor_config.json",
+                key: "feature_extractor_type".to_owned(),
+                value: config.class().to_owned(),
+                supported: format!("that of {}", bundle.architecture()),
+            });
+        }
         Ok(match config {
             SoundConfig::LogMel(config) => {
                 Self::LogMel(LogMel::open(config, sound_length(bundle))?)

@@ -153,7 +153,7 @@ impl CropGrid {
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
-/// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles, 3, S, S]` or `[n_patches, N]` | normalised pixels |
+/// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles or n_crops, 3, S, S]` or `[n_patches, N]` | normalised pixels |
 /// | `image_layout` | | | how these lie in images |
 /// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
 /// | `sound_frames` | | `[n_sounds]` | the frames of each sound that are not silence behind it |

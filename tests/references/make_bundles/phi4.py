@@ -389,21 +389,27 @@ def _operation(name: str, kind: str, **attrs: object) -> dict:
 
 VISION_PROCESSOR = {
     "processor": {
-        "name": "phi_4_image_processing",
+        "name": "phi_4_vision_processor",
         "transforms": [
             _operation("decode_image", "DecodeImage", color_space="RGB"),
             _operation(
-                "phi4_vision_preprocess",
-                "Phi4VisionPreprocess",
-                **{
-                    "dynamic_hd": CROPS_MAX,
-                    "dyhd_base_resolution": 448,
-                    "interpolation": "CUBIC",
-                    "normalize/mean": [0.5, 0.5, 0.5],
-                    "normalize/std": [0.5, 0.5, 0.5],
-                },
+                "phi4_vision_dynamic_preprocess",
+                "Phi4VisionDynamicPreprocess",
+                dynamic_hd=CROPS_MAX,
+                dyhd_base_resolution=448,
             ),
+            {"operation": {"name": "rescale", "type": "Rescale", "inputs": [":0"]}},
+            _operation("normalize", "Normalize", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
+            {
+                "operation": {
+                    "name": "phi4_vision_processor",
+                    "type": "Phi4VisionProcessor",
+                    "inputs": [":0", "phi4_vision_dynamic_preprocess:1"],
+                    "attrs": {"dyhd_base_resolution": 448, "interpolation": "CUBIC"},
+                }
+            },
         ],
+        "output_aligner": "phi4-vision-aligner",
     }
 }
 
