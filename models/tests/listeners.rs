@@ -7,8 +7,12 @@
 #[path = "support/references.rs"]
 mod references;
 
-use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, Waveform};
-use references::{assert_rows, bundle, encode, load, picture, reference, sound, sounds_joined};
+use legenda_models::{
+    Bundle, BundleSource, Model, ModelOptions, Processor, Record, Runtime, RuntimeOptions, Waveform,
+};
+use references::{
+    assert_rows, bundle, changed, device, encode, load, picture, reference, sound, sounds_joined,
+};
 use serde_json::Value;
 
 fn record(text: &str, audios: Vec<Waveform>) -> Record {
@@ -103,6 +107,43 @@ fn text_that_looks_like_a_mark_stays_text() {
         let place = *plain.iter().max_by_key(|id| places(&plain, **id)).unwrap();
         assert!(marked.len() > plain.len(), "{name}");
         assert_eq!(places(&marked, place), places(&plain, place), "{name}");
+    }
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_told() {
+    const ADAPTER: &str = "phi-4-mm-vision.onnx_adapter";
+    let whole = Bundle::open(&BundleSource::Directory(bundle("phi4"))).unwrap();
+    let cut = |content: Vec<u8>| content[..content.len() / 2].to_vec();
+    // The first weight's name, of a layer that there is not.
+    let renamed = |mut content: Vec<u8>| {
+        let at = content.windows(14).position(|text| text == b"model.layers.0").unwrap();
+        content[at + 13] = b'9';
+        content
+    };
+    let no_change = |content: Vec<u8>| content;
+    let cases: [(&dyn Fn(Vec<u8>) -> Vec<u8>, &str); 3] = [
+        (&cut, "it is no adapter of ONNX Runtime"),
+        (&renamed, "the graph takes no `model.layers.9"),
+        (&no_change, ""),
+    ];
+    for (change, message) in cases {
+        let folder = changed("phi4", |file, content| {
+            Some(if file == ADAPTER { change(content) } else { content })
+        });
+        let bundle = Bundle::open(&BundleSource::Directory(folder.path().to_owned())).unwrap();
+        assert_eq!(bundle.revision() == whole.revision(), message.is_empty());
+        let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}"));
+        let options = ModelOptions { device: device(), ..ModelOptions::default() };
+        let loaded = Model::load(&runtime.unwrap(), &bundle, &options);
+        let error = loaded.err().map(|error| (error.code(), error.to_string()));
+        match error {
+            None => assert!(message.is_empty()),
+            Some((code, text)) => {
+                assert_eq!(code, "adapter_unfit");
+                assert!(text.contains(ADAPTER) && text.contains(message), "{text}");
+            }
+        }
     }
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct ModelConfig {
     pub(crate) text: TextConfig,
     /// The encoder of an encoder-decoder.
     pub(crate) encoder: EncoderConfig,
+    /// The files of the adapters that the decoder has for prompts with images, and with sounds
+    /// (onnxruntime-genai).
+    pub(crate) adapters: [Option<String>; 2],
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
@@ -63,6 +66,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             eos_token_id: outer.eos_token_id,
             text: TextConfig::deserialize(&text).map_err(invalid)?,
             encoder: EncoderConfig::default(),
+            adapters: [None, None],
         })
     }
 }

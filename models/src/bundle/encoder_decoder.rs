@@ -158,6 +158,7 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
         reader: ReaderConfig::default(),
         text,
         encoder,
+        adapters: [None, None],
     })
 }
 

@@ -12,7 +12,7 @@ use legenda_schemas::precision::{Precision, PrecisionChoice};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::BundleError;
+use super::{BundleError, graphs::ADAPTER};
 use crate::onnx::external_locations;
 
 /// The files of a bundle, and which of its graphs' precisions are taken.
@@ -363,7 +363,7 @@ fn plain_path(path: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-/// Lists the configs and templates at the root, and the configs and weights of
+/// Lists the configs, templates and adapters at the root, and the configs and weights of
 /// sentence-transformers' modules (`1_Pooling`, `2_Dense`); a model card or a licence does not change
 /// answers.
 fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
@@ -376,7 +376,7 @@ fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let at_root = folder.is_empty();
-            let is_config = [".json", ".jinja"].iter().any(|end| name.ends_with(end))
+            let is_config = [".json", ".jinja", ADAPTER].iter().any(|end| name.ends_with(end))
                 || !at_root && name.ends_with(".safetensors");
             if is_config && entry.path().is_file() {
                 files.insert(if at_root { name } else { format!("{folder}/{name}") });

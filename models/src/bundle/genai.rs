@@ -84,31 +84,25 @@ impl GenaiConfig {
             false => &[("decoder", "model")],
         };
         for (part, graph) in graphs {
-            let unsupported = |key: &str, value: String, supported: &str| {
-                let key = format!("model.{part}.{key}");
-                Err(BundleError::UnsupportedOption {
-                    file: FILE,
-                    key,
-                    value,
-                    supported: supported.to_owned(),
-                })
-            };
             let stages = self.part(part, "pipeline").and_then(Value::as_array);
             if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
-                let value = format!("{} stages", stages.len());
-                return unsupported("pipeline", value, "one graph, as `filename`");
-            }
-            // Without it the decoder would answer as if it had never been taught to see or hear.
-            if let Some(adapter) =
-                self.part(part, "adapter_filename").filter(|file| !file.is_null())
-            {
-                let supported = "a decoder into which the adapter is merged, and no such key";
-                return unsupported("adapter_filename", adapter.to_string(), supported);
+                return Err(BundleError::UnsupportedOption {
+                    file: FILE,
+                    key: format!("model.{part}.pipeline"),
+                    value: format!("{} stages", stages.len()),
+                    supported: "one graph, as `filename`".to_owned(),
+                });
             }
             let file = self.part(part, "filename").and_then(Value::as_str);
             file.map_or(Ok(()), |file| files.name_graph(graph, file))?;
         }
         Ok(())
+    }
+
+    /// Returns the files of the adapters that the decoder has for prompts with images, and with sounds.
+    fn adapters(&self) -> [Option<String>; 2] {
+        let file = |part| self.part(part, "adapter_filename").and_then(Value::as_str);
+        ["vision", "speech"].map(|part| file(part).map(str::to_owned))
     }
 
     /// Returns what `config.json` of a decoder would say.
@@ -146,10 +140,9 @@ impl GenaiConfig {
             }
             model.insert("text_config".to_owned(), Value::Object(decoder));
         }
-        serde_json::from_value(Value::Object(model)).map_err(|error| BundleError::InvalidJson {
-            file: FILE.to_owned(),
-            message: error.to_string(),
-        })
+        let config: ModelConfig =
+            serde_json::from_value(Value::Object(model)).map_err(|error| invalid(FILE, &error))?;
+        Ok(ModelConfig { adapters: self.adapters(), ..config })
     }
 
     /// Returns the tokens that stand for features of media, which a model must not say: the graph that
@@ -309,25 +302,14 @@ mod tests {
         assert!(error.contains("`<|startoftranscript|>`"), "{error}");
     }
 
-    #[track_caller]
-    fn assert_unsupported(vision: &str, key: &str) {
-        let genai = format!(
-            r#"{{"model": {{"type": "phi4mm", "embedding": {{}}, "vision": {{{vision}}}}}}}"#
-        );
-        let genai: GenaiConfig = serde_json::from_str(&genai).unwrap();
-        let mut files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
-        let error = genai.name_graphs(&mut files).unwrap_err().to_string();
-        assert!(error.contains(&format!("`model.vision.{key}`")), "{error}");
-    }
-
     #[test]
     fn a_part_of_several_stages_is_an_error() {
-        assert_unsupported(r#""pipeline": [{"patch_embed": {}}, {"attn": {}}]"#, "pipeline");
-    }
-
-    #[test]
-    fn a_decoder_that_wants_adapters_is_an_error() {
-        assert_unsupported(r#""adapter_filename": "vision.onnx_adapter""#, "adapter_filename");
+        let genai = r#"{"model": {"type": "qwen2_5_vl", "embedding": {}, "vision": {
+            "pipeline": [{"patch_embed": {}}, {"vision_attn": {}}]}}}"#;
+        let genai: GenaiConfig = serde_json::from_str(genai).unwrap();
+        let mut files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
+        let error = genai.name_graphs(&mut files).unwrap_err().to_string();
+        assert!(error.contains("`model.vision.pipeline`"), "{error}");
     }
 
     #[test]

@@ -31,13 +31,16 @@ const CONFIG_FILES: [&str; 19] = [
 
 const MODEL_CARD: &str = "README.md";
 
+/// What files of adapters end with (onnxruntime-genai).
+pub(super) const ADAPTER: &str = ".onnx_adapter";
+
 /// Returns whether a file of a repository is read beside the graphs.
 pub(crate) fn is_config(file: &str) -> bool {
     match file.split_once('/') {
         None => {
             // `sentence_bert_config.json`, and the same of other base models.
             let is_limit = file.starts_with("sentence_") && file.ends_with("_config.json");
-            is_limit || CONFIG_FILES.contains(&file)
+            is_limit || file.ends_with(ADAPTER) || CONFIG_FILES.contains(&file)
         }
         Some((folder, file)) => {
             is_module_folder(folder) && ["config.json", "model.safetensors"].contains(&file)

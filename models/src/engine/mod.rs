@@ -37,6 +37,7 @@ pub(crate) use schedule::prefill_groups;
 use beams::{Candidates, LogSums};
 use row::{Ended, Hypothesis, Row};
 use sampler::Sampler;
+use schedule::Turn;
 use stop::StopRules;
 
 /// What an engine needs to know besides the decoder.
@@ -121,6 +122,7 @@ pub struct Engine {
     /// A place has as many slots of the decoder, side by side, as there are beams.
     rows: Vec<Option<Row>>,
     n_taken: usize,
+    n_admitted: u64,
     logits: Logits,
     /// Scores within a prompt; apart, for those of a step are read row after row.
     peeked: Logits,
@@ -168,6 +170,7 @@ impl Engine {
             fallback: options.fallback,
             rows,
             n_taken: 0,
+            n_admitted: 0,
             logits: Logits::default(),
             peeked: Logits::default(),
             allowed: Vec::new(),
@@ -232,8 +235,10 @@ impl Engine {
         // The last token is not written any more, so it needs no place in the slot.
         let room = (self.decoder.context_tokens() + 1).saturating_sub(n_prompt);
         let max_new_tokens = self.length.new_tokens(n_prompt).min(room);
-        *place = Some(Row::new(ticket, prompt, max_new_tokens, row_seed));
+        let names = (self.n_admitted, ticket);
+        *place = Some(Row::new(names, prompt, max_new_tokens, row_seed));
         self.n_taken += 1;
+        self.n_admitted += 1;
         Ok(())
     }
 
@@ -264,11 +269,12 @@ impl Engine {
             return;
         }
         let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
+        let turn = Turn::of(self.rows.iter().flatten());
         self.choose_tokens(finished);
         let mut joined: Vec<(usize, usize)> = Vec::new();
         for place in 0..self.rows.len() {
             let Some(row) = &self.rows[place] else { continue };
-            if row.prompt.is_none() {
+            if row.prompt.is_none() || !turn.is_of(row) {
                 continue;
             }
             match row.n_prompt {

@@ -34,6 +34,7 @@ pub struct Prompt {
     subject: Option<Arc<Subject>>,
     n_text_tokens: usize,
     is_single: bool,
+    adapter: Option<usize>,
 }
 
 /// Where the tokens of a prompt stand and where its answer goes on, for a model in which that is not
@@ -93,7 +94,21 @@ impl Prompt {
             subject: None,
             n_text_tokens: 0,
             is_single: false,
+            adapter: None,
         }
+    }
+
+    /// Says which of the decoder's adapters the prompt and its answer are run with, if any: rows of
+    /// others do not stand beside it.
+    #[must_use]
+    pub fn with_adapter(self, adapter: Option<usize>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// Returns which of the decoder's adapters the prompt is run with.
+    #[must_use]
+    pub fn adapter(&self) -> Option<usize> {
+        self.adapter
     }
 
     /// Says whether the prompt is answered without beams, also where others have them.

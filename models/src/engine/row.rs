@@ -9,6 +9,10 @@ use super::{
 /// A row of the engine. It holds as many slots of the decoder as there are beams.
 pub(super) struct Row {
     pub(super) ticket: u64,
+    /// How many rows were admitted before this one.
+    pub(super) number: u64,
+    /// The adapter that it is run with.
+    pub(super) adapter: Option<usize>,
     /// Held until the row is prefilled.
     pub(super) prompt: Option<Prompt>,
     /// Held until the row ends, where its answer may have to be tried again.
@@ -61,10 +65,17 @@ pub(super) struct Ended {
 }
 
 impl Row {
-    pub(super) fn new(ticket: u64, prompt: Prompt, max_new_tokens: usize, row_seed: u64) -> Self {
+    pub(super) fn new(
+        (number, ticket): (u64, u64),
+        prompt: Prompt,
+        max_new_tokens: usize,
+        row_seed: u64,
+    ) -> Self {
         let prompt_is_single = prompt.is_single();
         Self {
             ticket,
+            number,
+            adapter: prompt.adapter(),
             n_prompt: prompt.n_tokens(),
             subject: prompt.subject(),
             n_given: prompt.n_given(),

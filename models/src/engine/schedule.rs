@@ -1,4 +1,6 @@
-//! Which joining prompts are prefilled together: a pure function.
+//! Which prompts join now, and which of them are prefilled together: pure functions.
+
+use super::row::Row;
 
 /// Padding that a group may add, in percent of its own tokens.
 const PADDING_PERCENT_MAX: usize = 25;
@@ -33,11 +35,70 @@ pub(crate) fn prefill_groups(mut joined: Vec<(usize, usize)>, rows_max: usize) -
     groups
 }
 
+/// Whose turn it is to join where rows of several adapters wait: those of the one that is at work, as
+/// long as no row of another came before them; else of the one whose row came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    adapter: Option<usize>,
+    /// Rows that came as late do not join.
+    end: u64,
+}
+
+impl Turn {
+    /// Looks at all rows in the engine.
+    pub(super) fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
+        let (waiting, at_work): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.prompt.is_some());
+        let Some(live) = at_work.first() else {
+            let first = waiting.iter().min_by_key(|row| row.number);
+            return Self { adapter: first.and_then(|row| row.adapter), end: u64::MAX };
+        };
+        let others = waiting.iter().filter(|row| row.adapter != live.adapter);
+        let end = others.map(|row| row.number).min().unwrap_or(u64::MAX);
+        Self { adapter: live.adapter, end }
+    }
+
+    /// Returns whether a row that waits may join.
+    pub(super) fn is_of(self, row: &Row) -> bool {
+        row.adapter == self.adapter && row.number < self.end
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::Prompt, *};
+
+    fn row(number: u64, adapter: Option<usize>, is_at_work: bool) -> Row {
+        let prompt = Prompt::of_tokens(vec![1]).with_adapter(adapter);
+        let mut row = Row::new((number, number), prompt, 4, 0);
+        if is_at_work {
+            row.prompt = None;
+        }
+        row
+    }
+
+    fn joining(rows: &[Row]) -> Vec<u64> {
+        let turn = Turn::of(rows.iter());
+        let joining = rows.iter().filter(|row| row.prompt.is_some() && turn.is_of(row));
+        joining.map(|row| row.number).collect()
+    }
+
+    #[test]
+    fn rows_of_one_adapter_join_together_and_none_waits_for_ever() {
+        let (seen, heard) = (Some(0), Some(1));
+        let waiting = |rows: &[(u64, Option<usize>)]| -> Vec<Row> {
+            rows.iter().map(|(number, adapter)| row(*number, *adapter, false)).collect()
+        };
+        let mut rows = waiting(&[(3, None), (2, seen), (4, heard), (5, seen)]);
+        assert_eq!(joining(&rows), [2, 5]);
+        rows.push(row(1, None, true));
+        // What came after one that must wait does not go before it.
+        assert!(joining(&rows).is_empty());
+        rows.remove(1);
+        assert_eq!(joining(&rows), [3]);
+        assert_eq!(joining(&waiting(&[(1, None), (0, None)])), [1, 0]);
+    }
 
     #[test]
     fn a_long_prompt_does_not_pad_short_ones() {

@@ -48,6 +48,8 @@ pub(crate) struct InPlaceDecoder {
     n_tokens: Vec<usize>,
     /// Where the next token of each slot stands.
     next_positions: Vec<i64>,
+    /// The adapter that all slots are run with.
+    adapter: Option<usize>,
 }
 
 impl InPlaceDecoder {
@@ -58,7 +60,7 @@ impl InPlaceDecoder {
         [slots, context_tokens, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
-        let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens)?;
+        let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens, None)?;
         Ok(Self {
             graph,
             tokens,
@@ -70,6 +72,7 @@ impl InPlaceDecoder {
             spare: None,
             n_tokens: vec![0; slots.max(ROWS_MIN)],
             next_positions: vec![0; slots.max(ROWS_MIN)],
+            adapter: None,
         })
     }
 
@@ -90,14 +93,42 @@ impl InPlaceDecoder {
     }
 
     fn new_cache(&self, n_rows: usize, capacity_tokens: usize) -> Result<Cache, RunError> {
-        self.graph.new_cache(n_rows, capacity_tokens).map_err(|error| RunError {
+        self.graph.new_cache(n_rows, capacity_tokens, self.adapter).map_err(|error| RunError {
             graph: self.graph.name().to_owned(),
             message: error.to_string(),
         })
     }
 
+    /// Changes to the adapter of prompts, which the engine lets join when no other is at work.
+    fn adapt(&mut self, joins: &[Join<'_>]) -> Result<(), RunError> {
+        let adapter = joins.first().and_then(|join| join.prompt.adapter());
+        let are_alike = joins.iter().all(|join| join.prompt.adapter() == adapter);
+        if are_alike && adapter == self.adapter {
+            return Ok(());
+        }
+        if !are_alike || self.n_tokens.iter().any(|n_tokens| *n_tokens > 0) {
+            return Err(RunError {
+                graph: self.graph.name().to_owned(),
+                message: "rows of several adapters do not run together".to_owned(),
+            });
+        }
+        // An input that is bound stays so: what runs otherwise has a binding of its own.
+        let before = std::mem::replace(&mut self.adapter, adapter);
+        match self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens()) {
+            Ok(cache) => self.cache = cache,
+            Err(error) => {
+                self.adapter = before;
+                return Err(error);
+            }
+        }
+        self.staging.clear();
+        self.spare = None;
+        Ok(())
+    }
+
     /// Prefills prompts in a staging cache and moves them to their slots if all went well.
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
+        self.adapt(joins)?;
         let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
         self.reserve(longest)?;
         // One row of several tokens is no batch of one; one row of one token would be.

@@ -21,11 +21,11 @@ use std::{
 
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::{DecoderStart, Family, Reader, SourceKind},
+    bundle::{BundleError, DecoderStart, Family, Reader, SourceKind},
     engine::{DecodeError, Decoder},
     onnx::{
-        DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph, InPlaceGraph,
-        RunError,
+        Adapter, DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph,
+        InPlaceGraph, RunError,
     },
 };
 
@@ -118,10 +118,20 @@ fn open_decoder(
     let sizes = [slots, context_tokens, text.vocab_size];
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
+    let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
+    if let Some(file) = bundle.config.adapters.iter().flatten().next().filter(|_| !is_in_place) {
+        return Err(ModelError::Bundle(BundleError::UnsupportedOption {
+            file: "genai_config.json",
+            key: "adapter_filename".to_owned(),
+            value: file.clone(),
+            supported: "decoders that keep keys and values in place".to_owned(),
+        }));
+    }
     let whole_prompts = bundle.reader().is_some_and(Reader::sees_whole_prompts);
     let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
-            let graph = InPlaceGraph::new(graph, ports, dims)?;
+            let adapters = adapters(&graph, bundle)?;
+            let graph = InPlaceGraph::new(graph, ports, dims)?.with_adapters(adapters);
             Box::new(InPlaceDecoder::new(graph, tokens, sizes)?)
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
@@ -145,6 +155,15 @@ fn open_decoder(
         padding::check(decoder.as_mut(), &tokens, name)?;
     }
     Ok(decoder)
+}
+
+/// Reads the adapters of a decoder's graph, as far as there are some.
+fn adapters(graph: &GraphSession, bundle: &Bundle) -> Result<Vec<Option<Adapter>>, ModelError> {
+    let read = |file: &Option<String>| {
+        let Some(file) = file else { return Ok(None) };
+        Ok(Some(Adapter::read(graph, file, &bundle.files.bytes(file)?)?))
+    };
+    bundle.config.adapters.iter().map(read).collect()
 }
 
 impl From<RunError> for EncodeError {

@@ -19,6 +19,8 @@ pub(crate) struct MultimodalEncoder {
     audio: Option<MediaEncoder>,
     embedding: Arc<Mutex<TokenEmbedding>>,
     positions: PositionRule,
+    /// Whether the decoder has an adapter for prompts with images, and one for those with sounds.
+    has_adapters: [bool; 2],
 }
 
 impl MultimodalEncoder {
@@ -36,7 +38,15 @@ impl MultimodalEncoder {
             audio: MediaEncoder::open_audio(runtime, bundle, device)?,
             embedding,
             positions: PositionRule::of(bundle.reader(), config.image_token_id, merge),
+            has_adapters: config.adapters.each_ref().map(Option::is_some),
         })
+    }
+
+    /// Returns which of the decoder's adapters a prompt is run with: that of images where it has some,
+    /// beside sounds too (`MultiModalPipelineState` of onnxruntime-genai 0.18).
+    fn adapter(&self, has_media: [bool; 2]) -> Option<usize> {
+        let medium = has_media.into_iter().position(|has| has)?;
+        self.has_adapters[medium].then_some(medium)
     }
 
     /// Embeds the tokens of a sample and puts its features in their places.
@@ -48,6 +58,7 @@ impl MultimodalEncoder {
         audio_features: Option<Features>,
     ) -> Result<Prompt, EncodeError> {
         let n_tokens = token_ids.len();
+        let has_media = [image_features.is_some(), audio_features.is_some()];
         let ids = Tensor::new([1, n_tokens], token_ids).map_err(|error| EncodeError::Run {
             graph: "embed_tokens".to_owned(),
             message: error.to_string(),
@@ -73,7 +84,7 @@ impl MultimodalEncoder {
             EncodeError::Run { graph: "embed_tokens".to_owned(), message: error.to_string() }
         })?;
         let positions = self.positions.positions(&token_ids, grids);
-        let prompt = Prompt::new(token_ids, embeds);
+        let prompt = Prompt::new(token_ids, embeds).with_adapter(self.adapter(has_media));
         Ok(match positions {
             Some(positions) => prompt.at(positions),
             None => prompt,

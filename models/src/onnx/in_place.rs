@@ -9,7 +9,7 @@
 use ort::{session::IoBinding, value::Tensor as OrtTensor};
 
 use super::{
-    DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens,
+    Adapter, DecoderPorts, Dialect, Dtype, GraphSession, RunError, SessionError, Tokens,
     inputs::{bind, bind_logits_to_keep},
     rows::RowTensor,
     scores::Scores,
@@ -35,6 +35,7 @@ pub(crate) struct InPlaceGraph {
     heads: usize,
     head_dim: usize,
     vocab_size: usize,
+    adapters: Vec<Option<Adapter>>,
 }
 
 /// The keys and values of a fixed number of rows, bound to a graph.
@@ -86,7 +87,12 @@ impl InPlaceGraph {
         for (past, _) in &ports.cache {
             graph.expect_dims(past, &[-1, heads_dim, -1, head_size_dim])?;
         }
-        Ok(Self { graph, ports, heads, head_dim, vocab_size })
+        Ok(Self { graph, ports, heads, head_dim, vocab_size, adapters: Vec::new() })
+    }
+
+    /// Adds the adapters that runs may have.
+    pub(crate) fn with_adapters(self, adapters: Vec<Option<Adapter>>) -> Self {
+        Self { adapters, ..self }
     }
 
     /// Returns whether the graph can leave out logits that nobody asks for.
@@ -104,11 +110,13 @@ impl InPlaceGraph {
         self.graph.name
     }
 
-    /// Allocates a cache for `n_rows` rows of at most `capacity_tokens`, zeroed and bound.
+    /// Allocates a cache for `n_rows` rows of at most `capacity_tokens`, zeroed and bound, whose runs
+    /// have an adapter or none.
     pub(crate) fn new_cache(
         &self,
         n_rows: usize,
         capacity_tokens: usize,
+        adapter: Option<usize>,
     ) -> Result<Cache, SessionError> {
         let shape = [n_rows, self.heads, capacity_tokens, self.head_dim];
         let dtype = self.ports.cache_dtype;
@@ -116,6 +124,8 @@ impl InPlaceGraph {
         let failed =
             |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
         let mut binding = self.graph.session.create_binding().map_err(failed)?;
+        let adapter = adapter.and_then(|number| self.adapters.get(number)?.as_ref());
+        adapter.map_or(Ok(()), |adapter| adapter.bind(&mut binding)).map_err(failed)?;
         let mut tensors = Vec::with_capacity(self.ports.cache.len());
         for (past, present) in &self.ports.cache {
             let mut tensor = RowTensor::zeros(&self.graph.memory, dtype, &shape).map_err(failed)?;

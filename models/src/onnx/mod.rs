@@ -2,6 +2,7 @@
 //!
 //! Sessions are run synchronously, each by one thread at a time; `run_async` is never used.
 
+mod adapter;
 mod cross;
 mod cuda;
 mod decoder;
@@ -20,6 +21,7 @@ mod runtime;
 mod scores;
 mod session;
 
+pub(crate) use adapter::Adapter;
 pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect, dialect_in};
 pub(crate) use encoder::EncoderGraph;
 pub(crate) use external::locations as external_locations;

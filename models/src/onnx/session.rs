@@ -120,6 +120,16 @@ pub enum SessionError {
         /// The operator.
         operator: &'static str,
     },
+    /// An adapter is not one of the graph.
+    #[error("the adapter `{file}` of graph `{graph}` cannot be used: {message}")]
+    Adapter {
+        /// The graph's base name.
+        graph: String,
+        /// The adapter's file.
+        file: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The cache cannot be allocated.
     #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
     Allocate {
@@ -143,6 +153,7 @@ impl SessionError {
             Self::Nodes { .. } => "graph_unreadable",
             Self::Padding { .. } => "padding_matters",
             Self::NotOnCuda { .. } => "cuda_unsupported",
+            Self::Adapter { .. } => "adapter_unfit",
             Self::Allocate { .. } => "cache_allocate",
         }
     }

@@ -1,6 +1,8 @@
-"""Phi-4-multimodal as onnxruntime-genai lays it out, but for its decoder (`phi4_text`)."""
+"""Phi-4-multimodal as onnxruntime-genai lays it out, but for its decoder and its adapters' files
+(`phi4_text`)."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from . import media, templates, toktypes
 from .causal import SIZES
 from .common import BUNDLES, WORK, size_of, write_reference
 from .corpus import ROW_TEXTS
-from .decoding import MAX_NEW_TOKENS
+from .decoding import MAX_NEW_TOKENS, Generation, generate
 from .graphs import trace
 from .listeners import samples_of
 from .multimodal import Spec, build
@@ -51,6 +53,11 @@ TEXT = {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1}
 # Published ones take up to 36.
 CROPS_MAX = 3
 CONTEXT = 4096
+# The middle size of LoRA weights by their adapter; published ones differ too.
+RANKS = {"vision": 4, "speech": 8}
+# What an adapter adds to a layer's output is about so large beside inputs of 1.
+LORA_GAIN = 1.0
+LORA_LAYERS = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -128,6 +135,86 @@ def _prompts(tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
         row["prompt_ids"] = inputs["input_ids"][0].tolist()
         found.append((row, dict(inputs)))
     return found
+
+
+class Adapted(Phi4MultimodalForCausalLM):
+    """The model with random LoRA adapters on its decoder; a row's media choose among them.
+
+    Their weights are no parameters, so what is saved is the model without them.
+    """
+
+    def __init__(self, config: Phi4MultimodalConfig) -> None:
+        super().__init__(config)
+        self.active: str | None = None
+        self.adapters: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
+        linears = {
+            f"model.layers.{i}.{part}": layer.get_submodule(part)
+            for i, layer in enumerate(self.model.layers)
+            for part in LORA_LAYERS
+        }
+        for name, linear in linears.items():
+            linear.register_forward_hook(partial(self._add, name))
+        for seed, (adapter, rank) in enumerate(RANKS.items()):
+            generator = torch.Generator().manual_seed(seed)
+            self.adapters[adapter] = {
+                name: (
+                    torch.randn(linear.in_features, rank, generator=generator)
+                    / linear.in_features**0.5,
+                    torch.randn(rank, linear.out_features, generator=generator)
+                    * (LORA_GAIN / rank**0.5),
+                )
+                for name, linear in linears.items()
+            }
+
+    def _add(
+        self, name: str, _: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
+        if self.active not in self.adapters:
+            return output
+        a, b = self.adapters[self.active][name]
+        return output + (args[0] @ a) @ b
+
+    def generate(self, **inputs: object) -> object:
+        """Pictures want their adapter with sounds beside them too."""
+        feeds = media_feeds(inputs)
+        self.active = next((adapter for adapter in RANKS if feeds[adapter]), None)
+        return super().generate(**inputs)
+
+    def lora_inputs(self) -> dict[str, np.ndarray]:
+        """All LoRA weights as inputs of the builder's decoder, where gate and up are two layers."""
+        found = {}
+        for adapter, pairs in self.adapters.items():
+            for name, (a, b) in pairs.items():
+                name = name.replace("self_attn", "attn")
+                parts = {name: b}
+                if name.endswith("gate_up_proj"):
+                    block = name.removesuffix("gate_up_proj")
+                    parts = dict(
+                        zip((f"{block}gate_proj", f"{block}up_proj"), b.chunk(2, 1), strict=True)
+                    )
+                for part, own in parts.items():
+                    found[f"{adapter}/{part}.lora_A.MatMul.weight"] = a.numpy()
+                    found[f"{adapter}/{part}.lora_B.MatMul.weight"] = own.contiguous().numpy()
+        return found
+
+
+def _expect_adapters_matter(
+    model: Adapted, inputs: list[dict], found: list[Generation], eos_ids: list[int]
+) -> None:
+    """Stops where too many rows would be answered alike without adapters, or with the other."""
+    adapters = model.adapters
+    vision, speech = adapters.values()
+    for others in ({}, {"vision": speech, "speech": vision}):
+        model.adapters = others
+        alike = [
+            generate(model, own, eos_ids).token_ids == answer.token_ids
+            for own, answer in zip(inputs, found, strict=True)
+            if any(media_feeds(own).values())
+        ]
+        print(f"  {sum(alike)} of {len(alike)} rows alike with adapters {list(others)}")
+        if sum(alike) * 2 > len(alike):
+            raise AssertionError("adapters change too few answers")
+    model.adapters = adapters
 
 
 class VisionFeatures(nn.Module):
@@ -345,6 +432,7 @@ def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
             "vision": {
                 "filename": "phi-4-mm-vision.onnx",
                 "config_filename": "vision_processor.json",
+                "adapter_filename": "phi-4-mm-vision.onnx_adapter",
                 "inputs": {
                     **same("pixel_values", "image_sizes"),
                     "attention_mask": "image_attention_mask",
@@ -354,6 +442,7 @@ def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
             "speech": {
                 "filename": "phi-4-mm-speech.onnx",
                 "config_filename": "speech_processor.json",
+                "adapter_filename": "phi-4-mm-speech.onnx_adapter",
                 "inputs": {
                     **same("audio_embeds", "audio_sizes", "audio_projection_mode"),
                     "attention_mask": "audio_attention_mask",
@@ -479,7 +568,7 @@ SPECS = [
     Spec(
         name="phi4",
         tokenizer=_tokenizer,
-        model_class=Phi4MultimodalForCausalLM,
+        model_class=Adapted,
         config=_config,
         generation=_generation,
         files={
@@ -491,7 +580,7 @@ SPECS = [
 
 
 def make(spec: Spec) -> None:
-    """Makes all of the bundle but its decoder, and its reference."""
+    """Makes all of the bundle but its decoder and its adapters' files, and its reference."""
     folder = BUNDLES / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     media.make()
@@ -500,11 +589,16 @@ def make(spec: Spec) -> None:
     inputs = [inputs for _, inputs in rows]
     model, found = build(spec, tokenizer, inputs)
     generation = spec.generation(tokenizer)
+    _expect_adapters_matter(model, inputs, found, generation["eos_token_id"])
+    for answer in found:
+        if [int(raw.argmax()) for raw in answer.raw_logits] != answer.token_ids:
+            raise AssertionError("the graphs would say a mark that is suppressed here")
     spec.files["genai_config.json"] = _genai_config(model.config, generation)
     for name, content in spec.files.items():
         write_json(folder / name, content)
     _export(model, inputs, folder)
     _save_text(model)
+    np.savez(WORK / "phi4_text" / "adapters.npz", **model.lora_inputs())
     shutil.copy(folder / "tokenizer.json", WORK / "phi4_text")
     shutil.copy(folder / "tokenizer_config.json", WORK / "phi4_text")
     written = []
@@ -522,4 +616,4 @@ def make(spec: Spec) -> None:
         image_backend="torchvision",
         features=_features(tokenizer),
     )
-    print(f"  {size_of(folder)} bytes, without the decoder")
+    print(f"  {size_of(folder)} bytes, without the decoder and the adapters")

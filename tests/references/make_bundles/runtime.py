@@ -30,7 +30,9 @@ class Decoder:
 
     def __init__(self, path: Path, head_size: int | None = None) -> None:
         self.session = open_session(path)
-        self.inputs = {i.name: i for i in self.session.get_inputs()}
+        # Inputs with a value of their own may be fed too.
+        inputs = [*self.session.get_inputs(), *self.session.get_overridable_initializers()]
+        self.inputs = {i.name: i for i in inputs}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.head_size = head_size
         self.reset()

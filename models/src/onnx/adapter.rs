@@ -1,0 +1,202 @@
+//! Adapters of a decoder (LoRA): weights that some runs are given in the place of empty ones.
+//!
+//! # Source
+//!
+//! A file is the table `Adapter` of `onnxruntime/lora/adapter_format/adapter_schema.fbs` (ONNX Runtime
+//! 1.31), laid out as the FlatBuffers internals describe. It is read here because ONNX Runtime gives its
+//! own reading to no run whose inputs are bound (`RunOptionsAddActiveLoraAdapter`).
+
+use half::f16;
+use ort::{
+    session::IoBinding,
+    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor},
+};
+
+use super::{GraphSession, SessionError};
+
+/// What the bytes of a file begin with, behind the place of its table.
+const IDENTIFIER: &[u8] = b"TORT";
+
+/// The weights of an adapter, by the names of the inputs that take them.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    weights: Vec<(String, DynValue)>,
+}
+
+impl Adapter {
+    /// Reads the adapter of a graph from the content of `file`.
+    pub(crate) fn read(
+        graph: &GraphSession,
+        file: &str,
+        content: &[u8],
+    ) -> Result<Self, SessionError> {
+        let unfit = |message: String| SessionError::Adapter {
+            graph: graph.name().to_owned(),
+            file: file.to_owned(),
+            message,
+        };
+        let parameters =
+            parameters(content).ok_or_else(|| unfit("it is no adapter of ONNX Runtime".into()))?;
+        let taken = graph.session.overridable_initializers();
+        let mut weights = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let name = parameter.name.to_owned();
+            if !taken.iter().any(|initializer| initializer.name() == name) {
+                return Err(unfit(format!("the graph takes no `{name}`")));
+            }
+            let value = parameter.value().map_err(|error| unfit(format!("`{name}`: {error}")))?;
+            weights.push((name, value));
+        }
+        Ok(Self { weights })
+    }
+
+    /// Makes the weights inputs of all runs of a binding.
+    pub(super) fn bind(&self, binding: &mut IoBinding) -> Result<(), ort::Error> {
+        self.weights.iter().try_for_each(|(name, value)| binding.bind_input(name, value))
+    }
+}
+
+/// A weight of a file.
+#[derive(Debug, PartialEq)]
+struct Parameter<'a> {
+    name: &'a str,
+    shape: Vec<i64>,
+    /// As `TensorProto.DataType` of ONNX numbers them.
+    dtype: i32,
+    content: &'a [u8],
+}
+
+impl Parameter<'_> {
+    fn value(&self) -> Result<DynValue, String> {
+        match self.dtype {
+            1 => self.tensor(f32::from_le_bytes),
+            2 => self.tensor(u8::from_le_bytes),
+            3 => self.tensor(i8::from_le_bytes),
+            10 => self.tensor(f16::from_le_bytes),
+            other => Err(format!("its type has the number {other}, not 1, 2, 3 or 10")),
+        }
+    }
+
+    fn tensor<T, const N: usize>(&self, read: impl Fn([u8; N]) -> T) -> Result<DynValue, String>
+    where
+        T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
+    {
+        let (whole, rest) = self.content.as_chunks::<N>();
+        let n_values = self.shape.iter().try_fold(1_i64, |n, size| n.checked_mul(*size));
+        if !rest.is_empty() || n_values != i64::try_from(whole.len()).ok() {
+            return Err(format!("{:?} are not {} bytes", self.shape, self.content.len()));
+        }
+        let values: Vec<T> = whole.iter().copied().map(read).collect();
+        let tensor = OrtTensor::from_array((self.shape.clone(), values));
+        tensor.map(OrtTensor::into_dyn).map_err(|error| error.to_string())
+    }
+}
+
+/// Returns the weights of a file, if it is whole.
+fn parameters(content: &[u8]) -> Option<Vec<Parameter<'_>>> {
+    if content.get(4..8)? != IDENTIFIER {
+        return None;
+    }
+    let buffer = Buffer(content);
+    // Before them stand the versions of format, adapter and model.
+    let (start, n_parameters) = buffer.vector(buffer.field(buffer.indirect(0)?, 3)?)?;
+    (0..n_parameters)
+        .map(|i| {
+            let table = buffer.indirect(start.checked_add(i.checked_mul(4)?)?)?;
+            let name = buffer.bytes(buffer.field(table, 0)?)?;
+            let (start, n_dims) = buffer.vector(buffer.field(table, 1)?)?;
+            let dim = |i: usize| {
+                buffer.array(start.checked_add(i.checked_mul(8)?)?).map(i64::from_le_bytes)
+            };
+            Some(Parameter {
+                name: std::str::from_utf8(name).ok()?,
+                shape: (0..n_dims).map(dim).collect::<Option<_>>()?,
+                dtype: i32::from_le_bytes(buffer.array(buffer.field(table, 2)?)?),
+                content: buffer.bytes(buffer.field(table, 3)?)?,
+            })
+        })
+        .collect()
+}
+
+/// A FlatBuffer; whatever does not lie in it is `None`.
+#[derive(Clone, Copy)]
+struct Buffer<'a>(&'a [u8]);
+
+impl<'a> Buffer<'a> {
+    fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..)?.first_chunk().copied()
+    }
+
+    fn size(self, at: usize) -> Option<usize> {
+        usize::try_from(u32::from_le_bytes(self.array(at)?)).ok()
+    }
+
+    /// Returns the place that the number at `at` leads to.
+    fn indirect(self, at: usize) -> Option<usize> {
+        at.checked_add(self.size(at)?)
+    }
+
+    /// Returns where a field of a table stands.
+    fn field(self, table: usize, number: usize) -> Option<usize> {
+        let to_layout = isize::try_from(i32::from_le_bytes(self.array(table)?)).ok()?;
+        let layout = table.checked_add_signed(to_layout.checked_neg()?)?;
+        let small = |at: usize| self.array(at).map(u16::from_le_bytes).map(usize::from);
+        let entry = 4 + 2 * number;
+        if entry + 2 > small(layout)? {
+            return None;
+        }
+        let offset = small(layout.checked_add(entry)?)?;
+        (offset > 0).then(|| table.checked_add(offset))?
+    }
+
+    /// Returns where the elements of a vector begin, and how many there are.
+    fn vector(self, field: usize) -> Option<(usize, usize)> {
+        let at = self.indirect(field)?;
+        let n_elements = self.size(at)?;
+        // So that no hostile number makes room for more than there is.
+        (n_elements <= self.0.len()).then_some((at.checked_add(4)?, n_elements))
+    }
+
+    fn bytes(self, field: usize) -> Option<&'a [u8]> {
+        let (start, len) = self.vector(field)?;
+        self.0.get(start..start.checked_add(len)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two weights, as `onnxruntime.AdapterFormat` of 1.31 writes them.
+    const FILE: &[u8] = include_bytes!("adapter_test.onnx_adapter");
+
+    #[test]
+    fn weights_are_read_as_they_were_written() {
+        let ones: Vec<u8> = [1.0_f32; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tens: Vec<u8> = [10.0_f32; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut found = parameters(FILE).unwrap();
+        found.sort_by_key(|parameter| parameter.name);
+        let wanted = [
+            Parameter { name: "lora", shape: vec![2, 1], dtype: 1, content: &ones },
+            Parameter { name: "lorb", shape: vec![1, 2], dtype: 1, content: &tens },
+        ];
+        assert_eq!(found, wanted);
+        assert!(found.iter().all(|parameter| parameter.value().is_ok()));
+    }
+
+    #[test]
+    fn a_broken_file_is_told_or_read_but_never_a_panic() {
+        for end in 0..FILE.len() {
+            drop(parameters(&FILE[..end]));
+            for byte in [0, 1, 127, 255] {
+                let mut changed = FILE.to_vec();
+                changed[end] = byte;
+                for parameter in parameters(&changed).unwrap_or_default() {
+                    drop(parameter.value());
+                }
+            }
+        }
+        assert_eq!(parameters(b""), None);
+        assert_eq!(parameters(&FILE[..FILE.len() / 2]), None);
+    }
+}
