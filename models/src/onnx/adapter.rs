@@ -9,15 +9,18 @@
 use half::f16;
 use ort::{
     session::IoBinding,
-    value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor},
+    value::{DynValue, Tensor as OrtTensor},
 };
 
-use super::{GraphSession, SessionError};
+use super::{
+    GraphSession, SessionError,
+    memory::{Element, Memory},
+};
 
 /// What the bytes of a file begin with, behind the place of its table.
 const IDENTIFIER: &[u8] = b"TORT";
 
-/// The weights of an adapter, by the names of the inputs that take them.
+/// The weights of an adapter, by the names of the inputs that take them, in the memory of the graph.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     weights: Vec<(String, DynValue)>,
@@ -44,7 +47,8 @@ impl Adapter {
             if !taken.iter().any(|initializer| initializer.name() == name) {
                 return Err(unfit(format!("the graph takes no `{name}`")));
             }
-            let value = parameter.value().map_err(|error| unfit(format!("`{name}`: {error}")))?;
+            let value = parameter.value(&graph.memory);
+            let value = value.map_err(|error| unfit(format!("`{name}`: {error}")))?;
             weights.push((name, value));
         }
         Ok(Self { weights })
@@ -67,28 +71,33 @@ struct Parameter<'a> {
 }
 
 impl Parameter<'_> {
-    fn value(&self) -> Result<DynValue, String> {
+    fn value(&self, memory: &Memory) -> Result<DynValue, String> {
         match self.dtype {
-            1 => self.tensor(f32::from_le_bytes),
-            2 => self.tensor(u8::from_le_bytes),
-            3 => self.tensor(i8::from_le_bytes),
-            10 => self.tensor(f16::from_le_bytes),
+            1 => self.tensor(memory, f32::from_le_bytes),
+            2 => self.tensor(memory, u8::from_le_bytes),
+            3 => self.tensor(memory, i8::from_le_bytes),
+            10 => self.tensor(memory, f16::from_le_bytes),
             other => Err(format!("its type has the number {other}, not 1, 2, 3 or 10")),
         }
     }
 
-    fn tensor<T, const N: usize>(&self, read: impl Fn([u8; N]) -> T) -> Result<DynValue, String>
-    where
-        T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
-    {
+    fn tensor<T: Element, const N: usize>(
+        &self,
+        memory: &Memory,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<DynValue, String> {
+        let tensor = OrtTensor::from_array((self.shape.clone(), self.values(read)?));
+        let taken = tensor.and_then(|tensor| memory.take(tensor));
+        taken.map(OrtTensor::into_dyn).map_err(|error| error.to_string())
+    }
+
+    fn values<T, const N: usize>(&self, read: impl Fn([u8; N]) -> T) -> Result<Vec<T>, String> {
         let (whole, rest) = self.content.as_chunks::<N>();
         let n_values = self.shape.iter().try_fold(1_i64, |n, size| n.checked_mul(*size));
         if !rest.is_empty() || n_values != i64::try_from(whole.len()).ok() {
             return Err(format!("{:?} are not {} bytes", self.shape, self.content.len()));
         }
-        let values: Vec<T> = whole.iter().copied().map(read).collect();
-        let tensor = OrtTensor::from_array((self.shape.clone(), values));
-        tensor.map(OrtTensor::into_dyn).map_err(|error| error.to_string())
+        Ok(whole.iter().copied().map(read).collect())
     }
 }
 
@@ -181,7 +190,10 @@ mod tests {
             Parameter { name: "lorb", shape: vec![1, 2], dtype: 1, content: &tens },
         ];
         assert_eq!(found, wanted);
-        assert!(found.iter().all(|parameter| parameter.value().is_ok()));
+        let [lora, _] = wanted;
+        assert_eq!(lora.values(f32::from_le_bytes).unwrap(), [1.0; 2]);
+        let uneven = Parameter { shape: vec![3, 1], ..lora };
+        assert!(uneven.values(f32::from_le_bytes).is_err());
     }
 
     #[test]
@@ -192,7 +204,7 @@ mod tests {
                 let mut changed = FILE.to_vec();
                 changed[end] = byte;
                 for parameter in parameters(&changed).unwrap_or_default() {
-                    drop(parameter.value());
+                    drop(parameter.values(f32::from_le_bytes));
                 }
             }
         }

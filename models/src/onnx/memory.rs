@@ -14,7 +14,7 @@ use ort::{
 
 use super::{DeviceKind, cuda::CudaRuntime};
 
-/// The types of number that are kept.
+/// The types of number that are kept, and those of quantized weights.
 pub(super) trait Element:
     PrimitiveTensorElementType + fmt::Debug + Copy + Default + 'static
 {
@@ -22,6 +22,8 @@ pub(super) trait Element:
 
 impl Element for f32 {}
 impl Element for f16 {}
+impl Element for u8 {}
+impl Element for i8 {}
 
 /// Some runs of elements that are copied from one tensor to another: `n` of `len` elements, the
 /// first at `from` and `to`, the next each a stride further.
