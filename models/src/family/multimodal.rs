@@ -43,7 +43,7 @@ impl MultimodalEncoder {
     }
 
     /// Returns which of the decoder's adapters a prompt is run with: that of images where it has some,
-    /// beside sounds too (`MultiModalPipelineState` of onnxruntime-genai 0.18).
+    /// beside sounds too (`Phi4MMForCausalLM.forward` of the code beside the published weights).
     fn adapter(&self, has_media: [bool; 2]) -> Option<usize> {
         let medium = has_media.into_iter().position(|has| has)?;
         self.has_adapters[medium].then_some(medium)
