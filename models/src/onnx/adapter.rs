@@ -176,37 +176,40 @@ impl<'a> Buffer<'a> {
 mod tests {
     use super::*;
 
-    /// Two weights, as `onnxruntime.AdapterFormat` of 1.31 writes them.
-    const FILE: &[u8] = include_bytes!("adapter_test.onnx_adapter");
+    /// As `onnxruntime.AdapterFormat` writes it (`tests/references/make_bundles/genai_text.py`).
+    const FILE: &[u8] =
+        include_bytes!("../../../tests/references/bundles/phi4/phi-4-mm-vision.onnx_adapter");
 
     #[test]
-    fn weights_are_read_as_they_were_written() {
-        let ones: Vec<u8> = [1.0_f32; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
-        let tens: Vec<u8> = [10.0_f32; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
-        let mut found = parameters(FILE).unwrap();
-        found.sort_by_key(|parameter| parameter.name);
-        let wanted = [
-            Parameter { name: "lora", shape: vec![2, 1], dtype: 1, content: &ones },
-            Parameter { name: "lorb", shape: vec![1, 2], dtype: 1, content: &tens },
-        ];
-        assert_eq!(found, wanted);
-        let [lora, _] = wanted;
-        assert_eq!(lora.values(f32::from_le_bytes).unwrap(), [1.0; 2]);
-        let uneven = Parameter { shape: vec![3, 1], ..lora };
-        assert!(uneven.values(f32::from_le_bytes).is_err());
+    fn weights_have_names_shapes_and_values() {
+        let found = parameters(FILE).unwrap();
+        assert_eq!(found.len(), 20);
+        let shape = |name: &str| {
+            let name = format!("model.layers.1.attn.qkv_proj.{name}.MatMul.weight");
+            let parameter = found.iter().find(|parameter| parameter.name == name).unwrap();
+            parameter.shape.clone()
+        };
+        assert_eq!((shape("lora_A"), shape("lora_B")), (vec![32, 4], vec![4, 64]));
+        for parameter in found {
+            let values = parameter.values(f32::from_le_bytes).unwrap();
+            assert!(values.iter().all(|value| (1e-9..10.0).contains(&value.abs())));
+            let uneven = Parameter { shape: vec![31, 5], ..parameter };
+            assert!(uneven.values(f32::from_le_bytes).is_err());
+        }
     }
 
     #[test]
     fn a_broken_file_is_told_or_read_but_never_a_panic() {
-        for end in 0..FILE.len() {
-            drop(parameters(&FILE[..end]));
+        let mut changed = FILE.to_vec();
+        for at in 0..FILE.len() {
+            drop(parameters(&FILE[..at]));
             for byte in [0, 1, 127, 255] {
-                let mut changed = FILE.to_vec();
-                changed[end] = byte;
+                changed[at] = byte;
                 for parameter in parameters(&changed).unwrap_or_default() {
                     drop(parameter.values(f32::from_le_bytes));
                 }
             }
+            changed[at] = FILE[at];
         }
         assert_eq!(parameters(b""), None);
         assert_eq!(parameters(&FILE[..FILE.len() / 2]), None);
