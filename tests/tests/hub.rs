@@ -292,8 +292,22 @@ fn each_family_says_what_it_needs() {
                 "onnx/vision_encoder.onnx",
             ],
         ),
+        (
+            "phi4",
+            &[
+                "phi-4-mm-embedding.onnx",
+                "phi-4-mm-speech.onnx",
+                "phi-4-mm-speech.onnx_adapter",
+                "phi-4-mm-text.onnx",
+                "phi-4-mm-vision.onnx",
+                "phi-4-mm-vision.onnx_adapter",
+            ],
+        ),
     ] {
         let (hub, place) = (HubServer::start(&bundle(name)), Workplace::new());
+        drop(ended(&mut hub.command(&place, &["models", "show", MODEL])).expect(0));
+        let files = hub.files_asked();
+        assert!(!files.iter().any(|file| file.contains(".onnx")), "only to be shown: {files:?}");
         drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
         let mut files = hub.files_asked();
         files.retain(|file| file.contains(".onnx"));

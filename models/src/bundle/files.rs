@@ -179,6 +179,15 @@ impl BundleFiles {
         }
     }
 
+    /// Checks that a file is on this machine.
+    pub(super) fn expect(&self, file: &str) -> Result<(), BundleError> {
+        let is_here = match &self.place {
+            Place::Memory(_) => self.has(file)?,
+            Place::Directory(folder) => folder.path_of(file)?.is_some(),
+        };
+        is_here.then_some(()).ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })
+    }
+
     /// Returns the bytes of a file, if that is known.
     pub(super) fn size(&self, file: &str) -> Option<u64> {
         match &self.place {

@@ -40,7 +40,7 @@ pub(crate) fn is_config(file: &str) -> bool {
         None => {
             // `sentence_bert_config.json`, and the same of other base models.
             let is_limit = file.starts_with("sentence_") && file.ends_with("_config.json");
-            is_limit || file.ends_with(ADAPTER) || CONFIG_FILES.contains(&file)
+            is_limit || CONFIG_FILES.contains(&file)
         }
         Some((folder, file)) => {
             is_module_folder(folder) && ["config.json", "model.safetensors"].contains(&file)
@@ -183,7 +183,17 @@ impl Bundle {
                 });
             }
         }
+        for file in self.adapters() {
+            if !self.files.has(file)? {
+                return Err(BundleError::MissingFile { file: file.to_owned() });
+            }
+        }
         self.graphs().map(drop)
+    }
+
+    /// Returns the files of the adapters that the decoder has.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.config.adapters.iter().flatten().map(String::as_str)
     }
 
     /// Returns the precisions in which a graph is there, with the file of each.
@@ -204,8 +214,9 @@ impl Bundle {
         self.files.external_data(file)
     }
 
-    /// Checks that all graphs can be opened, with what they keep outside.
+    /// Checks that all graphs can be opened, with what they keep outside, and adapters read.
     pub(crate) fn is_whole(&self) -> Result<(), BundleError> {
+        self.adapters().try_for_each(|file| self.files.expect(file))?;
         self.graph_names().into_iter().try_for_each(|name| self.files.graph(name).map(drop))
     }
 

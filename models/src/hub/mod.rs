@@ -180,6 +180,9 @@ impl Hub {
     ) -> Result<Bundle, BundleError> {
         let snapshot = self.snapshot(repo, &precision)?;
         let bundle = snapshot.look(progress)?;
+        for file in bundle.adapters() {
+            snapshot.bring(file, progress)?;
+        }
         for graph in bundle.graphs()? {
             snapshot.bring(&graph.file, progress)?;
             for data in bundle.external_data(&graph.file)? {
