@@ -47,12 +47,12 @@ pub(super) struct Turn {
 impl Turn {
     /// Looks at all rows in the engine.
     pub(super) fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
-        let (waiting, at_work): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.prompt.is_some());
-        let Some(live) = at_work.first() else {
-            let first = waiting.iter().min_by_key(|row| row.number);
+        let waiting = rows.clone().filter(|row| row.prompt.is_some());
+        let Some(live) = rows.clone().find(|row| row.prompt.is_none()) else {
+            let first = waiting.min_by_key(|row| row.number);
             return Self { adapter: first.and_then(|row| row.adapter), end: u64::MAX };
         };
-        let others = waiting.iter().filter(|row| row.adapter != live.adapter);
+        let others = waiting.filter(|row| row.adapter != live.adapter);
         let end = others.map(|row| row.number).min().unwrap_or(u64::MAX);
         Self { adapter: live.adapter, end }
     }

@@ -72,20 +72,19 @@ impl TokenEmbedding {
         token_ids: &Tensor<i64>,
         features: [&[f32]; 2],
     ) -> Result<Tensor<f32>, RunError> {
-        let rows = features.map(|values| {
-            let shape = [values.len() / self.hidden_size.max(1), self.hidden_size];
-            Tensor::new(shape, values.to_vec())
-        });
-        let mut feeds = vec![("input_ids", Feed::I64(token_ids))];
-        for (name, rows) in FEATURES.into_iter().zip(&rows) {
-            let rows = rows.as_ref().map_err(|error| RunError {
-                graph: self.graph.name().to_owned(),
-                message: error.to_string(),
-            })?;
+        let mut placed = Vec::with_capacity(self.features.len());
+        for (name, values) in FEATURES.into_iter().zip(features) {
             if self.features.contains(&name) {
-                feeds.push((name, Feed::F32(rows)));
+                let shape = [values.len() / self.hidden_size.max(1), self.hidden_size];
+                let rows = Tensor::new(shape, values.to_vec()).map_err(|error| RunError {
+                    graph: self.graph.name().to_owned(),
+                    message: error.to_string(),
+                })?;
+                placed.push((name, rows));
             }
         }
+        let mut feeds = vec![("input_ids", Feed::I64(token_ids))];
+        feeds.extend(placed.iter().map(|(name, rows)| (*name, Feed::F32(rows))));
         let embeds = self.graph.run_on(&feeds, "inputs_embeds")?;
         self.expect(&embeds, &[token_ids.shape(), &[self.hidden_size]].concat())?;
         Ok(embeds)

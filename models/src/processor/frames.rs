@@ -286,25 +286,21 @@ impl FrameMel {
             let n_samples = heard(samples);
             let mut padded = samples[..n_samples].to_vec();
             padded.resize(longest, 0.0);
-            let n_own = if self.counts_begun {
-                n_samples.div_ceil(self.hop).min(n_frames)
+            let (n_own, end_silent) = if self.counts_begun {
+                let n_own = n_samples.div_ceil(self.hop).min(n_frames);
+                (n_own, n_own)
             } else {
                 // Frames at the end of a shorter sound are silence in the reference, but for the last
                 // that it begins.
                 let n_own = (n_samples - n_frame) / self.hop + 1;
                 let end = (n_samples / self.hop).saturating_sub(1).min(n_frames);
-                if n_samples < longest && n_own < end {
-                    self.append(&padded, 0..n_own, &mut values);
-                    let silence = self.norm.iter().map(|norm| self.level(0.0, *norm));
-                    let silence: Vec<f32> = silence.collect();
-                    values.extend(silence.repeat(end - n_own));
-                    self.append(&padded, end..n_frames, &mut values);
-                    own.push(n_own);
-                    continue;
-                }
-                n_own
+                (n_own, if n_samples < longest { end.max(n_own) } else { n_own })
             };
-            self.append(&padded, 0..n_frames, &mut values);
+            self.append(&padded, 0..n_own, &mut values);
+            for _ in n_own..end_silent {
+                values.extend(self.norm.iter().map(|norm| self.level(0.0, *norm)));
+            }
+            self.append(&padded, end_silent..n_frames, &mut values);
             own.push(n_own);
         }
         let values = Tensor::new([sounds.len(), n_frames, self.filters.len()], values)?;
