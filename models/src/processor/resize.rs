@@ -116,8 +116,10 @@ pub fn resize(
     if filter == Filter::Nearest {
         return nearest(image, width, height, backend);
     }
-    // Pillow 13 goes down first when that makes the wider pass smaller.
-    let down_first = backend == Backend::Pil && width > image.width && height < image.height;
+    // Pillow 13 goes down first where so many more rows go than columns (`ImagingResample`).
+    let (rows_gone, columns_gone) =
+        (image.height as i64 - height as i64, image.width as i64 - width as i64);
+    let down_first = backend == Backend::Pil && rows_gone > 0 && rows_gone > columns_gone * 2;
     if down_first {
         across(&down(image, height, filter, backend), width, filter, backend)
     } else {

@@ -29,7 +29,11 @@ FILTERS = {
     3: (Image.Resampling.BICUBIC, InterpolationMode.BICUBIC),
 }
 # Width, height, new width, new height.
-SIZES = [(41, 29, 16, 16), (16, 16, 41, 29), (50, 12, 20, 30), (12, 50, 30, 20), (33, 24, 33, 11)]
+# The last three: Pillow 13 goes down first where more than twice as many rows go as columns.
+SIZES = [
+    *[(41, 29, 16, 16), (16, 16, 41, 29), (50, 12, 20, 30), (12, 50, 30, 20), (33, 24, 33, 11)],
+    *[(40, 160, 24, 96), (31, 60, 21, 39), (30, 60, 20, 40)],
+]
 LARGE = (640, 427, 96, 96)
 
 TEXTS = [
