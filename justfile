@@ -42,7 +42,7 @@ parity-real:
 # Makes docs/parity.md anew: every bundle held to its reference, and how fast it is.
 parity-table:
     rm -rf target/parity
-    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test families --test readers --test listeners --test encoder_decoders --test hearing --test tasks --test embeddings
+    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test families --test quantized --test readers --test listeners --test encoder_decoders --test hearing --test tasks --test embeddings
     python3 tests/parity_table.py target/parity > docs/parity.md
 
 # 20,000 damaged pictures and sounds through the decoders, 2,000 of each through the binary; prints a table.

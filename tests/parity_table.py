@@ -7,7 +7,8 @@ from pathlib import Path
 HEAD = """# Parity with Hugging Face transformers
 
 Made by `just parity-table` from the tests of `legenda-models`: every line is a bundle whose rows
-were held to stored answers of transformers {versions}. The bundles are tiny and
+were held to stored answers of transformers {versions}; the quantized ones and those in fp16
+to answers of ONNX Runtime, which ran the same graphs one row at a time. The bundles are tiny and
 their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
 the matrix products, not how fast a real model is. 8 slots or batches of 8, other work beside it.
 The lines of `cuda` are from an NVIDIA H200 with ONNX Runtime 1.31.1 (`docs/cuda.md`).
@@ -35,9 +36,8 @@ def main(folder: str) -> None:
     bundles = Path(__file__).parent / "references" / "bundles"
     # `conversations.json` holds no answers of a model.
     made_by = [json.loads(path.read_text()).get("reference") for path in bundles.glob("*.json")]
-    versions = sorted(
-        {text.split(",")[0].removeprefix("transformers ") for text in made_by if text}
-    )
+    made_by = [text.split(",")[0] for text in made_by if text]
+    versions = sorted({text.split()[1] for text in made_by if text.startswith("transformers ")})
     print(HEAD.format(versions=" and ".join(versions)), end="")
     for line in lines:
         cells = [line["name"], line["architecture"], line["layout"], line["dialect"] or ""]

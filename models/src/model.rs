@@ -8,7 +8,7 @@ use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
     bundle::{EarlyStoppingConfig, Family, GenerationConfig, Reader},
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
-    family::{self, Graphs},
+    family::{self, Graphs, Slots},
     onnx::{DeviceKind, Runtime, SessionError},
     processor::{Continued, Document, Regions, Transcript},
 };
@@ -163,7 +163,6 @@ impl Model {
             return Err(ModelError::BeamsDraw { n_beams });
         }
         let rows = slots(bundle, options, context_tokens, n_beams)?;
-        let slots = rows * n_beams;
         let (speech, job) = (&options.speech, &options.generation);
         let start = bundle.decoder_start(speech)?;
         let eos_token_ids = &engine_options.eos_token_ids;
@@ -175,8 +174,10 @@ impl Model {
         constraints.timestamps = start.timestamps;
         constraints.forced_first = start.target_id.or(constraints.forced_first);
         let choice = runtime.choose_device(options.device)?;
-        let Graphs { encoder, decoder } =
-            family::open(runtime, bundle, choice.kind, slots, context_tokens, start)?;
+        let slots = Slots { rows, per_row: n_beams, context_tokens };
+        let Graphs { encoder, decoder } = family::open(runtime, bundle, choice.kind, slots, start)?;
+        // A graph may let fewer rows stand together.
+        let rows = decoder.slots() / n_beams;
         let info = ModelInfo {
             name: bundle.name().to_owned(),
             revision: bundle.revision().to_owned(),

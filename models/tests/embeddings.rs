@@ -131,6 +131,11 @@ fn minilm_pools_by_the_mean_and_normalizes() {
 }
 
 #[test]
+fn minilm_in_8_bits_has_its_rows_alone() {
+    assert_embeddings("minilm_quantized", "text", EmbeddingInput::Text, 2e-6);
+}
+
+#[test]
 fn bge_pools_by_the_first_token() {
     assert_embeddings("bge", "text", EmbeddingInput::Text, 2e-6);
 }

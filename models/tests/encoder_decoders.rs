@@ -104,6 +104,11 @@ fn t5_with_two_graphs_for_its_decoder() {
 }
 
 #[test]
+fn t5_in_8_bits_has_its_rows_alone() {
+    assert_answers("t5_quantized", bundle("t5_quantized"));
+}
+
+#[test]
 fn bart_summarises() {
     assert_answers("bart", bundle("bart"));
 }

@@ -13,7 +13,7 @@ use crate::{
     Bundle, ModelError, Runtime, Sample,
     bundle::{BundleError, EmbeddingConfig, EmbeddingKind, Step},
     embedder::{Embedding, EmbeddingInput},
-    onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError, quantizes_by_batch},
+    onnx::{DeviceKind, Dtype, Feed, GraphSession, SessionError},
     tensors::Tensor,
 };
 
@@ -117,10 +117,6 @@ impl EmbeddingEncoder {
             EmbeddingKind::Sentence(_) => (false, 1),
             EmbeddingKind::Dual { looks_back, image_size, .. } => (looks_back, image_size),
         };
-        let alone = quantizes_by_batch(&source).map_err(|error| SessionError::Nodes {
-            graph: name.to_owned(),
-            message: error.to_string(),
-        })?;
         let usual = match input {
             EmbeddingInput::Text => BATCH_TEXTS,
             EmbeddingInput::Image | EmbeddingInput::Audio => BATCH_MEDIA,
@@ -131,7 +127,7 @@ impl EmbeddingEncoder {
                 zero: Tensor::zeros([1, 1]),
                 one: Tensor::filled([1, 1], 1),
             },
-            rows_max: if alone { 1 } else { rows_max.unwrap_or(usual) },
+            rows_max: graph.rows_max(rows_max.unwrap_or(usual)),
             pads: has_mask || looks_back,
             graph,
             inputs,

@@ -28,6 +28,7 @@ pub(crate) struct SourceEncoder {
     start: DecoderStart,
     pad_id: i64,
     text_tokens_max: usize,
+    rows_max: usize,
 }
 
 /// What the encoder made of a sample, `[T, C]`; or keys and values of that, `[N, heads, T, dim]`.
@@ -55,6 +56,7 @@ impl SourceEncoder {
             SourceKind::Samples => "input_values",
         };
         Ok(Self {
+            rows_max: graph.rows_max(BATCH_ROWS_MAX),
             graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
             kind,
             start,
@@ -67,13 +69,13 @@ impl SourceEncoder {
     fn batches(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
         if self.kind == SourceKind::Text {
             let lengths = samples.iter().map(|sample| sample.token_ids.len());
-            return prefill_groups(lengths.enumerate().collect(), BATCH_ROWS_MAX);
+            return prefill_groups(lengths.enumerate().collect(), self.rows_max);
         }
         let mut batches: Vec<Vec<usize>> = Vec::new();
         let shape = |place: usize| self.medium(&samples[place]).map(Tensor::shape);
         for place in 0..samples.len() {
             let fits = |batch: &&mut Vec<usize>| {
-                batch.len() < BATCH_ROWS_MAX && shape(batch[0]) == shape(place)
+                batch.len() < self.rows_max && shape(batch[0]) == shape(place)
             };
             match batches.iter_mut().find(fits) {
                 Some(batch) => batch.push(place),

@@ -68,7 +68,7 @@ struct Batch {
 pub(super) struct RowRules {
     /// Whether rows have positions of their own, so that all batches can be laid together.
     pub(super) merges: bool,
-    /// Whether tokens of a prompt see those behind them, so that it cannot go through in pieces.
+    /// Whether tokens of a prompt depend on those behind them, so that it cannot go through in pieces.
     pub(super) whole_prompts: bool,
 }
 

@@ -7,7 +7,7 @@
 //! different shapes; the matrix kernels of the CPU provider then still add up a row in the same
 //! order, but for a single row, which has kernels of its own. So no run and no matrix product in it
 //! has fewer than [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and
-//! 8 slots.
+//! 8 slots. (But where a graph lets rows depend on each other, a row runs by itself.)
 
 use std::collections::BTreeMap;
 
@@ -37,6 +37,8 @@ pub(crate) struct InPlaceDecoder {
     graph: InPlaceGraph,
     tokens: TokenInput,
     slots: usize,
+    /// The fewest rows of any matrix product.
+    rows_min: usize,
     context_tokens: usize,
     vocab_size: usize,
     cache: Cache,
@@ -60,18 +62,20 @@ impl InPlaceDecoder {
         [slots, context_tokens, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
-        let cache = graph.new_cache(slots.max(ROWS_MIN), capacity_tokens, None)?;
+        let rows_min = if graph.mixes_rows() { 1 } else { ROWS_MIN };
+        let cache = graph.new_cache(slots.max(rows_min), capacity_tokens, None)?;
         Ok(Self {
             graph,
             tokens,
             slots,
+            rows_min,
             context_tokens,
             vocab_size,
             cache,
             staging: BTreeMap::new(),
             spare: None,
-            n_tokens: vec![0; slots.max(ROWS_MIN)],
-            next_positions: vec![0; slots.max(ROWS_MIN)],
+            n_tokens: vec![0; slots.max(rows_min)],
+            next_positions: vec![0; slots.max(rows_min)],
             adapter: None,
         })
     }
@@ -132,7 +136,7 @@ impl InPlaceDecoder {
         let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
         self.reserve(longest)?;
         // One row of several tokens is no batch of one; one row of one token would be.
-        let n_rows = if longest < ROWS_MIN { ROWS_MIN } else { joins.len() };
+        let n_rows = if longest < self.rows_min { self.rows_min } else { joins.len() };
         // A joining row comes alone most of the time, so a padded row would double its cost: there
         // is a cache for each number of rows.
         let mut staging = match self.staging.remove(&n_rows) {
@@ -171,7 +175,7 @@ impl InPlaceDecoder {
         // Right padding puts the last tokens of shorter rows before the end. Two at least: one
         // position of one row would be a batch of one again.
         let n_logits = if self.graph.takes_logits_to_keep() {
-            (longest - shortest + 1).max(ROWS_MIN).min(longest)
+            (longest - shortest + 1).max(self.rows_min).min(longest)
         } else {
             longest
         };

@@ -211,9 +211,9 @@ impl MediaEncoder {
         let rows_max = match self.intake {
             Intake::Rows | Intake::Tiles { .. } | Intake::Frames => BATCH_MEDIA_MAX,
             Intake::Patches { .. } => BATCH_PATCHES_MAX,
-            // Each sample by itself.
-            Intake::Crops | Intake::Speech { .. } => 0,
+            Intake::Crops | Intake::Speech { .. } => 1,
         };
+        let rows_max = self.graph.rows_max(rows_max);
         let mut rest = media;
         while let Some(first) = rest.first() {
             // A batch is of one shape and has at most so many rows; one sample is never cut.

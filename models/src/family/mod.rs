@@ -45,15 +45,26 @@ pub(crate) struct Graphs {
     pub(crate) decoder: Box<dyn Decoder>,
 }
 
+/// The slots that a decoder is to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slots {
+    /// Rows together, at most.
+    pub(crate) rows: usize,
+    /// Slots that each row takes: one for each beam.
+    pub(crate) per_row: usize,
+    /// Tokens that each may have.
+    pub(crate) context_tokens: usize,
+}
+
 /// Opens the graphs of a bundle: what makes prompts of samples, and the slots they go to.
 pub(crate) fn open(
     runtime: &Runtime,
     bundle: &Bundle,
     device: DeviceKind,
-    slots: usize,
-    context_tokens: usize,
+    slots: Slots,
     start: DecoderStart,
 ) -> Result<Graphs, ModelError> {
+    let context_tokens = slots.context_tokens;
     match bundle.family {
         Family::EncoderDecoder(SourceKind::ImageText) => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
@@ -61,26 +72,26 @@ pub(crate) fn open(
             let encoder =
                 PictureTextEncoder::open(runtime, bundle, device, shared, start, context_tokens)?;
             let tokens = TokenInput::Embeds(embedding);
-            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
         Family::EncoderDecoder(kind) => {
             let encoder =
                 SourceEncoder::open(runtime, bundle, device, kind, start, context_tokens)?;
             let tokens = TokenInput::Ids;
-            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
         Family::Multimodal => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
             let encoder = MultimodalEncoder::open(runtime, bundle, device, Arc::clone(&embedding))?;
             let tokens = TokenInput::Embeds(embedding);
-            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
         Family::Causal => {
             let tokens = TokenInput::Ids;
-            let decoder = open_decoder(runtime, bundle, device, tokens, slots, context_tokens)?;
+            let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(TextEncoder), decoder })
         }
         Family::Embedding => Err(bundle.no_generation("generate").into()),
@@ -93,12 +104,27 @@ fn open_decoder(
     bundle: &Bundle,
     device: DeviceKind,
     tokens: TokenInput,
-    slots: usize,
-    context_tokens: usize,
+    slots: Slots,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let name = bundle.decoder_graph;
     let source = bundle.files.graph(name)?;
     let graph = GraphSession::open(runtime, name, &source, device)?;
+    let open = |name| {
+        let source = bundle.files.graph(name)?;
+        Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
+    };
+    let first = bundle.first_run_graph().map(open).transpose()?;
+    let mixes_rows = graph.mixes_rows()
+        || tokens.mixes_rows()
+        || first.as_ref().is_some_and(GraphSession::mixes_rows);
+    let rows = if mixes_rows { 1 } else { slots.rows };
+    if rows < slots.rows {
+        tracing::warn!(
+            graph = name,
+            "rows are run one by one: the graph scales values by all rows of a run. `model.precision` \
+             `q4`, `fp16` or `fp32` runs rows together, where the model has it"
+        );
+    }
     let ports = DecoderPorts::read(&graph, &source)?;
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
@@ -115,7 +141,7 @@ fn open_decoder(
     }
     let text = &bundle.config.text;
     let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
-    let sizes = [slots, context_tokens, text.vocab_size];
+    let sizes = [rows * slots.per_row, slots.context_tokens, text.vocab_size];
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
     let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
@@ -127,7 +153,7 @@ fn open_decoder(
             supported: "decoders that keep keys and values in place".to_owned(),
         }));
     }
-    let whole_prompts = bundle.reader().is_some_and(Reader::sees_whole_prompts);
+    let whole_prompts = mixes_rows || bundle.reader().is_some_and(Reader::sees_whole_prompts);
     let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
             let adapters = adapters(&graph, bundle)?;
@@ -140,11 +166,6 @@ fn open_decoder(
             Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
         }
         Dialect::Cohort => {
-            let open = |name| {
-                let source = bundle.files.graph(name)?;
-                Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
-            };
-            let first = bundle.first_run_graph().map(open).transpose()?;
             let graph =
                 GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
             let rules = RowRules { merges: false, whole_prompts };

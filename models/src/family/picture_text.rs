@@ -26,6 +26,7 @@ pub(crate) struct PictureTextEncoder {
     vision: GraphSession,
     embedding: Arc<Mutex<TokenEmbedding>>,
     graph: EncoderGraph,
+    rows_max: usize,
     start: DecoderStart,
     positions_max: usize,
 }
@@ -52,8 +53,10 @@ impl PictureTextEncoder {
         vision.expect_map(PIXELS, Dtype::F32, FEATURES)?;
         vision.expect_dims(PIXELS, &[-1, 3, -1, -1])?;
         vision.expect_no_inputs_but(&[PIXELS])?;
-        let graph = EncoderGraph::new(open("encoder_model")?, "inputs_embeds", false)?;
-        Ok(Self { vision, embedding, graph, start, positions_max })
+        let graph = open("encoder_model")?;
+        let rows_max = graph.rows_max(BATCH_ROWS_MAX);
+        let graph = EncoderGraph::new(graph, "inputs_embeds", false)?;
+        Ok(Self { vision, embedding, graph, rows_max, start, positions_max })
     }
 
     /// Embeds token ids as `[S, C]`.
@@ -89,12 +92,12 @@ impl PictureTextEncoder {
     fn sources(&mut self, samples: &[Sample]) -> Vec<States> {
         let mut features: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         let mut batches: Vec<Vec<usize>> = Vec::new();
+        let rows_max = self.vision.rows_max(BATCH_ROWS_MAX);
         let pixels = |place: usize| samples[place].pixel_values.as_ref();
         let shape = |place: usize| pixels(place).map(Tensor::shape);
         for place in (0..samples.len()).filter(|place| pixels(*place).is_some()) {
-            let fits = |batch: &&mut Vec<usize>| {
-                batch.len() < BATCH_ROWS_MAX && shape(batch[0]) == shape(place)
-            };
+            let fits =
+                |batch: &&mut Vec<usize>| batch.len() < rows_max && shape(batch[0]) == shape(place);
             match batches.iter_mut().find(fits) {
                 Some(batch) => batch.push(place),
                 None => batches.push(vec![place]),
@@ -164,7 +167,7 @@ impl Encoder for PictureTextEncoder {
         let lengths = sources.iter().enumerate();
         let lengths =
             lengths.filter_map(|(place, source)| Some((place, source.as_ref().ok()?.rows())));
-        let groups = prefill_groups(lengths.collect(), BATCH_ROWS_MAX);
+        let groups = prefill_groups(lengths.collect(), self.rows_max);
         let mut states: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         for group in groups {
             let mut run = |places: &[usize]| {

@@ -162,6 +162,16 @@ pub(super) enum Padding {
 }
 
 impl TokenInput {
+    /// Returns whether rows depend on each other: [`GraphSession::mixes_rows`].
+    pub(super) fn mixes_rows(&self) -> bool {
+        match self {
+            Self::Ids => false,
+            Self::Embeds(embedding) => {
+                embedding.lock().unwrap_or_else(PoisonError::into_inner).graph.mixes_rows()
+            }
+        }
+    }
+
     /// Makes the input of a step from the tokens chosen last, `[B, 1]`.
     pub(super) fn step(&self, token_ids: Tensor<i64>) -> Result<Tokens, RunError> {
         match self {

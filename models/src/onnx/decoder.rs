@@ -199,11 +199,10 @@ impl DecoderPorts {
                 graph: graph.name().to_owned(),
                 message: error.to_string(),
             })?;
-            // A fused operator may take lengths for a mask. Where values are scaled by the whole batch,
-            // rows depend on each other in any case.
+            // A fused operator may take lengths for a mask. Where rows depend on each other in any
+            // case, trying tells nothing.
             let is_fused = nodes.iter().any(|node| node.op_type == GQA);
-            let is_scaled = nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize"));
-            (dialect_of(&nodes, has("position_ids")), is_fused && !is_scaled)
+            (dialect_of(&nodes, has("position_ids")), is_fused && !graph.mixes_rows())
         };
         Ok(Self {
             dialect,

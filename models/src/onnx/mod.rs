@@ -28,7 +28,6 @@ pub(crate) use external::locations as external_locations;
 pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
 pub(crate) use inputs::{Embeds, Tokens};
-pub(crate) use nodes::quantizes_by_batch;
 pub use places::{Attempt, Place};
 pub use runtime::{Runtime, RuntimeError, RuntimeOptions};
 pub use session::{DeviceChoice, DeviceKind, SessionError};

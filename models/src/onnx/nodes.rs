@@ -2,8 +2,9 @@
 //!
 //! What a decoder's rows may do together depends on its nodes, and ONNX Runtime does not tell them.
 //! This walks the fields of the protobuf (`onnx.proto`: `ModelProto.graph` = 7, `GraphProto.node`
-//! = 1, `GraphProto.input` = 11, `NodeProto.input` = 1, `output` = 2, `op_type` = 4) and skips everything else, so a graph
-//! with gigabytes of weights inside costs a few reads.
+//! = 1, `GraphProto.input` = 11, `NodeProto.input` = 1, `output` = 2, `op_type` = 4, `attribute` = 5,
+//! `AttributeProto.g` = 6, `graphs` = 11) and skips everything else, so a graph with gigabytes of
+//! weights inside costs a few reads.
 
 use std::{
     fs::File,
@@ -19,6 +20,11 @@ const VALUE_NAME: u64 = 1;
 const NODE_INPUT: u64 = 1;
 const NODE_OUTPUT: u64 = 2;
 const NODE_OP_TYPE: u64 = 4;
+const NODE_ATTRIBUTE: u64 = 5;
+const ATTRIBUTE_GRAPHS: [u64; 2] = [6, 11];
+
+/// How deep branches may lie in branches; protobuf's own readers end at 100 messages.
+const DEPTH_MAX: usize = 30;
 
 /// One operator: what it is, what it reads, what it writes. An input left out has an empty name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) outputs: Vec<String>,
 }
 
-/// Reads the nodes of the main graph, in file order.
+/// Reads all nodes, those of branches before the node whose branches they are.
 pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     match source {
         GraphSource::Path(path) => nodes_of(BufReader::new(File::open(path)?)),
@@ -36,9 +42,9 @@ pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     }
 }
 
-/// Returns whether the main graph scales values by what else is in the batch: then a row's result
-/// depends on the rows beside it.
-pub(crate) fn quantizes_by_batch(source: &GraphSource<'_>) -> io::Result<bool> {
+/// Returns whether the graph scales values by all there is in a run, so that a row's result depends
+/// on the rows beside it (`DynamicQuantizeLinear`: one scale for a whole tensor).
+pub(super) fn mixes_rows(source: &GraphSource<'_>) -> io::Result<bool> {
     let nodes = read_nodes(source)?;
     Ok(nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize")))
 }
@@ -53,10 +59,7 @@ pub(crate) fn read_inputs(source: &GraphSource<'_>) -> io::Result<Vec<String>> {
 
 fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    each_of_graph(&mut file, GRAPH_NODE, |file, len| {
-        nodes.push(node_of(file, len)?);
-        Ok(())
-    })?;
+    each_of_graph(&mut file, GRAPH_NODE, |file, len| read_node(file, len, DEPTH_MAX, &mut nodes))?;
     Ok(nodes)
 }
 
@@ -97,10 +100,20 @@ fn each_of_graph<F: Read + Seek>(
     })
 }
 
-fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
+/// Reads a node, and before it those of its branches, which lie at most `depth` deep.
+fn read_node<F: Read + Seek>(
+    file: &mut F,
+    len: u64,
+    depth: usize,
+    nodes: &mut Vec<Node>,
+) -> io::Result<()> {
     let end = file.stream_position()? + len;
     let mut node = Node::default();
     each_field(file, end, |file, field, len| {
+        if field == NODE_ATTRIBUTE {
+            read_branches(file, len, depth, nodes)?;
+            return Ok(true);
+        }
         if ![NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE].contains(&field) {
             return Ok(false);
         }
@@ -112,7 +125,34 @@ fn node_of(file: &mut (impl Read + Seek), len: u64) -> io::Result<Node> {
         }
         Ok(true)
     })?;
-    Ok(node)
+    nodes.push(node);
+    Ok(())
+}
+
+/// Reads the nodes of the branches that an attribute holds.
+fn read_branches<F: Read + Seek>(
+    file: &mut F,
+    len: u64,
+    depth: usize,
+    nodes: &mut Vec<Node>,
+) -> io::Result<()> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "branches within branches"));
+    };
+    let end = file.stream_position()? + len;
+    each_field(file, end, |file, field, len| {
+        if !ATTRIBUTE_GRAPHS.contains(&field) {
+            return Ok(false);
+        }
+        let end = file.stream_position()? + len;
+        each_field(file, end, |file, field, len| {
+            if field == GRAPH_NODE {
+                read_node(file, len, depth, nodes)?;
+            }
+            Ok(field == GRAPH_NODE)
+        })?;
+        Ok(true)
+    })
 }
 
 /// Reads a text of `len` bytes.
@@ -196,5 +236,29 @@ mod tests {
         assert_eq!(read_inputs(&GraphSource::Bytes(&model)).unwrap(), ["input_ids"]);
         let cut = read_nodes(&GraphSource::Bytes(&model[..model.len() - 3]));
         assert!(cut.is_err(), "a file cut short is an error");
+    }
+
+    #[test]
+    fn nodes_of_branches_are_found() {
+        let branch = field(1, &field(4, b"DynamicQuantizeLinear"));
+        let attribute = [field(1, b"then_branch"), field(6, &branch)].concat();
+        let whole = field(1, &[field(4, b"If"), field(5, &attribute)].concat());
+        let model = field(7, &whole);
+        let nodes = read_nodes(&GraphSource::Bytes(&model)).unwrap();
+        let names: Vec<&str> = nodes.iter().map(|node| node.op_type.as_str()).collect();
+        assert_eq!(names, ["DynamicQuantizeLinear", "If"]);
+        assert!(mixes_rows(&GraphSource::Bytes(&model)).unwrap());
+        assert!(!mixes_rows(&GraphSource::Bytes(&field(7, &field(1, &field(4, b"If"))))).unwrap());
+    }
+
+    #[test]
+    fn branches_without_end_are_an_error() {
+        let long = |number: u8, content: &[u8]| {
+            let len = content.len();
+            let [low, high] = [len & 0x7f | 0x80, len >> 7].map(|byte| u8::try_from(byte).unwrap());
+            [&[number << 3 | 2, low, high], content].concat()
+        };
+        let deep = (0..100).fold(Vec::new(), |graph, _| long(1, &long(5, &long(6, &graph))));
+        assert!(read_nodes(&GraphSource::Bytes(&long(7, &deep))).is_err());
     }
 }

@@ -10,7 +10,7 @@ use ort::{
     value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
-use super::{Runtime, cuda, memory::Memory};
+use super::{Runtime, cuda, memory::Memory, nodes};
 use crate::{bundle::GraphSource, tensors::Tensor};
 
 /// Where a session runs.
@@ -259,6 +259,7 @@ pub(crate) struct GraphSession {
     pub(super) session: Session,
     /// Where it works.
     pub(super) memory: Memory,
+    mixes_rows: bool,
 }
 
 impl fmt::Debug for GraphSession {
@@ -278,7 +279,22 @@ impl GraphSession {
         let failed = |message: String| SessionError::Open { graph: name.to_owned(), message };
         let session = open(runtime, source, device).map_err(failed)?;
         let memory = Memory::of(&session, device).map_err(failed)?;
-        Ok(Self { name, session, memory })
+        let mixes_rows = nodes::mixes_rows(source).map_err(|error| SessionError::Nodes {
+            graph: name.to_owned(),
+            message: error.to_string(),
+        })?;
+        Ok(Self { name, session, memory, mixes_rows })
+    }
+
+    /// Returns whether a row's result depends on the rows beside it: values are scaled by all there
+    /// is in a run.
+    pub(crate) fn mixes_rows(&self) -> bool {
+        self.mixes_rows
+    }
+
+    /// Returns how many rows may run together, where else it would be `usual`.
+    pub(crate) fn rows_max(&self, usual: usize) -> usize {
+        if self.mixes_rows { usual.min(1) } else { usual }
     }
 
     /// Returns the graph's base name.

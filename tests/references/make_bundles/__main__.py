@@ -31,6 +31,13 @@ MODULES = {
     "phi4": ["phi4"],
     "genai_readers": ["gemma3_genai", "qwen2_5_vl_genai"],
     "genai_text": ["phi4_text", "qwen2_5_vl_text"],
+    "quantized": [
+        "llama_quantized",
+        "llama_gqa_quantized",
+        "t5_quantized",
+        "smolvlm_quantized",
+        "minilm_quantized",
+    ],
     "geometry": ["geometry"],
 }
 

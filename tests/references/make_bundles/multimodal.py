@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -229,10 +230,14 @@ class Runner:
     """The sessions of a bundle, for one row at a time."""
 
     def __init__(
-        self, spec: Spec, model: PreTrainedModel, folder: Path, halves: Sequence[str] = ()
+        self,
+        spec: Spec,
+        model: PreTrainedModel,
+        folder: Path,
+        suffixes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         def path(name: str) -> Path:
-            return folder / (f"{name}_fp16.onnx" if name in halves else f"{name}.onnx")
+            return folder / f"{name}{suffixes.get(name, '')}.onnx"
 
         self.spec, self.model = spec, model
         # What each encoder is fed, and the key of the token that stands for what it gives.
@@ -351,7 +356,7 @@ def make_fp16(
         onnx.save(shorten(half), folder / f"{name}_fp16.onnx")
     found = {}
     for key, halves in HALVES.items():
-        runner = Runner(spec, model, folder, halves)
+        runner = Runner(spec, model, folder, dict.fromkeys(halves, "_fp16"))
         found[key] = [runner.answer(row, eos_ids) for row in inputs]
         print(f"  {key}: smallest gap {min(row['gap'] for row in found[key]):.4f}")
     return found

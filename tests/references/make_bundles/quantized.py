@@ -1,0 +1,227 @@
+"""Bundles in the quantized precisions that are published most, with the weights of other bundles.
+
+`q8` is what transformers.js calls so: weights in 8 bits, and activations too, by a scale taken of
+all that is in a run (`DynamicQuantizeLinear`). So a row's answer depends on the rows beside it;
+the references are of rows that run alone. `q4` is weights in blocks of 4 bits, and activations as
+they are or in blocks of 8 (`MatMulNBits`, accuracy level 4): there a row depends on itself alone.
+
+The answers are those of ONNX Runtime, row by row: transformers does not run these graphs.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from transformers import AutoTokenizer
+
+from . import embeddings, multimodal, readers, seq2seq, translators
+from .common import BUNDLES, WORK, size_of, write_reference_text
+from .decoding import MAX_NEW_TOKENS
+from .graphs import shorten
+from .runtime import Decoder, greedy, open_session
+
+# Below this gap between the best and the second best logit a row is left out: what rounds an
+# activation to the next of 256 values could change its answer.
+SMALLEST_GAP = 3e-3
+# How files of a precision are called.
+SUFFIXES = {"q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16"}
+
+
+def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """All nodes, those of branches too."""
+    found = list(graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found += nodes_of(attribute.g)
+    return found
+
+
+def quantize(source: Path, target: Path, precision: str) -> None:
+    """Writes a graph in another precision."""
+    WORK.mkdir(exist_ok=True)
+    model = onnx.load(source)
+    # Quantizers tell nodes by their names.
+    for i, node in enumerate(nodes_of(model.graph)):
+        node.name = f"n{i}"
+    if precision == "q8":
+        named = WORK / "named.onnx"
+        onnx.save(model, named)
+        # Unsigned weights: with signed ones, processors differ in where 16 bits overflow.
+        quantize_dynamic(
+            named,
+            target,
+            weight_type=QuantType.QUInt8,
+            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
+        )
+        model = onnx.load(target)
+    else:
+        if precision == "q4f16":
+            model = convert_float_to_float16(model, keep_io_types=False)
+        level = 4 if precision == "q4" else None
+        quantizer = MatMulNBitsQuantizer(
+            model, bits=4, block_size=32, is_symmetric=True, accuracy_level=level
+        )
+        quantizer.process()
+        model = quantizer.model.model
+    wanted = "DynamicQuantizeLinear" if precision == "q8" else "MatMulNBits"
+    is_static = "embed_tokens" in target.name
+    if not is_static and wanted not in {node.op_type for node in nodes_of(model.graph)}:
+        raise AssertionError(f"{target}: no {wanted}")
+    onnx.save(shorten(model), target)
+
+
+def path(folder: Path, graph: str, precision: str) -> Path:
+    """The file of a graph."""
+    return folder / "onnx" / f"{graph}{SUFFIXES[precision]}.onnx"
+
+
+def answered(rows: list[tuple[list[int], float]], eos_ids: list[int]) -> list[dict]:
+    """What references say of greedy answers with their gaps."""
+    return [
+        {
+            "token_ids": token_ids,
+            "finish": "stop" if token_ids[-1] in eos_ids else "length",
+            "gap": round(gap, 5),
+        }
+        for token_ids, gap in rows
+    ]
+
+
+def causal_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
+    """Answers of a text decoder."""
+    decoder = Decoder(path(folder, "model", precisions["model"]), head_size=16)
+    eos_ids = source["eos_token_ids"]
+    prompts = [row["prompt_ids"] for row in source["rows"]]
+    found = [greedy(decoder, prompt, eos_ids, MAX_NEW_TOKENS) for prompt in prompts]
+    return answered(found, eos_ids)
+
+
+def t5_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
+    """Answers of T5."""
+    spec = next(spec for spec in translators.SPECS if spec.name == "t5")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = path(folder, "encoder_model", precisions["encoder_model"])
+    decoder = Decoder(path(folder, "decoder_model_merged", precisions["decoder_model_merged"]))
+    start, eos_ids = spec.generation(tokenizer)["decoder_start_token_id"], source["eos_token_ids"]
+    found = []
+    for row in seq2seq.inputs_of(spec, folder, tokenizer):
+        extra = seq2seq.encode(encoder, row)
+        extra = {name: value for name, value in extra.items() if name in decoder.inputs}
+        found.append(greedy(decoder, [start], eos_ids, MAX_NEW_TOKENS, **extra))
+    rows = answered(found, eos_ids)
+    for row in rows:
+        row["answer"] = spec.answer(tokenizer, [start], row["token_ids"])
+    return rows
+
+
+def reader_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
+    """Answers of a decoder that reads pictures."""
+    spec = next(spec for spec in readers.SPECS if spec.name == "smolvlm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    model = SimpleNamespace(config=SimpleNamespace(image_token_id=image_token_id))
+    suffixes = {graph: SUFFIXES[precision] for graph, precision in precisions.items()}
+    runner = multimodal.Runner(spec, model, folder / "onnx", suffixes)
+    eos_ids = source["eos_token_ids"]
+    return [runner.answer(inputs, eos_ids) for _, inputs in multimodal.prompts(spec, folder)]
+
+
+def embedding_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
+    """Embeddings of a sentence encoder."""
+    session = open_session(path(folder, "model", precisions["model"]))
+    found = []
+    for row in source["rows"]:
+        ids = np.array([row["token_ids"]])
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        feeds["token_type_ids"] = np.zeros_like(ids)
+        (states,) = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
+        states, mask = torch.from_numpy(states), torch.from_numpy(feeds["attention_mask"])
+        embedding = embeddings.pool(states, mask, source["pooling"])[0]
+        found.append({"embedding": [round(v, 7) for v in embedding.tolist()]})
+    return found
+
+
+# What is said of a row's answer by the source.
+ANSWERED = {"finish", "logprob_mean", "gap", "answer", "embedding"}
+
+
+@dataclass
+class Spec:
+    """One bundle of this kind."""
+
+    name: str
+    source: str
+    # What `run` is in rows of the reference: which graph is in which precision.
+    runs: dict[str, dict[str, str]]
+    rows: Callable[[Path, dict, Mapping[str, str]], list[dict]]
+
+
+def make(spec: Spec) -> None:
+    """Makes the bundle and its reference."""
+    # Quantizers tell of every tensor.
+    logging.disable(logging.WARNING)
+    folder, origin = BUNDLES / spec.name, BUNDLES / spec.source
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(origin, folder, ignore=shutil.ignore_patterns("*.onnx", "*.onnx_data"))
+    for graph, precision in sorted({pair for run in spec.runs.values() for pair in run.items()}):
+        quantize(origin / "onnx" / f"{graph}.onnx", path(folder, graph, precision), precision)
+    source = json.loads((BUNDLES / f"{spec.source}.json").read_text())
+    rows = []
+    for run, precisions in spec.runs.items():
+        for row, answer in zip(source["rows"], spec.rows(folder, source, precisions), strict=True):
+            if answer.get("gap", 1) > SMALLEST_GAP:
+                given = {key: value for key, value in row.items() if key not in ANSWERED}
+                rows.append({"run": run, **given, **answer})
+        n_rows = sum(row["run"] == run for row in rows)
+        print(f"  {run}: {n_rows} of {len(source['rows'])} rows")
+        if n_rows < 8:
+            raise AssertionError(f"{spec.name}: {n_rows} rows are too few")
+    head = ("max_new_tokens", "eos_token_ids", "image_backend", "pooling", "max_seq_length")
+    more = {key: source[key] for key in head if key in source}
+    made_by = f"onnxruntime {onnxruntime.__version__}, one row at a time"
+    head_lines = {"reference": made_by, "weights_of": spec.source, **more}
+    write_reference_text(spec.name, rows, head_lines)
+    print(f"  {size_of(folder)} bytes")
+
+
+SPECS = [
+    Spec(
+        "llama_quantized",
+        "llama",
+        {precision: {"model": precision} for precision in SUFFIXES},
+        causal_rows,
+    ),
+    Spec("llama_gqa_quantized", "llama_gqa_hub", {"q8": {"model": "q8"}}, causal_rows),
+    Spec(
+        "t5_quantized",
+        "t5",
+        {"q8": {"encoder_model": "q8", "decoder_model_merged": "q8"}},
+        t5_rows,
+    ),
+    Spec(
+        "smolvlm_quantized",
+        "smolvlm",
+        {
+            "q8": dict.fromkeys(multimodal.SESSIONS, "q8"),
+            "q8_q4": {
+                "vision_encoder": "q8",
+                "embed_tokens": "q8",
+                "decoder_model_merged": "q4",
+            },
+        },
+        reader_rows,
+    ),
+    Spec("minilm_quantized", "minilm", {"q8": {"model": "q8"}}, embedding_rows),
+]
