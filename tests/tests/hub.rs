@@ -389,6 +389,11 @@ fn the_embedded_model_is_checked_at_every_task() {
     for line in ["reads          text, images, sounds", "dialect        in-place"] {
         assert!(shown.contains(line), "{shown}");
     }
+    assert!(!shown.contains("adapters"), "{shown}");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/references/bundles/phi4");
+    let shown = place.run(&["models", "show", folder]).expect(0).stdout;
+    let adapters = "adapters       phi-4-mm-vision.onnx_adapter, phi-4-mm-speech.onnx_adapter";
+    assert!(shown.contains(adapters), "{shown}");
 }
 
 #[test]

@@ -191,8 +191,8 @@ impl Bundle {
         self.graphs().map(drop)
     }
 
-    /// Returns the files of the adapters that the decoder has.
-    pub(crate) fn adapters(&self) -> impl Iterator<Item = &str> {
+    /// Returns the files of the adapters (LoRA) that the decoder has.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
         self.config.adapters.iter().flatten().map(String::as_str)
     }
 

@@ -26,6 +26,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
             .collect();
     let tasks: Vec<&str> = tasks(&bundle).into_iter().map(|task| task.as_str()).collect();
     let graphs = graphs(&bundle)?;
+    let adapters: Vec<&str> = bundle.adapters().collect();
     let mut object = vec![
         ("name", json!(bundle.name())),
         ("revision", json!(bundle.revision())),
@@ -35,6 +36,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
         ("reads", json!(reads)),
         ("context tokens", json!(bundle.context_tokens())),
         ("dialect", json!(bundle.dialect())),
+        ("adapters", if adapters.is_empty() { Value::Null } else { json!(adapters) }),
         ("licence", json!(bundle.license())),
         ("published for", json!(bundle.published_dtype())),
     ];
