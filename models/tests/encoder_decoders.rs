@@ -109,6 +109,11 @@ fn t5_in_8_bits_has_its_rows_alone() {
 }
 
 #[test]
+fn whisper_in_8_bits_has_its_rows_alone() {
+    assert_answers("whisper_quantized", bundle("whisper_quantized"));
+}
+
+#[test]
 fn bart_summarises() {
     assert_answers("bart", bundle("bart"));
 }

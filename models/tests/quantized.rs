@@ -2,8 +2,8 @@
 //! with 1, 3 and 8 slots, whether a graph lets rows stand together or not.
 //!
 //! What is 8 bits scales activations by all that is in a run, so that rows beside each other change
-//! each other's answers: such graphs get their rows alone. (T5's and MiniLM's are in
-//! `encoder_decoders.rs` and `embeddings.rs`.)
+//! each other's answers: such graphs get their rows alone. (T5's, Whisper's and MiniLM's
+//! are in `encoder_decoders.rs` and `embeddings.rs`.)
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 

@@ -35,6 +35,7 @@ MODULES = {
         "llama_quantized",
         "llama_gqa_quantized",
         "t5_quantized",
+        "whisper_quantized",
         "smolvlm_quantized",
         "minilm_quantized",
     ],

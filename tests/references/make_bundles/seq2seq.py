@@ -176,9 +176,9 @@ def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> N
         shutil.copy(path, checkpoint)
 
 
-def encode(graph: Path, inputs: dict) -> dict[str, np.ndarray]:
+def encode(folder: Path, inputs: dict) -> dict[str, np.ndarray]:
     """Runs the encoder on one row; returns what the decoder wants beside tokens and cache."""
-    session = open_session(graph)
+    session = open_session(folder / "onnx" / "encoder_model.onnx")
     wanted = {i.name: TYPES[i.type] for i in session.get_inputs()}
     feeds = {name: inputs[name].numpy().astype(kind) for name, kind in wanted.items()}
     extra: dict[str, Any] = {"encoder_hidden_states": session.run(None, feeds)[0]}
@@ -191,11 +191,10 @@ def check(
     name: str, folder: Path, inputs: list[dict], starts: list[list[int]], found: list[Generation]
 ) -> list[str]:
     """Compares the graphs' logits with the model's, row by row; returns the decoder's inputs."""
-    encoder = folder / "onnx" / "encoder_model.onnx"
     decoder = Decoder(folder / "onnx" / "decoder_model_merged.onnx")
     worst = 0.0
     for i, (row, start, answer) in enumerate(zip(inputs, starts, found, strict=True)):
-        extra = {k: v for k, v in encode(encoder, row).items() if k in decoder.inputs}
+        extra = {k: v for k, v in encode(folder, row).items() if k in decoder.inputs}
         worst = max(worst, check_steps(name, i, decoder, start, answer, **extra))
     print(f"  largest difference of logits {worst:.1e}")
     return list(decoder.inputs)
