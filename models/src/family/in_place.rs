@@ -55,14 +55,16 @@ pub(crate) struct InPlaceDecoder {
 }
 
 impl InPlaceDecoder {
-    /// Allocates the slots of an opened graph.
+    /// Allocates the slots of an opened graph. Where rows depend on each other (`mixes_rows`), none is
+    /// run that is not asked for.
     pub(super) fn new(
         graph: InPlaceGraph,
         tokens: TokenInput,
         [slots, context_tokens, vocab_size]: [usize; 3],
+        mixes_rows: bool,
     ) -> Result<Self, SessionError> {
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
-        let rows_min = if graph.mixes_rows() { 1 } else { ROWS_MIN };
+        let rows_min = if mixes_rows { 1 } else { ROWS_MIN };
         let cache = graph.new_cache(slots.max(rows_min), capacity_tokens, None)?;
         Ok(Self {
             graph,

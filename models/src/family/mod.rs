@@ -158,7 +158,7 @@ fn open_decoder(
         Dialect::InPlace | Dialect::InPlaceMask => {
             let adapters = adapters(&graph, bundle)?;
             let graph = InPlaceGraph::new(graph, ports, dims)?.with_adapters(adapters);
-            Box::new(InPlaceDecoder::new(graph, tokens, sizes)?)
+            Box::new(InPlaceDecoder::new(graph, tokens, sizes, mixes_rows)?)
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;

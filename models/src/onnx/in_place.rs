@@ -105,11 +105,6 @@ impl InPlaceGraph {
         self.ports.position_axes
     }
 
-    /// Returns whether rows depend on each other: [`GraphSession::mixes_rows`].
-    pub(crate) fn mixes_rows(&self) -> bool {
-        self.graph.mixes_rows()
-    }
-
     /// Returns the graph's name, for errors.
     pub(crate) fn name(&self) -> &'static str {
         self.graph.name
