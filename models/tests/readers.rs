@@ -201,16 +201,21 @@ fn prompts_do_not_depend_on_what_is_encoded_with_them() {
 #[test]
 fn what_a_processor_config_asks_for_and_is_not_known_is_an_error() {
     let cases: [(&str, &str, Value, &str); 6] = [
-        ("gemma3", "do_pan_and_scan", true.into(), "`image_processor.do_pan_and_scan` = `true`"),
-        ("llava", "do_pad", true.into(), "`image_processor.do_pad` = `true`"),
-        ("qwen2_vl", "do_resize", false.into(), "`image_processor.do_resize` = `false`"),
+        (
+            "gemma3",
+            "do_pan_and_scan",
+            true.into(),
+            "`do_pan_and_scan` = `true` in `preprocessor_config.json`",
+        ),
+        ("llava", "do_pad", true.into(), "`do_pad` = `true`"),
+        ("qwen2_vl", "do_resize", false.into(), "`do_resize` = `false`"),
         ("qwen2_vl", "merge_size", 1.into(), "`merge_size` is not 2"),
-        ("smolvlm", "do_center_crop", true.into(), "`image_processor.do_center_crop` = `true`"),
+        ("smolvlm", "do_center_crop", true.into(), "`do_center_crop` = `true`"),
         (
             "smolvlm",
             "image_processor_type",
             "CLIPImageProcessor".into(),
-            "`image_processor.image_processor_type` = `CLIPImageProcessor`",
+            "`image_processor_type` = `CLIPImageProcessor` in `preprocessor_config.json`",
         ),
     ];
     for (name, key, value, expected) in cases {
@@ -287,14 +292,24 @@ fn the_newest_layout_of_processor_configs_says_the_same() {
             let gone = ["preprocessor_config.json", "processor_config.json"].contains(&file);
             (!gone).then_some(content)
         });
-        let mut file = File::create(folder.path().join("processor_config.json")).unwrap();
-        file.write_all(&serde_json::to_vec(&whole).unwrap()).unwrap();
+        let path = folder.path().join("processor_config.json");
+        let write = |whole: &Value| {
+            let content = serde_json::to_vec(whole).unwrap();
+            File::create(&path).unwrap().write_all(&content).unwrap();
+        };
+        write(&whole);
 
         let record = record("Hello", &["disc-120x90.png"]);
         let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
         let source = BundleSource::Directory(bundle(name));
         let expected = Processor::open(&Bundle::open(&source).unwrap()).unwrap();
         assert_eq!(sample, expected.prepare(&record).unwrap(), "{name}");
+
+        whole["image_processor"]["do_magic"] = true.into();
+        write(&whole);
+        let error = Processor::open(&open(&folder)).unwrap_err().to_string();
+        let expected = "`image_processor.do_magic` = `true` in `processor_config.json`";
+        assert!(error.contains(expected), "{name}: {error}");
     }
 }
 

@@ -175,8 +175,9 @@ impl Processor {
         let config = &bundle.processor;
         let image = config.image_processor.as_ref().filter(|_| modalities.image);
         let sound = config.feature_extractor.as_ref().filter(|_| modalities.audio);
+        let located = |error: BundleError| error.in_processor_files(&bundle.files);
         let image = match image {
-            Some(config) => Some(image_processor(config, bundle)?),
+            Some(config) => Some(image_processor(config, bundle).map_err(located)?),
             None => None,
         };
         Ok(Self {
@@ -188,7 +189,10 @@ impl Processor {
                 }
             },
             image,
-            sound: sound.map(|config| SoundInput::open(config, bundle)).transpose()?,
+            sound: sound
+                .map(|config| SoundInput::open(config, bundle))
+                .transpose()
+                .map_err(located)?,
             source: match bundle.family {
                 Family::EncoderDecoder(kind) => kind.medium(),
                 Family::Multimodal | Family::Causal | Family::Embedding => None,
