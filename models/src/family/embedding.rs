@@ -92,7 +92,7 @@ impl EmbeddingEncoder {
         let config = bundle.embedding()?;
         let name = graph_name(bundle, config, input)?;
         let source = bundle.files.graph(name)?;
-        let graph = GraphSession::open(runtime, name, &source, device)?;
+        let graph = GraphSession::open_encoder(runtime, name, &source, device)?;
         match medium_name(input) {
             None => graph.expect_input("input_ids", Dtype::I64)?,
             Some(name) => graph.expect_float_input(name)?,

@@ -45,7 +45,7 @@ impl SourceEncoder {
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
         let name = bundle.encoder_graph();
-        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
+        let graph = GraphSession::open_encoder(runtime, name, &bundle.files.graph(name)?, device)?;
         let input = match kind {
             SourceKind::Text => "input_ids",
             SourceKind::Image | SourceKind::ImageText => "pixel_values",

@@ -154,7 +154,7 @@ impl MediaEncoder {
         [input, output]: [&'static str; 2],
         placeholder_id: i64,
     ) -> Result<Self, ModelError> {
-        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
+        let graph = GraphSession::open_encoder(runtime, name, &bundle.files.graph(name)?, device)?;
         // Other models have another name for the same.
         let other =
             AUDIO_INPUTS.into_iter().find(|name| graph.input_names().any(|own| own == *name));

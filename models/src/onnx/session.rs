@@ -6,7 +6,7 @@ use half::f16;
 use legenda_schemas::job::Device;
 use ort::{
     ep::{self, ExecutionProvider},
-    session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
+    session::{RunOptions, Session, SessionInputValue, builder::GraphOptimizationLevel},
     value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef},
 };
 
@@ -260,6 +260,8 @@ pub(crate) struct GraphSession {
     /// Where it works.
     pub(super) memory: Memory,
     mixes_rows: bool,
+    /// How [`run_for`](Self::run_for) runs it, where that is not as ever.
+    options: Option<RunOptions>,
 }
 
 impl fmt::Debug for GraphSession {
@@ -276,14 +278,46 @@ impl GraphSession {
         source: &GraphSource<'_>,
         device: DeviceKind,
     ) -> Result<Self, SessionError> {
+        Self::open_with(runtime, name, source, device, false)
+    }
+
+    /// Opens a graph whose runs are few and large: nodes take over the memory of those before them,
+    /// and a run gives it back at its end.
+    ///
+    /// Without that every node's output is a fresh mapping. Eight sounds through Whisper tiny (f32, two
+    /// cores, ONNX Runtime 1.31.1) took 5.4 s, with 4.8 s of CPU time in the system; with it 3.6 s and
+    /// 1.7 s, at the same peak of memory.
+    pub(crate) fn open_encoder(
+        runtime: &Runtime,
+        name: &'static str,
+        source: &GraphSource<'_>,
+        device: DeviceKind,
+    ) -> Result<Self, SessionError> {
+        Self::open_with(runtime, name, source, device, device == DeviceKind::Cpu)
+    }
+
+    fn open_with(
+        runtime: &Runtime,
+        name: &'static str,
+        source: &GraphSource<'_>,
+        device: DeviceKind,
+        has_arena: bool,
+    ) -> Result<Self, SessionError> {
         let failed = |message: String| SessionError::Open { graph: name.to_owned(), message };
-        let session = open(runtime, source, device).map_err(failed)?;
+        let session = open(runtime, source, device, has_arena).map_err(failed)?;
+        let shrinking = || {
+            let mut options = RunOptions::new()?;
+            options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+            Ok::<_, ort::Error>(options)
+        };
+        let options =
+            has_arena.then(shrinking).transpose().map_err(|error| failed(error.to_string()))?;
         let memory = Memory::of(&session, device).map_err(failed)?;
         let mixes_rows = nodes::mixes_rows(source).map_err(|error| SessionError::Nodes {
             graph: name.to_owned(),
             message: error.to_string(),
         })?;
-        Ok(Self { name, session, memory, mixes_rows })
+        Ok(Self { name, session, memory, mixes_rows, options })
     }
 
     /// Returns whether a row's result depends on the rows beside it: values are scaled by all there
@@ -471,7 +505,11 @@ impl GraphSession {
             .map(|(input, feed)| Ok((Cow::Borrowed(*input), feed.value(self.dtype_of(input))?)))
             .collect::<Result<Vec<_>, ort::Error>>()
             .map_err(|error| failed(error.to_string()))?;
-        let found = self.session.run(values).map_err(|error| failed(error.to_string()))?;
+        let found = match &self.options {
+            Some(options) => self.session.run_with_options(values, options),
+            None => self.session.run(values),
+        };
+        let found = found.map_err(|error| failed(error.to_string()))?;
         let copied = |output: &&str| {
             let value =
                 found.get(*output).ok_or_else(|| failed(format!("no output `{output}`")))?;
@@ -503,10 +541,11 @@ fn open(
     runtime: &Runtime,
     source: &GraphSource<'_>,
     device: DeviceKind,
+    has_arena: bool,
 ) -> Result<Session, String> {
     let text = |error: ort::Error| error.to_string();
-    // With the arena on, a session keeps the memory of its largest run for good.
-    let cpu = ep::CPU::default().with_arena_allocator(false).build();
+    // With the arena on, a session keeps the memory of its largest run, unless the run gives it back.
+    let cpu = ep::CPU::default().with_arena_allocator(has_arena).build();
     let providers = match device {
         DeviceKind::Cpu => vec![cpu],
         DeviceKind::Cuda => {
@@ -569,7 +608,7 @@ impl Runtime {
             );
         }
         cuda::preload(self.path());
-        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda)?;
+        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda, false)?;
         Memory::of(&session, DeviceKind::Cuda).map(drop)
     }
 }
