@@ -174,10 +174,8 @@ impl BundleError {
         match &mut self {
             Self::UnsupportedOption { file, key, .. } if PROCESSOR_FILES.contains(file) => {
                 *file = actual;
-                let prefix = PROCESSOR_PARTS.iter().find(|part| key.starts_with(*part));
-                if let Some(rest) = prefix
-                    .filter(|_| is_at_root)
-                    .and_then(|part| key.strip_prefix(part)?.strip_prefix('.'))
+                let mut parts = PROCESSOR_PARTS.iter().filter(|_| is_at_root);
+                if let Some(rest) = parts.find_map(|part| key.strip_prefix(part)?.strip_prefix('.'))
                 {
                     *key = rest.to_owned();
                 }

@@ -28,7 +28,6 @@ pub(crate) struct SourceEncoder {
     start: DecoderStart,
     pad_id: i64,
     text_tokens_max: usize,
-    rows_max: usize,
 }
 
 /// What the encoder made of a sample, `[T, C]`; or keys and values of that, `[N, heads, T, dim]`.
@@ -56,7 +55,6 @@ impl SourceEncoder {
             SourceKind::Samples => "input_values",
         };
         Ok(Self {
-            rows_max: graph.rows_max(BATCH_ROWS_MAX),
             graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
             kind,
             start,
@@ -67,16 +65,16 @@ impl SourceEncoder {
 
     /// Returns the samples that are encoded together, by their places.
     fn batches(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
+        let rows_max = self.graph.rows_max(BATCH_ROWS_MAX);
         if self.kind == SourceKind::Text {
             let lengths = samples.iter().map(|sample| sample.token_ids.len());
-            return prefill_groups(lengths.enumerate().collect(), self.rows_max);
+            return prefill_groups(lengths.enumerate().collect(), rows_max);
         }
         let mut batches: Vec<Vec<usize>> = Vec::new();
         let shape = |place: usize| self.medium(&samples[place]).map(Tensor::shape);
         for place in 0..samples.len() {
-            let fits = |batch: &&mut Vec<usize>| {
-                batch.len() < self.rows_max && shape(batch[0]) == shape(place)
-            };
+            let fits =
+                |batch: &&mut Vec<usize>| batch.len() < rows_max && shape(batch[0]) == shape(place);
             match batches.iter_mut().find(fits) {
                 Some(batch) => batch.push(place),
                 None => batches.push(vec![place]),

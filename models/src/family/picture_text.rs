@@ -26,7 +26,6 @@ pub(crate) struct PictureTextEncoder {
     vision: GraphSession,
     embedding: Arc<Mutex<TokenEmbedding>>,
     graph: EncoderGraph,
-    rows_max: usize,
     start: DecoderStart,
     positions_max: usize,
 }
@@ -53,10 +52,8 @@ impl PictureTextEncoder {
         vision.expect_map(PIXELS, Dtype::F32, FEATURES)?;
         vision.expect_dims(PIXELS, &[-1, 3, -1, -1])?;
         vision.expect_no_inputs_but(&[PIXELS])?;
-        let graph = open("encoder_model")?;
-        let rows_max = graph.rows_max(BATCH_ROWS_MAX);
-        let graph = EncoderGraph::new(graph, "inputs_embeds", false)?;
-        Ok(Self { vision, embedding, graph, rows_max, start, positions_max })
+        let graph = EncoderGraph::new(open("encoder_model")?, "inputs_embeds", false)?;
+        Ok(Self { vision, embedding, graph, start, positions_max })
     }
 
     /// Embeds token ids as `[S, C]`.
@@ -167,7 +164,7 @@ impl Encoder for PictureTextEncoder {
         let lengths = sources.iter().enumerate();
         let lengths =
             lengths.filter_map(|(place, source)| Some((place, source.as_ref().ok()?.rows())));
-        let groups = prefill_groups(lengths.collect(), self.rows_max);
+        let groups = prefill_groups(lengths.collect(), self.graph.rows_max(BATCH_ROWS_MAX));
         let mut states: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         for group in groups {
             let mut run = |places: &[usize]| {

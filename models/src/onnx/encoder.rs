@@ -54,6 +54,11 @@ impl EncoderGraph {
         self.graph.name()
     }
 
+    /// Returns how many rows may run together, where else it would be `usual`.
+    pub(crate) fn rows_max(&self, usual: usize) -> usize {
+        self.graph.rows_max(usual)
+    }
+
     /// Returns whether the graph takes a mask.
     pub(crate) fn takes_mask(&self) -> bool {
         self.takes_mask

@@ -66,12 +66,9 @@ fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
 fn inputs_of(mut file: impl Read + Seek) -> io::Result<Vec<String>> {
     let mut inputs = Vec::new();
     each_of_graph(&mut file, GRAPH_INPUT, |file, len| {
-        let end = file.stream_position()? + len;
-        each_field(file, end, |file, field, len| {
-            if field == VALUE_NAME {
-                inputs.push(text_of(file, len)?);
-            }
-            Ok(field == VALUE_NAME)
+        each_within(file, len, &[VALUE_NAME], |file, len| {
+            inputs.push(text_of(file, len)?);
+            Ok(())
         })
     })?;
     Ok(inputs)
@@ -85,18 +82,26 @@ fn each_of_graph<F: Read + Seek>(
 ) -> io::Result<()> {
     let end = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
+    each_within(file, end, &[MODEL_GRAPH], |file, len| {
+        each_within(file, len, &[wanted], &mut visit)
+    })
+}
+
+/// Calls `visit` at each field of the next `len` bytes that has one of these numbers, with its length;
+/// it reads them.
+fn each_within<F: Read + Seek>(
+    file: &mut F,
+    len: u64,
+    wanted: &[u64],
+    mut visit: impl FnMut(&mut F, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let end = file.stream_position()? + len;
     each_field(file, end, |file, field, len| {
-        if field != MODEL_GRAPH {
-            return Ok(false);
+        let is_wanted = wanted.contains(&field);
+        if is_wanted {
+            visit(file, len)?;
         }
-        let end = file.stream_position()? + len;
-        each_field(file, end, |file, field, len| {
-            if field == wanted {
-                visit(file, len)?;
-            }
-            Ok(field == wanted)
-        })?;
-        Ok(true)
+        Ok(is_wanted)
     })
 }
 
@@ -139,19 +144,8 @@ fn read_branches<F: Read + Seek>(
     let Some(depth) = depth.checked_sub(1) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "branches within branches"));
     };
-    let end = file.stream_position()? + len;
-    each_field(file, end, |file, field, len| {
-        if !ATTRIBUTE_GRAPHS.contains(&field) {
-            return Ok(false);
-        }
-        let end = file.stream_position()? + len;
-        each_field(file, end, |file, field, len| {
-            if field == GRAPH_NODE {
-                read_node(file, len, depth, nodes)?;
-            }
-            Ok(field == GRAPH_NODE)
-        })?;
-        Ok(true)
+    each_within(file, len, &ATTRIBUTE_GRAPHS, |file, len| {
+        each_within(file, len, &[GRAPH_NODE], |file, len| read_node(file, len, depth, nodes))
     })
 }
 

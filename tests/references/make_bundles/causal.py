@@ -25,7 +25,7 @@ from .corpus import ROW_TEXTS, SYSTEM_TEXTS
 from .decoding import MAX_NEW_TOKENS, Generation, common_token, first_good_seed, generate
 from .export import export
 from .graphs import shorten
-from .runtime import Decoder, check_batch, expect_equal, greedy
+from .runtime import Decoder, check_batch, expect_equal, greedy, greedy_rows
 from .weights import randomize, swap_rows
 
 # Two layers, and fewer key and value heads than query heads where the family can.
@@ -120,12 +120,8 @@ def make_fp16(spec: Spec, rows: list[dict], eos_ids: list[int]) -> list[dict]:
     half = convert_float_to_float16(onnx.load(onnx_folder / "model.onnx"), keep_io_types=False)
     onnx.save(shorten(half), onnx_folder / "model_fp16.onnx")
     decoder = Decoder(onnx_folder / "model_fp16.onnx")
-    found, smallest = [], float("inf")
-    for row in rows:
-        token_ids, gap = greedy(decoder, row["prompt_ids"], eos_ids, MAX_NEW_TOKENS)
-        smallest = min(smallest, gap)
-        finish = "stop" if token_ids[-1] in eos_ids else "length"
-        found.append({"token_ids": token_ids, "finish": finish, "gap": round(gap, 5)})
+    found = greedy_rows(decoder, rows, eos_ids, MAX_NEW_TOKENS)
+    smallest = min(row["gap"] for row in found)
     same = sum(a["token_ids"] == b["token_ids"] for a, b in zip(found, rows, strict=True))
     print(f"  fp16: smallest gap {smallest:.4f}, {same} of {len(rows)} rows as in fp32")
     return found

@@ -32,7 +32,7 @@ from . import embeddings, multimodal, readers, seq2seq, speech, translators
 from .common import BUNDLES, WORK, size_of, write_reference_text
 from .decoding import MAX_NEW_TOKENS, generate
 from .graphs import shorten
-from .runtime import Decoder, greedy, open_session
+from .runtime import Decoder, greedy_rows, open_session
 
 # Below this gap between the best and the second best logit a row is left out: what rounds an
 # activation to the next of 256 values could change its answer.
@@ -90,25 +90,10 @@ def path(folder: Path, graph: str, precision: str) -> Path:
     return folder / "onnx" / f"{graph}{SUFFIXES[precision]}.onnx"
 
 
-def answered(rows: list[tuple[list[int], float]], eos_ids: list[int]) -> list[dict]:
-    """What references say of greedy answers with their gaps."""
-    return [
-        {
-            "token_ids": token_ids,
-            "finish": "stop" if token_ids[-1] in eos_ids else "length",
-            "gap": round(gap, 5),
-        }
-        for token_ids, gap in rows
-    ]
-
-
 def causal_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
     """Answers of a text decoder."""
     decoder = Decoder(path(folder, "model", precisions["model"]), head_size=16)
-    eos_ids = source["eos_token_ids"]
-    prompts = [row["prompt_ids"] for row in source["rows"]]
-    found = [greedy(decoder, prompt, eos_ids, MAX_NEW_TOKENS) for prompt in prompts]
-    return answered(found, eos_ids)
+    return greedy_rows(decoder, source["rows"], source["eos_token_ids"], MAX_NEW_TOKENS)
 
 
 def encoder_decoder_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:

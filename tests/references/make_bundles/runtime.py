@@ -107,6 +107,18 @@ def greedy(
         logits = decoder.step(np.array([token_ids[-1:]]), **extra)
 
 
+def greedy_rows(
+    decoder: Decoder, rows: list[dict], eos_ids: list[int], max_new_tokens: int
+) -> list[dict]:
+    """What a reference says of greedy answers to the prompts of rows, one row at a time."""
+    found = []
+    for row in rows:
+        token_ids, gap = greedy(decoder, row["prompt_ids"], eos_ids, max_new_tokens)
+        finish = "stop" if token_ids[-1] in eos_ids else "length"
+        found.append({"token_ids": token_ids, "finish": finish, "gap": round(gap, 5)})
+    return found
+
+
 def check_steps(
     name: str, row: int, decoder: Decoder, prompt_ids: list[int], answer: Generation, **extra: Any
 ) -> float:
