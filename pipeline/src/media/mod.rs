@@ -86,6 +86,16 @@ pub enum MediaError {
         /// The formats that are read.
         known: &'static str,
     },
+    /// The format or codec is known by name, but cannot be decoded.
+    #[error("{format} is not supported; supported formats of the {kind} column: {known}")]
+    Unsupported {
+        /// `image` or `audio`.
+        kind: &'static str,
+        /// The format, codec or variant, such as `AVIF` or `WAV with ADPCM`.
+        format: String,
+        /// The formats that are read.
+        known: &'static str,
+    },
     /// The bytes are damaged.
     #[error("the {kind} ({format}) is damaged: {problem}")]
     Damaged {
@@ -148,6 +158,7 @@ impl MediaError {
             Self::Empty { .. } => "media_empty",
             Self::TooManyBytes { .. } => "media_too_large",
             Self::UnknownFormat { .. } => "media_unknown_format",
+            Self::Unsupported { .. } => "media_unsupported",
             Self::Damaged { .. } => "media_damaged",
             Self::TooManyPixels { .. } => "image_too_large",
             Self::TooMuchMemory { .. } => "media_exceeds_memory",
