@@ -89,7 +89,7 @@ impl Requests {
     /// [`BatchError`]; a damaged line is among the refused.
     pub fn read(path: &str) -> Result<Self, BatchError> {
         let listed = Listed::new(path.to_owned(), Some(SourceFormat::OpenaiBatch));
-        let table = SourceTable::open(&[listed], &HashMap::new(), u64::MAX)?;
+        let table = SourceTable::open(&[listed], u64::MAX)?;
         let mut this = Self::default();
         let mut by_key: HashMap<(String, String, bool), usize> = HashMap::new();
         for file in &table.files {

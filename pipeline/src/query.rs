@@ -123,7 +123,7 @@ impl Query {
         let Some(text) = &source.query else { return Ok(None) };
         let open = |(name, path): (&String, &String)| {
             list_files(std::slice::from_ref(path), base_dir, None)
-                .and_then(|listed| SourceTable::open(&listed, &HashMap::new(), media_bytes_max))
+                .and_then(|listing| SourceTable::open(&listing.files, media_bytes_max))
                 .map(|table| (name.clone(), table))
                 .map_err(|source| QueryError::Table { name: name.clone(), source: source.into() })
         };

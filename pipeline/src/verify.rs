@@ -262,10 +262,9 @@ impl Inputs<'_> {
         let StoredJob { job, base_dir, .. } =
             self.output.read_job().map_err(|error| error.to_string())?;
         let listed = list_files(&job.source.paths, Path::new(&base_dir), job.source.format);
-        let mut listed = listed.map_err(|error| error.to_string())?;
+        let mut listed = listed.map_err(|error| error.to_string())?.files;
         listed.retain(|file| file.format == SourceFormat::Media);
-        let table = SourceTable::open(&listed, &HashMap::new(), u64::MAX)
-            .map_err(|error| error.to_string())?;
+        let table = SourceTable::open(&listed, u64::MAX).map_err(|error| error.to_string())?;
         Ok(table.files.into_iter().map(|file| (file.object.path.clone(), file)).collect())
     }
 }

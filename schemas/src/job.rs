@@ -23,7 +23,7 @@ pub use reuse::Reuse;
 pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-pub use source::{Columns, Source, SourceFormat};
+pub use source::{Columns, OnBadFile, Source, SourceFormat};
 pub use task::{LongAudio, Task, TaskKind};
 
 use crate::{
@@ -175,7 +175,7 @@ pub struct Limits {
     /// The memory of the process.
     pub memory: ByteSize,
     /// How many rows may be rejected before the run stops: a share (`"5%"`) or a number of rows;
-    /// default: no limit.
+    /// default: half of the rows of a run of at least 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_budget: Option<ErrorBudget>,
     /// The most pixels of an image; larger ones are rejected before they are decoded.

@@ -189,6 +189,29 @@ impl From<ErrorBudget> for String {
     }
 }
 
+/// Returns a count with its noun: `1 row`, `2 rows`.
+#[must_use]
+pub fn counted(n: u64, noun: &str) -> String {
+    counted_as(n, noun, &format!("{noun}s"))
+}
+
+/// Returns a count with the `singular` or `plural` of its noun: `1 row was`, `2 rows were`.
+#[must_use]
+pub fn counted_as(n: u64, singular: &str, plural: &str) -> String {
+    format!("{n} {}", if n == 1 { singular } else { plural })
+}
+
+/// Returns a share as a percentage, with a decimal only where it is not whole: `25 %`, `12.5 %`.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    let tenths = (share * 1000.0).round();
+    if tenths % 10.0 == 0.0 {
+        format!("{:.0} %", tenths / 10.0)
+    } else {
+        format!("{:.1} %", tenths / 10.0)
+    }
+}
+
 /// A length of time in whole seconds, written like `90s`, `5m`, `6h`, `2d` or `1h30m`.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -270,7 +293,7 @@ impl From<Period> for String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ByteSize, ErrorBudget, Period};
+    use super::{ByteSize, ErrorBudget, Period, counted, counted_as, percent};
 
     proptest! {
         /// `1028MiB` was written into a stored job as `1.0GiB`, and read from there as 1024 MiB.
@@ -316,6 +339,15 @@ mod tests {
         }
         for text in ["", "GiB", "two", "-1MiB", "1e30TiB", "nan"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_have_their_plural_and_shares_no_empty_decimals() {
+        assert_eq!((counted(1, "row"), counted(0, "row")), ("1 row".into(), "0 rows".into()));
+        assert_eq!(counted_as(2, "row was", "rows were"), "2 rows were");
+        for (share, text) in [(0.25, "25 %"), (0.125, "12.5 %"), (0.99999, "100 %"), (0.0, "0 %")] {
+            assert_eq!(percent(share), text);
         }
     }
 

@@ -2,18 +2,19 @@
 
 use chrono::Utc;
 use legenda_models::EmbeddingInput;
+use legenda_schemas::units::counted;
 
 use super::{check_job, print};
 use crate::{
     cli::JobArgs,
     failure::{Exit, Failure},
+    summary,
 };
 
 /// Checks a job and prints what it would do.
 pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let checked = check_job(args)?;
     let plan = &checked.plan;
-    let n_files = plan.table.n_files();
     print(&format!("job        {}: valid", args.job.display()));
     print(&format!("task       {}", plan.job.task.kind.as_str()));
     match &plan.embedding {
@@ -34,12 +35,16 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
     print(&format!("model      {} ({architecture}, {precision})", plan.bundle_name));
-    print(&format!(
-        "source     {} rows in {n_files} file{} ({} spans)",
-        plan.n_rows(),
-        if n_files == 1 { "" } else { "s" },
-        plan.ledger.spans.len()
-    ));
+    let rows = match plan.rows_of_query() {
+        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
+        None => counted(plan.n_rows(), "row"),
+    };
+    let files = counted(plan.table.n_files() as u64, "file");
+    let spans = counted(plan.ledger.spans.len() as u64, "span");
+    print(&format!("source     {rows} in {files} ({spans})"));
+    for line in summary::skipped(&plan.table.skipped) {
+        print(&format!("           {line}"));
+    }
     print(&format!("reads      {}", plan.read_columns.join(", ")));
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));

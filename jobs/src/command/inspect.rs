@@ -13,7 +13,7 @@ use legenda_pipeline::{
 };
 use legenda_schemas::{
     job::{Job, SourceFormat},
-    units::ByteSize,
+    units::{ByteSize, counted, percent},
 };
 use serde_json::json;
 
@@ -21,6 +21,7 @@ use super::{print, tell};
 use crate::{
     cli::InspectArgs,
     failure::{Exit, Failure},
+    summary,
 };
 
 /// Looks at a table, and proposes a job.
@@ -100,18 +101,20 @@ fn job_file(proposal: &Proposal<'_>, args: &InspectArgs) -> Result<String, Failu
 
 fn lines(of: &Inspection) -> Vec<String> {
     let format = serde_json::to_value(of.format).unwrap_or_default();
-    let plural = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut lines = vec![
         format!(
             "table      {} ({}), {}, {}, {}",
-            plural(of.files as u64, "file"),
+            counted(of.files as u64, "file"),
             format.as_str().unwrap_or_default(),
-            plural(of.row_groups as u64, "row group"),
-            plural(of.rows, "row"),
+            counted(of.row_groups as u64, "row group"),
+            counted(of.rows, "row"),
             ByteSize(of.file_bytes)
         ),
-        format!("sample     {}; {} were read", plural(of.sampled, "row"), ByteSize(of.bytes_read)),
+        format!("sample     {}; {} were read", counted(of.sampled, "row"), ByteSize(of.bytes_read)),
     ];
+    for line in summary::skipped(&of.skipped) {
+        lines.push(format!("           {line}"));
+    }
     for (code, problem) in &of.unreadable {
         lines.push(format!("unreadable {} {code}: {}", problem.count, problem.example));
     }
@@ -174,10 +177,6 @@ fn spread(of: &Spread, unit: &str) -> String {
     };
     let (min, median, max) = (number(of.min), number(of.median), number(of.max));
     format!("{min} to {max}{unit}, median {median}")
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }
 
 /// Reads the name of a format, as job files write it.

@@ -9,16 +9,19 @@ mod medium;
 mod proposal;
 mod sample;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
 
-use legenda_schemas::job::{Columns, Incremental, Limits, Source, SourceFormat};
+use legenda_schemas::job::{Columns, Incremental, Limits, OnBadFile, Source, SourceFormat};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
 use self::{column::Look, sample::Reading};
 use crate::{
     media::locate::{MediaPlaces, PlacesError},
-    source::{SourceError, SourceFailed, SourceTable, TableFile, list_files},
+    source::{OpenTable, Skipped, SourceError, SourceFailed, SourceTable, TableFile, list_files},
 };
 
 pub use self::{
@@ -48,6 +51,8 @@ pub struct Inspection {
     pub format: SourceFormat,
     /// Its files.
     pub files: usize,
+    /// Files that are not read.
+    pub skipped: Skipped,
     /// Bytes of all files.
     pub file_bytes: u64,
     /// Row groups: of another format than Parquet the parts that are read at a time.
@@ -78,15 +83,22 @@ pub fn inspect(
     runtime: &Handle,
 ) -> Result<Inspection, InspectError> {
     let limits = Limits::default();
-    let listed = list_files(entries, base_dir, format)?;
-    let format = listed.first().map_or(SourceFormat::Parquet, |file| file.format);
-    let table = SourceTable::open(&listed, &Default::default(), limits.media_bytes.0)?;
+    let listing = list_files(entries, base_dir, format)?;
+    let format = listing.files.first().map_or(SourceFormat::Parquet, |file| file.format);
+    let table = SourceTable::open_as(OpenTable {
+        listing,
+        done: &HashMap::new(),
+        known: &HashSet::new(),
+        on_bad_file: OnBadFile::Skip,
+        media_bytes_max: limits.media_bytes.0,
+    })?;
     let source = Source {
         paths: entries.to_vec(),
         format: Some(format),
         query: None,
         tables: BTreeMap::new(),
         incremental: Incremental::default(),
+        on_bad_file: OnBadFile::Skip,
         columns: Columns::default(),
         media_dirs: Vec::new(),
         media_hosts: Vec::new(),
@@ -107,6 +119,7 @@ pub fn inspect(
         row_groups: table.files.iter().map(|file| file.row_groups.len()).sum(),
         rows: table.files.iter().flat_map(|file| &file.row_groups).map(|g| g.n_rows as u64).sum(),
         sampled,
+        skipped: table.skipped.clone(),
         bytes_read: table.bytes_read.total(),
         unreadable,
         columns: looks.into_iter().map(Look::facts).collect(),

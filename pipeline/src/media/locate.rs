@@ -148,8 +148,9 @@ impl MediaPlaces {
         };
         let own_dir = table_file.parent().unwrap_or(Path::new("."));
         let real = own_dir.join(cell).canonicalize().map_err(io_error)?;
-        let mut allowed = self.dirs.iter().map(PathBuf::as_path).chain([own_dir]);
-        if !allowed.any(|dir| real.starts_with(dir)) {
+        // The table may be known by the name of a link.
+        let own_dir = own_dir.canonicalize().map_err(io_error)?;
+        if !self.dirs.iter().chain([&own_dir]).any(|dir| real.starts_with(dir)) {
             return Err(self.outside(cell, &table_file.to_string_lossy()));
         }
         let mut bytes = Vec::new();
@@ -218,7 +219,7 @@ fn is_plain(path: &str) -> bool {
 mod tests {
     use std::{fs, io::Write};
 
-    use legenda_schemas::job::{Columns, Incremental, Source};
+    use legenda_schemas::job::{Columns, Incremental, OnBadFile, Source};
 
     use super::{MediaPlaces, join};
 
@@ -229,6 +230,7 @@ mod tests {
             query: None,
             tables: std::collections::BTreeMap::new(),
             incremental: Incremental::default(),
+            on_bad_file: OnBadFile::default(),
             columns: Columns::default(),
             media_dirs: dirs.to_vec(),
             media_hosts: Vec::new(),

@@ -7,7 +7,10 @@ pub mod web;
 
 use legenda_schemas::job::SourceFormat;
 
-use crate::{guard::GuardError, source::listing::format_of};
+use crate::{
+    guard::GuardError,
+    source::names::{format_of, is_image},
+};
 
 /// What media are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,9 +20,6 @@ pub enum MediaKind {
     /// A sound.
     Audio,
 }
-
-/// Extensions of pictures among those of media.
-const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
 
 impl MediaKind {
     /// Returns what bytes begin like.
@@ -38,8 +38,7 @@ impl MediaKind {
         if format_of(name) != Some(SourceFormat::Media) {
             return None;
         }
-        let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_lowercase())?;
-        Some(if PICTURES.contains(&extension.as_str()) { Self::Image } else { Self::Audio })
+        Some(if is_image(name) { Self::Image } else { Self::Audio })
     }
 
     /// Returns the name used in messages.

@@ -8,24 +8,14 @@ use std::{
 use legenda_models::{HubDataset, HubOptions};
 use legenda_schemas::{job::SourceFormat, span::SourceObject};
 
-use super::{SourceError, file::disk_object};
-use crate::store::{ObjectAt, is_url};
-
-/// The extensions of each format, lower case. Of a folder with files of several the first of these is
-/// read: pictures often lie beside tables that tell of them.
-const EXTENSIONS: [(SourceFormat, &[&str]); 5] = [
-    (SourceFormat::Parquet, &["parquet", "pq"]),
-    (SourceFormat::Tar, &["tar"]),
-    (SourceFormat::Jsonl, &["jsonl", "ndjson"]),
-    (SourceFormat::Csv, &["csv", "tsv"]),
-    (
-        SourceFormat::Media,
-        &[
-            "png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "wav", "flac", "mp3", "ogg",
-            "oga", "m4a", "mp4", "aac", "aif", "aiff",
-        ],
-    ),
-];
+use super::{
+    SourceError,
+    file::disk_object,
+    names::{TABLES, format_of, has_extension, is_beside_output, other_format, passed_over},
+    skipped::{SkipReason, Skipped},
+    walk::{Walk, format_of_contents, spelled},
+};
+use crate::store::{ObjectAt, PLAN, is_url};
 
 /// A file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +56,40 @@ impl Listed {
     }
 }
 
-/// Lists the files that `entries` name: files, directories (searched below, but not in hidden ones, such as
-/// begin with `_`, or the rejects of an output), glob patterns; paths, resolved against `base_dir`, URLs of object stores, or
-/// datasets of the Hub.
-/// What they are `format` says, or their extensions.
+/// The files that a source names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those that are to be read.
+    pub files: Vec<Listed>,
+    /// Those that are not.
+    pub skipped: Skipped,
+}
+
+impl Listing {
+    /// Gives files the names by which earlier runs know them: up to version 0.1 those of the targets of
+    /// links.
+    pub(crate) fn respell(&mut self, known: &HashSet<String>) {
+        for file in &mut self.files {
+            if known.is_empty() || known.contains(&file.path) || is_url(&file.path) {
+                continue;
+            }
+            let real = Path::new(&file.path).canonicalize().ok();
+            let real = real.and_then(|real| real.into_os_string().into_string().ok());
+            if let Some(real) = real.filter(|real| known.contains(real)) {
+                file.path = real;
+            }
+        }
+        let mut seen = HashSet::new();
+        self.files.retain(|file| seen.insert(file.path.clone()));
+    }
+}
+
+/// Lists the files that `entries` name: files, directories (searched below), glob patterns; paths, resolved
+/// against `base_dir`, URLs of object stores, or datasets of the Hub. What they are `format` says, or their
+/// extensions, or, of files on a disk without one, their contents.
 ///
-/// Files of one entry are sorted by path; a file named twice is read once.
+/// Files of one entry are sorted by path; a file named twice is read once. A link is a file of its own name.
+/// What is not read is counted.
 ///
 /// # Errors
 ///
@@ -80,8 +98,8 @@ pub fn list_files(
     entries: &[String],
     base_dir: &Path,
     format: Option<SourceFormat>,
-) -> Result<Vec<Listed>, SourceError> {
-    let mut files: Vec<Listed> = Vec::new();
+) -> Result<Listing, SourceError> {
+    let mut listing = Listing::default();
     let mut seen = HashSet::new();
     for entry in entries {
         let (named, found) = if entry.starts_with(HubDataset::SCHEME) {
@@ -89,57 +107,73 @@ pub fn list_files(
         } else if is_url(entry) {
             (entry.clone(), list_url(entry, format)?)
         } else {
-            let path = base_dir.join(entry);
-            let real = |listed: Listed| match Path::new(&listed.path).canonicalize() {
-                // One spelling per file, so that a span's identity does not depend on how it was
-                // named.
-                Ok(real) => Ok(Listed { path: real.to_string_lossy().into_owned(), ..listed }),
-                Err(source) => Err(SourceError::Io { path: PathBuf::from(&listed.path), source }),
-            };
-            let found =
-                list_entry(&path, format)?.into_iter().map(real).collect::<Result<_, _>>()?;
-            (path.display().to_string(), found)
+            let path = spelled(base_dir, entry);
+            (path.display().to_string(), list_path(&path, format)?)
         };
-        if found.is_empty() {
-            return Err(SourceError::NothingFound { entry: named });
+        let Listing { files, skipped } = found;
+        if files.is_empty() {
+            return Err(SourceError::NothingFound { entry: named, skipped: skipped.told() });
         }
-        files.extend(found.into_iter().filter(|file| seen.insert(file.path.clone())));
+        listing.files.extend(files.into_iter().filter(|file| seen.insert(file.path.clone())));
+        listing.skipped.extend(skipped);
     }
-    Ok(files)
-}
-
-/// Returns the format that the extension of `name` tells.
-#[must_use]
-pub fn format_of(name: &str) -> Option<SourceFormat> {
-    let (_, extension) = name.rsplit_once('.')?;
-    let extension = extension.to_lowercase();
-    let mut formats = EXTENSIONS.into_iter();
-    formats.find(|(_, known)| known.contains(&extension.as_str())).map(|(format, _)| format)
+    Ok(listing)
 }
 
 /// Chooses of the files that a folder or a pattern has: those of the `format` that is asked for, else
 /// those of the first that there is. A pattern whose files have no extension that is known means them
 /// all.
 fn choose(
-    mut found: Vec<(String, Option<SourceObject>)>,
+    found: Vec<Found>,
     format: Option<SourceFormat>,
     is_pattern: bool,
-) -> Vec<Listed> {
+    mut skipped: Skipped,
+) -> Listing {
     // A batch file is one of lines.
     let by_extension = match format {
         Some(SourceFormat::OpenaiBatch) => Some(SourceFormat::Jsonl),
         format => format,
     };
-    let there: HashSet<SourceFormat> =
-        found.iter().filter_map(|(path, _)| format_of(path)).collect();
-    let first = EXTENSIONS.iter().map(|(format, _)| *format).find(|format| there.contains(format));
+    let there: HashSet<SourceFormat> = found.iter().filter_map(|file| file.format).collect();
+    let order = TABLES.iter().map(|(format, _)| *format).chain([SourceFormat::Media]);
+    let first = order.clone().find(|format| there.contains(format));
     let chosen = by_extension.or(first);
-    if !is_pattern || chosen.is_some_and(|chosen| there.contains(&chosen)) {
-        found.retain(|(path, _)| chosen.is_some() && format_of(path) == chosen);
-    }
+    let takes_all = is_pattern && !chosen.is_some_and(|chosen| there.contains(&chosen));
     let format = format.or(chosen).unwrap_or(SourceFormat::Parquet);
-    found.sort_by(|one, other| one.0.cmp(&other.0));
-    found.into_iter().map(|(path, object)| Listed { path, format, object }).collect()
+    let mut files = Vec::with_capacity(found.len());
+    for Found { path, object, format: is } in found {
+        if takes_all || (chosen.is_some() && is == chosen) {
+            files.push(Listed { path, format, object });
+        } else {
+            skipped.add(other_format(&path), &path, None);
+        }
+    }
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    Listing { files, skipped }
+}
+
+/// A file that a folder or pattern has.
+struct Found {
+    path: String,
+    object: Option<SourceObject>,
+    format: Option<SourceFormat>,
+}
+
+impl Found {
+    /// Takes a file whose format the extension of its name says.
+    fn named(path: String, object: Option<SourceObject>) -> Self {
+        let format = format_of(&path);
+        Self { path, object, format }
+    }
+
+    /// Takes a file of a disk.
+    fn on_disk(path: String) -> Self {
+        let format = match has_extension(&path) {
+            true => format_of(&path),
+            false => format_of_contents(&path),
+        };
+        Self { path, object: None, format }
+    }
 }
 
 /// How names in a store or a dataset are matched: a folder by a folder, whatever the case.
@@ -154,14 +188,15 @@ fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
 }
 
 /// Lists the files that a URL names.
-fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
+fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
+    let one = || Listing { files: vec![Listed::new(url.to_owned(), format)], ..Listing::default() };
     // A query string of HTTP is no pattern, and only a store can be listed.
     if url.starts_with("http://") || url.starts_with("https://") {
-        return Ok(vec![Listed::new(url.to_owned(), format)]);
+        return Ok(one());
     }
     let wild = url.find(['*', '?', '[']);
     if wild.is_none() && format_of(url).is_some() {
-        return Ok(vec![Listed::new(url.to_owned(), format)]);
+        return Ok(one());
     }
     let literal = &url[..wild.unwrap_or(url.len())];
     // Stores list by whole names of folders.
@@ -170,110 +205,136 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, Sour
         None => literal,
     };
     let io_error = |source| SourceError::Io { path: PathBuf::from(url), source };
-    let mut found = ObjectAt::list(folder).map_err(io_error)?;
-    let outputs = found.iter().filter_map(|object| object.path.strip_suffix(PLAN));
-    let outputs: Vec<String> = outputs.map(|output| format!("{output}rejects/")).collect();
+    let listed = ObjectAt::list(folder).map_err(io_error)?;
     let pattern = wild.map(|_| glob::Pattern::new(url)).transpose();
     let pattern = pattern.map_err(|error| pattern_error(url, &error))?;
-    found.retain(|object| match &pattern {
-        Some(pattern) => pattern.matches_with(&object.path, WITHIN_FOLDERS),
-        None => {
-            let below = object.path.strip_prefix(folder.trim_end_matches('/'));
-            !below.unwrap_or(&object.path).split('/').any(is_hidden)
-                && !outputs.iter().any(|rejects| object.path.starts_with(rejects))
+    let outputs = books_of_outputs(&listed, folder);
+    let (mut found, mut skipped) = (Vec::new(), Skipped::default());
+    for object in listed {
+        let path = object.path.clone();
+        if let Some(pattern) = &pattern {
+            if pattern.matches_with(&path, WITHIN_FOLDERS) {
+                found.push(Found::named(path, Some(object)));
+            }
+            continue;
         }
+        // A key that ends so stands for a folder.
+        if path.ends_with('/') {
+            continue;
+        }
+        let below = path.strip_prefix(folder.trim_end_matches('/')).unwrap_or(&path);
+        let is_book = outputs.iter().any(|books| path.starts_with(books));
+        match is_book.then_some(SkipReason::Bookkeeping).or_else(|| skip_below(below)) {
+            Some(reason) => skipped.add(reason, &path, None),
+            None => found.push(Found::named(path, Some(object))),
+        }
+    }
+    Ok(choose(found, format, pattern.is_some(), skipped))
+}
+
+/// Returns the prefixes below `folder` of a store that outputs keep their books under.
+fn books_of_outputs(listed: &[SourceObject], folder: &str) -> Vec<String> {
+    let folder = folder.trim_end_matches('/');
+    let beside = listed.iter().filter_map(|object| {
+        let dir = object.path.strip_suffix("/plan.json")?;
+        (is_beside_output(dir) && dir != folder).then(|| format!("{dir}/"))
     });
-    let found = found.into_iter().map(|object| (object.path.clone(), Some(object))).collect();
-    Ok(choose(found, format, pattern.is_some()))
+    let within = listed.iter().filter_map(|object| object.path.strip_suffix(PLAN));
+    beside.chain(within.map(|output| format!("{output}rejects/"))).collect()
+}
+
+/// Returns why a file is skipped, if a name in its path below a folder says so.
+fn skip_below(path: &str) -> Option<SkipReason> {
+    path.split('/').filter(|name| !name.is_empty()).find_map(passed_over)
 }
 
 /// Lists the files of a dataset of the Hub, which are read from it as over HTTP.
-fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
+fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
     let dataset: HubDataset = entry.parse()?;
     let inside = dataset.inside();
     let pattern = inside.contains(['*', '?', '[']).then(|| glob::Pattern::new(inside)).transpose();
     let pattern = pattern.map_err(|error| pattern_error(entry, &error))?;
-    let is_wanted = |name: &str| match &pattern {
-        Some(pattern) => pattern.matches_with(name, WITHIN_FOLDERS),
-        None if inside.is_empty() => !name.split('/').any(is_hidden),
-        None => {
-            let below = name.strip_prefix(inside).and_then(|rest| rest.strip_prefix('/'));
-            name == inside || below.is_some_and(|below| !below.split('/').any(is_hidden))
+    let (mut found, mut skipped) = (Vec::new(), Skipped::default());
+    for (name, url) in dataset.files(&HubOptions::from_env())? {
+        if name == inside {
+            return Ok(Listing { files: vec![Listed::new(url, format)], ..Listing::default() });
         }
-    };
-    let mut files = dataset.files(&HubOptions::from_env())?;
-    files.retain(|(name, _)| is_wanted(name));
-    if let [(name, url)] = files.as_slice()
-        && name == inside
-    {
-        return Ok(vec![Listed::new(url.clone(), format)]);
+        let below = match &pattern {
+            Some(pattern) if pattern.matches_with(&name, WITHIN_FOLDERS) => Some(""),
+            Some(_) => None,
+            None if inside.is_empty() => Some(name.as_str()),
+            None => name.strip_prefix(inside).and_then(|rest| rest.strip_prefix('/')),
+        };
+        let Some(below) = below else { continue };
+        match skip_below(below) {
+            Some(reason) => skipped.add(reason, &name, None),
+            None => found.push(Found::named(url, None)),
+        }
     }
-    let found = files.into_iter().map(|(_, url)| (url, None)).collect();
-    Ok(choose(found, format, pattern.is_some()))
+    Ok(choose(found, format, pattern.is_some(), skipped))
 }
 
-/// What tells that a folder is the output of a run, whose rejects are no answers.
-const PLAN: &str = "_legenda/plan.json";
-
-/// Returns whether files or folders of this name are passed over.
-fn is_hidden(name: &str) -> bool {
-    name.starts_with('.') || name.starts_with('_')
-}
-
-fn list_entry(path: &Path, format: Option<SourceFormat>) -> Result<Vec<Listed>, SourceError> {
-    let text = |path: PathBuf| (path.to_string_lossy().into_owned(), None);
-    if path.is_file() {
-        return Ok(vec![Listed::new(text(path.to_owned()).0, format)]);
-    }
-    let mut found = Vec::new();
+/// Lists the files that a path of a disk names.
+fn list_path(path: &Path, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
+    let mut walk = Walk::default();
+    let io_error = |path: &Path, source| SourceError::Io { path: path.to_owned(), source };
     if path.is_dir() {
-        walk(path, &mut found)?;
-        return Ok(choose(found.into_iter().map(text).collect(), format, false));
+        walk.below(path).map_err(|error| io_error(path, error))?;
+        let found = walk.found.into_iter().map(Found::on_disk).collect();
+        return Ok(choose(found, format, false, walk.skipped));
     }
-    let pattern = path.to_string_lossy();
-    let matches = glob::glob(&pattern).map_err(|error| pattern_error(&pattern, &error))?;
-    let mut below = Vec::new();
+    let Some(named) = path.to_str() else {
+        let problem = "it is not UTF-8".to_owned();
+        return Err(SourceError::Pattern { entry: path.display().to_string(), problem });
+    };
+    if path.is_file() {
+        let format = format.or_else(|| Found::on_disk(named.to_owned()).format);
+        let files = vec![Listed::new(named.to_owned(), format)];
+        return Ok(Listing { files, ..Listing::default() });
+    }
+    let matches = glob::glob(named).map_err(|error| pattern_error(named, &error))?;
+    let mut found = Vec::new();
     for entry in matches {
-        let path = entry.map_err(|error| SourceError::Io {
-            path: error.path().to_owned(),
-            source: error.into(),
-        })?;
-        if path.is_file() {
-            found.push(path);
-        } else if path.is_dir() {
-            walk(&path, &mut below)?;
-        }
-    }
-    // What a folder holds and no format is of is not meant.
-    found.extend(below.into_iter().filter(|path| format_of(&path.to_string_lossy()).is_some()));
-    Ok(choose(found.into_iter().map(text).collect(), format, true))
-}
-
-fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
-    let io_error = |source| SourceError::Io { path: dir.to_owned(), source };
-    let is_output = dir.join(PLAN).is_file();
-    for entry in dir.read_dir().map_err(io_error)? {
-        let path = entry.map_err(io_error)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if is_hidden(&name) || (is_output && name == "rejects") {
-            continue;
-        }
+        let path = match entry {
+            Ok(path) => path,
+            Err(error) => {
+                let (path, problem) = (error.path().to_string_lossy(), error.error().to_string());
+                walk.skipped.add(SkipReason::Unreadable, &path, Some(problem));
+                continue;
+            }
+        };
+        let shown = path.to_string_lossy().into_owned();
         if path.is_dir() {
-            walk(&path, found)?;
+            if let Err(error) = walk.below(&path) {
+                walk.skipped.add(SkipReason::Unreadable, &shown, Some(error.to_string()));
+            }
+        } else if path.to_str().is_none() {
+            walk.skipped.add(SkipReason::NotUtf8, &shown, None);
+        } else if path.is_file() {
+            found.push(Found::on_disk(shown));
+        } else if path.is_symlink() {
+            walk.skipped.add(SkipReason::DanglingLink, &shown, None);
         } else {
-            found.push(path);
+            walk.skipped.add(SkipReason::Special, &shown, None);
         }
     }
-    Ok(())
+    // Of what folders hold that a pattern names, only files of known formats are meant.
+    for file in walk.found.into_iter().map(Found::on_disk) {
+        match file.format {
+            Some(_) => found.push(file),
+            None => walk.skipped.add(other_format(&file.path), &file.path, None),
+        }
+    }
+    Ok(choose(found, format, true, walk.skipped))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, io::Write, path::Path};
 
     use legenda_schemas::job::SourceFormat;
 
-    use super::{SourceError, list_files};
+    use super::{Listed, SourceError, list_files};
 
     #[test]
     fn files_directories_and_patterns_are_listed_once_in_order() {
@@ -288,13 +349,11 @@ mod tests {
         let names = |entries: &[&str]| -> Vec<String> {
             let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
             let root = dir.path().canonicalize().unwrap();
-            list_files(&entries, dir.path(), None)
-                .unwrap()
-                .iter()
-                .map(|file| {
-                    Path::new(&file.path).strip_prefix(&root).unwrap().display().to_string()
-                })
-                .collect()
+            let listing = list_files(&entries, dir.path(), None).unwrap();
+            let name = |file: &Listed| {
+                Path::new(&file.path).strip_prefix(&root).unwrap().display().to_string()
+            };
+            listing.files.iter().map(name).collect()
         };
         assert_eq!(names(&["."]), ["a.parquet", "b.parquet", "sub/c.pq"]);
         assert_eq!(names(&["*.parquet", "a.parquet"]), ["a.parquet", "b.parquet"]);
@@ -303,18 +362,17 @@ mod tests {
         let missing = list_files(&["none/*.parquet".to_owned()], dir.path(), None);
         assert!(matches!(missing, Err(SourceError::NothingFound { .. })));
     }
+
     #[test]
     fn a_folder_is_of_the_first_format_that_it_holds() {
         let dir = tempfile::tempdir().unwrap();
         let formats = |format: Option<SourceFormat>, entry: &str| -> Vec<(String, SourceFormat)> {
-            list_files(&[entry.to_owned()], dir.path(), format)
-                .unwrap_or_default()
-                .iter()
-                .map(|file| {
-                    let name = Path::new(&file.path).file_name().unwrap();
-                    (name.to_string_lossy().into_owned(), file.format)
-                })
-                .collect()
+            let listing = list_files(&[entry.to_owned()], dir.path(), format);
+            let name = |file: &Listed| {
+                let name = Path::new(&file.path).file_name().unwrap();
+                (name.to_string_lossy().into_owned(), file.format)
+            };
+            listing.unwrap_or_default().files.iter().map(name).collect()
         };
         let file = |name: &str| fs::File::create(dir.path().join(name)).unwrap();
         for name in ["a.PNG", "a.txt", "b.wav", "plain"] {
@@ -331,5 +389,81 @@ mod tests {
         assert_eq!(formats(Some(SourceFormat::Media), "."), media);
         assert_eq!(formats(Some(SourceFormat::Jsonl), "plain"), [of("plain", SourceFormat::Jsonl)]);
         assert_eq!(formats(Some(SourceFormat::Tar), "."), []);
+    }
+
+    #[test]
+    fn every_file_of_a_folder_is_read_or_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR";
+        let taken = [
+            "IMG_1.HEIC",
+            "_DSC0042.JPG",
+            "_album/a.png",
+            "noextension",
+            "photo.jfif",
+            "photo.jpe",
+        ];
+        let passed =
+            ["._a.jpg", ".cache/b.png", "Thumbs.db", "LICENSE", "notes.txt", "_SUCCESS", "b.xlsx"];
+        for path in taken.iter().chain(&passed) {
+            let full = dir.path().join(path);
+            fs::create_dir_all(full.parent().unwrap()).unwrap();
+            let contents: &[u8] = if *path == "LICENSE" { b"a text" } else { png };
+            fs::File::create(full).unwrap().write_all(contents).unwrap();
+        }
+        let listing = list_files(&[".".to_owned()], dir.path(), None).unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let names: Vec<&str> = listing
+            .files
+            .iter()
+            .map(|file| Path::new(&file.path).strip_prefix(&root).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(names, taken);
+        assert!(listing.files.iter().all(|file| file.format == SourceFormat::Media));
+        assert_eq!(
+            listing.skipped.to_string(),
+            "skipped 7 files: 2 hidden, 1 TXT, 1 XLSX, 1 without an extension, 1 of the system, \
+             1 of bookkeeping"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_bear_their_own_names_and_loops_end() {
+        use std::os::unix::{ffi::OsStrExt, fs::symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for path in ["blobs", "data/lang=de", "other/deep"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        for path in ["blobs/aa11", "other/deep/o.csv"] {
+            drop(fs::File::create(root.join(path)).unwrap());
+        }
+        let link = |target: &str, path: &str| symlink(target, root.join(path)).unwrap();
+        link("../../blobs/aa11", "data/lang=de/train.csv");
+        link("../../blobs/aa11", "data/lang=de/again.csv");
+        link("../other", "data/linked");
+        link("nowhere", "data/dangling.csv");
+        link("..", "data/up");
+        link("../../data", "other/deep/back");
+        link("itself.csv", "data/itself.csv");
+        let odd = root.join("data").join(std::ffi::OsStr::from_bytes(b"odd\xff.csv"));
+        drop(fs::File::create(odd).unwrap());
+        let listing = list_files(&["data".to_owned()], &root, None).unwrap();
+        let names: Vec<&str> = listing
+            .files
+            .iter()
+            .map(|file| file.path.strip_prefix(root.to_str().unwrap()).unwrap())
+            .collect();
+        let expected =
+            ["/data/lang=de/again.csv", "/data/lang=de/train.csv", "/data/linked/deep/o.csv"];
+        assert_eq!(names, expected);
+        assert_eq!(
+            listing.skipped.to_string(),
+            "skipped 5 files: 3 link loops, 1 dangling link, 1 with a name that is not UTF-8"
+        );
+        // `..` behind a link is the folder above its target.
+        let above = list_files(&["data/linked/../data/lang=de".to_owned()], &root, None).unwrap();
+        assert_eq!(above.files, listing.files[..2]);
     }
 }

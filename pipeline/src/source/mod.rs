@@ -11,28 +11,32 @@ pub mod file;
 mod json_lines;
 pub mod listing;
 mod media;
+pub mod names;
 pub mod pages;
 mod parquet;
 pub mod partitions;
 pub mod reader;
 mod records;
 pub mod rows;
+pub mod skipped;
 mod steps;
 pub mod table;
 mod tar;
 pub mod text_bytes;
 mod unify;
+mod walk;
 mod windows;
 
 #[cfg(test)]
 mod tests;
 
 pub use file::BytesRead;
-pub use listing::{Listed, list_files};
+pub use listing::{Listed, Listing, list_files};
 pub use rows::ReadRows;
-pub use table::{SourceTable, TableFile};
+pub use skipped::Skipped;
+pub use table::{OpenTable, SourceTable, TableFile};
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
 
 use legenda_models::HubError;
 
@@ -56,11 +60,13 @@ pub struct SourceFailed {
 pub enum SourceError {
     /// An entry of `source.paths` names nothing.
     #[error(
-        "`source.paths` names `{entry}`, where there is no file to read: correct the path or pattern, or say what the files are by `source.format`"
+        "`source.paths` names `{entry}`, which has no file to read{skipped}: correct the path or pattern, or set `source.format`"
     )]
     NothingFound {
         /// The entry, resolved against the job file's folder.
         entry: String,
+        /// Which files are there, in parentheses; empty if there are none.
+        skipped: String,
     },
     /// A dataset of the Hub cannot be listed.
     #[error("`source.paths`: {0}")]
@@ -91,6 +97,14 @@ pub enum SourceError {
         path: PathBuf,
         /// The reader's reason.
         source: ::parquet::errors::ParquetError,
+    },
+    /// A file that earlier runs have read cannot be read any more.
+    #[error(
+        "cannot read `{path}`, whose rows earlier runs have answered: make it readable again, or remove it if its answers are to go"
+    )]
+    OutOfReach {
+        /// The file.
+        path: PathBuf,
     },
     /// A file is not what it is taken for.
     #[error(
@@ -163,10 +177,38 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Returns whether a file is at fault, so that others may still be read.
+    pub(crate) fn is_of_file(&self) -> bool {
+        match self {
+            Self::Parquet { .. } | Self::Format { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::NotFound
+                    | ErrorKind::InvalidData
+                    | ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        }
+    }
+
+    /// Returns the file that is at fault, and what is wrong with it.
+    pub(crate) fn told(&self) -> (String, String) {
+        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
+        match self {
+            Self::Parquet { path, source } => (shown(path), source.to_string()),
+            Self::Format { path, format, problem } => {
+                (shown(path), format!("cannot be read as {format}: {problem}"))
+            }
+            Self::Io { path, source } => (shown(path), source.to_string()),
+            error => (String::new(), error.to_string()),
+        }
+    }
+
     /// Returns whether the same may succeed later: a store could not be reached.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Io { path, source } if is_url(&path.to_string_lossy())
-            && source.kind() == std::io::ErrorKind::Other)
+            && source.kind() == ErrorKind::Other)
     }
 }

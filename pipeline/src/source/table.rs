@@ -11,7 +11,7 @@ use std::{
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use legenda_schemas::{
-    job::SourceFormat,
+    job::{OnBadFile, SourceFormat},
     span::{SourceObject, Span},
 };
 
@@ -20,11 +20,13 @@ use super::{
     computed::Computed,
     contents::Contents,
     file::BytesRead,
-    listing::Listed,
+    listing::{Listed, Listing},
     media::{self, MediaFiles},
     partitions::Partitions,
     reader::FileReader,
+    skipped::{SkipReason, Skipped},
     unify::unify,
+    walk::has_no_bytes,
 };
 use crate::store::is_url;
 
@@ -58,6 +60,8 @@ pub struct SourceTable {
     pub files: Vec<TableFile>,
     /// Spans of files that need not be read, because they are done.
     pub done: Vec<Span>,
+    /// Files that are not read.
+    pub skipped: Skipped,
     /// What was read of them.
     pub bytes_read: BytesRead,
     by_path: HashMap<String, usize>,
@@ -78,6 +82,23 @@ enum Unopened {
 enum Looked {
     Opened(TableFile),
     Done(Vec<Span>, Unopened),
+    Bad(SourceError),
+}
+
+/// What is opened of a source, and how.
+#[derive(Debug)]
+pub struct OpenTable<'a> {
+    /// Its files.
+    pub listing: Listing,
+    /// The spans of files that are done, by path.
+    pub done: &'a HashMap<String, Vec<Span>>,
+    /// Files of which earlier runs have committed rows: one of these that cannot be read any more is
+    /// an error, for it would be taken for one that has gone.
+    pub known: &'a HashSet<String>,
+    /// What becomes of a file that cannot be read.
+    pub on_bad_file: OnBadFile,
+    /// The most bytes of an image or a sound; a larger one costs its row.
+    pub media_bytes_max: u64,
 }
 
 impl TableFile {
@@ -141,6 +162,11 @@ impl TableFile {
             && !is_url(&self.object.path)
     }
 
+    /// Returns whether the file has no rows.
+    fn is_empty(&self) -> bool {
+        self.row_groups.iter().all(|group| group.n_rows == 0)
+    }
+
     /// Returns the pictures or sounds that its rows are, if they are files.
     #[must_use]
     pub fn media(&self) -> &[SourceObject] {
@@ -183,18 +209,35 @@ impl TableFile {
 }
 
 impl SourceTable {
-    /// Finds the rows of the files that were listed; of those that are `done`, and are still what they
-    /// were, only of the first. Pictures and sounds of more than `media_bytes_max` bytes will cost their
-    /// rows.
+    /// Finds the rows of all files that were listed. Images and sounds of more than `media_bytes_max` bytes
+    /// will cost their rows.
     ///
     /// # Errors
     ///
     /// [`SourceError`] for the first file that cannot be read.
-    pub fn open(
-        listed: &[Listed],
-        done: &HashMap<String, Vec<Span>>,
-        media_bytes_max: u64,
+    pub fn open(listed: &[Listed], media_bytes_max: u64) -> Result<Self, SourceError> {
+        let listing = Listing { files: listed.to_vec(), skipped: Skipped::default() };
+        Self::open_as(OpenTable {
+            listing,
+            done: &HashMap::new(),
+            known: &HashSet::new(),
+            on_bad_file: OnBadFile::Stop,
+            media_bytes_max,
+        })
+    }
+
+    /// Finds the rows of the files of a source; of those that are done, and are still what they were, only
+    /// of the first. Files without rows are skipped where others have some.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`] for the first file that cannot be read: where such a file is not skipped, where it
+    /// could be read before or may be later, or where no other is left.
+    pub fn open_as(
+        OpenTable { listing, done, known, on_bad_file, media_bytes_max }: OpenTable<'_>,
     ) -> Result<Self, SourceError> {
+        let Listing { files: listed, mut skipped } = listing;
+        skipped.missing_among(known)?;
         let bytes_read = BytesRead::default();
         let (media, tables): (Vec<&Listed>, Vec<&Listed>) =
             listed.iter().partition(|file| file.format == SourceFormat::Media);
@@ -210,7 +253,12 @@ impl SourceTable {
             {
                 return Ok(Looked::Done(spans.clone(), Unopened::File(listed.clone())));
             }
-            TableFile::open(listed, media_bytes_max, &bytes_read).map(Looked::Opened)
+            let opened = TableFile::open(listed, media_bytes_max, &bytes_read);
+            let skips = on_bad_file == OnBadFile::Skip && !known.contains(&listed.path);
+            match opened {
+                Err(error) if skips && error.is_of_file() => Ok(Looked::Bad(error)),
+                opened => opened.map(Looked::Opened),
+            }
         };
         let open_some = || {
             while let Some((idx, file)) =
@@ -230,8 +278,17 @@ impl SourceTable {
         opened.sort_by_key(|(idx, _)| *idx);
         let mut looked =
             opened.into_iter().map(|(_, file)| file).collect::<Result<Vec<Looked>, _>>()?;
-        let media = media.iter().map(|file| file.object());
-        for group in media::groups(media.collect::<Result<_, _>>()?) {
+        let mut objects = Vec::with_capacity(media.len());
+        for file in media {
+            match file.object() {
+                Ok(object) => objects.push(object),
+                Err(error) if on_bad_file == OnBadFile::Skip && error.is_of_file() => {
+                    looked.push(Looked::Bad(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for group in media::groups(objects) {
             let file = TableFile::of_media(group, media_bytes_max);
             let spans = done.get(&file.object.path).filter(|_| !looked.is_empty());
             let spans =
@@ -241,9 +298,12 @@ impl SourceTable {
                 None => Looked::Opened(file),
             });
         }
+        let mut bad = None;
+        let mut empty = Vec::new();
         let mut this = Self {
             files: Vec::new(),
             done: Vec::new(),
+            skipped: Skipped::default(),
             bytes_read,
             by_path: HashMap::new(),
             unopened: HashMap::new(),
@@ -251,13 +311,36 @@ impl SourceTable {
         };
         for one in looked {
             match one {
+                Looked::Opened(file) if file.is_empty() => empty.push(file),
                 Looked::Opened(file) => this.files.push(file),
+                Looked::Bad(error) => {
+                    let (path, problem) = error.told();
+                    if has_no_bytes(&path) {
+                        skipped.add(SkipReason::Empty, &path, None);
+                    } else {
+                        skipped.add(SkipReason::Bad, &path, Some(problem));
+                    }
+                    bad.get_or_insert(error);
+                }
                 Looked::Done(spans, file) => {
                     this.unopened.insert(spans[0].object.path.clone(), file);
                     this.done.extend(spans);
                 }
             }
         }
+        if this.files.is_empty() {
+            // A table without rows still has columns.
+            this.files.extend(empty.drain(..empty.len().min(1)));
+        }
+        for file in empty {
+            skipped.add(SkipReason::Empty, &file.object.path, None);
+        }
+        if this.files.is_empty()
+            && let Some(error) = bad
+        {
+            return Err(error);
+        }
+        this.skipped = skipped;
         unify(&mut this.files);
         let by_path = this.files.iter().enumerate();
         this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
@@ -352,8 +435,11 @@ impl SourceTable {
     /// Returns how many files the table has, those that are done among them.
     #[must_use]
     pub fn n_files(&self) -> usize {
-        let done: HashSet<&str> = self.done.iter().map(|span| span.object.path.as_str()).collect();
-        self.files.len() + done.len()
+        let unopened = self.unopened.values().map(|file| match file {
+            Unopened::File(_) => 1,
+            Unopened::Group(file) => file.media().len(),
+        });
+        self.files.iter().map(|file| file.media().len().max(1)).chain(unopened).sum()
     }
 
     /// Cuts the opened files into spans of at most `span_rows` rows, the first `limit` rows only when
@@ -391,7 +477,7 @@ const OPENED_AT_A_TIME: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
+    use std::{fs::File, path::Path, sync::Arc};
 
     use arrow::{
         array::{ArrayRef, AsArray, Int64Array, RecordBatch},
@@ -430,7 +516,7 @@ mod tests {
             write(&path, n_rows, group_rows);
             let path = path.to_string_lossy().into_owned();
             let listed = Listed::new(path, Some(SourceFormat::Parquet));
-            let table = SourceTable::open(&[listed], &HashMap::new(), u64::MAX).unwrap();
+            let table = SourceTable::open(&[listed], u64::MAX).unwrap();
             let reader = FileReader::open(&table.files[0], &table.bytes_read).unwrap();
             let mut seen: Vec<i64> = Vec::new();
             for span in table.spans(span_rows, limit) {

@@ -1,7 +1,6 @@
 //! What is written by others is read as it was, however it is cut; what is damaged costs its row.
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::Write,
     ops::Range,
@@ -28,11 +27,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 fn try_open(path: &Path, format: SourceFormat) -> Result<SourceTable, SourceError> {
-    SourceTable::open(
-        &[Listed::new(path.to_string_lossy().into_owned(), Some(format))],
-        &HashMap::new(),
-        1 << 20,
-    )
+    SourceTable::open(&[Listed::new(path.to_string_lossy().into_owned(), Some(format))], 1 << 20)
 }
 
 fn open(path: &Path, format: SourceFormat) -> SourceTable {
@@ -364,7 +359,7 @@ fn files_with_guessed_types_are_made_alike() {
                 let path = write(dir.path(), name, text.as_bytes());
                 Listed::new(path.to_string_lossy().into_owned(), None)
             });
-    let table = SourceTable::open(&listed, &HashMap::new(), 1 << 20).unwrap();
+    let table = SourceTable::open(&listed, 1 << 20).unwrap();
     let (rows, problems) = read(&table, 4, 4);
     assert!(problems.is_empty());
     assert_eq!(rows.schema().field(0).data_type(), &DataType::Float64);

@@ -30,6 +30,10 @@ pub struct Source {
     /// changed ones), `"new"` or `"all"`.
     #[serde(default)]
     pub incremental: Incremental,
+    /// What becomes of a file that cannot be read, such as a damaged one: `"skip"` (it is counted and
+    /// named) or `"stop"`.
+    #[serde(default, skip_serializing_if = "OnBadFile::is_default")]
+    pub on_bad_file: OnBadFile,
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,
@@ -42,6 +46,23 @@ pub struct Source {
     /// that lead to addresses of a private network are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub media_hosts: Vec<String>,
+}
+
+/// What becomes of a file of the source that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadFile {
+    /// It is skipped, counted and named; the others are read.
+    #[default]
+    Skip,
+    /// Nothing is read.
+    Stop,
+}
+
+impl OnBadFile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What the files of a source are.

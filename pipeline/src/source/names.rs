@@ -1,0 +1,152 @@
+//! What the names of files and folders say of them.
+
+use legenda_schemas::job::SourceFormat;
+
+use super::skipped::SkipReason;
+use crate::store::BESIDE;
+
+/// The extensions of each kind of table, lower case. Of a folder with files of several the first of these
+/// is read: images often lie beside tables that describe them.
+pub(super) const TABLES: [(SourceFormat, &[&str]); 4] = [
+    (SourceFormat::Parquet, &["parquet", "pq"]),
+    (SourceFormat::Tar, &["tar"]),
+    (SourceFormat::Jsonl, &["jsonl", "ndjson"]),
+    (SourceFormat::Csv, &["csv", "tsv"]),
+];
+
+/// The extensions of images, lower case, also of those that are not decoded: each file is a row, and a
+/// row that cannot be answered is a reject.
+const IMAGES: &[&str] = &[
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "pjpeg", "webp", "gif", "bmp", "dib", "tif",
+    "tiff", "avif", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpx", "ico", "pbm", "pgm", "ppm",
+    "pnm", "pam", "tga", "qoi", "psd", "svg", "dds", "exr", "hdr", "dng", "cr2", "cr3", "nef",
+    "arw", "orf", "rw2", "raf",
+];
+
+/// The extensions of sounds and of videos, which have one, as those of images.
+const SOUNDS: &[&str] = &[
+    "wav", "wave", "w64", "rf64", "flac", "mp3", "ogg", "oga", "opus", "spx", "m4a", "m4b", "mp4",
+    "aac", "aif", "aiff", "aifc", "caf", "au", "snd", "wma", "amr", "ac3", "ape", "wv", "mka",
+    "weba", "webm", "mkv", "mov", "m4v", "avi", "3gp",
+];
+
+/// Names of files and folders that systems and applications keep, lower case.
+const SYSTEM: &[&str] = &[
+    "thumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "@eadir",
+];
+
+/// Names of files and folders in which Legenda, Spark, Delta Lake and Dask keep their books.
+const BOOKKEEPING: &[&str] = &[
+    "_legenda",
+    "_success",
+    "_metadata",
+    "_common_metadata",
+    "_delta_log",
+    "_spark_metadata",
+    "_temporary",
+];
+
+/// Returns the extension of a name, lower case.
+fn extension(name: &str) -> Option<String> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    let has_stem = !stem.is_empty() && !stem.ends_with(['/', '\\']);
+    (has_stem && !extension.contains(['/', '\\'])).then(|| extension.to_lowercase())
+}
+
+/// Returns the format that the extension of a name or path says.
+#[must_use]
+pub fn format_of(name: &str) -> Option<SourceFormat> {
+    let extension = extension(name)?;
+    let mut tables = TABLES.into_iter();
+    let table = tables.find(|(_, known)| known.contains(&extension.as_str()));
+    table.map(|(format, _)| format).or_else(|| {
+        let is_media = [IMAGES, SOUNDS].iter().any(|known| known.contains(&extension.as_str()));
+        is_media.then_some(SourceFormat::Media)
+    })
+}
+
+/// Returns whether the extension of a name or path is one of images.
+#[must_use]
+pub fn is_image(name: &str) -> bool {
+    extension(name).is_some_and(|extension| IMAGES.contains(&extension.as_str()))
+}
+
+/// Returns why a file of this name is not read in a folder of another format.
+pub(super) fn other_format(name: &str) -> SkipReason {
+    extension(name)
+        .map_or(SkipReason::NoExtension, |extension| SkipReason::Format(extension.to_uppercase()))
+}
+
+/// Returns whether a file of this name may be of any format.
+pub(super) fn has_extension(name: &str) -> bool {
+    extension(name).is_some()
+}
+
+/// Returns why files or folders of this name are skipped wherever they lie, if they are.
+pub(super) fn passed_over(name: &str) -> Option<SkipReason> {
+    let lower = name.to_lowercase();
+    if SYSTEM.contains(&lower.as_str()) {
+        return Some(SkipReason::System);
+    }
+    if BOOKKEEPING.contains(&lower.as_str()) {
+        return Some(SkipReason::Bookkeeping);
+    }
+    name.starts_with('.').then_some(SkipReason::Hidden)
+}
+
+/// Returns whether a folder of this name may be the one beside an output.
+pub(super) fn is_beside_output(name: &str) -> bool {
+    name.ends_with(BESIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use legenda_schemas::job::SourceFormat;
+
+    use super::{SkipReason, format_of, is_image, other_format, passed_over};
+
+    #[test]
+    fn names_say_what_files_are() {
+        let media = Some(SourceFormat::Media);
+        for (name, format, image) in [
+            ("_DSC0042.JPG", media, true),
+            ("photo.jfif", media, true),
+            ("photo.jpe", media, true),
+            ("IMG_1.HEIC", media, true),
+            ("a.avif", media, true),
+            ("talk.opus", media, false),
+            ("clip.MOV", media, false),
+            ("a.b/plain", None, false),
+            (".jpg", None, false),
+            ("/x/.png", None, false),
+            ("t.parquet", Some(SourceFormat::Parquet), false),
+            ("notes.txt", None, false),
+        ] {
+            assert_eq!((format_of(name), is_image(name)), (format, image), "{name}");
+        }
+        assert_eq!(other_format("notes.txt"), SkipReason::Format("TXT".to_owned()));
+        assert_eq!(other_format("LICENSE"), SkipReason::NoExtension);
+    }
+
+    #[test]
+    fn only_names_of_systems_and_books_are_passed_over() {
+        for (name, reason) in [
+            ("._a.jpg", Some(SkipReason::Hidden)),
+            (".git", Some(SkipReason::Hidden)),
+            ("Thumbs.db", Some(SkipReason::System)),
+            ("_SUCCESS", Some(SkipReason::Bookkeeping)),
+            ("_metadata", Some(SkipReason::Bookkeeping)),
+            ("_DSC0042.JPG", None),
+            ("_album", None),
+            ("_metadata.csv", None),
+        ] {
+            assert_eq!(passed_over(name), reason, "{name}");
+        }
+    }
+}

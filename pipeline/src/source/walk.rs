@@ -1,0 +1,153 @@
+//! The files below a folder of a disk: every one of them is found, or counted as skipped.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Read},
+    path::{Component, Path, PathBuf},
+};
+
+use legenda_schemas::job::SourceFormat;
+
+use super::{
+    names::{self, passed_over},
+    skipped::{SkipReason, Skipped},
+};
+use crate::{media::MediaKind, store::PLAN};
+
+/// Bytes of a file that say what it is: the magic of tar stands at 257.
+const MAGIC_BYTES: u64 = 512;
+
+/// The files that a walk has found.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    pub(super) found: Vec<String>,
+    pub(super) skipped: Skipped,
+}
+
+impl Walk {
+    /// Finds the files below `dir`. Links are followed, and bear their own names; one to a folder that
+    /// it lies in is skipped.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where `dir` itself cannot be read.
+    pub(super) fn below(&mut self, dir: &Path) -> io::Result<()> {
+        let real = dir.canonicalize()?;
+        self.folder(dir, &mut vec![real])
+    }
+
+    /// Finds the files in a folder; `within` are the folders that it lies in and itself, without links.
+    fn folder(&mut self, dir: &Path, within: &mut Vec<PathBuf>) -> io::Result<()> {
+        let is_output = dir.join(PLAN).is_file();
+        for entry in dir.read_dir()? {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let (dir, problem) = (dir.to_string_lossy(), error.to_string());
+                    self.skipped.add(SkipReason::Unreadable, &dir, Some(problem));
+                    continue;
+                }
+            };
+            let path = entry.path();
+            let shown = path.to_string_lossy();
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                self.skipped.add(SkipReason::NotUtf8, &shown, None);
+                continue;
+            };
+            let mut reason = passed_over(name);
+            if (is_output && name == "rejects") || is_beside_output(&path, name) {
+                reason = Some(SkipReason::Bookkeeping);
+            }
+            if let Some(reason) = reason {
+                self.skipped.add(reason, &shown, None);
+            } else if let Err((reason, problem)) = self.entry(&path, name, within) {
+                self.skipped.add(reason, &shown, problem.map(|problem| problem.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        path: &Path,
+        name: &str,
+        within: &mut Vec<PathBuf>,
+    ) -> Result<(), (SkipReason, Option<io::Error>)> {
+        let unreadable = |error| (SkipReason::Unreadable, Some(error));
+        let is_link = path.is_symlink();
+        let stat = path.metadata().map_err(|error| match error.kind() {
+            ErrorKind::NotFound if is_link => (SkipReason::DanglingLink, None),
+            _ if is_link && is_loop(&error) => (SkipReason::LinkLoop, None),
+            _ => unreadable(error),
+        })?;
+        if stat.is_file() {
+            self.found.push(path.to_string_lossy().into_owned());
+            return Ok(());
+        }
+        if !stat.is_dir() {
+            return Err((SkipReason::Special, None));
+        }
+        let real = if is_link {
+            path.canonicalize().map_err(unreadable)?
+        } else {
+            within.last().map_or_else(|| path.to_owned(), |dir| dir.join(name))
+        };
+        if is_link && within.iter().any(|dir| dir.starts_with(&real)) {
+            return Err((SkipReason::LinkLoop, None));
+        }
+        within.push(real);
+        let walked = self.folder(path, within);
+        within.pop();
+        walked.map_err(unreadable)
+    }
+}
+
+/// Returns whether the system found links that lead to each other (`ELOOP`).
+fn is_loop(error: &io::Error) -> bool {
+    // `ErrorKind::FilesystemLoop` is not stable.
+    error.to_string().to_lowercase().contains("symbolic link")
+}
+
+/// Returns whether a folder has the ledger and rejects of an output beside it.
+fn is_beside_output(path: &Path, name: &str) -> bool {
+    names::is_beside_output(name) && path.join("plan.json").is_file()
+}
+
+/// Returns the path of an entry of a job, absolute, with its own names of links: one spelling for each
+/// name of a file, so that a span's identity does not depend on how it was named.
+pub(super) fn spelled(base_dir: &Path, entry: &str) -> PathBuf {
+    let base_dir = if base_dir.as_os_str().is_empty() { Path::new(".") } else { base_dir };
+    let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
+    let mut path = PathBuf::new();
+    for component in base_dir.join(entry).components() {
+        match component {
+            Component::CurDir => {}
+            // The folder above a link is that of its target.
+            Component::ParentDir => match path.canonicalize() {
+                Ok(real) => path = real.parent().map_or(real.clone(), Path::to_owned),
+                Err(_) => path.push(component),
+            },
+            component => path.push(component),
+        }
+    }
+    path
+}
+
+/// Returns the format of a file by its first bytes.
+pub(super) fn format_of_contents(path: &str) -> Option<SourceFormat> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAGIC_BYTES).read_to_end(&mut bytes).ok()?;
+    if bytes.starts_with(b"PAR1") {
+        return Some(SourceFormat::Parquet);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some(SourceFormat::Tar);
+    }
+    MediaKind::of(&bytes).map(|_| SourceFormat::Media)
+}
+
+/// Returns whether a file of a disk is there and has no bytes.
+pub(super) fn has_no_bytes(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|stat| stat.is_file() && stat.len() == 0)
+}
