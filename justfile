@@ -78,3 +78,10 @@ browser:
 scale:
     cargo build --release
     python3 tests/measure_scale.py target/release/legenda > docs/scale.md
+
+# Outputs of the binary, read by pandas, Polars, pyarrow, DuckDB and datasets.
+output-readers:
+    cargo build --release
+    test -d target/output_readers/venv || python3 -m venv target/output_readers/venv
+    target/output_readers/venv/bin/pip install --quiet -r tests/output_readers/requirements.txt
+    target/output_readers/venv/bin/python tests/output_readers/read_outputs.py target/release/legenda target/output_readers/outputs

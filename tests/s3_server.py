@@ -69,7 +69,7 @@ def main() -> None:
             print(told(binary, "verify", "s3://bucket/out").strip())
 
         def report(output: str) -> dict[str, Any]:
-            key = f"{output}/_legenda/report.json"
+            key = f"{output}.legenda/report.json"
             body = client.get_object(Bucket="bucket", Key=key)["Body"]
             read: dict[str, Any] = json.loads(body.read())
             return read

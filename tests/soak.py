@@ -116,7 +116,7 @@ def main() -> None:
             code = process.wait()
         if code not in (0, 130):
             sys.exit(f"exit code {code}: {(place / 'log').read_text()}")
-        report = json.loads((place / "out/_legenda/report.json").read_text())
+        report = json.loads((place / "out.legenda/report.json").read_text())
         n_rejects = sum(report["rejects"].values())
         if report["rows_in"] != report["answers"] + n_rejects:
             sys.exit(f"rows are missing: {report}")

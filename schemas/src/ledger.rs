@@ -1,4 +1,4 @@
-//! The on-disk records under `_legenda/` of an output: the plan of spans and what is committed.
+//! The on-disk records under `_legenda/` of an output, which stands for the folder beside it: the plan of spans and what is committed.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +93,7 @@ pub struct LedgerEntry {
 /// A file of a committed span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedFile {
-    /// Where it lies in the output: `part-….parquet`, `rejects/rejects-….parquet`.
+    /// Where it lies in the output: `part-….parquet`, or among the rejects beside it: `rejects/rejects-….parquet`.
     pub name: String,
     /// Its rows.
     pub rows: u64,

@@ -166,15 +166,16 @@ impl BucketServer {
     #[must_use]
     pub fn contents(&self, output: &str) -> Vec<Vec<Option<String>>> {
         let rows = |prefix: &str| -> RecordBatch {
-            let parts = self.objects(&format!("{output}/{prefix}"));
+            let parts = self.objects(&format!("{output}{prefix}"));
             let batches: Vec<RecordBatch> = parts.into_values().flat_map(read_rows).collect();
             concat_batches(&batches[0].schema(), &batches).unwrap()
         };
         let of = |rows: &RecordBatch, names: &[&str]| -> Vec<Vec<Option<String>>> {
             names.iter().map(|name| text_column(rows, name)).collect()
         };
-        let answers = of(&rows("part-"), &["id", "answer", "legenda_input_sha256"]);
-        let rejects = of(&rows("rejects/rejects-"), &["id", "legenda_code", "legenda_message"]);
+        let answers = of(&rows("/part-"), &["id", "answer", "legenda_input_sha256"]);
+        let rejects =
+            of(&rows(".legenda/rejects/rejects-"), &["id", "legenda_code", "legenda_message"]);
         [answers, rejects].concat()
     }
 

@@ -139,7 +139,13 @@ impl Workplace {
     /// Reads the rejects of an output folder.
     #[must_use]
     pub fn rejects(&self, output: &str) -> RecordBatch {
-        read_parts(&self.path(output).join("rejects"), "rejects-")
+        read_parts(&self.path(&format!("{output}.legenda/rejects")), "rejects-")
+    }
+
+    /// Removes an output folder, and the one beside it.
+    pub fn remove_output(&self, output: &str) {
+        fs::remove_dir_all(self.path(output)).unwrap();
+        fs::remove_dir_all(self.path(&format!("{output}.legenda"))).unwrap();
     }
 }
 

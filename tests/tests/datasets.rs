@@ -85,7 +85,7 @@ fn a_large_table_lies_at_another_host_which_sees_no_token() {
     assert!(first.iter().all(|asked| asked.authorization.is_some()));
     let mut said = format!("{}{}", told.stdout, told.stderr);
     for name in ["report.html", "report.json", "job.json", "plan.json"] {
-        said += &fs::read_to_string(place.path("out/_legenda").join(name)).unwrap();
+        said += &fs::read_to_string(place.path("out.legenda").join(name)).unwrap();
     }
     assert!(!said.contains(TOKEN), "the token is told nowhere");
 }

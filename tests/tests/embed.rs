@@ -48,7 +48,7 @@ fn names(rows: &RecordBatch) -> Vec<String> {
 }
 
 fn entries(place: &Workplace) -> Vec<std::path::PathBuf> {
-    let ledger = place.path("out/_legenda/ledger");
+    let ledger = place.path("out.legenda/ledger");
     fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 

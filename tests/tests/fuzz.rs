@@ -206,8 +206,9 @@ fn ledger_files() {
     place.write("job.toml", TEXT_JOB);
     drop(place.run(&["run", "job.toml", "--set", "generation.max_new_tokens=1"]).expect(0));
     let out = place.path("out");
-    let ledger = fs::read_dir(out.join("_legenda/ledger")).unwrap().next().unwrap().unwrap().path();
-    let files = [out.join("_legenda/plan.json"), ledger, out.join("_legenda/job.json")];
+    let beside = place.path("out.legenda");
+    let ledger = fs::read_dir(beside.join("ledger")).unwrap().next().unwrap().unwrap().path();
+    let files = [beside.join("plan.json"), ledger, beside.join("job.json")];
     let sound: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).unwrap()).collect();
     let folder = || Folder::at(&out.to_string_lossy(), Path::new("/")).unwrap();
     assert!(verify(folder()).unwrap().problems.is_empty(), "the sound output");

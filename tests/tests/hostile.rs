@@ -249,7 +249,7 @@ fn a_picture_of_200_mb_is_rejected_with_its_size_and_the_promise_holds() {
     counts(&ended, 6, 5, 1);
     let message = text_column(&place.rejects("out"), "legenda_message")[0].clone().unwrap();
     assert!(message.contains("200000000"), "{message}");
-    let report = fs::read(place.path("out/_legenda/report.json")).unwrap();
+    let report = fs::read(place.path("out.legenda/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
     assert!(report["peak_memory_bytes"].as_u64() <= report["memory_limit_bytes"].as_u64());
 }

@@ -140,7 +140,7 @@ fn a_folder_of_a_repository_may_be_the_model() {
     // It is known by its folder too, and found again without the network.
     let again = [&run[..], &["--offline", "--set", "output.path=again"]].concat();
     drop(ended(&mut hub.command(&place, &again)).expect(0));
-    let plan = fs::read_to_string(place.path("again/_legenda/plan.json")).unwrap();
+    let plan = fs::read_to_string(place.path("again.legenda/plan.json")).unwrap();
     assert!(plan.contains(&format!("{COMMIT}/cpu/int4:fp32")), "{plan}");
     let none = format!("model.bundle={MODEL}/gpu");
     let none = ended(&mut hub.command(&place, &["check", "job.toml", "--set", &none])).expect(2);

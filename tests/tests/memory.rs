@@ -26,7 +26,7 @@ fn run(name: &str, place: &Workplace, job: &str, n_rows: usize) -> Ran {
     // Rows that are equal are held like others.
     let args = [&args[..], &["--set", "reuse.within_run=false"]].concat();
     let ended = place.run(&args).expect(0);
-    let report = fs::read(place.path("out/_legenda/report.json")).unwrap();
+    let report = fs::read(place.path("out.legenda/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
     let rejects = report["rejects"].as_object().unwrap().clone();
     let answers = report["answers"].as_u64().unwrap();
@@ -193,6 +193,7 @@ fn columns_that_are_carried_wait_within_the_promise_and_arrive_whole() {
         let output = format!("rejects = \"{rejects}\"\ncolumns = [\"id\", \"image\"]\n");
         let job = PICTURE_JOB.replace("span_rows = 4\n", &format!("{output}span_rows = 200\n"));
         fs::remove_dir_all(place.path("out")).ok();
+        fs::remove_dir_all(place.path("out.legenda")).ok();
         let ran = run(&format!("carried pictures, rejects {rejects}"), &place, &job, n_rows);
         assert_eq!((ran.answers, ran.rejects.len()), (190, 1));
         let answers = place.answers("out");

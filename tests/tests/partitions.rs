@@ -84,7 +84,7 @@ fn answers_stand_in_folders_by_a_column() {
     }
     let _whole = place.run(&["verify", "out"]).expect(0);
     // The page and the scores know whose answer is whose.
-    let page = fs::read_to_string(place.path("out/_legenda/report.html")).unwrap();
+    let page = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
     assert_eq!(page.matches("<article").count(), 22);
     for (id, (_, answer)) in &found {
         let row = id.strip_prefix("row-").unwrap();

@@ -25,9 +25,9 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     write_table(&place.path("table.parquet"), &pictures(&cells), 50);
     place.write("job.toml", PICTURE_JOB);
     let told = place.run(&["run", "job.toml"]).expect(0);
-    assert!(told.stdout.contains("_legenda/report.html"), "{}", told.stdout);
-    let html = page(&place, "out/_legenda/report.html");
-    for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25.0 %"] {
+    assert!(told.stdout.contains("out.legenda/report.html"), "{}", told.stdout);
+    let html = page(&place, "out.legenda/report.html");
+    for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25 %"] {
         assert!(html.contains(text), "no `{text}`");
     }
     // Rows of every span are shown, each with its picture and its own answer, and of the others those
@@ -55,7 +55,7 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     let inline =
         ["run", "job.toml", "--set", "output.path=inline", "--set", "output.rejects=inline"];
     let _inline = place.run(&inline).expect(0);
-    let inline = page(&place, "inline/_legenda/report.html");
+    let inline = page(&place, "inline.legenda/report.html");
     assert!(inline.contains("the bytes are no image") || inline.contains("media_unknown_format"));
     assert!(inline.matches("<span class=\"badge bad\">media_unknown_format</span>").count() >= 8);
     let reasons = |html: &str| {
@@ -67,14 +67,14 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     // A second run is set beside the first, another output on request.
     let again = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
     assert!(again.stdout.contains("rows_in 40"), "{}", again.stdout);
-    assert!(page(&place, "out/_legenda/report.html").contains("Beside the run before"));
+    assert!(page(&place, "out.legenda/report.html").contains("Beside the run before"));
     let limited = ["run", "job.toml", "--limit", "4", "--set", "output.path=other"];
     assert!(place.run(&limited).expect(0).stdout.contains("rows_in 4"));
     let told = place.run(&["report", "out", "--compare", "other"]).expect(0);
     assert!(told.stdout.contains("report in report.html"), "{}", told.stdout);
     let html = page(&place, "report.html");
     assert!(html.contains("Beside `other`") && html.contains("<td>rows</td>"), "{html}");
-    place.run(&["report", "elsewhere"]).expect(2).complains_of(&["no output of a run"]);
+    place.run(&["report", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn texts_of_rows_are_shown_as_texts() {
     place.write("job.toml", TEXT_JOB);
     let told = place.run(&["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("rows_in 4 == answers 4"), "{}", told.stdout);
-    let html = fs::read_to_string(place.path("out/_legenda/report.html")).unwrap();
+    let html = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
     assert!(html.contains("&lt;script&gt;alert(1)"), "{html}");
     assert!(html.contains("{{ 7 * 7 }}"), "{html}");
     assert_eq!(html.matches("</html>").count(), 1);

@@ -80,7 +80,7 @@ fn what_is_mended_is_answered_once() {
     }
     let last = place.run(&["retry", "out"]).expect(0);
     assert!(last.stdout.contains("rows_in 11 == answers 11 + rejects 0"), "{}", last.stdout);
-    assert_eq!(fs::read_dir(place.path("out/rejects")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path("out.legenda/rejects")).unwrap().count(), 0);
     assert_eq!(text_column(&place.answers("out"), "id").len(), 11);
     let told = place.run(&["verify", "out"]).expect(0);
     assert!(told.stdout.contains("rows_in 11 == answers 11 + rejects 0"), "{}", told.stdout);
@@ -126,7 +126,7 @@ fn limits_may_be_raised_and_nothing_else_changed() {
         .complains_of(&["`task`", "only `limits`"]);
     let raised = place.run(&["retry", "out", "--set", "limits.image_pixels=5000"]).expect(0);
     assert!(raised.stdout.contains("answers 2 + rejects 0"), "{}", raised.stdout);
-    place.run(&["retry", "elsewhere"]).expect(2).complains_of(&["no output of a run"]);
+    place.run(&["retry", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
 }
 
 const INLINE: [&str; 2] = ["--set", "output.rejects=inline"];

@@ -133,7 +133,7 @@ fn what_an_earlier_run_has_answered_is_found_again_by_any_job_that_asks_the_same
     for change in ["task.prompt=Say: {{ text }}", "generation.max_new_tokens=3"] {
         let report = run(&place, "third", &[change, "output.columns=[\"id\"]"]);
         assert_eq!(report["rows_reused"], 0, "{change}");
-        std::fs::remove_dir_all(place.path("third")).unwrap();
+        place.remove_output("third");
     }
 }
 
@@ -186,7 +186,7 @@ fn a_store_that_cannot_be_used_costs_time_and_no_row() {
         let report = run(&place, "again", &["output.rejects=inline"]);
         assert_eq!((&report["answers"], &report["rows_reused"]), (&20.into(), &0.into()), "{how}");
         assert_eq!(columns(&place, "again")[0], columns(&place, "first")[0], "{how}");
-        std::fs::remove_dir_all(place.path("again")).unwrap();
+        place.remove_output("again");
     }
     // A folder of that name.
     std::fs::create_dir(place.path("folder.sqlite")).unwrap();

@@ -66,7 +66,8 @@ fn bad_rows_are_rejected_with_their_reasons_and_can_be_fed_back() {
     let originals = rejects.column_by_name("image").unwrap().as_binary::<i32>();
     assert_eq!(originals.value(2), b"not a picture", "the original row is kept");
 
-    let again = PICTURE_JOB.replace("table.parquet", "out/rejects").replace("\"out\"", "\"out2\"");
+    let again =
+        PICTURE_JOB.replace("table.parquet", "out.legenda/rejects").replace("\"out\"", "\"out2\"");
     place.write("again.toml", &again);
     let ended = place.run(&["run", "again.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 4 == answers 0 + rejects 4"), "{}", ended.stdout);

@@ -30,7 +30,8 @@ fn numbers(page: &str, before: &str) -> Vec<u64> {
 }
 
 fn entries(output: &Path) -> usize {
-    fs::read_dir(output.join("_legenda/ledger")).map_or(0, |entries| entries.count())
+    fs::read_dir(output.with_extension("legenda").join("ledger"))
+        .map_or(0, |entries| entries.count())
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn the_report_of_each_run_is_shown_as_it_was_and_without_rights() {
     service.wait_until("it is done", |service| service.n_runs("texts.toml", "done") == 1);
     assert!(service.get("/runs/1").body.contains("href=\"/runs/1/report\""));
     let shown = service.get("/runs/1/report");
-    let report = place.path("jobs/out/_legenda/report.html");
+    let report = place.path("jobs/out.legenda/report.html");
     assert_eq!(shown.body, fs::read_to_string(&report).unwrap());
     assert!(shown.head.contains("content-security-policy: sandbox; default-src 'none'"));
     // The output has the report of its last run alone; that of the first is still to be seen.
@@ -160,7 +161,7 @@ fn the_report_of_each_run_is_shown_as_it_was_and_without_rights() {
     service.wait_until("it is done again", |service| service.n_runs("texts.toml", "done") == 2);
     assert_eq!(service.get("/runs/2/report").body, fs::read_to_string(&report).unwrap());
     assert!(service.get("/runs/2/report").body != first);
-    fs::remove_dir_all(place.path("jobs/out")).unwrap();
+    place.remove_output("jobs/out");
     assert_eq!(service.get("/runs/1/report").body, first);
     // A run that never began has none.
     place.write("jobs/wrong.toml", &TEXT_JOB.replace("table.parquet", "none.parquet"));

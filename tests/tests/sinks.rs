@@ -60,7 +60,7 @@ fn json_lines_are_the_rows_of_the_tables() {
     for name in ["id", "answer", "legenda_status", "legenda_input_sha256"] {
         assert_eq!(cells(&lines, name), text_column(&answers, name));
     }
-    let rejected = objects(&place.path("jsonl/rejects"), "rejects-");
+    let rejected = objects(&place.path("jsonl.legenda/rejects"), "rejects-");
     for name in ["id", "legenda_code", "legenda_message"] {
         assert_eq!(cells(&rejected, name), text_column(&rejects, name));
     }

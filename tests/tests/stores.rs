@@ -33,7 +33,7 @@ fn a_store_is_as_good_as_a_disk() {
         ]
         .concat()
     );
-    assert!(bucket.objects("out/_legenda/lease").is_empty(), "the lease is given back");
+    assert!(bucket.objects("out.legenda/lease").is_empty(), "the lease is given back");
 
     // Whoever reads the output has its answers, and not its rejects.
     for output in ["out", "s3://bucket/out"] {
@@ -73,7 +73,7 @@ fn start_slowly(place: &Workplace, bucket: &BucketServer) -> std::process::Child
     let piped = std::process::Stdio::piped;
     let child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
     let start = std::time::Instant::now();
-    while bucket.objects("out/_legenda/ledger/").is_empty() {
+    while bucket.objects("out.legenda/ledger/").is_empty() {
         assert!(start.elapsed() < Duration::from_secs(120), "no span was committed");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -48,10 +48,10 @@ impl Torture {
         let told = self.place.run(&["verify", output]).expect(0);
         assert!(told.stdout.contains("verified"), "{}", told.stdout);
         assert!(contents(&self.place, output) == self.calm, "{output} is not as undisturbed");
-        let tmp = self.place.path(output).join("_legenda/tmp");
+        let tmp = self.place.path(&format!("{output}.legenda/tmp"));
         assert_eq!(fs::read_dir(tmp).unwrap().count(), 0, "temporary files are gone");
         self.compared += 1;
-        fs::remove_dir_all(self.place.path(output)).unwrap();
+        self.place.remove_output(output);
     }
 
     /// Checks that faults fired, and leaves a row of the table; `finish` has stopped the test at the
@@ -144,7 +144,7 @@ fn kills_at_random_instants_cost_nothing() {
                 torture.asked -= 1;
                 break;
             }
-            let ledger = torture.place.path("out/_legenda/ledger");
+            let ledger = torture.place.path("out.legenda/ledger");
             let begun = fs::read_dir(ledger).map_or(0, Iterator::count);
             torture.fires(if begun == 0 { "before the first commit" } else { "between commits" });
         }
@@ -157,7 +157,7 @@ fn kills_at_random_instants_cost_nothing() {
 fn unwritten(ended: &Ended) -> &'static str {
     let line = ended.stderr.lines().find(|line| line.contains("cannot write")).unwrap_or_default();
     for (piece, kind) in [
-        ("/_legenda/ledger/", "ledger entry"),
+        (".legenda/ledger/", "ledger entry"),
         ("/rejects-", "rejects"),
         ("/part-", "part"),
         ("/plan.json", "plan"),

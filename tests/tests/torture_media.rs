@@ -304,7 +304,7 @@ fn rows_of_damaged_media_are_answered_or_rejected_within_the_memory_promised() {
         place.write("job.toml", &job);
         let args = ["run", "job.toml", "--set", "generation.max_new_tokens=1"];
         let ended = place.run(&args).expect(0);
-        let report = fs::read(place.path("out/_legenda/report.json")).unwrap();
+        let report = fs::read(place.path("out.legenda/report.json")).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
         let rejects: u64 =
             report["rejects"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();

@@ -136,7 +136,7 @@ fn kills_of_a_run_that_writes_to_a_store_cost_nothing() {
                 break;
             }
             fired += 1;
-            let begun = !bucket.objects("out/_legenda/ledger/").is_empty();
+            let begun = !bucket.objects("out.legenda/ledger/").is_empty();
             let what = if begun { "between commits" } else { "before the first commit" };
             *struck.entry(what.to_owned()).or_default() += 1;
         }

@@ -2,7 +2,6 @@
 
 use legenda_schemas::ledger::LEDGER_VERSION;
 
-use super::PLAN;
 use crate::store::{ReadError, WriteError};
 
 /// Why an output cannot be used.
@@ -26,7 +25,7 @@ pub enum LedgerError {
         problem: String,
     },
     /// There is no output.
-    #[error("`{path}` is no output of a run: it holds no `{PLAN}`")]
+    #[error("`{path}` is not the output of a run: it has no ledger, in it or beside it")]
     NoOutput {
         /// The folder.
         path: String,
@@ -63,7 +62,7 @@ pub enum LedgerError {
     },
     /// A folder with files that are not ours.
     #[error(
-        "`{path}` holds part files but no ledger, so another program wrote them: choose another `output.path`"
+        "`{path}` has part files but no ledger, in it or beside it (`{path}.legenda`): move the ledger there, or choose another `output.path`"
     )]
     Foreign {
         /// The output folder.

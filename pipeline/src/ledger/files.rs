@@ -13,13 +13,23 @@ use legenda_schemas::{
     span::{Fingerprint, Span},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{JOB, LEDGER, LedgerError, PART, PLAN, entry_key};
+use super::{JOB, LEDGER, LIMIT, LedgerError, PART, entry_key};
 use crate::{
     sink::{read_schema, read_table},
     source::partitions::Partitions,
-    store::{Folder, ReadError},
+    store::{Folder, PLAN, ReadError},
 };
+
+/// What earlier runs have done.
+#[derive(Clone, Debug, Default)]
+pub struct Earlier {
+    /// The spans of the files that are done whole, by the file's path.
+    pub done: HashMap<String, Vec<Span>>,
+    /// The paths of files of which rows are committed, by whatever job.
+    pub known: HashSet<String>,
+}
 
 /// An output that can be read, whoever writes it.
 #[derive(Clone, Debug)]
@@ -77,34 +87,36 @@ impl OutputFiles {
         read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
     }
 
-    /// Returns the spans of the files that earlier runs of the job `fingerprint` have done whole, by the
-    /// file's path.
+    /// Returns what earlier runs have done, and which files those of the job `fingerprint` have done whole.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
-    pub fn done_files(
-        &self,
-        fingerprint: &Fingerprint,
-    ) -> Result<HashMap<String, Vec<Span>>, LedgerError> {
-        let plan = self.read_plan()?.filter(|plan| plan.fingerprint == *fingerprint);
-        let Some(plan) = plan else { return Ok(HashMap::new()) };
+    pub fn earlier(&self, fingerprint: &Fingerprint) -> Result<Earlier, LedgerError> {
+        let Some(plan) = self.read_plan()? else { return Ok(Earlier::default()) };
         let there: HashSet<String> = self.folder.list(LEDGER, "")?.into_iter().collect();
-        let planned = plan.spans.into_iter().map(|span| (span.id(fingerprint), span));
+        // With a limit, a plan need not have every row of a file.
+        let is_unlimited = plan.identity.get(LIMIT).is_none_or(Value::is_null);
+        let may_be_done = plan.fingerprint == *fingerprint && is_unlimited;
+        let planned = plan.spans.into_iter().map(|span| (span.id(&plan.fingerprint), span));
         let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
         let mut files: HashMap<String, Vec<Span>> = HashMap::new();
-        let mut undone = HashSet::new();
+        let (mut known, mut undone) = (HashSet::new(), HashSet::new());
         for (id, span) in planned.chain(kept) {
             let path = span.object.path.clone();
-            if !there.contains(&entry_key(&id)) {
+            if there.contains(&entry_key(&id)) {
+                known.insert(path.clone());
+            } else {
                 undone.insert(path.clone());
             }
             files.entry(path).or_default().push(span);
         }
         files.retain(|path, spans| {
-            !undone.contains(path) && spans.iter().all(|span| span.object == spans[0].object)
+            may_be_done
+                && !undone.contains(path)
+                && spans.iter().all(|span| span.object == spans[0].object)
         });
-        Ok(files)
+        Ok(Earlier { done: files, known })
     }
 
     /// Returns the keys of all parts and files of rejects that are there; where answers may stand in

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, join};
+use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, join, layout};
 use crate::crash;
 
 /// Where files lie until they are whole.
@@ -17,19 +17,31 @@ const UNFINISHED: &str = "_legenda/tmp";
 #[derive(Clone, Debug)]
 pub(super) struct LocalFolder {
     root: PathBuf,
+    /// Where everything but answers lies, if not within the root.
+    beside: Option<PathBuf>,
 }
 
 impl LocalFolder {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        let beside = layout::dir_beside(&root);
+        Self { root, beside }
     }
 
     pub(super) fn path_of(&self, key: &str) -> PathBuf {
-        if key.is_empty() { self.root.clone() } else { self.root.join(key) }
+        let (dir, key) = match (&self.beside, layout::key_beside(key)) {
+            (Some(beside), Some(key)) => (beside, key),
+            _ => (&self.root, key),
+        };
+        if key.is_empty() { dir.clone() } else { dir.join(key) }
+    }
+
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        path.starts_with(&self.root)
+            || self.beside.as_ref().is_some_and(|beside| path.starts_with(beside))
     }
 
     pub(super) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
-        for dir in dirs.iter().chain(&[UNFINISHED]) {
+        for dir in dirs.iter().chain(&["", UNFINISHED]) {
             let path = self.path_of(dir);
             fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
             crash::step();

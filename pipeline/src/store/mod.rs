@@ -3,6 +3,7 @@
 //!
 //! The only room that names `object_store`.
 
+mod layout;
 mod lease;
 mod local;
 mod open;
@@ -15,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub(crate) use self::layout::{BESIDE, PLAN};
 pub use self::lease::LeaseTerms;
 pub(crate) use self::local::write_whole;
 pub(crate) use self::remote::{ObjectAt, Reading, retries};
@@ -102,14 +104,12 @@ impl Folder {
         }
     }
 
-    /// Returns whether a file at `path`, absolute or a URL, lies in the folder.
+    /// Returns whether a file at `path`, absolute or a URL, lies in the folder or in the one beside it.
     #[must_use]
     pub fn holds(&self, path: &str) -> bool {
         match &self.place {
-            Place::Local(folder) => Path::new(path).starts_with(folder.path_of("")),
-            Place::Remote(_) => {
-                path.strip_prefix(&self.path_of("")).is_some_and(|rest| rest.starts_with('/'))
-            }
+            Place::Local(folder) => folder.holds(Path::new(path)),
+            Place::Remote(folder) => folder.holds(path),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     ops::Range,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
@@ -26,7 +26,11 @@ use object_store::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use super::{LocationError, ReadError, WriteError, join, open::open_store};
+use super::{
+    LocationError, ReadError, WriteError, join,
+    layout::{BESIDE, PLAN, key_beside},
+    open::open_store,
+};
 use crate::crash;
 
 /// How often a call is made before its failure is believed.
@@ -116,12 +120,15 @@ pub(crate) struct RemoteFolder {
     url: String,
     /// How often a call is made.
     tries: u32,
+    /// Whether everything lies within the prefix, once the store was asked.
+    is_within: Arc<OnceLock<bool>>,
 }
 
 impl RemoteFolder {
     pub(super) fn at(url: &str) -> Result<Self, LocationError> {
         let (store, prefix) = open_store(url)?;
-        Ok(Self { store, prefix, url: url.trim_end_matches('/').to_owned(), tries: TRIES_MAX })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { store, prefix, url, tries: TRIES_MAX, is_within: Arc::default() })
     }
 
     /// Returns the same folder, whose calls are made once: for who has no time to wait.
@@ -130,12 +137,46 @@ impl RemoteFolder {
     }
 
     pub(super) fn url_of(&self, key: &str) -> String {
-        join(&self.url, key).trim_end_matches('/').to_owned()
+        let is_within = self.prefix.is_root() || self.is_within.get() == Some(&true);
+        match key_beside(key).filter(|_| !is_within) {
+            Some(key) => join(&format!("{}{BESIDE}", self.url), key),
+            None => join(&self.url, key),
+        }
+        .trim_end_matches('/')
+        .to_owned()
     }
 
-    fn path(&self, key: &str) -> Path {
-        let part = |name| PathPart::parse(name).unwrap_or_else(|_| PathPart::from(name));
-        key.split('/').fold(self.prefix.clone(), |path, name| path.join(part(name)))
+    pub(super) fn holds(&self, url: &str) -> bool {
+        let is_below =
+            |prefix: &str| url.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+        is_below(&self.url) || is_below(&self.url_of("_legenda"))
+    }
+
+    fn path(&self, key: &str) -> Result<Path, Error> {
+        fn part(name: &str) -> PathPart<'_> {
+            PathPart::parse(name).unwrap_or_else(|_| PathPart::from(name))
+        }
+        let below = |prefix: &Path, key: &str| {
+            let names = key.split('/').filter(|name| !name.is_empty());
+            names.fold(prefix.clone(), |path, name| path.join(part(name)))
+        };
+        let (Some(name), Some(key_beside)) = (self.prefix.filename(), key_beside(key)) else {
+            return Ok(below(&self.prefix, key));
+        };
+        let is_within = match self.is_within.get() {
+            Some(is_within) => *is_within,
+            None => {
+                let plan = get(self.tries, Arc::clone(&self.store), below(&self.prefix, PLAN));
+                let is_within = wait(plan)?.is_some();
+                *self.is_within.get_or_init(|| is_within)
+            }
+        };
+        if is_within {
+            return Ok(below(&self.prefix, key));
+        }
+        let beside = format!("{name}{BESIDE}");
+        let beside = self.prefix.parent().unwrap_or_default().join(part(&beside));
+        Ok(below(&beside, key_beside))
     }
 
     fn write_error(&self, key: &str, error: impl std::fmt::Display) -> WriteError {
@@ -148,7 +189,7 @@ impl RemoteFolder {
 
     fn listed(&self, dir: &str) -> Result<ListResult, ReadError> {
         let store = Arc::clone(&self.store);
-        let path = if dir.is_empty() { self.prefix.clone() } else { self.path(dir) };
+        let path = self.path(dir).map_err(|error| self.read_error(dir, &error))?;
         let listed = wait(trying(self.tries, move || {
             let (store, path) = (Arc::clone(&store), path.clone());
             async move { store.list_with_delimiter(Some(&path)).await }
@@ -172,8 +213,7 @@ impl RemoteFolder {
     }
 
     pub(super) fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
-        let found = wait(get(self.tries, Arc::clone(&self.store), self.path(key)));
-        let found = found.map_err(|error| self.read_error(key, &error))?;
+        let found = self.read_version(key).map_err(|error| self.read_error(key, &error))?;
         Ok(found.map(|(bytes, _)| bytes))
     }
 
@@ -181,11 +221,12 @@ impl RemoteFolder {
         let calls: Vec<_> = keys
             .iter()
             .map(|key| {
-                let (key, call) =
-                    (key.clone(), get(self.tries, Arc::clone(&self.store), self.path(key)));
-                async move { Ok((key, call.await?)) }
+                let call = get(self.tries, Arc::clone(&self.store), self.path(key)?);
+                let key = key.clone();
+                Ok(async move { Ok((key, call.await?)) })
             })
-            .collect();
+            .collect::<Result<_, Error>>()
+            .map_err(|error| self.read_error("", &error))?;
         let calls = futures_util::stream::iter(calls).buffered(READS_AT_A_TIME);
         let read: Vec<(String, Option<(Bytes, UpdateVersion)>)> =
             wait(calls.try_collect()).map_err(|error| self.read_error("", &error))?;
@@ -211,7 +252,7 @@ impl RemoteFolder {
         key: &str,
         bytes: &Bytes,
     ) -> Result<Option<UpdateVersion>, Error> {
-        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
+        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key)?, bytes.clone());
         wait(trying(self.tries, move || {
             let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
             async move {
@@ -240,7 +281,7 @@ impl RemoteFolder {
         bytes: &Bytes,
         version: &UpdateVersion,
     ) -> Result<Option<UpdateVersion>, Error> {
-        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key), bytes.clone());
+        let (store, path, bytes) = (Arc::clone(&self.store), self.path(key)?, bytes.clone());
         let version = version.clone();
         wait(trying(self.tries, move || {
             let (store, path, bytes) = (Arc::clone(&store), path.clone(), bytes.clone());
@@ -261,11 +302,12 @@ impl RemoteFolder {
 
     /// Reads an object and its version.
     pub(super) fn read_version(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
-        wait(get(self.tries, Arc::clone(&self.store), self.path(key)))
+        wait(get(self.tries, Arc::clone(&self.store), self.path(key)?))
     }
 
     pub(super) fn replace(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
-        let (store, path) = (Arc::clone(&self.store), self.path(key));
+        let path = self.path(key).map_err(|error| self.write_error(key, error))?;
+        let store = Arc::clone(&self.store);
         let payload = PutPayload::from(bytes);
         wait(trying(self.tries, move || {
             let (store, path, payload) = (Arc::clone(&store), path.clone(), payload.clone());
@@ -277,7 +319,8 @@ impl RemoteFolder {
     }
 
     pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
-        let (store, path) = (Arc::clone(&self.store), self.path(key));
+        let path = self.path(key).map_err(|error| self.write_error(key, error))?;
+        let store = Arc::clone(&self.store);
         let removed = wait(trying(self.tries, move || {
             let (store, path) = (Arc::clone(&store), path.clone());
             async move { store.delete(&path).await }

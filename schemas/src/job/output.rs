@@ -115,7 +115,7 @@ impl Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectsPlace {
-    /// To `rejects/` beside the parts, with the original row.
+    /// To `rejects/` in the folder beside the output (`OUT.legenda`), with the original row.
     #[default]
     Separate,
     /// Among the answers, with a null answer.
