@@ -168,8 +168,9 @@ pub(crate) struct ShownArgs {
     /// How to show progress.
     #[arg(long, value_enum, default_value_t = ProgressStyle::Auto)]
     pub(crate) progress: ProgressStyle,
-    /// After a first signal, wait this many seconds for the rows at work.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// After a first signal, end within this many seconds: rows in slots are finished, and every
+    /// finished row is committed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
     /// Put the page about the run into this file too.
     #[arg(long, value_name = "FILE")]

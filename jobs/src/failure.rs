@@ -23,17 +23,24 @@ pub(crate) enum Exit {
     Interrupted,
 }
 
+impl Exit {
+    /// Returns the code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Fault => 1,
+            Self::Config => 2,
+            Self::ErrorBudget => 3,
+            Self::Resumable => 4,
+            Self::Unsound => 5,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Fault => 1,
-            Exit::Config => 2,
-            Exit::ErrorBudget => 3,
-            Exit::Resumable => 4,
-            Exit::Unsound => 5,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }
 

@@ -5,6 +5,7 @@ mod cli;
 mod command;
 mod failure;
 mod fetching;
+mod leave;
 mod progress;
 mod schedule;
 mod summary;
@@ -17,6 +18,7 @@ use clap::Parser;
 use crate::{
     cli::{Cli, Command},
     failure::{Exit, Failure},
+    leave::leave,
     traces::Traces,
 };
 
@@ -33,10 +35,10 @@ fn main() -> ExitCode {
     let result = tracing::info_span!("job").in_scope(|| execute(cli.command));
     traces.finish();
     match result {
-        Ok(exit) => exit.into(),
+        Ok(exit) => leave(exit),
         Err(failure) => {
             failure.print();
-            failure.exit.into()
+            leave(failure.exit)
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle as BarStyle};
 use legenda_pipeline::Progress;
+use legenda_schemas::units::counted;
 use serde_json::json;
 
 use crate::{cli::ProgressStyle, command::tell};
@@ -70,6 +71,11 @@ impl Board {
     }
 }
 
+/// Rows and seconds after which the time that is left is shown: before, it is that of filling queues and
+/// slots.
+const STABLE_ROWS: u64 = 32;
+const STABLE_SECONDS: f64 = 5.0;
+
 /// How far a run is.
 struct State {
     rows_planned: u64,
@@ -77,6 +83,8 @@ struct State {
     rejects: u64,
     rows_per_second: f64,
     tokens_per_second: f64,
+    /// Whether the rate says how long the rest takes.
+    is_stable: bool,
 }
 
 impl State {
@@ -90,18 +98,20 @@ impl State {
             rejects: progress.rejects.load(Relaxed),
             rows_per_second: settled as f64 / seconds,
             tokens_per_second: progress.tokens_generated.load(Relaxed) as f64 / seconds,
+            is_stable: settled >= STABLE_ROWS && seconds >= STABLE_SECONDS,
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "the time left is a guess anyway")]
     fn seconds_left(&self) -> Option<f64> {
         let left = self.rows_planned.saturating_sub(self.rows_done) as f64;
-        (self.rows_per_second > 0.0).then(|| left / self.rows_per_second)
+        self.is_stable.then(|| left / self.rows_per_second)
     }
 
     fn text(&self) -> String {
-        let left = self.seconds_left().map_or("?".to_owned(), |seconds| {
-            indicatif::HumanDuration(Duration::from_secs_f64(seconds.min(1e9))).to_string()
+        let left = self.seconds_left().map_or_else(String::new, |seconds| {
+            let left = Duration::from_secs_f64(seconds.min(1e9));
+            format!("  {} left", indicatif::HumanDuration(left))
         });
         // Where nothing is generated, as for embeddings, there is nothing to say of it.
         let tokens = if self.tokens_per_second > 0.0 {
@@ -109,7 +119,8 @@ impl State {
         } else {
             String::new()
         };
-        format!("{:.1} rows/s  {tokens}{} rejects  {left} left", self.rows_per_second, self.rejects)
+        let rejects = counted(self.rejects, "reject");
+        format!("{:.1} rows/s  {tokens}{rejects}{left}", self.rows_per_second)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The closing summary of a run, and a few of its answers as a table.
 
-use legenda_pipeline::{RunPlan, RunReport, preview::Preview};
-use legenda_schemas::units::ByteSize;
+use legenda_pipeline::{RunPlan, RunReport, preview::Preview, source::Skipped};
+use legenda_schemas::units::{ByteSize, counted_as};
 
 /// Returns the closing summary, line by line.
 #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
@@ -12,7 +12,8 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     let mut lines = vec![
         format!("rows_in {} == answers {} + rejects {rejects}", report.rows_in, report.answers),
         format!(
-            "{here} rows in {:.1} s: {:.1} rows/s, {}",
+            "{} in {:.1} s: {:.1} rows/s, {}",
+            counted_as(here, "row", "rows"),
             report.seconds,
             here as f64 / seconds,
             match &plan.embedding {
@@ -27,23 +28,22 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
         ),
     ];
     if report.rows_resumed > 0 && report.rows_retried.is_none() {
-        lines.push(format!("{} rows were committed by earlier runs", report.rows_resumed));
+        let rows = counted_as(report.rows_resumed, "row was", "rows were");
+        lines.push(format!("{rows} committed by earlier runs, {here} by this one"));
     }
     if report.rows_reused > 0 {
-        lines.push(format!("{} rows had answers in `reuse.store`", report.rows_reused));
+        let rows = counted_as(report.rows_reused, "row", "rows");
+        lines.push(format!("{rows} had an answer in `reuse.store`"));
     }
     if report.rows_repeated > 0 {
-        lines.push(format!(
-            "{} rows have the input of another, computed once",
-            report.rows_repeated
-        ));
+        let rows = counted_as(report.rows_repeated, "duplicate row was", "duplicate rows were");
+        lines.push(format!("{rows} answered once"));
     }
     if report.spans_superseded > 0 {
-        lines.push(format!(
-            "{} spans were done again: their input changed",
-            report.spans_superseded
-        ));
+        let spans = counted_as(report.spans_superseded as u64, "span was", "spans were");
+        lines.push(format!("{spans} removed: their input has changed or gone"));
     }
+    lines.extend(skipped(&report.skipped));
     for (code, rows) in &report.rejects {
         lines.push(format!("rejected {rows}: {code}"));
     }
@@ -57,7 +57,11 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
         ByteSize(report.bytes_planned)
     ));
     if report.store_retries > 0 {
-        lines.push(format!("{} calls to stores were made again", report.store_retries));
+        lines.push(counted_as(
+            report.store_retries,
+            "store call was retried",
+            "store calls were retried",
+        ));
     }
     for one in report.beside() {
         let verdict = if one.is_within { "within" } else { "outside" };
@@ -72,6 +76,14 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
         lines.push(format!("rejects in {}", plan.output.path_of("rejects")));
     }
     lines
+}
+
+/// Returns which files of the source are not read, line by line: all counted, and those named whose rows
+/// may be missed.
+pub(crate) fn skipped(skipped: &Skipped) -> Vec<String> {
+    let counts = (!skipped.is_empty()).then(|| skipped.to_string());
+    let faults = skipped.faults().map(|fault| format!("  {fault}"));
+    counts.into_iter().chain(faults).collect()
 }
 
 /// The most characters of a cell that are shown.

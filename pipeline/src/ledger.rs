@@ -1,24 +1,29 @@
-//! The output folder: its parts, its rejects, and the ledger that says what is committed.
+//! An output: its parts, its rejects, and the ledger that says what is committed.
+//!
+//! Keys are those of [`Folder`](crate::store::Folder), which puts `_legenda/` and `rejects/` into the
+//! folder beside the output:
 //!
 //! ```text
-//! <output>/part-<span>.parquet          answers of one span
-//! <output>/<column>=<value>/part-…      where the job partitions answers
-//! <output>/rejects/rejects-<span>.parquet
-//! <output>/_legenda/plan.json           what the run set out to do
-//! <output>/_legenda/job.json            the job, for `legenda retry`
-//! <output>/_legenda/prediction.json     what `legenda plan` said of it
-//! <output>/_legenda/sidecars/           what sidecars are to become, until they are
-//! <output>/_legenda/schemas/            the Arrow schemas of JSON Lines files
-//! <output>/_legenda/ledger/<span>.json  the truth on resume: written after the part
-//! <output>/_legenda/lock, lease.json    held by the one run that writes: on a disk, in a store
+//! <output>/part-<file>-<row>-<digest>.parquet   answers of one span
+//! <output>/<column>=<value>/part-…              where the job partitions answers
+//! <output>.legenda/rejects/rejects-….parquet
+//! <output>.legenda/plan.json                    what the run set out to do
+//! <output>.legenda/job.json                     the job, for `legenda retry`
+//! <output>.legenda/prediction.json              what `legenda plan` said of it
+//! <output>.legenda/sidecars/                    what sidecars are to become, until they are
+//! <output>.legenda/schemas/                     the Arrow schemas of JSON Lines files
+//! <output>.legenda/ledger/<span>.json           the truth on resume: written after the part
+//! <output>.legenda/lock, lease.json             held by the one run that writes: on a disk, in a store
 //! ```
 
 mod error;
 mod files;
+mod recover;
+mod remainder;
 mod rows;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -26,24 +31,27 @@ use bytes::Bytes;
 use legenda_schemas::{
     hex,
     job::Incremental,
-    ledger::{CommittedFile, KeptSpan, LedgerEntry, Plan, StoredJob},
-    span::{SourceObject, Span, SpanId},
+    ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
+    span::SpanId,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     sidecar::NOTES,
-    store::{Hold, HoldError, LeaseTerms, WriteError},
+    store::{Hold, HoldError, LeaseTerms, PLAN, WriteError},
 };
 
 pub use self::{
     error::LedgerError,
-    files::OutputFiles,
+    files::{Earlier, OutputFiles},
     rows::{Described, Rows},
 };
+pub(crate) use self::{
+    recover::LIMIT,
+    remainder::{around, slice},
+};
 
-const PLAN: &str = "_legenda/plan.json";
 const JOB: &str = "_legenda/job.json";
 const LEDGER: &str = "_legenda/ledger";
 const SCHEMAS: &str = "_legenda/schemas";
@@ -146,7 +154,10 @@ impl Output {
         if let Some(old) = &old {
             this.compare(old, plan, stale)?;
         }
-        let redo_all = overwrite || (incremental == Incremental::All && this.is_whole(plan)?);
+        let entries = if overwrite { Vec::new() } else { this.read_settled()? };
+        let redo_all =
+            overwrite || (incremental == Incremental::All && recover::is_whole(plan, &entries));
+        let entries = if redo_all { Vec::new() } else { entries };
         if redo_all {
             // Entries go first: what has none is redone.
             for key in this.files.folder.list(LEDGER, "")? {
@@ -154,16 +165,14 @@ impl Output {
             }
             this.clear_tables(&HashSet::new())?;
         }
-        let (plan, committed) = this.recover(opening, old.as_ref())?;
-        this.write_json(PLAN, &plan)?;
+        let (plan, committed) = this.recover(opening, old.as_ref(), entries)?;
+        this.write_plan(&plan)?;
         Ok((this, plan, committed))
     }
 
-    /// Returns whether every span of the plan is committed.
-    fn is_whole(&self, plan: &Plan) -> Result<bool, LedgerError> {
-        let there: HashSet<String> = self.files.folder.list(LEDGER, "")?.into_iter().collect();
-        let mut ids = plan.spans.iter().map(|span| span.id(&plan.fingerprint));
-        Ok(ids.all(|id| there.contains(&entry_key(&id))))
+    /// Writes the plan down, in the place of the one before.
+    pub(crate) fn write_plan(&self, plan: &Plan) -> Result<(), WriteError> {
+        self.write_json(PLAN, plan)
     }
 
     fn compare(&self, old: &Plan, new: &Plan, stale: Stale) -> Result<(), LedgerError> {
@@ -171,10 +180,14 @@ impl Output {
             return Ok(());
         }
         let keys: BTreeSet<&String> = old.identity.keys().chain(new.identity.keys()).collect();
-        let differing: Vec<&String> = keys
+        let mut differing: Vec<&String> = keys
             .into_iter()
             .filter(|key| old.identity.get(*key) != new.identity.get(*key))
             .collect();
+        // A limit is no part of the fingerprint, but it was in version 0.1.
+        if differing.iter().any(|key| *key != LIMIT) {
+            differing.retain(|key| *key != LIMIT);
+        }
         let path = || self.files.folder.path_of("");
         let named = |keys: &[&String]| {
             let named: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
@@ -197,70 +210,8 @@ impl Output {
         Err(LedgerError::OtherShape { path: path(), differing: named(&shape) })
     }
 
-    /// Reads the ledger; removes entries that are to be done again, and files that no entry names.
-    /// Returns the plan without what need not be done.
-    fn recover(
-        &self,
-        OpenOutput { plan, incremental, stale, .. }: OpenOutput<'_>,
-        old: Option<&Plan>,
-    ) -> Result<(Plan, Committed), LedgerError> {
-        let planned: HashSet<SpanId> =
-            plan.spans.iter().map(|span| span.id(&plan.fingerprint)).collect();
-        let places: HashSet<Place<'_>> = plan.spans.iter().map(place).collect();
-        let kept_before: HashSet<&SpanId> =
-            old.iter().flat_map(|old| &old.kept).map(|kept| &kept.id).collect();
-        let there: HashSet<String> =
-            self.files.list_tables(self.is_partitioned)?.into_iter().collect();
-        let mut committed = Committed::default();
-        let mut named = HashSet::new();
-        for entry in self.files.read_entries()? {
-            let entry = self.settle_rewrite(entry)?;
-            let is_whole = entry.files().all(|file| there.contains(&file.name));
-            let stays = || {
-                let of_this_job = plan.made(&entry);
-                let may_stay =
-                    of_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
-                let is_asked = places.contains(&place(&entry.span));
-                may_stay
-                    && (of_this_job || stale != Stale::Redo)
-                    && (is_asked || incremental == Incremental::New)
-            };
-            if !is_whole || !entry.balances() || !(planned.contains(&entry.id) || stays()) {
-                // The entry goes first: what has none is redone.
-                self.remove(&entry_key(&entry.id))?;
-                committed.superseded += 1;
-                continue;
-            }
-            named.extend(entry.files().map(|file| file.name.clone()));
-            if planned.contains(&entry.id) {
-                committed.entries.insert(entry.id.clone(), entry);
-            } else {
-                committed.kept.push(entry);
-            }
-        }
-        self.clear_tables(&named)?;
-        let mut plan = plan.clone();
-        let answered: HashSet<Place<'_>> =
-            committed.kept.iter().map(|entry| place(&entry.span)).collect();
-        // Of a file that was another then, nothing is done again.
-        let as_they_were: HashMap<&str, &SourceObject> = committed
-            .kept
-            .iter()
-            .map(|entry| (&*entry.span.object.path, &entry.span.object))
-            .collect();
-        plan.spans.retain(|span| {
-            let was = as_they_were.get(&*span.object.path);
-            let is_answered =
-                answered.contains(&place(span)) || was.is_some_and(|was| **was != span.object);
-            !is_answered || committed.entries.contains_key(&span.id(&plan.fingerprint))
-        });
-        let kept =
-            |entry: &LedgerEntry| KeptSpan { id: entry.id.clone(), span: entry.span.clone() };
-        plan.kept = committed.kept.iter().map(kept).collect();
-        Ok((plan, committed))
-    }
-
-    /// Writes a file of answers of a span into `folder` (the root: `""`), beside the parts that `entry` has
+    /// Writes a file of answers of a span of the source's `file_number`-th file into `folder` (the root:
+    /// `""`), beside the parts that `entry` has
     /// since it was begun or its rejects were tried again; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
@@ -269,10 +220,11 @@ impl Output {
     pub fn write_part(
         &self,
         entry: &LedgerEntry,
+        file_number: usize,
         folder: &str,
         rows: Rows,
     ) -> Result<CommittedFile, WriteError> {
-        let mut stem = format!("{PART}{}", suffixed(entry));
+        let mut stem = format!("{PART}{}", file_stem(entry, file_number));
         if !folder.is_empty() {
             self.files.folder.make_dirs(&[folder])?;
             stem = format!("{folder}/{stem}");
@@ -283,7 +235,7 @@ impl Output {
         self.write_rows(stem + &piece, rows)
     }
 
-    /// Writes the file of rejects of a span; it counts only when [`Output::commit`] names it.
+    /// Writes the file of rejects of a span of the source's `file_number`-th file; it counts only when [`Output::commit`] names it.
     ///
     /// # Errors
     ///
@@ -291,9 +243,10 @@ impl Output {
     pub fn write_rejects(
         &self,
         entry: &LedgerEntry,
+        file_number: usize,
         rows: Rows,
     ) -> Result<CommittedFile, WriteError> {
-        self.write_rows(format!("rejects/rejects-{}", suffixed(entry)), rows)
+        self.write_rows(format!("rejects/rejects-{}", file_stem(entry, file_number)), rows)
     }
 
     fn write_rows(&self, stem: String, rows: Rows) -> Result<CommittedFile, WriteError> {
@@ -326,20 +279,6 @@ impl Output {
             self.files.folder.replace(&part.name, rows.bytes.clone())?;
         }
         Ok(())
-    }
-
-    /// Returns the entry that counts of one whose part was being written again when a run ended.
-    fn settle_rewrite(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, LedgerError> {
-        let Some(before) = entry.before.take() else { return Ok(entry) };
-        for part in &before.parts {
-            let bytes = self.files.folder.read(&part.name)?;
-            if bytes.is_some_and(|bytes| sha256(&bytes) == part.sha256) {
-                entry = *before;
-                break;
-            }
-        }
-        self.files.folder.replace(&entry_key(&entry.id), json(&entry))?;
-        Ok(entry)
     }
 
     /// Describes rows that are to be written to `name`, and writes their schema down.
@@ -453,13 +392,6 @@ impl Output {
     }
 }
 
-/// Which rows of which version of which file a span has, whatever job it is of.
-type Place<'a> = (&'a SourceObject, usize, usize, usize);
-
-fn place(span: &Span) -> Place<'_> {
-    (&span.object, span.row_group, span.row_start, span.n_rows)
-}
-
 /// Returns the SHA-256 of a file's bytes, hex, as `sha256sum` prints it.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let mut digest = Sha256::new();
@@ -471,11 +403,18 @@ fn entry_key(id: &SpanId) -> String {
     format!("{LEDGER}/{}", id.ledger_name())
 }
 
-/// A retry's files have names of their own, so that those they follow stay until it is committed.
-fn suffixed(entry: &LedgerEntry) -> String {
+/// Hex digits of a span's digest in the names of its files, beside the place of its rows.
+const NAME_CHARS: usize = 8;
+
+/// Returns what the names of a span's files are told apart by: sorted, they are in input order. A retry's
+/// files have names of their own, so that those they follow stay until it is committed.
+fn file_stem(entry: &LedgerEntry, file_number: usize) -> String {
+    let (id, row) = (entry.id.as_str(), entry.span.file_row_start);
+    let digest = &id[id.len().saturating_sub(NAME_CHARS)..];
+    let stem = format!("{file_number:05}-{row:09}-{digest}");
     match entry.retries {
-        0 => entry.id.to_string(),
-        n => format!("{}-retry{n}", entry.id),
+        0 => stem,
+        n => format!("{stem}-retry{n}"),
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 use legenda_schemas::ledger::LedgerEntry;
 use serde::{Deserialize, Serialize};
 
-use crate::predict::{Prediction, SettledRows};
+use crate::{
+    predict::{Prediction, SettledRows},
+    source::Skipped,
+};
 
 /// Counters of a run that grow while it works; shared with whoever shows them.
 #[derive(Debug, Default)]
@@ -124,6 +127,9 @@ pub struct RunReport {
     /// Bytes of parts and rejects that this run wrote.
     #[serde(default)]
     pub output_bytes: u64,
+    /// Files of the source that are not read.
+    #[serde(default)]
+    pub skipped: Skipped,
     /// How long this run took, in seconds, without loading the model.
     pub seconds: f64,
     /// Time in the encoders, in seconds.

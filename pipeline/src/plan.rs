@@ -15,11 +15,11 @@ use legenda_schemas::{
 };
 
 use crate::{
-    ledger::OutputFiles,
+    ledger::{Earlier, LIMIT, OutputFiles},
     query::{KeptRows, Query, QueryError},
     sidecar,
     source::{
-        SourceError, SourceTable,
+        OpenTable, SourceError, SourceTable,
         column::{holds_bytes, holds_media},
         conversation::holds_messages,
         list_files, partitions,
@@ -98,6 +98,8 @@ pub struct RunPlan {
     pub job: Job,
     /// The table.
     pub table: SourceTable,
+    /// Which file of the source each is, in input order, by path.
+    file_numbers: HashMap<String, usize>,
     query: Option<Query>,
     /// The rows that the job's query keeps.
     kept: Option<KeptRows>,
@@ -171,28 +173,41 @@ impl RunPlan {
 
         let output = Folder::at(&job.output.path, base_dir)?;
         let mut identity = job.identity(bundle.revision());
-        identity.insert("--limit".to_owned(), serde_json::json!(limit));
         let query = Query::of(&job.source, base_dir, job.limits.media_bytes.0)?;
         if let Some(tables) = query.as_ref().and_then(Query::tables_identity) {
             identity.insert("source.tables".to_owned(), tables);
         }
+        // A run with another limit goes on with what is there.
+        identity.insert(LIMIT.to_owned(), serde_json::Value::Null);
         let fingerprint = fingerprint(&identity);
-        let listed = list_files(&job.source.paths, base_dir, job.source.format)?;
-        if let Some(input) = listed.iter().find(|file| output.holds(&file.path)) {
+        identity.insert(LIMIT.to_owned(), serde_json::json!(limit));
+        let mut listing = list_files(&job.source.paths, base_dir, job.source.format)?;
+        if let Some(input) = listing.files.iter().find(|file| output.holds(&file.path)) {
             let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
         }
-        let done = match limit {
-            // A limit counts the rows of all files together.
-            Some(_) => HashMap::new(),
-            None => done_files(&job, &output, &fingerprint),
-        };
+        // An output that cannot be read is found out when it is opened.
+        let files = OutputFiles::new(output.clone(), job.output.format);
+        let Earlier { mut done, known } = files.earlier(&fingerprint).unwrap_or_default();
+        // A limit counts the rows of all files together.
+        if limit.is_some() || job.source.incremental == Incremental::All {
+            done.clear();
+        }
+        listing.respell(&known);
         if let Some(sidecars) = &job.output.sidecars
-            && let Some(problem) = sidecar::problem_with(&listed, sidecars)
+            && let Some(problem) = sidecar::problem_with(&listing.files, sidecars)
         {
             return Err(PlanError::Sidecars { problem });
         }
-        let mut table = SourceTable::open(&listed, &done, job.limits.media_bytes.0)?;
+        let paths = listing.files.iter().map(|file| file.path.clone());
+        let file_numbers = paths.enumerate().map(|(number, path)| (path, number)).collect();
+        let mut table = SourceTable::open_as(OpenTable {
+            listing,
+            done: &done,
+            known: &known,
+            on_bad_file: job.source.on_bad_file,
+            media_bytes_max: job.limits.media_bytes.0,
+        })?;
         let bytes_read = table.bytes_read.clone();
         let kept = query.as_ref().map(|query| query.ask(&mut table.files, &bytes_read, limit));
         let kept = kept.transpose()?;
@@ -213,12 +228,21 @@ impl RunPlan {
         let mut spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
         if let Some(kept) = &kept {
             spans.retain(|span| !kept.of(span).is_empty());
+            // Rows behind the limit are those of another span, which a run without it reads.
+            if limit.is_some()
+                && let Some(span) = spans.last_mut()
+                && let Some(last) = kept.of(span).last()
+            {
+                let n_rows = usize::try_from(last + 1 - span.file_row_start);
+                span.n_rows = n_rows.map_or(span.n_rows, |n_rows| n_rows.min(span.n_rows));
+            }
         }
         spans.splice(0..0, table.done.iter().cloned());
         let ledger =
             Plan { version: LEDGER_VERSION, fingerprint, identity, spans, kept: Vec::new() };
         Ok(Self {
             table,
+            file_numbers,
             query,
             kept,
             prompt,
@@ -238,7 +262,7 @@ impl RunPlan {
     /// Returns the job as it is written to the output.
     #[must_use]
     pub fn stored_job(&self, base_dir: &Path) -> StoredJob {
-        let limit = self.ledger.identity.get("--limit").and_then(serde_json::Value::as_u64);
+        let limit = self.ledger.identity.get(LIMIT).and_then(serde_json::Value::as_u64);
         let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
         let base_dir = base_dir.to_string_lossy().into_owned();
         // The address of a webhook may be a secret, and an output may lie where others read.
@@ -274,6 +298,12 @@ impl RunPlan {
         Ok(Self { ledger: earlier, table, kept, ..self })
     }
 
+    /// Returns which file of the source the one at `path` is, in input order; the one behind the last for a
+    /// path that the source no longer has.
+    pub(crate) fn file_number(&self, path: &str) -> usize {
+        self.file_numbers.get(path).copied().unwrap_or(self.file_numbers.len())
+    }
+
     /// Returns the rows of a span that are read, as positions within the row group, ascending.
     #[must_use]
     pub fn rows_of(&self, span: &Span) -> Vec<usize> {
@@ -294,6 +324,15 @@ impl RunPlan {
         let (done, new) = self.ledger.spans.split_at(self.table.done.len());
         let done: u64 = done.iter().map(|span| span.n_rows as u64).sum();
         done + new.iter().map(|span| self.n_rows_of(span)).sum::<u64>()
+    }
+
+    /// Returns how many rows the table has, where a query chooses some of them.
+    #[must_use]
+    pub fn rows_of_query(&self) -> Option<u64> {
+        self.kept.as_ref()?;
+        let groups = self.table.files.iter().flat_map(|file| &file.row_groups);
+        let opened: u64 = groups.map(|group| group.n_rows as u64).sum();
+        Some(opened + self.table.done.iter().map(|span| span.n_rows as u64).sum::<u64>())
     }
 
     /// Returns how many rows of a span are read.
@@ -366,16 +405,6 @@ fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, B
     let prefix = bundle.embedding_prompt(job.embedding.prompt_name.as_deref())?;
     let prefix = prefix.unwrap_or_default().to_owned();
     Ok(Some(EmbeddingPlan { input: EmbeddingInput::Text, prefix }))
-}
-
-/// Returns the spans of files that need not be read again. An output that cannot be read is found out
-/// when it is opened.
-fn done_files(job: &Job, output: &Folder, fingerprint: &Fingerprint) -> HashMap<String, Vec<Span>> {
-    if job.source.incremental == Incremental::All {
-        return HashMap::new();
-    }
-    let files = OutputFiles::new(output.clone(), job.output.format);
-    files.done_files(fingerprint).unwrap_or_default()
 }
 
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {

@@ -18,9 +18,10 @@ use std::{
 use legenda_models::{Embedder, Loaded, Model};
 use legenda_schemas::{
     job::{Incremental, RejectsPlace},
-    ledger::LedgerEntry,
-    span::SpanId,
+    ledger::{LedgerEntry, Plan},
+    span::{Span, SpanId},
     table::AnswerKind,
+    units::ErrorBudget,
 };
 use tokio::{
     runtime::Handle,
@@ -114,6 +115,11 @@ pub enum RunError {
     },
 }
 
+/// The error budget of a job that names none: most of its rows are not what the job takes them for.
+const BUDGET: ErrorBudget = ErrorBudget::Percent(50.0);
+/// The rows of a run that has that budget; fewer are soon looked through.
+const BUDGET_ROWS_MIN: u64 = 100;
+
 /// The least memory that is left to the stages: enough for a few large pictures.
 const STAGE_BYTES_MIN: u64 = 64 << 20;
 /// Memory that no reservation counts: allocator, threads, file buffers, runtime scratch.
@@ -165,7 +171,7 @@ pub async fn run(
         let (plan, options) = (Arc::clone(&plan), options.clone());
         move || open_output(&plan, &options)
     });
-    let Opened { output, committed, spans, prediction } = opened
+    let Opened { output, ledger, committed, spans, prediction } = opened
         .await
         .map_err(|error| RunError::Stage { stage: "open", problem: format!(": {error}") })??;
     let output = Arc::new(output);
@@ -181,7 +187,9 @@ pub async fn run(
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
     let bytes_before = plan.table.bytes_read.total();
-    let budget = plan.job.limits.error_budget;
+    // Where most rows of a small table are rejected, its summary says so.
+    let by_default = (rows_planned >= BUDGET_ROWS_MIN).then_some(BUDGET);
+    let budget = plan.job.limits.error_budget.or(by_default);
     let collector = Collector {
         plan: Arc::clone(&plan),
         answers: match &model {
@@ -190,6 +198,7 @@ pub async fn run(
                 AnswerKind::Embedding { dimension: embedder.info.dimension }
             }
         },
+        ledger,
         spans: Arc::clone(&spans),
         output: Arc::clone(&output),
         progress: Arc::clone(&progress),
@@ -210,8 +219,9 @@ pub async fn run(
     // What cannot be looked at any more is only missing in a picture.
     let timeline = timeline.await.unwrap_or_default();
 
+    let done: HashSet<SpanId> = entries.iter().map(|entry| entry.id.clone()).collect();
     let mut report = RunReport {
-        ending: stop.ending(entries.len() == spans.len()),
+        ending: stop.ending(spans.iter().all(|span| done.contains(&span.id))),
         rows_planned,
         rows_in: 0,
         answers: 0,
@@ -225,6 +235,7 @@ pub async fn run(
         tokens_prompt_spared: progress.tokens_prompt_spared.load(Relaxed),
         tokens_generated_spared: progress.tokens_generated_spared.load(Relaxed),
         output_bytes: progress.output_bytes.load(Relaxed),
+        skipped: plan.table.skipped.clone(),
         seconds: start.elapsed().as_secs_f64(),
         encode_seconds: progress.encode.total().as_secs_f64(),
         generate_seconds: progress.generate.total().as_secs_f64(),
@@ -236,7 +247,6 @@ pub async fn run(
         store_retries: store::retries(),
         prediction,
     };
-    let done: HashSet<SpanId> = entries.iter().map(|entry| entry.id.clone()).collect();
     // A span that was retried has its new entry, and its old one where the run ended before.
     let mut ledger = committed.entries;
     ledger.extend(committed.kept.into_iter().chain(entries).map(|entry| (entry.id.clone(), entry)));
@@ -257,6 +267,8 @@ pub async fn run(
 /// An output, and what is to be done for it.
 struct Opened {
     output: Output,
+    /// The plan, as it was written down.
+    ledger: Plan,
     committed: Committed,
     spans: Arc<[OutstandingSpan]>,
     /// What the run was predicted to take.
@@ -281,14 +293,18 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
     sidecar::finish(&output, &committed)?;
     // Before anything is known of how it goes.
     let prediction = Prediction::read(&output.files().folder, &plan.ledger.fingerprint);
-    let all = ledger.spans.iter().map(|span| (span, span.id(&plan.ledger.fingerprint)));
+    let outstanding = |span: &Span, id, retry| OutstandingSpan {
+        file_number: plan.file_number(&span.object.path),
+        span: span.clone(),
+        id,
+        retry,
+    };
+    let all = ledger.spans.iter().map(|span| (span, span.id(&ledger.fingerprint)));
     let Some(choice) = &options.retry else {
         output.write_job(&plan.stored_job(&options.base_dir))?;
-        let outstanding = all.filter(|(_, id)| !committed.entries.contains_key(id));
-        let spans = outstanding
-            .map(|(span, id)| OutstandingSpan { span: span.clone(), id, retry: None })
-            .collect();
-        return Ok(Opened { output, committed, spans, prediction });
+        let left = all.filter(|(_, id)| !committed.entries.contains_key(id));
+        let spans = left.map(|(span, id)| outstanding(span, id, None)).collect();
+        return Ok(Opened { output, ledger, committed, spans, prediction });
     };
     let are_inline = plan.job.output.rejects == RejectsPlace::Inline;
     let mut spans = Vec::new();
@@ -306,10 +322,10 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
         let rows: Vec<usize> = chosen.filter_map(row_of).map(|row| span.row_start + row).collect();
         if !rows.is_empty() {
             let retry = Some(Retry { earlier: earlier.clone(), rejects, rows });
-            spans.push(OutstandingSpan { span: span.clone(), id, retry });
+            spans.push(outstanding(span, id, retry));
         }
     }
-    Ok(Opened { output, committed, spans: spans.into(), prediction })
+    Ok(Opened { output, ledger, committed, spans: spans.into(), prediction })
 }
 
 /// Opens what is known of answers; none where no answer can be used twice.
@@ -405,12 +421,19 @@ async fn run_stages(
     let prepare = tokio::spawn(preparing.instrument(stage_span("prepare")));
     let answering = match model {
         Loaded::Model(model) => {
-            start_generating(*model, prepared, share(ENCODED_PERCENT), outcomes, progress)
+            let encoded_bytes = share(ENCODED_PERCENT);
+            start_generating(*model, prepared, encoded_bytes, outcomes, progress, &stop)
         }
-        Loaded::Embedder(embedder) => start_embedding(*embedder, prepared, outcomes, progress),
+        Loaded::Embedder(embedder) => {
+            start_embedding(*embedder, prepared, outcomes, progress, &stop)
+        }
     };
 
     let collected = collector.run(settled).await;
+    if stop.is_over() {
+        // A stage may be within a long call of the model, which nobody waits for any more.
+        return Ok(collected?);
+    }
     // Every stage is waited for, so that none works on when the caller goes on; the first that
     // failed by itself tells why the others ended.
     let mut ended = vec![
@@ -444,20 +467,21 @@ fn start_generating(
     encoded_bytes: u64,
     outcomes: Outcomes,
     progress: Arc<Progress>,
+    stop: &Arc<Stop>,
 ) -> Vec<Running> {
     let Model { encoder, engine, .. } = model;
     let (prompts, encoded) = byte_queue(encoded_bytes);
     let encode = tokio::task::spawn_blocking({
         let (outcomes, progress) = (outcomes.clone(), Arc::clone(&progress));
-        let (runtime, trace) = (Handle::current(), stage_span("encode"));
+        let (stop, runtime, trace) = (Arc::clone(stop), Handle::current(), stage_span("encode"));
         move || {
             let _traced = trace.enter();
-            encode::run(encoder, prepared, &prompts, &outcomes, &progress, &runtime)
+            encode::run(encoder, prepared, &prompts, &outcomes, &progress, &stop, &runtime)
         }
     });
     let generate = tokio::task::spawn_blocking({
-        let trace = stage_span("generate");
-        move || trace.in_scope(|| generate::run(engine, encoded, &outcomes, &progress))
+        let (stop, trace) = (Arc::clone(stop), stage_span("generate"));
+        move || trace.in_scope(|| generate::run(engine, encoded, &outcomes, &progress, &stop))
     });
     vec![("encode", encode), ("generate", generate)]
 }
@@ -468,10 +492,11 @@ fn start_embedding(
     prepared: ByteReceiver<PreparedRow>,
     outcomes: Outcomes,
     progress: Arc<Progress>,
+    stop: &Arc<Stop>,
 ) -> Vec<Running> {
     let embed = tokio::task::spawn_blocking({
-        let trace = stage_span("embed");
-        move || trace.in_scope(|| embed::run(embedder, prepared, &outcomes, &progress))
+        let (stop, trace) = (Arc::clone(stop), stage_span("embed"));
+        move || trace.in_scope(|| embed::run(embedder, prepared, &outcomes, &progress, &stop))
     });
     vec![("embed", embed)]
 }

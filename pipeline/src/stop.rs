@@ -1,8 +1,11 @@
 //! What ends a run before its table does.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU8, Ordering::Relaxed},
+use std::{
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use crate::{metrics::Ending, source::SourceFailed};
@@ -12,6 +15,7 @@ use crate::{metrics::Ending, source::SourceFailed};
 pub struct Stop {
     state: AtomicU8,
     failure: Mutex<Option<SourceFailed>>,
+    deadline: OnceLock<Instant>,
 }
 
 const RUNNING: u8 = 0;
@@ -20,16 +24,30 @@ const BUDGET_SPENT: u8 = 2;
 const SOURCE_FAILED: u8 = 3;
 
 impl Stop {
-    /// Asks the run to begin no further span, finish and commit those begun, and end.
-    pub fn request(&self) {
+    /// Asks the run to admit no further row, finish those in slots, commit every row that is finished,
+    /// and end. Rows that are still in slots after `grace` stay outstanding.
+    pub fn request(&self, grace: Duration) {
+        self.deadline.get_or_init(|| Instant::now() + grace);
         self.set(STOPPED);
+    }
+
+    /// Returns when rows in slots are no longer waited for, if the run is to stop by a certain time.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
+    }
+
+    /// Returns whether rows in slots are no longer waited for.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     pub(crate) fn spend_error_budget(&self) {
         self.set(BUDGET_SPENT);
     }
 
-    /// Ends the run with a failure, after what was begun; the first one is kept.
+    /// Ends the run with a failure, once rows in slots are finished; the first one is kept.
     pub(crate) fn fail(&self, failure: SourceFailed) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.set(SOURCE_FAILED);

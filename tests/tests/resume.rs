@@ -1,5 +1,7 @@
 //! A run that ends before its time goes on where it was: no row lost, none doubled.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::{
     fs,
     path::Path,
@@ -20,7 +22,7 @@ fn workplace() -> Workplace {
 }
 
 fn entries(place: &Workplace) -> usize {
-    let ledger = place.path("out/_legenda/ledger");
+    let ledger = place.path("out.legenda/ledger");
     fs::read_dir(ledger).map_or(0, |entries| entries.count())
 }
 
@@ -56,7 +58,7 @@ fn a_killed_run_resumes_without_losing_or_doubling_a_row() {
     let undisturbed = place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0);
     assert!(undisturbed.stdout.contains("rows_in 600"), "{}", undisturbed.stdout);
     assert_eq!(contents(&place, "out"), contents(&place, "calm"));
-    let leftovers = fs::read_dir(place.path("out/_legenda/tmp")).unwrap().count();
+    let leftovers = fs::read_dir(place.path("out.legenda/tmp")).unwrap().count();
     assert_eq!(leftovers, 0, "temporary files are gone");
 }
 
@@ -81,6 +83,120 @@ fn sigterm_commits_what_is_begun_and_says_how_to_resume() {
     assert!(done > 0 && done < N_ROWS, "{done}");
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 600 == answers 600"), "{}", ended.stdout);
+}
+
+/// Runs a job of one long span until some of its rows are answered, and ends it by SIGTERM.
+#[cfg(unix)]
+fn terminate_within_a_span(place: &Workplace, extra: &[&str]) -> std::process::Output {
+    use std::io::{BufRead, BufReader, Read};
+    let args = ["run", "job.toml", "--progress", "json", "--set", "model.slots=3"];
+    let mut command = place.command(&[&args[..], extra].concat());
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    loop {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "the run was over: {said}");
+        let line = said.lines().last().unwrap_or_default();
+        let done = line.split("\"rows_done\":").nth(1);
+        if done.is_some_and(|rest| !rest.starts_with('0')) {
+            break;
+        }
+    }
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    let start = Instant::now();
+    stderr.read_to_string(&mut said).unwrap();
+    let mut output = child.wait_with_output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(12), "it ends within its grace");
+    output.stderr = said.into_bytes();
+    output
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_commits_every_finished_row_of_a_span() {
+    let place = Workplace::new();
+    let questions: Vec<String> = (0..4000).map(|n| format!("What is {n} plus one?")).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    write_table(&place.path("table.parquet"), &texts(&questions), 4000);
+    place.write("job.toml", &TEXT_JOB.replace("span_rows = 4", "span_rows = 4000"));
+    let mut before = 0;
+    for _ in 0..2 {
+        let output = terminate_within_a_span(&place, &[]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("to resume, run:"), "{stderr}");
+        assert!(!stderr.contains("onnxruntime"), "{stderr}");
+        let done = place.answers("out").num_rows();
+        assert!(done > before && done < 4000, "{before} rows, then {done}");
+        let summary = String::from_utf8(output.stdout).unwrap();
+        assert!(summary.contains(&format!("rows_in {done} == answers {done} ")), "{summary}");
+        before = done;
+    }
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stdout.contains("rows_in 4000 == answers 4000"), "{}", ended.stdout);
+    let verified = place.run(&["verify", "out"]).expect(0);
+    assert!(verified.stdout.contains("verified"), "{}", verified.stdout);
+    drop(place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0));
+    assert_eq!(contents(&place, "out"), contents(&place, "calm"));
+}
+
+#[cfg(unix)]
+#[test]
+fn without_grace_finished_rows_are_committed_all_the_same() {
+    let place = Workplace::new();
+    let questions: Vec<String> = (0..4000).map(|n| format!("What is {n} plus one?")).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    write_table(&place.path("table.parquet"), &texts(&questions), 4000);
+    place.write("job.toml", &TEXT_JOB.replace("span_rows = 4", "span_rows = 4000"));
+    let output = terminate_within_a_span(&place, &["--grace", "1"]);
+    assert_eq!(output.status.code(), Some(130));
+    assert!(place.answers("out").num_rows() > 0);
+    let ended = place.run(&["run", "job.toml", "--limit", "1000"]).expect(0);
+    assert!(ended.stdout.contains("rows_in "), "{}", ended.stdout);
+    drop(place.run(&["verify", "out"]).expect(0));
+}
+
+#[test]
+fn a_run_with_a_greater_limit_goes_on() {
+    let place = workplace();
+    place.write("job.toml", &TEXT_JOB.replace("span_rows = 4", "span_rows = 40"));
+    for (limit, rows, new) in [(10, 10, 10), (25, 25, 15), (5, 25, 0), (60, 60, 35)] {
+        let limited = place.run(&["run", "job.toml", "--limit", &limit.to_string()]).expect(0);
+        let rows = format!("rows_in {rows} == answers {rows}");
+        assert!(limited.stdout.contains(&rows), "limit {limit}: {}", limited.stdout);
+        let new = if new == 1 { "1 row in".to_owned() } else { format!("{new} rows in") };
+        assert!(limited.stdout.contains(&new), "limit {limit}: {}", limited.stdout);
+        drop(place.run(&["verify", "out"]).expect(0));
+    }
+    let all = place.run(&["run", "job.toml"]).expect(0);
+    assert!(all.stdout.contains("rows_in 600 == answers 600"), "{}", all.stdout);
+    assert!(all.stdout.contains("540 rows in"), "{}", all.stdout);
+    drop(place.run(&["verify", "out"]).expect(0));
+    drop(place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0));
+    assert_eq!(contents(&place, "out"), contents(&place, "calm"));
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_limit_counts_the_rows_that_a_query_chooses_and_may_grow() {
+    let place = workplace();
+    let query = "[source]\nquery = \"SELECT * FROM source WHERE id LIKE '%7'\"";
+    let job = TEXT_JOB.replace("span_rows = 4", "span_rows = 40").replace("[source]", query);
+    place.write("job.toml", &job);
+    let limited = place.run(&["run", "job.toml", "--limit", "7"]).expect(0);
+    assert!(limited.stdout.contains("rows_in 7 == answers 7"), "{}", limited.stdout);
+    let all = place.run(&["run", "job.toml"]).expect(0);
+    assert!(all.stdout.contains("rows_in 60 == answers 60"), "{}", all.stdout);
+    assert!(all.stdout.contains("53 rows in"), "{}", all.stdout);
+    drop(place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0));
+    assert_eq!(contents(&place, "out"), contents(&place, "calm"));
+    let checked = place.run(&["check", "job.toml"]).expect(0);
+    assert!(checked.stdout.contains("60 of 600 rows in 1 file"), "{}", checked.stdout);
 }
 
 #[test]
@@ -123,7 +239,7 @@ fn a_changed_file_is_seen_and_done_again() {
     write_table(&place.path("table.parquet"), &texts(&["a b", "c d", "e f"]), 50);
     let second = place.run(&["run", "job.toml"]).expect(0);
     assert!(second.stdout.contains("rows_in 3 == answers 3 + rejects 0"), "{}", second.stdout);
-    assert!(second.stdout.contains("their input changed"), "{}", second.stdout);
+    assert!(second.stdout.contains("their input has changed"), "{}", second.stdout);
     assert_eq!(place.answers("out").num_rows(), 3);
 }
 

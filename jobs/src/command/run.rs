@@ -15,6 +15,7 @@ use legenda_pipeline::{
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
+use legenda_schemas::units::counted;
 use tokio::sync::oneshot;
 
 use super::{CheckedJob, check_job, open_runtime, print, tell};
@@ -28,6 +29,9 @@ use crate::{
 /// How much of `limits.memory` the key-value caches of the slots may take when the job does not
 /// say how many slots it wants: one part in this many.
 const KV_SHARE: u64 = 4;
+
+/// How much of `--grace` is for rows in slots; the rest is for committing them.
+const ROWS_SHARE: f64 = 0.75;
 
 /// How a checked job is executed.
 pub(crate) struct Execution<'a> {
@@ -95,11 +99,22 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
         }
     }
     Ok(match report.ending {
-        Ending::Complete => Exit::Done,
+        Ending::Complete => {
+            if report.n_rejects() > report.answers {
+                let rows = counted(report.rows_in, "row");
+                tell(&format!("warning: {} of {rows} were rejected", report.n_rejects()));
+            }
+            Exit::Done
+        }
         Ending::ErrorBudget => {
-            tell("error: more rows were rejected than `limits.error_budget` allows");
+            tell(&format!(
+                "error: {} of {} were rejected, more than `limits.error_budget` allows",
+                report.n_rejects(),
+                counted(report.rows_planned, "row"),
+            ));
             tell(
-                "hint: see the rejects, mend the rows or raise the budget, and run again: it resumes",
+                "hint: look at the rejects; correct the job, or raise the budget \
+                 (`--set limits.error_budget=100%`) and run again to resume",
             );
             Exit::ErrorBudget
         }
@@ -180,9 +195,12 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
         }
     };
     tell(&format!(
-        "{} · {} rows · {model} · ONNX Runtime {} · ready in {:.1} s",
+        "{} · {} · {model} · ONNX Runtime {} · ready in {:.1} s",
         plan.job.task.kind.as_str(),
-        plan.n_rows(),
+        match plan.rows_of_query() {
+            Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
+            None => counted(plan.n_rows(), "row"),
+        },
         runtime.version(),
         took.as_secs_f64(),
     ));
@@ -204,12 +222,13 @@ pub(super) async fn until_signal(
     let result = tokio::select! {
         result = &mut run => result,
         () = signals.next() => {
-            tell("stopping: finishing the rows at work; press Ctrl-C again to end at once");
-            stop.request();
+            tell("stopping: finishing the rows in slots; press Ctrl-C again to end at once");
+            let grace = Duration::from_secs(*grace);
+            stop.request(grace.mul_f64(ROWS_SHARE));
             tokio::select! {
                 result = &mut run => result,
                 () = signals.next() => return Err(abandoned()),
-                () = tokio::time::sleep(Duration::from_secs(*grace)) => return Err(abandoned()),
+                () = tokio::time::sleep(grace) => return Err(abandoned()),
             }
         }
     };

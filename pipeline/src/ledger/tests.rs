@@ -8,7 +8,7 @@ use legenda_schemas::{
     span::{Fingerprint, SourceObject, Span},
 };
 
-use super::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Rows, Stale};
+use super::{Committed, LIMIT, LedgerError, OpenOutput, Output, OutputFiles, Rows, Stale, slice};
 use crate::store::{Folder, LeaseTerms};
 
 /// A lease that a test can wait for.
@@ -57,7 +57,7 @@ fn rows(text: &'static str) -> Rows {
 
 fn commit(output: &Output, plan: &Plan, span_idx: usize) {
     let mut entry = entry(plan, span_idx);
-    entry.parts.push(output.write_part(&entry, "", rows("part")).unwrap());
+    entry.parts.push(output.write_part(&entry, 0, "", rows("part")).unwrap());
     output.commit(&entry, None).unwrap();
 }
 
@@ -102,7 +102,7 @@ fn committed_spans_are_found_and_uncommitted_parts_removed() {
         let (output, committed) = open(folder, &plan);
         assert!(committed.entries.is_empty());
         commit(&output, &plan, 0);
-        output.write_part(&entry(&plan, 1), "", rows("stray")).unwrap();
+        output.write_part(&entry(&plan, 1), 0, "", rows("stray")).unwrap();
         drop(output);
         let (_output, committed) = open(folder, &plan);
         assert_eq!((committed.entries.len(), parts(folder)), (1, 1));
@@ -150,8 +150,8 @@ fn a_retry_takes_the_place_of_its_span() {
         let (output, _) = open(folder, &plan);
         let mut first = entry(&plan, 0);
         (first.answers, first.rejects) = (1, BTreeMap::from([("media_unreadable".to_owned(), 1)]));
-        first.parts.push(output.write_part(&first, "", rows("one")).unwrap());
-        first.rejects_file = Some(output.write_rejects(&first, rows("rejected")).unwrap());
+        first.parts.push(output.write_part(&first, 0, "", rows("one")).unwrap());
+        first.rejects_file = Some(output.write_rejects(&first, 0, rows("rejected")).unwrap());
         output.commit(&first, None).unwrap();
         let mut second = LedgerEntry {
             retries: 1,
@@ -160,7 +160,7 @@ fn a_retry_takes_the_place_of_its_span() {
             rejects_file: None,
             ..first.clone()
         };
-        second.parts.push(output.write_part(&second, "", rows("two")).unwrap());
+        second.parts.push(output.write_part(&second, 0, "", rows("two")).unwrap());
         output.commit(&second, Some(&first)).unwrap();
         assert_eq!(folder.list("rejects", "").unwrap(), Vec::<String>::new());
         drop(output);
@@ -243,5 +243,63 @@ fn answers_of_another_job_may_stay() {
         columns.fingerprint = Fingerprint::of([b"third".as_slice()]);
         let refused = try_open(folder, &columns, keep).unwrap_err().to_string();
         assert!(refused.contains("`output.columns`"), "{refused}");
+    });
+}
+
+/// Commits some rows of the first span of a plan, as a run that ends early does.
+fn commit_piece(output: &Output, plan: &Plan, rows: std::ops::Range<usize>) -> Span {
+    let span = slice(&plan.spans[0], rows.start, rows.end).unwrap();
+    let n_rows = span.n_rows as u64;
+    let mut entry = LedgerEntry {
+        id: span.id(&plan.fingerprint),
+        span: span.clone(),
+        rows_in: n_rows,
+        answers: n_rows,
+        ..entry(plan, 0)
+    };
+    entry.parts.push(output.write_part(&entry, 0, "", rows_of(n_rows)).unwrap());
+    output.commit(&entry, None).unwrap();
+    span
+}
+
+fn rows_of(n_rows: u64) -> Rows {
+    Rows { n_rows, ..rows("part") }
+}
+
+#[test]
+fn a_run_goes_on_around_what_one_before_has_committed_of_a_span() {
+    everywhere("around", |folder| {
+        let mut plan = plan("job", &[1]);
+        plan.spans[0].n_rows = 10;
+        let (output, _) = open(folder, &plan);
+        let piece = commit_piece(&output, &plan, 3..5);
+        drop(output);
+        let (output, written, committed) = try_open(folder, &plan, |_| {}).unwrap();
+        assert_eq!((committed.entries.len(), committed.superseded, parts(folder)), (1, 0, 1));
+        let whole = &plan.spans[0];
+        let around = [slice(whole, 0, 3).unwrap(), piece, slice(whole, 5, 10).unwrap()];
+        assert_eq!(written.spans, around);
+        drop(output);
+        // A limit leaves rows behind it alone, and the next run without it finds them.
+        let mut limited = plan.clone();
+        limited.identity.insert(LIMIT.to_owned(), 2.into());
+        limited.spans[0].n_rows = 2;
+        let (output, written, committed) = try_open(folder, &limited, |_| {}).unwrap();
+        assert_eq!((written.spans.len(), committed.entries.len(), parts(folder)), (2, 1, 1));
+        commit(&output, &limited, 0);
+        drop(output);
+        let (output, written, committed) = try_open(folder, &plan, |_| {}).unwrap();
+        let ranges: Vec<(usize, usize)> =
+            written.spans.iter().map(|span| (span.row_start, span.n_rows)).collect();
+        assert_eq!(ranges, [(0, 2), (2, 1), (3, 2), (5, 5)]);
+        assert_eq!(committed.entries.len(), 2);
+        drop(output);
+        // It is whole once what was left is done.
+        let (output, ..) = try_open(folder, &plan, |_| {}).unwrap();
+        drop((commit_piece(&output, &plan, 2..3), commit_piece(&output, &plan, 5..10)));
+        drop(output);
+        let all = |how: &mut OpenOutput<'_>| how.incremental = Incremental::All;
+        let (_output, written, committed) = try_open(folder, &plan, all).unwrap();
+        assert_eq!((written.spans, committed.entries.len(), parts(folder)), (plan.spans, 0, 0));
     });
 }

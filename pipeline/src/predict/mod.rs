@@ -26,7 +26,7 @@ use legenda_schemas::{
     job::RejectsPlace,
     ledger::LedgerEntry,
     span::{Fingerprint, Span},
-    units::ByteSize,
+    units::{ByteSize, ErrorBudget},
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -349,7 +349,7 @@ impl RunPlan {
         self.ledger.spans = spans;
         self.output = output;
         self.job.output.sidecars = None;
-        self.job.limits.error_budget = None;
+        self.job.limits.error_budget = Some(ErrorBudget::Percent(100.0));
         self
     }
 }

@@ -1,7 +1,7 @@
 //! The page itself: what is known of a run, as HTML without a script.
 
 use chrono::DateTime;
-use legenda_schemas::units::ByteSize;
+use legenda_schemas::units::{ByteSize, percent};
 use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
 use serde::Serialize;
 
@@ -133,6 +133,8 @@ pub fn page(
         store_retries => run.store_retries,
         memory_limit => ByteSize(run.memory_limit_bytes).to_string(),
         peak,
+        skipped => (!run.skipped.is_empty()).then(|| run.skipped.to_string()),
+        faults => run.skipped.faults().collect::<Vec<String>>(),
         reused => grouped(run.rows_reused + run.rows_repeated),
         stages => value(&stages),
         beside => value(run.beside()),
@@ -290,10 +292,6 @@ fn as_f64(n: u64) -> f64 {
 
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { as_f64(part) / as_f64(whole) }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
 }
 
 /// Writes a number with its thousands apart.

@@ -1,12 +1,13 @@
 //! Puts the outcomes of each span back into input order and commits the span when it is whole.
 
 mod rows;
+mod settled;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -16,7 +17,7 @@ use arrow::{
 };
 use legenda_schemas::{
     job::RejectsPlace,
-    ledger::{LEDGER_VERSION, LedgerEntry},
+    ledger::{LEDGER_VERSION, LedgerEntry, Plan},
     span::Span,
     table::AnswerKind,
 };
@@ -30,7 +31,7 @@ use super::{
     carry::RowsRead,
 };
 use crate::{
-    ledger::{Output, Rows},
+    ledger::{Output, Rows, around},
     metrics::{Progress, traced},
     plan::RunPlan,
     predict::SettledRow,
@@ -51,6 +52,9 @@ pub enum CollectError {
     /// The source cannot be read again.
     #[error(transparent)]
     Source(#[from] SourceFailed),
+    /// Committing a span panicked: a fault of this program.
+    #[error("committing a span failed: {0}; please report this")]
+    Panic(String),
     /// The rows of a span cannot be put together: a fault of this program.
     #[error("cannot build the part of `{span}`: {problem}; please report this")]
     Build {
@@ -114,7 +118,8 @@ struct OpenSpan {
     is_read: Vec<bool>,
     /// What traces show of it.
     trace: tracing::Span,
-    _permit: OwnedSemaphorePermit,
+    /// Given back with the span; none of a piece of one.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenSpan {
@@ -131,6 +136,9 @@ impl OpenSpan {
     }
 }
 
+/// How often `collect` looks whether the grace of a stop is over.
+const STOP_POLL: Duration = Duration::from_millis(50);
+
 /// The spans whose rows are on their way.
 #[derive(Default)]
 struct OpenSpans {
@@ -145,6 +153,8 @@ pub struct Collector {
     pub plan: Arc<RunPlan>,
     /// What the answers are.
     pub answers: AnswerKind,
+    /// The plan, as it was written down.
+    pub ledger: Plan,
     /// What is to be done.
     pub spans: Arc<[OutstandingSpan]>,
     /// Where it goes.
@@ -165,8 +175,9 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Takes outcomes until every earlier stage has ended; returns the committed spans. Spans that
-    /// are not whole by then stay outstanding.
+    /// Takes outcomes until every earlier stage has ended, or the grace of a stop is over; returns the
+    /// committed spans. Of spans that are not whole by then the rows that are settled are committed as
+    /// spans of their own; the others stay outstanding.
     ///
     /// # Errors
     ///
@@ -178,26 +189,34 @@ impl Collector {
         let this = Arc::new(self);
         let mut spans = OpenSpans::default();
         let mut committed = Vec::new();
-        while let Some(outcome) = outcomes.recv().await {
+        while let Some(outcome) = this.next(&mut outcomes).await {
             for span_idx in this.take(&mut spans, outcome) {
                 let Some(span) = spans.open.remove(&span_idx) else { continue };
-                let this = Arc::clone(&this);
-                let entry = tokio::task::spawn_blocking(move || {
-                    let trace = tracing::info_span!(parent: &span.trace, "commit");
-                    let entry = trace.in_scope(|| this.commit(span_idx, &span))?;
-                    span.trace
-                        .record("answers", traced(entry.answers))
-                        .record("rejects", traced(entry.n_rejects()));
-                    Ok::<_, CollectError>(entry)
-                });
-                let entry = entry.await.map_err(|error| CollectError::Build {
-                    span: "unknown".to_owned(),
-                    problem: error.to_string(),
-                })??;
-                committed.push(entry);
+                let work = Arc::clone(&this);
+                committed.push(
+                    blocking(move || {
+                        let entry = work.commit_traced(&work.spans[span_idx], &span)?;
+                        work.keep_answers(span_idx, &span);
+                        Ok(entry)
+                    })
+                    .await?,
+                );
             }
         }
+        committed.extend(blocking(move || this.commit_settled(spans.open)).await?);
         Ok(committed)
+    }
+
+    /// Waits for an outcome; none comes after the grace of a stop.
+    async fn next(&self, outcomes: &mut mpsc::Receiver<Outcome>) -> Option<Outcome> {
+        loop {
+            if let Ok(outcome) = tokio::time::timeout(STOP_POLL, outcomes.recv()).await {
+                return outcome;
+            }
+            if self.stop.is_over() {
+                return None;
+            }
+        }
     }
 
     /// Takes an outcome in; returns the spans that it made whole: with a row those are settled that have
@@ -213,7 +232,7 @@ impl Collector {
                         let span = span.get_mut();
                         span.rows_read.clear();
                         span.is_read.fill(false);
-                        span._permit = permit;
+                        span.permit = Some(permit);
                     }
                     Entry::Vacant(place) => {
                         place.insert(OpenSpan {
@@ -223,7 +242,7 @@ impl Collector {
                             rows_read: Vec::new(),
                             is_read: vec![false; n_rows],
                             trace: self.trace(span_idx, n_rows),
-                            _permit: permit,
+                            permit: Some(permit),
                         });
                     }
                 }
@@ -329,9 +348,62 @@ impl Collector {
         tracing::info_span!("span", %id, file, row_group, rows = traced(n_rows), answers, rejects)
     }
 
+    /// Commits a whole span, and tells traces of it.
+    fn commit_traced(
+        &self,
+        outstanding: &OutstandingSpan,
+        span: &OpenSpan,
+    ) -> Result<LedgerEntry, CollectError> {
+        let trace = tracing::info_span!(parent: &span.trace, "commit");
+        let entry = trace.in_scope(|| self.commit(outstanding, span))?;
+        span.trace
+            .record("answers", traced(entry.answers))
+            .record("rejects", traced(entry.n_rejects()));
+        Ok(entry)
+    }
+
+    /// Commits the settled rows of spans that are not whole, when a run ends early.
+    fn commit_settled(
+        &self,
+        open: HashMap<usize, OpenSpan>,
+    ) -> Result<Vec<LedgerEntry>, CollectError> {
+        let mut open: Vec<(usize, OpenSpan)> = open.into_iter().collect();
+        open.sort_unstable_by_key(|(span_idx, _)| *span_idx);
+        let fingerprint = &self.ledger.fingerprint;
+        let mut pieces = Vec::new();
+        for (span_idx, span) in &open {
+            let outstanding = &self.spans[*span_idx];
+            pieces.extend(settled::pieces(outstanding, span, fingerprint));
+        }
+        if pieces.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The plan goes first, so that it names every span that the ledger has.
+        let new = pieces.iter().filter(|(piece, _)| piece.retry.is_none());
+        let spans = around(&self.ledger.spans, new.map(|(piece, _)| &piece.span));
+        self.output.write_plan(&Plan { spans, ..self.ledger.clone() })?;
+        let commit = |(piece, rows): &(OutstandingSpan, OpenSpan)| self.commit_traced(piece, rows);
+        let entries = pieces.iter().map(commit).collect::<Result<_, _>>()?;
+        open.iter().for_each(|(span_idx, span)| self.keep_answers(*span_idx, span));
+        Ok(entries)
+    }
+
+    /// Keeps the answers of a committed span where one may be used twice.
+    fn keep_answers(&self, span_idx: usize, span: &OpenSpan) {
+        let Some(known) = &self.known else { return };
+        let settled = span.settled.iter().enumerate();
+        known.keep(settled.map(|(row_idx, settled)| {
+            let answer = settled.as_ref().and_then(Settled::computed);
+            (RowKey { span_idx, row_idx }, answer)
+        }));
+    }
+
     /// Writes the files of a whole span, then its ledger entry.
-    fn commit(&self, span_idx: usize, span: &OpenSpan) -> Result<LedgerEntry, CollectError> {
-        let OutstandingSpan { span: place, id, retry } = &self.spans[span_idx];
+    fn commit(
+        &self,
+        OutstandingSpan { span: place, id, file_number, retry }: &OutstandingSpan,
+        span: &OpenSpan,
+    ) -> Result<LedgerEntry, CollectError> {
         let build_error = |error: &dyn std::fmt::Display| CollectError::Build {
             span: id.to_string(),
             problem: error.to_string(),
@@ -413,29 +485,33 @@ impl Collector {
                 let mut answers = Answers::new(self, place, span);
                 while let Some(rows) = answers.next().map_err(failed)? {
                     let Some(column) = &self.plan.job.output.partition_by else {
-                        entry.parts.push(self.output.write_part(&entry, "", bytes(&rows)?)?);
+                        entry.parts.push(self.output.write_part(
+                            &entry,
+                            *file_number,
+                            "",
+                            bytes(&rows)?,
+                        )?);
                         continue;
                     };
                     let folders = partitions::folders(&rows, column);
                     for (folder, of_folder) in folders.map_err(|error| build_error(&error))? {
                         let part = without_column(&rows, column, &of_folder);
                         let part = bytes(&part.map_err(|error| build_error(&error))?)?;
-                        entry.parts.push(self.output.write_part(&entry, &folder, part)?);
+                        entry.parts.push(self.output.write_part(
+                            &entry,
+                            *file_number,
+                            &folder,
+                            part,
+                        )?);
                     }
                 }
             }
         }
         if let Some(rejects) = rejects {
-            entry.rejects_file = Some(self.output.write_rejects(&entry, bytes(&rejects)?)?);
+            entry.rejects_file =
+                Some(self.output.write_rejects(&entry, *file_number, bytes(&rejects)?)?);
         }
         self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
-        if let Some(known) = &self.known {
-            let settled = span.settled.iter().enumerate();
-            known.keep(settled.map(|(row_idx, settled)| {
-                let answer = settled.as_ref().and_then(Settled::computed);
-                (RowKey { span_idx, row_idx }, answer)
-            }));
-        }
         if let Some(note) = note {
             note.work_off(&self.output)?;
         }
@@ -454,6 +530,15 @@ impl Collector {
         })
         .collect()
     }
+}
+
+/// Does work that waits for disks and stores.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CollectError> + Send + 'static,
+) -> Result<T, CollectError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| CollectError::Panic(error.to_string()))?
 }
 
 /// Takes `rows` of a batch, without a column: the folder that they go into names it.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use legenda_models::{Embedder, Sample};
 
-use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage, answer::Origin};
+use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage, answer::Origin, parts::Admission};
 use crate::{
     budget::{ByteReceiver, Disconnected, receive_batch},
     guard::guarded,
     metrics::Progress,
+    stop::Stop,
 };
 
 /// Batches' worth of rows that are looked at together, so that rows of like length meet.
@@ -24,9 +25,15 @@ pub fn run(
     mut prepared: ByteReceiver<PreparedRow>,
     outcomes: &Outcomes,
     progress: &Progress,
+    stop: &Stop,
 ) -> Result<(), Disconnected> {
     let window_rows = embedder.info.batch_rows * WINDOW_BATCHES;
-    while let Some((rows, held)) = receive_batch(&mut prepared, window_rows) {
+    let mut admission = Admission::new(stop);
+    while let Some((mut rows, held)) = receive_batch(&mut prepared, window_rows) {
+        rows.retain(|row| admission.admits(row.key, &row.part));
+        if rows.is_empty() {
+            continue;
+        }
         let (places, samples): (Vec<_>, Vec<Sample>) =
             rows.into_iter().map(|row| ((row.key, row.identity), row.sample)).unzip();
         let results =

@@ -2,11 +2,12 @@
 
 use legenda_models::{EncodeError, Encoder, Prompt, Sample};
 
-use super::{EncodedRow, ModelPanic, Outcome, Outcomes, PreparedRow, Stage};
+use super::{EncodedRow, ModelPanic, Outcome, Outcomes, PreparedRow, Stage, parts::Admission};
 use crate::{
     budget::{ByteReceiver, ByteSender, Disconnected, receive_batch},
     guard::guarded,
     metrics::Progress,
+    stop::Stop,
 };
 
 /// The most samples encoded together: beyond this the encoders gain nothing on the CPU, and the
@@ -24,9 +25,15 @@ pub fn run(
     encoded: &ByteSender<EncodedRow>,
     outcomes: &Outcomes,
     progress: &Progress,
+    stop: &Stop,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), Disconnected> {
-    while let Some((rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) {
+    let mut admission = Admission::new(stop);
+    while let Some((mut rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) {
+        rows.retain(|row| admission.admits(row.key, &row.part));
+        if rows.is_empty() {
+            continue;
+        }
         let (places, samples): (Vec<_>, Vec<Sample>) =
             rows.into_iter().map(|row| ((row.key, row.part, row.identity), row.sample)).unzip();
         let results = progress.encode.time(|| encode(encoder.as_mut(), samples));

@@ -14,12 +14,13 @@ use legenda_models::{Engine, Finished, Prompt};
 use super::{
     EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
     answer::Origin,
-    parts::{Part, WaitingParts},
+    parts::{Admission, Part, WaitingParts},
 };
 use crate::{
     budget::{ByteReceiver, Disconnected, Held, Reservation},
     guard::guarded,
     metrics::Progress,
+    stop::Stop,
 };
 
 /// A row in the engine, or one that is to be done alone.
@@ -33,7 +34,8 @@ struct Live {
     _held: Reservation,
 }
 
-/// Generates until no more rows come and every slot is empty; blocks its thread.
+/// Generates until no more rows come and every slot is empty, or the grace of a stop is over; blocks its
+/// thread.
 ///
 /// # Errors
 ///
@@ -43,9 +45,12 @@ pub fn run(
     mut encoded: ByteReceiver<EncodedRow>,
     outcomes: &Outcomes,
     progress: &Progress,
+    stop: &Stop,
 ) -> Result<(), Disconnected> {
     let mut generator = Generator {
         engine,
+        stop,
+        admission: Admission::new(stop),
         live: HashMap::new(),
         suspects: VecDeque::new(),
         waiting: WaitingParts::default(),
@@ -59,8 +64,10 @@ pub fn run(
     Ok(())
 }
 
-struct Generator {
+struct Generator<'a> {
     engine: Engine,
+    stop: &'a Stop,
+    admission: Admission<'a>,
     live: HashMap<u64, Live>,
     /// Rows that were in the engine when it panicked.
     suspects: VecDeque<Live>,
@@ -68,9 +75,14 @@ struct Generator {
     next_ticket: u64,
 }
 
-impl Generator {
+impl Generator<'_> {
     /// Fills free slots; returns whether there is anything to do. Only an idle engine waits.
     fn fill(&mut self, encoded: &mut ByteReceiver<EncodedRow>) -> Result<bool, Disconnected> {
+        if self.stop.is_over() && !(self.live.is_empty() && self.suspects.is_empty()) {
+            self.live.clear();
+            self.suspects.clear();
+            guarded(|| self.engine.reset()).map_err(|_| Disconnected)?;
+        }
         if !self.suspects.is_empty() {
             if self.live.is_empty()
                 && let Some(row) = self.suspects.pop_front()
@@ -88,6 +100,10 @@ impl Generator {
                 next
             };
             let Held { item: EncodedRow { key, part, identity, prompt }, reservation } = next;
+            // While a run stops its queues run empty, so that no stage waits for another.
+            if !self.admission.admits(key, &part) {
+                continue;
+            }
             self.admit(Live { key, part, identity, prompt, _held: reservation })?;
         }
         Ok(true)

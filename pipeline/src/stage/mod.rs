@@ -45,6 +45,8 @@ pub struct OutstandingSpan {
     pub span: Span,
     /// Its name.
     pub id: SpanId,
+    /// Which file of the source it is of, so that the names of parts are in input order.
+    pub file_number: usize,
     /// Where it is done but for its rejects, which are tried again.
     pub retry: Option<Retry>,
 }

@@ -1,11 +1,12 @@
 //! Rows that go through the model in parts, such as sounds longer than it hears.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use legenda_models::Generation;
 use tokio::sync::oneshot;
 
 use super::RowKey;
+use crate::stop::Stop;
 
 /// What goes through the model of a row at a time.
 #[derive(Debug)]
@@ -60,8 +61,42 @@ impl WaitingParts {
     }
 }
 
+/// Decides which rows a stage works on while the run is to stop: those that have begun, and no others.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    stop: &'a Stop,
+    /// Rows whose first part was turned away.
+    refused: HashSet<RowKey>,
+}
+
+impl<'a> Admission<'a> {
+    /// Admits every row until `stop` is requested.
+    #[must_use]
+    pub fn new(stop: &'a Stop) -> Self {
+        Self { stop, refused: HashSet::new() }
+    }
+
+    /// Returns whether a part of a row is worked on. After the grace of the stop none is.
+    pub fn admits(&mut self, key: RowKey, part: &Part) -> bool {
+        if !self.stop.is_requested() {
+            return true;
+        }
+        let has_begun = match part {
+            Part::OfSeveral(place) => place.idx > 0 && !self.refused.contains(&key),
+            Part::Window(_) => true,
+        };
+        let admits = has_begun && !self.stop.is_over();
+        if !admits {
+            self.refused.insert(key);
+        }
+        admits
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use legenda_models::{FinishReason, Trial};
 
     use super::*;
@@ -75,6 +110,23 @@ mod tests {
             logprob_mean: 0.0,
             trial: Trial::default(),
         }
+    }
+
+    #[test]
+    fn a_stop_lets_only_rows_in_that_have_begun() {
+        let key = |row_idx| RowKey { span_idx: 0, row_idx };
+        let part = |idx| Part::OfSeveral(Place { idx, n_parts: 3 });
+        let stop = Stop::default();
+        let mut admission = Admission::new(&stop);
+        assert!(admission.admits(key(0), &part(0)));
+        stop.request(Duration::from_secs(60));
+        assert!(admission.admits(key(0), &part(1)));
+        assert!(!admission.admits(key(1), &part(0)));
+        assert!(!admission.admits(key(1), &part(1)), "its first part was turned away");
+        assert!(admission.admits(key(2), &Part::Window(oneshot::channel().0)));
+        let stop = Stop::default();
+        stop.request(Duration::ZERO);
+        assert!(!Admission::new(&stop).admits(key(0), &part(1)), "the grace is over");
     }
 
     #[test]

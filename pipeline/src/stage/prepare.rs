@@ -46,7 +46,7 @@ pub struct Preparer {
     pub decode_budget: Budget,
     /// Where media cells with a path or URL may lead.
     pub places: MediaPlaces,
-    /// Asked to stop when a store fails.
+    /// Asked to stop when a store fails; no further row is prepared then.
     pub stop: Arc<Stop>,
     /// What is known of answers, where one may be used twice.
     pub known: Option<Arc<Known>>,
@@ -115,6 +115,9 @@ pub async fn run(
         let batch = Arc::new(batch);
         for offset in 0..batch.item.rows.num_rows() {
             let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+            if preparer.stop.is_requested() {
+                break;
+            }
             let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
             let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
             let stop = Arc::clone(&preparer.stop);

@@ -1,6 +1,6 @@
 //! Reads the outstanding spans, batch by batch, as fast as the next stage takes them.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -27,6 +27,9 @@ const BATCH_ROWS_MAX: u64 = 256;
 /// The most spans that may be begun and not yet committed.
 pub const OPEN_SPANS_MAX: usize = 64;
 
+/// How often a scan that waits for a span to be committed looks whether the run is to stop.
+const STOP_POLL: Duration = Duration::from_millis(50);
+
 /// The scan of a run; blocks its thread.
 pub struct Scan<'a> {
     /// The run.
@@ -43,7 +46,7 @@ pub struct Scan<'a> {
     pub memory_for: fn(&RunPlan, u64, u64) -> u64,
     /// The way to `collect`.
     pub outcomes: Outcomes,
-    /// Asks the scan to begin no further span.
+    /// Asks the scan to read no further row.
     pub stop: &'a Stop,
     /// Waits on this runtime.
     pub runtime: Handle,
@@ -71,7 +74,10 @@ impl Scan<'_> {
                     next.span.object == head.object && next.span.row_group == head.row_group
                 })
                 .count();
-            self.read_row_group(start..start + n_spans, &permits, &mut reader)?;
+            match self.read_row_group(start..start + n_spans, &permits, &mut reader) {
+                Err(Disconnected) if self.stop.is_requested() => break,
+                read => read?,
+            }
             start += n_spans;
         }
         Ok(())
@@ -164,12 +170,12 @@ impl Scan<'_> {
                 Some(Ok(batch)) => cursor.send_all(&batch, reservation)?,
                 Some(Err(error)) => return cursor.fail_to_read(&error, reader, limits),
             }
-            if self.stop.is_requested() && cursor.row_idx == 0 {
+            if self.stop.is_requested() {
                 return Ok(None);
             }
         }
         cursor.skip_refused()?;
-        if self.stop.is_requested() && cursor.row_idx == 0 {
+        if self.stop.is_requested() {
             return Ok(None);
         }
         if cursor.span_idx < span_idxs.end {
@@ -244,8 +250,16 @@ impl Cursor<'_> {
         if self.row_idx > 0 {
             return Ok(());
         }
-        let permit = Arc::clone(self.permits).acquire_owned();
-        let permit = self.scan.runtime.block_on(permit).map_err(|_| Disconnected)?;
+        let permit = loop {
+            let permit = Arc::clone(self.permits).acquire_owned();
+            let permit = async { tokio::time::timeout(STOP_POLL, permit).await };
+            match self.scan.runtime.block_on(permit) {
+                Ok(permit) => break permit.map_err(|_| Disconnected)?,
+                // No span is committed any more before every stage has ended.
+                Err(_) if self.scan.stop.is_requested() => return Err(Disconnected),
+                Err(_) => {}
+            }
+        };
         let rows = self.span_rows().to_vec();
         self.tell(Outcome::Opened { span_idx: self.span_idx, rows, permit })
     }
@@ -292,7 +306,7 @@ impl Cursor<'_> {
         let mut offset = 0;
         while offset < rows.num_rows() {
             self.skip_refused()?;
-            if self.is_at_end() || (self.row_idx == 0 && self.scan.stop.is_requested()) {
+            if self.is_at_end() || self.scan.stop.is_requested() {
                 return Ok(());
             }
             if let Some(Damaged { problem, .. }) = damaged.next_if(|one| one.row == offset) {
@@ -317,7 +331,7 @@ impl Cursor<'_> {
         while !self.is_at_end() {
             let Some(row) = self.span_rows().get(self.row_idx) else { break };
             let Some(bytes) = self.bounds.refused_at(*row) else { break };
-            if self.row_idx == 0 && self.scan.stop.is_requested() {
+            if self.scan.stop.is_requested() {
                 break;
             }
             let bytes_max = self.scan.read_bytes_max;
@@ -376,6 +390,9 @@ impl Cursor<'_> {
         let mut batches = batches.into_iter();
         loop {
             let mut reservation = scan.runtime.block_on(scan.batches.reserve(bytes));
+            if scan.stop.is_requested() {
+                return Ok(settled);
+            }
             let Some(batch) = batches.next() else { break };
             let checked = batch.map_err(|error| error.to_string()).and_then(|batch| {
                 check_texts(&batch.rows, &reader.schema()).map_err(|e| e.to_string())

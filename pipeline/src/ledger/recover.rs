@@ -1,0 +1,120 @@
+//! What a run finds of earlier ones when it opens their output: which spans stay, which rows are left.
+
+use std::collections::{HashMap, HashSet};
+
+use legenda_schemas::{
+    job::Incremental,
+    ledger::{KeptSpan, LedgerEntry, Plan},
+    span::{SourceObject, Span, SpanId},
+};
+
+use super::{
+    Committed, LedgerError, OpenOutput, Output, Stale, entry_key, json,
+    remainder::{around, row_group},
+    sha256,
+};
+
+/// The key of a plan's identity that says how many rows are to be read. It is no part of the
+/// fingerprint, so that a run with another limit goes on with what is there.
+pub(crate) const LIMIT: &str = "--limit";
+
+/// Which rows of which version of which file a span has, whatever job it is of.
+fn place(span: &Span) -> (&SourceObject, usize, usize, usize) {
+    (&span.object, span.row_group, span.row_start, span.n_rows)
+}
+
+/// Returns whether every row of the plan is committed by its job.
+pub(super) fn is_whole(plan: &Plan, entries: &[LedgerEntry]) -> bool {
+    let of_this_job = || entries.iter().filter(|entry| plan.made(entry));
+    let ids: HashSet<&SpanId> = of_this_job().map(|entry| &entry.id).collect();
+    let spans = around(&plan.spans, of_this_job().map(|entry| &entry.span));
+    spans.iter().all(|span| ids.contains(&span.id(&plan.fingerprint)))
+}
+
+impl Output {
+    /// Reads the ledger, and settles which entry counts where a part was being written again.
+    pub(super) fn read_settled(&self) -> Result<Vec<LedgerEntry>, LedgerError> {
+        let entries = self.files.read_entries()?;
+        entries.into_iter().map(|entry| self.settle_rewrite(entry)).collect()
+    }
+
+    /// Removes entries that are to be done again, and files that no entry names. Returns the plan
+    /// without what need not be done.
+    pub(super) fn recover(
+        &self,
+        OpenOutput { plan, incremental, stale, .. }: OpenOutput<'_>,
+        old: Option<&Plan>,
+        entries: Vec<LedgerEntry>,
+    ) -> Result<(Plan, Committed), LedgerError> {
+        let groups: HashSet<_> = plan.spans.iter().map(row_group).collect();
+        let objects: HashMap<&str, &SourceObject> =
+            plan.spans.iter().map(|span| (&*span.object.path, &span.object)).collect();
+        let is_limited = plan.identity.get(LIMIT).is_some_and(|limit| !limit.is_null());
+        let kept_before: HashSet<&SpanId> =
+            old.iter().flat_map(|old| &old.kept).map(|kept| &kept.id).collect();
+        let there: HashSet<String> =
+            self.files.list_tables(self.is_partitioned)?.into_iter().collect();
+        let mut committed = Committed::default();
+        let mut named = HashSet::new();
+        for entry in entries {
+            let is_whole = entry.files().all(|file| there.contains(&file.name));
+            let of_this_job = plan.made(&entry);
+            let is_asked = groups.contains(&row_group(&entry.span));
+            let stays = || {
+                let may_stay =
+                    of_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
+                // Rows behind the limit may be asked for again.
+                let object = objects.get(&*entry.span.object.path);
+                let is_behind =
+                    is_limited && object.is_none_or(|object| **object == entry.span.object);
+                may_stay
+                    && (of_this_job || stale != Stale::Redo)
+                    && (is_asked || is_behind || incremental == Incremental::New)
+            };
+            if !is_whole || !entry.balances() || !stays() {
+                // The entry goes first: what has none is redone.
+                self.remove(&entry_key(&entry.id))?;
+                committed.superseded += 1;
+                continue;
+            }
+            named.extend(entry.files().map(|file| file.name.clone()));
+            if of_this_job && is_asked {
+                committed.entries.insert(entry.id.clone(), entry);
+            } else {
+                committed.kept.push(entry);
+            }
+        }
+        self.clear_tables(&named)?;
+        let done = committed.entries.values().chain(&committed.kept).map(|entry| &entry.span);
+        let mut spans = around(&plan.spans, done);
+        let kept = || committed.kept.iter().map(|entry| &entry.span);
+        // Of a file that was another then, nothing is done again.
+        let as_they_were: HashMap<&str, &SourceObject> =
+            kept().map(|span| (&*span.object.path, &span.object)).collect();
+        let kept: HashSet<_> = kept().map(place).collect();
+        spans.retain(|span| {
+            let was = as_they_were.get(&*span.object.path);
+            let is_answered =
+                kept.contains(&place(span)) || was.is_some_and(|was| **was != span.object);
+            !is_answered || committed.entries.contains_key(&span.id(&plan.fingerprint))
+        });
+        let keep =
+            |entry: &LedgerEntry| KeptSpan { id: entry.id.clone(), span: entry.span.clone() };
+        let kept = committed.kept.iter().map(keep).collect();
+        Ok((Plan { spans, kept, ..plan.clone() }, committed))
+    }
+
+    /// Returns the entry that counts of one whose part was being written again when a run ended.
+    fn settle_rewrite(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, LedgerError> {
+        let Some(before) = entry.before.take() else { return Ok(entry) };
+        for part in &before.parts {
+            let bytes = self.files.folder.read(&part.name)?;
+            if bytes.is_some_and(|bytes| sha256(&bytes) == part.sha256) {
+                entry = *before;
+                break;
+            }
+        }
+        self.files.folder.replace(&entry_key(&entry.id), json(&entry))?;
+        Ok(entry)
+    }
+}
