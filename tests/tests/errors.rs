@@ -150,7 +150,7 @@ fn check_tells_what_a_good_job_would_do() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let told = place.run(&["check", "job.toml"]).expect(0).stdout;
-    for text in ["valid", "generate", "legenda-tiny", "1 rows in 1 file", "question", "out"] {
+    for text in ["valid", "generate", "legenda-tiny", "1 row in 1 file", "question", "out"] {
         assert!(told.contains(text), "no `{text}` in:\n{told}");
     }
     assert!(!place.path("out").is_dir());

@@ -98,11 +98,11 @@ fn a_job_says_what_is_done_again() {
     put_texts(&place, "b", &["b three"]);
     put_texts(&place, "c", &["c one"]);
     // Only the new file is done, and nothing goes.
-    assert!(run("new").contains("1 rows in"));
+    assert!(run("new").contains("1 row in"));
     assert_eq!(questions(&place), ["a one", "b one", "b two", "c one"]);
     assert!(run("new").contains("0 rows in"));
     // The output follows the source.
-    assert!(run("changed").contains("1 rows in"));
+    assert!(run("changed").contains("1 row in"));
     assert_eq!(questions(&place), ["b three", "c one"]);
     // Everything, every time.
     for _ in 0..2 {
@@ -123,7 +123,7 @@ fn answers_of_another_job_are_kept_or_done_again() {
     };
     run(&[]).expect(2).complains_of(&["`task`", "--stale"]);
     let kept = run(&["--stale", "keep"]).expect(0);
-    assert!(kept.stdout.contains("1 rows in"), "{}", kept.stdout);
+    assert!(kept.stdout.contains("1 row in"), "{}", kept.stdout);
     assert!(kept.stdout.contains("rows_in 3 == answers 3"), "{}", kept.stdout);
     let told = place.run(&["verify", "out"]).expect(0);
     assert!(told.stdout.contains("rows_in 3 == answers 3"), "{}", told.stdout);
