@@ -212,3 +212,27 @@ fn an_output_folder_holds_answers_alone() {
     assert!(run.stdout.contains("rows_in 9 == "), "{}", run.stdout);
     assert!(run.stdout.contains("1 of bookkeeping"), "{}", run.stdout);
 }
+
+#[test]
+fn an_output_that_was_begun_within_one_folder_stays_so() {
+    let place = with_job("");
+    place.write("job.toml", TEXT_JOB);
+    write_table(&place.path("table.parquet"), &texts(&["dog?", "", "cow?", "hen?", "cat?"]), 2);
+    drop(place.run(&["run", "job.toml", "--limit", "2"]).expect(0));
+    // As version 0.1 laid it out.
+    fs::rename(place.path("out.legenda/rejects"), place.path("out/rejects")).unwrap();
+    fs::rename(place.path("out.legenda"), place.path("out/_legenda")).unwrap();
+    let run = place.run(&["run", "job.toml"]).expect(0);
+    assert!(run.stdout.contains("rows_in 5 == answers 4 + rejects 1"), "{}", run.stdout);
+    assert!(run.stdout.contains("2 rows were committed by earlier runs"), "{}", run.stdout);
+    assert!(!place.path("out.legenda").is_dir());
+    assert!(place.path("out/_legenda/report.html").is_file());
+    assert_eq!(fs::read_dir(place.path("out/rejects")).unwrap().count(), 1);
+    let verified = place.run(&["verify", "out"]).expect(0);
+    assert!(verified.stdout.contains("verified"), "{}", verified.stdout);
+    // A job over it reads its answers alone.
+    let again = TEXT_JOB.replace("table.parquet", "out").replace("\"out\"\nspan", "\"two\"\nspan");
+    place.write("again.toml", &again);
+    let run = place.run(&["run", "again.toml", "--set", "output.columns=[\"id\"]"]).expect(0);
+    assert!(run.stdout.contains("rows_in 4 == answers 4"), "{}", run.stdout);
+}
