@@ -16,6 +16,7 @@ use legenda_schemas::{
 
 use crate::{
     ledger::{Earlier, LIMIT, OutputFiles},
+    media::DECODERS_VERSION,
     query::{KeptRows, Query, QueryError},
     sidecar,
     source::{
@@ -367,6 +368,10 @@ impl RunPlan {
         let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
         let mut identity = self.job.answer_identity(revision.unwrap_or_default());
         identity.insert("legenda".to_owned(), env!("CARGO_PKG_VERSION").into());
+        let columns = &self.job.source.columns;
+        if columns.image.is_some() || columns.audio.is_some() {
+            identity.insert("decoders".to_owned(), DECODERS_VERSION.into());
+        }
         fingerprint(&identity)
     }
 

@@ -1,19 +1,22 @@
 //! Rejects that are tried again: which rows they are, and those that stay.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array},
     compute::{concat, concat_batches, filter_record_batch, sort_to_indices, take_record_batch},
-    datatypes::UInt64Type,
+    datatypes::{SchemaRef, UInt64Type},
     error::ArrowError,
 };
 use legenda_schemas::{
     ledger::{CommittedFile, LedgerEntry},
-    table::{CODE_COLUMN, INLINE_CODE_COLUMN, ROW_COLUMN},
+    table::{CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, ROW_COLUMN},
 };
 
-use crate::{ledger::OutputFiles, store::ReadError};
+use crate::{ledger::OutputFiles, stage::answer::no_flags, store::ReadError};
 
 /// Which rejects are tried again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,7 +143,7 @@ impl Rejects {
         let stays: BooleanArray = numbers.iter().map(|number| Some(is_kept(number))).collect();
         let schema = again.map_or_else(|| self.rows.schema(), RecordBatch::schema);
         let stay = filter_record_batch(&self.rows, &stays)?;
-        let stay = RecordBatch::try_new(schema.clone(), stay.columns().to_vec())?;
+        let stay = as_of(&stay, &schema)?;
         let all = concat_batches(&schema, std::iter::once(&stay).chain(again))?;
         let of_stay: UInt64Array = numbers.iter().copied().filter(is_kept).collect();
         let of_again = match again {
@@ -158,6 +161,20 @@ impl Rejects {
         }
         Ok((this.rows, counts))
     }
+}
+
+/// Returns rows of a file as rows of `schema`. Parts of versions before the column of flags get an empty
+/// one.
+fn as_of(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if rows.num_columns() == schema.fields().len() {
+        return RecordBatch::try_new(Arc::clone(schema), rows.columns().to_vec());
+    }
+    let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
+        Some(column) => Ok(Arc::clone(column)),
+        None if field.name() == FLAGS_COLUMN => Ok(no_flags(rows.num_rows())),
+        None => Err(ArrowError::SchemaError(format!("it has no `{}`", field.name()))),
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
 }
 
 /// Reads the rows of a file, if it has any.

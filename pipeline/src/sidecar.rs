@@ -19,10 +19,12 @@ use std::{
 };
 
 use legenda_schemas::{
+    flag::Flags,
     job::{SidecarExtension, SidecarMode, Sidecars, SourceFormat},
     ledger::{LEDGER_VERSION, LedgerEntry},
     sha256_hex,
     span::SpanId,
+    table::FLAGS_COLUMN,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -85,19 +87,30 @@ fn target(path: &str, sidecars: &Sidecars) -> PathBuf {
     Path::new(path).with_extension(sidecars.extension.as_str())
 }
 
-/// Says what the sidecars of `answers`, each of a file, are to become.
+/// The answer to a listed file.
+pub(crate) struct FileAnswer<'a> {
+    /// The file.
+    pub(crate) path: &'a str,
+    /// The answer's text.
+    pub(crate) text: &'a str,
+    /// The flags of the answer.
+    pub(crate) flags: &'a Flags,
+}
+
+/// Says what the sidecars of `answers` are to become.
 pub(crate) fn note<'a>(
     sidecars: &Sidecars,
     entry: &LedgerEntry,
-    answers: impl Iterator<Item = (&'a str, &'a str)>,
+    answers: impl Iterator<Item = FileAnswer<'a>>,
 ) -> Note {
-    let files = answers.filter_map(|(path, answer)| change(sidecars, path, answer)).collect();
+    let files = answers.filter_map(|answer| change(sidecars, &answer)).collect();
     let LedgerEntry { id, retries, .. } = entry;
     Note { version: LEDGER_VERSION, id: id.clone(), retries: *retries, files }
 }
 
-fn change(sidecars: &Sidecars, path: &str, answer: &str) -> Option<Change> {
-    let path = target(path, sidecars);
+fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
+    let path = target(answer.path, sidecars);
+    let (answer, flags) = (answer.text, answer.flags);
     let found = match read(&path) {
         Ok(found) => found,
         Err(problem) => {
@@ -125,6 +138,11 @@ fn change(sidecars: &Sidecars, path: &str, answer: &str) -> Option<Change> {
             let earlier = members.get(ANSWER).and_then(Value::as_str).unwrap_or_default();
             let answer = added(earlier.trim(), answer.trim(), sidecars);
             members.insert(ANSWER.to_owned(), Value::from(answer));
+            members.remove(FLAGS_COLUMN);
+            if !flags.is_empty() {
+                let names = flags.iter().map(|flag| Value::from(flag.as_str()));
+                members.insert(FLAGS_COLUMN.to_owned(), names.collect());
+            }
             format!("{:#}\n", Value::Object(members))
         }
     };
@@ -236,9 +254,12 @@ fn write_error(path: &Path, error: &io::Error) -> WriteError {
 
 #[cfg(test)]
 mod tests {
-    use legenda_schemas::job::{SidecarExtension, SidecarMode, Sidecars};
+    use legenda_schemas::{
+        flag::{Flag, Flags},
+        job::{SidecarExtension, SidecarMode, Sidecars},
+    };
 
-    use super::{added, change};
+    use super::{FileAnswer, added, change};
 
     fn sidecars(extension: SidecarExtension, mode: SidecarMode) -> Sidecars {
         Sidecars { extension, mode, separator: ", ".to_owned() }
@@ -268,15 +289,25 @@ mod tests {
             let mut file = std::fs::File::create(dir.path().join("a.json")).unwrap();
             file.write_all(text.as_bytes()).unwrap();
         };
-        let after = |mode| {
+        let with = |mode, flags: &Flags| {
             let json = sidecars(SidecarExtension::Json, mode);
-            change(&json, &picture.to_string_lossy(), "new").map(|change| change.after)
+            let path = &picture.to_string_lossy();
+            let answer = FileAnswer { path, text: "new", flags };
+            change(&json, &answer).map(|change| change.after)
         };
+        let after = |mode| with(mode, &Flags::new());
         assert_eq!(after(SidecarMode::Append).unwrap(), "{\n  \"answer\": \"new\"\n}\n");
         write("{\"tags\": [1], \"answer\": \"old\"}");
         let joined = "{\n  \"answer\": \"old, new\",\n  \"tags\": [\n    1\n  ]\n}\n";
         assert_eq!(after(SidecarMode::Append).unwrap(), joined);
         assert_eq!(after(SidecarMode::Skip), None);
+        let flags = Flags::from([Flag::MediaDamaged]);
+        let flagged = "{\n  \"answer\": \"new\",\n  \"legenda_flags\": [\n    \"media_damaged\"\n  ],\n  \
+                       \"tags\": [\n    1\n  ]\n}\n";
+        assert_eq!(with(SidecarMode::Overwrite, &flags).as_deref(), Some(flagged));
+        write(flagged);
+        let without = after(SidecarMode::Overwrite).unwrap();
+        assert!(!without.contains("flags"), "{without}");
         write("no json");
         assert_eq!(after(SidecarMode::Append), None);
         assert!(after(SidecarMode::Overwrite).is_some());

@@ -186,6 +186,27 @@ pub struct Limits {
     pub audio_seconds: f64,
     /// The most bytes of a prompt's text.
     pub text_bytes: ByteSize,
+    /// What becomes of rows with a damaged image or audio.
+    #[serde(skip_serializing_if = "DamagedMedia::is_default")]
+    pub damaged_media: DamagedMedia,
+}
+
+/// What becomes of rows with a damaged image or audio.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DamagedMedia {
+    /// They are rejected (`media_damaged`).
+    #[default]
+    Reject,
+    /// They are answered from what can be decoded, and marked: `media_damaged` in `legenda_flags`.
+    /// Media of which nothing can be decoded are rejected.
+    Answer,
+}
+
+impl DamagedMedia {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Limits {
@@ -197,6 +218,7 @@ impl Default for Limits {
             media_bytes: ByteSize::mib(128),
             audio_seconds: 3600.0,
             text_bytes: ByteSize::mib(1),
+            damaged_media: DamagedMedia::default(),
         }
     }
 }
@@ -345,12 +367,16 @@ impl Job {
         let value = |part: serde_json::Result<serde_json::Value>| {
             part.expect("a job is made of strings, numbers and lists")
         };
-        let limits = serde_json::json!({
+        let mut limits = serde_json::json!({
             "image_pixels": self.limits.image_pixels,
             "media_bytes": self.limits.media_bytes.0,
             "audio_seconds": self.limits.audio_seconds,
             "text_bytes": self.limits.text_bytes.0,
         });
+        // As below, what was not said stays out.
+        if !self.limits.damaged_media.is_default() {
+            limits["damaged_media"] = value(serde_json::to_value(self.limits.damaged_media));
+        }
         let mut identity = BTreeMap::from([
             ("task".to_owned(), value(serde_json::to_value(&self.task))),
             ("source.query".to_owned(), value(serde_json::to_value(&self.source.query))),

@@ -12,6 +12,7 @@
 //! - [`units`]: sizes with a unit, error budgets, periods.
 
 pub mod cron;
+pub mod flag;
 pub mod job;
 pub mod ledger;
 pub mod precision;

@@ -27,6 +27,19 @@ pub fn answer_column(task: TaskKind) -> &'static str {
     }
 }
 
+/// The column with the flags of an answer.
+pub const FLAGS_COLUMN: &str = "legenda_flags";
+
+/// Returns the field of a flag's name.
+#[must_use]
+pub fn flags_item() -> Field {
+    Field::new_list_field(DataType::Utf8, false)
+}
+
+fn flags_field() -> Field {
+    Field::new(FLAGS_COLUMN, DataType::List(Arc::new(flags_item())), false)
+}
+
 /// Returns the field of an embedding's numbers.
 #[must_use]
 pub fn embedding_item() -> Field {
@@ -62,6 +75,7 @@ pub const INLINE_MESSAGE_COLUMN: &str = "legenda_reject_message";
 /// | or `embedding` | `FixedSizeList<Float32, D>`, null if rejected | an embedding |
 /// | `legenda_status` | `Utf8` | `ok`, `reused` (an earlier run has computed it, as `reuse.store` kept it) or `rejected` |
 /// | `legenda_finish_reason` (text) | `Utf8`, null if rejected | `stop`, `length` or `guard` |
+/// | `legenda_flags` | `List<Utf8>`, never null | conditions of the row's input ([`Flag`](crate::flag::Flag)): `media_damaged`, `channels_cancel`; usually empty, always for rejects |
 /// | `legenda_tokens_prompt` | `UInt32`, null if rejected | tokens of the prompt, media included; of an embedding, tokens of the text that it was made of (after it was cut), null for an image |
 /// | `legenda_tokens_generated` (text) | `UInt32`, null if rejected | tokens generated, the end token included |
 /// | `legenda_logprob_mean` (text) | `Float32`, null if rejected | mean natural log probability of the generated tokens |
@@ -78,6 +92,7 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace, is_partitioned: bo
             Field::new(answer_column(TaskKind::Generate), DataType::Utf8, inline),
             status,
             Field::new("legenda_finish_reason", DataType::Utf8, inline),
+            flags_field(),
             Field::new("legenda_tokens_prompt", DataType::UInt32, inline),
             Field::new("legenda_tokens_generated", DataType::UInt32, inline),
             Field::new("legenda_logprob_mean", DataType::Float32, inline),
@@ -88,6 +103,7 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsPlace, is_partitioned: bo
             vec![
                 Field::new(answer_column(TaskKind::Embed), list, inline),
                 status,
+                flags_field(),
                 Field::new("legenda_tokens_prompt", DataType::UInt32, true),
             ]
         }
@@ -151,7 +167,7 @@ pub fn reject_schema(source: &Schema, metadata: HashMap<String, String>) -> Sche
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
-    use super::{AnswerKind, answer_schema, reject_schema};
+    use super::{AnswerKind, FLAGS_COLUMN, answer_schema, reject_schema};
     use crate::job::RejectsPlace;
 
     #[test]
@@ -164,6 +180,9 @@ mod tests {
                 answer_schema(&carried, kind, RejectsPlace::Separate, false, Default::default());
             let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
             assert_eq!(names[..3], ["id", answer, "legenda_status"]);
+            let flags = names.iter().position(|name| *name == FLAGS_COLUMN).unwrap();
+            assert_eq!(names[flags + 1], "legenda_tokens_prompt");
+            assert!(!schema.field(flags).is_nullable());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use legenda_models::Waveform;
 use legenda_schemas::job::Limits;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -122,9 +123,10 @@ impl Decoding<'_> {
             let left = room.saturating_sub(n_bytes);
             let decode = move || decode_audio(shared, seconds_max, left);
             match self.guarded("audio", reservation, decode)? {
-                Ok(sound) => {
+                Ok(audio) => {
+                    let Waveform { samples, sample_rate_hz } = audio.media;
                     #[expect(clippy::cast_precision_loss, reason = "a duration need not be exact")]
-                    let seconds = sound.samples.len() as f64 / f64::from(sound.sample_rate_hz);
+                    let seconds = samples.len() as f64 / f64::from(sample_rate_hz);
                     return Ok(Decoded::Sound(seconds));
                 }
                 Err(MediaError::TooMuchMemory { .. }) if room < whole => room = whole,

@@ -14,7 +14,7 @@ use symphonia::core::{
     meta::MetadataOptions,
 };
 
-use super::{MediaError, shown_start};
+use super::{Decoded, MediaError, shown_start};
 
 const KNOWN: &str = "WAV, AIFF, FLAC, MP3, Ogg Vorbis, MP4/M4A (AAC)";
 
@@ -58,7 +58,7 @@ pub fn decode_audio(
     bytes: Arc<[u8]>,
     seconds_max: f64,
     bytes_max: u64,
-) -> Result<Waveform, MediaError> {
+) -> Result<Decoded<Waveform>, MediaError> {
     if bytes.is_empty() {
         return Err(MediaError::Empty { kind: "audio" });
     }
@@ -155,7 +155,7 @@ pub fn decode_audio(
     }
     // A list that has grown has room for twice as many.
     mono.shrink_to_fit();
-    Ok(Waveform { sample_rate_hz, samples: mono })
+    Ok(Waveform { sample_rate_hz, samples: mono }.into())
 }
 
 fn damaged(format: &str, error: &SymphoniaError) -> MediaError {
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn channels_are_averaged() {
         let bytes = wav(8000, 2, &[16384, 0, -16384, 16384]);
-        let sound = decode_audio(bytes.into(), 10.0, 1 << 20).unwrap();
+        let sound = decode_audio(bytes.into(), 10.0, 1 << 20).unwrap().media;
         assert_eq!(sound.sample_rate_hz, 8000);
         assert_eq!(sound.samples, [0.25, 0.0]);
     }

@@ -2,10 +2,18 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
+    error::UnsupportedErrorKind, metadata::Orientation,
+};
 use legenda_models::RgbImage;
 
-use super::{MediaError, shown_start};
+use super::{
+    MediaError,
+    damaged::{self, Damage},
+    jpeg::JpegDecoder,
+    shown_start,
+};
 
 const KNOWN: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF";
 
@@ -44,6 +52,14 @@ impl<'a> PendingImage<'a> {
     ///
     /// Never: reading bytes in memory does not fail.
     pub fn open(bytes: &'a [u8], pixels_max: u64) -> Result<Self, MediaError> {
+        Self::open_as(bytes, pixels_max, Damage::Refused)
+    }
+
+    pub(super) fn open_as(
+        bytes: &'a [u8],
+        pixels_max: u64,
+        damage: Damage,
+    ) -> Result<Self, MediaError> {
         if bytes.is_empty() {
             return Err(MediaError::Empty { kind: "image" });
         }
@@ -59,8 +75,16 @@ impl<'a> PendingImage<'a> {
             });
         };
         let name = format!("{format:?}");
-        reader.limits(limits(SIDE_BYTES_MAX));
-        let mut decoder = reader.into_decoder().map_err(|error| damaged(&name, &error))?;
+        let mut work_bytes = None;
+        let mut decoder: Box<dyn ImageDecoder + 'a> = if format == ImageFormat::Jpeg {
+            let decoder =
+                JpegDecoder::new(bytes, damage).map_err(|error| refused(&name, &error))?;
+            work_bytes = Some(decoder.work_bytes());
+            Box::new(decoder)
+        } else {
+            reader.limits(limits(SIDE_BYTES_MAX));
+            Box::new(reader.into_decoder().map_err(|error| refused(&name, &error))?)
+        };
         let (width, height) = decoder.dimensions();
         let pixels = u64::from(width) * u64::from(height);
         if pixels > pixels_max {
@@ -69,13 +93,13 @@ impl<'a> PendingImage<'a> {
         // The library does not hold decoders to `max_alloc` (image-rs/image#3081), so what they take is
         // bounded by the header, above; this bounds the few that look.
         let picture_bytes = decoder.total_bytes();
-        let work_bytes = pixels.saturating_mul(WORK_BYTES_PER_PIXEL);
+        let work_bytes = work_bytes.unwrap_or_else(|| pixels.saturating_mul(WORK_BYTES_PER_PIXEL));
         let decode_bytes = picture_bytes
             .saturating_mul(2)
             .saturating_add(work_bytes)
             .saturating_add(SIDE_BYTES_MAX);
-        decoder.set_limits(limits(decode_bytes)).map_err(|error| damaged(&name, &error))?;
-        Ok(Self { decoder: Box::new(decoder), format: name, width, height, decode_bytes })
+        decoder.set_limits(limits(decode_bytes)).map_err(|error| refused(&name, &error))?;
+        Ok(Self { decoder, format: name, width, height, decode_bytes })
     }
 
     /// Returns width and height in pixels, before the picture is turned.
@@ -99,14 +123,26 @@ impl<'a> PendingImage<'a> {
     /// [`MediaError::Damaged`] with the decoder's reason.
     pub fn decode(mut self) -> Result<RgbImage, MediaError> {
         let format = self.format;
-        let orientation = self.decoder.orientation().map_err(|error| damaged(&format, &error))?;
+        let orientation = self.decoder.orientation().map_err(|error| refused(&format, &error))?;
         let mut image =
-            DynamicImage::from_decoder(self.decoder).map_err(|error| damaged(&format, &error))?;
+            DynamicImage::from_decoder(self.decoder).map_err(|error| refused(&format, &error))?;
         image.apply_orientation(orientation);
-        let rgb = image.into_rgb8();
-        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-        Ok(RgbImage { width, height, pixels: rgb.into_raw() })
+        Ok(to_rgb(image))
     }
+
+    /// Decodes the pixels before what is damaged, if there are any.
+    pub(super) fn decode_in_part(mut self) -> Option<RgbImage> {
+        let orientation = self.decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = damaged::pixels_in_part(self.decoder)?;
+        image.apply_orientation(orientation);
+        Some(to_rgb(image))
+    }
+}
+
+fn to_rgb(image: DynamicImage) -> RgbImage {
+    let rgb = image.into_rgb8();
+    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+    RgbImage { width, height, pixels: rgb.into_raw() }
 }
 
 fn limits(bytes_max: u64) -> Limits {
@@ -115,7 +151,12 @@ fn limits(bytes_max: u64) -> Limits {
     limits
 }
 
-fn damaged(format: &str, error: &ImageError) -> MediaError {
+fn refused(format: &str, error: &ImageError) -> MediaError {
+    if let ImageError::Unsupported(unsupported) = error
+        && let UnsupportedErrorKind::GenericFeature(variant) = unsupported.kind()
+    {
+        return MediaError::Unsupported { kind: "image", format: variant, known: KNOWN };
+    }
     MediaError::Damaged { kind: "image", format: format.to_owned(), problem: error.to_string() }
 }
 

@@ -1,16 +1,22 @@
 //! Encoded media bytes, decoded under limits: what a row's image and sound cells become.
 
 pub mod audio;
+pub mod damaged;
 pub mod image;
+mod jpeg;
 pub mod locate;
 pub mod web;
 
-use legenda_schemas::job::SourceFormat;
+use legenda_schemas::{flag::Flags, job::SourceFormat};
 
 use crate::{
     guard::GuardError,
     source::names::{format_of, is_image},
 };
+
+/// The version of the decoders. It is raised when pixels or samples of a file change, so that answers to
+/// those of before are not reused.
+pub(crate) const DECODERS_VERSION: u32 = 2;
 
 /// What media are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +54,22 @@ impl MediaKind {
             Self::Image => "image",
             Self::Audio => "audio",
         }
+    }
+}
+
+/// A decoded image or audio, and what was noticed about it.
+#[derive(Clone, Debug)]
+pub struct Decoded<T> {
+    /// The pixels or samples.
+    pub media: T,
+    /// Flags of the row that it belongs to.
+    pub flags: Flags,
+}
+
+impl<T> From<T> for Decoded<T> {
+    /// Nothing was noticed.
+    fn from(media: T) -> Self {
+        Self { media, flags: Flags::new() }
     }
 }
 

@@ -16,8 +16,8 @@ use legenda_schemas::{
     job::RejectsPlace,
     ledger::LedgerEntry,
     table::{
-        ANSWER_COLUMN, CODE_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN, MESSAGE_COLUMN,
-        RESERVED_PREFIX,
+        ANSWER_COLUMN, CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN,
+        MESSAGE_COLUMN, RESERVED_PREFIX,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use crate::{
         cell::{MediaCell, media_cells, text_cell},
         reader::FileReader,
     },
+    stage::answer::flags_at,
 };
 
 /// Rows that are shown.
@@ -326,7 +327,10 @@ fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Sh
         ("as many others", rows_alike >= COMMON_ROWS_MIN && share_alike >= COMMON_SHARE_MIN),
         ("unlikely", is_unlikely),
     ];
-    let flags = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned()).collect();
+    let of_input = batch.column_by_name(FLAGS_COLUMN).map(|column| flags_at(column, row));
+    let of_input = of_input.iter().flatten().map(|flag| flag.as_str().replace('_', " "));
+    let odd = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned());
+    let flags = odd.chain(of_input).collect();
     Some(Shown { answer: shorten(answer), logprob, flags, ..Shown::default() })
 }
 

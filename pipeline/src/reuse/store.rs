@@ -7,13 +7,14 @@ use std::{
 };
 
 use legenda_models::{Embedding, FinishReason, Generation, Trial};
+use legenda_schemas::flag::{Flag, Flags};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::ResultKey;
-use crate::stage::answer::Answer;
+use crate::stage::answer::{Answer, Content};
 
-/// The version of the table; a file of another is not used.
-const VERSION: i64 = 1;
+/// The version of the table; a file of a later one is not used.
+const VERSION: i64 = 2;
 
 /// How long a run waits for another that writes.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -34,10 +35,15 @@ const TABLE: &str = "
         -- 32-bit little-endian numbers each.
         token_ids BLOB,
         logprob_mean REAL,
-        embedding BLOB
+        embedding BLOB,
+        -- Names, separated by spaces.
+        flags TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE INDEX results_by_use ON results (used);
 ";
+
+/// Makes a table of version 1, which had no flags, one of version 2.
+const UPGRADE_FROM_1: &str = "ALTER TABLE results ADD COLUMN flags TEXT NOT NULL DEFAULT ''";
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,12 +125,19 @@ impl ResultStore {
         let read_version = |database: &Connection| {
             database.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
         };
-        if read_version(&database)? == 0 {
+        let found = read_version(&database)?;
+        if found == 0 {
             database.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        if found < VERSION {
             let making = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
             // Another run may have made it meanwhile.
-            if read_version(&making)? == 0 {
-                making.execute_batch(TABLE)?;
+            match read_version(&making)? {
+                0 => making.execute_batch(TABLE)?,
+                1 => making.execute_batch(UPGRADE_FROM_1)?,
+                _ => {}
+            }
+            if read_version(&making)? < VERSION {
                 making.pragma_update(None, "user_version", VERSION)?;
             }
             making.commit()?;
@@ -223,12 +236,13 @@ fn insert(
 ) -> rusqlite::Result<()> {
     let mut insert = database.prepare_cached(
         "INSERT OR IGNORE INTO results (name, used, run, tokens_prompt, text, finish_reason, \
-         token_ids, logprob_mean, embedding) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         token_ids, logprob_mean, embedding, flags) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let (mut text, mut embedding) = (None, None);
-    let tokens_prompt = match answer {
-        Answer::Generation(generation) => {
+    let tokens_prompt = match &answer.content {
+        Content::Generation(generation) => {
             // Ids of tokens are far below 2³¹; one that is not is no answer to keep.
             let ids =
                 generation.token_ids.iter().map(|id| i32::try_from(*id).map(i32::to_le_bytes));
@@ -236,12 +250,13 @@ fn insert(
             text = Some((generation, ids.concat()));
             Some(count(generation.n_prompt_tokens))
         }
-        Answer::Embedding(Embedding { values, n_tokens }) => {
+        Content::Embedding(Embedding { values, n_tokens }) => {
             let bytes: Vec<[u8; 4]> = values.iter().map(|value| value.to_le_bytes()).collect();
             embedding = Some(bytes.concat());
             n_tokens.map(count)
         }
     };
+    let flags: Vec<&str> = answer.flags.iter().map(|flag| flag.as_str()).collect();
     insert.execute(params![
         name,
         now,
@@ -252,12 +267,19 @@ fn insert(
         text.as_ref().map(|(_, ids)| ids),
         text.as_ref().map(|(generation, _)| f64::from(generation.logprob_mean)),
         embedding,
+        flags.join(" "),
     ])?;
     Ok(())
 }
 
-/// Reads an answer; none of a row that holds none.
+/// Reads an answer; none of a row that holds none, or has a flag that is not known here.
 fn answer(row: &Row<'_>) -> rusqlite::Result<Option<Answer>> {
+    let flags: String = row.get("flags")?;
+    let flags: Option<Flags> = flags.split_whitespace().map(Flag::from_name).collect();
+    Ok(content(row)?.zip(flags).map(|(content, flags)| Answer { content, flags }))
+}
+
+fn content(row: &Row<'_>) -> rusqlite::Result<Option<Content>> {
     let tokens: Option<i64> = row.get("tokens_prompt")?;
     let tokens = tokens.and_then(|n| usize::try_from(n).ok());
     if let Some(bytes) = row.get::<_, Option<Vec<u8>>>("embedding")? {
@@ -274,7 +296,7 @@ fn answer(row: &Row<'_>) -> rusqlite::Result<Option<Answer>> {
     };
     #[expect(clippy::cast_possible_truncation, reason = "it was made of such a number")]
     let logprob_mean = row.get::<_, f64>("logprob_mean")? as f32;
-    Ok(Some(Answer::Generation(Generation {
+    Ok(Some(Content::Generation(Generation {
         token_ids: ids.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect(),
         text: row.get("text")?,
         finish_reason,
@@ -289,17 +311,23 @@ mod tests {
     use legenda_models::{Embedding, FinishReason, Generation, Trial};
     use sha2::{Digest, Sha256};
 
-    use super::{Answer, ResultStore, StoreError};
+    use legenda_schemas::flag::{Flag, Flags};
 
-    fn text(of: usize) -> Answer {
-        Answer::Generation(Generation {
+    use super::{Answer, Content, ResultStore, StoreError, TABLE};
+
+    fn generation(of: usize) -> Generation {
+        Generation {
             token_ids: vec![7, 0, 31_999],
             text: format!("answer {of} \0 of ünïcode ").repeat(20),
             finish_reason: FinishReason::Length,
             n_prompt_tokens: of,
             logprob_mean: -0.1,
             trial: Trial::default(),
-        })
+        }
+    }
+
+    fn text(of: usize) -> Answer {
+        Answer::new(generation(of), Flags::from([Flag::ChannelsCancel]))
     }
 
     #[test]
@@ -307,10 +335,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/results.sqlite");
         let embedding = Embedding { values: vec![0.1, -3e-30, f32::MIN], n_tokens: None };
-        let embedding = Answer::Embedding(embedding);
+        let flags = Flags::from(Flag::ALL);
+        let of_embedding = Answer::new(embedding.clone(), flags.clone());
         {
             let mut store = ResultStore::open(&path, 1 << 20).unwrap();
-            let answers = [([1; 32], &text(3)), ([2; 32], &embedding)];
+            let answers = [([1; 32], &text(3)), ([2; 32], &of_embedding)];
             store.put(&answers).unwrap();
             assert!(store.get(&[3; 32]).unwrap().is_none());
         }
@@ -320,16 +349,49 @@ mod tests {
         for store in [&mut one, &mut other] {
             let (found, is_own) = store.get(&[1; 32]).unwrap().unwrap();
             assert!(!is_own, "a run before has put it there");
-            let (Answer::Generation(found), Answer::Generation(put)) = (found, text(3)) else {
-                panic!("it was a text");
-            };
-            assert_eq!(found, put);
+            let Content::Generation(text) = found.content else { panic!("it was a text") };
+            assert_eq!((text, found.flags), (generation(3), Flags::from([Flag::ChannelsCancel])));
             let (found, _) = store.get(&[2; 32]).unwrap().unwrap();
-            let (Answer::Embedding(found), Answer::Embedding(put)) = (found, &embedding) else {
+            let Content::Embedding(found_embedding) = found.content else {
                 panic!("it was an embedding");
             };
-            assert_eq!((found.values, found.n_tokens), (put.values.clone(), put.n_tokens));
+            assert_eq!(found_embedding.values, embedding.values);
+            assert_eq!(found_embedding.n_tokens, embedding.n_tokens);
+            assert_eq!(found.flags, flags);
         }
+    }
+
+    #[test]
+    fn a_store_of_version_1_keeps_its_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.sqlite");
+        let old = rusqlite::Connection::open(&path).unwrap();
+        let (columns, rest) = TABLE.split_once("embedding BLOB").unwrap();
+        let (_, end) = rest.split_once(") STRICT").unwrap();
+        old.execute_batch(&format!("{columns}embedding BLOB) STRICT{end}")).unwrap();
+        old.execute(
+            "INSERT INTO results (name, used, run, tokens_prompt, text, finish_reason, token_ids, \
+             logprob_mean) VALUES (?1, 1, 'x', 4, 'old', 'stop', x'01000000', -0.5)",
+            [[7_u8; 32]],
+        )
+        .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let mut store = ResultStore::open(&path, 1 << 20).unwrap();
+            let (found, _) = store.get(&[7; 32]).unwrap().unwrap();
+            assert_eq!((found.text(), found.flags.len()), (Some("old"), 0));
+            store.put(&[([8; 32], &text(1))]).unwrap();
+            assert_eq!(store.get(&[8; 32]).unwrap().unwrap().0.flags.len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_answer_with_an_unknown_flag_is_not_reused() {
+        let mut store = ResultStore::temporary(1 << 20).unwrap();
+        store.put(&[([1; 32], &text(1))]).unwrap();
+        store.database.execute("UPDATE results SET flags = 'of_later'", []).unwrap();
+        assert!(store.get(&[1; 32]).unwrap().is_none());
     }
 
     #[test]

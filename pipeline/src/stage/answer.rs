@@ -4,35 +4,54 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, FixedSizeListBuilder, Float32Array, Float32Builder, StringArray, UInt32Array,
+        Array, ArrayRef, AsArray, FixedSizeListBuilder, Float32Array, Float32Builder, ListBuilder,
+        StringArray, StringBuilder, UInt32Array,
     },
     datatypes::Field,
 };
 use legenda_models::{Embedding, Generation};
-use legenda_schemas::table::{AnswerKind, embedding_item};
+use legenda_schemas::{
+    flag::{Flag, Flags},
+    table::{AnswerKind, embedding_item, flags_item},
+};
 
 /// The answer to a row.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub struct Answer {
+    /// What the model made of the input.
+    pub content: Content,
+    /// The flags of the input.
+    pub flags: Flags,
+}
+
+/// What a model makes of a row's input.
+#[derive(Clone, Debug)]
+pub enum Content {
     /// A text.
     Generation(Generation),
     /// An embedding.
     Embedding(Embedding),
 }
 
-impl From<Generation> for Answer {
+impl From<Generation> for Content {
     fn from(generation: Generation) -> Self {
         Self::Generation(generation)
     }
 }
 
-impl From<Embedding> for Answer {
+impl From<Embedding> for Content {
     fn from(embedding: Embedding) -> Self {
         Self::Embedding(embedding)
     }
 }
 
 impl Answer {
+    /// Makes an answer of what the model made of an input with these flags.
+    #[must_use]
+    pub fn new(content: impl Into<Content>, flags: Flags) -> Self {
+        Self { content: content.into(), flags }
+    }
+
     /// Returns the tokens generated; none for an embedding.
     #[must_use]
     pub fn tokens_generated(&self) -> u64 {
@@ -42,9 +61,9 @@ impl Answer {
     /// Returns the tokens of the prompt, or of the text that was embedded.
     #[must_use]
     pub fn tokens_prompt(&self) -> u64 {
-        match self {
-            Self::Generation(generation) => generation.n_prompt_tokens as u64,
-            Self::Embedding(embedding) => embedding.n_tokens.unwrap_or(0) as u64,
+        match &self.content {
+            Content::Generation(generation) => generation.n_prompt_tokens as u64,
+            Content::Embedding(embedding) => embedding.n_tokens.unwrap_or(0) as u64,
         }
     }
 
@@ -55,16 +74,16 @@ impl Answer {
     }
 
     fn generation(&self) -> Option<&Generation> {
-        match self {
-            Self::Generation(generation) => Some(generation),
-            Self::Embedding(_) => None,
+        match &self.content {
+            Content::Generation(generation) => Some(generation),
+            Content::Embedding(_) => None,
         }
     }
 
     fn embedding(&self) -> Option<&Embedding> {
-        match self {
-            Self::Generation(_) => None,
-            Self::Embedding(embedding) => Some(embedding),
+        match &self.content {
+            Content::Generation(_) => None,
+            Content::Embedding(embedding) => Some(embedding),
         }
     }
 }
@@ -118,6 +137,7 @@ fn generation_columns(status: ArrayRef, answers: &[Option<&Answer>]) -> Vec<Arra
         texts(&|generation| generation.text.clone()),
         status,
         texts(&|generation| generation.finish_reason.as_str().to_owned()),
+        flags_column(answers.iter().map(|answer| answer.map(|answer| &answer.flags))),
         counts(&|generation| generation.n_prompt_tokens),
         counts(&|generation| generation.token_ids.len()),
         Arc::new(logprobs.collect::<Float32Array>()),
@@ -145,7 +165,33 @@ fn embedding_columns(
         lists.append(embedding.is_some());
     }
     let tokens = embeddings.iter().map(|one| one.and_then(|one| one.n_tokens).map(count));
-    vec![Arc::new(lists.finish()), status, Arc::new(tokens.collect::<UInt32Array>())]
+    let flags = flags_column(answers.iter().map(|answer| answer.map(|answer| &answer.flags)));
+    vec![Arc::new(lists.finish()), status, flags, Arc::new(tokens.collect::<UInt32Array>())]
+}
+
+/// Builds the column of flags; a rejected row, `None`, has none.
+fn flags_column<'a>(rows: impl Iterator<Item = Option<&'a Flags>>) -> ArrayRef {
+    let mut lists = ListBuilder::new(StringBuilder::new()).with_field(flags_item());
+    for flags in rows {
+        let names = flags.into_iter().flatten().map(|flag| Some(flag.as_str()));
+        lists.append_value(names);
+    }
+    Arc::new(lists.finish())
+}
+
+/// Returns `n_rows` rows of the column of flags, as of answers that have none.
+pub(crate) fn no_flags(n_rows: usize) -> ArrayRef {
+    flags_column(std::iter::repeat_n(None, n_rows))
+}
+
+/// Returns the flags of a row of the column; none where the column is another.
+pub(crate) fn flags_at(column: &ArrayRef, row: usize) -> Flags {
+    let Some(lists) = column.as_list_opt::<i32>().filter(|lists| lists.is_valid(row)) else {
+        return Flags::new();
+    };
+    let names = lists.value(row);
+    let names = names.as_string_opt::<i32>().into_iter().flatten();
+    names.flatten().filter_map(Flag::from_name).collect()
 }
 
 fn count(n: usize) -> u32 {

@@ -36,7 +36,7 @@ use crate::{
     plan::RunPlan,
     predict::SettledRow,
     reuse::Known,
-    sidecar,
+    sidecar::{self, FileAnswer},
     source::{SourceFailed, TableFile, partitions},
     stop::Stop,
     store::WriteError,
@@ -519,12 +519,13 @@ impl Collector {
     }
 
     /// Returns the files of a span that are answered, and their answers.
-    fn answers_of_files<'a>(&'a self, place: &Span, span: &'a OpenSpan) -> Vec<(&'a str, &'a str)> {
+    fn answers_of_files<'a>(&'a self, place: &Span, span: &'a OpenSpan) -> Vec<FileAnswer<'a>> {
         let files = self.plan.table.file(&place.object.path).map_or(&[][..], TableFile::media);
         let rows = span.rows.iter().zip(&span.settled);
         rows.filter_map(|(row, settled)| match settled {
             Some(Settled::Answered { answer, .. }) => {
-                Some((files.get(*row)?.path.as_str(), answer.text()?))
+                let path = files.get(*row)?.path.as_str();
+                Some(FileAnswer { path, text: answer.text()?, flags: &answer.flags })
             }
             _ => None,
         })

@@ -12,7 +12,7 @@ use legenda_schemas::job::Limits;
 use crate::{
     budget::{Budget, Reservation},
     guard::{CALL_MAX, GuardError, guarded_within},
-    media::{MediaError, audio::decode_audio, image::PendingImage},
+    media::{Decoded, MediaError, audio::decode_audio, damaged::decode_image, image::PendingImage},
     source::cell::MediaCell,
 };
 
@@ -158,7 +158,7 @@ impl Room<'_> {
     }
 
     /// Decodes an image.
-    pub(super) fn image(&mut self, bytes: Cow<'_, [u8]>) -> Result<RgbImage, Short> {
+    pub(super) fn image(&mut self, bytes: Cow<'_, [u8]>) -> Result<Decoded<RgbImage>, Short> {
         let pixels_max = self.limits.image_pixels;
         let need = ImageNeed::of(self.processor, &PendingImage::open(&bytes, pixels_max)?);
         let is_copied = matches!(bytes, Cow::Borrowed(_));
@@ -169,31 +169,33 @@ impl Room<'_> {
         }
         // The library's decoder cannot change threads, so the header is read again on the guard's.
         let bytes = bytes.into_owned();
-        let decode = move || PendingImage::open(&bytes, pixels_max)?.decode();
+        let damaged_media = self.limits.damaged_media;
+        let decode = move || decode_image(&bytes, pixels_max, damaged_media);
         let image = self.guarded("image", decode)??;
         self.used = self.used.saturating_add(need.kept);
         Ok(image)
     }
 
     /// Decodes a sound. How long it is shows only then.
-    pub(super) fn sound(&mut self, bytes: Cow<'_, [u8]>) -> Result<Waveform, Short> {
+    pub(super) fn sound(&mut self, bytes: Cow<'_, [u8]>) -> Result<Decoded<Waveform>, Short> {
         let seconds_max = self.limits.audio_seconds;
         let n_bytes = bytes.len() as u64;
         let copied = bytes.into();
         let bytes_max = self.left().saturating_sub(n_bytes);
         let decoded =
             self.guarded("audio", move || decode_audio(copied, seconds_max, bytes_max))?;
-        let sound = decoded.map_err(|error| match error {
+        let audio = decoded.map_err(|error| match error {
             MediaError::TooMuchMemory { bytes, .. } => {
                 let bytes = self.used.saturating_add(n_bytes).saturating_add(bytes);
                 Short::Needs { bytes, is_exact: false }
             }
             error => Short::Refused(error),
         })?;
-        let of_model = self.processor.audio_bytes(sound.samples.len(), sound.sample_rate_hz);
-        let kept = (sound.samples.len() as u64 * size_of::<f32>() as u64).saturating_add(of_model);
+        let Waveform { samples, sample_rate_hz } = &audio.media;
+        let of_model = self.processor.audio_bytes(samples.len(), *sample_rate_hz);
+        let kept = (samples.len() as u64 * size_of::<f32>() as u64).saturating_add(of_model);
         self.need(kept)?;
         self.used = self.used.saturating_add(kept);
-        Ok(sound)
+        Ok(audio)
     }
 }

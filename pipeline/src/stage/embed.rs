@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use legenda_models::{Embedder, Sample};
 
-use super::{ModelPanic, Outcome, Outcomes, PreparedRow, Stage, answer::Origin, parts::Admission};
+use super::{
+    ModelPanic, Outcome, Outcomes, PreparedRow, Stage,
+    answer::{Answer, Origin},
+    parts::Admission,
+};
 use crate::{
     budget::{ByteReceiver, Disconnected, receive_batch},
     guard::guarded,
@@ -44,7 +48,7 @@ pub fn run(
                 Ok(Ok(embedding)) => Outcome::Answered {
                     key,
                     input_sha256: identity.input_sha256,
-                    answer: Arc::new(embedding.into()),
+                    answer: Arc::new(Answer::new(embedding, identity.flags)),
                     origin: Origin::Model,
                 },
                 Ok(Err(error)) => Outcome::rejected(key, Stage::Embed, error.code(), &error),

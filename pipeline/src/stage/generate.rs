@@ -13,7 +13,7 @@ use legenda_models::{Engine, Finished, Prompt};
 
 use super::{
     EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
-    answer::Origin,
+    answer::{Answer, Origin},
     parts::{Admission, Part, WaitingParts},
 };
 use crate::{
@@ -160,7 +160,7 @@ impl Generator<'_> {
             Ok(whole) => Outcome::Answered {
                 key,
                 input_sha256: identity.input_sha256,
-                answer: Arc::new(whole.into()),
+                answer: Arc::new(Answer::new(whole, identity.flags)),
                 origin: Origin::Model,
             },
             Err(error) => ModelPanic::from(error).rejects(key, Stage::Generate),

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use legenda_models::Hearing;
 use tokio::sync::oneshot;
 
-use super::{Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, answer::Origin, parts::Part};
+use super::{
+    Outcome, Outcomes, PreparedRow, RowIdentity, RowKey,
+    answer::{Answer, Origin},
+    parts::Part,
+};
 use crate::budget::{ByteSender, Disconnected, Reservation};
 
 /// A row whose sound is to be heard so.
@@ -54,8 +58,8 @@ impl HeardRow {
             hearing.take(window);
             n_windows += 1;
         }
-        let answer = Arc::new(hearing.answer().into());
-        let input_sha256 = identity.input_sha256;
+        let RowIdentity { input_sha256, flags, .. } = identity;
+        let answer = Arc::new(Answer::new(hearing.answer(), flags));
         let answered = Outcome::Answered { key, input_sha256, answer, origin: Origin::Model };
         outcomes.send(answered).await.map_err(|_| Disconnected)
     }

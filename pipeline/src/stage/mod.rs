@@ -28,6 +28,7 @@ use std::{fmt, sync::Arc};
 use arrow::array::RecordBatch;
 use legenda_models::{Prompt, Sample};
 use legenda_schemas::{
+    flag::Flags,
     ledger::LedgerEntry,
     span::{Span, SpanId},
 };
@@ -103,13 +104,15 @@ pub struct PreparedRow {
     pub sample: Sample,
 }
 
-/// What tells a row's input and its random stream.
+/// The input of a row and its random stream.
 #[derive(Clone, Debug)]
 pub struct RowIdentity {
     /// SHA-256 of prompt and media, hex.
     pub input_sha256: String,
     /// The seed of its draws.
     pub seed: u64,
+    /// The flags of the input, known once its media are decoded.
+    pub flags: Flags,
 }
 
 /// A row, or a part of one, whose media are encoded: what leaves `encode`.

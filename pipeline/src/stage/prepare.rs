@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
 use legenda_models::{Hearing, ProcessError, Processor, Record, Sample, Turn};
-use legenda_schemas::{job::TaskKind, sha256_hex};
+use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
@@ -387,7 +387,7 @@ impl Preparer {
         if asking.prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing.into());
         }
-        let identity = self.identity(batch, offset, &asking, &images, &audios);
+        let mut identity = self.identity(batch, offset, &asking, &images, &audios);
         let Asking { prompt, system, earlier } = asking;
         let asked = self.known.as_ref().map(|known| known.ask(batch.key(offset), &identity));
         if let Some(asked @ (Asked::Awaited | Asked::Known(..))) = asked {
@@ -401,11 +401,13 @@ impl Preparer {
         };
         for bytes in images {
             let image = room.image(bytes).map_err(|short| Attempt::of(short, &columns.image))?;
-            record.images.push(image);
+            identity.flags.extend(image.flags);
+            record.images.push(image.media);
         }
         for bytes in audios {
-            let sound = room.sound(bytes).map_err(|short| Attempt::of(short, &columns.audio))?;
-            record.audios.push(sound);
+            let audio = room.sound(bytes).map_err(|short| Attempt::of(short, &columns.audio))?;
+            identity.flags.extend(audio.flags);
+            record.audios.push(audio.media);
         }
         let ready = match self.processor.hear(&record).map_err(PrepareError::from)? {
             Some(hearing) => Ready::Heard(hearing),
@@ -530,6 +532,6 @@ impl Preparer {
         let job_seed = self.plan.job.generation.seed.to_le_bytes();
         let seed = sha256_hex([&row[..], &job_seed, input_sha256.as_bytes()]);
         let seed = u64::from_str_radix(&seed[..16], 16).unwrap_or_default();
-        RowIdentity { input_sha256, seed }
+        RowIdentity { input_sha256, seed, flags: Flags::new() }
     }
 }
