@@ -75,6 +75,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
         "question",
         "embedding",
         "legenda_status",
+        "legenda_flags",
         "legenda_tokens_prompt",
         "legenda_input_sha256",
     ];

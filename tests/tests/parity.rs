@@ -55,7 +55,7 @@ fn record(batch: &RecordBatch, row: usize) -> Option<(Record, bool)> {
         record.images.push(PendingImage::open(&image, 1 << 24).ok()?.decode().ok()?);
     }
     if let Some(audio) = bytes("audio") {
-        let sound = decode_audio(audio.into(), 60.0, 1 << 26).ok()?;
+        let sound = decode_audio(audio.into(), 60.0, 1 << 26).ok()?.media;
         exact &= sound.sample_rate_hz == 16_000;
         record.audios.push(sound);
     }

@@ -47,6 +47,7 @@ fn bad_rows_are_rejected_with_their_reasons_and_can_be_fed_back() {
             "answer",
             "legenda_status",
             "legenda_finish_reason",
+            "legenda_flags",
             "legenda_tokens_prompt",
             "legenda_tokens_generated",
             "legenda_logprob_mean",

@@ -49,6 +49,8 @@ fn heavy_crates_are_named_by_one_crate_only() {
         ("rubato", "models"),
         ("parquet", "pipeline"),
         ("symphonia", "pipeline"),
+        ("mozjpeg", "pipeline"),
+        ("mozjpeg-sys", "pipeline"),
         ("polars", "pipeline"),
         ("object_store", "pipeline"),
         ("clap", "jobs"),
@@ -110,6 +112,7 @@ fn heavy_crates_stay_in_their_rooms() {
         ),
         ("object_store::", &["pipeline/src/store"]),
         ("polars::", &["pipeline/src/query/sql.rs"]),
+        ("mozjpeg_sys::", &["pipeline/src/media/jpeg/libjpeg.rs"]),
         ("axum::", &["jobs/src/schedule/page", "jobs/src/command/schedule.rs"]),
         (
             "rusqlite::",
@@ -130,6 +133,32 @@ fn heavy_crates_stay_in_their_rooms() {
         assert!(!inside.is_empty(), "no file of {rooms:?} names `{heavy}`");
         assert!(outside.is_empty(), "{outside:?} name `{heavy}`");
     }
+}
+
+/// The modules that may have `unsafe`, each for a need of its own; `CONTRIBUTING.md` lists them too.
+const UNSAFE: [&str; 4] = [
+    "jobs/src/allocator.rs",
+    "models/src/onnx/cuda.rs",
+    "models/src/onnx/probe.rs",
+    "pipeline/src/media/jpeg/libjpeg.rs",
+];
+
+#[test]
+fn unsafe_code_stays_in_its_documented_modules() {
+    let mut files = Vec::new();
+    for crate_dir in CRATES {
+        rust_files(&repository().join(crate_dir).join("src"), &mut files);
+    }
+    let rules = fs::read_to_string(repository().join("CONTRIBUTING.md")).unwrap();
+    for module in UNSAFE {
+        assert!(rules.contains(module), "CONTRIBUTING.md does not list `{module}`");
+    }
+    // The lint `unsafe_code` is denied, so each use has an exception that names it.
+    let has_exception =
+        |file: &PathBuf| fs::read_to_string(file).unwrap().contains("expect(unsafe_code");
+    let mut found: Vec<PathBuf> = files.into_iter().filter(has_exception).collect();
+    found.sort();
+    assert_eq!(found, UNSAFE.map(|module| repository().join(module)));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn decode(bytes: &[u8], picture: bool) -> (u64, Result<(), MediaError>) {
         let usual = bytes.len() as u64 * SOUND_EXPANSION;
         let promised = decoded
             .as_ref()
-            .map_or(SOUND_BYTES_MAX, |sound| usual.max(sound.samples.len() as u64 * 8));
+            .map_or(SOUND_BYTES_MAX, |sound| usual.max(sound.media.samples.len() as u64 * 8));
         (promised, decoded.map(drop))
     }
 }
