@@ -87,7 +87,7 @@ fn damaged_images_are_rejected_unless_the_job_wants_them_answered() {
     assert_eq!(flags(&answers), ["", "", MARKED, MARKED, MARKED]);
     let _proof = place.run(&["verify", "out"]).expect(0);
     let _page = place.run(&["report", "out"]).expect(0);
-    let page = fs::read_to_string(place.path("out/_legenda/report.html")).unwrap();
+    let page = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
     assert!(page.contains("media damaged"), "the report shows flags of rows");
 }
 
@@ -148,7 +148,7 @@ fn json_sidecars_have_the_flags() {
 /// Makes a committed output what a version before the column of flags has written: removes the column from
 /// every part, and says so in the ledger.
 fn without_flags(place: &Workplace, output: &str) {
-    let ledger = place.path(output).join("_legenda/ledger");
+    let ledger = place.path(&format!("{output}.legenda/ledger"));
     for entry in fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()) {
         let mut value: Value = serde_json::from_slice(&fs::read(&entry).unwrap()).unwrap();
         for part in value["parts"].as_array_mut().unwrap() {
@@ -178,7 +178,7 @@ fn an_output_of_an_earlier_version_goes_on() {
     let _begun = place.run(&args).expect(0);
     without_flags(&place, "out");
     // One span is not done yet.
-    let ledger = place.path("out/_legenda/ledger");
+    let ledger = place.path("out.legenda/ledger");
     let undone = fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let has_reject = fs::read_to_string(&undone).unwrap().contains("image_too_large");
     let undone = if has_reject {
