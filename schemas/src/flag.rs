@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// job's limits alone, so rows with the same input have the same flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flag {
-    /// A medium is damaged, and what could be decoded of it was used
+    /// An image is damaged, and what could be decoded of it was used
     /// (`limits.damaged_media = "answer"`).
     MediaDamaged,
     /// The channels of an audio cancel each other out when they are averaged.

@@ -186,12 +186,12 @@ pub struct Limits {
     pub audio_seconds: f64,
     /// The most bytes of a prompt's text.
     pub text_bytes: ByteSize,
-    /// What becomes of rows with a damaged image or audio.
+    /// What becomes of rows with a damaged image. Damaged audio is rejected.
     #[serde(skip_serializing_if = "DamagedMedia::is_default")]
     pub damaged_media: DamagedMedia,
 }
 
-/// What becomes of rows with a damaged image or audio.
+/// What becomes of rows with a damaged image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DamagedMedia {
@@ -199,7 +199,7 @@ pub enum DamagedMedia {
     #[default]
     Reject,
     /// They are answered from what can be decoded, and marked: `media_damaged` in `legenda_flags`.
-    /// Media of which nothing can be decoded are rejected.
+    /// Images of which nothing can be decoded are rejected.
     Answer,
 }
 
