@@ -47,6 +47,9 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     for (code, rows) in &report.rejects {
         lines.push(format!("rejected {rows}: {code}"));
     }
+    if let Some(note) = &report.device_note {
+        lines.push(format!("device {}: {note}", report.device));
+    }
     if let Some(peak) = report.peak_memory_bytes {
         let limit = ByteSize(report.memory_limit_bytes);
         lines.push(format!("peak memory {} of the {limit} allowed", ByteSize(peak)));

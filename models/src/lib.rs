@@ -41,7 +41,7 @@ pub use engine::{
 pub use family::{EncodeError, Encoder};
 pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
-pub use onnx::{Runtime, RuntimeError, RuntimeOptions};
+pub use onnx::{Gpus, Runtime, RuntimeError, RuntimeOptions};
 pub use processor::{
     Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn, Waveform,
 };

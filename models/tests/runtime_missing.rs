@@ -17,6 +17,7 @@ fn every_place_is_named_with_its_reason_and_a_command_that_mends_it() {
         python: Some("no-such-python".into()),
         offline: true,
         threads: None,
+        has_gpu: true,
     };
     let error = Runtime::open(&options, &|line| panic!("progress while offline: {line}"));
     let error = error.unwrap_err();

@@ -152,6 +152,12 @@ pub struct RunReport {
     /// What the run was predicted to take, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prediction: Option<Prediction>,
+    /// The device that the model ran on: `cpu` or `cuda`.
+    #[serde(default)]
+    pub device: String,
+    /// What kept the run from the GPU of its machine, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_note: Option<String>,
 }
 
 impl RunReport {

@@ -212,6 +212,10 @@ pub async fn run(
         again_bytes_max: stage_bytes / 100 * AGAIN_PERCENT / AGAIN_COPIES,
         known: open_known(&plan, &model, &options.base_dir),
     };
+    let (device, device_note) = match &model {
+        Loaded::Model(model) => (model.info.device, model.info.device_note.clone()),
+        Loaded::Embedder(embedder) => (embedder.info.device, embedder.info.device_note.clone()),
+    };
     let (end, ended) = oneshot::channel();
     let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
     let entries = run_stages(model, options, collector, stage_bytes).await?;
@@ -246,6 +250,8 @@ pub async fn run(
         bytes_read: plan.table.bytes_read.total() - bytes_before,
         store_retries: store::retries(),
         prediction,
+        device: device.to_string(),
+        device_note,
     };
     // A span that was retried has its new entry, and its old one where the run ended before.
     let mut ledger = committed.entries;

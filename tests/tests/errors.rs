@@ -115,7 +115,11 @@ fn a_device_that_is_not_there_is_an_error_not_a_fallback() {
     // On a machine with CUDA the run simply works.
     let ended = place.run(&args);
     if ended.code != Some(0) {
-        ended.expect(2).complains_of(&["CUDA", "onnxruntime-gpu"]);
+        ended.expect(2).complains_of(&["CUDA cannot be used", "no CUDA device was found"]);
+        place
+            .run(&["check", args[1], args[2], args[3]])
+            .expect(2)
+            .complains_of(&["CUDA cannot be used"]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Output, Stdio};
 
-use legenda_tests::Workplace;
+use legenda_tests::{TEXT_JOB, Workplace, ended, texts, write_table};
 
 fn doctor(place: &Workplace) -> Child {
     let mut command = place.command(&["doctor", "--json"]);
@@ -27,4 +27,79 @@ fn two_processes_with_an_empty_cache_fetch_once() {
     }
     // Where Python has the package nothing is fetched at all.
     assert!(n_fetches <= 1, "each process fetched for itself");
+}
+
+/// A place with an `nvidia-smi` that finds a GPU, and a cache with the library at `library`.
+#[cfg(target_os = "linux")]
+fn machine_with_a_gpu(library: &str) -> Workplace {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let place = Workplace::new();
+    fs::create_dir_all(place.path("bin")).unwrap();
+    place.write("bin/nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\n");
+    fs::set_permissions(place.path("bin/nvidia-smi"), fs::Permissions::from_mode(0o755)).unwrap();
+    let version = place.path("cache/onnxruntime/1.31.1");
+    fs::create_dir_all(&version).unwrap();
+    std::os::unix::fs::symlink(library, version.join("libonnxruntime.so")).unwrap();
+    place
+}
+
+#[cfg(target_os = "linux")]
+fn with_a_gpu(place: &Workplace, arguments: &[&str]) -> std::process::Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = place.command(arguments);
+    command.env("PATH", format!("{}:{path}", place.path("bin").display()));
+    command.env("LEGENDA_CACHE", place.path("cache")).env("LEGENDA_OFFLINE", "1");
+    command.env_remove("ORT_DYLIB_PATH").env_remove("CUDA_VISIBLE_DEVICES");
+    command
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
+    let told = Workplace::new().run(&["doctor", "--json"]).expect(0);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    if told["device"] == "cuda" {
+        return;
+    }
+    let library = told["library"].as_str().unwrap();
+    let place = machine_with_a_gpu(library);
+    let doctor = || -> serde_json::Value {
+        let told = ended(&mut with_a_gpu(&place, &["doctor", "--json"])).expect(0);
+        serde_json::from_str(&told.stdout).unwrap()
+    };
+    let told = doctor();
+    assert_eq!(told["gpu"], "NVIDIA H200");
+    assert_eq!(told["device"], "cpu");
+    let note = told["device_note"].as_str().unwrap();
+    let target = format!("--target \"{}\"", place.path("cache/onnxruntime-gpu/1.31.1").display());
+    assert!(note.contains("built without CUDA") && note.contains(&target), "{note}");
+    assert!(note.contains("onnxruntime-gpu[cuda,cudnn]==1.31.1"), "{note}");
+
+    // A run says once that it took the CPU, and its report why; a job that wants the GPU is refused.
+    write_table(&place.path("table.parquet"), &texts(&["What is dog in German?"]), 5);
+    place.write("job.toml", TEXT_JOB);
+    let ran = ended(&mut with_a_gpu(&place, &["run", "job.toml"])).expect(0);
+    assert_eq!(ran.stderr.matches("running on the CPU").count(), 1, "{}", ran.stderr);
+    assert!(ran.stdout.contains("device cpu: ONNX Runtime at"), "{}", ran.stdout);
+    let report = std::fs::read_to_string(place.path("out/_legenda/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["device"], "cpu");
+    assert!(report["device_note"].as_str().unwrap().contains(&target));
+    for command in ["check", "run"] {
+        let wanted = [command, "job.toml", "--set", "model.device=cuda"];
+        let refused = ended(&mut with_a_gpu(&place, &wanted)).expect(2);
+        refused.complains_of(&["CUDA cannot be used", &target]);
+    }
+    // Hidden, it is as if it were not there.
+    let mut hidden = with_a_gpu(&place, &["doctor", "--json"]);
+    let hidden = ended(hidden.env("CUDA_VISIBLE_DEVICES", "")).expect(0);
+    assert!(hidden.stdout.contains("\"gpu\":\"none\"") && !hidden.stdout.contains("device_note"));
+
+    // What the command installs is taken before the library in the cache.
+    let installed = place.path("cache/onnxruntime-gpu/1.31.1/onnxruntime/capi");
+    std::fs::create_dir_all(&installed).unwrap();
+    std::os::unix::fs::symlink(library, installed.join("libonnxruntime.so.1.31.1")).unwrap();
+    std::fs::write(installed.join("libonnxruntime_providers_cuda.so"), "").unwrap();
+    let told = doctor();
+    assert!(told["library"].as_str().unwrap().contains("onnxruntime-gpu"), "{told}");
 }

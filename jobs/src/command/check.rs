@@ -2,9 +2,9 @@
 
 use chrono::Utc;
 use legenda_models::EmbeddingInput;
-use legenda_schemas::units::counted;
+use legenda_schemas::{job::Device, units::counted};
 
-use super::{check_job, print};
+use super::{check_job, open_runtime, print};
 use crate::{
     cli::JobArgs,
     failure::{Exit, Failure},
@@ -15,6 +15,10 @@ use crate::{
 pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let checked = check_job(args)?;
     let plan = &checked.plan;
+    if plan.job.model.device == Device::Cuda {
+        let runtime = open_runtime(args.offline, plan.job.model.threads)?;
+        runtime.choose_device(Device::Cuda).map_err(Failure::config)?;
+    }
     print(&format!("job        {}: valid", args.job.display()));
     print(&format!("task       {}", plan.job.task.kind.as_str()));
     match &plan.embedding {

@@ -1,6 +1,6 @@
 //! `legenda doctor`.
 
-use legenda_models::{Bundle, BundleSource, HubOptions, Runtime, RuntimeOptions};
+use legenda_models::{Bundle, BundleSource, Gpus, HubOptions, Runtime, RuntimeOptions};
 use legenda_schemas::{job::Device, units::ByteSize};
 use serde_json::{Value, json};
 
@@ -58,6 +58,9 @@ fn runtime_findings(runtime: &Runtime) -> Vec<(&'static str, Value)> {
         ("found by", Value::from(runtime.found_by().to_string())),
         ("providers", Value::from(runtime.providers().join(", "))),
     ];
+    let gpus = Gpus::find(true);
+    let names = if gpus.is_empty() { "none".to_owned() } else { gpus.names.join(", ") };
+    findings.push(("gpu", Value::from(names)));
     match runtime.choose_device(Device::Auto) {
         Ok(choice) => {
             findings.push(("device", Value::from(choice.kind.to_string())));

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{RuntimeOptions, fetch};
+use super::{RuntimeOptions, fetch, gpu};
 
 /// A kind of place where the runtime may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +80,15 @@ pub(super) fn candidates(place: Place, options: &RuntimeOptions) -> Result<Vec<P
                 return Err(nothing(None, "no cache folder is known"));
             };
             let file = folder.join(fetch::LIBRARY_FILE);
+            let installed = options.cache_dir.as_deref().map(gpu::install_folder);
+            let installed = installed.map(|folder| folder.join("onnxruntime").join("capi"));
+            let installed = installed.and_then(|folder| libraries_in(&folder).ok());
             match file.try_exists() {
-                Ok(true) => Ok(vec![file]),
-                Ok(false) => Err(nothing(Some(&folder), "no library there")),
+                Ok(is_there) => {
+                    let files = is_there.then_some(file).into_iter();
+                    let files = files.chain(installed.into_iter().flatten()).collect();
+                    some(files).ok_or_else(|| nothing(Some(&folder), "no library there"))
+                }
                 Err(error) => Err(nothing(Some(&folder), &error.to_string())),
             }
         }

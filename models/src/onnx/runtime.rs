@@ -1,7 +1,7 @@
 //! Finds ONNX Runtime, opens it, and holds it for the life of the process.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,6 +12,7 @@ use ort::{
 
 use super::{
     fetch,
+    gpu::{self, Gpus},
     places::{self, Attempt, Place},
     probe,
 };
@@ -31,19 +32,21 @@ pub struct RuntimeOptions {
     pub offline: bool,
     /// Threads that compute, shared by all sessions; one per core where left out.
     pub threads: Option<usize>,
+    /// Whether this machine has a GPU for CUDA, so that a build with CUDA is taken before others.
+    pub has_gpu: bool,
 }
 
 impl RuntimeOptions {
     /// Reads `ORT_DYLIB_PATH`, `LEGENDA_CACHE` (else the user's cache folder) and
-    /// `LEGENDA_OFFLINE`; takes `python3` from the path.
+    /// `LEGENDA_OFFLINE`; takes `python3` from the path; looks for a GPU.
     #[must_use]
     pub fn from_env() -> Self {
         let path = |name: &str| {
             std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
         };
-        let binary_dir = std::env::current_exe().ok().and_then(|file| {
-            file.canonicalize().unwrap_or(file).parent().map(std::path::Path::to_owned)
-        });
+        let binary_dir = std::env::current_exe()
+            .ok()
+            .and_then(|file| file.canonicalize().unwrap_or(file).parent().map(Path::to_owned));
         let offline = std::env::var_os("LEGENDA_OFFLINE");
         Self {
             dylib_path: path("ORT_DYLIB_PATH"),
@@ -53,6 +56,7 @@ impl RuntimeOptions {
             python: Some(PathBuf::from("python3")),
             offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
             threads: None,
+            has_gpu: !Gpus::find(false).is_empty(),
         }
     }
 }
@@ -106,6 +110,7 @@ struct Inner {
     path: PathBuf,
     found_by: Place,
     providers: Vec<&'static str>,
+    options: RuntimeOptions,
 }
 
 /// The one runtime of the process: `ort` can load one library and make one environment.
@@ -115,7 +120,8 @@ impl Runtime {
     /// Finds and opens ONNX Runtime; `progress` gets a line for a person before and after a fetch.
     ///
     /// Looks in this order, and takes the first library that opens and is new enough:
-    /// `dylib_path`, beside the program, the cache, the Python package, a fetch into the cache.
+    /// `dylib_path`, beside the program, the cache, the Python package, a fetch into the cache. On a
+    /// machine with a GPU builds without CUDA, but for `dylib_path`, come after those with it.
     /// A process opens one runtime: later calls return it, whatever their options.
     ///
     /// # Errors
@@ -127,7 +133,7 @@ impl Runtime {
             return Ok(runtime.clone());
         }
         let found = find(options, progress)?;
-        let opened = start(found, options.threads)?;
+        let opened = start(found, options)?;
         *runtime = Some(opened.clone());
         Ok(opened)
     }
@@ -140,7 +146,7 @@ impl Runtime {
 
     /// Returns the library file.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.0.path
     }
 
@@ -159,6 +165,26 @@ impl Runtime {
         &self.0.providers
     }
 
+    /// Returns the command that installs a build of ONNX Runtime with CUDA where Legenda finds it;
+    /// `None` where there is no such build for this system.
+    #[must_use]
+    pub fn cuda_command(&self) -> Option<String> {
+        let RuntimeOptions { python, cache_dir, .. } = &self.0.options;
+        gpu::install_command(python.as_deref(), cache_dir.as_deref())
+    }
+
+    /// Says why CUDA does not start, where the provider of the library said `failure`, or where the
+    /// library has no provider for CUDA. Returns also whether that is surprising on this machine.
+    pub(super) fn cuda_missing(&self, failure: Option<&str>) -> (String, bool) {
+        let RuntimeOptions { has_gpu, cache_dir, .. } = &self.0.options;
+        let installed = cache_dir.as_deref().map(gpu::install_folder);
+        let is_installed = installed.is_some_and(|folder| self.path().starts_with(folder));
+        let missing =
+            gpu::Missing { has_gpu: *has_gpu, library: self.path(), failure, is_installed };
+        let command = if *has_gpu { self.cuda_command() } else { None };
+        (missing.reason(command.as_deref()), missing.is_surprising())
+    }
+
     pub(super) fn environment(&self) -> &Environment {
         &self.0.environment
     }
@@ -172,17 +198,29 @@ struct Found {
 
 fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, RuntimeError> {
     let mut attempts = Vec::new();
+    // Builds without CUDA, while another place may have one with it.
+    let mut later = Vec::new();
     for place in [Place::Variable, Place::BesideBinary, Place::Cache, Place::Python] {
         match places::candidates(place, options) {
             Err(attempt) => attempts.push(attempt),
             Ok(files) => {
                 for path in files {
+                    if waits(place, &path, options.has_gpu) {
+                        later.push((place, path));
+                        continue;
+                    }
                     match probe::version(&path) {
                         Ok(version) => return Ok(Found { place, path, version }),
                         Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
                     }
                 }
             }
+        }
+    }
+    for (place, path) in later {
+        match probe::version(&path) {
+            Ok(version) => return Ok(Found { place, path, version }),
+            Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
         }
     }
     let place = Place::Fetch;
@@ -203,14 +241,20 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
     }
 }
 
-fn start(found: Found, threads: Option<usize>) -> Result<Runtime, RuntimeError> {
+/// Returns whether a library is taken only where no other is found: on a machine with a GPU one without
+/// CUDA, unless somebody named it.
+fn waits(place: Place, library: &Path, has_gpu: bool) -> bool {
+    has_gpu && place != Place::Variable && !gpu::is_cuda_build(library)
+}
+
+fn start(found: Found, options: &RuntimeOptions) -> Result<Runtime, RuntimeError> {
     let Found { place, path, version } = found;
     let failed = |message: String| RuntimeError::Start { path: path.clone(), message };
     let builder = ort::init_from(&path).map_err(|error| failed(error.to_string()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     // One pool for all sessions: a pool each would have encoder and decoder fight over the cores.
     let pool = GlobalThreadPoolOptions::default()
-        .with_intra_threads(threads.unwrap_or(cores).max(1))
+        .with_intra_threads(options.threads.unwrap_or(cores).max(1))
         .and_then(|pool| pool.with_inter_threads(1))
         // Waiting threads must leave the cores to decoding of media.
         .and_then(|pool| pool.with_spin_control(false))
@@ -223,7 +267,8 @@ fn start(found: Found, threads: Option<usize>) -> Result<Runtime, RuntimeError> 
         .map_err(|error| failed(error.to_string()))?;
     tracing::debug!(version, path = %path.display(), found_by = %place, "opened onnx runtime");
     let providers = available_providers();
-    Ok(Runtime(Arc::new(Inner { environment, version, path, found_by: place, providers })))
+    let options = options.clone();
+    Ok(Runtime(Arc::new(Inner { environment, version, path, found_by: place, providers, options })))
 }
 
 fn available_providers() -> Vec<&'static str> {
@@ -231,4 +276,25 @@ fn available_providers() -> Vec<&'static str> {
         P::is_available().unwrap_or(false).then_some(P::NAME)
     }
     [name::<ep::CPU>(), name::<ep::CUDA>()].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Place, waits};
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn on_a_machine_with_a_gpu_builds_without_cuda_come_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let with_cuda = dir.path().join("libonnxruntime.so");
+        std::fs::write(dir.path().join("libonnxruntime_providers_cuda.so"), "").unwrap();
+        let without = Path::new("/nowhere/libonnxruntime.so");
+        for place in [Place::BesideBinary, Place::Cache, Place::Python] {
+            assert!(waits(place, without, true) && !waits(place, &with_cuda, true));
+            assert!(!waits(place, without, false), "without a GPU the first is as good");
+        }
+        assert!(!waits(Place::Variable, without, true), "somebody named it");
+    }
 }

@@ -36,7 +36,7 @@ impl fmt::Display for DeviceKind {
 pub struct DeviceChoice {
     /// The device.
     pub kind: DeviceKind,
-    /// What kept `auto` from the better one, if anything did.
+    /// What kept `auto` from a GPU, where there is one or the library is made for one.
     pub note: Option<String>,
 }
 
@@ -592,23 +592,25 @@ impl Runtime {
         if device == Device::Cpu {
             return cpu(None);
         }
-        match (self.start_cuda(), device) {
-            (Ok(()), _) => Ok(DeviceChoice { kind: DeviceKind::Cuda, note: None }),
-            (Err(message), Device::Cuda) => Err(SessionError::Cuda { message }),
-            (Err(message), _) => cpu(Some(message)),
+        let failure = match self.start_cuda() {
+            Ok(()) => return Ok(DeviceChoice { kind: DeviceKind::Cuda, note: None }),
+            Err(failure) => failure,
+        };
+        let (message, is_surprising) = self.cuda_missing(failure.as_deref());
+        if device == Device::Cuda {
+            return Err(SessionError::Cuda { message });
         }
+        tracing::debug!(reason = message, "took the CPU");
+        cpu(is_surprising.then_some(message))
     }
 
-    fn start_cuda(&self) -> Result<(), String> {
+    /// Starts CUDA; the error is that of the provider, or none where the library has no such.
+    fn start_cuda(&self) -> Result<(), Option<String>> {
         if !ep::CUDA::is_available().unwrap_or(false) {
-            return Err(
-                "the ONNX Runtime found has no `CUDAExecutionProvider`; the Python package \
-                        `onnxruntime-gpu` has it"
-                    .to_owned(),
-            );
+            return Err(None);
         }
         cuda::preload(self.path());
-        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda, false)?;
-        Memory::of(&session, DeviceKind::Cuda).map(drop)
+        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda, false);
+        session.and_then(|session| Memory::of(&session, DeviceKind::Cuda)).map(drop).map_err(Some)
     }
 }

@@ -1,0 +1,222 @@
+//! Whether this machine has a GPU for CUDA, and what makes ONNX Runtime use it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::fetch::VERSION;
+
+/// Systems that the package `onnxruntime-gpu` has builds for.
+const SYSTEMS: [(&str, &str); 2] = [("linux", "x86_64"), ("windows", "x86_64")];
+
+/// The GPUs for CUDA of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gpus {
+    /// What they are called, as far as that is known.
+    pub names: Vec<String>,
+}
+
+impl Gpus {
+    /// Looks for GPUs: at the driver's device files, and, where there are none or with `with_names`, by
+    /// `nvidia-smi`.
+    #[must_use]
+    pub fn find(with_names: bool) -> Self {
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let n_files = device_files();
+        let listing = (with_names || n_files == 0).then(listing).flatten();
+        Self::told_by(visible.as_deref(), n_files, listing.as_deref())
+    }
+
+    /// Tells from `CUDA_VISIBLE_DEVICES`, the number of device files, and what `nvidia-smi -L` printed,
+    /// which GPUs there are.
+    fn told_by(visible: Option<&str>, n_files: usize, listing: Option<&str>) -> Self {
+        // CUDA shows no device after the first that it does not know, and none where the list is empty.
+        let is_hidden = visible.is_some_and(|devices| {
+            let first = devices.split(',').next().unwrap_or_default().trim();
+            first.is_empty() || first.starts_with('-') || first == "NoDevFiles"
+        });
+        if is_hidden {
+            return Self::default();
+        }
+        let names = listing.into_iter().flat_map(str::lines).filter_map(|line| {
+            let name = line.strip_prefix("GPU ")?.split_once(": ")?.1;
+            Some(name.split(" (UUID").next().unwrap_or(name).trim().to_owned())
+        });
+        let names: Vec<String> = names.collect();
+        if names.is_empty() {
+            return Self { names: vec!["NVIDIA GPU".to_owned(); n_files] };
+        }
+        Self { names }
+    }
+
+    /// Returns whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+/// Returns the number of device files that NVIDIA's driver has made: `/dev/nvidia0` and so on.
+fn device_files() -> usize {
+    let is_device = |name: &str| {
+        let number = name.strip_prefix("nvidia");
+        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().filter_map(Result::ok);
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_device)).count()
+}
+
+/// Returns what `nvidia-smi -L` prints, where it is installed and finds a driver.
+fn listing() -> Option<String> {
+    let output = Command::new("nvidia-smi").arg("-L").stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Returns whether a build of ONNX Runtime has its CUDA provider beside it.
+pub(super) fn is_cuda_build(library: &Path) -> bool {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+    library.with_file_name(format!("{DLL_PREFIX}onnxruntime_providers_cuda{DLL_SUFFIX}")).is_file()
+}
+
+/// Returns the folder of a cache that a CUDA build is installed to.
+pub(super) fn install_folder(cache: &Path) -> PathBuf {
+    cache.join("onnxruntime-gpu").join(VERSION)
+}
+
+/// Returns the command that installs a CUDA build of ONNX Runtime, with the libraries of CUDA and cuDNN
+/// that it needs, where Legenda finds it. `None` where there is no such build for this system.
+pub(super) fn install_command(python: Option<&Path>, cache: Option<&Path>) -> Option<String> {
+    let system = (std::env::consts::OS, std::env::consts::ARCH);
+    let python = python.filter(|_| SYSTEMS.contains(&system))?;
+    let folder = cache.map(install_folder);
+    Some(command_of(&python.to_string_lossy(), has_pip(python), folder.as_deref()))
+}
+
+fn command_of(python: &str, has_pip: bool, folder: Option<&Path>) -> String {
+    let package = format!("\"onnxruntime-gpu[cuda,cudnn]=={VERSION}\"");
+    let Some(folder) = folder else { return format!("{python} -m pip install {package}") };
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let target = quoted(folder);
+    if has_pip {
+        // Packages of the system stay as they are.
+        return format!("{python} -m pip install --target {target} {package}");
+    }
+    let home = folder.join("venv");
+    let bin = home.join(if cfg!(windows) { "Scripts" } else { "bin" }).join("python");
+    let (home, bin) = (quoted(&home), quoted(&bin));
+    format!("{python} -m venv {home} && {bin} -m pip install --target {target} {package}")
+}
+
+fn has_pip(python: &Path) -> bool {
+    let mut command = Command::new(python);
+    command.args(["-c", "import pip"]).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// What is known where CUDA was asked for and does not start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing<'a> {
+    /// Whether the machine has a GPU.
+    pub(super) has_gpu: bool,
+    /// The library that was opened.
+    pub(super) library: &'a Path,
+    /// What the provider said; none where the library has no CUDA provider.
+    pub(super) failure: Option<&'a str>,
+    /// Whether the library is the one that the command installs.
+    pub(super) is_installed: bool,
+}
+
+impl Missing<'_> {
+    /// Returns whether somebody may expect a GPU to be used: not on a machine without one, whose ONNX
+    /// Runtime is the usual build.
+    pub(super) fn is_surprising(&self) -> bool {
+        self.has_gpu || self.failure.is_some()
+    }
+
+    /// Says why CUDA cannot be used, and what makes it work, given the command that installs it.
+    pub(super) fn reason(&self, command: Option<&str>) -> String {
+        let library = self.library.display();
+        let problem = match self.failure {
+            None => format!("ONNX Runtime at `{library}` is built without CUDA"),
+            Some(failure) => failure.trim().to_owned(),
+        };
+        if !self.has_gpu {
+            return format!("no CUDA device was found, and {problem}");
+        }
+        match command {
+            _ if self.is_installed => format!("{problem}; check the driver with `nvidia-smi`"),
+            Some(command) => format!("{problem}; to use the GPU, run: {command}"),
+            None => format!("{problem}; `onnxruntime-gpu` has no build for this system"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Gpus, Missing, command_of, is_cuda_build};
+
+    const LISTING: &str =
+        "GPU 0: NVIDIA H200 (UUID: GPU-6f1)\nGPU 1: NVIDIA H200 (UUID: GPU-6f2)\n";
+
+    #[test]
+    fn gpus_are_told_by_device_files_or_the_driver() {
+        let found = |visible, n_files, listing| Gpus::told_by(visible, n_files, listing).names;
+        assert_eq!(found(None, 0, None), [""; 0]);
+        assert_eq!(found(None, 0, Some("No devices were found\n")), [""; 0]);
+        assert_eq!(found(None, 2, None), ["NVIDIA GPU", "NVIDIA GPU"]);
+        assert_eq!(found(None, 0, Some(LISTING)), ["NVIDIA H200", "NVIDIA H200"]);
+        assert_eq!(found(Some("0"), 2, Some(LISTING)).len(), 2);
+        for hidden in ["", "-1", " -1,0", "NoDevFiles"] {
+            assert_eq!(found(Some(hidden), 2, Some(LISTING)), [""; 0], "{hidden}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_gpu_from_being_used_is_said_with_what_helps() {
+        let library = Path::new("/cache/libonnxruntime.so");
+        let cpu = Missing { has_gpu: true, library, failure: None, is_installed: false };
+        let said = cpu.reason(Some("python3 -m pip install x"));
+        assert!(
+            said.contains("built without CUDA") && said.ends_with("run: python3 -m pip install x")
+        );
+        let broken = Missing { failure: Some("libcudnn.so.9: cannot open"), ..cpu };
+        assert!(
+            broken.reason(Some("pip")).starts_with("libcudnn.so.9: cannot open; to use the GPU")
+        );
+        // Installing once more would not help.
+        let installed = Missing { is_installed: true, ..broken };
+        assert!(installed.reason(Some("pip")).contains("nvidia-smi"));
+        assert!(!installed.reason(Some("pip")).contains("run: pip"));
+        // A machine without a GPU is told nothing unless it asked.
+        let none = Missing { has_gpu: false, ..cpu };
+        assert!(!none.is_surprising() && cpu.is_surprising());
+        assert!(none.reason(Some("pip")).starts_with("no CUDA device was found"));
+        assert!(!none.reason(Some("pip")).contains("run: pip"));
+    }
+
+    #[test]
+    fn the_command_installs_where_legenda_looks() {
+        let folder = Path::new("/home/me/.cache/legenda/onnxruntime-gpu/1.0");
+        let command = command_of("python3", true, Some(folder));
+        let target = "--target \"/home/me/.cache/legenda/onnxruntime-gpu/1.0\"";
+        assert!(
+            command.starts_with(&format!("python3 -m pip install {target} \"onnxruntime-gpu["))
+        );
+        let command = command_of("python3", false, Some(folder));
+        assert!(command.starts_with("python3 -m venv ") && command.contains(target), "{command}");
+        assert!(command_of("python3", true, None).starts_with("python3 -m pip install \"onnx"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_cuda_build_is_told_by_its_provider() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("libonnxruntime.so.1.31.1");
+        assert!(!is_cuda_build(&library));
+        std::fs::write(dir.path().join("libonnxruntime_providers_cuda.so"), "").unwrap();
+        assert!(is_cuda_build(&library));
+    }
+}
