@@ -130,42 +130,57 @@ impl Web {
 
     async fn get(&self, url: &str, bytes_max: u64) -> Result<Vec<u8>, WebError> {
         let mut at = self.check(url)?;
-        let mut redirects = 0;
-        loop {
-            let response = self.ask(&at).await?;
-            let status = response.status();
-            if status.is_redirection() {
-                redirects += 1;
-                let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
-                let next = next.filter(|_| redirects <= REDIRECTS_MAX);
-                let next = next.ok_or_else(|| {
-                    failed(url, format!("it leads elsewhere more than {REDIRECTS_MAX} times"))
-                })?;
-                let next = at.join(next).map_err(|error| refused(url, &error))?;
-                at = self.check(next.as_str())?;
-            } else if status.is_success() {
-                return read(response, bytes_max).await.map_err(|error| failed(url, words(error)));
-            } else {
-                return Err(failed(url, format!("the host answers {status}")));
+        for _ in 0..=REDIRECTS_MAX {
+            match self.ask(&at, bytes_max).await.map_err(|problem| failed(url, problem))? {
+                Answer::Bytes(bytes) => return Ok(bytes),
+                Answer::Status(status) => {
+                    return Err(failed(url, format!("the host answers {status}")));
+                }
+                Answer::Redirect(next) => {
+                    let next = at.join(&next).map_err(|error| refused(url, &error))?;
+                    at = self.check(next.as_str())?;
+                }
             }
         }
+        Err(failed(url, format!("it leads elsewhere more than {REDIRECTS_MAX} times")))
     }
 
-    /// Asks once, and again where the host may do better later.
-    async fn ask(&self, url: &Url) -> Result<Response, WebError> {
+    /// Asks for a file until it has come whole, and again where the connection breaks, also midway, or
+    /// the host may do better later. Returns in an error what was wrong the last time.
+    async fn ask(&self, url: &Url, bytes_max: u64) -> Result<Answer, String> {
         let mut pause = PAUSE;
-        for _ in 1..TRIES_MAX {
-            match self.client.get(url.clone()).send().await {
-                Ok(response) if may_pass(response.status()) => {}
-                Ok(response) => return Ok(response),
-                Err(error) if error.is_timeout() || error.is_connect() || error.is_request() => {}
-                Err(error) => return Err(failed(url.as_str(), words(error))),
+        let mut n_tried = 1;
+        loop {
+            let problem = match self.ask_once(url, bytes_max).await {
+                Ok(Answer::Status(status)) if may_pass(status) => {
+                    format!("the host answers {status}")
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) if is_lost(&error) => last_cause(error),
+                Err(error) => return Err(last_cause(error)),
+            };
+            if n_tried == TRIES_MAX {
+                return Err(problem);
             }
+            n_tried += 1;
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        let last = self.client.get(url.clone()).send().await;
-        last.map_err(|error| failed(url.as_str(), words(error)))
+    }
+
+    async fn ask_once(&self, url: &Url, bytes_max: u64) -> Result<Answer, reqwest::Error> {
+        let response = self.client.get(url.clone()).send().await?;
+        let status = response.status();
+        if status.is_redirection() {
+            let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
+            return Ok(
+                next.map_or(Answer::Status(status), |next| Answer::Redirect(next.to_owned()))
+            );
+        }
+        if status.is_success() {
+            return read(response, bytes_max).await.map(Answer::Bytes);
+        }
+        Ok(Answer::Status(status))
     }
 
     fn check(&self, text: &str) -> Result<Url, WebError> {
@@ -182,6 +197,15 @@ impl Web {
     }
 }
 
+/// What a host answers.
+enum Answer {
+    Bytes(Vec<u8>),
+    /// Where the file is.
+    Redirect(String),
+    /// Neither of these.
+    Status(StatusCode),
+}
+
 async fn read(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, reqwest::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -196,7 +220,18 @@ async fn read(mut response: Response, bytes_max: u64) -> Result<Vec<u8>, reqwest
 }
 
 fn may_pass(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+    status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status.is_server_error()
+}
+
+/// Returns whether a connection could not be made, or broke before all had come.
+fn is_lost(error: &reqwest::Error) -> bool {
+    error.is_timeout()
+        || error.is_connect()
+        || error.is_request()
+        || error.is_body()
+        || error.is_decode()
 }
 
 /// Leaves out of a URL what may be secret: user, query and fragment.
@@ -217,16 +252,14 @@ fn failed(url: &str, problem: String) -> WebError {
     WebError::Failed { url: shown(url), problem }
 }
 
-/// The library's message and its causes, without the URL.
-fn words(error: reqwest::Error) -> String {
+/// Returns the text of the last cause, which says most and holds no URL.
+fn last_cause(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    text
+    cause.to_string()
 }
 
 /// Resolves names to public addresses only.
