@@ -11,7 +11,7 @@ mod schedule;
 mod summary;
 mod traces;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
@@ -30,7 +30,12 @@ fn main() -> ExitCode {
         Some(is_offline) => Traces::start(is_offline),
         None => Traces::none(),
     };
-    start_logs(cli.verbose, &traces);
+    let quiet = match cli.command {
+        // Its log is all that is seen of a service.
+        Command::Schedule(_) => "warn,ort=error,legenda::schedule=info",
+        _ => "warn,ort=error",
+    };
+    start_logs(cli.verbose, quiet, &traces);
     crash_when_asked();
     let result = tracing::info_span!("job").in_scope(|| execute(cli.command));
     traces.finish();
@@ -67,8 +72,9 @@ fn crash_when_asked() {
     legenda_pipeline::crash::at_step(n.unwrap_or(0));
 }
 
-/// Sends logs to stderr: warnings unless asked for more, by `-v` or `RUST_LOG`; and spans to `traces`.
-fn start_logs(verbose: u8, traces: &Traces) {
+/// Sends logs to stderr: those of `quiet` unless asked for more, by `-v` or `RUST_LOG`; and spans to
+/// `traces`.
+fn start_logs(verbose: u8, quiet: &str, traces: &Traces) {
     use tracing_subscriber::{
         EnvFilter, Layer,
         filter::{FilterExt, filter_fn},
@@ -77,7 +83,7 @@ fn start_logs(verbose: u8, traces: &Traces) {
         util::SubscriberInitExt,
     };
     let level = match verbose {
-        0 => "warn,ort=error",
+        0 => quiet,
         1 => "info,ort=warn",
         2 => "debug,ort=info",
         _ => "trace",
@@ -85,6 +91,8 @@ fn start_logs(verbose: u8, traces: &Traces) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     // What traces show of a run would stand before every line.
     let filter = filter.and(filter_fn(|of| of.is_event()));
-    let logs = fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let has_colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::io::stderr().is_terminal();
+    let logs = fmt::layer().with_writer(std::io::stderr).with_ansi(has_colors).with_filter(filter);
     tracing_subscriber::registry().with(logs).with(traces.layer()).init();
 }

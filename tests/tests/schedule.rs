@@ -141,6 +141,59 @@ fn a_job_that_is_wrong_fails_once_and_its_hook_is_told() {
     service.wait_until("a run is done", |service| service.n_runs("wrong.toml", "done") >= 1);
 }
 
+/// Starts the service with its log in `log`, and waits until that holds every one of `texts`.
+fn log_with(place: &Workplace, texts: &[&str]) -> String {
+    let log = fs::File::create(place.path("log")).unwrap();
+    let mut command = place.command(&["schedule", "jobs", "--no-page"]);
+    let mut child = command.stderr(log).spawn().unwrap();
+    let start = std::time::Instant::now();
+    let found = loop {
+        let log = fs::read_to_string(place.path("log")).unwrap();
+        let is_late = start.elapsed() > std::time::Duration::from_secs(180);
+        if is_late || texts.iter().all(|text| log.contains(text)) {
+            break log;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for text in texts {
+        assert!(found.contains(text), "no `{text}` in\n{found}");
+    }
+    found
+}
+
+#[test]
+fn the_log_has_a_line_for_each_start_end_retry_and_failure_without_colors() {
+    let place = workplace(3);
+    place.write("jobs/good.toml", &format!("{TEXT_JOB}{EVERY_SECOND}"));
+    let wrong = TEXT_JOB.replace("table.parquet", "nowhere.parquet").replace("\"out\"", "\"no\"");
+    place.write("jobs/wrong.toml", &format!("{wrong}{EVERY_SECOND}"));
+    // A store that is away may be there later.
+    let away = TEXT_JOB.replace("table.parquet", "http://127.0.0.1:9/t.parquet");
+    let away = away.replace("\"out\"", "\"away\"");
+    place.write("jobs/away.toml", &format!("{away}{EVERY_SECOND}retries = 1\nbackoff = \"1s\"\n"));
+    let log = log_with(&place, &["run done", "run failed", "run will be retried"]);
+    assert!(!log.contains('\u{1b}'), "{log}");
+    let line = |job: &str, event: &str| {
+        let found = log.lines().find(|line| line.contains(event) && line.contains(job));
+        found.unwrap_or_else(|| panic!("no line of {job} with `{event}` in\n{log}")).to_owned()
+    };
+    for job in ["good.toml", "wrong.toml", "away.toml"] {
+        let started = line(job, "run started");
+        assert!(started.contains("run=") && started.contains("attempt=1"), "{started}");
+    }
+    let done = line("good.toml", "run done");
+    assert!(done.contains("exit=\"0\"") && done.contains("seconds="), "{done}");
+    let failed = line("wrong.toml", "run failed");
+    assert!(failed.contains("exit=\"2\"") && failed.contains("nowhere.parquet"), "{failed}");
+    let retried = line("away.toml", "run will be retried");
+    assert!(
+        retried.contains("wait_seconds=") && retried.contains("failed to connect"),
+        "{retried}"
+    );
+}
+
 #[test]
 fn the_report_of_each_run_is_shown_as_it_was_and_without_rights() {
     let place = workplace(3);

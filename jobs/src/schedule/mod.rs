@@ -18,6 +18,7 @@ pub(crate) mod clock;
 pub(crate) mod folder;
 pub(crate) mod history;
 pub(crate) mod hooks;
+pub(crate) mod log;
 pub(crate) mod outside;
 pub(crate) mod page;
 pub(crate) mod process;

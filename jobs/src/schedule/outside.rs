@@ -61,12 +61,18 @@ pub(crate) struct Ended {
     pub(crate) report: Option<Value>,
     /// The last lines that it wrote to standard error.
     pub(crate) log: String,
+    /// Whether it said that the same may succeed later.
+    pub(crate) may_pass: bool,
 }
 
 impl Ended {
-    /// Returns what the process said went wrong.
-    pub(crate) fn complaint(&self) -> Option<&str> {
-        self.log.lines().rev().find_map(|line| line.strip_prefix("error: "))
+    /// Returns what the process said went wrong, with the last cause of it.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let lines: Vec<&str> = self.log.lines().collect();
+        let at = lines.iter().rposition(|line| line.starts_with("error: "))?;
+        let error = lines[at].strip_prefix("error: ")?;
+        let cause = lines[at..].iter().rev().find_map(|line| line.strip_prefix("caused by: "));
+        Some(cause.map_or_else(|| error.to_owned(), |cause| format!("{error}: {cause}")))
     }
 }
 

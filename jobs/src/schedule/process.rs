@@ -189,7 +189,8 @@ fn attend(mut child: Child, at: TryId, run: RunId, reins: &Reins, board: &Arc<Bo
     // Whoever inherited standard error may keep it open for longer than this process lived.
     let heard = hearing.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
     let end = status.and_then(|status| status.code()).map_or(ProcessEnd::Killed, ProcessEnd::Code);
-    Ended { at, end, report: heard.report, log: Vec::from(heard.lines).join("\n") }
+    let Heard { lines, report, may_pass } = heard;
+    Ended { at, end, report, log: Vec::from(lines).join("\n"), may_pass }
 }
 
 /// Waits for a process; stops and kills it when that is asked for.
@@ -223,6 +224,7 @@ fn wait(child: &mut Child, reins: &Reins) -> Option<ExitStatus> {
 struct Heard {
     lines: VecDeque<String>,
     report: Option<Value>,
+    may_pass: bool,
 }
 
 impl Heard {
@@ -249,6 +251,10 @@ impl Heard {
         {
             if let Some(report) = value.get_mut("report") {
                 self.report = Some(report.take());
+                return None;
+            }
+            if let Some(failure) = value.get("failure") {
+                self.may_pass = failure["may_pass"] == true;
                 return None;
             }
             if let Ok(progress) = serde_json::from_value(value) {
@@ -278,10 +284,19 @@ mod tests {
         heard.listen(said.as_bytes(), |progress| seen.push(progress.rows_done));
         assert_eq!(seen, [2]);
         assert_eq!(heard.report, Some(serde_json::json!({ "rows_in": 4 })));
+        assert!(!heard.may_pass);
         assert_eq!(
             heard.lines,
             ["caption · 4 rows · ready", "{\"odd\": 1}", "error: no space left"]
         );
+    }
+
+    #[test]
+    fn a_failure_that_may_pass_is_told_by_the_process() {
+        let mut heard = Heard::default();
+        heard.listen(&b"{\"failure\": {\"may_pass\": true}}\nerror: no answer\n"[..], |_| {});
+        assert!(heard.may_pass);
+        assert_eq!(heard.lines, ["error: no answer"]);
     }
 
     #[test]

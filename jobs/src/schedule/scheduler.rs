@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{
     history::{self, History, HistoryError, Settled},
+    log,
     outside::{Ended, Outside, ProcessEnd, Start, Tell, Told},
     record::{ProcessName, Run, RunId, Second, State, Telling, TryId},
     slots::{self, Fate},
@@ -275,6 +276,8 @@ impl<O: Outside> Scheduler<O> {
             (slot, slots::due(name, slot, schedule.jitter), state, fate.reason())
         };
         let rows: Vec<_> = slots.iter().zip(fates).map(row).collect();
+        let n_skipped = rows.iter().filter(|(_, _, state, _)| *state == State::Skipped).count();
+        log::skipped(name, n_skipped, last);
         self.history.enter(name, schedule, last, &rows)?;
         Ok(last)
     }
@@ -306,6 +309,7 @@ impl<O: Outside> Scheduler<O> {
                 telling: Telling::Nobody,
             };
             self.history.end_try(orphan.at, now, "cut off: the service ended", "", &settled)?;
+            log::taken_up(&orphan.job, orphan.run);
         }
         self.orphans = left;
         Ok(())
@@ -325,6 +329,7 @@ impl<O: Outside> Scheduler<O> {
             match self.jobs.get(&run.job) {
                 None => {
                     let message = "its job file is gone";
+                    log::settled(&run.job, run.id, State::Skipped, message);
                     self.history.settle(run.id, Second::of(now), State::Skipped, message)?;
                 }
                 // It waits until the file is mended.
@@ -350,24 +355,27 @@ impl<O: Outside> Scheduler<O> {
         now: DateTime<Utc>,
     ) -> Result<(), HistoryError> {
         let at = self.history.begin_try(run.id, Second::of(now))?;
+        log::started(&run);
         let process = self.outside.start(&Start { at, run: &run });
         self.active.insert(at, Active { run, job, started: now, stopped: None });
         match process {
             Ok(process) => self.history.name_process(at, process),
             Err(error) => {
-                let log = format!("error: cannot start the process of the run: {error}");
-                self.ended(Ended { at, end: ProcessEnd::Killed, report: None, log }, now)
+                let log = format!("error: failed to start the process of the run: {error}");
+                let end = ProcessEnd::Killed;
+                self.ended(Ended { at, end, report: None, log, may_pass: true }, now)
             }
         }
     }
 
     /// Settles a try whose process ended.
     pub(crate) fn ended(&mut self, ended: Ended, now: DateTime<Utc>) -> Result<(), HistoryError> {
-        let Some(Active { run, job, stopped, .. }) = self.active.remove(&ended.at) else {
+        let Some(Active { run, job, started, stopped }) = self.active.remove(&ended.at) else {
             return Ok(());
         };
-        let now = Second::of(now);
         let verdict = verdict(&ended, stopped, run.failures, job.schedule.as_ref());
+        log::ended(&run, &ended, &verdict, (now - started).as_seconds_f64());
+        let now = Second::of(now);
         let hooks = hooks_of(&job.hooks, verdict.state);
         let report = ended.report.as_ref().map(ToString::to_string);
         let settled = Settled {
@@ -461,7 +469,9 @@ impl<O: Outside> Scheduler<O> {
             let state = run.state.as_str();
             return Err(ActionError::State { run: id, state, wanted: "stopped" });
         }
-        Ok(self.history.settle(id, Second::of(now), State::Stopped, "stopped by hand")?)
+        let message = "stopped by hand";
+        log::settled(&run.job, id, State::Stopped, message);
+        Ok(self.history.settle(id, Second::of(now), State::Stopped, message)?)
     }
 
     /// Lets a run that failed, was stopped or was skipped run again, as the same slot.

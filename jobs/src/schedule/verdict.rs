@@ -37,7 +37,7 @@ pub(crate) fn verdict(
     schedule: Option<&Schedule>,
 ) -> Verdict {
     let settled = |state, message: String| Verdict { state, wait_seconds: 0, failures, message };
-    let said = |otherwise: &str| ended.complaint().unwrap_or(otherwise).to_owned();
+    let said = |otherwise: &str| ended.complaint().unwrap_or_else(|| otherwise.to_owned());
     match (ended.end, stopped) {
         (ProcessEnd::Code(0), _) => return settled(State::Done, String::new()),
         (_, Some(Stopped::Service)) => {
@@ -46,7 +46,7 @@ pub(crate) fn verdict(
         (_, Some(Stopped::Person)) => {
             return settled(State::Stopped, "stopped by hand".to_owned());
         }
-        (ProcessEnd::Code(2), None) => {
+        (ProcessEnd::Code(2), None) if !ended.may_pass => {
             return settled(State::Failed, said("the job, its table or its model is wrong"));
         }
         (ProcessEnd::Code(3), None) => {

@@ -135,7 +135,7 @@ impl Play {
         let (at, _) = *self.notes.borrow().started.last().unwrap();
         self.notes.borrow_mut().alive.clear();
         let log = format!("something\nerror: it ended with {code}\nhint: none");
-        let ended = Ended { at, end: ProcessEnd::Code(code), report: None, log };
+        let ended = Ended { at, end: ProcessEnd::Code(code), report: None, log, may_pass: false };
         self.scheduler.ended(ended, self.now).unwrap();
     }
 
@@ -421,7 +421,8 @@ fn jobs_share_the_places_and_none_has_two() {
     scheduler.tick(now + TimeDelta::seconds(1)).unwrap();
     assert_eq!(fake.0.borrow().started.len(), 2);
     let (at, _) = fake.0.borrow().started[0];
-    let ended = Ended { at, end: ProcessEnd::Code(0), report: None, log: String::new() };
+    let ended =
+        Ended { at, end: ProcessEnd::Code(0), report: None, log: String::new(), may_pass: false };
     scheduler.ended(ended, now).unwrap();
     scheduler.tick(now + TimeDelta::seconds(2)).unwrap();
     assert_eq!(fake.0.borrow().started.len(), 3);

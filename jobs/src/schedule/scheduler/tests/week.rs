@@ -196,7 +196,13 @@ fn deliver(scheduler: &mut Scheduler<Played>, world: &Shared) {
         if process.end == ProcessEnd::Code(0) {
             world.borrow_mut().settled.insert(process.slot);
         }
-        let ended = Ended { at: process.at, end: process.end, report: None, log: String::new() };
+        let ended = Ended {
+            at: process.at,
+            end: process.end,
+            report: None,
+            log: String::new(),
+            may_pass: false,
+        };
         scheduler.ended(ended, now).unwrap();
     }
     let told: Vec<_> = world.borrow_mut().hooks.extract_if(.., |hook| hook.0 <= now).collect();
