@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Error;
+use legenda_pipeline::store::{StoreFault, fault_of};
 
 /// The exit codes: an interface that scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +81,55 @@ impl Failure {
         self
     }
 
+    /// Returns whether the same command may succeed later, with nothing changed.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.exit == Exit::Resumable || self.store_fault().is_some_and(StoreFault::may_pass)
+    }
+
+    fn store_fault(&self) -> Option<&StoreFault> {
+        fault_of(self.error.as_ref())
+    }
+
     /// Prints the error, its causes and the hints to stderr.
     #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
     pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.error);
-        for cause in self.error.chain().skip(1) {
+        let mut said = messages(&self.error).into_iter();
+        eprintln!("error: {}", said.next().unwrap_or_default());
+        for cause in said {
             eprintln!("caused by: {cause}");
         }
-        for hint in &self.hints {
+        for hint in self.hints.iter().chain(&self.store_fault().and_then(StoreFault::hint)) {
             eprintln!("hint: {hint}");
         }
+    }
+}
+
+/// Returns the messages of an error and of its causes, but for causes that those above them repeat.
+pub(crate) fn messages(error: &Error) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !said.iter().any(|line| line.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::messages;
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = Err::<(), _>(anyhow!("the bucket does not exist"));
+        let error =
+            cause.context("cannot read `s3://b`: the bucket does not exist").context("no table");
+        assert_eq!(
+            messages(&error.unwrap_err()),
+            ["no table", "cannot read `s3://b`: the bucket does not exist"]
+        );
     }
 }

@@ -382,13 +382,11 @@ impl Output {
         if self.hold.is_held() {
             return Ok(());
         }
-        Err(WriteError {
-            path: self.files.folder.path_of(key),
-            problem:
-                "this run stood still or could not reach the store for so long that its lease \
-                      of the output ran out, and another run may have it"
-                    .to_owned(),
-        })
+        Err(WriteError::new(
+            self.files.folder.path_of(key),
+            "this run stood still or could not reach the store for so long that its lease of the output \
+             ran out, and another run may have it",
+        ))
     }
 }
 

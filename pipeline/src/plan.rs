@@ -15,7 +15,7 @@ use legenda_schemas::{
 };
 
 use crate::{
-    ledger::{Earlier, LIMIT, OutputFiles},
+    ledger::{Earlier, LIMIT, LedgerError, OutputFiles},
     media::DECODERS_VERSION,
     query::{KeptRows, Query, QueryError},
     sidecar,
@@ -25,7 +25,7 @@ use crate::{
         conversation::holds_messages,
         list_files, partitions,
     },
-    store::{Folder, LocationError},
+    store::{Folder, LocationError, ReadError, StoreFault, fault_of},
     template::{Template, TemplateError},
 };
 
@@ -58,6 +58,9 @@ pub enum PlanError {
     /// `output.path` cannot be used.
     #[error("`output.path`: {0}")]
     Output(#[from] LocationError),
+    /// The store of `output.path` cannot be used as the environment describes it.
+    #[error("`output.path`: {0}")]
+    OutputStore(#[source] ReadError),
     /// Answers cannot be put into folders by this column.
     #[error("`output.partition_by` is `{column}`, which {problem}")]
     Partition {
@@ -187,9 +190,16 @@ impl RunPlan {
             let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
         }
-        // An output that cannot be read is found out when it is opened.
         let files = OutputFiles::new(output.clone(), job.output.format);
-        let Earlier { mut done, known } = files.earlier(&fingerprint).unwrap_or_default();
+        let Earlier { mut done, known } = match files.earlier(&fingerprint) {
+            Err(LedgerError::Store(error))
+                if fault_of(&error).is_some_and(StoreFault::is_configuration) =>
+            {
+                return Err(PlanError::OutputStore(error));
+            }
+            // Any other output that cannot be read is found out when it is opened.
+            earlier => earlier.unwrap_or_default(),
+        };
         // A limit counts the rows of all files together.
         if limit.is_some() || job.source.incremental == Incremental::All {
             done.clear();

@@ -249,7 +249,7 @@ fn unfinished(path: &Path) -> PathBuf {
 }
 
 fn write_error(path: &Path, error: &io::Error) -> WriteError {
-    WriteError { path: path.display().to_string(), problem: error.to_string() }
+    WriteError::new(path.display().to_string(), error.to_string())
 }
 
 #[cfg(test)]

@@ -28,6 +28,17 @@ pub const BUCKET: &str = "bucket";
 /// to `http://host/x`.
 pub const PUBLIC: &str = "public";
 
+/// A bucket whose region is [`FAR_REGION`].
+pub const FAR: &str = "far";
+/// Where [`FAR`] is.
+pub const FAR_REGION: &str = "eu-south-2";
+/// A bucket that lets nobody do anything.
+pub const CLOSED: &str = "closed";
+/// Keys of [`PUBLIC`] below this are only given with the query [`SIGNATURE`], and never to a `HEAD`.
+pub const SIGNED: &str = "signed/";
+/// What a signed URL ends with.
+pub const SIGNATURE: &str = "sig=a%2Fb/c=d";
+
 /// The secret key that its clients sign with.
 pub const SECRET: &str = "ThisIsTheSecretKey";
 
@@ -360,8 +371,20 @@ fn perform(request: &Request, state: &mut State) -> Reply {
     if !signed && bucket != PUBLIC {
         return Reply::error("403 Forbidden", "AccessDenied");
     }
-    if bucket != BUCKET && bucket != PUBLIC {
-        return Reply::error("404 Not Found", "NoSuchBucket");
+    match bucket {
+        BUCKET | PUBLIC => {}
+        FAR => {
+            let head = format!("301 Moved Permanently\r\nx-amz-bucket-region: {FAR_REGION}");
+            return Reply::error(&head, "PermanentRedirect");
+        }
+        CLOSED => return Reply::error("403 Forbidden", "AccessDenied"),
+        _ => return Reply::error("404 Not Found", "NoSuchBucket"),
+    }
+    if bucket == PUBLIC && key.starts_with(SIGNED) {
+        let is_signed = request.query.get("sig").is_some_and(|sig| sig == "a/b/c=d");
+        if !is_signed || request.method != "GET" {
+            return Reply::error("403 Forbidden", "SignatureDoesNotMatch");
+        }
     }
     match request.method.as_str() {
         "GET" if key.is_empty() => list(request, state),
@@ -433,6 +456,11 @@ fn get(request: &Request, key: &str, state: &State) -> Reply {
     }
 }
 
+fn in_xml(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\n', "&#10;")
+}
+
 fn list(request: &Request, state: &State) -> Reply {
     let query = |name: &str| request.query.get(name).cloned().unwrap_or_default();
     let (prefix, delimiter, after) =
@@ -453,14 +481,14 @@ fn list(request: &Request, state: &State) -> Reply {
         let below = &key[prefix.len()..];
         match below.split_once('/').filter(|_| !delimiter.is_empty()) {
             Some((folder, _)) => {
-                let folder = format!("{prefix}{folder}/");
+                let folder = in_xml(&format!("{prefix}{folder}/"));
                 if folders.last() != Some(&folder) {
                     folders.push(folder);
                 }
             }
             None => {
                 let Object { content, etag } = object;
-                let etag = etag.replace('"', "&quot;");
+                let (key, etag) = (in_xml(key), in_xml(etag));
                 write!(
                     pages,
                     "<Contents><Key>{key}</Key><LastModified>{DATE}</LastModified>\
@@ -478,7 +506,7 @@ fn list(request: &Request, state: &State) -> Reply {
         .map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"))
         .collect();
     let next = if truncated {
-        format!("<NextContinuationToken>{last}</NextContinuationToken>")
+        format!("<NextContinuationToken>{}</NextContinuationToken>", in_xml(&last))
     } else {
         String::new()
     };

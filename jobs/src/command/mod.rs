@@ -18,7 +18,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use legenda_models::{Bundle, BundleError, BundleSource, Hub, HubOptions, Runtime, RuntimeOptions};
-use legenda_pipeline::{PlanError, RunPlan, ledger::LedgerError};
+use legenda_pipeline::{
+    PlanError, RunPlan,
+    ledger::LedgerError,
+    store::{StoreFault, fault_of},
+};
 use legenda_schemas::{
     job::{Job, JobError},
     precision::PrecisionChoice,
@@ -86,9 +90,16 @@ pub(crate) fn plan_job(
 
 /// Says of an output that cannot be used whether the same command may do better later.
 pub(crate) fn ledger_failure(error: LedgerError) -> Failure {
+    if is_config(&error) { Failure::config(error) } else { Failure::resumable(error) }
+}
+
+/// Returns whether something has to be changed before an output can be opened.
+pub(crate) fn is_config(error: &LedgerError) -> bool {
     match error {
-        LedgerError::Write(_) | LedgerError::Store(_) => Failure::resumable(error),
-        _ => Failure::config(error),
+        LedgerError::Write(_) | LedgerError::Store(_) => {
+            fault_of(error).is_some_and(StoreFault::is_configuration)
+        }
+        _ => true,
     }
 }
 

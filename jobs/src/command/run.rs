@@ -11,17 +11,17 @@ use anyhow::Context;
 use legenda_models::{Bundle, Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
-    ledger::{LedgerError, Stale},
+    ledger::Stale,
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
 use legenda_schemas::units::counted;
 use tokio::sync::oneshot;
 
-use super::{CheckedJob, check_job, open_runtime, print, tell};
+use super::{CheckedJob, check_job, is_config, open_runtime, print, tell};
 use crate::{
     cli::{ProgressStyle, RunArgs, ShownArgs},
-    failure::{Exit, Failure},
+    failure::{Exit, Failure, messages},
     progress::Shown,
     summary,
 };
@@ -51,7 +51,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         retry: None,
         shown: &args.shown,
     };
-    execute(check_job(&args.job)?, execution)
+    let ended = check_job(&args.job).and_then(|checked| execute(checked, execution));
+    if let Err(failure) = &ended
+        && args.shown.progress == ProgressStyle::Json
+    {
+        let may_pass = failure.may_pass();
+        tell(&serde_json::json!({ "failure": { "may_pass": may_pass } }).to_string());
+    }
+    ended
 }
 
 /// Executes a job to its end, or to a signal.
@@ -134,8 +141,8 @@ fn copy_report(plan: &RunPlan, path: &Path) {
         Ok(file.write_all(&page)?)
     });
     if let Err(error) = copied {
-        let path = path.display();
-        tell(&format!("warning: the report is not in `{path}`: {error:#}"));
+        let (path, problem) = (path.display(), messages(&error).join(": "));
+        tell(&format!("warning: the report is not in `{path}`: {problem}"));
     }
 }
 
@@ -177,8 +184,7 @@ pub(super) fn load(
         Loaded::Embedder(embedder) => &embedder.info.device_note,
     };
     if let Some(note) = note {
-        // Most machines have no GPU: which device it is stands in the line below.
-        tracing::info!(note, "device chosen");
+        tracing::warn!(reason = note, "running on the CPU");
     }
     Ok((runtime, model))
 }
@@ -235,12 +241,8 @@ pub(super) async fn until_signal(
     shown.finish().await;
     result.map_err(|error| match &error {
         RunError::Memory { .. } => Failure::config(error),
-        RunError::Ledger(inner) => match inner {
-            LedgerError::Write(_) | LedgerError::Store(_) => {
-                Failure::resumable(error).hint(resume_hint())
-            }
-            _ => Failure::config(error),
-        },
+        // An output that cannot be opened: nothing was read yet.
+        RunError::Ledger(inner) if is_config(inner) => Failure::config(error),
         RunError::Retry(RetryError::SeveralParts) => Failure::config(error),
         RunError::Stage { .. } => Failure::fault(error).hint(resume_hint()),
         _ => Failure::resumable(error).hint(resume_hint()),

@@ -8,9 +8,10 @@ use std::{
 
 use legenda_schemas::job::Source;
 use tokio::runtime::Handle;
+use url::Url;
 
 use super::web::{Web, WebError};
-use crate::store::{ObjectAt, is_url};
+use crate::store::{ObjectAt, StoreFault, fault_of, is_url, is_web};
 
 /// Why the file of a media cell is not read.
 #[derive(Debug, thiserror::Error)]
@@ -126,12 +127,11 @@ impl MediaPlaces {
                 let web = self.web.as_ref().ok_or_else(refused)?;
                 return Ok(web.fetch(cell, bytes_max, runtime)?);
             }
-            return self.read_object(cell, cell, table_file, bytes_max);
+            return self.read_url(cell, table_file, bytes_max);
         }
         if is_url(table_file) {
-            let url =
-                join(folder_of(table_file), cell).ok_or_else(|| self.outside(cell, table_file))?;
-            return self.read_object(cell, &url, table_file, bytes_max);
+            let url = beside(table_file, cell).ok_or_else(|| self.outside(cell, table_file))?;
+            return read_object(&url, bytes_max);
         }
         self.read_file(cell, Path::new(table_file), bytes_max)
     }
@@ -160,35 +160,23 @@ impl MediaPlaces {
         Ok(bytes)
     }
 
-    fn read_object(
+    /// Reads an object whose whole URL a cell has.
+    fn read_url(
         &self,
-        cell: &str,
         url: &str,
         table_file: &str,
         bytes_max: u64,
     ) -> Result<Vec<u8>, LocateError> {
         let mut allowed = self.urls.iter().map(String::as_str).chain([folder_of(table_file)]);
+        // Keys are compared as they stand, and none of their characters is decoded later.
         let within = |folder: &str| {
-            let rest = url.strip_prefix(folder.trim_end_matches('/'));
+            let rest = url.strip_prefix(folder.strip_suffix('/').unwrap_or(folder));
             is_url(folder) && rest.is_some_and(|rest| rest.starts_with('/') && is_plain(&rest[1..]))
         };
         if !allowed.any(within) {
-            return Err(self.outside(cell, table_file));
+            return Err(self.outside(url, table_file));
         }
-        let read = || -> io::Result<Vec<u8>> {
-            let object = ObjectAt::look(url)?;
-            let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
-            if end == 0 {
-                return Ok(Vec::new());
-            }
-            Ok(object.start_to_read(0..end).bytes()?.into())
-        };
-        read().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                LocateError::Io { path: url.to_owned(), problem: "it is not there".to_owned() }
-            }
-            _ => LocateError::Store { path: url.to_owned(), problem: error.to_string() },
-        })
+        read_object(url, bytes_max)
     }
 
     fn outside(&self, cell: &str, table_file: &str) -> LocateError {
@@ -205,14 +193,51 @@ fn folder_of(table_file: &str) -> &str {
     table_file.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
-/// Joins a relative path to the URL of a folder, unless it would lead out of it.
-fn join(folder: &str, path: &str) -> Option<String> {
-    is_plain(path).then(|| format!("{folder}/{path}"))
+fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let object = ObjectAt::look(url)?;
+        let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
+        if end == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(object.start_to_read(0..end).bytes()?.into())
+    };
+    read().map_err(|error| {
+        let (path, problem) = (url.to_owned(), error.to_string());
+        // S3 denies access to what is not there where it may not be listed.
+        let is_of_the_row = match fault_of(&error) {
+            Some(StoreFault::Denied { .. } | StoreFault::Key { .. } | StoreFault::Changed) => true,
+            Some(fault @ StoreFault::Answer { .. }) => !fault.may_pass(),
+            _ => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_of_the_row {
+            LocateError::Io { path, problem }
+        } else {
+            LocateError::Store { path, problem }
+        }
+    })
 }
 
-/// Returns whether a path goes down only: stores know no `..`, but what reads their names may.
-fn is_plain(path: &str) -> bool {
-    path.split('/').all(|name| !matches!(name, "" | "." | "..")) && !path.contains('\\')
+/// Returns the URL of a relative path beside the table at `table_file`, unless it would lead out of the
+/// table's folder. The path is one of names as they are: where the URL has to encode them it does.
+fn beside(table_file: &str, path: &str) -> Option<String> {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    if path.is_empty() || path.starts_with('/') || !is_plain(path) {
+        return None;
+    }
+    if !is_web(table_file) {
+        return Some(format!("{}/{path}", folder_of(table_file)));
+    }
+    let mut url = Url::parse(table_file).ok()?;
+    url.set_query(None);
+    url.set_fragment(None);
+    url.path_segments_mut().ok()?.pop().extend(path.split('/'));
+    Some(url.into())
+}
+
+/// Returns whether a key goes down only: stores know no `..`, but what reads their names may.
+fn is_plain(key: &str) -> bool {
+    key.split(['/', '\\']).all(|name| !matches!(name, "." | ".."))
 }
 
 #[cfg(test)]
@@ -221,7 +246,7 @@ mod tests {
 
     use legenda_schemas::job::{Columns, Incremental, OnBadFile, Source};
 
-    use super::{MediaPlaces, join};
+    use super::{MediaPlaces, beside};
 
     fn places(dirs: &[String]) -> MediaPlaces {
         let source = Source {
@@ -274,10 +299,19 @@ mod tests {
 
     #[test]
     fn paths_beside_a_table_in_a_store_go_down_only() {
-        assert_eq!(join("s3://b/t", "media/a.png").as_deref(), Some("s3://b/t/media/a.png"));
-        for path in ["../a.png", "media/../../a.png", "/etc/a", "a//b", "./a", "a\\..\\b", ""] {
-            assert_eq!(join("s3://b/t", path), None, "{path}");
+        let beside_table = |path: &str| beside("s3://b/t/t.parquet", path);
+        for path in ["media/a.png", "a b?#%20+.png", "a//b.png", "%2e%2e/a.png", "a\\b.png"] {
+            assert_eq!(beside_table(path), Some(format!("s3://b/t/{path}")));
         }
+        assert_eq!(beside_table("./a.png"), beside_table("a.png"));
+        for path in ["../a.png", "media/../../a.png", "/etc/a", "a/./b", "a\\..\\b", "./../a", ""] {
+            assert_eq!(beside_table(path), None, "{path}");
+        }
+        // Names are encoded where they become part of a URL of the web, which is decoded once.
+        let on_web = |path: &str| beside("https://h/t/t.parquet?sig=a/b", path);
+        assert_eq!(on_web("a b?#%20.png").as_deref(), Some("https://h/t/a%20b%3F%23%2520.png"));
+        assert_eq!(on_web("%2e%2e/a.png").as_deref(), Some("https://h/t/%252e%252e/a.png"));
+        assert_eq!(on_web("../a.png"), None);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let read = |cell: &str| {
             let allowed = places(&["memory:///pictures".to_owned()]);
@@ -289,5 +323,8 @@ mod tests {
         assert_eq!(read("memory:///pictures/a.png"), Err("media_unreadable"));
         assert_eq!(read("memory:///pictures/../other/a.png"), Err("media_path_refused"));
         assert_eq!(read("memory:///picturesque/a.png"), Err("media_path_refused"));
+        // This is the name of a folder among the pictures, and not the one above.
+        assert_eq!(read("memory:///pictures/%2e%2e/other/a.png"), Err("media_unreadable"));
+        assert_eq!(read("memory:///pictures/a\n.png"), Err("media_unreadable"));
     }
 }

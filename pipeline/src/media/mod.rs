@@ -12,6 +12,7 @@ use legenda_schemas::{flag::Flags, job::SourceFormat};
 use crate::{
     guard::GuardError,
     source::names::{format_of, is_image},
+    store::key_of,
 };
 
 /// The version of the decoders. It is raised when pixels or samples of a file change, so that answers to
@@ -40,11 +41,11 @@ impl MediaKind {
     /// Returns what the extension of a name says.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
-        let name = name.split(['?', '#']).next().unwrap_or(name);
-        if format_of(name) != Some(SourceFormat::Media) {
+        let name = key_of(name);
+        if format_of(&name) != Some(SourceFormat::Media) {
             return None;
         }
-        Some(if is_image(name) { Self::Image } else { Self::Audio })
+        Some(if is_image(&name) { Self::Image } else { Self::Audio })
     }
 
     /// Returns the name used in messages.

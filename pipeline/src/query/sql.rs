@@ -82,7 +82,9 @@ pub(super) fn answer(
 fn scan(cheap: &CheapColumns) -> Result<LazyFrame, PolarsError> {
     let columns: Vec<_> = cheap.names.iter().map(|name| col(name.as_str())).collect();
     let path = PlRefPath::try_from_path(&cheap.path)?;
-    Ok(LazyFrame::scan_parquet(path, ScanArgsParquet::default())?.select(columns))
+    // The path of one file, whatever characters are in its name.
+    let arguments = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
+    Ok(LazyFrame::scan_parquet(path, arguments)?.select(columns))
 }
 
 fn shape(problem: &str) -> QueryError {
@@ -213,6 +215,18 @@ mod tests {
         let names = vec!["n".to_owned(), "lang".to_owned()];
         let cheap = CheapColumns { path: path.to_owned(), names, _copy: None, damaged: Vec::new() };
         answer(query, "t.parquet", &cheap, &["n", "lang", "image"], &[])
+    }
+
+    #[test]
+    fn a_file_with_the_characters_of_patterns_is_asked_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["t[1].parquet", "t1.parquet", "t*.parquet"] {
+            table(&dir.path().join(name));
+        }
+        let odd = dir.path().join("t*.parquet");
+        let kept = asked(&odd, "SELECT * FROM source WHERE lang = 'fr'").unwrap();
+        assert_eq!(kept.rows, [3]);
+        assert!(asked(&dir.path().join("t[1].parquet"), "SELECT * FROM source").is_ok());
     }
 
     fn table(path: &Path) {

@@ -15,7 +15,7 @@ use super::{
     skipped::{SkipReason, Skipped},
     walk::{Walk, format_of_contents, spelled},
 };
-use crate::store::{ObjectAt, PLAN, is_url};
+use crate::store::{ObjectAt, PLAN, is_url, is_web, key_of};
 
 /// A file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +32,7 @@ impl Listed {
     /// Returns a file that is named itself: of `format`, or of what its extension says, or Parquet.
     #[must_use]
     pub fn new(path: String, format: Option<SourceFormat>) -> Self {
-        // A query string of HTTP is no part of the name.
-        let name = path.split('?').next().unwrap_or(&path);
-        let format = format.or_else(|| format_of(name)).unwrap_or(SourceFormat::Parquet);
+        let format = format.or_else(|| format_of(&key_of(&path))).unwrap_or(SourceFormat::Parquet);
         Self { path, format, object: None }
     }
 
@@ -191,7 +189,7 @@ fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
 fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
     let one = || Listing { files: vec![Listed::new(url.to_owned(), format)], ..Listing::default() };
     // A query string of HTTP is no pattern, and only a store can be listed.
-    if url.starts_with("http://") || url.starts_with("https://") {
+    if is_web(url) {
         return Ok(one());
     }
     let wild = url.find(['*', '?', '[']);
@@ -206,23 +204,36 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceEr
     };
     let io_error = |source| SourceError::Io { path: PathBuf::from(url), source };
     let listed = ObjectAt::list(folder).map_err(io_error)?;
-    let pattern = wild.map(|_| glob::Pattern::new(url)).transpose();
+    // As on a disk, a file or folder with `*`, `?` or `[` in its name can be named as it is.
+    if let Some(named) = listed.iter().find(|object| object.path == url) {
+        let mut named_alone = one();
+        named_alone.files.iter_mut().for_each(|file| file.object = Some(named.clone()));
+        return Ok(named_alone);
+    }
+    let folder = format!("{}/", url.strip_suffix('/').unwrap_or(url));
+    let is_folder = wild.is_none() || listed.iter().any(|object| object.path.starts_with(&folder));
+    let pattern = (!is_folder).then(|| glob::Pattern::new(url)).transpose();
     let pattern = pattern.map_err(|error| pattern_error(url, &error))?;
-    let outputs = books_of_outputs(&listed, folder);
+    let outputs = books_of_outputs(&listed, &folder);
     let (mut found, mut skipped) = (Vec::new(), Skipped::default());
     for object in listed {
         let path = object.path.clone();
-        if let Some(pattern) = &pattern {
-            if pattern.matches_with(&path, WITHIN_FOLDERS) {
-                found.push(Found::named(path, Some(object)));
-            }
+        let is_meant = match &pattern {
+            Some(pattern) => pattern.matches_with(&path, WITHIN_FOLDERS),
+            None => path.starts_with(&folder),
+        };
+        if !is_meant {
             continue;
         }
-        // A key that ends so stands for a folder.
-        if path.ends_with('/') {
+        if let Some(problem) = ObjectAt::problem_with(&path) {
+            skipped.add(SkipReason::Unreadable, &path, Some(problem));
             continue;
         }
-        let below = path.strip_prefix(folder.trim_end_matches('/')).unwrap_or(&path);
+        if pattern.is_some() {
+            found.push(Found::named(path, Some(object)));
+            continue;
+        }
+        let below = path.strip_prefix(&folder).unwrap_or(&path);
         let is_book = outputs.iter().any(|books| path.starts_with(books));
         match is_book.then_some(SkipReason::Bookkeeping).or_else(|| skip_below(below)) {
             Some(reason) => skipped.add(reason, &path, None),

@@ -5,6 +5,7 @@
 //! and leaves the others as they are.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, Read},
     ops::Range,
@@ -24,7 +25,7 @@ use super::{
     partitions::Partitions,
     rows::{Damaged, ReadRows},
 };
-use crate::store::{ObjectAt, is_url};
+use crate::store::{ObjectAt, StoreFault, fault_of, is_url, key_of};
 
 /// The most files of a group; on average one in this many names ends one.
 const GROUP_FILES_MAX: usize = 1024;
@@ -141,7 +142,7 @@ impl MediaFiles {
                 Started::InStore(reading) => match reading?.bytes() {
                     Ok(bytes) => Ok(bytes),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Err(GONE.to_owned()),
-                    Err(error) if error.to_string().contains("Precondition") => {
+                    Err(error) if fault_of(&error) == Some(&StoreFault::Changed) => {
                         Err(CHANGED.to_owned())
                     }
                     Err(error) => return Err(error),
@@ -213,12 +214,15 @@ fn read_whole(file: &SourceObject) -> io::Result<Result<Bytes, String>> {
     Ok(Err(CHANGED.to_owned()))
 }
 
-/// Returns the last name of a path or URL.
-fn file_name(path: &str) -> &str {
+/// Returns the last name of a path, or of the key that a URL names.
+fn file_name(path: &str) -> Cow<'_, str> {
     if is_url(path) {
-        return path.rsplit('/').next().unwrap_or(path);
+        return match key_of(path) {
+            Cow::Borrowed(key) => Cow::from(key.rsplit('/').next().unwrap_or(key)),
+            Cow::Owned(key) => Cow::from(key.rsplit('/').next().unwrap_or(&key).to_owned()),
+        };
     }
-    Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path)
+    Cow::from(Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or(path))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ use std::{io::ErrorKind, path::PathBuf};
 
 use legenda_models::HubError;
 
-use crate::store::{LocationError, is_url};
+use crate::store::{LocationError, StoreFault, fault_of, is_url};
 
 /// The disk or the store failed, again and again. No row is rejected for that.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ pub enum SourceError {
     #[error("`source.paths`: {0}")]
     Location(#[from] LocationError),
     /// A file cannot be opened.
-    #[error("cannot read `{path}`")]
+    #[error("cannot read `{}`: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -205,10 +205,11 @@ impl SourceError {
         }
     }
 
-    /// Returns whether the same may succeed later: a store could not be reached.
+    /// Returns whether the same may succeed later, with nothing changed: a store is away for a while.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Io { path, source } if is_url(&path.to_string_lossy())
-            && source.kind() == ErrorKind::Other)
+            && source.kind() == ErrorKind::Other
+            && !fault_of(source).is_some_and(StoreFault::is_configuration))
     }
 }

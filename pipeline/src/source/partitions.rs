@@ -11,6 +11,7 @@ use arrow::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::rows::ReadRows;
+use crate::store::key_of;
 
 /// The value of a folder that stands for null.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -20,9 +21,11 @@ const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 pub(crate) struct Partitions(Arc<[(String, Option<String>)]>);
 
 impl Partitions {
-    /// Reads the folders of the file at `path`, but for names that its own `schema` has.
+    /// Reads the folders of the file at `path`, or of the key that a URL names, but for names that its
+    /// own `schema` has. Names are decoded once, as they were encoded when they became folders.
     pub(crate) fn of(path: &str, schema: &Schema) -> Self {
         let mut named: Vec<(String, Option<String>)> = Vec::new();
+        let path = key_of(path);
         let folders = path.rsplit_once(['/', std::path::MAIN_SEPARATOR]);
         let folders = folders.map_or("", |(folders, _)| folders);
         for folder in folders.split(['/', std::path::MAIN_SEPARATOR]) {
@@ -192,5 +195,18 @@ mod tests {
             [of("lang", Some("de")), of("kind", Some("a/b")), of("none", None)]
         );
         assert!(Partitions::of("/data/x.parquet", &own).is_empty());
+    }
+
+    #[test]
+    fn folders_of_a_store_are_decoded_as_those_of_a_disk() {
+        let named = |path: &str| Partitions::of(path, &Schema::empty()).0;
+        let day = [("day".to_owned(), Some("2026-01-01 00:00".to_owned()))];
+        for place in ["/data/out", "s3://bucket/out"] {
+            assert_eq!(named(&format!("{place}/day=2026-01-01 00%3A00/x.jsonl")).as_ref(), day);
+            assert_eq!(named(&format!("{place}/day=2026-01-01%2000%3A00/x.jsonl")).as_ref(), day);
+        }
+        // A URL of the web is decoded as such first, and its query is no folder.
+        assert_eq!(named("https://h/day=2026-01-01%2000%253A00/x.jsonl?a=b/c").as_ref(), day);
+        assert_eq!(named("https://h/x.jsonl?a=b/c").as_ref(), []);
     }
 }

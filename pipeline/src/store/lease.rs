@@ -20,7 +20,7 @@ use bytes::Bytes;
 use object_store::{Error, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
-use super::{UNKNOWN_OWNER, remote::RemoteFolder};
+use super::{UNKNOWN_OWNER, fault::Problem, remote::RemoteFolder};
 
 /// How long a lease lasts when its owner falls silent, and how often it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +67,12 @@ pub(crate) enum LeaseError {
     /// Another run holds it.
     Held { owner: String },
     /// The store does not do as it is asked, or cannot be reached.
-    Store(String),
+    Store(Problem),
 }
 
 impl From<Error> for LeaseError {
     fn from(error: Error) -> Self {
-        Self::Store(error.to_string())
+        Self::Store(error.into())
     }
 }
 
@@ -125,7 +125,10 @@ impl Holding {
                     return None;
                 }
                 // The next beat may come through; until then the time runs.
-                Err(error) => tracing::warn!(%error, "cannot renew the output's lease"),
+                Err(error) => {
+                    let error = Problem::from(&error);
+                    tracing::warn!(%error, "failed to renew the lease of the output");
+                }
             }
         }
         Some(version)
@@ -183,7 +186,7 @@ impl Lease {
             return Err(LeaseError::Store(
                 "the store writes over an object though it is asked not to (`If-None-Match`), so two \
                  runs could not be kept apart: choose an `output.path` in a store that heeds it"
-                    .to_owned(),
+                    .into(),
             ));
         }
         let holding = Arc::new(Holding {
@@ -198,7 +201,7 @@ impl Lease {
         let beats = std::thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || beating.beat(record, version, &ended))
-            .map_err(|error| LeaseError::Store(format!("cannot start a thread: {error}")))?;
+            .map_err(|error| LeaseError::Store(format!("cannot start a thread: {error}").into()))?;
         Ok(Self { holding, end: Some(end), beats: Some(beats) })
     }
 

@@ -50,9 +50,7 @@ impl LocalFolder {
     }
 
     pub(super) fn clear_unfinished(&self) -> Result<(), WriteError> {
-        let left = self.list(UNFINISHED, "");
-        let left = left.map_err(|error| WriteError { path: error.path, problem: error.problem })?;
-        left.iter().try_for_each(|key| self.remove(key))
+        self.list(UNFINISHED, "")?.iter().try_for_each(|key| self.remove(key))
     }
 
     pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
@@ -170,11 +168,11 @@ fn lock(path: &Path, owner: &str) -> io::Result<Result<File, HoldError>> {
 }
 
 fn write_error(path: &Path, error: &io::Error) -> WriteError {
-    WriteError { path: path.display().to_string(), problem: error.to_string() }
+    WriteError::new(path.display().to_string(), error.to_string())
 }
 
 fn read_error(path: &Path, error: &io::Error) -> ReadError {
-    ReadError { path: path.display().to_string(), problem: error.to_string() }
+    ReadError::new(path.display().to_string(), error.to_string())
 }
 
 #[cfg(test)]

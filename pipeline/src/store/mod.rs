@@ -3,11 +3,14 @@
 //!
 //! The only room that names `object_store`.
 
+mod fault;
+mod keys;
 mod layout;
 mod lease;
 mod local;
 mod open;
 mod remote;
+mod wire;
 
 use std::{
     fs::File,
@@ -17,13 +20,20 @@ use std::{
 use bytes::Bytes;
 
 pub(crate) use self::layout::{BESIDE, PLAN};
-pub use self::lease::LeaseTerms;
-pub(crate) use self::local::write_whole;
-pub(crate) use self::remote::{ObjectAt, Reading, retries};
 use self::{
+    fault::Problem,
     lease::{Lease, LeaseError},
     local::LocalFolder,
     remote::RemoteFolder,
+};
+pub use self::{
+    fault::{StoreFault, StoreKind, fault_of},
+    lease::LeaseTerms,
+};
+pub(crate) use self::{
+    keys::{is_web, key_of},
+    local::write_whole,
+    remote::{ObjectAt, Reading, retries},
 };
 
 /// Why a file cannot be written.
@@ -36,6 +46,8 @@ pub struct WriteError {
     pub path: String,
     /// What the system or the store says.
     pub problem: String,
+    #[source]
+    fault: Option<StoreFault>,
 }
 
 /// Why a file or a folder cannot be read.
@@ -46,18 +58,55 @@ pub struct ReadError {
     pub path: String,
     /// What the system or the store says.
     pub problem: String,
+    #[source]
+    fault: Option<StoreFault>,
 }
 
 /// Why a location cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "`{url}` cannot be used: {problem}; the credentials and endpoint of a store come from its usual environment variables (AWS_…, GOOGLE_…, AZURE_…)"
-)]
+#[error("`{url}` cannot be used: {problem}")]
 pub struct LocationError {
     /// The URL.
     pub url: String,
     /// What is wrong.
     pub problem: String,
+    #[source]
+    fault: Option<StoreFault>,
+}
+
+impl WriteError {
+    pub(crate) fn new(path: impl Into<String>, problem: impl Into<Problem>) -> Self {
+        let Problem { text, fault } = problem.into();
+        Self { path: path.into(), problem: text, fault }
+    }
+}
+
+impl ReadError {
+    fn new(path: impl Into<String>, problem: impl Into<Problem>) -> Self {
+        let Problem { text, fault } = problem.into();
+        Self { path: path.into(), problem: text, fault }
+    }
+}
+
+impl From<ReadError> for WriteError {
+    /// For what has to be read before it is written.
+    fn from(ReadError { path, problem, fault }: ReadError) -> Self {
+        Self { path, problem, fault }
+    }
+}
+
+impl From<LocationError> for Problem {
+    /// For where the URL is told anyway.
+    fn from(LocationError { problem, fault, .. }: LocationError) -> Self {
+        Self { text: problem, fault }
+    }
+}
+
+impl LocationError {
+    fn new(url: impl Into<String>, problem: impl Into<Problem>) -> Self {
+        let Problem { text, fault } = problem.into();
+        Self { url: url.into(), problem: text, fault }
+    }
 }
 
 /// A folder on a local disk or in an object store.
@@ -219,7 +268,7 @@ impl Folder {
                 .map_err(|error| match error {
                     LeaseError::Held { owner } => HoldError::Held { owner },
                     LeaseError::Store(problem) => {
-                        HoldError::Failed(WriteError { path: self.path_of(LEASE), problem })
+                        HoldError::Failed(WriteError::new(self.path_of(LEASE), problem))
                     }
                 }),
         }

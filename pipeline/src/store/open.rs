@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use legenda_models::HubOptions;
 use object_store::{
-    ClientConfigKey::{self, ConnectTimeout, Timeout},
+    ClientConfigKey::{AllowHttp, ConnectTimeout, Timeout},
     ClientOptions, Error, ObjectStore, ObjectStoreScheme, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    client::{HttpClient, HttpConnector},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     http::HttpBuilder,
     memory::InMemory,
@@ -19,7 +21,12 @@ use object_store::{
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::Url;
 
-use super::LocationError;
+use super::{
+    LocationError, StoreFault,
+    fault::{Problem, StoreKind, last_cause},
+    keys,
+    wire::{Connected, Connector},
+};
 
 /// How long a store may take to accept a connection.
 const CONNECT_MAX: &str = "10 seconds";
@@ -30,57 +37,202 @@ const CALL_MAX: &str = "120 seconds";
 static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
     LazyLock::new(Mutex::default);
 
-/// Returns the store of a URL, and the path of the URL in it.
-pub(super) fn open_store(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), LocationError> {
-    let refuse = |problem: String| LocationError { url: url.to_owned(), problem };
-    let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
-    let (scheme, path) =
-        ObjectStoreScheme::parse(&parsed).map_err(|error| refuse(error.to_string()))?;
-    let path = Path::from_url_path(path.as_ref()).map_err(|error| refuse(error.to_string()))?;
-    let bucket = &parsed[..url::Position::BeforePath];
-    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(store) = stores.get(bucket) {
-        return Ok((Arc::clone(store), path));
+/// The clients of web servers, by scheme and host.
+static CLIENTS: LazyLock<Mutex<HashMap<String, HttpClient>>> = LazyLock::new(Mutex::default);
+
+/// A store, and the path of a URL in it.
+pub(super) type Opened = (Arc<dyn ObjectStore>, Path);
+
+/// Opens the store of an object's URL.
+pub(super) fn open_object(url: &str) -> Result<Opened, LocationError> {
+    let refuse = |problem: Problem| LocationError::new(url, problem);
+    if keys::is_web(url) {
+        let parsed = parse(url).map_err(refuse)?;
+        if scheme_of(&parsed).map_err(refuse)? == ObjectStoreScheme::Http {
+            // The whole URL is the address of the file, its query among it.
+            return Ok((web_store(&parsed, parsed.as_str()).map_err(refuse)?, Path::ROOT));
+        }
+        return open_cloud(url, &parsed);
     }
-    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let (root, key) = keys::split(url);
+    let path = keys::path_of(key).map_err(|fault| refuse(fault.into()))?;
+    Ok((store_at(root).map_err(refuse)?, path))
+}
+
+/// Opens the store of a folder's URL.
+pub(super) fn open_folder(url: &str) -> Result<Opened, LocationError> {
+    let refuse = |problem: Problem| LocationError::new(url, problem);
+    if keys::is_web(url) {
+        return open_cloud(url, &parse(url).map_err(refuse)?);
+    }
+    let (root, key) = keys::split(url);
+    let path = keys::folder_path_of(key).map_err(|fault| refuse(fault.into()))?;
+    Ok((store_at(root).map_err(refuse)?, path))
+}
+
+/// Opens a store that a URL of the web names, whose path is decoded once.
+fn open_cloud(url: &str, parsed: &Url) -> Result<Opened, LocationError> {
+    let refuse = |problem: Problem| LocationError::new(url, problem);
+    let (scheme, path) =
+        ObjectStoreScheme::parse(parsed).map_err(|error| refuse(error.to_string().into()))?;
+    let host = &parsed[..url::Position::BeforePath];
+    if scheme == ObjectStoreScheme::Http {
+        return Ok((web_store(parsed, host).map_err(refuse)?, path));
+    }
+    // Some clouds have the bucket in the name of the host, others at the beginning of the path.
+    let is_in_host = Path::from_url_path(parsed.path()).is_ok_and(|whole| whole == path);
+    let bucket = parsed.path_segments().and_then(|mut names| names.next()).unwrap_or_default();
+    let root = if is_in_host { host.to_owned() } else { format!("{host}/{bucket}") };
+    Ok((kept(&root, |root| build(&scheme, root)).map_err(refuse)?, path))
+}
+
+fn store_at(root: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let parsed = parse(&format!("{root}/"))?;
+    let scheme = scheme_of(&parsed)?;
+    kept(root, |root| build(&scheme, root))
+}
+
+fn parse(url: &str) -> Result<Url, Problem> {
+    Url::parse(url).map_err(|error| error.to_string().into())
+}
+
+fn scheme_of(url: &Url) -> Result<ObjectStoreScheme, Problem> {
+    let mut bare = url.clone();
+    bare.set_path("/");
+    let parsed = ObjectStoreScheme::parse(&bare);
+    parsed.map(|(scheme, _)| scheme).map_err(|error| error.to_string().into())
+}
+
+/// Returns the store at `root` that is open, or opens it.
+fn kept(
+    root: &str,
+    build: impl FnOnce(&str) -> Result<Arc<dyn ObjectStore>, Problem>,
+) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(store) = stores.get(root) {
+        return Ok(Arc::clone(store));
+    }
+    let store = build(root)?;
+    stores.insert(root.to_owned(), Arc::clone(&store));
+    Ok(store)
+}
+
+/// Calls are tried again by who knows what they were for.
+fn no_retry() -> RetryConfig {
+    RetryConfig { max_retries: 0, ..RetryConfig::default() }
+}
+
+fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let url = format!("{root}/");
     let built: Result<Arc<dyn ObjectStore>, Error> = match scheme {
-        ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
-            .with_url(url)
-            .with_retry(retry)
-            .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(AmazonS3ConfigKey::Client(Timeout), CALL_MAX)
-            .build()
-            .map(|store| Arc::new(store) as _),
+        ObjectStoreScheme::AmazonS3 => {
+            let mut builder = AmazonS3Builder::from_env().with_url(url);
+            let endpoint = builder
+                .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+                .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+            let allowed = builder.get_config_value(&AmazonS3ConfigKey::Client(AllowHttp));
+            if is_plain_and_allowed(StoreKind::S3, endpoint, allowed)? {
+                builder = builder.with_config(AmazonS3ConfigKey::Client(AllowHttp), "true");
+            }
+            builder
+                .with_retry(no_retry())
+                .with_http_connector(Connector(StoreKind::S3))
+                .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), CONNECT_MAX)
+                .with_config(AmazonS3ConfigKey::Client(Timeout), CALL_MAX)
+                .build()
+                .map(|store| Arc::new(store) as _)
+        }
         ObjectStoreScheme::GoogleCloudStorage => GoogleCloudStorageBuilder::from_env()
             .with_url(url)
-            .with_retry(retry)
+            .with_retry(no_retry())
+            .with_http_connector(Connector(StoreKind::Google))
             .with_config(GoogleConfigKey::Client(ConnectTimeout), CONNECT_MAX)
             .with_config(GoogleConfigKey::Client(Timeout), CALL_MAX)
             .build()
             .map(|store| Arc::new(store) as _),
-        ObjectStoreScheme::MicrosoftAzure => MicrosoftAzureBuilder::from_env()
-            .with_url(url)
-            .with_retry(retry)
-            .with_config(AzureConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(AzureConfigKey::Client(Timeout), CALL_MAX)
-            .build()
-            .map(|store| Arc::new(store) as _),
-        ObjectStoreScheme::Http => HttpBuilder::new()
-            .with_url(bucket)
-            .with_client_options(hub_token(&parsed))
-            .with_retry(retry)
-            .with_config(ConnectTimeout, CONNECT_MAX)
-            .with_config(Timeout, CALL_MAX)
-            .with_config(ClientConfigKey::AllowHttp, "true")
-            .build()
-            .map(|store| Arc::new(store) as _),
+        ObjectStoreScheme::MicrosoftAzure => {
+            let mut builder = MicrosoftAzureBuilder::from_env().with_url(url);
+            let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+            let allowed = builder.get_config_value(&AzureConfigKey::Client(AllowHttp));
+            if is_plain_and_allowed(StoreKind::Azure, endpoint, allowed)? {
+                builder = builder.with_config(AzureConfigKey::Client(AllowHttp), "true");
+            }
+            builder
+                .with_retry(no_retry())
+                .with_http_connector(Connector(StoreKind::Azure))
+                .with_config(AzureConfigKey::Client(ConnectTimeout), CONNECT_MAX)
+                .with_config(AzureConfigKey::Client(Timeout), CALL_MAX)
+                .build()
+                .map(|store| Arc::new(store) as _)
+        }
         // Lives as long as the program: for tests of what has no disk.
         ObjectStoreScheme::Memory => Ok(Arc::new(InMemory::new())),
-        _ => return Err(refuse("no store is known for this kind of URL".to_owned())),
+        _ => return Err("no store is known for this kind of URL".into()),
     };
-    let store = built.map_err(|error| refuse(error.to_string()))?;
-    stores.insert(bucket.to_owned(), Arc::clone(&store));
-    Ok((store, path))
+    // Nothing was asked yet: it is the environment that does not fit.
+    built.map_err(|error| {
+        let problem = last_cause(&error);
+        format!("{problem}; see the variables of the store (`AWS_…`, `GOOGLE_…`, `AZURE_…`)").into()
+    })
+}
+
+/// Returns whether an endpoint without encryption is to be allowed: one on this machine is always.
+///
+/// # Errors
+///
+/// [`StoreFault::PlainHttp`] for one on another machine that the environment does not allow.
+fn is_plain_and_allowed(
+    kind: StoreKind,
+    endpoint: Option<String>,
+    allowed: Option<String>,
+) -> Result<bool, StoreFault> {
+    let Some(endpoint) = endpoint.filter(|endpoint| endpoint.to_lowercase().starts_with("http://"))
+    else {
+        return Ok(false);
+    };
+    let is_true = |text: String| ["1", "true", "on", "yes", "y"].contains(&&*text.to_lowercase());
+    if allowed.is_some_and(is_true) || is_loopback(&endpoint) {
+        return Ok(true);
+    }
+    Err(StoreFault::PlainHttp { kind, endpoint })
+}
+
+/// Returns whether a URL leads to this machine.
+fn is_loopback(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    let Some(host) = url.as_ref().and_then(Url::host_str) else { return false };
+    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    address.is_some_and(|address| address.is_loopback())
+        || host == "localhost"
+        || host.ends_with(".localhost")
+}
+
+/// Returns a store of the web whose root is `root`.
+fn web_store(url: &Url, root: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let client = web_client(url).map_err(|error| Problem::from(&error))?;
+    HttpBuilder::new()
+        .with_url(root)
+        .with_retry(no_retry())
+        .with_http_connector(Connected(client))
+        .build()
+        .map(|store| Arc::new(store) as _)
+        .map_err(|error| Problem::from(&error))
+}
+
+/// Returns the client of a URL's host.
+fn web_client(url: &Url) -> Result<HttpClient, Error> {
+    let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let host = &url[..url::Position::BeforePath];
+    if let Some(client) = clients.get(host) {
+        return Ok(client.clone());
+    }
+    let options = hub_token(url)
+        .with_config(ConnectTimeout, CONNECT_MAX)
+        .with_config(Timeout, CALL_MAX)
+        .with_config(AllowHttp, "true");
+    let client = Connector(StoreKind::Web).connect(&options)?;
+    clients.insert(host.to_owned(), client.clone());
+    Ok(client)
 }
 
 /// Returns what tells the Hub who asks, where that is who is asked. The client sends it to no host that it
@@ -96,5 +248,32 @@ fn hub_token(url: &Url) -> ClientOptions {
             options.with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]))
         }
         Err(_) => options,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{StoreFault, StoreKind, is_plain_and_allowed};
+
+    #[test]
+    fn endpoints_without_encryption_are_for_this_machine_unless_allowed() {
+        let of = |endpoint: &str, allowed: Option<&str>| {
+            let allowed = allowed.map(str::to_owned);
+            is_plain_and_allowed(StoreKind::S3, Some(endpoint.to_owned()), allowed)
+        };
+        for endpoint in
+            ["http://127.0.0.1:9000", "http://localhost", "http://[::1]:1", "HTTP://s3.localhost"]
+        {
+            assert_eq!(of(endpoint, None), Ok(true), "{endpoint}");
+        }
+        assert_eq!(of("https://store.example.org", None), Ok(false));
+        assert_eq!(of("http://store.example.org", Some("true")), Ok(true));
+        for endpoint in
+            ["http://store.example.org", "http://127.0.0.1.example.org", "http://10.0.0.1"]
+        {
+            let endpoint = endpoint.to_owned();
+            let refused = of(&endpoint, Some("false")).unwrap_err();
+            assert_eq!(refused, StoreFault::PlainHttp { kind: StoreKind::S3, endpoint });
+        }
     }
 }

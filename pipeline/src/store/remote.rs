@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    io,
     ops::Range,
     sync::{
         Arc, LazyLock, OnceLock,
@@ -24,17 +25,20 @@ use object_store::{
     path::{Path, PathPart},
 };
 use tokio::runtime::{Builder, Runtime};
-use url::Url;
 
 use super::{
-    LocationError, ReadError, WriteError, join,
+    LocationError, ReadError, StoreFault, WriteError,
+    fault::{Problem, fault_of, io_error},
+    join, keys,
     layout::{BESIDE, PLAN, key_beside},
-    open::open_store,
+    open::{open_folder, open_object},
 };
 use crate::crash;
 
 /// How often a call is made before its failure is believed.
 const TRIES_MAX: u32 = 9;
+/// The same while a store has not answered once: its address is more likely wrong than the store away.
+const FIRST_TRIES_MAX: u32 = 4;
 /// The first pause between two tries; each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause: the eight of a call that fails to the end take 25 seconds together.
@@ -44,7 +48,7 @@ const READS_AT_A_TIME: usize = 32;
 
 /// The threads that wait for stores. They live as long as the program, so that a call may be made from
 /// any thread, whatever runtime that is part of.
-static THREADS: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
+static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
 });
 
@@ -92,10 +96,13 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let mut pause = PAUSE;
-    for _ in 1..tries {
+    let mut n_failed = 0;
+    loop {
+        n_failed += 1;
         match call().await {
-            Err(error) if may_pass(&error) => {
-                tracing::info!(%error, ?pause, "a call to the store failed, trying again");
+            Err(error) if n_failed < tries_max(&error).min(tries) => {
+                let problem = Problem::from(&error);
+                tracing::info!(error = %problem, ?pause, "a call to the store failed, retrying");
                 RETRIES.fetch_add(1, Relaxed);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -103,13 +110,17 @@ where
             done => return done,
         }
     }
-    call().await
 }
 
-/// Returns whether the same call may succeed later: no store says so, but everything that is the
-/// caller's fault has an error of its own.
-fn may_pass(error: &Error) -> bool {
-    matches!(error, Error::Generic { .. } | Error::JoinError { .. })
+/// Returns how often a call is made that fails so: once where it would fail again. What `object_store`
+/// has no name for is a connection that broke.
+fn tries_max(error: &Error) -> u32 {
+    match fault_of(error) {
+        Some(StoreFault::Unreachable { is_first: true, .. }) => FIRST_TRIES_MAX,
+        Some(fault) if !fault.may_pass() => 1,
+        None if !matches!(error, Error::Generic { .. } | Error::JoinError { .. }) => 1,
+        _ => TRIES_MAX,
+    }
 }
 
 /// A prefix of an object store.
@@ -126,8 +137,8 @@ pub(crate) struct RemoteFolder {
 
 impl RemoteFolder {
     pub(super) fn at(url: &str) -> Result<Self, LocationError> {
-        let (store, prefix) = open_store(url)?;
-        let url = url.trim_end_matches('/').to_owned();
+        let (store, prefix) = open_folder(url)?;
+        let url = url.strip_suffix('/').unwrap_or(url).to_owned();
         Ok(Self { store, prefix, url, tries: TRIES_MAX, is_within: Arc::default() })
     }
 
@@ -137,6 +148,9 @@ impl RemoteFolder {
     }
 
     pub(super) fn url_of(&self, key: &str) -> String {
+        if key.is_empty() {
+            return self.url.clone();
+        }
         let is_within = self.prefix.is_root() || self.is_within.get() == Some(&true);
         match key_beside(key).filter(|_| !is_within) {
             Some(key) => join(&format!("{}{BESIDE}", self.url), key),
@@ -179,12 +193,12 @@ impl RemoteFolder {
         Ok(below(&beside, key_beside))
     }
 
-    fn write_error(&self, key: &str, error: impl std::fmt::Display) -> WriteError {
-        WriteError { path: self.url_of(key), problem: error.to_string() }
+    fn write_error(&self, key: &str, error: impl Into<Problem>) -> WriteError {
+        WriteError::new(self.url_of(key), error)
     }
 
     fn read_error(&self, key: &str, error: &Error) -> ReadError {
-        ReadError { path: self.url_of(key), problem: error.to_string() }
+        ReadError::new(self.url_of(key), error)
     }
 
     fn listed(&self, dir: &str) -> Result<ListResult, ReadError> {
@@ -200,7 +214,7 @@ impl RemoteFolder {
     pub(super) fn list_dirs(&self) -> Result<Vec<String>, ReadError> {
         let listed = self.listed("")?;
         let names = listed.common_prefixes.iter().filter_map(Path::filename);
-        Ok(names.map(str::to_owned).collect())
+        Ok(names.filter(|name| !keys::is_marked(name)).map(str::to_owned).collect())
     }
 
     pub(super) fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
@@ -386,9 +400,13 @@ pub(crate) struct Reading(mpsc::Receiver<Result<Bytes, Error>>);
 
 impl Reading {
     /// Waits for it.
-    pub(crate) fn bytes(&self) -> std::io::Result<Bytes> {
-        receive(&self.0).map_err(std::io::Error::from)
+    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
+        receive(&self.0).map_err(|error| io_error(&error))
     }
+}
+
+fn unusable(error: LocationError) -> io::Error {
+    io::Error::other(Problem::from(error))
 }
 
 impl ObjectAt {
@@ -397,16 +415,35 @@ impl ObjectAt {
     /// # Errors
     ///
     /// The store's, as one of I/O.
-    pub(crate) fn look(url: &str) -> std::io::Result<Self> {
-        let (store, path) = open_store(url).map_err(std::io::Error::other)?;
-        let call = trying(TRIES_MAX, {
+    pub(crate) fn look(url: &str) -> io::Result<Self> {
+        let (store, path) = open_object(url).map_err(unusable)?;
+        let ask = |options: GetOptions| {
             let (store, path) = (Arc::clone(&store), path.clone());
-            move || {
-                let (store, path) = (Arc::clone(&store), path.clone());
-                async move { store.head(&path).await }
+            wait(trying(TRIES_MAX, move || {
+                let (store, path, options) = (Arc::clone(&store), path.clone(), options.clone());
+                async move { store.get_opts(&path, options).await.map(|found| found.meta) }
+            }))
+        };
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let meta = ask(head).or_else(|error| {
+            // The answer to a HEAD has no body that says why, and some addresses allow GET alone.
+            let is_refused = match fault_of(&error) {
+                Some(fault @ StoreFault::Answer { .. }) => !fault.may_pass(),
+                Some(fault) => matches!(
+                    fault,
+                    StoreFault::Denied { code: None, .. }
+                        | StoreFault::BadCredentials { code: None, .. }
+                ),
+                None => matches!(error, Error::NotFound { .. }),
+            };
+            if !is_refused {
+                return Err(error);
             }
+            let first_byte = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
+            ask(first_byte)
+                .map_err(|better| if fault_of(&better).is_some() { better } else { error })
         });
-        let meta = wait(call).map_err(std::io::Error::from)?;
+        let meta = meta.map_err(|error| io_error(&error))?;
         Ok(Self { store, path, object: identity(url.to_owned(), meta) })
     }
 
@@ -415,8 +452,8 @@ impl ObjectAt {
     /// # Errors
     ///
     /// That of a URL that no store is known for.
-    pub(crate) fn known(object: SourceObject) -> std::io::Result<Self> {
-        let (store, path) = open_store(&object.path).map_err(std::io::Error::other)?;
+    pub(crate) fn known(object: SourceObject) -> io::Result<Self> {
+        let (store, path) = open_object(&object.path).map_err(unusable)?;
         Ok(Self { store, path, object })
     }
 
@@ -440,22 +477,28 @@ impl ObjectAt {
         Reading(start(call))
     }
 
-    /// Lists the objects whose URLs begin with `url`.
+    /// Lists the objects in the folder `url` and below.
     ///
     /// # Errors
     ///
     /// The store's, as one of I/O.
-    pub(crate) fn list(url: &str) -> std::io::Result<Vec<SourceObject>> {
-        let (store, prefix) = open_store(url).map_err(std::io::Error::other)?;
+    pub(crate) fn list(url: &str) -> io::Result<Vec<SourceObject>> {
+        let (store, prefix) = open_folder(url).map_err(unusable)?;
         let found: Vec<ObjectMeta> = wait(trying(TRIES_MAX, move || {
             let listed = store.list(Some(&prefix));
             async move { listed.try_collect().await }
         }))
-        .map_err(std::io::Error::from)?;
-        let parsed = Url::parse(url).map_err(std::io::Error::other)?;
-        let bucket = &parsed[..url::Position::BeforePath];
-        let named = |meta: ObjectMeta| identity(format!("{bucket}/{}", meta.location), meta);
-        Ok(found.into_iter().map(named).collect())
+        .map_err(|error| io_error(&error))?;
+        let (root, _) = keys::split(url);
+        let named = found.into_iter().map(|meta| (keys::unmarked(meta.location.as_ref()), meta));
+        // Some programs put an object without content where a folder is.
+        let files = named.filter(|(key, meta)| !(key.ends_with('/') && meta.size == 0));
+        Ok(files.map(|(key, meta)| identity(format!("{root}/{key}"), meta)).collect())
+    }
+
+    /// Returns why the object of a URL that was listed cannot be asked for, if so.
+    pub(crate) fn problem_with(url: &str) -> Option<String> {
+        keys::path_of(keys::split(url).1).err().map(|fault| fault.to_string())
     }
 }
 

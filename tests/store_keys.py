@@ -1,0 +1,135 @@
+"""Keys of every printable character in a bucket of an S3 server (moto, from PyPI).
+
+    python tests/store_keys.py target/release/legenda
+
+Pictures lie at such keys: a folder of them is listed and read, cells of a table beside them lead to
+them, an output is written below such a prefix, and its folders by a column read back. Needs what
+`tests/tests/s3_server.rs` brings.
+"""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+from moto.server import ThreadedMotoServer
+
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "/")
+KEYS = [
+    "plain.png",
+    "a b.png",
+    "q?mark.png",
+    "hash#1.png",
+    "percent%20x.png",
+    "plus+plus.png",
+    "ünï.png",
+    "two//slashes.png",
+    "%2e%2e/up.png",
+    "v=San%20Francisco/x.png",
+    "day=2026-01-01 00%3A00/x.png",
+    f"a{PRINTABLE}.png",
+    *(f"one/{character}x.png" for character in PRINTABLE if character not in "._"),
+]
+PREFIX = "pre%fix/ #?&+"
+
+
+def png(number: int) -> bytes:
+    """Encodes a picture of one colour, which is the number."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
+    rows = (b"\0" + bytes([number, 90, 200]) * 32) * 32
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def job(source: str, columns: str, output: str, more: str = "") -> str:
+    """Writes a job."""
+    return f"""
+version = 1
+[task]
+kind = "caption"
+[source]
+paths = ['''{source}''']
+columns = {{ {columns} }}
+[output]
+path = '''{output}'''
+{more}
+"""
+
+
+def main() -> None:
+    """Starts the server, runs the jobs, and says what was seen."""
+    binary = str(Path(sys.argv[1]).resolve())
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    os.environ.update(keys, AWS_DEFAULT_REGION="us-east-1")
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket="bucket")
+    for number, key in enumerate(KEYS):
+        client.put_object(Bucket="bucket", Key=f"{PREFIX}/{key}", Body=png(number))
+    environment = os.environ | {"AWS_ENDPOINT": endpoint, "AWS_REGION": "us-east-1"}
+
+    def rows(prefix: str) -> list[dict[str, object]]:
+        listed = client.list_objects_v2(Bucket="bucket", Prefix=prefix)
+        found: list[dict[str, object]] = []
+        for entry in listed["Contents"]:
+            if entry["Key"].endswith(".parquet") and "/rejects/" not in entry["Key"]:
+                body = client.get_object(Bucket="bucket", Key=entry["Key"])["Body"].read()
+                found += pq.read_table(io.BytesIO(body)).to_pylist()
+        return found
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.toml"
+
+        def run(text: str) -> str:
+            path.write_text(text, encoding="utf-8")
+            command = [binary, "run", str(path), "--progress", "none", "--overwrite"]
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()[0]
+
+        media = 'id = "path", image = "media"'
+        print(run(job(f"s3://bucket/{PREFIX}", media, "s3://bucket/o%20?/all")))
+        found = sorted(str(row["path"]) for row in rows("o%20?/all/"))
+        assert found == sorted(f"s3://bucket/{PREFIX}/{key}" for key in KEYS), found
+
+        # Each cell leads to the picture of its row: their digests are all different.
+        table = pa.table({"id": [str(n) for n in range(len(KEYS))], "image": KEYS, "day": KEYS})
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        client.put_object(Bucket="bucket", Key=f"{PREFIX}/t.parquet", Body=sink.getvalue())
+        cells = 'id = "id", image = "image"'
+        beside = f"s3://bucket/{PREFIX}/t.parquet"
+        by_day = 'columns = ["id", "day"]\npartition_by = "day"'
+        print(run(job(beside, cells, "s3://bucket/days #1", by_day)))
+        answers = rows("days #1/")
+        assert len(answers) == len(KEYS), len(answers)
+        assert len({row["legenda_input_sha256"] for row in answers}) == len(KEYS)
+
+        # What the folders say comes back.
+        texts = job("s3://bucket/days #1", 'id = "id", text = "answer"', "s3://bucket/again")
+        texts = texts.replace('"caption"', '"generate"')
+        print(run(texts + 'columns = ["id", "day"]'))
+        read = {str(row["id"]): row["day"] for row in rows("again/")}
+        assert read == {str(number): key for number, key in enumerate(KEYS)}, read
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()
