@@ -87,7 +87,7 @@ impl Failure {
     }
 
     fn store_fault(&self) -> Option<&StoreFault> {
-        fault_of(self.error.as_ref())
+        fault_of(&*self.error)
     }
 
     /// Prints the error, its causes and the hints to stderr.

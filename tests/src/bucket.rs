@@ -310,7 +310,8 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (unescape(name), unescape(value))
+        // A space is a `+` there, and a `+` is encoded.
+        (unescape(name), unescape(&value.replace('+', " ")))
     });
     Some(Request { method, path: unescape(path), query: query.collect(), headers, body })
 }

@@ -65,7 +65,7 @@ fn buckets_that_cannot_be_used_are_told_with_what_to_set() {
         } else {
             &[]
         };
-        let told = bucket.run(&place, &[&[command, place_of], change].concat());
+        let told = bucket.run(&place, &[&[command, place_of][..], change].concat());
         refused(&told, &["the bucket does not exist"]);
     }
 }
