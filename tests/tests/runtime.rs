@@ -81,7 +81,7 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     let ran = ended(&mut with_a_gpu(&place, &["run", "job.toml"])).expect(0);
     assert_eq!(ran.stderr.matches("running on the CPU").count(), 1, "{}", ran.stderr);
     assert!(ran.stdout.contains("device cpu: ONNX Runtime at"), "{}", ran.stdout);
-    let report = std::fs::read_to_string(place.path("out/_legenda/report.json")).unwrap();
+    let report = std::fs::read_to_string(place.path("out.legenda/report.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["device"], "cpu");
     assert!(report["device_note"].as_str().unwrap().contains(&target));
