@@ -7,10 +7,12 @@
 mod embedding;
 mod generation;
 mod incremental;
+mod misspelt;
 mod output;
 mod reuse;
 mod schedule;
 mod source;
+mod strings;
 mod task;
 
 use std::collections::BTreeMap;
@@ -75,6 +77,7 @@ pub enum JobError {
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// The version of this format: 1.
+    #[serde(default = "job_version")]
     pub version: u32,
     /// What is asked of every row.
     pub task: Task,
@@ -103,6 +106,10 @@ pub struct Job {
     /// Whom `legenda schedule` tells how it went.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+}
+
+fn job_version() -> u32 {
+    JOB_VERSION
 }
 
 /// The model to ask and where it runs.
@@ -233,7 +240,9 @@ impl Job {
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, JobError> {
         let job: Self = if overrides.is_empty() {
             // Straight from the text, so that the message can show the line.
-            toml::from_str(text).map_err(|error| JobError::Syntax { message: error.to_string() })?
+            toml::from_str(text).map_err(|error| JobError::Syntax {
+                message: misspelt::with_suggestion(&error.to_string()),
+            })?
         } else {
             let mut table: toml::Table = toml::from_str(text)
                 .map_err(|error| JobError::Syntax { message: error.to_string() })?;
@@ -242,7 +251,7 @@ impl Job {
             }
             serde_path_to_error::deserialize(table).map_err(|error| JobError::Key {
                 key: error.path().to_string(),
-                message: error.inner().to_string().trim().to_owned(),
+                message: misspelt::with_suggestion(error.inner().to_string().trim()),
             })?
         };
         job.validate()?;

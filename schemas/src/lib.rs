@@ -9,6 +9,7 @@
 //! - [`precision`]: how the weights of graphs are stored.
 //! - [`span`]: the unit of commit, its identity and its name.
 //! - [`ledger`]: the on-disk records of what is committed.
+//! - [`suggest`]: the name that a misspelt one was meant to be.
 //! - [`units`]: sizes with a unit, error budgets, periods.
 
 pub mod cron;
@@ -17,6 +18,7 @@ pub mod job;
 pub mod ledger;
 pub mod precision;
 pub mod span;
+pub mod suggest;
 pub mod table;
 pub mod units;
 

@@ -95,6 +95,9 @@ impl Job {
         if self.model.context_tokens.is_some() {
             return refuse("model.context_tokens", "has no meaning for an `embed` task: remove it");
         }
+        if self.source.columns.seed.is_some() {
+            return refuse("source.columns.seed", "has no meaning for an `embed` task: remove it");
+        }
         if !has_text && self.embedding.prompt_name.is_some() {
             return refuse("embedding.prompt_name", "is for texts, but no text is embedded");
         }

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::JobError;
+use super::{
+    JobError,
+    strings::{OneOrSeveral, one_or_several},
+};
 
 /// How answers are decoded. What is left out is as the model's generation config says, else as
 /// transformers has it; names are those of transformers.
@@ -26,7 +29,7 @@ pub struct GenerationOptions {
     /// Draws only from the likeliest tokens that together have this probability.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// Draws only from tokens at least this share as likely as the likeliest.
+    /// Draws only from tokens at least this share as likely as the likeliest; 0 is all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f32>,
     /// Makes tokens that stand in prompt or answer less likely: above 1; 1 changes nothing.
@@ -64,6 +67,8 @@ pub struct GenerationOptions {
     /// The seed of the draws, with the row's identity.
     pub seed: u64,
     /// Texts that end an answer; they are not part of it.
+    #[serde(deserialize_with = "one_or_several")]
+    #[schemars(with = "OneOrSeveral")]
     pub stop: Vec<String>,
 }
 
@@ -83,7 +88,7 @@ impl GenerationOptions {
         let numbers: [(_, _, Fits, _); 5] = [
             ("generation.temperature", self.temperature, |t| t >= 0.0, "0 or more"),
             ("generation.top_p", self.top_p, is_share, "a share above 0, up to 1"),
-            ("generation.min_p", self.min_p, is_share, "a share above 0, up to 1"),
+            ("generation.min_p", self.min_p, |p| (0.0..=1.0).contains(&p), "a share from 0 to 1"),
             ("generation.repetition_penalty", self.repetition_penalty, |p| p > 0.0, "more than 0"),
             ("generation.length_penalty", self.length_penalty, |_| true, "a number"),
         ];

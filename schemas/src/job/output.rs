@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::strings::{OneOrSeveral, some_one_or_several};
+
 /// Where the answers go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -16,7 +18,12 @@ pub struct Output {
     #[serde(default)]
     pub rejects: RejectsPlace,
     /// The columns of the input that are carried to the answers; default: all but the media ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "some_one_or_several"
+    )]
+    #[schemars(with = "Option<OneOrSeveral>")]
     pub columns: Option<Vec<String>>,
     /// A column of the input by whose values answers are put into folders, `column=value`, as Hive does:
     /// a text, a whole number, a boolean or a date, which then stands in the name of its folder.

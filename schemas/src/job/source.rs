@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Incremental;
+use super::{
+    Incremental,
+    strings::{OneOrSeveral, one_or_several},
+};
 
 /// The table to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +16,9 @@ use super::Incremental;
 pub struct Source {
     /// Files, directories (every file below that is of the format) or glob patterns, relative to the
     /// job file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
+    /// A single one may be written without brackets.
+    #[serde(deserialize_with = "one_or_several")]
+    #[schemars(with = "OneOrSeveral")]
     pub paths: Vec<String>,
     /// What the files are; default: what their extensions say, and of a directory or pattern with
     /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
@@ -39,12 +45,14 @@ pub struct Source {
     pub columns: Columns,
     /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
     /// may lead to, beside the folder of the table's own file.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
+    #[schemars(with = "OneOrSeveral")]
     pub media_dirs: Vec<String>,
     /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
     /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. Names
     /// that lead to addresses of a private network are refused.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
+    #[schemars(with = "OneOrSeveral")]
     pub media_hosts: Vec<String>,
 }
 
@@ -106,6 +114,10 @@ pub struct Columns {
     /// The sound: bytes, `{bytes, path}`, or a path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
+    /// The seed of the row's draws, in place of `generation.seed`: a whole number, or null for none.
+    /// Rows with the same seed and the same input get the same answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 impl Columns {

@@ -32,6 +32,61 @@ fn unknown_keys_are_shown_with_their_line() {
 }
 
 #[test]
+fn misspelt_keys_and_values_are_shown_with_what_was_meant() {
+    for (from, to, meant) in [
+        ("kind =", "knid =", "did you mean `kind`?"),
+        ("\"caption\"", "\"captoin\"", "did you mean `caption`?"),
+        ("[output]", "[ouput]", "did you mean `output`?"),
+        ("{ image =", "{ imgae =", "did you mean `image`?"),
+        ("paths =", "span_rows = 4\npaths =", "`span_rows` is a key of `[output]`"),
+        ("paths =", "bundle = \"x\"\npaths =", "`bundle` is a key of `[model]`"),
+        ("paths =", "cron = \"x\"\npaths =", "`cron` is a key of `[schedule]`"),
+    ] {
+        let message = error(&CAPTIONS.replacen(from, to, 1), &[]);
+        assert!(message.ends_with(meant), "{message}");
+    }
+    for (set, meant) in [
+        ("model.slot=3", "did you mean `slots`?"),
+        ("modle.slots=3", "did you mean `model`?"),
+        ("model.device=cudda", "did you mean `cuda`?"),
+        ("output.format=parqet", "did you mean `parquet`?"),
+        ("task.long_audio=seqential", "did you mean `sequential`?"),
+        ("source.columns={ image = \"image\", txt = \"x\" }", "did you mean `text`?"),
+        ("output.sidecars={ extension = \"text\", mode = \"skip\" }", "did you mean `txt`?"),
+        ("source.slots=3", "`slots` is a key of `[model]`"),
+    ] {
+        let message = error(CAPTIONS, &[set]);
+        assert!(message.ends_with(meant), "{set}: {message}");
+    }
+    let message = error(CAPTIONS, &["model.colour=3"]);
+    assert!(message.contains("colour") && !message.contains("mean"), "{message}");
+}
+
+#[test]
+fn a_list_of_one_needs_no_brackets() {
+    let text = CAPTIONS.replace("[\"pictures.parquet\"]", "\"pictures.parquet\"");
+    let text = text.replace("path =", "columns = \"id\"\npath =");
+    let text = format!("{text}\n[generation]\nstop = \"END\"");
+    let job = Job::parse(&text, &["source.media_dirs=x".to_owned()]).unwrap();
+    assert_eq!(job.source.paths, ["pictures.parquet"]);
+    assert_eq!(job.source.media_dirs, ["x"]);
+    assert_eq!(job.output.columns.as_deref(), Some(["id".to_owned()].as_slice()));
+    assert_eq!(job.generation.stop, ["END"]);
+    // What is written to an output reads back.
+    let written = toml::to_string(&job).unwrap();
+    assert_eq!(Job::parse(&written, &[]).unwrap(), job);
+    for wrong in ["source.paths=7", "source.paths=[7]"] {
+        assert!(error(CAPTIONS, &[wrong]).contains("string"), "{wrong}");
+    }
+}
+
+#[test]
+fn the_version_may_be_left_out() {
+    let job = Job::parse(&CAPTIONS.replace("version = 1", ""), &[]).unwrap();
+    assert_eq!(job, Job::parse(CAPTIONS, &[]).unwrap());
+}
+
+#[test]
 fn overrides_take_toml_or_plain_text() {
     let overrides =
         ["model.slots=3", "output.path=elsewhere/x", "limits.memory=1GiB"].map(str::to_owned);
