@@ -1,6 +1,7 @@
 //! The data path of a run: a table of records in, a table of answers out.
 //!
-//! - [`plan`]: a job checked against its table and model, before a row is read.
+//! - [`plan`]: a job checked against its table and model, before a row is read. [`first_row`]: what is
+//!   asked of its first row.
 //! - [`inspect`]: what is in a table, before there is a job.
 //! - [`run`]: wires the stages; the file to read first. [`stop`]: what ends a run early.
 //! - [`stage`]: scan, prepare, encode, generate, collect.
@@ -22,6 +23,7 @@
 pub mod budget;
 pub mod crash;
 pub mod eval;
+pub mod first_row;
 pub mod guard;
 pub mod inspect;
 pub mod ledger;

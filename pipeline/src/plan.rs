@@ -228,8 +228,14 @@ impl RunPlan {
         check_partitions(&job, &carried)?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
-        let mapped =
-            [&columns.id, &columns.text, &columns.messages, &columns.image, &columns.audio];
+        let mapped = [
+            &columns.id,
+            &columns.text,
+            &columns.messages,
+            &columns.image,
+            &columns.audio,
+            &columns.seed,
+        ];
         for name in mapped.into_iter().flatten().chain(&template_columns) {
             if !read_columns.contains(name) {
                 read_columns.push(name.clone());
@@ -432,14 +438,17 @@ fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceErro
     type Fits = fn(&DataType) -> bool;
     let is_text: Fits =
         |kind| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    // A column without values is of no type in files that have none for it.
+    let is_seed: Fits = |kind| kind.is_integer() || kind.is_null();
     const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
     const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
-    let mapped: [(&str, &Option<String>, Fits, &'static str); 5] = [
+    let mapped: [(&str, &Option<String>, Fits, &'static str); 6] = [
         ("source.columns.id", &columns.id, |_| true, "anything"),
         ("source.columns.text", &columns.text, is_text, "text"),
         ("source.columns.messages", &columns.messages, holds_messages, MESSAGES),
         ("source.columns.image", &columns.image, holds_media, MEDIA),
         ("source.columns.audio", &columns.audio, holds_media, MEDIA),
+        ("source.columns.seed", &columns.seed, is_seed, "whole numbers"),
     ];
     for (key, name, fits, expected) in mapped {
         let Some(name) = name else { continue };
@@ -477,23 +486,17 @@ fn template_columns(
     prompt: &Template,
     system: Option<&Template>,
 ) -> Result<Vec<String>, PlanError> {
+    let given: &[&str] = if job.source.columns.says_text() { &["text"] } else { &[] };
     let mut columns = BTreeSet::new();
-    let templates = [("task.prompt", Some(prompt)), ("task.system", system)];
-    for (key, template) in templates {
-        for variable in template.map(Template::variables).into_iter().flatten() {
-            if variable == "text" && job.source.columns.says_text() {
+    for (key, template) in [("task.prompt", Some(prompt)), ("task.system", system)] {
+        let Some(template) = template else { continue };
+        for name in template.columns(&table.files[0].schema, given)? {
+            // The text of a row goes by this name, whichever column it is.
+            if given.contains(&name.as_str()) {
                 continue;
             }
-            if table.files[0].schema.field_with_name(variable).is_err() {
-                return Err(TemplateError::UnknownVariable {
-                    key,
-                    variable: variable.clone(),
-                    available: table.files[0].column_names(),
-                }
-                .into());
-            }
-            table.common_column(key, variable)?;
-            columns.insert(variable.clone());
+            table.common_column(key, &name)?;
+            columns.insert(name);
         }
     }
     Ok(columns.into_iter().collect())

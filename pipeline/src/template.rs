@@ -1,9 +1,24 @@
 //! Prompt templates: Jinja syntax over the columns of a row, without access to anything else.
+//!
+//! A column is a variable of its name, `{{ title }}`, also where the engine has a function of that name.
+//! `row` holds every column by its name, for names that are not identifiers: `{{ row["Review Text"] }}`.
+//! In a table with a column `row`, `row` is that column.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+};
 
-use minijinja::{Environment, UndefinedBehavior};
+use arrow::datatypes::Schema;
+use legenda_schemas::suggest::{closest, did_you_mean};
+use minijinja::{
+    Environment, ErrorKind, UndefinedBehavior,
+    machinery::{Instruction, Instructions, get_compiled_template},
+    value::{Serde, Value as Shown},
+};
 use serde_json::{Map, Value};
+
+use crate::source::column::holds_bytes;
 
 /// Instructions a template may take for one row, so that a loop over a huge range ends; a plain
 /// template takes a few dozen.
@@ -12,28 +27,68 @@ const NAME: &str = "prompt";
 /// The longest prompt that is rendered, in bytes: fuel bounds instructions, and one of them may write a
 /// text of any length again. Far above `limits.text_bytes` of any job that a model could answer.
 const PROMPT_BYTES_MAX: usize = 64 << 20;
+/// The variable that holds all columns.
+const ROW: &str = "row";
+/// Variables that the engine itself sets.
+const LOCALS: [&str; 4] = ["loop", "self", "super", "caller"];
 
 /// A compiled template.
 #[derive(Debug)]
 pub struct Template {
+    key: &'static str,
     environment: Environment<'static>,
-    variables: BTreeSet<String>,
+    names: Names,
+}
+
+/// The names in a template.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    /// Variables whose values are taken.
+    read: BTreeSet<String>,
+    /// Variables that the template sets itself, somewhere.
+    set: BTreeSet<String>,
+    /// What is taken of `row`.
+    of_row: OfRow,
+}
+
+/// The columns that a template takes of `row`.
+#[derive(Clone, Debug, Default)]
+struct OfRow {
+    named: BTreeSet<String>,
+    /// Which columns are taken shows only when a row is rendered.
+    may_be_any: bool,
 }
 
 /// Why a template cannot be used, or not for a row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// It is no template.
-    #[error("`{key}` is no valid template: {problem}")]
+    /// Its syntax is wrong.
+    #[error("`{key}` is not a valid template: {problem}")]
     Syntax {
         /// The key of the job file.
         key: &'static str,
         /// What is wrong, and in which line.
         problem: String,
     },
-    /// It names what no column is called.
-    #[error("`{key}` uses `{variable}`, which is no column of the table; it has {available}")]
+    /// It uses a filter, test or function that does not exist.
+    #[error("`{key}` uses the {kind} `{name}` in line {line}, which does not exist{suggestion}")]
+    UnknownName {
+        /// The key of the job file.
+        key: &'static str,
+        /// What it would be.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// The line of the template.
+        line: usize,
+        /// What was meant, as the end of a sentence; may be empty.
+        suggestion: String,
+    },
+    /// It names a variable that is not a column.
+    #[error(
+        "`{key}` uses `{variable}`, which is not a column of the table; it has {available}{suggestion}"
+    )]
     UnknownVariable {
         /// The key of the job file.
         key: &'static str,
@@ -41,6 +96,8 @@ pub enum TemplateError {
         variable: String,
         /// The names there are.
         available: String,
+        /// What was meant, as the end of a sentence; may be empty.
+        suggestion: String,
     },
     /// It fails for a row.
     #[error("the prompt template fails on this row: {problem}")]
@@ -50,33 +107,210 @@ pub enum TemplateError {
     },
 }
 
+/// What a name of the engine stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `{{ text | filter }}`.
+    Filter,
+    /// `{% if text is test %}`.
+    Test,
+    /// `{{ function() }}`.
+    Function,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Test => "test",
+            Self::Function => "function",
+        })
+    }
+}
+
+impl Kind {
+    /// The names that a suggestion is chosen from; the engine does not tell all of its own.
+    const FILTERS: &'static str = "abs batch bool capitalize chain count default dictsort escape \
+        first float format groupby indent int items join last length lines list lower map max min \
+        replace reverse round slice sort split string title tojson trim upper";
+    const TESTS: &'static str = "boolean defined divisibleby endingwith even float integer iterable \
+        mapping none number odd sequence startingwith string undefined";
+
+    /// Returns whether the engine has one of this name.
+    fn exists(self, name: &str, environment: &Environment<'_>) -> bool {
+        let mut state = environment.empty_state();
+        // Without arguments it fails, and in another way than one that does not exist.
+        let (error, unknown) = match self {
+            Self::Filter => (state.apply_filter(name, &[]).err(), ErrorKind::UnknownFilter),
+            Self::Test => (state.perform_test(name, &[]).err(), ErrorKind::UnknownTest),
+            Self::Function => return environment.globals().any(|(global, _)| global == name),
+        };
+        error.is_none_or(|error| error.kind() != unknown)
+    }
+
+    fn suggestion(self, name: &str, environment: &Environment<'_>) -> String {
+        match self {
+            Self::Filter => did_you_mean(name, Self::FILTERS.split(' ')),
+            Self::Test => did_you_mean(name, Self::TESTS.split(' ')),
+            Self::Function => did_you_mean(name, environment.globals().map(|(name, _)| name)),
+        }
+    }
+}
+
+impl Names {
+    /// Finds the names in a template of `environment`.
+    fn of(key: &'static str, environment: &Environment<'_>) -> Result<Self, TemplateError> {
+        let mut this = Self::default();
+        let template = environment.get_template(NAME).map_err(|error| {
+            let problem = error.to_string();
+            TemplateError::Syntax { key, problem }
+        })?;
+        let compiled = get_compiled_template(&template);
+        let mut used: Vec<(Kind, String, usize)> = Vec::new();
+        this.add(&compiled.instructions, &mut used);
+        compiled.blocks.values().for_each(|block| this.add(block, &mut used));
+        let is_own = |name: &str| this.set.contains(name) || LOCALS.contains(&name);
+        let unknown = used.into_iter().find(|(kind, name, _)| {
+            !(*kind == Kind::Function && is_own(name)) && !kind.exists(name, environment)
+        });
+        match unknown {
+            None => Ok(this),
+            Some((kind, name, line)) => {
+                let suggestion = kind.suggestion(&name, environment);
+                Err(TemplateError::UnknownName { key, kind, name, line, suggestion })
+            }
+        }
+    }
+
+    /// Takes in the variables of some instructions; adds the names of the engine's own that they use,
+    /// with their lines, to `used`.
+    fn add(&mut self, instructions: &Instructions<'_>, used: &mut Vec<(Kind, String, usize)>) {
+        for idx in 0.. {
+            let Some(instruction) = instructions.get(idx) else { break };
+            let mut uses = |kind, name: &str| {
+                used.push((kind, name.to_owned(), instructions.get_line(idx).unwrap_or(1)));
+            };
+            match instruction {
+                Instruction::Lookup(name) => {
+                    self.read.insert((*name).to_owned());
+                    if *name == ROW {
+                        self.of_row.add(instructions.get(idx + 1), instructions.get(idx + 2));
+                    }
+                }
+                Instruction::StoreLocal(name) => {
+                    self.set.insert((*name).to_owned());
+                }
+                Instruction::CallFunction(name, _) => uses(Kind::Function, name),
+                Instruction::ApplyFilter(name, ..) => uses(Kind::Filter, name),
+                Instruction::PerformTest(name, ..) => uses(Kind::Test, name),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl OfRow {
+    /// Takes in what the two instructions behind the one that loads `row` do with it.
+    fn add(&mut self, next: Option<&Instruction<'_>>, then: Option<&Instruction<'_>>) {
+        let name = match (next, then) {
+            (Some(Instruction::GetAttr(name)), _) => Some(*name),
+            (Some(Instruction::LoadConst(name)), Some(Instruction::GetItem)) => name.as_str(),
+            _ => None,
+        };
+        match name {
+            Some(name) => {
+                self.named.insert(name.to_owned());
+            }
+            None => self.may_be_any = true,
+        }
+    }
+}
+
 impl Template {
     /// Compiles the template `source` that stands at `key` of the job file.
     ///
     /// # Errors
     ///
-    /// [`TemplateError::Syntax`].
+    /// [`TemplateError::Syntax`], [`TemplateError::UnknownName`].
     pub fn compile(key: &'static str, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| TemplateError::Syntax { key, problem: error.to_string() })?;
-        let variables = environment
-            .get_template(NAME)
-            .map(|template| template.undeclared_variables(false))
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|name| !environment.globals().any(|(global, _)| global == name))
-            .collect();
-        Ok(Self { environment, variables })
+        let syntax = |error: minijinja::Error| {
+            let mut problem = error.to_string();
+            if problem.contains("unexpected identifier") {
+                // As in `{{ Review Text }}`.
+                problem.push_str(
+                    "; write `row[\"name\"]` for a column whose name is not an identifier",
+                );
+            }
+            TemplateError::Syntax { key, problem }
+        };
+        environment.add_template_owned(NAME, source.to_owned()).map_err(syntax)?;
+        let names = Names::of(key, &environment)?;
+        Ok(Self { key, environment, names })
     }
 
-    /// Returns the names the template takes from a row.
-    #[must_use]
-    pub fn variables(&self) -> &BTreeSet<String> {
-        &self.variables
+    /// Returns the columns of a table that the template takes from a row; `given` are further variables
+    /// that it may use.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::UnknownVariable`].
+    pub fn columns(
+        &self,
+        table: &Schema,
+        given: &[&str],
+    ) -> Result<BTreeSet<String>, TemplateError> {
+        let column = |name: &str| table.field_with_name(name).ok();
+        let unknown = |name: &str, variable: String| {
+            let names = || table.fields().iter().map(|field| field.name().as_str());
+            let available: Vec<String> = names().map(|name| format!("`{name}`")).collect();
+            TemplateError::UnknownVariable {
+                key: self.key,
+                variable,
+                available: available.join(", "),
+                suggestion: closest(name, names().chain(given.iter().copied()))
+                    .map_or_else(String::new, |found| {
+                        format!("; did you mean `{}`?", written(found))
+                    }),
+            }
+        };
+        let mut columns = BTreeSet::new();
+        let mut is_row_read = false;
+        for name in &self.names.read {
+            let is_set = self.names.set.contains(name);
+            match column(name) {
+                // Most likely a loop over media, which are nothing to print.
+                Some(field) if is_set && holds_bytes(field.data_type()) => {}
+                Some(_) => {
+                    columns.insert(name.clone());
+                }
+                None if name == ROW => is_row_read = true,
+                None if is_set
+                    || given.contains(&name.as_str())
+                    || LOCALS.contains(&name.as_str())
+                    || Kind::Function.exists(name, &self.environment) => {}
+                None => return Err(unknown(name, name.clone())),
+            }
+        }
+        if !is_row_read {
+            return Ok(columns);
+        }
+        // A `row` of the template's own making may have members of any name.
+        let is_set = self.names.set.contains(ROW);
+        for name in &self.names.of_row.named {
+            if column(name).is_some() {
+                columns.insert(name.clone());
+            } else if !is_set && !given.contains(&name.as_str()) {
+                return Err(unknown(name, format!("{ROW}[{name:?}]")));
+            }
+        }
+        if self.names.of_row.may_be_any {
+            let cheap = table.fields().iter().filter(|field| !holds_bytes(field.data_type()));
+            columns.extend(cheap.map(|field| field.name().clone()));
+        }
+        Ok(columns)
     }
 
     /// Renders the template for a row.
@@ -89,13 +323,26 @@ impl Template {
         let failed = |problem: String| TemplateError::Render { problem };
         let template =
             self.environment.get_template(NAME).map_err(|error| failed(error.to_string()))?;
-        let rendered = template.render_captured_to(minijinja::value::Serde(row), &mut prompt);
+        let read = self.names.read.iter().filter_map(|name| Some((name, row.get(name)?)));
+        let mut variables: BTreeMap<&str, Shown> =
+            read.map(|(name, value)| (name.as_str(), Shown::from(Serde(value)))).collect();
+        if self.names.read.contains(ROW) {
+            variables.entry(ROW).or_insert_with(|| Shown::from(Serde(row)));
+        }
+        let rendered = template.render_captured_to(Serde(variables), &mut prompt);
         rendered.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             failed(cause.unwrap_or_else(|| error.to_string()))
         })?;
         String::from_utf8(prompt.bytes).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// Returns how a template reads a column.
+fn written(column: &str) -> String {
+    let is_identifier = column.chars().all(|c| c == '_' || c.is_alphanumeric())
+        && !column.starts_with(|c: char| c.is_numeric());
+    if is_identifier { column.to_owned() } else { format!("{ROW}[{column:?}]") }
 }
 
 /// Takes what a template writes, up to a bound.
@@ -119,35 +366,4 @@ impl io::Write for Bounded {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Map, Value, json};
-
-    use super::{Template, TemplateError};
-
-    fn row(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    #[test]
-    fn columns_fill_the_template() {
-        let template = Template::compile("task.prompt", "{{ a }} and {{ b | upper }}").unwrap();
-        assert_eq!(template.variables().iter().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(template.render(&row(json!({"a": 1, "b": "x"}))).unwrap(), "1 and X");
-    }
-
-    #[test]
-    fn bad_templates_and_rows_are_errors() {
-        let syntax = Template::compile("task.prompt", "{{ a").unwrap_err();
-        assert!(matches!(syntax, TemplateError::Syntax { key: "task.prompt", .. }), "{syntax}");
-        let endless =
-            "{% for i in range(9999) %}{% for j in range(9999) %}{{ j }}{% endfor %}{% endfor %}";
-        let template = Template::compile("task.prompt", endless).unwrap();
-        assert!(matches!(template.render(&Map::new()), Err(TemplateError::Render { .. })));
-        let long = "{% for i in range(9999) %}{{ text }}{% endfor %}";
-        let template = Template::compile("task.prompt", long).unwrap();
-        let refused = template.render(&row(json!({"text": "x".repeat(100_000)}))).unwrap_err();
-        // Whichever bound is met first.
-        let told = refused.to_string();
-        assert!(told.contains("writes more than") || told.contains("out of fuel"), "{told}");
-    }
-}
+mod tests;

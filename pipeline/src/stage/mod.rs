@@ -12,6 +12,7 @@
 
 mod again;
 pub mod answer;
+pub(crate) mod ask;
 mod carry;
 pub mod collect;
 mod decode;

@@ -4,13 +4,14 @@
 use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
-use legenda_models::{Hearing, ProcessError, Processor, Record, Sample, Turn};
+use legenda_models::{Hearing, ProcessError, Processor, Record, Sample};
 use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
-use serde_json::{Map, Value};
+use serde_json::{Number, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
     Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
+    ask::{AskError, Asking},
     decode::{self, Room, Short},
     hearing::HeardRow,
     parts::{Part, Place},
@@ -26,11 +27,9 @@ use crate::{
     reuse::{Asked, Known},
     source::{
         SourceFailed,
-        cell::{MediaCell, media_cells, template_value, text_cell},
-        conversation::Conversation,
+        cell::{MediaCell, media_cells, template_value},
     },
     stop::Stop,
-    template::TemplateError,
 };
 
 /// Copies of a text on its way: cell, value of a template, prompt, and what the tokenizer takes of it.
@@ -63,17 +62,13 @@ enum PrepareError {
     #[error("column `{column}`: {source}")]
     Locate { column: String, source: LocateError },
     #[error(transparent)]
-    Template(#[from] TemplateError),
+    Ask(#[from] AskError),
     #[error(transparent)]
     Process(#[from] ProcessError),
-    #[error("column `{column}` is no conversation: {problem}")]
-    Messages { column: String, problem: String },
     #[error("column `{column}` is null, but the task `{task}` needs it")]
     Missing { column: String, task: &'static str },
     #[error("the row has no text, no image and no sound to ask about")]
     Nothing,
-    #[error("the prompt has {bytes} bytes; `limits.text_bytes` allows {bytes_max}")]
-    TextTooLong { bytes: usize, bytes_max: u64 },
     #[error(
         "the texts of the row take {bytes} bytes of memory; `limits.memory` leaves {bytes_max} for it: raise it"
     )]
@@ -87,12 +82,10 @@ impl PrepareError {
         match self {
             Self::Media { source, .. } => source.code(),
             Self::Locate { source, .. } => source.code(),
-            Self::Template(_) => "template_failed",
+            Self::Ask(error) => error.code(),
             Self::Process(error) => error.code(),
-            Self::Messages { .. } => "messages_invalid",
             Self::Missing { .. } => "media_missing",
             Self::Nothing => "row_empty",
-            Self::TextTooLong { .. } => "text_too_long",
             Self::TextExceedsMemory { .. } => "text_exceeds_memory",
             Self::Panic { .. } => "decoder_panicked",
         }
@@ -193,13 +186,6 @@ enum Attempt {
     Short { bytes: u64, is_exact: bool },
     /// It cannot be prepared.
     Refused(PrepareError),
-}
-
-/// What is asked of a row in words.
-struct Asking {
-    prompt: String,
-    system: Option<String>,
-    earlier: Vec<Turn>,
 }
 
 /// What became of a row.
@@ -381,7 +367,7 @@ impl Preparer {
     ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
         let columns = &self.plan.job.source.columns;
         let [image_cells, audio_cells] = media;
-        let asking = self.asking(&batch.rows, offset)?;
+        let asking = Asking::new(&self.plan, &batch.rows, offset).map_err(PrepareError::from)?;
         let images = self.media(&columns.image, "image", image_cells, batch, &mut room, runtime)?;
         let audios = self.media(&columns.audio, "audio", audio_cells, batch, &mut room, runtime)?;
         if asking.prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
@@ -428,47 +414,6 @@ impl Preparer {
         bytes.sum()
     }
 
-    /// Renders what is asked of a row in words.
-    fn asking(&self, rows: &RecordBatch, offset: usize) -> Result<Asking, PrepareError> {
-        let mut row = Map::new();
-        let columns = &self.plan.job.source.columns;
-        let mut conversation = Conversation::default();
-        if let Some(name) = &columns.messages
-            && let Some(column) = rows.column_by_name(name)
-        {
-            let read = Conversation::of_cell(column.as_ref(), offset);
-            let wrong = |problem| PrepareError::Messages { column: name.clone(), problem };
-            conversation = read.map_err(wrong)?.unwrap_or_default();
-            row.insert("text".to_owned(), Value::from(conversation.asked.as_str()));
-        }
-        for name in &self.plan.template_columns {
-            if let Some(column) = rows.column_by_name(name) {
-                row.insert(name.clone(), template_value(column.as_ref(), offset));
-            }
-        }
-        if let Some(name) = &columns.text {
-            let text = rows.column_by_name(name).and_then(|column| text_cell(column, offset));
-            row.insert("text".to_owned(), Value::from(text.unwrap_or_default()));
-        }
-        let mut prompt = self.plan.prompt.render(&row)?;
-        if let Some(embedding) = &self.plan.embedding
-            && !prompt.trim().is_empty()
-        {
-            prompt.insert_str(0, &embedding.prefix);
-        }
-        let system = self.plan.system.as_ref().map(|system| system.render(&row)).transpose()?;
-        let system: Vec<String> = conversation.system.into_iter().chain(system).collect();
-        let system = (!system.is_empty()).then(|| system.join("\n"));
-        let earlier = conversation.earlier;
-        let of_earlier: usize = earlier.iter().map(|turn| turn.text.len()).sum();
-        let bytes = prompt.len() + system.as_ref().map_or(0, String::len) + of_earlier;
-        let bytes_max = self.plan.job.limits.text_bytes.0;
-        if bytes as u64 > bytes_max {
-            return Err(PrepareError::TextTooLong { bytes, bytes_max });
-        }
-        Ok(Asking { prompt, system, earlier })
-    }
-
     /// Returns the encoded bytes of every image or sound of a row.
     fn media<'a>(
         &self,
@@ -509,8 +454,9 @@ impl Preparer {
         Ok(media)
     }
 
-    /// Takes the digest of what is asked, and the row's own seed: from the job's seed, the row's
-    /// place in its file and its input, so that draws do not depend on order or resume.
+    /// Takes the digest of what is asked, and the row's own seed: from the seed in its column and its
+    /// input, or from the job's seed, the row's place in its file and its input; so that draws do not
+    /// depend on order or resume.
     fn identity(
         &self,
         batch: &ScannedBatch,
@@ -528,10 +474,24 @@ impl Preparer {
             parts.extend([turn.role.as_str().as_bytes(), turn.text.as_bytes()]);
         }
         let input_sha256 = sha256_hex(parts);
-        let row = batch.file_rows[offset].to_le_bytes();
-        let job_seed = self.plan.job.generation.seed.to_le_bytes();
-        let seed = sha256_hex([&row[..], &job_seed, input_sha256.as_bytes()]);
+        let seed = match self.row_seed(&batch.rows, offset) {
+            Some(seed) => sha256_hex([seed.to_string().as_bytes(), input_sha256.as_bytes()]),
+            None => {
+                let row = batch.file_rows[offset].to_le_bytes();
+                let job_seed = self.plan.job.generation.seed.to_le_bytes();
+                sha256_hex([&row[..], &job_seed, input_sha256.as_bytes()])
+            }
+        };
         let seed = u64::from_str_radix(&seed[..16], 16).unwrap_or_default();
         RowIdentity { input_sha256, seed, flags: Flags::new() }
+    }
+
+    /// Returns the seed that a column gives a row, if one does.
+    fn row_seed(&self, rows: &RecordBatch, offset: usize) -> Option<Number> {
+        let name = self.plan.job.source.columns.seed.as_ref()?;
+        match template_value(rows.column_by_name(name)?.as_ref(), offset) {
+            Value::Number(seed) => Some(seed),
+            _ => None,
+        }
     }
 }

@@ -1,0 +1,104 @@
+//! The first row of a plan, as `legenda check` shows it.
+
+use arrow::array::RecordBatch;
+use serde_json::{Map, Value};
+
+use crate::{
+    plan::RunPlan,
+    source::{SourceError, cell::template_value, reader::ReadError},
+    stage::ask::{AskError, Asking},
+};
+
+/// The most characters of a row that an error shows.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// What the model is asked of the first row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstRow {
+    /// The system message, if there is one.
+    pub system: Option<String>,
+    /// The prompt; the model's chat template comes on top.
+    pub prompt: String,
+}
+
+/// Why there is no prompt for the first row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FirstRowError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The row cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A template fails.
+    #[error("row {row} of `{path}`: {problem}; the row is {shown}")]
+    Template {
+        /// The row of its file, counted from 0.
+        row: u64,
+        /// The file.
+        path: String,
+        /// What fails.
+        problem: String,
+        /// The columns that are asked about, as JSON, shortened.
+        shown: String,
+    },
+    /// The row will be rejected by a run.
+    #[error("row {row} of `{path}` will be rejected: {problem}")]
+    Rejected {
+        /// The row of its file, counted from 0.
+        row: u64,
+        /// The file.
+        path: String,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl RunPlan {
+    /// Renders what is asked of the first row; none where there is no row, or the model reads no text.
+    ///
+    /// # Errors
+    ///
+    /// [`FirstRowError`].
+    pub fn first_row(&self) -> Result<Option<FirstRow>, FirstRowError> {
+        let first = self.ledger.spans.iter().find_map(|span| {
+            let position = self.rows_of(span).first().copied()?;
+            Some((span, position))
+        });
+        let Some((span, position)) = first.filter(|_| self.reads_text) else { return Ok(None) };
+        let columns = &self.job.source.columns;
+        let mapped = columns.text.iter().chain(&columns.messages);
+        let asked: Vec<String> = self.template_columns.iter().chain(mapped).cloned().collect();
+        let Some(reader) = self.table.reader(&span.object)? else { return Ok(None) };
+        let rows = position..position + 1;
+        let mut read = reader.read(span.row_group, std::slice::from_ref(&rows), Some(&asked), 1)?;
+        let Some(read) = read.next().transpose()? else { return Ok(None) };
+        let (row, path) = (span.file_row(position), span.object.path.clone());
+        if let Some(damaged) = read.damaged.into_iter().next() {
+            return Err(FirstRowError::Rejected { row, path, problem: damaged.problem });
+        }
+        match Asking::new(self, &read.rows, 0) {
+            Ok(Asking { system, prompt, .. }) => Ok(Some(FirstRow { system, prompt })),
+            Err(AskError::Template(error)) => {
+                let (problem, shown) = (error.to_string(), show(&read.rows));
+                Err(FirstRowError::Template { row, path, problem, shown })
+            }
+            Err(error) => Err(FirstRowError::Rejected { row, path, problem: error.to_string() }),
+        }
+    }
+}
+
+/// Returns the first row as JSON, shortened.
+fn show(rows: &RecordBatch) -> String {
+    let schema = rows.schema();
+    let cells = schema.fields().iter().zip(rows.columns());
+    let cells: Map<String, Value> = cells
+        .map(|(field, column)| (field.name().clone(), template_value(column.as_ref(), 0)))
+        .collect();
+    let shown = Value::Object(cells).to_string();
+    if shown.chars().count() <= SHOWN_CHARS_MAX {
+        return shown;
+    }
+    shown.chars().take(SHOWN_CHARS_MAX - 1).chain(['…']).collect()
+}
