@@ -16,6 +16,7 @@
 //! <output>.legenda/lock, lease.json             held by the one run that writes: on a disk, in a store
 //! ```
 
+mod difference;
 mod error;
 mod files;
 mod recover;
@@ -23,7 +24,7 @@ mod remainder;
 mod rows;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -39,7 +40,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     sidecar::NOTES,
-    store::{Hold, HoldError, LeaseTerms, PLAN, WriteError},
+    store::{self, Hold, HoldError, LeaseTerms, PLAN, WriteError},
 };
 
 pub use self::{
@@ -117,10 +118,6 @@ pub struct OpenOutput<'a> {
     pub lease: LeaseTerms,
 }
 
-/// The keys of a job that decide what columns its answers have, and in which format.
-const SHAPE: [&str; 6] =
-    ["output.format", "output.rejects", "output.columns", PARTITION_BY, "source.columns", "task"];
-
 impl Output {
     /// Opens an output for a plan: makes sure of being the only writer, compares the plan with that of
     /// earlier runs, removes what was never committed or is to be done again, and writes the plan
@@ -152,7 +149,7 @@ impl Output {
         this.files.folder.clear_unfinished()?;
         let old = if overwrite { None } else { this.files.read_plan()? };
         if let Some(old) = &old {
-            this.compare(old, plan, stale)?;
+            this.files.compare(old, plan, stale)?;
         }
         let entries = if overwrite { Vec::new() } else { this.read_settled()? };
         let redo_all =
@@ -173,41 +170,6 @@ impl Output {
     /// Writes the plan down, in the place of the one before.
     pub(crate) fn write_plan(&self, plan: &Plan) -> Result<(), WriteError> {
         self.write_json(PLAN, plan)
-    }
-
-    fn compare(&self, old: &Plan, new: &Plan, stale: Stale) -> Result<(), LedgerError> {
-        if old.fingerprint == new.fingerprint || stale == Stale::Redo {
-            return Ok(());
-        }
-        let keys: BTreeSet<&String> = old.identity.keys().chain(new.identity.keys()).collect();
-        let mut differing: Vec<&String> = keys
-            .into_iter()
-            .filter(|key| old.identity.get(*key) != new.identity.get(*key))
-            .collect();
-        // A limit is no part of the fingerprint, but it was in version 0.1.
-        if differing.iter().any(|key| *key != LIMIT) {
-            differing.retain(|key| *key != LIMIT);
-        }
-        let path = || self.files.folder.path_of("");
-        let named = |keys: &[&String]| {
-            let named: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
-            named.join(", ")
-        };
-        if stale == Stale::Refuse {
-            return Err(LedgerError::OtherJob { path: path(), differing: named(&differing) });
-        }
-        let kind =
-            |plan: &Plan| plan.identity.get("task").and_then(|task| task.get("kind")).cloned();
-        let shape: Vec<&String> = differing
-            .into_iter()
-            .filter(|key| SHAPE.contains(&key.as_str()))
-            // Another prompt makes other answers, and the same columns.
-            .filter(|key| key.as_str() != "task" || kind(old) != kind(new))
-            .collect();
-        if shape.is_empty() {
-            return Ok(());
-        }
-        Err(LedgerError::OtherShape { path: path(), differing: named(&shape) })
     }
 
     /// Writes a file of answers of a span of the source's `file_number`-th file into `folder` (the root:
@@ -273,7 +235,8 @@ impl Output {
             entry.parts = vec![self.describe(part.name.clone(), &rows)?];
         }
         let announced = LedgerEntry { before: Some(Box::new(earlier.clone())), ..entry.clone() };
-        self.files.folder.replace(&entry_key(&entry.id), json(&announced))?;
+        let key = entry_key(&entry.id);
+        self.files.folder.replace(&key, self.json(&key, &announced)?)?;
         for part in &entry.parts {
             self.check_hold(&part.name)?;
             self.files.folder.replace(&part.name, rows.bytes.clone())?;
@@ -312,7 +275,7 @@ impl Output {
         earlier: Option<&LedgerEntry>,
     ) -> Result<(), WriteError> {
         let key = entry_key(&entry.id);
-        let bytes = json(entry);
+        let bytes = self.json(&key, entry)?;
         self.check_hold(&key)?;
         let Some(earlier) = earlier else {
             return self.files.folder.create(&key, bytes);
@@ -359,7 +322,13 @@ impl Output {
 
     pub(crate) fn write_json(&self, key: &str, value: &impl Serialize) -> Result<(), WriteError> {
         self.check_hold(key)?;
-        self.files.folder.replace(key, json(value))
+        self.files.folder.replace(key, self.json(key, value)?)
+    }
+
+    /// Returns what is written to the file `key`.
+    fn json(&self, key: &str, value: &impl Serialize) -> Result<Bytes, WriteError> {
+        let path = self.files.folder.path_of(key);
+        store::json(value).map_err(|problem| WriteError { path, problem })
     }
 
     pub(crate) fn remove(&self, key: &str) -> Result<(), WriteError> {
@@ -414,10 +383,6 @@ fn file_stem(entry: &LedgerEntry, file_number: usize) -> String {
         0 => stem,
         n => format!("{stem}-retry{n}"),
     }
-}
-
-fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec_pretty(value).unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -29,13 +29,15 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A planned span has no ledger entry.
-    #[error("{n_rows} rows of the span `{id}` are not committed: run the job again")]
-    NotCommitted {
-        /// The span.
-        id: SpanId,
-        /// Its rows.
-        n_rows: usize,
+    /// Planned spans have no ledger entry.
+    #[error(
+        "the output is unfinished: {rows} of {rows_planned} rows are not committed; run the job again, which goes on where it ended"
+    )]
+    Unfinished {
+        /// The rows of those spans.
+        rows: u64,
+        /// The rows of all spans.
+        rows_planned: u64,
     },
     /// A ledger entry belongs to no planned span.
     #[error("the ledger entry `{id}` belongs to no span of the plan: run the job again")]
@@ -187,13 +189,17 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     let mut committed: BTreeMap<SpanId, LedgerEntry> =
         entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
     let mut kept = HashSet::new();
+    let (mut rows_planned, mut rows_missing) = (0, 0);
     let planned = plan.spans.iter().map(|span| (span.id(&plan.fingerprint), span));
     for (id, span) in planned.chain(plan.kept.iter().map(|kept| (kept.id.clone(), &kept.span))) {
+        let n_rows = span.n_rows as u64;
         let Some(entry) = committed.remove(&id) else {
-            found.problems.push(Problem::NotCommitted { id, n_rows: span.n_rows });
+            rows_planned += n_rows;
+            rows_missing += n_rows;
             continue;
         };
-        let (n_rows, rejects) = (span.n_rows as u64, entry.n_rejects());
+        let rejects = entry.n_rejects();
+        rows_planned += entry.rows_in;
         let (rows_in, answers) = (entry.rows_in, entry.answers);
         let in_parts: u64 = entry.parts.iter().map(|file| file.rows).sum();
         let in_rejects = entry.rejects_file.as_ref().map_or(0, |file| file.rows);
@@ -227,7 +233,14 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     found.problems.extend(committed.into_keys().map(|id| Problem::NotPlanned { id }));
     let there = output.list_tables(is_partitioned(&plan))?;
     let strays = there.iter().filter(|key| !kept.contains(*key));
-    found.problems.extend(strays.map(|key| Problem::Stray { path: output.folder.path_of(key) }));
+    if rows_missing > 0 {
+        // Files that the run had begun when it ended are a part of that.
+        let rows = rows_missing;
+        found.problems.insert(0, Problem::Unfinished { rows, rows_planned });
+    } else {
+        let stray = |key: &String| Problem::Stray { path: output.folder.path_of(key) };
+        found.problems.extend(strays.map(stray));
+    }
     let waiting = sidecar::waiting(&output.folder)?;
     let path = |key: String| output.folder.path_of(&key);
     found.problems.extend(waiting.into_iter().map(|key| Problem::Sidecars { path: path(key) }));

@@ -42,6 +42,25 @@ fn a_limit_counts_the_rows_that_a_query_keeps() {
     let ended = place.run(&["run", "job.toml", "--limit", "2"]).expect(0);
     assert!(ended.stdout.contains("rows_in 2 == answers 2 + rejects 0"), "{}", ended.stdout);
     assert_eq!(text_column(&place.answers("out"), "id"), ids(&["row-4", "row-5"]));
+    // It grows within what would be a span without it.
+    let ended = place.run(&["run", "job.toml", "--limit", "3"]).expect(0);
+    assert!(ended.stdout.contains("rows_in 3 == answers 3 + rejects 0"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("2 rows were committed by earlier runs"), "{}", ended.stdout);
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    let in_all = text_column(&place.answers("out"), "id");
+    let rows_in = format!("rows_in {} == answers {0} + rejects 0", in_all.len());
+    assert!(ended.stdout.contains(&rows_in), "{}", ended.stdout);
+    assert!(ended.stdout.contains("3 rows were committed by earlier runs"), "{}", ended.stdout);
+    let at_once = place.run(&["run", "job.toml", "--set", "output.path=whole"]).expect(0);
+    assert!(at_once.stdout.contains(&rows_in), "{}", at_once.stdout);
+    let sorted = |output: &str| {
+        let mut ids = text_column(&place.answers(output), "id");
+        ids.sort();
+        ids
+    };
+    assert_eq!(sorted("out"), sorted("whole"));
+    assert!(place.run(&["run", "job.toml"]).expect(0).stdout.contains("0 rows in"));
+    assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("verified"));
 }
 
 #[test]

@@ -224,7 +224,16 @@ fn another_job_is_refused_by_what_differs() {
     let first = place.run(&["run", "job.toml", "--limit", "8"]).expect(0);
     assert!(first.stdout.contains("rows_in 8"), "{}", first.stdout);
     let asked = ["run", "job.toml", "--limit", "8", "--set", "task.prompt=Say {{ text }}"];
-    place.run(&asked).expect(2).complains_of(&["`task`", "--overwrite"]);
+    let refused = place.run(&asked).expect(2);
+    refused.complains_of(&["task.prompt: not set -> \"Say {{ text }}\"", "--overwrite"]);
+    assert!(!refused.stderr.contains("ready in"), "the model was loaded: {}", refused.stderr);
+    let long = format!("task.prompt={}", "long ".repeat(100));
+    let refused = place.run(&["run", "job.toml", "--set", &long]).expect(2);
+    refused.complains_of(&["task.prompt: not set -> \"long long", "long…"]);
+    assert!(!refused.stderr.contains(&"long ".repeat(60)), "{}", refused.stderr);
+    // `check` says so too, and is no reason to fail.
+    let checked = ["check", "job.toml", "--set", "generation.seed=7"];
+    place.run(&checked).expect(0).complains_of(&["generation.seed: 0 -> 7"]);
     // What cannot change an answer may differ.
     let tuned = ["run", "job.toml", "--limit", "8", "--set", "model.slots=1"];
     assert!(place.run(&tuned).expect(0).stdout.contains("0 rows in"));

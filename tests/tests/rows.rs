@@ -203,18 +203,69 @@ fn answers_do_not_depend_on_the_number_of_slots() {
     assert_eq!(text_column(&drawn_by_two, "answer"), text_column(&drawn_by_five, "answer"));
 }
 
+/// Runs a job with further arguments; checks how many rows are committed, by this run and in all, and
+/// that the output is sound.
+fn goes_on(place: &Workplace, args: &[&str], of_this_run: u64, in_all: u64) {
+    let args = [&["run", "job.toml", "--progress", "json"], args].concat();
+    let ended = place.run(&args).expect(0);
+    let report = ended.stderr.lines().rfind(|line| line.starts_with("{\"report\"")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(report).unwrap();
+    let report = &report["report"];
+    assert_eq!(report["rows_in"], in_all, "{args:?}");
+    assert_eq!(report["rows_resumed"], in_all - of_this_run, "{args:?}");
+    assert_eq!(report["spans_superseded"], 0, "{args:?}");
+    assert!(place.run(&["verify", "out"]).expect(0).stdout.contains(&format!("rows_in {in_all} ")));
+}
+
 #[test]
-fn limit_reads_the_first_rows() {
+fn a_limit_grows_without_anything_done_again() {
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &texts(&["a b", "c d", "e f", "g h", "i j"]), 2);
+    let questions: Vec<String> = (0..13).map(|row| format!("What is {row} plus one?")).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    // Two files, of several row groups and spans.
+    let table = texts(&questions);
+    write_table(&place.path("a.parquet"), &table.slice(0, 7), 5);
+    write_table(&place.path("b.parquet"), &table.slice(7, 6), 6);
+    place.write("job.toml", &TEXT_JOB.replace("table.parquet", "[ab].parquet"));
+    goes_on(&place, &["--limit", "3"], 3, 3);
+    let first = text_column(&place.answers("out"), "id");
+    assert_eq!(first, ["row-0", "row-1", "row-2"].map(|id| Some(id.to_owned())));
+    goes_on(&place, &["--limit", "3"], 0, 3);
+    goes_on(&place, &["--limit", "6"], 3, 6);
+    // Within the second file: the first is whole, and no reason to think that all is.
+    goes_on(&place, &["--limit", "9"], 3, 9);
+    // A limit that shrinks takes nothing away.
+    goes_on(&place, &["--limit", "2"], 0, 9);
+    goes_on(&place, &[], 4, 13);
+    goes_on(&place, &[], 0, 13);
+    goes_on(&place, &["--limit", "4"], 0, 13);
+    goes_on(&place, &[], 0, 13);
+    let column = |output: &str, name: &str| {
+        let rows = place.answers(output);
+        let mut rows: Vec<_> =
+            text_column(&rows, "id").into_iter().zip(text_column(&rows, name)).collect();
+        rows.sort();
+        rows
+    };
+    let at_once = place.run(&["run", "job.toml", "--set", "output.path=whole"]).expect(0);
+    assert!(at_once.stdout.contains("rows_in 13 "), "{}", at_once.stdout);
+    assert_eq!(column("out", "answer"), column("whole", "answer"));
+}
+
+#[test]
+fn a_limit_grows_over_rejects_that_are_tried_again() {
+    let place = Workplace::new();
+    let mut table: Vec<&str> = vec!["What is two plus two?"; 9];
+    table[1] = "";
+    table[7] = "";
+    write_table(&place.path("table.parquet"), &texts(&table), 9);
     place.write("job.toml", TEXT_JOB);
-    let ended = place.run(&["run", "job.toml", "--limit", "3"]).expect(0);
-    assert!(ended.stdout.contains("rows_in 3 == "), "{}", ended.stdout);
-    // Without the limit the run goes on.
-    let ended = place.run(&["run", "job.toml"]).expect(0);
-    assert!(ended.stdout.contains("rows_in 5 == "), "{}", ended.stdout);
-    assert!(ended.stdout.contains("2 rows in"), "{}", ended.stdout);
-    assert_eq!(place.answers("out").num_rows(), 5);
+    goes_on(&place, &["--limit", "3"], 3, 3);
+    let retried = place.run(&["retry", "out"]).expect(0);
+    assert!(retried.stdout.contains("rejects 1"), "{}", retried.stdout);
+    goes_on(&place, &[], 6, 9);
+    assert!(place.run(&["retry", "out"]).expect(0).stdout.contains("rejects 2"));
+    assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("answers 7 + rejects 2"));
 }
 
 #[test]

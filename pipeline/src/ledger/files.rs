@@ -15,12 +15,18 @@ use legenda_schemas::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{JOB, LEDGER, LIMIT, LedgerError, PART, entry_key};
+use super::{
+    JOB, LEDGER, LIMIT, LedgerError, PART, PARTITION_BY, Stale, difference::differences, entry_key,
+};
 use crate::{
     sink::{read_schema, read_table},
     source::partitions::Partitions,
     store::{Folder, PLAN, ReadError},
 };
+
+/// The keys of a job that decide what columns its answers have, and in which format.
+const SHAPE: [&str; 6] =
+    ["output.format", "output.rejects", "output.columns", PARTITION_BY, "source.columns", "task"];
 
 /// What earlier runs have done.
 #[derive(Clone, Debug, Default)]
@@ -186,6 +192,46 @@ impl OutputFiles {
         let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
         schemas.entry(key.clone()).or_insert(schema);
         rows
+    }
+
+    /// Refuses the plan of a run if the output has answers of another job, as [`super::Output::open`]
+    /// would.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::OtherJob`], [`LedgerError::OtherShape`], or that the output cannot be read.
+    pub fn check_job(&self, plan: &Plan, stale: Stale) -> Result<(), LedgerError> {
+        self.read_plan()?.map_or(Ok(()), |old| self.compare(&old, plan, stale))
+    }
+
+    /// Refuses `new` where `old` is of another job whose answers may not stay.
+    pub(super) fn compare(&self, old: &Plan, new: &Plan, stale: Stale) -> Result<(), LedgerError> {
+        if old.fingerprint == new.fingerprint || stale == Stale::Redo {
+            return Ok(());
+        }
+        let path = self.folder.path_of("");
+        if stale == Stale::Refuse {
+            let mut differing = differences(&old.identity, &new.identity);
+            // A limit is no part of the fingerprint, but it was in version 0.1.
+            let is_limit = |line: &String| line.starts_with(LIMIT);
+            if !differing.iter().all(is_limit) {
+                differing.retain(|line| !is_limit(line));
+            }
+            return Err(LedgerError::OtherJob { path, differing: differing.join(", ") });
+        }
+        let shape = |plan: &Plan| {
+            let mut shape = plan.identity.clone();
+            shape.retain(|key, _| SHAPE.contains(&key.as_str()));
+            // Another prompt makes other answers, and the same columns.
+            let kind = shape.remove("task").map(|task| task["kind"].clone());
+            shape.extend(kind.map(|kind| ("task.kind".to_owned(), kind)));
+            shape
+        };
+        let differing = differences(&shape(old), &shape(new));
+        if differing.is_empty() {
+            return Ok(());
+        }
+        Err(LedgerError::OtherShape { path, differing: differing.join(", ") })
     }
 
     pub(crate) fn parse<T: DeserializeOwned>(

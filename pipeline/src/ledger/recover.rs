@@ -9,7 +9,7 @@ use legenda_schemas::{
 };
 
 use super::{
-    Committed, LedgerError, OpenOutput, Output, Stale, entry_key, json,
+    Committed, LedgerError, OpenOutput, Output, Stale, entry_key,
     remainder::{around, row_group},
     sha256,
 };
@@ -114,7 +114,8 @@ impl Output {
                 break;
             }
         }
-        self.files.folder.replace(&entry_key(&entry.id), json(&entry))?;
+        let key = entry_key(&entry.id);
+        self.files.folder.replace(&key, self.json(&key, &entry)?)?;
         Ok(entry)
     }
 }

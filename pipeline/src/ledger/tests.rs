@@ -8,6 +8,8 @@ use legenda_schemas::{
     span::{Fingerprint, SourceObject, Span},
 };
 
+use serde::{Serialize, Serializer, ser::Error};
+
 use super::{Committed, LIMIT, LedgerError, OpenOutput, Output, OutputFiles, Rows, Stale, slice};
 use crate::store::{Folder, LeaseTerms};
 
@@ -93,6 +95,25 @@ fn everywhere(name: &str, test: impl Fn(&Folder)) {
 
 fn parts(folder: &Folder) -> usize {
     folder.list("", "part-").unwrap().len()
+}
+
+/// A value that cannot be JSON.
+struct Broken;
+
+impl Serialize for Broken {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom("it is broken"))
+    }
+}
+
+#[test]
+fn what_cannot_be_json_is_an_error_and_not_an_empty_file() {
+    everywhere("broken", |folder| {
+        let (output, _) = open(folder, &plan("job", &[1]));
+        let error = output.write_report("_legenda/report.json", &Broken).unwrap_err();
+        assert!(error.to_string().contains("it is broken"), "{error}");
+        assert_eq!(folder.read("_legenda/report.json").unwrap(), None);
+    });
 }
 
 #[test]

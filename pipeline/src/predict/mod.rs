@@ -37,7 +37,7 @@ use crate::{
     metrics::{Ending, Progress, RunReport},
     plan::RunPlan,
     run::QUEUED_BYTES_MAX,
-    store::{Folder, WriteError},
+    store::{Folder, WriteError, json},
 };
 
 pub use self::estimate::{CONFIDENCE, Estimate};
@@ -363,8 +363,9 @@ impl Prediction {
     /// [`WriteError`].
     pub fn save(&self, output: &Folder) -> Result<(), WriteError> {
         output.make_dirs(&["_legenda"])?;
-        let json = serde_json::to_vec_pretty(self).unwrap_or_default();
-        output.replace(PREDICTION, json.into())
+        let path = || output.path_of(PREDICTION);
+        let json = json(self).map_err(|problem| WriteError { path: path(), problem })?;
+        output.replace(PREDICTION, json)
     }
 
     /// Reads the prediction of an output, if it has one of this job.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use object_store::{Error, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
-use super::{UNKNOWN_OWNER, fault::Problem, remote::RemoteFolder};
+use super::{UNKNOWN_OWNER, fault::Problem, json, remote::RemoteFolder};
 
 /// How long a lease lasts when its owner falls silent, and how often it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ struct Record {
 }
 
 impl Record {
-    fn bytes(&self) -> Bytes {
-        serde_json::to_vec_pretty(self).unwrap_or_default().into()
+    fn bytes(&self) -> Result<Bytes, Error> {
+        json(self).map_err(|problem| Error::Generic { store: "lease", source: problem.into() })
     }
 }
 
@@ -142,7 +142,7 @@ impl Holding {
     ) -> Result<Option<UpdateVersion>, Error> {
         let folder = self.folder.at_once();
         let began = (Instant::now(), SystemTime::now());
-        if let Some(next) = folder.update_version(&self.key, &record.bytes(), version)? {
+        if let Some(next) = folder.update_version(&self.key, &record.bytes()?, version)? {
             self.set_renewed(began);
             return Ok(Some(next));
         }
@@ -172,7 +172,7 @@ impl Lease {
             beat: 0,
             lasts_seconds: terms.lasts.as_secs_f64(),
         };
-        let version = match folder.create_version(key, &record.bytes())? {
+        let version = match folder.create_version(key, &record.bytes()?)? {
             Some(version) => version,
             None => {
                 let watched = Self::watch(folder, key)?;
@@ -182,7 +182,7 @@ impl Lease {
         };
         // A store that writes over what is there, whatever it is asked, would let two runs in.
         let probe = Record { token: token(), ..record.clone() };
-        if folder.create_version(key, &probe.bytes())?.is_some() {
+        if folder.create_version(key, &probe.bytes()?)?.is_some() {
             return Err(LeaseError::Store(
                 "the store writes over an object though it is asked not to (`If-None-Match`), so two \
                  runs could not be kept apart: choose an `output.path` in a store that heeds it"
@@ -240,8 +240,8 @@ impl Lease {
         (owner, silent): (String, Option<UpdateVersion>),
     ) -> Result<UpdateVersion, LeaseError> {
         let taken = match silent {
-            Some(version) => folder.update_version(key, &record.bytes(), &version)?,
-            None => folder.create_version(key, &record.bytes())?,
+            Some(version) => folder.update_version(key, &record.bytes()?, &version)?,
+            None => folder.create_version(key, &record.bytes()?)?,
         };
         taken.ok_or(LeaseError::Held { owner })
     }

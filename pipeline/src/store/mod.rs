@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::Serialize;
 
 pub(crate) use self::layout::{BESIDE, PLAN};
 use self::{
@@ -107,6 +108,16 @@ impl LocationError {
         let Problem { text, fault } = problem.into();
         Self { url: url.into(), problem: text, fault }
     }
+}
+
+/// Returns a value as the bytes of a JSON file.
+///
+/// # Errors
+///
+/// Why the value cannot be JSON, in words.
+pub(crate) fn json(value: &impl Serialize) -> Result<Bytes, String> {
+    let bytes = serde_json::to_vec_pretty(value);
+    bytes.map(Bytes::from).map_err(|error| format!("failed to serialise it: {error}"))
 }
 
 /// A folder on a local disk or in an object store.
