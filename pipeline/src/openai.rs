@@ -1,24 +1,32 @@
-//! Batch files of OpenAI's API: the requests of one, as jobs over it, and their responses.
+//! Batch files of OpenAI's API: the requests of one, as jobs, and their responses.
 //!
-//! Requests that are answered alike (endpoint, parameters, with pictures or without) are a group, and
-//! a group is a job. What the jobs have written is put together line by line.
+//! Requests that are answered alike (endpoint, parameters but for the seed, with images or without) are a
+//! group. A group has a table, with a row for each input, and is a job over it. What the jobs have written
+//! is put together line by line.
+
+mod response;
+mod table;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    time::{SystemTime, UNIX_EPOCH},
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    ops::Range,
 };
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::{Float32Type, Int64Type, UInt32Type},
+    datatypes::Int64Type,
 };
-use legenda_schemas::{job::SourceFormat, ledger::CommittedFile, sha256_hex};
-use serde_json::{Value, json};
+use legenda_schemas::{job::SourceFormat, sha256_hex};
+use serde_json::Value;
 
+pub use self::response::error_line;
+pub use crate::source::batch::{EmbeddingFormat, Endpoint, Refusal};
 use crate::{
-    ledger::{LedgerError, OutputFiles},
+    ledger::LedgerError,
     source::{
         Listed, SourceError, SourceTable,
+        batch::Request,
         reader::{FileReader, ReadError},
     },
 };
@@ -44,252 +52,201 @@ pub enum BatchError {
         /// What the reader says.
         problem: String,
     },
+    /// The table of a group.
+    #[error("failed to write the table of requests `{path}`")]
+    Table {
+        /// The table.
+        path: String,
+        /// What the system or the writer says.
+        source: io::Error,
+    },
 }
 
 /// The requests of a batch file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Requests {
-    /// Those that can be asked, in groups that are asked alike.
+    /// Those that can be answered, in groups that are answered alike.
     pub groups: Vec<Group>,
-    /// Those that cannot.
-    pub refused: Vec<Refused>,
+    /// The others, by their lines.
+    pub refused: BTreeMap<i64, Refused>,
+    /// The models that requests name, and how many name them.
+    pub models: BTreeMap<String, usize>,
+    /// How many requests have the name of one before.
+    pub n_repeated_names: usize,
+    table: SourceTable,
 }
 
-/// Requests that are asked alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Requests that are answered alike.
+#[derive(Debug)]
 pub struct Group {
     /// The endpoint.
-    pub url: String,
+    pub endpoint: Endpoint,
     /// The keys of `generation` that they set, as JSON.
     pub parameters: String,
-    /// Whether they show pictures.
+    /// Whether they show images.
     pub has_images: bool,
-    /// Their lines and names.
-    pub lines: Vec<(i64, String)>,
+    /// The requests, by their lines.
+    pub lines: BTreeMap<i64, Line>,
+    /// Where their lines are in the file: row group and row.
+    rows: Vec<(usize, usize)>,
 }
 
-/// A request that cannot be asked.
+/// A request of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The client's name for it.
+    pub custom_id: Value,
+    /// How many inputs it has.
+    n_inputs: usize,
+    format: EmbeddingFormat,
+    dimensions: Option<u64>,
+}
+
+/// A request that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Its line, counted from 1.
-    pub line: i64,
     /// Its name, where it has one.
-    pub custom_id: Option<String>,
+    pub custom_id: Option<Value>,
     /// What is wrong with it.
-    pub problem: String,
+    pub refusal: Refusal,
 }
 
-const COLUMNS: [&str; 5] = ["custom_id", "url", "parameters", "line", "has_images"];
+/// What decides the group of a request.
+type GroupKey = (Endpoint, String, bool);
+
+/// The columns of a batch file that hold its lines as they are.
+const COLUMNS: [&str; 2] = ["line", "request"];
+/// Lines that are read at a time.
+const BATCH_LINES: usize = 256;
 
 impl Requests {
     /// Reads the batch file at `path`, absolute or a URL.
     ///
     /// # Errors
     ///
-    /// [`BatchError`]; a damaged line is among the refused.
+    /// [`BatchError`]; a line that is damaged is among the refused.
     pub fn read(path: &str) -> Result<Self, BatchError> {
         let listed = Listed::new(path.to_owned(), Some(SourceFormat::OpenaiBatch));
-        let table = SourceTable::open(&[listed], u64::MAX)?;
-        let mut this = Self::default();
-        let mut by_key: HashMap<(String, String, bool), usize> = HashMap::new();
-        for file in &table.files {
-            let reader = FileReader::open(file, &table.bytes_read)?;
-            for (row_group, size) in file.row_groups.iter().enumerate() {
-                let all = 0..size.n_rows;
-                let columns = COLUMNS.map(str::to_owned);
-                for read in reader.read(row_group, &[all], Some(&columns), 256)? {
-                    let read = read?;
-                    let damaged: HashMap<usize, String> =
-                        read.damaged.into_iter().map(|one| (one.row, one.problem)).collect();
-                    this.add(&read.rows, &damaged, &mut by_key);
+        let mut this = Self {
+            groups: Vec::new(),
+            refused: BTreeMap::new(),
+            models: BTreeMap::new(),
+            n_repeated_names: 0,
+            table: SourceTable::open(&[listed], u64::MAX)?,
+        };
+        let mut by_key: HashMap<GroupKey, usize> = HashMap::new();
+        let mut names: HashSet<String> = HashSet::new();
+        for (row_group, n_rows) in this.row_groups() {
+            let mut row = 0;
+            for lines in this.lines(row_group, std::iter::once(0..n_rows).collect())? {
+                for (line, request) in lines? {
+                    let at = (row_group, row);
+                    row += 1;
+                    match request {
+                        Ok(request) => this.add(line, at, &request, &mut by_key, &mut names),
+                        Err(refused) => drop(this.refused.insert(line, refused)),
+                    }
                 }
             }
         }
         Ok(this)
     }
 
+    fn row_groups(&self) -> Vec<(usize, usize)> {
+        let file = &self.table.files[0];
+        file.row_groups.iter().map(|group| group.n_rows).enumerate().collect()
+    }
+
+    /// Reads lines of a row group, some at a time: the number of each, and its request, or what is wrong
+    /// with a line that was not kept.
+    fn lines(
+        &self,
+        row_group: usize,
+        rows: Vec<Range<usize>>,
+    ) -> Result<impl Iterator<Item = Result<Vec<NumberedLine>, BatchError>> + use<>, BatchError>
+    {
+        let reader = FileReader::open(&self.table.files[0], &self.table.bytes_read)?;
+        let columns = COLUMNS.map(str::to_owned);
+        let batches = reader.read(row_group, &rows, Some(&columns), BATCH_LINES)?;
+        Ok(batches.map(|read| {
+            let read = read?;
+            let damaged: HashMap<usize, String> =
+                read.damaged.into_iter().map(|one| (one.row, one.problem)).collect();
+            let rows = &read.rows;
+            Ok((0..rows.num_rows())
+                .map(|row| {
+                    let line = line_at(rows, row).unwrap_or_default();
+                    let request = match (damaged.get(&row), bytes_at(rows, row)) {
+                        (None, Some(bytes)) => Ok(Request::read(bytes)),
+                        (problem, _) => {
+                            let problem = problem.map_or("the line cannot be read", String::as_str);
+                            let refusal = Refusal::new("invalid_line", None, problem);
+                            Err(Refused { custom_id: None, refusal })
+                        }
+                    };
+                    (line, request)
+                })
+                .collect())
+        }))
+    }
+
     fn add(
         &mut self,
-        rows: &RecordBatch,
-        damaged: &HashMap<usize, String>,
-        by_key: &mut HashMap<(String, String, bool), usize>,
+        line: i64,
+        at: (usize, usize),
+        request: &Request,
+        by_key: &mut HashMap<GroupKey, usize>,
+        names: &mut HashSet<String>,
     ) {
-        for row in 0..rows.num_rows() {
-            let text = |name| text_at(rows, name, row);
-            let line = rows.column_by_name("line");
-            let line = line.map_or(0, |line| line.as_primitive::<Int64Type>().value(row));
-            if let Some(problem) = damaged.get(&row) {
-                let (custom_id, problem) = (text("custom_id"), problem.clone());
-                self.refused.push(Refused { line, custom_id, problem });
-                continue;
-            }
-            let images = rows.column_by_name("has_images");
-            let has_images = images.is_some_and(|images| images.as_boolean().value(row));
-            let url = text("url").unwrap_or_default();
-            let parameters = text("parameters").unwrap_or_default();
-            let key = (url.clone(), parameters.clone(), has_images);
-            let idx = *by_key.entry(key).or_insert_with(|| {
-                self.groups.push(Group { url, parameters, has_images, lines: Vec::new() });
-                self.groups.len() - 1
-            });
-            let custom_id = text("custom_id").unwrap_or_default();
-            self.groups[idx].lines.push((line, custom_id));
+        let Request { custom_id, request, .. } = request;
+        if let Some(name) = custom_id
+            && !names.insert(name.to_string())
+        {
+            self.n_repeated_names += 1;
         }
+        let (parameters, asked) = match request {
+            Ok(request) => request,
+            Err(refusal) => {
+                let (custom_id, refusal) = (custom_id.clone(), refusal.clone());
+                self.refused.insert(line, Refused { custom_id, refusal });
+                return;
+            }
+        };
+        if let Some(model) = &parameters.model {
+            *self.models.entry(model.clone()).or_default() += 1;
+        }
+        let has_images = asked.iter().any(|asked| !asked.images.is_empty());
+        let set = Value::Object(parameters.set.clone()).to_string();
+        let key = (parameters.endpoint, set, has_images);
+        let idx = *by_key.entry(key).or_insert_with_key(|(endpoint, parameters, has_images)| {
+            self.groups.push(Group {
+                endpoint: *endpoint,
+                parameters: parameters.clone(),
+                has_images: *has_images,
+                lines: BTreeMap::new(),
+                rows: Vec::new(),
+            });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[idx];
+        group.rows.push(at);
+        let (format, dimensions) = (parameters.format, parameters.dimensions);
+        let custom_id = custom_id.clone().unwrap_or_default();
+        group.lines.insert(line, Line { custom_id, n_inputs: asked.len(), format, dimensions });
     }
 }
+
+/// A line by its number: its request, or why there is none.
+type NumberedLine = (i64, Result<Request, Refused>);
 
 impl Group {
     /// Returns a name for the folder of the group's job.
     #[must_use]
     pub fn name(&self) -> String {
         let images = if self.has_images { "images" } else { "" };
-        sha256_hex([self.url.as_bytes(), self.parameters.as_bytes(), images.as_bytes()])[..16]
-            .to_owned()
+        let parts = [self.endpoint.url(), &self.parameters, images];
+        sha256_hex(parts.map(str::as_bytes))[..16].to_owned()
     }
-
-    /// Returns the query that chooses the group's rows.
-    #[must_use]
-    pub fn query(&self) -> String {
-        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let (url, parameters) = (quoted(&self.url), quoted(&self.parameters));
-        let not = if self.has_images { "" } else { "NOT " };
-        format!(
-            "SELECT * FROM source WHERE url = {url} AND parameters = {parameters} AND {not}has_images"
-        )
-    }
-
-    /// Adds the responses that the group's job has written to `responses`, by their lines.
-    ///
-    /// # Errors
-    ///
-    /// [`BatchError`].
-    pub fn collect(
-        &self,
-        output: &OutputFiles,
-        model: &str,
-        responses: &mut BTreeMap<i64, String>,
-    ) -> Result<(), BatchError> {
-        for entry in output.read_entries()? {
-            for part in &entry.parts {
-                for rows in read(output, part)? {
-                    for row in 0..rows.num_rows() {
-                        let response = self.response(&rows, row, model);
-                        responses.extend(response);
-                    }
-                }
-            }
-            for rows in entry.rejects_file.iter().map(|file| read(output, file)) {
-                for rows in rows? {
-                    for row in 0..rows.num_rows() {
-                        let text = |name| text_at(&rows, name, row);
-                        let code = text("legenda_code").unwrap_or_default();
-                        // What is refused is told once, by the file itself.
-                        let Some(line) = line_at(&rows, row).filter(|_| code != "row_damaged")
-                        else {
-                            continue;
-                        };
-                        let message = text("legenda_message").unwrap_or_default();
-                        let error = error_line(line, text("custom_id").as_deref(), &code, &message);
-                        responses.insert(line, error);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn response(&self, rows: &RecordBatch, row: usize, model: &str) -> Option<(i64, String)> {
-        let text = |name| text_at(rows, name, row);
-        let count = |name: &str| -> Option<u32> {
-            let column = rows.column_by_name(name)?.as_primitive_opt::<UInt32Type>()?;
-            column.is_valid(row).then(|| column.value(row))
-        };
-        let line = line_at(rows, row)?;
-        let digest = text("legenda_input_sha256").unwrap_or_default();
-        let digest = digest.get(..24).unwrap_or_default();
-        let asked = count("legenda_tokens_prompt").unwrap_or_default();
-        let said = count("legenda_tokens_generated").unwrap_or_default();
-        let finish = match text("legenda_finish_reason").as_deref() {
-            Some("stop") => "stop",
-            _ => "length",
-        };
-        let usage = json!({
-            "prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said,
-        });
-        let body = match self.url.as_str() {
-            "/v1/embeddings" => {
-                let lists = rows.column_by_name("embedding")?.as_fixed_size_list_opt()?.value(row);
-                let numbers = lists.as_primitive_opt::<Float32Type>()?.values().to_vec();
-                json!({
-                    "object": "list",
-                    "data": [{"object": "embedding", "index": 0, "embedding": numbers}],
-                    "model": model,
-                    "usage": {"prompt_tokens": asked, "total_tokens": asked},
-                })
-            }
-            "/v1/completions" => json!({
-                "id": format!("cmpl-{digest}"),
-                "object": "text_completion",
-                "created": now(),
-                "model": model,
-                "choices": [{
-                    "index": 0, "text": text("answer"), "finish_reason": finish, "logprobs": null,
-                }],
-                "usage": usage,
-            }),
-            _ => json!({
-                "id": format!("chatcmpl-{digest}"),
-                "object": "chat.completion",
-                "created": now(),
-                "model": model,
-                "choices": [{
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text("answer"), "refusal": null},
-                    "finish_reason": finish,
-                    "logprobs": null,
-                }],
-                "usage": usage,
-            }),
-        };
-        let custom_id = text("custom_id");
-        Some((line, response_line(line, custom_id.as_deref(), 200, &body, &Value::Null)))
-    }
-}
-
-/// Returns the line of a request that is not answered.
-#[must_use]
-pub fn error_line(line: i64, custom_id: Option<&str>, code: &str, message: &str) -> String {
-    let error = json!({"code": code, "message": message});
-    let told = json!({"message": message, "type": "invalid_request_error", "code": code});
-    response_line(line, custom_id, 400, &json!({"error": told}), &error)
-}
-
-fn response_line(
-    line: i64,
-    custom_id: Option<&str>,
-    status: u16,
-    body: &Value,
-    error: &Value,
-) -> String {
-    json!({
-        "id": format!("batch_req_{line}"),
-        "custom_id": custom_id,
-        "response": {"status_code": status, "request_id": format!("req_{line}"), "body": body},
-        "error": error,
-    })
-    .to_string()
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, BatchError> {
-    let path = || output.folder.path_of(&file.name);
-    let refuse = |problem: String| BatchError::Part { path: path(), problem };
-    let bytes = output.folder.read(&file.name).map_err(|error| refuse(error.problem))?;
-    let bytes = bytes.ok_or_else(|| refuse("it is gone".to_owned()))?;
-    output.decode(file, bytes).map_err(|error| refuse(error.to_string()))
 }
 
 fn line_at(rows: &RecordBatch, row: usize) -> Option<i64> {
@@ -297,7 +254,7 @@ fn line_at(rows: &RecordBatch, row: usize) -> Option<i64> {
     lines.is_valid(row).then(|| lines.value(row))
 }
 
-fn text_at(rows: &RecordBatch, name: &str, row: usize) -> Option<String> {
-    let column = rows.column_by_name(name)?.as_string_opt::<i32>()?;
-    column.is_valid(row).then(|| column.value(row).to_owned())
+fn bytes_at(rows: &RecordBatch, row: usize) -> Option<&[u8]> {
+    let lines = rows.column_by_name("request")?.as_binary_opt::<i32>()?;
+    lines.is_valid(row).then(|| lines.value(row))
 }

@@ -274,7 +274,7 @@ fn a_batch_file_is_answered_line_by_line() {
         assert_eq!(of(id)["response"]["status_code"], 400);
     }
     assert_eq!(told[1]["custom_id"], Value::Null);
-    assert!(told[1]["error"]["message"].as_str().unwrap().starts_with("line 2: it is no request"));
+    assert!(told[1]["error"]["message"].as_str().unwrap().starts_with("the line is not a request"));
     if cfg!(feature = "sql") {
         let choice = &of("completion")["response"]["body"]["choices"][0];
         assert!(choice["text"].as_str().is_some_and(|text| !text.is_empty()), "{choice}");

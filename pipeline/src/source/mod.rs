@@ -1,6 +1,6 @@
 //! What a run reads: which files, their schema, their spans, their rows.
 
-mod batch;
+pub(crate) mod batch;
 pub mod cell;
 pub mod column;
 pub mod computed;

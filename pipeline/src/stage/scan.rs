@@ -488,7 +488,7 @@ impl Cursor<'_> {
 }
 
 /// Joins ascending row numbers to ranges.
-pub(super) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+pub(crate) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
         match ranges.last_mut() {
