@@ -135,7 +135,16 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
                     return None;
                 }
             };
-            let earlier = members.get(ANSWER).and_then(Value::as_str).unwrap_or_default();
+            let earlier = match members.get(ANSWER) {
+                None | Some(Value::Null) => "",
+                Some(Value::String(earlier)) => earlier,
+                Some(_) if sidecars.mode == SidecarMode::Overwrite => "",
+                Some(_) => {
+                    let path = path.display();
+                    tracing::warn!(%path, "`{ANSWER}` of a sidecar is not a text: it is left as it is");
+                    return None;
+                }
+            };
             let answer = added(earlier.trim(), answer.trim(), sidecars);
             members.insert(ANSWER.to_owned(), Value::from(answer));
             members.remove(FLAGS_COLUMN);
@@ -308,6 +317,12 @@ mod tests {
         write(flagged);
         let without = after(SidecarMode::Overwrite).unwrap();
         assert!(!without.contains("flags"), "{without}");
+        write("{\"answer\": [\"a\", \"list\"]}");
+        assert_eq!(after(SidecarMode::Append), None, "nothing that is there is lost");
+        assert_eq!(after(SidecarMode::Prepend), None);
+        assert!(after(SidecarMode::Overwrite).is_some());
+        write("{\"answer\": null}");
+        assert_eq!(after(SidecarMode::Append).unwrap(), "{\n  \"answer\": \"new\"\n}\n");
         write("no json");
         assert_eq!(after(SidecarMode::Append), None);
         assert!(after(SidecarMode::Overwrite).is_some());

@@ -111,8 +111,11 @@ impl Again<'_> {
                 row.unwrap_or_else(|| null_row.clone())
             })
             .collect();
-        let rows = concat_batches(&nullable, &pieces)
-            .unwrap_or_else(|_| null_rows(&nullable, positions.len()));
+        let rows = concat_batches(&nullable, &pieces).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot put rows together that were read again");
+            found.fill(Found::Unreadable);
+            null_rows(&nullable, positions.len())
+        });
         Ok(RowsAgain { rows, found })
     }
 
