@@ -67,6 +67,18 @@ impl Answer {
         }
     }
 
+    /// Returns a transcript as it is written down: models of speech begin one with the space before its
+    /// first word.
+    pub(super) fn as_transcript(self: Arc<Self>) -> Arc<Self> {
+        match &*self {
+            Self::Generation(generation) if generation.text.starts_with(char::is_whitespace) => {
+                let text = generation.text.trim_start().to_owned();
+                Arc::new(Self::Generation(Generation { text, ..generation.clone() }))
+            }
+            _ => self,
+        }
+    }
+
     /// Returns the text, where it is one.
     #[must_use]
     pub fn text(&self) -> Option<&str> {

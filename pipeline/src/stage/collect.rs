@@ -16,7 +16,7 @@ use arrow::{
     error::ArrowError,
 };
 use legenda_schemas::{
-    job::RejectsPlace,
+    job::{RejectsPlace, TaskKind},
     ledger::{LEDGER_VERSION, LedgerEntry, Plan},
     span::Span,
     table::AnswerKind,
@@ -264,6 +264,10 @@ impl Collector {
                 return span.is_whole().then_some(first.span_idx).into_iter().collect();
             }
             Outcome::Answered { key, input_sha256, answer, origin } => {
+                let answer = match self.plan.job.task.kind {
+                    TaskKind::Transcribe => answer.as_transcript(),
+                    _ => answer,
+                };
                 (key, Settled::Answered { input_sha256, answer, origin })
             }
             Outcome::Rejected { key, reject } => (key, Settled::Rejected(reject)),
