@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Error;
 use legenda_pipeline::store::{StoreFault, fault_of};
 
+use crate::console::tell;
+
 /// The exit codes: an interface that scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -75,6 +77,16 @@ impl Failure {
         Self { exit: Exit::Fault, error: error.into(), hints: Vec::new() }
     }
 
+    /// Returns the error and its causes, in a line.
+    pub(crate) fn message(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
+    /// Says what the error came of.
+    pub(crate) fn context(self, context: &'static str) -> Self {
+        Self { error: self.error.context(context), ..self }
+    }
+
     /// Adds a line that says what to do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
@@ -91,15 +103,14 @@ impl Failure {
     }
 
     /// Prints the error, its causes and the hints to stderr.
-    #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
     pub(crate) fn print(&self) {
         let mut said = messages(&self.error).into_iter();
-        eprintln!("error: {}", said.next().unwrap_or_default());
+        tell(&format!("error: {}", said.next().unwrap_or_default()));
         for cause in said {
-            eprintln!("caused by: {cause}");
+            tell(&format!("caused by: {cause}"));
         }
         for hint in self.hints.iter().chain(&self.store_fault().and_then(StoreFault::hint)) {
-            eprintln!("hint: {hint}");
+            tell(&format!("hint: {hint}"));
         }
     }
 }

@@ -3,6 +3,7 @@
 mod allocator;
 mod cli;
 mod command;
+mod console;
 mod failure;
 mod fetching;
 mod leave;
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
     crash_when_asked();
     let result = tracing::info_span!("job").in_scope(|| execute(cli.command));
     traces.finish();
+    let result = match console::failure() {
+        Some(error) if result.is_ok() => {
+            Err(Failure::resumable(error).context("failed to write to standard output"))
+        }
+        _ => result,
+    };
     match result {
         Ok(exit) => leave(exit),
         Err(failure) => {
@@ -93,6 +100,8 @@ fn start_logs(verbose: u8, quiet: &str, traces: &Traces) {
     let filter = filter.and(filter_fn(|of| of.is_event()));
     let has_colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::io::stderr().is_terminal();
-    let logs = fmt::layer().with_writer(std::io::stderr).with_ansi(has_colors).with_filter(filter);
+    // Where stderr is gone, the layer would complain there and panic.
+    let logs = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let logs = logs.with_ansi(has_colors).with_filter(filter);
     tracing_subscriber::registry().with(logs).with(traces.layer()).init();
 }

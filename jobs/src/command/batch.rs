@@ -5,28 +5,31 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::Context;
+use legenda_models::{Bundle, BundleError, Runtime};
 use legenda_pipeline::{
     ledger::{OutputFiles, Stale},
-    openai::{BatchError, Group, Requests, error_line},
-    store::{Folder, is_url},
+    openai::{BatchError, Endpoint, Group, Refusal, Requests, error_line},
+    store::is_url,
 };
-use legenda_schemas::job::Job;
+use legenda_schemas::job::{Job, TaskKind};
 use serde_json::{Value, json};
 
 use super::{
-    bundle_failure, ledger_failure, open_bundle, open_hub, plan_job, print,
-    run::{Execution, execute},
+    bundle_failure, ledger_failure, open_bundle, open_hub, open_runtime, plan_job, print,
+    run::{Execution, Ready, execute_loaded, listen_for_large_files, load, start_threads},
+    tell,
 };
 use crate::{
     cli::BatchArgs,
     failure::{Exit, Failure},
 };
 
-/// Answers the requests of a batch file, by a job for each group that is asked alike, and puts the
-/// responses together. What is done is not done again.
+/// Answers the requests of a batch file, by a job for each group that is answered alike, and puts the
+/// responses together: one for every line. What is done is not done again.
 pub(crate) fn batch(args: &BatchArgs) -> Result<Exit, Failure> {
     let input = if is_url(&args.input) {
         args.input.clone()
@@ -35,103 +38,223 @@ pub(crate) fn batch(args: &BatchArgs) -> Result<Exit, Failure> {
         let path = path.with_context(|| format!("cannot read the batch file `{}`", args.input));
         path.map_err(Failure::config)?.to_string_lossy().into_owned()
     };
-    let requests = Requests::read(&input).map_err(Failure::config)?;
-    let precision = job(args, &input, None, false)?.model.precision.unwrap_or_default();
-    let hub = open_hub(args.offline);
-    let bundle = open_bundle(&args.model, Path::new("."), precision, &hub)
-        .map_err(|error| bundle_failure(error, "`--model` cannot be used"))?;
-    let sees = bundle.modalities().image;
-    drop(bundle);
-
+    let requests = Requests::read(&input).map_err(batch_failure)?;
+    announce(&requests, &args.model);
     let mut responses: BTreeMap<i64, String> = BTreeMap::new();
-    for refused in &requests.refused {
-        let (line, id) = (refused.line, refused.custom_id.as_deref());
-        responses.insert(line, error_line(line, id, "invalid_request", &refused.problem));
+    for (line, refused) in &requests.refused {
+        let error = error_line(*line, refused.custom_id.as_ref(), &refused.refusal);
+        responses.insert(*line, error);
     }
-    let is_alone = requests.groups.len() == 1;
-    for group in &requests.groups {
-        if group.has_images && !sees {
-            for (line, id) in &group.lines {
-                let problem = format!("the model `{}` takes no pictures", args.model);
-                let error = error_line(*line, Some(id), "invalid_request", &problem);
-                responses.insert(*line, error);
-            }
-            continue;
-        }
-        let job = job(args, &input, Some(group), is_alone)?;
-        let output = job.output.path.clone();
-        let checked = plan_job(job, PathBuf::from("."), None, args.offline)?;
-        let format = checked.plan.job.output.format;
-        let execution = Execution {
-            offline: args.offline,
-            overwrite: args.overwrite,
-            stale: Stale::Refuse,
-            retry: None,
-            shown: &args.shown,
-        };
-        match execute(checked, execution)? {
-            Exit::Done => {}
-            exit => return Ok(exit),
-        }
-        let folder = Folder::at(&output, Path::new(".")).map_err(Failure::config)?;
-        let output = OutputFiles::new(folder, format);
-        group.collect(&output, &args.model, &mut responses).map_err(|error| match error {
-            BatchError::Ledger(error) => ledger_failure(error),
-            error => Failure::resumable(error),
-        })?;
+    if let Some(exit) = answer(args, &requests, &mut responses)? {
+        return Ok(exit);
     }
     write(&args.out, responses.values())
         .with_context(|| format!("cannot write `{}`", args.out.display()))
         .map_err(Failure::resumable)?;
-    print(&format!("{} responses in {}", responses.len(), args.out.display()));
+    print(&format!("{} in {}", plural(responses.len(), "response"), args.out.display()));
     Ok(Exit::Done)
 }
 
-/// Makes the job of a group, or of none, where only the model is asked for.
-fn job(
+/// Says what the file asks for and gets otherwise.
+fn announce(requests: &Requests, model: &str) {
+    let others = requests.models.iter().filter(|(name, _)| *name != model);
+    let names: Vec<String> = others.clone().take(3).map(|(name, _)| format!("`{name}`")).collect();
+    if !names.is_empty() {
+        let n_requests = others.map(|(_, n)| n).sum();
+        let more = if names.len() < requests.models.len() { ", …" } else { "" };
+        tell(&format!(
+            "note: {} another model ({}{more}), answered by `{model}`",
+            verb(n_requests, "request", "names", "name"),
+            names.join(", "),
+        ));
+    }
+    if requests.n_repeated_names > 0 {
+        tell(&format!(
+            "warning: {} the `custom_id` of one before; each line has its own response, in the \
+             order of the file",
+            verb(requests.n_repeated_names, "request", "has", "have"),
+        ));
+    }
+}
+
+fn plural(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+fn verb(n: usize, noun: &str, one: &str, several: &str) -> String {
+    format!("{} {}", plural(n, noun), if n == 1 { one } else { several })
+}
+
+/// Answers the requests of all groups; returns how the program ends if it ends before.
+fn answer(
     args: &BatchArgs,
-    input: &str,
-    group: Option<&Group>,
-    is_alone: bool,
-) -> Result<Job, Failure> {
-    let is_embedding = group.is_some_and(|group| group.url == "/v1/embeddings");
-    let has_images = group.is_some_and(|group| group.has_images);
-    let is_chat = group.is_some_and(|group| group.url == "/v1/chat/completions");
-    let asked = if is_chat { "messages" } else { "text" };
-    let mut columns = json!({"id": "custom_id", asked: asked});
-    if has_images {
+    requests: &Requests,
+    responses: &mut BTreeMap<i64, String>,
+) -> Result<Option<Exit>, Failure> {
+    if requests.groups.is_empty() {
+        return Ok(None);
+    }
+    let first = job(args, Path::new(""), &requests.groups[0])?;
+    #[cfg(unix)]
+    let listener = start_threads()?;
+    #[cfg(unix)]
+    let _file_too_large = listen_for_large_files(&listener)?;
+    let hub = open_hub(args.offline);
+    let precision = first.model.precision.unwrap_or_default();
+    let bundle = open_bundle(&args.model, Path::new("."), precision, &hub)
+        .map_err(|error| bundle_failure(error, "`--model` cannot be used", &args.model))?;
+    let runtime = open_runtime(args.offline, first.model.threads)?;
+    let mut failed: Option<Failure> = None;
+    let mut n_answered = 0;
+    for group in &requests.groups {
+        if let Err(refusal) = check_model(&bundle, group) {
+            group.refuse(&refusal, responses);
+            n_answered += 1;
+            continue;
+        }
+        let tables = sibling(&args.out, "requests");
+        let table = requests.write_table(group, &tables).map_err(batch_failure)?;
+        match answer_group(args, &table, group, &runtime, responses)? {
+            Answered::Done => n_answered += 1,
+            Answered::Ended(exit) => return Ok(Some(exit)),
+            Answered::Refused(failure) => {
+                let refusal = Refusal {
+                    code: "model_cannot".to_owned(),
+                    param: None,
+                    message: failure.message(),
+                };
+                group.refuse(&refusal, responses);
+                failed.get_or_insert(failure);
+            }
+        }
+    }
+    match failed {
+        // What no group can have is no fault of a request.
+        Some(failure) if n_answered == 0 => Err(failure),
+        _ => Ok(None),
+    }
+}
+
+/// What became of a group.
+enum Answered {
+    /// Its requests have responses.
+    Done,
+    /// The run ended before.
+    Ended(Exit),
+    /// The model cannot be loaded so.
+    Refused(Failure),
+}
+
+/// Runs the job of a group and takes in its responses.
+fn answer_group(
+    args: &BatchArgs,
+    table: &Path,
+    group: &Group,
+    runtime: &Runtime,
+    responses: &mut BTreeMap<i64, String>,
+) -> Result<Answered, Failure> {
+    let job = job(args, table, group)?;
+    let checked = plan_job(job, PathBuf::from("."), None, args.offline)?;
+    let format = checked.plan.job.output.format;
+    let output = OutputFiles::new(checked.plan.output.clone(), format);
+    if !args.overwrite {
+        output.check_job(&checked.plan.ledger, Stale::Refuse).map_err(ledger_failure)?;
+    }
+    let start = Instant::now();
+    let executor = start_threads()?;
+    let model = match load(runtime, &checked.plan, &checked.bundle) {
+        Ok(model) => model,
+        Err(failure) => return Ok(Answered::Refused(failure)),
+    };
+    let execution = Execution {
+        offline: args.offline,
+        overwrite: args.overwrite,
+        stale: Stale::Refuse,
+        retry: None,
+        shown: &args.shown,
+    };
+    match execute_loaded(executor, checked, Ready { runtime, model, start }, execution)? {
+        Exit::Done => {}
+        exit => return Ok(Answered::Ended(exit)),
+    }
+    group.collect(&output, &args.model, responses).map_err(batch_failure)?;
+    Ok(Answered::Done)
+}
+
+fn batch_failure(error: BatchError) -> Failure {
+    match error {
+        BatchError::Source(error) if !error.may_pass() => Failure::config(error),
+        BatchError::Ledger(error) => ledger_failure(error),
+        error => Failure::resumable(error),
+    }
+}
+
+/// Says whether the model can answer the requests of a group at all.
+fn check_model(bundle: &Bundle, group: &Group) -> Result<(), Refusal> {
+    let refuse = |param: &str, message: String| Refusal {
+        code: "model_cannot".to_owned(),
+        param: Some(param.to_owned()),
+        message,
+    };
+    let supported: Result<(), BundleError> = bundle.supports(kind(group));
+    supported.map_err(|error| refuse("url", error.to_string()))?;
+    if group.has_images && !bundle.modalities().image {
+        let message = format!("the model `{}` takes no images", bundle.name());
+        return Err(refuse("messages", message));
+    }
+    Ok(())
+}
+
+/// Returns the task of a group's job.
+fn kind(group: &Group) -> TaskKind {
+    match (group.endpoint, group.has_images) {
+        (Endpoint::Embeddings, _) => TaskKind::Embed,
+        (_, true) => TaskKind::Answer,
+        (_, false) => TaskKind::Generate,
+    }
+}
+
+/// Returns a path beside the responses, for what is done of them.
+fn sibling(out: &Path, name: &str) -> PathBuf {
+    let mut folder = out.as_os_str().to_owned();
+    folder.push(".legenda");
+    Path::new(&folder).join(name)
+}
+
+/// Makes the job of a group, over its table.
+fn job(args: &BatchArgs, table: &Path, group: &Group) -> Result<Job, Failure> {
+    let is_embedding = group.endpoint == Endpoint::Embeddings;
+    let asked = group.asked_column();
+    let mut columns = json!({asked: asked});
+    if !is_embedding {
+        columns["seed"] = Value::from("seed");
+    }
+    if group.has_images {
         columns["image"] = Value::from("images");
     }
-    let mut source = json!({"paths": [input], "format": "openai_batch", "columns": columns});
-    if let Some(group) = group.filter(|_| !is_alone) {
-        source["query"] = Value::from(group.query());
-    }
-    let kind = match (is_embedding, has_images) {
-        (true, _) => "embed",
-        (false, true) => "answer",
-        (false, false) => "generate",
-    };
-    let mut task = json!({"kind": kind});
+    let mut task = json!({"kind": kind(group).as_str()});
     if !is_embedding {
         task["prompt"] = Value::from("{{ text }}");
     }
-    let name = group.map(Group::name).unwrap_or_default();
-    let folder = format!("{}.legenda/{name}", args.out.display());
     let mut job = json!({
-        "version": 1,
         "task": task,
-        "source": source,
+        "source": {"paths": [table.to_string_lossy()], "format": "parquet", "columns": columns},
         "model": {"bundle": args.model},
-        "output": {"path": folder, "columns": ["custom_id", "line"]},
+        // Requests are answered or refused one by one, however many are.
+        "limits": {"error_budget": "100%"},
+        "output": {
+            "path": sibling(&args.out, &group.name()).to_string_lossy(),
+            "columns": ["line", "index"],
+        },
     });
-    if let Some(group) = group.filter(|_| !is_embedding) {
+    if !is_embedding {
         job["generation"] = serde_json::from_str(&group.parameters)
             .context("the parameters of a request")
             .map_err(Failure::fault)?;
     }
     let job: Job = serde_json::from_value(job)
-        .context("the parameters of a request cannot be meant")
-        .map_err(Failure::config)?;
+        .context("the parameters of a request are not a job's")
+        .map_err(Failure::fault)?;
     job.with(&args.overrides).map_err(Failure::config)
 }
 

@@ -2,13 +2,16 @@
 
 use chrono::Utc;
 use legenda_models::EmbeddingInput;
+use legenda_pipeline::{
+    first_row::FirstRowError,
+    ledger::{LedgerError, OutputFiles, Stale},
+};
 use legenda_schemas::{job::Device, units::counted};
 
-use super::{check_job, open_runtime, print};
+use super::{check_job, ledger_failure, open_runtime, print, tell};
 use crate::{
     cli::JobArgs,
     failure::{Exit, Failure},
-    summary,
 };
 
 /// Checks a job and prints what it would do.
@@ -36,27 +39,52 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
             }
         },
     }
+    match plan.first_row() {
+        Ok(None) => {}
+        Ok(Some(first)) => {
+            let asked = first.system.into_iter().chain([first.prompt]).collect::<Vec<_>>();
+            print(&format!("first row  {}", one_line(&asked.join(" · "))));
+        }
+        Err(error @ FirstRowError::Template { .. }) => {
+            return Err(Failure::config(error));
+        }
+        Err(error) => tell(&format!("warning: {error}")),
+    }
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
     print(&format!("model      {} ({architecture}, {precision})", plan.bundle_name));
-    let rows = match plan.rows_of_query() {
-        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
-        None => counted(plan.n_rows(), "row"),
-    };
-    let files = counted(plan.table.n_files() as u64, "file");
-    let spans = counted(plan.ledger.spans.len() as u64, "span");
-    print(&format!("source     {rows} in {files} ({spans})"));
-    for line in summary::skipped(&plan.table.skipped) {
-        print(&format!("           {line}"));
-    }
+    print(&format!(
+        "source     {} rows in {n_files} file{} ({} spans)",
+        plan.n_rows(),
+        if n_files == 1 { "" } else { "s" },
+        plan.ledger.spans.len()
+    ));
     print(&format!("reads      {}", plan.read_columns.join(", ")));
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));
     print(&format!("output     {}", plan.output.path_of("")));
+    let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
+    match output.check_job(&plan.ledger, Stale::Refuse) {
+        Ok(()) => {}
+        Err(error @ LedgerError::OtherJob { .. }) => tell(&format!("warning: {error}")),
+        Err(error) => return Err(ledger_failure(error)),
+    }
     if let Some(schedule) = &plan.job.schedule {
         let next = schedule.cron.next_after(Utc::now(), schedule.time_zone);
         let next = next.map_or("never".to_owned(), |next| schedule.time_zone.show(next));
         print(&format!("schedule   {} {}: next {next}", schedule.cron, schedule.time_zone));
     }
     Ok(Exit::Done)
+}
+
+/// The most characters of a text that are printed.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// Returns a text in one line, shortened.
+fn one_line(text: &str) -> String {
+    let line = text.lines().map(str::trim_end).collect::<Vec<_>>().join("⏎");
+    if line.chars().count() <= SHOWN_CHARS_MAX {
+        return line;
+    }
+    line.chars().take(SHOWN_CHARS_MAX - 1).chain(['…']).collect()
 }

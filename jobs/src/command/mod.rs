@@ -14,10 +14,15 @@ pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod verify;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
-use legenda_models::{Bundle, BundleError, BundleSource, Hub, HubOptions, Runtime, RuntimeOptions};
+use legenda_models::{
+    Bundle, BundleError, BundleSource, Hub, HubOptions, HubRepo, Runtime, RuntimeOptions,
+};
 use legenda_pipeline::{
     PlanError, RunPlan,
     ledger::LedgerError,
@@ -26,8 +31,10 @@ use legenda_pipeline::{
 use legenda_schemas::{
     job::{Job, JobError},
     precision::PrecisionChoice,
+    suggest::closest,
 };
 
+pub(crate) use crate::console::{print, tell};
 use crate::{cli::JobArgs, failure::Failure, fetching::Fetching};
 
 /// A job file, read and checked against table and model.
@@ -79,8 +86,9 @@ pub(crate) fn plan_job(
 ) -> Result<CheckedJob, Failure> {
     let precision = job.model.precision.clone().unwrap_or_default();
     let hub = open_hub(offline);
-    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)
-        .map_err(|error| bundle_failure(error, "`model.bundle` cannot be used"))?;
+    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub).map_err(|error| {
+        bundle_failure(error, "`model.bundle` cannot be used", &job.model.bundle)
+    })?;
     let plan = RunPlan::new(job, &base_dir, &bundle, limit).map_err(|error| match &error {
         PlanError::Source(inner) if inner.may_pass() => Failure::resumable(error),
         _ => Failure::config(error),
@@ -120,11 +128,60 @@ pub(crate) fn open_bundle(
     opened
 }
 
-/// Says of a bundle that cannot be opened whether the same command may do better later.
-pub(crate) fn bundle_failure(error: BundleError, context: &'static str) -> Failure {
+/// Says of a bundle that cannot be opened whether the same command may do better later, and of a `name`
+/// that is not there what may be meant.
+pub(crate) fn bundle_failure(error: BundleError, context: &'static str, name: &str) -> Failure {
     let may_pass = matches!(&error, BundleError::Hub(error) if error.may_pass());
+    let hint = match &error {
+        BundleError::Directory { path, source } if source.kind() == ErrorKind::NotFound => {
+            bundle_hint(name, path)
+        }
+        _ => None,
+    };
     let error = anyhow::Error::new(error).context(context);
-    if may_pass { Failure::resumable(error) } else { Failure::config(error) }
+    let failure = if may_pass { Failure::resumable(error) } else { Failure::config(error) };
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// Says what may be meant by the name of a bundle where there is no folder `path`.
+pub(crate) fn bundle_hint(name: &str, path: &Path) -> Option<String> {
+    let on_hub = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf:", ""]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .map(|name| format!("{}{}", HubRepo::SCHEME, name.trim_matches('/')))
+        .filter(|uri| uri.parse::<HubRepo>().is_ok_and(|repo| repo.folder().is_none()))
+        // A path that says of itself that it is one.
+        .filter(|_| !name.starts_with(['.', '/', '~']) && !name.contains('\\'));
+    // Folders beside the one that is not there, the embedded model, and models that were fetched.
+    let parent = path.parent().and_then(|parent| std::fs::read_dir(parent).ok());
+    let beside: Vec<PathBuf> = parent
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|beside| beside.is_dir())
+        .collect();
+    let wanted = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name);
+    let beside = beside.iter().filter_map(|beside| beside.file_name()?.to_str());
+    if let Some(found) = closest(wanted, beside.chain([BundleSource::EMBEDDED_NAME])) {
+        let found = match Path::new(name).parent() {
+            Some(parent) if found != BundleSource::EMBEDDED_NAME => parent.join(found),
+            _ => PathBuf::from(found),
+        };
+        return Some(format!("did you mean `{}`?", found.display()));
+    }
+    if let Some(uri) = on_hub {
+        return Some(format!("for a model of the Hugging Face Hub, write `{uri}`"));
+    }
+    let fetched = open_hub(true).cached().unwrap_or_default();
+    let fetched: Vec<String> = fetched.iter().map(|cached| cached.repo.to_string()).collect();
+    let named = |uri: &str| uri.rsplit('/').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = fetched.iter().map(|uri| named(uri)).collect();
+    let found = closest(wanted, names.iter().map(String::as_str))?;
+    let uri = fetched.iter().find(|uri| named(uri) == found)?;
+    Some(format!("did you mean `{uri}`?"))
 }
 
 /// Returns the Hub as the environment says; with `offline` nothing is fetched from it.
@@ -141,16 +198,4 @@ pub(crate) fn open_runtime(offline: bool, threads: Option<usize>) -> Result<Runt
     let mut options = RuntimeOptions { threads, ..RuntimeOptions::from_env() };
     options.offline |= offline;
     Runtime::open(&options, &tell).map_err(Failure::config)
-}
-
-/// Prints a line to stderr, where it does not mix with results.
-#[expect(clippy::print_stderr, reason = "a line for the person who waits")]
-pub(crate) fn tell(line: &str) {
-    eprintln!("{line}");
-}
-
-/// Prints a line to stdout.
-#[expect(clippy::print_stdout, reason = "the result of the command")]
-pub(crate) fn print(line: &str) {
-    println!("{line}");
 }

@@ -16,7 +16,7 @@ use legenda_schemas::job::Incremental;
 use serde_json::json;
 
 use super::{
-    CheckedJob, plan_job, print, read_job,
+    CheckedJob, open_runtime, plan_job, print, read_job,
     run::{lease_terms, load, start_threads, until_signal},
     tell,
 };
@@ -42,7 +42,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     #[cfg(unix)]
     let _file_too_large = super::run::listen_for_large_files(&executor)?;
     let start = Instant::now();
-    let (_runtime, model) = load(&plan, &bundle, args.job.offline)?;
+    let runtime = open_runtime(args.job.offline, plan.job.model.threads)?;
+    let model = load(&runtime, &plan, &bundle)?;
     drop(bundle);
     let load_time = start.elapsed();
     let slots = match &model {

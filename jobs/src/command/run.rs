@@ -11,14 +11,14 @@ use anyhow::Context;
 use legenda_models::{Bundle, Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
-    ledger::Stale,
+    ledger::{LedgerError, OutputFiles, Stale},
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
 use legenda_schemas::units::counted;
 use tokio::sync::oneshot;
 
-use super::{CheckedJob, check_job, is_config, open_runtime, print, tell};
+use super::{CheckedJob, check_job, is_config, ledger_failure, open_runtime, print, tell};
 use crate::{
     cli::{ProgressStyle, RunArgs, ShownArgs},
     failure::{Exit, Failure, messages},
@@ -63,15 +63,40 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Executes a job to its end, or to a signal.
 pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<Exit, Failure> {
+    if !execution.overwrite {
+        // Before a model is loaded in vain.
+        let plan = &checked.plan;
+        let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
+        output.check_job(&plan.ledger, execution.stale).map_err(ledger_failure)?;
+    }
     let start = Instant::now();
-    let CheckedJob { plan, bundle, base_dir } = checked;
-    let Execution { offline, overwrite, stale, retry, shown } = execution;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let executor = start_threads()?;
     #[cfg(unix)]
     let _file_too_large = listen_for_large_files(&executor)?;
-    let (runtime, model) = load(&plan, &bundle, offline)?;
-    announce(&plan, &model, &runtime, start.elapsed());
+    let runtime = open_runtime(execution.offline, checked.plan.job.model.threads)?;
+    let model = load(&runtime, &checked.plan, &checked.bundle)?;
+    execute_loaded(executor, checked, Ready { runtime: &runtime, model, start }, execution)
+}
+
+/// A model that is loaded.
+pub(crate) struct Ready<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) model: Loaded,
+    /// When loading began.
+    pub(crate) start: Instant,
+}
+
+/// Executes a job, whose model is loaded, to its end, or to a signal.
+pub(crate) fn execute_loaded(
+    executor: tokio::runtime::Runtime,
+    checked: CheckedJob,
+    Ready { runtime, model, start }: Ready<'_>,
+    execution: Execution<'_>,
+) -> Result<Exit, Failure> {
+    let CheckedJob { plan, bundle, base_dir } = checked;
+    let Execution { offline: _, overwrite, stale, retry, shown } = execution;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    announce(&plan, &model, runtime, start.elapsed());
     drop(bundle);
 
     let plan = Arc::new(plan);
@@ -156,14 +181,9 @@ pub(super) fn start_threads() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(Failure::resumable)
 }
 
-/// Opens ONNX Runtime and loads the model of a plan.
+/// Loads the model of a plan.
 #[tracing::instrument(skip_all, fields(bundle = bundle.name()))]
-pub(super) fn load(
-    plan: &RunPlan,
-    bundle: &Bundle,
-    offline: bool,
-) -> Result<(Runtime, Loaded), Failure> {
-    let runtime = open_runtime(offline, plan.job.model.threads)?;
+pub(super) fn load(runtime: &Runtime, plan: &RunPlan, bundle: &Bundle) -> Result<Loaded, Failure> {
     let options = ModelOptions {
         device: plan.job.model.device,
         slots: plan.job.model.slots,
@@ -174,8 +194,8 @@ pub(super) fn load(
         embedding: plan.job.embedding.clone(),
     };
     let model: Loaded = match &plan.embedding {
-        None => Model::load(&runtime, bundle, &options).map_err(Failure::config)?.into(),
-        Some(embedding) => Embedder::load(&runtime, bundle, &options, embedding.input)
+        None => Model::load(runtime, bundle, &options).map_err(Failure::config)?.into(),
+        Some(embedding) => Embedder::load(runtime, bundle, &options, embedding.input)
             .map_err(Failure::config)?
             .into(),
     };
@@ -186,7 +206,7 @@ pub(super) fn load(
     if let Some(note) = note {
         tracing::warn!(reason = note, "running on the CPU");
     }
-    Ok((runtime, model))
+    Ok(model)
 }
 
 fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use legenda_pipeline::{store::Folder, verify::verify as find};
+use legenda_pipeline::{
+    store::Folder,
+    verify::{Problem, verify as find},
+};
 
 use super::{ledger_failure, print, tell};
 use crate::{
@@ -14,6 +17,10 @@ use crate::{
 pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
     let folder = Folder::at(&args.output, Path::new(".")).map_err(Failure::config)?;
     let found = find(folder).map_err(ledger_failure)?;
+    if let [problem @ Problem::Unfinished { .. }] = found.problems.as_slice() {
+        tell(&format!("error: {problem}"));
+        return Ok(Exit::Unsound);
+    }
     print(&format!(
         "rows_in {} == answers {} + rejects {} in {} spans",
         found.rows_in, found.answers, found.rejects, found.n_spans
@@ -25,6 +32,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         print("verified: every input row stands once in answers or rejects");
         return Ok(Exit::Done);
     }
-    tell(&format!("{} problems", found.problems.len()));
+    let n_problems = found.problems.len();
+    tell(&format!("{n_problems} problem{}", if n_problems == 1 { "" } else { "s" }));
     Ok(Exit::Unsound)
 }

@@ -31,7 +31,7 @@ pub(crate) fn models(command: &ModelsCommand) -> Result<Exit, Failure> {
 fn open(args: &ModelArgs) -> Result<Bundle, Failure> {
     let hub = open_hub(args.offline);
     open_bundle(&args.bundle, Path::new(""), args.precision.clone(), &hub)
-        .map_err(|error| bundle_failure(error, "the model cannot be used"))
+        .map_err(|error| bundle_failure(error, "the model cannot be used", &args.bundle))
 }
 
 /// The tasks that a bundle can do.

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{open_hub, print_object};
 use crate::{
     cli::ModelArgs,
-    command::bundle_failure,
+    command::{bundle_failure, bundle_hint},
     failure::{Exit, Failure},
     fetching::Fetching,
 };
@@ -15,6 +15,16 @@ use crate::{
 /// Fetches a model of the Hub, and reads all that can be read without running it.
 pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
     let source = BundleSource::parse(&args.bundle);
+    if let BundleSource::Directory(path) = &source
+        && !path.is_dir()
+    {
+        let problem = anyhow::anyhow!("`{}` is not a model of the Hub", args.bundle);
+        let failure = Failure::config(problem);
+        return Err(match bundle_hint(&args.bundle, path) {
+            Some(hint) => failure.hint(hint),
+            None => failure.hint("write `hf://owner/name`"),
+        });
+    }
     if !matches!(source, BundleSource::Hub(_)) {
         return Err(Failure::config(anyhow::anyhow!(
             "`{}` is on this machine: `pull` fetches `hf://owner/name`",
@@ -26,8 +36,10 @@ pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
         fetching.show(state);
     });
     let (n_files, n_bytes) = fetching.end();
-    let bundle = opened.map_err(|error| bundle_failure(error, "the model cannot be fetched"))?;
-    Processor::open(&bundle).map_err(|error| bundle_failure(error, "the model cannot be used"))?;
+    let bundle = opened
+        .map_err(|error| bundle_failure(error, "the model cannot be fetched", &args.bundle))?;
+    Processor::open(&bundle)
+        .map_err(|error| bundle_failure(error, "the model cannot be used", &args.bundle))?;
     let object = vec![
         ("model", json!(args.bundle)),
         ("revision", json!(bundle.revision())),

@@ -73,7 +73,7 @@ fn look(name: &str, args: &ModelArgs) -> Result<Bundle, Failure> {
     let hub = open_hub(args.offline);
     let looked = hub.look(&repo, &args.precision, &|state| fetching.show(state));
     fetching.end();
-    looked.map_err(|error| bundle_failure(error, "the model cannot be shown"))
+    looked.map_err(|error| bundle_failure(error, "the model cannot be shown", name))
 }
 
 /// Describes each graph: its precisions, their sizes, and which is taken.
