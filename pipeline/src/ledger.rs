@@ -328,7 +328,7 @@ impl Output {
     /// Returns what is written to the file `key`.
     fn json(&self, key: &str, value: &impl Serialize) -> Result<Bytes, WriteError> {
         let path = self.files.folder.path_of(key);
-        store::json(value).map_err(|problem| WriteError { path, problem })
+        store::json(value).map_err(|problem| WriteError::new(path, problem))
     }
 
     pub(crate) fn remove(&self, key: &str) -> Result<(), WriteError> {

@@ -364,7 +364,7 @@ impl Prediction {
     pub fn save(&self, output: &Folder) -> Result<(), WriteError> {
         output.make_dirs(&["_legenda"])?;
         let path = || output.path_of(PREDICTION);
-        let json = json(self).map_err(|problem| WriteError { path: path(), problem })?;
+        let json = json(self).map_err(|problem| WriteError::new(path(), problem))?;
         output.replace(PREDICTION, json)
     }
 

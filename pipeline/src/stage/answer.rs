@@ -70,10 +70,11 @@ impl Answer {
     /// Returns a transcript as it is written down: models of speech begin one with the space before its
     /// first word.
     pub(super) fn as_transcript(self: Arc<Self>) -> Arc<Self> {
-        match &*self {
-            Self::Generation(generation) if generation.text.starts_with(char::is_whitespace) => {
+        match &self.content {
+            Content::Generation(generation) if generation.text.starts_with(char::is_whitespace) => {
                 let text = generation.text.trim_start().to_owned();
-                Arc::new(Self::Generation(Generation { text, ..generation.clone() }))
+                let content = Content::Generation(Generation { text, ..generation.clone() });
+                Arc::new(Self { content, ..(*self).clone() })
             }
             _ => self,
         }
