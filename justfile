@@ -85,3 +85,10 @@ output-readers:
     test -d target/output_readers/venv || python3 -m venv target/output_readers/venv
     target/output_readers/venv/bin/pip install --quiet -r tests/output_readers/requirements.txt
     target/output_readers/venv/bin/python tests/output_readers/read_outputs.py target/release/legenda target/output_readers/outputs
+
+# Tables written by pandas, polars, DuckDB, pyarrow, datasets and webdataset, read by the binary cell by cell.
+written-tables:
+    cargo build --release
+    test -d target/written_tables || python3 -m venv target/written_tables
+    target/written_tables/bin/pip install --quiet -r tests/written_tables/requirements.txt
+    target/written_tables/bin/python tests/written_tables target/release/legenda

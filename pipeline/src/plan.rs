@@ -219,6 +219,7 @@ impl RunPlan {
             on_bad_file: job.source.on_bad_file,
             media_bytes_max: job.limits.media_bytes.0,
         })?;
+        table.set_types(&job.source.schema)?;
         let bytes_read = table.bytes_read.clone();
         let kept = query.as_ref().map(|query| query.ask(&mut table.files, &bytes_read, limit));
         let kept = kept.transpose()?;

@@ -12,6 +12,11 @@ use std::{
     sync::Arc,
 };
 
+use arrow::{
+    array::RecordBatch,
+    compute::cast,
+    datatypes::{DataType, Field, FieldRef, Schema},
+};
 use legenda_schemas::{
     job::Source,
     span::{SourceObject, Span},
@@ -279,7 +284,9 @@ fn copy_columns(
     let copy = NamedTempFile::new().map_err(|error| failed(&error))?;
     let roots = columns.iter().filter_map(|name| file.schema.index_of(name).ok());
     let schema = file.schema.project(&roots.collect::<Vec<_>>()).map_err(|error| failed(&error))?;
-    let mut writer = ArrowWriter::try_new(copy.as_file(), Arc::new(schema), None)
+    let fields = schema.fields().iter().map(queried_field).collect::<Vec<_>>();
+    let schema = Arc::new(Schema::new(fields));
+    let mut writer = ArrowWriter::try_new(copy.as_file(), Arc::clone(&schema), None)
         .map_err(|error| failed(&error))?;
     let (mut damaged, mut n_rows) = (Vec::new(), 0);
     for (row_group, size) in file.row_groups.iter().enumerate() {
@@ -287,13 +294,34 @@ fn copy_columns(
         let rows = reader.read(row_group, &[all], Some(columns), COPIED_ROWS);
         for batch in rows.map_err(|error| failed(&error))? {
             let batch = batch.map_err(|error| failed(&error))?;
-            writer.write(&batch.rows).map_err(|error| failed(&error))?;
+            let columns = batch.rows.columns().iter().zip(schema.fields());
+            let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+            let rows = columns.collect::<Result<_, _>>();
+            let rows = rows.and_then(|columns| RecordBatch::try_new(Arc::clone(&schema), columns));
+            writer.write(&rows.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
             damaged.extend(batch.damaged.iter().map(|one| n_rows + one.row as u64));
             n_rows += batch.rows.num_rows() as u64;
         }
     }
     writer.close().map_err(|error| failed(&error))?;
     Ok((copy, damaged))
+}
+
+/// Returns a column as a query sees it: types that this build of Polars lacks become the nearest that it
+/// has. The rows that are kept are read from the file itself.
+fn queried_field(field: &FieldRef) -> FieldRef {
+    let queried = match field.data_type() {
+        DataType::Decimal128(_, 0) | DataType::Date32 | DataType::Timestamp(_, None) => {
+            DataType::Utf8
+        }
+        DataType::Decimal128(..) => DataType::Float64,
+        DataType::Int8 | DataType::Int16 => DataType::Int32,
+        DataType::UInt8 | DataType::UInt16 => DataType::UInt32,
+        DataType::List(item) => DataType::List(queried_field(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(queried_field).collect()),
+        other => other.clone(),
+    };
+    Arc::new(Field::new(field.name(), queried, field.is_nullable()))
 }
 
 /// Rows that are copied at a time for a query.

@@ -4,6 +4,7 @@
 //! table or the model to judge (missing columns, a template, a task the model cannot do) is checked
 //! by the crates that know them, still before a row is read.
 
+mod column_type;
 mod embedding;
 mod generation;
 mod incremental;
@@ -17,6 +18,7 @@ mod task;
 
 use std::collections::BTreeMap;
 
+pub use column_type::{ColumnType, ColumnTypeError};
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
 pub use incremental::Incremental;
@@ -405,6 +407,10 @@ impl Job {
         // What was not said stays out, so that outputs of before the key was there go on.
         if let Some(format) = self.source.format {
             identity.insert("source.format".to_owned(), value(serde_json::to_value(format)));
+        }
+        if !self.source.schema.is_empty() {
+            let types = value(serde_json::to_value(&self.source.schema));
+            identity.insert("source.schema".to_owned(), types);
         }
         if let Some(column) = &self.output.partition_by {
             identity.insert("output.partition_by".to_owned(), column.as_str().into());

@@ -6,7 +6,10 @@ use legenda_pipeline::{
     first_row::FirstRowError,
     ledger::{LedgerError, OutputFiles, Stale},
 };
-use legenda_schemas::{job::Device, units::counted};
+use legenda_schemas::{
+    job::{ColumnType, Device},
+    units::counted,
+};
 
 use super::{check_job, ledger_failure, open_runtime, print, tell};
 use crate::{
@@ -53,12 +56,21 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
     print(&format!("model      {} ({architecture}, {precision})", plan.bundle_name));
-    print(&format!(
-        "source     {} rows in {n_files} file{} ({} spans)",
-        plan.n_rows(),
-        if n_files == 1 { "" } else { "s" },
-        plan.ledger.spans.len()
-    ));
+    let rows = match plan.rows_of_query() {
+        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
+        None => counted(plan.n_rows(), "row"),
+    };
+    let files = counted(plan.table.n_files() as u64, "file");
+    let spans = counted(plan.ledger.spans.len() as u64, "span");
+    print(&format!("source     {rows} in {files} ({spans})"));
+    for line in summary::skipped(&plan.table.skipped) {
+        print(&format!("           {line}"));
+    }
+    let columns = plan.table.files[0].schema.fields().iter();
+    let columns: Vec<String> = columns
+        .map(|field| format!("{} {}", field.name(), ColumnType::name_of(field.data_type())))
+        .collect();
+    print(&format!("schema     {}", columns.join(", ")));
     print(&format!("reads      {}", plan.read_columns.join(", ")));
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));

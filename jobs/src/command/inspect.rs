@@ -49,7 +49,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
         lines(&inspection).iter().for_each(|line| print(line));
     }
     match (&job, &args.job) {
-        (None, _) => tell("no job is proposed: no column holds pictures, sounds or texts"),
+        (None, _) => {
+            tell("no job is proposed: no column holds images, audio, texts or conversations")
+        }
         (Some(job), Some(file)) => {
             write(file, job)?;
             tell(&format!("job in {}", file.display()));
@@ -129,6 +131,7 @@ fn column_lines(column: &ColumnFacts) -> Vec<String> {
     let holds = match column.holds {
         Holds::Pictures => "pictures",
         Holds::Sounds => "sounds",
+        Holds::Messages => "conversations",
         Holds::Texts => "texts",
         Holds::Bytes => "bytes of no known format",
         Holds::Values => "values",

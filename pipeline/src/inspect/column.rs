@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 use super::medium::Medium;
 use crate::{
     media::MediaKind,
-    source::column::{holds_bytes, holds_media},
+    source::{
+        column::{holds_bytes, holds_media},
+        conversation::holds_messages,
+    },
     store::is_url,
 };
 
@@ -21,6 +24,8 @@ pub enum Holds {
     Pictures,
     /// Sounds.
     Sounds,
+    /// Conversations that end with what a user asks.
+    Messages,
     /// Texts.
     Texts,
     /// Bytes that begin like nothing that is known.
@@ -91,6 +96,8 @@ pub struct TextFacts {
     pub bytes: Spread,
     /// The share that was there before.
     pub duplicate_share: f64,
+    /// The share with white space within, which names and codes do not have.
+    pub spaced_share: f64,
 }
 
 /// A reason for rejects.
@@ -147,6 +154,8 @@ pub(super) struct Look {
     is_path: bool,
     texts: Vec<f64>,
     texts_seen: HashSet<[u8; 32]>,
+    spaced: u64,
+    conversations: u64,
     media: Vec<Medium>,
     by_path: u64,
     hosts: BTreeSet<String>,
@@ -164,6 +173,8 @@ impl Look {
             is_path: false,
             texts: Vec::new(),
             texts_seen: HashSet::new(),
+            spaced: 0,
+            conversations: 0,
             media: Vec::new(),
             by_path: 0,
             hosts: BTreeSet::new(),
@@ -201,6 +212,16 @@ impl Look {
         #[expect(clippy::cast_precision_loss, reason = "a length for people")]
         self.texts.push(text.len() as f64);
         self.texts_seen.insert(Sha256::digest(text).into());
+        self.spaced += u64::from(text.trim().contains(char::is_whitespace));
+    }
+
+    /// Returns whether cells are to be looked at as conversations.
+    pub(super) fn may_hold_messages(&self) -> bool {
+        holds_messages(self.field.data_type())
+    }
+
+    pub(super) fn add_conversation(&mut self) {
+        self.conversations += 1;
     }
 
     /// Takes in what a cell was found to be, and its path if it had one.
@@ -229,10 +250,13 @@ impl Look {
         // Most cells must begin like media: some bytes begin like them by chance.
         let is_media = pictures + sounds > 0 && 2 * (pictures + sounds) >= full.count();
         let data_type = self.field.data_type();
+        let full_cells = self.cells - self.nulls;
         let holds = if is_media {
             if pictures >= sounds { Holds::Pictures } else { Holds::Sounds }
         } else if self.nulls == self.cells {
             Holds::Nothing
+        } else if 2 * self.conversations > full_cells {
+            Holds::Messages
         } else if self.is_text() {
             Holds::Texts
         } else if holds_bytes(data_type) {
@@ -244,7 +268,9 @@ impl Look {
             let n_texts = self.texts.len() as u64;
             let duplicates = n_texts - self.texts_seen.len() as u64;
             let duplicate_share = share(duplicates, n_texts);
-            Some(TextFacts { bytes: Spread::of(self.texts.clone())?, duplicate_share })
+            let spaced_share = share(self.spaced, n_texts);
+            let bytes = Spread::of(self.texts.clone())?;
+            Some(TextFacts { bytes, duplicate_share, spaced_share })
         });
         ColumnFacts {
             name: self.field.name().clone(),

@@ -95,6 +95,7 @@ pub fn inspect(
     let source = Source {
         paths: entries.to_vec(),
         format: Some(format),
+        schema: BTreeMap::new(),
         query: None,
         tables: BTreeMap::new(),
         incremental: Incremental::default(),

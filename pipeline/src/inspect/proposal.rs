@@ -12,7 +12,9 @@ use super::{ColumnFacts, Holds, Inspection};
 /// Names of columns that ask something.
 const REQUESTS: [&str; 5] = ["question", "prompt", "instruction", "query", "request"];
 /// Names of columns that name their row.
-const IDS: [&str; 7] = ["id", "__key__", "key", "uuid", "uid", "file_name", "name"];
+const IDS: [&str; 8] = ["id", "__key__", "key", "uuid", "guid", "uid", "file_name", "name"];
+/// How other names of such columns end.
+const ID_ENDS: [&str; 3] = ["_id", "-id", " id"];
 
 /// A job that may be meant.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,7 @@ pub struct Proposal<'a> {
     /// What is asked.
     pub task: TaskKind,
     text: Option<&'a ColumnFacts>,
+    messages: Option<&'a ColumnFacts>,
     image: Option<&'a ColumnFacts>,
     audio: Option<&'a ColumnFacts>,
     id: Option<&'a ColumnFacts>,
@@ -39,21 +42,31 @@ impl<'a> Proposal<'a> {
         let texts = || columns().filter(|column| column.holds == Holds::Texts);
         let is_request = |column: &&ColumnFacts| REQUESTS.contains(&&*column.name.to_lowercase());
         let request = texts().find(is_request);
+        let is_id_name = |column: &ColumnFacts| {
+            let name = column.name.to_lowercase();
+            IDS.contains(&&*name) || ID_ENDS.iter().any(|end| name.ends_with(end))
+        };
         let is_id = |column: &&ColumnFacts| {
-            let is_named = IDS.contains(&&*column.name.to_lowercase());
+            let is_named = is_id_name(column);
             let is_told_apart =
                 column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
             is_named && is_told_apart && column.null_share == 0.0 && column.media.is_none()
         };
         let id = columns().filter(|column| !column.has_bytes).find(is_id);
+        // Sentences before single words, and both before what names a row.
         let longest = || {
-            let others = texts().filter(|column| Some(*column) != id);
-            others.max_by(|a, b| median(a).total_cmp(&median(b)))
+            let others = texts().filter(|column| !is_id_name(column) || is_prose(column));
+            others.max_by(|a, b| {
+                let order = is_prose(a).cmp(&is_prose(b));
+                order.then(median(a).total_cmp(&median(b)))
+            })
         };
+        let messages = columns().find(|column| column.holds == Holds::Messages);
         let n = |column: Option<&ColumnFacts>| column.map_or(0, |column| usable(column).1);
         let (task, text, image, audio) = match (picture, sound, request) {
+            (None, None, None) if messages.is_some() => (TaskKind::Generate, None, None, None),
             (None, None, _) => {
-                let text = request.or_else(longest).or(id.filter(|id| id.texts.is_some()))?;
+                let text = request.or_else(longest)?;
                 (TaskKind::Generate, Some(text), None, None)
             }
             (image, audio, Some(text)) => (TaskKind::Answer, Some(text), image, audio),
@@ -72,7 +85,8 @@ impl<'a> Proposal<'a> {
         let carried = plain()
             .any(is_odd)
             .then(|| plain().filter(fits).map(|column| column.name.as_str()).collect());
-        Some(Self { task, text, image, audio, id, carried })
+        let messages = messages.filter(|_| text.is_none() && image.is_none() && audio.is_none());
+        Some(Self { task, text, messages, image, audio, id, carried })
     }
 
     /// Writes it as a job file over `paths`, which are of `format` where that does not show, with answers
@@ -95,8 +109,13 @@ impl<'a> Proposal<'a> {
             let format = serde_json::to_string(&format).unwrap_or_default();
             lines.push(format!("format = {format}"));
         }
-        let mapped =
-            [("id", self.id), ("text", self.text), ("image", self.image), ("audio", self.audio)];
+        let mapped = [
+            ("id", self.id),
+            ("text", self.text),
+            ("messages", self.messages),
+            ("image", self.image),
+            ("audio", self.audio),
+        ];
         let mapped: Vec<String> = mapped
             .into_iter()
             .filter_map(|(key, column)| Some(format!("{key} = {}", quoted(&column?.name))))
@@ -142,6 +161,11 @@ fn usable(column: &ColumnFacts) -> (bool, u64) {
     let Some(media) = &column.media else { return (false, 0) };
     let unusable: u64 = media.unusable.values().map(|problem| problem.count).sum();
     (column.has_bytes, media.count - unusable)
+}
+
+/// Returns whether most texts of a column have several words.
+fn is_prose(column: &ColumnFacts) -> bool {
+    column.texts.as_ref().is_some_and(|texts| texts.spaced_share >= 0.5)
 }
 
 fn median(column: &ColumnFacts) -> f64 {

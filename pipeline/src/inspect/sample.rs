@@ -25,6 +25,7 @@ use crate::{
     source::{
         SourceFailed, SourceTable, TableFile,
         cell::{MediaCell, media_cells, text_cell},
+        conversation::Conversation,
         reader::{BatchLimits, FileReader, ReadError},
         text_bytes::check_texts,
     },
@@ -238,6 +239,12 @@ impl<'a> Reading<'a> {
             let Some(column) = column else { continue };
             for text in rows.iter().filter_map(|&row| text_cell(column.as_ref(), row)) {
                 look.add_text(text);
+            }
+            if look.may_hold_messages() {
+                let is_asked = |row: &&usize| {
+                    matches!(Conversation::of_cell(column.as_ref(), **row), Ok(Some(_)))
+                };
+                rows.iter().filter(is_asked).for_each(|_| look.add_conversation());
             }
             if look.may_hold_media() {
                 let cells = rows.iter().flat_map(|&row| media_cells(column.as_ref(), row));

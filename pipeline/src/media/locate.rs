@@ -252,6 +252,7 @@ mod tests {
         let source = Source {
             paths: Vec::new(),
             format: None,
+            schema: std::collections::BTreeMap::new(),
             query: None,
             tables: std::collections::BTreeMap::new(),
             incremental: Incremental::default(),

@@ -1,11 +1,13 @@
 //! Single cells of a row: media and what templates see.
 
 use arrow::{
-    array::{Array, AsArray, ListLikeArray},
+    array::{Array, AsArray, ListLikeArray, RecordBatch},
     datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt64Type},
     util::display::{ArrayFormatter, FormatOptions},
 };
 use serde_json::Value;
+
+use super::shape::{PLAIN, WHOLE_NUMBERS};
 
 /// One image or sound of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,22 @@ pub fn text_cell(column: &dyn Array, row: usize) -> Option<&str> {
         _ => None,
     }
 }
+
+/// Returns what a template sees of a cell of the column `name`: as [`template_value`], but for whole numbers
+/// of a column that the file writes without a decimal point. None if there is no such column.
+#[must_use]
+pub fn template_cell(rows: &RecordBatch, name: &str, row: usize) -> Option<Value> {
+    let (place, field) = rows.schema_ref().column_with_name(name)?;
+    let value = template_value(rows.column(place).as_ref(), row);
+    let is_plain = field.metadata().get(WHOLE_NUMBERS).is_some_and(|written| written == PLAIN);
+    let whole = value.as_f64().filter(|number| is_plain && number.fract() == 0.0);
+    #[expect(clippy::cast_possible_truncation, reason = "a whole number within the range")]
+    let whole = whole.filter(|n| n.abs() <= WHOLE_MAX).map(|number| Value::from(number as i64));
+    Some(whole.unwrap_or(value))
+}
+
+/// Whole numbers up to here are all those of a 64-bit float.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Returns what a template sees of a cell: text, numbers, booleans, lists and structs as
 /// themselves, null as an empty text, everything else as Arrow shows it (dates in ISO 8601).

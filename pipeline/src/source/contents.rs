@@ -1,23 +1,32 @@
 //! The formats of files, behind one face: where the rows of a file are, and how they are read.
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    io::{self, Read},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use legenda_schemas::{job::SourceFormat, span::SourceObject};
 use parquet::{errors::ParquetError, file::reader::ChunkReader};
 
 use super::{
     SourceError, batch,
-    csv::Csv,
+    compressed::unpacked,
+    csv::{self, Csv},
     file::{BytesRead, SourceFile},
+    foreign::{self, Foreign},
     json_lines,
     media::MediaFiles,
+    names::{is_json, plain_extension},
     pages::{RefusedRows, RowBounds},
     parquet::ParquetFile,
     reader::ReadError,
-    records::{Block, RawRecord, Separation, lay_out},
+    records::{Block, RawRecord, Seen, Separation, lay_out},
     rows::ReadRows,
+    shape::Members,
     steps::BatchLimits,
     table::RowGroupSize,
     tar::{Shard, ShardError},
@@ -42,6 +51,8 @@ pub(super) struct Records {
     blocks: Vec<Block>,
     separation: Separation,
     kind: RecordKind,
+    /// What the columns of the file itself are.
+    columns: Members,
 }
 
 #[derive(Debug)]
@@ -69,37 +80,89 @@ impl Contents {
         let io_error = |source| SourceError::Io { path: PathBuf::from(path), source };
         let refuse =
             |format, problem| SourceError::Format { path: PathBuf::from(path), format, problem };
+        let foreign_error = |Foreign { kind, remedy }: Foreign| SourceError::Foreign {
+            path: PathBuf::from(path),
+            kind,
+            remedy,
+        };
+        let damaged_or_io = |format, error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => refuse(format, error.to_string()),
+            _ => io_error(error),
+        };
+        let text_of = |file| {
+            let file = unpacked(file).map_err(|error| damaged_or_io("text", error))?;
+            let head = head_of(&file, TEXT_HEAD_BYTES).map_err(io_error)?;
+            match foreign::by_contents(path, &head) {
+                Some(other) => Err(foreign_error(other)),
+                None => Ok((file, head)),
+            }
+        };
         let file = SourceFile::open(path, bytes_read).map_err(io_error)?;
         let object = file.object().clone();
         let found = match format {
             SourceFormat::Parquet => {
-                let parquet = ParquetFile::open(file)?;
+                let head = head_of(&file, foreign::HEAD_BYTES);
+                let parquet = ParquetFile::open(file).map_err(|error| {
+                    let other = head.ok().and_then(|head| {
+                        foreign::by_contents(path, &head).or_else(|| foreign::by_name(path, &head))
+                    });
+                    other.filter(|other| !other.is_parquet()).map_or(error, foreign_error)
+                })?;
                 (Self::Parquet, parquet.schema(), parquet.row_groups())
             }
             SourceFormat::Csv => {
-                let is_tsv = path.to_lowercase().ends_with(".tsv");
-                let delimiter = if is_tsv { b'\t' } else { b',' };
+                let (file, head) = text_of(file)?;
+                let is_whole = head.len() < TEXT_HEAD_BYTES;
+                let usual = if plain_extension(path).is_some_and(|extension| extension == "tsv") {
+                    b'\t'
+                } else {
+                    b','
+                };
+                let delimiter = csv::delimiter_of(&head, is_whole, usual);
                 let separation = Separation::Csv { delimiter };
-                let layout = lay_out(&file, separation, true).map_err(io_error)?;
-                let (csv, schema) =
-                    Csv::of(&layout, delimiter).map_err(|problem| refuse("CSV", problem))?;
-                Self::of_records(layout.blocks, separation, RecordKind::Csv(csv), schema)
+                let mut columns = csv::Columns::new(delimiter);
+                let layout = lay_out(&file, separation, true, |record| columns.see(record));
+                let blocks = layout.map_err(io_error)?.blocks;
+                let (csv, columns) = columns.finish().map_err(|problem| refuse("CSV", problem))?;
+                Self::of_records(blocks, separation, RecordKind::Csv(csv), columns)
             }
             SourceFormat::Jsonl => {
-                let layout = lay_out(&file, Separation::Lines, false).map_err(io_error)?;
-                let schema = json_lines::schema_of(&layout.sample);
-                let kind = RecordKind::JsonLines;
-                Self::of_records(layout.blocks, Separation::Lines, kind, schema)
+                let (file, head) = text_of(file)?;
+                let is_whole = head.len() < TEXT_HEAD_BYTES;
+                let is_json = is_json(path);
+                let separation = json_lines::separation_of(&head, is_whole, is_json);
+                let separation = separation.map_err(foreign_error)?;
+                let mut columns = json_lines::Columns::default();
+                let layout = lay_out(&file, separation, false, |record| {
+                    if let Seen::Row(row) = record {
+                        columns.see(row);
+                    }
+                });
+                let blocks = layout.map_err(io_error)?.blocks;
+                let columns = columns.finish().map_err(|problem| refuse("JSON Lines", problem))?;
+                Self::of_records(blocks, separation, RecordKind::JsonLines, columns)
             }
             SourceFormat::OpenaiBatch => {
-                let layout = lay_out(&file, Separation::Lines, false).map_err(io_error)?;
-                let (schema, kind) = (batch::schema(), RecordKind::Batch);
-                Self::of_records(layout.blocks, Separation::Lines, kind, schema)
+                let (file, _) = text_of(file)?;
+                let layout = lay_out(&file, Separation::Lines, false, |_| ()).map_err(io_error)?;
+                let groups = layout.blocks.iter().map(Block::size).collect();
+                let records = Records {
+                    blocks: layout.blocks,
+                    separation: Separation::Lines,
+                    kind: RecordKind::Batch,
+                    columns: Members::default(),
+                };
+                (Self::Records(Arc::new(records)), batch::schema(), groups)
             }
             SourceFormat::Tar => {
+                let file = unpacked(file).map_err(|error| damaged_or_io("tar", error))?;
                 let shard = Shard::index(&file, media_bytes_max).map_err(|error| match error {
                     ShardError::Io(source) => io_error(source),
-                    ShardError::Format(problem) => refuse("tar", problem),
+                    ShardError::Format(problem) => {
+                        let head = head_of(&file, foreign::HEAD_BYTES).unwrap_or_default();
+                        let other = foreign::by_contents(path, &head);
+                        other.map_or_else(|| refuse("tar", problem), foreign_error)
+                    }
                 })?;
                 let bytes = shard.rows.iter().map(|row| row.n_bytes()).sum();
                 let size = RowGroupSize { n_rows: shard.rows.len(), bytes };
@@ -124,22 +187,29 @@ impl Contents {
         blocks: Vec<Block>,
         separation: Separation,
         kind: RecordKind,
-        schema: SchemaRef,
+        columns: Members,
     ) -> Found {
-        let size = |block: &Block| {
-            let range = block.range();
-            RowGroupSize { n_rows: block.n_rows, bytes: range.end - range.start }
-        };
-        let groups = blocks.iter().map(size).collect();
-        (Self::Records(Arc::new(Records { blocks, separation, kind })), schema, groups)
+        let groups = blocks.iter().map(Block::size).collect();
+        let schema = Arc::new(Schema::new(columns.fields().collect::<Vec<_>>()));
+        (Self::Records(Arc::new(Records { blocks, separation, kind, columns })), schema, groups)
     }
 
-    /// Returns whether types were told by some rows, so that those of another file may differ.
+    /// Returns whether types follow from the rows of a file, so that those of another may differ.
     pub(super) fn has_guessed_types(&self) -> bool {
         match self {
             Self::Parquet | Self::Media(_) => false,
             Self::Shard(_) => true,
-            Self::Records(records) => !matches!(records.kind, RecordKind::Batch),
+            Self::Records(_) => self.columns().is_some(),
+        }
+    }
+
+    /// Returns what the columns of a file of text are.
+    pub(super) fn columns(&self) -> Option<&Members> {
+        match self {
+            Self::Records(records) if !matches!(records.kind, RecordKind::Batch) => {
+                Some(&records.columns)
+            }
+            _ => None,
         }
     }
 
@@ -170,8 +240,12 @@ impl Contents {
         let object = file.object().clone();
         let opened = match self {
             Self::Parquet => Opened::Parquet(ParquetFile::open(file)?),
-            Self::Records(records) => Opened::Records(file, Arc::clone(records)),
-            Self::Shard(shard) => Opened::Shard(file, Arc::clone(shard)),
+            Self::Records(records) => {
+                Opened::Records(unpacked(file).map_err(io_error)?, Arc::clone(records))
+            }
+            Self::Shard(shard) => {
+                Opened::Shard(unpacked(file).map_err(io_error)?, Arc::clone(shard))
+            }
             Self::Media(_) => unreachable!("returned above"),
         };
         Ok((object, opened))
@@ -188,6 +262,9 @@ pub(super) enum Opened {
 
 /// Rows as they are read.
 type Reading = Box<dyn Iterator<Item = Result<ReadRows, ReadError>>>;
+
+/// Bytes at the head of a file of text that show how it is separated.
+const TEXT_HEAD_BYTES: usize = 64 << 10;
 
 /// What rows of a batch may weigh together, however much is asked for.
 const BATCH_BYTES_MAX: u64 = 16 << 20;
@@ -294,6 +371,13 @@ impl Opened {
             }
         })
     }
+}
+
+/// Returns the first bytes of a file.
+fn head_of(file: &SourceFile, n_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.read_from(0).take(n_bytes as u64).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 fn read_block(file: &SourceFile, block: &Block) -> Result<Bytes, String> {

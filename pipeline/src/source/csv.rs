@@ -1,213 +1,266 @@
-//! CSV: a header that names the columns, and types that lose nothing.
+//! CSV: a header that names the columns, and types that change no cell.
 //!
-//! A column is of whole numbers, numbers, or truth values where all of its cells among the first rows
-//! are, and would be written again as they stand there (`007` would not be); else it is of text. An
-//! empty cell is null. A cell that is not what its column is costs its row.
+//! A column is of numbers or truth values where all of its cells in the file are, and would be written
+//! again as they are (`007` would not be); else it is of text. An empty cell is null.
 
-use std::sync::Arc;
+use std::{borrow::Cow, str::Utf8Error, sync::Arc};
 
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
-        StringBuilder,
-    },
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{ArrayRef, new_null_array},
+    datatypes::SchemaRef,
 };
 use csv_core::ReadRecordResult;
+use memchr::{memchr, memchr_iter};
 
 use super::{
-    records::{Layout, RawRecord},
+    json::short,
+    numbers::Numbers,
+    records::{RawRecord, Seen, Separation},
     rows::{Damaged, ReadRows},
+    shape::{Members, Shape, Spelling},
+    typed::{self, Cell},
 };
 
 /// The records of one CSV file.
 #[derive(Clone, Debug)]
 pub(super) struct Csv {
-    delimiter: u8,
-    /// The columns as texts.
-    texts: SchemaRef,
+    splitter: Splitter,
+    /// A name for each field of the header.
+    names: Vec<String>,
+    /// The fields that a record must have: all up to the last that the header names.
+    n_required: usize,
 }
 
-impl Csv {
-    /// Reads the header and the types of a file.
+/// The columns of a file, as far as it has been looked at.
+#[derive(Debug)]
+pub(super) struct Columns {
+    delimiter: u8,
+    /// The header, and whether it leaves each column without a name.
+    header: Result<(Csv, Vec<bool>), String>,
+    shapes: Vec<Shape>,
+}
+
+impl Columns {
+    pub(super) fn new(delimiter: u8) -> Self {
+        let header = Err("it is empty, and has no header".to_owned());
+        Self { delimiter, header, shapes: Vec::new() }
+    }
+
+    /// Looks at a record. One that is damaged is reported when it is read.
+    pub(super) fn see(&mut self, seen: Seen<'_>) {
+        match (seen, &self.header) {
+            (Seen::Header(header), _) => {
+                self.header = Csv::of(header, self.delimiter);
+                let n_columns = self.header.as_ref().map_or(0, |(csv, _)| csv.names.len());
+                self.shapes.resize_with(n_columns, Shape::default);
+            }
+            (Seen::Row(record), Ok((csv, _))) => {
+                let Ok(cells) = csv.cells(record) else { return };
+                for (shape, cell) in self.shapes.iter_mut().zip(cells) {
+                    if *shape != Shape::Text && !cell.is_empty() {
+                        shape.widen(shape_of(&cell));
+                    }
+                }
+            }
+            (Seen::Row(_), Err(_)) => {}
+        }
+    }
+
+    /// Returns how the file is read, and its columns; one without a name is left out if it is empty.
     ///
     /// # Errors
     ///
     /// What is wrong with the header.
-    pub(super) fn of(layout: &Layout, delimiter: u8) -> Result<(Self, SchemaRef), String> {
-        let header = layout.header.as_ref().ok_or("it is empty, and has no header")?;
-        if let Some(problem) = &header.problem {
-            return Err(format!("its header: {problem}"));
+    pub(super) fn finish(self) -> Result<(Csv, Members), String> {
+        let (csv, unnamed) = self.header?;
+        let mut columns = Members::default();
+        for ((name, is_unnamed), shape) in csv.names.iter().zip(unnamed).zip(self.shapes) {
+            if !is_unnamed || shape != Shape::Null {
+                columns.member(name, usize::MAX).widen(shape);
+            }
         }
-        let names = fields(delimiter, &header.bytes);
+        Ok((csv, columns))
+    }
+}
+
+impl Csv {
+    /// Reads the header.
+    fn of(header: &RawRecord, delimiter: u8) -> Result<(Self, Vec<bool>), String> {
+        let splitter = Splitter::new(delimiter);
+        let names = match &header.problem {
+            Some(problem) => Err(problem.clone()),
+            None => splitter.split(&header.bytes),
+        };
         let names = names.map_err(|problem| format!("its header: {problem}"))?;
+        let unnamed: Vec<bool> = names.iter().map(|name| name.is_empty()).collect();
+        let n_required = unnamed.iter().rposition(|is_unnamed| !is_unnamed).map_or(1, |n| n + 1);
+        let name = |(idx, name): (usize, Cow<'_, str>)| match name.is_empty() {
+            true => format!("column_{}", idx + 1),
+            false => name.into_owned(),
+        };
+        let names: Vec<String> = names.into_iter().enumerate().map(name).collect();
         for (idx, name) in names.iter().enumerate() {
             if names[..idx].contains(name) {
                 return Err(format!("its header names the column `{name}` twice"));
             }
         }
-        let text = |name: &String| Field::new(name, DataType::Utf8, true);
-        let texts = Arc::new(Schema::new(names.iter().map(text).collect::<Vec<_>>()));
-        let this = Self { delimiter, texts };
-        let (sample, _) = this.texts(&layout.sample);
-        let typed = this.texts.fields().iter().zip(sample.columns()).map(|(field, column)| {
-            Field::new(field.name(), type_of(column.as_string::<i32>()), true)
-        });
-        let schema = Arc::new(Schema::new(typed.collect::<Vec<_>>()));
-        Ok((this, schema))
+        Ok((Self { splitter, names, n_required }, unnamed))
+    }
+
+    /// Splits a record into a cell for each column. Empty ones may be missing at its end, or be too many,
+    /// as spreadsheets write them.
+    fn cells<'a>(&self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
+        let mut cells = self.splitter.split(record)?;
+        let n_columns = self.names.len();
+        let are_extra_empty = cells.iter().skip(n_columns).all(|cell| cell.is_empty());
+        if cells.len() < self.n_required || !are_extra_empty {
+            let n_cells = cells.len();
+            return Err(format!("it has {n_cells} fields, where the header has {n_columns}"));
+        }
+        cells.resize(n_columns, Cow::Borrowed(""));
+        Ok(cells)
     }
 
     /// Reads `records` as rows of `schema`, whose columns are some of the file's.
     pub(super) fn decode(&self, records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
-        let (texts, mut damaged) = self.texts(records);
-        let columns = schema.fields().iter().map(|field| {
-            let Some(column) = texts.column_by_name(field.name()) else {
-                return arrow::array::new_null_array(field.data_type(), records.len());
-            };
-            typed(column, field, records, &mut damaged)
-        });
-        ReadRows::new(Arc::clone(schema), columns.collect(), records.len(), damaged)
-    }
-
-    /// Reads every column as text; a record that cannot be read is a row of nulls.
-    fn texts(&self, records: &[RawRecord]) -> (RecordBatch, Vec<Damaged>) {
-        let n_columns = self.texts.fields().len();
-        let mut columns: Vec<StringBuilder> = Vec::new();
-        columns.resize_with(n_columns, StringBuilder::new);
+        let place = |name: &String| self.names.iter().position(|known| known == name);
+        let places: Vec<Option<usize>> =
+            schema.fields().iter().map(|field| place(field.name())).collect();
+        let mut columns: Vec<Vec<Cell<'_>>> = vec![vec![None; records.len()]; places.len()];
         let mut damaged = Vec::new();
         for (row, record) in records.iter().enumerate() {
             let read = match &record.problem {
                 Some(problem) => Err(problem.clone()),
-                None => fields(self.delimiter, &record.bytes),
+                None => self.cells(&record.bytes),
             };
-            let read = read.and_then(|cells| match cells.len() {
-                n_cells if n_cells == n_columns => Ok(cells),
-                n_cells => {
-                    Err(format!("it has {n_cells} fields, where the header has {n_columns}"))
-                }
-            });
-            let cells = read.unwrap_or_else(|problem| {
+            let mut cells = read.unwrap_or_else(|problem| {
                 damaged.push(Damaged::at_line(row, record.line, &problem));
-                vec![String::new(); n_columns]
+                Vec::new()
             });
-            for (column, cell) in columns.iter_mut().zip(cells) {
-                column.append_option((!cell.is_empty()).then_some(cell));
+            for (column, place) in columns.iter_mut().zip(&places) {
+                let cell = place.and_then(|place| cells.get_mut(place)).map(std::mem::take);
+                column[row] = cell.filter(|cell| !cell.is_empty());
             }
         }
-        let columns = columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
-        let schema = Arc::clone(&self.texts);
-        let ReadRows { rows, damaged } =
-            ReadRows::new(schema, columns.collect(), records.len(), damaged);
-        (rows, damaged)
+        let fields = schema.fields().iter().zip(&places).zip(&columns);
+        let columns = fields.map(|((field, place), cells)| -> ArrayRef {
+            if place.is_none() {
+                return new_null_array(field.data_type(), records.len());
+            }
+            let (column, bad) = typed::column(field.data_type(), cells);
+            for row in bad {
+                let cell = short(cells[row].as_deref().unwrap_or_default());
+                let expected = typed::expected(field.data_type());
+                let problem = format!("`{}` is `{cell}`, and not {expected}", field.name());
+                damaged.push(Damaged::at_line(row, records[row].line, &problem));
+            }
+            column
+        });
+        let columns = columns.collect();
+        ReadRows::new(Arc::clone(schema), columns, records.len(), damaged)
     }
 }
 
-/// Splits a record, which is well formed, into its fields.
-fn fields(delimiter: u8, record: &[u8]) -> Result<Vec<String>, String> {
-    let mut reader = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-    // Fields together are no longer than the record.
-    let mut bytes = vec![0; record.len() + 1];
-    let mut ends = vec![0; memchr::memchr_iter(delimiter, record).count() + 2];
-    let (mut n_read, mut n_bytes, mut n_ends) = (0, 0, 0);
-    loop {
-        // Where nothing is left the reader takes what it has for the last record.
-        let (state, read, written, ended) =
-            reader.read_record(&record[n_read..], &mut bytes[n_bytes..], &mut ends[n_ends..]);
-        n_read += read;
-        n_bytes += written;
-        n_ends += ended;
-        match state {
-            ReadRecordResult::Record => break,
-            ReadRecordResult::InputEmpty => {}
-            _ => return Err("it cannot be split into fields".to_owned()),
+fn shape_of(cell: &str) -> Shape {
+    if let Some(numbers) = Numbers::read(cell) {
+        return Shape::Number(numbers);
+    }
+    Spelling::read(cell).map_or(Shape::Text, |(spelling, _)| Shape::Truth(spelling))
+}
+
+/// What separates fields, in the order in which a file is tried for them.
+const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
+/// Records that show how a file is separated.
+const TRIED_MAX: usize = 100;
+/// The share of them, in percent, that must have as many fields as the header.
+const ALIKE_PERCENT: usize = 90;
+
+/// Finds what separates the fields of a file that begins with `head`, which may be all of it: what cuts the
+/// header into several fields, and most records into as many; else `usual`.
+pub(super) fn delimiter_of(head: &[u8], is_whole: bool, usual: u8) -> u8 {
+    let n_fields = |delimiter: u8| {
+        let records = Separation::Csv { delimiter }.first(head, is_whole, TRIED_MAX + 1);
+        let splitter = Splitter::new(delimiter);
+        let mut counts =
+            records.iter().map(|record| splitter.split(record).map_or(0, |it| it.len()));
+        let n_header = counts.next().filter(|n_header| *n_header > 1)?;
+        let n_alike = counts.filter(|n_fields| *n_fields == n_header).count();
+        let n_rows = records.len() - 1;
+        (n_alike * 100 >= n_rows * ALIKE_PERCENT).then_some(n_header)
+    };
+    let mut found = (usual, n_fields(usual));
+    for delimiter in DELIMITERS {
+        let n_fields = n_fields(delimiter);
+        if n_fields > found.1 {
+            found = (delimiter, n_fields);
         }
     }
-    let mut left = record[n_read..].iter();
-    if !left.all(|byte| b"\r\n".contains(byte)) {
-        return Err("a carriage return stands within it".to_owned());
+    found.0
+}
+
+/// Splits records into fields.
+#[derive(Clone, Debug)]
+struct Splitter {
+    delimiter: u8,
+    /// Its tables take longer to make than a record to be split, so each record has a copy.
+    reader: csv_core::Reader,
+}
+
+impl Splitter {
+    fn new(delimiter: u8) -> Self {
+        Self { delimiter, reader: csv_core::ReaderBuilder::new().delimiter(delimiter).build() }
     }
-    let mut start = 0;
-    let cell = |&end: &usize| {
-        let cell = std::str::from_utf8(&bytes[start..end]).map(str::to_owned);
-        start = end;
-        cell.map_err(|error| format!("it is no UTF-8: {error}"))
-    };
-    ends[..n_ends].iter().map(cell).collect()
-}
 
-/// Returns the narrowest type that writes every cell as it stands.
-fn type_of(cells: &StringArray) -> DataType {
-    let all = |fits: fn(&str) -> bool| cells.iter().flatten().all(fits);
-    if cells.null_count() == cells.len() {
-        DataType::Utf8
-    } else if all(|cell| cell.parse::<i64>().is_ok_and(|n| n.to_string() == cell)) {
-        DataType::Int64
-    } else if all(is_number) {
-        DataType::Float64
-    } else if all(|cell| truth(cell).is_some()) {
-        DataType::Boolean
-    } else {
-        DataType::Utf8
+    /// Splits a record, which is well formed.
+    fn split<'a>(&self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
+        if memchr(b'"', record).is_some() {
+            return self.split_quoted(record);
+        }
+        let line = record.strip_suffix(b"\n").unwrap_or(record);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if memchr(b'\r', line).is_some() {
+            return Err(CARRIAGE_RETURN.to_owned());
+        }
+        let line = std::str::from_utf8(line).map_err(not_utf8)?;
+        Ok(line.split(char::from(self.delimiter)).map(Cow::Borrowed).collect())
     }
-}
 
-/// Returns whether `cell` is a number, and no code that happens to be made of digits.
-fn is_number(cell: &str) -> bool {
-    let digits = cell.strip_prefix('-').unwrap_or(cell);
-    let is_padded = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
-    let begins = digits.starts_with(|first: char| first.is_ascii_digit());
-    // Beyond 2^53 not every whole number is one of 64 bits with a fraction.
-    let is_exact = digits.len() <= 15 || !digits.bytes().all(|digit| digit.is_ascii_digit());
-    begins && !is_padded && is_exact && cell.parse::<f64>().is_ok_and(f64::is_finite)
-}
-
-fn truth(cell: &str) -> Option<bool> {
-    match cell {
-        "true" | "True" | "TRUE" => Some(true),
-        "false" | "False" | "FALSE" => Some(false),
-        _ => None,
-    }
-}
-
-/// Turns texts into what the column is; a cell that is not is null, and its row is damaged.
-fn typed(
-    texts: &ArrayRef,
-    field: &Field,
-    records: &[RawRecord],
-    damaged: &mut Vec<Damaged>,
-) -> ArrayRef {
-    let texts = texts.as_string::<i32>();
-    let mut refuse = |row: usize, cell: &str| {
-        let cell: String = cell.chars().take(40).collect();
-        let expected = match field.data_type() {
-            DataType::Int64 => "a whole number",
-            DataType::Float64 => "a number",
-            _ => "true or false",
+    fn split_quoted<'a>(&self, record: &[u8]) -> Result<Vec<Cow<'a, str>>, String> {
+        let mut reader = self.reader.clone();
+        // Fields together are no longer than the record.
+        let mut bytes = vec![0; record.len() + 1];
+        let mut ends = vec![0; memchr_iter(self.delimiter, record).count() + 2];
+        let (mut n_read, mut n_bytes, mut n_ends) = (0, 0, 0);
+        loop {
+            // Where nothing is left the reader takes what it has for the last record.
+            let (state, read, written, ended) =
+                reader.read_record(&record[n_read..], &mut bytes[n_bytes..], &mut ends[n_ends..]);
+            n_read += read;
+            n_bytes += written;
+            n_ends += ended;
+            match state {
+                ReadRecordResult::Record => break,
+                ReadRecordResult::InputEmpty => {}
+                _ => return Err("it cannot be split into fields".to_owned()),
+            }
+        }
+        let mut left = record[n_read..].iter();
+        if !left.all(|byte| b"\r\n".contains(byte)) {
+            return Err(CARRIAGE_RETURN.to_owned());
+        }
+        let mut start = 0;
+        let cell = |&end: &usize| {
+            let cell = std::str::from_utf8(&bytes[start..end]);
+            start = end;
+            cell.map(|cell| Cow::Owned(cell.to_owned())).map_err(not_utf8)
         };
-        let problem = format!("`{}` is `{cell}`, and not {expected}", field.name());
-        damaged.push(Damaged::at_line(row, records[row].line, &problem));
-    };
-    macro_rules! column {
-        ($array:ty, $parse:expr) => {
-            Arc::new(
-                texts
-                    .iter()
-                    .enumerate()
-                    .map(|(row, cell)| {
-                        let parsed = $parse(cell?);
-                        if parsed.is_none() {
-                            refuse(row, cell?);
-                        }
-                        parsed
-                    })
-                    .collect::<$array>(),
-            )
-        };
+        ends[..n_ends].iter().map(cell).collect()
     }
-    match field.data_type() {
-        DataType::Int64 => column!(Int64Array, |cell: &str| cell.trim().parse().ok()),
-        DataType::Float64 => column!(Float64Array, |cell: &str| cell.trim().parse().ok()),
-        DataType::Boolean => column!(BooleanArray, |cell: &str| truth(cell.trim())),
-        _ => Arc::new(texts.clone()),
-    }
+}
+
+const CARRIAGE_RETURN: &str = "a carriage return stands within it";
+
+#[expect(clippy::needless_pass_by_value, reason = "an error is mapped")]
+fn not_utf8(error: Utf8Error) -> String {
+    format!("it is not UTF-8: {error}")
 }

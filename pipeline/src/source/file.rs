@@ -41,6 +41,8 @@ impl BytesRead {
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     object: SourceObject,
+    /// Bytes of what is read: of a compressed file more than the object has.
+    n_bytes: u64,
     place: Place,
     bytes_read: BytesRead,
     /// What went wrong with the disk or the store, which the Parquet reader cannot tell from a damaged
@@ -69,7 +71,15 @@ impl SourceFile {
             let object = disk_object(path, &file.metadata()?)?;
             (object, Place::Disk(Arc::new(file)))
         };
-        Ok(Self { object, place, bytes_read: bytes_read.clone(), failure: Arc::default() })
+        let n_bytes = object.size_bytes;
+        Ok(Self { object, n_bytes, place, bytes_read: bytes_read.clone(), failure: Arc::default() })
+    }
+
+    /// Returns the same file, whose contents are those of a local copy. What is read of that does not
+    /// count as read of the source.
+    pub(super) fn with_contents(self, copy: Arc<File>) -> io::Result<Self> {
+        let n_bytes = copy.metadata()?.len();
+        Ok(Self { n_bytes, place: Place::Disk(copy), bytes_read: BytesRead::default(), ..self })
     }
 
     /// Returns the identity of the file as it was opened.
@@ -113,7 +123,7 @@ impl SourceFile {
 
     /// Reads bytes at `start`, at least one unless the file ends there.
     fn read_some(&self, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.object.size_bytes.saturating_sub(start);
+        let left = self.n_bytes.saturating_sub(start);
         let n_max = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         if n_max == 0 {
             return Ok(0);
@@ -157,7 +167,7 @@ fn read_at(file: &File, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
 
 impl Length for SourceFile {
     fn len(&self) -> u64 {
-        self.object.size_bytes
+        self.n_bytes
     }
 }
 
@@ -186,8 +196,8 @@ impl ChunkReader for SourceFile {
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         // Lengths come from the file itself: nothing is allocated for what cannot be there.
         let end = start.checked_add(length as u64);
-        if end.is_none_or(|end| end > self.object.size_bytes) {
-            let size = self.object.size_bytes;
+        if end.is_none_or(|end| end > self.n_bytes) {
+            let size = self.n_bytes;
             let problem = format!("{length} bytes at {start} are wanted of {size} in all");
             return Err(ParquetError::EOF(problem));
         }

@@ -1,251 +1,263 @@
-//! JSON Lines: an object per line, read by Arrow's reader; columns by what the first lines hold.
+//! Rows that are JSON objects: the lines of JSON Lines, or the items of a list.
 //!
-//! A member that the first lines do not have is no column, and one that a line lacks is null. Where the
-//! first lines mix texts, numbers and truth values in a column it is of text. A line that does not fit
-//! costs its row.
+//! Every row of a file is looked at before the first is read, so a type that shows late is the type of the
+//! whole column. A member that a row lacks is null. A row that is not an object costs itself.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array},
-    compute::take,
-    datatypes::{DataType, Field, Schema, SchemaRef},
-    error::ArrowError,
-    json::ReaderBuilder,
-};
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    array::{ArrayRef, ListArray, StructArray},
+    buffer::{NullBuffer, OffsetBuffer},
+    datatypes::{DataType, SchemaRef},
 };
 
 use super::{
-    records::RawRecord,
+    foreign::{Foreign, ONE_OBJECT},
+    json::{self, short, text_of},
+    numbers::Numbers,
+    records::{RawRecord, Separation},
     rows::{Damaged, ReadRows},
+    shape::{Members, Shape, Spelling},
+    typed::{self, Cell},
 };
 
-/// Finds the columns of a file by its first lines, in the order in which they appear.
-pub(super) fn schema_of(sample: &[RawRecord]) -> SchemaRef {
-    let mut members = Members::default();
-    for record in sample {
-        // A line that is damaged is told when it is read.
-        if let Ok(Shape::Object(line)) = serde_json::from_slice(&record.bytes) {
-            members.merge(line);
+/// The most columns of a table.
+const COLUMNS_MAX: usize = 10_000;
+/// The most levels of types within a column; what stands deeper is text.
+const TYPE_DEPTH_MAX: usize = 32;
+
+/// The columns of a file, as far as it has been looked at.
+#[derive(Debug, Default)]
+pub(super) struct Columns(Members);
+
+impl Columns {
+    /// Looks at a row. One that is damaged is reported when it is read.
+    pub(super) fn see(&mut self, row: &[u8]) {
+        let mut members = Vec::new();
+        let found = object_of(row, |name, value| members.push((name, value)));
+        if found.is_err() || self.0.len() > COLUMNS_MAX {
+            return;
+        }
+        for (place, (name, value)) in members.into_iter().enumerate() {
+            widen(self.0.member(&name, place), value, 0);
         }
     }
-    Arc::new(Schema::new(members.fields()))
+
+    /// Returns the columns.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong where there are too many for a table.
+    pub(super) fn finish(self) -> Result<Members, String> {
+        if self.0.len() > COLUMNS_MAX {
+            return Err(format!("its objects have more than {COLUMNS_MAX} different members"));
+        }
+        Ok(self.0)
+    }
 }
+
+/// Finds what separates the rows of a file that begins with `head`, which may be all of it. `is_json` if its
+/// extension is `.json`, which does not say that its rows are lines.
+///
+/// # Errors
+///
+/// [`Foreign`] if it is one object that holds what may be rows.
+pub(super) fn separation_of(
+    head: &[u8],
+    is_whole: bool,
+    is_json: bool,
+) -> Result<Separation, Foreign> {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let behind = head.get(1..).unwrap_or_default().trim_ascii_start();
+    if head.first() == Some(&b'[') && matches!(behind.first(), None | Some(b'{' | b']')) {
+        return Ok(Separation::Items);
+    }
+    if head.first() != Some(&b'{') {
+        return Ok(Separation::Lines);
+    }
+    let Some(line) = head.split_inclusive(|byte| *byte == b'\n').next() else {
+        return Ok(Separation::Lines);
+    };
+    // A first line that is no object may be damaged, or one that goes on in the next.
+    let is_one_line = line.len() == head.len() || object_of(line, |_, _| ()).is_ok();
+    match Separation::Items.first(head, is_whole, 2).as_slice() {
+        [object] if is_json && is_whole && holds_rows(object) => Err(ONE_OBJECT),
+        [] if is_json && !is_one_line => Err(ONE_OBJECT),
+        [object, ..] if !is_one_line && object_of(object, |_, _| ()).is_ok() => {
+            Ok(Separation::Items)
+        }
+        _ => Ok(Separation::Lines),
+    }
+}
+
+/// Returns whether every member of an object is a list or an object, as in `{"data": [...]}` and in tables
+/// that are written column by column.
+fn holds_rows(object: &[u8]) -> bool {
+    let (mut n_members, mut n_nested) = (0, 0);
+    let found = object_of(object, |_, value| {
+        n_members += 1;
+        n_nested += usize::from(value.starts_with(['{', '[']));
+    });
+    found.is_ok() && n_members > 0 && n_nested == n_members
+}
+
+/// Calls `member` with the name and the value of every member of a row.
+fn object_of<'a>(row: &'a [u8], member: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), String> {
+    let text = std::str::from_utf8(row).map_err(|error| format!("it is not UTF-8: {error}"))?;
+    json::object(text, member).map_err(|error| match text.trim_start().as_bytes() {
+        [b'{', ..] => error.to_string(),
+        _ => "it is not a JSON object".to_owned(),
+    })
+}
+
+/// Widens a shape to hold a value, which is well formed.
+fn widen(shape: &mut Shape, value: &str, depth: usize) {
+    let has_depth = depth < TYPE_DEPTH_MAX;
+    match (&mut *shape, value.as_bytes().first()) {
+        (Shape::Text, _) | (_, None | Some(b'n')) => {}
+        (Shape::Object(members), Some(b'{')) if has_depth => {
+            widen_members(members, value, depth);
+            shape.limit();
+        }
+        (Shape::List(item), Some(b'[')) if has_depth => widen_item(item, value, depth),
+        (_, Some(first)) => shape.widen(match first {
+            b't' | b'f' => Shape::Truth(Spelling::Lower),
+            b'{' if has_depth => {
+                let mut members = Members::default();
+                widen_members(&mut members, value, depth);
+                Shape::Object(members)
+            }
+            b'[' if has_depth => {
+                let mut item = Shape::Null;
+                widen_item(&mut item, value, depth);
+                Shape::List(Box::new(item))
+            }
+            b'-' | b'0'..=b'9' => Numbers::read(value).map_or(Shape::Text, Shape::Number),
+            _ => Shape::Text,
+        }),
+    }
+}
+
+fn widen_members(members: &mut Members, object: &str, depth: usize) {
+    let mut place = 0;
+    // The value was found to be well formed.
+    drop(json::object(object, |name, value| {
+        widen(members.member(&name, place), value, depth + 1);
+        place += 1;
+    }));
+}
+
+fn widen_item(item: &mut Shape, list: &str, depth: usize) {
+    drop(json::list(list, |value| widen(item, value, depth + 1)));
+}
+
+/// A value within a row, and the row; none if it is null.
+type Value<'a> = (usize, Option<&'a str>);
 
 /// Reads `records` as rows of `schema`, whose columns are some of the file's.
 pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
+    let names = schema.fields().iter().enumerate();
+    let places: HashMap<&str, usize> =
+        names.map(|(place, field)| (field.name().as_str(), place)).collect();
+    let nulls: Vec<Value<'_>> = (0..records.len()).map(|row| (row, None)).collect();
+    let mut values = vec![nulls; schema.fields().len()];
     let mut damaged = Vec::new();
-    let mut sound: Vec<(usize, &RawRecord)> = Vec::with_capacity(records.len());
     for (row, record) in records.iter().enumerate() {
-        match record.problem.clone().or_else(|| problem_of(&record.bytes)) {
-            Some(problem) => damaged.push(Damaged::at_line(row, record.line, &problem)),
-            None => sound.push((row, record)),
+        let read = match &record.problem {
+            Some(problem) => Err(problem.clone()),
+            None => object_of(&record.bytes, |name, value| {
+                if let Some(&place) = places.get(name.as_ref()) {
+                    values[place][row].1 = not_null(value);
+                }
+            }),
+        };
+        if let Err(problem) = read {
+            values.iter_mut().for_each(|column| column[row].1 = None);
+            damaged.push(Damaged::at_line(row, record.line, &problem));
         }
     }
-    let lines: Vec<&RawRecord> = sound.iter().map(|(_, record)| *record).collect();
-    let batch = read(&lines, schema).unwrap_or_else(|_| {
-        // One of them does not fit, so each is read alone.
-        let mut fitting = Vec::with_capacity(sound.len());
-        let alone = sound.iter().filter_map(|&(row, record)| match read(&[record], schema) {
-            Ok(batch) => {
-                fitting.push((row, record));
-                Some(batch)
-            }
-            Err(error) => {
-                damaged.push(Damaged::at_line(row, record.line, &shorten(&error)));
-                None
-            }
-        });
-        let batches: Vec<RecordBatch> = alone.collect();
-        sound = fitting;
-        arrow::compute::concat_batches(schema, &batches)
-            .unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(schema)))
-    });
-    if damaged.is_empty() && batch.num_rows() == records.len() {
-        return batch.into();
-    }
-    // Puts the sound rows back into their places.
-    let mut places: Vec<Option<u32>> = vec![None; records.len()];
-    for (place, (row, _)) in sound.iter().enumerate() {
-        places[*row] = u32::try_from(place).ok().filter(|_| place < batch.num_rows());
-    }
-    let places = UInt32Array::from(places);
-    let columns: Vec<ArrayRef> = batch
-        .columns()
-        .iter()
-        .map(|column| {
-            take(column.as_ref(), &places, None)
-                .unwrap_or_else(|_| new_null_array(column.data_type(), places.len()))
+    let columns = schema.fields().iter().zip(&values).map(|(field, values)| {
+        build(field.data_type(), values, &mut |row, problem| {
+            let problem = format!("`{}` {problem}", field.name());
+            damaged.push(Damaged::at_line(row, records[row].line, &problem));
         })
-        .collect();
+    });
+    let columns = columns.collect();
     ReadRows::new(Arc::clone(schema), columns, records.len(), damaged)
 }
 
-/// Tells what is wrong with a line that is no JSON object.
-///
-/// Arrow's reader does not look at line ends: two broken lines could make one object for it.
-fn problem_of(line: &[u8]) -> Option<String> {
-    let text = match std::str::from_utf8(line) {
-        Ok(text) => text,
-        Err(error) => return Some(format!("it is no UTF-8: {error}")),
-    };
-    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
-        return Some(format!("it is no JSON: {error}"));
-    }
-    (!text.trim_start().starts_with('{')).then(|| "it is no object".to_owned())
+fn not_null(value: &str) -> Option<&str> {
+    Some(value).filter(|value| *value != "null")
 }
 
-fn read(records: &[&RawRecord], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let mut decoder = ReaderBuilder::new(Arc::clone(schema))
-        .with_batch_size(records.len().max(1))
-        .with_coerce_primitive(true)
-        .build_decoder()?;
-    for record in records {
-        decoder.decode(&record.bytes)?;
-    }
-    let empty = || RecordBatch::new_empty(Arc::clone(schema));
-    let batch = decoder.flush()?.unwrap_or_else(empty);
-    if batch.num_rows() == records.len() {
-        return Ok(batch);
-    }
-    Err(ArrowError::JsonError("it is not one object".to_owned()))
-}
-
-/// The reader's own message without the wrapper around it.
-fn shorten(error: &ArrowError) -> String {
-    error.to_string().replace("Json error: ", "")
-}
-
-/// What a value is.
-#[derive(Clone, Debug, PartialEq)]
-enum Shape {
-    Null,
-    Truth,
-    Whole,
-    Number,
-    Text,
-    List(Box<Shape>),
-    Object(Members),
-    /// Values that no column can hold together.
-    Mixed,
-}
-
-/// The members of objects, in the order in which they appear.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Members(Vec<(String, Shape)>);
-
-impl Members {
-    fn merge(&mut self, other: Self) {
-        for (name, shape) in other.0 {
-            self.add(name, shape);
+/// Makes a column of values; calls `refuse` with the row of each that is not of its type.
+fn build(
+    data_type: &DataType,
+    values: &[Value<'_>],
+    refuse: &mut dyn FnMut(usize, String),
+) -> ArrayRef {
+    match data_type {
+        DataType::Struct(fields) => {
+            let places: HashMap<&str, usize> = fields
+                .iter()
+                .enumerate()
+                .map(|(place, field)| (field.name().as_str(), place))
+                .collect();
+            let nulls: Vec<Value<'_>> = values.iter().map(|(row, _)| (*row, None)).collect();
+            let mut members = vec![nulls; fields.len()];
+            let validity = values.iter().enumerate().map(|(idx, (row, value))| {
+                let Some(value) = value else { return false };
+                let read = json::object(value, |name, member| {
+                    if let Some(&place) = places.get(name.as_ref()) {
+                        members[place][idx].1 = not_null(member);
+                    }
+                });
+                if read.is_err() {
+                    refuse(*row, format!("is `{}`, and not an object", short(value)));
+                }
+                read.is_ok()
+            });
+            let validity: NullBuffer = validity.collect();
+            let children = fields.iter().zip(&members);
+            let children =
+                children.map(|(field, values)| build(field.data_type(), values, refuse)).collect();
+            Arc::new(StructArray::new(fields.clone(), children, Some(validity)))
         }
-    }
-
-    fn add(&mut self, name: String, shape: Shape) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = std::mem::replace(known, Shape::Null).merge(shape),
-            None => self.0.push((name, shape)),
+        DataType::List(item) => {
+            let mut items: Vec<Value<'_>> = Vec::new();
+            let mut lengths = Vec::with_capacity(values.len());
+            let validity = values.iter().map(|(row, value)| {
+                let n_before = items.len();
+                let read = value.map(|value| {
+                    let read = json::list(value, |item| items.push((*row, not_null(item))));
+                    if read.is_err() {
+                        refuse(*row, format!("is `{}`, and not a list", short(value)));
+                        items.truncate(n_before);
+                    }
+                    read
+                });
+                lengths.push(items.len() - n_before);
+                matches!(read, Some(Ok(())))
+            });
+            let validity: NullBuffer = validity.collect();
+            let children = build(item.data_type(), &items, refuse);
+            let offsets = OffsetBuffer::from_lengths(lengths);
+            Arc::new(ListArray::new(Arc::clone(item), offsets, children, Some(validity)))
         }
-    }
-
-    fn fields(&self) -> Vec<Field> {
-        let field = |(name, shape): &(String, Shape)| Field::new(name, shape.data_type(), true);
-        self.0.iter().map(field).collect()
-    }
-}
-
-impl Shape {
-    fn merge(self, other: Self) -> Self {
-        match (self, other) {
-            (one, other) if one == other => one,
-            (Self::Null, other) | (other, Self::Null) => other,
-            (Self::Whole, Self::Number) | (Self::Number, Self::Whole) => Self::Number,
-            (Self::List(one), Self::List(other)) => Self::List(Box::new(one.merge(*other))),
-            (Self::Object(mut one), Self::Object(other)) => {
-                one.merge(other);
-                Self::Object(one)
+        data_type => {
+            let cells: Vec<Cell<'_>> = values
+                .iter()
+                .map(|(row, value)| {
+                    text_of((*value)?).map_err(|problem| refuse(*row, problem)).ok()
+                })
+                .collect();
+            let (column, bad) = typed::column(data_type, &cells);
+            for place in bad {
+                let (row, cell) = (values[place].0, cells[place].as_deref().unwrap_or_default());
+                let expected = typed::expected(data_type);
+                refuse(row, format!("is `{}`, and not {expected}", short(cell)));
             }
-            (one, other) if one.is_scalar() && other.is_scalar() => Self::Text,
-            _ => Self::Mixed,
+            column
         }
-    }
-
-    fn is_scalar(&self) -> bool {
-        matches!(self, Self::Truth | Self::Whole | Self::Number | Self::Text)
-    }
-
-    fn data_type(&self) -> DataType {
-        match self {
-            Self::Truth => DataType::Boolean,
-            Self::Whole => DataType::Int64,
-            Self::Number => DataType::Float64,
-            Self::List(item) => {
-                DataType::List(Arc::new(Field::new_list_field(item.data_type(), true)))
-            }
-            // A struct without members is no column of Parquet.
-            Self::Object(members) if !members.0.is_empty() => {
-                DataType::Struct(members.fields().into())
-            }
-            _ => DataType::Utf8,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
-    }
-}
-
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value of JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Null)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
-        Ok(Shape::Truth)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
-        Ok(Shape::Whole)
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Shape, E> {
-        Ok(if i64::try_from(value).is_ok() { Shape::Whole } else { Shape::Number })
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
-        Ok(Shape::Number)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
-        Ok(Shape::Text)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Shape, A::Error> {
-        let mut item = Shape::Null;
-        while let Some(value) = values.next_element()? {
-            item = item.merge(value);
-        }
-        Ok(Shape::List(Box::new(item)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Shape, A::Error> {
-        let mut members = Members::default();
-        while let Some((name, shape)) = entries.next_entry()? {
-            members.add(name, shape);
-        }
-        Ok(Shape::Object(members))
     }
 }

@@ -11,7 +11,9 @@ use legenda_schemas::{job::SourceFormat, span::SourceObject};
 use super::{
     SourceError,
     file::disk_object,
-    names::{TABLES, format_of, has_extension, is_beside_output, other_format, passed_over},
+    names::{
+        TABLES, format_of, has_extension, is_beside_output, is_json, other_format, passed_over,
+    },
     skipped::{SkipReason, Skipped},
     walk::{Walk, format_of_contents, spelled},
 };
@@ -132,6 +134,10 @@ fn choose(
         Some(SourceFormat::OpenaiBatch) => Some(SourceFormat::Jsonl),
         format => format,
     };
+    // A folder often has files of JSON beside its table.
+    if found.iter().any(|file| file.format.is_some() && !is_json(&file.path)) {
+        found.iter_mut().filter(|file| is_json(&file.path)).for_each(|file| file.format = None);
+    }
     let there: HashSet<SourceFormat> = found.iter().filter_map(|file| file.format).collect();
     let order = TABLES.iter().map(|(format, _)| *format).chain([SourceFormat::Media]);
     let first = order.clone().find(|format| there.contains(format));

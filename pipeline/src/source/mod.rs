@@ -3,26 +3,32 @@
 pub(crate) mod batch;
 pub mod cell;
 pub mod column;
+mod compressed;
 pub mod computed;
 mod contents;
 pub mod conversation;
 mod csv;
 pub mod file;
+mod foreign;
+mod json;
 mod json_lines;
 pub mod listing;
 mod media;
 pub mod names;
+mod numbers;
 pub mod pages;
 mod parquet;
 pub mod partitions;
 pub mod reader;
 mod records;
 pub mod rows;
+mod shape;
 pub mod skipped;
 mod steps;
 pub mod table;
 mod tar;
 pub mod text_bytes;
+mod typed;
 mod unify;
 mod walk;
 mod windows;
@@ -118,6 +124,35 @@ pub enum SourceError {
         /// What is wrong.
         problem: String,
     },
+    /// A file is of a kind that is not read.
+    #[error("`{}` is {kind}, which cannot be read: {remedy}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// `source.schema` names a column that no file has.
+    #[error(
+        "`source.schema` names the column `{column}`, which the table does not have; it has {available}"
+    )]
+    UnknownTyped {
+        /// The column.
+        column: String,
+        /// The columns there are.
+        available: String,
+    },
+    /// `source.schema` is set, and the types of a file are not to be chosen.
+    #[error(
+        "`source.schema` sets types of CSV and JSON Lines; `{}` has types of its own: remove the key",
+        path.display()
+    )]
+    TypedFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A column that the job names is missing.
     #[error(
         "`{key}` names the column `{column}`, which `{path}` does not have; it has {available}"
@@ -180,7 +215,7 @@ impl SourceError {
     /// Returns whether a file is at fault, so that others may still be read.
     pub(crate) fn is_of_file(&self) -> bool {
         match self {
-            Self::Parquet { .. } | Self::Format { .. } => true,
+            Self::Parquet { .. } | Self::Format { .. } | Self::Foreign { .. } => true,
             Self::Io { source, .. } => matches!(
                 source.kind(),
                 ErrorKind::PermissionDenied
@@ -199,6 +234,9 @@ impl SourceError {
             Self::Parquet { path, source } => (shown(path), source.to_string()),
             Self::Format { path, format, problem } => {
                 (shown(path), format!("cannot be read as {format}: {problem}"))
+            }
+            Self::Foreign { path, kind, remedy } => {
+                (shown(path), format!("is {kind}, which cannot be read: {remedy}"))
             }
             Self::Io { path, source } => (shown(path), source.to_string()),
             error => (String::new(), error.to_string()),

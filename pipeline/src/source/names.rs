@@ -9,10 +9,13 @@ use crate::store::BESIDE;
 /// is read: images often lie beside tables that describe them.
 pub(super) const TABLES: [(SourceFormat, &[&str]); 4] = [
     (SourceFormat::Parquet, &["parquet", "pq"]),
-    (SourceFormat::Tar, &["tar"]),
-    (SourceFormat::Jsonl, &["jsonl", "ndjson"]),
+    (SourceFormat::Tar, &["tar", "tgz"]),
+    (SourceFormat::Jsonl, &["jsonl", "ndjson", "json"]),
     (SourceFormat::Csv, &["csv", "tsv"]),
 ];
+
+/// The extensions of compressions, which follow that of the format.
+const COMPRESSIONS: [&str; 3] = ["gz", "zst", "zstd"];
 
 /// The extensions of images, lower case, also of those that are not decoded: each file is a row, and a
 /// row that cannot be answered is a reject.
@@ -59,13 +62,30 @@ fn extension(name: &str) -> Option<String> {
     (has_stem && !extension.contains(['/', '\\'])).then(|| extension.to_lowercase())
 }
 
+/// Returns the extension of the name of a file that may be compressed, lower case.
+pub(super) fn plain_extension(name: &str) -> Option<String> {
+    let found = extension(name)?;
+    match COMPRESSIONS.contains(&found.as_str()) {
+        true => extension(&name[..name.len() - found.len() - 1]),
+        false => Some(found),
+    }
+}
+
+/// Returns whether a file is a table of JSON by its name alone.
+pub(super) fn is_json(name: &str) -> bool {
+    plain_extension(name).is_some_and(|extension| extension == "json")
+}
+
 /// Returns the format that the extension of a name or path says.
 #[must_use]
 pub fn format_of(name: &str) -> Option<SourceFormat> {
     let extension = extension(name)?;
+    let plain = plain_extension(name)?;
     let mut tables = TABLES.into_iter();
-    let table = tables.find(|(_, known)| known.contains(&extension.as_str()));
-    table.map(|(format, _)| format).or_else(|| {
+    let table = tables.find(|(_, known)| known.contains(&plain.as_str()));
+    // Parquet is compressed in itself.
+    let is_read = |format: &SourceFormat| plain == extension || *format != SourceFormat::Parquet;
+    table.map(|(format, _)| format).filter(is_read).or_else(|| {
         let is_media = [IMAGES, SOUNDS].iter().any(|known| known.contains(&extension.as_str()));
         is_media.then_some(SourceFormat::Media)
     })
@@ -127,6 +147,12 @@ mod tests {
             ("/x/.png", None, false),
             ("t.parquet", Some(SourceFormat::Parquet), false),
             ("notes.txt", None, false),
+            ("t.csv.gz", Some(SourceFormat::Csv), false),
+            ("t.TAR.zst", Some(SourceFormat::Tar), false),
+            ("t.json", Some(SourceFormat::Jsonl), false),
+            ("t.parquet.gz", None, false),
+            ("a.jpg.gz", None, false),
+            (".gz", None, false),
         ] {
             assert_eq!((format_of(name), is_image(name)), (format, image), "{name}");
         }

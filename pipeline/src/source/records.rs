@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter, memchr2};
 
-use super::file::SourceFile;
+use super::{file::SourceFile, table::RowGroupSize};
 
 /// What a block has at least: enough that the cost of a read does not show. Tests have small files, and
 /// want many blocks.
@@ -33,6 +33,8 @@ pub(super) enum Separation {
         /// What stands between fields.
         delimiter: u8,
     },
+    /// A row is an item of a JSON list.
+    Items,
 }
 
 /// A part of a file that begins and ends with records.
@@ -73,14 +75,32 @@ enum Kind {
 }
 
 impl Separation {
+    /// Returns at most `n_max` of the records at the head of `bytes`, which are whole if nothing follows
+    /// them.
+    pub(super) fn first(self, bytes: &[u8], is_whole: bool, n_max: usize) -> Vec<&[u8]> {
+        let mut at = if bytes.starts_with(BOM) { BOM.len() } else { 0 };
+        let mut found = Vec::new();
+        while found.len() < n_max && at < bytes.len() {
+            let Next::Record { n_bytes, kind } = self.next(&bytes[at..], is_whole) else { break };
+            if matches!(kind, Kind::Row) {
+                found.push(&bytes[at..at + n_bytes]);
+            }
+            at += n_bytes;
+        }
+        found
+    }
+
     /// Finds the first record of `bytes`, behind which nothing follows if they are `last`.
     fn next(self, bytes: &[u8], last: bool) -> Next {
+        if self == Self::Items {
+            return item(bytes, last);
+        }
         let Some(line) = line_length(bytes, last) else { return Next::Open };
         if self.is_blank(&bytes[..line]) {
             return Next::Record { n_bytes: line, kind: Kind::Blank };
         }
         match self {
-            Self::Lines => Next::Record { n_bytes: line, kind: Kind::Row },
+            Self::Lines | Self::Items => Next::Record { n_bytes: line, kind: Kind::Row },
             // Most records have no quotes.
             Self::Csv { .. } if memchr(b'"', &bytes[..line]).is_none() => {
                 Next::Record { n_bytes: line, kind: Kind::Row }
@@ -95,12 +115,64 @@ impl Separation {
         }
     }
 
+    /// Returns a record without what stands before it.
+    fn row_within(self, record: &[u8]) -> &[u8] {
+        match self {
+            Self::Items => &record[before_item(record)..],
+            _ => record,
+        }
+    }
+
     fn is_blank(self, line: &[u8]) -> bool {
         match self {
-            Self::Lines => line.iter().all(u8::is_ascii_whitespace),
+            Self::Lines | Self::Items => line.iter().all(u8::is_ascii_whitespace),
             // White space is a field.
             Self::Csv { .. } => line.iter().all(|byte| b"\r\n".contains(byte)),
         }
+    }
+}
+
+/// Finds the first item of a list; what stands before it belongs to it. Whether it is well formed shows
+/// when it is read.
+fn item(bytes: &[u8], last: bool) -> Next {
+    let n_before = before_item(bytes);
+    if n_before == bytes.len() {
+        return Next::Record { n_bytes: n_before, kind: Kind::Blank };
+    }
+    match item_length(&bytes[n_before..]) {
+        Some(n_bytes) => Next::Record { n_bytes: n_before + n_bytes, kind: Kind::Row },
+        None if !last => Next::Open,
+        None => malformed(bytes.len(), "the file ends within it"),
+    }
+}
+
+/// Returns how many bytes stand before the first item: white space, commas, and the ends of the list.
+fn before_item(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| b" \t\r\n,[]".contains(byte)).count()
+}
+
+/// Returns the length of an item; none if it does not end.
+fn item_length(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        match bytes.get(at)? {
+            b'"' => {
+                at += 1;
+                loop {
+                    at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
+                    if bytes[at] == b'"' {
+                        break;
+                    }
+                    at += 2;
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth <= 1 => return Some(at.max(usize::from(depth == 0)) + depth),
+            b'}' | b']' => depth -= 1,
+            b',' if depth == 0 => return Some(at),
+            _ => {}
+        }
+        at += 1;
     }
 }
 
@@ -165,17 +237,17 @@ fn quoted(bytes: &[u8], delimiter: u8, last: bool) -> Quoted {
 pub(super) struct Layout {
     /// Its blocks.
     pub(super) blocks: Vec<Block>,
-    /// The first record, where it names the columns.
-    pub(super) header: Option<RawRecord>,
-    /// The first rows, to tell types by.
-    pub(super) sample: Vec<RawRecord>,
 }
 
-/// The most rows, and bytes of rows, that types are told by.
-const SAMPLE_ROWS: usize = 1000;
-const SAMPLE_BYTES: usize = 4 << 20;
+/// A record that the pass over a file has come to.
+pub(super) enum Seen<'a> {
+    /// The first, where it names the columns.
+    Header(&'a RawRecord),
+    /// A row that is well formed as far as it shows.
+    Row(&'a [u8]),
+}
 
-/// Reads a file from its beginning to its end and finds where its rows are.
+/// Reads a file from its beginning to its end and finds where its rows are; `see` is called for each record.
 ///
 /// # Errors
 ///
@@ -184,9 +256,10 @@ pub(super) fn lay_out(
     file: &SourceFile,
     separation: Separation,
     has_header: bool,
+    mut see: impl FnMut(Seen<'_>),
 ) -> io::Result<Layout> {
     let mut reader = file.read_from(0);
-    let mut cutter = Cutter { layout: Layout::default(), block: None, sample_bytes: 0 };
+    let mut cutter = Cutter::default();
     let mut buffer: Vec<u8> = Vec::new();
     let (mut at, mut line, mut last) = (0_u64, 1_u64, false);
     let mut wants_header = has_header;
@@ -237,16 +310,15 @@ pub(super) fn lay_out(
                     Kind::Malformed(problem) => Some(problem.to_owned()),
                     _ => None,
                 };
-                let record = || RawRecord {
-                    bytes: Bytes::copy_from_slice(raw),
-                    line,
-                    problem: problem.clone(),
-                };
                 if wants_header {
-                    cutter.layout.header = Some(record());
+                    let bytes = Bytes::copy_from_slice(raw);
+                    see(Seen::Header(&RawRecord { bytes, line, problem }));
                     wants_header = false;
                 } else {
-                    cutter.add(at, n_bytes, line, problem.is_none().then_some(&record));
+                    if problem.is_none() {
+                        see(Seen::Row(separation.row_within(raw)));
+                    }
+                    cutter.add(at, n_bytes, line);
                 }
             }
         }
@@ -275,27 +347,20 @@ fn skip_line(reader: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<u64> {
 }
 
 /// Puts records into blocks.
+#[derive(Default)]
 struct Cutter {
     layout: Layout,
     block: Option<Block>,
-    sample_bytes: usize,
 }
 
 impl Cutter {
-    fn add(&mut self, at: u64, n_bytes: usize, line: u64, good: Option<&dyn Fn() -> RawRecord>) {
+    fn add(&mut self, at: u64, n_bytes: usize, line: u64) {
         let empty = Block { start: at, end: at, n_rows: 0, first_line: line, is_too_long: false };
         let block = self.block.get_or_insert(empty);
         block.n_rows += 1;
         block.end = at + n_bytes as u64;
         if block.end - block.start >= BLOCK_BYTES {
             self.close();
-        }
-        if let Some(record) = good
-            && self.layout.sample.len() < SAMPLE_ROWS
-            && self.sample_bytes + n_bytes <= SAMPLE_BYTES
-        {
-            self.layout.sample.push(record());
-            self.sample_bytes += n_bytes;
         }
     }
 
@@ -318,6 +383,11 @@ impl Cutter {
 }
 
 impl Block {
+    pub(super) fn size(&self) -> RowGroupSize {
+        let range = self.range();
+        RowGroupSize { n_rows: self.n_rows, bytes: range.end - range.start }
+    }
+
     /// Returns the bytes of the file that its rows are in.
     pub(super) fn range(&self) -> Range<u64> {
         if self.is_too_long { self.start..self.start } else { self.start..self.end }
@@ -340,7 +410,13 @@ impl Block {
                 _ => None,
             };
             if !matches!(kind, Kind::Blank) {
-                rows.push(RawRecord { bytes: raw, line, problem });
+                let n_before = raw.len() - separation.row_within(&raw).len();
+                let lines_before = memchr_iter(b'\n', &raw[..n_before]).count() as u64;
+                rows.push(RawRecord {
+                    bytes: raw.slice(n_before..),
+                    line: line + lines_before,
+                    problem,
+                });
             }
             at += n_bytes;
             line += n_lines;

@@ -1,7 +1,7 @@
 //! The table of a job: its files, what is common to their schemas, its spans and rows.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -11,7 +11,7 @@ use std::{
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use legenda_schemas::{
-    job::{OnBadFile, SourceFormat},
+    job::{ColumnType, OnBadFile, SourceFormat},
     span::{SourceObject, Span},
 };
 
@@ -345,6 +345,35 @@ impl SourceTable {
         let by_path = this.files.iter().enumerate();
         this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
         Ok(this)
+    }
+
+    /// Gives columns of CSV and JSON Lines the types that a job chooses; a cell that one does not hold
+    /// costs its row.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::UnknownTyped`] or [`SourceError::TypedFile`].
+    pub fn set_types(&mut self, types: &BTreeMap<String, ColumnType>) -> Result<(), SourceError> {
+        for (column, _) in types {
+            if self.files.iter().all(|file| file.schema.field_with_name(column).is_err()) {
+                return Err(SourceError::UnknownTyped {
+                    column: column.clone(),
+                    available: self.files[0].column_names(),
+                });
+            }
+        }
+        for file in self.files.iter_mut().filter(|_| !types.is_empty()) {
+            if file.contents.columns().is_none() {
+                return Err(SourceError::TypedFile { path: file.path().to_owned() });
+            }
+            let schema = file.own_schema();
+            let fields = schema.fields().iter().map(|field| match types.get(field.name()) {
+                Some(chosen) => Field::new(field.name(), chosen.data_type().clone(), true),
+                None => field.as_ref().clone(),
+            });
+            file.set_own_schema(&Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        }
+        Ok(())
     }
 
     /// Returns the table without the spans that need not be read.

@@ -15,7 +15,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use bytes::Bytes;
-use parquet::file::reader::ChunkReader;
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::{
     file::SourceFile,
@@ -88,7 +88,7 @@ pub(super) enum ShardError {
 impl Shard {
     /// Reads the headers of a shard.
     pub(super) fn index(file: &SourceFile, bytes_max: u64) -> Result<Self, ShardError> {
-        let size = file.object().size_bytes;
+        let size = file.len();
         let mut indexer = Indexer::default();
         let mut start = 0;
         while start < size {
@@ -236,7 +236,7 @@ struct Indexer {
 impl Indexer {
     /// Adds the members from the header at `start` on. `end` follows behind the last sound one.
     fn add_from(&mut self, file: &SourceFile, start: u64, end: &mut u64) -> io::Result<()> {
-        let size = file.object().size_bytes;
+        let size = file.len();
         let mut archive = ::tar::Archive::new(Headers::new(file, start));
         for entry in archive.entries_with_seek()? {
             let entry = entry?;
@@ -306,7 +306,7 @@ fn next_header(file: &SourceFile, at: u64) -> io::Result<Option<u64>> {
     let mut reader = io::BufReader::with_capacity(1 << 20, file.read_from(at));
     let mut block = [0_u8; 512];
     let mut found = at;
-    while found + BLOCK <= file.object().size_bytes {
+    while found + BLOCK <= file.len() {
         reader.read_exact(&mut block)?;
         let header = ::tar::Header::from_byte_slice(&block);
         let sum: u32 = block
@@ -352,7 +352,7 @@ impl Headers {
 impl Read for Headers {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let at = self.start + self.at;
-        let left = self.file.object().size_bytes.saturating_sub(at);
+        let left = self.file.len().saturating_sub(at);
         let piece_end = self.piece_at + self.piece.len() as u64;
         if !(self.piece_at..piece_end).contains(&at) && left > 0 {
             let is_near = at >= piece_end && at - piece_end < self.grown as u64;
@@ -383,7 +383,7 @@ impl Seek for Headers {
         let to = match to {
             SeekFrom::Start(at) => Some(at),
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.file.object().size_bytes.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.len().checked_add_signed(by),
         };
         self.at = to.ok_or_else(|| io::Error::other("a place before the beginning"))?;
         Ok(self.at)

@@ -1,10 +1,10 @@
-//! Files whose types are guessed by their first rows, made alike.
+//! Files whose types follow from their rows, made alike.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
-use super::table::TableFile;
+use super::{shape::Members, table::TableFile};
 
 /// Gives the files whose types are guessed the columns of all of them: what one file lacks is null
 /// there, and where types differ it is the wider, or text.
@@ -14,8 +14,12 @@ pub(super) fn unify(files: &mut [TableFile]) {
     if guessed.len() < 2 {
         return;
     }
-    let mut fields: Vec<FieldRef> = Vec::new();
-    for file in &guessed {
+    let mut columns = Members::default();
+    for found in guessed.iter().filter_map(|file| file.contents.columns()) {
+        columns.widen(found.clone());
+    }
+    let mut fields: Vec<FieldRef> = columns.fields().map(Arc::new).collect();
+    for file in guessed.iter().filter(|file| file.contents.columns().is_none()) {
         merge(&mut fields, file.own_schema().fields());
     }
     let schema: SchemaRef = Arc::new(Schema::new(fields));
@@ -41,9 +45,6 @@ fn merge(known: &mut Vec<FieldRef>, fields: &[FieldRef]) {
 fn wider(one: &DataType, other: &DataType) -> DataType {
     match (one, other) {
         (one, other) if one == other => one.clone(),
-        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => {
-            DataType::Float64
-        }
         (DataType::List(one), DataType::List(other)) => {
             let item = wider(one.data_type(), other.data_type());
             DataType::List(Arc::new(Field::new_list_field(item, true)))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     plan::RunPlan,
     source::{
-        cell::{template_value, text_cell},
+        cell::{template_cell, text_cell},
         conversation::Conversation,
     },
     template::TemplateError,
@@ -58,8 +58,8 @@ impl Asking {
             row.insert("text".to_owned(), Value::from(conversation.asked.as_str()));
         }
         for name in &plan.template_columns {
-            if let Some(column) = rows.column_by_name(name) {
-                row.insert(name.clone(), template_value(column.as_ref(), offset));
+            if let Some(value) = template_cell(rows, name, offset) {
+                row.insert(name.clone(), value);
             }
         }
         if let Some(name) = &columns.text {

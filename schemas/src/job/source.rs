@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Incremental,
+    ColumnType, Incremental,
     strings::{OneOrSeveral, one_or_several},
 };
 
@@ -24,6 +24,10 @@ pub struct Source {
     /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SourceFormat>,
+    /// Types of columns of CSV and JSON Lines, such as `{ id = "int64", sku = "string" }`; default: the
+    /// narrowest that changes no cell of the table. A cell that is not of the type costs its row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schema: BTreeMap<String, ColumnType>,
     /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`, and may compute
     /// columns: asked of each file, named `source`, without its columns of bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,12 +83,13 @@ impl OnBadFile {
 pub enum SourceFormat {
     /// Parquet.
     Parquet,
-    /// WebDataset shards: tar files, whose members of one stem are a row, with a column for each
+    /// WebDataset shards: tar files, which may be compressed by gzip or zstd, whose members of one stem are a row, with a column for each
     /// extension and `__key__`.
     Tar,
-    /// JSON Lines: an object per line.
+    /// JSON Lines, an object per line, or a list of objects; may be compressed by gzip or zstd.
     Jsonl,
-    /// CSV, or TSV by its extension, with a header.
+    /// CSV or TSV with a header, separated by commas, semicolons, tabs or `|`; may be compressed by gzip or
+    /// zstd.
     Csv,
     /// Pictures and sounds: each file is a row with `path`, `file_name`, `size` and `media`.
     Media,

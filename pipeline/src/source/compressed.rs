@@ -1,0 +1,74 @@
+//! Compressed files of text and shards: they are unpacked to a temporary file, because rows are read at any
+//! place.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Read},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use flate2::read::MultiGzDecoder;
+use legenda_schemas::span::SourceObject;
+
+use super::file::SourceFile;
+
+const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+/// Read at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Unpacked files that stay on the disk: one that is being read, and those whose rejects are read again.
+const KEPT_MAX: usize = 3;
+
+/// The files that were unpacked last, the newest behind.
+static KEPT: Mutex<Vec<(SourceObject, Arc<File>)>> = Mutex::new(Vec::new());
+
+/// Returns the file with its contents unpacked if it is compressed, by gzip or zstd; else as it is.
+///
+/// # Errors
+///
+/// That of the disk or the store, or one of the kind [`io::ErrorKind::InvalidData`] if its contents are
+/// damaged.
+pub(super) fn unpacked(file: SourceFile) -> io::Result<SourceFile> {
+    let mut head = Vec::new();
+    file.read_from(0).take(4).read_to_end(&mut head)?;
+    let is_gzip = head.starts_with(GZIP);
+    if !is_gzip && !head.starts_with(ZSTD) {
+        return Ok(file);
+    }
+    let known = {
+        let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(object, _)| object == file.object()).map(|(_, copy)| Arc::clone(copy))
+    };
+    if let Some(copy) = known {
+        return file.with_contents(copy);
+    }
+    let packed = BufReader::with_capacity(PIECE_BYTES, file.read_from(0));
+    let copy = if is_gzip {
+        copy(MultiGzDecoder::new(packed))
+    } else {
+        zstd::stream::read::Decoder::with_buffer(packed).and_then(copy)
+    };
+    let copy = copy.map_err(|error| match file.failure() {
+        Some(problem) => io::Error::other(problem),
+        None if error.kind() == io::ErrorKind::StorageFull => error,
+        None => {
+            let name = if is_gzip { "gzip" } else { "zstd" };
+            let problem = format!("its {name} data is damaged: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        }
+    })?;
+    let copy = Arc::new(copy);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() == KEPT_MAX {
+        kept.remove(0);
+    }
+    kept.push((file.object().clone(), Arc::clone(&copy)));
+    drop(kept);
+    file.with_contents(copy)
+}
+
+fn copy(mut unpacked: impl Read) -> io::Result<File> {
+    let mut writer = BufWriter::with_capacity(PIECE_BYTES, tempfile::tempfile()?);
+    io::copy(&mut unpacked, &mut writer)?;
+    writer.into_inner().map_err(io::IntoInnerError::into_error)
+}

@@ -1,0 +1,135 @@
+//! Files that are not tables of a format that is read: what they are, and what to do.
+
+/// What a file is instead of a table, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    pub(super) kind: &'static str,
+    pub(super) remedy: &'static str,
+}
+
+impl Foreign {
+    /// Returns whether it is Parquet, which may be damaged.
+    pub(super) fn is_parquet(self) -> bool {
+        self.kind == PARQUET
+    }
+}
+
+const PARQUET: &str = "a Parquet file";
+
+/// The bytes that show what a file is.
+pub(super) const HEAD_BYTES: usize = 512;
+
+const TO_CSV: &str = "save the sheet as CSV";
+const UNPACK: &str = "unpack it, or compress it by gzip or zstd";
+const TO_PARQUET: &str =
+    "convert it to Parquet, such as by `polars.read_ipc(FILE).write_parquet(NEW)`";
+const EXPORT: &str = "export its rows as Parquet, CSV or JSON Lines";
+
+/// How files begin.
+const MAGICS: [(&[u8], Foreign); 19] = [
+    (
+        b"version https://git-lfs",
+        Foreign {
+            kind: "a Git LFS pointer, not the file itself",
+            remedy: "fetch the file by `git lfs pull`",
+        },
+    ),
+    (b"\xd0\xcf\x11\xe0", Foreign { kind: "an Excel workbook", remedy: TO_CSV }),
+    (b"ARROW1", Foreign { kind: "an Arrow IPC (Feather) file", remedy: TO_PARQUET }),
+    (b"FEA1", Foreign { kind: "a Feather file", remedy: TO_PARQUET }),
+    (b"\xff\xff\xff\xff", Foreign { kind: "an Arrow IPC stream", remedy: TO_PARQUET }),
+    (b"BZh", Foreign { kind: "compressed by bzip2", remedy: UNPACK }),
+    (b"\xfd7zXZ\0", Foreign { kind: "compressed by xz", remedy: UNPACK }),
+    (b"7z\xbc\xaf\x27\x1c", Foreign { kind: "a 7z archive", remedy: UNPACK }),
+    (b"Rar!", Foreign { kind: "a RAR archive", remedy: UNPACK }),
+    (b"SQLite format 3\0", Foreign { kind: "an SQLite database", remedy: EXPORT }),
+    (b"ORC", Foreign { kind: "an ORC file", remedy: EXPORT }),
+    (b"Obj\x01", Foreign { kind: "an Avro file", remedy: EXPORT }),
+    (b"\x89HDF\r\n", Foreign { kind: "an HDF5 file", remedy: EXPORT }),
+    (b"\x93NUMPY", Foreign { kind: "a NumPy array", remedy: EXPORT }),
+    (b"%PDF-", Foreign { kind: "a PDF document", remedy: EXPORT }),
+    (b"\xff\xfe", Foreign { kind: "text in UTF-16", remedy: TO_UTF8 }),
+    (b"\xfe\xff", Foreign { kind: "text in UTF-16", remedy: TO_UTF8 }),
+    (b"\x80\x04\x95", Foreign { kind: "a Python pickle", remedy: EXPORT }),
+    (b"PAR1", Foreign { kind: PARQUET, remedy: "set `source.format = \"parquet\"`" }),
+];
+
+const TO_UTF8: &str = "save it in UTF-8, such as by `iconv -f UTF-16 -t UTF-8`";
+
+/// Returns what a file that begins with `head` is, if that is no table that is read.
+pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
+    if head.starts_with(b"PK\x03\x04") {
+        let is_sheet = ["xlsx", "xlsm", "xlsb", "ods"].contains(&&*extension(path));
+        return Some(if is_sheet {
+            Foreign { kind: "a spreadsheet", remedy: TO_CSV }
+        } else {
+            Foreign { kind: "a zip archive", remedy: "unpack it" }
+        });
+    }
+    let text = head.trim_ascii_start();
+    let begins =
+        |tag: &[u8]| text.len() >= tag.len() && text[..tag.len()].eq_ignore_ascii_case(tag);
+    if begins(b"<!doctype html") || begins(b"<html") {
+        let remedy = "look at it: a server may have answered with a page in the place of the file";
+        return Some(Foreign { kind: "an HTML page", remedy });
+    }
+    if begins(b"<?xml") {
+        return Some(Foreign { kind: "an XML document", remedy: EXPORT });
+    }
+    MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, foreign)| *foreign)
+}
+
+/// Returns what a file is that was taken for Parquet because its extension says nothing else, and is not.
+pub(super) fn by_name(path: &str, head: &[u8]) -> Option<Foreign> {
+    const GZIPPED: &str = "unpack it: Parquet has a compression of its own";
+    if head.starts_with(b"\x1f\x8b") || head.starts_with(b"\x28\xb5\x2f\xfd") {
+        return Some(Foreign { kind: "a compressed file", remedy: GZIPPED });
+    }
+    let is_text = !head.contains(&0) && !head.is_empty();
+    match &*extension(path) {
+        "parquet" | "pq" => None,
+        _ if is_text && !head.starts_with(b"PAR1") => Some(Foreign {
+            kind: "text in a file whose extension names no format",
+            remedy: "say what it is by `source.format`, such as \"csv\" or \"jsonl\"",
+        }),
+        _ => None,
+    }
+}
+
+/// Returns what to do about one JSON object in the place of a list of them.
+pub(super) const ONE_OBJECT: Foreign = Foreign {
+    kind: "one JSON object, not a list of objects",
+    remedy: "write a row per line, such as by `jq -c '.data[]' FILE > rows.jsonl`",
+};
+
+fn extension(path: &str) -> String {
+    path.rsplit_once('.').map_or_else(String::new, |(_, extension)| extension.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{by_contents, by_name};
+
+    #[test]
+    fn files_of_other_kinds_are_named() {
+        for (path, head, kind) in [
+            ("a.csv", &b"version https://git-lfs.github.com/spec/v1\noid sha256:0"[..], "Git LFS"),
+            ("a.xlsx", b"PK\x03\x04rest", "spreadsheet"),
+            ("a.csv", b"PK\x03\x04rest", "zip"),
+            ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "Excel"),
+            ("a.feather", b"ARROW1\0\0", "Arrow"),
+            ("a.csv", b"\xff\xfei\0d\0", "UTF-16"),
+            ("a.csv", b"\n<!DOCTYPE HTML><html>", "HTML"),
+            ("a.jsonl.bz2", b"BZh91AY", "bzip2"),
+        ] {
+            let found = by_contents(path, head).unwrap();
+            assert!(found.kind.contains(kind), "{path}: {found:?}");
+        }
+        for head in ["id,text\n1,a\n", "{\"a\": 1}\n", "", "version,a\n", "Pk\n"] {
+            assert_eq!(by_contents("a.csv", head.as_bytes()), None, "{head}");
+        }
+        assert!(by_name("notes.txt", b"hello\n").unwrap().remedy.contains("source.format"));
+        assert!(by_name("t.parquet.gz", b"\x1f\x8b\x08").unwrap().remedy.contains("unpack"));
+        assert_eq!(by_name("t.parquet", b"hello\n"), None);
+    }
+}

@@ -1,0 +1,164 @@
+//! What the values of a column are: from one value to those of all files of a table.
+//!
+//! Shapes only widen: a type that shows late in a file is the type of the whole column. What no type
+//! holds as it is written is text: objects and lists as their JSON.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow::datatypes::{DataType, Field};
+
+use super::numbers::Numbers;
+
+/// The key in a field's metadata that says how whole numbers of a column of `Float64` are written.
+pub(super) const WHOLE_NUMBERS: &str = "legenda.whole_numbers";
+/// Its value where they have no decimal point.
+pub(super) const PLAIN: &str = "plain";
+
+/// The most members of an object within a column; one with more, such as an object that is used as a
+/// dictionary, is text.
+const MEMBERS_MAX: usize = 1000;
+
+/// What the values of a column are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Shape {
+    /// Every value is null.
+    #[default]
+    Null,
+    Truth(Spelling),
+    Number(Numbers),
+    /// Texts, or values that are of no common type.
+    Text,
+    List(Box<Shape>),
+    Object(Members),
+}
+
+/// How truth values are spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// `true`
+    Lower,
+    /// `True`
+    Title,
+    /// `TRUE`
+    Upper,
+}
+
+impl Spelling {
+    /// Reads a truth value.
+    pub(super) fn read(text: &str) -> Option<(Self, bool)> {
+        Some(match text {
+            "true" => (Self::Lower, true),
+            "false" => (Self::Lower, false),
+            "True" => (Self::Title, true),
+            "False" => (Self::Title, false),
+            "TRUE" => (Self::Upper, true),
+            "FALSE" => (Self::Upper, false),
+            _ => return None,
+        })
+    }
+}
+
+impl Shape {
+    /// Widens the shape to hold what another does.
+    pub(super) fn widen(&mut self, other: Self) {
+        let merged = match (std::mem::take(self), other) {
+            (Self::Null, other) | (other, Self::Null) => other,
+            (Self::Number(one), Self::Number(other)) => Self::Number(one.merge(other)),
+            (Self::Truth(one), Self::Truth(other)) if one == other => Self::Truth(one),
+            (Self::List(mut one), Self::List(other)) => {
+                one.widen(*other);
+                Self::List(one)
+            }
+            (Self::Object(mut one), Self::Object(other)) => {
+                one.widen(other);
+                Self::Object(one)
+            }
+            _ => Self::Text,
+        };
+        *self = merged;
+        self.limit();
+    }
+
+    /// Makes text of an object that has too many members for a type.
+    pub(super) fn limit(&mut self) {
+        if matches!(self, Self::Object(members) if members.len() > MEMBERS_MAX) {
+            *self = Self::Text;
+        }
+    }
+
+    /// Returns the type of the column.
+    pub(super) fn data_type(&self) -> DataType {
+        match self {
+            Self::Truth(_) => DataType::Boolean,
+            Self::Number(numbers) => numbers.data_type(),
+            Self::List(item) => {
+                DataType::List(Arc::new(Field::new_list_field(item.data_type(), true)))
+            }
+            // Parquet has no struct without members.
+            Self::Object(members) if members.len() > 0 => {
+                let fields =
+                    members.iter().map(|(name, shape)| Field::new(name, shape.data_type(), true));
+                DataType::Struct(fields.collect())
+            }
+            _ => DataType::Utf8,
+        }
+    }
+
+    fn field(&self, name: &str) -> Field {
+        let field = Field::new(name, self.data_type(), true);
+        match self {
+            Self::Number(numbers)
+                if *field.data_type() == DataType::Float64 && numbers.are_written_plain() =>
+            {
+                let written = HashMap::from([(WHOLE_NUMBERS.to_owned(), PLAIN.to_owned())]);
+                field.with_metadata(written)
+            }
+            _ => field,
+        }
+    }
+}
+
+/// The members of objects, or the columns of a table, in the order in which they appear.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Members {
+    shapes: Vec<(String, Shape)>,
+    places: HashMap<String, usize>,
+}
+
+impl Members {
+    pub(super) fn len(&self) -> usize {
+        self.shapes.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        self.shapes.iter().map(|(name, shape)| (name.as_str(), shape))
+    }
+
+    /// Returns the shape of a member; `place` is where it probably stands.
+    pub(super) fn member(&mut self, name: &str, place: usize) -> &mut Shape {
+        let place = match self.shapes.get(place) {
+            Some((known, _)) if known == name => place,
+            _ => match self.places.get(name) {
+                Some(&place) => place,
+                None => {
+                    self.places.insert(name.to_owned(), self.shapes.len());
+                    self.shapes.push((name.to_owned(), Shape::Null));
+                    self.shapes.len() - 1
+                }
+            },
+        };
+        &mut self.shapes[place].1
+    }
+
+    /// Widens every member to hold what those of another hold.
+    pub(super) fn widen(&mut self, other: Self) {
+        for (place, (name, shape)) in other.shapes.into_iter().enumerate() {
+            self.member(&name, place).widen(shape);
+        }
+    }
+
+    /// Returns the columns of a table.
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
+        self.iter().map(|(name, shape)| shape.field(name))
+    }
+}

@@ -1,0 +1,78 @@
+"""Reads tables as they were written, and compares cells."""
+
+import csv
+import gzip
+import json
+import math
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+class CsvCell(str):
+    """A cell of CSV: text that may have been read as a number."""
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a Parquet file."""
+    return pq.ParquetFile(path).read().to_pylist()
+
+
+def rows_of_csv(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
+    """Returns the rows of a CSV file, cells as they stand there, empty ones as none."""
+    opened = gzip.open(path, "rt", newline="", encoding="utf-8") if path.suffix == ".gz" else None
+    with opened or path.open(newline="", encoding="utf-8") as file:
+        records = list(csv.reader(file, delimiter=delimiter))
+    names, *records = records
+    return [
+        {name: CsvCell(cell) if cell else None for name, cell in zip(names, record, strict=True)}
+        for record in records
+    ]
+
+
+def rows_of_json(path: Path, is_list: bool = False) -> list[dict[str, Any]]:
+    """Returns the rows of a file of JSON, numbers with every digit."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if is_list:
+        return json.loads(data, parse_float=Decimal)
+    return [json.loads(line, parse_float=Decimal) for line in data.splitlines() if line.strip()]
+
+
+def difference(read: Any, written: Any) -> str | None:
+    """Returns how a cell differs from what was written; none if it is the same."""
+    same = equal_text(read, written) if isinstance(written, CsvCell) else equal(read, written)
+    return None if same else f"read {read!r}, written {written!r}"
+
+
+def equal_text(read: Any, cell: str) -> bool:
+    """Returns whether a cell of CSV was read as it is written there."""
+    if isinstance(read, bool):
+        return cell.lower() == str(read).lower()
+    if isinstance(read, float):
+        return equal(read, Decimal(cell))
+    return str(read) == cell
+
+
+def equal(read: Any, written: Any) -> bool:
+    """Returns whether a value was read as it was written."""
+    if isinstance(written, float) and math.isnan(written):
+        return isinstance(read, float) and math.isnan(read)
+    if isinstance(written, Decimal) or (isinstance(written, int) and isinstance(read, float)):
+        if isinstance(read, bool) or not isinstance(read, int | float | Decimal | str):
+            return False
+        # The shortest text of a float is what writers write of it.
+        return Decimal(repr(read) if isinstance(read, float) else read) == written
+    if isinstance(written, dict) and isinstance(read, dict):
+        # Members that a row lacks are null.
+        return all(equal(value, written.get(name)) for name, value in read.items()) and all(
+            name in read for name in written
+        )
+    if isinstance(written, list) and isinstance(read, list):
+        return len(read) == len(written) and all(map(equal, read, written))
+    if isinstance(written, dict | list) and isinstance(read, str):
+        return equal(json.loads(read, parse_float=Decimal), written)
+    if isinstance(written, int | bool) and not isinstance(read, str):
+        return type(read) is type(written) and read == written
+    return str(read) == str(written) if isinstance(read, str) else read == written
