@@ -24,7 +24,7 @@ use super::{
 /// The records of one CSV file.
 #[derive(Clone, Debug)]
 pub(super) struct Csv {
-    splitter: Splitter,
+    delimiter: u8,
     /// A name for each field of the header.
     names: Vec<String>,
     /// The fields that a record must have: all up to the last that the header names.
@@ -34,7 +34,7 @@ pub(super) struct Csv {
 /// The columns of a file, as far as it has been looked at.
 #[derive(Debug)]
 pub(super) struct Columns {
-    delimiter: u8,
+    splitter: Splitter,
     /// The header, and whether it leaves each column without a name.
     header: Result<(Csv, Vec<bool>), String>,
     shapes: Vec<Shape>,
@@ -43,19 +43,19 @@ pub(super) struct Columns {
 impl Columns {
     pub(super) fn new(delimiter: u8) -> Self {
         let header = Err("it is empty, and has no header".to_owned());
-        Self { delimiter, header, shapes: Vec::new() }
+        Self { splitter: Splitter::new(delimiter), header, shapes: Vec::new() }
     }
 
     /// Looks at a record. One that is damaged is reported when it is read.
     pub(super) fn see(&mut self, seen: Seen<'_>) {
         match (seen, &self.header) {
             (Seen::Header(header), _) => {
-                self.header = Csv::of(header, self.delimiter);
+                self.header = Csv::of(header, &mut self.splitter);
                 let n_columns = self.header.as_ref().map_or(0, |(csv, _)| csv.names.len());
                 self.shapes.resize_with(n_columns, Shape::default);
             }
             (Seen::Row(record), Ok((csv, _))) => {
-                let Ok(cells) = csv.cells(record) else { return };
+                let Ok(cells) = csv.cells(record, &mut self.splitter) else { return };
                 for (shape, cell) in self.shapes.iter_mut().zip(cells) {
                     if *shape != Shape::Text && !cell.is_empty() {
                         shape.widen(shape_of(&cell));
@@ -85,8 +85,7 @@ impl Columns {
 
 impl Csv {
     /// Reads the header.
-    fn of(header: &RawRecord, delimiter: u8) -> Result<(Self, Vec<bool>), String> {
-        let splitter = Splitter::new(delimiter);
+    fn of(header: &RawRecord, splitter: &mut Splitter) -> Result<(Self, Vec<bool>), String> {
         let names = match &header.problem {
             Some(problem) => Err(problem.clone()),
             None => splitter.split(&header.bytes),
@@ -104,13 +103,17 @@ impl Csv {
                 return Err(format!("its header names the column `{name}` twice"));
             }
         }
-        Ok((Self { splitter, names, n_required }, unnamed))
+        Ok((Self { delimiter: splitter.delimiter, names, n_required }, unnamed))
     }
 
     /// Splits a record into a cell for each column. Empty ones may be missing at its end, or be too many,
     /// as spreadsheets write them.
-    fn cells<'a>(&self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
-        let mut cells = self.splitter.split(record)?;
+    fn cells<'a>(
+        &self,
+        record: &'a [u8],
+        splitter: &mut Splitter,
+    ) -> Result<Vec<Cow<'a, str>>, String> {
+        let mut cells = splitter.split(record)?;
         let n_columns = self.names.len();
         let are_extra_empty = cells.iter().skip(n_columns).all(|cell| cell.is_empty());
         if cells.len() < self.n_required || !are_extra_empty {
@@ -128,10 +131,11 @@ impl Csv {
             schema.fields().iter().map(|field| place(field.name())).collect();
         let mut columns: Vec<Vec<Cell<'_>>> = vec![vec![None; records.len()]; places.len()];
         let mut damaged = Vec::new();
+        let mut splitter = Splitter::new(self.delimiter);
         for (row, record) in records.iter().enumerate() {
             let read = match &record.problem {
                 Some(problem) => Err(problem.clone()),
-                None => self.cells(&record.bytes),
+                None => self.cells(&record.bytes, &mut splitter),
             };
             let mut cells = read.unwrap_or_else(|problem| {
                 damaged.push(Damaged::at_line(row, record.line, &problem));
@@ -180,7 +184,7 @@ const ALIKE_PERCENT: usize = 90;
 pub(super) fn delimiter_of(head: &[u8], is_whole: bool, usual: u8) -> u8 {
     let n_fields = |delimiter: u8| {
         let records = Separation::Csv { delimiter }.first(head, is_whole, TRIED_MAX + 1);
-        let splitter = Splitter::new(delimiter);
+        let mut splitter = Splitter::new(delimiter);
         let mut counts =
             records.iter().map(|record| splitter.split(record).map_or(0, |it| it.len()));
         let n_header = counts.next().filter(|n_header| *n_header > 1)?;
@@ -199,10 +203,10 @@ pub(super) fn delimiter_of(head: &[u8], is_whole: bool, usual: u8) -> u8 {
 }
 
 /// Splits records into fields.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Splitter {
     delimiter: u8,
-    /// Its tables take longer to make than a record to be split, so each record has a copy.
+    /// Made once: its tables take longer to make than a record to be split.
     reader: csv_core::Reader,
 }
 
@@ -212,7 +216,7 @@ impl Splitter {
     }
 
     /// Splits a record, which is well formed.
-    fn split<'a>(&self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
+    fn split<'a>(&mut self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
         if memchr(b'"', record).is_some() {
             return self.split_quoted(record);
         }
@@ -225,8 +229,9 @@ impl Splitter {
         Ok(line.split(char::from(self.delimiter)).map(Cow::Borrowed).collect())
     }
 
-    fn split_quoted<'a>(&self, record: &[u8]) -> Result<Vec<Cow<'a, str>>, String> {
-        let mut reader = self.reader.clone();
+    fn split_quoted<'a>(&mut self, record: &[u8]) -> Result<Vec<Cow<'a, str>>, String> {
+        let reader = &mut self.reader;
+        reader.reset();
         // Fields together are no longer than the record.
         let mut bytes = vec![0; record.len() + 1];
         let mut ends = vec![0; memchr_iter(self.delimiter, record).count() + 2];

@@ -312,7 +312,8 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
+            // serde_json does not read every digit of a float.
+            any::<i32>().prop_map(|n| Value::from(f64::from(n) / 8.0)),
             any::<String>().prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 40, 5, |inner| {

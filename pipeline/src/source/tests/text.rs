@@ -104,7 +104,7 @@ fn a_row_of_json_that_cannot_be_read_costs_itself() {
         "2: line 3: `c` holds half of a surrogate pair",
         "3: line 4: `a` holds half of a surrogate pair",
         "4: line 5: it is nested more than 128 levels deep",
-        "5: line 6: invalid JSON at byte 24: it ends too early",
+        "5: line 6: invalid JSON at byte 25: it ends too early",
         "6: line 7: invalid JSON at byte 14: more text follows the value",
         "7: line 8: invalid JSON at byte 7: a control character within a string",
     ];
@@ -166,8 +166,8 @@ fn separators_and_columns_without_names_are_found() {
         rows.schema().fields().iter().map(|field| field.name().clone()).collect()
     };
     for delimiter in [",", ";", "\t", "|"] {
-        let text = "id;question\n1;\"a;b\"\n2;\"c\nd, e\"\n3;x, y | z\n".replace(';', delimiter);
-        let text = text.replace("3,x, y", "3,x y").replace("y | z\n", "y z\n");
+        let text = "id;question\n1;\"a;b\"\n2;\"c\nd, e\"\n3;\"x, y | z\"\n";
+        let text = text.replace(';', delimiter);
         let rows = read(&text);
         assert_eq!(names(&rows), ["id", "question"], "{delimiter}");
         assert_eq!(texts(&rows, "id"), some(&["1", "2", "3"]));
