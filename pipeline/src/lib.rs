@@ -24,6 +24,7 @@ pub mod budget;
 pub mod crash;
 pub mod eval;
 pub mod first_row;
+mod excerpt;
 pub mod guard;
 pub mod inspect;
 pub mod ledger;

@@ -19,6 +19,7 @@ use minijinja::{
 use serde_json::{Map, Value};
 
 use crate::source::column::holds_bytes;
+use crate::excerpt::excerpt;
 
 /// Instructions a template may take for one row, so that a loop over a huge range ends; a plain
 /// template takes a few dozen.
@@ -320,7 +321,8 @@ impl Template {
     /// [`TemplateError::Render`].
     pub fn render(&self, row: &Map<String, Value>) -> Result<String, TemplateError> {
         let mut prompt = Bounded { bytes: Vec::new() };
-        let failed = |problem: String| TemplateError::Render { problem };
+        let failed =
+            |problem: String| TemplateError::Render { problem: excerpt(&problem).into_owned() };
         let template =
             self.environment.get_template(NAME).map_err(|error| failed(error.to_string()))?;
         let read = self.names.read.iter().filter_map(|name| Some((name, row.get(name)?)));

@@ -20,6 +20,8 @@ use reqwest::{
 use tokio::runtime::Handle;
 use url::Url;
 
+use crate::excerpt::excerpt;
+
 /// How long a host may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a file may take, redirects and all.
@@ -234,13 +236,13 @@ fn is_lost(error: &reqwest::Error) -> bool {
         || error.is_decode()
 }
 
-/// Leaves out of a URL what may be secret: user, query and fragment.
+/// Leaves out of a URL what may be secret: user, query and fragment; and cuts it.
 fn shown(url: &str) -> String {
     let bare = url.split(['?', '#']).next().unwrap_or_default();
     match bare.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1)))
     {
-        Some((scheme, rest)) => format!("{scheme}://{rest}"),
-        None => bare.to_owned(),
+        Some((scheme, rest)) => excerpt(&format!("{scheme}://{rest}")).into_owned(),
+        None => excerpt(bare).into_owned(),
     }
 }
 

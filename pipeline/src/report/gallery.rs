@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sample::{AnswerSample, read, repeats};
 use crate::{
+    excerpt::excerpt,
     guard::{CALL_MAX, guarded_within},
     ledger::OutputFiles,
     media::image::PendingImage,
@@ -55,7 +56,7 @@ const PIXELS_MAX: u64 = 40_000_000;
 const SOUND_BYTES_MAX: usize = 512 << 10;
 /// Bytes that all pictures and sounds of a page have together.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-/// Characters of a text that are shown.
+/// Characters of an answer that are shown.
 const CHARS_MAX: usize = 400;
 
 /// Rows to look at.
@@ -291,7 +292,7 @@ fn named(
         .filter_map(|(field, column)| {
             let formatter = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::default());
             let text = formatter.ok()?.value(row).to_string();
-            Some((field.name().clone(), shorten(&text)))
+            Some((field.name().clone(), excerpt(&text).into_owned()))
         })
         .collect()
 }
@@ -339,7 +340,7 @@ fn add_source(plan: &RunPlan, row: &RecordBatch, shown: &mut Shown, bytes_left: 
     let columns = &plan.job.source.columns;
     let column = |name: &Option<String>| row.column_by_name(name.as_deref()?).cloned();
     if let Some(text) = column(&columns.text) {
-        shown.asked = text_cell(text.as_ref(), 0).map(shorten);
+        shown.asked = text_cell(text.as_ref(), 0).map(|text| excerpt(text).into_owned());
     }
     let mut add = |url: Option<String>, to: &mut Vec<String>| {
         if let Some(url) = url.filter(|url| url.len() <= *bytes_left) {
@@ -352,6 +353,7 @@ fn add_source(plan: &RunPlan, row: &RecordBatch, shown: &mut Shown, bytes_left: 
         let cells = cells.iter().flat_map(|cells| media_cells(cells.as_ref(), 0));
         let bytes = cells.filter_map(|cell| match cell {
             MediaCell::Bytes(bytes) => Some(bytes.to_vec()),
+            MediaCell::Encoded(encoded) => encoded.decode().ok(),
             // Files and URLs are not asked for again only to be shown.
             MediaCell::Path(_) => None,
         });

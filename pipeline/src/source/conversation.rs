@@ -4,7 +4,8 @@ use arrow::{array::Array, datatypes::DataType};
 use legenda_models::{Role, Turn};
 use serde_json::Value;
 
-use super::cell::template_value;
+use super::{cell::template_value, column::is_text};
+use crate::excerpt::excerpt;
 
 /// A conversation that ends with what a user asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub fn holds_messages(kind: &DataType) -> bool {
         _ => false,
     };
     match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        kind if is_text(kind) => true,
         DataType::List(item) | DataType::LargeList(item) => is_message(item.data_type()),
         _ => false,
     }
@@ -73,7 +74,8 @@ impl Conversation {
                 "assistant" => Role::Assistant,
                 other => {
                     return Err(format!(
-                        "a message has the `role` `{other}`; `system`, `user` and `assistant` are known"
+                        "a message has the `role` `{}`; `system`, `user` and `assistant` are known",
+                        excerpt(other)
                     ));
                 }
             };

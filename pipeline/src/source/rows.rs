@@ -5,6 +5,8 @@ use arrow::{
     datatypes::SchemaRef,
 };
 
+use crate::excerpt::excerpt;
+
 /// Rows that were read.
 #[derive(Clone, Debug)]
 pub struct ReadRows {
@@ -24,9 +26,14 @@ pub struct Damaged {
 }
 
 impl Damaged {
+    /// Says what is wrong with a row, with no more of what it holds than a message may have.
+    pub(super) fn new(row: usize, problem: &str) -> Self {
+        Self { row, problem: excerpt(problem).into_owned() }
+    }
+
     /// Names the line of a row.
     pub(super) fn at_line(row: usize, line: u64, problem: &str) -> Self {
-        Self { row, problem: format!("line {line}: {problem}") }
+        Self { row, problem: format!("line {line}: {}", excerpt(problem)) }
     }
 }
 
