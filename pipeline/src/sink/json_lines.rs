@@ -1,7 +1,8 @@
 //! JSON Lines: a table as an object per row, and back to the very types that it had.
 //!
 //! What JSON has no words for is written in the nearest that it has: bytes as base64, dictionaries as
-//! their values, a number that is none as null. The schema, kept beside the files, says what it was.
+//! their values, durations as numbers of their unit, maps whose keys are no text as lists of their entries,
+//! a number that is none as null. The schema, kept beside the files, says what it was.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -77,8 +78,23 @@ fn plain_type(data_type: &DataType) -> DataType {
         DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
         DataType::FixedSizeList(item, n) => DataType::FixedSizeList(plain_field(item), *n),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain_field).collect()),
+        DataType::Map(entries, _) if !has_text_keys(entries) => {
+            DataType::List(plain_field(entries))
+        }
         DataType::Map(entries, is_sorted) => DataType::Map(plain_field(entries), *is_sorted),
+        DataType::Float16 => DataType::Float32,
+        DataType::Duration(_) => DataType::Int64,
         other => other.clone(),
+    }
+}
+
+/// Returns whether the keys of a map may be those of an object.
+fn has_text_keys(entries: &Field) -> bool {
+    match entries.data_type() {
+        DataType::Struct(fields) => {
+            fields.first().is_some_and(|key| *plain_field(key).data_type() == DataType::Utf8)
+        }
+        _ => false,
     }
 }
 
@@ -98,7 +114,7 @@ fn to_plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             Ok(Arc::new(array.as_binary::<i64>().iter().map(text).collect::<LargeStringArray>()))
         }
         DataType::Dictionary(_, values) => to_plain(&cast(array, values)?),
-        DataType::Timestamp(..) => called(array, plain),
+        DataType::Timestamp(..) | DataType::Duration(_) => called(array, plain),
         _ => with_children(array, plain, |child, _| to_plain(child)),
     }
 }
@@ -123,7 +139,7 @@ fn from_plain(array: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
             let refuse = |error| ArrowError::JsonError(format!("`{}`: {error}", field.name()));
             cast(&bytes.map_err(refuse)?, wanted)
         }
-        DataType::Timestamp(..) => called(array, wanted.clone()),
+        DataType::Timestamp(..) | DataType::Duration(_) => called(array, wanted.clone()),
         DataType::Dictionary(_, values) => {
             let values = Field::new(field.name(), values.as_ref().clone(), field.is_nullable());
             cast(&from_plain(array, &values)?, wanted)

@@ -2,8 +2,8 @@
 
 use arrow::datatypes::DataType;
 
-/// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path, or a list
-/// of those.
+/// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path or other text, or a
+/// list of those.
 #[must_use]
 pub fn holds_media(data_type: &DataType) -> bool {
     match data_type {
@@ -21,18 +21,39 @@ pub fn holds_media(data_type: &DataType) -> bool {
 }
 
 fn is_bytes_or_text(data_type: &DataType) -> bool {
-    is_bytes(data_type)
-        || matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    is_bytes(data_type) || is_text(data_type)
+}
+
+/// Returns whether a column holds text, as it stands or by a dictionary.
+#[must_use]
+pub fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => is_text(values),
+        kind => matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+    }
 }
 
 fn is_bytes(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Binary
-            | DataType::LargeBinary
-            | DataType::BinaryView
-            | DataType::FixedSizeBinary(_)
-    )
+    match data_type {
+        DataType::Dictionary(_, values) => is_bytes(values),
+        kind => matches!(
+            kind,
+            DataType::Binary
+                | DataType::LargeBinary
+                | DataType::BinaryView
+                | DataType::FixedSizeBinary(_)
+        ),
+    }
+}
+
+/// The most bytes of a value that names or checks something, such as a UUID or a SHA-512.
+const NAME_BYTES_MAX: i32 = 64;
+
+/// Returns whether a column is carried to the answers unasked: all are but those that hold bytes, as media
+/// do. Values of a fixed, small size are names or digests.
+#[must_use]
+pub fn is_carried_unasked(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::FixedSizeBinary(..=NAME_BYTES_MAX)) || !holds_bytes(data_type)
 }
 
 /// Returns whether a column holds bytes anywhere, which are not carried to the answers unasked.

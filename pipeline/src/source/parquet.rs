@@ -1,25 +1,35 @@
 //! Parquet files: their footers, and rows of their row groups.
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, ops::Range, path::PathBuf, sync::Arc};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
+use arrow::{
+    datatypes::{DataType, SchemaRef},
+    error::ArrowError,
+};
 use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-            RowSelectionPolicy, RowSelector,
+            ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
+            RowSelector,
         },
     },
     errors::ParquetError,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
+    file::{
+        metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader},
+        statistics::Statistics,
+    },
 };
 
 use super::{
     SourceError,
+    convert::{EXACT_MAX, conform},
     file::SourceFile,
+    footer::columns_of,
     pages::{self, RowBounds},
+    portable::portable_schema,
     reader::ReadError,
+    rows::ReadRows,
     steps::{BatchLimits, Steps},
     table::RowGroupSize,
     text_bytes,
@@ -33,6 +43,32 @@ use crate::{
 pub(super) struct ParquetFile {
     file: SourceFile,
     metadata: ArrowReaderMetadata,
+    /// Whether columns of text are given as bytes.
+    is_text_as_bytes: bool,
+}
+
+/// What a footer says of columns, beside their types.
+#[derive(Debug)]
+pub(super) struct ParquetColumns {
+    /// The columns as the file has them.
+    stored: SchemaRef,
+    /// Those of 64-bit integers that are all exact as floats, as the file's statistics say.
+    small_integers: HashSet<String>,
+}
+
+impl ParquetColumns {
+    /// Returns whether the file has just the columns of `schema`.
+    pub(super) fn are_of(&self, schema: &SchemaRef) -> bool {
+        let names_and_types = |schema: &SchemaRef| -> Vec<(String, DataType)> {
+            let fields = schema.fields().iter();
+            fields.map(|one| (one.name().clone(), one.data_type().clone())).collect()
+        };
+        names_and_types(&self.stored) == names_and_types(schema)
+    }
+
+    pub(super) fn has_small_integers(&self, column: &str) -> bool {
+        self.small_integers.contains(column)
+    }
 }
 
 impl ParquetFile {
@@ -43,11 +79,28 @@ impl ParquetFile {
     /// [`SourceError::Io`] or [`SourceError::Parquet`].
     pub(super) fn open(file: SourceFile) -> Result<Self, SourceError> {
         let metadata = load_metadata(&file)?;
-        Ok(Self { file, metadata })
+        Ok(Self { file, metadata, is_text_as_bytes: false })
     }
 
+    /// Returns the columns, of types that every output can hold.
     pub(super) fn schema(&self) -> SchemaRef {
-        Arc::clone(self.metadata.schema())
+        portable_schema(self.metadata.schema())
+    }
+
+    pub(super) fn columns(&self) -> ParquetColumns {
+        let stored = Arc::clone(self.metadata.schema());
+        let integers = stored.fields().iter().filter(|field| {
+            matches!(field.data_type(), DataType::Int64 | DataType::UInt64)
+                && self.chunks_of(field.name()).all(has_small_integers)
+        });
+        let small_integers = integers.map(|field| field.name().clone()).collect();
+        ParquetColumns { stored, small_integers }
+    }
+
+    fn chunks_of(&self, column: &str) -> impl Iterator<Item = &ColumnChunkMetaData> {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let chunks = groups.flat_map(|group| group.columns());
+        chunks.filter(move |chunk| chunk.column_path().parts() == [column])
     }
 
     pub(super) fn row_groups(&self) -> Vec<RowGroupSize> {
@@ -63,7 +116,7 @@ impl ParquetFile {
     /// Returns the same file, its columns of text as bytes.
     pub(super) fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
         let metadata = text_bytes::without_text(&self.metadata)?;
-        Ok(Self { file: self.file.clone(), metadata })
+        Ok(Self { file: self.file.clone(), metadata, is_text_as_bytes: true })
     }
 
     /// See [`super::reader::FileReader::row_bounds`].
@@ -91,7 +144,7 @@ impl ParquetFile {
     }
 
     /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
-    /// none are named), in batches of at most `batch_rows` rows.
+    /// none are named), in batches of at most `batch_rows` rows, as rows of `schema`.
     ///
     /// Every item of the iterator may fail, and after a failure no more follow. A panic inside the
     /// reader, which hostile files can cause, is such a failure.
@@ -104,8 +157,14 @@ impl ParquetFile {
         row_group: usize,
         ranges: &[Range<usize>],
         columns: Option<&[String]>,
+        schema: &SchemaRef,
         limits: BatchLimits,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, ReadError>> + use<>, ReadError> {
+    ) -> Result<impl Iterator<Item = Result<ReadRows, ReadError>> + use<>, ReadError> {
+        let schema = if self.is_text_as_bytes {
+            text_bytes::schema_of_bytes(schema)
+        } else {
+            Arc::clone(schema)
+        };
         let byte_ranges = self.chunks(row_group, columns).into_iter().map(|chunk| {
             // Of a hostile footer these may be anything; they bound what is fetched and no more.
             let column = |at: i64| u64::try_from(at).unwrap_or_default();
@@ -158,7 +217,7 @@ impl ParquetFile {
                 Ok((None, _)) => return None,
                 Ok((Some(Ok(batch)), idle)) => {
                     reader = Some(idle);
-                    Ok(batch)
+                    Ok(conform(batch, &schema))
                 }
                 Ok((Some(Err(error)), _)) => Err(refuse(shorten(&error))),
                 Err(error) => Err(refuse(error.to_string())),
@@ -170,6 +229,17 @@ impl ParquetFile {
 /// The reader's own message without the wrappers around it.
 fn shorten(error: &ArrowError) -> String {
     error.to_string().replace("Parquet argument error: ", "")
+}
+
+/// Returns whether the statistics of a chunk say that its integers are exact as floats.
+fn has_small_integers(chunk: &ColumnChunkMetaData) -> bool {
+    let Some(Statistics::Int64(values)) = chunk.statistics() else { return false };
+    let n_values = u64::try_from(chunk.num_values()).ok();
+    if n_values.is_some() && values.null_count_opt() == n_values {
+        return true;
+    }
+    let ends = values.min_opt().zip(values.max_opt());
+    ends.is_some_and(|(min, max)| min.unsigned_abs().max(max.unsigned_abs()) <= EXACT_MAX)
 }
 
 fn selection(ranges: &[Range<usize>]) -> RowSelection {
@@ -191,13 +261,15 @@ fn selection(ranges: &[Range<usize>]) -> RowSelection {
 /// A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
 fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> {
     let own_file = file.clone();
-    let load = move || ArrowReaderMetadata::load(&own_file, ArrowReaderOptions::new());
-    let loaded = guarded_within(CALL_MAX, load)
-        .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))))
-        .and_then(|loaded| match contradiction(loaded.metadata()) {
+    let load = move || {
+        let footer = ParquetMetaDataReader::new().parse_and_finish(&own_file)?;
+        match contradiction(&footer) {
             Some(problem) => Err(ParquetError::General(problem)),
-            None => Ok(loaded),
-        });
+            None => columns_of(footer),
+        }
+    };
+    let loaded = guarded_within(CALL_MAX, load)
+        .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))));
     let path = PathBuf::from(&file.object().path);
     loaded.map_err(|source| match file.failure() {
         Some(problem) => SourceError::Io { path, source: std::io::Error::other(problem) },

@@ -10,7 +10,7 @@ use arrow::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::rows::ReadRows;
+use super::{column::is_text, rows::ReadRows};
 use crate::store::key_of;
 
 /// The value of a folder that stands for null.
@@ -106,7 +106,7 @@ const FOLDER_BYTES_MAX: usize = 240;
 #[must_use]
 pub fn may_name_folders(kind: &DataType) -> bool {
     kind.is_integer()
-        || matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        || is_text(kind)
         || matches!(kind, DataType::Boolean | DataType::Date32 | DataType::Date64)
 }
 

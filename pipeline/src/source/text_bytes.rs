@@ -12,43 +12,36 @@ use arrow::{
         ListLikeArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StringViewArray,
         StructArray,
     },
+    compute::cast,
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     error::ArrowError,
 };
 use parquet::{
     arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
     errors::ParquetError,
-    file::metadata::{FileMetaData, ParquetMetaDataBuilder},
-    schema::types::{SchemaDescriptor, Type, TypePtr},
 };
+
+use super::footer::without_annotations;
 
 /// Returns the footer with its columns of text, those within lists and structs too, as columns of bytes.
 pub(super) fn without_text(
     metadata: &ArrowReaderMetadata,
 ) -> Result<ArrowReaderMetadata, ParquetError> {
     let footer = metadata.metadata();
-    let file = footer.file_metadata();
-    let root = file.schema_descr().root_schema();
     let schema = metadata.schema();
     let mut leaves = Vec::new();
     schema.fields().iter().for_each(|field| push_leaves(field.data_type(), &mut leaves));
     let mut leaves = leaves.into_iter();
-    let types = root.get_fields().iter().map(|kind| plain(kind, &mut leaves));
-    let types = types.collect::<Result<Vec<TypePtr>, ParquetError>>()?;
-    let root = Type::group_type_builder(root.name()).with_fields(types).build()?;
-    let file = FileMetaData::new(
-        file.version(),
-        file.num_rows(),
-        file.created_by().map(str::to_owned),
-        file.key_value_metadata().cloned(),
-        Arc::new(SchemaDescriptor::new(Arc::new(root))),
-        file.column_orders().cloned(),
-    );
-    let footer =
-        ParquetMetaDataBuilder::new(file).set_row_groups(footer.row_groups().to_vec()).build();
+    let footer = without_annotations(footer, |_| leaves.next() == Some(true))?;
     let fields: Vec<FieldRef> = schema.fields().iter().map(field_of_bytes).collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
     ArrowReaderMetadata::try_new(Arc::new(footer), options)
+}
+
+/// Returns the schema with bytes in the place of texts.
+pub(super) fn schema_of_bytes(schema: &Schema) -> SchemaRef {
+    let fields: Vec<FieldRef> = schema.fields().iter().map(field_of_bytes).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 /// Returns the type with bytes in the place of texts, if it has any.
@@ -61,6 +54,7 @@ fn bytes_of(kind: &DataType) -> Option<DataType> {
         DataType::Utf8 => Some(DataType::Binary),
         DataType::LargeUtf8 => Some(DataType::LargeBinary),
         DataType::Utf8View => Some(DataType::BinaryView),
+        DataType::Dictionary(_, values) => bytes_of(values),
         DataType::List(item) => field(item).map(DataType::List),
         DataType::LargeList(item) => field(item).map(DataType::LargeList),
         DataType::FixedSizeList(item, size) => {
@@ -88,6 +82,7 @@ fn field_of_bytes(field: &FieldRef) -> FieldRef {
 fn push_leaves(kind: &DataType, leaves: &mut Vec<bool>) {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => leaves.push(true),
+        DataType::Dictionary(_, values) => push_leaves(values, leaves),
         DataType::List(item)
         | DataType::LargeList(item)
         | DataType::FixedSizeList(item, _)
@@ -97,32 +92,6 @@ fn push_leaves(kind: &DataType, leaves: &mut Vec<bool>) {
         }
         _ => leaves.push(false),
     }
-}
-
-/// Returns a type of a file whose columns of text, of which `leaves` tells, do not say that they are.
-fn plain(kind: &TypePtr, leaves: &mut impl Iterator<Item = bool>) -> Result<TypePtr, ParquetError> {
-    let info = kind.get_basic_info();
-    let id = info.has_id().then(|| info.id());
-    if kind.is_primitive() {
-        if leaves.next() != Some(true) {
-            return Ok(Arc::clone(kind));
-        }
-        let mut builder = Type::primitive_type_builder(kind.name(), kind.get_physical_type());
-        if info.has_repetition() {
-            builder = builder.with_repetition(info.repetition());
-        }
-        return builder.with_id(id).build().map(Arc::new);
-    }
-    let fields = kind.get_fields().iter().map(|field| plain(field, leaves));
-    let mut builder = Type::group_type_builder(kind.name())
-        .with_fields(fields.collect::<Result<_, _>>()?)
-        .with_converted_type(info.converted_type())
-        .with_logical_type(info.logical_type_ref().cloned())
-        .with_id(id);
-    if info.has_repetition() {
-        builder = builder.with_repetition(info.repetition());
-    }
-    builder.build().map(Arc::new)
 }
 
 /// Rows whose texts were read as bytes.
@@ -221,6 +190,11 @@ fn checked(values: &ArrayRef, wanted: &Field) -> Result<Checked, ArrowError> {
             let values =
                 MapArray::try_new(entries, map.offsets().clone(), items, nulls, *is_sorted)?;
             Checked { values: Arc::new(values), bad }
+        }
+        DataType::Dictionary(_, kind) => {
+            let plain = wanted.clone().with_data_type(kind.as_ref().clone());
+            let Checked { values, bad } = checked(values, &plain)?;
+            Checked { values: cast(&values, wanted.data_type())?, bad }
         }
         _ => texts(values.as_ref(), wanted),
     })

@@ -395,9 +395,10 @@ impl Cursor<'_> {
             }
             let Some(batch) = batches.next() else { break };
             let checked = batch.map_err(|error| error.to_string()).and_then(|batch| {
-                check_texts(&batch.rows, &reader.schema()).map_err(|e| e.to_string())
+                let checked = check_texts(&batch.rows, &reader.schema());
+                checked.map(|checked| (checked, batch.damaged)).map_err(|e| e.to_string())
             });
-            let checked = match checked {
+            let (checked, damaged) = match checked {
                 Ok(checked) => checked,
                 Err(problem) => return self.fail(&problem),
             };
@@ -418,8 +419,13 @@ impl Cursor<'_> {
                         let n_rows = bad[start..].iter().take_while(|bad| bad.is_none()).count();
                         let share =
                             reservation.bytes() / (bad.len() - start) as u64 * n_rows as u64;
-                        let sound = rows.slice(start, n_rows).into();
-                        self.send_all(&sound, reservation.split(share))?;
+                        let those = damaged.iter().filter_map(|one| {
+                            let row = one.row.checked_sub(start).filter(|row| *row < n_rows)?;
+                            Some(Damaged { row, problem: one.problem.clone() })
+                        });
+                        let damaged = those.collect();
+                        let read = ReadRows { rows: rows.slice(start, n_rows), damaged };
+                        self.send_all(&read, reservation.split(share))?;
                         start += n_rows;
                     }
                 }
