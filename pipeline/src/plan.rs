@@ -21,7 +21,7 @@ use crate::{
     sidecar,
     source::{
         OpenTable, SourceError, SourceTable,
-        column::{holds_bytes, holds_media},
+        column::{holds_media, is_carried_unasked, is_text},
         conversation::holds_messages,
         list_files, partitions,
     },
@@ -220,6 +220,15 @@ impl RunPlan {
             media_bytes_max: job.limits.media_bytes.0,
         })?;
         table.set_types(&job.source.schema)?;
+        let mapped = [
+            &columns.id,
+            &columns.text,
+            &columns.messages,
+            &columns.image,
+            &columns.audio,
+            &columns.seed,
+        ];
+        table.join_alternatives(mapped.into_iter().flatten());
         let bytes_read = table.bytes_read.clone();
         let kept = query.as_ref().map(|query| query.ask(&mut table.files, &bytes_read, limit));
         let kept = kept.transpose()?;
@@ -229,14 +238,6 @@ impl RunPlan {
         check_partitions(&job, &carried)?;
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
-        let mapped = [
-            &columns.id,
-            &columns.text,
-            &columns.messages,
-            &columns.image,
-            &columns.audio,
-            &columns.seed,
-        ];
         for name in mapped.into_iter().flatten().chain(&template_columns) {
             if !read_columns.contains(name) {
                 read_columns.push(name.clone());
@@ -437,8 +438,6 @@ fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
 fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {
     let columns = &job.source.columns;
     type Fits = fn(&DataType) -> bool;
-    let is_text: Fits =
-        |kind| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     // A column without values is of no type in files that have none for it.
     let is_seed: Fits = |kind| kind.is_integer() || kind.is_null();
     const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
@@ -512,7 +511,7 @@ fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError
             .fields()
             .iter()
             .filter(|field| {
-                !holds_bytes(field.data_type()) && !field.name().starts_with(RESERVED_PREFIX)
+                is_carried_unasked(field.data_type()) && !field.name().starts_with(RESERVED_PREFIX)
             })
             .map(|field| field.name().clone())
             .collect(),

@@ -6,7 +6,10 @@ use std::{
 };
 
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array},
+    array::{
+        AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array,
+        new_null_array,
+    },
     compute::{concat, concat_batches, filter_record_batch, sort_to_indices, take_record_batch},
     datatypes::{SchemaRef, UInt64Type},
     error::ArrowError,
@@ -16,7 +19,9 @@ use legenda_schemas::{
     table::{CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, ROW_COLUMN},
 };
 
-use crate::{ledger::OutputFiles, stage::answer::no_flags, store::ReadError};
+use crate::{
+    ledger::OutputFiles, source::convert::convert, stage::answer::no_flags, store::ReadError,
+};
 
 /// Which rejects are tried again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,18 +168,19 @@ impl Rejects {
     }
 }
 
-/// Returns rows of a file as rows of `schema`. Parts of versions before the column of flags get an empty
-/// one.
+/// Returns rows of a file as rows of `schema`: columns may have been unified with others since, and parts
+/// of versions before the column of flags get an empty one.
 fn as_of(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if rows.num_columns() == schema.fields().len() {
-        return RecordBatch::try_new(Arc::clone(schema), rows.columns().to_vec());
-    }
-    let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
-        Some(column) => Ok(Arc::clone(column)),
-        None if field.name() == FLAGS_COLUMN => Ok(no_flags(rows.num_rows())),
-        None => Err(ArrowError::SchemaError(format!("it has no `{}`", field.name()))),
+    let columns = schema.fields().iter().map(|field| {
+        match rows.schema_ref().column_with_name(field.name()) {
+            Some((at, own)) => convert(rows.column(at), own, field.data_type()),
+            None if field.name() == FLAGS_COLUMN => Ok(no_flags(rows.num_rows())),
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        }
     });
-    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 /// Reads the rows of a file, if it has any.

@@ -13,7 +13,9 @@ use legenda_schemas::{job::SourceFormat, span::SourceObject};
 use parquet::{errors::ParquetError, file::reader::ChunkReader};
 
 use super::{
-    SourceError, batch,
+    SourceError,
+    arrow_ipc::ArrowFile,
+    batch,
     compressed::unpacked,
     csv::{self, Csv},
     file::{BytesRead, SourceFile},
@@ -22,7 +24,7 @@ use super::{
     media::MediaFiles,
     names::{is_json, plain_extension},
     pages::{RefusedRows, RowBounds},
-    parquet::ParquetFile,
+    parquet::{ParquetColumns, ParquetFile},
     reader::ReadError,
     records::{Block, RawRecord, Seen, Separation, lay_out},
     rows::ReadRows,
@@ -36,7 +38,9 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
     /// Its footer tells; it is read again when the file is.
-    Parquet,
+    Parquet(Arc<ParquetColumns>),
+    /// In batches of Arrow.
+    Arrow(ArrowFile),
     /// In blocks of text.
     Records(Arc<Records>),
     /// In members.
@@ -108,7 +112,16 @@ impl Contents {
                     });
                     other.filter(|other| !other.is_parquet()).map_or(error, foreign_error)
                 })?;
-                (Self::Parquet, parquet.schema(), parquet.row_groups())
+                let columns = Arc::new(parquet.columns());
+                (Self::Parquet(columns), parquet.schema(), parquet.row_groups())
+            }
+            SourceFormat::Arrow => {
+                let arrow = ArrowFile::index(&file).map_err(|problem| match file.failure() {
+                    Some(failure) => io_error(std::io::Error::other(failure)),
+                    None => refuse("Arrow IPC", problem),
+                })?;
+                let (schema, row_groups) = (arrow.schema(), arrow.row_groups());
+                (Self::Arrow(arrow), schema, row_groups)
             }
             SourceFormat::Csv => {
                 let (file, head) = text_of(file)?;
@@ -197,7 +210,7 @@ impl Contents {
     /// Returns whether types follow from the rows of a file, so that those of another may differ.
     pub(super) fn has_guessed_types(&self) -> bool {
         match self {
-            Self::Parquet | Self::Media(_) => false,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Media(_) => false,
             Self::Shard(_) => true,
             Self::Records(_) => self.columns().is_some(),
         }
@@ -210,6 +223,31 @@ impl Contents {
                 Some(&records.columns)
             }
             _ => None,
+        }
+    }
+
+    pub(super) fn is_shard(&self) -> bool {
+        matches!(self, Self::Shard(_))
+    }
+
+    /// Returns whether the file says which types its columns have, whatever these are.
+    pub(super) fn declares_types(&self) -> bool {
+        matches!(self, Self::Parquet(_) | Self::Arrow(_))
+    }
+
+    /// Returns whether every integer of a column of 64 bits is known to be exact as a float.
+    pub(super) fn has_small_integers(&self, column: &str) -> bool {
+        match self {
+            Self::Parquet(columns) => columns.has_small_integers(column),
+            _ => false,
+        }
+    }
+
+    /// Returns whether it is a Parquet file with just the columns of `schema`.
+    pub(super) fn is_parquet_of(&self, schema: &SchemaRef) -> bool {
+        match self {
+            Self::Parquet(columns) => columns.are_of(schema),
+            _ => false,
         }
     }
 
@@ -239,7 +277,8 @@ impl Contents {
         let file = SourceFile::open(&object.path, bytes_read).map_err(io_error)?;
         let object = file.object().clone();
         let opened = match self {
-            Self::Parquet => Opened::Parquet(ParquetFile::open(file)?),
+            Self::Parquet(_) => Opened::Parquet(ParquetFile::open(file)?),
+            Self::Arrow(arrow) => Opened::Arrow(file, arrow.clone()),
             Self::Records(records) => {
                 Opened::Records(unpacked(file).map_err(io_error)?, Arc::clone(records))
             }
@@ -255,6 +294,7 @@ impl Contents {
 /// A file that is open.
 pub(super) enum Opened {
     Parquet(ParquetFile),
+    Arrow(SourceFile, ArrowFile),
     Records(SourceFile, Arc<Records>),
     Shard(SourceFile, Arc<Shard>),
     Media(Arc<MediaFiles>, BytesRead),
@@ -287,6 +327,7 @@ impl Opened {
     ) -> RowBounds {
         let sizes: Vec<u64> = match self {
             Self::Parquet(file) => return file.row_bounds(row_group, columns, bytes_max),
+            Self::Arrow(file, arrow) => return arrow.row_bounds(file, row_group, bytes_max),
             // A block is read whole, and is what it may be.
             Self::Records(_, records) => {
                 let range = records.blocks.get(row_group).map_or(0..0, Block::range);
@@ -326,8 +367,10 @@ impl Opened {
         };
         Ok(match self {
             Self::Parquet(file) => {
-                let batches = file.read(row_group, ranges, columns, limits)?;
-                Box::new(batches.map(|batch| batch.map(ReadRows::from)))
+                Box::new(file.read(row_group, ranges, columns, &schema, limits)?)
+            }
+            Self::Arrow(file, arrow) => {
+                Box::new(arrow.read(file, row_group, ranges, schema, limits)?)
             }
             Self::Records(file, records) => {
                 let Some(block) = records.blocks.get(row_group) else {

@@ -1,5 +1,6 @@
 //! What a run reads: which files, their schema, their spans, their rows.
 
+mod arrow_ipc;
 pub(crate) mod batch;
 pub mod cell;
 pub mod column;
@@ -7,10 +8,12 @@ mod compressed;
 pub mod computed;
 mod contents;
 pub mod conversation;
+pub(crate) mod convert;
 mod csv;
 pub mod file;
 mod foreign;
 mod json;
+mod footer;
 mod json_lines;
 pub mod listing;
 mod media;
@@ -19,18 +22,22 @@ mod numbers;
 pub mod pages;
 mod parquet;
 pub mod partitions;
+mod portable;
 pub mod reader;
 mod records;
 pub mod rows;
 mod shape;
 pub mod skipped;
 mod steps;
+mod stored;
 pub mod table;
 mod tar;
 pub mod text_bytes;
 mod typed;
 mod unify;
+mod unify_declared;
 mod walk;
+mod widen;
 mod windows;
 
 #[cfg(test)]

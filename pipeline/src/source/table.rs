@@ -25,7 +25,9 @@ use super::{
     partitions::Partitions,
     reader::FileReader,
     skipped::{SkipReason, Skipped},
+    tar::with_alternatives,
     unify::unify,
+    unify_declared::{adopt_declared, unify_declared},
     walk::has_no_bytes,
 };
 use crate::store::is_url;
@@ -68,6 +70,8 @@ pub struct SourceTable {
     /// The files that are done, by their paths.
     unopened: HashMap<String, Unopened>,
     media_bytes_max: u64,
+    /// Columns of shards that have several extensions.
+    alternatives: Vec<String>,
 }
 
 /// A file that need not be read.
@@ -148,6 +152,17 @@ impl TableFile {
         self.schema = self.partitions.add_to(schema);
     }
 
+    fn join_alternatives(&mut self, names: &[String]) {
+        if !self.contents.is_shard() {
+            return;
+        }
+        for name in names {
+            if let Some(schema) = with_alternatives(&self.own_schema(), name) {
+                self.set_own_schema(&schema);
+            }
+        }
+    }
+
     /// Adds columns that a query computed of its rows.
     pub fn add_computed(&mut self, computed: Computed) {
         self.schema = computed.add_to(&self.schema);
@@ -157,7 +172,7 @@ impl TableFile {
     /// Returns whether Polars can read the file as it lies there.
     #[must_use]
     pub fn is_local_parquet(&self) -> bool {
-        matches!(self.contents, Contents::Parquet)
+        self.contents.is_parquet_of(&self.own_schema())
             && self.partitions.is_empty()
             && !is_url(&self.object.path)
     }
@@ -308,6 +323,7 @@ impl SourceTable {
             by_path: HashMap::new(),
             unopened: HashMap::new(),
             media_bytes_max,
+            alternatives: Vec::new(),
         };
         for one in looked {
             match one {
@@ -342,6 +358,7 @@ impl SourceTable {
         }
         this.skipped = skipped;
         unify(&mut this.files);
+        unify_declared(&mut this.files);
         let by_path = this.files.iter().enumerate();
         this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
         Ok(this)
@@ -376,6 +393,15 @@ impl SourceTable {
         Ok(())
     }
 
+    /// Joins columns of WebDataset shards: a name such as `jpg;png` is a column that has of each row the
+    /// member of the first of these extensions that there is.
+    pub fn join_alternatives<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        self.alternatives = names.cloned().collect();
+        for file in &mut self.files {
+            file.join_alternatives(&self.alternatives);
+        }
+    }
+
     /// Returns the table without the spans that need not be read.
     #[must_use]
     pub fn with_nothing_done(self) -> Self {
@@ -408,6 +434,8 @@ impl SourceTable {
         {
             file.set_own_schema(&other.own_schema());
         }
+        adopt_declared(&mut file, &self.files);
+        file.join_alternatives(&self.alternatives);
         Ok(file)
     }
 

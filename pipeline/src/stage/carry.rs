@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, UInt64Array, new_null_array},
+    array::{Array, ArrayRef, RecordBatch, UInt64Array, new_null_array},
     compute::{interleave, take_record_batch},
     datatypes::{FieldRef, Schema, SchemaRef},
     error::ArrowError,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     budget::Budget,
     plan::RunPlan,
-    source::{SourceFailed, reader::FileReader},
+    source::{SourceFailed, convert::convert, reader::FileReader},
 };
 
 impl Carried {
@@ -110,9 +110,10 @@ impl<'a> Carrying<'a> {
             let null = new_null_array(field.data_type(), 1);
             let mut columns = Vec::with_capacity(pieces.len() + 1);
             for piece in pieces {
-                columns.push(piece.column(piece.schema().index_of(field.name())?).as_ref());
+                columns.push(carried(piece, field)?);
             }
-            columns.push(null.as_ref());
+            columns.push(null);
+            let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
             interleave(&columns, &places)
         };
         self.plan.carried.iter().map(join).collect()
@@ -166,12 +167,22 @@ impl<'a> Carrying<'a> {
             next += usize::from(is_there);
         }
         let join = |field: &FieldRef| {
-            let column = read.rows.column(read.rows.schema().index_of(field.name())?);
+            let column = carried(&read.rows, field)?;
             interleave(&[column.as_ref(), new_null_array(field.data_type(), 1).as_ref()], &places)
         };
         let columns = fields.iter().map(join).collect::<Result<_, ArrowError>>()?;
         Ok((columns, places.len()))
     }
+}
+
+/// Returns a column as of the type that it is carried as: a file that was done when the others were
+/// planned may have another.
+fn carried(rows: &RecordBatch, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
+    let (at, own) = rows
+        .schema_ref()
+        .column_with_name(field.name())
+        .ok_or_else(|| ArrowError::SchemaError(format!("no column `{}`", field.name())))?;
+    convert(rows.column(at), own, field.data_type())
 }
 
 fn nulls(fields: &[FieldRef], n_rows: usize) -> Vec<ArrayRef> {

@@ -1,0 +1,110 @@
+//! Files that declare their types, made alike: no value is changed.
+
+use std::{collections::HashSet, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::{table::TableFile, widen::wider};
+
+/// A column of several files.
+struct Column {
+    field: Field,
+    /// Whether the types have none in common, so that each file keeps its own.
+    differs: bool,
+    n_files: usize,
+}
+
+/// Gives the files that declare their types the columns of all of them: what one file lacks is null
+/// there, and where types differ it is the one that holds the values of both. Types that have none in
+/// common stay as they are, and only a job that needs them alike is refused.
+pub(super) fn unify_declared(files: &mut [TableFile]) {
+    let mut declared: Vec<&mut TableFile> =
+        files.iter_mut().filter(|file| file.contents.declares_types()).collect();
+    if declared.len() < 2 {
+        return;
+    }
+    let schemas: Vec<SchemaRef> = declared.iter().map(|file| file.own_schema()).collect();
+    let columns = common_columns(&declared, &schemas);
+    for (file, own) in declared.iter_mut().zip(&schemas) {
+        let fields = columns.iter().filter(|column| !file.partitions.names(column.field.name()));
+        let fields = fields.map(|column| {
+            let own = own.field_with_name(column.field.name());
+            own.ok().filter(|_| column.differs).unwrap_or(&column.field).clone()
+        });
+        let fields: Vec<Field> = fields.collect();
+        file.set_own_schema(&Arc::new(Schema::new_with_metadata(fields, own.metadata().clone())));
+    }
+}
+
+fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef]) -> Vec<Column> {
+    // Columns of 64-bit integers of which a file has some that a float would round.
+    let mut rounded: HashSet<&str> = HashSet::new();
+    for (file, own) in files.iter().zip(schemas) {
+        let large = own.fields().iter().filter(|field| {
+            matches!(field.data_type(), DataType::Int64 | DataType::UInt64)
+                && !file.contents.has_small_integers(field.name())
+        });
+        rounded.extend(large.map(|field| field.name().as_str()));
+    }
+    let mut columns: Vec<Column> = Vec::new();
+    for field in schemas.iter().flat_map(|own| own.fields()) {
+        match columns.iter_mut().find(|column| column.field.name() == field.name()) {
+            Some(column) => column.add(field, !rounded.contains(field.name().as_str())),
+            None => {
+                columns.push(Column { field: field.as_ref().clone(), differs: false, n_files: 1 });
+            }
+        }
+    }
+    for column in &mut columns {
+        if column.n_files < files.len() {
+            column.field.set_nullable(true);
+        }
+    }
+    columns
+}
+
+impl Column {
+    fn add(&mut self, field: &Field, ints_fit_floats: bool) {
+        self.n_files += 1;
+        let is_nullable = self.field.is_nullable() || field.is_nullable();
+        self.field.set_nullable(is_nullable);
+        if self.differs || self.field.data_type() == field.data_type() {
+            return;
+        }
+        match wider(self.field.data_type(), field.data_type(), ints_fit_floats) {
+            // A value that does not fit after all costs its row.
+            Some(wider) => {
+                let both = Field::new(self.field.name(), wider, true);
+                let is_same = self.field.metadata() == field.metadata();
+                let metadata = is_same.then(|| field.metadata().clone()).unwrap_or_default();
+                self.field = both.with_metadata(metadata);
+            }
+            None => self.differs = true,
+        }
+    }
+}
+
+/// Gives a file that is opened late the columns that `others` have, as far as their types hold its
+/// values.
+pub(super) fn adopt_declared(file: &mut TableFile, others: &[TableFile]) {
+    if !file.contents.declares_types() {
+        return;
+    }
+    let Some(other) = others.iter().find(|other| other.contents.declares_types()) else { return };
+    let (own, known) = (file.own_schema(), other.own_schema());
+    let columns = known.fields().iter().filter(|field| !file.partitions.names(field.name()));
+    let columns = columns.map(|field| match own.field_with_name(field.name()) {
+        Ok(own) => {
+            let ints_fit_floats = file.contents.has_small_integers(field.name());
+            let wider = wider(field.data_type(), own.data_type(), ints_fit_floats);
+            if wider.as_ref() == Some(field.data_type()) {
+                field.as_ref().clone().with_nullable(field.is_nullable() || own.is_nullable())
+            } else {
+                own.clone()
+            }
+        }
+        Err(_) => field.as_ref().clone().with_nullable(true),
+    });
+    let columns: Vec<Field> = columns.collect();
+    file.set_own_schema(&Arc::new(Schema::new_with_metadata(columns, own.metadata().clone())));
+}
