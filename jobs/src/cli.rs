@@ -112,7 +112,7 @@ pub(crate) struct InspectArgs {
     /// Look at N rows, spread over the table.
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) rows: NonZeroUsize,
-    /// What the files are: parquet, tar, jsonl, csv, media or openai_batch; default: what their
+    /// What the files are: parquet, arrow, tar, jsonl, csv, media or openai_batch; default: what their
     /// extensions say.
     #[arg(long, value_name = "FORMAT", value_parser = crate::command::inspect::format)]
     pub(crate) format: Option<SourceFormat>,

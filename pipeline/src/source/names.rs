@@ -7,8 +7,9 @@ use crate::store::BESIDE;
 
 /// The extensions of each kind of table, lower case. Of a folder with files of several the first of these
 /// is read: images often lie beside tables that describe them.
-pub(super) const TABLES: [(SourceFormat, &[&str]); 4] = [
+pub(super) const TABLES: [(SourceFormat, &[&str]); 5] = [
     (SourceFormat::Parquet, &["parquet", "pq"]),
+    (SourceFormat::Arrow, &["arrow", "arrows", "feather", "ipc"]),
     (SourceFormat::Tar, &["tar", "tgz"]),
     (SourceFormat::Jsonl, &["jsonl", "ndjson", "json"]),
     (SourceFormat::Csv, &["csv", "tsv"]),

@@ -141,6 +141,9 @@ pub(super) fn format_of_contents(path: &str) -> Option<SourceFormat> {
     if bytes.starts_with(b"PAR1") {
         return Some(SourceFormat::Parquet);
     }
+    if bytes.starts_with(b"ARROW1") {
+        return Some(SourceFormat::Arrow);
+    }
     if bytes.get(257..262) == Some(b"ustar") {
         return Some(SourceFormat::Tar);
     }

@@ -21,7 +21,7 @@ pub struct Source {
     #[schemars(with = "OneOrSeveral")]
     pub paths: Vec<String>,
     /// What the files are; default: what their extensions say, and of a directory or pattern with
-    /// several the first of Parquet, tar, JSON Lines, CSV and media that it holds.
+    /// several the first of Parquet, Arrow, tar, JSON Lines, CSV and media that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SourceFormat>,
     /// Types of columns of CSV and JSON Lines, such as `{ id = "int64", sku = "string" }`; default: the
@@ -48,7 +48,8 @@ pub struct Source {
     #[serde(default)]
     pub columns: Columns,
     /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
-    /// may lead to, beside the folder of the table's own file.
+    /// may lead to, beside the folder of the table's own file. A relative path that is not there is looked
+    /// for in them, so that rejects, which lie elsewhere, can be a source.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
     #[schemars(with = "OneOrSeveral")]
     pub media_dirs: Vec<String>,
@@ -83,7 +84,10 @@ impl OnBadFile {
 pub enum SourceFormat {
     /// Parquet.
     Parquet,
-    /// WebDataset shards: tar files, which may be compressed by gzip or zstd, whose members of one stem are a row, with a column for each
+    /// Arrow IPC: files (also called Feather) and streams.
+    Arrow,
+    /// WebDataset shards: tar files, which may be compressed by gzip or zstd, whose members of one stem
+    /// are a row, with a column for each
     /// extension and `__key__`.
     Tar,
     /// JSON Lines, an object per line, or a list of objects; may be compressed by gzip or zstd.
@@ -113,10 +117,11 @@ pub struct Columns {
     /// that of the task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
-    /// The image or images: bytes, `{bytes, path}`, a path, or a list of those.
+    /// The image or images: bytes, `{bytes, path}`, a path or URL, a `data:` URI, base64, or a list of
+    /// those. Of WebDataset shards several extensions may be named: `jpg;jpeg;png;webp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The sound: bytes, `{bytes, path}`, or a path.
+    /// The audio: as `image`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
     /// The seed of the row's draws, in place of `generation.seed`: a whole number, or null for none.
