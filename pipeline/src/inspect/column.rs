@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::Field;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -10,7 +10,7 @@ use super::medium::Medium;
 use crate::{
     media::MediaKind,
     source::{
-        column::{holds_bytes, holds_media},
+        column::{holds_bytes, holds_media, is_text},
         conversation::holds_messages,
     },
     store::is_url,
@@ -186,7 +186,7 @@ impl Look {
     }
 
     pub(super) fn is_text(&self) -> bool {
-        matches!(self.field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        is_text(self.field.data_type())
     }
 
     /// Returns whether cells are to be looked at as media; decided anew for each batch.

@@ -13,6 +13,7 @@ use crate::{
     media::{
         MediaError, MediaKind,
         audio::decode_audio,
+        encoded::Encoded,
         image::PendingImage,
         locate::{LocateError, MediaPlaces},
     },
@@ -57,6 +58,10 @@ impl Decoding<'_> {
         let bytes_max = self.limits.media_bytes.0;
         let bytes = match cell {
             MediaCell::Bytes(bytes) => Cow::Borrowed(bytes),
+            MediaCell::Encoded(encoded) => match self.decode(encoded) {
+                Ok(decoded) => Cow::Owned(decoded),
+                Err(error) => return Medium::not_decoded(encoded, &error),
+            },
             MediaCell::Path(path) => match self.places.read(path, file, bytes_max, self.runtime) {
                 Ok(read) => Cow::Owned(read),
                 Err(error) => return Medium::not_read(path, &error),
@@ -88,6 +93,15 @@ impl Decoding<'_> {
             Err(error) => medium.problem = Some((error.code(), error.to_string())),
         }
         medium
+    }
+
+    /// Decodes the text of a cell, which is no larger than media may be.
+    fn decode(&self, encoded: Encoded<'_>) -> Result<Vec<u8>, MediaError> {
+        let (bytes, bytes_max) = (encoded.size_bytes(), self.limits.media_bytes.0);
+        if bytes > bytes_max {
+            return Err(MediaError::TooManyBytes { kind: "media", bytes, bytes_max });
+        }
+        encoded.decode().map_err(|error| MediaError::undecoded("media", &error))
     }
 
     /// Decodes a picture; `size` is told by its header even where the rest is damaged.
@@ -168,6 +182,17 @@ impl Decoding<'_> {
 }
 
 impl Medium {
+    fn not_decoded(encoded: Encoded<'_>, error: &MediaError) -> Self {
+        Self {
+            kind: None,
+            digest: None,
+            bytes: encoded.size_bytes(),
+            size: None,
+            seconds: None,
+            problem: Some((error.code(), error.to_string())),
+        }
+    }
+
     fn not_read(path: &str, error: &LocateError) -> Self {
         // A URL that may not be asked is taken for what its name says.
         let is_refused = matches!(error, LocateError::Url { .. });

@@ -249,7 +249,7 @@ impl<'a> Reading<'a> {
             if look.may_hold_media() {
                 let cells = rows.iter().flat_map(|&row| media_cells(column.as_ref(), row));
                 let may_lead = |cell: &MediaCell<'_>| match cell {
-                    MediaCell::Bytes(_) => true,
+                    MediaCell::Bytes(_) | MediaCell::Encoded(_) => true,
                     MediaCell::Path(path) => Look::may_be_path(path),
                 };
                 media.extend(cells.filter(may_lead).map(|cell| (idx, cell)));
@@ -263,7 +263,7 @@ impl<'a> Reading<'a> {
             for ((idx, cell), medium) in wanted.iter().zip(self.decode(&wanted, file)) {
                 let path = match cell {
                     MediaCell::Path(path) => Some(*path),
-                    MediaCell::Bytes(_) => None,
+                    MediaCell::Bytes(_) | MediaCell::Encoded(_) => None,
                 };
                 looks[*idx].add_medium(medium, path);
             }

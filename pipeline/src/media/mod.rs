@@ -2,6 +2,7 @@
 
 pub mod audio;
 pub mod damaged;
+pub mod encoded;
 pub mod image;
 mod jpeg;
 pub mod locate;
@@ -9,6 +10,7 @@ pub mod web;
 
 use legenda_schemas::{flag::Flags, job::SourceFormat};
 
+use self::encoded::EncodedError;
 use crate::{
     guard::GuardError,
     source::names::{format_of, is_image},
@@ -171,6 +173,11 @@ impl MediaError {
     pub(crate) fn unknown(kind: &'static str, bytes: &[u8]) -> Self {
         let known = "the formats of pictures and sounds";
         Self::UnknownFormat { kind, bytes: bytes.len(), start: shown_start(bytes), known }
+    }
+
+    /// Says of a text that it is not what it begins like.
+    pub(crate) fn undecoded(kind: &'static str, error: &EncodedError) -> Self {
+        Self::Damaged { kind, format: "text".to_owned(), problem: error.to_string() }
     }
 
     /// Returns the reject code: few, stable, never built from data.

@@ -2,26 +2,51 @@
 
 use arrow::{
     array::{Array, AsArray, ListLikeArray, RecordBatch},
-    datatypes::{DataType, Float32Type, Float64Type, Int64Type, UInt64Type},
+    datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, UInt64Type},
     util::display::{ArrayFormatter, FormatOptions},
 };
 use serde_json::Value;
 
-use super::shape::{PLAIN, WHOLE_NUMBERS};
+use super::{
+    convert::convert,
+    shape::{PLAIN, WHOLE_NUMBERS},
+};
+use crate::media::encoded::Encoded;
 
 /// One image or sound of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaCell<'a> {
     /// Its encoded bytes.
     Bytes(&'a [u8]),
+    /// Its encoded bytes, as text.
+    Encoded(Encoded<'a>),
     /// Where it lies.
     Path(&'a str),
+}
+
+impl<'a> MediaCell<'a> {
+    /// Tells what a text stands for. One without a character is a medium without a byte.
+    fn of_text(text: &'a str) -> Self {
+        match Encoded::of(text) {
+            _ if text.is_empty() => Self::Bytes(&[]),
+            Some(encoded) => Self::Encoded(encoded),
+            None => Self::Path(text),
+        }
+    }
+
+    /// Tells what the text in the place of bytes stands for, which is no path.
+    fn of_bytes(text: &'a str) -> Self {
+        match Self::of_text(text) {
+            Self::Path(text) => Self::Encoded(Encoded::Base64(text)),
+            cell => cell,
+        }
+    }
 }
 
 /// Returns the media of row `row`: none for null, several for a list.
 ///
 /// The column must satisfy [`super::column::holds_media`]; of the struct `{bytes, path}` the bytes
-/// are taken where they are not null.
+/// are taken where they are not null. Text is a `data:` URI, base64, a path or a URL.
 #[must_use]
 pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
     if column.is_null(row) {
@@ -33,26 +58,35 @@ pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
         DataType::FixedSizeList(..) => list_cells(column.as_fixed_size_list(), row),
         DataType::Struct(_) => {
             let fields = column.as_struct();
-            ["bytes", "path"]
-                .iter()
-                .filter_map(|name| fields.column_by_name(name))
-                .find_map(|field| media_cells(field.as_ref(), row).first().copied())
-                .into_iter()
-                .collect()
+            let bytes = fields.column_by_name("bytes").and_then(|bytes| {
+                let text = text_cell(bytes.as_ref(), row).map(MediaCell::of_bytes);
+                text.or_else(|| media_cells(bytes.as_ref(), row).first().copied())
+            });
+            let path =
+                || media_cells(fields.column_by_name("path")?.as_ref(), row).first().copied();
+            bytes.or_else(path).into_iter().collect()
         }
+        DataType::Dictionary(..) => dictionary_entry(column, row)
+            .map_or_else(Vec::new, |(values, entry)| media_cells(values, entry)),
         DataType::Binary => vec![MediaCell::Bytes(column.as_binary::<i32>().value(row))],
         DataType::LargeBinary => vec![MediaCell::Bytes(column.as_binary::<i64>().value(row))],
         DataType::BinaryView => vec![MediaCell::Bytes(column.as_binary_view().value(row))],
         DataType::FixedSizeBinary(_) => {
             vec![MediaCell::Bytes(column.as_fixed_size_binary().value(row))]
         }
-        _ => text_cell(column, row).map(MediaCell::Path).into_iter().collect(),
+        _ => text_cell(column, row).map(MediaCell::of_text).into_iter().collect(),
     }
 }
 
 fn list_cells(list: &impl ListLikeArray, row: usize) -> Vec<MediaCell<'_>> {
     let values = list.values().as_ref();
     list.element_range(row).flat_map(|item| media_cells(values, item)).collect()
+}
+
+/// Returns the values of a dictionary, and which of them a row has. Columns of a table have keys of 32 bits.
+fn dictionary_entry(column: &dyn Array, row: usize) -> Option<(&dyn Array, usize)> {
+    let dictionary = column.as_dictionary_opt::<Int32Type>()?;
+    Some((dictionary.values().as_ref(), dictionary.key(row)?))
 }
 
 /// Returns the text of a row of a text column; none for null or another type.
@@ -65,6 +99,10 @@ pub fn text_cell(column: &dyn Array, row: usize) -> Option<&str> {
         DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
         DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
         DataType::Utf8View => Some(column.as_string_view().value(row)),
+        DataType::Dictionary(..) => {
+            let (values, entry) = dictionary_entry(column, row)?;
+            text_cell(values, entry)
+        }
         _ => None,
     }
 }
@@ -106,6 +144,15 @@ pub fn template_value(column: &dyn Array, row: usize) -> Value {
         DataType::Float32 => Value::from(column.as_primitive::<Float32Type>().value(row)),
         DataType::Float64 => Value::from(column.as_primitive::<Float64Type>().value(row)),
         DataType::UInt64 => Value::from(column.as_primitive::<UInt64Type>().value(row)),
+        DataType::Float16 => {
+            as_type(DataType::Float32).map_or(Value::Null, |cast| template_value(cast.as_ref(), 0))
+        }
+        // Names of time zones are not known here, so an instant is shown in UTC.
+        DataType::Timestamp(_, Some(_)) => {
+            let field = Field::new_list_field(column.data_type().clone(), true);
+            convert(&column.slice(row, 1), &field, &DataType::Utf8)
+                .map_or(Value::Null, |text| template_value(text.as_ref(), 0))
+        }
         data_type if data_type.is_integer() => as_type(DataType::Int64)
             .map_or(Value::Null, |cast| Value::from(cast.as_primitive::<Int64Type>().value(0))),
         DataType::Dictionary(_, values) => as_type(values.as_ref().clone())
@@ -135,15 +182,15 @@ mod tests {
 
     use arrow::{
         array::{
-            ArrayRef, BinaryArray, BinaryViewArray, Date32Array, Int32Array, LargeBinaryArray,
-            ListArray, StringArray, StructArray,
+            ArrayRef, BinaryArray, BinaryViewArray, Date32Array, DictionaryArray, Int32Array,
+            LargeBinaryArray, ListArray, StringArray, StructArray, TimestampSecondArray,
         },
         buffer::OffsetBuffer,
-        datatypes::{DataType, Field},
+        datatypes::{DataType, Field, Int32Type},
     };
     use serde_json::json;
 
-    use super::{MediaCell, media_cells, template_value};
+    use super::{Encoded, MediaCell, media_cells, template_value};
 
     #[test]
     fn media_come_as_bytes_paths_structs_and_lists() {
@@ -167,6 +214,21 @@ mod tests {
         assert_eq!(media_cells(&both, 0), [bytes]);
         assert_eq!(media_cells(&both, 1), [MediaCell::Path("q")]);
 
+        assert_eq!(media_cells(&StringArray::from(vec![""]), 0), [MediaCell::Bytes(b"")]);
+        let uri = MediaCell::Encoded(Encoded::DataUri("data:,a"));
+        let dictionary: DictionaryArray<Int32Type> =
+            vec![Some("p"), None, Some("data:,a")].into_iter().collect();
+        assert_eq!(media_cells(&dictionary, 0), [MediaCell::Path("p")]);
+        assert_eq!(media_cells(&dictionary, 1), []);
+        assert_eq!(media_cells(&dictionary, 2), [uri]);
+        // Text in the place of bytes is never a path.
+        let written: ArrayRef = Arc::new(StructArray::from(vec![(
+            Arc::new(Field::new("bytes", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec![Some("YWI="), None])) as ArrayRef,
+        )]));
+        assert_eq!(media_cells(&written, 0), [MediaCell::Encoded(Encoded::Base64("YWI="))]);
+        assert_eq!(media_cells(&written, 1), []);
+
         let item = Arc::new(Field::new("item", both.data_type().clone(), true));
         let list = ListArray::new(item, OffsetBuffer::new(vec![0, 0, 2].into()), both, None);
         assert_eq!(media_cells(&list, 0), []);
@@ -178,5 +240,9 @@ mod tests {
         assert_eq!(template_value(&Int32Array::from(vec![7]), 0), json!(7));
         assert_eq!(template_value(&StringArray::from(vec![Some("a"), None]), 1), json!(""));
         assert_eq!(template_value(&Date32Array::from(vec![0]), 0), json!("1970-01-01"));
+        let words: DictionaryArray<Int32Type> = vec!["a", "b"].into_iter().collect();
+        assert_eq!(template_value(&words, 1), json!("b"));
+        let instant = TimestampSecondArray::from(vec![0]).with_timezone("Europe/Berlin");
+        assert_eq!(template_value(&instant, 0), json!("1970-01-01T00:00:00Z"));
     }
 }

@@ -12,7 +12,10 @@ use legenda_schemas::job::Limits;
 use crate::{
     budget::{Budget, Reservation},
     guard::{CALL_MAX, GuardError, guarded_within},
-    media::{Decoded, MediaError, audio::decode_audio, damaged::decode_image, image::PendingImage},
+    media::{
+        Decoded, MediaError, audio::decode_audio, damaged::decode_image, encoded::Encoded,
+        image::PendingImage,
+    },
     source::cell::MediaCell,
 };
 
@@ -68,6 +71,10 @@ pub(super) fn first_bytes(
     for cell in images {
         let need = match cell {
             MediaCell::Path(_) => ImageNeed { kept: 0, peak: FILE_BYTES },
+            MediaCell::Encoded(encoded) => {
+                let peak = FILE_BYTES.saturating_add(decode_bytes(*encoded));
+                ImageNeed { kept: 0, peak }
+            }
             MediaCell::Bytes(bytes) => {
                 let pending = PendingImage::open(bytes, limits.image_pixels)?;
                 ImageNeed::of(processor, &pending).with(bytes.len())
@@ -79,14 +86,24 @@ pub(super) fn first_bytes(
     for cell in audios {
         let need = match cell {
             MediaCell::Path(_) => FILE_BYTES,
-            MediaCell::Bytes(bytes) => {
-                let of_model = processor.audio_bytes(0, 1);
-                (bytes.len() as u64).saturating_mul(AUDIO_EXPANSION).saturating_add(of_model)
+            MediaCell::Encoded(encoded) => {
+                audio_need(processor, encoded.size_bytes()).saturating_add(decode_bytes(*encoded))
             }
+            MediaCell::Bytes(bytes) => audio_need(processor, bytes.len() as u64),
         };
         kept = kept.saturating_add(need);
     }
     Ok(kept.max(peak))
+}
+
+/// Returns what decoding a text takes: its bytes, and copies of it without white space and escapes.
+pub(super) fn decode_bytes(encoded: Encoded<'_>) -> u64 {
+    encoded.size_bytes().saturating_add((encoded.text().len() as u64).saturating_mul(2))
+}
+
+/// Returns what a sound of so many encoded bytes is first given.
+fn audio_need(processor: &Processor, bytes: u64) -> u64 {
+    bytes.saturating_mul(AUDIO_EXPANSION).saturating_add(processor.audio_bytes(0, 1))
 }
 
 /// What a picture takes.

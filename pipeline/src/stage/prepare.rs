@@ -276,6 +276,9 @@ impl Preparer {
             let bytes_max = job.limits.media_bytes.0;
             let too_large = found.iter().find_map(|cell| match cell {
                 MediaCell::Bytes(bytes) => Some(bytes.len() as u64).filter(|n| *n > bytes_max),
+                MediaCell::Encoded(encoded) => {
+                    Some(encoded.size_bytes()).filter(|n| *n > bytes_max)
+                }
                 MediaCell::Path(_) => None,
             });
             if let Some(bytes) = too_large {
@@ -429,6 +432,18 @@ impl Preparer {
         for cell in cells {
             media.push(match *cell {
                 MediaCell::Bytes(bytes) => Cow::Borrowed(bytes),
+                MediaCell::Encoded(encoded) => {
+                    let need = decode::decode_bytes(encoded);
+                    if need > room.left() {
+                        let bytes = room.used.saturating_add(need);
+                        return Err(Attempt::Short { bytes, is_exact: false });
+                    }
+                    let decoded = encoded.decode().map_err(|error| {
+                        media_error(column, MediaError::undecoded(kind, &error))
+                    })?;
+                    room.hold(&decoded);
+                    Cow::Owned(decoded)
+                }
                 MediaCell::Path(path) => {
                     // A list that grows may have twice the room that it needs.
                     let most = bytes_max.min(room.left() / 2);
