@@ -11,7 +11,14 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::web::{Web, WebError};
+<<<<<<< HEAD
 use crate::store::{ObjectAt, StoreFault, fault_of, is_url, is_web};
+=======
+use crate::{
+    excerpt::excerpt,
+    store::{ObjectAt, is_url},
+};
+>>>>>>> 957adc5 (media: reject cells that lead into archives by name)
 
 /// Why the file of a media cell is not read.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +41,16 @@ pub enum LocateError {
         path: String,
         /// The folders.
         allowed: String,
+    },
+    /// The cell names a file inside of an archive.
+    #[error(
+        "`{path}` names a file inside of the archive `{archive}`, and archives are not opened: unpack it, and write the paths of the files that it held, or store their bytes in the table"
+    )]
+    Archive {
+        /// The path as the cell has it.
+        path: String,
+        /// The archive's part of it.
+        archive: String,
     },
     /// The file cannot be read.
     #[error("cannot read the media file `{path}`: {problem}")]
@@ -62,7 +79,7 @@ impl LocateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Url { .. } | Self::Web(WebError::Refused { .. }) => "media_url_refused",
-            Self::Outside { .. } => "media_path_refused",
+            Self::Outside { .. } | Self::Archive { .. } => "media_path_refused",
             Self::Io { .. } | Self::Store { .. } => "media_unreadable",
             Self::Web(WebError::Failed { .. }) => "media_not_fetched",
         }
@@ -106,8 +123,8 @@ impl MediaPlaces {
         })
     }
 
-    /// Reads the file that a media cell of a row of `table_file` names: relative to the table's file,
-    /// and within that file's folder or one of the places. At most `bytes_max + 1` bytes are read, so
+    /// Reads the file that a media cell of a row of `table_file` names: relative to the table's file, or to
+    /// one of the folders of `source.media_dirs`, and within that file's folder or one of the places. At most `bytes_max + 1` bytes are read, so
     /// that a caller can tell too large a file. Blocks its thread, which must be none of `runtime`'s
     /// own.
     ///
@@ -121,17 +138,24 @@ impl MediaPlaces {
         bytes_max: u64,
         runtime: &Handle,
     ) -> Result<Vec<u8>, LocateError> {
+        if let Some(archive) = chained_archive(cell) {
+            return Err(archive_error(cell, archive));
+        }
         if is_url(cell) {
             if cell.starts_with("http://") || cell.starts_with("https://") {
-                let refused = || LocateError::Url { url: cell.to_owned() };
+                let refused = || LocateError::Url { url: excerpt(cell).into_owned() };
                 let web = self.web.as_ref().ok_or_else(refused)?;
                 return Ok(web.fetch(cell, bytes_max, runtime)?);
             }
             return self.read_url(cell, table_file, bytes_max);
         }
         if is_url(table_file) {
+<<<<<<< HEAD
             let url = beside(table_file, cell).ok_or_else(|| self.outside(cell, table_file))?;
             return read_object(&url, bytes_max);
+=======
+            return self.read_beside_object(cell, table_file, bytes_max);
+>>>>>>> 957adc5 (media: reject cells that lead into archives by name)
         }
         self.read_file(cell, Path::new(table_file), bytes_max)
     }
@@ -142,12 +166,18 @@ impl MediaPlaces {
         table_file: &Path,
         bytes_max: u64,
     ) -> Result<Vec<u8>, LocateError> {
-        let io_error = |error: io::Error| LocateError::Io {
-            path: cell.to_owned(),
-            problem: error.to_string(),
+        let io_error = |error: io::Error| match parent_archive(cell) {
+            Some(archive) => archive_error(cell, archive),
+            None => LocateError::Io {
+                path: excerpt(cell).into_owned(),
+                problem: excerpt(&error.to_string()).into_owned(),
+            },
         };
         let own_dir = table_file.parent().unwrap_or(Path::new("."));
-        let real = own_dir.join(cell).canonicalize().map_err(io_error)?;
+        // A table may have been moved away from its media, as rejects are.
+        let own = own_dir.join(cell).canonicalize();
+        let elsewhere = || self.dirs.iter().find_map(|dir| dir.join(cell).canonicalize().ok());
+        let real = own.or_else(|error| elsewhere().ok_or(error)).map_err(io_error)?;
         // The table may be known by the name of a link.
         let own_dir = own_dir.canonicalize().map_err(io_error)?;
         if !self.dirs.iter().chain([&own_dir]).any(|dir| real.starts_with(dir)) {
@@ -160,8 +190,31 @@ impl MediaPlaces {
         Ok(bytes)
     }
 
+<<<<<<< HEAD
     /// Reads an object whose whole URL a cell has.
     fn read_url(
+=======
+    /// Reads the file of a table in a store: beside it, or in one of the folders of `source.media_dirs`.
+    fn read_beside_object(
+        &self,
+        cell: &str,
+        table_file: &str,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, LocateError> {
+        let mut missing = self.outside(cell, table_file);
+        let folders = self.urls.iter().map(String::as_str);
+        for folder in std::iter::once(folder_of(table_file)).chain(folders) {
+            let Some(url) = join(folder, cell) else { break };
+            match self.read_object(cell, &url, table_file, bytes_max) {
+                Err(error @ LocateError::Io { .. }) => missing = error,
+                read => return read,
+            }
+        }
+        Err(missing)
+    }
+
+    fn read_object(
+>>>>>>> 957adc5 (media: reject cells that lead into archives by name)
         &self,
         url: &str,
         table_file: &str,
@@ -176,7 +229,26 @@ impl MediaPlaces {
         if !allowed.any(within) {
             return Err(self.outside(url, table_file));
         }
+<<<<<<< HEAD
         read_object(url, bytes_max)
+=======
+        let read = || -> io::Result<Vec<u8>> {
+            let object = ObjectAt::look(url)?;
+            let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
+            if end == 0 {
+                return Ok(Vec::new());
+            }
+            Ok(object.start_to_read(0..end).bytes()?.into())
+        };
+        let path = excerpt(url).into_owned();
+        read().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => match parent_archive(cell) {
+                Some(archive) => archive_error(cell, archive),
+                None => LocateError::Io { path, problem: "it is not there".to_owned() },
+            },
+            _ => LocateError::Store { path, problem: excerpt(&error.to_string()).into_owned() },
+        })
+>>>>>>> 957adc5 (media: reject cells that lead into archives by name)
     }
 
     fn outside(&self, cell: &str, table_file: &str) -> LocateError {
@@ -184,8 +256,59 @@ impl MediaPlaces {
         let allowed =
             dirs.chain(self.urls.iter().cloned()).chain([folder_of(table_file).to_owned()]);
         let allowed: Vec<String> = allowed.map(|place| format!("`{place}`")).collect();
-        LocateError::Outside { path: cell.to_owned(), allowed: allowed.join(", ") }
+        LocateError::Outside { path: excerpt(cell).into_owned(), allowed: allowed.join(", ") }
     }
+}
+
+/// Schemes of `fsspec` that look into archives, as cells of datasets of the Hub have them.
+const ARCHIVE_SCHEMES: [&str; 9] = [
+    "zip://",
+    "tar://",
+    "gzip://",
+    "gz://",
+    "bz2://",
+    "xz://",
+    "lz4://",
+    "zstd://",
+    "libarchive://",
+];
+/// Extensions of archives.
+const ARCHIVES: [&str; 12] = [
+    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z",
+    ".rar", ".gz",
+];
+
+fn archive_error(cell: &str, archive: &str) -> LocateError {
+    LocateError::Archive {
+        path: excerpt(cell).into_owned(),
+        archive: excerpt(archive).into_owned(),
+    }
+}
+
+fn is_archive(name: &str) -> bool {
+    let name = name.split(['?', '#']).next().unwrap_or_default().to_lowercase();
+    ARCHIVES.iter().any(|extension| name.ends_with(extension))
+}
+
+/// Returns the archive of a cell that chains what is within it to it by `::`, in either order, or that
+/// has the scheme of one.
+fn chained_archive(cell: &str) -> Option<&str> {
+    let has_scheme = |part: &str| {
+        ARCHIVE_SCHEMES.iter().any(|scheme| {
+            part.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+        })
+    };
+    let (first, last) = cell.split_once("::").unwrap_or((cell, ""));
+    if has_scheme(first) {
+        return Some(if last.is_empty() { first } else { last });
+    }
+    (!last.is_empty() && is_archive(first)).then_some(first)
+}
+
+/// Returns the archive among the folders of a path.
+fn parent_archive(cell: &str) -> Option<&str> {
+    let slashes = cell.match_indices('/').map(|(at, _)| &cell[..at]);
+    slashes.into_iter().find(|folder| is_archive(folder))
 }
 
 /// Returns the folder of a table, whose path or URL is given.
@@ -193,6 +316,7 @@ fn folder_of(table_file: &str) -> &str {
     table_file.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
+<<<<<<< HEAD
 fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     let read = || -> io::Result<Vec<u8>> {
         let object = ObjectAt::look(url)?;
@@ -216,6 +340,11 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
             LocateError::Store { path, problem }
         }
     })
+=======
+/// Joins a relative path to the URL of a folder, unless it would lead out of it.
+fn join(folder: &str, path: &str) -> Option<String> {
+    is_plain(path).then(|| format!("{}/{path}", folder.trim_end_matches('/')))
+>>>>>>> 957adc5 (media: reject cells that lead into archives by name)
 }
 
 /// Returns the URL of a relative path beside the table at `table_file`, unless it would lead out of the
@@ -292,10 +421,54 @@ mod tests {
         #[cfg(unix)]
         assert_eq!(read("link", &[]), Err("media_path_refused"));
         assert_eq!(read("none", &[]), Err("media_unreadable"));
+        // A table that was moved away from its media finds them by `source.media_dirs`.
+        assert_eq!(read("b", &["other"]).unwrap(), b"byte");
+        assert_eq!(read("../c", &["other"]), Err("media_path_refused"));
         assert_eq!(read("http://localhost/x", &[]), Err("media_url_refused"));
         let file_url = format!("file://{}", absolute.display());
         assert_eq!(read(&file_url, &[]), Err("media_path_refused"));
         assert_eq!(read("s3://bucket/x", &[]), Err("media_path_refused"));
+    }
+
+    #[test]
+    fn files_inside_of_archives_are_refused_by_name() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("raw.zip")).unwrap();
+        for file in ["images.zip", "raw.zip/a.png", "a::b.png"] {
+            fs::File::create(root.path().join(file)).unwrap().write_all(b"bytes").unwrap();
+        }
+        let table = root.path().join("t.parquet").to_string_lossy().into_owned();
+        let read = |cell: &str| places(&[]).read(cell, &table, 9, runtime.handle());
+        for (cell, archive) in [
+            ("images.zip::a.png", "images.zip"),
+            ("zip://a.png::https://example.org/x/images.zip", "https://example.org/x/images.zip"),
+            ("zip://train/a.png::images.zip", "images.zip"),
+            ("tar://a.png::data/images.tar", "data/images.tar"),
+            ("gzip://a.png::s3://bucket/a.png.gz", "s3://bucket/a.png.gz"),
+            ("Images.TAR.GZ::a.png", "Images.TAR.GZ"),
+            ("images.zip/train/a.png", "images.zip"),
+            ("data/train.tar.gz/a.png", "data/train.tar.gz"),
+        ] {
+            let error = read(cell).unwrap_err();
+            assert_eq!(error.code(), "media_path_refused", "{cell}");
+            let message = error.to_string();
+            assert!(message.contains(&format!("archive `{archive}`")), "{message}");
+        }
+        // Names that only look like those are read.
+        assert_eq!(read("raw.zip/a.png").unwrap(), b"bytes");
+        assert_eq!(read("a::b.png").unwrap(), b"bytes");
+    }
+
+    #[test]
+    fn messages_hold_little_of_a_cell() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for head in ["", "https://example.org/", "s3://bucket/", "images.zip::", "/etc/", "x/"] {
+            let cell = head.to_owned() + &"q".repeat(100_000);
+            let error = places(&[]).read(&cell, "/tmp/t.parquet", 9, runtime.handle()).unwrap_err();
+            let message = error.to_string();
+            assert!(message.matches('q').count() <= 200, "{head}: {} characters", message.len());
+        }
     }
 
     #[test]
