@@ -1,5 +1,7 @@
 //! Queries as Polars runs them: the only place that names it.
 
+use std::ops::ControlFlow;
+
 use polars::{
     prelude::{
         IdxCa, LazyFrame, ParquetWriter, PlRefPath, PolarsError, ScanArgsParquet, UnionArgs, col,
@@ -9,8 +11,8 @@ use polars::{
 };
 use sqlparser::{
     ast::{
-        Expr, GroupByExpr, Ident, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-        Statement, TableFactor, WildcardAdditionalOptions,
+        Expr, GroupByExpr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+        SetExpr, Statement, TableFactor, Visit, Visitor, WildcardAdditionalOptions,
     },
     dialect::GenericDialect,
     parser::Parser,
@@ -18,6 +20,7 @@ use sqlparser::{
 use tempfile::NamedTempFile;
 
 use super::{Answer, CheapColumns, Joined, QueryError};
+use crate::excerpt::excerpt;
 
 /// The name of the table in a query.
 const TABLE: &str = "source";
@@ -121,6 +124,21 @@ impl Chosen {
         if select.distinct.is_some() || is_grouped {
             return Err(shape("`DISTINCT` and `GROUP BY` merge rows"));
         }
+        let mut aggregates = Aggregates::default();
+        let found = select.projection.visit(&mut aggregates).is_break()
+            || select.having.visit(&mut aggregates).is_break()
+            || parsed.order_by.visit(&mut aggregates).is_break();
+        if found {
+            return Err(shape(&format!(
+                "`{0}` makes one row of many: for a value beside each row write `{0} OVER ()`, to \
+                 compare with one write a query in brackets, such as `WHERE n > (SELECT avg(n) FROM \
+                 source)`, and to count the rows that are kept run `legenda check`",
+                excerpt(&aggregates.found)
+            )));
+        }
+        if select.having.is_some() {
+            return Err(shape("`HAVING` chooses groups of rows: write `WHERE`"));
+        }
         let own = own_columns(select)?;
         Ok(Ok(Self { query: parsed.to_string(), own }))
     }
@@ -128,6 +146,72 @@ impl Chosen {
     fn is_own(&self, name: &str, columns: &[String]) -> bool {
         let is_chosen = self.own.as_ref().is_none_or(|own| own.iter().any(|column| column == name));
         is_chosen && columns.iter().any(|column| column == name)
+    }
+}
+
+/// Functions that make one value of all rows, by the names that Polars knows.
+const AGGREGATES: [&str; 29] = [
+    "array_agg",
+    "avg",
+    "corr",
+    "count",
+    "covar",
+    "covar_pop",
+    "covar_samp",
+    "first",
+    "group_concat",
+    "last",
+    "listagg",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "quantile_cont",
+    "quantile_disc",
+    "stddev",
+    "stddev_pop",
+    "stddev_samp",
+    "stdev",
+    "stdev_samp",
+    "string_agg",
+    "sum",
+    "total",
+    "var",
+    "var_pop",
+    "var_samp",
+    "variance",
+];
+
+/// Finds the first function of a `SELECT`, but not of queries within it, that makes one row of many.
+#[derive(Default)]
+struct Aggregates {
+    /// How deep within further queries.
+    depth: usize,
+    found: String,
+}
+
+impl Visitor for Aggregates {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = function.name.to_string().to_lowercase();
+        // Over a window every row keeps its place.
+        if self.depth > 0 || function.over.is_some() || !AGGREGATES.contains(&name.as_str()) {
+            return ControlFlow::Continue(());
+        }
+        self.found = expr.to_string();
+        ControlFlow::Break(())
     }
 }
 
@@ -251,6 +335,11 @@ mod tests {
         assert_eq!(kept("select n from source where n > 2 and lang <> 'fr'").unwrap(), [4, 5]);
         assert_eq!(kept("SELECT n FROM source ORDER BY n DESC LIMIT 2").unwrap(), [4, 5]);
         assert!(kept("SELECT * FROM source WHERE n > 99").unwrap().is_empty());
+        // What a refusal says to write.
+        let compared = "SELECT n FROM source WHERE n > (SELECT avg(n) FROM source)";
+        assert_eq!(kept(compared).unwrap(), [3, 4, 5]);
+        assert_eq!(kept("SELECT n, count(*) OVER () AS n_rows FROM source").unwrap().len(), 6);
+        assert_eq!(kept("SELECT n, max(n) OVER () AS top FROM source").unwrap().len(), 6);
     }
 
     #[test]
@@ -263,6 +352,20 @@ mod tests {
         assert!(matches!(refused("SELECT DISTINCT lang FROM source"), QueryError::Shape { .. }));
         assert!(matches!(refused("SELECT n + 1 AS lang FROM source"), QueryError::Taken { .. }));
         assert!(matches!(refused("SELECT n AS image FROM source"), QueryError::Taken { .. }));
+        for (query, named) in [
+            ("SELECT count(*) FROM source", "`count(*)`"),
+            ("SELECT COUNT(1) AS n_rows FROM source", "`COUNT(1)`"),
+            ("SELECT n, max(n) + 1 AS top FROM source", "`max(n)`"),
+            ("SELECT *, round(avg(n), 2) AS mean FROM source", "`avg(n)`"),
+            ("SELECT n FROM source ORDER BY sum(n)", "`sum(n)`"),
+            ("SELECT n FROM source HAVING n > 1", "`WHERE`"),
+            ("SELECT lang FROM source GROUP BY lang", "`GROUP BY`"),
+            ("SELECT lang, count(*) AS n_rows FROM source GROUP BY lang", "`GROUP BY`"),
+        ] {
+            let refused = refused(query);
+            assert!(matches!(refused, QueryError::Shape { .. }), "{query}: {refused}");
+            assert!(refused.to_string().contains(named), "{query}: {refused}");
+        }
         let replaced = "SELECT * REPLACE (n + 1 AS n) FROM source";
         assert!(matches!(refused(replaced), QueryError::Shape { .. }));
         let doubled = "SELECT source.n FROM source JOIN source AS t ON source.lang = t.lang";
