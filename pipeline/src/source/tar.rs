@@ -1,9 +1,12 @@
 //! WebDataset shards: tar files whose members are rows. Members of one stem are the cells of a row, by
 //! their extensions.
 //!
+//! A column may be of several extensions (`image = "jpg;jpeg;png;webp"`), as `webdataset` has it.
+//!
 //! One pass over the headers says where the members lie; their bytes are read when their rows are.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
@@ -12,7 +15,7 @@ use std::{
 
 use arrow::{
     array::{ArrayRef, BinaryArray, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
 use bytes::Bytes;
 use parquet::file::reader::{ChunkReader, Length};
@@ -21,7 +24,7 @@ use super::{
     file::SourceFile,
     rows::{Damaged, ReadRows},
 };
-use crate::guard::guarded;
+use crate::{excerpt::excerpt, guard::guarded};
 
 /// The size of a tar block.
 const BLOCK: u64 = 512;
@@ -31,6 +34,8 @@ const COLUMNS_MAX: usize = 256;
 const GAP_MAX: u64 = 64 << 10;
 
 const KEY: &str = "__key__";
+/// Stands between extensions of one column, as in `jpg;png`.
+const ALTERNATIVE: char = ';';
 
 /// Extensions of texts, lower case.
 const TEXTS: [&str; 15] = [
@@ -128,7 +133,22 @@ impl Shard {
         Arc::new(Schema::new(std::iter::once(key).chain(columns).collect::<Vec<_>>()))
     }
 
-    /// Reads rows, those columns of them that `schema` has.
+    /// Returns for each extension that a column of `schema` is of the name of that column, and its place
+    /// among the extensions of the column.
+    fn wanted<'a>(&self, schema: &'a SchemaRef) -> HashMap<usize, (&'a str, usize)> {
+        let mut wanted = HashMap::new();
+        for name in schema.fields().iter().map(|field| field.name().as_str()) {
+            for (rank, extension) in name.split(ALTERNATIVE).enumerate() {
+                if let Some(column) = self.columns.iter().position(|known| known == extension) {
+                    wanted.insert(column, (name, rank));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Reads rows, those columns of them that `schema` has. A column named by several extensions has the
+    /// member of the first that its row has.
     ///
     /// # Errors
     ///
@@ -140,13 +160,7 @@ impl Shard {
         schema: &SchemaRef,
     ) -> io::Result<ReadRows> {
         let rows: Vec<&ShardRow> = rows.iter().filter_map(|&row| self.rows.get(row)).collect();
-        let wanted: HashMap<usize, &str> = self
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(_, name)| schema.field_with_name(name).is_ok())
-            .map(|(idx, name)| (idx, name.as_str()))
-            .collect();
+        let wanted = self.wanted(schema);
         let mut damaged: Vec<Damaged> = rows
             .iter()
             .enumerate()
@@ -156,13 +170,17 @@ impl Shard {
         let ranges = ranges.filter(|(column, _)| wanted.contains_key(column));
         let within = file.within(joined(ranges.map(|(_, range)| range.clone()).collect()));
         let mut cells: HashMap<&str, Vec<Option<Bytes>>> =
-            wanted.values().map(|&name| (name, vec![None; rows.len()])).collect();
+            wanted.values().map(|(name, _)| (*name, vec![None; rows.len()])).collect();
         for (idx, row) in rows.iter().enumerate() {
             if row.problem.is_some() {
                 continue;
             }
-            for (column, range) in &row.members {
-                let Some(name) = wanted.get(column) else { continue };
+            let mut members: Vec<_> = row.members.iter().collect();
+            // Of several members for one cell the first named is the last to be put there.
+            members.sort_by_key(|(column, _)| wanted.get(column).map(|(_, rank)| Reverse(*rank)));
+            for (column, range) in members {
+                let Some((name, _)) = wanted.get(column) else { continue };
+                let extension = &self.columns[*column];
                 let n_bytes = range.end - range.start;
                 let read = if n_bytes > self.bytes_max {
                     let bytes_max = self.bytes_max;
@@ -171,7 +189,7 @@ impl Shard {
                     let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
                     let bytes = within.get_bytes(range.start, n_bytes).map_err(io::Error::other)?;
                     match std::str::from_utf8(&bytes) {
-                        Err(error) if is_text(name) => Err(format!("is no UTF-8: {error}")),
+                        Err(error) if is_text(extension) => Err(format!("is no UTF-8: {error}")),
                         _ => Ok(bytes),
                     }
                 };
@@ -183,7 +201,8 @@ impl Shard {
                         }
                     }
                     Err(problem) => {
-                        let problem = format!("the member `{}.{name}` {problem}", row.key);
+                        let member = format!("{}.{extension}", row.key);
+                        let problem = format!("the member `{}` {problem}", excerpt(&member));
                         damaged.push(Damaged { row: idx, problem });
                     }
                 }
@@ -205,6 +224,27 @@ impl Shard {
         let columns = columns.collect();
         Ok(ReadRows::new(Arc::clone(schema), columns, rows.len(), damaged))
     }
+}
+
+/// Returns the columns of a shard with one for all of those whose extensions `name` has, such as
+/// `jpg;png`, in the place of the first; none where the shard has none of them.
+pub(super) fn with_alternatives(schema: &SchemaRef, name: &str) -> Option<SchemaRef> {
+    let extensions: Vec<&str> = name.split(ALTERNATIVE).collect();
+    let is_one = |field: &FieldRef| extensions.contains(&field.name().as_str());
+    let found: Vec<&FieldRef> = schema.fields().iter().filter(|field| is_one(field)).collect();
+    if extensions.len() < 2 || found.is_empty() || schema.field_with_name(name).is_ok() {
+        return None;
+    }
+    let are_texts = found.iter().all(|field| *field.data_type() == DataType::Utf8);
+    let kind = if are_texts { DataType::Utf8 } else { DataType::Binary };
+    let mut joined = Some(Arc::new(Field::new(name, kind, true)));
+    let fields = schema.fields().iter();
+    let fields = fields.filter_map(|field| match is_one(field) {
+        true => joined.take(),
+        false => Some(Arc::clone(field)),
+    });
+    let fields: Vec<FieldRef> = fields.collect();
+    Some(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
 }
 
 fn is_text(extension: &str) -> bool {
@@ -286,7 +326,8 @@ impl Indexer {
         let twice = row.members.iter().any(|(known, _)| *known == column);
         let problem = problem.or(twice.then_some("comes twice"));
         if let Some(problem) = problem {
-            let told = format!("the member `{}.{extension}` {problem}", row.key);
+            let member = format!("{}.{extension}", row.key);
+            let told = format!("the member `{}` {problem}", excerpt(&member));
             row.problem.get_or_insert(told);
         } else {
             row.members.push((column, range));
