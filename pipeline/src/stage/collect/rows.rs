@@ -11,7 +11,7 @@ use legenda_schemas::{job::RejectsPlace, span::Span};
 
 use super::{Collector, OpenSpan, Settled};
 use crate::{
-    source::{SourceError, SourceFailed, reader::FileReader},
+    source::{SourceError, SourceFailed, TableFile, reader::FileReader},
     stage::{
         Reject,
         again::{Again, AgainError, Found, RowsAgain},
@@ -138,8 +138,11 @@ impl Collector {
         let row_numbers = positions.iter().map(|position| place.file_row(*position));
         columns.truncate(schema.fields().len() - 5);
         columns.push(Arc::new(UInt64Array::from_iter_values(row_numbers)));
-        let file = std::iter::repeat_n(path.as_str(), rejected.len());
-        columns.push(Arc::new(StringArray::from_iter_values(file)));
+        // A row of a group of images or audio is a file of its own.
+        let media = self.plan.table.file(path).map_or(&[][..], TableFile::media);
+        let files = positions.iter();
+        let files = files.map(|row| media.get(*row).map_or(path.as_str(), |own| own.path.as_str()));
+        columns.push(Arc::new(StringArray::from_iter_values(files)));
         let told: [&dyn Fn(&Reject) -> String; 3] = [
             &|reject| reject.stage.as_str().to_owned(),
             &|reject| reject.code.to_owned(),
