@@ -11,14 +11,10 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::web::{Web, WebError};
-<<<<<<< HEAD
-use crate::store::{ObjectAt, StoreFault, fault_of, is_url, is_web};
-=======
 use crate::{
     excerpt::excerpt,
-    store::{ObjectAt, is_url},
+    store::{ObjectAt, StoreFault, fault_of, is_url, is_web},
 };
->>>>>>> 957adc5 (media: reject cells that lead into archives by name)
 
 /// Why the file of a media cell is not read.
 #[derive(Debug, thiserror::Error)]
@@ -150,12 +146,7 @@ impl MediaPlaces {
             return self.read_url(cell, table_file, bytes_max);
         }
         if is_url(table_file) {
-<<<<<<< HEAD
-            let url = beside(table_file, cell).ok_or_else(|| self.outside(cell, table_file))?;
-            return read_object(&url, bytes_max);
-=======
             return self.read_beside_object(cell, table_file, bytes_max);
->>>>>>> 957adc5 (media: reject cells that lead into archives by name)
         }
         self.read_file(cell, Path::new(table_file), bytes_max)
     }
@@ -190,10 +181,6 @@ impl MediaPlaces {
         Ok(bytes)
     }
 
-<<<<<<< HEAD
-    /// Reads an object whose whole URL a cell has.
-    fn read_url(
-=======
     /// Reads the file of a table in a store: beside it, or in one of the folders of `source.media_dirs`.
     fn read_beside_object(
         &self,
@@ -201,20 +188,20 @@ impl MediaPlaces {
         table_file: &str,
         bytes_max: u64,
     ) -> Result<Vec<u8>, LocateError> {
+        let own = beside(table_file, cell);
+        let elsewhere = self.urls.iter().filter_map(|folder| join(folder, cell));
         let mut missing = self.outside(cell, table_file);
-        let folders = self.urls.iter().map(String::as_str);
-        for folder in std::iter::once(folder_of(table_file)).chain(folders) {
-            let Some(url) = join(folder, cell) else { break };
-            match self.read_object(cell, &url, table_file, bytes_max) {
+        for url in own.into_iter().chain(elsewhere) {
+            match read_object(&url, bytes_max) {
                 Err(error @ LocateError::Io { .. }) => missing = error,
                 read => return read,
             }
         }
-        Err(missing)
+        Err(parent_archive(cell).map_or(missing, |archive| archive_error(cell, archive)))
     }
 
-    fn read_object(
->>>>>>> 957adc5 (media: reject cells that lead into archives by name)
+    /// Reads an object whose whole URL a cell has.
+    fn read_url(
         &self,
         url: &str,
         table_file: &str,
@@ -229,26 +216,10 @@ impl MediaPlaces {
         if !allowed.any(within) {
             return Err(self.outside(url, table_file));
         }
-<<<<<<< HEAD
-        read_object(url, bytes_max)
-=======
-        let read = || -> io::Result<Vec<u8>> {
-            let object = ObjectAt::look(url)?;
-            let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
-            if end == 0 {
-                return Ok(Vec::new());
-            }
-            Ok(object.start_to_read(0..end).bytes()?.into())
-        };
-        let path = excerpt(url).into_owned();
-        read().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => match parent_archive(cell) {
-                Some(archive) => archive_error(cell, archive),
-                None => LocateError::Io { path, problem: "it is not there".to_owned() },
-            },
-            _ => LocateError::Store { path, problem: excerpt(&error.to_string()).into_owned() },
+        read_object(url, bytes_max).map_err(|error| match parent_archive(url) {
+            Some(archive) if matches!(error, LocateError::Io { .. }) => archive_error(url, archive),
+            _ => error,
         })
->>>>>>> 957adc5 (media: reject cells that lead into archives by name)
     }
 
     fn outside(&self, cell: &str, table_file: &str) -> LocateError {
@@ -316,7 +287,6 @@ fn folder_of(table_file: &str) -> &str {
     table_file.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
-<<<<<<< HEAD
 fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     let read = || -> io::Result<Vec<u8>> {
         let object = ObjectAt::look(url)?;
@@ -327,7 +297,8 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
         Ok(object.start_to_read(0..end).bytes()?.into())
     };
     read().map_err(|error| {
-        let (path, problem) = (url.to_owned(), error.to_string());
+        let path = excerpt(url).into_owned();
+        let problem = excerpt(&error.to_string()).into_owned();
         // S3 denies access to what is not there where it may not be listed.
         let is_of_the_row = match fault_of(&error) {
             Some(StoreFault::Denied { .. } | StoreFault::Key { .. } | StoreFault::Changed) => true,
@@ -340,11 +311,12 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
             LocateError::Store { path, problem }
         }
     })
-=======
-/// Joins a relative path to the URL of a folder, unless it would lead out of it.
+}
+
+/// Joins a relative path to the URL of a folder in a store, unless it would lead out of it.
 fn join(folder: &str, path: &str) -> Option<String> {
-    is_plain(path).then(|| format!("{}/{path}", folder.trim_end_matches('/')))
->>>>>>> 957adc5 (media: reject cells that lead into archives by name)
+    let is_below = !path.is_empty() && !path.starts_with('/') && is_plain(path);
+    is_below.then(|| format!("{}/{path}", folder.trim_end_matches('/')))
 }
 
 /// Returns the URL of a relative path beside the table at `table_file`, unless it would lead out of the
