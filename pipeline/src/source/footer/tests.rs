@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fs::File, io::Write, sync::Arc};
+use std::{fs::File, io::Write, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray},
@@ -31,7 +31,7 @@ fn read(bytes: &[u8]) -> RecordBatch {
     File::create(&path).unwrap().write_all(bytes).unwrap();
     let path = path.to_string_lossy().into_owned();
     let listed = Listed::new(path, Some(SourceFormat::Parquet));
-    let table = SourceTable::open(&[listed], &HashMap::new(), u64::MAX).unwrap();
+    let table = SourceTable::open(&[listed], u64::MAX).unwrap();
     let reader = FileReader::open(&table.files[0], &table.bytes_read).unwrap();
     let all = 0..table.files[0].row_groups[0].n_rows;
     let rows = reader.read(0, &[all], None, 100).unwrap().next().unwrap().unwrap();
