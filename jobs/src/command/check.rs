@@ -15,6 +15,7 @@ use super::{check_job, ledger_failure, open_runtime, print, tell};
 use crate::{
     cli::JobArgs,
     failure::{Exit, Failure},
+    summary,
 };
 
 /// Checks a job and prints what it would do.

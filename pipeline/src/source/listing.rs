@@ -124,7 +124,7 @@ pub fn list_files(
 /// those of the first that there is. A pattern whose files have no extension that is known means them
 /// all.
 fn choose(
-    found: Vec<Found>,
+    mut found: Vec<Found>,
     format: Option<SourceFormat>,
     is_pattern: bool,
     mut skipped: Skipped,
