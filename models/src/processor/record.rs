@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use super::{ProcessError, resample::samples_at};
 use crate::{engine::Subject, tensors::Tensor};
 
 /// What the model is asked, media decoded.
@@ -81,6 +82,16 @@ impl Waveform {
     #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
     pub fn seconds(&self) -> f64 {
         self.samples.len() as f64 / f64::from(self.sample_rate_hz.max(1))
+    }
+
+    /// Returns the audio at another sample rate.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError`] if the audio is empty, not finite, or cannot be resampled.
+    pub fn at_rate(&self, sample_rate_hz: u32) -> Result<Self, ProcessError> {
+        let samples = samples_at(self, sample_rate_hz)?.into_owned();
+        Ok(Self { sample_rate_hz, samples })
     }
 }
 

@@ -6,7 +6,7 @@ use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::Interleave
 
 use super::{ProcessError, Waveform};
 
-/// Input frames per transform; longer ones make the filter steeper and cost little.
+/// Input frames per transform, at least; longer ones make the filter steeper and cost little.
 const CHUNK_FRAMES: usize = 4096;
 
 /// Returns the samples of a sound at a model's rate.
@@ -30,7 +30,7 @@ pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]
 /// Resamples a whole clip by transform, the start-up delay cut off.
 ///
 /// `librosa` and `soxr`, which references often use, have other filters: results differ from theirs
-/// near the Nyquist frequency.
+/// near the Nyquist frequency. Neither is late against the other.
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
@@ -42,14 +42,14 @@ pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]
 /// [`ProcessError::Resample`] if a rate is zero or the resampler refuses the pair.
 fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, ProcessError> {
     let failed = |message: String| ProcessError::Resample { from_hz, to_hz, message };
-    let rates = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap_or(0));
-    if rates.contains(&0) {
+    let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap_or(0));
+    let Some(n_least) = chunk_frames(from, to) else {
         return Err(failed("a sample rate is zero".to_owned()));
-    }
+    };
     let mut resampler = Fft::<f32>::new_custom(
-        rates[0],
-        rates[1],
-        CHUNK_FRAMES,
+        from,
+        to,
+        n_least,
         1,
         1,
         rubato::WindowFunction::BlackmanHarris2,
@@ -62,11 +62,24 @@ fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, Proce
         .map_err(|error| failed(error.to_string()))?;
     let mut target = InterleavedSlice::new_mut(&mut output, 1, n_needed)
         .map_err(|error| failed(error.to_string()))?;
-    let (_, n_produced) = resampler
+    resampler
         .process_all_into_buffer(&input, &mut target, samples.len(), None)
         .map_err(|error| failed(error.to_string()))?;
-    output.truncate(n_produced);
+    // The library computes the length in floating point, which may be one too many.
+    output.truncate((samples.len() * to).div_ceil(from));
     Ok(output)
+}
+
+/// Returns the input frames of a transform: an even number of the shortest that both rates have whole
+/// frames in. Of an odd one the delay, which is half of it, is no whole number of samples at one of the
+/// rates, and what is cut off is half a sample too little. Nothing if a rate is zero.
+fn chunk_frames(from_hz: usize, to_hz: usize) -> Option<usize> {
+    let (mut shortest, mut rest) = (from_hz, to_hz);
+    while rest > 0 {
+        (shortest, rest) = (rest, shortest % rest);
+    }
+    let shortest = from_hz.checked_div(shortest).filter(|n| *n > 0 && to_hz > 0)?;
+    Some(CHUNK_FRAMES.div_ceil(shortest).next_multiple_of(2) * shortest)
 }
 
 #[cfg(test)]
@@ -91,6 +104,50 @@ mod tests {
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
             assert!(worst < 2e-3, "from {from_hz}: off by {worst}");
+        }
+    }
+
+    /// Samples by which a tone is late: the angle between it and the tone that it should be.
+    fn delay(resampled: &[f32], hz: f32, rate_hz: u32) -> f64 {
+        let middle = resampled.len() / 4..resampled.len() * 3 / 4;
+        let (mut sine_sum, mut cosine_sum) = (0.0, 0.0);
+        for i in middle {
+            let angle = std::f64::consts::TAU * f64::from(hz) * i as f64 / f64::from(rate_hz);
+            sine_sum += f64::from(resampled[i]) * angle.sin();
+            cosine_sum += f64::from(resampled[i]) * angle.cos();
+        }
+        -cosine_sum.atan2(sine_sum) / std::f64::consts::TAU * f64::from(rate_hz) / f64::from(hz)
+    }
+
+    #[test]
+    fn no_pair_of_rates_is_late_and_lengths_are_right() {
+        let rates = [
+            8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000,
+            192_000, 44_099,
+        ];
+        for from_hz in rates {
+            for to_hz in [16_000, 24_000, 44_100, 48_000] {
+                // Lengths around one that both rates divide, and one that neither does.
+                for n in [from_hz, from_hz + 1, from_hz / 2 + 7] {
+                    let n = usize::try_from(n).unwrap();
+                    let resampled = resample(&sine(400.0, from_hz, n), from_hz, to_hz).unwrap();
+                    let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap());
+                    assert_eq!(resampled.len(), (n * to).div_ceil(from), "{from_hz} to {to_hz}");
+                    let late = delay(&resampled, 400.0, to_hz);
+                    assert!(late.abs() < 0.02, "{from_hz} to {to_hz} is late by {late} samples");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_clips_keep_their_length() {
+        for n in 1..20 {
+            for (from_hz, to_hz) in [(96_000, 16_000), (44_100, 16_000), (8_000, 48_000)] {
+                let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap());
+                let resampled = resample(&vec![0.5; n], from_hz, to_hz).unwrap();
+                assert_eq!(resampled.len(), (n * to).div_ceil(from), "{n} at {from_hz}");
+            }
         }
     }
 

@@ -1,0 +1,222 @@
+//! What boxes of MPEG-4 (ISO/IEC 14496-12) say about a track that the demuxer does not: which part of it is
+//! to be heard, and a codec that it does not know.
+
+use std::ops::Range;
+
+/// An entry of an edit list, in samples of the decoded track.
+#[derive(Debug, PartialEq)]
+struct Edit {
+    start: u64,
+    /// Nothing: to the end.
+    n_samples: Option<u64>,
+}
+
+/// What of a track is heard.
+#[derive(Debug, PartialEq)]
+pub(super) struct EditList(Vec<Edit>);
+
+impl EditList {
+    /// Reads the edit list of track `track_id`, whose decoded samples come at `sample_rate_hz`; where it
+    /// has none, what iTunes writes instead (`iTunSMPB`). Nothing if all of the track is heard.
+    ///
+    /// As in ffmpeg 9, empty edits insert no silence, and rates are not followed.
+    pub(super) fn read(bytes: &[u8], track_id: u32, sample_rate_hz: u32) -> Option<Self> {
+        let movie = body_of(bytes, &[b"moov"])?;
+        let track = boxes(movie).filter(|(kind, _)| kind == b"trak").map(|(_, body)| body).find(
+            |track| body_of(track, &[b"tkhd"]).and_then(track_number) == Some(track_id),
+        )?;
+        let listed = body_of(track, &[b"edts", b"elst"]).and_then(|list| {
+            let movie_scale = body_of(movie, &[b"mvhd"]).and_then(timescale)?;
+            let media_scale = body_of(track, &[b"mdia", b"mdhd"]).and_then(timescale)?;
+            Self::from_elst(list, movie_scale, media_scale, sample_rate_hz)
+        });
+        listed.or_else(|| Self::from_itunes(movie))
+    }
+
+    fn from_elst(list: &[u8], movie_scale: u32, media_scale: u32, rate_hz: u32) -> Option<Self> {
+        let is_wide = *list.first()? == 1;
+        let entry_bytes = if is_wide { 20 } else { 12 };
+        let n = usize::try_from(big_endian(list.get(4..8)?)).ok()?;
+        let in_samples = |time: u64, scale: u32| {
+            let rounded = (u128::from(time) * u128::from(rate_hz) + u128::from(scale) / 2)
+                / u128::from(scale);
+            u64::try_from(rounded).unwrap_or(u64::MAX)
+        };
+        let edits = list[8..].chunks_exact(entry_bytes).take(n).filter_map(|entry| {
+            let (duration, start) = entry.split_at(if is_wide { 8 } else { 4 });
+            let start = &start[..duration.len()];
+            // A start of -1: an empty edit.
+            let is_empty = start[0] >= 0x80;
+            let duration = big_endian(duration);
+            let n_samples = (duration > 0).then(|| in_samples(duration, movie_scale));
+            let start = in_samples(big_endian(start), media_scale);
+            (!is_empty).then_some(Edit { start, n_samples })
+        });
+        let edits: Vec<Edit> = edits.collect();
+        (!edits.is_empty()).then_some(Self(edits))
+    }
+
+    /// Reads ` 00000000 00000840 000001CA 00000000003F31F6 ...`: samples before the audio, after it, and of
+    /// it, in hexadecimal digits.
+    fn from_itunes(movie: &[u8]) -> Option<Self> {
+        // A version and flags before the boxes of `meta`.
+        let metadata = body_of(movie, &[b"udta", b"meta"])?.get(4..)?;
+        let list = body_of(metadata, &[b"ilst"])?;
+        let entries = boxes(list).filter(|(kind, _)| kind == b"----").map(|(_, body)| body);
+        let value = entries
+            .filter(|entry| {
+                body_of(entry, &[b"name"]).is_some_and(|name| name.ends_with(b"iTunSMPB"))
+            })
+            .find_map(|entry| body_of(entry, &[b"data"])?.get(8..))?;
+        let mut fields = std::str::from_utf8(value).ok()?.split_ascii_whitespace().skip(1);
+        let mut field = || u64::from_str_radix(fields.next()?, 16).ok();
+        let (start, _after, n_samples) = (field()?, field()?, field()?);
+        let n_samples = (n_samples > 0).then_some(n_samples);
+        (start > 0 || n_samples.is_some()).then_some(Self(vec![Edit { start, n_samples }]))
+    }
+
+    /// Returns which of `n_samples` samples are heard, in order.
+    pub(super) fn ranges(&self, n_samples: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+        let within = move |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(n_samples);
+        self.0.iter().map(move |edit| {
+            let end = edit.n_samples.map_or(u64::MAX, |n| edit.start.saturating_add(n));
+            within(edit.start)..within(end)
+        })
+    }
+}
+
+/// Returns the code of the first sample entry of a track of audio: its codec.
+pub(super) fn audio_sample_entry(bytes: &[u8]) -> Option<[u8; 4]> {
+    let movie = body_of(bytes, &[b"moov"])?;
+    let tracks = boxes(movie).filter(|(kind, _)| kind == b"trak").map(|(_, body)| body);
+    let mut audio = tracks.filter(|track| {
+        let handler = body_of(track, &[b"mdia", b"hdlr"]);
+        handler.is_some_and(|handler| handler.get(8..12) == Some(b"soun"))
+    });
+    let entries = body_of(audio.next()?, &[b"mdia", b"minf", b"stbl", b"stsd"])?;
+    // A version, flags, and the number of entries.
+    boxes(entries.get(8..)?).next().map(|(kind, _)| kind)
+}
+
+/// Returns the body of the first box of a path, each in the one before.
+fn body_of<'a>(bytes: &'a [u8], path: &[&[u8; 4]]) -> Option<&'a [u8]> {
+    path.iter().try_fold(bytes, |body, wanted| {
+        boxes(body).find(|(kind, _)| kind == *wanted).map(|(_, body)| body)
+    })
+}
+
+/// Returns the boxes that lie one after the other in `bytes`: four letters and a body each.
+fn boxes(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let size = big_endian(rest.get(..4)?);
+        let kind: [u8; 4] = rest.get(4..8)?.try_into().ok()?;
+        let (head, size) = match size {
+            0 => (8, rest.len() as u64),
+            1 => (16, big_endian(rest.get(8..16)?)),
+            size => (8, size),
+        };
+        let end = usize::try_from(size).unwrap_or(usize::MAX).min(rest.len());
+        let body = rest.get(head..end)?;
+        rest = &rest[end..];
+        Some((kind, body))
+    })
+}
+
+/// Returns the ticks per second of a header of a movie or of media.
+fn timescale(header: &[u8]) -> Option<u32> {
+    let at = if *header.first()? == 1 { 20 } else { 12 };
+    let scale = u32::try_from(big_endian(header.get(at..at + 4)?)).ok()?;
+    (scale > 0).then_some(scale)
+}
+
+/// Returns the number of a track, of its header.
+fn track_number(header: &[u8]) -> Option<u32> {
+    let at = if *header.first()? == 1 { 20 } else { 12 };
+    u32::try_from(big_endian(header.get(at..at + 4)?)).ok()
+}
+
+/// Returns a number of up to eight bytes.
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn box_of(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+        let body = parts.concat();
+        let size = u32::try_from(body.len() + 8).unwrap();
+        [&size.to_be_bytes()[..], kind, &body].concat()
+    }
+
+    /// A header whose field at 12 bytes is `number`.
+    fn header(kind: &[u8; 4], number: u32) -> Vec<u8> {
+        box_of(kind, &[&[0; 12], &number.to_be_bytes(), &[0; 8]])
+    }
+
+    /// A movie of 1000 ticks per second with a track 7 of 44,100.
+    fn movie(list: &[u8], more: &[u8]) -> Vec<u8> {
+        let edits = box_of(b"edts", &[list]);
+        let media = box_of(b"mdia", &[&header(b"mdhd", 44_100)]);
+        let other = box_of(b"trak", &[&header(b"tkhd", 6)]);
+        let track = box_of(b"trak", &[&header(b"tkhd", 7), &edits, &media]);
+        let movie = box_of(b"moov", &[&header(b"mvhd", 1000), &other, &track, more]);
+        [box_of(b"ftyp", &[b"M4A "]), movie].concat()
+    }
+
+    /// An edit list of durations and starts.
+    fn list(entries: &[(u32, i32)]) -> Vec<u8> {
+        let n = u32::try_from(entries.len()).unwrap();
+        let entries = entries.iter().flat_map(|(duration, start)| {
+            [duration.to_be_bytes(), start.to_be_bytes(), [0, 1, 0, 0]].concat()
+        });
+        box_of(b"elst", &[&[0; 4], &n.to_be_bytes(), &entries.collect::<Vec<u8>>()])
+    }
+
+    fn ranges(bytes: &[u8], rate_hz: u32, n_samples: usize) -> Option<Vec<Range<usize>>> {
+        Some(EditList::read(bytes, 7, rate_hz)?.ranges(n_samples).collect())
+    }
+
+    #[test]
+    fn edits_are_counted_in_samples() {
+        let bytes = movie(&list(&[(1000, 1024)]), &[]);
+        assert_eq!(ranges(&bytes, 44_100, 50_000), Some(vec![1024..45_124]));
+        assert_eq!(ranges(&bytes, 44_100, 2000), Some(vec![1024..2000]), "no more than there is");
+        assert_eq!(ranges(&bytes, 22_050, 50_000), Some(vec![512..22_562]), "another rate");
+        let several = movie(&list(&[(50, -1), (100, 4410), (0, 44_100)]), &[]);
+        assert_eq!(ranges(&several, 44_100, 50_000), Some(vec![4410..8820, 44_100..50_000]));
+        let wide = [&100_u64.to_be_bytes()[..], &4410_i64.to_be_bytes(), &[0, 1, 0, 0]].concat();
+        let wide = box_of(b"elst", &[&[1, 0, 0, 0], &1_u32.to_be_bytes(), &wide]);
+        assert_eq!(ranges(&movie(&wide, &[]), 44_100, 50_000), Some(vec![4410..8820]));
+        assert_eq!(ranges(&movie(&list(&[(50, -1)]), &[]), 44_100, 50_000), None);
+        assert_eq!(ranges(&movie(&[], &[]), 44_100, 50_000), None);
+        assert_eq!(EditList::read(&bytes, 6, 44_100), None, "another track");
+    }
+
+    #[test]
+    fn itunes_says_it_in_words() {
+        let text = b" 00000000 00000840 000001CA 0000000000000BB8 00000000 00000000";
+        let data = box_of(b"data", &[&[0, 0, 0, 1, 0, 0, 0, 0], text]);
+        let name = box_of(b"name", &[&[0; 4], b"iTunSMPB"]);
+        let entry = box_of(b"----", &[&name, &data]);
+        let metadata = box_of(b"meta", &[&[0; 4], &box_of(b"ilst", &[&entry])]);
+        let more = box_of(b"udta", &[&metadata]);
+        assert_eq!(ranges(&movie(&[], &more), 44_100, 9000), Some(vec![2112..5112]));
+        let edited = movie(&list(&[(0, 1024)]), &more);
+        assert_eq!(ranges(&edited, 44_100, 9000), Some(vec![1024..9000]), "an edit list is first");
+    }
+
+    #[test]
+    fn damaged_boxes_say_nothing() {
+        let whole = movie(&list(&[(1000, 1024)]), &[]);
+        for n in 0..whole.len() {
+            EditList::read(&whole[..n], 7, 44_100);
+            audio_sample_entry(&whole[..n]);
+        }
+        let mut huge = whole.clone();
+        huge[..4].copy_from_slice(&[0, 0, 0, 1]);
+        assert_eq!(EditList::read(&huge, 7, 44_100), None);
+    }
+}
