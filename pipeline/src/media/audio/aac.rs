@@ -127,7 +127,7 @@ mod tests {
             0..15 => vec![(n_bytes, 4)],
             _ => vec![(15, 4), (n_bytes - 14, 8)],
         };
-        let rest = (1..n_bytes).map(|i| (i * 37 & 255, 8));
+        let rest = (1..n_bytes).map(|i| ((i * 37) & 255, 8));
         [vec![(6, 3)], count, vec![(extension, 4), (9, 4)], rest.collect()].concat()
     }
 

@@ -17,7 +17,7 @@ use legenda_models::Waveform;
 use symphonia::core::{
     codecs::audio::{
         AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
-        well_known::{CODEC_ID_AAC, CODEC_ID_FLAC, CODEC_ID_OPUS},
+        well_known::{CODEC_ID_AAC, CODEC_ID_FLAC, CODEC_ID_OPUS, CODEC_ID_VORBIS},
     },
     errors::Error as SymphoniaError,
     formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
@@ -28,9 +28,9 @@ use symphonia::core::{
 use super::{
     aac::{HE_AAC, SbrSearch},
     codec::codecs,
-    kind::{KNOWN, boxed_codec, codec_name, read_format, unread_format},
+    kind::{KNOWN, aiff_codec, boxed_codec, codec_name, read_format, unread_format},
     mixdown::{Bounds, CHANNELS_MAX, Mixdown, SAMPLE_RATES_HZ},
-    mp4::EditList,
+    mp4::{self, EditList},
     opus::OpusHead,
     wave::{Wave, WaveError},
 };
@@ -121,6 +121,9 @@ pub fn decode_audio(
         MetadataOptions::default(),
     );
     let format = probed.map_err(|error| match (claimed, error) {
+        (Some("aiff"), SymphoniaError::Unsupported(_)) if aiff_codec(&bytes).is_some() => {
+            named("aiff", Problem::Unsupported(aiff_codec(&bytes).unwrap_or_default()))
+        }
         (Some(format), error) => named(format, error.into()),
         (None, SymphoniaError::Unsupported(_) | SymphoniaError::IoError(_)) => {
             let (bytes, start) = (bytes.len(), shown_start(&bytes));
@@ -196,18 +199,22 @@ impl Playing {
         if !SAMPLE_RATES_HZ.contains(&claimed_rate) {
             return Err(Problem::Damaged(format!("it has {claimed_rate} samples per second")));
         }
+        if let Some(codec) = wrongly_decoded(parameters) {
+            return Err(Problem::Unsupported(codec));
+        }
+        let mut parameters = parameters.clone();
+        if is_boxed {
+            parameters.codec = mp4::pcm_codec(bytes, parameters.codec);
+        }
+        let parameters = &parameters;
         let unsupported =
             || Problem::Unsupported(format!("{} with {}", container(), codec_name(parameters)));
-        if is_wide_stereo_flac(parameters) {
-            return Err(unsupported());
-        }
         let options = AudioDecoderOptions::default();
-        let decoder = codecs().make_audio_decoder(parameters, &options).map_err(|error| {
-            match error {
+        let decoder =
+            codecs().make_audio_decoder(parameters, &options).map_err(|error| match error {
                 SymphoniaError::Unsupported(_) => unsupported(),
                 error => error.into(),
-            }
-        })?;
+            })?;
         let opus_head = (parameters.codec == CODEC_ID_OPUS && !is_boxed)
             .then(|| OpusHead::read(parameters.extra_data.as_deref()?))
             .flatten();
@@ -217,12 +224,18 @@ impl Playing {
     }
 }
 
-/// Returns whether a track is FLAC of 32 bits in stereo. The difference of its channels has 33, which
-/// Symphonia 0.6.1 decodes as 32.
-fn is_wide_stereo_flac(parameters: &AudioCodecParameters) -> bool {
-    parameters.codec == CODEC_ID_FLAC
-        && parameters.bits_per_sample == Some(32)
-        && parameters.channels.as_ref().is_some_and(|channels| channels.count() == 2)
+/// Names the codec of a track that Symphonia 0.6.1 decodes, but to other samples than the codec's own
+/// library: the difference of the channels of 32-bit FLAC has 33 bits, of which it takes 32; and of Vorbis
+/// with more than two channels it mistakes some.
+fn wrongly_decoded(parameters: &AudioCodecParameters) -> Option<String> {
+    let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
+    match parameters.codec {
+        CODEC_ID_FLAC if parameters.bits_per_sample == Some(32) && n_channels == 2 => {
+            Some("32-bit FLAC in stereo".to_owned())
+        }
+        CODEC_ID_VORBIS if n_channels > 2 => Some(format!("Vorbis with {n_channels} channels")),
+        _ => None,
+    }
 }
 
 /// Returns a container's name for a message.

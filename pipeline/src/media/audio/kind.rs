@@ -10,7 +10,7 @@ pub(super) const KNOWN: &str = "WAV (RF64, Wave64), AIFF, CAF, FLAC, MP3, Ogg, W
      Opus, Vorbis or PCM";
 
 /// How files of formats that are read begin.
-const READ: [(&[u8], &str); 13] = [
+const READ: [(&[u8], &str); 10] = [
     (b"RIFF", "wave"),
     (b"RF64", "wave"),
     (b"BW64", "wave"),
@@ -21,13 +21,10 @@ const READ: [(&[u8], &str); 13] = [
     (b"ID3", "mp3"),
     (b"caff", "caf"),
     (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"\0\0\0\x08wide", "isomp4"),
-    (b"\0\0\0\x08skip", "isomp4"),
-    (b"\0\0\0\x08free", "isomp4"),
 ];
 
 /// How files of formats that are not read begin: an offset, bytes, and the format's name.
-const NOT_READ: [(usize, &[u8], &str); 33] = [
+const NOT_READ: [(usize, &[u8], &str); 29] = [
     (0, b"RIFX", "WAV with big-endian samples (RIFX)"),
     (8, b"RMID", "MIDI"),
     (8, b"AVI ", "AVI"),
@@ -56,11 +53,7 @@ const NOT_READ: [(usize, &[u8], &str); 33] = [
     (0, b".ra\xfd", "RealAudio"),
     (0, b"FLV\x01", "Flash video (FLV)"),
     (0, b"nut/multimedia container", "NUT"),
-    (0, b"LVQF", "IVF"),
-    (0, b"IMPM", "Impulse Tracker module"),
-    (0, b"Extended Module: ", "FastTracker module"),
     (0, b"\x00\x00\x01\xba", "MPEG program stream"),
-    (0, b"\x56\xe0", "AAC in LATM (LOAS)"),
 ];
 
 /// How the first packet of a stream in Ogg begins, of codecs that are not read, or not in Ogg.
@@ -80,11 +73,11 @@ const IMAGE_BRANDS: [&[u8]; 9] =
 const TRANSPORT_PACKET: usize = 188;
 
 /// Returns whether bytes begin like audio: of a format that is read, or that is known by name, as a box of
-/// MPEG-4 (ISO/IEC 14496-12), or with the head of a frame of MPEG audio (ISO/IEC 11172-3: eleven bits set)
-/// or AAC (ISO/IEC 14496-3, ADTS).
+/// MPEG-4 (ISO/IEC 14496-12), or with the head of a frame of MPEG audio (ISO/IEC 11172-3: eleven bits set,
+/// layer II or III) or AAC (ISO/IEC 14496-3, ADTS).
 pub(in super::super) fn is_known(bytes: &[u8]) -> bool {
     let is_frame = matches!(bytes, [0xff, second, ..]
-        if second & 0xe6 == 0xe2 || second & 0xf6 == 0xf0 || second & 0xf6 == 0xf4);
+        if matches!(second & 0xe6, 0xe2 | 0xe4) || second & 0xf6 == 0xf0);
     let is_box = bytes.get(4..8) == Some(b"ftyp")
         && !bytes.get(8..12).is_some_and(|brand| IMAGE_BRANDS.contains(&brand));
     read_format(bytes).is_some() || is_frame || is_box || unread_format(bytes).is_some()
@@ -98,8 +91,11 @@ pub(super) fn read_format(bytes: &[u8]) -> Option<&'static str> {
 /// Returns the name of a format that is not read.
 pub(super) fn unread_format(bytes: &[u8]) -> Option<&'static str> {
     let begins = |at: usize, magic: &[u8]| bytes.get(at..).is_some_and(|b| b.starts_with(magic));
+    // Text may begin with the same letters; headers have small numbers beside them.
+    let has_numbers = bytes.iter().take(16).any(|byte| *byte < 9);
+    let is_word = |magic: &[u8]| magic.len() < 5 && magic.iter().all(|c| matches!(c, b' '..=b'~'));
     let by_magic = NOT_READ.iter().find(|(at, magic, _)| match *at {
-        0 => begins(0, magic),
+        0 => begins(0, magic) && (has_numbers || !is_word(magic)),
         at => begins(at, magic) && (begins(0, b"RIFF") || begins(0, b"FORM")),
     });
     let is_transport = bytes.len() > 2 * TRANSPORT_PACKET
@@ -118,12 +114,20 @@ fn ogg_codec(bytes: &[u8]) -> Option<&'static str> {
     OGG_NOT_READ.iter().find(|(magic, _)| packet.starts_with(magic)).map(|(_, name)| *name)
 }
 
+/// Returns the name of a compression of AIFF-C: four letters in the chunk `COMM`, after 18 bytes.
+pub(super) fn aiff_codec(bytes: &[u8]) -> Option<String> {
+    let chunk =
+        memchr::memmem::find(bytes, b"COMM").filter(|_| bytes.get(8..12) == Some(b"AIFC"))?;
+    let code = bytes.get(chunk + 26..chunk + 30)?;
+    Some(format!("AIFF-C with the codec `{}`", code.escape_ascii()))
+}
+
 /// Returns the name of an encoding of WAV that is not read (`mmreg.h` of the Windows SDK).
 pub(super) fn wave_codec(tag: u16) -> String {
     let name = match tag {
         0x02 | 0x11 => "ADPCM",
-        0x10 | 0x14 | 0x15 | 0x16 | 0x17 | 0x20 | 0x36 | 0x40 | 0x45 | 0x61 | 0x62 | 0x64 | 0x65
-        | 0x69 | 0x200 => "ADPCM",
+        0x10 | 0x14 | 0x15 | 0x16 | 0x17 | 0x20 | 0x36 | 0x40 | 0x45 | 0x61 | 0x62 | 0x64
+        | 0x65 | 0x69 | 0x200 => "ADPCM",
         0x22 => "TrueSpeech",
         0x31 | 0x32 => "GSM 6.10",
         0x42 => "G.723.1",

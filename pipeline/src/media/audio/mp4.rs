@@ -3,6 +3,14 @@
 
 use std::ops::Range;
 
+use symphonia::core::codecs::audio::{
+    AudioCodecId,
+    well_known::{
+        CODEC_ID_PCM_F32BE, CODEC_ID_PCM_F32LE, CODEC_ID_PCM_F64BE, CODEC_ID_PCM_F64LE,
+        CODEC_ID_PCM_S24BE, CODEC_ID_PCM_S24LE, CODEC_ID_PCM_S32BE, CODEC_ID_PCM_S32LE,
+    },
+};
+
 /// An entry of an edit list, in samples of the decoded track.
 #[derive(Debug, PartialEq)]
 struct Edit {
@@ -22,9 +30,10 @@ impl EditList {
     /// As in ffmpeg 9, empty edits insert no silence, and rates are not followed.
     pub(super) fn read(bytes: &[u8], track_id: u32, sample_rate_hz: u32) -> Option<Self> {
         let movie = body_of(bytes, &[b"moov"])?;
-        let track = boxes(movie).filter(|(kind, _)| kind == b"trak").map(|(_, body)| body).find(
-            |track| body_of(track, &[b"tkhd"]).and_then(track_number) == Some(track_id),
-        )?;
+        let track = boxes(movie)
+            .filter(|(kind, _)| kind == b"trak")
+            .map(|(_, body)| body)
+            .find(|track| body_of(track, &[b"tkhd"]).and_then(track_number) == Some(track_id))?;
         let listed = body_of(track, &[b"edts", b"elst"]).and_then(|list| {
             let movie_scale = body_of(movie, &[b"mvhd"]).and_then(timescale)?;
             let media_scale = body_of(track, &[b"mdia", b"mdhd"]).and_then(timescale)?;
@@ -85,8 +94,28 @@ impl EditList {
     }
 }
 
+/// Returns the codec of PCM in a QuickTime file: `in24`, `in32`, `fl32` and `fl64` are big-endian but where a
+/// box `enda` says otherwise, which the demuxer takes for granted.
+pub(super) fn pcm_codec(bytes: &[u8], codec: AudioCodecId) -> AudioCodecId {
+    let is_big_endian = first_audio_entry(bytes).is_some_and(|(kind, entry)| {
+        matches!(&kind, b"in24" | b"in32" | b"fl32" | b"fl64")
+            && memchr::memmem::find(entry, b"enda\0\x01").is_none()
+    });
+    match codec {
+        CODEC_ID_PCM_S24LE if is_big_endian => CODEC_ID_PCM_S24BE,
+        CODEC_ID_PCM_S32LE if is_big_endian => CODEC_ID_PCM_S32BE,
+        CODEC_ID_PCM_F32LE if is_big_endian => CODEC_ID_PCM_F32BE,
+        CODEC_ID_PCM_F64LE if is_big_endian => CODEC_ID_PCM_F64BE,
+        other => other,
+    }
+}
+
 /// Returns the code of the first sample entry of a track of audio: its codec.
 pub(super) fn audio_sample_entry(bytes: &[u8]) -> Option<[u8; 4]> {
+    first_audio_entry(bytes).map(|(kind, _)| kind)
+}
+
+fn first_audio_entry(bytes: &[u8]) -> Option<([u8; 4], &[u8])> {
     let movie = body_of(bytes, &[b"moov"])?;
     let tracks = boxes(movie).filter(|(kind, _)| kind == b"trak").map(|(_, body)| body);
     let mut audio = tracks.filter(|track| {
@@ -95,7 +124,7 @@ pub(super) fn audio_sample_entry(bytes: &[u8]) -> Option<[u8; 4]> {
     });
     let entries = body_of(audio.next()?, &[b"mdia", b"minf", b"stbl", b"stsd"])?;
     // A version, flags, and the number of entries.
-    boxes(entries.get(8..)?).next().map(|(kind, _)| kind)
+    boxes(entries.get(8..)?).next()
 }
 
 /// Returns the body of the first box of a path, each in the one before.

@@ -72,7 +72,7 @@ impl MpegDecoder {
         let spec = AudioSpec::new(info.sample_rate, Channels::Positioned(position));
         self.buffer = AudioBuffer::new(spec, n_samples / n_channels);
         self.buffer.render_uninit(None);
-        self.buffer.copy_from_slice_interleaved(&self.samples[..n_samples].to_vec());
+        self.buffer.copy_from_slice_interleaved::<f32, _>(&&self.samples[..n_samples]);
         if self.is_gapless {
             let frames = |duration: u64| usize::try_from(duration).unwrap_or(usize::MAX);
             self.buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));

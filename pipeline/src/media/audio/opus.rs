@@ -71,7 +71,7 @@ impl OpusDecoder {
             self.samples[..n_frames * self.n_channels].iter().map(|s| s * self.gain).collect();
         self.buffer.grow_capacity(n_frames);
         self.buffer.render_uninit(Some(n_frames));
-        self.buffer.copy_from_slice_interleaved(&decoded);
+        self.buffer.copy_from_slice_interleaved::<f32, _>(&decoded);
         if self.is_gapless {
             let frames = |duration: u64| usize::try_from(duration).unwrap_or(usize::MAX);
             self.buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));
