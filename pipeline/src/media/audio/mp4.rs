@@ -204,21 +204,22 @@ mod tests {
         box_of(b"elst", &[&[0; 4], &n.to_be_bytes(), &entries.collect::<Vec<u8>>()])
     }
 
-    fn ranges(bytes: &[u8], rate_hz: u32, n_samples: usize) -> Option<Vec<Range<usize>>> {
-        Some(EditList::read(bytes, 7, rate_hz)?.ranges(n_samples).collect())
+    fn ranges(bytes: &[u8], rate_hz: u32, n_samples: usize) -> Option<Vec<[usize; 2]>> {
+        let list = EditList::read(bytes, 7, rate_hz)?;
+        Some(list.ranges(n_samples).map(|range| [range.start, range.end]).collect())
     }
 
     #[test]
     fn edits_are_counted_in_samples() {
         let bytes = movie(&list(&[(1000, 1024)]), &[]);
-        assert_eq!(ranges(&bytes, 44_100, 50_000), Some(vec![1024..45_124]));
-        assert_eq!(ranges(&bytes, 44_100, 2000), Some(vec![1024..2000]), "no more than there is");
-        assert_eq!(ranges(&bytes, 22_050, 50_000), Some(vec![512..22_562]), "another rate");
+        assert_eq!(ranges(&bytes, 44_100, 50_000), Some(vec![[1024, 45_124]]));
+        assert_eq!(ranges(&bytes, 44_100, 2000), Some(vec![[1024, 2000]]), "no more than there is");
+        assert_eq!(ranges(&bytes, 22_050, 50_000), Some(vec![[512, 22_562]]), "another rate");
         let several = movie(&list(&[(50, -1), (100, 4410), (0, 44_100)]), &[]);
-        assert_eq!(ranges(&several, 44_100, 50_000), Some(vec![4410..8820, 44_100..50_000]));
+        assert_eq!(ranges(&several, 44_100, 50_000), Some(vec![[4410, 8820], [44_100, 50_000]]));
         let wide = [&100_u64.to_be_bytes()[..], &4410_i64.to_be_bytes(), &[0, 1, 0, 0]].concat();
         let wide = box_of(b"elst", &[&[1, 0, 0, 0], &1_u32.to_be_bytes(), &wide]);
-        assert_eq!(ranges(&movie(&wide, &[]), 44_100, 50_000), Some(vec![4410..8820]));
+        assert_eq!(ranges(&movie(&wide, &[]), 44_100, 50_000), Some(vec![[4410, 8820]]));
         assert_eq!(ranges(&movie(&list(&[(50, -1)]), &[]), 44_100, 50_000), None);
         assert_eq!(ranges(&movie(&[], &[]), 44_100, 50_000), None);
         assert_eq!(EditList::read(&bytes, 6, 44_100), None, "another track");
@@ -232,9 +233,13 @@ mod tests {
         let entry = box_of(b"----", &[&name, &data]);
         let metadata = box_of(b"meta", &[&[0; 4], &box_of(b"ilst", &[&entry])]);
         let more = box_of(b"udta", &[&metadata]);
-        assert_eq!(ranges(&movie(&[], &more), 44_100, 9000), Some(vec![2112..5112]));
+        assert_eq!(ranges(&movie(&[], &more), 44_100, 9000), Some(vec![[2112, 5112]]));
         let edited = movie(&list(&[(0, 1024)]), &more);
-        assert_eq!(ranges(&edited, 44_100, 9000), Some(vec![1024..9000]), "an edit list is first");
+        assert_eq!(
+            ranges(&edited, 44_100, 9000),
+            Some(vec![[1024, 9000]]),
+            "an edit list is first"
+        );
     }
 
     #[test]
