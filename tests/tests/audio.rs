@@ -22,6 +22,7 @@ fn decode(bytes: Vec<u8>) -> Result<DecodedAudio, MediaError> {
 }
 
 /// The average of the channels of `make_audio.py`.
+#[expect(clippy::cast_possible_truncation, reason = "samples are f32")]
 fn source(rate_hz: u32, n_channels: usize, n_samples: usize) -> Vec<f32> {
     let sample = |i: usize| {
         let t = i as f64 / f64::from(rate_hz);
