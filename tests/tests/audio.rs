@@ -2,6 +2,8 @@
 //!
 //! The files are made by `tests/audio/make_audio.py`, all of one formula.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{f64::consts::TAU, fs};
 
 use legenda_pipeline::media::{
