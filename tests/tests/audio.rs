@@ -6,10 +6,8 @@
 
 use std::{f64::consts::TAU, fs};
 
-use legenda_pipeline::media::{
-    MediaError,
-    audio::{DecodedAudio, decode_audio},
-};
+use legenda_models::Waveform;
+use legenda_pipeline::media::{Decoded, MediaError, audio::decode_audio};
 use legenda_tests::repository;
 
 const SECONDS_MAX: f64 = 60.0;
@@ -19,7 +17,7 @@ fn file(name: &str) -> Vec<u8> {
     fs::read(repository().join("tests/audio/files").join(name)).unwrap()
 }
 
-fn decode(bytes: Vec<u8>) -> Result<DecodedAudio, MediaError> {
+fn decode(bytes: Vec<u8>) -> Result<Decoded<Waveform>, MediaError> {
     decode_audio(bytes.into(), SECONDS_MAX, BYTES_MAX)
 }
 
@@ -48,7 +46,7 @@ fn difference(actual: &[f32], wanted: &[f32]) -> f64 {
 /// ends with a step, which lossy codecs smear, so the ends are not compared.
 #[track_caller]
 fn check(name: &str, rate_hz: u32, n_channels: usize, n_samples: usize, most: f64) {
-    let sound = decode(file(name)).unwrap_or_else(|error| panic!("{name}: {error}")).waveform;
+    let sound = decode(file(name)).unwrap_or_else(|error| panic!("{name}: {error}")).media;
     assert_eq!(sound.sample_rate_hz, rate_hz, "{name}");
     assert_eq!(sound.samples.len(), n_samples, "{name}");
     let wanted = source(rate_hz, n_channels, n_samples);
@@ -83,14 +81,14 @@ fn encoder_delay_and_padding_are_left_out() {
     check("opus.mp4", 48_000, 2, 14_400, 0.05);
     // Speech and the channel of low frequencies keep no phases.
     for name in ["opus-voice.ogg", "opus-surround.ogg"] {
-        assert_eq!(decode(file(name)).unwrap().waveform.samples.len(), 14_400, "{name}");
+        assert_eq!(decode(file(name)).unwrap().media.samples.len(), 14_400, "{name}");
     }
 }
 
 #[test]
 fn an_edit_list_cuts_to_the_sample() {
-    let sound = decode(file("aac-cut.m4a")).unwrap().waveform;
-    let whole = decode(file("aac.m4a")).unwrap().waveform.samples;
+    let sound = decode(file("aac-cut.m4a")).unwrap().media;
+    let whole = decode(file("aac.m4a")).unwrap().media.samples;
     assert_eq!(sound.samples.len(), 3939, "the list has 178.6 ms");
     let at = |first: usize| difference(&sound.samples[500..3000], &whole[first + 500..]);
     let best = (0..3000).min_by(|a, b| at(*a).total_cmp(&at(*b))).unwrap();
@@ -104,7 +102,7 @@ fn logarithmic_and_adaptive_pcm_is_read() {
     check("mu-law.wav", 16_000, 1, 4800, 1e-3);
     // The last block is filled up.
     for (name, n_samples) in [("adpcm-ima.wav", 6123), ("adpcm-ms.wav", 6108)] {
-        let sound = decode(file(name)).unwrap().waveform;
+        let sound = decode(file(name)).unwrap().media;
         assert_eq!(sound.samples.len(), n_samples, "{name}, as in ffmpeg");
         let off = difference(&sound.samples[..4800], &source(16_000, 1, 4800));
         assert!(off < 1e-2, "{name} is off by {off}");
@@ -114,21 +112,21 @@ fn logarithmic_and_adaptive_pcm_is_read() {
 #[test]
 fn mpeg_audio_without_a_tag_begins_with_its_delay() {
     for (name, n_samples) in [("mp3.wav", 8064), ("mp2.mp2", 14_976)] {
-        let sound = decode(file(name)).unwrap().waveform;
+        let sound = decode(file(name)).unwrap().media;
         assert_eq!(sound.samples.len(), n_samples, "{name}, as in ffmpeg");
     }
 }
 
 #[test]
 fn chained_streams_are_read_in_whole() {
-    let sound = decode(file("chained.ogg")).unwrap().waveform;
-    let first = decode(file("vorbis.ogg")).unwrap().waveform;
-    let second = decode(file("vorbis-mono.ogg")).unwrap().waveform.at_rate(22_050).unwrap();
+    let sound = decode(file("chained.ogg")).unwrap().media;
+    let first = decode(file("vorbis.ogg")).unwrap().media;
+    let second = decode(file("vorbis-mono.ogg")).unwrap().media.at_rate(22_050).unwrap();
     assert_eq!(sound.sample_rate_hz, first.sample_rate_hz);
     assert_eq!(sound.samples, [first.samples, second.samples].concat());
     // The same stream again, without end.
     let once = file("vorbis-mono.ogg");
-    let sound = decode([&once[..], &once, &once].concat()).unwrap().waveform;
+    let sound = decode([&once[..], &once, &once].concat()).unwrap().media;
     assert_eq!(sound.samples.len(), 3 * 4800);
 }
 

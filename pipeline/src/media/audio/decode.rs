@@ -14,6 +14,7 @@ use std::{
 };
 
 use legenda_models::Waveform;
+use legenda_schemas::flag::Flag;
 use symphonia::core::{
     codecs::audio::{
         AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
@@ -34,20 +35,7 @@ use super::{
     opus::OpusHead,
     wave::{Wave, WaveError},
 };
-use crate::media::{MediaError, shown_start};
-
-/// Decoded audio, and what is odd about it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DecodedAudio {
-    /// The average of the channels.
-    pub waveform: Waveform,
-    /// The channels cancel: their average has less than a ten-thousandth (-40 dB) of their power, and they
-    /// are not silent. Then nothing, or noise, is left of what can be heard in the file.
-    pub channels_cancel: bool,
-    /// The file ends before the number of bytes that its header claims (WAV; other formats are damaged
-    /// then). Sizes that stand for one that was not known when they were written are not meant.
-    pub ends_early: bool,
-}
+use crate::media::{Decoded, MediaError, shown_start};
 
 /// What is wrong with audio, before its format is named.
 #[derive(Debug)]
@@ -74,6 +62,13 @@ impl From<SymphoniaError> for Problem {
 /// The sample rate stays that of the file, or of its first part (Ogg and FLAC may change theirs); the
 /// model's processor resamples.
 ///
+/// Two flags may come with it:
+///
+/// - `channels_cancel`: the average of the channels has less than a ten-thousandth (-40 dB) of their power,
+///   and they are not silent. Then nothing, or noise, is left of what can be heard in the file.
+/// - `media_damaged`: the file ends before the number of bytes that its header claims (WAV; other formats
+///   are rejected then). Sizes that stand for one that was not known when they were written are not meant.
+///
 /// # Errors
 ///
 /// [`MediaError`] if the format is unknown or not supported, the audio is damaged anywhere, has no samples
@@ -83,7 +78,7 @@ pub fn decode_audio(
     bytes: Arc<[u8]>,
     seconds_max: f64,
     bytes_max: u64,
-) -> Result<DecodedAudio, MediaError> {
+) -> Result<Decoded<Waveform>, MediaError> {
     if bytes.is_empty() {
         return Err(MediaError::Empty { kind: "audio" });
     }
@@ -133,9 +128,11 @@ pub fn decode_audio(
     })?;
     let name = format.format_info().short_name.to_owned();
     let bounds = Bounds { seconds_max, bytes_max };
-    let (waveform, channels_cancel) =
+    let (media, channels_cancel) =
         decode_track(format, &bytes, bounds).map_err(|problem| named(&name, problem))?;
-    Ok(DecodedAudio { waveform, channels_cancel, ends_early })
+    let flags = [(Flag::ChannelsCancel, channels_cancel), (Flag::MediaDamaged, ends_early)];
+    let flags = flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).collect();
+    Ok(Decoded { media, flags })
 }
 
 /// A range of shared bytes.
@@ -323,16 +320,16 @@ mod tests {
         bytes
     }
 
-    fn decode(bytes: Vec<u8>) -> Result<DecodedAudio, MediaError> {
+    fn decode(bytes: Vec<u8>) -> Result<Decoded<Waveform>, MediaError> {
         decode_audio(bytes.into(), 10.0, 1 << 20)
     }
 
     #[test]
     fn channels_are_averaged() {
         let sound = decode(wav(8000, 2, &[16384, 0, -16384, 16384])).unwrap();
-        assert_eq!(sound.waveform.sample_rate_hz, 8000);
-        assert_eq!(sound.waveform.samples, [0.25, 0.0]);
-        assert!(!sound.channels_cancel && !sound.ends_early);
+        assert_eq!(sound.media.sample_rate_hz, 8000);
+        assert_eq!(sound.media.samples, [0.25, 0.0]);
+        assert!(sound.flags.is_empty());
     }
 
     #[test]
@@ -340,7 +337,7 @@ mod tests {
         let cancels = |frame: &dyn Fn(i16) -> Vec<i16>| {
             let n_channels = u16::try_from(frame(0).len()).unwrap();
             let samples: Vec<i16> = (0..4000).flat_map(frame).collect();
-            decode(wav(8000, n_channels, &samples)).unwrap().channels_cancel
+            decode(wav(8000, n_channels, &samples)).unwrap().flags.contains(&Flag::ChannelsCancel)
         };
         let tone = |i: i16| (i % 40 - 20) * 700;
         let other = |i: i16| (i % 31 - 15) * 700;
@@ -434,7 +431,7 @@ mod tests {
     #[test]
     fn channels_of_mp3_may_have_blocks_of_different_types() {
         let bytes: Vec<u8> = (0..6).flat_map(|_| joint_stereo_frame([0, 2])).collect();
-        let sound = decode(bytes).unwrap().waveform;
+        let sound = decode(bytes).unwrap().media;
         assert_eq!((sound.sample_rate_hz, sound.samples.len()), (44_100, 6 * 1152));
     }
 }

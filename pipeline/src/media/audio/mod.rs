@@ -10,6 +10,6 @@ mod mpeg;
 mod opus;
 mod wave;
 
-pub use decode::{DecodedAudio, decode_audio};
+pub use decode::decode_audio;
 
 pub(super) use kind::is_known;
