@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{
     Backend, CropGrid, Filter, ProcessError, RgbImage,
+    center_crop::{PadRounding, center_crop},
     crops::{CropPlan, CropRules},
     page::PageRules,
     patches::{ASPECT_RATIO_MAX, PatchRules},
@@ -270,7 +271,8 @@ impl ImageProcessor {
             Geometry::Whole { target, crop } => {
                 let resized = target.map(|target| to(image, target.of(width, height)));
                 let cropped = crop.map(|(height, width)| {
-                    center_crop(resized.as_ref().unwrap_or(image), width, height)
+                    let image = resized.as_ref().unwrap_or(image);
+                    center_crop(image, width, height, PadRounding::of(self.backend))
                 });
                 self.whole(cropped.as_ref().or(resized.as_ref()).unwrap_or(image))
             }
@@ -516,24 +518,6 @@ fn is_clip(config: &ImageProcessorConfig) -> bool {
 
 pub(super) fn inconsistent(message: String) -> BundleError {
     BundleError::Inconsistent { file: FILE, message }
-}
-
-/// Returns the centre, with black where the image is smaller (`center_crop` of transformers).
-pub(super) fn center_crop(image: &RgbImage, width: usize, height: usize) -> RgbImage {
-    let mut pixels = vec![0; width * height * 3];
-    // Where to start in the source, where in the target, and how much: per axis.
-    let axis = |source: usize, target: usize| {
-        (source.saturating_sub(target) / 2, target.saturating_sub(source) / 2, source.min(target))
-    };
-    let (source_x, target_x, n_columns) = axis(image.width, width);
-    let (source_y, target_y, n_rows) = axis(image.height, height);
-    for row_idx in 0..n_rows {
-        let source = ((source_y + row_idx) * image.width + source_x) * 3;
-        let target = ((target_y + row_idx) * width + target_x) * 3;
-        pixels[target..target + n_columns * 3]
-            .copy_from_slice(&image.pixels[source..source + n_columns * 3]);
-    }
-    RgbImage { width, height, pixels }
 }
 
 /// OpenAI's mean and deviation, of the classes that CLIP's towers come with.

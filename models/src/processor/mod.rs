@@ -4,6 +4,7 @@
 //! pipeline's; running encoders is `family`'s.
 
 mod audio;
+mod center_crop;
 mod clap;
 mod continued;
 mod crops;

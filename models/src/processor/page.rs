@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{
     Backend, Filter, ProcessError, RgbImage,
-    image::{center_crop, inconsistent, no_crop, unsupported},
+    center_crop::{PadRounding, center_crop},
+    image::{inconsistent, no_crop, unsupported},
     resize,
 };
 use crate::bundle::{BundleError, ImageProcessorConfig, ImageSize};
@@ -85,7 +86,12 @@ impl PageRules {
         let image = resize(image, first.0, first.1, filter, backend);
         // `thumbnail` has a filter of its own.
         let image = resize(&image, second.0, second.1, Filter::Bicubic, backend);
-        Ok(if self.pads { center_crop(&image, self.width, self.height) } else { image })
+        // `pad_image` of both processors for Donut rounds down.
+        Ok(if self.pads {
+            center_crop(&image, self.width, self.height, PadRounding::Down)
+        } else {
+            image
+        })
     }
 
     /// Returns the most pixels of the copies of a page of this size that are held at once.
