@@ -1,26 +1,36 @@
 //! Image bytes to RGB pixels.
 
-use std::io::Cursor;
+use std::{
+    borrow::Cow,
+    io::{Cursor, ErrorKind},
+};
 
 use image::{
-    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
-    error::UnsupportedErrorKind, metadata::Orientation,
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits,
+    codecs::webp::WebPDecoder, error::UnsupportedErrorKind,
 };
 use legenda_models::RgbImage;
 
 use super::{
     MediaError,
     damaged::{self, Damage},
+    format::{Format, no_image, other_image},
+    gif::GifDecoder,
+    heif::HeifDecoder,
+    ico,
     jpeg::JpegDecoder,
+    orientation::orientation,
     shown_start,
+    tiff::TiffDecoder,
 };
 
-const KNOWN: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF";
+const KNOWN: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF, ICO, PNM, and with libheif HEIC and AVIF";
 
 /// An image whose header was read; its pixels come with [`PendingImage::decode`].
 pub struct PendingImage<'a> {
+    bytes: &'a [u8],
     decoder: Box<dyn ImageDecoder + 'a>,
-    format: String,
+    format: Format,
     width: u32,
     height: u32,
     decode_bytes: u64,
@@ -35,9 +45,9 @@ const SIDE_BYTES_MAX: u64 = 8 << 20;
 /// decoder that needs the whole picture at once (progressive JPEG: 16 bits in each of three).
 const WORK_BYTES_PER_PIXEL: u64 = 3 + 6;
 
-/// Returns whether bytes begin like a picture.
+/// Returns whether bytes begin like an image, decoded or not.
 pub(super) fn is_known(bytes: &[u8]) -> bool {
-    image::guess_format(bytes).is_ok()
+    Format::of(bytes).is_some() || other_image(bytes).is_some()
 }
 
 impl<'a> PendingImage<'a> {
@@ -45,12 +55,8 @@ impl<'a> PendingImage<'a> {
     ///
     /// # Errors
     ///
-    /// [`MediaError`] if the format is unknown, the header is damaged, or the image has more than
-    /// `pixels_max` pixels.
-    ///
-    /// # Panics
-    ///
-    /// Never: reading bytes in memory does not fail.
+    /// [`MediaError`] if the format is unknown or not supported, the header is damaged, or the image has
+    /// more than `pixels_max` pixels.
     pub fn open(bytes: &'a [u8], pixels_max: u64) -> Result<Self, MediaError> {
         Self::open_as(bytes, pixels_max, Damage::Refused)
     }
@@ -63,28 +69,19 @@ impl<'a> PendingImage<'a> {
         if bytes.is_empty() {
             return Err(MediaError::Empty { kind: "image" });
         }
-        let mut reader = ImageReader::new(Cursor::new(bytes))
-            .with_guessed_format()
-            .expect("a cursor over bytes in memory does not fail");
-        let Some(format) = reader.format() else {
-            return Err(MediaError::UnknownFormat {
-                kind: "image",
-                bytes: bytes.len(),
-                start: shown_start(bytes),
-                known: KNOWN,
+        let Some(format) = Format::of(bytes) else {
+            return Err(match other_image(bytes).or_else(|| no_image(bytes)) {
+                Some(name) => unsupported(name.to_owned()),
+                None => MediaError::UnknownFormat {
+                    kind: "image",
+                    bytes: bytes.len(),
+                    start: shown_start(bytes),
+                    known: KNOWN,
+                },
             });
         };
-        let name = format!("{format:?}");
-        let mut work_bytes = None;
-        let mut decoder: Box<dyn ImageDecoder + 'a> = if format == ImageFormat::Jpeg {
-            let decoder =
-                JpegDecoder::new(bytes, damage).map_err(|error| refused(&name, &error))?;
-            work_bytes = Some(decoder.work_bytes());
-            Box::new(decoder)
-        } else {
-            reader.limits(limits(SIDE_BYTES_MAX));
-            Box::new(reader.into_decoder().map_err(|error| refused(&name, &error))?)
-        };
+        let (mut decoder, work_bytes) =
+            decoder(bytes, format, damage).map_err(|error| refused(format, &error))?;
         let (width, height) = decoder.dimensions();
         let pixels = u64::from(width) * u64::from(height);
         if pixels > pixels_max {
@@ -98,8 +95,8 @@ impl<'a> PendingImage<'a> {
             .saturating_mul(2)
             .saturating_add(work_bytes)
             .saturating_add(SIDE_BYTES_MAX);
-        decoder.set_limits(limits(decode_bytes)).map_err(|error| refused(&name, &error))?;
-        Ok(Self { decoder, format: name, width, height, decode_bytes })
+        decoder.set_limits(limits(decode_bytes)).map_err(|error| refused(format, &error))?;
+        Ok(Self { bytes, decoder, format, width, height, decode_bytes })
     }
 
     /// Returns width and height in pixels, before the picture is turned.
@@ -115,34 +112,98 @@ impl<'a> PendingImage<'a> {
         self.decode_bytes
     }
 
-    /// Decodes the pixels: turned as the EXIF orientation says, alpha dropped without compositing,
-    /// as `transformers` 5.23 does (`load_image`, then Pillow's `convert("RGB")`).
+    /// Decodes the pixels: turned as the EXIF or XMP orientation says, alpha dropped without
+    /// compositing, the first frame of an animation on its canvas, as `transformers` 5.23 does
+    /// (`load_image`, then the `convert("RGB")` of Pillow 13).
+    ///
+    /// Grey of 9 to 16 bits is scaled to 8, where Pillow clips it: most of such images would be white.
     ///
     /// # Errors
     ///
-    /// [`MediaError::Damaged`] with the decoder's reason.
-    pub fn decode(mut self) -> Result<RgbImage, MediaError> {
-        let format = self.format;
-        let orientation = self.decoder.orientation().map_err(|error| refused(&format, &error))?;
+    /// [`MediaError::Damaged`] or [`MediaError::Unsupported`] with the decoder's reason.
+    pub fn decode(self) -> Result<RgbImage, MediaError> {
+        let Self { bytes, decoder, format, .. } = self;
         let mut image =
-            DynamicImage::from_decoder(self.decoder).map_err(|error| refused(&format, &error))?;
-        image.apply_orientation(orientation);
-        Ok(to_rgb(image))
+            DynamicImage::from_decoder(decoder).map_err(|error| refused(format, &error))?;
+        image.apply_orientation(orientation(bytes, format));
+        Ok(to_rgb(image, format))
     }
 
     /// Decodes the pixels before what is damaged, if there are any.
-    pub(super) fn decode_in_part(mut self) -> Option<RgbImage> {
-        let orientation = self.decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut image = damaged::pixels_in_part(self.decoder)?;
-        image.apply_orientation(orientation);
-        Some(to_rgb(image))
+    pub(super) fn decode_in_part(self) -> Option<RgbImage> {
+        let Self { bytes, decoder, format, .. } = self;
+        let mut image = damaged::pixels_in_part(decoder)?;
+        image.apply_orientation(orientation(bytes, format));
+        Some(to_rgb(image, format))
     }
 }
 
-fn to_rgb(image: DynamicImage) -> RgbImage {
-    let rgb = image.into_rgb8();
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    RgbImage { width, height, pixels: rgb.into_raw() }
+/// Returns the decoder of an image, and how much memory it takes beside the pixels where it tells.
+fn decoder<'a>(
+    bytes: &'a [u8],
+    format: Format,
+    damage: Damage,
+) -> ImageResult<(Box<dyn ImageDecoder + 'a>, Option<u64>)> {
+    let builtin = match format {
+        Format::Heif(name) => return Ok((Box::new(HeifDecoder::new(bytes, name)?), None)),
+        Format::Builtin(builtin) => builtin,
+    };
+    let decoder: Box<dyn ImageDecoder + 'a> = match builtin {
+        ImageFormat::Jpeg => {
+            let decoder = JpegDecoder::new(bytes, damage)?;
+            let work_bytes = Some(decoder.work_bytes());
+            return Ok((Box::new(decoder), work_bytes));
+        }
+        ImageFormat::Gif => Box::new(GifDecoder::new(bytes)?),
+        ImageFormat::Tiff => {
+            let decoder = TiffDecoder::new(bytes)?;
+            let work_bytes = Some(decoder.work_bytes());
+            return Ok((Box::new(decoder), work_bytes));
+        }
+        ImageFormat::Ico => ico::decoder(bytes)
+            .unwrap_or_else(|| Err(ImageError::IoError(ErrorKind::UnexpectedEof.into())))?,
+        ImageFormat::WebP => Box::new(WebPDecoder::new(Cursor::new(without_announcements(bytes)))?),
+        _ => {
+            let mut reader = ImageReader::with_format(Cursor::new(bytes), builtin);
+            reader.limits(limits(SIDE_BYTES_MAX));
+            Box::new(reader.into_decoder()?)
+        }
+    };
+    Ok((decoder, None))
+}
+
+/// Clears the flags in the header of a WebP file that announce EXIF, XMP and a colour profile: the decoder
+/// needs none of them, and refuses files that lack what is announced.
+fn without_announcements(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const FLAGS: usize = 20;
+    const ANNOUNCEMENTS: u8 = 0x20 | 0x08 | 0x04;
+    let mut bytes = Cow::Borrowed(bytes);
+    if bytes.get(12..16) == Some(b"VP8X")
+        && bytes.get(FLAGS).is_some_and(|flags| flags & ANNOUNCEMENTS != 0)
+    {
+        bytes.to_mut()[FLAGS] &= !ANNOUNCEMENTS;
+    }
+    bytes
+}
+
+/// Drops alpha. Of samples of 16 bits PNG keeps the high byte, as Pillow does; grey without alpha, and
+/// PNM, are rounded.
+fn to_rgb(image: DynamicImage, format: Format) -> RgbImage {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let high = |sample: u16| sample.to_be_bytes()[0];
+    let pixels = match image {
+        DynamicImage::ImageRgb16(image) if format == Format::Builtin(ImageFormat::Png) => {
+            image.into_raw().into_iter().map(high).collect()
+        }
+        DynamicImage::ImageRgba16(image) => {
+            image.pixels().flat_map(|pixel| [0, 1, 2].map(|idx| high(pixel.0[idx]))).collect()
+        }
+        DynamicImage::ImageLumaA16(image) => {
+            image.pixels().flat_map(|pixel| [high(pixel.0[0]); 3]).collect()
+        }
+        image => image.into_rgb8().into_raw(),
+    };
+    RgbImage { width, height, pixels }
 }
 
 fn limits(bytes_max: u64) -> Limits {
@@ -151,13 +212,23 @@ fn limits(bytes_max: u64) -> Limits {
     limits
 }
 
-fn refused(format: &str, error: &ImageError) -> MediaError {
-    if let ImageError::Unsupported(unsupported) = error
-        && let UnsupportedErrorKind::GenericFeature(variant) = unsupported.kind()
-    {
-        return MediaError::Unsupported { kind: "image", format: variant, known: KNOWN };
+/// Returns the error for what a decoder says. The decoders of this crate put the name of a variant that
+/// they do not read, such as `TIFF with LZMA compression`, into [`UnsupportedErrorKind::GenericFeature`].
+fn refused(format: Format, error: &ImageError) -> MediaError {
+    match error {
+        ImageError::Unsupported(error) => match error.kind() {
+            UnsupportedErrorKind::GenericFeature(variant) => unsupported(variant),
+            _ => unsupported(format!("{format} ({error})")),
+        },
+        _ => {
+            let format = format.to_string();
+            MediaError::Damaged { kind: "image", format, problem: error.to_string() }
+        }
     }
-    MediaError::Damaged { kind: "image", format: format.to_owned(), problem: error.to_string() }
+}
+
+fn unsupported(format: String) -> MediaError {
+    MediaError::Unsupported { kind: "image", format, known: KNOWN }
 }
 
 #[cfg(test)]
@@ -195,6 +266,25 @@ mod tests {
         assert_eq!(code(b"hello, world", 100), "media_unknown_format");
         assert_eq!(code(&png[..png.len() / 2], 100), "media_damaged");
         assert_eq!(code(&png, 34), "image_too_large");
+    }
+
+    #[test]
+    fn formats_that_are_not_decoded_are_named() {
+        let refused = |bytes: &[u8]| PendingImage::open(bytes, 100).map(|_| ()).unwrap_err();
+        let jpeg_xl = b"\0\0\0\x0cJXL \r\n\x87\n";
+        assert_eq!(refused(jpeg_xl).code(), "media_unsupported");
+        assert_eq!(
+            refused(jpeg_xl).to_string(),
+            "JPEG XL is not supported; supported formats of the image column: PNG, JPEG, WebP, GIF, \
+             BMP, TIFF, ICO, PNM, and with libheif HEIC and AVIF"
+        );
+        // A TIFF file of 1 x 1 pixel with LZMA compression.
+        let mut tiff = b"II*\0\x08\0\0\0\x05\0".to_vec();
+        for (tag, value) in [(256_u16, 1_u16), (257, 1), (259, 34925), (262, 1), (273, 8)] {
+            tiff.extend([tag, 3, 1, 0, value, 0].into_iter().flat_map(u16::to_le_bytes));
+        }
+        assert_eq!(refused(&tiff).code(), "media_unsupported");
+        assert!(refused(&tiff).to_string().starts_with("TIFF with LZMA compression is not"));
     }
 
     #[test]

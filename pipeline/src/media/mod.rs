@@ -3,9 +3,15 @@
 pub mod audio;
 pub mod damaged;
 pub mod encoded;
+mod format;
+mod gif;
+mod heif;
+mod ico;
 pub mod image;
 mod jpeg;
 pub mod locate;
+mod orientation;
+mod tiff;
 pub mod web;
 
 use legenda_schemas::{flag::Flags, job::SourceFormat};
