@@ -70,7 +70,7 @@ fn rows_of_formats_that_are_not_read_are_rejected_by_name() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 4);
     place.write("job.toml", PICTURE_JOB);
-    place.run(&["run", "job.toml"]).expect(0);
+    drop(place.run(&["run", "job.toml"]).expect(0));
     let rejects = place.rejects("out");
     let [codes, messages] =
         ["legenda_code", "legenda_message"].map(|name| text_column(&rejects, name));
