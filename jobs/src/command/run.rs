@@ -11,7 +11,7 @@ use anyhow::Context;
 use legenda_models::{Bundle, Embedder, Loaded, Model, ModelOptions, Runtime};
 use legenda_pipeline::{
     Ending, Progress, RunError, RunOptions, RunPlan, RunReport, Stop,
-    ledger::{LedgerError, OutputFiles, Stale},
+    ledger::{OutputFiles, Stale},
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
