@@ -23,8 +23,8 @@
 pub mod budget;
 pub mod crash;
 pub mod eval;
-pub mod first_row;
 mod excerpt;
+pub mod first_row;
 pub mod guard;
 pub mod inspect;
 pub mod ledger;

@@ -18,8 +18,8 @@ use minijinja::{
 };
 use serde_json::{Map, Value};
 
-use crate::source::column::holds_bytes;
 use crate::excerpt::excerpt;
+use crate::source::column::holds_bytes;
 
 /// Instructions a template may take for one row, so that a loop over a huge range ends; a plain
 /// template takes a few dozen.

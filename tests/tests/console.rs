@@ -63,7 +63,7 @@ fn misspelt_words_are_told_with_what_was_meant() {
     let place = workplace();
     std::fs::create_dir_all(place.path("models/smollm2")).unwrap();
     for (args, texts) in [
-        (["rnu", "job.toml"].as_slice(), ["rnu", "'run'"]),
+        (["runn", "job.toml"].as_slice(), ["runn", "'run'"]),
         (&["models", "lsit"], ["lsit", "'list'"]),
         (&["run", "job.toml", "--limt", "3"], ["--limt", "'--limit'"]),
         (&["run", "job.toml", "--stale", "kep"], ["kep", "'keep'"]),

@@ -114,7 +114,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     }
     // Another pooling is another job.
     let pooled = ["run", "job.toml", "--set", "embedding.pooling=max"];
-    place.run(&pooled).expect(2).complains_of(&["`embedding`", "--overwrite"]);
+    place.run(&pooled).expect(2).complains_of(&["embedding.pooling", "--overwrite"]);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn answers_of_another_job_are_kept_or_done_again() {
         let asked = ["run", "job.toml", "--set", "task.prompt=Say {{ text }}"];
         place.run(&[&asked[..], stale].concat())
     };
-    run(&[]).expect(2).complains_of(&["`task`", "--stale"]);
+    run(&[]).expect(2).complains_of(&["task.prompt", "--stale"]);
     let kept = run(&["--stale", "keep"]).expect(0);
     assert!(kept.stdout.contains("1 row in"), "{}", kept.stdout);
     assert!(kept.stdout.contains("rows_in 3 == answers 3"), "{}", kept.stdout);
@@ -137,5 +137,5 @@ fn answers_of_another_job_are_kept_or_done_again() {
     place
         .run(&["run", "job.toml", "--stale", "keep", "--set", "output.columns=[\"id\"]"])
         .expect(2)
-        .complains_of(&["`output.columns`", "--stale redo"]);
+        .complains_of(&["output.columns: not set", "--stale redo"]);
 }

@@ -120,7 +120,7 @@ fn answers_stand_in_folders_by_a_column() {
     let _whole = place.run(&["verify", "out"]).expect(0);
     // Without folders it is another output.
     let flat = ["run", "job.toml", "--set", "output.partition_by=id"];
-    place.run(&flat).expect(2).complains_of(&["`output.partition_by`"]);
+    place.run(&flat).expect(2).complains_of(&["output.partition_by"]);
     place.write("job.toml", TEXT_JOB);
     let _flat = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
     assert_eq!(fs::read_dir(place.path("out/lang=de")).unwrap().count(), 0);
@@ -135,7 +135,7 @@ fn folders_are_made_of_what_can_name_them() {
         ("output.columns=[\"id\"]", "is not carried"),
     ] {
         let refused = place.run(&["check", "job.toml", "--set", change]).expect(2);
-        refused.complains_of(&["`output.partition_by`", problem]);
+        refused.complains_of(&["output.partition_by", problem]);
     }
     place.write(
         "picture.toml",

@@ -78,6 +78,9 @@ impl ImageDecoder for JpegDecoder<'_> {
             let variant = format!("{kind} JPEG with {} scans (at most {SCANS_MAX})", scans.n_scans);
             return Err(image_error(Fault::Unsupported(variant)));
         }
+        if !scans.has_data {
+            return Err(image_error(Fault::Damaged("it ends before its pixels".to_owned())));
+        }
         if !scans.has_end && self.damage == Damage::Refused {
             let problem = "it ends too early: the marker EOI is missing";
             return Err(image_error(Fault::Damaged(problem.to_owned())));

@@ -118,7 +118,11 @@ impl Contents {
             SourceFormat::Arrow => {
                 let arrow = ArrowFile::index(&file).map_err(|problem| match file.failure() {
                     Some(failure) => io_error(std::io::Error::other(failure)),
-                    None => refuse("Arrow IPC", problem),
+                    None => {
+                        let head = head_of(&file, foreign::HEAD_BYTES).unwrap_or_default();
+                        let other = foreign::by_contents(path, &head);
+                        other.map_or_else(|| refuse("Arrow IPC", problem), foreign_error)
+                    }
                 })?;
                 let (schema, row_groups) = (arrow.schema(), arrow.row_groups());
                 (Self::Arrow(arrow), schema, row_groups)

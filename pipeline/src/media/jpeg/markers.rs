@@ -49,6 +49,8 @@ pub(super) struct Header {
 pub(super) struct Scans {
     /// How many scans there are.
     pub(super) n_scans: usize,
+    /// Whether the first scan has data.
+    pub(super) has_data: bool,
     /// Whether the file ends with the marker EOI.
     pub(super) has_end: bool,
 }
@@ -145,8 +147,10 @@ impl Header {
     /// Looks for the scans of the file that this is the header of, and its end.
     pub(super) fn scans(&self, bytes: &[u8]) -> Scans {
         let mut markers = Markers { bytes, at: self.scans_start };
-        let mut scans = Scans { n_scans: 1, has_end: false };
+        let mut scans = Scans { n_scans: 1, has_data: false, has_end: false };
         while markers.segment().is_ok() {
+            let data = &bytes[markers.at..];
+            scans.has_data |= !matches!(data, [] | [0xff] | [0xff, 1..=0xff, ..]);
             match markers.next() {
                 Some(SOS) => scans.n_scans += 1,
                 Some(EOI) => return Scans { has_end: true, ..scans },

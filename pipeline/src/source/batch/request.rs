@@ -97,7 +97,7 @@ impl Request {
     /// Reads a line.
     pub(crate) fn read(line: &[u8]) -> Self {
         let mut members = Members::default();
-        let mut reader = Deserializer::from_slice(line);
+        let mut reader = Deserializer::from_slice(line.trim_ascii_end());
         let read = reader.deserialize_map(&mut members).and_then(|()| reader.end());
         let Members { mut custom_id, method, url, body } = members;
         if read.is_err() {
