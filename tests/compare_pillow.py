@@ -48,7 +48,11 @@ def main() -> None:
         if ours == theirs:
             outcome = "equal pixels" if ours else "both reject"
         else:
-            outcome = "other pixels" if ours and theirs else ("only Pillow rejects" if ours else "only Legenda rejects")
+            outcome = (
+                "other pixels"
+                if ours and theirs
+                else ("only Pillow rejects" if ours else "only Legenda rejects")
+            )
             different.append(f"{kind}\t{outcome}\t{line}")
         counts[kind, outcome] += 1
     for (kind, outcome), n_files in sorted(counts.items()):

@@ -172,7 +172,7 @@ impl Names {
         compiled.blocks.values().for_each(|block| this.add(block, &mut used));
         let is_own = |name: &str| this.set.contains(name) || LOCALS.contains(&name);
         let unknown = used.into_iter().find(|(kind, name, _)| {
-            !(*kind == Kind::Function && is_own(name)) && !kind.exists(name, environment)
+            !(kind.exists(name, environment) || *kind == Kind::Function && is_own(name))
         });
         match unknown {
             None => Ok(this),

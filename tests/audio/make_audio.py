@@ -48,7 +48,11 @@ def convert(path: Path, target: Path, *options: str) -> None:
 def main(folder: Path) -> None:
     """Writes all files."""
     folder.mkdir(parents=True, exist_ok=True)
-    stereo, mono, wide = source(folder, 22_050, 2), source(folder, 16_000, 1), source(folder, 48_000, 2)
+    stereo, mono, wide = (
+        source(folder, 22_050, 2),
+        source(folder, 16_000, 1),
+        source(folder, 48_000, 2),
+    )
     surround = source(folder, 24_000, 6)
 
     aac = ["-c:a", "aac", "-b:a", "64k"]
@@ -77,12 +81,27 @@ def main(folder: Path) -> None:
 
     convert(stereo, folder / "flac.ogg", "-c:a", "flac")
     convert(stereo, folder / "flac.mp4", "-c:a", "flac", "-strict", "-2")
-    convert(stereo, folder / "flac-32.flac", "-c:a", "flac", "-sample_fmt", "s32", "-strict", "-2",
-            "-bits_per_raw_sample", "32")
+    convert(
+        stereo,
+        folder / "flac-32.flac",
+        "-c:a",
+        "flac",
+        "-sample_fmt",
+        "s32",
+        "-strict",
+        "-2",
+        "-bits_per_raw_sample",
+        "32",
+    )
     convert(stereo, folder / "alac.m4a", "-c:a", "alac")
     convert(stereo, folder / "ac3.mp4", "-c:a", "ac3", "-b:a", "96k", "-ar", "32000")
-    for name, codec in [("adpcm-ms", "adpcm_ms"), ("adpcm-ima", "adpcm_ima_wav"),
-                        ("a-law", "pcm_alaw"), ("mu-law", "pcm_mulaw"), ("bits-24", "pcm_s24le")]:
+    for name, codec in [
+        ("adpcm-ms", "adpcm_ms"),
+        ("adpcm-ima", "adpcm_ima_wav"),
+        ("a-law", "pcm_alaw"),
+        ("mu-law", "pcm_mulaw"),
+        ("bits-24", "pcm_s24le"),
+    ]:
         convert(mono, folder / f"{name}.wav", "-c:a", codec)
     for path in [stereo, mono, wide, surround]:
         path.unlink()

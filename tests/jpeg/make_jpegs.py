@@ -74,12 +74,18 @@ def whole_files() -> dict[str, bytes]:
     """Returns files that Pillow decodes without complaint."""
     cmyk = pillow(picture().convert("CMYK"))
     plain = cjpeg("-sample", "2x2")
-    files = {f"sample-{s}": cjpeg("-sample", s) for s in
-             ["1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "2x2,1x2,2x1", "2x2,2x1,1x1"]}
+    files = {
+        f"sample-{s}": cjpeg("-sample", s)
+        for s in ["1x1", "2x1", "1x2", "2x2", "4x1", "1x4", "4x2", "2x2,1x2,2x1", "2x2,2x1,1x1"]
+    }
     files |= {f"luma-small-{s}": cjpeg("-sample", s) for s in ["1x1,2x2,2x2", "1x1,2x1,1x2"]}
-    files |= {f"progressive-{s}": cjpeg("-progressive", "-sample", s) for s in ["1x1", "2x1", "2x2"]}
+    files |= {
+        f"progressive-{s}": cjpeg("-progressive", "-sample", s) for s in ["1x1", "2x1", "2x2"]
+    }
     one_each, y_alone = "0;\n1;\n2;\n", "0;\n1 2;\n"
-    files |= {f"scans-{s}": cjpeg("-sample", s, scans=one_each) for s in ["1x1", "2x1", "1x2", "2x2"]}
+    files |= {
+        f"scans-{s}": cjpeg("-sample", s, scans=one_each) for s in ["1x1", "2x1", "1x2", "2x2"]
+    }
     files["scans-y-cbcr"] = cjpeg("-sample", "2x2", scans=y_alone)
     files["restart-1-block"] = cjpeg("-restart", "1B")
     files["restart-1-row"] = cjpeg("-progressive", "-restart", "1")

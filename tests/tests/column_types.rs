@@ -480,7 +480,8 @@ fn files_whose_types_differ_are_one_table() {
         Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
     };
     // The columns of two files, the type that holds both, and the first value of each.
-    let cases: Vec<(&str, ArrayRef, Option<ArrayRef>, &str, [&str; 2])> = vec![
+    type Case = (&'static str, ArrayRef, Option<ArrayRef>, &'static str, [&'static str; 2]);
+    let cases: Vec<Case> = vec![
         ("null", Arc::new(NullArray::new(2)), Some(text([Some("a"), None])), "Utf8", ["null", "a"]),
         ("missing", int32(), None, "Int32", ["1", "null"]),
         (

@@ -28,6 +28,10 @@ fn percent(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
 }
 
+fn put(path: &Path, bytes: &[u8]) {
+    fs::File::create(path).unwrap().write_all(bytes).unwrap();
+}
+
 #[test]
 fn data_uris_and_base64_are_media() {
     let place = Workplace::new();
@@ -150,7 +154,7 @@ fn rejects_that_hold_paths_find_their_media_by_media_dirs() {
     let place = Workplace::new();
     fs::create_dir_all(place.path("data/img")).unwrap();
     for row in 0..3_u8 {
-        fs::write(place.path(&format!("data/img/{row}.png")), png(row)).unwrap();
+        put(&place.path(&format!("data/img/{row}.png")), &png(row));
     }
     let cells: Vec<Value> = (0..3).map(|row| json!(format!("img/{row}.png"))).collect();
     write_lines(&place.path("data/table.jsonl"), &cells);
@@ -170,7 +174,7 @@ fn rejects_of_files_name_their_own_file() {
     fs::create_dir(place.path("pictures")).unwrap();
     for row in 0..4_u8 {
         let bytes = if row % 2 == 1 { b"junk".to_vec() } else { png(row) };
-        fs::write(place.path(&format!("pictures/{row}.png")), bytes).unwrap();
+        put(&place.path(&format!("pictures/{row}.png")), bytes);
     }
     let job = job("pictures", "out").replace("id = \"id\", image = \"image\"", "image = \"media\"");
     place.write("job.toml", &job);

@@ -2,8 +2,6 @@
 //!
 //! `tests/references/images.parquet` was made by `tests/references/make_images.py` with Pillow.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::sync::Arc;
 
 use arrow::{

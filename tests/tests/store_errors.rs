@@ -1,8 +1,6 @@
 //! What is wrong with a store, or with how it is set up, is said in one line with what to set, before
 //! anything is read, and at once.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::{
     process::Command,
     time::{Duration, Instant},

@@ -1,8 +1,6 @@
 //! Keys of objects are taken as they stand: whatever characters they have, they are listed, read and
 //! written, and no other object is.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};

@@ -32,7 +32,7 @@ def plain() -> dict[str, list]:
     """Returns columns that every format holds."""
     rows = range(N_ROWS)
     floats = [0.1, 1e-7, 1e22, -0.0, 123456.789, 0.30000000000000004, 5e-324, 2.0]
-    texts = ["plain", "a, \"quoted\"", "two\nlines", "\U00020bb7\U0001f980", "semi;colon", " pad "]
+    texts = ["plain", 'a, "quoted"', "two\nlines", "\U00020bb7\U0001f980", "semi;colon", " pad "]
     return {
         "text": [f"question {row}: {texts[row % len(texts)]}" for row in rows],
         "id": [2**63 - 1 - row for row in rows],

@@ -50,7 +50,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     }
     match (&job, &args.job) {
         (None, _) => {
-            tell("no job is proposed: no column holds images, audio, texts or conversations")
+            tell("no job is proposed: no column holds images, audio, texts or conversations");
         }
         (Some(job), Some(file)) => {
             write(file, job)?;

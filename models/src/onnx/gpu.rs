@@ -216,7 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let library = dir.path().join("libonnxruntime.so.1.31.1");
         assert!(!is_cuda_build(&library));
-        std::fs::write(dir.path().join("libonnxruntime_providers_cuda.so"), "").unwrap();
+        drop(std::fs::File::create(dir.path().join("libonnxruntime_providers_cuda.so")).unwrap());
         assert!(is_cuda_build(&library));
     }
 }

@@ -289,7 +289,7 @@ mod tests {
     fn on_a_machine_with_a_gpu_builds_without_cuda_come_last() {
         let dir = tempfile::tempdir().unwrap();
         let with_cuda = dir.path().join("libonnxruntime.so");
-        std::fs::write(dir.path().join("libonnxruntime_providers_cuda.so"), "").unwrap();
+        drop(std::fs::File::create(dir.path().join("libonnxruntime_providers_cuda.so")).unwrap());
         let without = Path::new("/nowhere/libonnxruntime.so");
         for place in [Place::BesideBinary, Place::Cache, Place::Python] {
             assert!(waits(place, without, true) && !waits(place, &with_cuda, true));

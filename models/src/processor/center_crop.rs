@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn images_smaller_than_the_crop_stand_where_each_back_end_puts_them() {
         // Made by `image_transforms.center_crop` of transformers 5.24.
-        let expected: [((usize, usize), (usize, usize), &[u8]); 7] = [
+        type Size = (usize, usize);
+        let expected: [(Size, Size, &[u8]); 7] = [
             ((2, 3), (5, 4), &[0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3, 4, 0, 0, 0, 5, 6, 0]),
             ((5, 2), (2, 5), &[0, 0, 0, 0, 2, 3, 7, 8, 0, 0]),
             ((4, 5), (7, 2), &[0, 0, 5, 6, 7, 8, 0, 0, 0, 9, 10, 11, 12, 0]),

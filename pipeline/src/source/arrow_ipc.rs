@@ -94,7 +94,7 @@ impl ArrowFile {
         // A header that cannot be read is told when the batch is.
         let read = unpacked_bytes(file, &batch.block).unwrap_or_default();
         let bytes = read.max(block_bytes(&batch.block));
-        let refused = (bytes > bytes_max).then(|| RefusedRows { rows: 0..batch.n_rows, bytes });
+        let refused = (bytes > bytes_max).then_some(RefusedRows { rows: 0..batch.n_rows, bytes });
         let refused: Vec<RefusedRows> = refused.into_iter().collect();
         RowBounds { row_bytes_max: if refused.is_empty() { bytes } else { 0 }, refused }
     }

@@ -265,7 +265,6 @@ impl Splitter {
 
 const CARRIAGE_RETURN: &str = "a carriage return stands within it";
 
-#[expect(clippy::needless_pass_by_value, reason = "an error is mapped")]
 fn not_utf8(error: Utf8Error) -> String {
     format!("it is not UTF-8: {error}")
 }

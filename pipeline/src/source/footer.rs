@@ -92,8 +92,7 @@ fn with_sound_offsets(footer: ParquetMetaData) -> ParquetMetaData {
         let chunks = group.columns().iter().map(|chunk| {
             let data_at = chunk.data_page_offset();
             let at = chunk.dictionary_page_offset().filter(|&at| !is_odd(at, data_at));
-            let chunk = chunk.clone().into_builder().set_dictionary_page_offset(at).build();
-            chunk
+            chunk.clone().into_builder().set_dictionary_page_offset(at).build()
         });
         let chunks = chunks.collect::<Result<Vec<_>, _>>();
         let rebuilt = chunks

@@ -371,7 +371,7 @@ impl SourceTable {
     ///
     /// [`SourceError::UnknownTyped`] or [`SourceError::TypedFile`].
     pub fn set_types(&mut self, types: &BTreeMap<String, ColumnType>) -> Result<(), SourceError> {
-        for (column, _) in types {
+        for column in types.keys() {
             if self.files.iter().all(|file| file.schema.field_with_name(column).is_err()) {
                 return Err(SourceError::UnknownTyped {
                     column: column.clone(),

@@ -1,6 +1,9 @@
 //! Files that declare their types, made alike: no value is changed.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
@@ -76,7 +79,7 @@ impl Column {
             Some(wider) => {
                 let both = Field::new(self.field.name(), wider, true);
                 let is_same = self.field.metadata() == field.metadata();
-                let metadata = is_same.then(|| field.metadata().clone()).unwrap_or_default();
+                let metadata = if is_same { field.metadata().clone() } else { HashMap::default() };
                 self.field = both.with_metadata(metadata);
             }
             None => self.differs = true,

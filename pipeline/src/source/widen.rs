@@ -233,8 +233,8 @@ fn float(bits: u8) -> DataType {
 fn decimal(precision: u8, scale: u8) -> DataType {
     let Ok(scale) = i8::try_from(scale) else { return DataType::Utf8 };
     match precision {
-        ..=DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, scale),
-        ..=DECIMAL256_MAX_PRECISION => DataType::Decimal256(precision, scale),
+        n if n <= DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, scale),
+        n if n <= DECIMAL256_MAX_PRECISION => DataType::Decimal256(precision, scale),
         _ => DataType::Utf8,
     }
 }
