@@ -4,8 +4,8 @@
     cargo build --release -p legenda-pipeline --example decode_images
     python tests/compare_pillow.py target/release/examples/decode_images FOLDER...
 
-Prints, for each format, how many files have equal pixels, how many have others, and how many only one of
-the two decodes; then the files that differ.
+Prints, for each format, how many files have equal pixels, how many have others, and how many only
+one of the two decodes; then the files that differ.
 """
 
 import collections
@@ -31,11 +31,12 @@ def pillow(path: str) -> tuple[str, str]:
             rgb = ImageOps.exif_transpose(image).convert("RGB")
         digest = hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
         return kind, f"{rgb.width}x{rgb.height} {digest}"
-    except Exception:  # noqa: BLE001: Pillow raises many kinds for damaged files
+    except Exception:  # noqa: BLE001 (Pillow raises many kinds for damaged files)
         return kind, ""
 
 
 def main() -> None:
+    """Compares every file of the folders."""
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
     listing = subprocess.run(sys.argv[1:], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Makes small audio files of every format and codec, for tests of where their samples begin and end.
+"""Makes small audio files of every format and codec, to test where samples begin and end.
 
     pip install numpy==2.4.6 imageio-ffmpeg==0.8.1
     python tests/audio/make_audio.py tests/audio/files

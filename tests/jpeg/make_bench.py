@@ -4,9 +4,9 @@
     python tests/jpeg/make_bench.py FOLDER
     cargo run --release -p legenda-pipeline --example decode_images -- --rounds 5 FOLDER
 
-A picture is noise whose amplitude falls with frequency as in photographs (1/f). Sizes and qualities are those
-of pictures of the web: 500 x 375 and 640 x 480 at 75 to 92, three quarters with chroma at half resolution both
-ways, a tenth progressive.
+An image is noise whose amplitude falls with frequency as in photographs (1/f). Sizes and qualities
+are those of images of the web: 500 x 375 and 640 x 480 at 75 to 92, three quarters with chroma at
+half resolution both ways, a tenth progressive.
 """
 
 import sys
@@ -33,6 +33,7 @@ def picture(random: np.random.Generator, width: int, height: int) -> Image.Image
 
 
 def main() -> None:
+    """Makes the files."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(19)

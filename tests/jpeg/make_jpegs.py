@@ -1,4 +1,4 @@
-"""Makes JPEG files of every kind that Pillow decodes, and `digests.tsv` with the pixels that it decodes.
+"""Makes JPEG files of every kind that Pillow decodes, and `digests.tsv` of their pixels.
 
     pip install pillow==13.0.0 numpy==2.4.6
     apt-get install libjpeg-turbo-progs        # cjpeg, jpegtran
@@ -31,6 +31,7 @@ def picture() -> Image.Image:
 
 
 def run(program: str, *args: str, data: bytes) -> bytes:
+    """Returns what a program makes of `data`."""
     return subprocess.run([program, *args], input=data, capture_output=True, check=True).stdout
 
 
@@ -47,13 +48,14 @@ def cjpeg(*args: str, scans: str | None = None) -> bytes:
 
 
 def pillow(image: Image.Image, **options: object) -> bytes:
+    """Returns the image as Pillow writes it."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85, **options)
     return out.getvalue()
 
 
 def adobe_transform(file: bytes, transform: int) -> bytes:
-    """Returns the file with another colour transform in its Adobe segment, as if of that colour space."""
+    """Returns the file with another colour transform in its Adobe segment."""
     at = file.index(b"Adobe") + 11
     return file[:at] + bytes([transform]) + file[at + 1 :]
 
@@ -65,6 +67,7 @@ def before_end(file: bytes, bytes_between: bytes) -> bytes:
 
 
 def oriented(orientation: int) -> bytes:
+    """Returns a file with an orientation in its EXIF data."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return pillow(picture(), exif=exif)
@@ -116,6 +119,7 @@ def whole_files() -> dict[str, bytes]:
 
 
 def main() -> None:
+    """Makes the files."""
     out = Path(sys.argv[1])
     lines = []
     for name, file in sorted(whole_files().items()):

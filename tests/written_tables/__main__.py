@@ -4,8 +4,8 @@
 
 Every column is carried to the answers, and every cell there is held to the file that was written: a
 text file as Python's `csv` and `json` read it, numbers digit by digit; a Parquet file as `pyarrow`
-reads it. Ends with 1 if a cell differs, a row is missing or a table cannot be read. `NAME` runs only
-the tables whose name contains it. Needs `requirements.txt`.
+reads it. Ends with 1 if a cell differs, a row is missing or a table cannot be read. `NAME` runs
+only the tables whose name contains it. Needs `requirements.txt`.
 """
 
 import subprocess

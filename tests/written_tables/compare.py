@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import math
 from decimal import Decimal
@@ -22,9 +23,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def rows_of_csv(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
     """Returns the rows of a CSV file, cells as they stand there, empty ones as none."""
-    opened = gzip.open(path, "rt", newline="", encoding="utf-8") if path.suffix == ".gz" else None
-    with opened or path.open(newline="", encoding="utf-8") as file:
-        records = list(csv.reader(file, delimiter=delimiter))
+    contents = path.read_bytes()
+    text = (gzip.decompress(contents) if path.suffix == ".gz" else contents).decode()
+    records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     names, *records = records
     return [
         {name: CsvCell(cell) if cell else None for name, cell in zip(names, record, strict=True)}
