@@ -33,7 +33,7 @@ use legenda_schemas::{
     hex,
     job::Incremental,
     ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
-    span::SpanId,
+    span::{SourceObject, SpanId},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -108,6 +108,8 @@ pub enum Stale {
 pub struct OpenOutput<'a> {
     /// What the run sets out to do.
     pub plan: &'a Plan,
+    /// The files of the source, also those behind a limit.
+    pub objects: &'a HashSet<&'a SourceObject>,
     /// Remove what earlier runs wrote first.
     pub overwrite: bool,
     /// What is done again of files that have changed.
@@ -130,7 +132,7 @@ impl Output {
         files: OutputFiles,
         opening: OpenOutput<'_>,
     ) -> Result<(Self, Plan, Committed), LedgerError> {
-        let OpenOutput { plan, overwrite, incremental, stale, lease } = opening;
+        let OpenOutput { plan, overwrite, incremental, stale, lease, .. } = opening;
         let folder = &files.folder;
         let earlier = folder.read(PLAN)?;
         if earlier.is_none() && !files.list_tables(is_partitioned(plan))?.is_empty() {

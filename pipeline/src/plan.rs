@@ -186,7 +186,7 @@ impl RunPlan {
         let fingerprint = fingerprint(&identity);
         identity.insert(LIMIT.to_owned(), serde_json::json!(limit));
         let mut listing = list_files(&job.source.paths, base_dir, job.source.format)?;
-        if let Some(input) = listing.files.iter().find(|file| output.holds(&file.path)) {
+        if let Some(input) = listing.files.iter().find(|file| file.is_within(&output)) {
             let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
         }

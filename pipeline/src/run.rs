@@ -44,7 +44,7 @@ use crate::{
     source::SourceFailed,
     stage::{
         OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
-        collect::{CollectError, Collector},
+        collect::{CollectError, Collected, Collector},
         embed, encode, generate,
         prepare::{self, Preparer},
         scan::Scan,
@@ -218,14 +218,15 @@ pub async fn run(
     };
     let (end, ended) = oneshot::channel();
     let timeline = tokio::spawn(timeline::record(Arc::clone(&progress), ended));
-    let entries = run_stages(model, options, collector, stage_bytes).await?;
+    let Collected { entries, is_whole } =
+        run_stages(model, options, collector, stage_bytes).await?;
     drop(end);
     // What cannot be looked at any more is only missing in a picture.
     let timeline = timeline.await.unwrap_or_default();
 
     let done: HashSet<SpanId> = entries.iter().map(|entry| entry.id.clone()).collect();
     let mut report = RunReport {
-        ending: stop.ending(spans.iter().all(|span| done.contains(&span.id))),
+        ending: stop.ending(is_whole && spans.iter().all(|span| done.contains(&span.id))),
         rows_planned,
         rows_in: 0,
         answers: 0,
@@ -284,8 +285,10 @@ struct Opened {
 /// Opens the output, and finds what is to be done.
 fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError> {
     let files = OutputFiles::new(plan.output.clone(), plan.job.output.format);
+    let objects = plan.table.files.iter().map(|file| &file.object).collect();
     let opening = OpenOutput {
         plan: &plan.ledger,
+        objects: &objects,
         overwrite: options.overwrite,
         // A retry does nothing again but rejects.
         incremental: match options.retry {
@@ -378,7 +381,7 @@ async fn run_stages(
     options: &RunOptions,
     collector: Collector,
     stage_bytes: u64,
-) -> Result<Vec<LedgerEntry>, RunError> {
+) -> Result<Collected, RunError> {
     let (plan, spans) = (Arc::clone(&collector.plan), Arc::clone(&collector.spans));
     let known = collector.known.clone();
     let (progress, stop) = (Arc::clone(&collector.progress), Arc::clone(&collector.stop));
@@ -449,7 +452,7 @@ async fn run_stages(
     for (stage, running) in answering {
         ended.push((stage, running.await.map(|result| result.err())));
     }
-    let entries = collected?;
+    let collected = collected?;
     for (stage, result) in &ended {
         if let Err(error) = result {
             return Err(RunError::Stage { stage, problem: format!(": {error}") });
@@ -462,7 +465,7 @@ async fn run_stages(
     }
     match stop.failure() {
         Some(failure) => Err(failure.into()),
-        None => Ok(entries),
+        None => Ok(collected),
     }
 }
 

@@ -96,6 +96,31 @@ fn odd_entries_never_block_a_table() {
 }
 
 #[test]
+fn a_source_that_is_done_stays_so_when_its_first_file_is_bad() {
+    let place = with_job("");
+    place.write("job.toml", &TEXT_JOB.replace("table.parquet", "in"));
+    fs::create_dir(place.path("in")).unwrap();
+    write(&place.path("in/a.parquet"), b"PAR1 and no more");
+    write_table(&place.path("in/b.parquet"), &texts(&["dog?", "cat?"]), 10);
+    drop(place.run(&["run", "job.toml"]).expect(0));
+    let again = place.run(&["run", "job.toml"]).expect(0);
+    assert!(again.stdout.contains("rows_in 2 == answers 2"), "{}", again.stdout);
+    assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
+}
+
+#[test]
+fn a_limit_keeps_no_answers_to_files_that_have_gone() {
+    let place = with_job("");
+    place.write("job.toml", &TEXT_JOB.replace("table.parquet", "in"));
+    fs::create_dir(place.path("in")).unwrap();
+    write_table(&place.path("in/x.parquet"), &texts(&["dog?", "cat?"]), 10);
+    drop(place.run(&["run", "job.toml", "--limit", "10"]).expect(0));
+    fs::rename(place.path("in/x.parquet"), place.path("in/y.parquet")).unwrap();
+    let again = place.run(&["run", "job.toml", "--limit", "10"]).expect(0);
+    assert!(again.stdout.contains("rows_in 2 == answers 2"), "{}", again.stdout);
+}
+
+#[test]
 fn empty_tables_of_text_are_skipped() {
     let place = with_job(TEXT_JOB.trim_start_matches("\nversion = 1\n"));
     for (extension, rows, head) in [
@@ -152,6 +177,19 @@ mod links {
         fs::rename(place.path("blobs/aa11"), place.path("away")).unwrap();
         place.run(&["run", "job.toml"]).expect(2).complains_of(&["lang=de"]);
         assert_eq!(place.answers("out").num_rows(), 3);
+    }
+
+    #[test]
+    fn an_output_within_the_source_is_found_behind_a_link() {
+        let place = with_job("");
+        fs::create_dir_all(place.path("real/in")).unwrap();
+        write_table(&place.path("real/in/a.parquet"), &texts(&["dog?"]), 10);
+        symlink("real", place.path("data")).unwrap();
+        let job =
+            TEXT_JOB.replace("table.parquet", "data/in").replace("\"out\"", "\"data/in/out\"");
+        place.write("job.toml", &job);
+        drop(place.run(&["run", "job.toml"]).expect(0));
+        place.run(&["run", "job.toml"]).expect(2).complains_of(&["`output.path`"]);
     }
 
     #[test]

@@ -145,6 +145,26 @@ fn sigterm_commits_every_finished_row_of_a_span() {
     assert_eq!(contents(&place, "out"), contents(&place, "calm"));
 }
 
+#[cfg(all(unix, feature = "sql"))]
+#[test]
+fn rows_that_a_query_chooses_are_committed_when_a_run_is_stopped() {
+    let place = Workplace::new();
+    let questions: Vec<String> = (0..4000).map(|n| format!("What is {n} plus one?")).collect();
+    let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
+    write_table(&place.path("table.parquet"), &texts(&questions), 4000);
+    let query = "[source]\nquery = \"SELECT * FROM source WHERE id NOT LIKE '%7'\"";
+    let job = TEXT_JOB.replace("span_rows = 4", "span_rows = 500").replace("[source]", query);
+    place.write("job.toml", &job);
+    let output = terminate_within_a_span(&place, &[]);
+    assert_eq!(output.status.code(), Some(130));
+    assert!(place.answers("out").num_rows() > 0);
+    let ended = place.run(&["run", "job.toml"]).expect(0);
+    assert!(ended.stdout.contains("rows_in 3600 == answers 3600"), "{}", ended.stdout);
+    drop(place.run(&["verify", "out"]).expect(0));
+    drop(place.run(&["run", "job.toml", "--set", "output.path=calm"]).expect(0));
+    assert_eq!(contents(&place, "out"), contents(&place, "calm"));
+}
+
 #[cfg(unix)]
 #[test]
 fn without_grace_finished_rows_are_committed_all_the_same() {

@@ -172,7 +172,7 @@ fn files_of_other_kinds_are_named() {
     for (name, bytes, told) in [
         ("t.xlsx", &b"PK\x03\x04 and more"[..], "save the sheet as CSV"),
         ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "save the sheet as CSV"),
-        ("t.feather", b"FEA1 and more", "convert it to Parquet"),
+        ("t.feather", b"FEA1\0 and more", "convert it to Parquet"),
         ("t.txt", b"just words\n", "source.format"),
         ("t.csv", pointer.as_bytes(), "git lfs pull"),
         ("t.parquet", pointer.as_bytes(), "git lfs pull"),

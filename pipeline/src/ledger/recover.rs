@@ -42,13 +42,11 @@ impl Output {
     /// without what need not be done.
     pub(super) fn recover(
         &self,
-        OpenOutput { plan, incremental, stale, .. }: OpenOutput<'_>,
+        OpenOutput { plan, objects, incremental, stale, .. }: OpenOutput<'_>,
         old: Option<&Plan>,
         entries: Vec<LedgerEntry>,
     ) -> Result<(Plan, Committed), LedgerError> {
         let groups: HashSet<_> = plan.spans.iter().map(row_group).collect();
-        let objects: HashMap<&str, &SourceObject> =
-            plan.spans.iter().map(|span| (&*span.object.path, &span.object)).collect();
         let is_limited = plan.identity.get(LIMIT).is_some_and(|limit| !limit.is_null());
         let kept_before: HashSet<&SpanId> =
             old.iter().flat_map(|old| &old.kept).map(|kept| &kept.id).collect();
@@ -64,9 +62,7 @@ impl Output {
                 let may_stay =
                     of_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
                 // Rows behind the limit may be asked for again.
-                let object = objects.get(&*entry.span.object.path);
-                let is_behind =
-                    is_limited && object.is_none_or(|object| **object == entry.span.object);
+                let is_behind = is_limited && objects.contains(&entry.span.object);
                 may_stay
                     && (of_this_job || stale != Stale::Redo)
                     && (is_asked || is_behind || incremental == Incremental::New)

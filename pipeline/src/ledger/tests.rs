@@ -1,6 +1,10 @@
 //! The output of a run, on a disk and in a store.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    time::Duration,
+};
 
 use legenda_schemas::{
     job::{Format, Incremental},
@@ -71,6 +75,7 @@ fn try_open(
     let files = OutputFiles::new(folder.clone(), Format::Parquet);
     let mut opening = OpenOutput {
         plan,
+        objects: &HashSet::new(),
         overwrite: false,
         incremental: Incremental::Changed,
         stale: Stale::Refuse,

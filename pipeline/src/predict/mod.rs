@@ -130,7 +130,8 @@ impl SamplePlan {
     /// The system's, where there can be no such folder.
     pub fn new(plan: RunPlan, n_rows: u64) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("legenda-plan-").tempdir()?;
-        let folder = Folder::at(&dir.path().to_string_lossy(), dir.path());
+        // Not the folder itself: the output's other files lie beside it.
+        let folder = Folder::at("sample", dir.path());
         let folder = folder.map_err(io::Error::other)?;
         let spans = sample::choose(&plan, n_rows);
         let span_rows = plan.ledger.spans.iter().map(|span| plan.n_rows_of(span)).collect();

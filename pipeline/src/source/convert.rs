@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, Date32Array, FixedSizeListArray, LargeListArray, ListArray,
-        MapArray, PrimitiveArray, RecordBatch, StringArray, StructArray, make_array,
+        MapArray, PrimitiveArray, RecordBatch, StringArray, StructArray, UInt64Array, make_array,
         new_null_array,
     },
     buffer::OffsetBuffer,
-    compute::{CastOptions, cast_with_options, concat},
+    compute::{CastOptions, cast_with_options, concat, take},
     datatypes::{
         ArrowPrimitiveType, DataType, Date64Type, Field, FieldRef, Fields, Int64Type, SchemaRef,
         UInt64Type,
@@ -59,7 +59,9 @@ fn convert_row_by_row(
 ) -> ArrayRef {
     let to = wanted.data_type();
     let rows = (0..column.len()).map(|row| {
-        convert(&column.slice(row, 1), from, to).unwrap_or_else(|error| {
+        // A slice of a list would keep the items of all rows.
+        let alone = take(column, &UInt64Array::from_value(row as u64, 1), None);
+        alone.and_then(|alone| convert(&alone, from, to)).unwrap_or_else(|error| {
             let problem = format!("column `{}` cannot be read as {to}: {error}", wanted.name());
             damaged.push(Damaged::new(row, &problem));
             new_null_array(to, 1)
@@ -67,7 +69,11 @@ fn convert_row_by_row(
     });
     let rows: Vec<ArrayRef> = rows.collect();
     let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
-    concat(&rows).unwrap_or_else(|_| new_null_array(to, column.len()))
+    concat(&rows).unwrap_or_else(|error| {
+        let problem = format!("column `{}` cannot be read as {to}: {error}", wanted.name());
+        damaged.extend((0..column.len()).map(|row| Damaged::new(row, &problem)));
+        new_null_array(to, column.len())
+    })
 }
 
 /// Returns the values of a column of the field `from` as values of the type `to`.
@@ -136,6 +142,12 @@ pub(crate) fn convert(
         (DataType::UInt64, DataType::Float64) => {
             check(array.as_primitive::<UInt64Type>(), |value| value <= EXACT_MAX)?;
             strict(array, to)
+        }
+        // Arrow would take the memory of numbers for their bytes.
+        (own, DataType::Binary | DataType::LargeBinary)
+            if own.is_primitive() || *own == DataType::Boolean =>
+        {
+            strict(&convert(array, from, &DataType::Utf8)?, to)
         }
         _ => strict(array, to),
     }

@@ -76,7 +76,13 @@ pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
     if begins(b"<?xml") {
         return Some(Foreign { kind: "an XML document", remedy: EXPORT });
     }
-    MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, foreign)| *foreign)
+    // A text may begin with letters of a magic: `ORCID,name`.
+    let is_text = !head.contains(&0)
+        && std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
+    let is_meant = |magic: &[u8]| {
+        head.starts_with(magic) && !(is_text && magic.iter().all(u8::is_ascii_alphanumeric))
+    };
+    MAGICS.iter().find(|(magic, _)| is_meant(magic)).map(|(_, foreign)| *foreign)
 }
 
 /// Returns what a file is that was taken for Parquet because its extension says nothing else, and is not.
@@ -120,12 +126,12 @@ mod tests {
             ("a.feather", b"ARROW1\0\0", "Arrow"),
             ("a.csv", b"\xff\xfei\0d\0", "UTF-16"),
             ("a.csv", b"\n<!DOCTYPE HTML><html>", "HTML"),
-            ("a.jsonl.bz2", b"BZh91AY", "bzip2"),
+            ("a.jsonl.bz2", b"BZh91AY&SY\xc3\x28", "bzip2"),
         ] {
             let found = by_contents(path, head).unwrap();
             assert!(found.kind.contains(kind), "{path}: {found:?}");
         }
-        for head in ["id,text\n1,a\n", "{\"a\": 1}\n", "", "version,a\n", "Pk\n"] {
+        for head in ["id,text\n1,a\n", "{\"a\": 1}\n", "", "version,a\n", "Pk\n", "ORCID,name\n"] {
             assert_eq!(by_contents("a.csv", head.as_bytes()), None, "{head}");
         }
         assert!(by_name("notes.txt", b"hello\n").unwrap().remedy.contains("source.format"));

@@ -17,7 +17,7 @@ use super::{
     skipped::{SkipReason, Skipped},
     walk::{Walk, format_of_contents, spelled},
 };
-use crate::store::{ObjectAt, PLAN, is_url, is_web, key_of};
+use crate::store::{Folder, ObjectAt, PLAN, is_url, is_web, key_of};
 
 /// A file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,13 @@ impl Listed {
     pub fn new(path: String, format: Option<SourceFormat>) -> Self {
         let format = format.or_else(|| format_of(&key_of(&path))).unwrap_or(SourceFormat::Parquet);
         Self { path, format, object: None }
+    }
+
+    /// Returns whether the file, or what it is a link to, lies in an output.
+    pub(crate) fn is_within(&self, output: &Folder) -> bool {
+        let real = || Path::new(&self.path).canonicalize();
+        let is_real_within = || real().is_ok_and(|real| output.holds(&real.to_string_lossy()));
+        output.holds(&self.path) || (!is_url(&self.path) && is_real_within())
     }
 
     /// Returns whether the file is still `object`.
@@ -69,13 +76,14 @@ impl Listing {
     /// Gives files the names by which earlier runs know them: up to version 0.1 those of the targets of
     /// links.
     pub(crate) fn respell(&mut self, known: &HashSet<String>) {
+        let listed: HashSet<String> = self.files.iter().map(|file| file.path.clone()).collect();
         for file in &mut self.files {
             if known.is_empty() || known.contains(&file.path) || is_url(&file.path) {
                 continue;
             }
             let real = Path::new(&file.path).canonicalize().ok();
             let real = real.and_then(|real| real.into_os_string().into_string().ok());
-            if let Some(real) = real.filter(|real| known.contains(real)) {
+            if let Some(real) = real.filter(|real| known.contains(real) && !listed.contains(real)) {
                 file.path = real;
             }
         }
@@ -135,7 +143,9 @@ fn choose(
         format => format,
     };
     // A folder often has files of JSON beside its table.
-    if found.iter().any(|file| file.format.is_some() && !is_json(&file.path)) {
+    if by_extension != Some(SourceFormat::Jsonl)
+        && found.iter().any(|file| file.format.is_some() && !is_json(&file.path))
+    {
         found.iter_mut().filter(|file| is_json(&file.path)).for_each(|file| file.format = None);
     }
     let there: HashSet<SourceFormat> = found.iter().filter_map(|file| file.format).collect();

@@ -14,6 +14,7 @@ use parquet::{
             RowSelector,
         },
     },
+    basic::ConvertedType,
     errors::ParquetError,
     file::{
         metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader},
@@ -238,8 +239,11 @@ fn has_small_integers(chunk: &ColumnChunkMetaData) -> bool {
     if n_values.is_some() && values.null_count_opt() == n_values {
         return true;
     }
-    let ends = values.min_opt().zip(values.max_opt());
-    ends.is_some_and(|(min, max)| min.unsigned_abs().max(max.unsigned_abs()) <= EXACT_MAX)
+    let Some((min, max)) = values.min_opt().zip(values.max_opt()) else { return false };
+    // Of unsigned integers the bits are there, which are those of negative ones where they are large.
+    let is_unsigned = chunk.column_descr().converted_type() == ConvertedType::UINT_64;
+    (!is_unsigned || (*min >= 0 && *max >= 0))
+        && min.unsigned_abs().max(max.unsigned_abs()) <= EXACT_MAX
 }
 
 fn selection(ranges: &[Range<usize>]) -> RowSelection {

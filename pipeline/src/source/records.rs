@@ -142,7 +142,9 @@ fn item(bytes: &[u8], last: bool) -> Next {
     match item_length(&bytes[n_before..]) {
         Some(n_bytes) => Next::Record { n_bytes: n_before + n_bytes, kind: Kind::Row },
         None if !last => Next::Open,
-        None => malformed(bytes.len(), "the file ends within it"),
+        None => {
+            malformed(line_length(bytes, true).unwrap_or(bytes.len()), "the file ends within it")
+        }
     }
 }
 

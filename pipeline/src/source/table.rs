@@ -344,6 +344,19 @@ impl SourceTable {
                 }
             }
         }
+        if this.files.is_empty()
+            && let Some(path) = this.done.first().map(|span| span.object.path.clone())
+        {
+            // Every file that can be read is done: one of them tells the columns.
+            this.done.retain(|span| span.object.path != path);
+            this.files.extend(match this.unopened.remove(&path) {
+                Some(Unopened::File(listed)) => {
+                    Some(TableFile::open(&listed, media_bytes_max, &this.bytes_read)?)
+                }
+                Some(Unopened::Group(file)) => Some(file),
+                None => None,
+            });
+        }
         if this.files.is_empty() {
             // A table without rows still has columns.
             this.files.extend(empty.drain(..empty.len().min(1)));

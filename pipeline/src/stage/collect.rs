@@ -139,6 +139,15 @@ impl OpenSpan {
 /// How often `collect` looks whether the grace of a stop is over.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
+/// What a run has committed.
+#[derive(Debug)]
+pub struct Collected {
+    /// The entries of the spans.
+    pub entries: Vec<LedgerEntry>,
+    /// Whether no span was left that had begun.
+    pub is_whole: bool,
+}
+
 /// The spans whose rows are on their way.
 #[derive(Default)]
 struct OpenSpans {
@@ -185,7 +194,7 @@ impl Collector {
     pub async fn run(
         self,
         mut outcomes: mpsc::Receiver<Outcome>,
-    ) -> Result<Vec<LedgerEntry>, CollectError> {
+    ) -> Result<Collected, CollectError> {
         let this = Arc::new(self);
         let mut spans = OpenSpans::default();
         let mut committed = Vec::new();
@@ -203,8 +212,9 @@ impl Collector {
                 );
             }
         }
+        let is_whole = spans.open.is_empty();
         committed.extend(blocking(move || this.commit_settled(spans.open)).await?);
-        Ok(committed)
+        Ok(Collected { entries: committed, is_whole })
     }
 
     /// Waits for an outcome; none comes after the grace of a stop.

@@ -309,6 +309,12 @@ impl Cursor<'_> {
             if self.is_at_end() || self.scan.stop.is_requested() {
                 return Ok(());
             }
+            // A span of which a query keeps no row.
+            if self.rows_left() == 0 {
+                self.open()?;
+                self.step(0);
+                continue;
+            }
             if let Some(Damaged { problem, .. }) = damaged.next_if(|one| one.row == offset) {
                 self.carry(&rows.slice(offset, 1))?;
                 self.settle_as_rejected("row_damaged", problem.clone())?;
@@ -406,6 +412,10 @@ impl Cursor<'_> {
             let mut start = 0;
             while start < bad.len() {
                 self.skip_refused()?;
+                // What a stop leaves unsent has not moved the cursor.
+                if scan.stop.is_requested() {
+                    return Ok(settled);
+                }
                 match &bad[start] {
                     Some(column) => {
                         let message = format!(
@@ -434,7 +444,7 @@ impl Cursor<'_> {
         if self.span_idx == span_idx {
             self.skip_refused()?;
         }
-        if self.span_idx == span_idx {
+        if self.span_idx == span_idx && !scan.stop.is_requested() {
             return self.fail("the file has fewer rows than its footer says");
         }
         Ok(settled)
@@ -451,7 +461,15 @@ impl Cursor<'_> {
             return Ok(self.scan.give_up(&error.path, error.problem.clone()));
         }
         self.skip_refused()?;
-        if error.is_not_utf8() && !self.is_at_end() && !self.is_to_be_read_alone() {
+        if self.scan.stop.is_requested() {
+            return Ok(None);
+        }
+        let has_raw_texts = || reader.texts_as_bytes().is_ok();
+        if error.is_not_utf8()
+            && has_raw_texts()
+            && !self.is_at_end()
+            && !self.is_to_be_read_alone()
+        {
             return self.read_texts(reader, limits).map(Some);
         }
         self.fail(&error.to_string()).map(Some)
