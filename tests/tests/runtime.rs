@@ -101,7 +101,7 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     let installed = place.path("cache/onnxruntime-gpu/1.31.1/onnxruntime/capi");
     std::fs::create_dir_all(&installed).unwrap();
     std::os::unix::fs::symlink(library, installed.join("libonnxruntime.so.1.31.1")).unwrap();
-    drop(fs::File::create(installed.join("libonnxruntime_providers_cuda.so")).unwrap());
+    drop(std::fs::File::create(installed.join("libonnxruntime_providers_cuda.so")).unwrap());
     let told = doctor();
     assert!(told["library"].as_str().unwrap().contains("onnxruntime-gpu"), "{told}");
 }
