@@ -220,6 +220,39 @@ fn a_limit_counts_the_rows_that_a_query_chooses_and_may_grow() {
 }
 
 #[test]
+fn columns_do_not_depend_on_which_run_reads_a_file() {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    let place = Workplace::new();
+    fs::create_dir(place.path("in")).unwrap();
+    let question = || Arc::new(StringArray::from(vec!["dog?"])) as ArrayRef;
+    let number = Arc::new(Int64Array::from(vec![7])) as ArrayRef;
+    let text = |cell: &str| Arc::new(StringArray::from(vec![cell])) as ArrayRef;
+    let tables = [
+        ("a", vec![("id", Arc::clone(&number)), ("question", question())]),
+        ("b", vec![("id", text("x7")), ("question", question()), ("note", text("n"))]),
+        ("c", vec![("id", number), ("question", question())]),
+    ];
+    let put = |name: &str, columns: &[(&str, ArrayRef)]| {
+        let rows = RecordBatch::try_from_iter(columns.to_vec()).unwrap();
+        write_table(&place.path(&format!("in/{name}.parquet")), &rows, 10);
+    };
+    let job = TEXT_JOB.replace("table.parquet", "in").replace("[source]", "[source]\n");
+    let job = job
+        .replace("kind = \"generate\"", "kind = \"generate\"\nprompt = \"{{ text }}{{ note }}\"");
+    place.write("job.toml", &job);
+    tables[..2].iter().for_each(|(name, columns)| put(name, columns));
+    drop(place.run(&["run", "job.toml"]).expect(0));
+    put(tables[2].0, &tables[2].1);
+    let resumed = place.run(&["run", "job.toml"]).expect(0);
+    assert!(resumed.stdout.contains("rows_in 3 == answers 3"), "{}", resumed.stdout);
+    // All parts have the same columns, so they can be put together.
+    let ids = text_column(&place.answers("out"), "id");
+    assert_eq!(ids, ["7", "x7", "7"].map(|id| Some(id.to_owned())));
+}
+
+#[test]
 fn a_finished_run_does_nothing_again() {
     let place = workplace();
     let first = place.run(&["run", "job.toml", "--limit", "20"]).expect(0);

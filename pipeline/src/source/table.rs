@@ -371,10 +371,38 @@ impl SourceTable {
         }
         this.skipped = skipped;
         unify(&mut this.files);
-        unify_declared(&mut this.files);
+        this.unify_declared(done);
         let by_path = this.files.iter().enumerate();
         this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
         Ok(this)
+    }
+
+    /// Gives files that declare their types the columns of all of them. Those on a disk that are done
+    /// count, so that columns do not depend on which run reads a file.
+    fn unify_declared(&mut self, done: &HashMap<String, Vec<Span>>) {
+        let n_files = self.files.len();
+        if self.files.iter().any(|file| !done.contains_key(&file.object.path)) {
+            let mut unopened: Vec<&Listed> = self
+                .unopened
+                .values()
+                .filter_map(|file| match file {
+                    Unopened::File(listed) => Some(listed),
+                    Unopened::Group(_) => None,
+                })
+                .filter(|listed| {
+                    matches!(listed.format, SourceFormat::Parquet | SourceFormat::Arrow)
+                        && !is_url(&listed.path)
+                })
+                .collect();
+            unopened.sort_by(|one, other| one.path.cmp(&other.path));
+            let open = |listed| TableFile::open(listed, self.media_bytes_max, &self.bytes_read);
+            // One that cannot be read any more tells nothing.
+            let opened: Vec<TableFile> =
+                unopened.into_iter().filter_map(|listed| open(listed).ok()).collect();
+            self.files.extend(opened);
+        }
+        unify_declared(&mut self.files);
+        self.files.truncate(n_files);
     }
 
     /// Gives columns of CSV and JSON Lines the types that a job chooses; a cell that one does not hold
