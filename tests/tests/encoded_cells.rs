@@ -174,7 +174,7 @@ fn rejects_of_files_name_their_own_file() {
     fs::create_dir(place.path("pictures")).unwrap();
     for row in 0..4_u8 {
         let bytes = if row % 2 == 1 { b"junk".to_vec() } else { png(row) };
-        put(&place.path(&format!("pictures/{row}.png")), bytes);
+        put(&place.path(&format!("pictures/{row}.png")), &bytes);
     }
     let job = job("pictures", "out").replace("id = \"id\", image = \"image\"", "image = \"media\"");
     place.write("job.toml", &job);
