@@ -125,7 +125,7 @@ fn values_of_a_dictionary_are_as_large_as_they_are_and_not_as_their_numbers() {
     }
     writer.close().unwrap();
     assert!(fs::metadata(&path).unwrap().len() < 4 << 20, "the text stands in the file once");
-    let job = format!("{TEXT_JOB}[limits]\ntext_bytes = \"64KiB\"\n");
+    let job = format!("{TEXT_JOB}[limits]\ntext_bytes = \"64KiB\"\nerror_budget = \"100%\"\n");
     let ran = run("a dictionary of one text of 900 kB", &place, &job, n_rows);
     assert_eq!((ran.answers, ran.rejects.len()), (0, 1));
     assert_eq!(ran.rejects["text_too_long"], n_rows);

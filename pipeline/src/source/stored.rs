@@ -131,12 +131,13 @@ pub(super) fn interval_texts(array: &ArrayRef) -> StringArray {
 }
 
 fn interval_text(bytes: &[u8]) -> Option<String> {
-    let part = |at: usize| {
-        let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
-        Some(i64::from(u32::from_le_bytes(bytes)))
-    };
+    let part = |at: usize| bytes.get(at..at + 4)?.try_into().ok();
+    // The format has no signs; writers that have negative months and days (arrow-rs, DuckDB) use two's
+    // complement, which no real interval reaches otherwise.
+    let (months, days) = (i32::from_le_bytes(part(0)?), i32::from_le_bytes(part(4)?));
     // At most 2^32 ms, so the product fits.
-    Some(iso_duration(part(0)?, part(4)?, part(8)? * NS_PER_MS))
+    let nanoseconds = i64::from(u32::from_le_bytes(part(8)?)) * NS_PER_MS;
+    Some(iso_duration(months.into(), days.into(), nanoseconds))
 }
 
 /// Writes a duration as ISO 8601 has it. Months, days and seconds are apart, as none is so many of another.
