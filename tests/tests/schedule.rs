@@ -173,7 +173,12 @@ fn the_log_has_a_line_for_each_start_end_retry_and_failure_without_colors() {
     let away = TEXT_JOB.replace("table.parquet", "http://127.0.0.1:9/t.parquet");
     let away = away.replace("\"out\"", "\"away\"");
     place.write("jobs/away.toml", &format!("{away}{EVERY_SECOND}retries = 1\nbackoff = \"1s\"\n"));
-    let log = log_with(&place, &["run done", "run failed", "run will be retried"]);
+    let lines = [
+        "run done job=\"good.toml\"",
+        "run failed job=\"wrong.toml\"",
+        "run will be retried job=\"away.toml\"",
+    ];
+    let log = log_with(&place, &lines);
     assert!(!log.contains('\u{1b}'), "{log}");
     let line = |job: &str, event: &str| {
         let found = log.lines().find(|line| line.contains(event) && line.contains(job));
