@@ -178,7 +178,7 @@ fn files_of_other_kinds_are_named() {
         ("t.parquet", pointer.as_bytes(), "git lfs pull"),
         ("t.jsonl", pointer.as_bytes(), "git lfs pull"),
         ("t.tar", pointer.as_bytes(), "git lfs pull"),
-        ("t.csv.bz2", b"BZh91AY&SY", "unpack it"),
+        ("t.csv.bz2", b"BZh91AY&SY\xc3\x28", "unpack it"),
         ("t.json", b"{\"data\": [{\"a\": 1}]}", "jq"),
         ("t.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03damage", "gzip data is damaged"),
     ] {

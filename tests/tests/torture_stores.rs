@@ -33,6 +33,7 @@ fn check(place: &Workplace, bucket: &BucketServer) {
     assert!(told.stdout.contains("verified"), "{}", told.stdout);
     assert_eq!(bucket.contents("out"), bucket.contents("calm"));
     bucket.clear("out/");
+    bucket.clear("out.legenda/");
 }
 
 #[test]
