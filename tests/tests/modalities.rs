@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io::Write, path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use legenda_tests::{
@@ -112,7 +112,7 @@ fn a_transcript_begins_with_its_first_word() {
         let ids = [vocab[byte].take(), vocab[space].take()];
         assert!(ids.iter().all(Value::is_number), "both are tokens");
         [vocab[space], vocab[byte]] = ids;
-        fs::write(&path, tokens.to_string()).unwrap();
+        fs::File::create(&path).unwrap().write_all(tokens.to_string().as_bytes()).unwrap();
     }
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
     let job = format!("{SOUND_JOB}language = \"German\"\n[model]\nbundle = \"bundle\"\n{AS_LONG}");
@@ -139,7 +139,7 @@ fn copy_folder(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copy_folder(&entry.path(), &to);
         } else {
-            drop(fs::copy(entry.path(), to).unwrap());
+            fs::copy(entry.path(), to).unwrap();
         }
     }
 }

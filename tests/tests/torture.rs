@@ -75,7 +75,7 @@ fn contents(place: &Workplace, output: &str) -> Vec<Vec<Option<String>>> {
         names.iter().map(|name| text_column(rows, name)).collect()
     };
     let mut all = columns(&place.answers(output), &["id", "answer", "legenda_input_sha256"]);
-    let rejects = place.path(output).join("rejects");
+    let rejects = place.path(&format!("{output}.legenda/rejects"));
     if fs::read_dir(rejects).unwrap().count() > 0 {
         all.extend(columns(&place.rejects(output), &["id", "legenda_code", "legenda_message"]));
     }
