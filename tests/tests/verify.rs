@@ -48,7 +48,7 @@ fn edit(path: &Path, old: &str, new: &str) {
 #[test]
 fn what_is_wrong_with_files_is_named_and_mended_by_running_again() {
     let place = workplace();
-    let (out, rejects) = (place.path("out"), place.path("out/rejects"));
+    let (out, rejects) = (place.path("out"), place.path("out.legenda/rejects"));
     for (dir, prefix) in [(&out, "part-"), (&rejects, "rejects-")] {
         let file = first_file(dir, prefix);
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
@@ -95,7 +95,7 @@ fn a_changed_or_missing_input_is_named() {
     place.run(&["verify", "out"]).expect(5).complains_of(&["table.parquet", "has changed"]);
     fs::remove_file(place.path("table.parquet")).unwrap();
     place.run(&["verify", "out"]).expect(5).complains_of(&["table.parquet", "cannot be read"]);
-    place.run(&["verify", "elsewhere"]).expect(2).complains_of(&["no output of a run"]);
+    place.run(&["verify", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
 }
 
 #[test]
