@@ -190,6 +190,11 @@ fn is_markup(bytes: &[u8]) -> bool {
     matches!(text, [b'<', b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..])
 }
 
+/// Returns whether a brand of an ISO base media file is one of images.
+pub(super) fn is_image_brand(brand: &[u8]) -> bool {
+    BRANDS.iter().any(|(known, _)| brand == *known)
+}
+
 /// Returns the name that the brands of an ISO base media file stand for.
 fn image_brand(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8) != Some(b"ftyp") {
@@ -200,7 +205,9 @@ fn image_brand(bytes: &[u8]) -> Option<&'static str> {
     // After the brand stands its version.
     let (major, others) = (content.get(..4)?, content.get(8..).unwrap_or_default());
     // A file of MPEG-4 may also conform to a brand of images, so its own must be one.
-    BRANDS.iter().find(|(brand, _)| major == *brand)?;
+    if !is_image_brand(major) {
+        return None;
+    }
     let has = |wanted: &[u8; 4]| major == wanted || others.chunks(4).any(|brand| brand == wanted);
     BRANDS.iter().find(|(brand, _)| has(brand)).map(|(_, name)| *name)
 }

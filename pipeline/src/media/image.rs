@@ -122,18 +122,20 @@ impl<'a> PendingImage<'a> {
     ///
     /// [`MediaError::Damaged`] or [`MediaError::Unsupported`] with the decoder's reason.
     pub fn decode(self) -> Result<RgbImage, MediaError> {
-        let Self { bytes, decoder, format, .. } = self;
+        let Self { bytes, mut decoder, format, .. } = self;
+        let orientation = orientation(bytes, format, &mut *decoder);
         let mut image =
             DynamicImage::from_decoder(decoder).map_err(|error| refused(format, &error))?;
-        image.apply_orientation(orientation(bytes, format));
+        image.apply_orientation(orientation);
         Ok(to_rgb(image, format))
     }
 
     /// Decodes the pixels before what is damaged, if there are any.
     pub(super) fn decode_in_part(self) -> Option<RgbImage> {
-        let Self { bytes, decoder, format, .. } = self;
+        let Self { bytes, mut decoder, format, .. } = self;
+        let orientation = orientation(bytes, format, &mut *decoder);
         let mut image = damaged::pixels_in_part(decoder)?;
-        image.apply_orientation(orientation(bytes, format));
+        image.apply_orientation(orientation);
         Some(to_rgb(image, format))
     }
 }

@@ -120,9 +120,9 @@ impl MediaPlaces {
     }
 
     /// Reads the file that a media cell of a row of `table_file` names: relative to the table's file, or to
-    /// one of the folders of `source.media_dirs`, and within that file's folder or one of the places. At most `bytes_max + 1` bytes are read, so
-    /// that a caller can tell too large a file. Blocks its thread, which must be none of `runtime`'s
-    /// own.
+    /// one of the folders of `source.media_dirs`, and within that file's folder or one of the places. At
+    /// most `bytes_max + 1` bytes are read, so that a caller can tell too large a file. Blocks its thread,
+    /// which must be none of `runtime`'s own.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl MediaPlaces {
             return Err(archive_error(cell, archive));
         }
         if is_url(cell) {
-            if cell.starts_with("http://") || cell.starts_with("https://") {
+            if is_web(cell) {
                 let refused = || LocateError::Url { url: excerpt(cell).into_owned() };
                 let web = self.web.as_ref().ok_or_else(refused)?;
                 return Ok(web.fetch(cell, bytes_max, runtime)?);

@@ -1,6 +1,7 @@
 //! Encoded media bytes, decoded under limits: what a row's image and sound cells become.
 
 pub mod audio;
+mod cmyk;
 pub mod damaged;
 pub mod encoded;
 mod format;
@@ -10,6 +11,7 @@ mod ico;
 pub mod image;
 mod jpeg;
 pub mod locate;
+mod number;
 mod orientation;
 mod tiff;
 pub mod web;

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, io::Read};
 
 use flate2::read::ZlibDecoder;
-use image::{ImageFormat, metadata::Orientation};
+use image::{ImageDecoder, ImageFormat, metadata::Orientation};
 use memchr::memmem;
 
 use super::{format::Format, tiff::Directory};
@@ -18,10 +18,8 @@ const ORIENTATION: u16 = 0x0112;
 /// The tag of the XMP packet in TIFF.
 const XMP: u16 = 700;
 
-/// What tools write before an EXIF block, in JPEG by the standard, elsewhere by habit.
+/// What tools write before an EXIF block, beside that of the JPEG standard.
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
-
-const JPEG_XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// The longest text of a PNG chunk once decompressed (Pillow's `MAX_TEXT_CHUNK`).
 const PNG_TEXT_BYTES_MAX: u64 = 1 << 20;
@@ -33,10 +31,17 @@ struct Metadata<'a> {
     xmp: Option<Cow<'a, [u8]>>,
 }
 
-/// Returns how to turn the image of encoded `bytes`.
-pub(super) fn orientation(bytes: &[u8], format: Format) -> Orientation {
+/// Returns how to turn the image of encoded `bytes`, whose header `decoder` has read.
+pub(super) fn orientation(
+    bytes: &[u8],
+    format: Format,
+    decoder: &mut dyn ImageDecoder,
+) -> Orientation {
     let metadata = match format {
-        Format::Builtin(ImageFormat::Jpeg) => jpeg_metadata(bytes),
+        Format::Builtin(ImageFormat::Jpeg) => Metadata {
+            exif: decoder.exif_metadata().ok().flatten().map(Cow::Owned),
+            xmp: decoder.xmp_metadata().ok().flatten().map(Cow::Owned),
+        },
         Format::Builtin(ImageFormat::Png) => png_metadata(bytes),
         Format::Builtin(ImageFormat::WebP) => webp_metadata(bytes),
         // The file itself is laid out as an EXIF block.
@@ -77,47 +82,6 @@ fn xmp_orientation(xmp: &[u8]) -> Option<Orientation> {
         let digit = value.first().filter(|byte| byte.is_ascii_digit())?;
         Some(Orientation::from_exif(digit - b'0').unwrap_or(Orientation::NoTransforms))
     })
-}
-
-/// Reads the segments before the first scan. An EXIF block may be continued in further segments.
-fn jpeg_metadata(bytes: &[u8]) -> Metadata<'_> {
-    let mut metadata = Metadata::default();
-    let mut rest = bytes;
-    while let Some((0xff, after)) = rest.split_first().map(|(byte, after)| (*byte, after)) {
-        let Some((marker, after)) = after.split_first() else { break };
-        match marker {
-            // A fill byte is the first byte of the marker.
-            0xff => {
-                rest = &rest[1..];
-                continue;
-            }
-            0x00 | 0x01 | 0xd0..=0xd8 => {
-                rest = after;
-                continue;
-            }
-            0xd9 | 0xda => break,
-            _ => {}
-        }
-        let Some(n_bytes) =
-            after.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)))
-        else {
-            break;
-        };
-        let Some(segment) = after.get(2..n_bytes) else { break };
-        rest = &after[n_bytes..];
-        if *marker != 0xe1 {
-            continue;
-        }
-        if let Some(block) = segment.strip_prefix(EXIF_PREFIX) {
-            match &mut metadata.exif {
-                Some(exif) => exif.to_mut().extend_from_slice(block),
-                None => metadata.exif = Some(Cow::Borrowed(block)),
-            }
-        } else if let Some(packet) = segment.strip_prefix(JPEG_XMP_PREFIX) {
-            metadata.xmp = Some(Cow::Borrowed(packet));
-        }
-    }
-    metadata
 }
 
 /// Reads all chunks, as EXIF and XMP may stand after the pixels; of an animation those before its

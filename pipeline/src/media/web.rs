@@ -20,7 +20,7 @@ use reqwest::{
 use tokio::runtime::Handle;
 use url::Url;
 
-use crate::excerpt::excerpt;
+use crate::{excerpt::excerpt, store::last_cause};
 
 /// How long a host may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -158,8 +158,8 @@ impl Web {
                     format!("the host answers {status}")
                 }
                 Ok(answer) => return Ok(answer),
-                Err(error) if is_lost(&error) => last_cause(error),
-                Err(error) => return Err(last_cause(error)),
+                Err(error) if is_lost(&error) => last_cause(&error.without_url()),
+                Err(error) => return Err(last_cause(&error.without_url())),
             };
             if n_tried == TRIES_MAX {
                 return Err(problem);
@@ -252,16 +252,6 @@ fn refused(url: &str, problem: &dyn std::fmt::Display) -> WebError {
 
 fn failed(url: &str, problem: String) -> WebError {
     WebError::Failed { url: shown(url), problem }
-}
-
-/// Returns the text of the last cause, which says most and holds no URL.
-fn last_cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// Resolves names to public addresses only.

@@ -339,7 +339,7 @@ fn causes<'a>(
 }
 
 /// Returns the text of the last cause of an error, which says most: those above repeat it.
-pub(super) fn last_cause(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn last_cause(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 

@@ -3,6 +3,8 @@
 
 use symphonia::core::codecs::audio::AudioCodecParameters;
 
+use crate::media::number::bits;
+
 /// What a stream with SBR is called.
 pub(super) const HE_AAC: &str = "HE-AAC (AAC with spectral band replication)";
 
@@ -86,25 +88,17 @@ fn ends_with_sbr(frame: &[u8]) -> bool {
 
 /// Returns where the fill element begins that ends at bit `end` and whose extension is wanted: `ID_FIL` (6
 /// in three bits), a count of bytes in 4 bits, or 15 in them and the rest of it in 8, and that many bytes.
-fn fill_before(frame: &[u8], end: usize, is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
+fn fill_before(frame: &[u8], end: usize, is_wanted: impl Fn(u64) -> bool) -> Option<usize> {
     let starts = |n: usize, head_bits: usize| {
         let start = end.checked_sub(n * 8 + head_bits)?;
         let has_count = match head_bits {
-            7 => bits(frame, start + 3, 4) == n,
-            _ => bits(frame, start + 3, 4) == 15 && bits(frame, start + 7, 8) + 14 == n,
+            7 => bits(frame, start + 3, 4) == n as u64,
+            _ => bits(frame, start + 3, 4) == 15 && bits(frame, start + 7, 8) + 14 == n as u64,
         };
         (bits(frame, start, 3) == 6 && has_count && is_wanted(bits(frame, start + head_bits, 4)))
             .then_some(start)
     };
     (1..15).find_map(|n| starts(n, 7)).or_else(|| (15..=269).find_map(|n| starts(n, 15)))
-}
-
-/// Returns the number in `n` bits from bit `at`.
-fn bits(bytes: &[u8], at: usize, n: usize) -> usize {
-    (at..at + n).fold(0, |number, bit| {
-        let is_set = bytes.get(bit / 8).is_some_and(|byte| byte >> (7 - bit % 8) & 1 == 1);
-        number << 1 | usize::from(is_set)
-    })
 }
 
 #[cfg(test)]

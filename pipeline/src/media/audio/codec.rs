@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use symphonia::{core::codecs::registry::CodecRegistry, default::register_enabled_codecs};
+use symphonia::{
+    core::{audio::AudioBuffer, codecs::registry::CodecRegistry, packet::PacketRef},
+    default::register_enabled_codecs,
+};
 
 use super::{mpeg::MpegDecoder, opus::OpusDecoder};
 
@@ -16,4 +19,10 @@ pub(super) fn codecs() -> &'static CodecRegistry {
         codecs
     });
     &CODECS
+}
+
+/// Removes the samples at both ends of `buffer` that `packet` marks as padding.
+pub(super) fn trim(buffer: &mut AudioBuffer<f32>, packet: &PacketRef<'_>) {
+    let frames = |duration: u64| usize::try_from(duration).unwrap_or(usize::MAX);
+    buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));
 }

@@ -116,10 +116,11 @@ pub fn decode_audio(
         MetadataOptions::default(),
     );
     let format = probed.map_err(|error| match (claimed, error) {
-        (Some("aiff"), SymphoniaError::Unsupported(_)) if aiff_codec(&bytes).is_some() => {
-            named("aiff", Problem::Unsupported(aiff_codec(&bytes).unwrap_or_default()))
+        (Some(format), error) => {
+            let is_unsupported = matches!(error, SymphoniaError::Unsupported(_));
+            let codec = aiff_codec(&bytes).filter(|_| is_unsupported && format == "aiff");
+            named(format, codec.map_or_else(|| error.into(), Problem::Unsupported))
         }
-        (Some(format), error) => named(format, error.into()),
         (None, SymphoniaError::Unsupported(_) | SymphoniaError::IoError(_)) => {
             let (bytes, start) = (bytes.len(), shown_start(&bytes));
             MediaError::UnknownFormat { kind: "audio", bytes, start, known: KNOWN }

@@ -4,6 +4,7 @@
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, well_known as codec};
 
 use super::{aac, mp4};
+use crate::media::format::is_image_brand;
 
 /// The formats that are read, for messages.
 pub(super) const KNOWN: &str = "WAV (RF64, Wave64), AIFF, CAF, FLAC, MP3, Ogg, WebM, Matroska and MP4 with AAC, ALAC, FLAC, MP3, \
@@ -65,10 +66,6 @@ const OGG_NOT_READ: [(&[u8], &str); 5] = [
     (b"fishead\0", "Ogg with a skeleton, without audio"),
 ];
 
-/// Images that are boxes of MPEG-4 as well.
-const IMAGE_BRANDS: [&[u8]; 9] =
-    [b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis"];
-
 /// Bytes of a packet of an MPEG transport stream.
 const TRANSPORT_PACKET: usize = 188;
 
@@ -78,8 +75,7 @@ const TRANSPORT_PACKET: usize = 188;
 pub(in super::super) fn is_known(bytes: &[u8]) -> bool {
     let is_frame = matches!(bytes, [0xff, second, ..]
         if matches!(second & 0xe6, 0xe2 | 0xe4) || second & 0xf6 == 0xf0);
-    let is_box = bytes.get(4..8) == Some(b"ftyp")
-        && !bytes.get(8..12).is_some_and(|brand| IMAGE_BRANDS.contains(&brand));
+    let is_box = bytes.get(4..8) == Some(b"ftyp") && !bytes.get(8..12).is_some_and(is_image_brand);
     read_format(bytes).is_some() || is_frame || is_box || unread_format(bytes).is_some()
 }
 

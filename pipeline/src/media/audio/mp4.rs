@@ -11,6 +11,8 @@ use symphonia::core::codecs::audio::{
     },
 };
 
+use crate::media::number::ByteOrder;
+
 /// An entry of an edit list, in samples of the decoded track.
 #[derive(Debug, PartialEq)]
 struct Edit {
@@ -33,7 +35,7 @@ impl EditList {
         let track = boxes(movie)
             .filter(|(kind, _)| kind == b"trak")
             .map(|(_, body)| body)
-            .find(|track| body_of(track, &[b"tkhd"]).and_then(track_number) == Some(track_id))?;
+            .find(|track| body_of(track, &[b"tkhd"]).and_then(number_of) == Some(track_id))?;
         let listed = body_of(track, &[b"edts", b"elst"]).and_then(|list| {
             let movie_scale = body_of(movie, &[b"mvhd"]).and_then(timescale)?;
             let media_scale = body_of(track, &[b"mdia", b"mdhd"]).and_then(timescale)?;
@@ -154,20 +156,17 @@ fn boxes(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
 
 /// Returns the ticks per second of a header of a movie or of media.
 fn timescale(header: &[u8]) -> Option<u32> {
-    let at = if *header.first()? == 1 { 20 } else { 12 };
-    let scale = u32::try_from(big_endian(header.get(at..at + 4)?)).ok()?;
-    (scale > 0).then_some(scale)
+    number_of(header).filter(|scale| *scale > 0)
 }
 
-/// Returns the number of a track, of its header.
-fn track_number(header: &[u8]) -> Option<u32> {
+/// Returns the number behind the times of a header: of a track its own.
+fn number_of(header: &[u8]) -> Option<u32> {
     let at = if *header.first()? == 1 { 20 } else { 12 };
     u32::try_from(big_endian(header.get(at..at + 4)?)).ok()
 }
 
-/// Returns a number of up to eight bytes.
 fn big_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    ByteOrder::Big.unsigned(bytes)
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ use symphonia::core::{
     packet::PacketRef,
 };
 
+use super::codec::trim;
+
 const CODECS: [SupportedAudioCodec; 3] = [
     SupportedAudioCodec {
         id: CODEC_ID_MP1,
@@ -74,8 +76,7 @@ impl MpegDecoder {
         self.buffer.render_uninit(None);
         self.buffer.copy_from_slice_interleaved::<f32, _>(&&self.samples[..n_samples]);
         if self.is_gapless {
-            let frames = |duration: u64| usize::try_from(duration).unwrap_or(usize::MAX);
-            self.buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));
+            trim(&mut self.buffer, packet);
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ use symphonia::core::{
     packet::PacketRef,
 };
 
+use super::codec::trim;
+
 const RATE_HZ: u32 = 48_000;
 
 const CODECS: [SupportedAudioCodec; 1] = [SupportedAudioCodec {
@@ -73,8 +75,7 @@ impl OpusDecoder {
         self.buffer.render_uninit(Some(n_frames));
         self.buffer.copy_from_slice_interleaved::<f32, _>(&decoded);
         if self.is_gapless {
-            let frames = |duration: u64| usize::try_from(duration).unwrap_or(usize::MAX);
-            self.buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));
+            trim(&mut self.buffer, packet);
         }
         Ok(())
     }
@@ -117,10 +118,10 @@ impl RegisterableAudioDecoder for OpusDecoder {
         let head = parameters.extra_data.as_deref().and_then(OpusHead::read);
         let head = head.ok_or(Error::DecodeError("opus: no header"))?;
         let n_channels = usize::from(head.n_channels);
-        let unsupported = Error::Unsupported("opus: channel layout");
+        let unsupported = || Error::Unsupported("opus: channel layout");
         let decoder = OpusMSDecoder::new(RATE_HZ.cast_signed(), n_channels, head.family)
-            .map_err(|_| Error::Unsupported("opus: channel layout"))?;
-        let position = Position::from_count(u32::from(head.n_channels)).ok_or(unsupported)?;
+            .map_err(|_| unsupported())?;
+        let position = Position::from_count(u32::from(head.n_channels)).ok_or_else(unsupported)?;
         let spec = AudioSpec::new(RATE_HZ, Channels::Positioned(position));
         Ok(Box::new(Self {
             decoder,

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::kind::wave_codec;
+use crate::media::number::ByteOrder;
 
 /// The size from which a claim of more bytes than there are is a placeholder: 2 GiB less a page, as SoX
 /// writes. Real files of that size are RF64.
@@ -247,9 +248,8 @@ impl Format {
     }
 }
 
-/// Returns a number of up to eight bytes.
 fn little_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    ByteOrder::Little.unsigned(bytes)
 }
 
 #[cfg(test)]

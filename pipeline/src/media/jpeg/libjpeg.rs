@@ -20,7 +20,7 @@ use mozjpeg_sys::{
 };
 
 use super::markers::{Fault, Header, Scans};
-use crate::media::damaged::Damage;
+use crate::media::{cmyk, damaged::Damage};
 
 /// Bytes behind the last block of a scan that are taken for padding.
 const PADDING_BYTES_MAX: c_int = 16;
@@ -79,15 +79,10 @@ fn decode_rows(
 }
 
 /// Converts a row of CMYK as Pillow does: the values are taken to be inverted, as Adobe writes them
-/// (`CMYK;I` of `JpegImagePlugin.py`; `cmyk2rgb` of `Convert.c`).
+/// (`CMYK;I` of `JpegImagePlugin.py`).
 fn to_rgb(inks: &[u8], row: &mut [u8]) {
-    for (pixel, &[c, m, y, k]) in row.as_chunks_mut::<3>().0.iter_mut().zip(inks.as_chunks().0) {
-        *pixel = [c, m, y].map(|ink| {
-            let (ink, light) = (255 - i32::from(ink), i32::from(k));
-            let product = ink * light + 128;
-            let covered = ((product >> 8) + product) >> 8;
-            u8::try_from((light - covered).max(0)).unwrap_or(u8::MAX)
-        });
+    for (pixel, inverted) in row.as_chunks_mut::<3>().0.iter_mut().zip(inks.as_chunks::<4>().0) {
+        *pixel = cmyk::to_rgb(inverted.map(|ink| 255 - ink));
     }
 }
 

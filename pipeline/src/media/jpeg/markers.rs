@@ -36,9 +36,9 @@ pub(super) struct Header {
     pub(super) is_progressive: bool,
     /// Horizontal and vertical sampling factors of the components.
     pub(super) sampling: Vec<(u8, u8)>,
-    /// The EXIF data, a TIFF structure.
+    /// The EXIF data, a TIFF structure, which several segments may hold together.
     pub(super) exif: Option<Vec<u8>>,
-    /// The XMP packet.
+    /// The last XMP packet.
     pub(super) xmp: Option<Vec<u8>>,
     /// Where the segment that begins the first scan is.
     scans_start: usize,
@@ -112,7 +112,7 @@ impl Header {
             return Err(damaged("it does not begin with the marker SOI"));
         }
         let mut markers = Markers { bytes, at: SOI.len() };
-        let (mut frame, mut exif, mut xmp) = (None, None, None);
+        let (mut frame, mut exif, mut xmp) = (None, None::<Vec<u8>>, None);
         loop {
             let marker = markers.next().ok_or_else(|| damaged("it ends before its pixels"))?;
             match marker {
@@ -130,9 +130,9 @@ impl Header {
                 APP1 => {
                     let segment = markers.segment()?;
                     if let Some(data) = segment.strip_prefix(EXIF) {
-                        exif.get_or_insert_with(|| data.to_vec());
+                        exif.get_or_insert_with(Vec::new).extend_from_slice(data);
                     } else if let Some(data) = segment.strip_prefix(XMP) {
-                        xmp.get_or_insert_with(|| data.to_vec());
+                        xmp = Some(data.to_vec());
                     }
                 }
                 _ => drop(markers.segment()?),

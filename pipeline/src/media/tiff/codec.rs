@@ -7,11 +7,10 @@ use image::ImageResult;
 use weezl::{BitOrder, LzwStatus, decode::Configuration};
 
 use super::{
-    damaged,
-    directory::ByteOrder,
-    fax, jpeg,
+    damaged, fax, jpeg,
     layout::{Chunk, Compression, Layout, Predictor},
 };
+use crate::media::number::ByteOrder;
 
 /// Returns the rows of a strip or tile, and the byte order of their samples.
 pub(super) fn decode<'a>(

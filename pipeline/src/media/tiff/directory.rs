@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::media::number::ByteOrder;
+
 /// Field types of TIFF 6.0 and BigTIFF, and the bytes of one value.
 const BYTE: u16 = 1;
 const ASCII: u16 = 2;
@@ -26,39 +28,6 @@ fn value_bytes(kind: u16) -> Option<usize> {
         LONG | SIGNED_LONG | FLOAT | IFD => Some(4),
         RATIONAL | SIGNED_RATIONAL | DOUBLE | LONG8 => Some(8),
         _ => None,
-    }
-}
-
-/// The byte order of a TIFF file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ByteOrder {
-    Little,
-    Big,
-}
-
-impl ByteOrder {
-    /// Reads an unsigned integer of up to 8 bytes.
-    pub(super) fn unsigned(self, bytes: &[u8]) -> u64 {
-        let push = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
-        match self {
-            Self::Little => bytes.iter().rev().fold(0, push),
-            Self::Big => bytes.iter().fold(0, push),
-        }
-    }
-
-    /// Reads an unsigned integer of 2 bytes.
-    pub(super) fn short(self, bytes: &[u8]) -> u16 {
-        let bytes = [bytes[0], bytes[1]];
-        match self {
-            Self::Little => u16::from_le_bytes(bytes),
-            Self::Big => u16::from_be_bytes(bytes),
-        }
-    }
-
-    /// Reads a signed integer of up to 8 bytes.
-    pub(super) fn signed(self, bytes: &[u8]) -> i64 {
-        let unused = 64 - 8 * bytes.len().clamp(1, 8);
-        (self.unsigned(bytes) << unused).cast_signed() >> unused
     }
 }
 

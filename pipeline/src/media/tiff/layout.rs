@@ -2,7 +2,8 @@
 
 use image::ImageResult;
 
-use super::{Directory, damaged, directory::ByteOrder, unsupported};
+use super::{Directory, damaged, unsupported};
+use crate::media::number::ByteOrder;
 
 /// More samples per pixel than any file with a picture has.
 const SAMPLES_MAX: usize = 64;

@@ -2,9 +2,10 @@
 
 use half::f16;
 
-use super::{
-    directory::ByteOrder,
-    layout::{Chunk, Color, Layout, SampleKind},
+use super::layout::{Chunk, Color, Layout, SampleKind};
+use crate::media::{
+    cmyk,
+    number::{self, ByteOrder},
 };
 
 /// The samples of an image that its RGB values depend on, in 8 bits.
@@ -62,7 +63,7 @@ impl<'a> Samples<'a> {
                 (Color::Rgb, [red, green, blue, ..]) => [*red, *green, *blue],
                 (Color::YCbCr, [luma, blue, red, ..]) => from_ycbcr([*luma, *blue, *red]),
                 (Color::Cmyk, [cyan, magenta, yellow, key, ..]) => {
-                    [*cyan, *magenta, *yellow].map(|ink| without_ink(ink, *key))
+                    cmyk::to_rgb([*cyan, *magenta, *yellow, *key])
                 }
                 // Pillow leaves grey as it is where alpha is 0.
                 (_, [grey, alpha]) if is_premultiplied => [divide(*grey, *alpha, *grey); 3],
@@ -93,7 +94,7 @@ fn level(layout: &Layout<'_>, order: ByteOrder, row: &[u8], idx: usize) -> u8 {
         (SampleKind::Signed, 16 | 32 | 64) => return clip(order.signed(bytes())),
         (_, 8) => u64::from(row[idx]),
         (_, 16 | 24 | 32 | 64) => order.unsigned(bytes()),
-        _ => packed(row, idx * bits, bits),
+        _ => number::bits(row, idx * bits, bits),
     };
     let value = match (layout.color, bits) {
         (Color::Palette, _) | (_, 8) => value,
@@ -106,14 +107,6 @@ fn level(layout: &Layout<'_>, order: ByteOrder, row: &[u8], idx: usize) -> u8 {
     };
     let value = u8::try_from(value).unwrap_or(u8::MAX);
     if layout.color == Color::WhiteIsZero { 255 - value } else { value }
-}
-
-/// Reads a sample that does not begin or end at a byte; the highest bit comes first.
-fn packed(row: &[u8], start: usize, n_bits: usize) -> u64 {
-    (start..start + n_bits).fold(0, |value, bit| {
-        let byte = row.get(bit / 8).copied().unwrap_or_default();
-        value << 1 | u64::from(byte >> (7 - bit % 8) & 1)
-    })
 }
 
 fn float(order: ByteOrder, bytes: &[u8]) -> f64 {
@@ -141,13 +134,6 @@ fn divide(value: u8, alpha: u8, at_zero: u8) -> u8 {
         255 => value,
         _ => u8::try_from(u16::from(value) * 255 / u16::from(alpha)).unwrap_or(u8::MAX),
     }
-}
-
-/// Returns the light that an ink leaves over black (`cmyk2rgb` of Pillow).
-fn without_ink(ink: u8, key: u8) -> u8 {
-    let light = u32::from(255 - key);
-    let product = u32::from(ink) * light + 128;
-    u8::try_from(light.saturating_sub((product / 256 + product) / 256)).unwrap_or_default()
 }
 
 /// Turns a colour of ITU-R BT.601 in full range into RGB, rounded.
