@@ -32,7 +32,9 @@ fn every_place_is_named_with_its_reason_and_a_command_that_mends_it() {
     assert!(attempts[0].reason.starts_with("cannot load: "), "{}", attempts[0].reason);
     assert!(attempts[3].reason.starts_with("cannot run it: "), "{}", attempts[3].reason);
     assert_eq!(attempts[4].reason, "switched off");
-    assert_eq!(command, "python3 -m pip install onnxruntime==1.31.1");
+    let target = folder.path().join("cache/onnxruntime/1.31.1");
+    let target = format!("--target \"{}\"", target.display());
+    assert_eq!(command, format!("python3 -m pip install {target} onnxruntime==1.31.1"));
     assert!(text.ends_with(&format!("to mend it, run: {command}")), "{text}");
     assert_eq!(text.lines().count(), 7, "{text}");
 }

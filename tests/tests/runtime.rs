@@ -31,6 +31,55 @@ fn two_processes_with_an_empty_cache_fetch_once() {
     assert!(n_fetches <= 1, "each process fetched for itself");
 }
 
+/// Whoever can write to the current directory, or to the cache, decides nothing.
+#[cfg(unix)]
+#[test]
+fn nothing_in_the_current_directory_is_executed_or_loaded() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let place = Workplace::new();
+    let marks = format!("open({:?}, 'a').close()\n", place.path("executed"));
+    for module in ["pip", "venv", "site", "sitecustomize", "usercustomize", "onnxruntime/__init__"]
+    {
+        let file = format!("{module}.py");
+        fs::create_dir_all(place.path(&file).parent().unwrap()).unwrap();
+        place.write(&file, &marks);
+    }
+    fs::create_dir_all(place.path("onnxruntime/capi")).unwrap();
+    place.write("onnxruntime/capi/libonnxruntime.so.1.31.1", "none");
+    for program in ["python3", "nvidia-smi"] {
+        place.write(program, &format!("#!/bin/sh\ntouch {:?}\n", place.path("executed")));
+        fs::set_permissions(place.path(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!(".::{}", std::env::var("PATH").unwrap());
+    let doctor = |cache: &str| {
+        let mut command = place.command(&["doctor", "--json"]);
+        command.env("PATH", &path).env("PYTHONPATH", ".").env_remove("ORT_DYLIB_PATH");
+        ended(command.env("LEGENDA_CACHE", cache))
+    };
+    let told = doctor("cache").expect(0);
+    assert!(!place.path("executed").try_exists().unwrap(), "{}", told.stdout);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let library = std::path::PathBuf::from(told["library"].as_str().unwrap());
+    assert!(!library.starts_with(place.path("onnxruntime")), "{}", library.display());
+    if !library.starts_with(place.path("cache")) {
+        // Python's own package was found.
+        return;
+    }
+    // A library that is not what was fetched is fetched again; one that others may change is not loaded.
+    let fetched = fs::read(&library).unwrap();
+    let mut file = fs::File::options().append(true).open(&library).unwrap();
+    std::io::Write::write_all(&mut file, b"x").unwrap();
+    let told = doctor("cache").expect(0);
+    assert!(told.stderr.contains("Fetching"), "{}", told.stderr);
+    assert!(fs::read(&library).unwrap() == fetched);
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut offline = place.command(&["doctor"]);
+    offline.env("LEGENDA_CACHE", "cache").env("LEGENDA_OFFLINE", "1").env_remove("ORT_DYLIB_PATH");
+    let refused = ended(&mut offline);
+    assert_ne!(refused.code, Some(0));
+    refused.complains_of(&["can be written by everybody"]);
+}
+
 /// A place with an `nvidia-smi` that finds a GPU, and a cache with the library at `library`.
 #[cfg(target_os = "linux")]
 fn machine_with_a_gpu(library: &str) -> Workplace {
@@ -64,6 +113,10 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
         return;
     }
     let library = told["library"].as_str().unwrap();
+    if !library.contains("/onnxruntime/1.31.1/") {
+        // The cache is for the pinned library alone.
+        return;
+    }
     let place = machine_with_a_gpu(library);
     let doctor = || -> serde_json::Value {
         let told = ended(&mut with_a_gpu(&place, &["doctor", "--json"])).expect(0);

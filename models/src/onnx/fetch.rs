@@ -7,10 +7,14 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-use super::probe;
+use super::{
+    probe,
+    programs::isolated,
+    trust::{distrust, has_sha256},
+};
 
 /// The version that is fetched.
 pub(super) const VERSION: &str = "1.31.1";
@@ -33,6 +37,7 @@ struct Wheel {
     sha256: &'static str,
     /// The library inside.
     library: &'static str,
+    library_sha256: &'static str,
 }
 
 /// The CPython 3.12 wheels of [`VERSION`]; the library inside does not depend on Python.
@@ -43,6 +48,7 @@ const WHEELS: [Wheel; 3] = [
         platform: "manylinux_2_28_x86_64",
         sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
         library: "onnxruntime/capi/libonnxruntime.so.1.31.1",
+        library_sha256: "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3",
     },
     Wheel {
         os: "linux",
@@ -50,6 +56,7 @@ const WHEELS: [Wheel; 3] = [
         platform: "manylinux_2_28_aarch64",
         sha256: "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
         library: "onnxruntime/capi/libonnxruntime.so.1.31.1",
+        library_sha256: "8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467",
     },
     Wheel {
         os: "macos",
@@ -57,12 +64,42 @@ const WHEELS: [Wheel; 3] = [
         platform: "macosx_14_0_arm64",
         sha256: "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c",
         library: "onnxruntime/capi/libonnxruntime.1.31.1.dylib",
+        library_sha256: "d586cbe89effc085a09d3341b3cfbd5c322517f9d397aeb20814af21433f2b36",
     },
 ];
+
+/// Returns the wheel for this system.
+fn wheel() -> Result<&'static Wheel, String> {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let wheel = WHEELS.iter().find(|wheel| wheel.os == os && wheel.arch == arch);
+    wheel.ok_or_else(|| format!("no build of ONNX Runtime {VERSION} is pinned for {os} on {arch}"))
+}
+
+/// Says why a library of a cache may not be loaded, if so: one that was fetched has to be what it was.
+pub(super) fn problem_with(library: &Path) -> Option<String> {
+    if !library.ends_with(Path::new(VERSION).join(LIBRARY_FILE)) {
+        // The user's `pip` has put it there.
+        return None;
+    }
+    let checked = wheel().and_then(|wheel| {
+        has_sha256(library, wheel.library_sha256).map_err(|error| error.to_string())
+    });
+    match checked {
+        Ok(true) => None,
+        Ok(false) => Some(format!("its SHA-256 is not that of ONNX Runtime {VERSION}")),
+        Err(problem) => Some(problem),
+    }
+}
 
 /// Returns the folder of the pinned version in a cache.
 pub(super) fn cache_folder(cache: &Path) -> PathBuf {
     cache.join("onnxruntime").join(VERSION)
+}
+
+/// Returns the command that installs the library by hand where Legenda finds it.
+pub(super) fn install_command(cache: Option<&Path>) -> String {
+    let target = cache.map(|cache| format!("--target \"{}\" ", cache_folder(cache).display()));
+    format!("python3 -m pip install {}onnxruntime=={VERSION}", target.unwrap_or_default())
 }
 
 /// Puts the library in the cache and returns its path, or why that cannot be done.
@@ -74,10 +111,7 @@ pub(super) fn fetch(
     python: &Path,
     progress: &dyn Fn(&str),
 ) -> Result<PathBuf, String> {
-    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-    let Some(wheel) = WHEELS.iter().find(|wheel| wheel.os == os && wheel.arch == arch) else {
-        return Err(format!("no build of ONNX Runtime {VERSION} is pinned for {os} on {arch}"));
-    };
+    let wheel = wheel()?;
     let folder = cache_folder(cache);
     let target = folder.join(LIBRARY_FILE);
     let io_failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
@@ -86,7 +120,8 @@ pub(super) fn fetch(
         .map_err(|error| io_failed("create the lock file", error))?;
     lock.lock().map_err(|error| io_failed("lock the cache", error))?;
     // Another process may have fetched it while this one waited.
-    if target.try_exists().map_err(|error| io_failed("look into the cache", error))? {
+    let is_there = target.try_exists().map_err(|error| io_failed("look into the cache", error))?;
+    if is_there && problem_with(&target).is_none() {
         return Ok(target);
     }
     progress(&format!("Fetching ONNX Runtime {VERSION} (CPU, once) into {} ...", folder.display()));
@@ -96,6 +131,9 @@ pub(super) fn fetch(
     fs::create_dir_all(&work).map_err(|error| io_failed("create a work folder", error))?;
     let fetched = download(wheel, &work, python).and_then(|file| unpack(wheel, &file, &work));
     let placed = fetched.and_then(|library| {
+        if let Some(problem) = distrust(&library) {
+            return Err(problem);
+        }
         probe::version(&library).map_err(|reason| format!("the fetched library {reason}"))?;
         fs::rename(&library, &target).map_err(|error| io_failed("move the library", error))
     });
@@ -126,7 +164,7 @@ fn download(wheel: &Wheel, work: &Path, python: &Path) -> Result<PathBuf, String
     if lacks_pip(&output) {
         // Debian's Python has no pip, but a virtual environment brings one.
         let environment = work.join("venv");
-        let made = run(Command::new(python).args(["-m", "venv"]).arg(&environment))?;
+        let made = run(isolated(python).args(["-m", "venv"]).arg(&environment))?;
         if !made.status.success() {
             return Err("Python has neither `pip` nor `venv`".to_owned());
         }
@@ -152,7 +190,7 @@ fn pip_download(
     work: &Path,
     requirements: &Path,
 ) -> Result<Output, String> {
-    let mut command = Command::new(python);
+    let mut command = isolated(python);
     command
         .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
         .args(["--only-binary=:all:", "--require-hashes", "--implementation", "cp"])
@@ -165,7 +203,7 @@ fn pip_download(
 }
 
 fn run(command: &mut Command) -> Result<Output, String> {
-    command.stdin(Stdio::null()).output().map_err(|error| {
+    command.output().map_err(|error| {
         format!("cannot run `{}`: {error}", command.get_program().to_string_lossy())
     })
 }

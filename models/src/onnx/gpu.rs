@@ -5,7 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::fetch::VERSION;
+use super::{
+    fetch::VERSION,
+    programs::{isolated, on_path},
+};
 
 /// Systems that the package `onnxruntime-gpu` has builds for.
 const SYSTEMS: [(&str, &str); 2] = [("linux", "x86_64"), ("windows", "x86_64")];
@@ -69,7 +72,8 @@ fn device_files() -> usize {
 
 /// Returns what `nvidia-smi -L` prints, where it is installed and finds a driver.
 fn listing() -> Option<String> {
-    let output = Command::new("nvidia-smi").arg("-L").stdin(Stdio::null()).output().ok()?;
+    let program = on_path("nvidia-smi")?;
+    let output = Command::new(program).arg("-L").stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -109,9 +113,9 @@ fn command_of(python: &str, has_pip: bool, folder: Option<&Path>) -> String {
 }
 
 fn has_pip(python: &Path) -> bool {
-    let mut command = Command::new(python);
-    command.args(["-c", "import pip"]).stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    let mut command = isolated(python);
+    command.args(["-c", "import pip"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// What is known where CUDA was asked for and does not start.

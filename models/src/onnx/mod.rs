@@ -17,10 +17,12 @@ mod memory;
 mod nodes;
 mod places;
 mod probe;
+mod programs;
 mod rows;
 mod runtime;
 mod scores;
 mod session;
+mod trust;
 
 pub(crate) use adapter::Adapter;
 pub(crate) use decoder::{CrossPorts, DecoderPorts, Dialect, dialect_in};

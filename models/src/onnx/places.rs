@@ -3,10 +3,9 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
-use super::{RuntimeOptions, fetch, gpu};
+use super::{RuntimeOptions, fetch, gpu, programs::isolated, trust::distrust};
 
 /// A kind of place where the runtime may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +54,16 @@ impl fmt::Display for Attempt {
     }
 }
 
+/// Says why a library of a place may not be loaded, if so. One that somebody named may; one of a Python
+/// package is as trusted as that Python.
+pub(super) fn problem_with(place: Place, library: &Path) -> Option<String> {
+    match place {
+        Place::Variable | Place::Python => None,
+        Place::BesideBinary | Place::Fetch => distrust(library),
+        Place::Cache => distrust(library).or_else(|| fetch::problem_with(library)),
+    }
+}
+
 /// Returns the library files of a place that needs no download, or why there is none.
 pub(super) fn candidates(place: Place, options: &RuntimeOptions) -> Result<Vec<PathBuf>, Attempt> {
     let nothing = |path: Option<&Path>, reason: &str| Attempt {
@@ -81,12 +90,13 @@ pub(super) fn candidates(place: Place, options: &RuntimeOptions) -> Result<Vec<P
             };
             let file = folder.join(fetch::LIBRARY_FILE);
             let installed = options.cache_dir.as_deref().map(gpu::install_folder);
-            let installed = installed.map(|folder| folder.join("onnxruntime").join("capi"));
-            let installed = installed.and_then(|folder| libraries_in(&folder).ok());
+            let installed = installed.into_iter().chain([folder.clone()]).flat_map(|folder| {
+                libraries_in(&folder.join("onnxruntime").join("capi")).unwrap_or_default()
+            });
             match file.try_exists() {
                 Ok(is_there) => {
                     let files = is_there.then_some(file).into_iter();
-                    let files = files.chain(installed.into_iter().flatten()).collect();
+                    let files = files.chain(installed).collect();
                     some(files).ok_or_else(|| nothing(Some(&folder), "no library there"))
                 }
                 Err(error) => Err(nothing(Some(&folder), &error.to_string())),
@@ -133,14 +143,14 @@ fn python_folder(options: &RuntimeOptions) -> Result<PathBuf, String> {
     const SCRIPT: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
                           print(s.submodule_search_locations[0] if s else '')";
     let python = options.python.as_deref().ok_or("no Python is known")?;
-    let output = Command::new(python)
+    let output = isolated(python)
         .args(["-c", SCRIPT])
-        .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("cannot run it: {error}"))?;
     let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || folder.is_empty() {
-        return Err("the package is not installed".to_owned());
+        let python = python.display();
+        return Err(format!("`{python} -I` finds no package `onnxruntime`"));
     }
     Ok(Path::new(&folder).join("capi"))
 }

@@ -15,6 +15,7 @@ use super::{
     gpu::{self, Gpus},
     places::{self, Attempt, Place},
     probe,
+    programs::on_path,
 };
 
 /// Where to look for ONNX Runtime and how to set it up.
@@ -52,8 +53,9 @@ impl RuntimeOptions {
             dylib_path: path("ORT_DYLIB_PATH"),
             binary_dir,
             cache_dir: path("LEGENDA_CACHE")
-                .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda"))),
-            python: Some(PathBuf::from("python3")),
+                .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda")))
+                .and_then(|folder| std::path::absolute(folder).ok()),
+            python: on_path("python3"),
             offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
             threads: None,
             has_gpu: !Gpus::find(false).is_empty(),
@@ -209,7 +211,7 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
                         later.push((place, path));
                         continue;
                     }
-                    match probe::version(&path) {
+                    match opened(place, &path) {
                         Ok(version) => return Ok(Found { place, path, version }),
                         Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
                     }
@@ -218,7 +220,7 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
         }
     }
     for (place, path) in later {
-        match probe::version(&path) {
+        match opened(place, &path) {
             Ok(version) => return Ok(Found { place, path, version }),
             Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
         }
@@ -235,9 +237,17 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
         Ok((path, version)) => Ok(Found { place, path, version }),
         Err(reason) => {
             attempts.push(Attempt { place, path: None, reason });
-            let command = format!("python3 -m pip install onnxruntime=={}", fetch::VERSION);
+            let command = fetch::install_command(options.cache_dir.as_deref());
             Err(RuntimeError::NotFound { attempts, command })
         }
+    }
+}
+
+/// Opens a library of a place, if it may be loaded; returns its version, or why it cannot be used.
+fn opened(place: Place, library: &Path) -> Result<String, String> {
+    match places::problem_with(place, library) {
+        Some(problem) => Err(problem),
+        None => probe::version(library),
     }
 }
 
