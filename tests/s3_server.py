@@ -8,7 +8,6 @@ verify` must pass each time. Needs what `tests/tests/s3_server.rs` brings.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,9 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow.parquet as pq
-from moto.server import ThreadedMotoServer
+import s3_bucket
 
 SAMPLE = Path(__file__).parent.parent / "jobs" / "examples"
 JOB = """
@@ -38,22 +36,10 @@ path = "s3://bucket/out"
 def main() -> None:
     """Starts the server, runs the jobs, and says what was seen."""
     binary = str(Path(sys.argv[1]).resolve())
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    os.environ.update(keys, AWS_DEFAULT_REGION="us-east-1")
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="bucket")
+    server, client, environment = s3_bucket.start()
     for path in sorted((SAMPLE / "sample").glob("*.parquet")):
         client.upload_file(str(path), "bucket", f"tables/{path.name}")
-    environment = os.environ | {
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_REGION": "us-east-1",
-        "LEGENDA_LEASE_SECONDS": "2",
-    }
+    environment |= {"AWS_ALLOW_HTTP": "true", "LEGENDA_LEASE_SECONDS": "2"}
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.toml"
         job.write_text(JOB, encoding="utf-8")

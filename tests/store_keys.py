@@ -8,7 +8,6 @@ them, an output is written below such a prefix, and its folders by a column read
 """
 
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -16,10 +15,9 @@ import tempfile
 import zlib
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
-from moto.server import ThreadedMotoServer
+import s3_bucket
 
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "/")
 KEYS = [
@@ -71,17 +69,9 @@ path = '''{output}'''
 def main() -> None:
     """Starts the server, runs the jobs, and says what was seen."""
     binary = str(Path(sys.argv[1]).resolve())
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    os.environ.update(keys, AWS_DEFAULT_REGION="us-east-1")
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="bucket")
+    server, client, environment = s3_bucket.start()
     for number, key in enumerate(KEYS):
         client.put_object(Bucket="bucket", Key=f"{PREFIX}/{key}", Body=png(number))
-    environment = os.environ | {"AWS_ENDPOINT": endpoint, "AWS_REGION": "us-east-1"}
 
     def rows(prefix: str) -> list[dict[str, object]]:
         listed = client.list_objects_v2(Bucket="bucket", Prefix=prefix)
