@@ -1,7 +1,7 @@
 //! The closing summary of a run, and a few of its answers as a table.
 
-use legenda_pipeline::{RunPlan, RunReport, preview::Preview, source::Skipped};
-use legenda_schemas::units::{ByteSize, counted_as};
+use legenda_pipeline::{RunPlan, RunReport, excerpt::shortened, preview::Preview, source::Skipped};
+use legenda_schemas::units::{ByteSize, counted, counted_as};
 
 /// Returns the closing summary, line by line.
 #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
@@ -81,6 +81,14 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     lines
 }
 
+/// Returns how many rows a plan reads: of a query, of how many.
+pub(crate) fn rows(plan: &RunPlan) -> String {
+    match plan.rows_of_query() {
+        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
+        None => counted(plan.n_rows(), "row"),
+    }
+}
+
 /// Returns which files of the source are not read, line by line: all counted, and those named whose rows
 /// may be missed.
 pub(crate) fn skipped(skipped: &Skipped) -> Vec<String> {
@@ -116,8 +124,5 @@ pub(crate) fn table(preview: &Preview) -> Vec<String> {
 
 fn shorten(cell: &str) -> String {
     let cell = cell.replace(['\n', '\r', '\t'], " ");
-    if cell.chars().count() <= CELL_CHARS_MAX {
-        return cell;
-    }
-    cell.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
+    shortened(&cell, CELL_CHARS_MAX).into_owned()
 }

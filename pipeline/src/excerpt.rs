@@ -8,6 +8,15 @@ use std::borrow::Cow;
 /// The most characters of a cell that a message holds.
 pub(crate) const CHARS_MAX: usize = 200;
 
+/// Returns `text`, or its beginning where it has more than `chars_max` characters.
+#[must_use]
+pub fn shortened(text: &str, chars_max: usize) -> Cow<'_, str> {
+    if text.char_indices().nth(chars_max).is_none() {
+        return Cow::Borrowed(text);
+    }
+    text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect::<String>().into()
+}
+
 /// Returns `text`, or its beginning and its length where it has more than 200 characters.
 pub(crate) fn excerpt(text: &str) -> Cow<'_, str> {
     if text.char_indices().nth(CHARS_MAX).is_none() {

@@ -4,6 +4,7 @@ use arrow::array::RecordBatch;
 use serde_json::{Map, Value};
 
 use crate::{
+    excerpt::shortened,
     plan::RunPlan,
     source::{SourceError, cell::template_value, reader::ReadError},
     stage::ask::{AskError, Asking},
@@ -97,8 +98,5 @@ fn show(rows: &RecordBatch) -> String {
         .map(|(field, column)| (field.name().clone(), template_value(column.as_ref(), 0)))
         .collect();
     let shown = Value::Object(cells).to_string();
-    if shown.chars().count() <= SHOWN_CHARS_MAX {
-        return shown;
-    }
-    shown.chars().take(SHOWN_CHARS_MAX - 1).chain(['…']).collect()
+    shortened(&shown, SHOWN_CHARS_MAX).into_owned()
 }

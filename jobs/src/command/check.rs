@@ -3,6 +3,7 @@
 use chrono::Utc;
 use legenda_models::EmbeddingInput;
 use legenda_pipeline::{
+    excerpt::shortened,
     first_row::FirstRowError,
     ledger::{LedgerError, OutputFiles, Stale},
 };
@@ -20,7 +21,7 @@ use crate::{
 
 /// Checks a job and prints what it would do.
 pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
-    let checked = check_job(args)?;
+    let checked = check_job(args, false)?;
     let plan = &checked.plan;
     if plan.job.model.device == Device::Cuda {
         let runtime = open_runtime(args.offline, plan.job.model.threads)?;
@@ -57,10 +58,7 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
     print(&format!("model      {} ({architecture}, {precision})", plan.bundle_name));
-    let rows = match plan.rows_of_query() {
-        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
-        None => counted(plan.n_rows(), "row"),
-    };
+    let rows = summary::rows(plan);
     let files = counted(plan.table.n_files() as u64, "file");
     let spans = counted(plan.ledger.spans.len() as u64, "span");
     print(&format!("source     {rows} in {files} ({spans})"));
@@ -96,8 +94,5 @@ const SHOWN_CHARS_MAX: usize = 200;
 /// Returns a text in one line, shortened.
 fn one_line(text: &str) -> String {
     let line = text.lines().map(str::trim_end).collect::<Vec<_>>().join("⏎");
-    if line.chars().count() <= SHOWN_CHARS_MAX {
-        return line;
-    }
-    line.chars().take(SHOWN_CHARS_MAX - 1).chain(['…']).collect()
+    shortened(&line, SHOWN_CHARS_MAX).into_owned()
 }

@@ -6,6 +6,7 @@ use legenda_pipeline::{
     store::Folder,
     verify::{Problem, verify as find},
 };
+use legenda_schemas::units::counted;
 
 use super::{ledger_failure, print, tell};
 use crate::{
@@ -32,7 +33,6 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         print("verified: every input row stands once in answers or rejects");
         return Ok(Exit::Done);
     }
-    let n_problems = found.problems.len();
-    tell(&format!("{n_problems} problem{}", if n_problems == 1 { "" } else { "s" }));
+    tell(&counted(found.problems.len() as u64, "problem"));
     Ok(Exit::Unsound)
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::excerpt::shortened;
+
 /// The most characters of a value that are shown.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -43,10 +45,7 @@ fn leaves(identity: &BTreeMap<String, Value>) -> BTreeMap<String, &Value> {
 fn show(value: Option<&&Value>) -> String {
     let Some(value) = value else { return "not set".to_owned() };
     let shown = value.to_string();
-    if shown.chars().count() <= SHOWN_CHARS_MAX {
-        return shown;
-    }
-    shown.chars().take(SHOWN_CHARS_MAX - 1).chain(['…']).collect()
+    shortened(&shown, SHOWN_CHARS_MAX).into_owned()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fmt};
 
+use legenda_schemas::units::counted;
 use serde::{Deserialize, Serialize};
 
 use super::SourceError;
@@ -43,7 +44,6 @@ pub enum SkipReason {
 impl SkipReason {
     /// Returns what `n` files of this reason are called: `2 HEIC`, `1 dangling link`.
     fn counted(&self, n: u64) -> String {
-        let plural = |one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
         match self {
             Self::Format(extension) => format!("{n} {extension}"),
             Self::NoExtension => format!("{n} without an extension"),
@@ -53,8 +53,8 @@ impl SkipReason {
             Self::Empty => format!("{n} empty"),
             Self::Bad => format!("{n} damaged"),
             Self::Unreadable => format!("{n} unreadable"),
-            Self::DanglingLink => plural("dangling link", "dangling links"),
-            Self::LinkLoop => plural("link loop", "link loops"),
+            Self::DanglingLink => counted(n, "dangling link"),
+            Self::LinkLoop => counted(n, "link loop"),
             Self::NotUtf8 => format!("{n} with a name that is not UTF-8"),
             Self::Special => format!("{n} not regular"),
         }
@@ -185,13 +185,12 @@ impl Skipped {
 impl fmt::Display for Skipped {
     /// Shows the counts, the largest first: `skipped 4 files: 2 HEIC, 1 AVIF, 1 hidden`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let n = self.count();
-        write!(f, "skipped {n} {}", if n == 1 { "file" } else { "files" })?;
+        write!(f, "skipped {}", counted(self.count(), "file"))?;
         let mut files: Vec<&SkippedFiles> = self.files.iter().collect();
         files.sort_by_key(|files| std::cmp::Reverse(files.count));
-        let counted: Vec<String> =
+        let reasons: Vec<String> =
             files.iter().map(|files| files.reason.counted(files.count)).collect();
-        if counted.is_empty() { Ok(()) } else { write!(f, ": {}", counted.join(", ")) }
+        if reasons.is_empty() { Ok(()) } else { write!(f, ": {}", reasons.join(", ")) }
     }
 }
 

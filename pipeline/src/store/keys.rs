@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use object_store::path::{Path, PathPart};
 use percent_encoding::percent_decode_str;
+use quick_xml::escape::{partial_escape, unescape};
 use url::Url;
 
 use super::StoreFault;
@@ -134,15 +135,13 @@ fn mark_elements(xml: &str, tag: &str, mark: impl Fn(&str) -> String) -> String 
         written.push_str(&opening);
         let (text, rest) =
             piece.split_once(&closing).map_or((piece, None), |(text, rest)| (text, Some(rest)));
-        let key = unescaped(text);
+        let key = unescape(text).unwrap_or(Cow::Borrowed(text));
         let replaced = mark(&key);
         // What needs no mark stays as the store wrote it.
         if text.is_empty() || replaced == key {
             written.push_str(text);
         } else {
-            written.push_str(
-                &replaced.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
-            );
+            written.push_str(&partial_escape(replaced));
         }
         if let Some(rest) = rest {
             written.push_str(&closing);
@@ -150,44 +149,6 @@ fn mark_elements(xml: &str, tag: &str, mark: impl Fn(&str) -> String) -> String 
         }
     }
     written
-}
-
-/// Decodes the entities of XML.
-fn unescaped(text: &str) -> String {
-    let mut pieces = text.split('&');
-    let mut decoded = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let entity = piece.split_once(';').and_then(|(name, rest)| Some((entity(name)?, rest)));
-        match entity {
-            Some((c, rest)) => {
-                decoded.push(c);
-                decoded.push_str(rest);
-            }
-            None => {
-                decoded.push('&');
-                decoded.push_str(piece);
-            }
-        }
-    }
-    decoded
-}
-
-fn entity(name: &str) -> Option<char> {
-    match name {
-        "amp" => Some('&'),
-        "lt" => Some('<'),
-        "gt" => Some('>'),
-        "quot" => Some('"'),
-        "apos" => Some('\''),
-        _ => {
-            let number = name.strip_prefix('#')?;
-            let code = match number.strip_prefix(['x', 'X']) {
-                Some(hex) => u32::from_str_radix(hex, 16),
-                None => number.parse(),
-            };
-            char::from_u32(code.ok()?)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 /// The end of the name of a folder beside an output.
-pub(crate) const BESIDE: &str = ".legenda";
+pub const BESIDE: &str = ".legenda";
 
 /// The key of the plan of an output, which tells where its other files lie.
 pub(crate) const PLAN: &str = "_legenda/plan.json";

@@ -20,21 +20,23 @@ use std::{
 use bytes::Bytes;
 use serde::Serialize;
 
-pub(crate) use self::layout::{BESIDE, PLAN};
+pub use self::layout::BESIDE;
+pub(crate) use self::layout::PLAN;
 use self::{
     fault::Problem,
     lease::{Lease, LeaseError},
     local::LocalFolder,
     remote::RemoteFolder,
 };
-pub use self::{
-    fault::{StoreFault, StoreKind, fault_of},
-    lease::LeaseTerms,
-};
 pub(crate) use self::{
+    fault::last_cause,
     keys::{is_web, key_of},
     local::write_whole,
     remote::{ObjectAt, Reading, retries},
+};
+pub use self::{
+    fault::{StoreFault, StoreKind, fault_of},
+    lease::LeaseTerms,
 };
 
 /// Why a file cannot be written.

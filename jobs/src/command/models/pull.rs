@@ -19,11 +19,9 @@ pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
         && !path.is_dir()
     {
         let problem = anyhow::anyhow!("`{}` is not a model of the Hub", args.bundle);
-        let failure = Failure::config(problem);
-        return Err(match bundle_hint(&args.bundle, path) {
-            Some(hint) => failure.hint(hint),
-            None => failure.hint("write `hf://owner/name`"),
-        });
+        let hint = bundle_hint(&args.bundle, path);
+        let hint = hint.unwrap_or_else(|| "write `hf://owner/name`".to_owned());
+        return Err(Failure::config(problem).hint(hint));
     }
     if !matches!(source, BundleSource::Hub(_)) {
         return Err(Failure::config(anyhow::anyhow!(
