@@ -199,7 +199,8 @@ impl Output {
         self.write_rows(stem + &piece, rows)
     }
 
-    /// Writes the file of rejects of a span of the source's `file_number`-th file; it counts only when [`Output::commit`] names it.
+    /// Writes the file of rejects of a span of the source's `file_number`-th file; it counts only when
+    /// [`Output::commit`] names it.
     ///
     /// # Errors
     ///

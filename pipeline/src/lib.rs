@@ -23,7 +23,7 @@
 pub mod budget;
 pub mod crash;
 pub mod eval;
-mod excerpt;
+pub mod excerpt;
 pub mod first_row;
 pub mod guard;
 pub mod inspect;
@@ -50,6 +50,6 @@ pub mod timeline;
 pub mod verify;
 
 pub use metrics::{Ending, Progress, RunReport};
-pub use plan::{PlanError, RunPlan};
+pub use plan::{PlanError, PlanScope, RunPlan};
 pub use run::{RunError, RunOptions, run};
 pub use stop::Stop;

@@ -23,6 +23,7 @@ use crate::{
         OpenTable, SourceError, SourceTable,
         column::{holds_media, is_carried_unasked, is_text},
         conversation::holds_messages,
+        known::{Changed, KnownColumns},
         list_files, partitions,
     },
     store::{Folder, LocationError, ReadError, StoreFault, fault_of},
@@ -72,6 +73,12 @@ pub enum PlanError {
     /// The files cannot have sidecars.
     #[error("`output.sidecars` is for pictures and sounds that are files on a disk: {problem}")]
     Sidecars {
+        /// What is wrong.
+        problem: String,
+    },
+    /// What columns there are cannot be written down.
+    #[error("cannot write down the columns of the source: {problem}")]
+    Columns {
         /// What is wrong.
         problem: String,
     },
@@ -138,10 +145,18 @@ pub struct EmbeddingPlan {
     pub prefix: String,
 }
 
+/// How much of a table is planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanScope {
+    /// The first rows of the table, or of those that the query keeps; without a limit all of them.
+    pub limit: Option<u64>,
+    /// Nothing that earlier runs have done counts.
+    pub overwrite: bool,
+}
+
 impl RunPlan {
     /// Checks `job` against its table and `bundle`; paths of the job are resolved against
-    /// `base_dir`. With a `limit` only the first rows of the table, or of those that the query
-    /// keeps, are planned.
+    /// `base_dir`.
     ///
     /// # Errors
     ///
@@ -150,8 +165,9 @@ impl RunPlan {
         job: Job,
         base_dir: &Path,
         bundle: &Bundle,
-        limit: Option<u64>,
+        scope: PlanScope,
     ) -> Result<Self, PlanError> {
+        let PlanScope { limit, overwrite } = scope;
         bundle.supports(job.task.kind)?;
         bundle.supports_speech(&(&job.task).into())?;
         let modalities = bundle.modalities();
@@ -191,18 +207,23 @@ impl RunPlan {
             return Err(PlanError::OutputHoldsInput { output, input });
         }
         let files = OutputFiles::new(output.clone(), job.output.format);
-        let Earlier { mut done, known } = match files.earlier(&fingerprint) {
-            Err(LedgerError::Store(error))
-                if fault_of(&error).is_some_and(StoreFault::is_configuration) =>
-            {
-                return Err(PlanError::OutputStore(error));
-            }
-            // Any other output that cannot be read is found out when it is opened.
-            earlier => earlier.unwrap_or_default(),
-        };
+        let Earlier { mut done, known, columns: mut earlier_columns } =
+            match files.earlier(&fingerprint) {
+                Err(LedgerError::Store(error))
+                    if fault_of(&error).is_some_and(StoreFault::is_configuration) =>
+                {
+                    return Err(PlanError::OutputStore(error));
+                }
+                // Any other output that cannot be read is found out when it is opened.
+                earlier if !overwrite => earlier.unwrap_or_default(),
+                _ => Earlier::default(),
+            };
         // A limit counts the rows of all files together.
         if limit.is_some() || job.source.incremental == Incremental::All {
             done.clear();
+        }
+        if done.is_empty() {
+            earlier_columns = KnownColumns::default();
         }
         listing.respell(&known);
         if let Some(sidecars) = &job.output.sidecars
@@ -216,6 +237,7 @@ impl RunPlan {
             listing,
             done: &done,
             known: &known,
+            known_columns: earlier_columns.clone(),
             on_bad_file: job.source.on_bad_file,
             media_bytes_max: job.limits.media_bytes.0,
         })?;
@@ -236,6 +258,16 @@ impl RunPlan {
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
         check_partitions(&job, &carried)?;
+        let names = carried.iter().map(|field| field.name().as_str());
+        if let Some(Changed { column, was, is }) =
+            table.known_columns.changed(&earlier_columns, names)
+        {
+            tracing::warn!(
+                column,
+                "the column is {was} in answers that are there, and {is} in new ones, for new files have \
+                 other values: `--overwrite` makes all answers anew"
+            );
+        }
         let mut read_columns: Vec<String> =
             carried.iter().map(|field| field.name().clone()).collect();
         for name in mapped.into_iter().flatten().chain(&template_columns) {
@@ -257,8 +289,16 @@ impl RunPlan {
             }
         }
         spans.splice(0..0, table.done.iter().cloned());
-        let ledger =
-            Plan { version: LEDGER_VERSION, fingerprint, identity, spans, kept: Vec::new() };
+        let columns = serde_json::to_value(&table.known_columns)
+            .map_err(|error| PlanError::Columns { problem: error.to_string() })?;
+        let ledger = Plan {
+            version: LEDGER_VERSION,
+            fingerprint,
+            identity,
+            spans,
+            kept: Vec::new(),
+            columns,
+        };
         Ok(Self {
             table,
             file_numbers,
@@ -281,23 +321,23 @@ impl RunPlan {
     /// Returns the job as it is written to the output.
     #[must_use]
     pub fn stored_job(&self, base_dir: &Path) -> StoredJob {
-        let limit = self.ledger.identity.get(LIMIT).and_then(serde_json::Value::as_u64);
         let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
         let base_dir = base_dir.to_string_lossy().into_owned();
         // The address of a webhook may be a secret, and an output may lie where others read.
         let job = Job { hooks: Hooks::default(), ..self.job.clone() };
-        StoredJob { version: LEDGER_VERSION, base_dir, limit, job }
+        StoredJob { version: LEDGER_VERSION, base_dir, job }
     }
 
-    /// Returns the plan to try rejects of a run again, whose plan was `earlier`. Its limits may be
-    /// others now, and nothing else that decides answers.
+    /// Returns the plan to try rejects of a run again, whose plan was `earlier`: this one is of the same
+    /// job without a limit on rows. Its `limits` may be others now, and nothing else that decides answers.
     ///
     /// # Errors
     ///
     /// [`PlanError::Retry`], which names the keys that differ.
     pub fn retry(self, earlier: Plan) -> Result<Self, PlanError> {
         let differs = |key: &&String| {
-            *key != "limits" && self.ledger.identity.get(*key) != earlier.identity.get(*key)
+            let may_differ = [LIMIT, "limits"].contains(&key.as_str());
+            !may_differ && self.ledger.identity.get(*key) != earlier.identity.get(*key)
         };
         let differing: Vec<String> =
             self.ledger.identity.keys().filter(differs).map(|key| format!("`{key}`")).collect();
@@ -310,7 +350,6 @@ impl RunPlan {
             let n_asked = table.files.len();
             table = table.with_all_opened()?;
             let bytes_read = table.bytes_read.clone();
-            // Where there is a limit all files were asked.
             kept.extend(query.ask(&mut table.files[n_asked..], &bytes_read, None)?);
         }
         let table = table.with_nothing_done();

@@ -17,7 +17,8 @@ use legenda_models::{
     onnx::DeviceKind,
 };
 use legenda_pipeline::{
-    Ending, Progress, RunOptions, RunPlan, RunReport, Stop, ledger::Stale, store::LeaseTerms,
+    Ending, PlanScope, Progress, RunOptions, RunPlan, RunReport, Stop, ledger::Stale,
+    store::LeaseTerms,
 };
 use legenda_schemas::job::Job;
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
@@ -43,7 +44,7 @@ fn write_texts(path: &Path, texts: &[String]) {
 
 fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
     let job = Job::parse(JOB, &[]).unwrap();
-    let plan = Arc::new(RunPlan::new(job, dir, bundle, None).unwrap());
+    let plan = Arc::new(RunPlan::new(job, dir, bundle, PlanScope::default()).unwrap());
     let model = Model {
         processor: Arc::new(Processor::open(bundle).unwrap()),
         encoder: Box::new(FakeEncoder::new(options.clone())),

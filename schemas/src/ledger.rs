@@ -1,4 +1,5 @@
-//! The on-disk records under `_legenda/` of an output, which stands for the folder beside it: the plan of spans and what is committed.
+//! The on-disk records under `_legenda/` of an output, which stands for the folder beside it: the plan of
+//! spans and what is committed.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ pub struct Plan {
     /// another job has answered them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptSpan>,
+    /// The columns that the files of the source were found to have, for the next run; the pipeline's.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub columns: serde_json::Value,
 }
 
 /// A committed span that stays.
@@ -53,8 +57,6 @@ pub struct StoredJob {
     pub version: u32,
     /// The folder that relative paths of the job are resolved against.
     pub base_dir: String,
-    /// The most rows that were to be read.
-    pub limit: Option<u64>,
     /// The job, with what was given in the place of its values.
     pub job: Job,
 }
@@ -93,7 +95,8 @@ pub struct LedgerEntry {
 /// A file of a committed span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedFile {
-    /// Where it lies in the output: `part-….parquet`, or among the rejects beside it: `rejects/rejects-….parquet`.
+    /// Where it lies in the output: `part-….parquet`, or among the rejects beside it:
+    /// `rejects/rejects-….parquet`.
     pub name: String,
     /// Its rows.
     pub rows: u64,

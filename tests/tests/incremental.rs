@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::fs;
+use std::{fs, path::PathBuf, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray},
+    datatypes::DataType,
+};
 use legenda_tests::{
     TEXT_JOB, Workplace,
     bucket::{BucketServer, bucket_with_pictures},
-    pictures, png, text_column, texts, write_table,
+    pictures, png, read_table, text_column, texts, write_table,
 };
 
 /// The bytes that a run says it has read of the source for rows, and to plan, as they are printed.
@@ -138,4 +141,73 @@ fn answers_of_another_job_are_kept_or_done_again() {
         .run(&["run", "job.toml", "--stale", "keep", "--set", "output.columns=[\"id\"]"])
         .expect(2)
         .complains_of(&["output.columns: not set", "--stale redo"]);
+}
+
+/// The types of a column in the parts of an output, in the order of their names.
+fn types_of(place: &Workplace, column: &str) -> Vec<DataType> {
+    let mut parts: Vec<PathBuf> =
+        fs::read_dir(place.path("out")).unwrap().map(|part| part.unwrap().path()).collect();
+    parts.sort();
+    let kind = |part: &PathBuf| {
+        read_table(part)[0].schema().field_with_name(column).unwrap().data_type().clone()
+    };
+    parts.iter().map(kind).collect()
+}
+
+fn table_of(ids: ArrayRef) -> RecordBatch {
+    let n_rows = ids.len();
+    let questions: ArrayRef = Arc::new(StringArray::from_iter_values(vec!["what?"; n_rows]));
+    RecordBatch::try_from_iter([("id", ids), ("question", questions)]).unwrap()
+}
+
+#[test]
+fn columns_of_files_that_are_done_stay_those_of_the_table() {
+    type Writes = fn(&Workplace, &str, &str);
+    let csv: Writes = |place, name, id| {
+        place.write(&format!("{name}.csv"), &format!("id,question\n{id},what?\n"));
+    };
+    let jsonl: Writes = |place, name, id| {
+        let id = if id.starts_with('x') { format!("\"{id}\"") } else { id.to_owned() };
+        let line = format!("{{\"id\": {id}, \"question\": \"what?\"}}\n");
+        place.write(&format!("{name}.jsonl"), &line);
+    };
+    let parquet: Writes = |place, name, id| {
+        let ids: ArrayRef = match id.parse::<i32>() {
+            Ok(id) => Arc::new(Int32Array::from(vec![id])),
+            Err(_) => Arc::new(Int64Array::from(vec![1 << 40])),
+        };
+        write_table(&place.path(&format!("{name}.parquet")), &table_of(ids), 8);
+    };
+    for (extension, write, wide) in [
+        ("csv", csv, DataType::Utf8),
+        ("jsonl", jsonl, DataType::Utf8),
+        ("parquet", parquet, DataType::Int64),
+    ] {
+        let place = Workplace::new();
+        let job = TEXT_JOB.replace("table.parquet", &format!("*.{extension}"));
+        place.write("job.toml", &job.replace("[output]", "[output]\ncolumns = [\"id\"]"));
+        for (name, id) in [("a", "1"), ("b", "x2"), ("c", "3")] {
+            write(&place, name, id);
+        }
+        let _first = place.run(&["run", "job.toml"]).expect(0);
+        assert_eq!(types_of(&place, "id"), vec![wide.clone(); 3], "{extension}");
+        // Of the table, which has a file of each kind, only the first is read again.
+        write(&place, "d", "4");
+        let second = place.run(&["run", "job.toml"]).expect(0);
+        assert!(second.stdout.contains("1 row in"), "{extension} {}", second.stdout);
+        assert!(!second.stderr.contains("warn"), "{extension} {}", second.stderr);
+        assert_eq!(types_of(&place, "id"), vec![wide.clone(); 4], "{extension}");
+        let _verified = place.run(&["verify", "out"]).expect(0);
+        // Types follow from the files alone where nothing of before counts.
+        write(&place, "b", "2");
+        let _anew = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
+        let narrow = types_of(&place, "id");
+        assert!(narrow.iter().all(|kind| *kind == narrow[0] && *kind != wide), "{narrow:?}");
+        // Other values than all before had: it is told, and old answers stay.
+        write(&place, "e", "x5");
+        let told = place.run(&["run", "job.toml"]).expect(0);
+        let is_told = told.stderr.contains(&format!("and {wide} in new ones"));
+        assert!(is_told, "{extension} {}", told.stderr);
+        assert_eq!(types_of(&place, "id"), [&narrow[..], &[wide]].concat(), "{extension}");
+    }
 }

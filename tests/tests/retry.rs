@@ -206,6 +206,23 @@ fn rows_that_a_query_kept_are_answered_in_their_places() {
     let _whole = place.run(&["verify", "some"]).expect(0);
 }
 
+#[test]
+fn rows_behind_the_limit_of_the_last_run_are_tried_again() {
+    let query = ["--set", "source.query=SELECT * FROM source WHERE id NOT IN ('row-0', 'row-3')"];
+    for options in [INLINE.to_vec(), query.to_vec(), [INLINE, query].concat()] {
+        let place = workplace();
+        let run = ["run", "job.toml", "--set", "output.path=some"];
+        let _all = place.run(&[&run[..], &options].concat()).expect(0);
+        let _first = place.run(&[&run[..], &options, &["--limit", "2"]].concat()).expect(0);
+        for row in [1, 4, 7, 9] {
+            put(&place, row, &png(row));
+        }
+        let again = place.run(&["retry", "some"]).expect(0);
+        assert!(again.stdout.contains("4 rows in"), "{options:?} {}", again.stdout);
+        assert!(again.stdout.contains(" + rejects 0"), "{options:?} {}", again.stdout);
+    }
+}
+
 /// Whoever reads the parts finds each row once at any moment, and what was begun is settled after.
 #[test]
 fn a_crash_while_a_part_is_written_again_costs_nothing() {

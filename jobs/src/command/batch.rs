@@ -11,11 +11,15 @@ use std::{
 use anyhow::Context;
 use legenda_models::{Bundle, BundleError, Runtime};
 use legenda_pipeline::{
+    PlanScope,
     ledger::{OutputFiles, Stale},
     openai::{BatchError, Endpoint, Group, Refusal, Requests, error_line},
-    store::is_url,
+    store::{BESIDE, is_url},
 };
-use legenda_schemas::job::{Job, TaskKind};
+use legenda_schemas::{
+    job::{Job, TaskKind},
+    units::{counted, counted_as},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -51,7 +55,7 @@ pub(crate) fn batch(args: &BatchArgs) -> Result<Exit, Failure> {
     write(&args.out, responses.values())
         .with_context(|| format!("cannot write `{}`", args.out.display()))
         .map_err(Failure::resumable)?;
-    print(&format!("{} in {}", plural(responses.len(), "response"), args.out.display()));
+    print(&format!("{} in {}", counted(responses.len() as u64, "response"), args.out.display()));
     Ok(Exit::Done)
 }
 
@@ -60,11 +64,11 @@ fn announce(requests: &Requests, model: &str) {
     let others = requests.models.iter().filter(|(name, _)| *name != model);
     let names: Vec<String> = others.clone().take(3).map(|(name, _)| format!("`{name}`")).collect();
     if !names.is_empty() {
-        let n_requests = others.map(|(_, n)| n).sum();
+        let n_requests: usize = others.map(|(_, n)| n).sum();
         let more = if names.len() < requests.models.len() { ", …" } else { "" };
         tell(&format!(
             "note: {} another model ({}{more}), answered by `{model}`",
-            verb(n_requests, "request", "names", "name"),
+            counted_as(n_requests as u64, "request names", "requests name"),
             names.join(", "),
         ));
     }
@@ -72,17 +76,9 @@ fn announce(requests: &Requests, model: &str) {
         tell(&format!(
             "warning: {} the `custom_id` of one before; each line has its own response, in the \
              order of the file",
-            verb(requests.n_repeated_names, "request", "has", "have"),
+            counted_as(requests.n_repeated_names as u64, "request has", "requests have"),
         ));
     }
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-fn verb(n: usize, noun: &str, one: &str, several: &str) -> String {
-    format!("{} {}", plural(n, noun), if n == 1 { one } else { several })
 }
 
 /// Answers the requests of all groups; returns how the program ends if it ends before.
@@ -129,7 +125,7 @@ fn answer(
         }
     }
     match failed {
-        // What no group can have is no fault of a request.
+        // A failure in every group is not caused by one request.
         Some(failure) if n_answered == 0 => Err(failure),
         _ => Ok(None),
     }
@@ -154,7 +150,8 @@ fn answer_group(
     responses: &mut BTreeMap<i64, String>,
 ) -> Result<Answered, Failure> {
     let job = job(args, table, group)?;
-    let checked = plan_job(job, PathBuf::from("."), None, args.offline)?;
+    let scope = PlanScope { limit: None, overwrite: args.overwrite };
+    let checked = plan_job(job, PathBuf::from("."), scope, args.offline)?;
     let format = checked.plan.job.output.format;
     let output = OutputFiles::new(checked.plan.output.clone(), format);
     if !args.overwrite {
@@ -214,10 +211,10 @@ fn kind(group: &Group) -> TaskKind {
     }
 }
 
-/// Returns a path beside the responses, for what is done of them.
+/// Returns a path in the folder beside the responses, which keeps the work done so far.
 fn sibling(out: &Path, name: &str) -> PathBuf {
     let mut folder = out.as_os_str().to_owned();
-    folder.push(".legenda");
+    folder.push(BESIDE);
     Path::new(&folder).join(name)
 }
 

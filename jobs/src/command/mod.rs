@@ -24,7 +24,7 @@ use legenda_models::{
     Bundle, BundleError, BundleSource, Hub, HubOptions, HubRepo, Runtime, RuntimeOptions,
 };
 use legenda_pipeline::{
-    PlanError, RunPlan,
+    PlanError, PlanScope, RunPlan,
     ledger::LedgerError,
     store::{StoreFault, fault_of},
 };
@@ -46,9 +46,9 @@ pub(crate) struct CheckedJob {
 }
 
 /// Reads the job and checks everything that can be told before a row is read.
-pub(crate) fn check_job(args: &JobArgs) -> Result<CheckedJob, Failure> {
+pub(crate) fn check_job(args: &JobArgs, overwrite: bool) -> Result<CheckedJob, Failure> {
     let (job, base_dir) = read_job(args)?;
-    plan_job(job, base_dir, args.limit, args.offline)
+    plan_job(job, base_dir, PlanScope { limit: args.limit, overwrite }, args.offline)
 }
 
 /// Reads a job file; returns its folder too.
@@ -81,7 +81,7 @@ pub(crate) fn read_job(args: &JobArgs) -> Result<(Job, PathBuf), Failure> {
 pub(crate) fn plan_job(
     job: Job,
     base_dir: PathBuf,
-    limit: Option<u64>,
+    scope: PlanScope,
     offline: bool,
 ) -> Result<CheckedJob, Failure> {
     let precision = job.model.precision.clone().unwrap_or_default();
@@ -89,7 +89,7 @@ pub(crate) fn plan_job(
     let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub).map_err(|error| {
         bundle_failure(error, "`model.bundle` cannot be used", &job.model.bundle)
     })?;
-    let plan = RunPlan::new(job, &base_dir, &bundle, limit).map_err(|error| match &error {
+    let plan = RunPlan::new(job, &base_dir, &bundle, scope).map_err(|error| match &error {
         PlanError::Source(inner) if inner.may_pass() => Failure::resumable(error),
         _ => Failure::config(error),
     })?;
@@ -146,7 +146,7 @@ pub(crate) fn bundle_failure(error: BundleError, context: &'static str, name: &s
     }
 }
 
-/// Says what may be meant by the name of a bundle where there is no folder `path`.
+/// Returns a hint for a bundle name when the folder `path` does not exist.
 pub(crate) fn bundle_hint(name: &str, path: &Path) -> Option<String> {
     let on_hub = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf:", ""]
         .iter()

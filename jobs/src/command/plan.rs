@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use legenda_models::Loaded;
 use legenda_pipeline::{
-    Ending, Progress, RunOptions,
+    Ending, PlanScope, Progress, RunOptions,
     ledger::Stale,
     predict::{CONFIDENCE, Prediction, SamplePlan, SettledRows},
 };
@@ -35,7 +35,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let (mut job, base_dir) = read_job(&args.job)?;
     // The whole job is predicted, whatever of it is done.
     job.source.incremental = Incremental::All;
-    let checked = plan_job(job, base_dir, args.job.limit, args.job.offline)?;
+    let scope = PlanScope { limit: args.job.limit, overwrite: false };
+    let checked = plan_job(job, base_dir, scope, args.job.offline)?;
     let CheckedJob { plan, bundle, base_dir } = checked;
     let output = plan.output.clone();
     let executor = start_threads()?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use legenda_pipeline::{
+    PlanScope,
     ledger::{LedgerError, OutputFiles, Stale},
     retry::RetryChoice,
     store::Folder,
@@ -22,7 +23,7 @@ use crate::{
 pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
     let folder = Folder::at(&args.output, Path::new(".")).map_err(Failure::config)?;
     let output = OutputFiles::find(folder).map_err(ledger_failure)?;
-    let StoredJob { base_dir, limit, job, .. } = output.read_job().map_err(ledger_failure)?;
+    let StoredJob { base_dir, job, .. } = output.read_job().map_err(ledger_failure)?;
     let earlier = output.read_plan().map_err(ledger_failure)?;
     let path = output.folder.path_of("");
     let earlier = earlier.ok_or_else(|| LedgerError::NoOutput { path: path.clone() });
@@ -30,8 +31,9 @@ pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
     let mut job = job.with(&args.overrides).map_err(Failure::config)?;
     // The output may have been moved since.
     job.output.path = path;
+    // Rows behind the limit of the last run may be among the rejects of one before.
     let CheckedJob { plan, bundle, base_dir } =
-        plan_job(job, PathBuf::from(base_dir), limit, args.offline)?;
+        plan_job(job, PathBuf::from(base_dir), PlanScope::default(), args.offline)?;
     let plan = plan.retry(earlier).map_err(Failure::config)?;
     let execution = Execution {
         offline: args.offline,

@@ -51,7 +51,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         retry: None,
         shown: &args.shown,
     };
-    let ended = check_job(&args.job).and_then(|checked| execute(checked, execution));
+    let ended =
+        check_job(&args.job, args.overwrite).and_then(|checked| execute(checked, execution));
     if let Err(failure) = &ended
         && args.shown.progress == ProgressStyle::Json
     {
@@ -223,10 +224,7 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
     tell(&format!(
         "{} · {} · {model} · ONNX Runtime {} · ready in {:.1} s",
         plan.job.task.kind.as_str(),
-        match plan.rows_of_query() {
-            Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
-            None => counted(plan.n_rows(), "row"),
-        },
+        summary::rows(plan),
         runtime.version(),
         took.as_secs_f64(),
     ));

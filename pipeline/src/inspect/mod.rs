@@ -21,7 +21,10 @@ use tokio::runtime::Handle;
 use self::{column::Look, sample::Reading};
 use crate::{
     media::locate::{MediaPlaces, PlacesError},
-    source::{OpenTable, Skipped, SourceError, SourceFailed, SourceTable, TableFile, list_files},
+    source::{
+        OpenTable, Skipped, SourceError, SourceFailed, SourceTable, TableFile, known::KnownColumns,
+        list_files,
+    },
 };
 
 pub use self::{
@@ -89,6 +92,7 @@ pub fn inspect(
         listing,
         done: &HashMap::new(),
         known: &HashSet::new(),
+        known_columns: KnownColumns::default(),
         on_bad_file: OnBadFile::Skip,
         media_bytes_max: limits.media_bytes.0,
     })?;

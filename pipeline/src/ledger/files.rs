@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     sink::{read_schema, read_table},
-    source::partitions::Partitions,
+    source::{known::KnownColumns, partitions::Partitions},
     store::{Folder, PLAN, ReadError},
 };
 
@@ -35,6 +35,8 @@ pub struct Earlier {
     pub done: HashMap<String, Vec<Span>>,
     /// The paths of files of which rows are committed, by whatever job.
     pub known: HashSet<String>,
+    /// The columns of files that are done.
+    pub columns: KnownColumns,
 }
 
 /// An output that can be read, whoever writes it.
@@ -104,6 +106,8 @@ impl OutputFiles {
         // With a limit, a plan need not have every row of a file.
         let is_unlimited = plan.identity.get(LIMIT).is_none_or(Value::is_null);
         let may_be_done = plan.fingerprint == *fingerprint && is_unlimited;
+        // An older program wrote none.
+        let columns = serde_json::from_value(plan.columns).unwrap_or_default();
         let planned = plan.spans.into_iter().map(|span| (span.id(&plan.fingerprint), span));
         let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
         let mut files: HashMap<String, Vec<Span>> = HashMap::new();
@@ -122,7 +126,7 @@ impl OutputFiles {
                 && !undone.contains(path)
                 && spans.iter().all(|span| span.object == spans[0].object)
         });
-        Ok(Earlier { done: files, known })
+        Ok(Earlier { done: files, known, columns })
     }
 
     /// Returns the keys of all parts and files of rejects that are there; where answers may stand in

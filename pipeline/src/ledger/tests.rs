@@ -37,6 +37,7 @@ fn plan(job: &str, sizes: &[u64]) -> Plan {
         ]),
         spans: sizes.iter().map(|&size| span(size)).collect(),
         kept: Vec::new(),
+        columns: serde_json::Value::Null,
     }
 }
 

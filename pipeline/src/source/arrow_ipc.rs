@@ -24,7 +24,7 @@ use super::{
     reader::ReadError,
     rows::ReadRows,
     steps::{BatchLimits, size},
-    table::RowGroupSize,
+    table_file::RowGroupSize,
 };
 use crate::guard::{CALL_MAX, guarded_within};
 
@@ -123,15 +123,7 @@ impl ArrowFile {
         let read = guarded_within(CALL_MAX, work)
             .map_err(|error| error.to_string())
             .and_then(|read| read.map_err(|error| error.to_string()));
-        let batch = read.map_err(|problem| {
-            let failure = file.failure();
-            ReadError {
-                path: file.object().path.clone(),
-                row_group,
-                may_pass: failure.is_some(),
-                problem: failure.unwrap_or(problem),
-            }
-        })?;
+        let batch = read.map_err(|problem| file.read_error(row_group, problem))?;
         let row_bytes = size(&batch) / (batch.num_rows() as u64).max(1);
         let by_bytes = usize::try_from(limits.bytes_max / row_bytes.max(1)).unwrap_or(usize::MAX);
         let step = limits.rows_max.min(by_bytes).max(1);
@@ -143,15 +135,9 @@ impl ArrowFile {
         Ok(pieces.into_iter().map(move |rows| {
             // Copies, so that a few rows do not keep the whole batch.
             let rows = UInt64Array::from_iter_values(rows.map(|row| row as u64));
-            match take_record_batch(&batch, &rows) {
-                Ok(rows) => Ok(conform(rows, &schema)),
-                Err(error) => Err(ReadError {
-                    path: file.object().path.clone(),
-                    row_group,
-                    may_pass: false,
-                    problem: error.to_string(),
-                }),
-            }
+            take_record_batch(&batch, &rows)
+                .map(|rows| conform(rows, &schema))
+                .map_err(|error| file.read_error(row_group, error.to_string()))
         }))
     }
 }
@@ -216,8 +202,7 @@ fn index_file(file: &SourceFile) -> Result<Index, String> {
         let start = u64::try_from(block.offset()).map_err(|error| error.to_string())?;
         let length = usize::try_from(block.metaDataLength()).map_err(|error| error.to_string())?;
         let header = bytes_at(file, start, length)?;
-        let prefix = if header.starts_with(&CONTINUATION) { 8 } else { 4 };
-        let message = header.get(prefix..).ok_or_else(cut)?;
+        let message = message_of(&header).ok_or_else(cut)?;
         let message = ipc::root_as_message(message).map_err(|error| error.to_string())?;
         let batch = message.header_as_record_batch().ok_or("a block is no batch")?;
         let n_rows = usize::try_from(batch.length()).map_err(|error| error.to_string())?;
@@ -274,14 +259,18 @@ fn bytes_at(file: &SourceFile, start: u64, n_bytes: usize) -> Result<Bytes, Stri
     file.get_bytes(start, n_bytes).map_err(|error| error.to_string())
 }
 
+/// Returns the message of a block, without the length before it.
+fn message_of(header: &[u8]) -> Option<&[u8]> {
+    header.get(if header.starts_with(&CONTINUATION) { 8 } else { 4 }..)
+}
+
 /// Returns the bytes of a batch when it is read: of buffers that are compressed the size that stands
 /// before each.
 fn unpacked_bytes(file: &SourceFile, block: &Block) -> Option<u64> {
     let start = u64::try_from(block.offset()).ok()?;
     let n_meta = usize::try_from(block.metaDataLength()).ok()?;
     let header = file.get_bytes(start, n_meta).ok()?;
-    let prefix = if header.starts_with(&CONTINUATION) { 8 } else { 4 };
-    let message = ipc::root_as_message(header.get(prefix..)?).ok()?;
+    let message = ipc::root_as_message(message_of(&header)?).ok()?;
     let batch = message.header_as_record_batch()?;
     if batch.compression().is_none() {
         return u64::try_from(block.bodyLength()).ok();

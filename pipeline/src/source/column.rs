@@ -33,7 +33,7 @@ pub fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-fn is_bytes(data_type: &DataType) -> bool {
+pub(super) fn is_bytes(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, values) => is_bytes(values),
         kind => matches!(

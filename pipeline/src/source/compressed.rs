@@ -22,6 +22,11 @@ const KEPT_MAX: usize = 3;
 /// The files that were unpacked last, the newest behind.
 static KEPT: Mutex<Vec<(SourceObject, Arc<File>)>> = Mutex::new(Vec::new());
 
+/// Returns whether a file that begins with `head` is compressed, by gzip or zstd.
+pub(super) fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(GZIP) || head.starts_with(ZSTD)
+}
+
 /// Returns the file with its contents unpacked if it is compressed, by gzip or zstd; else as it is.
 ///
 /// # Errors
@@ -31,10 +36,10 @@ static KEPT: Mutex<Vec<(SourceObject, Arc<File>)>> = Mutex::new(Vec::new());
 pub(super) fn unpacked(file: SourceFile) -> io::Result<SourceFile> {
     let mut head = Vec::new();
     file.read_from(0).take(4).read_to_end(&mut head)?;
-    let is_gzip = head.starts_with(GZIP);
-    if !is_gzip && !head.starts_with(ZSTD) {
+    if !is_compressed(&head) {
         return Ok(file);
     }
+    let is_gzip = head.starts_with(GZIP);
     let known = {
         let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|(object, _)| object == file.object()).map(|(_, copy)| Arc::clone(copy))

@@ -30,7 +30,7 @@ use super::{
     rows::ReadRows,
     shape::Members,
     steps::BatchLimits,
-    table::RowGroupSize,
+    table_file::RowGroupSize,
     tar::{Shard, ShardError},
 };
 
@@ -93,6 +93,12 @@ impl Contents {
             io::ErrorKind::InvalidData => refuse(format, error.to_string()),
             _ => io_error(error),
         };
+        // Damaged, unless it begins like a file of another kind.
+        let foreign_or = |file: &SourceFile, name, problem| {
+            let head = head_of(file, foreign::HEAD_BYTES).unwrap_or_default();
+            let other = foreign::by_contents(path, &head).filter(|other| !other.is(format));
+            other.map_or_else(|| refuse(name, problem), foreign_error)
+        };
         let text_of = |file| {
             let file = unpacked(file).map_err(|error| damaged_or_io("text", error))?;
             let head = head_of(&file, TEXT_HEAD_BYTES).map_err(io_error)?;
@@ -110,19 +116,15 @@ impl Contents {
                     let other = head.ok().and_then(|head| {
                         foreign::by_contents(path, &head).or_else(|| foreign::by_name(path, &head))
                     });
-                    other.filter(|other| !other.is_parquet()).map_or(error, foreign_error)
+                    other.filter(|other| !other.is(format)).map_or(error, foreign_error)
                 })?;
                 let columns = Arc::new(parquet.columns());
                 (Self::Parquet(columns), parquet.schema(), parquet.row_groups())
             }
             SourceFormat::Arrow => {
                 let arrow = ArrowFile::index(&file).map_err(|problem| match file.failure() {
-                    Some(failure) => io_error(std::io::Error::other(failure)),
-                    None => {
-                        let head = head_of(&file, foreign::HEAD_BYTES).unwrap_or_default();
-                        let other = foreign::by_contents(path, &head);
-                        other.map_or_else(|| refuse("Arrow IPC", problem), foreign_error)
-                    }
+                    Some(failure) => io_error(io::Error::other(failure)),
+                    None => foreign_or(&file, "Arrow IPC", problem),
                 })?;
                 let (schema, row_groups) = (arrow.schema(), arrow.row_groups());
                 (Self::Arrow(arrow), schema, row_groups)
@@ -138,8 +140,8 @@ impl Contents {
                 let delimiter = csv::delimiter_of(&head, is_whole, usual);
                 let separation = Separation::Csv { delimiter };
                 let mut columns = csv::Columns::new(delimiter);
-                let layout = lay_out(&file, separation, true, |record| columns.see(record));
-                let blocks = layout.map_err(io_error)?.blocks;
+                let blocks = lay_out(&file, separation, true, |record| columns.see(record));
+                let blocks = blocks.map_err(io_error)?;
                 let (csv, columns) = columns.finish().map_err(|problem| refuse("CSV", problem))?;
                 Self::of_records(blocks, separation, RecordKind::Csv(csv), columns)
             }
@@ -150,41 +152,35 @@ impl Contents {
                 let separation = json_lines::separation_of(&head, is_whole, is_json);
                 let separation = separation.map_err(foreign_error)?;
                 let mut columns = json_lines::Columns::default();
-                let layout = lay_out(&file, separation, false, |record| {
+                let blocks = lay_out(&file, separation, false, |record| {
                     if let Seen::Row(row) = record {
                         columns.see(row);
                     }
                 });
-                let blocks = layout.map_err(io_error)?.blocks;
+                let blocks = blocks.map_err(io_error)?;
                 let columns = columns.finish().map_err(|problem| refuse("JSON Lines", problem))?;
                 Self::of_records(blocks, separation, RecordKind::JsonLines, columns)
             }
             SourceFormat::OpenaiBatch => {
                 let (file, _) = text_of(file)?;
-                let layout = lay_out(&file, Separation::Lines, false, |_| ()).map_err(io_error)?;
-                let groups = layout.blocks.iter().map(Block::size).collect();
-                let records = Records {
-                    blocks: layout.blocks,
-                    separation: Separation::Lines,
-                    kind: RecordKind::Batch,
-                    columns: Members::default(),
-                };
-                (Self::Records(Arc::new(records)), batch::schema(), groups)
+                let separation = Separation::Lines;
+                let blocks = lay_out(&file, separation, false, |_| ()).map_err(io_error)?;
+                let none = Members::default();
+                let (contents, _, groups) =
+                    Self::of_records(blocks, separation, RecordKind::Batch, none);
+                (contents, batch::schema(), groups)
             }
             SourceFormat::Tar => {
                 let file = unpacked(file).map_err(|error| damaged_or_io("tar", error))?;
                 let shard = Shard::index(&file, media_bytes_max).map_err(|error| match error {
                     ShardError::Io(source) => io_error(source),
-                    ShardError::Format(problem) => {
-                        let head = head_of(&file, foreign::HEAD_BYTES).unwrap_or_default();
-                        let other = foreign::by_contents(path, &head);
-                        other.map_or_else(|| refuse("tar", problem), foreign_error)
-                    }
+                    ShardError::Format(problem) => foreign_or(&file, "tar", problem),
                 })?;
                 let bytes = shard.rows.iter().map(|row| row.n_bytes()).sum();
                 let size = RowGroupSize { n_rows: shard.rows.len(), bytes };
                 let groups = if size.n_rows > 0 { vec![size] } else { Vec::new() };
-                (Self::Shard(Arc::new(shard.clone())), shard.schema(), groups)
+                let schema = shard.schema();
+                (Self::Shard(Arc::new(shard)), schema, groups)
             }
             SourceFormat::Media => {
                 Self::of_media(MediaFiles::new(vec![object.clone()], media_bytes_max))

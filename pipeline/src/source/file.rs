@@ -18,7 +18,7 @@ use parquet::{
     file::reader::{ChunkReader, Length},
 };
 
-use super::windows::Windows;
+use super::{reader::ReadError, windows::Windows};
 use crate::store::{ObjectAt, is_url};
 
 /// Counts the bytes that are read of the source.
@@ -108,6 +108,18 @@ impl SourceFile {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns why rows of a row group cannot be read: what went wrong with the disk or the store, or
+    /// else `problem`, what is wrong with the file.
+    pub(super) fn read_error(&self, row_group: usize, problem: String) -> ReadError {
+        let failure = self.failure();
+        ReadError {
+            path: self.object.path.clone(),
+            row_group,
+            may_pass: failure.is_some(),
+            problem: failure.unwrap_or(problem),
+        }
     }
 
     pub(super) fn fail(&self, problem: String) {

@@ -27,7 +27,7 @@ use parquet::{
     basic::{ConvertedType, LogicalType, Type as PhysicalType},
     errors::ParquetError,
     file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder},
-    schema::types::{SchemaDescriptor, Type, TypePtr},
+    schema::types::{GroupTypeBuilder, SchemaDescriptor, Type, TypePtr},
 };
 
 use super::{portable::portable, stored::Stored};
@@ -155,7 +155,6 @@ fn without_annotation(
     plain: &mut impl FnMut(&Type) -> bool,
 ) -> Result<TypePtr, ParquetError> {
     let info = kind.get_basic_info();
-    let id = info.has_id().then(|| info.id());
     if let Type::PrimitiveType { physical_type, type_length, .. } = kind.as_ref() {
         if !plain(kind) {
             return Ok(Arc::clone(kind));
@@ -164,18 +163,27 @@ fn without_annotation(
         if info.has_repetition() {
             builder = builder.with_repetition(info.repetition());
         }
+        let id = info.has_id().then(|| info.id());
         return builder.with_length(*type_length).with_id(id).build().map(Arc::new);
     }
     let fields = kind.get_fields().iter().map(|field| without_annotation(field, plain));
-    let mut builder = Type::group_type_builder(kind.name())
-        .with_fields(fields.collect::<Result<_, _>>()?)
+    plain_group(kind, fields.collect::<Result<_, _>>()?)
         .with_converted_type(info.converted_type())
         .with_logical_type(info.logical_type_ref().cloned())
-        .with_id(id);
-    if info.has_repetition() {
-        builder = builder.with_repetition(info.repetition());
+        .build()
+        .map(Arc::new)
+}
+
+/// Begins a group like `kind`, without its annotation.
+fn plain_group(kind: &Type, fields: Vec<TypePtr>) -> GroupTypeBuilder<'_> {
+    let info = kind.get_basic_info();
+    let builder = Type::group_type_builder(kind.name())
+        .with_fields(fields)
+        .with_id(info.has_id().then(|| info.id()));
+    match info.has_repetition() {
+        true => builder.with_repetition(info.repetition()),
+        false => builder,
     }
-    builder.build().map(Arc::new)
 }
 
 /// Reads lists and maps that are none as the groups that they are.
@@ -184,15 +192,8 @@ fn without_unreadable_groups(footer: &ParquetMetaData) -> Result<ParquetMetaData
         if kind.is_primitive() {
             return Ok(Arc::clone(kind));
         }
-        let info = kind.get_basic_info();
         let fields = kind.get_fields().iter().map(plain).collect::<Result<_, _>>()?;
-        let mut builder = Type::group_type_builder(kind.name())
-            .with_fields(fields)
-            .with_id(info.has_id().then(|| info.id()));
-        if info.has_repetition() {
-            builder = builder.with_repetition(info.repetition());
-        }
-        builder.build().map(Arc::new)
+        plain_group(kind, fields).build().map(Arc::new)
     }
     let root = footer.file_metadata().schema_descr().root_schema();
     let fields = root.get_fields().iter();

@@ -1,5 +1,9 @@
 //! Files that are not tables of a format that is read: what they are, and what to do.
 
+use legenda_schemas::job::SourceFormat;
+
+use super::compressed::is_compressed;
+
 /// What a file is instead of a table, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
@@ -8,13 +12,19 @@ pub(super) struct Foreign {
 }
 
 impl Foreign {
-    /// Returns whether it is Parquet, which may be damaged.
-    pub(super) fn is_parquet(self) -> bool {
-        self.kind == PARQUET
+    /// Returns whether it is of `format` after all, and may be damaged.
+    pub(super) fn is(self, format: SourceFormat) -> bool {
+        match format {
+            SourceFormat::Parquet => self.kind == PARQUET,
+            SourceFormat::Arrow => [ARROW_FILE, ARROW_STREAM].contains(&self.kind),
+            _ => false,
+        }
     }
 }
 
 const PARQUET: &str = "a Parquet file";
+const ARROW_FILE: &str = "an Arrow IPC (Feather) file";
+const ARROW_STREAM: &str = "an Arrow IPC stream";
 
 /// The bytes that show what a file is.
 pub(super) const HEAD_BYTES: usize = 512;
@@ -23,6 +33,7 @@ const TO_CSV: &str = "save the sheet as CSV";
 const UNPACK: &str = "unpack it, or compress it by gzip or zstd";
 const TO_PARQUET: &str =
     "convert it to Parquet, such as by `polars.read_ipc(FILE).write_parquet(NEW)`";
+const SET_ARROW: &str = "set `source.format = \"arrow\"`";
 const EXPORT: &str = "export its rows as Parquet, CSV or JSON Lines";
 
 /// How files begin.
@@ -35,9 +46,9 @@ const MAGICS: [(&[u8], Foreign); 19] = [
         },
     ),
     (b"\xd0\xcf\x11\xe0", Foreign { kind: "an Excel workbook", remedy: TO_CSV }),
-    (b"ARROW1", Foreign { kind: "an Arrow IPC (Feather) file", remedy: TO_PARQUET }),
+    (b"ARROW1", Foreign { kind: ARROW_FILE, remedy: SET_ARROW }),
     (b"FEA1", Foreign { kind: "a Feather file", remedy: TO_PARQUET }),
-    (b"\xff\xff\xff\xff", Foreign { kind: "an Arrow IPC stream", remedy: TO_PARQUET }),
+    (b"\xff\xff\xff\xff", Foreign { kind: ARROW_STREAM, remedy: SET_ARROW }),
     (b"BZh", Foreign { kind: "compressed by bzip2", remedy: UNPACK }),
     (b"\xfd7zXZ\0", Foreign { kind: "compressed by xz", remedy: UNPACK }),
     (b"7z\xbc\xaf\x27\x1c", Foreign { kind: "a 7z archive", remedy: UNPACK }),
@@ -88,7 +99,7 @@ pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
 /// Returns what a file is that was taken for Parquet because its extension says nothing else, and is not.
 pub(super) fn by_name(path: &str, head: &[u8]) -> Option<Foreign> {
     const GZIPPED: &str = "unpack it: Parquet has a compression of its own";
-    if head.starts_with(b"\x1f\x8b") || head.starts_with(b"\x28\xb5\x2f\xfd") {
+    if is_compressed(head) {
         return Some(Foreign { kind: "a compressed file", remedy: GZIPPED });
     }
     let is_text = !head.contains(&0) && !head.is_empty();

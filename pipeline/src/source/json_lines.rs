@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use arrow::{
     array::{ArrayRef, ListArray, StructArray},
     buffer::{NullBuffer, OffsetBuffer},
-    datatypes::{DataType, SchemaRef},
+    datatypes::{DataType, Fields, SchemaRef},
 };
 
 use super::{
@@ -156,9 +156,7 @@ type Value<'a> = (usize, Option<&'a str>);
 
 /// Reads `records` as rows of `schema`, whose columns are some of the file's.
 pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
-    let names = schema.fields().iter().enumerate();
-    let places: HashMap<&str, usize> =
-        names.map(|(place, field)| (field.name().as_str(), place)).collect();
+    let places = places_of(schema.fields());
     let nulls: Vec<Value<'_>> = (0..records.len()).map(|row| (row, None)).collect();
     let mut values = vec![nulls; schema.fields().len()];
     let mut damaged = Vec::new();
@@ -186,6 +184,11 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
     ReadRows::new(Arc::clone(schema), columns, records.len(), damaged)
 }
 
+/// Returns the places of fields by their names.
+fn places_of(fields: &Fields) -> HashMap<&str, usize> {
+    fields.iter().enumerate().map(|(place, field)| (field.name().as_str(), place)).collect()
+}
+
 fn not_null(value: &str) -> Option<&str> {
     Some(value).filter(|value| *value != "null")
 }
@@ -198,11 +201,7 @@ fn build(
 ) -> ArrayRef {
     match data_type {
         DataType::Struct(fields) => {
-            let places: HashMap<&str, usize> = fields
-                .iter()
-                .enumerate()
-                .map(|(place, field)| (field.name().as_str(), place))
-                .collect();
+            let places = places_of(fields);
             let nulls: Vec<Value<'_>> = values.iter().map(|(row, _)| (*row, None)).collect();
             let mut members = vec![nulls; fields.len()];
             let validity = values.iter().enumerate().map(|(idx, (row, value))| {

@@ -15,6 +15,7 @@ mod footer;
 mod foreign;
 mod json;
 mod json_lines;
+pub mod known;
 pub mod listing;
 mod media;
 pub mod names;
@@ -31,6 +32,7 @@ pub mod skipped;
 mod steps;
 mod stored;
 pub mod table;
+pub mod table_file;
 mod tar;
 pub mod text_bytes;
 mod typed;
@@ -47,7 +49,8 @@ pub use file::BytesRead;
 pub use listing::{Listed, Listing, list_files};
 pub use rows::ReadRows;
 pub use skipped::Skipped;
-pub use table::{OpenTable, SourceTable, TableFile};
+pub use table::{OpenTable, SourceTable};
+pub use table_file::TableFile;
 
 use std::{io::ErrorKind, path::PathBuf};
 

@@ -1,6 +1,7 @@
 //! Numbers as they are written, and the narrowest type that changes none of them.
 
 use arrow::datatypes::DataType;
+use serde::{Deserialize, Serialize};
 
 /// The most digits of a `Decimal128`.
 pub(super) const DECIMAL_DIGITS_MAX: u8 = 38;
@@ -13,7 +14,7 @@ const SMALL_EXPONENT: i32 = -5;
 const LARGE_EXPONENT: i32 = 15;
 
 /// What the numbers of a column have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Numbers {
     /// None has a decimal point or an exponent.
     are_whole: bool,

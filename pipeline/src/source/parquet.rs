@@ -32,7 +32,7 @@ use super::{
     reader::ReadError,
     rows::ReadRows,
     steps::{BatchLimits, Steps},
-    table::RowGroupSize,
+    table_file::RowGroupSize,
     text_bytes,
 };
 use crate::{
@@ -175,15 +175,7 @@ impl ParquetFile {
         let file = self.file.within(byte_ranges.collect());
         let refuse = {
             let file = file.clone();
-            move |problem: String| {
-                let failure = file.failure();
-                ReadError {
-                    path: file.object().path.clone(),
-                    row_group,
-                    may_pass: failure.is_some(),
-                    problem: failure.unwrap_or(problem),
-                }
-            }
+            move |problem: String| file.read_error(row_group, problem)
         };
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());

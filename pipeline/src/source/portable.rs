@@ -20,8 +20,8 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{
-    DECIMAL256_MAX_PRECISION, DataType, Decimal32Type, Decimal64Type, Decimal128Type,
-    Decimal256Type, DecimalType, FieldRef, Schema, SchemaRef, TimeUnit,
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal32Type, Decimal64Type,
+    Decimal128Type, Decimal256Type, DecimalType, FieldRef, Schema, SchemaRef, TimeUnit,
     validate_decimal_precision_and_scale,
 };
 
@@ -103,15 +103,16 @@ fn decimal<T: DecimalType>(precision: u8, scale: i8) -> DataType {
     }
     match u8::try_from(scale) {
         Ok(_) => T::TYPE_CONSTRUCTOR(precision, scale),
-        Err(_) => whole(precision.saturating_add(scale.unsigned_abs())),
+        Err(_) => decimal_of(precision.saturating_add(scale.unsigned_abs()), 0),
     }
 }
 
-/// Returns the type of whole numbers of so many digits.
-pub(super) fn whole(digits: u8) -> DataType {
-    match digits {
-        0..=38 => DataType::Decimal128(digits, 0),
-        39..=DECIMAL256_MAX_PRECISION => DataType::Decimal256(digits, 0),
+/// Returns the narrowest type of numbers of `precision` digits, `scale` of them behind the point; text
+/// where none has so many.
+pub(super) fn decimal_of(precision: u8, scale: i8) -> DataType {
+    match precision {
+        n if n <= DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, scale),
+        n if n <= DECIMAL256_MAX_PRECISION => DataType::Decimal256(precision, scale),
         _ => DataType::Utf8,
     }
 }

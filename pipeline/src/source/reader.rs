@@ -8,7 +8,7 @@ use parquet::errors::ParquetError;
 
 use super::{
     SourceError, computed::Computed, contents::Opened, file::BytesRead, pages::RowBounds,
-    partitions::Partitions, rows::ReadRows, table::TableFile,
+    partitions::Partitions, rows::ReadRows, table_file::TableFile,
 };
 
 pub use super::steps::BatchLimits;

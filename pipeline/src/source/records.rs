@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter, memchr2};
 
-use super::{file::SourceFile, table::RowGroupSize};
+use super::{file::SourceFile, table_file::RowGroupSize};
 
 /// What a block has at least: enough that the cost of a read does not show. Tests have small files, and
 /// want many blocks.
@@ -72,6 +72,16 @@ enum Kind {
     Row,
     Blank,
     Malformed(&'static str),
+}
+
+impl Kind {
+    /// Returns what is wrong with the record.
+    fn problem(&self) -> Option<String> {
+        match self {
+            Self::Malformed(problem) => Some((*problem).to_owned()),
+            Self::Row | Self::Blank => None,
+        }
+    }
 }
 
 impl Separation {
@@ -234,13 +244,6 @@ fn quoted(bytes: &[u8], delimiter: u8, last: bool) -> Quoted {
     }
 }
 
-/// What one pass over a file finds.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Layout {
-    /// Its blocks.
-    pub(super) blocks: Vec<Block>,
-}
-
 /// A record that the pass over a file has come to.
 pub(super) enum Seen<'a> {
     /// The first, where it names the columns.
@@ -259,7 +262,7 @@ pub(super) fn lay_out(
     separation: Separation,
     has_header: bool,
     mut see: impl FnMut(Seen<'_>),
-) -> io::Result<Layout> {
+) -> io::Result<Vec<Block>> {
     let mut reader = file.read_from(0);
     let mut cutter = Cutter::default();
     let mut buffer: Vec<u8> = Vec::new();
@@ -308,10 +311,7 @@ pub(super) fn lay_out(
         match kind {
             Kind::Blank => cutter.add_blank(at + n_bytes as u64),
             kind => {
-                let problem = match kind {
-                    Kind::Malformed(problem) => Some(problem.to_owned()),
-                    _ => None,
-                };
+                let problem = kind.problem();
                 if wants_header {
                     let bytes = Bytes::copy_from_slice(raw);
                     see(Seen::Header(&RawRecord { bytes, line, problem }));
@@ -329,7 +329,7 @@ pub(super) fn lay_out(
         n_used += n_bytes;
     }
     cutter.close();
-    Ok(cutter.layout)
+    Ok(cutter.blocks)
 }
 
 /// Reads to the end of a line; what was read behind it goes to `rest`. Returns the bytes of the line.
@@ -351,7 +351,7 @@ fn skip_line(reader: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<u64> {
 /// Puts records into blocks.
 #[derive(Default)]
 struct Cutter {
-    layout: Layout,
+    blocks: Vec<Block>,
     block: Option<Block>,
 }
 
@@ -376,11 +376,11 @@ impl Cutter {
         self.close();
         let Range { start, end } = range;
         let block = Block { start, end, n_rows: 1, first_line: line, is_too_long: true };
-        self.layout.blocks.push(block);
+        self.blocks.push(block);
     }
 
     fn close(&mut self) {
-        self.layout.blocks.extend(self.block.take());
+        self.blocks.extend(self.block.take());
     }
 }
 
@@ -407,17 +407,13 @@ impl Block {
             let Next::Record { n_bytes, kind } = separation.next(&bytes[at..], true) else { break };
             let raw = bytes.slice(at..at + n_bytes);
             let n_lines = memchr_iter(b'\n', &raw).count() as u64;
-            let problem = match kind {
-                Kind::Malformed(problem) => Some(problem.to_owned()),
-                _ => None,
-            };
             if !matches!(kind, Kind::Blank) {
                 let n_before = raw.len() - separation.row_within(&raw).len();
                 let lines_before = memchr_iter(b'\n', &raw[..n_before]).count() as u64;
                 rows.push(RawRecord {
                     bytes: raw.slice(n_before..),
                     line: line + lines_before,
-                    problem,
+                    problem: kind.problem(),
                 });
             }
             at += n_bytes;

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field};
+use serde::{Deserialize, Serialize};
 
 use super::numbers::Numbers;
 
@@ -19,7 +20,7 @@ pub(super) const PLAIN: &str = "plain";
 const MEMBERS_MAX: usize = 1000;
 
 /// What the values of a column are.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) enum Shape {
     /// Every value is null.
     #[default]
@@ -33,7 +34,7 @@ pub(super) enum Shape {
 }
 
 /// How truth values are spelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Spelling {
     /// `true`
     Lower,
@@ -119,10 +120,24 @@ impl Shape {
 }
 
 /// The members of objects, or the columns of a table, in the order in which they appear.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<(String, Shape)>", into = "Vec<(String, Shape)>")]
 pub(super) struct Members {
     shapes: Vec<(String, Shape)>,
     places: HashMap<String, usize>,
+}
+
+impl From<Vec<(String, Shape)>> for Members {
+    fn from(shapes: Vec<(String, Shape)>) -> Self {
+        let places = shapes.iter().enumerate().map(|(place, (name, _))| (name.clone(), place));
+        Self { places: places.collect(), shapes }
+    }
+}
+
+impl From<Members> for Vec<(String, Shape)> {
+    fn from(members: Members) -> Self {
+        members.shapes
+    }
 }
 
 impl Members {
@@ -148,6 +163,12 @@ impl Members {
             },
         };
         &mut self.shapes[place].1
+    }
+
+    /// Returns the type of a column.
+    pub(super) fn type_of(&self, name: &str) -> Option<DataType> {
+        let (_, shape) = self.shapes.get(*self.places.get(name)?)?;
+        Some(shape.data_type())
     }
 
     /// Widens every member to hold what those of another hold.

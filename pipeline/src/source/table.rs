@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema};
 use legenda_schemas::{
     job::{ColumnType, OnBadFile, SourceFormat},
     span::{SourceObject, Span},
@@ -17,43 +16,18 @@ use legenda_schemas::{
 
 use super::{
     SourceError,
-    computed::Computed,
-    contents::Contents,
     file::BytesRead,
+    known::KnownColumns,
     listing::{Listed, Listing},
-    media::{self, MediaFiles},
-    partitions::Partitions,
+    media,
     reader::FileReader,
     skipped::{SkipReason, Skipped},
-    tar::with_alternatives,
+    table_file::TableFile,
     unify::unify,
     unify_declared::{adopt_declared, unify_declared},
     walk::has_no_bytes,
 };
 use crate::store::is_url;
-
-/// One file of the table, or a group of files that are rows, and where its rows are.
-#[derive(Debug)]
-pub struct TableFile {
-    /// Identity of the file; of a group that of all of them, by the path of the first.
-    pub object: SourceObject,
-    /// Arrow schema of the whole file, the columns that its folders name among it.
-    pub schema: SchemaRef,
-    /// Rows and bytes of each row group: the one of Parquet, or a part of a file of another format.
-    pub row_groups: Vec<RowGroupSize>,
-    pub(super) contents: Contents,
-    pub(super) partitions: Partitions,
-    pub(super) computed: Option<Computed>,
-}
-
-/// The size of a row group.
-#[derive(Clone, Copy, Debug)]
-pub struct RowGroupSize {
-    /// Rows.
-    pub n_rows: usize,
-    /// Bytes of all columns before compression.
-    pub bytes: u64,
-}
 
 /// The table a job reads: at least one file.
 #[derive(Debug)]
@@ -66,6 +40,8 @@ pub struct SourceTable {
     pub skipped: Skipped,
     /// What was read of them.
     pub bytes_read: BytesRead,
+    /// The columns of its files, those that are done among them.
+    pub known_columns: KnownColumns,
     by_path: HashMap<String, usize>,
     /// The files that are done, by their paths.
     unopened: HashMap<String, Unopened>,
@@ -99,128 +75,12 @@ pub struct OpenTable<'a> {
     /// Files of which earlier runs have committed rows: one of these that cannot be read any more is
     /// an error, for it would be taken for one that has gone.
     pub known: &'a HashSet<String>,
+    /// The columns of files that are done.
+    pub known_columns: KnownColumns,
     /// What becomes of a file that cannot be read.
     pub on_bad_file: OnBadFile,
     /// The most bytes of an image or a sound; a larger one costs its row.
     pub media_bytes_max: u64,
-}
-
-impl TableFile {
-    /// Finds the rows of a listed file, which is no picture or sound: by the footer of a Parquet file,
-    /// by a pass over another.
-    ///
-    /// # Errors
-    ///
-    /// [`SourceError`].
-    pub fn open(
-        listed: &Listed,
-        media_bytes_max: u64,
-        bytes_read: &BytesRead,
-    ) -> Result<Self, SourceError> {
-        let Listed { path, format, .. } = listed;
-        let (object, found) = Contents::find(path, *format, media_bytes_max, bytes_read)?;
-        Ok(Self::new(object, found))
-    }
-
-    /// Makes a group of files that are rows.
-    fn of_media(files: Vec<SourceObject>, media_bytes_max: u64) -> Self {
-        let group = MediaFiles::new(files, media_bytes_max);
-        Self::new(group.object(), Contents::of_media(group))
-    }
-
-    fn new(
-        object: SourceObject,
-        (contents, schema, row_groups): (Contents, SchemaRef, Vec<RowGroupSize>),
-    ) -> Self {
-        let partitions = Partitions::of(&object.path, &schema);
-        let schema = partitions.add_to(&schema);
-        Self { object, schema, row_groups, contents, partitions, computed: None }
-    }
-
-    /// Returns the columns of the file itself.
-    pub(super) fn own_schema(&self) -> SchemaRef {
-        let is_own = |field: &&Arc<Field>| {
-            !self.partitions.names(field.name())
-                && !self.computed.as_ref().is_some_and(|computed| computed.names(field.name()))
-        };
-        let fields: Vec<_> = self.schema.fields().iter().filter(is_own).cloned().collect();
-        Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
-    }
-
-    /// Makes the columns of the file itself those of `schema`.
-    pub(super) fn set_own_schema(&mut self, schema: &SchemaRef) {
-        self.schema = self.partitions.add_to(schema);
-    }
-
-    fn join_alternatives(&mut self, names: &[String]) {
-        if !self.contents.is_shard() {
-            return;
-        }
-        for name in names {
-            if let Some(schema) = with_alternatives(&self.own_schema(), name) {
-                self.set_own_schema(&schema);
-            }
-        }
-    }
-
-    /// Adds columns that a query computed of its rows.
-    pub fn add_computed(&mut self, computed: Computed) {
-        self.schema = computed.add_to(&self.schema);
-        self.computed = Some(computed);
-    }
-
-    /// Returns whether Polars can read the file as it lies there.
-    #[must_use]
-    pub fn is_local_parquet(&self) -> bool {
-        self.contents.is_parquet_of(&self.own_schema())
-            && self.partitions.is_empty()
-            && !is_url(&self.object.path)
-    }
-
-    /// Returns whether the file has no rows.
-    fn is_empty(&self) -> bool {
-        self.row_groups.iter().all(|group| group.n_rows == 0)
-    }
-
-    /// Returns the pictures or sounds that its rows are, if they are files.
-    #[must_use]
-    pub fn media(&self) -> &[SourceObject] {
-        self.contents.media()
-    }
-
-    /// Returns the paths of everything that is read.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
-        let media = self.media().iter().map(|file| file.path.as_str());
-        std::iter::once(self.object.path.as_str()).chain(media)
-    }
-
-    /// Returns the file's path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        Path::new(&self.object.path)
-    }
-
-    /// Returns the column called `name`.
-    ///
-    /// # Errors
-    ///
-    /// [`SourceError::MissingColumn`], which names the job's `key` and the columns there are.
-    pub fn column(&self, key: &str, name: &str) -> Result<&Field, SourceError> {
-        self.schema.field_with_name(name).map_err(|_| SourceError::MissingColumn {
-            key: key.to_owned(),
-            column: name.to_owned(),
-            path: self.path().to_owned(),
-            available: self.column_names(),
-        })
-    }
-
-    /// Returns the names of the columns, for a message.
-    #[must_use]
-    pub fn column_names(&self) -> String {
-        let names: Vec<String> =
-            self.schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
-        names.join(", ")
-    }
 }
 
 impl SourceTable {
@@ -236,6 +96,7 @@ impl SourceTable {
             listing,
             done: &HashMap::new(),
             known: &HashSet::new(),
+            known_columns: KnownColumns::default(),
             on_bad_file: OnBadFile::Stop,
             media_bytes_max,
         })
@@ -249,7 +110,9 @@ impl SourceTable {
     /// [`SourceError`] for the first file that cannot be read: where such a file is not skipped, where it
     /// could be read before or may be later, or where no other is left.
     pub fn open_as(
-        OpenTable { listing, done, known, on_bad_file, media_bytes_max }: OpenTable<'_>,
+        OpenTable { listing, done, known, known_columns, on_bad_file, media_bytes_max }: OpenTable<
+            '_,
+        >,
     ) -> Result<Self, SourceError> {
         let Listing { files: listed, mut skipped } = listing;
         skipped.missing_among(known)?;
@@ -320,6 +183,7 @@ impl SourceTable {
             done: Vec::new(),
             skipped: Skipped::default(),
             bytes_read,
+            known_columns,
             by_path: HashMap::new(),
             unopened: HashMap::new(),
             media_bytes_max,
@@ -370,39 +234,11 @@ impl SourceTable {
             return Err(error);
         }
         this.skipped = skipped;
-        unify(&mut this.files);
-        this.unify_declared(done);
+        unify(&mut this.files, &mut this.known_columns);
+        unify_declared(&mut this.files, &mut this.known_columns.declared);
         let by_path = this.files.iter().enumerate();
         this.by_path = by_path.map(|(idx, file)| (file.object.path.clone(), idx)).collect();
         Ok(this)
-    }
-
-    /// Gives files that declare their types the columns of all of them. Those on a disk that are done
-    /// count, so that columns do not depend on which run reads a file.
-    fn unify_declared(&mut self, done: &HashMap<String, Vec<Span>>) {
-        let n_files = self.files.len();
-        if self.files.iter().any(|file| !done.contains_key(&file.object.path)) {
-            let mut unopened: Vec<&Listed> = self
-                .unopened
-                .values()
-                .filter_map(|file| match file {
-                    Unopened::File(listed) => Some(listed),
-                    Unopened::Group(_) => None,
-                })
-                .filter(|listed| {
-                    matches!(listed.format, SourceFormat::Parquet | SourceFormat::Arrow)
-                        && !is_url(&listed.path)
-                })
-                .collect();
-            unopened.sort_by(|one, other| one.path.cmp(&other.path));
-            let open = |listed| TableFile::open(listed, self.media_bytes_max, &self.bytes_read);
-            // One that cannot be read any more tells nothing.
-            let opened: Vec<TableFile> =
-                unopened.into_iter().filter_map(|listed| open(listed).ok()).collect();
-            self.files.extend(opened);
-        }
-        unify_declared(&mut self.files);
-        self.files.truncate(n_files);
     }
 
     /// Gives columns of CSV and JSON Lines the types that a job chooses; a cell that one does not hold

@@ -80,6 +80,11 @@ impl ShardRow {
     pub(super) fn n_bytes(&self) -> u64 {
         self.members.iter().map(|(_, range)| range.end - range.start).sum()
     }
+
+    /// Says what is wrong with one of the row's members.
+    fn problem_with(&self, extension: &str, problem: &str) -> String {
+        format!("the member `{}` {problem}", excerpt(&format!("{}.{extension}", self.key)))
+    }
 }
 
 /// Why a file is no shard.
@@ -201,8 +206,7 @@ impl Shard {
                         }
                     }
                     Err(problem) => {
-                        let member = format!("{}.{extension}", row.key);
-                        let problem = format!("the member `{}` {problem}", excerpt(&member));
+                        let problem = row.problem_with(extension, &problem);
                         damaged.push(Damaged { row: idx, problem });
                     }
                 }
@@ -326,8 +330,7 @@ impl Indexer {
         let twice = row.members.iter().any(|(known, _)| *known == column);
         let problem = problem.or(twice.then_some("comes twice"));
         if let Some(problem) = problem {
-            let member = format!("{}.{extension}", row.key);
-            let told = format!("the member `{}` {problem}", excerpt(&member));
+            let told = row.problem_with(&extension, problem);
             row.problem.get_or_insert(told);
         } else {
             row.members.push((column, range));

@@ -33,8 +33,7 @@ pub(super) fn without_text(
     schema.fields().iter().for_each(|field| push_leaves(field.data_type(), &mut leaves));
     let mut leaves = leaves.into_iter();
     let footer = without_annotations(footer, |_| leaves.next() == Some(true))?;
-    let fields: Vec<FieldRef> = schema.fields().iter().map(field_of_bytes).collect();
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+    let options = ArrowReaderOptions::new().with_schema(schema_of_bytes(schema));
     ArrowReaderMetadata::try_new(Arc::new(footer), options)
 }
 

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
-use super::{table::TableFile, widen::wider};
+use super::{table_file::TableFile, widen::wider};
 
 /// A column of several files.
 struct Column {
@@ -17,17 +17,18 @@ struct Column {
     n_files: usize,
 }
 
-/// Gives the files that declare their types the columns of all of them: what one file lacks is null
-/// there, and where types differ it is the one that holds the values of both. Types that have none in
-/// common stay as they are, and only a job that needs them alike is refused.
-pub(super) fn unify_declared(files: &mut [TableFile]) {
+/// Gives the files that declare their types the columns of all of them and those that are `known`: what
+/// one file lacks is null there, and where types differ it is the one that holds the values of both. Types
+/// that have none in common stay as they are, and only a job that needs them alike is refused.
+pub(super) fn unify_declared(files: &mut [TableFile], known: &mut Fields) {
     let mut declared: Vec<&mut TableFile> =
         files.iter_mut().filter(|file| file.contents.declares_types()).collect();
-    if declared.len() < 2 {
+    if declared.is_empty() {
         return;
     }
     let schemas: Vec<SchemaRef> = declared.iter().map(|file| file.own_schema()).collect();
-    let columns = common_columns(&declared, &schemas);
+    let columns = common_columns(&declared, &schemas, known);
+    *known = columns.iter().map(|column| column.field.clone()).collect();
     for (file, own) in declared.iter_mut().zip(&schemas) {
         let fields = columns.iter().filter(|column| !file.partitions.names(column.field.name()));
         let fields = fields.map(|column| {
@@ -39,7 +40,7 @@ pub(super) fn unify_declared(files: &mut [TableFile]) {
     }
 }
 
-fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef]) -> Vec<Column> {
+fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef], known: &Fields) -> Vec<Column> {
     // Columns of 64-bit integers of which a file has some that a float would round.
     let mut rounded: HashSet<&str> = HashSet::new();
     for (file, own) in files.iter().zip(schemas) {
@@ -63,10 +64,34 @@ fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef]) -> Vec<Column
             column.field.set_nullable(true);
         }
     }
-    columns
+    // In the order of the files that were read before.
+    let mut ordered = Vec::with_capacity(columns.len());
+    for field in known {
+        let place = columns.iter().position(|column| column.field.name() == field.name());
+        let found = place.map(|place| columns.remove(place));
+        ordered.push(match found {
+            Some(column) => column.or_known(field, !rounded.contains(field.name().as_str())),
+            None => {
+                let field = field.as_ref().clone().with_nullable(true);
+                Column { field, differs: false, n_files: 0 }
+            }
+        });
+    }
+    ordered.extend(columns);
+    ordered
 }
 
 impl Column {
+    /// Returns the column with the type that it is known with too, where there is one for both.
+    fn or_known(mut self, known: &Field, ints_fit_floats: bool) -> Self {
+        let both = wider(known.data_type(), self.field.data_type(), ints_fit_floats);
+        if let Some(both) = both.filter(|_| !self.differs) {
+            let is_nullable = self.field.is_nullable() || known.is_nullable();
+            self.field = self.field.with_data_type(both).with_nullable(is_nullable);
+        }
+        self
+    }
+
     fn add(&mut self, field: &Field, ints_fit_floats: bool) {
         self.n_files += 1;
         let is_nullable = self.field.is_nullable() || field.is_nullable();

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{
-    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, FieldRef, Fields, TimeUnit,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
-use super::portable::whole;
+use super::{column::is_bytes, portable::decimal_of};
 
 /// Returns the type that holds the values of both, if there is one. Numbers, times and truth values that
 /// have no other type in common are text. `ints_fit_floats` says that every 64-bit integer of the column
@@ -116,11 +114,6 @@ fn item(list: &DataType) -> Option<&FieldRef> {
     }
 }
 
-fn is_bytes(kind: &DataType) -> bool {
-    use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
-    matches!(kind, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
-}
-
 fn finer(one: TimeUnit, other: TimeUnit) -> TimeUnit {
     one.max(other)
 }
@@ -145,7 +138,7 @@ fn wider_number(one: &DataType, other: &DataType, ints_fit_floats: bool) -> Data
             let unsigned = if is_signed { other } else { one };
             match one.max(other).max(unsigned * 2) {
                 // No integer holds those of 64 bits with and without a sign.
-                128 => whole(20),
+                128 => decimal_of(20, 0),
                 bits => integer(bits, true),
             }
         }
@@ -153,7 +146,7 @@ fn wider_number(one: &DataType, other: &DataType, ints_fit_floats: bool) -> Data
             (Some((one, scale)), Some((other, other_scale))) => {
                 let scale = scale.max(other_scale);
                 let precision = one.max(other) + scale;
-                decimal(precision, scale)
+                i8::try_from(scale).map_or(DataType::Utf8, |scale| decimal_of(precision, scale))
             }
             _ => DataType::Utf8,
         },
@@ -227,15 +220,6 @@ fn float(bits: u8) -> DataType {
         16 => DataType::Float16,
         32 => DataType::Float32,
         _ => DataType::Float64,
-    }
-}
-
-fn decimal(precision: u8, scale: u8) -> DataType {
-    let Ok(scale) = i8::try_from(scale) else { return DataType::Utf8 };
-    match precision {
-        n if n <= DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, scale),
-        n if n <= DECIMAL256_MAX_PRECISION => DataType::Decimal256(precision, scale),
-        _ => DataType::Utf8,
     }
 }
 
