@@ -2,11 +2,14 @@
 //!
 //! | what is odd | how it is read |
 //! |---|---|
+//! | a field of a column has another type than in the format | without it |
 //! | the offset of a dictionary page is 0, or behind the data | as if there were none |
 //! | an INTERVAL, a DECIMAL that no Arrow type holds | as it is stored, then as text (`stored.rs`) |
 //! | another annotation that does not fit its column | as the column is stored |
 //! | an embedded Arrow schema that cannot be read | without the fields that cannot |
 //! | timestamps of 96 bits that Spark wrote, in microseconds | in microseconds: nanoseconds end in 2262 |
+
+mod foreign_fields;
 
 use std::sync::Arc;
 
@@ -18,6 +21,7 @@ use arrow::{
     ipc,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use parquet::{
     arrow::{
         ARROW_SCHEMA_META_KEY,
@@ -26,17 +30,47 @@ use parquet::{
     },
     basic::{ConvertedType, LogicalType, Type as PhysicalType},
     errors::ParquetError,
-    file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder},
+    file::{
+        metadata::{
+            FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
+        },
+        reader::{ChunkReader, Length},
+    },
     schema::types::{GroupTypeBuilder, SchemaDescriptor, Type, TypePtr},
 };
 
-use super::{portable::portable, stored::Stored};
+use self::foreign_fields::without_foreign_fields;
+use super::{file::SourceFile, portable::portable, stored::Stored};
 use crate::guard::guarded;
 
 /// The most bytes of a decimal that Arrow reads.
 const DECIMAL_BYTES_MAX: i32 = 32;
 /// What keys of metadata that Spark writes begin with.
 const SPARK: &str = "org.apache.spark";
+
+/// Reads the footer of a file.
+///
+/// # Errors
+///
+/// The Parquet crate's.
+pub(super) fn read_footer(file: &SourceFile) -> Result<ParquetMetaData, ParquetError> {
+    ParquetMetaDataReader::new().parse_and_finish(file).or_else(|error| {
+        let footer = footer_bytes(file).and_then(|footer| without_foreign_fields(&footer));
+        footer.map_or(Err(error), |footer| ParquetMetaDataReader::decode_metadata(&footer))
+    })
+}
+
+/// Returns the footer as it lies at the end of a file.
+fn footer_bytes(file: &SourceFile) -> Option<Bytes> {
+    let end = file.len().checked_sub(TAIL_BYTES)?;
+    let tail = file.get_bytes(end, usize::try_from(TAIL_BYTES).ok()?).ok()?;
+    let length = u32::from_le_bytes(*tail.first_chunk()?);
+    let start = end.checked_sub(length.into())?;
+    file.get_bytes(start, usize::try_from(length).ok()?).ok()
+}
+
+/// The length of a footer, and `PAR1`, at the end of a file.
+const TAIL_BYTES: u64 = 8;
 
 /// Returns how the columns of a file are read.
 ///

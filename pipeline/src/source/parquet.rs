@@ -17,7 +17,7 @@ use parquet::{
     basic::ConvertedType,
     errors::ParquetError,
     file::{
-        metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader},
+        metadata::{ColumnChunkMetaData, ParquetMetaData},
         statistics::Statistics,
     },
 };
@@ -26,7 +26,7 @@ use super::{
     SourceError,
     convert::{EXACT_MAX, conform},
     file::SourceFile,
-    footer::columns_of,
+    footer::{columns_of, read_footer},
     pages::{self, RowBounds},
     portable::portable_schema,
     reader::ReadError,
@@ -258,7 +258,7 @@ fn selection(ranges: &[Range<usize>]) -> RowSelection {
 fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> {
     let own_file = file.clone();
     let load = move || {
-        let footer = ParquetMetaDataReader::new().parse_and_finish(&own_file)?;
+        let footer = read_footer(&own_file)?;
         match contradiction(&footer) {
             Some(problem) => Err(ParquetError::General(problem)),
             None => columns_of(footer),
@@ -274,7 +274,8 @@ fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> 
 }
 
 /// Finds where the counts of a footer contradict each other. Every column of a row group has a value
-/// or a null for each of its rows, and the file has the rows of its row groups.
+/// or a null for each of its rows, and the file has the rows of its row groups, or claims none (some
+/// writers count none; pyarrow goes by row groups).
 fn contradiction(metadata: &ParquetMetaData) -> Option<String> {
     let mut n_rows: i64 = 0;
     for (idx, group) in metadata.row_groups().iter().enumerate() {
@@ -286,6 +287,6 @@ fn contradiction(metadata: &ParquetMetaData) -> Option<String> {
         n_rows = n_rows.saturating_add(claimed);
     }
     let claimed = metadata.file_metadata().num_rows();
-    (claimed != n_rows)
+    (claimed != n_rows && claimed != 0)
         .then(|| format!("it claims {claimed} rows, and row groups with {n_rows} together"))
 }

@@ -15,7 +15,10 @@ use parquet::{
         Int64Type as Int64Column, Int96, Int96Type,
     },
     file::{
-        metadata::{KeyValue, ParquetMetaDataReader, ParquetMetaDataWriter},
+        metadata::{
+            ColumnChunkMetaDataBuilder, FileMetaData, KeyValue, ParquetMetaData,
+            ParquetMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter,
+        },
         properties::WriterProperties,
         writer::{SerializedColumnWriter, SerializedFileWriter},
     },
@@ -75,8 +78,8 @@ fn fixed(values: &[&[u8]]) -> Vec<FixedLenByteArray> {
     values.iter().map(|value| ByteArray::from(value.to_vec()).into()).collect()
 }
 
-#[test]
-fn offsets_of_dictionary_pages_that_can_be_none_are_left_out() {
+/// A file of a column of numbers without a dictionary, and its rows.
+fn numbers() -> (Vec<u8>, RecordBatch) {
     let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..50));
     let batch = RecordBatch::try_from_iter([("n", values)]).unwrap();
     let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
@@ -84,23 +87,70 @@ fn offsets_of_dictionary_pages_that_can_be_none_are_left_out() {
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-    let bytes = Bytes::from(bytes);
+    (bytes, batch)
+}
+
+#[test]
+fn offsets_of_dictionary_pages_that_can_be_none_are_left_out() {
+    let (bytes, batch) = numbers();
     for offset in [0, 1 << 20, -1] {
-        let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes).unwrap();
-        let length = bytes.len() - 8;
-        let length = length - u32::from_le_bytes(bytes[length..][..4].try_into().unwrap()) as usize;
-        let mut builder = footer.into_builder();
-        let groups = builder.take_row_groups().into_iter().map(|group| {
-            let chunk = group.column(0).clone().into_builder();
-            let chunk = chunk.set_dictionary_page_offset(Some(offset)).build().unwrap();
-            group.into_builder().set_column_metadata(vec![chunk]).build().unwrap()
-        });
-        let groups = groups.collect();
-        let footer = builder.set_row_groups(groups).build();
-        let mut odd = bytes[..length].to_vec();
-        ParquetMetaDataWriter::new(&mut odd, &footer).finish().unwrap();
+        let odd = with_column(&bytes, |chunk| chunk.set_dictionary_page_offset(Some(offset)));
         assert_eq!(read(&odd), batch, "{offset}");
     }
+}
+
+/// Returns a file of one column whose entry in the footer is changed.
+fn with_column(
+    bytes: &[u8],
+    change: impl Fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder,
+) -> Vec<u8> {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes).unwrap();
+    let mut builder = footer.into_builder();
+    let groups = builder.take_row_groups().into_iter().map(|group| {
+        let chunk = change(group.column(0).clone().into_builder()).build().unwrap();
+        group.into_builder().set_column_metadata(vec![chunk]).build().unwrap()
+    });
+    let groups = groups.collect();
+    with_footer(&bytes, &builder.set_row_groups(groups).build())
+}
+
+fn with_footer(bytes: &[u8], footer: &ParquetMetaData) -> Vec<u8> {
+    let end = bytes.len() - 8;
+    let length = u32::from_le_bytes(bytes[end..][..4].try_into().unwrap()) as usize;
+    let mut odd = bytes[..end - length].to_vec();
+    ParquetMetaDataWriter::new(&mut odd, footer).finish().unwrap();
+    odd
+}
+
+#[test]
+fn fields_that_are_none_of_the_format_are_passed_over() {
+    let (mut bytes, batch) = numbers();
+    const OFFSET: [u8; 4] = [0x92, 0xD1, 0x85, 0x11];
+    let zigzag = OFFSET.iter().rev().fold(0_i64, |sum, byte| sum << 7 | i64::from(byte & 0x7F));
+    bytes = with_column(&bytes, |chunk| {
+        chunk.set_bloom_filter_offset(Some(zigzag / 2)).set_bloom_filter_length(Some(3))
+    });
+    // The length becomes a list of a struct with a text.
+    let at = bytes.windows(4).rposition(|four| four == OFFSET).unwrap() + 4;
+    assert_eq!(bytes[at..][..2], [0x15, 6]);
+    bytes.splice(at..at + 2, [0x19, 0x1C, 0x18, 1, b'x', 0]);
+    let end = bytes.len() - 8;
+    let length = u32::from_le_bytes(bytes[end..][..4].try_into().unwrap()) + 4;
+    bytes[end..][..4].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(read(&bytes), batch);
+}
+
+#[test]
+fn rows_that_the_file_does_not_count_are_those_of_its_row_groups() {
+    let (bytes, batch) = numbers();
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(bytes.clone()));
+    let footer = footer.unwrap();
+    let file = footer.file_metadata();
+    let file = FileMetaData::new(1, 0, None, None, file.schema_descr_ptr(), None);
+    let groups = footer.row_groups().to_vec();
+    let footer = ParquetMetaDataBuilder::new(file).set_row_groups(groups).build();
+    assert_eq!(read(&with_footer(&bytes, &footer)), batch);
 }
 
 #[test]
