@@ -12,9 +12,9 @@
 //! anew because a file beside it has changed does not repeat itself.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    fs::File,
-    io::{self, Read},
+    collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsString,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -31,8 +31,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     ledger::{Committed, LedgerError, Output},
-    source::Listed,
-    store::{Folder, ReadError, WriteError, is_url, write_whole},
+    source::{Listed, roots::Roots},
+    store::{Folder, ReadError, WriteError, confined::Confined, is_url},
 };
 
 /// The folder of the notes.
@@ -56,14 +56,22 @@ pub(crate) struct Note {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
     path: PathBuf,
+    /// The folder of the source that it may not lie out of; its own of notes of older versions.
+    #[serde(default)]
+    root: PathBuf,
     /// SHA-256 of what was there, hex.
     before: Option<String>,
     after: String,
 }
 
-/// Finds why listed files cannot have sidecars, if so.
-pub(crate) fn problem_with(listed: &[Listed], sidecars: &Sidecars) -> Option<String> {
+/// Finds why listed files cannot have sidecars, if so. `roots` are the folders of the source.
+pub(crate) fn problem_with(
+    listed: &[Listed],
+    sidecars: &Sidecars,
+    roots: &Roots,
+) -> Option<String> {
     let mut targets: HashMap<PathBuf, &str> = HashMap::new();
+    let mut folders: HashSet<PathBuf> = HashSet::new();
     for Listed { path, format, .. } in listed {
         if *format != SourceFormat::Media {
             return Some(format!("`{path}` is a table, and no picture or sound"));
@@ -72,6 +80,12 @@ pub(crate) fn problem_with(listed: &[Listed], sidecars: &Sidecars) -> Option<Str
             return Some(format!("`{path}` lies in a store"));
         }
         let target = target(path, sidecars);
+        let folder = target.parent().map(Path::to_owned).unwrap_or_default();
+        if folders.insert(folder)
+            && let Err(error) = open(&target, roots.of(&target))
+        {
+            return Some(format!("`{path}` is reached by a link out of the source: {error}"));
+        }
         if let Some(other) = targets.insert(target.clone(), path) {
             let target = target.display();
             return Some(format!(
@@ -91,6 +105,8 @@ fn target(path: &str, sidecars: &Sidecars) -> PathBuf {
 pub(crate) struct FileAnswer<'a> {
     /// The file.
     pub(crate) path: &'a str,
+    /// The folder of the source that it lies below.
+    pub(crate) root: &'a Path,
     /// The answer's text.
     pub(crate) text: &'a str,
     /// The flags of the answer.
@@ -110,19 +126,19 @@ pub(crate) fn note<'a>(
 
 fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
     let path = target(answer.path, sidecars);
-    let (answer, flags) = (answer.text, answer.flags);
-    let found = match read(&path) {
+    let (text, root) = (answer.text.trim(), answer.root.to_owned());
+    let found = match read(&path, answer.root) {
         Ok(found) => found,
-        Err(problem) => {
-            tracing::warn!(path = %path.display(), problem, "a sidecar is left as it is");
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a sidecar is left as it is");
             return None;
         }
     };
     let after = match (&found, sidecars.extension) {
         (Some(_), _) if sidecars.mode == SidecarMode::Skip => return None,
-        (None, SidecarExtension::Txt) => format!("{}\n", answer.trim()),
+        (None, SidecarExtension::Txt) => format!("{text}\n"),
         (Some(found), SidecarExtension::Txt) => {
-            format!("{}\n", added(found.trim(), answer.trim(), sidecars))
+            format!("{}\n", added(found.trim(), text, sidecars))
         }
         (found, SidecarExtension::Json) => {
             let members = serde_json::from_str(found.as_deref().unwrap_or("{}"));
@@ -145,18 +161,18 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
                     return None;
                 }
             };
-            let answer = added(earlier.trim(), answer.trim(), sidecars);
-            members.insert(ANSWER.to_owned(), Value::from(answer));
+            let joined = added(earlier.trim(), text, sidecars);
+            members.insert(ANSWER.to_owned(), Value::from(joined));
             members.remove(FLAGS_COLUMN);
-            if !flags.is_empty() {
-                let names = flags.iter().map(|flag| Value::from(flag.as_str()));
+            if !answer.flags.is_empty() {
+                let names = answer.flags.iter().map(|flag| Value::from(flag.as_str()));
                 members.insert(FLAGS_COLUMN.to_owned(), names.collect());
             }
             format!("{:#}\n", Value::Object(members))
         }
     };
     let before = found.as_ref().map(|found| sha256_hex([found.as_bytes()]));
-    (found.as_ref() != Some(&after)).then_some(Change { path, before, after })
+    (found.as_ref() != Some(&after)).then_some(Change { path, root, before, after })
 }
 
 /// Puts an answer to a text that is there.
@@ -174,18 +190,20 @@ fn added(there: &str, answer: &str, sidecars: &Sidecars) -> String {
     }
 }
 
-/// Reads a sidecar, if there is one.
-fn read(path: &Path) -> Result<Option<String>, String> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text));
-    match read {
-        Ok(_) if text.len() as u64 > BYTES_MAX => {
-            Err(format!("it has more than {BYTES_MAX} bytes"))
+/// Opens the folder of a sidecar, which lies below the folder `root` of the source.
+fn open(path: &Path, root: &Path) -> io::Result<Confined> {
+    let parent = path.parent().unwrap_or(path);
+    match parent.strip_prefix(root) {
+        Ok(below) if !root.as_os_str().is_empty() => {
+            Confined::open(&root.canonicalize()?)?.open_dir(below)
         }
-        Ok(_) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
+        _ => Confined::open(&parent.canonicalize()?),
     }
+}
+
+/// Reads a sidecar, if there is one.
+fn read(path: &Path, root: &Path) -> io::Result<Option<String>> {
+    open(path, root)?.read_text(path.file_name().unwrap_or_default(), BYTES_MAX)
 }
 
 impl Note {
@@ -200,12 +218,12 @@ impl Note {
 
     /// Does what is left to do, and removes the note.
     pub(crate) fn work_off(&self, output: &Output) -> Result<(), WriteError> {
-        let mut dirs = BTreeSet::new();
-        for Change { path, before, after } in &self.files {
-            let found = match read(path) {
+        let mut folders: BTreeMap<&Path, Confined> = BTreeMap::new();
+        for Change { path, root, before, after } in &self.files {
+            let found = match read(path, root) {
                 Ok(found) => found,
-                Err(problem) => {
-                    tracing::warn!(path = %path.display(), problem, "a sidecar is left as it is");
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a sidecar is left as it is");
                     continue;
                 }
             };
@@ -217,14 +235,16 @@ impl Note {
                 tracing::warn!(%path, "a sidecar has been changed meanwhile, and is left as it is");
                 continue;
             }
-            write_whole(&unfinished(path), path, after.as_bytes())
-                .map_err(|error| write_error(path, &error))?;
-            dirs.extend(path.parent().map(Path::to_owned));
+            let name = path.file_name().unwrap_or_default();
+            let written = open(path, root).and_then(|folder| {
+                folder.write_whole(name, &folder, &unfinished(path), after.as_bytes())?;
+                folders.insert(path.parent().unwrap_or(path), folder);
+                Ok(())
+            });
+            written.map_err(|error| write_error(path, &error))?;
         }
-        for dir in dirs {
-            // A rename is durable only when its folder is synced too.
-            let synced = File::open(&dir).and_then(|dir| dir.sync_all());
-            synced.map_err(|error| write_error(&dir, &error))?;
+        for (path, folder) in folders {
+            folder.sync().map_err(|error| write_error(path, &error))?;
         }
         output.remove(&self.key())
     }
@@ -252,9 +272,9 @@ pub(crate) fn waiting(folder: &Folder) -> Result<Vec<String>, ReadError> {
 }
 
 /// Hidden, so that no listing of sources has it.
-fn unfinished(path: &Path) -> PathBuf {
+fn unfinished(path: &Path) -> OsString {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.unfinished"))
+    format!(".{name}.unfinished").into()
 }
 
 fn write_error(path: &Path, error: &io::Error) -> WriteError {
@@ -301,7 +321,7 @@ mod tests {
         let with = |mode, flags: &Flags| {
             let json = sidecars(SidecarExtension::Json, mode);
             let path = &picture.to_string_lossy();
-            let answer = FileAnswer { path, text: "new", flags };
+            let answer = FileAnswer { path, root: dir.path(), text: "new", flags };
             change(&json, &answer).map(|change| change.after)
         };
         let after = |mode| with(mode, &Flags::new());

@@ -162,6 +162,36 @@ mod links {
     }
 
     #[test]
+    fn links_to_where_programs_keep_contents_are_followed() {
+        for (folder, store) in [
+            ("hub/snapshots/5f3a", "hub/blobs"),
+            ("repo/data", "repo/.dvc/cache/files/md5/aa"),
+            ("repo/data", "repo/.git/annex/objects/x/y"),
+        ] {
+            let place = with_job("");
+            fs::create_dir_all(place.path(folder).join("sub")).unwrap();
+            fs::create_dir_all(place.path(store)).unwrap();
+            write_table(&place.path(store).join("aa11"), &texts(&["dog?"]), 10);
+            write_table(&place.path("elsewhere"), &texts(&["cat?"]), 10);
+            let link = |target: &str, name: &str| {
+                symlink(place.path(target), place.path(folder).join(name)).unwrap();
+            };
+            link(&format!("{store}/aa11"), "a.parquet");
+            link(&format!("{store}/aa11"), "sub/b.parquet");
+            link("elsewhere", "sub/c.parquet");
+            let job = TEXT_JOB.replace("table.parquet", folder);
+            place.write("job.toml", &job);
+            let run = place.run(&["run", "job.toml"]).expect(0);
+            assert!(run.stdout.contains("rows_in 2 == answers 2"), "{folder} {}", run.stdout);
+            assert!(run.stdout.contains("1 link out of the folder"), "{folder} {}", run.stdout);
+            assert!(run.stdout.contains("c.parquet"), "{}", run.stdout);
+            let all = ["run", "job.toml", "--set", "source.follow_links=true"];
+            let run = place.run(&all).expect(0);
+            assert!(run.stdout.contains("rows_in 3 == answers 3"), "{folder} {}", run.stdout);
+        }
+    }
+
+    #[test]
     fn partitions_follow_the_names_of_links() {
         let place = linked();
         let run = place.run(&["run", "job.toml"]).expect(0);

@@ -4,6 +4,7 @@ use std::{
     fs::{File, Metadata},
     io::{self, BufReader, Read},
     ops::Range,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -56,6 +57,24 @@ enum Place {
     Store(Arc<Windows>),
 }
 
+/// Opens a file of a disk to read it, which is no pipe or device: the system may let a reader of those wait
+/// without end.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        let no_wait = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        options.custom_flags(no_wait.bits().cast_signed());
+    }
+    let file = options.read(true).open(path)?;
+    // A folder is told of when it is read.
+    match file.metadata()?.is_file() || path.is_dir() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a file")),
+    }
+}
+
 impl SourceFile {
     /// Opens the file at `path`, absolute or a URL. What is read of it adds to `bytes_read`.
     ///
@@ -67,7 +86,7 @@ impl SourceFile {
             let at = ObjectAt::look(path)?;
             (at.object.clone(), Place::Store(Arc::new(Windows::new(at, bytes_read.clone()))))
         } else {
-            let file = File::open(path)?;
+            let file = open_file(Path::new(path))?;
             let object = disk_object(path, &file.metadata()?)?;
             (object, Place::Disk(Arc::new(file)))
         };

@@ -14,10 +14,11 @@ use super::{
     names::{
         TABLES, format_of, has_extension, is_beside_output, is_json, other_format, passed_over,
     },
+    roots::{Followed, root_of},
     skipped::{SkipReason, Skipped},
     walk::{Walk, format_of_contents, spelled},
 };
-use crate::store::{Folder, ObjectAt, PLAN, is_url, is_web, key_of};
+use crate::store::{Folder, ObjectAt, PLAN, address, is_url, is_web, key_of};
 
 /// A file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +97,9 @@ impl Listing {
 /// against `base_dir`, URLs of object stores, or datasets of the Hub. What they are `format` says, or their
 /// extensions, or, of files on a disk without one, their contents.
 ///
-/// Files of one entry are sorted by path; a file named twice is read once. A link is a file of its own name.
-/// What is not read is counted.
+/// Files of one entry are sorted by path; a file named twice is read once. A link is a file of its own name;
+/// one that leads out of the folder that the entry names is read if `follow_links` says so, or if it leads to
+/// where git-annex, DVC or the Hub's cache keep contents. What is not read is counted.
 ///
 /// # Errors
 ///
@@ -106,6 +108,7 @@ pub fn list_files(
     entries: &[String],
     base_dir: &Path,
     format: Option<SourceFormat>,
+    follow_links: bool,
 ) -> Result<Listing, SourceError> {
     let mut listing = Listing::default();
     let mut seen = HashSet::new();
@@ -116,7 +119,7 @@ pub fn list_files(
             (entry.clone(), list_url(entry, format)?)
         } else {
             let path = spelled(base_dir, entry);
-            (path.display().to_string(), list_path(&path, format)?)
+            (path.display().to_string(), list_path(&path, format, follow_links)?)
         };
         let Listing { files, skipped } = found;
         if files.is_empty() {
@@ -203,7 +206,8 @@ fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
 
 /// Lists the files that a URL names.
 fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
-    let one = || Listing { files: vec![Listed::new(url.to_owned(), format)], ..Listing::default() };
+    let named = || Listed::new(address::named(url), format);
+    let one = || Listing { files: vec![named()], ..Listing::default() };
     // A query string of HTTP is no pattern, and only a store can be listed.
     if is_web(url) {
         return Ok(one());
@@ -302,8 +306,12 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Listing, So
 }
 
 /// Lists the files that a path of a disk names.
-fn list_path(path: &Path, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
-    let mut walk = Walk::default();
+fn list_path(
+    path: &Path,
+    format: Option<SourceFormat>,
+    follow_links: bool,
+) -> Result<Listing, SourceError> {
+    let mut walk = Walk::new(Followed::below(&root_of(path), follow_links));
     let io_error = |path: &Path, source| SourceError::Io { path: path.to_owned(), source };
     if path.is_dir() {
         walk.below(path).map_err(|error| io_error(path, error))?;
@@ -332,17 +340,18 @@ fn list_path(path: &Path, format: Option<SourceFormat>) -> Result<Listing, Sourc
         };
         let shown = path.to_string_lossy().into_owned();
         if path.is_dir() {
-            if let Err(error) = walk.below(&path) {
-                walk.skipped.add(SkipReason::Unreadable, &shown, Some(error.to_string()));
+            if let Err((reason, problem)) = walk.named_folder(&path) {
+                walk.skipped.add(reason, &shown, problem.map(|problem| problem.to_string()));
             }
         } else if path.to_str().is_none() {
             walk.skipped.add(SkipReason::NotUtf8, &shown, None);
-        } else if path.is_file() {
-            found.push(Found::on_disk(shown));
-        } else if path.is_symlink() {
-            walk.skipped.add(SkipReason::DanglingLink, &shown, None);
         } else {
-            walk.skipped.add(SkipReason::Special, &shown, None);
+            match walk.named_file(&path) {
+                Ok(()) => found.push(Found::on_disk(shown)),
+                Err((reason, problem)) => {
+                    walk.skipped.add(reason, &shown, problem.map(|problem| problem.to_string()));
+                }
+            }
         }
     }
     // Of what folders hold that a pattern names, only files of known formats are meant.
@@ -376,7 +385,7 @@ mod tests {
         let names = |entries: &[&str]| -> Vec<String> {
             let entries: Vec<String> = entries.iter().map(|&entry| entry.to_owned()).collect();
             let root = dir.path().canonicalize().unwrap();
-            let listing = list_files(&entries, dir.path(), None).unwrap();
+            let listing = list_files(&entries, dir.path(), None, false).unwrap();
             let name = |file: &Listed| {
                 Path::new(&file.path).strip_prefix(&root).unwrap().display().to_string()
             };
@@ -386,7 +395,7 @@ mod tests {
         assert_eq!(names(&["*.parquet", "a.parquet"]), ["a.parquet", "b.parquet"]);
         assert_eq!(names(&["b.parquet", "*.parquet"]), ["b.parquet", "a.parquet"]);
         assert_eq!(names(&["**/*.pq"]), ["sub/c.pq"]);
-        let missing = list_files(&["none/*.parquet".to_owned()], dir.path(), None);
+        let missing = list_files(&["none/*.parquet".to_owned()], dir.path(), None, false);
         assert!(matches!(missing, Err(SourceError::NothingFound { .. })));
     }
 
@@ -394,7 +403,7 @@ mod tests {
     fn a_folder_is_of_the_first_format_that_it_holds() {
         let dir = tempfile::tempdir().unwrap();
         let formats = |format: Option<SourceFormat>, entry: &str| -> Vec<(String, SourceFormat)> {
-            let listing = list_files(&[entry.to_owned()], dir.path(), format);
+            let listing = list_files(&[entry.to_owned()], dir.path(), format, false);
             let name = |file: &Listed| {
                 let name = Path::new(&file.path).file_name().unwrap();
                 (name.to_string_lossy().into_owned(), file.format)
@@ -438,7 +447,7 @@ mod tests {
             let contents: &[u8] = if *path == "LICENSE" { b"a text" } else { png };
             fs::File::create(full).unwrap().write_all(contents).unwrap();
         }
-        let listing = list_files(&[".".to_owned()], dir.path(), None).unwrap();
+        let listing = list_files(&[".".to_owned()], dir.path(), None, false).unwrap();
         let root = dir.path().canonicalize().unwrap();
         let names: Vec<&str> = listing
             .files
@@ -476,7 +485,7 @@ mod tests {
         link("itself.csv", "data/itself.csv");
         let odd = root.join("data").join(std::ffi::OsStr::from_bytes(b"odd\xff.csv"));
         drop(fs::File::create(odd).unwrap());
-        let listing = list_files(&["data".to_owned()], &root, None).unwrap();
+        let listing = list_files(&["data".to_owned()], &root, None, true).unwrap();
         let names: Vec<&str> = listing
             .files
             .iter()
@@ -489,8 +498,19 @@ mod tests {
             listing.skipped.to_string(),
             "skipped 5 files: 3 link loops, 1 dangling link, 1 with a name that is not UTF-8"
         );
+        // Unless links out of the folder are followed.
+        for (entry, n_within, n_all) in
+            [("data", 2, 3), ("data/*/*.csv", 2, 2), ("data/*/*/*.csv", 0, 1)]
+        {
+            for (follows, n_files) in [(false, n_within), (true, n_all)] {
+                let found = list_files(&[entry.to_owned()], &root, None, follows);
+                let n_found = found.map_or(0, |found| found.files.len());
+                assert_eq!(n_found, n_files, "{entry} {follows}");
+            }
+        }
         // `..` behind a link is the folder above its target.
-        let above = list_files(&["data/linked/../data/lang=de".to_owned()], &root, None).unwrap();
+        let above =
+            list_files(&["data/linked/../data/lang=de".to_owned()], &root, None, true).unwrap();
         assert_eq!(above.files, listing.files[..2]);
     }
 }

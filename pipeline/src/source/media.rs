@@ -6,7 +6,6 @@
 
 use std::{
     borrow::Cow,
-    fs::File,
     io::{self, Read},
     ops::Range,
     path::Path,
@@ -21,7 +20,7 @@ use bytes::Bytes;
 use legenda_schemas::{sha256_hex, span::SourceObject};
 
 use super::{
-    file::{BytesRead, disk_object},
+    file::{BytesRead, disk_object, open_file},
     partitions::Partitions,
     rows::{Damaged, ReadRows},
 };
@@ -193,7 +192,7 @@ const CHANGED: &str = "has changed since it was listed";
 
 /// Reads a file of a disk. The inner error is the row's, the outer one that of the disk.
 fn read_whole(file: &SourceObject) -> io::Result<Result<Bytes, String>> {
-    let mut opened = match File::open(&file.path) {
+    let mut opened = match open_file(Path::new(&file.path)) {
         Ok(opened) => opened,
         Err(error) => {
             return match error.kind() {

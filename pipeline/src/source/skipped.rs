@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt};
 
-use legenda_schemas::units::counted;
+use legenda_schemas::units::{counted, counted_as};
 use serde::{Deserialize, Serialize};
 
 use super::SourceError;
@@ -35,6 +35,8 @@ pub enum SkipReason {
     DanglingLink,
     /// It is a link to a folder that it lies in.
     LinkLoop,
+    /// It is a link out of the folder that the source names.
+    LinkOut,
     /// Its name is not UTF-8.
     NotUtf8,
     /// It is not a file: a socket, a pipe or a device.
@@ -55,6 +57,7 @@ impl SkipReason {
             Self::Unreadable => format!("{n} unreadable"),
             Self::DanglingLink => counted(n, "dangling link"),
             Self::LinkLoop => counted(n, "link loop"),
+            Self::LinkOut => counted_as(n, "link out of the folder", "links out of the folder"),
             Self::NotUtf8 => format!("{n} with a name that is not UTF-8"),
             Self::Special => format!("{n} not regular"),
         }
@@ -63,7 +66,10 @@ impl SkipReason {
     /// Returns whether files of this reason may hold rows that the user expects to be read.
     #[must_use]
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Bad | Self::Unreadable | Self::DanglingLink | Self::NotUtf8)
+        matches!(
+            self,
+            Self::Bad | Self::Unreadable | Self::DanglingLink | Self::LinkOut | Self::NotUtf8
+        )
     }
 }
 
@@ -174,6 +180,9 @@ impl Skipped {
             let more = (more > 0).then(|| format!("and {more} more"));
             let label = match files.reason {
                 SkipReason::DanglingLink => "dangling link: ",
+                SkipReason::LinkOut => {
+                    "link out of the folder (`source.follow_links = true` reads it): "
+                }
                 SkipReason::NotUtf8 => "name is not UTF-8: ",
                 _ => "",
             };

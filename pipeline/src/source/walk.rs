@@ -1,7 +1,7 @@
 //! The files below a folder of a disk: every one of them is found, or counted as skipped.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, ErrorKind, Read},
     path::{Component, Path, PathBuf},
 };
@@ -9,7 +9,9 @@ use std::{
 use legenda_schemas::job::SourceFormat;
 
 use super::{
+    file::open_file,
     names::{self, passed_over},
+    roots::Followed,
     skipped::{SkipReason, Skipped},
 };
 use crate::{media::MediaKind, store::PLAN};
@@ -18,15 +20,30 @@ use crate::{media::MediaKind, store::PLAN};
 const MAGIC_BYTES: u64 = 512;
 
 /// The files that a walk has found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Walk {
+    followed: Followed,
+    /// A folder that links may lead to.
+    checked: Option<PathBuf>,
     pub(super) found: Vec<String>,
     pub(super) skipped: Skipped,
 }
 
+/// Why an entry is skipped, with what the system says.
+type Skip = (SkipReason, Option<io::Error>);
+
+fn unreadable(error: io::Error) -> Skip {
+    (SkipReason::Unreadable, Some(error))
+}
+
 impl Walk {
-    /// Finds the files below `dir`. Links are followed, and bear their own names; one to a folder that
-    /// it lies in is skipped.
+    /// Begins a walk in which some links are followed.
+    pub(super) fn new(followed: Followed) -> Self {
+        Self { followed, checked: None, found: Vec::new(), skipped: Skipped::default() }
+    }
+
+    /// Finds the files below `dir`. Links bear their own names; one to a folder that it lies in is
+    /// skipped.
     ///
     /// # Errors
     ///
@@ -68,19 +85,52 @@ impl Walk {
         Ok(())
     }
 
-    fn entry(
-        &mut self,
-        path: &Path,
-        name: &str,
-        within: &mut Vec<PathBuf>,
-    ) -> Result<(), (SkipReason, Option<io::Error>)> {
-        let unreadable = |error| (SkipReason::Unreadable, Some(error));
+    /// Finds the files below a folder that a pattern names.
+    pub(super) fn named_folder(&mut self, dir: &Path) -> Result<(), Skip> {
+        let real = self.target(dir)?;
+        self.folder(dir, &mut vec![real]).map_err(unreadable)
+    }
+
+    /// Checks that what a pattern names and is no folder is a file that may be read. Patterns go through
+    /// folders that are links.
+    pub(super) fn named_file(&mut self, path: &Path) -> Result<(), Skip> {
+        if !looked_at(path)?.is_file() {
+            return Err((SkipReason::Special, None));
+        }
+        let dir = path.parent().unwrap_or(path);
+        if self.checked.as_deref() != Some(dir) || path.is_symlink() {
+            self.target(path)?;
+            self.checked = Some(dir.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Returns what a path leads to, if links may lead there.
+    fn target(&self, path: &Path) -> Result<PathBuf, Skip> {
+        self.allowed(path, path.canonicalize().map_err(unreadable)?)
+    }
+
+    /// Returns what a path leads to, `real`, if links may lead there.
+    fn allowed(&self, path: &Path, real: PathBuf) -> Result<PathBuf, Skip> {
+        let dir = path.parent().unwrap_or(path);
+        match self.followed.leads_to(dir, &real) {
+            true => Ok(real),
+            false => Err((SkipReason::LinkOut, None)),
+        }
+    }
+
+    fn entry(&mut self, path: &Path, name: &str, within: &mut Vec<PathBuf>) -> Result<(), Skip> {
         let is_link = path.is_symlink();
-        let stat = path.metadata().map_err(|error| match error.kind() {
-            ErrorKind::NotFound if is_link => (SkipReason::DanglingLink, None),
-            _ if is_link && is_loop(&error) => (SkipReason::LinkLoop, None),
-            _ => unreadable(error),
-        })?;
+        let stat = looked_at(path)?;
+        let real = if is_link {
+            let real = path.canonicalize().map_err(unreadable)?;
+            if stat.is_dir() && within.iter().any(|dir| dir.starts_with(&real)) {
+                return Err((SkipReason::LinkLoop, None));
+            }
+            self.allowed(path, real)?
+        } else {
+            within.last().map_or_else(|| path.to_owned(), |dir| dir.join(name))
+        };
         if stat.is_file() {
             self.found.push(path.to_string_lossy().into_owned());
             return Ok(());
@@ -88,19 +138,20 @@ impl Walk {
         if !stat.is_dir() {
             return Err((SkipReason::Special, None));
         }
-        let real = if is_link {
-            path.canonicalize().map_err(unreadable)?
-        } else {
-            within.last().map_or_else(|| path.to_owned(), |dir| dir.join(name))
-        };
-        if is_link && within.iter().any(|dir| dir.starts_with(&real)) {
-            return Err((SkipReason::LinkLoop, None));
-        }
         within.push(real);
         let walked = self.folder(path, within);
         within.pop();
         walked.map_err(unreadable)
     }
+}
+
+/// Looks at what a path leads to.
+fn looked_at(path: &Path) -> Result<fs::Metadata, Skip> {
+    path.metadata().map_err(|error| match error.kind() {
+        ErrorKind::NotFound if path.is_symlink() => (SkipReason::DanglingLink, None),
+        _ if path.is_symlink() && is_loop(&error) => (SkipReason::LinkLoop, None),
+        _ => unreadable(error),
+    })
 }
 
 /// Returns whether the system found links that lead to each other (`ELOOP`).
@@ -137,7 +188,7 @@ pub(super) fn spelled(base_dir: &Path, entry: &str) -> PathBuf {
 /// Returns the format of a file by its first bytes.
 pub(super) fn format_of_contents(path: &str) -> Option<SourceFormat> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MAGIC_BYTES).read_to_end(&mut bytes).ok()?;
+    open_file(Path::new(path)).ok()?.take(MAGIC_BYTES).read_to_end(&mut bytes).ok()?;
     if bytes.starts_with(b"PAR1") {
         return Some(SourceFormat::Parquet);
     }

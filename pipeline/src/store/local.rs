@@ -1,6 +1,7 @@
 //! A folder of a local disk.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, join, layout};
+use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, confined::Confined, join, layout};
 use crate::crash;
 
 /// Where files lie until they are whole.
@@ -27,12 +28,23 @@ impl LocalFolder {
         Self { root, beside }
     }
 
-    pub(super) fn path_of(&self, key: &str) -> PathBuf {
-        let (dir, key) = match (&self.beside, layout::key_beside(key)) {
+    /// Returns in which folder the file `key` lies, and its path there.
+    fn place_of<'a>(&'a self, key: &'a str) -> (&'a Path, &'a str) {
+        match (&self.beside, layout::key_beside(key)) {
             (Some(beside), Some(key)) => (beside, key),
             _ => (&self.root, key),
-        };
-        if key.is_empty() { dir.clone() } else { dir.join(key) }
+        }
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> PathBuf {
+        let (dir, key) = self.place_of(key);
+        if key.is_empty() { dir.to_owned() } else { dir.join(key) }
+    }
+
+    /// Opens the folder that the file `key` lies in; returns the file's name too.
+    fn folder_of<'a>(&'a self, key: &'a str) -> io::Result<(Confined, &'a OsStr)> {
+        let (dir, key) = self.place_of(key);
+        Confined::open(dir)?.folder_of(Path::new(key))
     }
 
     pub(super) fn holds(&self, path: &Path) -> bool {
@@ -42,8 +54,10 @@ impl LocalFolder {
 
     pub(super) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
         for dir in dirs.iter().chain(&["", UNFINISHED]) {
-            let path = self.path_of(dir);
-            fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
+            let (root, below) = self.place_of(dir);
+            Confined::make(root)
+                .and_then(|root| root.make_dirs(Path::new(below)))
+                .map_err(|error| write_error(&self.path_of(dir), &error))?;
             crash::step();
         }
         Ok(())
@@ -98,25 +112,31 @@ impl LocalFolder {
     /// Writes a file under a temporary name, syncs it, and renames it; when that fails, what was
     /// there before is there still.
     pub(super) fn write(&self, key: &str, bytes: &[u8]) -> Result<(), WriteError> {
-        let path = self.path_of(key);
-        let unfinished = self.path_of(UNFINISHED).join(path.file_name().unwrap_or_default());
-        write_whole(&unfinished, &path, bytes)
-            .and_then(|()| sync_folder_of(&path))
-            .map_err(|error| write_error(&path, &error))
+        let write = || {
+            let (folder, name) = self.folder_of(key)?;
+            let (books, below) = self.place_of(UNFINISHED);
+            let work = Confined::open(books)?.open_dir(Path::new(below))?;
+            folder.write_whole(name, &work, name, bytes)?;
+            folder.sync()?;
+            crash::step();
+            Ok(())
+        };
+        write().map_err(|error| write_error(&self.path_of(key), &error))
     }
 
     /// Locks the file `key`, which says that `owner` has it.
     pub(super) fn lock(&self, key: &str, owner: &str) -> Result<File, HoldError> {
-        let path = self.path_of(key);
-        lock(&path, owner)
-            .unwrap_or_else(|error| Err(HoldError::Failed(write_error(&path, &error))))
+        let locked = self.folder_of(key).and_then(|(folder, name)| folder.open_lock(name));
+        locked
+            .and_then(|file| lock(file, owner))
+            .unwrap_or_else(|error| Err(HoldError::Failed(write_error(&self.path_of(key), &error))))
     }
 
     pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
-        let path = self.path_of(key);
-        match fs::remove_file(&path) {
+        let removed = self.folder_of(key).and_then(|(folder, name)| folder.remove(name));
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(write_error(&path, &error));
+                return Err(write_error(&self.path_of(key), &error));
             }
             _ => crash::step(),
         }
@@ -124,32 +144,7 @@ impl LocalFolder {
     }
 }
 
-/// Writes a file as `unfinished`, syncs it, and renames it to `path`, on the same file system: it is
-/// there whole, or as it was before. The rename itself is durable only when the folder is synced too.
-pub(crate) fn write_whole(unfinished: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(unfinished)?;
-    crash::step();
-    file.write_all(bytes)?;
-    crash::step();
-    file.sync_all()?;
-    drop(file);
-    crash::step();
-    fs::rename(unfinished, path)?;
-    crash::step();
-    Ok(())
-}
-
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        File::open(dir).and_then(|dir| dir.sync_all())?;
-    }
-    crash::step();
-    Ok(())
-}
-
-fn lock(path: &Path, owner: &str) -> io::Result<Result<File, HoldError>> {
-    let mut options = File::options();
-    let mut file = options.create(true).truncate(false).read(true).write(true).open(path)?;
+fn lock(mut file: File, owner: &str) -> io::Result<Result<File, HoldError>> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

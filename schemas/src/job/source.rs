@@ -44,6 +44,11 @@ pub struct Source {
     /// named) or `"stop"`.
     #[serde(default, skip_serializing_if = "OnBadFile::is_default")]
     pub on_bad_file: OnBadFile,
+    /// Whether links are read that lead out of the folders that `paths` name. Without it they are skipped and
+    /// counted, but for those to where git-annex (`.git/annex/objects`), DVC (`.dvc/cache`) and the cache of
+    /// the Hub (`blobs`) keep the contents of a folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow_links: bool,
     /// Which column is what.
     #[serde(default)]
     pub columns: Columns,
@@ -54,8 +59,9 @@ pub struct Source {
     #[schemars(with = "OneOrSeveral")]
     pub media_dirs: Vec<String>,
     /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
-    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. Names
-    /// that lead to addresses of a private network are refused.
+    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. A host
+    /// without a port is meant at that of its scheme, 443 or 80. Names that lead to addresses of a private
+    /// network are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
     #[schemars(with = "OneOrSeveral")]
     pub media_hosts: Vec<String>,
