@@ -95,6 +95,11 @@ fn start_logs(verbose: u8, quiet: &str, traces: &Traces) {
         2 => "debug,ort=info",
         _ => "trace",
     };
+    // Clients of HTTP log whole URLs, with what may be secret in them.
+    let level = match verbose {
+        0 | 1 => level.to_owned(),
+        _ => format!("{level},hyper=info,hyper_util=info,h2=info,object_store=info,reqwest=info"),
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     // What traces show of a run would stand before every line.
     let filter = filter.and(filter_fn(|of| of.is_event()));

@@ -77,6 +77,7 @@ pub struct Output {
     hold: Hold,
     /// Whether answers of this run, or of one before, may stand in folders.
     is_partitioned: bool,
+    holds_media: bool,
 }
 
 /// What earlier runs left behind.
@@ -118,6 +119,8 @@ pub struct OpenOutput<'a> {
     pub stale: Stale,
     /// The terms of the lease, in an object store.
     pub lease: LeaseTerms,
+    /// Whether answers carry images or sounds, so that nobody else may look into their folders.
+    pub holds_media: bool,
 }
 
 impl Output {
@@ -132,13 +135,13 @@ impl Output {
         files: OutputFiles,
         opening: OpenOutput<'_>,
     ) -> Result<(Self, Plan, Committed), LedgerError> {
-        let OpenOutput { plan, overwrite, incremental, stale, lease, .. } = opening;
+        let OpenOutput { plan, overwrite, incremental, stale, lease, holds_media, .. } = opening;
         let folder = &files.folder;
         let earlier = folder.read(PLAN)?;
         if earlier.is_none() && !files.list_tables(is_partitioned(plan))?.is_empty() {
             return Err(LedgerError::Foreign { path: folder.path_of("") });
         }
-        folder.make_dirs(&[LEDGER, SCHEMAS, NOTES, "rejects"])?;
+        folder.make_dirs(&[LEDGER, SCHEMAS, NOTES, "rejects"], holds_media)?;
         let hold = folder.hold(lease).map_err(|error| match error {
             HoldError::Held { owner } => LedgerError::Locked { path: folder.path_of(""), owner },
             HoldError::Failed(error) => error.into(),
@@ -147,7 +150,8 @@ impl Output {
         let earlier: serde_json::Value =
             earlier.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let was_partitioned = !earlier["identity"][PARTITION_BY].is_null();
-        let this = Self { files, hold, is_partitioned: was_partitioned || is_partitioned(plan) };
+        let is_partitioned = was_partitioned || is_partitioned(plan);
+        let this = Self { files, hold, is_partitioned, holds_media };
         this.files.folder.clear_unfinished()?;
         let old = if overwrite { None } else { this.files.read_plan()? };
         if let Some(old) = &old {
@@ -190,7 +194,7 @@ impl Output {
     ) -> Result<CommittedFile, WriteError> {
         let mut stem = format!("{PART}{}", file_stem(entry, file_number));
         if !folder.is_empty() {
-            self.files.folder.make_dirs(&[folder])?;
+            self.files.folder.make_dirs(&[folder], self.holds_media)?;
             stem = format!("{folder}/{stem}");
         }
         let n_before = entry.parts.iter().filter(|part| part.name.starts_with(&stem)).count();

@@ -8,7 +8,7 @@ use std::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Hooks, Incremental, Job, Output, RejectsPlace, TaskKind},
+    job::{Hooks, Incremental, Job, Output, RejectsPlace, Source, TaskKind},
     ledger::{LEDGER_VERSION, Plan, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
@@ -25,8 +25,9 @@ use crate::{
         conversation::holds_messages,
         known::{Changed, KnownColumns},
         list_files, partitions,
+        roots::Roots,
     },
-    store::{Folder, LocationError, ReadError, StoreFault, fault_of},
+    store::{Folder, LocationError, ReadError, StoreFault, address, fault_of, is_web},
     template::{Template, TemplateError},
 };
 
@@ -128,6 +129,8 @@ pub struct RunPlan {
     pub template_columns: Vec<String>,
     /// The output folder.
     pub output: Folder,
+    /// The folders of the source.
+    pub(crate) roots: Roots,
     /// Spans and identity, as written to the ledger.
     pub ledger: Plan,
     /// The model, for messages and metadata.
@@ -201,7 +204,9 @@ impl RunPlan {
         identity.insert(LIMIT.to_owned(), serde_json::Value::Null);
         let fingerprint = fingerprint(&identity);
         identity.insert(LIMIT.to_owned(), serde_json::json!(limit));
-        let mut listing = list_files(&job.source.paths, base_dir, job.source.format)?;
+        let Source { paths, format, follow_links, .. } = &job.source;
+        let mut listing = list_files(paths, base_dir, *format, *follow_links)?;
+        let roots = Roots::of_entries(paths, base_dir);
         if let Some(input) = listing.files.iter().find(|file| file.is_within(&output)) {
             let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
@@ -227,7 +232,7 @@ impl RunPlan {
         }
         listing.respell(&known);
         if let Some(sidecars) = &job.output.sidecars
-            && let Some(problem) = sidecar::problem_with(&listing.files, sidecars)
+            && let Some(problem) = sidecar::problem_with(&listing.files, sidecars, &roots)
         {
             return Err(PlanError::Sidecars { problem });
         }
@@ -311,6 +316,7 @@ impl RunPlan {
             read_columns,
             template_columns,
             output,
+            roots,
             ledger,
             bundle_name: bundle.name().to_owned(),
             reads_text: modalities.text,
@@ -324,7 +330,13 @@ impl RunPlan {
         let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
         let base_dir = base_dir.to_string_lossy().into_owned();
         // The address of a webhook may be a secret, and an output may lie where others read.
-        let job = Job { hooks: Hooks::default(), ..self.job.clone() };
+        let mut job = Job { hooks: Hooks::default(), ..self.job.clone() };
+        let Source { paths, tables, .. } = &mut job.source;
+        for location in paths.iter_mut().chain(tables.values_mut()) {
+            if is_web(location) {
+                *location = address::bare(location);
+            }
+        }
         StoredJob { version: LEDGER_VERSION, base_dir, job }
     }
 

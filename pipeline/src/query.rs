@@ -127,7 +127,7 @@ impl Query {
     ) -> Result<Option<Self>, QueryError> {
         let Some(text) = &source.query else { return Ok(None) };
         let open = |(name, path): (&String, &String)| {
-            list_files(std::slice::from_ref(path), base_dir, None)
+            list_files(std::slice::from_ref(path), base_dir, None, false)
                 .and_then(|listing| SourceTable::open(&listing.files, media_bytes_max))
                 .map(|table| (name.clone(), table))
                 .map_err(|source| QueryError::Table { name: name.clone(), source: source.into() })

@@ -41,7 +41,7 @@ use crate::{
     retry::{Rejects, RetryChoice, RetryError},
     reuse::Known,
     sidecar,
-    source::SourceFailed,
+    source::{SourceFailed, column::holds_bytes},
     stage::{
         OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
         collect::{CollectError, Collected, Collector},
@@ -297,6 +297,7 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
         },
         stale: options.stale,
         lease: options.lease,
+        holds_media: plan.carried.iter().any(|field| holds_bytes(field.data_type())),
     };
     let (output, ledger, committed) = Output::open(files, opening)?;
     sidecar::finish(&output, &committed)?;

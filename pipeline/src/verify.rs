@@ -11,7 +11,7 @@ use std::{
 
 use arrow::array::RecordBatch;
 use legenda_schemas::{
-    job::{RejectsPlace, SourceFormat},
+    job::{RejectsPlace, Source, SourceFormat},
     ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
     span::{SourceObject, Span, SpanId},
     table::ROW_COLUMN,
@@ -274,7 +274,8 @@ impl Inputs<'_> {
     fn list_media(&self) -> Result<HashMap<String, TableFile>, String> {
         let StoredJob { job, base_dir, .. } =
             self.output.read_job().map_err(|error| error.to_string())?;
-        let listed = list_files(&job.source.paths, Path::new(&base_dir), job.source.format);
+        let Source { paths, format, follow_links, .. } = &job.source;
+        let listed = list_files(paths, Path::new(&base_dir), *format, *follow_links);
         let mut listed = listed.map_err(|error| error.to_string())?.files;
         listed.retain(|file| file.format == SourceFormat::Media);
         let table = SourceTable::open(&listed, u64::MAX).map_err(|error| error.to_string())?;

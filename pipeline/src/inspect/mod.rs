@@ -86,7 +86,7 @@ pub fn inspect(
     runtime: &Handle,
 ) -> Result<Inspection, InspectError> {
     let limits = Limits::default();
-    let listing = list_files(entries, base_dir, format)?;
+    let listing = list_files(entries, base_dir, format, false)?;
     let format = listing.files.first().map_or(SourceFormat::Parquet, |file| file.format);
     let table = SourceTable::open_as(OpenTable {
         listing,
@@ -104,6 +104,7 @@ pub fn inspect(
         tables: BTreeMap::new(),
         incremental: Incremental::default(),
         on_bad_file: OnBadFile::Skip,
+        follow_links: false,
         columns: Columns::default(),
         media_dirs: Vec::new(),
         media_hosts: Vec::new(),

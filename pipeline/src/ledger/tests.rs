@@ -81,6 +81,7 @@ fn try_open(
         incremental: Incremental::Changed,
         stale: Stale::Refuse,
         lease: SHORT,
+        holds_media: false,
     };
     how(&mut opening);
     Output::open(files, opening)

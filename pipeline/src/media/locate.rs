@@ -1,7 +1,6 @@
 //! Media cells that hold a path or a URL instead of bytes.
 
 use std::{
-    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -13,7 +12,8 @@ use url::Url;
 use super::web::{Web, WebError};
 use crate::{
     excerpt::excerpt,
-    store::{ObjectAt, StoreFault, fault_of, is_url, is_web},
+    source::file::open_file,
+    store::{ObjectAt, Reach, StoreFault, address, fault_of, is_url, is_web},
 };
 
 /// Why the file of a media cell is not read.
@@ -139,7 +139,7 @@ impl MediaPlaces {
         }
         if is_url(cell) {
             if is_web(cell) {
-                let refused = || LocateError::Url { url: excerpt(cell).into_owned() };
+                let refused = || LocateError::Url { url: shown(cell) };
                 let web = self.web.as_ref().ok_or_else(refused)?;
                 return Ok(web.fetch(cell, bytes_max, runtime)?);
             }
@@ -175,7 +175,7 @@ impl MediaPlaces {
             return Err(self.outside(cell, &table_file.to_string_lossy()));
         }
         let mut bytes = Vec::new();
-        File::open(&real)
+        open_file(&real)
             .and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
             .map_err(io_error)?;
         Ok(bytes)
@@ -188,7 +188,7 @@ impl MediaPlaces {
         table_file: &str,
         bytes_max: u64,
     ) -> Result<Vec<u8>, LocateError> {
-        let own = beside(table_file, cell);
+        let own = beside(&address::whole(table_file), cell).map(|url| address::named(&url));
         let elsewhere = self.urls.iter().filter_map(|folder| join(folder, cell));
         let mut missing = self.outside(cell, table_file);
         for url in own.into_iter().chain(elsewhere) {
@@ -227,7 +227,7 @@ impl MediaPlaces {
         let allowed =
             dirs.chain(self.urls.iter().cloned()).chain([folder_of(table_file).to_owned()]);
         let allowed: Vec<String> = allowed.map(|place| format!("`{place}`")).collect();
-        LocateError::Outside { path: excerpt(cell).into_owned(), allowed: allowed.join(", ") }
+        LocateError::Outside { path: shown(cell), allowed: allowed.join(", ") }
     }
 }
 
@@ -250,10 +250,13 @@ const ARCHIVES: [&str; 12] = [
 ];
 
 fn archive_error(cell: &str, archive: &str) -> LocateError {
-    LocateError::Archive {
-        path: excerpt(cell).into_owned(),
-        archive: excerpt(archive).into_owned(),
-    }
+    LocateError::Archive { path: shown(cell), archive: shown(archive) }
+}
+
+/// Returns what a message shows of a cell: the beginning, of a URL of the web without what may be secret.
+fn shown(cell: &str) -> String {
+    let bare = is_web(cell).then(|| address::bare(cell));
+    excerpt(bare.as_deref().unwrap_or(cell)).into_owned()
 }
 
 fn is_archive(name: &str) -> bool {
@@ -289,7 +292,8 @@ fn folder_of(table_file: &str) -> &str {
 
 fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     let read = || -> io::Result<Vec<u8>> {
-        let object = ObjectAt::look(url)?;
+        // The table has named it.
+        let object = ObjectAt::look_within(url, Reach::OwnOrigin)?;
         let end = object.object.size_bytes.min(bytes_max.saturating_add(1));
         if end == 0 {
             return Ok(Vec::new());
@@ -358,6 +362,7 @@ mod tests {
             tables: std::collections::BTreeMap::new(),
             incremental: Incremental::default(),
             on_bad_file: OnBadFile::default(),
+            follow_links: false,
             columns: Columns::default(),
             media_dirs: dirs.to_vec(),
             media_hosts: Vec::new(),

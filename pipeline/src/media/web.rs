@@ -20,7 +20,10 @@ use reqwest::{
 use tokio::runtime::Handle;
 use url::Url;
 
-use crate::{excerpt::excerpt, store::last_cause};
+use crate::{
+    excerpt::excerpt,
+    store::{address, last_cause},
+};
 
 /// How long a host may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -85,7 +88,9 @@ impl AllowedHost {
         let named = host == self.name
             || (self.below && host.strip_suffix(&self.name).is_some_and(|sub| sub.ends_with('.')));
         let scheme = if self.plain { "http" } else { "https" };
-        named && url.scheme() == scheme && self.port.is_none_or(|port| url.port() == Some(port))
+        // Without a port that of the scheme is meant.
+        let port = self.port.unwrap_or(if self.plain { 80 } else { 443 });
+        named && url.scheme() == scheme && url.port_or_known_default() == Some(port)
     }
 }
 
@@ -236,14 +241,9 @@ fn is_lost(error: &reqwest::Error) -> bool {
         || error.is_decode()
 }
 
-/// Leaves out of a URL what may be secret: user, query and fragment; and cuts it.
+/// Returns what a message shows of a URL.
 fn shown(url: &str) -> String {
-    let bare = url.split(['?', '#']).next().unwrap_or_default();
-    match bare.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1)))
-    {
-        Some((scheme, rest)) => excerpt(&format!("{scheme}://{rest}")).into_owned(),
-        None => excerpt(bare).into_owned(),
-    }
+    excerpt(&address::bare(url)).into_owned()
 }
 
 fn refused(url: &str, problem: &dyn std::fmt::Display) -> WebError {
@@ -318,7 +318,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Web, WebError, is_public, shown};
+    use super::{Web, WebError, is_public};
 
     #[test]
     fn addresses_of_own_networks_are_told_apart() {
@@ -364,6 +364,7 @@ mod tests {
             "https://images.example.org/a.png?key=secret",
             "https://IMAGES.example.org/a.png",
             "https://a.b.example.net/x",
+            "https://images.example.org:443/a.png",
             "http://127.0.0.1:8080/x",
         ] {
             web.check(url).unwrap();
@@ -375,6 +376,9 @@ mod tests {
             "https://user@images.example.org/",
             "https://evil.com\\@images.example.org/",
             "http://127.0.0.1:8081/x",
+            "http://127.0.0.1/x",
+            "https://images.example.org:8443/a.png",
+            "https://images.example.org:80/a.png",
             "https://127.0.0.1/",
             "https://[::1]/",
             "https://2130706433/",
@@ -384,11 +388,5 @@ mod tests {
         ] {
             assert!(matches!(web.check(url), Err(WebError::Refused { .. })), "{url}");
         }
-    }
-
-    #[test]
-    fn secrets_of_a_url_are_not_shown() {
-        assert_eq!(shown("https://me:pass@host/a?sig=secret#x"), "https://host/a");
-        assert_eq!(shown("https://host/a"), "https://host/a");
     }
 }

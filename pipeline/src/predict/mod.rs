@@ -363,7 +363,7 @@ impl Prediction {
     ///
     /// [`WriteError`].
     pub fn save(&self, output: &Folder) -> Result<(), WriteError> {
-        output.make_dirs(&["_legenda"])?;
+        output.make_dirs(&["_legenda"], false)?;
         let path = || output.path_of(PREDICTION);
         let json = json(self).map_err(|problem| WriteError::new(path(), problem))?;
         output.replace(PREDICTION, json)

@@ -1,6 +1,6 @@
 //! Queries as Polars runs them: the only place that names it.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, thread};
 
 use polars::{
     prelude::{
@@ -15,7 +15,9 @@ use sqlparser::{
         SetExpr, Statement, TableFactor, Visit, Visitor, WildcardAdditionalOptions,
     },
     dialect::GenericDialect,
+    keywords::Keyword,
     parser::Parser,
+    tokenizer::{Token, Tokenizer},
 };
 use tempfile::NamedTempFile;
 
@@ -27,12 +29,65 @@ const TABLE: &str = "source";
 /// The column that numbers the rows of a file, in queries.
 const ROW: &str = "legenda_row";
 
+/// The most operators of a query: what parses and runs it calls itself for each of those in a row.
+const OPERATORS_MAX: usize = 1000;
+/// The stack of the thread that does; only what is used of it takes memory.
+const STACK_BYTES: usize = 512 << 20;
+
 /// Asks `query` of the file at `path`, whose columns `cheap` it sees; the file has the columns `taken`.
 ///
 /// # Errors
 ///
 /// [`QueryError`].
 pub(super) fn answer(
+    query: &str,
+    path: &str,
+    cheap: &CheapColumns,
+    taken: &[&str],
+    joined: &[Joined],
+) -> Result<Answer, QueryError> {
+    check_operators(query)?;
+    let failed = |problem: String| QueryError::Failed { path: path.to_owned(), problem };
+    thread::scope(|threads| {
+        let asked = thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(threads, || answer_here(query, path, cheap, taken, joined))
+            .map_err(|error| failed(format!("no thread can be started: {error}")))?;
+        asked.join().unwrap_or_else(|_| Err(failed("Polars panicked on it".to_owned())))
+    })
+}
+
+/// Refuses a query with more operators than fit on the stack. What is no SQL the parser refuses.
+fn check_operators(query: &str) -> Result<(), QueryError> {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect, query).tokenize() else { return Ok(()) };
+    let is_operator = |token: &&Token| match token {
+        Token::Word(word) => matches!(
+            word.keyword,
+            Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::JOIN
+                | Keyword::UNION
+                | Keyword::WHEN
+        ),
+        Token::Number(..)
+        | Token::Comma
+        | Token::Period
+        | Token::Whitespace(_)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_) => false,
+        _ => true,
+    };
+    match tokens.iter().filter(is_operator).nth(OPERATORS_MAX) {
+        None => Ok(()),
+        Some(_) => Err(shape(&format!(
+            "it has more than {OPERATORS_MAX} operators: write a list as `n IN (1, 2, 3)`, or put it into a \
+             table of `source.tables`"
+        ))),
+    }
+}
+
+fn answer_here(
     query: &str,
     path: &str,
     cheap: &CheapColumns,
@@ -116,6 +171,13 @@ impl Chosen {
         let [Statement::Query(parsed)] = statements.as_mut_slice() else {
             return Err(shape("it is more than one"));
         };
+        let mut functions = TableFunctions;
+        if let ControlFlow::Break(found) = parsed.visit(&mut functions) {
+            return Err(shape(&format!(
+                "`{}` is a function in the place of a table: name further tables in `source.tables`",
+                excerpt(&found)
+            )));
+        }
         let SetExpr::Select(select) = parsed.body.as_mut() else {
             return Err(shape("it puts several queries together"));
         };
@@ -212,6 +274,23 @@ impl Visitor for Aggregates {
         }
         self.found = expr.to_string();
         ControlFlow::Break(())
+    }
+}
+
+/// Finds a function that stands where a table may stand: `read_parquet` and its kin read any file that this
+/// program may read.
+struct TableFunctions;
+
+impl Visitor for TableFunctions {
+    type Break = String;
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<String> {
+        match factor {
+            TableFactor::Table { args: None, .. }
+            | TableFactor::Derived { .. }
+            | TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
+            factor => ControlFlow::Break(factor.to_string()),
+        }
     }
 }
 
@@ -364,6 +443,39 @@ mod tests {
             assert!(matches!(refused, QueryError::Shape { .. }), "{query}: {refused}");
             assert!(refused.to_string().contains(named), "{query}: {refused}");
         }
+        for query in [
+            "SELECT * FROM read_parquet('/etc/t.parquet')",
+            "SELECT * FROM Read_CSV('/etc/passwd') AS source",
+            "SELECT * FROM source WHERE n IN (SELECT n FROM read_ipc('t.arrow'))",
+            "WITH t AS (SELECT * FROM read_json('t.json')) SELECT * FROM source JOIN t ON t.n = source.n",
+            "SELECT * FROM source, LATERAL read_parquet('t')",
+            "SELECT * FROM TABLE(read_parquet('t'))",
+            "SELECT * FROM (source JOIN read_parquet('t') AS t ON t.n = source.n)",
+        ] {
+            let refused = refused(query).to_string();
+            assert!(refused.to_lowercase().contains("read_"), "{query}: {refused}");
+            assert!(refused.contains("`source.tables`"), "{query}: {refused}");
+        }
+        for (query, n_most) in [
+            ("1 + ", 900),
+            ("1 - n * ", 400),
+            ("n = 1 OR ", 400),
+            ("NOT n = 1 AND ", 300),
+            ("n BETWEEN 1 AND 2 AND ", 300),
+            ("n IN (1, 2, 3) OR ", 200),
+        ] {
+            let chain = |n: usize| format!("SELECT * FROM source WHERE {}n = 1", query.repeat(n));
+            assert!(
+                !matches!(asked(&path, &chain(n_most)), Err(QueryError::Shape { .. })),
+                "{query}"
+            );
+            for n in [2000, 30_000] {
+                assert!(refused(&chain(n)).to_string().contains("operators"), "{query} {n}");
+            }
+        }
+        let ids: Vec<String> = (0..30_000).map(|n| n.to_string()).collect();
+        let listed = format!("SELECT * FROM source WHERE n IN ({})", ids.join(", "));
+        assert_eq!(asked(&path, &listed).unwrap().rows.len(), 6);
         let replaced = "SELECT * REPLACE (n + 1 AS n) FROM source";
         assert!(matches!(refused(replaced), QueryError::Shape { .. }));
         let doubled = "SELECT source.n FROM source JOIN source AS t ON source.lang = t.lang";

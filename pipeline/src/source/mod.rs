@@ -26,6 +26,7 @@ pub mod partitions;
 mod portable;
 pub mod reader;
 mod records;
+pub mod roots;
 pub mod rows;
 mod shape;
 pub mod skipped;

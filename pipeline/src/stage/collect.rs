@@ -6,6 +6,7 @@ mod settled;
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     ops::Range,
+    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -539,7 +540,8 @@ impl Collector {
         rows.filter_map(|(row, settled)| match settled {
             Some(Settled::Answered { answer, .. }) => {
                 let path = files.get(*row)?.path.as_str();
-                Some(FileAnswer { path, text: answer.text()?, flags: &answer.flags })
+                let root = self.plan.roots.of(Path::new(path));
+                Some(FileAnswer { path, root, text: answer.text()?, flags: &answer.flags })
             }
             _ => None,
         })

@@ -14,10 +14,14 @@ use std::{
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
 use cap_std::{
     ambient_authority,
-    fs::{Dir, OpenOptions},
+    fs::{Dir, DirBuilder, OpenOptions},
 };
 
 use crate::crash;
+
+/// The mode of folders that nobody else may look into.
+#[cfg(unix)]
+const PRIVATE: u32 = 0o700;
 
 /// A folder that is open.
 #[derive(Debug)]
@@ -39,23 +43,40 @@ impl Confined {
         folder.map(Self).map_err(|error| told(&parent, name, error))
     }
 
-    /// Makes a folder and those above it, as needed, and opens it.
+    /// Makes a folder and those above it, as needed, and opens it. If it is made and `is_private`, nobody but
+    /// this user may look into it (mode 0700).
     ///
     /// # Errors
     ///
     /// The system's, or that it is a link.
-    pub(crate) fn make(path: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(path)?;
-        Self::open(path)
+    pub(crate) fn make(path: &Path, is_private: bool) -> io::Result<Self> {
+        std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        if is_private {
+            std::os::unix::fs::DirBuilderExt::mode(&mut builder, PRIVATE);
+        }
+        match builder.create(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Self::open(path),
+        }
     }
 
-    /// Makes a folder below this one, and those between.
+    /// Makes a folder below this one, and those between, as [`Self::make`] does.
     ///
     /// # Errors
     ///
     /// The system's, or that a link leads out of this folder.
-    pub(crate) fn make_dirs(&self, path: &Path) -> io::Result<()> {
-        if path.as_os_str().is_empty() { Ok(()) } else { self.0.create_dir_all(path) }
+    pub(crate) fn make_dirs(&self, path: &Path, is_private: bool) -> io::Result<()> {
+        if path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        if is_private {
+            cap_std::fs::DirBuilderExt::mode(&mut builder, PRIVATE);
+        }
+        self.0.create_dir_with(path, builder.recursive(true))
     }
 
     /// Opens a folder below this one.

@@ -52,11 +52,15 @@ impl LocalFolder {
             || self.beside.as_ref().is_some_and(|beside| path.starts_with(beside))
     }
 
-    pub(super) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
+    /// Makes the folders `dirs`. Nobody else may look into those of rejects, reports and the job, nor into
+    /// those of answers where they hold media.
+    pub(super) fn make_dirs(&self, dirs: &[&str], holds_media: bool) -> Result<(), WriteError> {
         for dir in dirs.iter().chain(&["", UNFINISHED]) {
             let (root, below) = self.place_of(dir);
-            Confined::make(root)
-                .and_then(|root| root.make_dirs(Path::new(below)))
+            let is_private = holds_media || layout::key_beside(dir).is_some();
+            let is_beside = self.beside.as_deref() == Some(root);
+            Confined::make(root, holds_media || is_beside)
+                .and_then(|root| root.make_dirs(Path::new(below), is_private))
                 .map_err(|error| write_error(&self.path_of(dir), &error))?;
             crash::step();
         }
@@ -180,7 +184,7 @@ mod tests {
     fn a_failed_write_leaves_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let folder = LocalFolder::new(dir.path().to_owned());
-        folder.make_dirs(&[]).unwrap();
+        folder.make_dirs(&[], false).unwrap();
         folder.write("part", b"old").unwrap();
         // A folder in the place of the temporary file makes every write fail.
         fs::create_dir(folder.path_of(UNFINISHED).join("part")).unwrap();

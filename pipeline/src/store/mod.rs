@@ -3,6 +3,8 @@
 //!
 //! The only room that names `object_store`.
 
+pub(crate) mod address;
+pub(crate) mod confined;
 mod fault;
 mod keys;
 mod layout;
@@ -31,7 +33,7 @@ use self::{
 pub(crate) use self::{
     fault::last_cause,
     keys::{is_web, key_of},
-    local::write_whole,
+    open::Reach,
     remote::{ObjectAt, Reading, retries},
 };
 pub use self::{
@@ -175,10 +177,11 @@ impl Folder {
         }
     }
 
-    /// Makes the folders `dirs` where folders need making.
-    pub(crate) fn make_dirs(&self, dirs: &[&str]) -> Result<(), WriteError> {
+    /// Makes the folders `dirs` where folders need making; nobody else may look into those of
+    /// answers where `holds_media`, and into all others.
+    pub(crate) fn make_dirs(&self, dirs: &[&str], holds_media: bool) -> Result<(), WriteError> {
         match &self.place {
-            Place::Local(folder) => folder.make_dirs(dirs),
+            Place::Local(folder) => folder.make_dirs(dirs, holds_media),
             Place::Remote(_) => Ok(()),
         }
     }

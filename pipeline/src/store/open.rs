@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
 };
 
 use legenda_models::HubOptions;
@@ -18,39 +19,57 @@ use object_store::{
     memory::InMemory,
     path::Path,
 };
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use url::Url;
+use reqwest::{
+    Client,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    redirect,
+};
+use url::{Origin, Url};
 
 use super::{
-    LocationError, StoreFault,
+    LocationError, StoreFault, address,
     fault::{Problem, StoreKind, last_cause},
     keys,
-    wire::{Connected, Connector},
+    wire::{Connected, Connector, Wire},
 };
 
 /// How long a store may take to accept a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const CONNECT_MAX: &str = "10 seconds";
 /// How long a store may take to answer a call, body and all.
+const CALL_WITHIN: Duration = Duration::from_secs(120);
 const CALL_MAX: &str = "120 seconds";
+/// Redirects that are followed within an origin.
+const REDIRECTS_MAX: usize = 10;
 
 /// The stores that are open, by scheme and bucket: a client keeps connections and credentials.
 static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
     LazyLock::new(Mutex::default);
 
 /// The clients of web servers, by scheme and host.
-static CLIENTS: LazyLock<Mutex<HashMap<String, HttpClient>>> = LazyLock::new(Mutex::default);
+static CLIENTS: LazyLock<Mutex<HashMap<(String, Reach), HttpClient>>> =
+    LazyLock::new(Mutex::default);
+
+/// Where a web server may lead a client that asks it for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Reach {
+    /// Anywhere: somebody has named the file.
+    Anywhere,
+    /// To its own scheme, host and port: a table has named the file.
+    OwnOrigin,
+}
 
 /// A store, and the path of a URL in it.
 pub(super) type Opened = (Arc<dyn ObjectStore>, Path);
 
 /// Opens the store of an object's URL.
-pub(super) fn open_object(url: &str) -> Result<Opened, LocationError> {
+pub(super) fn open_object(url: &str, reach: Reach) -> Result<Opened, LocationError> {
     let refuse = |problem: Problem| LocationError::new(url, problem);
     if keys::is_web(url) {
-        let parsed = parse(url).map_err(refuse)?;
+        let parsed = parse(&address::whole(url)).map_err(refuse)?;
         if scheme_of(&parsed).map_err(refuse)? == ObjectStoreScheme::Http {
             // The whole URL is the address of the file, its query among it.
-            return Ok((web_store(&parsed, parsed.as_str()).map_err(refuse)?, Path::ROOT));
+            return Ok((web_store(&parsed, parsed.as_str(), reach).map_err(refuse)?, Path::ROOT));
         }
         return open_cloud(url, &parsed);
     }
@@ -77,7 +96,7 @@ fn open_cloud(url: &str, parsed: &Url) -> Result<Opened, LocationError> {
         ObjectStoreScheme::parse(parsed).map_err(|error| refuse(error.to_string().into()))?;
     let host = &parsed[..url::Position::BeforePath];
     if scheme == ObjectStoreScheme::Http {
-        return Ok((web_store(parsed, host).map_err(refuse)?, path));
+        return Ok((web_store(parsed, host, Reach::Anywhere).map_err(refuse)?, path));
     }
     // Some clouds have the bucket in the name of the host, others at the beginning of the path.
     let is_in_host = Path::from_url_path(parsed.path()).is_ok_and(|whole| whole == path);
@@ -208,8 +227,8 @@ fn is_loopback(url: &str) -> bool {
 }
 
 /// Returns a store of the web whose root is `root`.
-fn web_store(url: &Url, root: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
-    let client = web_client(url).map_err(|error| Problem::from(&error))?;
+fn web_store(url: &Url, root: &str, reach: Reach) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let client = web_client(url, reach).map_err(|error| Problem::from(&error))?;
     HttpBuilder::new()
         .with_url(root)
         .with_retry(no_retry())
@@ -220,28 +239,54 @@ fn web_store(url: &Url, root: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
 }
 
 /// Returns the client of a URL's host.
-fn web_client(url: &Url) -> Result<HttpClient, Error> {
+fn web_client(url: &Url, reach: Reach) -> Result<HttpClient, Error> {
+    let hub = HubOptions::from_env();
+    let is_hub = Url::parse(&hub.endpoint).is_ok_and(|hub| hub.origin() == url.origin());
+    // The Hub has its files elsewhere.
+    let reach = if is_hub { Reach::Anywhere } else { reach };
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let host = &url[..url::Position::BeforePath];
-    if let Some(client) = clients.get(host) {
+    let key = (url[..url::Position::BeforePath].to_owned(), reach);
+    if let Some(client) = clients.get(&key) {
         return Ok(client.clone());
     }
-    let options = hub_token(url)
-        .with_config(ConnectTimeout, CONNECT_MAX)
-        .with_config(Timeout, CALL_MAX)
-        .with_config(AllowHttp, "true");
-    let client = Connector(StoreKind::Web).connect(&options)?;
-    clients.insert(host.to_owned(), client.clone());
+    let client = match reach {
+        Reach::Anywhere => {
+            let options = if is_hub { with_token(&hub) } else { ClientOptions::new() };
+            let options = options
+                .with_config(ConnectTimeout, CONNECT_MAX)
+                .with_config(Timeout, CALL_MAX)
+                .with_config(AllowHttp, "true");
+            Connector(StoreKind::Web).connect(&options)?
+        }
+        Reach::OwnOrigin => within_origin(url.origin())?,
+    };
+    clients.insert(key, client.clone());
     Ok(client)
 }
 
-/// Returns what tells the Hub who asks, where that is who is asked. The client sends it to no host that it
-/// is led to.
-fn hub_token(url: &Url) -> ClientOptions {
+/// Returns a client that follows redirects within an origin alone.
+fn within_origin(origin: Origin) -> Result<HttpClient, Error> {
+    let policy = redirect::Policy::custom(move |next| {
+        match next.url().origin() == origin && next.previous().len() <= REDIRECTS_MAX {
+            true => next.follow(),
+            false => next.stop(),
+        }
+    });
+    let client = Client::builder()
+        .http1_only()
+        .connect_timeout(CONNECT_WITHIN)
+        .timeout(CALL_WITHIN)
+        .redirect(policy)
+        .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| Error::Generic { store: "HTTP", source: Box::new(error) })?;
+    Ok(HttpClient::new(Wire::new(HttpClient::new(client), StoreKind::Web)))
+}
+
+/// Returns options that tell the Hub who asks. The client sends the token to no host that it is led to.
+fn with_token(hub: &HubOptions) -> ClientOptions {
     let options = ClientOptions::new();
-    let HubOptions { endpoint, token, .. } = HubOptions::from_env();
-    let is_hub = Url::parse(&endpoint).is_ok_and(|hub| hub.origin() == url.origin());
-    let Some(token) = token.filter(|_| is_hub) else { return options };
+    let Some(token) = &hub.token else { return options };
     match HeaderValue::from_str(&format!("Bearer {}", token.secret())) {
         Ok(mut value) => {
             value.set_sensitive(true);

@@ -31,7 +31,7 @@ use super::{
     fault::{Problem, fault_of, io_error},
     join, keys,
     layout::{BESIDE, PLAN, key_beside},
-    open::{open_folder, open_object},
+    open::{Reach, open_folder, open_object},
 };
 use crate::crash;
 
@@ -416,7 +416,16 @@ impl ObjectAt {
     ///
     /// The store's, as one of I/O.
     pub(crate) fn look(url: &str) -> io::Result<Self> {
-        let (store, path) = open_object(url).map_err(unusable)?;
+        Self::look_within(url, Reach::Anywhere)
+    }
+
+    /// Looks at the object of a URL; a web server may lead the client as far as `reach`.
+    ///
+    /// # Errors
+    ///
+    /// The store's, as one of I/O.
+    pub(crate) fn look_within(url: &str, reach: Reach) -> io::Result<Self> {
+        let (store, path) = open_object(url, reach).map_err(unusable)?;
         let ask = |options: GetOptions| {
             let (store, path) = (Arc::clone(&store), path.clone());
             wait(trying(TRIES_MAX, move || {
@@ -453,7 +462,7 @@ impl ObjectAt {
     ///
     /// That of a URL that no store is known for.
     pub(crate) fn known(object: SourceObject) -> io::Result<Self> {
-        let (store, path) = open_object(&object.path).map_err(unusable)?;
+        let (store, path) = open_object(&object.path, Reach::Anywhere).map_err(unusable)?;
         Ok(Self { store, path, object })
     }
 

@@ -33,6 +33,9 @@ const METADATA_HOSTS: [&str; 4] =
 const METADATA_VARIABLES: [&str; 3] =
     ["AWS_METADATA_ENDPOINT", "GCE_METADATA_HOST", "GCE_METADATA_IP"];
 
+/// What is told of an answer that would lead to another server.
+const LEADS_ELSEWHERE: &str = "it leads to another server, which is not followed";
+
 /// Makes clients whose answers are looked at.
 #[derive(Debug)]
 pub(super) struct Connector(pub(super) StoreKind);
@@ -40,7 +43,7 @@ pub(super) struct Connector(pub(super) StoreKind);
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient, Error> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Wire { client, kind: self.0, has_answered: AtomicBool::new(false) }))
+        Ok(HttpClient::new(Wire::new(client, self.0)))
     }
 }
 
@@ -54,8 +57,9 @@ impl HttpConnector for Connected {
     }
 }
 
+/// A client whose answers are looked at.
 #[derive(Debug)]
-struct Wire {
+pub(super) struct Wire {
     client: HttpClient,
     kind: StoreKind,
     has_answered: AtomicBool,
@@ -91,7 +95,10 @@ impl HttpService for Wire {
         }
         let bytes = body.bytes().await?;
         let text = String::from_utf8_lossy(&bytes);
-        let code = header(&parts.headers, "x-ms-error-code").or_else(|| element(&text, "Code"));
+        let code = match self.kind {
+            StoreKind::Web if parts.status.is_redirection() => Some(LEADS_ELSEWHERE.to_owned()),
+            _ => header(&parts.headers, "x-ms-error-code").or_else(|| element(&text, "Code")),
+        };
         let region =
             header(&parts.headers, "x-amz-bucket-region").or_else(|| element(&text, "Region"));
         match StoreFault::of_answer(self.kind, parts.status.as_u16(), code, region) {
@@ -102,6 +109,10 @@ impl HttpService for Wire {
 }
 
 impl Wire {
+    pub(super) fn new(client: HttpClient, kind: StoreKind) -> Self {
+        Self { client, kind, has_answered: AtomicBool::new(false) }
+    }
+
     /// Asks the machine's own service for credentials: where it does not give any, there are none.
     async fn ask_for_credentials(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         match timeout(METADATA_MAX, self.client.execute(request)).await {
