@@ -9,6 +9,7 @@
 //! - [`bundle`]: opens a directory or the embedded bundle, recognises its family.
 //! - [`hub`]: fetches bundles of the Hugging Face Hub into the user's cache of it.
 //! - [`processor`]: text, images and audio as the bundle's processor configs say.
+//! - [`template`]: templates whose rendering is bounded in time and memory.
 //! - [`onnx`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
 //! - [`family`]: how a family's graphs are wired.
 //! - [`engine`]: slots, sampling, stop rules; knows no family.
@@ -30,6 +31,7 @@ pub mod hub;
 pub mod model;
 pub mod onnx;
 pub mod processor;
+pub mod template;
 pub mod tensors;
 
 pub use bundle::{Bundle, BundleError, BundleSource, GraphFile, Modalities, SpeechOptions};

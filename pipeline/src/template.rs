@@ -6,10 +6,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt,
 };
 
 use arrow::datatypes::Schema;
+use legenda_models::template::BoundedTemplate;
 use legenda_schemas::suggest::{closest, did_you_mean};
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior,
@@ -21,13 +22,10 @@ use serde_json::{Map, Value};
 use crate::excerpt::excerpt;
 use crate::source::column::holds_bytes;
 
-/// Instructions a template may take for one row, so that a loop over a huge range ends; a plain
-/// template takes a few dozen.
-const FUEL: u64 = 200_000;
+/// Steps a template may take for one row, so that a loop over a huge range ends, and 64 MB of text: far
+/// above `limits.text_bytes` of any job that a model could answer. A plain template takes a few dozen.
+const FUEL: u64 = 1_000_000;
 const NAME: &str = "prompt";
-/// The longest prompt that is rendered, in bytes: fuel bounds instructions, and one of them may write a
-/// text of any length again. Far above `limits.text_bytes` of any job that a model could answer.
-const PROMPT_BYTES_MAX: usize = 64 << 20;
 /// The variable that holds all columns.
 const ROW: &str = "row";
 /// Variables that the engine itself sets.
@@ -37,7 +35,7 @@ const LOCALS: [&str; 4] = ["loop", "self", "super", "caller"];
 #[derive(Debug)]
 pub struct Template {
     key: &'static str,
-    environment: Environment<'static>,
+    template: BoundedTemplate,
     names: Names,
 }
 
@@ -236,7 +234,6 @@ impl Template {
     pub fn compile(key: &'static str, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
         let syntax = |error: minijinja::Error| {
             let mut problem = error.to_string();
             if problem.contains("unexpected identifier") {
@@ -247,9 +244,10 @@ impl Template {
             }
             TemplateError::Syntax { key, problem }
         };
-        environment.add_template_owned(NAME, source.to_owned()).map_err(syntax)?;
-        let names = Names::of(key, &environment)?;
-        Ok(Self { key, environment, names })
+        let template = BoundedTemplate::new(environment, NAME, source.to_owned(), FUEL);
+        let template = template.map_err(syntax)?;
+        let names = Names::of(key, template.environment())?;
+        Ok(Self { key, template, names })
     }
 
     /// Returns the columns of a table that the template takes from a row; `given` are further variables
@@ -291,7 +289,7 @@ impl Template {
                 None if is_set
                     || given.contains(&name.as_str())
                     || LOCALS.contains(&name.as_str())
-                    || Kind::Function.exists(name, &self.environment) => {}
+                    || Kind::Function.exists(name, self.template.environment()) => {}
                 None => return Err(unknown(name, name.clone())),
             }
         }
@@ -320,23 +318,15 @@ impl Template {
     ///
     /// [`TemplateError::Render`].
     pub fn render(&self, row: &Map<String, Value>) -> Result<String, TemplateError> {
-        let mut prompt = Bounded { bytes: Vec::new() };
-        let failed =
-            |problem: String| TemplateError::Render { problem: excerpt(&problem).into_owned() };
-        let template =
-            self.environment.get_template(NAME).map_err(|error| failed(error.to_string()))?;
         let read = self.names.read.iter().filter_map(|name| Some((name, row.get(name)?)));
         let mut variables: BTreeMap<&str, Shown> =
             read.map(|(name, value)| (name.as_str(), Shown::from(Serde(value)))).collect();
         if self.names.read.contains(ROW) {
             variables.entry(ROW).or_insert_with(|| Shown::from(Serde(row)));
         }
-        let rendered = template.render_captured_to(Serde(variables), &mut prompt);
-        rendered.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            failed(cause.unwrap_or_else(|| error.to_string()))
-        })?;
-        String::from_utf8(prompt.bytes).map_err(|error| failed(error.to_string()))
+        self.template.render(Shown::from(Serde(variables))).map_err(|error| TemplateError::Render {
+            problem: excerpt(&error.to_string()).into_owned(),
+        })
     }
 }
 
@@ -345,26 +335,6 @@ fn written(column: &str) -> String {
     let is_identifier = column.chars().all(|c| c == '_' || c.is_alphanumeric())
         && !column.starts_with(|c: char| c.is_numeric());
     if is_identifier { column.to_owned() } else { format!("{ROW}[{column:?}]") }
-}
-
-/// Takes what a template writes, up to a bound.
-struct Bounded {
-    bytes: Vec<u8>,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > PROMPT_BYTES_MAX {
-            let problem = format!("it writes more than {PROMPT_BYTES_MAX} bytes");
-            return Err(io::Error::other(problem));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -256,3 +256,99 @@ fn a_picture_of_200_mb_is_rejected_with_its_size_and_the_promise_holds() {
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
     assert!(report["peak_memory_bytes"].as_u64() <= report["memory_limit_bytes"].as_u64());
 }
+
+#[test]
+fn what_is_nested_too_deep_costs_its_row() {
+    const DEPTH: usize = 30_000;
+    let place = Workplace::new();
+    let lists = "[".repeat(DEPTH) + &"]".repeat(DEPTH);
+    let objects = "{\"a\":".repeat(DEPTH) + "1" + &"}".repeat(DEPTH);
+    let rows = [
+        "{\"id\": \"first\", \"question\": \"dog?\"}".to_owned(),
+        format!("{{\"id\": \"lists\", \"question\": {lists}}}"),
+        format!("{{\"id\": \"objects\", \"question\": \"cat?\", \"more\": {objects}}}"),
+        format!("{{\"id\": \"open\", \"question\": {}", "[".repeat(DEPTH)),
+        format!("{{\"id\": \"text\", \"question\": {}}}", serde_json::json!(lists)),
+        "{\"id\": \"last\", \"question\": \"hen?\"}".to_owned(),
+    ];
+    place.write("t.jsonl", &(rows.join("\n") + "\n"));
+    place.write("job.toml", &TEXT_JOB.replace("table.parquet", "t.jsonl"));
+    let ended = place.run(&["run", "job.toml", "--set", "limits.text_bytes=100B"]).expect(0);
+    counts(&ended, 6, 2, 4);
+    let again = place.run(&["run", "job.toml", "--set", "limits.text_bytes=100B"]).expect(0);
+    assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
+    // Conversations are JSON within a cell.
+    let turn = "[{\"role\": \"user\", \"content\": \"dog?\"}]";
+    let cells = [turn, lists.as_str(), objects.as_str()].map(|cell| serde_json::json!(cell));
+    let rows = cells.map(|cell| format!("{{\"id\": \"a\", \"question\": {cell}}}\n"));
+    place.write("t.jsonl", &rows.concat());
+    let job = TEXT_JOB.replace("table.parquet", "t.jsonl").replace("text = ", "messages = ");
+    place.write("job.toml", &job);
+    counts(&place.run(&["run", "job.toml", "--overwrite"]).expect(0), 3, 1, 2);
+    // One line of a batch file.
+    let line = |id: &str, content: &str| {
+        format!(
+            "{{\"custom_id\": \"{id}\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": \
+             {{\"model\": \"default\", \"max_tokens\": 2, \"messages\": [{{\"role\": \"user\", \"content\": \
+             {content}}}]}}}}\n"
+        )
+    };
+    place.write("batch.jsonl", &[line("good", "\"dog?\""), line("deep", &lists)].concat());
+    drop(place.run(&["batch", "batch.jsonl", "--out", "answers.jsonl"]).expect(0));
+    let answers = std::fs::read_to_string(place.path("answers.jsonl")).unwrap();
+    assert_eq!(answers.lines().count(), 2, "{answers}");
+    assert!(answers.contains("\"good\"") && answers.contains("\"deep\""), "{answers}");
+}
+
+#[test]
+fn templates_and_queries_without_end_are_one_error() {
+    const TIMES: usize = 30_000;
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &texts(&["dog?"]), 5);
+    let with = |section: &str, key: &str, value: &str| {
+        let value = serde_json::json!(value);
+        let section = format!("[{section}]\n");
+        place
+            .write("job.toml", &TEXT_JOB.replace(&section, &format!("{section}{key} = {value}\n")));
+    };
+    let expressions = [
+        format!("{{{{ text{} }}}}", ".a".repeat(TIMES)),
+        format!("{{{{ {}1 }}}}", "1+".repeat(TIMES)),
+        format!("{{{{ {}1 }}}}", "-".repeat(TIMES)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(TIMES)),
+        format!("{{{{ text{} }}}}", "|upper".repeat(TIMES)),
+        format!("{{{{ {}1{} }}}}", "(".repeat(TIMES), ")".repeat(TIMES)),
+        format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(TIMES)),
+    ];
+    for prompt in &expressions {
+        with("task", "prompt", prompt);
+        let refused = place.run(&["check", "job.toml"]).expect(2);
+        let told = refused.stderr;
+        assert!(told.contains("`task.prompt`") && told.len() < 2000, "{told}");
+    }
+    if cfg!(feature = "sql") {
+        for term in ["1 + ", "id = 'a' OR ", "NOT id = 'a' AND ", "1 - 2 * "] {
+            let query = format!("SELECT * FROM source WHERE {}1 = 1", term.repeat(TIMES / 2));
+            with("source", "query", &query);
+            let refused = place.run(&["check", "job.toml"]).expect(2);
+            assert!(refused.stderr.len() < 2000, "{}", refused.stderr);
+            refused.complains_of(&["operators"]);
+        }
+    }
+    // What grows when it is rendered costs its row.
+    for prompt in [
+        "{% set l = ['x' * 900000] * 7000 %}{{ l | join }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}",
+        "{% set ns = namespace(l=['x' * 1000]) %}{% for i in range(64) %}{% set ns.l = ns.l + ns.l %}\
+         {% endfor %}{{ ns.l | join }}",
+        "{{ ('%s' * 100000) | format(*range(100000)) }}",
+        "{{ ('x' * 100000) | replace('x', 'y' * 100000) }}",
+    ] {
+        with("task", "prompt", prompt);
+        let ended = place.run(&["run", "job.toml", "--overwrite"]);
+        match ended.code {
+            Some(0) => counts(&ended, 1, 0, 1),
+            code => assert_eq!(code, Some(2), "{prompt}: {}", ended.stderr),
+        }
+    }
+}

@@ -34,6 +34,26 @@ pub enum BundleError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file is larger than any of its kind.
+    #[error(
+        "`{file}` of the bundle has {bytes} bytes, at most {limit} are read; is it the right file?"
+    )]
+    TooLarge {
+        /// The file, relative to the bundle.
+        file: String,
+        /// Its size.
+        bytes: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// A file has rules that may take any time or memory.
+    #[error("`{file}` of the bundle may take too much time or memory: {problem}")]
+    TooCostly {
+        /// The file, relative to the bundle.
+        file: String,
+        /// The rule, and what would work.
+        problem: String,
+    },
     /// A config file is not the JSON it should be.
     #[error("`{file}` of the bundle is not valid: {message}")]
     InvalidJson {
@@ -193,6 +213,8 @@ impl BundleError {
             Self::Directory { .. } => "bundle_directory",
             Self::MissingFile { .. } => "bundle_file_missing",
             Self::Read { .. } => "bundle_file_unreadable",
+            Self::TooLarge { .. } => "bundle_file_too_large",
+            Self::TooCostly { .. } => "bundle_file_too_costly",
             Self::InvalidJson { .. } => "bundle_json_invalid",
             Self::UnsupportedArchitecture { .. } => "architecture_unsupported",
             Self::UnsupportedOption { .. } => "bundle_option_unsupported",

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
@@ -14,6 +14,24 @@ use sha2::{Digest, Sha256};
 
 use super::{BundleError, graphs::ADAPTER};
 use crate::onnx::external_locations;
+
+/// The largest `tokenizer.json` that is read: a few times that of a vocabulary of 250,000 tokens.
+const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
+/// The largest other JSON file or model card that is read.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+/// The largest chat template that is read.
+const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
+
+/// Returns the most bytes of a file that are read into memory; `None` for weights.
+fn bytes_max(file: &str) -> Option<u64> {
+    let (name, end) = file.rsplit_once('.')?;
+    match end {
+        "json" if name == "tokenizer" || name.ends_with("/tokenizer") => Some(TOKENIZER_BYTES_MAX),
+        "json" | "md" => Some(CONFIG_BYTES_MAX),
+        "jinja" => Some(TEMPLATE_BYTES_MAX),
+        _ => None,
+    }
+}
 
 /// The files of a bundle, and which of its graphs' precisions are taken.
 #[derive(Debug)]
@@ -108,7 +126,15 @@ impl Folder {
         let unreadable = |source| BundleError::Read { file: file.to_owned(), source };
         // A file of the repository that is not here must not pass for one that it lacks.
         let path = self.path_of(file)?.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
-        fs::read(path).map(Some).map_err(unreadable)
+        let file_there = File::open(path).map_err(unreadable)?;
+        let bytes = file_there.metadata().map_err(unreadable)?.len();
+        if let Some(limit) = bytes_max(file).filter(|limit| bytes > *limit) {
+            return Err(BundleError::TooLarge { file: file.to_owned(), bytes, limit });
+        }
+        let mut content = Vec::new();
+        // No more than it had when it was opened, should it grow.
+        file_there.take(bytes).read_to_end(&mut content).map_err(unreadable)?;
+        Ok(Some(content))
     }
 
     fn size(&self, file: &str) -> Option<u64> {

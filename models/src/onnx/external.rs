@@ -150,4 +150,62 @@ mod tests {
         assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
         assert!(locations_in(Cursor::new(&model[..model.len() - 3])).is_err(), "cut short");
     }
+
+    /// A model with weights outside, whose first tag and length are written by `tag` and `len`.
+    fn model_with(tag: &[u8], len: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+        let graph = field(5, &tensor(b"hidden"));
+        [tag.to_vec(), len(graph.len()), graph].concat()
+    }
+
+    #[test]
+    fn what_other_readers_understand_in_another_way_is_refused() {
+        let graph_tag = [7 << 3 | 2];
+        let plain = model_with(&graph_tag, varint);
+        assert_eq!(locations_in(Cursor::new(&plain)).unwrap().len(), 1);
+        let overlong = |value: usize| vec![u8::try_from(value & 0x7f).unwrap() | 0x80, 0x80, 0];
+        let empty = field(7, b"");
+        let hidden = [
+            // Overlong tag, length and value.
+            model_with(&[graph_tag[0] | 0x80, 0], varint),
+            model_with(&graph_tag, overlong),
+            [vec![8, 0x89, 0x80, 0], plain.clone()].concat(),
+            // A tag of 35 bits, of which other readers take 32: the graph to them, nothing to this walk.
+            model_with(&[graph_tag[0] | 0x80, 0x80, 0x80, 0x80, 0x10], varint),
+            // A number of more than ten bytes, and one of more than 64 bits.
+            [vec![8], vec![0xff; 10], vec![1], plain.clone()].concat(),
+            [vec![8], vec![0xff; 9], vec![2], plain.clone()].concat(),
+            // Field 0, as bytes and as a number.
+            model_with(&[2], varint),
+            [vec![0, 1], plain.clone()].concat(),
+            // A group around the graph, and one that only ends.
+            [vec![7 << 3 | 3], plain.clone(), vec![7 << 3 | 4]].concat(),
+            [vec![7 << 3 | 4], plain.clone()].concat(),
+            // Wire types that do not exist.
+            [vec![8 | 6], plain.clone()].concat(),
+            [vec![8 | 7], plain.clone()].concat(),
+            // Eight bytes in a message of four, which would take the first of the graph that follows.
+            [field(7, &[9, 0, 0, 0]), plain.clone()].concat(),
+            [field(7, &[8, 0x80]), plain.clone()].concat(),
+        ];
+        for model in hidden {
+            let found = locations_in(Cursor::new(&model));
+            assert!(found.is_err(), "{found:?} in {:?}", &model[..16]);
+        }
+        // The last of ten bytes of a negative number is a one.
+        let negative = [vec![8], vec![0xff; 9], vec![1], plain.clone()].concat();
+        assert_eq!(locations_in(Cursor::new(&negative)).unwrap().len(), 1);
+        // Fields that are there twice are merged by other readers; all are looked at, in any order.
+        let twice = [plain.clone(), empty, model_with(&graph_tag, varint), field(2, b"x")].concat();
+        assert_eq!(locations_in(Cursor::new(&twice)).unwrap().len(), 1);
+        let renamed = [field(1, b"offset"), field(1, b"location"), field(2, b"a"), field(2, b"b")];
+        let model = field(7, &field(5, &field(13, &renamed.concat())));
+        assert_eq!(locations_in(Cursor::new(&model)).unwrap(), BTreeSet::from(["b".to_owned()]));
+        // Packed numbers (`TensorProto.dims`) are bytes that nothing lies in.
+        let packed = [field(1, &[3, 4]), tensor(b"packed")].concat();
+        let model = field(7, &field(5, &packed));
+        assert_eq!(
+            locations_in(Cursor::new(&model)).unwrap(),
+            BTreeSet::from(["packed".to_owned()])
+        );
+    }
 }

@@ -160,6 +160,11 @@ pub(super) fn text_of(file: &mut impl Read, len: u64) -> io::Result<String> {
 
 /// Calls `visit` at each field of bytes before `end`, with its number and length; it says whether it
 /// has read them.
+///
+/// Bytes that protobuf's own readers would understand in another way are an error, because what this walk
+/// does not see is neither in the digest nor checked: numbers that are longer than they need to be or than
+/// their width, which is cut off there, fields without a number, groups, and fields that reach beyond
+/// their message.
 pub(super) fn each_field<F: Read + Seek>(
     file: &mut F,
     end: u64,
@@ -167,6 +172,10 @@ pub(super) fn each_field<F: Read + Seek>(
 ) -> io::Result<()> {
     while file.stream_position()? < end {
         let tag = varint(file)?;
+        let field = tag >> 3;
+        if field == 0 || u32::try_from(tag).is_err() {
+            return Err(invalid("a field has an impossible number"));
+        }
         let skip = match tag & 7 {
             0 => {
                 varint(file)?;
@@ -178,28 +187,48 @@ pub(super) fn each_field<F: Read + Seek>(
                 if file.stream_position()?.saturating_add(len) > end {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                if visit(file, tag >> 3, len)? { 0 } else { len }
+                if visit(file, field, len)? { 0 } else { len }
             }
             5 => 4,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a protobuf")),
+            3 | 4 => return Err(invalid("a field is a group, which ONNX does not have")),
+            _ => return Err(invalid("not a protobuf")),
         };
         let skip = i64::try_from(skip).map_err(|_| io::ErrorKind::InvalidData)?;
         file.seek_relative(skip)?;
     }
+    if file.stream_position()? > end {
+        return Err(invalid("a field reaches beyond its message"));
+    }
     Ok(())
 }
 
+/// Reads a number, which has one encoding only.
 fn varint(file: &mut impl Read) -> io::Result<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let mut byte = [0];
         file.read_exact(&mut byte)?;
-        value |= u64::from(byte[0] & 0x7f) << shift;
-        if byte[0] & 0x80 == 0 {
-            return Ok(value);
+        let [byte] = byte;
+        if shift == 63 && byte > 1 {
+            break;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            let is_overlong = byte == 0 && shift > 0;
+            return if is_overlong {
+                Err(invalid(
+                    "a number is longer than it needs to be; save the graph again with `onnx`",
+                ))
+            } else {
+                Ok(value)
+            };
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "a number of more than 64 bits"))
+    Err(invalid("a number of more than 64 bits"))
+}
+
+fn invalid(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod sentence;
 mod tasks;
 mod text;
 mod tiles;
+mod tokenizer;
 mod transcript;
 
 pub use audio::{LogMel, SoundLength};

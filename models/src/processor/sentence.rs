@@ -3,7 +3,7 @@
 
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
-use super::{ProcessError, Record};
+use super::{ProcessError, Record, tokenizer};
 use crate::bundle::{Bundle, BundleError, TextLimits};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -26,9 +26,7 @@ impl SentenceProcessor {
     pub(super) fn open(bundle: &Bundle, limits: &TextLimits) -> Result<Self, BundleError> {
         let invalid =
             |message: String| BundleError::InvalidJson { file: TOKENIZER.to_owned(), message };
-        let bytes = bundle.files.bytes(TOKENIZER)?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let mut tokenizer = tokenizer::open(bundle)?;
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
         let pad = &config["pad_token"];

@@ -17,13 +17,16 @@ use super::{
     ProcessError, Record,
     image::ImageGrid,
     placeholder::{Clips, Layout, Placeholder, placeholders},
+    tokenizer,
 };
 use crate::{
     bundle::{Bundle, BundleError, Family, Reader},
     engine::Detokenizer,
+    template::BoundedTemplate,
 };
 
-/// Steps a template may take; a prompt of a few messages takes some hundreds.
+/// Steps a template may take, each an instruction or 64 bytes of text that it makes; a prompt of a few
+/// messages takes some hundreds.
 const TEMPLATE_FUEL: u64 = 1_000_000;
 
 /// The template of a model without one: the media, then the text.
@@ -51,7 +54,7 @@ const TASK_TEMPLATE: &str = "{% for message in messages %}\
 
 /// Renders and tokenises records of one bundle.
 pub(crate) struct TextProcessor {
-    template: Environment<'static>,
+    template: BoundedTemplate,
     /// Finds special tokens.
     markup: Tokenizer,
     /// The same, but reads special tokens as ordinary text.
@@ -92,12 +95,7 @@ const TASKS_SHOWN: usize = 8;
 impl TextProcessor {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template.
     pub(super) fn open(bundle: &Bundle) -> Result<Self, BundleError> {
-        let bytes = bundle.files.bytes("tokenizer.json")?;
-        let mut markup =
-            Tokenizer::from_bytes(&bytes).map_err(|error| BundleError::InvalidJson {
-                file: "tokenizer.json".to_owned(),
-                message: error.to_string(),
-            })?;
+        let mut markup = tokenizer::open(bundle)?;
         // A prompt is never cut or padded here: too long is a reject.
         markup.with_padding(None);
         markup.with_truncation(None).map_err(|error| BundleError::InvalidJson {
@@ -144,7 +142,7 @@ impl TextProcessor {
                 _ if has_media => Content::Parts,
                 _ => Content::TextThenMarks,
             },
-            template: environment(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
+            template: compiled(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
             bos_token: token_text(&config, "bos_token"),
             eos_token: token_text(&config, "eos_token"),
@@ -242,8 +240,7 @@ impl TextProcessor {
             audio_token => token("audio"),
             add_generation_prompt => true,
         };
-        let template = self.template.get_template(TEMPLATE).map_err(template_error)?;
-        template.render(values).map_err(template_error)
+        self.template.render(values).map_err(template_error)
     }
 
     /// Encodes a record whose text contains special tokens as ordinary characters.
@@ -489,8 +486,8 @@ fn chat_template(
     Ok(template.map(str::to_owned))
 }
 
-/// Sets the template engine up as `apply_chat_template` of transformers does.
-fn environment(template: &str) -> Result<Environment<'static>, BundleError> {
+/// Compiles a chat template as `apply_chat_template` of transformers does.
+fn compiled(template: &str) -> Result<BoundedTemplate, BundleError> {
     let invalid = |error: TemplateError| BundleError::InvalidJson {
         file: "chat_template.jinja".to_owned(),
         message: format!("{error:#}"),
@@ -498,7 +495,6 @@ fn environment(template: &str) -> Result<Environment<'static>, BundleError> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(invalid)?);
-    environment.set_fuel(Some(TEMPLATE_FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function(
         "raise_exception",
@@ -506,8 +502,7 @@ fn environment(template: &str) -> Result<Environment<'static>, BundleError> {
             Err(TemplateError::new(ErrorKind::InvalidOperation, message))
         },
     );
-    environment.add_template_owned(TEMPLATE, template.to_owned()).map_err(invalid)?;
-    Ok(environment)
+    BoundedTemplate::new(environment, TEMPLATE, template.to_owned(), TEMPLATE_FUEL).map_err(invalid)
 }
 
 /// Returns a token of `tokenizer_config.json`: a string, or an object with `content`.
