@@ -9,6 +9,8 @@ use legenda_schemas::{
     precision::{PrecisionChoice, PrecisionError},
 };
 
+use crate::schedule::page::PageHost;
+
 /// Reads tables of text, images and audio and writes down what is in them.
 #[derive(Debug, Parser)]
 #[command(
@@ -267,6 +269,10 @@ pub(crate) struct ScheduleArgs {
     /// The address of the web page; it may be looked at by whoever can reach it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7788")]
     pub(crate) listen: SocketAddr,
+    /// A name that the web page is asked for by, such as that of a proxy; may be repeated. Its own address
+    /// and `localhost` need none.
+    #[arg(long = "page-host", value_name = "NAME")]
+    pub(crate) page_hosts: Vec<PageHost>,
     /// Serve no web page.
     #[arg(long)]
     pub(crate) no_page: bool,

@@ -17,9 +17,10 @@ use crate::{
         clock,
         history::History,
         hooks::Teller,
-        page::Page,
+        page::{self, Page},
         process::{Launch, Processes},
-        service::{Event, Service, ServiceError, StateDir},
+        service::{Event, Service, ServiceError},
+        state::StateDir,
     },
 };
 
@@ -33,7 +34,8 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
         .map_err(Failure::config)?;
     let state = args.state.clone().unwrap_or_else(|| dir.join(".legenda"));
     let state = StateDir::take(&state).map_err(service_failure)?;
-    let history = History::open(&state.history()).map_err(Failure::config)?;
+    let history_path = state.history().map_err(service_failure)?;
+    let history = History::open(&history_path).map_err(Failure::config)?;
     let reports = state.reports().map_err(service_failure)?;
     let token = token(args.token_env.as_deref())?;
     let binary = std::env::current_exe()
@@ -48,14 +50,14 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
         .map_err(Failure::resumable)?;
     let (sender, events) = mpsc::channel();
     let board = Arc::new(Board::default());
-    let page = |address| -> Result<Page, Failure> {
-        let history = History::open_to_read(&state.history()).map_err(Failure::config)?;
-        let told = (history, reports.clone());
-        Ok(Page::new(told, Arc::clone(&board), sender.clone(), &token.text, address))
+    let page = || -> Result<Page, Failure> {
+        let history = History::open_to_read(&history_path).map_err(Failure::config)?;
+        let (told, names) = ((history, reports.clone()), args.page_hosts.clone());
+        Ok(Page::new(told, Arc::clone(&board), sender.clone(), &token.text, names))
     };
     let served = match args.no_page {
         true => None,
-        false => Some(executor.block_on(serve(args.listen, page))?),
+        false => Some(executor.block_on(serve(args.listen, page()?))?),
     };
     if let Some(Served { address, .. }) = &served {
         tell(&format!("page at http://{address}/"));
@@ -65,7 +67,8 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
     }
     listen_for_signals(&executor, sender.clone())?;
 
-    let teller = Teller::new(executor.handle().clone(), sender.clone())
+    let secret_env = args.token_env.clone();
+    let teller = Teller::new(executor.handle().clone(), sender.clone(), secret_env)
         .context("cannot make the client of webhooks")
         .map_err(Failure::fault)?;
     let launch = Launch {
@@ -87,10 +90,7 @@ pub(crate) fn schedule(args: &ScheduleArgs) -> Result<Exit, Failure> {
         now: clock::now,
     };
     let worked = service.work().map_err(service_failure);
-    if let Some(Served { end, .. }) = served {
-        // A page that ended by itself hears nothing more.
-        end.send(()).ok();
-    }
+    drop(served);
     executor.shutdown_timeout(ANSWERS_WAITED);
     worked?;
     tell("schedule: ended; what was at work goes on when it begins again");
@@ -132,30 +132,19 @@ fn token(name: Option<&str>) -> Result<Token, Failure> {
 /// A page that is served.
 struct Served {
     address: SocketAddr,
-    end: tokio::sync::oneshot::Sender<()>,
+    /// The page is served as long as this is held.
+    _end: tokio::sync::watch::Sender<()>,
 }
 
-async fn serve(
-    listen: SocketAddr,
-    page: impl FnOnce(SocketAddr) -> Result<Page, Failure>,
-) -> Result<Served, Failure> {
+async fn serve(listen: SocketAddr, page: Page) -> Result<Served, Failure> {
     let listener = tokio::net::TcpListener::bind(listen).await;
     let listener = listener
         .with_context(|| format!("cannot listen at {listen}: choose another `--listen`"))
         .map_err(Failure::config)?;
     let address = listener.local_addr().map_err(Failure::fault)?;
-    let router = page(address)?.router();
-    let (end, ended) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
-        let until = async move {
-            // Whatever becomes of the sender, the service is over.
-            ended.await.ok();
-        };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-            tracing::error!(%error, "the page is served no more");
-        }
-    });
-    Ok(Served { address, end })
+    let (end, ended) = tokio::sync::watch::channel(());
+    tokio::spawn(page::serve(listener, page.router(), ended));
+    Ok(Served { address, _end: end })
 }
 
 fn listen_for_signals(

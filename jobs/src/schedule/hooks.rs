@@ -35,29 +35,45 @@ pub(crate) struct Teller {
     client: Client,
     runtime: Handle,
     events: mpsc::Sender<Event>,
+    /// An environment variable that commands are not given: it holds the page's token.
+    secret_env: Option<String>,
 }
 
 impl Teller {
-    /// Returns a teller; how each message went goes to `events`.
-    pub(crate) fn new(runtime: Handle, events: mpsc::Sender<Event>) -> reqwest::Result<Self> {
+    /// Returns a teller; how each message went goes to `events`. Commands are not given the environment
+    /// variable `secret_env`.
+    pub(crate) fn new(
+        runtime: Handle,
+        events: mpsc::Sender<Event>,
+        secret_env: Option<String>,
+    ) -> reqwest::Result<Self> {
         let client = Client::builder()
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
             // A signed message is for the address that was written down, and for no other.
             .redirect(redirect::Policy::none())
             .build()?;
-        Ok(Self { client, runtime, events })
+        Ok(Self { client, runtime, events, secret_env })
     }
 
     /// Tells every hook of `telling`, one after another.
     pub(crate) fn tell(&self, telling: Tell) {
         let (client, runtime, events) =
             (self.client.clone(), self.runtime.clone(), self.events.clone());
+        let secret_env = self.secret_env.clone();
         std::thread::spawn(move || {
             let Tell { run, hooks, dir, message } = telling;
             let mut problems = Vec::new();
             for hook in &hooks {
                 let result = match hook.kind() {
-                    Some(HookKind::Command(words)) => command(words, &dir, hook, &message),
+                    Some(HookKind::Command(words)) => match command(words, &dir) {
+                        Some(mut command) => {
+                            if let Some(name) = &secret_env {
+                                command.env_remove(name);
+                            }
+                            run_command(&mut command, hook, &message)
+                        }
+                        None => Ok(()),
+                    },
                     Some(HookKind::Webhook(url)) => {
                         runtime.block_on(webhook(&client, url, hook, &message))
                     }
@@ -141,17 +157,19 @@ fn reason(error: reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Runs the command with the message on its standard input.
-fn command(words: &[String], dir: &Path, hook: &Hook, message: &Value) -> Result<(), String> {
-    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+/// Returns the command of a program and its arguments, in `dir`; none without a program.
+fn command(words: &[String], dir: &Path) -> Option<Command> {
+    let (program, arguments) = words.split_first()?;
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::null());
+    Some(command)
+}
+
+/// Runs a command with the message on its standard input.
+fn run_command(command: &mut Command, hook: &Hook, message: &Value) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
     let failed = |problem: String| format!("the command `{program}` failed: {problem}");
-    let mut child = Command::new(program)
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
         let body = message.to_string();
         // A command need not read what it is told, so nobody waits for it to do so.
@@ -226,7 +244,7 @@ mod tests {
     fn told(hooks: Vec<Hook>, message: serde_json::Value) -> Told {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (events, heard) = mpsc::channel();
-        let teller = Teller::new(runtime.handle().clone(), events).unwrap();
+        let teller = Teller::new(runtime.handle().clone(), events, None).unwrap();
         teller.tell(Tell { run: 7, hooks, dir: std::env::temp_dir(), message });
         match heard.recv().unwrap() {
             Event::Told(told) => told,

@@ -143,7 +143,7 @@ impl Outside for Processes {
         let reports = self.launch.reports.clone();
         std::thread::Builder::new().name(format!("run-{run}")).spawn(move || {
             let ended = attend(child, at, run, &reins, &board);
-            reports.prune();
+            reports.tidy();
             // Nobody listens any more when the service ends.
             events.send(Event::Ended(ended)).ok();
         })?;

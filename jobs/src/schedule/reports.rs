@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::record::RunId;
+use super::{private, record::RunId};
 
 /// The most that are kept; of more the oldest go.
 const KEPT: usize = 300;
@@ -17,7 +17,8 @@ pub(crate) struct Reports {
 impl Reports {
     /// Takes the folder `dir`, making it where there is none.
     pub(crate) fn open(dir: PathBuf) -> std::io::Result<Self> {
-        std::fs::create_dir_all(&dir)?;
+        private::create_dir(&dir)?;
+        private::restrict(&dir);
         Ok(Self { dir })
     }
 
@@ -35,8 +36,9 @@ impl Reports {
         }
     }
 
-    /// Removes the oldest pages where there are too many.
-    pub(crate) fn prune(&self) {
+    /// Restricts the pages to their owner, as runs write them with the mode of any file, and removes the
+    /// oldest where there are too many.
+    pub(crate) fn tidy(&self) {
         let run_of = |path: &Path| path.file_stem()?.to_str()?.parse::<RunId>().ok();
         let entries = self.dir.read_dir().into_iter().flatten().filter_map(Result::ok);
         let mut pages: Vec<(RunId, PathBuf)> = entries
@@ -44,6 +46,9 @@ impl Reports {
             .filter_map(|path| Some((run_of(&path)?, path)))
             .collect();
         pages.sort_unstable_by_key(|(run, _)| std::cmp::Reverse(*run));
+        for (_, path) in pages.iter().take(KEPT) {
+            private::restrict(path);
+        }
         for (_, path) in pages.drain(KEPT.min(pages.len())..) {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old report stays");
@@ -64,7 +69,7 @@ mod tests {
         for run in 1..=n_runs {
             drop(std::fs::File::create(reports.path(run)).unwrap());
         }
-        reports.prune();
+        reports.tidy();
         assert!(reports.read(5).unwrap().is_none() && reports.read(6).unwrap().is_some());
         assert!(reports.read(n_runs).unwrap().is_some());
     }

@@ -2,8 +2,7 @@
 //! second at a time at most, until it is told to end.
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -18,7 +17,6 @@ use super::{
     outside::{Ended, Told},
     process::Processes,
     record::RunId,
-    reports::Reports,
     scheduler::{ActionError, Scheduler},
 };
 
@@ -78,41 +76,6 @@ pub(crate) enum ServiceError {
     /// The history failed.
     #[error(transparent)]
     History(#[from] HistoryError),
-}
-
-/// The state of a service on disk, which one service at a time may use.
-#[derive(Debug)]
-pub(crate) struct StateDir {
-    path: PathBuf,
-    /// Held as long as the service works.
-    _lock: File,
-}
-
-impl StateDir {
-    /// Takes the state at `path`, making the folder where there is none.
-    pub(crate) fn take(path: &Path) -> Result<Self, ServiceError> {
-        let failed = |source| ServiceError::State { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
-        let lock = File::create(path.join("lock")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                Err(ServiceError::Locked { path: path.to_owned() })
-            }
-            Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
-        }
-    }
-
-    /// Returns the pages about runs.
-    pub(crate) fn reports(&self) -> Result<Reports, ServiceError> {
-        let failed = |source| ServiceError::State { path: self.path.clone(), source };
-        Reports::open(self.path.join("reports")).map_err(failed)
-    }
-
-    /// Returns where the history lies.
-    pub(crate) fn history(&self) -> PathBuf {
-        self.path.join("history.db")
-    }
 }
 
 /// What the loop works with.
@@ -215,7 +178,11 @@ fn take(
 fn warn_of<T>(name: &str, job: &Result<T, String>) {
     match job {
         Ok(_) => tracing::info!(job = name, "job read"),
-        Err(problem) => tracing::warn!(job = name, problem, "no job: it runs when it is mended"),
+        Err(problem) => tracing::warn!(
+            job = name,
+            problem,
+            "invalid job file; it will be reloaded when it changes"
+        ),
     }
 }
 

@@ -1,26 +1,28 @@
 //! The web page, for a person, and what a monitor reads. It shows what the board and the history say,
 //! and asks the scheduler's loop for what somebody wants.
 //!
-//! Whoever can reach the address may look; to start, stop or retry takes the token, in a form field or
-//! as `Authorization: Bearer`, and nothing that a browser sends by itself, so no other site can do it.
+//! Whoever can reach the address may look; to start, stop or retry, and to see what is wrong with a job
+//! file, takes the token, in a form field or as `Authorization: Bearer`, and nothing that a browser sends by
+//! itself, so no other site can do it.
 
+mod host;
 mod metrics;
+mod server;
 mod views;
 
 use std::{
-    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
 use axum::{
-    Form, Router,
+    Extension, Form, Router,
     extract::{DefaultBodyLimit, Path, Request, State, rejection::FormRejection},
     http::{
-        HeaderMap, HeaderValue, StatusCode, Uri,
+        HeaderMap, HeaderValue, StatusCode,
         header::{
-            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-            REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::{self, Next},
@@ -31,7 +33,11 @@ use legenda_schemas::sha256_hex;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use self::views::Views;
+use self::{
+    host::Arrival,
+    views::{Viewer, Views},
+};
+pub(crate) use self::{host::PageHost, server::serve};
 use super::{
     board::Board,
     history::{History, HistoryError},
@@ -65,8 +71,8 @@ pub(crate) struct Page {
     events: Mutex<mpsc::Sender<Event>>,
     /// The digest of the token: texts of equal length are compared in a time that tells nothing.
     token: String,
-    /// Whether only names of this machine are answered to.
-    is_local: bool,
+    /// Names that the page is served by, apart from those of this machine.
+    names: Vec<PageHost>,
 }
 
 /// Why a page cannot be shown, or something not done.
@@ -78,7 +84,9 @@ enum PageError {
         "the token is missing or wrong: it was printed when the service began, or is in the environment variable that `--token-env` names"
     )]
     Token,
-    #[error("this address is not one of the service: ask for it as localhost")]
+    #[error(
+        "invalid `Host`: this page is served as localhost, by the address that it listens at, and by the names of `--page-host`"
+    )]
     Host,
     #[error("a form of another site is not accepted")]
     CrossSite,
@@ -118,13 +126,13 @@ impl IntoResponse for PageError {
 }
 
 impl Page {
-    /// Returns the page of a service; `listen` is the address that it will be asked at.
+    /// Returns the page of a service, which is asked for by `names` too.
     pub(crate) fn new(
         (history, reports): (History, Reports),
         board: Arc<Board>,
         events: mpsc::Sender<Event>,
         token: &str,
-        listen: SocketAddr,
+        names: Vec<PageHost>,
     ) -> Self {
         Self {
             views: Views::new(),
@@ -133,7 +141,7 @@ impl Page {
             board,
             events: Mutex::new(events),
             token: sha256_hex([token.as_bytes()]),
-            is_local: listen.ip().is_loopback(),
+            names,
         }
     }
 
@@ -143,6 +151,7 @@ impl Page {
         Router::new()
             .route("/", get(overview))
             .route("/jobs/{job}", get(job))
+            .route("/jobs/{job}/problem", post(problem))
             .route("/jobs/{job}/start", post(start))
             .route("/runs/{run}", get(run))
             .route("/runs/{run}/report", get(report))
@@ -164,7 +173,21 @@ impl Page {
     }
 
     fn is_allowed(&self, given: &str) -> bool {
-        sha256_hex([given.as_bytes()]) == self.token
+        sha256_hex([given.trim().as_bytes()]) == self.token
+    }
+
+    fn viewer(&self, headers: &HeaderMap) -> Viewer {
+        match bearer(headers) {
+            Some(token) if self.is_allowed(token) => Viewer::TokenHolder,
+            _ => Viewer::Anyone,
+        }
+    }
+
+    /// Shows a job and its last runs.
+    fn job(&self, job: &str, viewer: Viewer) -> Result<Html<String>, PageError> {
+        let runs = self.history().newest(Some(job), views::RUNS_SHOWN)?;
+        let shown = self.views.job(&self.board, job, &runs, viewer)?;
+        shown.map(Html).ok_or(PageError::NotFound)
     }
 
     /// Asks the scheduler's loop, and waits for its answer.
@@ -179,45 +202,52 @@ impl Page {
 /// Refuses what no page of this service asks for, and says what its pages may do.
 async fn guard(
     State(page): State<Arc<Page>>,
+    Extension(arrival): Extension<Arrival>,
     request: Request,
     next: Next,
-) -> Result<Response, PageError> {
-    // Another site may let its name lead to this machine, and read what is shown here.
-    if page.is_local && !is_local_host(request.headers()) {
-        return Err(PageError::Host);
-    }
-    let mut response = next.run(request).await;
+) -> Response {
+    let mut response = match host::is_served(request.headers(), request.uri(), arrival, &page.names)
+    {
+        true => next.run(request).await,
+        false => PageError::Host.into_response(),
+    };
     let headers = response.headers_mut();
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
-}
-
-fn is_local_host(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let Some(uri) = host.and_then(|host| host.parse::<Uri>().ok()) else { return false };
-    let name = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    response
 }
 
 fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(CONTENT_TYPE, kind)], text)
 }
 
-async fn overview(State(page): State<Arc<Page>>) -> Result<Html<String>, PageError> {
+async fn overview(
+    State(page): State<Arc<Page>>,
+    headers: HeaderMap,
+) -> Result<Html<String>, PageError> {
     let runs = page.history().newest(None, views::RUNS_SHOWN)?;
-    Ok(Html(page.views.overview(&page.board, &runs)?))
+    Ok(Html(page.views.overview(&page.board, &runs, page.viewer(&headers))?))
 }
 
 async fn job(
     State(page): State<Arc<Page>>,
     Path(job): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Html<String>, PageError> {
-    let runs = page.history().newest(Some(&job), views::RUNS_SHOWN)?;
-    let shown = page.views.job(&page.board, &job, &runs)?;
-    shown.map(Html).ok_or(PageError::NotFound)
+    page.job(&job, page.viewer(&headers))
+}
+
+/// Shows a job with what is wrong with its file.
+async fn problem(
+    State(page): State<Arc<Page>>,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+    form: Given,
+) -> Result<Html<String>, PageError> {
+    check(&page, &headers, form)?;
+    page.job(&job, Viewer::TokenHolder)
 }
 
 async fn run(
@@ -254,20 +284,23 @@ struct TokenForm {
 
 type Given = Result<Form<TokenForm>, FormRejection>;
 
+/// Returns the token of the header `Authorization`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
 /// Refuses whoever does not know the token.
 fn check(page: &Page, headers: &HeaderMap, form: Given) -> Result<(), PageError> {
     let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
     if matches!(site, Some("cross-site" | "same-site")) {
         return Err(PageError::CrossSite);
     }
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
-    let given = match (bearer, &form) {
+    let given = match (bearer(headers), &form) {
         (Some(token), _) => token,
         (None, Ok(Form(TokenForm { token }))) => token,
         (None, Err(_)) => return Err(PageError::Token),
     };
-    if page.is_allowed(given.trim()) { Ok(()) } else { Err(PageError::Token) }
+    if page.is_allowed(given) { Ok(()) } else { Err(PageError::Token) }
 }
 
 async fn start(

@@ -16,6 +16,19 @@ use crate::schedule::{
 /// How many runs a page shows.
 pub(super) const RUNS_SHOWN: usize = 100;
 
+/// What stands in the place of what is wrong with a job file, which may quote secrets in it.
+const INVALID: &str =
+    "invalid job file: the error is in the log of the service, and here with the token";
+
+/// Who looks at a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Viewer {
+    /// Whoever can reach the address.
+    Anyone,
+    /// Somebody who has the token.
+    TokenHolder,
+}
+
 /// The pages.
 #[derive(Debug)]
 pub(super) struct Views {
@@ -92,10 +105,15 @@ impl Views {
     }
 
     /// Shows every job, and the last runs.
-    pub(super) fn overview(&self, board: &Board, runs: &[Run]) -> Result<String, minijinja::Error> {
+    pub(super) fn overview(
+        &self,
+        board: &Board,
+        runs: &[Run],
+        viewer: Viewer,
+    ) -> Result<String, minijinja::Error> {
         let jobs = board.jobs();
         let lines = run_lines(board, &jobs, runs);
-        let jobs: Vec<JobLine> = jobs.iter().map(|job| job_line(job, &lines)).collect();
+        let jobs: Vec<JobLine> = jobs.iter().map(|job| job_line(job, &lines, viewer)).collect();
         self.render("overview.html", json!({ "jobs": jobs, "runs": lines, "shown": RUNS_SHOWN }))
     }
 
@@ -105,14 +123,22 @@ impl Views {
         board: &Board,
         name: &str,
         runs: &[Run],
+        viewer: Viewer,
     ) -> Result<Option<String>, minijinja::Error> {
         let jobs = board.jobs();
         let lines = run_lines(board, &jobs, runs);
-        let job = jobs.iter().find(|job| job.name == name).map(|job| job_line(job, &lines));
+        let job = jobs.iter().find(|job| job.name == name);
+        let job = job.map(|job| job_line(job, &lines, viewer));
         if job.is_none() && runs.is_empty() {
             return Ok(None);
         }
-        let values = json!({ "name": name, "job": job, "runs": lines, "shown": RUNS_SHOWN });
+        let values = json!({
+            "name": name,
+            "job": job,
+            "runs": lines,
+            "shown": RUNS_SHOWN,
+            "is_whole": viewer == Viewer::TokenHolder,
+        });
         self.render("job.html", values).map(Some)
     }
 
@@ -158,12 +184,15 @@ fn run_lines(board: &Board, jobs: &[JobView], runs: &[Run]) -> Vec<RunLine> {
     runs.iter().map(|run| run_line(board, zone_of(jobs, &run.job), run)).collect()
 }
 
-fn job_line(job: &JobView, runs: &[RunLine]) -> JobLine {
+fn job_line(job: &JobView, runs: &[RunLine], viewer: Viewer) -> JobLine {
     let zone = job.schedule.as_ref().map(|schedule| schedule.time_zone).unwrap_or_default();
     let now = Second::of(clock::now());
     JobLine {
         name: job.name.clone(),
-        problem: job.problem.clone(),
+        problem: job.problem.as_ref().map(|problem| match viewer {
+            Viewer::Anyone => INVALID.to_owned(),
+            Viewer::TokenHolder => problem.clone(),
+        }),
         schedule: job.schedule.as_ref().map(|schedule| format!("{} {zone}", schedule.cron)),
         catch_up: job.schedule.as_ref().map(|schedule| schedule.catch_up.as_str()),
         next: job.next.map(|next| zone.show(next.instant())),
