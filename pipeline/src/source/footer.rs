@@ -9,7 +9,7 @@
 //! | an embedded Arrow schema that cannot be read | without the fields that cannot |
 //! | timestamps of 96 bits that Spark wrote, in microseconds | in microseconds: nanoseconds end in 2262 |
 
-mod foreign_fields;
+mod thrift;
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use parquet::{
     schema::types::{GroupTypeBuilder, SchemaDescriptor, Type, TypePtr},
 };
 
-use self::foreign_fields::without_foreign_fields;
+use self::thrift::{depth, without_foreign_fields};
 use super::{file::SourceFile, portable::portable, stored::Stored};
 use crate::guard::guarded;
 
@@ -54,8 +54,16 @@ const SPARK: &str = "org.apache.spark";
 ///
 /// The Parquet crate's.
 pub(super) fn read_footer(file: &SourceFile) -> Result<ParquetMetaData, ParquetError> {
-    ParquetMetaDataReader::new().parse_and_finish(file).or_else(|error| {
-        let footer = footer_bytes(file).and_then(|footer| without_foreign_fields(&footer));
+    let Some(footer) = footer_bytes(file) else {
+        // It says what is wrong.
+        return ParquetMetaDataReader::new().parse_and_finish(file);
+    };
+    if depth(&footer) > LEVELS_MAX {
+        let problem = format!("its columns are nested more than {LEVELS_MAX} levels deep");
+        return Err(ParquetError::General(problem));
+    }
+    ParquetMetaDataReader::decode_metadata(&footer).or_else(|error| {
+        let footer = without_foreign_fields(&footer);
         footer.map_or(Err(error), |footer| ParquetMetaDataReader::decode_metadata(&footer))
     })
 }
@@ -64,11 +72,17 @@ pub(super) fn read_footer(file: &SourceFile) -> Result<ParquetMetaData, ParquetE
 fn footer_bytes(file: &SourceFile) -> Option<Bytes> {
     let end = file.len().checked_sub(TAIL_BYTES)?;
     let tail = file.get_bytes(end, usize::try_from(TAIL_BYTES).ok()?).ok()?;
+    // One that is encrypted ends with `PARE`.
+    if !tail.ends_with(b"PAR1") {
+        return None;
+    }
     let length = u32::from_le_bytes(*tail.first_chunk()?);
     let start = end.checked_sub(length.into())?;
     file.get_bytes(start, usize::try_from(length).ok()?).ok()
 }
 
+/// The most levels of columns within each other: readers call themselves for each.
+const LEVELS_MAX: usize = 128;
 /// The length of a footer, and `PAR1`, at the end of a file.
 const TAIL_BYTES: u64 = 8;
 

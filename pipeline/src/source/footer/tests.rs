@@ -141,6 +141,39 @@ fn fields_that_are_none_of_the_format_are_passed_over() {
     assert_eq!(read(&bytes), batch);
 }
 
+/// A file without rows whose one column lies in so many groups.
+fn nested(n_groups: u32) -> Vec<u8> {
+    let mut footer = vec![0x15, 2, 0x19, 0xFC];
+    let mut n_elements = n_groups + 1;
+    while n_elements >= 0x80 {
+        footer.push(n_elements.to_le_bytes()[0] | 0x80);
+        n_elements >>= 7;
+    }
+    footer.push(n_elements.to_le_bytes()[0]);
+    // Repetition, name, number of children; of the column type, repetition and name.
+    (0..n_groups).for_each(|_| footer.extend([0x35, 0, 0x18, 1, b'a', 0x15, 2, 0]));
+    footer.extend([0x15, 2, 0x25, 0, 0x18, 1, b'n', 0, 0x16, 0, 0x19, 0x0C, 0]);
+    let length = u32::try_from(footer.len()).unwrap().to_le_bytes();
+    [b"PAR1", footer.as_slice(), &length, b"PAR1"].concat()
+}
+
+#[test]
+fn columns_that_are_nested_too_deep_are_an_error() {
+    let opened = |n_groups| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.parquet");
+        File::create(&path).unwrap().write_all(&nested(n_groups)).unwrap();
+        let listed = Listed::new(path.to_string_lossy().into_owned(), Some(SourceFormat::Parquet));
+        SourceTable::open(&[listed], u64::MAX).map(|table| table.files[0].schema.fields().len())
+    };
+    assert_eq!(opened(50).unwrap(), 1);
+    for n_groups in [200, 5_000, 1_000_000] {
+        let refused = opened(n_groups).unwrap_err();
+        let cause = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(cause.contains("nested more than 128 levels"), "{n_groups}: {cause}");
+    }
+}
+
 #[test]
 fn rows_that_the_file_does_not_count_are_those_of_its_row_groups() {
     let (bytes, batch) = numbers();

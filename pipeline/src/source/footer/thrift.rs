@@ -1,6 +1,8 @@
-//! Fields of a footer that are none of the format: some writers used numbers that the format gave to other
-//! fields later (Dremio 3 the one of `bloom_filter_length`). Readers made by Thrift pass over fields of
-//! another type; the one of the crate `parquet` does not.
+//! Footers as they lie in a file, in Thrift's compact protocol, before the crate `parquet` reads them.
+//!
+//! Some writers used numbers of fields that the format gave to other fields later (Dremio 3 the one of
+//! `bloom_filter_length`). Readers made by Thrift pass over fields of another type; the one of the crate does
+//! not. And it calls itself for each level of columns within each other, however many a footer claims.
 
 /// How deep structs and lists may lie in each other.
 const DEPTH_MAX: usize = 32;
@@ -23,10 +25,16 @@ const COLUMN_TYPES: [u8; 17] = [
     STRUCT,
 ];
 
+/// The field of a file that holds its schema: groups and columns, each before those within it.
+const SCHEMA: i16 = 2;
+/// The field of a group of the schema that says how many groups and columns are in it.
+const N_CHILDREN: i16 = 5;
+
 /// What a struct on the way to the columns is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     File,
+    SchemaElement,
     RowGroup,
     Chunk,
     Column,
@@ -37,6 +45,7 @@ impl Kind {
     /// Returns what the structs of a field are.
     fn of_field(self, id: i16) -> Self {
         match (self, id) {
+            (Self::File, SCHEMA) => Self::SchemaElement,
             (Self::File, 4) => Self::RowGroup,
             (Self::RowGroup, 1) => Self::Chunk,
             (Self::Chunk, 3) => Self::Column,
@@ -55,15 +64,37 @@ impl Kind {
 ///
 /// The protocol: <https://github.com/apache/thrift/blob/v0.22.0/doc/specs/thrift-compact-protocol.md>.
 pub(super) fn without_foreign_fields(footer: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Copy { left: footer, out: Vec::with_capacity(footer.len()), n_dropped: 0 };
+    let mut copy = Copy { left: footer, ..Copy::default() };
     copy.structure(Kind::File, 0)?;
     (copy.n_dropped > 0).then_some(copy.out)
 }
 
+/// Returns how many levels of columns within each other a footer has, as far as it can be read.
+pub(super) fn depth(footer: &[u8]) -> usize {
+    let mut copy = Copy { left: footer, only_schema: true, ..Copy::default() };
+    // The walk ends behind the schema.
+    let _ended = copy.structure(Kind::File, 0);
+    let mut left_in = vec![1_u64];
+    let mut deepest = 0;
+    for n_children in copy.children {
+        while left_in.pop_if(|left| *left == 0).is_some() {}
+        let Some(left) = left_in.last_mut() else { break };
+        *left -= 1;
+        left_in.push(n_children);
+        deepest = deepest.max(left_in.len());
+    }
+    deepest
+}
+
+#[derive(Default)]
 struct Copy<'a> {
     left: &'a [u8],
     out: Vec<u8>,
     n_dropped: usize,
+    /// Whether only the schema is wanted.
+    only_schema: bool,
+    /// How many groups and columns are in each of the schema.
+    children: Vec<u64>,
 }
 
 impl Copy<'_> {
@@ -108,6 +139,9 @@ impl Copy<'_> {
 
     fn structure(&mut self, kind: Kind, depth: usize) -> Option<()> {
         let (mut id, mut last_put) = (0_i16, 0_i16);
+        if kind == Kind::SchemaElement {
+            self.children.push(0);
+        }
         loop {
             let head = self.byte()?;
             let (step, found) = (i16::from(head >> 4), head & 0x0F);
@@ -125,7 +159,16 @@ impl Copy<'_> {
                 }
             }
             if !BOOL.contains(&found) {
-                self.value(found, kind.of_field(id), depth + 1)?;
+                let value = self.value(found, kind.of_field(id), depth + 1)?;
+                if (kind, id) == (Kind::SchemaElement, N_CHILDREN)
+                    && let Some(n_children) = self.children.last_mut()
+                {
+                    // Zigzag; less than none is none.
+                    *n_children = if value & 1 == 0 { value >> 1 } else { 0 };
+                }
+                if self.only_schema && (kind, id) == (Kind::File, SCHEMA) {
+                    return None;
+                }
             }
             if kind.has(id, found) {
                 last_put = id;
@@ -136,13 +179,20 @@ impl Copy<'_> {
         }
     }
 
-    fn value(&mut self, found: u8, kind: Kind, depth: usize) -> Option<()> {
+    /// Copies a value; returns a whole number as it is encoded.
+    fn value(&mut self, found: u8, kind: Kind, depth: usize) -> Option<u64> {
         if depth > DEPTH_MAX {
             return None;
         }
+        if INTEGERS.contains(&found) {
+            return self.copy_varint();
+        }
+        self.other_value(found, kind, depth).map(|()| 0)
+    }
+
+    fn other_value(&mut self, found: u8, kind: Kind, depth: usize) -> Option<()> {
         match found {
             1 | 2 | BYTE => self.copy_bytes(1),
-            found if INTEGERS.contains(&found) => self.copy_varint().map(drop),
             DOUBLE => self.copy_bytes(8),
             BINARY => {
                 let n_bytes = self.copy_varint()?;
@@ -155,7 +205,7 @@ impl Copy<'_> {
                     15 => self.copy_varint()?,
                     n_items => u64::from(n_items),
                 };
-                (0..n_items).try_for_each(|_| self.value(head & 0x0F, kind, depth + 1))
+                (0..n_items).try_for_each(|_| self.value(head & 0x0F, kind, depth + 1).map(drop))
             }
             MAP => {
                 let n_items = self.copy_varint()?;
@@ -166,7 +216,7 @@ impl Copy<'_> {
                 self.out.push(types);
                 (0..n_items).try_for_each(|_| {
                     self.value(types >> 4, Kind::Other, depth + 1)?;
-                    self.value(types & 0x0F, Kind::Other, depth + 1)
+                    self.value(types & 0x0F, Kind::Other, depth + 1).map(drop)
                 })
             }
             STRUCT => self.structure(kind, depth),
@@ -184,7 +234,7 @@ fn zigzag(value: u64) -> Option<i16> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::without_foreign_fields;
+    use super::{depth, without_foreign_fields};
 
     /// A footer with one column whose fields are `column`.
     fn footer(column: &[u8]) -> Vec<u8> {
@@ -209,10 +259,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn columns_within_each_other_are_counted() {
+        // Field 2: a list of structs with the field 5.
+        let file = |children: &[u8]| {
+            let n_items = u8::try_from(children.len()).unwrap();
+            let elements = children.iter().flat_map(|n| [0x55, n << 1, 0]);
+            [0x29, 0xFC, n_items].into_iter().chain(elements).chain([0]).collect::<Vec<u8>>()
+        };
+        for (children, levels) in [
+            (&[][..], 0),
+            (&[0], 2),
+            (&[2, 0, 0], 3),
+            (&[2, 1, 0, 0], 4),
+            (&[1, 1, 1, 1, 0], 6),
+            (&[1, 0, 1, 1, 1], 3),
+        ] {
+            assert_eq!(depth(&file(children)), levels, "{children:?}");
+        }
+        assert_eq!(depth(&file(&[1; 120])), 121);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_too_much(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _copied = without_foreign_fields(&bytes);
+            let _levels = depth(&bytes);
             let _of_structs = without_foreign_fields(&vec![0x1C; 100_000]);
         }
     }
