@@ -53,6 +53,16 @@ torture-media:
 torture-parquet:
     LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test command_line --test torture_parquet -- --nocapture
 
+# Security cases as a table, with what held; makes docs/security.md anew.
+security:
+    cargo test --release --workspace --lib --test command_line --test links --test secrets --test safety --test folders --test hostile --test runtime --test page > target/security.txt
+    python3 tests/security_table.py < target/security.txt > docs/security.md
+    cat docs/security.md
+
+# Known vulnerabilities and licences of the dependencies (needs `cargo install cargo-deny`, and its database).
+deny:
+    cargo deny check
+
 # Every reader of ours over random input, each for so many minutes; prints cases and rates.
 fuzz MINUTES:
     LEGENDA_FUZZ_SECONDS=$(({{MINUTES}} * 60)) cargo test --release --workspace --test command_line --test fuzz -- --nocapture --test-threads=1

@@ -29,7 +29,7 @@ use arrow::{
 };
 use legenda_pipeline::{
     guard::quiet_panics,
-    media::{audio::decode_audio, image::PendingImage},
+    media::{audio::decode_audio, image::PendingImage, locate::MediaPlaces},
     source::{
         BytesRead, Listed, TableFile,
         cell::{media_cells, template_value, text_cell},
@@ -402,7 +402,17 @@ fn cells_of_any_type() {
 
 #[test]
 fn templates_and_rows() {
-    const TOKENS: [&str; 44] = [
+    const TOKENS: [&str; 54] = [
+        "* 999999",
+        "* 9999",
+        "['x' * 9999] * 9999",
+        "[text, text]",
+        "ns.l",
+        "{% set ns.l = ns.l + ns.l %}",
+        "{% set ns.l = [ns.l, ns.l] %}",
+        "|format(*range(99999))",
+        "|map('list')",
+        "|pprint",
         "{{",
         "}}",
         "{%",
@@ -448,7 +458,9 @@ fn templates_and_rows() {
         "namespace(a=1)",
         "|replace('a', text)",
     ];
-    const SEEDS: [&str; 6] = [
+    const SEEDS: [&str; 8] = [
+        "{% set ns = namespace(l=[text]) %}{% for x in range(9999) %}{{ ns.l }}{% endfor %}",
+        "{% set l = [text] %}{% for x in range(99) %}{% set l = l + l %}{{ l|join }}{% endfor %}",
         "{{ text }}",
         "{% for x in row %}{{ x }}{% endfor %}",
         "{% if text %}{{ text|upper }}{% else %}-{% endif %}",
@@ -472,6 +484,74 @@ fn templates_and_rows() {
         let Ok(template) = Template::compile("task.prompt", &source) else { return };
         if let Ok(prompt) = template.render(row.as_object().unwrap()) {
             assert!(!prompt.contains("S3CRET-S3CRET"), "{source}");
+        }
+    });
+}
+
+#[test]
+fn addresses_in_cells() {
+    const TOKENS: [&str; 30] = [
+        "..",
+        "/",
+        "//",
+        "\\",
+        ".",
+        "%2e",
+        "%2e%2e",
+        "%2f",
+        "%5c",
+        "%00",
+        "\0",
+        "?",
+        "#",
+        "@",
+        ":",
+        "::",
+        "file://",
+        "memory:///",
+        "s3://",
+        "https://",
+        "http://127.0.0.1/",
+        "zip://",
+        "~",
+        "a.png",
+        "in",
+        "out",
+        "link",
+        "secret.png",
+        "\u{202e}",
+        "\n",
+    ];
+    const SEEDS: [&str; 8] = [
+        "a.png",
+        "in/a.png",
+        "../out/secret.png",
+        "link/secret.png",
+        "file:///out/secret.png",
+        "memory:///in/a.png",
+        "%2e%2e/out/secret.png",
+        "https://images.invalid/a.png",
+    ];
+    let place = Workplace::new();
+    for folder in ["in", "out"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    place.write("in/a.png", "open");
+    place.write("out/secret.png", "S3CRET");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(place.path("out"), place.path("in/link")).unwrap();
+    let absolute = place.path("out/secret.png").to_string_lossy().into_owned();
+    let mut tokens = TOKENS.to_vec();
+    tokens.push(&absolute);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let job = Job::parse(PICTURE_JOB, &[]).unwrap();
+    let places = MediaPlaces::new(&job.source, &place.path("in")).unwrap();
+    let in_folder = place.path("in/table.parquet").to_string_lossy().into_owned();
+    fuzz("address in a cell", |random| {
+        let cell = damaged_text(one(random, &SEEDS), &tokens, random);
+        for table in [in_folder.as_str(), "memory:///in/table.parquet"] {
+            let Ok(bytes) = places.read(&cell, table, 100, runtime.handle()) else { continue };
+            assert!(table == in_folder && bytes == b"open", "{cell:?} leads out of the folder");
         }
     });
 }

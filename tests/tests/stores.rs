@@ -171,7 +171,8 @@ fn media_cells_lead_where_the_job_allows() {
         "media/none.png".to_owned(),
     ];
     put_cells(&place, &bucket, &cells);
-    let hosts = format!("source.media_hosts=[\"{web}\", \"http://localhost\"]");
+    // Without a port that of the scheme is meant.
+    let hosts = format!("source.media_hosts=[\"{web}\", \"{local}\", \"http://localhost\"]");
     let asked = ["run", "job.toml", "--set", "source.media_dirs=[\"s3://bucket/pictures\"]"];
     let told = bucket.run(&place, &[&asked[..], &["--set", &hosts]].concat()).expect(0);
     assert!(told.stdout.contains("rows_in 13 == answers 4 + rejects 9"), "{}", told.stdout);

@@ -339,7 +339,8 @@ impl History {
     }
 
     /// Returns the run of each job that is next, of those that are due: one that was begun comes
-    /// first, and holds up the others of its job until it is due again.
+    /// first, and holds up the others of its job until it is due again. Of jobs that are due in the same
+    /// second the one whose last run began first comes first, so that none waits for ever.
     pub(crate) fn due(&self, now: Second) -> Result<Vec<Run>> {
         let query = format!(
             "{RUN} WHERE due <= ?2 AND id IN (
@@ -349,7 +350,10 @@ impl History {
                          ORDER BY EXISTS (SELECT 1 FROM tries WHERE run = runs.id) DESC, slot, id
                      ) AS place FROM runs WHERE state = ?1
                  ) WHERE place = 1
-             ) ORDER BY due, slot, id"
+             ) ORDER BY due, (
+                 SELECT MAX(tries.id) FROM tries JOIN runs AS others ON others.id = tries.run
+                 WHERE others.job = runs.job
+             ), slot, id"
         );
         self.runs(&query, params![State::Waiting, now])
     }

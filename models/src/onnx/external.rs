@@ -104,6 +104,8 @@ fn location_of<F: Read + Seek>(file: &mut F, end: u64) -> io::Result<Option<Stri
 mod tests {
     use std::io::Cursor;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn varint(mut value: usize) -> Vec<u8> {
@@ -129,6 +131,21 @@ mod tests {
             field(13, &entry(b"offset", b"4096")),
         ]
         .concat()
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_much(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let _found = locations_in(Cursor::new(&bytes));
+            // A model that is damaged is refused, or is read as one that names its weights.
+            let mut model = model_with(&[7 << 3 | 2], varint);
+            let at = at.index(model.len());
+            model[at] = bytes.first().copied().unwrap_or_default();
+            let _found = locations_in(Cursor::new(&model));
+        }
     }
 
     #[test]

@@ -192,8 +192,25 @@ fn is_shortest(text: &str, whole: &[u8], fraction: &[u8], exponent: i32) -> bool
     let Some((mantissa, shown_exponent)) = shown.split_once('e') else { return false };
     let n_trailing = all().rev().take_while(|digit| **digit == b'0').count();
     let significant = all().skip(n_leading).take(n_all - n_leading - n_trailing).copied();
+    let significant: Vec<u8> = significant.collect();
+    let shown: Vec<u8> = mantissa.bytes().filter(|byte| *byte != b'.').collect();
     shown_exponent.parse() == Ok(exponent)
-        && mantissa.bytes().filter(|byte| *byte != b'.').eq(significant)
+        && (significant == shown || are_as_near(&significant, &shown, value))
+}
+
+/// Returns whether a value lies in the middle between two texts of as many digits, of which writers choose
+/// either: Python writes -925200945248546.2, and Rust -925200945248546.3.
+fn are_as_near(one: &[u8], other: &[u8], value: f64) -> bool {
+    let number = |digits: &[u8]| str::from_utf8(digits).ok()?.parse::<u64>().ok();
+    let (Some(first), Some(second)) = (number(one), number(other)) else { return false };
+    // No `f64` has more digits than these behind a middle of 17.
+    let exact = format!("{:.60e}", value.abs());
+    let digits = exact.bytes().filter(u8::is_ascii_digit);
+    let mut rest = digits.skip(one.len());
+    one.len() == other.len()
+        && first.abs_diff(second) == 1
+        && rest.next() == Some(b'5')
+        && rest.take(60 - one.len()).all(|digit| digit == b'0')
 }
 
 #[cfg(test)]
@@ -228,6 +245,10 @@ mod tests {
             (&["0.1", "-0.0", "1e-07", "1.5e+22", "2.2250738585072014e-308"], DataType::Float64),
             (&["5e-324", "1.7976931348623157e+308"], DataType::Float64),
             (&["0.30000000000000004", "123456789.12345679"], DataType::Float64),
+            // The same value, as Python and Rust write it.
+            (&["-925200945248546.2", "-925200945248546.3"], DataType::Float64),
+            (&["9007199254740993.0"], decimal(1)),
+            (&["9007199254740994.0"], DataType::Float64),
             (&["1000000000000000000000.0"], DataType::Float64),
             (&["1.5", "9007199254740993"], DataType::Utf8),
             (&["1.5", "9007199254740992"], DataType::Float64),
@@ -272,7 +293,9 @@ mod tests {
                 }
                 _ => return Ok(()),
             };
-            prop_assert_eq!(shown, text);
+            let is_as_near = shown.len() == text.len()
+                && shown.parse::<f64>().ok() == text.parse::<f64>().ok();
+            prop_assert!(shown == text || (text.contains('.') && is_as_near), "{} {}", shown, text);
         }
     }
 }

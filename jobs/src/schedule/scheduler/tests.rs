@@ -427,3 +427,31 @@ fn jobs_share_the_places_and_none_has_two() {
     scheduler.tick(now + TimeDelta::seconds(2)).unwrap();
     assert_eq!(fake.0.borrow().started.len(), 3);
 }
+
+#[test]
+fn no_job_waits_for_ever_behind_others() {
+    let mut now = at("2026-01-01T09:59:59Z");
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let every_second = "cron = \"* * * * * *\"\ncatch_up = \"last\"";
+    let names = ["a.toml", "b.toml", "c.toml"];
+    let files = names.map(|name| (name.to_owned(), file(Ok(job(every_second)), now)));
+    let history = History::open(&dir.path().join("history.db")).unwrap();
+    history.hurry();
+    let mut scheduler =
+        Scheduler::new(dir.path(), history, fake.clone(), 1, files.to_vec(), now).unwrap();
+    // One place, and runs that are longer than the time between slots.
+    for _ in 0..9 {
+        now += TimeDelta::seconds(3);
+        scheduler.tick(now).unwrap();
+        let (at, _) = *fake.0.borrow().started.last().unwrap();
+        let end = ProcessEnd::Code(0);
+        let ended = Ended { at, end, report: None, log: String::new(), may_pass: false };
+        scheduler.ended(ended, now).unwrap();
+    }
+    let runs = scheduler.history.newest(None, 1000).unwrap();
+    for name in names {
+        let n_done = runs.iter().filter(|run| run.job == name && run.state == State::Done).count();
+        assert_eq!(n_done, 3, "{name}");
+    }
+}
