@@ -126,6 +126,29 @@ fn parts_locks_and_books_are_not_written_through_links() {
 }
 
 #[test]
+fn responses_are_not_written_through_links() {
+    const LINE: &str = "{\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \
+                        \"body\": {\"model\": \"legenda-tiny\", \"max_tokens\": 1, \"messages\": \
+                        [{\"role\": \"user\", \"content\": \"dog?\"}]}}\n";
+    for (name, target, code) in [
+        ("answers.jsonl", "home/.bashrc", 0),
+        (".answers.jsonl.unfinished", "home/.bashrc", 0),
+        ("answers.jsonl.legenda", "home", 4),
+    ] {
+        let place = workplace();
+        place.write("batch.jsonl", LINE);
+        symlink(place.path(target), place.path(name)).unwrap();
+        let told = place.run(&["batch", "batch.jsonl", "--out", "answers.jsonl"]);
+        untouched(&place, name);
+        assert_eq!(told.code, Some(code), "{name}: {}", told.stderr);
+        if code == 0 {
+            assert!(text(&place, "answers.jsonl").contains("\"a\""), "{name}");
+            assert!(!place.path("answers.jsonl").is_symlink());
+        }
+    }
+}
+
+#[test]
 fn pipes_and_devices_are_skipped_and_never_waited_for() {
     let place = workplace();
     for name in ["in/pipe.png", "in/pipe", "in/a.txt"] {

@@ -259,7 +259,12 @@ fn job(args: &BatchArgs, table: &Path, group: &Group) -> Result<Job, Failure> {
 fn write<'a>(path: &Path, lines: impl Iterator<Item = &'a String>) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = path.with_file_name(format!(".{name}.unfinished"));
-    let mut file = BufWriter::new(File::create(&unfinished)?);
+    // What a program that was killed has left, or a link that somebody has put there.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = BufWriter::new(File::create_new(&unfinished)?);
     for line in lines {
         writeln!(file, "{line}")?;
     }

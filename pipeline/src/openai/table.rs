@@ -41,6 +41,11 @@ impl Requests {
             let path = path.display().to_string();
             move |source: io::Error| BatchError::Table { path, source }
         };
+        // The folder beside the responses, and that of the tables in it.
+        if let Some(link) = dir.ancestors().take(2).find(|folder| folder.is_symlink()) {
+            let problem = io::Error::other("it is a link, which is not followed");
+            return Err(problem).map_err(failed(link));
+        }
         fs::create_dir_all(dir).map_err(failed(dir))?;
         let file = NamedTempFile::new_in(dir).map_err(failed(dir))?;
         self.write_rows(group, file.as_file(), file.path())?;
