@@ -4,6 +4,7 @@ mod arrow_ipc;
 pub(crate) mod batch;
 pub mod cell;
 pub mod column;
+mod compact;
 mod compressed;
 pub mod computed;
 mod contents;

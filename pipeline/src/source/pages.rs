@@ -8,6 +8,8 @@ use std::{io::Read, ops::Range};
 
 use parquet::file::{metadata::ColumnChunkMetaData, reader::ChunkReader};
 
+use super::compact::{Compact, I32, STRUCT};
+
 /// What reading rows of a row group takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowBounds {
@@ -171,7 +173,7 @@ struct Header {
 
 impl Header {
     fn read(from: impl Read) -> Option<Self> {
-        let mut input = Compact { from, n_read: 0 };
+        let mut input = Compact::new(from);
         let mut header = Self::default();
         let size = |n: i64| u32::try_from(n).ok();
         let mut last = 0;
@@ -199,104 +201,8 @@ impl Header {
     }
 }
 
-/// Types of the compact protocol (thrift-compact-protocol.md).
-const BYTE: u8 = 3;
-const I16: u8 = 4;
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const SET: u8 = 10;
-const STRUCT: u8 = 12;
-
 /// Headers have structs three deep.
 const DEPTH_MAX: usize = 16;
-
-/// Reads the compact protocol; `None` where it is none.
-struct Compact<R> {
-    from: R,
-    n_read: u64,
-}
-
-impl<R: Read> Compact<R> {
-    fn byte(&mut self) -> Option<u8> {
-        let mut byte = [0];
-        self.from.read_exact(&mut byte).ok()?;
-        self.n_read += 1;
-        Some(byte[0])
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn integer(&mut self) -> Option<i64> {
-        let zigzag = self.varint()?;
-        Some((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
-    }
-
-    /// Returns the next field's id and type; `Some(None)` at the end of the struct.
-    fn field(&mut self, last: &mut i64) -> Option<Option<(i64, u8)>> {
-        let byte = self.byte()?;
-        if byte == 0 {
-            return Some(None);
-        }
-        let delta = i64::from(byte >> 4);
-        *last = if delta == 0 { self.integer()? } else { last.checked_add(delta)? };
-        Some(Some((*last, byte & 15)))
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
-        match kind {
-            // A boolean stands in the type itself.
-            1 | 2 => {}
-            BYTE => drop(self.byte()?),
-            I16 | I32 | I64 => drop(self.varint()?),
-            DOUBLE => self.skip_bytes(8)?,
-            BINARY => {
-                let n_bytes = self.varint()?;
-                self.skip_bytes(n_bytes)?;
-            }
-            LIST | SET => {
-                let head = self.byte()?;
-                let n_items = match head >> 4 {
-                    15 => self.varint()?,
-                    n_items => u64::from(n_items),
-                };
-                for _ in 0..n_items {
-                    match head & 15 {
-                        1 | 2 => drop(self.byte()?),
-                        kind => self.skip(kind, depth)?,
-                    }
-                }
-            }
-            STRUCT => {
-                let mut last = 0;
-                while let Some((_, kind)) = self.field(&mut last)? {
-                    self.skip(kind, depth)?;
-                }
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    fn skip_bytes(&mut self, n_bytes: u64) -> Option<()> {
-        let n_skipped = std::io::copy(&mut self.from.by_ref().take(n_bytes), &mut std::io::sink());
-        self.n_read += n_bytes;
-        (n_skipped.ok()? == n_bytes).then_some(())
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -98,9 +98,12 @@ impl Walk {
             return Err((SkipReason::Special, None));
         }
         let dir = path.parent().unwrap_or(path);
-        if self.checked.as_deref() != Some(dir) || path.is_symlink() {
-            self.target(path)?;
+        if self.checked.as_deref() != Some(dir) {
+            self.target(dir)?;
             self.checked = Some(dir.to_owned());
+        }
+        if path.is_symlink() {
+            self.target(path)?;
         }
         Ok(())
     }
@@ -120,17 +123,15 @@ impl Walk {
     }
 
     fn entry(&mut self, path: &Path, name: &str, within: &mut Vec<PathBuf>) -> Result<(), Skip> {
-        let is_link = path.is_symlink();
         let stat = looked_at(path)?;
-        let real = if is_link {
+        let mut target = None;
+        if path.is_symlink() {
             let real = path.canonicalize().map_err(unreadable)?;
             if stat.is_dir() && within.iter().any(|dir| dir.starts_with(&real)) {
                 return Err((SkipReason::LinkLoop, None));
             }
-            self.allowed(path, real)?
-        } else {
-            within.last().map_or_else(|| path.to_owned(), |dir| dir.join(name))
-        };
+            target = Some(self.allowed(path, real)?);
+        }
         if stat.is_file() {
             self.found.push(path.to_string_lossy().into_owned());
             return Ok(());
@@ -138,6 +139,9 @@ impl Walk {
         if !stat.is_dir() {
             return Err((SkipReason::Special, None));
         }
+        let real = target
+            .or_else(|| within.last().map(|dir| dir.join(name)))
+            .unwrap_or_else(|| path.to_owned());
         within.push(real);
         let walked = self.folder(path, within);
         within.pop();

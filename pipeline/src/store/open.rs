@@ -34,11 +34,9 @@ use super::{
 };
 
 /// How long a store may take to accept a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-const CONNECT_MAX: &str = "10 seconds";
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a store may take to answer a call, body and all.
-const CALL_WITHIN: Duration = Duration::from_secs(120);
-const CALL_MAX: &str = "120 seconds";
+const CALL_MAX: Duration = Duration::from_secs(120);
 /// Redirects that are followed within an origin.
 const REDIRECTS_MAX: usize = 10;
 
@@ -136,6 +134,11 @@ fn kept(
     Ok(store)
 }
 
+/// Returns a duration as the configuration of a store has it.
+fn seconds(duration: Duration) -> String {
+    format!("{} seconds", duration.as_secs())
+}
+
 /// Calls are tried again by who knows what they were for.
 fn no_retry() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
@@ -156,8 +159,8 @@ fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>,
             builder
                 .with_retry(no_retry())
                 .with_http_connector(Connector(StoreKind::S3))
-                .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-                .with_config(AmazonS3ConfigKey::Client(Timeout), CALL_MAX)
+                .with_config(AmazonS3ConfigKey::Client(ConnectTimeout), seconds(CONNECT_MAX))
+                .with_config(AmazonS3ConfigKey::Client(Timeout), seconds(CALL_MAX))
                 .build()
                 .map(|store| Arc::new(store) as _)
         }
@@ -165,8 +168,8 @@ fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>,
             .with_url(url)
             .with_retry(no_retry())
             .with_http_connector(Connector(StoreKind::Google))
-            .with_config(GoogleConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-            .with_config(GoogleConfigKey::Client(Timeout), CALL_MAX)
+            .with_config(GoogleConfigKey::Client(ConnectTimeout), seconds(CONNECT_MAX))
+            .with_config(GoogleConfigKey::Client(Timeout), seconds(CALL_MAX))
             .build()
             .map(|store| Arc::new(store) as _),
         ObjectStoreScheme::MicrosoftAzure => {
@@ -179,8 +182,8 @@ fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>,
             builder
                 .with_retry(no_retry())
                 .with_http_connector(Connector(StoreKind::Azure))
-                .with_config(AzureConfigKey::Client(ConnectTimeout), CONNECT_MAX)
-                .with_config(AzureConfigKey::Client(Timeout), CALL_MAX)
+                .with_config(AzureConfigKey::Client(ConnectTimeout), seconds(CONNECT_MAX))
+                .with_config(AzureConfigKey::Client(Timeout), seconds(CALL_MAX))
                 .build()
                 .map(|store| Arc::new(store) as _)
         }
@@ -253,8 +256,8 @@ fn web_client(url: &Url, reach: Reach) -> Result<HttpClient, Error> {
         Reach::Anywhere => {
             let options = if is_hub { with_token(&hub) } else { ClientOptions::new() };
             let options = options
-                .with_config(ConnectTimeout, CONNECT_MAX)
-                .with_config(Timeout, CALL_MAX)
+                .with_connect_timeout(CONNECT_MAX)
+                .with_timeout(CALL_MAX)
                 .with_config(AllowHttp, "true");
             Connector(StoreKind::Web).connect(&options)?
         }
@@ -274,8 +277,8 @@ fn within_origin(origin: Origin) -> Result<HttpClient, Error> {
     });
     let client = Client::builder()
         .http1_only()
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(CALL_WITHIN)
+        .connect_timeout(CONNECT_MAX)
+        .timeout(CALL_MAX)
         .redirect(policy)
         .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
         .build()

@@ -4,20 +4,10 @@
 //! `bloom_filter_length`). Readers made by Thrift pass over fields of another type; the one of the crate does
 //! not. And it calls itself for each level of columns within each other, however many a footer claims.
 
-/// How deep structs and lists may lie in each other.
-const DEPTH_MAX: usize = 32;
+use crate::source::compact::{Compact, I32, I64, LIST, STRUCT};
 
-const BOOL: [u8; 2] = [1, 2];
-const BYTE: u8 = 3;
-const INTEGERS: [u8; 3] = [4, I32, I64];
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const SET: u8 = 10;
-const MAP: u8 = 11;
-const STRUCT: u8 = 12;
+/// How deep structs and lists that are passed over may lie in each other.
+const DEPTH_MAX: usize = 32;
 
 /// The types of the fields 1 to 17 of `ColumnMetaData` (parquet.thrift, format 2.12).
 const COLUMN_TYPES: [u8; 17] = [
@@ -26,57 +16,20 @@ const COLUMN_TYPES: [u8; 17] = [
 ];
 
 /// The field of a file that holds its schema: groups and columns, each before those within it.
-const SCHEMA: i16 = 2;
+const SCHEMA: (i64, u8) = (2, LIST);
 /// The field of a group of the schema that says how many groups and columns are in it.
-const N_CHILDREN: i16 = 5;
-
-/// What a struct on the way to the columns is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    SchemaElement,
-    RowGroup,
-    Chunk,
-    Column,
-    Other,
-}
-
-impl Kind {
-    /// Returns what the structs of a field are.
-    fn of_field(self, id: i16) -> Self {
-        match (self, id) {
-            (Self::File, SCHEMA) => Self::SchemaElement,
-            (Self::File, 4) => Self::RowGroup,
-            (Self::RowGroup, 1) => Self::Chunk,
-            (Self::Chunk, 3) => Self::Column,
-            _ => Self::Other,
-        }
-    }
-
-    fn has(self, id: i16, found: u8) -> bool {
-        let known = usize::try_from(id - 1).ok().and_then(|at| COLUMN_TYPES.get(at));
-        self != Self::Column || known.is_none_or(|known| *known == found)
-    }
-}
-
-/// Returns a footer, which is in Thrift's compact protocol, without the fields of its columns that have
-/// another type than the format gives them; none where it has no such field, or cannot be read.
-///
-/// The protocol: <https://github.com/apache/thrift/blob/v0.22.0/doc/specs/thrift-compact-protocol.md>.
-pub(super) fn without_foreign_fields(footer: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Copy { left: footer, ..Copy::default() };
-    copy.structure(Kind::File, 0)?;
-    (copy.n_dropped > 0).then_some(copy.out)
-}
+const N_CHILDREN: (i64, u8) = (5, I32);
+/// The fields that lead from a file to its columns: row groups, their chunks, and the column of each.
+const TO_COLUMNS: [(i64, u8); 3] = [(4, LIST), (1, LIST), (3, STRUCT)];
 
 /// Returns how many levels of columns within each other a footer has, as far as it can be read.
 pub(super) fn depth(footer: &[u8]) -> usize {
-    let mut copy = Copy { left: footer, only_schema: true, ..Copy::default() };
-    // The walk ends behind the schema.
-    let _ended = copy.structure(Kind::File, 0);
+    let mut children = Vec::new();
+    // What was read before something that is none of the protocol counts.
+    let _read = read_children(footer, &mut children);
     let mut left_in = vec![1_u64];
     let mut deepest = 0;
-    for n_children in copy.children {
+    for n_children in children {
         while left_in.pop_if(|left| *left == 0).is_some() {}
         let Some(left) = left_in.last_mut() else { break };
         *left -= 1;
@@ -86,148 +39,117 @@ pub(super) fn depth(footer: &[u8]) -> usize {
     deepest
 }
 
-#[derive(Default)]
+/// Reads how many groups and columns are in each of the schema.
+fn read_children(footer: &[u8], children: &mut Vec<u64>) -> Option<()> {
+    let mut input = Compact::new(footer);
+    let mut last = 0;
+    while let Some(field) = input.field(&mut last)? {
+        if field != SCHEMA {
+            input.skip(field.1, DEPTH_MAX)?;
+            continue;
+        }
+        let (n_items, _) = input.list()?;
+        for _ in 0..n_items {
+            children.push(0);
+            let mut last = 0;
+            while let Some(field) = input.field(&mut last)? {
+                if field == N_CHILDREN {
+                    // Less than none is none.
+                    *children.last_mut()? = u64::try_from(input.integer()?).unwrap_or_default();
+                } else {
+                    input.skip(field.1, DEPTH_MAX)?;
+                }
+            }
+        }
+        break;
+    }
+    Some(())
+}
+
+/// Returns a footer without the fields of its columns that have another type than the format gives them;
+/// none where it has no such field, or cannot be read.
+pub(super) fn without_foreign_fields(footer: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Copy { footer, input: Compact::new(footer), out: Vec::new(), n_copied: 0 };
+    copy.structure(&TO_COLUMNS)?;
+    if copy.n_copied == 0 {
+        return None;
+    }
+    copy.out.extend_from_slice(footer.get(copy.n_copied..)?);
+    Some(copy.out)
+}
+
+/// A footer that is copied as far as something is left out of it.
 struct Copy<'a> {
-    left: &'a [u8],
+    footer: &'a [u8],
+    input: Compact<&'a [u8]>,
     out: Vec<u8>,
-    n_dropped: usize,
-    /// Whether only the schema is wanted.
-    only_schema: bool,
-    /// How many groups and columns are in each of the schema.
-    children: Vec<u64>,
+    /// The bytes of the footer that are copied or left out.
+    n_copied: usize,
 }
 
 impl Copy<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (&byte, rest) = self.left.split_first()?;
-        self.left = rest;
-        Some(byte)
+    fn at(&self) -> Option<usize> {
+        usize::try_from(self.input.n_read).ok()
     }
 
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
+    /// Walks a struct from which `path` leads to columns.
+    fn structure(&mut self, path: &[(i64, u8)]) -> Option<()> {
+        let Some((step, rest)) = path.split_first() else { return self.column() };
+        let mut last = 0;
+        while let Some(field) = self.input.field(&mut last)? {
+            if field != *step {
+                self.input.skip(field.1, DEPTH_MAX)?;
+            } else if field.1 == STRUCT {
+                self.structure(rest)?;
+            } else {
+                let (n_items, kind) = self.input.list()?;
+                for _ in 0..n_items {
+                    match kind {
+                        STRUCT => self.structure(rest)?,
+                        kind => self.input.skip_item(kind, DEPTH_MAX)?,
+                    }
+                }
             }
         }
-        None
-    }
-
-    fn put_varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.out.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.out.push(value.to_le_bytes()[0]);
-    }
-
-    fn copy_varint(&mut self) -> Option<u64> {
-        let value = self.varint()?;
-        self.put_varint(value);
-        Some(value)
-    }
-
-    fn copy_bytes(&mut self, n_bytes: u64) -> Option<()> {
-        let (bytes, rest) = self.left.split_at_checked(usize::try_from(n_bytes).ok()?)?;
-        self.out.extend_from_slice(bytes);
-        self.left = rest;
         Some(())
     }
 
-    fn structure(&mut self, kind: Kind, depth: usize) -> Option<()> {
-        let (mut id, mut last_put) = (0_i16, 0_i16);
-        if kind == Kind::SchemaElement {
-            self.children.push(0);
+    /// Leaves fields out of a column. The head of a field says how far its number is from the one before, so
+    /// one behind those gets another head.
+    fn column(&mut self) -> Option<()> {
+        let (mut last, mut is_behind) = (0, false);
+        let mut start = self.at()?;
+        while let Some((id, kind)) = self.input.field(&mut last)? {
+            let known = usize::try_from(id - 1).ok().and_then(|at| COLUMN_TYPES.get(at));
+            let is_foreign = known.is_some_and(|known| *known != kind);
+            if is_foreign || is_behind {
+                self.out.extend_from_slice(self.footer.get(self.n_copied..start)?);
+                self.n_copied = self.at()?;
+            }
+            if is_behind && !is_foreign {
+                self.put_head(id, kind)?;
+            }
+            self.input.skip(kind, DEPTH_MAX)?;
+            if is_foreign {
+                self.n_copied = self.at()?;
+            }
+            is_behind = is_foreign;
+            start = self.at()?;
         }
-        loop {
-            let head = self.byte()?;
-            let (step, found) = (i16::from(head >> 4), head & 0x0F);
-            if found == 0 {
-                self.out.push(0);
-                return Some(());
-            }
-            id = if step == 0 { zigzag(self.varint()?)? } else { id.checked_add(step)? };
-            let before = self.out.len();
-            match id.checked_sub(last_put) {
-                Some(step @ 1..=15) => self.out.push(u8::try_from(step).ok()? << 4 | found),
-                _ => {
-                    self.out.push(found);
-                    self.put_varint(u64::from(((id << 1) ^ (id >> 15)).cast_unsigned()));
-                }
-            }
-            if !BOOL.contains(&found) {
-                let value = self.value(found, kind.of_field(id), depth + 1)?;
-                if (kind, id) == (Kind::SchemaElement, N_CHILDREN)
-                    && let Some(n_children) = self.children.last_mut()
-                {
-                    // Zigzag; less than none is none.
-                    *n_children = if value & 1 == 0 { value >> 1 } else { 0 };
-                }
-                if self.only_schema && (kind, id) == (Kind::File, SCHEMA) {
-                    return None;
-                }
-            }
-            if kind.has(id, found) {
-                last_put = id;
-            } else {
-                self.out.truncate(before);
-                self.n_dropped += 1;
-            }
-        }
+        Some(())
     }
 
-    /// Copies a value; returns a whole number as it is encoded.
-    fn value(&mut self, found: u8, kind: Kind, depth: usize) -> Option<u64> {
-        if depth > DEPTH_MAX {
-            return None;
+    /// Writes the head of a field with its whole number.
+    fn put_head(&mut self, id: i64, kind: u8) -> Option<()> {
+        self.out.push(kind);
+        let mut zigzag = u16::try_from(id).ok()?.checked_mul(2)?;
+        while zigzag >= 0x80 {
+            self.out.push(zigzag.to_le_bytes()[0] | 0x80);
+            zigzag >>= 7;
         }
-        if INTEGERS.contains(&found) {
-            return self.copy_varint();
-        }
-        self.other_value(found, kind, depth).map(|()| 0)
+        self.out.push(zigzag.to_le_bytes()[0]);
+        Some(())
     }
-
-    fn other_value(&mut self, found: u8, kind: Kind, depth: usize) -> Option<()> {
-        match found {
-            1 | 2 | BYTE => self.copy_bytes(1),
-            DOUBLE => self.copy_bytes(8),
-            BINARY => {
-                let n_bytes = self.copy_varint()?;
-                self.copy_bytes(n_bytes)
-            }
-            LIST | SET => {
-                let head = self.byte()?;
-                self.out.push(head);
-                let n_items = match head >> 4 {
-                    15 => self.copy_varint()?,
-                    n_items => u64::from(n_items),
-                };
-                (0..n_items).try_for_each(|_| self.value(head & 0x0F, kind, depth + 1).map(drop))
-            }
-            MAP => {
-                let n_items = self.copy_varint()?;
-                if n_items == 0 {
-                    return Some(());
-                }
-                let types = self.byte()?;
-                self.out.push(types);
-                (0..n_items).try_for_each(|_| {
-                    self.value(types >> 4, Kind::Other, depth + 1)?;
-                    self.value(types & 0x0F, Kind::Other, depth + 1).map(drop)
-                })
-            }
-            STRUCT => self.structure(kind, depth),
-            _ => None,
-        }
-    }
-}
-
-fn zigzag(value: u64) -> Option<i16> {
-    let value = u16::try_from(value).ok()?;
-    Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
 }
 
 #[cfg(test)]
