@@ -2,7 +2,7 @@
 
     python tests/browser.py target/release/legenda target/browser
 
-The page lists the jobs, a button starts one, progress is shown while it is made, and the report
+The page lists the jobs and keeps to itself why a job file is invalid, a button starts one, progress is shown while it is made, and the report
 of the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and
 ChromeDriver (Debian's packages `chromium` and `chromium-driver`), and what
 `tests/tests/browser.rs` brings.
@@ -117,7 +117,7 @@ def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> N
     browser.get(address)
     until("both jobs are listed", lambda _: "nightly.toml" in body() and "broken.toml" in body())
     assert "30 3 * * * Europe/Berlin" in body(), body()
-    assert "missing field" in body(), body()
+    assert "invalid job file" in body() and "missing field" not in body(), body()
 
     # Without the token nothing starts.
     start = "[formaction='/jobs/nightly.toml/start']"
