@@ -45,5 +45,6 @@ pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use model::{Model, ModelError, ModelInfo, ModelOptions};
 pub use onnx::{Gpus, Runtime, RuntimeError, RuntimeOptions};
 pub use processor::{
-    Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn, Waveform,
+    ENCODING_BYTES, Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn,
+    Waveform,
 };

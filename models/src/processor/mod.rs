@@ -46,6 +46,7 @@ pub use samples::RawSamples;
 pub(crate) use sentence::SentenceProcessor;
 pub(crate) use tasks::Tasks;
 pub(crate) use text::TextProcessor;
+pub use tokenizer::ENCODING_BYTES;
 pub(crate) use transcript::Transcript;
 
 use std::{fmt, sync::Arc};

@@ -77,10 +77,7 @@ impl SentenceProcessor {
         } else {
             text
         };
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, true)
-            .map_err(|error| ProcessError::Tokenizer { message: error.to_string() })?;
+        let encoding = tokenizer::encode(&self.tokenizer, text, true)?;
         let mut ids: Vec<i64> = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
         if let Some(n_tokens) = self.padded_tokens {
             ids.resize(n_tokens, self.pad_id);

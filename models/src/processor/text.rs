@@ -334,9 +334,7 @@ impl TextProcessor {
             return Err(ProcessError::Template { message });
         }
         let text = record.text.as_deref().unwrap_or_default();
-        let encoding = self.plain.encode_fast(text, false);
-        let encoding =
-            encoding.map_err(|error| ProcessError::Tokenizer { message: error.to_string() })?;
+        let encoding = tokenizer::encode(&self.plain, text, false)?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
         Ok(std::iter::once(first_id).chain(ids).collect())
     }
@@ -375,10 +373,7 @@ impl TextProcessor {
 
     fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ProcessError> {
         // A chat template has written every special token already.
-        let encoding = tokenizer.encode_fast(text, !self.is_chat);
-        encoding
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| ProcessError::Tokenizer { message: error.to_string() })
+        Ok(tokenizer::encode(tokenizer, text, !self.is_chat)?.get_ids().to_vec())
     }
 
     /// Puts what stands for each medium in the place of its mark; every medium must have one.

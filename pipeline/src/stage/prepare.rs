@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
-use legenda_models::{Hearing, ProcessError, Processor, Record, Sample};
+use legenda_models::{ENCODING_BYTES, Hearing, ProcessError, Processor, Record, Sample};
 use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
 use serde_json::{Number, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
@@ -32,7 +32,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Copies of a text on its way: cell, value of a template, prompt, and what the tokenizer takes of it.
+/// Copies of a text before it is encoded: cell, value of a template, prompt, rendered chat template.
 const TEXT_COPIES: u64 = 4;
 
 /// What preparing a row needs.
@@ -290,9 +290,12 @@ impl Preparer {
         }
         let first = decode::first_bytes(&self.processor, &job.limits, &images, &audios)
             .map_err(|source| media_error(&columns.image, source))?;
-        let of_texts = self.text_bytes(rows, offset).saturating_mul(TEXT_COPIES);
+        let text_bytes = self.text_bytes(rows, offset);
+        let of_texts = text_bytes.saturating_mul(TEXT_COPIES);
+        let of_encoding = text_bytes.saturating_mul(ENCODING_BYTES);
         let media = [images, audios];
-        let mut bytes = first.saturating_add(of_texts).min(self.decode_budget.bytes_max());
+        let all = first.saturating_add(of_texts).saturating_add(of_encoding);
+        let mut bytes = all.min(self.decode_budget.bytes_max());
         if first > bytes && media[1].is_empty() {
             bytes = first;
         }
