@@ -1,4 +1,4 @@
-//! Crashes on purpose: `tests/tests/torture.rs` ends the real program after any single step of what it writes.
+//! Crashes on purpose: `tests/tests/torture/crashes.rs` ends the real program after any single step of what it writes.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

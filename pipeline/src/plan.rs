@@ -196,7 +196,7 @@ impl RunPlan {
 
         let output = Folder::at(&job.output.path, base_dir)?;
         let mut identity = job.identity(bundle.revision());
-        let query = Query::of(&job.source, base_dir, job.limits.media_bytes.0)?;
+        let query = Query::of(&job.source, base_dir, &job.limits)?;
         if let Some(tables) = query.as_ref().and_then(Query::tables_identity) {
             identity.insert("source.tables".to_owned(), tables);
         }

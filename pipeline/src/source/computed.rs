@@ -2,20 +2,17 @@
 
 use std::{
     fs::File,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::{column::holds_bytes, rows::ReadRows};
 use arrow::{
-    array::{Array, RecordBatch, RecordBatchReader, new_null_array},
-    compute::{cast, interleave},
-    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+    array::{Array, RecordBatch, new_null_array},
+    compute::interleave,
+    datatypes::{FieldRef, Schema, SchemaRef},
     error::ArrowError,
     ipc::{reader::FileReader, writer::FileWriter},
 };
-use parquet::{arrow::arrow_reader::ParquetRecordBatchReaderBuilder, errors::ParquetError};
-
-use super::{column::holds_bytes, rows::ReadRows};
 
 /// The most rows of a block of the temporary file: what is read for a row.
 const BLOCK_ROWS: usize = 1024;
@@ -40,43 +37,60 @@ impl std::fmt::Debug for Computed {
     }
 }
 
-impl Computed {
-    /// Takes the columns of the Parquet file at `path`, but for the first, which are the `rows` (ascending)
-    /// that they belong to.
+/// Puts computed columns into their temporary file.
+pub struct ComputedWriter {
+    fields: Vec<FieldRef>,
+    starts: Vec<usize>,
+    n_rows: usize,
+    file: File,
+    writer: FileWriter<File>,
+}
+
+impl ComputedWriter {
+    /// Creates the file of columns with the names and types of `schema`.
     ///
     /// # Errors
     ///
-    /// That of the reader, or of writing the temporary file.
-    pub fn of(path: &Path, rows: Vec<u64>) -> Result<Self, ParquetError> {
-        let table = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?
-            .with_batch_size(BLOCK_ROWS)
-            .build()?;
-        // Polars gives text as views, which few readers of answers know.
-        let plain = |field: &FieldRef| {
-            let is_view = *field.data_type() == DataType::Utf8View;
-            let kind = if is_view { DataType::Utf8 } else { field.data_type().clone() };
-            Arc::new(Field::new(field.name(), kind, true))
-        };
-        let fields: Vec<FieldRef> = table.schema().fields().iter().skip(1).map(plain).collect();
-        let schema = Arc::new(Schema::new(fields.clone()));
+    /// That of writing the temporary file.
+    pub fn new(schema: &Schema) -> Result<Self, ArrowError> {
+        let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
+        let fields: Vec<FieldRef> = schema.fields().iter().map(nullable).collect();
         let file = tempfile::tempfile()?;
-        let mut writer = FileWriter::try_new(&file, &schema)?;
-        let (mut starts, mut n_rows) = (Vec::new(), 0);
-        for batch in table {
-            let batch = batch?;
-            starts.push(n_rows);
-            n_rows += batch.num_rows();
-            let columns = batch.columns()[1..].iter().zip(&fields);
-            let columns = columns.map(|(column, field)| cast(column, field.data_type()));
-            let columns = columns.collect::<Result<_, _>>()?;
-            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
-        }
-        writer.finish()?;
-        drop(writer);
-        let blocks = Mutex::new(FileReader::try_new(file, None)?);
-        Ok(Self(Arc::new(Columns { fields, rows, starts, blocks })))
+        let writer = FileWriter::try_new(file.try_clone()?, &Schema::new(fields.clone()))?;
+        Ok(Self { fields, starts: Vec::new(), n_rows: 0, file, writer })
     }
 
+    /// Adds the columns of the next rows.
+    ///
+    /// # Errors
+    ///
+    /// That of writing the temporary file.
+    pub fn write(&mut self, columns: &RecordBatch) -> Result<(), ArrowError> {
+        let schema = Arc::new(Schema::new(self.fields.clone()));
+        let columns = columns.clone().with_schema(schema)?;
+        for start in (0..columns.num_rows()).step_by(BLOCK_ROWS) {
+            let n_rows = BLOCK_ROWS.min(columns.num_rows() - start);
+            self.starts.push(self.n_rows);
+            self.n_rows += n_rows;
+            self.writer.write(&columns.slice(start, n_rows))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the columns, which belong to the rows `rows` (ascending) of a file.
+    ///
+    /// # Errors
+    ///
+    /// That of writing the temporary file.
+    pub fn finish(mut self, rows: Vec<u64>) -> Result<Computed, ArrowError> {
+        self.writer.finish()?;
+        let Self { fields, starts, file, .. } = self;
+        let blocks = Mutex::new(FileReader::try_new(file, None)?);
+        Ok(Computed(Arc::new(Columns { fields, rows, starts, blocks })))
+    }
+}
+
+impl Computed {
     /// Returns a column that holds bytes, and its type, if there is one.
     #[must_use]
     pub fn bytes_column(&self) -> Option<(String, String)> {

@@ -243,14 +243,6 @@ impl Contents {
         }
     }
 
-    /// Returns whether it is a Parquet file with just the columns of `schema`.
-    pub(super) fn is_parquet_of(&self, schema: &SchemaRef) -> bool {
-        match self {
-            Self::Parquet(columns) => columns.are_of(schema),
-            _ => false,
-        }
-    }
-
     pub(super) fn media(&self) -> &[SourceObject] {
         match self {
             Self::Media(files) => &files.files,

@@ -51,22 +51,11 @@ pub(super) struct ParquetFile {
 /// What a footer says of columns, beside their types.
 #[derive(Debug)]
 pub(super) struct ParquetColumns {
-    /// The columns as the file has them.
-    stored: SchemaRef,
     /// Those of 64-bit integers that are all exact as floats, as the file's statistics say.
     small_integers: HashSet<String>,
 }
 
 impl ParquetColumns {
-    /// Returns whether the file has just the columns of `schema`.
-    pub(super) fn are_of(&self, schema: &SchemaRef) -> bool {
-        let names_and_types = |schema: &SchemaRef| -> Vec<(String, DataType)> {
-            let fields = schema.fields().iter();
-            fields.map(|one| (one.name().clone(), one.data_type().clone())).collect()
-        };
-        names_and_types(&self.stored) == names_and_types(schema)
-    }
-
     pub(super) fn has_small_integers(&self, column: &str) -> bool {
         self.small_integers.contains(column)
     }
@@ -89,13 +78,12 @@ impl ParquetFile {
     }
 
     pub(super) fn columns(&self) -> ParquetColumns {
-        let stored = Arc::clone(self.metadata.schema());
-        let integers = stored.fields().iter().filter(|field| {
+        let integers = self.metadata.schema().fields().iter().filter(|field| {
             matches!(field.data_type(), DataType::Int64 | DataType::UInt64)
                 && self.chunks_of(field.name()).all(has_small_integers)
         });
         let small_integers = integers.map(|field| field.name().clone()).collect();
-        ParquetColumns { stored, small_integers }
+        ParquetColumns { small_integers }
     }
 
     fn chunks_of(&self, column: &str) -> impl Iterator<Item = &ColumnChunkMetaData> {

@@ -9,7 +9,6 @@ use super::{
     SourceError, computed::Computed, contents::Contents, file::BytesRead, listing::Listed,
     media::MediaFiles, partitions::Partitions, tar::with_alternatives,
 };
-use crate::store::is_url;
 
 /// One file of the table, or a group of files that are rows, and where its rows are.
 #[derive(Debug)]
@@ -96,14 +95,6 @@ impl TableFile {
     pub fn add_computed(&mut self, computed: Computed) {
         self.schema = computed.add_to(&self.schema);
         self.computed = Some(computed);
-    }
-
-    /// Returns whether Polars can read the file as it lies there.
-    #[must_use]
-    pub fn is_local_parquet(&self) -> bool {
-        self.contents.is_parquet_of(&self.own_schema())
-            && self.partitions.is_empty()
-            && !is_url(&self.object.path)
     }
 
     /// Returns whether the file has no rows.
