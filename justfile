@@ -24,7 +24,7 @@ train-check:
 # Crashes at every step of writing, kills, full disks (as root); makes docs/torture.md anew.
 torture:
     rm -rf target/torture
-    LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test command_line --test torture --test torture_stores -- --test-threads=1
+    LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test command_line --test torture -- crashes:: stores:: --test-threads=1
     cat tests/torture_head.md target/torture/*.md tests/torture_tail.md > docs/torture.md
     cat docs/torture.md
 
@@ -42,20 +42,20 @@ parity-real:
 # Makes docs/parity.md anew: every bundle held to its reference, and how fast it is.
 parity-table:
     rm -rf target/parity
-    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test families --test quantized --test readers --test listeners --test encoder_decoders --test hearing --test tasks --test embeddings
+    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test models -- families:: quantized:: readers:: listeners:: encoder_decoders:: hearing:: tasks:: embeddings::
     python3 tests/parity_table.py target/parity > docs/parity.md
 
 # 20,000 damaged pictures and sounds through the decoders, 2,000 of each through the binary; prints a table.
 torture-media:
-    LEGENDA_TORTURE_FILES=20000 cargo test --release --workspace --test command_line --test torture_media -- --nocapture
+    LEGENDA_TORTURE_FILES=20000 cargo test --release --workspace --test command_line --test torture -- media:: --nocapture
 
 # 2,000 damaged Parquet files through the reader; prints a table.
 torture-parquet:
-    LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test command_line --test torture_parquet -- --nocapture
+    LEGENDA_TORTURE_FILES=2000 cargo test --release --workspace --test command_line --test torture -- parquet:: --nocapture
 
 # Security cases as a table, with what held; makes docs/security.md anew.
 security:
-    cargo test --release --workspace --lib --test command_line --test links --test secrets --test safety --test folders --test hostile --test runtime --test page > target/security.txt
+    cargo test --release --workspace --lib --test command_line --test cli > target/security.txt
     python3 tests/security_table.py < target/security.txt > docs/security.md
     cat docs/security.md
 
@@ -65,24 +65,24 @@ deny:
 
 # Every reader of ours over random input, each for so many minutes; prints cases and rates.
 fuzz MINUTES:
-    LEGENDA_FUZZ_SECONDS=$(({{MINUTES}} * 60)) cargo test --release --workspace --test command_line --test fuzz -- --nocapture --test-threads=1
+    LEGENDA_FUZZ_SECONDS=$(({{MINUTES}} * 60)) cargo test --release --workspace --test command_line --test torture -- fuzz:: --nocapture --test-threads=1
 
 # The binary at full load over faulty rows for so many minutes: its memory and descriptors.
 soak MINUTES:
-    LEGENDA_SOAK_MINUTES={{MINUTES}} cargo test --release --workspace --test command_line --test soak -- --nocapture
+    LEGENDA_SOAK_MINUTES={{MINUTES}} cargo test --release --workspace --test command_line --test external -- soak:: --nocapture
 
 # Large rows under a small `limits.memory`; prints a table.
 promise:
-    cargo test --release --workspace --test command_line --test memory -- --nocapture --test-threads=1
+    cargo test --release --workspace --test command_line --test torture -- memory:: --nocapture --test-threads=1
 
 # The sample tables in a bucket of an S3 server from PyPI: run, added to, filtered, killed, verified; and a
 # week of the schedule over one, in about a minute.
 s3-server:
-    cargo test --release --workspace --test command_line --test s3_server -- --nocapture
+    cargo test --release --workspace --test command_line --test external -- s3_server:: --nocapture
 
 # The page of the schedule in headless Chromium; screenshots in target/browser.
 browser:
-    LEGENDA_TEST_BROWSER=1 cargo test --release --workspace --test command_line --test browser -- --nocapture
+    LEGENDA_TEST_BROWSER=1 cargo test --release --workspace --test command_line --test external -- browser:: --nocapture
 
 # Time and memory over rows, row groups and files; makes docs/scale.md anew (needs pyarrow).
 scale:

@@ -5,7 +5,7 @@
 The page lists the jobs and keeps to itself why a job file is invalid, a button starts one, progress is shown while it is made, and the report
 of the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and
 ChromeDriver (Debian's packages `chromium` and `chromium-driver`), and what
-`tests/tests/browser.rs` brings.
+`tests/tests/external/browser.rs` brings.
 """
 
 import os

@@ -4,7 +4,7 @@
 
 The job runs to its end, again (nothing is to be done), once more when a table was added (only
 that is read), and is killed and resumed; a query that keeps few rows reads little. `legenda
-verify` must pass each time. Needs what `tests/tests/s3_server.rs` brings.
+verify` must pass each time. Needs what `tests/tests/external/s3_server.rs` brings.
 """
 
 import json

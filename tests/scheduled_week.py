@@ -6,7 +6,7 @@ and ended.
     python tests/scheduled_week.py target/release/legenda
 
 Every slot of the week must have run once, hours of daylight saving included, and every row of every
-table must stand in the output once. Needs what `tests/tests/s3_server.rs` brings.
+table must stand in the output once. Needs what `tests/tests/external/s3_server.rs` brings.
 """
 
 import datetime as dt

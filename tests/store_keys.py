@@ -4,7 +4,7 @@
 
 Pictures lie at such keys: a folder of them is listed and read, cells of a table beside them lead to
 them, an output is written below such a prefix, and its folders by a column read back. Needs what
-`tests/tests/s3_server.rs` brings.
+`tests/tests/external/s3_server.rs` brings.
 """
 
 import io

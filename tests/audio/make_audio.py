@@ -3,7 +3,7 @@
     pip install numpy==2.4.6 imageio-ffmpeg==0.8.1
     python tests/audio/make_audio.py tests/audio/files
 
-All have the audio of `channel` below, which `tests/tests/audio.rs` computes too.
+All have the audio of `channel` below, which `tests/tests/cli/audio.rs` computes too.
 """
 
 import math

@@ -13,7 +13,7 @@
 //! is computed along with the others until some more have.
 //!
 //! A row's answer does not depend on the others but for the rounding of sums over more columns or
-//! rows, which matrix kernels may order otherwise; `models/tests/families.rs` holds tokens equal.
+//! rows, which matrix kernels may order otherwise; `models/tests/models/families.rs` holds tokens equal.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

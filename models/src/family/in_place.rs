@@ -6,7 +6,7 @@
 //! the order of its sums stay the same whichever rows are alive. Different numbers of slots give
 //! different shapes; the matrix kernels of the CPU provider then still add up a row in the same
 //! order, but for a single row, which has kernels of its own. So no run and no matrix product in it
-//! has fewer than [`ROWS_MIN`] rows. `models/tests/engine.rs` holds the engine to it with 1, 3 and
+//! has fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` holds the engine to it with 1, 3 and
 //! 8 slots. (But where a graph lets rows depend on each other, a row runs by itself.)
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 //! - [`Backend::Torchvision`]: `torchvision` on `uint8` tensors with antialias (ATen, CPU).
 //! - [`Backend::Pil`]: Pillow 13 (`Image.resize`).
 //!
-//! Equality is tested bit by bit against stored results of both, see `models/tests/golden`.
+//! Equality is tested bit by bit against stored results of both, see `models/tests/models/golden`.
 
 #![expect(
     clippy::cast_possible_truncation,

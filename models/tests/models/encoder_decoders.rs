@@ -1,0 +1,268 @@
+//! Answers of encoder-decoders against those of Hugging Face transformers, token for token: texts,
+//! pictures and sounds, with 1, 3 and 8 slots.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+
+use crate::references::{
+    self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference,
+    sound, sounds_joined, with_json,
+};
+use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions};
+use legenda_schemas::job::TaskKind;
+use serde_json::Value;
+
+fn record(row: &Value) -> Record {
+    let text = |key: &str| row[key].as_str().map(str::to_owned);
+    Record {
+        // A model that reads no text is given none, whatever the job's prompt.
+        text: text("text").or(text("prompt")).or_else(|| Some("Describe it.".to_owned())),
+        images: text("image").iter().map(|name| picture(name)).collect(),
+        audios: text("audio").iter().map(|name| sound(name)).collect(),
+        ..Record::default()
+    }
+}
+
+fn options(row: &Value) -> SpeechOptions {
+    SpeechOptions {
+        language: row["language"].as_str().map(str::to_owned),
+        target_language: row["target_language"].as_str().map(str::to_owned),
+        translate: row["task"] == "translate",
+        timestamps: row["return_timestamps"] == true,
+        ..SpeechOptions::default()
+    }
+}
+
+/// Holds a bundle, or files that are to answer as it does, to its reference.
+fn assert_answers(name: &str, bundle: PathBuf) {
+    let reference = reference(name);
+    // A job says how speech is written down; so rows that differ in it are several jobs.
+    let mut jobs: BTreeMap<String, Vec<(usize, &Value)>> = BTreeMap::new();
+    for (row_idx, row) in reference["rows"].as_array().unwrap().iter().enumerate() {
+        jobs.entry(format!("{:?}", options(row))).or_default().push((row_idx, row));
+    }
+    for slots in [1, 3, 8] {
+        let mut tally = Tally::default();
+        for rows in jobs.values() {
+            let options = ModelOptions { speech: options(rows[0].1), ..ModelOptions::default() };
+            assert_rows(name, &mut load(bundle.clone(), slots, options), rows, &mut tally);
+        }
+        if slots == 8 && bundle == references::bundle(name) {
+            tally.note(name, &bundle, "tokens");
+        }
+    }
+}
+
+fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)], tally: &mut Tally) {
+    let records: Vec<Record> = rows.iter().map(|(_, row)| record(row)).collect();
+    for (record, (row_idx, row)) in records.iter().zip(rows) {
+        if row["text"].is_string() {
+            let sample = model.processor.prepare(record).unwrap();
+            assert_eq!(sample.token_ids, ids(&row["prompt_ids"]), "{name}, text {row_idx}");
+        }
+    }
+    let prompts = encode(model, &records);
+    for (prompt, (row_idx, row)) in prompts.iter().zip(rows) {
+        // The language that the model chooses is not in the prompt yet.
+        if !row["text"].is_string() && prompt.choice().is_none() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}, prompt {row_idx}");
+        }
+    }
+    let slots = model.engine.slots();
+    let start = Instant::now();
+    let answers = answers(model, prompts);
+    let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+    tally.add(answers.len(), n_tokens, start.elapsed());
+    for (answer, (row_idx, row)) in answers.iter().zip(rows) {
+        let place = format!("{name}, row {row_idx}, {slots} slots");
+        assert_answer(answer, row, &place);
+        let n_decoder_tokens = if row["text"].is_string() { 1 } else { 0 };
+        let n_prompt_tokens = ids(&row["prompt_ids"]).len() + n_decoder_tokens;
+        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{place}");
+        if row["return_timestamps"] != true {
+            assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{place}");
+        }
+    }
+}
+
+#[test]
+fn t5_translates() {
+    assert_answers("t5", bundle("t5"));
+}
+
+#[test]
+fn t5_with_two_graphs_for_its_decoder() {
+    let folder = changed("t5", |file, content| {
+        (file != "onnx/decoder_model_merged.onnx").then_some(content)
+    });
+    assert_answers("t5", folder.path().to_owned());
+}
+
+#[test]
+fn t5_in_8_bits_has_its_rows_alone() {
+    assert_answers("t5_quantized", bundle("t5_quantized"));
+}
+
+#[test]
+fn whisper_in_8_bits_has_its_rows_alone() {
+    assert_answers("whisper_quantized", bundle("whisper_quantized"));
+}
+
+#[test]
+fn bart_summarises() {
+    assert_answers("bart", bundle("bart"));
+}
+
+#[test]
+fn marian_translates() {
+    assert_answers("marian", bundle("marian"));
+}
+
+#[test]
+fn nllb_translates_from_and_to_languages_by_name() {
+    assert_answers("nllb", bundle("nllb"));
+    let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
+    let to = |language: &str| SpeechOptions {
+        target_language: Some(language.to_owned()),
+        ..SpeechOptions::default()
+    };
+    open("nllb").supports_speech(&to("deu_Latn")).unwrap();
+    let error = open("nllb").supports_speech(&to("klingon")).unwrap_err().to_string();
+    assert!(error.contains("`task.target_language` = `klingon`"), "{error}");
+    assert!(error.contains("deu_Latn"), "{error}");
+    for name in ["t5", "whisper", "trocr", "llama"] {
+        assert!(open(name).supports_speech(&to("deu_Latn")).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn vit_gpt2_without_a_cache_of_its_encoder() {
+    assert_answers("vit_gpt2", bundle("vit_gpt2"));
+}
+
+#[test]
+fn an_older_config_has_a_size_of_one_number() {
+    let folder =
+        with_json("vit_gpt2", "preprocessor_config.json", |config| config["size"] = 32.into());
+    assert_answers("vit_gpt2", folder.path().to_owned());
+}
+
+#[test]
+fn trocr_reads() {
+    assert_answers("trocr", bundle("trocr"));
+}
+
+#[test]
+fn blip_captions_and_goes_on_with_a_text() {
+    assert_answers("blip", bundle("blip"));
+    let opened = Bundle::open(&BundleSource::Directory(bundle("blip"))).unwrap();
+    assert!(opened.supports(TaskKind::Caption).is_ok());
+    for task in [TaskKind::Answer, TaskKind::Generate] {
+        assert_eq!(opened.supports(task).unwrap_err().code(), "task_unsupported");
+    }
+    let model = load(bundle("blip"), 1, ModelOptions::default());
+    let code = |record: Record| model.processor.prepare(&record).err().map(|error| error.code());
+    let seen = || Record { images: vec![picture("tiny-7x5.png")], ..Record::default() };
+    assert_eq!(code(seen()), None);
+    assert_eq!(code(Record { system: Some("Be brief.".to_owned()), ..seen() }), Some("template"));
+    assert_eq!(
+        code(Record { text: Some("a".to_owned()), ..Record::default() }),
+        Some("media_count")
+    );
+    // A token's name in a text is plain text.
+    let marked = Record { text: Some("a [SEP] b".to_owned()), ..seen() };
+    let end = *ids(&reference("blip")["eos_token_ids"]).first().unwrap();
+    assert!(!model.processor.prepare(&marked).unwrap().token_ids.contains(&end));
+}
+
+#[test]
+fn donut_reads_the_fields_of_a_document() {
+    assert_answers("donut", bundle("donut"));
+}
+
+#[test]
+fn donut_wants_one_picture_and_a_task() {
+    let model = load(bundle("donut"), 1, ModelOptions::default());
+    let page = Record { images: vec![picture("checks-64x64.png")], ..Record::default() };
+    let untold = Record { text: Some("Describe the picture.".to_owned()), ..page.clone() };
+    let error = model.processor.prepare(&untold).unwrap_err();
+    assert_eq!(error.code(), "task_missing");
+    assert!(error.to_string().contains("`<s_receipt>`"), "{error}");
+    let unseen = Record { text: Some("<s_receipt>".to_owned()), ..Record::default() };
+    assert_eq!(model.processor.prepare(&unseen).unwrap_err().code(), "media_count");
+    // Without a text the config says how answers begin.
+    assert!(model.processor.prepare(&page).unwrap().token_ids.is_empty());
+}
+
+#[test]
+fn moonshine_hears_samples() {
+    assert_answers("moonshine", bundle("moonshine"));
+}
+
+#[test]
+fn whisper_transcribes_translates_and_tells_the_time() {
+    assert_answers("whisper", bundle("whisper"));
+}
+
+#[test]
+fn whisper_whose_encoder_makes_keys_and_values() {
+    assert_answers("whisper_genai", bundle("whisper_genai"));
+}
+
+#[test]
+fn configs_of_transformers_beside_graphs_of_genai_are_heard() {
+    // They say which tokens never come, as those of genai do not.
+    for files in [&["generation_config.json"][..], &["generation_config.json", "config.json"]] {
+        let folder = changed("whisper_genai", |_, content| Some(content));
+        for file in files {
+            fs::copy(bundle("whisper").join(file), folder.path().join(file)).unwrap();
+        }
+        assert_answers("whisper", folder.path().to_owned());
+    }
+}
+
+#[test]
+fn a_long_sound_is_heard_in_windows() {
+    let reference = reference("whisper");
+    for row in reference["long_rows"].as_array().unwrap() {
+        let names: Vec<&str> =
+            row["audio"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+        let audios = vec![sounds_joined(&names)];
+        let options = ModelOptions { speech: options(row), ..ModelOptions::default() };
+        let mut model = load(bundle("whisper"), 3, options);
+        let parts = model.processor.split(Record { audios, ..Record::default() }).unwrap();
+        let windows: Vec<Vec<i64>> = row["windows"].as_array().unwrap().iter().map(ids).collect();
+        assert!(windows.len() > 1, "a sound of one window");
+        assert_eq!(parts.len(), windows.len());
+        let prompts = encode(&mut model, &parts);
+        let found = answers(&mut model, prompts);
+        let found_ids: Vec<Vec<i64>> = found.iter().map(|found| found.token_ids.clone()).collect();
+        assert_eq!(found_ids, windows);
+        let whole = model.engine.join(found);
+        assert_eq!(whole.token_ids, windows.concat());
+        let time = |time: &Value| time.as_f64().map(|time| format!("<|{time:.2}|>"));
+        let expected = match row["segments"].as_array() {
+            None => row["answer"].as_str().unwrap().to_owned(),
+            Some(segments) => segments
+                .iter()
+                .map(|segment| {
+                    let [start, end] = [time(&segment[0]), time(&segment[1])];
+                    let text = segment[2].as_str().unwrap();
+                    format!("{}{text}{}", start.unwrap_or_default(), end.unwrap_or_default())
+                })
+                .collect(),
+        };
+        assert_eq!(whole.text, expected);
+    }
+}
+
+#[test]
+fn what_a_transcriber_cannot_do_is_told() {
+    let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
+    let german = SpeechOptions { language: Some("German".to_owned()), ..SpeechOptions::default() };
+    open("whisper").supports_speech(&german).unwrap();
+    let error = open("moonshine").supports_speech(&german).unwrap_err();
+    assert!(error.to_string().starts_with("`task.language` = `German`"), "{error}");
+    let klingon = SpeechOptions { language: Some("tlh".to_owned()), ..SpeechOptions::default() };
+    let error = open("whisper").supports_speech(&klingon).unwrap_err();
+    assert!(error.to_string().ends_with("possible: de, en, fr, ru, zh"), "{error}");
+}

@@ -1,0 +1,72 @@
+//! Answers of every family and dialect against those of Hugging Face transformers, token for token.
+//!
+//! The bundles are tiny and their weights random; `tests/references/make_bundles` makes them and the
+//! answers. Rows of unequal length share the slots, and each number of slots must give the same.
+
+use crate::references::{assert_rows, bundle, changed, reference, rows_answered_as};
+use legenda_models::Record;
+use serde_json::Value;
+
+fn record(row: &Value) -> Record {
+    let text = |key: &str| row[key].as_str().map(str::to_owned);
+    Record { text: text("text"), system: text("system"), ..Record::default() }
+}
+
+fn assert_bundle(name: &str) {
+    let reference = reference(name);
+    assert_rows(name, &bundle(name), reference["rows"].as_array().unwrap(), record);
+}
+
+#[test]
+fn llama_with_a_growing_cache() {
+    assert_bundle("llama");
+}
+
+#[test]
+fn qwen3_with_a_growing_cache() {
+    assert_bundle("qwen3");
+}
+
+#[test]
+fn mistral_with_a_growing_cache() {
+    assert_bundle("mistral");
+}
+
+#[test]
+fn gpt2_without_a_template() {
+    assert_bundle("gpt2");
+}
+
+#[test]
+fn gemma3_without_positions() {
+    assert_bundle("gemma3_text");
+}
+
+#[test]
+fn llama_with_grouped_query_attention_in_place() {
+    assert_bundle("llama_gqa_hub");
+}
+
+#[test]
+fn llama_as_onnxruntime_genai_lays_it_out() {
+    assert_bundle("llama_gqa");
+}
+
+#[test]
+fn llama_with_an_attention_bias() {
+    assert_bundle("llama_bias");
+}
+
+#[test]
+fn llama_as_transformers_exports_it() {
+    assert_bundle("llama_native");
+}
+
+#[test]
+fn llama_in_half_precision() {
+    let half = |file: &str| !file.ends_with(".onnx") || file == "onnx/model_fp16.onnx";
+    let folder = changed("llama", |file, content| half(file).then_some(content));
+    // The prompts are the same; the answers are those of the same graph in f16.
+    let rows = rows_answered_as(&reference("llama"), "rows_fp16");
+    assert_rows("llama in f16", folder.path(), &rows, record);
+}

@@ -1,0 +1,182 @@
+//! The tiny bundles and their stored answers (`tests/references/make_bundles`), and how they are run.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use legenda_models::{
+    Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
+    RuntimeOptions, Waveform,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) use crate::{device::device, parity::Tally};
+
+pub(crate) fn references() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references"))
+}
+
+/// Reads a picture as the references do (Pillow's `convert("RGB")`).
+pub(crate) fn picture(name: &str) -> RgbImage {
+    let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    RgbImage { width, height, pixels: pixels.into_raw() }
+}
+
+/// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
+pub(crate) fn sound(name: &str) -> Waveform {
+    let bytes = fs::read(references().join("media").join(name)).unwrap();
+    let n_channels = usize::from(u16::from_le_bytes([bytes[22], bytes[23]]));
+    let sample_rate_hz = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
+    let values: Vec<f32> = bytes[44..]
+        .chunks_exact(2)
+        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32768.0)
+        .collect();
+    let mean =
+        |frame: &[f32]| frame.iter().sum::<f32>() / f32::from(u8::try_from(frame.len()).unwrap());
+    Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
+}
+
+/// Reads wave files of 16 kHz that follow each other in one sound.
+pub(crate) fn sounds_joined(names: &[&str]) -> Waveform {
+    let samples = names.iter().flat_map(|name| sound(name).samples).collect();
+    Waveform { sample_rate_hz: 16_000, samples }
+}
+
+pub(crate) fn bundle(name: &str) -> PathBuf {
+    references().join("bundles").join(name)
+}
+
+pub(crate) fn reference(name: &str) -> Value {
+    let path = references().join("bundles").join(format!("{name}.json"));
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Loads a bundle with so many slots; answers are as long as those of the references.
+pub(crate) fn load(bundle: PathBuf, slots: usize, options: ModelOptions) -> Model {
+    let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
+    let bundle = Bundle::open(&BundleSource::Directory(bundle)).unwrap();
+    let mut options = ModelOptions { device: device(), slots: Some(slots), ..options };
+    options.generation.max_new_tokens.get_or_insert(24);
+    Model::load(&runtime, &bundle, &options).unwrap()
+}
+
+pub(crate) fn ids(value: &Value) -> Vec<i64> {
+    value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
+}
+
+/// Turns records into prompts.
+pub(crate) fn encode(model: &mut Model, records: &[Record]) -> Vec<Prompt> {
+    let samples = records.iter().map(|record| model.processor.prepare(record).unwrap()).collect();
+    model.encoder.encode(samples).into_iter().map(Result::unwrap).collect()
+}
+
+/// Answers all prompts; they enter as slots fall free.
+pub(crate) fn answers(model: &mut Model, prompts: Vec<Prompt>) -> Vec<Generation> {
+    let n_prompts = prompts.len();
+    let mut waiting = prompts.into_iter().enumerate();
+    let mut answers = BTreeMap::new();
+    while answers.len() < n_prompts {
+        while model.engine.free_slots() > 0 {
+            let Some((row_idx, prompt)) = waiting.next() else { break };
+            model.engine.admit(row_idx as u64, prompt, 0).unwrap();
+        }
+        for finished in model.engine.step() {
+            answers.insert(finished.ticket, finished.result.unwrap());
+        }
+    }
+    answers.into_values().collect()
+}
+
+/// Holds an answer to a row of a reference.
+pub(crate) fn assert_answer(answer: &Generation, row: &Value, place: &str) {
+    assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{place}");
+    assert_eq!(answer.finish_reason.as_str(), row["finish"].as_str().unwrap(), "{place}");
+    if let Some(logprob) = row["logprob_mean"].as_f64() {
+        let own = f64::from(answer.logprob_mean);
+        assert!((own - logprob).abs() < 1e-3, "{place}: {own}, expected {logprob}");
+    }
+}
+
+/// Holds a bundle to the rows of a reference, whose records `record` makes, with 1, 3 and 8 slots.
+pub(crate) fn assert_rows(
+    name: &str,
+    bundle: &Path,
+    rows: &[Value],
+    record: impl Fn(&Value) -> Record,
+) {
+    assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
+    let records: Vec<Record> = rows.iter().map(record).collect();
+    for slots in [1, 3, 8] {
+        let mut model = load(bundle.to_owned(), slots, ModelOptions::default());
+        let prompts = encode(&mut model, &records);
+        for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
+            assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
+        }
+        let start = Instant::now();
+        let answers = answers(&mut model, prompts);
+        let took = start.elapsed();
+        for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
+            let place = format!("{name}, row {row_idx}, {slots} slots");
+            assert_answer(answer, row, &place);
+            if let Some(text) = row["answer"].as_str() {
+                assert_eq!(answer.text, text, "{place}");
+            }
+        }
+        if slots == 8 {
+            let mut tally = Tally::default();
+            let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
+            tally.add(answers.len(), n_tokens, took);
+            tally.note(name, bundle, "tokens");
+        }
+    }
+}
+
+/// Returns rows whose answers are those under `key`, made with graphs of another precision.
+pub(crate) fn rows_answered_as(reference: &Value, key: &str) -> Vec<Value> {
+    let mut rows = reference["rows"].as_array().unwrap().clone();
+    for (row, other) in rows.iter_mut().zip(reference[key].as_array().unwrap()) {
+        for key in ["token_ids", "finish", "logprob_mean", "answer"] {
+            row[key] = other[key].clone();
+        }
+    }
+    rows
+}
+
+/// Copies a bundle, its files changed by `change`; one that becomes `None` is left out.
+pub(crate) fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> TempDir {
+    let (whole, folder) = (bundle(name), tempfile::tempdir().unwrap());
+    let mut inners = vec![PathBuf::new()];
+    while let Some(inner) = inners.pop() {
+        for entry in fs::read_dir(whole.join(&inner)).unwrap().map(Result::unwrap) {
+            let path = inner.join(entry.file_name());
+            if entry.path().is_dir() {
+                fs::create_dir(folder.path().join(&path)).unwrap();
+                inners.push(path);
+                continue;
+            }
+            let content = fs::read(entry.path()).unwrap();
+            if let Some(content) = change(path.to_str().unwrap(), content) {
+                File::create(folder.path().join(path)).unwrap().write_all(&content).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+/// Copies a bundle, a JSON file of it changed by `change`.
+pub(crate) fn with_json(name: &str, json: &str, change: impl Fn(&mut Value)) -> TempDir {
+    changed(name, |file, content| {
+        if file != json {
+            return Some(content);
+        }
+        let mut value = serde_json::from_slice(&content).unwrap();
+        change(&mut value);
+        Some(serde_json::to_vec(&value).unwrap())
+    })
+}

@@ -1,0 +1,55 @@
+//! The command line: what each command and each key of a job does, through the real binary.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod audio;
+mod batch;
+mod bundles;
+mod column_types;
+mod console;
+mod damaged;
+mod datasets;
+mod documents;
+mod embed;
+mod encoded_cells;
+mod errors;
+mod eval;
+mod folders;
+mod hostile;
+mod hub;
+mod images;
+mod incremental;
+mod inspect;
+#[cfg(feature = "mozjpeg")]
+mod jpeg;
+#[cfg(unix)]
+mod links;
+mod listeners;
+mod modalities;
+#[cfg(target_os = "linux")]
+mod page;
+mod parity;
+mod partitions;
+mod plan;
+#[cfg(feature = "sql")]
+mod query;
+mod readers;
+mod report;
+mod resume;
+mod retry;
+mod reuse;
+mod rows;
+mod runtime;
+mod safety;
+#[cfg(unix)]
+mod schedule;
+mod secrets;
+mod sinks;
+mod sources;
+mod store_errors;
+mod store_keys;
+mod stores;
+mod tables;
+mod templates;
+mod traces;
+mod verify;

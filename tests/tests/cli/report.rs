@@ -1,0 +1,96 @@
+//! The page about a run: whole, without scripts or the network, whatever the rows hold.
+
+use std::fs;
+
+use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, texts, write_table};
+
+fn page(place: &Workplace, path: &str) -> String {
+    // Slashes of what is no HTML are escaped too.
+    let html = fs::read_to_string(place.path(path)).unwrap().replace("&#x2f;", "/");
+    assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>"), "{html}");
+    // What a browser would fetch or run.
+    for hole in ["<script", "http://", "https://", "<link", "onerror=", "javascript:"] {
+        assert!(!html.contains(hole), "`{hole}` in {html}");
+    }
+    html
+}
+
+#[test]
+fn a_run_leaves_a_page_with_pictures_and_reasons() {
+    let place = Workplace::new();
+    let cell = |row: u8| Some(if row % 4 == 1 { b"junk".to_vec() } else { png(row) });
+    let cells: Vec<_> = (0..40).map(cell).collect();
+    write_table(&place.path("table.parquet"), &pictures(&cells), 50);
+    place.write("job.toml", PICTURE_JOB);
+    let told = place.run(&["run", "job.toml"]).expect(0);
+    assert!(told.stdout.contains("out.legenda/report.html"), "{}", told.stdout);
+    let html = page(&place, "out.legenda/report.html");
+    for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25 %"] {
+        assert!(html.contains(text), "no `{text}`");
+    }
+    // Rows of every span are shown, each with its picture and its own answer, and of the others those
+    // whose answers are odd: here all, because the model has few for pictures like these.
+    assert_eq!(html.matches("data:image/jpeg;base64,").count(), 30);
+    let (rejected, odd) = (html.find("Rows that were rejected"), html.find("Odd answers"));
+    assert!(rejected < odd && odd < html.find("Some rows"), "{html}");
+    assert_eq!(html.matches("<span class=\"badge bad\">media_unknown_format</span>").count(), 10);
+    assert_eq!(html.matches(">as many others</span>").count(), 30);
+    let answers = place.answers("out");
+    let (ids, texts) = (
+        legenda_tests::text_column(&answers, "id"),
+        legenda_tests::text_column(&answers, "answer"),
+    );
+    let article = |id: &str| html.split("<article").find(|one| one.contains(&format!("id: {id}<")));
+    let mut shown = 0;
+    for (id, text) in ids.iter().flatten().zip(texts.iter().flatten()) {
+        if let Some(article) = article(id) {
+            assert!(article.contains(&format!("<p class=\"answer\">{text}</p>")), "{article}");
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 30);
+    // Where rejects stand among the answers the page says the same of them.
+    let inline =
+        ["run", "job.toml", "--set", "output.path=inline", "--set", "output.rejects=inline"];
+    let _inline = place.run(&inline).expect(0);
+    let inline = page(&place, "inline.legenda/report.html");
+    assert!(inline.contains("the bytes are no image") || inline.contains("media_unknown_format"));
+    assert!(inline.matches("<span class=\"badge bad\">media_unknown_format</span>").count() >= 8);
+    let reasons = |html: &str| {
+        html.split("Why rows were rejected").nth(1)?.split("</table>").next().map(str::to_owned)
+    };
+    assert_eq!(reasons(&inline), reasons(&html));
+    assert!(!html.contains("then</th>"), "there was no run before");
+
+    // A second run is set beside the first, another output on request.
+    let again = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
+    assert!(again.stdout.contains("rows_in 40"), "{}", again.stdout);
+    assert!(page(&place, "out.legenda/report.html").contains("Beside the run before"));
+    let limited = ["run", "job.toml", "--limit", "4", "--set", "output.path=other"];
+    assert!(place.run(&limited).expect(0).stdout.contains("rows_in 4"));
+    let told = place.run(&["report", "out", "--compare", "other"]).expect(0);
+    assert!(told.stdout.contains("report in report.html"), "{}", told.stdout);
+    let html = page(&place, "report.html");
+    assert!(html.contains("Beside `other`") && html.contains("<td>rows</td>"), "{html}");
+    place.run(&["report", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
+}
+
+#[test]
+fn texts_of_rows_are_shown_as_texts() {
+    let place = Workplace::new();
+    let hostile = [
+        "<script>alert(1)</script>",
+        "\"><img src=x onerror=alert(1)>",
+        "{{ 7 * 7 }} {% raw %}",
+        "</p></body></html>",
+    ];
+    write_table(&place.path("table.parquet"), &texts(&hostile), 50);
+    place.write("job.toml", TEXT_JOB);
+    let told = place.run(&["run", "job.toml"]).expect(0);
+    assert!(told.stdout.contains("rows_in 4 == answers 4"), "{}", told.stdout);
+    let html = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
+    assert!(html.contains("&lt;script&gt;alert(1)"), "{html}");
+    assert!(html.contains("{{ 7 * 7 }}"), "{html}");
+    assert_eq!(html.matches("</html>").count(), 1);
+    assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
+}
