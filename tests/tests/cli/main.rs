@@ -51,5 +51,6 @@ mod store_keys;
 mod stores;
 mod tables;
 mod templates;
+mod texts;
 mod traces;
 mod verify;
