@@ -1,6 +1,6 @@
-"""Draws `docs/captions.png`: sample pictures with the captions that a run wrote.
+"""Draws `docs/captions.png`: sample images with the captions of a run.
 
-Run `cargo run --release -- run jobs/examples/captions.toml --overwrite` first; then
+First run `cargo run --release -- run jobs/examples/captions.toml --overwrite`, then
 `python docs/make_gallery.py` (needs pillow and pyarrow).
 """
 
@@ -16,7 +16,7 @@ TILE_PX, TEXT_PX, COLUMNS, ROWS = 180, 56, 5, 2
 
 
 def main() -> None:
-    """Draws evenly spread rows of the table, whether their captions are right or not."""
+    """Draws evenly spaced rows of the table, with right and wrong captions."""
     parts = sorted((ROOT / "out/captions").glob("part-*.parquet"))
     answers = ds.dataset([str(part) for part in parts]).to_table().to_pylist()
     table = pq.read_table(ROOT / "jobs/examples/sample/pictures.parquet")
@@ -27,18 +27,18 @@ def main() -> None:
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    for place, row in enumerate(shown):
-        x = place % COLUMNS * TILE_PX
-        y = place // COLUMNS * (TILE_PX + TEXT_PX)
-        picture = Image.open(io.BytesIO(images[row["id"]])).convert("RGB")
-        sheet.paste(picture.resize((TILE_PX - 8, TILE_PX - 8)), (x + 4, y + 4))
+    for index, row in enumerate(shown):
+        x = index % COLUMNS * TILE_PX
+        y = index // COLUMNS * (TILE_PX + TEXT_PX)
+        image = Image.open(io.BytesIO(images[row["id"]])).convert("RGB")
+        sheet.paste(image.resize((TILE_PX - 8, TILE_PX - 8)), (x + 4, y + 4))
         for line, text in enumerate(wrap(row["answer"], draw, font)[:3]):
             draw.text((x + 6, y + TILE_PX + line * 16), text, fill="black", font=font)
     sheet.save(ROOT / "docs/captions.png", optimize=True)
 
 
 def wrap(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Breaks a caption into lines that fit a tile."""
+    """Wraps a caption to the width of a tile."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,11 +1,11 @@
-"""Opens the page of `legenda schedule` in headless Chromium, as a person does.
+"""Opens the web page of `legenda schedule` in headless Chromium, as a user does.
 
     python tests/browser.py target/release/legenda target/browser
 
-The page lists the jobs and keeps to itself why a job file is invalid, a button starts one, progress is shown while it is made, and the report
-of the run opens, with its pictures. Screenshots are left in the folder. Needs Chromium and
-ChromeDriver (Debian's packages `chromium` and `chromium-driver`), and what
-`tests/tests/external/browser.rs` brings.
+The page must list the jobs and hide why a job file is invalid. A button must start a job, the page
+must show the progress of the run, and the report of the run must open with its images. Screenshots
+are saved to the folder. Needs Chromium and ChromeDriver (Debian's packages `chromium` and
+`chromium-driver`) and the packages of `tests/src/python.rs`.
 """
 
 import os
@@ -40,7 +40,7 @@ time_zone = "Europe/Berlin"
 
 
 def open_browser(profile: str) -> webdriver.Chrome:
-    """Starts Chromium without a window, in which nothing asks the network for anything."""
+    """Starts headless Chromium without background network requests."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
     for switch in (
@@ -61,14 +61,14 @@ def open_browser(profile: str) -> webdriver.Chrome:
 
 
 def main() -> None:
-    """Starts the service and looks at its page."""
-    binary, shots = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2])
-    shots.mkdir(parents=True, exist_ok=True)
+    """Starts the service and tests its web page."""
+    binary, screenshots = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2])
+    screenshots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as profile:
         jobs = Path(folder)
         sample = pq.read_table(SAMPLE / "pictures.parquet", columns=["id", "image"]).to_pylist()
-        # One picture is none, and no two rows are equal.
-        sample[7]["image"] = b"no picture"
+        # One cell is not an image, and no two rows are equal.
+        sample[7]["image"] = b"not an image"
         rows = [
             row | {"id": f"{row['id']}-{time}", "question": f"What is shown? {time}"}
             for time in range(60)
@@ -88,7 +88,7 @@ def main() -> None:
                 found[1] for line in service.stderr if (found := re.match(r"page at (\S+)", line))
             )
             browser = open_browser(profile)
-            look(browser, address, len(rows), shots)
+            check_page(browser, address, len(rows), screenshots)
         finally:
             if browser:
                 browser.quit()
@@ -96,13 +96,13 @@ def main() -> None:
             service.wait()
 
 
-def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> None:
-    """Goes from the list of jobs to the report of a run."""
+def check_page(browser: webdriver.Chrome, address: str, n_rows: int, screenshots: Path) -> None:
+    """Navigates from the list of jobs to the report of a run."""
 
-    def until(what: str, is_so: Callable[[webdriver.Chrome], object]) -> None:
-        # The page may be another, or be shown anew, between two looks at it.
+    def until(what: str, condition: Callable[[webdriver.Chrome], object]) -> None:
+        # The page may change or reload between two checks.
         wait = WebDriverWait(browser, PATIENCE, 0.1, ignored_exceptions=[WebDriverException])
-        wait.until(is_so, f"never: {what}")
+        wait.until(condition, f"timed out: {what}")
 
     def body() -> str:
         return str(browser.execute_script("return document.body ? document.body.innerText : ''"))
@@ -119,7 +119,7 @@ def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> N
     assert "30 3 * * * Europe/Berlin" in body(), body()
     assert "invalid job file" in body() and "missing field" not in body(), body()
 
-    # Without the token nothing starts.
+    # Without the token, no run starts.
     start = "[formaction='/jobs/nightly.toml/start']"
     token = browser.find_element(By.NAME, "token")
     token.send_keys("another")
@@ -130,7 +130,7 @@ def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> N
     click(start)
     until("the page of the run is shown", lambda _: browser.current_url.endswith("/runs/1"))
 
-    # The page follows the run by itself.
+    # The page updates itself during the run.
     browser.execute_script("document.body.dataset.seen = 'once'")
     seen: set[int] = set()
 
@@ -138,34 +138,36 @@ def look(browser: webdriver.Chrome, address: str, n_rows: int, shots: Path) -> N
         for bar in browser.find_elements(By.TAG_NAME, "progress"):
             done = int(float(bar.get_attribute("value") or 0))
             if 0 < done < n_rows and done not in seen:
-                browser.save_screenshot(str(shots / "progress.png"))
+                browser.save_screenshot(str(screenshots / "progress.png"))
                 seen.add(done)
         return len(seen) >= 2 or "done" in body()
 
     until("progress is shown", progress)
-    assert len(seen) >= 2, f"progress was not shown while it was made: {seen}"
+    assert len(seen) >= 2, f"progress was not shown during the run: {seen}"
     until("the run is done", lambda _: browser.find_elements(By.CSS_SELECTOR, ".state.done"))
-    until("its report is offered", lambda _: browser.find_elements(By.CSS_SELECTOR, "a.report"))
-    assert browser.execute_script("return document.body.dataset.seen") == "once", "it was loaded"
+    until("the report link is shown", lambda _: browser.find_elements(By.CSS_SELECTOR, "a.report"))
+    assert browser.execute_script("return document.body.dataset.seen") == "once", (
+        "the page was reloaded"
+    )
     browser.get(address)
     assert f"{n_rows}" in body(), body()
-    browser.save_screenshot(str(shots / "jobs.png"))
+    browser.save_screenshot(str(screenshots / "jobs.png"))
 
     browser.get(f"{address}runs/1")
     click("a.report")
-    until("the report is shown", lambda _: "Some rows" in body())
-    pictures = browser.find_elements(By.TAG_NAME, "img")
-    widths = [int(picture.get_property("naturalWidth") or 0) for picture in pictures]
+    until("the report is shown", lambda _: "Sample rows" in body())
+    images = browser.find_elements(By.TAG_NAME, "img")
+    widths = [int(image.get_property("naturalWidth") or 0) for image in images]
     assert len(widths) >= 24 and min(widths) > 0, widths
-    for text in ("media_unknown_format", "Rows that were rejected", "peak memory"):
+    for text in ("media_unknown_format", "Rejected rows", "peak memory"):
         assert text in body(), text
-    browser.save_screenshot(str(shots / "report.png"))
-    browser.execute_script("arguments[0].scrollIntoView()", pictures[-24])
-    browser.save_screenshot(str(shots / "report-rows.png"))
+    browser.save_screenshot(str(screenshots / "report.png"))
+    browser.execute_script("arguments[0].scrollIntoView()", images[-24])
+    browser.save_screenshot(str(screenshots / "report-rows.png"))
     entries = browser.get_log("browser")
     severe = [entry for entry in entries if entry["level"] == "SEVERE" and "401" not in str(entry)]
     assert not severe, severe
-    print(f"{len(widths)} pictures in the report, progress seen {len(seen)} times")
+    print(f"{len(widths)} images in the report, progress seen {len(seen)} times")
 
 
 main()

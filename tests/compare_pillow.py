@@ -1,11 +1,11 @@
-"""Compares what Legenda decodes of image files with what Pillow decodes of them.
+"""Compares the pixels that Legenda and Pillow decode from image files.
 
     pip install pillow==13.0.0
     cargo build --release -p legenda-pipeline --example decode_images
     python tests/compare_pillow.py target/release/examples/decode_images FOLDER...
 
-Prints, for each format, how many files have equal pixels, how many have others, and how many only
-one of the two decodes; then the files that differ.
+For each format, prints how many files have equal pixels, how many differ, and how many only one of
+the two decodes. Then prints the files that differ.
 """
 
 import collections
@@ -20,7 +20,7 @@ PIXELS_MAX = 64_000_000
 
 
 def pillow(path: str) -> tuple[str, str]:
-    """Returns format and a digest of the pixels, or an empty digest for a file that is refused."""
+    """Returns the format and a digest of the pixels (empty if Pillow refuses the file)."""
     kind = "unknown"
     try:
         with Image.open(path) as image:
@@ -31,7 +31,7 @@ def pillow(path: str) -> tuple[str, str]:
             rgb = ImageOps.exif_transpose(image).convert("RGB")
         digest = hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
         return kind, f"{rgb.width}x{rgb.height} {digest}"
-    except Exception:  # noqa: BLE001 (Pillow raises many kinds for damaged files)
+    except Exception:  # noqa: BLE001 (Pillow raises many exception types for damaged files)
         return kind, ""
 
 

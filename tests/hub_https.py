@@ -1,6 +1,6 @@
-"""A Hub over HTTPS: a model is fetched where its certificate is known, and nowhere else.
+"""Tests a Hub over HTTPS: a model is downloaded only from a server with a trusted certificate.
 
-`python hub_https.py BINARY`, with the packages of `src/python.rs`.
+Run `python hub_https.py BINARY` with the packages of `src/python.rs`.
 """
 
 import datetime
@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 MODEL = Path(__file__).parent / "references" / "bundles" / "llama"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-# Files from this size on lie at a second address, as on the real one.
+# Files of at least this size are served from a second address, as on the real Hub.
 LARGE_BYTES = 50_000
 
 
 class Authority:
-    """One that signs certificates, and which a machine may know or not."""
+    """A certificate authority, which a client may trust or not."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.key = folder, ec.generate_private_key(ec.SECP256R1())
@@ -55,7 +55,7 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     def context(self, host: str) -> ssl.SSLContext:
-        """What a server says that it is `host` with."""
+        """Returns the TLS context of a server that identifies itself as `host`."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
         names = [x509.DNSName(host)]
@@ -82,7 +82,7 @@ class Hub(BaseHTTPRequestHandler):
     second = ""
 
     def do_GET(self) -> None:
-        """Answers what is asked."""
+        """Serves the file list, redirects and files."""
         path = self.path.split("?")[0]
         if path.startswith("/api/models/owner/model/revision/"):
             files = [file for file in sorted(MODEL.rglob("*")) if file.is_file()]
@@ -114,11 +114,11 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Disables the request log."""
 
 
 def serve(context: ssl.SSLContext | None, second: str = "") -> int:
-    """Starts a server on a port of its own; returns that."""
+    """Starts a server on a free port and returns the port."""
     handler = type("Hub", (Hub,), {"second": second})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if context:
@@ -127,17 +127,17 @@ def serve(context: ssl.SSLContext | None, second: str = "") -> int:
     return server.server_address[1]
 
 
-def pull(binary: str, home: Path, endpoint: str, known: Path | None) -> tuple[int, str]:
-    """Fetches the model to a cache of its own; returns how it ended and what it said."""
+def pull(binary: str, home: Path, endpoint: str, trusted: Path | None) -> tuple[int, str]:
+    """Downloads the model to a new cache; returns the exit code and the output."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().endswith("_PROXY") and not name.startswith(("HF_", "SSL_CERT"))
     }
     environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint}
-    if known:
-        environment["SSL_CERT_FILE"] = str(known)
-    ended = subprocess.run(
+    if trusted:
+        environment["SSL_CERT_FILE"] = str(trusted)
+    completed = subprocess.run(
         [binary, "models", "pull", "hf://owner/model"],
         env=environment,
         capture_output=True,
@@ -145,45 +145,48 @@ def pull(binary: str, home: Path, endpoint: str, known: Path | None) -> tuple[in
         timeout=120,
         check=False,
     )
-    return ended.returncode, ended.stdout + ended.stderr
+    return completed.returncode, completed.stdout + completed.stderr
 
 
-def expect(condition: bool, what: str, said: str) -> None:
-    """Stops where something is not as it should be."""
+def expect(condition: bool, expectation: str, output: str) -> None:
+    """Exits with an error if the condition is false."""
     if not condition:
-        sys.exit(f"{what}, but:\n{said}")
+        sys.exit(f"expected: {expectation}; output:\n{output}")
 
 
 def main(binary: str) -> None:
-    """Fetches from servers of all kinds."""
+    """Downloads from servers with valid and invalid certificates."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         authority = Authority(folder)
-        own, other = authority.context("localhost"), authority.context("elsewhere.invalid")
-        second = serve(own)
-        secure = f"https://localhost:{serve(own, f'https://127.0.0.1:{second}')}"
+        own_context = authority.context("localhost")
+        other_context = authority.context("elsewhere.invalid")
+        second = serve(own_context)
+        secure = f"https://localhost:{serve(own_context, f'https://127.0.0.1:{second}')}"
 
-        code, said = pull(binary, folder / "known", secure, authority.path)
-        expect(code == 0, "a known certificate is trusted", said)
+        code, output = pull(binary, folder / "known", secure, authority.path)
+        expect(code == 0, "a known certificate is trusted", output)
         fetched = list((folder / "known").rglob(f"snapshots/{COMMIT}/onnx/model.onnx"))
-        expect(len(fetched) == 1, "the graph is there", said)
+        expect(len(fetched) == 1, "the graph was downloaded", output)
         whole = (MODEL / "onnx" / "model.onnx").read_bytes()
-        expect(fetched[0].read_bytes() == whole, "the graph is whole", said)
+        expect(fetched[0].read_bytes() == whole, "the graph is complete", output)
 
-        code, said = pull(binary, folder / "unknown", secure, None)
-        expect(code != 0 and "certificate" in said, "an unknown certificate is refused", said)
-        expect("SSL_CERT_FILE" in said, "it is said what to do", said)
+        code, output = pull(binary, folder / "unknown", secure, None)
+        expect(code != 0 and "certificate" in output, "an unknown certificate is refused", output)
+        expect("SSL_CERT_FILE" in output, "the error says what to do", output)
 
-        named = f"https://localhost:{serve(other)}"
-        code, said = pull(binary, folder / "named", named, authority.path)
-        expect(code != 0 and "certificate" in said, "another host's is refused", said)
+        named = f"https://localhost:{serve(other_context)}"
+        code, output = pull(binary, folder / "named", named, authority.path)
+        expect(
+            code != 0 and "certificate" in output, "another host's certificate is refused", output
+        )
 
-        plain = f"http://127.0.0.1:{serve(None)}"
-        leading = f"https://localhost:{serve(own, plain)}"
-        code, said = pull(binary, folder / "leading", leading, authority.path)
+        plain_http = f"http://127.0.0.1:{serve(None)}"
+        redirecting = f"https://localhost:{serve(own_context, plain_http)}"
+        code, output = pull(binary, folder / "leading", redirecting, authority.path)
         fetched = list((folder / "leading").rglob("*.onnx"))
-        expect(code != 0 and not fetched, "what leads away from https is refused", said)
-    print("fetched over HTTPS where the certificate is known, refused three times")
+        expect(code != 0 and not fetched, "a redirect away from https is refused", output)
+    print("downloaded over HTTPS with a trusted certificate, refused three times")
 
 
 if __name__ == "__main__":

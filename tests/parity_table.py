@@ -1,4 +1,4 @@
-"""Makes `docs/parity.md` of the lines that the tests of families leave: see `just parity-table`."""
+"""Prints `docs/parity.md` from the lines that the bundle tests write: see `just parity-table`."""
 
 import json
 import sys
@@ -6,21 +6,23 @@ from pathlib import Path
 
 HEAD = """# Parity with Hugging Face transformers
 
-Made by `just parity-table` from the tests of `legenda-models`: every line is a bundle whose rows
-were held to stored answers of transformers {versions}; the quantized ones and those in fp16
-to answers of ONNX Runtime, which ran the same graphs one row at a time. The bundles are tiny and
-their weights random (`tests/references/make_bundles`), so the speed tells what a step costs around
-the matrix products, not how fast a real model is. 8 slots or batches of 8, other work beside it.
-The lines of `cuda` are from an NVIDIA H200 with ONNX Runtime 1.31.1 (`docs/cuda.md`).
-The speed of `whisper sequential`, whose windows wait for each other, is with features and encoder.
+Made by `just parity-table` from the tests of `legenda-models`. Each line is a bundle whose rows
+were compared with stored answers of transformers {versions}. Quantized and fp16 bundles were
+compared with answers of ONNX Runtime, which ran the same graphs one row at a time.
 
-| bundle | architecture | layout | dialect | precision | device | rows equal in | rows | speed |
+The bundles are tiny and have random weights (`tests/references/make_bundles`). The speed therefore
+shows what a step costs around the matrix products, not how fast a real model is. The tests ran
+with 8 slots or batches of 8, while the machine did other work. The `cuda` lines are from an NVIDIA
+H200 with ONNX Runtime 1.31.1 (`docs/cuda.md`). The speed of `whisper sequential` includes feature
+extraction and the encoder; each of its windows waits for the previous one.
+
+| bundle | architecture | layout | dialect | precision | device | rows match in | rows | speed |
 |---|---|---|---|---|---|---|---:|---:|
 """
 
 
 def speed(line: dict) -> str:
-    """Tokens or rows in a second."""
+    """Returns tokens or rows per second."""
     if line["tokens"]:
         return f"{line['tokens'] / line['seconds']:.0f} tokens/s"
     return f"{line['rows'] / line['seconds']:.0f} rows/s"
@@ -34,7 +36,7 @@ def main(folder: str) -> None:
         lines + [json.loads(line) for line in cuda], key=lambda line: (line["name"], line["device"])
     )
     bundles = Path(__file__).parent / "references" / "bundles"
-    # `conversations.json` holds no answers of a model.
+    # `conversations.json` does not hold answers of a model.
     made_by = [json.loads(path.read_text()).get("reference") for path in bundles.glob("*.json")]
     made_by = [text.split(",")[0] for text in made_by if text]
     versions = sorted({text.split()[1] for text in made_by if text.startswith("transformers ")})

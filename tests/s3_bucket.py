@@ -1,4 +1,4 @@
-"""A bucket of an S3 server (moto, from PyPI) on this machine."""
+"""A bucket of a local S3 server (moto, from PyPI)."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from moto.server import ThreadedMotoServer
 def start() -> tuple[ThreadedMotoServer, Any, dict[str, str]]:
     """Starts a server with the bucket `bucket`.
 
-    Returns it, a client, and an environment in which Legenda finds it.
+    Returns the server, a client, and the environment variables that point Legenda to the server.
     """
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()

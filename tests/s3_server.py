@@ -2,9 +2,9 @@
 
     python tests/s3_server.py target/release/legenda
 
-The job runs to its end, again (nothing is to be done), once more when a table was added (only
-that is read), and is killed and resumed; a query that keeps few rows reads little. `legenda
-verify` must pass each time. Needs what `tests/tests/external/s3_server.rs` brings.
+The script runs the job to completion, reruns it (nothing to do), and reruns it after adding a table
+(only that table is read). It then runs a query that keeps few rows (little is read), and kills and
+resumes a run. `legenda verify` must pass each time. Needs the packages of `tests/src/python.rs`.
 """
 
 import json
@@ -34,7 +34,7 @@ path = "s3://bucket/out"
 
 
 def main() -> None:
-    """Starts the server, runs the jobs, and says what was seen."""
+    """Starts the server, runs the jobs and prints the results."""
     binary = str(Path(sys.argv[1]).resolve())
     server, client, environment = s3_bucket.start()
     for path in sorted((SAMPLE / "sample").glob("*.parquet")):
@@ -45,42 +45,42 @@ def main() -> None:
         job.write_text(JOB, encoding="utf-8")
         run = [binary, "run", str(job), "--progress", "none"]
 
-        def told(*arguments: str) -> str:
-            done = subprocess.run(
+        def stdout_of(*arguments: str) -> str:
+            completed = subprocess.run(
                 arguments, env=environment, capture_output=True, text=True, check=True
             )
-            return done.stdout
+            return completed.stdout
 
         def verify() -> None:
-            print(told(binary, "verify", "s3://bucket/out").strip())
+            print(stdout_of(binary, "verify", "s3://bucket/out").strip())
 
         def report(output: str) -> dict[str, Any]:
             key = f"{output}.legenda/report.json"
             body = client.get_object(Bucket="bucket", Key=key)["Body"]
-            read: dict[str, Any] = json.loads(body.read())
-            return read
+            loaded: dict[str, Any] = json.loads(body.read())
+            return loaded
 
-        print(told(*run).splitlines()[0])
+        print(stdout_of(*run).splitlines()[0])
         verify()
         whole = report("out")["bytes_read"]
-        again = told(*run)
-        assert "\n0 rows in" in again, again
+        rerun = stdout_of(*run)
+        assert "\n0 rows in" in rerun, rerun
 
         added = SAMPLE / "sample" / "texts.parquet"
         client.upload_file(str(added), "bucket", "tables/zz-added.parquet")
         n_added = pq.ParquetFile(added).metadata.num_rows
-        third = told(*run)
+        third = stdout_of(*run)
         read = report("out")["bytes_read"]
-        print(f"a table of {n_added} rows added: {read} bytes read, of the first run {whole}")
+        print(f"a table of {n_added} rows added: {read} bytes read, {whole} by the first run")
         assert f"\n{n_added} rows in" in third, third
         assert read < whole / 2, (read, whole)
         verify()
 
         query = "source.query=\"SELECT * FROM source WHERE id IN ('picture-000-twemoji')\""
         filtered = ["--set", query, "--set", 'output.path="s3://bucket/filtered"']
-        few = told(*run, *filtered)
+        few = stdout_of(*run, *filtered)
         read = report("filtered")["bytes_read"]
-        print(f"a query that keeps a row: {read} bytes read")
+        print(f"a query that keeps one row: {read} bytes read")
         assert few.startswith("rows_in 1 == answers 1 "), few
         assert read < whole / 2, (read, whole)
         slow = [*run, "--overwrite", "--set", "model.slots=1"]
@@ -88,7 +88,7 @@ def main() -> None:
         time.sleep(1.5)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        print("killed; then:", told(*run).splitlines()[0])
+        print("killed and resumed:", stdout_of(*run).splitlines()[0])
         verify()
     server.stop()
 

@@ -1,12 +1,12 @@
-"""Lets `legenda schedule` work through a week over a bucket of an S3 server (moto, from PyPI).
+"""Runs `legenda schedule` for a simulated week on a bucket of an S3 server (moto, from PyPI).
 
-It takes about a minute, by a clock that goes faster, while tables arrive and the service is killed
-and ended.
+The week takes about a minute on an accelerated clock. Meanwhile tables arrive, and the service is
+killed and stopped.
 
     python tests/scheduled_week.py target/release/legenda
 
-Every slot of the week must have run once, hours of daylight saving included, and every row of every
-table must stand in the output once. Needs what `tests/tests/external/s3_server.rs` brings.
+Every slot of the week must run once, including across the daylight saving change, and every row of
+every table must appear in the output once. Needs the packages of `tests/src/python.rs`.
 """
 
 import datetime as dt
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from moto.server import ThreadedMotoServer
 
 ZONE = ZoneInfo("Europe/Berlin")
-# The week in which clocks are set forward there.
+# The week in which daylight saving time starts there.
 BEGIN = dt.datetime(2026, 3, 26, 0, 30, tzinfo=dt.UTC)
 END = BEGIN + dt.timedelta(days=7)
 SPEED = 8000
@@ -54,7 +54,7 @@ retries = 3
 
 
 class Week:
-    """The bucket, the clock, and the service over them."""
+    """The bucket, the clock, and the service that uses them."""
 
     def __init__(self, binary: str, place: Path) -> None:
         """Starts the server and the clock."""
@@ -80,11 +80,11 @@ class Week:
         self.service: subprocess.Popen[bytes] | None = None
 
     def now(self) -> dt.datetime:
-        """Returns what time it is for the service."""
+        """Returns the current time on the clock of the service."""
         return BEGIN + (dt.datetime.now(dt.UTC) - self.began) * SPEED
 
     def add_table(self) -> None:
-        """Puts another table into the bucket."""
+        """Uploads another table to the bucket."""
         name, n_rows = f"t{self.n_tables:02}.parquet", 5 + self.n_tables
         rows = [
             {"id": f"{name}-{row}", "question": f"What is {row} plus {self.n_tables}?"}
@@ -96,7 +96,7 @@ class Week:
         self.n_rows += n_rows
 
     def grow(self) -> None:
-        """Puts a table into the bucket for every day that has begun."""
+        """Uploads a table for every day that has started."""
         if self.n_tables < 7 and self.now() > BEGIN + dt.timedelta(days=self.n_tables):
             self.add_table()
 
@@ -106,14 +106,14 @@ class Week:
         log = (self.place / "log").open("a")
         self.service = subprocess.Popen(command, env=self.environment, stderr=log)
 
-    def end(self, how: signal.Signals) -> None:
-        """Ends the service."""
+    def end(self, signal_number: signal.Signals) -> None:
+        """Stops the service with a signal."""
         assert self.service
-        self.service.send_signal(how)
+        self.service.send_signal(signal_number)
         self.service.wait()
 
     def runs(self) -> list[tuple[int, str, str, str | None]]:
-        """Reads slot, cause, state and report of every run."""
+        """Reads the slot, cause, state and report of every run."""
         database = sqlite3.connect(self.place / "jobs/.legenda/history.db")
         try:
             query = "SELECT slot, cause, state, report FROM runs ORDER BY slot"
@@ -123,7 +123,7 @@ class Week:
 
 
 def slots() -> list[int]:
-    """Returns the slots of the week: every day at 0, 6, 12 and 18 o'clock of the zone."""
+    """Returns the slots of the week: every day at 0, 6, 12 and 18 o'clock local time."""
     days = [(BEGIN + dt.timedelta(days=day)).astimezone(ZONE).date() for day in range(-1, 9)]
     due = [
         dt.datetime.combine(day, dt.time(hour), tzinfo=ZONE)
@@ -134,34 +134,34 @@ def slots() -> list[int]:
 
 
 def main() -> None:
-    """Plays the week, and checks what is left of it."""
+    """Runs the week and checks the result."""
     with tempfile.TemporaryDirectory() as folder:
         week = Week(str(Path(sys.argv[1]).resolve()), Path(folder))
         (week.place / "jobs").mkdir()
         (week.place / "jobs/often.toml").write_text(JOB)
-        chance = random.Random(26)
-        ends = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
-        # When it ends, in shares of the week, and how long it is away, in hours.
-        breaks = sorted((chance.uniform(0.1, 0.8), chance.uniform(1, 15)) for _ in ends)
+        rng = random.Random(26)
+        signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
+        # When the service stops, as a fraction of the week, and for how many hours it stays down.
+        outages = sorted((rng.uniform(0.1, 0.8), rng.uniform(1, 15)) for _ in signals)
         week.add_table()
         week.start()
-        for how, (share, hours) in zip(ends, breaks, strict=True):
+        for signal_number, (share, hours) in zip(signals, outages, strict=True):
             at = BEGIN + (END - BEGIN) * share
             while week.now() < at:
                 week.grow()
                 time.sleep(0.05)
-            week.end(how)
+            week.end(signal_number)
             time.sleep(hours * 3600 / SPEED)
             week.start()
         expected = slots()
-        since = time.monotonic()
+        wait_start = time.monotonic()
         while True:
             week.grow()
             done = [slot for slot, _, state, _ in week.runs() if state == "done"]
             if week.now() > END and set(expected) <= set(done):
                 break
             log = (week.place / "log").read_text()
-            assert time.monotonic() - since < PATIENCE, f"{week.runs()}\n{log}"
+            assert time.monotonic() - wait_start < PATIENCE, f"{week.runs()}\n{log}"
             time.sleep(0.2)
         week.end(signal.SIGTERM)
         seen = [(slot, cause) for slot, cause, _, _ in week.runs() if slot <= expected[-1]]

@@ -1,10 +1,10 @@
-"""Keys of every printable character in a bucket of an S3 server (moto, from PyPI).
+"""Tests keys with every printable character in a bucket of an S3 server (moto, from PyPI).
 
     python tests/store_keys.py target/release/legenda
 
-Pictures lie at such keys: a folder of them is listed and read, cells of a table beside them lead to
-them, an output is written below such a prefix, and its folders by a column read back. Needs what
-`tests/tests/external/s3_server.rs` brings.
+The script stores images under such keys, lists and reads a folder of them, and reads them through
+the cells of a table in that folder. It writes an output under such a prefix, partitioned by a
+column, and reads the partitions back. Needs the packages of `tests/src/python.rs`.
 """
 
 import io
@@ -39,7 +39,7 @@ PREFIX = "pre%fix/ #?&+"
 
 
 def png(number: int) -> bytes:
-    """Encodes a picture of one colour, which is the number."""
+    """Encodes a PNG of a single colour, which encodes the number."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = zlib.crc32(kind + data)
@@ -52,7 +52,7 @@ def png(number: int) -> bytes:
 
 
 def job(source: str, columns: str, output: str, more: str = "") -> str:
-    """Writes a job."""
+    """Returns the text of a job file."""
     return f"""
 version = 1
 [task]
@@ -67,7 +67,7 @@ path = '''{output}'''
 
 
 def main() -> None:
-    """Starts the server, runs the jobs, and says what was seen."""
+    """Starts the server, runs the jobs and prints the results."""
     binary = str(Path(sys.argv[1]).resolve())
     server, client, environment = s3_bucket.start()
     for number, key in enumerate(KEYS):
@@ -88,31 +88,31 @@ def main() -> None:
         def run(text: str) -> str:
             path.write_text(text, encoding="utf-8")
             command = [binary, "run", str(path), "--progress", "none", "--overwrite"]
-            done = subprocess.run(
+            completed = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=False
             )
-            assert done.returncode == 0, done.stderr
-            return done.stdout.splitlines()[0]
+            assert completed.returncode == 0, completed.stderr
+            return completed.stdout.splitlines()[0]
 
         media = 'id = "path", image = "media"'
         print(run(job(f"s3://bucket/{PREFIX}", media, "s3://bucket/o%20?/all")))
         found = sorted(str(row["path"]) for row in rows("o%20?/all/"))
         assert found == sorted(f"s3://bucket/{PREFIX}/{key}" for key in KEYS), found
 
-        # Each cell leads to the picture of its row: their digests are all different.
+        # Each cell refers to the image of its row, so all digests differ.
         table = pa.table({"id": [str(n) for n in range(len(KEYS))], "image": KEYS, "day": KEYS})
         sink = io.BytesIO()
         pq.write_table(table, sink)
         client.put_object(Bucket="bucket", Key=f"{PREFIX}/t.parquet", Body=sink.getvalue())
         cells = 'id = "id", image = "image"'
-        beside = f"s3://bucket/{PREFIX}/t.parquet"
+        table_url = f"s3://bucket/{PREFIX}/t.parquet"
         by_day = 'columns = ["id", "day"]\npartition_by = "day"'
-        print(run(job(beside, cells, "s3://bucket/days #1", by_day)))
+        print(run(job(table_url, cells, "s3://bucket/days #1", by_day)))
         answers = rows("days #1/")
         assert len(answers) == len(KEYS), len(answers)
         assert len({row["legenda_input_sha256"] for row in answers}) == len(KEYS)
 
-        # What the folders say comes back.
+        # The values of the partition folders are read back.
         texts = job("s3://bucket/days #1", 'id = "id", text = "answer"', "s3://bucket/again")
         texts = texts.replace('"caption"', '"generate"')
         print(run(texts + 'columns = ["id", "day"]'))

@@ -1,9 +1,9 @@
-"""Makes small audio files of every format and codec, to test where samples begin and end.
+"""Makes small audio files of every format and codec, to test where the samples start and end.
 
     pip install numpy==2.4.6 imageio-ffmpeg==0.8.1
     python tests/audio/make_audio.py tests/audio/files
 
-All have the audio of `channel` below, which `tests/tests/cli/audio.rs` computes too.
+All contain the audio of `channel` below, which `tests/tests/cli/audio.rs` also computes.
 """
 
 import math
@@ -17,19 +17,19 @@ import numpy as np
 
 SECONDS = 0.3
 FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y"]
-# No versions and times in the files, so that they are the same whenever they are made.
+# Without versions and times, so that the files are reproducible.
 PLAIN = ["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:a", "+bitexact"]
 
 
 def channel(index: int, rate_hz: int) -> np.ndarray:
-    """Returns one channel: a rising tone, whose start and speed differ by channel, under a hum."""
+    """Returns one channel: a rising tone plus a hum; the sweep differs by channel."""
     time_s = np.arange(round(rate_hz * SECONDS)) / rate_hz
     rising = np.sin(2 * math.pi * ((300 + 40 * index) * time_s + 1500 * time_s**2))
     return 0.4 * rising + 0.2 * np.sin(2 * math.pi * 110 * time_s)
 
 
 def source(folder: Path, rate_hz: int, n_channels: int) -> Path:
-    """Writes a WAV file that the others are made of."""
+    """Writes a WAV file from which the other files are encoded."""
     samples = np.stack([channel(index, rate_hz) for index in range(n_channels)], axis=-1)
     path = folder / f"source-{rate_hz}-{n_channels}.wav"
     with wave.open(str(path), "wb") as file:

@@ -1,8 +1,8 @@
-"""Legenda beside transformers on one GPU, same weights: `python -m bench_gpu LEGENDA FOLDER`.
+"""Benchmarks Legenda against transformers on one GPU, with the same weights.
 
-`FOLDER` holds what `bench_gpu.graphs` has made. Both sides read the same Parquet file and end when
-all answers are written down; loading the model is not counted for transformers and is counted,
-and printed, for Legenda's first run.
+Usage: `python -m bench_gpu LEGENDA FOLDER`. `FOLDER` is the output of `bench_gpu.graphs`. Both
+sides read the same Parquet file and stop when all answers are written. Model loading is not counted
+for transformers; for Legenda's first run it is counted and printed.
 """
 
 import io
@@ -27,32 +27,30 @@ from .weights import fill, parameters
 BATCHES = (32, 128)
 
 
-def pictures(path: Path, n_rows: int = 1024) -> None:
-    """JPEG pictures of unequal size."""
-    draw = np.random.default_rng(1)
+def write_images(path: Path, n_rows: int = 1024) -> None:
+    """Writes a table of JPEG images of different sizes."""
+    rng = np.random.default_rng(1)
     cells = []
     for _ in range(n_rows):
-        width, height = draw.integers(160, 480, 2)
-        coarse = draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize(
-            (int(width), int(height)), Image.Resampling.BICUBIC
-        )
+        width, height = rng.integers(160, 480, 2)
+        coarse = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85)
+        image.save(buffer, "JPEG", quality=85)
         cells.append(buffer.getvalue())
     pq.write_table(pa.table({"id": range(n_rows), "image": cells}), path, row_group_size=256)
 
 
-def texts(path: Path, n_rows: int = 1024) -> None:
-    """Texts of 8 to 400 words."""
-    draw = np.random.default_rng(2)
-    lengths = draw.integers(8, 400, n_rows)
-    rows = [" ".join(f"w{w}" for w in draw.integers(0, 49152, n)) for n in lengths]
+def write_texts(path: Path, n_rows: int = 1024) -> None:
+    """Writes a table of texts of 8 to 400 words."""
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(8, 400, n_rows)
+    rows = [" ".join(f"w{w}" for w in rng.integers(0, 49152, n)) for n in lengths]
     pq.write_table(pa.table({"id": range(n_rows), "text": rows}), path, row_group_size=256)
 
 
 def legenda(binary: str, bundle: Path, table: Path, slots: int, device: str) -> dict:
-    """Runs a job, and returns its figures and its answers by id."""
+    """Runs a job and returns its figures and its answers by ID."""
     column = "image" if "captioner" in bundle.name else "text"
     task = 'kind = "caption"' if column == "image" else 'kind = "answer"\nprompt = "{{ text }}"'
     out = table.parent / f"out-{bundle.name}-{slots}-{device}"
@@ -81,12 +79,12 @@ memory = "32 GiB"
     )
     start = time.perf_counter()
     command = [binary, "run", job, "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=100)
     wall = time.perf_counter() - start
-    text = done.stdout + done.stderr
-    if done.returncode:
+    text = completed.stdout + completed.stderr
+    if completed.returncode:
         print(text[-3000:])
-        raise SystemExit(f"legenda ended with {done.returncode}")
+        raise SystemExit(f"legenda exited with code {completed.returncode}")
     rows = pq.read_table(out, columns=["id", "answer", "legenda_tokens_generated"]).to_pylist()
     rate = re.search(r"([\d.]+) rows/s, (\d+) tokens/s \((.*?)\)", text)
     return {
@@ -101,32 +99,32 @@ memory = "32 GiB"
 
 
 def batches(table: Path, n: int) -> Iterator[list[dict]]:
-    """Rows of a table, so many at a time."""
+    """Yields batches of `n` rows of a table."""
     rows = pq.read_table(table).to_pylist()
     yield from (rows[at : at + n] for at in range(0, len(rows), n))
 
 
-class Pictures(torch.utils.data.Dataset):
-    """What a user has the loader's processes do: decode and resize."""
+class ImageDataset(torch.utils.data.Dataset):
+    """A data set that decodes and resizes images in the processes of the data loader."""
 
     def __init__(self, table: Path) -> None:
-        """Reads the files, not the pixels."""
+        """Reads the files without decoding them."""
         self.rows = pq.read_table(table).to_pylist()
         self.processor = ViTImageProcessor(size={"height": 224, "width": 224})
 
     def __len__(self) -> int:
-        """Rows."""
+        """Returns the number of rows."""
         return len(self.rows)
 
     def __getitem__(self, idx: int) -> tuple[int, torch.Tensor]:
-        """A row's id and pixels."""
+        """Returns the ID and the pixels of a row."""
         row = self.rows[idx]
-        picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
-        return row["id"], self.processor(picture, return_tensors="pt")["pixel_values"][0]
+        image = Image.open(io.BytesIO(row["image"])).convert("RGB")
+        return row["id"], self.processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 def transformers(name: str, model: PreTrainedModel, table: Path, n: int) -> dict:
-    """Answers a table in batches, as its documentation shows."""
+    """Answers a table in batches, as the documentation of transformers shows."""
     model.generation_config = GenerationConfig(
         decoder_start_token_id=START_ID, eos_token_id=EOS_IDS, pad_token_id=START_ID,
         bos_token_id=START_ID, max_new_tokens=MAX_NEW_TOKENS, do_sample=False,
@@ -135,17 +133,17 @@ def transformers(name: str, model: PreTrainedModel, table: Path, n: int) -> dict
     with torch.inference_mode():
         if name == "captioner":
             loader = torch.utils.data.DataLoader(
-                Pictures(table), batch_size=n, num_workers=12, pin_memory=True
+                ImageDataset(table), batch_size=n, num_workers=12, pin_memory=True
             )
             for ids, pixels in loader:
                 pixels = pixels.to("cuda", model.dtype, non_blocking=True)
-                made = model.generate(pixels)[:, 1:].tolist()
-                n_tokens += collect(ids.tolist(), made, answers)
+                generated = model.generate(pixels)[:, 1:].tolist()
+                n_tokens += collect(ids.tolist(), generated, answers)
         else:
             for rows in batches(table, n):
                 ids, mask = padded([row["text"] for row in rows])
-                made = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
-                n_tokens += collect([r["id"] for r in rows], made, answers)
+                generated = model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+                n_tokens += collect([r["id"] for r in rows], generated, answers)
     wall = time.perf_counter() - start
     return {
         "side": f"transformers, batch {n}, {str(model.dtype).removeprefix('torch.')}",
@@ -157,7 +155,7 @@ def transformers(name: str, model: PreTrainedModel, table: Path, n: int) -> dict
 
 
 def padded(rows: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of texts, and which of them count: padded on the left."""
+    """Returns the left-padded token IDs of texts, and their attention mask."""
     ids = [[int(word[1:]) for word in text.split()] for text in rows]
     longest = max(map(len, ids))
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
@@ -165,10 +163,10 @@ def padded(rows: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids, device="cuda"), torch.tensor(mask, device="cuda")
 
 
-def collect(ids: list[int], made: list[list[int]], answers: dict[int, str]) -> int:
-    """Cuts answers at their end token, and returns how many tokens they have."""
+def collect(ids: list[int], generated: list[list[int]], answers: dict[int, str]) -> int:
+    """Cuts answers at their end token and returns their number of tokens."""
     n_tokens, ends = 0, set(EOS_IDS)
-    for row_id, tokens in zip(ids, made, strict=True):
+    for row_id, tokens in zip(ids, generated, strict=True):
         end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens) - 1)
         n_tokens += end + 1
         answers[row_id] = " ".join(f"w{t}" for t in tokens[: end + 1])
@@ -176,44 +174,44 @@ def collect(ids: list[int], made: list[list[int]], answers: dict[int, str]) -> i
 
 
 def measure(name: str, bundles: list[str], binary: str, folder: Path) -> list[dict]:
-    """All runs of one model."""
+    """Returns the results of all runs of one model."""
     table = folder / f"{name}.parquet"
-    (pictures if name == "captioner" else texts)(table)
+    (write_images if name == "captioner" else write_texts)(table)
     model = MODELS[name]()
-    known = parameters(model)
+    weights = parameters(model)
     results = []
     for bundle in bundles:
         graphs = next((folder / bundle).rglob("weights.json")).parent
-        fill(graphs, known)
+        fill(graphs, weights)
         for slots in BATCHES:
             results.append({"bundle": bundle, "slots": slots})
             results[-1] |= legenda(binary, folder / bundle, table, slots, "cuda")
             show(results[-1])
     for dtype in (torch.float32, torch.float16):
-        placed = model.to("cuda", dtype)
-        warm = folder / "warm.parquet"
-        pq.write_table(pq.read_table(table).slice(0, 64), warm)
-        transformers(name, placed, warm, 32)
+        device_model = model.to("cuda", dtype)
+        warm_up = folder / "warm.parquet"
+        pq.write_table(pq.read_table(table).slice(0, 64), warm_up)
+        transformers(name, device_model, warm_up, 32)
         for n in BATCHES:
-            results.append({"bundle": name} | transformers(name, placed, table, n))
+            results.append({"bundle": name} | transformers(name, device_model, table, n))
             show(results[-1])
     return results
 
 
 def show(result: dict) -> None:
-    """Prints a run."""
+    """Prints the figures of a run."""
     print({key: value for key, value in result.items() if key != "answers"}, flush=True)
 
 
 def same(a: dict, b: dict) -> str:
-    """How many rows two runs answer alike; a closing token may be shown or not."""
+    """Returns how many rows have the same answer in two runs, with or without an end token."""
     pairs = [(a["answers"].get(i, ""), text) for i, text in b["answers"].items()]
     return f"{sum(x == y or y.rsplit(' ', 1)[0] == x for x, y in pairs)} of {len(pairs)}"
 
 
 def main(binary: str, folder: Path, *names: str) -> None:
-    """Measures, and writes `results.json` beside the tables."""
-    found = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "runs": []}
+    """Runs the benchmark and writes `results.json` to the folder of the tables."""
+    report = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "runs": []}
     bundles = {"captioner": ["captioner", "captioner_fp16"], "writer": ["writer"]}
     for name in names or bundles:
         results = measure(name, bundles[name], binary, folder)
@@ -222,8 +220,8 @@ def main(binary: str, folder: Path, *names: str) -> None:
             for reference in references:
                 print(name, result.get("bundle"), result["side"], "=", reference["side"],
                       same(result, reference))  # fmt: skip
-        found["runs"] += [{k: v for k, v in r.items() if k != "answers"} for r in results]
-    (folder / "results.json").write_text(json.dumps(found, indent=1))
+        report["runs"] += [{k: v for k, v in r.items() if k != "answers"} for r in results]
+    (folder / "results.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Makes graphs without weights: `python -m bench_gpu.graphs NAME FOLDER`, in `tests`.
+"""Exports graphs without weights: run `python -m bench_gpu.graphs NAME FOLDER` in `tests`.
 
-`captioner` wants environment A of `references/make_bundles`, `writer` environment B.
+`captioner` needs environment A of `references/make_bundles`, `writer` needs environment B.
 """
 
 import json
@@ -16,25 +16,25 @@ from .weights import parameters, strip
 
 
 def optimum(checkpoint: Path, work: Path) -> list[tuple[str, list[Path]]]:
-    """Encoder and merged decoder in both precisions."""
+    """Exports the encoder and the merged decoder in both precisions."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from optimum.exporters.onnx import main_export
 
     task = "image-to-text-with-past"
     main_export(str(checkpoint), work / "fp32", task=task, do_validation=False, opset=18)
     names = ["encoder_model.onnx", "decoder_model_merged.onnx"]
-    whole = [work / "fp32" / name for name in names]
-    halves = []
-    for source in whole:
+    full_precision = [work / "fp32" / name for name in names]
+    half_precision = []
+    for source in full_precision:
         target = work / f"{source.stem}_fp16.onnx"
         half = convert_float_to_float16(onnx.load(source), keep_io_types=False)
         onnx.save(half, target)
-        halves.append(target)
-    return [("captioner", whole), ("captioner_fp16", halves)]
+        half_precision.append(target)
+    return [("captioner", full_precision), ("captioner_fp16", half_precision)]
 
 
 def genai(checkpoint: Path, work: Path) -> list[tuple[str, list[Path]]]:
-    """What onnxruntime-genai's builder writes for CUDA."""
+    """Exports a graph with the onnxruntime-genai builder for CUDA."""
     options = ["-i", checkpoint, "-o", work / "fp16", "-p", "fp16", "-e", "cuda", "-c", work / "c"]
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     subprocess.run([*builder, *map(str, options)], check=True)
@@ -42,7 +42,7 @@ def genai(checkpoint: Path, work: Path) -> list[tuple[str, list[Path]]]:
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Token 7 is the word `w7`, so that texts tell tokens."""
+    """Writes a tokenizer in which token 7 is the word `w7`, so that texts show their tokens."""
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, "w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -51,7 +51,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 def hub_configs(folder: Path, checkpoint: Path, _: Path) -> None:
-    """What lies beside the graphs on the Hub."""
+    """Writes the configs that accompany graphs on the Hub."""
     config = json.loads((checkpoint / "config.json").read_text())
     generation = {
         "decoder_start_token_id": START_ID,
@@ -76,7 +76,7 @@ def hub_configs(folder: Path, checkpoint: Path, _: Path) -> None:
 
 
 def genai_configs(folder: Path, _: Path, exported: Path) -> None:
-    """What the builder leaves beside its graph."""
+    """Writes the config that the builder writes next to its graph."""
     config = json.loads((exported / "genai_config.json").read_text())
     config["model"] |= {"eos_token_id": EOS_IDS, "pad_token_id": START_ID}
     config["model"]["bos_token_id"] = START_ID
@@ -87,9 +87,9 @@ EXPORTERS = {"captioner": optimum, "writer": genai}
 
 
 def main(name: str, folder: Path) -> None:
-    """Exports a model and leaves its graphs and configs in `folder`."""
+    """Exports a model and writes its graphs and configs to `folder`."""
     model = MODELS[name]()
-    known = parameters(model)
+    weights = parameters(model)
     checkpoint, work = folder / "work" / name, folder / "work" / f"{name}-onnx"
     model.save_pretrained(checkpoint)
     vocab_size = getattr(model.config, "decoder", model.config).vocab_size
@@ -97,7 +97,7 @@ def main(name: str, folder: Path) -> None:
     for bundle, graphs in EXPORTERS[name](checkpoint, work):
         is_hub = len(graphs) > 1
         target = folder / bundle
-        strip(graphs, target / "onnx" if is_hub else target, known)
+        strip(graphs, target / "onnx" if is_hub else target, weights)
         write_tokenizer(target, vocab_size)
         write_configs = hub_configs if is_hub else genai_configs
         write_configs(target, checkpoint, graphs[0].parent)

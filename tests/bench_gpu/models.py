@@ -1,4 +1,4 @@
-"""The two models that are measured, by their configs alone; sizes are those of published ones."""
+"""The two models of the benchmark, as configs only; their sizes are those of published models."""
 
 import torch
 from transformers import (
@@ -12,24 +12,24 @@ from transformers import (
 )
 
 START_ID = 1
-# Random weights know no end. With one token in 40 as an end, answers are of very unequal length, as
-# captions are.
+# Models with random weights do not learn when to stop. With one token in 40 as an end token, answer
+# lengths vary widely, as those of captions do.
 EOS_IDS = list(range(20, 49152, 40))
 MAX_NEW_TOKENS = 64
 
 
 def captioner() -> PreTrainedModel:
-    """ViT base with GPT-2 small, 240 million parameters: the usual captioner."""
+    """Returns ViT base with GPT-2 small (240 million parameters), the usual captioner."""
     decoder = GPT2Config(add_cross_attention=True, is_decoder=True)
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(), decoder)
     config.tie_word_embeddings = False
     config.decoder.tie_word_embeddings = False
-    return _made(VisionEncoderDecoderModel, config)
+    return _random_model(VisionEncoderDecoderModel, config)
 
 
 def writer() -> PreTrainedModel:
-    """The shape of SmolLM2-135M."""
-    return _made(
+    """Returns a model of the shape of SmolLM2-135M."""
+    return _random_model(
         LlamaForCausalLM,
         LlamaConfig(
             vocab_size=49152,
@@ -44,9 +44,9 @@ def writer() -> PreTrainedModel:
     )
 
 
-def _made(kind: type[PreTrainedModel], config: object) -> PreTrainedModel:
+def _random_model(model_class: type[PreTrainedModel], config: object) -> PreTrainedModel:
     torch.manual_seed(0)
-    return kind(config).eval()
+    return model_class(config).eval()
 
 
 MODELS = {"captioner": captioner, "writer": writer}

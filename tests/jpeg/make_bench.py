@@ -1,12 +1,12 @@
-"""Makes 1,000 JPEG files like photographs, to measure how fast they are decoded.
+"""Makes 1,000 photograph-like JPEG files, to measure decoding speed.
 
     pip install pillow==13.0.0 numpy==2.4.6
     python tests/jpeg/make_bench.py FOLDER
     cargo run --release -p legenda-pipeline --example decode_images -- --rounds 5 FOLDER
 
-An image is noise whose amplitude falls with frequency as in photographs (1/f). Sizes and qualities
-are those of images of the web: 500 x 375 and 640 x 480 at 75 to 92, three quarters with chroma at
-half resolution both ways, a tenth progressive.
+Each image is noise whose amplitude falls with frequency (1/f), as in photographs. Sizes and
+qualities are typical of web images: 500 x 375 and 640 x 480 at quality 75 to 92, three quarters
+with 4:2:0 chroma subsampling, a tenth progressive.
 """
 
 import sys
@@ -18,13 +18,13 @@ from PIL import Image
 N_FILES = 1000
 
 
-def picture(random: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Returns three planes of noise, of which the first is in all of them."""
+def noise_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Returns three planes of noise; the first plane is added to the others."""
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
     falloff = 1 / np.maximum(np.hypot(fx, fy), 1 / max(width, height))
     planes = []
     for _ in range(3):
-        spectrum = np.fft.fft2(random.standard_normal((height, width))) * falloff
+        spectrum = np.fft.fft2(rng.standard_normal((height, width))) * falloff
         plane = np.fft.ifft2(spectrum).real
         planes.append(plane / plane.std())
     grey = planes[0]
@@ -33,10 +33,10 @@ def picture(random: np.random.Generator, width: int, height: int) -> Image.Image
 
 
 def main() -> None:
-    """Makes the files."""
+    """Writes the files."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(19)
+    rng = np.random.default_rng(19)
     for number in range(N_FILES):
         size = [(500, 375), (640, 480)][number % 2]
         options = {
@@ -44,7 +44,7 @@ def main() -> None:
             "subsampling": ["4:2:0", "4:2:0", "4:2:0", "4:4:4"][number // 2 % 4],
             "progressive": number % 10 == 7,
         }
-        picture(random, *size).save(folder / f"{number:04}.jpg", **options)
+        noise_image(rng, *size).save(folder / f"{number:04}.jpg", **options)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Makes JPEG files of every kind that Pillow decodes, and `digests.tsv` of their pixels.
+"""Makes JPEG files of every kind that Pillow decodes, and `digests.tsv` with their pixel digests.
 
     pip install pillow==13.0.0 numpy==2.4.6
     apt-get install libjpeg-turbo-progs        # cjpeg, jpegtran
     python tests/jpeg/make_jpegs.py tests/jpeg
 
-What they show is computed here, so they are under the licence of this repository.
+Their contents are computed here, so they are under the licence of this repository.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 SIZE = (45, 37)
 
 
-def picture() -> Image.Image:
-    """Returns gradients with edges and noise; no side is a multiple of a block."""
+def test_image() -> Image.Image:
+    """Returns gradients with edges and noise; no side is a multiple of the block size."""
     width, height = SIZE
     y, x = np.mgrid[0:height, 0:width]
     disc = (x - 20) ** 2 + (y - 15) ** 2 < 90
@@ -31,14 +31,14 @@ def picture() -> Image.Image:
 
 
 def run(program: str, *args: str, data: bytes) -> bytes:
-    """Returns what a program makes of `data`."""
+    """Returns the output of a program for the input `data`."""
     return subprocess.run([program, *args], input=data, capture_output=True, check=True).stdout
 
 
 def cjpeg(*args: str, scans: str | None = None) -> bytes:
-    """Encodes the picture with libjpeg-turbo's program, with a scan script where one is given."""
+    """Encodes the image with libjpeg-turbo's `cjpeg`, with the scan script if given."""
     ppm = io.BytesIO()
-    picture().save(ppm, "PPM")
+    test_image().save(ppm, "PPM")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as script:
         if scans:
             script.write(scans)
@@ -48,7 +48,7 @@ def cjpeg(*args: str, scans: str | None = None) -> bytes:
 
 
 def pillow(image: Image.Image, **options: object) -> bytes:
-    """Returns the image as Pillow writes it."""
+    """Returns the image as encoded by Pillow."""
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85, **options)
     return out.getvalue()
@@ -61,21 +61,21 @@ def adobe_transform(file: bytes, transform: int) -> bytes:
 
 
 def before_end(file: bytes, bytes_between: bytes) -> bytes:
-    """Returns the file with bytes between its last scan and its end."""
+    """Returns the file with bytes inserted between its last scan and its end marker."""
     assert file.endswith(b"\xff\xd9")
     return file[:-2] + bytes_between + file[-2:]
 
 
 def oriented(orientation: int) -> bytes:
-    """Returns a file with an orientation in its EXIF data."""
+    """Returns a file with this EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return pillow(picture(), exif=exif)
+    return pillow(test_image(), exif=exif)
 
 
 def whole_files() -> dict[str, bytes]:
-    """Returns files that Pillow decodes without complaint."""
-    cmyk = pillow(picture().convert("CMYK"))
+    """Returns files that Pillow decodes without warnings."""
+    cmyk = pillow(test_image().convert("CMYK"))
     plain = cjpeg("-sample", "2x2")
     files = {
         f"sample-{s}": cjpeg("-sample", s)
@@ -102,24 +102,24 @@ def whole_files() -> dict[str, bytes]:
     files["tables-16-bit"] = cjpeg("-quality", "1")
     files["cmyk"] = cmyk
     files["ycck"] = adobe_transform(cmyk, 2)
-    files["cmyk-progressive"] = pillow(picture().convert("CMYK"), progressive=True)
+    files["cmyk-progressive"] = pillow(test_image().convert("CMYK"), progressive=True)
     files["adobe-unknown-transform"] = adobe_transform(cmyk, 7)
-    files["1-pixel"] = pillow(picture().resize((1, 1)))
-    files["1-column"] = pillow(picture().resize((1, 70)), subsampling="4:2:0")
+    files["1-pixel"] = pillow(test_image().resize((1, 1)))
+    files["1-column"] = pillow(test_image().resize((1, 70)), subsampling="4:2:0")
     files["exif-6"] = oriented(6)
     files["exif-3"] = oriented(3)
-    # What encoders and programs add without harm to pixels.
+    # Bytes that encoders and other programs add without affecting the pixels.
     files["padded-before-end"] = before_end(plain, b"\0\0\0")
     files["fill-before-end"] = before_end(plain, b"\xff" * 9)
     files["comment-before-end"] = before_end(plain, b"\xff\xfe\0\x06\xff\xd9ab")
     files["html-after-end"] = plain + b"<html></html>" * 9
     files["two-in-one"] = plain + cjpeg("-grayscale")
-    files["bytes-in-header"] = plain[:20] + b"\0" * 40 + plain[20:]  # behind APP0
+    files["bytes-in-header"] = plain[:20] + b"\0" * 40 + plain[20:]  # after APP0
     return files
 
 
 def main() -> None:
-    """Makes the files."""
+    """Writes the files and their digests."""
     out = Path(sys.argv[1])
     lines = []
     for name, file in sorted(whole_files().items()):

@@ -1,4 +1,4 @@
-"""Reads outputs of the binary as users do: every reader must find exactly the answers.
+"""Reads outputs of the binary with common libraries: each must find exactly the answers.
 
 Usage: read_outputs.py LEGENDA DIR
 """
@@ -17,7 +17,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 ROWS = 40
-"""Rows of the table; every fifth has no text, and is rejected."""
+"""Rows of the table. Every fifth row has no text and is rejected."""
 
 JOB = """
 version = 1
@@ -29,19 +29,19 @@ columns = {{ id = "id", text = "question" }}
 [output]
 path = "{path}"
 span_rows = 7
-{more}
+{options}
 """
 
 
-def run_job(legenda: Path, home: Path, path: str, more: str) -> None:
-    """Runs a job over the table, whose output is at `path`."""
-    job = home / f"{path}.toml"
-    job.write_text(JOB.format(path=path, more=more))
+def run_job(legenda: Path, work_dir: Path, path: str, options: str) -> None:
+    """Runs a job on the table, with its output at `path`."""
+    job = work_dir / f"{path}.toml"
+    job.write_text(JOB.format(path=path, options=options))
     subprocess.run([legenda, "run", job, "--overwrite"], check=True, capture_output=True)
 
 
 def parquet_readers(output: Path, cache: Path) -> dict[str, Callable[[], int]]:
-    """Returns what counts the rows of a folder of Parquet, by its name."""
+    """Returns functions, by name, that count the rows of a folder of Parquet files."""
     path = str(output)
     return {
         "pandas": lambda: len(pandas.read_parquet(path)),
@@ -56,7 +56,7 @@ def parquet_readers(output: Path, cache: Path) -> dict[str, Callable[[], int]]:
 
 
 def lines_readers(output: Path, cache: Path) -> dict[str, Callable[[], int]]:
-    """Returns what counts the rows of a folder of JSON Lines, by its name."""
+    """Returns functions, by name, that count the rows of a folder of JSON Lines files."""
     path = str(output)
     return {
         "polars": lambda: polars.scan_ndjson(f"{path}/*.jsonl").collect().height,
@@ -66,34 +66,34 @@ def lines_readers(output: Path, cache: Path) -> dict[str, Callable[[], int]]:
 
 
 def main() -> None:
-    """Makes the outputs, and reads them."""
-    legenda, home = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    """Writes the outputs and reads them."""
+    legenda, work_dir = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    work_dir.mkdir(parents=True, exist_ok=True)
     datasets.disable_progress_bars()
     columns = {
         "id": [f"row-{row}" for row in range(ROWS)],
         "lang": [["de", "en"][row % 2] for row in range(ROWS)],
         "question": ["" if row % 5 == 0 else f"What is {row}?" for row in range(ROWS)],
     }
-    pyarrow.parquet.write_table(pyarrow.table(columns), home / "table.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(columns), work_dir / "table.parquet")
     outputs = [
         ("plain", "", parquet_readers),
         ("partitioned", 'partition_by = "lang"', parquet_readers),
         ("lines", 'format = "jsonl"', lines_readers),
     ]
     expected = ROWS - ROWS // 5
-    wrong = 0
-    for path, more, readers in outputs:
-        run_job(legenda, home, path, more)
-        for name, count in readers(home / path, home / "cache").items():
+    n_wrong = 0
+    for path, options, readers in outputs:
+        run_job(legenda, work_dir, path, options)
+        for name, count in readers(work_dir / path, work_dir / "cache").items():
             try:
                 found = str(count())
-            except Exception as error:  # noqa: BLE001 (whatever a reader raises is the finding)
+            except Exception as error:  # noqa: BLE001 (any exception of a reader is a failure to report)
                 found = f"{type(error).__name__}: {error}".splitlines()[0]
-            wrong += found != str(expected)
+            n_wrong += found != str(expected)
             print(f"{path}: {name}: {found} of {expected} answers")
-    if wrong:
-        sys.exit(f"{wrong} readers do not find exactly the answers")
+    if n_wrong:
+        sys.exit(f"{n_wrong} readers do not find exactly the answers")
 
 
 if __name__ == "__main__":

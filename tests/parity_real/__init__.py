@@ -1,1 +1,1 @@
-"""Real weights through the binary and through the reference; see README.md."""
+"""Compares the binary with its reference on real weights; see README.md."""

@@ -1,4 +1,4 @@
-"""`python -m parity_real BINARY WORK` compares real weights; ends with 1 where they differ."""
+"""Compares real weights: `python -m parity_real BINARY WORK`. Exits with code 1 on differences."""
 
 import json
 import re
@@ -15,14 +15,14 @@ LONG_SECONDS = [35, 42, 50, 58, 66, 75, 84, 93]
 
 
 def check_whisper(binary: Path, work: Path) -> bool:
-    """Compares transcripts of the sample sounds that need no resampling."""
+    """Compares transcripts of the sample audio that does not need resampling."""
     bundle, model = whisper.make_bundle(work)
     rows = compare.sample_rows("sounds")
-    sounds = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
-    rows = [row for row, samples in zip(rows, sounds, strict=True) if samples is not None]
-    sounds = [samples for samples in sounds if samples is not None]
+    waveforms = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
+    rows = [row for row, samples in zip(rows, waveforms, strict=True) if samples is not None]
+    waveforms = [samples for samples in waveforms if samples is not None]
     start = time.perf_counter()
-    expected = whisper.transcripts(work, model, sounds)
+    expected = whisper.transcripts(work, model, waveforms)
     reference_seconds = time.perf_counter() - start
     job = f"""task = {{ kind = "transcribe" }}
 source = {{ paths = ["whisper.parquet"], columns = {{ audio = "audio" }} }}
@@ -33,29 +33,29 @@ model = {{ bundle = "{bundle.name}", device = "cpu" }}"""
     for row, a, b in zip(rows, expected, actual, strict=True):
         if a != b:
             print(f"  {row['id']}: {b!r}, transformers has {a!r}")
-    same = sum(a == b for a, b in zip(expected, actual, strict=True))
-    said = [row["expected"] for row in rows]
-    print(f"whisper tiny.en: {same} of {len(rows)} transcripts are those of transformers")
-    print(f"  word error rate {compare.word_error_rate(said, actual):.3f}")
-    print(f"  {seconds:.1f} s with start and all, transformers {reference_seconds:.1f} s loaded")
-    return same == len(rows)
+    n_equal = sum(a == b for a, b in zip(expected, actual, strict=True))
+    spoken = [row["expected"] for row in rows]
+    print(f"whisper tiny.en: {n_equal} of {len(rows)} transcripts equal those of transformers")
+    print(f"  word error rate {compare.word_error_rate(spoken, actual):.3f}")
+    print(f"  {seconds:.1f} s in total, transformers {reference_seconds:.1f} s without loading")
+    return n_equal == len(rows)
 
 
-def check_long_sounds(binary: Path, work: Path) -> bool:
-    """Compares transcripts of sample sounds that follow each other, heard window by window."""
+def check_long_audio(binary: Path, work: Path) -> bool:
+    """Compares transcripts of concatenated sample audio, transcribed window by window."""
     bundle, model = whisper.make_bundle(work)
     rows = compare.sample_rows("sounds")
-    sounds = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
-    said = [(s, row["expected"]) for s, row in zip(sounds, rows, strict=True) if s is not None]
+    waveforms = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
+    spoken = [(s, row["expected"]) for s, row in zip(waveforms, rows, strict=True) if s is not None]
     pause = np.zeros(whisper.RATE_HZ // 2, np.float32)
     long, expected_words = [], []
     for i, seconds in enumerate(LONG_SECONDS):
-        pieces, words = [], []
-        while sum(map(len, pieces)) < seconds * whisper.RATE_HZ:
-            samples, text = said[(7 * i + 3 * len(words)) % len(said)]
-            pieces += [samples, pause]
+        segments, words = [], []
+        while sum(map(len, segments)) < seconds * whisper.RATE_HZ:
+            samples, text = spoken[(7 * i + 3 * len(words)) % len(spoken)]
+            segments += [samples, pause]
             words.append(text)
-        long.append(np.concatenate(pieces))
+        long.append(np.concatenate(segments))
         expected_words.append(" ".join(words))
     expected = whisper.long_transcripts(work, model, long)
     rows = [{"audio": compare.wave_of(samples, whisper.RATE_HZ)} for samples in long]
@@ -69,15 +69,15 @@ model = {{ bundle = "{bundle.name}", device = "cpu", slots = 3 }}
     for samples, a, b in zip(long, expected, actual, strict=True):
         if a != b:
             print(f"  {len(samples) / whisper.RATE_HZ:.1f} s: {b!r}, transformers has {a!r}")
-    same = sum(a == b for a, b in zip(expected, actual, strict=True))
-    print(f"whisper tiny.en, window by window: {same} of {len(long)} transcripts are the same")
+    n_equal = sum(a == b for a, b in zip(expected, actual, strict=True))
+    print(f"whisper tiny.en, window by window: {n_equal} of {len(long)} transcripts are equal")
     texts = [re.sub(r"<\|[0-9.]*\|>", " ", text) for text in actual]
     print(f"  word error rate {compare.word_error_rate(expected_words, texts):.3f}")
-    return same == len(long)
+    return n_equal == len(long)
 
 
 def check_sentences(binary: Path, work: Path) -> bool:
-    """Compares vectors of all texts of the sample tables."""
+    """Compares the embeddings of all texts of the sample tables."""
     bundle = sentences.make_bundle(work)
     rows = compare.sample_rows("sounds", "texts", "questions", "pictures")
     rows = [{"text": f"{row['question']} {row['expected']}"} for row in rows]
@@ -95,10 +95,10 @@ model = {{ bundle = "{bundle.name}", device = "cpu" }}"""
 
 
 def main(binary: str, work: str) -> None:
-    """Compares everything, then ends."""
+    """Runs all comparisons and exits."""
     folder = Path(work)
     folder.mkdir(parents=True, exist_ok=True)
-    checks = (check_whisper, check_long_sounds, check_sentences)
+    checks = (check_whisper, check_long_audio, check_sentences)
     results = [check(Path(binary).resolve(), folder.resolve()) for check in checks]
     sys.exit(0 if all(results) else 1)
 

@@ -1,4 +1,4 @@
-"""Tables for the binary, and what it made of them."""
+"""Runs the binary on tables and compares its answers."""
 
 import io
 import subprocess
@@ -13,7 +13,7 @@ SAMPLES = Path(__file__).parents[2] / "jobs" / "examples" / "sample"
 
 
 def sample_rows(*tables: str) -> list[dict]:
-    """The rows of sample tables that have an expected answer."""
+    """Returns the rows of sample tables that have an expected answer."""
     rows = [
         row for table in tables for row in pq.read_table(SAMPLES / f"{table}.parquet").to_pylist()
     ]
@@ -21,7 +21,7 @@ def sample_rows(*tables: str) -> list[dict]:
 
 
 def samples_at(audio: bytes, rate_hz: int) -> np.ndarray | None:
-    """The samples of a 16-bit WAV of one channel at this rate; `None` for any other."""
+    """Returns the samples of a mono 16-bit WAV file at this rate; `None` for any other file."""
     try:
         with wave.open(io.BytesIO(audio)) as file:
             is_plain = file.getnchannels() == 1 and file.getsampwidth() == 2
@@ -33,7 +33,7 @@ def samples_at(audio: bytes, rate_hz: int) -> np.ndarray | None:
 
 
 def wave_of(samples: np.ndarray, rate_hz: int) -> bytes:
-    """A 16-bit WAV of one channel."""
+    """Returns a mono 16-bit WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -44,7 +44,7 @@ def wave_of(samples: np.ndarray, rate_hz: int) -> bytes:
 
 
 def run(binary: Path, work: Path, name: str, rows: list[dict], job: str) -> pa.Table:
-    """Runs a job of the binary over rows and returns its answers, in order."""
+    """Runs a job on the rows and returns its answers in order."""
     pq.write_table(pa.Table.from_pylist(rows), work / f"{name}.parquet")
     file = work / f"{name}.toml"
     file.write_text(f'version = 1\n{job}\n[output]\npath = "{name}-out"\n')
@@ -55,7 +55,7 @@ def run(binary: Path, work: Path, name: str, rows: list[dict], job: str) -> pa.T
 
 
 def word_error_rate(expected: list[str], actual: list[str]) -> float:
-    """Edits of words over the number of words, both in lower case without punctuation."""
+    """Returns the word error rate, ignoring case and punctuation."""
     edits = n_words = 0
     for a, b in zip(map(words, expected), map(words, actual), strict=True):
         row = list(range(len(b) + 1))
@@ -69,5 +69,5 @@ def word_error_rate(expected: list[str], actual: list[str]) -> float:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text."""
+    """Returns the words of a text in lower case."""
     return "".join(c if c.isalnum() else " " for c in text.lower()).split()

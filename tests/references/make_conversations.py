@@ -1,9 +1,9 @@
-"""Makes `bundles/conversations.json`: conversations as transformers tokenises them.
+"""Makes `bundles/conversations.json`: conversations as tokenized by transformers.
 
     pip install transformers==4.57.6 tokenizers==0.22.2 jinja2==3.1.6
     python tests/references/make_conversations.py
 
-Every bundle with a chat template has the same conversations, with the ids of their tokens.
+Every bundle with a chat template has the same conversations, with their token IDs.
 """
 
 import json
@@ -14,7 +14,7 @@ import transformers
 
 BUNDLES = Path(__file__).parent / "bundles"
 TEXTS = ["llama", "llama_gqa", "mistral", "qwen3", "gemma3_text"]
-# Templates of models that see take a message as a list of its parts.
+# The templates of vision models take a message as a list of parts.
 PARTS = ["gemma3", "llava", "qwen2_vl", "smolvlm"]
 CONVERSATIONS: list[list[tuple[str, str]]] = [
     [("user", "What is dog in German?")],
@@ -38,20 +38,20 @@ def in_parts(message: dict[str, str]) -> dict[str, object]:
 
 def main() -> None:
     """Writes the file."""
-    made: dict[str, list[dict[str, object]]] = {}
+    results: dict[str, list[dict[str, object]]] = {}
     for name in TEXTS + PARTS:
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(BUNDLES / name)
-        made[name] = []
+        results[name] = []
         for conversation in CONVERSATIONS:
             messages = [{"role": role, "content": content} for role, content in conversation]
-            given = messages if name in TEXTS else [in_parts(message) for message in messages]
+            inputs = messages if name in TEXTS else [in_parts(message) for message in messages]
             try:
-                ids = tokenizer.apply_chat_template(given, add_generation_prompt=True)
+                ids = tokenizer.apply_chat_template(inputs, add_generation_prompt=True)
             except jinja2.exceptions.TemplateError:
-                # The model has no place for a system message, or for turns that follow so.
+                # The model does not support system messages, or this order of turns.
                 ids = None
-            made[name].append({"messages": messages, "token_ids": ids})
-    text = json.dumps(made, ensure_ascii=False, indent=1)
+            results[name].append({"messages": messages, "token_ids": ids})
+    text = json.dumps(results, ensure_ascii=False, indent=1)
     (BUNDLES / "conversations.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,12 +1,12 @@
-"""Makes eval.json: rows and the scores that well-kept implementations give them.
+"""Makes eval.json: rows, and their scores by established implementations.
 
 Run in an environment with sacrebleu==2.5.1, jiwer==4.0.0, rouge-score==0.1.2 and
 pycocoevalcap==1.2:
 
     python tests/references/make_eval.py tests/references/eval.json
 
-CIDEr's own code runs without its Java tokenizer: texts are made lower case and lose the
-punctuation at the ends of words, as `pipeline/src/eval/words.rs` does.
+CIDEr runs without its Java tokenizer: texts are lower-cased and stripped of punctuation at the ends
+of words, as in `pipeline/src/eval/words.rs`.
 """
 
 import collections
@@ -64,7 +64,7 @@ SEVERAL: list[Row] = [
 ]
 
 
-# What implementations cut differently.
+# Texts that implementations tokenize differently.
 CUTS: list[Row] = [
     ("il l’a vu hier soir", ["il l’avait vu hier soir", "il l’ vu hier soir"]),
     ("she said “the cat” and left", ["she said “cat” and left"]),
@@ -76,28 +76,28 @@ CUTS: list[Row] = [
 
 
 def squad(text: str) -> list[str]:
-    """Normalises as the evaluation script of SQuAD v1.1 does."""
+    """Normalizes and splits a text like the evaluation script of SQuAD v1.1."""
     text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """The F1 of SQuAD v1.1."""
+    """Returns the token F1 of SQuAD v1.1."""
     a, b = squad(answer), squad(reference)
     common = sum((collections.Counter(a) & collections.Counter(b)).values())
     return 0.0 if common == 0 else 2 * common / (len(a) + len(b))
 
 
 def edits(rows: list[Row], characters: bool) -> float:
-    """jiwer's rate over all rows, of several references the best by its own rate."""
+    """Returns the error rate of jiwer over all rows, with the best reference of each row."""
     total, length = 0, 0
     for answer, references in rows:
         counts = []
         for reference in references:
             process = jiwer.process_characters if characters else jiwer.process_words
-            found = process(reference, answer)
-            n_edits = found.substitutions + found.deletions + found.insertions
-            n = found.hits + found.substitutions + found.deletions
+            alignment = process(reference, answer)
+            n_edits = alignment.substitutions + alignment.deletions + alignment.insertions
+            n = alignment.hits + alignment.substitutions + alignment.deletions
             counts.append((n_edits / max(n, 1), n_edits, n))
         _, n_edits, n = min(counts, key=lambda count: count[0])
         total, length = total + n_edits, length + n
@@ -105,25 +105,27 @@ def edits(rows: list[Row], characters: bool) -> float:
 
 
 def cider(rows: list[Row]) -> float:
-    """pycocoevalcap's CIDEr-D without its tokenizer."""
+    """Returns the CIDEr-D of pycocoevalcap, without its tokenizer."""
 
-    def bare(text: str) -> str:
+    def normalized(text: str) -> str:
         words = (word.strip(string.punctuation) for word in text.lower().split())
         return " ".join(word for word in words if word)
 
     scorer = CiderScorer(n=4, sigma=6.0)
     for answer, references in rows:
-        scorer += (bare(answer), [bare(reference) for reference in references])
+        scorer += (normalized(answer), [normalized(reference) for reference in references])
     score, _ = scorer.compute_score()
     return float(score)
 
 
 def scores(rows: list[Row]) -> list[float]:
-    """The scores in the order of `Metric::ALL`."""
+    """Returns the scores in the order of `Metric::ALL`."""
     answers = [answer for answer, _ in rows]
-    most = max(len(references) for _, references in rows)
-    # sacreBLEU wants as many references for every row; None stands for one that is not there.
-    streams = [[refs[idx] if idx < len(refs) else None for _, refs in rows] for idx in range(most)]
+    n_references = max(len(references) for _, references in rows)
+    # sacreBLEU needs the same number of references for every row: `None` fills the gaps.
+    streams = [
+        [refs[idx] if idx < len(refs) else None for _, refs in rows] for idx in range(n_references)
+    ]
     rouge = rouge_scorer.RougeScorer(["rougeL"])
     rouge_l = [
         max(rouge.score(ref, answer)["rougeL"].fmeasure for ref in refs) for answer, refs in rows
@@ -141,7 +143,7 @@ def scores(rows: list[Row]) -> list[float]:
 
 
 def main() -> None:
-    """Writes the file that is named."""
+    """Writes the file given on the command line."""
     sets = [SINGLE, SEVERAL, SINGLE[:2], CUTS]
     golden = [{"pairs": rows, "scores": scores(rows)} for rows in sets]
     text = json.dumps(golden, ensure_ascii=False, indent=1)

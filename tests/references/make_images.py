@@ -5,9 +5,9 @@ Run in an environment with pillow==13.0.0, pyarrow==26.0.1 and numpy:
     python tests/references/make_images.py tests/references/images.parquet
 
 The pixels are those of `load_image` of transformers: `ImageOps.exif_transpose`, then
-`convert("RGB")`. The column `tolerance` says how far a level may be off: 0, but for JPEG, whose
-decoders differ, and for chroma, which Pillow computes in integers. Grey of more than 8 bits, which
-Legenda scales and Pillow clips, is expected as Legenda reads it.
+`convert("RGB")`. The column `tolerance` is the largest allowed difference of a level. It is 0
+except for JPEG, whose decoders differ, and for chroma, which Pillow computes in integers. Legenda
+scales grey of more than 8 bits, and Pillow clips it; the expected pixels are those of Legenda.
 """
 
 import io
@@ -27,8 +27,8 @@ ORIENTATION = 274
 EXIF = b"Exif\0\0"
 
 
-def picture(width: int = 11, height: int = 7, mode: str = "RGB") -> Image.Image:
-    """A picture that is unlike itself in all turns."""
+def test_image(width: int = 11, height: int = 7, mode: str = "RGB") -> Image.Image:
+    """Returns an image that differs from all its rotations and reflections."""
     across, down = np.meshgrid(np.arange(width), np.arange(height))
     planes = [20 * across + 10, 30 * down + 5, 7 * across + 11 * down, 250 - 17 * across]
     n_planes = {"L": 1, "LA": 2, "RGB": 3, "YCbCr": 3}.get(mode, 4)
@@ -37,14 +37,14 @@ def picture(width: int = 11, height: int = 7, mode: str = "RGB") -> Image.Image:
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The bytes of an image in a format."""
+    """Returns the encoded bytes of an image."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def expected(data: bytes) -> Image.Image:
-    """What transformers sees."""
+    """Returns the pixels that transformers gives a model."""
     return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
 
 
@@ -52,7 +52,7 @@ def expected(data: bytes) -> Image.Image:
 
 
 def exif(kind: int, value: bytes, count: int = 1, order: str = "<", before: bytes = b"") -> bytes:
-    """An EXIF block whose only field, after those of `before`, is the orientation."""
+    """Returns an EXIF block with the fields of `before`, then the orientation."""
     head = b"II*\0" if order == "<" else b"MM\0*"
     n_fields = len(before) // 12 + 1
     field = struct.pack(order + "HHL", ORIENTATION, kind, count) + value.ljust(4, b"\0")
@@ -61,12 +61,12 @@ def exif(kind: int, value: bytes, count: int = 1, order: str = "<", before: byte
 
 
 def short(value: int, order: str = "<") -> bytes:
-    """An orientation as it should be."""
+    """Returns an EXIF block with a valid orientation field."""
     return exif(3, struct.pack(order + "H", value), order=order)
 
 
 def xmp(value: str, as_element: bool = False) -> bytes:
-    """An XMP packet."""
+    """Returns an XMP packet with an orientation."""
     inside = f"<tiff:Orientation>{value}</tiff:Orientation>" if as_element else ""
     attribute = "" if as_element else f' tiff:Orientation="{value}"'
     return (
@@ -78,21 +78,21 @@ def xmp(value: str, as_element: bool = False) -> bytes:
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A PNG chunk."""
+    """Returns a PNG chunk."""
     return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
 
 
 def png(before: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG with chunks before and after its pixels."""
-    data = saved(picture(), "PNG")
+    """Returns a PNG with chunks before and after its pixels."""
+    data = saved(test_image(), "PNG")
     first, last = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
     return data[:first] + before + data[first:last] + after + data[last:]
 
 
 def webp(*chunks: tuple[bytes, bytes], flags: int = 0x0C) -> bytes:
-    """A lossless WebP with chunks after its pixels."""
-    bare = saved(picture(), "WEBP", lossless=True)
-    size = b"".join(struct.pack("<L", edge - 1)[:3] for edge in picture().size)
+    """Returns a lossless WebP with chunks after its pixels."""
+    bare = saved(test_image(), "WEBP", lossless=True)
+    size = b"".join(struct.pack("<L", edge - 1)[:3] for edge in test_image().size)
     parts = [(b"VP8X", bytes([flags, 0, 0, 0]) + size)]
     body = b"".join(
         name + struct.pack("<L", len(data)) + data + b"\0" * (len(data) % 2) for name, data in parts
@@ -104,21 +104,21 @@ def webp(*chunks: tuple[bytes, bytes], flags: int = 0x0C) -> bytes:
 
 
 def jpeg(*segments: bytes) -> bytes:
-    """A JPEG with segments of APP1 after its first marker."""
-    data = saved(picture(32, 16), "JPEG", quality=95, subsampling=0)
+    """Returns a JPEG with APP1 segments after its first marker."""
+    data = saved(test_image(32, 16), "JPEG", quality=95, subsampling=0)
     inside = b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments)
     return data[:2] + inside + data[2:]
 
 
 def raw_profile(block: bytes) -> bytes:
-    """A profile as ImageMagick writes it."""
+    """Returns a raw profile in the format of ImageMagick."""
     digits = block.hex()
     lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
     return f"\nexif\n{len(block):8}\n{lines}\n".encode()
 
 
 def orientations() -> Iterator[Case]:
-    """Orientations in all places, kinds and values."""
+    """Yields images with orientations in all locations, types and values."""
     for value in range(10):
         yield f"png-exif-{value}", png(chunk(b"eXIf", short(value))), 0
     rational = struct.pack("<LL", 12, 2)
@@ -213,7 +213,7 @@ Tags = dict[int, tuple[int, list[int]]]
 
 
 def tiff(tags: Tags, strips: list[bytes], order: str = "<", big: bool = False) -> bytes:
-    """A TIFF file of hand-made fields: `{tag: (type, values)}`; strips come first in the file."""
+    """Returns a TIFF file with the fields `{tag: (type, values)}`; the strips come first."""
     size, field, inline = ("Q", "HHQ", 8) if big else ("L", "HHL", 4)
     header = 16 if big else 8
     starts = [header + sum(map(len, strips[:idx])) for idx in range(len(strips))]
@@ -226,15 +226,15 @@ def tiff(tags: Tags, strips: list[bytes], order: str = "<", big: bool = False) -
     body += b"\0" * (len(body) % 2)
     formats = {1: "B", 3: "H", 4: "L", 7: "B", 16: "Q"}
     entries, extra = b"", b""
-    at = header + len(body) + (8 if big else 2) + len(tags) * (20 if big else 12) + inline
+    offset = header + len(body) + (8 if big else 2) + len(tags) * (20 if big else 12) + inline
     for tag, (kind, values) in sorted(tags.items()):
         data = struct.pack(f"{order}{len(values)}{formats[kind]}", *values)
         if len(data) > inline:
-            place = struct.pack(order + size, at + len(extra))
+            value_or_offset = struct.pack(order + size, offset + len(extra))
             extra += data + b"\0" * (len(data) % 2)
         else:
-            place = data.ljust(inline, b"\0")
-        entries += struct.pack(order + field, tag, kind, len(values)) + place
+            value_or_offset = data.ljust(inline, b"\0")
+        entries += struct.pack(order + field, tag, kind, len(values)) + value_or_offset
     mark = b"II" if order == "<" else b"MM"
     head = mark + struct.pack(
         order + ("HHHQ" if big else "HL"),
@@ -245,7 +245,7 @@ def tiff(tags: Tags, strips: list[bytes], order: str = "<", big: bool = False) -
 
 
 def basic(width: int, height: int, photometric: int, bits: list[int], **more: int) -> Tags:
-    """The fields that every image has."""
+    """Returns the fields that every TIFF image has."""
     tags: Tags = {
         256: (3, [width]),
         257: (3, [height]),
@@ -259,14 +259,14 @@ def basic(width: int, height: int, photometric: int, bits: list[int], **more: in
 
 
 def packed(levels: np.ndarray, bits: int) -> bytes:
-    """Rows of samples of some bits, each from a whole byte."""
+    """Packs samples of `bits` bits; each row starts at a byte boundary."""
     rows = levels.reshape(levels.shape[0], -1)
     digits = (rows[..., None] >> np.arange(bits - 1, -1, -1)) & 1
     return np.packbits(digits.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
 
 
 def colors(bits: int) -> list[int]:
-    """A palette."""
+    """Returns a palette."""
     n = 1 << bits
     return [
         (channel * 7919 + idx * 2657 + idx * idx) % 65536
@@ -276,7 +276,7 @@ def colors(bits: int) -> list[int]:
 
 
 def tiffs() -> Iterator[Case]:
-    """Kinds of TIFF that Pillow reads."""
+    """Yields the kinds of TIFF that Pillow reads."""
     width, height = 13, 9
     generator = np.random.default_rng(7)
 
@@ -359,7 +359,7 @@ def tiffs() -> Iterator[Case]:
             data = zlib.compress(steps.astype(f"{order}u{bits // 8}").tobytes())
             tags = basic(width, height, 2, [bits] * 3, compression=8) | {317: (3, [2])}
             yield f"tiff-predictor-{bits}-{ord(order)}", tiff(tags, [data], order), 0
-    # Pillow reads compressed floats of the other byte order as if they were of this one.
+    # Pillow reads compressed big-endian floats as little-endian, so only the latter are tested.
     high_first = np.frombuffer(tall.astype(">f4").tobytes(), np.uint8).reshape(height, width, 4)
     rows = np.swapaxes(high_first, 1, 2).reshape(height, -1)
     data = zlib.compress(np.diff(rows.astype(int), axis=1, prepend=0).astype(np.uint8).tobytes())
@@ -375,11 +375,11 @@ def tiffs() -> Iterator[Case]:
     compressions = ["packbits", "tiff_lzw", "tiff_adobe_deflate", "zstd"]
     for mode in ("L", "RGB", "RGBA", "CMYK"):
         for compression in compressions:
-            data = saved(picture(67, 41, mode), "TIFF", compression=compression)
+            data = saved(test_image(67, 41, mode), "TIFF", compression=compression)
             yield f"tiff-{compression}-{mode}", data, 0
     yield (
         "tiff-deflate-predictor",
-        saved(picture(), "TIFF", compression="tiff_adobe_deflate", tiffinfo={317: 2}),
+        saved(test_image(), "TIFF", compression="tiff_adobe_deflate", tiffinfo={317: 2}),
         0,
     )
     lines = Image.fromarray((np.add.outer(np.arange(33) ** 2, np.arange(150) ** 2) // 97) % 3 > 0)
@@ -395,7 +395,7 @@ def tiffs() -> Iterator[Case]:
             data = saved(bitmap, "TIFF", compression="group3", tiffinfo={292: options})
             yield f"tiff-group3-{options}-{name}", data, 0
     for mode in ("L", "RGB", "YCbCr"):
-        data = saved(picture(48, 32, mode), "TIFF", compression="jpeg", quality=95)
+        data = saved(test_image(48, 32, mode), "TIFF", compression="jpeg", quality=95)
         yield f"tiff-jpeg-{mode}", data, 3
     luma = random(8, 3).astype(np.uint8)
     yield (
@@ -406,7 +406,7 @@ def tiffs() -> Iterator[Case]:
 
 
 def scaled() -> Iterator[tuple[str, bytes, np.ndarray]]:
-    """Grey of more than 8 bits, and what Legenda reads."""
+    """Yields grey images of more than 8 bits, and the levels that Legenda reads."""
     generator = np.random.default_rng(8)
     levels = generator.integers(0, 1 << 16, (5, 6))
     for order in "<>":
@@ -430,7 +430,7 @@ def gif(
     interlaced: bool = False,
     background: int = 0,
 ) -> bytes:
-    """A GIF of one frame somewhere on its canvas, with 16 colours."""
+    """Returns a GIF with 16 colours and one frame at a position on its canvas."""
     left, top, width, height = frame
     palette = bytes((37 * idx + 11) % 256 for idx in range(48))
     inner = Image.new("P", (width, height))
@@ -450,7 +450,7 @@ def gif(
 
 
 def animations() -> Iterator[Case]:
-    """First frames."""
+    """Yields animations, of which the first frame is read."""
     yield "gif-whole", gif((9, 6), (0, 0, 9, 6)), 0
     yield "gif-smaller", gif((9, 6), (2, 1, 4, 3)), 0
     yield "gif-smaller-transparent", gif((9, 6), (2, 1, 4, 3), transparent=7), 0
@@ -461,8 +461,8 @@ def animations() -> Iterator[Case]:
     yield "gif-larger", gif((5, 4), (2, 3, 7, 6)), 0
     yield "gif-wide", gif((5, 9), (0, 0, 8, 2), transparent=2), 0
     yield "gif-interlaced", gif((9, 13), (1, 1, 7, 11), interlaced=True), 0
-    frames = [picture(), picture().rotate(180), Image.new("RGB", (11, 7), "red")]
-    clear = [picture(mode="RGBA"), picture(mode="RGBA").rotate(180)]
+    frames = [test_image(), test_image().rotate(180), Image.new("RGB", (11, 7), "red")]
+    clear = [test_image(mode="RGBA"), test_image(mode="RGBA").rotate(180)]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
         more = {"lossless": True} if kind == "WEBP" else {}
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **more)
@@ -477,7 +477,7 @@ def animations() -> Iterator[Case]:
 
 
 def pnm() -> Iterator[Case]:
-    """Portable bitmaps, greymaps and pixmaps."""
+    """Yields portable bitmaps, greymaps and pixmaps."""
     levels = " ".join(str(level) for level in (0, 7, 15, 3, 9, 12))
     texts = {
         "P1": b"P1\n# a comment\n3 2\n1 0 1\n0 1 1\n",
@@ -497,20 +497,20 @@ def pnm() -> Iterator[Case]:
 
 
 def icons() -> Iterator[Case]:
-    """Icons."""
+    """Yields icons."""
     sizes = [(16, 16), (48, 48), (32, 32)]
     for kind in ("bmp", "png"):
         for mode in ("RGB", "RGBA"):
-            data = saved(picture(64, 64, mode), "ICO", sizes=sizes, bitmap_format=kind)
+            data = saved(test_image(64, 64, mode), "ICO", sizes=sizes, bitmap_format=kind)
             yield f"ico-{kind}-{mode}", data, 0
     parts = []
     for bits in (8, 4, 24, 1):
-        image = picture(20, 20)
+        image = test_image(20, 20)
         if bits < 24:
             image = image.quantize(1 << bits)
         bitmap = saved(image, "BMP")[14:]
         if bits == 4:
-            # Pillow has no 4 bits to write: the header, 16 colours and rows of 12 bytes.
+            # Pillow cannot write 4 bits: the header, 16 colours and rows of 12 bytes.
             values = np.array(image).reshape(20, 20) % 16
             rows = b"".join(packed(row[None, :, None], 4).ljust(12, b"\0") for row in values[::-1])
             colors_4 = b"".join(bytes([i * 16, 255 - i * 9, i * 3, 0]) for i in range(16))
@@ -525,32 +525,32 @@ def icons() -> Iterator[Case]:
 
 
 def ico(entries: list[tuple[int, int, bytes]]) -> bytes:
-    """An icon of images: edge, bits and data."""
+    """Returns an icon of several images, each given by edge, bits and data."""
     data = struct.pack("<HHH", 0, 1, len(entries))
-    at = 6 + 16 * len(entries)
+    offset = 6 + 16 * len(entries)
     for edge, bits, part in entries:
-        data += struct.pack("<BBBBHHLL", edge, edge, 0, 0, 1, bits, len(part), at)
-        at += len(part)
+        data += struct.pack("<BBBBHHLL", edge, edge, 0, 0, 1, bits, len(part), offset)
+        offset += len(part)
     return data + b"".join(part for _, _, part in entries)
 
 
 def others() -> Iterator[Case]:
-    """Kinds of PNG, WebP and BMP."""
+    """Yields further kinds of PNG, WebP, BMP and AVIF."""
     for mode in ("L", "LA", "RGB", "RGBA"):
-        yield f"png-{mode}", saved(picture(mode=mode), "PNG"), 0
-        yield f"webp-{mode}", saved(picture(mode=mode), "WEBP", lossless=True, exact=True), 0
+        yield f"png-{mode}", saved(test_image(mode=mode), "PNG"), 0
+        yield f"webp-{mode}", saved(test_image(mode=mode), "WEBP", lossless=True, exact=True), 0
         if mode != "LA":
-            yield f"bmp-{mode}", saved(picture(mode=mode), "BMP"), 0
-    yield "png-palette", saved(picture().quantize(7), "PNG", transparency=2), 0
-    yield "png-1", saved(picture().convert("1"), "PNG"), 0
-    yield "bmp-1", saved(picture().convert("1"), "BMP"), 0
-    yield "bmp-palette", saved(picture().quantize(200), "BMP"), 0
-    yield "webp-lossy", saved(picture(64, 48), "WEBP", quality=70), 0
+            yield f"bmp-{mode}", saved(test_image(mode=mode), "BMP"), 0
+    yield "png-palette", saved(test_image().quantize(7), "PNG", transparency=2), 0
+    yield "png-1", saved(test_image().convert("1"), "PNG"), 0
+    yield "bmp-1", saved(test_image().convert("1"), "BMP"), 0
+    yield "bmp-palette", saved(test_image().quantize(200), "BMP"), 0
+    yield "webp-lossy", saved(test_image(64, 48), "WEBP", quality=70), 0
     for value in (1, 6, 7):
         turned = Image.Exif()
         turned[ORIENTATION] = value
         options = {"quality": 100, "subsampling": "4:4:4", "exif": turned}
-        yield f"avif-{value}", saved(picture(64, 48), "AVIF", **options), 6
+        yield f"avif-{value}", saved(test_image(64, 48), "AVIF", **options), 6
     generator = np.random.default_rng(9)
     for color, n in ((2, 3), (4, 2), (6, 4)):
         rows = generator.integers(0, 1 << 16, (4, 5 * n)).astype(">u2")
@@ -563,12 +563,12 @@ def others() -> Iterator[Case]:
 def main(path: Path) -> None:
     """Writes the table."""
     rows = []
-    for make in (orientations, tiffs, animations, pnm, icons, others):
-        for name, data, tolerance in make():
+    for cases in (orientations, tiffs, animations, pnm, icons, others):
+        for name, data, tolerance in cases():
             try:
                 image = expected(data)
-            except Exception as error:  # noqa: BLE001 - any case that Pillow cannot read is no case
-                print(f"left out: {name}: {error}", file=sys.stderr)
+            except Exception as error:  # noqa: BLE001 - cases that Pillow cannot read are skipped
+                print(f"skipped: {name}: {error}", file=sys.stderr)
                 continue
             rows.append((name, data, *image.size, image.tobytes(), tolerance))
     for name, data, levels in scaled():

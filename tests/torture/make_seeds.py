@@ -1,10 +1,10 @@
-"""Makes the seeds of the torture tests: small pictures and sounds, one for each way they are coded,
-and bombs: small files that unpack to large ones.
+"""Makes the seeds of the torture tests: small image and audio files, one for each codec and
+variant, and bombs: small files that unpack to large ones.
 
     pip install pillow==13.0.0 numpy==2.4.6 imageio-ffmpeg==0.8.1
     python tests/torture/make_seeds.py tests/torture/seeds
 
-What they show is computed here, so they are under the licence of this repository.
+Their contents are computed here, so they are under the licence of this repository.
 """
 
 import math
@@ -22,8 +22,8 @@ RATE_HZ = 22_050
 SECONDS = 0.2
 
 
-def picture(shift: int = 0) -> Image.Image:
-    """Returns a gradient of 40 x 28 pixels with a disc, so that no codec finds it trivial."""
+def image(shift: int = 0) -> Image.Image:
+    """Returns a 40 x 28 gradient with a disc, which is not trivial for any codec."""
     y, x = np.mgrid[0:28, 0:40]
     disc = (x - 20 - shift) ** 2 + (y - 14) ** 2 < 81
     noise = (x * 7919 + y * 104729 + shift) % 31
@@ -31,9 +31,9 @@ def picture(shift: int = 0) -> Image.Image:
     return Image.fromarray(rgb.astype(np.uint8))
 
 
-def save_pictures(folder: Path) -> None:
-    """Writes every kind of picture that is read."""
-    frames = [picture(shift) for shift in range(4)]
+def save_images(folder: Path) -> None:
+    """Writes an image of every supported kind."""
+    frames = [image(shift) for shift in range(4)]
     first, rest = frames[0], frames[1:]
     first.save(folder / "plain.png")
     first.quantize(16).save(folder / "palette.png")
@@ -54,8 +54,8 @@ def save_pictures(folder: Path) -> None:
     first.convert("L").save(folder / "packbits.tiff", compression="packbits")
 
 
-def save_sounds(folder: Path) -> None:
-    """Writes every kind of sound that is read."""
+def save_audio(folder: Path) -> None:
+    """Writes an audio file of every supported kind."""
     time_s = np.arange(int(RATE_HZ * SECONDS)) / RATE_HZ
     left = np.sin(2 * math.pi * (300 * time_s + 900 * time_s**2))
     right = np.sin(2 * math.pi * 440 * time_s) * np.exp(-4 * time_s)
@@ -66,7 +66,7 @@ def save_sounds(folder: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(RATE_HZ)
         file.writeframes(samples.tobytes())
-    kinds = {
+    encodings = {
         "float.wav": ["-c:a", "pcm_f32le"],
         "pcm16.aiff": [],
         "plain.flac": [],
@@ -77,7 +77,7 @@ def save_sounds(folder: Path) -> None:
         "aac.aac": ["-c:a", "aac", "-b:a", "48k"],
     }
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-i", str(source)]
-    for name, options in kinds.items():
+    for name, options in encodings.items():
         mono = [] if name in ("constant.mp3", "vorbis.ogg") else ["-ac", "1"]
         subprocess.run([*ffmpeg, *mono, *options, str(folder / name)], check=True)
 
@@ -116,8 +116,8 @@ def save_bombs(folder: Path) -> None:
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    save_pictures(target)
-    save_sounds(target)
+    save_images(target)
+    save_audio(target)
     bombs = target / "bombs"
     bombs.mkdir(exist_ok=True)
     save_bombs(bombs)

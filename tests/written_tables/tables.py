@@ -1,6 +1,6 @@
-"""The tables, each written by a library to a folder.
+"""The test tables, each written to a folder by a library.
 
-A writer returns the file and the rows that are in it, as `compare` reads them.
+A writer returns the file and its rows, as `compare` reads them.
 """
 
 import datetime as dt
@@ -24,12 +24,12 @@ Written = tuple[Path, list[dict[str, Any]]]
 WRITERS: dict[str, Callable[[Path], Written]] = {}
 
 N_ROWS = 1200
-#: What shows behind the first thousand rows alone.
+#: The row from which some columns change their type, after the first thousand rows.
 LATE = N_ROWS - 50
 
 
 def plain() -> dict[str, list]:
-    """Returns columns that every format holds."""
+    """Returns columns that every format can hold."""
     rows = range(N_ROWS)
     floats = [0.1, 1e-7, 1e22, -0.0, 123456.789, 0.30000000000000004, 5e-324, 2.0]
     texts = ["plain", 'a, "quoted"', "two\nlines", "\U00020bb7\U0001f980", "semi;colon", " pad "]
@@ -49,7 +49,7 @@ def plain() -> dict[str, list]:
 
 
 def typed() -> dict[str, list]:
-    """Returns further columns for formats that have types."""
+    """Returns more columns, for typed formats."""
     day = dt.date(2026, 11, 30)
     noon = dt.datetime(2026, 11, 30, 12, 0, 0, 123456)
     return {
@@ -70,7 +70,7 @@ def nested() -> dict[str, list]:
 
 
 def mixed() -> list[dict[str, Any]]:
-    """Returns rows of JSON whose members are of several shapes."""
+    """Returns JSON rows whose members have mixed shapes."""
     shapes = [1, 1.5, "text", True, None, {"a": 1}, [1, "x", {"b": 2}], {}, [], {"a": "x"}]
     return [
         {
@@ -86,13 +86,13 @@ def mixed() -> list[dict[str, Any]]:
 
 
 def arrow(columns: dict[str, list]) -> pa.Table:
-    """Makes an Arrow table of columns."""
+    """Returns an Arrow table of the columns."""
     unsigned = {"unsigned": pa.array(columns["unsigned"], pa.uint64())}
     return pa.table(columns | unsigned)
 
 
 def writer(name: str) -> Callable:
-    """Names a writer."""
+    """Registers a writer under a name."""
 
     def add(write: Callable[[Path], Written]) -> Callable[[Path], Written]:
         WRITERS[name] = write
@@ -102,98 +102,98 @@ def writer(name: str) -> Callable:
 
 
 @writer("json.dumps, mixed shapes")
-def _(place: Path) -> Written:
-    path = place / "t.jsonl"
+def _(folder: Path) -> Written:
+    path = folder / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in mixed()))
     return path, rows_of_json(path)
 
 
 @writer("json.dumps, indented list")
-def _(place: Path) -> Written:
-    path = place / "t.json"
+def _(folder: Path) -> Written:
+    path = folder / "t.json"
     path.write_text(json.dumps(mixed(), indent=2, ensure_ascii=False))
     return path, rows_of_json(path, is_list=True)
 
 
 @writer("pandas CSV")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
     pd.DataFrame(plain() | typed()).to_csv(path, index=False)
     return path, rows_of_csv(path)
 
 
 @writer("pandas CSV, semicolons")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
     pd.DataFrame(plain()).to_csv(path, index=False, sep=";")
     return path, rows_of_csv(path, ";")
 
 
 @writer("pandas TSV, gzip")
-def _(place: Path) -> Written:
-    path = place / "t.tsv.gz"
+def _(folder: Path) -> Written:
+    path = folder / "t.tsv.gz"
     pd.DataFrame(plain()).to_csv(path, index=False, sep="\t")
     return path, rows_of_csv(path, "\t")
 
 
 @writer("pandas JSON Lines")
-def _(place: Path) -> Written:
-    path = place / "t.jsonl"
+def _(folder: Path) -> Written:
+    path = folder / "t.jsonl"
     pd.DataFrame(plain() | nested()).to_json(path, orient="records", lines=True)
     return path, rows_of_json(path)
 
 
 @writer("pandas JSON Lines, gzip")
-def _(place: Path) -> Written:
-    path = place / "t.jsonl.gz"
+def _(folder: Path) -> Written:
+    path = folder / "t.jsonl.gz"
     pd.DataFrame(plain() | nested()).to_json(path, orient="records", lines=True)
     return path, rows_of_json(path)
 
 
 @writer("pandas JSON")
-def _(place: Path) -> Written:
-    path = place / "t.json"
+def _(folder: Path) -> Written:
+    path = folder / "t.json"
     pd.DataFrame(plain() | nested()).to_json(path, orient="records")
     return path, rows_of_json(path, is_list=True)
 
 
 @writer("pandas Parquet")
-def _(place: Path) -> Written:
-    path = place / "t.parquet"
+def _(folder: Path) -> Written:
+    path = folder / "t.parquet"
     pd.DataFrame(plain() | typed() | nested()).to_parquet(path)
     return path, rows_of(path)
 
 
 @writer("polars CSV")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
     pl.DataFrame(plain() | typed(), strict=False).write_csv(path)
     return path, rows_of_csv(path)
 
 
 @writer("polars NDJSON")
-def _(place: Path) -> Written:
-    path = place / "t.ndjson"
+def _(folder: Path) -> Written:
+    path = folder / "t.ndjson"
     pl.DataFrame(plain() | typed() | nested(), strict=False).write_ndjson(path)
     return path, rows_of_json(path)
 
 
 @writer("polars JSON")
-def _(place: Path) -> Written:
-    path = place / "t.json"
+def _(folder: Path) -> Written:
+    path = folder / "t.json"
     pl.DataFrame(plain() | nested(), strict=False).write_json(path)
     return path, rows_of_json(path, is_list=True)
 
 
 @writer("polars Parquet")
-def _(place: Path) -> Written:
-    path = place / "t.parquet"
+def _(folder: Path) -> Written:
+    path = folder / "t.parquet"
     pl.DataFrame(plain() | typed() | nested(), strict=False).write_parquet(path)
     return path, rows_of(path)
 
 
-def by_duckdb(path: Path, options: str, columns: dict[str, list]) -> None:
-    """Writes a table by DuckDB."""
+def write_with_duckdb(path: Path, options: str, columns: dict[str, list]) -> None:
+    """Writes a table with DuckDB."""
     table = arrow(columns)
     connection = duckdb.connect()
     connection.register("t", table)
@@ -201,83 +201,83 @@ def by_duckdb(path: Path, options: str, columns: dict[str, list]) -> None:
 
 
 @writer("duckdb CSV")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
-    by_duckdb(path, "(HEADER)", plain() | typed())
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
+    write_with_duckdb(path, "(HEADER)", plain() | typed())
     return path, rows_of_csv(path)
 
 
 @writer("duckdb CSV, pipes, gzip")
-def _(place: Path) -> Written:
-    path = place / "t.csv.gz"
-    by_duckdb(path, "(HEADER, DELIMITER '|')", plain())
+def _(folder: Path) -> Written:
+    path = folder / "t.csv.gz"
+    write_with_duckdb(path, "(HEADER, DELIMITER '|')", plain())
     return path, rows_of_csv(path, "|")
 
 
 @writer("duckdb JSON")
-def _(place: Path) -> Written:
-    path = place / "t.json"
-    by_duckdb(path, "(FORMAT JSON)", plain() | typed() | nested())
+def _(folder: Path) -> Written:
+    path = folder / "t.json"
+    write_with_duckdb(path, "(FORMAT JSON)", plain() | typed() | nested())
     return path, rows_of_json(path)
 
 
 @writer("duckdb JSON, list")
-def _(place: Path) -> Written:
-    path = place / "t.json"
-    by_duckdb(path, "(FORMAT JSON, ARRAY true)", plain() | nested())
+def _(folder: Path) -> Written:
+    path = folder / "t.json"
+    write_with_duckdb(path, "(FORMAT JSON, ARRAY true)", plain() | nested())
     return path, rows_of_json(path, is_list=True)
 
 
 @writer("duckdb Parquet")
-def _(place: Path) -> Written:
-    path = place / "t.parquet"
-    by_duckdb(path, "(FORMAT PARQUET)", plain() | typed() | nested())
+def _(folder: Path) -> Written:
+    path = folder / "t.parquet"
+    write_with_duckdb(path, "(FORMAT PARQUET)", plain() | typed() | nested())
     return path, rows_of(path)
 
 
 @writer("pyarrow CSV")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
     pa.csv.write_csv(arrow(plain() | typed()), path)
     return path, rows_of_csv(path)
 
 
 @writer("pyarrow Parquet")
-def _(place: Path) -> Written:
-    path = place / "t.parquet"
+def _(folder: Path) -> Written:
+    path = folder / "t.parquet"
     pq.write_table(arrow(plain() | typed() | nested()), path, row_group_size=100)
     return path, rows_of(path)
 
 
 @writer("datasets CSV")
-def _(place: Path) -> Written:
-    path = place / "t.csv"
+def _(folder: Path) -> Written:
+    path = folder / "t.csv"
     datasets.Dataset(arrow(plain())).to_csv(path)
     return path, rows_of_csv(path)
 
 
 @writer("datasets JSON Lines")
-def _(place: Path) -> Written:
-    path = place / "t.jsonl"
+def _(folder: Path) -> Written:
+    path = folder / "t.jsonl"
     datasets.Dataset(arrow(plain() | nested())).to_json(path)
     return path, rows_of_json(path)
 
 
 @writer("datasets Parquet")
-def _(place: Path) -> Written:
-    path = place / "t.parquet"
+def _(folder: Path) -> Written:
+    path = folder / "t.parquet"
     datasets.Dataset(arrow(plain() | typed() | nested())).to_parquet(path)
     return path, rows_of(path)
 
 
 @writer("webdataset shard")
-def _(place: Path) -> Written:
-    return shard(place / "t.tar")
+def _(folder: Path) -> Written:
+    return shard(folder / "t.tar")
 
 
 @writer("webdataset shard, gzip")
-def _(place: Path) -> Written:
-    return shard(place / "t.tar.gz")
+def _(folder: Path) -> Written:
+    return shard(folder / "t.tar.gz")
 
 
 def shard(path: Path) -> Written:
@@ -287,7 +287,7 @@ def shard(path: Path) -> Written:
         for row in range(100):
             cells = {"txt": f"say {row}", "json": {"n": row}, "cls": row, "npy.bin": bytes([row])}
             sink.write({"__key__": f"{row:06}", **cells})
-            # Bytes are not carried unless they are asked for.
+            # Binary columns are not carried by default.
             texts = {"txt": cells["txt"], "json": json.dumps(cells["json"]), "cls": str(row)}
             rows.append({"__key__": f"{row:06}", **texts})
     return path, rows

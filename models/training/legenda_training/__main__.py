@@ -11,7 +11,7 @@ REPOSITORY = PACKAGE.parents[1]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of every command."""
+    """Returns the parser with the options of every command."""
     main = argparse.ArgumentParser(prog="legenda_training", description=__doc__)
     main.add_argument(
         "--data",
@@ -23,17 +23,17 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("tiny", "check"),
         default="tiny",
-        help="`check` is a toy size that runs the whole chain in minutes",
+        help="`check` is a toy size that runs the whole pipeline in minutes",
     )
     main.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     commands = main.add_subparsers(dest="command", required=True)
     prepared = commands.add_parser(
-        "prepare", help="draw sprites, synthesise speech, train the tokenizer"
+        "prepare", help="render sprites, synthesise speech, train the tokenizer"
     )
     prepared.add_argument(
-        "--utterances", type=int, default=20_000, help="sounds of the trained voices"
+        "--utterances", type=int, default=20_000, help="utterances of the trained voices"
     )
-    train = commands.add_parser("train", help="train a stage, or all in order; resumes")
+    train = commands.add_parser("train", help="train one stage, or all in order; resumes")
     train.add_argument(
         "--stage", choices=("all", "vision", "audio", "listen", "answer", "joint"), default="all"
     )
@@ -43,15 +43,15 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="wall-clock budget of each stage")
     train.add_argument("--rate", type=float, help="peak learning rate of each stage")
     train.add_argument(
-        "--keep-hearing", action="store_true", help="`joint` leaves the audio tower as it is"
+        "--keep-hearing", action="store_true", help="`joint` does not train the audio tower"
     )
     for name, text in (
         ("evaluate", "score a bundle"),
         ("export", "write a bundle"),
         ("sample", "write the sample tables"),
-        ("card", "write a bundle's model card from its scores"),
+        ("card", "write the model card of a bundle from its scores"),
         ("references", "write the reference answers"),
-        ("parity", "compare slots of a bundle with PyTorch"),
+        ("parity", "compare the slots of a bundle with PyTorch"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--bundle", type=Path, default=REPOSITORY / "models" / "tiny")
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--out", type=Path)
         command.add_argument(
-            "--share", type=float, default=1.0, help="share of the full number of evaluation rows"
+            "--share", type=float, default=1.0, help="fraction of the evaluation rows to use"
         )
     tune = commands.add_parser("finetune", help="train a bundle on a Parquet table")
     tune.add_argument("table", type=Path)
@@ -88,7 +88,7 @@ STAGE_RATE = {
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Everything training reads, made once."""
+    """Makes the training data, once."""
     from .emoji import prepare_sprites
     from .speech import prepare_speech
     from .tokenizer import stored_tokenizer
@@ -101,7 +101,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """One stage, or all of them in order."""
+    """Trains one stage, or all stages in order."""
     from .modeling import LegendaForConditionalGeneration, tiny_config
     from .pretrain_audio import pretrain_audio
     from .pretrain_vision import pretrain_vision
@@ -148,12 +148,12 @@ def train(options: argparse.Namespace) -> None:
                 peak=rate,
                 scale=scale,
                 bundle=options.bundle,
-                listens=not options.keep_hearing,
+                train_audio=not options.keep_hearing,
             )
 
 
 def export(options: argparse.Namespace) -> None:
-    """The newest checkpoint as a bundle, checked against PyTorch."""
+    """Exports the latest checkpoint to a bundle and compares it with PyTorch."""
     from .export import export_bundle
     from .parity import check_slots
     from .tokenizer import stored_tokenizer
@@ -166,7 +166,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run a command."""
+    """Runs a command."""
     options = parser().parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch

@@ -1,4 +1,4 @@
-"""The model card: written from the scores and curves of a run, never by hand."""
+"""The model card: generated from the scores and curves of a run, never edited by hand."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FLOORS = {
     ("question about a scene", "trained styles"): ("at least", 0.80),
     ("transcript, word error rate", "held-out voices"): ("at most", 0.20),
 }
-"""What the project asks of the model, by task and condition."""
+"""The minimum quality of the model, by task and condition."""
 
 STAGES = ("vision", "audio", "listen", "answer", "joint")
 
 
 def merged_curves(runs: Path, out: Path) -> dict[str, float]:
-    """All stages' curves as one long table (stage, step, seconds, measure, value).
+    """Writes the curves of all stages as one long table (stage, step, seconds, measure, value).
 
-    Returns the minutes each stage ran.
+    Returns the minutes of each stage.
     """
     minutes: dict[str, float] = {}
     with out.open("w", newline="") as file:
@@ -46,22 +46,22 @@ def merged_curves(runs: Path, out: Path) -> dict[str, float]:
 
 
 def score_table(scores: Path) -> str:
-    """Markdown table of `scores.csv`, floors beside the scores they are for."""
+    """Returns a Markdown table of `scores.csv`, with the floor of each score."""
     lines = ["| task | condition | score | n | floor |", "|---|---|---:|---:|---|"]
     for row in csv.DictReader(scores.open()):
         floor = FLOORS.get((row["task"], row["condition"]))
         score = float(row["score"])
-        said = ""
+        note = ""
         if floor is not None:
             word, limit = floor
             met = score >= limit if word == "at least" else score <= limit
-            said = f"{word} {limit:.0%}: {'met' if met else 'not met'}"
-        lines.append(f"| {row['task']} | {row['condition']} | {score:.1%} | {row['n']} | {said} |")
+            note = f"{word} {limit:.0%}: {'met' if met else 'not met'}"
+        lines.append(f"| {row['task']} | {row['condition']} | {score:.1%} | {row['n']} | {note} |")
     return "\n".join(lines)
 
 
 def parameter_table(model: LegendaForConditionalGeneration) -> str:
-    """Markdown table of the parts and their parameters."""
+    """Returns a Markdown table of the parts and their parameter counts."""
     parts = {
         "vision encoder (ResNet, basic blocks)": model.vision_encoder,
         "audio encoder (Whisper encoder)": model.audio_encoder,
@@ -77,7 +77,7 @@ def parameter_table(model: LegendaForConditionalGeneration) -> str:
 
 
 def write_card(bundle: Path, data: Path, scores: Path) -> None:
-    """Write `MODEL_CARD.md` and `curves.csv` into a bundle."""
+    """Writes `MODEL_CARD.md` and `curves.csv` to a bundle."""
     minutes = merged_curves(data / "runs", bundle / "curves.csv")
     model = load_bundle(bundle)
     config = model.config

@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all."""
+"""Atomically written checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def save_checkpoint(out: Path, state: dict[str, Any]) -> None:
-    """Write `state` under a temporary name, then put it in the place of `out`."""
+    """Writes `state` to a temporary file, then renames it to `out`."""
     torch.save(state, out.with_suffix(".tmp"))
     out.with_suffix(".tmp").replace(out)
 
@@ -23,7 +23,7 @@ def save_tower(
     spent: float,
     step: int,
 ) -> None:
-    """Keep what the pretraining of one tower goes on from; `spent` in seconds."""
+    """Saves the state from which the pretraining of a tower resumes; `spent` is in seconds."""
     state = {
         "tower": tower.state_dict(),
         "heads": heads.state_dict(),

@@ -1,10 +1,10 @@
-"""The decoder as an ONNX graph whose cache is written in place, row by row.
+"""The decoder as an ONNX graph with an in-place KV cache, written row by row.
 
-Opset 24: `TensorScatter` puts the new keys and values into a fixed buffer at `write_indices[b]`,
-`Attention` reads the first `nonpad_kv_seqlen[b]` of them under a causal mask from `position_ids`.
-So rows of unequal length share a batch, and a slot is reused by writing over it.
+Opset 24: `TensorScatter` writes the new keys and values to a fixed buffer at `write_indices[b]`.
+`Attention` reads the first `nonpad_kv_seqlen[b]` of them with a causal mask from `position_ids`.
+Rows of different length can therefore share a batch, and a slot is reused by overwriting it.
 
-Weights are stored as float16 with a `Cast` to float32 behind each (a runtime folds it on load).
+Weights are stored as float16, each followed by a `Cast` to float32 (a runtime folds it on load).
 B batch, S sequence, L max_length, C hidden width, H query heads, K key/value heads, D head width.
 """
 
@@ -27,7 +27,7 @@ class GraphBuilder:
         self._count = 0
 
     def node(self, kind: str, *inputs: str, name: str | None = None, **attributes) -> str:
-        """Add a node with one output."""
+        """Adds a node with one output."""
         if name is None:
             self._count += 1
             name = f"{kind.lower()}_{self._count}"
@@ -35,7 +35,7 @@ class GraphBuilder:
         return name
 
     def constant(self, value: np.ndarray, name: str | None = None) -> str:
-        """Add an initializer as it is."""
+        """Adds an initializer unchanged."""
         if name is None:
             self._count += 1
             name = f"constant_{self._count}"
@@ -43,17 +43,17 @@ class GraphBuilder:
         return name
 
     def ints(self, *values: int) -> str:
-        """A 1-D int64 constant."""
+        """Adds a 1-D int64 constant."""
         return self.constant(np.array(values, np.int64))
 
     def weight(self, value: np.ndarray, name: str) -> str:
-        """A float32 weight, stored as float16 behind a Cast."""
+        """Adds a float32 weight, stored as float16 and followed by a Cast."""
         self.constant(value.astype(np.float16), name)
         return self.node("Cast", name, to=TensorProto.FLOAT, name=name + "_float")
 
 
 def rms_norm(graph: GraphBuilder, x: str, weight: np.ndarray, eps: float, name: str) -> str:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    """Adds x / sqrt(mean(x^2) + eps) * weight over the last axis."""
     square = graph.node("Pow", x, graph.constant(np.array(2.0, np.float32)))
     mean = graph.node("ReduceMean", square, graph.ints(-1), keepdims=1)
     shifted = graph.node("Add", mean, graph.constant(np.array(eps, np.float32)))
@@ -62,7 +62,7 @@ def rms_norm(graph: GraphBuilder, x: str, weight: np.ndarray, eps: float, name: 
 
 
 def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """Build the graph from a Llama state dict (`layers.0.self_attn.q_proj.weight`, ...), float32.
+    """Builds the graph from a Llama state dict (`layers.0.self_attn.q_proj.weight`, ...), float32.
 
     `lm_head.weight` [vocabulary, C] must be among the weights.
     """
@@ -94,7 +94,7 @@ def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.M
     merge = graph.ints(0, 0, heads * head_dim)
 
     def spread(x: str, shape: str) -> str:
-        """[B, S, heads * D] to [B, heads, S, D]."""
+        """Reshapes [B, S, heads * D] to [B, heads, S, D]."""
         return graph.node("Transpose", graph.node("Reshape", x, shape), perm=[0, 2, 1, 3])
 
     hidden = "inputs_embeds"
@@ -201,7 +201,7 @@ def decoder_graph(config: LlamaConfig, weights: dict[str, np.ndarray]) -> onnx.M
 
 
 def embed_tokens_graph(table: np.ndarray) -> onnx.ModelProto:
-    """`input_ids` int64 [B, S] to `inputs_embeds` float32 [B, S, C]; the table stays float16."""
+    """Maps `input_ids` int64 [B, S] to `inputs_embeds` float32 [B, S, C]; the table is float16."""
     graph = GraphBuilder()
     graph.constant(table.astype(np.float16), "embed_tokens.weight")
     rows = graph.node("Gather", "embed_tokens.weight", "input_ids")

@@ -1,10 +1,9 @@
-"""Concepts and their sprites: open emoji designs drawn to small RGBA pictures.
+"""Concepts and their sprites: open emoji designs, rendered to small RGBA images.
 
-A *concept* is a row of `concepts.tsv`: emoji, English name, group, its German, French and Spanish
-names, and whether it is shown in pictures. A *style* is one open design set, read from the
-`@iconify-json/<style>` npm package (`icons.json` holds SVG bodies, `chars.json` maps code points
-to icon names).
-The `noto` style is held out: it is drawn for evaluation and never trained on.
+A *concept* is a row of `concepts.tsv`: emoji, English name, group, German, French and Spanish
+names, and whether it appears in images. A *style* is one open design set, read from the
+`@iconify-json/<style>` npm package (`icons.json` contains SVG bodies, `chars.json` maps code points
+to icon names). The `noto` style is held out: it is used for evaluation, never for training.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ IRREGULAR_PLURALS = {
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing the model can name."""
+    """An object that the model can name."""
 
     index: int
     emoji: str
@@ -62,11 +61,11 @@ class Concept:
     french: str
     spanish: str
     use: str
-    """`pictured`: in pictures, speech and text; `named`: in speech and text only."""
+    """`pictured`: in images, speech and text; `named`: in speech and text only."""
 
     @property
     def with_article(self) -> str:
-        """`a dog`, `an apple`; `chips` is a plural already and takes none."""
+        """The name with its article: `a dog`, `an apple`; `chips` is a plural and has none."""
         if self.name == "chips":
             return self.name
         vowel = self.name.startswith(("a", "e", "i", "o", "um", "hour"))
@@ -74,7 +73,7 @@ class Concept:
 
     @property
     def plural(self) -> str:
-        """English plural: `dogs`, `pairs of glasses`, `mice`."""
+        """The English plural: `dogs`, `pairs of glasses`, `mice`."""
         name = self.name
         if name in IRREGULAR_PLURALS:
             return IRREGULAR_PLURALS[name]
@@ -91,38 +90,38 @@ class Concept:
 
     @property
     def pictured(self) -> bool:
-        """Whether scenes show it: every trained style has it, distinct enough when small."""
+        """Whether scenes show it: all trained styles have it, and it is recognisable when small."""
         return self.use == "pictured"
 
     @property
     def code_points(self) -> str:
-        """Code points in hex without variation selectors: the key of `chars.json`."""
+        """The code points in hex without variation selectors: the key of `chars.json`."""
         return "-".join(f"{ord(c):x}" for c in self.emoji if ord(c) != 0xFE0F)
 
 
 @functools.cache
 def concepts() -> tuple[Concept, ...]:
-    """All concepts, in the order of `concepts.tsv`; `index` is the row number."""
+    """Returns all concepts, in the order of `concepts.tsv`; `index` is the row number."""
     table = resources.files(__package__).joinpath("concepts.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines() if line]
     return tuple(Concept(index, *row) for index, row in enumerate(rows))
 
 
 def fetch_icons(folder: Path) -> None:
-    """Download and unpack the npm packages of every style into `folder/<style>/`."""
+    """Downloads and unpacks the npm package of every style into `folder/<style>/`."""
     folder.mkdir(parents=True, exist_ok=True)
     for style in STYLES:
         target = folder / style
         if (target / "icons.json").exists():
             continue
-        packed = subprocess.run(
+        npm = subprocess.run(
             ["npm", "pack", "--silent", f"@iconify-json/{style}"],
             cwd=folder,
             check=True,
             capture_output=True,
             text=True,
         )
-        archive = folder / packed.stdout.strip().splitlines()[-1]
+        archive = folder / npm.stdout.strip().splitlines()[-1]
         target.mkdir(exist_ok=True)
         with tarfile.open(archive) as tar:
             for member in ("icons.json", "chars.json", "info.json"):
@@ -133,7 +132,7 @@ def fetch_icons(folder: Path) -> None:
 
 
 def icon_names(folder: Path, concept: Concept) -> list[str]:
-    """Names under which the sets may list the concept (two sets have no code-point map)."""
+    """Returns the names of a concept in the sets (two sets do not have a code-point map)."""
     names: list[str] = []
     for style in STYLES:
         chars = _json(folder / style / "chars.json")
@@ -149,12 +148,12 @@ def _json(path: Path) -> dict:
 
 
 def svg(folder: Path, style: str, concept: Concept) -> str | None:
-    """The SVG document of a concept in a style, or None where the set has no such design."""
+    """Returns the SVG document of a concept in a style, or `None` if the style lacks it."""
     icons = _json(folder / style / "icons.json")
     chars = _json(folder / style / "chars.json")
     keys = (concept.code_points, concept.code_points + "-fe0f")
-    own = [chars[key] for key in keys if key in chars]
-    for name in [*own, *icon_names(folder, concept)]:
+    style_names = [chars[key] for key in keys if key in chars]
+    for name in [*style_names, *icon_names(folder, concept)]:
         alias = icons.get("aliases", {}).get(name)
         icon = icons["icons"].get(alias["parent"] if alias else name)
         if icon is not None:
@@ -170,20 +169,20 @@ def svg(folder: Path, style: str, concept: Concept) -> str | None:
 
 
 def draw(document: str, size: int = SPRITE_SIZE) -> np.ndarray:
-    """Rasterise an SVG, crop it to its opaque part and centre it: uint8 [size, size, 4]."""
+    """Renders an SVG, crops it to its opaque part and centres it: uint8 [size, size, 4]."""
     import resvg_py
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=document, width=2 * size, height=2 * size))
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    box = picture.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
     if box is None:
-        raise ValueError("the drawing is empty")
-    picture = picture.crop(box)
-    scale = size / max(picture.size)
-    shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(shape, Image.Resampling.LANCZOS)
+        raise ValueError("the rendered SVG is empty")
+    image = image.crop(box)
+    scale = size / max(image.size)
+    shape = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(shape, Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (size, size))
-    canvas.paste(picture, ((size - shape[0]) // 2, (size - shape[1]) // 2))
+    canvas.paste(image, ((size - shape[0]) // 2, (size - shape[1]) // 2))
     return np.asarray(canvas)
 
 
@@ -194,7 +193,7 @@ def _draw_concept(job: tuple[str, str, int]) -> np.ndarray | None:
 
 
 def prepare_sprites(data: Path, workers: int = 2) -> None:
-    """Draw every style into `data/sprites/<style>.npz` (pixels uint8 [n,s,s,4], concept int32)."""
+    """Renders every style to `data/sprites/<style>.npz` (pixels uint8 [n,s,s,4], concept int32)."""
     fetch_icons(data / "icons")
     (data / "sprites").mkdir(parents=True, exist_ok=True)
     for style in STYLES:
@@ -203,18 +202,18 @@ def prepare_sprites(data: Path, workers: int = 2) -> None:
             continue
         jobs = [(str(data / "icons"), style, c.index) for c in concepts()]
         with ProcessPoolExecutor(workers) as pool:
-            drawn = list(pool.map(_draw_concept, jobs, chunksize=8))
-        found = [i for i, picture in enumerate(drawn) if picture is not None]
+            rendered = list(pool.map(_draw_concept, jobs, chunksize=8))
+        available = [i for i, image in enumerate(rendered) if image is not None]
         np.savez(
             target,
-            pixels=np.stack([drawn[i] for i in found]),
-            concept=np.array(found, dtype=np.int32),
+            pixels=np.stack([rendered[i] for i in available]),
+            concept=np.array(available, dtype=np.int32),
         )
-        print(f"sprites: {style} has {len(found)} of {len(drawn)} concepts", flush=True)
+        print(f"sprites: {style} has {len(available)} of {len(rendered)} concepts", flush=True)
 
 
 def sprites(data: Path, style: str) -> dict[int, np.ndarray]:
-    """Sprites of a style by concept index, uint8 [128, 128, 4], straight alpha."""
+    """Returns the sprites of a style by concept index: uint8 [128, 128, 4], straight alpha."""
     with np.load(data / "sprites" / f"{style}.npz") as stored:
         pixels, index = stored["pixels"], stored["concept"]
     return {int(i): pixels[k] for k, i in enumerate(index)}

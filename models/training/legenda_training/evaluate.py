@@ -1,8 +1,8 @@
-"""Scores of an exported bundle on pictures, sounds and texts that training never drew.
+"""Scores of an exported bundle on images, audio and texts that are not in training.
 
-Pictures are fresh scenes (other seed) in trained styles and in the held-out style, lightly
-roughened; sounds are held-out voices, clean and noisy. Answers must equal the expected text.
-Every task draws from a stream of its own, so a smaller share takes the first of the same rows.
+Images are new scenes (another seed) in trained styles and in the held-out style, with light
+augmentation. Audio is from held-out voices, clean and noisy. Answers must equal the expected text.
+Every task has its own random stream, so a smaller share uses the first of the same rows.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from .questions import (
 )
 from .runner import BundleRunner, Row
 from .scenes import SpriteBox, arrange, paint
-from .speech import SpeechStore, roughened
+from .speech import SpeechStore, augmented
 
-PICTURE_SIZE = 192
-"""Side of evaluation pictures in pixels; the processor scales them down."""
+IMAGE_SIZE = 192
+"""Side of evaluation images in pixels; the processor scales them down."""
 SCENES, SCENE_QUESTIONS, SPOKEN = 400, 2000, 500
-"""Rows of each task and condition. A share of 80 % has a standard error of 0.9 points in 2000 rows,
-but of 3.4 in 140; and where a model says `no` and `one` too often, what such a few rows happen to
-expect moves the score further."""
-SOUNDS = {"held_out": 480, "trained": 240}
-"""Sounds of each set of voices."""
+"""Rows of each task and condition. A score of 80 % has a standard error of 0.9 points with 2000
+rows, and of 3.4 points with 140. If a model answers `no` and `one` too often, the expected answers
+of so few rows change the score even more."""
+CLIPS = {"held_out": 480, "trained": 240}
+"""Clips per set of voices."""
 
 
 class Evaluation:
-    """Collects scores of one bundle: rows of (task, condition, score, n)."""
+    """Collects the scores of one bundle: rows of (task, condition, score, n)."""
 
     def __init__(self, bundle: Path, data: Path, share: float = 1.0, seed: int = 77) -> None:
         self.runner = BundleRunner(bundle)
@@ -52,11 +52,11 @@ class Evaluation:
         self.misses: list[tuple[str, str, str, str]] = []
 
     def count(self, full: int) -> int:
-        """Sample count at the chosen share."""
+        """Returns the number of rows at the chosen share."""
         return max(8, round(full * self.share))
 
     def _draw_for(self, task: str) -> None:
-        """Begin the streams of random numbers of a task."""
+        """Starts the random streams of a task."""
         self.choice = random.Random(f"{self.seed} {task}")
         self.rng = np.random.default_rng(self.choice.getrandbits(64))
 
@@ -71,7 +71,7 @@ class Evaluation:
         expected: list[str],
         kinds: list[str] | None = None,
     ) -> None:
-        """Share of answers equal to the expected text, in all and by kind."""
+        """Adds the share of answers that equal the expected text, in total and by kind."""
         answers = self._answers(rows)
         right = np.array([a == e for a, e in zip(answers, expected, strict=True)])
         self._add(task, condition, float(right.mean()), len(right))
@@ -86,8 +86,8 @@ class Evaluation:
         self.scores.append((task, condition, score, count))
         print(f"evaluate: {task} | {condition} | {score:.3f} | n={count}", flush=True)
 
-    def pictures(self) -> None:
-        """Captions and questions in trained styles and in the held-out style."""
+    def images(self) -> None:
+        """Scores captions and questions in trained styles and in the held-out style."""
         for condition, styles in (
             ("trained styles", TRAINED_STYLES),
             ("held-out style", (HELD_OUT_STYLE,)),
@@ -113,79 +113,79 @@ class Evaluation:
             rows, expected, kinds = [], [], []
             for _ in range(self.count(SCENE_QUESTIONS)):
                 scene = arrange(self.rng, box.concepts)
-                asked = ask_scene(self.choice, scene)
-                rows.append(Row(asked.question, self._image(scene, box)))
-                expected.append(asked.answer)
-                kinds.append(asked.kind)
+                qa = ask_scene(self.choice, scene)
+                rows.append(Row(qa.question, self._image(scene, box)))
+                expected.append(qa.answer)
+                kinds.append(qa.kind)
             self.exact("question about a scene", condition, rows, expected, kinds)
             self._spoken(condition, box)
 
     def _image(self, scene, box: SpriteBox) -> Image.Image:
-        return Image.fromarray(paint(scene, box, self.rng, PICTURE_SIZE, strength=0.25))
+        return Image.fromarray(paint(scene, box, self.rng, IMAGE_SIZE, strength=0.25))
 
     def _spoken(self, condition: str, box: SpriteBox) -> None:
         store = SpeechStore(self.data, "held_out")
-        asked = [i for i, u in enumerate(store.utterances) if u.kind != "said"]
+        question_indices = [i for i, u in enumerate(store.utterances) if u.kind != "said"]
         self._draw_for(f"spoken {condition}")
         rows, expected = [], []
         while len(rows) < self.count(SPOKEN):
-            index = self.choice.choice(asked)
-            said = store.utterances[index]
-            first = said.concept if said.concept in box.by_concept else None
+            index = self.choice.choice(question_indices)
+            utterance = store.utterances[index]
+            first = utterance.concept if utterance.concept in box.by_concept else None
             first = first if self.rng.random() < 0.7 else None
             scene = arrange(self.rng, box.concepts, first=first)
-            answer = answer_spoken(scene, said.kind, said.concept)
+            answer = answer_spoken(scene, utterance.kind, utterance.concept)
             if answer is not None:
-                rows.append(Row(None, self._image(scene, box), store.sound(index)))
+                rows.append(Row(None, self._image(scene, box), store.audio(index)))
                 expected.append(answer)
         self.exact("spoken question about a scene", f"{condition}, held-out voices", rows, expected)
 
-    def sounds(self) -> None:
-        """Word error rate: lower is better."""
+    def audio(self) -> None:
+        """Scores transcripts by word error rate (lower is better)."""
         conditions = (("held-out voices", "held_out", False), ("held-out voices, noisy", "held_out",
                       True), ("trained voices", "trained", False))  # fmt: skip
         for condition, name, noisy in conditions:
             store = SpeechStore(self.data, name)
-            said = [i for i, u in enumerate(store.utterances) if u.kind == "said"]
+            statements = [i for i, u in enumerate(store.utterances) if u.kind == "said"]
             self._draw_for(f"sound {condition}")
-            chosen = self.choice.sample(said, len(said))[: self.count(SOUNDS[name])]
-            sounds = [store.sound(i) for i in chosen]
+            chosen = self.choice.sample(statements, len(statements))[: self.count(CLIPS[name])]
+            clips = [store.audio(i) for i in chosen]
             if noisy:
-                sounds = [roughened(s, self.rng) for s in sounds]
-            answers = self._answers([Row(TRANSCRIBE_PROMPT, audio=s) for s in sounds])
-            wrong = words = whole = 0
+                clips = [augmented(s, self.rng) for s in clips]
+            answers = self._answers([Row(TRANSCRIBE_PROMPT, audio=s) for s in clips])
+            n_edits = n_words = n_exact = 0
             for index, answer in zip(chosen, answers, strict=True):
                 want = store.utterances[index].text.split()
                 got = answer.split()
-                wrong += edit_distance(want, got)
-                words += len(want)
-                whole += want == got
+                n_edits += edit_distance(want, got)
+                n_words += len(want)
+                n_exact += want == got
                 if want != got:
                     self.misses.append(
                         (condition, store.utterances[index].voice, " ".join(want), answer)
                     )
-            self._add("transcript, word error rate", condition, wrong / words, len(chosen))
+            self._add("transcript, word error rate", condition, n_edits / n_words, len(chosen))
             self._add(
-                "transcript, whole sentence right", condition, whole / len(chosen), len(chosen)
+                "transcript, whole sentence right", condition, n_exact / len(chosen), len(chosen)
             )
 
     def texts(self) -> None:
-        """Text questions; their facts are all in training, phrasing included."""
+        """Scores text questions; all facts and phrasings are in training."""
         self._draw_for("text")
         rows, expected, kinds = [], [], []
         for _ in range(self.count(400)):
             draw = self.choice.random()
             if draw < 0.8:
-                asked = self.choice.choice(text_questions(self.choice.choice(concepts())))
+                qa = self.choice.choice(text_questions(self.choice.choice(concepts())))
             else:
-                asked = group_truth(self.choice) if draw < 0.9 else sum_question(self.choice)
-            rows.append(Row(asked.question))
-            expected.append(asked.answer)
-            kinds.append(asked.kind.split()[0])
+                qa = group_truth(self.choice) if draw < 0.9 else sum_question(self.choice)
+            rows.append(Row(qa.question))
+            expected.append(qa.answer)
+            kinds.append(qa.kind.split()[0])
         self.exact("text question", "all facts seen in training", rows, expected, kinds)
 
     def write(self, folder: Path) -> None:
-        """`scores.csv` and `misses.csv`."""
+        """Writes `scores.csv` and `misses.csv`."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.writer(file)
@@ -198,10 +198,10 @@ class Evaluation:
 
 
 def evaluate(bundle: Path, data: Path, out: Path, share: float = 1.0) -> list[tuple]:
-    """Score a bundle and write the scores to `out`."""
+    """Scores a bundle and writes the scores to `out`."""
     evaluation = Evaluation(bundle, data, share)
-    evaluation.pictures()
-    evaluation.sounds()
+    evaluation.images()
+    evaluation.audio()
     evaluation.texts()
     evaluation.write(out)
     return evaluation.scores

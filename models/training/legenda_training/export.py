@@ -1,7 +1,7 @@
-"""A trained model to a bundle: the published directory layout that Legenda reads.
+"""Exports a trained model to a bundle: the published directory layout that Legenda reads.
 
-Weights of two or more dimensions are rounded to float16 first, in the PyTorch model itself, and the
-graphs store the same float16 values; so both compute with equal weights in float32.
+Weights of two or more dimensions are first rounded to float16 in the PyTorch model, and the graphs
+store the same float16 values. Both therefore compute with equal weights in float32.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .processing import new_processor
 
 MAX_NEW_TOKENS = 48
 SIZE_LIMIT = 24_000_000
-"""Bytes that all graphs together may take."""
+"""Maximum total size of the graphs, in bytes."""
 
 
 @torch.no_grad()
 def frozen(model: LegendaForConditionalGeneration) -> LegendaForConditionalGeneration:
-    """A copy for inference: batch norms folded into their convolutions, weights float16-rounded.
+    """Returns a copy for inference: batch norms folded into convolutions, weights in float16.
 
-    The batch norm modules stay, as pure bias: mean 0, variance 1 - eps, weight 1.
+    The batch norm modules remain as a pure bias: mean 0, variance 1 - eps, weight 1.
     """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
@@ -51,7 +51,7 @@ def frozen(model: LegendaForConditionalGeneration) -> LegendaForConditionalGener
 
 
 def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store float32 initializers of two or more dimensions as float16 behind a Cast."""
+    """Stores float32 initializers of two or more dimensions as float16, followed by a Cast."""
     graph = model.graph
     casts = []
     for index, tensor in enumerate(graph.initializer):
@@ -81,7 +81,7 @@ def halve_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 def encoder_graph(
     encoder: nn.Module, example: torch.Tensor, name: str, output: str
 ) -> onnx.ModelProto:
-    """Export a vision or audio encoder; only the batch axis is symbolic."""
+    """Exports a vision or audio encoder; only the batch axis is symbolic."""
     program = torch.onnx.export(
         encoder,
         (example,),
@@ -98,7 +98,7 @@ def encoder_graph(
 def export_bundle(
     model: LegendaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> LegendaForConditionalGeneration:
-    """Write the bundle; returns the frozen reference model."""
+    """Writes the bundle; returns the frozen reference model."""
     model = frozen(model)
     config = model.config
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
@@ -123,14 +123,14 @@ def export_bundle(
         total += len(stored)
         (folder / "onnx" / f"{name}.onnx").write_bytes(stored)
     if total > SIZE_LIMIT:
-        raise ValueError(f"the graphs take {total} bytes, more than {SIZE_LIMIT}")
+        raise ValueError(f"graphs too large: {total} bytes, limit {SIZE_LIMIT}")
     print(f"export: graphs take {total / 1e6:.1f} MB")
     _write_configs(model, tokenizer, folder)
     return model
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of a bundle."""
+    """Reads a JSON file of a bundle."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -155,7 +155,7 @@ def _write_configs(
     (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
     processor = new_processor(config, tokenizer)
     images = processor.image_processor.to_dict()
-    sounds = processor.feature_extractor.to_dict()
+    audio = processor.feature_extractor.to_dict()
     image_keys = (
         "image_processor_type",
         "do_convert_rgb",
@@ -168,7 +168,7 @@ def _write_configs(
         "image_mean",
         "image_std",
     )
-    sound_keys = ("feature_extractor_type", "feature_size", "sampling_rate", "hop_length", "n_fft",
+    audio_keys = ("feature_extractor_type", "feature_size", "sampling_rate", "hop_length", "n_fft",
                   "chunk_length", "n_samples", "nb_max_frames", "padding_value", "padding_side",
                   "return_attention_mask", "dither")  # fmt: skip
     image_values = {k: images[k] for k in image_keys if k in images}
@@ -183,13 +183,13 @@ def _write_configs(
             "image_seq_length": config.image_seq_length,
             "audio_seq_length": config.audio_seq_length,
             "image_processor": image_values,
-            "feature_extractor": {k: sounds[k] for k in sound_keys if k in sounds},
+            "feature_extractor": {k: audio[k] for k in audio_keys if k in audio},
         },
     )
 
 
 def copy_documents(source: Path, folder: Path) -> None:
-    """Model card, notice and curves of an existing bundle into another."""
+    """Copies the model card, notice and curves of one bundle to another."""
     for pattern in ("MODEL_CARD.md", "NOTICE", "curves*.csv"):
         for path in source.glob(pattern):
             shutil.copy(path, folder / path.name)

@@ -1,7 +1,7 @@
 """Fine-tunes a bundle on a Parquet table and writes a new bundle.
 
 Columns: `answer` (string), and any of `question` (string), `image` and `audio` (file bytes). A row
-with neither picture, sound nor question is skipped and counted.
+without image, audio and question is skipped and counted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .export import copy_documents, export_bundle
 from .packs import AUDIO, BOS, IMAGE, USER, Pack, collate
 from .pretrain_audio import CHUNK_SECONDS, SAMPLING_RATE, log_mel
 from .processing import LegendaProcessor
-from .references import decode_sound
+from .references import decode_audio
 from .restore import load_bundle
 from .runner import load_processor
-from .train import quiet_norms
+from .train import freeze_norms
 
 
 class Examples:
-    """The rows of a fine-tuning table, as packs with their media decoded."""
+    """The rows of a fine-tuning table, as packs with decoded media."""
 
     def __init__(self, table: Path, processor: LegendaProcessor) -> None:
         self.processor = processor
@@ -38,7 +38,7 @@ class Examples:
         for row in pq.read_table(table).to_pylist():
             try:
                 self.rows.append(self._example(row))
-            except Exception as error:  # noqa: BLE001 - any broken row is counted, not fatal
+            except Exception as error:  # noqa: BLE001 - a broken row is counted, not fatal
                 self.skipped += 1
                 print(f"finetune: skipped a row: {error}", flush=True)
 
@@ -46,17 +46,17 @@ class Examples:
         tokenizer: PreTrainedTokenizerFast = self.processor.tokenizer
         question, image, audio = (row.get(k) for k in ("question", "image", "audio"))
         if not (question or image or audio) or not row.get("answer"):
-            raise ValueError("nothing to learn from")
+            raise ValueError("the row has no input or no answer")
         prefix = [BOS, USER]
         pixels = features = None
         if image:
-            picture = Image.open(io.BytesIO(image)).convert("RGB")
-            pixels = self.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+            rgb = Image.open(io.BytesIO(image)).convert("RGB")
+            pixels = self.processor.image_processor(rgb, return_tensors="pt")["pixel_values"]
             prefix += [IMAGE] * self.processor.image_seq_length
         if audio:
-            samples, _ = decode_sound(audio)
+            samples, _ = decode_audio(audio)
             if len(samples) > CHUNK_SECONDS * SAMPLING_RATE:
-                raise ValueError("the sound is too long")
+                raise ValueError("the audio is too long")
             features = log_mel([samples])
             prefix += [AUDIO] * self.processor.audio_seq_length
         pack = Pack()
@@ -67,7 +67,7 @@ class Examples:
         return pack, pixels, features
 
     def batch(self, chosen: list[int]) -> dict[str, Tensor | None]:
-        """Tensors of some rows; media are stacked in row order."""
+        """Returns the tensors of some rows; media are stacked in row order."""
         rows = [self.rows[i] for i in chosen]
         pixels = [p for _, p, _ in rows if p is not None]
         features = [f for _, _, f in rows if f is not None]
@@ -87,16 +87,16 @@ def finetune(
     peak: float = 2e-4,
     seed: int = 11,
 ) -> float:
-    """Train all weights on the table; writes the new bundle and returns the last mean loss."""
+    """Trains all weights on the table, writes the new bundle, and returns the last mean loss."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model, processor = load_bundle(bundle), load_processor(bundle)
     examples = Examples(table, processor)
     if not examples.rows:
-        raise ValueError("no row of the table can be used")
+        raise ValueError("the table has no usable rows")
     print(f"finetune: {len(examples.rows)} rows, {examples.skipped} skipped", flush=True)
     model.train()
-    quiet_norms(model)
+    freeze_norms(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.requires_grad_(False)

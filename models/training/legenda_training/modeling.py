@@ -1,4 +1,4 @@
-"""The model: a ResNet for pictures, a Whisper encoder for sounds, a Llama decoder for words.
+"""The model: a ResNet for images, a Whisper encoder for audio, a Llama decoder for text.
 
 Feature rows of the encoders replace the embeddings of `<image>` and `<audio>` placeholder tokens,
 in order. Shapes: B rows, S tokens, C = decoder width, N = image tokens, M = audio tokens.
@@ -23,14 +23,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 IMAGE_SIZE = 96
-"""Side of the model's input picture in pixels."""
+"""Side of the input image in pixels."""
 IMAGE_STRIDE = 16
 AUDIO_STACK = 3
-"""Encoder positions (40 ms each) that make one audio token."""
+"""Encoder positions (40 ms each) per audio token."""
 
 
 class LegendaConfig(PreTrainedConfig):
-    """Sizes of the three parts and the ids of the placeholder tokens."""
+    """Sizes of the three parts and the IDs of the placeholder tokens."""
 
     model_type = "legenda"
     sub_configs = {
@@ -52,28 +52,28 @@ class LegendaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
-        for name, kind in self.sub_configs.items():
+        for name, sub_config in self.sub_configs.items():
             value = getattr(self, name)
             if value is None:
                 value = {}
             if isinstance(value, dict):
-                setattr(self, name, kind(**value))
+                setattr(self, name, sub_config(**value))
         super().__post_init__(**kwargs)
 
     @property
     def image_seq_length(self) -> int:
-        """N: image tokens per picture."""
+        """N: image tokens per image."""
         side = self.image_size // IMAGE_STRIDE
         return side * side
 
     @property
     def audio_seq_length(self) -> int:
-        """M: audio tokens per sound."""
+        """M: audio tokens per clip."""
         return self.audio_config.max_source_positions // self.audio_stack
 
 
 def tiny_config(vocab_size: int, preset: str = "tiny") -> LegendaConfig:
-    """The configuration of `legenda-tiny`, or of the toy model that `--preset check` trains."""
+    """Returns the config of `legenda-tiny`, or of the toy model of `--preset check`."""
     toy = preset == "check"
     width = 64 if toy else 256
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -114,11 +114,11 @@ def tiny_config(vocab_size: int, preset: str = "tiny") -> LegendaConfig:
 
 
 class VisionEncoder(nn.Module):
-    """Pixels to image tokens.
+    """Maps pixels to image tokens.
 
-    A ResNet cell is projected linearly, joined by a mixture from a codebook: the cell's scores over
-    the concepts (the last class is `none`), through a softmax, weigh one vector per concept. A
-    position per cell is added.
+    An image token is the sum of a linear projection of its ResNet cell, a position, and a mixture
+    of codebook vectors, one per concept. The weights of the mixture are the softmax of the cell's
+    concept scores (the last class is `none`).
     """
 
     def __init__(self, config: LegendaConfig) -> None:
@@ -133,22 +133,22 @@ class VisionEncoder(nn.Module):
         self.positions = nn.Parameter(torch.zeros(1, config.image_seq_length, width))
 
     def cells(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, H, W] to [B, N, cell width], row by row from the top left."""
+        """Maps [B, 3, H, W] to [B, N, cell width], row by row from the top left."""
         cells = self.tower(pixel_values).last_hidden_state
         return cells.flatten(2).transpose(1, 2)
 
     def project(self, cells: Tensor) -> Tensor:
-        """[B, N, cell width] to [B, N, C]."""
+        """Maps [B, N, cell width] to [B, N, C]."""
         mixture = self.codebook(self.concepts(cells).softmax(-1))
         return self.projector(cells) + mixture + self.positions
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, H, W] to [B, N, C]."""
+        """Maps [B, 3, H, W] to [B, N, C]."""
         return self.project(self.cells(pixel_values))
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel frames to audio tokens: Whisper encoder, `audio_stack` positions stacked."""
+    """Maps log-mel frames to audio tokens: Whisper encoder, `audio_stack` positions stacked."""
 
     def __init__(self, config: LegendaConfig) -> None:
         super().__init__()
@@ -158,18 +158,18 @@ class AudioEncoder(nn.Module):
         self.projector = nn.Linear(config.audio_config.d_model * self.stack, width)
 
     def project(self, positions: Tensor) -> Tensor:
-        """[B, positions, d] to [B, M, C]."""
+        """Maps [B, positions, d] to [B, M, C]."""
         batch, length, width = positions.shape
         stacked = positions.reshape(batch, length // self.stack, width * self.stack)
         return self.projector(stacked)
 
     def forward(self, input_features: Tensor) -> Tensor:
-        """[B, mels, frames] to [B, M, C]."""
+        """Maps [B, mels, frames] to [B, M, C]."""
         return self.project(self.tower(input_features).last_hidden_state)
 
 
 class LegendaPreTrainedModel(PreTrainedModel):
-    """Base of the model: how weights start and what may be done with them."""
+    """Base class of the model: configuration and supported features."""
 
     config_class = LegendaConfig
     base_model_prefix = "model"
@@ -180,7 +180,7 @@ class LegendaPreTrainedModel(PreTrainedModel):
 
 
 class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
-    """Pictures, sounds and words in, words out."""
+    """The model: image, audio and text to text."""
 
     _tied_weights_keys = {"lm_head.weight": "language_model.embed_tokens.weight"}
 
@@ -194,21 +194,21 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of token embeddings [vocabulary, C]."""
+        """Returns the table of token embeddings [vocabulary, C]."""
         return self.language_model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the table of token embeddings."""
+        """Replaces the table of token embeddings."""
         self.language_model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
-        """The head, tied to the table."""
+        """Returns the output head, which is tied to the embedding table."""
         return self.lm_head
 
     def merged(
         self, input_ids: Tensor, image_features: Tensor | None, audio_features: Tensor | None
     ) -> Tensor:
-        """Embeddings [B, S, C] with feature rows scattered over their placeholders."""
+        """Returns embeddings [B, S, C] with feature rows in place of their placeholders."""
         embeds = self.get_input_embeddings()(input_ids)
         for features, token in (
             (image_features, self.config.image_token_id),
@@ -217,7 +217,7 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
             if features is not None:
                 mask = (input_ids == token).unsqueeze(-1)
                 if int(mask.sum()) != features.shape[0] * features.shape[1]:
-                    raise ValueError("placeholders and feature rows differ in number")
+                    raise ValueError("the numbers of placeholders and feature rows differ")
                 embeds = embeds.masked_scatter(mask, features.to(embeds.dtype))
         return embeds
 
@@ -235,11 +235,11 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """`labels` [B, S] are -100 where no loss is taken; only there are logits computed then."""
+        """Runs the model; with `labels` [B, S], logits exist only for labels other than -100."""
         if inputs_embeds is None:
             images = None if pixel_values is None else self.vision_encoder(pixel_values)
-            sounds = None if input_features is None else self.audio_encoder(input_features)
-            inputs_embeds = self.merged(input_ids, images, sounds)
+            audio = None if input_features is None else self.audio_encoder(input_features)
+            inputs_embeds = self.merged(input_ids, images, audio)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -250,9 +250,9 @@ class LegendaForConditionalGeneration(LegendaPreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         if labels is not None:
             target = labels[:, 1:]
-            chosen = target != -100
-            logits = self.lm_head(hidden[:, :-1][chosen])
-            loss = nn.functional.cross_entropy(logits, target[chosen])
+            is_target = target != -100
+            logits = self.lm_head(hidden[:, :-1][is_target])
+            loss = nn.functional.cross_entropy(logits, target[is_target])
             return CausalLMOutputWithPast(loss=loss, logits=logits)
         hidden = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
         return CausalLMOutputWithPast(

@@ -1,7 +1,8 @@
-"""Training rows of stage B, packed: one prefix (with a picture) and several questions behind it.
+"""Packed training rows of stage B: one prefix (with an image) and several questions after it.
 
-All questions of a pack see the prefix, none sees another: each continues the prefix's positions.
-So one picture is encoded once for all its questions. Loss is taken on answer tokens alone.
+The questions of a pack attend to the prefix but not to each other; each continues the positions of
+the prefix. An image is therefore encoded once for all its questions. Only answer tokens have a
+loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .pretrain_vision import CELLS, STRENGTH, centre_cell, stacked_targets
 from .questions import (
     CAPTION_PROMPT,
     CAPTION_PROMPTS,
-    TAUGHT,
+    TRAINING_KINDS,
     TRANSCRIBE_PROMPT,
     TRANSCRIBE_PROMPTS,
     answer_spoken,
@@ -36,21 +37,22 @@ from .questions import (
 )
 from .scenes import Scene, SpriteBox, arrange, paint
 from .sentences import SPOKEN_QUESTIONS
-from .speech import SpeechStore, roughened
+from .speech import SpeechStore, augmented
 from .tokenizer import stored_tokenizer
 
 BOS, EOS, USER, IMAGE, AUDIO, ASSISTANT = 1, 2, 4, 5, 6, 7
 IGNORED = -100
 FIRST_IMAGE = 2
-"""Place of the first image token in a pack with a picture."""
+"""Index of the first image token in a pack with an image."""
 
 
 @dataclass
 class Pack:
-    """Token ids with position, branch (0 is the prefix) and label of each.
+    """Token IDs with their positions, branches (0 is the prefix) and labels.
 
-    `marks` are the places of tokens that end a name in a question, with the concepts it stands for;
-    `reads` are places of assistant tokens whose answer is known at a name, with the name's place.
+    `marks` are the indices of tokens that end a name in a question, with the concepts of the name.
+    `reads` are the indices of assistant tokens whose answer depends on a name, with the index of
+    the name.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -62,7 +64,7 @@ class Pack:
     prefix: int = 0
 
     def open(self, ids: list[int]) -> None:
-        """Lay down the prefix."""
+        """Adds the prefix."""
         self.ids += ids
         self.positions += range(len(ids))
         self.branches += [0] * len(ids)
@@ -76,9 +78,9 @@ class Pack:
         marks: Iterable[tuple[int, frozenset[int]]] = (),
         reads: bool = False,
     ) -> None:
-        """Add a branch: question, the assistant token, answer, end; marks count in the question."""
+        """Adds a branch: question, assistant token, answer, end; marks index the question."""
         start = len(self.ids)
-        self.marks += [(start + place, meant) for place, meant in marks]
+        self.marks += [(start + index, referents) for index, referents in marks]
         if reads:
             self.reads.append((start + len(question), self.marks[-1][0]))
         ids = [*question, ASSISTANT, *answer, EOS]
@@ -90,7 +92,7 @@ class Pack:
 
 
 def collate(packs: list[Pack]) -> dict[str, Tensor]:
-    """Right-padded tensors and a boolean attention mask [B, 1, S, S]."""
+    """Returns right-padded tensors and a boolean attention mask [B, 1, S, S]."""
     longest = max(len(p.ids) for p in packs)
 
     def padded(name: str, fill: int) -> Tensor:
@@ -99,62 +101,64 @@ def collate(packs: list[Pack]) -> dict[str, Tensor]:
 
     branches = padded("branches", -1)
     causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    same = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
+    is_visible = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
     return {
         "input_ids": padded("ids", 0),
         "position_ids": padded("positions", 0),
         "labels": padded("labels", IGNORED),
-        "attention_mask": (causal & same)[:, None],
+        "attention_mask": (causal & is_visible)[:, None],
     }
 
 
 def mark_targets(packs: list[Pack], scenes: list[Scene]) -> dict[str, Tensor]:
-    """What a name in a question should look at: `mark_places` [M, 2] (pack, place of the token) and
-    `mark_wanted` [M, 1 + N], shares of the first token of the pack and of the image tokens. Beside
-    them `read_places` [R, 3]: pack, place of an assistant token, place of the name it should read.
+    """Returns the attention targets of names in questions.
 
-    The name looks equally at the cells of the centres of the n objects it stands for and at the
-    first token, which so gets 1 / (n + 1): the whole, if there is no such object. Packs that have
-    nothing to read give none of them.
+    `mark_places` [M, 2] are pack and token index; `mark_wanted` [M, 1 + N] are target weights of
+    the first token of the pack and of the image tokens. `read_places` [R, 3] are pack, index of an
+    assistant token, and index of the name that it should attend to.
+
+    A name attends equally to the centre cells of its n objects and to the first token, each with
+    weight 1 / (n + 1). Without such an object, the first token has weight 1. Returns nothing if no
+    pack has reads.
     """
-    places, wanted = [], []
+    token_indices, weights = [], []
     for number, (pack, scene) in enumerate(zip(packs, scenes, strict=True)):
-        for place, meant in pack.marks:
-            shares = torch.zeros(1 + CELLS * CELLS)
-            shares[0] = 1
+        for index, referents in pack.marks:
+            target = torch.zeros(1 + CELLS * CELLS)
+            target[0] = 1
             for item in scene.objects:
-                if item.concept in meant:
-                    shares[1 + centre_cell(item)] = 1
-            places.append((number, place))
-            wanted.append(shares / shares.sum())
+                if item.concept in referents:
+                    target[1 + centre_cell(item)] = 1
+            token_indices.append((number, index))
+            weights.append(target / target.sum())
     reads = [(n, *read) for n, pack in enumerate(packs) for read in pack.reads]
     if not reads:
         return {}
     return {
-        "mark_places": torch.tensor(places),
-        "mark_wanted": torch.stack(wanted),
+        "mark_places": torch.tensor(token_indices),
+        "mark_wanted": torch.stack(weights),
         "read_places": torch.tensor(reads),
     }
 
 
 KINDS = {"image": 0.62, "audio": 0.14, "spoken": 0.1, "text": 0.14}
-"""Share of batches of each kind where pictures are shown."""
-KINDS_WITHOUT_PICTURES = {"audio": 0.68, "text": 0.32}
-"""Share of batches while the vision tower is still pretrained."""
+"""Fraction of batches of each kind, with images."""
+KINDS_WITHOUT_IMAGES = {"audio": 0.68, "text": 0.32}
+"""Fraction of batches of each kind while the vision tower is being pretrained."""
 SIZES = {"image": 12, "audio": 16, "spoken": 8, "text": 8}
-"""Packs in a batch of each kind."""
+"""Packs per batch of each kind."""
 QUESTIONS = 9
-"""Questions about a picture of several objects: its encoding serves them all."""
-ALIKE = 0.25
-"""Chance that an absent thing asked for is of the group of a present one."""
+"""Questions per image of several objects, which share its encoding."""
+SAME_GROUP = 0.25
+"""Probability that an absent object in a question has the group of a present one."""
 
 
 class PackStream(IterableDataset):
     """Endless batches for stage B: dicts of tensors with their `kind`.
 
-    Besides `collate`'s tensors: pixels uint8 [b, H, W, 3] with cell targets, `input_features`
-    [b, mels, frames] with the words and tokens said (`words`, `word_counts`, `said`, `said_counts`)
-    and its length in encoder positions (`sound_positions`).
+    In addition to the tensors of `collate`: pixels uint8 [b, H, W, 3] with cell targets, and
+    `input_features` [b, mels, frames] with the spoken words and tokens (`words`, `word_counts`,
+    `said`, `said_counts`) and the length in encoder positions (`sound_positions`).
     """
 
     def __init__(
@@ -172,11 +176,11 @@ class PackStream(IterableDataset):
         self.speech = SpeechStore(self.data, "trained")
         self.words = vocabulary(self.data)[0]
         self.tokens: dict[str, list[int]] = {}
-        said = self.speech.utterances
-        self.statements = [i for i, u in enumerate(said) if u.kind == "said"]
+        utterances = self.speech.utterances
+        self.statements = [i for i, u in enumerate(utterances) if u.kind == "said"]
         self.by_kind: dict[str, list[int]] = {}
         self.by_topic: dict[tuple[str, int], list[int]] = {}
-        for i, u in enumerate(said):
+        for i, u in enumerate(utterances):
             if u.kind != "said":
                 self.by_kind.setdefault(u.kind, []).append(i)
                 self.by_topic.setdefault((u.kind, u.concept), []).append(i)
@@ -188,33 +192,33 @@ class PackStream(IterableDataset):
             yield {"kind": kind, **getattr(self, "_" + kind)(count)}
 
     def _encode(self, text: str) -> list[int]:
-        found = self.tokens.get(text)
-        if found is None:
-            found = self.tokenizer(text, add_special_tokens=False).input_ids
-            self.tokens[text] = found
-        return found
+        ids = self.tokens.get(text)
+        if ids is None:
+            ids = self.tokenizer(text, add_special_tokens=False).input_ids
+            self.tokens[text] = ids
+        return ids
 
-    def _pictures(self, count: int) -> tuple[list[Scene], dict[str, Tensor]]:
+    def _painted_scenes(self, count: int) -> tuple[list[Scene], dict[str, Tensor]]:
         scenes = [arrange(self.rng, self.box.concepts) for _ in range(count)]
         return scenes, self._painted(scenes)
 
     def _painted(self, scenes: list[Scene]) -> dict[str, Tensor]:
-        rough = self.rng.uniform(*STRENGTH, len(scenes))
+        strengths = self.rng.uniform(*STRENGTH, len(scenes))
         pixels = np.stack(
             [
                 paint(scene, self.box, self.rng, IMAGE_SIZE, strength)
-                for scene, strength in zip(scenes, rough, strict=True)
+                for scene, strength in zip(scenes, strengths, strict=True)
             ]
         )
         return {"pixels": torch.from_numpy(pixels), **stacked_targets(scenes)}
 
-    def _sounds(self, rows: list[int]) -> dict[str, Tensor]:
-        sounds = [roughened(self.speech.sound(i), self.rng) for i in rows]
+    def _audio_tensors(self, rows: list[int]) -> dict[str, Tensor]:
+        clips = [augmented(self.speech.audio(i), self.rng) for i in rows]
         texts = [self.speech.utterances[i].text.split() for i in rows]
         tokens = [self._encode(self.speech.utterances[i].text) for i in rows]
         return {
-            "input_features": log_mel(sounds),
-            "sound_positions": torch.tensor([min(150, len(s) // HOP // 2 + 2) for s in sounds]),
+            "input_features": log_mel(clips),
+            "sound_positions": torch.tensor([min(150, len(s) // HOP // 2 + 2) for s in clips]),
             "words": torch.tensor([self.words[w] for t in texts for w in t]),
             "word_counts": torch.tensor([len(t) for t in texts]),
             "said": torch.tensor([t for ids in tokens for t in ids]),
@@ -222,7 +226,7 @@ class PackStream(IterableDataset):
         }
 
     def _image(self, count: int) -> dict:
-        scenes, tensors = self._pictures(count)
+        scenes, tensors = self._painted_scenes(count)
         packs = []
         for scene in scenes:
             pack = Pack()
@@ -231,13 +235,13 @@ class PackStream(IterableDataset):
                       else self.choice.choice(CAPTION_PROMPTS))  # fmt: skip
             pack.ask(self._encode(prompt), self._encode(caption(scene)))
             for _ in range(4 if len(scene.objects) == 1 else QUESTIONS):
-                asked = ask_scene(self.choice, scene, TAUGHT, ALIKE)
-                marks = [(len(self._encode(asked.question[:end])) - 1, m) for end, m in asked.names]
+                qa = ask_scene(self.choice, scene, TRAINING_KINDS, SAME_GROUP)
+                marks = [(len(self._encode(qa.question[:end])) - 1, m) for end, m in qa.names]
                 pack.ask(
-                    self._encode(asked.question),
-                    self._encode(asked.answer),
+                    self._encode(qa.question),
+                    self._encode(qa.answer),
                     marks,
-                    reads=asked.kind in ("count", "exists"),
+                    reads=qa.kind in ("count", "exists"),
                 )
             packs.append(pack)
         return {**collate(packs), **tensors, **mark_targets(packs, scenes)}
@@ -253,7 +257,7 @@ class PackStream(IterableDataset):
             pack.open([BOS, USER, *[AUDIO] * 50, *self._encode(prompt)])
             pack.ask([], self._encode(self.speech.utterances[row].text))
             packs.append(pack)
-        return {**collate(packs), **self._sounds(rows)}
+        return {**collate(packs), **self._audio_tensors(rows)}
 
     def _spoken(self, count: int) -> dict:
         scenes, rows, packs = [], [], []
@@ -265,15 +269,15 @@ class PackStream(IterableDataset):
             pack.open([BOS, USER, *[IMAGE] * 36, *[AUDIO] * 50])
             pack.ask([], self._encode(answer))
             packs.append(pack)
-        return {**collate(packs), **self._painted(scenes), **self._sounds(rows)}
+        return {**collate(packs), **self._painted(scenes), **self._audio_tensors(rows)}
 
     def _spoken_row(self) -> tuple[Scene, int, str]:
         while True:
             kind = self.choice.choice(SPOKEN_QUESTIONS)
             row = self.choice.choice(self.by_kind[kind])
             concept = self.speech.utterances[row].concept
-            shown = concept in self.box.by_concept and self.choice.random() < 0.7
-            first = concept if shown else None
+            is_shown = concept in self.box.by_concept and self.choice.random() < 0.7
+            first = concept if is_shown else None
             scene = arrange(
                 self.rng,
                 self.box.concepts,
@@ -291,9 +295,9 @@ class PackStream(IterableDataset):
         for _ in range(count):
             pack = Pack()
             pack.open([BOS, USER])
-            for asked in self.choice.sample(self.text_table, 8):
-                pack.ask(self._encode(asked.question), self._encode(asked.answer))
-            for asked in (group_truth(self.choice), sum_question(self.choice)):
-                pack.ask(self._encode(asked.question), self._encode(asked.answer))
+            for qa in self.choice.sample(self.text_table, 8):
+                pack.ask(self._encode(qa.question), self._encode(qa.answer))
+            for qa in (group_truth(self.choice), sum_question(self.choice)):
+                pack.ask(self._encode(qa.question), self._encode(qa.answer))
             packs.append(pack)
         return collate(packs)

@@ -1,4 +1,4 @@
-"""Proof that a bundle's slots do what PyTorch does: unequal rows, joining rows, foreign rows."""
+"""Compares the slots of a bundle with PyTorch: rows of different length, joining, foreign rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .runner import BundleRunner
 
 @torch.no_grad()
 def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> float:
-    """Largest difference of logits over three experiments; raises where a token differs.
+    """Returns the largest logit difference of three experiments; raises if a token differs.
 
-    (a) rows of unequal length prefilled right-padded, then stepped in place;
-    (b) each row prefilled alone and copied into a slot of a larger cache;
+    (a) rows of different length prefilled right-padded, then decoded in place;
+    (b) each row prefilled alone and copied to a slot of a larger KV cache;
     (c) garbage in the other slots, one of them empty (position 0, length 1).
     """
     rng = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
             ids.append(int(out.argmax()))
         expected.append(logits)
 
-    def follow(
+    def decode_and_compare(
         slots: list[int],
         cache: dict[str, np.ndarray],
         count: int,
@@ -51,9 +51,9 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
                 worst = max(worst, float(np.abs(logits[slot] - expected[row][step]).max()))
                 if logits[slot].argmax() != expected[row][step].argmax():
                     raise AssertionError(f"slot {slot} differs at step {step}")
-            used = np.isin(np.arange(count), slots)
-            token = np.where(used, logits.argmax(-1), token)
-            lengths = np.where(used, lengths + 1, lengths)
+            is_used = np.isin(np.arange(count), slots)
+            token = np.where(is_used, logits.argmax(-1), token)
+            lengths = np.where(is_used, lengths + 1, lengths)
 
     longest = max(map(len, prompts))
     lengths = np.array([len(p) for p in prompts])
@@ -68,7 +68,7 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
     last = logits[np.arange(rows), lengths - 1]
     for row in range(rows):
         worst = max(worst, float(np.abs(last[row] - expected[row][0]).max()))
-    follow(list(range(rows)), cache, rows, last.argmax(-1), lengths)
+    decode_and_compare(list(range(rows)), cache, rows, last.argmax(-1), lengths)
 
     count = rows + 2
     slots = [int(s) for s in rng.permutation(np.arange(1, count))[:rows]]
@@ -79,19 +79,19 @@ def check_slots(bundle: Path, rows: int = 5, steps: int = 8, seed: int = 5) -> f
     lengths = np.zeros(count, np.int64)
     for row, slot in enumerate(slots):
         size = len(prompts[row])
-        alone = runner.empty_cache(1, size)
+        single_cache = runner.empty_cache(1, size)
         logits = runner.step(
             runner.embed(prompts[row][None]),
             np.arange(size)[None],
             np.zeros(1),
             np.array([size]),
-            alone,
+            single_cache,
             1,
         )
         worst = max(worst, float(np.abs(logits[0, -1] - expected[row][0]).max()))
         for name, value in cache.items():
-            value[slot, :, :size] = alone[name][0]
+            value[slot, :, :size] = single_cache[name][0]
         token[slot], lengths[slot] = logits[0, -1].argmax(), size
-    follow(slots, cache, count, token, lengths)
-    print(f"parity: {rows} rows, {steps} steps, largest difference of logits {worst:.2e}")
+    decode_and_compare(slots, cache, count, token, lengths)
+    print(f"parity: {rows} rows, {steps} steps, largest logit difference {worst:.2e}")
     return worst

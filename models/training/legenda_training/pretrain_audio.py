@@ -1,8 +1,8 @@
-"""Stage A2: teach the audio tower to hear, with two CTC losses.
+"""Stage A2: pretrains the audio tower with two CTC losses.
 
-A phoneme loss half way up and a word loss at the top, both over encoder positions (40 ms). Batches
-hold sounds of like length and are cropped to the longest of them, so that little silence is
-computed. The heads are thrown away afterwards, except where joint training keeps the word loss.
+A phoneme loss in the middle layer and a word loss at the top, both over encoder positions (40 ms).
+Batches contain clips of similar length and are cropped to the longest, so that little silence is
+computed. The heads are discarded afterwards, except that joint training keeps the word loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .checkpoint import save_tower
-from .speech import CHUNK_SECONDS, SAMPLING_RATE, SpeechStore, roughened
+from .speech import CHUNK_SECONDS, SAMPLING_RATE, SpeechStore, augmented
 
 HOP = 320
 """Samples per log-mel frame: 20 ms."""
@@ -32,7 +32,7 @@ HOP = 320
 
 @functools.cache
 def feature_extractor() -> WhisperFeatureExtractor:
-    """64 log-mel bands, 20 ms frames, six seconds: 300 frames."""
+    """Returns the feature extractor: 64 log-mel bands, 20 ms frames, six seconds: 300 frames."""
     return WhisperFeatureExtractor(
         feature_size=64,
         sampling_rate=SAMPLING_RATE,
@@ -44,16 +44,16 @@ def feature_extractor() -> WhisperFeatureExtractor:
     )
 
 
-def log_mel(sounds: list[np.ndarray]) -> Tensor:
-    """Reference features of zero-padded sounds: float32 [B, 64, 300]."""
-    padded = np.zeros((len(sounds), CHUNK_SECONDS * SAMPLING_RATE), np.float32)
-    for row, sound in zip(padded, sounds, strict=True):
-        row[: len(sound)] = sound[: len(row)]
+def log_mel(clips: list[np.ndarray]) -> Tensor:
+    """Returns the reference features of zero-padded clips: float32 [B, 64, 300]."""
+    padded = np.zeros((len(clips), CHUNK_SECONDS * SAMPLING_RATE), np.float32)
+    for row, clip in zip(padded, clips, strict=True):
+        row[: len(clip)] = clip[: len(row)]
     return torch.from_numpy(feature_extractor()._torch_extract_fbank_features(padded)).float()
 
 
 def vocabulary(data: Path) -> tuple[dict[str, int], dict[str, list[int]], int]:
-    """Word ids (from 1, 0 is the blank), phoneme ids per word (from 1), number of phonemes."""
+    """Returns word IDs (from 1; 0 is the blank), phoneme IDs per word (from 1), phoneme count."""
     stored = data / "speech" / "vocabulary.json"
     if not stored.exists():
         texts = [u.text for u in SpeechStore(data, "trained").utterances]
@@ -68,23 +68,23 @@ def vocabulary(data: Path) -> tuple[dict[str, int], dict[str, list[int]], int]:
         lines = [line.strip() for line in spoken.splitlines() if line.strip()]
         if len(lines) != len(words):
             lines = [_phonemes(word) for word in words]
-        sounds = [[re.sub(r"[',%=|:;]", "", p) for p in re.split(r"[_ ]+", x)] for x in lines]
+        phones = [[re.sub(r"[',%=|:;]", "", p) for p in re.split(r"[_ ]+", x)] for x in lines]
         stored.write_text(
             json.dumps(
                 {
                     "words": words,
-                    "phonemes": [[p for p in s if p] for s in sounds],
+                    "phonemes": [[p for p in s if p] for s in phones],
                 }
             )
         )
     table = json.loads(stored.read_text())
-    phonemes = sorted({p for sounds in table["phonemes"] for p in sounds})
+    phonemes = sorted({p for phones in table["phonemes"] for p in phones})
     numbers = {p: i + 1 for i, p in enumerate(phonemes)}
     words = {word: i + 1 for i, word in enumerate(table["words"])}
-    said = {
+    phonemes_by_word = {
         w: [numbers[p] for p in s] for w, s in zip(table["words"], table["phonemes"], strict=True)
     }
-    return words, said, len(phonemes)
+    return words, phonemes_by_word, len(phonemes)
 
 
 def _phonemes(word: str) -> str:
@@ -99,7 +99,7 @@ def _phonemes(word: str) -> str:
 class SpeechStream(IterableDataset):
     """Endless batches: features [B, 64, frames], positions, words, word counts, phonemes, counts.
 
-    `frames` is even and just covers the longest sound of the batch.
+    `frames` is even and just covers the longest clip of the batch.
     """
 
     def __init__(self, data: Path, seconds_per_batch: float, seed: int) -> None:
@@ -110,19 +110,19 @@ class SpeechStream(IterableDataset):
             torch.set_num_threads(1)
         rng = np.random.default_rng(self.seed)
         store = SpeechStore(self.data, "trained")
-        words, said, _ = vocabulary(self.data)
+        words, phonemes_by_word, _ = vocabulary(self.data)
         lengths = np.array([u.end - u.start for u in store.utterances])
         while True:
             for batch in self._batches(rng, lengths):
-                sounds = [roughened(store.sound(i), rng) for i in batch]
-                frames = min(300, 2 * math.ceil((max(map(len, sounds)) + 800) / HOP / 2))
-                features = _masked(log_mel(sounds)[..., :frames], rng)
+                clips = [augmented(store.audio(i), rng) for i in batch]
+                frames = min(300, 2 * math.ceil((max(map(len, clips)) + 800) / HOP / 2))
+                features = _masked(log_mel(clips)[..., :frames], rng)
                 texts = [store.utterances[i].text.split() for i in batch]
                 word_ids = [[words[w] for w in text] for text in texts]
-                phoneme_ids = [[p for w in text for p in said[w]] for text in texts]
+                phoneme_ids = [[p for w in text for p in phonemes_by_word[w]] for text in texts]
                 yield (
                     features,
-                    torch.tensor([min(frames, len(s) // HOP + 2) // 2 for s in sounds]),
+                    torch.tensor([min(frames, len(s) // HOP + 2) // 2 for s in clips]),
                     torch.tensor([w for ids in word_ids for w in ids]),
                     torch.tensor([len(ids) for ids in word_ids]),
                     torch.tensor([p for ids in phoneme_ids for p in ids]),
@@ -132,19 +132,19 @@ class SpeechStream(IterableDataset):
     def _batches(self, rng: np.random.Generator, lengths: np.ndarray) -> list[list[int]]:
         order = np.argsort(lengths * rng.uniform(0.85, 1.15, len(lengths)))
         batches: list[list[int]] = [[]]
-        room = self.seconds
+        remaining = self.seconds
         for index in order:
             cost = lengths[index] / SAMPLING_RATE + 0.5
-            if room < cost and batches[-1]:
+            if remaining < cost and batches[-1]:
                 batches.append([])
-                room = self.seconds
+                remaining = self.seconds
             batches[-1].append(int(index))
-            room -= cost
+            remaining -= cost
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def _masked(features: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blank a band of mels and a stretch of time in each sound, by chance."""
+    """Randomly masks a mel band and a time range in each clip."""
     floor = features.amin(dim=(1, 2))
     for row, low in zip(features, floor, strict=True):
         if rng.random() < 0.5:
@@ -157,9 +157,9 @@ def _masked(features: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def encode_cropped(tower: WhisperEncoder, features: Tensor, tap: int) -> tuple[Tensor, Tensor]:
-    """Run the tower on fewer frames than its full length.
+    """Runs the tower on fewer frames than its full length.
 
-    [B, mels, frames] to (hidden after layer `tap`, normed output), each [B, frames / 2, d].
+    Maps [B, mels, frames] to (hidden after layer `tap`, normed output), each [B, frames / 2, d].
     """
     hidden = nn.functional.gelu(tower.conv1(features))
     hidden = nn.functional.gelu(tower.conv2(hidden)).permute(0, 2, 1)
@@ -191,7 +191,7 @@ class SpeechHeads(nn.Module):
         phonemes: Tensor,
         phoneme_counts: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Phoneme loss and word loss, each per sound divided by its label count."""
+        """Returns phoneme loss and word loss, each divided per clip by its label count."""
         scores = self.phoneme(self.phoneme_norm(tapped)).log_softmax(-1).transpose(0, 1)
         phoneme = nn.functional.ctc_loss(
             scores, phonemes, positions, phoneme_counts, zero_infinity=True
@@ -202,31 +202,31 @@ class SpeechHeads(nn.Module):
 
 
 def greedy_words(scores: Tensor, positions: int) -> list[int]:
-    """Best path of one sound [positions, words + 1] without repeats and blanks."""
+    """Returns the best path of one clip [positions, words + 1] without repeats and blanks."""
     best = scores[:positions].argmax(-1).tolist()
     return [w for k, w in enumerate(best) if w and (k == 0 or best[k - 1] != w)]
 
 
 @torch.no_grad()
 def held_out_error(tower: WhisperEncoder, heads: SpeechHeads, data: Path, count: int) -> float:
-    """Word error rate of greedy CTC on clean sounds of held-out voices, full-length input."""
+    """Returns the word error rate of greedy CTC on clean, full-length clips of held-out voices."""
     store, (words, _, _) = SpeechStore(data, "held_out"), vocabulary(data)
     tower.eval()
     wrong = total = 0
     for start in range(0, count, 20):
         rows = range(start, min(start + 20, len(store)))
-        sounds = [store.sound(i) for i in rows]
-        top = heads.word(tower(log_mel(sounds)).last_hidden_state)
-        for row, scores, sound in zip(rows, top, sounds, strict=True):
+        clips = [store.audio(i) for i in rows]
+        top = heads.word(tower(log_mel(clips)).last_hidden_state)
+        for row, scores, clip in zip(rows, top, clips, strict=True):
             want = [words.get(w, -1) for w in store.utterances[row].text.split()]
-            wrong += edit_distance(want, greedy_words(scores, len(sound) // HOP // 2 + 2))
+            wrong += edit_distance(want, greedy_words(scores, len(clip) // HOP // 2 + 2))
             total += len(want)
     tower.train()
     return wrong / total
 
 
 def edit_distance(want: list, got: list) -> int:
-    """Insertions, deletions and substitutions that turn `want` into `got`."""
+    """Returns the number of edits (insertions, deletions, substitutions) from `want` to `got`."""
     row = list(range(len(got) + 1))
     for i, a in enumerate(want, 1):
         previous, row[0] = row[0], i
@@ -244,13 +244,13 @@ def pretrain_audio(
     peak: float = 1.5e-3,
     seed: int = 1,
 ) -> None:
-    """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`."""
+    """Trains for a wall-clock budget with a cosine schedule; resumes from `out`."""
     torch.manual_seed(seed)
     words, _, phonemes = vocabulary(data)
     heads = SpeechHeads(tower.config.d_model, phonemes, len(words))
     parameters = [p for p in (*tower.parameters(), *heads.parameters()) if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, betas=(0.9, 0.98))
-    spent, step, heard = 0.0, 0, 0
+    spent, step, n_clips = 0.0, 0, 0
     if out.exists():
         state = torch.load(out, weights_only=True)
         tower.load_state_dict(state["tower"])
@@ -279,7 +279,7 @@ def pretrain_audio(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
-        heard += len(features)
+        n_clips += len(features)
         means = 0.98 * means + 0.02 * np.array([phoneme.item(), word.item(), 1])
         if step % 100 == 0:
             error = held_out_error(tower, heads, data, 60) if step % 400 == 0 else float("nan")
@@ -288,7 +288,7 @@ def pretrain_audio(
                 file.write(f"{step},{spent:.0f},{rate:.2e},{row[0]:.4f},{row[1]:.4f},{error:.4f}\n")
             print(
                 f"audio {step} {spent:.0f}s phoneme {row[0]:.3f} word {row[1]:.3f} "
-                f"held-out {error:.3f} {heard} heard",
+                f"held-out {error:.3f} {n_clips} clips",
                 flush=True,
             )
         if time.monotonic() - saved > 120:

@@ -1,7 +1,7 @@
-"""Stage A1: teach the vision tower to name what covers each cell of a picture.
+"""Stage A1: pretrains the vision tower to name the object in each cell of an image.
 
-Heads on the cells: concept per cell (or none) and per object, whether an object's centre lies in
-the cell, and the background colour of the picture. Stage B keeps them at a low weight.
+Heads on the cells: concept per cell (or none) and per object, whether an object's centre is in the
+cell, and the background colour of the image. Stage B keeps them at a low weight.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .scenes import COLOUR_NAMES, Placed, Scene, SpriteBox, arrange, paint
 
 CELLS = IMAGE_SIZE // IMAGE_STRIDE
 NONE = len(concepts())
-"""Class of a cell that no object covers."""
+"""Class of a cell without an object."""
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], as the image processor does."""
+    """Converts uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], like the image processor."""
     return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def centre_cell(item: Placed, cells: int = CELLS) -> int:
-    """Number of the cell where an object's centre lies, row by row from the top left."""
+    """Returns the cell index of an object's centre, row by row from the top left."""
     column = min(cells - 1, max(0, int(item.x * cells)))
     row = min(cells - 1, max(0, int(item.y * cells)))
     return row * cells + column
 
 
 def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
-    """What the cells of a picture show.
+    """Returns the targets of the cells of an image.
 
     `concept` and `owner` [cells * cells]: concept and number of the object that covers the cell
-    (`NONE`, -1 where none does); `centre` [cells * cells]: 1 where an object's centre lies;
-    `objects` [4]: concepts of the objects, filled up with `NONE`; `background`: colour number.
+    (`NONE`, -1 without an object); `centre` [cells * cells]: 1 at the centre of an object;
+    `objects` [4]: concepts of the objects, padded with `NONE`; `background`: colour number.
     """
     concept = np.full((cells, cells), NONE, np.int64)
     owner = np.full((cells, cells), -1, np.int64)
@@ -74,23 +74,23 @@ def cell_targets(scene: Scene, cells: int = CELLS) -> dict[str, np.ndarray]:
 
 
 def stacked_targets(scenes: list[Scene], cells: int = CELLS) -> dict[str, Tensor]:
-    """`cell_targets` of several scenes as tensors with a leading batch axis."""
+    """Returns the `cell_targets` of several scenes as tensors with a leading batch axis."""
     rows = [cell_targets(scene, cells) for scene in scenes]
     return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
 
 
 SMALL_BATCHES, SMALL_SIZE = 2000, 64
-"""The first batches have small pictures (pixels a side): cheaper while the filters form."""
+"""The first batches have small images (side in pixels), which are cheaper for early training."""
 STRENGTH = (0.25, 1.0)
-"""Least and most roughening of a picture once the curriculum is through."""
+"""Minimum and maximum augmentation of an image after the curriculum."""
 WARM_BATCHES = 4000
-"""The batch of the curriculum where an encoder that was trained before goes on."""
+"""The batch of the curriculum at which a pretrained encoder continues."""
 
 
 class SceneStream(IterableDataset):
     """Endless batches: `pixels` uint8 [B, H, W, 3] with `stacked_targets`.
 
-    Pictures of one object come first and grow rarer; roughening grows.
+    Images of one object come first and become rarer; augmentation increases.
     """
 
     def __init__(self, data: Path, batch: int, seed: int, number: int = 0) -> None:
@@ -104,10 +104,10 @@ class SceneStream(IterableDataset):
         box = SpriteBox(self.data, TRAINED_STYLES)
         number = self.number
         while True:
-            singles = 0.25 + 0.65 * math.exp(-number / 1500)
+            single_share = 0.25 + 0.65 * math.exp(-number / 1500)
             strength = min(1.0, 0.3 + number / 3000)
-            alone = rng.random(self.batch) < singles
-            scenes = [arrange(rng, box.concepts, objects=1 if one else None) for one in alone]
+            is_single = rng.random(self.batch) < single_share
+            scenes = [arrange(rng, box.concepts, objects=1 if one else None) for one in is_single]
             size = SMALL_SIZE if number < SMALL_BATCHES else IMAGE_SIZE
             pixels = np.stack(
                 [paint(s, box, rng, size, strength * rng.uniform(*STRENGTH)) for s in scenes]
@@ -120,11 +120,11 @@ class SceneStream(IterableDataset):
 
 
 def object_means(cells: Tensor, owner: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean features [objects, width] of the cells of every object, and which of [B, 4] they are."""
+    """Returns the mean cell features [objects, width] of every object, and their mask [B, 4]."""
     member = (owner[:, None, :] == torch.arange(4)[None, :, None]).float()
     size = member.sum(-1, keepdim=True)
-    named = (objects != NONE) & (size.squeeze(-1) > 0)
-    return ((member @ cells) / size.clamp(min=1))[named], named
+    is_object = (objects != NONE) & (size.squeeze(-1) > 0)
+    return ((member @ cells) / size.clamp(min=1))[is_object], is_object
 
 
 class CellHeads(nn.Module):
@@ -137,9 +137,9 @@ class CellHeads(nn.Module):
         self.background = nn.Linear(width, len(COLOUR_NAMES))
 
     def losses(self, cells: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, float, float]:
-        """Total loss, share of objects named right, share of right backgrounds.
+        """Returns the total loss, and the accuracy for objects and backgrounds.
 
-        An object is named from the mean of the cells it covers; each cell is named too.
+        Objects are classified by the mean of their cells; each cell is classified too.
         """
         weight = torch.ones(NONE + 1)
         weight[NONE] = 0.25
@@ -148,14 +148,14 @@ class CellHeads(nn.Module):
         loss = loss + 2 * nn.functional.binary_cross_entropy_with_logits(
             self.centre(cells).squeeze(-1), targets["centre"]
         )
-        whole, named = object_means(cells, targets["owner"], targets["objects"])
-        scores = self.concept(whole)
-        wanted = targets["objects"][named]
-        loss = loss + nn.functional.cross_entropy(scores, wanted)
+        object_features, is_object = object_means(cells, targets["owner"], targets["objects"])
+        scores = self.concept(object_features)
+        labels = targets["objects"][is_object]
+        loss = loss + nn.functional.cross_entropy(scores, labels)
         colour = self.background(cells.mean(1))
         loss = loss + 0.3 * nn.functional.cross_entropy(colour, targets["background"])
-        right = float((scores.argmax(-1) == wanted).float().mean())
-        return loss, right, float((colour.argmax(-1) == targets["background"]).float().mean())
+        accuracy = float((scores.argmax(-1) == labels).float().mean())
+        return loss, accuracy, float((colour.argmax(-1) == targets["background"]).float().mean())
 
 
 def pretrain_vision(
@@ -169,10 +169,10 @@ def pretrain_vision(
     seed: int = 1,
     warm: bool = False,
 ) -> None:
-    """Train for a wall-clock budget with a cosine schedule over it; resumes from `out`.
+    """Trains for a wall-clock budget with a cosine schedule; resumes from `out`.
 
-    A `warm` encoder comes from a bundle: its scores over concepts are kept and pictures are large
-    and rough from the start.
+    A `warm` encoder comes from a bundle: its concept classifier is kept, and images are large and
+    strongly augmented from the start.
     """
     torch.manual_seed(seed)
     heads = CellHeads(encoder.tower.config.hidden_sizes[-1])

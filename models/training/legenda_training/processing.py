@@ -1,4 +1,4 @@
-"""The processor: pictures, sounds and text to the model's inputs, by Hugging Face's own parts."""
+"""The processor: converts images, audio and text to model inputs with Hugging Face components."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LegendaProcessor(ProcessorMixin):
         super().__init__(image_processor, feature_extractor, tokenizer, chat_template=chat_template)
 
     def prompt(self, question: str | None, image: bool = False, audio: bool = False) -> str:
-        """The rendered chat template for one user turn: media first, then the question."""
+        """Renders the chat template for one user turn: media first, then the question."""
         content: list[dict] = []
         content += [{"type": "image"}] * image
         content += [{"type": "audio"}] * audio
@@ -56,7 +56,7 @@ class LegendaProcessor(ProcessorMixin):
         audio: np.ndarray | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """One row: `audio` is float32 mono at 16 kHz, no longer than the chunk length."""
+        """Processes one row; `audio` is float32 mono at 16 kHz, at most the chunk length."""
         text = text.replace(self.image_token, self.image_token * self.image_seq_length)
         text = text.replace(self.audio_token, self.audio_token * self.audio_seq_length)
         inputs = dict(self.tokenizer(text, return_tensors="pt", add_special_tokens=False))
@@ -66,7 +66,7 @@ class LegendaProcessor(ProcessorMixin):
             inputs["pixel_values"] = pixels["pixel_values"]
         if audio is not None:
             if len(audio) > CHUNK_SECONDS * SAMPLING_RATE:
-                raise ValueError(f"the sound is longer than {CHUNK_SECONDS} s")
+                raise ValueError(f"the audio is longer than {CHUNK_SECONDS} s")
             features = self.feature_extractor(
                 audio, sampling_rate=SAMPLING_RATE, return_tensors="pt"
             )
@@ -75,7 +75,7 @@ class LegendaProcessor(ProcessorMixin):
 
 
 def new_processor(config: LegendaConfig, tokenizer: PreTrainedTokenizerFast) -> LegendaProcessor:
-    """The processor that belongs to a configuration."""
+    """Returns the processor for a configuration."""
     return LegendaProcessor(
         image_processor=SiglipImageProcessor(
             size={"height": config.image_size, "width": config.image_size}, do_convert_rgb=True

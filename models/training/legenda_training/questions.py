@@ -1,8 +1,8 @@
-"""Questions and their one right answer: about scenes, and about the names themselves.
+"""Questions about scenes and about names, each with its only right answer.
 
-The caption grammar is fixed: one object `a dog`; several of one kind `three dogs`; two kinds, one
-each, with their relation `a dog left of a cat` or `a dog above a cat`; anything else as a list from
-left to right, `two dogs, a cat and a tree`.
+The caption grammar is fixed: one object `a dog`; several of one kind `three dogs`; one each of two
+kinds with their relation, `a dog left of a cat` or `a dog above a cat`; anything else as a list
+from left to right, `two dogs, a cat and a tree`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ LANGUAGES = ("German", "French", "Spanish")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question with its answer; `kind` names the family of the question."""
+class QuestionAnswer:
+    """A question with its answer; `kind` is the type of the question."""
 
     kind: str
     question: str
     answer: str
     names: tuple[tuple[int, frozenset[int]], ...] = ()
-    """Where in the question a name ends, and the concepts that it stands for."""
+    """The end of each name in the question, and the concepts that the name refers to."""
 
 
-def named(kind: str, form: str, answer: str, *names: tuple[str, frozenset[int]]) -> Asked:
-    """A question from its form with `{}` for each name, and the concepts of each."""
+def named(kind: str, form: str, answer: str, *names: tuple[str, frozenset[int]]) -> QuestionAnswer:
+    """Returns a question from a form with `{}` for each name, and the concepts of each name."""
     first, *rest = form.split("{}")
     ends = []
-    for (name, meant), part in zip(names, rest, strict=True):
+    for (name, referents), part in zip(names, rest, strict=True):
         first += name
-        ends.append((len(first), meant))
+        ends.append((len(first), referents))
         first += part
-    return Asked(kind, first, answer, tuple(ends))
+    return QuestionAnswer(kind, first, answer, tuple(ends))
 
 
 def counted(concept: Concept, number: int) -> str:
@@ -57,12 +57,12 @@ def listed(parts: list[str]) -> str:
 
 
 def is_sideways(a: Placed, b: Placed) -> bool:
-    """Whether the two stand rather beside than above each other."""
+    """Returns whether the horizontal distance is at least the vertical one."""
     return abs(a.x - b.x) >= abs(a.y - b.y)
 
 
 def caption(scene: Scene) -> str:
-    """The caption of a scene in the fixed grammar."""
+    """Returns the caption of a scene in the fixed grammar."""
     table = concepts()
     counts = Counter(item.concept for item in scene.objects)
     if len(scene.objects) == 2 and len(counts) == 2:
@@ -85,14 +85,14 @@ PHRASES = {"left": "left of", "right": "right of", "above": "above", "below": "b
 
 
 def holds(a: Placed, relation: str, b: Placed) -> bool:
-    """Whether `a` is `relation` (left, right, above, below) of `b`."""
+    """Returns whether `a` is `relation` (left, right, above, below) of `b`."""
     if is_sideways(a, b):
         return relation == ("left" if a.x < b.x else "right")
     return relation == ("above" if a.y < b.y else "below")
 
 
 def related(scene: Scene, relation: str, concept: int) -> str | None:
-    """What stands `relation` of the only `concept` of the scene, when that is plain."""
+    """Returns the object that is `relation` of the only `concept` of the scene, if unambiguous."""
     anchors = [item for item in scene.objects if item.concept == concept]
     if len(anchors) != 1:
         return None
@@ -103,7 +103,7 @@ def related(scene: Scene, relation: str, concept: int) -> str | None:
 
 
 def answer_spoken(scene: Scene, kind: str, concept: int) -> str | None:
-    """The answer to a spoken question (`sentences.spoken_question`), None if it has none."""
+    """Returns the answer to a spoken question (`sentences.spoken_question`), or `None`."""
     number = sum(item.concept == concept for item in scene.objects)
     if kind == "count":
         return NUMBERS[number]
@@ -118,20 +118,20 @@ def answer_spoken(scene: Scene, kind: str, concept: int) -> str | None:
     return caption(scene)
 
 
-ASKED = ("count", "count", "exists", "exists", "relation", "relation", "truth", "colour", "total",
-         "group")  # fmt: skip
-"""Kinds of questions about a scene, by how often they are tried; some scenes rule some out."""
-TAUGHT = (*("count",) * 4, *("exists",) * 5, "relation", "relation", "truth", "truth", "truth",
-          "colour", "total", "group", "group")  # fmt: skip
-"""The kinds as training draws them: what is hard comes more often."""
+SCENE_KINDS = ("count", "count", "exists", "exists", "relation", "relation", "truth", "colour",
+               "total", "group")  # fmt: skip
+"""Kinds of questions about a scene, repeated by frequency; some scenes rule out some kinds."""
+TRAINING_KINDS = (*("count",) * 4, *("exists",) * 5, "relation", "relation", "truth", "truth",
+                  "truth", "colour", "total", "group", "group")  # fmt: skip
+"""The kinds in training: hard kinds are more frequent."""
 
 
 def ask_scene(
-    rng: random.Random, scene: Scene, kinds: tuple[str, ...] = ASKED, alike: float = 0.0
-) -> Asked:
-    """A random question about a scene; questions without one plain answer are not asked.
+    rng: random.Random, scene: Scene, kinds: tuple[str, ...] = SCENE_KINDS, same_group: float = 0.0
+) -> QuestionAnswer:
+    """Returns a random question about a scene that has a single unambiguous answer.
 
-    With the chance `alike` an absent thing that is asked for is of the group of a present one.
+    With probability `same_group`, an absent object in the question has the group of a present one.
     """
     table = concepts()
     present = sorted({item.concept for item in scene.objects})
@@ -139,7 +139,7 @@ def ask_scene(
         kind = rng.choice(kinds)
         some = rng.choice(present)
         others = [c.index for c in table if c.pictured and c.index not in present]
-        if alike and rng.random() < alike:
+        if same_group and rng.random() < same_group:
             others = [c for c in others if table[c].group == table[some].group] or others
         absent = rng.choice(others)
         if kind == "count":
@@ -156,69 +156,69 @@ def ask_scene(
             return named(kind, form, answer, (table[concept].with_article, frozenset((concept,))))
         if kind == "relation":
             relation = rng.choice(RELATIONS)
-            found = related(scene, relation, some)
-            if found is not None:
+            answer = related(scene, relation, some)
+            if answer is not None:
                 form = f"What is {PHRASES[relation]} the {{}}?"
-                return named(kind, form, found, (table[some].name, frozenset((some,))))
+                return named(kind, form, answer, (table[some].name, frozenset((some,))))
         if kind == "truth" and len(scene.objects) == 2 and len(present) == 2:
             a, b = rng.sample(scene.objects, 2)
-            true = next(r for r in RELATIONS if holds(a, r, b))
+            true_relation = next(r for r in RELATIONS if holds(a, r, b))
             opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
-            relation = true if rng.random() < 0.5 else opposite[true]
+            relation = true_relation if rng.random() < 0.5 else opposite[true_relation]
             names = [(table[o.concept].name, frozenset((o.concept,))) for o in (a, b)]
             form = f"Is the {{}} {PHRASES[relation]} the {{}}?"
-            return named(kind, form, "yes" if relation == true else "no", *names)
+            return named(kind, form, "yes" if relation == true_relation else "no", *names)
         if kind == "colour":
             form = rng.choice(("What colour is the background?", "What is the background colour?",
                                "Which colour is behind?"))  # fmt: skip
-            return Asked(kind, form, scene.background)
+            return QuestionAnswer(kind, form, scene.background)
         if kind == "total":
             form = rng.choice(("How many things are there?", "How many objects are there?",
                                "How many things do you see?"))  # fmt: skip
-            return Asked(kind, form, NUMBERS[len(scene.objects)])
+            return QuestionAnswer(kind, form, NUMBERS[len(scene.objects)])
         if kind == "group":
             group = table[some].group
             members = {item.concept for item in scene.objects if table[item.concept].group == group}
             if len(members) == 1 and len(present) > 1:
                 count = sum(item.concept == some for item in scene.objects)
                 if count == 1:
-                    meant = frozenset(c.index for c in table if c.group == group)
+                    referents = frozenset(c.index for c in table if c.group == group)
                     form = "Which {} is in the picture?"
-                    return named(kind, form, table[some].with_article, (group, meant))
+                    return named(kind, form, table[some].with_article, (group, referents))
 
 
-def text_questions(concept: Concept) -> list[Asked]:
-    """Every text question about a concept, in every phrasing."""
+def text_questions(concept: Concept) -> list[QuestionAnswer]:
+    """Returns every text question about a concept, in every phrasing."""
     name = concept.name
     article = concept.with_article
-    asked = [
-        Asked("group", f"What group is the {name} in?", concept.group),
-        Asked("group", f"What kind of thing is {article}?", concept.group),
-        Asked("plural", f"What is the plural of {name}?", concept.plural),
+    questions = [
+        QuestionAnswer("group", f"What group is the {name} in?", concept.group),
+        QuestionAnswer("group", f"What kind of thing is {article}?", concept.group),
+        QuestionAnswer("plural", f"What is the plural of {name}?", concept.plural),
     ]
     for language, word in zip(
         LANGUAGES, (concept.german, concept.french, concept.spanish), strict=True
     ):
-        asked += [
-            Asked("to " + language, f"What is {name} in {language}?", word),
-            Asked("to " + language, f"Translate {name} into {language}.", word),
+        questions += [
+            QuestionAnswer("to " + language, f"What is {name} in {language}?", word),
+            QuestionAnswer("to " + language, f"Translate {name} into {language}.", word),
         ]
         if _is_unique(word, language):
-            asked += [
-                Asked("from " + language, f"What is {word} in English?", name),
-                Asked("from " + language, f"What does {word} mean in English?", name),
+            questions += [
+                QuestionAnswer("from " + language, f"What is {word} in English?", name),
+                QuestionAnswer("from " + language, f"What does {word} mean in English?", name),
             ]
-    return asked
+    return questions
 
 
 def _is_unique(word: str, language: str) -> bool:
-    """Whether the foreign word stands for one concept only, in this and the other languages."""
+    """Returns whether the foreign word refers to only one concept, in all languages."""
     meanings = {c.index for c in concepts() if word in (c.german, c.french, c.spanish)}
     return len(meanings) == 1
 
 
-def group_truth(rng: random.Random) -> Asked:
-    """`Is a dog a bird?` with its answer."""
+def group_truth(rng: random.Random) -> QuestionAnswer:
+    """Returns a question such as `Is a dog a bird?` with its answer."""
     table = concepts()
     concept = rng.choice(table)
     groups = sorted({c.group for c in table} - {"weather", "nature", "fantasy", "office", "body"})
@@ -230,11 +230,11 @@ def group_truth(rng: random.Random) -> Asked:
     else:
         phrase = f"{'an' if group[0] in 'aeiou' else 'a'} {group}"
     answer = "yes" if right else "no"
-    return Asked("truth", f"Is {concept.with_article} {phrase}?", answer)
+    return QuestionAnswer("truth", f"Is {concept.with_article} {phrase}?", answer)
 
 
-def sum_question(rng: random.Random) -> Asked:
-    """`What is two plus three?` within twelve."""
+def sum_question(rng: random.Random) -> QuestionAnswer:
+    """Returns a sum question such as `What is two plus three?`, up to twelve."""
     a = rng.randint(0, 8)
     b = rng.randint(0, 12 - a) if a else rng.randint(0, 8)
-    return Asked("sum", f"What is {NUMBERS[a]} plus {NUMBERS[b]}?", NUMBERS[a + b])
+    return QuestionAnswer("sum", f"What is {NUMBERS[a]} plus {NUMBERS[b]}?", NUMBERS[a + b])

@@ -1,7 +1,7 @@
-"""Stored references: what Hugging Face's own code answers on the sample tables.
+"""Stored references: the answers of Hugging Face's own code for the sample tables.
 
-Prompts are rendered by the tokenizer's chat template, inputs made by `LegendaProcessor`, tokens by
-`generate` (greedy) of the PyTorch model with exactly the bundle's weights.
+The chat template of the tokenizer renders prompts, `LegendaProcessor` makes inputs, and greedy
+`generate` of the PyTorch model with exactly the weights of the bundle makes tokens.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .speech import SAMPLING_RATE
 TABLES = ("pictures", "sounds", "questions", "texts")
 
 
-def decode_sound(stored: bytes) -> tuple[np.ndarray, int]:
-    """WAV or FLAC bytes to float32 mono at 16 kHz, and the rate of the file in Hz."""
+def decode_audio(stored: bytes) -> tuple[np.ndarray, int]:
+    """Decodes WAV or FLAC to float32 mono at 16 kHz; also returns the rate of the file in Hz."""
     samples, rate = soundfile.read(io.BytesIO(stored), dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
     if rate != SAMPLING_RATE:
@@ -39,7 +39,7 @@ def decode_sound(stored: bytes) -> tuple[np.ndarray, int]:
 
 
 def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
-    """Table, stored row, the row decoded (None where it is broken) and the reason."""
+    """Returns per row: table, stored row, decoded row (`None` if broken) and the reason."""
     rows = []
     for table in TABLES:
         for stored in pq.read_table(folder / f"{table}.parquet").to_pylist():
@@ -48,9 +48,9 @@ def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
                 if stored["image"] is not None:
                     image = Image.open(io.BytesIO(stored["image"])).convert("RGB")
                 if stored["audio"] is not None:
-                    audio, _ = decode_sound(stored["audio"])
+                    audio, _ = decode_audio(stored["audio"])
                     if len(audio) > 6 * SAMPLING_RATE:
-                        raise ValueError("the sound is too long")
+                        raise ValueError("the audio is too long")
                 if stored["question"] is None and audio is None:
                     raise ValueError("no question")
             except Exception as error:  # noqa: BLE001 - a broken row may fail in any decoder
@@ -64,7 +64,8 @@ def sample_rows(folder: Path) -> list[tuple[str, dict, Row | None, str]]:
 def answer(
     model: LegendaForConditionalGeneration, processor: LegendaProcessor, row: Row, limit: int
 ) -> tuple[str, list[int], list[int], float]:
-    """Rendered prompt, expanded input ids, greedily generated ids (end token included), margin.
+    """Returns the rendered prompt, expanded input IDs, greedy output IDs with end token, and
+    margin.
 
     The margin is the smallest gap between the best and the second best logit of any step.
     """
@@ -86,22 +87,22 @@ def answer(
 
 
 def make_references(bundle: Path, sample: Path, out: Path) -> int:
-    """Write `sample.jsonl`, `inputs.safetensors` and a README; returns ONNX token mismatches."""
+    """Writes `sample.jsonl`, `inputs.safetensors` and a README; returns ONNX token mismatches."""
     out.mkdir(parents=True, exist_ok=True)
     model, processor = load_bundle(bundle), load_processor(bundle)
     runner = BundleRunner(bundle)
     rows = sample_rows(sample)
-    found = runner.generate([row for _, _, row, _ in rows if row is not None])
+    onnx_answers = runner.generate([row for _, _, row, _ in rows if row is not None])
     lines, mismatches, right = [], 0, 0
-    numbers: dict[str, np.ndarray] = {}
-    pictures = sounds = 0
+    tensors: dict[str, np.ndarray] = {}
+    n_images = n_audio = 0
     for table, stored, row, _ in rows:
         if row is None:
             continue
         prompt, ids, generated, margin = answer(model, processor, row, runner.limit)
-        mismatches += generated != found[len(lines)]
-        said = processor.tokenizer.decode(generated, skip_special_tokens=True)
-        right += said == stored["expected"]
+        mismatches += generated != onnx_answers[len(lines)]
+        answer_text = processor.tokenizer.decode(generated, skip_special_tokens=True)
+        right += answer_text == stored["expected"]
         lines.append(
             {
                 "table": table,
@@ -109,24 +110,24 @@ def make_references(bundle: Path, sample: Path, out: Path) -> int:
                 "prompt_text": prompt,
                 "input_ids": ids,
                 "generated_ids": generated,
-                "text": said,
+                "text": answer_text,
                 "margin": round(margin, 4),
             }
         )
         inputs = processor(prompt, row.image, row.audio)
-        lossless = row.image is not None and stored["image"][:4] == b"\x89PNG"
-        if table == "pictures" and lossless and pictures < 4:
-            pictures += 1
-            numbers[f"pixel_values/{stored['id']}"] = inputs["pixel_values"][0].numpy()
-        plain = table == "sounds" and decode_sound(stored["audio"])[1] == SAMPLING_RATE
-        if plain and sounds < 3:
-            sounds += 1
-            numbers[f"input_features/{stored['id']}"] = inputs["input_features"][0].numpy()
+        is_lossless = row.image is not None and stored["image"][:4] == b"\x89PNG"
+        if table == "pictures" and is_lossless and n_images < 4:
+            n_images += 1
+            tensors[f"pixel_values/{stored['id']}"] = inputs["pixel_values"][0].numpy()
+        is_original_rate = table == "sounds" and decode_audio(stored["audio"])[1] == SAMPLING_RATE
+        if is_original_rate and n_audio < 3:
+            n_audio += 1
+            tensors[f"input_features/{stored['id']}"] = inputs["input_features"][0].numpy()
     with (out / "sample.jsonl").open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     save_file(
-        {k: np.ascontiguousarray(v, np.float32) for k, v in numbers.items()},
+        {k: np.ascontiguousarray(v, np.float32) for k, v in tensors.items()},
         out / "inputs.safetensors",
     )
     (out / "README.md").write_text(
@@ -134,7 +135,7 @@ def make_references(bundle: Path, sample: Path, out: Path) -> int:
             torch=torch.__version__.split("+")[0],
             transformers=transformers.__version__,
             rows=len(lines),
-            names="\n".join(f"- `{k}`" for k in sorted(numbers)),
+            names="\n".join(f"- `{k}`" for k in sorted(tensors)),
         ),
         encoding="utf-8",
     )

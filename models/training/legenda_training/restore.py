@@ -1,7 +1,7 @@
-"""A bundle back to a PyTorch model: weights are read from the ONNX initializers.
+"""Restores a PyTorch model from a bundle: reads the weights from the ONNX initializers.
 
-A stored weight keeps its parameter name except where the exporter transposed it; those are found
-by their node: the initializer that feeds the MatMul in the module's place.
+Stored weights have their parameter names, except those that the exporter transposed. These are
+found by their node: the initializer of the MatMul that corresponds to the module.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .modeling import LegendaConfig, LegendaForConditionalGeneration
 
 
 def initializers(path: Path) -> dict[str, np.ndarray]:
-    """Initializers of a graph as float32 or integer arrays, without the `_half` suffix."""
-    found = {}
+    """Returns initializers as float32 or integer arrays, by name without the `_half` suffix."""
+    arrays = {}
     for tensor in onnx.load(path).graph.initializer:
         value = numpy_helper.to_array(tensor)
         if value.dtype == np.float16:
             value = value.astype(np.float32)
-        found[tensor.name.removesuffix("_half")] = value
-    return found
+        arrays[tensor.name.removesuffix("_half")] = value
+    return arrays
 
 
 def matmul_weights(path: Path) -> list[np.ndarray]:
-    """Initializers that stand on the right of a MatMul, in graph order, as float32 [in, out]."""
+    """Returns the right operands of MatMul nodes, in graph order, as float32 [in, out]."""
     graph = onnx.load(path).graph
     stored = initializers(path)
     casts = {n.output[0] for n in graph.node if n.op_type == "Cast"}
@@ -40,7 +40,7 @@ def matmul_weights(path: Path) -> list[np.ndarray]:
 
 @torch.no_grad()
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Fill a vision or audio encoder from its graph."""
+    """Loads the weights of a vision or audio encoder from its graph."""
     stored = initializers(path)
     linears = [m for m in encoder.modules() if isinstance(m, nn.Linear)]
     by_call = _call_order(encoder)
@@ -49,9 +49,9 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         raise ValueError(f"{path.name}: {len(weights)} matrices for {len(linears)} linear layers")
     for module, weight in zip(by_call, weights, strict=True):
         module.weight.copy_(torch.from_numpy(np.array(weight.T)))
-    done = {id(m.weight) for m in linears}
+    loaded = {id(m.weight) for m in linears}
     for name, parameter in encoder.named_parameters():
-        if id(parameter) in done:
+        if id(parameter) in loaded:
             continue
         if name.endswith("normalization.weight"):
             parameter.fill_(1)
@@ -60,10 +60,10 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         if name.endswith("normalization.bias"):
             key = name.replace("normalization.bias", "convolution.weight_bias")
         if key not in stored:  # folded into a constant of another name
-            alike = [k for k, v in stored.items() if v.shape == tuple(parameter.shape)]
-            if len(alike) != 1:
-                raise KeyError(f"{path.name}: {key} cannot be told from {alike}")
-            key = alike[0]
+            candidates = [k for k, v in stored.items() if v.shape == tuple(parameter.shape)]
+            if len(candidates) != 1:
+                raise KeyError(f"{path.name}: ambiguous initializer for {key}: {candidates}")
+            key = candidates[0]
         parameter.copy_(torch.from_numpy(np.array(stored[key])))
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,7 +72,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
 
 
 def _call_order(encoder: nn.Module) -> list[nn.Linear]:
-    """Linear layers in the order in which a forward pass calls them."""
+    """Returns the linear layers in the order of calls in a forward pass."""
     called: list[nn.Linear] = []
     hooks = [
         m.register_forward_hook(lambda module, *_: called.append(module))
@@ -95,7 +95,7 @@ def _call_order(encoder: nn.Module) -> list[nn.Linear]:
 
 @torch.no_grad()
 def load_bundle(bundle: Path) -> LegendaForConditionalGeneration:
-    """The PyTorch model of a bundle, in evaluation mode, with exactly the bundle's weights."""
+    """Returns the PyTorch model of a bundle in evaluation mode, with exactly its weights."""
     values = read_json(bundle / "config.json")
     config = LegendaConfig(**{k: v for k, v in values.items() if k != "transformers_version"})
     model = LegendaForConditionalGeneration(config)
@@ -114,23 +114,23 @@ def load_bundle(bundle: Path) -> LegendaForConditionalGeneration:
 
 @torch.no_grad()
 def unfold_norms(encoder: nn.Module, pixel_values: Tensor) -> None:
-    """Give folded batch norms statistics again, those of `pixel_values` [B, 3, H, W].
+    """Restores statistics of folded batch norms from `pixel_values` [B, 3, H, W].
 
-    Scale and shift undo what the statistics do, so the function stays as it is; but now the norms
-    follow the weights, and training can go on as before the fold.
+    Scale and shift cancel the statistics, so the function does not change. The norms then follow
+    the weights, and training can continue as before folding.
     """
-    seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+    statistics: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
-        seen[module] = (mean, variance)
+        statistics[module] = (mean, variance)
 
     norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     hooks = [m.register_forward_pre_hook(keep) for m in norms]
     encoder(pixel_values)
     for hook in hooks:
         hook.remove()
-    for module, (mean, variance) in seen.items():
+    for module, (mean, variance) in statistics.items():
         module.running_mean.copy_(mean)
         module.running_var.copy_(variance)
         module.weight.copy_((variance + module.eps).sqrt())

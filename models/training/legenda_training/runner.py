@@ -1,4 +1,4 @@
-"""Runs a bundle with ONNX Runtime, slots and in-place cache, as the Rust engine does.
+"""Runs a bundle with ONNX Runtime, with slots and an in-place KV cache, like the Rust engine.
 
 Used for evaluation (scores are those of the exported graphs) and for the parity checks.
 """
@@ -18,7 +18,7 @@ from .processing import LegendaProcessor
 
 
 def load_processor(bundle: Path) -> LegendaProcessor:
-    """The processor as the bundle's files describe it."""
+    """Loads the processor from the files of a bundle."""
     values = read_json(bundle / "processor_config.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(bundle)
     tokenizer.chat_template = (bundle / "chat_template.jinja").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def load_processor(bundle: Path) -> LegendaProcessor:
 
 @dataclass(frozen=True)
 class Row:
-    """What the model is asked: a question, a picture, a sound, in any combination."""
+    """A model input: question, image and audio, in any combination."""
 
     question: str | None = None
     image: Image.Image | None = None
@@ -42,7 +42,7 @@ class Row:
 
 
 class BundleRunner:
-    """Sessions of one bundle."""
+    """The sessions of one bundle."""
 
     def __init__(self, bundle: Path, threads: int = 2) -> None:
         options = ort.SessionOptions()
@@ -63,11 +63,11 @@ class BundleRunner:
         self.cache_shape = (text["num_key_value_heads"], text["head_dim"])
 
     def embed(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids [B, S] to embeddings [B, S, C]."""
+        """Maps token IDs [B, S] to embeddings [B, S, C]."""
         return self.sessions["embed_tokens"].run(None, {"input_ids": ids.astype(np.int64)})[0]
 
     def prompt(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids [S] and embeddings [S, C] of a row, features in place."""
+        """Returns token IDs [S] and embeddings [S, C] of a row, including features."""
         text = self.processor.prompt(row.question, row.image is not None, row.audio is not None)
         inputs = self.processor(text, row.image, row.audio)
         ids = inputs["input_ids"][0].numpy()
@@ -82,7 +82,7 @@ class BundleRunner:
         return ids, embeds
 
     def empty_cache(self, slots: int, length: int) -> dict[str, np.ndarray]:
-        """A zeroed cache: `past_key_values.{i}.{key,value}` [slots, kv heads, length, head dim]."""
+        """Returns zeros for `past_key_values.{i}.{key,value}`: [slots, kv heads, length, dim]."""
         heads, dim = self.cache_shape
         return {
             f"past_key_values.{i}.{part}": np.zeros((slots, heads, length, dim), np.float32)
@@ -99,7 +99,7 @@ class BundleRunner:
         cache: dict[str, np.ndarray],
         keep: int,
     ) -> np.ndarray:
-        """One decoder call; the cache arrays are bound as input and output. Returns logits."""
+        """Runs the decoder once, with the cache bound as input and output; returns logits."""
         session = self.sessions["decoder_model_merged"]
         binding = session.io_binding()
         feeds = {
@@ -109,9 +109,9 @@ class BundleRunner:
             "nonpad_kv_seqlen": lengths.astype(np.int64),
             "num_logits_to_keep": np.array(keep, np.int64),
         }
-        # A binding reads the array's own memory when it runs and does not keep the array alive.
-        held = {name: np.array(value, order="C") for name, value in feeds.items()}
-        for name, value in held.items():
+        # A binding reads the memory of the array when it runs, and does not keep the array alive.
+        arrays = {name: np.array(value, order="C") for name, value in feeds.items()}
+        for name, value in arrays.items():
             binding.bind_cpu_input(name, value)
         for name, value in cache.items():
             binding.bind_cpu_input(name, value)
@@ -128,19 +128,19 @@ class BundleRunner:
         return binding.get_outputs()[-1].numpy()
 
     def generate(self, rows: list[Row], batch: int = 16) -> list[list[int]]:
-        """Greedy token ids of every row, the end token included when it was reached."""
+        """Returns the greedy token IDs of every row, including the end token if reached."""
         prompts = [self.prompt(row) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: len(prompts[i][0]))
         answers: list[list[int]] = [[] for _ in rows]
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            found = self.generate_batch([prompts[i][1] for i in chosen])
-            for i, tokens in zip(chosen, found, strict=True):
+            results = self.generate_batch([prompts[i][1] for i in chosen])
+            for i, tokens in zip(chosen, results, strict=True):
                 answers[i] = tokens
         return answers
 
     def generate_batch(self, embeds: list[np.ndarray]) -> list[list[int]]:
-        """Prefill right-padded prompts [S_i, C] together, then step until all have ended."""
+        """Prefills right-padded prompts [S_i, C] as a batch, then decodes until all have ended."""
         count = len(embeds)
         lengths = np.array([len(e) for e in embeds])
         longest = int(lengths.max())
@@ -167,5 +167,5 @@ class BundleRunner:
         return answers
 
     def text(self, tokens: list[int]) -> str:
-        """Decoded answer without special tokens."""
+        """Decodes an answer without special tokens."""
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True)

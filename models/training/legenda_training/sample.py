@@ -1,7 +1,7 @@
-"""The sample tables: four small Parquet files of pictures, sounds, questions and texts.
+"""The sample tables: four small Parquet files of images, audio, questions and texts.
 
-One schema for all: `id`, `question` (null where the sound is the question), `image`, `audio`,
-`expected` (null for broken rows). Written the same each time from the same data.
+All have the same schema: `id`, `question` (null if the audio is the question), `image`, `audio`,
+`expected` (null for broken rows). The same data gives the same files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 SHOWN_STYLES = ("twemoji", "fluent-emoji", "fluent-emoji-flat", "emojione")
-"""Trained styles whose licence asks for attribution at most."""
+"""Trained styles whose licence requires at most attribution."""
 
 NOTICE = """The sample tables hold pictures composed from emoji designs and sounds made by a speech
 synthesiser. They are made by `python -m legenda_training sample`.
@@ -58,30 +58,30 @@ Sounds: spoken by eSpeak NG; the sentences are the project's own.
 """
 
 
-def encoded(pixels: np.ndarray, form: str) -> bytes:
-    """A picture as PNG, JPEG or WebP bytes."""
+def encode_image(pixels: np.ndarray, codec: str) -> bytes:
+    """Encodes an image as PNG, JPEG or WebP."""
     stream = io.BytesIO()
-    options = {"PNG": {"optimize": True}, "JPEG": {"quality": 88}, "WEBP": {"quality": 88}}[form]
-    Image.fromarray(pixels).save(stream, form, **options)
+    options = {"PNG": {"optimize": True}, "JPEG": {"quality": 88}, "WEBP": {"quality": 88}}[codec]
+    Image.fromarray(pixels).save(stream, codec, **options)
     return stream.getvalue()
 
 
-def sound_bytes(
-    samples: np.ndarray, form: str = "WAV", rate: int = SAMPLING_RATE, channels: int = 1
+def encode_audio(
+    samples: np.ndarray, codec: str = "WAV", rate: int = SAMPLING_RATE, channels: int = 1
 ) -> bytes:
-    """16 kHz samples as a 16-bit WAV or FLAC file at any rate, mono or stereo."""
+    """Encodes 16 kHz samples as a 16-bit WAV or FLAC file at any rate, mono or stereo."""
     if rate != SAMPLING_RATE:
         divisor = np.gcd(rate, SAMPLING_RATE)
         samples = resample_poly(samples, rate // divisor, SAMPLING_RATE // divisor)
     if channels == 2:
         samples = np.stack([samples, 0.8 * samples], axis=1)
     stream = io.BytesIO()
-    soundfile.write(stream, np.clip(samples, -1, 1), rate, format=form, subtype="PCM_16")
+    soundfile.write(stream, np.clip(samples, -1, 1), rate, format=codec, subtype="PCM_16")
     return stream.getvalue()
 
 
 class SampleMaker:
-    """Draws rows; the same data folder and seed give the same tables."""
+    """Generates rows; the same data folder and seed give the same tables."""
 
     def __init__(self, data: Path, seed: int = 20) -> None:
         self.data = data
@@ -89,24 +89,24 @@ class SampleMaker:
         self.choice = random.Random(seed)
         self.boxes = {s: SpriteBox(data, (s,)) for s in (*SHOWN_STYLES, HELD_OUT_STYLE)}
 
-    def picture(
-        self, style: str, objects: int | None, form: str | None = None, first: int | None = None
+    def scene_image(
+        self, style: str, objects: int | None, codec: str | None = None, first: int | None = None
     ) -> tuple[Scene, bytes]:
-        """A scene in one style at a random size, lightly roughened."""
+        """Returns a scene in one style at a random size, with light augmentation."""
         box = self.boxes[style]
         scene = arrange(self.rng, box.concepts, first=first, objects=objects)
         size = self.choice.randint(16, 28) * 8 if objects == 1 else self.choice.randint(18, 32) * 8
         pixels = paint(scene, box, self.rng, size, strength=0.25)
-        form = form or self.choice.choice(("PNG", "JPEG", "JPEG", "JPEG", "WEBP"))
-        return scene, encoded(pixels, form)
+        codec = codec or self.choice.choice(("PNG", "JPEG", "JPEG", "JPEG", "WEBP"))
+        return scene, encode_image(pixels, codec)
 
     def pictures(self) -> list[dict]:
-        """Captions: trained styles and the held-out one, and three broken rows."""
+        """Returns caption rows: trained styles and the held-out one, and three broken rows."""
         rows = []
         styles = [*SHOWN_STYLES * 12, *(HELD_OUT_STYLE,) * 24]
         for number, style in enumerate(styles):
             objects = 1 if number % 2 == 0 else self.choice.randint(2, 4)
-            scene, stored = self.picture(style, objects)
+            scene, stored = self.scene_image(style, objects)
             rows.append(
                 _row(
                     f"picture-{number:03}-{style}",
@@ -115,18 +115,18 @@ class SampleMaker:
                     expected=caption(scene),
                 )
             )
-        whole = self.picture("twemoji", 1, "PNG")[1]
+        intact = self.scene_image("twemoji", 1, "PNG")[1]
         broken = (
-            ("truncated", whole[: len(whole) // 3]),
+            ("truncated", intact[: len(intact) // 3]),
             ("text", b"This is a letter, not a picture.\n"),
             ("empty", b""),
         )
-        for place, (name, stored) in zip((9, 33, 58), broken, strict=True):
-            rows.insert(place, _row(f"picture-broken-{name}", CAPTION_PROMPT, image=stored))
+        for position, (name, stored) in zip((9, 33, 58), broken, strict=True):
+            rows.insert(position, _row(f"picture-broken-{name}", CAPTION_PROMPT, image=stored))
         return rows
 
     def sounds(self) -> list[dict]:
-        """Transcripts: half of held-out voices, and two broken rows."""
+        """Returns transcript rows, half from held-out voices, and two broken rows."""
         rows = []
         stores = {name: SpeechStore(self.data, name) for name in ("trained", "held_out")}
         for number in range(34):
@@ -136,10 +136,10 @@ class SampleMaker:
                 index = self.choice.randrange(len(store))
                 if store.utterances[index].kind == "said":
                     break
-            form = "WAV" if number % 4 == 0 else "FLAC"
+            codec = "WAV" if number % 4 == 0 else "FLAC"
             rate = {5: 22_050, 12: 44_100, 19: 22_050, 26: 44_100}.get(number, SAMPLING_RATE)
-            samples = 0.5 * store.sound(index)
-            stored = sound_bytes(samples, form, rate, 2 if number in (12, 22) else 1)
+            samples = 0.5 * store.audio(index)
+            stored = encode_audio(samples, codec, rate, 2 if number in (12, 22) else 1)
             voice = store.utterances[index].voice.replace("+", "-")
             rows.append(
                 _row(
@@ -149,21 +149,21 @@ class SampleMaker:
                     expected=store.utterances[index].text,
                 )
             )
-        long = np.tile(stores["trained"].sound(0), 40)[: 10 * SAMPLING_RATE]
+        clip = np.tile(stores["trained"].audio(0), 40)[: 10 * SAMPLING_RATE]
         rows.insert(
-            7, _row("sound-broken-header", TRANSCRIBE_PROMPT, audio=sound_bytes(long[:8000])[:30])
+            7, _row("sound-broken-header", TRANSCRIBE_PROMPT, audio=encode_audio(clip[:8000])[:30])
         )
         rows.insert(
-            21, _row("sound-too-long", TRANSCRIBE_PROMPT, audio=sound_bytes(long, "FLAC", 8000))
+            21, _row("sound-too-long", TRANSCRIBE_PROMPT, audio=encode_audio(clip, "FLAC", 8000))
         )
         return rows
 
     def questions(self) -> list[dict]:
-        """Questions about scenes, some of them spoken."""
+        """Returns rows of questions about scenes, some of them spoken."""
         rows = []
         styles = [*SHOWN_STYLES * 7, *(HELD_OUT_STYLE,) * 12]
         for number, style in enumerate(styles):
-            scene, stored = self.picture(style, self.choice.choice((1, 2, 2, 3, 3, 4)))
+            scene, stored = self.scene_image(style, self.choice.choice((1, 2, 2, 3, 3, 4)))
             if number % 5 == 4:
                 concept, kind, answer = self._spoken(scene)
                 text = spoken_question(self.choice, kind, concepts()[concept])
@@ -173,18 +173,18 @@ class SampleMaker:
                         f"question-{number:03}-{style}-spoken",
                         None,
                         image=stored,
-                        audio=sound_bytes(samples),
+                        audio=encode_audio(samples),
                         expected=answer,
                     )
                 )
                 continue
-            asked = ask_scene(self.choice, scene)
+            qa = ask_scene(self.choice, scene)
             rows.append(
                 _row(
                     f"question-{number:03}-{style}",
-                    asked.question,
+                    qa.question,
                     image=stored,
-                    expected=asked.answer,
+                    expected=qa.answer,
                 )
             )
         return rows
@@ -200,16 +200,16 @@ class SampleMaker:
                 return concept, kind, answer
 
     def texts(self) -> list[dict]:
-        """Questions about names, groups and translations, and one row without a question."""
+        """Returns rows of questions about names, groups and translations, and one without any."""
         rows = []
         for number in range(36):
             if number % 9 == 8:
-                asked = group_truth(self.choice)
+                qa = group_truth(self.choice)
             elif number % 9 == 7:
-                asked = sum_question(self.choice)
+                qa = sum_question(self.choice)
             else:
-                asked = self.choice.choice(text_questions(self.choice.choice(concepts())))
-            rows.append(_row(f"text-{number:03}", asked.question, expected=asked.answer))
+                qa = self.choice.choice(text_questions(self.choice.choice(concepts())))
+            rows.append(_row(f"text-{number:03}", qa.question, expected=qa.answer))
         rows.insert(17, _row("text-broken-null", None))
         return rows
 
@@ -225,13 +225,13 @@ def _row(
 
 
 def write_table(rows: list[dict], path: Path) -> None:
-    """Write one table; row groups of 16 so that even a small file has several."""
+    """Writes one table, with row groups of 16 so that even a small file has several."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(table, path, compression="zstd", row_group_size=16, store_schema=False)
 
 
 def make_sample(data: Path, folder: Path) -> None:
-    """Write the four tables and their notice."""
+    """Writes the four tables and their notice."""
     folder.mkdir(parents=True, exist_ok=True)
     maker = SampleMaker(data)
     for name in ("pictures", "sounds", "questions", "texts"):

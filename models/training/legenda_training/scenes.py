@@ -1,6 +1,6 @@
-"""Pictures composed from sprites: one to four objects on a coloured background.
+"""Images composed from sprites: one to four objects on a coloured background.
 
-All positions and sizes are fractions of the picture's side, origin at the top left.
+All positions and sizes are fractions of the image side, with the origin at the top left.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GRAIN = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
 
 @dataclass(frozen=True)
 class Placed:
-    """One object of a scene: centre and side as fractions of the picture's side."""
+    """One object of a scene: centre and side as fractions of the image side."""
 
     concept: int
     x: float
@@ -45,22 +45,22 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows."""
+    """The objects and background of an image."""
 
     objects: tuple[Placed, ...]
     background: str
 
 
 class SpriteBox:
-    """Pictured concepts in some styles, at three resolutions, premultiplied alpha, uint8."""
+    """Sprites of concepts in some styles, at three resolutions, premultiplied alpha, uint8."""
 
     def __init__(self, data: Path, styles: tuple[str, ...]) -> None:
         self.by_concept: dict[int, list[list[np.ndarray]]] = {}
         for style in styles:
-            for concept, picture in sprites(data, style).items():
+            for concept, image in sprites(data, style).items():
                 if not concepts()[concept].pictured:
                     continue
-                pixels = picture.astype(np.float32)
+                pixels = image.astype(np.float32)
                 pixels[..., :3] *= pixels[..., 3:] / 255
                 levels = [
                     cv2.resize(pixels, (s, s), interpolation=cv2.INTER_AREA).astype(np.uint8)
@@ -70,7 +70,7 @@ class SpriteBox:
         self.concepts = tuple(sorted(self.by_concept))
 
     def sprite(self, concept: int, side: float, rng: np.random.Generator) -> np.ndarray:
-        """A random style's sprite, at the resolution next above `side` pixels."""
+        """Returns the sprite of a random style, at the next resolution above `side` pixels."""
         designs = self.by_concept[concept]
         levels = designs[int(rng.integers(len(designs)))]
         return levels[2 if side <= 32 else 1 if side <= 64 else 0]
@@ -82,7 +82,7 @@ def arrange(
     first: int | None = None,
     objects: int | None = None,
 ) -> Scene:
-    """Draw a scene: half of the multi-object scenes repeat a concept; places never coincide."""
+    """Draws a random scene: half of the multi-object scenes repeat a concept; positions differ."""
     background = COLOUR_NAMES[int(rng.integers(len(COLOUR_NAMES)))]
     count = objects or int(rng.choice(4, p=(0.35, 0.3, 0.2, 0.15))) + 1
     chosen = [int(rng.choice(concept_pool)) if first is None else first]
@@ -91,57 +91,61 @@ def arrange(
         chosen.append(int(rng.choice(chosen)) if repeat else int(rng.choice(concept_pool)))
     if count == 1:
         side = rng.uniform(0.4, 0.98)
-        place = rng.uniform(side / 2 - 0.03, 1.03 - side / 2, 2)
+        position = rng.uniform(side / 2 - 0.03, 1.03 - side / 2, 2)
         return Scene(
-            (Placed(chosen[0], float(place[0]), float(place[1]), float(side)),), background
+            (Placed(chosen[0], float(position[0]), float(position[1]), float(side)),), background
         )
     largest = {2: 0.5, 3: 0.42, 4: 0.38}[count]
-    places, sides = _places(rng, count, largest)
+    centres, sides = _layout(rng, count, largest)
     placed = tuple(
         Placed(c, float(p[0]), float(p[1]), float(s))
-        for c, p, s in zip(chosen, places, sides, strict=True)
+        for c, p, s in zip(chosen, centres, sides, strict=True)
     )
     return Scene(placed, background)
 
 
-def _places(rng: np.random.Generator, count: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres [count, 2] and sides [count] such that no two objects overlap by more than a
-    sliver and who is left of or above whom is plain. Tried 48 arrangements at a time."""
+def _layout(rng: np.random.Generator, count: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns centres [count, 2] and sides [count] by trying 48 arrangements at a time.
+
+    Objects overlap only slightly, and their left/right and above/below relations are unambiguous.
+    """
     first, second = np.triu_indices(count, 1)
     while True:
         sides = rng.uniform(0.27, largest, (48, count))
-        places = sides[..., None] / 2 + rng.random((48, count, 2)) * (1 - sides[..., None])
-        gaps = np.abs(places[:, first] - places[:, second])
+        centres = sides[..., None] / 2 + rng.random((48, count, 2)) * (1 - sides[..., None])
+        gaps = np.abs(centres[:, first] - centres[:, second])
         dx, dy = gaps[..., 0], gaps[..., 1]
-        room = np.maximum(dx, dy) >= 0.45 * (sides[:, first] + sides[:, second])
-        plain = (np.abs(dx - dy) >= 0.06) & ((dx >= 0.04) | (count == 2))
-        good = np.flatnonzero((room & plain).all(1))
-        if len(good):
-            return places[good[0]], sides[good[0]]
+        is_apart = np.maximum(dx, dy) >= 0.45 * (sides[:, first] + sides[:, second])
+        is_unambiguous = (np.abs(dx - dy) >= 0.06) & ((dx >= 0.04) | (count == 2))
+        valid = np.flatnonzero((is_apart & is_unambiguous).all(1))
+        if len(valid):
+            return centres[valid[0]], sides[valid[0]]
 
 
 def paint_background(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
-    """Plain, gradient or mottled colour: float32 [size, size, 3], 0-255."""
+    """Returns a plain, gradient or mottled background: float32 [size, size, 3], 0-255."""
     base = np.array(BACKGROUNDS[name], np.float32) + rng.normal(0, 6, 3).astype(np.float32)
     kind = rng.random()
     if kind < 0.45:
-        picture = np.broadcast_to(base, (size, size, 3)).copy()
+        image = np.broadcast_to(base, (size, size, 3)).copy()
     elif kind < 0.75:
         spread = rng.uniform(8, 26)
         angle = rng.uniform(0, 2 * np.pi)
         line = np.linspace(-1, 1, size, dtype=np.float32)
         ramp = np.cos(angle) * line[None, :] + np.sin(angle) * line[:, None]
-        picture = base + spread * ramp[..., None].astype(np.float32)
+        image = base + spread * ramp[..., None].astype(np.float32)
     else:
         coarse = rng.normal(0, rng.uniform(4, 16), (int(rng.integers(4, 16)),) * 2 + (1,))
         noise = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-        picture = base + noise[..., None]
-    return np.clip(picture, 0, 255)
+        image = base + noise[..., None]
+    return np.clip(image, 0, 255)
 
 
 def _tint(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """A colour matrix [4, 4] over premultiplied RGBA: saturation, gain, offset, rarely a swap of
-    channels or no colour at all."""
+    """Returns a random colour matrix [4, 4] over premultiplied RGBA.
+
+    It changes saturation, gain and offset, and rarely swaps channels or removes colour.
+    """
     saturation = 1 + strength * rng.uniform(-0.7, 0.35)
     if rng.random() < 0.05 * strength:
         saturation = 0.0
@@ -158,24 +162,24 @@ def _tint(rng: np.random.Generator, strength: float) -> np.ndarray:
 def paint(
     scene: Scene, box: SpriteBox, rng: np.random.Generator, size: int = 96, strength: float = 1.0
 ) -> np.ndarray:
-    """Draw a scene: uint8 [size, size, 3]. `strength` scales the roughening (0 draws cleanly)."""
-    picture = paint_background(rng, scene.background, size)
+    """Paints a scene: uint8 [size, size, 3]. `strength` scales the augmentation (0: none)."""
+    image = paint_background(rng, scene.background, size)
     for item in scene.objects:
         side = item.side * size
         sprite = box.sprite(item.concept, side, rng)
         if rng.random() < 0.5 * min(strength, 1):
             sprite = sprite[:, ::-1]
-        own = sprite.shape[0]
+        sprite_side = sprite.shape[0]
         angle = np.deg2rad(rng.normal(0, 8) if strength > 0 else 0)
         stretch = np.exp(rng.normal(0, 0.07, 2)) if strength > 0 else np.ones(2)
         shear = rng.normal(0, 0.06) if strength > 0 else 0.0
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        linear = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(stretch) * (side / own)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = rotation @ np.array([[1, shear], [0, 1]]) @ np.diag(stretch) * (side / sprite_side)
         centre = np.array([item.x, item.y]) * size
         reach = int(np.ceil(side * 0.75)) + 1
         left, top = (np.floor(centre) - reach).astype(int)
         corner = np.array([left, top])
-        offset = centre - corner - linear @ np.array([own / 2, own / 2])
+        offset = centre - corner - linear @ np.array([sprite_side / 2, sprite_side / 2])
         matrix = np.concatenate([linear, offset[:, None]], 1)
         patch = cv2.warpAffine(
             np.ascontiguousarray(sprite), matrix, (2 * reach, 2 * reach), flags=cv2.INTER_LINEAR
@@ -186,26 +190,26 @@ def paint(
         if strength > 0:
             patch = cv2.transform(patch, _tint(rng, strength))
             patch[..., :3] = np.clip(patch[..., :3], 0, patch[..., 3:])
-        view = picture[y0:y1, x0:x1]
+        view = image[y0:y1, x0:x1]
         view *= 1 - patch[..., 3:] / 255
         view += patch[..., :3]
     if strength > 0:
-        picture = _roughened(picture, rng)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        image = _augmented(image, rng)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _roughened(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, blur, grain and JPEG blocks, each by chance."""
+def _augmented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Applies random brightness, contrast, blur, grain and JPEG artifacts."""
     if rng.random() < 0.5:
-        picture = (picture - 128) * rng.uniform(0.8, 1.15) + 128 + rng.uniform(-12, 12)
+        image = (image - 128) * rng.uniform(0.8, 1.15) + 128 + rng.uniform(-12, 12)
     if rng.random() < 0.3:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0))
     if rng.random() < 0.3:
-        start = int(rng.integers(len(_GRAIN) - picture.size))
-        grain = _GRAIN[start : start + picture.size].reshape(picture.shape)
-        picture = picture + rng.uniform(1, 8) * grain
+        start = int(rng.integers(len(_GRAIN) - image.size))
+        grain = _GRAIN[start : start + image.size].reshape(image.shape)
+        image = image + rng.uniform(1, 8) * grain
     if rng.random() < 0.15:
-        clipped = np.clip(picture, 0, 255).astype(np.uint8)
+        clipped = np.clip(image, 0, 255).astype(np.uint8)
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
-        picture = cv2.imdecode(cv2.imencode(".jpg", clipped, quality)[1], cv2.IMREAD_COLOR)
-    return picture
+        image = cv2.imdecode(cv2.imencode(".jpg", clipped, quality)[1], cv2.IMREAD_COLOR)
+    return image

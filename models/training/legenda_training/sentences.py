@@ -1,6 +1,6 @@
-"""The grammar of what is said in training: short English sentences over the concept names.
+"""The grammar of spoken training sentences: short English sentences with concept names.
 
-Everything is lower case without punctuation, as the transcripts are. Numbers are words.
+Like the transcripts, sentences are lower case without punctuation. Numbers are words.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CREATURES = ("animal", "bird", "sea animal", "insect", "fantasy")
 
 
 def said_name(concept: Concept) -> str:
-    """The name as it stands in a transcript."""
+    """Returns the name as written in transcripts."""
     return concept.name.lower()
 
 
@@ -40,7 +40,7 @@ def _with_article(concept: Concept) -> str:
 
 
 def sentence(rng: random.Random, concept: Concept) -> str:
-    """One statement or request that names `concept`, at most about eight words."""
+    """Returns a statement or request that names `concept`, at most about eight words."""
     table = concepts()
     other = table[rng.randrange(len(table))]
     name, plural = concept.name, concept.plural
@@ -85,11 +85,11 @@ SPOKEN_QUESTIONS = (
     "count", "count", "exists", "exists", "left", "right", "above", "below", "colour", "caption",
     "total",
 )  # fmt: skip
-"""Kinds of questions that are spoken, by how often they are drawn (see `questions.py`)."""
+"""Kinds of spoken questions, repeated by frequency (see `questions.py`)."""
 
 
 def spoken_question(rng: random.Random, kind: str, concept: Concept) -> str:
-    """The wording of a spoken question of a kind about a concept."""
+    """Returns the text of a spoken question of a kind about a concept."""
     name = concept.name
     return {
         "count": f"how many {concept.plural} are there",

@@ -1,7 +1,7 @@
-"""Spoken sentences: synthesised by espeak-ng in many voices, stored once, roughened on the fly.
+"""Spoken sentences: synthesised by espeak-ng in many voices, stored once, augmented on the fly.
 
 A *voice* is a dialect with a variant (`en-gb+f2`). `HELD_OUT_VARIANTS` and `HELD_OUT_DIALECT` are
-never trained on. Sounds are 16 kHz mono; the store is one int16 array plus offsets.
+never trained on. Audio is 16 kHz mono; the store is one int16 array plus offsets.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .emoji import concepts
 from .sentences import SPOKEN_QUESTIONS, sentence, spoken_question
 
 SAMPLING_RATE = 16_000
-"""Hz."""
+"""In Hz."""
 CHUNK_SECONDS = 6
-"""Longest sound the model takes, in seconds."""
+"""Longest audio that the model accepts, in seconds."""
 DIALECTS = ("en-gb", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",
             "en-us-nyc")  # fmt: skip
 HELD_OUT_DIALECT = "en-gb-scotland"
@@ -39,7 +39,7 @@ HELD_OUT_VARIANTS = ("m4", "f3", "Annie", "edward", "linda", "max")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One sound of the store: `kind` is `said` or a kind of spoken question."""
+    """One clip of the store; `kind` is `said` or a kind of spoken question."""
 
     text: str
     voice: str
@@ -50,7 +50,7 @@ class Utterance:
 
 
 def synthesise(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-    """Speak `text` (words per minute, pitch 0-99): float32 [samples] at 16 kHz in [-1, 1]."""
+    """Speaks `text` (words per minute, pitch 0-99): float32 [samples] at 16 kHz in [-1, 1]."""
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
     spoken = subprocess.run(command, check=True, capture_output=True).stdout
     with wave.open(io.BytesIO(spoken)) as stream:
@@ -61,7 +61,7 @@ def synthesise(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
 
 
 def trimmed(samples: np.ndarray, margin: int = 800) -> np.ndarray:
-    """Cut the silence at both ends, leaving `margin` samples."""
+    """Trims the silence at both ends to `margin` samples."""
     loud = np.flatnonzero(np.abs(samples) > 0.01)
     if not len(loud):
         return samples
@@ -90,12 +90,12 @@ def _job(seed: int, held_out: bool) -> tuple[str, str, str, int, np.ndarray]:
 
 
 def prepare_speech(data: Path, name: str, count: int, held_out: bool, workers: int = 2) -> None:
-    """Synthesise `count` utterances into `data/speech/<name>.{npy,json}`."""
+    """Synthesises `count` utterances to `data/speech/<name>.{npy,json}`."""
     folder = data / "speech"
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{name}.json").exists():
         return
-    sounds: list[np.ndarray] = []
+    clips: list[np.ndarray] = []
     index: list[dict] = []
     start = 0
     with ThreadPoolExecutor(workers) as pool:
@@ -105,13 +105,13 @@ def prepare_speech(data: Path, name: str, count: int, held_out: bool, workers: i
             if len(samples) > CHUNK_SECONDS * SAMPLING_RATE - 1600:
                 continue
             peak = float(np.abs(samples).max()) or 1.0
-            sounds.append((samples / peak * 20_000).astype(np.int16))
+            clips.append((samples / peak * 20_000).astype(np.int16))
             end = start + len(samples)
             index.append(Utterance(text, voice, kind, concept, start, end).__dict__)
             start = end
             if len(index) % 2000 == 0:
                 print(f"speech: {name} {len(index)} of {count}", flush=True)
-    np.save(folder / f"{name}.npy", np.concatenate(sounds))
+    np.save(folder / f"{name}.npy", np.concatenate(clips))
     (folder / f"{name}.json").write_text(json.dumps(index))
 
 
@@ -126,19 +126,19 @@ class SpeechStore:
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def sound(self, index: int) -> np.ndarray:
-        """Clean samples, float32 [n] in [-1, 1]."""
+    def audio(self, index: int) -> np.ndarray:
+        """Returns the clean samples, float32 [n] in [-1, 1]."""
         row = self.utterances[index]
         return self.samples[row.start : row.end].astype(np.float32) / 32768
 
 
-def roughened(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gain, offset, band limit, short echo and noise, each by chance; at most the chunk length."""
+def augmented(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Applies random gain, offset, band limit, echo and noise; cuts to the chunk length."""
     out = samples
     if rng.random() < 0.3:
         factor = rng.uniform(0.9, 1.1)
-        place = np.arange(0, len(out) - 1, factor)
-        out = np.interp(place, np.arange(len(out)), out).astype(np.float32)
+        positions = np.arange(0, len(out) - 1, factor)
+        out = np.interp(positions, np.arange(len(out)), out).astype(np.float32)
     if rng.random() < 0.25:
         length = int(rng.uniform(0.02, 0.12) * SAMPLING_RATE)
         tail = rng.standard_normal(length) * np.exp(-np.arange(length) / (length / 5))
@@ -155,8 +155,8 @@ def roughened(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() < 0.5:
             noise = np.convolve(noise, np.ones(4) / 2, mode="same")
         out = out + level * noise
-    room = CHUNK_SECONDS * SAMPLING_RATE - len(out)
-    if room > 0 and rng.random() < 0.7:
-        lead = int(rng.integers(0, min(room, SAMPLING_RATE)))
+    remaining = CHUNK_SECONDS * SAMPLING_RATE - len(out)
+    if remaining > 0 and rng.random() < 0.7:
+        lead = int(rng.integers(0, min(remaining, SAMPLING_RATE)))
         out = np.concatenate([np.zeros(lead, np.float32), out])
     return np.clip(out[: CHUNK_SECONDS * SAMPLING_RATE], -1, 1).astype(np.float32)

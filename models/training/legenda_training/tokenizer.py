@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE over the project's own sentences, so that a name is one token."""
+"""The tokenizer: byte-level BPE trained on the project's sentences, so that a name is one token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIAL_TOKENS = (
     "<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<image>", "<audio>", "<|assistant|>",
     "<|system|>",
 )  # fmt: skip
-"""Their ids are their places: pad 0, bos 1, eos 2, image 5, audio 6."""
+"""The index of a token is its ID: pad 0, bos 1, eos 2, image 5, audio 6."""
 
 CHAT_TEMPLATE = (
     "{{- bos_token -}}\n"
@@ -53,7 +53,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus() -> list[str]:
-    """Text the merges are learned from: names, sentences, questions, answers."""
+    """Returns the training text of the merges: names, sentences, questions, answers."""
     rng = random.Random(7)
     lines: list[str] = []
     for concept in concepts():
@@ -61,8 +61,8 @@ def corpus() -> list[str]:
         lines += forms * 12
         lines += [concept.german, concept.french, concept.spanish] * 10
         lines += [sentence(rng, concept) for _ in range(24)]
-        for asked in text_questions(concept):
-            lines += [asked.question, asked.answer]
+        for qa in text_questions(concept):
+            lines += [qa.question, qa.answer]
         lines += [f"How many {concept.plural} are there?", f"Is there {concept.with_article}?"] * 3
         lines += [f"two {concept.plural}, {concept.with_article} and", concept.name + " left of"]
     words = (*NUMBERS, *COLOURS, *COLOUR_NAMES, *ADJECTIVES, *NAMES, *VERBS, *PLACES, *TIMES,
@@ -81,7 +81,7 @@ def corpus() -> list[str]:
 
 
 def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn the merges; decoding gives back any text, spaces included."""
+    """Trains the merges; encoding is lossless, including spaces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -107,7 +107,7 @@ def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def stored_tokenizer(data: Path, vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """The tokenizer of a data folder, trained on first use."""
+    """Returns the tokenizer of a data folder, trained on first use."""
     folder = data / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         train_tokenizer(vocab_size).save_pretrained(folder)

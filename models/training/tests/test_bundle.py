@@ -1,4 +1,4 @@
-"""A small random model through export, ONNX Runtime and back."""
+"""Exports a small random model, runs it in ONNX Runtime and restores it."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Mod
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     with torch.no_grad():
-        for parameter in model.parameters():  # equal initializers would be merged by the exporter
+        for parameter in model.parameters():  # the exporter would merge equal initializers
             parameter.add_(0.02 * torch.randn_like(parameter))
     folder = tmp_path_factory.mktemp("bundle")
     return folder, export_bundle(model, tokenizer, folder)
@@ -51,10 +51,10 @@ def test_unfolding_keeps_the_function_and_gives_statistics_back(
     with torch.no_grad():
         before = encoder(pixels)
         unfold_norms(encoder, pixels)
-        evaluating, training = encoder.eval()(pixels), encoder.train()(pixels)
-    # In training a norm takes its statistics from the batch: the same, so the same function.
-    assert torch.allclose(before, evaluating, atol=1e-4)
-    assert torch.allclose(before, training, atol=1e-2)
+        in_evaluation, in_training = encoder.eval()(pixels), encoder.train()(pixels)
+    # In training, a norm uses the batch statistics, which are the same here.
+    assert torch.allclose(before, in_evaluation, atol=1e-4)
+    assert torch.allclose(before, in_training, atol=1e-2)
 
 
 def test_slots_equal_pytorch(bundle: tuple[Path, torch.nn.Module]) -> None:
@@ -74,18 +74,18 @@ def test_all_media_run_through_the_bundle(bundle: tuple[Path, torch.nn.Module]) 
     from PIL import Image
 
     runner = BundleRunner(bundle[0])
-    picture = Image.fromarray(np.full((50, 70, 3), 90, np.uint8))
-    sound = np.zeros(8000, np.float32)
-    rows = [Row("Hello?"), Row("What is this?", picture), Row(None, picture, sound)]
+    image = Image.fromarray(np.full((50, 70, 3), 90, np.uint8))
+    audio = np.zeros(8000, np.float32)
+    rows = [Row("Hello?"), Row("What is this?", image), Row(None, image, audio)]
     assert all(len(tokens) >= 1 for tokens in runner.generate(rows))
 
 
 def test_answers_do_not_depend_on_the_batch(bundle: tuple[Path, torch.nn.Module]) -> None:
     runner = BundleRunner(bundle[0])
     rows = [Row(" and ".join(["a dog"] * n) + "?") for n in (1, 5, 2, 9, 3, 7, 4)]
-    alone = [tokens for row in rows for tokens in runner.generate([row])]
-    assert runner.generate(rows, batch=len(rows)) == alone
-    assert runner.generate(rows, batch=3) == alone
+    single = [tokens for row in rows for tokens in runner.generate([row])]
+    assert runner.generate(rows, batch=len(rows)) == single
+    assert runner.generate(rows, batch=3) == single
 
 
 def test_tokenizer_gives_text_back(bundle: tuple[Path, torch.nn.Module]) -> None:

@@ -15,12 +15,12 @@ from legenda_training.sentences import sentence
 
 
 def number(name: str) -> int:
-    """Index of a concept by name."""
+    """Returns the index of a concept."""
     return next(c.index for c in concepts() if c.name == name)
 
 
 def scene(*objects: tuple[str, float, float]) -> Scene:
-    """A scene of named objects at given centres."""
+    """Returns a scene of named objects at the given centres."""
     placed = tuple(Placed(number(name), x, y, 0.3) for name, x, y in objects)
     return Scene(placed, "blue")
 
@@ -49,27 +49,27 @@ def test_relations_are_asked_only_when_plain() -> None:
     pair = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.5))
     assert related(pair, "left", number("dog")) == "a cat"
     assert related(pair, "right", number("dog")) is None
-    crowd = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.4), ("tree", 0.3, 0.6))
-    assert related(crowd, "left", number("dog")) is None
+    three = scene(("dog", 0.8, 0.5), ("cat", 0.2, 0.4), ("tree", 0.3, 0.6))
+    assert related(three, "left", number("dog")) is None
 
 
 def test_names_in_questions_end_where_they_are_said_to() -> None:
     choice, drawn = random.Random(1), scene(("dog", 0.8, 0.5), ("pair of glasses", 0.2, 0.5))
     for _ in range(200):
-        asked = ask_scene(choice, drawn, alike=0.5)
-        for end, meant in asked.names:
-            forms = {f for c in meant for f in (concepts()[c].name, concepts()[c].plural)}
-            forms |= {concepts()[c].group for c in meant}
-            assert any(asked.question[:end].endswith(form) for form in forms), asked
+        qa = ask_scene(choice, drawn, same_group=0.5)
+        for end, referents in qa.names:
+            forms = {f for c in referents for f in (concepts()[c].name, concepts()[c].plural)}
+            forms |= {concepts()[c].group for c in referents}
+            assert any(qa.question[:end].endswith(form) for form in forms), qa
 
 
 def test_names_look_at_the_centres_of_their_objects_and_at_the_first_token() -> None:
     drawn = scene(("dog", 0.9, 0.1), ("dog", 0.1, 0.9), ("cat", 0.5, 0.5))
     pack = Pack()
     pack.open([1, 4, *[5] * 36])
-    meant = [frozenset((number(name),)) for name in ("dog", "cat", "tree")]
-    pack.ask([100, 101, 102], [103], [(1, meant[0]), (2, meant[1])])
-    pack.ask([100], [103], [(0, meant[2])], reads=True)
+    referents = [frozenset((number(name),)) for name in ("dog", "cat", "tree")]
+    pack.ask([100, 101, 102], [103], [(1, referents[0]), (2, referents[1])])
+    pack.ask([100], [103], [(0, referents[2])], reads=True)
     targets = mark_targets([pack], [drawn])
     assert targets["mark_places"].tolist() == [[0, 39], [0, 40], [0, 44]]
     assert targets["read_places"].tolist() == [[0, 45, 44]]
@@ -83,8 +83,8 @@ def test_every_random_scene_can_be_asked_about() -> None:
     pool = tuple(range(20))
     for _ in range(50):
         drawn = arrange(rng, pool)
-        asked = ask_scene(choice, drawn)
-        assert asked.question.endswith("?") and asked.answer
+        qa = ask_scene(choice, drawn)
+        assert qa.question.endswith("?") and qa.answer
         targets = cell_targets(drawn)
         covered = set(targets["concept"].tolist()) - {NONE}
         assert covered <= {o.concept for o in drawn.objects}
@@ -93,15 +93,15 @@ def test_every_random_scene_can_be_asked_about() -> None:
 def test_text_answers_depend_on_the_question_alone() -> None:
     answers: dict[str, str] = {}
     for concept in concepts():
-        for asked in text_questions(concept):
-            assert answers.setdefault(asked.question, asked.answer) == asked.answer
+        for qa in text_questions(concept):
+            assert answers.setdefault(qa.question, qa.answer) == qa.answer
 
 
 def test_sentences_are_lower_case_words() -> None:
     choice = random.Random(0)
     for concept in concepts():
-        said = sentence(choice, concept)
-        assert said == said.lower() and said.replace(" ", "").isalpha()
+        text = sentence(choice, concept)
+        assert text == text.lower() and text.replace(" ", "").isalpha()
 
 
 def test_branches_of_a_pack_do_not_see_each_other() -> None:

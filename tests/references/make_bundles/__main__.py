@@ -1,14 +1,14 @@
-"""`python -m make_bundles NAME...` makes bundles; without names it lists them."""
+"""Makes bundles: `python -m make_bundles NAME...`. Without names, it lists them."""
 
 import importlib
 import os
 import sys
 
-# One thread, so that sums have one order and other work goes on beside this.
+# One thread, so that sums have a fixed order and the machine can do other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# Which module makes which bundles; the README says which environment each needs.
+# The bundles that each module makes; the README lists the environment of each.
 MODULES = {
     "causal": ["llama", "qwen3", "gpt2", "gemma3_text", "mistral"],
     "gqa": ["llama_gqa", "llama_gqa_hub", "llama_bias"],
@@ -44,19 +44,19 @@ MODULES = {
 
 
 def main(names: list[str]) -> None:
-    """Makes the named bundles, in the order in which modules list them."""
+    """Makes the named bundles, in the order of `MODULES`."""
     known = [name for bundles in MODULES.values() for name in bundles]
     if not names or set(names) - set(known):
-        sys.exit(f"names of bundles, please: {' '.join(known)}")
+        sys.exit(f"expected names of bundles: {' '.join(known)}")
     import torch
 
     torch.set_num_threads(1)
     for module_name, bundles in MODULES.items():
-        wanted = [name for name in bundles if name in names]
-        if not wanted:
+        selected = [name for name in bundles if name in names]
+        if not selected:
             continue
         module = importlib.import_module(f"{__package__}.{module_name}")
-        for name in wanted:
+        for name in selected:
             print(name, flush=True)
             module.make(next(spec for spec in module.SPECS if spec.name == name))
 

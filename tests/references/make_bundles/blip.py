@@ -1,7 +1,7 @@
-"""BLIP: a picture to a caption.
+"""BLIP: image to caption.
 
-No exporter makes it, and no layout of it is published by those who make the others: its graphs are
-traced from modules here, named and wired as optimum does it with other encoder-decoders.
+No exporter supports BLIP, and the publishers of the other layouts do not publish it. Its graphs are
+traced from modules in this file, with the names and wiring of optimum's other encoder-decoders.
 """
 
 import json
@@ -41,7 +41,7 @@ SPECS = [Spec("blip")]
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """BERT's, with the two tokens that BLIP adds: answers begin with the first."""
+    """Makes a BERT tokenizer with the two tokens of BLIP; answers start with the first."""
     tokenizer = toktypes.word_piece(400)
     tokenizer.add_special_tokens(["[DEC]", "[ENC]"])
     return toktypes.save(
@@ -86,8 +86,8 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> BlipConfig:
     return config
 
 
-class PictureEncoder(nn.Module):
-    """`pixel_values` to states, before the pooler."""
+class ImageEncoder(nn.Module):
+    """Maps `pixel_values` to hidden states, before the pooler."""
 
     def __init__(self, model: BlipForConditionalGeneration) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class PictureEncoder(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """The first run, or with a cache a further one."""
+    """The first step, or a later step with a KV cache."""
 
     def __init__(self, model: BlipForConditionalGeneration) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class CaptionDecoder(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, encoder_hidden_states: torch.Tensor, *past: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Returns logits, then what the cache has now: all of it, or only what grows."""
+        """Returns logits, then the KV cache: all of it, or only the part that grows."""
         layers = tuple(past[i : i + 4] for i in range(0, len(past), 4))
         cache = EncoderDecoderCache.from_legacy_cache(layers if past else None)
         out = self.text(
@@ -119,15 +119,15 @@ class CaptionDecoder(nn.Module):
             is_decoder=True,
         )
         present = out.past_key_values.to_legacy_cache()
-        kept = [state for layer in present for state in layer[: 2 if past else 4]]
-        return out.logits, *kept
+        present_states = [state for layer in present for state in layer[: 2 if past else 4]]
+        return out.logits, *present_states
 
 
 def _export(model: BlipForConditionalGeneration, folder: Path) -> None:
     images, rows = {0: "batch_size"}, {0: "batch_size", 1: "sequence_length"}
     source = {0: "batch_size", 1: "encoder_sequence_length"}
     trace(
-        PictureEncoder(model),
+        ImageEncoder(model),
         {"pixel_values": torch.randn(2, 3, SIDE, SIDE)},
         {"last_hidden_state": source},
         {"pixel_values": images},
@@ -148,16 +148,16 @@ def _export(model: BlipForConditionalGeneration, folder: Path) -> None:
                 past_axes[name] = {0: "batch_size", 2: lengths[side]}
                 present[f"present.{layer}.{side}.{part}"] = {0: "batch_size", 2: "length"}
     grown = {name: sizes for name, sizes in present.items() if ".decoder." in name}
-    decoder, further = CaptionDecoder(model), folder / "decoder_with_past_model.onnx"
+    decoder, with_past = CaptionDecoder(model), folder / "decoder_with_past_model.onnx"
     trace(decoder, inputs, {"logits": rows, **present}, axes, folder / "decoder_model.onnx")
-    trace(decoder, inputs | past, {"logits": rows, **grown}, axes | past_axes, further)
+    trace(decoder, inputs | past, {"logits": rows, **grown}, axes | past_axes, with_past)
     shapes = {name: ["batch_size", HEADS, "length", SIZE // HEADS] for name in present}
     shapes["logits"] = ["batch_size", "sequence_length", model.config.text_config.vocab_size]
     merge(folder, shapes)
 
 
-# What captions begin with, and the pictures.
-BEGINNINGS = [
+# Caption prefixes, and the images.
+PREFIXES = [
     ("a picture of", "waves-90x120.png"),
     ("a picture of", "disc-120x90.png"),
     ("the dog", "noise-33x24.png"),
@@ -176,7 +176,7 @@ def make(spec: Spec) -> None:
     media.make()
     tokenizer = _tokenizer(folder)
     processor = BlipImageProcessorFast(size={"height": SIDE, "width": SIDE})
-    published = {
+    preprocessor_config = {
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
@@ -188,31 +188,30 @@ def make(spec: Spec) -> None:
         "rescale_factor": 0.00392156862745098,
         "size": {"height": SIDE, "width": SIDE},
     }
-    write_json(folder / "preprocessor_config.json", published)
-    asked = [("", name) for name in sorted(media.pictures())] + BEGINNINGS
+    write_json(folder / "preprocessor_config.json", preprocessor_config)
+    cases = [("", name) for name in sorted(media.images())] + PREFIXES
     pixels = [
-        processor(media.read_picture(name), return_tensors="pt")["pixel_values"]
-        for _, name in asked
+        processor(media.read_image(name), return_tensors="pt")["pixel_values"] for _, name in cases
     ]
     start, end = tokenizer.bos_token_id, tokenizer.sep_token_id
     prompts = [
-        [start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text, _ in asked
+        [start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text, _ in cases
     ]
 
     def answers(model: BlipForConditionalGeneration, noise: float = 0.0) -> list[Generation]:
-        found = []
-        for prompt, picture in zip(prompts, pixels, strict=True):
+        results = []
+        for prompt, image in zip(prompts, pixels, strict=True):
             with torch.no_grad():
-                states = model.vision_model(pixel_values=picture + noise).last_hidden_state
-            # What `BlipForConditionalGeneration.generate` gives its decoder.
+                states = model.vision_model(pixel_values=image + noise).last_hidden_state
+            # The decoder inputs of `BlipForConditionalGeneration.generate`.
             inputs = {
                 "input_ids": torch.tensor([prompt]),
                 "encoder_hidden_states": states,
                 "encoder_attention_mask": torch.ones(states.shape[:2], dtype=torch.long),
             }
             options = {"pad_token_id": tokenizer.pad_token_id}
-            found.append(generate(model.text_decoder, inputs, [end], **options))
-        return found
+            results.append(generate(model.text_decoder, inputs, [end], **options))
+        return results
 
     def attempt(seed: int) -> tuple[tuple, list[Generation]] | None:
         torch.manual_seed(seed)
@@ -222,28 +221,30 @@ def make(spec: Spec) -> None:
         randomize(model.vision_model, seed, 1.5)
         randomize(model.text_decoder, seed, 0.8)
         with torch.no_grad():
-            # Norms behind each layer leave little else that tells one step from another.
+            # Layer norms remove most other differences between steps.
             model.text_decoder.bert.embeddings.position_embeddings.weight *= 3.0
-        common = common_token(answers(model), set(tokenizer.all_special_ids))
-        if common is None:
+        end_token = common_token(answers(model), set(tokenizer.all_special_ids))
+        if end_token is None:
             return None
-        swap_rows(model.text_decoder.get_output_embeddings().weight, common, end)
-        found = answers(model)
-        said = [answer.token_ids for answer in found]
-        if not faults(found) and [a.token_ids for a in answers(model, 1e-6)] != said:
+        swap_rows(model.text_decoder.get_output_embeddings().weight, end_token, end)
+        results = answers(model)
+        token_ids = [answer.token_ids for answer in results]
+        if not faults(results) and [a.token_ids for a in answers(model, 1e-6)] != token_ids:
             return None
-        return (model, found), found
+        return (model, results), results
 
-    model, found = first_good_seed(attempt)
-    for (text, _), prompt, picture, answer in zip(asked, prompts, pixels, found, strict=True):
-        given = {"input_ids": tokenizer(text, return_tensors="pt")["input_ids"]} if text else {}
+    model, results = first_good_seed(attempt)
+    for (text, _), prompt, image, answer in zip(cases, prompts, pixels, results, strict=True):
+        text_inputs = (
+            {"input_ids": tokenizer(text, return_tensors="pt")["input_ids"]} if text else {}
+        )
         options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
-        whole = model.generate(pixel_values=picture, **given, **options)[0].tolist()
-        if whole != prompt + answer.token_ids:
-            raise AssertionError(f"the model says {whole}, its decoder {answer.token_ids}")
+        model_answer = model.generate(pixel_values=image, **text_inputs, **options)[0].tolist()
+        if model_answer != prompt + answer.token_ids:
+            raise AssertionError(f"model answer {model_answer}, decoder answer {answer.token_ids}")
     model.config.architectures = ["BlipForConditionalGeneration"]
     config = json.loads(model.config.to_json_string())
-    # As published: what is called the end is not what ends, which the model's code names.
+    # As published: `eos_token_id` is not the real end token, which is set in the model's code.
     config["text_config"]["eos_token_id"] = model.config.text_config.eos_token_id
     write_json(folder / "config.json", config)
     _export(model, folder / "onnx")
@@ -251,15 +252,15 @@ def make(spec: Spec) -> None:
     encoder = open_session(folder / "onnx" / "encoder_model.onnx")
     decoder = Decoder(folder / "onnx" / "decoder_model_merged.onnx")
     worst, rows = 0.0, []
-    for i, (question, prompt, picture, answer) in enumerate(
-        zip(asked, prompts, pixels, found, strict=True)
+    for i, (case, prompt, image, answer) in enumerate(
+        zip(cases, prompts, pixels, results, strict=True)
     ):
-        (states,) = encoder.run(None, {"pixel_values": picture.numpy()})
+        (states,) = encoder.run(None, {"pixel_values": image.numpy()})
         extra = {"encoder_hidden_states": states}
         worst = max(worst, check_steps(spec.name, i, decoder, prompt, answer, **extra))
-        said = tokenizer.decode(prompt + answer.token_ids, skip_special_tokens=True)
-        row = {"image": question[1], "prompt": question[0], "prompt_ids": prompt}
-        rows.append({**row, **answer.row(), "answer": said})
+        text = tokenizer.decode(prompt + answer.token_ids, skip_special_tokens=True)
+        row = {"image": case[1], "prompt": case[0], "prompt_ids": prompt}
+        rows.append({**row, **answer.row(), "answer": text})
     write_reference(
         spec.name,
         rows,
@@ -267,5 +268,5 @@ def make(spec: Spec) -> None:
         eos_token_ids=[end],
         image_backend="torchvision",
     )
-    print(f"  largest difference of logits {worst:.1e}, decoder inputs {list(decoder.inputs)}")
+    print(f"  largest logit difference {worst:.1e}, decoder inputs {list(decoder.inputs)}")
     print(f"  {size_of(folder)} bytes")

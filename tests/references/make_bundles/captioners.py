@@ -1,4 +1,4 @@
-"""ViT with GPT-2, and TrOCR: a picture to text."""
+"""ViT with GPT-2, and TrOCR: image to text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from .seq2seq import Spec, make
 
 __all__ = ["SPECS", "make"]
 
-ROWS = [{"image": name} for name in sorted(media.pictures())]
+ROWS = [{"image": name} for name in sorted(media.images())]
 VIT = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -57,7 +57,7 @@ def _gpt2_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def roberta_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """RoBERTa's, which TrOCR and CLAP have."""
+    """Makes a RoBERTa tokenizer, which TrOCR and CLAP use."""
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer = toktypes.byte_level(340, specials, digits=None)
     tokenizer = toktypes.specials_first(tokenizer, specials)
@@ -118,7 +118,7 @@ def _trocr(tokenizer: PreTrainedTokenizerBase) -> VisionEncoderDecoderModel:
 
 
 def _generation(start: str) -> Callable[[PreTrainedTokenizerBase], dict[str, object]]:
-    """What generation configs say of these; they differ in the token that answers start with."""
+    """Returns a function for generation configs, which differ only in the start token."""
 
     def generation(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
         return {
@@ -137,7 +137,7 @@ SPECS = [
         name="vit_gpt2",
         tokenizer=_gpt2_tokenizer,
         model=_vit_gpt2,
-        # The beginning, the end and the padding are one token.
+        # The begin, end and padding tokens are the same.
         generation=_generation("bos_token_id"),
         task="image-to-text-with-past",
         rows=ROWS,

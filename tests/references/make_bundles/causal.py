@@ -1,4 +1,4 @@
-"""Text decoders with a growing cache, exported by optimum: `onnx/model.onnx`."""
+"""Text decoders with a growing KV cache, exported by optimum: `onnx/model.onnx`."""
 
 import shutil
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from .graphs import shorten
 from .runtime import Decoder, check_batch, expect_equal, greedy, greedy_rows
 from .weights import randomize, swap_rows
 
-# Two layers, and fewer key and value heads than query heads where the family can.
+# Two layers, and fewer key and value heads than query heads if the model supports that.
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -46,21 +46,21 @@ class Spec:
 
     name: str
     tokenizer: Callable[[], Tokenizer]
-    # What `tokenizer_config.json` says; `eos_token` is the token that ends an answer.
+    # The contents of `tokenizer_config.json`; `eos_token` ends an answer.
     tokenizer_config: dict
     config: Callable[[PreTrainedTokenizerBase], PretrainedConfig]
     template: str | None
-    # A published generation config may list more tokens than the one that ends a turn.
-    more_eos: list[str] = field(default_factory=list)
+    # More end tokens, which published generation configs may list.
+    extra_eos: list[str] = field(default_factory=list)
     eos_is_list: bool = True
-    systems: bool = True
+    supports_system: bool = True
     gain: float = 1.5
     fp16: bool = False
     template_in_config: bool = False
 
 
 def prompts(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
-    """The rows before they are answered."""
+    """Returns the rows without answers."""
     rows = []
     for i, text in enumerate(ROW_TEXTS):
         row = {"text": text}
@@ -68,7 +68,7 @@ def prompts(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
             row |= {"rendered": None, "prompt_ids": tokenizer(text)["input_ids"]}
         else:
             messages = [{"role": "user", "content": text}]
-            if spec.systems and i in SYSTEM_TEXTS:
+            if spec.supports_system and i in SYSTEM_TEXTS:
                 row["system"] = SYSTEM_TEXTS[i]
                 messages.insert(0, {"role": "system", "content": row["system"]})
             row["rendered"] = tokenizer.apply_chat_template(
@@ -80,39 +80,39 @@ def prompts(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
 
 
 def answers(model: PreTrainedModel, rows: list[dict], eos_ids: list[int]) -> list[Generation]:
-    """Answers every row by itself."""
-    found = []
+    """Answers each row separately."""
+    results = []
     for row in rows:
         input_ids = torch.tensor([row["prompt_ids"]])
         inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-        found.append(generate(model, inputs, eos_ids, pad_token_id=0))
-    return found
+        results.append(generate(model, inputs, eos_ids, pad_token_id=0))
+    return results
 
 
 def build(
     spec: Spec, tokenizer: PreTrainedTokenizerBase, rows: list[dict], eos_ids: list[int]
 ) -> tuple[PreTrainedModel, list[Generation]]:
-    """The model of the first seed whose answers are a good reference."""
-    never = set(tokenizer.all_special_ids)
+    """Returns the model of the first seed whose answers are a good reference."""
+    excluded = set(tokenizer.all_special_ids)
 
     def attempt(seed: int) -> tuple[tuple, list[Generation]] | None:
         model = AutoModelForCausalLM.from_config(spec.config(tokenizer)).eval()
         model.generation_config.pad_token_id = None
         randomize(model, seed, spec.gain)
-        end = common_token(answers(model, rows, []), never)
+        end = common_token(answers(model, rows, []), excluded)
         if end is None:
             return None
         swap_rows(model.lm_head.weight, end, eos_ids[0])
-        found = answers(model, rows, eos_ids)
-        return (model, found), found
+        results = answers(model, rows, eos_ids)
+        return (model, results), results
 
     return first_good_seed(attempt)
 
 
 def make_fp16(spec: Spec, rows: list[dict], eos_ids: list[int]) -> list[dict]:
-    """Adds `onnx/model_fp16.onnx`, cache and logits in half precision too.
+    """Adds `onnx/model_fp16.onnx`, with KV cache and logits in half precision too.
 
-    Its answers are those of ONNX Runtime, row by row: transformers rounds at other places.
+    Its answers are those of ONNX Runtime, row by row: transformers rounds differently.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -120,11 +120,11 @@ def make_fp16(spec: Spec, rows: list[dict], eos_ids: list[int]) -> list[dict]:
     half = convert_float_to_float16(onnx.load(onnx_folder / "model.onnx"), keep_io_types=False)
     onnx.save(shorten(half), onnx_folder / "model_fp16.onnx")
     decoder = Decoder(onnx_folder / "model_fp16.onnx")
-    found = greedy_rows(decoder, rows, eos_ids, MAX_NEW_TOKENS)
-    smallest = min(row["gap"] for row in found)
-    same = sum(a["token_ids"] == b["token_ids"] for a, b in zip(found, rows, strict=True))
-    print(f"  fp16: smallest gap {smallest:.4f}, {same} of {len(rows)} rows as in fp32")
-    return found
+    results = greedy_rows(decoder, rows, eos_ids, MAX_NEW_TOKENS)
+    smallest = min(row["gap"] for row in results)
+    n_equal = sum(a["token_ids"] == b["token_ids"] for a, b in zip(results, rows, strict=True))
+    print(f"  fp16: smallest gap {smallest:.4f}, {n_equal} of {len(rows)} rows as in fp32")
+    return results
 
 
 def make(spec: Spec) -> None:
@@ -140,11 +140,11 @@ def make(spec: Spec) -> None:
         spec.template_in_config,
     )
     eos_ids = [
-        tokenizer.convert_tokens_to_ids(token) for token in [tokenizer.eos_token, *spec.more_eos]
+        tokenizer.convert_tokens_to_ids(token) for token in [tokenizer.eos_token, *spec.extra_eos]
     ]
     rows = prompts(spec, tokenizer)
-    model, found = build(spec, tokenizer, rows, eos_ids)
-    for row, generation in zip(rows, found, strict=True):
+    model, results = build(spec, tokenizer, rows, eos_ids)
+    for row, generation in zip(rows, results, strict=True):
         row |= generation.row()
         row["answer"] = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
 
@@ -207,10 +207,10 @@ SPECS = [
             "pad_token": "<|finetune_right_pad_id|>",
             "tokenizer_class": "PreTrainedTokenizerFast",
         },
-        # GroupQueryAttention, into which `gqa.py` puts these weights, wants heads of 16.
+        # `gqa.py` puts these weights into GroupQueryAttention, which needs a head size of 16.
         config=lambda t: LlamaConfig(**SIZES, **_ids(t), head_dim=16, rope_theta=500000.0),
         template=templates.LLAMA3,
-        more_eos=["<|end_of_text|>"],
+        extra_eos=["<|end_of_text|>"],
         template_in_config=True,
         fp16=True,
     ),
@@ -234,10 +234,10 @@ SPECS = [
             "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
         },
-        # The head's size is not hidden / heads, as in the published ones.
+        # The head size is not hidden / heads, as in published models.
         config=lambda t: Qwen3Config(**SIZES, **_ids(t), head_dim=16, rope_theta=1000000.0),
         template=templates.QWEN3,
-        more_eos=["<|endoftext|>"],
+        extra_eos=["<|endoftext|>"],
     ),
     Spec(
         name="gpt2",
@@ -294,7 +294,7 @@ SPECS = [
             layer_types=["sliding_attention", "full_attention"],
         ),
         template=templates.GEMMA3,
-        more_eos=["<eos>"],
+        extra_eos=["<eos>"],
     ),
     Spec(
         name="mistral",
@@ -317,7 +317,7 @@ SPECS = [
         },
         config=lambda t: MistralConfig(**SIZES, **_ids(t), sliding_window=16),
         template=templates.MISTRAL,
-        systems=False,
+        supports_system=False,
         eos_is_list=False,
         template_in_config=True,
     ),

@@ -1,4 +1,4 @@
-"""CLAP: a text and an audio encoder, as transformers.js has them."""
+"""CLAP: a text and an audio encoder, in the layout of transformers.js."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,16 +28,16 @@ from .runtime import TYPES, open_session
 from .toktypes import write_json
 from .weights import randomize
 
-# Published ones hear 48 kHz; these hear the rate that sounds have, because decibels show what a
-# resampler leaves where there was nothing, and every resampler leaves something else.
+# Published models use 48 kHz. These use the rate of the audio clips, because decibels expose the
+# residue of a resampler in silence, which differs between resamplers.
 RATE = 16000
-SOUNDS = [name for name, (_, rate) in sorted(media.sounds().items()) if rate == RATE]
+CLIPS = [name for name, (_, rate) in sorted(media.audio_clips().items()) if rate == RATE]
 TOLERANCE = 5e-5
 
 
 @dataclass
 class Spec:
-    """One bundle of this kind; `fused` sees a long sound as a whole and in three crops."""
+    """One bundle of this kind; `fused` sees long audio as a whole and in three crops."""
 
     name: str
     fused: bool
@@ -77,7 +77,7 @@ def _config(tokenizer: PreTrainedTokenizerBase, fused: bool) -> ClapConfig:
             "intermediate_size": 48,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            # Two more than there are tokens, as RoBERTa has them.
+            # Two more than the number of tokens, as in RoBERTa.
             "max_position_embeddings": 130,
             "pad_token_id": tokenizer.pad_token_id,
         },
@@ -126,7 +126,7 @@ def _processor(fused: bool) -> dict:
 
 @contextmanager
 def first_crops() -> Iterator[None]:
-    """Where the extractor draws a crop, it gets the first that it could draw."""
+    """Makes the extractor choose the first possible crop instead of a random one."""
     with (
         mock.patch("numpy.random.randint", lambda low, high: low),
         mock.patch("numpy.random.choice", lambda values: values[0]),
@@ -135,10 +135,10 @@ def first_crops() -> Iterator[None]:
 
 
 def features(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """What the extractor makes of one sound: [1, C, frames, mels], and whether it is long."""
+    """Returns the features of one clip, [1, C, frames, mels], and whether it is long."""
     extractor = ClapFeatureExtractor.from_pretrained(folder)
     with first_crops():
-        samples = media.read_sound(name)
+        samples = media.read_audio(name)
         return dict(extractor(samples, sampling_rate=RATE, return_tensors="pt"))
 
 
@@ -149,34 +149,34 @@ def references(
     audio: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict]:
-    """Texts, then sounds, one by one; embeddings as they are, of any length."""
+    """Returns the rows of texts, then of audio clips, with unnormalized embeddings."""
     rows = []
     for line in ROW_TEXTS:
         inputs = tokenizer(line, truncation=True, max_length=128, return_tensors="pt")
         embedding = text(inputs["input_ids"], inputs["attention_mask"]).text_embeds[0]
         rows.append({"text": line, "token_ids": inputs["input_ids"][0].tolist()})
         rows[-1]["embedding"] = [round(v, 6) for v in embedding.tolist()]
-    for name in SOUNDS:
+    for name in CLIPS:
         embedding = audio(**features(folder, name)).audio_embeds[0]
         rows.append({"audio": name, "embedding": [round(v, 6) for v in embedding.tolist()]})
     return rows
 
 
 def check(name: str, rows: list[dict], folder: Path) -> None:
-    """Runs both graphs row by row."""
+    """Runs both graphs row by row and compares their embeddings."""
     text = open_session(folder / "onnx" / "text_model.onnx")
     audio = open_session(folder / "onnx" / "audio_model.onnx")
     worst = 0.0
     for row in rows:
         if "text" in row:
             ids = np.array([row["token_ids"]])
-            found = text.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+            output = text.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
         else:
             inputs = features(folder, row["audio"])
-            wanted = {i.name: TYPES[i.type] for i in audio.get_inputs()}
-            feeds = {n: inputs[n].numpy().astype(kind) for n, kind in wanted.items()}
-            found = audio.run(None, feeds)[0]
-        worst = max(worst, float(np.abs(found[0] - np.array(row["embedding"])).max()))
+            input_types = {i.name: TYPES[i.type] for i in audio.get_inputs()}
+            feeds = {n: inputs[n].numpy().astype(dtype) for n, dtype in input_types.items()}
+            output = audio.run(None, feeds)[0]
+        worst = max(worst, float(np.abs(output[0] - np.array(row["embedding"])).max()))
     print(f"  largest difference {worst:.1e}")
     if worst > TOLERANCE:
         raise AssertionError(f"{name}: a graph differs by {worst}")
@@ -195,7 +195,7 @@ def make(spec: Spec) -> None:
     audio = ClapAudioModelWithProjection(config.audio_config).eval()
     for model in (text, audio):
         randomize(model, seed=0)
-    # What a band of a sound has on average, in decibels.
+    # The average level of an audio band, in decibels.
     audio.audio_model.audio_encoder.batch_norm.running_mean.fill_(-30.0)
     audio.audio_model.audio_encoder.batch_norm.running_var.fill_(900.0)
     rows = references(folder, text, audio, tokenizer)
@@ -209,7 +209,7 @@ def make(spec: Spec) -> None:
         {"input_ids": states, "attention_mask": states},
         folder / "onnx" / "text_model.onnx",
     )
-    inputs = features(folder, SOUNDS[0])
+    inputs = features(folder, CLIPS[0])
     names = list(inputs) if spec.fused else ["input_features"]
     trace(
         AudioTower(audio),

@@ -1,6 +1,6 @@
-"""The texts: what the tokenizers are trained on, and what the reference rows ask.
+"""Training texts of the tokenizers, and texts of the reference rows.
 
-All of it is fixed, so that a bundle can be made again to the same bytes.
+All texts are fixed, so that bundles are reproducible byte for byte.
 """
 
 TRAINING_LINES = [
@@ -33,7 +33,7 @@ _STORY = (
     "said that it was 4096, or perhaps 4095, since one of the carts had passed twice. "
 )
 
-# User texts of unequal length: one word, unicode, punctuation, white space, digits, code, long.
+# User texts of different length: one word, unicode, punctuation, whitespace, digits, code, long.
 ROW_TEXTS = [
     "Hello",
     "What is in the picture?",
@@ -47,7 +47,7 @@ ROW_TEXTS = [
     _STORY,
 ]
 
-# For graphs that take few tokens, or where a long text would only cost time.
+# For graphs with a short context, or where long texts would only cost time.
 SHORT_TEXTS = ROW_TEXTS[:8]
 
 SYSTEM_TEXTS = {1: "You are a helpful assistant.", 4: "Answer in one word — ever.", 8: "Be brief."}

@@ -1,4 +1,4 @@
-"""Greedy generation by transformers, and the rules that a reference must meet."""
+"""Greedy generation with transformers, and the rules that a reference must meet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 MAX_NEW_TOKENS = 24
-# Below this gap between the best and the second best logit, another order of sums may answer
-# otherwise; such a seed is of no use as a reference.
+# Below this gap between the best and the second best logit, another order of sums may change the
+# answer; such a seed is not usable as a reference.
 SMALLEST_GAP = 1e-3
 SEEDS_TRIED = 60
 
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 @dataclass
 class Generation:
-    """What one row was answered."""
+    """The generated answer of one row."""
 
     token_ids: list[int]
     finish: str
     logprob_mean: float
     gap: float
-    # Logits of the model itself, before suppressed and forced tokens.
+    # Raw logits of the model, before tokens are suppressed or forced.
     raw_logits: list[np.ndarray] = field(default_factory=list, repr=False)
-    # The tokens before the answer, on the decoder's side.
+    # The decoder tokens before the answer.
     prompt_ids: list[int] = field(default_factory=list)
 
     def row(self) -> dict:
-        """The part of a reference row that is about the answer."""
+        """Returns the answer fields of a reference row."""
         return {
             "token_ids": self.token_ids,
             "finish": self.finish,
@@ -48,13 +48,13 @@ def generate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     **options: object,
 ) -> Generation:
-    """Answers one row greedily; `logprob_mean` is of the raw logits, the gap of the used ones."""
+    """Answers one row greedily; `logprob_mean` uses the raw logits, `gap` the processed ones."""
     out = model.generate(
         **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        # Whisper's rules for timestamps want a number where there is one alone.
+        # Whisper's timestamp rules need a number if there is only one end token.
         eos_token_id=eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
         output_logits=True,
         output_scores=True,
@@ -74,16 +74,16 @@ def generate(
     return Generation(token_ids, finish, logprob_mean, min(gaps), raw_logits, prompt_ids)
 
 
-def common_token(generations: list[Generation], never: set[int]) -> int | None:
-    """A token that would end about half of the rows, after a few tokens; `None` if none would."""
+def common_token(generations: list[Generation], excluded: set[int]) -> int | None:
+    """Returns a token that would end about half of the rows after a few tokens, or `None`."""
     ends: dict[int, list[int]] = {}
     for generation in generations:
-        for token_id in set(generation.token_ids) - never:
+        for token_id in set(generation.token_ids) - excluded:
             ends.setdefault(token_id, []).append(generation.token_ids.index(token_id))
     useful = {
-        token_id: places
-        for token_id, places in ends.items()
-        if sum(place >= 2 for place in places) >= 2 and len(places) < len(generations) - 1
+        token_id: positions
+        for token_id, positions in ends.items()
+        if sum(p >= 2 for p in positions) >= 2 and len(positions) < len(generations) - 1
     }
     if not useful:
         return None
@@ -91,18 +91,18 @@ def common_token(generations: list[Generation], never: set[int]) -> int | None:
 
 
 def faults(generations: list[Generation], needs_both_ends: bool = True) -> list[str]:
-    """Why these answers are of no use as a reference; empty where they are."""
-    found = []
+    """Returns why these answers are not usable as a reference; empty if they are usable."""
+    problems = []
     answers = [tuple(g.token_ids) for g in generations]
     if len(set(answers)) < len(answers):
-        found.append("two rows have the same answer")
+        problems.append("two rows have the same answer")
     if any(len(g.token_ids) >= 8 and len(set(g.token_ids)) < 5 for g in generations):
-        found.append("a row says few tokens over and over")
+        problems.append("a row repeats a few tokens")
     if min(g.gap for g in generations) <= SMALLEST_GAP:
-        found.append("the best token is too near the second")
+        problems.append("the best token is too close to the second")
     if needs_both_ends and {g.finish for g in generations} != {"stop", "length"}:
-        found.append("rows do not end in both ways")
-    return found
+        problems.append("rows do not end in both ways")
+    return problems
 
 
 def first_good_seed(
@@ -111,10 +111,10 @@ def first_good_seed(
     """Tries seeds in order until the answers of one are a good reference."""
     reasons = []
     for seed in range(SEEDS_TRIED):
-        tried = attempt(seed)
-        found = faults(tried[1], needs_both_ends) if tried else ["no token can be the end"]
-        if tried and not found:
-            print(f"  seed {seed}, smallest gap {min(g.gap for g in tried[1]):.4f}")
-            return tried[0]
-        reasons.append((seed, found))
+        result = attempt(seed)
+        problems = faults(result[1], needs_both_ends) if result else ["no token can end answers"]
+        if result and not problems:
+            print(f"  seed {seed}, smallest gap {min(g.gap for g in result[1]):.4f}")
+            return result[0]
+        reasons.append((seed, problems))
     raise RuntimeError(f"no seed is good: {reasons[:9]}")

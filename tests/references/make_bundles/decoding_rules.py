@@ -1,7 +1,7 @@
-"""How generation configs and sampling parameters change what bundles answer.
+"""Answers of bundles with different generation configs and sampling parameters.
 
-The bundles are the others' own, with another `generation_config.json`: what is stored is each
-config and the answers under it. Where transformers draws, it is the probabilities that are stored.
+The bundles are those of other modules, with another `generation_config.json`. The reference stores
+each config and its answers, and for sampling the probabilities of transformers.
 """
 
 import json
@@ -25,7 +25,7 @@ from transformers.generation import (
 from .common import BUNDLES, REFERENCES, WORK, write_reference_text
 from .decoding import MAX_NEW_TOKENS, SMALLEST_GAP
 
-# Each changes answers of most rows; the last all rules at once.
+# Each config changes the answers of most rows; the last one combines all rules.
 GREEDY = [
     {"repetition_penalty": 1.3},
     {"repetition_penalty": 0.8},
@@ -59,7 +59,7 @@ BEAMS = [
     {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 6},
 ]
 
-# Encoder-decoders are published with beams more than others.
+# Published encoder-decoders use beam search more often than other models.
 SEQ2SEQ_BEAMS = [
     {"num_beams": 2},
     {"num_beams": 4, "early_stopping": True},
@@ -78,7 +78,7 @@ WARPERS = [
 
 @dataclass
 class Spec:
-    """The one thing that is made here."""
+    """The only output of this module."""
 
     name: str = "decoding_rules"
 
@@ -87,7 +87,7 @@ SPECS = [Spec()]
 
 
 class Noise(LogitsProcessor):
-    """Adds what another order of sums might; answers that change with it are no reference."""
+    """Adds noise as large as rounding; answers that change with it are not stored."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ class Noise(LogitsProcessor):
 
 
 def concrete(config: dict, tokens: list[list[int]]) -> dict:
-    """Puts tokens of the plain answers where a config names them by what they are."""
+    """Replaces the symbolic tokens of a config by tokens of the default answers."""
     common = sorted({token for row in tokens for token in row[2:6]})
     values = {
         ("bad_words_ids", "common"): [[common[0]], *[row[1:3] for row in tokens[:4]]],
@@ -112,7 +112,7 @@ def concrete(config: dict, tokens: list[list[int]]) -> dict:
 
 @torch.no_grad()
 def answer(model: PreTrainedModel, row: dict, config: dict, seed: int | None) -> list[int]:
-    """The tokens that a config answers a row with, with or without noise."""
+    """Returns the answer tokens of a row with a config, with or without noise."""
     input_ids = torch.tensor([row["prompt_ids"]])
     lengths = {} if "max_length" in config else {"max_new_tokens": MAX_NEW_TOKENS}
     is_decoder = not model.config.is_encoder_decoder
@@ -125,7 +125,7 @@ def answer(model: PreTrainedModel, row: dict, config: dict, seed: int | None) ->
         **{**lengths, **config},
     )
     tokens = out[0, input_ids.shape[1] if is_decoder else 1 :].tolist()
-    # Beams may leave padding behind the end.
+    # Beam search may leave padding after the end token.
     eos_ids = model.generation_config.eos_token_id
     ends = eos_ids if isinstance(eos_ids, list) else [eos_ids]
     end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
@@ -133,21 +133,21 @@ def answer(model: PreTrainedModel, row: dict, config: dict, seed: int | None) ->
 
 
 def answers(model: PreTrainedModel, rows: list[dict], config: dict) -> list[list[int] | None]:
-    """Answers by row, `None` where there is none or rounding might change it."""
-    found: list[list[int] | None] = []
+    """Returns an answer per row, or `None` if there is none or rounding might change it."""
+    results: list[list[int] | None] = []
     for row in rows:
         if len(row["prompt_ids"]) >= config.get("max_length", 512):
             # transformers refuses the row.
-            found.append(None)
+            results.append(None)
             continue
-        plain = answer(model, row, config, None)
+        default = answer(model, row, config, None)
         noisy = [answer(model, row, config, seed) for seed in range(3)]
-        found.append(plain if all(tokens == plain for tokens in noisy) else None)
-    return found
+        results.append(default if all(tokens == default for tokens in noisy) else None)
+    return results
 
 
 def probabilities(scores: torch.Tensor, options: dict) -> list[float]:
-    """What transformers draws from, in its order of warpers."""
+    """Returns the sampling probabilities of transformers, with its order of warpers."""
     warpers = [
         ("temperature", TemperatureLogitsWarper),
         ("top_k", TopKLogitsWarper),
@@ -161,24 +161,24 @@ def probabilities(scores: torch.Tensor, options: dict) -> list[float]:
 
 
 def cases_of(name: str, model: PreTrainedModel, configs: list[dict]) -> list[dict]:
-    """What a bundle's rows are answered under each config."""
+    """Returns the answers of the rows of a bundle with each config."""
     model.generation_config.max_new_tokens = None
     rows = json.loads((BUNDLES / f"{name}.json").read_text())["rows"]
-    plain = [row["token_ids"] for row in rows]
+    default = [row["token_ids"] for row in rows]
     cases = []
     for config in configs:
-        config = concrete(config, plain)
-        found = answers(model.eval(), rows, config)
-        sure = sum(tokens is not None for tokens in found)
-        changed = sum(a is not None and a != b for a, b in zip(found, plain, strict=True))
-        print(f"  {name}, {json.dumps(config)[:60]}: {sure} rows sure, {changed} changed")
-        assert sure >= 6 and changed >= 2, "a reference that says little"
-        cases.append({"bundle": name, "generation_config": config, "token_ids": found})
+        config = concrete(config, default)
+        results = answers(model.eval(), rows, config)
+        n_stable = sum(tokens is not None for tokens in results)
+        n_changed = sum(a is not None and a != b for a, b in zip(results, default, strict=True))
+        print(f"  {name}, {json.dumps(config)[:60]}: {n_stable} rows stable, {n_changed} changed")
+        assert n_stable >= 6 and n_changed >= 2, "too few stable or changed answers"
+        cases.append({"bundle": name, "generation_config": config, "token_ids": results})
     return cases
 
 
 def make(spec: Spec) -> None:
-    """Writes `decoding_rules.json` beside the bundles, from the checkpoints that they leave."""
+    """Writes `decoding_rules.json` from the checkpoints of the bundles."""
     llama = AutoModelForCausalLM.from_pretrained(WORK / "llama")
     cases = cases_of("llama", llama, [*GREEDY, *BEAMS])
     for name in ("bart", "marian"):

@@ -1,4 +1,4 @@
-"""Donut: a picture of a document, and a prompt of task tokens, to fields."""
+"""Donut: reads the fields of a document from an image and a prompt of task tokens."""
 
 import json
 import re
@@ -24,7 +24,7 @@ FIELDS = ["answer", "docvqa", "menu", "nm", "price", "question"]
 TASKS = ["<s_receipt>", "<s_docvqa><s_question>{}</s_question><s_answer>"]
 QUESTIONS = ["What is the price?", "Wie viele?", "合計"]
 
-# Sequences that a trained model writes, and some that one should not.
+# Sequences that a trained model writes, and some that it should not write.
 SEQUENCES = [
     "<s_menu><s_nm> Tea</s_nm><s_price> 2.50</s_price><sep/><s_nm> Milk</s_nm></s_menu>",
     "<s_menu><s_nm>Tea</s_nm></s_menu><s_price>3</s_price>",
@@ -82,7 +82,7 @@ def _model(tokenizer: PreTrainedTokenizerBase) -> VisionEncoderDecoderModel:
         d_model=32,
         decoder_layers=2,
         decoder_attention_heads=4,
-        # The exporter looks at the encoder's, which is not there.
+        # The exporter reads the encoder's value, which does not exist here.
         encoder_attention_heads=4,
         decoder_ffn_dim=48,
         max_position_embeddings=128,
@@ -99,7 +99,7 @@ def _model(tokenizer: PreTrainedTokenizerBase) -> VisionEncoderDecoderModel:
 
 
 def _fields(processor: DonutProcessor, sequence: str) -> str:
-    """What the model card does with a sequence: the first token names the task."""
+    """Converts a sequence to JSON as the model card does; the first token names the task."""
     sequence = re.sub(r"<.*?>", "", sequence, count=1).strip()
     return json.dumps(processor.token2json(sequence), ensure_ascii=False, separators=(",", ":"))
 
@@ -111,15 +111,15 @@ def _answer(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[
     return _fields(DonutProcessor(DonutImageProcessor(), tokenizer), sequence)
 
 
-def _more(_: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, __: Path) -> dict:
-    """Sequences as fields, which random answers hardly have."""
+def _extra_keys(_: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, __: Path) -> dict:
+    """Returns sequences with their fields, which random answers rarely contain."""
     processor = DonutProcessor(DonutImageProcessor(), tokenizer)
     return {"sequences": [[text, _fields(processor, "<s_docvqa>" + text)] for text in SEQUENCES]}
 
 
 def _rows() -> list[dict]:
     rows = []
-    for i, name in enumerate(sorted(media.pictures())):
+    for i, name in enumerate(sorted(media.images())):
         prompt = TASKS[i % 2].format(QUESTIONS[i // 2 % len(QUESTIONS)])
         rows.append({"image": name, "prompt": prompt})
     return rows
@@ -154,14 +154,14 @@ SPECS = [
             "processor_class": "DonutProcessor",
             "resample": 2,
             "rescale_factor": 0.00392156862745098,
-            # Width and height: the older form, in which the published ones have it.
+            # Width and height: the older form, which published bundles use.
             "size": [48, 64],
         },
-        # The family multiplies its embeddings by sqrt(32).
+        # The model family multiplies its embeddings by sqrt(32).
         embedding_std=0.3,
         gain=0.8,
         needs_both_ends=False,
         answer=_answer,
-        more=_more,
+        extra_keys=_extra_keys,
     ),
 ]

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: a text and a vision encoder, as transformers.js has them."""
+"""CLIP and SigLIP: a text and a vision encoder, in the layout of transformers.js."""
 
 import shutil
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from .runtime import open_session
 from .toktypes import write_json
 from .weights import randomize
 
-PICTURES = sorted(media.pictures())
+IMAGES = sorted(media.images())
 TOLERANCE = 5e-5
 # Sizes of both towers.
 TOWER = {
@@ -49,21 +49,21 @@ class Spec:
     tokenizer_config: dict
     config: Callable[[PreTrainedTokenizerBase], PretrainedConfig]
     processor: dict
-    # SigLIP has no mask: it wants all texts padded to its whole length.
+    # SigLIP does not have a mask: all texts must be padded to its full length.
     pad_to: int | None
     text_outputs: list[str]
     vision_outputs: list[str]
 
 
 class TextTower(nn.Module):
-    """The text encoder, with the projection where the family has one."""
+    """The text encoder, with its projection if the model has one."""
 
     def __init__(self, model: PreTrainedModel, projected: bool) -> None:
         super().__init__()
         self.model, self.projected = model, projected
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns what transformers.js names, in its order."""
+        """Returns the outputs that transformers.js names, in its order."""
         out = self.model.text_model(input_ids)
         if self.projected:
             return self.model.text_projection(out.pooler_output), out.last_hidden_state
@@ -71,14 +71,14 @@ class TextTower(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """The vision encoder, with the projection where the family has one."""
+    """The vision encoder, with its projection if the model has one."""
 
     def __init__(self, model: PreTrainedModel, projected: bool) -> None:
         super().__init__()
         self.model, self.projected = model, projected
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns what transformers.js names, in its order."""
+        """Returns the outputs that transformers.js names, in its order."""
         out = self.model.vision_model(pixel_values)
         if self.projected:
             return self.model.visual_projection(out.pooler_output), out.last_hidden_state
@@ -88,7 +88,7 @@ class VisionTower(nn.Module):
 def references(
     spec: Spec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> list[dict]:
-    """Texts, then pictures, one by one; embeddings as they are, of any length."""
+    """Returns the rows of texts, then of images, with unnormalized embeddings."""
     rows = []
     for text in ROW_TEXTS:
         padding = "max_length" if spec.pad_to else False
@@ -103,8 +103,8 @@ def references(
         rows.append({"text": text, "token_ids": inputs["input_ids"][0].tolist()})
         rows[-1]["embedding"] = [round(v, 6) for v in embedding.tolist()]
     processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
-    for name in PICTURES:
-        inputs = processor(media.read_picture(name), return_tensors="pt")
+    for name in IMAGES:
+        inputs = processor(media.read_image(name), return_tensors="pt")
         with torch.no_grad():
             embedding = model.get_image_features(**inputs)[0]
         rows.append({"image": name, "embedding": [round(v, 6) for v in embedding.tolist()]})
@@ -112,19 +112,19 @@ def references(
 
 
 def check(spec: Spec, rows: list[dict], folder: Path) -> None:
-    """Runs both graphs row by row."""
+    """Runs both graphs row by row and compares their embeddings."""
     text = open_session(folder / "onnx" / "text_model.onnx")
     vision = open_session(folder / "onnx" / "vision_model.onnx")
     processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
-    place = 0 if "embeds" in spec.text_outputs[0] else 1
+    index = 0 if "embeds" in spec.text_outputs[0] else 1
     worst = 0.0
     for row in rows:
         if "text" in row:
-            found = text.run(None, {"input_ids": np.array([row["token_ids"]])})[place]
+            output = text.run(None, {"input_ids": np.array([row["token_ids"]])})[index]
         else:
-            inputs = processor(media.read_picture(row["image"]), return_tensors="pt")
-            found = vision.run(None, {"pixel_values": inputs["pixel_values"].numpy()})[place]
-        worst = max(worst, float(np.abs(found[0] - np.array(row["embedding"])).max()))
+            inputs = processor(media.read_image(row["image"]), return_tensors="pt")
+            output = vision.run(None, {"pixel_values": inputs["pixel_values"].numpy()})[index]
+        worst = max(worst, float(np.abs(output[0] - np.array(row["embedding"])).max()))
     print(f"  largest difference {worst:.1e}")
     if worst > TOLERANCE:
         raise AssertionError(f"{spec.name}: a graph differs by {worst}")

@@ -29,8 +29,8 @@ class Spec:
     pooling: str
     lowercase: bool = True
     prompts: dict[str, str] = field(default_factory=dict)
-    # The first of these bundles has, as the published one, a tokenizer file that cuts and pads by
-    # itself to a length that nobody means; sentence-transformers sets both anew.
+    # Like the published bundle, the first bundle has a tokenizer file that truncates and pads to an
+    # unintended length; sentence-transformers overrides both settings.
     frozen_length: int | None = None
 
 
@@ -41,7 +41,7 @@ SPECS = [
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Sentence embeddings [B, C] of length 1, as sentence-transformers computes them."""
+    """Returns normalized sentence embeddings [B, C], as sentence-transformers computes them."""
     if pooling == "cls":
         pooled = states[:, 0]
     else:
@@ -51,7 +51,7 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
 
 
 def write_modules(spec: Spec, hidden_size: int) -> None:
-    """Writes what sentence-transformers reads beside transformers' files."""
+    """Writes the additional files that sentence-transformers reads."""
     folder = BUNDLES / spec.name
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     modules = [
@@ -80,7 +80,7 @@ def write_modules(spec: Spec, hidden_size: int) -> None:
 
 
 def build_tokenizer(spec: Spec) -> Tokenizer:
-    """BERT's, and frozen settings where the spec says so."""
+    """Makes a BERT tokenizer, with frozen settings if the spec has them."""
     tokenizer = toktypes.word_piece(400, spec.lowercase)
     if spec.frozen_length:
         tokenizer.enable_truncation(spec.frozen_length)
@@ -91,7 +91,7 @@ def build_tokenizer(spec: Spec) -> Tokenizer:
 def references(
     spec: Spec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict]:
-    """Every text by itself, then again with each prompt."""
+    """Returns rows for every text without a prompt, then for the first texts with each prompt."""
     rows = []
     for prompt_name in [None, *spec.prompts]:
         for text in ROW_TEXTS if prompt_name is None else ROW_TEXTS[:3]:
@@ -112,7 +112,7 @@ def references(
 
 
 def check(spec: Spec, rows: list[dict]) -> list[str]:
-    """Runs the graph on all rows at once, padded on the right; returns its inputs."""
+    """Runs the graph on all rows as one right-padded batch; returns its input names."""
     session = open_session(BUNDLES / spec.name / "onnx" / "model.onnx")
     width = max(len(row["token_ids"]) for row in rows)
     ids = np.zeros((len(rows), width), np.int64)
@@ -127,7 +127,7 @@ def check(spec: Spec, rows: list[dict]) -> list[str]:
     reference = np.array([row["embedding"] for row in rows])
     worst = np.abs(ours - reference).max()
     nearest = (reference @ reference.T - 2 * np.eye(len(rows))).max()
-    print(f"  largest difference {worst:.1e}, most alike rows {nearest:.3f}")
+    print(f"  largest difference {worst:.1e}, most similar rows {nearest:.3f}")
     if worst > TOLERANCE:
         raise AssertionError(f"{spec.name}: the graph differs by {worst}")
     return names

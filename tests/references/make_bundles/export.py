@@ -1,4 +1,4 @@
-"""Optimum's exporter, with its graphs put where transformers.js has them."""
+"""Exports with optimum, and arranges the graphs in the layout of transformers.js."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from .graphs import copy_short
 def export(checkpoint: Path, folder: Path, task: str, skip: tuple[str, ...] = ()) -> None:
     """Exports a checkpoint to `onnx/` of a bundle, and copies its `config.json`.
 
-    Graphs of the names in `skip` are left out.
+    Graphs whose names are in `skip` are omitted.
     """
     flat = checkpoint.parent / f"{checkpoint.name}-onnx"
     shutil.rmtree(flat, ignore_errors=True)

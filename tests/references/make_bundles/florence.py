@@ -1,7 +1,8 @@
-"""Florence-2: a picture and a task to a caption, boxes, polygons or lines of text.
+"""Florence-2: maps an image and a task to a caption, boxes, polygons or lines of text.
 
-In the layout of transformers.js, for which there is no exporter: `vision_encoder`, `embed_tokens`,
-`encoder_model`, `decoder_model_merged`, traced from modules here and merged by optimum.
+No exporter supports the layout of transformers.js: `vision_encoder`, `embed_tokens`,
+`encoder_model`, `decoder_model_merged`. The graphs are traced from modules in this file and merged
+by optimum.
 """
 
 import json
@@ -36,12 +37,12 @@ from .weights import randomize, swap_rows
 SIDE = 48
 IMAGE_TOKENS = 37
 LAYERS = 2
-# Marks of the published tokenizer that its answers are written with.
+# Special tokens of the published tokenizer that occur in answers.
 MARKS = ["<od>", "</od>", "<ocr>", "</ocr>", "<sep>", "<poly>", "</poly>", "<and>"]
 BANNED = ["it", "the image", "image", "the", "a"]
-LOCATIONS = [f"<loc_{place}>" for place in range(1000)]
+LOCATIONS = [f"<loc_{location}>" for location in range(1000)]
 REGION = "<loc_52><loc_332><loc_932><loc_774>"
-# One for every picture, in the order of their names.
+# One prompt per image, in the order of image names.
 PROMPTS = [
     "<CAPTION>",
     "<OD>",
@@ -55,12 +56,12 @@ PROMPTS = [
     f"<REGION_TO_SEGMENTATION>{REGION}",
     "<MORE_DETAILED_CAPTION>",
     "<OCR>",
-    # No task: the text goes to the model as it is.
+    # No task: the model gets the text unchanged.
     "What colour is the disc?",
 ]
 BOX, QUAD = "<loc_1><loc_22><loc_333><loc_999>", "<loc_0><loc_10><loc_500><loc_10>"
 QUAD += "<loc_500><loc_40><loc_0><loc_40>"
-# What trained models write, and what they should not, by the task that reads it.
+# Outputs of trained models, and outputs that they should not write, with the task.
 SEQUENCES = [
     ("<CAPTION>", "<s> a cup of tea on a table. "),
     ("<OD>", f"<s>car{BOX}door{BOX}{BOX}wheel<loc_1><loc_2>"),
@@ -85,7 +86,7 @@ SIZES = [(300, 200), (48, 80), (1000, 1000), (1237, 911), (400, 16)]
 
 @dataclass
 class Spec:
-    """The name by which it is made."""
+    """The name on the command line."""
 
     name: str
 
@@ -121,7 +122,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _processor(folder: Path) -> Florence2Processor:
-    """The reference's, whose tokenizer has a token for pictures more than the published one."""
+    """Makes the reference processor; its tokenizer has an additional image token."""
     tokenizer = BartTokenizerFast.from_pretrained(folder)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.image_token = "<image>"
@@ -153,7 +154,7 @@ def _preprocessor(processor: Florence2Processor | None = None) -> dict:
         "size": {"height": SIDE, "width": SIDE},
     }
     if processor:
-        # What transformers has in its code is published in this file for transformers.js.
+        # For transformers.js, this file contains constants that transformers has in its code.
         for name in (
             "task_prompts_with_input",
             "task_prompts_without_inputs",
@@ -218,7 +219,7 @@ def _config(n_tokens: int, image_token_id: int) -> Florence2Config:
 
 
 def _publish(config: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The config in the form that came with the code beside the weights."""
+    """Converts the config to the form of the original code, published with the weights."""
     config = config | {
         "architectures": ["Florence2ForConditionalGeneration"],
         "bos_token_id": 0,
@@ -232,7 +233,7 @@ def _publish(config: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
 
 
 class TextEncoder(nn.Module):
-    """Features of a picture and a text to states."""
+    """Maps the features of an image and a text to hidden states."""
 
     def __init__(self, model: Florence2ForConditionalGeneration) -> None:
         super().__init__()
@@ -245,7 +246,7 @@ class TextEncoder(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """The first run, or with a cache a further one."""
+    """The first step, or a later step with a KV cache."""
 
     def __init__(self, model: Florence2ForConditionalGeneration) -> None:
         super().__init__()
@@ -258,7 +259,7 @@ class TextDecoder(nn.Module):
         inputs_embeds: torch.Tensor,
         *past: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """Returns logits, then what the cache has now: all of it, or only what grows."""
+        """Returns logits, then the KV cache: all of it, or only the part that grows."""
         layers = tuple(past[i : i + 4] for i in range(0, len(past), 4))
         cache = EncoderDecoderCache.from_legacy_cache(layers) if past else None
         out = self.decoder(
@@ -269,8 +270,8 @@ class TextDecoder(nn.Module):
             use_cache=True,
         )
         present = out.past_key_values.to_legacy_cache()
-        kept = [state for layer in present for state in layer[: 2 if past else 4]]
-        return self.head(out.last_hidden_state), *kept
+        states = [state for layer in present for state in layer[: 2 if past else 4]]
+        return self.head(out.last_hidden_state), *states
 
 
 def _export(model: Florence2ForConditionalGeneration, folder: Path) -> None:
@@ -316,22 +317,22 @@ def _export(model: Florence2ForConditionalGeneration, folder: Path) -> None:
     past_axes = {name: {0: "batch_size", 2: lengths[name.split(".")[2]]} for name in past}
     present = {f"present.{part}": {0: "batch_size", 2: "length"} for part in parts}
     grown = {name: sizes for name, sizes in present.items() if ".decoder." in name}
-    first, further = folder / "decoder_model.onnx", folder / "decoder_with_past_model.onnx"
+    first, with_past = folder / "decoder_model.onnx", folder / "decoder_with_past_model.onnx"
     trace(TextDecoder(model), inputs, {"logits": rows, **present}, axes, first)
     trace(
         TextDecoder(model),
         inputs | past,
         {"logits": rows, **grown},
         axes | past_axes,
-        further,
+        with_past,
     )
     shapes = {name: ["batch_size", 2, "length", 8] for name in present}
     shapes["logits"] = ["batch_size", "sequence_length", model.lm_head.out_features]
     merge(folder, shapes)
 
 
-def _check(folder: Path, inputs: list[dict], found: list[Generation], image_id: int) -> None:
-    """Runs the sessions as transformers.js wires them."""
+def _check(folder: Path, inputs: list[dict], results: list[Generation], image_id: int) -> None:
+    """Runs the sessions with the wiring of transformers.js."""
     vision = open_session(folder / "vision_encoder.onnx")
     embed = open_session(folder / "embed_tokens.onnx")
     encoder = open_session(folder / "encoder_model.onnx")
@@ -344,7 +345,7 @@ def _check(folder: Path, inputs: list[dict], found: list[Generation], image_id: 
         return plain_step(embeds, "inputs_embeds", **extra)
 
     decoder.step = step
-    for i, (row, answer) in enumerate(zip(inputs, found, strict=True)):
+    for i, (row, answer) in enumerate(zip(inputs, results, strict=True)):
         ids = row["input_ids"].numpy()
         (text,) = embed.run(None, {"input_ids": ids[:, (ids != image_id)[0]]})
         (features,) = vision.run(None, {"pixel_values": row["pixel_values"].numpy()})
@@ -353,20 +354,20 @@ def _check(folder: Path, inputs: list[dict], found: list[Generation], image_id: 
         (states,) = encoder.run(None, {"inputs_embeds": embeds, "attention_mask": mask})
         extra = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
         worst = max(worst, check_steps("florence2", i, decoder, [2], answer, **extra))
-    print(f"  largest difference of logits {worst:.1e}, decoder inputs {list(decoder.inputs)}")
+    print(f"  largest logit difference {worst:.1e}, decoder inputs {list(decoder.inputs)}")
 
 
 def _task(prompt: str) -> str:
-    """The task that a prompt names, or nothing."""
+    """Returns the task of a prompt, or an empty string."""
     return prompt.split(">")[0] + ">" if prompt.startswith("<") else ""
 
 
 def _answer(processor: Florence2Processor, text: str, task: str, size: tuple[int, int]) -> str:
-    """What the reference makes of a text: JSON, or the text where the task is a text."""
-    found = processor.post_process_generation(text, task=task, image_size=size)[task]
-    if isinstance(found, str):
-        return found
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    """Returns the reference answer for a text: JSON, or plain text for text tasks."""
+    results = processor.post_process_generation(text, task=task, image_size=size)[task]
+    if isinstance(results, str):
+        return results
+    return json.dumps(results, ensure_ascii=False, separators=(",", ":"))
 
 
 def make(spec: Spec) -> None:
@@ -376,25 +377,25 @@ def make(spec: Spec) -> None:
     media.make()
     tokenizer = _tokenizer(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        # A thousand places, each on ten lines, would be most of the bundle.
+        # A thousand locations, each on ten lines, would be most of the bundle.
         content = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(content, separators=(",", ":")) + "\n")
     write_json(folder / "preprocessor_config.json", _preprocessor())
     processor = _processor(folder)
     image_id = processor.image_token_id
-    names = sorted(media.pictures())
+    names = sorted(media.images())
     inputs = []
     for name, prompt in zip(names, PROMPTS, strict=True):
-        picture = media.read_picture(name)
-        row = processor(images=picture, text=prompt, return_tensors="pt")
+        image = media.read_image(name)
+        row = processor(images=image, text=prompt, return_tensors="pt")
         inputs.append({key: row[key] for key in ("input_ids", "attention_mask", "pixel_values")})
 
     def answers(model: Florence2ForConditionalGeneration) -> list[Generation]:
         return [generate(model, row, [2]) for row in inputs]
 
-    def said_of(row: int, answer: Generation) -> str:
+    def answer_text(row: int, answer: Generation) -> str:
         text = processor.batch_decode([[2, *answer.token_ids]], skip_special_tokens=False)[0]
-        size = media.read_picture(names[row]).size
+        size = media.read_image(names[row]).size
         return _answer(processor, text, _task(PROMPTS[row]), size)
 
     def attempt(seed: int) -> tuple[tuple, list[Generation]] | None:
@@ -404,7 +405,7 @@ def make(spec: Spec) -> None:
         model = Florence2ForConditionalGeneration(config).eval()
         randomize(model, seed, 1.5, embedding_std=1.0)
         with torch.no_grad():
-            # Most of what is said are places, so that some answers have boxes.
+            # Make location tokens likely, so that some answers have boxes.
             first = tokenizer.convert_tokens_to_ids(LOCATIONS[0])
             model.lm_head.weight[first : first + 1000] *= 1.3
             model.lm_head.weight[image_id] *= 0.0
@@ -413,35 +414,35 @@ def make(spec: Spec) -> None:
         if end is None:
             return None
         swap_rows(model.lm_head.weight, end, 2)
-        found = answers(model)
-        if not faults(found, needs_both_ends=False):
-            if sum("[[" in said for said in map(said_of, range(len(found)), found)) < 4:
+        results = answers(model)
+        if not faults(results, needs_both_ends=False):
+            if sum("[[" in text for text in map(answer_text, range(len(results)), results)) < 4:
                 return None
             noise = [row | {"pixel_values": row["pixel_values"] + 1e-6} for row in inputs]
-            again = [generate(model, row, [2]).token_ids for row in noise]
-            if again != [answer.token_ids for answer in found]:
+            noisy_answers = [generate(model, row, [2]).token_ids for row in noise]
+            if noisy_answers != [answer.token_ids for answer in results]:
                 return None
-        return (model, found), found
+        return (model, results), results
 
-    model, found = first_good_seed(attempt, needs_both_ends=False)
+    model, results = first_good_seed(attempt, needs_both_ends=False)
     write_json(folder / "preprocessor_config.json", _preprocessor(processor))
     config = json.loads(model.config.to_json_string())
     write_json(folder / "config.json", _publish(config, tokenizer))
     write_json(folder / "generation_config.json", _generation())
     _export(model, folder / "onnx")
-    _check(folder / "onnx", inputs, found, image_id)
+    _check(folder / "onnx", inputs, results, image_id)
 
     rows = []
-    for i, (name, fed, answer) in enumerate(zip(names, inputs, found, strict=True)):
-        ids = fed["input_ids"][0].tolist()
-        beams = model.generate(**fed, num_beams=3, max_new_tokens=MAX_NEW_TOKENS)[0].tolist()
+    for i, (name, row_inputs, answer) in enumerate(zip(names, inputs, results, strict=True)):
+        ids = row_inputs["input_ids"][0].tolist()
+        beams = model.generate(**row_inputs, num_beams=3, max_new_tokens=MAX_NEW_TOKENS)[0].tolist()
         rows.append(
             {
                 "image": name,
                 "prompt": PROMPTS[i],
                 "prompt_ids": [token for token in ids if token != image_id],
                 **answer.row(),
-                "answer": said_of(i, answer),
+                "answer": answer_text(i, answer),
                 "beams": beams[1:],
             }
         )

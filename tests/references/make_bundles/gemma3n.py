@@ -1,4 +1,4 @@
-"""Gemma 3n: pictures and sounds before a decoder that takes an input for each layer too."""
+"""Gemma 3n: image and audio encoders, and a decoder with additional per-layer inputs."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .sessions import text_model
 
 __all__ = ["SPECS", "make"]
 
-# Texts, and the pictures and sounds before them; each sound is files that follow each other.
+# Texts, and the images and audio before them; each audio input is a list of concatenated files.
 ROWS = [
     ("What is in the picture?", ["waves-90x120.png"], []),
     ("What is in the picture?", ["disc-120x90.png"], []),
@@ -44,11 +44,11 @@ ROWS = [
     ("Hello", [], []),
     (ROW_TEXTS[7], [], []),
 ]
-SIDE, PATCH, N_PATCHES, N_SOUND_TOKENS = 32, 8, 16, 25
+SIDE, PATCH, N_PATCHES, N_AUDIO_TOKENS = 32, 8, 16, 25
 
 
 class PatchConfig(PretrainedConfig):
-    """What the rest of the model asks of the config of its tower."""
+    """The config fields of the tower that the rest of the model uses."""
 
     model_type = "patch_tower"
 
@@ -58,7 +58,7 @@ class PatchConfig(PretrainedConfig):
 
 
 class PatchTower(PreTrainedModel):
-    """In the place of MobileNetV5, which timm makes with 300 million parameters alone."""
+    """Replaces MobileNetV5, which timm has only with 300 million parameters."""
 
     config_class = PatchConfig
 
@@ -69,7 +69,7 @@ class PatchTower(PreTrainedModel):
         self.mix = nn.Conv2d(size, size, 3, padding=1)
 
     def forward(self, pixel_values: torch.Tensor, **_: object) -> BaseModelOutput:
-        """Returns [images, size, rows, columns], as that does."""
+        """Returns [images, size, rows, columns], as MobileNetV5 does."""
         states = nn.functional.gelu(self.patches(pixel_values))
         return BaseModelOutput(last_hidden_state=self.mix(states))
 
@@ -78,7 +78,7 @@ AutoModel.register(PatchConfig, PatchTower)
 
 
 class ImageFeatures(nn.Module):
-    """`pixel_values` to `image_features`."""
+    """Maps `pixel_values` to `image_features`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -90,17 +90,19 @@ class ImageFeatures(nn.Module):
 
 
 class WholeAttention(nn.Module):
-    """What `Gemma3nAudioAttention` computes in blocks, which TorchScript cannot follow: here each
-    frame sees those up to `max_past_horizon` before it."""
+    """Computes `Gemma3nAudioAttention` without blocks, which TorchScript cannot trace.
+
+    Each frame attends to the previous frames, up to `max_past_horizon`.
+    """
 
     def __init__(self, attention: Gemma3nAudioAttention) -> None:
         super().__init__()
         self.attention = attention
         if attention.max_future_horizon:
-            raise ValueError("frames that come later are not seen in published models")
+            raise ValueError("published models do not attend to later frames")
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Returns [sounds, frames, heads, size of a head]; the mask is true where nothing is."""
+        """Returns [clips, frames, heads, head size]; the mask is true for padding."""
         a, n_frames = self.attention, states.shape[1]
         heads = (states.shape[0], n_frames, a.num_heads, a.head_dim)
         query = a.q_proj(states).reshape(heads)
@@ -111,13 +113,13 @@ class WholeAttention(nn.Module):
         positions = a.relative_position_embedding
         past = torch.arange(a.max_past_horizon, -1, -1)[None]
         signal = positions._get_timing_signal_1d_pos(past, states.dtype)
-        far = positions.pos_proj(signal).reshape(-1, a.num_heads, a.head_dim).permute(1, 2, 0)
+        past_keys = positions.pos_proj(signal).reshape(-1, a.num_heads, a.head_dim).permute(1, 2, 0)
         frames = torch.arange(n_frames)
-        back = frames[:, None] - frames[None]
-        seen = (back >= 0) & (back <= a.max_past_horizon)
-        place = (a.max_past_horizon - back).clamp(0, a.max_past_horizon)
-        near = (query @ far).gather(3, place.expand(states.shape[0], a.num_heads, -1, -1))
-        logits = query @ key.transpose(2, 3) + near
+        distances = frames[:, None] - frames[None]
+        seen = (distances >= 0) & (distances <= a.max_past_horizon)
+        distance = (a.max_past_horizon - distances).clamp(0, a.max_past_horizon)
+        bias = (query @ past_keys).gather(3, distance.expand(states.shape[0], a.num_heads, -1, -1))
+        logits = query @ key.transpose(2, 3) + bias
         logits = torch.tanh(logits / a.softcap) * a.softcap
         allowed = seen & ~mask[:, None, None]
         logits = torch.where(allowed, logits, torch.finfo(logits.dtype).min)
@@ -125,7 +127,7 @@ class WholeAttention(nn.Module):
 
 
 class AudioFeatures(nn.Module):
-    """`input_features` and their mask to `audio_features`, filled to the tokens of a prompt."""
+    """Maps `input_features` and their mask to `audio_features`, padded to the prompt tokens."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -139,39 +141,40 @@ class AudioFeatures(nn.Module):
     def forward(
         self, input_features: torch.Tensor, input_features_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Returns [sounds, tokens, size]."""
+        """Returns [clips, tokens, size]."""
         features, empty = self.model.get_audio_features(input_features, ~input_features_mask)
         filling = self.model.embed_audio(input_ids=torch.tensor([[self.filling]]))
         features = torch.where(empty[..., None], filling, features)
-        more = filling.expand(features.shape[0], self.n_tokens - features.shape[1], -1)
-        return torch.cat([features, more], dim=1)
+        extra = filling.expand(features.shape[0], self.n_tokens - features.shape[1], -1)
+        return torch.cat([features, extra], dim=1)
 
 
 class EmbedTokens(nn.Module):
-    """`input_ids` to `inputs_embeds` and `per_layer_inputs`."""
+    """Maps `input_ids` to `inputs_embeds` and `per_layer_inputs`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model.model
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Marks behind the vocabulary of text have tables of their own."""
+        """Uses separate tables for special tokens beyond the text vocabulary."""
         model = self.model
-        own = input_ids < model.vocab_size_per_layer_input
-        per_layer = model.language_model.get_per_layer_inputs(torch.where(own, input_ids, 0))
+        is_text = input_ids < model.vocab_size_per_layer_input
+        per_layer = model.language_model.get_per_layer_inputs(torch.where(is_text, input_ids, 0))
         embeds = model.get_input_embeddings()(input_ids)
         is_audio = input_ids >= model.embed_audio.vocab_offset
         is_vision = (input_ids >= model.embed_vision.vocab_offset) & ~is_audio
         for table, is_own in ((model.embed_vision, is_vision), (model.embed_audio, is_audio)):
-            hard = table(input_ids=torch.where(is_own, input_ids, table.vocab_offset))
-            embeds = torch.where(is_own[..., None], hard, embeds)
+            special_embeds = table(input_ids=torch.where(is_own, input_ids, table.vocab_offset))
+            embeds = torch.where(is_own[..., None], special_embeds, embeds)
         return embeds, per_layer
 
 
 class PerLayerDecoder(nn.Module):
-    """`inputs_embeds`, `per_layer_inputs`, positions and cache to logits and the grown cache.
+    """Maps `inputs_embeds`, `per_layer_inputs`, positions and KV cache to logits and the new cache.
 
-    Published graphs have no mask: every token sees all before it, as far as its layer does.
+    Published graphs do not have a mask: every token attends to all previous tokens in the attention
+    window of its layer.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -187,9 +190,9 @@ class PerLayerDecoder(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Runs the text model."""
         config = self.text.config
-        new, n_past = inputs_embeds.shape[1], past[0].shape[2]
-        keys = torch.arange(n_past + new)[None]
-        queries = torch.arange(n_past + new)[n_past:, None]
+        n_new, n_past = inputs_embeds.shape[1], past[0].shape[2]
+        keys = torch.arange(n_past + n_new)[None]
+        queries = torch.arange(n_past + n_new)[n_past:, None]
         seen = keys <= queries
         lowest = torch.finfo(torch.float32).min
         masks = {
@@ -214,8 +217,8 @@ class PerLayerDecoder(nn.Module):
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Gemma's; marks that stand for media come behind all text, each kind by itself."""
-    marks = {
+    """Makes a Gemma tokenizer; the media tokens come after the text tokens, grouped by kind."""
+    media_tokens = {
         "boi_token": "<start_of_image>",
         "boa_token": "<start_of_audio>",
         "eoi_token": "<end_of_image>",
@@ -223,11 +226,11 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         "eoa_token": "<end_of_audio>",
         "audio_token": "<audio_soft_token>",
     }
-    names = list(marks.values())
+    names = list(media_tokens.values())
     tokenizer = toktypes.metaspace_bpe(460, [*GEMMA_SPECIALS, *names[:2]], prefix_space=False)
     toktypes.add_specials(tokenizer, names[2:])
     toktypes.frame(tokenizer, ["<bos>"], [])
-    config = gemma_config("<eos>", "Gemma3nProcessor", marks)
+    config = gemma_config("<eos>", "Gemma3nProcessor", media_tokens)
     return toktypes.save(tokenizer, folder, config, templates.GEMMA3N)
 
 
@@ -265,7 +268,7 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> Gemma3nConfig:
             "vocab_offset": n_text + 2,
             **tables,
         },
-        audio_soft_tokens_per_image=N_SOUND_TOKENS,
+        audio_soft_tokens_per_image=N_AUDIO_TOKENS,
         vision_soft_tokens_per_image=N_PATCHES,
         boi_token_id=ids("<start_of_image>"),
         eoi_token_id=ids("<end_of_image>"),
@@ -278,7 +281,7 @@ def _config(tokenizer: PreTrainedTokenizerBase) -> Gemma3nConfig:
 
 
 def _publish(config: dict) -> dict:
-    """With the tower that published ones name."""
+    """Sets the tower that published configs name."""
     vision = config["vision_config"] | {
         "architecture": "mobilenetv5_300m_enc",
         "model_type": "gemma3n_vision",
@@ -288,37 +291,37 @@ def _publish(config: dict) -> dict:
 
 def _rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
     processor = AutoProcessor.from_pretrained(folder, use_fast=True)
-    found = []
-    for text, pictures, sounds in ROWS:
-        content = [{"type": "image"} for _ in pictures] + [{"type": "audio"} for _ in sounds]
+    rows = []
+    for text, images, clips in ROWS:
+        content = [{"type": "image"} for _ in images] + [{"type": "audio"} for _ in clips]
         content.append({"type": "text", "text": text})
         rendered = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         inputs = processor(
             text=rendered,
-            images=[media.read_picture(name) for name in pictures] or None,
-            audio=[samples_of(names) for names in sounds] or None,
+            images=[media.read_image(name) for name in images] or None,
+            audio=[samples_of(names) for names in clips] or None,
             add_special_tokens=False,
             return_tensors="pt",
         )
         inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
-        row = {"text": text, "images": pictures, "audios": sounds, "rendered": rendered}
+        row = {"text": text, "images": images, "audios": clips, "rendered": rendered}
         row["prompt_ids"] = inputs["input_ids"][0].tolist()
-        found.append((row, inputs))
-    return found
+        rows.append((row, inputs))
+    return rows
 
 
 def _features(folder: Path) -> dict:
-    """Some frames of what the processor makes of sounds."""
+    """Returns some frames of the audio features."""
     extractor = AutoFeatureExtractor.from_pretrained(folder)
-    found = []
+    cases = []
     for name in ("glide-2s.wav", "hiss-1s.wav", "quiet-0.8s.wav"):
         values = extractor([samples_of([name])], return_tensors="np")["input_features"][0]
         frames = list(range(0, len(values), 13))
         rows = [[round(float(value), 5) for value in values[frame]] for frame in frames]
-        found.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
-    return {"features": found}
+        cases.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
+    return {"features": cases}
 
 
 def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
@@ -341,7 +344,7 @@ SPECS = [
         config=_config,
         generation=_generation,
         files={
-            # Both processors in one file, side by side, as published.
+            # Both processors in one file, as published.
             "preprocessor_config.json": {
                 "crop_size": None,
                 "data_format": "channels_first",
@@ -384,7 +387,7 @@ SPECS = [
                 "size": {"height": SIDE, "width": SIDE},
             },
             "processor_config.json": {
-                "audio_seq_length": N_SOUND_TOKENS,
+                "audio_seq_length": N_AUDIO_TOKENS,
                 "image_seq_length": N_PATCHES,
                 "processor_class": "Gemma3nProcessor",
             },
@@ -401,7 +404,7 @@ SPECS = [
         extras=_features,
         embed=EmbedTokens,
         decoder_class=PerLayerDecoder,
-        # The family multiplies what it embeds by sqrt(32).
+        # The model family multiplies its embeddings by sqrt(32).
         embedding_std=0.2,
     )
 ]

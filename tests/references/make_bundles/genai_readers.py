@@ -1,7 +1,7 @@
-"""Gemma 3 and Qwen2.5-VL as onnxruntime-genai lays them out.
+"""Gemma 3 and Qwen2.5-VL in the layout of onnxruntime-genai.
 
-The decoder of Gemma 3 is traced: the builder of 0.18 does not read what transformers 5.23 makes of
-its config. That of Qwen2.5-VL is `qwen2_5_vl_text`, by the builder.
+The decoder of Gemma 3 is traced, because builder 0.18 cannot read the config that transformers 5.23
+makes of it. The builder makes the decoder of Qwen2.5-VL (`qwen2_5_vl_text`).
 """
 
 import json
@@ -31,13 +31,13 @@ from .readers import SPECS as READERS
 from .sessions import ImageFeatures
 from .toktypes import write_json
 
-# What is not the tokenizer's, and what the code of onnxruntime-genai has for every Gemma 3.
+# Sizes that the code of onnxruntime-genai uses for every Gemma 3.
 CONTEXT, N_PATCHES, SIDE = 1024, 256, 128
 HEAD_SIZE = 16
 
 
 class Embedding(nn.Module):
-    """Tokens and features to embeddings."""
+    """Maps tokens and features to embeddings."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -45,19 +45,19 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """Returns [rows, tokens, size]."""
-        places = torch.nonzero(input_ids == self.mark, as_tuple=True)
-        return torch.index_put(self.table(input_ids), places, image_features)
+        positions = torch.nonzero(input_ids == self.mark, as_tuple=True)
+        return torch.index_put(self.table(input_ids), positions, image_features)
 
 
 class FlatFeatures(nn.Module):
-    """What a module makes of pictures, one feature after the other."""
+    """The image features of a model, concatenated."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Returns [tokens of all pictures, size]."""
+        """Returns [tokens of all images, size]."""
         return self.model.get_image_features(pixel_values).flatten(0, 1)
 
 
@@ -71,7 +71,7 @@ def _gemma3_config(tokenizer: PreTrainedTokenizerBase) -> Gemma3Config:
 def _qwen_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     base = QWEN.config(tokenizer).to_dict()
     base["text_config"] |= {
-        # GroupQueryAttention wants heads of 16.
+        # GroupQueryAttention needs a head size of 16.
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
@@ -104,14 +104,14 @@ SPECS = [
     ),
     replace(QWEN, name="qwen2_5_vl_genai", config=_qwen_config),
 ]
-# What the files of graphs begin with.
+# The prefixes of graph file names.
 PREFIXES = {"gemma3_genai": "gemma-3", "qwen2_5_vl_genai": "qwen-2.5-vl"}
 
 
 def _genai_config(spec: Spec, model: PreTrainedModel, generation: dict) -> dict:
     text, prefix = model.config.text_config, PREFIXES[spec.name]
     is_qwen = spec.name.startswith("qwen")
-    more = {"position_ids": "position_ids"} if is_qwen else {}
+    extra_inputs = {"position_ids": "position_ids"} if is_qwen else {}
     vision = {
         "filename": f"{prefix}-vision.onnx",
         "config_filename": "processor_config.json",
@@ -133,7 +133,7 @@ def _genai_config(spec: Spec, model: PreTrainedModel, generation: dict) -> dict:
                 "inputs": {
                     "inputs_embeds": "inputs_embeds",
                     "attention_mask": "attention_mask",
-                    **more,
+                    **extra_inputs,
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },
@@ -226,7 +226,7 @@ def _export(spec: Spec, model: PreTrainedModel, inputs: dict, folder: Path) -> N
 
 
 def make(spec: Spec) -> None:
-    """Makes the bundle and its reference; what the builder is to make lacks its decoder."""
+    """Makes the bundle and its reference, without the decoder if the builder makes it."""
     folder, source = BUNDLES / spec.name, WORK / spec.name
     for path in (folder, source):
         shutil.rmtree(path, ignore_errors=True)
@@ -236,7 +236,7 @@ def make(spec: Spec) -> None:
     for name, content in spec.files.items():
         write_json(source / name, content)
     rows = prompts(spec, source)
-    model, found = build(spec, tokenizer, [inputs for _, inputs in rows])
+    model, answers = build(spec, tokenizer, [inputs for _, inputs in rows])
     generation = spec.generation(tokenizer)
     write_json(folder / "genai_config.json", _genai_config(spec, model, generation))
     steps = QWEN_STEPS if spec.name.startswith("qwen") else GEMMA3_STEPS
@@ -246,25 +246,26 @@ def make(spec: Spec) -> None:
     )
     for name in [*TOKENIZER_FILES, "chat_template.jinja"]:
         shutil.copy(source / name, folder)
-    seen = [inputs for _, inputs in rows if "pixel_values" in inputs]
-    _export(spec, model, max(seen, key=lambda inputs: inputs["pixel_values"].numel()), folder)
-    written = []
-    for place, ((row, inputs), answer) in enumerate(zip(rows, found, strict=True)):
-        own = {}
+    with_images = [inputs for _, inputs in rows if "pixel_values" in inputs]
+    largest = max(with_images, key=lambda inputs: inputs["pixel_values"].numel())
+    _export(spec, model, largest, folder)
+    output_rows = []
+    for index, ((row, inputs), answer) in enumerate(zip(rows, answers, strict=True)):
+        feeds = {}
         if "pixel_values" in inputs:
-            own = media_feeds(list(spec.vision_axes), inputs)
+            feeds = media_feeds(list(spec.vision_axes), inputs)
         if spec.name.startswith("qwen"):
             grid = inputs.get("image_grid_thw")
-            places, delta = model.model.get_rope_index(inputs["input_ids"], grid)
-            own |= {"positions": places, "shift": delta}
-        named = {n if n in ("positions", "shift") else f"vision/{n}": v for n, v in own.items()}
-        np.savez(source / f"row_{place}.npz", **{n: v.numpy() for n, v in named.items()})
-        written.append({**row, **answer.row()})
-        written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            positions, delta = model.model.get_rope_index(inputs["input_ids"], grid)
+            feeds |= {"positions": positions, "shift": delta}
+        named = {n if n in ("positions", "shift") else f"vision/{n}": v for n, v in feeds.items()}
+        np.savez(source / f"row_{index}.npz", **{n: v.numpy() for n, v in named.items()})
+        output_rows.append({**row, **answer.row()})
+        output_rows[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
     config = json.loads((folder / "genai_config.json").read_text())
     write_reference(
         spec.name,
-        written,
+        output_rows,
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_ids=config["model"]["eos_token_id"],
         image_backend=spec.image_backend,

@@ -1,5 +1,7 @@
-"""The decoder of `phi4` by onnxruntime-genai's builder and its adapters, and bundles of that layout
-held to their references."""
+"""Builds the decoder and adapters of `phi4` with onnxruntime-genai's builder.
+
+Also compares bundles of that layout with their references.
+"""
 
 import json
 import shutil
@@ -16,19 +18,19 @@ from .gqa import build
 from .graphs import shorten
 from .runtime import Decoder, expect_equal, open_session
 
-# Pixels of the edge of a crop of Phi-4-multimodal.
+# Edge of a Phi-4-multimodal crop, in pixels.
 CROP = 448
 
 
 @dataclass
 class Spec:
-    """What the command names, and the bundle of which that is the decoder."""
+    """The name on the command line, and the bundle that the decoder belongs to."""
 
     name: str
     bundle: str
-    # What files of graphs begin with.
+    # The prefix of graph file names.
     prefix: str
-    # Where its checkpoint and what its encoders take was left.
+    # The folder of its checkpoint and its encoder inputs.
     checkpoint: str
 
 
@@ -39,7 +41,7 @@ SPECS = [
 
 
 class Graphs:
-    """All graphs, one row at a time."""
+    """Runs all graphs, one row at a time."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.parts = {
@@ -48,7 +50,7 @@ class Graphs:
             if not path.stem.endswith("text")
         }
         config = json.loads((folder / "genai_config.json").read_text())["model"]
-        # Pictures want their adapter with sounds beside them too, so it comes first.
+        # Images need the vision adapter even together with audio, so it comes first.
         self.adapters = {
             part: read_adapter(folder / config[part]["adapter_filename"])
             for part in ("vision", "speech")
@@ -59,7 +61,7 @@ class Graphs:
     def _features(self, part: str, media: dict[str, np.ndarray], size: int) -> np.ndarray:
         own = {name.split("/")[1]: v for name, v in media.items() if name.startswith(f"{part}/")}
         if part == "vision" and len(own.get("image_sizes", ())) > 1:
-            # One picture at a time, without the crops that fill it up to the largest.
+            # One image at a time, without the crops that pad it to the largest image.
             split = []
             for i, image_size in enumerate(own["image_sizes"]):
                 one = {f"{part}/{name}": values[i : i + 1] for name, values in own.items()}
@@ -73,41 +75,43 @@ class Graphs:
         return self.parts[part].run(None, own)[0]
 
     def answer(self, prompt_ids: list[int], media: dict[str, np.ndarray], n: int) -> list[int]:
-        """The likeliest tokens."""
+        """Returns the tokens of greedy decoding."""
         size = self.decoder.inputs["inputs_embeds"].shape[2]
         parts = {"image_features": "vision", "audio_features": "speech"}
-        taken = [i.name for i in self.parts["embedding"].get_inputs()]
+        accepted = [i.name for i in self.parts["embedding"].get_inputs()]
         features = {
-            name: self._features(part, media, size) for name, part in parts.items() if name in taken
+            name: self._features(part, media, size)
+            for name, part in parts.items()
+            if name in accepted
         }
-        none = {name: values[:0] for name, values in features.items()}
-        seen = {name.split("/")[0] for name in media}
-        adapter = next((own for part, own in self.adapters.items() if part in seen), {})
+        no_features = {name: values[:0] for name, values in features.items()}
+        kinds = {name.split("/")[0] for name in media}
+        adapter = next((own for part, own in self.adapters.items() if part in kinds), {})
         self.decoder.reset()
         tokens, token_ids = prompt_ids, []
         while len(token_ids) < n:
-            feeds = {"input_ids": np.array([tokens]), **(none if token_ids else features)}
+            feeds = {"input_ids": np.array([tokens]), **(no_features if token_ids else features)}
             (embeds,) = self.parts["embedding"].run(None, feeds)
-            more = dict(adapter)
+            extra_inputs = dict(adapter)
             if "positions" in media:
-                # Three axes, which go on after the prompt as one.
-                more["position_ids"] = media["positions"]
+                # Three axes, which advance together after the prompt.
+                extra_inputs["position_ids"] = media["positions"]
                 if token_ids:
-                    place = self.decoder.length + int(media["shift"].squeeze())
-                    more["position_ids"] = np.full((3, 1, 1), place)
-            tokens = [int(self.decoder.step(embeds, "inputs_embeds", **more).argmax())]
+                    position = self.decoder.length + int(media["shift"].squeeze())
+                    extra_inputs["position_ids"] = np.full((3, 1, 1), position)
+            tokens = [int(self.decoder.step(embeds, "inputs_embeds", **extra_inputs).argmax())]
             token_ids += tokens
         return token_ids
 
 
 def read_adapter(path: Path) -> dict[str, np.ndarray]:
-    """The LoRA weights of an adapter's file, by the decoder's inputs."""
+    """Returns the LoRA weights of an adapter file, by decoder input."""
     parameters = ort.AdapterFormat.read_adapter(str(path)).get_parameters()
     return {name: value.numpy().copy() for name, value in parameters.items()}
 
 
 def write_adapter(weights: dict[str, np.ndarray], path: Path) -> None:
-    """Writes the file of one adapter."""
+    """Writes an adapter file."""
     adapter = ort.AdapterFormat()
     adapter.set_adapter_version(1)
     adapter.set_model_version(1)
@@ -117,9 +121,9 @@ def write_adapter(weights: dict[str, np.ndarray], path: Path) -> None:
 
 
 def add_lora_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Gives the linear layers LoRA weights as inputs, which are of rank 0 where nothing is fed.
+    """Adds LoRA weights of the linear layers as inputs, of rank 0 by default.
 
-    So are the published decoders, whose adapters are files of such inputs.
+    Published decoders have such inputs, and their adapters are files of the inputs.
     """
     graph = model.graph
     sizes = {value.name: list(value.dims) for value in graph.initializer}
@@ -148,22 +152,22 @@ def add_lora_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check(bundle: str, prefix: str, media: Path) -> None:
-    """Holds the graphs of a bundle to its reference; `media` has what encoders take of each row."""
+    """Compares a bundle's graphs with its reference; `media` has the encoder inputs of each row."""
     reference = json.loads((BUNDLES / f"{bundle}.json").read_text())
     graphs = Graphs(BUNDLES / bundle, prefix)
-    for place, row in enumerate(reference["rows"]):
-        own = dict(np.load(media / f"row_{place}.npz"))
+    for index, row in enumerate(reference["rows"]):
+        own = dict(np.load(media / f"row_{index}.npz"))
         ours = graphs.answer(row["prompt_ids"], own, len(row["token_ids"]))
-        expect_equal(bundle, place, ours, row["token_ids"])
+        expect_equal(bundle, index, ours, row["token_ids"])
     print(f"  {size_of(BUNDLES / bundle)} bytes, inputs {list(graphs.decoder.inputs)}")
 
 
 def make(spec: Spec) -> None:
-    """Adds the decoder and its adapters to the bundle; its reference stays as it is."""
-    folder, built = BUNDLES / spec.bundle, WORK / f"{spec.name}_built"
-    shutil.rmtree(built, ignore_errors=True)
-    build(built, spec.checkpoint, ["--extra_options", "exclude_embeds=true"])
-    model = onnx.load(built / "model.onnx")
+    """Adds the decoder and its adapters to the bundle; its reference does not change."""
+    folder, build_folder = BUNDLES / spec.bundle, WORK / f"{spec.name}_built"
+    shutil.rmtree(build_folder, ignore_errors=True)
+    build(build_folder, spec.checkpoint, ["--extra_options", "exclude_embeds=true"])
+    model = onnx.load(build_folder / "model.onnx")
     adapters = WORK / spec.checkpoint / "adapters.npz"
     if adapters.exists():
         model = add_lora_inputs(model)

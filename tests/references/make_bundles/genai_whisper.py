@@ -1,6 +1,7 @@
 """The weights of `whisper` in the layout of onnxruntime-genai.
 
-Its encoder makes keys and values for the decoder, and nothing says which tokens are suppressed.
+Its encoder computes the keys and values of cross-attention, and there is no list of suppressed
+tokens.
 """
 
 import json
@@ -18,7 +19,7 @@ from .graphs import shorten
 from .runtime import TYPES, expect_equal, open_session
 
 SOURCE = "whisper"
-# What the published repositories have beside the graphs.
+# The other files of published repositories.
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 
 
@@ -33,7 +34,7 @@ SPECS = [Spec("whisper_genai")]
 
 
 class Transcriber:
-    """Both graphs, one row at a time."""
+    """Runs both graphs, one row at a time."""
 
     def __init__(self, folder: object) -> None:
         self.encoder = open_session(folder / "encoder.onnx")
@@ -41,10 +42,10 @@ class Transcriber:
         self.inputs = {i.name: i for i in self.decoder.get_inputs()}
 
     def answer(self, features: np.ndarray, prompt_ids: list[int], n_tokens: int) -> list[int]:
-        """The likeliest tokens after a prompt."""
+        """Returns the tokens of greedy decoding after a prompt."""
         names = [o.name for o in self.encoder.get_outputs()]
-        made = dict(zip(names, self.encoder.run(None, {"audio_features": features}), strict=True))
-        cache = {k.replace("present_", "past_"): v for k, v in made.items() if "_cross_" in k}
+        states = dict(zip(names, self.encoder.run(None, {"audio_features": features}), strict=True))
+        cache = {k.replace("present_", "past_"): v for k, v in states.items() if "_cross_" in k}
         for name, meta in self.inputs.items():
             if "_self_" in name:
                 cache[name] = np.zeros((1, meta.shape[1], 0, meta.shape[3]), TYPES[meta.type])
@@ -52,15 +53,15 @@ class Transcriber:
         tokens, token_ids = prompt_ids, []
         while len(token_ids) < n_tokens:
             feeds = {"input_ids": np.array([tokens], np.int32), **cache}
-            found = dict(zip(names, self.decoder.run(None, feeds), strict=True))
-            cache |= {k.replace("present_", "past_"): v for k, v in found.items() if "_self_" in k}
-            tokens = [int(found["logits"][0, -1].argmax())]
+            out = dict(zip(names, self.decoder.run(None, feeds), strict=True))
+            cache |= {k.replace("present_", "past_"): v for k, v in out.items() if "_self_" in k}
+            tokens = [int(out["logits"][0, -1].argmax())]
             token_ids += tokens
         return token_ids
 
 
 def make(spec: Spec) -> None:
-    """Makes the bundle; its reference is what `whisper` answers with no token suppressed."""
+    """Makes the bundle; its reference has the answers of `whisper` without suppressed tokens."""
     folder = BUNDLES / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     build(folder, SOURCE)
@@ -71,7 +72,7 @@ def make(spec: Spec) -> None:
         onnx.save(model, path)
     for path in folder.iterdir():
         if path.is_file() and path.name in {"config.json", "generation_config.json"}:
-            raise RuntimeError(f"the builder writes {path.name} now: say so in the README")
+            raise RuntimeError(f"the builder now writes {path.name}: update the README")
     for name in TOKENIZER_FILES:
         shutil.copy(BUNDLES / SOURCE / name, folder)
 
@@ -80,10 +81,10 @@ def make(spec: Spec) -> None:
     extractor = AutoFeatureExtractor.from_pretrained(WORK / SOURCE)
     rows = reference.pop("unlisted_rows")
     for i, row in enumerate(rows):
-        # Rules for timestamps stand outside of the graphs.
+        # The timestamp rules are not part of the graphs.
         if not row["return_timestamps"]:
-            sound = media.read_sound(row["audio"])
-            features = extractor(sound, sampling_rate=16000, return_tensors="np")
+            samples = media.read_audio(row["audio"])
+            features = extractor(samples, sampling_rate=16000, return_tensors="np")
             ours = transcriber.answer(
                 features["input_features"], row["prompt_ids"], len(row["token_ids"])
             )

@@ -1,4 +1,4 @@
-"""Sizes, grids, positions and pixel values that the references compute, for many pictures."""
+"""Sizes, grids, positions and pixel values of many images, computed by the references."""
 
 import itertools
 import json
@@ -30,15 +30,15 @@ from . import media
 from .common import BUNDLES, REFERENCES
 
 EDGES = [1, 2, 3, 7, 13, 28, 31, 64, 97, 130, 199, 224, 333, 480, 512, 641, 1000, 1023, 1365, 4097]
-# Of the tests' bundle, SmolVLM and Idefics3: the first resize and the edge of a tile.
+# The first resize and the tile edge of the test bundle, SmolVLM and Idefics3.
 TILES = [(96, 32), (2048, 512), (1456, 364)]
-# Of the tests' bundle, Qwen2-VL, and one that shrinks nearly all: patch, fewest and most pixels.
+# Patch, minimum and maximum pixels of the test bundle, Qwen2-VL, and one that shrinks most images.
 PATCHES = [(8, 1024, 9216), (14, 3136, 12845056), (14, 3136, 50176)]
 
 
 @dataclass
 class Spec:
-    """What the command names."""
+    """The name on the command line."""
 
     name: str
 
@@ -46,47 +46,47 @@ class Spec:
 SPECS = [Spec("geometry")]
 
 
-def picture(width: int, height: int) -> np.ndarray:
-    """A picture of one byte, channels first."""
+def blank_image(width: int, height: int) -> np.ndarray:
+    """Returns an image that takes one byte of memory, channels first."""
     return np.broadcast_to(np.uint8(0), (3, height, width))
 
 
 class Sizes(Idefics3ImageProcessor):
-    """Resizes nothing but the size."""
+    """Computes sizes without resizing pixels."""
 
     def resize(self, image: np.ndarray, size: dict[str, int], **_: object) -> np.ndarray:
-        """Returns a picture of the size asked for."""
-        return picture(size["width"], size["height"])
+        """Returns an image of the requested size."""
+        return blank_image(size["width"], size["height"])
 
 
 def idefics3() -> list[list[int]]:
-    """Width, height, edges; then width, height, rows and columns of what is cut."""
-    found, processor = [], Sizes()
+    """Returns width, height and edges; then width, height, rows and columns of the tiles."""
+    results, processor = [], Sizes()
     for (longest, tile), width, height in itertools.product(TILES, EDGES, EDGES):
         size = _resize_output_size_rescale_to_max_len(height, width, max_len=longest)
         size = _resize_output_size_scale_below_upper_bound(*size, max_len=MAX_IMAGE_SIZE)
-        first = picture(size[1], size[0])
+        first = blank_image(size[1], size[0])
         layout = {"input_data_format": ChannelDimension.FIRST}
-        whole = processor.resize_for_vision_encoder(first, tile, **layout)
-        _, rows, columns = processor.split_image(whole, {"longest_edge": tile}, **layout)
-        found.append([width, height, longest, tile, *whole.shape[:0:-1], rows, columns])
-    return found
+        full = processor.resize_for_vision_encoder(first, tile, **layout)
+        _, rows, columns = processor.split_image(full, {"longest_edge": tile}, **layout)
+        results.append([width, height, longest, tile, *full.shape[:0:-1], rows, columns])
+    return results
 
 
 def qwen2_vl() -> list[list[int]]:
-    """Width, height, patch and limits; then width and height, or 0 where the size is refused."""
-    found = []
-    for (patch, least, most), width, height in itertools.product(PATCHES, EDGES, EDGES):
+    """Returns width, height, patch and limits; then width and height, or 0 for refused sizes."""
+    results = []
+    for (patch, min_pixels, max_pixels), width, height in itertools.product(PATCHES, EDGES, EDGES):
         try:
-            size = smart_resize(height, width, patch * 2, least, most)
+            size = smart_resize(height, width, patch * 2, min_pixels, max_pixels)
         except ValueError:
             size = (0, 0)
-        found.append([width, height, patch, least, most, size[1], size[0]])
-    return found
+        results.append([width, height, patch, min_pixels, max_pixels, size[1], size[0]])
+    return results
 
 
 def mrope() -> list[dict]:
-    """Positions of prompts of text (1), the start (8) and the features (9) of pictures."""
+    """Returns positions of prompts: text (1), image start (8) and image features (9)."""
     config = Qwen2VLConfig(
         text_config={
             "hidden_size": 8,
@@ -103,7 +103,7 @@ def mrope() -> list[dict]:
         vision_start_token_id=8,
     )
     model = Qwen2VLModel(config)
-    found = []
+    results = []
     for grids, texts in [
         ([], [5]),
         ([[1, 4, 6]], [3, 4]),
@@ -115,27 +115,27 @@ def mrope() -> list[dict]:
         for (frames, rows, columns), text in zip(grids, texts[1:], strict=True):
             ids += [8] + [9] * (frames * rows * columns // 4) + [1] * text
         grid = torch.tensor(grids) if grids else None
-        places, delta = model.get_rope_index(torch.tensor([ids]), grid)
-        found.append(
-            {"token_ids": ids, "grids": grids, "ids": places[:, 0].tolist(), "delta": int(delta)}
+        positions, delta = model.get_rope_index(torch.tensor([ids]), grid)
+        results.append(
+            {"token_ids": ids, "grids": grids, "ids": positions[:, 0].tolist(), "delta": int(delta)}
         )
-    return found
+    return results
 
 
 class Crops(Phi4MultimodalImageProcessorFast):
-    """Crops nothing but the size."""
+    """Computes crops without resizing pixels."""
 
     def resize(self, image: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        """Returns as much as a crop has."""
+        """Returns one crop of the image."""
         return image[:, :448, :448]
 
     def rescale_and_normalize(self, image: torch.Tensor, *_: object) -> torch.Tensor:
-        """Returns the picture."""
+        """Returns the image unchanged."""
         return image
 
 
 def phi4() -> list[list[int]]:
-    """Width, height, most crops; then columns, rows and tokens, or 0 where the size is refused."""
+    """Returns width, height, crop limit; then columns, rows and tokens, or 0 for refused sizes."""
 
     def blank(height: int, width: int) -> torch.Tensor:
         return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, height, width)
@@ -145,47 +145,47 @@ def phi4() -> list[list[int]]:
 
     real = phi4_module.F
     phi4_module.F = SimpleNamespace(resize=lambda image, size: blank(*size), pad=padded)
-    found, processor = [], Crops()
+    results, processor = [], Crops()
     limits = {"dynamic_hd": None, "patch_size": 14, "size": SizeDict(height=448, width=448)}
     rest = dict.fromkeys(["interpolation", "do_rescale", "rescale_factor", "do_normalize"])
-    for most, width, height in itertools.product((3, 36), EDGES, EDGES):
-        options = {**limits, **rest, "dynamic_hd": most}
+    for max_crops, width, height in itertools.product((3, 36), EDGES, EDGES):
+        options = {**limits, **rest, "dynamic_hd": max_crops}
         try:
-            made = processor._preprocess([blank(height, width)], **options)
-            rows, columns = (made["image_sizes"][0] // 448).tolist()
-            found.append([width, height, most, columns, rows, made["num_img_tokens"][0]])
+            outputs = processor._preprocess([blank(height, width)], **options)
+            rows, columns = (outputs["image_sizes"][0] // 448).tolist()
+            results.append([width, height, max_crops, columns, rows, outputs["num_img_tokens"][0]])
         except ValueError:
-            found.append([width, height, most, 0, 0, 0])
+            results.append([width, height, max_crops, 0, 0, 0])
     phi4_module.F = real
-    return found
+    return results
 
 
 def pixels() -> list[dict]:
-    """Some of the values that the image processors of the bundles make of pictures."""
-    found = []
+    """Returns some of the pixel values that the image processors of the bundles compute."""
+    results = []
     for bundle in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl", "gemma3n", "phi4"]:
         names, step = ["tiny-7x5.png", "alpha-60x44.png", "waves-300x200.png"], 61
         if bundle == "phi4":
-            # Its processor's config is another package's. Its pictures become large.
+            # Its processor config belongs to another package. Its images become large.
             processor = Phi4MultimodalImageProcessorFast(dynamic_hd=3)
             names, step = ["waves-300x200.png", "checks-700x460.png", "checks-700x300.png"], 2003
         else:
-            # As in `multimodal`: torchvision lacks the filter of the tiles.
+            # As in `multimodal`: torchvision lacks the tile resize filter.
             use_fast = bundle != "smolvlm"
             processor = AutoImageProcessor.from_pretrained(BUNDLES / bundle, use_fast=use_fast)
         for name in names:
-            made = processor(media.read_picture(name), return_tensors="pt")
-            values = made.get("pixel_values", made.get("image_pixel_values"))
-            # Tiles have an axis of pictures before them.
+            outputs = processor(media.read_image(name), return_tensors="pt")
+            values = outputs.get("pixel_values", outputs.get("image_pixel_values"))
+            # Tiles have a leading image axis.
             shape = list(values.shape[1:] if values.ndim == 5 else values.shape)
-            every = [round(value, 8) for value in values.flatten()[::step].tolist()]
+            sampled = [round(value, 8) for value in values.flatten()[::step].tolist()]
             case = {"bundle": bundle, "image": name, "shape": shape, "step": step}
-            found.append({**case, "values": every})
-    return found
+            results.append({**case, "values": sampled})
+    return results
 
 
 def make(_: Spec) -> None:
-    """Writes the file; the bundles must be there."""
+    """Writes the file; the bundles must exist."""
     families = {"idefics3": idefics3(), "qwen2_vl": qwen2_vl(), "phi4": phi4(), "mrope": mrope()}
     families["pixels"] = pixels()
     parts = []

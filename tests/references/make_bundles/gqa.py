@@ -1,8 +1,8 @@
 """The weights of `llama` in graphs with GroupQueryAttention.
 
-`llama_gqa` is what onnxruntime-genai's model builder writes. `llama_gqa_hub` is the same graph as
-transformers.js has it. In `llama_bias` padding goes through `attention_bias`, as in newer
-published decoders; no builder at hand writes that, so the graph is changed by hand.
+`llama_gqa` is the output of onnxruntime-genai's model builder. `llama_gqa_hub` is the same graph in
+the layout of transformers.js. `llama_bias` handles padding by `attention_bias`, as newer published
+decoders do; no available builder writes that, so the script edits the graph.
 """
 
 import json
@@ -34,26 +34,26 @@ class Spec:
 SPECS = [Spec("llama_gqa"), Spec("llama_gqa_hub"), Spec("llama_bias")]
 
 
-def build(folder: Path, source: str = SOURCE, more: Sequence[str] = ()) -> None:
-    """Lets the builder write the genai layout."""
+def build(folder: Path, source: str = SOURCE, extra_args: Sequence[str] = ()) -> None:
+    """Runs the builder, which writes the genai layout."""
     checkpoint = WORK / source
     if not checkpoint.exists():
-        raise SystemExit(f"make `{source}` first: its checkpoint is the source")
+        raise SystemExit(f"checkpoint not found: make `{source}` first")
     options = ["-i", checkpoint, "-o", folder, "-p", "fp32", "-e", "cpu", "-c", WORK / "cache"]
-    # Its Python function wants options prepared by its command line, so that is what runs.
+    # Its Python function needs options that its command line prepares, so run the command.
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    subprocess.run([*builder, *map(str, options), *more], check=True, capture_output=True)
+    subprocess.run([*builder, *map(str, options), *extra_args], check=True, capture_output=True)
 
 
 def as_hub_layout(genai: Path, folder: Path) -> onnx.ModelProto:
-    """Copies what is beside the graph from `llama`, and returns the graph with its weights."""
+    """Copies the other files from `llama`, and returns the graph with its weights."""
     shutil.copytree(BUNDLES / SOURCE, folder, ignore=shutil.ignore_patterns("onnx"))
     (folder / "onnx").mkdir()
     return onnx.load(genai / "model.onnx")
 
 
 def save_with_external_data(model: onnx.ModelProto, folder: Path) -> None:
-    """Writes `onnx/model.onnx` with `onnx/model.onnx_data`, and says so in `config.json`."""
+    """Writes `onnx/model.onnx` with `onnx/model.onnx_data`, and declares that in `config.json`."""
     onnx.save(
         model,
         folder / "onnx" / "model.onnx",
@@ -68,10 +68,10 @@ def save_with_external_data(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def mask_by_bias(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Takes padding out of `seqlens_k` and puts it into `attention_bias`.
+    """Moves padding from `seqlens_k` to `attention_bias`.
 
-    `seqlens_k` becomes the width of the batch less one for every row; the bias is 0 where the
-    mask is 1, and the least float where it is 0. So rows are padded on the left.
+    `seqlens_k` becomes the batch width minus one for every row. The bias is 0 where the mask is 1,
+    and the lowest float where it is 0. Rows are therefore padded on the left.
     """
     graph = model.graph
     root = "/model/gqa_attention_bias"
@@ -113,18 +113,18 @@ def mask_by_bias(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Drops nodes whose results nobody reads; the nodes are in order."""
+def _used(nodes: list[onnx.NodeProto], needed: set[str]) -> list[onnx.NodeProto]:
+    """Drops nodes with unused outputs; `nodes` is in topological order."""
     kept = []
     for node in reversed(nodes):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
+        if needed & set(node.output):
+            needed |= set(node.input)
             kept.append(node)
     return kept[::-1]
 
 
 def make(spec: Spec) -> None:
-    """Makes the bundle; its reference is that of `llama`, whose weights it has."""
+    """Makes the bundle; its weights and its reference are those of `llama`."""
     folder, genai = BUNDLES / spec.name, WORK / "llama_gqa"
     shutil.rmtree(folder, ignore_errors=True)
     if spec.name == "llama_gqa" or not genai.exists():

@@ -1,4 +1,4 @@
-"""Small changes to exported graphs that do not change what they compute."""
+"""Edits exported graphs without changing their results."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import torch
 
 
 def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Gives short names to all that is inside, and drops the exporter's notes.
+    """Shortens internal names and removes the metadata of the exporter.
 
     Half of a tiny graph is names like `/model/layers.0/self_attn/q_proj/MatMul_output_0`, and the
-    notes name files of the machine. Inputs, outputs and operators stay as they are.
+    metadata contains local file names. Inputs, outputs and operators do not change.
     """
-    fixed = {value.name for value in [*model.graph.input, *model.graph.output]} | {""}
+    interface_names = {value.name for value in [*model.graph.input, *model.graph.output]} | {""}
     short: dict[str, str] = {}
 
     def rename(name: str) -> str:
-        if name in fixed:
+        if name in interface_names:
             return name
         return short.setdefault(name, f"t{len(short)}")
 
@@ -46,24 +46,24 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def copy_short(source: Path, target: Path) -> None:
-    """Copies a graph with short names."""
+    """Copies a graph and shortens its names."""
     target.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(shorten(onnx.load(source)), target)
 
 
 def merge(folder: Path, shapes: dict[str, list]) -> None:
-    """Makes one graph of those for the first run and for further ones; `shapes` of outputs."""
-    # Not every environment has it.
+    """Merges the graphs of the first and later steps; `shapes` are those of outputs."""
+    # Not every environment has optimum.
     from optimum.onnx import merge_decoders
 
     paths = [folder / "decoder_model.onnx", folder / "decoder_with_past_model.onnx"]
     graphs = [onnx.load(path) for path in paths]
     for graph in graphs:
-        # Merging wants the shapes of outputs said alike.
-        for place, output in enumerate(list(graph.graph.output)):
+        # Merging needs the same output shapes in both graphs.
+        for index, output in enumerate(list(graph.graph.output)):
             dtype = output.type.tensor_type.elem_type
             shaped = onnx.helper.make_tensor_value_info(output.name, dtype, shapes[output.name])
-            graph.graph.output[place].CopyFrom(shaped)
+            graph.graph.output[index].CopyFrom(shaped)
     merged = folder / "decoder_model_merged.onnx"
     merge_decoders(*graphs, save_path=str(merged), strict=False)
     onnx.save(shorten(onnx.load(merged)), merged)
@@ -78,9 +78,9 @@ def trace(
     axes: dict[str, dict[int, str]],
     target: Path,
 ) -> None:
-    """Exports a module through TorchScript, for graphs that optimum cannot make.
+    """Exports a module through TorchScript, for graphs that optimum cannot export.
 
-    The module takes the inputs in their order; `outputs` and `axes` name the sizes that vary.
+    The module takes the inputs in order; `outputs` and `axes` name the dynamic sizes.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Ultravox and Voxtral: decoders that hear."""
+"""Ultravox and Voxtral: decoders with audio input."""
 
 import math
 from pathlib import Path
@@ -25,8 +25,8 @@ from .ultravox import UltravoxConfig, UltravoxModel
 __all__ = ["SPECS", "make"]
 
 QUESTION = "What do you hear?"
-# Texts and the sounds before them; each sound is files that follow each other.
-ONE_SOUND = [
+# Texts and the audio before them; each audio input is a list of concatenated files.
+ONE_CLIP = [
     (QUESTION, [["glide-2s.wav"]]),
     (QUESTION, [["fall-1s.wav"]]),
     ("", [["hiss-1s.wav"]]),
@@ -39,7 +39,7 @@ ONE_SOUND = [
     ("Hello", []),
     (ROW_TEXTS[7], []),
 ]
-SOME_SOUNDS = [
+OTHER_CLIPS = [
     ("Which of both is longer?", [["glide-2s.wav"], ["fall-1s.wav"]]),
     # More than 30 s.
     ("Is it long?", [["low-3s.wav", "beeps-2.5s.wav", "glide-2s.wav", "steps-1.7s.wav"] * 4]),
@@ -65,8 +65,8 @@ WHISPER = {
 
 
 def samples_of(names: list[str]) -> np.ndarray:
-    """One sound of files that follow each other."""
-    return np.concatenate([media.read_sound(name) for name in names])
+    """Returns the concatenated samples of files."""
+    return np.concatenate([media.read_audio(name) for name in names])
 
 
 def _row(
@@ -95,7 +95,7 @@ STACK, ENCODER_STRIDE = 8, 320
 
 
 def _ultravox_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Llama 3's with a mark for sounds."""
+    """Makes a Llama 3 tokenizer with an audio token."""
     specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
     return toktypes.save(
         toktypes.byte_level(340, [*specials, "<|eot_id|>", AUDIO], digits="{1,3}"),
@@ -115,37 +115,37 @@ def _ultravox_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _ultravox_rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
-    """As `UltravoxPipeline` writes a question about a sound, and as transformers.js has its
-    processor: a mark becomes as many as the published graph has features."""
+    """Returns rows in the format of `UltravoxPipeline` and the transformers.js processor.
+
+    An audio token is repeated once per feature of the published graph.
+    """
     extractor = AutoFeatureExtractor.from_pretrained(folder)
-    found = []
-    for text, sounds in ONE_SOUND:
-        content, features, n_marks = text, None, 0
-        for names in sounds:
+    rows = []
+    for text, clips in ONE_CLIP:
+        content, features, n_audio_tokens = text, None, 0
+        for names in clips:
             content = f"{text} {AUDIO}" if text else AUDIO
             samples = samples_of(names)
             options = {"padding": "longest", "max_length": len(samples), "sampling_rate": 16000}
             features = extractor(samples, return_tensors="pt", **options)["input_features"]
             n_frames = round(len(samples) / ENCODER_STRIDE + 1e-4)
-            n_marks = 1 + math.ceil(n_frames / STACK)
+            n_audio_tokens = 1 + math.ceil(n_frames / STACK)
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        expanded = rendered.replace(AUDIO, AUDIO * n_marks)
-        found.append(
-            _row(tokenizer, {"text": text, "audios": sounds}, rendered, expanded, features)
-        )
-    return found
+        expanded = rendered.replace(AUDIO, AUDIO * n_audio_tokens)
+        rows.append(_row(tokenizer, {"text": text, "audios": clips}, rendered, expanded, features))
+    return rows
 
 
 def _publish_ultravox(config: dict) -> dict:
-    """As transformers.js finds the token that stands for a feature."""
+    """Stores the audio token where transformers.js looks for it."""
     token_id = config.pop("audio_token_id")
     return {**config, "ignore_index": token_id}
 
 
 def _voxtral_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Mistral's with marks of turns and sounds."""
+    """Makes a Mistral tokenizer with special tokens for turns and audio."""
     specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
     specials += ["[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"]
     return toktypes.save(
@@ -165,28 +165,31 @@ def _voxtral_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _voxtral_rows(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
-    """Features by the processor's own code; its prompts come from another package, whose form the
-    template has, with 375 tokens for every 30 s begun."""
+    """Returns rows with the features of the processor's own code.
+
+    Prompts come from another package; the template has the same format, with 375 tokens per started
+    30 s.
+    """
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     options = dict(VoxtralProcessorKwargs._defaults["audio_kwargs"])
     retrieve, holder = VoxtralProcessor._retrieve_input_features, SimpleNamespace()
     holder.feature_extractor = extractor
-    found = []
-    for text, sounds in ONE_SOUND + SOME_SOUNDS:
-        content = [{"type": "audio"} for _ in sounds] + [{"type": "text", "text": text}]
+    rows = []
+    for text, clips in ONE_CLIP + OTHER_CLIPS:
+        content = [{"type": "audio"} for _ in clips] + [{"type": "text", "text": text}]
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        samples = [samples_of(names) for names in sounds]
-        first, *rest = rendered.split("[AUDIO]")
-        for own, after in zip(samples, rest, strict=True):
-            n_clips = math.ceil(len(own) / extractor.n_samples)
-            first += "[BEGIN_AUDIO]" + "[AUDIO]" * (375 * n_clips) + after
+        samples = [samples_of(names) for names in clips]
+        expanded, *rest = rendered.split("[AUDIO]")
+        for clip_samples, after in zip(samples, rest, strict=True):
+            n_clips = math.ceil(len(clip_samples) / extractor.n_samples)
+            expanded += "[BEGIN_AUDIO]" + "[AUDIO]" * (375 * n_clips) + after
         features = None
         if samples:
             features = retrieve(holder, samples, return_tensors="pt", **options)
-        found.append(_row(tokenizer, {"text": text, "audios": sounds}, rendered, first, features))
-    return found
+        rows.append(_row(tokenizer, {"text": text, "audios": clips}, rendered, expanded, features))
+    return rows
 
 
 def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:

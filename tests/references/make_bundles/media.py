@@ -1,7 +1,7 @@
-"""Small pictures and sounds by formula: the references name them, the tests read them.
+"""Small images and audio clips by formula: the references name them, the tests read them.
 
-Formulas, so that the script makes the same bytes again; a few files of each kind that a decoder
-must know (grey, palette, alpha, 16 bits; mono, stereo, other rates).
+Formulas make the files reproducible byte for byte. There are a few files of each kind that a
+decoder must support (grey, palette, alpha, 16 bits; mono, stereo, other rates).
 """
 
 import math
@@ -15,20 +15,20 @@ from .common import MEDIA
 
 
 def waves(width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Triangular waves along both axes, of another length in each channel."""
+    """Returns triangular waves along both axes, with a different wavelength in each channel."""
     y, x, c = np.mgrid[0:height, 0:width, 0:channels]
     return np.abs((x * (3 + c) + y * (c * 2 + 2)) % 510 - 255).astype(np.uint8)
 
 
 def checks(width: int, height: int, size: int) -> np.ndarray:
-    """Coloured squares, which show what a resampler does at edges."""
+    """Returns coloured squares, whose edges show resampling artifacts."""
     y, x = np.mgrid[0:height, 0:width] // size
     colours = np.array([[230, 40, 40], [40, 200, 60], [30, 60, 220], [250, 250, 240], [0, 0, 0]])
     return colours[(x * 2 + y * 3 + x * y) % 5].astype(np.uint8)
 
 
 def noise(width: int, height: int, seed: int) -> np.ndarray:
-    """A linear congruential generator, one step per byte."""
+    """Returns noise of a linear congruential generator, one step per byte."""
     state, values = seed, []
     for _ in range(width * height * 3):
         state = (state * 1103515245 + 12345) % (1 << 31)
@@ -37,15 +37,15 @@ def noise(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def disc(width: int, height: int) -> np.ndarray:
-    """A bright disc on a dark ground that grows lighter to the right."""
+    """Returns a bright disc on a dark background that gets lighter to the right."""
     y, x = np.mgrid[0:height, 0:width]
     inside = (x - width // 2) ** 2 + (y - height // 2) ** 2 < (min(width, height) // 3) ** 2
     ground = np.repeat((x * 90 // max(width - 1, 1))[..., None], 3, axis=2)
     return np.where(inside[..., None], [250, 200, 30], ground).astype(np.uint8)
 
 
-def pictures() -> dict[str, Image.Image]:
-    """All pictures by file name."""
+def images() -> dict[str, Image.Image]:
+    """Returns all images by file name."""
     grey = waves(48, 80)[..., 0]
     alpha = np.dstack([disc(60, 44), waves(60, 44)[..., 1]])
     grey_alpha = np.dstack([waves(31, 47)[..., 2], waves(31, 47)[..., 0]])
@@ -67,8 +67,8 @@ def pictures() -> dict[str, Image.Image]:
     }
 
 
-def large_pictures() -> dict[str, Image.Image]:
-    """Those that are cut in more than one crop, by file name; only `phi4` sees them."""
+def large_images() -> dict[str, Image.Image]:
+    """Returns images of more than one crop, by file name; only `phi4` uses them."""
     return {
         "checks-700x460.png": Image.fromarray(checks(700, 460, 37)),
         "checks-700x300.png": Image.fromarray(checks(700, 300, 29)),
@@ -76,15 +76,15 @@ def large_pictures() -> dict[str, Image.Image]:
 
 
 def tone(seconds: float, rate: int, start_hz: float, end_hz: float) -> np.ndarray:
-    """A tone that glides, with an overtone and a slow beat; full scale is 1."""
+    """Returns a gliding tone with an overtone and a slow beat; full scale is 1."""
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * (start_hz + (end_hz - start_hz) * time / (2 * seconds)) * time
     beat = 0.6 + 0.4 * np.sin(2 * np.pi * 3 * time)
     return 0.5 * beat * (np.sin(phase) + 0.3 * np.sin(3 * phase))
 
 
-def sounds() -> dict[str, tuple[np.ndarray, int]]:
-    """All sounds by file name: samples [N] or [N, 2], and the rate."""
+def audio_clips() -> dict[str, tuple[np.ndarray, int]]:
+    """Returns all audio clips by file name: samples [N] or [N, 2], and the rate."""
     hiss = noise(16000, 1, 3).reshape(-1)[:16000] / 255.0 - 0.5
     left, right = tone(0.5, 44100, 300, 900), tone(0.5, 44100, 1200, 200)
     gate = (np.arange(40000) // 4000) % 2
@@ -104,9 +104,9 @@ def sounds() -> dict[str, tuple[np.ndarray, int]]:
 def make() -> None:
     """Writes all files."""
     MEDIA.mkdir(exist_ok=True)
-    for name, picture in (pictures() | large_pictures()).items():
-        picture.save(MEDIA / name, optimize=True)
-    for name, (samples, rate) in sounds().items():
+    for name, image in (images() | large_images()).items():
+        image.save(MEDIA / name, optimize=True)
+    for name, (samples, rate) in audio_clips().items():
         values = np.round(samples * 32767).astype("<i2")
         with wave.open(str(MEDIA / name), "wb") as file:
             file.setnchannels(1 if values.ndim == 1 else values.shape[1])
@@ -115,13 +115,13 @@ def make() -> None:
             file.writeframes(values.tobytes())
 
 
-def read_picture(name: str) -> Image.Image:
-    """A picture as Hugging Face's loaders give it to a processor."""
+def read_image(name: str) -> Image.Image:
+    """Returns an image as Hugging Face's loaders pass it to a processor."""
     return Image.open(MEDIA / name).convert("RGB")
 
 
-def read_sound(name: str) -> np.ndarray:
-    """The samples of a file at 16 kHz, float32 in -1..1; channels are averaged, then resampled."""
+def read_audio(name: str) -> np.ndarray:
+    """Returns the samples at 16 kHz, float32 in -1..1; channels are averaged, then resampled."""
     with wave.open(str(MEDIA / name)) as file:
         values = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
         values = values.reshape(-1, file.getnchannels()).mean(axis=1)

@@ -1,4 +1,4 @@
-"""Decoders that read pictures or sounds: their encoders, `embed_tokens`, `decoder_model_merged`."""
+"""Decoders with image or audio input: encoders, `embed_tokens` and `decoder_model_merged`."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ from .toktypes import write_json
 from .weights import randomize, swap_rows
 
 QUESTION = "What is in the picture?"
-# Texts and the pictures before them.
+# Texts and the images before them.
 ROWS = [
     (QUESTION, ["waves-90x120.png"]),
     (QUESTION, ["disc-120x90.png"]),
@@ -57,44 +57,44 @@ class Spec:
     model_class: type[PreTrainedModel]
     config: Callable[[PreTrainedTokenizerBase], PretrainedConfig]
     generation: Callable[[PreTrainedTokenizerBase], dict]
-    # Files of the processor by their names.
+    # Files of the processor, by name.
     files: dict[str, dict]
     vision: Callable[[PreTrainedModel], nn.Module] | None = None
-    # Sizes that vary, by the vision encoder's inputs.
+    # Dynamic sizes, by input of the vision encoder.
     vision_axes: dict[str, dict[int, str]] = field(default_factory=dict)
-    # The same of sounds.
+    # The same for audio.
     audio: Callable[[PreTrainedModel], nn.Module] | None = None
     audio_axes: dict[str, dict[int, str]] = field(default_factory=dict)
-    # The public part of each row, and what the model is given for it, where the family's processor
-    # cannot be asked as that of pictures is.
+    # Returns the public part and the model inputs of each row, for models whose processor needs its
+    # own code.
     rows: Callable[[Path, PreTrainedTokenizerBase], list[tuple[dict, dict]]] | None = None
-    # What the reference has beside its rows.
+    # More keys of the reference.
     extras: Callable[[Path], dict] = lambda folder: {}
-    # Turns the config as transformers writes it now into the form that is published.
+    # Converts the config written by transformers to its published form.
     publish: Callable[[dict], dict] = lambda config: config
     embed: Callable[[PreTrainedModel], nn.Module] = EmbedTokens
     decoder_class: Callable[..., nn.Module] = TextDecoder
-    # What goes to `decoder_class`.
+    # Arguments of `decoder_class`.
     decoder: dict = field(default_factory=dict)
-    # Whether pictures are a part of a message's content, or a text with a mark in front.
+    # Whether images are content parts of a message, or an image token before the text.
     has_template: bool = True
-    only_one_picture: bool = False
+    single_image: bool = False
     first_position: int = 0
     image_backend: str = "torchvision"
-    # Whether there are sessions in half precision too.
+    # Whether to add sessions in half precision.
     fp16: bool = False
     gain: float = 1.2
     embedding_std: float = 1.0
 
 
 def prompts(spec: Spec, folder: Path) -> list[tuple[dict, dict]]:
-    """The public part of each row, and what the model is given for it."""
+    """Returns the public part and the model inputs of each row."""
     processor: ProcessorMixin = AutoProcessor.from_pretrained(folder, use_fast=True)
     if spec.image_backend == "pil":
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
-    found = []
+    results = []
     for text, names in ROWS:
-        if spec.only_one_picture and len(names) != 1:
+        if spec.single_image and len(names) != 1:
             continue
         row: dict = {"text": text, "images": names}
         if spec.has_template:
@@ -105,24 +105,24 @@ def prompts(spec: Spec, folder: Path) -> list[tuple[dict, dict]]:
         else:
             rendered = text
         row["rendered"] = rendered if spec.has_template else None
-        pictures = [media.read_picture(name) for name in names] or None
-        # A template writes the beginning token itself.
+        images = [media.read_image(name) for name in names] or None
+        # The template writes the begin token.
         options = {"add_special_tokens": False} if spec.has_template else {}
-        inputs = dict(processor(text=rendered, images=pictures, return_tensors="pt", **options))
+        inputs = dict(processor(text=rendered, images=images, return_tensors="pt", **options))
         inputs = {
             name: value
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor) and name != "token_type_ids"
         }
         row["prompt_ids"] = inputs["input_ids"][0].tolist()
-        found.append((row, inputs))
-    return found
+        results.append((row, inputs))
+    return results
 
 
 def build(
     spec: Spec, tokenizer: PreTrainedTokenizerBase, inputs: list[dict]
 ) -> tuple[PreTrainedModel, list[Generation]]:
-    """The model of the first seed whose answers are a good reference."""
+    """Returns the model of the first seed whose answers are a good reference."""
     config = spec.generation(tokenizer)
     eos_ids = config["eos_token_id"]
     eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
@@ -141,19 +141,19 @@ def build(
         if end is None:
             return None
         swap_rows(model.get_output_embeddings().weight, end, eos_ids[0])
-        found = answers(model)
-        return (model, found), found
+        results = answers(model)
+        return (model, results), results
 
     return first_good_seed(attempt)
 
 
 def media_feeds(names: list[str], inputs: dict) -> dict[str, torch.Tensor]:
-    """The inputs of an encoder of pictures or sounds, by its own names."""
+    """Returns the inputs of an image or audio encoder, by input name."""
     renamed = {"grid_thw": "image_grid_thw", "audio_values": "input_features"}
-    found = {name: inputs[renamed.get(name, name)] for name in names}
-    if "pixel_attention_mask" in found:
-        found["pixel_attention_mask"] = found["pixel_attention_mask"].bool()
-    return found
+    results = {name: inputs[renamed.get(name, name)] for name in names}
+    if "pixel_attention_mask" in results:
+        results["pixel_attention_mask"] = results["pixel_attention_mask"].bool()
+    return results
 
 
 def export(spec: Spec, model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
@@ -210,7 +210,7 @@ def export_decoder(spec: Spec, model: PreTrainedModel, target: Path) -> None:
     if spec.decoder.get("keeps_logits"):
         inputs["num_logits_to_keep"] = torch.tensor(1)
     outputs = {"logits": rows}
-    # Layers at the end may look at the keys and values of those before.
+    # The last layers may share the keys and values of earlier layers.
     for layer in range(text.num_hidden_layers - getattr(text, "num_kv_shared_layers", 0)):
         for part in ("key", "value"):
             name = f"past_key_values.{layer}.{part}"
@@ -227,7 +227,7 @@ def export_decoder(spec: Spec, model: PreTrainedModel, target: Path) -> None:
 
 
 class Runner:
-    """The sessions of a bundle, for one row at a time."""
+    """Runs the sessions of a bundle, one row at a time."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class Runner:
             return folder / f"{name}{suffixes.get(name, '')}.onnx"
 
         self.spec, self.model = spec, model
-        # What each encoder is fed, and the key of the token that stands for what it gives.
+        # The input of each encoder, and the config key of its placeholder token.
         encoders = {
             "pixel_values": ("vision_encoder", "image_token_id", spec.vision),
             "input_features": ("audio_encoder", "audio_token_id", spec.audio),
@@ -255,57 +255,57 @@ class Runner:
         self.decoder = Decoder(path("decoder_model_merged"))
 
     def _embed_tokens(self, ids: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Embeddings, and what else the decoder takes for each token."""
-        found = self.embed.run(self.embed_outputs, {"input_ids": ids})
+        """Returns embeddings, and the other decoder inputs per token."""
+        results = self.embed.run(self.embed_outputs, {"input_ids": ids})
         named = {
             name: values.astype(np.float32)
-            for name, values in zip(self.embed_outputs, found, strict=True)
+            for name, values in zip(self.embed_outputs, results, strict=True)
         }
         return named.pop("inputs_embeds"), named
 
     def _embed(self, inputs: dict) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         ids = inputs["input_ids"].numpy()
-        embeds, more = self._embed_tokens(ids)
+        embeds, extra_inputs = self._embed_tokens(ids)
         for values, (session, token_id) in self.encoders.items():
             if values not in inputs:
                 continue
-            kinds = {i.name: TYPES[i.type] for i in session.get_inputs()}
+            input_types = {i.name: TYPES[i.type] for i in session.get_inputs()}
             feeds = {
-                name: value.numpy().astype(kinds[name])
-                for name, value in media_feeds(list(kinds), inputs).items()
+                name: value.numpy().astype(input_types[name])
+                for name, value in media_feeds(list(input_types), inputs).items()
             }
             (features,) = session.run(None, feeds)
             features = features.reshape(-1, features.shape[-1])
-            places = ids == token_id
-            if places.sum() != len(features):
-                raise AssertionError(f"{places.sum()} places for {len(features)} features")
-            embeds[places] = features
-        return embeds, more
+            mask = ids == token_id
+            if mask.sum() != len(features):
+                raise AssertionError(f"{mask.sum()} placeholders for {len(features)} features")
+            embeds[mask] = features
+        return embeds, extra_inputs
 
     def _steps(self, inputs: dict, choose: Callable[[np.ndarray], int | None]) -> None:
-        """Hands the logits of each step to `choose`, which returns the token of the next."""
+        """Passes the logits of each step to `choose`, which returns the next token."""
         decoder, first = self.decoder, self.spec.first_position
         decoder.reset()
-        embeds, more = self._embed(inputs)
+        embeds, extra_inputs = self._embed(inputs)
         length = embeds.shape[1]
         positions = np.arange(first, first + length)[None]
         shift = first
         if len(decoder.inputs["position_ids"].shape) == 3:
             grid = inputs.get("image_grid_thw")
-            places, delta = self.model.model.get_rope_index(inputs["input_ids"], grid)
-            positions, shift = places.numpy(), int(delta)
+            rope_ids, delta = self.model.model.get_rope_index(inputs["input_ids"], grid)
+            positions, shift = rope_ids.numpy(), int(delta)
         while True:
-            extra = {"position_ids": positions, **more}
+            extra = {"position_ids": positions, **extra_inputs}
             if "num_logits_to_keep" in decoder.inputs:
                 extra["num_logits_to_keep"] = np.array(1)
             token_id = choose(decoder.step(embeds, "inputs_embeds", **extra))
             if token_id is None:
                 return
-            embeds, more = self._embed_tokens(np.array([[token_id]]))
+            embeds, extra_inputs = self._embed_tokens(np.array([[token_id]]))
             positions = np.full_like(positions[..., :1], decoder.length + shift)
 
     def check(self, row: int, inputs: dict, answer: Generation) -> float:
-        """Compares the logits with the model's; returns the largest difference."""
+        """Compares the logits with those of the model; returns the largest difference."""
         differences: list[float] = []
 
         def compare(logits: np.ndarray) -> int | None:
@@ -320,7 +320,7 @@ class Runner:
         return worst
 
     def answer(self, inputs: dict, eos_ids: list[int]) -> dict:
-        """The greedy answer of the sessions."""
+        """Returns the greedy answer of the sessions."""
         token_ids: list[int] = []
         gaps = []
 
@@ -336,7 +336,7 @@ class Runner:
         return {"token_ids": token_ids, "finish": finish, "gap": round(min(gaps), 5)}
 
 
-# Sessions, and which of them are halved together.
+# The sessions, and the groups that are converted to half precision together.
 SESSIONS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 HALVES = {"rows_fp16_front": SESSIONS[:2], "rows_fp16_decoder": SESSIONS[2:]}
 
@@ -344,9 +344,9 @@ HALVES = {"rows_fp16_front": SESSIONS[:2], "rows_fp16_decoder": SESSIONS[2:]}
 def make_fp16(
     spec: Spec, model: PreTrainedModel, folder: Path, inputs: list[dict], eos_ids: list[int]
 ) -> dict[str, list[dict]]:
-    """Adds sessions in half precision, inputs and outputs too, and answers of mixed sessions.
+    """Adds sessions in half precision, including inputs and outputs, and answers of mixed sessions.
 
-    The answers are those of ONNX Runtime, row by row: transformers rounds at other places.
+    The answers are those of ONNX Runtime, row by row: transformers rounds differently.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -354,12 +354,12 @@ def make_fp16(
     for name in SESSIONS:
         half = convert_float_to_float16(onnx.load(folder / f"{name}.onnx"), keep_io_types=False)
         onnx.save(shorten(half), folder / f"{name}_fp16.onnx")
-    found = {}
-    for key, halves in HALVES.items():
-        runner = Runner(spec, model, folder, dict.fromkeys(halves, "_fp16"))
-        found[key] = [runner.answer(row, eos_ids) for row in inputs]
-        print(f"  {key}: smallest gap {min(row['gap'] for row in found[key]):.4f}")
-    return found
+    results = {}
+    for key, half_sessions in HALVES.items():
+        runner = Runner(spec, model, folder, dict.fromkeys(half_sessions, "_fp16"))
+        results[key] = [runner.answer(row, eos_ids) for row in inputs]
+        print(f"  {key}: smallest gap {min(row['gap'] for row in results[key]):.4f}")
+    return results
 
 
 def make(spec: Spec) -> None:
@@ -371,7 +371,7 @@ def make(spec: Spec) -> None:
     for name, content in spec.files.items():
         write_json(folder / name, content)
     rows = spec.rows(folder, tokenizer) if spec.rows else prompts(spec, folder)
-    model, found = build(spec, tokenizer, [inputs for _, inputs in rows])
+    model, results = build(spec, tokenizer, [inputs for _, inputs in rows])
     config = json.loads(model.config.to_json_string()) | {
         "architectures": [spec.model_class.__name__]
     }
@@ -380,22 +380,22 @@ def make(spec: Spec) -> None:
     export(spec, model, [inputs for _, inputs in rows], folder / "onnx")
 
     runner = Runner(spec, model, folder / "onnx")
-    worst = max(runner.check(i, rows[i][1], answer) for i, answer in enumerate(found))
-    print(f"  largest difference of logits {worst:.1e}")
-    written = []
-    for (row, _), answer in zip(rows, found, strict=True):
-        written.append({**row, **answer.row()})
-        written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    worst = max(runner.check(i, rows[i][1], answer) for i, answer in enumerate(results))
+    print(f"  largest logit difference {worst:.1e}")
+    output_rows = []
+    for (row, _), answer in zip(rows, results, strict=True):
+        output_rows.append({**row, **answer.row()})
+        output_rows[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
     eos_ids = np.atleast_1d(spec.generation(tokenizer)["eos_token_id"]).tolist()
     inputs = [inputs for _, inputs in rows]
-    more = make_fp16(spec, model, folder / "onnx", inputs, eos_ids) if spec.fp16 else {}
+    fp16_rows = make_fp16(spec, model, folder / "onnx", inputs, eos_ids) if spec.fp16 else {}
     write_reference(
         spec.name,
-        written,
+        output_rows,
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_ids=eos_ids,
         image_backend=spec.image_backend,
         **spec.extras(folder),
-        **more,
+        **fp16_rows,
     )
     print(f"  {size_of(folder)} bytes")

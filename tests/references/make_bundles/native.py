@@ -1,4 +1,4 @@
-"""The weights of `llama` as the exporter of transformers writes them: `export.json`, two graphs."""
+"""The weights of `llama`, exported by transformers: `export.json` and two graphs."""
 
 import json
 import shutil
@@ -28,14 +28,14 @@ SPECS = [Spec("llama_native")]
 
 
 def make(spec: Spec) -> None:
-    """Makes the bundle; its reference is that of `llama`, whose weights it has.
+    """Makes the bundle; its weights and its reference are those of `llama`.
 
-    `decode` takes many tokens at once, so it can prefill as well when its cache is empty.
+    `decode` takes several tokens at once, so it can also prefill if its KV cache is empty.
     """
     folder = BUNDLES / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(WORK / SOURCE).eval()
-    # With a mask of ones alone the exporter leaves the mask out.
+    # With a mask of only ones, the exporter removes the mask.
     sample = {
         "input_ids": torch.arange(10).reshape(2, 5),
         "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]),
@@ -61,7 +61,7 @@ def make(spec: Spec) -> None:
         expect_equal(spec.name, i, ours, row["token_ids"])
     check_batch(spec.name, decoder, reference["rows"], reference["eos_token_ids"], pad_left=True)
     del reference["rows_fp16"]
-    # The exporter writes no generation config, so only the one end token of `config.json` is known.
+    # The exporter does not write a generation config: only the end token of `config.json` is known.
     reference["eos_token_ids"] = [model.config.eos_token_id]
     rows = reference.pop("rows")
     write_reference_text(spec.name, rows, {**reference, "weights_of": SOURCE})

@@ -1,5 +1,7 @@
-"""Phi-4-multimodal as onnxruntime-genai lays it out, but for its decoder and its adapters' files
-(`phi4_text`)."""
+"""Phi-4-multimodal in the layout of onnxruntime-genai.
+
+`phi4_text` makes its decoder and adapter files.
+"""
 
 import shutil
 from functools import partial
@@ -32,7 +34,7 @@ from .toktypes import write_json
 
 __all__ = ["SPECS", "make"]
 
-# Texts, and the pictures and sounds before them; each sound is files that follow each other.
+# Texts, and the images and audio before them; each audio input is a list of concatenated files.
 ROWS = [
     ("What is in the picture?", ["waves-90x120.png"], []),
     ("What is in the picture?", ["disc-120x90.png"], []),
@@ -48,20 +50,20 @@ ROWS = [
     (ROW_TEXTS[7], [], []),
 ]
 IMAGE, AUDIO = "<|endoftext10|>", "<|endoftext11|>"
-# GroupQueryAttention wants heads of 16.
+# GroupQueryAttention needs a head size of 16.
 TEXT = {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1}
-# Published ones take up to 36.
+# Published models take up to 36.
 CROPS_MAX = 3
 CONTEXT = 4096
-# The middle size of LoRA weights by their adapter; published ones differ too.
+# The LoRA rank of each adapter; published ranks differ too.
 RANKS = {"vision": 4, "speech": 8}
-# What an adapter adds to a layer's output is about so large beside inputs of 1.
+# The approximate size of what an adapter adds to a layer's output, for inputs of size 1.
 LORA_GAIN = 1.0
 LORA_LAYERS = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """GPT-4o's, with marks of turns and media."""
+    """Makes a GPT-4o tokenizer with special tokens for turns and media."""
     specials = ["<|endoftext|>", IMAGE, AUDIO, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
     return toktypes.save(
         toktypes.byte_level(340, specials, digits="{1,3}"),
@@ -109,38 +111,38 @@ def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id],
         "pad_token_id": tokenizer.pad_token_id,
-        # Transformers fails where a model says a mark, for it has no features then.
+        # Transformers fails if the model generates a media token, which has no features.
         "suppress_tokens": tokenizer.convert_tokens_to_ids([IMAGE, AUDIO]),
         "transformers_version": "4.57.6",
     }
 
 
 def _prompts(tokenizer: PreTrainedTokenizerBase) -> list[tuple[dict, dict]]:
-    """Marks of media stand before the text, as Microsoft's examples write them."""
+    """Returns rows with media tokens before the text, as in Microsoft's examples."""
     pixels = Phi4MultimodalImageProcessorFast(dynamic_hd=CROPS_MAX)
     processor = Phi4MultimodalProcessor(pixels, Phi4MultimodalFeatureExtractor(), tokenizer)
-    found = []
-    for text, pictures, sounds in ROWS:
-        content = IMAGE * len(pictures) + AUDIO * len(sounds) + text
+    rows = []
+    for text, images, clips in ROWS:
+        content = IMAGE * len(images) + AUDIO * len(clips) + text
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         inputs = processor(
             text=rendered,
-            images=[media.read_picture(name) for name in pictures] or None,
-            audio=[samples_of(names) for names in sounds] or None,
+            images=[media.read_image(name) for name in images] or None,
+            audio=[samples_of(names) for names in clips] or None,
             return_tensors="pt",
         )
-        row = {"text": text, "images": pictures, "audios": sounds, "rendered": rendered}
+        row = {"text": text, "images": images, "audios": clips, "rendered": rendered}
         row["prompt_ids"] = inputs["input_ids"][0].tolist()
-        found.append((row, dict(inputs)))
-    return found
+        rows.append((row, dict(inputs)))
+    return rows
 
 
 class Adapted(Phi4MultimodalForCausalLM):
-    """The model with random LoRA adapters on its decoder; a row's media choose among them.
+    """The model with random LoRA adapters on its decoder; the media of a row select the adapter.
 
-    Their weights are no parameters, so what is saved is the model without them.
+    The adapter weights are not parameters, so the model is saved without them.
     """
 
     def __init__(self, config: Phi4MultimodalConfig) -> None:
@@ -175,14 +177,14 @@ class Adapted(Phi4MultimodalForCausalLM):
         return output + (args[0] @ a) @ b
 
     def generate(self, **inputs: object) -> object:
-        """Pictures want their adapter with sounds beside them too."""
+        """Selects the vision adapter if there are images, even together with audio."""
         feeds = media_feeds(inputs)
         self.active = next((adapter for adapter in RANKS if feeds[adapter]), None)
         return super().generate(**inputs)
 
     def lora_inputs(self) -> dict[str, np.ndarray]:
-        """All LoRA weights as inputs of the builder's decoder, where gate and up are two layers."""
-        found = {}
+        """Returns all LoRA weights as decoder inputs; the builder splits gate and up layers."""
+        weights = {}
         for adapter, pairs in self.adapters.items():
             for name, (a, b) in pairs.items():
                 name = name.replace("self_attn", "attn")
@@ -193,32 +195,32 @@ class Adapted(Phi4MultimodalForCausalLM):
                         zip((f"{block}gate_proj", f"{block}up_proj"), b.chunk(2, 1), strict=True)
                     )
                 for part, own in parts.items():
-                    found[f"{adapter}/{part}.lora_A.MatMul.weight"] = a.numpy()
-                    found[f"{adapter}/{part}.lora_B.MatMul.weight"] = own.contiguous().numpy()
-        return found
+                    weights[f"{adapter}/{part}.lora_A.MatMul.weight"] = a.numpy()
+                    weights[f"{adapter}/{part}.lora_B.MatMul.weight"] = own.contiguous().numpy()
+        return weights
 
 
 def _expect_adapters_matter(
-    model: Adapted, inputs: list[dict], found: list[Generation], eos_ids: list[int]
+    model: Adapted, inputs: list[dict], answers: list[Generation], eos_ids: list[int]
 ) -> None:
-    """Stops where too many rows would be answered alike without adapters, or with the other."""
+    """Fails if too many answers stay the same without adapters or with swapped adapters."""
     adapters = model.adapters
     vision, speech = adapters.values()
     for others in ({}, {"vision": speech, "speech": vision}):
         model.adapters = others
-        alike = [
+        unchanged = [
             generate(model, own, eos_ids).token_ids == answer.token_ids
-            for own, answer in zip(inputs, found, strict=True)
+            for own, answer in zip(inputs, answers, strict=True)
             if any(media_feeds(own).values())
         ]
-        print(f"  {sum(alike)} of {len(alike)} rows alike with adapters {list(others)}")
-        if sum(alike) * 2 > len(alike):
+        print(f"  {sum(unchanged)} of {len(unchanged)} rows unchanged with adapters {list(others)}")
+        if sum(unchanged) * 2 > len(unchanged):
             raise AssertionError("adapters change too few answers")
     model.adapters = adapters
 
 
 def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
-    same = lambda *names: {name: name for name in names}  # noqa: E731
+    identity = lambda *names: {name: name for name in names}  # noqa: E731
     options = {"log_id": "onnxruntime-genai", "provider_options": []}
     return {
         "model": {
@@ -230,12 +232,12 @@ def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
                 "head_size": config.hidden_size // config.num_attention_heads,
                 "hidden_size": config.hidden_size,
                 "inputs": {
-                    **same("inputs_embeds", "attention_mask"),
+                    **identity("inputs_embeds", "attention_mask"),
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                 },
                 "outputs": {
-                    **same("logits"),
+                    **identity("logits"),
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
                 },
@@ -245,28 +247,28 @@ def _genai_config(config: Phi4MultimodalConfig, generation: dict) -> dict:
             },
             "embedding": {
                 "filename": "phi-4-mm-embedding.onnx",
-                "inputs": same("input_ids", "image_features", "audio_features"),
-                "outputs": same("inputs_embeds"),
+                "inputs": identity("input_ids", "image_features", "audio_features"),
+                "outputs": identity("inputs_embeds"),
             },
             "vision": {
                 "filename": "phi-4-mm-vision.onnx",
                 "config_filename": "vision_processor.json",
                 "adapter_filename": "phi-4-mm-vision.onnx_adapter",
                 "inputs": {
-                    **same("pixel_values", "image_sizes"),
+                    **identity("pixel_values", "image_sizes"),
                     "attention_mask": "image_attention_mask",
                 },
-                "outputs": same("image_features"),
+                "outputs": identity("image_features"),
             },
             "speech": {
                 "filename": "phi-4-mm-speech.onnx",
                 "config_filename": "speech_processor.json",
                 "adapter_filename": "phi-4-mm-speech.onnx_adapter",
                 "inputs": {
-                    **same("audio_embeds", "audio_sizes", "audio_projection_mode"),
+                    **identity("audio_embeds", "audio_sizes", "audio_projection_mode"),
                     "attention_mask": "audio_attention_mask",
                 },
-                "outputs": same("audio_features"),
+                "outputs": identity("audio_features"),
             },
             "eos_token_id": generation["eos_token_id"],
             "image_token_id": config.vision_config.image_token_id,
@@ -355,7 +357,7 @@ SPEECH_PROCESSOR = {
 
 
 def _save_text(model: PreTrainedModel) -> None:
-    """Leaves the decoder as a model of text, for the builder of another environment."""
+    """Saves the decoder as a text model, for the builder in the other environment."""
     config = model.config
     text = Phi3Config(
         **{**TEXT, "max_position_embeddings": CONTEXT},
@@ -372,15 +374,15 @@ def _save_text(model: PreTrainedModel) -> None:
 
 
 def _features(tokenizer: PreTrainedTokenizerBase) -> list[dict]:
-    """Some frames of what the processor makes of sounds."""
+    """Returns some frames of the audio features."""
     extractor = Phi4MultimodalFeatureExtractor()
-    found = []
+    cases = []
     for name in ("glide-2s.wav", "hiss-1s.wav", "quiet-0.8s.wav"):
         values = extractor([samples_of([name])], return_tensors="np")["audio_input_features"][0]
         frames = list(range(0, len(values), 13))
         rows = [[round(float(value), 5) for value in values[frame]] for frame in frames]
-        found.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
-    return found
+        cases.append({"audio": name, "n_frames": len(values), "frames": frames, "values": rows})
+    return cases
 
 
 SPECS = [
@@ -399,19 +401,19 @@ SPECS = [
 
 
 def make(spec: Spec) -> None:
-    """Makes all of the bundle but its decoder and its adapters' files, and its reference."""
+    """Makes the bundle, without its decoder and adapter files, and its reference."""
     folder = BUNDLES / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     media.make()
     tokenizer = spec.tokenizer(folder)
     rows = _prompts(tokenizer)
     inputs = [inputs for _, inputs in rows]
-    model, found = build(spec, tokenizer, inputs)
+    model, answers = build(spec, tokenizer, inputs)
     generation = spec.generation(tokenizer)
-    _expect_adapters_matter(model, inputs, found, generation["eos_token_id"])
-    for answer in found:
+    _expect_adapters_matter(model, inputs, answers, generation["eos_token_id"])
+    for answer in answers:
         if [int(raw.argmax()) for raw in answer.raw_logits] != answer.token_ids:
-            raise AssertionError("the graphs would say a mark that is suppressed here")
+            raise AssertionError("the graphs would generate a token that is suppressed here")
     spec.files["genai_config.json"] = _genai_config(model.config, generation)
     for name, content in spec.files.items():
         write_json(folder / name, content)
@@ -420,16 +422,16 @@ def make(spec: Spec) -> None:
     np.savez(WORK / "phi4_text" / "adapters.npz", **model.lora_inputs())
     shutil.copy(folder / "tokenizer.json", WORK / "phi4_text")
     shutil.copy(folder / "tokenizer_config.json", WORK / "phi4_text")
-    written = []
-    for place, ((row, own), answer) in enumerate(zip(rows, found, strict=True)):
+    output_rows = []
+    for index, ((row, own), answer) in enumerate(zip(rows, answers, strict=True)):
         feeds = media_feeds(own)
         flat = {f"{k}/{name}": v.numpy() for k, part in feeds.items() for name, v in part.items()}
-        np.savez(WORK / "phi4_text" / f"row_{place}.npz", **flat)
-        written.append({**row, **answer.row()})
-        written[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        np.savez(WORK / "phi4_text" / f"row_{index}.npz", **flat)
+        output_rows.append({**row, **answer.row()})
+        output_rows[-1]["answer"] = tokenizer.decode(answer.token_ids, skip_special_tokens=True)
     write_reference(
         spec.name,
-        written,
+        output_rows,
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_ids=generation["eos_token_id"],
         image_backend="torchvision",

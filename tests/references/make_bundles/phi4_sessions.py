@@ -1,4 +1,4 @@
-"""The sessions of Phi-4-multimodal before its decoder, and what a row gives to them."""
+"""The sessions of Phi-4-multimodal before its decoder, and their inputs."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from .graphs import trace
 
 
 class VisionFeatures(nn.Module):
-    """Crops of one picture to its features; transformers' code loops over pictures and masks."""
+    """Maps the crops of one image to its features, without loops over images and masks."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.embed = model.model.embed_tokens_extend.image_embed
         tower = self.embed.img_processor
         side = tower.embeddings.num_patches_per_side
-        # Where so many patches in a row stand, by their number, as the tower rounds it.
+        # The positions of patches in a row, by number of patches, rounded like the tower.
         places = torch.zeros(side + 1, side, dtype=torch.long)
         edges = torch.arange(1 / side, 1.0, 1 / side)
         for count in range(1, side + 1):
@@ -36,7 +36,7 @@ class VisionFeatures(nn.Module):
         lowest = torch.finfo(torch.float32).min
         bias = torch.where(mask.flatten(1)[:, None, None].bool(), 0.0, lowest)
         bias = bias.expand(-1, 1, self.side**2, -1)
-        # Of the layers the last is not used.
+        # The last layer is not used.
         for layer in tower.encoder.layers[: self.embed.layer_idx + 1]:
             states = layer(states, bias)
         return states
@@ -65,12 +65,12 @@ class VisionFeatures(nn.Module):
         parts = parts[:height, :width]
         parts = torch.cat([parts, embed.sub_img_feature_extensor[0].expand(height, 1, size)], 1)
         between = embed.global_img_feature_extensor[0]
-        found = torch.cat([parts.reshape(-1, size), between, whole.reshape(-1, size)])
-        return embed.img_projection_down(nn.functional.gelu(embed.img_projection_up(found)))
+        features = torch.cat([parts.reshape(-1, size), between, whole.reshape(-1, size)])
+        return embed.img_projection_down(nn.functional.gelu(embed.img_projection_up(features)))
 
 
 class SpeechFeatures(nn.Module):
-    """Sounds to their features one after the other, where none has more than 500 states."""
+    """Maps audio to concatenated features; each clip has at most 500 states."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -83,24 +83,24 @@ class SpeechFeatures(nn.Module):
         audio_sizes: torch.Tensor,
         audio_projection_mode: torch.Tensor,
     ) -> torch.Tensor:
-        """Returns [tokens of all sounds, size]; mode 3 is of prompts with pictures."""
+        """Returns [tokens of all clips, size]; mode 3 is for prompts with images."""
         embed, encoder = self.embed, self.embed.encoder
         states, mask = encoder.embed(encoder.encoder_embedding(audio_embeds), audio_attention_mask)
-        # Transformers adds this mask as a number, and so does what is answered here.
+        # Transformers adds this mask as a number, so this code does the same.
         bias = mask[:, None].float() + encoder.relative_attention_bias_layer(states)
         for layer in encoder.encoders:
             states = layer(states, bias)
-        found = []
+        by_mode = []
         for mode in ("speech", "vision_speech"):
             up, down = (getattr(embed, f"{part}_proj_for_{mode}") for part in ("up", "down"))
-            found.append(down(nn.functional.gelu(up(states))))
-        features = torch.where(audio_projection_mode.reshape(1, 1, 1) == 3, found[1], found[0])
-        counted = torch.arange(features.shape[1])[None] < audio_sizes[:, None]
-        return features[counted]
+            by_mode.append(down(nn.functional.gelu(up(states))))
+        features = torch.where(audio_projection_mode.reshape(1, 1, 1) == 3, by_mode[1], by_mode[0])
+        is_valid = torch.arange(features.shape[1])[None] < audio_sizes[:, None]
+        return features[is_valid]
 
 
 class Embedding(nn.Module):
-    """Tokens and features to embeddings."""
+    """Maps tokens and features to embeddings."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -122,33 +122,33 @@ class Embedding(nn.Module):
 
 
 def media_feeds(inputs: dict) -> dict[str, dict[str, torch.Tensor]]:
-    """What the encoders take for a row, by their names; pictures by themselves."""
-    found: dict[str, dict] = {"vision": {}, "speech": {}}
+    """Returns the encoder inputs of a row, by encoder and input name."""
+    feeds: dict[str, dict] = {"vision": {}, "speech": {}}
     if "image_pixel_values" in inputs:
-        found["vision"] = {
+        feeds["vision"] = {
             "pixel_values": inputs["image_pixel_values"],
             "image_attention_mask": inputs["image_attention_mask"].float(),
             "image_sizes": inputs["image_sizes"],
         }
     if "audio_input_features" in inputs:
         features = inputs["audio_input_features"]
-        everything = torch.ones(features.shape[:2], dtype=torch.bool)
-        found["speech"] = {
+        all_valid = torch.ones(features.shape[:2], dtype=torch.bool)
+        feeds["speech"] = {
             "audio_embeds": features,
-            "audio_attention_mask": inputs.get("audio_attention_mask", everything),
+            "audio_attention_mask": inputs.get("audio_attention_mask", all_valid),
             "audio_sizes": inputs["audio_embed_sizes"],
-            "audio_projection_mode": torch.tensor([3 if found["vision"] else 2]),
+            "audio_projection_mode": torch.tensor([3 if feeds["vision"] else 2]),
         }
-    return found
+    return feeds
 
 
 def export(model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
-    """Traces the sessions; the rows' inputs say in what sizes."""
+    """Traces the sessions, with the sizes of the row inputs."""
     feeds = [media_feeds(row) for row in inputs]
-    seen = next(row["vision"] for row in feeds if row["vision"])
+    vision_sample = next(row["vision"] for row in feeds if row["vision"])
     trace(
         VisionFeatures(model),
-        seen,
+        vision_sample,
         {"image_features": {0: "num_image_tokens"}},
         {
             "pixel_values": {0: "num_images", 1: "num_crops"},
@@ -157,16 +157,16 @@ def export(model: PreTrainedModel, inputs: list[dict], folder: Path) -> None:
         },
         folder / "phi-4-mm-vision.onnx",
     )
-    spoken = [row["speech"] for row in feeds if row["speech"]]
-    heard = max(spoken, key=lambda row: len(row["audio_sizes"]))
-    sounds = {0: "num_audios", 1: "num_frames"}
+    speech_feeds = [row["speech"] for row in feeds if row["speech"]]
+    speech_sample = max(speech_feeds, key=lambda row: len(row["audio_sizes"]))
+    speech_axes = {0: "num_audios", 1: "num_frames"}
     trace(
         SpeechFeatures(model),
-        heard,
+        speech_sample,
         {"audio_features": {0: "num_audio_tokens"}},
         {
-            "audio_embeds": sounds,
-            "audio_attention_mask": sounds,
+            "audio_embeds": speech_axes,
+            "audio_attention_mask": speech_axes,
             "audio_sizes": {0: "num_audios"},
         },
         folder / "phi-4-mm-speech.onnx",

@@ -1,12 +1,12 @@
-"""Bundles in the quantized precisions that are published most, with the weights of other bundles.
+"""Bundles in the most common published quantizations, with the weights of other bundles.
 
-`q8` is what transformers.js calls so: weights in 8 bits, and activations too, by a scale taken of
-all that is in a run (`DynamicQuantizeLinear`). So a row's answer depends on the rows beside it;
-the references are of rows that run alone. `q4` is weights in blocks of 4 bits, and activations as
-they are or in blocks of 8 (`MatMulNBits`, accuracy level 4): there a row depends on itself alone.
+`q8` as in transformers.js: 8-bit weights and activations, with a scale over the whole run
+(`DynamicQuantizeLinear`). The answer of a row therefore depends on the other rows of its batch; the
+references are of rows that run alone. `q4`: weights in blocks of 4 bits, and activations unchanged
+or in blocks of 8 bits (`MatMulNBits`, accuracy level 4). Here a row depends only on itself.
 
-The answers are those of ONNX Runtime, row by row; for encoder-decoders transformers says what comes
-next, by way of optimum.
+The answers are those of ONNX Runtime, row by row. For encoder-decoders, transformers generates with
+the sessions of optimum.
 """
 
 import json
@@ -34,34 +34,34 @@ from .decoding import MAX_NEW_TOKENS, generate
 from .graphs import shorten
 from .runtime import Decoder, greedy_rows, open_session
 
-# Below this gap between the best and the second best logit a row is left out: what rounds an
-# activation to the next of 256 values could change its answer.
+# Rows with a smaller gap between the best and the second best logit are omitted: rounding an
+# activation to the next of 256 values could change their answers.
 SMALLEST_GAP = 3e-3
-# How files of a precision are called.
+# The file name suffix of each precision.
 SUFFIXES = {"q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16"}
 
 
 def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """All nodes, those of branches too."""
-    found = list(graph.node)
+    """Returns all nodes, including those of branches."""
+    results = list(graph.node)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found += nodes_of(attribute.g)
-    return found
+                results += nodes_of(attribute.g)
+    return results
 
 
 def quantize(source: Path, target: Path, precision: str) -> None:
     """Writes a graph in another precision."""
     WORK.mkdir(exist_ok=True)
     model = onnx.load(source)
-    # Quantizers tell nodes by their names.
+    # Quantizers identify nodes by name.
     for i, node in enumerate(nodes_of(model.graph)):
         node.name = f"n{i}"
     if precision == "q8":
         named = WORK / "named.onnx"
         onnx.save(model, named)
-        # Unsigned weights: with signed ones, processors differ in where 16 bits overflow.
+        # Unsigned weights: with signed ones, 16-bit overflow differs between processors.
         quantize_dynamic(
             named,
             target,
@@ -78,50 +78,50 @@ def quantize(source: Path, target: Path, precision: str) -> None:
         )
         quantizer.process()
         model = quantizer.model.model
-    wanted = "DynamicQuantizeLinear" if precision == "q8" else "MatMulNBits"
+    expected_op = "DynamicQuantizeLinear" if precision == "q8" else "MatMulNBits"
     is_static = "embed_tokens" in target.name
-    if not is_static and wanted not in {node.op_type for node in nodes_of(model.graph)}:
-        raise AssertionError(f"{target}: no {wanted}")
+    if not is_static and expected_op not in {node.op_type for node in nodes_of(model.graph)}:
+        raise AssertionError(f"{target}: {expected_op} not found")
     onnx.save(shorten(model), target)
 
 
 def path(folder: Path, graph: str, precision: str) -> Path:
-    """The file of a graph."""
+    """Returns the path of a graph."""
     return folder / "onnx" / f"{graph}{SUFFIXES[precision]}.onnx"
 
 
 def causal_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
-    """Answers of a text decoder."""
+    """Returns the answers of a text decoder."""
     decoder = Decoder(path(folder, "model", precisions["model"]), head_size=16)
     return greedy_rows(decoder, source["rows"], source["eos_token_ids"], MAX_NEW_TOKENS)
 
 
 def encoder_decoder_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
-    """Answers of an encoder-decoder: transformers generates on optimum's sessions."""
+    """Returns the answers of an encoder-decoder: transformers with the sessions of optimum."""
     name = folder.name.removesuffix("_quantized")
     spec = next(spec for spec in [*translators.SPECS, *speech.SPECS] if spec.name == name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    hears = "audio" in source["rows"][0]
+    is_audio = "audio" in source["rows"][0]
     with TemporaryDirectory() as renamed:
-        # Optimum knows graphs by their names in full precision.
+        # Optimum expects the file names of full-precision graphs.
         shutil.copytree(folder, renamed, ignore=shutil.ignore_patterns("onnx"), dirs_exist_ok=True)
         for graph, precision in precisions.items():
             shutil.copy(path(folder, graph, precision), Path(renamed) / f"{graph}.onnx")
-        model_class = ORTModelForSpeechSeq2Seq if hears else ORTModelForSeq2SeqLM
+        model_class = ORTModelForSpeechSeq2Seq if is_audio else ORTModelForSeq2SeqLM
         model = model_class.from_pretrained(renamed)
-        found = []
+        results = []
         for row in seq2seq.inputs_of(spec, folder, tokenizer):
             answer = generate(model, row, source["eos_token_ids"])
-            told = {"answer": spec.answer(tokenizer, answer.prompt_ids, answer.token_ids)}
-            found.append(answer.row() | told)
-    for row in found:
-        # Other processors are near, not equal.
+            decoded = {"answer": spec.answer(tokenizer, answer.prompt_ids, answer.token_ids)}
+            results.append(answer.row() | decoded)
+    for row in results:
+        # Other processors give similar values, not equal ones.
         del row["logprob_mean"]
-    return found
+    return results
 
 
 def reader_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
-    """Answers of a decoder that reads pictures."""
+    """Returns the answers of a decoder with image input."""
     spec = next(spec for spec in readers.SPECS if spec.name == "smolvlm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     image_token_id = tokenizer.convert_tokens_to_ids("<image>")
@@ -133,9 +133,9 @@ def reader_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> li
 
 
 def embedding_rows(folder: Path, source: dict, precisions: Mapping[str, str]) -> list[dict]:
-    """Embeddings of a sentence encoder."""
+    """Returns the embeddings of a sentence encoder."""
     session = open_session(path(folder, "model", precisions["model"]))
-    found = []
+    results = []
     for row in source["rows"]:
         ids = np.array([row["token_ids"]])
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -143,11 +143,11 @@ def embedding_rows(folder: Path, source: dict, precisions: Mapping[str, str]) ->
         (states,) = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
         states, mask = torch.from_numpy(states), torch.from_numpy(feeds["attention_mask"])
         embedding = embeddings.pool(states, mask, source["pooling"])[0]
-        found.append({"embedding": [round(v, 7) for v in embedding.tolist()]})
-    return found
+        results.append({"embedding": [round(v, 7) for v in embedding.tolist()]})
+    return results
 
 
-# What is said of a row's answer by the source.
+# The answer fields of a source row.
 ANSWERED = {"finish", "logprob_mean", "gap", "answer", "embedding"}
 
 
@@ -157,14 +157,14 @@ class Spec:
 
     name: str
     source: str
-    # What `run` is in rows of the reference: which graph is in which precision.
+    # The values of `run` in reference rows, with the precision of each graph.
     runs: dict[str, dict[str, str]]
     rows: Callable[[Path, dict, Mapping[str, str]], list[dict]]
 
 
 def make(spec: Spec) -> None:
     """Makes the bundle and its reference."""
-    # Quantizers tell of every tensor.
+    # Quantizers log every tensor.
     logging.disable(logging.WARNING)
     folder, origin = BUNDLES / spec.name, BUNDLES / spec.source
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,16 +176,16 @@ def make(spec: Spec) -> None:
     for run, precisions in spec.runs.items():
         for row, answer in zip(source["rows"], spec.rows(folder, source, precisions), strict=True):
             if answer.get("gap", 1) > SMALLEST_GAP:
-                given = {key: value for key, value in row.items() if key not in ANSWERED}
-                rows.append({"run": run, **given, **answer})
+                source_fields = {key: value for key, value in row.items() if key not in ANSWERED}
+                rows.append({"run": run, **source_fields, **answer})
         n_rows = sum(row["run"] == run for row in rows)
         print(f"  {run}: {n_rows} of {len(source['rows'])} rows")
         if n_rows < 8:
-            raise AssertionError(f"{spec.name}: {n_rows} rows are too few")
+            raise AssertionError(f"{spec.name}: too few rows: {n_rows}")
     head = ("max_new_tokens", "eos_token_ids", "image_backend", "pooling", "max_seq_length")
-    more = {key: source[key] for key in head if key in source}
+    copied = {key: source[key] for key in head if key in source}
     made_by = f"onnxruntime {onnxruntime.__version__}, one row at a time"
-    head_lines = {"reference": made_by, "weights_of": spec.source, **more}
+    head_lines = {"reference": made_by, "weights_of": spec.source, **copied}
     write_reference_text(spec.name, rows, head_lines)
     print(f"  {size_of(folder)} bytes")
 

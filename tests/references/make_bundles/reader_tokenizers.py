@@ -1,4 +1,4 @@
-"""Tokenizers of the decoders that read pictures."""
+"""Tokenizers of the decoders with image input."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from . import templates, toktypes
 
 
 def llava_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Llama 2's with a mark for pictures."""
+    """Makes a Llama 2 tokenizer with an image token."""
     specials = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]
     tokenizer = toktypes.metaspace_bpe(440, specials, prefix_space=True)
     toktypes.frame(tokenizer, ["<s>"], [])
@@ -36,10 +36,10 @@ def llava_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def smolvlm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """GPT-2's with marks for pictures and their tiles."""
+    """Makes a GPT-2 tokenizer with special tokens for images and their tiles."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
     specials += ["<fake_token_around_image>", "<image>", "<global-img>"]
-    # The published ones go to 6; pictures here are cut into 3 by 3 tiles at most.
+    # Published tokenizers go up to 6; images here have at most 3 by 3 tiles.
     specials += [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
     return toktypes.save(
         toktypes.byte_level(340, specials, digits="{1,3}"),
@@ -65,15 +65,15 @@ def smolvlm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 
 
-def gemma_config(eos: str, processor: str, marks: dict[str, str]) -> dict[str, object]:
-    """What the config of Gemma's tokenizer says, with marks of media that have names."""
+def gemma_config(eos: str, processor: str, media_tokens: dict[str, str]) -> dict[str, object]:
+    """Returns the config of a Gemma tokenizer, with named media tokens."""
     return {
         "add_bos_token": True,
         "add_eos_token": False,
         "bos_token": "<bos>",
         "clean_up_tokenization_spaces": False,
         "eos_token": eos,
-        **({"extra_special_tokens": marks, **marks} if marks else {}),
+        **({"extra_special_tokens": media_tokens, **media_tokens} if media_tokens else {}),
         "model_max_length": 512,
         "pad_token": "<pad>",
         "processor_class": processor,
@@ -87,7 +87,7 @@ def gemma_config(eos: str, processor: str, marks: dict[str, str]) -> dict[str, o
 def gemma_tokenizer(
     folder: Path, eos: str, processor: str, template: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Gemma's with its marks of turns and pictures."""
+    """Makes a Gemma tokenizer with special tokens for turns and images."""
     images = {
         "image_token": "<image_soft_token>" if template else "<image>",
         "boi_token": "<start_of_image>",
@@ -100,7 +100,7 @@ def gemma_tokenizer(
 
 
 def qwen_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Qwen's with marks for pictures."""
+    """Makes a Qwen tokenizer with image tokens."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>"]
     specials += ["<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
     return toktypes.save(

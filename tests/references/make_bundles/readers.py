@@ -75,7 +75,7 @@ def _generation(tokenizer: PreTrainedTokenizerBase) -> dict:
 
 
 def _qwen_parts(tokenizer: PreTrainedTokenizerBase) -> dict:
-    """What the configs of Qwen2-VL and Qwen2.5-VL have alike."""
+    """Returns the common config fields of Qwen2-VL and Qwen2.5-VL."""
     ids = tokenizer.convert_tokens_to_ids
     return dict(
         text_config={
@@ -121,7 +121,7 @@ def _qwen_2_5_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
 
 
 def _flat(config: dict) -> dict:
-    """Qwen's config as published: what is said of text stands at the top."""
+    """Converts a Qwen config to its published form: text fields at the top level."""
     text = {k: v for k, v in config.pop("text_config").items() if k != "model_type"}
     text["rope_scaling"] = {"type": "mrope", "mrope_section": text["rope_scaling"]["mrope_section"]}
     return {**text, **config}
@@ -213,7 +213,7 @@ SPECS = [
             "pixel_values": {0: "batch_size", 1: "num_images"},
             "pixel_attention_mask": {0: "batch_size", 1: "num_images"},
         },
-        # Torchvision has no Lanczos filter, which is the one that this family wants.
+        # Torchvision does not have the Lanczos filter, which this model family needs.
         image_backend="pil",
     ),
     Spec(
@@ -249,9 +249,9 @@ SPECS = [
         vision_axes={"pixel_values": PAIRS},
         decoder={"causal": False},
         has_template=False,
-        only_one_picture=True,
+        single_image=True,
         first_position=1,
-        # The family multiplies what it embeds by sqrt(32).
+        # The model family multiplies its embeddings by sqrt(32).
         embedding_std=0.2,
     ),
     Spec(

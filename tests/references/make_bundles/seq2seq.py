@@ -35,31 +35,31 @@ class Spec:
     name: str
     tokenizer: Callable[[Path], PreTrainedTokenizerBase]
     model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
-    # What `generation_config.json` says; its `decoder_start_token_id` starts every answer.
+    # The contents of `generation_config.json`; its `decoder_start_token_id` starts every answer.
     generation: Callable[[PreTrainedTokenizerBase], dict]
     task: str
-    # What each row asks: a text, or the name of a picture or a sound.
+    # The input of each row: a text, or the name of an image or audio file.
     rows: list[dict]
     processor: dict = field(default_factory=dict)
     skip: tuple[str, ...] = UNMERGED
     gain: float = 1.5
     embedding_std: float = 1.0
-    # A forced end token leaves no answer that ends by its length.
+    # With a forced end token, no answer ends because of its length.
     needs_both_ends: bool = True
-    # What is done to the weights beside making them random.
+    # Changes the weights after they are randomized.
     tweak: Callable[[PreTrainedModel], None] | None = None
-    # Further keys of the reference, from the model, its tokenizer and its folder.
-    more: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Path], dict] | None = None
-    # The text of an answer's tokens, which follow those of the prompt.
+    # More keys of the reference, from the model, its tokenizer and its folder.
+    extra_keys: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Path], dict] | None = None
+    # Decodes the answer tokens, which follow the prompt tokens.
     answer: Callable[[PreTrainedTokenizerBase, list[int], list[int]], str] = (
         lambda tokenizer, _, answer: tokenizer.decode(answer, skip_special_tokens=True)
     )
-    # How far inputs may be from the reference's, by rounding, without another answer.
+    # The rounding error of inputs that must not change an answer.
     input_noise: float = 1e-6
 
 
 def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
-    """What `generate` is given for each row, the encoder's tensors among it."""
+    """Returns the arguments of `generate` for each row, including the encoder tensors."""
     if "text" in spec.rows[0]:
         inputs = []
         for row in spec.rows:
@@ -75,7 +75,7 @@ def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> l
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=True)
         inputs = []
         for row in spec.rows:
-            inputs.append(dict(processor(media.read_picture(row["image"]), return_tensors="pt")))
+            inputs.append(dict(processor(media.read_image(row["image"]), return_tensors="pt")))
             if "prompt" in row:
                 prompt = tokenizer(row["prompt"], add_special_tokens=False, return_tensors="pt")
                 inputs[-1]["decoder_input_ids"] = prompt["input_ids"]
@@ -83,7 +83,7 @@ def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> l
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     inputs = []
     for row in spec.rows:
-        samples = media.read_sound(row["audio"])
+        samples = media.read_audio(row["audio"])
         features = extractor(samples, sampling_rate=16000, return_tensors="pt")
         options = {k: row[k] for k in ("language", "task", "return_timestamps") if k in row}
         if options:
@@ -92,12 +92,12 @@ def inputs_of(spec: Spec, folder: Path, tokenizer: PreTrainedTokenizerBase) -> l
     return inputs
 
 
-def faults_by_noise(
-    spec: Spec, inputs: list[dict], found: list[Generation], answer: Callable[[dict], Generation]
+def is_sensitive_to_noise(
+    spec: Spec, inputs: list[dict], results: list[Generation], answer: Callable[[dict], Generation]
 ) -> bool:
-    """Whether rounding in pictures or sounds would change an answer."""
+    """Returns whether rounding errors in images or audio would change an answer."""
     generator = torch.Generator().manual_seed(0)
-    for row, reference in zip(inputs, found, strict=True):
+    for row, reference in zip(inputs, results, strict=True):
         noisy = {
             name: value + spec.input_noise * torch.randn(value.shape, generator=generator)
             if isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -112,9 +112,9 @@ def faults_by_noise(
 def build(
     spec: Spec, tokenizer: PreTrainedTokenizerBase, inputs: list[dict]
 ) -> tuple[PreTrainedModel, list[Generation]]:
-    """The model of the first seed whose answers are a good reference."""
+    """Returns the model of the first seed whose answers are a good reference."""
     config = spec.generation(tokenizer)
-    never = set(tokenizer.all_special_ids) | {config["decoder_start_token_id"]}
+    excluded = set(tokenizer.all_special_ids) | {config["decoder_start_token_id"]}
     eos_id = config["eos_token_id"]
 
     def answers(model: PreTrainedModel) -> list[Generation]:
@@ -128,18 +128,18 @@ def build(
             spec.tweak(model)
         model.generation_config = GenerationConfig(**config, num_beams=1)
         if hasattr(model, "final_logits_bias") and model.config.tie_word_embeddings:
-            found = end_by_bias(model, eos_id, lambda: answers(model))
+            results = end_by_bias(model, eos_id, lambda: answers(model))
         else:
-            end = common_token(answers(model), never)
+            end = common_token(answers(model), excluded)
             if end is None:
                 return None
             swap_rows(model.get_output_embeddings().weight, end, eos_id)
-            found = answers(model)
-        if not faults(found, spec.needs_both_ends) and faults_by_noise(
-            spec, inputs, found, lambda row: generate(model, row, [eos_id])
+            results = answers(model)
+        if not faults(results, spec.needs_both_ends) and is_sensitive_to_noise(
+            spec, inputs, results, lambda row: generate(model, row, [eos_id])
         ):
             return None
-        return (model, found), found
+        return (model, results), results
 
     return first_good_seed(attempt, spec.needs_both_ends)
 
@@ -147,27 +147,27 @@ def build(
 def end_by_bias(
     model: PreTrainedModel, eos_id: int, answers: Callable[[], list[Generation]]
 ) -> list[Generation]:
-    """Raises the end token's bias until some rows end early.
+    """Raises the bias of the end token until some rows end early.
 
-    For families whose output head is their embedding and that start with the end token: to give
-    it another row there would change every answer from its first token on.
+    For model families with tied embeddings that start with the end token: swapping its row would
+    change every answer from its first token on.
     """
-    found = answers()
-    deviation = float(np.std(found[0].raw_logits[0]))
+    results = answers()
+    deviation = float(np.std(results[0].raw_logits[0]))
     for eighths in range(1, 40):
         model.final_logits_bias[0, eos_id] = round(deviation * eighths / 8, 3)
-        found = answers()
-        if sum(len(g.token_ids) < MAX_NEW_TOKENS for g in found) >= len(found) // 3:
+        results = answers()
+        if sum(len(g.token_ids) < MAX_NEW_TOKENS for g in results) >= len(results) // 3:
             break
-    return found
+    return results
 
 
 def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> None:
-    """Writes what optimum exports from, with the bundle's tokenizer and processor beside it."""
+    """Writes the checkpoint for optimum, with the tokenizer and processor of the bundle."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         setattr(model.config, name, getattr(model.generation_config, name))
     if not model.config.tie_word_embeddings:
-        # Else what could be tied, but is not, is not written.
+        # Otherwise weights that could be tied, but are not, would not be written.
         parameters = list(model.named_parameters(remove_duplicate=False))
         count = Counter(id(parameter) for _, parameter in parameters)
         model._tied_weights_keys = [name for name, p in parameters if count[id(p)] > 1]
@@ -177,10 +177,10 @@ def save_checkpoint(model: PreTrainedModel, folder: Path, checkpoint: Path) -> N
 
 
 def encode(folder: Path, inputs: dict) -> dict[str, np.ndarray]:
-    """Runs the encoder on one row; returns what the decoder wants beside tokens and cache."""
+    """Runs the encoder on one row; returns the decoder inputs except tokens and KV cache."""
     session = open_session(folder / "onnx" / "encoder_model.onnx")
-    wanted = {i.name: TYPES[i.type] for i in session.get_inputs()}
-    feeds = {name: inputs[name].numpy().astype(kind) for name, kind in wanted.items()}
+    input_types = {i.name: TYPES[i.type] for i in session.get_inputs()}
+    feeds = {name: inputs[name].numpy().astype(dtype) for name, dtype in input_types.items()}
     extra: dict[str, Any] = {"encoder_hidden_states": session.run(None, feeds)[0]}
     if "attention_mask" in feeds:
         extra["encoder_attention_mask"] = feeds["attention_mask"]
@@ -188,15 +188,15 @@ def encode(folder: Path, inputs: dict) -> dict[str, np.ndarray]:
 
 
 def check(
-    name: str, folder: Path, inputs: list[dict], starts: list[list[int]], found: list[Generation]
+    name: str, folder: Path, inputs: list[dict], starts: list[list[int]], results: list[Generation]
 ) -> list[str]:
-    """Compares the graphs' logits with the model's, row by row; returns the decoder's inputs."""
+    """Compares the logits of graphs and model, row by row; returns the decoder input names."""
     decoder = Decoder(folder / "onnx" / "decoder_model_merged.onnx")
     worst = 0.0
-    for i, (row, start, answer) in enumerate(zip(inputs, starts, found, strict=True)):
+    for i, (row, start, answer) in enumerate(zip(inputs, starts, results, strict=True)):
         extra = {k: v for k, v in encode(folder, row).items() if k in decoder.inputs}
         worst = max(worst, check_steps(name, i, decoder, start, answer, **extra))
-    print(f"  largest difference of logits {worst:.1e}")
+    print(f"  largest logit difference {worst:.1e}")
     return list(decoder.inputs)
 
 
@@ -210,23 +210,23 @@ def make(spec: Spec) -> None:
     if spec.processor:
         write_json(folder / "preprocessor_config.json", spec.processor)
     inputs = inputs_of(spec, folder, tokenizer)
-    model, found = build(spec, tokenizer, inputs)
+    model, results = build(spec, tokenizer, inputs)
     save_checkpoint(model, folder, checkpoint)
     export(checkpoint, folder, spec.task, spec.skip)
     write_json(folder / "generation_config.json", spec.generation(tokenizer))
 
-    starts = [answer.prompt_ids for answer in found]
-    names = check(spec.name, folder, inputs, starts, found)
+    starts = [answer.prompt_ids for answer in results]
+    names = check(spec.name, folder, inputs, starts, results)
     rows = []
-    for row, fed, answer in zip(spec.rows, inputs, found, strict=True):
-        prompt = fed["input_ids"][0].tolist() if "text" in row else answer.prompt_ids
+    for row, row_inputs, answer in zip(spec.rows, inputs, results, strict=True):
+        prompt = row_inputs["input_ids"][0].tolist() if "text" in row else answer.prompt_ids
         rows.append({**row, "prompt_ids": prompt, **answer.row()})
         rows[-1]["answer"] = spec.answer(tokenizer, answer.prompt_ids, answer.token_ids)
     eos_id = model.generation_config.eos_token_id
-    more = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
+    head = {"max_new_tokens": MAX_NEW_TOKENS, "eos_token_ids": [eos_id]}
     if "image" in rows[0]:
-        more["image_backend"] = "torchvision"
-    if spec.more:
-        more |= spec.more(model, tokenizer, folder)
-    write_reference(spec.name, rows, **more)
+        head["image_backend"] = "torchvision"
+    if spec.extra_keys:
+        head |= spec.extra_keys(model, tokenizer, folder)
+    write_reference(spec.name, rows, **head)
     print(f"  {size_of(folder)} bytes, decoder inputs {names}")

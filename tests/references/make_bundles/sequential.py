@@ -1,6 +1,6 @@
-"""What Whisper's own loop over windows answers to long sounds: `whisper_sequential.json`.
+"""Answers of Whisper's own sequential loop to long audio: `whisper_sequential.json`.
 
-No bundle: it is that of `speech`, whose checkpoint is in `work/` once `whisper` was made.
+This makes no bundle; it uses that of `speech`. Make `whisper` first: its checkpoint is in `work/`.
 """
 
 import json
@@ -21,35 +21,35 @@ from . import media
 from .common import BUNDLES, REFERENCES, WORK
 from .decoding import SMALLEST_GAP
 
-SOUNDS = sorted(media.sounds())
-N_SOUNDS = 8
+CLIPS = sorted(media.audio_clips())
+N_CLIPS = 8
 MAX_NEW_TOKENS = 40
 NOISE = 2e-5
-# How far a measure has to stand from its threshold, of the threshold's size.
+# The smallest distance of a measure from its threshold, relative to the threshold.
 SMALLEST_MARGIN = 0.03
 
 
 @dataclass
 class Spec:
-    """What is asked of all sounds of a job."""
+    """The options for all clips of a job."""
 
     name: str
-    # What `generate` is told; temperatures are those after 0.
+    # The arguments of `generate`; `temperatures` follow temperature 0.
     options: dict = field(default_factory=dict)
     language: str | None = "en"
     temperatures: tuple[float, ...] = ()
-    # What shows that the job's rules were of effect, of the trace of a row.
+    # Checks the trace of a row for an effect of the job's options.
     needs: Callable[["Trace"], bool] = lambda trace: True
 
 
 class Stream:
-    """The random numbers of a row in the Rust code: SplitMix64."""
+    """The random number generator of a row in the Rust code: SplitMix64."""
 
     def __init__(self, seed: int) -> None:
         self.state = seed
 
     def unit(self) -> float:
-        """A number in [0, 1) with 53 random bits."""
+        """Returns a number in [0, 1) with 53 random bits."""
         mask = (1 << 64) - 1
         self.state = (self.state + 0x9E3779B97F4A7C15) & mask
         mixed = self.state
@@ -60,12 +60,12 @@ class Stream:
 
 @dataclass
 class Trace:
-    """What happened while a sound was heard."""
+    """The events of one transcription."""
 
     seed: int
     n_windows: int = 0
     n_tries: int = 0
-    # Windows in which nobody speaks.
+    # Windows without speech.
     n_silent: int = 0
     longest_prompt: int = 0
     smallest_gap: float = 1.0
@@ -73,35 +73,35 @@ class Trace:
     stream: Stream = field(default_factory=lambda: Stream(0))
 
     def draw(self, probabilities: torch.Tensor) -> int:
-        """The walk from the likeliest token on that the Rust code takes."""
+        """Samples a token like the Rust code: cumulative probabilities, most likely token first."""
         values = probabilities.double().numpy()
         order = np.lexsort((np.arange(len(values)), -values))
         sums = np.cumsum(values[order])
-        place = self.stream.unit() * sums[-1]
-        self.smallest_gap = min(self.smallest_gap, 100 * float(np.abs(sums - place).min()))
-        return int(order[np.searchsorted(sums, place, side="right")])
+        target = self.stream.unit() * sums[-1]
+        self.smallest_gap = min(self.smallest_gap, 100 * float(np.abs(sums - target).min()))
+        return int(order[np.searchsorted(sums, target, side="right")])
 
     def weigh(self, value: float, threshold: float | None) -> None:
-        """Notes how far a measure stands from its threshold."""
+        """Records the distance of a measure from its threshold."""
         if threshold is not None:
             margin = abs(value - threshold) / max(abs(threshold), 1e-9)
             self.smallest_margin = min(self.smallest_margin, margin)
 
 
-class Listener(WhisperForConditionalGeneration):
-    """The model, with draws of the Rust code and a trace of what it decides."""
+class TraceModel(WhisperForConditionalGeneration):
+    """The model with the sampling of the Rust code and a trace of its decisions."""
 
     trace: Trace
 
     def generate_with_fallback(self, *args: object, **kwargs: object) -> tuple:
-        """A window begins a stream of its own."""
+        """Starts a new random stream for each window."""
         self.trace.stream = Stream(self.trace.seed + self.trace.n_windows)
         self.trace.n_windows += 1
         prompt = kwargs["decoder_input_ids"]
         self.trace.longest_prompt = max(self.trace.longest_prompt, prompt.shape[1])
-        found = super().generate_with_fallback(*args, **kwargs)
-        self.trace.n_silent += sum(found[2])
-        return found
+        result = super().generate_with_fallback(*args, **kwargs)
+        self.trace.n_silent += sum(result[2])
+        return result
 
     def _need_fallback(
         self,
@@ -116,13 +116,13 @@ class Listener(WhisperForConditionalGeneration):
         trace = self.trace
         trace.n_tries += 1
         scores = outputs[index]["scores"]
-        # What beams leave to rounding is not in the best tokens of a step: noise shows it.
+        # For beams, the best tokens of a step do not show the effect of rounding; noise does.
         if not temperature and config.num_beams == 1:
             for used in scores:
                 best = torch.topk(used.float(), 2).values
                 trace.smallest_gap = min(trace.smallest_gap, (best[0] - best[1]).item())
         ratio = self._retrieve_compression_ratio(tokens, size)
-        # Libraries differ by some bytes in what they make of the same input.
+        # Compression libraries give slightly different sizes for the same input.
         trace.weigh(ratio, config.compression_ratio_threshold)
         mean = self._retrieve_avg_logprobs(scores, tokens, temperature).item()
         trace.weigh(mean, config.logprob_threshold)
@@ -132,24 +132,24 @@ class Listener(WhisperForConditionalGeneration):
         return super()._need_fallback(tokens, outputs, index, processors, config, size, temperature)
 
 
-def sounds() -> Iterator[list[str]]:
-    """Files to follow each other to 35 to 95 seconds, and a short one first."""
-    yield [SOUNDS[0]]
+def clip_lists() -> Iterator[list[str]]:
+    """Yields one short file, then lists of files with 35 to 95 seconds in total."""
+    yield [CLIPS[0]]
     generator = np.random.default_rng(5)
     while True:
         seconds, names = generator.uniform(35, 92), []
-        while sum(len(media.read_sound(name)) for name in names) < seconds * 16000:
-            # The last file is in stereo, at another rate.
-            names.append(SOUNDS[generator.integers(len(SOUNDS) - 1)])
+        while sum(len(media.read_audio(name)) for name in names) < seconds * 16000:
+            # The last file is stereo and has another rate.
+            names.append(CLIPS[generator.integers(len(CLIPS) - 1)])
         yield names
 
 
-def answer(model: Listener, spec: Spec, features: torch.Tensor, seed: int) -> tuple[dict, Trace]:
-    """What the loop answers to a sound."""
+def answer(model: TraceModel, spec: Spec, features: torch.Tensor, seed: int) -> tuple[dict, Trace]:
+    """Returns the answer of the loop to one clip, and its trace."""
     model.trace = Trace(seed)
     options = {"language": spec.language} if spec.language else {}
     with torch.no_grad():
-        found = model.generate(
+        result = model.generate(
             features,
             task="transcribe",
             return_timestamps=True,
@@ -161,23 +161,23 @@ def answer(model: Listener, spec: Spec, features: torch.Tensor, seed: int) -> tu
             **options,
             **spec.options,
         )
-    return found, model.trace
+    return result, model.trace
 
 
-def rows(spec: Spec, model: Listener, folder: str) -> list[dict]:
-    """The first sounds that show the rules of a job and leave nothing to rounding."""
+def rows(spec: Spec, model: TraceModel, folder: str) -> list[dict]:
+    """Returns rows of the first clips that show the effect of a job and are stable under noise."""
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found_rows, left_out = [], 0
-    for names in sounds():
-        samples = np.concatenate([media.read_sound(name) for name in names])
+    output_rows, n_skipped = [], 0
+    for names in clip_lists():
+        samples = np.concatenate([media.read_audio(name) for name in names])
         is_long = len(samples) > extractor.n_samples
         padding = {"truncation": False, "padding": "longest"} if is_long else {}
         features = extractor(samples, sampling_rate=16000, return_tensors="pt", **padding)
         features = features["input_features"]
-        seed = 1000 * len(found_rows)
-        found, trace = answer(model, spec, features, seed)
-        tokens = found["sequences"][0].tolist()
+        seed = 1000 * len(output_rows)
+        result, trace = answer(model, spec, features, seed)
+        tokens = result["sequences"][0].tolist()
         noise = NOISE * torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
         noisy, _ = answer(model, spec, features + noise, seed)
         is_safe = (
@@ -186,18 +186,18 @@ def rows(spec: Spec, model: Listener, folder: str) -> list[dict]:
             and noisy["sequences"][0].tolist() == tokens
         )
         if not is_safe or (is_long and not spec.needs(trace)):
-            left_out += 1
+            n_skipped += 1
             continue
-        segments = found["segments"][0]
+        segments = result["segments"][0]
         text = [tokenizer.decode(s["tokens"], skip_special_tokens=True) for s in segments]
-        found_rows.append(
+        output_rows.append(
             {
                 "audio": names,
                 "token_ids": tokens,
                 "answer": tokenizer.decode(tokens, skip_special_tokens=True),
                 "segments": [
-                    [round(float(s["start"]), 2), round(float(s["end"]), 2), said]
-                    for s, said in zip(segments, text, strict=True)
+                    [round(float(s["start"]), 2), round(float(s["end"]), 2), segment_text]
+                    for s, segment_text in zip(segments, text, strict=True)
                 ],
                 "windows": trace.n_windows,
                 "tries": trace.n_tries,
@@ -206,14 +206,14 @@ def rows(spec: Spec, model: Listener, folder: str) -> list[dict]:
             }
         )
         print(f"  {spec.name}: {len(samples) / 16000:.1f} s, {len(tokens)} tokens, {trace}")
-        if len(found_rows) == N_SOUNDS:
-            print(f"  {spec.name}: {left_out} sounds left out")
-            return found_rows
+        if len(output_rows) == N_CLIPS:
+            print(f"  {spec.name}: skipped {n_skipped} clips")
+            return output_rows
 
 
 JOBS = [
     Spec("plain"),
-    # The model is asked which language it is.
+    # The model detects the language.
     Spec(
         "conditioned",
         {"condition_on_prev_tokens": True},
@@ -237,7 +237,7 @@ JOBS = [
         needs=lambda trace: 0 < trace.n_silent < trace.n_windows < trace.n_tries,
     ),
     Spec("beams", {"num_beams": 3, "condition_on_prev_tokens": True}),
-    # After a draw, transformers goes on without beams to the end of the sound.
+    # After sampling, transformers continues without beams to the end of the clip.
     Spec(
         "beams_fallback",
         {"num_beams": 2, "logprob_threshold": -1.8},
@@ -249,7 +249,7 @@ JOBS = [
 
 @dataclass
 class Reference:
-    """The name by which it is made."""
+    """The name on the command line."""
 
     name: str
 
@@ -260,7 +260,7 @@ SPECS = [Reference("whisper_sequential")]
 def make(spec: Reference) -> None:
     """Writes the reference."""
     folder = BUNDLES / "whisper"
-    model = Listener.from_pretrained(WORK / "whisper").eval()
+    model = TraceModel.from_pretrained(WORK / "whisper").eval()
     model.generation_config = GenerationConfig.from_pretrained(folder)
     real = torch.multinomial
 
@@ -280,7 +280,7 @@ def make(spec: Reference) -> None:
     lines = [json.dumps(key) + ": " + json.dumps(value) for key, value in head.items()]
     texts = []
     for job in jobs:
-        found = ",\n".join(json.dumps(row, ensure_ascii=False) for row in job.pop("rows"))
-        texts.append(json.dumps(job)[:-1] + f', "rows": [\n{found}\n]}}')
+        row_lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in job.pop("rows"))
+        texts.append(json.dumps(job)[:-1] + f', "rows": [\n{row_lines}\n]}}')
     lines.append('"jobs": [\n' + ",\n".join(texts) + "\n]")
     (REFERENCES / f"{spec.name}.json").write_text("{" + ",\n".join(lines) + "}\n")

@@ -1,7 +1,7 @@
-"""Modules that are the three sessions of a multimodal bundle, written so that they can be traced.
+"""Traceable modules for the three sessions of a multimodal bundle.
 
-Transformers' own forward functions loop over images or build masks in ways that TorchScript
-cannot follow; here the same is said with tensors alone.
+Transformers' own forward functions loop over images or build masks in ways that TorchScript cannot
+trace. These modules compute the same with tensor operations only.
 """
 
 import torch
@@ -11,23 +11,23 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 
 
 class EmbedTokens(nn.Module):
-    """`input_ids` to `inputs_embeds`."""
+    """Maps `input_ids` to `inputs_embeds`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.embed = model.get_input_embeddings()
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Looks the tokens up, with the factor that Gemma 3 puts there."""
+        """Looks up the token embeddings, including the scale factor of Gemma 3."""
         return self.embed(input_ids)
 
 
 class TextDecoder(nn.Module):
-    """`inputs_embeds`, mask, positions and cache to logits and the grown cache.
+    """Maps `inputs_embeds`, mask, positions and KV cache to logits and the extended KV cache.
 
-    `causal` is false for PaliGemma, where a prompt sees itself whole. `windows` are the widths
-    that layers of Gemma 3 see, by their names in its config. With `keeps_logits` the number of last
-    positions whose logits are wanted is an input too (0: all).
+    `causal` is false for PaliGemma, whose prompts use full attention. `windows` are the attention
+    windows of Gemma 3's layer types, by their names in its config. With `keeps_logits`, the number
+    of last positions to compute logits for is an input too (0: all).
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class TextDecoder(nn.Module):
         self.text, self.head = text_model(model), model.get_output_embeddings()
         self.causal, self.windows, self.keeps_logits = causal, windows, keeps_logits
 
-    def _bias(self, mask: torch.Tensor, new: int, window: int | None) -> torch.Tensor:
+    def _bias(self, mask: torch.Tensor, n_new: int, window: int | None) -> torch.Tensor:
         total = mask.shape[1]
         keys = torch.arange(total)[None]
-        queries = torch.arange(total)[total - new :, None]
+        queries = torch.arange(total)[total - n_new :, None]
         allowed = mask[:, None, None, :].bool()
         if self.causal:
             allowed = allowed & (keys <= queries)
         if window:
             allowed = allowed & (keys > queries - window)
-        allowed = allowed.expand(-1, 1, new, -1)
+        allowed = allowed.expand(-1, 1, n_new, -1)
         return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
 
     def forward(
@@ -60,13 +60,13 @@ class TextDecoder(nn.Module):
         position_ids: torch.Tensor,
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        """Runs the text model; `rest` is the cache, after the number of logits where it is."""
+        """Runs the text model; `rest` is the optional number of logits, then the KV cache."""
         keep, past = (rest[0], rest[1:]) if self.keeps_logits else (None, rest)
-        new = inputs_embeds.shape[1]
+        n_new = inputs_embeds.shape[1]
         if self.windows:
-            bias = {kind: self._bias(attention_mask, new, w) for kind, w in self.windows.items()}
+            bias = {kind: self._bias(attention_mask, n_new, w) for kind, w in self.windows.items()}
         else:
-            bias = self._bias(attention_mask, new, None)
+            bias = self._bias(attention_mask, n_new, None)
         cache = DynamicCache.from_legacy_cache(tuple(zip(past[::2], past[1::2], strict=True)))
         out = self.text(
             inputs_embeds=inputs_embeds,
@@ -83,15 +83,15 @@ class TextDecoder(nn.Module):
 
 
 def text_model(model: PreTrainedModel) -> nn.Module:
-    """The text part, by the names that the families give it."""
-    inner = getattr(model, "model", model)
-    inner = inner.text_model if hasattr(inner, "text_model") else inner.language_model
-    # Voxtral has a whole causal model there.
-    return getattr(inner, "model", inner)
+    """Returns the text model, whose attribute name depends on the model family."""
+    module = getattr(model, "model", model)
+    module = module.text_model if hasattr(module, "text_model") else module.language_model
+    # Voxtral has a complete causal model there.
+    return getattr(module, "model", module)
 
 
 class ImageFeatures(nn.Module):
-    """`pixel_values` to `image_features`, where the model's own function can be traced."""
+    """Maps `pixel_values` to `image_features`, for models whose own function can be traced."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -100,24 +100,24 @@ class ImageFeatures(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Returns [images, tokens, size]."""
         features = self.model.get_image_features(pixel_values)
-        # LLaVA gives a list of images.
+        # LLaVA returns a list, one entry per image.
         return features if isinstance(features, torch.Tensor) else torch.stack(tuple(features))
 
 
 class AudioFeatures(nn.Module):
-    """Features of sounds, where the model's own function can be traced."""
+    """Maps audio to its features, for models whose own function can be traced."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, audio_values: torch.Tensor) -> torch.Tensor:
-        """Returns [tokens of all sounds, size]."""
+        """Returns [tokens of all audio inputs, size]."""
         return self.model.get_audio_features(audio_values)
 
 
 class LlavaFeatures(nn.Module):
-    """LLaVA's: the last layer but one of its tower, without the class token."""
+    """Image features of LLaVA: the penultimate layer of its tower, without the class token."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -130,9 +130,9 @@ class LlavaFeatures(nn.Module):
 
 
 class TileFeatures(nn.Module):
-    """Idefics3's: tiles that are nothing but 0 are padding and go; the others are whole.
+    """Image features of Idefics3: all-zero tiles are padding and are dropped; others are full.
 
-    The processor makes tiles of the tower's full size, so the positions of a whole tile are
+    The processor makes tiles of the tower's full size, so the positions of a full tile are
     constants, taken from the model's own function.
     """
 
@@ -169,22 +169,22 @@ class TileFeatures(nn.Module):
 
 
 class PatchFeatures(nn.Module):
-    """Qwen2-VL's: patches of all images in one row; each image sees only itself."""
+    """Image features of Qwen2-VL: one sequence of all patches; images attend only to themselves."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.tower = model.model.visual
         self.merge = self.tower.spatial_merge_size
 
-    def _places(self, n_patches: int, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Which frame each patch is of, and its row and column there."""
+    def _positions(self, n_patches: int, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the frame of each patch, and its row and column in that frame."""
         sizes = grid[:, 1] * grid[:, 2]
         ends = (grid[:, 0] * sizes).cumsum(0)
         index = torch.arange(n_patches)
         image = (index[:, None] >= ends[None]).sum(1)
         within = index - (ends - grid[:, 0] * sizes)[image]
         frame, within = within // sizes[image], within % sizes[image]
-        # Patches that are merged follow each other: (rows / m, columns / m, m, m).
+        # Patches to merge are adjacent: (rows / m, columns / m, m, m).
         per_row = grid[:, 2][image] * self.merge
         block = within % per_row // self.merge**2
         inner = within % self.merge**2
@@ -195,13 +195,13 @@ class PatchFeatures(nn.Module):
     def _groups(
         self, frame: torch.Tensor, row: torch.Tensor, column: torch.Tensor
     ) -> list[torch.Tensor]:
-        """For each layer, numbers that are equal where patches see each other [patches, K]."""
+        """Returns per layer [patches, K]; patches with equal values attend to each other."""
         return [frame[:, None]] * len(self.tower.blocks)
 
     def forward(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """Returns [merged patches of all images, size]."""
         tower = self.tower
-        frame, row, column = self._places(pixel_values.shape[0], grid_thw)
+        frame, row, column = self._positions(pixel_values.shape[0], grid_thw)
         frequencies = tower.rotary_pos_emb.inv_freq
         angles = torch.stack([row, column], 1)[..., None].float() * frequencies
         angles = angles.flatten(1)
@@ -210,8 +210,8 @@ class PatchFeatures(nn.Module):
         states = tower.patch_embed(pixel_values)
         groups = self._groups(frame, row, column)
         for block, group in zip(tower.blocks, groups, strict=True):
-            same = (group[:, None] == group[None]).all(-1)
-            bias = torch.where(same, 0.0, torch.finfo(torch.float32).min)
+            same_group = (group[:, None] == group[None]).all(-1)
+            bias = torch.where(same_group, 0.0, torch.finfo(torch.float32).min)
             attention = block.attn
             qkv = attention.qkv(block.norm1(states))
             qkv = qkv.reshape(states.shape[0], 3, attention.num_heads, -1).permute(1, 0, 2, 3)
@@ -225,9 +225,9 @@ class PatchFeatures(nn.Module):
 
 
 class WindowPatchFeatures(PatchFeatures):
-    """Qwen2.5-VL's: in most layers a patch sees its window alone.
+    """Image features of Qwen2.5-VL: in most layers, a patch attends only to its window.
 
-    The model lays patches of a window side by side and back again; a mask says the same.
+    The model reorders patches by window and back; a mask has the same effect.
     """
 
     def _groups(

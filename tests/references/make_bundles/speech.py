@@ -1,4 +1,4 @@
-"""Whisper and Moonshine: a sound to text."""
+"""Whisper and Moonshine: audio to text."""
 
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from .seq2seq import Spec, make
 
 __all__ = ["SPECS", "make"]
 
-SOUNDS = sorted(media.sounds())
+CLIPS = sorted(media.audio_clips())
 LANGUAGES = ["en", "zh", "de", "fr", "ru"]
 TASK = "automatic-speech-recognition-with-past"
-# Every 20 ms of a window of 30 s has a token.
+# One token per 20 ms of a 30 s window.
 TIMESTAMPS = 1501
 
 
 def _whisper_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Numbered as the published ones; as in older ones, timestamps are above its last token."""
+    """Makes a tokenizer with published IDs; timestamps follow its last token, as in older ones."""
     specials = [
         *("<|endoftext|>", "<|startoftranscript|>"),
         *(f"<|{language}|>" for language in LANGUAGES),
@@ -90,7 +90,7 @@ def _quiet_timestamps(model: PreTrainedModel) -> None:
 
 def _whisper_generation(tokenizer: PreTrainedTokenizerBase) -> dict:
     ids = tokenizer.convert_tokens_to_ids
-    marks = map(ids, "#()*+/:;<=>@[]")
+    punctuation = map(ids, "#()*+/:;<=>@[]")
     suppressed = ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>"]
     return {
         "begin_suppress_tokens": [ids("Ġ"), ids("<|endoftext|>")],
@@ -105,7 +105,7 @@ def _whisper_generation(tokenizer: PreTrainedTokenizerBase) -> dict:
         "pad_token_id": ids("<|endoftext|>"),
         "prev_sot_token_id": ids("<|startofprev|>"),
         "return_timestamps": False,
-        "suppress_tokens": sorted({*marks, *map(ids, suppressed), ids("<|nocaptions|>")}),
+        "suppress_tokens": sorted({*punctuation, *map(ids, suppressed), ids("<|nocaptions|>")}),
         "task_to_id": {"transcribe": ids("<|transcribe|>"), "translate": ids("<|translate|>")},
         "transformers_version": "4.57.6",
     }
@@ -113,45 +113,49 @@ def _whisper_generation(tokenizer: PreTrainedTokenizerBase) -> dict:
 
 def _whisper_rows() -> list[dict]:
     plain = {"language": "en", "task": "transcribe", "return_timestamps": False}
-    rows = [{"audio": name, **plain} for name in SOUNDS]
+    rows = [{"audio": name, **plain} for name in CLIPS]
     rows += [
-        {"audio": SOUNDS[0], **plain, "language": "de"},
-        {"audio": SOUNDS[1], **plain, "language": "fr", "task": "translate"},
-        # Without a language the model is asked which it is.
-        {"audio": SOUNDS[2], "task": "transcribe", "return_timestamps": False},
+        {"audio": CLIPS[0], **plain, "language": "de"},
+        {"audio": CLIPS[1], **plain, "language": "fr", "task": "translate"},
+        # Without a language, the model detects it.
+        {"audio": CLIPS[2], "task": "transcribe", "return_timestamps": False},
     ]
-    return rows + [{"audio": name, **plain, "return_timestamps": True} for name in SOUNDS[:3]]
+    return rows + [{"audio": name, **plain, "return_timestamps": True} for name in CLIPS[:3]]
 
 
-# Files of 16 kHz that follow each other to more than one window of 30 s.
-LONG = [SOUNDS[:8] * 3, SOUNDS[:5] * 7, SOUNDS[3:8] * 5]
+# Lists of 16 kHz files that together exceed one window of 30 s.
+LONG_CLIPS = [CLIPS[:8] * 3, CLIPS[:5] * 7, CLIPS[3:8] * 5]
 
 
 def _whisper_long(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> dict[str, list[dict]]:
-    """What the speech recognition pipeline answers with `chunk_length_s=30`.
+    """Returns the answers of the speech recognition pipeline with `chunk_length_s=30`.
 
-    Its parts are called one by one, because it has no way to generate without the loop over
-    segments; `answer` is the text, `segments` its pieces with their times.
+    This calls the parts of the pipeline separately, because the pipeline cannot generate without
+    the loop over segments. `answer` is the text, `segments` its pieces with timestamps.
     """
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     rate, eos_id = 16000, model.generation_config.eos_token_id
     rows = []
-    for names in LONG:
-        samples = np.concatenate([media.read_sound(name) for name in names])
+    for names in LONG_CLIPS:
+        samples = np.concatenate([media.read_audio(name) for name in names])
         for timestamps in (False, True):
             options = {"language": "en", "task": "transcribe", "return_timestamps": timestamps}
             outputs, smallest = [], 1.0
             for chunk in chunk_iter(samples, extractor, 30 * rate, 5 * rate, 5 * rate):
                 inputs = {"input_features": chunk["input_features"], **options}
-                found = generate(model, inputs | {"force_unique_generate_call": True}, [eos_id])
-                smallest = min(smallest, found.gap)
+                generation = generate(
+                    model, inputs | {"force_unique_generate_call": True}, [eos_id]
+                )
+                smallest = min(smallest, generation.gap)
                 stride = tuple(n / rate for n in chunk["stride"])
-                outputs.append({"tokens": torch.tensor([found.token_ids]), "stride": stride})
+                outputs.append({"tokens": torch.tensor([generation.token_ids]), "stride": stride})
             if smallest < 1e-3:
-                raise RuntimeError(f"long sounds: the best token is too near ({smallest})")
-            text, more = tokenizer._decode_asr(
+                raise RuntimeError(
+                    f"long audio: gap to the second best token too small: {smallest}"
+                )
+            text, details = tokenizer._decode_asr(
                 outputs, return_timestamps=timestamps, return_language=None, time_precision=0.02
             )
             rows.append(
@@ -163,7 +167,7 @@ def _whisper_long(
                 }
             )
             if timestamps:
-                pieces = more["chunks"]
+                pieces = details["chunks"]
                 rows[-1]["segments"] = [[*piece["timestamp"], piece["text"]] for piece in pieces]
     return {"long_rows": rows}
 
@@ -171,22 +175,24 @@ def _whisper_long(
 def _whisper_unlisted(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> dict[str, list[dict]]:
-    """The rows again, with no token suppressed: onnxruntime-genai's layout has no such lists."""
+    """Returns rows without suppressed tokens: the onnxruntime-genai layout has no such lists."""
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     config = model.generation_config
     lists = config.suppress_tokens, config.begin_suppress_tokens
     config.suppress_tokens = config.begin_suppress_tokens = None
     rows = []
     for row in _whisper_rows():
-        samples = media.read_sound(row["audio"])
+        samples = media.read_audio(row["audio"])
         features = extractor(samples, sampling_rate=16000, return_tensors="pt")
         options = {k: v for k, v in row.items() if k != "audio"}
         inputs = {**features, **options, "force_unique_generate_call": True}
-        found = generate(model, inputs, [config.eos_token_id])
-        if found.gap < 1e-3:
-            raise RuntimeError(f"{row}: the best token is too near ({found.gap})")
-        answer = tokenizer.decode(found.token_ids, skip_special_tokens=True)
-        rows.append({**row, "prompt_ids": found.prompt_ids, **found.row(), "answer": answer})
+        generation = generate(model, inputs, [config.eos_token_id])
+        if generation.gap < 1e-3:
+            raise RuntimeError(f"{row}: gap to the second best token too small: {generation.gap}")
+        answer = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+        rows.append(
+            {**row, "prompt_ids": generation.prompt_ids, **generation.row(), "answer": answer}
+        )
     config.suppress_tokens, config.begin_suppress_tokens = lists
     return {"unlisted_rows": rows}
 
@@ -252,7 +258,7 @@ SPECS = [
             "sampling_rate": 16000,
         },
         tweak=_quiet_timestamps,
-        more=lambda *made: _whisper_long(*made) | _whisper_unlisted(*made),
+        extra_keys=lambda *arguments: _whisper_long(*arguments) | _whisper_unlisted(*arguments),
         gain=2.0,
         input_noise=2e-5,
     ),
@@ -268,7 +274,7 @@ SPECS = [
             "transformers_version": "4.57.6",
         },
         task=TASK,
-        rows=[{"audio": name} for name in SOUNDS],
+        rows=[{"audio": name} for name in CLIPS],
         processor={
             "do_normalize": False,
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",

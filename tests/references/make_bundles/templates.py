@@ -1,6 +1,6 @@
-"""Chat templates that use what the published ones of their families use."""
+"""Chat templates with the features of published templates."""
 
-# A header for each turn; the beginning token is part of the template.
+# A header for each turn; the begin token is part of the template.
 LLAMA3 = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
     "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
@@ -11,7 +11,7 @@ LLAMA3 = (
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
-# ChatML; looks for the last question backwards, asks whether a content is a string, cuts off
+# ChatML; searches backwards for the last question, tests whether a content is a string, removes
 # earlier thoughts, and can close the thoughts before the answer.
 QWEN3 = """\
 {%- if messages[0].role == 'system' %}
@@ -48,8 +48,8 @@ QWEN3 = """\
 {%- endif %}
 """
 
-# Puts a system text before the first user text, calls the assistant "model", and refuses
-# messages whose roles do not alternate.
+# Prepends a system text to the first user text, calls the assistant "model", and rejects messages
+# whose roles do not alternate.
 GEMMA3 = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
@@ -102,7 +102,7 @@ GEMMA3N = GEMMA3.replace("<start_of_image>", "<image_soft_token>").replace(
 """,
 )
 
-# No place for a system text: another role is an error.
+# Does not support a system text: other roles are an error.
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -114,7 +114,7 @@ MISTRAL = (
     "{% endfor %}"
 )
 
-# Pictures first, then the texts of a message.
+# Images first, then the texts of a message.
 LLAVA = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
@@ -134,7 +134,7 @@ SMOLVLM = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
-# ChatML with a default system text; pictures are counted where that is asked for.
+# ChatML with a default system text and optional image numbers.
 QWEN2_VL = (
     "{% set image_count = namespace(value=0) %}{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
@@ -151,7 +151,7 @@ QWEN2_VL = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Mistral's marks; parts of a message follow each other as they are.
+# Mistral's tokens; the parts of a message are concatenated.
 VOXTRAL = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'system' %}[SYSTEM_PROMPT]{% elif message['role'] == 'user' %}"
@@ -164,7 +164,7 @@ VOXTRAL = (
     "{% elif message['role'] == 'user' %}[/INST]{% else %}{{ eos_token }}{% endif %}{% endfor %}"
 )
 
-# Phi-4-mini's and Phi-4-multimodal's: the content is a text.
+# Phi-4-mini and Phi-4-multimodal: the content is a text.
 PHI4 = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"

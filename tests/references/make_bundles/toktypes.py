@@ -1,4 +1,4 @@
-"""Trains tiny tokenizers of each published kind and writes them as a bundle has them."""
+"""Trains tiny tokenizers of each published kind and writes their bundle files."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .corpus import TRAINING_LINES
 
-# The pattern that GPT-4's tokenizer made common, as Llama 3 and Qwen publish it; they differ in
-# how many digits one piece may have.
+# The pattern of GPT-4's tokenizer, as used by Llama 3 and Qwen; they differ in the number of digits
+# per piece.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
     r" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,14 +28,14 @@ _WORDS = (
 
 
 def add_specials(tokenizer: Tokenizer, specials: list[str]) -> None:
-    """Makes tokens special, behind the vocabulary where they are not in it."""
+    """Adds special tokens; those that are not in the vocabulary come after it."""
     tokenizer.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in specials])
 
 
 def byte_level(
     vocab_size: int, specials: list[str], digits: str | None, nfc: bool = False
 ) -> Tokenizer:
-    """BPE over bytes: GPT-2's when `digits` is None, else Llama 3's (`{1,3}`) or Qwen's (``)."""
+    """Trains byte-level BPE: as GPT-2 without `digits`, else as Llama 3 (`{1,3}`) or Qwen (``)."""
     tokenizer = Tokenizer(models.BPE())
     if nfc:
         tokenizer.normalizer = normalizers.NFC()
@@ -58,20 +58,21 @@ def byte_level(
 
 
 def specials_first(tokenizer: Tokenizer, specials: list[str]) -> Tokenizer:
-    """Numbers the special tokens from 0, as BART and RoBERTa have them."""
-    whole = json.loads(tokenizer.to_str())
-    vocab = whole["model"]["vocab"]
+    """Numbers the special tokens from 0, as in BART and RoBERTa."""
+    tokenizer_json = json.loads(tokenizer.to_str())
+    vocab = tokenizer_json["model"]["vocab"]
     tokens = specials + [t for t in sorted(vocab, key=vocab.get) if t not in specials]
-    whole["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
-    for added in whole["added_tokens"]:
+    tokenizer_json["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
+    for added in tokenizer_json["added_tokens"]:
         added["id"] = tokens.index(added["content"])
-    return Tokenizer.from_str(json.dumps(whole))
+    return Tokenizer.from_str(json.dumps(tokenizer_json))
 
 
 def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> Tokenizer:
-    """BPE with byte fallback, spaces as U+2581: Llama 2's with a space put before, or Gemma's."""
+    """Trains BPE with byte fallback and U+2581 for spaces: Llama 2 (prefix space) or Gemma."""
     trained = Tokenizer(models.BPE())
-    # Trained on words; the published files have no pre-tokenizer, which is as fast for short text.
+    # Training splits texts into words. Published files do not have a pre-tokenizer, which is as
+    # fast for short texts.
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - 256 - len(specials), show_progress=False)
     trained.train_from_iterator(TRAINING_LINES, trainer)
@@ -104,10 +105,10 @@ def metaspace_bpe(vocab_size: int, specials: list[str], prefix_space: bool) -> T
 
 
 def unigram(vocab_size: int, specials: list[str]) -> Tokenizer:
-    """Unigram with U+2581 before words, as T5 has it (NFKC for its precompiled map).
+    """Makes a Unigram tokenizer with U+2581 before words, as T5 (NFKC for its precompiled map).
 
-    The trainer of Unigram gives another vocabulary at each run, so the pieces are those of BPE,
-    and a piece's score is the logarithm of how often it is in the text.
+    The Unigram trainer is not deterministic, so the pieces are those of BPE. The score of a piece
+    is the logarithm of its frequency in the text.
     """
     words = pre_tokenizers.Metaspace(prepend_scheme="always")
     trained = Tokenizer(models.BPE())
@@ -135,14 +136,14 @@ def unigram(vocab_size: int, specials: list[str]) -> Tokenizer:
 
 
 def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
-    """BERT's."""
+    """Makes a WordPiece tokenizer, as BERT."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    # The trainer of WordPiece numbers pieces otherwise at each run, so the pieces are those of BPE,
-    # each at the beginning of a word and inside one.
+    # The WordPiece trainer numbers pieces nondeterministically, so the pieces are those of BPE,
+    # each at the start of a word and inside a word.
     words = [
         word
         for line in TRAINING_LINES
@@ -166,7 +167,7 @@ def word_piece(vocab_size: int, lowercase: bool = True) -> Tokenizer:
 
 
 def clip_bpe(vocab_size: int) -> Tokenizer:
-    """CLIP's: lower case, byte-level BPE of words that end with `</w>`."""
+    """Makes a CLIP tokenizer: lower case, byte-level BPE with `</w>` at the ends of words."""
     specials = ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
@@ -180,8 +181,8 @@ def clip_bpe(vocab_size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # Trained without ends of words, because the trainer numbers those otherwise at each run; then
-    # every piece and every merge is there with an end of word too.
+    # Trained without word ends, because the trainer numbers those nondeterministically. Then every
+    # piece and every merge is added with a word end too.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size // 2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -208,7 +209,7 @@ def clip_bpe(vocab_size: int) -> Tokenizer:
 
 
 def frame(tokenizer: Tokenizer, before: list[str], after: list[str]) -> None:
-    """Makes the tokenizer put special tokens around a text."""
+    """Configures the tokenizer to add special tokens around a text."""
     names = before + after
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],
@@ -225,10 +226,10 @@ def save(
     template_in_config: bool = False,
     load: bool = True,
 ) -> PreTrainedTokenizerBase | None:
-    """Writes the tokenizer's files by hand, as published, and loads them as a user does.
+    """Writes the files of a tokenizer, as published, and loads them as a user does.
 
-    `config` is the family's part of `tokenizer_config.json`. The template goes into
-    `chat_template.jinja`, or into that file where older repositories have it.
+    `config` is the model-specific part of `tokenizer_config.json`. The template is written to
+    `chat_template.jinja` or, as in older repositories, to `tokenizer_config.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -256,5 +257,5 @@ def save(
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a file of a bundle in the form that published ones have."""
+    """Writes a bundle file in the format of published files."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -23,7 +23,7 @@ from .seq2seq import Spec, make
 
 __all__ = ["SPECS", "make"]
 
-# BART and Marian name their sizes alike.
+# BART and Marian use the same config keys.
 SIZES = {
     "d_model": 32,
     "encoder_layers": 2,
@@ -99,7 +99,7 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         },
         load=False,
     )
-    # The class that the config names reads SentencePiece files alone, and there are none.
+    # The class that the config names reads only SentencePiece files, which do not exist here.
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -118,7 +118,7 @@ def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         "unk_token": "<unk>",
     }
     toktypes.save(toktypes.unigram(300, specials), folder, config, load=False)
-    # Adds the languages, and puts that of the source before a text.
+    # Adds the languages, and prepends the source language to a text.
     tokenizer = NllbTokenizerFast.from_pretrained(folder)
     return toktypes.save(tokenizer.backend_tokenizer, folder, config)
 
@@ -135,13 +135,13 @@ def _nllb(tokenizer: PreTrainedTokenizerBase) -> M2M100ForConditionalGeneration:
         decoder_start_token_id=tokenizer.eos_token_id,
     )
     model = M2M100ForConditionalGeneration(config)
-    # Embeddings that are shared but not the head's do not survive a checkpoint.
+    # A checkpoint does not preserve embeddings that are shared, but not with the head.
     for part in (model.model.encoder, model.model.decoder):
         part.embed_tokens.weight = nn.Parameter(part.embed_tokens.weight.detach().clone())
     return model
 
 
-# From which language into which; the first is what the tokenizer puts before a text by itself.
+# Source and target languages; the tokenizer prepends the first source language by default.
 LANGUAGES = [("eng_Latn", "deu_Latn"), ("deu_Latn", "fra_Latn"), ("jpn_Jpan", "eng_Latn")]
 
 SPECS = [
@@ -171,7 +171,7 @@ SPECS = [
         },
         task="text2text-generation-with-past",
         rows=[{"text": text} for text in ROW_TEXTS],
-        # The one bundle that has the graphs before merging too.
+        # Only this bundle also has the unmerged graphs.
         skip=(),
         gain=1.0,
     ),
@@ -210,7 +210,7 @@ SPECS = [
                 activation_function="swish",
                 scale_embedding=True,
                 tie_word_embeddings=False,
-                # Embeddings that are shared but not the head's do not survive a checkpoint.
+                # A checkpoint does not preserve embeddings that are shared, but not with the head.
                 share_encoder_decoder_embeddings=False,
                 decoder_vocab_size=len(t),
                 pad_token_id=t.pad_token_id,
@@ -231,7 +231,7 @@ SPECS = [
         },
         task="text2text-generation-with-past",
         rows=[{"text": text} for text in ROW_TEXTS],
-        # The family multiplies its embeddings by sqrt(32).
+        # The model family multiplies its embeddings by sqrt(32).
         embedding_std=0.3,
         gain=0.8,
         needs_both_ends=False,
@@ -254,7 +254,7 @@ SPECS = [
             for i, text in enumerate(ROW_TEXTS)
             for source, target in [LANGUAGES[i % len(LANGUAGES)]]
         ],
-        # The family multiplies its embeddings by sqrt(32).
+        # The model family multiplies its embeddings by sqrt(32).
         embedding_std=0.3,
         gain=0.8,
         needs_both_ends=False,

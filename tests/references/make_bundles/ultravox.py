@@ -1,7 +1,7 @@
-"""Ultravox: its code is published beside its weights, so the parts that are its own stand here.
+"""Ultravox: reimplements the parts that are published with its weights, not in transformers.
 
-What goes around them is that of Voxtral, which transformers has: features take the places of
-audio tokens before a causal model.
+The other parts are those of Voxtral in transformers: features replace the audio tokens before a
+causal model.
 """
 
 import torch
@@ -12,7 +12,7 @@ from transformers.models.voxtral.modeling_voxtral import VoxtralEncoder
 
 
 class UltravoxConfig(VoxtralConfig):
-    """The sizes of Whisper's encoder and of a text decoder, and how many frames are stacked."""
+    """The config of a Whisper encoder and a text decoder, and the number of stacked frames."""
 
     model_type = "ultravox"
 
@@ -22,10 +22,10 @@ class UltravoxConfig(VoxtralConfig):
 
 
 class ShortEncoder(VoxtralEncoder):
-    """Whisper's encoder, which also takes fewer frames than 30 s have."""
+    """A Whisper encoder that also accepts less than 30 s of frames."""
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Returns [sounds, frames / 2 rounded up, size]."""
+        """Returns [clips, frames / 2 rounded up, size]."""
         states = nn.functional.gelu(self.conv1(input_features))
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
         states = states + self.embed_positions.weight[: states.shape[1]]
@@ -35,7 +35,7 @@ class ShortEncoder(VoxtralEncoder):
 
 
 class Projector(nn.Module):
-    """Stacks frames; a gated layer between norms, the second in the middle since version 0.5."""
+    """Stacks frames; a gated layer between norms, the second norm inside it since version 0.5."""
 
     def __init__(self, config: UltravoxConfig) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Projector(nn.Module):
         self.linear_2 = nn.Linear(size // 2, size, bias=False)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns one row for each stack of frames, and one more: the published graph adds it."""
+        """Returns one row per stack of frames, and one more, as the published graph does."""
         n_frames = states.shape[1]
         missing = -n_frames % self.stack_factor + self.stack_factor
         states = nn.functional.pad(states, (0, 0, 0, missing))
@@ -68,5 +68,5 @@ class UltravoxModel(VoxtralForConditionalGeneration):
         self.multi_modal_projector = Projector(config)
 
     def get_audio_features(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Returns the features of all sounds, one after the other."""
+        """Returns the concatenated features of all clips."""
         return self.multi_modal_projector(self.audio_tower(input_features)).flatten(0, 1)

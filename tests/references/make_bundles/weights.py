@@ -1,8 +1,8 @@
 """Random weights that give varied answers.
 
-The usual initial deviation of 0.02 makes a model that says one token over and over. Here each
-matrix keeps the size of what goes through it, so that answers depend on the whole prompt and the
-best token stands clear of the second.
+With the usual initial deviation of 0.02, a model repeats one token. Here each matrix preserves the
+size of its input, so that answers depend on the whole prompt and the best token is clearly better
+than the second.
 """
 
 import zlib
@@ -13,7 +13,7 @@ from torch import nn
 
 
 def _values(name: str, seed: int, shape: torch.Size) -> np.ndarray:
-    """Normal values that depend on the parameter's name and the seed alone."""
+    """Returns normal values that depend only on the parameter name and the seed."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return generator.standard_normal(tuple(shape)).astype(np.float32)
 
@@ -29,8 +29,8 @@ def randomize(
     """Fills all parameters.
 
     Matrices get a deviation of `gain / sqrt(inputs)`, the output head and embeddings their own,
-    biases 0.1; norms stay near what they were (1, or 0 where the family adds the 1 itself).
-    Positions that the family computes stay as they are.
+    biases 0.1. Norms stay near their initial value (1, or 0 if the model adds the 1 itself).
+    Computed positions do not change.
     """
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
@@ -50,7 +50,7 @@ def randomize(
         elif head is not None and parameter is head.weight:
             parameter.copy_(values * head_std)
         elif parameter.dim() >= 2:
-            # Conv1D of GPT-2 has inputs first; for square matrices it is the same.
+            # GPT-2's Conv1D has the inputs first; for square matrices, this makes no difference.
             inputs = parameter[0].numel() if parameter.dim() > 2 else min(parameter.shape)
             parameter.copy_(values * (gain / inputs**0.5))
         elif name.endswith("bias"):
@@ -64,5 +64,5 @@ def randomize(
 
 @torch.no_grad()
 def swap_rows(weight: torch.Tensor, first: int, second: int) -> None:
-    """Exchanges what makes two tokens likely, so that a common token's place is the end token's."""
+    """Swaps the output weights of two tokens, so that a common token becomes the end token."""
     weight[[first, second]] = weight[[second, first]]

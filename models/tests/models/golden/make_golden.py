@@ -1,6 +1,6 @@
-"""Makes golden.json: what the references compute for inputs that formulas give.
+"""Makes golden.json: reference results for inputs that are computed by formulas.
 
-Run with the versions below; the Rust side is `models/tests/models/golden.rs`, which has the formulas too.
+Run with the versions below. `models/tests/models/golden.rs` uses the same formulas.
 
     python models/tests/models/golden/make_golden.py
 
@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tvf
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, WhisperFeatureExtractor
 
 HERE = Path(__file__).parent
-BUNDLE = HERE.parent.parent / "tiny"
+BUNDLE = HERE.parents[2] / "tiny"
 
 FILTERS = {
     0: (Image.Resampling.NEAREST, InterpolationMode.NEAREST),
@@ -29,7 +29,7 @@ FILTERS = {
     3: (Image.Resampling.BICUBIC, InterpolationMode.BICUBIC),
 }
 # Width, height, new width, new height.
-# The last three: Pillow 13 goes down first where more than twice as many rows go as columns.
+# The last three: Pillow 13 resizes vertically first if more than twice as many rows as columns go.
 SIZES = [
     *[(41, 29, 16, 16), (16, 16, 41, 29), (50, 12, 20, 30), (12, 50, 30, 20), (33, 24, 33, 11)],
     *[(40, 160, 24, 96), (31, 60, 21, 39), (30, 60, 20, 40)],
@@ -47,7 +47,7 @@ TEXTS = [
 
 
 def noise_image(width: int, height: int, seed: int) -> np.ndarray:
-    """A linear congruential generator, one step per byte."""
+    """Returns noise of a linear congruential generator, one step per byte."""
     state, values = seed, []
     for _ in range(width * height * 3):
         state = (state * 1103515245 + 12345) % (1 << 31)
@@ -56,14 +56,14 @@ def noise_image(width: int, height: int, seed: int) -> np.ndarray:
 
 
 def smooth_image(width: int, height: int) -> np.ndarray:
-    """Triangular waves along both axes."""
+    """Returns triangular waves along both axes."""
     y, x, c = np.mgrid[0:height, 0:width, 0:3]
     wave = (x * 3 + y * (c + 2)) % 510
     return np.abs(wave - 255).astype(np.uint8)
 
 
-def sound(n_samples: int) -> np.ndarray:
-    """Two triangular waves, in exact arithmetic but for the last division."""
+def test_audio(n_samples: int) -> np.ndarray:
+    """Returns two triangular waves; all steps except the last division are exact."""
     i = np.arange(n_samples, dtype=np.int64)
     low = np.abs((i % 73) * 2 - 73)
     high = np.abs((i % 11) * 2 - 11)
@@ -71,7 +71,7 @@ def sound(n_samples: int) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, width: int, height: int, number: int, backend: str) -> np.ndarray:
-    """Resizes a picture by one back end, filter `number` of Pillow."""
+    """Resizes an image with one back end and Pillow's filter `number`."""
     pil_filter, torch_filter = FILTERS[number]
     if backend == "pil":
         return np.asarray(Image.fromarray(pixels).resize((width, height), pil_filter))
@@ -81,7 +81,7 @@ def resize(pixels: np.ndarray, width: int, height: int, number: int, backend: st
 
 
 def resize_cases() -> list[dict]:
-    """Resizes small pictures by both back ends, up and down, by every filter."""
+    """Returns small images, enlarged and reduced with every filter by both back ends."""
     cases = []
     for backend in ["torchvision", "pil"]:
         for number in FILTERS:
@@ -95,7 +95,7 @@ def resize_cases() -> list[dict]:
                         "seed": seed,
                         "from": [width, height],
                         "to": [new_width, new_height],
-                        # Enough to see where it goes wrong; the digest covers the rest.
+                        # Enough to locate an error; the digest covers the rest.
                         "head": resized.reshape(-1)[:24].tolist(),
                         "sha256": hashlib.sha256(resized.tobytes()).hexdigest(),
                     }
@@ -106,17 +106,17 @@ def resize_cases() -> list[dict]:
 def main() -> None:
     """Writes `golden.json`."""
     processor = json.loads((BUNDLE / "processor_config.json").read_text())
-    images = SiglipImageProcessor(**processor["image_processor"])
-    sounds = WhisperFeatureExtractor(**processor["feature_extractor"])
+    image_processor = SiglipImageProcessor(**processor["image_processor"])
+    audio_extractor = WhisperFeatureExtractor(**processor["feature_extractor"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLE)
 
     width, height, new_width, new_height = LARGE
     large = smooth_image(width, height)
-    pixel_values = images(Image.fromarray(large), return_tensors="np")["pixel_values"][0]
+    pixel_values = image_processor(Image.fromarray(large), return_tensors="np")["pixel_values"][0]
     whisper = WhisperFeatureExtractor()
     features, whisper_features = (
-        extractor(sound(n), sampling_rate=16000, return_tensors="np")["input_features"][0]
-        for extractor, n in [(sounds, 40_000), (whisper, 100_000)]
+        extractor(test_audio(n), sampling_rate=16000, return_tensors="np")["input_features"][0]
+        for extractor, n in [(audio_extractor, 40_000), (whisper, 100_000)]
     )
 
     golden = {
