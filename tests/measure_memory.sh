@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Peak resident memory of a caption run over the number of rows. Run from the root after
-# `cargo build --release`; needs python3 with pyarrow to make the tables. Prints a table.
+# Measures the peak resident memory of caption runs by number of rows, and prints a table. Run it after
+# `cargo build --release`; it needs python3 with pyarrow to make the tables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 legenda=${LEGENDA:-target/release/legenda}

@@ -65,7 +65,7 @@ CASES: dict[str, list[tuple[str, str]]] = {
         ("hosts, schemes and ports", "media::web::tests::only_hosts_of_the_list_are_asked"),
         (
             "private network addresses, in IPv4 and IPv6",
-            "media::web::tests::addresses_of_own_networks_are_told_apart",
+            "media::web::tests::private_addresses_are_detected",
         ),
         (
             "redirects from cells of a web table to another server",

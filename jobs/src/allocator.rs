@@ -1,32 +1,31 @@
-//! Settings of the system's allocator, for a process that runs for hours with large buffers on many
-//! threads.
+//! Allocator settings for a process that runs for hours with large buffers on many threads.
 //!
-//! glibc gives each thread an arena of its own, and raises the size from which a buffer is a mapping
-//! of its own with each that is freed: pixels that one thread allocates and another frees then leave
-//! holes in every arena, and resident memory grows with the table though nothing is held.
+//! By default glibc gives each thread its own arena and raises the mmap threshold whenever a mapped
+//! buffer is freed. Pixels that one thread allocates and another frees then fragment every arena, and
+//! resident memory grows with the table although nothing is leaked.
 
-/// Sets the allocator up; call it before the first thread starts. Does nothing where the system's
-/// allocator is not glibc's.
-pub(crate) fn settle() {
+/// Configures the allocator; call it before the first thread starts. Does nothing unless the allocator
+/// is glibc's.
+pub(crate) fn configure() {
     #[cfg(target_env = "gnu")]
-    glibc::settle();
+    glibc::configure();
 }
 
 #[cfg(target_env = "gnu")]
 mod glibc {
-    /// Two arenas: allocations are few and large, so threads seldom wait for each other.
+    /// The number of arenas. Two suffice: allocations are few and large, so contention is rare.
     const ARENAS: i32 = 2;
 
-    /// Buffers of this many bytes and more are mappings, which go back to the system when freed.
-    const MAPPED_BYTES_MIN: i32 = 256 << 10;
+    /// Buffers of at least this size are mapped, so that freeing returns them to the system.
+    const MMAP_THRESHOLD: i32 = 256 << 10;
 
-    #[expect(unsafe_code, reason = "`mallopt` is a C function; it is this module's need")]
-    pub(super) fn settle() {
-        // SAFETY: `mallopt` takes two integers and touches the allocator's own settings alone; a
-        // value that it does not take leaves them as they are.
+    #[expect(unsafe_code, reason = "`mallopt` is a C function")]
+    pub(super) fn configure() {
+        // SAFETY: `mallopt` takes two integers and changes only allocator settings; it ignores invalid
+        // values.
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, ARENAS);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
         }
     }
 }

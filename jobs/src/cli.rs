@@ -11,16 +11,17 @@ use legenda_schemas::{
 
 use crate::schedule::page::PageHost;
 
-/// Reads tables of text, images and audio and writes down what is in them.
+/// Runs ONNX models over tables of text, images and audio: captions, answers, transcripts,
+/// embeddings.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done · 1 a fault of the program · 2 command, job, table or model \
-                  wrong, nothing read · 3 error budget spent · 4 failed, run again to resume · \
-                  5 `verify` found something wrong · 130 interrupted, run again to resume"
+    after_help = "Exit codes: 0 done · 1 internal error · 2 invalid command, job, table or model; \
+                  no row was read · 3 error budget exceeded · 4 failed, run again to resume · \
+                  5 `verify` found a problem · 130 interrupted, run again to resume"
 )]
 pub(crate) struct Cli {
-    /// Log more: -v for information, -vv for debugging.
+    /// Increase log verbosity: -v for info, -vv for debug.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
@@ -29,38 +30,38 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a job: read its table, ask its model, write its answers; resumes what was begun.
+    /// Run a job: read the table, run the model, write the answers. Resumes an unfinished run.
     Run(RunArgs),
-    /// Answer a batch file of OpenAI's API with a local model.
+    /// Answer an OpenAI Batch API file with a local model.
     Batch(BatchArgs),
     /// Check a job against its table and model without running it.
     Check(JobArgs),
-    /// Tell what is in a table before any model is loaded, and propose a job.
+    /// Profile a table without loading a model, and propose a job.
     Inspect(InspectArgs),
-    /// Run a sample of a job, write nothing to its output, and say what the whole will take.
+    /// Run a sample of a job and estimate the full run. Writes no answers.
     Plan(PlanArgs),
-    /// Try the rejects of an output again, and commit what is answered now.
+    /// Retry the rejects of an output and commit the new answers.
     Retry(RetryArgs),
-    /// Prove that an output holds every input row once, or name what is wrong with it.
+    /// Verify that an output accounts for every input row exactly once.
     Verify(VerifyArgs),
-    /// Measure answers where the right ones are known: error rates, exact match, F1, BLEU, chrF, ROUGE-L,
+    /// Score answers against reference answers: error rates, exact match, F1, BLEU, chrF, ROUGE-L,
     /// CIDEr.
     Eval(EvalArgs),
-    /// Make the page about an output's last run again, beside another output's where one is named.
+    /// Render the report of an output's last run, optionally compared with another output.
     Report(ReportArgs),
-    /// Run the jobs of a folder when they are due, and show them on a web page.
+    /// Run the jobs in a folder on their schedules, with a status page.
     Schedule(ScheduleArgs),
-    /// List, show, fetch and try models.
+    /// List, show, fetch and check models.
     #[command(subcommand)]
     Models(ModelsCommand),
-    /// Print what the program found: ONNX Runtime, devices, cache, memory.
+    /// Print the environment: ONNX Runtime, devices, cache, memory.
     Doctor(DoctorArgs),
     /// Print the JSON Schema of a file format, for editors.
     Schema(SchemaArgs),
 }
 
 impl Command {
-    /// Returns, of a command that asks a model about rows, whether it may use no network of its own.
+    /// Returns the `--offline` flag of a command that runs a model on rows, `None` for other commands.
     pub(crate) fn runs_offline(&self) -> Option<bool> {
         match self {
             Self::Run(args) => Some(args.job.offline),
@@ -72,18 +73,18 @@ impl Command {
     }
 }
 
-/// A job file and what takes the place of its values.
+/// A job file and its overrides.
 #[derive(Debug, Args)]
 pub(crate) struct JobArgs {
     /// The job file (TOML).
     pub(crate) job: PathBuf,
-    /// Replace a value of the job file, such as `--set model.slots=4`.
+    /// Override a key of the job file, such as `--set model.slots=4`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Read only the first N rows of the table.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
-    /// Never fetch anything from the network.
+    /// Never download models or ONNX Runtime.
     #[arg(long)]
     pub(crate) offline: bool,
 }
@@ -92,13 +93,13 @@ pub(crate) struct JobArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) job: JobArgs,
-    /// Run about N rows, spread over the table; default: 64, or 8 for each slot.
+    /// Sample about N rows, spread over the table [default: 64, or 8 per slot if that is more].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rows: Option<u64>,
-    /// Put the prediction into the output, so that the next run is set beside it.
+    /// Save the estimate to the output, so that the next run is compared with it.
     #[arg(long)]
     pub(crate) save: bool,
-    /// How to show progress.
+    /// The progress display.
     #[arg(long, value_enum, default_value_t = ProgressStyle::Auto)]
     pub(crate) progress: ProgressStyle,
     /// Print a JSON object.
@@ -108,17 +109,17 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The table: files, folders, patterns or URLs, as `source.paths` of a job.
+    /// The table: files, folders, glob patterns or URLs, as in `source.paths` of a job.
     #[arg(required = true, value_name = "URI")]
     pub(crate) uris: Vec<String>,
-    /// Look at N rows, spread over the table.
+    /// Sample N rows, spread over the table.
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) rows: NonZeroUsize,
-    /// What the files are: parquet, arrow, tar, jsonl, csv, media or openai_batch; default: what their
-    /// extensions say.
+    /// The format of the files: parquet, arrow, tar, jsonl, csv, media or openai_batch [default: by
+    /// extension].
     #[arg(long, value_name = "FORMAT", value_parser = crate::command::inspect::format)]
     pub(crate) format: Option<SourceFormat>,
-    /// Write the proposed job to this file, which must not be there yet.
+    /// Write the proposed job to this file, which must not exist.
     #[arg(long, value_name = "FILE")]
     pub(crate) job: Option<PathBuf>,
     /// Print a JSON object.
@@ -130,24 +131,23 @@ pub(crate) struct InspectArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) job: JobArgs,
-    /// Remove what earlier runs wrote to the output, and start anew.
+    /// Remove the output of earlier runs and start over.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// What becomes of answers that the output has of another job: the run is refused, they are kept
-    /// beside those of the job as it is now, or done again by it.
+    /// The handling of answers in the output that a different version of the job wrote.
     #[arg(long, value_enum, default_value_t = StaleChoice::Refuse, conflicts_with = "overwrite")]
     pub(crate) stale: StaleChoice,
     #[command(flatten)]
-    pub(crate) shown: ShownArgs,
+    pub(crate) execution: ExecutionArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StaleChoice {
-    /// Refuse the run.
+    /// Refuse to run.
     Refuse,
-    /// Keep them.
+    /// Keep them next to the new answers.
     Keep,
-    /// Do them again.
+    /// Compute them again.
     Redo,
 }
 
@@ -161,85 +161,87 @@ impl From<StaleChoice> for Stale {
     }
 }
 
-/// What a run shows, and how long it goes on when it is asked to stop.
+/// The options of commands that execute a job: display, report and shutdown.
 #[derive(Debug, Args)]
-pub(crate) struct ShownArgs {
-    /// Print N answers, evenly spread, when done.
+pub(crate) struct ExecutionArgs {
+    /// Print N answers, evenly spread over the output, at the end.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) show: usize,
-    /// How to show progress.
+    /// The progress display.
     #[arg(long, value_enum, default_value_t = ProgressStyle::Auto)]
     pub(crate) progress: ProgressStyle,
-    /// After a first signal, end within this many seconds: rows in slots are finished, and every
-    /// finished row is committed.
+    /// Exit at most this many seconds after the first signal. Rows that finish in this time are
+    /// committed.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
-    /// Put the page about the run into this file too.
+    /// Also write the report of the run to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) report_to: Option<PathBuf>,
-    /// Stop, as after a first signal, when standard input ends: with the service that holds its other
-    /// end.
+    /// Stop, as on the first signal, at the end of standard input. The schedule service holds the other
+    /// end of the pipe.
     #[arg(long, hide = true)]
     pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BatchArgs {
-    /// The requests: a JSON object per line; a path or a URL.
+    /// The requests, one JSON object per line: a path or URL.
     pub(crate) input: String,
     /// The model: `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
     #[arg(long, default_value = "legenda-tiny")]
     pub(crate) model: String,
-    /// Where the responses go. What is done lies in `OUT.legenda` beside it, until you remove it.
+    /// The file for the responses. Finished work is kept in `OUT.legenda` next to it until you remove
+    /// it.
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Set a value of the job, such as `--set model.slots=4`.
+    /// Set a key of the job, such as `--set model.slots=4`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Remove what earlier runs wrote, and start anew.
+    /// Remove the work of earlier runs and start over.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Never fetch anything from the network.
+    /// Never download models or ONNX Runtime.
     #[arg(long)]
     pub(crate) offline: bool,
     #[command(flatten)]
-    pub(crate) shown: ShownArgs,
+    pub(crate) execution: ExecutionArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RetryArgs {
-    /// The output of a run: a folder, or its URL.
+    /// The output of a run: a folder or URL.
     pub(crate) output: String,
-    /// Try only rejects with this code; may be given several times.
+    /// Retry only rejects with this code; repeatable.
     #[arg(long = "code", value_name = "CODE")]
     pub(crate) codes: Vec<String>,
-    /// Replace a value of the job, such as `--set limits.image_pixels=200000000`.
+    /// Override a key of the job, such as `--set limits.image_pixels=200000000`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Never fetch anything from the network.
+    /// Never download models or ONNX Runtime.
     #[arg(long)]
     pub(crate) offline: bool,
     #[command(flatten)]
-    pub(crate) shown: ShownArgs,
+    pub(crate) execution: ExecutionArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The output of a run: a folder, or its URL.
+    /// The output of a run: a folder or URL.
     pub(crate) output: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// The output of a run: a folder, or its URL.
+    /// The output of a run: a folder or URL.
     pub(crate) output: String,
-    /// The column with the right answer, a text or a list of texts; it must be among `output.columns`.
+    /// The column with the reference answer: a string or a list of strings. It must be one of
+    /// `output.columns`.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) reference: String,
-    /// Another output of the same rows, to compare with.
+    /// Another output of the same rows to compare with.
     #[arg(long, value_name = "OUTPUT")]
     pub(crate) compare: Option<String>,
-    /// The column that names rows; default: rows are told by their place in their files.
+    /// The column that identifies rows [default: rows are matched by file and position].
     #[arg(long, value_name = "COLUMN")]
     pub(crate) id: Option<String>,
     /// Print a JSON object.
@@ -249,72 +251,72 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// The output of a run: a folder, or its URL.
+    /// The output of a run: a folder or URL.
     pub(crate) output: String,
-    /// Another output, whose last run is set beside it.
+    /// Another output to compare with.
     #[arg(long, value_name = "OUTPUT")]
     pub(crate) compare: Option<String>,
-    /// Where the page goes.
+    /// The file for the report.
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub(crate) to: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ScheduleArgs {
-    /// The folder of job files: every `*.toml` in it.
+    /// The folder with the job files: every `*.toml` in it.
     pub(crate) dir: PathBuf,
-    /// Where the history of runs is kept; default: `.legenda` in the folder.
+    /// The directory for the run history and reports [default: `.legenda` in the folder].
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
-    /// The address of the web page; it may be looked at by whoever can reach it.
+    /// The address of the status page. Anyone who can reach it can read it.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7788")]
     pub(crate) listen: SocketAddr,
-    /// A name that the web page is asked for by, such as that of a proxy; may be repeated. Its own address
-    /// and `localhost` need none.
+    /// A host name that the status page accepts, such as that of a proxy; repeatable. Its own address
+    /// and `localhost` are always accepted.
     #[arg(long = "page-host", value_name = "NAME")]
     pub(crate) page_hosts: Vec<PageHost>,
-    /// Serve no web page.
+    /// Do not serve the status page.
     #[arg(long)]
     pub(crate) no_page: bool,
-    /// The environment variable with the token that starts, stops and retries; default: a new one is
-    /// printed.
+    /// The environment variable with the token that authorizes start, stop and retry [default: a new
+    /// token is printed].
     #[arg(long, value_name = "NAME")]
     pub(crate) token_env: Option<String>,
-    /// The most runs at a time, of different jobs.
+    /// The maximum number of concurrent runs; each job has at most one.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) parallel: NonZeroUsize,
-    /// Let no run fetch anything from the network.
+    /// Run every job with `--offline`.
     #[arg(long)]
     pub(crate) offline: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressStyle {
-    /// A bar on a terminal, else plain lines.
+    /// A progress bar on a terminal, plain lines elsewhere.
     Auto,
-    /// A line now and then.
+    /// A line every few seconds.
     Plain,
-    /// A JSON object per line, for machines.
+    /// One JSON object per line, for programs.
     Json,
-    /// Nothing.
+    /// No progress.
     None,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// List the models on this machine that can be run: the embedded one, those in the Hub's cache.
+    /// List the local models that can run: the embedded one and those in the Hub cache.
     List(ModelsListArgs),
-    /// Show what a model is and can do; of the Hub its configs are fetched, not its graphs.
+    /// Show a model's tasks, inputs and graphs. For a Hub model, fetches configs but no graphs.
     Show(ModelArgs),
-    /// Fetch a model of the Hub into its cache.
+    /// Fetch a model from the Hub into the cache.
     Pull(ModelArgs),
-    /// Open a model and let it answer a built-in prompt for each of its tasks.
+    /// Load a model and run a built-in prompt for each of its tasks.
     Check(ModelsCheckArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ModelsListArgs {
-    /// List models that cannot be run too, and why.
+    /// Also list models that cannot run, with the reason.
     #[arg(long)]
     pub(crate) all: bool,
     /// Print JSON.
@@ -326,11 +328,11 @@ pub(crate) struct ModelsListArgs {
 pub(crate) struct ModelArgs {
     /// `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
     pub(crate) bundle: String,
-    /// How the weights are stored, such as `q4` or `decoder_model_merged=q4,embed_tokens=fp16`.
+    /// The precision of the weights, such as `q4` or `decoder_model_merged=q4,embed_tokens=fp16`.
     #[arg(long, value_name = "PRECISION", default_value = "", hide_default_value = true,
           value_parser = precision)]
     pub(crate) precision: PrecisionChoice,
-    /// Never fetch anything from the network.
+    /// Never download models or ONNX Runtime.
     #[arg(long)]
     pub(crate) offline: bool,
     /// Print a JSON object.
@@ -346,18 +348,18 @@ fn precision(text: &str) -> Result<PrecisionChoice, PrecisionError> {
 pub(crate) struct ModelsCheckArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Where it runs.
+    /// The device to run on.
     #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
     pub(crate) device: DeviceName,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceName {
-    /// CUDA when its provider loads, else the CPU.
+    /// CUDA if its execution provider loads, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// CUDA, or an error.
+    /// CUDA; an error if it is not available.
     Cuda,
 }
 
@@ -373,7 +375,7 @@ impl From<DeviceName> for Device {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Never fetch anything from the network.
+    /// Never download models or ONNX Runtime.
     #[arg(long)]
     pub(crate) offline: bool,
     /// Print a JSON object.
@@ -383,7 +385,7 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SchemaArgs {
-    /// Which format.
+    /// The file format.
     #[arg(value_enum)]
     pub(crate) format: SchemaFormat,
 }

@@ -1,28 +1,28 @@
-//! How the program ends: exit codes, and errors with hints.
+//! Exit codes, and errors with hints.
 
 use std::process::ExitCode;
 
 use anyhow::Error;
 use legenda_pipeline::store::{StoreFault, fault_of};
 
-use crate::console::tell;
+use crate::console::eprint;
 
 /// The exit codes: an interface that scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// 0: done; every row is accounted for.
+    /// 0: done; every row is answered or rejected.
     Done,
-    /// 1: a fault of this program.
-    Fault,
-    /// 2: the command, job file, schema, model or ONNX Runtime is wrong; nothing was read.
+    /// 1: an internal error.
+    Internal,
+    /// 2: the command, job file, table, model or ONNX Runtime is invalid; no row was read.
     Config,
-    /// 3: more rows were rejected than `limits.error_budget` allows; what was done is committed.
+    /// 3: more rows were rejected than `limits.error_budget` allows; finished rows are committed.
     ErrorBudget,
-    /// 4: the run failed and can be resumed by the same command.
+    /// 4: the run failed; the same command resumes it.
     Resumable,
-    /// 5: `verify` found something wrong with an output.
-    Unsound,
-    /// 130: interrupted by a signal; what was done is committed.
+    /// 5: `verify` found a problem in an output.
+    VerifyFailed,
+    /// 130: interrupted by a signal; finished rows are committed.
     Interrupted,
 }
 
@@ -31,11 +31,11 @@ impl Exit {
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::Fault => 1,
+            Self::Internal => 1,
             Self::Config => 2,
             Self::ErrorBudget => 3,
             Self::Resumable => 4,
-            Self::Unsound => 5,
+            Self::VerifyFailed => 5,
             Self::Interrupted => 130,
         }
     }
@@ -47,54 +47,54 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error on its way to the user.
+/// An error to report to the user, with its exit code and hints.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// How the program ends.
+    /// The exit code.
     pub(crate) exit: Exit,
     error: Error,
     hints: Vec<String>,
 }
 
 impl Failure {
-    /// Something the user wrote is wrong.
+    /// Creates a failure caused by invalid input or configuration.
     pub(crate) fn config(error: impl Into<Error>) -> Self {
         Self { exit: Exit::Config, error: error.into(), hints: Vec::new() }
     }
 
-    /// A run that can be resumed.
+    /// Creates a failure of a run that can be resumed.
     pub(crate) fn resumable(error: impl Into<Error>) -> Self {
         Self { exit: Exit::Resumable, error: error.into(), hints: Vec::new() }
     }
 
-    /// A run that somebody ended before its time.
+    /// Creates a failure of a run that was interrupted.
     pub(crate) fn interrupted(error: impl Into<Error>) -> Self {
         Self { exit: Exit::Interrupted, error: error.into(), hints: Vec::new() }
     }
 
-    /// A fault of this program.
-    pub(crate) fn fault(error: impl Into<Error>) -> Self {
-        Self { exit: Exit::Fault, error: error.into(), hints: Vec::new() }
+    /// Creates an internal failure.
+    pub(crate) fn internal(error: impl Into<Error>) -> Self {
+        Self { exit: Exit::Internal, error: error.into(), hints: Vec::new() }
     }
 
-    /// Returns the error and its causes, in a line.
+    /// Returns the error and its causes in one line.
     pub(crate) fn message(&self) -> String {
         format!("{:#}", self.error)
     }
 
-    /// Says what the error came of.
+    /// Adds context to the error.
     pub(crate) fn context(self, context: &'static str) -> Self {
         Self { error: self.error.context(context), ..self }
     }
 
-    /// Adds a line that says what to do.
+    /// Adds a hint, printed on its own line.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
-    /// Returns whether the same command may succeed later, with nothing changed.
-    pub(crate) fn may_pass(&self) -> bool {
+    /// Returns whether the same command may succeed later without changes.
+    pub(crate) fn is_transient(&self) -> bool {
         self.exit == Exit::Resumable || self.store_fault().is_some_and(StoreFault::may_pass)
     }
 
@@ -104,27 +104,27 @@ impl Failure {
 
     /// Prints the error, its causes and the hints to stderr.
     pub(crate) fn print(&self) {
-        let mut said = messages(&self.error).into_iter();
-        tell(&format!("error: {}", said.next().unwrap_or_default()));
-        for cause in said {
-            tell(&format!("caused by: {cause}"));
+        let mut lines = messages(&self.error).into_iter();
+        eprint(&format!("error: {}", lines.next().unwrap_or_default()));
+        for cause in lines {
+            eprint(&format!("caused by: {cause}"));
         }
         for hint in self.hints.iter().chain(&self.store_fault().and_then(StoreFault::hint)) {
-            tell(&format!("hint: {hint}"));
+            eprint(&format!("hint: {hint}"));
         }
     }
 }
 
-/// Returns the messages of an error and of its causes, but for causes that those above them repeat.
+/// Returns the messages of an error and its causes, without causes that an earlier message contains.
 pub(crate) fn messages(error: &Error) -> Vec<String> {
-    let mut said: Vec<String> = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        if !said.iter().any(|line| line.contains(&text)) {
-            said.push(text);
+        if !lines.iter().any(|line| line.contains(&text)) {
+            lines.push(text);
         }
     }
-    said
+    lines
 }
 
 #[cfg(test)]
@@ -134,13 +134,14 @@ mod tests {
     use super::messages;
 
     #[test]
-    fn causes_are_said_once() {
+    fn repeated_causes_are_printed_once() {
         let cause = Err::<(), _>(anyhow!("the bucket does not exist"));
-        let error =
-            cause.context("cannot read `s3://b`: the bucket does not exist").context("no table");
+        let error = cause
+            .context("failed to read `s3://b`: the bucket does not exist")
+            .context("invalid table");
         assert_eq!(
             messages(&error.unwrap_err()),
-            ["no table", "cannot read `s3://b`: the bucket does not exist"]
+            ["invalid table", "failed to read `s3://b`: the bucket does not exist"]
         );
     }
 }

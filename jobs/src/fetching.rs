@@ -1,4 +1,4 @@
-//! Shows how a fetch from the Hub goes: a bar on a terminal, plain lines elsewhere.
+//! Progress of a download from the Hub: a bar on a terminal, plain lines elsewhere.
 
 use std::{
     cell::RefCell,
@@ -10,37 +10,37 @@ use indicatif::{ProgressBar, ProgressStyle};
 use legenda_models::hub::FetchState;
 use legenda_schemas::units::ByteSize;
 
-use crate::command::tell;
+use crate::command::eprint;
 
-/// How often a line tells of a file that takes long.
-const LINE_PERIOD: Duration = Duration::from_secs(5);
+/// The interval between plain progress lines of a file.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A fetch as it is shown.
+/// The progress display of a fetch.
 #[derive(Default)]
-pub(crate) struct Fetching(RefCell<Shown>);
+pub(crate) struct FetchProgress(RefCell<FetchDisplay>);
 
 #[derive(Default)]
-struct Shown {
+struct FetchDisplay {
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
     n_files: usize,
     n_bytes: u64,
 }
 
-impl Fetching {
-    /// Shows how far the fetch of a file is.
+impl FetchProgress {
+    /// Shows the progress of a file.
     pub(crate) fn show(&self, state: FetchState<'_>) {
-        let shown = &mut *self.0.borrow_mut();
+        let display = &mut *self.0.borrow_mut();
         if state.ended {
-            shown.n_files += 1;
-            shown.n_bytes += state.done_bytes;
-            if let Some(bar) = shown.bar.take() {
+            display.n_files += 1;
+            display.n_bytes += state.done_bytes;
+            if let Some(bar) = display.bar.take() {
                 bar.finish_and_clear();
             }
-            shown.last_line = None;
-            tell(&format!("fetched {} ({})", state.file, ByteSize(state.done_bytes)));
+            display.last_line = None;
+            eprint(&format!("fetched {} ({})", state.file, ByteSize(state.done_bytes)));
         } else if std::io::stderr().is_terminal() {
-            let bar = shown.bar.get_or_insert_with(|| {
+            let bar = display.bar.get_or_insert_with(|| {
                 let bar = ProgressBar::new(0);
                 let template = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}  {msg}";
                 bar.set_style(
@@ -52,22 +52,22 @@ impl Fetching {
             bar.set_length(state.total_bytes.unwrap_or(state.done_bytes));
             bar.set_position(state.done_bytes);
         } else {
-            let last = *shown.last_line.get_or_insert_with(Instant::now);
-            if last.elapsed() >= LINE_PERIOD {
-                shown.last_line = Some(Instant::now());
+            let last = *display.last_line.get_or_insert_with(Instant::now);
+            if last.elapsed() >= LINE_INTERVAL {
+                display.last_line = Some(Instant::now());
                 let total = state.total_bytes.map(|total| format!(" of {}", ByteSize(total)));
                 let done = ByteSize(state.done_bytes);
-                tell(&format!("fetching {}: {done}{}", state.file, total.unwrap_or_default()));
+                eprint(&format!("fetching {}: {done}{}", state.file, total.unwrap_or_default()));
             }
         }
     }
 
-    /// Ends what is shown; returns how many files and bytes were fetched.
+    /// Clears the display; returns the number of files and bytes fetched.
     pub(crate) fn end(&self) -> (usize, u64) {
-        let shown = &mut *self.0.borrow_mut();
-        if let Some(bar) = shown.bar.take() {
+        let display = &mut *self.0.borrow_mut();
+        if let Some(bar) = display.bar.take() {
             bar.finish_and_clear();
         }
-        (shown.n_files, shown.n_bytes)
+        (display.n_files, display.n_bytes)
     }
 }

@@ -1,8 +1,8 @@
-//! Ends the process while threads may still be within a call of ONNX Runtime.
+//! Process exit while threads may still be inside ONNX Runtime.
 //!
-//! Nobody waits for rows in slots once the grace of a stop is over, and no call of the model can be cut
-//! off. Were the process to end as usual, destructors of the library would run beside its own threads,
-//! and it would log errors or crash.
+//! When the grace period of a stop is over, rows in slots are abandoned, but a running model call
+//! cannot be cancelled. A normal exit would run the library's destructors concurrently with its
+//! threads, which logs errors or crashes.
 
 use std::{
     io::{Write, stderr, stdout},
@@ -11,16 +11,16 @@ use std::{
 
 use crate::failure::Exit;
 
-/// Ends the process at once where it was interrupted; otherwise returns its exit code.
+/// Exits immediately if the run was interrupted; otherwise returns the exit code.
 #[cfg_attr(unix, expect(unsafe_code, reason = "see `SAFETY`"))]
 pub(crate) fn leave(exit: Exit) -> ExitCode {
     if exit == Exit::Interrupted {
-        // What cannot be written now never will be.
+        // Nothing can be done about a failed flush here.
         stdout().flush().ok();
         stderr().flush().ok();
         #[cfg(unix)]
-        // SAFETY: `_exit` (POSIX.1-2017) may be called at any time: it runs no handler or destructor, and
-        // what is to last was written and synced when it was committed.
+        // SAFETY: `_exit` (POSIX.1-2017) may be called at any time: it runs no handlers or destructors, and
+        // committed data is already synced.
         unsafe {
             libc::_exit(i32::from(exit.code()))
         }

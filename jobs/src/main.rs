@@ -1,4 +1,4 @@
-//! `legenda`: reads tables of text, images and audio and writes down what is in them.
+//! `legenda`: runs ONNX models over tables of text, images and audio.
 
 mod allocator;
 mod cli;
@@ -24,7 +24,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    allocator::settle();
+    allocator::configure();
     legenda_pipeline::guard::quiet_panics();
     let cli = Cli::parse();
     let traces = match cli.command.runs_offline() {
@@ -32,12 +32,12 @@ fn main() -> ExitCode {
         None => Traces::none(),
     };
     let quiet = match cli.command {
-        // Its log is all that is seen of a service.
+        // The log is the only output of a service.
         Command::Schedule(_) => "warn,ort=error,legenda::schedule=info",
         _ => "warn,ort=error",
     };
     start_logs(cli.verbose, quiet, &traces);
-    crash_when_asked();
+    arm_test_crash();
     let result = tracing::info_span!("job").in_scope(|| execute(cli.command));
     traces.finish();
     let result = match console::failure() {
@@ -73,14 +73,14 @@ fn execute(command: Command) -> Result<Exit, Failure> {
     }
 }
 
-/// Crashes at the n-th step of writing when a test asks for it by `LEGENDA_CRASH_AT=n`.
-fn crash_when_asked() {
+/// Crashes at the n-th write step if a test sets `LEGENDA_CRASH_AT=n`.
+fn arm_test_crash() {
     let n = std::env::var("LEGENDA_CRASH_AT").ok().and_then(|n| n.parse().ok());
     legenda_pipeline::crash::at_step(n.unwrap_or(0));
 }
 
-/// Sends logs to stderr: those of `quiet` unless asked for more, by `-v` or `RUST_LOG`; and spans to
-/// `traces`.
+/// Sends logs to stderr and spans to `traces`. The log filter is `quiet` unless `-v` or `RUST_LOG` sets
+/// another.
 fn start_logs(verbose: u8, quiet: &str, traces: &Traces) {
     use tracing_subscriber::{
         EnvFilter, Layer,
@@ -95,17 +95,17 @@ fn start_logs(verbose: u8, quiet: &str, traces: &Traces) {
         2 => "debug,ort=info",
         _ => "trace",
     };
-    // Clients of HTTP log whole URLs, with what may be secret in them.
+    // HTTP clients log whole URLs, which may contain secrets.
     let level = match verbose {
         0 | 1 => level.to_owned(),
         _ => format!("{level},hyper=info,hyper_util=info,h2=info,object_store=info,reqwest=info"),
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // What traces show of a run would stand before every line.
-    let filter = filter.and(filter_fn(|of| of.is_event()));
+    // Spans are for traces; as log context they would prefix every line.
+    let filter = filter.and(filter_fn(|metadata| metadata.is_event()));
     let has_colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::io::stderr().is_terminal();
-    // Where stderr is gone, the layer would complain there and panic.
+    // If stderr is closed, reporting an internal error there would panic.
     let logs = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let logs = logs.with_ansi(has_colors).with_filter(filter);
     tracing_subscriber::registry().with(logs).with(traces.layer()).init();

@@ -1,4 +1,4 @@
-//! Shows how a run goes: a bar on a terminal, plain lines elsewhere, JSON for machines.
+//! Progress of a run: a bar on a terminal, plain lines elsewhere, JSON for programs.
 
 use std::{
     io::IsTerminal,
@@ -11,18 +11,18 @@ use legenda_pipeline::Progress;
 use legenda_schemas::units::counted;
 use serde_json::json;
 
-use crate::{cli::ProgressStyle, command::tell};
+use crate::{cli::ProgressStyle, command::eprint};
 
-/// Where progress is shown.
-enum Board {
+/// A progress display.
+enum Display {
     Bar(ProgressBar),
     Plain,
     Json,
     None,
 }
 
-impl Board {
-    /// Makes a board; `Auto` looks at whether stderr is a terminal.
+impl Display {
+    /// Creates a display; `Auto` is a bar if stderr is a terminal.
     fn new(style: ProgressStyle) -> Self {
         match style {
             ProgressStyle::Auto if std::io::stderr().is_terminal() => {
@@ -45,7 +45,7 @@ impl Board {
         }
     }
 
-    fn show(&self, state: &State) {
+    fn show(&self, state: &Snapshot) {
         match self {
             Self::Bar(bar) => {
                 bar.set_length(state.rows_planned);
@@ -53,7 +53,12 @@ impl Board {
                 bar.set_message(state.text());
             }
             Self::Plain => {
-                tell(&format!("{}/{} rows  {}", state.rows_done, state.rows_planned, state.text()));
+                eprint(&format!(
+                    "{}/{} rows  {}",
+                    state.rows_done,
+                    state.rows_planned,
+                    state.text()
+                ));
             }
             Self::Json => {
                 let line = json!({
@@ -64,32 +69,32 @@ impl Board {
                     "tokens_per_second": state.tokens_per_second,
                     "seconds_left": state.seconds_left(),
                 });
-                tell(&line.to_string());
+                eprint(&line.to_string());
             }
             Self::None => {}
         }
     }
 }
 
-/// Rows and seconds after which the time that is left is shown: before, it is that of filling queues and
-/// slots.
+/// The number of rows and seconds after which the remaining time is shown. Before, the rate is distorted
+/// by filling queues and slots.
 const STABLE_ROWS: u64 = 32;
 const STABLE_SECONDS: f64 = 5.0;
 
-/// How far a run is.
-struct State {
+/// The progress of a run at one point in time.
+struct Snapshot {
     rows_planned: u64,
     rows_done: u64,
     rejects: u64,
     rows_per_second: f64,
     tokens_per_second: f64,
-    /// Whether the rate says how long the rest takes.
+    /// Whether the rate is meaningful for an estimate.
     is_stable: bool,
 }
 
-impl State {
-    #[expect(clippy::cast_precision_loss, reason = "rates are for people")]
-    fn of(progress: &Progress, since: Instant) -> Self {
+impl Snapshot {
+    #[expect(clippy::cast_precision_loss, reason = "rates are approximate")]
+    fn new(progress: &Progress, since: Instant) -> Self {
         let seconds = since.elapsed().as_secs_f64().max(1e-3);
         let settled = progress.rows_settled();
         Self {
@@ -102,7 +107,7 @@ impl State {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "the time left is a guess anyway")]
+    #[expect(clippy::cast_precision_loss, reason = "the remaining time is an estimate")]
     fn seconds_left(&self) -> Option<f64> {
         let left = self.rows_planned.saturating_sub(self.rows_done) as f64;
         self.is_stable.then(|| left / self.rows_per_second)
@@ -113,7 +118,7 @@ impl State {
             let left = Duration::from_secs_f64(seconds.min(1e9));
             format!("  {} left", indicatif::HumanDuration(left))
         });
-        // Where nothing is generated, as for embeddings, there is nothing to say of it.
+        // Embedding jobs generate no tokens.
         let tokens = if self.tokens_per_second > 0.0 {
             format!("{:.0} tokens/s  ", self.tokens_per_second)
         } else {
@@ -124,39 +129,39 @@ impl State {
     }
 }
 
-/// Progress that is being shown.
-pub(crate) struct Shown {
-    board: Arc<Board>,
+/// A background task that shows progress.
+pub(crate) struct ProgressReporter {
+    display: Arc<Display>,
     progress: Arc<Progress>,
     since: Instant,
-    ticking: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<()>,
 }
 
-impl Shown {
-    /// Starts to show the progress, now and then.
+impl ProgressReporter {
+    /// Starts to show the progress periodically.
     pub(crate) fn start(style: ProgressStyle, progress: Arc<Progress>) -> Self {
-        let (board, since) = (Arc::new(Board::new(style)), Instant::now());
-        let ticking = tokio::spawn({
-            let (board, progress) = (Arc::clone(&board), Arc::clone(&progress));
+        let (display, since) = (Arc::new(Display::new(style)), Instant::now());
+        let task = tokio::spawn({
+            let (display, progress) = (Arc::clone(&display), Arc::clone(&progress));
             async move {
-                let mut ticks = tokio::time::interval(board.period());
-                // The first tick comes at once, when there is nothing to show yet.
+                let mut ticks = tokio::time::interval(display.period());
+                // The first tick fires immediately, when there is nothing to show yet.
                 ticks.tick().await;
                 loop {
                     ticks.tick().await;
-                    board.show(&State::of(&progress, since));
+                    display.show(&Snapshot::new(&progress, since));
                 }
             }
         });
-        Self { board, progress, since, ticking }
+        Self { display, progress, since, task }
     }
 
-    /// Shows the end, and clears a bar before anything else is printed.
+    /// Shows the final progress and clears the bar.
     pub(crate) async fn finish(self) {
-        self.ticking.abort();
-        self.ticking.await.ok();
-        self.board.show(&State::of(&self.progress, self.since));
-        if let Board::Bar(bar) = &*self.board {
+        self.task.abort();
+        self.task.await.ok();
+        self.display.show(&Snapshot::new(&self.progress, self.since));
+        if let Display::Bar(bar) = &*self.display {
             bar.finish_and_clear();
         }
     }

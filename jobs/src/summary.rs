@@ -1,21 +1,22 @@
-//! The closing summary of a run, and a few of its answers as a table.
+//! The final summary of a run, and a preview of its answers as a table.
 
 use legenda_pipeline::{RunPlan, RunReport, excerpt::shortened, preview::Preview, source::Skipped};
 use legenda_schemas::units::{ByteSize, counted, counted_as};
 
-/// Returns the closing summary, line by line.
-#[expect(clippy::cast_precision_loss, reason = "rates are for people")]
+/// Returns the lines of the final summary.
+#[expect(clippy::cast_precision_loss, reason = "rates are approximate")]
 pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     let rejects = report.n_rejects();
-    let here = report.rows_retried.unwrap_or(report.rows_in.saturating_sub(report.rows_resumed));
+    let rows_run =
+        report.rows_retried.unwrap_or(report.rows_in.saturating_sub(report.rows_resumed));
     let seconds = report.seconds.max(1e-3);
     let mut lines = vec![
         format!("rows_in {} == answers {} + rejects {rejects}", report.rows_in, report.answers),
         format!(
             "{} in {:.1} s: {:.1} rows/s, {}",
-            counted_as(here, "row", "rows"),
+            counted(rows_run, "row"),
             report.seconds,
-            here as f64 / seconds,
+            rows_run as f64 / seconds,
             match &plan.embedding {
                 Some(_) => format!("model {:.1} s", report.encode_seconds),
                 None => format!(
@@ -29,11 +30,11 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     ];
     if report.rows_resumed > 0 && report.rows_retried.is_none() {
         let rows = counted_as(report.rows_resumed, "row was", "rows were");
-        lines.push(format!("{rows} committed by earlier runs, {here} by this one"));
+        lines.push(format!("{rows} committed by earlier runs, {rows_run} by this one"));
     }
     if report.rows_reused > 0 {
-        let rows = counted_as(report.rows_reused, "row", "rows");
-        lines.push(format!("{rows} had an answer in `reuse.store`"));
+        let rows = counted_as(report.rows_reused, "row was", "rows were");
+        lines.push(format!("{rows} answered from `reuse.store`"));
     }
     if report.rows_repeated > 0 {
         let rows = counted_as(report.rows_repeated, "duplicate row was", "duplicate rows were");
@@ -41,7 +42,7 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     }
     if report.spans_superseded > 0 {
         let spans = counted_as(report.spans_superseded as u64, "span was", "spans were");
-        lines.push(format!("{spans} removed: their input has changed or gone"));
+        lines.push(format!("{spans} removed because the input changed or was deleted"));
     }
     lines.extend(skipped(&report.skipped));
     for (code, rows) in &report.rejects {
@@ -55,7 +56,7 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
         lines.push(format!("peak memory {} of the {limit} allowed", ByteSize(peak)));
     }
     lines.push(format!(
-        "read {} of the source, and {} to plan",
+        "read {} of the source for rows, {} for planning",
         ByteSize(report.bytes_read),
         ByteSize(report.bytes_planned)
     ));
@@ -66,7 +67,7 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
             "store calls were retried",
         ));
     }
-    for one in report.beside() {
+    for one in report.prediction_checks() {
         let verdict = if one.is_within { "within" } else { "outside" };
         lines.push(format!(
             "predicted {}: {} ({}), was {}: {verdict}",
@@ -81,23 +82,22 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
     lines
 }
 
-/// Returns how many rows a plan reads: of a query, of how many.
+/// Returns the number of rows of a plan; with a query, also the number of rows it selects from.
 pub(crate) fn rows(plan: &RunPlan) -> String {
     match plan.rows_of_query() {
-        Some(all) => format!("{} of {}", plan.n_rows(), counted(all, "row")),
+        Some(total) => format!("{} of {}", plan.n_rows(), counted(total, "row")),
         None => counted(plan.n_rows(), "row"),
     }
 }
 
-/// Returns which files of the source are not read, line by line: all counted, and those named whose rows
-/// may be missed.
+/// Returns lines about skipped source files: their counts, and the files that could not be read.
 pub(crate) fn skipped(skipped: &Skipped) -> Vec<String> {
     let counts = (!skipped.is_empty()).then(|| skipped.to_string());
     let faults = skipped.faults().map(|fault| format!("  {fault}"));
     counts.into_iter().chain(faults).collect()
 }
 
-/// The most characters of a cell that are shown.
+/// The maximum number of characters shown of a cell.
 const CELL_CHARS_MAX: usize = 48;
 
 /// Returns the previewed rows as aligned columns under a header.

@@ -1,9 +1,8 @@
-//! OpenTelemetry traces of a run, for those who configure them: spans go to the collector that
-//! `OTEL_EXPORTER_OTLP_ENDPOINT` names, over HTTP, as protobuf, and nowhere without it.
+//! OpenTelemetry traces of a run. If `OTEL_EXPORTER_OTLP_ENDPOINT` is set, spans are exported to that
+//! collector over HTTP as protobuf; otherwise tracing is off.
 //!
-//! The variables are those of the specification of OpenTelemetry 1.x ("OTLP Exporter Configuration",
-//! "General SDK Configuration"). What is traced are the spans of the crate `tracing` that this
-//! program's own crates make.
+//! The variables follow the OpenTelemetry 1.x specification ("OTLP Exporter Configuration", "General
+//! SDK Configuration"). Only `tracing` spans of this program's own crates are exported.
 
 use std::time::Duration;
 
@@ -17,70 +16,70 @@ use tokio::runtime::{Handle, Runtime};
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
-use crate::command::tell;
+use crate::command::eprint;
 
-/// How long a collector may take to answer, and the end of the program wait for it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout of an export request, and of the final flush at exit.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The crates whose spans are sent.
+/// The crates whose spans are exported.
 const CRATES: [&str; 3] = ["legenda", "legenda_pipeline", "legenda_models"];
 
-/// Sends spans while it lives, if it was asked to.
+/// The trace exporter, if one is configured.
 pub(crate) struct Traces {
-    sending: Option<Sending>,
+    exporter: Option<Exporter>,
 }
 
-struct Sending {
+struct Exporter {
     provider: SdkTracerProvider,
-    /// What the requests wait on, for the exporter has a thread without a runtime.
+    /// Drives the requests: the exporter's own thread has no runtime.
     _runtime: Runtime,
 }
 
 impl Traces {
-    /// Sends nothing.
+    /// Creates a disabled exporter.
     pub(crate) fn none() -> Self {
-        Self { sending: None }
+        Self { exporter: None }
     }
 
-    /// Starts what sends spans where the environment names a collector. One that cannot be used is
-    /// told of and costs the traces, never the run.
+    /// Starts the exporter if the environment configures a collector. An invalid configuration prints a
+    /// warning and disables traces; the run goes on.
     pub(crate) fn start(is_offline: bool) -> Self {
         if !is_configured() {
             return Self::none();
         }
         if is_offline {
-            tell("warning: no traces are sent: `--offline` is given");
+            eprint("warning: traces are disabled by `--offline`");
             return Self::none();
         }
-        let sending = Sending::start();
-        if let Err(error) = &sending {
-            tell(&format!("warning: no traces are sent: {error:#}"));
+        let exporter = Exporter::start();
+        if let Err(error) = &exporter {
+            eprint(&format!("warning: traces are disabled: {error:#}"));
         }
-        Self { sending: sending.ok() }
+        Self { exporter: exporter.ok() }
     }
 
-    /// Returns the layer that takes spans in; none where nothing is sent.
+    /// Returns the layer that collects spans, `None` if traces are disabled.
     pub(crate) fn layer<S>(&self) -> Option<impl Layer<S> + use<S>>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
-        let Sending { provider, .. } = self.sending.as_ref()?;
+        let Exporter { provider, .. } = self.exporter.as_ref()?;
         let ours = CRATES.map(|name| (name, tracing::Level::INFO));
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("legenda"));
         Some(layer.with_filter(Targets::new().with_targets(ours)))
     }
 
-    /// Sends what has not been sent.
+    /// Flushes pending spans.
     pub(crate) fn finish(self) {
-        if let Some(Sending { provider, .. }) = self.sending
-            && let Err(error) = provider.shutdown_with_timeout(PATIENCE)
+        if let Some(Exporter { provider, .. }) = self.exporter
+            && let Err(error) = provider.shutdown_with_timeout(TIMEOUT)
         {
-            tracing::warn!(%error, "some traces were not sent");
+            tracing::warn!(%error, "failed to export some traces");
         }
     }
 }
 
-/// Returns whether the environment asks for traces.
+/// Returns whether the environment configures traces.
 fn is_configured() -> bool {
     let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let is = |name: &str, word: &str| value(name).is_some_and(|v| v.eq_ignore_ascii_case(word));
@@ -91,27 +90,27 @@ fn is_configured() -> bool {
         && !is("OTEL_TRACES_EXPORTER", "none")
 }
 
-impl Sending {
+impl Exporter {
     fn start() -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("traces")
             .enable_all()
             .build()
-            .context("cannot start the thread that sends them")?;
+            .context("failed to start the export thread")?;
         let client = Client::builder()
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
-            // The headers of `OTEL_EXPORTER_OTLP_HEADERS` are for that collector, and for no other.
+            // Never forward the headers of `OTEL_EXPORTER_OTLP_HEADERS` to another host.
             .redirect(redirect::Policy::none())
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .build()
-            .context("cannot make a client of HTTP")?;
+            .context("failed to create an HTTP client")?;
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Collector { client, runtime: runtime.handle().clone() })
+            .with_http_client(CollectorClient { client, runtime: runtime.handle().clone() })
             .with_protocol(Protocol::HttpBinary)
             .build()
-            .context("the variables `OTEL_EXPORTER_OTLP_…` cannot be used")?;
+            .context("invalid `OTEL_EXPORTER_OTLP_*` variables")?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_resource(resource())
@@ -120,7 +119,7 @@ impl Sending {
     }
 }
 
-/// Returns what the spans say of the program: named `legenda` unless the environment names it.
+/// Returns the resource attributes; the service name is `legenda` unless the environment sets it.
 fn resource() -> Resource {
     let is_named = std::env::var_os("OTEL_SERVICE_NAME").is_some()
         || std::env::var("OTEL_RESOURCE_ATTRIBUTES")
@@ -129,25 +128,25 @@ fn resource() -> Resource {
     if is_named { resource.build() } else { resource.with_service_name("legenda").build() }
 }
 
-/// The collector, asked by the client that the rest of the program uses.
+/// A collector reached through the HTTP client that the rest of the program uses.
 #[derive(Debug)]
-struct Collector {
+struct CollectorClient {
     client: Client,
     runtime: Handle,
 }
 
 #[async_trait::async_trait]
-impl HttpClient for Collector {
+impl HttpClient for CollectorClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = self.client.clone();
         let request = reqwest::Request::try_from(request)?;
         let sent = self.runtime.spawn(async move {
             let response = client.execute(request).await?;
-            let mut answer = Response::builder().status(response.status());
-            if let Some(headers) = answer.headers_mut() {
+            let mut builder = Response::builder().status(response.status());
+            if let Some(headers) = builder.headers_mut() {
                 headers.clone_from(response.headers());
             }
-            Ok(answer.body(response.bytes().await?)?)
+            Ok(builder.body(response.bytes().await?)?)
         });
         sent.await?
     }

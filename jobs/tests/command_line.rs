@@ -10,7 +10,7 @@ fn legenda(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn help_tells_every_command_and_exit_code() {
+fn help_lists_every_command_and_exit_code() {
     let (code, text) = legenda(&["--help"]);
     assert_eq!(code, Some(0));
     for word in ["run", "check", "schedule", "models", "doctor", "schema", "Exit codes", "130"] {
@@ -19,7 +19,7 @@ fn help_tells_every_command_and_exit_code() {
 }
 
 #[test]
-fn unknown_commands_end_with_2() {
+fn unknown_commands_exit_with_2() {
     assert_eq!(legenda(&["walk"]).0, Some(2));
     assert_eq!(legenda(&["run"]).0, Some(2));
 }

@@ -1,4 +1,4 @@
-//! A bundle that makes embeddings, loaded on a device.
+//! An embedding model, loaded on a device.
 
 use std::{fmt, sync::Arc};
 
@@ -7,14 +7,14 @@ use crate::{
     Sample, Waveform, family::EmbeddingEncoder, onnx::DeviceKind,
 };
 
-/// What is embedded: one of them in a run.
+/// The kind of input to embed; one kind per run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmbeddingInput {
-    /// Texts.
+    /// Text.
     Text,
     /// Images.
     Image,
-    /// Sounds.
+    /// Audio.
     Audio,
 }
 
@@ -30,59 +30,60 @@ impl EmbeddingInput {
     }
 }
 
-/// One text, image or sound as numbers.
+/// The embedding of one text, image or audio input.
 #[derive(Clone, PartialEq)]
 pub struct Embedding {
     /// `f32 [D]`, no unit.
     pub values: Vec<f32>,
-    /// Tokens of the text, after it was cut; `None` of an image or a sound.
+    /// The number of text tokens after truncation; `None` for an image or audio input.
     pub n_tokens: Option<usize>,
 }
 
-/// Shows the size only.
+/// Prints only the size.
 impl fmt::Debug for Embedding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Embedding({} numbers, {:?} tokens)", self.values.len(), self.n_tokens)
     }
 }
 
-/// What was loaded, for reports.
+/// A description of the loaded model, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbedderInfo {
-    /// The bundle's name.
+    /// The name of the bundle.
     pub name: String,
-    /// The device chosen.
+    /// The chosen device.
     pub device: DeviceKind,
-    /// Why that device, if `auto` could not take the better one.
+    /// The reason for the choice if `auto` could not use the GPU.
     pub device_note: Option<String>,
-    /// How many numbers an embedding has.
+    /// The dimension of an embedding.
     pub dimension: usize,
-    /// The most rows of a batch.
+    /// The maximum batch size.
     pub batch_rows: usize,
 }
 
-/// A loaded model that makes embeddings.
+/// A loaded embedding model.
 ///
-/// Rows are batched with others of like length. Padding is masked, so an embedding does not depend
-/// on the rows beside it but for the last bits, where sums of another length are cut otherwise.
+/// Rows of similar length are batched. Padding is masked, so an embedding does not depend on the
+/// other rows of the batch, except for rounding in the last bits, because sums over other lengths
+/// are split differently.
 #[derive(Debug)]
 pub struct Embedder {
-    /// Prepares records; share it.
+    /// Prepares records; shareable between threads.
     pub processor: Arc<Processor>,
-    /// What was loaded.
+    /// A description of the loaded model.
     pub info: EmbedderInfo,
     encoder: EmbeddingEncoder,
 }
 
 impl Embedder {
-    /// Opens the graph of a bundle that embeds `input`, and embeds one sample to see that it can.
+    /// Opens the graph of a bundle that embeds `input`, and embeds one sample as a test.
     ///
-    /// `slots` of the options is the most rows of a batch; their generation is not looked at.
+    /// `slots` in the options is the maximum batch size; the generation options are ignored.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] if the bundle makes no embeddings, the graph does not keep its contract, or
-    /// the device cannot be had.
+    /// [`ModelError`] if the bundle is not an embedding model, the graph does not match its family,
+    /// or the device is not available.
     pub fn load(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -114,16 +115,16 @@ impl Embedder {
         Ok(Self { processor, info, encoder })
     }
 
-    /// Embeds samples, each to its own result, in order.
+    /// Embeds samples and returns one result per sample, in order.
     ///
-    /// A batch that fails is split and repeated down to one row, so only the rows that fail alone
-    /// come back as errors.
+    /// A failed batch is retried in halves, down to one row, so only the rows that fail alone are
+    /// errors.
     pub fn embed(&mut self, samples: &[Sample]) -> Vec<Result<Embedding, EncodeError>> {
         self.encoder.embed(samples)
     }
 }
 
-/// Embeds something small: how many numbers come of it the configs do not always say.
+/// Returns the dimension by embedding a small input, because the configs do not always contain it.
 fn dimension(
     processor: &Processor,
     encoder: &mut EmbeddingEncoder,
@@ -145,16 +146,16 @@ fn dimension(
     match encoder.embed(&[sample]).into_iter().next() {
         Some(Ok(embedding)) if !embedding.values.is_empty() => Ok(embedding.values.len()),
         Some(Err(error)) => Err(failed(error.to_string())),
-        _ => Err(failed("it is empty".to_owned())),
+        _ => Err(failed("the embedding is empty".to_owned())),
     }
 }
 
 /// A loaded model of either kind.
 #[derive(Debug)]
 pub enum Loaded {
-    /// It writes texts.
+    /// A model that generates text.
     Model(Box<Model>),
-    /// It makes embeddings.
+    /// A model that computes embeddings.
     Embedder(Box<Embedder>),
 }
 

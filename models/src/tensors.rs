@@ -1,14 +1,14 @@
-//! Dense tensors whose data always fits their shape.
+//! Dense tensors whose data always matches their shape.
 //!
-//! They are plain host memory. How a value reaches a device is the business of `onnx`.
+//! They are plain host memory; `onnx` copies values to a device.
 
 use std::fmt;
 
-/// A shape and a number of values that do not fit together.
+/// A mismatch between a shape and the number of values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("shape {shape:?} needs {expected} values, got {actual}")]
 pub struct ShapeError {
-    /// The shape asked for.
+    /// The requested shape.
     pub shape: Vec<usize>,
     /// The product of `shape`.
     pub expected: usize,
@@ -24,7 +24,7 @@ pub struct Tensor<T> {
 }
 
 impl<T> Tensor<T> {
-    /// Joins a shape and its values in row-major order.
+    /// Creates a tensor from a shape and its values in row-major order.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl<T> Tensor<T> {
         &self.data
     }
 
-    /// Returns the values for writing; their number cannot change.
+    /// Returns the values mutably; their number cannot change.
     pub fn data_mut(&mut self) -> &mut [T] {
         &mut self.data
     }
@@ -79,13 +79,13 @@ impl<T> Tensor<T> {
         &self.data[row_idx * row_len..(row_idx + 1) * row_len]
     }
 
-    /// Returns the bytes held by the values.
+    /// Returns the size of the values in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.data.len() * size_of::<T>()
     }
 
-    /// Gives the values back.
+    /// Returns the values and drops the shape.
     #[must_use]
     pub fn into_data(self) -> Vec<T> {
         self.data
@@ -93,7 +93,7 @@ impl<T> Tensor<T> {
 }
 
 impl<T: Clone> Tensor<T> {
-    /// Makes a tensor of one value.
+    /// Creates a tensor filled with one value.
     #[must_use]
     pub fn filled(shape: impl Into<Vec<usize>>, value: T) -> Self {
         let shape = shape.into();
@@ -101,28 +101,29 @@ impl<T: Clone> Tensor<T> {
         Self { shape, data: vec![value; len] }
     }
 
-    /// Joins tensors along their first dimension; the others are those of the first.
+    /// Concatenates tensors along their first dimension; the other dimensions are those of the
+    /// first tensor.
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] if the values of all are not as many as such rows have.
-    pub fn concat(parts: &[&Self]) -> Result<Self, ShapeError> {
-        let inner = parts.first().map_or(&[][..], |part| &part.shape[1..]);
-        let n_rows: usize = parts.iter().map(|part| part.rows()).sum();
-        let data = parts.iter().flat_map(|part| &part.data).cloned().collect();
+    /// [`ShapeError`] if the total number of values does not match the resulting shape.
+    pub fn concat(tensors: &[&Self]) -> Result<Self, ShapeError> {
+        let inner = tensors.first().map_or(&[][..], |tensor| &tensor.shape[1..]);
+        let n_rows: usize = tensors.iter().map(|tensor| tensor.rows()).sum();
+        let data = tensors.iter().flat_map(|tensor| &tensor.data).cloned().collect();
         Self::new([&[n_rows], inner].concat(), data)
     }
 }
 
 impl<T: Clone + Default> Tensor<T> {
-    /// Makes a tensor of default values (zero for numbers).
+    /// Creates a tensor of default values (zero for numbers).
     #[must_use]
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
         Self::filled(shape, T::default())
     }
 }
 
-/// Shows the shape only: pixels and states never reach a log.
+/// Prints only the shape: pixels and states must not appear in logs.
 impl<T> fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor{:?}", self.shape)
@@ -134,13 +135,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_that_does_not_fit_is_refused() {
+    fn data_that_does_not_match_the_shape_is_rejected() {
         let error = Tensor::new([2, 3], vec![0_i64; 5]).unwrap_err();
         assert_eq!(error.to_string(), "shape [2, 3] needs 6 values, got 5");
     }
 
     #[test]
-    fn rows_are_joined_and_those_of_another_size_refused() {
+    fn concat_rejects_rows_of_another_size() {
         let (one, two) = (Tensor::filled([1, 2], 7), Tensor::filled([2, 2], 9));
         let joined = Tensor::concat(&[&one, &two]).unwrap();
         assert_eq!(

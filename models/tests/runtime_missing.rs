@@ -1,4 +1,5 @@
-//! ONNX Runtime that is nowhere. Alone in its file: a process opens one runtime for good.
+//! ONNX Runtime that cannot be found. The test has its own binary because a process can open only
+//! one runtime.
 
 use legenda_models::{
     Runtime, RuntimeError, RuntimeOptions,
@@ -6,7 +7,7 @@ use legenda_models::{
 };
 
 #[test]
-fn every_place_is_named_with_its_reason_and_a_command_that_mends_it() {
+fn every_location_is_named_with_a_reason_and_an_install_command() {
     let folder = tempfile::tempdir().unwrap();
     let not_a_library = folder.path().join("libonnxruntime.so");
     std::fs::copy(file!().trim_start_matches("models/"), &not_a_library).unwrap();
@@ -29,12 +30,12 @@ fn every_place_is_named_with_its_reason_and_a_command_that_mends_it() {
         [Place::Variable, Place::BesideBinary, Place::Cache, Place::Python, Place::Fetch]
     );
     assert_eq!(attempts[0].path, Some(not_a_library));
-    assert!(attempts[0].reason.starts_with("cannot load: "), "{}", attempts[0].reason);
-    assert!(attempts[3].reason.starts_with("cannot run it: "), "{}", attempts[3].reason);
-    assert_eq!(attempts[4].reason, "switched off");
+    assert!(attempts[0].reason.starts_with("failed to load: "), "{}", attempts[0].reason);
+    assert!(attempts[3].reason.starts_with("failed to run it: "), "{}", attempts[3].reason);
+    assert_eq!(attempts[4].reason, "downloads are disabled");
     let target = folder.path().join("cache/onnxruntime/1.31.1");
     let target = format!("--target \"{}\"", target.display());
     assert_eq!(command, format!("python3 -m pip install {target} onnxruntime==1.31.1"));
-    assert!(text.ends_with(&format!("to mend it, run: {command}")), "{text}");
+    assert!(text.ends_with(&format!("to install it, run: {command}")), "{text}");
     assert_eq!(text.lines().count(), 7, "{text}");
 }

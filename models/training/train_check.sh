@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the whole chain at a toy size: prepare, train, export, evaluate, finetune. Minutes, no GPU.
+# Runs the whole pipeline at a toy size: prepare, train, export, evaluate, finetune. Takes minutes, no GPU.
 # Needs the Python environment of pyproject.toml, npm and espeak-ng. Usage: train_check.sh [FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -29,4 +29,4 @@ pq.write_table(pa.Table.from_pylist(table, schema=schema), f"{folder}/finetune.p
 PY
 run finetune "$work/finetune.parquet" --bundle "$work/bundle" --out "$work/tuned" --steps 20
 run parity --bundle "$work/tuned"
-echo "train-check: the chain ran from prepare to finetune"
+echo "train-check: all steps from prepare to finetune succeeded"

@@ -5,11 +5,11 @@
 //! cargo run --release -p legenda-pipeline --example decode_images -- --rounds 5 PATH...
 //! ```
 //!
-//! A path is a file, or a folder with all below it. Prints a line for each file: its path, then its size
-//! and the first 16 digits of the SHA-256 of its RGB pixels, or why it is rejected. With `--rounds` it
-//! decodes all files so many times on one thread, and prints images per second of CPU time.
+//! A path is a file or a folder, which is searched recursively. Prints a line for each file: its path, then
+//! its size and the first 16 digits of the SHA-256 of its RGB pixels, or the reject message. With `--rounds`,
+//! decodes all files that many times on one thread, and prints images per second of CPU time.
 
-#![expect(clippy::print_stdout, reason = "it is a program for the command line")]
+#![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::{
     env, fs, io,
@@ -39,7 +39,7 @@ fn add_files(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     entries.iter().try_for_each(|entry| add_files(entry, files))
 }
 
-/// Returns the CPU time that the process has used (proc(5), `schedstat`), in seconds.
+/// Returns the CPU time of the process in seconds (proc(5), `schedstat`).
 fn cpu_seconds() -> io::Result<f64> {
     let text = fs::read_to_string("/proc/self/schedstat")?;
     let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse::<f64>().ok());

@@ -1,8 +1,8 @@
-//! Memory promises between stages: queues that are bounded in bytes, and reservations.
+//! Memory budgets: reservations, and queues between stages that are bounded in bytes.
 //!
-//! A reservation is taken before the work that needs the bytes and given back when dropped. Every
-//! queue has a budget of its own and data flows one way, so a stage that waits never holds what a
-//! later stage needs: the stages cannot block each other for ever.
+//! A reservation is taken before the work that needs the bytes and released on drop. Every queue has
+//! its own budget and data flows one way, so a waiting stage never holds what a later stage needs, and
+//! the stages cannot deadlock.
 
 use std::{
     sync::{
@@ -14,66 +14,66 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Reservations are counted in this many bytes, because a semaphore's permits are limited.
+/// The granularity of reservations, because a semaphore's permits are limited.
 const GRAIN_BYTES: u64 = 1024;
 
-/// A number of bytes that may be in use at one time.
+/// A memory budget in bytes.
 #[derive(Clone, Debug)]
 pub struct Budget {
     grains: Arc<Semaphore>,
     grains_max: u32,
-    /// Of these, what work that has no end keeps.
+    /// The grains held by timed-out work.
     grains_lost: Arc<AtomicU32>,
 }
 
-/// Bytes in use; given back when dropped.
+/// Reserved bytes, released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     permit: OwnedSemaphorePermit,
 }
 
 impl Reservation {
-    /// Returns the bytes held.
+    /// Returns the reserved bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.permit.num_permits() as u64 * GRAIN_BYTES
     }
 
-    /// Splits off at most `bytes` of it.
+    /// Splits off at most `bytes`.
     ///
     /// # Panics
     ///
-    /// Never: no more is split off than there is.
+    /// Never: it does not split off more than is reserved.
     pub fn split(&mut self, bytes: u64) -> Self {
         let wanted = usize::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(usize::MAX);
         let n_grains = wanted.min(self.permit.num_permits());
-        // As many were there just above.
+        // `n_grains` is at most the number of permits.
         let permit = self.permit.split(n_grains).expect("no more than there is");
         Self { permit }
     }
 
-    /// Gives back what is beyond `bytes`.
+    /// Releases the bytes beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let kept = bytes.div_ceil(GRAIN_BYTES).saturating_mul(GRAIN_BYTES);
         drop(self.split(self.bytes().saturating_sub(kept)));
     }
 }
 
-/// A budget can never hold what is asked for.
+/// The error of a request that exceeds the whole budget.
 #[derive(Debug, thiserror::Error)]
-#[error("{bytes} bytes of memory are needed, and {bytes_max} are left")]
+#[error("{bytes} bytes of memory are needed, but only {bytes_max} are available")]
 pub struct TooLarge {
-    /// What was asked for.
+    /// The requested bytes.
     pub bytes: u64,
-    /// What there is.
+    /// The available bytes.
     pub bytes_max: u64,
 }
 
-/// How often what waits for memory looks whether it can still be had.
+/// How often a waiting reservation checks whether it can still succeed.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Budget {
-    /// Makes a budget of `bytes`, rounded up to whole KiB.
+    /// Creates a budget of `bytes`, rounded up to whole KiB.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let grains_max = u32::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(u32::MAX).max(1);
@@ -87,8 +87,8 @@ impl Budget {
         u64::from(self.grains_max) * GRAIN_BYTES
     }
 
-    /// Waits until `bytes` are free and takes them. What is larger than the whole budget takes all
-    /// of it, so it passes alone; whoever must refuse it asks [`Budget::bytes_max`] first.
+    /// Waits until `bytes` are free and reserves them. A request larger than the budget reserves all of
+    /// it and so runs alone; callers that must refuse it check [`Budget::bytes_max`] first.
     ///
     /// # Panics
     ///
@@ -101,7 +101,7 @@ impl Budget {
         Reservation { permit: permit.expect("the semaphore is never closed") }
     }
 
-    /// Takes `bytes` if they are free now.
+    /// Reserves `bytes` if they are free now.
     #[must_use]
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let grains = u32::try_from(bytes.div_ceil(GRAIN_BYTES)).ok()?.max(1);
@@ -109,18 +109,18 @@ impl Budget {
         Some(Reservation { permit })
     }
 
-    /// Returns what can still be reserved: all but what is lost to work that has no end.
+    /// Returns the bytes that can ever be reserved: all except those held by timed-out work.
     #[must_use]
     pub fn bytes_left(&self) -> u64 {
         let left = self.grains_max.saturating_sub(self.grains_lost.load(Relaxed));
         u64::from(left) * GRAIN_BYTES
     }
 
-    /// Waits until `bytes` are free and takes them.
+    /// Waits until `bytes` are free and reserves them.
     ///
     /// # Errors
     ///
-    /// [`TooLarge`] when they can never be free.
+    /// [`TooLarge`] if they can never be free.
     pub async fn reserve_or_refuse(&self, bytes: u64) -> Result<Reservation, TooLarge> {
         let reserved = self.reserve(bytes);
         tokio::pin!(reserved);
@@ -135,7 +135,7 @@ impl Budget {
         }
     }
 
-    /// Lends a reservation to work that may have no end.
+    /// Lends a reservation to work that may never end.
     #[must_use]
     pub fn lend(&self, reservation: Reservation) -> (Lent, Lender) {
         let grains = u32::try_from(reservation.permit.num_permits()).unwrap_or(u32::MAX);
@@ -157,7 +157,7 @@ struct Loan {
     is_lost: bool,
 }
 
-/// What the work holds; given back when it ends, however late.
+/// The borrowed side of a loan, released when the work ends, however late.
 #[derive(Debug)]
 pub struct Lent {
     reservation: Option<Reservation>,
@@ -167,11 +167,11 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Gives the reservation back to who lent it.
+    /// Returns the reservation to the lender.
     ///
     /// # Panics
     ///
-    /// Never: it is there until then.
+    /// Never: the reservation is only taken here.
     #[must_use]
     pub fn back(mut self) -> Reservation {
         self.reservation.take().expect("it is taken by value once")
@@ -188,7 +188,7 @@ impl Drop for Lent {
     }
 }
 
-/// The other end of a loan.
+/// The lending side of a loan.
 #[derive(Debug)]
 pub struct Lender {
     grains_lost: Arc<AtomicU32>,
@@ -197,7 +197,7 @@ pub struct Lender {
 }
 
 impl Lender {
-    /// Counts what was lent as lost until the work ends after all.
+    /// Counts the loan as lost until the work ends.
     pub fn give_up(self) {
         let mut loan = self.loan.lock().unwrap_or_else(PoisonError::into_inner);
         if !loan.has_ended {
@@ -207,12 +207,12 @@ impl Lender {
     }
 }
 
-/// An item on its way, with the bytes it holds.
+/// A queued item with its reservation.
 #[derive(Debug)]
 pub struct Held<T> {
     /// The item.
     pub item: T,
-    /// Given back when the receiver is done with the item.
+    /// Released when the receiver is done with the item.
     pub reservation: Reservation,
 }
 
@@ -223,7 +223,7 @@ pub struct ByteSender<T> {
     sender: mpsc::UnboundedSender<Held<T>>,
 }
 
-// Not derived: `T` itself need not be `Clone`.
+// Not derived, because `T` need not be `Clone`.
 impl<T> Clone for ByteSender<T> {
     fn clone(&self) -> Self {
         Self { budget: self.budget.clone(), sender: self.sender.clone() }
@@ -233,15 +233,15 @@ impl<T> Clone for ByteSender<T> {
 /// The receiving end of a queue that is bounded in bytes.
 pub type ByteReceiver<T> = mpsc::UnboundedReceiver<Held<T>>;
 
-/// Makes a queue whose items, waiting or in work at the receiver, hold at most `bytes`.
+/// Creates a queue; its items, queued or in use by the receiver, hold at most `bytes`.
 #[must_use]
 pub fn byte_queue<T>(bytes: u64) -> (ByteSender<T>, ByteReceiver<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (ByteSender { budget: Budget::new(bytes), sender }, receiver)
 }
 
-/// Waits for an item, then takes those that are there already, at most `n_max` together; blocks its
-/// thread. Returns the items, with what they hold of the queue; `None` when no more come.
+/// Waits for an item, then drains the queue up to `n_max` items; blocks its thread. Returns the items
+/// and their reservations; `None` when the queue is closed.
 pub fn receive_batch<T>(
     receiver: &mut ByteReceiver<T>,
     n_max: usize,
@@ -255,7 +255,7 @@ pub fn receive_batch<T>(
     Some(held.into_iter().map(|Held { item, reservation }| (item, reservation)).unzip())
 }
 
-/// The next stage is gone, so nothing can be sent to it.
+/// The error of sending to a stage that has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the next stage has stopped")]
 pub struct Disconnected;
@@ -265,22 +265,22 @@ impl<T> ByteSender<T> {
     ///
     /// # Errors
     ///
-    /// [`Disconnected`] when the receiver is gone.
+    /// [`Disconnected`] if the receiver is gone.
     pub async fn send(&self, item: T, bytes: u64) -> Result<(), Disconnected> {
         let reservation = self.reserve(bytes).await;
         self.send_reserved(item, reservation)
     }
 
-    /// Waits until `bytes` fit the queue, for an item that is still to be made.
+    /// Reserves `bytes` of the queue for an item that does not exist yet.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         self.budget.reserve(bytes).await
     }
 
-    /// Sends an item with bytes that were reserved for it.
+    /// Sends an item with bytes reserved for it.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`] when the receiver is gone.
+    /// [`Disconnected`] if the receiver is gone.
     pub fn send_reserved(&self, item: T, reservation: Reservation) -> Result<(), Disconnected> {
         self.sender.send(Held { item, reservation }).map_err(|_| Disconnected)
     }
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(budget.bytes_left(), 1024);
         assert!(budget.reserve_or_refuse(2048).await.is_err());
         drop(budget.reserve_or_refuse(1024).await.unwrap());
-        // It ends after all.
+        // The work ends late.
         drop(lent);
         assert_eq!(budget.bytes_left(), 4096);
         let (lent, lender) = budget.lend(budget.reserve_or_refuse(4096).await.unwrap());

@@ -1,14 +1,14 @@
-//! What messages show of cells, paths and URLs.
+//! Truncation of cells, paths and URLs in messages.
 //!
-//! A cell may hold a megabyte of base64. Every text that comes of a table passes through here before it
-//! becomes a part of an error, a reject, a log line or a report.
+//! A cell may contain a megabyte of base64. Every text from a table is truncated here before it becomes part
+//! of an error, a reject, a log line or a report.
 
 use std::borrow::Cow;
 
-/// The most characters of a cell that a message holds.
+/// The maximum characters of a cell in a message.
 pub(crate) const CHARS_MAX: usize = 200;
 
-/// Returns `text`, or its beginning where it has more than `chars_max` characters.
+/// Returns `text`, truncated to `chars_max` characters.
 #[must_use]
 pub fn shortened(text: &str, chars_max: usize) -> Cow<'_, str> {
     if text.char_indices().nth(chars_max).is_none() {
@@ -17,7 +17,7 @@ pub fn shortened(text: &str, chars_max: usize) -> Cow<'_, str> {
     text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect::<String>().into()
 }
 
-/// Returns `text`, or its beginning and its length where it has more than 200 characters.
+/// Returns `text`; if it has more than 200 characters, its start and its length.
 pub(crate) fn excerpt(text: &str) -> Cow<'_, str> {
     if text.char_indices().nth(CHARS_MAX).is_none() {
         return Cow::Borrowed(text);

@@ -1,4 +1,4 @@
-//! The first row of a plan, as `legenda check` shows it.
+//! The prompt of the first row, for `legenda check`.
 
 use arrow::array::RecordBatch;
 use serde_json::{Map, Value};
@@ -7,22 +7,22 @@ use crate::{
     excerpt::shortened,
     plan::RunPlan,
     source::{SourceError, cell::template_value, reader::ReadError},
-    stage::ask::{AskError, Asking},
+    stage::prompt::{PromptError, RowPrompt},
 };
 
-/// The most characters of a row that an error shows.
+/// The maximum characters of a row in an error.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// What the model is asked of the first row.
+/// The prompts of the first row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstRow {
-    /// The system message, if there is one.
+    /// The system message, if any.
     pub system: Option<String>,
-    /// The prompt; the model's chat template comes on top.
+    /// The prompt, before the model's chat template is applied.
     pub prompt: String,
 }
 
-/// Why there is no prompt for the first row.
+/// An error of rendering the first row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FirstRowError {
@@ -32,32 +32,32 @@ pub enum FirstRowError {
     /// The row cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A template fails.
-    #[error("row {row} of `{path}`: {problem}; the row is {shown}")]
+    /// A template failed.
+    #[error("row {row} of `{path}`: {problem}; columns: {shown}")]
     Template {
-        /// The row of its file, counted from 0.
+        /// The row number within the file, from 0.
         row: u64,
         /// The file.
         path: String,
-        /// What fails.
+        /// The cause.
         problem: String,
-        /// The columns that are asked about, as JSON, shortened.
+        /// The prompt columns as truncated JSON.
         shown: String,
     },
-    /// The row will be rejected by a run.
+    /// A run will reject the row.
     #[error("row {row} of `{path}` will be rejected: {problem}")]
     Rejected {
-        /// The row of its file, counted from 0.
+        /// The row number within the file, from 0.
         row: u64,
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
 }
 
 impl RunPlan {
-    /// Renders what is asked of the first row; none where there is no row, or the model reads no text.
+    /// Renders the prompts of the first row; `None` if there is no row, or the model reads no text.
     ///
     /// # Errors
     ///
@@ -70,18 +70,19 @@ impl RunPlan {
         let Some((span, position)) = first.filter(|_| self.reads_text) else { return Ok(None) };
         let columns = &self.job.source.columns;
         let mapped = columns.text.iter().chain(&columns.messages);
-        let asked: Vec<String> = self.template_columns.iter().chain(mapped).cloned().collect();
+        let columns: Vec<String> = self.template_columns.iter().chain(mapped).cloned().collect();
         let Some(reader) = self.table.reader(&span.object)? else { return Ok(None) };
         let rows = position..position + 1;
-        let mut read = reader.read(span.row_group, std::slice::from_ref(&rows), Some(&asked), 1)?;
+        let mut read =
+            reader.read(span.row_group, std::slice::from_ref(&rows), Some(&columns), 1)?;
         let Some(read) = read.next().transpose()? else { return Ok(None) };
         let (row, path) = (span.file_row(position), span.object.path.clone());
         if let Some(damaged) = read.damaged.into_iter().next() {
             return Err(FirstRowError::Rejected { row, path, problem: damaged.problem });
         }
-        match Asking::new(self, &read.rows, 0) {
-            Ok(Asking { system, prompt, .. }) => Ok(Some(FirstRow { system, prompt })),
-            Err(AskError::Template(error)) => {
+        match RowPrompt::new(self, &read.rows, 0) {
+            Ok(RowPrompt { system, prompt, .. }) => Ok(Some(FirstRow { system, prompt })),
+            Err(PromptError::Template(error)) => {
                 let (problem, shown) = (error.to_string(), show(&read.rows));
                 Err(FirstRowError::Template { row, path, problem, shown })
             }
@@ -90,7 +91,7 @@ impl RunPlan {
     }
 }
 
-/// Returns the first row as JSON, shortened.
+/// Returns the row as truncated JSON.
 fn show(rows: &RecordBatch) -> String {
     let schema = rows.schema();
     let cells = schema.fields().iter().zip(rows.columns());

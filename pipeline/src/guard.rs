@@ -1,5 +1,5 @@
-//! Third-party decoders and parsers under guard: a panic in one, or a loop without end, costs the
-//! row or row group that it was asked for, never the run.
+//! Isolation of third-party decoders and parsers: a panic or an endless loop costs the row or row group
+//! being processed, never the run.
 
 use std::{
     any::Any,
@@ -10,30 +10,30 @@ use std::{
     time::Duration,
 };
 
-/// How long one call of a decoder or parser may take. The limits on bytes, pixels and seconds of
-/// sound bound the work of every one that is sound; this ends what has lost its way.
+/// The timeout of one call of a decoder or parser. Sound calls are bounded by the limits on bytes, pixels
+/// and seconds of audio; this ends endless loops.
 pub const CALL_MAX: Duration = Duration::from_secs(300);
 
-/// Why guarded work has no result.
+/// An error of guarded work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuardError {
     /// It panicked.
-    #[error("a decoder panicked on it: {problem}")]
+    #[error("the decoder panicked: {problem}")]
     Panic {
-        /// The message of the panic.
+        /// The panic message.
         problem: String,
     },
-    /// It took too long and was left behind.
-    #[error("a decoder had no end within {} s", limit.as_secs_f64())]
+    /// It timed out and was abandoned.
+    #[error("decoding timed out after {} s", limit.as_secs_f64())]
     TooSlow {
-        /// How long it was waited for.
+        /// The timeout.
         limit: Duration,
     },
-    /// There is no thread to do it on.
-    #[error("no thread can be started for a decoder: {problem}")]
+    /// No thread could be started.
+    #[error("failed to start a decoder thread: {problem}")]
     NoThread {
-        /// The system's reason.
+        /// The system's error.
         problem: String,
     },
 }
@@ -42,7 +42,7 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work`; a panic becomes an error.
+/// Runs `work` and turns a panic into an error.
 ///
 /// # Errors
 ///
@@ -54,10 +54,10 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, GuardError> {
     result.map_err(|panic| GuardError::Panic { problem: message(panic.as_ref()) })
 }
 
-/// Does `work` on a thread of its own and waits at most `limit` for it.
+/// Runs `work` on its own thread and waits at most `limit` for it.
 ///
-/// What does not end is left behind: its thread works on, with what it holds, until it ends by
-/// itself or the process does, because no thread can be ended from without.
+/// After the timeout, the work is abandoned: its thread keeps running with what it holds until it returns
+/// or the process ends, because a thread cannot be killed.
 ///
 /// # Errors
 ///
@@ -74,15 +74,15 @@ pub fn guarded_within<T: Send + 'static>(
     receiver.recv_timeout(limit).unwrap_or(Err(GuardError::TooSlow { limit }))
 }
 
-/// Keeps panics of guarded work off stderr, where they would look like faults of this program: the
-/// reject tells them. Every other panic is told as before.
+/// Silences panics of guarded work on stderr, where they would look like bugs of this program: the reject
+/// reports them. All other panics are printed as before.
 pub fn quiet_panics() {
-    let tell = panic::take_hook();
+    let default_hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if IS_GUARDED.get() {
             tracing::debug!(place = ?info.location().map(ToString::to_string), "guarded panic");
         } else {
-            tell(info);
+            default_hook(info);
         }
     }));
 }

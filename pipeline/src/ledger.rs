@@ -1,19 +1,19 @@
-//! An output: its parts, its rejects, and the ledger that says what is committed.
+//! The output of a run: its parts, its rejects, and the ledger of committed spans.
 //!
-//! Keys are those of [`Folder`](crate::store::Folder), which puts `_legenda/` and `rejects/` into the
+//! Keys are those of [`Folder`](crate::store::Folder), which stores `_legenda/` and `rejects/` in the
 //! folder beside the output:
 //!
 //! ```text
 //! <output>/part-<file>-<row>-<digest>.parquet   answers of one span
-//! <output>/<column>=<value>/part-…              where the job partitions answers
+//! <output>/<column>=<value>/part-…              if the job partitions answers
 //! <output>.legenda/rejects/rejects-….parquet
-//! <output>.legenda/plan.json                    what the run set out to do
+//! <output>.legenda/plan.json                    the manifest: the spans and identity of the run
 //! <output>.legenda/job.json                     the job, for `legenda retry`
-//! <output>.legenda/prediction.json              what `legenda plan` said of it
-//! <output>.legenda/sidecars/                    what sidecars are to become, until they are
+//! <output>.legenda/prediction.json              the saved estimate of `legenda plan`
+//! <output>.legenda/sidecars/                    pending sidecar writes
 //! <output>.legenda/schemas/                     the Arrow schemas of JSON Lines files
-//! <output>.legenda/ledger/<span>.json           the truth on resume: written after the part
-//! <output>.legenda/lock, lease.json             held by the one run that writes: on a disk, in a store
+//! <output>.legenda/ledger/<span>.json           the commit record, written after the part
+//! <output>.legenda/lock, lease.json             held by the one writing run: on disk, in a store
 //! ```
 
 mod difference;
@@ -32,7 +32,7 @@ use bytes::Bytes;
 use legenda_schemas::{
     hex,
     job::Incremental,
-    ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
+    ledger::{CommittedFile, LedgerEntry, Manifest, StoredJob},
     span::{SourceObject, SpanId},
 };
 use serde::Serialize;
@@ -56,77 +56,77 @@ pub(crate) use self::{
 const JOB: &str = "_legenda/job.json";
 const LEDGER: &str = "_legenda/ledger";
 const SCHEMAS: &str = "_legenda/schemas";
-/// Hex digits of the digest in the name of a schema's file.
+/// Hex digits of the digest in the name of a schema file.
 const SCHEMA_CHARS: usize = 16;
 
-/// How the names of parts begin.
+/// The name prefix of parts.
 const PART: &str = "part-";
 
-/// The key of a job that puts answers into folders.
+/// The job key that partitions answers into folders.
 const PARTITION_BY: &str = "output.partition_by";
 
-/// Returns whether answers of a plan stand in folders.
-pub(crate) fn is_partitioned(plan: &Plan) -> bool {
+/// Returns whether the answers of a manifest are partitioned into folders.
+pub(crate) fn is_partitioned(plan: &Manifest) -> bool {
     plan.identity.contains_key(PARTITION_BY)
 }
 
-/// An output that this run alone may write.
+/// An output that is locked by this run.
 #[derive(Debug)]
 pub struct Output {
     files: OutputFiles,
     hold: Hold,
-    /// Whether answers of this run, or of one before, may stand in folders.
+    /// Whether answers of this or an earlier run may be in partition folders.
     is_partitioned: bool,
     holds_media: bool,
 }
 
-/// What earlier runs left behind.
+/// The results of earlier runs.
 #[derive(Debug, Default)]
 pub struct Committed {
-    /// The committed spans of the plan.
+    /// The committed spans of the manifest.
     pub entries: BTreeMap<SpanId, LedgerEntry>,
-    /// Committed spans that stay, and are none of the plan.
+    /// Committed spans that are kept but are not in the manifest.
     pub kept: Vec<LedgerEntry>,
-    /// How many committed spans were removed because their input has changed or gone, or to be done
-    /// anew.
+    /// The number of committed spans removed because their input changed or vanished, or because they are
+    /// to be recomputed.
     pub superseded: usize,
 }
 
-/// What becomes of answers that another job has made, in the same output.
+/// How to treat committed answers of another job in the same output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stale {
-    /// The run is refused.
+    /// Refuses to run.
     #[default]
     Refuse,
-    /// They stay, and only what is outstanding is done by the job as it is now.
+    /// Keeps them; only outstanding spans are processed by the current job.
     Keep,
-    /// They are removed, and done again.
+    /// Removes and recomputes them.
     Redo,
 }
 
-/// What is opened, and how.
+/// The parameters of opening an output.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOutput<'a> {
-    /// What the run sets out to do.
-    pub plan: &'a Plan,
-    /// The files of the source, also those behind a limit.
+    /// The manifest of this run.
+    pub plan: &'a Manifest,
+    /// The files of the source, including those beyond a limit.
     pub objects: &'a HashSet<&'a SourceObject>,
-    /// Remove what earlier runs wrote first.
+    /// Removes the output of earlier runs first.
     pub overwrite: bool,
-    /// What is done again of files that have changed.
+    /// Which spans to recompute for changed files.
     pub incremental: Incremental,
-    /// What becomes of answers of another job.
+    /// How to treat answers of another job.
     pub stale: Stale,
-    /// The terms of the lease, in an object store.
+    /// The lease terms in an object store.
     pub lease: LeaseTerms,
-    /// Whether answers carry images or sounds, so that nobody else may look into their folders.
+    /// Whether answers contain images or audio, so that their folders must be private.
     pub holds_media: bool,
 }
 
 impl Output {
-    /// Opens an output for a plan: makes sure of being the only writer, compares the plan with that of
-    /// earlier runs, removes what was never committed or is to be done again, and writes the plan
-    /// down. Returns the plan as it was written, without the spans that need not be done.
+    /// Opens an output: takes the lock or lease, compares the manifest with that of earlier runs, removes
+    /// uncommitted files and spans to recompute, and writes the manifest. Returns the manifest as written,
+    /// without the spans that need no work.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl Output {
     pub fn open(
         files: OutputFiles,
         opening: OpenOutput<'_>,
-    ) -> Result<(Self, Plan, Committed), LedgerError> {
+    ) -> Result<(Self, Manifest, Committed), LedgerError> {
         let OpenOutput { plan, overwrite, incremental, stale, lease, holds_media, .. } = opening;
         let folder = &files.folder;
         let earlier = folder.read(PLAN)?;
@@ -146,7 +146,7 @@ impl Output {
             HoldError::Held { owner } => LedgerError::Locked { path: folder.path_of(""), owner },
             HoldError::Failed(error) => error.into(),
         })?;
-        // Of whatever version and state it is.
+        // The earlier manifest may have any version or be damaged.
         let earlier: serde_json::Value =
             earlier.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let was_partitioned = !earlier["identity"][PARTITION_BY].is_null();
@@ -162,7 +162,7 @@ impl Output {
             overwrite || (incremental == Incremental::All && recover::is_whole(plan, &entries));
         let entries = if redo_all { Vec::new() } else { entries };
         if redo_all {
-            // Entries go first: what has none is redone.
+            // Remove entries first: a span without an entry is recomputed.
             for key in this.files.folder.list(LEDGER, "")? {
                 this.remove(&key)?;
             }
@@ -173,14 +173,13 @@ impl Output {
         Ok((this, plan, committed))
     }
 
-    /// Writes the plan down, in the place of the one before.
-    pub(crate) fn write_plan(&self, plan: &Plan) -> Result<(), WriteError> {
+    /// Writes the manifest, replacing the previous one.
+    pub(crate) fn write_plan(&self, plan: &Manifest) -> Result<(), WriteError> {
         self.write_json(PLAN, plan)
     }
 
-    /// Writes a file of answers of a span of the source's `file_number`-th file into `folder` (the root:
-    /// `""`), beside the parts that `entry` has
-    /// since it was begun or its rejects were tried again; it counts only when [`Output::commit`] names it.
+    /// Writes answers of a span of the `file_number`-th source file into `folder` (`""` for the root), next
+    /// to the parts already in `entry`. The part is not committed until [`Output::commit`] names it.
     ///
     /// # Errors
     ///
@@ -198,12 +197,12 @@ impl Output {
             stem = format!("{folder}/{stem}");
         }
         let n_before = entry.parts.iter().filter(|part| part.name.starts_with(&stem)).count();
-        // Behind the first one where names are sorted.
+        // Sorts after the first part by name.
         let piece = if n_before == 0 { String::new() } else { format!("_{:04}", n_before + 1) };
         self.write_rows(stem + &piece, rows)
     }
 
-    /// Writes the file of rejects of a span of the source's `file_number`-th file; it counts only when
+    /// Writes the rejects of a span of the `file_number`-th source file. The file is not committed until
     /// [`Output::commit`] names it.
     ///
     /// # Errors
@@ -225,9 +224,9 @@ impl Output {
         Ok(file)
     }
 
-    /// Writes the one part of a span again, under its name, so that who reads parts never finds a row
-    /// twice or not at all. The `earlier` entry counts until it is written, and `entry` from then on,
-    /// which [`Output::commit`] puts down.
+    /// Rewrites the only part of a span under the same name, so that readers of the output never see a row
+    /// twice or miss one. The `earlier` entry is valid until the part is written, then `entry`, which
+    /// [`Output::commit`] finalises.
     ///
     /// # Errors
     ///
@@ -238,20 +237,21 @@ impl Output {
         earlier: &LedgerEntry,
         rows: Rows,
     ) -> Result<(), WriteError> {
-        for part in &earlier.parts {
-            entry.parts = vec![self.describe(part.name.clone(), &rows)?];
-        }
+        let [part] = earlier.parts.as_slice() else {
+            let problem =
+                format!("the span has {} parts, expected exactly one", earlier.parts.len());
+            return Err(WriteError::new(self.files.folder.path_of(&entry_key(&entry.id)), problem));
+        };
+        let part = self.describe(part.name.clone(), &rows)?;
+        entry.parts = vec![part.clone()];
         let announced = LedgerEntry { before: Some(Box::new(earlier.clone())), ..entry.clone() };
         let key = entry_key(&entry.id);
         self.files.folder.replace(&key, self.json(&key, &announced)?)?;
-        for part in &entry.parts {
-            self.check_hold(&part.name)?;
-            self.files.folder.replace(&part.name, rows.bytes.clone())?;
-        }
-        Ok(())
+        self.check_hold(&part.name)?;
+        self.files.folder.replace(&part.name, rows.bytes)
     }
 
-    /// Describes rows that are to be written to `name`, and writes their schema down.
+    /// Describes rows to be written to `name` and writes their schema.
     fn describe(&self, name: String, rows: &Rows) -> Result<CommittedFile, WriteError> {
         let sha256 = sha256(&rows.bytes);
         self.check_hold(&name)?;
@@ -259,7 +259,7 @@ impl Output {
         Ok(CommittedFile { name, rows: rows.n_rows, sha256, schema })
     }
 
-    /// Writes a schema down, unless it is; returns its key.
+    /// Writes a schema unless it exists; returns its key.
     fn write_schema(&self, Described { schema, bytes }: &Described) -> Result<String, WriteError> {
         let key = format!("{SCHEMAS}/{}.arrow", &sha256(bytes)[..SCHEMA_CHARS]);
         let mut schemas = self.files.schemas.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,8 +270,8 @@ impl Output {
         Ok(key)
     }
 
-    /// Puts the ledger entry of a span whose files are written: from here on it is done. Of a retried
-    /// span it takes the place of the `earlier` entry, whose files it no longer names go afterwards.
+    /// Writes the ledger entry of a span whose files are written, which commits it. The entry of a retried
+    /// span replaces the `earlier` one, whose unreferenced files are then removed.
     ///
     /// # Errors
     ///
@@ -293,7 +293,7 @@ impl Output {
         gone.try_for_each(|file| self.remove(&file.name))
     }
 
-    /// Writes down the job that is executed, for [`OutputFiles::read_job`].
+    /// Writes the job of the run, for [`OutputFiles::read_job`].
     ///
     /// # Errors
     ///
@@ -302,7 +302,7 @@ impl Output {
         self.write_json(JOB, job)
     }
 
-    /// Writes a file of the report of a run, as JSON.
+    /// Writes a JSON file of the run's report.
     ///
     /// # Errors
     ///
@@ -311,7 +311,7 @@ impl Output {
         self.write_json(key, report)
     }
 
-    /// Writes the page of the report of a run.
+    /// Writes the HTML page of the run's report.
     ///
     /// # Errors
     ///
@@ -321,7 +321,7 @@ impl Output {
         self.files.folder.replace(key, html.into())
     }
 
-    /// Reads the output.
+    /// Returns the readable side of the output.
     #[must_use]
     pub fn files(&self) -> &OutputFiles {
         &self.files
@@ -332,7 +332,7 @@ impl Output {
         self.files.folder.replace(key, self.json(key, value)?)
     }
 
-    /// Returns what is written to the file `key`.
+    /// Serialises `value` for the file `key`.
     fn json(&self, key: &str, value: &impl Serialize) -> Result<Bytes, WriteError> {
         let path = self.files.folder.path_of(key);
         store::json(value).map_err(|problem| WriteError::new(path, problem))
@@ -343,7 +343,7 @@ impl Output {
         self.files.folder.remove(key)
     }
 
-    /// Removes parts and files of rejects, but for those to keep.
+    /// Removes parts and reject files, except `kept`.
     fn clear_tables(&self, kept: &HashSet<String>) -> Result<(), LedgerError> {
         for key in self.files.list_tables(self.is_partitioned)? {
             if !kept.contains(&key) {
@@ -353,20 +353,20 @@ impl Output {
         Ok(())
     }
 
-    /// Checks that no other run can have taken the output over.
+    /// Checks that no other run can have taken over the output.
     fn check_hold(&self, key: &str) -> Result<(), WriteError> {
         if self.hold.is_held() {
             return Ok(());
         }
         Err(WriteError::new(
             self.files.folder.path_of(key),
-            "this run stood still or could not reach the store for so long that its lease of the output \
-             ran out, and another run may have it",
+            "the lease of the output expired while this run was suspended or could not reach the store, \
+             and another run may have taken it over",
         ))
     }
 }
 
-/// Returns the SHA-256 of a file's bytes, hex, as `sha256sum` prints it.
+/// Returns the SHA-256 of a file in hex, as printed by `sha256sum`.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let mut digest = Sha256::new();
     digest.update(bytes);
@@ -377,11 +377,11 @@ fn entry_key(id: &SpanId) -> String {
     format!("{LEDGER}/{}", id.ledger_name())
 }
 
-/// Hex digits of a span's digest in the names of its files, beside the place of its rows.
+/// Hex digits of a span's digest in its file names, after the position of its rows.
 const NAME_CHARS: usize = 8;
 
-/// Returns what the names of a span's files are told apart by: sorted, they are in input order. A retry's
-/// files have names of their own, so that those they follow stay until it is committed.
+/// Returns the common stem of a span's file names, which sort in input order. The files of a retry have
+/// their own names, so that the previous ones stay until the retry is committed.
 fn file_stem(entry: &LedgerEntry, file_number: usize) -> String {
     let (id, row) = (entry.id.as_str(), entry.span.file_row_start);
     let digest = &id[id.len().saturating_sub(NAME_CHARS)..];

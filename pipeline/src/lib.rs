@@ -1,27 +1,28 @@
-//! The data path of a run: a table of records in, a table of answers out.
+//! The data path of a run: reads a table of records, writes a table of answers.
 //!
-//! - [`plan`]: a job checked against its table and model, before a row is read. [`first_row`]: what is
-//!   asked of its first row.
-//! - [`inspect`]: what is in a table, before there is a job.
-//! - [`run`]: wires the stages; the file to read first. [`stop`]: what ends a run early.
+//! - [`plan`]: checks a job against its table and model before any row is read. [`first_row`]: renders
+//!   the prompt of the first row.
+//! - [`inspect`]: summarises a table before a job exists.
+//! - [`run`]: wires the stages together; read it first. [`stop`]: reasons to end a run early.
 //! - [`stage`]: scan, prepare, encode, generate, collect.
-//! - [`source`]: file listing, Parquet scan, cells. [`media`]: images and sounds under limits.
-//! - [`template`]: prompts over columns. [`query`]: SQL that chooses rows.
-//! - [`store`]: folders on a disk or in an object store, whose files appear whole. [`ledger`]: an
-//!   output in such a folder, and the record of what is committed. [`sink`]: tables as bytes.
-//! - [`retry`]: rejects that are tried again. [`reuse`]: answers that need not be computed.
-//! - [`verify`]: the proof that an output is whole. [`crash`]: crashes that tests ask for.
-//! - [`eval`]: how good answers are, where the right ones are known.
-//! - [`predict`]: what a run will take, told by a sample of it.
-//! - [`preview`]: a look at the answers written. [`report`]: the page about a run, and what it shows;
-//!   [`timeline`]: its speed and memory over time.
-//! - [`guard`]: third-party code whose panics and endless loops cost a row, not the run.
-//! - [`budget`]: queues that are bounded in bytes. [`metrics`]: counters and the closing report.
+//! - [`source`]: file listing, table scans, cells. [`media`]: image and audio decoding under limits.
+//! - [`template`]: prompt templates over columns. [`query`]: SQL row filters.
+//! - [`store`]: folders on disk or in an object store, with atomic file writes. [`ledger`]: the output
+//!   in such a folder, and the record of committed spans. [`sink`]: table serialisation.
+//! - [`retry`]: retries of rejected rows. [`reuse`]: deduplication and the answer cache.
+//! - [`verify`]: integrity checks of an output. [`crash`]: crash injection for tests.
+//! - [`eval`]: answer quality against references.
+//! - [`estimate`]: cost of a run, estimated from a sample.
+//! - [`preview`]: a preview of written answers. [`report`]: the report page of a run and its data;
+//!   [`timeline`]: speed and memory over time.
+//! - [`guard`]: isolates third-party code, so that a panic or an endless loop costs one row, not the run.
+//! - [`budget`]: byte-bounded queues and reservations. [`metrics`]: counters and the final report.
 //!
-//! Nothing here knows of the command line or prints; the environment is read for object stores alone.
+//! This crate does not parse command lines and does not print; only object stores read the environment.
 
 pub mod budget;
 pub mod crash;
+pub mod estimate;
 pub mod eval;
 pub mod excerpt;
 pub mod first_row;
@@ -32,7 +33,6 @@ pub mod media;
 pub mod metrics;
 pub mod openai;
 pub mod plan;
-pub mod predict;
 pub mod preview;
 pub mod query;
 pub mod report;

@@ -1,8 +1,8 @@
-//! Batch files of OpenAI's API: the requests of one, as jobs, and their responses.
+//! Batch files of the OpenAI API: turns requests into jobs, and answers into responses.
 //!
-//! Requests that are answered alike (endpoint, parameters but for the seed, with images or without) are a
-//! group. A group has a table, with a row for each input, and is a job over it. What the jobs have written
-//! is put together line by line.
+//! Requests with the same endpoint, the same parameters except for the seed, and the same presence of images
+//! form a group. A group has a table with one row per input, and is a job over it. The results of all jobs
+//! are assembled by line.
 
 mod response;
 mod table;
@@ -31,33 +31,33 @@ use crate::{
     },
 };
 
-/// Why a batch file cannot be answered.
+/// An error of answering a batch file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// The file.
+    /// The file cannot be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Its lines.
+    /// The lines cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// What a job has written.
+    /// The output of a job cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A part of it.
-    #[error("cannot read `{path}`: {problem}; `legenda verify` tells what is wrong")]
+    /// A part of an output cannot be read.
+    #[error("failed to read `{path}`: {problem}; `legenda verify` reports the damage")]
     Part {
         /// The part.
         path: String,
-        /// What the reader says.
+        /// The reader's error.
         problem: String,
     },
-    /// The table of a group.
+    /// The table of a group cannot be written.
     #[error("failed to write the table of requests `{path}`")]
     Table {
         /// The table.
         path: String,
-        /// What the system or the writer says.
+        /// The error of the system or the writer.
         source: io::Error,
     },
 }
@@ -65,58 +65,58 @@ pub enum BatchError {
 /// The requests of a batch file.
 #[derive(Debug)]
 pub struct Requests {
-    /// Those that can be answered, in groups that are answered alike.
+    /// The valid requests by group.
     pub groups: Vec<Group>,
-    /// The others, by their lines.
+    /// The invalid requests by line.
     pub refused: BTreeMap<i64, Refused>,
-    /// The models that requests name, and how many name them.
+    /// The models named in requests, with the number of requests.
     pub models: BTreeMap<String, usize>,
-    /// How many requests have the name of one before.
+    /// The number of requests whose id repeats an earlier one.
     pub n_repeated_names: usize,
     table: SourceTable,
 }
 
-/// Requests that are answered alike.
+/// Requests with the same endpoint and parameters.
 #[derive(Debug)]
 pub struct Group {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// The keys of `generation` that they set, as JSON.
+    /// The `generation` keys that are set, as JSON.
     pub parameters: String,
-    /// Whether they show images.
+    /// Whether the requests contain images.
     pub has_images: bool,
-    /// The requests, by their lines.
+    /// The requests by line.
     pub lines: BTreeMap<i64, Line>,
-    /// Where their lines are in the file: row group and row.
+    /// The row group and row of each request in the file.
     rows: Vec<(usize, usize)>,
 }
 
 /// A request of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The client's name for it.
+    /// The client's id.
     pub custom_id: Value,
-    /// How many inputs it has.
+    /// The number of inputs.
     n_inputs: usize,
     format: EmbeddingFormat,
     dimensions: Option<u64>,
 }
 
-/// A request that cannot be answered.
+/// An invalid request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Its name, where it has one.
+    /// The client's id, if any.
     pub custom_id: Option<Value>,
-    /// What is wrong with it.
+    /// The error.
     pub refusal: Refusal,
 }
 
-/// What decides the group of a request.
+/// The key of a group: endpoint, parameters, whether there are images.
 type GroupKey = (Endpoint, String, bool);
 
-/// The columns of a batch file that hold its lines as they are.
+/// The columns of a batch file with its raw lines.
 const COLUMNS: [&str; 2] = ["line", "request"];
-/// Lines that are read at a time.
+/// The lines read at a time.
 const BATCH_LINES: usize = 256;
 
 impl Requests {
@@ -124,7 +124,7 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// [`BatchError`]; a line that is damaged is among the refused.
+    /// [`BatchError`]; damaged lines are among the refused requests.
     pub fn read(path: &str) -> Result<Self, BatchError> {
         let listed = Listed::new(path.to_owned(), Some(SourceFormat::OpenaiBatch));
         let mut this = Self {
@@ -157,8 +157,8 @@ impl Requests {
         file.row_groups.iter().map(|group| group.n_rows).enumerate().collect()
     }
 
-    /// Reads lines of a row group, some at a time: the number of each, and its request, or what is wrong
-    /// with a line that was not kept.
+    /// Reads lines of a row group in batches: each line number with its request, or with the problem of a
+    /// line that was discarded.
     fn lines(
         &self,
         row_group: usize,
@@ -179,7 +179,7 @@ impl Requests {
                     let request = match (damaged.get(&row), bytes_at(rows, row)) {
                         (None, Some(bytes)) => Ok(Request::read(bytes)),
                         (problem, _) => {
-                            let problem = problem.map_or("the line cannot be read", String::as_str);
+                            let problem = problem.map_or("the line is unreadable", String::as_str);
                             let refusal = Refusal::new("invalid_line", None, problem);
                             Err(Refused { custom_id: None, refusal })
                         }
@@ -204,7 +204,7 @@ impl Requests {
         {
             self.n_repeated_names += 1;
         }
-        let (parameters, asked) = match request {
+        let (parameters, inputs) = match request {
             Ok(request) => request,
             Err(refusal) => {
                 let (custom_id, refusal) = (custom_id.clone(), refusal.clone());
@@ -215,7 +215,7 @@ impl Requests {
         if let Some(model) = &parameters.model {
             *self.models.entry(model.clone()).or_default() += 1;
         }
-        let has_images = asked.iter().any(|asked| !asked.images.is_empty());
+        let has_images = inputs.iter().any(|input| !input.images.is_empty());
         let set = Value::Object(parameters.set.clone()).to_string();
         let key = (parameters.endpoint, set, has_images);
         let idx = *by_key.entry(key).or_insert_with_key(|(endpoint, parameters, has_images)| {
@@ -232,15 +232,15 @@ impl Requests {
         group.rows.push(at);
         let (format, dimensions) = (parameters.format, parameters.dimensions);
         let custom_id = custom_id.clone().unwrap_or_default();
-        group.lines.insert(line, Line { custom_id, n_inputs: asked.len(), format, dimensions });
+        group.lines.insert(line, Line { custom_id, n_inputs: inputs.len(), format, dimensions });
     }
 }
 
-/// A line by its number: its request, or why there is none.
+/// A line number with its request or its refusal.
 type NumberedLine = (i64, Result<Request, Refused>);
 
 impl Group {
-    /// Returns a name for the folder of the group's job.
+    /// Returns the folder name of the group's job.
     #[must_use]
     pub fn name(&self) -> String {
         let images = if self.has_images { "images" } else { "" };

@@ -1,4 +1,4 @@
-//! What a run will do, decided and checked before a row is read.
+//! The plan of a run, computed and checked before any row is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -8,8 +8,8 @@ use std::{
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Hooks, Incremental, Job, Output, RejectsPlace, Source, TaskKind},
-    ledger::{LEDGER_VERSION, Plan, StoredJob},
+    job::{Hooks, Incremental, Job, Output, RejectsMode, Source, TaskKind},
+    ledger::{LEDGER_VERSION, Manifest, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind, RESERVED_PREFIX},
 };
@@ -31,22 +31,22 @@ use crate::{
     template::{Template, TemplateError},
 };
 
-/// Why a job cannot be run as it stands.
+/// An error in a job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// The table.
+    /// The table is invalid.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A template.
+    /// A template is invalid.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The model cannot do what is asked.
+    /// The model does not support the task.
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// The model has no encoder for a mapped column.
     #[error(
-        "`source.columns.{kind}` maps a column, but the model `{bundle}` takes no {kind}: remove the key, or choose another `model.bundle`"
+        "`source.columns.{kind}` is set, but the model `{bundle}` does not accept {kind} input: remove the key or choose another `model.bundle`"
     )]
     Modality {
         /// `image` or `audio`.
@@ -54,46 +54,46 @@ pub enum PlanError {
         /// The model.
         bundle: String,
     },
-    /// The query.
+    /// The query is invalid.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// `output.path` cannot be used.
+    /// `output.path` is invalid.
     #[error("`output.path`: {0}")]
     Output(#[from] LocationError),
-    /// The store of `output.path` cannot be used as the environment describes it.
+    /// The store of `output.path` is misconfigured in the environment.
     #[error("`output.path`: {0}")]
     OutputStore(#[source] ReadError),
-    /// Answers cannot be put into folders by this column.
-    #[error("`output.partition_by` is `{column}`, which {problem}")]
+    /// Answers cannot be partitioned by this column.
+    #[error("invalid `output.partition_by`: `{column}` {problem}")]
     Partition {
         /// The column.
         column: String,
-        /// What is wrong, and what to do.
+        /// The cause and the remedy.
         problem: &'static str,
     },
-    /// The files cannot have sidecars.
-    #[error("`output.sidecars` is for pictures and sounds that are files on a disk: {problem}")]
+    /// The input files cannot have sidecars.
+    #[error("`output.sidecars` requires image or audio files on a local disk: {problem}")]
     Sidecars {
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
-    /// What columns there are cannot be written down.
-    #[error("cannot write down the columns of the source: {problem}")]
+    /// The columns cannot be serialised.
+    #[error("failed to serialise the columns of the source: {problem}")]
     Columns {
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
-    /// Rejects would be tried again as another job.
+    /// The rejects were made by a different job.
     #[error(
-        "the rejects were made by another job; what differs now: {differing}: only `limits` may be changed for a retry"
+        "the rejects were made by a different job; changed keys: {differing}: a retry may only change `limits`"
     )]
     Retry {
-        /// The keys.
+        /// The changed keys.
         differing: String,
     },
     /// The output would be read as input.
     #[error(
-        "`output.path` is `{output}`, which holds the input file `{input}`: choose another folder"
+        "`output.path` is `{output}`, which contains the input file `{input}`: choose another folder"
     )]
     OutputHoldsInput {
         /// The output folder.
@@ -103,67 +103,66 @@ pub enum PlanError {
     },
 }
 
-/// A job whose every part was checked against the table and the model.
+/// A job that was checked against its table and model.
 #[derive(Debug)]
 pub struct RunPlan {
     /// The job.
     pub job: Job,
     /// The table.
     pub table: SourceTable,
-    /// Which file of the source each is, in input order, by path.
+    /// The index of each source file in input order, by path.
     file_numbers: HashMap<String, usize>,
     query: Option<Query>,
-    /// The rows that the job's query keeps.
+    /// The rows kept by the job's query.
     kept: Option<KeptRows>,
-    /// The prompt's template.
+    /// The prompt template.
     pub prompt: Template,
-    /// The system message's template.
+    /// The system prompt template.
     pub system: Option<Template>,
-    /// What is embedded, if anything is.
+    /// The embedding input, for an `embed` task.
     pub embedding: Option<EmbeddingPlan>,
     /// The columns carried to the answers.
     pub carried: Fields,
     /// The columns to read.
     pub read_columns: Vec<String>,
-    /// The columns templates see.
+    /// The columns used by templates.
     pub template_columns: Vec<String>,
     /// The output folder.
     pub output: Folder,
     /// The folders of the source.
     pub(crate) roots: Roots,
     /// Spans and identity, as written to the ledger.
-    pub ledger: Plan,
-    /// The model, for messages and metadata.
+    pub ledger: Manifest,
+    /// The model's name, for messages and metadata.
     pub bundle_name: String,
-    /// Whether the model reads the prompt.
+    /// Whether the model reads a prompt.
     pub reads_text: bool,
 }
 
-/// What an `embed` task embeds.
+/// The input of an `embed` task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddingPlan {
-    /// Texts or images.
+    /// Text, image or audio.
     pub input: EmbeddingInput,
-    /// What the model's prompt puts before every text; empty without one.
+    /// The prefix that the model's prompt puts before every text; may be empty.
     pub prefix: String,
 }
 
-/// How much of a table is planned.
+/// The part of a table to plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlanScope {
-    /// The first rows of the table, or of those that the query keeps; without a limit all of them.
+    /// The number of rows to process, counted after the query; `None` for all.
     pub limit: Option<u64>,
-    /// Nothing that earlier runs have done counts.
+    /// Ignores the results of earlier runs.
     pub overwrite: bool,
 }
 
 impl RunPlan {
-    /// Checks `job` against its table and `bundle`; paths of the job are resolved against
-    /// `base_dir`.
+    /// Checks `job` against its table and `bundle`; resolves the job's paths against `base_dir`.
     ///
     /// # Errors
     ///
-    /// [`PlanError`], which names the key of the job file and the mend.
+    /// [`PlanError`], which names the key of the job file and the remedy.
     pub fn new(
         job: Job,
         base_dir: &Path,
@@ -200,13 +199,13 @@ impl RunPlan {
         if let Some(tables) = query.as_ref().and_then(Query::tables_identity) {
             identity.insert("source.tables".to_owned(), tables);
         }
-        // A run with another limit goes on with what is there.
+        // A run with a different limit resumes from the existing output.
         identity.insert(LIMIT.to_owned(), serde_json::Value::Null);
         let fingerprint = fingerprint(&identity);
         identity.insert(LIMIT.to_owned(), serde_json::json!(limit));
         let Source { paths, format, follow_links, .. } = &job.source;
         let mut listing = list_files(paths, base_dir, *format, *follow_links)?;
-        let roots = Roots::of_entries(paths, base_dir);
+        let roots = Roots::from_entries(paths, base_dir);
         if let Some(input) = listing.files.iter().find(|file| file.is_within(&output)) {
             let (output, input) = (output.path_of(""), input.path.clone());
             return Err(PlanError::OutputHoldsInput { output, input });
@@ -219,11 +218,11 @@ impl RunPlan {
                 {
                     return Err(PlanError::OutputStore(error));
                 }
-                // Any other output that cannot be read is found out when it is opened.
+                // Other unreadable outputs are reported when the output is opened.
                 earlier if !overwrite => earlier.unwrap_or_default(),
                 _ => Earlier::default(),
             };
-        // A limit counts the rows of all files together.
+        // A limit counts rows across all files.
         if limit.is_some() || job.source.incremental == Incremental::All {
             done.clear();
         }
@@ -269,8 +268,8 @@ impl RunPlan {
         {
             tracing::warn!(
                 column,
-                "the column is {was} in answers that are there, and {is} in new ones, for new files have \
-                 other values: `--overwrite` makes all answers anew"
+                "the column is {was} in committed answers and {is} in new ones, because new files \
+                 contain other values; `--overwrite` recomputes all answers"
             );
         }
         let mut read_columns: Vec<String> =
@@ -284,7 +283,7 @@ impl RunPlan {
         let mut spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
         if let Some(kept) = &kept {
             spans.retain(|span| !kept.of(span).is_empty());
-            // Rows behind the limit are those of another span, which a run without it reads.
+            // Rows beyond the limit belong to a different span, which a run without the limit reads.
             if limit.is_some()
                 && let Some(span) = spans.last_mut()
                 && let Some(last) = kept.of(span).last()
@@ -296,7 +295,7 @@ impl RunPlan {
         spans.splice(0..0, table.done.iter().cloned());
         let columns = serde_json::to_value(&table.known_columns)
             .map_err(|error| PlanError::Columns { problem: error.to_string() })?;
-        let ledger = Plan {
+        let ledger = Manifest {
             version: LEDGER_VERSION,
             fingerprint,
             identity,
@@ -324,12 +323,12 @@ impl RunPlan {
         })
     }
 
-    /// Returns the job as it is written to the output.
+    /// Returns the job as written to the output.
     #[must_use]
     pub fn stored_job(&self, base_dir: &Path) -> StoredJob {
         let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
         let base_dir = base_dir.to_string_lossy().into_owned();
-        // The address of a webhook may be a secret, and an output may lie where others read.
+        // A webhook URL may be a secret, and others may be able to read the output.
         let mut job = Job { hooks: Hooks::default(), ..self.job.clone() };
         let Source { paths, tables, .. } = &mut job.source;
         for location in paths.iter_mut().chain(tables.values_mut()) {
@@ -340,13 +339,13 @@ impl RunPlan {
         StoredJob { version: LEDGER_VERSION, base_dir, job }
     }
 
-    /// Returns the plan to try rejects of a run again, whose plan was `earlier`: this one is of the same
-    /// job without a limit on rows. Its `limits` may be others now, and nothing else that decides answers.
+    /// Returns the plan for retrying the rejects of the run described by `earlier`. `self` is the plan of
+    /// the same job without a row limit; of the keys that decide answers, only `limits` may differ.
     ///
     /// # Errors
     ///
-    /// [`PlanError::Retry`], which names the keys that differ.
-    pub fn retry(self, earlier: Plan) -> Result<Self, PlanError> {
+    /// [`PlanError::Retry`], which names the changed keys.
+    pub fn retry(self, earlier: Manifest) -> Result<Self, PlanError> {
         let differs = |key: &&String| {
             let may_differ = [LIMIT, "limits"].contains(&key.as_str());
             !may_differ && self.ledger.identity.get(*key) != earlier.identity.get(*key)
@@ -357,24 +356,24 @@ impl RunPlan {
             return Err(PlanError::Retry { differing: differing.join(", ") });
         }
         let (mut table, mut kept) = (self.table, self.kept);
-        // Files that were done have their computed columns too.
+        // Completed files have computed columns too.
         if let Some((query, kept)) = self.query.as_ref().zip(kept.as_mut()) {
-            let n_asked = table.files.len();
+            let n_open = table.files.len();
             table = table.with_all_opened()?;
             let bytes_read = table.bytes_read.clone();
-            kept.extend(query.ask(&mut table.files[n_asked..], &bytes_read, None)?);
+            kept.extend(query.ask(&mut table.files[n_open..], &bytes_read, None)?);
         }
         let table = table.with_nothing_done();
         Ok(Self { ledger: earlier, table, kept, ..self })
     }
 
-    /// Returns which file of the source the one at `path` is, in input order; the one behind the last for a
-    /// path that the source no longer has.
+    /// Returns the index of the file at `path` in input order; for a path that is no longer in the source,
+    /// one past the last.
     pub(crate) fn file_number(&self, path: &str) -> usize {
         self.file_numbers.get(path).copied().unwrap_or(self.file_numbers.len())
     }
 
-    /// Returns the rows of a span that are read, as positions within the row group, ascending.
+    /// Returns the rows of a span to read, as ascending positions within the row group.
     #[must_use]
     pub fn rows_of(&self, span: &Span) -> Vec<usize> {
         let Some(kept) = &self.kept else {
@@ -387,8 +386,8 @@ impl RunPlan {
             .collect()
     }
 
-    /// Returns how many rows there are to read, done or not. Of files that earlier runs have done a
-    /// query is not asked again: of those it is the most that it may be.
+    /// Returns the number of rows to read, completed or not. The query does not run again on completed
+    /// files, so for these the number is an upper bound.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
         let (done, new) = self.ledger.spans.split_at(self.table.done.len());
@@ -396,7 +395,7 @@ impl RunPlan {
         done + new.iter().map(|span| self.n_rows_of(span)).sum::<u64>()
     }
 
-    /// Returns how many rows the table has, where a query chooses some of them.
+    /// Returns the number of rows in the table before the query; `None` without a query.
     #[must_use]
     pub fn rows_of_query(&self) -> Option<u64> {
         self.kept.as_ref()?;
@@ -405,19 +404,19 @@ impl RunPlan {
         Some(opened + self.table.done.iter().map(|span| span.n_rows as u64).sum::<u64>())
     }
 
-    /// Returns how many rows of a span are read.
+    /// Returns the number of rows to read in a span.
     #[must_use]
     pub fn n_rows_of(&self, span: &Span) -> u64 {
         self.kept.as_ref().map_or(span.n_rows, |kept| kept.of(span).len()) as u64
     }
 
-    /// Returns the column of the answers.
+    /// Returns the name of the answer column.
     #[must_use]
     pub fn answer_column(&self) -> &'static str {
         table::answer_column(self.job.task.kind)
     }
 
-    /// Returns the schema of answers of this kind: how long embeddings are the loaded model tells.
+    /// Returns the schema of answers of this kind; the loaded model supplies the embedding dimension.
     #[must_use]
     pub fn answer_schema(&self, kind: AnswerKind) -> Schema {
         let Output { rejects, partition_by, .. } = &self.job.output;
@@ -425,13 +424,13 @@ impl RunPlan {
         table::answer_schema(&self.carried, kind, *rejects, is_partitioned, self.metadata())
     }
 
-    /// Returns the schema of the rejects of rows whose original columns are `source`.
+    /// Returns the reject schema for rows with the columns of `source`.
     #[must_use]
     pub fn reject_schema(&self, source: &Schema) -> Schema {
         table::reject_schema(source, self.metadata())
     }
 
-    /// Returns the digest of what decides the answer to an input: the job, the model, this program.
+    /// Returns the digest of everything that decides an answer: job, model and program version.
     #[must_use]
     pub fn answer_fingerprint(&self) -> Fingerprint {
         let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
@@ -444,7 +443,7 @@ impl RunPlan {
         fingerprint(&identity)
     }
 
-    /// Returns the prompt's template; empty where the model reads none.
+    /// Returns the prompt template; empty if the model reads no prompt.
     #[must_use]
     pub fn given_prompt(&self) -> &str {
         if self.reads_text { self.job.prompt_template() } else { "" }
@@ -466,7 +465,7 @@ impl RunPlan {
     }
 }
 
-/// Finds what an `embed` task embeds: the job maps one of text, image and audio, and says which prompt.
+/// Determines the input of an `embed` task: the job maps one of text, image and audio.
 fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, BundleError> {
     if job.task.kind != TaskKind::Embed {
         return Ok(None);
@@ -483,13 +482,13 @@ fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, B
 
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
     let lines: Vec<String> = identity.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    Fingerprint::of(lines.iter().map(String::as_bytes))
+    Fingerprint::from_parts(lines.iter().map(String::as_bytes))
 }
 
 fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {
     let columns = &job.source.columns;
     type Fits = fn(&DataType) -> bool;
-    // A column without values is of no type in files that have none for it.
+    // A column without values has the null type in some files.
     let is_seed: Fits = |kind| kind.is_integer() || kind.is_null();
     const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
     const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
@@ -522,9 +521,11 @@ fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceErro
 fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanError> {
     let Some(column) = &job.output.partition_by else { return Ok(()) };
     let problem = match carried.find(column) {
-        None => "is not carried to the answers: add it to `output.columns`, or name another",
+        None => {
+            "is not carried to the answers: add it to `output.columns`, or choose another column"
+        }
         Some((_, field)) if !partitions::may_name_folders(field.data_type()) => {
-            "is no text, whole number, boolean or date: name another column"
+            "cannot name folders: choose a text, integer, boolean or date column"
         }
         Some(_) => return Ok(()),
     };
@@ -537,12 +538,12 @@ fn template_columns(
     prompt: &Template,
     system: Option<&Template>,
 ) -> Result<Vec<String>, PlanError> {
-    let given: &[&str] = if job.source.columns.says_text() { &["text"] } else { &[] };
+    let given: &[&str] = if job.source.columns.has_text() { &["text"] } else { &[] };
     let mut columns = BTreeSet::new();
     for (key, template) in [("task.prompt", Some(prompt)), ("task.system", system)] {
         let Some(template) = template else { continue };
         for name in template.columns(&table.files[0].schema, given)? {
-            // The text of a row goes by this name, whichever column it is.
+            // `text` always means the text of the row, whatever its column is called.
             if given.contains(&name.as_str()) {
                 continue;
             }
@@ -576,9 +577,9 @@ fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError
             });
         }
         let field = table.common_column(KEY, name)?.clone();
-        // A row that cannot be read has no values to carry, but stays among the answers.
+        // A row that cannot be read has null carried columns but stays among the answers.
         let nullable = field.is_nullable()
-            || job.output.rejects == RejectsPlace::Inline
+            || job.output.rejects == RejectsMode::Inline
             || table
                 .files
                 .iter()

@@ -1,4 +1,4 @@
-//! A look at the answers that a run has written.
+//! A preview of the answers of a run.
 
 use arrow::{
     array::RecordBatch,
@@ -13,25 +13,25 @@ use crate::{ledger::OutputFiles, plan::RunPlan};
 pub struct Preview {
     /// The names of the columns.
     pub header: Vec<String>,
-    /// A row of cells for each answer.
+    /// A row of cells per answer.
     pub rows: Vec<Vec<String>>,
 }
 
-/// Why the answers cannot be read back.
+/// An error of reading answers.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read back the part `{part}`: {problem}")]
+#[error("failed to read the part `{part}`: {problem}")]
 pub struct PreviewError {
     /// The part.
     pub part: String,
-    /// What the reader says.
+    /// The reader's error.
     pub problem: String,
 }
 
-/// Reads at most `n_rows` answers of the plan's output, evenly spread over its parts.
+/// Reads at most `n_rows` answers of the output, spread evenly over its parts.
 ///
 /// # Errors
 ///
-/// [`PreviewError`] for the first part that cannot be read.
+/// [`PreviewError`] for the first unreadable part.
 pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     let mut preview = Preview {
@@ -49,7 +49,7 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     })?;
     let mut parts: Vec<_> = entries.iter().flat_map(|entry| &entry.parts).collect();
     parts.sort_by_key(|part| &part.name);
-    // With fewer parts than rows every part gives some; else every so many-th part gives one.
+    // With fewer parts than rows, every part gives some; else every n-th part gives one.
     let step = parts.len().div_ceil(n_rows.max(1)).max(1);
     let chosen: Vec<_> = parts.iter().step_by(step).collect();
     for (part_idx, part) in chosen.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Rejects that are tried again: which rows they are, and those that stay.
+//! Retries of rejects: selects the rows, and merges the results with the remaining rejects.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -23,36 +23,38 @@ use crate::{
     ledger::OutputFiles, source::convert::convert, stage::answer::no_flags, store::ReadError,
 };
 
-/// Which rejects are tried again.
+/// The rejects to retry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetryChoice {
-    /// Those with one of these codes; all of them when there are none.
+    /// The reject codes; empty for all.
     pub codes: Vec<String>,
 }
 
-/// Why the rejects of an output cannot be tried again.
+/// An error of retrying rejects.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetryError {
-    /// They stand among answers in parts of which one row of the source may be in any.
+    /// A row of inline rejects could be in any of several parts.
     #[error(
-        "rejects among the answers of several parts cannot be tried again: mend the rows and run the job with `--overwrite`"
+        "failed to retry rejects that are inline in several parts: fix the rows and run the job with `--overwrite`"
     )]
     SeveralParts,
     /// Their file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Their file is damaged.
-    #[error("cannot read the rejects in `{path}`: {problem}; `legenda verify` tells what is wrong")]
+    #[error(
+        "failed to read the rejects in `{path}`: {problem}; `legenda verify` reports the damage"
+    )]
     Damaged {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
 }
 
-/// Returns which rows of their file some rejects are.
+/// Returns the row numbers of rejects within their source file.
 pub(crate) fn row_numbers(rejects: &RecordBatch) -> Option<&UInt64Array> {
     rejects.column_by_name(ROW_COLUMN)?.as_primitive_opt::<UInt64Type>()
 }
@@ -60,31 +62,31 @@ pub(crate) fn row_numbers(rejects: &RecordBatch) -> Option<&UInt64Array> {
 /// The rejects of a committed span.
 #[derive(Clone, Debug)]
 pub struct Rejects {
-    /// The rows of the file that has them: rejects alone, or answers too.
+    /// The rows of the file that contains them: only rejects, or answers too.
     rows: RecordBatch,
-    /// Which rows of the file of the source they are.
+    /// Their row numbers within the source file.
     numbers: UInt64Array,
-    /// Whether they stand among the answers.
+    /// Whether they are inline among the answers.
     pub(crate) are_inline: bool,
 }
 
 impl Rejects {
-    /// Reads the rejects of a span that has a file of them, if it has any.
+    /// Reads the rejects of a span from its reject file, if any.
     pub(crate) fn read(
         output: &OutputFiles,
         entry: &LedgerEntry,
     ) -> Result<Option<Self>, RetryError> {
         let Some(file) = &entry.rejects_file else { return Ok(None) };
         let Some(rows) = read_rows(output, file)? else { return Ok(None) };
-        let missing = || damaged(output, file, format!("it has no `{ROW_COLUMN}`"));
+        let missing = || damaged(output, file, format!("missing column `{ROW_COLUMN}`"));
         let numbers = row_numbers(&rows).ok_or_else(missing)?.clone();
         let this = Self { rows, numbers, are_inline: false };
         this.codes().map_err(|error| damaged(output, file, error.to_string()))?;
         Ok(Some(this))
     }
 
-    /// Reads the rejects of a span that stand among its answers, if it has any; `numbers` are the rows
-    /// of the file of the source that the span has read.
+    /// Reads the inline rejects of a span, if any; `numbers` are the row numbers of the span within the
+    /// source file.
     pub(crate) fn read_inline(
         output: &OutputFiles,
         entry: &LedgerEntry,
@@ -95,13 +97,13 @@ impl Rejects {
         }
         let file = match entry.parts.as_slice() {
             [] => return Ok(None),
-            // Answers in folders have lost their order.
+            // Partitioned answers have lost their order.
             [file] if !file.name.contains('/') => file,
             [..] => return Err(RetryError::SeveralParts),
         };
         let Some(rows) = read_rows(output, file)? else { return Ok(None) };
         if rows.num_rows() != numbers.len() {
-            let problem = format!("it has {} rows of {}", rows.num_rows(), numbers.len());
+            let problem = format!("expected {} rows, got {}", numbers.len(), rows.num_rows());
             return Err(damaged(output, file, problem));
         }
         let this = Self { rows, numbers: numbers.into(), are_inline: true };
@@ -109,14 +111,14 @@ impl Rejects {
         Ok(Some(this))
     }
 
-    /// Returns the code of each row; null of an answer.
+    /// Returns the code of each row; null for an answer.
     fn codes(&self) -> Result<&StringArray, ArrowError> {
         let name = if self.are_inline { INLINE_CODE_COLUMN } else { CODE_COLUMN };
         let column = self.rows.column_by_name(name).and_then(AsArray::as_string_opt::<i32>);
-        column.ok_or_else(|| ArrowError::SchemaError(format!("it has no `{name}`")))
+        column.ok_or_else(|| ArrowError::SchemaError(format!("missing column `{name}`")))
     }
 
-    /// Returns the rows of the file of the source that are chosen, ascending.
+    /// Returns the ascending row numbers of the chosen rejects.
     pub(crate) fn chosen(&self, choice: &RetryChoice) -> Vec<u64> {
         let Ok(codes) = self.codes() else { return Vec::new() };
         let is_chosen = |code: &str| {
@@ -134,31 +136,31 @@ impl Rejects {
         chosen
     }
 
-    /// Returns the rows of the file when `retried` rows, ascending, are settled anew, in the order of
-    /// the source, and how many rejects there are by code. `again` are those rejected again, or, where
-    /// rejects stand among answers, all that were retried.
+    /// Returns the rows of the file after `retried` (ascending) were settled again, in source order, and the
+    /// number of rejects by code. `retried_rows` are the rows rejected again or, for inline rejects, all
+    /// retried rows.
     pub(crate) fn settle(
         &self,
         retried: &[u64],
-        again: Option<&RecordBatch>,
+        retried_rows: Option<&RecordBatch>,
     ) -> Result<(RecordBatch, BTreeMap<String, u64>), ArrowError> {
-        let anew: HashSet<u64> = retried.iter().copied().collect();
-        let is_kept = |number: &u64| !anew.contains(number);
+        let retried_set: HashSet<u64> = retried.iter().copied().collect();
+        let is_kept = |number: &u64| !retried_set.contains(number);
         let numbers = self.numbers.values();
         let stays: BooleanArray = numbers.iter().map(|number| Some(is_kept(number))).collect();
-        let schema = again.map_or_else(|| self.rows.schema(), RecordBatch::schema);
+        let schema = retried_rows.map_or_else(|| self.rows.schema(), RecordBatch::schema);
         let stay = filter_record_batch(&self.rows, &stays)?;
         let stay = as_of(&stay, &schema)?;
-        let all = concat_batches(&schema, std::iter::once(&stay).chain(again))?;
-        let of_stay: UInt64Array = numbers.iter().copied().filter(is_kept).collect();
-        let of_again = match again {
+        let all = concat_batches(&schema, std::iter::once(&stay).chain(retried_rows))?;
+        let kept_numbers: UInt64Array = numbers.iter().copied().filter(is_kept).collect();
+        let retried_numbers = match retried_rows {
             Some(_) if self.are_inline => UInt64Array::from(retried.to_vec()),
             Some(rows) => row_numbers(rows)
                 .ok_or_else(|| ArrowError::SchemaError(format!("no `{ROW_COLUMN}`")))?
                 .clone(),
             None => UInt64Array::from(Vec::<u64>::new()),
         };
-        let order = sort_to_indices(&concat(&[&of_stay, &of_again])?, None, None)?;
+        let order = sort_to_indices(&concat(&[&kept_numbers, &retried_numbers])?, None, None)?;
         let this = Self { rows: take_record_batch(&all, &order)?, ..self.clone() };
         let mut counts = BTreeMap::new();
         for code in this.codes()?.iter().flatten() {
@@ -168,8 +170,8 @@ impl Rejects {
     }
 }
 
-/// Returns rows of a file as rows of `schema`: columns may have been unified with others since, and parts
-/// of versions before the column of flags get an empty one.
+/// Converts rows of a file to `schema`: columns may have been unified with others since, and parts of
+/// versions without flags get an empty column.
 fn as_of(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = schema.fields().iter().map(|field| {
         match rows.schema_ref().column_with_name(field.name()) {
@@ -183,13 +185,13 @@ fn as_of(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowErr
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
-/// Reads the rows of a file, if it has any.
+/// Reads the rows of a file; `None` if it is empty.
 fn read_rows(
     output: &OutputFiles,
     file: &CommittedFile,
 ) -> Result<Option<RecordBatch>, RetryError> {
     let bytes = output.folder.read(&file.name)?;
-    let bytes = bytes.ok_or_else(|| damaged(output, file, "it is gone".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| damaged(output, file, "the file is missing".to_owned()))?;
     let batches = output.decode(file, bytes);
     let batches = batches.map_err(|error| damaged(output, file, error.to_string()))?;
     let Some(first) = batches.first() else { return Ok(None) };

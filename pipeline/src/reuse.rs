@@ -1,11 +1,11 @@
-//! Answers that need not be computed: another row of the run has the same input, or an earlier run has
-//! answered it.
+//! Deduplication and reuse of answers: a row whose input equals that of another row, in this or an earlier
+//! run, is not computed again.
 //!
-//! An answer is named by what it follows from (its [`ResultKey`]): what decides answers of the job
-//! ([`RunPlan::answer_fingerprint`]), prompt and media of the row, and the row's seed where it is drawn.
-//! The first row of a name is computed; those that come meanwhile wait for it and hold nothing else up;
-//! later ones find the answer with it, and, when its span is committed, in a [`ResultStore`]: the file of
-//! `reuse.store`, or a temporary one. What is wrong with that file costs time, never a row.
+//! The key of an answer ([`ResultKey`]) is a digest of all its inputs: the job
+//! ([`RunPlan::answer_fingerprint`]), prompt and media of the row, and the row's seed if the model samples.
+//! The first row of a key is computed. Rows that arrive meanwhile wait for it without blocking others;
+//! later rows find its answer, first in memory and, after the commit of its span, in a [`ResultStore`]: the
+//! file of `reuse.store`, or a temporary one. Errors of that file cost time, never a row.
 
 mod store;
 
@@ -26,34 +26,34 @@ use crate::{
     },
 };
 
-/// What an answer follows from: a SHA-256.
+/// The key of an answer: a SHA-256 of its inputs.
 pub type ResultKey = [u8; 32];
 
-/// The most bytes of the temporary file that remembers answers of this run alone.
+/// The maximum bytes of the temporary file with the answers of this run.
 const WITHIN_RUN_BYTES_MAX: u64 = 256 << 20;
 
-/// What is known of the answers of a run.
+/// The answers of a run and of its result store, by input.
 #[derive(Debug)]
-pub struct Known {
+pub struct AnswerCache {
     fingerprint: String,
-    /// Whether the row's seed has a part in its answer.
+    /// Whether answers depend on the row's seed.
     draws: bool,
-    /// Whether rows of this run are compared with each other.
+    /// Whether rows of this run are deduplicated.
     within_run: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the rows of open spans make.
+    /// The answers of rows in open spans.
     open: HashMap<ResultKey, Computed>,
-    /// The rows that are computed, and what.
+    /// The keys of rows being computed.
     computing: HashMap<RowKey, ResultKey>,
-    /// None when it cannot be used any more.
+    /// `None` after an error.
     store: Option<ResultStore>,
 }
 
-/// An answer of this run, and the row that it is computed for.
+/// An answer of this run and the row it is computed for.
 #[derive(Debug)]
 struct Computed {
     by: RowKey,
@@ -62,26 +62,26 @@ struct Computed {
 
 #[derive(Debug)]
 enum Computing {
-    /// It is on its way, and these rows wait for it.
-    Awaited(Vec<RowKey>),
-    /// It is there.
+    /// In progress, with the rows that wait for it.
+    Pending(Vec<RowKey>),
+    /// Finished.
     Done(Arc<Answer>),
 }
 
-/// What is known of a row.
+/// The result of a lookup.
 #[derive(Debug)]
-pub enum Asked {
-    /// Nothing: it is to be computed.
-    New,
-    /// Another row has the same input and is computed: this one is settled with it.
-    Awaited,
-    /// Its answer.
-    Known(Arc<Answer>, Origin),
+pub enum Lookup {
+    /// The row must be computed.
+    Miss,
+    /// A duplicate row is being computed; it also settles this one.
+    Pending,
+    /// The answer exists.
+    Hit(Arc<Answer>, Origin),
 }
 
-impl Known {
-    /// Opens what is known to the run of `plan`: the store that its job names, relative to `base_dir`.
-    /// A store that cannot be used is told of, and the run remembers its own answers alone.
+impl AnswerCache {
+    /// Opens the cache of the run of `plan`, with the result store that its job names, relative to
+    /// `base_dir`. If the store cannot be used, logs a warning and only caches answers of this run.
     #[must_use]
     pub fn open(plan: &RunPlan, draws: bool, base_dir: &Path) -> Self {
         let reuse = &plan.job.reuse;
@@ -106,7 +106,7 @@ impl Known {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, identity: &RowIdentity) -> ResultKey {
+    fn key(&self, identity: &RowIdentity) -> ResultKey {
         let mut digest = Sha256::new();
         digest.update(&self.fingerprint);
         digest.update(&identity.input_sha256);
@@ -116,48 +116,48 @@ impl Known {
         digest.finalize().into()
     }
 
-    /// Asks for the answer of the row at `row`; where it is [`Asked::New`] the row is to be settled.
-    pub fn ask(&self, row: RowKey, identity: &RowIdentity) -> Asked {
-        let name = self.name(identity);
+    /// Looks up the answer of `row`; on a [`Lookup::Miss`] the caller must settle the row.
+    pub fn lookup(&self, row: RowKey, identity: &RowIdentity) -> Lookup {
+        let key = self.key(identity);
         let mut state = self.state();
-        if let Some(Computed { by, state }) = state.open.get_mut(&name) {
+        if let Some(Computed { by, state }) = state.open.get_mut(&key) {
             return match state {
-                Computing::Done(answer) => Asked::Known(Arc::clone(answer), Origin::Twin),
-                // It was begun before, and begins again.
-                Computing::Awaited(_) if *by == row => Asked::New,
-                Computing::Awaited(waiting) => {
+                Computing::Done(answer) => Lookup::Hit(Arc::clone(answer), Origin::Duplicate),
+                // The row was already started and is started again.
+                Computing::Pending(_) if *by == row => Lookup::Miss,
+                Computing::Pending(waiting) => {
                     waiting.push(row);
-                    Asked::Awaited
+                    Lookup::Pending
                 }
             };
         }
-        match state.with_store(|store| store.get(&name)).flatten() {
-            Some((answer, false)) => return Asked::Known(Arc::new(answer), Origin::Store),
+        match state.with_store(|store| store.get(&key)).flatten() {
+            Some((answer, false)) => return Lookup::Hit(Arc::new(answer), Origin::Store),
             Some((answer, true)) if self.within_run => {
-                return Asked::Known(Arc::new(answer), Origin::Twin);
+                return Lookup::Hit(Arc::new(answer), Origin::Duplicate);
             }
             _ => {}
         }
         if self.within_run {
-            let awaited = Computing::Awaited(Vec::new());
-            state.open.insert(name, Computed { by: row, state: awaited });
+            let pending = Computing::Pending(Vec::new());
+            state.open.insert(key, Computed { by: row, state: pending });
         }
-        state.computing.insert(row, name);
-        Asked::New
+        state.computing.insert(row, key);
+        Lookup::Miss
     }
 
-    /// Takes in what became of a row that was to be computed, its answer or none; returns the rows that
-    /// have waited for it.
+    /// Records the answer of a computed row, or `None` if it failed; returns the rows that waited for it.
     pub fn settle(&self, row: RowKey, answer: Option<&Arc<Answer>>) -> Vec<RowKey> {
         let mut state = self.state();
-        let Some(name) = state.computing.get(&row).copied() else { return Vec::new() };
-        let was = match state.open.entry(name) {
+        let Some(key) = state.computing.get(&row).copied() else { return Vec::new() };
+        let was = match state.open.entry(key) {
             Entry::Occupied(mut entry) if entry.get().by == row => match answer {
                 Some(answer) => {
                     let done = Computing::Done(Arc::clone(answer));
                     std::mem::replace(&mut entry.get_mut().state, done)
                 }
-                // Whoever asks later is computed again: it may have been the memory of the moment.
+                // Later duplicates are computed again: the failure may have been temporary, such as low
+                // memory.
                 None => entry.remove().state,
             },
             _ => return Vec::new(),
@@ -166,36 +166,36 @@ impl Known {
             state.computing.remove(&row);
         }
         match was {
-            Computing::Awaited(waiting) => waiting,
+            Computing::Pending(waiting) => waiting,
             Computing::Done(_) => Vec::new(),
         }
     }
 
-    /// Keeps the answers of a committed span that it has computed. A row of it may be computed still,
-    /// where the table was found damaged after it was read; others may wait for it.
+    /// Stores the computed answers of a committed span. A row of it may still be in progress if its file was
+    /// found damaged after it was read; other rows may wait for it.
     pub fn keep<'a>(&self, answers: impl Iterator<Item = (RowKey, Option<&'a Answer>)>) {
         let mut state = self.state();
         let mut kept = Vec::new();
         for (row, answer) in answers {
             let Entry::Occupied(computing) = state.computing.entry(row) else { continue };
-            let name = *computing.get();
-            match state.open.get(&name) {
-                Some(Computed { by, state: Computing::Awaited(_) }) if *by == row => continue,
+            let key = *computing.get();
+            match state.open.get(&key) {
+                Some(Computed { by, state: Computing::Pending(_) }) if *by == row => continue,
                 Some(Computed { by, .. }) if *by == row => {
-                    state.open.remove(&name);
+                    state.open.remove(&key);
                 }
                 _ => {}
             }
             state.computing.remove(&row);
-            kept.extend(answer.map(|answer| (name, answer)));
+            kept.extend(answer.map(|answer| (key, answer)));
         }
         state.with_store(|store| store.put(&kept));
     }
 }
 
 impl State {
-    /// Does something with the store. One that another process holds is left alone this time, one that is
-    /// damaged for good.
+    /// Runs `work` on the store. Skips the operation if another process holds the store; disables a damaged
+    /// store for the rest of the run.
     fn with_store<T>(
         &mut self,
         work: impl FnOnce(&mut ResultStore) -> Result<T, StoreError>,
@@ -206,7 +206,7 @@ impl State {
             Err(error) => error,
         };
         if error.is_busy() {
-            tracing::debug!(%error, "result store left alone");
+            tracing::debug!(%error, "result store is busy, skipped");
         } else {
             warn(store.name(), &error);
             self.store = None;
@@ -216,5 +216,5 @@ impl State {
 }
 
 fn warn(store: &str, error: &StoreError) {
-    tracing::warn!(store, %error, "answers are not kept for reuse; the run goes on without");
+    tracing::warn!(store, %error, "result store disabled; answers of this run are not reused");
 }

@@ -5,8 +5,9 @@
 //!                            └─────► embed ─────────┘
 //! ```
 //!
-//! Scan, encode and generate, or embed in the place of the two, have a thread each, prepare a pool;
-//! between them stand queues that count bytes ([`crate::budget`]), so the slowest stage sets the pace.
+//! Scan, encode, generate and embed run on one thread each; prepare runs on a pool. Embed replaces
+//! encode and generate for embedding models. Stages are connected by byte-bounded queues
+//! ([`crate::budget`]), so the slowest stage sets the pace.
 
 use std::{
     collections::HashSet,
@@ -17,8 +18,8 @@ use std::{
 
 use legenda_models::{Embedder, Loaded, Model};
 use legenda_schemas::{
-    job::{Incremental, RejectsPlace},
-    ledger::{LedgerEntry, Plan},
+    job::{Incremental, RejectsMode},
+    ledger::{LedgerEntry, Manifest},
     span::{Span, SpanId},
     table::AnswerKind,
     units::ErrorBudget,
@@ -32,14 +33,14 @@ use tracing::Instrument;
 
 use crate::{
     budget::{Budget, ByteReceiver, Disconnected, byte_queue},
+    estimate::Prediction,
     ledger::{Committed, LedgerError, OpenOutput, Output, OutputFiles, Stale},
-    media::locate::{MediaPlaces, PlacesError},
+    media::locate::{MediaRoots, MediaRootsError},
     metrics::{Progress, RunReport, resident_memory, traced},
     plan::RunPlan,
-    predict::Prediction,
     report,
     retry::{Rejects, RetryChoice, RetryError},
-    reuse::Known,
+    reuse::AnswerCache,
     sidecar,
     source::{SourceFailed, column::holds_bytes},
     stage::{
@@ -54,24 +55,24 @@ use crate::{
     timeline,
 };
 
-/// How a run is executed; nothing here changes answers.
+/// Options of a run; none of them changes answers.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Removes what earlier runs wrote to the output.
+    /// Removes the output of earlier runs first.
     pub overwrite: bool,
-    /// Rows prepared at a time.
+    /// The number of rows prepared concurrently.
     pub prepare_workers: usize,
-    /// The folder that relative paths of the job are resolved against.
+    /// The folder that relative paths in the job are resolved against.
     pub base_dir: PathBuf,
-    /// The terms of the lease of an output in an object store.
+    /// The lease terms of an output in an object store.
     pub lease: LeaseTerms,
-    /// What becomes of answers of another job.
+    /// How to treat answers of another job.
     pub stale: Stale,
-    /// Instead of what is outstanding, rejects of what is committed are done again.
+    /// Retries rejects of committed spans instead of running outstanding spans.
     pub retry: Option<RetryChoice>,
 }
 
-/// Why a run failed. What was committed is safe, and the same command resumes.
+/// An error that ends a run. Committed spans are safe; the same command resumes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -87,72 +88,72 @@ pub enum RunError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceFailed),
-    /// The places that media may come from cannot be used.
+    /// The media roots cannot be used.
     #[error(transparent)]
-    Places(#[from] PlacesError),
-    /// The rejects cannot be tried again.
+    MediaRoots(#[from] MediaRootsError),
+    /// The rejects cannot be retried.
     #[error(transparent)]
     Retry(#[from] RetryError),
     /// `limits.memory` is too small for the model alone.
     #[error(
-        "`limits.memory` is {limit_mib} MiB, but with the model loaded the process already holds {used_mib} MiB: set it to {needed_mib} MiB or more"
+        "`limits.memory` is {limit_mib} MiB, but the process already uses {used_mib} MiB with the model loaded: set it to at least {needed_mib} MiB"
     )]
     Memory {
         /// The limit.
         limit_mib: u64,
-        /// What is in use.
+        /// The memory in use.
         used_mib: u64,
-        /// What would do.
+        /// The minimum limit.
         needed_mib: u64,
     },
-    /// A stage ended before its time: a fault of this program.
+    /// A stage ended early: a bug in this program.
     #[error("the stage `{stage}` ended early{problem}; please report this")]
     Stage {
         /// The stage.
         stage: &'static str,
-        /// What it left.
+        /// The error it left, if any.
         problem: String,
     },
 }
 
-/// The error budget of a job that names none: most of its rows are not what the job takes them for.
+/// The default error budget: if most rows fail, the job is probably misconfigured.
 const BUDGET: ErrorBudget = ErrorBudget::Percent(50.0);
-/// The rows of a run that has that budget; fewer are soon looked through.
+/// The minimum rows for the default budget; smaller tables are easy to inspect by hand.
 const BUDGET_ROWS_MIN: u64 = 100;
 
-/// The least memory that is left to the stages: enough for a few large pictures.
+/// The minimum memory for the stages: enough for a few large images.
 const STAGE_BYTES_MIN: u64 = 64 << 20;
-/// Memory that no reservation counts: allocator, threads, file buffers, runtime scratch.
+/// Memory outside all reservations: allocator, threads, file buffers, runtime scratch.
 const SLACK_BYTES: u64 = 64 << 20;
 
-/// How the stages share the memory that the model leaves, in percent.
+/// How the stages share the memory left by the model, in percent.
 ///
-/// While a row is read its page and its cells are there, so what one may take stands for twice that.
+/// While a row is read, both its page and its cells are in memory, so this share counts twice.
 const READ_PERCENT: u64 = 13;
 const SCANNED_PERCENT: u64 = 13;
 const DECODED_PERCENT: u64 = 35;
-const AGAIN_PERCENT: u64 = 20;
-/// Rows of a span that are read again are read, joined and written.
-const AGAIN_COPIES: u64 = 3;
-/// What is carried to the answers waits for its span, is put together and is written.
+const REREAD_PERCENT: u64 = 20;
+/// Reread rows exist three times: as read, concatenated, and serialised.
+const REREAD_COPIES: u64 = 3;
+/// Carried columns wait for their span, are concatenated and are written.
 const CARRIED_PERCENT: u64 = 5;
 const PREPARED_PERCENT: u64 = 15;
 const ENCODED_PERCENT: u64 = 10;
 
-/// The most that the queues share however much memory there is: more would only fill memory with
-/// rows that wait, and peak memory would follow the table until they are full. Decoding is not
-/// bounded so: it uses what one large picture needs and no more.
+/// The upper bound of all queues together. Larger queues would only fill memory with waiting rows,
+/// and peak memory would grow with the table until they are full. Decoding has no such bound: it
+/// uses what one large image needs and no more.
 const QUEUE_BYTES_MAX: u64 = 96 << 20;
 
-/// The most bytes of rows that the queues hold: what a sample may not have filled.
+/// The maximum bytes of queued rows; a sample may not have filled the queues.
 pub(crate) const QUEUED_BYTES_MAX: u64 =
     QUEUE_BYTES_MAX / 100 * (SCANNED_PERCENT + PREPARED_PERCENT + ENCODED_PERCENT);
 
-/// Executes the plan with the loaded model.
+/// Runs the plan with the loaded model.
 ///
 /// # Errors
 ///
-/// [`RunError`]; spans committed before it stay committed.
+/// [`RunError`]; spans committed before the error stay committed.
 #[tracing::instrument(
     skip_all,
     fields(task = plan.job.task.kind.as_str(), model = plan.bundle_name, rows_planned, answers, rejects)
@@ -187,7 +188,7 @@ pub async fn run(
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
     let bytes_before = plan.table.bytes_read.total();
-    // Where most rows of a small table are rejected, its summary says so.
+    // On a small table, the summary already shows that most rows were rejected.
     let by_default = (rows_planned >= BUDGET_ROWS_MIN).then_some(BUDGET);
     let budget = plan.job.limits.error_budget.or(by_default);
     let collector = Collector {
@@ -205,12 +206,12 @@ pub async fn run(
         stop: Arc::clone(&stop),
         rejects_max: match budget {
             Some(budget) if rows_retried.is_none() => budget.rows_max(rows_planned),
-            // Rows that were rejected before may be so again.
+            // Rows that were rejected before may be rejected again.
             _ => u64::MAX,
         },
         rejects_before: earlier().map(LedgerEntry::n_rejects).sum(),
-        again_bytes_max: stage_bytes / 100 * AGAIN_PERCENT / AGAIN_COPIES,
-        known: open_known(&plan, &model, &options.base_dir),
+        reread_bytes_max: stage_bytes / 100 * REREAD_PERCENT / REREAD_COPIES,
+        answer_cache: open_answer_cache(&plan, &model, &options.base_dir),
     };
     let (device, device_note) = match &model {
         Loaded::Model(model) => (model.info.device, model.info.device_note.clone()),
@@ -221,7 +222,7 @@ pub async fn run(
     let Collected { entries, is_whole } =
         run_stages(model, options, collector, stage_bytes).await?;
     drop(end);
-    // What cannot be looked at any more is only missing in a picture.
+    // A failed recorder only leaves the timeline empty.
     let timeline = timeline.await.unwrap_or_default();
 
     let done: HashSet<SpanId> = entries.iter().map(|entry| entry.id.clone()).collect();
@@ -254,7 +255,7 @@ pub async fn run(
         device: device.to_string(),
         device_note,
     };
-    // A span that was retried has its new entry, and its old one where the run ended before.
+    // A retried span has its new entry, or its old one if the run ended before.
     let mut ledger = committed.entries;
     ledger.extend(committed.kept.into_iter().chain(entries).map(|entry| (entry.id.clone(), entry)));
     let entries: Vec<LedgerEntry> = ledger.into_values().collect();
@@ -271,18 +272,18 @@ pub async fn run(
     Ok(report)
 }
 
-/// An output, and what is to be done for it.
+/// An open output and its outstanding work.
 struct Opened {
     output: Output,
-    /// The plan, as it was written down.
-    ledger: Plan,
+    /// The manifest as written to the output.
+    ledger: Manifest,
     committed: Committed,
     spans: Arc<[OutstandingSpan]>,
-    /// What the run was predicted to take.
+    /// The prediction for this run, if one was saved.
     prediction: Option<Prediction>,
 }
 
-/// Opens the output, and finds what is to be done.
+/// Opens the output and determines the outstanding spans.
 fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError> {
     let files = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     let objects = plan.table.files.iter().map(|file| &file.object).collect();
@@ -290,7 +291,7 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
         plan: &plan.ledger,
         objects: &objects,
         overwrite: options.overwrite,
-        // A retry does nothing again but rejects.
+        // A retry only reprocesses rejects.
         incremental: match options.retry {
             Some(_) => Incremental::New,
             None => plan.job.source.incremental,
@@ -301,7 +302,7 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
     };
     let (output, ledger, committed) = Output::open(files, opening)?;
     sidecar::finish(&output, &committed)?;
-    // Before anything is known of how it goes.
+    // Read before the run has produced any results.
     let prediction = Prediction::read(&output.files().folder, &plan.ledger.fingerprint);
     let outstanding = |span: &Span, id, retry| OutstandingSpan {
         file_number: plan.file_number(&span.object.path),
@@ -316,7 +317,7 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
         let spans = left.map(|(span, id)| outstanding(span, id, None)).collect();
         return Ok(Opened { output, ledger, committed, spans, prediction });
     };
-    let are_inline = plan.job.output.rejects == RejectsPlace::Inline;
+    let are_inline = plan.job.output.rejects == RejectsMode::Inline;
     let mut spans = Vec::new();
     for (span, id) in all {
         let Some(earlier) = committed.entries.get(&id) else { continue };
@@ -338,16 +339,16 @@ fn open_output(plan: &RunPlan, options: &RunOptions) -> Result<Opened, RunError>
     Ok(Opened { output, ledger, committed, spans: spans.into(), prediction })
 }
 
-/// Opens what is known of answers; none where no answer can be used twice.
-fn open_known(plan: &RunPlan, model: &Loaded, base_dir: &Path) -> Option<Arc<Known>> {
+/// Opens the answer cache; `None` if no answer can be used twice.
+fn open_answer_cache(plan: &RunPlan, model: &Loaded, base_dir: &Path) -> Option<Arc<AnswerCache>> {
     let reuse = &plan.job.reuse;
     let draws = matches!(model, Loaded::Model(model) if model.info.draws);
-    // No two rows draw alike.
+    // With sampling, two rows never draw alike.
     let is_useful = reuse.store.is_some() || (reuse.within_run && !draws);
-    is_useful.then(|| Arc::new(Known::open(plan, draws, base_dir)))
+    is_useful.then(|| Arc::new(AnswerCache::open(plan, draws, base_dir)))
 }
 
-/// Returns the bytes that the stages may share, beside what the process holds already.
+/// Returns the bytes left for the stages on top of current process memory.
 fn stage_bytes(limit: u64) -> Result<u64, RunError> {
     let used = resident_memory().map_or(0, |(now, _)| now) + SLACK_BYTES;
     let left = limit.saturating_sub(used);
@@ -361,22 +362,15 @@ fn stage_bytes(limit: u64) -> Result<u64, RunError> {
     Ok(left)
 }
 
-/// Returns the `limits.memory` with which reading a row may take `bytes`, where it may take `bytes_max`
-/// now.
-fn memory_for(plan: &RunPlan, bytes: u64, bytes_max: u64) -> u64 {
-    let missing = bytes.saturating_sub(bytes_max).saturating_mul(100) / READ_PERCENT;
-    plan.job.limits.memory.0.saturating_add(missing)
-}
-
-/// Returns what traces show of a stage, within the run.
+/// Returns the trace span of a stage within the run.
 fn stage_span(stage: &'static str) -> tracing::Span {
     tracing::info_span!("stage", otel.name = stage)
 }
 
-/// A stage on a thread of its own, by its name.
+/// A stage on its own thread, with its name.
 type Running = (&'static str, JoinHandle<Result<(), Disconnected>>);
 
-/// Starts the stages, waits for all of them, and returns the spans they committed.
+/// Starts all stages, waits for them, and returns the committed spans.
 async fn run_stages(
     model: Loaded,
     options: &RunOptions,
@@ -384,7 +378,7 @@ async fn run_stages(
     stage_bytes: u64,
 ) -> Result<Collected, RunError> {
     let (plan, spans) = (Arc::clone(&collector.plan), Arc::clone(&collector.spans));
-    let known = collector.known.clone();
+    let answer_cache = collector.answer_cache.clone();
     let (progress, stop) = (Arc::clone(&collector.progress), Arc::clone(&collector.stop));
     let share = |percent: u64| stage_bytes.min(QUEUE_BYTES_MAX) / 100 * percent;
     let (batches, scanned) = byte_queue(share(SCANNED_PERCENT));
@@ -403,7 +397,7 @@ async fn run_stages(
                 batches,
                 carried: Budget::new(stage_bytes / 100 * CARRIED_PERCENT),
                 read_bytes_max,
-                memory_for,
+                read_percent: READ_PERCENT,
                 outcomes,
                 stop: &stop,
                 runtime,
@@ -412,11 +406,11 @@ async fn run_stages(
         }
     });
     let preparer = Arc::new(Preparer {
-        places: MediaPlaces::new(&plan.job.source, &options.base_dir)?,
+        media_roots: MediaRoots::new(&plan.job.source, &options.base_dir)?,
         stop: Arc::clone(&stop),
-        known,
+        answer_cache,
         decode_budget: Budget::new(stage_bytes / 100 * DECODED_PERCENT),
-        heard_rows: Arc::new(Semaphore::new(match &model {
+        sequential_rows: Arc::new(Semaphore::new(match &model {
             Loaded::Model(model) => 2 * model.info.slots,
             Loaded::Embedder(_) => 1,
         })),
@@ -441,11 +435,11 @@ async fn run_stages(
 
     let collected = collector.run(settled).await;
     if stop.is_over() {
-        // A stage may be within a long call of the model, which nobody waits for any more.
+        // A stage may be inside a long model call; do not wait for it.
         return Ok(collected?);
     }
-    // Every stage is waited for, so that none works on when the caller goes on; the first that
-    // failed by itself tells why the others ended.
+    // Wait for every stage, so that none still runs when the caller continues. The first stage that
+    // failed by itself explains why the others ended.
     let mut ended = vec![
         ("scan", scan.await.map(|result| result.err())),
         ("prepare", prepare.await.map(|()| None)),
@@ -470,7 +464,7 @@ async fn run_stages(
     }
 }
 
-/// Starts what makes texts of prepared rows: the encoders, then the decoder.
+/// Starts the encode and generate stages.
 fn start_generating(
     model: Model,
     prepared: ByteReceiver<PreparedRow>,
@@ -496,7 +490,7 @@ fn start_generating(
     vec![("encode", encode), ("generate", generate)]
 }
 
-/// Starts what makes embeddings of prepared rows.
+/// Starts the embed stage.
 fn start_embedding(
     embedder: Embedder,
     prepared: ByteReceiver<PreparedRow>,

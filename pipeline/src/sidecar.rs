@@ -1,15 +1,15 @@
-//! Answers beside the files that they are of: `a.txt` or `a.json` next to `a.png`.
+//! Answers as sidecar files: `a.txt` or `a.json` next to `a.png`.
 //!
-//! Each sidecar gets its answer once, whatever crashes. What the sidecars of a span are to become is
-//! written down whole before the span is committed, and done after it:
+//! Each sidecar gets its answer exactly once, even after a crash. The intended sidecars of a span are
+//! recorded in a note before the span is committed, and written after it:
 //!
-//! - a crash before the commit leaves a note that nothing was done for: it is removed;
-//! - a crash after it leaves a note that is worked off when the output is opened next: a file that has
-//!   its new content is done, one that has its old content is written, and one that somebody else has
-//!   changed since is left alone.
+//! - after a crash before the commit, the note is unused and is removed;
+//! - after a crash after the commit, the note is replayed when the output is next opened: a file with its
+//!   new content is done, one with its old content is written, and one that was changed in the meantime is
+//!   left alone.
 //!
-//! An answer that stands at its end of a sidecar already is not added again, so a span that is done
-//! anew because a file beside it has changed does not repeat itself.
+//! An answer that a sidecar already ends with is not appended again, so recomputing a span because a file
+//! beside it has changed does not duplicate answers.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -35,20 +35,20 @@ use crate::{
     store::{Folder, ReadError, WriteError, confined::Confined, is_url},
 };
 
-/// The folder of the notes.
+/// The folder of notes.
 pub(crate) const NOTES: &str = "_legenda/sidecars";
-/// The longest sidecar that is added to.
+/// The maximum size of a sidecar to append to.
 const BYTES_MAX: u64 = 1 << 20;
-/// The member of a JSON sidecar that is the answer.
+/// The answer's key in a JSON sidecar.
 const ANSWER: &str = "answer";
 
-/// What the sidecars of a committed span are to become.
+/// The intended sidecars of a committed span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
     version: u32,
     /// The span.
     id: SpanId,
-    /// How often its rejects had been tried again by then.
+    /// The number of retries of its rejects before.
     retries: u32,
     files: Vec<Change>,
 }
@@ -56,15 +56,15 @@ pub(crate) struct Note {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
     path: PathBuf,
-    /// The folder of the source that it may not lie out of; its own of notes of older versions.
+    /// The source folder that confines it; in notes of older versions, its own folder.
     #[serde(default)]
     root: PathBuf,
-    /// SHA-256 of what was there, hex.
+    /// SHA-256 of the previous content, in hex.
     before: Option<String>,
     after: String,
 }
 
-/// Finds why listed files cannot have sidecars, if so. `roots` are the folders of the source.
+/// Returns the reason listed files cannot have sidecars, if any. `roots` are the source folders.
 pub(crate) fn problem_with(
     listed: &[Listed],
     sidecars: &Sidecars,
@@ -74,22 +74,22 @@ pub(crate) fn problem_with(
     let mut folders: HashSet<PathBuf> = HashSet::new();
     for Listed { path, format, .. } in listed {
         if *format != SourceFormat::Media {
-            return Some(format!("`{path}` is a table, and no picture or sound"));
+            return Some(format!("`{path}` is a table, not an image or audio file"));
         }
         if is_url(path) {
-            return Some(format!("`{path}` lies in a store"));
+            return Some(format!("`{path}` is in an object store"));
         }
         let target = target(path, sidecars);
         let folder = target.parent().map(Path::to_owned).unwrap_or_default();
         if folders.insert(folder)
-            && let Err(error) = open(&target, roots.of(&target))
+            && let Err(error) = open(&target, roots.root_of(&target))
         {
-            return Some(format!("`{path}` is reached by a link out of the source: {error}"));
+            return Some(format!("`{path}` is a link to a file outside the source: {error}"));
         }
         if let Some(other) = targets.insert(target.clone(), path) {
             let target = target.display();
             return Some(format!(
-                "`{other}` and `{path}` would both have `{target}`: choose one by a pattern in \
+                "`{other}` and `{path}` would share the sidecar `{target}`: choose one with a pattern in \
                  `source.paths`"
             ));
         }
@@ -101,11 +101,11 @@ fn target(path: &str, sidecars: &Sidecars) -> PathBuf {
     Path::new(path).with_extension(sidecars.extension.as_str())
 }
 
-/// The answer to a listed file.
+/// The answer for a listed file.
 pub(crate) struct FileAnswer<'a> {
     /// The file.
     pub(crate) path: &'a str,
-    /// The folder of the source that it lies below.
+    /// The source folder that contains it.
     pub(crate) root: &'a Path,
     /// The answer's text.
     pub(crate) text: &'a str,
@@ -113,7 +113,7 @@ pub(crate) struct FileAnswer<'a> {
     pub(crate) flags: &'a Flags,
 }
 
-/// Says what the sidecars of `answers` are to become.
+/// Computes the sidecars of `answers`.
 pub(crate) fn note<'a>(
     sidecars: &Sidecars,
     entry: &LedgerEntry,
@@ -130,7 +130,7 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
     let found = match read(&path, answer.root) {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a sidecar is left as it is");
+            tracing::warn!(path = %path.display(), %error, "skipped a sidecar that cannot be read");
             return None;
         }
     };
@@ -147,7 +147,7 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
                 Err(_) if sidecars.mode == SidecarMode::Overwrite => Map::new(),
                 Err(error) => {
                     let path = path.display();
-                    tracing::warn!(%path, %error, "a sidecar is no JSON object, and left as it is");
+                    tracing::warn!(%path, %error, "skipped a sidecar that is not a JSON object");
                     return None;
                 }
             };
@@ -157,7 +157,7 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
                 Some(_) if sidecars.mode == SidecarMode::Overwrite => "",
                 Some(_) => {
                     let path = path.display();
-                    tracing::warn!(%path, "`{ANSWER}` of a sidecar is not a text: it is left as it is");
+                    tracing::warn!(%path, "skipped a sidecar whose `{ANSWER}` is not a string");
                     return None;
                 }
             };
@@ -175,7 +175,7 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
     (found.as_ref() != Some(&after)).then_some(Change { path, root, before, after })
 }
 
-/// Puts an answer to a text that is there.
+/// Adds an answer to existing text.
 fn added(there: &str, answer: &str, sidecars: &Sidecars) -> String {
     let separator = &sidecars.separator;
     match sidecars.mode {
@@ -190,7 +190,7 @@ fn added(there: &str, answer: &str, sidecars: &Sidecars) -> String {
     }
 }
 
-/// Opens the folder of a sidecar, which lies below the folder `root` of the source.
+/// Opens the folder of a sidecar, which must be below the source folder `root`.
 fn open(path: &Path, root: &Path) -> io::Result<Confined> {
     let parent = path.parent().unwrap_or(path);
     match parent.strip_prefix(root) {
@@ -201,7 +201,7 @@ fn open(path: &Path, root: &Path) -> io::Result<Confined> {
     }
 }
 
-/// Reads a sidecar, if there is one.
+/// Reads a sidecar, if it exists.
 fn read(path: &Path, root: &Path) -> io::Result<Option<String>> {
     open(path, root)?.read_text(path.file_name().unwrap_or_default(), BYTES_MAX)
 }
@@ -211,19 +211,19 @@ impl Note {
         format!("{NOTES}/{}-{}.json", self.id, self.retries)
     }
 
-    /// Writes down what is to be done; done it may be once the span is committed.
+    /// Writes the note; it takes effect once the span is committed.
     pub(crate) fn write(&self, output: &Output) -> Result<(), WriteError> {
         output.write_json(&self.key(), self)
     }
 
-    /// Does what is left to do, and removes the note.
-    pub(crate) fn work_off(&self, output: &Output) -> Result<(), WriteError> {
+    /// Writes the outstanding sidecars and removes the note.
+    pub(crate) fn replay(&self, output: &Output) -> Result<(), WriteError> {
         let mut folders: BTreeMap<&Path, Confined> = BTreeMap::new();
         for Change { path, root, before, after } in &self.files {
             let found = match read(path, root) {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a sidecar is left as it is");
+                    tracing::warn!(path = %path.display(), %error, "skipped a sidecar that cannot be written");
                     continue;
                 }
             };
@@ -232,7 +232,7 @@ impl Note {
             }
             if found.map(|found| sha256_hex([found.as_bytes()])) != *before {
                 let path = path.display();
-                tracing::warn!(%path, "a sidecar has been changed meanwhile, and is left as it is");
+                tracing::warn!(%path, "skipped a sidecar that was changed in the meantime");
                 continue;
             }
             let name = path.file_name().unwrap_or_default();
@@ -250,7 +250,7 @@ impl Note {
     }
 }
 
-/// Works off what earlier runs have committed, and left.
+/// Replays the notes of committed spans that earlier runs left.
 pub(crate) fn finish(output: &Output, committed: &Committed) -> Result<(), LedgerError> {
     let files = output.files();
     for (key, bytes) in files.folder.read_all(&files.folder.list(NOTES, "")?)? {
@@ -258,7 +258,7 @@ pub(crate) fn finish(output: &Output, committed: &Committed) -> Result<(), Ledge
         let kept = committed.kept.iter().find(|entry| entry.id == note.id);
         let entry = committed.entries.get(&note.id).or(kept);
         if entry.is_some_and(|entry| entry.retries >= note.retries) {
-            note.work_off(output)?;
+            note.replay(output)?;
         } else {
             output.remove(&key)?;
         }
@@ -266,12 +266,12 @@ pub(crate) fn finish(output: &Output, committed: &Committed) -> Result<(), Ledge
     Ok(())
 }
 
-/// Returns the notes that wait for the next run of an output.
+/// Returns the notes that the next run will replay.
 pub(crate) fn waiting(folder: &Folder) -> Result<Vec<String>, ReadError> {
     folder.list(NOTES, "")
 }
 
-/// Hidden, so that no listing of sources has it.
+/// Returns a hidden name, so that listings of sources skip the file.
 fn unfinished(path: &Path) -> OsString {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     format!(".{name}.unfinished").into()

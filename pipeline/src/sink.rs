@@ -1,4 +1,4 @@
-//! Tables as the bytes of a file, and back.
+//! Serialisation of tables to files, and back.
 
 mod json_lines;
 
@@ -23,19 +23,19 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-/// Rows of a row group of a part: large enough to compress, small enough to read piecewise.
+/// Rows per row group of a part: enough to compress well, few enough to read in pieces.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
 
-/// Writes `batch` in `format`.
+/// Serialises `batch` in `format`.
 ///
-/// The bytes depend on the rows alone, so that a part written again is the same file.
+/// The bytes depend only on the rows, so a rewritten part is the same file.
 ///
 /// # Errors
 ///
 /// The encoder's.
 pub fn write_table(format: Format, batch: &RecordBatch) -> Result<Bytes, ArrowError> {
     let schema = batch.schema();
-    // The Parquet writer wants a sized, sendable sink: parts are small, so memory is one.
+    // The Parquet writer needs a `Send` sink; parts are small enough for memory.
     let mut bytes = Vec::new();
     match format {
         Format::Parquet => {
@@ -63,7 +63,7 @@ pub fn write_table(format: Format, batch: &RecordBatch) -> Result<Bytes, ArrowEr
     Ok(bytes.into())
 }
 
-/// Writes down the schema of tables in `format`, where their files do not tell it.
+/// Serialises the schema of tables in `format`; `None` if the files store it themselves.
 ///
 /// # Errors
 ///
@@ -72,13 +72,13 @@ pub fn write_schema(format: Format, schema: &SchemaRef) -> Result<Option<Bytes>,
     if format != Format::Jsonl {
         return Ok(None);
     }
-    // Metadata come in no order; bytes that depend on the schema alone need one.
+    // Metadata has no order; sort it so that the bytes only depend on the schema.
     let mut bytes = Vec::new();
     StreamWriter::try_new(&mut bytes, schema)?.finish()?;
     Ok(Some(bytes.into()))
 }
 
-/// Reads a schema that [`write_schema`] wrote.
+/// Reads a schema written by [`write_schema`].
 ///
 /// # Errors
 ///
@@ -87,8 +87,7 @@ pub fn read_schema(bytes: Bytes) -> Result<SchemaRef, ArrowError> {
     Ok(StreamReader::try_new(Cursor::new(bytes), None)?.schema())
 }
 
-/// Reads a table that [`write_table`] wrote. A JSON Lines file needs the `schema` that it was written
-/// by.
+/// Reads a table written by [`write_table`]. JSON Lines files need the `schema` they were written with.
 ///
 /// # Errors
 ///
@@ -102,7 +101,7 @@ pub fn read_table(
         Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?.collect(),
         Format::Arrow => FileReader::try_new(Cursor::new(bytes), None)?.collect(),
         Format::Jsonl => {
-            let missing = || ArrowError::SchemaError("its schema is not known".to_owned());
+            let missing = || ArrowError::SchemaError("the schema is missing".to_owned());
             json_lines::read(bytes, schema.ok_or_else(missing)?)
         }
     }

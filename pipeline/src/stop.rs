@@ -1,4 +1,4 @@
-//! What ends a run before its table does.
+//! Reasons to end a run early.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use crate::{metrics::Ending, source::SourceFailed};
 
-/// Asks a run to stop.
+/// A request to stop a run.
 #[derive(Debug, Default)]
 pub struct Stop {
     state: AtomicU8,
@@ -24,20 +24,20 @@ const BUDGET_SPENT: u8 = 2;
 const SOURCE_FAILED: u8 = 3;
 
 impl Stop {
-    /// Asks the run to admit no further row, finish those in slots, commit every row that is finished,
-    /// and end. Rows that are still in slots after `grace` stay outstanding.
+    /// Requests a stop: no further row is admitted, rows in slots finish, finished rows are committed.
+    /// Rows still in slots after `grace` stay outstanding.
     pub fn request(&self, grace: Duration) {
         self.deadline.get_or_init(|| Instant::now() + grace);
         self.set(STOPPED);
     }
 
-    /// Returns when rows in slots are no longer waited for, if the run is to stop by a certain time.
+    /// Returns the time after which rows in slots are abandoned, if a stop was requested.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline.get().copied()
     }
 
-    /// Returns whether rows in slots are no longer waited for.
+    /// Returns whether the grace period is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
@@ -47,7 +47,7 @@ impl Stop {
         self.set(BUDGET_SPENT);
     }
 
-    /// Ends the run with a failure, once rows in slots are finished; the first one is kept.
+    /// Ends the run with a failure once rows in slots are finished; only the first failure is kept.
     pub(crate) fn fail(&self, failure: SourceFailed) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.set(SOURCE_FAILED);
@@ -57,12 +57,12 @@ impl Stop {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The first reason to stop is kept.
+    /// Keeps only the first reason to stop.
     fn set(&self, state: u8) {
         self.state.compare_exchange(RUNNING, state, Relaxed, Relaxed).ok();
     }
 
-    /// Returns whether the run is to stop.
+    /// Returns whether a stop was requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.state.load(Relaxed) != RUNNING

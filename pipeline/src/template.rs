@@ -1,8 +1,8 @@
 //! Prompt templates: Jinja syntax over the columns of a row, without access to anything else.
 //!
-//! A column is a variable of its name, `{{ title }}`, also where the engine has a function of that name.
-//! `row` holds every column by its name, for names that are not identifiers: `{{ row["Review Text"] }}`.
-//! In a table with a column `row`, `row` is that column.
+//! Each column is a variable, `{{ title }}`, and takes precedence over an engine function of that name. `row`
+//! contains every column by name, for names that are not identifiers: `{{ row["Review Text"] }}`. In a table
+//! with a column `row`, `row` is that column.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,13 +22,13 @@ use serde_json::{Map, Value};
 use crate::excerpt::excerpt;
 use crate::source::column::holds_bytes;
 
-/// Steps a template may take for one row, so that a loop over a huge range ends, and 64 MB of text: far
-/// above `limits.text_bytes` of any job that a model could answer. A plain template takes a few dozen.
+/// The maximum instructions of a template per row, which ends loops over huge ranges, as does the limit of
+/// 64 MB of text: far above any usable `limits.text_bytes`. A plain template takes a few dozen.
 const FUEL: u64 = 1_000_000;
 const NAME: &str = "prompt";
-/// The variable that holds all columns.
+/// The variable that contains all columns.
 const ROW: &str = "row";
-/// Variables that the engine itself sets.
+/// Variables set by the engine.
 const LOCALS: [&str; 4] = ["loop", "self", "super", "caller"];
 
 /// A compiled template.
@@ -39,74 +39,74 @@ pub struct Template {
     names: Names,
 }
 
-/// The names in a template.
+/// The names used by a template.
 #[derive(Clone, Debug, Default)]
 struct Names {
-    /// Variables whose values are taken.
+    /// Variables that are read.
     read: BTreeSet<String>,
-    /// Variables that the template sets itself, somewhere.
+    /// Variables that the template sets itself.
     set: BTreeSet<String>,
-    /// What is taken of `row`.
-    of_row: OfRow,
+    /// The uses of `row`.
+    row_columns: RowColumns,
 }
 
-/// The columns that a template takes of `row`.
+/// The columns that a template reads through `row`.
 #[derive(Clone, Debug, Default)]
-struct OfRow {
+struct RowColumns {
     named: BTreeSet<String>,
-    /// Which columns are taken shows only when a row is rendered.
+    /// Whether the columns are only known during rendering.
     may_be_any: bool,
 }
 
-/// Why a template cannot be used, or not for a row.
+/// An error of a template, or of rendering a row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// Its syntax is wrong.
+    /// The syntax is invalid.
     #[error("`{key}` is not a valid template: {problem}")]
     Syntax {
         /// The key of the job file.
         key: &'static str,
-        /// What is wrong, and in which line.
+        /// The cause, with its line.
         problem: String,
     },
-    /// It uses a filter, test or function that does not exist.
-    #[error("`{key}` uses the {kind} `{name}` in line {line}, which does not exist{suggestion}")]
+    /// A filter, test or function does not exist.
+    #[error("`{key}`: unknown {kind} `{name}` in line {line}{suggestion}")]
     UnknownName {
         /// The key of the job file.
         key: &'static str,
-        /// What it would be.
+        /// The kind of name.
         kind: Kind,
         /// Its name.
         name: String,
-        /// The line of the template.
+        /// The line in the template.
         line: usize,
-        /// What was meant, as the end of a sentence; may be empty.
+        /// A suggestion as the end of a sentence; may be empty.
         suggestion: String,
     },
-    /// It names a variable that is not a column.
+    /// A variable is not a column.
     #[error(
-        "`{key}` uses `{variable}`, which is not a column of the table; it has {available}{suggestion}"
+        "`{key}`: `{variable}` is not a column of the table; available columns: {available}{suggestion}"
     )]
     UnknownVariable {
         /// The key of the job file.
         key: &'static str,
         /// The name.
         variable: String,
-        /// The names there are.
+        /// The available columns.
         available: String,
-        /// What was meant, as the end of a sentence; may be empty.
+        /// A suggestion as the end of a sentence; may be empty.
         suggestion: String,
     },
-    /// It fails for a row.
-    #[error("the prompt template fails on this row: {problem}")]
+    /// Rendering a row failed.
+    #[error("failed to render the prompt template: {problem}")]
     Render {
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
 }
 
-/// What a name of the engine stands for.
+/// The kind of an engine name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `{{ text | filter }}`.
@@ -128,17 +128,17 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// The names that a suggestion is chosen from; the engine does not tell all of its own.
+    /// The names for suggestions; the engine does not expose all of its own.
     const FILTERS: &'static str = "abs batch bool capitalize chain count default dictsort escape \
         first float format groupby indent int items join last length lines list lower map max min \
         replace reverse round slice sort split string title tojson trim upper";
     const TESTS: &'static str = "boolean defined divisibleby endingwith even float integer iterable \
         mapping none number odd sequence startingwith string undefined";
 
-    /// Returns whether the engine has one of this name.
+    /// Returns whether the engine has a name of this kind.
     fn exists(self, name: &str, environment: &Environment<'_>) -> bool {
         let mut state = environment.empty_state();
-        // Without arguments it fails, and in another way than one that does not exist.
+        // Without arguments it fails, but with a different error than an unknown name.
         let (error, unknown) = match self {
             Self::Filter => (state.apply_filter(name, &[]).err(), ErrorKind::UnknownFilter),
             Self::Test => (state.perform_test(name, &[]).err(), ErrorKind::UnknownTest),
@@ -157,8 +157,8 @@ impl Kind {
 }
 
 impl Names {
-    /// Finds the names in a template of `environment`.
-    fn of(key: &'static str, environment: &Environment<'_>) -> Result<Self, TemplateError> {
+    /// Collects the names in a template of `environment`.
+    fn new(key: &'static str, environment: &Environment<'_>) -> Result<Self, TemplateError> {
         let mut this = Self::default();
         let template = environment.get_template(NAME).map_err(|error| {
             let problem = error.to_string();
@@ -181,8 +181,8 @@ impl Names {
         }
     }
 
-    /// Takes in the variables of some instructions; adds the names of the engine's own that they use,
-    /// with their lines, to `used`.
+    /// Adds the variables of some instructions; appends the engine names they use, with their lines, to
+    /// `used`.
     fn add(&mut self, instructions: &Instructions<'_>, used: &mut Vec<(Kind, String, usize)>) {
         for idx in 0.. {
             let Some(instruction) = instructions.get(idx) else { break };
@@ -193,7 +193,7 @@ impl Names {
                 Instruction::Lookup(name) => {
                     self.read.insert((*name).to_owned());
                     if *name == ROW {
-                        self.of_row.add(instructions.get(idx + 1), instructions.get(idx + 2));
+                        self.row_columns.add(instructions.get(idx + 1), instructions.get(idx + 2));
                     }
                 }
                 Instruction::StoreLocal(name) => {
@@ -208,8 +208,8 @@ impl Names {
     }
 }
 
-impl OfRow {
-    /// Takes in what the two instructions behind the one that loads `row` do with it.
+impl RowColumns {
+    /// Adds the use of `row` by the two instructions after the one that loads it.
     fn add(&mut self, next: Option<&Instruction<'_>>, then: Option<&Instruction<'_>>) {
         let name = match (next, then) {
             (Some(Instruction::GetAttr(name)), _) => Some(*name),
@@ -226,7 +226,7 @@ impl OfRow {
 }
 
 impl Template {
-    /// Compiles the template `source` that stands at `key` of the job file.
+    /// Compiles the template `source` of `key` in the job file.
     ///
     /// # Errors
     ///
@@ -237,7 +237,7 @@ impl Template {
         let syntax = |error: minijinja::Error| {
             let mut problem = error.to_string();
             if problem.contains("unexpected identifier") {
-                // As in `{{ Review Text }}`.
+                // For example `{{ Review Text }}`.
                 problem.push_str(
                     "; write `row[\"name\"]` for a column whose name is not an identifier",
                 );
@@ -246,12 +246,12 @@ impl Template {
         };
         let template = BoundedTemplate::new(environment, NAME, source.to_owned(), FUEL);
         let template = template.map_err(syntax)?;
-        let names = Names::of(key, template.environment())?;
+        let names = Names::new(key, template.environment())?;
         Ok(Self { key, template, names })
     }
 
-    /// Returns the columns of a table that the template takes from a row; `given` are further variables
-    /// that it may use.
+    /// Returns the columns of a table that the template reads; `given` are additional variables that it may
+    /// use.
     ///
     /// # Errors
     ///
@@ -280,7 +280,7 @@ impl Template {
         for name in &self.names.read {
             let is_set = self.names.set.contains(name);
             match column(name) {
-                // Most likely a loop over media, which are nothing to print.
+                // Most likely a loop over media, which cannot be printed.
                 Some(field) if is_set && holds_bytes(field.data_type()) => {}
                 Some(_) => {
                     columns.insert(name.clone());
@@ -296,16 +296,16 @@ impl Template {
         if !is_row_read {
             return Ok(columns);
         }
-        // A `row` of the template's own making may have members of any name.
+        // A `row` set by the template may have members of any name.
         let is_set = self.names.set.contains(ROW);
-        for name in &self.names.of_row.named {
+        for name in &self.names.row_columns.named {
             if column(name).is_some() {
                 columns.insert(name.clone());
             } else if !is_set && !given.contains(&name.as_str()) {
                 return Err(unknown(name, format!("{ROW}[{name:?}]")));
             }
         }
-        if self.names.of_row.may_be_any {
+        if self.names.row_columns.may_be_any {
             let cheap = table.fields().iter().filter(|field| !holds_bytes(field.data_type()));
             columns.extend(cheap.map(|field| field.name().clone()));
         }
@@ -330,7 +330,7 @@ impl Template {
     }
 }
 
-/// Returns how a template reads a column.
+/// Returns the template syntax for a column.
 fn written(column: &str) -> String {
     let is_identifier = column.chars().all(|c| c == '_' || c.is_alphanumeric())
         && !column.starts_with(|c: char| c.is_numeric());

@@ -1,7 +1,7 @@
-//! Proves that an output holds every row of its input once, or names what is wrong with it.
+//! Verifies that an output contains every row of its input exactly once, and reports any problem.
 //!
-//! Read are the plan, the footers of the input files, the ledger, and every byte of the parts and
-//! rejects; nothing is written.
+//! Reads the manifest, the footers of the input files, the ledger, and every byte of the parts and rejects;
+//! writes nothing.
 
 use std::{
     cell::OnceCell,
@@ -11,8 +11,8 @@ use std::{
 
 use arrow::array::RecordBatch;
 use legenda_schemas::{
-    job::{RejectsPlace, Source, SourceFormat},
-    ledger::{CommittedFile, LedgerEntry, Plan, StoredJob},
+    job::{RejectsMode, Source, SourceFormat},
+    ledger::{CommittedFile, LedgerEntry, Manifest, StoredJob},
     span::{SourceObject, Span, SpanId},
     table::ROW_COLUMN,
 };
@@ -25,122 +25,124 @@ use crate::{
     store::Folder,
 };
 
-/// What is wrong with an output.
+/// A problem of an output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
     /// Planned spans have no ledger entry.
     #[error(
-        "the output is unfinished: {rows} of {rows_planned} rows are not committed; run the job again, which goes on where it ended"
+        "the output is incomplete: {rows} of {rows_planned} rows are not committed; run the job again to resume"
     )]
     Unfinished {
-        /// The rows of those spans.
+        /// The number of rows in those spans.
         rows: u64,
-        /// The rows of all spans.
+        /// The number of rows in all spans.
         rows_planned: u64,
     },
     /// A ledger entry belongs to no planned span.
-    #[error("the ledger entry `{id}` belongs to no span of the plan: run the job again")]
+    #[error("the ledger entry `{id}` is not in the manifest: run the job again")]
     NotPlanned {
         /// The span.
         id: SpanId,
     },
-    /// The counts of a ledger entry contradict each other or the plan.
+    /// The counts of a ledger entry contradict each other or the manifest.
     #[error(
         "the ledger entry `{id}` counts {rows_in} rows, {answers} answers and {rejects} rejects, but its span has {n_rows} rows"
     )]
     Counts {
         /// The span.
         id: SpanId,
-        /// Rows of the input, as the entry says.
+        /// Input rows according to the entry.
         rows_in: u64,
-        /// Answers, as the entry says.
+        /// Answers according to the entry.
         answers: u64,
-        /// Rejects, as the entry says.
+        /// Rejects according to the entry.
         rejects: u64,
-        /// Rows of the span, as the plan says.
+        /// Rows of the span according to the manifest.
         n_rows: u64,
     },
-    /// A file that the ledger names is not there.
-    #[error("`{path}` is committed but not there: run the job again")]
+    /// A committed file is missing.
+    #[error("`{path}` is committed but missing: run the job again")]
     Missing {
         /// The file.
         path: String,
     },
-    /// A file is not the one that was committed.
+    /// A file differs from the committed one.
     #[error(
-        "`{path}` is not as it was committed: its SHA-256 is {actual}, not {expected}; remove it and run the job again"
+        "`{path}` has changed since it was committed: expected SHA-256 {expected}, got {actual}; remove it and run the job again"
     )]
     Digest {
         /// The file.
         path: String,
-        /// Its digest, hex.
+        /// Its digest in hex.
         actual: String,
-        /// The digest of the ledger, hex.
+        /// The committed digest in hex.
         expected: String,
     },
     /// A file cannot be read.
-    #[error("`{path}` cannot be read: {problem}")]
+    #[error("failed to read `{path}`: {problem}")]
     Unreadable {
         /// The file.
         path: String,
-        /// What the reader says.
+        /// The reader's error.
         problem: String,
     },
-    /// A file has more or fewer rows than its ledger entry says.
+    /// The number of rows in a file differs from its ledger entry.
     #[error("`{path}` has {actual} rows, but its ledger entry counts {expected}")]
     Rows {
         /// The file.
         path: String,
-        /// Its rows.
+        /// The number of rows in the file.
         actual: u64,
-        /// The rows of the ledger.
+        /// The number of rows in the ledger.
         expected: u64,
     },
-    /// Rejects name a row twice, or one that is not of their span.
-    #[error("`{path}` does not name {expected} different rows of its span")]
+    /// A reject file names a row twice, or one outside its span.
+    #[error("`{path}` does not name {expected} distinct rows of its span")]
     RejectedRows {
         /// The file.
         path: String,
-        /// How many it should name.
+        /// The expected number of rows.
         expected: u64,
     },
-    /// A part or rejects file without a ledger entry.
-    #[error("`{path}` was never committed: run the job again, which removes it")]
+    /// A part or reject file without a ledger entry.
+    #[error("`{path}` was never committed: run the job again to remove it")]
     Stray {
         /// The file.
         path: String,
     },
-    /// A retry was cut off while it wrote a part again.
+    /// A part rewrite of a retry was interrupted.
     #[error(
-        "the part of the span `{id}` was being written again: run the job or `legenda retry` again, which settles it"
+        "the rewrite of the part of span `{id}` was interrupted: run the job or `legenda retry` again to recover"
     )]
     Rewritten {
         /// The span.
         id: SpanId,
     },
-    /// Answers are not in their sidecars yet.
-    #[error("`{path}` says what sidecars are to become: run the job again, which writes them")]
+    /// Some sidecars are not written yet.
+    #[error("`{path}` lists sidecars that are not written yet: run the job again to write them")]
     Sidecars {
         /// The note.
         path: String,
     },
-    /// An input file is not as it was planned.
+    /// An input file changed after it was planned.
     #[error("the input `{path}` has changed since it was read: run the job again")]
     InputChanged {
         /// The file.
         path: String,
     },
     /// An input file cannot be read.
-    #[error("the input `{path}` cannot be read any more: {problem}")]
+    #[error("failed to read the input `{path}`: {problem}")]
     Input {
         /// The file.
         path: String,
         /// The reason.
         problem: String,
     },
-    /// The spans of the plan do not hold every row of an input file once.
-    #[error("the plan does not hold every row of row group {row_group} of `{path}` once")]
+    /// The spans of the manifest do not cover every row of an input file exactly once.
+    #[error(
+        "the manifest does not cover every row of row group {row_group} of `{path}` exactly once"
+    )]
     Uncovered {
         /// The file.
         path: String,
@@ -149,41 +151,41 @@ pub enum Problem {
     },
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct Verification {
-    /// Rows of the input that are committed.
+    /// Committed input rows.
     pub rows_in: u64,
-    /// Of these, rows answered.
+    /// Answered rows.
     pub answers: u64,
-    /// Of these, rows rejected.
+    /// Rejected rows.
     pub rejects: u64,
     /// Committed spans.
     pub n_spans: usize,
-    /// Everything that is wrong; the output is sound when there is nothing.
+    /// All problems; empty if the output is sound.
     pub problems: Vec<Problem>,
 }
 
 /// Verifies the output in `folder`.
 ///
-/// A job with `source.query` keeps some rows of a span only; which ones is not asked again, so there
-/// the ledger's own count of them stands. Of spans that were kept though their input has changed or gone,
-/// or another job has answered them, the input is not looked at.
+/// A job with `source.query` keeps only some rows of a span. The query is not run again, so the ledger's
+/// count of them is trusted. For kept spans, whose input has changed or vanished or which another job has
+/// answered, the input is not checked.
 ///
 /// # Errors
 ///
-/// [`LedgerError`] when there is no output, or its ledger cannot be read.
+/// [`LedgerError`] if there is no output or its ledger cannot be read.
 pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     let output = OutputFiles::find(folder)?;
     let no_output = || LedgerError::NoOutput { path: output.folder.path_of("") };
     let (plan, entries) = (output.read_plan()?.ok_or_else(no_output)?, output.read_entries()?);
-    let of_identity = |key: &str| plan.identity.get(key).cloned().unwrap_or_default();
-    let inline = of_identity("output.rejects") == serde_json::json!(RejectsPlace::Inline);
-    let chooses = !of_identity("source.query").is_null();
+    let identity_value = |key: &str| plan.identity.get(key).cloned().unwrap_or_default();
+    let inline = identity_value("output.rejects") == serde_json::json!(RejectsMode::Inline);
+    let chooses = !identity_value("source.query").is_null();
     let mut found = Verification::default();
-    let format = serde_json::from_value(of_identity("source.format")).unwrap_or_default();
+    let format = serde_json::from_value(identity_value("source.format")).unwrap_or_default();
     let inputs = Inputs { format, output: &output, groups: OnceCell::new() };
-    let some_only = chooses || !of_identity("--limit").is_null();
+    let some_only = chooses || !identity_value("--limit").is_null();
     check_inputs(&plan, &inputs, some_only, &mut found.problems);
 
     let mut committed: BTreeMap<SpanId, LedgerEntry> =
@@ -234,7 +236,7 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     let there = output.list_tables(is_partitioned(&plan))?;
     let strays = there.iter().filter(|key| !kept.contains(*key));
     if rows_missing > 0 {
-        // Files that the run had begun when it ended are a part of that.
+        // This includes partly processed files of a run that ended early.
         let rows = rows_missing;
         found.problems.insert(0, Problem::Unfinished { rows, rows_planned });
     } else {
@@ -247,30 +249,30 @@ pub fn verify(folder: Folder) -> Result<Verification, LedgerError> {
     Ok(found)
 }
 
-/// Finds the rows of input files again.
+/// Lists the input files again.
 struct Inputs<'a> {
-    /// What the job says that they are.
+    /// The source format in the job.
     format: Option<SourceFormat>,
     output: &'a OutputFiles,
-    /// The groups of files that are rows, by the path of the first.
+    /// Groups of media files, by the path of the first.
     groups: OnceCell<Result<HashMap<String, TableFile>, String>>,
 }
 
 impl Inputs<'_> {
-    /// Looks at the input at `path` once more and hands it to `check`.
+    /// Opens the input at `path` and passes it to `check`.
     fn look<T>(&self, path: &str, check: impl FnOnce(&TableFile) -> T) -> Result<T, String> {
         let listed = Listed::new(path.to_owned(), self.format);
         if listed.format == SourceFormat::Media {
             let groups = self.groups.get_or_init(|| self.list_media()).as_ref();
             let groups = groups.map_err(String::clone)?;
-            let gone = || "it and the files beside it are grouped otherwise now".to_owned();
+            let gone = || "the file and those beside it are grouped differently now".to_owned();
             return Ok(check(groups.get(path).ok_or_else(gone)?));
         }
         let file = TableFile::open(&listed, u64::MAX, &BytesRead::default());
         file.map(|file| check(&file)).map_err(|error| error.to_string())
     }
 
-    /// Lists the files that are rows as the job did.
+    /// Lists the media files as the job did.
     fn list_media(&self) -> Result<HashMap<String, TableFile>, String> {
         let StoredJob { job, base_dir, .. } =
             self.output.read_job().map_err(|error| error.to_string())?;
@@ -283,15 +285,20 @@ impl Inputs<'_> {
     }
 }
 
-/// Checks that the input files are as planned, and that the spans hold each of their rows once, but
-/// for `some_only` of the rows where the job wants no more.
-fn check_inputs(plan: &Plan, inputs: &Inputs<'_>, some_only: bool, problems: &mut Vec<Problem>) {
+/// Checks that the input files are unchanged and that the spans cover each of their rows exactly once, or
+/// only some of them if `some_only`.
+fn check_inputs(
+    plan: &Manifest,
+    inputs: &Inputs<'_>,
+    some_only: bool,
+    problems: &mut Vec<Problem>,
+) {
     let mut spans: BTreeMap<&str, (&SourceObject, Vec<&Span>)> = BTreeMap::new();
-    // Answers of another job to the file as it is count as well as those of this one.
-    let of_planned_files: HashSet<&SourceObject> =
+    // Answers of another job for the current version of a file count too.
+    let planned_files: HashSet<&SourceObject> =
         plan.spans.iter().map(|span| &span.object).collect();
     let kept = plan.kept.iter().map(|kept| &kept.span);
-    let kept = kept.filter(|span| of_planned_files.contains(&span.object));
+    let kept = kept.filter(|span| planned_files.contains(&span.object));
     for span in plan.spans.iter().chain(kept) {
         let object = &span.object;
         spans.entry(&object.path).or_insert_with(|| (object, Vec::new())).1.push(span);
@@ -305,7 +312,7 @@ fn check_inputs(plan: &Plan, inputs: &Inputs<'_>, some_only: bool, problems: &mu
     }
 }
 
-/// Checks that an input file is as planned, and that its spans hold each of its rows once.
+/// Checks that an input file is unchanged and that its spans cover each of its rows exactly once.
 fn check_input(
     file: &TableFile,
     object: &SourceObject,
@@ -320,11 +327,11 @@ fn check_input(
     }
     spans.sort_by_key(|span| (span.row_group, span.row_start));
     for (row_group, size) in file.row_groups.iter().enumerate() {
-        let of_group = spans.iter().filter(|span| span.row_group == row_group);
+        let group_spans = spans.iter().filter(|span| span.row_group == row_group);
         let mut next = 0;
         let mut twice = false;
         let mut gaps = false;
-        for span in of_group {
+        for span in group_spans {
             twice |= span.row_start < next;
             gaps |= span.row_start > next;
             next = span.row_start + span.n_rows;
@@ -336,7 +343,7 @@ fn check_input(
     }
 }
 
-/// Checks that a committed file is there, and has the digest and the rows of its entry; returns them.
+/// Checks that a committed file exists and has the recorded digest and row count; returns its rows.
 fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, Problem> {
     let path = || output.folder.path_of(&file.name);
     let unreadable = |problem: String| Problem::Unreadable { path: path(), problem };
@@ -354,7 +361,7 @@ fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBa
     Ok(rows)
 }
 
-/// Checks that rejects name different rows of their span.
+/// Checks that rejects name distinct rows of their span.
 fn check_rejected_rows(
     path: impl Fn() -> String,
     batches: &[RecordBatch],
@@ -365,13 +372,13 @@ fn check_rejected_rows(
     for batch in batches {
         let column = row_numbers(batch).ok_or_else(|| Problem::Unreadable {
             path: path(),
-            problem: format!("it has no `{ROW_COLUMN}`"),
+            problem: format!("missing column `{ROW_COLUMN}`"),
         })?;
         named.extend(column.values().iter().copied());
         expected += batch.num_rows();
     }
-    let of_span = span.file_row_start..span.file_row_start + span.n_rows as u64;
-    if named.len() != expected || !named.iter().all(|row| of_span.contains(row)) {
+    let span_rows = span.file_row_start..span.file_row_start + span.n_rows as u64;
+    if named.len() != expected || !named.iter().all(|row| span_rows.contains(row)) {
         return Err(Problem::RejectedRows { path: path(), expected: expected as u64 });
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A whole run on a fake model, without ONNX Runtime: a model that fails on a row costs that row,
-//! the stages overlap, and a span is committed when its last row is settled.
+//! End-to-end runs with a fake model, without ONNX Runtime: a failing row is rejected alone, the stages
+//! overlap, and a span is committed when its last row is settled.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -30,7 +30,7 @@ source = { paths = ["table.parquet"], columns = { text = "text" } }
 output = { path = "out", span_rows = 3 }
 "#;
 
-/// Gives the set of tokens at which one call of the fake fails.
+/// Returns the set of tokens on which one call of the fake model fails.
 type FailsOn = fn(&mut FakeOptions) -> &mut BTreeSet<i64>;
 
 fn write_texts(path: &Path, texts: &[String]) {
@@ -101,7 +101,7 @@ fn a_model_that_fails_on_a_row_costs_that_row_only() {
         let record = legenda_models::Record { text: Some(text.to_owned()), ..Default::default() };
         processor.prepare(&record).unwrap().token_ids
     };
-    // A token that only the row "row 7" and its like have makes a call of the model fail.
+    // A token that only rows like "row 7" contain makes the call fail.
     let poison = *ids("row 7").iter().find(|id| !ids("row 8").contains(id)).unwrap();
     let poisoned = |text: &String| ids(text).contains(&poison);
     let n_bad = texts.iter().filter(|text| poisoned(text)).count() as u64;

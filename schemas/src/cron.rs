@@ -1,9 +1,9 @@
-//! When something is due: a cron pattern, read in a time zone.
+//! Cron patterns, evaluated in a time zone.
 //!
-//! Instants are UTC. What becomes of wall-clock times that a change of the clocks skips or repeats is
-//! that of Vixie cron: where second, minute and hour are fixed numbers, a skipped time is due right
-//! after the gap, and a repeated one once, the first time; where one of them is a wildcard or a step,
-//! it is due whenever a clock on the wall shows such a time, twice in a repeated hour.
+//! Instants are UTC. Local times that a daylight saving change skips or repeats follow Vixie cron. If
+//! second, minute and hour are fixed numbers, a skipped time is due right after the gap, and a repeated
+//! time is due once, at its first occurrence. If one of them is a wildcard or a step, the pattern is due
+//! whenever the local time matches, so twice in a repeated hour.
 
 use std::{fmt, str::FromStr};
 
@@ -15,36 +15,36 @@ use croner::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A text that is no cron pattern, or no time zone.
+/// An invalid cron pattern or time zone.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CronError {
-    /// Not a pattern.
+    /// The pattern cannot be parsed.
     #[error(
-        "`{text}` is no cron pattern ({problem}): write minute, hour, day of the month, month, day of the week, such as \"30 3 * * MON-FRI\", with seconds before them where needed"
+        "invalid cron pattern `{text}`: {problem}; expected minute, hour, day of month, month and day of week, such as \"30 3 * * MON-FRI\", optionally preceded by seconds"
     )]
     Pattern {
-        /// What was written.
+        /// The input.
         text: String,
-        /// What the parser says.
+        /// The message of the parser.
         problem: String,
     },
-    /// A pattern that no day fits.
-    #[error("`{text}` is never due: no day of the calendar fits it")]
+    /// The pattern matches no date.
+    #[error("invalid cron pattern `{text}`: no date matches, so it is never due")]
     Never {
-        /// What was written.
+        /// The input.
         text: String,
     },
-    /// Not a time zone.
+    /// The time zone is unknown.
     #[error(
-        "`{text}` is no time zone: write a name of the IANA database, such as \"Europe/Berlin\" or \"UTC\""
+        "invalid time zone `{text}`: expected an IANA name, such as \"Europe/Berlin\" or \"UTC\""
     )]
     TimeZone {
-        /// What was written.
+        /// The input.
         text: String,
     },
 }
 
-/// A cron pattern: five fields, six with seconds, or a name such as `@daily`.
+/// A cron pattern: five fields, six fields with seconds, or a name such as `@daily`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -54,8 +54,8 @@ pub struct CronPattern {
 }
 
 impl CronPattern {
-    /// Returns the first instant after `instant` at which the pattern is due in `zone`; none in the
-    /// last years that the calendar knows (it ends with the year 5000).
+    /// Returns the first instant after `instant` at which the pattern is due in `zone`. Returns `None` near
+    /// the end of the supported calendar (the year 5000).
     #[must_use]
     pub fn next_after(&self, instant: DateTime<Utc>, zone: TimeZone) -> Option<DateTime<Utc>> {
         let local = instant.with_timezone(&zone.0);
@@ -83,7 +83,7 @@ impl FromStr for CronPattern {
             problem: error.to_string(),
         })?;
         let pattern = Self { text: text.to_owned(), cron };
-        // Any instant will do: the Gregorian calendar comes round every 400 years.
+        // Any start works: the Gregorian calendar repeats every 400 years.
         let start = Utc.with_ymd_and_hms(2000, 1, 1, 0, 0, 0).earliest().unwrap_or_default();
         match pattern.next_after(start, TimeZone::default()) {
             Some(_) => Ok(pattern),
@@ -112,16 +112,16 @@ impl From<CronPattern> for String {
     }
 }
 
-/// A time zone of the IANA database, by its name.
+/// A time zone of the IANA database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct TimeZone(chrono_tz::Tz);
 
 impl TimeZone {
-    /// Writes an instant as a clock on the wall of this zone shows it: `2026-03-29 03:00:00 CEST`.
+    /// Formats an instant in local time: `2026-03-29 03:00:00 CEST`.
     #[must_use]
-    pub fn show(self, instant: DateTime<Utc>) -> String {
+    pub fn format(self, instant: DateTime<Utc>) -> String {
         instant.with_timezone(&self.0).format("%Y-%m-%d %H:%M:%S %Z").to_string()
     }
 }
@@ -171,7 +171,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The first `n` instants after `from` at which the pattern is due in the zone.
+    /// Returns the first `n` instants after `from` at which the pattern is due in the zone.
     fn due(pattern: &str, zone: &str, from: &str, n: usize) -> Vec<String> {
         let (pattern, zone): (CronPattern, TimeZone) =
             (pattern.parse().unwrap(), zone.parse().unwrap());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_due_in_their_zone() {
+    fn patterns_use_their_time_zone() {
         let nights = due("30 3 * * MON-FRI", "America/New_York", "2026-01-02T00:00:00Z", 3);
         assert_eq!(nights, ["01-02T08:30:00Z", "01-05T08:30:00Z", "01-06T08:30:00Z"]);
         assert_eq!(
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_time_that_the_clocks_skip_is_due_after_the_gap() {
+    fn a_skipped_fixed_time_is_due_after_the_gap() {
         // On 29 March 2026 Berlin's clocks go from 02:00 to 03:00, at 01:00 UTC.
         assert_eq!(
             due("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", 3),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_time_that_comes_twice_is_due_once() {
+    fn a_repeated_fixed_time_is_due_once() {
         // On 25 October 2026 they go from 03:00 back to 02:00, at 01:00 UTC.
         assert_eq!(
             due("30 2 * * *", "Europe/Berlin", "2026-10-24T00:00:00Z", 4),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_go_on_through_a_gap_and_a_repeated_hour() {
+    fn steps_continue_through_gaps_and_repeated_hours() {
         let gap = due("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:00:00Z", 4);
         assert_eq!(
             gap,
@@ -227,9 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn half_an_hour_of_lord_howe_is_enough() {
-        // Its clocks go by half an hour: on 5 April 2026 from 02:00 back to 01:30, at 15:00 UTC of the
-        // day before.
+    fn a_change_by_half_an_hour_is_handled() {
+        // Lord Howe changes by half an hour: on 5 April 2026 from 02:00 back to 01:30, at 15:00 UTC of the
+        // previous day.
         assert_eq!(
             due("45 1 * * *", "Australia/Lord_Howe", "2026-04-03T00:00:00Z", 3),
             ["04-03T14:45:00Z", "04-04T14:45:00Z", "04-05T15:15:00Z"]
@@ -237,10 +237,9 @@ mod tests {
     }
 
     proptest! {
-        /// However the instants are asked for, none is left out: what comes after an instant between
-        /// two slots is the second of them.
+        /// No slot is skipped: from any instant between two slots, the next slot is the second of them.
         #[test]
-        fn asking_from_any_instant_gives_the_same_slots(
+        fn any_start_gives_the_same_slots(
             start in 1_740_000_000_i64..1_780_000_000, ahead in 0_i64..3600, zone in 0_usize..4,
             pattern in 0_usize..5,
         ) {
@@ -257,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_patterns_are_rejected() {
         for text in ["", "* * * *", "61 * * * *", "0 0 * * * * 2026", "daily"] {
-            let refused = text.parse::<CronPattern>();
-            assert!(matches!(refused, Err(CronError::Pattern { .. })), "{text}");
+            let result = text.parse::<CronPattern>();
+            assert!(matches!(result, Err(CronError::Pattern { .. })), "{text}");
         }
         let never = "0 0 30 2 *".parse::<CronPattern>();
         assert_eq!(never, Err(CronError::Never { text: "0 0 30 2 *".to_owned() }));

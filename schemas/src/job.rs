@@ -1,14 +1,14 @@
-//! The job file: what to read, which model to ask, what to ask it, where the answers go.
+//! The job file: source, model, task and output.
 //!
-//! Strict by intent: unknown keys and wrong types are errors that name the key. What needs the
-//! table or the model to judge (missing columns, a template, a task the model cannot do) is checked
-//! by the crates that know them, still before a row is read.
+//! Parsing is strict: unknown keys and wrong types are errors that name the key. Checks that need the
+//! table or the model (missing columns, templates, unsupported tasks) are in the other crates; they also
+//! run before any row is read.
 
 mod column_type;
 mod embedding;
 mod generation;
 mod incremental;
-mod misspelt;
+mod misspelled;
 mod output;
 mod reuse;
 mod schedule;
@@ -22,7 +22,7 @@ pub use column_type::{ColumnType, ColumnTypeError};
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
 pub use incremental::Incremental;
-pub use output::{Format, Output, RejectsPlace, SidecarExtension, SidecarMode, Sidecars};
+pub use output::{Format, Output, RejectsMode, SidecarExtension, SidecarMode, Sidecars};
 pub use reuse::Reuse;
 pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
@@ -35,77 +35,75 @@ use crate::{
     units::{ByteSize, ErrorBudget},
 };
 
-/// The version of the job file's format that this crate reads.
+/// The version of the job file format that this crate reads.
 pub const JOB_VERSION: u32 = 1;
 
-/// Why a job file is refused.
+/// An error in a job file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {
-    /// The text is no TOML, or a key is unknown or of a wrong type; the message shows the line.
+    /// The text is not TOML, or a key is unknown or has a wrong type; the message shows the line.
     #[error("{message}")]
     Syntax {
-        /// What the TOML reader says, with line and column.
+        /// The message of the TOML parser, with line and column.
         message: String,
     },
-    /// A key, from the file or from `--set`, has a wrong name or type.
+    /// A key from the file or `--set` is unknown or has a wrong type.
     #[error("`{key}`: {message}")]
     Key {
         /// The path of the key, such as `model.slots`.
         key: String,
-        /// What is wrong with it.
+        /// The error.
         message: String,
     },
-    /// A value is of the right type but cannot be meant.
+    /// A value has the right type but is invalid.
     #[error("`{key}` {problem}")]
     Value {
         /// The path of the key.
         key: &'static str,
-        /// What is wrong, and what to write.
+        /// The error and the expected value.
         problem: String,
     },
-    /// An override that is not `key=value`.
-    #[error(
-        "`--set {text}` is no override: write `--set key=value`, such as `--set model.slots=4`"
-    )]
+    /// An override is not `key=value`.
+    #[error("invalid override `--set {text}`: expected `key=value`, such as `model.slots=4`")]
     Override {
-        /// What was given.
+        /// The input.
         text: String,
     },
 }
 
-/// A job, as its file says.
+/// A job file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// The version of this format: 1.
+    /// The version of the file format: 1.
     #[serde(default = "job_version")]
     pub version: u32,
-    /// What is asked of every row.
+    /// The task to run on every row.
     pub task: Task,
     /// The table to read.
     pub source: Source,
-    /// The model to ask.
+    /// The model to run.
     #[serde(default)]
     pub model: ModelChoice,
-    /// How answers are decoded.
+    /// Decoding options.
     #[serde(default)]
     pub generation: GenerationOptions,
-    /// How embeddings are made.
+    /// Embedding options.
     #[serde(default)]
     pub embedding: EmbeddingOptions,
-    /// What a run may use, and what a row may be.
+    /// Limits on resources and rows.
     #[serde(default)]
     pub limits: Limits,
-    /// Which answers need not be computed.
+    /// Reuse of answers for identical inputs.
     #[serde(default, skip_serializing_if = "Reuse::is_default")]
     pub reuse: Reuse,
-    /// Where the answers go.
+    /// The output.
     pub output: Output,
-    /// When `legenda schedule` runs it.
+    /// The schedule for `legenda schedule`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
-    /// Whom `legenda schedule` tells how it went.
+    /// The hooks that `legenda schedule` runs after a run.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
 }
@@ -114,27 +112,27 @@ fn job_version() -> u32 {
     JOB_VERSION
 }
 
-/// The model to ask and where it runs.
+/// The model and how to run it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelChoice {
-    /// `legenda-tiny` (embedded), a directory, relative to the job file, or a model of the Hugging
-    /// Face Hub: `hf://owner/name`, `hf://owner/name@revision`.
+    /// The model: `legenda-tiny` (embedded), a directory relative to the job file, or a model on the
+    /// Hugging Face Hub: `hf://owner/name` or `hf://owner/name@revision`.
     pub bundle: String,
-    /// How the weights of its graphs are stored: `fp32`, `fp16`, `q8`, `int8`, `uint8`, `q4`,
-    /// `q4f16`, `bnb4`, or a table with one for each graph; default: the first of these that the
-    /// model has.
+    /// The precision of the weights: `fp32`, `fp16`, `q8`, `int8`, `uint8`, `q4`, `q4f16`, `bnb4`, or a
+    /// table with one precision per graph. Default: the first of these that the model has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<PrecisionChoice>,
-    /// Where it runs.
+    /// The device to run on.
     pub device: Device,
-    /// Threads of ONNX Runtime; default: one per core.
+    /// The number of ONNX Runtime threads. Default: one per core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Rows that are generated together; default: chosen from the memory limit.
+    /// The number of slots: rows that are generated concurrently. Default: derived from the memory limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slots: Option<usize>,
-    /// Tokens a row may have, prompt and answer together; default: what the model can.
+    /// The maximum number of tokens of a row, prompt and answer together. Default: the context length of
+    /// the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context_tokens: Option<usize>,
 }
@@ -152,16 +150,16 @@ impl Default for ModelChoice {
     }
 }
 
-/// Where a model runs.
+/// A device to run a model on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// CUDA when its provider loads, else the CPU.
+    /// CUDA if its execution provider loads, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// CUDA, or an error.
+    /// CUDA; an error if it is not available.
     Cuda,
 }
 
@@ -177,38 +175,38 @@ impl Device {
     }
 }
 
-/// What a run may use, and what a row may be.
+/// Limits on resources and rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The memory of the process.
+    /// The maximum memory of the process.
     pub memory: ByteSize,
-    /// How many rows may be rejected before the run stops: a share (`"5%"`) or a number of rows;
-    /// default: half of the rows of a run of at least 100.
+    /// The maximum number of rejected rows before the run stops: a percentage (`"5%"`) or a number of
+    /// rows (`"200"`). Default: half of the rows, for runs of at least 100 rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_budget: Option<ErrorBudget>,
-    /// The most pixels of an image; larger ones are rejected before they are decoded.
+    /// The maximum number of pixels of an image. Larger images are rejected before decoding.
     pub image_pixels: u64,
-    /// The most bytes of an image or a sound.
+    /// The maximum encoded size of an image or audio file.
     pub media_bytes: ByteSize,
-    /// The longest sound, in seconds.
+    /// The maximum duration of audio in seconds.
     pub audio_seconds: f64,
-    /// The most bytes of a prompt's text.
+    /// The maximum size of the text of a prompt.
     pub text_bytes: ByteSize,
-    /// What becomes of rows with a damaged image. Damaged audio is rejected.
+    /// The handling of rows with a damaged image. Damaged audio is always rejected.
     #[serde(skip_serializing_if = "DamagedMedia::is_default")]
     pub damaged_media: DamagedMedia,
 }
 
-/// What becomes of rows with a damaged image.
+/// The handling of rows with a damaged image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DamagedMedia {
-    /// They are rejected (`media_damaged`).
+    /// Reject them (`media_damaged`).
     #[default]
     Reject,
-    /// They are answered from what can be decoded, and marked: `media_damaged` in `legenda_flags`.
-    /// Images of which nothing can be decoded are rejected.
+    /// Answer them from the decodable part, with the flag `media_damaged` in `legenda_flags`. Images
+    /// without any decodable part are rejected.
     Answer,
 }
 
@@ -233,17 +231,17 @@ impl Default for Limits {
 }
 
 impl Job {
-    /// Reads a job from TOML, with `overrides` (`key=value`, the key a dotted path, the value TOML
-    /// or else plain text) taking the place of what the file says.
+    /// Parses a job from TOML and applies `overrides` (`key=value`; the key is a dotted path, the value is
+    /// TOML or else plain text).
     ///
     /// # Errors
     ///
-    /// [`JobError`] names the first key that is wrong.
+    /// [`JobError`] names the first invalid key.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, JobError> {
         let job: Self = if overrides.is_empty() {
-            // Straight from the text, so that the message can show the line.
+            // Directly from the text, so that the error shows the line.
             toml::from_str(text).map_err(|error| JobError::Syntax {
-                message: misspelt::with_suggestion(&error.to_string()),
+                message: misspelled::with_suggestion(&error.to_string()),
             })?
         } else {
             let mut table: toml::Table = toml::from_str(text)
@@ -253,41 +251,42 @@ impl Job {
             }
             serde_path_to_error::deserialize(table).map_err(|error| JobError::Key {
                 key: error.path().to_string(),
-                message: misspelt::with_suggestion(error.inner().to_string().trim()),
+                message: misspelled::with_suggestion(error.inner().to_string().trim()),
             })?
         };
         job.validate()?;
         Ok(job)
     }
 
-    /// Returns the job with `overrides` (as of [`Job::parse`]) in the place of its values.
+    /// Returns the job with `overrides` applied, as in [`Job::parse`].
     ///
     /// # Errors
     ///
-    /// [`JobError`] names the first key that is wrong.
-    pub fn with(&self, overrides: &[String]) -> Result<Self, JobError> {
+    /// [`JobError`] names the first invalid key.
+    pub fn with_overrides(&self, overrides: &[String]) -> Result<Self, JobError> {
         let text = toml::to_string(self)
             .map_err(|error| JobError::Syntax { message: error.to_string() })?;
         Self::parse(&text, overrides)
     }
 
     fn validate(&self) -> Result<(), JobError> {
-        let refuse = |key, problem: String| Err(JobError::Value { key, problem });
+        let invalid = |key, problem: String| Err(JobError::Value { key, problem });
         if self.version != JOB_VERSION {
-            return refuse("version", format!("is {}: write {JOB_VERSION}", self.version));
+            return invalid("version", format!("must be {JOB_VERSION}, got {}", self.version));
         }
         if self.source.paths.is_empty() {
-            return refuse("source.paths", "is empty: name at least one file".to_owned());
+            return invalid("source.paths", "must not be empty".to_owned());
         }
         if self.source.query.is_none() && !self.source.tables.is_empty() {
-            return refuse("source.tables", "is for `source.query` alone: remove it".to_owned());
+            return invalid("source.tables", "requires `source.query`".to_owned());
         }
         if self.source.tables.keys().any(|name| name.eq_ignore_ascii_case("source")) {
-            let problem = "has a table named `source`, as the first one is: name it otherwise";
-            return refuse("source.tables", problem.to_owned());
+            let problem = "must not contain the name `source`, which is the main table";
+            return invalid("source.tables", problem.to_owned());
         }
         if self.output.sidecars.is_some() && self.task.kind == TaskKind::Embed {
-            return refuse("output.sidecars", "is for texts: remove it".to_owned());
+            let problem = "is not supported for `embed` tasks";
+            return invalid("output.sidecars", problem.to_owned());
         }
         let positive = [
             ("model.slots", self.model.slots),
@@ -297,35 +296,36 @@ impl Job {
         ];
         for (key, value) in positive {
             if value == Some(0) {
-                return refuse(key, "is 0: write a number above 0".to_owned());
+                return invalid(key, "must be above 0, got 0".to_owned());
             }
         }
         self.generation.validate()?;
         if self.task.long_audio != LongAudio::Sequential
             && let Some(key) = self.generation.sequential_key()
         {
-            let problem = "is for `task.long_audio = \"sequential\"` alone: remove it";
-            return refuse(key, problem.to_owned());
+            let problem = "requires `task.long_audio = \"sequential\"`";
+            return invalid(key, problem.to_owned());
         }
         if self.limits.audio_seconds.is_nan() || self.limits.audio_seconds <= 0.0 {
-            return refuse(
+            return invalid(
                 "limits.audio_seconds",
-                format!("is {}: write a duration above 0", self.limits.audio_seconds),
+                format!("must be above 0, got {}", self.limits.audio_seconds),
             );
         }
         if self.source.columns.messages.is_some() {
             let key = "source.columns.messages";
             if self.source.columns.text.is_some() {
-                return refuse(key, "and `text` both say what is asked: remove one".to_owned());
+                return invalid(key, "conflicts with `source.columns.text`: remove one".to_owned());
             }
             if !matches!(self.task.kind, TaskKind::Answer | TaskKind::Generate) {
-                return refuse(key, "is for `answer` and `generate` tasks: remove it".to_owned());
+                let problem = "is only supported for `answer` and `generate` tasks";
+                return invalid(key, problem.to_owned());
             }
         }
-        if let Some((key, kinds)) = self.task.useless_key() {
-            return refuse(key, format!("is for {kinds} tasks: remove it"));
+        if let Some((key, kinds)) = self.task.inapplicable_key() {
+            return invalid(key, format!("is only supported for {kinds} tasks"));
         }
-        let needed = match self.task.kind {
+        let missing = match self.task.kind {
             TaskKind::Caption => {
                 self.source.columns.image.is_none().then_some("source.columns.image")
             }
@@ -333,30 +333,27 @@ impl Job {
                 self.source.columns.audio.is_none().then_some("source.columns.audio")
             }
             TaskKind::Answer | TaskKind::Generate => (self.task.prompt.is_none()
-                && !self.source.columns.says_text())
+                && !self.source.columns.has_text())
             .then_some("source.columns.text"),
             TaskKind::Embed => None,
         };
-        if let Some(key) = needed {
+        if let Some(key) = missing {
             let kind = self.task.kind.as_str();
-            let also = if key.ends_with("text") { ", or give `task.prompt`" } else { "" };
-            return refuse(
-                key,
-                format!("is missing: a `{kind}` task needs it; name the column{also}"),
-            );
+            let unless = if key.ends_with("text") { " without `task.prompt`" } else { "" };
+            return invalid(key, format!("is required for `{kind}` tasks{unless}"));
         }
         if let Some(schedule) = &self.schedule {
             schedule.validate()?;
         }
         self.hooks.validate()?;
         if let Some((key, problem)) = self.reuse.problem() {
-            return refuse(key, problem);
+            return invalid(key, problem);
         }
         self.validate_embedding()
     }
 
-    /// Returns the prompt template: the job's, or its task's default; empty where a medium is
-    /// embedded.
+    /// Returns the prompt template: that of the job, else the default of the task. It is empty if images or
+    /// audio are embedded.
     #[must_use]
     pub fn prompt_template(&self) -> &str {
         match &self.task.prompt {
@@ -366,25 +363,24 @@ impl Job {
         }
     }
 
-    /// Returns, key by key, what decides the answers: the task, what is read, how it is decoded,
-    /// and the model's `revision`. Devices, slots and limits of memory are left out, because the
-    /// same answers follow from any of them.
+    /// Returns everything that determines the answers, by key: the task, the source, the decoding options and
+    /// the model's `revision`. Devices, slots and memory limits are left out, because they do not change
+    /// answers.
     ///
     /// # Panics
     ///
     /// Never: every part of a job is a plain JSON value.
     #[must_use]
     pub fn identity(&self, revision: &str) -> BTreeMap<String, serde_json::Value> {
-        let value = |part: serde_json::Result<serde_json::Value>| {
-            part.expect("a job is made of strings, numbers and lists")
-        };
+        let value =
+            |part: serde_json::Result<serde_json::Value>| part.expect("a job is plain JSON");
         let mut limits = serde_json::json!({
             "image_pixels": self.limits.image_pixels,
             "media_bytes": self.limits.media_bytes.0,
             "audio_seconds": self.limits.audio_seconds,
             "text_bytes": self.limits.text_bytes.0,
         });
-        // As below, what was not said stays out.
+        // Defaults are left out, as below.
         if !self.limits.damaged_media.is_default() {
             limits["damaged_media"] = value(serde_json::to_value(self.limits.damaged_media));
         }
@@ -404,7 +400,7 @@ impl Job {
             ("output.columns".to_owned(), value(serde_json::to_value(&self.output.columns))),
             ("output.span_rows".to_owned(), serde_json::json!(self.output.span_rows)),
         ]);
-        // What was not said stays out, so that outputs of before the key was there go on.
+        // Defaults are left out, so that outputs from before a key existed can be resumed.
         if let Some(format) = self.source.format {
             identity.insert("source.format".to_owned(), value(serde_json::to_value(format)));
         }
@@ -421,20 +417,20 @@ impl Job {
         identity
     }
 
-    /// Returns, key by key, what decides the answer to an input that is given, prompt and media: as
-    /// [`Job::identity`], without what decides the input, or what is written.
+    /// Returns everything that determines the answer to a given input (prompt and media), by key: the part
+    /// of [`Job::identity`] that is not about the source or the output.
     ///
     /// # Panics
     ///
-    /// Never, as there.
+    /// Never, as in [`Job::identity`].
     #[must_use]
     pub fn answer_identity(&self, revision: &str) -> BTreeMap<String, serde_json::Value> {
-        let asked = Self {
-            // Prompts are in the input as they are rendered.
+        let without_prompts = Self {
+            // The rendered prompts are part of the input.
             task: Task { prompt: None, system: None, ..self.task.clone() },
             ..self.clone()
         };
-        let mut identity = asked.identity(revision);
+        let mut identity = without_prompts.identity(revision);
         identity.retain(|key, _| {
             matches!(key.as_str(), "task" | "generation" | "embedding" | "limits")
                 || (key.starts_with("model.") && key != "model.bundle")
@@ -449,17 +445,17 @@ impl Job {
     }
 }
 
-/// Sets one `key=value` in `table`; tables on the way are made.
+/// Applies one `key=value` override to `table`; creates intermediate tables.
 fn set(table: &mut toml::Table, text: &str) -> Result<(), JobError> {
-    let refuse = || JobError::Override { text: text.to_owned() };
-    let (path, value) = text.split_once('=').ok_or_else(refuse)?;
-    // A value that is no TOML is meant as plain text, so that paths need no quotes.
+    let invalid = || JobError::Override { text: text.to_owned() };
+    let (path, value) = text.split_once('=').ok_or_else(invalid)?;
+    // A value that is not TOML is plain text, so that paths need no quotes.
     let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.to_owned()));
     let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(refuse)?;
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(invalid)?;
     let mut inner = table;
     for key in keys {
         let entry = inner.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));

@@ -1,5 +1,5 @@
-//! The on-disk records under `_legenda/` of an output, which stands for the folder beside it: the plan of
-//! spans and what is committed.
+//! The on-disk records of an output, under `_legenda/`: the manifest with the planned spans, and the ledger
+//! of committed spans. `_legenda/` stands for the folder next to the output, `OUT.legenda`.
 
 use std::collections::BTreeMap;
 
@@ -10,84 +10,83 @@ use crate::{
     span::{Fingerprint, Span, SpanId},
 };
 
-/// The version of the formats in this module; a reader refuses others.
+/// The version of the formats in this module; readers reject other versions.
 pub const LEDGER_VERSION: u32 = 2;
 
-/// What a run set out to do (`_legenda/plan.json`), fixed at its start.
+/// The manifest of a run (`_legenda/plan.json`), written at its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// [`LEDGER_VERSION`] of the writer.
+pub struct Manifest {
+    /// The [`LEDGER_VERSION`] of the writer.
     pub version: u32,
-    /// The job's fingerprint.
+    /// The fingerprint of the job.
     pub fingerprint: Fingerprint,
-    /// What the fingerprint was taken of, key by key, so that a refusal can name what differs.
+    /// The inputs of the fingerprint by key, so that an error can name the differences.
     pub identity: BTreeMap<String, serde_json::Value>,
-    /// The spans: those of files that earlier runs have done, then the others in the order of the input.
+    /// The spans: first those of files that earlier runs processed, then the others in input order.
     pub spans: Vec<Span>,
-    /// Committed spans that stay though they are none of these: their input has changed or gone, or
-    /// another job has answered them.
+    /// Committed spans that are kept although they are not in `spans`: their input changed or was deleted,
+    /// or another job answered them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptSpan>,
-    /// The columns that the files of the source were found to have, for the next run; the pipeline's.
+    /// The columns found in the source files, for the next run. The format is private to the pipeline.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub columns: serde_json::Value,
 }
 
-/// A committed span that stays.
+/// A committed span that is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptSpan {
-    /// Its name.
+    /// The name of the span.
     pub id: SpanId,
     /// The span.
     pub span: Span,
 }
 
-impl Plan {
-    /// Returns whether `entry` was made by the job of this plan, of whatever input.
+impl Manifest {
+    /// Returns whether the job of this manifest wrote `entry`, for any input.
     #[must_use]
     pub fn made(&self, entry: &LedgerEntry) -> bool {
         entry.span.id(&self.fingerprint) == entry.id
     }
 }
 
-/// The job of a run (`_legenda/job.json`), so that what it could not do can be tried again.
+/// The job of a run (`_legenda/job.json`), used to retry its rejects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredJob {
-    /// [`LEDGER_VERSION`] of the writer.
+    /// The [`LEDGER_VERSION`] of the writer.
     pub version: u32,
-    /// The folder that relative paths of the job are resolved against.
+    /// The folder for resolving relative paths of the job.
     pub base_dir: String,
-    /// The job, with what was given in the place of its values.
+    /// The job, with overrides applied.
     pub job: Job,
 }
 
-/// One committed span (`_legenda/ledger/<span>.json`), written after its part: the truth on resume.
+/// A committed span (`_legenda/ledger/<span>.json`), written after its part. Authoritative on resume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
-    /// [`LEDGER_VERSION`] of the writer.
+    /// The [`LEDGER_VERSION`] of the writer.
     pub version: u32,
-    /// The span's name.
+    /// The name of the span.
     pub id: SpanId,
     /// The span.
     pub span: Span,
-    /// Rows of the input.
+    /// The number of input rows.
     pub rows_in: u64,
-    /// Rows answered.
+    /// The number of answered rows.
     pub answers: u64,
-    /// Rows rejected, by code.
+    /// The number of rejected rows by code.
     pub rejects: BTreeMap<String, u64>,
-    /// Tokens generated for the answers.
+    /// The number of generated tokens.
     pub tokens_generated: u64,
-    /// The files of its answers: none when every row was rejected, and another for each retry that
-    /// answered some of its rejects.
+    /// The part files: none if every row was rejected, and one more for each retry that answered rejects.
     pub parts: Vec<CommittedFile>,
-    /// The file of its rejects, unless there are none.
+    /// The file with the rejects, if there are any.
     pub rejects_file: Option<CommittedFile>,
-    /// How often its rejects were tried again.
+    /// The number of retries of its rejects.
     #[serde(default)]
     pub retries: u32,
-    /// While a part is written again, with rejects in it that are answered now: the entry as it was
-    /// before, which counts until the part is the one that this entry names.
+    /// The previous entry while a retry rewrites a part with inline rejects. It is valid until the part is
+    /// the one that this entry names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<LedgerEntry>>,
 }
@@ -95,14 +94,14 @@ pub struct LedgerEntry {
 /// A file of a committed span.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedFile {
-    /// Where it lies in the output: `part-….parquet`, or among the rejects beside it:
+    /// The path in the output, `part-….parquet`, or in the folder next to it,
     /// `rejects/rejects-….parquet`.
     pub name: String,
-    /// Its rows.
+    /// The number of rows.
     pub rows: u64,
-    /// SHA-256 of its bytes, hex.
+    /// The SHA-256 of the file in hex.
     pub sha256: String,
-    /// The file of `_legenda/schemas/` with its Arrow schema, where its format has none itself.
+    /// The file in `_legenda/schemas/` with the Arrow schema, if the format does not store one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
 }
@@ -114,12 +113,12 @@ impl LedgerEntry {
         self.rejects.values().sum()
     }
 
-    /// Returns the files of the span, those of its answers first.
+    /// Returns the files of the span, parts first.
     pub fn files(&self) -> impl Iterator<Item = &CommittedFile> {
         self.parts.iter().chain(&self.rejects_file)
     }
 
-    /// Returns whether every input row is accounted for.
+    /// Returns whether every input row is answered or rejected.
     #[must_use]
     pub fn balances(&self) -> bool {
         self.rows_in == self.answers + self.n_rejects()

@@ -1,16 +1,17 @@
-//! The contracts of Legenda, which every other crate shares: the job file, the Arrow schemas of
-//! answers and rejects, spans and the ledger, units.
+//! The shared types of Legenda: the job file, the Arrow schemas of answers and rejects, spans, ledger
+//! records, and units.
 //!
-//! Nothing here reads a file, waits, or knows of ONNX Runtime.
+//! This crate does no I/O and does not depend on ONNX Runtime.
 //!
-//! - [`cron`]: when a scheduled job is due.
-//! - [`job`]: the job file, as a person writes it.
-//! - [`table`]: what a run writes: answers and rejects as Arrow schemas.
-//! - [`precision`]: how the weights of graphs are stored.
+//! - [`cron`]: cron patterns and time zones.
+//! - [`flag`]: the flags of answers.
+//! - [`job`]: the job file.
+//! - [`ledger`]: the on-disk records of committed spans.
+//! - [`precision`]: the precision of graph weights.
 //! - [`span`]: the unit of commit, its identity and its name.
-//! - [`ledger`]: the on-disk records of what is committed.
-//! - [`suggest`]: the name that a misspelt one was meant to be.
-//! - [`units`]: sizes with a unit, error budgets, periods.
+//! - [`suggest`]: suggestions for misspelled names.
+//! - [`table`]: the Arrow schemas of answers and rejects.
+//! - [`units`]: byte sizes, error budgets and durations.
 
 pub mod cron;
 pub mod flag;
@@ -24,7 +25,7 @@ pub mod units;
 
 use sha2::{Digest, Sha256};
 
-/// Returns the SHA-256 of `parts` as lower-case hex; each part is preceded by its length, so that
+/// Returns the SHA-256 of `parts` as lowercase hex. Each part is prefixed with its length, so that
 /// `["ab", "c"]` and `["a", "bc"]` differ.
 #[must_use]
 pub fn sha256_hex<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
@@ -36,7 +37,7 @@ pub fn sha256_hex<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     hex(hasher)
 }
 
-/// Ends a digest; returns it as lower-case hex.
+/// Finalizes a digest and returns it as lowercase hex.
 #[must_use]
 pub fn hex(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -47,9 +48,9 @@ mod tests {
     use super::sha256_hex;
 
     #[test]
-    fn digest_depends_on_where_parts_are_cut() {
-        let whole: [&[u8]; 2] = [b"ab", b"c"];
-        let moved: [&[u8]; 2] = [b"a", b"bc"];
-        assert_ne!(sha256_hex(whole), sha256_hex(moved));
+    fn the_digest_depends_on_part_boundaries() {
+        let first: [&[u8]; 2] = [b"ab", b"c"];
+        let second: [&[u8]; 2] = [b"a", b"bc"];
+        assert_ne!(sha256_hex(first), sha256_hex(second));
     }
 }

@@ -1,7 +1,7 @@
-//! How the weights of a model's graphs are stored, and which of it a job wants.
+//! The precision of graph weights, and the choice of a job.
 //!
-//! The names are those of transformers.js (`dtype`), whose repositories hold a graph in several
-//! precisions side by side: `model.onnx`, `model_fp16.onnx`, `model_q4.onnx`.
+//! The names are those of transformers.js (`dtype`), whose repositories contain a graph in several
+//! precisions: `model.onnx`, `model_fp16.onnx`, `model_q4.onnx`.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -11,30 +11,30 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-/// How the weights of a graph are stored.
+/// The precision of the weights of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Precision {
-    /// 32-bit floats: what the model was exported from.
+    /// 32-bit floats, the precision of the export.
     Fp32,
     /// 16-bit floats.
     Fp16,
-    /// 8-bit integers, their kind left to the exporter; also named `quantized`.
+    /// 8-bit integers, signed or unsigned as the exporter chose; also named `quantized`.
     Q8,
     /// Signed 8-bit integers.
     Int8,
     /// Unsigned 8-bit integers.
     Uint8,
-    /// 4-bit integers in blocks, the rest in 32-bit floats.
+    /// Blocks of 4-bit integers, the rest in 32-bit floats.
     Q4,
-    /// 4-bit integers in blocks, the rest in 16-bit floats.
+    /// Blocks of 4-bit integers, the rest in 16-bit floats.
     Q4f16,
     /// 4-bit floats of bitsandbytes.
     Bnb4,
 }
 
-/// A word that names no precision.
+/// An unknown precision.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is no precision: write one of {}", names())]
+#[error("invalid precision `{text}`: expected one of {}", names())]
 pub struct PrecisionError {
     text: String,
 }
@@ -44,8 +44,8 @@ fn names() -> String {
 }
 
 impl Precision {
-    /// Every precision, nearest to the original weights first: the order in which a job that names
-    /// none takes what is there.
+    /// Every precision, closest to the original weights first: the order of preference of a job that sets
+    /// none.
     pub const ALL: [Self; 8] = [
         Self::Fp32,
         Self::Fp16,
@@ -72,7 +72,7 @@ impl Precision {
         }
     }
 
-    /// Returns what follows a graph's name in its file name (transformers.js 4.3, `dtypes.js`).
+    /// Returns the suffix of the graph's file name (transformers.js 4.3, `dtypes.js`).
     #[must_use]
     pub fn suffix(self) -> &'static str {
         match self {
@@ -104,8 +104,8 @@ impl FromStr for Precision {
     }
 }
 
-/// Which precision a job wants its graphs in: `"q4"` for all of them, or
-/// `{ decoder_model_merged = "q4", embed_tokens = "fp16" }` for each by name.
+/// The precisions that a job chooses: `"q4"` for all graphs, or
+/// `{ decoder_model_merged = "q4", embed_tokens = "fp16" }` by graph name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrecisionChoice {
     all: Option<Precision>,
@@ -113,25 +113,26 @@ pub struct PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// Wants all graphs in one precision.
+    /// Chooses one precision for all graphs.
     #[must_use]
     pub fn all(precision: Precision) -> Self {
         Self { all: Some(precision), graphs: BTreeMap::new() }
     }
 
-    /// Returns what is wanted of a graph; `None` leaves it to [`Precision::ALL`]'s order.
+    /// Returns the precision chosen for a graph; `None` means the first available one of
+    /// [`Precision::ALL`].
     #[must_use]
-    pub fn of(&self, graph: &str) -> Option<Precision> {
+    pub fn for_graph(&self, graph: &str) -> Option<Precision> {
         self.graphs.get(graph).copied().or(self.all)
     }
 
-    /// Returns the graphs that are named.
+    /// Returns the graphs that the choice names.
     pub fn graphs(&self) -> impl Iterator<Item = &str> {
         self.graphs.keys().map(String::as_str)
     }
 }
 
-/// Reads `q4`, or `decoder_model_merged=q4,embed_tokens=fp16`.
+/// Parses `q4` or `decoder_model_merged=q4,embed_tokens=fp16`.
 impl FromStr for PrecisionChoice {
     type Err = PrecisionError;
 
@@ -147,14 +148,14 @@ impl FromStr for PrecisionChoice {
     }
 }
 
-/// Writes what [`FromStr`] reads; nothing for a choice that leaves all to the order.
+/// Formats the choice as [`FromStr`] parses it; the default choice is an empty string.
 impl fmt::Display for PrecisionChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(precision) = self.all {
             return precision.fmt(f);
         }
-        for (place, (graph, precision)) in self.graphs.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
+        for (idx, (graph, precision)) in self.graphs.iter().enumerate() {
+            let comma = if idx == 0 { "" } else { "," };
             write!(f, "{comma}{graph}={precision}")?;
         }
         Ok(())
@@ -180,7 +181,7 @@ impl<'de> Deserialize<'de> for PrecisionChoice {
             type Value = PrecisionChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a precision such as \"q4\", or a table with one for each graph")
+                f.write_str("a precision such as \"q4\", or a table of precisions by graph")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -229,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn one_word_is_for_all_graphs_and_a_table_for_those_it_names() {
+    fn a_string_applies_to_all_graphs_and_a_table_to_the_named_ones() {
         let all = read(r#"precision = "quantized""#).unwrap();
-        assert_eq!(all.of("model"), Some(Precision::Q8));
+        assert_eq!(all.for_graph("model"), Some(Precision::Q8));
         let some = read(r#"precision = { decoder_model_merged = "q4", x = "fp16" }"#).unwrap();
-        assert_eq!(some.of("decoder_model_merged"), Some(Precision::Q4));
-        assert_eq!(some.of("embed_tokens"), None);
+        assert_eq!(some.for_graph("decoder_model_merged"), Some(Precision::Q4));
+        assert_eq!(some.for_graph("embed_tokens"), None);
         for choice in [all, some] {
             assert_eq!(choice.to_string().parse(), Ok(choice.clone()));
             let text = serde_json::to_string(&choice).unwrap();
@@ -243,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_told_what_there_is() {
+    fn an_unknown_precision_lists_the_valid_ones() {
         for text in [r#"precision = "f16""#, r#"precision = { model = "f16" }"#] {
             let message = read(text).unwrap_err();
-            assert!(message.contains("`f16` is no precision"), "{message}");
+            assert!(message.contains("invalid precision `f16`"), "{message}");
             assert!(message.contains("fp32, fp16, q8, int8"), "{message}");
         }
         assert!(read("precision = 4").unwrap_err().contains("such as \"q4\""));

@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::sha256_hex;
 
-/// One input file as it was when the run was planned.
+/// An input file at the time of planning.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SourceObject {
-    /// Where it lies: an absolute path, or a URL.
+    /// The absolute path or URL.
     pub path: String,
-    /// Its size.
+    /// The size.
     pub size_bytes: u64,
-    /// When it was last changed, in nanoseconds since 1970; with the size it tells a changed file.
+    /// The modification time in Unix nanoseconds; with the size, it identifies a changed file.
     pub modified_ns: u64,
-    /// What an object store calls this version of it.
+    /// The ETag of this version in an object store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
 }
@@ -23,32 +23,32 @@ pub struct SourceObject {
 pub struct Span {
     /// The file.
     pub object: SourceObject,
-    /// Which row group of the file.
+    /// The index of the row group.
     pub row_group: usize,
-    /// The first row, counted within the row group.
+    /// The first row, relative to the row group.
     pub row_start: usize,
-    /// How many rows.
+    /// The number of rows.
     pub n_rows: usize,
-    /// The row of the file that `row_start` is, for messages.
+    /// The row of the file at `row_start`, for messages.
     pub file_row_start: u64,
 }
 
-/// The name of a span: part of its part's file name and the key of its ledger entry.
+/// The name of a span, used in the file name of its part and as the key of its ledger entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SpanId(String);
 
-/// Longest piece of a file's own name in a span's name.
+/// The maximum number of characters of the file name in the name of a span.
 const STEM_CHARS_MAX: usize = 40;
-/// Hex digits of the digest in a span's name: 64 bits, so that a clash among a million spans has a
-/// probability below 1e-7.
+/// The number of hex digits of the digest in the name of a span: 64 bits, so that the collision probability
+/// among a million spans is below 1e-7.
 const DIGEST_CHARS: usize = 16;
 
 impl Span {
-    /// Returns the span's name under the job fingerprint `fingerprint`.
+    /// Returns the name of the span for a job with `fingerprint`.
     ///
-    /// Names of the spans of one file sort in row order; the digest covers the whole identity, so
-    /// a changed file or another job gives another name.
+    /// The names of the spans of one file sort in row order. The digest covers the whole identity, so a
+    /// changed file or another job gives another name.
     #[must_use]
     pub fn id(&self, fingerprint: &Fingerprint) -> SpanId {
         let stem: String = std::path::Path::new(&self.object.path)
@@ -83,7 +83,7 @@ impl Span {
         ))
     }
 
-    /// Returns which row of the file stands at `position` of the row group, a row of the span.
+    /// Returns the row of the file at `position` in the row group; `position` must be in the span.
     #[must_use]
     pub fn file_row(&self, position: usize) -> u64 {
         self.file_row_start + (position - self.row_start) as u64
@@ -110,15 +110,15 @@ impl std::fmt::Display for SpanId {
     }
 }
 
-/// The digest of everything about a job that decides its answers (see [`crate::job::Job`]).
+/// The digest of everything in a job that determines its answers (see [`crate::job::Job::identity`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// Takes the digest of `parts`.
+    /// Creates a fingerprint from `parts`.
     #[must_use]
-    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(sha256_hex(parts))
     }
 
@@ -144,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn name_tells_the_place_and_changes_with_the_identity() {
-        let job = Fingerprint::of([b"job".as_slice()]);
+    fn the_name_contains_the_position_and_changes_with_the_identity() {
+        let job = Fingerprint::from_parts([b"job".as_slice()]);
         let name = span(1, 20).id(&job);
         assert!(name.as_str().starts_with("a_b-g00002-r000000020-"), "{name}");
         assert_eq!(name, span(1, 20).id(&job));
         assert_ne!(name, span(2, 20).id(&job));
-        assert_ne!(name, span(1, 20).id(&Fingerprint::of([b"other".as_slice()])));
+        assert_ne!(name, span(1, 20).id(&Fingerprint::from_parts([b"other".as_slice()])));
     }
 }

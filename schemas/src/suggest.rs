@@ -1,9 +1,9 @@
-//! Suggestions for misspelt names: keys, enum values, columns, filters, models.
+//! Suggestions for misspelled names: keys, enum values, columns, filters, models.
 
-/// Returns the candidate that is closest to `name`, if it is close enough to be what was meant.
+/// Returns the candidate closest to `name`, if one is close enough.
 ///
-/// A candidate is close if a third of the longer of `name` and 3 letters, or fewer, must be edited
-/// (the rule of rustc), without regard to case, or if one is the beginning of the other.
+/// A candidate is close if its edit distance is at most `max(name.len(), 3) / 3`, ignoring case (the rule
+/// of rustc), or if one is a prefix of the other.
 #[must_use]
 pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const PREFIX_CHARS_MIN: usize = 3;
@@ -20,8 +20,8 @@ pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     rated.min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
 }
 
-/// Returns a question for the end of an error message, or nothing where no candidate is close:
-/// "; did you mean `kind`?".
+/// Returns a suffix for an error message, such as "; did you mean `kind`?", or an empty string if no
+/// candidate is close.
 #[must_use]
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     closest(name, candidates).map_or_else(String::new, |found| format!("; did you mean `{found}`?"))
@@ -32,7 +32,7 @@ mod tests {
     use super::{closest, did_you_mean};
 
     #[test]
-    fn the_closest_of_the_close_is_found() {
+    fn the_closest_candidate_is_found() {
         let names = ["kind", "prompt", "system", "language", "max_new_tokens", "\u{554f}\u{984c}"];
         for (name, expected) in [
             ("knid", Some("kind")),

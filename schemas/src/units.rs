@@ -1,36 +1,38 @@
-//! Quantities a person writes with their unit: sizes in bytes, error budgets, periods.
+//! Quantities with units, as in job files: byte sizes, error budgets and durations.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A text that is no quantity of the wanted kind.
+/// An invalid quantity.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UnitError {
-    /// Not a size in bytes.
-    #[error("`{text}` is no size: write a number and a unit, such as \"512MiB\" or \"2GiB\"")]
+    /// The size is invalid.
+    #[error("invalid size `{text}`: expected a number and a unit, such as \"512MiB\" or \"2GiB\"")]
     ByteSize {
-        /// What was written.
+        /// The input.
         text: String,
     },
-    /// Not a period.
-    #[error("`{text}` is no period: write a number and a unit, such as \"90s\", \"5m\" or \"6h\"")]
-    Period {
-        /// What was written.
-        text: String,
-    },
-    /// Not an error budget.
+    /// The duration is invalid.
     #[error(
-        "`{text}` is no error budget: write a share such as \"5%\" or a number of rows such as \"200\""
+        "invalid duration `{text}`: expected a number and a unit, such as \"90s\", \"5m\" or \"6h\""
+    )]
+    Period {
+        /// The input.
+        text: String,
+    },
+    /// The error budget is invalid.
+    #[error(
+        "invalid error budget `{text}`: expected a percentage (\"5%\") or a number of rows (\"200\")"
     )]
     ErrorBudget {
-        /// What was written.
+        /// The input.
         text: String,
     },
 }
 
-/// A size in bytes, written like `512MiB`, `2GiB`, `64KB` or `1000`.
+/// A size in bytes, such as `512MiB`, `2GiB`, `64KB` or `1000`.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -38,7 +40,7 @@ pub enum UnitError {
 #[schemars(with = "String")]
 pub struct ByteSize(pub u64);
 
-/// Binary (IEC 80000-13) units first, so that `Display` picks them; decimal (SI) ones are read too.
+/// Binary (IEC 80000-13) units first, so that `Display` uses them; decimal (SI) units are only parsed.
 const BYTE_UNITS: [(&str, u64); 8] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -71,11 +73,14 @@ impl FromStr for ByteSize {
             .or_else(|| Some((upper.strip_suffix('B')?, 1)))
             .unwrap_or((upper.as_str(), 1));
         let digits = digits.trim();
-        if let Ok(whole) = digits.parse::<u64>() {
-            return whole.checked_mul(factor).map(Self).ok_or_else(error);
+        if let Ok(value) = digits.parse::<u64>() {
+            return value.checked_mul(factor).map(Self).ok_or_else(error);
         }
         let value: f64 = digits.parse().map_err(|_| error())?;
-        #[expect(clippy::cast_precision_loss, reason = "a size need not be exact to the byte here")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a fractional size need not be exact to the byte"
+        )]
         let bytes = value * factor as f64;
         if !(0.0..9e15).contains(&bytes) {
             return Err(error());
@@ -96,7 +101,7 @@ impl fmt::Display for ByteSize {
                 if self.0.is_multiple_of(*factor) {
                     return write!(f, "{}{unit}", self.0 / factor);
                 }
-                #[expect(clippy::cast_precision_loss, reason = "shown with one decimal only")]
+                #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
                 return write!(f, "{:.1}{unit}", self.0 as f64 / *factor as f64);
             }
         }
@@ -113,7 +118,7 @@ impl TryFrom<String> for ByteSize {
 }
 
 impl From<ByteSize> for String {
-    /// Writes the size so that it is read as the same, where `Display` may round.
+    /// Formats the size exactly; `Display` may round.
     fn from(size: ByteSize) -> Self {
         let exact = BYTE_UNITS[..4].iter().find(|(_, factor)| size.0.is_multiple_of(*factor));
         match exact.filter(|_| size.0 > 0) {
@@ -123,7 +128,8 @@ impl From<ByteSize> for String {
     }
 }
 
-/// How many rows may be rejected before a run stops: a share (`"5%"`) or a number of rows (`"200"`).
+/// The maximum number of rejected rows before a run stops: a percentage (`"5%"`) or a number of rows
+/// (`"200"`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -135,7 +141,7 @@ pub enum ErrorBudget {
 }
 
 impl ErrorBudget {
-    /// Returns how many rejects a run over `rows_in` rows may have.
+    /// Returns the maximum number of rejects of a run over `rows_in` rows.
     #[must_use]
     pub fn rows_max(self, rows_in: u64) -> u64 {
         match self {
@@ -189,19 +195,19 @@ impl From<ErrorBudget> for String {
     }
 }
 
-/// Returns a count with its noun: `1 row`, `2 rows`.
+/// Formats a count with its noun: `1 row`, `2 rows`.
 #[must_use]
 pub fn counted(n: u64, noun: &str) -> String {
     counted_as(n, noun, &format!("{noun}s"))
 }
 
-/// Returns a count with the `singular` or `plural` of its noun: `1 row was`, `2 rows were`.
+/// Formats a count with the `singular` or `plural` of its noun: `1 row was`, `2 rows were`.
 #[must_use]
 pub fn counted_as(n: u64, singular: &str, plural: &str) -> String {
     format!("{n} {}", if n == 1 { singular } else { plural })
 }
 
-/// Returns a share as a percentage, with a decimal only where it is not whole: `25 %`, `12.5 %`.
+/// Formats a share as a percentage, with one decimal if it is not an integer: `25 %`, `12.5 %`.
 #[must_use]
 pub fn percent(share: f64) -> String {
     let tenths = (share * 1000.0).round();
@@ -212,7 +218,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// A length of time in whole seconds, written like `90s`, `5m`, `6h`, `2d` or `1h30m`.
+/// A duration in whole seconds, such as `90s`, `5m`, `6h`, `2d` or `1h30m`.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -223,13 +229,13 @@ pub struct Period(pub u64);
 const PERIOD_UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 impl Period {
-    /// Returns `n` seconds.
+    /// Returns a duration of `n` seconds.
     #[must_use]
     pub const fn seconds(n: u64) -> Self {
         Self(n)
     }
 
-    /// Returns it as the standard library has it.
+    /// Converts to the standard library's type.
     #[must_use]
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0)
@@ -243,7 +249,7 @@ impl FromStr for Period {
         let error = || UnitError::Period { text: text.to_owned() };
         let mut seconds = 0_u64;
         let mut rest = text.trim();
-        // A unit may come once, the larger before the smaller.
+        // Each unit may occur once, larger units first.
         let mut units = PERIOD_UNITS.iter();
         while !rest.is_empty() {
             let at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
@@ -256,9 +262,9 @@ impl FromStr for Period {
                 .ok_or_else(error)?;
             rest = rest[at + unit.len_utf8()..].trim_start();
         }
-        // More than a hundred years is a slip of the pen, and more than instants can be moved by.
-        let is_written = !text.trim().is_empty() && seconds <= 36_525 * 86_400;
-        is_written.then_some(Self(seconds)).ok_or_else(error)
+        // More than a hundred years is a typo, and overflows time arithmetic.
+        let is_valid = !text.trim().is_empty() && seconds <= 36_525 * 86_400;
+        is_valid.then_some(Self(seconds)).ok_or_else(error)
     }
 }
 
@@ -296,15 +302,15 @@ mod tests {
     use super::{ByteSize, ErrorBudget, Period, counted, counted_as, percent};
 
     proptest! {
-        /// `1028MiB` was written into a stored job as `1.0GiB`, and read from there as 1024 MiB.
+        /// Regression: a stored job contained `1.0GiB` for `1028MiB`, which reads back as 1024 MiB.
         #[test]
-        fn sizes_are_written_as_they_are(n in 0_u64..1 << 20, shift in 0_u32..4, more in 0_u64..3) {
+        fn sizes_round_trip(n in 0_u64..1 << 20, shift in 0_u32..4, more in 0_u64..3) {
             let size = ByteSize((n << (10 * shift)) + more);
             prop_assert_eq!(String::from(size).parse::<ByteSize>().unwrap(), size);
         }
 
         #[test]
-        fn whole_sizes_survive_display(n in 0_u64..1 << 20, shift in 0_u32..4) {
+        fn exact_sizes_survive_display(n in 0_u64..1 << 20, shift in 0_u32..4) {
             let size = ByteSize(n << (10 * shift));
             let shown = size.to_string();
             if !shown.contains('.') {
@@ -315,13 +321,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn periods_survive_display(seconds in 0_u64..10_000_000) {
+        fn durations_survive_display(seconds in 0_u64..10_000_000) {
             prop_assert_eq!(Period(seconds).to_string().parse::<Period>().unwrap(), Period(seconds));
         }
     }
 
     #[test]
-    fn periods_have_units() {
+    fn durations_need_units() {
         for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("2d 1s", 172_801)] {
             assert_eq!(text.parse::<Period>().unwrap().0, seconds, "{text}");
         }
@@ -331,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_with_binary_and_decimal_units() {
+    fn sizes_have_binary_or_decimal_units() {
         for (text, bytes) in
             [("2GiB", 2 << 30), ("1.5 MiB", 3 << 19), ("64kb", 64_000), ("12", 12), ("7B", 7)]
         {
@@ -343,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_have_their_plural_and_shares_no_empty_decimals() {
+    fn counts_are_pluralized_and_shares_have_no_empty_decimals() {
         assert_eq!((counted(1, "row"), counted(0, "row")), ("1 row".into(), "0 rows".into()));
         assert_eq!(counted_as(2, "row was", "rows were"), "2 rows were");
         for (share, text) in [(0.25, "25 %"), (0.125, "12.5 %"), (0.99999, "100 %"), (0.0, "0 %")] {
@@ -352,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn budgets_are_shares_or_rows() {
+    fn budgets_are_percentages_or_rows() {
         assert_eq!("5%".parse::<ErrorBudget>().unwrap().rows_max(1000), 50);
         assert_eq!("7".parse::<ErrorBudget>().unwrap().rows_max(1000), 7);
         assert!("101%".parse::<ErrorBudget>().is_err());

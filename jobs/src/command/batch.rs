@@ -23,65 +23,63 @@ use legenda_schemas::{
 use serde_json::{Value, json};
 
 use super::{
-    bundle_failure, ledger_failure, open_bundle, open_hub, open_runtime, plan_job, print,
-    run::{Execution, Ready, execute_loaded, listen_for_large_files, load, start_threads},
-    tell,
+    bundle_failure, eprint, ledger_failure, open_bundle, open_hub, open_runtime, plan_job, print,
+    run::{Execution, LoadedModel, execute_loaded, listen_for_large_files, load, start_threads},
 };
 use crate::{
     cli::BatchArgs,
     failure::{Exit, Failure},
 };
 
-/// Answers the requests of a batch file, by a job for each group that is answered alike, and puts the
-/// responses together: one for every line. What is done is not done again.
+/// Answers the requests of a batch file. Each group of requests with the same parameters runs as one
+/// job; the output has one response per line of the input. Finished work is not repeated.
 pub(crate) fn batch(args: &BatchArgs) -> Result<Exit, Failure> {
     let input = if is_url(&args.input) {
         args.input.clone()
     } else {
         let path = Path::new(&args.input).canonicalize();
-        let path = path.with_context(|| format!("cannot read the batch file `{}`", args.input));
+        let path = path.with_context(|| format!("failed to read the batch file `{}`", args.input));
         path.map_err(Failure::config)?.to_string_lossy().into_owned()
     };
     let requests = Requests::read(&input).map_err(batch_failure)?;
     announce(&requests, &args.model);
     let mut responses: BTreeMap<i64, String> = BTreeMap::new();
     for (line, refused) in &requests.refused {
-        let error = error_line(*line, refused.custom_id.as_ref(), &refused.refusal);
-        responses.insert(*line, error);
+        let response = error_line(*line, refused.custom_id.as_ref(), &refused.refusal);
+        responses.insert(*line, response);
     }
     if let Some(exit) = answer(args, &requests, &mut responses)? {
         return Ok(exit);
     }
     write(&args.out, responses.values())
-        .with_context(|| format!("cannot write `{}`", args.out.display()))
+        .with_context(|| format!("failed to write `{}`", args.out.display()))
         .map_err(Failure::resumable)?;
     print(&format!("{} in {}", counted(responses.len() as u64, "response"), args.out.display()));
     Ok(Exit::Done)
 }
 
-/// Says what the file asks for and gets otherwise.
+/// Prints notes about requests for other models and duplicate ids.
 fn announce(requests: &Requests, model: &str) {
     let others = requests.models.iter().filter(|(name, _)| *name != model);
     let names: Vec<String> = others.clone().take(3).map(|(name, _)| format!("`{name}`")).collect();
     if !names.is_empty() {
         let n_requests: usize = others.map(|(_, n)| n).sum();
         let more = if names.len() < requests.models.len() { ", …" } else { "" };
-        tell(&format!(
-            "note: {} another model ({}{more}), answered by `{model}`",
+        eprint(&format!(
+            "note: {} another model ({}{more}); `{model}` answers them",
             counted_as(n_requests as u64, "request names", "requests name"),
             names.join(", "),
         ));
     }
     if requests.n_repeated_names > 0 {
-        tell(&format!(
-            "warning: {} the `custom_id` of one before; each line has its own response, in the \
-             order of the file",
-            counted_as(requests.n_repeated_names as u64, "request has", "requests have"),
+        eprint(&format!(
+            "warning: {} the `custom_id` of an earlier one; responses are in the order of the input",
+            counted_as(requests.n_repeated_names as u64, "request repeats", "requests repeat"),
         ));
     }
 }
 
-/// Answers the requests of all groups; returns how the program ends if it ends before.
+/// Answers the requests of all groups; returns the exit code if a run ends early.
 fn answer(
     args: &BatchArgs,
     requests: &Requests,
@@ -98,7 +96,7 @@ fn answer(
     let hub = open_hub(args.offline);
     let precision = first.model.precision.unwrap_or_default();
     let bundle = open_bundle(&args.model, Path::new("."), precision, &hub)
-        .map_err(|error| bundle_failure(error, "`--model` cannot be used", &args.model))?;
+        .map_err(|error| bundle_failure(error, "invalid `--model`", &args.model))?;
     let runtime = open_runtime(args.offline, first.model.threads)?;
     let mut failed: Option<Failure> = None;
     let mut n_answered = 0;
@@ -108,12 +106,12 @@ fn answer(
             n_answered += 1;
             continue;
         }
-        let tables = sibling(&args.out, "requests");
+        let tables = work_path(&args.out, "requests");
         let table = requests.write_table(group, &tables).map_err(batch_failure)?;
         match answer_group(args, &table, group, &runtime, responses)? {
-            Answered::Done => n_answered += 1,
-            Answered::Ended(exit) => return Ok(Some(exit)),
-            Answered::Refused(failure) => {
+            GroupOutcome::Done => n_answered += 1,
+            GroupOutcome::Ended(exit) => return Ok(Some(exit)),
+            GroupOutcome::LoadFailed(failure) => {
                 let refusal = Refusal {
                     code: "model_cannot".to_owned(),
                     param: None,
@@ -125,30 +123,30 @@ fn answer(
         }
     }
     match failed {
-        // A failure in every group is not caused by one request.
+        // If every group fails, the cause is not a single request.
         Some(failure) if n_answered == 0 => Err(failure),
         _ => Ok(None),
     }
 }
 
-/// What became of a group.
-enum Answered {
-    /// Its requests have responses.
+/// The outcome of a group.
+enum GroupOutcome {
+    /// Every request has a response.
     Done,
-    /// The run ended before.
+    /// The run ended early.
     Ended(Exit),
-    /// The model cannot be loaded so.
-    Refused(Failure),
+    /// The model cannot be loaded with the group's parameters.
+    LoadFailed(Failure),
 }
 
-/// Runs the job of a group and takes in its responses.
+/// Runs the job of a group and collects its responses.
 fn answer_group(
     args: &BatchArgs,
     table: &Path,
     group: &Group,
     runtime: &Runtime,
     responses: &mut BTreeMap<i64, String>,
-) -> Result<Answered, Failure> {
+) -> Result<GroupOutcome, Failure> {
     let job = job(args, table, group)?;
     let scope = PlanScope { limit: None, overwrite: args.overwrite };
     let checked = plan_job(job, PathBuf::from("."), scope, args.offline)?;
@@ -161,21 +159,21 @@ fn answer_group(
     let executor = start_threads()?;
     let model = match load(runtime, &checked.plan, &checked.bundle) {
         Ok(model) => model,
-        Err(failure) => return Ok(Answered::Refused(failure)),
+        Err(failure) => return Ok(GroupOutcome::LoadFailed(failure)),
     };
     let execution = Execution {
         offline: args.offline,
         overwrite: args.overwrite,
         stale: Stale::Refuse,
         retry: None,
-        shown: &args.shown,
+        args: &args.execution,
     };
-    match execute_loaded(executor, checked, Ready { runtime, model, start }, execution)? {
+    match execute_loaded(executor, checked, LoadedModel { runtime, model, start }, execution)? {
         Exit::Done => {}
-        exit => return Ok(Answered::Ended(exit)),
+        exit => return Ok(GroupOutcome::Ended(exit)),
     }
     group.collect(&output, &args.model, responses).map_err(batch_failure)?;
-    Ok(Answered::Done)
+    Ok(GroupOutcome::Done)
 }
 
 fn batch_failure(error: BatchError) -> Failure {
@@ -186,7 +184,7 @@ fn batch_failure(error: BatchError) -> Failure {
     }
 }
 
-/// Says whether the model can answer the requests of a group at all.
+/// Checks that the model supports the requests of a group.
 fn check_model(bundle: &Bundle, group: &Group) -> Result<(), Refusal> {
     let refuse = |param: &str, message: String| Refusal {
         code: "model_cannot".to_owned(),
@@ -196,7 +194,7 @@ fn check_model(bundle: &Bundle, group: &Group) -> Result<(), Refusal> {
     let supported: Result<(), BundleError> = bundle.supports(kind(group));
     supported.map_err(|error| refuse("url", error.to_string()))?;
     if group.has_images && !bundle.modalities().image {
-        let message = format!("the model `{}` takes no images", bundle.name());
+        let message = format!("the model `{}` does not accept images", bundle.name());
         return Err(refuse("messages", message));
     }
     Ok(())
@@ -211,18 +209,18 @@ fn kind(group: &Group) -> TaskKind {
     }
 }
 
-/// Returns a path in the folder beside the responses, which keeps the work done so far.
-fn sibling(out: &Path, name: &str) -> PathBuf {
+/// Returns a path in the work folder next to the responses.
+fn work_path(out: &Path, name: &str) -> PathBuf {
     let mut folder = out.as_os_str().to_owned();
     folder.push(BESIDE);
     Path::new(&folder).join(name)
 }
 
-/// Makes the job of a group, over its table.
+/// Builds the job of a group over its table.
 fn job(args: &BatchArgs, table: &Path, group: &Group) -> Result<Job, Failure> {
     let is_embedding = group.endpoint == Endpoint::Embeddings;
-    let asked = group.asked_column();
-    let mut columns = json!({asked: asked});
+    let column = group.input_column();
+    let mut columns = json!({column: column});
     if !is_embedding {
         columns["seed"] = Value::from("seed");
     }
@@ -237,29 +235,29 @@ fn job(args: &BatchArgs, table: &Path, group: &Group) -> Result<Job, Failure> {
         "task": task,
         "source": {"paths": [table.to_string_lossy()], "format": "parquet", "columns": columns},
         "model": {"bundle": args.model},
-        // Requests are answered or refused one by one, however many are.
+        // Requests fail one by one, so no number of rejects stops the run.
         "limits": {"error_budget": "100%"},
         "output": {
-            "path": sibling(&args.out, &group.name()).to_string_lossy(),
+            "path": work_path(&args.out, &group.name()).to_string_lossy(),
             "columns": ["line", "index"],
         },
     });
     if !is_embedding {
         job["generation"] = serde_json::from_str(&group.parameters)
-            .context("the parameters of a request")
-            .map_err(Failure::fault)?;
+            .context("failed to parse the parameters of a request")
+            .map_err(Failure::internal)?;
     }
     let job: Job = serde_json::from_value(job)
-        .context("the parameters of a request are not a job's")
-        .map_err(Failure::fault)?;
-    job.with(&args.overrides).map_err(Failure::config)
+        .context("failed to build a job from the parameters of a request")
+        .map_err(Failure::internal)?;
+    job.with_overrides(&args.overrides).map_err(Failure::config)
 }
 
-/// Writes lines to a file that appears whole.
+/// Writes lines to a file atomically.
 fn write<'a>(path: &Path, lines: impl Iterator<Item = &'a String>) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = path.with_file_name(format!(".{name}.unfinished"));
-    // What a program that was killed has left, or a link that somebody has put there.
+    // Remove a leftover of a killed process, or a planted link.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -12,14 +12,14 @@ use legenda_schemas::{
     units::counted,
 };
 
-use super::{check_job, ledger_failure, open_runtime, print, tell};
+use super::{check_job, eprint, ledger_failure, open_runtime, print};
 use crate::{
     cli::JobArgs,
     failure::{Exit, Failure},
     summary,
 };
 
-/// Checks a job and prints what it would do.
+/// Checks a job and prints its plan.
 pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let checked = check_job(args, false)?;
     let plan = &checked.plan;
@@ -31,29 +31,29 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     print(&format!("task       {}", plan.job.task.kind.as_str()));
     match &plan.embedding {
         None => {
-            let none = "none: the model reads no text";
+            let none = "none: the model has no text input";
             let prompt = if plan.reads_text { plan.given_prompt() } else { none };
             print(&format!("prompt     {prompt}"));
         }
         Some(embedding) => match embedding.input {
             EmbeddingInput::Image => print("embeds     images"),
-            EmbeddingInput::Audio => print("embeds     sounds"),
+            EmbeddingInput::Audio => print("embeds     audio"),
             EmbeddingInput::Text => {
                 let template = plan.given_prompt();
-                print(&format!("embeds     texts: {}{template}", embedding.prefix));
+                print(&format!("embeds     text: {}{template}", embedding.prefix));
             }
         },
     }
     match plan.first_row() {
         Ok(None) => {}
         Ok(Some(first)) => {
-            let asked = first.system.into_iter().chain([first.prompt]).collect::<Vec<_>>();
-            print(&format!("first row  {}", one_line(&asked.join(" · "))));
+            let texts = first.system.into_iter().chain([first.prompt]).collect::<Vec<_>>();
+            print(&format!("first row  {}", one_line(&texts.join(" · "))));
         }
         Err(error @ FirstRowError::Template { .. }) => {
             return Err(Failure::config(error));
         }
-        Err(error) => tell(&format!("warning: {error}")),
+        Err(error) => eprint(&format!("warning: {error}")),
     }
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
@@ -77,21 +77,21 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     match output.check_job(&plan.ledger, Stale::Refuse) {
         Ok(()) => {}
-        Err(error @ LedgerError::OtherJob { .. }) => tell(&format!("warning: {error}")),
+        Err(error @ LedgerError::OtherJob { .. }) => eprint(&format!("warning: {error}")),
         Err(error) => return Err(ledger_failure(error)),
     }
     if let Some(schedule) = &plan.job.schedule {
         let next = schedule.cron.next_after(Utc::now(), schedule.time_zone);
-        let next = next.map_or("never".to_owned(), |next| schedule.time_zone.show(next));
+        let next = next.map_or("never".to_owned(), |next| schedule.time_zone.format(next));
         print(&format!("schedule   {} {}: next {next}", schedule.cron, schedule.time_zone));
     }
     Ok(Exit::Done)
 }
 
-/// The most characters of a text that are printed.
+/// The maximum number of characters printed of a text.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// Returns a text in one line, shortened.
+/// Returns a text on one line, shortened.
 fn one_line(text: &str) -> String {
     let line = text.lines().map(str::trim_end).collect::<Vec<_>>().join("⏎");
     shortened(&line, SHOWN_CHARS_MAX).into_owned()

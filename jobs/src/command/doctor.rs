@@ -10,7 +10,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Prints what the program found on this machine.
+/// Prints the environment of this machine.
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let cache_dir = RuntimeOptions::from_env().cache_dir;
     let mut findings = vec![
@@ -29,7 +29,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     }
     findings.push(("hub", Value::from(hub.endpoint)));
     findings.push(("hub token", Value::from(if hub.token.is_some() { "set" } else { "none" })));
-    let embedded = Bundle::open(&BundleSource::Embedded).map_err(Failure::fault)?;
+    let embedded = Bundle::open(&BundleSource::Embedded).map_err(Failure::internal)?;
     findings.push((
         "embedded model",
         Value::from(format!("{} (revision {})", embedded.name(), &embedded.revision()[..12])),
@@ -73,7 +73,7 @@ fn runtime_findings(runtime: &Runtime) -> Vec<(&'static str, Value)> {
     findings
 }
 
-/// Describes the memory of the machine, or of the control group where that is less.
+/// Describes the memory of the machine, or of the cgroup if that is less.
 fn memory() -> String {
     let Ok(mut system) = sysinfo::System::new() else { return "unknown".to_owned() };
     system.refresh_memory();

@@ -7,6 +7,7 @@ use legenda_pipeline::{
     ledger::OutputFiles,
     store::Folder,
 };
+use legenda_schemas::units::counted;
 use serde_json::json;
 
 use super::{ledger_failure, print};
@@ -15,7 +16,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Measures the answers of an output, or of two.
+/// Scores the answers of one output, or compares two.
 pub(crate) fn eval(args: &EvalArgs) -> Result<Exit, Failure> {
     let rows = read(&args.output, args)?;
     let Some(other) = &args.compare else {
@@ -36,8 +37,8 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<Exit, Failure> {
         }
     }
     if first.is_empty() {
-        let none = anyhow::anyhow!("`{}` and `{other}` have no row in common", args.output);
-        return Err(Failure::config(none).hint("name the column that tells rows apart by `--id`"));
+        let error = anyhow::anyhow!("`{}` and `{other}` have no rows in common", args.output);
+        return Err(Failure::config(error).hint("pass `--id COLUMN` to match rows by key"));
     }
     show_comparison(&first, &second, (n_first_only, others.len()), args);
     Ok(Exit::Done)
@@ -53,11 +54,11 @@ fn read(location: &str, args: &EvalArgs) -> Result<HashMap<Key, Pair>, Failure> 
         _ => Failure::config(error),
     })?;
     if rows.is_empty() {
-        let none = anyhow::anyhow!(
-            "`{location}` has no row with a right answer in `{}`: nothing can be measured",
+        let error = anyhow::anyhow!(
+            "`{location}` has no row with a reference answer in `{}`",
             args.reference
         );
-        return Err(Failure::config(none));
+        return Err(Failure::config(error));
     }
     Ok(rows)
 }
@@ -74,55 +75,57 @@ fn unanswered(pairs: &[Pair]) -> usize {
 
 fn show_scores(pairs: &[Pair], as_json: bool) {
     let scores = eval::scores(pairs);
-    let unanswered = unanswered(pairs);
+    let n_unanswered = unanswered(pairs);
     if as_json {
         let scores: Vec<_> = scores.iter().map(|one| json!(one)).collect();
-        let told = json!({ "rows": pairs.len(), "unanswered": unanswered, "scores": scores });
-        print(&told.to_string());
+        let object = json!({ "rows": pairs.len(), "unanswered": n_unanswered, "scores": scores });
+        print(&object.to_string());
         return;
     }
-    print(&format!("{} rows, {unanswered} of them unanswered", pairs.len()));
+    print(&format!("{}, {n_unanswered} unanswered", counted(pairs.len() as u64, "row")));
     for one in scores {
         print(&format!("{:<34} {:>9.4}", one.metric.name(), one.score));
     }
 }
 
-/// Shows how two outputs compare in the rows of both; `alone` are rows that only one of them has.
-fn show_comparison(first: &[Pair], second: &[Pair], alone: (usize, usize), args: &EvalArgs) {
+/// Prints how two outputs compare on their common rows; `n_unmatched` counts rows that only one has.
+fn show_comparison(first: &[Pair], second: &[Pair], n_unmatched: (usize, usize), args: &EvalArgs) {
     let compared = eval::compare(first, second);
     let other = args.compare.as_deref().unwrap_or_default();
     if args.json {
         let compared: Vec<_> = compared.iter().map(|one| json!(one)).collect();
-        let told = json!({
+        let object = json!({
             "rows": first.len(),
-            "rows_of_one": [alone.0, alone.1],
+            "rows_of_one": [n_unmatched.0, n_unmatched.1],
             "comparisons": compared,
         });
-        print(&told.to_string());
+        print(&object.to_string());
         return;
     }
     print(&format!(
-        "{} rows of both; unanswered: {} and {}",
-        first.len(),
+        "{} in both; unanswered: {} and {}",
+        counted(first.len() as u64, "row"),
         unanswered(first),
         unanswered(second)
     ));
-    if alone != (0, 0) {
-        let (of_first, of_second) = alone;
+    if n_unmatched != (0, 0) {
+        let (n_first, n_second) = n_unmatched;
         print(&format!(
-            "left out: {of_first} rows of {} alone, {of_second} of {other} alone",
-            args.output
+            "not compared: {} only in {}, {} only in {other}",
+            counted(n_first as u64, "row"),
+            args.output,
+            counted(n_second as u64, "row")
         ));
     }
     print(&format!(
-        "{:<34} {:>9} {:>9}   {other} less {}, 95 %",
+        "{:<34} {:>9} {:>9}   {other} minus {}, 95 % CI",
         "", "first", "second", args.output
     ));
     for one in compared {
         let (low, high) = one.interval;
-        let told = if low > 0.0 || high < 0.0 { "differs" } else { "may be chance" };
+        let verdict = if low > 0.0 || high < 0.0 { "significant" } else { "not significant" };
         print(&format!(
-            "{:<34} {:>9.4} {:>9.4}   {low:+.4} to {high:+.4}, {told}",
+            "{:<34} {:>9.4} {:>9.4}   {low:+.4} to {high:+.4}, {verdict}",
             one.metric.name(),
             one.first,
             one.second

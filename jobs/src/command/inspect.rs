@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use legenda_pipeline::{
-    inspect::{ColumnFacts, Holds, InspectError, Inspection, Proposal, Spread, inspect as look},
+    inspect::{
+        ColumnFacts, Holds, InspectError, Inspection, Proposal, Spread, inspect as inspect_table,
+    },
     store::is_url,
 };
 use legenda_schemas::{
@@ -17,32 +19,35 @@ use legenda_schemas::{
 };
 use serde_json::json;
 
-use super::{print, tell};
+use super::{eprint, print};
 use crate::{
     cli::InspectArgs,
     failure::{Exit, Failure},
     summary,
 };
 
-/// Looks at a table, and proposes a job.
+/// Profiles a table and proposes a job.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     if let Some(file) = args.job.as_ref().filter(|file| file.try_exists().unwrap_or(true)) {
-        return Err(exists(file));
+        return Err(already_exists(file));
     }
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .context("cannot start the threads of the look")
+        .context("failed to start worker threads")
         .map_err(Failure::resumable)?;
     let rows = args.rows.get();
-    let inspection = look(&args.uris, Path::new("."), args.format, rows, executor.handle());
+    let inspection =
+        inspect_table(&args.uris, Path::new("."), args.format, rows, executor.handle());
     let inspection = inspection.map_err(|error| match &error {
         InspectError::Failed(_) => Failure::resumable(error),
         InspectError::Source(inner) if inner.may_pass() => Failure::resumable(error),
         _ => Failure::config(error),
     })?;
-    let job = Proposal::of(&inspection).map(|proposal| job_file(&proposal, args)).transpose()?;
+    let job = Proposal::from_inspection(&inspection)
+        .map(|proposal| job_file(&proposal, args))
+        .transpose()?;
     if args.json {
         print(&json!({ "table": inspection, "job": job }).to_string());
     } else {
@@ -50,11 +55,11 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     }
     match (&job, &args.job) {
         (None, _) => {
-            tell("no job is proposed: no column holds images, audio, texts or conversations");
+            eprint("no job proposed: no column contains images, audio, text or conversations");
         }
         (Some(job), Some(file)) => {
             write(file, job)?;
-            tell(&format!("job in {}", file.display()));
+            eprint(&format!("job in {}", file.display()));
         }
         (Some(job), None) if !args.json => print(&format!("\n{}", job.trim_end())),
         _ => {}
@@ -62,65 +67,71 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn exists(file: &Path) -> Failure {
-    let error = anyhow!("`{}` exists, and is not overwritten", file.display());
-    Failure::config(error).hint("name another file by `--job`")
+fn already_exists(file: &Path) -> Failure {
+    let error = anyhow!("`{}` already exists", file.display());
+    Failure::config(error).hint("pass another file to `--job`")
 }
 
 fn write(file: &Path, job: &str) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).open(file);
     match opened.and_then(|mut opened| opened.write_all(job.as_bytes())) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(exists(file)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(already_exists(file)),
         Err(error) => {
-            let context = format!("cannot write `{}`", file.display());
+            let context = format!("failed to write `{}`", file.display());
             Err(Failure::resumable(anyhow::Error::new(error).context(context)))
         }
     }
 }
 
-/// Writes the proposed job, whose paths are relative to its own file.
+/// Returns the text of the proposed job, with paths relative to the job file.
 fn job_file(proposal: &Proposal<'_>, args: &InspectArgs) -> Result<String, Failure> {
     let dir = args.job.as_deref().and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty());
     let dir: PathBuf = dir.unwrap_or(Path::new(".")).to_owned();
-    let here = std::env::current_dir().context("cannot tell the folder").map_err(Failure::fault)?;
+    let here = std::env::current_dir()
+        .context("failed to get the current directory")
+        .map_err(Failure::internal)?;
     let is_here = dir.canonicalize().is_ok_and(|dir| here.canonicalize().is_ok_and(|it| it == dir));
     let path = |uri: &String| match is_here || is_url(uri) {
         true => uri.clone(),
         false => here.join(uri).to_string_lossy().into_owned(),
     };
     let paths: Vec<String> = args.uris.iter().map(path).collect();
-    // A folder of its own, so that nothing is in the way of the run.
+    // An output that does not exist yet, so that the run can start.
     let name = proposal.output_name();
     let numbered = (2..).map(|n| format!("{name}-{n}"));
     let mut names = std::iter::once(name.to_owned()).chain(numbered);
     let output =
         names.find(|name| matches!(dir.join(name).try_exists(), Ok(false))).unwrap_or_default();
     let text = proposal.toml(&paths, args.format, &output);
-    Job::parse(&text, &[]).context("the proposed job is not valid").map_err(Failure::fault)?;
+    Job::parse(&text, &[]).context("the proposed job is invalid").map_err(Failure::internal)?;
     Ok(text)
 }
 
-fn lines(of: &Inspection) -> Vec<String> {
-    let format = serde_json::to_value(of.format).unwrap_or_default();
+fn lines(inspection: &Inspection) -> Vec<String> {
+    let format = serde_json::to_value(inspection.format).unwrap_or_default();
     let mut lines = vec![
         format!(
             "table      {} ({}), {}, {}, {}",
-            counted(of.files as u64, "file"),
+            counted(inspection.files as u64, "file"),
             format.as_str().unwrap_or_default(),
-            counted(of.row_groups as u64, "row group"),
-            counted(of.rows, "row"),
-            ByteSize(of.file_bytes)
+            counted(inspection.row_groups as u64, "row group"),
+            counted(inspection.rows, "row"),
+            ByteSize(inspection.file_bytes)
         ),
-        format!("sample     {}; {} were read", counted(of.sampled, "row"), ByteSize(of.bytes_read)),
+        format!(
+            "sample     {}, {} read",
+            counted(inspection.sampled, "row"),
+            ByteSize(inspection.bytes_read)
+        ),
     ];
-    for line in summary::skipped(&of.skipped) {
+    for line in summary::skipped(&inspection.skipped) {
         lines.push(format!("           {line}"));
     }
-    for (code, problem) in &of.unreadable {
+    for (code, problem) in &inspection.unreadable {
         lines.push(format!("unreadable {} {code}: {}", problem.count, problem.example));
     }
-    for column in &of.columns {
+    for column in &inspection.columns {
         lines.push(String::new());
         lines.extend(column_lines(column));
     }
@@ -129,15 +140,15 @@ fn lines(of: &Inspection) -> Vec<String> {
 
 fn column_lines(column: &ColumnFacts) -> Vec<String> {
     let holds = match column.holds {
-        Holds::Pictures => "pictures",
-        Holds::Sounds => "sounds",
+        Holds::Images => "images",
+        Holds::Audio => "audio",
         Holds::Messages => "conversations",
-        Holds::Texts => "texts",
-        Holds::Bytes => "bytes of no known format",
+        Holds::Texts => "text",
+        Holds::Bytes => "bytes of an unknown format",
         Holds::Values => "values",
         Holds::Nothing => "nothing",
     };
-    let missing = if column.in_every_file { "" } else { ", not alike in every file" };
+    let missing = if column.in_every_file { "" } else { ", differs between files" };
     let mut lines = vec![
         format!("{}: {holds}", column.name),
         format!("  type       {}{missing}", column.data_type),
@@ -174,15 +185,15 @@ fn column_lines(column: &ColumnFacts) -> Vec<String> {
     lines
 }
 
-fn spread(of: &Spread, unit: &str) -> String {
+fn spread(spread: &Spread, unit: &str) -> String {
     let number = |value: f64| {
         if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
     };
-    let (min, median, max) = (number(of.min), number(of.median), number(of.max));
+    let (min, median, max) = (number(spread.min), number(spread.median), number(spread.max));
     format!("{min} to {max}{unit}, median {median}")
 }
 
-/// Reads the name of a format, as job files write it.
+/// Parses the name of a format, as in job files.
 pub(crate) fn format(text: &str) -> Result<SourceFormat, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
 }

@@ -34,10 +34,10 @@ use legenda_schemas::{
     suggest::closest,
 };
 
-pub(crate) use crate::console::{print, tell};
-use crate::{cli::JobArgs, failure::Failure, fetching::Fetching};
+pub(crate) use crate::console::{eprint, print};
+use crate::{cli::JobArgs, failure::Failure, fetching::FetchProgress};
 
-/// A job file, read and checked against table and model.
+/// A job, checked against its table and model.
 pub(crate) struct CheckedJob {
     pub(crate) plan: RunPlan,
     pub(crate) bundle: Bundle,
@@ -45,17 +45,17 @@ pub(crate) struct CheckedJob {
     pub(crate) base_dir: PathBuf,
 }
 
-/// Reads the job and checks everything that can be told before a row is read.
+/// Reads a job file and checks everything that can be checked before reading rows.
 pub(crate) fn check_job(args: &JobArgs, overwrite: bool) -> Result<CheckedJob, Failure> {
     let (job, base_dir) = read_job(args)?;
     plan_job(job, base_dir, PlanScope { limit: args.limit, overwrite }, args.offline)
 }
 
-/// Reads a job file; returns its folder too.
+/// Reads a job file; also returns its folder.
 pub(crate) fn read_job(args: &JobArgs) -> Result<(Job, PathBuf), Failure> {
     let path = args.job.display();
     let text = std::fs::read_to_string(&args.job)
-        .with_context(|| format!("cannot read the job file `{path}`"))
+        .with_context(|| format!("failed to read the job file `{path}`"))
         .map_err(Failure::config)?;
     let job = Job::parse(&text, &args.overrides).map_err(|error| {
         let hint = match error {
@@ -86,9 +86,8 @@ pub(crate) fn plan_job(
 ) -> Result<CheckedJob, Failure> {
     let precision = job.model.precision.clone().unwrap_or_default();
     let hub = open_hub(offline);
-    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub).map_err(|error| {
-        bundle_failure(error, "`model.bundle` cannot be used", &job.model.bundle)
-    })?;
+    let bundle = open_bundle(&job.model.bundle, &base_dir, precision, &hub)
+        .map_err(|error| bundle_failure(error, "invalid `model.bundle`", &job.model.bundle))?;
     let plan = RunPlan::new(job, &base_dir, &bundle, scope).map_err(|error| match &error {
         PlanError::Source(inner) if inner.may_pass() => Failure::resumable(error),
         _ => Failure::config(error),
@@ -96,12 +95,12 @@ pub(crate) fn plan_job(
     Ok(CheckedJob { plan, bundle, base_dir })
 }
 
-/// Says of an output that cannot be used whether the same command may do better later.
+/// Converts an error of an output: transient errors are resumable, the others are configuration errors.
 pub(crate) fn ledger_failure(error: LedgerError) -> Failure {
     if is_config(&error) { Failure::config(error) } else { Failure::resumable(error) }
 }
 
-/// Returns whether something has to be changed before an output can be opened.
+/// Returns whether an output error needs a change of the configuration.
 pub(crate) fn is_config(error: &LedgerError) -> bool {
     match error {
         LedgerError::Write(_) | LedgerError::Store(_) => {
@@ -111,7 +110,7 @@ pub(crate) fn is_config(error: &LedgerError) -> bool {
     }
 }
 
-/// Opens a bundle by what is written in `model.bundle`, fetching what is missing of one of the Hub.
+/// Opens the bundle that `model.bundle` names; fetches missing files of a Hub model.
 pub(crate) fn open_bundle(
     name: &str,
     base_dir: &Path,
@@ -122,16 +121,16 @@ pub(crate) fn open_bundle(
         BundleSource::Directory(path) => BundleSource::Directory(base_dir.join(path)),
         other => other,
     };
-    let fetching = Fetching::default();
-    let opened = Bundle::open_with(&source, precision, hub, &|state| fetching.show(state));
-    fetching.end();
-    opened
+    let progress = FetchProgress::default();
+    let bundle = Bundle::open_with(&source, precision, hub, &|state| progress.show(state));
+    progress.end();
+    bundle
 }
 
-/// Says of a bundle that cannot be opened whether the same command may do better later, and of a `name`
-/// that is not there what may be meant.
+/// Converts an error of opening a bundle: transient errors are resumable, the others are configuration
+/// errors. If the folder `name` does not exist, adds a hint.
 pub(crate) fn bundle_failure(error: BundleError, context: &'static str, name: &str) -> Failure {
-    let may_pass = matches!(&error, BundleError::Hub(error) if error.may_pass());
+    let is_transient = matches!(&error, BundleError::Hub(error) if error.may_pass());
     let hint = match &error {
         BundleError::Directory { path, source } if source.kind() == ErrorKind::NotFound => {
             bundle_hint(name, path)
@@ -139,7 +138,7 @@ pub(crate) fn bundle_failure(error: BundleError, context: &'static str, name: &s
         _ => None,
     };
     let error = anyhow::Error::new(error).context(context);
-    let failure = if may_pass { Failure::resumable(error) } else { Failure::config(error) };
+    let failure = if is_transient { Failure::resumable(error) } else { Failure::config(error) };
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
@@ -148,43 +147,43 @@ pub(crate) fn bundle_failure(error: BundleError, context: &'static str, name: &s
 
 /// Returns a hint for a bundle name when the folder `path` does not exist.
 pub(crate) fn bundle_hint(name: &str, path: &Path) -> Option<String> {
-    let on_hub = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf:", ""]
+    let hub_uri = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf:", ""]
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))
         .map(|name| format!("{}{}", HubRepo::SCHEME, name.trim_matches('/')))
         .filter(|uri| uri.parse::<HubRepo>().is_ok_and(|repo| repo.folder().is_none()))
-        // A path that says of itself that it is one.
+        // Not if the name is clearly a path.
         .filter(|_| !name.starts_with(['.', '/', '~']) && !name.contains('\\'));
-    // Folders beside the one that is not there, the embedded model, and models that were fetched.
+    // Candidates: sibling folders, the embedded model, and fetched models.
     let parent = path.parent().and_then(|parent| std::fs::read_dir(parent).ok());
-    let beside: Vec<PathBuf> = parent
+    let siblings: Vec<PathBuf> = parent
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|beside| beside.is_dir())
+        .filter(|path| path.is_dir())
         .collect();
-    let wanted = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name);
-    let beside = beside.iter().filter_map(|beside| beside.file_name()?.to_str());
-    if let Some(found) = closest(wanted, beside.chain([BundleSource::EMBEDDED_NAME])) {
+    let base_name = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name);
+    let siblings = siblings.iter().filter_map(|path| path.file_name()?.to_str());
+    if let Some(found) = closest(base_name, siblings.chain([BundleSource::EMBEDDED_NAME])) {
         let found = match Path::new(name).parent() {
             Some(parent) if found != BundleSource::EMBEDDED_NAME => parent.join(found),
             _ => PathBuf::from(found),
         };
         return Some(format!("did you mean `{}`?", found.display()));
     }
-    if let Some(uri) = on_hub {
-        return Some(format!("for a model of the Hugging Face Hub, write `{uri}`"));
+    if let Some(uri) = hub_uri {
+        return Some(format!("for a model on the Hugging Face Hub, use `{uri}`"));
     }
     let fetched = open_hub(true).cached().unwrap_or_default();
     let fetched: Vec<String> = fetched.iter().map(|cached| cached.repo.to_string()).collect();
-    let named = |uri: &str| uri.rsplit('/').next().unwrap_or_default().to_owned();
-    let names: Vec<String> = fetched.iter().map(|uri| named(uri)).collect();
-    let found = closest(wanted, names.iter().map(String::as_str))?;
-    let uri = fetched.iter().find(|uri| named(uri) == found)?;
+    let name_of = |uri: &str| uri.rsplit('/').next().unwrap_or_default().to_owned();
+    let names: Vec<String> = fetched.iter().map(|uri| name_of(uri)).collect();
+    let found = closest(base_name, names.iter().map(String::as_str))?;
+    let uri = fetched.iter().find(|uri| name_of(uri) == found)?;
     Some(format!("did you mean `{uri}`?"))
 }
 
-/// Returns the Hub as the environment says; with `offline` nothing is fetched from it.
+/// Returns the Hub client configured by the environment; `offline` disables fetching.
 pub(crate) fn open_hub(offline: bool) -> Hub {
     let mut options = HubOptions::from_env();
     if offline {
@@ -193,9 +192,9 @@ pub(crate) fn open_hub(offline: bool) -> Hub {
     Hub::new(options)
 }
 
-/// Finds and opens ONNX Runtime, fetching it when that is allowed and needed.
+/// Finds and opens ONNX Runtime; fetches it if it is missing and fetching is allowed.
 pub(crate) fn open_runtime(offline: bool, threads: Option<usize>) -> Result<Runtime, Failure> {
     let mut options = RuntimeOptions { threads, ..RuntimeOptions::from_env() };
     options.offline |= offline;
-    Runtime::open(&options, &tell).map_err(Failure::config)
+    Runtime::open(&options, &eprint).map_err(Failure::config)
 }

@@ -9,31 +9,30 @@ use anyhow::{Context, anyhow};
 use legenda_models::Loaded;
 use legenda_pipeline::{
     Ending, PlanScope, Progress, RunOptions,
+    estimate::{CONFIDENCE, Prediction, SamplePlan, SettledRows},
     ledger::Stale,
-    predict::{CONFIDENCE, Prediction, SamplePlan, SettledRows},
 };
-use legenda_schemas::job::Incremental;
+use legenda_schemas::{job::Incremental, units::counted};
 use serde_json::json;
 
 use super::{
-    CheckedJob, open_runtime, plan_job, print, read_job,
+    CheckedJob, eprint, open_runtime, plan_job, print, read_job,
     run::{lease_terms, load, start_threads, until_signal},
-    tell,
 };
 use crate::{
-    cli::{PlanArgs, ShownArgs},
+    cli::{ExecutionArgs, PlanArgs},
     failure::{Exit, Failure},
 };
 
-/// The fewest rows that are tried unless asked for, and how many for each slot: enough that most are
-/// answered while all slots are full.
+/// The default sample size: a minimum, and a number of rows per slot. It is large enough that most rows
+/// run while all slots are busy.
 const ROWS_MIN: u64 = 64;
 const ROWS_PER_SLOT: u64 = 8;
 
-/// Runs a sample of a job, and says what all of it will take.
+/// Runs a sample of a job and estimates the full run.
 pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     let (mut job, base_dir) = read_job(&args.job)?;
-    // The whole job is predicted, whatever of it is done.
+    // Estimate the full job, including rows that earlier runs have done.
     job.source.incremental = Incremental::All;
     let scope = PlanScope { limit: args.job.limit, overwrite: false };
     let checked = plan_job(job, base_dir, scope, args.job.offline)?;
@@ -53,7 +52,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     };
     let rows = args.rows.unwrap_or(ROWS_MIN.max(ROWS_PER_SLOT * slots as u64));
     let sample = SamplePlan::new(plan, rows)
-        .context("cannot make a folder for the sample")
+        .context("failed to create a folder for the sample")
         .map_err(Failure::resumable)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
@@ -66,7 +65,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     };
     let progress =
         Arc::new(Progress { settled: Some(SettledRows::default()), ..Progress::default() });
-    let shown = ShownArgs {
+    let execution = ExecutionArgs {
         show: 0,
         progress: args.progress,
         grace: 30,
@@ -75,18 +74,18 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     };
     let start = Instant::now();
     let running =
-        until_signal(Arc::clone(&sample.plan), model, &options, &shown, Arc::clone(&progress));
+        until_signal(Arc::clone(&sample.plan), model, &options, &execution, Arc::clone(&progress));
     let ended = executor.block_on(running);
     executor.shutdown_background();
     let report = ended?;
     if report.ending != Ending::Complete {
-        return Err(Failure::interrupted(anyhow!("stopped before the sample was done")));
+        return Err(Failure::interrupted(anyhow!("interrupted before the sample was done")));
     }
     let prediction = sample.predict(&report, &progress, start, slots);
     if args.save {
         prediction.save(&output).map_err(Failure::resumable)?;
-        let at = output.path_of("_legenda/prediction.json");
-        tell(&format!("runs of this job are set beside it: {at}"));
+        let path = output.path_of("_legenda/prediction.json");
+        eprint(&format!("saved to {path}; the next run of this job is compared with it"));
     }
     show(&prediction, load_time, args.json);
     Ok(Exit::Done)
@@ -96,24 +95,23 @@ fn show(prediction: &Prediction, load_time: Duration, as_json: bool) {
     let Prediction { rows, sampled, sample_seconds, .. } = prediction;
     if as_json {
         let seconds = load_time.as_secs_f64();
-        let told = json!({
+        let object = json!({
             "prediction": prediction, "confidence": CONFIDENCE, "load_seconds": seconds,
         });
-        print(&told.to_string());
+        print(&object.to_string());
         return;
     }
     print(&format!(
-        "{sampled} of {rows} rows were run in {sample_seconds:.1} s, after {:.1} s to load the model",
+        "ran {sampled} of {} in {sample_seconds:.1} s; the model loaded in {:.1} s",
+        counted(*rows, "row"),
         load_time.as_secs_f64()
     ));
-    print(&format!("{:<18} {:>12}   {:.0} % interval", "the whole run", "", CONFIDENCE * 100.0));
+    print(&format!("{:<18} {:>12}   {:.0} % interval", "full run", "", CONFIDENCE * 100.0));
     for (what, value, interval) in prediction.lines() {
         print(&format!("{what:<18} {value:>12}   {interval}"));
     }
-    print(
-        "peak memory and output bytes have bounds that are no statistics, and may be wider of the mark",
-    );
+    print("the bounds of peak memory and output bytes are heuristic, not statistical");
     for (code, rows) in &prediction.sample_rejects {
-        print(&format!("rejected in the sample {rows}: {code}"));
+        print(&format!("rejected {rows} in the sample: {code}"));
     }
 }

@@ -15,16 +15,16 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Makes the page about an output's last run, beside another output's where one is named.
+/// Renders the report of an output's last run, compared with another output if one is given.
 pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     let (output, report) = read(&args.output)?;
     let gallery = read_gallery(&output).map_err(ledger_failure)?;
     let other = args.compare.as_deref().map(read).transpose()?.map(|(_, report)| report);
     let name = args.compare.clone().unwrap_or_default();
     let html = page(&report, &gallery, other.as_ref(), &format!("`{name}`"));
-    let html = html.map_err(Failure::fault)?;
+    let html = html.map_err(Failure::internal)?;
     write(&args.to, html.as_bytes())
-        .with_context(|| format!("cannot write `{}`", args.to.display()))
+        .with_context(|| format!("failed to write `{}`", args.to.display()))
         .map_err(Failure::resumable)?;
     print(&format!("report in {}", args.to.display()));
     Ok(Exit::Done)
@@ -35,7 +35,7 @@ fn read(location: &str) -> Result<(OutputFiles, StoredReport), Failure> {
     let output = OutputFiles::find(folder).map_err(ledger_failure)?;
     let report = StoredReport::read(&output).map_err(ledger_failure)?;
     let report = report
-        .with_context(|| format!("`{location}` has no report that this program can read"))
+        .with_context(|| format!("`{location}` has no report that this version can read"))
         .map_err(Failure::config)?;
     Ok((output, report))
 }

@@ -19,7 +19,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Tries the rejects of an output again, by the job that its last run wrote down.
+/// Retries the rejects of an output with the job that its last run stored.
 pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
     let folder = Folder::at(&args.output, Path::new(".")).map_err(Failure::config)?;
     let output = OutputFiles::find(folder).map_err(ledger_failure)?;
@@ -28,10 +28,10 @@ pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
     let path = output.folder.path_of("");
     let earlier = earlier.ok_or_else(|| LedgerError::NoOutput { path: path.clone() });
     let earlier = earlier.map_err(ledger_failure)?;
-    let mut job = job.with(&args.overrides).map_err(Failure::config)?;
-    // The output may have been moved since.
+    let mut job = job.with_overrides(&args.overrides).map_err(Failure::config)?;
+    // The output may have moved.
     job.output.path = path;
-    // Rows behind the limit of the last run may be among the rejects of one before.
+    // No row limit: rejects of an earlier run may lie beyond the limit of the last one.
     let CheckedJob { plan, bundle, base_dir } =
         plan_job(job, PathBuf::from(base_dir), PlanScope::default(), args.offline)?;
     let plan = plan.retry(earlier).map_err(Failure::config)?;
@@ -40,7 +40,7 @@ pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
         overwrite: false,
         stale: Stale::Refuse,
         retry: Some(RetryChoice { codes: args.codes.clone() }),
-        shown: &args.shown,
+        args: &args.execution,
     };
     execute(CheckedJob { plan, bundle, base_dir }, execution)
 }

@@ -18,28 +18,28 @@ use legenda_pipeline::{
 use legenda_schemas::units::counted;
 use tokio::sync::oneshot;
 
-use super::{CheckedJob, check_job, is_config, ledger_failure, open_runtime, print, tell};
+use super::{CheckedJob, check_job, eprint, is_config, ledger_failure, open_runtime, print};
 use crate::{
-    cli::{ProgressStyle, RunArgs, ShownArgs},
+    cli::{ExecutionArgs, ProgressStyle, RunArgs},
     failure::{Exit, Failure, messages},
-    progress::Shown,
+    progress::ProgressReporter,
     summary,
 };
 
-/// How much of `limits.memory` the key-value caches of the slots may take when the job does not
-/// say how many slots it wants: one part in this many.
+/// The KV caches of the slots take at most 1/`KV_SHARE` of `limits.memory` if the job does not set
+/// `model.slots`.
 const KV_SHARE: u64 = 4;
 
-/// How much of `--grace` is for rows in slots; the rest is for committing them.
+/// The share of `--grace` for finishing rows in slots; the rest is for committing them.
 const ROWS_SHARE: f64 = 0.75;
 
-/// How a checked job is executed.
+/// The options of an execution.
 pub(crate) struct Execution<'a> {
     pub(crate) offline: bool,
     pub(crate) overwrite: bool,
     pub(crate) stale: Stale,
     pub(crate) retry: Option<RetryChoice>,
-    pub(crate) shown: &'a ShownArgs,
+    pub(crate) args: &'a ExecutionArgs,
 }
 
 /// Runs a job.
@@ -49,23 +49,23 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         overwrite: args.overwrite,
         stale: args.stale.into(),
         retry: None,
-        shown: &args.shown,
+        args: &args.execution,
     };
     let ended =
         check_job(&args.job, args.overwrite).and_then(|checked| execute(checked, execution));
     if let Err(failure) = &ended
-        && args.shown.progress == ProgressStyle::Json
+        && args.execution.progress == ProgressStyle::Json
     {
-        let may_pass = failure.may_pass();
-        tell(&serde_json::json!({ "failure": { "may_pass": may_pass } }).to_string());
+        let failure = serde_json::json!({ "may_pass": failure.is_transient() });
+        eprint(&serde_json::json!({ "failure": failure }).to_string());
     }
     ended
 }
 
-/// Executes a job to its end, or to a signal.
+/// Executes a job until it ends or a signal arrives.
 pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<Exit, Failure> {
     if !execution.overwrite {
-        // Before a model is loaded in vain.
+        // Fail before loading the model.
         let plan = &checked.plan;
         let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
         output.check_job(&plan.ledger, execution.stale).map_err(ledger_failure)?;
@@ -76,26 +76,26 @@ pub(crate) fn execute(checked: CheckedJob, execution: Execution<'_>) -> Result<E
     let _file_too_large = listen_for_large_files(&executor)?;
     let runtime = open_runtime(execution.offline, checked.plan.job.model.threads)?;
     let model = load(&runtime, &checked.plan, &checked.bundle)?;
-    execute_loaded(executor, checked, Ready { runtime: &runtime, model, start }, execution)
+    execute_loaded(executor, checked, LoadedModel { runtime: &runtime, model, start }, execution)
 }
 
-/// A model that is loaded.
-pub(crate) struct Ready<'a> {
+/// A loaded model.
+pub(crate) struct LoadedModel<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) model: Loaded,
-    /// When loading began.
+    /// The start time of loading.
     pub(crate) start: Instant,
 }
 
-/// Executes a job, whose model is loaded, to its end, or to a signal.
+/// Executes a job with a loaded model until it ends or a signal arrives.
 pub(crate) fn execute_loaded(
     executor: tokio::runtime::Runtime,
     checked: CheckedJob,
-    Ready { runtime, model, start }: Ready<'_>,
+    LoadedModel { runtime, model, start }: LoadedModel<'_>,
     execution: Execution<'_>,
 ) -> Result<Exit, Failure> {
     let CheckedJob { plan, bundle, base_dir } = checked;
-    let Execution { offline: _, overwrite, stale, retry, shown } = execution;
+    let Execution { offline: _, overwrite, stale, retry, args } = execution;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     announce(&plan, &model, runtime, start.elapsed());
     drop(bundle);
@@ -110,23 +110,24 @@ pub(crate) fn execute_loaded(
         retry,
     };
     let progress = Arc::new(Progress::default());
-    let running = until_signal(Arc::clone(&plan), model, &run_options, shown, progress);
+    let running = until_signal(Arc::clone(&plan), model, &run_options, args, progress);
     let ended = executor.block_on(running);
-    // Threads of an abandoned run must not hold up the end of the program.
+    // Do not wait for threads of an abandoned run.
     executor.shutdown_background();
     let report = ended?;
 
-    if shown.progress == ProgressStyle::Json {
-        tell(&serde_json::json!({ "report": report }).to_string());
+    if args.progress == ProgressStyle::Json {
+        eprint(&serde_json::json!({ "report": report }).to_string());
     }
     for line in summary::lines(&report, &plan) {
         print(&line);
     }
-    if let Some(path) = &shown.report_to {
+    if let Some(path) = &args.report_to {
         copy_report(&plan, path);
     }
-    if shown.show > 0 {
-        let rows = legenda_pipeline::preview::answers(&plan, shown.show).map_err(Failure::fault)?;
+    if args.show > 0 {
+        let rows =
+            legenda_pipeline::preview::answers(&plan, args.show).map_err(Failure::internal)?;
         for line in summary::table(&rows) {
             print(&line);
         }
@@ -135,50 +136,50 @@ pub(crate) fn execute_loaded(
         Ending::Complete => {
             if report.n_rejects() > report.answers {
                 let rows = counted(report.rows_in, "row");
-                tell(&format!("warning: {} of {rows} were rejected", report.n_rejects()));
+                eprint(&format!("warning: {} of {rows} were rejected", report.n_rejects()));
             }
             Exit::Done
         }
         Ending::ErrorBudget => {
-            tell(&format!(
+            eprint(&format!(
                 "error: {} of {} were rejected, more than `limits.error_budget` allows",
                 report.n_rejects(),
                 counted(report.rows_planned, "row"),
             ));
-            tell(
-                "hint: look at the rejects; correct the job, or raise the budget \
+            eprint(
+                "hint: inspect the rejects; fix the job, or raise the budget \
                  (`--set limits.error_budget=100%`) and run again to resume",
             );
             Exit::ErrorBudget
         }
         Ending::Stopped => {
-            tell(&resume_hint());
+            eprint(&resume_hint());
             Exit::Interrupted
         }
     })
 }
 
-/// Copies the page about the run to `path`. The run is whole without it.
+/// Copies the report of the run to `path`. A failure is only a warning.
 fn copy_report(plan: &RunPlan, path: &Path) {
     let page = legenda_pipeline::report::read_page(&plan.output).map_err(anyhow::Error::new);
     let copied = page.and_then(|page| {
-        let page = page.context("the output has none")?;
+        let page = page.context("the output has no report")?;
         let mut file = std::fs::File::create(path)?;
         Ok(file.write_all(&page)?)
     });
     if let Err(error) = copied {
-        let (path, problem) = (path.display(), messages(&error).join(": "));
-        tell(&format!("warning: the report is not in `{path}`: {problem}"));
+        let (path, cause) = (path.display(), messages(&error).join(": "));
+        eprint(&format!("warning: failed to write the report to `{path}`: {cause}"));
     }
 }
 
-/// Starts the threads that a run waits on.
+/// Starts the async runtime of a run.
 pub(super) fn start_threads() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start the threads of the run")
+        .context("failed to start worker threads")
         .map_err(Failure::resumable)
 }
 
@@ -221,7 +222,7 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
             format!("{} on {} ({} dimensions)", info.name, info.device, info.dimension)
         }
     };
-    tell(&format!(
+    eprint(&format!(
         "{} · {} · {model} · ONNX Runtime {} · ready in {:.1} s",
         plan.job.task.kind.as_str(),
         summary::rows(plan),
@@ -230,23 +231,24 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
     ));
 }
 
-/// Runs the plan; the first signal asks it to stop, the second, or the end of the grace, ends it.
+/// Runs the plan. The first signal stops it gracefully; the second signal, or the end of the grace
+/// period, abandons it.
 pub(super) async fn until_signal(
     plan: Arc<RunPlan>,
     model: Loaded,
     options: &RunOptions,
-    ShownArgs { progress: style, grace, until_eof, .. }: &ShownArgs,
+    ExecutionArgs { progress: style, grace, until_eof, .. }: &ExecutionArgs,
     progress: Arc<Progress>,
 ) -> Result<RunReport, Failure> {
     let stop = Arc::new(Stop::default());
-    let shown = Shown::start(*style, Arc::clone(&progress));
+    let reporter = ProgressReporter::start(*style, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
     tokio::pin!(run);
     let mut signals = Signals::new(*until_eof)?;
     let result = tokio::select! {
         result = &mut run => result,
         () = signals.next() => {
-            tell("stopping: finishing the rows in slots; press Ctrl-C again to end at once");
+            eprint("stopping: finishing rows in progress; press Ctrl-C again to exit immediately");
             let grace = Duration::from_secs(*grace);
             stop.request(grace.mul_f64(ROWS_SHARE));
             tokio::select! {
@@ -256,18 +258,18 @@ pub(super) async fn until_signal(
             }
         }
     };
-    shown.finish().await;
+    reporter.finish().await;
     result.map_err(|error| match &error {
         RunError::Memory { .. } => Failure::config(error),
-        // An output that cannot be opened: nothing was read yet.
+        // The output cannot be opened; no row was read.
         RunError::Ledger(inner) if is_config(inner) => Failure::config(error),
         RunError::Retry(RetryError::SeveralParts) => Failure::config(error),
-        RunError::Stage { .. } => Failure::fault(error).hint(resume_hint()),
+        RunError::Stage { .. } => Failure::internal(error).hint(resume_hint()),
         _ => Failure::resumable(error).hint(resume_hint()),
     })
 }
 
-/// Returns the terms of a lease: shorter ones when a test asks for them by `LEGENDA_LEASE_SECONDS`.
+/// Returns the lease terms; a test shortens them with `LEGENDA_LEASE_SECONDS`.
 pub(super) fn lease_terms() -> LeaseTerms {
     let seconds = std::env::var("LEGENDA_LEASE_SECONDS").ok().and_then(|n| n.parse().ok());
     let lasts = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -276,12 +278,12 @@ pub(super) fn lease_terms() -> LeaseTerms {
 
 fn abandoned() -> Failure {
     Failure::interrupted(anyhow::anyhow!(
-        "ended before the rows at work were done; what was committed is safe"
+        "exited before rows in progress were done; committed rows are safe"
     ))
     .hint(resume_hint())
 }
 
-/// Says how to go on: the same command, but without what would throw the work away.
+/// Returns the hint to resume: the same command without `--overwrite`.
 fn resume_hint() -> String {
     let words: Vec<String> = std::env::args()
         .filter(|word| word != "--overwrite")
@@ -290,48 +292,47 @@ fn resume_hint() -> String {
     format!("to resume, run: {}", words.join(" "))
 }
 
-/// Listens for SIGXFSZ, so that a file over `RLIMIT_FSIZE` is an error and not the end of the process;
-/// before ONNX Runtime opens, which writes files of its own.
+/// Listens for SIGXFSZ, so that exceeding `RLIMIT_FSIZE` is an error and does not kill the process. Call
+/// it before opening ONNX Runtime, which writes files too.
 #[cfg(unix)]
 pub(super) fn listen_for_large_files(
     executor: &tokio::runtime::Runtime,
 ) -> Result<tokio::signal::unix::Signal, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    /// signal(7); the same number on Linux, but for MIPS and PA-RISC, and on macOS.
+    /// See signal(7). The number is the same on macOS and on Linux, except on MIPS and PA-RISC.
     const SIGXFSZ: i32 = 25;
     let _guard = executor.enter();
     signal(SignalKind::from_raw(SIGXFSZ))
-        .context("cannot listen for SIGXFSZ")
-        .map_err(Failure::fault)
+        .context("failed to listen for SIGXFSZ")
+        .map_err(Failure::internal)
 }
 
-/// What asks the program to end: SIGINT, on Unix SIGTERM, and the end of standard input where that is
-/// wanted.
+/// The shutdown requests: SIGINT, SIGTERM on Unix, and, if enabled, the end of standard input.
 pub(crate) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    /// None when the end of standard input means nothing, or has come.
+    /// `None` if the end of standard input is ignored or was reached.
     end_of_input: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
     pub(crate) fn new(until_eof: bool) -> Result<Self, Failure> {
         let end_of_input = until_eof.then(|| {
-            let (end, ended) = oneshot::channel();
-            // Reading cannot be cut off, so it has a thread that the end of the program takes along.
+            let (sender, receiver) = oneshot::channel();
+            // A blocking read cannot be cancelled, so it runs on a thread that ends with the process.
             std::thread::spawn(move || {
                 std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).ok();
-                end.send(()).ok();
+                sender.send(()).ok();
             });
-            ended
+            receiver
         });
         Ok(Self {
             #[cfg(unix)]
             terminate: {
                 use tokio::signal::unix::{SignalKind, signal};
                 signal(SignalKind::terminate())
-                    .context("cannot listen for SIGTERM")
-                    .map_err(Failure::fault)?
+                    .context("failed to listen for SIGTERM")
+                    .map_err(Failure::internal)?
             },
             end_of_input,
         })
@@ -346,17 +347,17 @@ impl Signals {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate => {}
-            () = ended(end_of_input) => {}
+            () = end_of_input_reached(end_of_input) => {}
         }
     }
 }
 
-/// Waits for the end of standard input; for ever where it means nothing.
-async fn ended(end_of_input: &mut Option<oneshot::Receiver<()>>) {
+/// Waits for the end of standard input; forever if it is ignored.
+async fn end_of_input_reached(end_of_input: &mut Option<oneshot::Receiver<()>>) {
     match end_of_input {
-        Some(end) => {
-            // Its thread says so, or is gone: either is the end, which comes once.
-            end.await.ok();
+        Some(receiver) => {
+            // A dropped sender means the same as a message: the end, once.
+            receiver.await.ok();
             *end_of_input = None;
         }
         None => std::future::pending().await,

@@ -11,7 +11,7 @@ use crate::{
 /// Prints the JSON Schema of a file format.
 pub(crate) fn schema(args: &SchemaArgs) -> Result<Exit, Failure> {
     let SchemaFormat::Job = args.format;
-    let text = serde_json::to_string_pretty(&Job::json_schema()).map_err(Failure::fault)?;
+    let text = serde_json::to_string_pretty(&Job::json_schema()).map_err(Failure::internal)?;
     print(&text);
     Ok(Exit::Done)
 }

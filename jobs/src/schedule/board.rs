@@ -1,5 +1,5 @@
-//! What the service shows while it works: its jobs, and how far the runs at work are. Written by the
-//! scheduler's loop and the threads that read from processes, read by the page.
+//! The live state of the service: its jobs and the progress of running jobs. The scheduler loop and the
+//! threads that read process output write it; the page reads it.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{record::RunId, scheduler::JobView};
 
-/// How far a run is: a line of `--progress json`.
+/// The progress of a run: one line of `--progress json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunProgress {
     pub(crate) rows_planned: u64,
@@ -24,63 +24,63 @@ pub(crate) struct RunProgress {
     pub(crate) seconds_left: Option<f64>,
 }
 
-/// What the service shows.
+/// The live state of the service.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
-    shown: Mutex<Shown>,
+    state: Mutex<BoardState>,
 }
 
 #[derive(Debug, Default)]
-struct Shown {
+struct BoardState {
     jobs: Vec<JobView>,
     progress: BTreeMap<RunId, RunProgress>,
-    /// Failures of the service itself since it began.
+    /// Failures of the service itself since its start.
     n_faults: u64,
-    /// When the scheduler last looked at the time.
-    ticked: Option<Instant>,
+    /// The time of the last scheduler tick.
+    last_tick: Option<Instant>,
 }
 
 impl Board {
-    fn shown(&self) -> MutexGuard<'_, Shown> {
-        // Whoever panicked left a whole value behind: each is replaced at once.
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, BoardState> {
+        // Every update replaces a whole value, so a panic cannot leave the state inconsistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows the jobs, and no progress of runs but those `at_work`.
-    pub(crate) fn show_jobs(&self, jobs: Vec<JobView>, at_work: &[RunId]) {
-        let mut shown = self.shown();
-        shown.jobs = jobs;
-        shown.ticked = Some(Instant::now());
-        shown.progress.retain(|run, _| at_work.contains(run));
+    /// Replaces the jobs, and removes the progress of runs that are not in `running`.
+    pub(crate) fn set_jobs(&self, jobs: Vec<JobView>, running: &[RunId]) {
+        let mut state = self.state();
+        state.jobs = jobs;
+        state.last_tick = Some(Instant::now());
+        state.progress.retain(|run, _| running.contains(run));
     }
 
-    /// Shows how far a run is.
-    pub(crate) fn show_progress(&self, run: RunId, progress: RunProgress) {
-        self.shown().progress.insert(run, progress);
+    /// Sets the progress of a run.
+    pub(crate) fn set_progress(&self, run: RunId, progress: RunProgress) {
+        self.state().progress.insert(run, progress);
     }
 
     /// Counts a failure of the service itself.
     pub(crate) fn count_fault(&self) {
-        self.shown().n_faults += 1;
+        self.state().n_faults += 1;
     }
 
-    /// Returns how long ago the scheduler last looked at the time; none before the first time.
+    /// Returns the time since the last scheduler tick, `None` before the first one.
     pub(crate) fn since_tick(&self) -> Option<Duration> {
-        self.shown().ticked.map(|ticked| ticked.elapsed())
+        self.state().last_tick.map(|tick| tick.elapsed())
     }
 
     /// Returns the jobs.
     pub(crate) fn jobs(&self) -> Vec<JobView> {
-        self.shown().jobs.clone()
+        self.state().jobs.clone()
     }
 
-    /// Returns how far the runs at work are.
+    /// Returns the progress of running runs.
     pub(crate) fn progress(&self) -> BTreeMap<RunId, RunProgress> {
-        self.shown().progress.clone()
+        self.state().progress.clone()
     }
 
-    /// Returns how often the service itself failed since it began.
+    /// Returns the number of failures of the service itself since its start.
     pub(crate) fn n_faults(&self) -> u64 {
-        self.shown().n_faults
+        self.state().n_faults
     }
 }

@@ -1,4 +1,4 @@
-//! The folder of job files, looked at now and then: what is new, what has changed, what is gone.
+//! Change detection for the folder of job files, by polling.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +12,13 @@ use legenda_schemas::job::Job;
 
 use super::{record::Second, scheduler::JobFile};
 
-/// What has happened to a job file.
+/// A change of a job file.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// It is new, or has changed.
+    /// The file is new or changed.
     Loaded(String, JobFile),
-    /// It is gone.
-    Gone(String),
+    /// The file was deleted.
+    Deleted(String),
 }
 
 /// The folder of job files: every `*.toml` in it, by name.
@@ -26,20 +26,20 @@ pub(crate) enum Change {
 pub(crate) struct JobFolder {
     dir: PathBuf,
     seen: BTreeMap<String, (SystemTime, u64)>,
-    /// Files that were not there when last looked for: an editor may be replacing them.
+    /// Files that were missing in the last poll: an editor may be replacing them.
     missing: BTreeSet<String>,
 }
 
 impl JobFolder {
-    /// Returns the folder at `dir`, not looked at yet.
+    /// Creates a watcher for `dir`; it reads nothing yet.
     pub(crate) fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), seen: BTreeMap::new(), missing: BTreeSet::new() }
     }
 
-    /// Looks at the folder. A file is gone when it was not there twice.
-    pub(crate) fn look(&mut self) -> io::Result<Vec<Change>> {
+    /// Returns the changes since the last poll. A file counts as deleted when it is missing twice in a row.
+    pub(crate) fn poll(&mut self) -> io::Result<Vec<Change>> {
         let mut changes = Vec::new();
-        let mut there = BTreeSet::new();
+        let mut present = BTreeSet::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
@@ -47,7 +47,7 @@ impl JobFolder {
             if !is_job || name.starts_with('.') {
                 continue;
             }
-            // Follows links: Kubernetes mounts files so. One that is gone again is not there.
+            // Follows symlinks, which Kubernetes uses for mounted files. The file may be gone by now.
             let Ok(metadata) = fs::metadata(&path) else { continue };
             if !metadata.is_file() {
                 continue;
@@ -55,18 +55,18 @@ impl JobFolder {
             let name = name.to_owned();
             let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let stamp = (changed, metadata.len());
-            there.insert(name.clone());
+            present.insert(name.clone());
             if self.seen.get(&name) != Some(&stamp) {
-                let changed = Second::of(DateTime::<Utc>::from(changed));
+                let changed = Second::from_instant(DateTime::<Utc>::from(changed));
                 changes.push(Change::Loaded(name.clone(), JobFile { job: read(&path), changed }));
                 self.seen.insert(name, stamp);
             }
         }
         let missing: BTreeSet<String> =
-            self.seen.keys().filter(|name| !there.contains(*name)).cloned().collect();
+            self.seen.keys().filter(|name| !present.contains(*name)).cloned().collect();
         for name in missing.intersection(&self.missing) {
             self.seen.remove(name);
-            changes.push(Change::Gone(name.clone()));
+            changes.push(Change::Deleted(name.clone()));
         }
         self.missing = missing;
         Ok(changes)
@@ -74,7 +74,8 @@ impl JobFolder {
 }
 
 fn read(path: &Path) -> Result<Box<Job>, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("failed to read the file: {error}"))?;
     Job::parse(&text, &[]).map(Box::new).map_err(|error| error.to_string())
 }
 
@@ -89,32 +90,32 @@ mod tests {
         File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    fn told(folder: &mut JobFolder) -> Vec<String> {
+    fn changes(folder: &mut JobFolder) -> Vec<String> {
         let text = |change: Change| match change {
             Change::Loaded(name, file) if file.job.is_ok() => format!("loaded {name}"),
-            Change::Loaded(name, _) => format!("broken {name}"),
-            Change::Gone(name) => format!("gone {name}"),
+            Change::Loaded(name, _) => format!("invalid {name}"),
+            Change::Deleted(name) => format!("deleted {name}"),
         };
-        let mut told: Vec<String> = folder.look().unwrap().into_iter().map(text).collect();
-        told.sort();
-        told
+        let mut changes: Vec<String> = folder.poll().unwrap().into_iter().map(text).collect();
+        changes.sort();
+        changes
     }
 
     #[test]
-    fn every_change_is_told_once() {
+    fn every_change_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = JobFolder::new(dir.path());
         write(&dir.path().join("a.toml"), JOB);
         write(&dir.path().join("b.toml"), "version = ");
         write(&dir.path().join("notes.txt"), "nothing");
         write(&dir.path().join(".hidden.toml"), JOB);
-        assert_eq!(told(&mut folder), ["broken b.toml", "loaded a.toml"]);
-        assert_eq!(told(&mut folder), [""; 0]);
+        assert_eq!(changes(&mut folder), ["invalid b.toml", "loaded a.toml"]);
+        assert_eq!(changes(&mut folder), [""; 0]);
         write(&dir.path().join("b.toml"), JOB);
-        assert_eq!(told(&mut folder), ["loaded b.toml"]);
+        assert_eq!(changes(&mut folder), ["loaded b.toml"]);
         std::fs::remove_file(dir.path().join("a.toml")).unwrap();
-        assert_eq!(told(&mut folder), [""; 0], "it may be about to be replaced");
-        assert_eq!(told(&mut folder), ["gone a.toml"]);
-        assert_eq!(told(&mut folder), [""; 0]);
+        assert_eq!(changes(&mut folder), [""; 0], "it may be about to be replaced");
+        assert_eq!(changes(&mut folder), ["deleted a.toml"]);
+        assert_eq!(changes(&mut folder), [""; 0]);
     }
 }

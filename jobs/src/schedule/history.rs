@@ -1,29 +1,30 @@
-//! What the service remembers: which slots it has seen, and how their runs went, in SQLite.
+//! The history of the service in SQLite: processed slots, and runs with their attempts.
 //!
-//! A slot is doubled by no restart, because it is entered in the same transaction that moves the mark
-//! up to which slots were seen, and once only (`UNIQUE`); none is missed, because the mark moves by
-//! nothing else.
+//! Every slot is recorded exactly once. It is inserted in the transaction that advances `jobs.seen`, the
+//! time up to which slots are recorded, so no restart skips a slot; `UNIQUE` prevents duplicates.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use legenda_schemas::job::Schedule;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 
-use super::record::{Cause, ProcessName, Run, RunId, Second, State, Telling, Try, TryId};
+use super::record::{
+    Attempt, AttemptId, Cause, DeliveryState, ProcessId, Run, RunId, Second, State,
+};
 
-/// The version of the tables; a file of another is refused.
+/// The schema version; a file with another version is rejected.
 const VERSION: i64 = 1;
 
-/// The most runs of a job that are kept when they are over.
-const RUNS_KEPT: i64 = 2000;
+/// The maximum number of finished runs kept per job.
+const RUNS_MAX: i64 = 2000;
 
-/// How long one connection waits for the other.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time to wait for a lock held by another connection.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TABLES: &str = "
     CREATE TABLE jobs (
         name TEXT PRIMARY KEY,
-        -- The schedule whose slots up to `seen` are entered.
+        -- The schedule whose slots up to `seen` are recorded.
         schedule TEXT NOT NULL,
         seen INTEGER NOT NULL
     ) STRICT;
@@ -57,48 +58,48 @@ const TABLES: &str = "
 
 const RUN: &str = "
     SELECT id, job, slot, cause, state, due, failures, ended, message, report, telling,
-        (SELECT COUNT(*) FROM tries WHERE run = runs.id) AS n_tries,
+        (SELECT COUNT(*) FROM tries WHERE run = runs.id) AS n_attempts,
         (SELECT MIN(started) FROM tries WHERE run = runs.id) AS started
     FROM runs
 ";
 
-/// Why the history cannot be used.
+/// An error of the history.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HistoryError {
-    /// SQLite refused.
-    #[error("cannot use the history of runs")]
+    /// SQLite failed.
+    #[error("failed to access the run history")]
     Sqlite(#[from] rusqlite::Error),
-    /// Another version of this program made it.
+    /// Another version of this program wrote the history.
     #[error(
-        "the history of runs has version {version}, this program knows {VERSION}: use the program that made it, or another `--state`"
+        "invalid run history: expected version {VERSION}, got {version}; use the version of legenda that wrote it, or another `--state`"
     )]
     Version {
-        /// Its version.
+        /// The version of the history.
         version: i64,
     },
 }
 
 type Result<T> = std::result::Result<T, HistoryError>;
 
-/// A run that a service before this one left at work.
+/// An attempt that an earlier service left unfinished.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unfinished {
+pub(crate) struct UnfinishedAttempt {
     pub(crate) run: RunId,
     pub(crate) job: String,
-    pub(crate) at: TryId,
-    /// None when that service ended before it could write it down.
-    pub(crate) process: Option<ProcessName>,
+    pub(crate) attempt: AttemptId,
+    /// `None` if that service ended before recording the process.
+    pub(crate) process: Option<ProcessId>,
 }
 
-/// How a run goes on, or where it ends.
+/// An update of a run after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settled<'a> {
+pub(crate) struct RunUpdate<'a> {
     pub(crate) state: State,
     pub(crate) due: Second,
     pub(crate) failures: u32,
     pub(crate) message: &'a str,
     pub(crate) report: Option<&'a str>,
-    pub(crate) telling: Telling,
+    pub(crate) delivery: DeliveryState,
 }
 
 /// The history of runs.
@@ -108,11 +109,11 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Opens the history at `path`, making it where there is none.
+    /// Opens the history at `path`; creates it if it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut database = Connection::open(path)?;
-        database.busy_timeout(PATIENCE)?;
-        // Readers and the writer do not wait for each other, and what is committed survives a power cut.
+        database.busy_timeout(BUSY_TIMEOUT)?;
+        // Readers and the writer do not block each other, and commits survive a power failure.
         database.pragma_update(None, "journal_mode", "WAL")?;
         database.pragma_update(None, "synchronous", "FULL")?;
         database.pragma_update(None, "foreign_keys", true)?;
@@ -128,29 +129,29 @@ impl History {
         Ok(Self { database })
     }
 
-    /// Makes writing faster, at the price of what a power cut would cost.
+    /// Disables syncing to make tests faster; a power failure may lose commits.
     #[cfg(test)]
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn disable_sync(&self) {
         self.database.pragma_update(None, "synchronous", "OFF").unwrap();
     }
 
-    /// Opens the history at `path` to be read beside the service that writes it.
-    pub(crate) fn open_to_read(path: &Path) -> Result<Self> {
+    /// Opens the history at `path` read-only, while the service writes it.
+    pub(crate) fn open_read_only(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(path, flags)?;
-        database.busy_timeout(PATIENCE)?;
+        database.busy_timeout(BUSY_TIMEOUT)?;
         Ok(Self { database })
     }
 
-    /// Returns the schedule whose slots were entered, and up to when.
+    /// Returns the schedule of a job whose slots are recorded, and the time up to which they are.
     pub(crate) fn seen(&self, job: &str) -> Result<Option<(String, Second)>> {
         let query = "SELECT schedule, seen FROM jobs WHERE name = ?1";
         let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
         Ok(self.database.prepare_cached(query)?.query_row([job], row).optional()?)
     }
 
-    /// Enters slots of a job with their fates, and that its slots were seen up to `seen`.
-    pub(crate) fn enter(
+    /// Records slots of a job with their states, and advances `seen`.
+    pub(crate) fn record_slots(
         &mut self,
         job: &str,
         schedule: &Schedule,
@@ -172,33 +173,33 @@ impl History {
                 "INSERT INTO jobs (name, schedule, seen) VALUES (?1, ?2, ?3)
                  ON CONFLICT (name) DO UPDATE SET schedule = ?2, seen = MAX(seen, ?3)",
             )?
-            .execute(params![job, key(schedule), seen])?;
+            .execute(params![job, schedule_key(schedule), seen])?;
         if !slots.is_empty() {
-            forget(&transaction, job)?;
+            prune(&transaction, job)?;
         }
         transaction.commit()?;
         Ok(())
     }
 
-    /// Enters a start by hand; the same second twice is the same start.
-    pub(crate) fn enter_by_hand(&mut self, job: &str, now: Second) -> Result<RunId> {
+    /// Records a manual start; two starts in the same second are one run.
+    pub(crate) fn record_manual_start(&mut self, job: &str, now: Second) -> Result<RunId> {
         let transaction = self.database.transaction()?;
         transaction.execute(
             "INSERT INTO runs (job, slot, cause, state, due) VALUES (?1, ?2, ?3, ?4, ?2)
              ON CONFLICT DO NOTHING",
-            params![job, now, Cause::Hand, State::Waiting],
+            params![job, now, Cause::Manual, State::Waiting],
         )?;
         let id = transaction.query_row(
             "SELECT id FROM runs WHERE job = ?1 AND slot = ?2 AND cause = ?3",
-            params![job, now, Cause::Hand],
+            params![job, now, Cause::Manual],
             |row| row.get(0),
         )?;
-        forget(&transaction, job)?;
+        prune(&transaction, job)?;
         transaction.commit()?;
         Ok(id)
     }
 
-    /// Skips the slots of a job that wait and were never tried.
+    /// Skips the waiting slots of a job that have no attempts.
     pub(crate) fn skip_waiting(&mut self, job: &str, now: Second, message: &str) -> Result<()> {
         self.database
             .prepare_cached(
@@ -210,17 +211,17 @@ impl History {
         Ok(())
     }
 
-    /// Forgets the schedule of a job that has none any more; what it left waiting is skipped.
-    pub(crate) fn forget_schedule(&mut self, job: &str, now: Second) -> Result<()> {
-        let known = self.database.execute("DELETE FROM jobs WHERE name = ?1", [job])?;
-        if known > 0 {
-            self.skip_waiting(job, now, "the job has no schedule any more")?;
+    /// Removes the schedule of a job and skips its waiting slots.
+    pub(crate) fn remove_schedule(&mut self, job: &str, now: Second) -> Result<()> {
+        let n_removed = self.database.execute("DELETE FROM jobs WHERE name = ?1", [job])?;
+        if n_removed > 0 {
+            self.skip_waiting(job, now, "the job no longer has a schedule")?;
         }
         Ok(())
     }
 
-    /// Forgets the schedules of all jobs but those with `names`.
-    pub(crate) fn forget_others(&mut self, names: &[&str]) -> Result<()> {
+    /// Removes the schedules of all jobs except `names`.
+    pub(crate) fn retain_schedules(&mut self, names: &[&str]) -> Result<()> {
         let names = serde_json::Value::from(names.to_vec()).to_string();
         self.database.execute(
             "DELETE FROM jobs WHERE name NOT IN (SELECT value FROM json_each(?1))",
@@ -229,8 +230,8 @@ impl History {
         Ok(())
     }
 
-    /// Begins a try of a run.
-    pub(crate) fn begin_try(&mut self, run: RunId, now: Second) -> Result<TryId> {
+    /// Begins an attempt of a run.
+    pub(crate) fn begin_attempt(&mut self, run: RunId, now: Second) -> Result<AttemptId> {
         let transaction = self.database.transaction()?;
         transaction.execute(
             "UPDATE runs SET state = ?1, message = '' WHERE id = ?2",
@@ -243,30 +244,30 @@ impl History {
         Ok(id)
     }
 
-    /// Writes down which process is at work, for a service after this one.
-    pub(crate) fn name_process(&mut self, at: TryId, process: ProcessName) -> Result<()> {
+    /// Records the process of an attempt, for a later service.
+    pub(crate) fn record_process(&mut self, attempt: AttemptId, process: ProcessId) -> Result<()> {
         self.database.execute(
             "UPDATE tries SET pid = ?1, began = ?2 WHERE id = ?3",
-            params![process.pid, i64::try_from(process.began).unwrap_or(i64::MAX), at],
+            params![process.pid, i64::try_from(process.start_time).unwrap_or(i64::MAX), attempt],
         )?;
         Ok(())
     }
 
-    /// Ends a try, and says how its run goes on.
-    pub(crate) fn end_try(
+    /// Ends an attempt and updates its run.
+    pub(crate) fn end_attempt(
         &mut self,
-        at: TryId,
+        attempt: AttemptId,
         now: Second,
         outcome: &str,
         log: &str,
-        settled: &Settled<'_>,
+        update: &RunUpdate<'_>,
     ) -> Result<()> {
         let transaction = self.database.transaction()?;
         transaction.execute(
             "UPDATE tries SET ended = ?1, outcome = ?2, log = ?3 WHERE id = ?4",
-            params![now, outcome, log, at],
+            params![now, outcome, log, attempt],
         )?;
-        let Settled { state, due, failures, message, report, telling } = settled;
+        let RunUpdate { state, due, failures, message, report, delivery } = update;
         transaction.execute(
             "UPDATE runs SET state = ?1, due = ?2, failures = ?3, message = ?4, telling = ?5,
                  report = COALESCE(?6, report), ended = ?7
@@ -276,18 +277,18 @@ impl History {
                 due,
                 failures,
                 message,
-                telling,
+                delivery,
                 report,
                 state.is_end().then_some(now),
-                at
+                attempt
             ],
         )?;
         transaction.commit()?;
         Ok(())
     }
 
-    /// Moves a run that no process works at: it is stopped, skipped, or waits again.
-    pub(crate) fn settle(
+    /// Sets the state of a run without a process: stopped, skipped, or waiting again.
+    pub(crate) fn set_state(
         &mut self,
         run: RunId,
         now: Second,
@@ -302,31 +303,40 @@ impl History {
         Ok(())
     }
 
-    /// Writes down whether the hooks of a run were told.
-    pub(crate) fn tell(&mut self, run: RunId, telling: Telling, problem: &str) -> Result<()> {
+    /// Records the delivery of the hooks of a run.
+    pub(crate) fn record_delivery(
+        &mut self,
+        run: RunId,
+        delivery: DeliveryState,
+        problem: &str,
+    ) -> Result<()> {
         self.database.execute(
             "UPDATE runs SET telling = ?1,
-                 message = CASE ?2 WHEN '' THEN message ELSE trim(message || ' ' || ?2) END
+                 message = CASE
+                     WHEN ?2 = '' THEN message
+                     WHEN message = '' THEN ?2
+                     ELSE message || '; ' || ?2
+                 END
              WHERE id = ?3",
-            params![telling, problem, run],
+            params![delivery, problem, run],
         )?;
         Ok(())
     }
 
-    /// Returns the tries that have no end: those of this service, and those of one before it.
-    pub(crate) fn unfinished(&self) -> Result<Vec<Unfinished>> {
+    /// Returns the unfinished attempts of this service and of earlier ones.
+    pub(crate) fn unfinished_attempts(&self) -> Result<Vec<UnfinishedAttempt>> {
         let query = "SELECT run, job, tries.id, pid, began FROM tries JOIN runs ON runs.id = run
                      WHERE tries.ended IS NULL ORDER BY tries.id";
         let mut statement = self.database.prepare(query)?;
         let rows = statement.query_map([], |row| {
-            let began: Option<i64> = row.get(4)?;
-            let began = began.and_then(|began| u64::try_from(began).ok());
-            let process = row.get::<_, Option<u32>>(3)?.zip(began);
-            Ok(Unfinished {
+            let start_time: Option<i64> = row.get(4)?;
+            let start_time = start_time.and_then(|seconds| u64::try_from(seconds).ok());
+            let process = row.get::<_, Option<u32>>(3)?.zip(start_time);
+            Ok(UnfinishedAttempt {
                 run: row.get(0)?,
                 job: row.get(1)?,
-                at: row.get(2)?,
-                process: process.map(|(pid, began)| ProcessName { pid, began }),
+                attempt: row.get(2)?,
+                process: process.map(|(pid, start_time)| ProcessId { pid, start_time }),
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -338,10 +348,10 @@ impl History {
         Ok(self.database.prepare_cached(&query)?.query_row([id], read_run).optional()?)
     }
 
-    /// Returns the run of each job that is next, of those that are due: one that was begun comes
-    /// first, and holds up the others of its job until it is due again. Of jobs that are due in the same
-    /// second the one whose last run began first comes first, so that none waits for ever.
-    pub(crate) fn due(&self, now: Second) -> Result<Vec<Run>> {
+    /// Returns the next due run of each job. A run with earlier attempts comes first and blocks the other
+    /// runs of its job until it is due again. Among jobs that are due in the same second, the one that
+    /// ran least recently comes first, so that no job starves.
+    pub(crate) fn due_runs(&self, now: Second) -> Result<Vec<Run>> {
         let query = format!(
             "{RUN} WHERE due <= ?2 AND id IN (
                  SELECT id FROM (
@@ -358,13 +368,13 @@ impl History {
         self.runs(&query, params![State::Waiting, now])
     }
 
-    /// Returns the runs that ended and whose hooks are still to be told.
-    pub(crate) fn untold(&self) -> Result<Vec<Run>> {
-        self.runs(&format!("{RUN} WHERE telling = ?1 ORDER BY id"), params![Telling::Pending])
+    /// Returns the finished runs whose hooks are not delivered yet.
+    pub(crate) fn pending_deliveries(&self) -> Result<Vec<Run>> {
+        self.runs(&format!("{RUN} WHERE telling = ?1 ORDER BY id"), params![DeliveryState::Pending])
     }
 
-    /// Returns the last `n` runs, the newest first, of one job or of all.
-    pub(crate) fn newest(&self, job: Option<&str>, n: usize) -> Result<Vec<Run>> {
+    /// Returns the latest `n` runs of one job or all jobs, newest first.
+    pub(crate) fn latest_runs(&self, job: Option<&str>, n: usize) -> Result<Vec<Run>> {
         let n = i64::try_from(n).unwrap_or(i64::MAX);
         let query =
             format!("{RUN} WHERE ?1 IS NULL OR job = ?1 ORDER BY slot DESC, id DESC LIMIT ?2");
@@ -377,21 +387,21 @@ impl History {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Returns whether a job has a run that is not over.
-    pub(crate) fn is_busy(&self, job: &str) -> Result<bool> {
+    /// Returns whether a job has an unfinished run.
+    pub(crate) fn has_unfinished_run(&self, job: &str) -> Result<bool> {
         let query = "SELECT EXISTS (SELECT 1 FROM runs WHERE state IN (?1, ?2) AND job = ?3)";
         let mut statement = self.database.prepare_cached(query)?;
         let parameters = params![State::Waiting, State::Running, job];
         Ok(statement.query_row(parameters, |row| row.get(0))?)
     }
 
-    /// Returns the tries of a run, in their order.
-    pub(crate) fn tries(&self, run: RunId) -> Result<Vec<Try>> {
+    /// Returns the attempts of a run in order.
+    pub(crate) fn attempts(&self, run: RunId) -> Result<Vec<Attempt>> {
         let query =
             "SELECT id, run, started, ended, outcome, log FROM tries WHERE run = ?1 ORDER BY id";
         let mut statement = self.database.prepare_cached(query)?;
         let rows = statement.query_map([run], |row| {
-            Ok(Try {
+            Ok(Attempt {
                 id: row.get(0)?,
                 run: row.get(1)?,
                 started: row.get(2)?,
@@ -403,8 +413,8 @@ impl History {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Returns whether the last run of a job that ended, by itself, succeeded.
-    pub(crate) fn last_end(&self, job: &str) -> Result<Option<State>> {
+    /// Returns the state of the last run of a job that succeeded or failed.
+    pub(crate) fn last_result(&self, job: &str) -> Result<Option<State>> {
         let query = "SELECT state FROM runs WHERE job = ?1 AND state IN (?2, ?3)
                      ORDER BY ended DESC, id DESC LIMIT 1";
         let mut statement = self.database.prepare_cached(query)?;
@@ -412,14 +422,14 @@ impl History {
         Ok(statement.query_row(parameters, |row| row.get(0)).optional()?)
     }
 
-    /// Returns when the last successful run of a job ended.
+    /// Returns the end of the last successful run of a job.
     pub(crate) fn last_success(&self, job: &str) -> Result<Option<Second>> {
         let query = "SELECT MAX(ended) FROM runs WHERE job = ?1 AND state = ?2";
         let mut statement = self.database.prepare_cached(query)?;
         Ok(statement.query_row(params![job, State::Done], |row| row.get(0))?)
     }
 
-    /// Counts the runs that are kept, by job and state.
+    /// Returns the number of runs in the history, by job and state.
     pub(crate) fn counts(&self) -> Result<BTreeMap<(String, State), u64>> {
         let mut statement = self
             .database
@@ -432,19 +442,19 @@ impl History {
     }
 }
 
-/// Returns what tells one schedule's slots from another's.
-pub(crate) fn key(schedule: &Schedule) -> String {
+/// Returns the part of a schedule that determines its slots.
+pub(crate) fn schedule_key(schedule: &Schedule) -> String {
     format!("{} {}", schedule.cron, schedule.time_zone)
 }
 
-/// Removes all but the newest runs of a job that are over and told.
-fn forget(transaction: &Transaction<'_>, job: &str) -> Result<()> {
+/// Removes the oldest finished runs of a job beyond the limit, except those with pending deliveries.
+fn prune(transaction: &Transaction<'_>, job: &str) -> Result<()> {
     transaction
         .prepare_cached(
             "DELETE FROM runs WHERE job = ?1 AND ended IS NOT NULL AND telling <> ?2 AND slot < (
                  SELECT slot FROM runs WHERE job = ?1 ORDER BY slot DESC LIMIT 1 OFFSET ?3)",
         )?
-        .execute(params![job, Telling::Pending, RUNS_KEPT])?;
+        .execute(params![job, DeliveryState::Pending, RUNS_MAX])?;
     Ok(())
 }
 
@@ -457,11 +467,11 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
         state: row.get("state")?,
         due: row.get("due")?,
         failures: row.get("failures")?,
-        n_tries: row.get("n_tries")?,
+        n_attempts: row.get("n_attempts")?,
         started: row.get("started")?,
         ended: row.get("ended")?,
         message: row.get("message")?,
         report: row.get("report")?,
-        telling: row.get("telling")?,
+        delivery: row.get("telling")?,
     })
 }

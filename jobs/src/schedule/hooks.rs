@@ -1,5 +1,5 @@
-//! Tells somebody how a run went: a command that is given the message on its standard input, or a
-//! webhook that it is posted to, signed.
+//! Delivery of hooks at the end of a run: commands receive the message on standard input, webhooks
+//! receive it as a signed POST request.
 
 use std::{
     io::Write,
@@ -17,31 +17,31 @@ use sha2::Sha256;
 use tokio::runtime::Handle;
 
 use super::{
-    outside::{Tell, Told},
+    effects::{Delivery, DeliveryResult},
     service::Event,
 };
 
-/// How long a hook may take that does not say.
+/// The default timeout of a hook.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The waits before a webhook is tried again.
-const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// The delays before each retry of a webhook.
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// The header with the signature of the body.
 const SIGNATURE: &str = "Legenda-Signature";
 
-/// Tells hooks, each message on a thread of its own.
-pub(crate) struct Teller {
+/// Delivers hooks; each delivery runs on its own thread.
+pub(crate) struct HookSender {
     client: Client,
     runtime: Handle,
     events: mpsc::Sender<Event>,
-    /// An environment variable that commands are not given: it holds the page's token.
+    /// The environment variable with the page token, removed from the environment of commands.
     secret_env: Option<String>,
 }
 
-impl Teller {
-    /// Returns a teller; how each message went goes to `events`. Commands are not given the environment
-    /// variable `secret_env`.
+impl HookSender {
+    /// Creates a sender that reports results to `events`. The environment variable `secret_env` is removed
+    /// from the environment of commands.
     pub(crate) fn new(
         runtime: Handle,
         events: mpsc::Sender<Event>,
@@ -49,19 +49,19 @@ impl Teller {
     ) -> reqwest::Result<Self> {
         let client = Client::builder()
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
-            // A signed message is for the address that was written down, and for no other.
+            // Never forward a signed message to another address.
             .redirect(redirect::Policy::none())
             .build()?;
         Ok(Self { client, runtime, events, secret_env })
     }
 
-    /// Tells every hook of `telling`, one after another.
-    pub(crate) fn tell(&self, telling: Tell) {
+    /// Runs the hooks of a delivery one after another, in the background.
+    pub(crate) fn send(&self, delivery: Delivery) {
         let (client, runtime, events) =
             (self.client.clone(), self.runtime.clone(), self.events.clone());
         let secret_env = self.secret_env.clone();
         std::thread::spawn(move || {
-            let Tell { run, hooks, dir, message } = telling;
+            let Delivery { run, hooks, dir, message } = delivery;
             let mut problems = Vec::new();
             for hook in &hooks {
                 let result = match hook.kind() {
@@ -85,8 +85,8 @@ impl Teller {
                 }
             }
             let problem = problems.join("; ");
-            // Nobody listens any more when the service ends.
-            events.send(Event::Told(Told { run, problem })).ok();
+            // The receiver is gone when the service stops.
+            events.send(Event::HooksDelivered(DeliveryResult { run, problem })).ok();
         });
     }
 }
@@ -102,25 +102,27 @@ fn signature(secret: &[u8], body: &[u8]) -> String {
     mac.update(body);
     let mut text = "sha256=".to_owned();
     for byte in mac.finalize().into_bytes() {
-        write!(text, "{byte:02x}").expect("a string takes what is written");
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
     }
     text
 }
 
-/// Posts the message; tried again where that may help.
+/// Posts the message; retries transient errors.
 async fn webhook(client: &Client, url: &str, hook: &Hook, message: &Value) -> Result<(), String> {
-    // The path of an address may be a secret, so messages name its host alone.
+    // The path of a URL may be secret, so messages contain only the host.
     let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
-    let host = host.ok_or_else(|| "a hook has an address that is none".to_owned())?;
+    let host = host.ok_or_else(|| "invalid webhook URL".to_owned())?;
     let body = message.to_string();
     let secret = match &hook.secret_env {
         None => None,
         Some(name) => Some(std::env::var(name).map_err(|_| {
-            format!("the webhook at {host} was not told: `{name}` of its `secret_env` is not set")
+            format!(
+                "failed to call the webhook at {host}: environment variable `{name}` is not set"
+            )
         })?),
     };
     let signature = secret.map(|secret| signature(secret.as_bytes(), body.as_bytes()));
-    let mut waits = WAITS.iter();
+    let mut delays = RETRY_DELAYS.iter();
     loop {
         let mut request = client
             .post(url)
@@ -130,25 +132,25 @@ async fn webhook(client: &Client, url: &str, hook: &Hook, message: &Value) -> Re
         if let Some(signature) = &signature {
             request = request.header(SIGNATURE, signature);
         }
-        let (may_pass, problem) = match request.send().await {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
-            Ok(answer) => {
-                let status = answer.status();
-                let may_pass = status.is_server_error()
+        let (is_transient, problem) = match request.send().await {
+            Ok(response) if response.status().is_success() => return Ok(()),
+            Ok(response) => {
+                let status = response.status();
+                let is_transient = status.is_server_error()
                     || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS]
                         .contains(&status);
-                (may_pass, format!("it answered {status}"))
+                (is_transient, format!("HTTP status {status}"))
             }
             Err(error) => (true, reason(error.without_url())),
         };
-        match waits.next() {
-            Some(wait) if may_pass => tokio::time::sleep(*wait).await,
-            _ => return Err(format!("the webhook at {host} was not told: {problem}")),
+        match delays.next() {
+            Some(delay) if is_transient => tokio::time::sleep(*delay).await,
+            _ => return Err(format!("failed to call the webhook at {host}: {problem}")),
         }
     }
 }
 
-/// Returns the last cause of an error, which says most.
+/// Returns the innermost cause of an error, which is the most specific.
 fn reason(error: reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = &error;
     while let Some(source) = cause.source() {
@@ -157,7 +159,7 @@ fn reason(error: reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Returns the command of a program and its arguments, in `dir`; none without a program.
+/// Returns the command for a program and its arguments in `dir`, `None` without a program.
 fn command(words: &[String], dir: &Path) -> Option<Command> {
     let (program, arguments) = words.split_first()?;
     let mut command = Command::new(program);
@@ -168,11 +170,11 @@ fn command(words: &[String], dir: &Path) -> Option<Command> {
 /// Runs a command with the message on its standard input.
 fn run_command(command: &mut Command, hook: &Hook, message: &Value) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |problem: String| format!("the command `{program}` failed: {problem}");
+    let failed = |problem: String| format!("command `{program}` failed: {problem}");
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
         let body = message.to_string();
-        // A command need not read what it is told, so nobody waits for it to do so.
+        // The command may ignore its input, so do not wait for the write.
         std::thread::spawn(move || stdin.write_all(body.as_bytes()).ok());
     }
     let until = Instant::now() + timeout(hook);
@@ -184,8 +186,8 @@ fn run_command(command: &mut Command, hook: &Hook, message: &Value) -> Result<()
                 let killed = child.kill().and_then(|()| child.wait());
                 let limit = timeout(hook).as_secs();
                 return Err(failed(match killed {
-                    Ok(_) => format!("it took longer than {limit} s and was killed"),
-                    Err(error) => format!("it took longer than {limit} s: {error}"),
+                    Ok(_) => format!("timed out after {limit} s and was killed"),
+                    Err(error) => format!("timed out after {limit} s; failed to kill it: {error}"),
                 }));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
@@ -205,20 +207,20 @@ mod tests {
     use legenda_schemas::{job::Hook, units::Period};
     use serde_json::json;
 
-    use super::{Teller, signature};
+    use super::{HookSender, signature};
     use crate::schedule::{
-        outside::{Tell, Told},
+        effects::{Delivery, DeliveryResult},
         service::Event,
     };
 
-    /// A request as it came: its head in lower case, and its body.
+    /// A received request: its head in lower case, and its body.
     type Request = (String, String);
 
-    /// Answers each connection with the next of `statuses`; sends on what was asked.
+    /// Answers each connection with the next of `statuses`, and forwards the requests.
     fn listen(statuses: &'static [&'static str]) -> (String, mpsc::Receiver<Request>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/secret-path", listener.local_addr().unwrap());
-        let (asked, requests) = mpsc::channel();
+        let (sender, requests) = mpsc::channel();
         std::thread::spawn(move || {
             for status in statuses {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -231,24 +233,24 @@ mod tests {
                 let length = head.split("content-length: ").nth(1).unwrap();
                 let mut body = vec![0; length.split("\r\n").next().unwrap().parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
-                asked.send((head, String::from_utf8(body).unwrap())).unwrap();
-                let answer = format!(
+                sender.send((head, String::from_utf8(body).unwrap())).unwrap();
+                let response = format!(
                     "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\nLocation: /\r\n\r\n"
                 );
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(response.as_bytes()).unwrap();
             }
         });
         (url, requests)
     }
 
-    fn told(hooks: Vec<Hook>, message: serde_json::Value) -> Told {
+    fn deliver(hooks: Vec<Hook>, message: serde_json::Value) -> DeliveryResult {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let (events, heard) = mpsc::channel();
-        let teller = Teller::new(runtime.handle().clone(), events, None).unwrap();
-        teller.tell(Tell { run: 7, hooks, dir: std::env::temp_dir(), message });
-        match heard.recv().unwrap() {
-            Event::Told(told) => told,
-            _ => panic!("another event"),
+        let (events, receiver) = mpsc::channel();
+        let sender = HookSender::new(runtime.handle().clone(), events, None).unwrap();
+        sender.send(Delivery { run: 7, hooks, dir: std::env::temp_dir(), message });
+        match receiver.recv().unwrap() {
+            Event::HooksDelivered(result) => result,
+            _ => panic!("unexpected event"),
         }
     }
 
@@ -271,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_is_posted_signed_and_again_where_it_may_help() {
+    fn a_webhook_is_signed_and_transient_errors_are_retried() {
         let (url, requests) = listen(&["503 Busy", "204 Done"]);
-        // Any variable that is set will do as a secret here.
-        let told = told(vec![webhook(url, Some("PATH"))], json!({ "event": "success" }));
-        assert_eq!(told, Told { run: 7, problem: String::new() });
+        // Any variable that is set works as a secret.
+        let result = deliver(vec![webhook(url, Some("PATH"))], json!({ "event": "success" }));
+        assert_eq!(result, DeliveryResult { run: 7, problem: String::new() });
         let secret = std::env::var("PATH").unwrap();
         for (head, body) in [requests.recv().unwrap(), requests.recv().unwrap()] {
             assert_eq!(body, r#"{"event":"success"}"#);
@@ -286,42 +288,42 @@ mod tests {
     }
 
     #[test]
-    fn refusals_redirects_and_missing_secrets_are_told_without_the_address() {
+    fn problems_are_reported_without_the_address() {
         let (url, requests) = listen(&["404 Gone", "302 Elsewhere"]);
         for status in ["404", "302"] {
-            let told = told(vec![webhook(url.clone(), None)], json!({}));
-            assert!(told.problem.contains(status), "{}", told.problem);
-            assert!(!told.problem.contains("secret-path"), "{}", told.problem);
+            let result = deliver(vec![webhook(url.clone(), None)], json!({}));
+            assert!(result.problem.contains(status), "{}", result.problem);
+            assert!(!result.problem.contains("secret-path"), "{}", result.problem);
             let (head, _) = requests.recv().unwrap();
             assert!(!head.contains("legenda-signature"), "{head}");
         }
-        let told = told(vec![webhook(url, Some("LEGENDA_NO_SUCH_SECRET"))], json!({}));
-        assert!(told.problem.contains("LEGENDA_NO_SUCH_SECRET"), "{}", told.problem);
+        let result = deliver(vec![webhook(url, Some("LEGENDA_NO_SUCH_SECRET"))], json!({}));
+        assert!(result.problem.contains("LEGENDA_NO_SUCH_SECRET"), "{}", result.problem);
         assert!(requests.try_recv().is_err(), "an unsigned message is not sent");
     }
 
     #[cfg(unix)]
     #[test]
-    fn commands_are_given_the_message() {
+    fn commands_receive_the_message() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("message.json");
         let message = json!({ "event": "failure", "long": "x".repeat(1 << 20) });
         let hook = shell(&format!("cat > '{}'", path.display()));
-        assert_eq!(told(vec![hook], message.clone()).problem, "");
+        assert_eq!(deliver(vec![hook], message.clone()).problem, "");
         let written = std::fs::read_to_string(path).unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap(), message);
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_command_that_fails_or_never_ends_does_not_keep_the_next_from_being_told() {
+    fn a_command_that_fails_or_hangs_does_not_block_the_next_hook() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("last");
         let last = shell(&format!("echo > '{}'", path.display()));
         let hooks = vec![shell("exit 3"), shell("sleep 60"), last];
-        let told = told(hooks, json!({ "long": "x".repeat(1 << 20) }));
-        assert!(told.problem.contains("exit status: 3"), "{}", told.problem);
-        assert!(told.problem.contains("longer than 2 s"), "{}", told.problem);
+        let result = deliver(hooks, json!({ "long": "x".repeat(1 << 20) }));
+        assert!(result.problem.contains("exit status: 3"), "{}", result.problem);
+        assert!(result.problem.contains("timed out after 2 s"), "{}", result.problem);
         assert!(path.is_file());
     }
 }

@@ -1,20 +1,20 @@
-//! The log of the service: a line for each start, end, retry and failure of a run, with fields that a
-//! program can read (`job`, `run`, `exit`, `seconds`).
+//! The log of the service: one event for each start, end, retry and failure of a run, with structured
+//! fields (`job`, `run`, `exit`, `seconds`).
 
 use super::{
-    outside::{Ended, ProcessEnd},
+    effects::{Ended, ProcessEnd},
     record::{Run, Second, State},
     verdict::Verdict,
 };
 
-/// Logs that a process of a run was started.
+/// Logs the start of a process of a run.
 pub(crate) fn started(run: &Run) {
     let slot = run.slot.instant();
-    let (job, cause, attempt) = (&run.job, run.cause.as_str(), run.n_tries.saturating_add(1));
+    let (job, cause, attempt) = (&run.job, run.cause.as_str(), run.n_attempts.saturating_add(1));
     tracing::info!(job, run = run.id, slot = %slot.to_rfc3339(), cause, attempt, "run started");
 }
 
-/// Logs how a process of a run ended after so many seconds, and what follows.
+/// Logs the end of a process of a run after `seconds`, and the verdict.
 pub(crate) fn ended(run: &Run, ended: &Ended, verdict: &Verdict, seconds: f64) {
     let (job, run, exit) = (&run.job, run.id, exit(ended.end));
     let problem = &verdict.message;
@@ -30,24 +30,24 @@ pub(crate) fn ended(run: &Run, ended: &Ended, verdict: &Verdict, seconds: f64) {
     }
 }
 
-/// Logs that a run which an earlier service left is taken up again.
-pub(crate) fn taken_up(job: &str, run: i64) {
-    tracing::info!(job, run, "run was cut off, will be resumed");
+/// Logs that a run is resumed after an earlier service was cut off.
+pub(crate) fn resumed(job: &str, run: i64) {
+    tracing::info!(job, run, "run was interrupted by a restart and will be resumed");
 }
 
-/// Logs that a run reached its end without a process.
-pub(crate) fn settled(job: &str, run: i64, state: State, message: &str) {
-    tracing::info!(job, run, state = state.as_str(), message, "run settled");
+/// Logs that a run ended without a process.
+pub(crate) fn ended_without_process(job: &str, run: i64, state: State, message: &str) {
+    tracing::info!(job, run, state = state.as_str(), message, "run ended without a process");
 }
 
-/// Logs that slots of a job came and were not run, the last of them at `last`.
+/// Logs the number of skipped slots of a job; `last` is the latest slot.
 pub(crate) fn skipped(job: &str, slots: usize, last: Second) {
     if slots > 0 {
         tracing::info!(job, slots, last = %last.instant().to_rfc3339(), "slots skipped");
     }
 }
 
-/// Returns the exit code, or that there is none.
+/// Returns the exit code, or `killed`.
 fn exit(end: ProcessEnd) -> String {
     match end {
         ProcessEnd::Code(code) => code.to_string(),

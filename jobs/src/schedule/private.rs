@@ -1,5 +1,5 @@
-//! Files and folders that only their owner may open: the history holds the logs of runs, and reports show
-//! rows and media.
+//! Files and folders that only their owner can open: the history contains the logs of runs, and reports
+//! contain rows and media.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// Creates a folder of mode 0700, and its missing parents. An existing folder is left as it is.
+/// Creates a folder with mode 0700, and its missing parents. An existing folder keeps its mode.
 pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -16,7 +16,7 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Opens a file to be written, creating it with mode 0600; an existing one is restricted to that.
+/// Opens a file for writing, creating it with mode 0600; an existing file is restricted to that mode.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -27,15 +27,14 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes every right of other users to a file or folder away. Where that fails it stays usable, so the log
-/// has a warning.
+/// Removes all permissions of other users. On failure the path stays usable, and a warning is logged.
 pub(crate) fn restrict(path: &Path) {
     match try_restrict(path) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => {
             let path = path.display();
-            tracing::warn!(%path, %error, "other users can open this path");
+            tracing::warn!(%path, %error, "failed to make this path private to its owner");
         }
     }
 }
@@ -56,14 +55,14 @@ fn try_restrict(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns whether other users have any right to a file or folder.
+/// Returns whether other users have any permission on a file or folder.
 #[cfg(unix)]
 pub(crate) fn is_open_to_others(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::metadata(path)?.permissions().mode() & 0o077 != 0)
 }
 
-/// Returns whether other users have any right to a file or folder: elsewhere the folder above decides.
+/// Returns `false`: on other systems the parent folder decides.
 #[cfg(not(unix))]
 pub(crate) fn is_open_to_others(_: &Path) -> io::Result<bool> {
     Ok(false)

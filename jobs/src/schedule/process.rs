@@ -1,6 +1,6 @@
-//! Runs as child processes of this program: `legenda run JOB --progress json`. A crash of a run never
-//! takes the service down, and a run never outlives the service for long: it stops when its standard
-//! input, a pipe that the service holds, comes to its end.
+//! Runs as child processes: `legenda run JOB --progress json`. A crash of a run does not affect the
+//! service. A run does not outlive the service for long: the service holds the other end of its
+//! standard input, and the run stops when that is closed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,76 +20,76 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System}
 
 use super::{
     board::{Board, RunProgress},
-    hooks::Teller,
-    outside::{Ended, Outside, ProcessEnd, Start, Tell},
-    record::{ProcessName, RunId, TryId},
+    effects::{Delivery, Effects, Ended, ProcessEnd, Start},
+    hooks::HookSender,
+    record::{AttemptId, ProcessId, RunId},
     reports::Reports,
     service::Event,
 };
 
-/// How long a run that is asked to stop may finish the rows at work.
+/// The time for a stopping run to finish rows in progress.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How much longer it may take to end before it is killed.
-const GRACE_AFTER: Duration = Duration::from_secs(5);
+/// The time for it to exit after that, before it is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a process is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The interval of polling a process.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The lines, and the bytes of a line, that are kept of what a process says.
+/// The maximum number of log lines kept of a process, and the maximum length of a line.
 const LOG_LINES_MAX: usize = 100;
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// How runs are started.
+/// The options of starting runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Launch {
-    /// This program.
+pub(crate) struct LaunchOptions {
+    /// The path of this executable.
     pub(crate) binary: PathBuf,
     /// The folder of the job files.
     pub(crate) dir: PathBuf,
-    /// Where the pages about runs go.
+    /// The folder for the reports of runs.
     pub(crate) reports: Reports,
-    /// Whether runs may fetch nothing.
+    /// Whether runs are started with `--offline`.
     pub(crate) offline: bool,
-    /// An environment variable that runs are not given: it holds the page's token.
+    /// The environment variable with the page token, removed from the environment of runs.
     pub(crate) secret_env: Option<String>,
 }
 
-/// The processes of runs, and the hooks.
+/// The processes of runs, and the hook sender.
 pub(crate) struct Processes {
-    launch: Launch,
+    launch: LaunchOptions,
     events: mpsc::Sender<Event>,
     board: Arc<Board>,
-    teller: Teller,
-    reins: HashMap<TryId, Reins>,
+    hook_sender: HookSender,
+    handles: HashMap<AttemptId, StopHandle>,
     system: Option<System>,
 }
 
-/// What stops a process.
+/// A handle to stop a process.
 #[derive(Clone, Debug)]
-struct Reins {
+struct StopHandle {
     stdin: Arc<Mutex<Option<ChildStdin>>>,
-    is_stopped: Arc<AtomicBool>,
-    is_abandoned: Arc<AtomicBool>,
+    must_stop: Arc<AtomicBool>,
+    must_kill: Arc<AtomicBool>,
 }
 
 impl Processes {
-    /// Returns hands that start runs by `launch`; what comes back goes to `events`.
+    /// Creates the effects; results are sent to `events`.
     pub(crate) fn new(
-        launch: Launch,
+        launch: LaunchOptions,
         events: mpsc::Sender<Event>,
         board: Arc<Board>,
-        teller: Teller,
+        hook_sender: HookSender,
     ) -> Self {
-        // Without it no process of an earlier service is recognised, and its time is waited for.
+        // Without `system`, processes of an earlier service are not recognized; they get a fixed time.
         let system = System::new().ok();
-        Self { launch, events, board, teller, reins: HashMap::new(), system }
+        Self { launch, events, board, hook_sender, handles: HashMap::new(), system }
     }
 
-    /// Kills every process at work.
-    pub(crate) fn abandon(&self) {
-        for reins in self.reins.values() {
-            reins.is_abandoned.store(true, Relaxed);
+    /// Kills every running process.
+    pub(crate) fn kill_all(&self) {
+        for handle in self.handles.values() {
+            handle.must_kill.store(true, Relaxed);
         }
     }
 
@@ -111,57 +111,57 @@ impl Processes {
         if let Some(name) = &self.launch.secret_env {
             command.env_remove(name);
         }
-        // Ctrl-C at a terminal is for the service alone, which then stops its runs once.
+        // A new process group, so that Ctrl-C reaches only the service, which then stops its runs.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
     }
 
-    /// Returns the process with a number, if it is there and no zombie.
+    /// Returns the process with id `pid`, unless it is a zombie.
     fn find(&mut self, pid: u32) -> Option<&sysinfo::Process> {
         let system = self.system.as_mut()?;
         let pid = Pid::from_u32(pid);
-        let which = ProcessesToUpdate::Some(&[pid]);
-        system.refresh_processes_specifics(which, true, ProcessRefreshKind::nothing());
+        let processes = ProcessesToUpdate::Some(&[pid]);
+        system.refresh_processes_specifics(processes, true, ProcessRefreshKind::nothing());
         system.process(pid).filter(|process| process.status() != ProcessStatus::Zombie)
     }
 }
 
-impl Outside for Processes {
-    fn start(&mut self, start: &Start<'_>) -> std::io::Result<ProcessName> {
+impl Effects for Processes {
+    fn start(&mut self, start: &Start<'_>) -> std::io::Result<ProcessId> {
         let mut child = self.command(start).spawn()?;
         let pid = child.id();
-        let reins = Reins {
+        let handle = StopHandle {
             stdin: Arc::new(Mutex::new(child.stdin.take())),
-            is_stopped: Arc::default(),
-            is_abandoned: Arc::default(),
+            must_stop: Arc::default(),
+            must_kill: Arc::default(),
         };
-        self.reins.retain(|_, reins| Arc::strong_count(&reins.is_stopped) > 1);
-        self.reins.insert(start.at, reins.clone());
-        let (at, run) = (start.at, start.run.id);
+        self.handles.retain(|_, handle| Arc::strong_count(&handle.must_stop) > 1);
+        self.handles.insert(start.attempt, handle.clone());
+        let (attempt, run) = (start.attempt, start.run.id);
         let (events, board) = (self.events.clone(), Arc::clone(&self.board));
         let reports = self.launch.reports.clone();
         std::thread::Builder::new().name(format!("run-{run}")).spawn(move || {
-            let ended = attend(child, at, run, &reins, &board);
+            let ended = supervise(child, attempt, run, &handle, &board);
             reports.tidy();
-            // Nobody listens any more when the service ends.
-            events.send(Event::Ended(ended)).ok();
+            // The receiver is gone when the service stops.
+            events.send(Event::ProcessEnded(ended)).ok();
         })?;
-        let began = self.find(pid).map_or(0, sysinfo::Process::start_time);
-        Ok(ProcessName { pid, began })
+        let start_time = self.find(pid).map_or(0, sysinfo::Process::start_time);
+        Ok(ProcessId { pid, start_time })
     }
 
-    fn stop(&mut self, at: TryId) {
-        if let Some(reins) = self.reins.get(&at) {
-            reins.is_stopped.store(true, Relaxed);
+    fn stop(&mut self, attempt: AttemptId) {
+        if let Some(handle) = self.handles.get(&attempt) {
+            handle.must_stop.store(true, Relaxed);
         }
     }
 
-    fn is_alive(&mut self, process: ProcessName) -> bool {
-        self.find(process.pid).is_some_and(|found| found.start_time() == process.began)
+    fn is_alive(&mut self, process: ProcessId) -> bool {
+        self.find(process.pid).is_some_and(|found| found.start_time() == process.start_time)
     }
 
-    fn kill(&mut self, process: ProcessName) {
+    fn kill(&mut self, process: ProcessId) {
         if self.is_alive(process)
             && let Some(found) = self.find(process.pid)
         {
@@ -169,83 +169,91 @@ impl Outside for Processes {
         }
     }
 
-    fn tell(&mut self, telling: Tell) {
-        self.teller.tell(telling);
+    fn deliver(&mut self, delivery: Delivery) {
+        self.hook_sender.send(delivery);
     }
 }
 
-/// Stays with a process to its end.
-fn attend(mut child: Child, at: TryId, run: RunId, reins: &Reins, board: &Arc<Board>) -> Ended {
-    let (said, hearing) = mpsc::channel();
+/// Reads the output of a process and waits for its end.
+fn supervise(
+    mut child: Child,
+    attempt: AttemptId,
+    run: RunId,
+    handle: &StopHandle,
+    board: &Arc<Board>,
+) -> Ended {
+    let (sender, receiver) = mpsc::channel();
     if let Some(stderr) = child.stderr.take() {
         let board = Arc::clone(board);
         std::thread::spawn(move || {
-            let mut heard = Heard::default();
-            heard.listen(stderr, |progress| board.show_progress(run, progress));
-            said.send(heard).ok();
+            let mut output = ProcessOutput::default();
+            output.read(stderr, |progress| board.set_progress(run, progress));
+            sender.send(output).ok();
         });
     }
-    let status = wait(&mut child, reins);
-    // Whoever inherited standard error may keep it open for longer than this process lived.
-    let heard = hearing.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
+    let status = wait(&mut child, handle);
+    // A grandchild that inherited standard error may keep it open after the process has ended.
+    let output = receiver.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
     let end = status.and_then(|status| status.code()).map_or(ProcessEnd::Killed, ProcessEnd::Code);
-    let Heard { lines, report, may_pass } = heard;
-    Ended { at, end, report, log: Vec::from(lines).join("\n"), may_pass }
+    let ProcessOutput { lines, report, is_transient } = output;
+    Ended { attempt, end, report, log: Vec::from(lines).join("\n"), is_transient }
 }
 
-/// Waits for a process; stops and kills it when that is asked for.
-fn wait(child: &mut Child, reins: &Reins) -> Option<ExitStatus> {
-    let mut killed_at: Option<Instant> = None;
+/// Waits for a process; stops or kills it when requested.
+fn wait(child: &mut Child, handle: &StopHandle) -> Option<ExitStatus> {
+    let mut kill_at: Option<Instant> = None;
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(%error, "cannot wait for the process of a run");
+                tracing::error!(%error, "failed to wait for the process of a run");
                 return None;
             }
         }
-        if reins.is_stopped.load(Relaxed) && killed_at.is_none() {
-            drop(reins.stdin.lock().unwrap_or_else(PoisonError::into_inner).take());
-            killed_at = Some(Instant::now() + GRACE + GRACE_AFTER);
+        if handle.must_stop.load(Relaxed) && kill_at.is_none() {
+            drop(handle.stdin.lock().unwrap_or_else(PoisonError::into_inner).take());
+            kill_at = Some(Instant::now() + GRACE + EXIT_TIMEOUT);
         }
-        let is_over = killed_at.is_some_and(|at| Instant::now() >= at);
-        if (is_over || reins.is_abandoned.load(Relaxed))
+        let is_overdue = kill_at.is_some_and(|at| Instant::now() >= at);
+        if (is_overdue || handle.must_kill.load(Relaxed))
             && let Err(error) = child.kill()
         {
-            tracing::warn!(%error, "cannot kill the process of a run");
+            tracing::warn!(%error, "failed to kill the process of a run");
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// What a process said.
+/// The parsed standard error of a process.
 #[derive(Debug, Default)]
-struct Heard {
+struct ProcessOutput {
     lines: VecDeque<String>,
     report: Option<Value>,
-    may_pass: bool,
+    is_transient: bool,
 }
 
-impl Heard {
-    fn listen(&mut self, from: impl Read, mut progress: impl FnMut(RunProgress)) {
-        let mut reader = BufReader::new(from);
+impl ProcessOutput {
+    /// Reads all lines of `input`; calls `on_progress` for each progress line.
+    fn read(&mut self, input: impl Read, mut on_progress: impl FnMut(RunProgress)) {
+        let mut reader = BufReader::new(input);
         let mut line = Vec::new();
         loop {
             line.clear();
             match reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {
-                    if let Some(made) = self.take(String::from_utf8_lossy(&line).trim_end()) {
-                        progress(made);
+                    let line = String::from_utf8_lossy(&line);
+                    if let Some(progress) = self.push_line(line.trim_end()) {
+                        on_progress(progress);
                     }
                 }
             }
         }
     }
 
-    /// Takes a line; returns the progress that it tells.
-    fn take(&mut self, line: &str) -> Option<RunProgress> {
+    /// Parses a line; returns its progress if it is a progress line.
+    fn push_line(&mut self, line: &str) -> Option<RunProgress> {
         if line.starts_with('{')
             && let Ok(mut value) = serde_json::from_str::<Value>(line)
         {
@@ -254,7 +262,7 @@ impl Heard {
                 return None;
             }
             if let Some(failure) = value.get("failure") {
-                self.may_pass = failure["may_pass"] == true;
+                self.is_transient = failure["may_pass"] == true;
                 return None;
             }
             if let Ok(progress) = serde_json::from_value(value) {
@@ -273,41 +281,41 @@ impl Heard {
 
 #[cfg(test)]
 mod tests {
-    use super::{Heard, LOG_LINES_MAX};
+    use super::{LOG_LINES_MAX, ProcessOutput};
 
     #[test]
-    fn progress_report_and_complaints_are_told_apart() {
-        let said = "caption · 4 rows · ready\n\
+    fn progress_report_and_log_lines_are_separated() {
+        let stderr = "caption · 4 rows · ready\n\
             {\"rows_planned\": 4, \"rows_done\": 2, \"rejects\": 1, \"rows_per_second\": 0.5, \"seconds_left\": null}\n\
             {\"report\": {\"rows_in\": 4}}\n{\"odd\": 1}\n\nerror: no space left\n";
-        let (mut heard, mut seen) = (Heard::default(), Vec::new());
-        heard.listen(said.as_bytes(), |progress| seen.push(progress.rows_done));
+        let (mut output, mut seen) = (ProcessOutput::default(), Vec::new());
+        output.read(stderr.as_bytes(), |progress| seen.push(progress.rows_done));
         assert_eq!(seen, [2]);
-        assert_eq!(heard.report, Some(serde_json::json!({ "rows_in": 4 })));
-        assert!(!heard.may_pass);
+        assert_eq!(output.report, Some(serde_json::json!({ "rows_in": 4 })));
+        assert!(!output.is_transient);
         assert_eq!(
-            heard.lines,
+            output.lines,
             ["caption · 4 rows · ready", "{\"odd\": 1}", "error: no space left"]
         );
     }
 
     #[test]
-    fn a_failure_that_may_pass_is_told_by_the_process() {
-        let mut heard = Heard::default();
-        heard.listen(&b"{\"failure\": {\"may_pass\": true}}\nerror: no answer\n"[..], |_| {});
-        assert!(heard.may_pass);
-        assert_eq!(heard.lines, ["error: no answer"]);
+    fn transient_failures_are_recognized() {
+        let mut output = ProcessOutput::default();
+        output.read(&b"{\"failure\": {\"may_pass\": true}}\nerror: no answer\n"[..], |_| {});
+        assert!(output.is_transient);
+        assert_eq!(output.lines, ["error: no answer"]);
     }
 
     #[test]
-    fn of_a_talkative_process_the_end_is_kept() {
-        let said: String = (0..1000).map(|n| format!("line {n}\n")).collect();
-        let mut heard = Heard::default();
-        heard.listen(said.as_bytes(), |_| panic!("no progress"));
-        assert_eq!(heard.lines.len(), LOG_LINES_MAX);
-        assert_eq!(heard.lines.back().unwrap(), "line 999");
-        let mut heard = Heard::default();
-        heard.listen("x".repeat(3 << 20).as_bytes(), |_| panic!("no progress"));
-        assert!(heard.lines.iter().all(|line| line.len() <= 1 << 20));
+    fn only_the_last_lines_are_kept() {
+        let stderr: String = (0..1000).map(|n| format!("line {n}\n")).collect();
+        let mut output = ProcessOutput::default();
+        output.read(stderr.as_bytes(), |_| panic!("no progress"));
+        assert_eq!(output.lines.len(), LOG_LINES_MAX);
+        assert_eq!(output.lines.back().unwrap(), "line 999");
+        let mut output = ProcessOutput::default();
+        output.read("x".repeat(3 << 20).as_bytes(), |_| panic!("no progress"));
+        assert!(output.lines.iter().all(|line| line.len() <= 1 << 20));
     }
 }

@@ -1,4 +1,4 @@
-//! What the history holds: runs, their tries, and the states that they go through.
+//! The records of the history: runs, their attempts, and their states.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{
@@ -7,35 +7,35 @@ use rusqlite::{
 };
 use serde::{Serialize, Serializer};
 
-/// The number of a run: one slot of a job, or one start by hand.
+/// The id of a run: one slot of a job, or one manual start.
 pub(crate) type RunId = i64;
 
-/// The number of a try of a run: one child process.
-pub(crate) type TryId = i64;
+/// The id of an attempt of a run: one child process.
+pub(crate) type AttemptId = i64;
 
-/// A second of UTC. Slots, and all that the history keeps, are whole seconds.
+/// A UTC timestamp in seconds. Slots and all times in the history are whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Second(pub(crate) i64);
 
 impl Second {
-    /// Returns the second that an instant lies in.
-    pub(crate) fn of(instant: DateTime<Utc>) -> Self {
+    /// Returns the second that contains `instant`.
+    pub(crate) fn from_instant(instant: DateTime<Utc>) -> Self {
         Self(instant.timestamp())
     }
 
-    /// Returns its beginning.
+    /// Returns the start of the second.
     pub(crate) fn instant(self) -> DateTime<Utc> {
         DateTime::from_timestamp(self.0, 0).unwrap_or_default()
     }
 
-    /// Returns the second so many seconds later.
+    /// Returns the time `seconds` later.
     pub(crate) fn plus(self, seconds: u64) -> Self {
         Self(self.0.saturating_add_unsigned(seconds))
     }
 }
 
 impl Serialize for Second {
-    /// As RFC 3339 has it.
+    /// Serializes as RFC 3339.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.instant().format("%Y-%m-%dT%H:%M:%SZ").to_string())
     }
@@ -53,7 +53,7 @@ impl FromSql for Second {
     }
 }
 
-/// Declares an enum whose variants have names, in the database as in JSON.
+/// Declares an enum whose variants are stored as strings in the database and in JSON.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -63,7 +63,7 @@ macro_rules! named {
         }
 
         impl $name {
-            /// Returns the name.
+            /// Returns the stored name.
             pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -95,29 +95,29 @@ macro_rules! named {
 }
 
 named! {
-    /// Why there is a run.
+    /// The cause of a run.
     Cause {
         /// A slot of the schedule.
         Schedule = "schedule",
-        /// Somebody started it.
-        Hand = "hand",
+        /// A manual start.
+        Manual = "hand",
     }
 }
 
 named! {
-    /// Where a run stands. The last four are ends.
+    /// The state of a run. The last four are final.
     State {
-        /// It begins, or is tried again, when it is due and nothing stands in its way.
+        /// It starts, or is retried, when it is due and capacity is free.
         Waiting = "waiting",
-        /// A process is at work.
+        /// A process is running.
         Running = "running",
-        /// Every row is accounted for.
+        /// Every row is answered or rejected.
         Done = "done",
-        /// It failed for good.
+        /// It failed and will not be retried.
         Failed = "failed",
-        /// It was never to begin: missed, or superseded by a later slot.
+        /// It never started: missed, or superseded by a later slot.
         Skipped = "skipped",
-        /// Somebody stopped it.
+        /// It was stopped manually.
         Stopped = "stopped",
     }
 }
@@ -127,70 +127,70 @@ impl State {
     pub(crate) const ALL: [Self; 6] =
         [Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Skipped, Self::Stopped];
 
-    /// Returns whether nothing follows by itself.
+    /// Returns whether the state is final.
     pub(crate) fn is_end(self) -> bool {
         !matches!(self, Self::Waiting | Self::Running)
     }
 }
 
 named! {
-    /// Whether the hooks of a run that ended were told.
-    Telling {
-        /// There is nobody to tell.
-        Nobody = "nobody",
-        /// They are being told, or will be after a restart.
+    /// The state of delivering the hooks of a run.
+    DeliveryState {
+        /// The run has no hooks.
+        NoHooks = "nobody",
+        /// The delivery is in progress, or will be repeated after a restart.
         Pending = "pending",
-        /// They were told.
-        Told = "told",
-        /// One could not be told.
+        /// All hooks succeeded.
+        Delivered = "told",
+        /// At least one hook failed.
         Failed = "failed",
     }
 }
 
-/// A run: one slot of a job, or one start by hand.
+/// A run: one slot of a job, or one manual start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Run {
     pub(crate) id: RunId,
-    /// The name of its job file.
+    /// The name of the job file.
     pub(crate) job: String,
-    /// When it was due by the cron pattern, or when it was started by hand.
+    /// The time of the cron slot, or of the manual start.
     pub(crate) slot: Second,
     pub(crate) cause: Cause,
     pub(crate) state: State,
-    /// Not begun, or tried again, before this second.
+    /// The earliest time to start or retry.
     pub(crate) due: Second,
-    /// Tries that failed.
+    /// The number of failed attempts.
     pub(crate) failures: u32,
-    /// Tries, with those that a restart of the service cut off.
-    pub(crate) n_tries: u32,
-    /// When the first try began.
+    /// The number of attempts, including those cut off by a restart of the service.
+    pub(crate) n_attempts: u32,
+    /// The start of the first attempt.
     pub(crate) started: Option<Second>,
-    /// When it reached its end.
+    /// The time of the final state.
     pub(crate) ended: Option<Second>,
-    /// What is to be said of its state, in a sentence or two.
+    /// A message about the state.
     pub(crate) message: String,
-    /// The report of the last try that wrote one, as JSON.
+    /// The latest report of an attempt, as JSON.
     pub(crate) report: Option<String>,
-    pub(crate) telling: Telling,
+    pub(crate) delivery: DeliveryState,
 }
 
-/// A process, so that no other that is given its number later is taken for it.
+/// A process. The start time distinguishes it from later processes with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProcessName {
+pub(crate) struct ProcessId {
     pub(crate) pid: u32,
-    /// When it began, in seconds since 1970.
-    pub(crate) began: u64,
+    /// The start time in Unix seconds.
+    pub(crate) start_time: u64,
 }
 
-/// A try of a run: one child process.
+/// An attempt of a run: one child process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Try {
-    pub(crate) id: TryId,
+pub(crate) struct Attempt {
+    pub(crate) id: AttemptId,
     pub(crate) run: RunId,
     pub(crate) started: Second,
     pub(crate) ended: Option<Second>,
-    /// How it ended, such as `exit code 4`.
+    /// The outcome, such as `exit code 4`.
     pub(crate) outcome: Option<String>,
-    /// The last lines that it wrote to standard error.
+    /// The last lines of its standard error.
     pub(crate) log: String,
 }

@@ -1,5 +1,5 @@
-//! Decides what runs when. It is given the time with every call, and keeps what it decides in the
-//! [history](super::history), so that the service may end at any instant and another goes on.
+//! The scheduler: decides when each job runs. Every call receives the current time, and every decision is
+//! recorded in the [history](super::history), so that a restart at any point loses nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,249 +14,249 @@ use legenda_schemas::{
 use serde_json::json;
 
 use super::{
-    history::{self, History, HistoryError, Settled},
+    effects::{Delivery, DeliveryResult, Effects, Ended, ProcessEnd, Start},
+    history::{self, History, HistoryError, RunUpdate},
     log,
-    outside::{Ended, Outside, ProcessEnd, Start, Tell, Told},
-    record::{ProcessName, Run, RunId, Second, State, Telling, TryId},
-    slots::{self, Fate},
-    verdict::{Stopped, verdict},
+    record::{AttemptId, DeliveryState, ProcessId, Run, RunId, Second, State},
+    slots::{self, SlotDecision},
+    verdict::{StopReason, verdict},
 };
 
-/// The most slots that are entered at a time; the rest follows with the next tick.
+/// The maximum number of slots recorded per tick; the rest follows with the next tick.
 const SLOTS_MAX: usize = 5000;
 
-/// How long a process that a service before this one left may take to end: its grace and as much
-/// again.
+/// The time that a process of an earlier service has to exit: twice its grace period.
 const ORPHAN_SECONDS: u64 = 60;
 
-/// What is known of a job file.
+/// A job file.
 #[derive(Clone, Debug)]
 pub(crate) struct JobFile {
-    /// The job, or why it is none.
+    /// The job, or the error in the file.
     pub(crate) job: Result<Box<Job>, String>,
-    /// When the file was changed.
+    /// The modification time of the file.
     pub(crate) changed: Second,
 }
 
 #[derive(Debug)]
-struct Known {
+struct JobEntry {
     job: Result<Box<Job>, String>,
-    /// Slots up to this second are entered.
+    /// The time up to which slots are recorded.
     seen: Second,
     next: Option<Second>,
 }
 
-/// A job, for those who look.
+/// A job, as the page shows it.
 #[derive(Clone, Debug)]
 pub(crate) struct JobView {
     pub(crate) name: String,
-    /// Why the file is no job.
+    /// The error in the job file.
     pub(crate) problem: Option<String>,
     pub(crate) schedule: Option<Schedule>,
     pub(crate) next: Option<Second>,
     pub(crate) output: Option<String>,
 }
 
-/// A try whose process this service started.
+/// A running attempt that this service started.
 #[derive(Debug)]
-struct Active {
+struct ActiveAttempt {
     run: Run,
     job: Box<Job>,
     started: DateTime<Utc>,
-    stopped: Option<Stopped>,
+    stop_reason: Option<StopReason>,
 }
 
-/// A process that a service before this one left.
+/// A process that an earlier service left running.
 #[derive(Debug)]
 struct Orphan {
     run: RunId,
     job: String,
-    at: TryId,
-    process: Option<ProcessName>,
-    /// Killed then, or, where it is unknown, taken for gone.
-    until: Second,
+    attempt: AttemptId,
+    process: Option<ProcessId>,
+    /// The time to kill the process, or to assume that it is gone if it is unknown.
+    deadline: Second,
 }
 
-/// Why something cannot be done that somebody asked for.
+/// An error of an action.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ActionError {
-    /// No such job.
-    #[error("there is no job file `{0}`")]
+    /// The job does not exist.
+    #[error("job file `{0}` not found")]
     NoJob(String),
-    /// The file is no job.
-    #[error("`{job}` cannot run until it is mended: {problem}")]
-    Broken {
-        /// The job.
+    /// The job file is invalid.
+    #[error("invalid job file `{job}`: {problem}")]
+    InvalidJob {
+        /// The job file.
         job: String,
-        /// What is wrong.
+        /// The error in the file.
         problem: String,
     },
-    /// No such run.
-    #[error("there is no run {0}")]
+    /// The run does not exist.
+    #[error("run {0} not found")]
     NoRun(RunId),
-    /// It cannot be done to a run in that state.
-    #[error("run {run} is {state}: it cannot be {wanted}")]
+    /// The run is in the wrong state for the action.
+    #[error("run {run} is {state} and cannot be {action}")]
     State {
         /// The run.
         run: RunId,
-        /// Where it stands.
+        /// The state of the run.
         state: &'static str,
-        /// What was asked for.
-        wanted: &'static str,
+        /// The action, as a past participle.
+        action: &'static str,
     },
-    /// The service is about to end.
-    #[error("the service is ending")]
-    Ending,
+    /// The service is shutting down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
     /// The history failed.
     #[error(transparent)]
     History(#[from] HistoryError),
 }
 
-/// Decides what runs when.
+/// The scheduler.
 #[derive(Debug)]
-pub(crate) struct Scheduler<O> {
+pub(crate) struct Scheduler<E> {
     /// The folder of the job files.
     dir: PathBuf,
     history: History,
-    /// What it acts through.
-    pub(crate) outside: O,
-    jobs: BTreeMap<String, Known>,
-    active: BTreeMap<TryId, Active>,
+    /// The side effects.
+    pub(crate) effects: E,
+    jobs: BTreeMap<String, JobEntry>,
+    active: BTreeMap<AttemptId, ActiveAttempt>,
     orphans: Vec<Orphan>,
-    /// Runs whose hooks are being told.
-    telling: BTreeSet<RunId>,
-    /// How many processes may be at work together.
+    /// Runs with a delivery in progress.
+    delivering: BTreeSet<RunId>,
+    /// The maximum number of concurrent processes.
     parallel: usize,
     is_draining: bool,
 }
 
-impl<O: Outside> Scheduler<O> {
-    /// Takes up what the history says a service before this one left, with the job files as they are
-    /// now.
+impl<E: Effects> Scheduler<E> {
+    /// Creates a scheduler that continues from the history, with the current job files.
     pub(crate) fn new(
         dir: &Path,
         history: History,
-        outside: O,
+        effects: E,
         parallel: usize,
         files: Vec<(String, JobFile)>,
         now: DateTime<Utc>,
     ) -> Result<Self, HistoryError> {
-        let until = Second::of(now).plus(ORPHAN_SECONDS);
-        let orphan = |left: history::Unfinished| Orphan {
-            run: left.run,
-            job: left.job,
-            at: left.at,
-            process: left.process,
-            until,
+        let deadline = Second::from_instant(now).plus(ORPHAN_SECONDS);
+        let orphan = |unfinished: history::UnfinishedAttempt| Orphan {
+            run: unfinished.run,
+            job: unfinished.job,
+            attempt: unfinished.attempt,
+            process: unfinished.process,
+            deadline,
         };
-        let orphans = history.unfinished()?.into_iter().map(orphan).collect();
+        let orphans = history.unfinished_attempts()?.into_iter().map(orphan).collect();
         let mut this = Self {
             dir: dir.to_owned(),
             history,
-            outside,
+            effects,
             jobs: BTreeMap::new(),
             active: BTreeMap::new(),
             orphans,
-            telling: BTreeSet::new(),
+            delivering: BTreeSet::new(),
             parallel,
             is_draining: false,
         };
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
-        this.history.forget_others(&names)?;
+        this.history.retain_schedules(&names)?;
         for (name, file) in files {
             this.load(name, file, now)?;
         }
-        for run in this.history.untold()? {
-            this.tell(&run)?;
+        for run in this.history.pending_deliveries()? {
+            this.repeat_delivery(&run)?;
         }
         Ok(this)
     }
 
-    /// Takes a job file that is new or has changed.
+    /// Loads a new or changed job file.
     pub(crate) fn load(
         &mut self,
         name: String,
         file: JobFile,
         now: DateTime<Utc>,
     ) -> Result<(), HistoryError> {
-        let now = Second::of(now);
+        let now = Second::from_instant(now);
         let mut seen = now;
         match &file.job {
             Err(_) => {
-                // Its slots are entered once it is mended, as if the service had been down.
+                // Its slots are recorded once the file is valid, as if the service had been down.
                 if let Some((_, earlier)) = self.history.seen(&name)? {
                     seen = earlier;
                 }
             }
             Ok(job) => match &job.schedule {
-                None => self.history.forget_schedule(&name, now)?,
+                None => self.history.remove_schedule(&name, now)?,
                 Some(schedule) => match self.history.seen(&name)? {
-                    Some((key, earlier)) if key == history::key(schedule) => seen = earlier,
+                    Some((key, earlier)) if key == history::schedule_key(schedule) => {
+                        seen = earlier
+                    }
                     Some((key, earlier)) => {
-                        // Until the file changed, the slots were those of the old pattern.
+                        // Until the file changed, the old pattern applied.
                         seen = file.changed.clamp(earlier, now.max(earlier));
                         if let Some(old) = with_pattern(schedule, &key) {
                             let mut from = earlier;
                             loop {
-                                let entered = self.enter(&name, &old, from, seen, now)?;
-                                if entered == from {
+                                let recorded = self.record_slots(&name, &old, from, seen, now)?;
+                                if recorded == from {
                                     break;
                                 }
-                                from = entered;
+                                from = recorded;
                             }
                         }
-                        self.history.enter(&name, schedule, seen, &[])?;
+                        self.history.record_slots(&name, schedule, seen, &[])?;
                     }
-                    None => self.history.enter(&name, schedule, now, &[])?,
+                    None => self.history.record_slots(&name, schedule, now, &[])?,
                 },
             },
         }
         let next = file.job.as_ref().ok().and_then(|job| slots::next(job.schedule.as_ref()?, seen));
-        self.jobs.insert(name, Known { job: file.job, seen, next });
+        self.jobs.insert(name, JobEntry { job: file.job, seen, next });
         Ok(())
     }
 
-    /// Drops a job whose file is gone.
-    pub(crate) fn drop_job(&mut self, name: &str, now: DateTime<Utc>) -> Result<(), HistoryError> {
+    /// Removes a job whose file was deleted.
+    pub(crate) fn remove(&mut self, name: &str, now: DateTime<Utc>) -> Result<(), HistoryError> {
         self.jobs.remove(name);
-        self.history.forget_schedule(name, Second::of(now))
+        self.history.remove_schedule(name, Second::from_instant(now))
     }
 
-    /// Does all that is due.
+    /// Does everything that is due.
     pub(crate) fn tick(&mut self, now: DateTime<Utc>) -> Result<(), HistoryError> {
-        let second = Second::of(now);
-        self.enter_slots(second)?;
-        self.look_after_orphans(second)?;
-        for (at, active) in &mut self.active {
+        let second = Second::from_instant(now);
+        self.record_due_slots(second)?;
+        self.reap_orphans(second)?;
+        for (attempt, active) in &mut self.active {
             let timeout = active.job.schedule.as_ref().and_then(|schedule| schedule.timeout);
             let deadline = slots::deadline(active.started, timeout);
-            if active.stopped.is_none() && deadline.is_some_and(|deadline| deadline <= now) {
-                active.stopped = Some(Stopped::Timeout);
-                self.outside.stop(*at);
+            if active.stop_reason.is_none() && deadline.is_some_and(|deadline| deadline <= now) {
+                active.stop_reason = Some(StopReason::Timeout);
+                self.effects.stop(*attempt);
             }
         }
         self.start_due(now)
     }
 
-    fn enter_slots(&mut self, now: Second) -> Result<(), HistoryError> {
-        let due = |(name, known): (&String, &Known)| {
-            known.next.is_some_and(|next| next <= now).then(|| name.clone())
+    fn record_due_slots(&mut self, now: Second) -> Result<(), HistoryError> {
+        let due = |(name, entry): (&String, &JobEntry)| {
+            entry.next.is_some_and(|next| next <= now).then(|| name.clone())
         };
         let names: Vec<String> = self.jobs.iter().filter_map(due).collect();
         for name in names {
-            let Some(Known { job: Ok(job), seen, .. }) = self.jobs.get(&name) else { continue };
+            let Some(JobEntry { job: Ok(job), seen, .. }) = self.jobs.get(&name) else { continue };
             let Some(schedule) = job.schedule.clone() else { continue };
-            let seen = self.enter(&name, &schedule, *seen, now, now)?;
-            if let Some(known) = self.jobs.get_mut(&name) {
-                known.seen = seen;
-                known.next = slots::next(&schedule, seen);
+            let seen = self.record_slots(&name, &schedule, *seen, now, now)?;
+            if let Some(entry) = self.jobs.get_mut(&name) {
+                entry.seen = seen;
+                entry.next = slots::next(&schedule, seen);
             }
         }
         Ok(())
     }
 
-    /// Enters the slots after `seen` up to `until`; returns up to when that was done.
-    fn enter(
+    /// Records the slots after `seen` up to `until`; returns the time up to which they are recorded.
+    fn record_slots(
         &mut self,
         name: &str,
         schedule: &Schedule,
@@ -266,52 +266,54 @@ impl<O: Outside> Scheduler<O> {
     ) -> Result<Second, HistoryError> {
         let slots: Vec<Second> = slots::between(schedule, seen, until).take(SLOTS_MAX).collect();
         let Some(last) = slots.last().copied() else { return Ok(seen) };
-        let is_busy = self.history.is_busy(name)?;
-        let fates = slots::fates(schedule.catch_up, &slots, now, is_busy);
+        let is_busy = self.history.has_unfinished_run(name)?;
+        let decisions = slots::decide(schedule.catch_up, &slots, now, is_busy);
         if schedule.catch_up == CatchUp::Last {
-            self.history.skip_waiting(name, now, Fate::Superseded.reason())?;
+            self.history.skip_waiting(name, now, SlotDecision::Superseded.reason())?;
         }
-        let row = |(&slot, fate): (&Second, Fate)| {
-            let state = if fate == Fate::Waits { State::Waiting } else { State::Skipped };
-            (slot, slots::due(name, slot, schedule.jitter), state, fate.reason())
+        let row = |(&slot, decision): (&Second, SlotDecision)| {
+            let runs = decision == SlotDecision::Run;
+            let state = if runs { State::Waiting } else { State::Skipped };
+            (slot, slots::due(name, slot, schedule.jitter), state, decision.reason())
         };
-        let rows: Vec<_> = slots.iter().zip(fates).map(row).collect();
+        let rows: Vec<_> = slots.iter().zip(decisions).map(row).collect();
         let n_skipped = rows.iter().filter(|(_, _, state, _)| *state == State::Skipped).count();
         log::skipped(name, n_skipped, last);
-        self.history.enter(name, schedule, last, &rows)?;
+        self.history.record_slots(name, schedule, last, &rows)?;
         Ok(last)
     }
 
-    /// Lets runs wait again whose process is gone since the last service.
-    fn look_after_orphans(&mut self, now: Second) -> Result<(), HistoryError> {
-        let mut left = Vec::new();
+    /// Ends orphaned attempts whose process is gone, so that their runs wait again.
+    fn reap_orphans(&mut self, now: Second) -> Result<(), HistoryError> {
+        let mut remaining = Vec::new();
         for orphan in std::mem::take(&mut self.orphans) {
-            let is_there = match orphan.process {
-                Some(process) => self.outside.is_alive(process),
-                None => now < orphan.until,
+            let is_alive = match orphan.process {
+                Some(process) => self.effects.is_alive(process),
+                None => now < orphan.deadline,
             };
-            if is_there {
+            if is_alive {
                 if let Some(process) = orphan.process
-                    && now >= orphan.until
+                    && now >= orphan.deadline
                 {
-                    self.outside.kill(process);
+                    self.effects.kill(process);
                 }
-                left.push(orphan);
+                remaining.push(orphan);
                 continue;
             }
             let failures = self.history.run(orphan.run)?.map_or(0, |run| run.failures);
-            let settled = Settled {
+            let update = RunUpdate {
                 state: State::Waiting,
                 due: now,
                 failures,
-                message: "goes on after a restart of the service",
+                message: "resumes after a restart of the service",
                 report: None,
-                telling: Telling::Nobody,
+                delivery: DeliveryState::NoHooks,
             };
-            self.history.end_try(orphan.at, now, "cut off: the service ended", "", &settled)?;
-            log::taken_up(&orphan.job, orphan.run);
+            let outcome = "cut off: the service ended";
+            self.history.end_attempt(orphan.attempt, now, outcome, "", &update)?;
+            log::resumed(&orphan.job, orphan.run);
         }
-        self.orphans = left;
+        self.orphans = remaining;
         Ok(())
     }
 
@@ -319,108 +321,120 @@ impl<O: Outside> Scheduler<O> {
         if self.is_draining || self.active.len() + self.orphans.len() >= self.parallel {
             return Ok(());
         }
-        for run in self.history.due(Second::of(now))? {
+        for run in self.history.due_runs(Second::from_instant(now))? {
             if self.active.len() + self.orphans.len() >= self.parallel {
                 break;
             }
-            if self.is_at_work(&run.job) {
+            if self.is_running(&run.job) {
                 continue;
             }
             match self.jobs.get(&run.job) {
                 None => {
-                    let message = "its job file is gone";
-                    log::settled(&run.job, run.id, State::Skipped, message);
-                    self.history.settle(run.id, Second::of(now), State::Skipped, message)?;
+                    let message = "the job file was deleted";
+                    log::ended_without_process(&run.job, run.id, State::Skipped, message);
+                    let now = Second::from_instant(now);
+                    self.history.set_state(run.id, now, State::Skipped, message)?;
                 }
-                // It waits until the file is mended.
-                Some(Known { job: Err(_), .. }) => {}
-                Some(Known { job: Ok(job), .. }) => {
+                // It waits until the file is valid.
+                Some(JobEntry { job: Err(_), .. }) => {}
+                Some(JobEntry { job: Ok(job), .. }) => {
                     let job = job.clone();
-                    self.start_try(run, job, now)?;
+                    self.start_attempt(run, job, now)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn is_at_work(&self, job: &str) -> bool {
+    fn is_running(&self, job: &str) -> bool {
         self.active.values().any(|active| active.run.job == job)
             || self.orphans.iter().any(|orphan| orphan.job == job)
     }
 
-    fn start_try(
+    fn start_attempt(
         &mut self,
         run: Run,
         job: Box<Job>,
         now: DateTime<Utc>,
     ) -> Result<(), HistoryError> {
-        let at = self.history.begin_try(run.id, Second::of(now))?;
+        let attempt = self.history.begin_attempt(run.id, Second::from_instant(now))?;
         log::started(&run);
-        let process = self.outside.start(&Start { at, run: &run });
-        self.active.insert(at, Active { run, job, started: now, stopped: None });
+        let process = self.effects.start(&Start { attempt, run: &run });
+        self.active.insert(attempt, ActiveAttempt { run, job, started: now, stop_reason: None });
         match process {
-            Ok(process) => self.history.name_process(at, process),
+            Ok(process) => self.history.record_process(attempt, process),
             Err(error) => {
                 let log = format!("error: failed to start the process of the run: {error}");
                 let end = ProcessEnd::Killed;
-                self.ended(Ended { at, end, report: None, log, may_pass: true }, now)
+                let ended = Ended { attempt, end, report: None, log, is_transient: true };
+                self.end_attempt(ended, now)
             }
         }
     }
 
-    /// Settles a try whose process ended.
-    pub(crate) fn ended(&mut self, ended: Ended, now: DateTime<Utc>) -> Result<(), HistoryError> {
-        let Some(Active { run, job, started, stopped }) = self.active.remove(&ended.at) else {
-            return Ok(());
-        };
-        let verdict = verdict(&ended, stopped, run.failures, job.schedule.as_ref());
+    /// Ends an attempt whose process ended.
+    pub(crate) fn end_attempt(
+        &mut self,
+        ended: Ended,
+        now: DateTime<Utc>,
+    ) -> Result<(), HistoryError> {
+        let Some(active) = self.active.remove(&ended.attempt) else { return Ok(()) };
+        let ActiveAttempt { run, job, started, stop_reason } = active;
+        let verdict = verdict(&ended, stop_reason, run.failures, job.schedule.as_ref());
         log::ended(&run, &ended, &verdict, (now - started).as_seconds_f64());
-        let now = Second::of(now);
-        let hooks = hooks_of(&job.hooks, verdict.state);
+        let now = Second::from_instant(now);
+        let hooks = hooks_for(&job.hooks, verdict.state);
         let report = ended.report.as_ref().map(ToString::to_string);
-        let settled = Settled {
+        let update = RunUpdate {
             state: verdict.state,
             due: now.plus(verdict.wait_seconds),
             failures: verdict.failures,
             message: &verdict.message,
             report: report.as_deref(),
-            telling: if hooks.is_empty() { Telling::Nobody } else { Telling::Pending },
+            delivery: match hooks.is_empty() {
+                true => DeliveryState::NoHooks,
+                false => DeliveryState::Pending,
+            },
         };
-        self.history.end_try(ended.at, now, &ended.end.text(), &ended.log, &settled)?;
+        let outcome = ended.end.text();
+        self.history.end_attempt(ended.attempt, now, &outcome, &ended.log, &update)?;
         if !hooks.is_empty()
             && let Some(run) = self.history.run(run.id)?
         {
-            self.tell_hooks(&run, &job);
+            self.deliver(&run, &job);
         }
         Ok(())
     }
 
-    /// Writes down how telling hooks went.
-    pub(crate) fn told(&mut self, told: &Told) -> Result<(), HistoryError> {
-        self.telling.remove(&told.run);
-        let telling = if told.problem.is_empty() { Telling::Told } else { Telling::Failed };
-        self.history.tell(told.run, telling, &told.problem)
+    /// Records the result of a delivery.
+    pub(crate) fn end_delivery(&mut self, result: &DeliveryResult) -> Result<(), HistoryError> {
+        self.delivering.remove(&result.run);
+        let delivery = match result.problem.is_empty() {
+            true => DeliveryState::Delivered,
+            false => DeliveryState::Failed,
+        };
+        self.history.record_delivery(result.run, delivery, &result.problem)
     }
 
-    /// Tells the hooks of a run that ended before a restart.
-    fn tell(&mut self, run: &Run) -> Result<(), HistoryError> {
-        let Some(Known { job: Ok(job), .. }) = self.jobs.get(&run.job) else {
-            let problem = "The hooks were not told: the job file was gone or broken.";
-            return self.history.tell(run.id, Telling::Failed, problem);
+    /// Repeats a delivery that a restart interrupted.
+    fn repeat_delivery(&mut self, run: &Run) -> Result<(), HistoryError> {
+        let Some(JobEntry { job: Ok(job), .. }) = self.jobs.get(&run.job) else {
+            let problem = "failed to run the hooks: the job file was deleted or is invalid";
+            return self.history.record_delivery(run.id, DeliveryState::Failed, problem);
         };
         let job = job.clone();
-        self.tell_hooks(run, &job);
+        self.deliver(run, &job);
         Ok(())
     }
 
-    fn tell_hooks(&mut self, run: &Run, job: &Job) {
+    fn deliver(&mut self, run: &Run, job: &Job) {
         let message = self.message(run, job);
-        let hooks = hooks_of(&job.hooks, run.state).to_vec();
-        self.telling.insert(run.id);
-        self.outside.tell(Tell { run: run.id, hooks, dir: self.dir.clone(), message });
+        let hooks = hooks_for(&job.hooks, run.state).to_vec();
+        self.delivering.insert(run.id);
+        self.effects.deliver(Delivery { run: run.id, hooks, dir: self.dir.clone(), message });
     }
 
-    /// Returns what hooks are told.
+    /// Returns the message for hooks.
     fn message(&self, run: &Run, job: &Job) -> serde_json::Value {
         let report: Option<serde_json::Value> =
             run.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
@@ -430,7 +444,7 @@ impl<O: Outside> Scheduler<O> {
             "run": run.id,
             "slot": run.slot,
             "cause": run.cause,
-            "tries": run.n_tries,
+            "tries": run.n_attempts,
             "started": run.started,
             "ended": run.ended,
             "message": run.message,
@@ -439,88 +453,94 @@ impl<O: Outside> Scheduler<O> {
         })
     }
 
-    /// Starts a job now, by hand.
+    /// Starts a job now.
     pub(crate) fn start(&mut self, job: &str, now: DateTime<Utc>) -> Result<RunId, ActionError> {
         if self.is_draining {
-            return Err(ActionError::Ending);
+            return Err(ActionError::ShuttingDown);
         }
         match self.jobs.get(job) {
             None => return Err(ActionError::NoJob(job.to_owned())),
-            Some(Known { job: Err(problem), .. }) => {
+            Some(JobEntry { job: Err(problem), .. }) => {
                 let (job, problem) = (job.to_owned(), problem.clone());
-                return Err(ActionError::Broken { job, problem });
+                return Err(ActionError::InvalidJob { job, problem });
             }
-            Some(Known { job: Ok(_), .. }) => {}
+            Some(JobEntry { job: Ok(_), .. }) => {}
         }
-        let run = self.history.enter_by_hand(job, Second::of(now))?;
+        let run = self.history.record_manual_start(job, Second::from_instant(now))?;
         self.start_due(now)?;
         Ok(run)
     }
 
-    /// Stops a run that waits or is at work.
+    /// Stops a waiting or running run.
     pub(crate) fn stop(&mut self, id: RunId, now: DateTime<Utc>) -> Result<(), ActionError> {
         let run = self.history.run(id)?.ok_or(ActionError::NoRun(id))?;
-        if let Some((at, active)) = self.active.iter_mut().find(|(_, active)| active.run.id == id) {
-            active.stopped = Some(Stopped::Person);
-            self.outside.stop(*at);
+        let active = self.active.iter_mut().find(|(_, active)| active.run.id == id);
+        if let Some((attempt, active)) = active {
+            active.stop_reason = Some(StopReason::Manual);
+            self.effects.stop(*attempt);
             return Ok(());
         }
         if run.state != State::Waiting {
             let state = run.state.as_str();
-            return Err(ActionError::State { run: id, state, wanted: "stopped" });
+            return Err(ActionError::State { run: id, state, action: "stopped" });
         }
-        let message = "stopped by hand";
-        log::settled(&run.job, id, State::Stopped, message);
-        Ok(self.history.settle(id, Second::of(now), State::Stopped, message)?)
+        let message = "stopped manually";
+        log::ended_without_process(&run.job, id, State::Stopped, message);
+        Ok(self.history.set_state(id, Second::from_instant(now), State::Stopped, message)?)
     }
 
-    /// Lets a run that failed, was stopped or was skipped run again, as the same slot.
+    /// Retries a failed, stopped or skipped run, as the same slot.
     pub(crate) fn retry(&mut self, id: RunId, now: DateTime<Utc>) -> Result<(), ActionError> {
         if self.is_draining {
-            return Err(ActionError::Ending);
+            return Err(ActionError::ShuttingDown);
         }
         let run = self.history.run(id)?.ok_or(ActionError::NoRun(id))?;
         if !run.state.is_end() || run.state == State::Done {
             let state = run.state.as_str();
-            return Err(ActionError::State { run: id, state, wanted: "tried again" });
+            return Err(ActionError::State { run: id, state, action: "retried" });
         }
-        self.history.settle(id, Second::of(now), State::Waiting, "tried again by hand")?;
+        self.history.set_state(
+            id,
+            Second::from_instant(now),
+            State::Waiting,
+            "retried manually",
+        )?;
         Ok(self.start_due(now)?)
     }
 
-    /// Begins nothing more, and asks the processes at work to end; their runs go on after a restart.
+    /// Starts nothing more, and stops the running processes; their runs resume after a restart.
     pub(crate) fn drain(&mut self) {
         self.is_draining = true;
-        for (at, active) in &mut self.active {
-            active.stopped.get_or_insert(Stopped::Service);
-            self.outside.stop(*at);
+        for (attempt, active) in &mut self.active {
+            active.stop_reason.get_or_insert(StopReason::Shutdown);
+            self.effects.stop(*attempt);
         }
     }
 
-    /// Returns whether no process of this service is at work, and no hook is being told.
+    /// Returns whether no process is running and no delivery is in progress.
     pub(crate) fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.telling.is_empty()
+        self.active.is_empty() && self.delivering.is_empty()
     }
 
-    /// Returns the runs whose processes this service started.
-    pub(crate) fn at_work(&self) -> impl Iterator<Item = RunId> {
+    /// Returns the running runs that this service started.
+    pub(crate) fn running(&self) -> impl Iterator<Item = RunId> {
         self.active.values().map(|active| active.run.id)
     }
 
-    /// Returns the jobs, for those who look.
+    /// Returns the jobs, as the page shows them.
     pub(crate) fn jobs(&self) -> Vec<JobView> {
-        let view = |(name, known): (&String, &Known)| JobView {
+        let view = |(name, entry): (&String, &JobEntry)| JobView {
             name: name.clone(),
-            problem: known.job.as_ref().err().cloned(),
-            schedule: known.job.as_ref().ok().and_then(|job| job.schedule.clone()),
-            next: known.job.is_ok().then_some(known.next).flatten(),
-            output: known.job.as_ref().ok().map(|job| output_path(&self.dir, job)),
+            problem: entry.job.as_ref().err().cloned(),
+            schedule: entry.job.as_ref().ok().and_then(|job| job.schedule.clone()),
+            next: entry.job.is_ok().then_some(entry.next).flatten(),
+            output: entry.job.as_ref().ok().map(|job| output_path(&self.dir, job)),
         };
         self.jobs.iter().map(view).collect()
     }
 }
 
-fn hooks_of(hooks: &Hooks, state: State) -> &[legenda_schemas::job::Hook] {
+fn hooks_for(hooks: &Hooks, state: State) -> &[legenda_schemas::job::Hook] {
     match state {
         State::Done => &hooks.on_success,
         State::Failed => &hooks.on_failure,
@@ -528,7 +548,7 @@ fn hooks_of(hooks: &Hooks, state: State) -> &[legenda_schemas::job::Hook] {
     }
 }
 
-/// Returns where the output of a job lies: a path or a URL.
+/// Returns the path or URL of the output of a job.
 fn output_path(dir: &Path, job: &Job) -> String {
     if legenda_pipeline::store::is_url(&job.output.path) {
         return job.output.path.clone();
@@ -536,7 +556,7 @@ fn output_path(dir: &Path, job: &Job) -> String {
     dir.join(&job.output.path).display().to_string()
 }
 
-/// Returns `schedule` with the pattern that the history keeps.
+/// Returns `schedule` with the pattern and time zone of a history key.
 fn with_pattern(schedule: &Schedule, key: &str) -> Option<Schedule> {
     let (cron, zone) = key.rsplit_once(' ')?;
     let (cron, time_zone): (CronPattern, TimeZone) = (cron.parse().ok()?, zone.parse().ok()?);

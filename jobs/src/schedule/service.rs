@@ -1,5 +1,5 @@
-//! The loop around the scheduler: it looks at the time, the folder and what comes back from outside, a
-//! second at a time at most, until it is told to end.
+//! The loop around the scheduler: at least once per second it polls the job folder and the clock, and
+//! handles events, until shutdown.
 
 use std::{
     path::PathBuf,
@@ -12,63 +12,61 @@ use tokio::sync::oneshot;
 
 use super::{
     board::Board,
+    effects::{DeliveryResult, Ended},
     folder::{Change, JobFolder},
     history::{History, HistoryError},
-    outside::{Ended, Told},
     process::Processes,
     record::RunId,
     scheduler::{ActionError, Scheduler},
 };
 
-/// How long hooks are waited for when the service ends; the next one tells those that were not told.
-const HOOKS_WAITED: Duration = Duration::from_secs(30);
+/// The maximum wait for hooks at shutdown; the next service repeats pending deliveries.
+const HOOKS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the loop hears of.
+/// An event for the loop.
 pub(crate) enum Event {
     /// A process ended.
-    Ended(Ended),
-    /// Hooks were told.
-    Told(Told),
-    /// Somebody asks for something; the answer is the number of the run.
-    Asked(Action, oneshot::Sender<Result<RunId, ActionError>>),
-    /// End: the first time after the rows at work, the second at once.
+    ProcessEnded(Ended),
+    /// A delivery of hooks is finished.
+    HooksDelivered(DeliveryResult),
+    /// A user requested an action; the reply is the id of the run.
+    Requested(Action, oneshot::Sender<Result<RunId, ActionError>>),
+    /// A shutdown signal: the first one stops gracefully, the second one kills the runs.
     Signal,
 }
 
-/// What somebody may ask for.
+/// An action that a user can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Start a job, by its name.
+    /// Start a job by name.
     Start(String),
     /// Stop a run.
     Stop(RunId),
-    /// Let a run run again.
+    /// Retry a run.
     Retry(RunId),
 }
 
-/// Why the service cannot begin, or ended.
+/// An error that stops the service.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServiceError {
     /// The folder of job files cannot be read.
-    #[error("cannot read the folder of job files `{path}`")]
+    #[error("failed to read the job folder `{path}`")]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The state cannot be written.
-    #[error("cannot use the folder `{path}` for the state of the service")]
+    /// The state directory cannot be used.
+    #[error("failed to open the state directory `{path}`")]
     State {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Another service works with this state.
-    #[error(
-        "another service works with the state in `{path}`: end it, or choose another `--state`"
-    )]
+    /// Another service uses the state directory.
+    #[error("`{path}` is used by another service: stop it, or choose another `--state`")]
     Locked {
         /// The folder.
         path: PathBuf,
@@ -78,65 +76,66 @@ pub(crate) enum ServiceError {
     History(#[from] HistoryError),
 }
 
-/// What the loop works with.
+/// The state of the loop.
 pub(crate) struct Service {
     pub(crate) dir: PathBuf,
     pub(crate) history: History,
-    pub(crate) outside: Processes,
+    pub(crate) effects: Processes,
     pub(crate) parallel: usize,
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) board: Arc<Board>,
-    /// Where the time is told.
+    /// The clock.
     pub(crate) now: fn() -> DateTime<Utc>,
 }
 
 impl Service {
-    /// Works until a signal comes and what is at work has ended.
-    pub(crate) fn work(self) -> Result<(), ServiceError> {
-        let Self { dir, history, outside, parallel, events, board, now } = self;
+    /// Runs until a signal arrives and all runs have ended.
+    pub(crate) fn run(self) -> Result<(), ServiceError> {
+        let Self { dir, history, effects, parallel, events, board, now } = self;
         let failed = |source| ServiceError::Folder { path: dir.clone(), source };
         let mut folder = JobFolder::new(&dir);
         let mut files = Vec::new();
-        for change in folder.look().map_err(failed)? {
+        for change in folder.poll().map_err(failed)? {
             if let Change::Loaded(name, file) = change {
-                warn_of(&name, &file.job);
+                log_loaded(&name, &file.job);
                 files.push((name, file));
             }
         }
-        let mut scheduler = Scheduler::new(&dir, history, outside, parallel, files, now())?;
-        let mut ending: Option<Instant> = None;
+        let mut scheduler = Scheduler::new(&dir, history, effects, parallel, files, now())?;
+        let mut stopping_since: Option<Instant> = None;
         loop {
-            if ending.is_none() {
-                match folder.look() {
-                    Ok(changes) => take(&mut scheduler, changes, now())?,
+            if stopping_since.is_none() {
+                match folder.poll() {
+                    Ok(changes) => apply(&mut scheduler, changes, now())?,
                     Err(error) => {
                         board.count_fault();
-                        tracing::error!(%error, "cannot read the folder of job files");
+                        tracing::error!(%error, "failed to read the job folder");
                     }
                 }
             }
             scheduler.tick(now())?;
-            let at_work: Vec<RunId> = scheduler.at_work().collect();
-            board.show_jobs(scheduler.jobs(), &at_work);
-            let is_late = ending.is_some_and(|since| since.elapsed() > HOOKS_WAITED);
-            if ending.is_some() && (scheduler.is_idle() || (is_late && at_work.is_empty())) {
+            let running: Vec<RunId> = scheduler.running().collect();
+            board.set_jobs(scheduler.jobs(), &running);
+            let is_overdue = stopping_since.is_some_and(|since| since.elapsed() > HOOKS_TIMEOUT);
+            let is_done = scheduler.is_idle() || (is_overdue && running.is_empty());
+            if stopping_since.is_some() && is_done {
                 return Ok(());
             }
             let Ok(event) = events.recv_timeout(to_next_second(now())) else { continue };
             let mut event = Some(event);
-            // What came meanwhile is taken together.
-            while let Some(taken) = event.take() {
-                match taken {
-                    Event::Ended(ended) => scheduler.ended(ended, now())?,
-                    Event::Told(told) => scheduler.told(&told)?,
-                    Event::Asked(action, answer) => {
+            // Handle all pending events before the next tick.
+            while let Some(current) = event.take() {
+                match current {
+                    Event::ProcessEnded(ended) => scheduler.end_attempt(ended, now())?,
+                    Event::HooksDelivered(result) => scheduler.end_delivery(&result)?,
+                    Event::Requested(action, reply) => {
                         let result = act(&mut scheduler, action, now());
-                        // Whoever asked may have gone.
-                        answer.send(result).ok();
+                        // The requester may be gone.
+                        reply.send(result).ok();
                     }
-                    Event::Signal if ending.is_some() => scheduler.outside.abandon(),
+                    Event::Signal if stopping_since.is_some() => scheduler.effects.kill_all(),
                     Event::Signal => {
-                        ending = Some(Instant::now());
+                        stopping_since = Some(Instant::now());
                         scheduler.drain();
                     }
                 }
@@ -158,7 +157,7 @@ fn act(
     }
 }
 
-fn take(
+fn apply(
     scheduler: &mut Scheduler<Processes>,
     changes: Vec<Change>,
     now: DateTime<Utc>,
@@ -166,18 +165,18 @@ fn take(
     for change in changes {
         match change {
             Change::Loaded(name, file) => {
-                warn_of(&name, &file.job);
+                log_loaded(&name, &file.job);
                 scheduler.load(name, file, now)?;
             }
-            Change::Gone(name) => scheduler.drop_job(&name, now)?,
+            Change::Deleted(name) => scheduler.remove(&name, now)?,
         }
     }
     Ok(())
 }
 
-fn warn_of<T>(name: &str, job: &Result<T, String>) {
+fn log_loaded<T>(name: &str, job: &Result<T, String>) {
     match job {
-        Ok(_) => tracing::info!(job = name, "job read"),
+        Ok(_) => tracing::info!(job = name, "job file loaded"),
         Err(problem) => tracing::warn!(
             job = name,
             problem,
@@ -186,8 +185,8 @@ fn warn_of<T>(name: &str, job: &Result<T, String>) {
     }
 }
 
-/// Returns the time to just after the next second begins, when a slot may come.
+/// Returns the time until just after the start of the next second, when a slot may be due.
 fn to_next_second(now: DateTime<Utc>) -> Duration {
-    let within = u64::from(now.timestamp_subsec_millis()).min(999);
-    Duration::from_millis(1002 - within)
+    let millis = u64::from(now.timestamp_subsec_millis()).min(999);
+    Duration::from_millis(1002 - millis)
 }

@@ -1,4 +1,4 @@
-//! Which slots a schedule has, and what becomes of each: pure functions.
+//! The slots of a schedule, and the decision about each: pure functions.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use legenda_schemas::{
@@ -9,11 +9,11 @@ use legenda_schemas::{
 
 use super::record::Second;
 
-/// How late a slot may be seen without being missed: the service looks every second, but a machine may
-/// be busy.
+/// The tolerance before a slot counts as missed. The service polls every second, but the machine may be
+/// busy.
 const LATE_SECONDS: i64 = 60;
 
-/// Returns the slots after `after`, up to `until` and with it, in their order.
+/// Returns the slots after `after` up to and including `until`, in order.
 pub(crate) fn between(
     schedule: &Schedule,
     after: Second,
@@ -23,17 +23,17 @@ pub(crate) fn between(
         schedule
             .cron
             .next_after(instant, schedule.time_zone)
-            .filter(|slot| Second::of(*slot) <= until)
+            .filter(|slot| Second::from_instant(*slot) <= until)
     };
-    std::iter::successors(next(after.instant()), move |slot| next(*slot)).map(Second::of)
+    std::iter::successors(next(after.instant()), move |slot| next(*slot)).map(Second::from_instant)
 }
 
 /// Returns the first slot after `after`.
 pub(crate) fn next(schedule: &Schedule, after: Second) -> Option<Second> {
-    schedule.cron.next_after(after.instant(), schedule.time_zone).map(Second::of)
+    schedule.cron.next_after(after.instant(), schedule.time_zone).map(Second::from_instant)
 }
 
-/// Returns when the run of a slot may begin: up to `jitter` later, and always the same for a slot.
+/// Returns the start time of a slot's run: delayed by up to `jitter`, deterministically per slot.
 pub(crate) fn due(job: &str, slot: Second, jitter: Period) -> Second {
     if jitter.0 == 0 {
         return slot;
@@ -43,51 +43,55 @@ pub(crate) fn due(job: &str, slot: Second, jitter: Period) -> Second {
     slot.plus(number % (jitter.0 + 1))
 }
 
-/// What becomes of a slot that has come.
+/// The decision about a slot that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It runs when nothing stands in its way.
-    Waits,
-    /// It came while nobody looked, and is not caught up with.
+pub(crate) enum SlotDecision {
+    /// It runs when capacity is free.
+    Run,
+    /// It was due while the service was down, and is skipped.
     Missed,
-    /// It came while the run before it was not over.
+    /// It was due while the previous run was unfinished, and is skipped.
     Overlaps,
-    /// A later slot stands for it.
+    /// A later slot replaces it.
     Superseded,
 }
 
-impl Fate {
-    /// Returns why a slot does not run.
+impl SlotDecision {
+    /// Returns the reason for skipping the slot; empty if it runs.
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Self::Waits => "",
+            Self::Run => "",
             Self::Missed => "missed while the service was down (`catch_up = \"none\"`)",
-            Self::Overlaps => "the run before it was not over (`catch_up = \"none\"`)",
-            Self::Superseded => "a later slot stands for it (`catch_up = \"last\"`)",
+            Self::Overlaps => "the previous run was unfinished (`catch_up = \"none\"`)",
+            Self::Superseded => "superseded by a later slot (`catch_up = \"last\"`)",
         }
     }
 }
 
-/// Decides what becomes of `slots`, which have come by `now`, in their order; `is_busy` says whether the
-/// run of an earlier slot is not over.
-pub(crate) fn fates(catch_up: CatchUp, slots: &[Second], now: Second, is_busy: bool) -> Vec<Fate> {
-    let mut is_taken = is_busy;
+/// Decides about `slots`, which are due at `now`, in order. `is_busy` means that an earlier run of the job
+/// is unfinished.
+pub(crate) fn decide(
+    catch_up: CatchUp,
+    slots: &[Second],
+    now: Second,
+    mut is_busy: bool,
+) -> Vec<SlotDecision> {
     let last = slots.len().saturating_sub(1);
-    let fate = |(place, slot): (usize, &Second)| match catch_up {
-        CatchUp::All => Fate::Waits,
-        CatchUp::Last if place == last => Fate::Waits,
-        CatchUp::Last => Fate::Superseded,
-        CatchUp::None if now.0 - slot.0 > LATE_SECONDS => Fate::Missed,
-        CatchUp::None if is_taken => Fate::Overlaps,
+    let decision = |(idx, slot): (usize, &Second)| match catch_up {
+        CatchUp::All => SlotDecision::Run,
+        CatchUp::Last if idx == last => SlotDecision::Run,
+        CatchUp::Last => SlotDecision::Superseded,
+        CatchUp::None if now.0 - slot.0 > LATE_SECONDS => SlotDecision::Missed,
+        CatchUp::None if is_busy => SlotDecision::Overlaps,
         CatchUp::None => {
-            is_taken = true;
-            Fate::Waits
+            is_busy = true;
+            SlotDecision::Run
         }
     };
-    slots.iter().enumerate().map(fate).collect()
+    slots.iter().enumerate().map(decision).collect()
 }
 
-/// Returns when a run that may have no longer than `timeout` is to be stopped.
+/// Returns the time at which a run with `timeout` is stopped.
 pub(crate) fn deadline(started: DateTime<Utc>, timeout: Option<Period>) -> Option<DateTime<Utc>> {
     let seconds = i64::try_from(timeout?.0).ok()?;
     started.checked_add_signed(TimeDelta::try_seconds(seconds)?)
@@ -97,7 +101,7 @@ pub(crate) fn deadline(started: DateTime<Utc>, timeout: Option<Period>) -> Optio
 mod tests {
     use legenda_schemas::{job::CatchUp, units::Period};
 
-    use super::{Fate, between, due, fates};
+    use super::{SlotDecision, between, decide, due};
     use crate::schedule::{record::Second, scheduler::tests::schedule};
 
     const HOUR: i64 = 3600;
@@ -111,7 +115,7 @@ mod tests {
         assert_eq!(slots(0, 2 * HOUR), [HOUR, 2 * HOUR]);
         assert_eq!(slots(HOUR, 2 * HOUR - 1), [0_i64; 0]);
         assert_eq!(slots(HOUR - 1, HOUR), [HOUR]);
-        assert_eq!(slots(3 * HOUR, 2 * HOUR), [0_i64; 0], "a clock that was set back");
+        assert_eq!(slots(3 * HOUR, 2 * HOUR), [0_i64; 0], "the clock was set back");
     }
 
     #[test]
@@ -128,19 +132,28 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_settles_every_slot() {
+    fn every_policy_decides_every_slot() {
         let slots = [0, HOUR, 2 * HOUR].map(Second);
-        let at = |now, catch_up, is_busy| fates(catch_up, &slots, Second(now), is_busy);
+        let at = |now, catch_up, is_busy| decide(catch_up, &slots, Second(now), is_busy);
         let now = 2 * HOUR + 5;
-        assert_eq!(at(now, CatchUp::All, true), [Fate::Waits; 3]);
-        assert_eq!(at(now, CatchUp::Last, true), [Fate::Superseded, Fate::Superseded, Fate::Waits]);
-        assert_eq!(at(now, CatchUp::None, false), [Fate::Missed, Fate::Missed, Fate::Waits]);
-        assert_eq!(at(now, CatchUp::None, true), [Fate::Missed, Fate::Missed, Fate::Overlaps]);
-        assert_eq!(at(3 * HOUR, CatchUp::None, false), [Fate::Missed; 3]);
+        assert_eq!(at(now, CatchUp::All, true), [SlotDecision::Run; 3]);
+        assert_eq!(
+            at(now, CatchUp::Last, true),
+            [SlotDecision::Superseded, SlotDecision::Superseded, SlotDecision::Run]
+        );
+        assert_eq!(
+            at(now, CatchUp::None, false),
+            [SlotDecision::Missed, SlotDecision::Missed, SlotDecision::Run]
+        );
+        assert_eq!(
+            at(now, CatchUp::None, true),
+            [SlotDecision::Missed, SlotDecision::Missed, SlotDecision::Overlaps]
+        );
+        assert_eq!(at(3 * HOUR, CatchUp::None, false), [SlotDecision::Missed; 3]);
         let seconds = [0, 1, 2].map(Second);
         assert_eq!(
-            fates(CatchUp::None, &seconds, Second(2), false),
-            [Fate::Waits, Fate::Overlaps, Fate::Overlaps]
+            decide(CatchUp::None, &seconds, Second(2), false),
+            [SlotDecision::Run, SlotDecision::Overlaps, SlotDecision::Overlaps]
         );
     }
 }

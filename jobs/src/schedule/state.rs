@@ -1,5 +1,5 @@
-//! The state of a service on disk: its history and the reports of its runs, in a folder that one service at
-//! a time uses and only its owner opens.
+//! The state directory of a service: its history and the reports of its runs. One service at a time uses
+//! it, and only its owner can open it.
 
 use std::{
     fs::File,
@@ -13,20 +13,20 @@ const LOCK: &str = "lock";
 const HISTORY: &str = "history.db";
 const REPORTS: &str = "reports";
 
-/// What SQLite keeps beside the history while the service works.
+/// The files that SQLite keeps next to the history.
 const HISTORY_COMPANIONS: [&str; 2] = ["history.db-wal", "history.db-shm"];
 
-/// The state of a service on disk.
+/// The state directory of a service.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
-    /// Held as long as the service works.
+    /// Held for the lifetime of the service.
     _lock: File,
 }
 
 impl StateDir {
-    /// Takes the state at `path`, making the folder where there is none.
-    pub(crate) fn take(path: &Path) -> Result<Self, ServiceError> {
+    /// Locks the state directory at `path`; creates it if it is missing.
+    pub(crate) fn acquire(path: &Path) -> Result<Self, ServiceError> {
         let failed = |source| ServiceError::State { path: path.to_owned(), source };
         private::create_dir(path).map_err(failed)?;
         restrict_dir(path).map_err(failed)?;
@@ -40,13 +40,13 @@ impl StateDir {
         }
     }
 
-    /// Returns the pages about runs.
+    /// Opens the reports of runs.
     pub(crate) fn reports(&self) -> Result<Reports, ServiceError> {
         Reports::open(self.path.join(REPORTS)).map_err(|source| self.failed(source))
     }
 
-    /// Returns the path of the history, creating an empty file: SQLite gives the files that it keeps beside
-    /// a database the mode of the database.
+    /// Returns the path of the history; creates an empty file with the right mode, which SQLite copies to
+    /// the files next to it.
     pub(crate) fn history(&self) -> Result<PathBuf, ServiceError> {
         let path = self.path.join(HISTORY);
         drop(private::open_file(&path).map_err(|source| self.failed(source))?);
@@ -61,8 +61,8 @@ impl StateDir {
     }
 }
 
-/// Restricts the folder of a state to its owner. One that holds other files too may be meant for others, so
-/// it keeps its mode.
+/// Restricts the state directory to its owner, unless it contains other files, which may be shared on
+/// purpose.
 fn restrict_dir(path: &Path) -> io::Result<()> {
     if !private::is_open_to_others(path)? {
         return Ok(());
@@ -72,7 +72,7 @@ fn restrict_dir(path: &Path) -> io::Result<()> {
         let name = entry?.file_name();
         if !known.iter().any(|known| name == *known) {
             let (path, other) = (path.display(), name.display());
-            tracing::warn!(%path, %other, "state folder shared with other files keeps its mode");
+            tracing::warn!(%path, %other, "kept the mode of a state directory with other files");
             return Ok(());
         }
     }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_an_earlier_version_is_restricted() {
+    fn a_state_directory_of_an_earlier_version_is_restricted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         fs::create_dir_all(path.join("reports")).unwrap();
@@ -110,7 +110,7 @@ mod tests {
         }
         open_to_all(&path, 0o777);
         open_to_all(&path.join("reports"), 0o777);
-        let state = StateDir::take(&path).unwrap();
+        let state = StateDir::acquire(&path).unwrap();
         let history = state.history().unwrap();
         state.reports().unwrap().tidy();
         for (name, expected) in [("", 0o700), ("lock", 0o600), ("reports", 0o700)] {
@@ -127,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         open_to_all(dir.path(), 0o755);
         drop(File::create(dir.path().join("job.toml")).unwrap());
-        let state = StateDir::take(dir.path()).unwrap();
+        let state = StateDir::acquire(dir.path()).unwrap();
         assert_eq!(mode(dir.path()), 0o755);
         assert_eq!(mode(&state.history().unwrap()), 0o600);
     }

@@ -1,71 +1,71 @@
-//! What the end of a process means for its run: the exit codes are those of `legenda run`.
+//! The verdict on a finished attempt, from the exit codes of `legenda run`.
 
 use legenda_schemas::job::Schedule;
 
 use super::{
-    outside::{Ended, ProcessEnd},
+    effects::{Ended, ProcessEnd},
     record::State,
 };
 
-/// Why a process was asked to end.
+/// The reason for stopping a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stopped {
-    /// The service ends.
-    Service,
-    /// Somebody wants it.
-    Person,
-    /// It had its time.
+pub(crate) enum StopReason {
+    /// The service shuts down.
+    Shutdown,
+    /// A user stopped it.
+    Manual,
+    /// It exceeded `schedule.timeout`.
     Timeout,
 }
 
-/// How the run of a try that ended goes on.
+/// The verdict on a finished attempt: the next state of its run.
 pub(crate) struct Verdict {
     pub(crate) state: State,
-    /// How long it waits before it is tried again.
+    /// The delay before the next attempt.
     pub(crate) wait_seconds: u64,
-    /// Tries that failed, with this one.
+    /// The number of failed attempts, including this one.
     pub(crate) failures: u32,
-    /// What is to be said of it.
+    /// A message about the state.
     pub(crate) message: String,
 }
 
-/// Reads what a try's end means: the exit codes are those of `legenda run`.
+/// Returns the verdict on a finished attempt.
 pub(crate) fn verdict(
     ended: &Ended,
-    stopped: Option<Stopped>,
+    stopped: Option<StopReason>,
     failures: u32,
     schedule: Option<&Schedule>,
 ) -> Verdict {
     let settled = |state, message: String| Verdict { state, wait_seconds: 0, failures, message };
-    let said = |otherwise: &str| ended.complaint().unwrap_or_else(|| otherwise.to_owned());
+    let message = |default: &str| ended.error_message().unwrap_or_else(|| default.to_owned());
     match (ended.end, stopped) {
         (ProcessEnd::Code(0), _) => return settled(State::Done, String::new()),
-        (_, Some(Stopped::Service)) => {
-            return settled(State::Waiting, "goes on after a restart of the service".to_owned());
+        (_, Some(StopReason::Shutdown)) => {
+            return settled(State::Waiting, "resumes after a restart of the service".to_owned());
         }
-        (_, Some(Stopped::Person)) => {
-            return settled(State::Stopped, "stopped by hand".to_owned());
+        (_, Some(StopReason::Manual)) => {
+            return settled(State::Stopped, "stopped manually".to_owned());
         }
-        (ProcessEnd::Code(2), None) if !ended.may_pass => {
-            return settled(State::Failed, said("the job, its table or its model is wrong"));
+        (ProcessEnd::Code(2), None) if !ended.is_transient => {
+            return settled(State::Failed, message("invalid job, table or model"));
         }
         (ProcessEnd::Code(3), None) => {
-            return settled(State::Failed, said("the error budget is spent"));
+            return settled(State::Failed, message("error budget exceeded"));
         }
         _ => {}
     }
     let failures = failures.saturating_add(1);
     let problem = match stopped {
-        Some(Stopped::Timeout) => "it took longer than `schedule.timeout`".to_owned(),
-        _ => said(&ended.end.text()),
+        Some(StopReason::Timeout) => "timed out (`schedule.timeout`)".to_owned(),
+        _ => message(&ended.end.text()),
     };
     match schedule {
         Some(schedule) if failures <= schedule.retries => Verdict {
             state: State::Waiting,
-            wait_seconds: schedule.wait_after(failures).0,
+            wait_seconds: schedule.backoff_after(failures).0,
             failures,
             message: format!(
-                "failed, and is tried again ({failures}/{}): {problem}",
+                "failed; will be retried ({failures}/{}): {problem}",
                 schedule.retries
             ),
         },

@@ -298,7 +298,7 @@ impl BundleFiles {
         let Some(first) = there.first() else {
             return Err(BundleError::MissingFile { file: format!("onnx/{name}.onnx") });
         };
-        let Some(wanted) = self.precision.of(name) else { return Ok(first.clone()) };
+        let Some(wanted) = self.precision.for_graph(name) else { return Ok(first.clone()) };
         let found = there.iter().find(|(precision, _)| *precision == wanted).cloned();
         found.ok_or_else(|| BundleError::MissingPrecision {
             graph: name.to_owned(),

@@ -1,7 +1,7 @@
-//! Beam search, as transformers has it (`GenerationMixin._beam_search`, 4.57).
+//! Beam search, equivalent to transformers (`GenerationMixin._beam_search`, 4.57).
 //!
-//! A row is continued in several ways at once. Each step the best continuations of all of them are
-//! taken: those that end are kept by their score under the length penalty, the others go on.
+//! Each row has several hypotheses. Each step extends all of them and keeps the best candidates:
+//! finished ones are ranked by their length-penalized score, the others continue.
 
 use super::{
     FinishReason,
@@ -9,32 +9,34 @@ use super::{
     sampler::log_sum_exp,
 };
 
-/// How beams are searched.
+/// Options of beam search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beams {
-    /// How many continuations of a row go on; 1 is no search.
+    /// The number of beams per row; 1 disables beam search.
     pub n_beams: usize,
-    /// A score is the sum of log probabilities over the number of tokens to this power.
+    /// The exponent of the length penalty: the score is the sum of log probabilities divided by the
+    /// number of tokens to this power.
     pub length_penalty: f32,
-    /// When a row is done.
+    /// The condition under which a row is done.
     pub early_stopping: EarlyStopping,
-    /// Whether probabilities sum up to 1 again after constraints (`renormalize_logits`).
+    /// Whether log probabilities are normalized again after the constraints (`renormalize_logits`).
     pub renormalizes: bool,
 }
 
-/// When a row with beams is done (`early_stopping` of transformers).
+/// The conditions under which a row with beams is done (`early_stopping` of transformers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// As soon as so many continuations have ended as there are beams (`true`).
+    /// As many hypotheses have finished as there are beams (`true`).
     Full,
-    /// When the best that goes on, at its length now, is worse than all that have ended (`false`).
+    /// The best live hypothesis, at its current length, is worse than all finished ones (`false`).
     Heuristic,
-    /// When it could not become better up to the longest length (`"never"`).
+    /// The best live hypothesis cannot beat the finished ones at any length up to the limit
+    /// (`"never"`).
     Never,
 }
 
 impl Beams {
-    /// One continuation: no search.
+    /// A single beam: beam search is disabled.
     pub const OFF: Self = Self {
         n_beams: 1,
         length_penalty: 1.0,
@@ -42,9 +44,9 @@ impl Beams {
         renormalizes: false,
     };
 
-    /// Turns a row's scores (`[V]`) into log probabilities as the search compares them: those of the
-    /// model, then constraints, then those of what is left. Returns the logarithm of the sum of the
-    /// model's exponentials.
+    /// Computes the log probabilities that the search compares from the logits of a row (`[V]`):
+    /// log-softmax, then constraints, then optional renormalization. Returns the log-sum-exp of the
+    /// logits.
     pub(super) fn log_probs(
         self,
         scores: &[f32],
@@ -62,8 +64,7 @@ impl Beams {
     }
 }
 
-/// Subtracts the logarithm of the sum of exponentials, and returns it; scores of which none is finite
-/// stay.
+/// Subtracts the log-sum-exp and returns it. Leaves the scores unchanged if none is finite.
 #[expect(clippy::cast_possible_truncation, reason = "log probabilities are f32 in the reference")]
 fn normalize(scores: &mut [f32]) -> f64 {
     let log_sum = log_sum(scores);
@@ -71,50 +72,51 @@ fn normalize(scores: &mut [f32]) -> f64 {
     log_sum
 }
 
-/// Returns the logarithm of the sum of exponentials; 0 where none is finite.
+/// Returns the log-sum-exp, or 0 if no score is finite.
 pub(super) fn log_sum(scores: &[f32]) -> f64 {
     let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if best.is_finite() { log_sum_exp(scores, best) } else { 0.0 }
 }
 
-/// A token that may come next.
+/// A candidate for the next token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
-    /// Which hypothesis it continues.
+    /// The index of the hypothesis that it extends.
     parent: usize,
     token_id: i64,
     score: f32,
-    /// Natural log probability of the token, as the model has it.
+    /// The natural log probability of the token under the model.
     logprob: f64,
-    /// The same among the tokens that were allowed.
+    /// The natural log probability among the allowed tokens.
     allowed_logprob: f64,
 }
 
-/// The logarithms of sums of exponentials of a hypothesis' scores.
+/// The log-sum-exps of the scores of a hypothesis.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogSums {
-    /// Of the model's.
+    /// Over the logits of the model.
     pub(super) raw: f64,
-    /// Of the log probabilities of the search; 0 where nobody asks.
+    /// Over the log probabilities of the search; 0 where it is not needed.
     pub(super) allowed: f64,
 }
 
-/// The best candidates of a step, of all hypotheses of a row.
+/// The best candidates of a step over all hypotheses of a row.
 #[derive(Debug)]
 pub(super) struct Candidates {
     n_max: usize,
-    /// The best first.
+    /// Sorted, best first.
     best: Vec<Candidate>,
 }
 
 impl Candidates {
-    /// Keeps enough that as many as there are beams go on even if every end token is among the best.
+    /// Keeps enough candidates that every beam can continue even if all end tokens are among the
+    /// best.
     pub(super) fn new(beams: Beams, n_eos: usize) -> Self {
         Self { n_max: beams.n_beams * (n_eos + 1).max(2), best: Vec::new() }
     }
 
-    /// Offers every continuation of a hypothesis: its own score, its index, the log probabilities of
-    /// the search, and the scores of the model.
+    /// Adds all extensions of a hypothesis, given its score and index, the log probabilities of the
+    /// search and the logits of the model.
     pub(super) fn offer(
         &mut self,
         score: f32,
@@ -140,10 +142,10 @@ impl Candidates {
     }
 }
 
-/// Continues a row by a step; returns what it ended with once it is done.
+/// Advances a row by one step and returns its result once it is done.
 ///
-/// `check` says whether a continuation has ended. A row whose every continuation is forbidden is done
-/// with nothing.
+/// `check` returns the finish reason of a hypothesis that has ended. The result of a row is `None`
+/// if every extension is forbidden.
 pub(super) fn advance(
     beams: Beams,
     row: &mut Row,
@@ -169,7 +171,7 @@ pub(super) fn advance(
         match reason {
             None if live.len() < beams.n_beams => live.push(hypothesis),
             None => {}
-            // Only the best count as ended; the rest are there so that enough go on.
+            // Only the top `n_beams` candidates can finish; the rest only keep enough beams alive.
             Some(reason) if rank < beams.n_beams => {
                 let is_closed = was_full && beams.early_stopping == EarlyStopping::Full;
                 if row.can_improve && !is_closed {
@@ -180,7 +182,7 @@ pub(super) fn advance(
             Some(_) => {}
         }
     }
-    // A stable sort: of equal scores the one that ended first stays.
+    // The sort is stable: among equal scores, the one that finished first wins.
     row.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
     row.ended.truncate(beams.n_beams);
     row.live = live;

@@ -1,35 +1,35 @@
-//! What a model's generation config forbids, forces and discourages, before a token is chosen.
+//! Constraints of the generation config on the logits: suppressed, forced and penalized tokens.
 
 use super::TimestampRules;
 
-/// The rules of one engine, in the order in which transformers applies them
+/// The constraints of one engine, in the order in which transformers applies them
 /// (`GenerationMixin._get_logits_processor`, 4.57).
 ///
-/// A rule that is off costs nothing; the default is all of them off.
+/// A disabled constraint costs nothing. All are disabled by default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constraints {
-    /// Scores of tokens that stand in prompt or answer are divided by this if they are positive,
-    /// else multiplied; 1 is off (`repetition_penalty`).
+    /// Divides the positive scores and multiplies the negative scores of tokens that occur in the
+    /// prompt or the answer; 1 disables it (`repetition_penalty`).
     pub repetition_penalty: f32,
-    /// No run of so many tokens comes twice, the prompt included; 0 is off
+    /// Forbids any n-gram of this size to occur twice, prompt included; 0 disables it
     /// (`no_repeat_ngram_size`).
     pub no_repeat_ngram_tokens: usize,
-    /// Runs of tokens that never come (`bad_words_ids`).
+    /// Token sequences that are forbidden (`bad_words_ids`).
     pub bad_words: Vec<Vec<i64>>,
-    /// No end token before prompt and answer have so many tokens together (`min_length`).
+    /// Forbids end tokens until prompt and answer together have this many tokens (`min_length`).
     pub min_tokens: usize,
-    /// No end token before the answer has so many tokens (`min_new_tokens`).
+    /// Forbids end tokens until the answer has this many tokens (`min_new_tokens`).
     pub min_new_tokens: usize,
-    /// The only token after a prompt of one token (`forced_bos_token_id`).
+    /// The token forced after a prompt of one token (`forced_bos_token_id`).
     pub forced_first: Option<i64>,
-    /// The only tokens at the last place that the limit leaves (`forced_eos_token_id`).
+    /// The tokens allowed at the last position before the length limit (`forced_eos_token_id`).
     pub forced_last: Vec<i64>,
-    /// Tokens that never come (`suppress_tokens`).
+    /// Tokens that are forbidden (`suppress_tokens`).
     pub suppressed: Vec<i64>,
-    /// Tokens that do not come first (`begin_suppress_tokens`); where the first is forced, not
-    /// second.
+    /// Tokens that are forbidden as the first token, or as the second if the first is forced
+    /// (`begin_suppress_tokens`).
     pub suppressed_first: Vec<i64>,
-    /// Where timestamps may stand, for answers that have them.
+    /// The rules for timestamp tokens, for answers that have them.
     pub timestamps: Option<TimestampRules>,
 }
 
@@ -50,24 +50,25 @@ impl Default for Constraints {
     }
 }
 
-/// What a row has so far, and how far it may go.
+/// The tokens of a row and its length limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct History<'a> {
-    /// The prompt's tokens and those generated.
+    /// The prompt tokens, then the generated ones.
     pub(super) token_ids: &'a [i64],
-    /// How many of them are the prompt's.
+    /// The number of prompt tokens.
     pub(super) n_prompt: usize,
-    /// The most that may be generated.
+    /// The maximum number of generated tokens.
     pub(super) max_new_tokens: usize,
 }
 
 impl Constraints {
-    /// Returns whether every rule is off.
+    /// Returns whether all constraints are disabled.
     pub(super) fn is_off(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Changes the scores of the next token (`[V]`) of a row; what is forbidden becomes -inf.
+    /// Applies the constraints to the logits (`[V]`) of the next token; forbidden tokens become
+    /// -inf.
     pub(super) fn apply(&self, row: &History<'_>, eos_token_ids: &[i64], scores: &mut [f32]) {
         let n_generated = row.token_ids.len() - row.n_prompt;
         self.penalize_repetition(row.token_ids, scores);
@@ -94,7 +95,7 @@ impl Constraints {
         }
     }
 
-    /// Forbids what never comes, and what does not come first.
+    /// Applies only `suppressed` and `suppressed_first`.
     pub(super) fn suppress_first(&self, scores: &mut [f32]) {
         forbid(&self.suppressed, scores);
         forbid(&self.suppressed_first, scores);
@@ -135,8 +136,8 @@ impl Constraints {
     fn forbid_bad_words(&self, token_ids: &[i64], eos_token_ids: &[i64], scores: &mut [f32]) {
         for word in &self.bad_words {
             let Some((last, before)) = word.split_last() else { continue };
-            // The end of an answer is not a word, and a longer one needs its whole length before
-            // it: both as `NoBadWordsLogitsProcessor` has them.
+            // A lone end token does not count as a word, and a longer word needs its whole length
+            // before it, as in `NoBadWordsLogitsProcessor`.
             let is_word = !(before.is_empty() && eos_token_ids.contains(last));
             let has_room = before.is_empty() || word.len() <= token_ids.len();
             if is_word && has_room && token_ids.ends_with(before) {
@@ -146,7 +147,7 @@ impl Constraints {
     }
 }
 
-/// Returns the place of a token's score; an id beyond the vocabulary has none.
+/// Returns the score of a token, or `None` if the ID is outside the vocabulary.
 fn score_of(token_id: i64, scores: &mut [f32]) -> Option<&mut f32> {
     usize::try_from(token_id).ok().and_then(|idx| scores.get_mut(idx))
 }

@@ -1,5 +1,5 @@
-//! Answers that are tried again when they are not good enough, at higher temperatures: Whisper's
-//! guard against loops and guesses.
+//! Temperature fallback: poor answers are retried at higher temperatures. This is how Whisper
+//! avoids loops and hallucinations.
 
 use std::io::Write;
 
@@ -11,62 +11,64 @@ use super::{
     sampler::{self, probability},
 };
 
-/// When an answer is good enough, and what is tried when it is not.
+/// The criteria of a good answer, and the temperatures for retries.
 ///
 /// # Source
 ///
 /// `WhisperGenerationMixin.generate_with_fallback` and `_need_fallback` of transformers 4.57.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fallback {
-    /// The temperatures of further tries, in their order; the last try is taken as it is.
+    /// The temperatures of the retries, in order. The answer of the last retry is accepted as it
+    /// is.
     pub temperatures: Vec<f32>,
-    /// How many times smaller the tokens of a good answer may become when they are compressed: an
-    /// answer that repeats itself becomes smaller than that.
+    /// The maximum compression ratio of a good answer's tokens. A repetitive answer has a higher
+    /// one.
     pub compression_ratio_max: Option<f64>,
-    /// The least mean log probability of a good answer's tokens, among those that were allowed.
+    /// The minimum mean log probability of a good answer's tokens, among the allowed tokens.
     pub logprob_min: Option<f64>,
-    /// What tells an input without speech, whose answer is not tried again.
+    /// The criteria for input without speech, whose answer is not retried.
     pub silence: Option<Silence>,
-    /// Ids of tokens are below it.
+    /// The size of the vocabulary.
     pub vocab_size: usize,
 }
 
-/// What tells an input in which nobody speaks: an unlikely answer, and a model that says so.
+/// The criteria for input without speech: an unlikely answer and a high no-speech probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Silence {
-    /// The token that says that nobody speaks.
+    /// The no-speech token.
     pub token_id: i64,
-    /// The tokens that a prompt ends with, from the one on after which the model may say so.
+    /// The number of trailing prompt tokens, starting with the one whose logits give the no-speech
+    /// probability.
     pub n_start_tokens: usize,
-    /// The greatest probability of that token in an input with speech.
+    /// The maximum probability of the no-speech token for input with speech.
     pub probability_max: f64,
 }
 
-/// Which try of an answer was taken.
+/// The attempt whose answer was accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trial {
-    /// The temperature at which it was drawn; 0 took the likeliest tokens.
+    /// The sampling temperature; 0 is greedy decoding.
     pub temperature: f32,
-    /// Whether the input has no speech, so that the answer is none.
+    /// Whether the input has no speech, so that the answer is empty.
     pub is_silence: bool,
-    /// The token of the prompt that the model chose itself, where there is one.
+    /// The prompt token that the model chose itself, if there is one.
     pub chosen_id: Option<i64>,
 }
 
-/// What is thought of an answer.
+/// The quality of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is good enough.
+    /// The answer is good enough.
     Good,
-    /// Another try may be better.
+    /// A retry may give a better answer.
     Poor,
-    /// It is so unlikely that there may be nothing to write down.
+    /// The answer is so unlikely that the input may have no speech.
     Unlikely,
 }
 
 impl Fallback {
-    /// Judges an answer (`token_ids`, the end token included) whose tokens have log probabilities of
-    /// `logprob_sum` together, among those that were allowed.
+    /// Judges an answer, given `token_ids` (end token included) and the sum of their log
+    /// probabilities among the allowed tokens.
     #[expect(clippy::cast_precision_loss, reason = "answers have hundreds of tokens")]
     pub(super) fn judge(&self, token_ids: &[i64], logprob_sum: f64) -> Verdict {
         let logprob_mean = logprob_sum / token_ids.len().max(1) as f64;
@@ -80,30 +82,30 @@ impl Fallback {
         if is_unlikely || repeats { Verdict::Poor } else { Verdict::Good }
     }
 
-    /// Says what becomes of an unlikely answer to an input of which the model says that nobody speaks
-    /// in it with a probability of `silence`.
+    /// Returns whether the input of an unlikely answer has no speech, given its no-speech
+    /// probability `silence`.
     pub(super) fn is_silence(&self, silence: f64) -> bool {
         self.silence.as_ref().is_some_and(|rule| silence > rule.probability_max)
     }
 }
 
-/// Returns the temperature of a row that was tried `n_tries` times before.
+/// Returns the sampling temperature of a row after `n_tries` attempts.
 pub(super) fn temperature(first: f32, fallback: Option<&Fallback>, n_tries: usize) -> f32 {
     let further = |fallback: &Fallback| fallback.temperatures.get(n_tries.checked_sub(1)?).copied();
     fallback.and_then(further).unwrap_or(first)
 }
 
 impl Engine {
-    /// Returns what becomes of a row whose answer has ended; `None` where it is tried again.
-    pub(super) fn judged(
+    /// Returns the result of a row whose answer has ended, or `None` if the row is retried.
+    pub(super) fn judge_row(
         &mut self,
-        place: usize,
+        row_slot: usize,
         hypothesis: Hypothesis,
         reason: FinishReason,
     ) -> Option<RowResult> {
         let logprob_sum = hypothesis.allowed_logprob_sum;
-        let generation = self.generation(self.rows[place].as_ref()?, hypothesis, reason);
-        let row = self.rows[place].as_mut()?;
+        let generation = self.generation(self.rows[row_slot].as_ref()?, hypothesis, reason);
+        let row = self.rows[row_slot].as_mut()?;
         let was_single = row.is_single || self.beams.n_beams == 1;
         let temperature = temperature(self.temperature, self.fallback.as_ref(), row.n_tries);
         let mut trial = Trial { temperature, is_silence: false, chosen_id: row.chosen_id };
@@ -120,9 +122,9 @@ impl Engine {
             }
             let mut probability = probability(self.peeked.row(0), silence.token_id);
             if silence.n_start_tokens == 1 {
-                // The answer's own first scores, which transformers reads after it has suppressed what
-                // never comes: where that token is among it, as published, nothing is silence. With beams
-                // they are not weighed anew.
+                // These are the first logits of the answer, which transformers reads after
+                // suppression. Published configs suppress the no-speech token, so no input counts
+                // as silent. With beams, transformers does not renormalize after suppression.
                 self.constraints.suppress_first(self.peeked.row_mut(0));
                 let weighed = sampler::probability(self.peeked.row(0), silence.token_id);
                 if was_single || weighed == 0.0 {
@@ -135,20 +137,20 @@ impl Engine {
         if verdict == Verdict::Good || row.n_tries == fallback.temperatures.len() {
             return Some(Ok(Generation { trial, ..generation }));
         }
-        row.try_again();
-        let first = place * self.beams.n_beams;
+        row.restart();
+        let first = row_slot * self.beams.n_beams;
         (first..first + self.beams.n_beams).for_each(|slot| self.decoder.release(slot));
         None
     }
 }
 
-/// Returns how many times smaller token ids become when they are compressed (`zlib`, level 6), each
-/// written in as many bytes as the vocabulary needs, the lowest first.
+/// Returns the compression ratio of token IDs under `zlib` at level 6. Each ID takes as many
+/// little-endian bytes as the vocabulary size needs.
 ///
 /// # Source
 ///
-/// `WhisperGenerationMixin._retrieve_compression_ratio`. Libraries differ by some bytes in what they
-/// make of the same input.
+/// `WhisperGenerationMixin._retrieve_compression_ratio`. Compressed sizes differ by a few bytes
+/// between zlib implementations.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -160,7 +162,7 @@ fn compression_ratio(token_ids: &[i64], vocab_size: usize) -> f64 {
     let id_bytes = |id: &i64| id.to_le_bytes().into_iter().take(n_bytes);
     let bytes: Vec<u8> = token_ids.iter().flat_map(id_bytes).collect();
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(6));
-    // Writing to memory does not fail; an empty result would only mean that nothing is compressed.
+    // Writing to memory cannot fail; an empty result would only mean a low ratio.
     let written = encoder.write_all(&bytes).and_then(|()| encoder.finish());
     bytes.len() as f64 / written.map_or(1.0, |compressed| compressed.len().max(1) as f64)
 }
@@ -170,10 +172,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_repeats_itself_becomes_small() {
+    fn repetitive_tokens_have_a_high_compression_ratio() {
         let loops: Vec<i64> = [7, 300, 51_000].into_iter().cycle().take(90).collect();
         let varied: Vec<i64> = (0..90).map(|n| n * n * 6 % 51_865).collect();
-        // 180 bytes; `zlib.compress` of Python makes 17 of the first.
+        // 180 bytes; Python's `zlib.compress` shrinks the first input to 17.
         let ratio = compression_ratio(&loops, 51_865);
         assert!((8.0..13.0).contains(&ratio), "{ratio}");
         let ratio = compression_ratio(&varied, 51_865);
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_poor_if_it_is_unlikely_or_repeats_itself() {
+    fn an_answer_is_poor_if_it_is_unlikely_or_repetitive() {
         let rules = Fallback {
             temperatures: vec![0.5],
             compression_ratio_max: Some(2.0),
@@ -196,7 +198,7 @@ mod tests {
         let silence = Silence { token_id: 1, n_start_tokens: 3, probability_max: 0.6 };
         let rules = Fallback { silence: Some(silence), ..rules };
         assert_eq!(rules.judge(&varied, -60.0), Verdict::Unlikely);
-        assert_eq!(rules.judge(&[3; 40], -20.0), Verdict::Poor, "it says something");
+        assert_eq!(rules.judge(&[3; 40], -20.0), Verdict::Poor, "the answer has speech");
         assert!(rules.is_silence(0.7) && !rules.is_silence(0.5));
     }
 }

@@ -1,26 +1,26 @@
-//! What comes out of the engine.
+//! The output of the engine.
 
 use super::{DecodeError, Trial};
 
-/// Why a generation ended.
+/// The reasons why generation ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// The model said so, or a stop string appeared.
+    /// The model generated an end token, or a stop string appeared.
     Stop,
-    /// The limit of new tokens or the context was reached.
+    /// The limit of new tokens or the context size was reached.
     Length,
-    /// The model repeated itself without end; see [`Guard`](super::Guard).
+    /// The model was in an endless loop; see [`Guard`](super::Guard).
     Guard,
 }
 
 impl FinishReason {
-    /// Returns the reason of this name.
+    /// Returns the finish reason with this name.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
         [Self::Stop, Self::Length, Self::Guard].into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Returns the name used in answers: `stop`, `length`, `guard`.
+    /// Returns the name used in the output: `stop`, `length` or `guard`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,77 +34,79 @@ impl FinishReason {
 /// The answer to one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
-    /// Every token the model chose, the end token included where it chose one.
+    /// The generated tokens, including the end token if there is one.
     pub token_ids: Vec<i64>,
-    /// The text of those tokens without special ones, cut before the first stop string.
+    /// The text of the tokens without special tokens, cut before the first stop string.
     pub text: String,
-    /// Why it ended.
+    /// The reason why generation ended.
     pub finish_reason: FinishReason,
-    /// The tokens of the prompt, placeholders and the text that an encoder read included.
+    /// The number of prompt tokens, including placeholder tokens and the text tokens of the
+    /// encoder.
     pub n_prompt_tokens: usize,
-    /// The mean natural logarithm of the probability of each chosen token, before temperature and
-    /// cuts. Zero is certainty.
+    /// The mean natural log probability of the chosen tokens, before temperature and top-k/top-p.
+    /// Zero means certainty.
     pub logprob_mean: f32,
-    /// Which try it is, where answers are tried again, and what the model chose before it.
+    /// The accepted attempt, if answers are retried, and the token that the model chose in its
+    /// prompt.
     pub trial: Trial,
 }
 
 impl Generation {
-    /// Joins generations that together have this text; a lone one stays as it is.
+    /// Joins generations into one with the given text. A single generation is returned unchanged.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         reason = "a mean for a report; counts are small"
     )]
-    pub(crate) fn joined(mut parts: Vec<Self>, text: String) -> Self {
-        if parts.len() == 1
-            && let Some(whole) = parts.pop()
+    pub(crate) fn joined(mut chunks: Vec<Self>, text: String) -> Self {
+        if chunks.len() == 1
+            && let Some(whole) = chunks.pop()
         {
             return whole;
         }
-        let n_tokens: usize = parts.iter().map(|part| part.token_ids.len()).sum();
-        let logprob = |part: &Self| f64::from(part.logprob_mean) * part.token_ids.len() as f64;
-        let logprob_sum: f64 = parts.iter().map(logprob).sum();
-        // Whatever cut a part short has cut the whole short.
-        let reasons = parts.iter().map(|part| part.finish_reason);
+        let n_tokens: usize = chunks.iter().map(|chunk| chunk.token_ids.len()).sum();
+        let logprob = |chunk: &Self| f64::from(chunk.logprob_mean) * chunk.token_ids.len() as f64;
+        let logprob_sum: f64 = chunks.iter().map(logprob).sum();
+        // If a chunk was cut short, so was the whole.
+        let reasons = chunks.iter().map(|chunk| chunk.finish_reason);
         let cut_short =
             reasons.filter(|reason| *reason != FinishReason::Stop).max_by_key(|reason| {
-                // A loop says more than a limit.
+                // A loop takes precedence over a length limit.
                 *reason == FinishReason::Guard
             });
         Self {
             finish_reason: cut_short.unwrap_or(FinishReason::Stop),
-            n_prompt_tokens: parts.iter().map(|part| part.n_prompt_tokens).sum(),
+            n_prompt_tokens: chunks.iter().map(|chunk| chunk.n_prompt_tokens).sum(),
             logprob_mean: (logprob_sum / n_tokens.max(1) as f64) as f32,
             trial: Trial::default(),
-            token_ids: parts.into_iter().flat_map(|part| part.token_ids).collect(),
+            token_ids: chunks.into_iter().flat_map(|chunk| chunk.token_ids).collect(),
             text,
         }
     }
 }
 
-/// A prompt that got no answer. The row is rejected; other rows go on.
+/// A prompt without an answer. The row is rejected; other rows are not affected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {n_tokens} tokens, at most {max_tokens} fit the context")]
+    #[error("prompt too long: {n_tokens} tokens, at most {max_tokens} fit the context")]
     PromptTooLong {
-        /// The tokens of the prompt.
+        /// The number of prompt tokens.
         n_tokens: usize,
-        /// The most tokens a prompt may have.
+        /// The maximum number of prompt tokens.
         max_tokens: usize,
     },
-    /// The prompt has no token at all.
+    /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// The model returned scores that are not numbers, or its rules leave no token.
+    /// The model returned non-finite logits, or the constraints forbid every token.
     #[error(
-        "no token can be chosen after {n_generated} tokens: the scores are not finite, or the rules \
-         of the generation config forbid every token"
+        "failed to choose a token after {n_generated} tokens: the logits are not finite, or the \
+         generation config forbids every token"
     )]
     NoToken {
-        /// The tokens generated before.
+        /// The number of tokens generated so far.
         n_generated: usize,
     },
     /// The runtime failed on this row alone.
@@ -113,7 +115,7 @@ pub enum GenerateError {
 }
 
 impl GenerateError {
-    /// Returns the label for metrics and rejects: few and stable.
+    /// Returns a stable error code for metrics and rejects.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -125,11 +127,11 @@ impl GenerateError {
     }
 }
 
-/// A ticket that has left the engine.
+/// A finished row.
 #[derive(Debug)]
 pub struct Finished {
     /// The ticket given at admission.
     pub ticket: u64,
-    /// The answer, or why there is none.
+    /// The answer, or the error.
     pub result: Result<Generation, GenerateError>,
 }

@@ -1,9 +1,10 @@
-//! Continuous batching: prompts enter free slots, all full slots take a step together, a finished
-//! slot is free at once. Knows no model family and no runtime.
+//! Continuous batching: prompts enter free slots, all live slots take each decode step together,
+//! and a finished row frees its slots at once. This module does not know model families or the
+//! runtime.
 //!
-//! An answer depends on its prompt, its row seed and the options only: every row has its own
-//! random stream, and no rule looks at another row. What a [`Decoder`] computes for a row must not
-//! depend on the other rows either; see `family` for how that is kept.
+//! An answer depends only on its prompt, its row seed and the options: every row has its own random
+//! stream, and no rule looks at another row. The result of a [`Decoder`] for a row must not depend
+//! on the other rows either; `family` explains how that is ensured.
 
 mod beams;
 mod choice;
@@ -40,38 +41,38 @@ use sampler::Sampler;
 use schedule::Turn;
 use stop::StopRules;
 
-/// What an engine needs to know besides the decoder.
+/// The options of an engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
-    /// Any of these ends an answer.
+    /// The end tokens. Any of them ends an answer.
     pub eos_token_ids: Vec<i64>,
-    /// How long an answer may become.
+    /// The length limit of an answer.
     pub length: LengthLimit,
-    /// Any of these strings ends an answer and is cut off.
+    /// The stop strings. Any of them ends an answer and is cut off.
     pub stop_strings: Vec<String>,
-    /// What is forbidden, forced and discouraged before a token is chosen.
+    /// The constraints on the logits.
     pub constraints: Constraints,
-    /// How tokens are chosen without beams.
+    /// The sampling options, used without beams.
     pub sampling: Sampling,
-    /// How many continuations of a row are weighed against each other.
+    /// The beam search options.
     pub beams: Beams,
-    /// What counts as a loop.
+    /// The loop detection.
     pub guard: Guard,
-    /// When answers are tried again; goes without beams only.
+    /// The temperature fallback. It requires a single beam.
     pub fallback: Option<Fallback>,
 }
 
-/// How long an answer may become; what the slot can hold bounds it as well.
+/// The length limit of an answer. The capacity of the slot limits it as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthLimit {
-    /// The most tokens of an answer, the end token included.
+    /// The maximum number of tokens of an answer, end token included.
     NewTokens(usize),
-    /// The most tokens of prompt and answer together (`max_length` of transformers).
+    /// The maximum number of tokens of prompt and answer together (`max_length` of transformers).
     Tokens(usize),
 }
 
 impl LengthLimit {
-    /// Returns the most tokens of an answer to a prompt of `n_prompt`; at least 1.
+    /// Returns the maximum number of new tokens after a prompt of `n_prompt` tokens; at least 1.
     fn new_tokens(self, n_prompt: usize) -> usize {
         let n_tokens = match self {
             Self::NewTokens(n_tokens) => n_tokens,
@@ -80,7 +81,7 @@ impl LengthLimit {
         n_tokens.max(1)
     }
 
-    /// Returns the longest prompt that leaves room for an answer in `context_tokens`.
+    /// Returns the maximum prompt length that leaves room for an answer in `context_tokens`.
     fn prompt_tokens(self, context_tokens: usize) -> usize {
         let n_tokens = match self {
             Self::NewTokens(_) => context_tokens,
@@ -90,25 +91,25 @@ impl LengthLimit {
     }
 }
 
-/// What becomes of a row.
+/// The result of a row.
 type RowResult = Result<Generation, GenerateError>;
 
-/// What a row has ended with, before it is judged.
-type Taken = Result<(Hypothesis, FinishReason), GenerateError>;
+/// The hypothesis that a row ended with, before the fallback judges it.
+type RowEnd = Result<(Hypothesis, FinishReason), GenerateError>;
 
-/// A prompt that found no free slot, given back. Ask [`Engine::free_slots`] first.
+/// A prompt that found no free slot, returned to the caller. Check [`Engine::free_slots`] first.
 #[derive(Debug)]
 pub struct Full(pub Prompt);
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("every slot is taken")
+        f.write_str("no free slot")
     }
 }
 
 impl std::error::Error for Full {}
 
-/// The scheduler above one decoder.
+/// The continuous batching scheduler over one decoder.
 pub struct Engine {
     decoder: Box<dyn Decoder>,
     detokenizer: Arc<dyn Detokenizer>,
@@ -119,14 +120,15 @@ pub struct Engine {
     beams: Beams,
     fallback: Option<Fallback>,
     temperature: f32,
-    /// A place has as many slots of the decoder, side by side, as there are beams.
+    /// Each row has as many adjacent decoder slots as there are beams.
     rows: Vec<Option<Row>>,
-    n_taken: usize,
+    n_occupied: usize,
     n_admitted: u64,
     logits: Logits,
-    /// Scores within a prompt; apart, for those of a step are read row after row.
+    /// The logits of prompt prefixes. They are separate because the logits of a step are read row
+    /// by row.
     peeked: Logits,
-    /// Scores of one row after the constraints.
+    /// The scores of one row after the constraints.
     allowed: Vec<f32>,
     n_steps: u64,
 }
@@ -135,14 +137,14 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("slots", &self.rows.len())
-            .field("taken", &self.n_taken)
+            .field("occupied", &self.n_occupied)
             .field("steps", &self.n_steps)
             .finish_non_exhaustive()
     }
 }
 
 impl Engine {
-    /// Puts an engine above `decoder`, whose slots must all be free and at least as many as beams.
+    /// Creates an engine over `decoder`, which must have at least as many slots as beams, all free.
     #[must_use]
     pub fn new(
         decoder: Box<dyn Decoder>,
@@ -169,7 +171,7 @@ impl Engine {
             beams: options.beams,
             fallback: options.fallback,
             rows,
-            n_taken: 0,
+            n_occupied: 0,
             n_admitted: 0,
             logits: Logits::default(),
             peeked: Logits::default(),
@@ -178,83 +180,83 @@ impl Engine {
         }
     }
 
-    /// Returns how many rows can be in the engine; each has as many slots of the decoder as beams.
+    /// Returns the maximum number of rows in the engine. Each row has one decoder slot per beam.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.rows.len()
     }
 
-    /// Returns how many prompts can be admitted now.
+    /// Returns the number of prompts that can be admitted now.
     #[must_use]
     pub fn free_slots(&self) -> usize {
-        self.rows.len() - self.n_taken
+        self.rows.len() - self.n_occupied
     }
 
-    /// Returns whether no row is in the engine, so that a step would do nothing.
+    /// Returns whether the engine has no rows, so that a step would do nothing.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.n_taken == 0
+        self.n_occupied == 0
     }
 
-    /// Returns the most tokens a prompt and its answer may have together.
+    /// Returns the maximum number of tokens of a prompt and its answer together.
     #[must_use]
     pub fn context_tokens(&self) -> usize {
         self.decoder.context_tokens()
     }
 
-    /// Returns how many decode steps were taken, for metrics.
+    /// Returns the number of decode steps so far, for metrics.
     #[must_use]
     pub fn n_steps(&self) -> u64 {
         self.n_steps
     }
 
-    /// Joins the answers to consecutive parts of one input, one at least, to the answer of the whole.
+    /// Joins the answers to consecutive chunks of one input, at least one, into one answer.
     ///
-    /// Its tokens are those of all parts; its text says what parts that overlap have in common once.
+    /// It has the tokens of all chunks. Its text contains the overlap of chunks only once.
     #[must_use]
-    pub fn join(&self, parts: Vec<Generation>) -> Generation {
-        let ids: Vec<&[i64]> = parts.iter().map(|part| part.token_ids.as_slice()).collect();
+    pub fn join(&self, chunks: Vec<Generation>) -> Generation {
+        let ids: Vec<&[i64]> = chunks.iter().map(|chunk| chunk.token_ids.as_slice()).collect();
         let text = self.detokenizer.joined(&ids);
-        Generation::joined(parts, text)
+        Generation::joined(chunks, text)
     }
 
-    /// Puts a prompt in a free slot; the next [`step`](Self::step) prefills it.
+    /// Puts a prompt into a free slot; the next [`step`](Self::step) prefills it.
     ///
-    /// `ticket` comes back with the result. `row_seed` is the row's own random stream: derive it
-    /// from the job's seed and the row's identity, never from order.
+    /// `ticket` is returned with the result. `row_seed` seeds the row's own random stream: derive
+    /// it from the job's seed and the identity of the row, never from the order of rows.
     ///
     /// # Errors
     ///
-    /// [`Full`], with the prompt, if no slot is free. A prompt that cannot be answered is admitted
-    /// and comes back from the next step as an error of its ticket.
+    /// [`Full`], with the prompt, if no slot is free. An invalid prompt is admitted and fails in
+    /// the next step with its ticket.
     pub fn admit(&mut self, ticket: u64, prompt: Prompt, row_seed: u64) -> Result<(), Full> {
-        let Some(place) = self.rows.iter_mut().find(|place| place.is_none()) else {
+        let Some(row_slot) = self.rows.iter_mut().find(|row_slot| row_slot.is_none()) else {
             return Err(Full(prompt));
         };
         let n_prompt = prompt.n_tokens();
-        // The last token is not written any more, so it needs no place in the slot.
+        // The last token is never fed back, so it needs no cache position.
         let room = (self.decoder.context_tokens() + 1).saturating_sub(n_prompt);
         let max_new_tokens = self.length.new_tokens(n_prompt).min(room);
         let names = (self.n_admitted, ticket);
-        *place = Some(Row::new(names, prompt, max_new_tokens, row_seed));
-        self.n_taken += 1;
+        *row_slot = Some(Row::new(names, prompt, max_new_tokens, row_seed));
+        self.n_occupied += 1;
         self.n_admitted += 1;
         Ok(())
     }
 
-    /// Drops every row and frees every slot, whatever state a panic in [`step`](Self::step) left them
-    /// in. Rows that are admitted again afterwards get the answers that they would have had.
+    /// Drops all rows and frees all slots, in whatever state a panic in [`step`](Self::step) left
+    /// them. Rows that are admitted again get the same answers as without the reset.
     pub fn reset(&mut self) {
         self.rows.iter_mut().for_each(|row| *row = None);
-        self.n_taken = 0;
+        self.n_occupied = 0;
         (0..self.decoder.slots()).for_each(|slot| self.decoder.release(slot));
     }
 
-    /// Moves every row on by at least one token and returns those that are done.
+    /// Advances every row by at least one token and returns the finished rows.
     ///
     /// Rows admitted since the last call are prefilled first and then step with the others. A
-    /// decoder call that fails is repeated on halves of its rows, down to one, and only the rows
-    /// that fail alone come back as errors.
+    /// failed decoder call is retried on halves of its rows, down to one row, so only the rows that
+    /// fail alone are errors.
     pub fn step(&mut self) -> Vec<Finished> {
         let mut finished = Vec::new();
         self.prefill_joined(&mut finished);
@@ -263,63 +265,65 @@ impl Engine {
     }
 
     fn prefill_joined(&mut self, finished: &mut Vec<Finished>) {
-        let at_work = |row: &&Row| row.prompt.is_none();
-        let n_live = self.rows.iter().flatten().filter(at_work).count();
+        let is_running = |row: &&Row| row.prompt.is_none();
+        let n_live = self.rows.iter().flatten().filter(is_running).count();
         if !self.decoder.joins_now(n_live * self.beams.n_beams) {
             return;
         }
         let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
-        let turn = Turn::of(self.rows.iter().flatten());
+        let turn = Turn::new(self.rows.iter().flatten());
         self.choose_tokens(finished);
         let mut joined: Vec<(usize, usize)> = Vec::new();
-        for place in 0..self.rows.len() {
-            let Some(row) = &self.rows[place] else { continue };
-            if row.prompt.is_none() || !turn.is_of(row) {
+        for row_slot in 0..self.rows.len() {
+            let Some(row) = &self.rows[row_slot] else { continue };
+            if row.prompt.is_none() || !turn.admits(row) {
                 continue;
             }
             match row.n_prompt {
-                0 => self.finish(place, Err(GenerateError::EmptyPrompt), finished),
+                0 => self.finish(row_slot, Err(GenerateError::EmptyPrompt), finished),
                 n_tokens if n_tokens > tokens_max => {
                     let error = GenerateError::PromptTooLong { n_tokens, max_tokens: tokens_max };
-                    self.finish(place, Err(error), finished);
+                    self.finish(row_slot, Err(error), finished);
                 }
-                n_tokens => joined.push((place, n_tokens)),
+                n_tokens => joined.push((row_slot, n_tokens)),
             }
         }
         for group in prefill_groups(joined, self.decoder.prefill_rows_max()) {
             let mut prompts: Vec<(usize, Prompt)> = Vec::with_capacity(group.len());
-            for place in group {
-                if let Some(row) = &mut self.rows[place]
+            for row_slot in group {
+                if let Some(row) = &mut self.rows[row_slot]
                     && let Some(prompt) = row.prompt.take()
                 {
-                    prompts.push((place, prompt));
+                    prompts.push((row_slot, prompt));
                 }
             }
             self.prefill_group(&prompts, finished);
         }
     }
 
-    /// Prefills the first slot of each place.
+    /// Prefills the first decoder slot of each row.
     fn prefill_group(&mut self, prompts: &[(usize, Prompt)], finished: &mut Vec<Finished>) {
-        let slot = |place: usize| place * self.beams.n_beams;
-        let joins: Vec<Join<'_>> =
-            prompts.iter().map(|(place, prompt)| Join { slot: slot(*place), prompt }).collect();
+        let slot = |row_slot: usize| row_slot * self.beams.n_beams;
+        let joins: Vec<Join<'_>> = prompts
+            .iter()
+            .map(|(row_slot, prompt)| Join { slot: slot(*row_slot), prompt })
+            .collect();
         if joins.is_empty() {
             return;
         }
         match self.decoder.prefill(&joins, &mut self.logits) {
             Ok(()) => {
-                for (row_idx, (place, _)) in prompts.iter().enumerate() {
-                    self.take_tokens(*place, row_idx, finished);
+                for (row_idx, (row_slot, _)) in prompts.iter().enumerate() {
+                    self.take_tokens(*row_slot, row_idx, finished);
                 }
             }
             Err(error) => match prompts {
-                [(place, _)] => self.finish(*place, Err(error.into()), finished),
+                [(row_slot, _)] => self.finish(*row_slot, Err(error.into()), finished),
                 _ => {
                     tracing::warn!(
                         rows = prompts.len(),
                         code = error.code(),
-                        "prefill failed, will split"
+                        "prefill failed; retrying in halves"
                     );
                     let (left, right) = prompts.split_at(prompts.len() / 2);
                     self.prefill_group(left, finished);
@@ -330,27 +334,27 @@ impl Engine {
     }
 
     fn step_live(&mut self, finished: &mut Vec<Finished>) {
-        self.place_beams(finished);
+        self.move_beams(finished);
         let is_live = |row: &Row| row.prompt.is_none() && row.n_generated() > 0;
         let live: Vec<usize> = (0..self.rows.len())
-            .filter(|place| self.rows[*place].as_ref().is_some_and(is_live))
+            .filter(|row_slot| self.rows[*row_slot].as_ref().is_some_and(is_live))
             .collect();
         if !live.is_empty() {
             self.n_steps += 1;
-            self.step_places(&live, finished);
+            self.step_rows(&live, finished);
         }
     }
 
-    /// Brings every live hypothesis to the slot of its own rank.
-    fn place_beams(&mut self, finished: &mut Vec<Finished>) {
+    /// Moves the KV cache of every live hypothesis to the decoder slot of its rank.
+    fn move_beams(&mut self, finished: &mut Vec<Finished>) {
         let n_beams = self.beams.n_beams;
         let mut moves = Vec::new();
-        for (place, row) in self.rows.iter().enumerate() {
+        for (row_slot, row) in self.rows.iter().enumerate() {
             let live = row.iter().flat_map(|row| &row.live).enumerate();
             let moved = live.filter(|(rank, hypothesis)| *rank != hypothesis.parent);
             moves.extend(moved.map(|(rank, hypothesis)| SlotCopy {
-                from: place * n_beams + hypothesis.parent,
-                to: place * n_beams + rank,
+                from: row_slot * n_beams + hypothesis.parent,
+                to: row_slot * n_beams + rank,
             }));
         }
         if moves.is_empty() {
@@ -358,83 +362,82 @@ impl Engine {
         }
         if let Err(error) = self.decoder.copy_slots(&moves) {
             let message = error.to_string();
-            let mut places: Vec<usize> = moves.iter().map(|step| step.to / n_beams).collect();
-            places.dedup();
-            for place in places {
-                let (graph, message) = ("copy of beams".to_owned(), message.clone());
+            let mut row_slots: Vec<usize> = moves.iter().map(|step| step.to / n_beams).collect();
+            row_slots.dedup();
+            for row_slot in row_slots {
+                let (graph, message) = ("beam copy".to_owned(), message.clone());
                 let error = DecodeError::Run { graph, n_rows: 1, message };
-                self.finish(place, Err(error.into()), finished);
+                self.finish(row_slot, Err(error.into()), finished);
             }
             return;
         }
-        for (place, row) in self.rows.iter_mut().enumerate() {
+        for (row_slot, row) in self.rows.iter_mut().enumerate() {
             let Some(row) = row.as_mut().filter(|row| row.n_generated() > 0) else { continue };
             for (rank, hypothesis) in row.live.iter_mut().enumerate() {
                 hypothesis.parent = rank;
             }
             for rank in row.live.len()..row.n_full {
-                self.decoder.release(place * n_beams + rank);
+                self.decoder.release(row_slot * n_beams + rank);
             }
             row.n_full = row.live.len();
         }
     }
 
-    fn step_places(&mut self, places: &[usize], finished: &mut Vec<Finished>) {
+    fn step_rows(&mut self, row_slots: &[usize], finished: &mut Vec<Finished>) {
         let n_beams = self.beams.n_beams;
-        let mut rows: Vec<StepRow> = Vec::with_capacity(places.len());
-        let mut firsts: Vec<usize> = Vec::with_capacity(places.len());
-        for place in places {
+        let mut rows: Vec<StepRow> = Vec::with_capacity(row_slots.len());
+        let mut firsts: Vec<usize> = Vec::with_capacity(row_slots.len());
+        for row_slot in row_slots {
             firsts.push(rows.len());
-            let live = self.rows[*place].iter().flat_map(|row| &row.live).enumerate();
+            let live = self.rows[*row_slot].iter().flat_map(|row| &row.live).enumerate();
             rows.extend(live.filter_map(|(rank, hypothesis)| {
                 let token_id = *hypothesis.token_ids.last()?;
-                Some(StepRow { slot: place * n_beams + rank, token_id })
+                Some(StepRow { slot: row_slot * n_beams + rank, token_id })
             }));
         }
         match self.decoder.step(&rows, &mut self.logits) {
             Ok(()) => {
-                for (place, first) in places.iter().zip(firsts) {
-                    self.take_tokens(*place, first, finished);
+                for (row_slot, first) in row_slots.iter().zip(firsts) {
+                    self.take_tokens(*row_slot, first, finished);
                 }
             }
-            Err(error) => match places {
-                [place] => self.finish(*place, Err(error.into()), finished),
+            Err(error) => match row_slots {
+                [row_slot] => self.finish(*row_slot, Err(error.into()), finished),
                 _ => {
                     tracing::warn!(
                         rows = rows.len(),
                         code = error.code(),
-                        "step failed, will split"
+                        "step failed; retrying in halves"
                     );
-                    let (left, right) = places.split_at(places.len() / 2);
-                    self.step_places(left, finished);
-                    self.step_places(right, finished);
+                    let (left, right) = row_slots.split_at(row_slots.len() / 2);
+                    self.step_rows(left, finished);
+                    self.step_rows(right, finished);
                 }
             },
         }
     }
 
-    /// Continues the row of a place by what its rows of `logits`, from `first` on, say, and ends it if
-    /// it is done.
-    fn take_tokens(&mut self, place: usize, first: usize, finished: &mut Vec<Finished>) {
-        let is_single = self.rows[place].as_ref().is_none_or(|row| row.is_single);
+    /// Advances a row by its rows of `logits`, starting at `first`, and finishes it if it is done.
+    fn take_tokens(&mut self, row_slot: usize, first: usize, finished: &mut Vec<Finished>) {
+        let is_single = self.rows[row_slot].as_ref().is_none_or(|row| row.is_single);
         let ended = if self.beams.n_beams > 1 && !is_single {
-            self.take_beams(place, first)
+            self.take_beams(row_slot, first)
         } else {
-            self.take_token(place, first)
+            self.take_token(row_slot, first)
         };
         let result = match ended {
-            Some(Ok((hypothesis, reason))) => self.judged(place, hypothesis, reason),
+            Some(Ok((hypothesis, reason))) => self.judge_row(row_slot, hypothesis, reason),
             Some(Err(error)) => Some(Err(error)),
             None => None,
         };
         if let Some(result) = result {
-            self.finish(place, result, finished);
+            self.finish(row_slot, result, finished);
         }
     }
 
     /// Chooses the next token of a row without beams.
-    fn take_token(&mut self, place: usize, row_idx: usize) -> Option<Taken> {
-        let row = self.rows[place].as_mut()?;
+    fn take_token(&mut self, row_slot: usize, row_idx: usize) -> Option<RowEnd> {
+        let row = self.rows[row_slot].as_mut()?;
         let scores = self.logits.row(row_idx);
         let allowed = if self.constraints.is_off() {
             None
@@ -460,9 +463,9 @@ impl Engine {
         Some(Ok((row.live.swap_remove(0), reason)))
     }
 
-    /// Continues a row with beams.
-    fn take_beams(&mut self, place: usize, first: usize) -> Option<Taken> {
-        let row = self.rows[place].as_mut()?;
+    /// Advances a row with beams.
+    fn take_beams(&mut self, row_slot: usize, first: usize) -> Option<RowEnd> {
+        let row = self.rows[row_slot].as_mut()?;
         let mut candidates = Candidates::new(self.beams, self.rules.eos_token_ids.len());
         for (rank, hypothesis) in row.live.iter().enumerate() {
             let scores = self.logits.row(first + rank);
@@ -487,7 +490,7 @@ impl Engine {
         })
     }
 
-    /// Makes the generation of a row that ends with a hypothesis.
+    /// Builds the generation of a row from its final hypothesis.
     fn generation(&self, row: &Row, hypothesis: Hypothesis, reason: FinishReason) -> Generation {
         let text = |prompt_ids: &[i64], ids: &[i64]| {
             self.text(Asked { prompt_ids, subject: row.subject.as_deref() }, ids)
@@ -495,17 +498,17 @@ impl Engine {
         hypothesis.into_generation(row.n_prompt, reason, text)
     }
 
-    /// Returns what an answer's tokens say, up to the first stop string that they say themselves.
+    /// Returns the text of an answer up to the first stop string in its generated part.
     fn text(&self, asked: Asked<'_>, token_ids: &[i64]) -> String {
         let n_given = self.detokenizer.given(asked).len();
         self.rules.cut(&self.detokenizer.answer(asked, token_ids), n_given).to_owned()
     }
 
-    fn finish(&mut self, place: usize, result: RowResult, finished: &mut Vec<Finished>) {
-        if let Some(row) = self.rows[place].take() {
-            let first = place * self.beams.n_beams;
+    fn finish(&mut self, row_slot: usize, result: RowResult, finished: &mut Vec<Finished>) {
+        if let Some(row) = self.rows[row_slot].take() {
+            let first = row_slot * self.beams.n_beams;
             (first..first + self.beams.n_beams).for_each(|slot| self.decoder.release(slot));
-            self.n_taken -= 1;
+            self.n_occupied -= 1;
             let result =
                 result.map(|generation| Generation { n_prompt_tokens: row.n_given, ..generation });
             finished.push(Finished { ticket: row.ticket, result });

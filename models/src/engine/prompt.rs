@@ -1,15 +1,15 @@
-//! What the decoder is prefilled with.
+//! The prompt that a decoder is prefilled with.
 
 use std::sync::Arc;
 
 use super::Subject;
 use crate::tensors::Tensor;
 
-/// A token of a prompt that the model chooses itself, before the prompt is prefilled: the likeliest of
-/// `candidates` after the tokens before `position`.
+/// A prompt token that the model chooses itself before prefill: the most likely of `candidates`
+/// after the tokens before `position`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenChoice {
-    /// The place of the token in the prompt; at least 1.
+    /// The position of the token in the prompt; at least 1.
     pub position: usize,
     /// The tokens to choose from.
     pub candidates: Arc<[i64]>,
@@ -19,16 +19,16 @@ pub struct TokenChoice {
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
-/// | `token_ids` | `i64` | `[S]` | the prompt's tokens, placeholders included |
-/// | `embeds` | `f32` | `[S, C]` | their input embeddings, media features in their places; `None` for a decoder that embeds tokens itself |
-/// | `states` | `f32` | `[T, C]`, or `[N, heads, T, dim]` of keys and values | what the encoder made of the sample, for a decoder that looks at it |
-/// | `positions` | `i64` | `[A, S]` | where they stand; `None` where that is 0 to `S - 1` |
+/// | `token_ids` | `i64` | `[S]` | the prompt tokens, placeholder tokens included |
+/// | `embeds` | `f32` | `[S, C]` | their input embeddings, with media features at the placeholders; `None` for a decoder that embeds tokens itself |
+/// | `states` | `f32` | `[T, C]`, or `[N, heads, T, dim]` for keys and values | the encoder output, for a decoder with cross-attention |
+/// | `positions` | `i64` | `[A, S]` | the position IDs; `None` for 0 to `S - 1` |
 #[derive(Clone, Debug)]
 pub struct Prompt {
     token_ids: Vec<i64>,
     embeds: Option<Arc<Tensor<f32>>>,
     states: Option<Arc<Tensor<f32>>>,
-    /// This and the next apart, so that a prompt stays small.
+    /// Boxed, like `positions`, to keep `Prompt` small.
     choice: Option<Box<TokenChoice>>,
     positions: Option<Box<Positions>>,
     subject: Option<Arc<Subject>>,
@@ -37,8 +37,7 @@ pub struct Prompt {
     adapter: Option<usize>,
 }
 
-/// Where the tokens of a prompt stand and where its answer goes on, for a model in which that is not
-/// simply their number.
+/// The position IDs of a prompt and of its answer, for models with other positions than `0..S`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Positions {
     ids: Tensor<i64>,
@@ -46,19 +45,19 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Joins the positions `[A, S]` of a prompt and that of the answer's first token; those behind it
-    /// follow one by one, the same on every axis.
+    /// Creates positions from those of the prompt, `[A, S]`, and that of the first answer token.
+    /// The following ones increase by one on every axis.
     ///
     /// # Panics
     ///
-    /// If `ids` has not two dimensions: that is a fault of the encoder, not of a row.
+    /// If `ids` does not have two dimensions: this is a bug in the encoder, not in a row.
     #[must_use]
     pub fn new(ids: Tensor<i64>, next: i64) -> Self {
-        assert_eq!(ids.shape().len(), 2, "positions of a prompt have two dimensions");
+        assert_eq!(ids.shape().len(), 2, "prompt positions have two dimensions");
         Self { ids, next }
     }
 
-    /// Positions that begin at `first` rather than 0, for `n_tokens`.
+    /// Creates positions for `n_tokens` that start at `first` instead of 0.
     #[must_use]
     pub fn starting_at(first: i64, n_tokens: usize) -> Self {
         let ids: Vec<i64> = (first..).take(n_tokens).collect();
@@ -74,7 +73,7 @@ impl Positions {
         &self.ids
     }
 
-    /// Returns where the answer begins.
+    /// Returns the position of the first answer token.
     #[must_use]
     pub fn next(&self) -> i64 {
         self.next
@@ -82,7 +81,7 @@ impl Positions {
 }
 
 impl Prompt {
-    /// Makes a prompt for a decoder that embeds its tokens itself.
+    /// Creates a prompt for a decoder that embeds its tokens itself.
     #[must_use]
     pub fn of_tokens(token_ids: Vec<i64>) -> Self {
         Self {
@@ -98,38 +97,38 @@ impl Prompt {
         }
     }
 
-    /// Says which of the decoder's adapters the prompt and its answer are run with, if any: rows of
-    /// others do not stand beside it.
+    /// Selects the decoder adapter of the prompt and its answer, if any. Rows with different
+    /// adapters are not batched together.
     #[must_use]
     pub fn with_adapter(self, adapter: Option<usize>) -> Self {
         Self { adapter, ..self }
     }
 
-    /// Returns which of the decoder's adapters the prompt is run with.
+    /// Returns the index of the decoder adapter.
     #[must_use]
     pub fn adapter(&self) -> Option<usize> {
         self.adapter
     }
 
-    /// Says whether the prompt is answered without beams, also where others have them.
+    /// Sets whether the prompt is decoded without beams even if other prompts use them.
     #[must_use]
     pub fn single(self, is_single: bool) -> Self {
         Self { is_single, ..self }
     }
 
-    /// Returns whether the prompt is answered without beams.
+    /// Returns whether the prompt is decoded without beams.
     #[must_use]
     pub fn is_single(&self) -> bool {
         self.is_single
     }
 
-    /// Makes a prompt for the decoder of an encoder-decoder: the tokens an answer begins with, and
-    /// what the encoder made of the sample, of which `n_text_tokens` are of text.
+    /// Creates a prompt for the decoder of an encoder-decoder from the tokens that an answer starts
+    /// with and the encoder output of the sample, which includes `n_text_tokens` text tokens.
     ///
     /// # Panics
     ///
-    /// If `states` is of neither shape, or `choice` is not about one of the tokens: that is a fault of
-    /// the encoder, not of a row.
+    /// If `states` has another shape, or `choice` is not one of the tokens: this is a bug in the
+    /// encoder, not in a row.
     #[must_use]
     pub fn of_states(
         token_ids: Vec<i64>,
@@ -137,15 +136,18 @@ impl Prompt {
         choice: Option<TokenChoice>,
         n_text_tokens: usize,
     ) -> Self {
-        assert!([2, 4].contains(&states.shape().len()), "states have two dimensions or four");
+        assert!([2, 4].contains(&states.shape().len()), "states have two or four dimensions");
         let places = 1..token_ids.len();
-        assert!(choice.iter().all(|choice| places.contains(&choice.position)), "a token to choose");
+        assert!(
+            choice.iter().all(|choice| places.contains(&choice.position)),
+            "the position of a choice is within the prompt"
+        );
         let states = Some(Arc::new(states));
         let choice = choice.map(Box::new);
         Self { states, choice, n_text_tokens, ..Self::of_tokens(token_ids) }
     }
 
-    /// Returns the prompt with the token that was to be chosen.
+    /// Returns the prompt with the chosen token filled in.
     #[must_use]
     pub(crate) fn chosen(mut self, token_id: i64) -> Self {
         if let Some(choice) = self.choice.take() {
@@ -154,46 +156,46 @@ impl Prompt {
         self
     }
 
-    /// Joins token ids and their embeddings.
+    /// Creates a prompt from token IDs and their embeddings.
     ///
     /// # Panics
     ///
-    /// If `embeds` is not `[token_ids.len(), C]`: that is a fault of the encoder, not of a row.
+    /// If `embeds` is not `[token_ids.len(), C]`: this is a bug in the encoder, not in a row.
     #[must_use]
     pub fn new(token_ids: Vec<i64>, embeds: Tensor<f32>) -> Self {
-        assert_eq!(embeds.shape().len(), 2, "embeddings of a prompt have two dimensions");
+        assert_eq!(embeds.shape().len(), 2, "prompt embeddings have two dimensions");
         assert_eq!(embeds.rows(), token_ids.len(), "one embedding per token");
         Self { embeds: Some(Arc::new(embeds)), ..Self::of_tokens(token_ids) }
     }
 
-    /// Gives the prompt the embeddings of its tokens, for a decoder that takes both those and states.
+    /// Adds the embeddings of the tokens, for a decoder that takes both embeddings and states.
     ///
     /// # Panics
     ///
-    /// If there is not one for each token: that is a fault of the encoder, not of a row.
+    /// If there is not one for each token: this is a bug in the encoder, not in a row.
     #[must_use]
     pub fn embedded(self, embeds: Tensor<f32>) -> Self {
         assert_eq!(embeds.rows(), self.token_ids.len(), "one embedding per token");
         Self { embeds: Some(embeds.into()), ..self }
     }
 
-    /// Says what the answer is about.
+    /// Sets the context of the answer.
     #[must_use]
     pub fn about(self, subject: Option<Arc<Subject>>) -> Self {
         Self { subject, ..self }
     }
 
-    /// Returns what the answer is about, where its tokens do not tell.
+    /// Returns the context of the answer that its tokens do not contain.
     #[must_use]
     pub fn subject(&self) -> Option<Arc<Subject>> {
         self.subject.clone()
     }
 
-    /// Gives the prompt positions of its own.
+    /// Sets the position IDs of the prompt.
     ///
     /// # Panics
     ///
-    /// If there is not one for each token: that is a fault of the encoder, not of a row.
+    /// If there is not one for each token: this is a bug in the encoder, not in a row.
     #[must_use]
     pub fn at(mut self, positions: Positions) -> Self {
         assert_eq!(positions.ids.row_len(), self.token_ids.len(), "one position per token");
@@ -201,7 +203,8 @@ impl Prompt {
         self
     }
 
-    /// Returns where a token stands on an axis; a prompt with one axis stands alike on all.
+    /// Returns the position of a token on an axis. A prompt with one axis has the same position on
+    /// all.
     #[must_use]
     pub fn position(&self, axis: usize, token_idx: usize) -> i64 {
         match self.positions.as_deref() {
@@ -212,14 +215,14 @@ impl Prompt {
         }
     }
 
-    /// Returns where the first token of the answer stands.
+    /// Returns the position of the first answer token.
     #[must_use]
     pub fn next_position(&self) -> i64 {
         let n_tokens = i64::try_from(self.token_ids.len()).unwrap_or(i64::MAX);
         self.positions.as_ref().map_or(n_tokens, |positions| positions.next)
     }
 
-    /// Returns the token ids, placeholders included.
+    /// Returns the token IDs, placeholder tokens included.
     #[must_use]
     pub fn token_ids(&self) -> &[i64] {
         &self.token_ids
@@ -231,13 +234,13 @@ impl Prompt {
         self.embeds.as_deref()
     }
 
-    /// Returns what the encoder made of the sample, `[T, C]`, if the decoder looks at it.
+    /// Returns the encoder output, `[T, C]` or `[N, heads, T, dim]`, if the decoder takes it.
     #[must_use]
     pub fn states(&self) -> Option<&Tensor<f32>> {
         self.states.as_deref()
     }
 
-    /// Returns the positions of what the encoder made of the sample.
+    /// Returns the number of positions in the encoder output.
     pub(crate) fn n_positions(&self) -> usize {
         match self.states().map(Tensor::shape) {
             Some([n_positions, _] | [_, _, n_positions, _]) => *n_positions,
@@ -245,7 +248,7 @@ impl Prompt {
         }
     }
 
-    /// Returns the token that the model is to choose, if there is one.
+    /// Returns the token that the model has to choose, if there is one.
     #[must_use]
     pub fn choice(&self) -> Option<&TokenChoice> {
         self.choice.as_deref()
@@ -257,13 +260,13 @@ impl Prompt {
         self.token_ids.len()
     }
 
-    /// Returns the tokens that encoder and decoder are given together, for reports.
+    /// Returns the number of input tokens of encoder and decoder together, for reports.
     #[must_use]
     pub(crate) fn n_given(&self) -> usize {
         self.n_text_tokens + self.token_ids.len()
     }
 
-    /// Returns the bytes held, for budgets.
+    /// Returns the size in bytes, for memory budgets.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         let tensors = [self.embeds(), self.states()];

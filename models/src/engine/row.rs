@@ -1,4 +1,4 @@
-//! A prompt between admission and its end, and what it has been continued with so far.
+//! A row of the engine, from admission to its result, with its hypotheses.
 
 use std::sync::Arc;
 
@@ -6,59 +6,59 @@ use super::{
     FinishReason, Generation, Prompt, Subject, Trial, constraints::History, sampler::RowRandom,
 };
 
-/// A row of the engine. It holds as many slots of the decoder as there are beams.
+/// A row of the engine. It has one decoder slot per beam.
 pub(super) struct Row {
     pub(super) ticket: u64,
-    /// How many rows were admitted before this one.
+    /// The number of rows admitted before this one.
     pub(super) number: u64,
-    /// The adapter that it is run with.
+    /// The index of the decoder adapter.
     pub(super) adapter: Option<usize>,
-    /// Held until the row is prefilled.
+    /// The prompt, until the row is prefilled.
     pub(super) prompt: Option<Prompt>,
-    /// Held until the row ends, where its answer may have to be tried again.
+    /// The prompt, until the row ends, if its answer may be retried.
     pub(super) kept_prompt: Option<Prompt>,
-    /// The tries before this one.
+    /// The number of earlier attempts.
     pub(super) n_tries: usize,
-    /// Whether it goes without beams.
+    /// Whether the row is decoded without beams.
     pub(super) is_single: bool,
-    /// The token of the prompt that the model chose.
+    /// The prompt token that the model chose.
     pub(super) chosen_id: Option<i64>,
     pub(super) n_prompt: usize,
-    /// What the answer is about.
+    /// The context of the answer.
     pub(super) subject: Option<Arc<Subject>>,
-    /// The tokens of the prompt and those that its encoder was given.
+    /// The number of prompt tokens, including those of its encoder.
     pub(super) n_given: usize,
     pub(super) max_new_tokens: usize,
     pub(super) random: RowRandom,
-    /// What may still go on, the best first, each in a slot of its own; one without beams.
+    /// The live hypotheses, best first, each in its own slot; one without beams.
     pub(super) live: Vec<Hypothesis>,
-    /// What has ended, the best first; empty without beams.
+    /// The finished hypotheses, best first; empty without beams.
     pub(super) ended: Vec<Ended>,
-    /// Whether what may go on can still become better than what has ended.
+    /// Whether a live hypothesis can still beat the finished ones.
     pub(super) can_improve: bool,
-    /// How many of the row's slots are full.
+    /// The number of the row's slots in use.
     pub(super) n_full: usize,
 }
 
-/// A continuation of a row's prompt.
+/// A hypothesis: the prompt and the tokens generated after it.
 #[derive(Clone, Debug)]
 pub(super) struct Hypothesis {
-    /// The prompt's tokens and those generated.
+    /// The prompt tokens, then the generated ones.
     pub(super) token_ids: Vec<i64>,
-    /// Sum of the natural log probabilities of those generated, as the model has them.
+    /// The sum of the natural log probabilities of the generated tokens under the model.
     pub(super) logprob_sum: f64,
-    /// The same among the tokens that were allowed; kept where answers are judged by it.
+    /// The same sum among the allowed tokens, kept where the fallback needs it.
     pub(super) allowed_logprob_sum: f64,
-    /// The same after constraints: what beams are compared by.
+    /// The same sum after the constraints, by which beams are compared.
     pub(super) score: f32,
-    /// Which of the row's slots holds what this one continues.
+    /// The rank of the slot that holds the KV cache of this hypothesis.
     pub(super) parent: usize,
 }
 
-/// A continuation that has ended.
+/// A finished hypothesis.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
-    /// Score under the length penalty.
+    /// The length-penalized score.
     pub(super) score: f32,
     pub(super) hypothesis: Hypothesis,
     pub(super) reason: FinishReason,
@@ -81,7 +81,7 @@ impl Row {
             n_given: prompt.n_given(),
             max_new_tokens,
             random: RowRandom::new(row_seed),
-            live: vec![Hypothesis::of(&prompt)],
+            live: vec![Hypothesis::from_prompt(&prompt)],
             ended: Vec::new(),
             can_improve: true,
             n_full: 1,
@@ -93,21 +93,21 @@ impl Row {
         }
     }
 
-    /// Fills in the token of the prompt that the model chose.
+    /// Fills in the prompt token that the model chose.
     pub(super) fn choose(&mut self, token_id: i64) {
         if let Some(prompt) = self.prompt.take() {
             let prompt = prompt.chosen(token_id);
-            self.live = vec![Hypothesis::of(&prompt)];
+            self.live = vec![Hypothesis::from_prompt(&prompt)];
             self.prompt = Some(prompt);
             self.chosen_id = Some(token_id);
         }
     }
 
-    /// Begins the answer anew, if the row has kept its prompt, without beams; its draws go on where they
-    /// were.
-    pub(super) fn try_again(&mut self) {
+    /// Restarts the answer without beams, if the row has kept its prompt. The random stream
+    /// continues.
+    pub(super) fn restart(&mut self) {
         if let Some(prompt) = &self.kept_prompt {
-            self.live = vec![Hypothesis::of(prompt)];
+            self.live = vec![Hypothesis::from_prompt(prompt)];
             self.prompt = Some(prompt.clone());
             self.n_tries += 1;
             self.is_single = true;
@@ -117,7 +117,7 @@ impl Row {
         }
     }
 
-    /// Returns what constraints may know of one of the row's hypotheses.
+    /// Returns the input of the constraints for one hypothesis of the row.
     pub(super) fn history<'h>(&self, hypothesis: &'h Hypothesis) -> History<'h> {
         let (n_prompt, max_new_tokens) = (self.n_prompt, self.max_new_tokens);
         History { token_ids: &hypothesis.token_ids, n_prompt, max_new_tokens }
@@ -130,14 +130,14 @@ impl Row {
 }
 
 impl Hypothesis {
-    /// Returns a prompt that nothing continues yet.
-    fn of(prompt: &Prompt) -> Self {
+    /// Creates the hypothesis of a prompt without generated tokens.
+    fn from_prompt(prompt: &Prompt) -> Self {
         let token_ids = prompt.token_ids().to_vec();
         Self { token_ids, logprob_sum: 0.0, allowed_logprob_sum: 0.0, score: 0.0, parent: 0 }
     }
 
-    /// Makes the generation of a row whose prompt has `n_prompt` tokens; `text` makes it of those and of
-    /// the answer's.
+    /// Builds the generation of a row whose prompt has `n_prompt` tokens; `text` decodes the prompt
+    /// tokens and those of the answer.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

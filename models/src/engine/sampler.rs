@@ -1,38 +1,38 @@
-//! Chooses the next token of a row from its scores.
+//! The sampler: chooses the next token of a row from its logits.
 
 use std::cmp::Ordering;
 
-/// How tokens are chosen.
+/// Sampling options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the scores; 0 takes the best token always.
+    /// The divisor of the logits; 0 is greedy decoding.
     pub temperature: f32,
-    /// Keeps the best `k` tokens only.
+    /// Keeps only the `k` most likely tokens.
     pub top_k: Option<usize>,
-    /// Keeps the fewest best tokens whose probabilities reach this sum.
+    /// Keeps the smallest set of most likely tokens whose probabilities reach this sum.
     pub top_p: Option<f32>,
-    /// Keeps the tokens at least this share as likely as the best.
+    /// Keeps the tokens whose probability is at least this fraction of the highest one.
     pub min_p: Option<f32>,
 }
 
 impl Sampling {
-    /// The best token always.
+    /// Greedy decoding.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: None, top_p: None, min_p: None };
 }
 
-/// A token and what the model thought of it.
+/// A chosen token with its log probabilities.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Choice {
     pub(super) token_id: i64,
-    /// Natural logarithm of its probability before temperature and cuts.
+    /// The natural log probability before temperature and top-k/top-p.
     pub(super) logprob: f64,
-    /// The same among the tokens that it was chosen from, where the sampler weighs those.
+    /// The natural log probability among the allowed tokens, if the sampler computes it.
     pub(super) allowed_logprob: Option<f64>,
 }
 
-/// A stream of pseudo-random numbers that belongs to one row.
+/// A pseudo-random stream that belongs to one row.
 ///
-/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): any
+/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): every
 /// seed is a good seed, so row seeds may be consecutive.
 #[derive(Clone, Debug)]
 pub(super) struct RowRandom {
@@ -59,11 +59,11 @@ impl RowRandom {
     }
 }
 
-/// Chooses tokens; holds scratch space so that a step allocates nothing once warm.
+/// A sampler with scratch buffers, so that a step does not allocate.
 #[derive(Debug)]
 pub(super) struct Sampler {
     sampling: Sampling,
-    /// Whether choices come with their probability among the tokens that were allowed: a sum more.
+    /// Whether to compute the log probability among the allowed tokens, which costs one more sum.
     weighs_allowed: bool,
     candidates: Vec<(usize, f32)>,
 }
@@ -73,15 +73,16 @@ impl Sampler {
         Self { sampling, weighs_allowed: false, candidates: Vec::new() }
     }
 
-    /// Makes choices come with their probability among the tokens that were allowed.
+    /// Enables the log probability among the allowed tokens.
     pub(super) fn weighing_allowed(self) -> Self {
         Self { weighs_allowed: true, ..self }
     }
 
-    /// Chooses from the model's `scores` (`[V]`), or from what constraints have made of them, at
-    /// `temperature`; `None` if the best is not a finite number.
+    /// Chooses from the model's logits `scores` (`[V]`), or from their values after the
+    /// constraints, at `temperature`. Returns `None` if the best score is not finite.
     ///
-    /// A draw depends on the scores and the row's own stream only. Equal scores go to the lower id.
+    /// A draw depends only on the scores and the row's own stream. Among equal scores, the lower ID
+    /// wins.
     pub(super) fn choose(
         &mut self,
         scores: &[f32],
@@ -107,8 +108,8 @@ impl Sampler {
         })
     }
 
-    /// Draws an index after `temperature`, then `top_k`, `top_p` and `min_p` (the order of
-    /// transformers); what was kept stays in `candidates`.
+    /// Draws an index after `temperature`, `top_k`, `top_p` and `min_p`, in the order of
+    /// transformers. The kept tokens stay in `candidates`.
     fn draw(
         &mut self,
         scores: &[f32],
@@ -131,7 +132,7 @@ impl Sampler {
             candidates.select_nth_unstable_by(k - 1, by_score);
             candidates.truncate(k);
         }
-        // Sorted always: the walk below must see the same order whatever the selection left.
+        // Always sorted: the walk below needs a fixed order after the partial selection.
         candidates.sort_unstable_by(by_score);
         let weight = |score: f32| f64::from((score - best_score) / temperature).exp();
         let mut total: f64 = candidates.iter().map(|(_, score)| weight(*score)).sum();
@@ -150,7 +151,7 @@ impl Sampler {
             total = kept;
         }
         if let Some(p) = sampling.min_p {
-            // The best has weight 1, whatever was cut before.
+            // The best token has weight 1, whatever was cut before.
             candidates.retain(|(_, score)| weight(*score) >= f64::from(p));
             total = candidates.iter().map(|(_, score)| weight(*score)).sum();
         }
@@ -161,12 +162,12 @@ impl Sampler {
                 return *token_idx;
             }
         }
-        // Only rounding can bring the walk here.
+        // Only rounding errors reach this line.
         candidates.last().map_or(0, |(token_idx, _)| *token_idx)
     }
 }
 
-/// Returns the first best score; `None` if there is none or it is not finite.
+/// Returns the first best score, or `None` if there is none or it is not finite.
 fn best(scores: &[f32]) -> Option<(usize, f32)> {
     let mut best: Option<(usize, f32)> = None;
     for (token_idx, &score) in scores.iter().enumerate() {
@@ -180,7 +181,7 @@ fn best(scores: &[f32]) -> Option<(usize, f32)> {
     best.filter(|(_, score)| score.is_finite())
 }
 
-/// Returns the probability of a token by the model's scores; 0 if it has none.
+/// Returns the probability of a token under the model; 0 if it is outside the vocabulary.
 pub(super) fn probability(scores: &[f32], token_id: i64) -> f64 {
     let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
     let (Some(score), Some((_, best_score))) = (score, best(scores)) else { return 0.0 };
@@ -188,7 +189,7 @@ pub(super) fn probability(scores: &[f32], token_id: i64) -> f64 {
 }
 
 pub(super) fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
-    // In f32 lanes: the sum is for a report, not for a choice.
+    // Summed in `f32` for vectorization: the result is only reported, not used for a choice.
     let sum: f32 = scores.iter().map(|score| (score - best_score).exp()).sum();
     f64::from(best_score) + f64::from(sum).ln()
 }
@@ -207,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn equal_scores_go_to_the_lower_id() {
+    fn ties_go_to_the_lower_id() {
         assert_eq!(choose(Sampling::GREEDY, &[1.0, 3.0, 3.0], 0), Some(1));
     }
 
     #[test]
-    fn scores_that_are_not_numbers_give_no_token() {
+    fn non_finite_scores_give_no_token() {
         assert_eq!(choose(Sampling::GREEDY, &[0.0, f32::NAN], 0), None);
         assert_eq!(choose(Sampling::GREEDY, &[f32::NEG_INFINITY; 2], 0), None);
     }
@@ -234,9 +235,9 @@ mod tests {
         assert!((2850..3150).contains(&hits), "{hits} of 4000, expected about 3000");
     }
 
-    /// `tests/references/make_bundles/decoding_rules.py` makes the reference.
+    /// The reference is made by `tests/references/make_bundles/decoding_rules.py`.
     #[test]
-    fn draws_are_from_what_transformers_draws_from() {
+    fn draws_follow_the_distribution_of_transformers() {
         let text = include_str!("../../../tests/references/decoding_rules.json");
         let reference: serde_json::Value = serde_json::from_str(text).unwrap();
         let numbers = |value: &serde_json::Value| -> Vec<f64> {
@@ -260,10 +261,10 @@ mod tests {
                 counts[usize::try_from(token_id).unwrap()] += 1.0;
             }
             for (count, expected) in counts.iter().zip(numbers(&case["probabilities"])) {
-                assert!(expected > 0.0 || *count == 0.0, "{case}: a token that is cut was drawn");
+                assert!(expected > 0.0 || *count == 0.0, "{case}: a filtered token was drawn");
                 #[expect(clippy::cast_precision_loss, reason = "few draws")]
                 let share = count / n_draws as f64;
-                // Five standard deviations of a share of one half.
+                // Five standard deviations of a frequency of one half.
                 assert!((share - expected).abs() < 0.018, "{case}: {share}, expected {expected}");
             }
         }

@@ -1,13 +1,13 @@
-//! Which prompts join now, and which of them are prefilled together: pure functions.
+//! Pure scheduling functions: which prompts join now, and which are prefilled together.
 
 use super::row::Row;
 
-/// Padding that a group may add, in percent of its own tokens.
+/// The maximum padding of a group, in percent of its own tokens.
 const PADDING_PERCENT_MAX: usize = 25;
 
-/// Groups `(slot, n_tokens)` so that each group has at most `rows_max` rows and little padding.
+/// Groups `(slot, n_tokens)` into groups of at most `rows_max` rows with little padding.
 ///
-/// A group is right-padded to its longest row, so rows of like length go together. Every slot is
+/// A group is right-padded to its longest row, so rows of similar length go together. Every slot is
 /// in exactly one group.
 pub(crate) fn prefill_groups(mut joined: Vec<(usize, usize)>, rows_max: usize) -> Vec<Vec<usize>> {
     joined.sort_unstable_by_key(|(slot, n_tokens)| (std::cmp::Reverse(*n_tokens), *slot));
@@ -35,18 +35,19 @@ pub(crate) fn prefill_groups(mut joined: Vec<(usize, usize)>, rows_max: usize) -
     groups
 }
 
-/// Whose turn it is to join where rows of several adapters wait: those of the one that is at work, as
-/// long as no row of another came before them; else of the one whose row came first.
+/// The adapter whose rows may join now. While rows of an adapter are running, its other rows may
+/// join unless a row of another adapter was admitted before them; else the adapter of the oldest
+/// row is next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     adapter: Option<usize>,
-    /// Rows that came as late do not join.
+    /// Rows with this number or a higher one have to wait.
     end: u64,
 }
 
 impl Turn {
-    /// Looks at all rows in the engine.
-    pub(super) fn of<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
+    /// Determines the turn from all rows in the engine.
+    pub(super) fn new<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Self {
         let waiting = rows.clone().filter(|row| row.prompt.is_some());
         let Some(live) = rows.clone().find(|row| row.prompt.is_none()) else {
             let first = waiting.min_by_key(|row| row.number);
@@ -57,8 +58,8 @@ impl Turn {
         Self { adapter: live.adapter, end }
     }
 
-    /// Returns whether a row that waits may join.
-    pub(super) fn is_of(self, row: &Row) -> bool {
+    /// Returns whether a waiting row may join.
+    pub(super) fn admits(self, row: &Row) -> bool {
         row.adapter == self.adapter && row.number < self.end
     }
 }
@@ -69,23 +70,23 @@ mod tests {
 
     use super::{super::Prompt, *};
 
-    fn row(number: u64, adapter: Option<usize>, is_at_work: bool) -> Row {
+    fn row(number: u64, adapter: Option<usize>, is_running: bool) -> Row {
         let prompt = Prompt::of_tokens(vec![1]).with_adapter(adapter);
         let mut row = Row::new((number, number), prompt, 4, 0);
-        if is_at_work {
+        if is_running {
             row.prompt = None;
         }
         row
     }
 
     fn joining(rows: &[Row]) -> Vec<u64> {
-        let turn = Turn::of(rows.iter());
-        let joining = rows.iter().filter(|row| row.prompt.is_some() && turn.is_of(row));
+        let turn = Turn::new(rows.iter());
+        let joining = rows.iter().filter(|row| row.prompt.is_some() && turn.admits(row));
         joining.map(|row| row.number).collect()
     }
 
     #[test]
-    fn rows_of_one_adapter_join_together_and_none_waits_for_ever() {
+    fn rows_of_one_adapter_join_together_without_starvation() {
         let (seen, heard) = (Some(0), Some(1));
         let waiting = |rows: &[(u64, Option<usize>)]| -> Vec<Row> {
             rows.iter().map(|(number, adapter)| row(*number, *adapter, false)).collect()
@@ -93,7 +94,7 @@ mod tests {
         let mut rows = waiting(&[(3, None), (2, seen), (4, heard), (5, seen)]);
         assert_eq!(joining(&rows), [2, 5]);
         rows.push(row(1, None, true));
-        // What came after one that must wait does not go before it.
+        // A row admitted after a waiting one does not overtake it.
         assert!(joining(&rows).is_empty());
         rows.remove(1);
         assert_eq!(joining(&rows), [3]);

@@ -1,20 +1,20 @@
-//! When a row is done: end tokens, stop strings, limits, endless repetition.
+//! The conditions that end a row: end tokens, stop strings, limits, endless repetition.
 
 use super::{Detokenizer, FinishReason};
 
-/// Ends an answer that has fallen into a loop.
+/// Detects answers that are in a loop.
 ///
-/// A row ends as `guard` when its last tokens are one n-gram of at most `period_tokens_max`
-/// tokens, repeated without a gap at least `repeats_min` times and over at least `tokens_min`
-/// tokens in all. Both bounds together are far beyond what a list, a table or a refrain needs: the
-/// defaults ask for 64 tokens of nothing but the same.
+/// A row ends as `guard` when its last tokens repeat one n-gram of at most `period_tokens_max`
+/// tokens without a gap, at least `repeats_min` times and over at least `tokens_min` tokens in
+/// total. Both minimums together are far beyond a list, a table or a refrain: with the defaults, 64
+/// tokens have to be purely repetitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
-    /// The longest n-gram looked for, in tokens; 0 turns the guard off.
+    /// The maximum n-gram size in tokens; 0 disables the guard.
     pub period_tokens_max: usize,
-    /// The fewest repetitions that count as a loop.
+    /// The minimum number of repetitions.
     pub repeats_min: usize,
-    /// The fewest tokens that all repetitions together must have.
+    /// The minimum number of tokens in all repetitions together.
     pub tokens_min: usize,
 }
 
@@ -25,12 +25,12 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// Returns whether the end of `token_ids` is such a loop.
+    /// Returns whether `token_ids` ends in such a loop.
     #[must_use]
     pub fn trips(&self, token_ids: &[i64]) -> bool {
         (1..=self.period_tokens_max).any(|period| {
             let span = self.tokens_min.max(period * self.repeats_min);
-            // A tail has period `p` when every token equals the one `p` before it.
+            // A tail has period `p` if every token equals the one `p` before it.
             token_ids.len() >= span && {
                 let tail = &token_ids[token_ids.len() - span..];
                 tail[period..] == tail[..span - period]
@@ -39,7 +39,7 @@ impl Guard {
     }
 }
 
-/// The rules of one engine, applied after each token of a row.
+/// The stop rules of one engine, applied after each token of a row.
 #[derive(Clone, Debug)]
 pub(super) struct StopRules {
     pub(super) eos_token_ids: Vec<i64>,
@@ -48,7 +48,8 @@ pub(super) struct StopRules {
 }
 
 impl StopRules {
-    /// Returns why a row with `token_ids` generated, of at most `max_new_tokens`, ends now, if it does.
+    /// Returns the finish reason of a row with the generated `token_ids` and a limit of
+    /// `max_new_tokens`, if it ends now.
     pub(super) fn check(
         &self,
         token_ids: &[i64],
@@ -69,17 +70,18 @@ impl StopRules {
 
     fn has_stop_string(&self, token_ids: &[i64], detokenizer: &dyn Detokenizer) -> bool {
         let Some(longest) = self.stop_strings.iter().map(String::len).max() else { return false };
-        // A token has at least one byte, or is special and has none: some slack for those.
+        // A token has at least one byte, unless it is special and has none: allow for a few of
+        // those.
         let tail = &token_ids[token_ids.len().saturating_sub(longest + 8)..];
         let text = detokenizer.text(tail);
         self.stop_strings.iter().any(|stop| text.contains(stop.as_str()))
     }
 
-    /// Returns `text` up to the first stop string behind its first `n_given` bytes.
+    /// Returns `text` up to the first stop string after its first `n_given` bytes.
     pub(super) fn cut<'t>(&self, text: &'t str, n_given: usize) -> &'t str {
         let start = if text.is_char_boundary(n_given) { n_given } else { 0 };
-        let said = &text[start..];
-        let end = self.stop_strings.iter().filter_map(|stop| said.find(stop.as_str())).min();
+        let answer = &text[start..];
+        let end = self.stop_strings.iter().filter_map(|stop| answer.find(stop.as_str())).min();
         &text[..end.map_or(text.len(), |end| start + end)]
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_token_stops_even_at_the_limit() {
+    fn an_end_token_takes_precedence_over_the_limit() {
         assert_eq!(rules(&[]).check(&[0], 1, &Letters), Some(FinishReason::Stop));
         assert_eq!(rules(&[]).check(&[7], 1, &Letters), Some(FinishReason::Length));
         assert_eq!(rules(&[]).check(&[7], 9, &Letters), None);
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn sixty_four_tokens_of_the_same_word_trip_the_guard() {
+    fn sixty_four_equal_tokens_trip_the_guard() {
         let mut token_ids = ids("a cat sat on ");
         token_ids.extend([5; 63]);
         assert!(!Guard::default().trips(&token_ids));
@@ -138,15 +140,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_guard_spares_texts_without_a_long_loop(
+        fn the_guard_ignores_texts_without_a_long_loop(
             token_ids in prop::collection::vec(0_i64..50, 0..200),
         ) {
-            // 64 random tokens of 50 with any short period are as good as impossible.
+            // 64 random tokens of 50 practically never have a short period.
             prop_assert!(!Guard::default().trips(&token_ids));
         }
 
         #[test]
-        fn any_short_loop_trips_in_the_end(
+        fn any_short_loop_trips_eventually(
             gram in prop::collection::vec(0_i64..50, 1..=16),
             head in prop::collection::vec(0_i64..50, 0..20),
         ) {

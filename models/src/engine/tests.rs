@@ -1,4 +1,4 @@
-//! The scheduler above the fake decoder.
+//! Tests of the scheduler with the fake decoder.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::fake::{FakeOptions, fake_prompt};
 
 type Outcome = Result<Generation, GenerateError>;
 
-/// Answers prompts in order; `chunk` of them are offered before each step.
+/// Answers prompts in order and admits at most `chunk` of them before each step.
 fn run(
     options: &FakeOptions,
     max_new_tokens: usize,
@@ -25,7 +25,10 @@ fn run(
             engine.admit(ticket, fake_prompt(ids.clone()), ticket).unwrap();
         }
         for Finished { ticket, result } in engine.step() {
-            assert!(outcomes.insert(ticket, result).is_none(), "ticket {ticket} came twice");
+            assert!(
+                outcomes.insert(ticket, result).is_none(),
+                "ticket {ticket} was returned twice"
+            );
         }
     }
     assert_eq!(engine.free_slots(), engine.slots());
@@ -38,7 +41,7 @@ fn prompts() -> impl Strategy<Value = Vec<Vec<i64>>> {
 
 proptest! {
     #[test]
-    fn every_ticket_comes_back_once_with_its_own_answer(
+    fn every_ticket_is_returned_once_with_its_own_answer(
         prompts in prompts(),
         slots in 1_usize..9,
         prefill_rows_max in 1_usize..5,
@@ -78,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn limits_cut_answers_and_nothing_else(
+    fn limits_only_truncate_answers(
         prompts in prompts(),
         slots in 1_usize..5,
         max_new_tokens in 1_usize..12,
@@ -94,7 +97,7 @@ proptest! {
             let generation = outcome.as_ref().unwrap();
             let mut full = options.answer(ids);
             full.push(options.eos_token_id);
-            // The last token needs no place: it is never fed back.
+            // The last token is never fed back, so it needs no cache position.
             let limit = max_new_tokens.min(context_tokens - ids.len() + 1);
             let expected = &full[..full.len().min(limit)];
             prop_assert_eq!(&generation.token_ids[..], expected);
@@ -106,7 +109,7 @@ proptest! {
 }
 
 #[test]
-fn a_full_engine_gives_the_prompt_back() {
+fn a_full_engine_returns_the_prompt() {
     let mut engine = FakeOptions { slots: 1, ..FakeOptions::default() }.engine(10);
     engine.admit(0, fake_prompt(vec![1]), 0).unwrap();
     let full = engine.admit(1, fake_prompt(vec![2, 3]), 0).unwrap_err();
@@ -125,7 +128,7 @@ fn an_empty_prompt_is_an_error_of_its_ticket() {
 
 #[test]
 fn an_endless_loop_ends_as_guard() {
-    // One choice of token besides the end: the answer is that token for ever.
+    // With one token besides the end token, the answer repeats it forever.
     let options = FakeOptions {
         vocab_size: 2,
         answer_tokens_min: 200,
@@ -139,7 +142,7 @@ fn an_endless_loop_ends_as_guard() {
 }
 
 #[test]
-fn a_short_row_leaves_while_a_longer_one_before_it_goes_on() {
+fn a_short_row_finishes_before_an_older_longer_one() {
     let options = FakeOptions { slots: 2, ..FakeOptions::default() };
     let ids = |length: usize| {
         (1..).map(|id| vec![id]).find(|ids| options.answer(ids).len() == length).unwrap()
@@ -151,7 +154,7 @@ fn a_short_row_leaves_while_a_longer_one_before_it_goes_on() {
     let mut ended = Vec::new();
     while !engine.is_idle() {
         ended.extend(engine.step().into_iter().map(|finished| finished.ticket));
-        // The place of the short row is free at once.
+        // The slot of the short row is free at once.
         if ended == [2] && engine.free_slots() == 1 {
             engine.admit(3, fake_prompt(ids(3)), 0).unwrap();
         }

@@ -1,34 +1,35 @@
-//! Rules for answers with timestamps among the text: Whisper's.
+//! Rules for timestamp tokens in answers of Whisper.
 
-/// Where timestamps may stand in an answer: at its beginning, then in pairs, the end of a segment
-/// and the beginning of the next, and never back in time.
+/// The positions at which timestamps are allowed in an answer: at the start, then in pairs of the
+/// end of one segment and the start of the next, never decreasing.
 ///
-/// Tokens from one above `no_timestamps_id` on are timestamps.
+/// All tokens after `no_timestamps_id` are timestamps.
 ///
 /// # Source
 ///
 /// `WhisperTimeStampLogitsProcessor` of transformers 4.57.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampRules {
-    /// The token that says that there are none; it does not come.
+    /// The token that marks an answer without timestamps. It is forbidden.
     pub no_timestamps_id: i64,
-    /// The latest timestamp that an answer may begin with, counted from the first.
+    /// The latest timestamp that an answer may start with, as an offset from the first.
     pub initial_max: Option<i64>,
 }
 
 impl TimestampRules {
-    /// Returns the first timestamp.
+    /// Returns the first timestamp token.
     #[must_use]
     pub fn first_id(&self) -> i64 {
         self.no_timestamps_id + 1
     }
 
-    /// Changes the scores of the next token (`[V]`) after `answer`; what is forbidden becomes -inf.
+    /// Applies the rules to the logits (`[V]`) of the token after `answer`; forbidden tokens become
+    /// -inf.
     pub(super) fn apply(&self, answer: &[i64], eos_token_ids: &[i64], scores: &mut [f32]) {
-        let place = |id: i64| usize::try_from(id).unwrap_or(0).min(scores.len());
-        let (none, first) = (place(self.no_timestamps_id), place(self.first_id()));
-        let end = eos_token_ids.iter().copied().map(place).min().unwrap_or(first);
-        let initial_max = self.initial_max.map(|max| place(self.first_id() + max + 1));
+        let index = |id: i64| usize::try_from(id).unwrap_or(0).min(scores.len());
+        let (none, first) = (index(self.no_timestamps_id), index(self.first_id()));
+        let end = eos_token_ids.iter().copied().map(index).min().unwrap_or(first);
+        let initial_max = self.initial_max.map(|max| index(self.first_id() + max + 1));
         let n_scores = scores.len();
         let mut forbid = |range: std::ops::Range<usize>| {
             let (start, end) = (range.start.min(n_scores), range.end.min(n_scores));
@@ -47,7 +48,7 @@ impl TimestampRules {
             forbid(0..end);
         }
         if let Some(last) = answer.iter().rfind(|id| is_timestamp(id)) {
-            // A segment may begin when the one before ends, but does not end when it begins.
+            // A segment may start when the previous one ends, but may not end when it starts.
             let is_repeatable = ends_with_one && !ends_with_pair;
             let next = usize::try_from(if is_repeatable { *last } else { last + 1 });
             forbid(first..next.unwrap_or(usize::MAX));
@@ -64,7 +65,7 @@ impl TimestampRules {
     }
 }
 
-/// Returns whether all timestamps together are likelier than any other token.
+/// Returns whether the timestamps together are more likely than any other token.
 fn timestamps_prevail(scores: &[f32], first: usize) -> bool {
     let (text, timestamps) = scores.split_at(first);
     let best = |scores: &[f32]| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -80,7 +81,7 @@ fn timestamps_prevail(scores: &[f32], first: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Text 0 to 3, the end 4, no timestamps 5, timestamps from 6.
+    /// Tokens 0 to 3 are text, 4 is the end, 5 is no-timestamps, 6 and above are timestamps.
     fn allowed(answer: &[i64]) -> Vec<usize> {
         let rules = TimestampRules { no_timestamps_id: 5, initial_max: Some(1) };
         let mut scores = [9.0, 0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0];
@@ -90,15 +91,15 @@ mod tests {
 
     #[test]
     fn timestamps_come_in_pairs_and_never_go_back() {
-        assert_eq!(allowed(&[]), [6, 7], "an answer begins with an early timestamp");
-        assert_eq!(allowed(&[7]), [0, 1, 2, 3, 4], "text follows it");
-        assert_eq!(allowed(&[7, 0]), [0, 1, 2, 3, 4, 8, 9], "and a later timestamp that");
-        assert_eq!(allowed(&[7, 0, 8]), [4, 8, 9], "the end, or where the next segment begins");
+        assert_eq!(allowed(&[]), [6, 7], "an answer starts with an early timestamp");
+        assert_eq!(allowed(&[7]), [0, 1, 2, 3, 4], "then text");
+        assert_eq!(allowed(&[7, 0]), [0, 1, 2, 3, 4, 8, 9], "then text or a later timestamp");
+        assert_eq!(allowed(&[7, 0, 8]), [4, 8, 9], "then the end or the start of the next segment");
         assert_eq!(allowed(&[7, 0, 8, 8]), [0, 1, 2, 3, 4]);
     }
 
     #[test]
-    fn many_middling_timestamps_outweigh_the_best_text() {
+    fn many_moderate_timestamps_outweigh_the_best_text() {
         let rules = TimestampRules { no_timestamps_id: 1, initial_max: None };
         let mut scores = [1.0, 0.0, 0.5, 0.5, 0.5];
         rules.apply(&[2, 0], &[0], &mut scores);

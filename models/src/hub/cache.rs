@@ -1,4 +1,4 @@
-//! The cache of `huggingface_hub`, which is shared with it.
+//! The Hub cache on disk, shared with `huggingface_hub`.
 //!
 //! ```text
 //! models--owner--name/refs/main                the commit of a branch
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HubError, HubRepo};
 
-/// What a repository holds at a commit.
+/// The files of a repository at one commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listing {
     pub(super) commit: String,
@@ -29,10 +29,10 @@ pub(super) struct Listing {
 /// A file of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RemoteFile {
-    /// Its bytes, where the Hub says.
+    /// The size in bytes, if the Hub reports it.
     pub(super) size: Option<u64>,
-    /// The name of its blob, where the Hub says: the SHA-256 of a large file, the git object of a
-    /// small one.
+    /// The name of the blob, if the Hub reports it: the SHA-256 of a large file, the git object ID
+    /// of a small one.
     pub(super) blob: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl RepoCache {
         Self { root: cache.join(&folder), locks: cache.join(".locks").join(folder) }
     }
 
-    /// Returns every repository of the cache, by name.
+    /// Returns the names of all repositories in the cache.
     pub(super) fn names(cache: &Path) -> Result<Vec<String>, HubError> {
         let entries = match fs::read_dir(cache) {
             Ok(entries) => entries,
@@ -71,8 +71,7 @@ impl RepoCache {
         Ok(names)
     }
 
-    /// Returns the commits of which something is in the cache, with the branch or tag that leads to
-    /// each, if one does.
+    /// Returns the cached commits, each with a branch or tag that points to it, if there is one.
     pub(super) fn commits(&self) -> BTreeMap<String, Option<String>> {
         let names = |folder: &str| -> Vec<String> {
             let entries = fs::read_dir(self.root.join(folder)).into_iter().flatten();
@@ -81,43 +80,43 @@ impl RepoCache {
         let mut commits: BTreeMap<String, Option<String>> =
             names("snapshots").into_iter().map(|commit| (commit, None)).collect();
         for revision in names("refs") {
-            let led = self.commit_of(&revision).and_then(|commit| commits.get_mut(&commit));
-            if let Some(known) = led {
-                known.get_or_insert(revision);
+            let entry = self.commit_of(&revision).and_then(|commit| commits.get_mut(&commit));
+            if let Some(revision_slot) = entry {
+                revision_slot.get_or_insert(revision);
             }
         }
         commits
     }
 
-    /// Returns the commit that a branch or tag led to when it was last looked at.
+    /// Returns the commit that a branch or tag pointed to when it was last resolved.
     pub(super) fn commit_of(&self, revision: &str) -> Option<String> {
         let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
         let commit = commit.trim();
         is_commit(commit).then(|| commit.to_owned())
     }
 
-    pub(super) fn keep_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        write_whole(&self.root.join("refs").join(revision), commit.as_bytes())
+    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        write_atomic(&self.root.join("refs").join(revision), commit.as_bytes())
     }
 
-    /// Returns what a repository holds, if it was asked before.
+    /// Returns the cached file listing of a commit.
     pub(super) fn listing(&self, commit: &str) -> Option<Listing> {
         let text = fs::read(self.listing_path(commit)).ok()?;
         serde_json::from_slice(&text).ok().filter(|listing: &Listing| listing.commit == commit)
     }
 
-    pub(super) fn keep_listing(&self, listing: &Listing) -> Result<(), HubError> {
+    pub(super) fn write_listing(&self, listing: &Listing) -> Result<(), HubError> {
         let path = self.listing_path(&listing.commit);
         let text =
             serde_json::to_vec(listing).map_err(|error| failed("write", &path)(error.into()));
-        write_whole(&path, &text?)
+        write_atomic(&path, &text?)
     }
 
     fn listing_path(&self, commit: &str) -> PathBuf {
         self.root.join(".legenda").join(format!("{commit}.json"))
     }
 
-    /// Lists what is in the cache of a commit.
+    /// Lists the files of a commit that are in the cache.
     pub(super) fn cached(&self, commit: &str) -> Listing {
         let snapshot = self.snapshot(commit);
         let mut files = BTreeMap::new();
@@ -126,7 +125,7 @@ impl RepoCache {
             for entry in fs::read_dir(snapshot.join(&folder)).into_iter().flatten().flatten() {
                 let Ok(name) = entry.file_name().into_string() else { continue };
                 let file = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-                // Follows links; those that lead nowhere are not there.
+                // Follows links and skips broken ones.
                 let Ok(data) = fs::metadata(entry.path()) else { continue };
                 if data.is_dir() {
                     folders.push(file);
@@ -138,7 +137,7 @@ impl RepoCache {
         Listing { commit: commit.to_owned(), files }
     }
 
-    /// Returns the folder of a commit's files.
+    /// Returns the folder that holds the files of a commit.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root.join("snapshots").join(commit)
     }
@@ -147,23 +146,23 @@ impl RepoCache {
         self.root.join("blobs").join(blob)
     }
 
-    /// Waits until no other process fetches a blob. The lock ends with what is returned.
+    /// Waits until no other process fetches a blob. Dropping the returned file releases the lock.
     pub(super) fn lock(&self, blob: &str) -> Result<File, HubError> {
         let path = self.locks.join(format!("{blob}.lock"));
-        make_folder_of(&path)?;
+        create_parent(&path)?;
         let lock = File::create(&path).map_err(failed("write", &path))?;
         lock.lock().map_err(failed("lock", &path))?;
         Ok(lock)
     }
 
-    /// Puts a blob among the files of a commit.
+    /// Links a blob into the files of a commit.
     pub(super) fn link(&self, commit: &str, file: &str, blob: &str) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file);
-        make_folder_of(&path)?;
+        create_parent(&path)?;
         let up = "../".repeat(file.matches('/').count() + 2);
         let linked = link(Path::new(&format!("{up}blobs/{blob}")), &self.blob(blob), &path);
         match linked {
-            // Either another process was faster, or the link that is there leads nowhere.
+            // Either another process created the link first, or the existing link is broken.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if path.try_exists().map_err(failed("read", &path))? {
                     return Ok(());
@@ -182,26 +181,26 @@ fn link(target: &Path, _blob: &Path, path: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, path)
 }
 
-/// Links need a privilege here; `huggingface_hub` then moves the blob, too.
+/// Symbolic links need a privilege on this platform; `huggingface_hub` also moves the blob instead.
 #[cfg(not(unix))]
 fn link(_target: &Path, blob: &Path, path: &Path) -> io::Result<()> {
     fs::rename(blob, path)
 }
 
-/// Returns whether a text is a git commit in hex.
+/// Returns whether `text` is a git commit hash in hexadecimal.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40
         && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-pub(super) fn make_folder_of(path: &Path) -> Result<(), HubError> {
+pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(failed("create", folder))
 }
 
-/// Writes a small file that appears whole or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> Result<(), HubError> {
-    make_folder_of(path)?;
+/// Writes a small file atomically.
+fn write_atomic(path: &Path, content: &[u8]) -> Result<(), HubError> {
+    create_parent(path)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let work = path.with_file_name(name);

@@ -1,7 +1,7 @@
-//! Talks to the Hub: what a repository holds, and its files, part by part.
+//! The Hub's HTTP API: lists the files of a repository and downloads them with resume.
 //!
-//! Redirects are followed here rather than by the HTTP client: large files lie on other hosts, which
-//! must not see the token, and the headers of the first answer say what a file is.
+//! Redirects are followed here rather than by the HTTP client: large files are served by other
+//! hosts, which must not see the token, and the headers of the first response describe the file.
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,25 +20,25 @@ use sha2::{Digest, Sha256};
 
 use super::{
     HubError, HubOptions, HubRepo,
-    cache::{Listing, RemoteFile, RepoCache, is_commit, make_folder_of},
+    cache::{Listing, RemoteFile, RepoCache, create_parent, is_commit},
     options::Token,
 };
 
-/// How long the Hub may say nothing.
+/// The connect and read timeout.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How often a file is asked for without one more byte of it arriving.
+/// The maximum number of attempts in a row that make no progress.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
-/// The wait before a second attempt; it doubles.
+/// The delay before the second attempt. It doubles with each attempt.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
 const REDIRECTS_MAX: usize = 8;
 
-/// The most bytes of what a repository is said to hold.
+/// The maximum size of a repository listing in bytes.
 const LISTING_BYTES_MAX: usize = 64 << 20;
 
-/// A connection to the Hub.
+/// An HTTP client for the Hub.
 #[derive(Debug)]
 pub(super) struct Client {
     executor: tokio::runtime::Runtime,
@@ -47,7 +47,7 @@ pub(super) struct Client {
     token: Option<Token>,
 }
 
-/// What `/api/models/…/revision/…?blobs=true` answers, and its like for datasets.
+/// The response of `/api/models/…/revision/…?blobs=true`, and of its counterpart for datasets.
 #[derive(Deserialize)]
 struct ModelInfo {
     sha: String,
@@ -72,24 +72,24 @@ struct Lfs {
     size: u64,
 }
 
-/// An answer, and what the first host said of the file.
+/// A response, and the ETag that the first host reported for the file.
 struct Answer {
     response: Response,
     etag: Option<String>,
 }
 
-/// A file on its way into the cache.
+/// A file that is being downloaded into the cache.
 #[derive(Clone, Copy)]
 struct Download<'a> {
     repo: &'a HubRepo,
-    /// What it is called in messages.
+    /// The name used in messages.
     what: &'a str,
     url: &'a Url,
-    /// Its bytes, where the Hub says.
+    /// The size in bytes, if the Hub reports it.
     size: Option<u64>,
-    /// Where it grows.
+    /// The path of the incomplete file.
     work: &'a Path,
-    /// Gets the bytes that are there and those of the whole.
+    /// Receives the number of bytes fetched so far and the total.
     progress: &'a dyn Fn(u64, Option<u64>),
 }
 
@@ -98,7 +98,7 @@ impl Client {
         let refuse = |message: String| HubError::Endpoint { message };
         let endpoint = Url::parse(&options.endpoint).map_err(|error| refuse(error.to_string()))?;
         if !["http", "https"].contains(&endpoint.scheme()) || endpoint.cannot_be_a_base() {
-            return Err(refuse("write `https://…`".to_owned()));
+            return Err(refuse("expected `https://…`".to_owned()));
         }
         let http = reqwest::Client::builder()
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
@@ -106,7 +106,7 @@ impl Client {
             .connect_timeout(SILENCE_MAX)
             .read_timeout(SILENCE_MAX)
             .build()
-            .map_err(|error| refuse(words(error)))?;
+            .map_err(|error| refuse(error_text(error)))?;
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -114,12 +114,12 @@ impl Client {
         Ok(Self { executor, http, endpoint, token: options.token.clone() })
     }
 
-    /// Asks what a repository holds, so many times as long as there is no answer.
+    /// Fetches the file listing of a model, in at most `attempts_max` attempts.
     pub(super) fn listing(&self, repo: &HubRepo, attempts_max: u32) -> Result<Listing, HubError> {
         self.listing_of("model", repo, attempts_max)
     }
 
-    /// Asks what a dataset holds, in the same way.
+    /// Fetches the file listing of a dataset, in at most `attempts_max` attempts.
     pub(super) fn dataset_listing(
         &self,
         repo: &HubRepo,
@@ -128,7 +128,7 @@ impl Client {
         self.listing_of("dataset", repo, attempts_max)
     }
 
-    /// Returns where a file of a dataset is read.
+    /// Returns the URL of a file of a dataset.
     pub(super) fn dataset_url(&self, repo: &HubRepo, name: &str) -> Url {
         self.url(["datasets"], repo, "resolve", name)
     }
@@ -155,13 +155,13 @@ impl Client {
                 }
             }
         })?;
-        let unusable =
+        let invalid =
             |message: &str| HubError::Answer { what: what.clone(), message: message.to_owned() };
         if !is_commit(&info.sha) {
-            return Err(unusable("it names no commit"));
+            return Err(invalid("missing commit"));
         }
         let files = info.siblings.into_iter().filter_map(|sibling| {
-            // Names and digests become paths.
+            // Names and digests are used as paths.
             let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
             let inside = sibling.rfilename.split('/').all(plain)
                 && !sibling.rfilename.contains(['\\', ':', '\0']);
@@ -184,10 +184,12 @@ impl Client {
         let mut response = self.get(url.clone(), 0, what).await?.response;
         refuse_status(&response, repo, what, self.token.is_some())?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(what, error))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| connection_error(what, error))?
+        {
             body.extend_from_slice(&chunk);
             if body.len() > LISTING_BYTES_MAX {
-                let message = "it is too long".to_owned();
+                let message = "response too large".to_owned();
                 return Err(HubError::Answer { what: what.to_owned(), message });
             }
         }
@@ -195,8 +197,8 @@ impl Client {
             .map_err(|error| HubError::Answer { what: what.to_owned(), message: error.to_string() })
     }
 
-    /// Fetches a file into the cache, where it appears whole or not at all, and returns the name of
-    /// its blob. `progress` gets the bytes that are there and those of the whole.
+    /// Fetches a file into the cache atomically and returns the name of its blob. `progress`
+    /// receives the number of bytes fetched so far and the total.
     pub(super) fn fetch(
         &self,
         repo: &HubRepo,
@@ -205,7 +207,7 @@ impl Client {
         progress: &dyn Fn(u64, Option<u64>),
     ) -> Result<String, HubError> {
         let what = format!("`{name}` of `{repo}`");
-        let at_commit = repo.at(commit);
+        let at_commit = repo.with_revision(commit);
         let url = self.url([], &at_commit, "resolve", name);
         let blob = match &file.blob {
             Some(blob) => blob.clone(),
@@ -215,9 +217,10 @@ impl Client {
         let target = cache.blob(&blob);
         let is_there =
             target.try_exists().map_err(|source| cache_error("read", &target, source))?;
-        // Another file of the same content, another commit, or another process may have brought it.
+        // The blob may already be there: from a file with the same content, another commit or
+        // another process.
         if !is_there {
-            make_folder_of(&target)?;
+            create_parent(&target)?;
             let work = cache.blob(&format!("{blob}.incomplete"));
             let download =
                 Download { repo, what: &what, url: &url, size: file.size, work: &work, progress };
@@ -230,7 +233,7 @@ impl Client {
         Ok(blob)
     }
 
-    /// Asks for the digest of a file that the listing gives none for.
+    /// Requests the digest of a file for which the listing has none.
     fn blob_of(
         &self,
         repo: &HubRepo,
@@ -241,15 +244,15 @@ impl Client {
     ) -> Result<String, HubError> {
         let answer = self.executor.block_on(self.get(url.clone(), 0, what))?;
         refuse_status(&answer.response, repo, what, self.token.is_some())?;
-        // Where a mirror names no digest, the place of the file is as good a name.
-        let place = || {
-            let place = [repo.name(), commit, name].map(str::as_bytes);
-            format!("legenda-{}", legenda_schemas::sha256_hex(place))
+        // If a mirror sends no digest, name the blob after the path of the file.
+        let fallback_name = || {
+            let path = [repo.name(), commit, name].map(str::as_bytes);
+            format!("legenda-{}", legenda_schemas::sha256_hex(path))
         };
-        Ok(answer.etag.filter(|etag| is_blob_name(etag)).unwrap_or_else(place))
+        Ok(answer.etag.filter(|etag| is_blob_name(etag)).unwrap_or_else(fallback_name))
     }
 
-    /// Appends to a file until it is whole; goes on where an earlier call ended.
+    /// Downloads a file with retries and resumes where an earlier call stopped.
     async fn complete(&self, download: &Download<'_>) -> Result<(), HubError> {
         let Download { what, work, .. } = *download;
         let mut attempt = 1;
@@ -265,7 +268,7 @@ impl Client {
                     if attempt == ATTEMPTS_MAX {
                         return Err(HubError::Connection { what: what.to_owned(), message });
                     }
-                    tracing::warn!(what, attempt, message, "fetch failed, will go on");
+                    tracing::warn!(what, attempt, message, "fetch failed; retrying");
                     back_off(attempt).await;
                     attempt += 1;
                 }
@@ -274,7 +277,7 @@ impl Client {
         }
     }
 
-    /// Asks once for what is missing of a file.
+    /// Requests the missing bytes of a file once.
     async fn append(&self, download: &Download<'_>) -> Result<(), HubError> {
         let Download { repo, what, url, size, work, progress } = *download;
         let mut start = length(work)?;
@@ -289,9 +292,9 @@ impl Client {
         }
         let mut response = self.get(url.clone(), start, what).await?.response;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            // What is there is no beginning of this file.
+            // The existing bytes are not a prefix of this file.
             File::create(work).map_err(|source| cache_error("write", work, source))?;
-            let message = "the part that is there does not fit".to_owned();
+            let message = "the partial file does not match".to_owned();
             return Err(HubError::Connection { what: what.to_owned(), message });
         }
         refuse_status(&response, repo, what, self.token.is_some())?;
@@ -299,10 +302,10 @@ impl Client {
         {
             if response.status() == StatusCode::PARTIAL_CONTENT && range_start(&response) != Some(0)
             {
-                let message = "it is another part than was asked for".to_owned();
+                let message = "unexpected byte range".to_owned();
                 return Err(HubError::Answer { what: what.to_owned(), message });
             }
-            // The whole file, whatever was asked for.
+            // The server ignored the range and sends the whole file.
             start = 0;
         }
         let total = size.or_else(|| Some(start + response.content_length()?));
@@ -312,27 +315,29 @@ impl Client {
             .truncate(false)
             .open(work)
             .map_err(|source| cache_error("write", work, source))?;
-        let unwritable = |source| cache_error("write", work, source);
-        file.set_len(start).map_err(unwritable)?;
-        io::Seek::seek(&mut file, io::SeekFrom::Start(start)).map_err(unwritable)?;
+        let write_error = |source| cache_error("write", work, source);
+        file.set_len(start).map_err(write_error)?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(start)).map_err(write_error)?;
         let mut done = start;
         progress(done, total);
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(what, error))? {
-            file.write_all(&chunk).map_err(unwritable)?;
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| connection_error(what, error))?
+        {
+            file.write_all(&chunk).map_err(write_error)?;
             done += chunk.len() as u64;
             progress(done, total);
         }
-        file.sync_all().map_err(unwritable)?;
+        file.sync_all().map_err(write_error)?;
         if total.is_some_and(|total| done < total) {
-            let message = "the connection ended early".to_owned();
+            let message = "connection closed early".to_owned();
             return Err(HubError::Connection { what: what.to_owned(), message });
         }
         Ok(())
     }
 
-    /// Asks for an address from byte `start` on, and follows where it leads.
+    /// Requests a URL from byte `start` on and follows redirects.
     async fn get(&self, mut url: Url, start: u64, what: &str) -> Result<Answer, HubError> {
-        let unusable =
+        let invalid =
             |message: &str| HubError::Answer { what: what.to_owned(), message: message.to_owned() };
         let mut etag = None;
         for _ in 0..REDIRECTS_MAX {
@@ -345,19 +350,19 @@ impl Client {
             if start > 0 {
                 request = request.header(RANGE, format!("bytes={start}-"));
             }
-            let response = request.send().await.map_err(|error| broken(what, error))?;
+            let response = request.send().await.map_err(|error| connection_error(what, error))?;
             etag = etag.or_else(|| etag_of(response.headers()));
             if !response.status().is_redirection() {
                 return Ok(Answer { response, etag });
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| url.join(location).ok());
-            url = next.ok_or_else(|| unusable("it leads nowhere"))?;
+            url = next.ok_or_else(|| invalid("redirect without a valid location"))?;
             if self.endpoint.scheme() == "https" && url.scheme() != "https" {
-                return Err(unusable("it leads from https to another protocol"));
+                return Err(invalid("redirect from https to another scheme"));
             }
         }
-        Err(unusable("it leads from place to place"))
+        Err(invalid("too many redirects"))
     }
 
     /// Returns `{endpoint}/{before}/{owner}/{name}/{verb}/{revision}/{file}`.
@@ -371,7 +376,7 @@ impl Client {
         let mut url = self.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(before).extend(repo.name().split('/'));
-            // A branch may have a slash in its name, which is then no border between segments.
+            // A slash in a branch name is escaped, not a path separator.
             segments.push(verb).push(repo.revision());
             if !file.is_empty() {
                 segments.extend(file.split('/'));
@@ -381,7 +386,7 @@ impl Client {
     }
 }
 
-/// Turns a status that is no success into an error.
+/// Returns an error unless the status is a success.
 fn refuse_status(
     response: &Response,
     repo: &HubRepo,
@@ -401,17 +406,14 @@ fn refuse_status(
             || status == StatusCode::TOO_MANY_REQUESTS
             || status == StatusCode::REQUEST_TIMEOUT =>
         {
-            HubError::Connection {
-                what: what.to_owned(),
-                message: format!("the Hub says {status}"),
-            }
+            HubError::Connection { what: what.to_owned(), message: format!("HTTP {status}") }
         }
         _ => HubError::Answer { what: what.to_owned(), message: status.to_string() },
     })
 }
 
-/// Says what broke, without the address: where a redirect leads is signed.
-fn words(error: reqwest::Error) -> String {
+/// Formats an error with its causes, but without the URL: redirect targets are signed.
+fn error_text(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -422,9 +424,9 @@ fn words(error: reqwest::Error) -> String {
     text
 }
 
-fn broken(what: &str, error: reqwest::Error) -> HubError {
-    let (what, message) = (what.to_owned(), words(error));
-    // As rustls words that nobody it trusts has signed what a server shows of itself.
+fn connection_error(what: &str, error: reqwest::Error) -> HubError {
+    let (what, message) = (what.to_owned(), error_text(error));
+    // The wording of rustls for a certificate whose issuer is not trusted.
     if message.contains("invalid peer certificate: UnknownIssuer") {
         return HubError::Certificate { what, message };
     }
@@ -439,7 +441,7 @@ async fn back_off(attempt: u32) {
     tokio::time::sleep(BACK_OFF * 2_u32.pow(attempt - 1)).await;
 }
 
-/// Returns the bytes of a file; 0 if there is none.
+/// Returns the size of a file in bytes, or 0 if it does not exist.
 fn length(path: &Path) -> Result<u64, HubError> {
     match std::fs::metadata(path) {
         Ok(data) => Ok(data.len()),
@@ -448,7 +450,7 @@ fn length(path: &Path) -> Result<u64, HubError> {
     }
 }
 
-/// Returns the digest that names a file: of the Hub's own header, else of the standard one.
+/// Returns the digest of a file from the Hub's own header, else from the standard `ETag`.
 fn etag_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("x-linked-etag").or_else(|| headers.get(ETAG))?.to_str().ok()?;
     Some(value.trim_start_matches("W/").trim_matches('"').to_owned())
@@ -465,16 +467,17 @@ fn is_blob_name(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(plain)
 }
 
-/// Holds a file to its size and, where its name is one, to its SHA-256; removes it otherwise.
+/// Verifies the size of a file and, if its name is a SHA-256, its digest. Removes the file on
+/// mismatch.
 fn check(what: &str, path: &Path, size: Option<u64>, blob: &str) -> Result<(), HubError> {
     let actual = length(path)?;
     let mut problem = size
         .filter(|size| *size != actual)
-        .map(|size| format!("it has {actual} bytes, expected {size}"));
+        .map(|size| format!("expected {size} bytes, got {actual}"));
     if problem.is_none() && blob.len() == 64 && blob.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let digest = digest(path).map_err(|source| cache_error("read", path, source))?;
         if digest != blob {
-            problem = Some(format!("its SHA-256 is {digest}, expected {blob}"));
+            problem = Some(format!("expected SHA-256 {blob}, got {digest}"));
         }
     }
     let Some(message) = problem else { return Ok(()) };

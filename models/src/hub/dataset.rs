@@ -1,4 +1,4 @@
-//! Datasets of the Hub: which files one has. They are read where they lie, and not fetched.
+//! Datasets on the Hub. Their files are listed here and read remotely, not downloaded.
 
 use std::str::FromStr;
 
@@ -7,32 +7,32 @@ use super::{
     client::{ATTEMPTS_MAX, Client},
 };
 
-/// A dataset of the Hub, at a branch, tag or commit, and what is meant of it.
+/// A dataset on the Hub at a branch, tag or commit, with a path or pattern inside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubDataset {
     repo: HubRepo,
-    /// A file, a folder or a pattern; empty for everything.
+    /// A file, a folder or a pattern; empty for the whole dataset.
     inside: String,
 }
 
 impl HubDataset {
-    /// What a dataset of the Hub begins with in `source.paths`.
+    /// The prefix of a Hub dataset in `source.paths`.
     pub const SCHEME: &'static str = "hf://datasets/";
 
-    /// The branch on which the Hub keeps what it has made Parquet of itself, and its short name.
+    /// The short name and the branch of the Hub's automatic Parquet conversion.
     const PARQUET: (&'static str, &'static str) = ("~parquet", "refs/convert/parquet");
 
-    /// Returns the path, folder or pattern within the dataset; empty for everything.
+    /// Returns the path, folder or pattern within the dataset; empty for the whole dataset.
     #[must_use]
     pub fn inside(&self) -> &str {
         &self.inside
     }
 
-    /// Asks the Hub for every file of the dataset: its name, and where it is read.
+    /// Lists all files of the dataset on the Hub, as pairs of name and URL.
     ///
     /// # Errors
     ///
-    /// [`HubError`] where the Hub refuses or cannot be reached, or `options` forbid to ask it.
+    /// [`HubError`] if the Hub refuses access or is unreachable, or if `options` disable downloads.
     pub fn files(&self, options: &HubOptions) -> Result<Vec<(String, String)>, HubError> {
         if let Some(why) = &options.offline {
             let dataset = format!("{}{}", Self::SCHEME, self.repo.name());
@@ -48,11 +48,13 @@ impl HubDataset {
 impl FromStr for HubDataset {
     type Err = HubError;
 
-    /// Reads `hf://datasets/owner/name[@revision][/path]`, as `huggingface_hub` writes it; a slash in the
-    /// name of a revision is `%2F`.
+    /// Parses `hf://datasets/owner/name[@revision][/path]`, the syntax of `huggingface_hub`. A
+    /// slash in a revision is written as `%2F`.
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let refuse = |problem| HubError::DatasetName { text: text.to_owned(), problem };
-        let rest = text.strip_prefix(Self::SCHEME).ok_or_else(|| refuse("is no dataset"))?;
+        let invalid = |problem| HubError::DatasetName { text: text.to_owned(), problem };
+        let rest = text
+            .strip_prefix(Self::SCHEME)
+            .ok_or_else(|| invalid("it does not start with `hf://datasets/`"))?;
         let mut parts = rest.splitn(3, '/');
         let (owner, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let inside = parts.next().unwrap_or_default().trim_end_matches('/');
@@ -63,9 +65,9 @@ impl FromStr for HubDataset {
             None => name.to_owned(),
         };
         let repo: Result<HubRepo, _> = format!("{}{owner}/{name}", HubRepo::SCHEME).parse();
-        let repo = repo.map_err(|_| refuse("names no dataset"))?;
+        let repo = repo.map_err(|_| invalid("invalid owner, name or revision"))?;
         if inside.split('/').any(|part| part == "..") {
-            return Err(refuse("leads out of the dataset"));
+            return Err(invalid("the path leaves the dataset"));
         }
         Ok(Self { repo, inside: inside.to_owned() })
     }
@@ -76,7 +78,7 @@ mod tests {
     use super::HubDataset;
 
     #[test]
-    fn datasets_are_read_as_the_hub_writes_them() {
+    fn dataset_names_follow_the_syntax_of_the_hub() {
         for (text, name, revision, inside) in [
             ("hf://datasets/o/n", "o/n", "main", ""),
             ("hf://datasets/o/n/", "o/n", "main", ""),
@@ -91,7 +93,7 @@ mod tests {
         for text in ["hf://datasets/o", "hf://datasets/../n", "hf://datasets/o/n/../x", "hf://o/n"]
         {
             let error = text.parse::<HubDataset>().unwrap_err();
-            assert!(error.to_string().contains("write `hf://datasets/owner/name`"), "{error}");
+            assert!(error.to_string().contains("expected `hf://datasets/owner/name`"), "{error}");
         }
     }
 }

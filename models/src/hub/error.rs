@@ -1,64 +1,65 @@
-//! Why a bundle cannot be had from the Hub.
+//! Errors of access to the Hub and its cache.
 
 use std::path::PathBuf;
 
-/// Failure to fetch a bundle, or to find it in the cache.
+/// An error while fetching a bundle or reading it from the cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// What is written names no model.
-    #[error("`{text}` {problem}: write `hf://owner/name` or `hf://owner/name@revision`")]
+    /// The model name is invalid.
+    #[error(
+        "invalid model `{text}`: {problem}; expected `hf://owner/name` or `hf://owner/name@revision`"
+    )]
     Name {
-        /// What is written.
+        /// The text given as a name.
         text: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// What is written names no dataset.
+    /// The dataset name is invalid.
     #[error(
-        "`{text}` {problem}: write `hf://datasets/owner/name`, and what you want of it: \
+        "invalid dataset `{text}`: {problem}; expected `hf://datasets/owner/name`, optionally with a path: \
          `hf://datasets/owner/name@revision/folder/*.parquet`"
     )]
     DatasetName {
-        /// What is written.
+        /// The text given as a name.
         text: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// A dataset is to be read, and the Hub not to be asked.
-    #[error("the files of `{dataset}` are not known, and the Hub is not asked: {why}")]
+    /// The files of a dataset cannot be listed in offline mode.
+    #[error("failed to list the files of `{dataset}`: offline mode ({why})")]
     DatasetOffline {
         /// The dataset.
         dataset: String,
-        /// Why the Hub is not asked.
+        /// The reason for offline mode.
         why: String,
     },
-    /// The cache's folder is not known.
-    #[error("no folder is known for the Hub's cache: set `HF_HOME` or `HF_HUB_CACHE`")]
+    /// The cache folder is unknown.
+    #[error("unknown Hub cache folder: set `HF_HOME` or `HF_HUB_CACHE`")]
     NoCache,
-    /// The endpoint is no address.
-    #[error("`HF_ENDPOINT` is no address that can be used: {message}")]
+    /// The endpoint is invalid.
+    #[error("invalid `HF_ENDPOINT`: {message}")]
     Endpoint {
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
-    /// A file is needed, not in the cache, and nothing may be fetched.
+    /// A required file is not in the cache and cannot be fetched.
     #[error(
-        "`{file}` of `{repo}` is not in the cache, and nothing is fetched: {why}; to fetch it, run: {command}"
+        "`{file}` of `{repo}` is not in the cache and cannot be fetched ({why}); to fetch it, run: {command}"
     )]
     NotCached {
         /// The model.
         repo: String,
         /// The file.
         file: String,
-        /// Why nothing is fetched.
+        /// The reason why it cannot be fetched.
         why: String,
-        /// What fetches it.
+        /// The command that fetches it.
         command: String,
     },
-    /// The Hub does not show the model to this user, or there is none of that name: it answers the
-    /// same to both.
-    #[error("the Hub refuses `{repo}` ({status}): {}", mend(*.with_token))]
+    /// The Hub denies access to the model, or the model does not exist: the response is the same.
+    #[error("the Hub denied access to `{repo}` (HTTP {status}): {}", access_hint(*.with_token))]
     Refused {
         /// The model.
         repo: String,
@@ -67,70 +68,72 @@ pub enum HubError {
         /// Whether a token was sent.
         with_token: bool,
     },
-    /// There is no such model, revision or file.
-    #[error("the Hub has no {what}: check the name")]
+    /// The model, revision or file does not exist.
+    #[error("{what} was not found on the Hub: check the name")]
     NotFound {
-        /// What was asked for.
+        /// The requested object.
         what: String,
     },
-    /// The Hub answered, but not with what was asked for.
-    #[error("the Hub's answer for {what} cannot be used: {message}")]
+    /// The Hub sent an invalid response.
+    #[error("invalid response from the Hub for {what}: {message}")]
     Answer {
-        /// What was asked for.
+        /// The requested object.
         what: String,
-        /// What is wrong with the answer.
+        /// The problem.
         message: String,
     },
-    /// The Hub cannot be reached, or the connection broke.
-    #[error("cannot fetch {what}: {message}; what was fetched is kept: run the command again")]
-    Connection {
-        /// What was asked for.
-        what: String,
-        /// What happened.
-        message: String,
-    },
-    /// The certificate of the Hub, or of a host that it leads to, is not trusted.
+    /// The Hub is unreachable, or the connection broke.
     #[error(
-        "cannot fetch {what}: {message}; where a proxy or a Hub of your own has another certificate, set \
-         `SSL_CERT_FILE` to a file with that of who signed it"
+        "failed to fetch {what}: {message}; partial downloads are kept, run the command again to resume"
+    )]
+    Connection {
+        /// The requested object.
+        what: String,
+        /// The cause.
+        message: String,
+    },
+    /// The certificate of the Hub, or of a host that it redirects to, is not trusted.
+    #[error(
+        "failed to fetch {what}: {message}; if a proxy or a private Hub has its own certificate, set \
+         `SSL_CERT_FILE` to a file with the certificate of its issuer"
     )]
     Certificate {
-        /// What was asked for.
+        /// The requested object.
         what: String,
-        /// What is wrong with the certificate.
+        /// The problem with the certificate.
         message: String,
     },
-    /// What was fetched is not what the Hub says it is.
-    #[error("{what} arrived damaged, it was removed: {message}; run the command again")]
+    /// A downloaded file does not match its size or digest.
+    #[error("failed to verify {what}: {message}; the file was removed, run the command again")]
     Damaged {
-        /// What was fetched.
+        /// The downloaded file.
         what: String,
-        /// What does not agree.
+        /// The mismatch.
         message: String,
     },
     /// The cache cannot be read or written.
-    #[error("cannot {action} `{}` in the Hub's cache", path.display())]
+    #[error("failed to {action} `{}` in the Hub cache", path.display())]
     Cache {
         /// `read`, `write`, …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-fn mend(with_token: bool) -> &'static str {
+fn access_hint(with_token: bool) -> &'static str {
     if with_token {
-        "check the name, and that the owner of the token in `HF_TOKEN` may read it (a gated model \
-         asks for consent on its page)"
+        "check the name, and that the account of the token in `HF_TOKEN` has access (accept the \
+         terms of a gated model on its page)"
     } else {
-        "check the name; a private or gated model needs a token in `HF_TOKEN`, or `hf auth login`"
+        "check the name; for a private or gated model, set `HF_TOKEN` or run `hf auth login`"
     }
 }
 
 impl HubError {
-    /// Returns the label for reports: few and stable.
+    /// Returns a stable error code for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -150,7 +153,7 @@ impl HubError {
         }
     }
 
-    /// Returns whether the same command may do better later.
+    /// Returns whether the error is transient, so that a later retry may succeed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Connection { .. } | Self::Damaged { .. } | Self::Cache { .. })

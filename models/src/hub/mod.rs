@@ -1,8 +1,9 @@
-//! Bundles of the Hugging Face Hub: fetched into the user's cache of it, file by file as needed.
+//! Model bundles from the Hugging Face Hub, fetched into the user's Hub cache file by file on
+//! demand.
 //!
-//! What is needed is asked of the bundle itself ([`Bundle::graphs`]): first its configs, then the
-//! graphs that its family runs, in the precision that is taken, then what those keep outside. The
-//! cache is that of `huggingface_hub`, so what one has fetched the other finds.
+//! The bundle determines which files are needed ([`Bundle::graphs`]): first its configs, then the
+//! graphs that its family runs in the selected precision, then their external data. The cache is
+//! that of `huggingface_hub`, so both share downloads.
 
 mod cache;
 mod client;
@@ -25,7 +26,7 @@ pub use dataset::HubDataset;
 pub use error::HubError;
 pub use options::{HubOptions, Token};
 
-/// A model of the Hub, at a branch, tag or commit; where a repository holds several, in a folder of it.
+/// A model on the Hub at a branch, tag or commit, optionally in a folder of the repository.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HubRepo {
     name: String,
@@ -34,10 +35,10 @@ pub struct HubRepo {
 }
 
 impl HubRepo {
-    /// What a model of the Hub begins with in `model.bundle`.
+    /// The prefix of a Hub model in `model.bundle`.
     pub const SCHEME: &'static str = "hf://";
 
-    /// The branch that is meant where none is named.
+    /// The default branch.
     const MAIN: &'static str = "main";
 
     /// Returns `owner/name`.
@@ -46,20 +47,20 @@ impl HubRepo {
         &self.name
     }
 
-    /// Returns the folder of the repository that holds the model, if it is not the whole.
+    /// Returns the folder of the repository that holds the model, if it is not the root.
     #[must_use]
     pub fn folder(&self) -> Option<&str> {
         self.folder.as_deref()
     }
 
-    /// Returns `owner/name`, and the folder behind it.
-    fn place(&self) -> String {
+    /// Returns `owner/name`, followed by the folder if there is one.
+    fn name_and_folder(&self) -> String {
         let folder = self.folder.iter().flat_map(|folder| ["/", folder.as_str()]);
         std::iter::once(self.name.as_str()).chain(folder).collect()
     }
 
-    /// Returns the name of a file of the model within its repository.
-    fn within(&self, file: &str) -> String {
+    /// Returns the path within the repository of a file of the model.
+    fn path_in_repo(&self, file: &str) -> String {
         self.folder.as_ref().map_or_else(|| file.to_owned(), |folder| format!("{folder}/{file}"))
     }
 
@@ -70,14 +71,14 @@ impl HubRepo {
     }
 
     /// Returns the same model at another branch, tag or commit.
-    fn at(&self, revision: &str) -> Self {
+    fn with_revision(&self, revision: &str) -> Self {
         Self { revision: Some(revision.to_owned()), ..self.clone() }
     }
 }
 
 impl fmt::Display for HubRepo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", Self::SCHEME, self.place())?;
+        write!(f, "{}{}", Self::SCHEME, self.name_and_folder())?;
         match &self.revision {
             Some(revision) => write!(f, "@{revision}"),
             None => Ok(()),
@@ -89,21 +90,22 @@ impl FromStr for HubRepo {
     type Err = HubError;
 
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let refuse = |problem| HubError::Name { text: text.to_owned(), problem };
-        let rest =
-            text.strip_prefix(Self::SCHEME).ok_or_else(|| refuse("is no model of the Hub"))?;
+        let invalid = |problem| HubError::Name { text: text.to_owned(), problem };
+        let rest = text
+            .strip_prefix(Self::SCHEME)
+            .ok_or_else(|| invalid("it does not start with `hf://`"))?;
         let (place, revision) = match rest.split_once('@') {
             Some((name, revision)) => (name, Some(revision)),
             None => (rest, None),
         };
-        // Names and revisions become addresses and paths.
+        // Names and revisions are used in URLs and paths.
         let plain = |part: &str| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             !part.is_empty() && part.bytes().all(allowed) && !part.contains("..") && part != "."
         };
-        // Models of the first years have no owner.
+        // Early Hub models have no owner.
         if !place.split('/').all(plain) {
-            return Err(refuse("is no name of a model"));
+            return Err(invalid("names may only contain letters, digits, `-`, `_` and `.`"));
         }
         let slash = place.match_indices('/').nth(1).map(|(at, _)| at);
         let (name, folder) = match slash {
@@ -111,67 +113,68 @@ impl FromStr for HubRepo {
             None => (place, None),
         };
         if revision.is_some_and(|revision| !revision.split('/').all(plain)) {
-            return Err(refuse("names no revision"));
+            return Err(invalid("invalid revision"));
         }
         Ok(Self { name: name.to_owned(), folder, revision: revision.map(str::to_owned) })
     }
 }
 
-/// How far the fetch of a file is.
+/// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchState<'a> {
     /// The file, relative to the bundle.
     pub file: &'a str,
-    /// Bytes that are there.
+    /// The number of bytes fetched so far.
     pub done_bytes: u64,
-    /// Bytes of the whole file, where the Hub says.
+    /// The size of the file in bytes, if the Hub reports it.
     pub total_bytes: Option<u64>,
-    /// Whether the file is whole and in the cache.
+    /// Whether the file is complete and in the cache.
     pub ended: bool,
 }
 
-/// Gets the state of a fetch: at its begin, whenever bytes arrive, at its end.
+/// Receives the progress of a download: at the start, whenever bytes arrive, and at the end.
 pub type FetchProgress<'a> = &'a dyn Fn(FetchState<'_>);
 
-/// The Hub, and the cache of what was fetched from it.
+/// The Hub and its local cache.
 ///
-/// It waits for the network in the calling thread, which must not be one of an async executor.
+/// It blocks the calling thread on the network, so it must not be used on a thread of an async
+/// executor.
 #[derive(Debug, Default)]
 pub struct Hub {
     options: HubOptions,
     client: OnceCell<Client>,
 }
 
-/// A commit of a repository whose files are looked for in the cache and then fetched.
+/// A commit of a repository whose files are read from the cache, or fetched if they are missing.
 struct Snapshot<'a> {
     hub: &'a Hub,
     repo: &'a HubRepo,
     precision: &'a PrecisionChoice,
     cache: RepoCache,
     listing: Listing,
-    /// Why nothing may be fetched, if so.
+    /// The reason why downloads are disabled, if they are.
     offline: Option<String>,
 }
 
 /// A bundle in the cache.
 #[derive(Debug)]
 pub struct Cached {
-    /// The model, at its branch if one leads to the commit, else at the commit.
+    /// The model, at its branch or tag if one points to the commit, else at the commit.
     pub repo: HubRepo,
-    /// The bundle, or why it cannot be run.
+    /// The bundle, or the reason why it cannot be run.
     pub bundle: Result<Bundle, BundleError>,
-    /// The bytes of all files of the commit that are in the cache.
+    /// The total size in bytes of the cached files of the commit.
     pub n_bytes: u64,
 }
 
 impl Hub {
-    /// Makes a hub; nothing is asked of it yet.
+    /// Creates a client. It sends no request yet.
     #[must_use]
     pub fn new(options: HubOptions) -> Self {
         Self { options, client: OnceCell::new() }
     }
 
-    /// Opens a bundle, fetching what is missing.
+    /// Opens a bundle and fetches its missing files.
     pub(crate) fn open(
         &self,
         repo: &HubRepo,
@@ -179,42 +182,42 @@ impl Hub {
         progress: FetchProgress<'_>,
     ) -> Result<Bundle, BundleError> {
         let snapshot = self.snapshot(repo, &precision)?;
-        let bundle = snapshot.look(progress)?;
+        let bundle = snapshot.open_bundle(progress)?;
         for file in bundle.adapters() {
-            snapshot.bring(file, progress)?;
+            snapshot.ensure_cached(file, progress)?;
         }
         for graph in bundle.graphs()? {
-            snapshot.bring(&graph.file, progress)?;
+            snapshot.ensure_cached(&graph.file, progress)?;
             for data in bundle.external_data(&graph.file)? {
-                if !snapshot.listing.files.contains_key(&repo.within(&data)) {
+                if !snapshot.listing.files.contains_key(&repo.path_in_repo(&data)) {
                     return Err(BundleError::MissingFile { file: data });
                 }
-                snapshot.bring(&data, progress)?;
+                snapshot.ensure_cached(&data, progress)?;
             }
         }
         Ok(bundle)
     }
 
-    /// Looks at a bundle without its graphs: its configs are fetched, and the rest is what the
-    /// repository says it has. It cannot be loaded unless its graphs are in the cache.
+    /// Opens a bundle without its graphs: fetches the configs and takes the names of the other
+    /// files from the listing. The bundle cannot be loaded unless its graphs are in the cache.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the Hub refuses, or the bundle is of a kind that cannot be run.
+    /// [`BundleError`] if the Hub refuses access or the bundle is not supported.
     pub fn look(
         &self,
         repo: &HubRepo,
         precision: &PrecisionChoice,
         progress: FetchProgress<'_>,
     ) -> Result<Bundle, BundleError> {
-        self.snapshot(repo, precision)?.look(progress)
+        self.snapshot(repo, precision)?.open_bundle(progress)
     }
 
-    /// Returns every commit of a model that is in the cache, in the order of their names.
+    /// Returns the cached commits of all models, ordered by model name.
     ///
     /// # Errors
     ///
-    /// [`HubError`] if the cache's folder is not known or cannot be read.
+    /// [`HubError`] if the cache folder is unknown or unreadable.
     pub fn cached(&self) -> Result<Vec<Cached>, HubError> {
         let folder = self.folder()?;
         let mut found = Vec::new();
@@ -233,8 +236,8 @@ impl Hub {
                     .and_then(|bundle| bundle.is_whole().map(|()| bundle));
                 let repo = match revision {
                     Some(revision) if revision == HubRepo::MAIN => repo.clone(),
-                    Some(revision) => repo.at(&revision),
-                    None => repo.at(&commit),
+                    Some(revision) => repo.with_revision(&revision),
+                    None => repo.with_revision(&commit),
                 };
                 found.push(Cached { repo, bundle, n_bytes });
             }
@@ -254,8 +257,8 @@ impl Hub {
         Ok(self.client.get_or_init(|| client))
     }
 
-    /// Finds out what a repository holds: from the Hub, or from the cache where that is enough or
-    /// all there is.
+    /// Resolves the revision and lists the files of a repository: from the Hub, or from the cache
+    /// if that suffices or the Hub is not available.
     fn snapshot<'a>(
         &'a self,
         repo: &'a HubRepo,
@@ -279,19 +282,19 @@ impl Hub {
         let known = fixed.or_else(|| cache.commit_of(revision));
         let why = match &self.options.offline {
             Some(why) => why.clone(),
-            // Where the cache will do, a Hub that is down is not waited for.
+            // With a cached commit, try an unreachable Hub only once.
             None => {
                 match self.client()?.listing(repo, if known.is_some() { 1 } else { ATTEMPTS_MAX }) {
                     Ok(listing) => {
-                        cache.keep_listing(&listing)?;
+                        cache.write_listing(&listing)?;
                         if !is_commit(revision) {
-                            cache.keep_ref(revision, &listing.commit)?;
+                            cache.write_ref(revision, &listing.commit)?;
                         }
                         return Ok(snapshot(cache, listing, None));
                     }
                     Err(error @ HubError::Connection { .. }) if known.is_some() => {
                         let why = error.to_string();
-                        tracing::warn!(why, "the cache is taken as it is");
+                        tracing::warn!(why, "Hub unreachable; using the cache");
                         why
                     }
                     Err(error) => return Err(error),
@@ -316,16 +319,16 @@ fn not_cached(repo: &HubRepo, precision: &PrecisionChoice, file: &str, why: Stri
 }
 
 impl Snapshot<'_> {
-    /// Brings the configs and opens the bundle on what the repository has.
-    fn look(&self, progress: FetchProgress<'_>) -> Result<Bundle, BundleError> {
-        let within = self.repo.within("");
+    /// Fetches the configs and opens the bundle on the listed files.
+    fn open_bundle(&self, progress: FetchProgress<'_>) -> Result<Bundle, BundleError> {
+        let prefix = self.repo.path_in_repo("");
         let files =
             self.listing.files.iter().filter_map(|(name, file)| {
-                Some((name.strip_prefix(&within)?.to_owned(), file.size))
+                Some((name.strip_prefix(&prefix)?.to_owned(), file.size))
             });
         let sizes: BTreeMap<String, Option<u64>> = files.collect();
         for file in sizes.keys().filter(|file| is_config(file)) {
-            self.bring(file, progress)?;
+            self.ensure_cached(file, progress)?;
         }
         let mut root = self.cache.snapshot(&self.listing.commit);
         let mut revision = self.listing.commit.clone();
@@ -339,39 +342,39 @@ impl Snapshot<'_> {
             revision = format!("{revision}/{folder}");
         }
         let files = BundleFiles::listed(&root, sizes, self.precision.clone())?;
-        Bundle::from_files(self.repo.place(), files, Some(&revision))
+        Bundle::from_files(self.repo.name_and_folder(), files, Some(&revision))
     }
 
-    /// Brings one file of the model to the cache unless it is there.
-    fn bring(&self, file: &str, progress: FetchProgress<'_>) -> Result<(), HubError> {
-        let name = self.repo.within(file);
+    /// Fetches one file of the model into the cache unless it is there.
+    fn ensure_cached(&self, file: &str, progress: FetchProgress<'_>) -> Result<(), HubError> {
+        let name = self.repo.path_in_repo(file);
         let name = name.as_str();
         let commit = &self.listing.commit;
         let path = self.cache.snapshot(commit).join(name);
-        let is_there = path.try_exists().map_err(|source| HubError::Cache {
+        let is_cached = path.try_exists().map_err(|source| HubError::Cache {
             action: "read",
             path: path.clone(),
             source,
         })?;
-        if is_there {
+        if is_cached {
             return Ok(());
         }
         if let Some(why) = &self.offline {
             return Err(not_cached(self.repo, self.precision, name, why.clone()));
         }
         let file = self.listing.files.get(name).cloned().unwrap_or_default();
-        let told = |done_bytes, total_bytes, ended| {
+        let report = |done_bytes, total_bytes, ended| {
             progress(FetchState { file: name, done_bytes, total_bytes, ended });
         };
         let blob = self.hub.client()?.fetch(
             self.repo,
             (commit, name, &file),
             &self.cache,
-            &|done, total| told(done, total, false),
+            &|done, total| report(done, total, false),
         )?;
         let size = file.size.unwrap_or(0);
         self.cache.link(commit, name, &blob)?;
-        told(size, file.size, true);
+        report(size, file.size, true);
         Ok(())
     }
 }
@@ -381,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_written() {
+    fn model_names_round_trip() {
         for text in [
             "hf://gpt2",
             "hf://o-1/n_2.x",
@@ -397,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_lead_elsewhere_is_no_name() {
+    fn unsafe_names_are_rejected() {
         for text in [
             "hf://",
             "hf://o/",
@@ -413,7 +416,7 @@ mod tests {
             "o/n",
         ] {
             let error = text.parse::<HubRepo>().unwrap_err();
-            assert!(error.to_string().contains("write `hf://owner/name`"), "{error}");
+            assert!(error.to_string().contains("expected `hf://owner/name`"), "{error}");
         }
     }
 }

@@ -1,20 +1,20 @@
-//! Where the Hub is, who asks, where its files are kept: the variables of `huggingface_hub`.
+//! Hub endpoint, token and cache folder, from the same environment variables as `huggingface_hub`.
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
-/// The address of the Hub unless `HF_ENDPOINT` says otherwise.
+/// The default endpoint, overridden by `HF_ENDPOINT`.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// How the Hub is used.
+/// Options for access to the Hub.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
-    /// The Hub's address.
+    /// The URL of the Hub.
     pub endpoint: String,
-    /// Who asks.
+    /// The access token.
     pub token: Option<Token>,
-    /// The folder of the cache, which is shared with `huggingface_hub`.
+    /// The cache folder, shared with `huggingface_hub`.
     pub cache_dir: Option<PathBuf>,
-    /// Why nothing may be fetched, if so.
+    /// The reason why downloads are disabled, if they are.
     pub offline: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Default for HubOptions {
     }
 }
 
-/// A secret that is sent to the Hub and shown nowhere.
+/// A secret that is only sent to the Hub and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -43,10 +43,11 @@ impl fmt::Debug for Token {
 }
 
 impl HubOptions {
-    /// Reads the environment as `huggingface_hub` 0.36 does: `HF_ENDPOINT`; `HF_HUB_CACHE`, else
-    /// `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, else in `huggingface` of the user's cache
-    /// folder; `HF_TOKEN`, else the file of `HF_TOKEN_PATH`, else `token` in `HF_HOME`;
-    /// `HF_HUB_OFFLINE`. `LEGENDA_OFFLINE` counts too.
+    /// Reads the environment like `huggingface_hub` 0.36. The endpoint is `HF_ENDPOINT`. The cache
+    /// is `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, which defaults to
+    /// `huggingface` in the user's cache folder. The token is `HF_TOKEN`, else the content of the
+    /// file `HF_TOKEN_PATH`, else of `token` in `HF_HOME`. `HF_HUB_OFFLINE` and `LEGENDA_OFFLINE`
+    /// disable downloads.
     #[must_use]
     pub fn from_env() -> Self {
         Self::from_variables(&|name| std::env::var_os(name), dirs::home_dir())
@@ -71,8 +72,8 @@ impl HubOptions {
             std::fs::read_to_string(file).ok()
         };
         let token = text("HF_TOKEN").or_else(token_file);
-        // `huggingface_hub` takes these words for yes.
-        let yes = |name: &str| {
+        // The values that `huggingface_hub` accepts as true.
+        let is_set = |name: &str| {
             let value = text(name)?.to_ascii_uppercase();
             ["1", "ON", "YES", "TRUE"].contains(&value.as_str()).then(|| format!("`{name}` is set"))
         };
@@ -83,7 +84,7 @@ impl HubOptions {
                 .filter(|token| !token.is_empty())
                 .map(Token),
             cache_dir,
-            offline: yes("HF_HUB_OFFLINE").or_else(|| yes("LEGENDA_OFFLINE")),
+            offline: is_set("HF_HUB_OFFLINE").or_else(|| is_set("LEGENDA_OFFLINE")),
         }
     }
 }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_variable_says_where_the_cache_is() {
+    fn the_most_specific_variable_sets_the_cache_folder() {
         let dir = |variables: &[(&str, &str)]| options(variables).cache_dir.unwrap();
         assert_eq!(dir(&[]), PathBuf::from("/home/u/.cache/huggingface/hub"));
         assert_eq!(dir(&[("XDG_CACHE_HOME", "/x")]), PathBuf::from("/x/huggingface/hub"));
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_comes_from_the_variable_or_its_file_and_is_not_shown() {
+    fn the_token_is_read_from_the_variable_or_its_file_and_not_printed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::io::Write::write_all(&mut std::fs::File::create(&file).unwrap(), b"from-file\n")
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_says_why() {
+    fn offline_mode_has_a_reason() {
         assert_eq!(options(&[("HF_HUB_OFFLINE", "0")]).offline, None);
         let why = options(&[("HF_HUB_OFFLINE", "1")]).offline.unwrap();
         assert_eq!(why, "`HF_HUB_OFFLINE` is set");

@@ -1,10 +1,10 @@
-//! Adapters of a decoder (LoRA): weights that some runs are given in the place of empty ones.
+//! LoRA adapters of a decoder: weights that replace empty default inputs in some runs.
 //!
 //! # Source
 //!
-//! A file is the table `Adapter` of `onnxruntime/lora/adapter_format/adapter_schema.fbs` (ONNX Runtime
-//! 1.31), laid out as the FlatBuffers internals describe. It is read here because ONNX Runtime gives its
-//! own reading to no run whose inputs are bound (`RunOptionsAddActiveLoraAdapter`).
+//! The file format is the table `Adapter` of `onnxruntime/lora/adapter_format/adapter_schema.fbs`
+//! (ONNX Runtime 1.31) in the FlatBuffers encoding. It is parsed here because ONNX Runtime does not
+//! apply its own adapters (`RunOptionsAddActiveLoraAdapter`) to runs with an I/O binding.
 
 use half::f16;
 use ort::{
@@ -17,55 +17,55 @@ use super::{
     memory::{Element, Memory},
 };
 
-/// What the bytes of a file begin with, behind the place of its table.
+/// The file identifier, after the offset of the root table.
 const IDENTIFIER: &[u8] = b"TORT";
 
-/// The weights of an adapter, by the names of the inputs that take them, in the memory of the graph.
+/// The weights of an adapter by input name, in the memory of the graph.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     weights: Vec<(String, DynValue)>,
 }
 
 impl Adapter {
-    /// Reads the adapter of a graph from the content of `file`.
+    /// Parses the adapter of a graph from the content of `file`.
     pub(crate) fn read(
         graph: &GraphSession,
         file: &str,
         content: &[u8],
     ) -> Result<Self, SessionError> {
-        let unfit = |message: String| SessionError::Adapter {
+        let invalid = |message: String| SessionError::Adapter {
             graph: graph.name().to_owned(),
             file: file.to_owned(),
             message,
         };
         let parameters =
-            parameters(content).ok_or_else(|| unfit("it is no adapter of ONNX Runtime".into()))?;
-        let taken = graph.session.overridable_initializers();
+            parameters(content).ok_or_else(|| invalid("not an ONNX Runtime adapter".into()))?;
+        let inputs = graph.session.overridable_initializers();
         let mut weights = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             let name = parameter.name.to_owned();
-            if !taken.iter().any(|initializer| initializer.name() == name) {
-                return Err(unfit(format!("the graph takes no `{name}`")));
+            if !inputs.iter().any(|initializer| initializer.name() == name) {
+                return Err(invalid(format!("the graph has no input `{name}`")));
             }
             let value = parameter.value(&graph.memory);
-            let value = value.map_err(|error| unfit(format!("`{name}`: {error}")))?;
+            let value = value.map_err(|error| invalid(format!("`{name}`: {error}")))?;
             weights.push((name, value));
         }
         Ok(Self { weights })
     }
 
-    /// Makes the weights inputs of all runs of a binding.
+    /// Binds the weights as inputs of all runs of a binding.
     pub(super) fn bind(&self, binding: &mut IoBinding) -> Result<(), ort::Error> {
         self.weights.iter().try_for_each(|(name, value)| binding.bind_input(name, value))
     }
 }
 
-/// A weight of a file.
+/// A weight in the file.
 #[derive(Debug, PartialEq)]
 struct Parameter<'a> {
     name: &'a str,
     shape: Vec<i64>,
-    /// As `TensorProto.DataType` of ONNX numbers them.
+    /// The `TensorProto.DataType` of ONNX.
     dtype: i32,
     content: &'a [u8],
 }
@@ -77,7 +77,7 @@ impl Parameter<'_> {
             2 => self.tensor(memory, u8::from_le_bytes),
             3 => self.tensor(memory, i8::from_le_bytes),
             10 => self.tensor(memory, f16::from_le_bytes),
-            other => Err(format!("its type has the number {other}, not 1, 2, 3 or 10")),
+            other => Err(format!("unsupported data type {other}, expected 1, 2, 3 or 10")),
         }
     }
 
@@ -87,27 +87,31 @@ impl Parameter<'_> {
         read: impl Fn([u8; N]) -> T,
     ) -> Result<DynValue, String> {
         let tensor = OrtTensor::from_array((self.shape.clone(), self.values(read)?));
-        let taken = tensor.and_then(|tensor| memory.take(tensor));
-        taken.map(OrtTensor::into_dyn).map_err(|error| error.to_string())
+        let value = tensor.and_then(|tensor| memory.take(tensor));
+        value.map(OrtTensor::into_dyn).map_err(|error| error.to_string())
     }
 
     fn values<T, const N: usize>(&self, read: impl Fn([u8; N]) -> T) -> Result<Vec<T>, String> {
         let (whole, rest) = self.content.as_chunks::<N>();
         let n_values = self.shape.iter().try_fold(1_i64, |n, size| n.checked_mul(*size));
         if !rest.is_empty() || n_values != i64::try_from(whole.len()).ok() {
-            return Err(format!("{:?} are not {} bytes", self.shape, self.content.len()));
+            return Err(format!(
+                "shape {:?} does not match {} bytes",
+                self.shape,
+                self.content.len()
+            ));
         }
         Ok(whole.iter().copied().map(read).collect())
     }
 }
 
-/// Returns the weights of a file, if it is whole.
+/// Parses the weights of a file, or returns `None` if it is invalid.
 fn parameters(content: &[u8]) -> Option<Vec<Parameter<'_>>> {
     if content.get(4..8)? != IDENTIFIER {
         return None;
     }
     let buffer = Buffer(content);
-    // Before them stand the versions of format, adapter and model.
+    // The preceding fields are the versions of format, adapter and model.
     let (start, n_parameters) = buffer.vector(buffer.field(buffer.indirect(0)?, 3)?)?;
     (0..n_parameters)
         .map(|i| {
@@ -127,7 +131,7 @@ fn parameters(content: &[u8]) -> Option<Vec<Parameter<'_>>> {
         .collect()
 }
 
-/// A FlatBuffer; whatever does not lie in it is `None`.
+/// A FlatBuffer. Reads return `None` for positions outside of it.
 #[derive(Clone, Copy)]
 struct Buffer<'a>(&'a [u8]);
 
@@ -140,29 +144,29 @@ impl<'a> Buffer<'a> {
         usize::try_from(u32::from_le_bytes(self.array(at)?)).ok()
     }
 
-    /// Returns the place that the number at `at` leads to.
+    /// Follows the offset at `at`.
     fn indirect(self, at: usize) -> Option<usize> {
         at.checked_add(self.size(at)?)
     }
 
-    /// Returns where a field of a table stands.
+    /// Returns the position of a table field.
     fn field(self, table: usize, number: usize) -> Option<usize> {
-        let to_layout = isize::try_from(i32::from_le_bytes(self.array(table)?)).ok()?;
-        let layout = table.checked_add_signed(to_layout.checked_neg()?)?;
-        let small = |at: usize| self.array(at).map(u16::from_le_bytes).map(usize::from);
+        let vtable_offset = isize::try_from(i32::from_le_bytes(self.array(table)?)).ok()?;
+        let vtable = table.checked_add_signed(vtable_offset.checked_neg()?)?;
+        let read_u16 = |at: usize| self.array(at).map(u16::from_le_bytes).map(usize::from);
         let entry = 4 + 2 * number;
-        if entry + 2 > small(layout)? {
+        if entry + 2 > read_u16(vtable)? {
             return None;
         }
-        let offset = small(layout.checked_add(entry)?)?;
+        let offset = read_u16(vtable.checked_add(entry)?)?;
         (offset > 0).then(|| table.checked_add(offset))?
     }
 
-    /// Returns where the elements of a vector begin, and how many there are.
+    /// Returns the position of the first element of a vector and the number of elements.
     fn vector(self, field: usize) -> Option<(usize, usize)> {
         let at = self.indirect(field)?;
         let n_elements = self.size(at)?;
-        // So that no hostile number makes room for more than there is.
+        // Limits the allocation for a corrupt length.
         (n_elements <= self.0.len()).then_some((at.checked_add(4)?, n_elements))
     }
 
@@ -176,7 +180,7 @@ impl<'a> Buffer<'a> {
 mod tests {
     use super::*;
 
-    /// As `onnxruntime.AdapterFormat` writes it (`tests/references/make_bundles/genai_text.py`).
+    /// Written by `onnxruntime.AdapterFormat` (`tests/references/make_bundles/genai_text.py`).
     const FILE: &[u8] =
         include_bytes!("../../../tests/references/bundles/phi4/phi-4-mm-vision.onnx_adapter");
 
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_told_or_read_but_never_a_panic() {
+    fn a_corrupt_file_never_panics() {
         let mut changed = FILE.to_vec();
         for at in 0..FILE.len() {
             drop(parameters(&FILE[..at]));

@@ -1,7 +1,7 @@
-//! What rows of a decoder keep of an encoder: its states, and keys and values of them.
+//! Cross-attention inputs of decoder rows: encoder states, and their keys and values.
 //!
-//! Attention over them has no order, so rows of unequal length are aligned at their ends like
-//! everything in [`rows`](super::rows); the columns before a shorter one are masked.
+//! Cross-attention ignores the order of positions, so rows of different length are right-aligned
+//! like everything in [`rows`](super::rows). The columns before a shorter row are masked.
 
 use std::sync::Arc;
 
@@ -18,34 +18,34 @@ use super::{
 };
 use crate::tensors::Tensor;
 
-/// Types and sizes of what is kept.
+/// Data types and sizes of the cross-attention tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CrossLayout {
     pub(super) states_dtype: Dtype,
     pub(super) cache_dtype: Dtype,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
-    /// Entries of the mask for one position.
+    /// The number of mask entries per position.
     pub(super) mask_stride: usize,
 }
 
-/// The encoder's side of some rows.
+/// The cross-attention inputs of a batch of rows.
 #[derive(Clone, Debug)]
 pub(super) struct CrossPast {
-    /// `[B, T, C]`; `None` where the encoder has made keys and values at once.
+    /// `[B, T, C]`; `None` if the encoder returns keys and values instead.
     states: Option<Arc<RowTensor>>,
-    /// Keys and values, each `[B, heads, T, dim]`; none before the first run that returns them.
+    /// Keys and values, each `[B, heads, T, dim]`; empty before the first run that returns them.
     cache: Arc<Vec<RowTensor>>,
     /// `[B, T * stride]`
     mask: Arc<Tensor<i64>>,
-    /// Positions of each row.
+    /// The number of positions of each row.
     lengths: Vec<usize>,
     state_size: usize,
 }
 
 impl CrossPast {
-    /// Lays the states of rows, each `[positions, C]`, side by side; or keys and values of them,
-    /// each `[N, heads, positions, dim]` of as many positions.
+    /// Batches the states of rows, each `[positions, C]`, or their keys and values, each
+    /// `[N, heads, positions, dim]`.
     pub(super) fn new(
         memory: &Memory,
         layout: CrossLayout,
@@ -56,7 +56,9 @@ impl CrossPast {
         let sized = |row: &&Tensor<f32>| match (row.shape(), ports.is_given) {
             ([n_positions, size], false) => Ok((*n_positions, *size)),
             ([n, _, n_positions, _], true) if *n == n_given => Ok((*n_positions, 0)),
-            (other, _) => Err(ort::Error::new(format!("an encoder's states of shape {other:?}"))),
+            (other, _) => {
+                Err(ort::Error::new(format!("unexpected shape {other:?} of encoder states")))
+            }
         };
         let sizes = rows.iter().map(sized).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<usize> = sizes.iter().map(|(n_positions, _)| *n_positions).collect();
@@ -67,19 +69,19 @@ impl CrossPast {
         } else {
             let shape = [rows.len(), longest, state_size];
             let rows: Vec<&[f32]> = rows.iter().map(|row| row.data()).collect();
-            Some(Arc::new(RowTensor::of_host(memory, layout.states_dtype, &shape, &rows)?))
+            Some(Arc::new(RowTensor::from_host(memory, layout.states_dtype, &shape, &rows)?))
         };
         let shape = [rows.len(), layout.heads, longest, layout.head_dim];
         let given = |idx| {
             let rows: Vec<&[f32]> = rows.iter().map(|row| row.row(idx)).collect();
-            RowTensor::of_host(memory, layout.cache_dtype, &shape, &rows)
+            RowTensor::from_host(memory, layout.cache_dtype, &shape, &rows)
         };
         let cache = (0..n_given).map(given).collect::<Result<Vec<_>, _>>()?;
         let mask = mask(&lengths, longest, layout.mask_stride);
         Ok(Self { states, cache: Arc::new(cache), mask: Arc::new(mask), lengths, state_size })
     }
 
-    /// Lays rows out anew, each named by where it lies and its place there.
+    /// Gathers rows into a new batch, each given by its batch and its index there.
     pub(super) fn gather(
         memory: &Memory,
         layout: CrossLayout,
@@ -102,7 +104,7 @@ impl CrossPast {
         let shape = [rows.len(), longest, state_size];
         let states = if rows.iter().all(|(past, _)| past.states.is_some()) {
             let states = parts(rows, |past| past.states.as_deref());
-            Some(Arc::new(RowTensor::laid(memory, layout.states_dtype, &shape, &states)?))
+            Some(Arc::new(RowTensor::gather(memory, layout.states_dtype, &shape, &states)?))
         } else {
             None
         };
@@ -110,19 +112,19 @@ impl CrossPast {
         let cache: Result<Vec<RowTensor>, ort::Error> = (0..n_tensors)
             .map(|idx| {
                 let parts = parts(rows, |past| past.cache.get(idx));
-                RowTensor::laid(memory, layout.cache_dtype, &shape, &parts)
+                RowTensor::gather(memory, layout.cache_dtype, &shape, &parts)
             })
             .collect();
         let mask = mask(&lengths, longest, layout.mask_stride);
         Ok(Self { states, cache: Arc::new(cache?), mask: Arc::new(mask), lengths, state_size })
     }
 
-    /// Returns the positions of the longest row.
+    /// Returns the length of the longest row.
     pub(super) fn n_columns(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// Binds what a graph takes of it to a run.
+    /// Binds the inputs that a graph declares.
     pub(super) fn bind(
         &self,
         memory: &Memory,
@@ -154,8 +156,8 @@ impl CrossPast {
         Ok(())
     }
 
-    /// Takes keys and values out of what the first run has returned; `Err` names one that is not
-    /// there.
+    /// Takes the keys and values from the outputs of the first run. `Err` is the name of a missing
+    /// output.
     pub(super) fn with_cache<'p>(
         mut self,
         layout: CrossLayout,
@@ -165,7 +167,7 @@ impl CrossPast {
         let mut cache = Vec::with_capacity(ports.cache.len());
         for (_, present) in &ports.cache {
             let value = outputs.remove(present).ok_or(present.as_str())?;
-            match RowTensor::of_output(layout.cache_dtype, value) {
+            match RowTensor::from_output(layout.cache_dtype, value) {
                 Ok(tensor) => cache.push(tensor),
                 Err(error) => return Ok(Err(error)),
             }
@@ -175,7 +177,7 @@ impl CrossPast {
     }
 }
 
-/// Makes the mask of rows of `lengths` that end at `longest`.
+/// Builds the mask of right-aligned rows of `lengths`, padded to `longest`.
 fn mask(lengths: &[usize], longest: usize, stride: usize) -> Tensor<i64> {
     let n_columns = longest * stride;
     let mut mask = Tensor::zeros([lengths.len(), n_columns]);

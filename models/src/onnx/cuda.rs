@@ -1,8 +1,8 @@
-//! The CUDA runtime: copies in a device's memory, for which ONNX Runtime has no call.
+//! The CUDA runtime, for copies in device memory, which ONNX Runtime has no API for.
 //!
-//! Signatures and constants are those of `cuda_runtime_api.h`, the same from CUDA 12 to 13.
+//! Signatures and constants are those of `cuda_runtime_api.h` and are the same in CUDA 12 and 13.
 
-#![expect(unsafe_code, reason = "a C library is opened, and copies between addresses")]
+#![expect(unsafe_code, reason = "loads a C library that copies between raw pointers")]
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -17,11 +17,11 @@ use ort::{
 
 use super::memory::{Blocks, Element};
 
-/// The library's names, the newest first. ONNX Runtime's CUDA provider has loaded one of them, and
-/// opening it again by its name returns that one.
+/// The names of the library, newest first. ONNX Runtime's CUDA provider has already loaded one of
+/// them, and opening the same name returns that one.
 const NAMES: [&str; 2] = ["libcudart.so.13", "libcudart.so.12"];
 
-/// `cudaMemcpyDefault`: the driver knows which side an address is on.
+/// `cudaMemcpyDefault`: the driver infers the direction from the addresses.
 const MEMCPY_DEFAULT: c_int = 4;
 
 type Memcpy2D =
@@ -30,7 +30,7 @@ type Memset = unsafe extern "C" fn(*mut c_void, c_int, usize) -> c_int;
 type Synchronize = unsafe extern "C" fn() -> c_int;
 type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 
-/// The functions used; they are valid while the library is open.
+/// The functions of the library. They are valid while it is open.
 #[derive(Debug)]
 pub(super) struct CudaRuntime {
     memcpy_2d: Memcpy2D,
@@ -45,19 +45,19 @@ impl CudaRuntime {
     pub(super) fn open() -> Result<Self, String> {
         let mut reasons = Vec::new();
         for name in NAMES {
-            // SAFETY: opening a library runs its initialisers. It is NVIDIA's, which ONNX Runtime's
-            // CUDA provider needs too and has opened before.
+            // SAFETY: opening a library runs its initializers. It is NVIDIA's library, which ONNX
+            // Runtime's CUDA provider requires and has opened before.
             match unsafe { Library::new(name) } {
-                Ok(library) => return Self::of(library),
+                Ok(library) => return Self::from_library(library),
                 Err(error) => reasons.push(error.to_string()),
             }
         }
-        Err(format!("the CUDA runtime cannot be loaded: {}", reasons.join("; ")))
+        Err(format!("failed to load the CUDA runtime: {}", reasons.join("; ")))
     }
 
-    fn of(library: Library) -> Result<Self, String> {
+    fn from_library(library: Library) -> Result<Self, String> {
         fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
-            // SAFETY: every caller names a function and gives its type as the header declares it.
+            // SAFETY: every caller passes the type that the header declares for the function.
             let symbol: Result<Symbol<'_, T>, _> = unsafe { library.get(name.as_bytes()) };
             symbol.map(|symbol| *symbol).map_err(|error| error.to_string())
         }
@@ -76,12 +76,12 @@ impl CudaRuntime {
         if n_bytes == 0 {
             return Ok(());
         }
-        // SAFETY: the tensor owns so many bytes at its address, and it is borrowed alone.
+        // SAFETY: the tensor owns `n_bytes` bytes at its address and is borrowed mutably.
         self.check(unsafe { (self.memset)(tensor.data_ptr_mut(), 0, n_bytes) })
     }
 
-    /// Copies blocks from one tensor to another, each in host or device memory; they have arrived
-    /// after [`wait`](Self::wait).
+    /// Copies blocks from one tensor to another, each in host or device memory. The copies are
+    /// complete after [`wait`](Self::wait).
     pub(super) fn copy<T: Element>(
         &self,
         target: &mut OrtTensor<T>,
@@ -90,9 +90,9 @@ impl CudaRuntime {
     ) -> Result<(), ort::Error> {
         let (target_len, source_len) =
             (target.shape().num_elements(), source.shape().num_elements());
-        if !blocks.lie_within(target_len, source_len) {
+        if !blocks.fit(target_len, source_len) {
             return Err(ort::Error::new(format!(
-                "{blocks:?} do not lie within tensors of {target_len} and {source_len} elements"
+                "{blocks:?} exceed tensors of {target_len} and {source_len} elements"
             )));
         }
         if blocks.len == 0 || blocks.n == 0 {
@@ -101,8 +101,8 @@ impl CudaRuntime {
         let size = size_of::<T>();
         let to = target.data_ptr_mut().wrapping_byte_add(blocks.to * size);
         let from = source.data_ptr().wrapping_byte_add(blocks.from * size);
-        // SAFETY: the blocks lie within both tensors, which own their memory, and do not overlap
-        // each other, as checked above; the target is borrowed alone.
+        // SAFETY: as checked above, the blocks are within both tensors, which own their memory, and
+        // do not overlap each other. The target is borrowed mutably.
         self.check(unsafe {
             (self.memcpy_2d)(
                 to,
@@ -116,9 +116,9 @@ impl CudaRuntime {
         })
     }
 
-    /// Waits until all copies have arrived: ONNX Runtime's stream does not wait for them.
+    /// Waits until all copies are complete; ONNX Runtime's stream does not wait for them.
     pub(super) fn wait(&self) -> Result<(), ort::Error> {
-        // SAFETY: the function takes nothing and may be called at any time.
+        // SAFETY: the function has no arguments and no preconditions.
         self.check(unsafe { (self.synchronize)() })
     }
 
@@ -132,11 +132,10 @@ impl CudaRuntime {
     }
 }
 
-/// Loads the CUDA libraries that Python packages have brought (`nvidia-*`), where ONNX Runtime lies
-/// beside them in `site-packages`; without them its provider looks on the system's paths alone.
+/// Loads the CUDA libraries of Python packages (`nvidia-*`) if ONNX Runtime is next to them in
+/// `site-packages`. Without this, its provider searches only the system paths.
 ///
-/// A library that is not there, or that cannot be loaded, is left to the provider: its own error
-/// names what is missing.
+/// A library that is missing or fails to load is left to the provider, whose error names it.
 pub(super) fn preload(onnxruntime: &Path) {
     let Some(packages) = onnxruntime.ancestors().nth(3) else { return };
     let folders: Vec<PathBuf> = std::fs::read_dir(packages.join("nvidia"))
@@ -149,7 +148,9 @@ pub(super) fn preload(onnxruntime: &Path) {
         if let Some(file) = file {
             match ort::util::preload_dylib(&file) {
                 Ok(()) => tracing::debug!(path = %file.display(), "loaded"),
-                Err(error) => tracing::debug!(path = %file.display(), %error, "cannot be loaded"),
+                Err(error) => {
+                    tracing::debug!(path = %file.display(), %error, "failed to load a CUDA library")
+                }
             }
         }
     }

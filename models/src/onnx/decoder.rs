@@ -1,38 +1,40 @@
-//! What a decoder graph takes and returns, and what its rows may do together: read from the graph.
+//! The inputs and outputs of a decoder graph, and its batching rules, detected from the graph.
 
 use super::{Dtype, Embeds, GraphSession, SessionError, nodes};
 use crate::bundle::GraphSource;
 
-/// How a decoder graph treats its cache, masks and positions (`ARCHITECTURE.md`, "Dialects").
+/// The handling of KV cache, masks and positions in a decoder graph (`ARCHITECTURE.md`,
+/// "Dialects").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// A cache of fixed size, each row written at its own place; lengths by `write_indices` and
-    /// `nonpad_kv_seqlen` (opset 24 `TensorScatter` and `Attention`).
+    /// A KV cache of fixed size, in which each row has its own write position; lengths are given by
+    /// `write_indices` and `nonpad_kv_seqlen` (opset 24 `TensorScatter` and `Attention`).
     InPlace,
-    /// The same, lengths by the sums of `attention_mask` (`GroupQueryAttention`); right-padded.
+    /// Like `InPlace`, but lengths are the sums of `attention_mask` (`GroupQueryAttention`);
+    /// right-padded.
     InPlaceMask,
-    /// The cache grows by concatenation; left-padded, each row has its own positions.
+    /// The KV cache grows by concatenation; left-padded, each row has its own positions.
     Growing,
-    /// The same, but positions are those of the columns: a row cannot join others that have begun.
+    /// Like `Growing`, but positions are those of the columns: a row cannot join a running batch.
     Shifted,
-    /// The same, without a mask: only rows of one length stand together. The decoder of an
-    /// encoder-decoder, and some of text.
+    /// Like `Growing`, but without a mask: only rows of the same length can be batched. Used by
+    /// decoders of encoder-decoders and by some text decoders.
     Cohort,
 }
 
-/// What a decoder that looks at an encoder's states takes and returns beside its own cache.
+/// The cross-attention inputs and outputs of a decoder.
 #[derive(Clone, Debug)]
 pub(crate) struct CrossPorts {
-    /// The states themselves, `[B, T, C]`; `None` where keys and values of them are enough.
+    /// The type of the encoder states, `[B, T, C]`; `None` if their keys and values suffice.
     pub(crate) states: Option<Dtype>,
     pub(crate) takes_mask: bool,
-    /// Whether one graph has two branches, for the first run and for further ones.
+    /// Whether one graph has two branches, for the first run and for later ones.
     pub(crate) takes_branch: bool,
-    /// Keys and values of the states in every layer: past and present, in the order of their names.
-    /// Only the first run returns them; further ones take them or, where there are none, make them
-    /// anew.
+    /// The keys and values of the states per layer, as pairs of past and present in the order of
+    /// their names. Only the first run returns them; later runs take them, or recompute them if the
+    /// graph has no such inputs.
     pub(crate) cache: Vec<(String, String)>,
-    /// Whether it is the encoder that returns them, in the place of the states.
+    /// Whether the encoder returns them instead of the states.
     pub(crate) is_given: bool,
 }
 
@@ -41,7 +43,7 @@ impl CrossPorts {
     pub(super) const MASK: &str = "encoder_attention_mask";
     pub(super) const BRANCH: &str = "use_cache_branch";
 
-    /// Reads them from an opened graph; `cache` are its inputs of keys and values of the states.
+    /// Reads the ports of an opened graph; `cache` are its cross-attention KV inputs.
     pub(super) fn read(
         graph: &GraphSession,
         cache: Vec<(String, String)>,
@@ -63,7 +65,7 @@ impl CrossPorts {
 }
 
 impl Dialect {
-    /// Returns its name in `ARCHITECTURE.md`.
+    /// Returns the name used in `ARCHITECTURE.md`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::InPlace => "in-place",
@@ -75,7 +77,7 @@ impl Dialect {
     }
 }
 
-/// Reads a decoder's dialect from its file alone; whether it can be run is not looked at.
+/// Detects the dialect of a decoder from its file. Does not check whether it can be run.
 pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
     let inputs = nodes::read_inputs(source)?;
     let has = |name: &str| inputs.iter().any(|input| input == name);
@@ -83,41 +85,43 @@ pub(crate) fn dialect_in(source: &GraphSource<'_>) -> std::io::Result<Dialect> {
         return Ok(Dialect::InPlace);
     }
     let is_masked = has("attention_mask");
-    if !is_masked || has(CrossPorts::STATES) || inputs.iter().any(|input| is_of_encoder(input)) {
+    if !is_masked || has(CrossPorts::STATES) || inputs.iter().any(|input| is_cross_attention(input))
+    {
         return Ok(Dialect::Cohort);
     }
     Ok(dialect_of(&nodes::read_nodes(source)?, has("position_ids")))
 }
 
-/// The names of a decoder graph's inputs and outputs.
+/// The inputs and outputs of a decoder graph.
 #[derive(Clone, Debug)]
 pub(crate) struct DecoderPorts {
     pub(crate) dialect: Dialect,
-    /// Whether graphs of this kind pad on either side, so that the dialect should be tried.
+    /// Whether graphs of this kind may be padded on either side, so that the dialect has to be
+    /// tested.
     pub(crate) pads_on_either_side: bool,
     pub(crate) takes_positions: bool,
-    /// The axes of a position: one, or time, height and width.
+    /// The number of position axes: one, or three for time, height and width.
     pub(crate) position_axes: usize,
     pub(crate) takes_mask: bool,
     pub(crate) takes_logits_to_keep: bool,
-    /// Past and present of every layer, keys and values.
+    /// The past and present of every layer, keys and values.
     pub(crate) cache: Vec<(String, String)>,
     pub(crate) cache_dtype: Dtype,
     pub(crate) logits_dtype: Dtype,
-    /// The encoder's side, if there is one.
+    /// The cross-attention ports, if there are any.
     pub(crate) cross: Option<CrossPorts>,
-    /// The type of `inputs_embeds` or else `input_ids`.
+    /// The type of `inputs_embeds`, else of `input_ids`.
     pub(crate) tokens_dtype: Dtype,
-    /// The type of what each layer takes of each token, if they do.
+    /// The type of `per_layer_inputs`, if the graph has them.
     pub(crate) per_layer_dtype: Option<Dtype>,
 }
 
 impl DecoderPorts {
-    /// Reads them from an opened graph and its file.
+    /// Reads the ports from an opened graph and its file.
     ///
     /// # Errors
     ///
-    /// [`SessionError`] names an input that is not known, or one that must be there and is not.
+    /// [`SessionError`] for an unknown or missing input.
     pub(crate) fn read(
         graph: &GraphSession,
         source: &GraphSource<'_>,
@@ -149,7 +153,7 @@ impl DecoderPorts {
             }
         }
         let (mut cross_cache, cache): (Vec<_>, Vec<_>) =
-            cache.into_iter().partition(|(past, _)| is_of_encoder(past));
+            cache.into_iter().partition(|(past, _)| is_cross_attention(past));
         cross_cache.sort_unstable();
         let cross = (has(CrossPorts::STATES) || !cross_cache.is_empty())
             .then(|| CrossPorts::read(graph, cross_cache))
@@ -199,8 +203,8 @@ impl DecoderPorts {
                 graph: graph.name().to_owned(),
                 message: error.to_string(),
             })?;
-            // A fused operator may take lengths for a mask. Where rows depend on each other in any
-            // case, trying tells nothing.
+            // A fused operator may derive lengths from the mask. If rows depend on each other
+            // anyway, a test cannot tell.
             let is_fused = nodes.iter().any(|node| node.op_type == GQA);
             (dialect_of(&nodes, has("position_ids")), is_fused && !graph.mixes_rows())
         };
@@ -224,12 +228,12 @@ impl DecoderPorts {
     }
 }
 
-/// Returns whether a cache is of what the encoder made (`past_key_cross_0`: onnxruntime-genai).
-fn is_of_encoder(past: &str) -> bool {
+/// Returns whether a cache input is for cross-attention (`past_key_cross_0`: onnxruntime-genai).
+fn is_cross_attention(past: &str) -> bool {
     [".encoder.", "_cross_"].iter().any(|mark| past.contains(mark))
 }
 
-/// Returns the output that carries on a cache input: `past_key_values.0.key` to `present.0.key`,
+/// Returns the output for a cache input: `past_key_values.0.key` to `present.0.key`,
 /// `past_key_self_0` to `present_key_self_0` (onnxruntime-genai's Whisper), and
 /// `input.past_key_values.layers.0.keys` to `output.…` (transformers' own exporter).
 fn present_of(past: &str) -> Option<String> {
@@ -247,8 +251,8 @@ fn present_of(past: &str) -> Option<String> {
     }
 }
 
-/// A fused operator of ONNX Runtime (contrib operators), and those of its inputs that tell how rows
-/// of unequal length are laid.
+/// A fused attention operator of ONNX Runtime (contrib operators), and its inputs that determine
+/// the layout of rows with different lengths.
 const GQA: &str = "GroupQueryAttention";
 const GQA_SEQLENS_K: usize = 5;
 const GQA_ATTENTION_BIAS: usize = 10;
@@ -260,14 +264,15 @@ fn dialect_of(nodes: &[nodes::Node], takes_positions: bool) -> Dialect {
     };
     let input = |idx: usize| attention.inputs.get(idx).map_or("", String::as_str);
     if !input(GQA_ATTENTION_BIAS).is_empty() {
-        // The mask is a bias on columns; rotary positions come from the one length of all rows.
+        // The mask is a bias on columns; rotary positions are derived from the common length of all
+        // rows.
         return plain;
     }
-    // Where each row's length is the sum of its mask, rows lie in place and pads on the right.
+    // If the length of each row is the sum of its mask, rows are in place and right-padded.
     if comes_from(nodes, input(GQA_SEQLENS_K), "ReduceSum") { Dialect::InPlaceMask } else { plain }
 }
 
-/// Returns whether an operator of this type is among those that make `value`.
+/// Returns whether an operator of this type is among those that compute `value`.
 fn comes_from(nodes: &[nodes::Node], value: &str, op_type: &str) -> bool {
     let mut wanted = vec![value];
     let mut seen = std::collections::HashSet::new();

@@ -3,7 +3,7 @@
 use super::{Dtype, Feed, GraphSession, RunError, SessionError};
 use crate::tensors::{ShapeError, Tensor};
 
-/// An encoder: media or token ids to states.
+/// An encoder from media or token IDs to states.
 ///
 /// | name | dtype | shape | side |
 /// |---|---|---|---|
@@ -16,7 +16,7 @@ pub(crate) struct EncoderGraph {
     graph: GraphSession,
     input: &'static str,
     takes_mask: bool,
-    /// The states, or keys and values of them in the order of their names.
+    /// The states, or their keys and values in the order of their names.
     outputs: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ const CACHES: [&str; 2] = ["present_key_cross_", "present_value_cross_"];
 const MASK: &str = "attention_mask";
 
 impl EncoderGraph {
-    /// Takes an opened graph whose samples go to `input`.
+    /// Wraps an opened graph whose samples are bound to `input`.
     pub(crate) fn new(
         graph: GraphSession,
         input: &'static str,
@@ -49,23 +49,23 @@ impl EncoderGraph {
         Ok(Self { graph, input, takes_mask, outputs })
     }
 
-    /// Returns the graph's name, for errors.
+    /// Returns the name of the graph, for errors.
     pub(crate) fn name(&self) -> &'static str {
         self.graph.name()
     }
 
-    /// Returns how many rows may run together, where else it would be `usual`.
+    /// Returns the maximum batch size: 1 if the graph mixes rows, else `usual`.
     pub(crate) fn rows_max(&self, usual: usize) -> usize {
         self.graph.rows_max(usual)
     }
 
-    /// Returns whether the graph takes a mask.
+    /// Returns whether the graph has a mask input.
     pub(crate) fn takes_mask(&self) -> bool {
         self.takes_mask
     }
 
-    /// Encodes a batch as `[B, T', C]`, or as `[B, N, heads, T', dim]` where the graph makes keys and
-    /// values: `N` of them, in the order of their names.
+    /// Encodes a batch to `[B, T', C]`, or to `[B, N, heads, T', dim]` if the graph returns `N`
+    /// keys and values, in the order of their names.
     pub(crate) fn run(
         &mut self,
         batch: Feed<'_>,
@@ -83,7 +83,7 @@ impl EncoderGraph {
     }
 }
 
-/// Lays tensors `[B, ...]` of one shape side by side, `[B, N, ...]`.
+/// Stacks tensors `[B, ...]` of one shape to `[B, N, ...]`.
 fn stacked(tensors: &[Tensor<f32>]) -> Result<Tensor<f32>, ShapeError> {
     let (n_rows, inner) = tensors.first().map_or((0, &[][..]), |tensor| {
         (tensor.rows(), tensor.shape().get(1..).unwrap_or_default())

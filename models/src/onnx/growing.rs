@@ -1,8 +1,8 @@
-//! Decoder graphs that concatenate: each run takes the keys and values of all positions so far and
-//! returns them with the new ones behind.
+//! Decoder graphs with a growing KV cache: each run takes the keys and values of all previous
+//! positions and returns them with the new ones appended.
 //!
-//! Rows are left-padded: the last column is the newest token of every row. What stands in the pads
-//! is never read, for the mask is 0 there, but it must be a number.
+//! Rows are left-padded: the last column is the newest token of every row. Padding positions are
+//! masked, so their content is never used, but it must be finite.
 
 use super::{
     CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
@@ -26,7 +26,7 @@ use crate::tensors::Tensor;
 /// | `logits` | `f32` or `f16` | `[B, S or kept, V]` | out |
 /// | present | as past | `[B, heads, T + S, dim]` | out |
 ///
-/// In the cohort dialect also those of [`CrossPorts`].
+/// The cohort dialect also has those of [`CrossPorts`].
 #[derive(Debug)]
 pub(crate) struct GrowingGraph {
     graph: GraphSession,
@@ -34,21 +34,21 @@ pub(crate) struct GrowingGraph {
     heads: usize,
     head_dim: usize,
     vocab_size: usize,
-    /// The graph of the first run, where that is another one.
+    /// The graph of the first run, if it is a different one.
     first: Option<(GraphSession, CrossPorts)>,
     mask_stride: usize,
 }
 
-/// What one run feeds besides the past.
+/// The inputs of one run besides the KV cache.
 pub(crate) struct GrowingInputs {
     pub(crate) tokens: Tokens,
     /// `[B, T + S]`
     pub(crate) attention_mask: Tensor<i64>,
-    /// `[B, S]`, or `[3, B, S]` where positions have three axes.
+    /// `[B, S]`, or `[3, B, S]` if positions have three axes.
     pub(crate) position_ids: Tensor<i64>,
 }
 
-/// The keys and values of some rows, all of one length.
+/// The KV cache of a batch of rows, padded to one length.
 #[derive(Debug)]
 pub(crate) struct Past {
     tensors: Vec<RowTensor>,
@@ -56,7 +56,7 @@ pub(crate) struct Past {
     cross: Option<CrossPast>,
 }
 
-/// A row of a [`Past`]: its last `n_columns` columns count.
+/// A row of a [`Past`]. Its last `n_columns` columns are valid.
 #[derive(Clone, Copy)]
 pub(crate) struct PastRow<'a> {
     pub(crate) past: &'a Past,
@@ -65,20 +65,20 @@ pub(crate) struct PastRow<'a> {
 }
 
 impl Past {
-    /// Returns the columns of every row, pads included.
+    /// Returns the number of columns, padding included.
     pub(crate) fn n_columns(&self) -> usize {
         self.n_columns
     }
 
-    /// Returns the positions of the encoder's side of every row, pads included.
+    /// Returns the number of encoder positions, padding included.
     pub(crate) fn n_positions(&self) -> usize {
         self.cross.as_ref().map_or(0, CrossPast::n_columns)
     }
 }
 
 impl GrowingGraph {
-    /// Takes an opened graph; `heads` and `head_dim` are the configs', which the graph must not
-    /// contradict.
+    /// Wraps an opened graph. `heads` and `head_dim` come from the configs and must match the
+    /// graph.
     pub(crate) fn new(
         graph: GraphSession,
         ports: DecoderPorts,
@@ -94,8 +94,8 @@ impl GrowingGraph {
         Ok(Self { graph, ports, heads, head_dim, vocab_size, first: None, mask_stride: 1 })
     }
 
-    /// Makes it the decoder of an encoder-decoder: `first` is the graph of the first run, where that
-    /// is not the same, and `mask_stride` the entries of the encoder's mask for one position.
+    /// Makes it the decoder of an encoder-decoder. `first` is the graph of the first run, if it is
+    /// a different one, and `mask_stride` the number of encoder mask entries per position.
     pub(crate) fn with_encoder(
         mut self,
         first: Option<GraphSession>,
@@ -116,17 +116,17 @@ impl GrowingGraph {
         Ok(self)
     }
 
-    /// Returns the graph's inputs and outputs.
+    /// Returns the inputs and outputs of the graph.
     pub(crate) fn ports(&self) -> &DecoderPorts {
         &self.ports
     }
 
-    /// Returns whether rows with encoder's states of unequal length can stand together.
+    /// Returns whether rows with encoder states of different length can be batched.
     pub(crate) fn masks_states(&self) -> bool {
         self.ports.cross.as_ref().is_none_or(|cross| cross.takes_mask)
     }
 
-    /// Returns the graph's name, for errors.
+    /// Returns the name of the graph, for errors.
     pub(crate) fn name(&self) -> &'static str {
         self.graph.name()
     }
@@ -146,17 +146,17 @@ impl GrowingGraph {
         }
     }
 
-    /// Returns a past without a column, of rows that look at `states` (each `[T, C]`, or
-    /// `[N, heads, T, dim]` where those are keys and values), or of `n_rows` that look at none.
+    /// Creates an empty KV cache of `n_rows` rows. With cross-attention, each row has `states`:
+    /// `[T, C]`, or `[N, heads, T, dim]` for keys and values.
     pub(crate) fn empty_past(
         &self,
         n_rows: usize,
         states: &[&Tensor<f32>],
     ) -> Result<Past, RunError> {
-        let mut past = self.relaid(n_rows, &[], 0)?;
+        let mut past = self.gather_self_attention(n_rows, &[], 0)?;
         if let Some(ports) = &self.ports.cross {
             if states.len() != n_rows {
-                return Err(self.failed(&"a row has no states of an encoder"));
+                return Err(self.failed(&"a row has no encoder states"));
             }
             let cross = CrossPast::new(&self.graph.memory, self.cross_layout(), ports, states);
             past.cross = Some(cross.map_err(|error| self.failed(&error))?);
@@ -164,9 +164,9 @@ impl GrowingGraph {
         Ok(past)
     }
 
-    /// Lays rows out anew, side by side, each with its columns at the end of `n_columns`.
+    /// Gathers rows into a new KV cache, each right-aligned in `n_columns` columns.
     pub(crate) fn gather(&self, rows: &[PastRow<'_>], n_columns: usize) -> Result<Past, RunError> {
-        let mut past = self.relaid(rows.len(), rows, n_columns)?;
+        let mut past = self.gather_self_attention(rows.len(), rows, n_columns)?;
         let cross: Option<Vec<_>> =
             rows.iter().map(|row| Some((row.past.cross.as_ref()?, row.row_idx))).collect();
         past.cross = cross
@@ -177,7 +177,7 @@ impl GrowingGraph {
         Ok(past)
     }
 
-    fn relaid(
+    fn gather_self_attention(
         &self,
         n_rows: usize,
         rows: &[PastRow<'_>],
@@ -193,14 +193,14 @@ impl GrowingGraph {
             });
             let parts: Vec<RowPart<'_>> = parts.collect();
             let tensor =
-                RowTensor::laid(&self.graph.memory, self.ports.cache_dtype, &shape, &parts);
+                RowTensor::gather(&self.graph.memory, self.ports.cache_dtype, &shape, &parts);
             tensors.push(tensor.map_err(|error| self.failed(&error))?);
         }
         Ok(Past { tensors, n_columns, cross: None })
     }
 
-    /// Runs the graph; hands the scores after the last column of each row to `read` and returns the
-    /// past with the new columns.
+    /// Runs the graph, passes the logits after the last column of each row to `read` and returns
+    /// the KV cache with the new columns.
     pub(crate) fn run(
         &mut self,
         past: &Past,
@@ -249,11 +249,12 @@ impl GrowingGraph {
         };
         let scores = outputs.get(Scores::NAME);
         let (dtype, vocab_size) = (self.ports.logits_dtype, self.vocab_size);
-        Scores::of(name, &graph.memory, scores, dtype, vocab_size)?.read_last(&mut read)?;
+        Scores::from_output(name, &graph.memory, scores, dtype, vocab_size)?
+            .read_last(&mut read)?;
         let mut tensors = Vec::with_capacity(past.tensors.len());
         for (_, present) in &self.ports.cache {
             let value = outputs.remove(present).ok_or_else(|| missing(present))?;
-            tensors.push(RowTensor::of_output(self.ports.cache_dtype, value).map_err(failed)?);
+            tensors.push(RowTensor::from_output(self.ports.cache_dtype, value).map_err(failed)?);
         }
         let mut cross = past.cross.clone();
         if let Some(ports) = returned

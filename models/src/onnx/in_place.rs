@@ -1,10 +1,10 @@
-//! Decoder graphs that keep their keys and values in place.
+//! Decoder graphs that update their KV cache in place.
 //!
-//! A cache is one tensor `[rows, heads, MAX, dim]` per layer and kind, bound as the graph's past
-//! and its present at once: the graph writes the new positions into it and copies nothing. A row's
-//! valid length is what `nonpad_kv_seqlen` says, or the sum of its `attention_mask` in graphs of
-//! `GroupQueryAttention`; what lies behind it is never read as a key, but it must be a number, so
-//! caches start as zeros.
+//! A KV cache is one tensor `[rows, heads, MAX, dim]` per layer and kind, bound as both the past
+//! and the present of the graph: the graph writes the new positions into it and copies nothing. The
+//! valid length of a row is given by `nonpad_kv_seqlen`, or by the sum of its `attention_mask` in
+//! graphs with `GroupQueryAttention`. Positions after it are never read as keys, but must be
+//! finite, so caches are initialized with zeros.
 
 use ort::{session::IoBinding, value::Tensor as OrtTensor};
 
@@ -38,40 +38,41 @@ pub(crate) struct InPlaceGraph {
     adapters: Vec<Option<Adapter>>,
 }
 
-/// The keys and values of a fixed number of rows, bound to a graph.
+/// The KV cache of a fixed number of rows, bound to a graph.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    /// Rows, heads, positions, size of a head.
+    /// Rows, heads, positions, head size.
     shape: [usize; 4],
     tensors: Vec<RowTensor>,
     binding: IoBinding,
-    /// Positions of the last run's logits. The binding keeps that output's buffer for the next
-    /// run, which saves a step the allocation, but it must then have the same shape.
+    /// The number of logit positions in the last run. The binding reuses that output buffer in the
+    /// next run, which saves an allocation per step but requires the same shape.
     n_logits: Option<usize>,
 }
 
-/// What one run feeds besides the cache; `B` is the cache's number of rows.
+/// The inputs of one run besides the KV cache. `B` is the number of rows of the cache.
 pub(crate) struct StepInputs {
     pub(crate) tokens: Tokens,
     pub(crate) position_ids: Tensor<i64>,
     pub(crate) write_indices: Vec<i64>,
     pub(crate) nonpad_kv_seqlen: Vec<i64>,
-    /// Positions at the end whose logits are wanted; all of them where the graph cannot choose.
+    /// The number of trailing positions whose logits are needed; all of them if the graph cannot
+    /// select.
     pub(crate) n_logits: usize,
 }
 
 impl InPlaceGraph {
-    /// Takes an opened graph of this dialect.
+    /// Wraps an opened graph of this dialect.
     ///
-    /// Heads, size of a head and of the vocabulary come from the config: the graph's own shapes may
-    /// be symbolic. Where they are not, both must agree.
+    /// The number of heads, head size and vocabulary size come from the config, because the shapes
+    /// in the graph may be symbolic. Concrete shapes must match.
     pub(crate) fn new(
         graph: GraphSession,
         ports: DecoderPorts,
         [heads, head_dim, vocab_size]: [usize; 3],
     ) -> Result<Self, SessionError> {
-        // Its CUDA kernel takes halves alone: what ONNX Runtime puts on the CPU instead does not write
-        // in place, and answers wrongly (seen with 1.31.1).
+        // The CUDA kernel supports only fp16. For fp32, ONNX Runtime falls back to the CPU, where
+        // the cache is not written in place and the results are wrong (seen with 1.31.1).
         if ports.dialect == Dialect::InPlaceMask
             && ports.cache_dtype == Dtype::F32
             && graph.memory.is_cuda()
@@ -90,28 +91,28 @@ impl InPlaceGraph {
         Ok(Self { graph, ports, heads, head_dim, vocab_size, adapters: Vec::new() })
     }
 
-    /// Adds the adapters that runs may have.
+    /// Adds the adapters that runs may use.
     pub(crate) fn with_adapters(self, adapters: Vec<Option<Adapter>>) -> Self {
         Self { adapters, ..self }
     }
 
-    /// Returns whether the graph can leave out logits that nobody asks for.
+    /// Returns whether the graph can skip logits that are not needed.
     pub(crate) fn takes_logits_to_keep(&self) -> bool {
         self.ports.takes_logits_to_keep
     }
 
-    /// Returns the axes of a position.
+    /// Returns the number of position axes.
     pub(crate) fn position_axes(&self) -> usize {
         self.ports.position_axes
     }
 
-    /// Returns the graph's name, for errors.
+    /// Returns the name of the graph, for errors.
     pub(crate) fn name(&self) -> &'static str {
         self.graph.name
     }
 
-    /// Allocates a cache for `n_rows` rows of at most `capacity_tokens`, zeroed and bound, whose runs
-    /// have an adapter or none.
+    /// Allocates a zeroed and bound KV cache of `n_rows` rows of at most `capacity_tokens`, whose
+    /// runs use the given adapter, if any.
     pub(crate) fn new_cache(
         &self,
         n_rows: usize,
@@ -136,7 +137,7 @@ impl InPlaceGraph {
         Ok(Cache { shape, tensors, binding, n_logits: None })
     }
 
-    /// Runs the graph on all rows of `cache` and hands the scores `[B, n_logits, V]` to `read`.
+    /// Runs the graph on all rows of `cache` and passes the logits `[B, n_logits, V]` to `read`.
     pub(crate) fn run(
         &mut self,
         cache: &mut Cache,
@@ -153,7 +154,7 @@ impl InPlaceGraph {
             bind(binding, "position_ids", inputs.position_ids).map_err(failed)?;
         }
         if self.ports.dialect == Dialect::InPlaceMask {
-            let (shape, mask) = mask_of(&inputs.nonpad_kv_seqlen);
+            let (shape, mask) = mask(&inputs.nonpad_kv_seqlen);
             let mask = OrtTensor::from_array((shape, mask)).map_err(failed)?;
             binding.bind_input("attention_mask", &mask).map_err(failed)?;
         } else {
@@ -176,13 +177,13 @@ impl InPlaceGraph {
         }
         let outputs = self.graph.session.run_binding(binding).map_err(failed)?;
         let (scores, dtype) = (outputs.get(Scores::NAME), self.ports.logits_dtype);
-        let scores = Scores::of(graph, memory, scores, dtype, self.vocab_size)?;
+        let scores = Scores::from_output(graph, memory, scores, dtype, self.vocab_size)?;
         scores.expect(n_rows, inputs.n_logits)?;
         read(&scores)
     }
 
-    /// Copies the first `n_tokens` positions of a row of a cache into a row of another one of
-    /// the same graph; both can hold them.
+    /// Copies the first `n_tokens` positions of a row to a row of another KV cache of the same
+    /// graph. Both must have the capacity.
     pub(crate) fn copy_row(
         &self,
         (to, row_idx): (&mut Cache, usize),
@@ -201,8 +202,8 @@ impl InPlaceGraph {
     }
 }
 
-/// Returns rows of so many ones, then zeros to the longest.
-fn mask_of(lengths: &[i64]) -> ([usize; 2], Vec<i64>) {
+/// Builds the mask: `length` ones per row, then zeros up to the longest.
+fn mask(lengths: &[i64]) -> ([usize; 2], Vec<i64>) {
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let mask: Vec<i64> = lengths
         .iter()
@@ -217,7 +218,7 @@ impl Cache {
         self.shape[0]
     }
 
-    /// Returns the most tokens a row can hold.
+    /// Returns the capacity of a row in tokens.
     pub(crate) fn capacity_tokens(&self) -> usize {
         self.shape[2]
     }

@@ -1,4 +1,4 @@
-//! What goes into a run of a decoder graph beside what it keeps.
+//! The inputs of a decoder run besides its KV cache.
 
 use half::f16;
 use ort::{
@@ -16,17 +16,17 @@ pub(crate) enum Tokens {
     Embeds(Embeds),
 }
 
-/// Tokens as embeddings.
+/// The tokens of a run as embeddings.
 #[derive(Debug)]
 pub(crate) struct Embeds {
     /// `[B, S, C]`
     pub(crate) values: Tensor<f32>,
-    /// What each layer takes of each token, `[B, S, layers, N]` (Gemma 3n).
+    /// The per-layer inputs of each token, `[B, S, layers, N]` (Gemma 3n).
     pub(crate) per_layer: Option<Tensor<f32>>,
 }
 
 impl Tokens {
-    /// Returns the positions of each row.
+    /// Returns the number of positions per row.
     pub(super) fn n_positions(&self) -> usize {
         let shape = match self {
             Self::Ids(ids) => ids.shape(),
@@ -35,7 +35,7 @@ impl Tokens {
         shape.get(1).copied().unwrap_or(0)
     }
 
-    /// Makes the tokens an input of the runs of a graph.
+    /// Binds the tokens as an input of a graph.
     pub(super) fn bind(
         self,
         binding: &mut IoBinding,
@@ -45,7 +45,7 @@ impl Tokens {
         match self {
             Self::Ids(ids) if ports.tokens_dtype == Dtype::I32 => {
                 let shape = ids.shape().to_vec();
-                // A vocabulary is far smaller than 2^31.
+                // Vocabularies are far smaller than 2^31.
                 let narrow = ids.into_data().into_iter();
                 let narrow: Vec<i32> =
                     narrow.map(|id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
@@ -64,11 +64,11 @@ impl Tokens {
 }
 
 impl Embeds {
-    /// What the inputs of layers are called, of the graph that makes them and the one that takes them.
+    /// The name of the per-layer inputs, in both the embedding graph and the decoder graph.
     pub(crate) const PER_LAYER: &str = "per_layer_inputs";
 }
 
-/// Makes a tensor an input of the runs of a graph that takes it in single or half precision.
+/// Binds a tensor as an input of a graph that takes it in single or half precision.
 fn bind_floats(
     binding: &mut IoBinding,
     name: &str,
@@ -83,7 +83,7 @@ fn bind_floats(
     binding.bind_input(name, &OrtTensor::from_array((shape, halves))?)
 }
 
-/// Makes a tensor an input of the runs of a graph.
+/// Binds a tensor as an input of a graph.
 pub(super) fn bind<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
     binding: &mut IoBinding,
     name: &str,
@@ -93,7 +93,7 @@ pub(super) fn bind<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'st
     binding.bind_input(name, &OrtTensor::from_array((shape, tensor.into_data()))?)
 }
 
-/// Makes the number of last positions whose scores are wanted an input of the runs of a graph.
+/// Binds the number of trailing positions whose logits are needed.
 pub(super) fn bind_logits_to_keep(
     binding: &mut IoBinding,
     n_positions: usize,

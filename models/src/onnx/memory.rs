@@ -1,7 +1,7 @@
-//! The memory in which a graph's tensors stay between runs: the host's, or a CUDA device's.
+//! The memory of a graph's tensors between runs, on the host or on a CUDA device.
 //!
-//! What a decoder keeps of its rows never leaves the device: it is bound to one run as it came from
-//! the run before, and laid out anew there.
+//! The KV cache of a decoder never leaves the device: outputs of one run are bound as inputs of the
+//! next, and rows are gathered on the device.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use ort::{
 
 use super::{DeviceKind, cuda::CudaRuntime};
 
-/// The types of number that are kept, and those of quantized weights.
+/// The element types of caches and of quantized weights.
 pub(super) trait Element:
     PrimitiveTensorElementType + fmt::Debug + Copy + Default + 'static
 {
@@ -25,8 +25,8 @@ impl Element for f16 {}
 impl Element for u8 {}
 impl Element for i8 {}
 
-/// Some runs of elements that are copied from one tensor to another: `n` of `len` elements, the
-/// first at `from` and `to`, the next each a stride further.
+/// Strided blocks to copy from one tensor to another: `n` blocks of `len` elements, the first at
+/// `from` and `to`, each next one a stride further.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocks {
     pub(super) from: usize,
@@ -38,8 +38,8 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Returns whether tensors of so many elements hold them, and none overlaps the next.
-    pub(super) fn lie_within(self, target_len: usize, source_len: usize) -> bool {
+    /// Returns whether the blocks fit into tensors of these lengths and do not overlap each other.
+    pub(super) fn fit(self, target_len: usize, source_len: usize) -> bool {
         let fits = |at: usize, stride: usize, len: usize| {
             let last = self.n.saturating_sub(1).saturating_mul(stride);
             stride >= self.len && at.saturating_add(last).saturating_add(self.len) <= len
@@ -51,7 +51,7 @@ impl Blocks {
 /// The memory of an opened graph.
 pub(super) struct Memory {
     allocator: Allocator,
-    /// What copies in a device's memory.
+    /// Copies in device memory.
     cuda: Option<CudaRuntime>,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// Returns the memory of a session that was opened on a device.
-    pub(super) fn of(session: &Session, device: DeviceKind) -> Result<Self, String> {
+    pub(super) fn new(session: &Session, device: DeviceKind) -> Result<Self, String> {
         if device == DeviceKind::Cpu {
             return Ok(Self { allocator: Allocator::default(), cuda: None });
         }
@@ -76,17 +76,17 @@ impl Memory {
         })
     }
 
-    /// Returns whether it is that of a CUDA device.
+    /// Returns whether this is the memory of a CUDA device.
     pub(super) fn is_cuda(&self) -> bool {
         self.cuda.is_some()
     }
 
-    /// Returns where it is, for outputs that a graph is to leave there.
+    /// Returns the memory info, for outputs that stay in this memory.
     pub(super) fn info(&self) -> &MemoryInfo<'_> {
         self.allocator.memory_info()
     }
 
-    /// Makes a tensor of zeros.
+    /// Allocates a tensor of zeros.
     pub(super) fn zeros<T: Element>(&self, shape: &[usize]) -> Result<OrtTensor<T>, ort::Error> {
         let mut tensor = OrtTensor::<T>::new(&self.allocator, shape.to_vec())?;
         match &self.cuda {
@@ -99,7 +99,7 @@ impl Memory {
         Ok(tensor)
     }
 
-    /// Takes a tensor of the host's memory.
+    /// Moves a tensor from host memory to this memory.
     pub(super) fn take<T: Element>(&self, host: OrtTensor<T>) -> Result<OrtTensor<T>, ort::Error> {
         let Some(cuda) = &self.cuda else { return Ok(host) };
         let shape: Vec<i64> = host.shape().to_vec();
@@ -111,15 +111,15 @@ impl Memory {
         Ok(tensor)
     }
 
-    /// Hands each block of a tensor to `read`, in host memory.
+    /// Passes each block of a tensor to `read`, in host memory.
     pub(super) fn read<T: Element>(
         &self,
         source: &OrtTensor<T>,
         blocks: Blocks,
         mut read: impl FnMut(usize, &[T]),
     ) -> Result<(), ort::Error> {
-        if !blocks.lie_within(usize::MAX, source.shape().num_elements()) {
-            return Err(ort::Error::new(format!("{blocks:?} do not lie within the tensor")));
+        if !blocks.fit(usize::MAX, source.shape().num_elements()) {
+            return Err(ort::Error::new(format!("{blocks:?} exceed the tensor")));
         }
         let mut each = |values: &[T], at: usize, stride: usize| {
             for idx in 0..blocks.n {
@@ -137,7 +137,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies blocks of tensors to places in `target`; all of them lie in this memory.
+    /// Copies blocks of tensors into `target`; all of them are in this memory.
     pub(super) fn copy<'a, T: Element>(
         &self,
         target: &mut OrtTensor<T>,
@@ -167,12 +167,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_beyond_a_tensor_or_over_each_other_are_seen() {
+    fn out_of_range_or_overlapping_blocks_are_detected() {
         let blocks = Blocks { from: 2, from_stride: 4, to: 0, to_stride: 3, len: 3, n: 3 };
-        assert!(blocks.lie_within(9, 13));
-        assert!(!blocks.lie_within(8, 13));
-        assert!(!blocks.lie_within(9, 12));
-        assert!(!Blocks { to_stride: 2, ..blocks }.lie_within(9, 13));
-        assert!(!Blocks { from: usize::MAX, ..blocks }.lie_within(9, 13));
+        assert!(blocks.fit(9, 13));
+        assert!(!blocks.fit(8, 13));
+        assert!(!blocks.fit(9, 12));
+        assert!(!Blocks { to_stride: 2, ..blocks }.fit(9, 13));
+        assert!(!Blocks { from: usize::MAX, ..blocks }.fit(9, 13));
     }
 }

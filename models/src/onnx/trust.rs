@@ -1,33 +1,33 @@
-//! Which library files may be loaded: those that nobody but this user and the administrator can have
-//! put there or changed.
+//! Checks which library files may be loaded: those that only this user and the administrator can
+//! create or change.
 
 use std::{fs::File, io, path::Path};
 
 use legenda_schemas::hex;
 use sha2::{Digest, Sha256};
 
-/// Says why a library that was found in a folder may not be loaded; nothing where it may.
+/// Returns the reason why a library found in a folder must not be loaded, if there is one.
 ///
-/// The library and its folder have to belong to this user, to the administrator or to the owner of this
-/// program, and nobody else may be able to write to them; no folder above may be writable for everybody,
-/// unless files in it can only be replaced by their owners (as in `/tmp`).
+/// The library and its folder must belong to this user, to the administrator or to the owner of
+/// this program, and must not be writable by others. Parent folders must not be writable by
+/// everyone, unless they are sticky (like `/tmp`), so that only owners can replace their files.
 #[cfg(unix)]
-pub(super) fn distrust(library: &Path) -> Option<String> {
-    // Both a link and what it leads to.
-    let checked = unix::distrust(library).and_then(|problem| match problem {
+pub(super) fn trust_problem(library: &Path) -> Option<String> {
+    // Both a link and its target.
+    let checked = unix::trust_problem(library).and_then(|problem| match problem {
         Some(problem) => Ok(Some(problem)),
-        None => unix::distrust(&library.canonicalize()?),
+        None => unix::trust_problem(&library.canonicalize()?),
     });
     checked.unwrap_or_else(|error| Some(error.to_string()))
 }
 
-/// Says why a library may not be loaded: where there are no owners and modes, nothing is known.
+/// Without owners and modes, there is nothing to check.
 #[cfg(not(unix))]
-pub(super) fn distrust(_library: &Path) -> Option<String> {
+pub(super) fn trust_problem(_library: &Path) -> Option<String> {
     None
 }
 
-/// Returns whether a file has this SHA-256, hex.
+/// Returns whether a file has this SHA-256, in hexadecimal.
 pub(super) fn has_sha256(file: &Path, sha256: &str) -> io::Result<bool> {
     let mut digest = Sha256::new();
     io::copy(&mut File::open(file)?, &mut digest)?;
@@ -48,10 +48,10 @@ mod unix {
     const OTHERS_WRITE: u32 = 0o002;
     const GROUP_WRITES: u32 = 0o020;
     const STICKY: u32 = 0o1000;
-    /// Groups below are those of the system, whose members are administrators.
+    /// Lower group IDs are system groups, whose members are administrators.
     const USER_GROUPS: u32 = 1000;
 
-    pub(super) fn distrust(library: &Path) -> io::Result<Option<String>> {
+    pub(super) fn trust_problem(library: &Path) -> io::Result<Option<String>> {
         let trusted = Trusted::find();
         for (depth, path) in library.ancestors().enumerate() {
             let metadata = path.metadata()?;
@@ -59,10 +59,10 @@ mod unix {
                 trusted.problem_with(&metadata)
             } else {
                 let is_open = metadata.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE;
-                is_open.then_some("can be written by everybody")
+                is_open.then_some("is writable by everyone")
             };
             if let Some(problem) = problem {
-                return Ok(Some(format!("not loaded, for `{}` {problem}", path.display())));
+                return Ok(Some(format!("not trusted: `{}` {problem}", path.display())));
             }
         }
         Ok(None)
@@ -85,9 +85,9 @@ mod unix {
             if !self.users.contains(&metadata.uid()) {
                 Some("belongs to another user")
             } else if mode & OTHERS_WRITE != 0 {
-                Some("can be written by everybody")
+                Some("is writable by everyone")
             } else if mode & GROUP_WRITES != 0 && !is_own_group {
-                Some("can be written by other users of its group")
+                Some("is writable by other users of its group")
             } else {
                 None
             }
@@ -103,10 +103,10 @@ mod tests {
         path::Path,
     };
 
-    use super::{distrust, has_sha256};
+    use super::{has_sha256, trust_problem};
 
     #[test]
-    fn what_others_may_write_is_not_trusted() {
+    fn files_writable_by_others_are_not_trusted() {
         let set_mode = |path: &Path, mode| {
             set_permissions(path, Permissions::from_mode(mode)).unwrap();
         };
@@ -117,36 +117,36 @@ mod tests {
         drop(std::fs::File::create(&library).unwrap());
         set_mode(&folder, 0o755);
         set_mode(&library, 0o644);
-        assert_eq!(distrust(&library), None);
+        assert_eq!(trust_problem(&library), None);
         for (path, mode) in
             [(&*library, 0o666), (&*folder, 0o777), (&*folder, 0o1777), (dir.path(), 0o777)]
         {
             let before = path.metadata().unwrap().permissions();
             set_mode(path, mode);
-            let told = distrust(&library).unwrap_or_default();
-            assert!(told.contains("by everybody"), "{} {mode:o}: {told}", path.display());
+            let problem = trust_problem(&library).unwrap_or_default();
+            assert!(problem.contains("by everyone"), "{} {mode:o}: {problem}", path.display());
             set_permissions(path, before).unwrap();
         }
-        // As `/tmp`: others may add files, and replace none.
+        // Like `/tmp`: others may add files but not replace any.
         set_mode(dir.path(), 0o1777);
-        assert_eq!(distrust(&library), None);
-        // A link needs a folder of its own that is trusted, and a target.
+        assert_eq!(trust_problem(&library), None);
+        // A link needs a trusted folder of its own, and a target.
         let link = dir.path().join("link.so");
         std::os::unix::fs::symlink(&library, &link).unwrap();
-        assert!(distrust(&link).is_some());
+        assert!(trust_problem(&link).is_some());
         set_mode(dir.path(), 0o700);
-        assert_eq!(distrust(&link), None);
+        assert_eq!(trust_problem(&link), None);
         set_mode(&folder, 0o777);
-        assert!(distrust(&link).is_some());
-        assert!(distrust(&folder.join("none.so")).is_some());
+        assert!(trust_problem(&link).is_some());
+        assert!(trust_problem(&folder.join("none.so")).is_some());
     }
 
     #[test]
-    fn a_file_is_known_by_its_digest() {
+    fn a_file_is_identified_by_its_digest() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert!(has_sha256(file.path(), of_nothing).unwrap());
+        let empty_file = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert!(has_sha256(file.path(), empty_file).unwrap());
         std::fs::File::options().append(true).open(file.path()).unwrap().set_len(1).unwrap();
-        assert!(!has_sha256(file.path(), of_nothing).unwrap());
+        assert!(!has_sha256(file.path(), empty_file).unwrap());
     }
 }

@@ -1,7 +1,7 @@
-//! What an operator, filter, test or method may read of lists and maps.
+//! Guards: limits on the size of lists and maps that an operator, filter, test or method reads.
 //!
-//! Each guard is a function of the environment with a name that no template can write. It is given the
-//! operands, fails where their insides do not fit into the fuel that is left, and gives them back.
+//! Each guard is a function of the environment with a name that no template can write. It takes the
+//! operands, fails if their nested content does not fit into the remaining fuel, and returns them.
 
 use std::borrow::Cow;
 
@@ -12,42 +12,42 @@ use minijinja::{
 
 use super::weight::{UNIT_BYTES, Weight, ensure, remaining};
 
-/// The bytes that a character takes at most once it is escaped: `\u{10ffff}`, rounded up. minijinja takes
-/// as much fuel for text that it makes of lists.
+/// The maximum size in bytes of an escaped character: `\u{10ffff}`, rounded up. minijinja charges
+/// this for text that it makes of lists.
 const ESCAPED_BYTES: u64 = 16;
-/// The bytes of a value in a list that is written out: its commas, quotes, brackets or digits.
+/// The size in bytes of a value when its list is printed: commas, quotes, brackets or digits.
 const NODE_BYTES: u64 = 24;
-/// The bytes of a value in a list in memory, with what the list grows by.
+/// The size in bytes of a value in a list in memory, including growth.
 const SLOT_BYTES: u64 = 48;
-/// Values of a list that are made for one unit of fuel.
+/// The number of list values created per unit of fuel.
 const UNIT_SLOTS: u64 = 2;
-/// The columns that `pprint` indents by.
+/// The number of columns that `pprint` indents by.
 const PPRINT_INDENT: u64 = 4;
 
-/// A check before an operation, or behind it ([`Guard::Solid`]).
+/// A check before an operation, or after it ([`Guard::Solid`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guard {
-    /// Reads all there is in lists and maps.
+    /// Reads lists and maps completely.
     Read,
-    /// Writes lists and maps as text.
+    /// Prints lists and maps as text.
     Show,
-    /// Writes lists, maps and texts, escaped and indented.
+    /// Prints lists, maps and texts, escaped and indented.
     Serialize,
-    /// Makes a list of the pieces of a text.
+    /// Splits a text into a list.
     Split,
-    /// Writes each operand as often as a format says.
+    /// Prints each operand as often as a format string uses it.
     Format,
     /// Applies another filter to every value of a list.
     Map,
-    /// Adds up the values of a list, which copies the sum for each.
+    /// Adds up the values of a list, which copies the sum for each value.
     Sum,
     /// Compares two values.
     Compare,
-    /// Looks for the first operand in the second, or for the second in the first.
+    /// Searches for one operand in the other, in either direction.
     Search,
-    /// Puts the first operand into a namespace.
+    /// Stores the first operand in a namespace.
     Keep,
-    /// Makes a list of a value that would compute its items when asked, and bounds its depth.
+    /// Materializes a value with lazy items into a list, and limits its depth.
     Solid,
 }
 
@@ -66,7 +66,7 @@ impl Guard {
         Self::Solid,
     ];
 
-    /// Returns the name in the environment, which is not an identifier.
+    /// Returns the name in the environment, which is not a valid identifier.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Read => "<read>",
@@ -121,9 +121,9 @@ impl Guard {
 }
 
 /// Returns the guard of a filter or method.
-pub(super) fn of_filter(name: &str) -> Option<Guard> {
+pub(super) fn for_filter(name: &str) -> Option<Guard> {
     Some(match name {
-        // These look at the outside of their operand, or take fuel for every value.
+        // These do not read nested content, or consume fuel for every value.
         "abs" | "attr" | "batch" | "bool" | "chain" | "d" | "default" | "first" | "float"
         | "get" | "int" | "items" | "keys" | "last" | "length" | "list" | "reverse" | "round"
         | "slice" | "values" | "zip" => return None,
@@ -138,7 +138,7 @@ pub(super) fn of_filter(name: &str) -> Option<Guard> {
 }
 
 /// Returns the guard of a test.
-pub(super) fn of_test(name: &str) -> Option<Guard> {
+pub(super) fn for_test(name: &str) -> Option<Guard> {
     Some(match name {
         "boolean" | "defined" | "divisibleby" | "escaped" | "even" | "false" | "filter"
         | "float" | "int" | "integer" | "iterable" | "mapping" | "none" | "number" | "odd"
@@ -150,8 +150,9 @@ pub(super) fn of_test(name: &str) -> Option<Guard> {
     })
 }
 
-/// Returns the guard of a function: of the one that takes a message. Macros are instructions themselves.
-pub(super) fn of_function(name: &str) -> Option<Guard> {
+/// Returns the guard of a function, if it takes a message. Macros consist of instructions that are
+/// guarded themselves.
+pub(super) fn for_function(name: &str) -> Option<Guard> {
     (name == "raise_exception").then_some(Guard::Show)
 }
 
@@ -166,7 +167,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
                 if let [operand] = operands.as_slice() {
                     return Ok(operand.clone());
                 }
-                // Unpacked lists lie on the stack with the first item on top.
+                // Unpacked lists are on the stack with the first item on top.
                 operands.reverse();
                 Ok(Value::from(operands))
             },
@@ -178,20 +179,20 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     });
 }
 
-/// Pays for the inside of a list or map. What a text costs minijinja takes itself.
+/// Charges for the content of a list or map. minijinja itself charges for texts.
 fn read(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.as_object().is_none() {
         return Ok(());
     }
     let weight = Weight::measure(state, value)?;
     if weight.depth > 1 {
-        // The lists in the list may be written as text.
+        // The nested lists may be printed as text.
         ensure(state, written(weight))?;
     }
     state.consume_fuel(weight.bytes / UNIT_BYTES)
 }
 
-/// Ensures that a list or map can be written as text.
+/// Ensures that a list or map fits into the remaining fuel as text.
 fn show(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.as_object() {
         Some(_) => ensure(state, written(Weight::measure(state, value)?)),
@@ -219,13 +220,13 @@ fn split(state: &State<'_, '_>, value: &Value, separator: Option<&Value>) -> Res
     let pieces = match separator.and_then(Value::as_str) {
         Some("") => text.len(),
         Some(separator) => text.matches(separator).count(),
-        // At spaces or at ends of lines.
+        // Splits at spaces or line ends.
         None => text.bytes().filter(u8::is_ascii_whitespace).count() + text.len() / 64,
     };
     ensure(state, (pieces as u64).saturating_mul(SLOT_BYTES).saturating_add(text.len() as u64))
 }
 
-/// Handles `%s` and `{}`: how long an operand becomes is at most the width that is written in the format.
+/// Handles `%s` and `{}`: an operand becomes at most as long as the width in the format string.
 fn format(state: &State<'_, '_>, format: &Value, operands: &[Value]) -> Result<(), Error> {
     let Some(format) = format.as_str() else { return read(state, format) };
     let mut longest = 0;
@@ -243,8 +244,8 @@ fn format(state: &State<'_, '_>, format: &Value, operands: &[Value]) -> Result<(
 
 fn map(state: &State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<(), Error> {
     let name = arguments.first().and_then(Value::as_str);
-    // A key of the named arguments, so `map(attribute="x")` has no name of a filter.
-    let guard = name.and_then(|name| of_filter(&without_spaces(name)));
+    // Named arguments have no filter name: `map(attribute="x")`.
+    let guard = name.and_then(|name| for_filter(&without_spaces(name)));
     let rest = arguments.get(1..).unwrap_or_default();
     match guard {
         Some(Guard::Format | Guard::Map) => {
@@ -264,7 +265,7 @@ fn map(state: &State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<(), 
     }
 }
 
-/// minijinja takes spaces out of the names of filters.
+/// minijinja ignores spaces in filter names.
 fn without_spaces(name: &str) -> Cow<'_, str> {
     if name.contains(|c: char| c.is_ascii_whitespace()) {
         name.split_ascii_whitespace().collect::<String>().into()
@@ -273,7 +274,7 @@ fn without_spaces(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Numbers have no bytes; of texts and lists the sum so far is copied for each.
+/// Numbers have no bytes; the running sum of texts and lists is copied for each value.
 fn sum(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let weight = Weight::measure(state, value)?;
     let lists = if weight.depth > 1 { weight.nodes * SLOT_BYTES } else { 0 };
@@ -282,10 +283,10 @@ fn sum(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     state.consume_fuel(copied / UNIT_BYTES)
 }
 
-/// Pays for the shorter of two texts or lists, for no more is compared.
+/// Charges for the shorter of two texts or lists, since no more is compared.
 fn compare(state: &State<'_, '_>, one: &Value, other: &Value) -> Result<(), Error> {
     let bytes = match (one.as_str(), other.as_str()) {
-        // Comparing is faster than writing by far.
+        // Comparing is much faster than printing.
         (Some(one), Some(other)) => one.len().min(other.len()) as u64 / 8,
         _ if one.as_object().is_some() && other.as_object().is_some() => {
             let shorter = Weight::measure(state, one)?.bytes;
@@ -296,16 +297,16 @@ fn compare(state: &State<'_, '_>, one: &Value, other: &Value) -> Result<(), Erro
     state.consume_fuel(bytes / UNIT_BYTES)
 }
 
-/// Returns the value with all its items made, so that lists that compute their items from other lists
-/// cannot be chained, which takes no fuel until one is read and then overflows the stack.
+/// Materializes all items of a value, so that lazy lists cannot be chained: chaining takes no fuel
+/// until one of them is read, and then overflows the stack.
 ///
-/// A namespace, loop or macro is let through where `may_be_namespace`, never within a list or in a
-/// namespace: a namespace that holds itself is never freed.
+/// Allows a namespace, loop or macro if `may_be_namespace` is set, but never within a list or a
+/// namespace: a namespace that contains itself is never freed.
 fn solid(state: &State<'_, '_>, value: &Value, may_be_namespace: bool) -> Result<Value, Error> {
     let Some(object) = value.as_object() else { return Ok(value.clone()) };
     if is_stateful(object) {
         let name = object.type_name().rsplit("::").next().unwrap_or_default().to_lowercase();
-        let problem = format!("a {name} cannot be kept in a namespace; keep its values");
+        let problem = format!("a {name} cannot be stored in a namespace; store its values");
         let refused = || Error::new(ErrorKind::InvalidOperation, problem);
         return if may_be_namespace { Ok(value.clone()) } else { Err(refused()) };
     }
@@ -336,7 +337,7 @@ fn solid(state: &State<'_, '_>, value: &Value, may_be_namespace: bool) -> Result
     Ok(made)
 }
 
-/// Returns whether an object is of those that hold others and change, or are not data.
+/// Returns whether an object is mutable and holds others, or is not data.
 pub(super) fn is_stateful(object: &DynObject) -> bool {
     let name = object.type_name();
     ["Namespace", "Loop"].iter().any(|end| name.ends_with(end))

@@ -1,17 +1,18 @@
-//! Templates that end, in bounded time and memory, whoever wrote them.
+//! Chat templates with bounded time and memory, even if they are hostile.
 //!
-//! A chat template comes with a bundle, so it is as untrusted as the bundle. minijinja's fuel counts
-//! instructions and most bytes, but it looks only at the outside of a list: `["x" * 900000] * 7000 | join`
-//! is one small list to it and 6 GB of text. Three layers close this:
+//! A chat template is part of a bundle and as untrusted as the bundle. minijinja's fuel counts
+//! instructions and most bytes, but ignores nested content: `["x" * 900000] * 7000 | join` counts
+//! as one small list but is 6 GB of text. Three layers close this gap:
 //!
-//! - *fuel* (minijinja): one unit is one instruction or 64 bytes of text or list that are made;
-//! - *guards* ([`guards`]): before an operator, filter, test or method reads the inside of a list or map,
-//!   all there is inside has to fit into the fuel that is left. [`program`] puts the calls of the guards
-//!   into the instructions, so a template cannot go around them;
-//! - *source* ([`source`]): what compiling could overflow on is refused, because it takes no fuel.
+//! - *fuel* (minijinja): one unit is one instruction, or 64 bytes of new text or lists;
+//! - *guards* ([`guards`]): before an operator, filter, test or method reads a list or map, its
+//!   nested content must fit into the remaining fuel. [`program`] inserts the guard calls into the
+//!   compiled instructions, so a template cannot bypass them;
+//! - *source* ([`source`]): sources that could overflow the compiler are rejected, because
+//!   compiling takes no fuel.
 //!
-//! So a rendering makes at most a few times `fuel` * 64 bytes: 64 MB of text with a million units, as chat
-//! templates have. The worst of 70 hostile templates took 0.65 s and 79 MiB.
+//! Rendering therefore produces at most a few times `fuel` * 64 bytes: 64 MB of text with a million
+//! units, the limit for chat templates. The worst of 70 hostile templates took 0.65 s and 79 MiB.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ mod program;
 mod source;
 mod weight;
 
-/// Macros and loops within each other, at most; every level takes a few kilobytes of the thread's stack.
+/// The maximum nesting of macros and loops; each level takes a few kilobytes of the thread's stack.
 const RECURSION_MAX: usize = 100;
 
 /// A compiled template and its environment.
@@ -37,15 +38,16 @@ pub struct BoundedTemplate {
 }
 
 impl BoundedTemplate {
-    /// Compiles `source` as the only template of `environment`, whose renderings take at most `fuel`.
+    /// Compiles `source` as the only template of `environment`. Rendering consumes at most `fuel`.
     ///
-    /// Syntax, undefined behaviour, filters and functions of `environment` stay, but for `debug()`, which
-    /// prints without bound. A function or filter that the caller adds has to bound its own work.
+    /// Keeps the syntax, undefined behavior, filters and functions of `environment`, except for
+    /// `debug()`, whose output is unbounded. Functions and filters that the caller adds must limit
+    /// their own work.
     ///
     /// # Errors
     ///
-    /// The source is too long or too nested, is not a template, or uses what cannot be bounded: other templates, or
-    /// arguments that are unpacked (`f(*list)`).
+    /// If the source is too long, too deeply nested or not a valid template, or uses features that
+    /// cannot be bounded: other templates, or unpacked arguments (`f(*list)`).
     pub fn new(
         mut environment: Environment<'static>,
         name: &'static str,
@@ -55,7 +57,7 @@ impl BoundedTemplate {
         source::check(&source, name, environment.syntax().clone())?;
         environment.set_fuel(Some(fuel));
         environment.set_recursion_limit(RECURSION_MAX);
-        // With it, errors print all variables.
+        // In debug mode, errors print all variables.
         environment.set_debug(false);
         environment.remove_global("debug");
         guards::add_to(&mut environment);
@@ -65,7 +67,7 @@ impl BoundedTemplate {
         Ok(this)
     }
 
-    /// Returns the environment, in which the template has the name that it was given.
+    /// Returns the environment. The template has its given name there.
     #[must_use]
     pub fn environment(&self) -> &Environment<'static> {
         &self.environment
@@ -75,7 +77,7 @@ impl BoundedTemplate {
     ///
     /// # Errors
     ///
-    /// What the template raises; [`ErrorKind::OutOfFuel`] where it takes too much time or memory.
+    /// The errors of the template; [`ErrorKind::OutOfFuel`] if it takes too much time or memory.
     pub fn render(&self, values: Value) -> Result<String, Error> {
         let mut text = String::new();
         let rendered = self.with_program(|program, blocks| {
@@ -89,7 +91,7 @@ impl BoundedTemplate {
             Err(error) if is_out_of_fuel(&error) => {
                 let megabytes = self.fuel * weight::UNIT_BYTES / 1_000_000;
                 let problem = format!(
-                    "the template takes more than {} steps or makes more than {megabytes} MB; \
+                    "the template takes more than {} steps or produces more than {megabytes} MB; \
                      shorten its loops, lists or texts",
                     self.fuel
                 );
@@ -99,8 +101,8 @@ impl BoundedTemplate {
         }
     }
 
-    /// Calls `work` with the guarded instructions of the template and of its blocks. They borrow the
-    /// environment, so they are made for each rendering: some microseconds.
+    /// Calls `work` with the guarded instructions of the template and of its blocks. They borrow
+    /// the environment, so they are built for each rendering, which takes a few microseconds.
     fn with_program<T>(
         &self,
         work: impl FnOnce(&Instructions<'_>, &BTreeMap<&str, Instructions<'_>>) -> Result<T, Error>,
@@ -116,7 +118,7 @@ impl BoundedTemplate {
     }
 }
 
-/// Returns whether fuel ran out, here or within a call.
+/// Returns whether the fuel ran out, here or in a nested call.
 fn is_out_of_fuel(error: &Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {

@@ -1,9 +1,10 @@
-//! Puts the calls of guards into the instructions of a compiled template.
+//! Inserts guard calls into the instructions of a compiled template.
 //!
-//! minijinja has no hook for operators, but its machinery shows the instructions and runs any. Before an
-//! instruction whose operands are to be paid for stand two more: a call of the guard, which takes the
-//! operands and gives them back as a list, and one that unpacks the list. Behind an instruction that makes
-//! a list stands a call that makes it solid. Targets of jumps move along.
+//! minijinja has no hooks for operators, but its `machinery` module exposes the instructions and
+//! can run modified ones. Two instructions are inserted before an instruction with guarded
+//! operands: a call of the guard, which takes the operands and returns them as a list, and one that
+//! unpacks the list. After an instruction that makes a list, a call of [`Guard::Solid`]
+//! materializes it. Jump targets are adjusted.
 
 use minijinja::{
     Error, ErrorKind,
@@ -24,7 +25,7 @@ pub(super) fn guarded<'source>(
         starts.push(next);
         let before = before(instruction)?;
         let makes_value = makes_value(instruction);
-        // A guard of one operand gives it back as it is.
+        // A guard with one operand returns it directly, without unpacking.
         let before_len = before.map_or(0, |(_, operands)| if operands == 1 { 1 } else { 2 });
         next += before_len + 1 + u32::from(makes_value);
         additions.push((before, makes_value));
@@ -49,10 +50,10 @@ pub(super) fn guarded<'source>(
     Ok(guarded)
 }
 
-/// Returns the guard of an instruction's operands, and how many they are.
+/// Returns the guard of an instruction and the number of its operands.
 fn before(instruction: &Instruction<'_>) -> Result<Option<(Guard, u16)>, Error> {
     let call = |guard: Option<Guard>, operands: Option<u16>| match (guard, operands) {
-        (_, None) => Err(unbounded("unpacks arguments (`*list`); name them one by one")),
+        (_, None) => Err(unbounded("unpacks arguments (`*list`); pass them one by one")),
         (Some(guard), Some(operands)) if operands > 0 => Ok(Some((guard, operands))),
         _ => Ok(None),
     };
@@ -64,22 +65,22 @@ fn before(instruction: &Instruction<'_>) -> Result<Option<(Guard, u16)>, Error> 
         | Instruction::Gte
         | Instruction::Lt
         | Instruction::Lte => Ok(Some((Guard::Compare, 2))),
-        // It may be `in` as well.
+        // It may implement `in` as well.
         Instruction::In | Instruction::CompareAndPreserve(_) => Ok(Some((Guard::Search, 2))),
         Instruction::SetAttr(_) => Ok(Some((Guard::Keep, 2))),
-        Instruction::ApplyFilter(name, operands, _) => call(guards::of_filter(name), *operands),
-        Instruction::CallMethod(name, operands) => call(guards::of_filter(name), *operands),
-        Instruction::PerformTest(name, operands, _) => call(guards::of_test(name), *operands),
-        Instruction::CallFunction(name, operands) => call(guards::of_function(name), *operands),
+        Instruction::ApplyFilter(name, operands, _) => call(guards::for_filter(name), *operands),
+        Instruction::CallMethod(name, operands) => call(guards::for_filter(name), *operands),
+        Instruction::PerformTest(name, operands, _) => call(guards::for_test(name), *operands),
+        Instruction::CallFunction(name, operands) => call(guards::for_function(name), *operands),
         Instruction::CallObject(operands) => call(None, *operands),
         Instruction::Include(_) | Instruction::LoadBlocks | Instruction::ExportLocals => {
-            Err(unbounded("reads another template; put all into one"))
+            Err(unbounded("uses another template; merge them into one"))
         }
         _ => Ok(None),
     }
 }
 
-/// Returns whether an instruction leaves a new value, which may be a list or map.
+/// Returns whether an instruction produces a new value, which may be a list or map.
 fn makes_value(instruction: &Instruction<'_>) -> bool {
     match instruction {
         Instruction::LoadConst(value) => value.as_object().is_some(),
@@ -97,7 +98,7 @@ fn makes_value(instruction: &Instruction<'_>) -> bool {
     }
 }
 
-/// Returns an instruction whose jump leads to where its target has gone.
+/// Returns an instruction with an adjusted jump target.
 fn moved<'source>(instruction: &Instruction<'source>, starts: &[u32]) -> Instruction<'source> {
     let at = |target: u32| starts.get(target as usize).copied().unwrap_or(target);
     match instruction {

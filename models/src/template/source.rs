@@ -1,9 +1,9 @@
-//! What is checked of a template's source before it is compiled: compiling takes no fuel.
+//! Checks of a template's source before it is compiled, since compiling takes no fuel.
 //!
-//! - minijinja's parser and compiler call themselves for each operator of `1 + 1 + 1 ...`, and a few hundred
-//!   thousand of them overflow the stack, which ends the process;
-//! - the compiler computes constants. It limits texts to 1024 bytes, but takes a multiplied list for small:
-//!   `"" ~ ["x"] * 100000000` would be a text of 500 MB before anything is rendered.
+//! - minijinja's parser and compiler recurse for each operator of `1 + 1 + 1 ...`, and a few
+//!   hundred thousand of them overflow the stack, which aborts the process;
+//! - the compiler folds constants. It limits texts to 1024 bytes, but not a multiplied list:
+//!   `"" ~ ["x"] * 100000000` would produce a text of 500 MB before rendering starts.
 
 use minijinja::{
     Error, ErrorKind,
@@ -15,19 +15,19 @@ use minijinja::{
     syntax::SyntaxConfig,
 };
 
-/// The longest source, in bytes. The chat templates of the Hub are 1 to 20 KB.
+/// The maximum length of a source in bytes. The chat templates on the Hub have 1 to 20 KB.
 const BYTES_MAX: usize = 1 << 20;
-/// The most words and signs within one `{{ }}` or `{% %}`.
+/// The maximum number of tokens within one `{{ }}` or `{% %}`.
 const TAG_TOKENS_MAX: usize = 1000;
-/// The most `elif` of a template, which lie within each other for the parser.
+/// The maximum number of `elif` in a template, which the parser nests.
 const ELIFS_MAX: usize = 500;
 
-/// Fails where a template is too long or too nested, or multiplies a constant list.
+/// Fails if a template is too long or too deeply nested, or multiplies a constant list.
 pub(super) fn check(source: &str, name: &str, syntax: SyntaxConfig) -> Result<(), Error> {
     if source.len() > BYTES_MAX {
         let len = source.len();
-        return Err(refused(format!(
-            "it has {len} bytes, at most {BYTES_MAX} are read; shorten it"
+        return Err(rejected(format!(
+            "template too long: {len} bytes, at most {BYTES_MAX} are allowed"
         )));
     }
     let (mut tag_tokens, mut elifs, mut is_first) = (0, 0, false);
@@ -39,17 +39,19 @@ pub(super) fn check(source: &str, name: &str, syntax: SyntaxConfig) -> Result<()
         }
         is_first = tag_tokens == 1;
         if tag_tokens > TAG_TOKENS_MAX {
-            let problem = format!("a tag has more than {TAG_TOKENS_MAX} words and signs; split it");
-            return Err(refused(problem));
+            let problem = format!("a tag has more than {TAG_TOKENS_MAX} tokens; split it");
+            return Err(rejected(problem));
         }
         if elifs > ELIFS_MAX {
-            return Err(refused(format!("it has more than {ELIFS_MAX} `elif`; use a map")));
+            return Err(rejected(format!(
+                "the template has more than {ELIFS_MAX} `elif`; use a map"
+            )));
         }
     }
     statements(&[parse(source, name, syntax)?])
 }
 
-fn refused(problem: String) -> Error {
+fn rejected(problem: String) -> Error {
     Error::new(ErrorKind::SyntaxError, problem)
 }
 
@@ -127,8 +129,8 @@ fn expressions<'a, 's: 'a>(all: impl IntoIterator<Item = &'a Expr<'s>>) -> Resul
     all.into_iter().try_for_each(expression)
 }
 
-/// Checks what is within an expression before the expression, so that no constant is computed here that
-/// is not checked.
+/// Checks the parts of an expression before the expression itself, so that no unchecked constant is
+/// folded here.
 fn expression(expr: &Expr<'_>) -> Result<(), Error> {
     match expr {
         Expr::Var(_) | Expr::Const(_) => Ok(()),
@@ -140,12 +142,12 @@ fn expression(expr: &Expr<'_>) -> Result<(), Error> {
         Expr::BinOp(it) => {
             expressions([&it.left, &it.right])?;
             let is_list = |side: &Expr<'_>| {
-                // Other constants are small: the compiler sees to it.
+                // The compiler limits the size of other constants.
                 side.as_const().is_some_and(|value| value.as_object().is_some())
             };
             if matches!(it.op, BinOpKind::Mul) && (is_list(&it.left) || is_list(&it.right)) {
-                let problem = "it multiplies a constant list; write a loop";
-                return Err(refused(problem.to_owned()));
+                let problem = "the template multiplies a constant list; write a loop";
+                return Err(rejected(problem.to_owned()));
             }
             Ok(())
         }

@@ -1,30 +1,30 @@
-//! How much a value holds when all lists and maps in it are written out.
+//! The size of a value including everything nested in it.
 
 use minijinja::{Error, ErrorKind, State, Value, value::ObjectRepr};
 
-/// The bytes that one unit of fuel stands for, as in minijinja.
+/// The number of bytes per unit of fuel, as in minijinja.
 pub(super) const UNIT_BYTES: u64 = 64;
-/// The values that may be looked at for one unit of fuel: a look takes up to 150 ns.
+/// The number of values visited per unit of fuel; a visit takes up to 150 ns.
 const UNIT_NODES: u64 = 4;
-/// Lists within lists, at most: what lies deeper overflows the stack when it is dropped. JSON that is
-/// read from rows ends at 128.
+/// The maximum nesting of lists: dropping deeper ones overflows the stack. JSON that is read from
+/// rows is limited to 128 levels.
 pub(super) const DEPTH_MAX: u64 = 150;
 
 /// The size of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weight {
-    /// The bytes of texts, each as often as it is reached.
+    /// The bytes of all texts, each counted as often as it is reached.
     pub(super) bytes: u64,
-    /// The values, each as often as it is reached.
+    /// The number of values, each counted as often as it is reached.
     pub(super) nodes: u64,
-    /// How deep lists lie in lists.
+    /// The nesting depth of lists.
     pub(super) depth: u64,
 }
 
 impl Weight {
-    /// Weighs a value, which takes fuel for every value in it.
+    /// Measures a value. This takes fuel for every value in it.
     ///
-    /// Fails where it weighs more than the fuel that is left could write.
+    /// Fails if printing the value would take more than the remaining fuel.
     pub(super) fn measure(state: &State<'_, '_>, value: &Value) -> Result<Self, Error> {
         let fuel = remaining(state);
         let mut this = Self::default();
@@ -41,7 +41,7 @@ impl Weight {
             None => value.as_bytes().map_or(0, |bytes| bytes.len() as u64),
         });
         if depth > DEPTH_MAX {
-            let problem = format!("lists lie more than {DEPTH_MAX} deep in lists; make them flat");
+            let problem = format!("lists are nested more than {DEPTH_MAX} levels; flatten them");
             return Err(Error::new(ErrorKind::InvalidOperation, problem));
         }
         if self.bytes > fuel.saturating_mul(UNIT_BYTES)
@@ -51,7 +51,7 @@ impl Weight {
         }
         let Some(object) = value.as_object() else { return Ok(()) };
         if depth > 0 && super::guards::is_stateful(object) {
-            let problem = "a list or map cannot hold a namespace or loop; keep its values";
+            let problem = "a list or map cannot hold a namespace or loop; store its values";
             return Err(Error::new(ErrorKind::InvalidOperation, problem));
         }
         match object.repr() {
@@ -72,12 +72,12 @@ impl Weight {
     }
 }
 
-/// Returns the fuel that is left.
+/// Returns the remaining fuel.
 pub(super) fn remaining(state: &State<'_, '_>) -> u64 {
     state.fuel_levels().map_or(u64::MAX, |(_, remaining)| remaining)
 }
 
-/// Fails where the fuel that is left cannot pay for `bytes`.
+/// Fails if the remaining fuel does not cover `bytes`.
 pub(super) fn ensure(state: &State<'_, '_>, bytes: u64) -> Result<(), Error> {
     if bytes / UNIT_BYTES >= remaining(state) { Err(ErrorKind::OutOfFuel.into()) } else { Ok(()) }
 }

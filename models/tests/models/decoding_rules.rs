@@ -1,5 +1,5 @@
-//! A bundle's generation config changes answers as it does in Hugging Face transformers: penalties,
-//! forbidden and forced tokens, lengths, beams (`tests/references/decoding_rules.json`).
+//! Generation configs of bundles, compared with Hugging Face transformers: penalties, forbidden and
+//! forced tokens, length limits, beams (`tests/references/decoding_rules.json`).
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use legenda_schemas::job::GenerationOptions;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Copies a bundle, with other keys in its generation config.
+/// Copies a bundle and overrides keys of its generation config.
 fn copy_bundle(name: &str, generation_config: &Value) -> TempDir {
     with_json(name, "generation_config.json", |config| {
         if generation_config.get("max_length").is_some() {
@@ -45,7 +45,7 @@ fn records(rows: &[Value]) -> Vec<Record> {
     rows.iter().map(record).collect()
 }
 
-/// Holds a bundle to every case of the bundle that has the same weights.
+/// Compares a bundle with all reference cases for the same weights.
 fn assert_cases(name: &str, weights: &str) {
     let path = references::references().join("decoding_rules.json");
     let cases: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
@@ -60,19 +60,19 @@ fn assert_cases(name: &str, weights: &str) {
         let has_limit =
             ["max_new_tokens", "max_length"].iter().any(|key| config.get(key).is_some());
         let generation = GenerationOptions {
-            // As long as all references are.
+            // The limit of all references.
             max_new_tokens: (!has_limit).then_some(24),
             ..GenerationOptions::default()
         };
         for slots in [1, 8] {
             let mut model = load(folder.path(), slots, generation.clone()).unwrap();
-            // A row without a reference is one that transformers refuses, or that rounding changes.
+            // A row without a reference is rejected by transformers, or depends on rounding.
             let rows: Vec<_> = records.iter().zip(expected).filter(|(_, e)| !e.is_null()).collect();
             let records: Vec<Record> = rows.iter().map(|(record, _)| (*record).clone()).collect();
             let prompts = encode(&mut model, &records);
             for (answer, (record, expected)) in answers(&mut model, prompts).iter().zip(rows) {
-                let place = format!("{name}, {config}, {slots} slots, {:?}", record.text);
-                assert_eq!(answer.token_ids, ids(expected), "{place}");
+                let context = format!("{name}, {config}, {slots} slots, {:?}", record.text);
+                assert_eq!(answer.token_ids, ids(expected), "{context}");
             }
         }
     }
@@ -80,28 +80,28 @@ fn assert_cases(name: &str, weights: &str) {
 }
 
 #[test]
-fn every_rule_holds_in_a_growing_cache() {
+fn all_rules_match_with_a_growing_cache() {
     assert_cases("llama", "llama");
 }
 
 #[test]
-fn every_rule_holds_in_a_cache_in_place() {
+fn all_rules_match_with_an_in_place_cache() {
     assert_cases("llama_gqa_hub", "llama");
 }
 
 #[test]
-fn every_rule_holds_where_rows_cannot_move() {
+fn all_rules_match_without_row_moves() {
     assert_cases("llama_bias", "llama");
 }
 
 #[test]
-fn beams_hold_where_rows_keep_what_an_encoder_made() {
+fn beams_match_with_cross_attention() {
     assert_cases("bart", "bart");
     assert_cases("marian", "marian");
 }
 
 #[test]
-fn the_job_wins_over_the_bundle() {
+fn the_job_overrides_the_bundle() {
     let folder = copy_bundle("llama", &json!({"do_sample": true, "temperature": 5.0}));
     let llama = reference("llama");
     let rows = llama["rows"].as_array().unwrap();
@@ -119,7 +119,7 @@ fn the_job_wins_over_the_bundle() {
 }
 
 #[test]
-fn a_prompt_that_leaves_no_room_is_an_error_of_its_row() {
+fn a_too_long_prompt_fails_only_its_row() {
     let folder = copy_bundle("llama", &json!({"max_length": 70}));
     let mut model = load(folder.path(), 1, GenerationOptions::default()).unwrap();
     let llama = reference("llama");
@@ -127,11 +127,11 @@ fn a_prompt_that_leaves_no_room_is_an_error_of_its_row() {
     let prompt = encode(&mut model, &records(&llama["rows"].as_array().unwrap()[9..])).remove(0);
     model.engine.admit(0, prompt, 0).unwrap();
     let error = model.engine.step().remove(0).result.unwrap_err();
-    assert_eq!(error.to_string(), "the prompt has 301 tokens, at most 69 fit the context");
+    assert_eq!(error.to_string(), "prompt too long: 301 tokens, at most 69 fit the context");
 }
 
 #[test]
-fn what_is_not_supported_is_named() {
+fn unsupported_options_are_named() {
     let folder = copy_bundle("llama", &json!({"typical_p": 0.5}));
     let error = load(folder.path(), 1, GenerationOptions::default()).unwrap_err();
     assert!(error.to_string().starts_with("`typical_p` = `0.5` in `generation_config.json`"));

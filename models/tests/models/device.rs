@@ -2,7 +2,7 @@
 
 use legenda_schemas::job::Device;
 
-/// Returns the CPU, or what `LEGENDA_TEST_DEVICE` says: answers are the same on CUDA.
+/// Returns the CPU, or the device in `LEGENDA_TEST_DEVICE`. Answers are the same on CUDA.
 pub(crate) fn device() -> Device {
     match std::env::var("LEGENDA_TEST_DEVICE").as_deref() {
         Err(_) | Ok("" | "cpu") => Device::Cpu,

@@ -1,11 +1,14 @@
-//! Embeddings against those of Hugging Face transformers and sentence-transformers.
+//! Embeddings, compared with Hugging Face transformers and sentence-transformers.
 //!
-//! The bundles are tiny and their weights random; `tests/references/make_bundles` makes them and the
-//! embeddings. Rows of unequal length share batches, and each size of batch must give the same.
+//! The bundles are tiny with random weights; `tests/references/make_bundles` makes them and the
+//! reference embeddings. Rows of different length share batches, and every batch size must give the
+//! same result.
 
 use std::{fs, path::Path, time::Instant};
 
-use crate::references::{self, Tally, changed, device, picture, reference, sound, with_json};
+use crate::references::{
+    self, Tally, changed, device, read_audio, read_image, reference, with_json,
+};
 use legenda_models::{
     Bundle, BundleSource, Embedder, Embedding, EmbeddingInput, Model, ModelError, ModelOptions,
     Processor, Record, RgbImage, Runtime, RuntimeOptions,
@@ -47,11 +50,11 @@ fn load(
 
 fn record(bundle: &Bundle, row: &Value) -> Record {
     if let Some(image) = row["image"].as_str() {
-        let images = vec![picture(image)];
+        let images = vec![read_image(image)];
         return Record { images, ..Record::default() };
     }
     if let Some(audio) = row["audio"].as_str() {
-        let audios = vec![sound(audio)];
+        let audios = vec![read_audio(audio)];
         return Record { audios, ..Record::default() };
     }
     let prompt = bundle.embedding_prompt(row["prompt_name"].as_str()).unwrap().unwrap_or_default();
@@ -83,13 +86,13 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Returns the largest difference of two embeddings.
+/// Returns the maximum difference between two embeddings.
 fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Holds a bundle to the rows of its reference that have `key`, alone and in batches.
+/// Compares a bundle with the reference rows that have `key`, alone and in batches.
 fn assert_embeddings(name: &str, key: &str, input: EmbeddingInput, difference_max: f32) {
     let bundle = bundle(name);
     let rows: Vec<Value> = rows(name).into_iter().filter(|row| row[key].is_string()).collect();
@@ -101,14 +104,14 @@ fn assert_embeddings(name: &str, key: &str, input: EmbeddingInput, difference_ma
         let took = start.elapsed();
         for (row, embedding) in rows.iter().zip(&embeddings) {
             let expected = numbers(row);
-            let place = format!("{name}, {}, batches of {batch_rows}", row[key]);
-            assert_eq!(embedder.info.dimension, expected.len(), "{place}");
+            let context = format!("{name}, {}, batches of {batch_rows}", row[key]);
+            assert_eq!(embedder.info.dimension, expected.len(), "{context}");
             let cosine = cosine(&embedding.values, &expected);
-            assert!(cosine > 0.99999, "{place}: cosine {cosine}");
+            assert!(cosine > 0.99999, "{context}: cosine {cosine}");
             let difference = difference(&embedding.values, &expected);
-            assert!(difference < difference_max, "{place}: difference {difference}");
+            assert!(difference < difference_max, "{context}: difference {difference}");
             let n_tokens = row["token_ids"].as_array().map(Vec::len);
-            assert_eq!(embedding.n_tokens, n_tokens, "{place}");
+            assert_eq!(embedding.n_tokens, n_tokens, "{context}");
         }
         if batch_rows == 8 {
             let mut tally = Tally::default();
@@ -125,7 +128,7 @@ fn minilm_pools_by_the_mean_and_normalizes() {
 }
 
 #[test]
-fn minilm_in_8_bits_has_its_rows_alone() {
+fn minilm_in_8_bits_runs_rows_alone() {
     assert_embeddings("minilm_quantized", "text", EmbeddingInput::Text, 2e-6);
 }
 
@@ -160,12 +163,12 @@ fn clap_texts() {
 }
 
 #[test]
-fn clap_sounds_of_any_length() {
+fn clap_audio_of_any_length() {
     assert_embeddings("clap", "audio", EmbeddingInput::Audio, 2e-4);
 }
 
 #[test]
-fn clap_sounds_seen_whole_and_in_parts() {
+fn clap_audio_whole_and_in_chunks() {
     assert_embeddings("clap_fused", "audio", EmbeddingInput::Audio, 2e-4);
 }
 
@@ -185,7 +188,7 @@ fn clap_is_two_towers() {
 }
 
 #[test]
-fn an_older_config_has_sizes_of_one_number() {
+fn an_older_config_has_scalar_sizes() {
     let folder = with_json("clip", "preprocessor_config.json", |config| {
         (config["size"], config["crop_size"]) = (32.into(), 32.into());
     });
@@ -197,7 +200,7 @@ fn an_older_config_has_sizes_of_one_number() {
     }
 }
 
-/// Copies a bundle, but for the files that `left_out` names.
+/// Copies a bundle without the files in `left_out`.
 fn copy(name: &str, left_out: &[&str]) -> TempDir {
     changed(name, |file, content| {
         let file = file.rsplit('/').next().unwrap();
@@ -227,7 +230,7 @@ fn a_dual_encoder_in_one_graph_gives_the_same_directions() {
 }
 
 #[test]
-fn the_job_may_choose_another_pooling_and_length() {
+fn the_job_can_override_pooling_and_length() {
     let bundle = bundle("minilm");
     let rows = &rows("minilm")[..6];
     let plain = EmbeddingOptions { normalize: Some(false), ..EmbeddingOptions::default() };
@@ -240,7 +243,7 @@ fn the_job_may_choose_another_pooling_and_length() {
     let first = EmbeddingOptions { pooling: Some(Pooling::Cls), ..EmbeddingOptions::default() };
     let mut first = load(&bundle, EmbeddingInput::Text, 8, first);
     let of_first = embed(&mut first, &bundle, rows);
-    assert!(cosine(&of_first[0].values, &numbers(&rows[0])) < 0.999, "another pooling");
+    assert!(cosine(&of_first[0].values, &numbers(&rows[0])) < 0.999, "the pooling differs");
 }
 
 fn cosine_length(values: &[f32]) -> f64 {
@@ -248,17 +251,17 @@ fn cosine_length(values: &[f32]) -> f64 {
 }
 
 #[test]
-fn without_modules_texts_are_pooled_by_their_mean() {
+fn without_modules_texts_are_mean_pooled() {
     let left_out =
         ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
     let folder = copy("minilm", &left_out);
     let bundle = open(folder.path());
-    // Shorter than the limit, which is the model's own now.
+    // Shorter than the limit, which is now the model's own.
     let rows = &rows("minilm")[..8];
     let mut embedder = load(&bundle, EmbeddingInput::Text, 8, EmbeddingOptions::default());
     for (row, embedding) in rows.iter().zip(embed(&mut embedder, &bundle, rows)) {
         assert!(cosine(&embedding.values, &numbers(row)) > 0.99999);
-        assert!((cosine_length(&embedding.values) - 1.0).abs() > 0.01, "nothing says length 1");
+        assert!((cosine_length(&embedding.values) - 1.0).abs() > 0.01, "no module normalizes");
     }
 }
 
@@ -267,7 +270,7 @@ fn a_dense_module_follows_the_pooling() {
     let folder = copy("minilm", &[]);
     let dense = folder.path().join("2_Dense");
     fs::create_dir(&dense).unwrap();
-    // Two numbers of the 32: the first, doubled, and the last plus a half.
+    // Two of the 32 numbers: the first one doubled, and the last one plus 0.5.
     let mut weight = [0.0_f32; 64];
     (weight[0], weight[63]) = (2.0, 1.0);
     let bytes = |numbers: &[f32]| -> Vec<u8> {
@@ -310,8 +313,8 @@ fn a_dense_module_follows_the_pooling() {
 }
 
 #[test]
-fn modules_are_read_in_each_form_or_named() {
-    let refused = |file: &str, content: &str| {
+fn all_module_formats_are_read_or_rejected_by_name() {
+    let error_with = |file: &str, content: &str| {
         let folder = copy("minilm", &[]);
         write(&folder.path().join(file), content.as_bytes());
         let source = BundleSource::Directory(folder.path().to_owned());
@@ -319,13 +322,13 @@ fn modules_are_read_in_each_form_or_named() {
     };
     let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
         {"path": "1_LSTM", "type": "sentence_transformers.models.LSTM"}]"#;
-    assert!(refused("modules.json", modules).contains("`LSTM`"));
+    assert!(error_with("modules.json", modules).contains("`LSTM`"));
     let pooling = "1_Pooling/config.json";
     let without_prompt = r#"{"pooling_mode": "mean", "include_prompt": false}"#;
-    assert!(refused(pooling, without_prompt).contains("include_prompt"));
-    assert!(refused(pooling, r#"{"pooling_mode": "middle"}"#).contains("middle"));
+    assert!(error_with(pooling, without_prompt).contains("include_prompt"));
+    assert!(error_with(pooling, r#"{"pooling_mode": "middle"}"#).contains("middle"));
 
-    // The newer form of the file, and two modes joined: what the job may ask for one by one.
+    // The newer form of the file, with two joined modes that a job may select individually.
     let folder = copy("minilm", &[]);
     write(&folder.path().join(pooling), br#"{"pooling_mode": ["max", "lasttoken"]}"#);
     let (whole, joined) = (bundle("minilm"), open(folder.path()));
@@ -343,13 +346,13 @@ fn modules_are_read_in_each_form_or_named() {
 }
 
 #[test]
-fn a_sample_that_fails_costs_only_itself() {
+fn a_failing_sample_does_not_affect_others() {
     let bundle = bundle("minilm");
     let rows = &rows("minilm")[..6];
     let mut embedder = load(&bundle, EmbeddingInput::Text, 8, EmbeddingOptions::default());
     let mut samples: Vec<_> =
         rows.iter().map(|row| embedder.processor.prepare(&record(&bundle, row)).unwrap()).collect();
-    // A token beyond the vocabulary: the graph refuses the whole batch.
+    // A token outside the vocabulary: the graph rejects the whole batch.
     samples[2].token_ids[1] = 100_000;
     for (row_idx, result) in embedder.embed(&samples).into_iter().enumerate() {
         match result {
@@ -363,7 +366,7 @@ fn a_sample_that_fails_costs_only_itself() {
 }
 
 #[test]
-fn an_embedding_is_of_one_thing() {
+fn an_embedding_has_exactly_one_input() {
     let bundle = bundle("clip");
     let embedder = load(&bundle, EmbeddingInput::Image, 4, EmbeddingOptions::default());
     let image = RgbImage { width: 2, height: 1, pixels: vec![9; 6] };
@@ -374,18 +377,18 @@ fn an_embedding_is_of_one_thing() {
 }
 
 #[test]
-fn what_a_bundle_cannot_do_is_told() {
+fn unsupported_tasks_are_rejected() {
     let sentences = bundle("minilm");
-    let refused = sentences.supports(TaskKind::Caption).unwrap_err().to_string();
-    assert!(refused.contains("`minilm` cannot do `caption`: it makes embeddings"), "{refused}");
+    let error = sentences.supports(TaskKind::Caption).unwrap_err().to_string();
+    assert!(error.contains("`minilm` cannot do `caption`: it makes embeddings"), "{error}");
     let runtime = runtime();
     let options = ModelOptions { device: device(), ..ModelOptions::default() };
     let error = Model::load(&runtime, &sentences, &options).unwrap_err();
     assert_eq!(error.code(), "task_unsupported");
 
     let writer = bundle("llama");
-    let refused = writer.supports(TaskKind::Embed).unwrap_err().to_string();
-    assert!(refused.contains("`llama` cannot do `embed`: it makes texts"), "{refused}");
+    let error = writer.supports(TaskKind::Embed).unwrap_err().to_string();
+    assert!(error.contains("`llama` cannot do `embed`: it makes texts"), "{error}");
     let error = Embedder::load(&runtime, &writer, &options, EmbeddingInput::Text).unwrap_err();
     assert_eq!(error.code(), "task_unsupported");
     let error = sentences.embedding_prompt(Some("poem")).unwrap_err().to_string();

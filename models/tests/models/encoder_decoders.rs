@@ -1,11 +1,11 @@
-//! Answers of encoder-decoders against those of Hugging Face transformers, token for token: texts,
-//! pictures and sounds, with 1, 3 and 8 slots.
+//! Answers of encoder-decoders, compared token for token with Hugging Face transformers: text,
+//! image and audio input, with 1, 3 and 8 slots.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use crate::references::{
-    self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference,
-    sound, sounds_joined, with_json,
+    self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, read_audio,
+    read_image, read_joined_audio, reference, with_json,
 };
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions};
 use legenda_schemas::job::TaskKind;
@@ -14,10 +14,10 @@ use serde_json::Value;
 fn record(row: &Value) -> Record {
     let text = |key: &str| row[key].as_str().map(str::to_owned);
     Record {
-        // A model that reads no text is given none, whatever the job's prompt.
+        // A model without text input gets none, regardless of the job's prompt.
         text: text("text").or(text("prompt")).or_else(|| Some("Describe it.".to_owned())),
-        images: text("image").iter().map(|name| picture(name)).collect(),
-        audios: text("audio").iter().map(|name| sound(name)).collect(),
+        images: text("image").iter().map(|name| read_image(name)).collect(),
+        audios: text("audio").iter().map(|name| read_audio(name)).collect(),
         ..Record::default()
     }
 }
@@ -32,10 +32,10 @@ fn options(row: &Value) -> SpeechOptions {
     }
 }
 
-/// Holds a bundle, or files that are to answer as it does, to its reference.
+/// Compares a bundle, or equivalent files, with its reference.
 fn assert_answers(name: &str, bundle: PathBuf) {
     let reference = reference(name);
-    // A job says how speech is written down; so rows that differ in it are several jobs.
+    // Transcription options are set per job, so rows with different options are separate jobs.
     let mut jobs: BTreeMap<String, Vec<(usize, &Value)>> = BTreeMap::new();
     for (row_idx, row) in reference["rows"].as_array().unwrap().iter().enumerate() {
         jobs.entry(format!("{:?}", options(row))).or_default().push((row_idx, row));
@@ -62,7 +62,7 @@ fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)], tally: &
     }
     let prompts = encode(model, &records);
     for (prompt, (row_idx, row)) in prompts.iter().zip(rows) {
-        // The language that the model chooses is not in the prompt yet.
+        // A language that the model chooses itself is not in the prompt yet.
         if !row["text"].is_string() && prompt.choice().is_none() {
             assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}, prompt {row_idx}");
         }
@@ -73,13 +73,13 @@ fn assert_rows(name: &str, model: &mut Model, rows: &[(usize, &Value)], tally: &
     let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
     tally.add(answers.len(), n_tokens, start.elapsed());
     for (answer, (row_idx, row)) in answers.iter().zip(rows) {
-        let place = format!("{name}, row {row_idx}, {slots} slots");
-        assert_answer(answer, row, &place);
+        let context = format!("{name}, row {row_idx}, {slots} slots");
+        assert_answer(answer, row, &context);
         let n_decoder_tokens = if row["text"].is_string() { 1 } else { 0 };
         let n_prompt_tokens = ids(&row["prompt_ids"]).len() + n_decoder_tokens;
-        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{place}");
+        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{context}");
         if row["return_timestamps"] != true {
-            assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{place}");
+            assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{context}");
         }
     }
 }
@@ -90,7 +90,7 @@ fn t5_translates() {
 }
 
 #[test]
-fn t5_with_two_graphs_for_its_decoder() {
+fn t5_with_two_decoder_graphs() {
     let folder = changed("t5", |file, content| {
         (file != "onnx/decoder_model_merged.onnx").then_some(content)
     });
@@ -98,17 +98,17 @@ fn t5_with_two_graphs_for_its_decoder() {
 }
 
 #[test]
-fn t5_in_8_bits_has_its_rows_alone() {
+fn t5_in_8_bits_runs_rows_alone() {
     assert_answers("t5_quantized", bundle("t5_quantized"));
 }
 
 #[test]
-fn whisper_in_8_bits_has_its_rows_alone() {
+fn whisper_in_8_bits_runs_rows_alone() {
     assert_answers("whisper_quantized", bundle("whisper_quantized"));
 }
 
 #[test]
-fn bart_summarises() {
+fn bart_summarizes() {
     assert_answers("bart", bundle("bart"));
 }
 
@@ -118,7 +118,7 @@ fn marian_translates() {
 }
 
 #[test]
-fn nllb_translates_from_and_to_languages_by_name() {
+fn nllb_translates_between_named_languages() {
     assert_answers("nllb", bundle("nllb"));
     let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
     let to = |language: &str| SpeechOptions {
@@ -135,12 +135,12 @@ fn nllb_translates_from_and_to_languages_by_name() {
 }
 
 #[test]
-fn vit_gpt2_without_a_cache_of_its_encoder() {
+fn vit_gpt2_without_a_cross_attention_cache() {
     assert_answers("vit_gpt2", bundle("vit_gpt2"));
 }
 
 #[test]
-fn an_older_config_has_a_size_of_one_number() {
+fn an_older_config_has_a_scalar_size() {
     let folder =
         with_json("vit_gpt2", "preprocessor_config.json", |config| config["size"] = 32.into());
     assert_answers("vit_gpt2", folder.path().to_owned());
@@ -152,7 +152,7 @@ fn trocr_reads() {
 }
 
 #[test]
-fn blip_captions_and_goes_on_with_a_text() {
+fn blip_captions_and_continues_a_text() {
     assert_answers("blip", bundle("blip"));
     let opened = Bundle::open(&BundleSource::Directory(bundle("blip"))).unwrap();
     assert!(opened.supports(TaskKind::Caption).is_ok());
@@ -161,15 +161,15 @@ fn blip_captions_and_goes_on_with_a_text() {
     }
     let model = load(bundle("blip"), 1, ModelOptions::default());
     let code = |record: Record| model.processor.prepare(&record).err().map(|error| error.code());
-    let seen = || Record { images: vec![picture("tiny-7x5.png")], ..Record::default() };
-    assert_eq!(code(seen()), None);
-    assert_eq!(code(Record { system: Some("Be brief.".to_owned()), ..seen() }), Some("template"));
+    let record = || Record { images: vec![read_image("tiny-7x5.png")], ..Record::default() };
+    assert_eq!(code(record()), None);
+    assert_eq!(code(Record { system: Some("Be brief.".to_owned()), ..record() }), Some("template"));
     assert_eq!(
         code(Record { text: Some("a".to_owned()), ..Record::default() }),
         Some("media_count")
     );
-    // A token's name in a text is plain text.
-    let marked = Record { text: Some("a [SEP] b".to_owned()), ..seen() };
+    // The name of a special token in a text is plain text.
+    let marked = Record { text: Some("a [SEP] b".to_owned()), ..record() };
     let end = *ids(&reference("blip")["eos_token_ids"]).first().unwrap();
     assert!(!model.processor.prepare(&marked).unwrap().token_ids.contains(&end));
 }
@@ -180,37 +180,37 @@ fn donut_reads_the_fields_of_a_document() {
 }
 
 #[test]
-fn donut_wants_one_picture_and_a_task() {
+fn donut_requires_one_image_and_a_task() {
     let model = load(bundle("donut"), 1, ModelOptions::default());
-    let page = Record { images: vec![picture("checks-64x64.png")], ..Record::default() };
-    let untold = Record { text: Some("Describe the picture.".to_owned()), ..page.clone() };
-    let error = model.processor.prepare(&untold).unwrap_err();
+    let page = Record { images: vec![read_image("checks-64x64.png")], ..Record::default() };
+    let without_task = Record { text: Some("Describe the image.".to_owned()), ..page.clone() };
+    let error = model.processor.prepare(&without_task).unwrap_err();
     assert_eq!(error.code(), "task_missing");
     assert!(error.to_string().contains("`<s_receipt>`"), "{error}");
     let unseen = Record { text: Some("<s_receipt>".to_owned()), ..Record::default() };
     assert_eq!(model.processor.prepare(&unseen).unwrap_err().code(), "media_count");
-    // Without a text the config says how answers begin.
+    // Without a text, the answer prefix comes from the config.
     assert!(model.processor.prepare(&page).unwrap().token_ids.is_empty());
 }
 
 #[test]
-fn moonshine_hears_samples() {
+fn moonshine_transcribes_raw_samples() {
     assert_answers("moonshine", bundle("moonshine"));
 }
 
 #[test]
-fn whisper_transcribes_translates_and_tells_the_time() {
+fn whisper_transcribes_and_translates_with_timestamps() {
     assert_answers("whisper", bundle("whisper"));
 }
 
 #[test]
-fn whisper_whose_encoder_makes_keys_and_values() {
+fn whisper_with_an_encoder_that_returns_keys_and_values() {
     assert_answers("whisper_genai", bundle("whisper_genai"));
 }
 
 #[test]
-fn configs_of_transformers_beside_graphs_of_genai_are_heard() {
-    // They say which tokens never come, as those of genai do not.
+fn transformers_configs_next_to_genai_graphs_are_used() {
+    // They contain the suppressed tokens, unlike those of genai.
     for files in [&["generation_config.json"][..], &["generation_config.json", "config.json"]] {
         let folder = changed("whisper_genai", |_, content| Some(content));
         for file in files {
@@ -221,17 +221,17 @@ fn configs_of_transformers_beside_graphs_of_genai_are_heard() {
 }
 
 #[test]
-fn a_long_sound_is_heard_in_windows() {
+fn long_audio_is_transcribed_in_windows() {
     let reference = reference("whisper");
     for row in reference["long_rows"].as_array().unwrap() {
         let names: Vec<&str> =
             row["audio"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
-        let audios = vec![sounds_joined(&names)];
+        let audios = vec![read_joined_audio(&names)];
         let options = ModelOptions { speech: options(row), ..ModelOptions::default() };
         let mut model = load(bundle("whisper"), 3, options);
         let parts = model.processor.split(Record { audios, ..Record::default() }).unwrap();
         let windows: Vec<Vec<i64>> = row["windows"].as_array().unwrap().iter().map(ids).collect();
-        assert!(windows.len() > 1, "a sound of one window");
+        assert!(windows.len() > 1, "expected several windows");
         assert_eq!(parts.len(), windows.len());
         let prompts = encode(&mut model, &parts);
         let found = answers(&mut model, prompts);
@@ -256,7 +256,7 @@ fn a_long_sound_is_heard_in_windows() {
 }
 
 #[test]
-fn what_a_transcriber_cannot_do_is_told() {
+fn unsupported_transcription_options_are_rejected() {
     let open = |name| Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
     let german = SpeechOptions { language: Some("German".to_owned()), ..SpeechOptions::default() };
     open("whisper").supports_speech(&german).unwrap();

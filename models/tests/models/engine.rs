@@ -1,4 +1,4 @@
-//! The engine on the embedded bundle: what a row answers depends on the row alone.
+//! The engine with the embedded bundle: the answer of a row depends only on that row.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ fn prompts(model: &mut Model) -> Vec<Prompt> {
     model.encoder.encode(samples).into_iter().map(Result::unwrap).collect()
 }
 
-/// Answers all prompts in the order given; tickets are the prompts' own indices.
+/// Answers all prompts in the given order. Tickets are the indices of the prompts.
 fn answer(model: &mut Model, order: &[usize]) -> BTreeMap<u64, Generation> {
     let prompts = prompts(model);
     let mut waiting = order.iter().peekable();
@@ -71,7 +71,7 @@ fn answers_do_not_depend_on_slots_or_order() {
 }
 
 #[test]
-fn prompts_do_not_depend_on_what_is_encoded_with_them() {
+fn prompts_do_not_depend_on_the_encoder_batch() {
     let mut model = load(1, GenerationOptions::default());
     let together = prompts(&mut model);
     for (record, together) in crate::support::records().iter().zip(together) {
@@ -82,9 +82,9 @@ fn prompts_do_not_depend_on_what_is_encoded_with_them() {
 }
 
 #[test]
-fn a_short_row_is_done_while_a_longer_one_before_it_goes_on() {
-    // The context is so short that prompts with media have little room: answers differ in length
-    // whatever the weights say.
+fn a_short_row_finishes_before_an_older_longer_one() {
+    // The context is so short that prompts with media leave little room, so answers differ in
+    // length for any weights.
     let options = |slots| ModelOptions {
         slots: Some(slots),
         context_tokens: Some(128),
@@ -104,7 +104,7 @@ fn a_short_row_is_done_while_a_longer_one_before_it_goes_on() {
     let prompt = |ticket: u64| prompts[usize::try_from(ticket).unwrap()].clone();
     model.engine.admit(*long, prompt(*long), 0).unwrap();
     let early = model.engine.step();
-    assert!(early.is_empty(), "the long row ended at once");
+    assert!(early.is_empty(), "the long row ended immediately");
     model.engine.admit(*short, prompt(*short), 0).unwrap();
     let mut ended = Vec::new();
     while !model.engine.is_idle() {
@@ -123,7 +123,7 @@ fn the_limit_of_new_tokens_ends_a_row_as_length() {
 }
 
 #[test]
-fn a_graph_of_another_kind_is_refused_with_what_was_expected() {
+fn a_wrong_graph_is_rejected_with_the_expected_input() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny");
     std::fs::create_dir(folder.path().join("onnx")).unwrap();
@@ -147,7 +147,7 @@ fn a_graph_of_another_kind_is_refused_with_what_was_expected() {
     assert!(text.contains("expected `past_key_values.0.key` of type f32"), "{text}");
 }
 
-/// Prints what each part costs: run this test with `--nocapture`.
+/// Prints the time of each stage: run this test with `--nocapture`.
 #[test]
 fn speed_is_reported() {
     let generation = GenerationOptions { max_new_tokens: Some(32), ..Default::default() };

@@ -1,9 +1,10 @@
-//! Answers of every family and dialect against those of Hugging Face transformers, token for token.
+//! Answers of every family and dialect, compared token for token with Hugging Face transformers.
 //!
-//! The bundles are tiny and their weights random; `tests/references/make_bundles` makes them and the
-//! answers. Rows of unequal length share the slots, and each number of slots must give the same.
+//! The bundles are tiny with random weights; `tests/references/make_bundles` makes them and the
+//! reference answers. Rows of different length share the slots, and every number of slots must give
+//! the same answers.
 
-use crate::references::{assert_rows, bundle, changed, reference, rows_answered_as};
+use crate::references::{assert_rows, bundle, changed, reference, rows_with_answers_of};
 use legenda_models::Record;
 use serde_json::Value;
 
@@ -48,7 +49,7 @@ fn llama_with_grouped_query_attention_in_place() {
 }
 
 #[test]
-fn llama_as_onnxruntime_genai_lays_it_out() {
+fn llama_in_the_onnxruntime_genai_layout() {
     assert_bundle("llama_gqa");
 }
 
@@ -58,7 +59,7 @@ fn llama_with_an_attention_bias() {
 }
 
 #[test]
-fn llama_as_transformers_exports_it() {
+fn llama_exported_by_transformers() {
     assert_bundle("llama_native");
 }
 
@@ -66,7 +67,7 @@ fn llama_as_transformers_exports_it() {
 fn llama_in_half_precision() {
     let half = |file: &str| !file.ends_with(".onnx") || file == "onnx/model_fp16.onnx";
     let folder = changed("llama", |file, content| half(file).then_some(content));
-    // The prompts are the same; the answers are those of the same graph in f16.
-    let rows = rows_answered_as(&reference("llama"), "rows_fp16");
+    // The prompts are the same; the answers are those of the same graph in fp16.
+    let rows = rows_with_answers_of(&reference("llama"), "rows_fp16");
     assert_rows("llama in f16", folder.path(), &rows, record);
 }

@@ -1,11 +1,11 @@
-//! Processors against stored results of the references; `golden/make_golden.py` makes them.
+//! Processors, compared with stored reference results made by `golden/make_golden.py`.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::unwrap_used,
-    reason = "the formulas of the making script, on small numbers"
+    reason = "the same formulas as in the script, on small numbers"
 )]
 
 use legenda_models::{
@@ -44,7 +44,7 @@ fn smooth_image(width: usize, height: usize) -> RgbImage {
     RgbImage { width, height, pixels }
 }
 
-fn sound(n_samples: i64) -> Waveform {
+fn chord(n_samples: i64) -> Waveform {
     let samples = (0..n_samples).map(|i| {
         let low = ((i % 73) * 2 - 73).abs();
         let high = ((i % 11) * 2 - 11).abs();
@@ -61,7 +61,7 @@ fn pair(value: &Value) -> (usize, usize) {
     (value[0].as_u64().unwrap() as usize, value[1].as_u64().unwrap() as usize)
 }
 
-/// Returns the largest difference between every `step`th value and the stored ones.
+/// Returns the maximum difference between every `step`th value and the stored ones.
 fn worst(actual: &[f32], step: usize, expected: &Value) -> f64 {
     let expected = expected.as_array().unwrap();
     let actual: Vec<f32> = actual.iter().copied().step_by(step).collect();
@@ -74,7 +74,7 @@ fn worst(actual: &[f32], step: usize, expected: &Value) -> f64 {
 }
 
 #[test]
-fn resizing_equals_torchvision_and_pillow_bit_by_bit() {
+fn resizing_is_bit_identical_to_torchvision_and_pillow() {
     for case in golden()["resize"].as_array().unwrap() {
         let (width, height) = pair(&case["from"]);
         let (new_width, new_height) = pair(&case["to"]);
@@ -92,7 +92,7 @@ fn resizing_equals_torchvision_and_pillow_bit_by_bit() {
 }
 
 #[test]
-fn a_photo_sized_image_is_resized_bit_by_bit() {
+fn resizing_a_photo_sized_image_is_bit_identical() {
     let golden = golden();
     let image = smooth_image(640, 427);
     for name in ["torchvision", "pil"] {
@@ -106,7 +106,7 @@ fn a_photo_sized_image_is_resized_bit_by_bit() {
 }
 
 #[test]
-fn pixel_values_equal_those_of_transformers() {
+fn pixel_values_match_transformers() {
     let processor = Processor::open(&Bundle::open(&BundleSource::Embedded).unwrap()).unwrap();
     let record = Record {
         text: Some("x".to_owned()),
@@ -121,30 +121,30 @@ fn pixel_values_equal_those_of_transformers() {
 }
 
 #[test]
-fn log_mel_equals_that_of_transformers() {
+fn log_mel_matches_transformers() {
     let golden = golden();
     let processor = Processor::open(&Bundle::open(&BundleSource::Embedded).unwrap()).unwrap();
     let record =
-        Record { text: Some("x".to_owned()), audios: vec![sound(40_000)], ..Record::default() };
+        Record { text: Some("x".to_owned()), audios: vec![chord(40_000)], ..Record::default() };
     let features = processor.prepare(&record).unwrap().input_features.unwrap();
     let worst_own = worst(features.data(), 61, &golden["input_features"]["every_61st"]);
     assert!(worst_own < 1e-4, "off by {worst_own}");
 
-    // Whisper's own settings: a transform length that is no power of two.
+    // Whisper's own settings: an FFT size that is not a power of two.
     let config = serde_json::json!({
         "feature_size": 80, "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400,
         "chunk_length": 30, "n_samples": 480_000, "nb_max_frames": 3000,
     });
     let config = serde_json::from_value(config).unwrap();
     let mel = LogMel::open(&config, SoundLength::OneClip).unwrap();
-    let features = mel.input_features(&sound(100_000)).unwrap();
+    let features = mel.input_features(&chord(100_000)).unwrap();
     assert_eq!(features.shape(), [1, 80, 3000]);
     let worst_whisper = worst(features.data(), 997, &golden["whisper_features"]["every_997th"]);
     assert!(worst_whisper < 1e-4, "off by {worst_whisper}");
 }
 
 #[test]
-fn token_ids_equal_those_of_transformers() {
+fn token_ids_match_transformers() {
     let golden = golden();
     let tokenizer = include_bytes!("../../tiny/tokenizer.json");
     assert_eq!(
@@ -162,7 +162,7 @@ fn token_ids_equal_those_of_transformers() {
             audios: Vec::new(),
         };
         let mut token_ids = processor.prepare(&record).unwrap().token_ids;
-        // The template has one placeholder, the prompt one per feature.
+        // The template has one placeholder token, the prompt one per feature.
         token_ids.dedup_by(|a, b| *a == 5 && *b == 5);
         let expected: Vec<i64> =
             case["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();

@@ -1,5 +1,6 @@
-//! Sounds heard window by window, each from where the one before ended, against Whisper's own loop in
-//! Hugging Face transformers: token for token, with 1, 3 and 8 slots.
+//! Sequential long-form transcription, in which each window starts where the previous one ended,
+//! compared token for token with Whisper's own loop in Hugging Face transformers, with 1, 3 and 8
+//! slots.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use crate::references::{self, Tally, bundle, ids, load, sounds_joined, with_json};
+use crate::references::{self, Tally, bundle, ids, load, read_joined_audio, with_json};
 use legenda_models::{
     Bundle, BundleSource, Generation, Hearing, Model, ModelError, ModelOptions, Record, Runtime,
     RuntimeOptions, SpeechOptions, Waveform,
@@ -48,43 +49,44 @@ fn options(job: &Value) -> ModelOptions {
 fn waveform(row: &Value) -> Waveform {
     let names: Vec<&str> =
         row["audio"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
-    sounds_joined(&names)
+    read_joined_audio(&names)
 }
 
-/// A sound that is being heard.
-struct Listener {
+/// An audio input in progress.
+struct Transcription {
     hearing: Hearing,
     seed: u64,
     n_windows: u64,
 }
 
-/// Hears all sounds side by side; returns each answer and the number of its windows.
-fn hear(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u64)> {
-    let mut listeners: BTreeMap<usize, Listener> = BTreeMap::new();
-    for (row_idx, (sound, seed)) in rows.iter().enumerate() {
-        let record = Record { audios: vec![sound.clone()], ..Record::default() };
+/// Transcribes all audio inputs concurrently and returns each answer with its number of windows.
+fn transcribe(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u64)> {
+    let mut transcriptions: BTreeMap<usize, Transcription> = BTreeMap::new();
+    for (row_idx, (audio, seed)) in rows.iter().enumerate() {
+        let record = Record { audios: vec![audio.clone()], ..Record::default() };
         let hearing = model.processor.hear(&record).unwrap().unwrap();
-        listeners.insert(row_idx, Listener { hearing, seed: *seed, n_windows: 0 });
+        transcriptions.insert(row_idx, Transcription { hearing, seed: *seed, n_windows: 0 });
     }
     let mut waiting: VecDeque<usize> = (0..rows.len()).collect();
     let mut answers = BTreeMap::new();
     while answers.len() < rows.len() {
         while model.engine.free_slots() > 0 {
             let Some(row_idx) = waiting.pop_front() else { break };
-            let listener = listeners.get_mut(&row_idx).unwrap();
-            let Some(window) = listener.hearing.window() else {
-                let Listener { hearing, n_windows, .. } = listeners.remove(&row_idx).unwrap();
+            let transcription = transcriptions.get_mut(&row_idx).unwrap();
+            let Some(window) = transcription.hearing.window() else {
+                let Transcription { hearing, n_windows, .. } =
+                    transcriptions.remove(&row_idx).unwrap();
                 answers.insert(row_idx, (hearing.answer(), n_windows));
                 continue;
             };
             let prompt = model.encoder.encode(vec![window]).remove(0).unwrap();
-            let seed = listener.seed + listener.n_windows;
-            listener.n_windows += 1;
+            let seed = transcription.seed + transcription.n_windows;
+            transcription.n_windows += 1;
             model.engine.admit(row_idx as u64, prompt, seed).unwrap();
         }
         for finished in model.engine.step() {
             let row_idx = usize::try_from(finished.ticket).unwrap();
-            listeners.get_mut(&row_idx).unwrap().hearing.take(finished.result.unwrap());
+            transcriptions.get_mut(&row_idx).unwrap().hearing.take(finished.result.unwrap());
             waiting.push_back(row_idx);
         }
     }
@@ -94,28 +96,28 @@ fn hear(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u64)> {
 fn assert_answers(job: &Value) {
     let name = job["name"].as_str().unwrap();
     let rows = job["rows"].as_array().unwrap();
-    assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
-    let sounds: Vec<(Waveform, u64)> =
+    assert!(rows.len() >= 8, "{name}: too few rows for a comparison");
+    let inputs: Vec<(Waveform, u64)> =
         rows.iter().map(|row| (waveform(row), row["seed"].as_u64().unwrap())).collect();
     for slots in [1, 3, 8] {
         let mut model = load(bundle("whisper"), slots, options(job));
         assert!(model.processor.hears_sequentially());
         let start = Instant::now();
-        let answers = hear(&mut model, &sounds);
+        let answers = transcribe(&mut model, &inputs);
         let took = start.elapsed();
         for (row_idx, ((answer, n_windows), row)) in answers.iter().zip(rows).enumerate() {
-            let place = format!("{name}, row {row_idx}, {slots} slots");
-            assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{place}");
-            assert_eq!(*n_windows, row["windows"].as_u64().unwrap(), "{place}");
+            let context = format!("{name}, row {row_idx}, {slots} slots");
+            assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{context}");
+            assert_eq!(*n_windows, row["windows"].as_u64().unwrap(), "{context}");
             let time = |time: &Value| format!("<|{:.2}|>", time.as_f64().unwrap());
             let segments = row["segments"].as_array().unwrap().iter();
             let expected: String = segments
                 .map(|segment| {
-                    let said = segment[2].as_str().unwrap();
-                    format!("{}{said}{}", time(&segment[0]), time(&segment[1]))
+                    let text = segment[2].as_str().unwrap();
+                    format!("{}{text}{}", time(&segment[0]), time(&segment[1]))
                 })
                 .collect();
-            assert_eq!(answer.text, expected, "{place}");
+            assert_eq!(answer.text, expected, "{context}");
         }
         if slots == 8 {
             let mut tally = Tally::default();
@@ -133,23 +135,23 @@ fn job(name: &str) -> Value {
 }
 
 #[test]
-fn a_window_begins_where_the_one_before_ended() {
+fn a_window_starts_where_the_previous_one_ended() {
     assert_answers(&job("plain"));
 }
 
 #[test]
-fn the_model_is_told_what_was_said_before() {
+fn previous_text_is_part_of_the_prompt() {
     assert_answers(&job("conditioned"));
 }
 
 #[test]
-fn a_poor_transcript_is_drawn_again_at_higher_temperatures() {
+fn a_poor_transcript_is_retried_at_higher_temperatures() {
     let job = job("fallback");
     let count = |key: &str| -> u64 {
         let rows = job["rows"].as_array().unwrap().iter();
         rows.map(|row| row[key].as_u64().unwrap()).sum()
     };
-    assert!(count("tries") > count("windows"), "nothing was tried again");
+    assert!(count("tries") > count("windows"), "nothing was retried");
     assert_answers(&job);
 }
 
@@ -159,64 +161,65 @@ fn windows_are_searched_with_beams() {
 }
 
 #[test]
-fn after_a_draw_a_sound_goes_on_without_beams() {
+fn after_a_sampled_window_decoding_continues_without_beams() {
     let job = job("beams_fallback");
     assert_answers(&job);
-    // That is told apart from a search in every window.
+    // The result differs from beam search in every window.
     let alone = &job["rows"][1];
     let mut searched = job.clone();
     searched["fallback_temperatures"] = Value::Array(Vec::new());
     let mut model = load(bundle("whisper"), 1, options(&searched));
-    let answers = hear(&mut model, &[(waveform(alone), alone["seed"].as_u64().unwrap())]);
+    let answers = transcribe(&mut model, &[(waveform(alone), alone["seed"].as_u64().unwrap())]);
     assert_ne!(answers[0].0.token_ids, ids(&alone["token_ids"]));
 }
 
 #[test]
-fn a_window_of_silence_says_nothing() {
+fn a_silent_window_has_no_text() {
     let job = job("silence");
     let silent = job["rows"].as_array().unwrap().iter().map(|row| row["silent"].as_u64().unwrap());
     assert!(silent.sum::<u64>() > 0, "no window is silent");
     assert_answers(&job);
 }
 
-/// An English model's answers begin with one token, and transformers looks for silence where that token
-/// is suppressed already (`WhisperNoSpeechDetection` stands behind `SuppressTokensLogitsProcessor`).
+/// An English-only model's answers start with one token, and transformers reads the no-speech
+/// probability where that token is already suppressed (`WhisperNoSpeechDetection` comes after
+/// `SuppressTokensLogitsProcessor`).
 #[test]
-fn an_english_model_hears_silence_only_where_its_token_may_come() {
+fn an_english_model_detects_silence_only_if_its_token_is_allowed() {
     let no_speech_id = 328;
-    let heard = |suppresses: bool| {
+    let n_tokens = |suppresses: bool| {
         let folder = with_json("whisper", "generation_config.json", |config| {
             config["is_multilingual"] = false.into();
             let ids = config["suppress_tokens"].as_array_mut().unwrap();
-            assert!(ids.iter().any(|id| *id == no_speech_id), "as published");
+            assert!(ids.iter().any(|id| *id == no_speech_id), "the published config suppresses it");
             ids.retain(|id| suppresses || *id != no_speech_id);
         });
         let mut options = options(&job("plain"));
         options.speech.language = None;
         options.generation.logprob_threshold = Some(0.0);
         options.generation.no_speech_threshold = Some(0.0);
-        let sound = waveform(&job("plain")["rows"][0]);
+        let audio = waveform(&job("plain")["rows"][0]);
         let mut model = load(folder.path().to_owned(), 1, options);
-        hear(&mut model, &[(sound, 0)]).remove(0).0.token_ids.len()
+        transcribe(&mut model, &[(audio, 0)]).remove(0).0.token_ids.len()
     };
-    assert!(heard(true) > 0, "its probability is 0 there");
-    assert_eq!(heard(false), 0, "every window is silent");
+    assert!(n_tokens(true) > 0, "its probability is 0");
+    assert_eq!(n_tokens(false), 0, "every window is silent");
 }
 
 #[test]
-fn without_timestamps_the_text_alone_is_written() {
+fn without_timestamps_the_answer_is_only_text() {
     let job = job("plain");
     let mut options = options(&job);
     options.speech.timestamps = false;
     let row = &job["rows"][1];
     let mut model = load(bundle("whisper"), 1, options);
-    let answers = hear(&mut model, &[(waveform(row), 0)]);
+    let answers = transcribe(&mut model, &[(waveform(row), 0)]);
     assert_eq!(answers[0].0.token_ids, ids(&row["token_ids"]));
     assert_eq!(answers[0].0.text, row["answer"].as_str().unwrap());
 }
 
 #[test]
-fn thresholds_may_stand_in_the_generation_config() {
+fn thresholds_can_be_set_in_the_generation_config() {
     let job = job("silence");
     let folder = with_json("whisper", "generation_config.json", |config| {
         for key in ["logprob_threshold", "no_speech_threshold"] {
@@ -228,12 +231,12 @@ fn thresholds_may_stand_in_the_generation_config() {
     options.generation.no_speech_threshold = None;
     let row = &job["rows"][0];
     let mut model = load(folder.path().to_owned(), 1, options);
-    let answers = hear(&mut model, &[(waveform(row), row["seed"].as_u64().unwrap())]);
+    let answers = transcribe(&mut model, &[(waveform(row), row["seed"].as_u64().unwrap())]);
     assert_eq!(answers[0].0.token_ids, ids(&row["token_ids"]));
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused() {
+fn contradictory_options_are_rejected() {
     let runtime = Runtime::open(&RuntimeOptions::from_env(), &|_| {}).unwrap();
     let load = |name: &str, change: &dyn Fn(&mut ModelOptions)| -> ModelError {
         let bundle = Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();

@@ -1,10 +1,11 @@
-//! Multimodal decoders that hear, as transformers.js publishes them, against Hugging Face
-//! transformers: the prompt's ids, then the answers, with 1, 3 and 8 slots.
+//! Multimodal decoders with audio input in the transformers.js layout, compared with Hugging Face
+//! transformers: first the prompt's token IDs, then the answers, with 1, 3 and 8 slots.
 
 use std::fs;
 
 use crate::references::{
-    assert_rows, bundle, changed, device, encode, load, picture, reference, sound, sounds_joined,
+    assert_rows, bundle, changed, device, encode, load, read_audio, read_image, read_joined_audio,
+    reference,
 };
 use legenda_models::{
     Bundle, BundleSource, Model, ModelOptions, Processor, Record, Runtime, RuntimeOptions, Waveform,
@@ -18,11 +19,13 @@ fn record(text: &str, audios: Vec<Waveform>) -> Record {
 fn record_of(row: &Value) -> Record {
     let audios = row["audios"].as_array().unwrap().iter();
     let joined = |names: &Value| {
-        sounds_joined(&names.as_array().unwrap().iter().flat_map(Value::as_str).collect::<Vec<_>>())
+        read_joined_audio(
+            &names.as_array().unwrap().iter().flat_map(Value::as_str).collect::<Vec<_>>(),
+        )
     };
     let images = row["images"].as_array().into_iter().flatten().flat_map(Value::as_str);
     Record {
-        images: images.map(picture).collect(),
+        images: images.map(read_image).collect(),
         ..record(row["text"].as_str().unwrap(), audios.map(joined).collect())
     }
 }
@@ -37,31 +40,31 @@ fn processor(name: &str) -> Processor {
 }
 
 #[test]
-fn ultravox_with_sounds_as_long_as_they_are() {
+fn ultravox_with_unpadded_audio() {
     assert_bundle("ultravox");
 }
 
 #[test]
-fn voxtral_with_clips_of_thirty_seconds() {
+fn voxtral_with_thirty_second_clips() {
     assert_bundle("voxtral");
 }
 
 #[test]
-fn gemma3n_with_pictures_and_sounds_and_an_input_for_each_layer() {
+fn gemma3n_with_images_audio_and_per_layer_inputs() {
     assert_bundle("gemma3n");
 }
 
 #[test]
-fn phi4_with_crops_of_pictures_and_sounds() {
+fn phi4_with_image_crops_and_audio() {
     assert_bundle("phi4");
 }
 
-/// Frames of log-mel spectrograms against those of the reference.
+/// Compares log-mel frames with those of the reference.
 fn assert_features(name: &str) {
     let processor = processor(name);
     for case in reference(name)["features"].as_array().unwrap() {
         let audio = case["audio"].as_str().unwrap();
-        let sample = processor.prepare(&record("Hello", vec![sound(audio)])).unwrap();
+        let sample = processor.prepare(&record("Hello", vec![read_audio(audio)])).unwrap();
         let features = sample.input_features.unwrap();
         let n_mels = features.shape()[2];
         assert_eq!(features.shape()[1], case["n_frames"], "{name}: {audio}");
@@ -73,8 +76,8 @@ fn assert_features(name: &str) {
             let values = values.as_array().unwrap().iter().map(|value| value.as_f64().unwrap());
             let loudest = values.clone().fold(f64::NEG_INFINITY, f64::max);
             for (own, value) in features.data()[start..].iter().zip(values) {
-                // What is 60 dB below the rest of a frame is made of the rounding of its window, in
-                // which the reference's own machines differ.
+                // Values 60 dB below the loudest of a frame are dominated by rounding in the window
+                // function, which differs between machines in the reference, too.
                 let is_faint = value < loudest - 7.0;
                 let worst = if is_faint { &mut worst_faint } else { &mut worst };
                 *worst = worst.max((f64::from(*own) - value).abs());
@@ -86,39 +89,41 @@ fn assert_features(name: &str) {
 }
 
 #[test]
-fn features_are_those_of_the_reference() {
+fn features_match_the_reference() {
     assert_features("gemma3n");
     assert_features("phi4");
 }
 
 #[test]
-fn text_that_looks_like_a_mark_stays_text() {
+fn placeholder_names_in_text_stay_text() {
     for (name, mark) in [("ultravox", "<|audio|>"), ("voxtral", "[AUDIO]")] {
         let processor = processor(name);
-        let prepare = |text: &str| processor.prepare(&record(text, vec![sound("fall-1s.wav")]));
-        let places = |ids: &[i64], place: i64| ids.iter().filter(|id| **id == place).count();
+        let prepare =
+            |text: &str| processor.prepare(&record(text, vec![read_audio("fall-1s.wav")]));
+        let count =
+            |ids: &[i64], placeholder: i64| ids.iter().filter(|id| **id == placeholder).count();
         let [plain, marked] = ["Is this a mark?", &format!("Is this {mark} a mark?")]
             .map(|text| prepare(text).unwrap().token_ids);
-        // What stands for a feature is by far the most frequent.
-        let place = *plain.iter().max_by_key(|id| places(&plain, **id)).unwrap();
+        // The placeholder token is by far the most frequent.
+        let placeholder = *plain.iter().max_by_key(|id| count(&plain, **id)).unwrap();
         assert!(marked.len() > plain.len(), "{name}");
-        assert_eq!(places(&marked, place), places(&plain, place), "{name}");
+        assert_eq!(count(&marked, placeholder), count(&plain, placeholder), "{name}");
     }
 }
 
 #[test]
-fn an_adapter_that_does_not_fit_is_told() {
+fn a_mismatched_adapter_is_rejected() {
     const ADAPTER: &str = "phi-4-mm-vision.onnx_adapter";
     let whole = Bundle::open(&BundleSource::Directory(bundle("phi4"))).unwrap();
     let adapter = fs::read(bundle("phi4").join(ADAPTER)).unwrap();
     let cut = adapter[..adapter.len() / 2].to_vec();
-    // A weight of a layer that there is not.
+    // A weight of a layer that does not exist.
     let mut renamed = adapter.clone();
     let at = adapter.windows(14).position(|text| text == b"model.layers.0").unwrap();
     renamed[at + 13] = b'9';
     let cases = [
-        (cut, "it is no adapter of ONNX Runtime"),
-        (renamed, "the graph takes no `model.layers.9"),
+        (cut, "not an ONNX Runtime adapter"),
+        (renamed, "the graph has no input `model.layers.9"),
         (adapter, ""),
     ];
     for (adapter, message) in cases {
@@ -142,40 +147,40 @@ fn an_adapter_that_does_not_fit_is_told() {
 }
 
 #[test]
-fn sounds_that_a_model_cannot_hear_are_refused() {
+fn unsupported_audio_is_rejected() {
     let silence =
         |seconds: usize| Waveform { sample_rate_hz: 16_000, samples: vec![0.0; seconds * 16_000] };
     let code = |name: &str, seconds: &[usize]| {
-        let sounds = seconds.iter().map(|seconds| silence(*seconds)).collect();
-        processor(name).prepare(&record("Hello", sounds)).err().map(|error| error.code())
+        let audios = seconds.iter().map(|seconds| silence(*seconds)).collect();
+        processor(name).prepare(&record("Hello", audios)).err().map(|error| error.code())
     };
     assert_eq!(code("ultravox", &[30]), None);
     assert_eq!(code("ultravox", &[31]), Some("audio_too_long"));
     assert_eq!(code("ultravox", &[2, 2]), None);
     assert_eq!(code("ultravox", &[2, 3]), Some("audio_lengths_differ"));
-    // Its context of 1024 tokens has place for two clips.
+    // The context of 1024 tokens fits two clips.
     assert_eq!(code("voxtral", &[60]), None);
     assert_eq!(code("voxtral", &[61]), Some("audio_too_long"));
     assert_eq!(code("voxtral", &[2, 40]), None);
 }
 
 #[test]
-fn many_clips_of_one_row_are_those_of_each() {
+fn clips_in_one_row_match_clips_alone() {
     let mut model = load(bundle("voxtral"), 1, ModelOptions::default());
     let names = ["fall-1s.wav", "hiss-1s.wav", "low-3s.wav"];
-    let alone = names.map(|name| record("Hello", vec![sound(name)]));
-    let together = record("Hello", (0..12).map(|i| sound(names[i % 3])).collect());
+    let alone = names.map(|name| record("Hello", vec![read_audio(name)]));
+    let together = record("Hello", (0..12).map(|i| read_audio(names[i % 3])).collect());
     let prompts = encode(&mut model, &[&alone[..], &[together]].concat());
-    let features = |prompt: usize, sound: usize| {
+    let features = |prompt: usize, audio_idx: usize| {
         let embeds = prompts[prompt].embeds().unwrap();
-        // The beginning of the prompt has two tokens, the mark of a sound one.
-        let first = 2 + sound * 376 + 1;
+        // The prompt starts with two tokens, and each audio input has one marker token.
+        let first = 2 + audio_idx * 376 + 1;
         embeds.data()[first * embeds.row_len()..(first + 375) * embeds.row_len()].to_vec()
     };
-    for sound in 0..12 {
-        let pairs = features(3, sound).into_iter().zip(features(sound % 3, 0));
-        // Sums over more rows may be ordered otherwise.
+    for audio_idx in 0..12 {
+        let pairs = features(3, audio_idx).into_iter().zip(features(audio_idx % 3, 0));
+        // Sums over more rows may have another order.
         let worst = pairs.map(|(own, alone)| (own - alone).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-4, "sound {sound}: off by {worst}");
+        assert!(worst < 1e-4, "audio {audio_idx}: off by {worst}");
     }
 }

@@ -1,4 +1,5 @@
-//! Processors, graphs and decoding rules against stored results of the references, without the binary.
+//! Processors, graphs and decoding rules, compared with stored reference results, without the
+//! binary.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Rows of wildly different size, answered in one run and one by one.
+//! Rows of very different size, answered in one run and one by one.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,9 +19,9 @@ fn load(bundle: &Bundle, slots: usize) -> Model {
     Model::load(&crate::support::runtime(), bundle, &options).unwrap()
 }
 
-/// A row's parts by its number, as far as the model reads them: every seventh has everything, images
-/// are from one pixel to half a million, sounds from a hundredth of a second to `longest` of them, texts
-/// from one word to eighty.
+/// Builds the record of a row, limited to the modalities that the model supports: every seventh row
+/// has all of them, images have one pixel to half a million, audio lasts from 0.01 s to `longest`
+/// hundredths of a second, and texts have one to eighty words.
 fn record(row_idx: usize, reads: Modalities, longest: usize) -> Record {
     let words = ["what", "red", "two", "keys", "🐱", "left", "of", "Straße", "is", "there"];
     let n_words = 1 + row_idx * row_idx % 80;
@@ -33,12 +33,12 @@ fn record(row_idx: usize, reads: Modalities, longest: usize) -> Record {
     }
     if reads.audio && (row_idx.is_multiple_of(7) || row_idx % 5 == 2) {
         let hundredths = u16::try_from(1 + row_idx * 53 % longest).unwrap();
-        record.audios.push(crate::support::sound(f32::from(hundredths) / 100.0, row_idx % 9));
+        record.audios.push(crate::support::audio(f32::from(hundredths) / 100.0, row_idx % 9));
     }
     record
 }
 
-/// Answers prompts as they fit in; one that is too long has an error instead.
+/// Answers prompts as slots become free; a prompt that is too long gets an error.
 fn answer(model: &mut Model, prompts: Vec<Prompt>) -> BTreeMap<u64, Result<Generation, String>> {
     let mut waiting = (0..).zip(prompts).peekable();
     let mut answers = BTreeMap::new();
@@ -54,7 +54,7 @@ fn answer(model: &mut Model, prompts: Vec<Prompt>) -> BTreeMap<u64, Result<Gener
     answers
 }
 
-/// Returns the answer to a record alone.
+/// Returns the answer to a single record.
 fn answer_alone(model: &mut Model, record: &Record) -> Result<Generation, String> {
     let sample = model.processor.prepare(record).map_err(|error| error.to_string())?;
     let prompt = model.encoder.encode(vec![sample]).remove(0).map_err(|error| error.to_string())?;
@@ -109,37 +109,37 @@ fn assert_published_mixed(name: &str, longest: usize) {
 }
 
 #[test]
-fn two_hundred_mixed_rows_are_answered_in_one_run_as_one_by_one() {
+fn two_hundred_mixed_rows_do_not_depend_on_batching() {
     assert_mixed(&BundleSource::Embedded, 599);
 }
 
 #[test]
-fn so_are_rows_of_equal_length_that_stand_together() {
-    // This one has room for 25 tokens of a sound, each of 16 frames.
+fn equal_length_rows_do_not_depend_on_batching() {
+    // This bundle fits 25 audio tokens of 16 frames each.
     assert_published_mixed("gemma3n", 400);
 }
 
 #[test]
-fn so_are_pictures_in_crops_and_sounds_in_place() {
+fn image_crops_and_audio_do_not_depend_on_batching() {
     assert_published_mixed("phi4", 599);
 }
 
 #[test]
-fn so_are_pictures_of_their_own_size_in_place() {
+fn native_size_images_in_place_do_not_depend_on_batching() {
     assert_published_mixed("qwen2_5_vl_genai", 599);
 }
 
 #[test]
-fn so_are_pictures_of_their_own_size_beside_a_growing_cache() {
+fn native_size_images_with_a_growing_cache_do_not_depend_on_batching() {
     assert_published_mixed("qwen2_5_vl", 599);
 }
 
 #[test]
-fn so_are_pictures_in_tiles() {
+fn image_tiles_do_not_depend_on_batching() {
     assert_published_mixed("smolvlm", 599);
 }
 
 #[test]
-fn so_are_sounds_of_many_clips() {
+fn multiple_audio_clips_do_not_depend_on_batching() {
     assert_published_mixed("voxtral", 599);
 }

@@ -1,6 +1,7 @@
-//! Lines of the table in `docs/parity.md`: each bundle that was held to its reference, and how fast.
+//! Rows of the table in `docs/parity.md`: every bundle that was compared with its reference, and
+//! its speed.
 //!
-//! `just parity-table` sets `LEGENDA_PARITY` to a folder for them and makes the table.
+//! `just parity-table` sets `LEGENDA_PARITY` to a folder for them and generates the table.
 
 use std::{
     env,
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use crate::device::device;
 
-/// What was compared, and the time that the model took for it.
+/// The counts of compared rows and tokens, and the time that the model took.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     n_rows: usize,
@@ -24,14 +25,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Counts rows that were equal, with the tokens that were generated for them.
+    /// Adds equal rows with their generated tokens.
     pub(crate) fn add(&mut self, n_rows: usize, n_tokens: usize, took: Duration) {
         self.n_rows += n_rows;
         self.n_tokens += n_tokens;
         self.took += took;
     }
 
-    /// Writes the line of a bundle, where a folder is asked for.
+    /// Writes the row of a bundle if a folder is set.
     pub(crate) fn note(&self, name: &str, bundle: &Path, compared: &str) {
         let Some(folder) = env::var_os("LEGENDA_PARITY") else { return };
         let opened = Bundle::open(&BundleSource::Directory(bundle.to_owned())).unwrap();

@@ -1,11 +1,11 @@
-//! Quantized graphs as transformers.js publishes them, against ONNX Runtime that runs one row at a time:
-//! with 1, 3 and 8 slots, whether a graph lets rows stand together or not.
+//! Quantized graphs in the transformers.js layout, compared with ONNX Runtime running one row at a
+//! time: with 1, 3 and 8 slots, for graphs that can be batched and graphs that cannot.
 //!
-//! What is 8 bits scales activations by all that is in a run, so that rows beside each other change
-//! each other's answers: such graphs get their rows alone. (T5's, Whisper's and MiniLM's
-//! are in `encoder_decoders.rs` and `embeddings.rs`.)
+//! 8-bit graphs scale activations over the whole batch, so that rows change each other's answers:
+//! such graphs run rows alone. (Those of T5, Whisper and MiniLM are in `encoder_decoders.rs` and
+//! `embeddings.rs`.)
 
-use crate::references::{assert_rows, changed, load, picture, reference};
+use crate::references::{assert_rows, changed, load, read_image, reference};
 use legenda_models::{ModelOptions, Record};
 use serde_json::Value;
 
@@ -15,13 +15,13 @@ fn record(row: &Value) -> Record {
     Record {
         text: text("text"),
         system: text("system"),
-        images: images.map(|name| picture(name.as_str().unwrap())).collect(),
+        images: images.map(|name| read_image(name.as_str().unwrap())).collect(),
         ..Record::default()
     }
 }
 
-/// Holds some graphs of a bundle to a run of its reference. Where 8 slots are asked for, so many rows
-/// stand together.
+/// Compares some graphs of a bundle with a run of its reference. With 8 requested slots,
+/// `rows_together` rows are batched.
 fn assert_run(name: &str, run: &str, graphs: &[&str], rows_together: usize) {
     let is_wanted = |file: &str| {
         let graph = file.strip_prefix("onnx/").and_then(|file| file.strip_suffix(".onnx"));
@@ -38,34 +38,34 @@ fn assert_run(name: &str, run: &str, graphs: &[&str], rows_together: usize) {
 }
 
 #[test]
-fn llama_in_8_bits_has_its_rows_alone() {
+fn llama_in_8_bits_runs_rows_alone() {
     assert_run("llama_quantized", "q8", &["model_quantized"], 1);
 }
 
 #[test]
-fn llama_in_8_bits_in_place_has_its_rows_alone() {
+fn llama_in_8_bits_in_place_runs_rows_alone() {
     assert_run("llama_gqa_quantized", "q8", &["model_quantized"], 1);
 }
 
 #[test]
-fn llama_in_4_bits_has_its_rows_together() {
+fn llama_in_4_bits_batches_rows() {
     assert_run("llama_quantized", "q4", &["model_q4"], 8);
 }
 
 #[test]
-fn llama_in_4_bits_and_halves_has_its_rows_together() {
+fn llama_in_4_bits_and_fp16_batches_rows() {
     assert_run("llama_quantized", "q4f16", &["model_q4f16"], 8);
 }
 
 #[test]
-fn smolvlm_in_8_bits_has_its_rows_alone() {
+fn smolvlm_in_8_bits_runs_rows_alone() {
     let graphs =
         ["vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_quantized"];
     assert_run("smolvlm_quantized", "q8", &graphs, 1);
 }
 
 #[test]
-fn pictures_alone_do_not_keep_rows_of_the_decoder_apart() {
+fn an_8_bit_image_encoder_does_not_prevent_decoder_batches() {
     let graphs = ["vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_q4"];
     assert_run("smolvlm_quantized", "q8_q4", &graphs, 8);
 }

@@ -1,5 +1,5 @@
-//! Multimodal decoders that read pictures, as transformers.js publishes them, against Hugging Face
-//! transformers: the prompt's ids, then the answers, with 1, 3 and 8 slots.
+//! Multimodal decoders with image input in the transformers.js layout, compared with Hugging Face
+//! transformers: first the prompt's token IDs, then the answers, with 1, 3 and 8 slots.
 
 use std::{
     fs::{self, File},
@@ -7,14 +7,15 @@ use std::{
 };
 
 use crate::references::{
-    assert_rows, bundle, changed, load, picture, reference, references, rows_answered_as, with_json,
+    assert_rows, bundle, changed, load, read_image, reference, references, rows_with_answers_of,
+    with_json,
 };
 use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
 use serde_json::Value;
 use tempfile::TempDir;
 
 fn record(text: &str, images: &[&str]) -> Record {
-    let images = images.iter().map(|name| picture(name)).collect();
+    let images = images.iter().map(|name| read_image(name)).collect();
     Record { text: Some(text.to_owned()), images, ..Record::default() }
 }
 
@@ -33,7 +34,7 @@ fn open(folder: &TempDir) -> Bundle {
 }
 
 #[test]
-fn llava_with_a_patch_for_each_placeholder() {
+fn llava_with_one_patch_per_placeholder() {
     assert_bundle("llava");
 }
 
@@ -43,22 +44,22 @@ fn smolvlm_with_tiles() {
 }
 
 #[test]
-fn paligemma_without_a_template_seeing_its_prompt_whole() {
+fn paligemma_without_a_template_with_bidirectional_prompt_attention() {
     assert_bundle("paligemma");
 }
 
 #[test]
-fn gemma3_with_frames_around_pictures() {
+fn gemma3_with_tokens_around_images() {
     assert_bundle("gemma3");
 }
 
 #[test]
-fn gemma3_as_onnxruntime_genai_lays_it_out() {
+fn gemma3_in_the_onnxruntime_genai_layout() {
     assert_bundle("gemma3_genai");
 }
 
 #[test]
-fn qwen2_5_vl_as_onnxruntime_genai_lays_it_out() {
+fn qwen2_5_vl_in_the_onnxruntime_genai_layout() {
     assert_bundle("qwen2_5_vl_genai");
 }
 
@@ -68,12 +69,12 @@ fn qwen2_vl_with_positions_on_three_axes() {
 }
 
 #[test]
-fn qwen2_5_vl_whose_patches_see_windows() {
+fn qwen2_5_vl_with_window_attention() {
     assert_bundle("qwen2_5_vl");
 }
 
 #[test]
-fn pixel_values_are_those_of_the_reference() {
+fn pixel_values_match_the_reference() {
     let geometry = fs::read_to_string(references().join("geometry.json")).unwrap();
     let geometry: Value = serde_json::from_str(&geometry).unwrap();
     let cases = geometry["pixels"].as_array().unwrap();
@@ -92,13 +93,13 @@ fn pixel_values_are_those_of_the_reference() {
         assert_eq!(actual.len(), expected.len());
         let differences = actual.iter().zip(&expected).map(|(a, b)| (a - b).abs());
         let worst = differences.fold(0.0, f32::max);
-        // Some units in the last place; one grey level is 0.0078 at least.
+        // A few units in the last place; one gray level is at least 0.0078.
         assert!(worst < 5e-7, "{name}, {file}: off by {worst}");
     }
 }
 
 #[test]
-fn sessions_of_unlike_precision_work_together() {
+fn sessions_of_different_precision_work_together() {
     let reference = reference("llava");
     let front = ["onnx/vision_encoder", "onnx/embed_tokens"];
     for (key, front_is_half) in [("rows_fp16_front", true), ("rows_fp16_decoder", false)] {
@@ -108,13 +109,13 @@ fn sessions_of_unlike_precision_work_together() {
             (!file.starts_with("onnx/") || is_wanted).then_some(content)
         });
         assert_eq!(fs::read_dir(folder.path().join("onnx")).unwrap().count(), 3, "{key}");
-        let rows = rows_answered_as(&reference, key);
+        let rows = rows_with_answers_of(&reference, key);
         assert_rows(&format!("llava {key}"), folder.path(), &rows, record_of);
     }
 }
 
 #[test]
-fn text_that_looks_like_a_mark_stays_text() {
+fn placeholder_names_in_text_stay_text() {
     let marks = [
         ("llava", "<image>"),
         ("smolvlm", "<image>"),
@@ -151,8 +152,8 @@ fn text_that_looks_like_a_mark_stays_text() {
 }
 
 #[test]
-fn a_row_whose_features_do_not_fit_is_an_error_of_its_own() {
-    // One placeholder less than the encoder has features, in rows with pictures.
+fn mismatched_features_fail_only_their_row() {
+    // One placeholder token less than the encoder has features, in rows with images.
     let folder = with_json("smolvlm", "processor_config.json", |config| {
         config["image_seq_len"] = 3.into();
     });
@@ -168,7 +169,7 @@ fn a_row_whose_features_do_not_fit_is_an_error_of_its_own() {
 }
 
 #[test]
-fn prompts_do_not_depend_on_what_is_encoded_with_them() {
+fn prompts_do_not_depend_on_the_encoder_batch() {
     for name in ["llava", "smolvlm", "qwen2_vl", "qwen2_5_vl"] {
         let mut model = load(bundle(name), 1, ModelOptions::default());
         let rows = [
@@ -186,14 +187,14 @@ fn prompts_do_not_depend_on_what_is_encoded_with_them() {
                 (alone.embeds().unwrap(), together.as_ref().unwrap().embeds().unwrap());
             assert_eq!(alone.shape(), together.shape(), "{name}");
             let differences = alone.data().iter().zip(together.data()).map(|(a, b)| (a - b).abs());
-            // Sums over more rows may be ordered otherwise.
+            // Sums over more rows may have another order.
             assert!(differences.fold(0.0, f32::max) < 1e-5, "{name}");
         }
     }
 }
 
 #[test]
-fn what_a_processor_config_asks_for_and_is_not_known_is_an_error() {
+fn unsupported_processor_options_are_errors() {
     let cases: [(&str, &str, Value, &str); 6] = [
         (
             "gemma3",
@@ -216,7 +217,7 @@ fn what_a_processor_config_asks_for_and_is_not_known_is_an_error() {
         let folder = with_json(name, "preprocessor_config.json", |config| {
             config[key] = value.clone();
             if key == "image_processor_type" {
-                // Keys of tiles are no longer known either; this is about the class.
+                // The keys for tiles are unknown to it as well; this case is about the class.
                 for key in ["do_image_splitting", "max_image_size", "do_pad"] {
                     config[key] = Value::Null;
                 }
@@ -229,7 +230,7 @@ fn what_a_processor_config_asks_for_and_is_not_known_is_an_error() {
 }
 
 #[test]
-fn a_picture_that_is_a_line_is_refused() {
+fn a_one_pixel_wide_image_is_rejected() {
     let bundle = bundle("qwen2_vl");
     let processor =
         Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
@@ -242,7 +243,7 @@ fn a_picture_that_is_a_line_is_refused() {
 }
 
 #[test]
-fn paligemma_wants_a_picture_and_no_system_text() {
+fn paligemma_requires_an_image_and_rejects_system_text() {
     let bundle = bundle("paligemma");
     let processor =
         Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
@@ -255,7 +256,7 @@ fn paligemma_wants_a_picture_and_no_system_text() {
 }
 
 #[test]
-fn the_bytes_of_a_picture_are_at_least_those_of_its_values() {
+fn the_size_estimate_of_an_image_covers_its_pixel_values() {
     for name in ["llava", "smolvlm", "gemma3", "qwen2_vl"] {
         let bundle = Bundle::open(&BundleSource::Directory(bundle(name))).unwrap();
         let processor = Processor::open(&bundle).unwrap();
@@ -265,7 +266,7 @@ fn the_bytes_of_a_picture_are_at_least_those_of_its_values() {
             let values = processor.prepare(&record).unwrap().pixel_values.unwrap();
             let bytes = processor.image_bytes(width, height);
             assert!(bytes > values.size_bytes(), "{name}, {file}: {bytes}");
-            // And not far above, or a budget would refuse what fits.
+            // Not far above either, or a memory budget would reject samples that fit.
             let own = width * height * 3;
             assert!(bytes < 4 * values.size_bytes() + own, "{name}, {file}: {bytes}");
         }
@@ -273,13 +274,13 @@ fn the_bytes_of_a_picture_are_at_least_those_of_its_values() {
 }
 
 #[test]
-fn the_newest_layout_of_processor_configs_says_the_same() {
+fn the_newest_processor_config_layout_is_equivalent() {
     for name in ["llava", "smolvlm", "paligemma", "gemma3", "qwen2_vl"] {
         let json = |file: &str| -> Option<Value> {
             let content = fs::read(bundle(name).join(file)).ok()?;
             Some(serde_json::from_slice(&content).unwrap())
         };
-        // Everything in one file, the image processor inside.
+        // Everything in one file, including the image processor.
         let mut whole = json("processor_config.json").unwrap_or_else(|| serde_json::json!({}));
         whole["image_processor"] = json("preprocessor_config.json").unwrap();
         let folder = changed(name, |file, content| {
@@ -308,8 +309,8 @@ fn the_newest_layout_of_processor_configs_says_the_same() {
 }
 
 #[test]
-fn what_configs_leave_out_is_the_default_of_the_reference() {
-    // Gemma's text config without what transformers does not write, since it is the default.
+fn missing_config_keys_have_the_defaults_of_the_reference() {
+    // Gemma's text config without the default values, which transformers does not write.
     let folder = with_json("paligemma", "config.json", |config| {
         let text = config["text_config"].as_object_mut().unwrap();
         text.remove("head_dim");
@@ -317,10 +318,10 @@ fn what_configs_leave_out_is_the_default_of_the_reference() {
     });
     let bundle = open(&folder);
     assert_eq!(bundle.context_tokens(), 8192);
-    // 2 kinds, 2 layers, 1 head of 256 in each of 64 positions, 4 bytes.
+    // 2 kinds, 2 layers, 1 head of size 256 at each of 64 positions, 4 bytes.
     assert_eq!(bundle.kv_bytes_per_slot(64), 2 * 2 * 256 * 64 * 4);
 
-    // Limits of pixels under `size`, in either of the forms that are published.
+    // Pixel limits under `size`, in both published forms.
     for keys in [["min_pixels", "max_pixels"], ["shortest_edge", "longest_edge"]] {
         let folder = with_json("qwen2_vl", "preprocessor_config.json", |config| {
             let images = config.as_object_mut().unwrap();

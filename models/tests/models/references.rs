@@ -1,4 +1,5 @@
-//! The tiny bundles and their stored answers (`tests/references/make_bundles`), and how they are run.
+//! The tiny bundles and their stored answers (`tests/references/make_bundles`), and helpers to run
+//! them.
 
 use std::{
     collections::BTreeMap,
@@ -21,15 +22,15 @@ pub(crate) fn references() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references"))
 }
 
-/// Reads a picture as the references do (Pillow's `convert("RGB")`).
-pub(crate) fn picture(name: &str) -> RgbImage {
+/// Reads an image like the references (Pillow's `convert("RGB")`).
+pub(crate) fn read_image(name: &str) -> RgbImage {
     let pixels = image::open(references().join("media").join(name)).unwrap().to_rgb8();
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     RgbImage { width, height, pixels: pixels.into_raw() }
 }
 
-/// Reads a wave file of 16 bits whose header has 44 bytes; channels are averaged.
-pub(crate) fn sound(name: &str) -> Waveform {
+/// Reads a 16-bit wave file with a 44-byte header; channels are averaged.
+pub(crate) fn read_audio(name: &str) -> Waveform {
     let bytes = fs::read(references().join("media").join(name)).unwrap();
     let n_channels = usize::from(u16::from_le_bytes([bytes[22], bytes[23]]));
     let sample_rate_hz = u32::from_le_bytes(bytes[24..28].try_into().unwrap());
@@ -42,9 +43,9 @@ pub(crate) fn sound(name: &str) -> Waveform {
     Waveform { sample_rate_hz, samples: values.chunks_exact(n_channels).map(mean).collect() }
 }
 
-/// Reads wave files of 16 kHz that follow each other in one sound.
-pub(crate) fn sounds_joined(names: &[&str]) -> Waveform {
-    let samples = names.iter().flat_map(|name| sound(name).samples).collect();
+/// Reads 16 kHz wave files and joins them into one audio input.
+pub(crate) fn read_joined_audio(names: &[&str]) -> Waveform {
+    let samples = names.iter().flat_map(|name| read_audio(name).samples).collect();
     Waveform { sample_rate_hz: 16_000, samples }
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn reference(name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Loads a bundle with so many slots; answers are as long as those of the references.
+/// Loads a bundle with this number of slots and the answer length of the references.
 pub(crate) fn load(bundle: PathBuf, slots: usize, options: ModelOptions) -> Model {
     let runtime = Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap();
     let bundle = Bundle::open(&BundleSource::Directory(bundle)).unwrap();
@@ -70,13 +71,13 @@ pub(crate) fn ids(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-/// Turns records into prompts.
+/// Encodes records to prompts.
 pub(crate) fn encode(model: &mut Model, records: &[Record]) -> Vec<Prompt> {
     let samples = records.iter().map(|record| model.processor.prepare(record).unwrap()).collect();
     model.encoder.encode(samples).into_iter().map(Result::unwrap).collect()
 }
 
-/// Answers all prompts; they enter as slots fall free.
+/// Answers all prompts; they enter as slots become free.
 pub(crate) fn answers(model: &mut Model, prompts: Vec<Prompt>) -> Vec<Generation> {
     let n_prompts = prompts.len();
     let mut waiting = prompts.into_iter().enumerate();
@@ -93,17 +94,18 @@ pub(crate) fn answers(model: &mut Model, prompts: Vec<Prompt>) -> Vec<Generation
     answers.into_values().collect()
 }
 
-/// Holds an answer to a row of a reference.
-pub(crate) fn assert_answer(answer: &Generation, row: &Value, place: &str) {
-    assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{place}");
-    assert_eq!(answer.finish_reason.as_str(), row["finish"].as_str().unwrap(), "{place}");
+/// Compares an answer with a reference row.
+pub(crate) fn assert_answer(answer: &Generation, row: &Value, context: &str) {
+    assert_eq!(answer.token_ids, ids(&row["token_ids"]), "{context}");
+    assert_eq!(answer.finish_reason.as_str(), row["finish"].as_str().unwrap(), "{context}");
     if let Some(logprob) = row["logprob_mean"].as_f64() {
         let own = f64::from(answer.logprob_mean);
-        assert!((own - logprob).abs() < 1e-3, "{place}: {own}, expected {logprob}");
+        assert!((own - logprob).abs() < 1e-3, "{context}: {own}, expected {logprob}");
     }
 }
 
-/// Holds a bundle to the rows of a reference, whose records `record` makes, with 1, 3 and 8 slots.
+/// Compares a bundle with the rows of a reference, for which `record` builds records, with 1, 3 and
+/// 8 slots.
 pub(crate) fn assert_rows(
     name: &str,
     bundle: &Path,
@@ -122,10 +124,10 @@ pub(crate) fn assert_rows(
         let answers = answers(&mut model, prompts);
         let took = start.elapsed();
         for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
-            let place = format!("{name}, row {row_idx}, {slots} slots");
-            assert_answer(answer, row, &place);
+            let context = format!("{name}, row {row_idx}, {slots} slots");
+            assert_answer(answer, row, &context);
             if let Some(text) = row["answer"].as_str() {
-                assert_eq!(answer.text, text, "{place}");
+                assert_eq!(answer.text, text, "{context}");
             }
         }
         if slots == 8 {
@@ -137,8 +139,8 @@ pub(crate) fn assert_rows(
     }
 }
 
-/// Returns rows whose answers are those under `key`, made with graphs of another precision.
-pub(crate) fn rows_answered_as(reference: &Value, key: &str) -> Vec<Value> {
+/// Returns rows with the answers under `key`, made with graphs of another precision.
+pub(crate) fn rows_with_answers_of(reference: &Value, key: &str) -> Vec<Value> {
     let mut rows = reference["rows"].as_array().unwrap().clone();
     for (row, other) in rows.iter_mut().zip(reference[key].as_array().unwrap()) {
         for key in ["token_ids", "finish", "logprob_mean", "answer"] {
@@ -148,7 +150,7 @@ pub(crate) fn rows_answered_as(reference: &Value, key: &str) -> Vec<Value> {
     rows
 }
 
-/// Copies a bundle, its files changed by `change`; one that becomes `None` is left out.
+/// Copies a bundle and applies `change` to each file; files that become `None` are left out.
 pub(crate) fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> TempDir {
     let (whole, folder) = (bundle(name), tempfile::tempdir().unwrap());
     let mut inners = vec![PathBuf::new()];
@@ -169,7 +171,7 @@ pub(crate) fn changed(name: &str, change: impl Fn(&str, Vec<u8>) -> Option<Vec<u
     folder
 }
 
-/// Copies a bundle, a JSON file of it changed by `change`.
+/// Copies a bundle and applies `change` to one of its JSON files.
 pub(crate) fn with_json(name: &str, json: &str, change: impl Fn(&mut Value)) -> TempDir {
     changed(name, |file, content| {
         if file != json {

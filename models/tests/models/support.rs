@@ -1,4 +1,4 @@
-//! What the tests of this crate share: the runtime, and records made from formulas.
+//! Shared test helpers: the runtime, and records computed from formulas.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -6,18 +6,18 @@
     clippy::cast_sign_loss,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "helpers of tests; pixels and samples are computed from small numbers"
+    reason = "test helpers; pixels and samples are computed from small numbers"
 )]
 
 pub(crate) use crate::device::device;
 use legenda_models::{Record, RgbImage, Runtime, RuntimeOptions, Waveform};
 
-/// Opens ONNX Runtime as the program does, fetched if need be.
+/// Opens ONNX Runtime like the program does, with a download if necessary.
 pub(crate) fn runtime() -> Runtime {
     Runtime::open(&RuntimeOptions::from_env(), &|line| println!("{line}")).unwrap()
 }
 
-/// A smooth picture that differs by `seed`.
+/// Returns a smooth image that depends on `seed`.
 pub(crate) fn image(width: usize, height: usize, seed: usize) -> RgbImage {
     let mut pixels = Vec::with_capacity(width * height * 3);
     for y in 0..height {
@@ -31,8 +31,8 @@ pub(crate) fn image(width: usize, height: usize, seed: usize) -> RgbImage {
     RgbImage { width, height, pixels }
 }
 
-/// A chord that differs by `seed`.
-pub(crate) fn sound(seconds: f32, seed: usize) -> Waveform {
+/// Returns a chord that depends on `seed`.
+pub(crate) fn audio(seconds: f32, seed: usize) -> Waveform {
     let n = (seconds * 16_000.0) as usize;
     let tone = |i: usize, hz: f32| (std::f32::consts::TAU * hz * i as f32 / 16_000.0).sin();
     let low = 110.0 * (seed + 1) as f32;
@@ -40,7 +40,7 @@ pub(crate) fn sound(seconds: f32, seed: usize) -> Waveform {
     Waveform { sample_rate_hz: 16_000, samples }
 }
 
-/// Records of every kind the default bundle takes.
+/// Records of every kind that the default bundle supports.
 pub(crate) fn records() -> Vec<Record> {
     let text = |text: &str| Some(text.to_owned());
     let mut records = vec![
@@ -56,7 +56,7 @@ pub(crate) fn records() -> Vec<Record> {
         });
         records.push(Record {
             text: text("Write down what is said."),
-            audios: vec![sound(0.7 + seed as f32, seed)],
+            audios: vec![audio(0.7 + seed as f32, seed)],
             ..Record::default()
         });
         records.push(Record {
@@ -64,7 +64,7 @@ pub(crate) fn records() -> Vec<Record> {
             system: text("Be brief."),
             earlier: Vec::new(),
             images: vec![image(90, 70 + 10 * seed, seed + 5)],
-            audios: vec![sound(1.5, seed + 3)],
+            audios: vec![audio(1.5, seed + 3)],
         });
     }
     records

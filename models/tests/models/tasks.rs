@@ -1,10 +1,10 @@
-//! Florence-2: tasks asked of pictures, against Hugging Face transformers: token for token, and what
-//! the tokens become, with 1, 3 and 8 slots.
+//! Florence-2 tasks on images, compared with Hugging Face transformers: the tokens and the parsed
+//! answers, with 1, 3 and 8 slots.
 
 use std::time::Instant;
 
 use crate::references::{
-    self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, picture, reference,
+    self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, read_image, reference,
     with_json,
 };
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record};
@@ -13,13 +13,13 @@ use serde_json::Value;
 
 const NAME: &str = "florence2";
 
-/// Features of a picture of the tiny bundle.
+/// The number of image features in the tiny bundle.
 const IMAGE_TOKENS: usize = 37;
 
 fn record(row: &Value) -> Record {
     Record {
         text: row["prompt"].as_str().map(str::to_owned),
-        images: vec![picture(row["image"].as_str().unwrap())],
+        images: vec![read_image(row["image"].as_str().unwrap())],
         ..Record::default()
     }
 }
@@ -43,16 +43,16 @@ fn assert_answers(model: &mut Model, rows: &[Value], tally: &mut Tally) {
     let n_tokens = found.iter().map(|answer| answer.token_ids.len()).sum();
     tally.add(found.len(), n_tokens, start.elapsed());
     for (row_idx, (answer, row)) in found.iter().zip(rows).enumerate() {
-        let place = format!("row {row_idx}, {slots} slots");
-        assert_answer(answer, row, &place);
+        let context = format!("row {row_idx}, {slots} slots");
+        assert_answer(answer, row, &context);
         let n_prompt_tokens = ids(&row["prompt_ids"]).len() + IMAGE_TOKENS + 1;
-        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{place}");
-        assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{place}");
+        assert_eq!(answer.n_prompt_tokens, n_prompt_tokens, "{context}");
+        assert_eq!(answer.text, row["answer"].as_str().unwrap(), "{context}");
     }
 }
 
 #[test]
-fn tasks_become_questions_and_answers_become_places() {
+fn tasks_become_prompts_and_answers_become_locations() {
     let rows = rows();
     for slots in [1, 3, 8] {
         let mut tally = Tally::default();
@@ -63,11 +63,11 @@ fn tasks_become_questions_and_answers_become_places() {
         }
     }
     let located = rows.iter().filter(|row| row["answer"].as_str().unwrap().contains("[["));
-    assert!(located.count() >= 4, "too few answers have places");
+    assert!(located.count() >= 4, "too few answers have locations");
 }
 
 #[test]
-fn three_beams_as_the_published_config_has_them() {
+fn three_beams_as_in_the_published_config() {
     let rows = rows();
     let generation = GenerationOptions { num_beams: Some(3), ..GenerationOptions::default() };
     let options = ModelOptions { generation, ..ModelOptions::default() };
@@ -79,9 +79,10 @@ fn three_beams_as_the_published_config_has_them() {
     }
 }
 
-/// The tasks may stand in the file for transformers.js, as in the bundle, or in transformers' code.
+/// The tasks may be in the transformers.js file, as in the bundle, or only in the code of
+/// transformers.
 #[test]
-fn a_bundle_without_tasks_has_those_of_transformers() {
+fn a_bundle_without_tasks_uses_those_of_transformers() {
     let folder = with_json(NAME, "preprocessor_config.json", |config| {
         let keys = config.as_object_mut().unwrap();
         keys.retain(|key, _| !key.starts_with("task"));
@@ -91,7 +92,7 @@ fn a_bundle_without_tasks_has_those_of_transformers() {
 }
 
 #[test]
-fn a_decoder_of_two_graphs_is_not_looked_for_in_vain() {
+fn a_decoder_with_two_graphs_is_found() {
     let folder = changed(NAME, |file, content| {
         (file != "onnx/decoder_model_merged.onnx").then_some(content)
     });
@@ -100,12 +101,12 @@ fn a_decoder_of_two_graphs_is_not_looked_for_in_vain() {
 }
 
 #[test]
-fn what_it_cannot_be_asked_is_told() {
+fn unsupported_tasks_are_rejected() {
     let bundle = Bundle::open(&BundleSource::Directory(bundle(NAME))).unwrap();
     assert_eq!(bundle.default_prompt(TaskKind::Caption), Some("<CAPTION>"));
     let model = load(references::bundle(NAME), 1, ModelOptions::default());
     let asked = |text: &str, images: &[&str]| {
-        let images = images.iter().map(|name| picture(name)).collect();
+        let images = images.iter().map(|name| read_image(name)).collect();
         let record = Record { text: Some(text.to_owned()), images, ..Record::default() };
         model.processor.prepare(&record).unwrap_err()
     };

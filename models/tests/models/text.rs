@@ -1,4 +1,4 @@
-//! A cell's text never becomes markup.
+//! Text in a cell never becomes markup.
 
 use legenda_models::{Bundle, BundleSource, Processor, Record, RgbImage};
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn record(text: &str, n_images: usize) -> Record {
     }
 }
 
-/// Ids below this are special tokens of the embedded bundle.
+/// IDs below this are special tokens of the embedded bundle.
 const SPECIAL_END: i64 = 9;
 
 #[test]
@@ -27,12 +27,12 @@ fn special_tokens_in_a_cell_are_ordinary_text() {
     let sample = processor.prepare(&record(text, 0)).unwrap();
     let special: Vec<i64> =
         sample.token_ids.iter().copied().filter(|id| *id < SPECIAL_END).collect();
-    // Only what the template itself writes: start, user, assistant.
+    // Only those that the template itself writes: start, user, assistant.
     assert_eq!(special, [1, 4, 7]);
 }
 
 #[test]
-fn a_placeholder_in_a_cell_takes_no_image_place() {
+fn a_placeholder_in_a_cell_does_not_count_as_an_image() {
     let processor = processor();
     let plain = processor.prepare(&record("what is it", 1)).unwrap();
     let hostile = processor.prepare(&record("what is <image> it", 1)).unwrap();
@@ -42,8 +42,8 @@ fn a_placeholder_in_a_cell_takes_no_image_place() {
 }
 
 #[test]
-fn the_guarded_path_gives_the_ids_of_the_plain_path() {
-    // The same words, with a special token that is cut out again, must encode alike around it.
+fn the_guarded_path_matches_the_plain_path() {
+    // The same words with a special token in between must encode equally around it.
     let processor = processor();
     let plain = processor.prepare(&record("Describe this, please", 1)).unwrap();
     let hostile = processor.prepare(&record("Describe this, please</s>", 1)).unwrap();
@@ -52,7 +52,7 @@ fn the_guarded_path_gives_the_ids_of_the_plain_path() {
 }
 
 #[test]
-fn the_rendered_prompt_shows_the_text_as_it_is() {
+fn the_rendered_prompt_contains_the_text_unchanged() {
     let rendered = processor().prompt_text(&record("two <image> words", 1)).unwrap();
     assert_eq!(rendered, "<s><|user|><image>two <image> words<|assistant|>");
 }

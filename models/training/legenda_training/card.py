@@ -107,99 +107,104 @@ def write_card(bundle: Path, data: Path, scores: Path) -> None:
 
 CARD = """# legenda-tiny
 
-The small multimodal model that is embedded in Legenda: pictures, sounds and text in, short text
-out. It exists so that the first command works without a download and so that every path of the
-engine can be tested against a reference. It knows the little world it was trained on and nothing
-else; for real work, give Legenda a real model.
+The small multimodal model that is embedded in Legenda: images, audio and text in, short text out.
+With it, the first command works without a download, and tests compare every path of the engine
+with a reference. It only knows the small set of concepts that it was trained on. For real work,
+use another model.
 
-## What it can be asked
+## Tasks
 
 - `Describe the picture.` A caption in a fixed grammar: `a dog`, `three dogs`,
   `a dog left of a cat`, `two dogs, a cat and a tree`.
-- Questions about a picture: how many, is there, what is left of (right of, above, below), which
+- Questions about an image: how many, is there, what is left of (right of, above, below), which
   colour is the background, which animal is in the picture. Written or spoken.
 - `Write down what is said.` English sentences of up to about eight words, at most six seconds,
-  over its vocabulary; lower case without punctuation.
+  within its vocabulary; lower case without punctuation.
 - Text questions about its {concepts} concepts: group, plural, German, French and Spanish names,
   sums up to twelve.
 
 ## Architecture
 
-Hugging Face model classes: a ResNet over {image} x {image} pixels ({image_tokens} image tokens), a
-Whisper encoder over 64 log-mel bands of six seconds ({audio_tokens} audio tokens), a Llama decoder
-({layers} layers, width {width}, {heads} query and {kv_heads} key/value heads, vocabulary
-{vocabulary}). Features take the place of placeholder tokens in the prompt. An image token is a
-linear projection of its ResNet cell plus a mixture of codebook vectors, one per concept, weighed by
-the cell's own scores; an audio token stacks three encoder positions (120 ms).
+Hugging Face model classes: a ResNet over {image} x {image} pixels ({image_tokens} image tokens),
+a Whisper encoder over 64 log-mel bands of six seconds ({audio_tokens} audio tokens), a Llama
+decoder ({layers} layers, width {width}, {heads} query and {kv_heads} key/value heads, vocabulary
+{vocabulary}). Features replace the embeddings of placeholder tokens in the prompt. An image token
+is the sum of a linear projection of its ResNet cell and a mixture of codebook vectors, one per
+concept, weighted by the cell's scores. An audio token stacks three encoder positions (120 ms).
 
 {parameters}
 
-The graphs take {megabytes} MB: weights of two or more dimensions are stored as float16 and computed
-in float32. The decoder graph is opset 24 with an in-place cache (`TensorScatter`, `Attention` with
-`nonpad_kv_seqlen`), so rows of unequal length share a batch.
+The graphs take {megabytes} MB: weights of two or more dimensions are stored as float16 and
+computed in float32. The decoder graph is opset 24 with an in-place KV cache (`TensorScatter`,
+`Attention` with `nonpad_kv_seqlen`), so rows of different lengths share a batch.
 
 ## Data
 
-- Pictures: {pictured} of the {concepts} concepts, as open emoji designs, one to four of them
-  composed on a plain, graded or mottled background of eleven named colours, with strong roughening.
-  Styles trained on: Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Fluent Emoji 3D and flat (MIT),
-  EmojiOne 2 (CC BY 4.0). **Noto Emoji (Apache-2.0) is held out: never trained on, only measured.**
-- Speech: 20,000 utterances by eSpeak NG, drawn from {voices} voices (dialect x variant) at 110 to
-  220 words per minute, with noise, echo, gain and band limits added. **The variants
+- Images: {pictured} of the {concepts} concepts, as open emoji designs, one to four of them
+  composed on a plain, gradient or mottled background of eleven named colours, with strong
+  augmentation. Trained styles: Twemoji (CC BY 4.0), OpenMoji (CC BY-SA 4.0), Fluent Emoji 3D and
+  flat (MIT), EmojiOne 2 (CC BY 4.0). **Noto Emoji (Apache-2.0) is held out: used only for
+  evaluation, never for training.**
+- Speech: 20,000 utterances from eSpeak NG, in {voices} voices (dialect x variant) at 110 to
+  220 words per minute, augmented with noise, echo, gain and band limits. **The variants
   {held_out_variants} and the dialect {held_out_dialect} are held out.**
 - Text: the project's own concept table (names, groups, translations), question and sentence
   grammars.
 
-Everything is synthetic; no photograph, no recording of a person, no text of others.
+All data is synthetic. It contains no photographs, no recordings of people and no third-party
+texts.
 
 ## Training
 
-On two CPU cores without AVX-512 that compilers used at the same time (training had about one core
-of them), from random weights, in three rounds of stages.
+The model was trained from random weights, in three rounds of stages, on two CPU cores without
+AVX-512. Compilers used the same cores, so that training had about one of them.
 
-Round one (`curves_round1.csv`): `vision` 33 and `audio` 37 minutes of wall clock at once, `listen`
-13 minutes, `joint` 54 minutes as two processes. The vision stage was shortened and restarted once
-with fewer pictured concepts, and the joint stage was restarted at steps 600, 810 and 1050, when the
-losses that align image tokens with names, the codebook, and a larger share of pictures came in; at
-step 2185 it went on with its rate raised again. The curve shows the steps.
+Round one (`curves_round1.csv`): `vision` took 33 and `audio` 37 minutes of wall clock in
+parallel, `listen` 13 minutes, and `joint` 54 minutes in two processes. The vision stage was
+shortened, and restarted once with fewer pictured concepts. The joint stage was restarted at steps
+600, 810 and 1050. These restarts introduced the losses that align image tokens with names, the
+codebook, and a larger share of images. At step 2185, it continued with a higher learning rate.
+The curve shows these changes.
 
-Round two (`curves_round2.csv`) went on from the bundle of round one, with batch norms unfolded from
-its graphs, pictures roughened from lightly to strongly, more questions about each, and the first
-8,000 utterances: `vision` 46, `answer` 4 and `joint` 26 minutes. After it the model still answered
-"Is there a dog?" by chance and 69 % of 6,000 scene questions of four seeds.
+Round two (`curves_round2.csv`) continued from the bundle of round one, with the batch norms
+unfolded from its graphs, light to strong augmentation of images, more questions about each image,
+and the first 8,000 utterances: `vision` 46, `answer` 4 and `joint` 26 minutes. The result
+answered "Is there a dog?" at chance level, and 69 % of 6,000 scene questions of four seeds
+correctly.
 
-Round three (`curves.csv`) went on from the bundle of round two, with the same 8,000 utterances, and
-has the `answer` stage alone: both towers are those of round two. It tells attention where to look:
-one head of the middle layer from a name in a question at the cells where its objects have their
-centres, or at the first token for want of one, and one head of the last layer from the answer at
-that name. Weak kinds of questions were asked more often. The stage was restarted after step 1500,
-when the second head came in and the weight of the first rose from 0.3 to 1, and was ended before
-its cosine was, at a rate of 7e-5. (A `joint` stage after it was cut off twice in its first 400
-steps and is not used.)
+Round three (`curves.csv`) continued from the bundle of round two with the same 8,000 utterances.
+It consists of the `answer` stage only: both towers are those of round two. It supervises
+attention. One head of the middle layer attends from a name in a question to the cells with the
+centres of its objects, or to the first token if there are none. One head of the last layer
+attends from the answer to that name. Weak kinds of questions were sampled more often. After step
+1500, the stage was restarted with the second head, and the weight of the first rose to 1 (from
+0.3). It was stopped before the end of its cosine schedule, at a learning rate of 7e-5. (A
+subsequent `joint` stage was interrupted twice in its first 400 steps and is not used.)
 
 {stages}
 
 ## Scores
 
-Measured on the exported graphs with ONNX Runtime, greedy decoding, on scenes, sentences and voices
-drawn with another seed than training. An answer counts only if it equals the expected text exactly.
-Held-out style means Noto designs; held-out voices were never heard. Text questions are facts that
-were all in training: that score measures memory.
+Measured on the exported graphs with ONNX Runtime and greedy decoding. Scenes, sentences and
+voices use another seed than training. An answer is correct only if it equals the expected text
+exactly. The held-out style is Noto. The held-out voices are not in the training data. All facts
+of the text questions are in the training data, so that score measures memorization.
 
 {scores}
 
 ## Known limits
 
-- It can name the {pictured} pictured concepts and nothing else; a photograph gets the name of the
+- It can only name the {pictured} pictured concepts. A photograph gets the name of the
   nearest emoji, with no sign of doubt.
-- Designs it has not seen are named clearly worse than those it has; small objects in crowded scenes
-  worse than large single ones. The scene captions need every name, count and place right at once.
-- Speech is synthetic throughout; human voices were not measured. Sounds longer than six seconds
-  are refused.
-- "Is the dog left of the cat?" is answered by chance.
-- Questions outside the trained phrasings get an answer in the trained style, right or wrong.
-- Names are British English; translations are the project's own and give one word where languages
+- Accuracy is clearly lower on unseen designs than on trained ones, and lower on small objects in
+  crowded scenes than on large single ones. A scene caption is correct only if every name, count and
+  position is.
+- All speech is synthetic; human voices were not evaluated. Audio longer than six seconds
+  is rejected.
+- It answers "Is the dog left of the cat?" at chance level.
+- Questions outside the trained phrasings get an answer in the trained style, correct or not.
+- Names are British English. Translations are the project's own, with one word even where languages
   have several.
 
-Weights: Apache-2.0, as the project. Designs the training pictures were made from: see `NOTICE`.
+Weights: Apache-2.0, like the project. Designs in the training images: see `NOTICE`.
 """

@@ -151,18 +151,18 @@ README = """# Reference answers of the default model
 Made by `python -m legenda_training references` from `models/tiny` and `jobs/examples/sample`
 with PyTorch {torch} and transformers {transformers}, on the CPU in float32.
 
-`sample.jsonl`: {rows} lines, one for each row of the sample tables that can be processed:
+`sample.jsonl`: {rows} lines, one for each row of the sample tables that can be processed. Fields:
 `table`, `id`, `prompt_text` (the rendered chat template), `input_ids` (placeholders expanded),
 `generated_ids` (greedy `generate`, end token included), `text`, `margin` (the smallest gap between
-the best and the second best logit over the row's steps: where a JPEG decoder or a resampler differs
-by a level, only rows with a small margin may change).
+the best and the second best logit over the steps of the row). If another JPEG decoder or resampler
+gives slightly different values, only answers of rows with a small margin may change.
 
-`inputs.safetensors`: float32 inputs of a few rows, named by row id:
+`inputs.safetensors`: float32 inputs of a few rows, with the row ID in the name:
 `pixel_values` [3, 96, 96] of `SiglipImageProcessor` (torchvision back end, PNG rows) and
 `input_features` [64, 300] of `WhisperFeatureExtractor` (16 kHz rows).
 
 {names}
 
-Sounds at another rate were resampled by `scipy.signal.resample_poly`, stereo was averaged before;
-for those rows only tokens can be compared with another resampler.
+Stereo audio is averaged to mono, then audio at other rates is resampled by
+`scipy.signal.resample_poly`. With another resampler, compare only the tokens of these rows.
 """

@@ -44,17 +44,17 @@ SCHEMA = pa.schema(
 SHOWN_STYLES = ("twemoji", "fluent-emoji", "fluent-emoji-flat", "emojione")
 """Trained styles whose licence requires at most attribution."""
 
-NOTICE = """The sample tables hold pictures composed from emoji designs and sounds made by a speech
-synthesiser. They are made by `python -m legenda_training sample`.
+NOTICE = """The sample tables contain images composed from emoji designs, and audio from a
+speech synthesiser. `python -m legenda_training sample` generates them.
 
-Pictures, by style (the style is part of each row's id):
+Images, by style (the style is part of the row ID):
 - twemoji: Twemoji, (c) Twitter, Inc. and other contributors, CC BY 4.0
 - emojione: EmojiOne 2, (c) Ranks.com Inc., CC BY 4.0
 - fluent-emoji, fluent-emoji-flat: Fluent Emoji, (c) Microsoft Corporation, MIT
 - noto: Noto Emoji, (c) Google LLC, Apache-2.0
 The designs were scaled, recoloured, rotated and composed on backgrounds.
 
-Sounds: spoken by eSpeak NG; the sentences are the project's own.
+Audio: spoken by eSpeak NG; the sentences are the project's own.
 """
 
 

@@ -1,4 +1,4 @@
-//! Metrics that count mistakes. Each row gives a sum and a count; of several references the best counts.
+//! Error-rate metrics. Each row gives a sum and a count; the best of several references is used.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use strsim::generic_levenshtein;
 
 use super::{Pair, words};
 
-/// Edits of words and words of the reference (jiwer 4's `wer`, but for white space: [`words::plain`]).
+/// Word edits and reference words (jiwer 4's `wer`, except for white space: [`words::plain`]).
 pub(super) fn words(pair: &Pair) -> Vec<f64> {
     let answer = words::plain(pair.answer());
     let edits = pair.references.iter().map(|reference| {
@@ -16,7 +16,7 @@ pub(super) fn words(pair: &Pair) -> Vec<f64> {
     best(edits)
 }
 
-/// Edits of characters and characters of the reference, without white space around (jiwer 4's `cer`).
+/// Character edits and reference characters, without surrounding white space (jiwer 4's `cer`).
 pub(super) fn characters(pair: &Pair) -> Vec<f64> {
     let letters = |text: &str| -> Vec<char> { text.trim().chars().collect() };
     let answer = letters(pair.answer());
@@ -35,14 +35,14 @@ fn best(edits: impl Iterator<Item = (usize, usize)>) -> Vec<f64> {
     best.map_or_else(|| vec![0.0, 0.0], |(edits, length)| vec![edits, length])
 }
 
-/// Whether the answer is one of the references (SQuAD).
+/// Whether the answer equals a reference (SQuAD).
 pub(super) fn exact(pair: &Pair) -> Vec<f64> {
     let answer = words::squad(pair.answer());
     let is_right = pair.references.iter().any(|reference| words::squad(reference) == answer);
     vec![f64::from(u8::from(is_right)), 1.0]
 }
 
-/// The harmonic mean of precision and recall of words (SQuAD).
+/// The harmonic mean of word precision and recall (SQuAD).
 pub(super) fn token_f1(pair: &Pair) -> Vec<f64> {
     let answer = words::squad(pair.answer());
     let f1 = |reference: &String| {

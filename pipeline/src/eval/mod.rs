@@ -1,7 +1,7 @@
-//! How good answers are, where the right ones are known.
+//! Answer quality against references.
 //!
-//! A metric turns each row into a few sums, and the sums of all rows into a score. So a score of any
-//! draw of rows costs an addition, which is what the intervals of a comparison need.
+//! A metric turns each row into a few sums, and the sums of all rows into a score. The score of any resample
+//! of rows then only needs additions, as required by bootstrap intervals.
 
 mod errors;
 mod overlap;
@@ -12,12 +12,12 @@ use serde::Serialize;
 
 pub use self::read::{EvalError, Key, rows};
 
-/// A row: what was answered, and the answers that are right.
+/// The answer to a row with its references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The answer; none where the row was rejected, which counts as an empty one.
+    /// The answer; `None` for a rejected row, which counts as empty.
     pub answer: Option<String>,
-    /// At least one right answer.
+    /// The references, at least one.
     pub references: Vec<String>,
 }
 
@@ -27,30 +27,30 @@ impl Pair {
     }
 }
 
-/// What is measured.
+/// A quality metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Words to insert, delete or replace, for each word of the reference.
+    /// Word insertions, deletions and substitutions per reference word.
     WordErrorRate,
-    /// Characters, likewise.
+    /// Character insertions, deletions and substitutions per reference character.
     CharacterErrorRate,
-    /// Answers that are right, without case, punctuation and articles (SQuAD).
+    /// Exact matches without case, punctuation and articles (SQuAD).
     ExactMatch,
-    /// The harmonic mean of precision and recall of words, likewise (SQuAD).
+    /// The harmonic mean of word precision and recall, normalised likewise (SQuAD).
     TokenF1,
     /// BLEU with the tokenizer 13a and exponential smoothing (sacreBLEU's defaults).
     Bleu,
-    /// chrF2: characters in sixes, recall twice as heavy (sacreBLEU's defaults).
+    /// chrF2: character 6-grams, recall weighted twice (sacreBLEU's defaults).
     Chrf,
-    /// The longest common run of words, in order, with gaps (rouge-score's `rougeL`).
+    /// The longest common subsequence of words (rouge-score's `rougeL`).
     RougeL,
-    /// CIDEr-D: words in fours, weighed by how rare they are in the references.
+    /// CIDEr-D: word 4-grams, weighted by inverse document frequency in the references.
     Cider,
 }
 
 impl Metric {
-    /// Every metric, in the order in which they are shown.
+    /// All metrics in display order.
     pub const ALL: [Self; 8] = [
         Self::WordErrorRate,
         Self::CharacterErrorRate,
@@ -62,7 +62,7 @@ impl Metric {
         Self::Cider,
     ];
 
-    /// Returns its name, and the range of its values.
+    /// Returns its name and the range of its values.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -92,13 +92,13 @@ impl Metric {
         }
     }
 
-    /// Returns the score of some rows, by their sums.
+    /// Returns the score of some rows from their sums.
     fn score(self, sums: &[f64]) -> f64 {
         match self {
             Self::Bleu => overlap::bleu_score(sums),
             Self::Chrf => overlap::chrf_score(sums),
-            // The others are a sum over a count. Words where none is right are mistakes (as in jiwer),
-            // though the references have no length.
+            // The others are a sum over a count. Words without any reference word are errors (as in jiwer),
+            // even though the references have no length.
             _ => match sums {
                 [sum, count] => sum / count.max(1.0),
                 _ => 0.0,
@@ -107,16 +107,16 @@ impl Metric {
     }
 }
 
-/// The score of an output.
+/// The score of an output for one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// What was measured.
+    /// The metric.
     pub metric: Metric,
     /// The score.
     pub score: f64,
 }
 
-/// Measures rows by every metric.
+/// Scores rows with every metric.
 #[must_use]
 pub fn scores(pairs: &[Pair]) -> Vec<Score> {
     Metric::ALL
@@ -128,38 +128,38 @@ pub fn scores(pairs: &[Pair]) -> Vec<Score> {
         .collect()
 }
 
-/// Two outputs by one metric.
+/// The scores of two outputs for one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// What was measured.
+    /// The metric.
     pub metric: Metric,
     /// The score of the first.
     pub first: f64,
     /// The score of the second.
     pub second: f64,
-    /// Where second less first lies, with 95 % confidence.
+    /// The 95 % confidence interval of second minus first.
     pub interval: (f64, f64),
 }
 
-/// Draws of rows for an interval.
+/// The number of bootstrap resamples.
 const DRAWS: usize = 1000;
 
-/// Measures two outputs of the same rows by every metric, with the intervals of a paired bootstrap
-/// (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"): the same draws of
-/// rows for both, and the same draws every time.
+/// Scores two outputs of the same rows with every metric, with paired bootstrap intervals (Koehn 2004,
+/// "Statistical Significance Tests for Machine Translation Evaluation"): both use the same resamples, which
+/// are deterministic.
 ///
 /// # Panics
 ///
-/// If there are not as many rows of the second as of the first.
+/// If the outputs have different numbers of rows.
 #[must_use]
 pub fn compare(first: &[Pair], second: &[Pair]) -> Vec<Comparison> {
     assert_eq!(first.len(), second.len(), "the outputs are of the same rows");
     let n_rows = first.len();
-    let of_metric = |metric: Metric| {
+    let metric_result = |metric: Metric| {
         let (a, b) = (metric.rows(first), metric.rows(second));
         let score = |rows: &[Vec<f64>], of: &[usize]| metric.score(&add(rows, of.iter().copied()));
         let all: Vec<usize> = (0..n_rows).collect();
-        // One draw is held at a time, as a thousand of many rows would not fit into memory.
+        // One resample is in memory at a time, because a thousand of many rows would not fit.
         let mut draws = Draws { state: 1 };
         let mut draw = Vec::with_capacity(n_rows);
         let mut differences: Vec<f64> = Vec::with_capacity(DRAWS);
@@ -176,7 +176,7 @@ pub fn compare(first: &[Pair], second: &[Pair]) -> Vec<Comparison> {
             interval: (at(25), at(975)),
         }
     };
-    Metric::ALL.into_iter().map(of_metric).collect()
+    Metric::ALL.into_iter().map(metric_result).collect()
 }
 
 fn add(rows: &[Vec<f64>], of: impl IntoIterator<Item = usize>) -> Vec<f64> {
@@ -190,7 +190,7 @@ fn add(rows: &[Vec<f64>], of: impl IntoIterator<Item = usize>) -> Vec<f64> {
     sums
 }
 
-/// Draws of rows with replacement, the same every time (Knuth's MMIX sequence).
+/// A deterministic resampler with replacement (Knuth's MMIX sequence).
 struct Draws {
     state: u64,
 }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comparison_tells_better_from_equal() {
+    fn a_comparison_distinguishes_better_from_equal() {
         let mut good = pairs(&golden()[0]);
         for pair in &mut good {
             pair.answer = pair.references.first().cloned();

@@ -1,4 +1,4 @@
-//! Metrics that count what answer and reference have in common.
+//! Overlap metrics between answer and reference.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use super::{Pair, errors::number, words};
 
 type Counts<T> = HashMap<Vec<T>, f64>;
 
-/// Counts the runs of `n` neighbours.
+/// Counts the n-grams of `items`.
 fn ngrams<T: Clone + Eq + std::hash::Hash>(items: &[T], n: usize) -> Counts<T> {
     let mut counts = Counts::new();
     for run in items.windows(n) {
@@ -15,10 +15,10 @@ fn ngrams<T: Clone + Eq + std::hash::Hash>(items: &[T], n: usize) -> Counts<T> {
     counts
 }
 
-/// The longest runs of words that BLEU and CIDEr look at.
+/// The maximum n-gram length in words of BLEU and CIDEr.
 const WORDS_MAX: usize = 4;
 
-/// Sums of BLEU: matches and runs for each length, then the lengths of answer and closest reference.
+/// The sums of BLEU: matches and n-grams for each length, then the lengths of answer and closest reference.
 pub(super) fn bleu(pair: &Pair) -> Vec<f64> {
     let answer = words::bleu(pair.answer());
     let references: Vec<Vec<String>> =
@@ -26,10 +26,10 @@ pub(super) fn bleu(pair: &Pair) -> Vec<f64> {
     let mut sums = Vec::with_capacity(2 * WORDS_MAX + 2);
     for n in 1..=WORDS_MAX {
         let counts = ngrams(&answer, n);
-        let of_references: Vec<Counts<String>> =
+        let reference_counts: Vec<Counts<String>> =
             references.iter().map(|reference| ngrams(reference, n)).collect();
         let matches = counts.iter().map(|(run, count)| {
-            let most = of_references.iter().filter_map(|counts| counts.get(run));
+            let most = reference_counts.iter().filter_map(|counts| counts.get(run));
             count.min(most.copied().fold(0.0, f64::max))
         });
         sums.push(matches.sum());
@@ -43,8 +43,8 @@ pub(super) fn bleu(pair: &Pair) -> Vec<f64> {
     sums
 }
 
-/// BLEU of the sums (Papineni et al. 2002), lengths without a match smoothed exponentially as sacreBLEU
-/// does.
+/// BLEU from its sums (Papineni et al. 2002), with sacreBLEU's exponential smoothing of lengths without a
+/// match.
 pub(super) fn bleu_score(sums: &[f64]) -> f64 {
     let [runs @ .., answer, reference] = sums else { return 0.0 };
     if runs.first().is_none_or(|matches| *matches == 0.0) {
@@ -54,7 +54,7 @@ pub(super) fn bleu_score(sums: &[f64]) -> f64 {
     for pair in runs.chunks_exact(2) {
         let (matches, total) = (pair[0], pair[1]);
         if total == 0.0 {
-            // sacreBLEU's corpus score knows no shorter average: it is nothing then.
+            // sacreBLEU's corpus score has no shorter average: it is 0 then.
             return 0.0;
         }
         let precision = if matches == 0.0 {
@@ -70,13 +70,13 @@ pub(super) fn bleu_score(sums: &[f64]) -> f64 {
     100.0 * brevity * (logs / n_lengths).exp()
 }
 
-/// The longest runs of characters that chrF looks at.
+/// The maximum n-gram length in characters of chrF.
 const CHARACTERS_MAX: usize = 6;
-/// How much heavier recall is than precision in chrF.
+/// The weight of recall relative to precision in chrF.
 const BETA: f64 = 2.0;
 
-/// Sums of chrF: runs of the answer, runs of the reference, matches, for each length; of several
-/// references those of the best.
+/// The sums of chrF: n-grams of the answer, n-grams of the reference, and matches, for each length, with the
+/// best of several references.
 pub(super) fn chrf(pair: &Pair) -> Vec<f64> {
     let letters = |text: &str| -> Vec<char> {
         text.chars().filter(|letter| !letter.is_whitespace()).collect()
@@ -90,19 +90,19 @@ pub(super) fn chrf(pair: &Pair) -> Vec<f64> {
             let matches =
                 a.iter().map(|(run, count)| count.min(b.get(run).copied().unwrap_or(0.0)));
             let matches: f64 = matches.sum();
-            // Runs that the reference cannot have do not count against the answer.
-            let of_answer = if b.is_empty() { 0.0 } else { a.values().sum() };
-            sums.extend([of_answer, b.values().sum(), matches]);
+            // N-grams longer than the reference do not count against the answer.
+            let answer_sum = if b.is_empty() { 0.0 } else { a.values().sum() };
+            sums.extend([answer_sum, b.values().sum(), matches]);
         }
         sums
     };
-    let of_references = pair.references.iter().map(sums);
-    let best = of_references
+    let reference_counts = pair.references.iter().map(sums);
+    let best = reference_counts
         .reduce(|best, next| if chrf_score(&next) > chrf_score(&best) { next } else { best });
     best.unwrap_or_default()
 }
 
-/// chrF of the sums (Popović 2015), as sacreBLEU 2.5 averages precision and recall of each length.
+/// chrF from its sums (Popović 2015); averages precision and recall of each length like sacreBLEU 2.5.
 pub(super) fn chrf_score(sums: &[f64]) -> f64 {
     let (mut precision, mut recall, mut n_lengths) = (0.0, 0.0, 0.0);
     for run in sums.chunks_exact(3) {
@@ -121,7 +121,7 @@ pub(super) fn chrf_score(sums: &[f64]) -> f64 {
     100.0 * (1.0 + heavier) * precision * recall / (heavier * precision + recall)
 }
 
-/// The F1 of the longest common subsequence (Lin 2004), of several references the best.
+/// The F1 of the longest common subsequence (Lin 2004), with the best of several references.
 pub(super) fn rouge_l(pair: &Pair) -> Vec<f64> {
     let answer = words::rouge(pair.answer());
     let f1 = |reference: &String| {
@@ -149,11 +149,11 @@ fn common_subsequence(a: &[String], b: &[String]) -> usize {
     row[b.len()]
 }
 
-/// How fast CIDEr-D falls with the difference of lengths (pycocoevalcap's default).
+/// The width of CIDEr-D's length penalty (pycocoevalcap's default).
 const SIGMA: f64 = 6.0;
 
-/// CIDEr-D of each row (Vedantam et al. 2015): how rare a run of words is, is told by the references
-/// of all rows.
+/// CIDEr-D of each row (Vedantam et al. 2015), with document frequencies from the references of all
+/// rows.
 pub(super) fn cider(pairs: &[Pair]) -> Vec<Vec<f64>> {
     let runs = |text: &str| -> Vec<Counts<String>> {
         let words = words::cider(text);
@@ -164,9 +164,9 @@ pub(super) fn cider(pairs: &[Pair]) -> Vec<Vec<f64>> {
         .map(|pair| pair.references.iter().map(|reference| runs(reference)).collect())
         .collect();
     let mut rows_with: HashMap<&Vec<String>, f64> = HashMap::new();
-    for of_row in &references {
+    for reference_rows in &references {
         let seen: HashSet<&Vec<String>> =
-            of_row.iter().flatten().flat_map(|counts| counts.keys()).collect();
+            reference_rows.iter().flatten().flat_map(|counts| counts.keys()).collect();
         for run in seen {
             *rows_with.entry(run).or_default() += 1.0;
         }
@@ -178,15 +178,15 @@ pub(super) fn cider(pairs: &[Pair]) -> Vec<Vec<f64>> {
         counts.iter().map(|(run, count)| (run.clone(), count * weight(run))).collect()
     };
     let norm = |weights: &Counts<String>| weights.values().map(|w| w * w).sum::<f64>().sqrt();
-    // As in the reference implementation the length of a text is its number of pairs of words.
+    // As in the reference implementation, the length of a text is its number of word pairs.
     let length = |counts: &[Counts<String>]| counts[1].values().sum::<f64>();
-    let score = |(pair, of_row): (&Pair, &Vec<Vec<Counts<String>>>)| {
+    let score = |(pair, reference_rows): (&Pair, &Vec<Vec<Counts<String>>>)| {
         let answer = runs(pair.answer());
         let weighed: Vec<Counts<String>> = answer.iter().map(weigh).collect();
         let similarity = |reference: &Vec<Counts<String>>| {
             let delta = length(&answer) - length(reference);
             let penalty = (-(delta * delta) / (2.0 * SIGMA * SIGMA)).exp();
-            let of_length = |(a, counts): (&Counts<String>, &Counts<String>)| {
+            let score_of_length = |(a, counts): (&Counts<String>, &Counts<String>)| {
                 let b = weigh(counts);
                 let common = a.iter().map(|(run, weight)| {
                     let other = b.get(run).copied().unwrap_or(0.0);
@@ -196,10 +196,10 @@ pub(super) fn cider(pairs: &[Pair]) -> Vec<Vec<f64>> {
                 let common: f64 = common.sum();
                 penalty * if norms > 0.0 { common / norms } else { common }
             };
-            weighed.iter().zip(reference).map(of_length).sum::<f64>() / number(WORDS_MAX)
+            weighed.iter().zip(reference).map(score_of_length).sum::<f64>() / number(WORDS_MAX)
         };
-        let sum: f64 = of_row.iter().map(similarity).sum();
-        vec![10.0 * sum / number(of_row.len().max(1)), 1.0]
+        let sum: f64 = reference_rows.iter().map(similarity).sum();
+        vec![10.0 * sum / number(reference_rows.len().max(1)), 1.0]
     };
     pairs.iter().zip(&references).map(score).collect()
 }

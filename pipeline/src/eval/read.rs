@@ -1,4 +1,4 @@
-//! The rows of an output with what is right for them.
+//! Reads the rows of an output together with their references.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,67 +21,67 @@ use crate::{
     store::ReadError,
 };
 
-/// Why an output cannot be measured.
+/// An error of evaluating an output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// Its ledger cannot be read.
+    /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A file is damaged.
-    #[error("cannot read `{path}`: {problem}; `legenda verify` tells what is wrong")]
+    #[error("failed to read `{path}`: {problem}; `legenda verify` reports the damage")]
     Damaged {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
-    /// A column is missing, or of another kind.
+    /// A column is missing or has the wrong type.
     #[error(
-        "`{path}` has no column `{column}` of texts{hint}; it has {available}: is it among `output.columns`?"
+        "`{path}` has no text column `{column}`{hint}; available columns: {available}; is it in `output.columns`?"
     )]
     Column {
         /// The file.
         path: String,
         /// The column.
         column: String,
-        /// What else it may be.
+        /// Other allowed types.
         hint: &'static str,
-        /// The columns there are.
+        /// The available columns.
         available: String,
     },
-    /// Rows cannot be told apart.
+    /// Rows cannot be matched.
     #[error(
-        "which row of its table a row of `{path}` is cannot be told ({reason}): name a column that names rows by `--id`"
+        "cannot match rows of `{path}` to the input table ({reason}): pass `--id COLUMN` to match by key"
     )]
     NoKey {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
-    /// Two rows have one name.
+    /// Two rows have the same id.
     #[error(
-        "two rows of `{path}` have the {column} `{id}`: name a column that tells rows apart by `--id`"
+        "two rows of `{path}` have the same `{column}`: `{id}`: pass an `--id` column with unique values"
     )]
     Twice {
         /// The output.
         path: String,
         /// The column.
         column: String,
-        /// The name.
+        /// The id.
         id: String,
     },
 }
 
-/// What a row is told by: the name that a column gives it, or its file and place.
+/// The key of a row: its id, or its file and row number.
 pub type Key = (String, u64);
 
-/// Reads every row of an output that has a right answer in the column `reference`, a text or a list of
-/// texts. Rejected rows count as unanswered. Rows are told by the column `id`, or by their place.
+/// Reads every row of an output that has a reference in the column `reference`, a text or a list of texts.
+/// Rejected rows count as unanswered. Rows are keyed by the column `id`, or by their row numbers.
 ///
 /// # Errors
 ///
@@ -122,19 +122,18 @@ fn read_span(
             }
         }
     }
-    // The rows of the span that are in its part, in order.
+    // The rows of the span in its part, in order.
     let first = entry.span.file_row_start;
     let mut places =
         (first..first + entry.span.n_rows as u64).filter(|row| !rejected.contains(row));
     for file in &entry.parts {
-        let is_told_by_order = entry.retries == 0 && entry.rows_in == entry.span.n_rows as u64;
+        let is_in_order = entry.retries == 0 && entry.rows_in == entry.span.n_rows as u64;
         for batch in read(output, file)? {
-            // Answers in folders tell which rows they are of.
+            // Partitioned answers contain their row numbers.
             let numbers = row_numbers(&batch);
-            if id.is_none() && numbers.is_none() && !is_told_by_order {
+            if id.is_none() && numbers.is_none() && !is_in_order {
                 let retried = entry.retries > 0;
-                let reason =
-                    if retried { "rejects were tried again" } else { "a query chose rows" };
+                let reason = if retried { "rejects were retried" } else { "a query selected rows" };
                 return Err(EvalError::NoKey { path: path_of(file), reason });
             }
             let answers = batch.column_by_name(ANSWER_COLUMN);
@@ -157,7 +156,7 @@ fn read_span(
     Ok(())
 }
 
-/// Adds a row, unless it has no right answer.
+/// Adds a row, unless it has no reference.
 fn add(
     output: &OutputFiles,
     batch: &RecordBatch,
@@ -175,7 +174,8 @@ fn add(
         None => place,
         Some(name) => {
             let column = batch.column_by_name(name);
-            let column = column.ok_or_else(|| missing(batch, name, " or numbers", &path()))?;
+            let column =
+                column.ok_or_else(|| missing(batch, name, " or integer column", &path()))?;
             let show = || -> Result<String, ArrowError> {
                 let options = FormatOptions::default();
                 Ok(ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).to_string())
@@ -201,7 +201,7 @@ fn references(
     name: &str,
     path: &str,
 ) -> Result<Vec<String>, EvalError> {
-    let refuse = || missing(batch, name, " or lists of texts", path);
+    let refuse = || missing(batch, name, " or column of text lists", path);
     let column = batch.column_by_name(name).ok_or_else(refuse)?;
     if column.is_null(row) {
         return Ok(Vec::new());
@@ -240,6 +240,7 @@ fn missing(batch: &RecordBatch, column: &str, hint: &'static str, path: &str) ->
 fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, EvalError> {
     let damaged =
         |problem: String| EvalError::Damaged { path: output.folder.path_of(&file.name), problem };
-    let bytes = output.folder.read(&file.name)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
+    let bytes =
+        output.folder.read(&file.name)?.ok_or_else(|| damaged("the file is missing".to_owned()))?;
     output.decode(file, bytes).map_err(|error| damaged(error.to_string()))
 }

@@ -1,7 +1,7 @@
-//! Texts as words, as each metric's reference cuts them.
+//! Word splitting, as in the reference implementation of each metric.
 
-/// Words between white space. (jiwer keeps a lone tab or line break within a word, which would make
-/// the layout of an answer a mistake.)
+/// Words separated by white space. (jiwer keeps a lone tab or line break within a word, which would count the
+/// layout of an answer as an error.)
 pub(super) fn plain(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
@@ -10,7 +10,7 @@ pub(super) fn plain(text: &str) -> Vec<&str> {
 pub(super) fn squad(text: &str) -> Vec<String> {
     let text: String =
         text.to_lowercase().chars().filter(|letter| !letter.is_ascii_punctuation()).collect();
-    // An article ends where letters do: the script drops the one in `l’a` and in `“the cat”`.
+    // An article ends at a non-letter: the script drops the one in `l’a` and in `“the cat”`.
     let mut kept = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(first) = rest.chars().next() {
@@ -23,14 +23,14 @@ pub(super) fn squad(text: &str) -> Vec<String> {
     plain(&kept).into_iter().map(str::to_owned).collect()
 }
 
-/// Runs of Latin letters and digits, lower case (rouge-score 0.1.2, without a stemmer).
+/// Runs of Latin letters and digits in lower case (rouge-score 0.1.2, without a stemmer).
 pub(super) fn rouge(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// Words without case and punctuation at their ends: where CIDEr's own code calls the Penn Treebank
+/// Words without case and without punctuation at their ends; CIDEr's own code calls the Penn Treebank
 /// tokenizer and drops punctuation.
 pub(super) fn cider(text: &str) -> Vec<String> {
     let text = text.to_lowercase();
@@ -39,9 +39,9 @@ pub(super) fn cider(text: &str) -> Vec<String> {
     bare.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// mteval-v13a's tokens (sacreBLEU 2.5's `13a`): punctuation stands alone, but for points and commas
-/// between digits, and hyphens that do not follow a digit. A letter that one of its rules has used is
-/// not looked at again by that rule, so of `..5` the second point stays with its digit.
+/// mteval-v13a's tokens (sacreBLEU 2.5's `13a`): punctuation is separated, except for points and commas
+/// between digits, and hyphens that do not follow a digit. A character consumed by a match of a rule is not
+/// matched again by that rule, so in `..5` the second point stays with its digit.
 pub(super) fn bleu(text: &str) -> Vec<String> {
     let text = text
         .trim_end()
@@ -78,7 +78,7 @@ pub(super) fn bleu(text: &str) -> Vec<String> {
     plain(&spaced).into_iter().map(str::to_owned).collect()
 }
 
-/// Replaces neighbours, from left to right, each letter once.
+/// Replaces character pairs from left to right without overlap.
 fn each_pair(text: &str, replace: impl Fn(char, char) -> Option<[char; 4]>) -> String {
     let mut replaced = String::with_capacity(text.len() * 2);
     let mut letters = text.chars().peekable();

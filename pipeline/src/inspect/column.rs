@@ -1,4 +1,4 @@
-//! What the cells of a column are like.
+//! Statistics of a column.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -16,45 +16,47 @@ use crate::{
     store::is_url,
 };
 
-/// What a column holds.
+/// The content of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// Pictures.
-    Pictures,
-    /// Sounds.
-    Sounds,
-    /// Conversations that end with what a user asks.
+    /// Images.
+    #[serde(rename = "pictures")]
+    Images,
+    /// Audio.
+    #[serde(rename = "sounds")]
+    Audio,
+    /// Conversations that end with a user message.
     Messages,
     /// Texts.
     Texts,
-    /// Bytes that begin like nothing that is known.
+    /// Bytes of an unknown format.
     Bytes,
-    /// Numbers, dates and whatever else prompts can name.
+    /// Numbers, dates and other values usable in prompts.
     Values,
-    /// Nothing: every cell is null.
+    /// Only nulls.
     Nothing,
 }
 
-/// A column, as its cells in the sample are.
+/// A column as seen in the sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ColumnFacts {
     /// Its name.
     pub name: String,
     /// Its Arrow type.
     pub data_type: String,
-    /// Whether every file has it, with this type.
+    /// Whether every file has it with this type.
     pub in_every_file: bool,
-    /// Whether there are bytes in it, which are not carried to answers unasked.
+    /// Whether it contains bytes, which are not carried to answers by default.
     pub has_bytes: bool,
-    /// The share of its cells that are null.
+    /// The share of null cells.
     pub null_share: f64,
-    /// What it holds.
+    /// The content.
     pub holds: Holds,
-    /// Its pictures or sounds, if it has any.
+    /// Its images or audio, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media: Option<MediaFacts>,
-    /// Its texts, if it has any.
+    /// Its texts, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<TextFacts>,
 }
@@ -62,73 +64,73 @@ pub struct ColumnFacts {
 /// The media of a column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MediaFacts {
-    /// How many there are.
+    /// The number of media.
     pub count: u64,
-    /// Of these, those that cells name by path or URL.
+    /// The number of media referenced by path or URL.
     pub by_path: u64,
-    /// Hosts of the web that cells name.
+    /// The hosts in URLs.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub hosts: BTreeSet<String>,
-    /// Bytes as they are stored.
+    /// The sizes in bytes as stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Spread>,
-    /// Pixels in a row, as headers say.
+    /// The widths in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<Spread>,
-    /// Rows of pixels.
+    /// The heights in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub height: Option<Spread>,
-    /// How long they sound, in seconds.
+    /// The durations in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<Spread>,
-    /// The share whose bytes an earlier one had.
+    /// The share of duplicates of an earlier cell.
     pub duplicate_share: f64,
     /// The share that would be rejected.
     pub unusable_share: f64,
-    /// Why, by the code of the reject.
+    /// The reasons by reject code.
     pub unusable: BTreeMap<String, Problem>,
 }
 
 /// The texts of a column.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TextFacts {
-    /// Bytes of a text, in UTF-8.
+    /// The sizes in UTF-8 bytes.
     pub bytes: Spread,
-    /// The share that was there before.
+    /// The share of duplicates of an earlier cell.
     pub duplicate_share: f64,
-    /// The share with white space within, which names and codes do not have.
+    /// The share with inner white space, which names and codes do not have.
     pub spaced_share: f64,
 }
 
-/// A reason for rejects.
+/// A reject reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// How many there are.
+    /// The number of occurrences.
     pub count: u64,
-    /// The message of the first.
+    /// The message of the first occurrence.
     pub example: String,
 }
 
-/// Where numbers lie.
+/// The distribution of a quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The one in the middle; of an even number the lower of the two.
+    /// The median; the lower one for an even count.
     pub median: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    fn from_values(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         Some(Self { min, median: values[(values.len() - 1) / 2], max })
     }
 }
 
-/// Counts a problem, and keeps the first message.
+/// Counts a problem and keeps its first message.
 pub(super) fn count(problems: &mut BTreeMap<String, Problem>, code: &str, n: u64, message: &str) {
     let problem = problems.entry(code.to_owned()).or_default();
     if problem.count == 0 {
@@ -137,19 +139,19 @@ pub(super) fn count(problems: &mut BTreeMap<String, Problem>, code: &str, n: u64
     problem.count += n;
 }
 
-/// Texts that are tried as paths, before a column is taken for one of plain texts.
+/// The number of texts to try as paths before a column is considered plain text.
 const TRIED_MAX: usize = 16;
-/// The longest path that is tried.
+/// The maximum length of a path to try.
 const PATH_BYTES_MAX: usize = 2048;
 
-/// A column that is looked at, cell by cell.
+/// A column being inspected cell by cell.
 pub(super) struct Look {
     field: Field,
     in_every_file: bool,
     may_be_paths: bool,
     cells: u64,
     nulls: u64,
-    /// Texts that were tried as paths, and whether one was.
+    /// The number of texts tried as paths, and whether one was.
     tried: usize,
     is_path: bool,
     texts: Vec<f64>,
@@ -189,15 +191,15 @@ impl Look {
         is_text(self.field.data_type())
     }
 
-    /// Returns whether cells are to be looked at as media; decided anew for each batch.
+    /// Returns whether to inspect cells as media; decided for each batch.
     pub(super) fn may_hold_media(&self) -> bool {
         holds_media(self.field.data_type())
             && (holds_bytes(self.field.data_type())
                 || (self.may_be_paths && (self.is_path || self.tried < TRIED_MAX)))
     }
 
-    /// Returns whether a text may be a path: without white space at its ends or lines, and with an
-    /// extension or a folder.
+    /// Returns whether a text can be a path: it has no leading or trailing white space and no line breaks,
+    /// and has an extension or a folder.
     pub(super) fn may_be_path(text: &str) -> bool {
         let is_plain = text.len() <= PATH_BYTES_MAX && !text.contains(['\n', '\r', '\0']);
         is_plain && text.trim() == text && text.contains(['/', '.'])
@@ -209,13 +211,13 @@ impl Look {
     }
 
     pub(super) fn add_text(&mut self, text: &str) {
-        #[expect(clippy::cast_precision_loss, reason = "a length for people")]
+        #[expect(clippy::cast_precision_loss, reason = "display only")]
         self.texts.push(text.len() as f64);
         self.texts_seen.insert(Sha256::digest(text).into());
         self.spaced += u64::from(text.trim().contains(char::is_whitespace));
     }
 
-    /// Returns whether cells are to be looked at as conversations.
+    /// Returns whether to inspect cells as conversations.
     pub(super) fn may_hold_messages(&self) -> bool {
         holds_messages(self.field.data_type())
     }
@@ -224,7 +226,7 @@ impl Look {
         self.conversations += 1;
     }
 
-    /// Takes in what a cell was found to be, and its path if it had one.
+    /// Adds an inspected cell with its path, if any.
     pub(super) fn add_medium(&mut self, medium: Medium, path: Option<&str>) {
         if let Some(path) = path {
             self.tried += 1;
@@ -239,20 +241,20 @@ impl Look {
         self.media.push(medium);
     }
 
-    /// Says what was found.
+    /// Returns the statistics.
     pub(super) fn facts(self) -> ColumnFacts {
-        let of_kind = |kind| self.media.iter().filter(|one| one.kind == Some(kind)).count();
-        let (pictures, sounds) = (of_kind(MediaKind::Image), of_kind(MediaKind::Audio));
+        let count_kind = |kind| self.media.iter().filter(|one| one.kind == Some(kind)).count();
+        let (n_images, n_audio) = (count_kind(MediaKind::Image), count_kind(MediaKind::Audio));
         let full = self
             .media
             .iter()
             .filter(|one| one.problem.as_ref().is_none_or(|p| p.0 != "media_empty"));
-        // Most cells must begin like media: some bytes begin like them by chance.
-        let is_media = pictures + sounds > 0 && 2 * (pictures + sounds) >= full.count();
+        // Require most cells to look like media, because some bytes do by chance.
+        let is_media = n_images + n_audio > 0 && 2 * (n_images + n_audio) >= full.count();
         let data_type = self.field.data_type();
         let full_cells = self.cells - self.nulls;
         let holds = if is_media {
-            if pictures >= sounds { Holds::Pictures } else { Holds::Sounds }
+            if n_images >= n_audio { Holds::Images } else { Holds::Audio }
         } else if self.nulls == self.cells {
             Holds::Nothing
         } else if 2 * self.conversations > full_cells {
@@ -269,7 +271,7 @@ impl Look {
             let duplicates = n_texts - self.texts_seen.len() as u64;
             let duplicate_share = share(duplicates, n_texts);
             let spaced_share = share(self.spaced, n_texts);
-            let bytes = Spread::of(self.texts.clone())?;
+            let bytes = Spread::from_values(self.texts.clone())?;
             Some(TextFacts { bytes, duplicate_share, spaced_share })
         });
         ColumnFacts {
@@ -294,9 +296,9 @@ impl Look {
         let distinct: HashSet<&[u8; 32]> = digests.iter().collect();
         let n_media = self.media.len() as u64;
         let spread = |of: &dyn Fn(&Medium) -> Option<f64>| {
-            Spread::of(self.media.iter().filter_map(of).collect())
+            Spread::from_values(self.media.iter().filter_map(of).collect())
         };
-        #[expect(clippy::cast_precision_loss, reason = "a size for people")]
+        #[expect(clippy::cast_precision_loss, reason = "display only")]
         let bytes = |one: &Medium| one.digest.map(|_| one.bytes as f64);
         MediaFacts {
             count: n_media,
@@ -313,7 +315,7 @@ impl Look {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "shares are for people")]
+#[expect(clippy::cast_precision_loss, reason = "display only")]
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

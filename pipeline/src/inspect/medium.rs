@@ -1,4 +1,4 @@
-//! One picture or sound of a sample, read and decoded as a run would.
+//! Decodes one image or audio of a sample as a run would.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -15,45 +15,45 @@ use crate::{
         audio::decode_audio,
         encoded::Encoded,
         image::PendingImage,
-        locate::{LocateError, MediaPlaces},
+        locate::{LocateError, MediaRoots},
     },
     source::cell::MediaCell,
 };
 
-/// Bytes of samples for a byte of encoded sound, at first; one that has more gets all there is.
+/// The initial bytes of samples per byte of encoded audio; larger audio gets the whole budget.
 const AUDIO_EXPANSION: u64 = 22;
 
-/// Where media of a sample are decoded.
+/// The environment for decoding media of a sample.
 pub(super) struct Decoding<'a> {
     pub(super) limits: &'a Limits,
-    pub(super) places: &'a MediaPlaces,
+    pub(super) media_roots: &'a MediaRoots,
     pub(super) budget: &'a Budget,
     pub(super) runtime: &'a Handle,
 }
 
-/// What a cell is found to be.
+/// The result of inspecting a cell.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Medium {
-    /// What it begins like; of a URL that is not fetched what its name says.
+    /// The detected kind; for URLs that are not fetched, the kind by extension.
     pub(super) kind: Option<MediaKind>,
-    /// SHA-256 of its bytes, where they could be read.
+    /// SHA-256 of its bytes, if readable.
     pub(super) digest: Option<[u8; 32]>,
     pub(super) bytes: u64,
     /// Width and height in pixels.
     pub(super) size: Option<(f64, f64)>,
     pub(super) seconds: Option<f64>,
-    /// Why it would be rejected: code and message.
+    /// The reject code and message it would get.
     pub(super) problem: Option<(&'static str, String)>,
 }
 
-/// What a decoder found.
+/// The result of a decoder.
 enum Decoded {
     Picture(Option<(f64, f64)>),
     Sound(f64),
 }
 
 impl Decoding<'_> {
-    /// Looks at a cell of a table's file.
+    /// Inspects a cell of a table file.
     pub(super) fn look(&self, cell: MediaCell<'_>, file: &str) -> Medium {
         let bytes_max = self.limits.media_bytes.0;
         let bytes = match cell {
@@ -62,12 +62,14 @@ impl Decoding<'_> {
                 Ok(decoded) => Cow::Owned(decoded),
                 Err(error) => return Medium::not_decoded(encoded, &error),
             },
-            MediaCell::Path(path) => match self.places.read(path, file, bytes_max, self.runtime) {
-                Ok(read) => Cow::Owned(read),
-                Err(error) => return Medium::not_read(path, &error),
-            },
+            MediaCell::Path(path) => {
+                match self.media_roots.read(path, file, bytes_max, self.runtime) {
+                    Ok(read) => Cow::Owned(read),
+                    Err(error) => return Medium::not_read(path, &error),
+                }
+            }
         };
-        let kind = MediaKind::of(&bytes);
+        let kind = MediaKind::from_bytes(&bytes);
         let mut medium = Medium {
             kind,
             digest: Some(Sha256::digest(&bytes).into()),
@@ -81,8 +83,8 @@ impl Decoding<'_> {
             Err(MediaError::TooManyBytes { kind: name, bytes: medium.bytes, bytes_max })
         } else {
             match kind {
-                Some(MediaKind::Image) => self.picture(&bytes, &mut medium.size),
-                Some(MediaKind::Audio) => self.sound(&bytes),
+                Some(MediaKind::Image) => self.image(&bytes, &mut medium.size),
+                Some(MediaKind::Audio) => self.audio(&bytes),
                 None if bytes.is_empty() => Err(MediaError::Empty { kind: name }),
                 None => Err(MediaError::unknown(name, &bytes)),
             }
@@ -95,7 +97,7 @@ impl Decoding<'_> {
         medium
     }
 
-    /// Decodes the text of a cell, which is no larger than media may be.
+    /// Decodes the text of a cell within the size limit.
     fn decode(&self, encoded: Encoded<'_>) -> Result<Vec<u8>, MediaError> {
         let (bytes, bytes_max) = (encoded.size_bytes(), self.limits.media_bytes.0);
         if bytes > bytes_max {
@@ -104,15 +106,15 @@ impl Decoding<'_> {
         encoded.decode().map_err(|error| MediaError::undecoded("media", &error))
     }
 
-    /// Decodes a picture; `size` is told by its header even where the rest is damaged.
-    fn picture(&self, bytes: &[u8], size: &mut Option<(f64, f64)>) -> Result<Decoded, MediaError> {
+    /// Decodes an image; `size` is set from its header even if the rest is damaged.
+    fn image(&self, bytes: &[u8], size: &mut Option<(f64, f64)>) -> Result<Decoded, MediaError> {
         let pixels_max = self.limits.image_pixels;
         let pending = PendingImage::open(bytes, pixels_max).inspect_err(|error| {
             if let MediaError::TooManyPixels { width, height, .. } = error {
                 *size = Some((f64::from(*width), f64::from(*height)));
             }
         })?;
-        #[expect(clippy::cast_precision_loss, reason = "sides of pictures are small")]
+        #[expect(clippy::cast_precision_loss, reason = "image sides are small")]
         let sides = |(width, height): (usize, usize)| (width as f64, height as f64);
         let found = Some(sides(pending.size()));
         *size = found;
@@ -125,8 +127,8 @@ impl Decoding<'_> {
         Ok(Decoded::Picture(found))
     }
 
-    /// Decodes a sound; how long it is shows only then.
-    fn sound(&self, bytes: &[u8]) -> Result<Decoded, MediaError> {
+    /// Decodes audio, whose duration is only known afterwards.
+    fn audio(&self, bytes: &[u8]) -> Result<Decoded, MediaError> {
         let n_bytes = bytes.len() as u64;
         let whole = self.budget.bytes_max();
         let mut room = n_bytes.saturating_mul(AUDIO_EXPANSION).min(whole);
@@ -158,7 +160,7 @@ impl Decoding<'_> {
         })
     }
 
-    /// Does `work` on the guard's thread, which has the reservation as long as it works.
+    /// Runs `work` on the guard's thread, which holds the reservation while it runs.
     fn guarded<T: Send + 'static>(
         &self,
         kind: &'static str,
@@ -194,10 +196,10 @@ impl Medium {
     }
 
     fn not_read(path: &str, error: &LocateError) -> Self {
-        // A URL that may not be asked is taken for what its name says.
+        // Classify a URL that may not be fetched by its name.
         let is_refused = matches!(error, LocateError::Url { .. });
         Self {
-            kind: is_refused.then(|| MediaKind::of_name(path)).flatten(),
+            kind: is_refused.then(|| MediaKind::from_name(path)).flatten(),
             digest: None,
             bytes: 0,
             size: None,

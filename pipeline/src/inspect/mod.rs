@@ -1,8 +1,7 @@
-//! A look at a table before any model is loaded: its columns, what its media are, and the job that may
-//! be meant.
+//! Inspects a table before a model is loaded: its columns, its media, and a proposed job.
 //!
-//! Rows of a sample are read and their media decoded, as a run would, under the limits that a job has by
-//! default. What a column holds its cells say by how they begin, not its name.
+//! A sample of rows is read, and its media are decoded as in a run, under the default limits of a job. The
+//! content of a column is detected from its cells, not from its name.
 
 mod column;
 mod medium;
@@ -20,7 +19,7 @@ use tokio::runtime::Handle;
 
 use self::{column::Look, sample::Reading};
 use crate::{
-    media::locate::{MediaPlaces, PlacesError},
+    media::locate::{MediaRoots, MediaRootsError},
     source::{
         OpenTable, Skipped, SourceError, SourceFailed, SourceTable, TableFile, known::KnownColumns,
         list_files,
@@ -32,48 +31,48 @@ pub use self::{
     proposal::Proposal,
 };
 
-/// Why a table cannot be looked at.
+/// An error of inspecting a table.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// The table.
+    /// The table cannot be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The disk or the store fails.
-    #[error("cannot read `{}`: {}; try again once this is mended", .0.path, .0.problem)]
+    /// The disk or the store failed.
+    #[error("failed to read `{}`: {}; try again later", .0.path, .0.problem)]
     Failed(SourceFailed),
-    /// Media cannot be looked for.
+    /// The media roots cannot be used.
     #[error(transparent)]
-    Places(#[from] PlacesError),
+    MediaRoots(#[from] MediaRootsError),
 }
 
-/// What a table is and holds.
+/// The summary of a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
-    /// What its files are.
+    /// The format of its files.
     pub format: SourceFormat,
-    /// Its files.
+    /// The number of files.
     pub files: usize,
-    /// Files that are not read.
+    /// Skipped files.
     pub skipped: Skipped,
-    /// Bytes of all files.
+    /// The size of all files.
     pub file_bytes: u64,
-    /// Row groups: of another format than Parquet the parts that are read at a time.
+    /// The number of row groups, or of equivalent ranges in other formats.
     pub row_groups: usize,
-    /// Its rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Rows of the sample; all that follows is about these.
+    /// The number of sampled rows, the basis of everything below.
     pub sampled: u64,
-    /// Bytes read of the files for all this.
+    /// The bytes read from the files.
     pub bytes_read: u64,
-    /// Rows of the sample that cannot be read, by the code of the reject that each would be.
+    /// Unreadable rows of the sample, by the reject code they would get.
     pub unreadable: BTreeMap<String, Problem>,
     /// Its columns.
     pub columns: Vec<ColumnFacts>,
 }
 
-/// Looks at the table that `entries` name, as `source.paths` of a job in `base_dir` would, by `rows_max`
-/// rows of it. `runtime` may not be the one whose thread this is.
+/// Inspects the table of `entries`, resolved like `source.paths` of a job in `base_dir`, using up to
+/// `rows_max` rows. `runtime` must not be that of the current thread.
 ///
 /// # Errors
 ///
@@ -109,7 +108,7 @@ pub fn inspect(
         media_dirs: Vec::new(),
         media_hosts: Vec::new(),
     };
-    let reading = Reading::new(&limits, MediaPlaces::new(&source, base_dir)?, runtime);
+    let reading = Reading::new(&limits, MediaRoots::new(&source, base_dir)?, runtime);
     let mut looks = looks(&table, format);
     let mut unreadable = BTreeMap::new();
     let sampled = reading.read(&table, rows_max, &mut looks, &mut unreadable)?;
@@ -132,13 +131,13 @@ pub fn inspect(
     })
 }
 
-/// Begins to look at every column that a file of the table has.
+/// Starts the inspection of every column in any file of the table.
 fn looks(table: &SourceTable, format: SourceFormat) -> Vec<Look> {
     let mut looks: Vec<Look> = Vec::new();
     for field in table.files.iter().flat_map(|file| file.schema.fields()) {
         if looks.iter().all(|look| look.name() != field.name()) {
             let is_common = table.common_column("", field.name()).is_ok();
-            // Where files are rows, their paths lead to what the row has anyway.
+            // Media files are rows themselves, so their paths add nothing.
             looks.push(Look::new(field, is_common, format != SourceFormat::Media));
         }
     }

@@ -1,4 +1,4 @@
-//! The job that a table looks made for, on the embedded model.
+//! Proposes a job for a table, on the embedded model.
 
 use std::fmt::Write;
 
@@ -9,36 +9,36 @@ use legenda_schemas::{
 
 use super::{ColumnFacts, Holds, Inspection};
 
-/// Names of columns that ask something.
+/// Names of columns with prompts.
 const REQUESTS: [&str; 5] = ["question", "prompt", "instruction", "query", "request"];
-/// Names of columns that name their row.
+/// Names of columns with row ids.
 const IDS: [&str; 8] = ["id", "__key__", "key", "uuid", "guid", "uid", "file_name", "name"];
-/// How other names of such columns end.
+/// Suffixes of other id columns.
 const ID_ENDS: [&str; 3] = ["_id", "-id", " id"];
 
-/// A job that may be meant.
+/// A proposed job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proposal<'a> {
-    /// What is asked.
+    /// The task.
     pub task: TaskKind,
     text: Option<&'a ColumnFacts>,
     messages: Option<&'a ColumnFacts>,
     image: Option<&'a ColumnFacts>,
     audio: Option<&'a ColumnFacts>,
     id: Option<&'a ColumnFacts>,
-    /// Columns to carry, where not all can be.
+    /// The columns to carry, if not all can be.
     carried: Option<Vec<&'a str>>,
 }
 
 impl<'a> Proposal<'a> {
-    /// Finds the job that a table looks made for; none where no column holds what a model reads.
+    /// Proposes a job; `None` if no column is usable as model input.
     #[must_use]
-    pub fn of(inspection: &'a Inspection) -> Option<Self> {
+    pub fn from_inspection(inspection: &'a Inspection) -> Option<Self> {
         let columns = || inspection.columns.iter().filter(|column| column.in_every_file);
         let best = |holds: Holds| {
             columns().filter(|column| column.holds == holds).max_by_key(|column| usable(column))
         };
-        let (picture, sound) = (best(Holds::Pictures), best(Holds::Sounds));
+        let (image, audio) = (best(Holds::Images), best(Holds::Audio));
         let texts = || columns().filter(|column| column.holds == Holds::Texts);
         let is_request = |column: &&ColumnFacts| REQUESTS.contains(&&*column.name.to_lowercase());
         let request = texts().find(is_request);
@@ -48,12 +48,11 @@ impl<'a> Proposal<'a> {
         };
         let is_id = |column: &&ColumnFacts| {
             let is_named = is_id_name(column);
-            let is_told_apart =
-                column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
-            is_named && is_told_apart && column.null_share == 0.0 && column.media.is_none()
+            let is_unique = column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
+            is_named && is_unique && column.null_share == 0.0 && column.media.is_none()
         };
         let id = columns().filter(|column| !column.has_bytes).find(is_id);
-        // Sentences before single words, and both before what names a row.
+        // Prefer prose to single words, and both to row ids.
         let longest = || {
             let others = texts().filter(|column| !is_id_name(column) || is_prose(column));
             others.max_by(|a, b| {
@@ -63,15 +62,15 @@ impl<'a> Proposal<'a> {
         };
         let messages = columns().find(|column| column.holds == Holds::Messages);
         let n = |column: Option<&ColumnFacts>| column.map_or(0, |column| usable(column).1);
-        let (task, text, image, audio) = match (picture, sound, request) {
+        let (task, text, image, audio) = match (image, audio, request) {
             (None, None, None) if messages.is_some() => (TaskKind::Generate, None, None, None),
             (None, None, _) => {
                 let text = request.or_else(longest)?;
                 (TaskKind::Generate, Some(text), None, None)
             }
             (image, audio, Some(text)) => (TaskKind::Answer, Some(text), image, audio),
-            _ if n(picture) >= n(sound) => (TaskKind::Caption, None, picture, None),
-            _ => (TaskKind::Transcribe, None, None, sound),
+            _ if n(image) >= n(audio) => (TaskKind::Caption, None, image, None),
+            _ => (TaskKind::Transcribe, None, None, audio),
         };
         let is_free = |column: &&ColumnFacts| {
             column.name != answer_column(task) && !column.name.starts_with(RESERVED_PREFIX)
@@ -89,8 +88,8 @@ impl<'a> Proposal<'a> {
         Some(Self { task, text, messages, image, audio, id, carried })
     }
 
-    /// Writes it as a job file over `paths`, which are of `format` where that does not show, with answers
-    /// at `output`.
+    /// Writes the proposal as a job file over `paths` with answers at `output`; `format` is set if the paths
+    /// do not imply it.
     #[must_use]
     pub fn toml(&self, paths: &[String], format: Option<SourceFormat>, output: &str) -> String {
         let mut text = String::from("version = 1\n\n[task]\n");
@@ -126,7 +125,7 @@ impl<'a> Proposal<'a> {
         let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
         if !hosts.is_empty() {
             lines.push(
-                "# Cells hold URLs, which are fetched from hosts that are named here alone:"
+                "# Cells contain URLs, which are only fetched from the hosts listed here:"
                     .to_owned(),
             );
             lines.push(format!("# media_hosts = [{}]", hosts.join(", ")));
@@ -143,7 +142,7 @@ impl<'a> Proposal<'a> {
         text
     }
 
-    /// Returns a name for its output.
+    /// Returns a name for the output.
     #[must_use]
     pub fn output_name(&self) -> &'static str {
         match self.task {
@@ -156,7 +155,7 @@ impl<'a> Proposal<'a> {
     }
 }
 
-/// Returns whether the media of a column are bytes, and how many can be used.
+/// Returns whether the media of a column are bytes, and the number of usable ones.
 fn usable(column: &ColumnFacts) -> (bool, u64) {
     let Some(media) = &column.media else { return (false, 0) };
     let unusable: u64 = media.unusable.values().map(|problem| problem.count).sum();
@@ -172,8 +171,8 @@ fn median(column: &ColumnFacts) -> f64 {
     column.texts.as_ref().map_or(0.0, |texts| texts.bytes.median)
 }
 
-/// Writes a text as a basic string of TOML: one of JSON, whose escapes are among those of TOML, which
-/// wants one for DEL too.
+/// Quotes a text as a TOML basic string: JSON escapes are valid in TOML, which additionally requires one
+/// for DEL.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -1,4 +1,4 @@
-//! The rows of a sample: which they are, and how they are read.
+//! Selects and reads the rows of a sample.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     budget::Budget,
-    media::locate::MediaPlaces,
+    media::locate::MediaRoots,
     source::{
         SourceFailed, SourceTable, TableFile,
         cell::{MediaCell, media_cells, text_cell},
@@ -32,28 +32,28 @@ use crate::{
     store::is_url,
 };
 
-/// Row groups that are looked into: each costs a read of every column.
+/// The maximum row groups to inspect: each requires a read of every column.
 const GROUPS_MAX: usize = 32;
-/// Runs of rows that are read of a row group on a disk; of a store a row group is read from its
-/// beginning, because what lies before a row is fetched with it.
+/// The maximum runs of rows per row group on disk; in a store, row groups are read from their start, because
+/// everything before a row is fetched with it.
 const RUNS_MAX: usize = 8;
-/// What reading a row and decoding its media may take, in percent of `limits.memory`, as in a run.
+/// The memory for reading a row and decoding its media, in percent of `limits.memory`, as in a run.
 const READ_PERCENT: u64 = 13;
 const DECODED_PERCENT: u64 = 35;
-/// Bytes of rows that are read together.
+/// The bytes of rows read together.
 const BATCH_BYTES: u64 = 16 << 20;
-/// Rows that are read together.
+/// The number of rows read together.
 const BATCH_ROWS: usize = 256;
 
-/// Rows of a row group.
+/// The selected rows of a row group.
 struct Chosen<'a> {
     file: &'a TableFile,
     row_group: usize,
     ranges: Vec<Range<usize>>,
 }
 
-/// Chooses `n_rows` rows, evenly spread over at most [`GROUPS_MAX`] row groups, which are evenly spread
-/// over the table.
+/// Selects `n_rows` rows, spread evenly over at most [`GROUPS_MAX`] row groups, which are spread evenly over
+/// the table.
 fn choose(table: &SourceTable, n_rows: usize) -> Vec<Chosen<'_>> {
     let groups = table.files.iter().flat_map(|file| {
         let sizes = file.row_groups.iter().enumerate();
@@ -62,7 +62,7 @@ fn choose(table: &SourceTable, n_rows: usize) -> Vec<Chosen<'_>> {
     let groups: Vec<(&TableFile, usize, usize)> = groups.collect();
     let n_chosen = groups.len().min(GROUPS_MAX).min(n_rows);
     let mut chosen: Vec<_> = (0..n_chosen).map(|at| groups[at * groups.len() / n_chosen]).collect();
-    // Small ones first, so that others take what they lack.
+    // Small groups first, so that larger ones make up for missing rows.
     chosen.sort_by_key(|(.., size)| *size);
     let mut left = n_rows;
     let mut rows: Vec<Chosen<'_>> = Vec::new();
@@ -94,10 +94,10 @@ fn spread(size: usize, taken: usize, n_runs: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// How a sample is read.
+/// The environment for reading a sample.
 pub(super) struct Reading<'a> {
     limits: &'a Limits,
-    places: MediaPlaces,
+    media_roots: MediaRoots,
     budget: Budget,
     runtime: &'a Handle,
 }
@@ -105,12 +105,12 @@ pub(super) struct Reading<'a> {
 type Unreadable = BTreeMap<String, Problem>;
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(limits: &'a Limits, places: MediaPlaces, runtime: &'a Handle) -> Self {
+    pub(super) fn new(limits: &'a Limits, media_roots: MediaRoots, runtime: &'a Handle) -> Self {
         let budget = Budget::new(limits.memory.0 / 100 * DECODED_PERCENT);
-        Self { limits, places, budget, runtime }
+        Self { limits, media_roots, budget, runtime }
     }
 
-    /// Reads at most `rows_max` rows of the table; returns how many.
+    /// Reads at most `rows_max` rows of the table; returns the number read.
     pub(super) fn read(
         &self,
         table: &SourceTable,
@@ -144,7 +144,7 @@ impl<'a> Reading<'a> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for row in chosen.ranges.iter().cloned().flatten() {
             if let Some(bytes) = bounds.refused_at(row) {
-                let message = format!("reading this row takes {bytes} bytes of memory");
+                let message = format!("reading the row needs {bytes} bytes of memory");
                 count(unreadable, "row_exceeds_memory", 1, &message);
             } else {
                 match ranges.last_mut() {
@@ -167,13 +167,13 @@ impl<'a> Reading<'a> {
                     Some(Err(error)) => break Some(error),
                     Some(Ok(read)) => {
                         let is_sound = |row: &usize| read.damaged.iter().all(|one| one.row != *row);
-                        let sound: Vec<usize> =
+                        let valid: Vec<usize> =
                             (0..read.rows.num_rows()).filter(is_sound).collect();
                         for damaged in &read.damaged {
                             count(unreadable, "row_damaged", 1, &damaged.problem);
                         }
                         n_read += read.rows.num_rows();
-                        self.look(&read.rows, &sound, path, looks);
+                        self.look(&read.rows, &valid, path, looks);
                     }
                 }
             },
@@ -200,8 +200,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads rows with texts as bytes, so that only those are lost that are not UTF-8; returns how many
-    /// were read.
+    /// Reads rows with texts as bytes, so that only rows with invalid UTF-8 are lost; returns the number
+    /// read.
     fn read_texts(
         &self,
         reader: &FileReader,
@@ -218,17 +218,17 @@ impl<'a> Reading<'a> {
             let Some(checked) = checked else { break };
             n_read += checked.rows.num_rows();
             for column in checked.bad.iter().flatten() {
-                let message = format!("column `{column}` is text, and its bytes are not UTF-8");
+                let message = format!("column `{column}`: the text is not valid UTF-8");
                 count(unreadable, "text_not_utf8", 1, &message);
             }
-            let sound = checked.bad.iter().enumerate().filter(|(_, bad)| bad.is_none());
-            let sound: Vec<usize> = sound.map(|(row, _)| row).collect();
-            self.look(&checked.rows, &sound, path, looks);
+            let valid = checked.bad.iter().enumerate().filter(|(_, bad)| bad.is_none());
+            let valid: Vec<usize> = valid.map(|(row, _)| row).collect();
+            self.look(&checked.rows, &valid, path, looks);
         }
         n_read
     }
 
-    /// Looks at rows of a batch, at the media of many at a time.
+    /// Inspects rows of a batch, decoding media concurrently.
     fn look(&self, batch: &RecordBatch, rows: &[usize], file: &str, looks: &mut [Look]) {
         let mut media: Vec<(usize, MediaCell<'_>)> = Vec::new();
         for (idx, look) in looks.iter_mut().enumerate() {
@@ -242,7 +242,7 @@ impl<'a> Reading<'a> {
             }
             if look.may_hold_messages() {
                 let is_asked = |row: &&usize| {
-                    matches!(Conversation::of_cell(column.as_ref(), **row), Ok(Some(_)))
+                    matches!(Conversation::from_cell(column.as_ref(), **row), Ok(Some(_)))
                 };
                 rows.iter().filter(is_asked).for_each(|_| look.add_conversation());
             }
@@ -255,7 +255,7 @@ impl<'a> Reading<'a> {
                 media.extend(cells.filter(may_lead).map(|cell| (idx, cell)));
             }
         }
-        // Some of each column's paths tell whether the others are tried.
+        // The first paths of each column decide whether to try the others.
         let (first, rest) = split_tried(media);
         for part in [first, rest] {
             let wanted: Vec<_> =
@@ -273,7 +273,7 @@ impl<'a> Reading<'a> {
     fn decode(&self, cells: &[(usize, MediaCell<'_>)], file: &str) -> Vec<Medium> {
         let decoding = Decoding {
             limits: self.limits,
-            places: &self.places,
+            media_roots: &self.media_roots,
             budget: &self.budget,
             runtime: self.runtime,
         };
@@ -300,7 +300,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Media of a batch, with the places of their columns.
+/// Media of a batch, with their column indices.
 type Cells<'a> = Vec<(usize, MediaCell<'a>)>;
 
 /// Splits off the first of each column.
@@ -314,7 +314,7 @@ fn split_tried(media: Cells<'_>) -> (Cells<'_>, Cells<'_>) {
     })
 }
 
-/// Returns the rows of ranges behind the first `n` of them.
+/// Returns the rows of ranges after the first `n`.
 fn behind(ranges: Vec<Range<usize>>, mut n: usize) -> Vec<Range<usize>> {
     let rest = ranges.into_iter().map(|range| {
         let skipped = n.min(range.len());

@@ -1,4 +1,4 @@
-//! What differs between two jobs, for a person.
+//! Human-readable differences between two jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::excerpt::shortened;
 
-/// The most characters of a value that are shown.
+/// The maximum characters of a value to show.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// Returns each value that differs, as `task.prompt: "old" -> "new"`.
+/// Returns each changed value as `task.prompt: "old" -> "new"`.
 pub(super) fn differences(
     old: &BTreeMap<String, Value>,
     new: &BTreeMap<String, Value>,
@@ -22,7 +22,7 @@ pub(super) fn differences(
         .collect()
 }
 
-/// Returns the values that are set, by their dotted keys.
+/// Returns the values that are set, by dotted key.
 fn leaves(identity: &BTreeMap<String, Value>) -> BTreeMap<String, &Value> {
     fn add<'a>(key: &str, value: &'a Value, leaves: &mut BTreeMap<String, &'a Value>) {
         match value {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_told_by_its_own_key() {
+    fn only_changed_keys_are_listed() {
         let old = identity(json!({
             "task": {"kind": "generate", "prompt": "Say {{ text }}"}, "source.query": null,
             "generation": {"seed": 0, "stop": []}, "model.bundle": "x",
@@ -85,10 +85,10 @@ mod tests {
     #[test]
     fn long_values_are_shortened() {
         let prompt = |text: &str| identity(json!({"task": {"prompt": text}}));
-        let told = differences(&prompt(&"ü".repeat(500)), &prompt("short"));
-        let [told] = told.as_slice() else { panic!("{told:?}") };
-        let (old, new) = told.split_once(" -> ").unwrap();
+        let differing = differences(&prompt(&"ü".repeat(500)), &prompt("short"));
+        let [differing] = differing.as_slice() else { panic!("{differing:?}") };
+        let (old, new) = differing.split_once(" -> ").unwrap();
         assert_eq!(old.chars().count(), "task.prompt: ".len() + 200);
-        assert!(old.ends_with('…') && new == "\"short\"", "{told}");
+        assert!(old.ends_with('…') && new == "\"short\"", "{differing}");
     }
 }

@@ -1,10 +1,10 @@
-//! Why an output cannot be used.
+//! Errors of using an output.
 
 use legenda_schemas::ledger::LEDGER_VERSION;
 
 use crate::store::{ReadError, WriteError};
 
-/// Why an output cannot be used.
+/// An error of using an output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
@@ -16,23 +16,23 @@ pub enum LedgerError {
     Store(#[from] ReadError),
     /// A file of the ledger is damaged.
     #[error(
-        "cannot read `{path}` of the output's ledger: {problem}; restore it, or start anew with `--overwrite`"
+        "failed to read `{path}` of the output's ledger: {problem}; restore the file, or start over with `--overwrite`"
     )]
     Read {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
     /// There is no output.
-    #[error("`{path}` is not the output of a run: it has no ledger, in it or beside it")]
+    #[error("`{path}` is not the output of a run: found no ledger in or beside it")]
     NoOutput {
         /// The folder.
         path: String,
     },
-    /// Another version of this program wrote there.
+    /// Another version of this program wrote the output.
     #[error(
-        "`{path}` has version {version} of the ledger's format, this program reads {LEDGER_VERSION}: use the program that wrote it, or start anew with `--overwrite`"
+        "`{path}` has ledger format version {version}, but this program supports {LEDGER_VERSION}: use the program that wrote it, or start over with `--overwrite`"
     )]
     Version {
         /// The file.
@@ -40,42 +40,42 @@ pub enum LedgerError {
         /// Its version.
         version: u32,
     },
-    /// Another job wrote there.
+    /// Another job wrote the output.
     #[error(
-        "`{path}` holds the answers of another job; what differs: {differing}; choose another `output.path`, replace them with `--overwrite`, or see `--stale`"
+        "`{path}` contains answers of a different job; differences: {differing}; choose another `output.path`, replace them with `--overwrite`, or see `--stale`"
     )]
     OtherJob {
         /// The output folder.
         path: String,
-        /// The keys.
+        /// The changed keys.
         differing: String,
     },
-    /// Answers of another job cannot stay beside those of this one.
+    /// The answers of another job have an incompatible schema.
     #[error(
-        "`{path}` holds the answers of another job, of another shape; what differs: {differing}; choose another `output.path`, or do them again with `--stale redo`"
+        "`{path}` contains answers of a different job with a different schema; differences: {differing}; choose another `output.path`, or recompute them with `--stale redo`"
     )]
     OtherShape {
         /// The output folder.
         path: String,
-        /// The keys.
+        /// The changed keys.
         differing: String,
     },
-    /// A folder with files that are not ours.
+    /// The folder has files of another program.
     #[error(
-        "`{path}` has part files but no ledger, in it or beside it (`{path}.legenda`): move the ledger there, or choose another `output.path`"
+        "`{path}` has part files but no ledger in or beside it (`{path}.legenda`): move the ledger there, or choose another `output.path`"
     )]
     Foreign {
         /// The output folder.
         path: String,
     },
-    /// Another run is writing there now.
+    /// Another run is writing to the output.
     #[error(
         "another run ({owner}) is writing to `{path}`: wait for it, or choose another `output.path`"
     )]
     Locked {
         /// The output folder.
         path: String,
-        /// Who it says it is.
+        /// The owner of the lock.
         owner: String,
     },
 }

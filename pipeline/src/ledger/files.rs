@@ -1,4 +1,4 @@
-//! An output that can be read.
+//! Reading an output.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +9,7 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use bytes::Bytes;
 use legenda_schemas::{
     job::Format,
-    ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Plan, StoredJob},
+    ledger::{CommittedFile, KeptSpan, LEDGER_VERSION, LedgerEntry, Manifest, StoredJob},
     span::{Fingerprint, Span},
 };
 use serde::de::DeserializeOwned;
@@ -24,34 +24,34 @@ use crate::{
     store::{Folder, PLAN, ReadError},
 };
 
-/// The keys of a job that decide what columns its answers have, and in which format.
+/// The job keys that decide the columns and format of answers.
 const SHAPE: [&str; 6] =
     ["output.format", "output.rejects", "output.columns", PARTITION_BY, "source.columns", "task"];
 
-/// What earlier runs have done.
+/// The results of earlier runs.
 #[derive(Clone, Debug, Default)]
 pub struct Earlier {
-    /// The spans of the files that are done whole, by the file's path.
+    /// The spans of completed files, by file path.
     pub done: HashMap<String, Vec<Span>>,
-    /// The paths of files of which rows are committed, by whatever job.
+    /// The paths of files with committed rows, by any job.
     pub known: HashSet<String>,
-    /// The columns of files that are done.
+    /// The columns of completed files.
     pub columns: KnownColumns,
 }
 
-/// An output that can be read, whoever writes it.
+/// The readable side of an output.
 #[derive(Clone, Debug)]
 pub struct OutputFiles {
-    /// Where it lies.
+    /// The output folder.
     pub folder: Folder,
     /// The format of parts and rejects.
     pub format: Format,
-    /// Schemas that were read or written, by their files.
+    /// A cache of schemas by file.
     pub(super) schemas: Arc<Mutex<HashMap<String, SchemaRef>>>,
 }
 
 impl OutputFiles {
-    /// Returns the output in `folder`, whose tables are in `format`. Nothing is read.
+    /// Returns the output in `folder` with tables in `format`. Does no I/O.
     #[must_use]
     pub fn new(folder: Folder, format: Format) -> Self {
         Self { folder, format, schemas: Arc::default() }
@@ -75,12 +75,12 @@ impl OutputFiles {
         Ok(this)
     }
 
-    /// Reads the plan of the last run, if there was one.
+    /// Reads the manifest of the last run, if any.
     ///
     /// # Errors
     ///
     /// [`LedgerError`].
-    pub fn read_plan(&self) -> Result<Option<Plan>, LedgerError> {
+    pub fn read_plan(&self) -> Result<Option<Manifest>, LedgerError> {
         let bytes = self.folder.read(PLAN)?;
         bytes.map(|bytes| self.parse(PLAN, &bytes)).transpose()
     }
@@ -95,7 +95,7 @@ impl OutputFiles {
         read.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
     }
 
-    /// Returns what earlier runs have done, and which files those of the job `fingerprint` have done whole.
+    /// Returns the results of earlier runs, and which files the job `fingerprint` has completed.
     ///
     /// # Errors
     ///
@@ -103,10 +103,10 @@ impl OutputFiles {
     pub fn earlier(&self, fingerprint: &Fingerprint) -> Result<Earlier, LedgerError> {
         let Some(plan) = self.read_plan()? else { return Ok(Earlier::default()) };
         let there: HashSet<String> = self.folder.list(LEDGER, "")?.into_iter().collect();
-        // With a limit, a plan need not have every row of a file.
+        // With a limit, a manifest may not have every row of a file.
         let is_unlimited = plan.identity.get(LIMIT).is_none_or(Value::is_null);
         let may_be_done = plan.fingerprint == *fingerprint && is_unlimited;
-        // An older program wrote none.
+        // Manifests of older versions have no columns.
         let columns = serde_json::from_value(plan.columns).unwrap_or_default();
         let planned = plan.spans.into_iter().map(|span| (span.id(&plan.fingerprint), span));
         let kept = plan.kept.into_iter().map(|KeptSpan { id, span }| (id, span));
@@ -129,8 +129,8 @@ impl OutputFiles {
         Ok(Earlier { done: files, known, columns })
     }
 
-    /// Returns the keys of all parts and files of rejects that are there; where answers may stand in
-    /// folders of their own, of those too.
+    /// Returns the keys of all existing parts and reject files, including those in partition folders if
+    /// `is_partitioned`.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl OutputFiles {
         Ok(keys)
     }
 
-    /// Reads the job that the last run executed, as that run wrote it down.
+    /// Reads the job of the last run as that run wrote it.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl OutputFiles {
         self.parse(JOB, &bytes)
     }
 
-    /// Reads the rows of a committed file, whose bytes are at hand, with what its folder says of them.
+    /// Decodes the rows of a committed file, adding the partition columns from its folder.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl OutputFiles {
     ) -> Result<Vec<RecordBatch>, ArrowError> {
         let batches = self.decode_bytes(file, bytes)?;
         let Some(first) = batches.first() else { return Ok(batches) };
-        let partitions = Partitions::of(&file.name, &first.schema());
+        let partitions = Partitions::from_path(&file.name, &first.schema());
         if partitions.is_empty() {
             return Ok(batches);
         }
@@ -198,35 +198,40 @@ impl OutputFiles {
         rows
     }
 
-    /// Refuses the plan of a run if the output has answers of another job, as [`super::Output::open`]
-    /// would.
+    /// Checks the manifest of a run as [`super::Output::open`] would: fails if the output has answers of
+    /// another job.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::OtherJob`], [`LedgerError::OtherShape`], or that the output cannot be read.
-    pub fn check_job(&self, plan: &Plan, stale: Stale) -> Result<(), LedgerError> {
+    /// [`LedgerError::OtherJob`], [`LedgerError::OtherShape`], or a read error.
+    pub fn check_job(&self, plan: &Manifest, stale: Stale) -> Result<(), LedgerError> {
         self.read_plan()?.map_or(Ok(()), |old| self.compare(&old, plan, stale))
     }
 
-    /// Refuses `new` where `old` is of another job whose answers may not stay.
-    pub(super) fn compare(&self, old: &Plan, new: &Plan, stale: Stale) -> Result<(), LedgerError> {
+    /// Fails if `old` is of another job whose answers may not stay next to those of `new`.
+    pub(super) fn compare(
+        &self,
+        old: &Manifest,
+        new: &Manifest,
+        stale: Stale,
+    ) -> Result<(), LedgerError> {
         if old.fingerprint == new.fingerprint || stale == Stale::Redo {
             return Ok(());
         }
         let path = self.folder.path_of("");
         if stale == Stale::Refuse {
             let mut differing = differences(&old.identity, &new.identity);
-            // A limit is no part of the fingerprint, but it was in version 0.1.
+            // The limit is not in the fingerprint, but was in version 0.1.
             let is_limit = |line: &String| line.starts_with(LIMIT);
             if !differing.iter().all(is_limit) {
                 differing.retain(|line| !is_limit(line));
             }
             return Err(LedgerError::OtherJob { path, differing: differing.join(", ") });
         }
-        let shape = |plan: &Plan| {
+        let shape = |plan: &Manifest| {
             let mut shape = plan.identity.clone();
             shape.retain(|key, _| SHAPE.contains(&key.as_str()));
-            // Another prompt makes other answers, and the same columns.
+            // Another prompt changes answers but not the schema.
             let kind = shape.remove("task").map(|task| task["kind"].clone());
             shape.extend(kind.map(|kind| ("task.kind".to_owned(), kind)));
             shape
@@ -248,7 +253,7 @@ impl OutputFiles {
             path: path(),
             problem: error.to_string(),
         };
-        // The version is looked at first: of another one nothing else may be as it is here.
+        // Check the version first: in another version, every other field may differ.
         let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
         if version != LEDGER_VERSION {
             return Err(LedgerError::Version { path: path(), version });
@@ -257,7 +262,7 @@ impl OutputFiles {
     }
 }
 
-/// What every version of the ledger's files has.
+/// The fields common to all versions of ledger files.
 #[derive(serde::Deserialize)]
 struct Versioned {
     version: u32,

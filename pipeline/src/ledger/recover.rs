@@ -1,10 +1,10 @@
-//! What a run finds of earlier ones when it opens their output: which spans stay, which rows are left.
+//! Recovery when an output is opened: which spans stay, which rows are outstanding.
 
 use std::collections::{HashMap, HashSet};
 
 use legenda_schemas::{
     job::Incremental,
-    ledger::{KeptSpan, LedgerEntry, Plan},
+    ledger::{KeptSpan, LedgerEntry, Manifest},
     span::{SourceObject, Span, SpanId},
 };
 
@@ -14,38 +14,38 @@ use super::{
     sha256,
 };
 
-/// The key of a plan's identity that says how many rows are to be read. It is no part of the
-/// fingerprint, so that a run with another limit goes on with what is there.
+/// The identity key of the row limit. It is not part of the fingerprint, so that a run with another limit
+/// resumes.
 pub(crate) const LIMIT: &str = "--limit";
 
-/// Which rows of which version of which file a span has, whatever job it is of.
+/// Returns the file, version and rows of a span, independent of its job.
 fn place(span: &Span) -> (&SourceObject, usize, usize, usize) {
     (&span.object, span.row_group, span.row_start, span.n_rows)
 }
 
-/// Returns whether every row of the plan is committed by its job.
-pub(super) fn is_whole(plan: &Plan, entries: &[LedgerEntry]) -> bool {
-    let of_this_job = || entries.iter().filter(|entry| plan.made(entry));
-    let ids: HashSet<&SpanId> = of_this_job().map(|entry| &entry.id).collect();
-    let spans = around(&plan.spans, of_this_job().map(|entry| &entry.span));
+/// Returns whether every row of the manifest is committed by its job.
+pub(super) fn is_whole(plan: &Manifest, entries: &[LedgerEntry]) -> bool {
+    let is_from_this_job = || entries.iter().filter(|entry| plan.made(entry));
+    let ids: HashSet<&SpanId> = is_from_this_job().map(|entry| &entry.id).collect();
+    let spans = around(&plan.spans, is_from_this_job().map(|entry| &entry.span));
     spans.iter().all(|span| ids.contains(&span.id(&plan.fingerprint)))
 }
 
 impl Output {
-    /// Reads the ledger, and settles which entry counts where a part was being written again.
+    /// Reads the ledger and resolves interrupted part rewrites.
     pub(super) fn read_settled(&self) -> Result<Vec<LedgerEntry>, LedgerError> {
         let entries = self.files.read_entries()?;
         entries.into_iter().map(|entry| self.settle_rewrite(entry)).collect()
     }
 
-    /// Removes entries that are to be done again, and files that no entry names. Returns the plan
-    /// without what need not be done.
+    /// Removes entries to be recomputed, and files without an entry. Returns the manifest without spans that
+    /// need no work.
     pub(super) fn recover(
         &self,
         OpenOutput { plan, objects, incremental, stale, .. }: OpenOutput<'_>,
-        old: Option<&Plan>,
+        old: Option<&Manifest>,
         entries: Vec<LedgerEntry>,
-    ) -> Result<(Plan, Committed), LedgerError> {
+    ) -> Result<(Manifest, Committed), LedgerError> {
         let groups: HashSet<_> = plan.spans.iter().map(row_group).collect();
         let is_limited = plan.identity.get(LIMIT).is_some_and(|limit| !limit.is_null());
         let kept_before: HashSet<&SpanId> =
@@ -56,25 +56,25 @@ impl Output {
         let mut named = HashSet::new();
         for entry in entries {
             let is_whole = entry.files().all(|file| there.contains(&file.name));
-            let of_this_job = plan.made(&entry);
+            let is_from_this_job = plan.made(&entry);
             let is_asked = groups.contains(&row_group(&entry.span));
             let stays = || {
                 let may_stay =
-                    of_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
-                // Rows behind the limit may be asked for again.
+                    is_from_this_job || stale == Stale::Keep || kept_before.contains(&entry.id);
+                // Rows beyond the limit may be needed by a later run.
                 let is_behind = is_limited && objects.contains(&entry.span.object);
                 may_stay
-                    && (of_this_job || stale != Stale::Redo)
+                    && (is_from_this_job || stale != Stale::Redo)
                     && (is_asked || is_behind || incremental == Incremental::New)
             };
             if !is_whole || !entry.balances() || !stays() {
-                // The entry goes first: what has none is redone.
+                // Remove the entry first: a span without an entry is recomputed.
                 self.remove(&entry_key(&entry.id))?;
                 committed.superseded += 1;
                 continue;
             }
             named.extend(entry.files().map(|file| file.name.clone()));
-            if of_this_job && is_asked {
+            if is_from_this_job && is_asked {
                 committed.entries.insert(entry.id.clone(), entry);
             } else {
                 committed.kept.push(entry);
@@ -84,7 +84,7 @@ impl Output {
         let done = committed.entries.values().chain(&committed.kept).map(|entry| &entry.span);
         let mut spans = around(&plan.spans, done);
         let kept = || committed.kept.iter().map(|entry| &entry.span);
-        // Of a file that was another then, nothing is done again.
+        // Rows of an older version of a file are not recomputed.
         let as_they_were: HashMap<&str, &SourceObject> =
             kept().map(|span| (&*span.object.path, &span.object)).collect();
         let kept: HashSet<_> = kept().map(place).collect();
@@ -97,10 +97,10 @@ impl Output {
         let keep =
             |entry: &LedgerEntry| KeptSpan { id: entry.id.clone(), span: entry.span.clone() };
         let kept = committed.kept.iter().map(keep).collect();
-        Ok((Plan { spans, kept, ..plan.clone() }, committed))
+        Ok((Manifest { spans, kept, ..plan.clone() }, committed))
     }
 
-    /// Returns the entry that counts of one whose part was being written again when a run ended.
+    /// Returns the valid entry of a span whose part rewrite was interrupted.
     fn settle_rewrite(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, LedgerError> {
         let Some(before) = entry.before.take() else { return Ok(entry) };
         for part in &before.parts {

@@ -1,15 +1,15 @@
-//! The rows that are left to do of planned spans, some rows of which are committed as spans of their own:
-//! by a run that ended early, or one that read fewer rows.
+//! The outstanding rows of planned spans of which some rows are committed as spans of their own, by a run
+//! that ended early or one that read fewer rows.
 
 use std::collections::HashMap;
 
 use legenda_schemas::span::{SourceObject, Span};
 
-/// Returns the planned spans without rows that are committed, and the committed spans of the same row
-/// groups: in input order, but for committed spans behind the last planned one. A planned span of which
-/// nothing is committed stays as it is.
+/// Returns the planned spans minus committed rows, and the committed spans of the same row groups, in
+/// input order except for committed spans after the last planned one. A planned span without committed
+/// rows is unchanged.
 ///
-/// The committed spans are those of the same job; none of them has a row of another.
+/// The committed spans must be of the same job and must not overlap.
 pub(crate) fn around<'a>(
     planned: &'a [Span],
     committed: impl IntoIterator<Item = &'a Span>,
@@ -22,7 +22,7 @@ pub(crate) fn around<'a>(
         }
     }
     groups.values_mut().for_each(|group| {
-        // Taken from the end, first rows first.
+        // Popped from the end, first rows first.
         group.committed.sort_by_key(|span| std::cmp::Reverse(span.row_start));
     });
     let mut spans = Vec::with_capacity(planned.len());
@@ -44,8 +44,8 @@ pub(crate) fn around<'a>(
     spans
 }
 
-/// A row group of a version of a file, and which row of the file is its first: a file of text that is cut
-/// into other row groups than it was has others.
+/// A row group of a version of a file, and the file row it starts at, which changes if a text file is cut
+/// into other row groups.
 type RowGroup<'a> = (&'a SourceObject, usize, u64);
 
 pub(super) fn row_group(span: &Span) -> RowGroup<'_> {
@@ -53,17 +53,16 @@ pub(super) fn row_group(span: &Span) -> RowGroup<'_> {
     (&span.object, span.row_group, first_row)
 }
 
-/// What is known of a row group.
+/// The state of a row group.
 #[derive(Default)]
 struct Group<'a> {
-    /// Committed spans that were not met yet, the first ones last.
+    /// Committed spans not yet visited, first rows last.
     committed: Vec<&'a Span>,
-    /// The row up to which every row is done or planned.
+    /// The row up to which every row is committed or planned.
     covered: usize,
 }
 
-/// Returns the rows of a span from `start` to `end`, positions within the row group; none if there are
-/// none.
+/// Returns the rows of a span from `start` to `end`, as positions within the row group; `None` if empty.
 pub(crate) fn slice(span: &Span, start: usize, end: usize) -> Option<Span> {
     (start < end).then(|| Span {
         row_start: start,
@@ -87,13 +86,13 @@ mod tests {
         Span { object, row_group, row_start, n_rows, file_row_start }
     }
 
-    /// Cuts `n_rows` rows of each of two row groups into spans of at most `span_rows`.
+    /// Splits `n_rows` rows of each of two row groups into spans of at most `span_rows`.
     fn spans(n_rows: usize, span_rows: usize) -> Vec<Span> {
         let starts = (0..n_rows).step_by(span_rows);
-        let of_group = |group| {
+        let rows_of_group = |group| {
             starts.clone().map(move |start| span(group, start, span_rows.min(n_rows - start)))
         };
-        (0..2).flat_map(of_group).collect()
+        (0..2).flat_map(rows_of_group).collect()
     }
 
     fn rows(spans: &[Span]) -> Vec<u64> {
@@ -111,7 +110,7 @@ mod tests {
             pieces in prop::collection::vec((0_usize..2, 0_usize..40, 1_usize..6), 0..12),
             limit in prop::option::of(1_usize..80),
         ) {
-            // Pieces that do not meet, as runs that ended early leave them.
+            // Pieces that do not touch, as left by runs that ended early.
             let mut committed: Vec<Span> = Vec::new();
             for (group, start, n) in pieces {
                 let piece = span(group, start, n.min(n_rows.saturating_sub(start)));

@@ -1,4 +1,4 @@
-//! Rows as they are written.
+//! Serialised rows.
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use bytes::Bytes;
@@ -6,28 +6,28 @@ use legenda_schemas::job::Format;
 
 use crate::sink::{write_schema, write_table};
 
-/// Rows as the bytes of a file.
+/// Rows serialised as the bytes of a file.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// How many.
+    /// The number of rows.
     pub n_rows: u64,
     /// The file.
     pub bytes: Bytes,
-    /// Its schema, where the file does not tell it.
+    /// The schema, if the file format does not store it.
     pub schema: Option<Described>,
 }
 
-/// A schema and its file.
+/// A schema with its serialised form.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// The schema.
     pub schema: SchemaRef,
-    /// The file.
+    /// The serialised schema.
     pub bytes: Bytes,
 }
 
 impl Rows {
-    /// Writes `batch` in `format`.
+    /// Serialises `batch` in `format`.
     ///
     /// # Errors
     ///

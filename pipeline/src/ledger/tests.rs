@@ -1,4 +1,4 @@
-//! The output of a run, on a disk and in a store.
+//! Tests of outputs, on disk and in a store.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 
 use legenda_schemas::{
     job::{Format, Incremental},
-    ledger::{LEDGER_VERSION, LedgerEntry, Plan},
+    ledger::{LEDGER_VERSION, LedgerEntry, Manifest},
     span::{Fingerprint, SourceObject, Span},
 };
 
@@ -17,10 +17,10 @@ use serde::{Serialize, Serializer, ser::Error};
 use super::{Committed, LIMIT, LedgerError, OpenOutput, Output, OutputFiles, Rows, Stale, slice};
 use crate::store::{Folder, LeaseTerms};
 
-/// A lease that a test can wait for.
+/// A lease short enough to wait for in a test.
 const SHORT: LeaseTerms = LeaseTerms { lasts: Duration::from_millis(300) };
 
-fn plan(job: &str, sizes: &[u64]) -> Plan {
+fn plan(job: &str, sizes: &[u64]) -> Manifest {
     let span = |size_bytes| Span {
         object: SourceObject { path: "/t.parquet".into(), size_bytes, modified_ns: 1, etag: None },
         row_group: 0,
@@ -28,9 +28,9 @@ fn plan(job: &str, sizes: &[u64]) -> Plan {
         n_rows: 2,
         file_row_start: 0,
     };
-    Plan {
+    Manifest {
         version: LEDGER_VERSION,
-        fingerprint: Fingerprint::of([job.as_bytes()]),
+        fingerprint: Fingerprint::from_parts([job.as_bytes()]),
         identity: BTreeMap::from([
             ("task".to_owned(), job.into()),
             ("output.format".to_owned(), "parquet".into()),
@@ -41,7 +41,7 @@ fn plan(job: &str, sizes: &[u64]) -> Plan {
     }
 }
 
-fn entry(plan: &Plan, span_idx: usize) -> LedgerEntry {
+fn entry(plan: &Manifest, span_idx: usize) -> LedgerEntry {
     let span = &plan.spans[span_idx];
     LedgerEntry {
         version: LEDGER_VERSION,
@@ -62,7 +62,7 @@ fn rows(text: &'static str) -> Rows {
     Rows { n_rows: 2, bytes: text.into(), schema: None }
 }
 
-fn commit(output: &Output, plan: &Plan, span_idx: usize) {
+fn commit(output: &Output, plan: &Manifest, span_idx: usize) {
     let mut entry = entry(plan, span_idx);
     entry.parts.push(output.write_part(&entry, 0, "", rows("part")).unwrap());
     output.commit(&entry, None).unwrap();
@@ -70,9 +70,9 @@ fn commit(output: &Output, plan: &Plan, span_idx: usize) {
 
 fn try_open(
     folder: &Folder,
-    plan: &Plan,
+    plan: &Manifest,
     how: impl Fn(&mut OpenOutput<'_>),
-) -> Result<(Output, Plan, Committed), LedgerError> {
+) -> Result<(Output, Manifest, Committed), LedgerError> {
     let files = OutputFiles::new(folder.clone(), Format::Parquet);
     let mut opening = OpenOutput {
         plan,
@@ -87,12 +87,12 @@ fn try_open(
     Output::open(files, opening)
 }
 
-fn open(folder: &Folder, plan: &Plan) -> (Output, Committed) {
+fn open(folder: &Folder, plan: &Manifest) -> (Output, Committed) {
     let (output, _, committed) = try_open(folder, plan, |_| {}).unwrap();
     (output, committed)
 }
 
-/// Does the same on a disk and in a store.
+/// Runs a test on disk and in a store.
 fn everywhere(name: &str, test: impl Fn(&Folder)) {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = Path::new("/");
@@ -104,7 +104,7 @@ fn parts(folder: &Folder) -> usize {
     folder.list("", "part-").unwrap().len()
 }
 
-/// A value that cannot be JSON.
+/// A value that cannot be serialised as JSON.
 struct Broken;
 
 impl Serialize for Broken {
@@ -207,7 +207,7 @@ fn answers_to_files_that_changed_may_stay() {
         commit(&output, &first, 0);
         commit(&output, &first, 1);
         drop(output);
-        // The first file has changed, the second has gone, a third is new.
+        // The first file has changed, the second has vanished, the third is new.
         let mut second = plan("job", &[9, 3]);
         second.spans[1].object.path = "/v.parquet".to_owned();
         let new = |how: &mut OpenOutput<'_>| how.incremental = Incremental::New;
@@ -215,7 +215,7 @@ fn answers_to_files_that_changed_may_stay() {
         assert_eq!((committed.kept.len(), committed.superseded), (2, 0));
         assert_eq!(written.spans, second.spans[1..], "only the new file is done");
         drop(output);
-        // They stay when nothing is new, and go when the output is to follow the source.
+        // They stay if nothing is new, and are removed if the output follows the source.
         let (output, written, committed) = try_open(folder, &second, new).unwrap();
         assert_eq!((written.kept.len(), committed.superseded, parts(folder)), (2, 0, 2));
         drop(output);
@@ -251,7 +251,7 @@ fn answers_of_another_job_may_stay() {
         let mut other = plan("job", &[1, 2]);
         other.spans[1].object.path = "/u.parquet".to_owned();
         other.identity.insert("generation".to_owned(), "other".into());
-        other.fingerprint = Fingerprint::of([b"another".as_slice()]);
+        other.fingerprint = Fingerprint::from_parts([b"another".as_slice()]);
         let keep = |how: &mut OpenOutput<'_>| how.stale = Stale::Keep;
         let (output, written, committed) = try_open(folder, &other, keep).unwrap();
         assert_eq!((committed.kept.len(), written.spans.len()), (1, 1));
@@ -261,21 +261,21 @@ fn answers_of_another_job_may_stay() {
         let (output, written, committed) = try_open(folder, &other, |_| {}).unwrap();
         assert_eq!((written.kept.len(), committed.entries.len(), parts(folder)), (1, 1, 2));
         drop(output);
-        // Asked to, they are done again, and only they.
+        // With `Redo`, only they are recomputed.
         let redo = |how: &mut OpenOutput<'_>| how.stale = Stale::Redo;
         let (output, written, committed) = try_open(folder, &other, redo).unwrap();
         assert_eq!((written.spans.len(), committed.entries.len(), parts(folder)), (2, 1, 1));
         drop(output);
         let mut columns = other.clone();
         columns.identity.insert("output.columns".to_owned(), "other".into());
-        columns.fingerprint = Fingerprint::of([b"third".as_slice()]);
+        columns.fingerprint = Fingerprint::from_parts([b"third".as_slice()]);
         let refused = try_open(folder, &columns, keep).unwrap_err().to_string();
         assert!(refused.contains("output.columns: not set"), "{refused}");
     });
 }
 
-/// Commits some rows of the first span of a plan, as a run that ends early does.
-fn commit_piece(output: &Output, plan: &Plan, rows: std::ops::Range<usize>) -> Span {
+/// Commits some rows of the first span of a manifest, as a run that ends early does.
+fn commit_piece(output: &Output, plan: &Manifest, rows: std::ops::Range<usize>) -> Span {
     let span = slice(&plan.spans[0], rows.start, rows.end).unwrap();
     let n_rows = span.n_rows as u64;
     let mut entry = LedgerEntry {
@@ -308,7 +308,7 @@ fn a_run_goes_on_around_what_one_before_has_committed_of_a_span() {
         let around = [slice(whole, 0, 3).unwrap(), piece, slice(whole, 5, 10).unwrap()];
         assert_eq!(written.spans, around);
         drop(output);
-        // A limit leaves rows behind it alone, and the next run without it finds them.
+        // A limit ignores rows beyond it, and the next run without a limit processes them.
         let mut limited = plan.clone();
         limited.identity.insert(LIMIT.to_owned(), 2.into());
         limited.spans[0].n_rows = 2;
@@ -322,7 +322,7 @@ fn a_run_goes_on_around_what_one_before_has_committed_of_a_span() {
         assert_eq!(ranges, [(0, 2), (2, 1), (3, 2), (5, 5)]);
         assert_eq!(committed.entries.len(), 2);
         drop(output);
-        // It is whole once what was left is done.
+        // It is complete once the remainder is committed.
         let (output, ..) = try_open(folder, &plan, |_| {}).unwrap();
         drop((commit_piece(&output, &plan, 2..3), commit_piece(&output, &plan, 5..10)));
         drop(output);

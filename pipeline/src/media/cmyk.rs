@@ -1,6 +1,6 @@
-//! Printing inks to light.
+//! CMYK to RGB conversion.
 
-/// Turns cyan, magenta, yellow and black into RGB (`cmyk2rgb` of Pillow's `Convert.c`).
+/// Converts CMYK to RGB (`cmyk2rgb` of Pillow's `Convert.c`).
 pub(super) fn to_rgb([cyan, magenta, yellow, key]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(255 - key);
     [cyan, magenta, yellow].map(|ink| {

@@ -1,4 +1,4 @@
-//! Damaged images: refused, or decoded in part, as the job says (`limits.damaged_media`).
+//! Damaged images: rejected or partly decoded, depending on `limits.damaged_media`.
 
 use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder};
 use legenda_models::RgbImage;
@@ -9,22 +9,22 @@ use legenda_schemas::{
 
 use super::{Decoded, MediaError, image::PendingImage};
 
-/// What becomes of damage that a decoder meets.
+/// How a decoder treats damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Damage {
-    /// It is an error.
+    /// Damage is an error.
     Refused,
-    /// It is passed over.
-    PassedOver,
+    /// Damage is ignored.
+    Ignored,
 }
 
-/// Decodes the encoded image `bytes`, as [`PendingImage::decode`]. A damaged image is an error, or what
-/// can be decoded of it with [`Flag::MediaDamaged`], as `damaged_media` says.
+/// Decodes the image `bytes` like [`PendingImage::decode`]. Depending on `damaged_media`, a damaged image is
+/// an error, or is decoded as far as possible with [`Flag::MediaDamaged`].
 ///
 /// # Errors
 ///
-/// As [`PendingImage::open`] and [`PendingImage::decode`]; [`MediaError::Damaged`] also where nothing can
-/// be decoded.
+/// As for [`PendingImage::open`] and [`PendingImage::decode`]; also [`MediaError::Damaged`] if nothing can be
+/// decoded.
 pub fn decode_image(
     bytes: &[u8],
     pixels_max: u64,
@@ -32,7 +32,7 @@ pub fn decode_image(
 ) -> Result<Decoded<RgbImage>, MediaError> {
     match PendingImage::open(bytes, pixels_max)?.decode() {
         Err(error @ MediaError::Damaged { .. }) if damaged_media == DamagedMedia::Answer => {
-            let pending = PendingImage::open_as(bytes, pixels_max, Damage::PassedOver)?;
+            let pending = PendingImage::open_as(bytes, pixels_max, Damage::Ignored)?;
             let media = pending.decode_in_part().ok_or(error)?;
             Ok(Decoded { media, flags: Flags::from([Flag::MediaDamaged]) })
         }
@@ -40,13 +40,13 @@ pub fn decode_image(
     }
 }
 
-/// Decodes what a decoder can before it meets damage; the other pixels are black. Returns none where all
-/// pixels are alike, because then nothing was decoded.
+/// Decodes as many pixels as possible before damage; the other pixels are black. Returns `None` if all
+/// pixels are equal, because then nothing was decoded.
 pub(super) fn pixels_in_part(decoder: Box<dyn ImageDecoder + '_>) -> Option<DynamicImage> {
     let color_type = decoder.color_type();
     let (width, height) = decoder.dimensions();
     let mut bytes = vec![0; usize::try_from(decoder.total_bytes()).ok()?];
-    // What was decoded before an error is there.
+    // Pixels decoded before an error are kept.
     decoder.read_image_boxed(&mut bytes).ok();
     let first = bytes.first().copied()?;
     if bytes.iter().all(|byte| *byte == first) {
@@ -55,7 +55,7 @@ pub(super) fn pixels_in_part(decoder: Box<dyn ImageDecoder + '_>) -> Option<Dyna
     from_bytes(color_type, width, height, bytes)
 }
 
-/// Makes an image of the bytes that a decoder writes.
+/// Creates an image from the bytes written by a decoder.
 fn from_bytes(
     color_type: ColorType,
     width: u32,

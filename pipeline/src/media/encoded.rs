@@ -1,4 +1,4 @@
-//! Media that a cell holds as text: `data:` URIs, and base64.
+//! Media stored as text: `data:` URIs and base64.
 
 use std::borrow::Cow;
 
@@ -10,15 +10,15 @@ use percent_encoding::percent_decode_str;
 
 use super::MediaKind;
 
-/// What a `data:` URI begins with (RFC 2397).
+/// The prefix of a `data:` URI (RFC 2397).
 const SCHEME: &str = "data:";
-/// The fewest characters of base64 that are told from a name by the format that their bytes begin like.
+/// The minimum length of base64 to be recognised by the magic of its content.
 const CHARS_MIN: usize = 40;
-/// No path is longer, so a longer text of base64's characters is base64, whatever its bytes are.
+/// The maximum length of a path; longer text of base64 characters is base64, whatever it contains.
 const PATH_CHARS_MAX: usize = 4096;
-/// The fewest where two bytes are all that tells the format: no name of a file is longer.
+/// The minimum length for a magic of only two bytes, longer than any file name.
 const WEAK_CHARS_MIN: usize = 256;
-/// Characters whose bytes tell a format.
+/// The number of characters to decode for the magic.
 const HEAD_CHARS: usize = 64;
 
 const CONFIG: GeneralPurposeConfig =
@@ -26,7 +26,7 @@ const CONFIG: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
 
-/// Media as text.
+/// Media stored as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoded<'a> {
     /// A `data:` URI.
@@ -35,22 +35,22 @@ pub enum Encoded<'a> {
     Base64(&'a str),
 }
 
-/// Why a text is not what it begins like.
+/// An error of decoding text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodedError {
     /// A `data:` URI without a comma.
     #[error("the `data:` URI has no comma before its data")]
     NoData,
-    /// Text that is no base64.
+    /// The text is not valid base64.
     #[error("invalid base64: {0}")]
     Base64(base64::DecodeError),
 }
 
 impl<'a> Encoded<'a> {
-    /// Tells encoded media from a path or a URL: `data:` URIs by their scheme; base64 by its characters,
-    /// none of which is a dot, and by the format that its bytes begin like, or its length.
+    /// Distinguishes encoded media from a path or a URL: `data:` URIs by their scheme; base64 by its
+    /// characters, which do not include a dot, and by the magic of its content or its length.
     #[must_use]
-    pub fn of(text: &'a str) -> Option<Self> {
+    pub fn from_text(text: &'a str) -> Option<Self> {
         if text.get(..SCHEME.len()).is_some_and(|head| head.eq_ignore_ascii_case(SCHEME)) {
             return Some(Self::DataUri(text));
         }
@@ -68,25 +68,25 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    /// Returns how many bytes it has when decoded: exactly, but for those of base64 in percent-encoding
-    /// and with white space, of which it is the most that they may be.
+    /// Returns the decoded size in bytes: exact, except for base64 with percent-encoding or white space,
+    /// where it is an upper bound.
     #[must_use]
     pub fn size_bytes(self) -> u64 {
-        let of_base64 = |text: &str| {
+        let decode_base64 = |text: &str| {
             let n_chars = text.trim_end_matches('=').len() as u64;
             n_chars / 4 * 3 + (n_chars % 4 * 3) / 4
         };
         match self {
-            Self::Base64(text) => of_base64(text),
+            Self::Base64(text) => decode_base64(text),
             Self::DataUri(text) => match split(text) {
-                Some((true, data)) => of_base64(data),
+                Some((true, data)) => decode_base64(data),
                 Some((false, data)) => percent_decode_str(data).count() as u64,
                 None => 0,
             },
         }
     }
 
-    /// Decodes it.
+    /// Decodes the text.
     ///
     /// # Errors
     ///
@@ -100,28 +100,28 @@ impl<'a> Encoded<'a> {
                 if !is_base64 {
                     return Ok(bytes.into_owned());
                 }
-                // Characters that are none of base64's stay, and are told by the decoder.
+                // Invalid characters are kept and reported by the decoder.
                 decode(&String::from_utf8_lossy(&bytes))
             }
         }
     }
 }
 
-/// Returns whether the data of a `data:` URI are base64, and the data.
+/// Returns whether a `data:` URI is base64, and its data.
 fn split(uri: &str) -> Option<(bool, &str)> {
     let (head, data) = uri.get(SCHEME.len()..)?.split_once(',')?;
     let last = head.rsplit_once(';').map_or("", |(_, last)| last.trim());
     Some((last.eq_ignore_ascii_case("base64"), data))
 }
 
-/// Returns whether the bytes of a text begin like a format that is read. Formats that two bytes tell need
-/// more, as some names begin like those.
+/// Returns whether the decoded text begins with the magic of a supported format. Two-byte magics need
+/// more text, because some names decode to them.
 fn begins_like_media(text: &str) -> bool {
     let head = text.chars().filter(|c| !c.is_ascii_whitespace()).take(HEAD_CHARS);
     let head: String = head.collect();
-    // Whole groups of four, so that none is cut.
+    // Whole groups of four characters.
     let Ok(bytes) = decode(&head[..head.len() / 4 * 4]) else { return false };
-    if MediaKind::of(&bytes).is_none() {
+    if MediaKind::from_bytes(&bytes).is_none() {
         return false;
     }
     match bytes.as_slice() {
@@ -142,7 +142,7 @@ fn is_base64(text: &str) -> bool {
     })
 }
 
-/// Decodes base64 of either alphabet; white space has no meaning.
+/// Decodes base64 of either alphabet; ignores white space.
 fn decode(text: &str) -> Result<Vec<u8>, EncodedError> {
     let text = text.trim();
     let text: Cow<'_, str> = if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn decoded(text: &str) -> Option<Result<Vec<u8>, EncodedError>> {
-        Encoded::of(text).map(Encoded::decode)
+        Encoded::from_text(text).map(Encoded::decode)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             format!("data:,{percent}"),
         ] {
             assert_eq!(decoded(&uri), Some(Ok(bytes.clone())), "{uri}");
-            let size = Encoded::of(&uri).unwrap().size_bytes();
+            let size = Encoded::from_text(&uri).unwrap().size_bytes();
             assert!((bytes.len() as u64..400).contains(&size), "{size}: {uri}");
         }
         assert_eq!(decoded("data:image/png;base64"), Some(Err(EncodedError::NoData)));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_told_from_paths() {
+    fn base64_is_distinguished_from_paths() {
         let bytes = png();
         let base64 = BASE64_STANDARD.encode(&bytes);
         let lines: Vec<&str> =
@@ -206,8 +206,8 @@ mod tests {
         ] {
             assert_eq!(decoded(&text), Some(Ok(bytes.clone())), "{text}");
         }
-        assert_eq!(Encoded::of(&base64).unwrap().size_bytes(), bytes.len() as u64);
-        // Longer than any path, whatever it is.
+        assert_eq!(Encoded::from_text(&base64).unwrap().size_bytes(), bytes.len() as u64);
+        // Longer than any path, so base64 regardless of content.
         assert_eq!(decoded(&"QUJD".repeat(2000)), Some(Ok(b"ABC".repeat(2000))));
         for path in [
             "",
@@ -218,7 +218,7 @@ mod tests {
             "https://example.org/iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAYAAABzenr0AAAAA",
             "iVBORw0KGgo",
         ] {
-            assert_eq!(Encoded::of(path), None, "{path}");
+            assert_eq!(Encoded::from_text(path), None, "{path}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Formats told by how their bytes begin: those that are decoded, and those that only have a name.
+//! Detection of formats by magic: those that are decoded, and those that are only named in errors.
 
 use std::fmt;
 
 use image::ImageFormat;
 use memchr::memmem;
 
-/// How a format that is not decoded begins: where, with which bytes, and its name.
+/// The magic of an undecodable format: offset, bytes and name.
 type Magic = (usize, &'static [u8], &'static str);
 
-/// Formats of images.
+/// Image formats.
 const IMAGES: &[Magic] = &[
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -55,7 +55,7 @@ const IMAGES: &[Magic] = &[
     (8, b"CR\x02\0", "CR2 (camera raw)"),
 ];
 
-/// Formats that may stand in the place of an image.
+/// Formats that may occur in place of an image.
 const OTHERS: &[Magic] = &[
     (0, b"%PDF-", "PDF"),
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
@@ -86,8 +86,7 @@ const OTHERS: &[Magic] = &[
     (0, b"version https://hawser.github.com/spec/", "Git LFS pointer (run `git lfs pull`)"),
 ];
 
-/// Brands of ISO base media files (ISO/IEC 14496-12) that hold images; a file names its own and those that
-/// it also conforms to.
+/// Image brands of ISO base media files (ISO/IEC 14496-12); a file lists its own and compatible ones.
 const BRANDS: &[(&[u8; 4], &str)] = &[
     (b"avif", "AVIF"),
     (b"avis", "AVIF"),
@@ -100,18 +99,18 @@ const BRANDS: &[(&[u8; 4], &str)] = &[
     (b"crx ", "CR3 (camera raw)"),
     (b"jp2 ", "JPEG 2000"),
     (b"jxl ", "JPEG XL"),
-    // These say nothing of the codec, so they come last.
+    // These do not name the codec, so they come last.
     (b"mif1", "HEIF"),
     (b"mif2", "HEIF"),
     (b"msf1", "HEIF"),
 ];
 
-/// A format of images that is decoded.
+/// A decodable image format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// One of those that are always decoded.
+    /// A format that is always supported.
     Builtin(ImageFormat),
-    /// One of those that libheif decodes, by its name.
+    /// A format decoded by libheif, by name.
     Heif(&'static str),
 }
 
@@ -125,14 +124,14 @@ impl fmt::Display for Format {
 }
 
 impl Format {
-    /// Returns the format that bytes begin like.
-    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+    /// Detects the format of `bytes`.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let heif = || image_brand(bytes).filter(|name| matches!(*name, "AVIF" | "HEIC" | "HEIF"));
         builtin(bytes).map(Self::Builtin).or_else(|| heif().map(Self::Heif))
     }
 }
 
-/// How far into a text a tag may stand, after comments and declarations.
+/// The maximum offset of a tag in a text, after comments and declarations.
 const TEXT_BYTES: usize = 4096;
 
 fn builtin(bytes: &[u8]) -> Option<ImageFormat> {
@@ -165,7 +164,7 @@ pub(super) fn other_image(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Returns the name of a format that is neither decoded nor an image.
+/// Returns the name of an undecodable format that is not an image.
 pub(super) fn no_image(bytes: &[u8]) -> Option<&'static str> {
     named(OTHERS, bytes)
         .or_else(|| (bytes.get(4..8) == Some(b"ftyp")).then_some("MP4 or QuickTime"))
@@ -184,27 +183,27 @@ fn named(table: &[Magic], bytes: &[u8]) -> Option<&'static str> {
     table.iter().find(|(start, magic, _)| begins(*start, magic)).map(|(_, _, name)| *name)
 }
 
-/// Returns whether bytes begin like XML or HTML.
+/// Returns whether `bytes` begin like XML or HTML.
 fn is_markup(bytes: &[u8]) -> bool {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     matches!(text, [b'<', b'!' | b'?' | b'a'..=b'z' | b'A'..=b'Z', ..])
 }
 
-/// Returns whether a brand of an ISO base media file is one of images.
+/// Returns whether a brand of an ISO base media file is an image brand.
 pub(super) fn is_image_brand(brand: &[u8]) -> bool {
     BRANDS.iter().any(|(known, _)| brand == *known)
 }
 
-/// Returns the name that the brands of an ISO base media file stand for.
+/// Returns the image format of an ISO base media file by its brands.
 fn image_brand(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8) != Some(b"ftyp") {
         return None;
     }
     let n_bytes = bytes.first_chunk().map(|size| u32::from_be_bytes(*size) as usize)?;
     let content = bytes.get(8..n_bytes.clamp(8, bytes.len()))?;
-    // After the brand stands its version.
+    // The brand is followed by its version.
     let (major, others) = (content.get(..4)?, content.get(8..).unwrap_or_default());
-    // A file of MPEG-4 may also conform to a brand of images, so its own must be one.
+    // MPEG-4 files may be compatible with an image brand, so the major brand must be one.
     if !is_image_brand(major) {
         return None;
     }
@@ -231,7 +230,7 @@ mod tests {
             (b"II*\0\x10\0\0\0CR\x02\0".to_vec(), "CR2 (camera raw)"),
         ] {
             assert_eq!(other_image(&bytes), Some(name), "{bytes:?}");
-            assert_eq!(Format::of(&bytes), None, "{bytes:?}");
+            assert_eq!(Format::from_bytes(&bytes), None, "{bytes:?}");
         }
         for (bytes, name) in [
             (ftyp(b"heic\0\0\0\0mif1heic"), "HEIC"),
@@ -240,7 +239,7 @@ mod tests {
             (ftyp(b"avis\0\0\0\0msf1"), "AVIF"),
             (ftyp(b"msf1\0\0\0\0iso8"), "HEIF"),
         ] {
-            assert_eq!(Format::of(&bytes), Some(Format::Heif(name)), "{bytes:?}");
+            assert_eq!(Format::from_bytes(&bytes), Some(Format::Heif(name)), "{bytes:?}");
         }
         for (bytes, name) in [
             (ftyp(b"isom\0\0\0\0mp41avif"), "MP4 or QuickTime"),

@@ -1,4 +1,4 @@
-//! The first frame of a GIF file, on its canvas, as Pillow shows it.
+//! The first frame of a GIF file on its canvas, as in Pillow.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use image::{
     error::{DecodingError as ImageDecodingError, ImageFormatHint},
 };
 
-/// A GIF file read up to the pixels of its first frame.
+/// A GIF decoder positioned before the pixels of the first frame.
 pub(super) struct GifDecoder<'a> {
     decoder: Decoder<&'a [u8]>,
     width: u32,
@@ -26,7 +26,7 @@ impl<'a> GifDecoder<'a> {
         let Some(frame) = decoder.next_frame_info().map_err(damaged)? else {
             return Err(ImageError::IoError(io::ErrorKind::UnexpectedEof.into()));
         };
-        // A frame may reach beyond the canvas, which then grows.
+        // A frame may exceed the canvas, which then grows.
         let [left, top, width, height] =
             [frame.left, frame.top, frame.width, frame.height].map(u32::from);
         Ok(Self {
@@ -46,9 +46,9 @@ impl ImageDecoder for GifDecoder<'_> {
         ColorType::Rgb8
     }
 
-    /// Writes the frame; around it the canvas has the colour of the transparent index, or of index 0.
+    /// Writes the frame; the canvas around it has the colour of the transparent index, or of index 0.
     fn read_image(mut self, pixels: &mut [u8]) -> ImageResult<()> {
-        // Indices without a colour, or of a file without colours, are shades of grey.
+        // Indices without a colour, and all indices without a palette, are shades of grey.
         let mut palette = [0_u8; 256 * 3];
         for (shade, color) in (0..=255).zip(palette.chunks_exact_mut(3)) {
             color.fill(shade);

@@ -1,9 +1,9 @@
-//! HEIC and AVIF, decoded by the system's libheif where it is installed.
+//! HEIC and AVIF decoding with the system's libheif, if installed.
 //!
-//! libheif is loaded when the first such image comes, so nothing is built or linked for it. Its C interface
-//! is stable; the functions used here are in every version since 1.3.
+//! libheif is loaded on first use, so the build does not depend on it. Its C interface is stable; the
+//! functions used here exist in every version since 1.3.
 
-#![expect(unsafe_code, reason = "a C library is loaded at run time and called")]
+#![expect(unsafe_code, reason = "calls a C library that is loaded at run time")]
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -18,7 +18,7 @@ use image::{
 };
 use libloading::Library;
 
-/// Names of the library, by the platform's habit.
+/// File names of the library, by platform.
 const NAMES: &[&str] = if cfg!(target_os = "windows") {
     &["heif.dll", "libheif.dll"]
 } else if cfg!(target_os = "macos") {
@@ -33,7 +33,7 @@ const COLORSPACE_RGB: c_int = 1;
 const CHROMA_RGB: c_int = 10;
 /// `heif_channel_interleaved`.
 const CHANNEL_INTERLEAVED: c_int = 10;
-/// Codes of `heif_error` for what this build of the library lacks: a kind of file, a feature, a plugin.
+/// `heif_error` codes for features that this build of the library lacks: a file type, a feature, a plugin.
 const UNSUPPORTED_CODES: [c_int; 3] = [3, 4, 11];
 
 /// `struct heif_error`.
@@ -52,7 +52,7 @@ type Decode =
     unsafe extern "C" fn(*const c_void, *mut *mut c_void, c_int, c_int, *const c_void) -> Status;
 type GetPlane = unsafe extern "C" fn(*const c_void, c_int, *mut c_int) -> *const u8;
 
-/// The functions of libheif that are called.
+/// The libheif functions used here.
 struct Functions {
     alloc: unsafe extern "C" fn() -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
@@ -66,12 +66,12 @@ struct Functions {
     image_width: MeasureChannel,
     image_height: MeasureChannel,
     get_plane: GetPlane,
-    /// What the functions are of.
+    /// Keeps the library loaded.
     _library: Library,
 }
 
 impl Functions {
-    /// Loads the library once; returns nothing where there is none.
+    /// Loads the library once; returns `None` if it is not installed.
     fn get() -> Option<&'static Self> {
         static LOADED: OnceLock<Option<Functions>> = OnceLock::new();
         LOADED.get_or_init(|| NAMES.iter().find_map(|name| Self::load(name))).as_ref()
@@ -104,7 +104,7 @@ impl Functions {
     }
 }
 
-/// An image whose boxes were read.
+/// An image with parsed boxes.
 pub(super) struct HeifDecoder<'a> {
     format: &'static str,
     functions: &'static Functions,
@@ -114,7 +114,7 @@ pub(super) struct HeifDecoder<'a> {
 }
 
 impl<'a> HeifDecoder<'a> {
-    /// Reads the boxes of a file of `format`, the name for messages, and finds its primary image.
+    /// Parses the boxes of a file and finds its primary image; `format` is for messages.
     pub(super) fn new(bytes: &'a [u8], format: &'static str) -> ImageResult<Self> {
         let Some(functions) = Functions::get() else {
             return Err(unsupported(format, "without libheif installed"));
@@ -154,8 +154,8 @@ impl<'a> HeifDecoder<'a> {
     }
 }
 
-/// Pixels are turned as the file says (`irot` and `imir`). Pillow, too, passes over the orientation in
-/// EXIF, which repeats that.
+/// Pixels are transformed as the file specifies (`irot` and `imir`). Like Pillow, this ignores the EXIF
+/// orientation, which duplicates that.
 impl ImageDecoder for HeifDecoder<'_> {
     fn dimensions(&self) -> (u32, u32) {
         [self.functions.handle_width, self.functions.handle_height]
@@ -185,7 +185,7 @@ impl ImageDecoder for HeifDecoder<'_> {
         let row_bytes = 3 * size.0 as usize;
         let stride = usize::try_from(stride).unwrap_or(0);
         if size != self.dimensions() || plane.is_null() || row_bytes == 0 || stride < row_bytes {
-            return Err(damaged(self.format, "it has another size than its header says"));
+            return Err(damaged(self.format, "the size differs from its header"));
         }
         for (row_idx, row) in pixels.chunks_exact_mut(row_bytes).enumerate() {
             // SAFETY: the plane has as many rows as the image, `stride` bytes apart, of 3 bytes for each
@@ -212,7 +212,7 @@ impl Drop for HeifDecoder<'_> {
     }
 }
 
-/// An image of the library.
+/// A decoded image owned by the library.
 struct Decoded {
     functions: &'static Functions,
     image: *mut c_void,

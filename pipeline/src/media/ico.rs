@@ -1,4 +1,4 @@
-//! The image of an ICO file that Pillow shows.
+//! The image of an ICO file, selected as in Pillow.
 
 use std::io::Cursor;
 
@@ -7,10 +7,10 @@ use image::{
     codecs::{bmp::BmpDecoder, png::PngDecoder},
 };
 
-/// Opens the largest image; of several, the one of the fewest bits, and of those the first.
+/// Opens the largest image; among several, the one with the fewest bits, and then the first.
 ///
-/// An entry holds a PNG file, or a BMP file without its first header and with a mask of as many rows
-/// after the pixels, of which only the height tells.
+/// An entry is a PNG file, or a BMP file without its file header and with a mask of the same number of rows
+/// after the pixels, which is only counted in the height.
 pub(super) fn decoder(bytes: &[u8]) -> Option<ImageResult<Box<dyn ImageDecoder + '_>>> {
     let n_entries = usize::from(u16::from_le_bytes(*bytes.get(4..)?.first_chunk()?));
     let entries = bytes.get(6..)?.chunks_exact(16).take(n_entries);
@@ -20,7 +20,7 @@ pub(super) fn decoder(bytes: &[u8]) -> Option<ImageResult<Box<dyn ImageDecoder +
     })?;
     let [n_bytes, start] =
         [8, 12].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|idx| entry[at + idx])));
-    // Sizes are often wrong, and nobody needs them.
+    // Sizes are often wrong and not needed.
     let image = bytes.get(start as usize..).filter(|_| n_bytes > 0)?;
     if image.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Some(PngDecoder::new(Cursor::new(image)).map(|decoder| Box::new(decoder) as _));
@@ -32,7 +32,7 @@ pub(super) fn decoder(bytes: &[u8]) -> Option<ImageResult<Box<dyn ImageDecoder +
     Some(decoder.map(|decoder| Box::new(decoder) as _))
 }
 
-/// Returns the bits of a pixel; they may only follow from the number of colours.
+/// Returns the bits per pixel, which may have to be derived from the number of colours.
 fn color_depth(entry: &[u8]) -> u32 {
     match (u16::from_le_bytes([entry[6], entry[7]]), entry[2]) {
         (0, 0) => 256,

@@ -1,4 +1,4 @@
-//! Image bytes to RGB pixels.
+//! Decodes image bytes to RGB pixels.
 
 use std::{
     borrow::Cow,
@@ -26,7 +26,7 @@ use super::{
 
 const KNOWN: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF, ICO, PNM, and with libheif HEIC and AVIF";
 
-/// An image whose header was read; its pixels come with [`PendingImage::decode`].
+/// An image with a parsed header; [`PendingImage::decode`] decodes its pixels.
 pub struct PendingImage<'a> {
     bytes: &'a [u8],
     decoder: Box<dyn ImageDecoder + 'a>,
@@ -36,22 +36,22 @@ pub struct PendingImage<'a> {
     decode_bytes: u64,
 }
 
-/// What a decoder may take beside pixels: tables, colour profiles, texts. The library's own limit is
-/// none for PNG and GIF (image-rs/image#3081), and a text of 4.7 MB can become 1 GiB
+/// The maximum memory of a decoder besides pixels: tables, colour profiles, texts. The library has no limit
+/// for PNG and GIF (image-rs/image#3081), and a text of 4.7 MB can decompress to 1 GiB
 /// (image-rs/image-png#696).
 const SIDE_BYTES_MAX: u64 = 8 << 20;
 
-/// Bytes per pixel beside the decoded picture itself: its RGB copy, and coefficients or planes of a
-/// decoder that needs the whole picture at once (progressive JPEG: 16 bits in each of three).
+/// Working bytes per pixel besides the decoded image: its RGB copy, and the coefficients or planes of a
+/// decoder that needs the whole image at once (progressive JPEG: 16 bits for each of three components).
 const WORK_BYTES_PER_PIXEL: u64 = 3 + 6;
 
-/// Returns whether bytes begin like an image, decoded or not.
+/// Returns whether bytes have the magic of an image format, decodable or not.
 pub(super) fn is_known(bytes: &[u8]) -> bool {
-    Format::of(bytes).is_some() || other_image(bytes).is_some()
+    Format::from_bytes(bytes).is_some() || other_image(bytes).is_some()
 }
 
 impl<'a> PendingImage<'a> {
-    /// Reads the header of the encoded image `bytes`.
+    /// Parses the header of the encoded image `bytes`.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl<'a> PendingImage<'a> {
         if bytes.is_empty() {
             return Err(MediaError::Empty { kind: "image" });
         }
-        let Some(format) = Format::of(bytes) else {
+        let Some(format) = Format::from_bytes(bytes) else {
             return Err(match other_image(bytes).or_else(|| no_image(bytes)) {
                 Some(name) => unsupported(name.to_owned()),
                 None => MediaError::UnknownFormat {
@@ -87,36 +87,34 @@ impl<'a> PendingImage<'a> {
         if pixels > pixels_max {
             return Err(MediaError::TooManyPixels { width, height, pixels_max });
         }
-        // The library does not hold decoders to `max_alloc` (image-rs/image#3081), so what they take is
-        // bounded by the header, above; this bounds the few that look.
-        let picture_bytes = decoder.total_bytes();
+        // The library does not enforce `max_alloc` on decoders (image-rs/image#3081), so their memory is
+        // bounded by the header check above; this bounds the few that respect it.
+        let image_bytes = decoder.total_bytes();
         let work_bytes = work_bytes.unwrap_or_else(|| pixels.saturating_mul(WORK_BYTES_PER_PIXEL));
-        let decode_bytes = picture_bytes
-            .saturating_mul(2)
-            .saturating_add(work_bytes)
-            .saturating_add(SIDE_BYTES_MAX);
+        let decode_bytes =
+            image_bytes.saturating_mul(2).saturating_add(work_bytes).saturating_add(SIDE_BYTES_MAX);
         decoder.set_limits(limits(decode_bytes)).map_err(|error| refused(format, &error))?;
         Ok(Self { bytes, decoder, format, width, height, decode_bytes })
     }
 
-    /// Returns width and height in pixels, before the picture is turned.
+    /// Returns width and height in pixels, before orientation is applied.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         (self.width as usize, self.height as usize)
     }
 
-    /// Returns how much memory decoding takes at most, in bytes: the picture twice (it is copied when
-    /// it is turned) and what the decoder works with.
+    /// Returns the peak memory of decoding in bytes: the image twice (it is copied when it is rotated) and
+    /// the decoder's working memory.
     #[must_use]
     pub fn decode_bytes(&self) -> u64 {
         self.decode_bytes
     }
 
-    /// Decodes the pixels: turned as the EXIF or XMP orientation says, alpha dropped without
-    /// compositing, the first frame of an animation on its canvas, as `transformers` 5.23 does
-    /// (`load_image`, then the `convert("RGB")` of Pillow 13).
+    /// Decodes the pixels: applies the EXIF or XMP orientation, drops alpha without compositing, and uses the
+    /// first frame of an animation on its canvas, like `transformers` 5.23 (`load_image`, then
+    /// `convert("RGB")` of Pillow 13).
     ///
-    /// Grey of 9 to 16 bits is scaled to 8, where Pillow clips it: most of such images would be white.
+    /// 9- to 16-bit grey is scaled to 8 bits; Pillow clips it, which turns most such images white.
     ///
     /// # Errors
     ///
@@ -130,7 +128,7 @@ impl<'a> PendingImage<'a> {
         Ok(to_rgb(image, format))
     }
 
-    /// Decodes the pixels before what is damaged, if there are any.
+    /// Decodes the pixels before the damage, if there are any.
     pub(super) fn decode_in_part(self) -> Option<RgbImage> {
         let Self { bytes, mut decoder, format, .. } = self;
         let orientation = orientation(bytes, format, &mut *decoder);
@@ -140,7 +138,7 @@ impl<'a> PendingImage<'a> {
     }
 }
 
-/// Returns the decoder of an image, and how much memory it takes beside the pixels where it tells.
+/// Returns the decoder of an image, and its memory besides pixels if it reports it.
 fn decoder<'a>(
     bytes: &'a [u8],
     format: Format,
@@ -174,8 +172,8 @@ fn decoder<'a>(
     Ok((decoder, None))
 }
 
-/// Clears the flags in the header of a WebP file that announce EXIF, XMP and a colour profile: the decoder
-/// needs none of them, and refuses files that lack what is announced.
+/// Clears the header flags of a WebP file that announce EXIF, XMP and a colour profile: the decoder does not
+/// need them, and rejects files in which an announced chunk is missing.
 fn without_announcements(bytes: &[u8]) -> Cow<'_, [u8]> {
     const FLAGS: usize = 20;
     const ANNOUNCEMENTS: u8 = 0x20 | 0x08 | 0x04;
@@ -188,8 +186,8 @@ fn without_announcements(bytes: &[u8]) -> Cow<'_, [u8]> {
     bytes
 }
 
-/// Drops alpha. Of samples of 16 bits PNG keeps the high byte, as Pillow does; grey without alpha, and
-/// PNM, are rounded.
+/// Drops alpha. For 16-bit samples, PNG keeps the high byte like Pillow; grey without alpha, and PNM, are
+/// rounded.
 fn to_rgb(image: DynamicImage, format: Format) -> RgbImage {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |sample: u16| sample.to_be_bytes()[0];
@@ -214,8 +212,8 @@ fn limits(bytes_max: u64) -> Limits {
     limits
 }
 
-/// Returns the error for what a decoder says. The decoders of this crate put the name of a variant that
-/// they do not read, such as `TIFF with LZMA compression`, into [`UnsupportedErrorKind::GenericFeature`].
+/// Converts a decoder's error. The decoders of this crate put the name of an unsupported variant, such as
+/// `TIFF with LZMA compression`, into [`UnsupportedErrorKind::GenericFeature`].
 fn refused(format: Format, error: &ImageError) -> MediaError {
     match error {
         ImageError::Unsupported(error) => match error.kind() {
@@ -259,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_bytes_are_told_apart() {
+    fn invalid_bytes_have_specific_errors() {
         let code = |bytes: &[u8], pixels_max| {
             PendingImage::open(bytes, pixels_max).and_then(PendingImage::decode).unwrap_err().code()
         };
@@ -291,7 +289,7 @@ mod tests {
 
     #[test]
     fn too_many_pixels_are_refused_by_the_header_alone() {
-        // Only signature and header of a picture of 60,000 x 60,000 pixels.
+        // Only the signature and header of an image of 60,000 x 60,000 pixels.
         let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
         bytes.extend(60_000_u32.to_be_bytes());
         bytes.extend(60_000_u32.to_be_bytes());

@@ -1,7 +1,7 @@
-//! JPEG, decoded bit for bit as Pillow decodes it: by libjpeg-turbo's code with its defaults, where the
-//! cargo feature `mozjpeg` is on; without it, by the crate `image`, whose pixels differ by up to 4/255.
+//! JPEG decoding, bit-identical to Pillow with the cargo feature `mozjpeg` (libjpeg-turbo's code with its
+//! defaults); without it, the `image` crate decodes pixels that differ by up to 4/255.
 //!
-//! A damaged file is an error, not a picture with grey or smeared parts.
+//! A damaged file is an error, not an image with grey or smeared parts.
 
 #[cfg(feature = "mozjpeg")]
 mod libjpeg;
@@ -21,19 +21,19 @@ use self::markers::{Fault, Header};
 use self::pure as backend;
 use super::damaged::Damage;
 
-/// The most scans of a file. Each costs time for every pixel, but may be a few bytes long. Encoders write
+/// The maximum number of scans. Each costs time for every pixel, but may be a few bytes long. Encoders write
 /// up to about 70; the limit is that of libjpeg-turbo's own fuzzers.
 const SCANS_MAX: usize = 500;
 
-/// Bytes per pixel of a decoder's coefficients and rows: 16 bits in each of four components, and the
-/// four components of CMYK.
+/// Bytes per pixel of a decoder's coefficients and rows: 16 bits for each of four components, and the four
+/// CMYK components.
 const WORK_BYTES_PER_PIXEL: u64 = 2 * 4 + 4;
 
-/// Blocks are whole, and components have whole units of up to 4 x 4 of them: as many pixels more in
-/// width and height.
+/// The maximum padding in width and height: blocks are whole, and components have whole units of up to 4 x 4
+/// blocks.
 const PADDING: u64 = 32;
 
-/// A JPEG file whose header was read.
+/// A JPEG file with a parsed header.
 pub(super) struct JpegDecoder<'a> {
     bytes: &'a [u8],
     header: Header,
@@ -41,13 +41,13 @@ pub(super) struct JpegDecoder<'a> {
 }
 
 impl<'a> JpegDecoder<'a> {
-    /// Reads the header of the file `bytes`.
+    /// Parses the header of the file `bytes`.
     pub(super) fn new(bytes: &'a [u8], damage: Damage) -> ImageResult<Self> {
         let header = Header::read(bytes).map_err(image_error)?;
         Ok(Self { bytes, header, damage })
     }
 
-    /// Returns how much memory decoding takes beside the pixels, in bytes.
+    /// Returns the decoding memory besides pixels, in bytes.
     pub(super) fn work_bytes(&self) -> u64 {
         let padded = |side: u16| u64::from(side) + PADDING;
         padded(self.header.width) * padded(self.header.height) * WORK_BYTES_PER_PIXEL
@@ -79,10 +79,12 @@ impl ImageDecoder for JpegDecoder<'_> {
             return Err(image_error(Fault::Unsupported(variant)));
         }
         if !scans.has_data {
-            return Err(image_error(Fault::Damaged("it ends before its pixels".to_owned())));
+            return Err(image_error(Fault::Damaged(
+                "unexpected end of file before the pixels".to_owned(),
+            )));
         }
         if !scans.has_end && self.damage == Damage::Refused {
-            let problem = "it ends too early: the marker EOI is missing";
+            let problem = "unexpected end of file: the marker EOI is missing";
             return Err(image_error(Fault::Damaged(problem.to_owned())));
         }
         backend::decode(self.bytes, &self.header, scans, self.damage, pixels).map_err(image_error)

@@ -1,4 +1,4 @@
-//! Media cells that hold a path or a URL instead of bytes.
+//! Media cells with a path or a URL instead of bytes.
 
 use std::{
     io::{self, Read},
@@ -16,55 +16,55 @@ use crate::{
     store::{ObjectAt, Reach, StoreFault, address, fault_of, is_url, is_web},
 };
 
-/// Why the file of a media cell is not read.
+/// An error of reading the file of a media cell.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocateError {
-    /// A URL, where the job allows none.
+    /// The cell is a URL, and the job allows none.
     #[error(
-        "`{url}` is a URL, and this job may not fetch from the network: name its host in `source.media_hosts`, or store the bytes in the table"
+        "`{url}` is a URL, but this job may not fetch from its host: add the host to `source.media_hosts`, or store the bytes in the table"
     )]
     Url {
         /// The URL.
         url: String,
     },
-    /// The file lies outside the folders the job allows.
+    /// The file is outside the allowed folders.
     #[error(
-        "`{path}` lies outside the folders that media may come from ({allowed}): move it, or name its folder in `source.media_dirs`"
+        "`{path}` is outside the allowed media folders ({allowed}): move it, or add its folder to `source.media_dirs`"
     )]
     Outside {
-        /// The path as the cell has it.
+        /// The path in the cell.
         path: String,
-        /// The folders.
+        /// The allowed folders.
         allowed: String,
     },
-    /// The cell names a file inside of an archive.
+    /// The cell refers to a file inside an archive.
     #[error(
-        "`{path}` names a file inside of the archive `{archive}`, and archives are not opened: unpack it, and write the paths of the files that it held, or store their bytes in the table"
+        "`{path}` refers to a file inside the archive `{archive}`, and archives are not opened: extract it and store the new paths, or the bytes, in the table"
     )]
     Archive {
-        /// The path as the cell has it.
+        /// The path in the cell.
         path: String,
-        /// The archive's part of it.
+        /// The path of the archive.
         archive: String,
     },
     /// The file cannot be read.
-    #[error("cannot read the media file `{path}`: {problem}")]
+    #[error("failed to read the media file `{path}`: {problem}")]
     Io {
-        /// The path as the cell has it.
+        /// The path in the cell.
         path: String,
-        /// The system's reason.
+        /// The system's error.
         problem: String,
     },
-    /// The web does not give it.
+    /// The URL cannot be fetched.
     #[error(transparent)]
     Web(#[from] WebError),
-    /// The store fails: no row's fault, so the run ends, and none is rejected.
-    #[error("cannot read the media file `{path}`: {problem}")]
+    /// The store failed. This is not the fault of a row, so the run ends and no row is rejected.
+    #[error("failed to read the media file `{path}`: {problem}")]
     Store {
         /// The URL of the file.
         path: String,
-        /// What the store says.
+        /// The store's error.
         problem: String,
     },
 }
@@ -82,35 +82,35 @@ impl LocateError {
     }
 }
 
-/// Where media cells may lead, beside the folder of their table.
+/// The allowed locations of media, besides the folder of their table.
 #[derive(Debug, Default)]
-pub struct MediaPlaces {
-    /// Folders on this machine, links followed.
+pub struct MediaRoots {
+    /// Canonical local folders.
     dirs: Vec<PathBuf>,
     /// Folders in stores.
     urls: Vec<String>,
-    /// Hosts of the web.
+    /// Web hosts.
     web: Option<Web>,
 }
 
-/// Why `source.media_hosts` or `source.media_dirs` cannot be used.
+/// An error in `source.media_hosts` or `source.media_dirs`.
 #[derive(Debug, thiserror::Error)]
-#[error("`source.media_hosts` cannot be used: {0}")]
-pub struct PlacesError(String);
+#[error("invalid `source.media_hosts`: {0}")]
+pub struct MediaRootsError(String);
 
-impl MediaPlaces {
-    /// Takes the places that a job allows; relative folders are resolved against `base_dir`, and those
-    /// that are not there allow nothing.
+impl MediaRoots {
+    /// Returns the locations allowed by a job; relative folders are resolved against `base_dir`, and missing
+    /// ones allow nothing.
     ///
     /// # Errors
     ///
-    /// [`PlacesError`].
-    pub fn new(source: &Source, base_dir: &Path) -> Result<Self, PlacesError> {
+    /// [`MediaRootsError`].
+    pub fn new(source: &Source, base_dir: &Path) -> Result<Self, MediaRootsError> {
         let (urls, dirs): (Vec<&String>, Vec<&String>) =
             source.media_dirs.iter().partition(|dir| is_url(dir));
         let web = match source.media_hosts.as_slice() {
             [] => None,
-            hosts => Some(Web::new(hosts).map_err(|error| PlacesError(error.to_string()))?),
+            hosts => Some(Web::new(hosts).map_err(|error| MediaRootsError(error.to_string()))?),
         };
         Ok(Self {
             dirs: dirs.iter().filter_map(|dir| base_dir.join(dir).canonicalize().ok()).collect(),
@@ -119,10 +119,10 @@ impl MediaPlaces {
         })
     }
 
-    /// Reads the file that a media cell of a row of `table_file` names: relative to the table's file, or to
-    /// one of the folders of `source.media_dirs`, and within that file's folder or one of the places. At
-    /// most `bytes_max + 1` bytes are read, so that a caller can tell too large a file. Blocks its thread,
-    /// which must be none of `runtime`'s own.
+    /// Reads the file of a media cell in a row of `table_file`. Its path is relative to the table's file or
+    /// to a folder of `source.media_dirs`, and must be within the table's folder or an allowed location.
+    /// Reads at most `bytes_max + 1` bytes, so that callers can detect files that are too large. Blocks its
+    /// thread, which must not belong to `runtime`.
     ///
     /// # Errors
     ///
@@ -165,11 +165,11 @@ impl MediaPlaces {
             },
         };
         let own_dir = table_file.parent().unwrap_or(Path::new("."));
-        // A table may have been moved away from its media, as rejects are.
+        // A table may have been moved away from its media, as reject files are.
         let own = own_dir.join(cell).canonicalize();
         let elsewhere = || self.dirs.iter().find_map(|dir| dir.join(cell).canonicalize().ok());
         let real = own.or_else(|error| elsewhere().ok_or(error)).map_err(io_error)?;
-        // The table may be known by the name of a link.
+        // The table may be named by a link.
         let own_dir = own_dir.canonicalize().map_err(io_error)?;
         if !self.dirs.iter().chain([&own_dir]).any(|dir| real.starts_with(dir)) {
             return Err(self.outside(cell, &table_file.to_string_lossy()));
@@ -181,7 +181,7 @@ impl MediaPlaces {
         Ok(bytes)
     }
 
-    /// Reads the file of a table in a store: beside it, or in one of the folders of `source.media_dirs`.
+    /// Reads the file of a table in a store: next to it, or in a folder of `source.media_dirs`.
     fn read_beside_object(
         &self,
         cell: &str,
@@ -200,7 +200,7 @@ impl MediaPlaces {
         Err(parent_archive(cell).map_or(missing, |archive| archive_error(cell, archive)))
     }
 
-    /// Reads an object whose whole URL a cell has.
+    /// Reads an object whose full URL is in the cell.
     fn read_url(
         &self,
         url: &str,
@@ -208,7 +208,7 @@ impl MediaPlaces {
         bytes_max: u64,
     ) -> Result<Vec<u8>, LocateError> {
         let mut allowed = self.urls.iter().map(String::as_str).chain([folder_of(table_file)]);
-        // Keys are compared as they stand, and none of their characters is decoded later.
+        // Keys are compared verbatim and never decoded later.
         let within = |folder: &str| {
             let rest = url.strip_prefix(folder.strip_suffix('/').unwrap_or(folder));
             is_url(folder) && rest.is_some_and(|rest| rest.starts_with('/') && is_plain(&rest[1..]))
@@ -231,7 +231,7 @@ impl MediaPlaces {
     }
 }
 
-/// Schemes of `fsspec` that look into archives, as cells of datasets of the Hub have them.
+/// URL schemes of `fsspec` for files inside archives, as in cells of Hub datasets.
 const ARCHIVE_SCHEMES: [&str; 9] = [
     "zip://",
     "tar://",
@@ -243,7 +243,7 @@ const ARCHIVE_SCHEMES: [&str; 9] = [
     "zstd://",
     "libarchive://",
 ];
-/// Extensions of archives.
+/// File extensions of archives.
 const ARCHIVES: [&str; 12] = [
     ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z",
     ".rar", ".gz",
@@ -253,7 +253,7 @@ fn archive_error(cell: &str, archive: &str) -> LocateError {
     LocateError::Archive { path: shown(cell), archive: shown(archive) }
 }
 
-/// Returns what a message shows of a cell: the beginning, of a URL of the web without what may be secret.
+/// Truncates a cell for a message; removes possible secrets from a web URL.
 fn shown(cell: &str) -> String {
     let bare = is_web(cell).then(|| address::bare(cell));
     excerpt(bare.as_deref().unwrap_or(cell)).into_owned()
@@ -264,8 +264,8 @@ fn is_archive(name: &str) -> bool {
     ARCHIVES.iter().any(|extension| name.ends_with(extension))
 }
 
-/// Returns the archive of a cell that chains what is within it to it by `::`, in either order, or that
-/// has the scheme of one.
+/// Returns the archive of a cell that chains it with an inner path by `::`, in either order, or that has an
+/// archive scheme.
 fn chained_archive(cell: &str) -> Option<&str> {
     let has_scheme = |part: &str| {
         ARCHIVE_SCHEMES.iter().any(|scheme| {
@@ -279,13 +279,13 @@ fn chained_archive(cell: &str) -> Option<&str> {
     (!last.is_empty() && is_archive(first)).then_some(first)
 }
 
-/// Returns the archive among the folders of a path.
+/// Returns the archive among the parent folders of a path.
 fn parent_archive(cell: &str) -> Option<&str> {
     let slashes = cell.match_indices('/').map(|(at, _)| &cell[..at]);
     slashes.into_iter().find(|folder| is_archive(folder))
 }
 
-/// Returns the folder of a table, whose path or URL is given.
+/// Returns the folder of a table, given by path or URL.
 fn folder_of(table_file: &str) -> &str {
     table_file.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
@@ -303,7 +303,7 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     read().map_err(|error| {
         let path = excerpt(url).into_owned();
         let problem = excerpt(&error.to_string()).into_owned();
-        // S3 denies access to what is not there where it may not be listed.
+        // S3 denies access to missing objects if listing is not allowed.
         let is_of_the_row = match fault_of(&error) {
             Some(StoreFault::Denied { .. } | StoreFault::Key { .. } | StoreFault::Changed) => true,
             Some(fault @ StoreFault::Answer { .. }) => !fault.may_pass(),
@@ -317,14 +317,14 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     })
 }
 
-/// Joins a relative path to the URL of a folder in a store, unless it would lead out of it.
+/// Joins a relative path to a folder URL in a store; `None` if it would leave the folder.
 fn join(folder: &str, path: &str) -> Option<String> {
     let is_below = !path.is_empty() && !path.starts_with('/') && is_plain(path);
     is_below.then(|| format!("{}/{path}", folder.trim_end_matches('/')))
 }
 
-/// Returns the URL of a relative path beside the table at `table_file`, unless it would lead out of the
-/// table's folder. The path is one of names as they are: where the URL has to encode them it does.
+/// Returns the URL of a relative path next to the table at `table_file`; `None` if it would leave the
+/// table's folder. The path consists of plain names, which are encoded as required by the URL.
 fn beside(table_file: &str, path: &str) -> Option<String> {
     let path = path.strip_prefix("./").unwrap_or(path);
     if path.is_empty() || path.starts_with('/') || !is_plain(path) {
@@ -340,7 +340,7 @@ fn beside(table_file: &str, path: &str) -> Option<String> {
     Some(url.into())
 }
 
-/// Returns whether a key goes down only: stores know no `..`, but what reads their names may.
+/// Returns whether a key has no `..`: stores do not interpret it, but readers of the names may.
 fn is_plain(key: &str) -> bool {
     key.split(['/', '\\']).all(|name| !matches!(name, "." | ".."))
 }
@@ -351,9 +351,9 @@ mod tests {
 
     use legenda_schemas::job::{Columns, Incremental, OnBadFile, Source};
 
-    use super::{MediaPlaces, beside};
+    use super::{MediaRoots, beside};
 
-    fn places(dirs: &[String]) -> MediaPlaces {
+    fn media_roots(dirs: &[String]) -> MediaRoots {
         let source = Source {
             paths: Vec::new(),
             format: None,
@@ -367,7 +367,7 @@ mod tests {
             media_dirs: dirs.to_vec(),
             media_hosts: Vec::new(),
         };
-        MediaPlaces::new(&source, std::path::Path::new("/")).unwrap()
+        MediaRoots::new(&source, std::path::Path::new("/")).unwrap()
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
         let read = |cell: &str, dirs: &[&str]| {
             let dirs: Vec<String> =
                 dirs.iter().map(|dir| root.join(dir).to_string_lossy().into_owned()).collect();
-            let read = places(&dirs).read(cell, &table, 3, runtime.handle());
+            let read = media_roots(&dirs).read(cell, &table, 3, runtime.handle());
             read.map_err(|error| error.code())
         };
         assert_eq!(read("media/a", &[]).unwrap(), b"byte");
@@ -398,7 +398,7 @@ mod tests {
         #[cfg(unix)]
         assert_eq!(read("link", &[]), Err("media_path_refused"));
         assert_eq!(read("none", &[]), Err("media_unreadable"));
-        // A table that was moved away from its media finds them by `source.media_dirs`.
+        // A table that was moved away from its media finds them with `source.media_dirs`.
         assert_eq!(read("b", &["other"]).unwrap(), b"byte");
         assert_eq!(read("../c", &["other"]), Err("media_path_refused"));
         assert_eq!(read("http://localhost/x", &[]), Err("media_url_refused"));
@@ -416,7 +416,7 @@ mod tests {
             fs::File::create(root.path().join(file)).unwrap().write_all(b"bytes").unwrap();
         }
         let table = root.path().join("t.parquet").to_string_lossy().into_owned();
-        let read = |cell: &str| places(&[]).read(cell, &table, 9, runtime.handle());
+        let read = |cell: &str| media_roots(&[]).read(cell, &table, 9, runtime.handle());
         for (cell, archive) in [
             ("images.zip::a.png", "images.zip"),
             ("zip://a.png::https://example.org/x/images.zip", "https://example.org/x/images.zip"),
@@ -432,7 +432,7 @@ mod tests {
             let message = error.to_string();
             assert!(message.contains(&format!("archive `{archive}`")), "{message}");
         }
-        // Names that only look like those are read.
+        // Names that only resemble archives are read.
         assert_eq!(read("raw.zip/a.png").unwrap(), b"bytes");
         assert_eq!(read("a::b.png").unwrap(), b"bytes");
     }
@@ -442,7 +442,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         for head in ["", "https://example.org/", "s3://bucket/", "images.zip::", "/etc/", "x/"] {
             let cell = head.to_owned() + &"q".repeat(100_000);
-            let error = places(&[]).read(&cell, "/tmp/t.parquet", 9, runtime.handle()).unwrap_err();
+            let error =
+                media_roots(&[]).read(&cell, "/tmp/t.parquet", 9, runtime.handle()).unwrap_err();
             let message = error.to_string();
             assert!(message.matches('q').count() <= 200, "{head}: {} characters", message.len());
         }
@@ -458,14 +459,14 @@ mod tests {
         for path in ["../a.png", "media/../../a.png", "/etc/a", "a/./b", "a\\..\\b", "./../a", ""] {
             assert_eq!(beside_table(path), None, "{path}");
         }
-        // Names are encoded where they become part of a URL of the web, which is decoded once.
+        // Names are encoded when they become part of a web URL, which is decoded once.
         let on_web = |path: &str| beside("https://h/t/t.parquet?sig=a/b", path);
         assert_eq!(on_web("a b?#%20.png").as_deref(), Some("https://h/t/a%20b%3F%23%2520.png"));
         assert_eq!(on_web("%2e%2e/a.png").as_deref(), Some("https://h/t/%252e%252e/a.png"));
         assert_eq!(on_web("../a.png"), None);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let read = |cell: &str| {
-            let allowed = places(&["memory:///pictures".to_owned()]);
+            let allowed = media_roots(&["memory:///pictures".to_owned()]);
             let read = allowed.read(cell, "memory:///tables/t.parquet", 3, runtime.handle());
             read.map_err(|error| error.code())
         };
@@ -474,7 +475,7 @@ mod tests {
         assert_eq!(read("memory:///pictures/a.png"), Err("media_unreadable"));
         assert_eq!(read("memory:///pictures/../other/a.png"), Err("media_path_refused"));
         assert_eq!(read("memory:///picturesque/a.png"), Err("media_path_refused"));
-        // This is the name of a folder among the pictures, and not the one above.
+        // This is the name of a folder, not the parent folder.
         assert_eq!(read("memory:///pictures/%2e%2e/other/a.png"), Err("media_unreadable"));
         assert_eq!(read("memory:///pictures/a\n.png"), Err("media_unreadable"));
     }

@@ -1,4 +1,4 @@
-//! Encoded media bytes, decoded under limits: what a row's image and sound cells become.
+//! Decodes the encoded image and audio bytes of rows under limits.
 
 pub mod audio;
 mod cmyk;
@@ -25,32 +25,32 @@ use crate::{
     store::key_of,
 };
 
-/// The version of the decoders. It is raised when pixels or samples of a file change, so that answers to
-/// those of before are not reused.
+/// The version of the decoders. Increase it when decoded pixels or samples change, so that earlier answers
+/// are not reused.
 pub(crate) const DECODERS_VERSION: u32 = 2;
 
-/// What media are.
+/// The kind of media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MediaKind {
-    /// A picture.
+    /// An image.
     Image,
-    /// A sound.
+    /// Audio.
     Audio,
 }
 
 impl MediaKind {
-    /// Returns what bytes begin like.
+    /// Detects the kind from the magic of `bytes`.
     #[must_use]
-    pub fn of(bytes: &[u8]) -> Option<Self> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if image::is_known(bytes) {
             return Some(Self::Image);
         }
         audio::is_known(bytes).then_some(Self::Audio)
     }
 
-    /// Returns what the extension of a name says.
+    /// Returns the kind of a file name's extension.
     #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         let name = key_of(name);
         if format_of(&name) != Some(SourceFormat::Media) {
             return None;
@@ -68,23 +68,23 @@ impl MediaKind {
     }
 }
 
-/// A decoded image or audio, and what was noticed about it.
+/// A decoded image or audio with its flags.
 #[derive(Clone, Debug)]
 pub struct Decoded<T> {
     /// The pixels or samples.
     pub media: T,
-    /// Flags of the row that it belongs to.
+    /// Flags for the row.
     pub flags: Flags,
 }
 
 impl<T> From<T> for Decoded<T> {
-    /// Nothing was noticed.
+    /// Without flags.
     fn from(media: T) -> Self {
         Self { media, flags: Flags::new() }
     }
 }
 
-/// Why media bytes cannot be used; the row is rejected.
+/// An error of media bytes; the row is rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediaError {
@@ -95,7 +95,7 @@ pub enum MediaError {
         kind: &'static str,
     },
     /// More encoded bytes than allowed.
-    #[error("the {kind} has {bytes} bytes; `limits.media_bytes` allows {bytes_max}")]
+    #[error("the {kind} has {bytes} bytes, but `limits.media_bytes` allows {bytes_max}")]
     TooManyBytes {
         /// `image` or `audio`.
         kind: &'static str,
@@ -104,28 +104,28 @@ pub enum MediaError {
         /// The limit.
         bytes_max: u64,
     },
-    /// The bytes begin like no format that is read.
+    /// The format is unknown.
     #[error(
-        "the {kind} is of no known format (its {bytes} bytes begin with {start}); known are {known}"
+        "unknown {kind} format: the {bytes} bytes begin with {start}; supported formats: {known}"
     )]
     UnknownFormat {
         /// `image` or `audio`.
         kind: &'static str,
-        /// How many bytes there are.
+        /// The number of bytes.
         bytes: usize,
-        /// The first bytes, for a person.
+        /// The first bytes in readable form.
         start: String,
-        /// The formats that are read.
+        /// The supported formats.
         known: &'static str,
     },
-    /// The format or codec is known by name, but cannot be decoded.
+    /// The format or codec is known but not supported.
     #[error("{format} is not supported; supported formats of the {kind} column: {known}")]
     Unsupported {
         /// `image` or `audio`.
         kind: &'static str,
         /// The format, codec or variant, such as `AVIF` or `WAV with ADPCM`.
         format: String,
-        /// The formats that are read.
+        /// The supported formats.
         known: &'static str,
     },
     /// The bytes are damaged.
@@ -133,43 +133,45 @@ pub enum MediaError {
     Damaged {
         /// `image` or `audio`.
         kind: &'static str,
-        /// The format the bytes claim.
+        /// The claimed format.
         format: String,
-        /// What the decoder says.
+        /// The decoder's error.
         problem: String,
     },
     /// The image has more pixels than allowed.
-    #[error("the image has {width} x {height} pixels; `limits.image_pixels` allows {pixels_max}")]
+    #[error(
+        "the image has {width} x {height} pixels, but `limits.image_pixels` allows {pixels_max}"
+    )]
     TooManyPixels {
-        /// Pixels per row.
+        /// The width in pixels.
         width: u32,
-        /// Rows of pixels.
+        /// The height in pixels.
         height: u32,
         /// The limit.
         pixels_max: u64,
     },
-    /// Decoding would need more memory than the run may ever use for it.
+    /// Decoding needs more memory than the run will ever have for it.
     #[error(
-        "the {kind} needs {bytes} bytes of memory when decoded; `limits.memory` leaves {bytes_max} for decoding: raise it"
+        "decoding the {kind} needs {bytes} bytes of memory, but `limits.memory` leaves {bytes_max}: raise it"
     )]
     TooMuchMemory {
         /// `image` or `audio`.
         kind: &'static str,
-        /// What it needs.
+        /// The needed bytes.
         bytes: u64,
-        /// What there is.
+        /// The available bytes.
         bytes_max: u64,
     },
-    /// The decoder panicked, or did not end.
-    #[error("the {kind} cannot be decoded: {source}")]
+    /// The decoder panicked or timed out.
+    #[error("failed to decode the {kind}: {source}")]
     Decoder {
         /// `image` or `audio`.
         kind: &'static str,
-        /// What became of it.
+        /// The failure.
         source: GuardError,
     },
-    /// The sound lasts longer than allowed.
-    #[error("the sound lasts more than {seconds_max} s, which `limits.audio_seconds` allows")]
+    /// The audio is too long.
+    #[error("the audio is longer than {seconds_max} s, the limit of `limits.audio_seconds`")]
     TooLong {
         /// The limit.
         seconds_max: f64,
@@ -177,18 +179,18 @@ pub enum MediaError {
 }
 
 impl MediaError {
-    /// Says of bytes that they begin like nothing that is read.
+    /// Returns the error for bytes of an unknown format.
     pub(crate) fn unknown(kind: &'static str, bytes: &[u8]) -> Self {
-        let known = "the formats of pictures and sounds";
+        let known = "images and audio";
         Self::UnknownFormat { kind, bytes: bytes.len(), start: shown_start(bytes), known }
     }
 
-    /// Says of a text that it is not what it begins like.
+    /// Returns the error for text that cannot be decoded.
     pub(crate) fn undecoded(kind: &'static str, error: &EncodedError) -> Self {
         Self::Damaged { kind, format: "text".to_owned(), problem: error.to_string() }
     }
 
-    /// Returns the reject code: few, stable, never built from data.
+    /// Returns the reject code; codes are few and stable and never derived from data.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -206,7 +208,7 @@ impl MediaError {
     }
 }
 
-/// Shows the first bytes of a cell for a message: as text where they are text, else as hex.
+/// Formats the first bytes of a cell for a message: as text if they are text, else as hex.
 fn shown_start(bytes: &[u8]) -> String {
     let start = &bytes[..bytes.len().min(8)];
     if start.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {

@@ -1,6 +1,6 @@
-//! Numbers in the headers of media.
+//! Numbers in media headers.
 
-/// The order of the bytes of a number.
+/// The byte order of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ByteOrder {
     Little,

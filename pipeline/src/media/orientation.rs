@@ -1,8 +1,8 @@
 //! The orientation of an encoded image, from its EXIF block or XMP packet.
 //!
 //! The rules are those of Pillow 13 (`ImageOps.exif_transpose`, which `transformers` applies to every
-//! image): an orientation in EXIF counts before one in XMP; an invalid value means that nothing is
-//! turned. One difference: Pillow fails on a malformed EXIF block, which is ignored here.
+//! image): EXIF takes precedence over XMP, and an invalid value means no change. One difference: Pillow fails
+//! on a malformed EXIF block, which is ignored here.
 
 use std::{borrow::Cow, io::Read};
 
@@ -12,26 +12,26 @@ use memchr::memmem;
 
 use super::{format::Format, tiff::Directory};
 
-/// The tag of the orientation in TIFF and EXIF.
+/// The orientation tag in TIFF and EXIF.
 const ORIENTATION: u16 = 0x0112;
 
-/// The tag of the XMP packet in TIFF.
+/// The XMP tag in TIFF.
 const XMP: u16 = 700;
 
-/// What tools write before an EXIF block, beside that of the JPEG standard.
+/// A prefix that tools write before an EXIF block, as in JPEG.
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
-/// The longest text of a PNG chunk once decompressed (Pillow's `MAX_TEXT_CHUNK`).
+/// The maximum decompressed size of a PNG text chunk (Pillow's `MAX_TEXT_CHUNK`).
 const PNG_TEXT_BYTES_MAX: u64 = 1 << 20;
 
-/// The blocks of an encoded image that may hold its orientation.
+/// The metadata blocks that may contain the orientation.
 #[derive(Debug, Default)]
 struct Metadata<'a> {
     exif: Option<Cow<'a, [u8]>>,
     xmp: Option<Cow<'a, [u8]>>,
 }
 
-/// Returns how to turn the image of encoded `bytes`, whose header `decoder` has read.
+/// Returns the orientation of the image in `bytes`, whose header `decoder` has parsed.
 pub(super) fn orientation(
     bytes: &[u8],
     format: Format,
@@ -44,7 +44,7 @@ pub(super) fn orientation(
         },
         Format::Builtin(ImageFormat::Png) => png_metadata(bytes),
         Format::Builtin(ImageFormat::WebP) => webp_metadata(bytes),
-        // The file itself is laid out as an EXIF block.
+        // The file itself has the layout of an EXIF block.
         Format::Builtin(ImageFormat::Tiff) => Metadata {
             exif: Some(Cow::Borrowed(bytes)),
             xmp: Directory::first(bytes).and_then(|tags| tags.bytes(XMP)).map(Cow::Borrowed),
@@ -57,7 +57,7 @@ pub(super) fn orientation(
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// Returns the orientation of an EXIF block that has one, valid or not.
+/// Returns the orientation in an EXIF block, valid or not, if any.
 fn exif_orientation(mut exif: &[u8]) -> Option<Orientation> {
     // Some tools write the prefix twice.
     for _ in 0..2 {
@@ -73,7 +73,7 @@ fn exif_orientation(mut exif: &[u8]) -> Option<Orientation> {
     })
 }
 
-/// Returns the orientation of an XMP packet that has one, as an attribute or as an element.
+/// Returns the orientation in an XMP packet, as an attribute or an element, if any.
 fn xmp_orientation(xmp: &[u8]) -> Option<Orientation> {
     const NAME: &[u8] = b"tiff:Orientation";
     memmem::find_iter(xmp, NAME).find_map(|start| {
@@ -84,8 +84,8 @@ fn xmp_orientation(xmp: &[u8]) -> Option<Orientation> {
     })
 }
 
-/// Reads all chunks, as EXIF and XMP may stand after the pixels; of an animation those before its
-/// second frame. The last of several counts.
+/// Scans all chunks, because EXIF and XMP may follow the pixels; in an animation, only those before its
+/// second frame. The last block of a kind is used.
 fn png_metadata(bytes: &[u8]) -> Metadata<'_> {
     let mut metadata = Metadata::default();
     let mut profile = None;
@@ -96,7 +96,7 @@ fn png_metadata(bytes: &[u8]) -> Metadata<'_> {
         let n_bytes = u32::from_be_bytes(*n_bytes) as usize;
         let Some((name, after)) = after.split_first_chunk::<4>() else { break };
         let Some(data) = after.get(..n_bytes) else { break };
-        // A checksum of 4 bytes follows.
+        // A 4-byte checksum follows.
         rest = after.get(n_bytes + 4..).unwrap_or_default();
         match name {
             b"IEND" => break,
@@ -117,14 +117,14 @@ fn png_metadata(bytes: &[u8]) -> Metadata<'_> {
     metadata
 }
 
-/// Returns keyword and text of a text chunk, decompressed.
+/// Returns the keyword and decompressed text of a text chunk.
 fn png_text(name: [u8; 4], data: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
     let (keyword, rest) = split_at_nul(data)?;
     let (is_compressed, text) = match &name {
         b"tEXt" => (false, rest),
         b"zTXt" => (*rest.first()? == 0, rest.get(1..)?),
         _ => {
-            // Flag and method of compression, language, translated keyword.
+            // Compression flag and method, language, translated keyword.
             let (_, text) = split_at_nul(rest.get(2..)?)?;
             let (_, text) = split_at_nul(text)?;
             (rest[0] != 0, text)
@@ -143,7 +143,7 @@ fn split_at_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-/// Reads a block in hexadecimal digits, after lines for its name and length (ImageMagick).
+/// Parses a block of hexadecimal digits after lines with its name and length (ImageMagick).
 fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .split(|byte| *byte == b'\n')
@@ -155,7 +155,7 @@ fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-/// Reads the chunks that the header announces, as libwebp does.
+/// Scans the chunks announced in the header, like libwebp.
 fn webp_metadata(bytes: &[u8]) -> Metadata<'_> {
     const XMP_FLAG: u8 = 0x04;
     const EXIF_FLAG: u8 = 0x08;

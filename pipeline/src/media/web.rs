@@ -1,9 +1,9 @@
-//! Media cells that hold a URL of the web.
+//! Media cells with a web URL.
 //!
-//! Off unless the job names hosts (`source.media_hosts`). A URL is parsed once, and what is connected to
-//! is what was checked: names are resolved here, and addresses of this machine's own networks are left
-//! out, so that no row can make the job ask a neighbour (CWE-918). Redirects are followed by hand, each
-//! checked like the first.
+//! Disabled unless the job allows hosts (`source.media_hosts`). A URL is parsed once, and the connection goes
+//! to the address that was checked: host names are resolved here, and private addresses are excluded, so that
+//! no row can make the job contact an internal service (CWE-918). Redirects are followed here, each checked
+//! like the first URL.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -25,35 +25,35 @@ use crate::{
     store::{address, last_cause},
 };
 
-/// How long a host may take to accept a connection.
+/// The connection timeout.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long a file may take, redirects and all.
+/// The timeout of a file, including redirects.
 const FETCH_MAX: Duration = Duration::from_secs(60);
-/// Redirects that are followed.
+/// The maximum number of redirects.
 const REDIRECTS_MAX: usize = 3;
-/// How often a file is asked for where the host says that it may come later.
+/// The maximum attempts after transient errors.
 const TRIES_MAX: u32 = 3;
-/// The pause before the second try; it doubles.
+/// The first backoff, doubled after each attempt.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a URL is not fetched.
+/// An error of fetching a URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebError {
-    /// It is no URL that a job may name.
-    #[error("`{url}` cannot be fetched: {problem}")]
+    /// The job does not allow the URL.
+    #[error("invalid URL `{url}`: {problem}")]
     Refused {
-        /// The URL, without what may be secret in it.
+        /// The URL without possible secrets.
         url: String,
-        /// Why.
+        /// The reason.
         problem: String,
     },
-    /// The host did not give it.
-    #[error("`{url}` was not to be had: {problem}; `legenda retry` asks again")]
+    /// The request failed.
+    #[error("failed to fetch `{url}`: {problem}; use `legenda retry` to try again")]
     Failed {
-        /// The URL, without what may be secret in it.
+        /// The URL without possible secrets.
         url: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
 }
@@ -61,11 +61,11 @@ pub enum WebError {
 /// An entry of `source.media_hosts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct AllowedHost {
-    /// Whether it may be asked without encryption.
+    /// Whether unencrypted requests are allowed.
     plain: bool,
-    /// Its name or address; of `*.example.org` what follows the star.
+    /// The name or address; for `*.example.org`, the part after the star.
     name: String,
-    /// Whether hosts below the name are meant too.
+    /// Whether subdomains are allowed.
     below: bool,
     port: Option<u16>,
 }
@@ -88,13 +88,13 @@ impl AllowedHost {
         let named = host == self.name
             || (self.below && host.strip_suffix(&self.name).is_some_and(|sub| sub.ends_with('.')));
         let scheme = if self.plain { "http" } else { "https" };
-        // Without a port that of the scheme is meant.
+        // The default is the port of the scheme.
         let port = self.port.unwrap_or(if self.plain { 80 } else { 443 });
         named && url.scheme() == scheme && url.port_or_known_default() == Some(port)
     }
 }
 
-/// Fetches media from the hosts that a job allows.
+/// Fetches media from allowed hosts.
 #[derive(Debug)]
 pub struct Web {
     client: Client,
@@ -102,17 +102,17 @@ pub struct Web {
 }
 
 impl Web {
-    /// Makes a client for `hosts`: `images.example.org`, `*.example.org`, `http://host:8080`.
+    /// Creates a client for `hosts`: `images.example.org`, `*.example.org`, `http://host:8080`.
     ///
     /// # Errors
     ///
-    /// What the library says when it cannot begin.
+    /// The HTTP library failed to initialise.
     pub fn new(hosts: &[String]) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .connect_timeout(CONNECT_MAX)
             .timeout(FETCH_MAX)
             .redirect(redirect::Policy::none())
-            // A proxy would resolve names by itself.
+            // A proxy would resolve names itself.
             .no_proxy()
             .dns_resolver(Arc::new(PublicOnly))
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
@@ -120,8 +120,8 @@ impl Web {
         Ok(Self { client, hosts: hosts.iter().map(|host| AllowedHost::parse(host)).collect() })
     }
 
-    /// Fetches `url`: at most `bytes_max + 1` bytes, so that a caller can tell too large a file. Blocks
-    /// its thread, which must be none of `runtime`'s own.
+    /// Fetches `url`: at most `bytes_max + 1` bytes, so that callers can detect files that are too large.
+    /// Blocks its thread, which must not belong to `runtime`.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Web {
         runtime.block_on(async {
             match tokio::time::timeout(FETCH_MAX, self.get(url, bytes_max)).await {
                 Ok(fetched) => fetched,
-                Err(_) => Err(failed(url, format!("it took over {} s", FETCH_MAX.as_secs()))),
+                Err(_) => Err(failed(url, format!("timed out after {} s", FETCH_MAX.as_secs()))),
             }
         })
     }
@@ -141,7 +141,7 @@ impl Web {
             match self.ask(&at, bytes_max).await.map_err(|problem| failed(url, problem))? {
                 Answer::Bytes(bytes) => return Ok(bytes),
                 Answer::Status(status) => {
-                    return Err(failed(url, format!("the host answers {status}")));
+                    return Err(failed(url, format!("the host returned status {status}")));
                 }
                 Answer::Redirect(next) => {
                     let next = at.join(&next).map_err(|error| refused(url, &error))?;
@@ -149,18 +149,18 @@ impl Web {
                 }
             }
         }
-        Err(failed(url, format!("it leads elsewhere more than {REDIRECTS_MAX} times")))
+        Err(failed(url, format!("more than {REDIRECTS_MAX} redirects")))
     }
 
-    /// Asks for a file until it has come whole, and again where the connection breaks, also midway, or
-    /// the host may do better later. Returns in an error what was wrong the last time.
+    /// Requests a file until it was received completely; retries dropped connections and transient errors.
+    /// Returns the last error.
     async fn ask(&self, url: &Url, bytes_max: u64) -> Result<Answer, String> {
         let mut pause = PAUSE;
         let mut n_tried = 1;
         loop {
             let problem = match self.ask_once(url, bytes_max).await {
                 Ok(Answer::Status(status)) if may_pass(status) => {
-                    format!("the host answers {status}")
+                    format!("the host returned status {status}")
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) if is_lost(&error) => last_cause(&error.without_url()),
@@ -193,23 +193,23 @@ impl Web {
     fn check(&self, text: &str) -> Result<Url, WebError> {
         let url = Url::parse(text).map_err(|error| refused(text, &error))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(refused(text, &"it holds a name or password"));
+            return Err(refused(text, &"it contains a user name or password"));
         }
-        // An address of a private network is asked only where the job names it itself.
+        // A private address is only contacted if the job lists it itself.
         if !self.hosts.iter().any(|host| host.allows(&url)) {
-            let problem = "its host, scheme or port is not among `source.media_hosts`";
+            let problem = "its host, scheme or port is not in `source.media_hosts`";
             return Err(refused(text, &problem));
         }
         Ok(url)
     }
 }
 
-/// What a host answers.
+/// The response of a host.
 enum Answer {
     Bytes(Vec<u8>),
-    /// Where the file is.
+    /// A redirect to this URL.
     Redirect(String),
-    /// Neither of these.
+    /// Any other status.
     Status(StatusCode),
 }
 
@@ -232,7 +232,7 @@ fn may_pass(status: StatusCode) -> bool {
         || status.is_server_error()
 }
 
-/// Returns whether a connection could not be made, or broke before all had come.
+/// Returns whether the connection failed or was dropped.
 fn is_lost(error: &reqwest::Error) -> bool {
     error.is_timeout()
         || error.is_connect()
@@ -241,7 +241,7 @@ fn is_lost(error: &reqwest::Error) -> bool {
         || error.is_decode()
 }
 
-/// Returns what a message shows of a URL.
+/// Formats a URL for a message.
 fn shown(url: &str) -> String {
     excerpt(&address::bare(url)).into_owned()
 }
@@ -264,15 +264,15 @@ impl Resolve for PublicOnly {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
             if public.is_empty() {
-                return Err(format!("`{}` leads to no public address", name.as_str()).into());
+                return Err(format!("`{}` has no public address", name.as_str()).into());
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
 }
 
-/// Returns whether an address belongs to the public internet (IANA's special-purpose registries,
-/// RFC 6890 and its updates).
+/// Returns whether an address is on the public internet (IANA's special-purpose registries, RFC 6890 and its
+/// updates).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -305,11 +305,11 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // An IPv4 address as it is, behind NAT64, or of 6to4.
+        // An IPv4 address: mapped, behind NAT64, or 6to4.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] => embedded(high, low),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        // Of the rest only 2000::/3 is given out, without Teredo and documentation.
+        // Of the rest only 2000::/3 is allocated, without Teredo and documentation.
         [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
         [0x3fff, second, ..] if second < 0x1000 => false,
         [first, ..] => (0x2000..0x4000).contains(&first),
@@ -321,7 +321,7 @@ mod tests {
     use super::{Web, WebError, is_public};
 
     #[test]
-    fn addresses_of_own_networks_are_told_apart() {
+    fn private_addresses_are_detected() {
         let own = [
             "127.0.0.1",
             "10.1.2.3",

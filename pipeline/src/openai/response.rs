@@ -1,4 +1,4 @@
-//! The responses to a group of requests.
+//! Responses to a group of requests.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,43 +19,42 @@ use serde_json::{Value, json};
 use super::{BatchError, EmbeddingFormat, Endpoint, Group, Line, Refusal, line_at};
 use crate::ledger::OutputFiles;
 
-/// What a response answers a bad request with, and what it answers with where the fault is not the
-/// client's.
+/// The status of a response to a bad request, and of one after an error that is not the client's fault.
 const BAD_REQUEST: u16 = 400;
 const SERVER_ERROR: u16 = 500;
 
-/// What became of an input.
+/// The result of an input.
 enum Outcome {
     Text { text: String, finish_reason: &'static str },
     Embedding(Vec<f32>),
     Rejected { stage: String, code: String, message: String },
 }
 
-/// An input of a request that is settled.
+/// A settled input of a request.
 struct Settled {
     outcome: Outcome,
     n_prompt: u32,
     n_generated: u32,
-    /// The beginning of the digest of what was asked.
+    /// The start of the input digest.
     digest: String,
 }
 
 impl Group {
-    /// Returns the column of the group's table that says what is asked.
+    /// Returns the input column of the group's table.
     #[must_use]
-    pub fn asked_column(&self) -> &'static str {
+    pub fn input_column(&self) -> &'static str {
         if self.endpoint == Endpoint::Chat { "messages" } else { "text" }
     }
 
-    /// Refuses every request of the group, by its line.
+    /// Refuses every request of the group.
     pub fn refuse(&self, refusal: &Refusal, responses: &mut BTreeMap<i64, String>) {
         for (number, line) in &self.lines {
             responses.insert(*number, error_line(*number, Some(&line.custom_id), refusal));
         }
     }
 
-    /// Adds the responses to all requests of the group to `responses`, by their lines, from what the
-    /// group's job has written to `output`.
+    /// Adds the responses to all requests of the group to `responses`, by line, from the `output` of the
+    /// group's job.
     ///
     /// # Errors
     ///
@@ -84,7 +83,7 @@ impl Group {
                     Refusal::new(
                         "not_answered",
                         None,
-                        "the job left this request out: run it again",
+                        "the job did not process this request: run it again",
                     ),
                 )),
             };
@@ -111,7 +110,7 @@ impl Group {
         let digest = text("legenda_input_sha256").unwrap_or_default();
         Some(Settled {
             outcome,
-            // An image has no tokens of its own.
+            // Images have no tokens of their own.
             n_prompt: number_at::<UInt32Type>(rows, "legenda_tokens_prompt", row).unwrap_or(0),
             n_generated: number_at::<UInt32Type>(rows, "legenda_tokens_generated", row)
                 .unwrap_or(0),
@@ -119,7 +118,7 @@ impl Group {
         })
     }
 
-    /// Returns the response to a request whose inputs are settled, at least one.
+    /// Returns the response to a request with settled inputs (at least one).
     fn response(
         &self,
         number: i64,
@@ -182,7 +181,7 @@ impl Group {
         Ok(response_line(number, Some(&line.custom_id), 200, &body, &Value::Null))
     }
 
-    /// Says why an input could not be answered; of several, which.
+    /// Returns the error of an input that was rejected, with its index if there are several.
     fn rejection(
         &self,
         index: usize,
@@ -205,11 +204,11 @@ impl Group {
 }
 
 impl Line {
-    /// Returns an embedding as the request wants it written.
+    /// Encodes an embedding in the requested format.
     fn embedding(&self, values: &[f32]) -> Result<Value, Refusal> {
         if let Some(dimensions) = self.dimensions.filter(|n| *n != values.len() as u64) {
             let message = format!(
-                "`dimensions` is {dimensions}, and the model makes embeddings of {}: leave it out",
+                "`dimensions` is {dimensions}, but the model's embeddings have {}: remove it",
                 values.len()
             );
             return Err(Refusal::new("unsupported_parameter", Some("dimensions"), message));
@@ -224,7 +223,7 @@ impl Line {
     }
 }
 
-/// Returns the line of a request that is refused.
+/// Returns the response line of a refused request.
 #[must_use]
 pub fn error_line(line: i64, custom_id: Option<&Value>, refusal: &Refusal) -> String {
     error_response(line, custom_id, BAD_REQUEST, refusal)
@@ -233,9 +232,9 @@ pub fn error_line(line: i64, custom_id: Option<&Value>, refusal: &Refusal) -> St
 fn error_response(line: i64, custom_id: Option<&Value>, status: u16, refusal: &Refusal) -> String {
     let Refusal { code, param, message } = refusal;
     let kind = if status == BAD_REQUEST { "invalid_request_error" } else { "server_error" };
-    let told = json!({"message": message, "type": kind, "param": param, "code": code});
+    let body = json!({"message": message, "type": kind, "param": param, "code": code});
     let error = json!({"code": code, "message": message});
-    response_line(line, custom_id, status, &json!({"error": told}), &error)
+    response_line(line, custom_id, status, &json!({"error": body}), &error)
 }
 
 fn response_line(
@@ -262,11 +261,11 @@ fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, 
     let path = || output.folder.path_of(&file.name);
     let refuse = |problem: String| BatchError::Part { path: path(), problem };
     let bytes = output.folder.read(&file.name).map_err(|error| refuse(error.problem))?;
-    let bytes = bytes.ok_or_else(|| refuse("it is gone".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| refuse("the file is missing".to_owned()))?;
     output.decode(file, bytes).map_err(|error| refuse(error.to_string()))
 }
 
-/// Returns what became of the inputs in some rows, by their lines and places there.
+/// Returns the results of the inputs in some rows, by line and index.
 fn inputs(
     batches: &[RecordBatch],
     settled: impl Fn(&RecordBatch, usize) -> Option<Settled>,

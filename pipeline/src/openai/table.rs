@@ -21,17 +21,17 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{BatchError, Group, Requests};
-use crate::{source::batch::Asked, stage::scan::contiguous};
+use crate::{source::batch::RequestInput, stage::scan::contiguous};
 
-/// Rows are written to the disk when so many bytes of them wait.
+/// Rows are flushed to disk when their size reaches this many bytes.
 const WAITING_BYTES_MAX: usize = 32 << 20;
-/// Hex digits of a digest in the name of a table.
+/// Hex digits of the digest in a table name.
 const DIGEST_CHARS: usize = 16;
 
 impl Requests {
-    /// Writes the table of a group into the folder `dir`, unless it is there: a row for each input of its
-    /// requests, with `line`, `index` (which input of its line it is), `messages` or `text`, `images` and
-    /// `seed`. Returns its path; what other requests have left of such tables goes.
+    /// Writes the table of a group into the folder `dir`, unless it exists: one row per input of its
+    /// requests, with `line`, `index` (of the input in its line), `messages` or `text`, `images` and `seed`.
+    /// Returns its path; removes tables of earlier requests.
     ///
     /// # Errors
     ///
@@ -41,9 +41,9 @@ impl Requests {
             let path = path.display().to_string();
             move |source: io::Error| BatchError::Table { path, source }
         };
-        // The folder beside the responses, and that of the tables in it.
+        // The folder next to the responses, and its folder of tables.
         if let Some(link) = dir.ancestors().take(2).find(|folder| folder.is_symlink()) {
-            let problem = io::Error::other("it is a link, which is not followed");
+            let problem = io::Error::other("it is a link, and links are not followed");
             return Err(problem).map_err(failed(link));
         }
         fs::create_dir_all(dir).map_err(failed(dir))?;
@@ -54,7 +54,7 @@ impl Requests {
             .and_then(|mut written| io::copy(&mut written, &mut digest))
             .map_err(failed(file.path()))?;
         let digest = &hex(digest)[..DIGEST_CHARS];
-        // By its name it is the same table, so nothing is done again for another time of change.
+        // The name identifies the content, so a new modification time does not cause recomputation.
         let name = format!("{}-{digest}.parquet", group.name());
         let path = dir.join(&name);
         if !path.is_file() {
@@ -87,10 +87,10 @@ impl Requests {
             for lines in self.lines(row_group, contiguous(positions.into_iter()))? {
                 for (line, request) in lines? {
                     let request = request.map(|request| request.request);
-                    // It was a request when the file was read before.
-                    let Ok(Ok((parameters, asked))) = request else { continue };
-                    for (index, asked) in (0..).zip(asked) {
-                        rows.push(line, index, parameters.seed, &asked);
+                    // It was a valid request when the file was first read.
+                    let Ok(Ok((parameters, input))) = request else { continue };
+                    for (index, input) in (0..).zip(input) {
+                        rows.push(line, index, parameters.seed, &input);
                     }
                 }
                 let batch = rows.take().map_err(|error| failed(io::Error::other(error)))?;
@@ -105,14 +105,14 @@ impl Requests {
     }
 }
 
-/// Rows of a table that are on their way.
+/// Buffered rows of a table.
 struct Rows {
     lines: Vec<i64>,
     indices: Vec<i64>,
     seeds: Int64Builder,
-    /// What is asked: messages of chats, texts of others.
-    asked_name: &'static str,
-    asked: StringBuilder,
+    /// The input column: messages of chats, text of other requests.
+    input_name: &'static str,
+    input: StringBuilder,
     images: ListBuilder<BinaryBuilder>,
     has_images: bool,
 }
@@ -123,28 +123,28 @@ impl Rows {
             lines: Vec::new(),
             indices: Vec::new(),
             seeds: Int64Builder::new(),
-            asked_name: group.asked_column(),
-            asked: StringBuilder::new(),
+            input_name: group.input_column(),
+            input: StringBuilder::new(),
             images: ListBuilder::new(BinaryBuilder::new()),
             has_images: group.has_images,
         }
     }
 
-    fn push(&mut self, line: i64, index: i64, seed: Option<i64>, asked: &Asked) {
+    fn push(&mut self, line: i64, index: i64, seed: Option<i64>, input: &RequestInput) {
         self.lines.push(line);
         self.indices.push(index);
         self.seeds.append_option(seed);
-        self.asked.append_option(asked.messages.as_ref().or(asked.text.as_ref()));
-        self.images.append_value(asked.images.iter().map(Some));
+        self.input.append_option(input.messages.as_ref().or(input.text.as_ref()));
+        self.images.append_value(input.images.iter().map(Some));
     }
 
-    /// Returns the rows so far.
+    /// Takes the buffered rows.
     fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         let mut columns: Vec<(&str, ArrayRef, bool)> = vec![
             ("line", Arc::new(Int64Array::from(std::mem::take(&mut self.lines))), false),
             ("index", Arc::new(Int64Array::from(std::mem::take(&mut self.indices))), false),
             ("seed", Arc::new(self.seeds.finish()), true),
-            (self.asked_name, Arc::new(self.asked.finish()), true),
+            (self.input_name, Arc::new(self.input.finish()), true),
         ];
         let images = self.images.finish();
         if self.has_images {

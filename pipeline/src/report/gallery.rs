@@ -1,4 +1,4 @@
-//! Rows of a run as a person sees them: small pictures, sounds, what was asked and answered.
+//! Sample rows of a run for the report: thumbnails, audio, prompts and answers.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,7 +13,7 @@ use arrow::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{ImageFormat, RgbImage, imageops::FilterType};
 use legenda_schemas::{
-    job::RejectsPlace,
+    job::RejectsMode,
     ledger::LedgerEntry,
     table::{
         ANSWER_COLUMN, CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN,
@@ -37,51 +37,51 @@ use crate::{
     stage::answer::flags_at,
 };
 
-/// Rows that are shown.
+/// The maximum number of ordinary rows.
 const ROWS_MAX: usize = 24;
-/// Odd answers that are shown beside them.
+/// The maximum number of rows with odd answers.
 const ODD_MAX: usize = 12;
-/// Rejected rows that are shown.
+/// The maximum number of rejected rows.
 const REJECTED_MAX: usize = 12;
-/// Files of rejects that are looked at.
+/// The maximum number of reject files to read.
 const REJECT_FILES_MAX: usize = 16;
-/// Rows that give the same answer, and their share of all, from which on it is told.
+/// The minimum count of equal answers to flag them; also limited by share.
 const COMMON_ROWS_MIN: u64 = 5;
 const COMMON_SHARE_MIN: f64 = 0.05;
-/// Pixels of the longer side of a picture.
+/// The longer side of a thumbnail in pixels.
 const SIDE_MAX: u32 = 192;
-/// Pixels of a picture that is opened for it.
+/// The maximum pixels of an image to make a thumbnail of.
 const PIXELS_MAX: u64 = 40_000_000;
-/// Bytes of a sound that is put into the page.
-const SOUND_BYTES_MAX: usize = 512 << 10;
-/// Bytes that all pictures and sounds of a page have together.
+/// The maximum bytes of an embedded audio file.
+const AUDIO_BYTES_MAX: usize = 512 << 10;
+/// The maximum bytes of all thumbnails and audio of a page.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-/// Characters of an answer that are shown.
+/// The maximum characters of a shown answer.
 const CHARS_MAX: usize = 400;
 
-/// Rows to look at.
+/// The sample rows of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gallery {
-    /// The rows, evenly spread over the output.
+    /// Ordinary rows, spread evenly over the output.
     pub rows: Vec<Shown>,
-    /// Rows beside them with answers that something is odd about.
+    /// Rows with odd answers.
     #[serde(default)]
     pub odd: Vec<Shown>,
-    /// Rows that were rejected, of every reason that was met.
+    /// Rejected rows, with every reason seen.
     #[serde(default)]
     pub rejected: Vec<Shown>,
 }
 
-/// A row to look at.
+/// A sample row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
-    /// What names it: the carried columns.
+    /// The carried columns, which identify it.
     pub columns: Vec<(String, String)>,
-    /// What was asked, where a column says it.
+    /// The text input, if a column contains it.
     pub asked: Option<String>,
-    /// Small pictures, as `data:` URLs.
+    /// Thumbnails as `data:` URLs.
     pub pictures: Vec<String>,
-    /// Sounds, as `data:` URLs.
+    /// Audio as `data:` URLs.
     pub sounds: Vec<String>,
     /// The answer.
     pub answer: String,
@@ -89,29 +89,29 @@ pub struct Shown {
     pub logprob: Option<f32>,
     /// What is odd about it.
     pub flags: Vec<String>,
-    /// Why there is none.
+    /// The reject, if it has no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject: Option<ShownReject>,
 }
 
-/// Why a row was rejected.
+/// The reject of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownReject {
-    /// The code.
+    /// The reject code.
     pub code: String,
-    /// What is wrong.
+    /// The message.
     pub message: String,
 }
 
 impl Gallery {
-    /// Reads some rows and what they were asked of; what cannot be read is left out.
+    /// Reads sample rows with their inputs; unreadable ones are omitted.
     pub(crate) fn collect(
         plan: &RunPlan,
         output: &OutputFiles,
         entries: &[&LedgerEntry],
         sample: &AnswerSample,
     ) -> Self {
-        // Of a retried span it is not known which row a part's row is.
+        // In a retried span, the source row of a row in a part is unknown.
         let plain: Vec<&LedgerEntry> = entries
             .iter()
             .copied()
@@ -151,9 +151,9 @@ struct SpanRows<'a> {
     rows: Vec<SpanRow>,
 }
 
-/// A row of a span's parts, and what became of it.
+/// A row of a span's parts with its result.
 struct SpanRow {
-    /// Where it stands: which batch of the answers, which row of that, and which of its row group.
+    /// The index of its answer batch, its row in that batch, and its position in the row group.
     batch_idx: usize,
     row: usize,
     position: usize,
@@ -169,35 +169,36 @@ impl<'a> SpanRows<'a> {
     ) -> Option<Self> {
         let span = &entry.span;
         let rejected = rejected_rows(output, entry);
-        let inline = plan.job.output.rejects == RejectsPlace::Inline;
-        let of_file = |position: usize| span.file_row(position);
+        let inline = plan.job.output.rejects == RejectsMode::Inline;
+        let file_row = |position: usize| span.file_row(position);
         let positions: Vec<usize> = plan
             .rows_of(span)
             .into_iter()
-            .filter(|position| inline || !rejected.contains(&of_file(*position)))
+            .filter(|position| inline || !rejected.contains(&file_row(*position)))
             .collect();
         let answers: Vec<RecordBatch> =
             entry.parts.iter().flat_map(|file| read(output, file)).collect();
         let n_answers: usize = answers.iter().map(RecordBatch::num_rows).sum();
-        // Where a query was not asked again, its rows are not known.
+        // Without running the query again, its rows are unknown.
         if n_answers != positions.len() {
             return None;
         }
         let numbers = answers.iter().map(row_numbers);
-        let told: Option<Vec<_>> = numbers.map(|column| Some(column?.values().to_vec())).collect();
+        let row_numbers: Option<Vec<_>> =
+            numbers.map(|column| Some(column?.values().to_vec())).collect();
         let position = |row: u64| {
             span.row_start + usize::try_from(row - span.file_row_start).unwrap_or_default()
         };
-        // Answers in folders tell which rows they are of.
-        let positions = match told {
-            Some(told) => told.into_iter().flatten().map(position).collect(),
+        // Partitioned answers contain their row numbers.
+        let positions = match row_numbers {
+            Some(row_numbers) => row_numbers.into_iter().flatten().map(position).collect(),
             None => positions,
         };
         let reader = plan.table.reader(&span.object).ok()??;
         let places = answers.iter().enumerate();
         let places =
             places.flat_map(|(idx, batch)| (0..batch.num_rows()).map(move |row| (idx, row)));
-        // Embeddings are no texts to show.
+        // Embeddings are not shown.
         let rows = places.zip(positions).filter_map(|((batch_idx, row), position)| {
             let shown = answered(&answers[batch_idx], row, sample)?;
             Some(SpanRow { batch_idx, row, position, shown })
@@ -206,7 +207,7 @@ impl<'a> SpanRows<'a> {
         Some(Self { plan, row_group: span.row_group, reader, answers, rows })
     }
 
-    /// Chooses at most as many rows of each kind: as they come, odd ones, rejected ones.
+    /// Selects at most the given numbers of ordinary, odd and rejected rows.
     fn choose(&self, [n_plain, n_odd, n_rejected]: [usize; 3]) -> [Vec<usize>; 3] {
         let is = |of: fn(&Shown) -> bool| {
             let rows = self.rows.iter().enumerate();
@@ -221,7 +222,7 @@ impl<'a> SpanRows<'a> {
         [plain, odd, rejected]
     }
 
-    /// Returns a row with what names it and what it was asked of.
+    /// Returns a row with its columns and input.
     fn show(&self, idx: usize, bytes_left: &mut usize) -> Shown {
         let SpanRow { batch_idx, row, position, shown } = &self.rows[idx];
         let is_wanted = |name: &str| name != ANSWER_COLUMN && !name.starts_with(RESERVED_PREFIX);
@@ -238,7 +239,7 @@ impl<'a> SpanRows<'a> {
     }
 }
 
-/// Reads rejected rows from the files that keep them: of every code as many, as far as there are.
+/// Reads rejected rows from reject files, balanced over the codes.
 fn rejected(
     plan: &RunPlan,
     output: &OutputFiles,
@@ -272,14 +273,14 @@ fn rejected(
     shown.collect()
 }
 
-/// Reads why a row was rejected, if it was.
+/// Reads the reject of a row, if it was rejected.
 fn reject(batch: &RecordBatch, row: usize, columns: [&str; 2]) -> Option<ShownReject> {
     let cell = |name: &str| text_cell(batch.column_by_name(name)?.as_ref(), row).map(str::to_owned);
     let [code, message] = columns.map(cell);
     Some(ShownReject { code: code?, message: shorten(&message.unwrap_or_default()) })
 }
 
-/// Writes the cells of a row whose columns are wanted, and that are not empty.
+/// Formats the non-empty cells of the selected columns.
 fn named(
     batch: &RecordBatch,
     row: usize,
@@ -305,7 +306,7 @@ fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
     rows
 }
 
-/// Reads what became of a row of a part, but for what names it; none where it has an embedding.
+/// Reads the result of a row of a part, without its columns; `None` for an embedding.
 fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Shown> {
     let Some(answer) = text_cell(batch.column_by_name(ANSWER_COLUMN)?.as_ref(), row) else {
         let reject = reject(batch, row, [INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN])?;
@@ -322,20 +323,20 @@ fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Sh
     let is_unlikely =
         logprob.zip(sample.logprob_low).is_some_and(|(logprob, low)| f64::from(logprob) < low);
     let odd = [
-        ("cut off", reason == Some("length")),
-        ("repeats itself", repeats(answer)),
+        ("truncated", reason == Some("length")),
+        ("repetitive", repeats(answer)),
         ("empty", answer.trim().is_empty()),
-        ("as many others", rows_alike >= COMMON_ROWS_MIN && share_alike >= COMMON_SHARE_MIN),
+        ("very frequent", rows_alike >= COMMON_ROWS_MIN && share_alike >= COMMON_SHARE_MIN),
         ("unlikely", is_unlikely),
     ];
-    let of_input = batch.column_by_name(FLAGS_COLUMN).map(|column| flags_at(column, row));
-    let of_input = of_input.iter().flatten().map(|flag| flag.as_str().replace('_', " "));
+    let input_flags = batch.column_by_name(FLAGS_COLUMN).map(|column| flags_at(column, row));
+    let input_flags = input_flags.iter().flatten().map(|flag| flag.as_str().replace('_', " "));
     let odd = odd.iter().filter(|(_, is)| *is).map(|(flag, _)| (*flag).to_owned());
-    let flags = odd.chain(of_input).collect();
+    let flags = odd.chain(input_flags).collect();
     Some(Shown { answer: shorten(answer), logprob, flags, ..Shown::default() })
 }
 
-/// Adds what a row was asked of.
+/// Adds the input of a row.
 fn add_source(plan: &RunPlan, row: &RecordBatch, shown: &mut Shown, bytes_left: &mut usize) {
     let columns = &plan.job.source.columns;
     let column = |name: &Option<String>| row.column_by_name(name.as_deref()?).cloned();
@@ -354,20 +355,20 @@ fn add_source(plan: &RunPlan, row: &RecordBatch, shown: &mut Shown, bytes_left: 
         let bytes = cells.filter_map(|cell| match cell {
             MediaCell::Bytes(bytes) => Some(bytes.to_vec()),
             MediaCell::Encoded(encoded) => encoded.decode().ok(),
-            // Files and URLs are not asked for again only to be shown.
+            // Do not fetch files and URLs again only to show them.
             MediaCell::Path(_) => None,
         });
         bytes.collect()
     };
     for bytes in bytes_of(&columns.image) {
-        add(picture(bytes), &mut shown.pictures);
+        add(thumbnail(bytes), &mut shown.pictures);
     }
     for bytes in bytes_of(&columns.audio) {
-        add(sound(&bytes), &mut shown.sounds);
+        add(embedded_audio(&bytes), &mut shown.sounds);
     }
 }
 
-fn picture(bytes: Vec<u8>) -> Option<String> {
+fn thumbnail(bytes: Vec<u8>) -> Option<String> {
     let make = move || -> Option<Vec<u8>> {
         let decoded = PendingImage::open(&bytes, PIXELS_MAX).ok()?.decode().ok()?;
         let (width, height) =
@@ -385,9 +386,9 @@ fn picture(bytes: Vec<u8>) -> Option<String> {
     Some(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg)))
 }
 
-/// Sounds go into the page as they are, where a browser plays their kind.
-fn sound(bytes: &[u8]) -> Option<String> {
-    if bytes.len() > SOUND_BYTES_MAX {
+/// Embeds audio unchanged if browsers play its format.
+fn embedded_audio(bytes: &[u8]) -> Option<String> {
+    if bytes.len() > AUDIO_BYTES_MAX {
         return None;
     }
     let kind = match bytes {

@@ -1,7 +1,7 @@
-//! The report of a run that a person opens: `_legenda/report.html`, one file that needs no network.
+//! The HTML report of a run: `_legenda/report.html`, a self-contained file.
 //!
-//! What it shows is in `_legenda/report.json` and `gallery.json` beside it, so that the page can be made
-//! again, and set beside that of another run.
+//! Its data are in `_legenda/report.json` and `gallery.json`, so that the page can be rebuilt and compared
+//! with that of another run.
 
 mod gallery;
 mod page;
@@ -23,67 +23,67 @@ use crate::{
     metrics::RunReport,
     plan::RunPlan,
     store::{Folder, ReadError, WriteError},
-    timeline::Instance,
+    timeline::TimelineSample,
 };
 
 const REPORT: &str = "_legenda/report.json";
 const GALLERY: &str = "_legenda/gallery.json";
 const PAGE: &str = "_legenda/report.html";
 
-/// A run, as it is written to `_legenda/report.json`.
+/// The report of a run as stored in `_legenda/report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredReport {
-    /// What it did.
+    /// The run's counts.
     #[serde(flatten)]
     pub run: RunReport,
     /// The task.
     pub task: String,
     /// The model.
     pub model: String,
-    /// The request, as the job gives it.
+    /// The prompt of the job.
     pub prompt: String,
-    /// When it ended, in seconds since 1970.
+    /// The end time in seconds since 1970.
     pub ended_at: u64,
-    /// Its speed and memory over time.
-    pub timeline: Vec<Instance>,
-    /// What its answers are like.
+    /// The speed and memory over time.
+    pub timeline: Vec<TimelineSample>,
+    /// Statistics of the answers.
     pub sample: AnswerSample,
 }
 
 impl StoredReport {
-    /// Reads the report of an output, if it has one that this program can read.
+    /// Reads the report of an output, if it has one in a supported version.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] when the output cannot be read.
+    /// [`LedgerError`] if the output cannot be read.
     pub fn read(output: &OutputFiles) -> Result<Option<Self>, LedgerError> {
         let bytes = output.folder.read(REPORT)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 }
 
-/// Writes the report of a run that has ended, and has left `entries` in the ledger, of which it has `done`
-/// some, in three forms.
+/// Writes the report of a completed run in three files. `entries` are all ledger entries, of which the run
+/// committed `done`.
 ///
 /// # Errors
 ///
-/// [`WriteError`]. What the page would show and cannot be read back is left out.
+/// [`WriteError`]. Content that cannot be read back is omitted.
 pub(crate) fn write(
     output: &Output,
     plan: &RunPlan,
     run: &RunReport,
-    timeline: Vec<Instance>,
+    timeline: Vec<TimelineSample>,
     (entries, done): (&[LedgerEntry], &HashSet<SpanId>),
 ) -> Result<(), WriteError> {
     let files = output.files();
     let earlier = StoredReport::read(files).ok().flatten();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let sample = AnswerSample::take(files, entries);
-    // Rows of earlier runs are not read again to be shown: where this one has none to show, those are
-    // shown that were.
-    let of_this_run: Vec<&LedgerEntry> =
+    // Rows of earlier runs are only shown if this run has none, and then taken from the
+    // earlier gallery.
+    let entries_of_run: Vec<&LedgerEntry> =
         entries.iter().filter(|entry| done.contains(&entry.id)).collect();
-    let mut gallery = Gallery::collect(plan, files, &of_this_run, &sample);
+    let mut gallery = Gallery::collect(plan, files, &entries_of_run, &sample);
     if gallery.rows.is_empty()
         && let Ok(before) = read_gallery(files)
     {
@@ -100,16 +100,16 @@ pub(crate) fn write(
     };
     output.write_report(REPORT, &report)?;
     output.write_report(GALLERY, &gallery)?;
-    match page(&report, &gallery, earlier.as_ref(), "the run before") {
+    match page(&report, &gallery, earlier.as_ref(), "the previous run") {
         Ok(html) => output.write_page(PAGE, html),
         Err(error) => {
-            tracing::warn!(%error, "cannot make the page of the report");
+            tracing::warn!(%error, "failed to build the report page");
             Ok(())
         }
     }
 }
 
-/// Reads the page about the last run of the output in `folder`, if there is one.
+/// Reads the report page of the last run of the output in `folder`, if any.
 ///
 /// # Errors
 ///
@@ -118,11 +118,11 @@ pub fn read_page(folder: &Folder) -> Result<Option<Bytes>, ReadError> {
     folder.read(PAGE)
 }
 
-/// Reads the gallery of an output; an empty one where there is none.
+/// Reads the gallery of an output; empty if there is none.
 ///
 /// # Errors
 ///
-/// [`LedgerError`] when the output cannot be read.
+/// [`LedgerError`] if the output cannot be read.
 pub fn read_gallery(output: &OutputFiles) -> Result<Gallery, LedgerError> {
     let bytes = output.folder.read(GALLERY)?;
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())

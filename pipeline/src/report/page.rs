@@ -1,4 +1,4 @@
-//! The page itself: what is known of a run, as HTML without a script.
+//! Renders the report page, HTML without scripts.
 
 use chrono::DateTime;
 use legenda_schemas::units::{ByteSize, percent};
@@ -6,31 +6,31 @@ use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
 use serde::Serialize;
 
 use super::{Gallery, Histogram, StoredReport};
-use crate::{metrics::Ending, timeline::Instance};
+use crate::{metrics::Ending, timeline::TimelineSample};
 
-/// Why a page cannot be made: a fault of this program.
+/// The page cannot be rendered: a bug in this program.
 #[derive(Debug, thiserror::Error)]
-#[error("the page of the report cannot be made: {0}; please report this")]
+#[error("failed to render the report page: {0}; please report this")]
 pub struct PageError(#[from] minijinja::Error);
 
-/// The size of a chart, in units of its own.
+/// The size of a chart in its own units.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
 
-/// A curve over the time of a run.
+/// A quantity over the time of a run.
 #[derive(Serialize)]
 struct Curve {
     title: &'static str,
     /// The points of an SVG polyline.
     points: String,
-    /// The largest value, as it is written.
+    /// The formatted maximum.
     top: String,
-    /// Where a limit lies, from the top, if it is within sight.
+    /// The position of a limit from the top, if it is in range.
     limit: Option<f64>,
     end: String,
 }
 
-/// The columns of a histogram.
+/// The bars of a histogram.
 #[derive(Serialize)]
 struct Bars {
     title: &'static str,
@@ -47,18 +47,18 @@ struct Bar {
     label: String,
 }
 
-/// A number of two runs.
+/// A quantity of two runs.
 #[derive(Serialize)]
 struct Drift {
     what: &'static str,
     before: String,
     now: String,
     change: String,
-    /// Whether it has changed by more than a fifth.
+    /// Whether it changed by more than a fifth.
     is_large: bool,
 }
 
-/// A stage and how much of the run it was at work.
+/// The busy share of a stage.
 #[derive(Serialize)]
 struct StageShare {
     name: &'static str,
@@ -66,7 +66,7 @@ struct StageShare {
     percent: f64,
 }
 
-/// Makes the page of a run; `other` is set beside it as `other_name`.
+/// Renders the page of a run and compares it with `other`, called `other_name`.
 ///
 /// # Errors
 ///
@@ -85,12 +85,12 @@ pub fn page(
     let ending = match run.ending {
         Ending::Complete => "complete",
         Ending::ErrorBudget => "stopped: error budget spent",
-        Ending::Stopped => "stopped, to be resumed",
+        Ending::Stopped => "stopped, can be resumed",
     };
     let share = |rows: u64| percent(ratio(rows, sample.rows));
     let flags = [
-        ("cut off at the longest length", sample.truncated),
-        ("repeat themselves", sample.repeating),
+        ("truncated at the maximum length", sample.truncated),
+        ("repetitive", sample.repeating),
         ("empty", sample.empty),
     ];
     let flags: Vec<Value> = flags
@@ -137,7 +137,7 @@ pub fn page(
         faults => run.skipped.faults().collect::<Vec<String>>(),
         reused => grouped(run.rows_reused + run.rows_repeated),
         stages => value(&stages),
-        beside => value(run.beside()),
+        checks => value(run.prediction_checks()),
         rejects => value(&sample.rejects),
         sampled => grouped(sample.rows),
         flags,
@@ -160,7 +160,7 @@ fn value(of: impl Serialize) -> Value {
 
 fn curves(report: &StoredReport) -> Vec<Curve> {
     let seen = &report.timeline;
-    let rate = |of: fn(&Instance) -> u64| -> Vec<(f64, f64)> {
+    let rate = |of: fn(&TimelineSample) -> u64| -> Vec<(f64, f64)> {
         let pairs = seen.windows(2).filter(|pair| pair[1].seconds > pair[0].seconds);
         pairs
             .map(|pair| {
@@ -211,8 +211,8 @@ fn curve(
 fn histograms(report: &StoredReport) -> Vec<Bars> {
     let sample = &report.sample;
     [
-        ("tokens of an answer", &sample.tokens),
-        ("characters of an answer", &sample.characters),
+        ("tokens per answer", &sample.tokens),
+        ("characters per answer", &sample.characters),
         ("mean log probability", &sample.logprobs),
     ]
     .into_iter()
@@ -251,10 +251,10 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
         [
             ("rows", as_f64(run.rows_in)),
             ("rejected", ratio(run.n_rejects(), run.rows_in)),
-            ("tokens of an answer", sample.tokens_mean),
+            ("tokens per answer", sample.tokens_mean),
             ("mean log probability", sample.logprob_mean.unwrap_or_default()),
-            ("answers cut off", ratio(sample.truncated, sample.rows)),
-            ("answers that repeat themselves", ratio(sample.repeating, sample.rows)),
+            ("truncated answers", ratio(sample.truncated, sample.rows)),
+            ("repetitive answers", ratio(sample.repeating, sample.rows)),
             ("empty answers", ratio(sample.empty, sample.rows)),
             ("tokens per second", as_f64(run.tokens_generated) / seconds),
         ]
@@ -265,7 +265,7 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
         .map(|((what, before), (_, now))| {
             let is_share = matches!(
                 what,
-                "rejected" | "answers cut off" | "answers that repeat themselves" | "empty answers"
+                "rejected" | "truncated answers" | "repetitive answers" | "empty answers"
             );
             let scale = before.abs().max(now.abs());
             Drift {
@@ -285,7 +285,7 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
         .collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers for people")]
+#[expect(clippy::cast_precision_loss, reason = "display only")]
 fn as_f64(n: u64) -> f64 {
     n as f64
 }
@@ -294,7 +294,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { as_f64(part) / as_f64(whole) }
 }
 
-/// Writes a number with its thousands apart.
+/// Formats a number with thousands separators.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -307,7 +307,7 @@ fn grouped(n: u64) -> String {
     text
 }
 
-/// Writes an instant, in seconds since 1970, as date and time of UTC.
+/// Formats seconds since 1970 as a UTC date and time.
 fn utc(seconds: u64) -> String {
     let instant = i64::try_from(seconds).ok().and_then(|at| DateTime::from_timestamp(at, 0));
     instant.unwrap_or_default().format("%Y-%m-%d %H:%M UTC").to_string()

@@ -1,4 +1,4 @@
-//! What the answers of an output are like, by a sample of its parts.
+//! Statistics of the answers of an output, from a sample of its parts.
 
 use std::collections::HashMap;
 
@@ -16,27 +16,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::OutputFiles;
 
-/// Parts that are read for a sample: a large output costs no more than a small one.
+/// The maximum number of parts to read, so that a large output costs no more than a small one.
 const PARTS_MAX: usize = 64;
-/// Rejects of one code whose messages are shown.
+/// The maximum number of example messages per reject code.
 const EXAMPLES_MAX: usize = 3;
-/// Answers that are shown as the most frequent.
+/// The number of most frequent answers to show.
 const COMMON_MAX: usize = 8;
-/// Columns of a histogram.
+/// The number of histogram bins.
 const BINS: usize = 24;
-/// An answer is repeated when words come again so often in a row.
+/// The number of consecutive repetitions of a phrase in a repetitive answer.
 const LOOP_TIMES: usize = 4;
-/// The longest phrase that is looked for.
+/// The maximum words of a repeated phrase.
 const LOOP_WORDS_MAX: usize = 6;
 
-/// Counts in ranges of equal width.
+/// Counts in bins of equal width.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Where the first range begins.
+    /// The start of the first bin.
     pub start: f64,
-    /// How wide each is.
+    /// The width of a bin.
     pub width: f64,
-    /// How many values each has.
+    /// The count of each bin.
     pub counts: Vec<u64>,
 }
 
@@ -45,9 +45,9 @@ impl Histogram {
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "the place of a value within a picture"
+        reason = "the position of a bar in a chart"
     )]
-    fn of(values: &[f64]) -> Self {
+    fn from_values(values: &[f64]) -> Self {
         let finite = || values.iter().copied().filter(|value| value.is_finite());
         let start = finite().fold(f64::INFINITY, f64::min);
         let end = finite().fold(f64::NEG_INFINITY, f64::max);
@@ -55,7 +55,7 @@ impl Histogram {
             return Self::default();
         }
         let width = ((end - start) / BINS as f64).max(1e-9);
-        // Whole numbers have ranges of whole numbers.
+        // Integers have bins of integer width.
         let whole = finite().all(|value| value.fract().abs() < f64::EPSILON);
         let width = if whole { width.ceil() } else { width };
         let mut counts = vec![0; BINS];
@@ -69,49 +69,49 @@ impl Histogram {
     }
 }
 
-/// Rows that were rejected for one reason.
+/// Rows rejected for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectReason {
-    /// The code.
+    /// The reject code.
     pub code: String,
-    /// How many rows, of all.
+    /// The number of rows in the whole output.
     pub rows: u64,
-    /// What some of them were told.
+    /// Example messages.
     pub examples: Vec<String>,
 }
 
-/// What answers are like.
+/// Statistics of answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerSample {
-    /// Answers that were looked at.
+    /// The number of sampled answers.
     pub rows: u64,
-    /// Of these, answers that ended because they were as long as they may be.
+    /// Answers truncated at the maximum length.
     pub truncated: u64,
-    /// Answers without a word.
+    /// Empty answers.
     pub empty: u64,
-    /// Answers in which the same words come again and again.
+    /// Repetitive answers.
     pub repeating: u64,
-    /// Tokens of an answer, on average.
+    /// The mean number of tokens.
     pub tokens_mean: f64,
-    /// The mean log probability of the tokens of an answer, on average.
+    /// The mean of the mean log probabilities.
     pub logprob_mean: Option<f64>,
-    /// Where answers begin to be less likely than the others can explain.
+    /// The threshold below which a log probability is an outlier.
     #[serde(default)]
     pub logprob_low: Option<f64>,
-    /// Tokens of the answers.
+    /// The distribution of token counts.
     pub tokens: Histogram,
-    /// Characters of the answers.
+    /// The distribution of character counts.
     pub characters: Histogram,
-    /// Mean log probabilities of the answers.
+    /// The distribution of mean log probabilities.
     pub logprobs: Histogram,
-    /// The most frequent answers that more than one row has.
+    /// The most frequent answers of more than one row.
     pub common: Vec<(String, u64)>,
-    /// Why rows were rejected, the most frequent reason first.
+    /// The reject reasons, most frequent first.
     pub rejects: Vec<RejectReason>,
 }
 
 impl AnswerSample {
-    /// Reads some of the parts and rejects, evenly spread; what cannot be read is left out.
+    /// Samples parts and rejects evenly; unreadable ones are omitted.
     pub(crate) fn take(output: &OutputFiles, entries: &[LedgerEntry]) -> Self {
         let mut this = Self::default();
         let parts: Vec<&CommittedFile> = entries.iter().flat_map(|entry| &entry.parts).collect();
@@ -149,9 +149,9 @@ impl AnswerSample {
         this.tokens_mean = mean(&tokens).unwrap_or_default();
         this.logprob_mean = mean(&logprobs);
         this.logprob_low = lower_fence(&logprobs);
-        this.tokens = Histogram::of(&tokens);
-        this.characters = Histogram::of(&characters);
-        this.logprobs = Histogram::of(&logprobs);
+        this.tokens = Histogram::from_values(&tokens);
+        this.characters = Histogram::from_values(&characters);
+        this.logprobs = Histogram::from_values(&logprobs);
         let mut common: Vec<(String, u64)> =
             texts.into_iter().filter(|(_, rows)| *rows > 1).collect();
         common.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -162,13 +162,13 @@ impl AnswerSample {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a mean for people")]
+#[expect(clippy::cast_precision_loss, reason = "display only")]
 fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Returns the lower fence of values: the first quartile less one and a half times what lies between it
-/// and the third (Tukey, "Exploratory Data Analysis", 1977, section 2D).
+/// Returns the lower fence: the first quartile minus 1.5 times the interquartile range (Tukey, "Exploratory
+/// Data Analysis", 1977, section 2D).
 fn lower_fence(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -201,7 +201,7 @@ fn reject_reasons(output: &OutputFiles, entries: &[LedgerEntry]) -> Vec<RejectRe
             let (Some(code), Some(message)) = (code, message) else { continue };
             let Some(reason) = reasons.get_mut(code) else { continue };
             if reason.examples.len() < EXAMPLES_MAX
-                && !reason.examples.iter().any(|told| told == message)
+                && !reason.examples.iter().any(|shown| shown == message)
             {
                 reason.examples.push(message.to_owned());
             }
@@ -212,19 +212,19 @@ fn reject_reasons(output: &OutputFiles, entries: &[LedgerEntry]) -> Vec<RejectRe
     reasons
 }
 
-/// Returns at most [`PARTS_MAX`] of `files`, evenly spread.
+/// Returns at most [`PARTS_MAX`] of `files`, spread evenly.
 fn some_of<'a>(files: &[&'a CommittedFile]) -> Vec<&'a CommittedFile> {
     let step = files.len().div_ceil(PARTS_MAX).max(1);
     files.iter().step_by(step).copied().collect()
 }
 
-/// Reads a file of the output; nothing where it cannot be read.
+/// Reads a file of the output; returns no batches if it is unreadable.
 pub(super) fn read(output: &OutputFiles, file: &CommittedFile) -> Vec<RecordBatch> {
     let bytes = output.folder.read(&file.name).ok().flatten();
     bytes.and_then(|bytes| output.decode(file, bytes).ok()).unwrap_or_default()
 }
 
-/// Returns whether a phrase comes [`LOOP_TIMES`] times in a row.
+/// Returns whether a phrase occurs [`LOOP_TIMES`] times in a row.
 pub(super) fn repeats(text: &str) -> bool {
     let words: Vec<&str> = text.split_whitespace().collect();
     (1..=LOOP_WORDS_MAX).any(|n_words| {
@@ -264,7 +264,11 @@ mod tests {
     fn a_histogram_holds_every_value_once() {
         for values in [vec![], vec![3.0], vec![1.0, 1.0, 50.0, 51.0], vec![-0.5, -0.25, f64::NAN]] {
             let finite = values.iter().filter(|value: &&f64| value.is_finite()).count() as u64;
-            assert_eq!(Histogram::of(&values).counts.iter().sum::<u64>(), finite, "{values:?}");
+            assert_eq!(
+                Histogram::from_values(&values).counts.iter().sum::<u64>(),
+                finite,
+                "{values:?}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Answers by what they follow from, in one SQLite file that several runs may use at a time, bounded in
-//! size: those that were wanted longest ago go first. The only room of this crate that names `rusqlite`.
+//! Answers by key in a SQLite file that several runs can share, bounded in size: beyond it, the least
+//! recently used answers are evicted. The only module of this crate that uses `rusqlite`.
 
 use std::{
     path::Path,
@@ -13,16 +13,16 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use super::ResultKey;
 use crate::stage::answer::{Answer, Content};
 
-/// The version of the table; a file of a later one is not used.
+/// The version of the table; files of later versions are not used.
 const VERSION: i64 = 2;
 
-/// How long a run waits for another that writes.
+/// The timeout for a lock held by another writer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The memory of pages that SQLite keeps, in KiB.
+/// The page cache of SQLite, in KiB.
 const CACHE_KIB: i64 = 4096;
 
-/// Answers as they are, in types of their own: numbers come back to the bit.
+/// One column per field with its own type, so that numbers are restored exactly.
 const TABLE: &str = "
     CREATE TABLE results (
         name BLOB PRIMARY KEY,
@@ -42,31 +42,31 @@ const TABLE: &str = "
     CREATE INDEX results_by_use ON results (used);
 ";
 
-/// Makes a table of version 1, which had no flags, one of version 2.
+/// Upgrades a table of version 1, which had no flags, to version 2.
 const UPGRADE_FROM_1: &str = "ALTER TABLE results ADD COLUMN flags TEXT NOT NULL DEFAULT ''";
 
-/// Why a store cannot be used.
+/// An error of a result store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// SQLite refused.
-    #[error("the result store cannot be used: {0}: where it stays so, remove the file")]
+    /// SQLite failed.
+    #[error("failed to use the result store: {0}; if this persists, remove the file")]
     Sqlite(#[from] rusqlite::Error),
-    /// Another version of this program made it.
+    /// Another version of this program created the store.
     #[error(
-        "the result store has version {version}, this program knows {VERSION}: remove the file, or name another"
+        "the result store has version {version}, but this program supports {VERSION}: remove the file or choose another"
     )]
     Version {
         /// Its version.
         version: i64,
     },
-    /// Its folder cannot be made.
-    #[error("the folder of the result store cannot be made: {0}")]
+    /// The folder of the store cannot be created.
+    #[error("failed to create the folder of the result store: {0}")]
     Folder(#[from] std::io::Error),
 }
 
 impl StoreError {
-    /// Returns whether it is only that another process has it.
+    /// Returns whether the store is only locked by another process.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let code = |error: &rusqlite::Error| error.sqlite_error_code();
@@ -75,21 +75,20 @@ impl StoreError {
     }
 }
 
-/// Answers by what they follow from.
+/// Answers by key.
 #[derive(Debug)]
 pub struct ResultStore {
     database: Connection,
     name: String,
     bytes_max: u64,
-    /// What tells this run from others.
+    /// The unique id of this run.
     run: String,
-    /// What was found since the last time that something was put.
+    /// The keys found since the last `put`.
     found: Vec<ResultKey>,
 }
 
 impl ResultStore {
-    /// Opens the store at `path`, making it and its folder where there is none. It is to grow to
-    /// `bytes_max`.
+    /// Opens the store at `path`, creating it and its folder if missing. It may grow to `bytes_max`.
     ///
     /// # Errors
     ///
@@ -98,28 +97,34 @@ impl ResultStore {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let store = Self::of(Connection::open(path)?, path.display().to_string(), bytes_max)?;
-        // Readers and the one who writes do not wait for each other. What a power cut costs is computed
-        // again.
+        let store =
+            Self::from_connection(Connection::open(path)?, path.display().to_string(), bytes_max)?;
+        // Readers and the writer do not block each other. Answers lost in a power cut are
+        // recomputed.
         store.database.pragma_update(None, "journal_mode", "WAL")?;
         store.database.pragma_update(None, "synchronous", "NORMAL")?;
         Ok(store)
     }
 
-    /// Makes a store that is gone with the run: SQLite keeps it in memory while it is small, and then
-    /// in a file without a name.
+    /// Creates a store that lasts for this run: SQLite keeps it in memory while it is small, and then in an
+    /// unnamed file.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn temporary(bytes_max: u64) -> Result<Self, StoreError> {
-        let store = Self::of(Connection::open("")?, "a temporary file".to_owned(), bytes_max)?;
+        let store =
+            Self::from_connection(Connection::open("")?, "a temporary file".to_owned(), bytes_max)?;
         store.database.pragma_update(None, "journal_mode", "OFF")?;
         store.database.pragma_update(None, "synchronous", "OFF")?;
         Ok(store)
     }
 
-    fn of(mut database: Connection, name: String, bytes_max: u64) -> Result<Self, StoreError> {
+    fn from_connection(
+        mut database: Connection,
+        name: String,
+        bytes_max: u64,
+    ) -> Result<Self, StoreError> {
         database.busy_timeout(PATIENCE)?;
         database.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let read_version = |database: &Connection| {
@@ -131,7 +136,7 @@ impl ResultStore {
         }
         if found < VERSION {
             let making = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            // Another run may have made it meanwhile.
+            // Another run may have created it in the meantime.
             match read_version(&making)? {
                 0 => making.execute_batch(TABLE)?,
                 1 => making.execute_batch(UPGRADE_FROM_1)?,
@@ -156,7 +161,7 @@ impl ResultStore {
         &self.name
     }
 
-    /// Returns the answer that follows from `name`, if it is there, and whether this run has put it there.
+    /// Returns the answer of a key, if any, and whether this run stored it.
     ///
     /// # Errors
     ///
@@ -169,8 +174,8 @@ impl ResultStore {
         Ok(Some((answer, run == self.run)))
     }
 
-    /// Puts answers in, notes which were found since the last time, and removes those that were wanted
-    /// longest ago where there are too many.
+    /// Stores answers, marks those found since the last call as used, and evicts the least recently used
+    /// ones beyond the size limit.
     ///
     /// # Errors
     ///
@@ -204,7 +209,7 @@ impl ResultStore {
         self.shrink()
     }
 
-    /// Gives pages back that are free, where there are too many.
+    /// Releases free pages if there are too many.
     fn shrink(&self) -> Result<(), StoreError> {
         if pragma(&self.database, "page_count")? * pragma(&self.database, "page_size")?
             > self.bytes_max
@@ -243,7 +248,7 @@ fn insert(
     let (mut text, mut embedding) = (None, None);
     let tokens_prompt = match &answer.content {
         Content::Generation(generation) => {
-            // Ids of tokens are far below 2³¹; one that is not is no answer to keep.
+            // Token ids are far below 2³¹; do not store an answer that violates this.
             let ids =
                 generation.token_ids.iter().map(|id| i32::try_from(*id).map(i32::to_le_bytes));
             let Ok(ids) = ids.collect::<Result<Vec<_>, _>>() else { return Ok(()) };
@@ -272,7 +277,7 @@ fn insert(
     Ok(())
 }
 
-/// Reads an answer; none of a row that holds none, or has a flag that is not known here.
+/// Decodes an answer; `None` if the row has none, or has an unknown flag.
 fn answer(row: &Row<'_>) -> rusqlite::Result<Option<Answer>> {
     let flags: String = row.get("flags")?;
     let flags: Option<Flags> = flags.split_whitespace().map(Flag::from_name).collect();
@@ -294,7 +299,7 @@ fn content(row: &Row<'_>) -> rusqlite::Result<Option<Content>> {
     let Some(finish_reason) = FinishReason::of(&finish_reason).filter(|_| rest.is_empty()) else {
         return Ok(None);
     };
-    #[expect(clippy::cast_possible_truncation, reason = "it was made of such a number")]
+    #[expect(clippy::cast_possible_truncation, reason = "it was stored from an `f32`")]
     let logprob_mean = row.get::<_, f64>("logprob_mean")? as f32;
     Ok(Some(Content::Generation(Generation {
         token_ids: ids.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes))).collect(),
@@ -336,14 +341,14 @@ mod tests {
         let path = folder.path().join("new/results.sqlite");
         let embedding = Embedding { values: vec![0.1, -3e-30, f32::MIN], n_tokens: None };
         let flags = Flags::from(Flag::ALL);
-        let of_embedding = Answer::new(embedding.clone(), flags.clone());
+        let embedding_answer = Answer::new(embedding.clone(), flags.clone());
         {
             let mut store = ResultStore::open(&path, 1 << 20).unwrap();
-            let answers = [([1; 32], &text(3)), ([2; 32], &of_embedding)];
+            let answers = [([1; 32], &text(3)), ([2; 32], &embedding_answer)];
             store.put(&answers).unwrap();
             assert!(store.get(&[3; 32]).unwrap().is_none());
         }
-        // A second reader beside the first.
+        // A second, concurrent reader.
         let mut one = ResultStore::open(&path, 1 << 20).unwrap();
         let mut other = ResultStore::open(&path, 1 << 20).unwrap();
         for store in [&mut one, &mut other] {

@@ -1,8 +1,8 @@
-//! JSON Lines: a table as an object per row, and back to the very types that it had.
+//! JSON Lines: one object per row, with a lossless way back to the original types.
 //!
-//! What JSON has no words for is written in the nearest that it has: bytes as base64, dictionaries as
-//! their values, durations as numbers of their unit, maps whose keys are no text as lists of their entries,
-//! a number that is none as null. The schema, kept beside the files, says what it was.
+//! Types without a JSON equivalent use the closest one: bytes are base64, dictionaries are their values,
+//! durations are numbers in their unit, maps with non-text keys are lists of entries, and NaN and infinity
+//! are null. The schema, stored beside the files, restores the types.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -19,14 +19,14 @@ use arrow::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 
-/// The time zone that instants are written in.
+/// The time zone of written timestamps.
 const UTC: &str = "+00:00";
 
-/// Writes `rows`: one object a row, its members in the order of the columns, nulls written out.
+/// Serialises `rows`: one object per row, members in column order, with explicit nulls.
 ///
 /// # Errors
 ///
-/// The encoder's, for types that JSON cannot hold.
+/// The encoder's, for types that JSON cannot represent.
 pub(super) fn write(rows: &RecordBatch) -> Result<Bytes, ArrowError> {
     let schema = Arc::new(plain_schema(&rows.schema()));
     let columns = rows.columns().iter().map(to_plain).collect::<Result<Vec<_>, _>>()?;
@@ -38,7 +38,7 @@ pub(super) fn write(rows: &RecordBatch) -> Result<Bytes, ArrowError> {
     Ok(writer.into_inner().into())
 }
 
-/// Reads what [`write`] wrote of a table of this schema.
+/// Reads the output of [`write`] for a table of this schema.
 ///
 /// # Errors
 ///
@@ -61,18 +61,18 @@ fn plain_schema(schema: &Schema) -> Schema {
 
 fn plain_field(field: &FieldRef) -> FieldRef {
     let data_type = plain_type(field.data_type());
-    // A number that is none is written as null.
+    // NaN and infinity are written as null.
     let is_nullable = field.is_nullable() || data_type.is_floating();
     Arc::new(Field::new(field.name(), data_type, is_nullable))
 }
 
-/// Returns the type that stands for `data_type` in JSON.
+/// Returns the type that represents `data_type` in JSON.
 fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) => DataType::Utf8,
         DataType::LargeBinary => DataType::LargeUtf8,
         DataType::Dictionary(_, values) => plain_type(values),
-        // The names of time zones are not known here; the instant is the same in each.
+        // Time zone names are not known here; the instant is the same.
         DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some(UTC.into())),
         DataType::List(item) => DataType::List(plain_field(item)),
         DataType::LargeList(item) => DataType::LargeList(plain_field(item)),
@@ -88,7 +88,7 @@ fn plain_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// Returns whether the keys of a map may be those of an object.
+/// Returns whether the keys of a map can be object keys.
 fn has_text_keys(entries: &Field) -> bool {
     match entries.data_type() {
         DataType::Struct(fields) => {
@@ -148,7 +148,7 @@ fn from_plain(array: &ArrayRef, field: &Field) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-/// Puts back the numbers that are none, which JSON has as nulls.
+/// Restores NaN from nulls.
 fn numbers(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let values = cast(array, &DataType::Float64)?;
     let values = values.as_primitive::<Float64Type>().iter();
@@ -156,12 +156,12 @@ fn numbers(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     cast(&values, array.data_type())
 }
 
-/// Returns the same values as of another type.
+/// Reinterprets the same values as another type.
 fn called(array: &ArrayRef, data_type: DataType) -> Result<ArrayRef, ArrowError> {
     Ok(make_array(array.to_data().into_builder().data_type(data_type).build()?))
 }
 
-/// Returns the nested `array` as one of `data_type`, its children made by `make`.
+/// Rebuilds the nested `array` as `data_type`, with children converted by `make`.
 fn with_children(
     array: &ArrayRef,
     data_type: DataType,

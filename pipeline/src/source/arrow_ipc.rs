@@ -1,7 +1,7 @@
-//! Arrow IPC: files (Feather, `.arrow`) and streams, as `datasets` keeps its tables.
+//! Arrow IPC files (Feather V2, `.arrow`) and streams, as stored by `datasets`.
 //!
-//! One pass over the headers of the messages says where the batches lie and how many rows each has; a
-//! batch is read whole when rows of it are, and is a row group here.
+//! One pass over the message headers finds the batches and their row counts. A batch is always read whole
+//! and acts as a row group.
 
 use std::{ops::Range, sync::Arc};
 
@@ -28,14 +28,14 @@ use super::{
 };
 use crate::guard::{CALL_MAX, guarded_within};
 
-/// What files begin and end with; streams have no such mark.
+/// The magic at both ends of a file; streams have none.
 const MAGIC: &[u8] = b"ARROW1";
-/// Bytes at the end of a file: the length of its footer, and the mark.
+/// The bytes after the footer of a file: its length and the magic.
 const TRAILER_BYTES: usize = 10;
-/// What a message begins with since version 0.15 of the format, before the length of its header.
+/// The prefix of messages since format version 0.15, before the header length.
 const CONTINUATION: [u8; 4] = [0xFF; 4];
 
-/// A file or stream, its headers read.
+/// The index of a file or stream.
 #[derive(Clone, Debug)]
 pub(super) struct ArrowFile(Arc<Index>);
 
@@ -51,7 +51,7 @@ struct Index {
 struct Batch {
     block: Block,
     n_rows: usize,
-    /// How many dictionaries stand before it: later ones may replace them.
+    /// The number of dictionary blocks before it; later ones may replace earlier ones.
     n_dictionaries: usize,
 }
 
@@ -60,7 +60,7 @@ impl ArrowFile {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in words.
+    /// A description of the problem.
     pub(super) fn index(file: &SourceFile) -> Result<Self, String> {
         let file = file.clone();
         let read = move || -> Result<Index, String> {
@@ -71,7 +71,7 @@ impl ArrowFile {
         Ok(Self(Arc::new(index)))
     }
 
-    /// Returns the columns, of types that every output can hold.
+    /// Returns the columns, converted to types that every output supports.
     pub(super) fn schema(&self) -> SchemaRef {
         portable_schema(&self.0.schema)
     }
@@ -83,7 +83,7 @@ impl ArrowFile {
             .collect()
     }
 
-    /// Finds what reading rows of a batch takes: all of it, once as it is stored and once as it is read.
+    /// Computes the memory needed to read rows of a batch: the whole batch, stored and decoded.
     pub(super) fn row_bounds(
         &self,
         file: &SourceFile,
@@ -91,7 +91,7 @@ impl ArrowFile {
         bytes_max: u64,
     ) -> RowBounds {
         let Some(batch) = self.0.batches.get(row_group) else { return RowBounds::default() };
-        // A header that cannot be read is told when the batch is.
+        // A damaged header is reported when the batch is read.
         let read = unpacked_bytes(file, &batch.block).unwrap_or_default();
         let bytes = read.max(block_bytes(&batch.block));
         let refused = (bytes > bytes_max).then_some(RefusedRows { rows: 0..batch.n_rows, bytes });
@@ -103,7 +103,7 @@ impl ArrowFile {
     ///
     /// # Errors
     ///
-    /// [`ReadError`] for a batch that is damaged, or a disk or store that fails.
+    /// [`ReadError`] for a damaged batch or an I/O error.
     pub(super) fn read(
         &self,
         file: &SourceFile,
@@ -133,7 +133,7 @@ impl ArrowFile {
         });
         let pieces: Vec<Range<usize>> = pieces.collect();
         Ok(pieces.into_iter().map(move |rows| {
-            // Copies, so that a few rows do not keep the whole batch.
+            // Copy, so that a few rows do not keep the whole batch alive.
             let rows = UInt64Array::from_iter_values(rows.map(|row| row as u64));
             take_record_batch(&batch, &rows)
                 .map(|rows| conform(rows, &schema))
@@ -143,7 +143,7 @@ impl ArrowFile {
 }
 
 impl Index {
-    /// Returns the blocks that reading a batch needs: the batch, and the dictionaries before it.
+    /// Returns the blocks needed to read a batch: the batch and the preceding dictionaries.
     fn blocks(&self, row_group: usize) -> Vec<Block> {
         let Some(batch) = self.batches.get(row_group) else { return Vec::new() };
         let dictionaries = self.dictionaries.iter().take(batch.n_dictionaries);
@@ -156,7 +156,8 @@ impl Index {
         row_group: usize,
         wanted: &SchemaRef,
     ) -> Result<RecordBatch, ArrowError> {
-        let missing = || ArrowError::IpcError("it has changed since it was planned".to_owned());
+        let missing =
+            || ArrowError::IpcError("the file has changed since it was planned".to_owned());
         let blocks = self.blocks(row_group);
         let (batch, dictionaries) = blocks.split_last().ok_or_else(missing)?;
         let names = self.schema.fields().iter().enumerate();
@@ -185,7 +186,7 @@ fn block_bytes(block: &Block) -> u64 {
 }
 
 fn index_file(file: &SourceFile) -> Result<Index, String> {
-    let cut = || "it is cut off".to_owned();
+    let cut = || "the file is truncated".to_owned();
     let end = file.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(cut)?;
     let trailer = bytes_at(file, end, TRAILER_BYTES)?;
     let (length, magic) = trailer.split_first_chunk::<4>().ok_or_else(cut)?;
@@ -194,8 +195,9 @@ fn index_file(file: &SourceFile) -> Result<Index, String> {
     }
     let length = usize::try_from(i32::from_le_bytes(*length)).map_err(|_| cut())?;
     let footer = bytes_at(file, end.checked_sub(length as u64).ok_or_else(cut)?, length)?;
-    let footer = ipc::root_as_footer(&footer).map_err(|error| format!("its footer: {error}"))?;
-    let schema = footer.schema().ok_or("its footer has no schema")?;
+    let footer =
+        ipc::root_as_footer(&footer).map_err(|error| format!("invalid footer: {error}"))?;
+    let schema = footer.schema().ok_or("the footer has no schema")?;
     let dictionaries: Vec<Block> = footer.dictionaries().iter().flatten().copied().collect();
     let mut batches = Vec::new();
     for block in footer.recordBatches().iter().flatten() {
@@ -204,7 +206,7 @@ fn index_file(file: &SourceFile) -> Result<Index, String> {
         let header = bytes_at(file, start, length)?;
         let message = message_of(&header).ok_or_else(cut)?;
         let message = ipc::root_as_message(message).map_err(|error| error.to_string())?;
-        let batch = message.header_as_record_batch().ok_or("a block is no batch")?;
+        let batch = message.header_as_record_batch().ok_or("a block is not a record batch")?;
         let n_rows = usize::try_from(batch.length()).map_err(|error| error.to_string())?;
         let n_dictionaries = dictionaries.len();
         batches.push(Batch { block: *block, n_rows, n_dictionaries });
@@ -225,11 +227,11 @@ fn index_stream(file: &SourceFile) -> Result<Index, String> {
             None => (4, head.first_chunk()),
         };
         let length = length.map(|length| i32::from_le_bytes(*length)).unwrap_or_default();
-        // A message without a header ends the stream.
+        // A message with an empty header ends the stream.
         if length == 0 {
             break;
         }
-        let no_stream = || "its beginning is neither that of a file nor of a stream".to_owned();
+        let no_stream = || "it starts neither like a file nor like a stream".to_owned();
         let length = usize::try_from(length).map_err(|_| no_stream())?;
         let header = bytes_at(file, at + prefix, length)
             .map_err(|problem| if found.is_none() { no_stream() } else { problem })?;
@@ -240,7 +242,7 @@ fn index_stream(file: &SourceFile) -> Result<Index, String> {
         let block = Block::new(start, n_meta, message.bodyLength());
         at = at.saturating_add(block_bytes(&block));
         if at > file.len() {
-            return Err("it is cut off".to_owned());
+            return Err("the stream is truncated".to_owned());
         }
         if let Some(schema) = message.header_as_schema() {
             found = Some((Arc::new(fb_to_schema(schema)), message.version()));
@@ -251,7 +253,7 @@ fn index_stream(file: &SourceFile) -> Result<Index, String> {
             batches.push(Batch { block, n_rows, n_dictionaries: dictionaries.len() });
         }
     }
-    let (schema, version) = found.ok_or("it has no schema")?;
+    let (schema, version) = found.ok_or("the stream has no schema")?;
     Ok(Index { schema, version, dictionaries, batches })
 }
 
@@ -259,13 +261,12 @@ fn bytes_at(file: &SourceFile, start: u64, n_bytes: usize) -> Result<Bytes, Stri
     file.get_bytes(start, n_bytes).map_err(|error| error.to_string())
 }
 
-/// Returns the message of a block, without the length before it.
+/// Returns the message of a block, without its length prefix.
 fn message_of(header: &[u8]) -> Option<&[u8]> {
     header.get(if header.starts_with(&CONTINUATION) { 8 } else { 4 }..)
 }
 
-/// Returns the bytes of a batch when it is read: of buffers that are compressed the size that stands
-/// before each.
+/// Returns the decoded size of a batch; compressed buffers are prefixed with their uncompressed size.
 fn unpacked_bytes(file: &SourceFile, block: &Block) -> Option<u64> {
     let start = u64::try_from(block.offset()).ok()?;
     let n_meta = usize::try_from(block.metaDataLength()).ok()?;
@@ -280,7 +281,7 @@ fn unpacked_bytes(file: &SourceFile, block: &Block) -> Option<u64> {
     let sizes = buffers.map(|buffer| {
         let at = body.checked_add(u64::try_from(buffer.offset()).ok()?)?;
         let size = i64::from_le_bytes(*file.get_bytes(at, 8).ok()?.first_chunk()?);
-        // -1 stands before a buffer that is not compressed after all.
+        // -1 marks a buffer that is stored uncompressed.
         u64::try_from(size).or_else(|_| u64::try_from(buffer.length())).ok()
     });
     sizes.sum()

@@ -1,18 +1,18 @@
-//! Batch files of OpenAI's API: a request per line.
+//! Batch files of the OpenAI API: one request per line.
 //!
 //! | column | |
 //! |---|---|
-//! | `custom_id` | the client's name for the request |
+//! | `custom_id` | the client's id of the request |
 //! | `url` | `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings` |
-//! | `parameters` | how the answer is decoded, by the keys of a job, as JSON |
+//! | `parameters` | generation parameters, by the keys of a job, as JSON |
 //! | `seed` | the seed of the request, if it sets one |
-//! | `messages` | of a chat its messages, as JSON |
-//! | `text` | of other requests what is asked |
-//! | `images`, `has_images` | the images of the last message, and whether there are any |
+//! | `messages` | the messages of a chat, as JSON |
+//! | `text` | the input of other requests |
+//! | `images`, `has_images` | the images of the last message, and whether it has any |
 //! | `line` | the line of the file, counted from 1 |
 //! | `request` | the line itself, as bytes |
 //!
-//! A request that sets what no model here can follow costs its row, which keeps its name.
+//! A request with unsupported parameters is rejected alone; its row keeps its id.
 
 mod chat;
 mod parameters;
@@ -28,7 +28,7 @@ use arrow::{
 };
 use serde_json::Value;
 
-pub(crate) use self::request::{Asked, Request};
+pub(crate) use self::request::{Request, RequestInput};
 pub use self::{
     parameters::{EmbeddingFormat, Endpoint},
     request::Refusal,
@@ -62,11 +62,11 @@ struct Row {
     url: Option<String>,
     parameters: Option<String>,
     seed: Option<i64>,
-    asked: Asked,
+    input: RequestInput,
 }
 
 impl Row {
-    /// Reads a line; returns what is wrong with it too.
+    /// Parses a line; returns the problem too, if any.
     fn read(record: &RawRecord) -> (Self, Option<String>) {
         if let Some(problem) = &record.problem {
             return (Self::default(), Some(problem.clone()));
@@ -77,27 +77,27 @@ impl Row {
             other => other.to_string(),
         });
         let named = Self { custom_id, url, ..Self::default() };
-        let asked = request.and_then(|(parameters, mut asked)| match asked.as_mut_slice() {
+        let input = request.and_then(|(parameters, mut input)| match input.as_mut_slice() {
             [one] => Ok((parameters, std::mem::take(one))),
             several => Err(Refusal::new(
                 "invalid_value",
                 Some(parameters.endpoint.input()),
-                format!("it holds {} inputs, and a row is one", several.len()),
+                format!("expected one input, got {}", several.len()),
             )),
         });
-        match asked {
-            Ok((parameters, asked)) => {
+        match input {
+            Ok((parameters, input)) => {
                 let seed = parameters.seed;
-                (Self { parameters: Some(parameters.generation()), seed, asked, ..named }, None)
+                (Self { parameters: Some(parameters.generation()), seed, input, ..named }, None)
             }
             Err(refusal) => (named, Some(refusal.message)),
         }
     }
 }
 
-/// Reads requests as rows of `schema`, whose columns are some of [`schema`]'s.
+/// Decodes requests as rows of `schema`, a subset of the columns of [`schema`].
 pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
-    // Who wants the lines alone reads them.
+    // If only the lines are needed, do not parse them.
     let is_parsed =
         schema.fields().iter().any(|field| !["line", "request"].contains(&field.name().as_str()));
     let mut damaged = Vec::new();
@@ -117,10 +117,10 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
         "custom_id" => texts(|row| row.custom_id.as_ref()),
         "url" => texts(|row| row.url.as_ref()),
         "parameters" => texts(|row| row.parameters.as_ref()),
-        "messages" => texts(|row| row.asked.messages.as_ref()),
-        "text" => texts(|row| row.asked.text.as_ref()),
+        "messages" => texts(|row| row.input.messages.as_ref()),
+        "text" => texts(|row| row.input.text.as_ref()),
         "has_images" => {
-            let any = rows.iter().map(|row| Some(!row.asked.images.is_empty()));
+            let any = rows.iter().map(|row| Some(!row.input.images.is_empty()));
             Arc::new(any.collect::<BooleanArray>())
         }
         "line" => {
@@ -135,7 +135,7 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
         _ => {
             let mut images = ListBuilder::new(BinaryBuilder::new());
             for row in &rows {
-                images.append_value(row.asked.images.iter().map(Some));
+                images.append_value(row.input.images.iter().map(Some));
             }
             Arc::new(images.finish()) as ArrayRef
         }

@@ -1,4 +1,4 @@
-//! Single cells of a row: media and what templates see.
+//! Cell values: media, and values for templates.
 
 use arrow::{
     array::{Array, AsArray, ListLikeArray, RecordBatch},
@@ -13,30 +13,30 @@ use super::{
 };
 use crate::media::encoded::Encoded;
 
-/// One image or sound of a cell.
+/// One image or audio of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaCell<'a> {
-    /// Its encoded bytes.
+    /// The encoded bytes.
     Bytes(&'a [u8]),
-    /// Its encoded bytes, as text.
+    /// The encoded bytes as text.
     Encoded(Encoded<'a>),
-    /// Where it lies.
+    /// The path or URL.
     Path(&'a str),
 }
 
 impl<'a> MediaCell<'a> {
-    /// Tells what a text stands for. One without a character is a medium without a byte.
-    fn of_text(text: &'a str) -> Self {
-        match Encoded::of(text) {
+    /// Classifies a text cell. An empty text is empty media.
+    fn from_text(text: &'a str) -> Self {
+        match Encoded::from_text(text) {
             _ if text.is_empty() => Self::Bytes(&[]),
             Some(encoded) => Self::Encoded(encoded),
             None => Self::Path(text),
         }
     }
 
-    /// Tells what the text in the place of bytes stands for, which is no path.
-    fn of_bytes(text: &'a str) -> Self {
-        match Self::of_text(text) {
+    /// Classifies text in place of bytes, which is never a path.
+    fn from_bytes(text: &'a str) -> Self {
+        match Self::from_text(text) {
             Self::Path(text) => Self::Encoded(Encoded::Base64(text)),
             cell => cell,
         }
@@ -45,8 +45,8 @@ impl<'a> MediaCell<'a> {
 
 /// Returns the media of row `row`: none for null, several for a list.
 ///
-/// The column must satisfy [`super::column::holds_media`]; of the struct `{bytes, path}` the bytes
-/// are taken where they are not null. Text is a `data:` URI, base64, a path or a URL.
+/// The column must satisfy [`super::column::holds_media`]; in a struct `{bytes, path}`, non-null bytes take
+/// precedence. Text is a `data:` URI, base64, a path or a URL.
 #[must_use]
 pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
     if column.is_null(row) {
@@ -59,7 +59,7 @@ pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
         DataType::Struct(_) => {
             let fields = column.as_struct();
             let bytes = fields.column_by_name("bytes").and_then(|bytes| {
-                let text = text_cell(bytes.as_ref(), row).map(MediaCell::of_bytes);
+                let text = text_cell(bytes.as_ref(), row).map(MediaCell::from_bytes);
                 text.or_else(|| media_cells(bytes.as_ref(), row).first().copied())
             });
             let path =
@@ -74,7 +74,7 @@ pub fn media_cells(column: &dyn Array, row: usize) -> Vec<MediaCell<'_>> {
         DataType::FixedSizeBinary(_) => {
             vec![MediaCell::Bytes(column.as_fixed_size_binary().value(row))]
         }
-        _ => text_cell(column, row).map(MediaCell::of_text).into_iter().collect(),
+        _ => text_cell(column, row).map(MediaCell::from_text).into_iter().collect(),
     }
 }
 
@@ -83,13 +83,13 @@ fn list_cells(list: &impl ListLikeArray, row: usize) -> Vec<MediaCell<'_>> {
     list.element_range(row).flat_map(|item| media_cells(values, item)).collect()
 }
 
-/// Returns the values of a dictionary, and which of them a row has. Columns of a table have keys of 32 bits.
+/// Returns the values of a dictionary and the index of a row. Table columns have 32-bit keys.
 fn dictionary_entry(column: &dyn Array, row: usize) -> Option<(&dyn Array, usize)> {
     let dictionary = column.as_dictionary_opt::<Int32Type>()?;
     Some((dictionary.values().as_ref(), dictionary.key(row)?))
 }
 
-/// Returns the text of a row of a text column; none for null or another type.
+/// Returns the text of a row of a text column; `None` for null or another type.
 #[must_use]
 pub fn text_cell(column: &dyn Array, row: usize) -> Option<&str> {
     if column.is_null(row) {
@@ -107,8 +107,8 @@ pub fn text_cell(column: &dyn Array, row: usize) -> Option<&str> {
     }
 }
 
-/// Returns what a template sees of a cell of the column `name`: as [`template_value`], but for whole numbers
-/// of a column that the file writes without a decimal point. None if there is no such column.
+/// Returns the template value of a cell of the column `name`, as [`template_value`] does, except that
+/// integers stored in a float column stay integers. Returns `None` if the column does not exist.
 #[must_use]
 pub fn template_cell(rows: &RecordBatch, name: &str, row: usize) -> Option<Value> {
     let (place, field) = rows.schema_ref().column_with_name(name)?;
@@ -120,11 +120,11 @@ pub fn template_cell(rows: &RecordBatch, name: &str, row: usize) -> Option<Value
     Some(whole.unwrap_or(value))
 }
 
-/// Whole numbers up to here are all those of a 64-bit float.
+/// The largest integer up to which every integer is exact in a 64-bit float.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// Returns what a template sees of a cell: text, numbers, booleans, lists and structs as
-/// themselves, null as an empty text, everything else as Arrow shows it (dates in ISO 8601).
+/// Returns the template value of a cell: text, numbers, booleans, lists and structs as themselves, null as
+/// an empty text, all others as displayed by Arrow (dates in ISO 8601).
 #[must_use]
 pub fn template_value(column: &dyn Array, row: usize) -> Value {
     if column.is_null(row) {
@@ -147,7 +147,7 @@ pub fn template_value(column: &dyn Array, row: usize) -> Value {
         DataType::Float16 => {
             as_type(DataType::Float32).map_or(Value::Null, |cast| template_value(cast.as_ref(), 0))
         }
-        // Names of time zones are not known here, so an instant is shown in UTC.
+        // Time zone names are not known here, so timestamps are shown in UTC.
         DataType::Timestamp(_, Some(_)) => {
             let field = Field::new_list_field(column.data_type().clone(), true);
             convert(&column.slice(row, 1), &field, &DataType::Utf8)

@@ -1,8 +1,8 @@
-//! What columns can hold.
+//! Classification of columns by type.
 
 use arrow::datatypes::DataType;
 
-/// Returns whether cells of this type can hold media: bytes, `{bytes, path}`, a path or other text, or a
+/// Returns whether cells of this type can contain media: bytes, `{bytes, path}`, a path or other text, or a
 /// list of those.
 #[must_use]
 pub fn holds_media(data_type: &DataType) -> bool {
@@ -24,7 +24,7 @@ fn is_bytes_or_text(data_type: &DataType) -> bool {
     is_bytes(data_type) || is_text(data_type)
 }
 
-/// Returns whether a column holds text, as it stands or by a dictionary.
+/// Returns whether a column contains text, plain or dictionary-encoded.
 #[must_use]
 pub fn is_text(data_type: &DataType) -> bool {
     match data_type {
@@ -46,17 +46,17 @@ pub(super) fn is_bytes(data_type: &DataType) -> bool {
     }
 }
 
-/// The most bytes of a value that names or checks something, such as a UUID or a SHA-512.
+/// The maximum bytes of an identifier or a digest, such as a UUID or a SHA-512.
 const NAME_BYTES_MAX: i32 = 64;
 
-/// Returns whether a column is carried to the answers unasked: all are but those that hold bytes, as media
-/// do. Values of a fixed, small size are names or digests.
+/// Returns whether a column is carried to the answers by default: all except those with bytes, such as
+/// media. Values of a small fixed size are identifiers or digests.
 #[must_use]
 pub fn is_carried_unasked(data_type: &DataType) -> bool {
     matches!(data_type, DataType::FixedSizeBinary(..=NAME_BYTES_MAX)) || !holds_bytes(data_type)
 }
 
-/// Returns whether a column holds bytes anywhere, which are not carried to the answers unasked.
+/// Returns whether a column contains bytes at any level; such columns are not carried by default.
 #[must_use]
 pub fn holds_bytes(data_type: &DataType) -> bool {
     match data_type {

@@ -1,10 +1,10 @@
-//! Thrift's compact protocol, in which Parquet has its footers and the headers of its pages.
+//! Thrift's compact protocol, the encoding of Parquet footers and page headers.
 //!
 //! <https://github.com/apache/thrift/blob/v0.22.0/doc/specs/thrift-compact-protocol.md>
 
 use std::io::Read;
 
-/// Types of the protocol.
+/// Type ids of the protocol.
 const BYTE: u8 = 3;
 const I16: u8 = 4;
 pub(super) const I32: u8 = 5;
@@ -16,10 +16,10 @@ const SET: u8 = 10;
 const MAP: u8 = 11;
 pub(super) const STRUCT: u8 = 12;
 
-/// Reads the compact protocol; `None` where it is none.
+/// A reader of the compact protocol; its methods return `None` for invalid input.
 pub(super) struct Compact<R> {
     from: R,
-    /// How many bytes were read.
+    /// The number of bytes read.
     pub(super) n_read: u64,
 }
 
@@ -52,7 +52,7 @@ impl<R: Read> Compact<R> {
         Some((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
     }
 
-    /// Returns the next field's id and type; `Some(None)` at the end of the struct.
+    /// Returns the id and type of the next field; `Some(None)` at the end of the struct.
     pub(super) fn field(&mut self, last: &mut i64) -> Option<Option<(i64, u8)>> {
         let byte = self.byte()?;
         if byte == 0 {
@@ -63,7 +63,7 @@ impl<R: Read> Compact<R> {
         Some(Some((*last, byte & 15)))
     }
 
-    /// Returns how many items a list or set has, and their type.
+    /// Returns the length and item type of a list or set.
     pub(super) fn list(&mut self) -> Option<(u64, u8)> {
         let head = self.byte()?;
         let n_items = match head >> 4 {
@@ -73,11 +73,11 @@ impl<R: Read> Compact<R> {
         Some((n_items, head & 15))
     }
 
-    /// Passes over the value of a field, with at most `depth` levels within each other.
+    /// Skips the value of a field with at most `depth` levels of nesting.
     pub(super) fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
         let depth = depth.checked_sub(1)?;
         match kind {
-            // A boolean stands in the type itself.
+            // A boolean is encoded in the type itself.
             1 | 2 => {}
             BYTE => drop(self.byte()?),
             I16 | I32 | I64 => drop(self.varint()?),
@@ -109,7 +109,7 @@ impl<R: Read> Compact<R> {
         Some(())
     }
 
-    /// Passes over an item of a list, set or map.
+    /// Skips an item of a list, set or map.
     pub(super) fn skip_item(&mut self, kind: u8, depth: usize) -> Option<()> {
         match kind {
             1 | 2 => self.byte().map(drop),

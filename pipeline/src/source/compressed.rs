@@ -1,5 +1,4 @@
-//! Compressed files of text and shards: they are unpacked to a temporary file, because rows are read at any
-//! place.
+//! Compressed text files and shards, decompressed to a temporary file because rows need random access.
 
 use std::{
     fs::File,
@@ -14,25 +13,24 @@ use super::file::SourceFile;
 
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-/// Read at a time.
+/// The bytes read at a time.
 const PIECE_BYTES: usize = 1 << 20;
-/// Unpacked files that stay on the disk: one that is being read, and those whose rejects are read again.
+/// The number of decompressed files kept on disk: the current one, and those whose rejects are reread.
 const KEPT_MAX: usize = 3;
 
-/// The files that were unpacked last, the newest behind.
+/// The most recently decompressed files, newest last.
 static KEPT: Mutex<Vec<(SourceObject, Arc<File>)>> = Mutex::new(Vec::new());
 
-/// Returns whether a file that begins with `head` is compressed, by gzip or zstd.
+/// Returns whether a file that begins with `head` is compressed with gzip or zstd.
 pub(super) fn is_compressed(head: &[u8]) -> bool {
     head.starts_with(GZIP) || head.starts_with(ZSTD)
 }
 
-/// Returns the file with its contents unpacked if it is compressed, by gzip or zstd; else as it is.
+/// Returns the file with its contents decompressed if it is compressed with gzip or zstd; else unchanged.
 ///
 /// # Errors
 ///
-/// That of the disk or the store, or one of the kind [`io::ErrorKind::InvalidData`] if its contents are
-/// damaged.
+/// An I/O error, or one of the kind [`io::ErrorKind::InvalidData`] if the contents are damaged.
 pub(super) fn unpacked(file: SourceFile) -> io::Result<SourceFile> {
     let mut head = Vec::new();
     file.read_from(0).take(4).read_to_end(&mut head)?;
@@ -58,7 +56,7 @@ pub(super) fn unpacked(file: SourceFile) -> io::Result<SourceFile> {
         None if error.kind() == io::ErrorKind::StorageFull => error,
         None => {
             let name = if is_gzip { "gzip" } else { "zstd" };
-            let problem = format!("its {name} data is damaged: {error}");
+            let problem = format!("damaged {name} data: {error}");
             io::Error::new(io::ErrorKind::InvalidData, problem)
         }
     })?;

@@ -1,4 +1,4 @@
-//! Columns that a query computed of a file's rows, in a temporary file until they are read.
+//! Columns that a query computed from the rows of a file, kept in a temporary file until they are read.
 
 use std::{
     fs::File,
@@ -14,20 +14,20 @@ use arrow::{
     ipc::{reader::FileReader, writer::FileWriter},
 };
 
-/// The most rows of a block of the temporary file: what is read for a row.
+/// The maximum rows per block of the temporary file, the unit of reading.
 const BLOCK_ROWS: usize = 1024;
 
-/// Computed columns of some rows of a file; of the others they are null.
+/// Computed columns of some rows of a file; null for the others.
 #[derive(Clone)]
 pub struct Computed(Arc<Columns>);
 
 struct Columns {
     fields: Vec<FieldRef>,
-    /// The rows of the file, ascending.
+    /// The row numbers within the file, ascending.
     rows: Vec<u64>,
-    /// How many rows stand before each block.
+    /// The number of rows before each block.
     starts: Vec<usize>,
-    /// The columns, in the order of the rows.
+    /// The columns, in row order.
     blocks: Mutex<FileReader<File>>,
 }
 
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Computed {
     }
 }
 
-/// Puts computed columns into their temporary file.
+/// Writes computed columns to their temporary file.
 pub struct ComputedWriter {
     fields: Vec<FieldRef>,
     starts: Vec<usize>,
@@ -47,11 +47,11 @@ pub struct ComputedWriter {
 }
 
 impl ComputedWriter {
-    /// Creates the file of columns with the names and types of `schema`.
+    /// Creates the temporary file for columns of `schema`.
     ///
     /// # Errors
     ///
-    /// That of writing the temporary file.
+    /// The temporary file cannot be written.
     pub fn new(schema: &Schema) -> Result<Self, ArrowError> {
         let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
         let fields: Vec<FieldRef> = schema.fields().iter().map(nullable).collect();
@@ -64,7 +64,7 @@ impl ComputedWriter {
     ///
     /// # Errors
     ///
-    /// That of writing the temporary file.
+    /// The temporary file cannot be written.
     pub fn write(&mut self, columns: &RecordBatch) -> Result<(), ArrowError> {
         let schema = Arc::new(Schema::new(self.fields.clone()));
         let columns = columns.clone().with_schema(schema)?;
@@ -77,11 +77,11 @@ impl ComputedWriter {
         Ok(())
     }
 
-    /// Returns the columns, which belong to the rows `rows` (ascending) of a file.
+    /// Finishes the columns, which belong to the ascending `rows` of a file.
     ///
     /// # Errors
     ///
-    /// That of writing the temporary file.
+    /// The temporary file cannot be written.
     pub fn finish(mut self, rows: Vec<u64>) -> Result<Computed, ArrowError> {
         self.writer.finish()?;
         let Self { fields, starts, file, .. } = self;
@@ -91,7 +91,7 @@ impl ComputedWriter {
 }
 
 impl Computed {
-    /// Returns a column that holds bytes, and its type, if there is one.
+    /// Returns the name and type of a column with bytes, if any.
     #[must_use]
     pub fn bytes_column(&self) -> Option<(String, String)> {
         let field = self.0.fields.iter().find(|field| holds_bytes(field.data_type()))?;
@@ -108,11 +108,11 @@ impl Computed {
         Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
     }
 
-    /// Adds the columns that are wanted to rows of the file, which are `file_rows`.
+    /// Adds the requested columns to rows of the file with the numbers `file_rows`.
     ///
     /// # Errors
     ///
-    /// That of reading the temporary file.
+    /// The temporary file cannot be read.
     pub(super) fn fill(
         &self,
         read: ReadRows,
@@ -139,13 +139,13 @@ impl Computed {
             let mut reader = self.0.blocks.lock().unwrap_or_else(PoisonError::into_inner);
             needed.iter().map(|&block| read_block(&mut reader, block)).collect::<Result<_, _>>()?
         };
-        // Behind the blocks stands a null, for rows of which nothing was computed.
-        let of_row = |place: &Option<(usize, usize)>| {
+        // The row after the blocks is null, for rows without computed values.
+        let index_of = |place: &Option<(usize, usize)>| {
             place
                 .and_then(|(block, row)| Some((needed.binary_search(&block).ok()?, row)))
                 .unwrap_or((blocks.len(), 0))
         };
-        let indices: Vec<(usize, usize)> = places.iter().map(of_row).collect();
+        let indices: Vec<(usize, usize)> = places.iter().map(index_of).collect();
         let ReadRows { rows, damaged } = read;
         let schema = rows.schema();
         let mut fields: Vec<FieldRef> = schema.fields().to_vec();

@@ -1,4 +1,4 @@
-//! The formats of files, behind one face: where the rows of a file are, and how they are read.
+//! A common interface to the file formats: locating and reading the rows of a file.
 
 use std::{
     io::{self, Read},
@@ -34,28 +34,28 @@ use super::{
     tar::{Shard, ShardError},
 };
 
-/// Where the rows of a file are, as one look at it has found.
+/// The location of the rows of a file, as found by one scan.
 #[derive(Clone, Debug)]
 pub(super) enum Contents {
-    /// Its footer tells; it is read again when the file is.
+    /// In a Parquet file, whose footer is read again with the rows.
     Parquet(Arc<ParquetColumns>),
-    /// In batches of Arrow.
+    /// In Arrow record batches.
     Arrow(ArrowFile),
     /// In blocks of text.
     Records(Arc<Records>),
-    /// In members.
+    /// In members of a shard.
     Shard(Arc<Shard>),
-    /// In files of their own.
+    /// One file per row.
     Media(Arc<MediaFiles>),
 }
 
-/// The rows of a file of text.
+/// The rows of a text file.
 #[derive(Debug)]
 pub(super) struct Records {
     blocks: Vec<Block>,
     separation: Separation,
     kind: RecordKind,
-    /// What the columns of the file itself are.
+    /// The columns of the file itself.
     columns: Members,
 }
 
@@ -66,15 +66,15 @@ enum RecordKind {
     Batch,
 }
 
-/// What is found of a file: where its rows are, its columns, its row groups.
+/// The result of scanning a file: the location of its rows, its columns, its row groups.
 pub(super) type Found = (Contents, SchemaRef, Vec<RowGroupSize>);
 
 impl Contents {
-    /// Looks at the file at `path`.
+    /// Scans the file at `path`.
     ///
     /// # Errors
     ///
-    /// [`SourceError`] where it cannot be read, or is of another format.
+    /// [`SourceError`] if it cannot be read or has another format.
     pub(super) fn find(
         path: &str,
         format: SourceFormat,
@@ -93,7 +93,7 @@ impl Contents {
             io::ErrorKind::InvalidData => refuse(format, error.to_string()),
             _ => io_error(error),
         };
-        // Damaged, unless it begins like a file of another kind.
+        // Report damage, unless the file has the magic of another format.
         let foreign_or = |file: &SourceFile, name, problem| {
             let head = head_of(file, foreign::HEAD_BYTES).unwrap_or_default();
             let other = foreign::by_contents(path, &head).filter(|other| !other.is(format));
@@ -143,7 +143,7 @@ impl Contents {
                 let blocks = lay_out(&file, separation, true, |record| columns.see(record));
                 let blocks = blocks.map_err(io_error)?;
                 let (csv, columns) = columns.finish().map_err(|problem| refuse("CSV", problem))?;
-                Self::of_records(blocks, separation, RecordKind::Csv(csv), columns)
+                Self::from_records(blocks, separation, RecordKind::Csv(csv), columns)
             }
             SourceFormat::Jsonl => {
                 let (file, head) = text_of(file)?;
@@ -159,7 +159,7 @@ impl Contents {
                 });
                 let blocks = blocks.map_err(io_error)?;
                 let columns = columns.finish().map_err(|problem| refuse("JSON Lines", problem))?;
-                Self::of_records(blocks, separation, RecordKind::JsonLines, columns)
+                Self::from_records(blocks, separation, RecordKind::JsonLines, columns)
             }
             SourceFormat::OpenaiBatch => {
                 let (file, _) = text_of(file)?;
@@ -167,7 +167,7 @@ impl Contents {
                 let blocks = lay_out(&file, separation, false, |_| ()).map_err(io_error)?;
                 let none = Members::default();
                 let (contents, _, groups) =
-                    Self::of_records(blocks, separation, RecordKind::Batch, none);
+                    Self::from_records(blocks, separation, RecordKind::Batch, none);
                 (contents, batch::schema(), groups)
             }
             SourceFormat::Tar => {
@@ -183,20 +183,20 @@ impl Contents {
                 (Self::Shard(Arc::new(shard)), schema, groups)
             }
             SourceFormat::Media => {
-                Self::of_media(MediaFiles::new(vec![object.clone()], media_bytes_max))
+                Self::from_media(MediaFiles::new(vec![object.clone()], media_bytes_max))
             }
         };
         Ok((object, found))
     }
 
-    /// Returns files as rows.
-    pub(super) fn of_media(files: MediaFiles) -> Found {
+    /// Creates rows from media files.
+    pub(super) fn from_media(files: MediaFiles) -> Found {
         let bytes = files.files.iter().map(|file| file.size_bytes).sum();
         let groups = vec![RowGroupSize { n_rows: files.files.len(), bytes }];
         (Self::Media(Arc::new(files)), MediaFiles::schema(), groups)
     }
 
-    fn of_records(
+    fn from_records(
         blocks: Vec<Block>,
         separation: Separation,
         kind: RecordKind,
@@ -207,7 +207,7 @@ impl Contents {
         (Self::Records(Arc::new(Records { blocks, separation, kind, columns })), schema, groups)
     }
 
-    /// Returns whether types follow from the rows of a file, so that those of another may differ.
+    /// Returns whether column types were inferred from rows, so that those of another file may differ.
     pub(super) fn has_guessed_types(&self) -> bool {
         match self {
             Self::Parquet(_) | Self::Arrow(_) | Self::Media(_) => false,
@@ -216,7 +216,7 @@ impl Contents {
         }
     }
 
-    /// Returns what the columns of a file of text are.
+    /// Returns the columns of a text file.
     pub(super) fn columns(&self) -> Option<&Members> {
         match self {
             Self::Records(records) if !matches!(records.kind, RecordKind::Batch) => {
@@ -230,12 +230,12 @@ impl Contents {
         matches!(self, Self::Shard(_))
     }
 
-    /// Returns whether the file says which types its columns have, whatever these are.
+    /// Returns whether the file declares its column types.
     pub(super) fn declares_types(&self) -> bool {
         matches!(self, Self::Parquet(_) | Self::Arrow(_))
     }
 
-    /// Returns whether every integer of a column of 64 bits is known to be exact as a float.
+    /// Returns whether every value of a 64-bit integer column is known to be exact as a float.
     pub(super) fn has_small_integers(&self, column: &str) -> bool {
         match self {
             Self::Parquet(columns) => columns.has_small_integers(column),
@@ -250,7 +250,7 @@ impl Contents {
         }
     }
 
-    /// Opens what was found to be at `object`; returns what is there now.
+    /// Opens the contents found at `object`; returns the file's current state.
     ///
     /// # Errors
     ///
@@ -261,7 +261,7 @@ impl Contents {
         bytes_read: &BytesRead,
     ) -> Result<(SourceObject, Opened), SourceError> {
         if let Self::Media(files) = self {
-            // Each is looked at when it is read.
+            // Each file is opened when it is read.
             let opened = Opened::Media(Arc::clone(files), bytes_read.clone());
             return Ok((object.clone(), opened));
         }
@@ -283,7 +283,7 @@ impl Contents {
     }
 }
 
-/// A file that is open.
+/// An open file.
 pub(super) enum Opened {
     Parquet(ParquetFile),
     Arrow(SourceFile, ArrowFile),
@@ -292,25 +292,25 @@ pub(super) enum Opened {
     Media(Arc<MediaFiles>, BytesRead),
 }
 
-/// Rows as they are read.
+/// An iterator over rows as they are read.
 type Reading = Box<dyn Iterator<Item = Result<ReadRows, ReadError>>>;
 
-/// Bytes at the head of a file of text that show how it is separated.
+/// The number of leading bytes of a text file from which its delimiter is detected.
 const TEXT_HEAD_BYTES: usize = 64 << 10;
 
-/// What rows of a batch may weigh together, however much is asked for.
+/// The maximum bytes of a batch, even if more are requested.
 const BATCH_BYTES_MAX: u64 = 16 << 20;
 
 impl Opened {
-    /// Returns the same file, its columns of text as bytes, where it is a Parquet file.
+    /// Returns the same Parquet file with text columns read as bytes.
     pub(super) fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
         match self {
             Self::Parquet(file) => file.texts_as_bytes().map(Self::Parquet),
-            _ => Err(ParquetError::General("it is no Parquet file".to_owned())),
+            _ => Err(ParquetError::General("the file is not Parquet".to_owned())),
         }
     }
 
-    /// Finds what reading rows takes; see [`super::reader::FileReader::row_bounds`].
+    /// Computes the memory needs of rows; see [`super::reader::FileReader::row_bounds`].
     pub(super) fn row_bounds(
         &self,
         row_group: usize,
@@ -320,7 +320,7 @@ impl Opened {
         let sizes: Vec<u64> = match self {
             Self::Parquet(file) => return file.row_bounds(row_group, columns, bytes_max),
             Self::Arrow(file, arrow) => return arrow.row_bounds(file, row_group, bytes_max),
-            // A block is read whole, and is what it may be.
+            // A block is read whole and bounds its rows.
             Self::Records(_, records) => {
                 let range = records.blocks.get(row_group).map_or(0..0, Block::range);
                 let row_bytes_max = (range.end - range.start).min(bytes_max);
@@ -336,8 +336,8 @@ impl Opened {
         RowBounds { row_bytes_max: kept.max().unwrap_or(0), refused }
     }
 
-    /// Starts to read rows of a row group; see [`super::reader::FileReader::read`]. `schema` has the
-    /// columns of `columns` that are the file's own.
+    /// Starts to read rows of a row group; see [`super::reader::FileReader::read`]. `schema` contains those
+    /// of `columns` that are in the file itself.
     pub(super) fn read(
         &self,
         path: &str,
@@ -366,14 +366,14 @@ impl Opened {
             }
             Self::Records(file, records) => {
                 let Some(block) = records.blocks.get(row_group) else {
-                    return Err(refuse("it has changed since it was planned".to_owned()));
+                    return Err(refuse("the file has changed since it was planned".to_owned()));
                 };
                 let bytes = read_block(file, block).map_err(&refuse)?;
                 let found = block.rows(records.separation, &bytes);
                 let wanted: Vec<RawRecord> =
                     rows.iter().filter_map(|&row| found.get(row).cloned()).collect();
                 if wanted.len() < rows.len() {
-                    return Err(refuse("it has changed since it was planned".to_owned()));
+                    return Err(refuse("the file has changed since it was planned".to_owned()));
                 }
                 let sizes = wanted.iter().map(|record| record.bytes.len() as u64).collect();
                 let records = Arc::clone(records);
@@ -425,8 +425,8 @@ fn read_block(file: &SourceFile, block: &Block) -> Result<Bytes, String> {
     within.get_bytes(range.start, n_bytes).map_err(|error| error.to_string())
 }
 
-/// Cuts rows of these sizes into batches: at most so many of them, and, but for one that is alone, at most
-/// so many bytes.
+/// Splits rows of these sizes into batches within the limits on rows and bytes; a single row may exceed the
+/// byte limit.
 fn batches(sizes: Vec<u64>, limits: BatchLimits) -> impl Iterator<Item = Range<usize>> {
     let bytes_max = limits.bytes_max.min(BATCH_BYTES_MAX);
     let mut start = 0;

@@ -1,4 +1,4 @@
-//! Conversations in a cell: lists of messages, as chat datasets and the API of OpenAI have them.
+//! Conversations in a cell: lists of messages, as in chat datasets and the OpenAI API.
 
 use arrow::{array::Array, datatypes::DataType};
 use legenda_models::{Role, Turn};
@@ -7,18 +7,18 @@ use serde_json::Value;
 use super::{cell::template_value, column::is_text};
 use crate::excerpt::excerpt;
 
-/// A conversation that ends with what a user asks.
+/// A conversation that ends with a user message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
-    /// What its system messages say, a line each.
+    /// The system messages, one per line.
     pub system: Option<String>,
-    /// What was said before.
+    /// The earlier turns.
     pub earlier: Vec<Turn>,
-    /// What is asked.
-    pub asked: String,
+    /// The last user message.
+    pub question: String,
 }
 
-/// Returns whether a column of this type may hold conversations.
+/// Returns whether a column of this type can contain conversations.
 #[must_use]
 pub fn holds_messages(kind: &DataType) -> bool {
     let is_message = |kind: &DataType| match kind {
@@ -35,33 +35,33 @@ pub fn holds_messages(kind: &DataType) -> bool {
 }
 
 impl Conversation {
-    /// Reads the conversation of a row; none of a cell that is null or has no message.
+    /// Parses the conversation of a row; `None` if the cell is null or empty.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in words.
-    pub fn of_cell(column: &dyn Array, row: usize) -> Result<Option<Self>, String> {
+    /// A description of the problem.
+    pub fn from_cell(column: &dyn Array, row: usize) -> Result<Option<Self>, String> {
         let value = match template_value(column, row) {
             Value::String(text) if text.trim().is_empty() => Value::Null,
             Value::String(text) => {
-                serde_json::from_str(&text).map_err(|error| format!("it is no JSON: {error}"))?
+                serde_json::from_str(&text).map_err(|error| format!("invalid JSON: {error}"))?
             }
             value => value,
         };
         match value {
             Value::Null => Ok(None),
             Value::Array(messages) if messages.is_empty() => Ok(None),
-            Value::Array(messages) => Self::of(&messages).map(Some),
-            _ => Err("it is no list of messages".to_owned()),
+            Value::Array(messages) => Self::from_messages(&messages).map(Some),
+            _ => Err("expected a list of messages".to_owned()),
         }
     }
 
-    /// Reads a conversation from its messages.
-    pub(super) fn of(messages: &[Value]) -> Result<Self, String> {
+    /// Parses a conversation from its messages.
+    pub(super) fn from_messages(messages: &[Value]) -> Result<Self, String> {
         let mut this = Self::default();
         for message in messages {
             let text = message["content"].as_str();
-            let text = text.ok_or("a message has no `content` that is a text")?.to_owned();
+            let text = text.ok_or("a message has no text `content`")?.to_owned();
             let role = match message["role"].as_str().unwrap_or_default() {
                 "system" | "developer" => {
                     this.system = Some(match this.system.take() {
@@ -74,7 +74,7 @@ impl Conversation {
                 "assistant" => Role::Assistant,
                 other => {
                     return Err(format!(
-                        "a message has the `role` `{}`; `system`, `user` and `assistant` are known",
+                        "invalid message `role` `{}`: expected `system`, `user` or `assistant`",
                         excerpt(other)
                     ));
                 }
@@ -82,8 +82,8 @@ impl Conversation {
             this.earlier.push(Turn { role, text });
         }
         match this.earlier.pop() {
-            Some(Turn { role: Role::User, text }) => Ok(Self { asked: text, ..this }),
-            _ => Err("its last message is not of a user, so nothing is asked".to_owned()),
+            Some(Turn { role: Role::User, text }) => Ok(Self { question: text, ..this }),
+            _ => Err("the last message is not from the user".to_owned()),
         }
     }
 }
@@ -95,7 +95,7 @@ mod tests {
     use super::{Conversation, Role, Turn};
 
     fn read(text: &str) -> Result<Option<Conversation>, String> {
-        Conversation::of_cell(&StringArray::from(vec![text]), 0)
+        Conversation::from_cell(&StringArray::from(vec![text]), 0)
     }
 
     #[test]
@@ -106,20 +106,20 @@ mod tests {
         let turn = |role, text: &str| Turn { role, text: text.to_owned() };
         assert_eq!(found.system.as_deref(), Some("Be short."));
         assert_eq!(found.earlier, [turn(Role::User, "Hi"), turn(Role::Assistant, "Hello.")]);
-        assert_eq!(found.asked, "Who?");
+        assert_eq!(found.question, "Who?");
         assert_eq!(read("[]").unwrap(), None);
         assert_eq!(read(" ").unwrap(), None);
         assert_eq!(read("null").unwrap(), None);
     }
 
     #[test]
-    fn what_is_no_conversation_is_told() {
+    fn invalid_conversations_are_rejected() {
         for (text, problem) in [
-            ("hello", "no JSON"),
-            ("{}", "no list"),
-            (r#"[{"role": "user"}]"#, "no `content`"),
+            ("hello", "invalid JSON"),
+            ("{}", "expected a list"),
+            (r#"[{"role": "user"}]"#, "no text `content`"),
             (r#"[{"role": "tool", "content": "x"}]"#, "`tool`"),
-            (r#"[{"role": "assistant", "content": "x"}]"#, "nothing is asked"),
+            (r#"[{"role": "assistant", "content": "x"}]"#, "not from the user"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");

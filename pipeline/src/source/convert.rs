@@ -1,4 +1,4 @@
-//! Values as of another type, exactly: a value that does not fit is an error, and costs its row.
+//! Exact type conversions: a value that does not fit is an error and rejects its row.
 
 use std::sync::Arc;
 
@@ -23,15 +23,15 @@ use super::{
     stored::{Stored, interval_texts},
 };
 
-/// Milliseconds of a day.
+/// Milliseconds per day.
 const MS_PER_DAY: i64 = 86_400_000;
-/// Whole numbers up to this are exact in a 64-bit float.
+/// The largest integer up to which every integer is exact in a 64-bit float.
 pub(super) const EXACT_MAX: u64 = 1 << 53;
-/// The time zone that instants are written in: the names of others are not known here.
+/// The time zone of written timestamps, because time zone names are not known here.
 const UTC: &str = "+00:00";
 
-/// Returns `rows` with the columns of `schema`: those that they lack are null, and a value that does not
-/// fit the type of its column damages its row.
+/// Returns `rows` with the columns of `schema`: missing columns are null, and a value that does not fit the
+/// type of its column damages its row.
 pub(super) fn conform(rows: RecordBatch, schema: &SchemaRef) -> ReadRows {
     if rows.schema_ref().fields() == schema.fields() {
         return rows.into();
@@ -62,7 +62,7 @@ fn convert_row_by_row(
         // A slice of a list would keep the items of all rows.
         let alone = take(column, &UInt64Array::from_value(row as u64, 1), None);
         alone.and_then(|alone| convert(&alone, from, to)).unwrap_or_else(|error| {
-            let problem = format!("column `{}` cannot be read as {to}: {error}", wanted.name());
+            let problem = format!("column `{}`: failed to convert to {to}: {error}", wanted.name());
             damaged.push(Damaged::new(row, &problem));
             new_null_array(to, 1)
         })
@@ -70,23 +70,23 @@ fn convert_row_by_row(
     let rows: Vec<ArrayRef> = rows.collect();
     let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
     concat(&rows).unwrap_or_else(|error| {
-        let problem = format!("column `{}` cannot be read as {to}: {error}", wanted.name());
+        let problem = format!("column `{}`: failed to convert to {to}: {error}", wanted.name());
         damaged.extend((0..column.len()).map(|row| Damaged::new(row, &problem)));
         new_null_array(to, column.len())
     })
 }
 
-/// Returns the values of a column of the field `from` as values of the type `to`.
+/// Converts the values of a column of the field `from` to the type `to`.
 ///
 /// # Errors
 ///
-/// Arrow's, if one of them does not fit.
+/// Arrow's, if a value does not fit.
 pub(crate) fn convert(
     array: &ArrayRef,
     from: &Field,
     to: &DataType,
 ) -> Result<ArrayRef, ArrowError> {
-    if let Some(stored) = Stored::of(from) {
+    if let Some(stored) = Stored::from_field(from) {
         return strict(&(Arc::new(stored.texts(array)?) as ArrayRef), to);
     }
     if array.data_type() == to {
@@ -143,7 +143,7 @@ pub(crate) fn convert(
             check(array.as_primitive::<UInt64Type>(), |value| value <= EXACT_MAX)?;
             strict(array, to)
         }
-        // Arrow would take the memory of numbers for their bytes.
+        // Arrow would reinterpret the memory of numbers as bytes.
         (own, DataType::Binary | DataType::LargeBinary)
             if own.is_primitive() || *own == DataType::Boolean =>
         {
@@ -153,7 +153,7 @@ pub(crate) fn convert(
     }
 }
 
-/// Casts values; one that does not fit is an error.
+/// Casts values; a value that does not fit is an error.
 fn strict(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })
 }
@@ -208,7 +208,7 @@ fn lists(
             let is_of_size = |ends: &[i64]| ends[1] - ends[0] == i64::from(*size);
             let first = offsets.first().copied().unwrap_or_default();
             if !offsets.windows(2).all(is_of_size) {
-                return Err(ArrowError::CastError(format!("a list has not {size} items")));
+                return Err(ArrowError::CastError(format!("a list does not have {size} items")));
             }
             let start = usize::try_from(first).unwrap_or_default();
             let n_items = usize::try_from(*size).unwrap_or_default() * array.len();
@@ -238,7 +238,7 @@ fn structs(array: &StructArray, fields: &Fields) -> Result<ArrayRef, ArrowError>
     Ok(Arc::new(StructArray::try_new(fields.clone(), columns, array.nulls().cloned())?))
 }
 
-/// Converts keys and values by their places, whatever they are called.
+/// Converts keys and values by position, regardless of field names.
 fn maps(array: &MapArray, entries: &FieldRef, is_sorted: bool) -> Result<ArrayRef, ArrowError> {
     let DataType::Struct(fields) = entries.data_type() else {
         return Err(ArrowError::CastError("a map has no entries".to_owned()));

@@ -1,7 +1,7 @@
-//! CSV: a header that names the columns, and types that change no cell.
+//! CSV: a header with column names, and type inference that never changes a cell.
 //!
-//! A column is of numbers or truth values where all of its cells in the file are, and would be written
-//! again as they are (`007` would not be); else it is of text. An empty cell is null.
+//! A column is numeric or boolean if every cell in the file is, and would be written back identically
+//! (`007` would not); else it is text. An empty cell is null.
 
 use std::{borrow::Cow, str::Utf8Error, sync::Arc};
 
@@ -21,36 +21,36 @@ use super::{
     typed::{self, Cell},
 };
 
-/// The records of one CSV file.
+/// The layout of a CSV file.
 #[derive(Clone, Debug)]
 pub(super) struct Csv {
     delimiter: u8,
-    /// A name for each field of the header.
+    /// The name of each field of the header.
     names: Vec<String>,
-    /// The fields that a record must have: all up to the last that the header names.
+    /// The minimum number of fields of a record: up to the last named one.
     n_required: usize,
 }
 
-/// The columns of a file, as far as it has been looked at.
+/// The columns of a file, inferred so far.
 #[derive(Debug)]
 pub(super) struct Columns {
     splitter: Splitter,
-    /// The header, and whether it leaves each column without a name.
+    /// The header, and for each column whether it is unnamed.
     header: Result<(Csv, Vec<bool>), String>,
     shapes: Vec<Shape>,
 }
 
 impl Columns {
     pub(super) fn new(delimiter: u8) -> Self {
-        let header = Err("it is empty, and has no header".to_owned());
+        let header = Err("the file is empty and has no header".to_owned());
         Self { splitter: Splitter::new(delimiter), header, shapes: Vec::new() }
     }
 
-    /// Looks at a record. One that is damaged is reported when it is read.
+    /// Adds a record. A damaged record is reported when it is read.
     pub(super) fn see(&mut self, seen: Seen<'_>) {
         match (seen, &self.header) {
             (Seen::Header(header), _) => {
-                self.header = Csv::of(header, &mut self.splitter);
+                self.header = Csv::from_header(header, &mut self.splitter);
                 let n_columns = self.header.as_ref().map_or(0, |(csv, _)| csv.names.len());
                 self.shapes.resize_with(n_columns, Shape::default);
             }
@@ -66,11 +66,11 @@ impl Columns {
         }
     }
 
-    /// Returns how the file is read, and its columns; one without a name is left out if it is empty.
+    /// Returns the layout of the file and its columns, without unnamed empty columns.
     ///
     /// # Errors
     ///
-    /// What is wrong with the header.
+    /// A problem of the header.
     pub(super) fn finish(self) -> Result<(Csv, Members), String> {
         let (csv, unnamed) = self.header?;
         let mut columns = Members::default();
@@ -84,13 +84,16 @@ impl Columns {
 }
 
 impl Csv {
-    /// Reads the header.
-    fn of(header: &RawRecord, splitter: &mut Splitter) -> Result<(Self, Vec<bool>), String> {
+    /// Parses the header.
+    fn from_header(
+        header: &RawRecord,
+        splitter: &mut Splitter,
+    ) -> Result<(Self, Vec<bool>), String> {
         let names = match &header.problem {
             Some(problem) => Err(problem.clone()),
             None => splitter.split(&header.bytes),
         };
-        let names = names.map_err(|problem| format!("its header: {problem}"))?;
+        let names = names.map_err(|problem| format!("header: {problem}"))?;
         let unnamed: Vec<bool> = names.iter().map(|name| name.is_empty()).collect();
         let n_required = unnamed.iter().rposition(|is_unnamed| !is_unnamed).map_or(1, |n| n + 1);
         let name = |(idx, name): (usize, Cow<'_, str>)| match name.is_empty() {
@@ -100,14 +103,14 @@ impl Csv {
         let names: Vec<String> = names.into_iter().enumerate().map(name).collect();
         for (idx, name) in names.iter().enumerate() {
             if names[..idx].contains(name) {
-                return Err(format!("its header names the column `{name}` twice"));
+                return Err(format!("header: duplicate column name `{name}`"));
             }
         }
         Ok((Self { delimiter: splitter.delimiter, names, n_required }, unnamed))
     }
 
-    /// Splits a record into a cell for each column. Empty ones may be missing at its end, or be too many,
-    /// as spreadsheets write them.
+    /// Splits a record into a cell for each column. Trailing empty cells may be missing or superfluous, as
+    /// written by spreadsheets.
     fn cells<'a>(
         &self,
         record: &'a [u8],
@@ -118,13 +121,13 @@ impl Csv {
         let are_extra_empty = cells.iter().skip(n_columns).all(|cell| cell.is_empty());
         if cells.len() < self.n_required || !are_extra_empty {
             let n_cells = cells.len();
-            return Err(format!("it has {n_cells} fields, where the header has {n_columns}"));
+            return Err(format!("expected {n_columns} fields, got {n_cells}"));
         }
         cells.resize(n_columns, Cow::Borrowed(""));
         Ok(cells)
     }
 
-    /// Reads `records` as rows of `schema`, whose columns are some of the file's.
+    /// Decodes `records` as rows of `schema`, a subset of the file's columns.
     pub(super) fn decode(&self, records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
         let place = |name: &String| self.names.iter().position(|known| known == name);
         let places: Vec<Option<usize>> =
@@ -155,7 +158,8 @@ impl Csv {
             for row in bad {
                 let cell = short(cells[row].as_deref().unwrap_or_default());
                 let expected = typed::expected(field.data_type());
-                let problem = format!("`{}` is `{cell}`, and not {expected}", field.name());
+                let problem =
+                    format!("column `{}`: expected {expected}, got `{cell}`", field.name());
                 damaged.push(Damaged::at_line(row, records[row].line, &problem));
             }
             column
@@ -172,15 +176,15 @@ fn shape_of(cell: &str) -> Shape {
     Spelling::read(cell).map_or(Shape::Text, |(spelling, _)| Shape::Truth(spelling))
 }
 
-/// What separates fields, in the order in which a file is tried for them.
+/// Candidate delimiters, in order of preference.
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
-/// Records that show how a file is separated.
+/// The number of records used to detect the delimiter.
 const TRIED_MAX: usize = 100;
-/// The share of them, in percent, that must have as many fields as the header.
+/// The share of records, in percent, that must have the same number of fields as the header.
 const ALIKE_PERCENT: usize = 90;
 
-/// Finds what separates the fields of a file that begins with `head`, which may be all of it: what cuts the
-/// header into several fields, and most records into as many; else `usual`.
+/// Detects the delimiter of a file that begins with `head`, which may be all of it: the one that splits the
+/// header into several fields and most records into the same number; else `usual`.
 pub(super) fn delimiter_of(head: &[u8], is_whole: bool, usual: u8) -> u8 {
     let n_fields = |delimiter: u8| {
         let records = Separation::Csv { delimiter }.first(head, is_whole, TRIED_MAX + 1);
@@ -206,7 +210,7 @@ pub(super) fn delimiter_of(head: &[u8], is_whole: bool, usual: u8) -> u8 {
 #[derive(Debug)]
 struct Splitter {
     delimiter: u8,
-    /// Made once: its tables take longer to make than a record to be split.
+    /// Reused: building its tables takes longer than splitting a record.
     reader: csv_core::Reader,
 }
 
@@ -215,7 +219,7 @@ impl Splitter {
         Self { delimiter, reader: csv_core::ReaderBuilder::new().delimiter(delimiter).build() }
     }
 
-    /// Splits a record, which is well formed.
+    /// Splits a well-formed record.
     fn split<'a>(&mut self, record: &'a [u8]) -> Result<Vec<Cow<'a, str>>, String> {
         if memchr(b'"', record).is_some() {
             return self.split_quoted(record);
@@ -232,12 +236,12 @@ impl Splitter {
     fn split_quoted<'a>(&mut self, record: &[u8]) -> Result<Vec<Cow<'a, str>>, String> {
         let reader = &mut self.reader;
         reader.reset();
-        // Fields together are no longer than the record.
+        // The fields together are no longer than the record.
         let mut bytes = vec![0; record.len() + 1];
         let mut ends = vec![0; memchr_iter(self.delimiter, record).count() + 2];
         let (mut n_read, mut n_bytes, mut n_ends) = (0, 0, 0);
         loop {
-            // Where nothing is left the reader takes what it has for the last record.
+            // On empty input, the reader finishes the last record.
             let (state, read, written, ended) =
                 reader.read_record(&record[n_read..], &mut bytes[n_bytes..], &mut ends[n_ends..]);
             n_read += read;
@@ -246,7 +250,7 @@ impl Splitter {
             match state {
                 ReadRecordResult::Record => break,
                 ReadRecordResult::InputEmpty => {}
-                _ => return Err("it cannot be split into fields".to_owned()),
+                _ => return Err("failed to split the record into fields".to_owned()),
             }
         }
         let mut left = record[n_read..].iter();
@@ -263,8 +267,8 @@ impl Splitter {
     }
 }
 
-const CARRIAGE_RETURN: &str = "a carriage return stands within it";
+const CARRIAGE_RETURN: &str = "invalid carriage return within the record";
 
 fn not_utf8(error: Utf8Error) -> String {
-    format!("it is not UTF-8: {error}")
+    format!("invalid UTF-8: {error}")
 }

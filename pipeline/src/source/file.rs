@@ -1,4 +1,4 @@
-//! A file of the source, read at any place: on a local disk, or an object of a store.
+//! A source file with random access, on a local disk or in an object store.
 
 use std::{
     fs::{File, Metadata},
@@ -22,7 +22,7 @@ use parquet::{
 use super::{reader::ReadError, windows::Windows};
 use crate::store::{ObjectAt, is_url};
 
-/// Counts the bytes that are read of the source.
+/// Counts the bytes read from the source.
 #[derive(Clone, Debug, Default)]
 pub struct BytesRead(Arc<AtomicU64>);
 
@@ -42,23 +42,21 @@ impl BytesRead {
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     object: SourceObject,
-    /// Bytes of what is read: of a compressed file more than the object has.
+    /// The size of the readable contents, decompressed.
     n_bytes: u64,
-    place: Place,
+    backing: Backing,
     bytes_read: BytesRead,
-    /// What went wrong with the disk or the store, which the Parquet reader cannot tell from a damaged
-    /// file.
+    /// The last I/O error, which the Parquet reader cannot distinguish from a damaged file.
     failure: Arc<Mutex<Option<String>>>,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Backing {
     Disk(Arc<File>),
     Store(Arc<Windows>),
 }
 
-/// Opens a file of a disk to read it, which is no pipe or device: the system may let a reader of those wait
-/// without end.
+/// Opens a regular file on disk; rejects pipes and devices, which may block a reader forever.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     #[cfg(unix)]
@@ -68,37 +66,43 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
         options.custom_flags(no_wait.bits().cast_signed());
     }
     let file = options.read(true).open(path)?;
-    // A folder is told of when it is read.
+    // Reading a folder reports a better error later.
     match file.metadata()?.is_file() || path.is_dir() {
         true => Ok(file),
-        false => Err(io::Error::other("it is not a file")),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
 
 impl SourceFile {
-    /// Opens the file at `path`, absolute or a URL. What is read of it adds to `bytes_read`.
+    /// Opens the file at `path`, absolute or a URL. Bytes read are added to `bytes_read`.
     ///
     /// # Errors
     ///
-    /// That of the disk or the store.
+    /// The error of the disk or the store.
     pub fn open(path: &str, bytes_read: &BytesRead) -> io::Result<Self> {
-        let (object, place) = if is_url(path) {
+        let (object, backing) = if is_url(path) {
             let at = ObjectAt::look(path)?;
-            (at.object.clone(), Place::Store(Arc::new(Windows::new(at, bytes_read.clone()))))
+            (at.object.clone(), Backing::Store(Arc::new(Windows::new(at, bytes_read.clone()))))
         } else {
             let file = open_file(Path::new(path))?;
             let object = disk_object(path, &file.metadata()?)?;
-            (object, Place::Disk(Arc::new(file)))
+            (object, Backing::Disk(Arc::new(file)))
         };
         let n_bytes = object.size_bytes;
-        Ok(Self { object, n_bytes, place, bytes_read: bytes_read.clone(), failure: Arc::default() })
+        Ok(Self {
+            object,
+            n_bytes,
+            backing,
+            bytes_read: bytes_read.clone(),
+            failure: Arc::default(),
+        })
     }
 
-    /// Returns the same file, whose contents are those of a local copy. What is read of that does not
-    /// count as read of the source.
+    /// Returns the same file with the contents of a local copy. Reads from the copy do not count as source
+    /// reads.
     pub(super) fn with_contents(self, copy: Arc<File>) -> io::Result<Self> {
         let n_bytes = copy.metadata()?.len();
-        Ok(Self { n_bytes, place: Place::Disk(copy), bytes_read: BytesRead::default(), ..self })
+        Ok(Self { n_bytes, backing: Backing::Disk(copy), bytes_read: BytesRead::default(), ..self })
     }
 
     /// Returns the identity of the file as it was opened.
@@ -107,30 +111,29 @@ impl SourceFile {
         &self.object
     }
 
-    /// Returns the same file, of which only `ranges` are going to be read: a store is asked for none of
-    /// the bytes between them.
+    /// Returns the same file, restricted to `ranges`: no bytes between them are requested from a store.
     #[must_use]
     pub fn within(&self, ranges: Vec<Range<u64>>) -> Self {
-        let place = match &self.place {
-            Place::Disk(file) => Place::Disk(Arc::clone(file)),
-            Place::Store(windows) => Place::Store(Arc::new(windows.within(ranges))),
+        let backing = match &self.backing {
+            Backing::Disk(file) => Backing::Disk(Arc::clone(file)),
+            Backing::Store(windows) => Backing::Store(Arc::new(windows.within(ranges))),
         };
-        Self { place, failure: Arc::default(), ..self.clone() }
+        Self { backing, failure: Arc::default(), ..self.clone() }
     }
 
-    /// Reads on from `start`.
+    /// Returns a reader that starts at `start`.
     pub(super) fn read_from(&self, start: u64) -> From {
         From { file: self.clone(), at: start }
     }
 
-    /// Returns what went wrong with the disk or the store, if anything has.
+    /// Returns the I/O error of the disk or the store, if any.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns why rows of a row group cannot be read: what went wrong with the disk or the store, or
-    /// else `problem`, what is wrong with the file.
+    /// Returns the error of reading rows of a row group: an I/O error if there was one, else `problem` of the
+    /// file.
     pub(super) fn read_error(&self, row_group: usize, problem: String) -> ReadError {
         let failure = self.failure();
         ReadError {
@@ -152,7 +155,7 @@ impl SourceFile {
         result
     }
 
-    /// Reads bytes at `start`, at least one unless the file ends there.
+    /// Reads bytes at `start`, at least one except at the end of the file.
     fn read_some(&self, start: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.n_bytes.saturating_sub(start);
         let n_max = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
@@ -160,9 +163,11 @@ impl SourceFile {
             return Ok(0);
         }
         let buffer = &mut buffer[..n_max];
-        self.keep_failure(match &self.place {
-            Place::Disk(file) => read_at(file, start, buffer).inspect(|&n| self.bytes_read.add(n)),
-            Place::Store(windows) => windows.some(start, n_max).map(|bytes| {
+        self.keep_failure(match &self.backing {
+            Backing::Disk(file) => {
+                read_at(file, start, buffer).inspect(|&n| self.bytes_read.add(n))
+            }
+            Backing::Store(windows) => windows.some(start, n_max).map(|bytes| {
                 buffer[..bytes.len()].copy_from_slice(&bytes);
                 bytes.len()
             }),
@@ -170,11 +175,11 @@ impl SourceFile {
     }
 }
 
-/// Returns the identity of a file of a disk.
+/// Returns the identity of a file on disk.
 ///
 /// # Errors
 ///
-/// The system's, where it knows no time of change.
+/// The system's error, if it does not report a modification time.
 pub(super) fn disk_object(path: &str, stat: &Metadata) -> io::Result<SourceObject> {
     let modified = stat.modified()?.duration_since(UNIX_EPOCH);
     let modified_ns = modified.map_or(0, |since| since.as_nanos());
@@ -202,7 +207,7 @@ impl Length for SourceFile {
     }
 }
 
-/// Reads on from a place of a file.
+/// A sequential reader from a position of a file.
 #[derive(Debug)]
 pub struct From {
     file: SourceFile,
@@ -225,14 +230,14 @@ impl ChunkReader for SourceFile {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        // Lengths come from the file itself: nothing is allocated for what cannot be there.
+        // Lengths come from the file itself: do not allocate more than the file has.
         let end = start.checked_add(length as u64);
         if end.is_none_or(|end| end > self.n_bytes) {
             let size = self.n_bytes;
-            let problem = format!("{length} bytes at {start} are wanted of {size} in all");
+            let problem = format!("cannot read {length} bytes at {start}: the file has {size}");
             return Err(ParquetError::EOF(problem));
         }
-        if let Place::Store(windows) = &self.place {
+        if let Backing::Store(windows) = &self.backing {
             return Ok(self.keep_failure(windows.all(start, length))?);
         }
         let mut bytes = vec![0; length];

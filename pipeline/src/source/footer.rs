@@ -1,13 +1,13 @@
-//! Footers of Parquet files: what is odd about one costs a column at most, and never the file.
+//! Parquet footers, read tolerantly: an anomaly costs at most a column, never the file.
 //!
-//! | what is odd | how it is read |
+//! | anomaly | treatment |
 //! |---|---|
-//! | a field of a column has another type than in the format | without it |
-//! | the offset of a dictionary page is 0, or behind the data | as if there were none |
-//! | an INTERVAL, a DECIMAL that no Arrow type holds | as it is stored, then as text (`stored.rs`) |
-//! | another annotation that does not fit its column | as the column is stored |
-//! | an embedded Arrow schema that cannot be read | without the fields that cannot |
-//! | timestamps of 96 bits that Spark wrote, in microseconds | in microseconds: nanoseconds end in 2262 |
+//! | a field of a column has another type than in the format | ignored |
+//! | the offset of a dictionary page is 0 or after the data | treated as no dictionary |
+//! | an INTERVAL, or a DECIMAL without an Arrow type | read as stored, then shown as text (`stored.rs`) |
+//! | another annotation that does not fit its column | the column is read as stored |
+//! | an unreadable embedded Arrow schema | its unreadable fields are ignored |
+//! | 96-bit timestamps by Spark, in microseconds | read in microseconds: nanoseconds end in 2262 |
 
 mod thrift;
 
@@ -43,9 +43,9 @@ use self::thrift::{depth, without_foreign_fields};
 use super::{file::SourceFile, portable::portable, stored::Stored};
 use crate::guard::guarded;
 
-/// The most bytes of a decimal that Arrow reads.
+/// The maximum bytes of a decimal that Arrow supports.
 const DECIMAL_BYTES_MAX: i32 = 32;
-/// What keys of metadata that Spark writes begin with.
+/// The prefix of metadata keys written by Spark.
 const SPARK: &str = "org.apache.spark";
 
 /// Reads the footer of a file.
@@ -55,11 +55,11 @@ const SPARK: &str = "org.apache.spark";
 /// The Parquet crate's.
 pub(super) fn read_footer(file: &SourceFile) -> Result<ParquetMetaData, ParquetError> {
     let Some(footer) = footer_bytes(file) else {
-        // It says what is wrong.
+        // The crate's reader reports the precise error.
         return ParquetMetaDataReader::new().parse_and_finish(file);
     };
     if depth(&footer) > LEVELS_MAX {
-        let problem = format!("its columns are nested more than {LEVELS_MAX} levels deep");
+        let problem = format!("columns are nested more than {LEVELS_MAX} levels deep");
         return Err(ParquetError::General(problem));
     }
     ParquetMetaDataReader::decode_metadata(&footer).or_else(|error| {
@@ -68,11 +68,11 @@ pub(super) fn read_footer(file: &SourceFile) -> Result<ParquetMetaData, ParquetE
     })
 }
 
-/// Returns the footer as it lies at the end of a file.
+/// Returns the footer bytes from the end of a file.
 fn footer_bytes(file: &SourceFile) -> Option<Bytes> {
     let end = file.len().checked_sub(TAIL_BYTES)?;
     let tail = file.get_bytes(end, usize::try_from(TAIL_BYTES).ok()?).ok()?;
-    // One that is encrypted ends with `PARE`.
+    // An encrypted file ends with `PARE`.
     if !tail.ends_with(b"PAR1") {
         return None;
     }
@@ -81,16 +81,16 @@ fn footer_bytes(file: &SourceFile) -> Option<Bytes> {
     file.get_bytes(start, usize::try_from(length).ok()?).ok()
 }
 
-/// The most levels of columns within each other: readers call themselves for each.
+/// The maximum nesting of columns: readers recurse for each level.
 const LEVELS_MAX: usize = 128;
-/// The length of a footer, and `PAR1`, at the end of a file.
+/// The length of a footer and `PAR1`, at the end of a file.
 const TAIL_BYTES: u64 = 8;
 
-/// Returns how the columns of a file are read.
+/// Returns the reader metadata for the columns of a file.
 ///
 /// # Errors
 ///
-/// The Parquet crate's, where the columns of the footer make no table.
+/// The Parquet crate's, if the columns in the footer are inconsistent.
 pub(super) fn columns_of(footer: ParquetMetaData) -> Result<ArrowReaderMetadata, ParquetError> {
     let mut footer = with_sound_offsets(footer);
     let mut stored: Vec<Option<Stored>> =
@@ -116,7 +116,7 @@ pub(super) fn columns_of(footer: ParquetMetaData) -> Result<ArrowReaderMetadata,
     supplied(found, &footer, &stored, is_of_spark)
 }
 
-/// Returns the columns as they lie in a file.
+/// Returns the leaf columns of a file.
 fn leaves(footer: &ParquetMetaData) -> Vec<TypePtr> {
     let columns = footer.file_metadata().schema_descr().columns();
     columns.iter().map(|column| column.self_type_ptr()).collect()
@@ -127,7 +127,7 @@ fn has_key(footer: &ParquetMetaData, head: &str) -> bool {
     pairs.into_iter().any(|pair| pair.key.starts_with(head))
 }
 
-/// Leaves out offsets of dictionary pages that can be none, as other readers do.
+/// Removes impossible offsets of dictionary pages, as other readers do.
 fn with_sound_offsets(footer: ParquetMetaData) -> ParquetMetaData {
     let is_odd = |at: i64, data_at: i64| at <= 0 || at >= data_at;
     let chunks = footer.row_groups().iter().flat_map(|group| group.columns());
@@ -151,7 +151,7 @@ fn with_sound_offsets(footer: ParquetMetaData) -> ParquetMetaData {
     builder.set_row_groups(groups).build()
 }
 
-/// Returns what the values of a column are, where Arrow has no type for them.
+/// Returns the stored type of a column without an Arrow type.
 fn stored_as(leaf: &Type) -> Option<Stored> {
     let Type::PrimitiveType { physical_type, type_length, precision, scale, .. } = leaf else {
         return None;
@@ -184,7 +184,7 @@ fn is_readable(leaf: &Type) -> bool {
     })
 }
 
-/// Returns the footer with the columns that are `plain` as they are stored.
+/// Returns the footer without the annotations of the `plain` columns.
 ///
 /// # Errors
 ///
@@ -222,7 +222,7 @@ fn without_annotation(
         .map(Arc::new)
 }
 
-/// Begins a group like `kind`, without its annotation.
+/// Returns a builder for a group like `kind`, without its annotation.
 fn plain_group(kind: &Type, fields: Vec<TypePtr>) -> GroupTypeBuilder<'_> {
     let info = kind.get_basic_info();
     let builder = Type::group_type_builder(kind.name())
@@ -234,7 +234,7 @@ fn plain_group(kind: &Type, fields: Vec<TypePtr>) -> GroupTypeBuilder<'_> {
     }
 }
 
-/// Reads lists and maps that are none as the groups that they are.
+/// Converts malformed lists and maps to plain groups.
 fn without_unreadable_groups(footer: &ParquetMetaData) -> Result<ParquetMetaData, ParquetError> {
     fn plain(kind: &TypePtr) -> Result<TypePtr, ParquetError> {
         if kind.is_primitive() {
@@ -278,8 +278,8 @@ fn with_file(
     ParquetMetaDataBuilder::new(file).set_row_groups(footer.row_groups().to_vec()).build()
 }
 
-/// Reads the fields of the embedded Arrow schema that can be read; the others are as `plain` has them,
-/// but for integers of more than 64 bits, which are noted in `stored`.
+/// Reads the readable fields of the embedded Arrow schema; the others are taken from `plain`, except for
+/// integers of more than 64 bits, which are recorded in `stored`.
 fn with_readable_fields(
     footer: &ParquetMetaData,
     plain: &ArrowReaderMetadata,
@@ -327,8 +327,8 @@ fn n_leaves(kind: &DataType) -> usize {
     }
 }
 
-/// Asks the reader for types that need no change where it can give them, and notes what is read as it is
-/// stored.
+/// Requests types from the reader that need no conversion where supported, and records the columns that
+/// are read as stored.
 fn supplied(
     found: ArrowReaderMetadata,
     footer: &ParquetMetaData,
@@ -353,7 +353,7 @@ fn supplied(
     ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), options)
 }
 
-/// What is odd about a column.
+/// The anomalies of a column.
 struct Leaf {
     stored: Option<Stored>,
     /// Whether its timestamps are in microseconds.

@@ -1,10 +1,10 @@
-//! Files that are not tables of a format that is read: what they are, and what to do.
+//! Detection of unsupported file formats, with remedies.
 
 use legenda_schemas::job::SourceFormat;
 
 use super::compressed::is_compressed;
 
-/// What a file is instead of a table, and what to do.
+/// An unsupported format with its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
     pub(super) kind: &'static str,
@@ -12,7 +12,7 @@ pub(super) struct Foreign {
 }
 
 impl Foreign {
-    /// Returns whether it is of `format` after all, and may be damaged.
+    /// Returns whether the file has `format` after all, and may be damaged.
     pub(super) fn is(self, format: SourceFormat) -> bool {
         match format {
             SourceFormat::Parquet => self.kind == PARQUET,
@@ -26,23 +26,23 @@ const PARQUET: &str = "a Parquet file";
 const ARROW_FILE: &str = "an Arrow IPC (Feather) file";
 const ARROW_STREAM: &str = "an Arrow IPC stream";
 
-/// The bytes that show what a file is.
+/// The number of leading bytes needed to detect a format.
 pub(super) const HEAD_BYTES: usize = 512;
 
 const TO_CSV: &str = "save the sheet as CSV";
-const UNPACK: &str = "unpack it, or compress it by gzip or zstd";
+const UNPACK: &str = "decompress it, or recompress it with gzip or zstd";
 const TO_PARQUET: &str =
-    "convert it to Parquet, such as by `polars.read_ipc(FILE).write_parquet(NEW)`";
+    "convert it to Parquet, for example with `polars.read_ipc(FILE).write_parquet(NEW)`";
 const SET_ARROW: &str = "set `source.format = \"arrow\"`";
 const EXPORT: &str = "export its rows as Parquet, CSV or JSON Lines";
 
-/// How files begin.
+/// Magic bytes of file formats.
 const MAGICS: [(&[u8], Foreign); 19] = [
     (
         b"version https://git-lfs",
         Foreign {
             kind: "a Git LFS pointer, not the file itself",
-            remedy: "fetch the file by `git lfs pull`",
+            remedy: "fetch the file with `git lfs pull`",
         },
     ),
     (b"\xd0\xcf\x11\xe0", Foreign { kind: "an Excel workbook", remedy: TO_CSV }),
@@ -65,9 +65,9 @@ const MAGICS: [(&[u8], Foreign); 19] = [
     (b"PAR1", Foreign { kind: PARQUET, remedy: "set `source.format = \"parquet\"`" }),
 ];
 
-const TO_UTF8: &str = "save it in UTF-8, such as by `iconv -f UTF-16 -t UTF-8`";
+const TO_UTF8: &str = "convert it to UTF-8, for example with `iconv -f UTF-16 -t UTF-8`";
 
-/// Returns what a file that begins with `head` is, if that is no table that is read.
+/// Returns the format of a file that begins with `head`, if it is known and unsupported.
 pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
     if head.starts_with(b"PK\x03\x04") {
         let is_sheet = ["xlsx", "xlsm", "xlsb", "ods"].contains(&&*extension(path));
@@ -81,13 +81,13 @@ pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
     let begins =
         |tag: &[u8]| text.len() >= tag.len() && text[..tag.len()].eq_ignore_ascii_case(tag);
     if begins(b"<!doctype html") || begins(b"<html") {
-        let remedy = "look at it: a server may have answered with a page in the place of the file";
+        let remedy = "open it: a server may have returned an error page instead of the file";
         return Some(Foreign { kind: "an HTML page", remedy });
     }
     if begins(b"<?xml") {
         return Some(Foreign { kind: "an XML document", remedy: EXPORT });
     }
-    // A text may begin with letters of a magic: `ORCID,name`.
+    // A text may begin with the letters of a magic: `ORCID,name`.
     let is_text = !head.contains(&0)
         && std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
     let is_meant = |magic: &[u8]| {
@@ -96,9 +96,9 @@ pub(super) fn by_contents(path: &str, head: &[u8]) -> Option<Foreign> {
     MAGICS.iter().find(|(magic, _)| is_meant(magic)).map(|(_, foreign)| *foreign)
 }
 
-/// Returns what a file is that was taken for Parquet because its extension says nothing else, and is not.
+/// Returns the format of a file that is not Parquet but was assumed to be because of its extension.
 pub(super) fn by_name(path: &str, head: &[u8]) -> Option<Foreign> {
-    const GZIPPED: &str = "unpack it: Parquet has a compression of its own";
+    const GZIPPED: &str = "decompress it: Parquet has its own compression";
     if is_compressed(head) {
         return Some(Foreign { kind: "a compressed file", remedy: GZIPPED });
     }
@@ -106,17 +106,17 @@ pub(super) fn by_name(path: &str, head: &[u8]) -> Option<Foreign> {
     match &*extension(path) {
         "parquet" | "pq" => None,
         _ if is_text && !head.starts_with(b"PAR1") => Some(Foreign {
-            kind: "text in a file whose extension names no format",
-            remedy: "say what it is by `source.format`, such as \"csv\" or \"jsonl\"",
+            kind: "text in a file with an unknown extension",
+            remedy: "set `source.format`, for example to \"csv\" or \"jsonl\"",
         }),
         _ => None,
     }
 }
 
-/// Returns what to do about one JSON object in the place of a list of them.
+/// The format and remedy of a single JSON object instead of a list.
 pub(super) const ONE_OBJECT: Foreign = Foreign {
     kind: "one JSON object, not a list of objects",
-    remedy: "write a row per line, such as by `jq -c '.data[]' FILE > rows.jsonl`",
+    remedy: "write one row per line, for example with `jq -c '.data[]' FILE > rows.jsonl`",
 };
 
 fn extension(path: &str) -> String {

@@ -1,26 +1,26 @@
-//! The structure of a JSON text: where its values stand, and whether it is well formed.
+//! A JSON scanner: finds the extents of values and checks that a text is well formed.
 //!
 //! Values are slices of the text, so numbers keep their digits and objects their spelling.
 
 use std::borrow::Cow;
 
-/// The most levels of objects and lists within each other.
+/// The maximum nesting of objects and lists.
 pub(super) const DEPTH_MAX: u32 = 128;
 
-/// Why a text is not JSON.
+/// The reason a text is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("invalid JSON at byte {at}: {problem}")]
     At { at: usize, problem: &'static str },
-    #[error("it is nested more than {DEPTH_MAX} levels deep")]
+    #[error("JSON is nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
 }
 
-/// Calls `member` with the name and the text of every member of the object that `text` is.
+/// Calls `member` with the name and the raw text of every member of the object `text`.
 ///
 /// # Errors
 ///
-/// [`Malformed`] if it is anything else.
+/// [`Malformed`] if it is not an object.
 pub(super) fn object<'a>(
     text: &'a str,
     mut member: impl FnMut(Cow<'a, str>, &'a str),
@@ -43,11 +43,11 @@ pub(super) fn object<'a>(
     cursor.finish()
 }
 
-/// Calls `item` with the text of every item of the list that `text` is.
+/// Calls `item` with the raw text of every item of the list `text`.
 ///
 /// # Errors
 ///
-/// [`Malformed`] if it is anything else.
+/// [`Malformed`] if it is not a list.
 pub(super) fn list<'a>(text: &'a str, mut item: impl FnMut(&'a str)) -> Result<(), Malformed> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.skip_space();
@@ -66,23 +66,22 @@ pub(super) fn list<'a>(text: &'a str, mut item: impl FnMut(&'a str)) -> Result<(
     cursor.finish()
 }
 
-/// Returns what a value says as text: a string without its quotes and escapes, any other value as it is
-/// written.
+/// Returns a value as text: a string without quotes and escapes, any other value as written.
 ///
 /// # Errors
 ///
-/// What is wrong with an escape.
+/// An invalid escape.
 pub(super) fn text_of(value: &str) -> Result<Cow<'_, str>, String> {
     match value.strip_prefix('"') {
         Some(text) if value.contains('\\') => serde_json::from_str(value)
             .map(Cow::Owned)
-            .map_err(|_| format!("holds half of a surrogate pair: `{}`", short(text))),
+            .map_err(|_| format!("unpaired surrogate: `{}`", short(text))),
         Some(text) => Ok(Cow::Borrowed(text.strip_suffix('"').unwrap_or(text))),
         None => Ok(Cow::Borrowed(value)),
     }
 }
 
-/// Returns the beginning of a cell, for a message.
+/// Truncates a cell for a message.
 pub(super) fn short(cell: &str) -> String {
     const CHARS: usize = 40;
     let mut short: String = cell.chars().take(CHARS).collect();
@@ -103,7 +102,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn error<T>(&self, problem: &'static str) -> Result<T, Malformed> {
-        let problem = if self.at >= self.text.len() { "it ends too early" } else { problem };
+        let problem = if self.at >= self.text.len() { "unexpected end of text" } else { problem };
         Err(Malformed::At { at: self.at, problem })
     }
 
@@ -121,7 +120,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Steps over `byte` if it comes next.
+    /// Consumes `byte` if it comes next.
     fn ends(&mut self, byte: u8) -> bool {
         self.skip_space();
         let ends = self.peek() == Some(byte);
@@ -140,10 +139,14 @@ impl<'a> Cursor<'a> {
 
     fn finish(&mut self) -> Result<(), Malformed> {
         self.skip_space();
-        if self.at == self.text.len() { Ok(()) } else { self.error("more text follows the value") }
+        if self.at == self.text.len() {
+            Ok(())
+        } else {
+            self.error("unexpected text after the value")
+        }
     }
 
-    /// Reads the name of a member, and the colon behind it.
+    /// Parses the name of a member and the colon.
     fn name(&mut self) -> Result<Cow<'a, str>, Malformed> {
         self.skip_space();
         let start = self.at;
@@ -151,14 +154,14 @@ impl<'a> Cursor<'a> {
         let name = &self.text[start..self.at];
         self.skip_space();
         self.expect(b':', "expected a colon")?;
-        let wrong = Malformed::At { at: start, problem: "half of a surrogate pair" };
+        let wrong = Malformed::At { at: start, problem: "unpaired surrogate" };
         text_of(name).map_err(|_| wrong)
     }
 
-    /// Steps over a value that stands within `depth` objects and lists. It does not recurse, so no value
-    /// exhausts the stack.
+    /// Skips a value within `depth` objects and lists. It does not recurse, so that no value exhausts the
+    /// stack.
     fn skip_value(&mut self, depth: u32) -> Result<(), Malformed> {
-        // A bit for each open object or list: set for objects.
+        // A bit per open object or list: set for objects.
         let (mut open, mut n_open) = (0_u128, 0_u32);
         loop {
             self.skip_space();
@@ -185,7 +188,7 @@ impl<'a> Cursor<'a> {
                 Some(b'n') => self.skip_word("null")?,
                 _ => return self.error("expected a value"),
             }
-            // Behind a value.
+            // After a value.
             loop {
                 if n_open == 0 {
                     return Ok(());
@@ -235,7 +238,7 @@ impl<'a> Cursor<'a> {
                     };
                     self.at += n_bytes;
                 }
-                _ => return self.error("a control character within a string"),
+                _ => return self.error("control character in a string"),
             }
         }
     }
@@ -284,7 +287,7 @@ mod tests {
 
     use super::{Malformed, list, object, text_of};
 
-    /// Reads a value by the functions under test.
+    /// Parses a value with the functions under test.
     fn read(text: &str) -> Option<Value> {
         match text.as_bytes().first()? {
             b'{' => {
@@ -312,7 +315,7 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            // serde_json does not read every digit of a float.
+            // serde_json does not preserve every digit of a float.
             any::<i32>().prop_map(|n| Value::from(f64::from(n) / 8.0)),
             any::<String>().prop_map(Value::from),
         ];
@@ -360,7 +363,7 @@ mod tests {
         }
         for lone in ["\\ud842", "\\udfb7", "\\ud842x", "\\ud842\\u0041", "\\udfb7\\ud842"] {
             let error = text_of(&format!("\"{lone}\"")).map(|text| text.into_owned()).unwrap_err();
-            assert!(error.contains("half of a surrogate pair"), "{error}");
+            assert!(error.contains("unpaired surrogate"), "{error}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! Rows that are JSON objects: the lines of JSON Lines, or the items of a list.
+//! Rows as JSON objects: the lines of JSON Lines, or the items of a list.
 //!
-//! Every row of a file is looked at before the first is read, so a type that shows late is the type of the
-//! whole column. A member that a row lacks is null. A row that is not an object costs itself.
+//! The whole file is scanned before the first row is read, so a type that appears late applies to the whole
+//! column. Missing members are null. A row that is not an object is rejected alone.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -21,17 +21,17 @@ use super::{
     typed::{self, Cell},
 };
 
-/// The most columns of a table.
+/// The maximum number of columns.
 const COLUMNS_MAX: usize = 10_000;
-/// The most levels of types within a column; what stands deeper is text.
+/// The maximum nesting of types within a column; deeper values are text.
 const TYPE_DEPTH_MAX: usize = 32;
 
-/// The columns of a file, as far as it has been looked at.
+/// The columns of a file, inferred so far.
 #[derive(Debug, Default)]
 pub(super) struct Columns(Members);
 
 impl Columns {
-    /// Looks at a row. One that is damaged is reported when it is read.
+    /// Adds a row. A damaged row is reported when it is read.
     pub(super) fn see(&mut self, row: &[u8]) {
         let mut members = Vec::new();
         let found = object_of(row, |name, value| members.push((name, value)));
@@ -47,21 +47,21 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// What is wrong where there are too many for a table.
+    /// Too many columns for a table.
     pub(super) fn finish(self) -> Result<Members, String> {
         if self.0.len() > COLUMNS_MAX {
-            return Err(format!("its objects have more than {COLUMNS_MAX} different members"));
+            return Err(format!("the objects have more than {COLUMNS_MAX} different members"));
         }
         Ok(self.0)
     }
 }
 
-/// Finds what separates the rows of a file that begins with `head`, which may be all of it. `is_json` if its
-/// extension is `.json`, which does not say that its rows are lines.
+/// Detects how rows are separated in a file that begins with `head`, which may be all of it. `is_json` is set
+/// for the extension `.json`, which does not imply one row per line.
 ///
 /// # Errors
 ///
-/// [`Foreign`] if it is one object that holds what may be rows.
+/// [`Foreign`] if it is a single object that may contain rows.
 pub(super) fn separation_of(
     head: &[u8],
     is_whole: bool,
@@ -78,7 +78,7 @@ pub(super) fn separation_of(
     let Some(line) = head.split_inclusive(|byte| *byte == b'\n').next() else {
         return Ok(Separation::Lines);
     };
-    // A first line that is no object may be damaged, or one that goes on in the next.
+    // A first line that is not an object may be damaged, or may continue on the next line.
     let is_one_line = line.len() == head.len() || object_of(line, |_, _| ()).is_ok();
     match Separation::Items.first(head, is_whole, 2).as_slice() {
         [object] if is_json && is_whole && holds_rows(object) => Err(ONE_OBJECT),
@@ -90,8 +90,8 @@ pub(super) fn separation_of(
     }
 }
 
-/// Returns whether every member of an object is a list or an object, as in `{"data": [...]}` and in tables
-/// that are written column by column.
+/// Returns whether every member of an object is a list or an object, as in `{"data": [...]}` and in
+/// column-oriented tables.
 fn holds_rows(object: &[u8]) -> bool {
     let (mut n_members, mut n_nested) = (0, 0);
     let found = object_of(object, |_, value| {
@@ -101,16 +101,16 @@ fn holds_rows(object: &[u8]) -> bool {
     found.is_ok() && n_members > 0 && n_nested == n_members
 }
 
-/// Calls `member` with the name and the value of every member of a row.
+/// Calls `member` with the name and the raw value of every member of a row.
 fn object_of<'a>(row: &'a [u8], member: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), String> {
-    let text = std::str::from_utf8(row).map_err(|error| format!("it is not UTF-8: {error}"))?;
+    let text = std::str::from_utf8(row).map_err(|error| format!("invalid UTF-8: {error}"))?;
     json::object(text, member).map_err(|error| match text.trim_start().as_bytes() {
         [b'{', ..] => error.to_string(),
-        _ => "it is not a JSON object".to_owned(),
+        _ => "expected a JSON object".to_owned(),
     })
 }
 
-/// Widens a shape to hold a value, which is well formed.
+/// Widens a shape to include a well-formed value.
 fn widen(shape: &mut Shape, value: &str, depth: usize) {
     let has_depth = depth < TYPE_DEPTH_MAX;
     match (&mut *shape, value.as_bytes().first()) {
@@ -140,7 +140,7 @@ fn widen(shape: &mut Shape, value: &str, depth: usize) {
 
 fn widen_members(members: &mut Members, object: &str, depth: usize) {
     let mut place = 0;
-    // The value was found to be well formed.
+    // The value is known to be well formed.
     drop(json::object(object, |name, value| {
         widen(members.member(&name, place), value, depth + 1);
         place += 1;
@@ -151,10 +151,10 @@ fn widen_item(item: &mut Shape, list: &str, depth: usize) {
     drop(json::list(list, |value| widen(item, value, depth + 1)));
 }
 
-/// A value within a row, and the row; none if it is null.
+/// A raw value and its row; `None` if null.
 type Value<'a> = (usize, Option<&'a str>);
 
-/// Reads `records` as rows of `schema`, whose columns are some of the file's.
+/// Decodes `records` as rows of `schema`, a subset of the file's columns.
 pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
     let places = places_of(schema.fields());
     let nulls: Vec<Value<'_>> = (0..records.len()).map(|row| (row, None)).collect();
@@ -176,7 +176,7 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
     }
     let columns = schema.fields().iter().zip(&values).map(|(field, values)| {
         build(field.data_type(), values, &mut |row, problem| {
-            let problem = format!("`{}` {problem}", field.name());
+            let problem = format!("column `{}`: {problem}", field.name());
             damaged.push(Damaged::at_line(row, records[row].line, &problem));
         })
     });
@@ -184,7 +184,7 @@ pub(super) fn decode(records: &[RawRecord], schema: &SchemaRef) -> ReadRows {
     ReadRows::new(Arc::clone(schema), columns, records.len(), damaged)
 }
 
-/// Returns the places of fields by their names.
+/// Returns the positions of fields by name.
 fn places_of(fields: &Fields) -> HashMap<&str, usize> {
     fields.iter().enumerate().map(|(place, field)| (field.name().as_str(), place)).collect()
 }
@@ -193,7 +193,7 @@ fn not_null(value: &str) -> Option<&str> {
     Some(value).filter(|value| *value != "null")
 }
 
-/// Makes a column of values; calls `refuse` with the row of each that is not of its type.
+/// Builds a column from values; calls `refuse` with the row of each value of the wrong type.
 fn build(
     data_type: &DataType,
     values: &[Value<'_>],
@@ -212,7 +212,7 @@ fn build(
                     }
                 });
                 if read.is_err() {
-                    refuse(*row, format!("is `{}`, and not an object", short(value)));
+                    refuse(*row, format!("expected an object, got `{}`", short(value)));
                 }
                 read.is_ok()
             });
@@ -230,7 +230,7 @@ fn build(
                 let read = value.map(|value| {
                     let read = json::list(value, |item| items.push((*row, not_null(item))));
                     if read.is_err() {
-                        refuse(*row, format!("is `{}`, and not a list", short(value)));
+                        refuse(*row, format!("expected a list, got `{}`", short(value)));
                         items.truncate(n_before);
                     }
                     read
@@ -254,7 +254,7 @@ fn build(
             for place in bad {
                 let (row, cell) = (values[place].0, cells[place].as_deref().unwrap_or_default());
                 let expected = typed::expected(data_type);
-                refuse(row, format!("is `{}`, and not {expected}", short(cell)));
+                refuse(row, format!("expected {expected}, got `{}`", short(cell)));
             }
             column
         }

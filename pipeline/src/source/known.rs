@@ -1,5 +1,5 @@
-//! What is known of a table's columns, kept from run to run: files that are done are not read again, and
-//! those that are read later still get the columns of all.
+//! The known columns of a table, kept across runs: completed files are not read again, but files read later
+//! still get the columns of all.
 
 use arrow::{
     datatypes::{DataType, Fields, Schema},
@@ -10,22 +10,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use super::shape::Members;
 
-/// The columns of all files of a table, also of those that earlier runs have read.
+/// The columns of all files of a table, including those that earlier runs have read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KnownColumns {
-    /// Those of files of text, which follow from their rows.
+    /// Columns of text files, inferred from their rows.
     pub(super) text: Members,
-    /// Those of shards.
+    /// Columns of shards.
     #[serde(with = "as_ipc")]
     pub(super) shards: Fields,
-    /// Those of files that declare theirs.
+    /// Columns of files that declare their types.
     #[serde(with = "as_ipc")]
     pub(super) declared: Fields,
 }
 
 impl KnownColumns {
-    /// Returns a column whose type is not what it was `before`, where it had one: its name and both types.
+    /// Returns a column whose type differs from its type in `before`, if any.
     #[must_use]
     pub fn changed<'a>(
         &self,
@@ -49,15 +49,15 @@ impl KnownColumns {
 /// A column whose type has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// Its name.
+    /// The name.
     pub column: String,
-    /// What it was.
+    /// The previous type.
     pub was: DataType,
-    /// What it is.
+    /// The current type.
     pub is: DataType,
 }
 
-/// Fields as a schema in Arrow's IPC format, Base64.
+/// Fields as a base64 Arrow IPC schema.
 mod as_ipc {
     use super::{
         BASE64_STANDARD, Deserialize, Deserializer, Engine, Fields, Schema, Serializer,

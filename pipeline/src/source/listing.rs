@@ -1,4 +1,4 @@
-//! Which files a job reads, and what they are.
+//! Lists the files of a job and detects their formats.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use super::{
     SourceError,
     file::disk_object,
     names::{
-        TABLES, format_of, has_extension, is_beside_output, is_json, other_format, passed_over,
+        TABLES, format_of, has_extension, is_beside_output, is_json, other_format, skip_reason,
     },
     roots::{Followed, root_of},
     skipped::{SkipReason, Skipped},
@@ -23,23 +23,23 @@ use crate::store::{Folder, ObjectAt, PLAN, address, is_url, is_web, key_of};
 /// A file of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Where it lies: absolute, or a URL.
+    /// An absolute path or a URL.
     pub path: String,
-    /// What it is.
+    /// The format.
     pub format: SourceFormat,
-    /// Its identity, where the listing tells it.
+    /// The identity, if the listing provides it.
     object: Option<SourceObject>,
 }
 
 impl Listed {
-    /// Returns a file that is named itself: of `format`, or of what its extension says, or Parquet.
+    /// Returns a file with the given format, else the format of its extension, else Parquet.
     #[must_use]
     pub fn new(path: String, format: Option<SourceFormat>) -> Self {
         let format = format.or_else(|| format_of(&key_of(&path))).unwrap_or(SourceFormat::Parquet);
         Self { path, format, object: None }
     }
 
-    /// Returns whether the file, or what it is a link to, lies in an output.
+    /// Returns whether the file or the target of a link is within an output.
     pub(crate) fn is_within(&self, output: &Folder) -> bool {
         let real = || Path::new(&self.path).canonicalize();
         let is_real_within = || real().is_ok_and(|real| output.holds(&real.to_string_lossy()));
@@ -51,7 +51,7 @@ impl Listed {
         self.object().is_ok_and(|now| now == *object)
     }
 
-    /// Returns the file's identity, looking at it where the listing did not.
+    /// Returns the file's identity, querying it if the listing did not provide it.
     pub(super) fn object(&self) -> Result<SourceObject, SourceError> {
         let found = match &self.object {
             Some(object) => Ok(object.clone()),
@@ -64,18 +64,17 @@ impl Listed {
     }
 }
 
-/// The files that a source names.
+/// The files matched by a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Those that are to be read.
+    /// The files to read.
     pub files: Vec<Listed>,
-    /// Those that are not.
+    /// The files not to read.
     pub skipped: Skipped,
 }
 
 impl Listing {
-    /// Gives files the names by which earlier runs know them: up to version 0.1 those of the targets of
-    /// links.
+    /// Renames files to the names that earlier runs recorded: up to version 0.1, those of link targets.
     pub(crate) fn respell(&mut self, known: &HashSet<String>) {
         let listed: HashSet<String> = self.files.iter().map(|file| file.path.clone()).collect();
         for file in &mut self.files {
@@ -93,17 +92,17 @@ impl Listing {
     }
 }
 
-/// Lists the files that `entries` name: files, directories (searched below), glob patterns; paths, resolved
-/// against `base_dir`, URLs of object stores, or datasets of the Hub. What they are `format` says, or their
-/// extensions, or, of files on a disk without one, their contents.
+/// Lists the files matched by `entries`: files, directories (searched recursively) and glob patterns; paths
+/// resolved against `base_dir`, URLs of object stores, or Hub datasets. The format is `format`, else that of
+/// the extension, else, for files on disk without one, detected from the contents.
 ///
-/// Files of one entry are sorted by path; a file named twice is read once. A link is a file of its own name;
-/// one that leads out of the folder that the entry names is read if `follow_links` says so, or if it leads to
-/// where git-annex, DVC or the Hub's cache keep contents. What is not read is counted.
+/// Files of one entry are sorted by path; a file named twice is read once. A link is a file under its own
+/// name; a link that leads out of the entry's folder is read if `follow_links` is set, or if it leads to the
+/// content store of git-annex, DVC or the Hub's cache. Files that are not read are counted.
 ///
 /// # Errors
 ///
-/// [`SourceError::NothingFound`] for the first entry that names no file.
+/// [`SourceError::NothingFound`] for the first entry that matches no file.
 pub fn list_files(
     entries: &[String],
     base_dir: &Path,
@@ -123,7 +122,7 @@ pub fn list_files(
         };
         let Listing { files, skipped } = found;
         if files.is_empty() {
-            return Err(SourceError::NothingFound { entry: named, skipped: skipped.told() });
+            return Err(SourceError::NothingFound { entry: named, skipped: skipped.summary() });
         }
         listing.files.extend(files.into_iter().filter(|file| seen.insert(file.path.clone())));
         listing.skipped.extend(skipped);
@@ -131,21 +130,20 @@ pub fn list_files(
     Ok(listing)
 }
 
-/// Chooses of the files that a folder or a pattern has: those of the `format` that is asked for, else
-/// those of the first that there is. A pattern whose files have no extension that is known means them
-/// all.
+/// Selects files of a folder or pattern: those of the requested `format`, else those of the preferred format
+/// found. A pattern that only matches files without a known extension selects all of them.
 fn choose(
     mut found: Vec<Found>,
     format: Option<SourceFormat>,
     is_pattern: bool,
     mut skipped: Skipped,
 ) -> Listing {
-    // A batch file is one of lines.
+    // Batch files consist of lines.
     let by_extension = match format {
         Some(SourceFormat::OpenaiBatch) => Some(SourceFormat::Jsonl),
         format => format,
     };
-    // A folder often has files of JSON beside its table.
+    // Folders often have JSON files beside their table.
     if by_extension != Some(SourceFormat::Jsonl)
         && found.iter().any(|file| file.format.is_some() && !is_json(&file.path))
     {
@@ -169,7 +167,7 @@ fn choose(
     Listing { files, skipped }
 }
 
-/// A file that a folder or pattern has.
+/// A file of a folder or pattern.
 struct Found {
     path: String,
     object: Option<SourceObject>,
@@ -177,13 +175,13 @@ struct Found {
 }
 
 impl Found {
-    /// Takes a file whose format the extension of its name says.
+    /// Returns a file whose format is given by its extension.
     fn named(path: String, object: Option<SourceObject>) -> Self {
         let format = format_of(&path);
         Self { path, object, format }
     }
 
-    /// Takes a file of a disk.
+    /// Returns a file on disk.
     fn on_disk(path: String) -> Self {
         let format = match has_extension(&path) {
             true => format_of(&path),
@@ -193,7 +191,7 @@ impl Found {
     }
 }
 
-/// How names in a store or a dataset are matched: a folder by a folder, whatever the case.
+/// Matching of names in stores and datasets: folder by folder, case-sensitive.
 const WITHIN_FOLDERS: glob::MatchOptions = glob::MatchOptions {
     case_sensitive: false,
     require_literal_separator: true,
@@ -204,11 +202,11 @@ fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
     SourceError::Pattern { entry: entry.to_owned(), problem: error.to_string() }
 }
 
-/// Lists the files that a URL names.
+/// Lists the files matched by a URL.
 fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
     let named = || Listed::new(address::named(url), format);
     let one = || Listing { files: vec![named()], ..Listing::default() };
-    // A query string of HTTP is no pattern, and only a store can be listed.
+    // An HTTP query string is not a pattern, and only stores can be listed.
     if is_web(url) {
         return Ok(one());
     }
@@ -217,14 +215,14 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceEr
         return Ok(one());
     }
     let literal = &url[..wild.unwrap_or(url.len())];
-    // Stores list by whole names of folders.
+    // Stores list by whole folder names.
     let folder = match wild {
         Some(_) => &literal[..=literal.rfind('/').unwrap_or_default()],
         None => literal,
     };
     let io_error = |source| SourceError::Io { path: PathBuf::from(url), source };
     let listed = ObjectAt::list(folder).map_err(io_error)?;
-    // As on a disk, a file or folder with `*`, `?` or `[` in its name can be named as it is.
+    // As on disk, a file or folder with `*`, `?` or `[` in its name can be named literally.
     if let Some(named) = listed.iter().find(|object| object.path == url) {
         let mut named_alone = one();
         named_alone.files.iter_mut().for_each(|file| file.object = Some(named.clone()));
@@ -234,7 +232,7 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceEr
     let is_folder = wild.is_none() || listed.iter().any(|object| object.path.starts_with(&folder));
     let pattern = (!is_folder).then(|| glob::Pattern::new(url)).transpose();
     let pattern = pattern.map_err(|error| pattern_error(url, &error))?;
-    let outputs = books_of_outputs(&listed, &folder);
+    let outputs = output_metadata_prefixes(&listed, &folder);
     let (mut found, mut skipped) = (Vec::new(), Skipped::default());
     for object in listed {
         let path = object.path.clone();
@@ -263,8 +261,8 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceEr
     Ok(choose(found, format, pattern.is_some(), skipped))
 }
 
-/// Returns the prefixes below `folder` of a store that outputs keep their books under.
-fn books_of_outputs(listed: &[SourceObject], folder: &str) -> Vec<String> {
+/// Returns the prefixes below `folder` in which outputs store their metadata.
+fn output_metadata_prefixes(listed: &[SourceObject], folder: &str) -> Vec<String> {
     let folder = folder.trim_end_matches('/');
     let beside = listed.iter().filter_map(|object| {
         let dir = object.path.strip_suffix("/plan.json")?;
@@ -274,12 +272,12 @@ fn books_of_outputs(listed: &[SourceObject], folder: &str) -> Vec<String> {
     beside.chain(within.map(|output| format!("{output}rejects/"))).collect()
 }
 
-/// Returns why a file is skipped, if a name in its path below a folder says so.
+/// Returns the reason to skip a file because of a name in its path.
 fn skip_below(path: &str) -> Option<SkipReason> {
-    path.split('/').filter(|name| !name.is_empty()).find_map(passed_over)
+    path.split('/').filter(|name| !name.is_empty()).find_map(skip_reason)
 }
 
-/// Lists the files of a dataset of the Hub, which are read from it as over HTTP.
+/// Lists the files of a Hub dataset, which are read over HTTP.
 fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Listing, SourceError> {
     let dataset: HubDataset = entry.parse()?;
     let inside = dataset.inside();
@@ -305,7 +303,7 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Listing, So
     Ok(choose(found, format, pattern.is_some(), skipped))
 }
 
-/// Lists the files that a path of a disk names.
+/// Lists the files matched by a local path.
 fn list_path(
     path: &Path,
     format: Option<SourceFormat>,
@@ -319,7 +317,7 @@ fn list_path(
         return Ok(choose(found, format, false, walk.skipped));
     }
     let Some(named) = path.to_str() else {
-        let problem = "it is not UTF-8".to_owned();
+        let problem = "the path is not valid UTF-8".to_owned();
         return Err(SourceError::Pattern { entry: path.display().to_string(), problem });
     };
     if path.is_file() {
@@ -354,7 +352,7 @@ fn list_path(
             }
         }
     }
-    // Of what folders hold that a pattern names, only files of known formats are meant.
+    // In folders matched by a pattern, only files of known formats are read.
     for file in walk.found.into_iter().map(Found::on_disk) {
         match file.format {
             Some(_) => found.push(file),
@@ -458,8 +456,8 @@ mod tests {
         assert!(listing.files.iter().all(|file| file.format == SourceFormat::Media));
         assert_eq!(
             listing.skipped.to_string(),
-            "skipped 7 files: 2 hidden, 1 TXT, 1 XLSX, 1 without an extension, 1 of the system, \
-             1 of bookkeeping"
+            "skipped 7 files: 2 hidden, 1 TXT, 1 XLSX, 1 without an extension, 1 system file, \
+             1 metadata file"
         );
     }
 
@@ -496,9 +494,9 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(
             listing.skipped.to_string(),
-            "skipped 5 files: 3 link loops, 1 dangling link, 1 with a name that is not UTF-8"
+            "skipped 5 files: 3 link loops, 1 dangling link, 1 name that is not UTF-8"
         );
-        // Unless links out of the folder are followed.
+        // All of them, if links out of the folder are followed.
         for (entry, n_within, n_all) in
             [("data", 2, 3), ("data/*/*.csv", 2, 2), ("data/*/*/*.csv", 0, 1)]
         {
@@ -508,7 +506,7 @@ mod tests {
                 assert_eq!(n_found, n_files, "{entry} {follows}");
             }
         }
-        // `..` behind a link is the folder above its target.
+        // `..` after a link is the parent of its target.
         let above =
             list_files(&["data/linked/../data/lang=de".to_owned()], &root, None, true).unwrap();
         assert_eq!(above.files, listing.files[..2]);

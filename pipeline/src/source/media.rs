@@ -1,8 +1,7 @@
-//! Pictures and sounds as files: each is a row. Their bytes are read when the row is.
+//! Image and audio files as rows, whose bytes are read with the row.
 //!
-//! Files stand together in groups, which are what a file is of other sources: its identity is that of all
-//! of them. Where a group ends the names say, so that a file that comes or goes changes its own group
-//! and leaves the others as they are.
+//! Files are grouped, and a group acts as a file of other sources: its identity is that of all its files.
+//! Group boundaries depend on the names, so that an added or removed file only changes its own group.
 
 use std::{
     borrow::Cow,
@@ -26,26 +25,26 @@ use super::{
 };
 use crate::store::{ObjectAt, StoreFault, fault_of, is_url, key_of};
 
-/// The most files of a group; on average one in this many names ends one.
+/// The maximum files per group; on average, one in this many names ends a group.
 const GROUP_FILES_MAX: usize = 1024;
 
-/// Files that are rows.
+/// A group of files that are rows.
 #[derive(Clone, Debug)]
 pub(super) struct MediaFiles {
     pub(super) files: Vec<SourceObject>,
-    /// The most bytes of a file; a larger one costs its row.
+    /// The maximum bytes of a file; a larger one is rejected.
     bytes_max: u64,
 }
 
-/// Cuts listed files into groups.
+/// Splits listed files into groups.
 pub(super) fn groups(files: Vec<SourceObject>) -> Vec<Vec<SourceObject>> {
     let none = Schema::empty();
     let mut groups: Vec<Vec<SourceObject>> = Vec::new();
     let mut open: Option<Partitions> = None;
     for file in files {
-        let folders = Partitions::of(&file.path, &none);
+        let folders = Partitions::from_path(&file.path, &none);
         let name = file_name(&file.path);
-        // Two digits of 16: one name in 256.
+        // Two hex digits: one name in 256.
         let ends = sha256_hex([name.as_bytes()]).starts_with("00");
         match groups.last_mut() {
             Some(group) if open.as_ref() == Some(&folders) && group.len() < GROUP_FILES_MAX => {
@@ -63,12 +62,12 @@ impl MediaFiles {
         Self { files, bytes_max }
     }
 
-    /// Returns how many bytes of a file are read: none of one that is too large.
+    /// Returns the bytes to read of a file: 0 if it is too large.
     pub(super) fn bytes_of(&self, file: &SourceObject) -> u64 {
         if file.size_bytes > self.bytes_max { 0 } else { file.size_bytes }
     }
 
-    /// Returns the identity of the files together: it is named by the first.
+    /// Returns the identity of the group, named after its first file.
     pub(super) fn object(&self) -> SourceObject {
         let parts = self.files.iter().map(|file| {
             let etag = file.etag.as_deref().unwrap_or_default();
@@ -96,7 +95,7 @@ impl MediaFiles {
     ///
     /// # Errors
     ///
-    /// That of a disk or store which fails; a file that has gone or changed costs its row.
+    /// An I/O error of the disk or the store; a file that vanished or changed is rejected.
     pub(super) fn read(
         &self,
         rows: &[usize],
@@ -124,7 +123,7 @@ impl MediaFiles {
         Ok(ReadRows::new(Arc::clone(schema), columns, files.len(), damaged))
     }
 
-    /// Reads whole files, all of a store at a time.
+    /// Reads whole files, concurrently in a store.
     fn contents(
         &self,
         files: &[&SourceObject],
@@ -182,22 +181,22 @@ impl MediaFiles {
 enum Started {
     Refused(String),
     OnDisk,
-    /// A store has no range without bytes.
+    /// Stores do not support empty ranges.
     Empty,
     InStore(io::Result<crate::store::Reading>),
 }
 
-const GONE: &str = "has gone since it was listed";
-const CHANGED: &str = "has changed since it was listed";
+const GONE: &str = "was removed after it was listed";
+const CHANGED: &str = "was changed after it was listed";
 
-/// Reads a file of a disk. The inner error is the row's, the outer one that of the disk.
+/// Reads a file on disk. The inner error is that of the row, the outer one that of the disk.
 fn read_whole(file: &SourceObject) -> io::Result<Result<Bytes, String>> {
     let mut opened = match open_file(Path::new(&file.path)) {
         Ok(opened) => opened,
         Err(error) => {
             return match error.kind() {
                 io::ErrorKind::NotFound => Ok(Err(GONE.to_owned())),
-                io::ErrorKind::PermissionDenied => Ok(Err(format!("cannot be read: {error}"))),
+                io::ErrorKind::PermissionDenied => Ok(Err(format!("is not readable: {error}"))),
                 _ => Err(error),
             };
         }
@@ -213,7 +212,7 @@ fn read_whole(file: &SourceObject) -> io::Result<Result<Bytes, String>> {
     Ok(Err(CHANGED.to_owned()))
 }
 
-/// Returns the last name of a path, or of the key that a URL names.
+/// Returns the last component of a path or of the key in a URL.
 fn file_name(path: &str) -> Cow<'_, str> {
     if is_url(path) {
         return match key_of(path) {

@@ -1,4 +1,4 @@
-//! What a run reads: which files, their schema, their spans, their rows.
+//! The input of a run: its files, their schema, their spans and their rows.
 
 mod arrow_ipc;
 pub(crate) mod batch;
@@ -60,114 +60,114 @@ use legenda_models::HubError;
 
 use crate::store::{LocationError, StoreFault, fault_of, is_url};
 
-/// The disk or the store failed, again and again. No row is rejected for that.
+/// The disk or the store failed after retries. No row is rejected for that.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "cannot read `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+    "failed to read `{path}`: {problem}; committed spans are safe: fix the cause and run the same command again"
 )]
 pub struct SourceFailed {
     /// The file.
     pub path: String,
-    /// What the system or the store says.
+    /// The error of the system or the store.
     pub problem: String,
 }
 
-/// Why a source cannot be read at all; single rows are rejected instead.
+/// An error that makes the whole source unreadable; single rows are rejected instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// An entry of `source.paths` names nothing.
+    /// An entry of `source.paths` matches no file.
     #[error(
-        "`source.paths` names `{entry}`, which has no file to read{skipped}: correct the path or pattern, or set `source.format`"
+        "`source.paths`: no readable file matches `{entry}`{skipped}: correct the path or pattern, or set `source.format`"
     )]
     NothingFound {
         /// The entry, resolved against the job file's folder.
         entry: String,
-        /// Which files are there, in parentheses; empty if there are none.
+        /// The files that exist, in parentheses; empty if there are none.
         skipped: String,
     },
     /// A dataset of the Hub cannot be listed.
     #[error("`source.paths`: {0}")]
     Dataset(#[from] HubError),
-    /// An entry of `source.paths` is no glob pattern.
-    #[error("`source.paths` holds the pattern `{entry}`, which cannot be read: {problem}")]
+    /// An entry of `source.paths` is not a glob pattern.
+    #[error("`source.paths`: invalid glob pattern `{entry}`: {problem}")]
     Pattern {
         /// The entry.
         entry: String,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
     /// A URL of `source.paths` cannot be used.
     #[error("`source.paths`: {0}")]
     Location(#[from] LocationError),
     /// A file cannot be opened.
-    #[error("cannot read `{}`: {source}", path.display())]
+    #[error("failed to read `{}`: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is no Parquet file or its footer is damaged.
-    #[error("`{path}` is no readable Parquet file: replace it, or leave it out of `source.paths`")]
+    /// A file is not Parquet or its footer is damaged.
+    #[error(
+        "`{path}` is not a readable Parquet file: replace it, or exclude it from `source.paths`"
+    )]
     Parquet {
         /// The file.
         path: PathBuf,
-        /// The reader's reason.
+        /// The reader's error.
         source: ::parquet::errors::ParquetError,
     },
-    /// A file that earlier runs have read cannot be read any more.
+    /// A file that earlier runs have read is no longer readable.
     #[error(
-        "cannot read `{path}`, whose rows earlier runs have answered: make it readable again, or remove it if its answers are to go"
+        "failed to read `{path}`, which earlier runs have answered: make it readable again, or delete it to drop its answers"
     )]
     OutOfReach {
         /// The file.
         path: PathBuf,
     },
-    /// A file is not what it is taken for.
+    /// A file does not have the expected format.
     #[error(
-        "`{path}` cannot be read as {format}: {problem}; replace it, leave it out of `source.paths`, or say what it is by `source.format`"
+        "failed to read `{path}` as {format}: {problem}; replace it, exclude it from `source.paths`, or set `source.format`"
     )]
     Format {
         /// The file.
         path: PathBuf,
-        /// What it is taken for.
+        /// The expected format.
         format: &'static str,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
-    /// A file is of a kind that is not read.
-    #[error("`{}` is {kind}, which cannot be read: {remedy}", path.display())]
+    /// A file has an unsupported format.
+    #[error("`{}` is {kind}, which is not supported: {remedy}", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The format.
         kind: &'static str,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// `source.schema` names a column that no file has.
-    #[error(
-        "`source.schema` names the column `{column}`, which the table does not have; it has {available}"
-    )]
+    /// `source.schema` names a column that does not exist.
+    #[error("`source.schema`: column `{column}` does not exist; available columns: {available}")]
     UnknownTyped {
         /// The column.
         column: String,
-        /// The columns there are.
+        /// The existing columns.
         available: String,
     },
-    /// `source.schema` is set, and the types of a file are not to be chosen.
+    /// `source.schema` is set, but a file declares its own types.
     #[error(
-        "`source.schema` sets types of CSV and JSON Lines; `{}` has types of its own: remove the key",
+        "`source.schema` only applies to CSV and JSON Lines, but `{}` declares its own types: remove the key",
         path.display()
     )]
     TypedFile {
         /// The file.
         path: PathBuf,
     },
-    /// A column that the job names is missing.
+    /// A column named in the job is missing.
     #[error(
-        "`{key}` names the column `{column}`, which `{path}` does not have; it has {available}"
+        "`{key}`: column `{column}` does not exist in `{path}`; available columns: {available}"
     )]
     MissingColumn {
         /// The key of the job file.
@@ -176,13 +176,11 @@ pub enum SourceError {
         column: String,
         /// The file.
         path: PathBuf,
-        /// The columns it has.
+        /// The existing columns.
         available: String,
     },
-    /// A column has a type that cannot be what the job says it is.
-    #[error(
-        "`{key}` names the column `{column}` of `{path}`, which is {actual}; expected {expected}"
-    )]
+    /// A column has the wrong type for its use.
+    #[error("`{key}`: column `{column}` of `{path}` has type {actual}, expected {expected}")]
     ColumnType {
         /// The key of the job file.
         key: String,
@@ -192,28 +190,28 @@ pub enum SourceError {
         path: PathBuf,
         /// Its Arrow type.
         actual: String,
-        /// What would do.
+        /// The expected types.
         expected: &'static str,
     },
-    /// A column differs between two files of the source.
+    /// A column has different types in two source files.
     #[error(
-        "the column `{column}` is {actual} in `{path}` but {expected} in `{first}`: make the files alike, or leave the column out by `output.columns`"
+        "column `{column}` has type {actual} in `{path}` but {expected} in `{first}`: make the types equal, or exclude the column with `output.columns`"
     )]
     Differs {
         /// The column.
         column: String,
         /// The file that differs.
         path: PathBuf,
-        /// The type there.
+        /// Its type there.
         actual: String,
         /// The first file.
         first: PathBuf,
-        /// The type there.
+        /// Its type there.
         expected: String,
     },
-    /// A carried column has a name that the answer table uses.
+    /// A carried column has a reserved name.
     #[error(
-        "the column `{column}` of `{path}` has a name that the answers use: name the columns to carry in `output.columns`, or rename it"
+        "column `{column}` of `{path}` has a name reserved for answers: rename it, or list the columns to carry in `output.columns`"
     )]
     ReservedColumn {
         /// The column.
@@ -224,7 +222,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Returns whether a file is at fault, so that others may still be read.
+    /// Returns whether a single file is at fault, so that others may be readable.
     pub(crate) fn is_of_file(&self) -> bool {
         match self {
             Self::Parquet { .. } | Self::Format { .. } | Self::Foreign { .. } => true,
@@ -239,23 +237,23 @@ impl SourceError {
         }
     }
 
-    /// Returns the file that is at fault, and what is wrong with it.
-    pub(crate) fn told(&self) -> (String, String) {
+    /// Returns the file at fault and the problem.
+    pub(crate) fn path_and_problem(&self) -> (String, String) {
         let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         match self {
             Self::Parquet { path, source } => (shown(path), source.to_string()),
             Self::Format { path, format, problem } => {
-                (shown(path), format!("cannot be read as {format}: {problem}"))
+                (shown(path), format!("invalid {format}: {problem}"))
             }
             Self::Foreign { path, kind, remedy } => {
-                (shown(path), format!("is {kind}, which cannot be read: {remedy}"))
+                (shown(path), format!("{kind}, which is not supported: {remedy}"))
             }
             Self::Io { path, source } => (shown(path), source.to_string()),
             error => (String::new(), error.to_string()),
         }
     }
 
-    /// Returns whether the same may succeed later, with nothing changed: a store is away for a while.
+    /// Returns whether the error is transient, such as an unavailable store.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Io { path, source } if is_url(&path.to_string_lossy())

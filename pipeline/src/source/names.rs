@@ -1,12 +1,12 @@
-//! What the names of files and folders say of them.
+//! File and folder names: format detection by extension, and names to skip.
 
 use legenda_schemas::job::SourceFormat;
 
 use super::skipped::SkipReason;
 use crate::store::BESIDE;
 
-/// The extensions of each kind of table, lower case. Of a folder with files of several the first of these
-/// is read: images often lie beside tables that describe them.
+/// The lower-case extensions of each table format. In a mixed folder the first of these formats is read,
+/// because images often come with tables that describe them.
 pub(super) const TABLES: [(SourceFormat, &[&str]); 5] = [
     (SourceFormat::Parquet, &["parquet", "pq"]),
     (SourceFormat::Arrow, &["arrow", "arrows", "feather", "ipc"]),
@@ -15,11 +15,11 @@ pub(super) const TABLES: [(SourceFormat, &[&str]); 5] = [
     (SourceFormat::Csv, &["csv", "tsv"]),
 ];
 
-/// The extensions of compressions, which follow that of the format.
+/// The extensions of compression formats, which follow that of the format.
 const COMPRESSIONS: [&str; 3] = ["gz", "zst", "zstd"];
 
-/// The extensions of images, lower case, also of those that are not decoded: each file is a row, and a
-/// row that cannot be answered is a reject.
+/// The lower-case extensions of images, including undecodable formats: each file is a row, and an
+/// unsupported one is rejected.
 const IMAGES: &[&str] = &[
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "pjpeg", "webp", "gif", "bmp", "dib", "tif",
     "tiff", "avif", "heic", "heif", "hif", "jxl", "jp2", "j2k", "jpx", "ico", "pbm", "pgm", "ppm",
@@ -27,14 +27,14 @@ const IMAGES: &[&str] = &[
     "arw", "orf", "rw2", "raf",
 ];
 
-/// The extensions of sounds and of videos, which have one, as those of images.
-const SOUNDS: &[&str] = &[
+/// The lower-case extensions of audio files, and of videos with an audio track.
+const AUDIO: &[&str] = &[
     "wav", "wave", "w64", "rf64", "flac", "mp3", "ogg", "oga", "opus", "spx", "m4a", "m4b", "mp4",
     "aac", "aif", "aiff", "aifc", "caf", "au", "snd", "wma", "amr", "ac3", "ape", "wv", "mka",
     "weba", "webm", "mkv", "mov", "m4v", "avi", "3gp",
 ];
 
-/// Names of files and folders that systems and applications keep, lower case.
+/// Lower-case names of files and folders created by systems and applications.
 const SYSTEM: &[&str] = &[
     "thumbs.db",
     "desktop.ini",
@@ -45,7 +45,7 @@ const SYSTEM: &[&str] = &[
     "@eadir",
 ];
 
-/// Names of files and folders in which Legenda, Spark, Delta Lake and Dask keep their books.
+/// Names of metadata files and folders of Legenda, Spark, Delta Lake and Dask.
 const BOOKKEEPING: &[&str] = &[
     "_legenda",
     "_success",
@@ -56,14 +56,14 @@ const BOOKKEEPING: &[&str] = &[
     "_temporary",
 ];
 
-/// Returns the extension of a name, lower case.
+/// Returns the lower-case extension of a name.
 fn extension(name: &str) -> Option<String> {
     let (stem, extension) = name.rsplit_once('.')?;
     let has_stem = !stem.is_empty() && !stem.ends_with(['/', '\\']);
     (has_stem && !extension.contains(['/', '\\'])).then(|| extension.to_lowercase())
 }
 
-/// Returns the extension of the name of a file that may be compressed, lower case.
+/// Returns the lower-case extension of a name without that of a compression.
 pub(super) fn plain_extension(name: &str) -> Option<String> {
     let found = extension(name)?;
     match COMPRESSIONS.contains(&found.as_str()) {
@@ -72,45 +72,45 @@ pub(super) fn plain_extension(name: &str) -> Option<String> {
     }
 }
 
-/// Returns whether a file is a table of JSON by its name alone.
+/// Returns whether a file is JSON by its name alone.
 pub(super) fn is_json(name: &str) -> bool {
     plain_extension(name).is_some_and(|extension| extension == "json")
 }
 
-/// Returns the format that the extension of a name or path says.
+/// Returns the format of the extension of a name or path.
 #[must_use]
 pub fn format_of(name: &str) -> Option<SourceFormat> {
     let extension = extension(name)?;
     let plain = plain_extension(name)?;
     let mut tables = TABLES.into_iter();
     let table = tables.find(|(_, known)| known.contains(&plain.as_str()));
-    // Parquet is compressed in itself.
+    // Parquet has its own compression.
     let is_read = |format: &SourceFormat| plain == extension || *format != SourceFormat::Parquet;
     table.map(|(format, _)| format).filter(is_read).or_else(|| {
-        let is_media = [IMAGES, SOUNDS].iter().any(|known| known.contains(&extension.as_str()));
+        let is_media = [IMAGES, AUDIO].iter().any(|known| known.contains(&extension.as_str()));
         is_media.then_some(SourceFormat::Media)
     })
 }
 
-/// Returns whether the extension of a name or path is one of images.
+/// Returns whether a name or path has an image extension.
 #[must_use]
 pub fn is_image(name: &str) -> bool {
     extension(name).is_some_and(|extension| IMAGES.contains(&extension.as_str()))
 }
 
-/// Returns why a file of this name is not read in a folder of another format.
+/// Returns the skip reason of a file of this name in a folder of another format.
 pub(super) fn other_format(name: &str) -> SkipReason {
     extension(name)
         .map_or(SkipReason::NoExtension, |extension| SkipReason::Format(extension.to_uppercase()))
 }
 
-/// Returns whether a file of this name may be of any format.
+/// Returns whether a file of this name may have any format.
 pub(super) fn has_extension(name: &str) -> bool {
     extension(name).is_some()
 }
 
-/// Returns why files or folders of this name are skipped wherever they lie, if they are.
-pub(super) fn passed_over(name: &str) -> Option<SkipReason> {
+/// Returns the skip reason of files or folders of this name in any folder, if there is one.
+pub(super) fn skip_reason(name: &str) -> Option<SkipReason> {
     let lower = name.to_lowercase();
     if SYSTEM.contains(&lower.as_str()) {
         return Some(SkipReason::System);
@@ -130,7 +130,7 @@ pub(super) fn is_beside_output(name: &str) -> bool {
 mod tests {
     use legenda_schemas::job::SourceFormat;
 
-    use super::{SkipReason, format_of, is_image, other_format, passed_over};
+    use super::{SkipReason, format_of, is_image, other_format, skip_reason};
 
     #[test]
     fn names_say_what_files_are() {
@@ -173,7 +173,7 @@ mod tests {
             ("_album", None),
             ("_metadata.csv", None),
         ] {
-            assert_eq!(passed_over(name), reason, "{name}");
+            assert_eq!(skip_reason(name), reason, "{name}");
         }
     }
 }

@@ -1,40 +1,40 @@
-//! Numbers as they are written, and the narrowest type that changes none of them.
+//! Numeric text, and the narrowest type that represents it exactly.
 
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
-/// The most digits of a `Decimal128`.
+/// The maximum digits of a `Decimal128`.
 pub(super) const DECIMAL_DIGITS_MAX: u8 = 38;
-/// A decimal of at most as many digits is the shortest one that its nearest `f64` is written as.
+/// Decimals with at most this many digits survive a round trip through `f64`.
 const EXACT_DIGITS: usize = 15;
 /// Exponents beyond which an `f64` loses digits (subnormal numbers) or is infinite.
 const EXPONENT_MAX: i32 = 290;
-/// Writers of numbers use an exponent from these on.
+/// Number formatters use an exponent from these on.
 const SMALL_EXPONENT: i32 = -5;
 const LARGE_EXPONENT: i32 = 15;
 
-/// What the numbers of a column have in common.
+/// The common properties of the numbers of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Numbers {
     /// None has a decimal point or an exponent.
     are_whole: bool,
     fit_i64: bool,
     fit_u64: bool,
-    /// Each is what its nearest `f64` is written as, but for the point of a whole number.
+    /// Each equals the text of its nearest `f64`, ignoring the decimal point of an integer.
     fit_f64: bool,
-    /// The most digits before the point.
+    /// The maximum digits before the decimal point.
     n_digits: u8,
-    /// The digits behind the point, where they are as many in each.
+    /// The number of fraction digits, if it is the same for all.
     scale: Option<u8>,
-    /// A whole one is written without a point, as `1`.
+    /// Some integer is written without a decimal point, as `1`.
     any_plain: bool,
-    /// A whole one is written with a point, as `1.0`.
+    /// Some integer is written with a decimal point, as `1.0`.
     any_pointed: bool,
 }
 
 impl Numbers {
-    /// Reads a number; none where the text has another spelling than writers of numbers use, such as
-    /// `007`, `+5`, `.5`, `-0`, `1e400`.
+    /// Parses a number; `None` if the text is not in a standard form, such as `007`, `+5`, `.5`, `-0` or
+    /// `1e400`.
     pub(super) fn read(text: &str) -> Option<Self> {
         let (is_negative, rest) = match text.as_bytes() {
             [b'-', rest @ ..] => (true, rest),
@@ -98,7 +98,7 @@ impl Numbers {
         }
     }
 
-    /// Reads a number with an exponent, whose first digit stands before the point.
+    /// Parses a number with an exponent and one digit before the decimal point.
     fn with_exponent(text: &str, whole: &[u8], fraction: &[u8], rest: &[u8]) -> Option<Self> {
         let [b'e' | b'E', rest @ ..] = rest else { return None };
         let (is_negative, rest) = match rest {
@@ -127,7 +127,7 @@ impl Numbers {
         })
     }
 
-    /// Returns what two columns have in common.
+    /// Merges the properties of two columns.
     pub(super) fn merge(self, other: Self) -> Self {
         Self {
             are_whole: self.are_whole && other.are_whole,
@@ -141,7 +141,7 @@ impl Numbers {
         }
     }
 
-    /// Returns the type that holds every number as it is written; text where none does.
+    /// Returns the type that represents every number as written; text if there is none.
     pub(super) fn data_type(self) -> DataType {
         if self.fit_i64 {
             return DataType::Int64;
@@ -160,20 +160,20 @@ impl Numbers {
         }
     }
 
-    /// Returns whether whole numbers of a column with a fraction are written without a point.
+    /// Returns whether integers of a float column are written without a decimal point.
     pub(super) fn are_written_plain(self) -> bool {
         self.any_plain && !self.any_pointed
     }
 }
 
-/// Splits off the digits that `text` begins with.
+/// Splits off the leading digits of `text`.
 fn digits(text: &[u8]) -> (&[u8], &[u8]) {
     let n_digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     text.split_at(n_digits)
 }
 
-/// Returns whether the nearest `f64` of a number is written with the same digits. `exponent` is that of
-/// the first digit of `whole`.
+/// Returns whether the nearest `f64` of a number is written with the same digits. `exponent` is that of the
+/// first digit of `whole`.
 fn is_shortest(text: &str, whole: &[u8], fraction: &[u8], exponent: i32) -> bool {
     let all = || whole.iter().chain(fraction);
     let n_leading = all().take_while(|digit| **digit == b'0').count();
@@ -198,12 +198,12 @@ fn is_shortest(text: &str, whole: &[u8], fraction: &[u8], exponent: i32) -> bool
         && (significant == shown || are_as_near(&significant, &shown, value))
 }
 
-/// Returns whether a value lies in the middle between two texts of as many digits, of which writers choose
-/// either: Python writes -925200945248546.2, and Rust -925200945248546.3.
+/// Returns whether a value is midway between two texts with the same number of digits, of which formatters
+/// choose either: Python writes -925200945248546.2, and Rust -925200945248546.3.
 fn are_as_near(one: &[u8], other: &[u8], value: f64) -> bool {
     let number = |digits: &[u8]| str::from_utf8(digits).ok()?.parse::<u64>().ok();
     let (Some(first), Some(second)) = (number(one), number(other)) else { return false };
-    // No `f64` has more digits than these behind a middle of 17.
+    // No `f64` has more digits than this after a 17-digit midpoint.
     let exact = format!("{:.60e}", value.abs());
     let digits = exact.bytes().filter(u8::is_ascii_digit);
     let mut rest = digits.skip(one.len());
@@ -245,7 +245,7 @@ mod tests {
             (&["0.1", "-0.0", "1e-07", "1.5e+22", "2.2250738585072014e-308"], DataType::Float64),
             (&["5e-324", "1.7976931348623157e+308"], DataType::Float64),
             (&["0.30000000000000004", "123456789.12345679"], DataType::Float64),
-            // The same value, as Python and Rust write it.
+            // The same value as written by Python and Rust.
             (&["-925200945248546.2", "-925200945248546.3"], DataType::Float64),
             (&["9007199254740993.0"], decimal(1)),
             (&["9007199254740994.0"], DataType::Float64),
@@ -285,7 +285,7 @@ mod tests {
             let shown = match data_type(&[&text]) {
                 DataType::Int64 => text.parse::<i64>().unwrap().to_string(),
                 DataType::UInt64 => text.parse::<u64>().unwrap().to_string(),
-                // Writers differ in exponents, and in nothing else.
+                // Formatters only differ in exponents.
                 DataType::Float64 if text.contains(['e', 'E']) => return Ok(()),
                 DataType::Float64 => {
                     let value = text.parse::<f64>().unwrap();

@@ -1,8 +1,8 @@
-//! How much memory the rows of a row group take while they are read: the sizes of its pages, which
-//! stand in the headers of the pages alone.
+//! The memory needs of the rows of a row group, computed from its page sizes, which are only in the page
+//! headers.
 //!
-//! A page is read whole, so a row takes what its page takes. Headers are in the compact protocol of
-//! Thrift, and only the few fields that matter are looked at; the Parquet reader parses them anew.
+//! A page is read whole, so a row needs as much memory as its page. Headers use Thrift's compact protocol;
+//! only the few relevant fields are parsed here, and the Parquet reader parses them again.
 
 use std::{io::Read, ops::Range};
 
@@ -10,17 +10,17 @@ use parquet::file::{metadata::ColumnChunkMetaData, reader::ChunkReader};
 
 use super::compact::{Compact, I32, STRUCT};
 
-/// What reading rows of a row group takes.
+/// The memory needs of rows of a row group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowBounds {
-    /// The most bytes that one row has, of the rows that are not refused.
+    /// The maximum bytes of a row that is not refused.
     pub row_bytes_max: u64,
-    /// Rows whose pages take more than they may, ascending, as positions within the row group.
+    /// Rows whose pages exceed the limit, as ascending positions within the row group.
     pub refused: Vec<RefusedRows>,
 }
 
 impl RowBounds {
-    /// Returns what reading a row takes, if it is refused.
+    /// Returns the memory needs of a refused row; `None` if the row is not refused.
     #[must_use]
     pub fn refused_at(&self, row: usize) -> Option<u64> {
         let after = self.refused.partition_point(|refused| refused.rows.end <= row);
@@ -28,24 +28,24 @@ impl RowBounds {
     }
 }
 
-/// Rows of a page that takes too much.
+/// Rows of a page that exceeds the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRows {
     /// The rows.
     pub rows: Range<usize>,
-    /// What reading them takes.
+    /// The bytes needed to read them.
     pub bytes: u64,
 }
 
-/// Row groups of fewer bytes are not looked into: no row of them is large.
+/// Smaller row groups are not inspected: no row of them is large.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 
-/// Finds what reading rows of `chunks`, the columns that are read of a row group of `n_rows`, takes,
-/// where at most `bytes_max` may be taken, and as much again for what a page is unpacked of, for the values
-/// of a dictionary, which are copied once, or for cells. Where the file `is_far`, in a store, headers are looked at only
-/// if that matters: every look costs.
+/// Computes the memory needs of the rows of `chunks`, the columns to read of a row group of `n_rows`, with at
+/// most `bytes_max`, and as much again for decompression, for copied dictionary values, or for cells. If the
+/// file `is_far`, in a store, headers are only read if necessary, because every read is expensive.
 ///
-/// Where headers are damaged no row is refused for them: the reader comes upon them too.
+///
+/// Damaged headers refuse no row: the reader reports them.
 pub(super) fn bounds(
     file: &impl ChunkReader,
     chunks: &[&ColumnChunkMetaData],
@@ -60,11 +60,11 @@ pub(super) fn bounds(
     }
     let columns: Vec<Column> = chunks.iter().map(|chunk| Column::read(file, chunk)).collect();
     let need = |column: &Column| column.dictionary_need + column.page_need_max();
-    // Small columns are read in any case; large ones share what they leave.
+    // Small columns are always read; large ones share the rest.
     let is_small = |column: &&Column| need(column) <= bytes_max / 8;
-    let of_small: u64 = columns.iter().filter(is_small).map(need).sum();
+    let small_bytes: u64 = columns.iter().filter(is_small).map(need).sum();
     let n_large = columns.iter().filter(|column| !is_small(column)).count() as u64;
-    let share = bytes_max.saturating_sub(of_small) / n_large.max(1);
+    let share = bytes_max.saturating_sub(small_bytes) / n_large.max(1);
     let mut refused: Vec<RefusedRows> = Vec::new();
     let mut row_bytes_max = 0;
     for column in &columns {
@@ -72,21 +72,21 @@ pub(super) fn bounds(
         for page in &column.pages {
             let bytes = column.dictionary_need + page.need;
             if !is_small(&column) && bytes > share {
-                // Which rows the pages of lists have does not stand in every header.
+                // Page headers of lists may not contain the row range.
                 let rows = page.rows.clone().unwrap_or(0..n_rows);
                 refused.push(RefusedRows { rows, bytes });
             } else {
                 largest = largest.max(page.bytes);
             }
         }
-        // A row of a list may begin in one page and end in the next.
+        // A row of a list may span two pages.
         let pages = if column.is_flat { 1 } else { 2 };
         row_bytes_max += largest.min(column.dictionary_bytes.max(share)) * pages;
     }
     RowBounds { row_bytes_max, refused: joined(refused) }
 }
 
-/// Sorts ranges and joins those that meet.
+/// Sorts ranges and merges adjacent ones.
 fn joined(mut refused: Vec<RefusedRows>) -> Vec<RefusedRows> {
     refused.sort_by_key(|one| (one.rows.start, one.rows.end));
     let mut joined: Vec<RefusedRows> = Vec::new();
@@ -105,16 +105,16 @@ fn joined(mut refused: Vec<RefusedRows>) -> Vec<RefusedRows> {
 /// The pages of a column in a row group.
 struct Column {
     is_flat: bool,
-    /// The dictionary, and the memory that reading it takes.
+    /// The memory needed to read the dictionary.
     dictionary_bytes: u64,
     dictionary_need: u64,
     pages: Vec<Page>,
 }
 
 struct Page {
-    /// Its rows, where they are known.
+    /// Its rows, if known.
     rows: Option<Range<usize>>,
-    /// Its bytes, and the memory that reading it takes.
+    /// The memory needed to read it.
     bytes: u64,
     need: u64,
 }
@@ -141,7 +141,7 @@ impl Column {
             } else {
                 let n_rows = if is_flat { header.n_values } else { header.n_rows };
                 let rows = n_rows.map(|n_rows| row..row + n_rows as usize);
-                // After a page of unknown rows none are known.
+                // After a page with unknown rows, row numbers are unknown.
                 row = rows.as_ref().map_or(usize::MAX / 2, |rows| rows.end);
                 let rows = rows.filter(|rows| rows.end < usize::MAX / 2);
                 column.pages.push(Page { rows, bytes, need });
@@ -159,7 +159,7 @@ impl Column {
 /// `PageType.DICTIONARY_PAGE` of parquet.thrift.
 const DICTIONARY: i64 = 2;
 
-/// What is looked at of a page header (`PageHeader` of parquet.thrift).
+/// The relevant fields of a page header (`PageHeader` of parquet.thrift).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Header {
     kind: i64,
@@ -167,7 +167,7 @@ struct Header {
     compressed_bytes: u32,
     n_values: Option<u32>,
     n_rows: Option<u32>,
-    /// The bytes of the header itself.
+    /// The size of the header itself.
     n_bytes: u64,
 }
 
@@ -182,7 +182,8 @@ impl Header {
                 (1, I32) => header.kind = input.integer()?,
                 (2, I32) => header.uncompressed_bytes = size(input.integer()?)?,
                 (3, I32) => header.compressed_bytes = size(input.integer()?)?,
-                // `DataPageHeader` and `DataPageHeaderV2`: values first, rows third in the latter.
+                // `DataPageHeader` and `DataPageHeaderV2`: values are field 1, rows are field 3 of the
+                // latter.
                 (5 | 8, STRUCT) => {
                     let mut last = 0;
                     while let Some((field, kind)) = input.field(&mut last)? {
@@ -201,7 +202,7 @@ impl Header {
     }
 }
 
-/// Headers have structs three deep.
+/// Headers nest structs three levels deep.
 const DEPTH_MAX: usize = 16;
 
 #[cfg(test)]
@@ -221,7 +222,7 @@ mod tests {
 
     use super::{RefusedRows, RowBounds, bounds};
 
-    /// Pages of ten rows of 1,000 bytes, but for row 25, which has 300,000.
+    /// Pages of ten rows of 1,000 bytes each, except for row 25, which has 300,000.
     fn file(version: WriterVersion, compression: Compression, by_dictionary: bool) -> Bytes {
         let cells = (0_u8..40).map(|row| vec![row; if row == 25 { 300_000 } else { 1000 }]);
         let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(cells));

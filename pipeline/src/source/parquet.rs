@@ -1,4 +1,4 @@
-//! Parquet files: their footers, and rows of their row groups.
+//! Parquet files: footers and row groups.
 
 use std::{collections::HashSet, ops::Range, path::PathBuf, sync::Arc};
 
@@ -40,18 +40,18 @@ use crate::{
     store::is_url,
 };
 
-/// A Parquet file, its footer parsed.
+/// A Parquet file with a parsed footer.
 pub(super) struct ParquetFile {
     file: SourceFile,
     metadata: ArrowReaderMetadata,
-    /// Whether columns of text are given as bytes.
+    /// Whether text columns are read as bytes.
     is_text_as_bytes: bool,
 }
 
-/// What a footer says of columns, beside their types.
+/// Properties of columns besides their types.
 #[derive(Debug)]
 pub(super) struct ParquetColumns {
-    /// Those of 64-bit integers that are all exact as floats, as the file's statistics say.
+    /// 64-bit integer columns whose values are exact as floats according to the file's statistics.
     small_integers: HashSet<String>,
 }
 
@@ -72,7 +72,7 @@ impl ParquetFile {
         Ok(Self { file, metadata, is_text_as_bytes: false })
     }
 
-    /// Returns the columns, of types that every output can hold.
+    /// Returns the columns, converted to types that every output supports.
     pub(super) fn schema(&self) -> SchemaRef {
         portable_schema(self.metadata.schema())
     }
@@ -102,7 +102,7 @@ impl ParquetFile {
             .collect()
     }
 
-    /// Returns the same file, its columns of text as bytes.
+    /// Returns the same file with text columns read as bytes.
     pub(super) fn texts_as_bytes(&self) -> Result<Self, ParquetError> {
         let metadata = text_bytes::without_text(&self.metadata)?;
         Ok(Self { file: self.file.clone(), metadata, is_text_as_bytes: true })
@@ -132,15 +132,15 @@ impl ParquetFile {
         chunks.iter().filter(named).collect()
     }
 
-    /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
-    /// none are named), in batches of at most `batch_rows` rows, as rows of `schema`.
+    /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (`None` for all) in
+    /// batches of at most `batch_rows` rows, as rows of `schema`.
     ///
-    /// Every item of the iterator may fail, and after a failure no more follow. A panic inside the
-    /// reader, which hostile files can cause, is such a failure.
+    /// Any item of the iterator may fail, and none follows an error. A panic inside the reader, which
+    /// malicious files can cause, is such an error.
     ///
     /// # Errors
     ///
-    /// [`ReadError`] when not even the first page can be found.
+    /// [`ReadError`] if the first page cannot be found.
     pub(super) fn read(
         &self,
         row_group: usize,
@@ -155,7 +155,7 @@ impl ParquetFile {
             Arc::clone(schema)
         };
         let byte_ranges = self.chunks(row_group, columns).into_iter().map(|chunk| {
-            // Of a hostile footer these may be anything; they bound what is fetched and no more.
+            // In a malicious footer these may have any value; they only bound what is fetched.
             let column = |at: i64| u64::try_from(at).unwrap_or_default();
             let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
             column(start)..column(start.saturating_add(chunk.compressed_size()))
@@ -180,8 +180,8 @@ impl ParquetFile {
             .with_row_groups(vec![row_group])
             .with_projection(mask)
             .with_row_selection(selection(ranges))
-            // Rows that are skipped are not looked at, so damage in them costs nothing; with a mask
-            // they would be read and thrown away.
+            // Skipped rows are not decoded, so damage in them has no effect; with a mask they would be
+            // decoded and discarded.
             .with_row_selection_policy(RowSelectionPolicy::Selectors)
             .with_batch_size(limits.step_rows);
         let built = guarded_within(CALL_MAX, move || builder.build());
@@ -191,7 +191,7 @@ impl ParquetFile {
         };
         let mut reader = Some(Steps::new(reader, limits));
         Ok(std::iter::from_fn(move || {
-            // After a failure the reader is gone.
+            // The reader is dropped after an error.
             let mut at_work = reader.take()?;
             let next = guarded_within(CALL_MAX, move || (at_work.next(), at_work));
             Some(match next {
@@ -207,12 +207,12 @@ impl ParquetFile {
     }
 }
 
-/// The reader's own message without the wrappers around it.
+/// Returns the reader's own message without its wrappers.
 fn shorten(error: &ArrowError) -> String {
     error.to_string().replace("Parquet argument error: ", "")
 }
 
-/// Returns whether the statistics of a chunk say that its integers are exact as floats.
+/// Returns whether the statistics of a chunk imply that its integers are exact as floats.
 fn has_small_integers(chunk: &ColumnChunkMetaData) -> bool {
     let Some(Statistics::Int64(values)) = chunk.statistics() else { return false };
     let n_values = u64::try_from(chunk.num_values()).ok();
@@ -220,7 +220,7 @@ fn has_small_integers(chunk: &ColumnChunkMetaData) -> bool {
         return true;
     }
     let Some((min, max)) = values.min_opt().zip(values.max_opt()) else { return false };
-    // Of unsigned integers the bits are there, which are those of negative ones where they are large.
+    // Statistics of unsigned integers contain their bits, so large ones look negative.
     let is_unsigned = chunk.column_descr().converted_type() == ConvertedType::UINT_64;
     (!is_unsigned || (*min >= 0 && *max >= 0))
         && min.unsigned_abs().max(max.unsigned_abs()) <= EXACT_MAX
@@ -239,10 +239,10 @@ fn selection(ranges: &[Range<usize>]) -> RowSelection {
     RowSelection::from(selectors)
 }
 
-/// Reads a file's footer and holds it to itself: rows that it claims and cannot have would become
-/// spans without end.
+/// Reads a file's footer and checks its consistency: rows that it claims but cannot have would become
+/// endless spans.
 ///
-/// A hostile footer can make the reader panic (apache/arrow-rs#9705, #10107).
+/// A malicious footer can make the reader panic (apache/arrow-rs#9705, #10107).
 fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> {
     let own_file = file.clone();
     let load = move || {
@@ -253,7 +253,7 @@ fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> 
         }
     };
     let loaded = guarded_within(CALL_MAX, load)
-        .unwrap_or_else(|error| Err(ParquetError::General(format!("its footer: {error}"))));
+        .unwrap_or_else(|error| Err(ParquetError::General(format!("footer: {error}"))));
     let path = PathBuf::from(&file.object().path);
     loaded.map_err(|source| match file.failure() {
         Some(problem) => SourceError::Io { path, source: std::io::Error::other(problem) },
@@ -261,20 +261,22 @@ fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> 
     })
 }
 
-/// Finds where the counts of a footer contradict each other. Every column of a row group has a value
-/// or a null for each of its rows, and the file has the rows of its row groups, or claims none (some
-/// writers count none; pyarrow goes by row groups).
+/// Finds contradictions between the counts of a footer. Every column of a row group has a value or a null
+/// for each of its rows, and the file has the rows of its row groups, or claims none (some writers count
+/// none; pyarrow trusts the row groups).
 fn contradiction(metadata: &ParquetMetaData) -> Option<String> {
     let mut n_rows: i64 = 0;
     for (idx, group) in metadata.row_groups().iter().enumerate() {
         let claimed = group.num_rows();
         let mut values = group.columns().iter().map(|column| column.num_values());
         if claimed < 0 || values.any(|n_values| n_values < claimed) {
-            return Some(format!("row group {idx} claims {claimed} rows, and columns with fewer"));
+            return Some(format!(
+                "row group {idx} claims {claimed} rows, but has columns with fewer"
+            ));
         }
         n_rows = n_rows.saturating_add(claimed);
     }
     let claimed = metadata.file_metadata().num_rows();
     (claimed != n_rows && claimed != 0)
-        .then(|| format!("it claims {claimed} rows, and row groups with {n_rows} together"))
+        .then(|| format!("the footer claims {claimed} rows, but its row groups have {n_rows}"))
 }

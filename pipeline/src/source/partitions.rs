@@ -1,4 +1,4 @@
-//! Folders that name columns (`lang=de/year=2026/x.parquet`), as Hive writes them.
+//! Hive-style partition folders (`lang=de/year=2026/x.parquet`).
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -13,17 +13,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::{column::is_text, rows::ReadRows};
 use crate::store::key_of;
 
-/// The value of a folder that stands for null.
+/// The folder value that represents null.
 const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The columns that the folders of a file name, and their values.
+/// The partition columns of a file with their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Partitions(Arc<[(String, Option<String>)]>);
 
 impl Partitions {
-    /// Reads the folders of the file at `path`, or of the key that a URL names, but for names that its
-    /// own `schema` has. Names are decoded once, as they were encoded when they became folders.
-    pub(crate) fn of(path: &str, schema: &Schema) -> Self {
+    /// Parses the partition folders of the file at `path`, or of the key in a URL, except names that are in
+    /// its own `schema`. Names are percent-decoded once.
+    pub(crate) fn from_path(path: &str, schema: &Schema) -> Self {
         let mut named: Vec<(String, Option<String>)> = Vec::new();
         let path = key_of(path);
         let folders = path.rsplit_once(['/', std::path::MAIN_SEPARATOR]);
@@ -40,7 +40,7 @@ impl Partitions {
         Self(named.into())
     }
 
-    /// Adds the columns to a batch of the file.
+    /// Adds the partition columns to a batch of the file.
     pub(crate) fn add(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let cells = self.0.iter().map(|(_, value)| -> ArrayRef {
             let cells = std::iter::repeat_n(value.as_deref(), batch.num_rows());
@@ -58,7 +58,7 @@ impl Partitions {
         self.0.is_empty()
     }
 
-    /// Adds the columns to a file's schema.
+    /// Adds the partition columns to a file's schema.
     pub(super) fn add_to(&self, schema: &SchemaRef) -> SchemaRef {
         if self.is_empty() {
             return Arc::clone(schema);
@@ -69,7 +69,7 @@ impl Partitions {
         Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
     }
 
-    /// Adds the columns that are wanted to rows of the file.
+    /// Adds the requested partition columns to rows of the file.
     pub(super) fn fill(&self, read: ReadRows, is_wanted: impl Fn(&str) -> bool) -> ReadRows {
         let wanted: Vec<_> = self.0.iter().filter(|(name, _)| is_wanted(name)).collect();
         if wanted.is_empty() {
@@ -91,18 +91,18 @@ impl Partitions {
     }
 }
 
-/// Decodes `%2F` and its like.
+/// Percent-decodes a text.
 fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
-/// What stands as it is in the name of a folder; object stores and shells take the rest amiss.
+/// Characters that need no escape in folder names, object stores and shells.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.');
 
-/// The longest name of a folder: file systems have names of 255 bytes.
+/// The maximum length of a folder name: file systems limit names to 255 bytes.
 const FOLDER_BYTES_MAX: usize = 240;
 
-/// Returns whether values of this type may name folders.
+/// Returns whether values of this type can name folders.
 #[must_use]
 pub fn may_name_folders(kind: &DataType) -> bool {
     kind.is_integer()
@@ -110,12 +110,12 @@ pub fn may_name_folders(kind: &DataType) -> bool {
         || matches!(kind, DataType::Boolean | DataType::Date32 | DataType::Date64)
 }
 
-/// Returns the folder of each row by its value in `column`, and the rows of each, both in the order in
-/// which they come. A value that is too long for a name is put to those that are null.
+/// Returns the folder and the rows of each value in `column`, both in order of appearance. Values too long
+/// for a name are grouped with nulls.
 ///
 /// # Errors
 ///
-/// Where the batch has no such column, or it cannot be shown as text.
+/// The batch has no such column, or it cannot be converted to text.
 pub fn folders(
     batch: &RecordBatch,
     column: &str,
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(found[0].1.values().as_ref(), [0, 3]);
         for (folder, rows) in found {
             assert!(!folder.contains(['/', ' ', '#']), "{folder}");
-            let named = Partitions::of(&format!("{folder}/part.parquet"), &Schema::empty());
+            let named = Partitions::from_path(&format!("{folder}/part.parquet"), &Schema::empty());
             let row = usize::try_from(rows.value(0)).unwrap();
             let expected = ("la ng".to_owned(), values[row].map(str::to_owned));
             assert_eq!(named.0.as_ref(), [expected], "{folder}");
@@ -188,24 +188,24 @@ mod tests {
     fn folders_name_columns_unless_the_file_does() {
         let own = Schema::new(vec![Field::new("year", DataType::Int64, true)]);
         let path = "/data/lang=de/year=2026/kind=a%2Fb/none=__HIVE_DEFAULT_PARTITION__/x=1.parquet";
-        let named = Partitions::of(path, &own);
+        let named = Partitions::from_path(path, &own);
         let of = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
         assert_eq!(
             named.0.as_ref(),
             [of("lang", Some("de")), of("kind", Some("a/b")), of("none", None)]
         );
-        assert!(Partitions::of("/data/x.parquet", &own).is_empty());
+        assert!(Partitions::from_path("/data/x.parquet", &own).is_empty());
     }
 
     #[test]
     fn folders_of_a_store_are_decoded_as_those_of_a_disk() {
-        let named = |path: &str| Partitions::of(path, &Schema::empty()).0;
+        let named = |path: &str| Partitions::from_path(path, &Schema::empty()).0;
         let day = [("day".to_owned(), Some("2026-01-01 00:00".to_owned()))];
         for place in ["/data/out", "s3://bucket/out"] {
             assert_eq!(named(&format!("{place}/day=2026-01-01 00%3A00/x.jsonl")).as_ref(), day);
             assert_eq!(named(&format!("{place}/day=2026-01-01%2000%3A00/x.jsonl")).as_ref(), day);
         }
-        // A URL of the web is decoded as such first, and its query is no folder.
+        // A web URL is decoded first, and its query is not a folder.
         assert_eq!(named("https://h/day=2026-01-01%2000%253A00/x.jsonl?a=b/c").as_ref(), day);
         assert_eq!(named("https://h/x.jsonl?a=b/c").as_ref(), []);
     }

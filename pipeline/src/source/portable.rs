@@ -1,8 +1,7 @@
-//! The types that every output format can hold, and what columns of other types are read as.
+//! The types supported by every output format, and the conversion of columns of other types.
 //!
-//! A column is carried to the answers, and to the rejects, in whatever format they are written. So a
-//! type that Parquet, Arrow IPC or JSON Lines cannot hold is replaced when a file is opened, never when
-//! its rows are written.
+//! Carried columns are written to answers and rejects in any format. A type that Parquet, Arrow IPC or JSON
+//! Lines does not support is therefore converted when a file is opened, not when its rows are written.
 //!
 //! | type | read as |
 //! |---|---|
@@ -27,14 +26,14 @@ use arrow::datatypes::{
 
 use super::stored::Stored;
 
-/// Returns the schema that a file with columns of `schema` is read as.
+/// Returns the schema that columns of `schema` are read as.
 pub(super) fn portable_schema(schema: &Schema) -> SchemaRef {
     let top = |field: &FieldRef| {
         let read_as = portable_field(field);
         if read_as.data_type() == field.data_type() {
             return read_as;
         }
-        // A value that does not fit the other type costs its row.
+        // A value that does not fit the converted type rejects its row.
         Arc::new(read_as.as_ref().clone().with_nullable(true))
     };
     let fields: Vec<FieldRef> = schema.fields().iter().map(top).collect();
@@ -63,7 +62,7 @@ pub(super) fn portable(data_type: &DataType) -> DataType {
         DataType::LargeList(item) | DataType::LargeListView(item) => {
             DataType::LargeList(portable_field(item))
         }
-        // A list of no items at all has no place in a Parquet file.
+        // Parquet does not support lists of fixed size 0.
         DataType::FixedSizeList(item, 0) => DataType::List(portable_field(item)),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(portable_field(item), *size),
         DataType::Map(entries, is_sorted) => DataType::Map(portable_field(entries), *is_sorted),
@@ -74,7 +73,7 @@ pub(super) fn portable(data_type: &DataType) -> DataType {
 }
 
 fn portable_field(field: &FieldRef) -> FieldRef {
-    let is_stored = Stored::of(field).is_some();
+    let is_stored = Stored::from_field(field).is_some();
     let data_type = if is_stored { DataType::Utf8 } else { portable(field.data_type()) };
     if data_type == *field.data_type() {
         return Arc::clone(field);
@@ -84,8 +83,8 @@ fn portable_field(field: &FieldRef) -> FieldRef {
     Arc::new(field)
 }
 
-/// Returns the type of a dictionary's values where they stay a dictionary: text and bytes, but no views,
-/// which readers of Parquet do not make dictionaries of.
+/// Returns the value type of a dictionary that stays one: text and bytes, but not views, for which Parquet
+/// readers do not build dictionaries.
 fn dictionary_values(values: &DataType) -> Option<DataType> {
     match values {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => {
@@ -107,8 +106,8 @@ fn decimal<T: DecimalType>(precision: u8, scale: i8) -> DataType {
     }
 }
 
-/// Returns the narrowest type of numbers of `precision` digits, `scale` of them behind the point; text
-/// where none has so many.
+/// Returns the narrowest numeric type with `precision` digits, `scale` of them after the decimal point; text
+/// if there is none.
 pub(super) fn decimal_of(precision: u8, scale: i8) -> DataType {
     match precision {
         n if n <= DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, scale),

@@ -1,4 +1,4 @@
-//! A file of the source, open: its rows, row group by row group.
+//! Reads the rows of an open source file by row group.
 
 use std::{ops::Range, sync::Arc};
 
@@ -13,36 +13,36 @@ use super::{
 
 pub use super::steps::BatchLimits;
 
-/// Reads rows of one row group at a time of one file.
+/// Reads rows of a file, one row group at a time.
 pub struct FileReader {
     object: SourceObject,
     schema: SchemaRef,
     partitions: Partitions,
     computed: Option<Computed>,
-    /// How many rows stand before each row group.
+    /// The number of rows before each row group.
     starts: Arc<[u64]>,
     opened: Opened,
 }
 
-/// What the reader says of text that is not UTF-8: "non UTF-8 data", "invalid utf-8 sequence".
+/// A substring of the reader's messages for invalid UTF-8: "non UTF-8 data", "invalid utf-8 sequence".
 const NOT_UTF8: &str = "utf-8";
 
-/// Why rows that were planned cannot be read.
+/// An error of reading planned rows.
 #[derive(Debug, thiserror::Error)]
-#[error("rows of row group {row_group} of `{path}` cannot be read: {problem}")]
+#[error("failed to read row group {row_group} of `{path}`: {problem}")]
 pub struct ReadError {
     /// The file.
     pub path: String,
     /// The row group.
     pub row_group: usize,
-    /// What the reader says.
+    /// The reader's error.
     pub problem: String,
-    /// Whether the disk or the store failed, which may pass, and not the file is damaged.
+    /// Whether this is a transient I/O error rather than a damaged file.
     pub may_pass: bool,
 }
 
 impl ReadError {
-    /// Returns whether text that is not UTF-8 is in the way.
+    /// Returns whether the error is caused by invalid UTF-8.
     #[must_use]
     pub fn is_not_utf8(&self) -> bool {
         !self.may_pass && self.problem.to_lowercase().contains(NOT_UTF8)
@@ -50,7 +50,7 @@ impl ReadError {
 }
 
 impl FileReader {
-    /// Opens a file whose rows were found.
+    /// Opens a file whose rows were located.
     ///
     /// # Errors
     ///
@@ -67,8 +67,7 @@ impl FileReader {
         Ok(Self { object, schema, partitions, computed, starts: starts.collect(), opened })
     }
 
-    /// Returns the columns, those that the file's folders name and those that a query computed among
-    /// them.
+    /// Returns the columns, including those of partition folders and those computed by a query.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
         let schema = self.partitions.add_to(&self.schema);
@@ -81,8 +80,7 @@ impl FileReader {
         &self.object
     }
 
-    /// Returns a reader of the same file that gives its columns of text as bytes, where that is a Parquet
-    /// file.
+    /// Returns a reader of the same file that reads text columns as bytes, for Parquet.
     ///
     /// # Errors
     ///
@@ -98,8 +96,7 @@ impl FileReader {
         })
     }
 
-    /// Finds what reading rows of `columns` (all when none are named) takes, where at most `bytes_max`
-    /// may be taken.
+    /// Computes the memory needs of rows of `columns` (`None` for all) with at most `bytes_max`.
     #[must_use]
     pub fn row_bounds(
         &self,
@@ -110,16 +107,15 @@ impl FileReader {
         self.opened.row_bounds(row_group, columns, bytes_max)
     }
 
-    /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (all when
-    /// none are named), in batches of at most `batch_rows` rows. Columns come in the order of the
-    /// schema.
+    /// Starts to read the rows `ranges` (ascending, within the row group) of `columns` (`None` for all) in
+    /// batches of at most `batch_rows` rows. Columns are in schema order.
     ///
-    /// Every item of the iterator may fail, and after a failure no more follow. A panic inside a
-    /// reader, which hostile files can cause, is such a failure.
+    /// Any item of the iterator may fail, and none follows an error. A panic inside a reader, which malicious
+    /// files can cause, is such an error.
     ///
     /// # Errors
     ///
-    /// [`ReadError`] when not even the beginning can be found.
+    /// [`ReadError`] if the start of the rows cannot be found.
     pub fn read(
         &self,
         row_group: usize,
@@ -127,14 +123,14 @@ impl FileReader {
         columns: Option<&[String]>,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<ReadRows, ReadError>> + use<>, ReadError> {
-        self.read_within(row_group, ranges, columns, BatchLimits::of_rows(batch_rows))
+        self.read_within(row_group, ranges, columns, BatchLimits::from_rows_max(batch_rows))
     }
 
-    /// Starts to read rows as [`read`](Self::read) does, in batches within `limits`.
+    /// Starts to read rows like [`read`](Self::read), in batches within `limits`.
     ///
     /// # Errors
     ///
-    /// [`ReadError`] when not even the beginning can be found.
+    /// [`ReadError`] if the start of the rows cannot be found.
     pub fn read_within(
         &self,
         row_group: usize,
@@ -156,8 +152,8 @@ impl FileReader {
         let (partitions, computed) = (self.partitions.clone(), self.computed.clone());
         let path = path.clone();
         let start = self.starts.get(row_group).copied().unwrap_or_default();
-        let asked: Vec<Range<usize>> = ranges.to_vec();
-        let mut file_rows = asked.into_iter().flatten().map(move |row| start + row as u64);
+        let ranges: Vec<Range<usize>> = ranges.to_vec();
+        let mut file_rows = ranges.into_iter().flatten().map(move |row| start + row as u64);
         Ok(rows.map(move |read| {
             let read = partitions.fill(read?, &is_wanted);
             let Some(computed) = &computed else { return Ok(read) };

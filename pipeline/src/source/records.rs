@@ -1,8 +1,8 @@
-//! Files of text whose rows are lines, or records of CSV: where their rows lie, and their bytes.
+//! Text files whose rows are lines, CSV records or list items: locating and reading their rows.
 //!
-//! One pass over a file cuts it into blocks of some megabytes at ends of records; a block is what a row
-//! group is of a Parquet file. What a record is the same scanner says at both times, so a block that is
-//! read alone has the records that it was planned with.
+//! One pass over a file splits it at record boundaries into blocks of some megabytes, which act as row
+//! groups. The same scanner finds records during planning and reading, so a block read alone has the
+//! records it was planned with.
 
 use std::{
     io::{self, Read},
@@ -14,57 +14,57 @@ use memchr::{memchr, memchr_iter, memchr2};
 
 use super::{file::SourceFile, table_file::RowGroupSize};
 
-/// What a block has at least: enough that the cost of a read does not show. Tests have small files, and
-/// want many blocks.
+/// The minimum size of a block: enough to amortise the cost of a read. Tests use small files and need many
+/// blocks.
 const BLOCK_BYTES: u64 = if cfg!(test) { 200 } else { 8 << 20 };
-/// The longest record; a longer one is damaged, and its bytes are not kept.
+/// The maximum size of a record; a longer one is damaged, and its bytes are discarded.
 const RECORD_BYTES_MAX: usize = if cfg!(test) { 20_000 } else { 64 << 20 };
-/// What is read at a time.
+/// The bytes read at a time.
 const PIECE_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// What separates the rows of a file of text.
+/// How the rows of a text file are separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Separation {
-    /// A row is a line.
+    /// One row per line.
     Lines,
-    /// A row is a record of CSV (RFC 4180), in which quoted fields may hold line ends.
+    /// CSV records (RFC 4180), in which quoted fields may contain line breaks.
     Csv {
-        /// What stands between fields.
+        /// The field delimiter.
         delimiter: u8,
     },
-    /// A row is an item of a JSON list.
+    /// Items of a JSON list.
     Items,
 }
 
-/// A part of a file that begins and ends with records.
+/// A range of a file that begins and ends at record boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) n_rows: usize,
-    /// The line of the file with which it begins, counted from 1.
+    /// The line number of its start, from 1.
     first_line: u64,
-    /// Whether it is a single record that is too long to be read.
+    /// Whether it is a single record that is too long.
     is_too_long: bool,
 }
 
-/// A row as it lies in a block.
+/// An undecoded row of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawRecord {
-    /// Its bytes, with the end of the line.
+    /// The bytes, including the line ending.
     pub(super) bytes: Bytes,
-    /// The line of the file with which it begins, counted from 1.
+    /// The line number of its start, from 1.
     pub(super) line: u64,
-    /// What is wrong with it, where that shows already.
+    /// A problem found by the scanner.
     pub(super) problem: Option<String>,
 }
 
-/// What stands at the head of some bytes.
+/// The result of scanning for a record.
 enum Next {
-    /// A record of so many bytes, or a blank line.
+    /// A record or a blank line of `n_bytes`.
     Record { n_bytes: usize, kind: Kind },
-    /// No end is in sight.
+    /// The record continues beyond the given bytes.
     Open,
 }
 
@@ -75,7 +75,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns what is wrong with the record.
+    /// Returns the problem of the record, if any.
     fn problem(&self) -> Option<String> {
         match self {
             Self::Malformed(problem) => Some((*problem).to_owned()),
@@ -85,8 +85,7 @@ impl Kind {
 }
 
 impl Separation {
-    /// Returns at most `n_max` of the records at the head of `bytes`, which are whole if nothing follows
-    /// them.
+    /// Returns at most `n_max` records from the start of `bytes`; `is_whole` if nothing follows them.
     pub(super) fn first(self, bytes: &[u8], is_whole: bool, n_max: usize) -> Vec<&[u8]> {
         let mut at = if bytes.starts_with(BOM) { BOM.len() } else { 0 };
         let mut found = Vec::new();
@@ -100,7 +99,7 @@ impl Separation {
         found
     }
 
-    /// Finds the first record of `bytes`, behind which nothing follows if they are `last`.
+    /// Finds the first record of `bytes`; nothing follows them if they are `last`.
     fn next(self, bytes: &[u8], last: bool) -> Next {
         if self == Self::Items {
             return item(bytes, last);
@@ -118,14 +117,14 @@ impl Separation {
             Self::Csv { delimiter } => match quoted(bytes, delimiter, last) {
                 Quoted::Ends(n_bytes) => Next::Record { n_bytes, kind: Kind::Row },
                 Quoted::Open if !last => Next::Open,
-                // Its own line alone pays for it.
-                Quoted::Open => malformed(line, "a quote is opened and never closed"),
-                Quoted::Malformed => malformed(line, "text follows a closing quote"),
+                // Only its own line is rejected.
+                Quoted::Open => malformed(line, "unclosed quote"),
+                Quoted::Malformed => malformed(line, "unexpected text after a closing quote"),
             },
         }
     }
 
-    /// Returns a record without what stands before it.
+    /// Returns a record without leading separators.
     fn row_within(self, record: &[u8]) -> &[u8] {
         match self {
             Self::Items => &record[before_item(record)..],
@@ -142,8 +141,7 @@ impl Separation {
     }
 }
 
-/// Finds the first item of a list; what stands before it belongs to it. Whether it is well formed shows
-/// when it is read.
+/// Finds the first item of a list, including what precedes it. Its validity is checked when it is read.
 fn item(bytes: &[u8], last: bool) -> Next {
     let n_before = before_item(bytes);
     if n_before == bytes.len() {
@@ -153,17 +151,17 @@ fn item(bytes: &[u8], last: bool) -> Next {
         Some(n_bytes) => Next::Record { n_bytes: n_before + n_bytes, kind: Kind::Row },
         None if !last => Next::Open,
         None => {
-            malformed(line_length(bytes, true).unwrap_or(bytes.len()), "the file ends within it")
+            malformed(line_length(bytes, true).unwrap_or(bytes.len()), "unexpected end of file")
         }
     }
 }
 
-/// Returns how many bytes stand before the first item: white space, commas, and the ends of the list.
+/// Returns the number of bytes before the first item: white space, commas and list brackets.
 fn before_item(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| b" \t\r\n,[]".contains(byte)).count()
 }
 
-/// Returns the length of an item; none if it does not end.
+/// Returns the length of an item; `None` if it is incomplete.
 fn item_length(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_usize);
     loop {
@@ -192,7 +190,7 @@ fn malformed(n_bytes: usize, problem: &'static str) -> Next {
     Next::Record { n_bytes, kind: Kind::Malformed(problem) }
 }
 
-/// Returns the length of the first line, its end included.
+/// Returns the length of the first line including its ending.
 fn line_length(bytes: &[u8], last: bool) -> Option<usize> {
     let end = memchr(b'\n', bytes).map(|at| at + 1);
     end.or_else(|| last.then_some(bytes.len()))
@@ -204,12 +202,12 @@ enum Quoted {
     Malformed,
 }
 
-/// Finds the end of a record with quotes: they count at the beginning of a field, stand twice for
-/// themselves within, and are followed by the end of the field.
+/// Finds the end of a record with quotes. A quote only counts at the start of a field; within it, quotes
+/// are doubled, and the closing one is followed by the end of the field.
 fn quoted(bytes: &[u8], delimiter: u8, last: bool) -> Quoted {
     let mut at = 0;
     loop {
-        // At the beginning of a field.
+        // At the start of a field.
         if bytes.get(at) == Some(&b'"') {
             at += 1;
             loop {
@@ -244,19 +242,19 @@ fn quoted(bytes: &[u8], delimiter: u8, last: bool) -> Quoted {
     }
 }
 
-/// A record that the pass over a file has come to.
+/// An event of the scan over a file.
 pub(super) enum Seen<'a> {
-    /// The first, where it names the columns.
+    /// The first record, if it contains the column names.
     Header(&'a RawRecord),
-    /// A row that is well formed as far as it shows.
+    /// A row without a problem so far.
     Row(&'a [u8]),
 }
 
-/// Reads a file from its beginning to its end and finds where its rows are; `see` is called for each record.
+/// Scans a whole file and returns the location of its rows; calls `see` for each record.
 ///
 /// # Errors
 ///
-/// That of the disk or the store.
+/// The error of the disk or the store.
 pub(super) fn lay_out(
     file: &SourceFile,
     separation: Separation,
@@ -276,10 +274,10 @@ pub(super) fn lay_out(
             Next::Record { n_bytes, kind } => (n_bytes, kind),
             Next::Open if last => break,
             Next::Open if bytes.len() > RECORD_BYTES_MAX => {
-                // A quote that is closed nowhere near costs its line; a line without end is stepped
-                // over.
+                // A quote that is not closed nearby rejects only its line; an endless line is
+                // skipped.
                 match line_length(bytes, false) {
-                    Some(n_bytes) => (n_bytes, Kind::Malformed("a quote is opened and not closed")),
+                    Some(n_bytes) => (n_bytes, Kind::Malformed("unclosed quote")),
                     None => {
                         let n_held = bytes.len() as u64;
                         buffer.clear();
@@ -295,7 +293,7 @@ pub(super) fn lay_out(
             Next::Open => {
                 buffer.drain(..n_used);
                 n_used = 0;
-                // What is long already is read in longer pieces: it is looked at from its head again.
+                // Long records are scanned again from their start, so read larger pieces.
                 let n_wanted = PIECE_BYTES.max(buffer.len());
                 let n_read = (&mut reader).take(n_wanted as u64).read_to_end(&mut buffer)?;
                 if at == 0 && buffer.starts_with(BOM) {
@@ -332,7 +330,7 @@ pub(super) fn lay_out(
     Ok(cutter.blocks)
 }
 
-/// Reads to the end of a line; what was read behind it goes to `rest`. Returns the bytes of the line.
+/// Skips to the end of a line and stores the bytes after it in `rest`. Returns the bytes of the line.
 fn skip_line(reader: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<u64> {
     let mut n_bytes = 0;
     let mut piece = vec![0; PIECE_BYTES];
@@ -348,7 +346,7 @@ fn skip_line(reader: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<u64> {
     }
 }
 
-/// Puts records into blocks.
+/// Collects records into blocks.
 #[derive(Default)]
 struct Cutter {
     blocks: Vec<Block>,
@@ -390,15 +388,15 @@ impl Block {
         RowGroupSize { n_rows: self.n_rows, bytes: range.end - range.start }
     }
 
-    /// Returns the bytes of the file that its rows are in.
+    /// Returns the byte range of the rows in the file.
     pub(super) fn range(&self) -> Range<u64> {
         if self.is_too_long { self.start..self.start } else { self.start..self.end }
     }
 
-    /// Finds the rows in the block's `bytes`, those of [`Block::range`].
+    /// Splits the block's `bytes`, those of [`Block::range`], into rows.
     pub(super) fn rows(&self, separation: Separation, bytes: &Bytes) -> Vec<RawRecord> {
         if self.is_too_long {
-            let problem = Some(format!("it is longer than {RECORD_BYTES_MAX} bytes"));
+            let problem = Some(format!("the record is longer than {RECORD_BYTES_MAX} bytes"));
             return vec![RawRecord { bytes: Bytes::new(), line: self.first_line, problem }];
         }
         let mut rows = Vec::with_capacity(self.n_rows);

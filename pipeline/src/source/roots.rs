@@ -1,34 +1,34 @@
-//! The folders that a source names. What lies out of them is not written, and read by a link only where
-//! the job says so, or where a program keeps the contents of files apart from their names.
+//! The root folders of a source. Files outside them are never written, and only read through a link if the
+//! job allows it or the link leads to a known content store.
 
 use std::path::{Path, PathBuf};
 
 use super::walk::spelled;
 use crate::store::is_url;
 
-/// The folders of a source, as they are named.
+/// The root folders of a source, as named in the job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roots(Vec<PathBuf>);
 
 impl Roots {
-    /// Returns the folders of the entries of `source.paths`, resolved against `base_dir`: of a file the one
-    /// that it lies in, of a pattern the one before its first wildcard.
+    /// Returns the roots of the entries of `source.paths`, resolved against `base_dir`: the parent folder of
+    /// a file, and the folder before the first wildcard of a pattern.
     #[must_use]
-    pub fn of_entries(entries: &[String], base_dir: &Path) -> Self {
+    pub fn from_entries(entries: &[String], base_dir: &Path) -> Self {
         let paths = entries.iter().filter(|entry| !is_url(entry));
         Self(paths.map(|entry| root_of(&spelled(base_dir, entry))).collect())
     }
 
-    /// Returns the folder of the source that a file lies below; its own where it lies in none.
+    /// Returns the root that contains a file; its own folder if none does.
     #[must_use]
-    pub fn of<'a>(&'a self, path: &'a Path) -> &'a Path {
+    pub fn root_of<'a>(&'a self, path: &'a Path) -> &'a Path {
         let roots = self.0.iter().filter(|root| path.starts_with(root));
         let longest = roots.max_by_key(|root| root.as_os_str().len());
         longest.map_or_else(|| path.parent().unwrap_or(path), PathBuf::as_path)
     }
 }
 
-/// Returns the folder that an entry of a source names.
+/// Returns the root of one entry of a source.
 pub(super) fn root_of(entry: &Path) -> PathBuf {
     if entry.is_dir() {
         return entry.to_owned();
@@ -39,30 +39,30 @@ pub(super) fn root_of(entry: &Path) -> PathBuf {
     folders.next().unwrap_or(entry).to_owned()
 }
 
-/// Which links of a source are followed.
+/// The link policy of a source.
 #[derive(Clone, Debug)]
 pub(super) struct Followed {
-    /// The folder that is walked, without links.
+    /// The canonical root folder.
     root: PathBuf,
-    /// Whether all are.
+    /// Whether all links are followed.
     all: bool,
 }
 
 impl Followed {
-    /// Returns which links below `root` are followed: those that lead to something below it, or all.
+    /// Returns a policy that follows links to targets below `root`, or all.
     pub(super) fn below(root: &Path, all: bool) -> Self {
         Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()), all }
     }
 
-    /// Returns whether a link in the folder `dir` may lead to `target`, which is without links itself.
+    /// Returns whether a link in the folder `dir` may lead to the canonical path `target`.
     pub(super) fn leads_to(&self, dir: &Path, target: &Path) -> bool {
         self.all || target.starts_with(&self.root) || is_content_of(dir, target)
     }
 }
 
-/// Returns whether a program keeps the contents of files apart from their names, which are links, and
-/// `target` is such a content: it lies in `.git/annex/objects` (git-annex), `.dvc/cache` (DVC) or `blobs` (the
-/// Hub's cache) of a folder that a link in `dir` lies below.
+/// Returns whether `target` is in the content store of a program that links file names to contents:
+/// `.git/annex/objects` (git-annex), `.dvc/cache` (DVC) or `blobs` (the Hub's cache) of a folder that
+/// contains `dir`.
 fn is_content_of(dir: &Path, target: &Path) -> bool {
     let Ok(dir) = dir.canonicalize() else { return false };
     dir.ancestors().any(|above| {
@@ -92,10 +92,10 @@ mod tests {
         ] {
             assert_eq!(root_of(&dir.join(entry)), dir.join(root), "{entry}");
         }
-        let roots = Roots::of_entries(&["a".into(), "a/b/*.png".into(), "s3://a/b".into()], &dir);
-        assert_eq!(roots.of(&dir.join("a/c/d.png")), dir.join("a"));
-        assert_eq!(roots.of(&dir.join("a/b/d.png")), dir.join("a/b"));
-        assert_eq!(roots.of(Path::new("/elsewhere/d.png")), Path::new("/elsewhere"));
+        let roots = Roots::from_entries(&["a".into(), "a/b/*.png".into(), "s3://a/b".into()], &dir);
+        assert_eq!(roots.root_of(&dir.join("a/c/d.png")), dir.join("a"));
+        assert_eq!(roots.root_of(&dir.join("a/b/d.png")), dir.join("a/b"));
+        assert_eq!(roots.root_of(Path::new("/elsewhere/d.png")), Path::new("/elsewhere"));
     }
 
     #[test]

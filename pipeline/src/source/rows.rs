@@ -1,4 +1,4 @@
-//! Rows as a reader gives them: those that are sound, and what is wrong with the others.
+//! Rows as returned by readers, with the problems of damaged ones.
 
 use arrow::{
     array::{ArrayRef, RecordBatch, RecordBatchOptions},
@@ -7,31 +7,31 @@ use arrow::{
 
 use crate::excerpt::excerpt;
 
-/// Rows that were read.
+/// Rows read from a file.
 #[derive(Clone, Debug)]
 pub struct ReadRows {
-    /// The rows. One that is damaged has a place among them, and null for what cannot be known.
+    /// The rows. A damaged row is included, with nulls for unknown values.
     pub rows: RecordBatch,
-    /// The damaged ones, ascending, each once.
+    /// The damaged rows, ascending, each once.
     pub damaged: Vec<Damaged>,
 }
 
-/// A row that is damaged.
+/// A damaged row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// Its place among the rows that were read together.
+    /// Its index among the rows read together.
     pub row: usize,
-    /// What is wrong with it, where.
+    /// The problem and its location.
     pub problem: String,
 }
 
 impl Damaged {
-    /// Says what is wrong with a row, with no more of what it holds than a message may have.
+    /// Records the problem of a row, truncating quoted content to the length of a message.
     pub(super) fn new(row: usize, problem: &str) -> Self {
         Self { row, problem: excerpt(problem).into_owned() }
     }
 
-    /// Names the line of a row.
+    /// Records the problem of a row with its line number.
     pub(super) fn at_line(row: usize, line: u64, problem: &str) -> Self {
         Self { row, problem: format!("line {line}: {}", excerpt(problem)) }
     }
@@ -44,7 +44,7 @@ impl From<RecordBatch> for ReadRows {
 }
 
 impl ReadRows {
-    /// Puts columns of `n_rows` rows together. Of several problems of a row the first is kept.
+    /// Combines columns of `n_rows` rows. Only the first problem of a row is kept.
     pub(super) fn new(
         schema: SchemaRef,
         columns: Vec<ArrayRef>,
@@ -57,7 +57,7 @@ impl ReadRows {
         let rows = RecordBatch::try_new_with_options(schema.clone(), columns, &options);
         match rows {
             Ok(rows) => Self { rows, damaged },
-            // A fault of a reader; no row is taken for another.
+            // A bug of a reader; never mix up rows.
             Err(error) => {
                 let all = |row| Damaged { row, problem: error.to_string() };
                 let nulls = schema.fields().iter();

@@ -1,7 +1,7 @@
-//! What the values of a column are: from one value to those of all files of a table.
+//! Type inference, from single values to all files of a table.
 //!
-//! Shapes only widen: a type that shows late in a file is the type of the whole column. What no type
-//! holds as it is written is text: objects and lists as their JSON.
+//! Shapes only widen: a type that appears late in a file applies to the whole column. Values that no type
+//! represents exactly are text; objects and lists become their JSON.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use super::numbers::Numbers;
 
-/// The key in a field's metadata that says how whole numbers of a column of `Float64` are written.
+/// The field metadata key that says how integers in a `Float64` column are written.
 pub(super) const WHOLE_NUMBERS: &str = "legenda.whole_numbers";
-/// Its value where they have no decimal point.
+/// The value of [`WHOLE_NUMBERS`] for integers without a decimal point.
 pub(super) const PLAIN: &str = "plain";
 
-/// The most members of an object within a column; one with more, such as an object that is used as a
-/// dictionary, is text.
+/// The maximum members of an object within a column; a larger one, such as an object used as a dictionary,
+/// is text.
 const MEMBERS_MAX: usize = 1000;
 
-/// What the values of a column are.
+/// The inferred shape of a column.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) enum Shape {
     /// Every value is null.
@@ -27,13 +27,13 @@ pub(super) enum Shape {
     Null,
     Truth(Spelling),
     Number(Numbers),
-    /// Texts, or values that are of no common type.
+    /// Texts, or values without a common type.
     Text,
     List(Box<Shape>),
     Object(Members),
 }
 
-/// How truth values are spelled.
+/// The spelling of booleans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Spelling {
     /// `true`
@@ -45,7 +45,7 @@ pub(super) enum Spelling {
 }
 
 impl Spelling {
-    /// Reads a truth value.
+    /// Parses a boolean.
     pub(super) fn read(text: &str) -> Option<(Self, bool)> {
         Some(match text {
             "true" => (Self::Lower, true),
@@ -60,7 +60,7 @@ impl Spelling {
 }
 
 impl Shape {
-    /// Widens the shape to hold what another does.
+    /// Widens the shape to include another.
     pub(super) fn widen(&mut self, other: Self) {
         let merged = match (std::mem::take(self), other) {
             (Self::Null, other) | (other, Self::Null) => other,
@@ -80,7 +80,7 @@ impl Shape {
         self.limit();
     }
 
-    /// Makes text of an object that has too many members for a type.
+    /// Converts an object with too many members to text.
     pub(super) fn limit(&mut self) {
         if matches!(self, Self::Object(members) if members.len() > MEMBERS_MAX) {
             *self = Self::Text;
@@ -95,7 +95,7 @@ impl Shape {
             Self::List(item) => {
                 DataType::List(Arc::new(Field::new_list_field(item.data_type(), true)))
             }
-            // Parquet has no struct without members.
+            // Parquet does not support empty structs.
             Self::Object(members) if members.len() > 0 => {
                 let fields =
                     members.iter().map(|(name, shape)| Field::new(name, shape.data_type(), true));
@@ -119,7 +119,7 @@ impl Shape {
     }
 }
 
-/// The members of objects, or the columns of a table, in the order in which they appear.
+/// The members of objects, or the columns of a table, in order of appearance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Vec<(String, Shape)>", into = "Vec<(String, Shape)>")]
 pub(super) struct Members {
@@ -149,7 +149,7 @@ impl Members {
         self.shapes.iter().map(|(name, shape)| (name.as_str(), shape))
     }
 
-    /// Returns the shape of a member; `place` is where it probably stands.
+    /// Returns the shape of a member; `place` is its probable index.
     pub(super) fn member(&mut self, name: &str, place: usize) -> &mut Shape {
         let place = match self.shapes.get(place) {
             Some((known, _)) if known == name => place,
@@ -171,7 +171,7 @@ impl Members {
         Some(shape.data_type())
     }
 
-    /// Widens every member to hold what those of another hold.
+    /// Widens every member to include those of another.
     pub(super) fn widen(&mut self, other: Self) {
         for (place, (name, shape)) in other.shapes.into_iter().enumerate() {
             self.member(&name, place).widen(shape);

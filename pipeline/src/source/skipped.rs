@@ -1,4 +1,4 @@
-//! Files that a source has and a run does not read: counted by reason, so that none vanishes.
+//! Skipped source files, counted by reason, so that no file is dropped silently.
 
 use std::{collections::HashSet, fmt};
 
@@ -7,63 +7,62 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceError;
 
-/// Names that are kept of the files of one reason.
+/// The maximum number of example names per reason.
 const EXAMPLES_MAX: usize = 20;
 
-/// Why a file, link or folder of a source is not read.
+/// The reason a file, link or folder of a source is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
-    /// It is of another format than the others, or of none that is known; by its extension, in upper
-    /// case.
+    /// It has another format than the selected one, or an unknown one; contains the upper-case extension.
     Format(String),
-    /// It has no extension, and its contents are of no known format.
+    /// It has no extension, and its contents have no known format.
     NoExtension,
     /// Its name begins with a dot.
     Hidden,
-    /// An operating system or an application keeps it there (`Thumbs.db`, `__MACOSX`).
+    /// It is created by an operating system or an application (`Thumbs.db`, `__MACOSX`).
     System,
-    /// Another program keeps its books in it: Legenda, Spark, Delta Lake.
+    /// It contains metadata of another program: Legenda, Spark, Delta Lake.
     Bookkeeping,
     /// It has no rows.
     Empty,
-    /// It is not what it is taken for, or is damaged.
+    /// It has an unexpected format or is damaged.
     Bad,
-    /// It may not be read.
+    /// It is not readable.
     Unreadable,
-    /// It is a link to something that is not there.
+    /// It is a link to a missing target.
     DanglingLink,
-    /// It is a link to a folder that it lies in.
+    /// It is a link to a folder that contains it.
     LinkLoop,
-    /// It is a link out of the folder that the source names.
+    /// It is a link that leads out of the source folder.
     LinkOut,
     /// Its name is not UTF-8.
     NotUtf8,
-    /// It is not a file: a socket, a pipe or a device.
+    /// It is a socket, a pipe or a device.
     Special,
 }
 
 impl SkipReason {
-    /// Returns what `n` files of this reason are called: `2 HEIC`, `1 dangling link`.
+    /// Returns `n` files of this reason in words: `2 HEIC`, `1 dangling link`.
     fn counted(&self, n: u64) -> String {
         match self {
             Self::Format(extension) => format!("{n} {extension}"),
             Self::NoExtension => format!("{n} without an extension"),
             Self::Hidden => format!("{n} hidden"),
-            Self::System => format!("{n} of the system"),
-            Self::Bookkeeping => format!("{n} of bookkeeping"),
+            Self::System => counted(n, "system file"),
+            Self::Bookkeeping => counted(n, "metadata file"),
             Self::Empty => format!("{n} empty"),
             Self::Bad => format!("{n} damaged"),
             Self::Unreadable => format!("{n} unreadable"),
             Self::DanglingLink => counted(n, "dangling link"),
             Self::LinkLoop => counted(n, "link loop"),
             Self::LinkOut => counted_as(n, "link out of the folder", "links out of the folder"),
-            Self::NotUtf8 => format!("{n} with a name that is not UTF-8"),
-            Self::Special => format!("{n} not regular"),
+            Self::NotUtf8 => counted_as(n, "name that is not UTF-8", "names that are not UTF-8"),
+            Self::Special => counted(n, "special file"),
         }
     }
 
-    /// Returns whether files of this reason may hold rows that the user expects to be read.
+    /// Returns whether files of this reason may contain rows that the user expects.
     #[must_use]
     pub fn is_fault(&self) -> bool {
         matches!(
@@ -73,21 +72,21 @@ impl SkipReason {
     }
 }
 
-/// The files of one reason.
+/// The files skipped for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedFiles {
-    /// Why they are not read.
+    /// The reason.
     pub reason: SkipReason,
-    /// How many they are.
+    /// The number of files.
     pub count: u64,
-    /// The first of them, each with what is wrong where that is known.
+    /// The first few, each with its problem if known.
     pub examples: Vec<String>,
-    /// The paths of all of them, where they may hold rows.
+    /// All paths, if the files may contain rows.
     #[serde(skip)]
     paths: Vec<String>,
 }
 
-/// The files that a source has and a run does not read.
+/// The skipped files of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Skipped {
@@ -95,7 +94,7 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// Counts a file; `problem` says what is wrong with it, where that says more than the reason.
+    /// Adds a file; `problem` adds details to the reason.
     pub(crate) fn add(&mut self, reason: SkipReason, path: &str, problem: Option<String>) {
         let idx = self.files.binary_search_by(|files| files.reason.cmp(&reason));
         let idx = idx.unwrap_or_else(|idx| {
@@ -116,7 +115,7 @@ impl Skipped {
         }
     }
 
-    /// Adds the files of another count.
+    /// Adds the files of another collection.
     pub(crate) fn extend(&mut self, other: Self) {
         for more in other.files {
             match self.files.binary_search_by(|files| files.reason.cmp(&more.reason)) {
@@ -132,13 +131,13 @@ impl Skipped {
         }
     }
 
-    /// Returns the files by reason; none of a reason that no file has.
+    /// Returns the files by reason, without empty reasons.
     #[must_use]
     pub fn files(&self) -> &[SkippedFiles] {
         &self.files
     }
 
-    /// Returns how many files are skipped.
+    /// Returns the number of skipped files.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.files.iter().map(|files| files.count).sum()
@@ -150,8 +149,8 @@ impl Skipped {
         self.files.is_empty()
     }
 
-    /// Checks that no file of the `known` ones, nor any below a folder that cannot be read, is skipped for
-    /// a fault: answers to a file that has gone may be removed, and this one may only be out of reach.
+    /// Checks that no file in `known`, nor any below an unreadable folder, is skipped because of a fault:
+    /// answers of a removed file may be deleted, but this one may only be unavailable.
     ///
     /// # Errors
     ///
@@ -168,12 +167,12 @@ impl Skipped {
         Ok(())
     }
 
-    /// Returns the counts in parentheses for an error message; nothing if no file is skipped.
-    pub(crate) fn told(&self) -> String {
+    /// Returns the counts in parentheses for an error message; empty if no file is skipped.
+    pub(crate) fn summary(&self) -> String {
         if self.is_empty() { String::new() } else { format!(" ({self})") }
     }
 
-    /// Returns a line for each file whose rows the user may expect to be read.
+    /// Returns a line for each file whose rows the user may expect.
     pub fn faults(&self) -> impl Iterator<Item = String> {
         self.files.iter().filter(|files| files.reason.is_fault()).flat_map(|files| {
             let more = files.count.saturating_sub(files.examples.len() as u64);
@@ -181,9 +180,9 @@ impl Skipped {
             let label = match files.reason {
                 SkipReason::DanglingLink => "dangling link: ",
                 SkipReason::LinkOut => {
-                    "link out of the folder (`source.follow_links = true` reads it): "
+                    "link out of the folder (set `source.follow_links = true` to read it): "
                 }
-                SkipReason::NotUtf8 => "name is not UTF-8: ",
+                SkipReason::NotUtf8 => "name is not valid UTF-8: ",
                 _ => "",
             };
             files.examples.iter().map(move |file| format!("skipped {label}{file}")).chain(more)
@@ -192,7 +191,7 @@ impl Skipped {
 }
 
 impl fmt::Display for Skipped {
-    /// Shows the counts, the largest first: `skipped 4 files: 2 HEIC, 1 AVIF, 1 hidden`.
+    /// Formats the counts, largest first: `skipped 4 files: 2 HEIC, 1 AVIF, 1 hidden`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "skipped {}", counted(self.count(), "file"))?;
         let mut files: Vec<&SkippedFiles> = self.files.iter().collect();

@@ -1,28 +1,28 @@
-//! Batches that are bounded in bytes, of a reader that counts rows alone.
+//! Byte-bounded batches from a reader that only counts rows.
 
 use arrow::{array::RecordBatch, compute::concat_batches, error::ArrowError};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
-/// How large batches become.
+/// The size limits of batches.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Rows that are read in one go: what they take is known when they are there.
+    /// Rows read in one step; their size is only known afterwards.
     pub step_rows: usize,
-    /// The most rows of a batch.
+    /// The maximum rows of a batch.
     pub rows_max: usize,
-    /// The most bytes of a batch of more than one step.
+    /// The maximum bytes of a batch of more than one step.
     pub bytes_max: u64,
 }
 
 impl BatchLimits {
-    /// Limits of rows alone.
+    /// Returns limits on rows only.
     #[must_use]
-    pub fn of_rows(rows_max: usize) -> Self {
+    pub fn from_rows_max(rows_max: usize) -> Self {
         Self { step_rows: rows_max, rows_max, bytes_max: u64::MAX }
     }
 
-    /// Returns the limits with steps of so few rows that one is no larger than a batch, where a row has
-    /// at most `row_bytes_max`.
+    /// Returns the limits with steps small enough that one does not exceed a batch, for rows of at most
+    /// `row_bytes_max`.
     #[must_use]
     pub fn for_rows_of(self, row_bytes_max: u64) -> Self {
         let n_rows = usize::try_from(self.bytes_max / row_bytes_max.max(1)).unwrap_or(usize::MAX);
@@ -30,11 +30,11 @@ impl BatchLimits {
     }
 }
 
-/// Reads in steps of a few rows, and puts as many of them together as a batch may hold.
+/// Reads in small steps and combines as many as fit in a batch.
 pub(super) struct Steps {
     reader: ParquetRecordBatchReader,
     limits: BatchLimits,
-    /// A step that was one too many for the last batch.
+    /// A step that did not fit in the last batch.
     next: Option<Result<RecordBatch, ArrowError>>,
 }
 
@@ -43,7 +43,7 @@ impl Steps {
         Self { reader, limits, next: None }
     }
 
-    /// Returns the next batch; what was read before a failure comes before it.
+    /// Returns the next batch; rows read before an error are returned before it.
     pub(super) fn next(&mut self) -> Option<Result<RecordBatch, ArrowError>> {
         let (mut steps, mut n_rows, mut n_bytes) = (Vec::new(), 0, 0_u64);
         while n_rows < self.limits.rows_max && n_bytes < self.limits.bytes_max {
@@ -75,9 +75,9 @@ impl Steps {
 
 /// Returns the bytes of the rows of a batch, which may be a slice of larger buffers.
 pub(super) fn size(batch: &RecordBatch) -> u64 {
-    let of_column = |column: &arrow::array::ArrayRef| {
+    let column_bytes = |column: &arrow::array::ArrayRef| {
         let bytes = column.to_data().get_slice_memory_size();
         bytes.unwrap_or_else(|_| column.get_array_memory_size()) as u64
     };
-    batch.columns().iter().map(of_column).sum()
+    batch.columns().iter().map(column_bytes).sum()
 }

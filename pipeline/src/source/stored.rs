@@ -1,4 +1,4 @@
-//! Values of a Parquet file that no Arrow type holds, read as they are stored and shown as text.
+//! Parquet values without an Arrow type, read as stored and converted to text.
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray},
@@ -10,7 +10,7 @@ use arrow::{
     error::ArrowError,
 };
 
-/// The key of a field's metadata that tells what its stored values are. It never leaves the reader.
+/// The field metadata key of the stored type. It never leaves the reader.
 const KEY: &str = "legenda.stored_as";
 
 const INTERVAL: &str = "interval";
@@ -22,27 +22,27 @@ const UNSIGNED: &str = "unsigned integer";
 const NS_PER_MS: i64 = 1_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// What stored values are.
+/// The types of stored values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// Parquet's INTERVAL: months, days and milliseconds, of 4 bytes each, little-endian. Arrow's reader
-    /// leaves out the months.
+    /// Parquet's INTERVAL: months, days and milliseconds, 4 bytes each, little-endian. Arrow's reader drops
+    /// the months.
     Interval,
-    /// A DECIMAL that Arrow's types cannot hold: an integer, or the bytes of one, big-endian.
+    /// A DECIMAL that exceeds Arrow's types: an integer, or its big-endian bytes.
     Decimal {
-        /// Its digits behind the point.
+        /// The digits after the decimal point.
         scale: usize,
     },
-    /// An integer of more than 64 bits, little-endian, as Polars writes it.
+    /// An integer of more than 64 bits, little-endian, as written by Polars.
     Integer {
-        /// Whether it has a sign.
+        /// Whether it is signed.
         is_signed: bool,
     },
 }
 
 impl Stored {
-    /// Returns what the values of a field are, where they are read as they are stored.
-    pub(super) fn of(field: &Field) -> Option<Self> {
+    /// Returns the stored type of a field that is read as stored.
+    pub(super) fn from_field(field: &Field) -> Option<Self> {
         Some(match field.metadata().get(KEY)?.as_str() {
             INTERVAL => Self::Interval,
             SIGNED => Self::Integer { is_signed: true },
@@ -51,7 +51,7 @@ impl Stored {
         })
     }
 
-    /// Notes on a field what its values are.
+    /// Records the stored type in the metadata of a field.
     pub(super) fn mark(self, field: &mut Field) {
         let mark = match self {
             Self::Interval => INTERVAL.to_owned(),
@@ -62,16 +62,16 @@ impl Stored {
         field.metadata_mut().insert(KEY.to_owned(), mark);
     }
 
-    /// Takes the note off a field.
+    /// Removes the stored type from the metadata of a field.
     pub(super) fn unmark(field: &mut Field) {
         field.metadata_mut().remove(KEY);
     }
 
-    /// Returns stored values as text.
+    /// Converts stored values to text.
     ///
     /// # Errors
     ///
-    /// Arrow's, if they are not stored as this kind is.
+    /// Arrow's, if the values are not stored as this type.
     pub(super) fn texts(self, array: &ArrayRef) -> Result<StringArray, ArrowError> {
         match self {
             Self::Interval => {
@@ -93,7 +93,7 @@ impl Stored {
             Self::Integer { is_signed } => {
                 let values = cast(array, &DataType::LargeBinary)?;
                 let text = |bytes: &[u8]| {
-                    // A sign of its own, where the first bit is none.
+                    // Add a sign byte, because the first bit is not a sign.
                     let sign = (!is_signed).then_some(&0);
                     let bytes: Vec<u8> =
                         sign.into_iter().chain(bytes.iter().rev()).copied().collect();
@@ -105,7 +105,7 @@ impl Stored {
     }
 }
 
-/// Returns intervals of any unit as text.
+/// Converts intervals of any unit to text.
 pub(super) fn interval_texts(array: &ArrayRef) -> StringArray {
     match array.data_type() {
         DataType::Interval(IntervalUnit::YearMonth) => {
@@ -132,15 +132,15 @@ pub(super) fn interval_texts(array: &ArrayRef) -> StringArray {
 
 fn interval_text(bytes: &[u8]) -> Option<String> {
     let part = |at: usize| bytes.get(at..at + 4)?.try_into().ok();
-    // The format has no signs; writers that have negative months and days (arrow-rs, DuckDB) use two's
-    // complement, which no real interval reaches otherwise.
+    // The format is unsigned; writers with negative months and days (arrow-rs, DuckDB) use two's
+    // complement, which real intervals never reach otherwise.
     let (months, days) = (i32::from_le_bytes(part(0)?), i32::from_le_bytes(part(4)?));
     // At most 2^32 ms, so the product fits.
     let nanoseconds = i64::from(u32::from_le_bytes(part(8)?)) * NS_PER_MS;
     Some(iso_duration(months.into(), days.into(), nanoseconds))
 }
 
-/// Writes a duration as ISO 8601 has it. Months, days and seconds are apart, as none is so many of another.
+/// Formats a duration in ISO 8601. Months, days and seconds are separate because they do not convert.
 fn iso_duration(months: i64, days: i64, nanoseconds: i64) -> String {
     let mut text = "P".to_owned();
     for (n, unit) in [(months, 'M'), (days, 'D')] {
@@ -159,9 +159,9 @@ fn iso_duration(months: i64, days: i64, nanoseconds: i64) -> String {
     text
 }
 
-/// Writes a number of any length in decimal; `bytes` are its two's complement, big-endian.
+/// Formats an integer of any length in decimal; `bytes` are its big-endian two's complement.
 fn decimal_text(bytes: &[u8], scale: usize) -> String {
-    /// The base in which it is summed up: nine digits at a time.
+    /// The base of the conversion: nine digits at a time.
     const BASE: u64 = 1_000_000_000;
     let is_negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
     // The magnitude of a negative number is its complement plus one.
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn decimals_may_be_longer_than_any_integer() {
-        // 2^264 and its negative, which has as many bytes.
+        // 2^264 and its negative, which has the same number of bytes.
         let mut bytes = vec![1];
         bytes.extend([0; 33]);
         let digits =

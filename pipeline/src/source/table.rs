@@ -1,4 +1,4 @@
-//! The table of a job: its files, what is common to their schemas, its spans and rows.
+//! The table of a job: its files, their common schema, its spans and rows.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,24 +29,24 @@ use super::{
 };
 use crate::store::is_url;
 
-/// The table a job reads: at least one file.
+/// The table of a job, with at least one file.
 #[derive(Debug)]
 pub struct SourceTable {
-    /// The files in the order they are read.
+    /// The files in reading order.
     pub files: Vec<TableFile>,
-    /// Spans of files that need not be read, because they are done.
+    /// Spans of completed files, which need not be read.
     pub done: Vec<Span>,
-    /// Files that are not read.
+    /// Skipped files.
     pub skipped: Skipped,
-    /// What was read of them.
+    /// The bytes read from the files.
     pub bytes_read: BytesRead,
-    /// The columns of its files, those that are done among them.
+    /// The columns of all files, including completed ones.
     pub known_columns: KnownColumns,
     by_path: HashMap<String, usize>,
-    /// The files that are done, by their paths.
+    /// Completed files by path.
     unopened: HashMap<String, Unopened>,
     media_bytes_max: u64,
-    /// Columns of shards that have several extensions.
+    /// Shard columns with several extensions.
     alternatives: Vec<String>,
 }
 
@@ -54,42 +54,42 @@ pub struct SourceTable {
 #[derive(Debug)]
 enum Unopened {
     File(Listed),
-    /// A group of files, which costs nothing to know.
+    /// A group of media files, which needs no I/O.
     Group(TableFile),
 }
 
-/// What a first look at a file says.
+/// The result of inspecting a file.
 enum Looked {
     Opened(TableFile),
     Done(Vec<Span>, Unopened),
     Bad(SourceError),
 }
 
-/// What is opened of a source, and how.
+/// The parameters of opening a table.
 #[derive(Debug)]
 pub struct OpenTable<'a> {
-    /// Its files.
+    /// The files.
     pub listing: Listing,
-    /// The spans of files that are done, by path.
+    /// The spans of completed files, by path.
     pub done: &'a HashMap<String, Vec<Span>>,
-    /// Files of which earlier runs have committed rows: one of these that cannot be read any more is
-    /// an error, for it would be taken for one that has gone.
+    /// Files with committed rows. If one of these is unreadable, opening fails: otherwise it would be treated
+    /// as removed.
     pub known: &'a HashSet<String>,
-    /// The columns of files that are done.
+    /// The columns of completed files.
     pub known_columns: KnownColumns,
-    /// What becomes of a file that cannot be read.
+    /// How to treat an unreadable file.
     pub on_bad_file: OnBadFile,
-    /// The most bytes of an image or a sound; a larger one costs its row.
+    /// The maximum bytes of an image or audio file; a larger one is rejected.
     pub media_bytes_max: u64,
 }
 
 impl SourceTable {
-    /// Finds the rows of all files that were listed. Images and sounds of more than `media_bytes_max` bytes
-    /// will cost their rows.
+    /// Locates the rows of all listed files. Images and audio of more than `media_bytes_max` bytes will be
+    /// rejected.
     ///
     /// # Errors
     ///
-    /// [`SourceError`] for the first file that cannot be read.
+    /// [`SourceError`] for the first unreadable file.
     pub fn open(listed: &[Listed], media_bytes_max: u64) -> Result<Self, SourceError> {
         let listing = Listing { files: listed.to_vec(), skipped: Skipped::default() };
         Self::open_as(OpenTable {
@@ -102,13 +102,13 @@ impl SourceTable {
         })
     }
 
-    /// Finds the rows of the files of a source; of those that are done, and are still what they were, only
-    /// of the first. Files without rows are skipped where others have some.
+    /// Locates the rows of the files of a source; of unchanged completed files, only opens the first. Files
+    /// without rows are skipped if others have some.
     ///
     /// # Errors
     ///
-    /// [`SourceError`] for the first file that cannot be read: where such a file is not skipped, where it
-    /// could be read before or may be later, or where no other is left.
+    /// [`SourceError`] for the first unreadable file that is not skipped, that was readable before or may be
+    /// later, or that is the last one.
     pub fn open_as(
         OpenTable { listing, done, known, known_columns, on_bad_file, media_bytes_max }: OpenTable<
             '_,
@@ -119,13 +119,13 @@ impl SourceTable {
         let bytes_read = BytesRead::default();
         let (media, tables): (Vec<&Listed>, Vec<&Listed>) =
             listed.iter().partition(|file| file.format == SourceFormat::Media);
-        // A store takes its time to answer, so several are asked at a time.
+        // Stores have high latency, so open several files concurrently.
         let n_threads =
             if tables.iter().any(|file| is_url(&file.path)) { OPENED_AT_A_TIME } else { 1 };
         let next = AtomicUsize::new(0);
         let opened: Mutex<Vec<(usize, Result<Looked, SourceError>)>> = Mutex::default();
         let open_one = |idx: usize, listed: &Listed| {
-            // The first is opened in any case: it tells the columns.
+            // Always open the first file: it provides the columns.
             if let Some(spans) = done.get(&listed.path).filter(|_| idx > 0)
                 && spans.first().is_some_and(|span| listed.is_still(&span.object))
             {
@@ -167,7 +167,7 @@ impl SourceTable {
             }
         }
         for group in media::groups(objects) {
-            let file = TableFile::of_media(group, media_bytes_max);
+            let file = TableFile::from_media(group, media_bytes_max);
             let spans = done.get(&file.object.path).filter(|_| !looked.is_empty());
             let spans =
                 spans.filter(|spans| spans.first().is_some_and(|span| span.object == file.object));
@@ -194,7 +194,7 @@ impl SourceTable {
                 Looked::Opened(file) if file.is_empty() => empty.push(file),
                 Looked::Opened(file) => this.files.push(file),
                 Looked::Bad(error) => {
-                    let (path, problem) = error.told();
+                    let (path, problem) = error.path_and_problem();
                     if has_no_bytes(&path) {
                         skipped.add(SkipReason::Empty, &path, None);
                     } else {
@@ -211,7 +211,7 @@ impl SourceTable {
         if this.files.is_empty()
             && let Some(path) = this.done.first().map(|span| span.object.path.clone())
         {
-            // Every file that can be read is done: one of them tells the columns.
+            // Every readable file is completed: open one for the columns.
             this.done.retain(|span| span.object.path != path);
             this.files.extend(match this.unopened.remove(&path) {
                 Some(Unopened::File(listed)) => {
@@ -241,8 +241,8 @@ impl SourceTable {
         Ok(this)
     }
 
-    /// Gives columns of CSV and JSON Lines the types that a job chooses; a cell that one does not hold
-    /// costs its row.
+    /// Sets the types of CSV and JSON Lines columns chosen in the job; cells that do not fit are rejected
+    /// with their rows.
     ///
     /// # Errors
     ///
@@ -270,8 +270,8 @@ impl SourceTable {
         Ok(())
     }
 
-    /// Joins columns of WebDataset shards: a name such as `jpg;png` is a column that has of each row the
-    /// member of the first of these extensions that there is.
+    /// Joins columns of WebDataset shards: a name such as `jpg;png` is a column that contains, for each row,
+    /// the member with the first of these extensions.
     pub fn join_alternatives<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
         self.alternatives = names.cloned().collect();
         for file in &mut self.files {
@@ -279,17 +279,17 @@ impl SourceTable {
         }
     }
 
-    /// Returns the table without the spans that need not be read.
+    /// Returns the table without completed spans.
     #[must_use]
     pub fn with_nothing_done(self) -> Self {
         Self { done: Vec::new(), ..self }
     }
 
-    /// Returns the same table, the files of spans that need not be read opened behind the others.
+    /// Returns the table with the files of completed spans opened after the others.
     ///
     /// # Errors
     ///
-    /// [`SourceError`] for a file that cannot be read.
+    /// [`SourceError`] for an unreadable file.
     pub fn with_all_opened(self) -> Result<Self, SourceError> {
         let mut this = Self { unopened: HashMap::new(), ..self };
         for file in self.unopened.into_values() {
@@ -303,7 +303,7 @@ impl SourceTable {
         Ok(this)
     }
 
-    /// Opens a file whose columns are those that the others of its kind have.
+    /// Opens a file with the columns of the others of its kind.
     fn open_late(&self, listed: &Listed) -> Result<TableFile, SourceError> {
         let mut file = TableFile::open(listed, self.media_bytes_max, &self.bytes_read)?;
         if file.contents.has_guessed_types()
@@ -316,7 +316,7 @@ impl SourceTable {
         Ok(file)
     }
 
-    /// Returns the file of this path, if it is open.
+    /// Returns the open file at this path, if any.
     #[must_use]
     pub fn file(&self, path: &str) -> Option<&TableFile> {
         self.by_path.get(path).and_then(|&idx| self.files.get(idx)).or_else(|| {
@@ -327,8 +327,7 @@ impl SourceTable {
         })
     }
 
-    /// Opens the file that was `object` when it was planned, whether its rows are done or not; none
-    /// where the table has another now.
+    /// Opens the file that was `object` when it was planned, completed or not; `None` if it has changed.
     ///
     /// # Errors
     ///
@@ -343,7 +342,7 @@ impl SourceTable {
         is_same(&file).then(|| FileReader::open(&file, &self.bytes_read)).transpose()
     }
 
-    /// Returns the type of the column `name`, which every file must have alike.
+    /// Returns the type of the column `name`, which must be equal in every file.
     ///
     /// # Errors
     ///
@@ -366,7 +365,7 @@ impl SourceTable {
         Ok(field)
     }
 
-    /// Returns how many files the table has, those that are done among them.
+    /// Returns the number of files, including completed ones.
     #[must_use]
     pub fn n_files(&self) -> usize {
         let unopened = self.unopened.values().map(|file| match file {
@@ -376,8 +375,7 @@ impl SourceTable {
         self.files.iter().map(|file| file.media().len().max(1)).chain(unopened).sum()
     }
 
-    /// Cuts the opened files into spans of at most `span_rows` rows, the first `limit` rows only when
-    /// there is a limit.
+    /// Splits the open files into spans of at most `span_rows` rows, up to `limit` rows.
     #[must_use]
     pub fn spans(&self, span_rows: usize, limit: Option<u64>) -> Vec<Span> {
         let mut left = limit.unwrap_or(u64::MAX);
@@ -406,7 +404,7 @@ impl SourceTable {
     }
 }
 
-/// Files of a store whose footers are read at a time.
+/// The number of store files opened concurrently.
 const OPENED_AT_A_TIME: usize = 16;
 
 #[cfg(test)]

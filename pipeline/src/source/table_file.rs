@@ -1,4 +1,4 @@
-//! One file of a table: its columns and its row groups.
+//! One file of a table: its columns and row groups.
 
 use std::{path::Path, sync::Arc};
 
@@ -10,14 +10,14 @@ use super::{
     media::MediaFiles, partitions::Partitions, tar::with_alternatives,
 };
 
-/// One file of the table, or a group of files that are rows, and where its rows are.
+/// A file of the table, or a group of media files, with the location of its rows.
 #[derive(Debug)]
 pub struct TableFile {
-    /// Identity of the file; of a group that of all of them, by the path of the first.
+    /// The identity of the file; of a group, that of all files under the path of the first.
     pub object: SourceObject,
-    /// Arrow schema of the whole file, the columns that its folders name among it.
+    /// The Arrow schema of the whole file, including partition columns.
     pub schema: SchemaRef,
-    /// Rows and bytes of each row group: the one of Parquet, or a part of a file of another format.
+    /// The size of each row group: of Parquet, or an equivalent range in other formats.
     pub row_groups: Vec<RowGroupSize>,
     pub(super) contents: Contents,
     pub(super) partitions: Partitions,
@@ -27,15 +27,14 @@ pub struct TableFile {
 /// The size of a row group.
 #[derive(Clone, Copy, Debug)]
 pub struct RowGroupSize {
-    /// Rows.
+    /// The number of rows.
     pub n_rows: usize,
-    /// Bytes of all columns before compression.
+    /// The uncompressed bytes of all columns.
     pub bytes: u64,
 }
 
 impl TableFile {
-    /// Finds the rows of a listed file, which is no picture or sound: by the footer of a Parquet file,
-    /// by a pass over another.
+    /// Locates the rows of a listed table file: by the footer of a Parquet file, by a scan of other formats.
     ///
     /// # Errors
     ///
@@ -50,17 +49,17 @@ impl TableFile {
         Ok(Self::new(object, found))
     }
 
-    /// Makes a group of files that are rows.
-    pub(super) fn of_media(files: Vec<SourceObject>, media_bytes_max: u64) -> Self {
+    /// Creates a group of media files.
+    pub(super) fn from_media(files: Vec<SourceObject>, media_bytes_max: u64) -> Self {
         let group = MediaFiles::new(files, media_bytes_max);
-        Self::new(group.object(), Contents::of_media(group))
+        Self::new(group.object(), Contents::from_media(group))
     }
 
     fn new(
         object: SourceObject,
         (contents, schema, row_groups): (Contents, SchemaRef, Vec<RowGroupSize>),
     ) -> Self {
-        let partitions = Partitions::of(&object.path, &schema);
+        let partitions = Partitions::from_path(&object.path, &schema);
         let schema = partitions.add_to(&schema);
         Self { object, schema, row_groups, contents, partitions, computed: None }
     }
@@ -75,7 +74,7 @@ impl TableFile {
         Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()))
     }
 
-    /// Makes the columns of the file itself those of `schema`.
+    /// Replaces the columns of the file itself with those of `schema`.
     pub(super) fn set_own_schema(&mut self, schema: &SchemaRef) {
         self.schema = self.partitions.add_to(schema);
     }
@@ -91,7 +90,7 @@ impl TableFile {
         }
     }
 
-    /// Adds columns that a query computed of its rows.
+    /// Adds columns that a query computed.
     pub fn add_computed(&mut self, computed: Computed) {
         self.schema = computed.add_to(&self.schema);
         self.computed = Some(computed);
@@ -102,13 +101,13 @@ impl TableFile {
         self.row_groups.iter().all(|group| group.n_rows == 0)
     }
 
-    /// Returns the pictures or sounds that its rows are, if they are files.
+    /// Returns the image or audio files of its rows; empty for table files.
     #[must_use]
     pub fn media(&self) -> &[SourceObject] {
         self.contents.media()
     }
 
-    /// Returns the paths of everything that is read.
+    /// Returns the paths of all files to read.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         let media = self.media().iter().map(|file| file.path.as_str());
         std::iter::once(self.object.path.as_str()).chain(media)
@@ -120,11 +119,11 @@ impl TableFile {
         Path::new(&self.object.path)
     }
 
-    /// Returns the column called `name`.
+    /// Returns the column `name`.
     ///
     /// # Errors
     ///
-    /// [`SourceError::MissingColumn`], which names the job's `key` and the columns there are.
+    /// [`SourceError::MissingColumn`], which names the job's `key` and the available columns.
     pub fn column(&self, key: &str, name: &str) -> Result<&Field, SourceError> {
         self.schema.field_with_name(name).map_err(|_| SourceError::MissingColumn {
             key: key.to_owned(),

@@ -1,9 +1,9 @@
-//! WebDataset shards: tar files whose members are rows. Members of one stem are the cells of a row, by
-//! their extensions.
+//! WebDataset shards: tar files in which members with the same stem form a row, with one cell per
+//! extension.
 //!
-//! A column may be of several extensions (`image = "jpg;jpeg;png;webp"`), as `webdataset` has it.
+//! A column may have several extensions (`image = "jpg;jpeg;png;webp"`), as in `webdataset`.
 //!
-//! One pass over the headers says where the members lie; their bytes are read when their rows are.
+//! One pass over the headers locates the members; their bytes are read with their rows.
 
 use std::{
     cmp::Reverse,
@@ -28,16 +28,16 @@ use crate::{excerpt::excerpt, guard::guarded};
 
 /// The size of a tar block.
 const BLOCK: u64 = 512;
-/// The most columns; a shard with more is none.
+/// The maximum number of columns of a shard.
 const COLUMNS_MAX: usize = 256;
-/// Members with less between them are read in one go.
+/// Members with smaller gaps are read together.
 const GAP_MAX: u64 = 64 << 10;
 
 const KEY: &str = "__key__";
-/// Stands between extensions of one column, as in `jpg;png`.
+/// Separates the extensions of one column, as in `jpg;png`.
 const ALTERNATIVE: char = ';';
 
-/// Extensions of texts, lower case.
+/// The lower-case extensions of text.
 const TEXTS: [&str; 15] = [
     "txt",
     "text",
@@ -59,10 +59,10 @@ const TEXTS: [&str; 15] = [
 /// The rows of a shard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shard {
-    /// The extensions, in the order in which they appear.
+    /// The extensions, in order of appearance.
     columns: Vec<String>,
     pub(super) rows: Vec<ShardRow>,
-    /// The most bytes of a member; a larger one costs its row.
+    /// The maximum bytes of a member; a larger one is rejected.
     bytes_max: u64,
 }
 
@@ -70,28 +70,28 @@ pub(super) struct Shard {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ShardRow {
     key: String,
-    /// The column and the bytes of each member.
+    /// The column and byte range of each member.
     members: Vec<(usize, Range<u64>)>,
     problem: Option<String>,
 }
 
 impl ShardRow {
-    /// Returns the bytes of the row's members.
+    /// Returns the total bytes of the row's members.
     pub(super) fn n_bytes(&self) -> u64 {
         self.members.iter().map(|(_, range)| range.end - range.start).sum()
     }
 
-    /// Says what is wrong with one of the row's members.
+    /// Formats a problem of one of the row's members.
     fn problem_with(&self, extension: &str, problem: &str) -> String {
         format!("the member `{}` {problem}", excerpt(&format!("{}.{extension}", self.key)))
     }
 }
 
-/// Why a file is no shard.
+/// An error of indexing a shard.
 pub(super) enum ShardError {
     /// The disk or the store failed.
     Io(io::Error),
-    /// It is something else.
+    /// The file is not a shard.
     Format(String),
 }
 
@@ -113,7 +113,7 @@ impl Shard {
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
-            // What a damaged header says of its member nobody knows, so the next sound one is found.
+            // The member of a damaged header is unknown, so continue at the next sound header.
             let next = next_header(file, end + BLOCK).map_err(ShardError::Io)?;
             if start == 0 && end == 0 && next.is_none() {
                 return Err(ShardError::Format(problem));
@@ -123,7 +123,7 @@ impl Shard {
             start = next;
         }
         if indexer.columns.len() > COLUMNS_MAX {
-            let problem = format!("its members have {} extensions", indexer.columns.len());
+            let problem = format!("the members have {} extensions", indexer.columns.len());
             return Err(ShardError::Format(problem));
         }
         Ok(Self { columns: indexer.columns, rows: indexer.rows, bytes_max })
@@ -138,8 +138,8 @@ impl Shard {
         Arc::new(Schema::new(std::iter::once(key).chain(columns).collect::<Vec<_>>()))
     }
 
-    /// Returns for each extension that a column of `schema` is of the name of that column, and its place
-    /// among the extensions of the column.
+    /// Maps each extension needed by a column of `schema` to the name of that column and the rank of the
+    /// extension within it.
     fn wanted<'a>(&self, schema: &'a SchemaRef) -> HashMap<usize, (&'a str, usize)> {
         let mut wanted = HashMap::new();
         for name in schema.fields().iter().map(|field| field.name().as_str()) {
@@ -152,12 +152,12 @@ impl Shard {
         wanted
     }
 
-    /// Reads rows, those columns of them that `schema` has. A column named by several extensions has the
-    /// member of the first that its row has.
+    /// Reads the columns of `schema` of the given rows. A column with several extensions contains the first
+    /// member that the row has.
     ///
     /// # Errors
     ///
-    /// That of the disk or the store; a member that is damaged costs its row.
+    /// The error of the disk or the store; a damaged member is rejected with its row.
     pub(super) fn read(
         &self,
         file: &SourceFile,
@@ -181,7 +181,7 @@ impl Shard {
                 continue;
             }
             let mut members: Vec<_> = row.members.iter().collect();
-            // Of several members for one cell the first named is the last to be put there.
+            // Of several members for one cell, write the preferred one last.
             members.sort_by_key(|(column, _)| wanted.get(column).map(|(_, rank)| Reverse(*rank)));
             for (column, range) in members {
                 let Some((name, _)) = wanted.get(column) else { continue };
@@ -194,7 +194,9 @@ impl Shard {
                     let n_bytes = usize::try_from(n_bytes).unwrap_or(usize::MAX);
                     let bytes = within.get_bytes(range.start, n_bytes).map_err(io::Error::other)?;
                     match std::str::from_utf8(&bytes) {
-                        Err(error) if is_text(extension) => Err(format!("is no UTF-8: {error}")),
+                        Err(error) if is_text(extension) => {
+                            Err(format!("is not valid UTF-8: {error}"))
+                        }
                         _ => Ok(bytes),
                     }
                 };
@@ -230,8 +232,8 @@ impl Shard {
     }
 }
 
-/// Returns the columns of a shard with one for all of those whose extensions `name` has, such as
-/// `jpg;png`, in the place of the first; none where the shard has none of them.
+/// Returns the columns of a shard with those of the extensions in `name`, such as `jpg;png`, replaced by one
+/// in place of the first; `None` if the shard has none of them.
 pub(super) fn with_alternatives(schema: &SchemaRef, name: &str) -> Option<SchemaRef> {
     let extensions: Vec<&str> = name.split(ALTERNATIVE).collect();
     let is_one = |field: &FieldRef| extensions.contains(&field.name().as_str());
@@ -256,7 +258,7 @@ fn is_text(extension: &str) -> bool {
     TEXTS.contains(&last)
 }
 
-/// Joins ranges that follow each other closely.
+/// Merges ranges that are close together.
 fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_by_key(|range| range.start);
     let mut joined: Vec<Range<u64>> = Vec::new();
@@ -269,7 +271,7 @@ fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     joined
 }
 
-/// Collects the rows of a shard, member by member.
+/// Collects the rows of a shard member by member.
 #[derive(Default)]
 struct Indexer {
     columns: Vec<String>,
@@ -278,7 +280,7 @@ struct Indexer {
 }
 
 impl Indexer {
-    /// Adds the members from the header at `start` on. `end` follows behind the last sound one.
+    /// Adds the members starting with the header at `start`. `end` is set to the end of the last sound one.
     fn add_from(&mut self, file: &SourceFile, start: u64, end: &mut u64) -> io::Result<()> {
         let size = file.len();
         let mut archive = ::tar::Archive::new(Headers::new(file, start));
@@ -287,7 +289,7 @@ impl Indexer {
             let at = start + entry.raw_file_position();
             let n_bytes = entry.size();
             let padded = n_bytes.checked_next_multiple_of(BLOCK).and_then(|n| n.checked_add(at));
-            let Some(padded) = padded else { return Err(io::Error::other("a size beyond sense")) };
+            let Some(padded) = padded else { return Err(io::Error::other("invalid member size")) };
             *end = padded.min(size);
             let kind = entry.header().entry_type();
             if !(kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
@@ -295,9 +297,9 @@ impl Indexer {
             }
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let problem = if kind.is_gnu_sparse() {
-                Some("is a sparse file, which is not read")
+                Some("is a sparse file, which is not supported")
             } else if at + n_bytes > size {
-                Some("is cut off by the end of the file")
+                Some("is truncated by the end of the file")
             } else {
                 None
             };
@@ -311,7 +313,7 @@ impl Indexer {
 
     fn add(&mut self, path: &str, range: Range<u64>, problem: Option<&str>) {
         let (folder, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
-        // Names without a stem or an extension are no cells, as those that begin with two lines.
+        // Names without a stem or an extension are not cells, such as those that begin with two dots.
         let Some((stem, extension)) = name.split_once('.') else { return };
         if stem.is_empty() || extension.is_empty() || name.starts_with("__") {
             return;
@@ -328,23 +330,23 @@ impl Indexer {
         }
         let Some(row) = self.rows.last_mut() else { return };
         let twice = row.members.iter().any(|(known, _)| *known == column);
-        let problem = problem.or(twice.then_some("comes twice"));
+        let problem = problem.or(twice.then_some("occurs twice"));
         if let Some(problem) = problem {
-            let told = row.problem_with(&extension, problem);
-            row.problem.get_or_insert(told);
+            let problem = row.problem_with(&extension, problem);
+            row.problem.get_or_insert(problem);
         } else {
             row.members.push((column, range));
         }
     }
 
-    /// Adds a row that stands for members which nobody knows.
+    /// Adds a row in place of unknown members.
     fn add_damage(&mut self, at: u64, problem: &str) {
-        let problem = Some(format!("the header at byte {at} is damaged: {problem}"));
+        let problem = Some(format!("damaged header at byte {at}: {problem}"));
         self.rows.push(ShardRow { problem, ..ShardRow::default() });
     }
 }
 
-/// Finds the first block from `at` on that is a header: by its magic and its checksum.
+/// Finds the first header block at or after `at` by its magic and checksum.
 fn next_header(file: &SourceFile, at: u64) -> io::Result<Option<u64>> {
     let at = at.next_multiple_of(BLOCK);
     let mut reader = io::BufReader::with_capacity(1 << 20, file.read_from(at));
@@ -358,7 +360,7 @@ fn next_header(file: &SourceFile, at: u64) -> io::Result<Option<u64>> {
             .enumerate()
             .map(|(idx, &byte)| u32::from(if (148..156).contains(&idx) { b' ' } else { byte }))
             .sum();
-        if &block[257..262] == b"ustar" && header.cksum().is_ok_and(|told| told == sum) {
+        if &block[257..262] == b"ustar" && header.cksum().is_ok_and(|stored| stored == sum) {
             return Ok(Some(found));
         }
         found += BLOCK;
@@ -366,11 +368,11 @@ fn next_header(file: &SourceFile, at: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// Reads headers of a file, and little more: pieces grow where headers stand close together.
+/// Reads headers and little else: reads grow where headers are close together.
 struct Headers {
     file: SourceFile,
     start: u64,
-    /// The place within the archive, counted from `start`.
+    /// The position in the archive, relative to `start`.
     at: u64,
     piece: Bytes,
     piece_at: u64,
@@ -429,7 +431,7 @@ impl Seek for Headers {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
             SeekFrom::End(by) => self.file.len().checked_add_signed(by),
         };
-        self.at = to.ok_or_else(|| io::Error::other("a place before the beginning"))?;
+        self.at = to.ok_or_else(|| io::Error::other("seek before the start"))?;
         Ok(self.at)
     }
 }

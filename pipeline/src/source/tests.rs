@@ -1,4 +1,4 @@
-//! What is written by others is read as it was, however it is cut; what is damaged costs its row.
+//! Files of other writers are read without changes, however they are split; damage rejects only its row.
 
 mod text;
 
@@ -36,7 +36,7 @@ fn open(path: &Path, format: SourceFormat) -> SourceTable {
     try_open(path, format).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Reads a whole table in spans of `span_rows` rows, each by itself.
+/// Reads a whole table in spans of `span_rows` rows, one at a time.
 fn read(table: &SourceTable, span_rows: usize, batch_rows: usize) -> (RecordBatch, Vec<String>) {
     let (mut batches, mut problems) = (Vec::new(), Vec::new());
     let (mut file_rows, mut path) = (0, String::new());
@@ -70,7 +70,7 @@ fn file_rows_before(span: &legenda_schemas::span::Span, n_rows: usize) -> usize 
     usize::try_from(span.file_row_start).unwrap() + n_rows
 }
 
-/// Rows of the types that files of text have.
+/// Rows of the types found in text files.
 fn any_rows() -> impl Strategy<Value = RecordBatch> {
     let text = prop::option::of("[ -~\u{e4}\u{1f980}\r\n\t\",;]{1,20}");
     let row = (text, any::<Option<i64>>(), prop::option::of(-1e9..1e9_f64), any::<Option<bool>>());
@@ -90,12 +90,12 @@ fn any_rows() -> impl Strategy<Value = RecordBatch> {
     })
 }
 
-/// Compares columns by what they show: types of short columns may be told as others.
+/// Compares columns by their displayed values: types of short columns may be inferred differently.
 fn assert_same(read: &RecordBatch, written: &RecordBatch) {
     assert_eq!(read.num_rows(), written.num_rows());
     for (field, expected) in written.schema().fields().iter().zip(written.columns()) {
         let Some(actual) = read.column_by_name(field.name()) else {
-            // No row has a value that would tell of it.
+            // No row has a value to infer the type from.
             assert_eq!(expected.null_count(), expected.len());
             continue;
         };
@@ -260,7 +260,7 @@ fn a_damaged_csv_record_costs_its_row() {
     let dir = tempfile::tempdir().unwrap();
     let text = "\u{feff}id,n,text\r\n007,1,one\r\n\r\n008,2\r\n009,x,\"a\nb\"\r\n\
                 010,4,\"open\r\n011,5,\"a\" b\r\n012,6,5\" pipe\r\n013,7,last";
-    // Types are told by sound rows: one that is not in the sample has to fit them.
+    // Types are inferred from sound rows: rows outside the sample have to fit.
     let path = write(dir.path(), "t.csv", text.as_bytes());
     let table = open(&path, SourceFormat::Csv);
     let (rows, problems) = read(&table, 3, 2);
@@ -270,9 +270,9 @@ fn a_damaged_csv_record_costs_its_row() {
     assert_eq!(
         problems,
         [
-            "1: line 4: it has 2 fields, where the header has 3",
-            "3: line 7: text follows a closing quote",
-            "4: line 8: text follows a closing quote",
+            "1: line 4: expected 3 fields, got 2",
+            "3: line 7: unexpected text after a closing quote",
+            "4: line 8: unexpected text after a closing quote",
         ]
     );
 }
@@ -318,15 +318,15 @@ fn a_damaged_json_line_costs_its_row() {
     assert_eq!(texts(&rows, "b"), some(&["1", "", "", "", "", "", "", "text", "{\"x\": 1}", ""]));
     let expected = some(&["one", "5", "", "", "", "", "", "four", "", ""]);
     assert_eq!(texts(&rows, "a"), expected);
-    let told: Vec<&str> =
+    let problems_shown: Vec<&str> =
         problems.iter().map(|problem| &problem[..problem.len().min(28)]).collect();
     assert_eq!(
-        told,
+        problems_shown,
         [
             "2: line 4: invalid JSON at b",
-            "3: line 5: it is not a JSON ",
-            "4: line 6: it is longer than",
-            "5: line 7: it is not a JSON ",
+            "3: line 5: expected a JSON o",
+            "4: line 6: the record is lon",
+            "5: line 7: expected a JSON o",
             "6: line 8: invalid JSON at b",
         ],
         "{problems:#?}"
@@ -371,21 +371,21 @@ fn damage_in_a_shard_costs_the_rows_that_it_hits() {
         let (rows, problems) = read(&table, 10, 10);
         (texts(&rows, "__key__"), texts(&rows, "txt"), problems)
     };
-    // The header of `2.txt`: its other member is found, and what is lost is told.
+    // The header of `2.txt`: its other member is found, and the loss is reported.
     bytes[2 * 2560 + 5] ^= 0x55;
     let (names, cells, problems) = keys(&bytes);
     assert_eq!(names, some(&["0", "1", "", "2", "3", "4"]));
     assert_eq!(cells, some(&["text", "text", "", "", "text", "text"]));
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].starts_with("2: the header at byte 5120 is damaged"), "{problems:?}");
-    // A text that is none.
+    assert!(problems[0].starts_with("2: damaged header at byte 5120"), "{problems:?}");
+    // Invalid UTF-8 in a text.
     bytes = sound.clone();
     bytes[2560 + 512] = 0xff;
     let (names, _, problems) = keys(&bytes);
     assert_eq!(names, some(&["0", "1", "2", "3", "4"]));
-    assert!(problems[0].starts_with("1: the member `1.txt` is no UTF-8"), "{problems:?}");
+    assert!(problems[0].starts_with("1: the member `1.txt` is not valid UTF-8"), "{problems:?}");
     // The end is missing.
     let (names, _, problems) = keys(&sound[..5 * 2560 - 600]);
     assert_eq!(names, some(&["0", "1", "2", "3", "4"]));
-    assert!(problems[0].contains("`4.bin` is cut off"), "{problems:?}");
+    assert!(problems[0].contains("`4.bin` is truncated"), "{problems:?}");
 }

@@ -1,8 +1,8 @@
-//! Columns of text read as bytes, so that a text that is not UTF-8 costs its row.
+//! Text columns read as bytes, so that invalid UTF-8 only rejects its own row.
 //!
-//! The Parquet reader checks the texts of a batch, or of a whole dictionary, at once, and refuses all
-//! of them together. Of a column without the annotation "string" it checks none, so a footer without
-//! them is made, and the texts are checked here, one by one.
+//! The Parquet reader validates the text of a whole batch or dictionary at once and rejects all of it
+//! together. It does not validate columns without a string annotation, so those annotations are removed from
+//! the footer, and each text is validated here.
 
 use std::{ops::Range, sync::Arc};
 
@@ -23,7 +23,7 @@ use parquet::{
 
 use super::footer::without_annotations;
 
-/// Returns the footer with its columns of text, those within lists and structs too, as columns of bytes.
+/// Returns the footer with all text columns, including nested ones, as bytes.
 pub(super) fn without_text(
     metadata: &ArrowReaderMetadata,
 ) -> Result<ArrowReaderMetadata, ParquetError> {
@@ -37,17 +37,17 @@ pub(super) fn without_text(
     ArrowReaderMetadata::try_new(Arc::new(footer), options)
 }
 
-/// Returns the schema with bytes in the place of texts.
+/// Returns the schema with bytes in place of text.
 pub(super) fn schema_of_bytes(schema: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields().iter().map(field_of_bytes).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// Returns the type with bytes in the place of texts, if it has any.
+/// Returns the type with bytes in place of text, if it contains any.
 fn bytes_of(kind: &DataType) -> Option<DataType> {
     let field = |field: &FieldRef| {
-        let of_bytes = field_of_bytes(field);
-        (of_bytes != *field).then_some(of_bytes)
+        let binary_field = field_of_bytes(field);
+        (binary_field != *field).then_some(binary_field)
     };
     match kind {
         DataType::Utf8 => Some(DataType::Binary),
@@ -77,7 +77,7 @@ fn field_of_bytes(field: &FieldRef) -> FieldRef {
     }
 }
 
-/// Adds for each column of a file that a type takes, in their order, whether it is text.
+/// Appends, for each leaf column of a type, whether it is text.
 fn push_leaves(kind: &DataType, leaves: &mut Vec<bool>) {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => leaves.push(true),
@@ -95,17 +95,17 @@ fn push_leaves(kind: &DataType, leaves: &mut Vec<bool>) {
 
 /// Rows whose texts were read as bytes.
 pub struct CheckedTexts {
-    /// The rows, with text again; what is no text is null, or empty where nothing may be null.
+    /// The rows with text restored; invalid text is null, or empty if the field is not nullable.
     pub rows: RecordBatch,
-    /// For each row the column that is no text, if one is.
+    /// For each row, a column with invalid text, if any.
     pub bad: Vec<Option<String>>,
 }
 
-/// Checks the texts of rows that came of a reader of [`without_text`]; `schema` is the file's own.
+/// Validates the texts of rows read with [`without_text`]; `schema` is the file's own.
 ///
 /// # Errors
 ///
-/// Arrow's, if the rows are not of that schema.
+/// Arrow's, if the rows do not have that schema.
 pub fn check_texts(rows: &RecordBatch, schema: &Schema) -> Result<CheckedTexts, ArrowError> {
     let mut bad: Vec<Option<String>> = vec![None; rows.num_rows()];
     let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
@@ -128,7 +128,7 @@ pub fn check_texts(rows: &RecordBatch, schema: &Schema) -> Result<CheckedTexts, 
     Ok(CheckedTexts { rows: RecordBatch::try_new_with_options(schema, columns, &options)?, bad })
 }
 
-/// Values with text again, and for each whether one in it is no text.
+/// Values with text restored, and for each whether it contains invalid text.
 struct Checked {
     values: ArrayRef,
     bad: Vec<bool>,
@@ -136,7 +136,7 @@ struct Checked {
 
 fn checked(values: &ArrayRef, wanted: &Field) -> Result<Checked, ArrowError> {
     let nulls = values.nulls().cloned();
-    // Of a list each item is an item of its row.
+    // Items of a list belong to the row of the list.
     let any = |range: Range<usize>, bad: &[bool]| bad[range].iter().any(|is_bad| *is_bad);
     Ok(match wanted.data_type() {
         kind if bytes_of(kind).is_none() => {

@@ -1,4 +1,4 @@
-//! Cells that are written as text, as columns of their types.
+//! Conversion of text cells to typed columns.
 
 use std::{borrow::Cow, str::FromStr, sync::Arc};
 
@@ -13,11 +13,11 @@ use arrow::{
 
 use super::{numbers::DECIMAL_DIGITS_MAX, shape::Spelling};
 
-/// A cell; none if it is null.
+/// A cell; `None` if null.
 pub(super) type Cell<'a> = Option<Cow<'a, str>>;
 
-/// Reads cells as a column of `data_type`; returns the places of those that it does not hold, which are
-/// null in the column.
+/// Parses cells as a column of `data_type`; returns the indices of invalid cells, which are null in the
+/// column.
 pub(super) fn column(data_type: &DataType, cells: &[Cell<'_>]) -> (ArrayRef, Vec<usize>) {
     match data_type {
         DataType::Utf8 => (Arc::new(texts(cells)), Vec::new()),
@@ -40,14 +40,14 @@ pub(super) fn column(data_type: &DataType, cells: &[Cell<'_>]) -> (ArrayRef, Vec
     }
 }
 
-/// Returns what a cell of a type has to be, for a message.
+/// Describes the valid cells of a type, for a message.
 pub(super) fn expected(data_type: &DataType) -> String {
     match data_type {
-        data_type if data_type.is_integer() => format!("a whole number ({data_type})"),
+        data_type if data_type.is_integer() => format!("an integer ({data_type})"),
         DataType::Float32 | DataType::Float64 => "a number".to_owned(),
         DataType::Boolean => "true or false".to_owned(),
         DataType::Decimal128(precision, scale) => {
-            format!("a decimal number of {precision} digits, at most {scale} behind the point")
+            format!("a decimal with {precision} digits, at most {scale} after the decimal point")
         }
         DataType::Date32 => "a date, such as 2026-11-30".to_owned(),
         DataType::Timestamp(..) => "a date and time, such as 2026-11-30T12:00:00".to_owned(),
@@ -79,7 +79,7 @@ fn parsed<T, A: Array + FromIterator<Option<T>> + 'static>(
     (Arc::new(array), bad)
 }
 
-/// Reads a decimal number that loses no digit; returns it in units of its last place.
+/// Parses a decimal exactly; returns it in units of its last digit.
 fn decimal(cell: &str, precision: usize, scale: usize) -> Option<i128> {
     let digits = cell.strip_prefix(['-', '+']).unwrap_or(cell);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -97,7 +97,7 @@ fn decimal(cell: &str, precision: usize, scale: usize) -> Option<i128> {
     Some(if cell.starts_with('-') { -units } else { units })
 }
 
-/// Reads cells of types that only `source.schema` names.
+/// Parses cells of types that are only used in `source.schema`.
 fn cast(data_type: &DataType, cells: &[Cell<'_>]) -> (ArrayRef, Vec<usize>) {
     let trimmed: StringArray = cells.iter().map(|cell| cell.as_deref().map(str::trim)).collect();
     let options = CastOptions { safe: true, ..CastOptions::default() };

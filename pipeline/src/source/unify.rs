@@ -1,4 +1,4 @@
-//! Files whose types follow from their rows, made alike.
+//! Unification of files with inferred types.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use super::{known::KnownColumns, table_file::TableFile};
 
-/// Gives the files whose types are guessed the columns of all of them and those that are `known`: what
-/// one file lacks is null there, and where types differ it is the wider, or text.
+/// Gives every file with inferred types the columns of all files and the `known` ones: missing columns are
+/// null, and different types are widened, up to text.
 pub(super) fn unify(files: &mut [TableFile], known: &mut KnownColumns) {
     let mut guessed: Vec<&mut TableFile> =
         files.iter_mut().filter(|file| file.contents.has_guessed_types()).collect();
     for found in guessed.iter().filter_map(|file| file.contents.columns()) {
         known.text.widen(found.clone());
     }
-    let mut of_shards: Vec<FieldRef> = known.shards.iter().cloned().collect();
+    let mut shard_fields: Vec<FieldRef> = known.shards.iter().cloned().collect();
     for file in guessed.iter().filter(|file| file.contents.is_shard()) {
-        merge(&mut of_shards, file.own_schema().fields());
+        merge(&mut shard_fields, file.own_schema().fields());
     }
-    known.shards = of_shards.into();
+    known.shards = shard_fields.into();
     let mut fields: Vec<FieldRef> = known.text.fields().map(Arc::new).collect();
     merge(&mut fields, &known.shards);
     let schema: SchemaRef = Arc::new(Schema::new(fields));
@@ -27,7 +27,7 @@ pub(super) fn unify(files: &mut [TableFile], known: &mut KnownColumns) {
     }
 }
 
-/// Adds the columns of a shard, which are of text or bytes.
+/// Adds the columns of a shard, which are text or bytes.
 fn merge(known: &mut Vec<FieldRef>, fields: &[FieldRef]) {
     for field in fields {
         match known.iter_mut().find(|one| one.name() == field.name()) {

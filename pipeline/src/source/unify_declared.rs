@@ -1,4 +1,4 @@
-//! Files that declare their types, made alike: no value is changed.
+//! Unification of files with declared types, without changing any value.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,14 +12,14 @@ use super::{table_file::TableFile, widen::wider};
 /// A column of several files.
 struct Column {
     field: Field,
-    /// Whether the types have none in common, so that each file keeps its own.
+    /// Whether the types have no common type, so that each file keeps its own.
     differs: bool,
     n_files: usize,
 }
 
-/// Gives the files that declare their types the columns of all of them and those that are `known`: what
-/// one file lacks is null there, and where types differ it is the one that holds the values of both. Types
-/// that have none in common stay as they are, and only a job that needs them alike is refused.
+/// Gives every file with declared types the columns of all files and the `known` ones: missing columns are
+/// null, and different types are widened to one that represents the values of both. Types without a common
+/// type stay unchanged, and only a job that needs them equal is refused.
 pub(super) fn unify_declared(files: &mut [TableFile], known: &mut Fields) {
     let mut declared: Vec<&mut TableFile> =
         files.iter_mut().filter(|file| file.contents.declares_types()).collect();
@@ -41,7 +41,7 @@ pub(super) fn unify_declared(files: &mut [TableFile], known: &mut Fields) {
 }
 
 fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef], known: &Fields) -> Vec<Column> {
-    // Columns of 64-bit integers of which a file has some that a float would round.
+    // 64-bit integer columns with values that a float would round.
     let mut rounded: HashSet<&str> = HashSet::new();
     for (file, own) in files.iter().zip(schemas) {
         let large = own.fields().iter().filter(|field| {
@@ -64,7 +64,7 @@ fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef], known: &Field
             column.field.set_nullable(true);
         }
     }
-    // In the order of the files that were read before.
+    // In the order of previously read files.
     let mut ordered = Vec::with_capacity(columns.len());
     for field in known {
         let place = columns.iter().position(|column| column.field.name() == field.name());
@@ -82,7 +82,7 @@ fn common_columns(files: &[&mut TableFile], schemas: &[SchemaRef], known: &Field
 }
 
 impl Column {
-    /// Returns the column with the type that it is known with too, where there is one for both.
+    /// Widens the column to its known type, if there is a common one.
     fn or_known(mut self, known: &Field, ints_fit_floats: bool) -> Self {
         let both = wider(known.data_type(), self.field.data_type(), ints_fit_floats);
         if let Some(both) = both.filter(|_| !self.differs) {
@@ -100,7 +100,7 @@ impl Column {
             return;
         }
         match wider(self.field.data_type(), field.data_type(), ints_fit_floats) {
-            // A value that does not fit after all costs its row.
+            // A value that does not fit after all rejects its row.
             Some(wider) => {
                 let both = Field::new(self.field.name(), wider, true);
                 let is_same = self.field.metadata() == field.metadata();
@@ -112,8 +112,7 @@ impl Column {
     }
 }
 
-/// Gives a file that is opened late the columns that `others` have, as far as their types hold its
-/// values.
+/// Gives a file that is opened late the columns of `others`, if their types represent its values.
 pub(super) fn adopt_declared(file: &mut TableFile, others: &[TableFile]) {
     if !file.contents.declares_types() {
         return;

@@ -1,4 +1,4 @@
-//! The files below a folder of a disk: every one of them is found, or counted as skipped.
+//! Walks a folder on disk: every file is either found or counted as skipped.
 
 use std::{
     fs,
@@ -10,16 +10,16 @@ use legenda_schemas::job::SourceFormat;
 
 use super::{
     file::open_file,
-    names::{self, passed_over},
+    names::{self, skip_reason},
     roots::Followed,
     skipped::{SkipReason, Skipped},
 };
 use crate::{media::MediaKind, store::PLAN};
 
-/// Bytes of a file that say what it is: the magic of tar stands at 257.
+/// The bytes needed to detect a format: the magic of tar is at 257.
 const MAGIC_BYTES: u64 = 512;
 
-/// The files that a walk has found.
+/// The files found by a walk.
 #[derive(Debug)]
 pub(super) struct Walk {
     followed: Followed,
@@ -29,7 +29,7 @@ pub(super) struct Walk {
     pub(super) skipped: Skipped,
 }
 
-/// Why an entry is skipped, with what the system says.
+/// The reason an entry is skipped, with the system's error.
 type Skip = (SkipReason, Option<io::Error>);
 
 fn unreadable(error: io::Error) -> Skip {
@@ -37,23 +37,23 @@ fn unreadable(error: io::Error) -> Skip {
 }
 
 impl Walk {
-    /// Begins a walk in which some links are followed.
+    /// Creates a walk with a link policy.
     pub(super) fn new(followed: Followed) -> Self {
         Self { followed, checked: None, found: Vec::new(), skipped: Skipped::default() }
     }
 
-    /// Finds the files below `dir`. Links bear their own names; one to a folder that it lies in is
+    /// Finds the files below `dir`. Links keep their own names; a link to a folder that contains it is
     /// skipped.
     ///
     /// # Errors
     ///
-    /// The system's, where `dir` itself cannot be read.
+    /// The system's error, if `dir` itself is unreadable.
     pub(super) fn below(&mut self, dir: &Path) -> io::Result<()> {
         let real = dir.canonicalize()?;
         self.folder(dir, &mut vec![real])
     }
 
-    /// Finds the files in a folder; `within` are the folders that it lies in and itself, without links.
+    /// Finds the files in a folder; `within` contains the canonical paths of the folder and its ancestors.
     fn folder(&mut self, dir: &Path, within: &mut Vec<PathBuf>) -> io::Result<()> {
         let is_output = dir.join(PLAN).is_file();
         for entry in dir.read_dir()? {
@@ -72,7 +72,7 @@ impl Walk {
                 self.skipped.add(SkipReason::NotUtf8, &shown, None);
                 continue;
             };
-            let mut reason = passed_over(name);
+            let mut reason = skip_reason(name);
             if (is_output && name == "rejects") || is_beside_output(&path, name) {
                 reason = Some(SkipReason::Bookkeeping);
             }
@@ -85,14 +85,13 @@ impl Walk {
         Ok(())
     }
 
-    /// Finds the files below a folder that a pattern names.
+    /// Finds the files below a folder matched by a pattern.
     pub(super) fn named_folder(&mut self, dir: &Path) -> Result<(), Skip> {
         let real = self.target(dir)?;
         self.folder(dir, &mut vec![real]).map_err(unreadable)
     }
 
-    /// Checks that what a pattern names and is no folder is a file that may be read. Patterns go through
-    /// folders that are links.
+    /// Checks that a non-folder matched by a pattern is a readable file. Patterns follow links to folders.
     pub(super) fn named_file(&mut self, path: &Path) -> Result<(), Skip> {
         if !looked_at(path)?.is_file() {
             return Err((SkipReason::Special, None));
@@ -108,12 +107,12 @@ impl Walk {
         Ok(())
     }
 
-    /// Returns what a path leads to, if links may lead there.
+    /// Returns the target of a path, if the link policy allows it.
     fn target(&self, path: &Path) -> Result<PathBuf, Skip> {
         self.allowed(path, path.canonicalize().map_err(unreadable)?)
     }
 
-    /// Returns what a path leads to, `real`, if links may lead there.
+    /// Returns the target `real` of a path, if the link policy allows it.
     fn allowed(&self, path: &Path, real: PathBuf) -> Result<PathBuf, Skip> {
         let dir = path.parent().unwrap_or(path);
         match self.followed.leads_to(dir, &real) {
@@ -149,7 +148,7 @@ impl Walk {
     }
 }
 
-/// Looks at what a path leads to.
+/// Returns the metadata of the target of a path.
 fn looked_at(path: &Path) -> Result<fs::Metadata, Skip> {
     path.metadata().map_err(|error| match error.kind() {
         ErrorKind::NotFound if path.is_symlink() => (SkipReason::DanglingLink, None),
@@ -158,19 +157,19 @@ fn looked_at(path: &Path) -> Result<fs::Metadata, Skip> {
     })
 }
 
-/// Returns whether the system found links that lead to each other (`ELOOP`).
+/// Returns whether the system found a link cycle (`ELOOP`).
 fn is_loop(error: &io::Error) -> bool {
-    // `ErrorKind::FilesystemLoop` is not stable.
+    // `ErrorKind::FilesystemLoop` is unstable.
     error.to_string().to_lowercase().contains("symbolic link")
 }
 
-/// Returns whether a folder has the ledger and rejects of an output beside it.
+/// Returns whether a folder contains the ledger and rejects of an output.
 fn is_beside_output(path: &Path, name: &str) -> bool {
     names::is_beside_output(name) && path.join("plan.json").is_file()
 }
 
-/// Returns the path of an entry of a job, absolute, with its own names of links: one spelling for each
-/// name of a file, so that a span's identity does not depend on how it was named.
+/// Returns the absolute path of an entry of a job without resolving links in its name. Each file name has
+/// one spelling, so a span's identity does not depend on how it was named.
 pub(super) fn spelled(base_dir: &Path, entry: &str) -> PathBuf {
     let base_dir = if base_dir.as_os_str().is_empty() { Path::new(".") } else { base_dir };
     let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
@@ -178,7 +177,7 @@ pub(super) fn spelled(base_dir: &Path, entry: &str) -> PathBuf {
     for component in base_dir.join(entry).components() {
         match component {
             Component::CurDir => {}
-            // The folder above a link is that of its target.
+            // `..` after a link is the parent of its target.
             Component::ParentDir => match path.canonicalize() {
                 Ok(real) => path = real.parent().map_or(real.clone(), Path::to_owned),
                 Err(_) => path.push(component),
@@ -189,7 +188,7 @@ pub(super) fn spelled(base_dir: &Path, entry: &str) -> PathBuf {
     path
 }
 
-/// Returns the format of a file by its first bytes.
+/// Detects the format of a file from its first bytes.
 pub(super) fn format_of_contents(path: &str) -> Option<SourceFormat> {
     let mut bytes = Vec::new();
     open_file(Path::new(path)).ok()?.take(MAGIC_BYTES).read_to_end(&mut bytes).ok()?;
@@ -202,10 +201,10 @@ pub(super) fn format_of_contents(path: &str) -> Option<SourceFormat> {
     if bytes.get(257..262) == Some(b"ustar") {
         return Some(SourceFormat::Tar);
     }
-    MediaKind::of(&bytes).map(|_| SourceFormat::Media)
+    MediaKind::from_bytes(&bytes).map(|_| SourceFormat::Media)
 }
 
-/// Returns whether a file of a disk is there and has no bytes.
+/// Returns whether a file on disk exists and is empty.
 pub(super) fn has_no_bytes(path: &str) -> bool {
     fs::metadata(path).is_ok_and(|stat| stat.is_file() && stat.len() == 0)
 }

@@ -1,4 +1,4 @@
-//! The type that holds the values of two others, each as it is: no number is rounded, no text is cut.
+//! The common type of two types that represents the values of both without rounding or truncation.
 
 use std::sync::Arc;
 
@@ -6,9 +6,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use super::{column::is_bytes, portable::decimal_of};
 
-/// Returns the type that holds the values of both, if there is one. Numbers, times and truth values that
-/// have no other type in common are text. `ints_fit_floats` says that every 64-bit integer of the column
-/// is exact as a float.
+/// Returns the common type of two types, if there is one. Numbers, times and booleans without another common
+/// type become text. `ints_fit_floats` means that every 64-bit integer of the column is exact as a float.
 pub(super) fn wider(one: &DataType, other: &DataType, ints_fit_floats: bool) -> Option<DataType> {
     use DataType::{
         Date32, Dictionary, Duration, FixedSizeList, Map, Null, Struct, Time32, Time64, Timestamp,
@@ -50,7 +49,7 @@ pub(super) fn wider(one: &DataType, other: &DataType, ints_fit_floats: bool) -> 
             if zone.is_some() == other_zone.is_some() =>
         {
             let unit = finer(*unit, *other_unit);
-            // The instants are the same in any zone.
+            // The instants are the same in any time zone.
             let zone = if zone == other_zone { zone.clone() } else { Some("UTC".into()) };
             Some(Timestamp(unit, zone))
         }
@@ -69,7 +68,7 @@ pub(super) fn wider(one: &DataType, other: &DataType, ints_fit_floats: bool) -> 
     }
 }
 
-/// Returns the field that holds the values of both, by the name of the first.
+/// Returns the common field of two fields, with the name of the first.
 pub(super) fn wider_field(one: &FieldRef, other: &FieldRef) -> Option<FieldRef> {
     let data_type = wider(one.data_type(), other.data_type(), false)?;
     let is_nullable = one.is_nullable() || other.is_nullable();
@@ -94,7 +93,7 @@ fn wider_fields(one: &Fields, other: &Fields) -> Option<Fields> {
     Some(fields.into())
 }
 
-/// Returns the entries of a map, whose keys and values are told by their places.
+/// Returns the common entries of two maps, whose keys and values are matched by position.
 fn wider_entries(one: &FieldRef, other: &FieldRef) -> Option<FieldRef> {
     let (DataType::Struct(fields), DataType::Struct(others)) = (one.data_type(), other.data_type())
     else {
@@ -119,7 +118,7 @@ fn finer(one: TimeUnit, other: TimeUnit) -> TimeUnit {
 }
 
 fn wider_number(one: &DataType, other: &DataType, ints_fit_floats: bool) -> DataType {
-    match (Number::of(one), Number::of(other)) {
+    match (Number::from_type(one), Number::from_type(other)) {
         (Number::Float(one), Number::Float(other)) => float(one.max(other)),
         (Number::Float(bits), Number::Whole { bits: whole, .. })
         | (Number::Whole { bits: whole, .. }, Number::Float(bits)) => match whole {
@@ -137,7 +136,7 @@ fn wider_number(one: &DataType, other: &DataType, ints_fit_floats: bool) -> Data
             }
             let unsigned = if is_signed { other } else { one };
             match one.max(other).max(unsigned * 2) {
-                // No integer holds those of 64 bits with and without a sign.
+                // No integer type covers both signed and unsigned 64-bit values.
                 128 => decimal_of(20, 0),
                 bits => integer(bits, true),
             }
@@ -153,7 +152,7 @@ fn wider_number(one: &DataType, other: &DataType, ints_fit_floats: bool) -> Data
     }
 }
 
-/// A kind of numbers.
+/// A kind of number.
 #[derive(Clone, Copy)]
 enum Number {
     Whole { bits: u8, is_signed: bool },
@@ -162,7 +161,7 @@ enum Number {
 }
 
 impl Number {
-    fn of(kind: &DataType) -> Self {
+    fn from_type(kind: &DataType) -> Self {
         let signed = |bits| Self::Whole { bits, is_signed: true };
         let unsigned = |bits| Self::Whole { bits, is_signed: false };
         match kind {
@@ -186,7 +185,7 @@ impl Number {
         }
     }
 
-    /// Returns the digits before the point, and those behind it.
+    /// Returns the digits before and after the decimal point.
     fn digits(self) -> Option<(u8, u8)> {
         Some(match self {
             Self::Float(_) => return None,
@@ -275,7 +274,7 @@ mod tests {
             (FixedSizeBinary(16), LargeBinary, Some(LargeBinary)),
             (stamp(ms, None), stamp(us, None), Some(stamp(us, None))),
             (stamp(ms, Some("Asia/Tokyo")), stamp(us, Some("UTC")), Some(stamp(us, Some("UTC")))),
-            // A time of day somewhere is no instant.
+            // A local time is not an instant.
             (stamp(ms, None), stamp(ms, Some("UTC")), Some(Utf8)),
             (Date32, stamp(ms, None), Some(Utf8)),
             (
@@ -283,7 +282,7 @@ mod tests {
                 DataType::FixedSizeList(item("element", DataType::Int64), 3),
                 Some(DataType::List(item("item", DataType::Int64))),
             ),
-            // Bytes are no text, and no value is a list.
+            // Bytes are not text, and no value is a list.
             (Binary, Utf8, None),
             (DataType::List(item("item", DataType::Int32)), DataType::Int32, None),
         ] {

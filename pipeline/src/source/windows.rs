@@ -1,8 +1,8 @@
-//! Reading ahead in an object of a store, where a request costs more than the bytes it brings.
+//! Read-ahead for store objects, where a request costs more than the bytes it returns.
 //!
-//! The Parquet reader asks for page after page of each column, the columns by turns. Each such stream
-//! has a window: the bytes at hand, and those that are fetched already while they are decoded. Windows
-//! of a stream that goes on grow, and none reaches beyond the column chunk that it is in.
+//! The Parquet reader requests the pages of each column in sequence, alternating between columns. Each such
+//! stream has a window: the bytes in memory and those being prefetched while they are decoded. Windows of a
+//! continuing stream grow, but never beyond the current column chunk.
 
 use std::{
     io,
@@ -15,21 +15,21 @@ use bytes::{Bytes, BytesMut};
 use super::file::BytesRead;
 use crate::store::{ObjectAt, Reading};
 
-/// The first window of a stream: a small column chunk comes whole.
+/// The first window of a stream; a small column chunk fits in it.
 const FIRST: u64 = 256 << 10;
-/// The largest window, where there are few streams.
+/// The maximum window, if there are few streams.
 const LARGEST: u64 = 4 << 20;
-/// What all windows of a file may hold together, those on their way included.
+/// The maximum bytes of all windows of a file, including those in flight.
 const TOGETHER: u64 = 32 << 20;
-/// What is fetched of a file's end, where its footer is.
+/// The bytes prefetched from the end of a file, where its footer is.
 const TAIL: u64 = 64 << 10;
 
-/// An object and the parts of it that are at hand.
+/// An object and its windows.
 #[derive(Debug)]
 pub(super) struct Windows {
     at: ObjectAt,
     bytes_read: BytesRead,
-    /// The ranges that are going to be read, ascending; the whole object where there are none.
+    /// The ascending ranges to be read; the whole object if empty.
     ranges: Vec<Range<u64>>,
     open: Mutex<Vec<Window>>,
 }
@@ -38,9 +38,9 @@ pub(super) struct Windows {
 struct Window {
     start: u64,
     bytes: Bytes,
-    /// What follows, on its way.
+    /// The prefetch in flight.
     next: Option<(Range<u64>, Reading)>,
-    /// The size of the window that follows.
+    /// The size of the next window.
     grown: u64,
 }
 
@@ -71,7 +71,7 @@ impl Windows {
         Self { at, bytes_read, ranges, open: Mutex::default() }
     }
 
-    /// Reads between one and `n_max` bytes at `start`, which is within the object.
+    /// Reads between 1 and `n_max` bytes at `start`, which is within the object.
     pub(super) fn some(&self, start: u64, n_max: usize) -> io::Result<Bytes> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let window = self.reach(&mut open, start..start + 1)?;
@@ -89,10 +89,10 @@ impl Windows {
         Ok(self.reach(&mut open, range.clone())?.slice(&range))
     }
 
-    /// Returns a window that holds `wanted`, fetching what is missing.
+    /// Returns a window that contains `wanted`, fetching missing bytes.
     fn reach<'a>(&self, open: &'a mut Vec<Window>, wanted: Range<u64>) -> io::Result<&'a Window> {
         if let Some(idx) = open.iter().position(|window| window.holds(&wanted)) {
-            // The last in the list is the last that was used.
+            // The list is ordered by use, most recent last.
             let used = open.remove(idx);
             open.push(used);
         } else {
@@ -118,7 +118,7 @@ impl Windows {
         (TOGETHER / 2 / self.n_windows_max() as u64).clamp(FIRST / 4, LARGEST)
     }
 
-    /// Returns where a window that begins at `start` has to end.
+    /// Returns the maximum end of a window that begins at `start`.
     fn bound(&self, start: u64) -> u64 {
         let within = self.ranges.iter().find(|range| range.contains(&start));
         within.map_or(self.at.object.size_bytes, |range| range.end)
@@ -135,7 +135,7 @@ impl Windows {
         Ok(Window { start, bytes, next: None, grown })
     }
 
-    /// Moves a window on, to `wanted.start`, which is in it or at its end.
+    /// Advances a window to `wanted.start`, which is in it or at its end.
     fn go_on(&self, mut window: Window, wanted: &Range<u64>) -> io::Result<Window> {
         let mut bytes = BytesMut::from(window.slice(&(wanted.start..window.end())).as_ref());
         let mut end = window.end();

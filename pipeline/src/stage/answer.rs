@@ -1,4 +1,4 @@
-//! What a row is answered with, and the columns that answers become.
+//! The answer to a row, and its conversion to columns.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use legenda_schemas::{
 /// The answer to a row.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// What the model made of the input.
+    /// The output of the model.
     pub content: Content,
     /// The flags of the input.
     pub flags: Flags,
 }
 
-/// What a model makes of a row's input.
+/// The output of a model for one row.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A text.
@@ -46,19 +46,19 @@ impl From<Embedding> for Content {
 }
 
 impl Answer {
-    /// Makes an answer of what the model made of an input with these flags.
+    /// Creates an answer from the output of the model and the flags of the input.
     #[must_use]
     pub fn new(content: impl Into<Content>, flags: Flags) -> Self {
         Self { content: content.into(), flags }
     }
 
-    /// Returns the tokens generated; none for an embedding.
+    /// Returns the number of generated tokens; 0 for an embedding.
     #[must_use]
     pub fn tokens_generated(&self) -> u64 {
         self.generation().map_or(0, |generation| generation.token_ids.len() as u64)
     }
 
-    /// Returns the tokens of the prompt, or of the text that was embedded.
+    /// Returns the number of tokens of the prompt, or of the embedded text.
     #[must_use]
     pub fn tokens_prompt(&self) -> u64 {
         match &self.content {
@@ -67,7 +67,7 @@ impl Answer {
         }
     }
 
-    /// Returns a transcript as it is written down: models of speech begin one with the space before its
+    /// Returns a transcript as it is written: without the leading space that speech models emit before the
     /// first word.
     pub(super) fn as_transcript(self: Arc<Self>) -> Arc<Self> {
         match &self.content {
@@ -80,7 +80,7 @@ impl Answer {
         }
     }
 
-    /// Returns the text, where it is one.
+    /// Returns the text, if the answer is one.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         self.generation().map(|generation| generation.text.as_str())
@@ -101,30 +101,30 @@ impl Answer {
     }
 }
 
-/// Who has computed an answer.
+/// The source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The model, for this row.
+    /// Computed by the model for this row.
     Model,
-    /// The model, for another row of the run with the same input.
-    Twin,
-    /// An earlier run, for the same input.
+    /// Computed by the model for a duplicate row of the run.
+    Duplicate,
+    /// Computed by an earlier run for the same input.
     Store,
 }
 
 impl Origin {
-    /// Returns what stands in `legenda_status`. Which of several equal rows a run computes depends on
-    /// nothing but its threads, so an answer does not tell.
+    /// Returns the value of `legenda_status`. Which of several duplicate rows is computed depends only on
+    /// thread timing, so the status does not distinguish them.
     pub(super) fn status(self) -> &'static str {
         match self {
-            Self::Model | Self::Twin => "ok",
+            Self::Model | Self::Duplicate => "ok",
             Self::Store => "reused",
         }
     }
 }
 
-/// Builds the columns of answers from the answer itself up to the digest of the input, which the
-/// caller adds; `None` is a rejected row. See [`answer_fields`](legenda_schemas::table::answer_fields).
+/// Builds the answer columns from the answer itself up to the input digest, which the caller adds;
+/// `None` is a rejected row. See [`answer_fields`](legenda_schemas::table::answer_fields).
 pub(super) fn answer_columns(
     kind: AnswerKind,
     answers: &[Option<&Answer>],
@@ -169,7 +169,7 @@ fn embedding_columns(
     let embeddings: Vec<Option<&Embedding>> =
         answers.iter().map(|answer| answer.and_then(Answer::embedding)).collect();
     for embedding in &embeddings {
-        // The model was asked for its dimension, and a graph has one.
+        // The dimension comes from the model, and a graph has exactly one.
         let values = embedding.map(|one| one.values.as_slice());
         match values.filter(|values| values.len() == dimension) {
             Some(values) => lists.values().append_slice(values),
@@ -182,7 +182,7 @@ fn embedding_columns(
     vec![Arc::new(lists.finish()), status, flags, Arc::new(tokens.collect::<UInt32Array>())]
 }
 
-/// Builds the column of flags; a rejected row, `None`, has none.
+/// Builds the column of flags; `None` is a rejected row, which has none.
 fn flags_column<'a>(rows: impl Iterator<Item = Option<&'a Flags>>) -> ArrayRef {
     let mut lists = ListBuilder::new(StringBuilder::new()).with_field(flags_item());
     for flags in rows {
@@ -192,12 +192,12 @@ fn flags_column<'a>(rows: impl Iterator<Item = Option<&'a Flags>>) -> ArrayRef {
     Arc::new(lists.finish())
 }
 
-/// Returns `n_rows` rows of the column of flags, as of answers that have none.
+/// Returns `n_rows` empty rows of the flags column.
 pub(crate) fn no_flags(n_rows: usize) -> ArrayRef {
     flags_column(std::iter::repeat_n(None, n_rows))
 }
 
-/// Returns the flags of a row of the column; none where the column is another.
+/// Returns the flags of a row; empty if the column has another type.
 pub(crate) fn flags_at(column: &ArrayRef, row: usize) -> Flags {
     let Some(lists) = column.as_list_opt::<i32>().filter(|lists| lists.is_valid(row)) else {
         return Flags::new();

@@ -1,5 +1,5 @@
-//! The columns that are carried from the table to the answers: kept since their rows were read, or read
-//! again where there was no memory to keep them.
+//! The columns that are carried from the table to the answers: kept from the first read, or read again if
+//! there was no memory to keep them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use legenda_schemas::span::Span;
 
 use super::{
     Carried,
-    again::{Again, AgainError, Found},
+    reread::{Found, Reread, RereadError},
 };
 use crate::{
     budget::Budget,
@@ -22,29 +22,29 @@ use crate::{
 };
 
 impl Carried {
-    /// Keeps `rows` if there is memory for them.
+    /// Keeps `rows` if they fit the budget.
     pub(super) fn keep(rows: RecordBatch, budget: &Budget) -> Result<Option<Self>, ArrowError> {
-        let of_column = |column: &ArrayRef| column.to_data().get_slice_memory_size();
-        let bytes = rows.columns().iter().map(of_column).sum::<Result<usize, _>>()?;
+        let column_bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size();
+        let bytes = rows.columns().iter().map(column_bytes).sum::<Result<usize, _>>()?;
         let Some(reservation) = budget.try_reserve(bytes as u64) else { return Ok(None) };
         if rows.num_columns() == 0 || rows.get_array_memory_size() <= 2 * bytes {
             return Ok(Some(Self { rows, reservation }));
         }
-        // A piece would keep the whole batch that it is of.
+        // A slice would keep its whole batch alive.
         let all = UInt64Array::from_iter_values(0..rows.num_rows() as u64);
         Ok(Some(Self { rows: take_record_batch(&rows, &all)?, reservation }))
     }
 }
 
-/// Rows of a span that follow each other and were read.
+/// Consecutive rows of a span that were read.
 pub(super) struct RowsRead {
-    /// The first one, as it stands among the rows of the span that are read.
+    /// The index of the first among the rows of the span that are read.
     pub(super) first: usize,
     pub(super) n_rows: usize,
     pub(super) carried: Option<Carried>,
 }
 
-/// The carried columns of the rows of a span.
+/// Builds the carried columns of the rows of a span.
 pub(super) struct Carrying<'a> {
     plan: &'a RunPlan,
     place: &'a Span,
@@ -52,12 +52,12 @@ pub(super) struct Carrying<'a> {
     positions: &'a [usize],
     rows_read: Vec<&'a RowsRead>,
     bytes_max: u64,
-    /// The file, where it was opened again.
+    /// The file, if it was opened again.
     reader: Option<FileReader>,
 }
 
 impl<'a> Carrying<'a> {
-    /// Makes ready to carry; what is read again has at most `bytes_max` at a time.
+    /// Prepares carrying; at most `bytes_max` are read again at a time.
     pub(super) fn new(
         plan: &'a RunPlan,
         place: &'a Span,
@@ -70,12 +70,12 @@ impl<'a> Carrying<'a> {
         Self { plan, place, positions, rows_read, bytes_max, reader: None }
     }
 
-    /// Returns the columns of the first of some rows, and how many these are: as many as there is memory
-    /// for. They are null where a row could not be read.
+    /// Returns the columns of as many of the first rows as fit in memory, and their number. Rows that
+    /// cannot be read are null.
     pub(super) fn columns(
         &mut self,
         row_idxs: &[usize],
-    ) -> Result<(Vec<ArrayRef>, usize), AgainError> {
+    ) -> Result<(Vec<ArrayRef>, usize), RereadError> {
         let fields = &self.plan.carried;
         if fields.is_empty() || row_idxs.is_empty() {
             return Ok((nulls(fields, 0), row_idxs.len()));
@@ -88,7 +88,7 @@ impl<'a> Carrying<'a> {
         }
     }
 
-    /// Returns which piece has a row, and where in it; the one behind the last for a row that has none.
+    /// Returns the piece that has a row and the index within it; one past the last piece if none has.
     fn find(&self, row_idx: usize) -> (usize, usize) {
         let after = self.rows_read.partition_point(|rows| rows.first <= row_idx);
         let piece = after.checked_sub(1).filter(|piece| {
@@ -119,20 +119,20 @@ impl<'a> Carrying<'a> {
         self.plan.carried.iter().map(join).collect()
     }
 
-    fn read_again(&mut self, row_idxs: &[usize]) -> Result<(Vec<ArrayRef>, usize), AgainError> {
+    fn read_again(&mut self, row_idxs: &[usize]) -> Result<(Vec<ArrayRef>, usize), RereadError> {
         let path = &self.place.object.path;
         let failed = |problem: String| SourceFailed { path: path.clone(), problem };
         if self.reader.is_none() {
             let reader = self.plan.table.reader(&self.place.object);
             let reader = reader.map_err(|error| failed(error.to_string()))?;
             let reader = reader.filter(|reader| *reader.object() == self.place.object);
-            let changed = || failed("it has changed since it was planned".to_owned());
+            let changed = || failed("the file has changed since it was planned".to_owned());
             self.reader = Some(reader.ok_or_else(changed)?);
         }
         let fields = &self.plan.carried;
         let names: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields.clone()));
-        let mut again = Again {
+        let mut again = Reread {
             reader: self.reader.as_ref(),
             row_group: self.place.row_group,
             columns: Some(&names),
@@ -144,18 +144,16 @@ impl<'a> Carrying<'a> {
             row_idxs.iter().filter(has_piece).map(|row| self.positions[*row]).collect();
         let mut read = again.rows(&there).map_err(|error| failed(error.problem))?;
         if read.found.first() == Some(&Found::LeftOut) {
-            // It was read before, with columns beside these, so it is not too large to be read alone.
+            // It was read before together with other columns, so it fits in memory alone.
             again.bytes_max = u64::MAX;
             read = again.rows(&there[..1]).map_err(|error| failed(error.problem))?;
         }
         let whole = read.found.iter().take_while(|found| **found == Found::Whole).count();
         if read.found.get(whole) == Some(&Found::Unreadable) {
             let row = self.place.file_row(there[whole]);
-            return Err(
-                failed(format!("row {row} could be read before, and cannot be any more")).into()
-            );
+            return Err(failed(format!("row {row} was readable before but no longer is")).into());
         }
-        // Rows that were never read stand between them, or after the last.
+        // Rows that were never read are between them or after the last.
         let mut next = 0;
         let mut places = Vec::with_capacity(row_idxs.len());
         for row in row_idxs {
@@ -175,8 +173,8 @@ impl<'a> Carrying<'a> {
     }
 }
 
-/// Returns a column as of the type that it is carried as: a file that was done when the others were
-/// planned may have another.
+/// Converts a column to the type it is carried as; a file that was completed when the others were
+/// planned may have another type.
 fn carried(rows: &RecordBatch, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
     let (at, own) = rows
         .schema_ref()

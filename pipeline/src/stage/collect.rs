@@ -1,4 +1,4 @@
-//! Puts the outcomes of each span back into input order and commits the span when it is whole.
+//! Restores the input order of each span's outcomes and commits complete spans.
 
 mod rows;
 mod settled;
@@ -17,8 +17,8 @@ use arrow::{
     error::ArrowError,
 };
 use legenda_schemas::{
-    job::{RejectsPlace, TaskKind},
-    ledger::{LEDGER_VERSION, LedgerEntry, Plan},
+    job::{RejectsMode, TaskKind},
+    ledger::{LEDGER_VERSION, LedgerEntry, Manifest},
     span::Span,
     table::AnswerKind,
 };
@@ -27,23 +27,23 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use self::rows::Answers;
 use super::{
     Outcome, OutstandingSpan, Reject, Retry, RowKey, Stage,
-    again::AgainError,
     answer::{Answer, Origin},
     carry::RowsRead,
+    reread::RereadError,
 };
 use crate::{
+    estimate::SettledRow,
     ledger::{Output, Rows, around},
     metrics::{Progress, traced},
     plan::RunPlan,
-    predict::SettledRow,
-    reuse::Known,
+    reuse::AnswerCache,
     sidecar::{self, FileAnswer},
     source::{SourceFailed, TableFile, partitions},
     stop::Stop,
     store::WriteError,
 };
 
-/// Why spans can no longer be committed.
+/// An error that prevents further commits.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectError {
@@ -53,20 +53,25 @@ pub enum CollectError {
     /// The source cannot be read again.
     #[error(transparent)]
     Source(#[from] SourceFailed),
-    /// Committing a span panicked: a fault of this program.
-    #[error("committing a span failed: {0}; please report this")]
-    Panic(String),
-    /// The rows of a span cannot be put together: a fault of this program.
-    #[error("cannot build the part of `{span}`: {problem}; please report this")]
+    /// A commit panicked: a bug in this program.
+    #[error("failed to commit span `{span}`: panicked: {problem}; please report this")]
+    Panic {
+        /// The span.
+        span: String,
+        /// The panic message.
+        problem: String,
+    },
+    /// The rows of a span cannot be built: a bug in this program.
+    #[error("failed to build the part of span `{span}`: {problem}; please report this")]
     Build {
         /// The span.
         span: String,
-        /// What is wrong.
+        /// The cause.
         problem: String,
     },
 }
 
-/// What became of a row.
+/// The result of a row.
 #[derive(Clone)]
 enum Settled {
     Answered { input_sha256: String, answer: Arc<Answer>, origin: Origin },
@@ -81,7 +86,7 @@ impl Settled {
         }
     }
 
-    /// Returns the answer where the model has computed it for this row.
+    /// Returns the answer if the model computed it for this row.
     fn computed(&self) -> Option<&Answer> {
         match self {
             Self::Answered { answer, origin: Origin::Model, .. } => Some(answer),
@@ -89,11 +94,11 @@ impl Settled {
         }
     }
 
-    /// Returns what becomes of a row with the same input.
-    fn of_twin(&self) -> Self {
+    /// Returns the result for a duplicate row.
+    fn as_duplicate(&self) -> Self {
         match self.clone() {
             Self::Answered { input_sha256, answer, .. } => {
-                Self::Answered { input_sha256, answer, origin: Origin::Twin }
+                Self::Answered { input_sha256, answer, origin: Origin::Duplicate }
             }
             rejected => rejected,
         }
@@ -107,25 +112,25 @@ impl Settled {
     }
 }
 
-/// A span whose rows are on their way.
+/// A span with rows in flight.
 struct OpenSpan {
-    /// The rows that are read, as positions within the row group.
+    /// The rows to read, as positions within the row group.
     rows: Vec<usize>,
     settled: Vec<Option<Settled>>,
     n_settled: usize,
     /// The rows that were read so far.
     rows_read: Vec<RowsRead>,
-    /// Of each row, whether it was read, or cannot be.
+    /// For each row, whether it was read or found unreadable.
     is_read: Vec<bool>,
-    /// What traces show of it.
+    /// The span's trace.
     trace: tracing::Span,
-    /// Given back with the span; none of a piece of one.
+    /// Limits the number of open spans: held until the span is committed. `None` for a piece of a span.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl OpenSpan {
-    /// Returns whether every row is settled, and what is carried to it is known: a row that has waited for
-    /// another may be settled first.
+    /// Returns whether every row is settled and its carried columns are known. A duplicate row can be settled
+    /// before it is read.
     fn is_whole(&self) -> bool {
         self.n_settled == self.rows.len() && self.is_read.iter().all(|is_read| *is_read)
     }
@@ -137,57 +142,57 @@ impl OpenSpan {
     }
 }
 
-/// How often `collect` looks whether the grace of a stop is over.
+/// How often `collect` checks whether the grace period is over.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
-/// What a run has committed.
+/// The spans that a run has committed.
 #[derive(Debug)]
 pub struct Collected {
-    /// The entries of the spans.
+    /// The entries of the committed spans.
     pub entries: Vec<LedgerEntry>,
-    /// Whether no span was left that had begun.
+    /// Whether every started span was completed.
     pub is_whole: bool,
 }
 
-/// The spans whose rows are on their way.
+/// The spans with rows in flight.
 #[derive(Default)]
 struct OpenSpans {
     open: HashMap<usize, OpenSpan>,
-    /// Rows that were settled with others before it was told that their span is begun.
+    /// Duplicate rows that were settled before their span was opened.
     early: HashMap<usize, Vec<(RowKey, Settled)>>,
 }
 
-/// The stage.
+/// The collect stage.
 pub struct Collector {
     /// The run.
     pub plan: Arc<RunPlan>,
-    /// What the answers are.
+    /// The kind of the answers.
     pub answers: AnswerKind,
-    /// The plan, as it was written down.
-    pub ledger: Plan,
-    /// What is to be done.
+    /// The manifest as written to the output.
+    pub ledger: Manifest,
+    /// The outstanding spans.
     pub spans: Arc<[OutstandingSpan]>,
-    /// Where it goes.
+    /// The output.
     pub output: Arc<Output>,
     /// The counters.
     pub progress: Arc<Progress>,
-    /// Asked to stop when the error budget is spent.
+    /// Stopped when the error budget is exceeded.
     pub stop: Arc<Stop>,
-    /// How many rows may be rejected, earlier runs included.
+    /// The maximum number of rejects, including earlier runs.
     pub rejects_max: u64,
-    /// How many rows earlier runs rejected.
+    /// The number of rejects in earlier runs.
     pub rejects_before: u64,
-    /// What is known of answers, where one may be used twice.
-    pub known: Option<Arc<Known>>,
-    /// The most bytes that rows may have that are read again at a time: the original rows of the
-    /// rejects of a span, or what is carried to its answers.
-    pub again_bytes_max: u64,
+    /// The answer cache, if an answer can be used twice.
+    pub answer_cache: Option<Arc<AnswerCache>>,
+    /// The maximum bytes of rows that are read again at a time: original rows of rejects, or carried
+    /// columns.
+    pub reread_bytes_max: u64,
 }
 
 impl Collector {
-    /// Takes outcomes until every earlier stage has ended, or the grace of a stop is over; returns the
-    /// committed spans. Of spans that are not whole by then the rows that are settled are committed as
-    /// spans of their own; the others stay outstanding.
+    /// Processes outcomes until every earlier stage has ended or the grace period is over; returns the
+    /// committed spans. The settled rows of incomplete spans are committed as spans of their own; their
+    /// other rows stay outstanding.
     ///
     /// # Errors
     ///
@@ -203,8 +208,9 @@ impl Collector {
             for span_idx in this.take(&mut spans, outcome) {
                 let Some(span) = spans.open.remove(&span_idx) else { continue };
                 let work = Arc::clone(&this);
+                let id = this.spans[span_idx].id.to_string();
                 committed.push(
-                    blocking(move || {
+                    blocking(&id, move || {
                         let entry = work.commit_traced(&work.spans[span_idx], &span)?;
                         work.keep_answers(span_idx, &span);
                         Ok(entry)
@@ -214,11 +220,11 @@ impl Collector {
             }
         }
         let is_whole = spans.open.is_empty();
-        committed.extend(blocking(move || this.commit_settled(spans.open)).await?);
+        committed.extend(blocking("unfinished", move || this.commit_settled(spans.open)).await?);
         Ok(Collected { entries: committed, is_whole })
     }
 
-    /// Waits for an outcome; none comes after the grace of a stop.
+    /// Waits for an outcome; returns `None` after the grace period.
     async fn next(&self, outcomes: &mut mpsc::Receiver<Outcome>) -> Option<Outcome> {
         loop {
             if let Ok(outcome) = tokio::time::timeout(STOP_POLL, outcomes.recv()).await {
@@ -230,15 +236,15 @@ impl Collector {
         }
     }
 
-    /// Takes an outcome in; returns the spans that it made whole: with a row those are settled that have
-    /// waited for its answer.
+    /// Processes an outcome; returns the spans it completes. A row also settles the duplicates that wait
+    /// for its answer.
     fn take(&self, spans: &mut OpenSpans, outcome: Outcome) -> Vec<usize> {
         let (key, settled) = match outcome {
             Outcome::Opened { span_idx, rows, permit } => {
                 let n_rows = rows.len();
                 match spans.open.entry(span_idx) {
-                    // It is read once more from its start. What is settled stays: a row that has waited
-                    // for another is not settled twice.
+                    // The span is read again from its start. Settled rows stay settled: a
+                    // duplicate row must not be settled twice.
                     Entry::Occupied(mut span) => {
                         let span = span.get_mut();
                         span.rows_read.clear();
@@ -264,7 +270,7 @@ impl Collector {
             Outcome::Read { first, n_rows, carried } => {
                 let Some(span) = spans.open.get_mut(&first.span_idx) else { return Vec::new() };
                 let rows_read = &mut span.rows_read;
-                // Where some are read again all are, so there is no use in keeping others.
+                // If some rows are read again, all are, so keeping others is useless.
                 let is_kept = |rows: &RowsRead| rows.carried.is_some();
                 let carried = carried.filter(|_| rows_read.iter().all(is_kept));
                 if carried.is_none() {
@@ -283,27 +289,31 @@ impl Collector {
             }
             Outcome::Rejected { key, reject } => (key, Settled::Rejected(reject)),
         };
-        let twins = match (&self.known, &settled) {
+        let duplicates = match (&self.answer_cache, &settled) {
             (None, _) => Vec::new(),
-            // What is wrong with the table is not wrong with rows elsewhere, and if the model has the row
-            // its answer comes yet.
+            // A damaged row says nothing about its duplicates, and if the model has already received the
+            // row, its answer still arrives.
             (_, Settled::Rejected(reject)) if reject.stage == Stage::Scan => Vec::new(),
-            (Some(known), Settled::Rejected(_)) => known.settle(key, None),
-            (Some(known), Settled::Answered { answer, .. }) => known.settle(key, Some(answer)),
+            (Some(cache), Settled::Rejected(_)) => cache.settle(key, None),
+            (Some(cache), Settled::Answered { answer, .. }) => cache.settle(key, Some(answer)),
         };
         let mut whole = Vec::new();
-        for twin in twins {
-            if spans.open.contains_key(&twin.span_idx) {
-                whole.extend(self.settle(spans, twin, settled.of_twin()));
+        for duplicate in duplicates {
+            if spans.open.contains_key(&duplicate.span_idx) {
+                whole.extend(self.settle(spans, duplicate, settled.as_duplicate()));
             } else {
-                spans.early.entry(twin.span_idx).or_default().push((twin, settled.of_twin()));
+                spans
+                    .early
+                    .entry(duplicate.span_idx)
+                    .or_default()
+                    .push((duplicate, settled.as_duplicate()));
             }
         }
         whole.extend(self.settle(spans, key, settled));
         whole
     }
 
-    /// Settles a row; returns its span where that is whole now.
+    /// Settles a row; returns its span if that is complete now.
     fn settle(&self, spans: &mut OpenSpans, key: RowKey, settled: Settled) -> Option<usize> {
         let RowKey { span_idx, row_idx } = key;
         let span = spans.open.get_mut(&span_idx)?;
@@ -311,7 +321,7 @@ impl Collector {
             span.note_read(row_idx..row_idx + 1);
         }
         let place = span.settled.get_mut(row_idx)?;
-        // A row whose parts fail one after another is settled by the first.
+        // If several chunks of a row fail, the first one settles it.
         if place.is_none() {
             self.count(span_idx, &settled);
             *place = Some(settled);
@@ -327,7 +337,7 @@ impl Collector {
                 progress.answers.fetch_add(1, Relaxed);
                 match origin {
                     Origin::Model => 0,
-                    Origin::Twin => progress.rows_repeated.fetch_add(1, Relaxed),
+                    Origin::Duplicate => progress.rows_repeated.fetch_add(1, Relaxed),
                     Origin::Store => progress.rows_reused.fetch_add(1, Relaxed),
                 };
             }
@@ -341,13 +351,13 @@ impl Collector {
         }
         let tokens_prompt = settled.answer().map_or(0, Answer::tokens_prompt);
         let tokens_generated = settled.answer().map_or(0, Answer::tokens_generated);
-        let (of_prompts, of_answers) = if settled.computed().is_some() {
+        let (prompt_counter, answer_counter) = if settled.computed().is_some() {
             (&progress.tokens_prompt, &progress.tokens_generated)
         } else {
             (&progress.tokens_prompt_spared, &progress.tokens_generated_spared)
         };
-        of_prompts.fetch_add(tokens_prompt, Relaxed);
-        of_answers.fetch_add(tokens_generated, Relaxed);
+        prompt_counter.fetch_add(tokens_prompt, Relaxed);
+        answer_counter.fetch_add(tokens_generated, Relaxed);
         if let Some(rows) = &progress.settled {
             let is_rejected = settled.answer().is_none();
             let at = Instant::now();
@@ -355,7 +365,7 @@ impl Collector {
         }
     }
 
-    /// Returns what traces show of a span of the table that is begun.
+    /// Returns the trace span of a started span.
     fn trace(&self, span_idx: usize, n_rows: usize) -> tracing::Span {
         let OutstandingSpan { span, id, .. } = &self.spans[span_idx];
         let (answers, rejects) = (tracing::field::Empty, tracing::field::Empty);
@@ -363,7 +373,7 @@ impl Collector {
         tracing::info_span!("span", %id, file, row_group, rows = traced(n_rows), answers, rejects)
     }
 
-    /// Commits a whole span, and tells traces of it.
+    /// Commits a complete span and records the counts in its trace.
     fn commit_traced(
         &self,
         outstanding: &OutstandingSpan,
@@ -377,7 +387,7 @@ impl Collector {
         Ok(entry)
     }
 
-    /// Commits the settled rows of spans that are not whole, when a run ends early.
+    /// Commits the settled rows of incomplete spans when a run ends early.
     fn commit_settled(
         &self,
         open: HashMap<usize, OpenSpan>,
@@ -393,27 +403,27 @@ impl Collector {
         if pieces.is_empty() {
             return Ok(Vec::new());
         }
-        // The plan goes first, so that it names every span that the ledger has.
+        // The manifest is written first, so that it names every span in the ledger.
         let new = pieces.iter().filter(|(piece, _)| piece.retry.is_none());
         let spans = around(&self.ledger.spans, new.map(|(piece, _)| &piece.span));
-        self.output.write_plan(&Plan { spans, ..self.ledger.clone() })?;
+        self.output.write_plan(&Manifest { spans, ..self.ledger.clone() })?;
         let commit = |(piece, rows): &(OutstandingSpan, OpenSpan)| self.commit_traced(piece, rows);
         let entries = pieces.iter().map(commit).collect::<Result<_, _>>()?;
         open.iter().for_each(|(span_idx, span)| self.keep_answers(*span_idx, span));
         Ok(entries)
     }
 
-    /// Keeps the answers of a committed span where one may be used twice.
+    /// Keeps the answers of a committed span if an answer can be used twice.
     fn keep_answers(&self, span_idx: usize, span: &OpenSpan) {
-        let Some(known) = &self.known else { return };
+        let Some(cache) = &self.answer_cache else { return };
         let settled = span.settled.iter().enumerate();
-        known.keep(settled.map(|(row_idx, settled)| {
+        cache.keep(settled.map(|(row_idx, settled)| {
             let answer = settled.as_ref().and_then(Settled::computed);
             (RowKey { span_idx, row_idx }, answer)
         }));
     }
 
-    /// Writes the files of a whole span, then its ledger entry.
+    /// Writes the files of a complete span, then its ledger entry.
     fn commit(
         &self,
         OutstandingSpan { span: place, id, file_number, retry }: &OutstandingSpan,
@@ -423,9 +433,9 @@ impl Collector {
             span: id.to_string(),
             problem: error.to_string(),
         };
-        let failed = |error: AgainError| match error {
-            AgainError::Source(failed) => failed.into(),
-            AgainError::Arrow(error) => build_error(&error),
+        let failed = |error: RereadError| match error {
+            RereadError::Source(failed) => failed.into(),
+            RereadError::Arrow(error) => build_error(&error),
         };
         let mut entry = LedgerEntry {
             version: LEDGER_VERSION,
@@ -455,7 +465,7 @@ impl Collector {
             let counts = format!("{} of {} rows settled", span.n_settled, entry.rows_in);
             return Err(build_error(&counts));
         }
-        let separate = self.plan.job.output.rejects == RejectsPlace::Separate;
+        let separate = self.plan.job.output.rejects == RejectsMode::Separate;
         let mut rejects = (separate && entry.n_rejects() > 0)
             .then(|| self.rejects(place, span))
             .transpose()
@@ -509,8 +519,8 @@ impl Collector {
                         continue;
                     };
                     let folders = partitions::folders(&rows, column);
-                    for (folder, of_folder) in folders.map_err(|error| build_error(&error))? {
-                        let part = without_column(&rows, column, &of_folder);
+                    for (folder, folder_rows) in folders.map_err(|error| build_error(&error))? {
+                        let part = without_column(&rows, column, &folder_rows);
                         let part = bytes(&part.map_err(|error| build_error(&error))?)?;
                         entry.parts.push(self.output.write_part(
                             &entry,
@@ -528,19 +538,19 @@ impl Collector {
         }
         self.output.commit(&entry, retry.as_ref().map(|retry| &retry.earlier))?;
         if let Some(note) = note {
-            note.work_off(&self.output)?;
+            note.replay(&self.output)?;
         }
         Ok(entry)
     }
 
-    /// Returns the files of a span that are answered, and their answers.
+    /// Returns the answered media files of a span, with their answers.
     fn answers_of_files<'a>(&'a self, place: &Span, span: &'a OpenSpan) -> Vec<FileAnswer<'a>> {
         let files = self.plan.table.file(&place.object.path).map_or(&[][..], TableFile::media);
         let rows = span.rows.iter().zip(&span.settled);
         rows.filter_map(|(row, settled)| match settled {
             Some(Settled::Answered { answer, .. }) => {
                 let path = files.get(*row)?.path.as_str();
-                let root = self.plan.roots.of(Path::new(path));
+                let root = self.plan.roots.root_of(Path::new(path));
                 Some(FileAnswer { path, root, text: answer.text()?, flags: &answer.flags })
             }
             _ => None,
@@ -549,16 +559,18 @@ impl Collector {
     }
 }
 
-/// Does work that waits for disks and stores.
+/// Runs blocking I/O off the async threads.
 async fn blocking<T: Send + 'static>(
+    span: &str,
     work: impl FnOnce() -> Result<T, CollectError> + Send + 'static,
 ) -> Result<T, CollectError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| CollectError::Panic(error.to_string()))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        let (span, problem) = (span.to_owned(), error.to_string());
+        CollectError::Panic { span, problem }
+    })?
 }
 
-/// Takes `rows` of a batch, without a column: the folder that they go into names it.
+/// Takes `rows` of a batch without a column that is encoded in the folder name.
 fn without_column(
     batch: &RecordBatch,
     column: &str,
@@ -569,8 +581,8 @@ fn without_column(
     take_record_batch(&left, rows)
 }
 
-/// Adds what a retry settled to what the span had; returns the rows of the file that has its rejects
-/// now, of which `again` were settled again as [`Rejects::settle`] wants them.
+/// Merges the results of a retry into the span's entry; returns the rows of its reject file. `again`
+/// are the rows in the form expected by [`Rejects::settle`].
 ///
 /// [`Rejects::settle`]: crate::retry::Rejects::settle
 fn settle_again(

@@ -1,8 +1,8 @@
-//! The media of a row, read and decoded within memory that is reserved for the whole row at once.
+//! Reads and decodes the media of a row within memory that is reserved for the whole row at once.
 //!
-//! A row never adds to what it holds while it waits, because rows that did so could wait for each other
-//! for ever. What it takes shows in part only when it is at work, by reading files and decoding
-//! sounds: a row that needs more gives all back and begins anew with more.
+//! A row never adds to its reservation while it waits, because rows that did so could deadlock. Part of
+//! the need is only known after reading files and decoding audio: a row that needs more releases
+//! everything and starts over with a larger reservation.
 
 use std::borrow::Cow;
 
@@ -19,48 +19,48 @@ use crate::{
     source::cell::MediaCell,
 };
 
-/// Bytes of 32-bit samples, twice over, for a byte of encoded sound: MP3 at 128 kbit/s and 44.1 kHz.
+/// Bytes of 32-bit samples, twice, per byte of encoded audio: MP3 at 128 kbit/s and 44.1 kHz.
 const AUDIO_EXPANSION: u64 = 22;
-/// What a medium of unknown size is first given: a picture of 3 million pixels and its file.
+/// The initial reservation for media of unknown size: a file with an image of 3 million pixels.
 const FILE_BYTES: u64 = 48 << 20;
-/// Bytes of a decoded pixel.
+/// Bytes per decoded pixel.
 const PIXEL_BYTES: u64 = 3;
 
-/// Why a medium is not decoded within the room of its row.
-pub(super) enum Short {
-    /// It takes more.
+/// The reason media cannot be decoded within the row's budget.
+pub(super) enum ReservationShortfall {
+    /// The row needs a larger reservation.
     Needs {
-        /// What the row takes with it, as far as that is known.
+        /// The known need of the whole row.
         bytes: u64,
-        /// Whether that is all.
+        /// Whether this is the full need.
         is_exact: bool,
     },
-    /// It cannot be used.
+    /// The media cannot be used.
     Refused(MediaError),
 }
 
-impl From<MediaError> for Short {
+impl From<MediaError> for ReservationShortfall {
     fn from(error: MediaError) -> Self {
         Self::Refused(error)
     }
 }
 
-/// Memory for the media of one row.
-pub(super) struct Room<'a> {
+/// The memory budget for the media of one row.
+pub(super) struct RowBudget<'a> {
     pub(super) budget: &'a Budget,
     pub(super) processor: &'a Processor,
     pub(super) limits: &'a Limits,
     pub(super) allowed: u64,
     pub(super) used: u64,
-    /// Gone only while a decoder has it.
+    /// `None` only while a decoder holds it.
     pub(super) reservation: Option<Reservation>,
 }
 
-/// Returns what a row is first given: all that it takes where headers tell, else the usual.
+/// Returns the initial reservation of a row: the exact need if headers reveal it, else a typical one.
 ///
 /// # Errors
 ///
-/// [`MediaError`] of a picture whose header tells that it cannot be used.
+/// [`MediaError`] if the header of an image shows that it cannot be used.
 pub(super) fn first_bytes(
     processor: &Processor,
     limits: &Limits,
@@ -77,7 +77,7 @@ pub(super) fn first_bytes(
             }
             MediaCell::Bytes(bytes) => {
                 let pending = PendingImage::open(bytes, limits.image_pixels)?;
-                ImageNeed::of(processor, &pending).with(bytes.len())
+                ImageNeed::new(processor, &pending).with(bytes.len())
             }
         };
         peak = peak.max(kept.saturating_add(need.peak));
@@ -96,54 +96,54 @@ pub(super) fn first_bytes(
     Ok(kept.max(peak))
 }
 
-/// Returns what decoding a text takes: its bytes, and copies of it without white space and escapes.
+/// Returns the bytes needed to decode base64 text: its bytes, and copies without white space and escapes.
 pub(super) fn decode_bytes(encoded: Encoded<'_>) -> u64 {
     encoded.size_bytes().saturating_add((encoded.text().len() as u64).saturating_mul(2))
 }
 
-/// Returns what a sound of so many encoded bytes is first given.
+/// Returns the initial reservation for `bytes` of encoded audio.
 fn audio_need(processor: &Processor, bytes: u64) -> u64 {
     bytes.saturating_mul(AUDIO_EXPANSION).saturating_add(processor.audio_bytes(0, 1))
 }
 
-/// What a picture takes.
+/// The memory needs of an image.
 struct ImageNeed {
-    /// Once it is decoded, until it is processed.
+    /// After decoding, until it is preprocessed.
     kept: u64,
-    /// While it is decoded or processed.
+    /// While it is decoded or preprocessed.
     peak: u64,
 }
 
 impl ImageNeed {
-    fn of(processor: &Processor, pending: &PendingImage<'_>) -> Self {
+    fn new(processor: &Processor, pending: &PendingImage<'_>) -> Self {
         let (width, height) = pending.size();
         let pixels = (width as u64).saturating_mul(height as u64);
-        let of_model = processor.image_bytes(width, height) as u64;
-        let kept = pixels.saturating_mul(PIXEL_BYTES).saturating_add(of_model);
+        let model_bytes = processor.image_bytes(width, height) as u64;
+        let kept = pixels.saturating_mul(PIXEL_BYTES).saturating_add(model_bytes);
         Self { kept, peak: pending.decode_bytes().max(kept) }
     }
 
-    /// With a copy of its encoded bytes.
+    /// Adds a copy of its encoded bytes.
     fn with(self, n_bytes: usize) -> Self {
         Self { peak: self.peak.saturating_add(n_bytes as u64), ..self }
     }
 }
 
-impl Room<'_> {
-    /// Returns what is left.
+impl RowBudget<'_> {
+    /// Returns the remaining bytes.
     pub(super) fn left(&self) -> u64 {
         self.allowed.saturating_sub(self.used)
     }
 
-    fn need(&self, bytes: u64) -> Result<(), Short> {
+    fn need(&self, bytes: u64) -> Result<(), ReservationShortfall> {
         if bytes > self.left() {
             let bytes = self.used.saturating_add(bytes);
-            return Err(Short::Needs { bytes, is_exact: true });
+            return Err(ReservationShortfall::Needs { bytes, is_exact: true });
         }
         Ok(())
     }
 
-    /// Takes in the bytes of a file, which are held until they are decoded.
+    /// Accounts for the bytes of a file, which are held until they are decoded.
     pub(super) fn hold(&mut self, bytes: &[u8]) {
         self.used = self.used.saturating_add(bytes.len() as u64);
     }
@@ -152,7 +152,7 @@ impl Room<'_> {
         self.used = self.used.saturating_sub(bytes.len() as u64);
     }
 
-    /// Does `work` on the guard's thread, which has the reservation as long as it works.
+    /// Runs `work` on the guard's thread, which holds the reservation while it runs.
     fn guarded<T: Send + 'static>(
         &mut self,
         kind: &'static str,
@@ -175,16 +175,19 @@ impl Room<'_> {
     }
 
     /// Decodes an image.
-    pub(super) fn image(&mut self, bytes: Cow<'_, [u8]>) -> Result<Decoded<RgbImage>, Short> {
+    pub(super) fn image(
+        &mut self,
+        bytes: Cow<'_, [u8]>,
+    ) -> Result<Decoded<RgbImage>, ReservationShortfall> {
         let pixels_max = self.limits.image_pixels;
-        let need = ImageNeed::of(self.processor, &PendingImage::open(&bytes, pixels_max)?);
+        let need = ImageNeed::new(self.processor, &PendingImage::open(&bytes, pixels_max)?);
         let is_copied = matches!(bytes, Cow::Borrowed(_));
         let need = if is_copied { need.with(bytes.len()) } else { need };
         self.need(need.peak)?;
         if !is_copied {
             self.let_go(&bytes);
         }
-        // The library's decoder cannot change threads, so the header is read again on the guard's.
+        // The library's decoder is not `Send`, so the guard's thread parses the header again.
         let bytes = bytes.into_owned();
         let damaged_media = self.limits.damaged_media;
         let decode = move || decode_image(&bytes, pixels_max, damaged_media);
@@ -193,8 +196,11 @@ impl Room<'_> {
         Ok(image)
     }
 
-    /// Decodes a sound. How long it is shows only then.
-    pub(super) fn sound(&mut self, bytes: Cow<'_, [u8]>) -> Result<Decoded<Waveform>, Short> {
+    /// Decodes an audio file, whose length is only known afterwards.
+    pub(super) fn audio(
+        &mut self,
+        bytes: Cow<'_, [u8]>,
+    ) -> Result<Decoded<Waveform>, ReservationShortfall> {
         let seconds_max = self.limits.audio_seconds;
         let n_bytes = bytes.len() as u64;
         let copied = bytes.into();
@@ -204,13 +210,13 @@ impl Room<'_> {
         let audio = decoded.map_err(|error| match error {
             MediaError::TooMuchMemory { bytes, .. } => {
                 let bytes = self.used.saturating_add(n_bytes).saturating_add(bytes);
-                Short::Needs { bytes, is_exact: false }
+                ReservationShortfall::Needs { bytes, is_exact: false }
             }
-            error => Short::Refused(error),
+            error => ReservationShortfall::Refused(error),
         })?;
         let Waveform { samples, sample_rate_hz } = &audio.media;
-        let of_model = self.processor.audio_bytes(samples.len(), *sample_rate_hz);
-        let kept = (samples.len() as u64 * size_of::<f32>() as u64).saturating_add(of_model);
+        let model_bytes = self.processor.audio_bytes(samples.len(), *sample_rate_hz);
+        let kept = (samples.len() as u64 * size_of::<f32>() as u64).saturating_add(model_bytes);
         self.need(kept)?;
         self.used = self.used.saturating_add(kept);
         Ok(audio)

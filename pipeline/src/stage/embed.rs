@@ -1,4 +1,4 @@
-//! Makes embeddings of samples, on a thread of its own, in the place of `encode` and `generate`.
+//! Computes embeddings of samples on a dedicated thread; replaces `encode` and `generate`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use legenda_models::{Embedder, Sample};
 use super::{
     ModelPanic, Outcome, Outcomes, PreparedRow, Stage,
     answer::{Answer, Origin},
-    parts::Admission,
+    chunks::Admission,
 };
 use crate::{
     budget::{ByteReceiver, Disconnected, receive_batch},
@@ -16,14 +16,14 @@ use crate::{
     stop::Stop,
 };
 
-/// Batches' worth of rows that are looked at together, so that rows of like length meet.
+/// The number of batches to look ahead, so that rows of similar length are batched together.
 const WINDOW_BATCHES: usize = 8;
 
-/// Embeds samples until no more come; blocks its thread.
+/// Embeds samples until no more arrive; blocks its thread.
 ///
 /// # Errors
 ///
-/// [`Disconnected`] when `collect` has failed.
+/// [`Disconnected`] if `collect` has failed.
 pub fn run(
     mut embedder: Embedder,
     mut prepared: ByteReceiver<PreparedRow>,
@@ -34,16 +34,16 @@ pub fn run(
     let window_rows = embedder.info.batch_rows * WINDOW_BATCHES;
     let mut admission = Admission::new(stop);
     while let Some((mut rows, held)) = receive_batch(&mut prepared, window_rows) {
-        rows.retain(|row| admission.admits(row.key, &row.part));
+        rows.retain(|row| admission.admits(row.key, &row.chunk));
         if rows.is_empty() {
             continue;
         }
-        let (places, samples): (Vec<_>, Vec<Sample>) =
+        let (rows, samples): (Vec<_>, Vec<Sample>) =
             rows.into_iter().map(|row| ((row.key, row.identity), row.sample)).unzip();
         let results =
             progress.encode.time(|| or_halves(&samples, &mut |some| embedder.embed(some)));
         drop((samples, held));
-        for ((key, identity), result) in places.into_iter().zip(results) {
+        for ((key, identity), result) in rows.into_iter().zip(results) {
             let outcome = match result {
                 Ok(Ok(embedding)) => Outcome::Answered {
                     key,
@@ -60,7 +60,7 @@ pub fn run(
     Ok(())
 }
 
-/// Does `work` on a batch, one result for each item; if it panics, on halves of it, down to one item.
+/// Runs `work` on a batch, with one result per item; on a panic, retries in halves, down to one item.
 fn or_halves<T, R>(
     batch: &[T],
     work: &mut impl FnMut(&[T]) -> Vec<R>,
@@ -71,7 +71,7 @@ fn or_halves<T, R>(
             batch.iter().map(|_| Err(ModelPanic { problem: error.to_string() })).collect()
         }
         Err(error) => {
-            tracing::warn!(rows = batch.len(), %error, "model panicked, will split");
+            tracing::warn!(rows = batch.len(), %error, "model panicked; retrying in halves");
             let (left, right) = batch.split_at(batch.len() / 2);
             let mut results = or_halves(left, work);
             results.extend(or_halves(right, work));

@@ -1,8 +1,8 @@
-//! Runs the engine, on a thread of its own: every free slot is filled from the queue, all full
-//! slots take a step together, what is finished goes to `collect`.
+//! Runs the engine on a dedicated thread: fills free slots from the queue, steps all occupied slots
+//! together, and sends finished rows to `collect`.
 //!
-//! After a panic in the engine nobody knows whose it was: all its rows are dropped and done again,
-//! one at a time, and only a row at which it panics alone is rejected.
+//! If the engine panics, the row at fault is unknown: all active rows are dropped and retried one at a
+//! time, and a row is rejected only if the engine panics on it alone.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,7 +14,7 @@ use legenda_models::{Engine, Finished, Prompt};
 use super::{
     EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
     answer::{Answer, Origin},
-    parts::{Admission, Part, WaitingParts},
+    chunks::{Admission, Chunk, PendingChunks},
 };
 use crate::{
     budget::{ByteReceiver, Disconnected, Held, Reservation},
@@ -23,23 +23,23 @@ use crate::{
     stop::Stop,
 };
 
-/// A row in the engine, or one that is to be done alone.
+/// A row in the engine, or one that waits to be retried alone.
 struct Live {
     key: RowKey,
-    part: Part,
+    chunk: Chunk,
     identity: RowIdentity,
-    /// Kept to begin again with; its tensors are shared with the engine's own.
+    /// Kept for a retry; its tensors are shared with the engine.
     prompt: Prompt,
     /// The prompt's bytes.
     _held: Reservation,
 }
 
-/// Generates until no more rows come and every slot is empty, or the grace of a stop is over; blocks its
-/// thread.
+/// Generates until no more rows arrive and every slot is empty, or the grace period is over; blocks
+/// its thread.
 ///
 /// # Errors
 ///
-/// [`Disconnected`] when `collect` has failed.
+/// [`Disconnected`] if `collect` has failed.
 pub fn run(
     engine: Engine,
     mut encoded: ByteReceiver<EncodedRow>,
@@ -53,7 +53,7 @@ pub fn run(
         admission: Admission::new(stop),
         live: HashMap::new(),
         suspects: VecDeque::new(),
-        waiting: WaitingParts::default(),
+        waiting: PendingChunks::default(),
         next_ticket: 0,
     };
     while generator.fill(&mut encoded)? {
@@ -69,14 +69,14 @@ struct Generator<'a> {
     stop: &'a Stop,
     admission: Admission<'a>,
     live: HashMap<u64, Live>,
-    /// Rows that were in the engine when it panicked.
+    /// Rows that were active when the engine panicked.
     suspects: VecDeque<Live>,
-    waiting: WaitingParts,
+    waiting: PendingChunks,
     next_ticket: u64,
 }
 
 impl Generator<'_> {
-    /// Fills free slots; returns whether there is anything to do. Only an idle engine waits.
+    /// Fills free slots; returns whether there is work to do. Waits only if the engine is idle.
     fn fill(&mut self, encoded: &mut ByteReceiver<EncodedRow>) -> Result<bool, Disconnected> {
         if self.stop.is_over() && !(self.live.is_empty() && self.suspects.is_empty()) {
             self.live.clear();
@@ -99,12 +99,12 @@ impl Generator<'_> {
                 let Ok(next) = encoded.try_recv() else { break };
                 next
             };
-            let Held { item: EncodedRow { key, part, identity, prompt }, reservation } = next;
-            // While a run stops its queues run empty, so that no stage waits for another.
-            if !self.admission.admits(key, &part) {
+            let Held { item: EncodedRow { key, chunk, identity, prompt }, reservation } = next;
+            // While a run stops, drain the queue so that no stage blocks on another.
+            if !self.admission.admits(key, &chunk) {
                 continue;
             }
-            self.admit(Live { key, part, identity, prompt, _held: reservation })?;
+            self.admit(Live { key, chunk, identity, prompt, _held: reservation })?;
         }
         Ok(true)
     }
@@ -112,13 +112,13 @@ impl Generator<'_> {
     fn admit(&mut self, row: Live) -> Result<(), Disconnected> {
         let (prompt, seed) = (row.prompt.clone(), row.identity.seed);
         self.live.insert(self.next_ticket, row);
-        // A slot is free, so a refusal is a fault of the engine, not of a row.
+        // A slot is free, so a refusal is an engine bug, not a row error.
         self.engine.admit(self.next_ticket, prompt, seed).map_err(|_| Disconnected)?;
         self.next_ticket += 1;
         Ok(())
     }
 
-    /// Takes a step of the engine and returns what came of it.
+    /// Steps the engine and returns the outcomes.
     fn step(&mut self) -> Result<Vec<Outcome>, Disconnected> {
         match guarded(|| self.engine.step()) {
             Ok(finished) => Ok(finished.into_iter().filter_map(|one| self.settle(one)).collect()),
@@ -130,7 +130,7 @@ impl Generator<'_> {
                     let rejects = |(_, row): (u64, Live)| panic.rejects(row.key, Stage::Generate);
                     return Ok(rows.into_iter().map(rejects).collect());
                 }
-                tracing::warn!(rows = rows.len(), %error, "engine panicked, will do rows alone");
+                tracing::warn!(rows = rows.len(), %error, "engine panicked; retrying rows one at a time");
                 rows.sort_by_key(|(ticket, _)| *ticket);
                 self.suspects.extend(rows.into_iter().map(|(_, row)| row));
                 Ok(Vec::new())
@@ -138,25 +138,25 @@ impl Generator<'_> {
         }
     }
 
-    /// Returns the outcome of a row's last part.
+    /// Returns the outcome of a row when its last chunk finishes.
     fn settle(&mut self, Finished { ticket, result }: Finished) -> Option<Outcome> {
-        let Live { key, part, identity, .. } = self.live.remove(&ticket)?;
+        let Live { key, chunk, identity, .. } = self.live.remove(&ticket)?;
         let generation = match result {
             Ok(generation) => generation,
             Err(error) => {
                 return Some(Outcome::rejected(key, Stage::Generate, error.code(), &error));
             }
         };
-        let place = match part {
-            Part::OfSeveral(place) => place,
-            Part::Window(reply) => {
-                // Who does not wait for it any more has told why.
+        let chunk = match chunk {
+            Chunk::Indexed(chunk) => chunk,
+            Chunk::Window(reply) => {
+                // A receiver that has gone has reported its own error.
                 reply.send(generation).ok();
                 return None;
             }
         };
-        let parts = self.waiting.take(key, place, generation)?;
-        Some(match guarded(|| self.engine.join(parts)) {
+        let chunks = self.waiting.take(key, chunk, generation)?;
+        Some(match guarded(|| self.engine.join(chunks)) {
             Ok(whole) => Outcome::Answered {
                 key,
                 input_sha256: identity.input_sha256,

@@ -1,4 +1,4 @@
-//! The stages of a run and what passes between them.
+//! The stages of a run and the messages between them.
 //!
 //! ```text
 //! scan ──ScannedBatch──► prepare ──PreparedRow──► encode ──EncodedRow──► generate
@@ -6,23 +6,23 @@
 //!   └───────────────────────┴── Outcome ────────────┴──────────────────────┴──► collect
 //! ```
 //!
-//! Where embeddings are made, `embed` stands in the place of `encode` and `generate`.
+//! For embedding models, `embed` replaces `encode` and `generate`.
 //!
-//! A row leaves the path as an [`Outcome`] at the stage that settles it: an answer, or a reject.
+//! A row leaves the path as an [`Outcome`] at the stage that settles it with an answer or a reject.
 
-mod again;
 pub mod answer;
-pub(crate) mod ask;
 mod carry;
+pub mod chunks;
 pub mod collect;
 mod decode;
 pub mod embed;
 pub mod encode;
 pub mod generate;
-pub mod hearing;
-pub mod parts;
 pub mod prepare;
+pub(crate) mod prompt;
+mod reread;
 pub mod scan;
+pub mod sequential;
 
 use std::{fmt, sync::Arc};
 
@@ -36,140 +36,140 @@ use legenda_schemas::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use answer::{Answer, Origin};
-use parts::Part;
+use chunks::Chunk;
 
 use crate::{budget::Reservation, guard::GuardError, plan::RunPlan, retry::Rejects};
 
-/// A span that is still to be done.
+/// A span that still has to be processed.
 #[derive(Clone, Debug)]
 pub struct OutstandingSpan {
     /// The span.
     pub span: Span,
-    /// Its name.
+    /// Its id.
     pub id: SpanId,
-    /// Which file of the source it is of, so that the names of parts are in input order.
+    /// The index of its source file, so that part names sort in input order.
     pub file_number: usize,
-    /// Where it is done but for its rejects, which are tried again.
+    /// Set if the span is committed and only its rejects are retried.
     pub retry: Option<Retry>,
 }
 
-/// The rejects of a committed span that are tried again.
+/// The rejects of a committed span that are retried.
 #[derive(Clone, Debug)]
 pub struct Retry {
-    /// The span's entry so far.
+    /// The span's current entry.
     pub earlier: LedgerEntry,
     /// The rejects of the span.
     pub rejects: Rejects,
-    /// The rows that are tried again, as positions within the row group, ascending.
+    /// The rows to retry, as ascending positions within the row group.
     pub rows: Vec<usize>,
 }
 
 impl OutstandingSpan {
-    /// Returns the rows that are to be read, as positions within the row group, ascending.
+    /// Returns the rows to read, as ascending positions within the row group.
     #[must_use]
     pub fn rows(&self, plan: &RunPlan) -> Vec<usize> {
         self.retry.as_ref().map_or_else(|| plan.rows_of(&self.span), |retry| retry.rows.clone())
     }
 }
 
-/// Where a row stands: the row `row_idx` of the outstanding span `span_idx`.
+/// The row `row_idx` of the outstanding span `span_idx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RowKey {
-    /// Which outstanding span.
+    /// The index of the outstanding span.
     pub span_idx: usize,
-    /// Which of the span's rows that are read.
+    /// The index among the rows of the span that are read.
     pub row_idx: usize,
 }
 
-/// Rows as they were read: what leaves `scan`.
+/// A batch of rows as read from the table: the output of `scan`.
 pub struct ScannedBatch {
-    /// Where the first row stands; the others follow.
+    /// The key of the first row; the others follow.
     pub first: RowKey,
-    /// Which row of its file each row is.
+    /// The row number of each row within its file.
     pub file_rows: Vec<u64>,
-    /// The file they came from.
+    /// The file that contains the rows.
     pub file: Arc<str>,
-    /// The columns that are read.
+    /// The columns that were read.
     pub rows: RecordBatch,
 }
 
-/// A row, or a part of one, whose media are decoded and processed: what leaves `prepare`.
+/// A row, or a chunk of one, with decoded and preprocessed media: the output of `prepare`.
 pub struct PreparedRow {
-    /// Where it stands.
+    /// The row.
     pub key: RowKey,
-    /// Which part of the row it is.
-    pub part: Part,
-    /// What tells this row's input and its random stream.
+    /// The chunk of the row.
+    pub chunk: Chunk,
+    /// The input digest and the random seed.
     pub identity: RowIdentity,
     /// The model's input.
     pub sample: Sample,
 }
 
-/// The input of a row and its random stream.
+/// The input digest and the random seed of a row.
 #[derive(Clone, Debug)]
 pub struct RowIdentity {
     /// SHA-256 of prompt and media, hex.
     pub input_sha256: String,
-    /// The seed of its draws.
+    /// The seed for sampling.
     pub seed: u64,
-    /// The flags of the input, known once its media are decoded.
+    /// The flags of the input, set while its media are decoded.
     pub flags: Flags,
 }
 
-/// A row, or a part of one, whose media are encoded: what leaves `encode`.
+/// A row, or a chunk of one, with encoded media: the output of `encode`.
 pub struct EncodedRow {
-    /// Where it stands.
+    /// The row.
     pub key: RowKey,
-    /// Which part of the row it is.
-    pub part: Part,
-    /// What tells this row's input and its random stream.
+    /// The chunk of the row.
+    pub chunk: Chunk,
+    /// The input digest and the random seed.
     pub identity: RowIdentity,
-    /// What the decoder is prefilled with.
+    /// The prompt to prefill the decoder with.
     pub prompt: Prompt,
 }
 
-/// What became of a row, or what `collect` must know of its span.
+/// The result of a row, or an event that `collect` needs to track its span.
 pub enum Outcome {
-    /// `scan` begins a span.
+    /// `scan` starts a span.
     Opened {
-        /// Which outstanding span.
+        /// The index of the outstanding span.
         span_idx: usize,
-        /// The rows that are read, as positions within the row group.
+        /// The rows to read, as positions within the row group.
         rows: Vec<usize>,
-        /// Given back when the span is committed.
+        /// Released when the span is committed.
         permit: OwnedSemaphorePermit,
     },
     /// Some rows of a span were read.
     Read {
-        /// Where the first row stands.
+        /// The key of the first row.
         first: RowKey,
-        /// How many they are.
+        /// The number of rows.
         n_rows: usize,
-        /// The columns to carry, where there is memory to keep them.
+        /// The carried columns, if there was memory to keep them.
         carried: Option<Carried>,
     },
-    /// A row has its answer.
+    /// The row was answered.
     Answered {
-        /// Where it stands.
+        /// The row.
         key: RowKey,
         /// SHA-256 of prompt and media, hex.
         input_sha256: String,
         /// The answer.
         answer: Arc<Answer>,
-        /// Who has computed it.
+        /// The source of the answer.
         origin: Origin,
     },
-    /// A row cannot be answered.
+    /// The row was rejected.
     Rejected {
-        /// Where it stands.
+        /// The row.
         key: RowKey,
-        /// Why.
+        /// The reason.
         reject: Reject,
     },
 }
 
 impl Outcome {
-    /// Makes the outcome of a row that a stage cannot answer because of `error`.
+    /// Returns the outcome of a row that a stage rejects because of `error`.
     fn rejected(
         key: RowKey,
         stage: Stage,
@@ -182,16 +182,16 @@ impl Outcome {
 
 /// Columns that are carried from the table to the answers.
 pub struct Carried {
-    /// The columns of some rows.
+    /// The carried columns of some rows.
     pub rows: RecordBatch,
-    /// Their memory.
+    /// The memory they use.
     pub reservation: Reservation,
 }
 
-/// The way of outcomes to `collect`.
+/// The channel to `collect`.
 pub type Outcomes = mpsc::Sender<Outcome>;
 
-/// Outcomes that may wait; `collect` only waits for the disk, so few are enough.
+/// The capacity of the channel to `collect`, which only waits for the disk, so a small one is enough.
 pub const OUTCOMES_MAX: usize = 1024;
 
 /// A stage that rejects rows.
@@ -205,7 +205,7 @@ pub enum Stage {
     Encode,
     /// The decoder.
     Generate,
-    /// The model, where it makes embeddings.
+    /// The embedding model.
     Embed,
 }
 
@@ -223,11 +223,11 @@ impl Stage {
     }
 }
 
-/// A panic inside the model, or what runs it, on one row.
+/// A panic of the model or its runtime on one row.
 #[derive(Debug, thiserror::Error)]
 #[error("the model panicked on this row: {problem}")]
 pub struct ModelPanic {
-    /// The message of the panic.
+    /// The panic message.
     pub problem: String,
 }
 
@@ -250,19 +250,19 @@ impl From<GuardError> for ModelPanic {
     }
 }
 
-/// Why a row is rejected.
+/// The reason a row is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// Where it happened.
+    /// The stage that rejected the row.
     pub stage: Stage,
-    /// One of a small, stable set.
+    /// The reject code, one of a small, stable set.
     pub code: &'static str,
-    /// What is wrong and what would mend it.
+    /// The cause and the remedy.
     pub message: String,
 }
 
 impl ScannedBatch {
-    /// Returns where the row at `offset` stands.
+    /// Returns the key of the row at `offset`.
     fn key(&self, offset: usize) -> RowKey {
         RowKey { row_idx: self.first.row_idx + offset, ..self.first }
     }

@@ -1,5 +1,4 @@
-//! Makes samples of rows: renders the prompt, decodes the media, runs the model's processor; many
-//! rows at a time.
+//! Prepares rows concurrently: renders the prompt, decodes the media, runs the model's processor.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -11,20 +10,20 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
     Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
-    ask::{AskError, Asking},
-    decode::{self, Room, Short},
-    hearing::HeardRow,
-    parts::{Part, Place},
+    chunks::{Chunk, ChunkIndex},
+    decode::{self, ReservationShortfall, RowBudget},
+    prompt::{PromptError, RowPrompt},
+    sequential::SequentialRow,
 };
 use crate::{
     budget::{Budget, ByteReceiver, ByteSender, Reservation},
     guard::guarded,
     media::{
         MediaError,
-        locate::{LocateError, MediaPlaces},
+        locate::{LocateError, MediaRoots},
     },
     plan::RunPlan,
-    reuse::{Asked, Known},
+    reuse::{AnswerCache, Lookup},
     source::{
         SourceFailed,
         cell::{MediaCell, media_cells, template_value},
@@ -32,29 +31,29 @@ use crate::{
     stop::Stop,
 };
 
-/// Copies of a text before it is encoded: cell, value of a template, prompt, rendered chat template.
+/// The copies of a text before it is tokenized: cell, template value, prompt, rendered chat template.
 const TEXT_COPIES: u64 = 4;
 
-/// What preparing a row needs.
+/// Shared state for preparing rows.
 pub struct Preparer {
     /// The run.
     pub plan: Arc<RunPlan>,
     /// The model's processor.
     pub processor: Arc<Processor>,
-    /// Memory for decoded media.
+    /// The memory budget for decoded media.
     pub decode_budget: Budget,
-    /// Where media cells with a path or URL may lead.
-    pub places: MediaPlaces,
-    /// Asked to stop when a store fails; no further row is prepared then.
+    /// The locations that media cells may refer to by path or URL.
+    pub media_roots: MediaRoots,
+    /// Stopped when a store fails; no further row is prepared then.
     pub stop: Arc<Stop>,
-    /// What is known of answers, where one may be used twice.
-    pub known: Option<Arc<Known>>,
-    /// Rows whose sounds may be heard window by window at a time: enough to fill the model's slots
-    /// while others are prepared, and few enough that they end in about their order.
-    pub heard_rows: Arc<Semaphore>,
+    /// The answer cache, if an answer can be used twice.
+    pub answer_cache: Option<Arc<AnswerCache>>,
+    /// Limits how many rows are in sequential long-audio decoding at a time: enough to fill the model's slots
+    /// while others are prepared, but few enough that they finish roughly in order.
+    pub sequential_rows: Arc<Semaphore>,
 }
 
-/// Why a row cannot be prepared.
+/// An error that rejects a row.
 #[derive(Debug, thiserror::Error)]
 enum PrepareError {
     #[error("column `{column}`: {source}")]
@@ -62,18 +61,18 @@ enum PrepareError {
     #[error("column `{column}`: {source}")]
     Locate { column: String, source: LocateError },
     #[error(transparent)]
-    Ask(#[from] AskError),
+    Prompt(#[from] PromptError),
     #[error(transparent)]
     Process(#[from] ProcessError),
-    #[error("column `{column}` is null, but the task `{task}` needs it")]
+    #[error("column `{column}` is null, but the task `{task}` requires it")]
     Missing { column: String, task: &'static str },
-    #[error("the row has no text, no image and no sound to ask about")]
+    #[error("the row has no text, image or audio input")]
     Nothing,
     #[error(
-        "the texts of the row take {bytes} bytes of memory; `limits.memory` leaves {bytes_max} for it: raise it"
+        "the texts of the row need {bytes} bytes of memory, but `limits.memory` leaves {bytes_max}: raise it"
     )]
     TextExceedsMemory { bytes: u64, bytes_max: u64 },
-    #[error("the row cannot be prepared: {problem}")]
+    #[error("failed to prepare the row: {problem}")]
     Panic { problem: String },
 }
 
@@ -82,7 +81,7 @@ impl PrepareError {
         match self {
             Self::Media { source, .. } => source.code(),
             Self::Locate { source, .. } => source.code(),
-            Self::Ask(error) => error.code(),
+            Self::Prompt(error) => error.code(),
             Self::Process(error) => error.code(),
             Self::Missing { .. } => "media_missing",
             Self::Nothing => "row_empty",
@@ -92,9 +91,9 @@ impl PrepareError {
     }
 }
 
-/// Runs the stage: takes batches, prepares at most `workers` rows at a time, sends samples on.
+/// Runs the stage: prepares at most `workers` rows at a time and sends their samples on.
 ///
-/// Rows of one batch are released from memory together, when the last of them is prepared.
+/// The memory of a batch is released when its last row is prepared.
 pub async fn run(
     preparer: Arc<Preparer>,
     workers: usize,
@@ -114,8 +113,8 @@ pub async fn run(
             let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
             let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
             let stop = Arc::clone(&preparer.stop);
-            let heard = if preparer.processor.hears_sequentially() {
-                Arc::clone(&preparer.heard_rows).acquire_owned().await.ok()
+            let sequential_permit = if preparer.processor.hears_sequentially() {
+                Arc::clone(&preparer.sequential_rows).acquire_owned().await.ok()
             } else {
                 None
             };
@@ -128,25 +127,25 @@ pub async fn run(
                         &batch.item,
                         offset,
                         &runtime,
-                        |identity, part, sample| {
+                        |identity, chunk, sample| {
                             let bytes = sample.size_bytes() as u64;
-                            let row = PreparedRow { key, part, identity, sample };
-                            // A later stage that is gone has told its own error; the row stays
-                            // outstanding.
+                            let row = PreparedRow { key, chunk, identity, sample };
+                            // If a later stage has ended, it has reported its own error; the
+                            // row stays outstanding.
                             runtime.block_on(prepared.send(row, bytes)).ok();
                         },
                     )
                 });
                 match work.await {
-                    Ok(Ok(Prepared::Sent | Prepared::Awaited)) => {}
-                    Ok(Ok(Prepared::Known(outcome))) => {
+                    Ok(Ok(Prepared::Sent | Prepared::Pending)) => {}
+                    Ok(Ok(Prepared::Answered(outcome))) => {
                         outcomes.send(outcome).await.ok();
                     }
-                    Ok(Ok(Prepared::Heard(row))) => {
-                        // Others may be prepared while this one is heard.
+                    Ok(Ok(Prepared::Sequential(row))) => {
+                        // Others may be prepared while this one is decoded.
                         drop(permit);
-                        row.hear(key, &windows, &outcomes).await.ok();
-                        drop(heard);
+                        row.run(key, &windows, &outcomes).await.ok();
+                        drop(sequential_permit);
                         return;
                     }
                     // The row stays outstanding.
@@ -174,47 +173,47 @@ fn media_error(column: &Option<String>, source: MediaError) -> PrepareError {
     PrepareError::Media { column: column.clone().unwrap_or_default(), source }
 }
 
-/// Returns the media of a row of a column.
+/// Returns the media of one row of a column.
 fn cells<'a>(column: Option<&str>, rows: &'a RecordBatch, offset: usize) -> Vec<MediaCell<'a>> {
     let column = column.and_then(|name| rows.column_by_name(name));
     column.map(|cells| media_cells(cells.as_ref(), offset)).unwrap_or_default()
 }
 
-/// Why an attempt to prepare a row has not come to its end.
+/// The reason an attempt to prepare a row failed.
 enum Attempt {
-    /// It needs more memory.
-    Short { bytes: u64, is_exact: bool },
-    /// It cannot be prepared.
+    /// The row needs more memory.
+    Shortfall { bytes: u64, is_exact: bool },
+    /// The row cannot be prepared.
     Refused(PrepareError),
 }
 
-/// What became of a row.
+/// The result of preparing a row.
 enum Prepared {
-    /// Its samples are on their way.
+    /// Its samples were sent.
     Sent,
-    /// It is to be heard window by window.
-    Heard(Box<HeardRow>),
-    /// It has an answer.
-    Known(Outcome),
-    /// It is settled with another row.
-    Awaited,
+    /// It needs sequential long-audio decoding.
+    Sequential(Box<SequentialRow>),
+    /// It was answered from the cache.
+    Answered(Outcome),
+    /// It waits for the answer of a duplicate row.
+    Pending,
 }
 
-/// What is known of a row once its media are read, or decoded.
+/// The state of a row once its media are read or decoded.
 enum Ready {
-    /// What is known of its answer.
-    Asked(Asked),
-    /// Its parts, all of which are known.
-    Parts(Vec<Record>),
-    /// A sound that is heard window by window.
-    Heard(Hearing),
+    /// A cache hit, or a wait for a duplicate row.
+    Cached(Lookup),
+    /// All chunks of the row.
+    Chunks(Vec<Record>),
+    /// Long audio for sequential decoding.
+    Sequential(Hearing),
 }
 
 impl Attempt {
-    fn of(short: Short, column: &Option<String>) -> Self {
-        match short {
-            Short::Needs { bytes, is_exact } => Self::Short { bytes, is_exact },
-            Short::Refused(error) => Self::Refused(media_error(column, error)),
+    fn new(shortfall: ReservationShortfall, column: &Option<String>) -> Self {
+        match shortfall {
+            ReservationShortfall::Needs { bytes, is_exact } => Self::Shortfall { bytes, is_exact },
+            ReservationShortfall::Refused(error) => Self::Refused(media_error(column, error)),
         }
     }
 }
@@ -230,26 +229,26 @@ fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
 }
 
 impl Preparer {
-    /// Prepares a row; a panic in a third-party decoder costs this row only.
+    /// Prepares a row; a panic in a third-party decoder rejects only this row.
     fn prepare_guarded(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
-        send: impl FnMut(RowIdentity, Part, Sample),
+        send: impl FnMut(RowIdentity, Chunk, Sample),
     ) -> Result<Prepared, PrepareError> {
         guarded(|| self.prepare(batch, offset, runtime, send))
             .unwrap_or_else(|error| Err(PrepareError::Panic { problem: error.to_string() }))
     }
 
-    /// Prepares a row and hands its sample to `send`, or those of its parts one after another, unless it
-    /// is settled otherwise.
+    /// Prepares a row and passes the sample of each of its chunks to `send`, unless the row is settled
+    /// otherwise.
     fn prepare(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         runtime: &Handle,
-        mut send: impl FnMut(RowIdentity, Part, Sample),
+        mut send: impl FnMut(RowIdentity, Chunk, Sample),
     ) -> Result<Prepared, PrepareError> {
         let job = &self.plan.job;
         let columns = &job.source.columns;
@@ -291,10 +290,10 @@ impl Preparer {
         let first = decode::first_bytes(&self.processor, &job.limits, &images, &audios)
             .map_err(|source| media_error(&columns.image, source))?;
         let text_bytes = self.text_bytes(rows, offset);
-        let of_texts = text_bytes.saturating_mul(TEXT_COPIES);
-        let of_encoding = text_bytes.saturating_mul(ENCODING_BYTES);
+        let text_need = text_bytes.saturating_mul(TEXT_COPIES);
+        let encoding_need = text_bytes.saturating_mul(ENCODING_BYTES);
         let media = [images, audios];
-        let all = first.saturating_add(of_texts).saturating_add(of_encoding);
+        let all = first.saturating_add(text_need).saturating_add(encoding_need);
         let mut bytes = all.min(self.decode_budget.bytes_max());
         if first > bytes && media[1].is_empty() {
             bytes = first;
@@ -315,18 +314,18 @@ impl Preparer {
             let reservation = runtime
                 .block_on(self.decode_budget.reserve_or_refuse(bytes))
                 .map_err(|error| refuse(error.bytes, error.bytes_max))?;
-            let room = Room {
+            let row_budget = RowBudget {
                 budget: &self.decode_budget,
                 processor: &self.processor,
                 limits: &job.limits,
                 allowed: bytes,
-                used: of_texts,
+                used: text_need,
                 reservation: Some(reservation),
             };
-            match self.records(batch, offset, &media, room, runtime) {
+            match self.records(batch, offset, &media, row_budget, runtime) {
                 Ok(done) => break done,
                 Err(Attempt::Refused(error)) => return Err(error),
-                Err(Attempt::Short { bytes: needed, is_exact }) => {
+                Err(Attempt::Shortfall { bytes: needed, is_exact }) => {
                     let whole = self.decode_budget.bytes_left();
                     if is_alone || needed > whole {
                         return Err(refuse(needed, whole));
@@ -336,54 +335,60 @@ impl Preparer {
             }
         };
         let records = match ready {
-            Ready::Parts(records) => records,
-            Ready::Heard(hearing) => {
-                return Ok(Prepared::Heard(Box::new(HeardRow::new(identity, hearing, held))));
+            Ready::Chunks(records) => records,
+            Ready::Sequential(hearing) => {
+                return Ok(Prepared::Sequential(Box::new(SequentialRow::new(
+                    identity, hearing, held,
+                ))));
             }
-            Ready::Asked(Asked::Known(answer, origin)) => {
+            Ready::Cached(Lookup::Hit(answer, origin)) => {
                 let (key, input_sha256) = (batch.key(offset), identity.input_sha256);
-                return Ok(Prepared::Known(Outcome::Answered {
+                return Ok(Prepared::Answered(Outcome::Answered {
                     key,
                     input_sha256,
                     answer,
                     origin,
                 }));
             }
-            Ready::Asked(_) => return Ok(Prepared::Awaited),
+            Ready::Cached(_) => return Ok(Prepared::Pending),
         };
-        let n_parts = records.len();
+        let n_chunks = records.len();
         for (idx, record) in records.iter().enumerate() {
             let sample = self.processor.prepare(record)?;
             let seed = identity.seed.wrapping_add(idx as u64);
-            let part = Part::OfSeveral(Place { idx, n_parts });
-            send(RowIdentity { seed, ..identity.clone() }, part, sample);
+            let chunk = Chunk::Indexed(ChunkIndex { idx, n_chunks });
+            send(RowIdentity { seed, ..identity.clone() }, chunk, sample);
         }
         Ok(Prepared::Sent)
     }
 
-    /// Renders the prompt of a row and decodes its media; returns what the processor takes, and the
-    /// memory that it is in.
+    /// Renders the prompt of a row and decodes its media; returns the processor's input and the memory
+    /// that holds it.
     fn records(
         &self,
         batch: &ScannedBatch,
         offset: usize,
         media: &[Vec<MediaCell<'_>>; 2],
-        mut room: Room<'_>,
+        mut row_budget: RowBudget<'_>,
         runtime: &Handle,
     ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
         let columns = &self.plan.job.source.columns;
         let [image_cells, audio_cells] = media;
-        let asking = Asking::new(&self.plan, &batch.rows, offset).map_err(PrepareError::from)?;
-        let images = self.media(&columns.image, "image", image_cells, batch, &mut room, runtime)?;
-        let audios = self.media(&columns.audio, "audio", audio_cells, batch, &mut room, runtime)?;
-        if asking.prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
+        let row_prompt =
+            RowPrompt::new(&self.plan, &batch.rows, offset).map_err(PrepareError::from)?;
+        let images =
+            self.media(&columns.image, "image", image_cells, batch, &mut row_budget, runtime)?;
+        let audios =
+            self.media(&columns.audio, "audio", audio_cells, batch, &mut row_budget, runtime)?;
+        if row_prompt.prompt.trim().is_empty() && images.is_empty() && audios.is_empty() {
             return Err(PrepareError::Nothing.into());
         }
-        let mut identity = self.identity(batch, offset, &asking, &images, &audios);
-        let Asking { prompt, system, earlier } = asking;
-        let asked = self.known.as_ref().map(|known| known.ask(batch.key(offset), &identity));
-        if let Some(asked @ (Asked::Awaited | Asked::Known(..))) = asked {
-            return Ok((Ready::Asked(asked), identity, None));
+        let mut identity = self.identity(batch, offset, &row_prompt, &images, &audios);
+        let RowPrompt { prompt, system, earlier } = row_prompt;
+        let lookup =
+            self.answer_cache.as_ref().map(|cache| cache.lookup(batch.key(offset), &identity));
+        if let Some(lookup @ (Lookup::Pending | Lookup::Hit(..))) = lookup {
+            return Ok((Ready::Cached(lookup), identity, None));
         }
         let mut record = Record {
             text: (!prompt.is_empty()).then_some(prompt),
@@ -392,23 +397,27 @@ impl Preparer {
             ..Record::default()
         };
         for bytes in images {
-            let image = room.image(bytes).map_err(|short| Attempt::of(short, &columns.image))?;
+            let image = row_budget
+                .image(bytes)
+                .map_err(|shortfall| Attempt::new(shortfall, &columns.image))?;
             identity.flags.extend(image.flags);
             record.images.push(image.media);
         }
         for bytes in audios {
-            let audio = room.sound(bytes).map_err(|short| Attempt::of(short, &columns.audio))?;
+            let audio = row_budget
+                .audio(bytes)
+                .map_err(|shortfall| Attempt::new(shortfall, &columns.audio))?;
             identity.flags.extend(audio.flags);
             record.audios.push(audio.media);
         }
         let ready = match self.processor.hear(&record).map_err(PrepareError::from)? {
-            Some(hearing) => Ready::Heard(hearing),
-            None => Ready::Parts(self.processor.split(record).map_err(PrepareError::from)?),
+            Some(hearing) => Ready::Sequential(hearing),
+            None => Ready::Chunks(self.processor.split(record).map_err(PrepareError::from)?),
         };
-        Ok((ready, identity, room.reservation))
+        Ok((ready, identity, row_budget.reservation))
     }
 
-    /// Returns the bytes of the cells that the prompt is made of.
+    /// Returns the bytes of the cells that the prompt is rendered from.
     fn text_bytes(&self, rows: &RecordBatch, offset: usize) -> u64 {
         let columns = &self.plan.job.source.columns;
         let names = self.plan.template_columns.iter().chain(&columns.text).chain(&columns.messages);
@@ -420,14 +429,14 @@ impl Preparer {
         bytes.sum()
     }
 
-    /// Returns the encoded bytes of every image or sound of a row.
+    /// Returns the encoded bytes of all images or audios of a row.
     fn media<'a>(
         &self,
         column: &Option<String>,
         kind: &'static str,
         cells: &[MediaCell<'a>],
         batch: &ScannedBatch,
-        room: &mut Room<'_>,
+        row_budget: &mut RowBudget<'_>,
         runtime: &Handle,
     ) -> Result<Vec<Cow<'a, [u8]>>, Attempt> {
         let bytes_max = self.plan.job.limits.media_bytes.0;
@@ -437,20 +446,20 @@ impl Preparer {
                 MediaCell::Bytes(bytes) => Cow::Borrowed(bytes),
                 MediaCell::Encoded(encoded) => {
                     let need = decode::decode_bytes(encoded);
-                    if need > room.left() {
-                        let bytes = room.used.saturating_add(need);
-                        return Err(Attempt::Short { bytes, is_exact: false });
+                    if need > row_budget.left() {
+                        let bytes = row_budget.used.saturating_add(need);
+                        return Err(Attempt::Shortfall { bytes, is_exact: false });
                     }
                     let decoded = encoded.decode().map_err(|error| {
                         media_error(column, MediaError::undecoded(kind, &error))
                     })?;
-                    room.hold(&decoded);
+                    row_budget.hold(&decoded);
                     Cow::Owned(decoded)
                 }
                 MediaCell::Path(path) => {
-                    // A list that grows may have twice the room that it needs.
-                    let most = bytes_max.min(room.left() / 2);
-                    let read = self.places.read(path, &batch.file, most, runtime);
+                    // A growing `Vec` may have twice the needed capacity.
+                    let most = bytes_max.min(row_budget.left() / 2);
+                    let read = self.media_roots.read(path, &batch.file, most, runtime);
                     let read = read.map_err(|source| {
                         let column = column.clone().unwrap_or_default();
                         PrepareError::Locate { column, source }
@@ -461,10 +470,10 @@ impl Preparer {
                         return Err(media_error(column, source).into());
                     }
                     if bytes > most {
-                        let bytes = room.used.saturating_add(bytes.saturating_mul(2));
-                        return Err(Attempt::Short { bytes, is_exact: false });
+                        let bytes = row_budget.used.saturating_add(bytes.saturating_mul(2));
+                        return Err(Attempt::Shortfall { bytes, is_exact: false });
                     }
-                    room.hold(&read);
+                    row_budget.hold(&read);
                     Cow::Owned(read)
                 }
             });
@@ -472,14 +481,14 @@ impl Preparer {
         Ok(media)
     }
 
-    /// Takes the digest of what is asked, and the row's own seed: from the seed in its column and its
-    /// input, or from the job's seed, the row's place in its file and its input; so that draws do not
-    /// depend on order or resume.
+    /// Computes the input digest and the seed of a row. The seed is derived from the seed column and the
+    /// input, or from the job's seed, the row number and the input, so that sampling does not depend on
+    /// order or resume.
     fn identity(
         &self,
         batch: &ScannedBatch,
         offset: usize,
-        Asking { prompt, system, earlier }: &Asking,
+        RowPrompt { prompt, system, earlier }: &RowPrompt,
         images: &[Cow<'_, [u8]>],
         audios: &[Cow<'_, [u8]>],
     ) -> RowIdentity {
@@ -504,7 +513,7 @@ impl Preparer {
         RowIdentity { input_sha256, seed, flags: Flags::new() }
     }
 
-    /// Returns the seed that a column gives a row, if one does.
+    /// Returns the seed of the row in the seed column, if any.
     fn row_seed(&self, rows: &RecordBatch, offset: usize) -> Option<Number> {
         let name = self.plan.job.source.columns.seed.as_ref()?;
         match template_value(rows.column_by_name(name)?.as_ref(), offset) {

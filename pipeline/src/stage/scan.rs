@@ -1,4 +1,4 @@
-//! Reads the outstanding spans, batch by batch, as fast as the next stage takes them.
+//! Reads the outstanding spans batch by batch, as fast as the next stage accepts them.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -19,54 +19,60 @@ use crate::{
     stop::Stop,
 };
 
-/// Bytes of a batch that are aimed at: large enough that the reader's fixed costs do not show,
-/// small enough that a batch of large images does not hold up the next stages.
+/// The target bytes of a batch: large enough to amortise the reader's fixed costs, small enough that a
+/// batch of large images does not stall the next stages.
 const BATCH_BYTES: u64 = 4 << 20;
-/// The most rows of a batch.
+/// The maximum rows of a batch.
 const BATCH_ROWS_MAX: u64 = 256;
-/// The most spans that may be begun and not yet committed.
+/// The maximum number of spans that are open at a time.
 pub const OPEN_SPANS_MAX: usize = 64;
 
-/// How often a scan that waits for a span to be committed looks whether the run is to stop.
+/// How often a scan that waits for a commit checks whether the run is to stop.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
 /// The scan of a run; blocks its thread.
 pub struct Scan<'a> {
     /// The run.
     pub plan: &'a RunPlan,
-    /// What is to be done, in input order.
+    /// The outstanding spans, in input order.
     pub spans: &'a [OutstandingSpan],
-    /// The way on.
+    /// The queue to `prepare`.
     pub batches: ByteSender<ScannedBatch>,
-    /// The memory of carried columns of spans that are not committed.
+    /// The memory budget for carried columns of uncommitted spans.
     pub carried: Budget,
-    /// The most bytes that reading a row may take.
+    /// The maximum bytes for reading one row.
     pub read_bytes_max: u64,
-    /// What `limits.memory` would have to be for a row that takes more, by the bytes it takes.
-    pub memory_for: fn(&RunPlan, u64, u64) -> u64,
-    /// The way to `collect`.
+    /// The share of memory that `read_bytes_max` is, for error messages.
+    pub read_percent: u64,
+    /// The channel to `collect`.
     pub outcomes: Outcomes,
-    /// Asks the scan to read no further row.
+    /// Stops the scan.
     pub stop: &'a Stop,
-    /// Waits on this runtime.
+    /// The runtime to block on.
     pub runtime: Handle,
 }
 
 impl Scan<'_> {
-    /// Reads every outstanding span, unless asked to stop.
+    /// Returns the `limits.memory` with which reading a row may need `bytes`.
+    fn memory_for(&self, bytes: u64) -> u64 {
+        let missing = bytes.saturating_sub(self.read_bytes_max).saturating_mul(100);
+        self.plan.job.limits.memory.0.saturating_add(missing / self.read_percent)
+    }
+
+    /// Reads every outstanding span, unless the run is stopped.
     ///
-    /// Rows that are damaged are rejected; the scan goes on with the next span. A disk or store that
-    /// fails ends the run.
+    /// Damaged rows are rejected, and the scan continues with the next span. An I/O error of a disk or
+    /// store ends the run.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`] when a later stage has failed; its own error tells why.
+    /// [`Disconnected`] if a later stage has failed; its own error has the cause.
     pub fn run(&self) -> Result<(), Disconnected> {
         let permits = Arc::new(Semaphore::new(OPEN_SPANS_MAX));
         let mut start = 0;
         let mut reader = None;
         while start < self.spans.len() && !self.stop.is_requested() {
-            // Spans of one row group are read in one go, so that none of its pages is read twice.
+            // Read the spans of a row group in one pass, so that no page is read twice.
             let head = &self.spans[start].span;
             let n_spans = self.spans[start..]
                 .iter()
@@ -95,18 +101,18 @@ impl Scan<'_> {
             let end = if alone { next + 1 } else { span_idxs.end };
             (next, alone) = match self.read_spans(next..end, permits, reader)? {
                 None => (end, false),
-                // A batch reaches over spans, so which of them is damaged shows when each is read
-                // alone.
+                // A batch may cross span boundaries; read each span alone to find the
+                // damaged one.
                 Some(failed) if !failed.is_settled => (failed.span_idx, true),
-                // The rest of that span is rejected; the spans behind it may still be readable.
+                // The rest of that span is rejected; later spans may still be readable.
                 Some(failed) => (failed.span_idx + 1, false),
             };
         }
         Ok(())
     }
 
-    /// Reads the spans, with the reader of the last ones where that is of the same file; returns the
-    /// span at which reading failed, if it did.
+    /// Reads the spans, reusing the previous reader if it is of the same file; returns the span at which
+    /// reading failed, if any.
     fn read_spans(
         &self,
         span_idxs: Range<usize>,
@@ -130,7 +136,7 @@ impl Scan<'_> {
 
         if open.as_ref().is_none_or(|open| *open.reader.object() != head.object) {
             let changed = || {
-                let problem = "it has changed since it was planned".to_owned();
+                let problem = "the file has changed since it was planned".to_owned();
                 Ok(self.give_up(&head.object.path, problem))
             };
             match self.plan.table.reader(&head.object) {
@@ -162,7 +168,7 @@ impl Scan<'_> {
         };
         let mut batches = batches.into_iter();
         loop {
-            // A batch is at most so large, but for one row alone.
+            // A batch is at most this large, except for a single row.
             let bytes = limits.bytes_max.max(bounds.row_bytes_max);
             let reservation = self.runtime.block_on(self.batches.reserve(bytes));
             match batches.next() {
@@ -185,7 +191,7 @@ impl Scan<'_> {
         Ok(None)
     }
 
-    /// Ends the run, because what it reads from fails.
+    /// Ends the run after an I/O error of the source.
     fn give_up(&self, path: &str, problem: String) -> Option<Failed> {
         self.stop.fail(SourceFailed { path: path.to_owned(), problem });
         None
@@ -202,7 +208,7 @@ impl Scan<'_> {
     }
 }
 
-/// A file that is read, and what rows of the row group that is read take.
+/// An open file, and the memory needs of the rows of its current row group.
 struct OpenFile {
     reader: FileReader,
     bounds: Option<(usize, RowBounds)>,
@@ -211,17 +217,17 @@ struct OpenFile {
 /// A span at which reading failed.
 struct Failed {
     span_idx: usize,
-    /// Whether its rows are rejected.
+    /// Whether its rows are already rejected.
     is_settled: bool,
 }
 
-/// Where the scan stands within the spans of a row group.
+/// The position of the scan within the spans of a row group.
 struct Cursor<'a> {
     scan: &'a Scan<'a>,
     permits: &'a Arc<Semaphore>,
     file: Arc<str>,
     first_span_idx: usize,
-    /// The rows that are read of each span, from `first_span_idx` on.
+    /// The rows to read in each span, starting at `first_span_idx`.
     rows: &'a [Vec<usize>],
     span_idx: usize,
     row_idx: usize,
@@ -241,11 +247,11 @@ impl Cursor<'_> {
         &self.rows[self.span_idx - self.first_span_idx]
     }
 
-    fn tell(&self, outcome: Outcome) -> Result<(), Disconnected> {
+    fn send_outcome(&self, outcome: Outcome) -> Result<(), Disconnected> {
         self.scan.outcomes.blocking_send(outcome).map_err(|_| Disconnected)
     }
 
-    /// Tells `collect` of the span when the cursor stands at its first row.
+    /// Announces the span to `collect` if the cursor is at its first row.
     fn open(&self) -> Result<(), Disconnected> {
         if self.row_idx > 0 {
             return Ok(());
@@ -255,16 +261,16 @@ impl Cursor<'_> {
             let permit = async { tokio::time::timeout(STOP_POLL, permit).await };
             match self.scan.runtime.block_on(permit) {
                 Ok(permit) => break permit.map_err(|_| Disconnected)?,
-                // No span is committed any more before every stage has ended.
+                // After a stop, no span is committed before every stage has ended.
                 Err(_) if self.scan.stop.is_requested() => return Err(Disconnected),
                 Err(_) => {}
             }
         };
         let rows = self.span_rows().to_vec();
-        self.tell(Outcome::Opened { span_idx: self.span_idx, rows, permit })
+        self.send_outcome(Outcome::Opened { span_idx: self.span_idx, rows, permit })
     }
 
-    /// Sends rows of the current span on, and steps over them.
+    /// Sends rows of the current span and advances past them.
     fn send(&mut self, rows: &RecordBatch, reservation: Reservation) -> Result<(), Disconnected> {
         let first = self.carry(rows)?;
         let span = &self.scan.spans[self.span_idx].span;
@@ -279,22 +285,22 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Tells `collect` of rows of the current span; returns where the first stands.
+    /// Announces rows of the current span to `collect`; returns the key of the first.
     fn carry(&self, rows: &RecordBatch) -> Result<RowKey, Disconnected> {
         self.open()?;
         let first = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
         let names = self.scan.plan.carried.iter().map(|field| field.name());
         let columns: Vec<usize> =
             names.filter_map(|name| rows.schema().index_of(name).ok()).collect();
-        // The columns were checked to be there, so the projection holds.
+        // The columns were checked, so the projection cannot fail.
         let carried = rows.project(&columns).map_err(|_| Disconnected)?;
-        // What there is no room for is read again when the span is committed.
+        // Columns that do not fit are read again when the span is committed.
         let carried = Carried::keep(carried, &self.scan.carried).map_err(|_| Disconnected)?;
-        self.tell(Outcome::Read { first, n_rows: rows.num_rows(), carried })?;
+        self.send_outcome(Outcome::Read { first, n_rows: rows.num_rows(), carried })?;
         Ok(first)
     }
 
-    /// Sends rows that follow each other but for those that are refused or damaged, which are rejected.
+    /// Sends consecutive rows, except for refused or damaged ones, which are rejected.
     fn send_all(
         &mut self,
         ReadRows { rows, damaged }: &ReadRows,
@@ -309,7 +315,7 @@ impl Cursor<'_> {
             if self.is_at_end() || self.scan.stop.is_requested() {
                 return Ok(());
             }
-            // A span of which a query keeps no row.
+            // The query keeps no row of this span.
             if self.rows_left() == 0 {
                 self.open()?;
                 self.step(0);
@@ -332,7 +338,7 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Rejects the rows at the cursor that take too much memory to be read.
+    /// Rejects the rows at the cursor that need too much memory to be read.
     fn skip_refused(&mut self) -> Result<(), Disconnected> {
         while !self.is_at_end() {
             let Some(row) = self.span_rows().get(self.row_idx) else { break };
@@ -341,10 +347,10 @@ impl Cursor<'_> {
                 break;
             }
             let bytes_max = self.scan.read_bytes_max;
-            let needed = (self.scan.memory_for)(self.scan.plan, bytes, bytes_max).div_ceil(1 << 20);
+            let needed = self.scan.memory_for(bytes).div_ceil(1 << 20);
             let message = format!(
-                "reading this row takes {bytes} bytes of memory, for pages of the file are read whole; \
-                 `limits.memory` leaves {bytes_max} for it: set it to {needed} MiB or more, or write \
+                "reading the row needs {bytes} bytes of memory, because whole pages of the file are read, \
+                 but `limits.memory` leaves {bytes_max}: set it to at least {needed} MiB, or rewrite \
                  the table with smaller row groups"
             );
             self.reject("row_exceeds_memory", message)?;
@@ -352,7 +358,7 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    /// Rejects the row at the cursor, and steps over it.
+    /// Rejects the row at the cursor and advances past it.
     fn reject(&mut self, code: &'static str, message: String) -> Result<(), Disconnected> {
         self.open()?;
         self.settle_as_rejected(code, message)
@@ -365,13 +371,13 @@ impl Cursor<'_> {
     ) -> Result<(), Disconnected> {
         let key = RowKey { span_idx: self.span_idx, row_idx: self.row_idx };
         let reject = Reject { stage: Stage::Scan, code, message };
-        self.tell(Outcome::Rejected { key, reject })?;
+        self.send_outcome(Outcome::Rejected { key, reject })?;
         self.step(1);
         Ok(())
     }
 
-    /// Reads the rest of the current span with its texts as bytes, and rejects the rows alone whose
-    /// texts are not UTF-8; returns the span.
+    /// Reads the rest of the current span with text columns as bytes and rejects only the rows whose text
+    /// is not UTF-8; returns the span.
     fn read_texts(
         &mut self,
         reader: &FileReader,
@@ -412,15 +418,15 @@ impl Cursor<'_> {
             let mut start = 0;
             while start < bad.len() {
                 self.skip_refused()?;
-                // What a stop leaves unsent has not moved the cursor.
+                // Rows left unsent by a stop have not moved the cursor.
                 if scan.stop.is_requested() {
                     return Ok(settled);
                 }
                 match &bad[start] {
                     Some(column) => {
                         let message = format!(
-                            "column `{column}` is text, and its bytes in this row are not UTF-8: \
-                             correct the row, or write the column as bytes"
+                            "column `{column}`: the text is not valid UTF-8: \
+                             correct the row, or store the column as binary"
                         );
                         self.reject("text_not_utf8", message)?;
                         start += 1;
@@ -450,7 +456,7 @@ impl Cursor<'_> {
         Ok(settled)
     }
 
-    /// Tells a damaged file, whose rows are rejected, from a disk or store that fails.
+    /// Distinguishes a damaged file, whose rows are rejected, from an I/O error.
     fn fail_to_read(
         &mut self,
         error: &ReadError,
@@ -479,8 +485,8 @@ impl Cursor<'_> {
         self.row_idx == 0 && self.rows.len() > 1
     }
 
-    /// Rejects the rest of the current span, unless it is not begun and others were to be read with
-    /// it; returns the span.
+    /// Rejects the rest of the current span, unless it has not started and was read together with others;
+    /// returns the span.
     fn fail(&mut self, problem: &str) -> Result<Failed, Disconnected> {
         let span_idx = self.span_idx;
         if self.is_at_end() {
@@ -497,7 +503,7 @@ impl Cursor<'_> {
                 code: "source_damaged",
                 message: format!("{problem}; repair or replace the file"),
             };
-            self.tell(Outcome::Rejected { key, reject })?;
+            self.send_outcome(Outcome::Rejected { key, reject })?;
         }
         Ok(Failed { span_idx, is_settled: true })
     }
@@ -511,7 +517,7 @@ impl Cursor<'_> {
     }
 }
 
-/// Joins ascending row numbers to ranges.
+/// Merges ascending row numbers into ranges.
 pub(crate) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
@@ -523,7 +529,7 @@ pub(crate) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>>
     ranges
 }
 
-/// Joins the messages of an error and its causes.
+/// Joins the messages of an error and its sources.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

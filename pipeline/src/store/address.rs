@@ -1,7 +1,7 @@
-//! Addresses of the web that hold a secret: a user, a password, or a signature in the query.
+//! Web URLs that contain a secret: a user, a password, or a signature in the query.
 //!
-//! What is written down and shown of a URL is without them; who asks the server gets the whole URL back. It
-//! is remembered for as long as the process lives, and nowhere else.
+//! URLs are stored and shown without secrets; requests use the full URL, which is kept in memory for the
+//! lifetime of the process only.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use legenda_schemas::sha256_hex;
 
 use super::is_web;
 
-/// The whole URLs, by what is shown of them.
+/// The full URLs, by public name.
 static WHOLE: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
 
-/// Hex digits that tell apart URLs of which the same is shown.
+/// Hex digits that distinguish URLs with the same public name.
 const DIGEST_CHARS: usize = 8;
 
 /// Returns a URL without user, password, query and fragment.
@@ -28,8 +28,8 @@ pub(crate) fn bare(url: &str) -> String {
     if scheme.is_empty() { format!("{host}{path}") } else { format!("{scheme}://{host}{path}") }
 }
 
-/// Returns what is written down and shown of a URL of the web, and remembers the whole; any other location
-/// stays as it is. Two URLs that differ in what is left out get two names.
+/// Returns the public name of a web URL and remembers the full URL; returns any other location unchanged.
+/// Two URLs that differ only in the secret get different names.
 pub(crate) fn named(url: &str) -> String {
     if !is_web(url) {
         return url.to_owned();
@@ -47,7 +47,7 @@ pub(crate) fn named(url: &str) -> String {
     name
 }
 
-/// Returns the whole URL that has this name.
+/// Returns the full URL of a public name.
 pub(crate) fn whole(name: &str) -> String {
     let whole = WHOLE.lock().unwrap_or_else(PoisonError::into_inner);
     whole.get(name).map_or_else(|| name.to_owned(), String::clone)

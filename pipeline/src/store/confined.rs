@@ -1,8 +1,8 @@
-//! A folder of a disk that nothing leaves: no link below it is followed out of it, and no file that is
-//! read or written is a link.
+//! A local folder with confined access: no link below it is followed out of it, and no file that is read
+//! or written is a link.
 //!
-//! Whoever may put files into a folder may put links there too: a part, a lock or a sidecar that is a link
-//! to a file of the user would overwrite that file, or show what is in it.
+//! Anyone who can create files in a folder can also create links: a part, lock or sidecar that links to a
+//! user's file would overwrite or expose that file.
 
 use std::{
     ffi::OsStr,
@@ -19,20 +19,20 @@ use cap_std::{
 
 use crate::crash;
 
-/// The mode of folders that nobody else may look into.
+/// The mode of private folders.
 #[cfg(unix)]
 const PRIVATE: u32 = 0o700;
 
-/// A folder that is open.
+/// An open folder.
 #[derive(Debug)]
 pub(crate) struct Confined(Dir);
 
 impl Confined {
-    /// Opens a folder. Links above it are followed; it may not be one itself.
+    /// Opens a folder. Follows links above it, but the folder itself must not be a link.
     ///
     /// # Errors
     ///
-    /// The system's, or that it is a link.
+    /// The system's error, or that the folder is a link.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let ambient = |path| Dir::open_ambient_dir(path, ambient_authority());
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -40,15 +40,15 @@ impl Confined {
         };
         let parent = ambient(parent)?;
         let folder = parent.open_dir_nofollow(name);
-        folder.map(Self).map_err(|error| told(&parent, name, error))
+        folder.map(Self).map_err(|error| with_link_hint(&parent, name, error))
     }
 
-    /// Makes a folder and those above it, as needed, and opens it. If it is made and `is_private`, nobody but
-    /// this user may look into it (mode 0700).
+    /// Creates a folder and its missing parents, and opens it. If `is_private`, a created folder is only
+    /// accessible to this user (mode 0700).
     ///
     /// # Errors
     ///
-    /// The system's, or that it is a link.
+    /// The system's error, or that the folder is a link.
     pub(crate) fn make(path: &Path, is_private: bool) -> io::Result<Self> {
         std::fs::create_dir_all(path.parent().unwrap_or(path))?;
         let mut builder = std::fs::DirBuilder::new();
@@ -62,11 +62,11 @@ impl Confined {
         }
     }
 
-    /// Makes a folder below this one, and those between, as [`Self::make`] does.
+    /// Creates a folder below this one and its missing parents, as in [`Self::make`].
     ///
     /// # Errors
     ///
-    /// The system's, or that a link leads out of this folder.
+    /// The system's error, or that a link leads out of this folder.
     pub(crate) fn make_dirs(&self, path: &Path, is_private: bool) -> io::Result<()> {
         if path.as_os_str().is_empty() {
             return Ok(());
@@ -83,33 +83,33 @@ impl Confined {
     ///
     /// # Errors
     ///
-    /// The system's, or that a link leads out of this folder.
+    /// The system's error, or that a link leads out of this folder.
     pub(crate) fn open_dir(&self, path: &Path) -> io::Result<Self> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         self.0.open_dir(path).map(Self)
     }
 
-    /// Opens the folder that a file below this one lies in; returns the file's name too.
+    /// Opens the parent folder of a file below this one; returns the file's name too.
     ///
     /// # Errors
     ///
-    /// The system's, or that a link leads out of this folder.
+    /// The system's error, or that a link leads out of this folder.
     pub(crate) fn folder_of<'a>(&self, path: &'a Path) -> io::Result<(Self, &'a OsStr)> {
         let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
         Ok((self.open_dir(path.parent().unwrap_or(Path::new("")))?, name))
     }
 
-    /// Reads a file of this folder, if there is one.
+    /// Reads a file of this folder, if it exists.
     ///
     /// # Errors
     ///
-    /// The system's, or that it is a link, is not a file, is longer than `bytes_max` or not UTF-8.
+    /// The system's error, or that it is a link, is not a file, is longer than `bytes_max` or is not UTF-8.
     pub(crate) fn read_text(&self, name: &OsStr, bytes_max: u64) -> io::Result<Option<String>> {
         let mut options = OpenOptions::new();
         options.read(true).follow(FollowSymlinks::No).nonblock(true);
         let file = match self.0.open_with(name, &options) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|error| told(&self.0, name, error))?.into_std(),
+            file => file.map_err(|error| with_link_hint(&self.0, name, error))?.into_std(),
         };
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a file"));
@@ -122,25 +122,25 @@ impl Confined {
         Ok(Some(text))
     }
 
-    /// Opens a file of this folder to lock it, and makes it where there is none.
+    /// Opens a file of this folder for locking, and creates it if missing.
     ///
     /// # Errors
     ///
-    /// The system's, or that it is a link.
+    /// The system's error, or that the file is a link.
     pub(crate) fn open_lock(&self, name: &OsStr) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.create(true).read(true).write(true).follow(FollowSymlinks::No).nonblock(true);
         let file = self.0.open_with(name, &options);
-        Ok(file.map_err(|error| told(&self.0, name, error))?.into_std())
+        Ok(file.map_err(|error| with_link_hint(&self.0, name, error))?.into_std())
     }
 
     /// Writes a file as `unfinished` in `work`, syncs it, and renames it to `name` in this folder, on the
-    /// same file system: it is there whole, or as it was before. A link that is there is replaced itself. The
-    /// rename is durable only when the folder is synced too.
+    /// same file system, so that the write is atomic. An existing link is itself replaced. The rename is
+    /// only durable once the folder is synced.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub(crate) fn write_whole(
         &self,
         name: &OsStr,
@@ -148,7 +148,7 @@ impl Confined {
         unfinished: &OsStr,
         bytes: &[u8],
     ) -> io::Result<()> {
-        // What a run that was cut off has left, or somebody has put there.
+        // Left by an interrupted run, or planted by somebody else.
         work.remove(unfinished)?;
         let mut file =
             work.0.open_with(unfinished, OpenOptions::new().write(true).create_new(true))?;
@@ -163,11 +163,11 @@ impl Confined {
         Ok(())
     }
 
-    /// Removes a file of this folder; one that is not there is as wanted.
+    /// Removes a file of this folder; succeeds if it does not exist.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         match self.0.remove_file(name) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -175,18 +175,18 @@ impl Confined {
         }
     }
 
-    /// Makes renames in this folder durable.
+    /// Syncs this folder, which makes renames durable.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.0.open(".")?.sync_all()
     }
 }
 
-/// Says of something that cannot be opened because it is a link that it is one.
-fn told(dir: &Dir, name: &OsStr, error: io::Error) -> io::Error {
+/// Replaces the error of opening a link by one that says so.
+fn with_link_hint(dir: &Dir, name: &OsStr, error: io::Error) -> io::Error {
     let is_link = dir.symlink_metadata(name).is_ok_and(|stat| stat.is_symlink());
-    if is_link { io::Error::other("it is a link, which is not followed") } else { error }
+    if is_link { io::Error::other("it is a link, and links are not followed") } else { error }
 }

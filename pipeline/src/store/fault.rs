@@ -1,11 +1,11 @@
-//! Why a store does not do what it is asked: told by the type and status of its answer, never by the
-//! wording of a message.
+//! Errors of object stores, classified by the type and status of the response, never by the wording of a
+//! message.
 
 use std::{error::Error as StdError, fmt, io};
 
 use object_store::{Error, client::HttpError};
 
-/// A kind of store.
+/// The kind of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     /// S3 and compatible stores.
@@ -30,12 +30,12 @@ impl fmt::Display for StoreKind {
 }
 
 impl StoreKind {
-    /// Returns what the store calls a bucket.
+    /// Returns the store's term for a bucket.
     fn bucket(self) -> &'static str {
         if self == Self::Azure { "container" } else { "bucket" }
     }
 
-    /// Returns the variable with the address of the store.
+    /// Returns the environment variable of the store's endpoint.
     fn endpoint_variable(self) -> Option<&'static str> {
         match self {
             Self::S3 => Some("AWS_ENDPOINT"),
@@ -45,12 +45,12 @@ impl StoreKind {
         }
     }
 
-    /// Returns the variable that allows an endpoint without encryption.
+    /// Returns the environment variable that allows an unencrypted endpoint.
     fn plain_variable(self) -> &'static str {
         if self == Self::Azure { "AZURE_ALLOW_HTTP" } else { "AWS_ALLOW_HTTP" }
     }
 
-    /// Says where credentials come from.
+    /// Returns a hint on how to provide credentials.
     fn credentials_hint(self) -> &'static str {
         match self {
             Self::S3 => {
@@ -72,22 +72,22 @@ impl StoreKind {
     }
 }
 
-/// Why a store does not do what it is asked.
+/// An error of a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreFault {
     /// The environment has no credentials, and this machine has no role.
-    #[error("no credentials for {kind} were found")]
+    #[error("found no credentials for {kind}")]
     NoCredentials {
         /// The store.
         kind: StoreKind,
     },
     /// The credentials are unknown, wrong or expired.
-    #[error("{kind} refused the credentials{}", shown(code))]
+    #[error("{kind} rejected the credentials{}", shown(code))]
     BadCredentials {
         /// The store.
         kind: StoreKind,
-        /// The store's own name for it.
+        /// The store's error code.
         code: Option<String>,
     },
     /// The credentials do not allow this.
@@ -95,7 +95,7 @@ pub enum StoreFault {
     Denied {
         /// The store.
         kind: StoreKind,
-        /// The store's own name for it.
+        /// The store's error code.
         code: Option<String>,
     },
     /// The bucket does not exist.
@@ -107,22 +107,22 @@ pub enum StoreFault {
     /// The bucket is in another region.
     #[error("the bucket is in another region{}", shown(region))]
     OtherRegion {
-        /// The region, where the store tells it.
+        /// The region, if the store reports it.
         region: Option<String>,
     },
-    /// No connection can be made.
+    /// The connection failed.
     #[error("failed to connect to `{host}`: {cause}")]
     Unreachable {
         /// The store.
         kind: StoreKind,
         /// Its host and port.
         host: String,
-        /// What the system says.
+        /// The system's error.
         cause: String,
-        /// Whether the store has not answered once since the program started.
+        /// Whether the store has not responded since the program started.
         is_first: bool,
     },
-    /// The endpoint is not encrypted, and nobody allowed that.
+    /// The endpoint is unencrypted, and the environment does not allow that.
     #[error("the endpoint `{endpoint}` is not encrypted")]
     PlainHttp {
         /// The store.
@@ -130,36 +130,35 @@ pub enum StoreFault {
         /// The endpoint.
         endpoint: String,
     },
-    /// The key cannot be asked for.
-    #[error("the key `{key}` cannot be requested over HTTP: it {problem}")]
+    /// The key cannot be requested.
+    #[error("invalid key `{key}`: it cannot be requested over HTTP because it {problem}")]
     Key {
         /// The key.
         key: String,
-        /// What is wrong with it.
+        /// The cause.
         problem: &'static str,
     },
-    /// The object is not the one that was listed.
-    #[error("it has changed since it was listed")]
+    /// The object changed after it was listed.
+    #[error("the object has changed since it was listed")]
     Changed,
-    /// Any other answer that is not a success.
-    #[error("{kind} answered {status}{}", shown(code))]
+    /// Any other unsuccessful response.
+    #[error("{kind} returned status {status}{}", shown(code))]
     Answer {
         /// The store.
         kind: StoreKind,
-        /// The status of HTTP.
+        /// The HTTP status.
         status: u16,
-        /// The store's own name for it.
+        /// The store's error code.
         code: Option<String>,
     },
 }
 
-/// Writes what is known in parentheses.
+/// Formats a detail in parentheses.
 fn shown(detail: &Option<String>) -> String {
     detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default()
 }
 
-/// What the error codes of stores say of credentials: S3's, also in answers of its token service, and
-/// Azure's.
+/// Error codes about credentials: S3's, including those of its token service, and Azure's.
 const CREDENTIALS_CODES: [&str; 11] = [
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -173,16 +172,16 @@ const CREDENTIALS_CODES: [&str; 11] = [
     "InvalidAuthenticationInfo",
     "NoAuthenticationInformation",
 ];
-/// S3's code for a request whose time is far from its own.
+/// S3's error code for clock skew.
 const CLOCK_CODE: &str = "RequestTimeTooSkewed";
 const REGION_CODES: [&str; 3] =
     ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"];
 const BUCKET_CODES: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
 impl StoreFault {
-    /// Tells by the status, the code and the region of an answer that is not a success what is wrong.
-    /// `None` for what concerns one object alone, which callers tell apart by the status.
-    pub(super) fn of_answer(
+    /// Classifies an unsuccessful response by status, error code and region. Returns `None` for errors that
+    /// concern one object, which callers handle by status.
+    pub(super) fn from_response(
         kind: StoreKind,
         status: u16,
         code: Option<String>,
@@ -191,10 +190,10 @@ impl StoreFault {
         let is_one_of = |codes: &[&str]| code.as_deref().is_some_and(|code| codes.contains(&code));
         Some(match status {
             404 if is_one_of(&BUCKET_CODES) => Self::NoBucket { kind },
-            // Not found, not modified, and conditions that do not hold.
+            // Not found, not modified, and failed preconditions.
             304 | 404 | 409 | 412 => return None,
             301 | 302 | 307 | 308 if kind == StoreKind::S3 => Self::OtherRegion { region },
-            // Where the answer to a HEAD has no body, its header with the region is all there is.
+            // The response to a HEAD has no body, so the region header is the only information.
             400 if is_one_of(&REGION_CODES) || (code.is_none() && region.is_some()) => {
                 Self::OtherRegion { region }
             }
@@ -205,25 +204,25 @@ impl StoreFault {
         })
     }
 
-    /// Returns whether the same call may succeed later.
+    /// Returns whether the error is transient.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            // Request timeout, too many requests, and what is wrong with the server.
+            // Request timeout, too many requests, and server errors.
             Self::Answer { status, .. } => matches!(status, 408 | 429 | 500..),
             _ => false,
         }
     }
 
-    /// Returns whether somebody has to change something before the same command can succeed: a host
-    /// that has not answered once counts, as its name is likely wrong.
+    /// Returns whether the same command can only succeed after a change of configuration. This includes a
+    /// host that has never responded, because its name is probably wrong.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         !self.may_pass() || matches!(self, Self::Unreachable { is_first: true, .. })
     }
 
-    /// Says what to do.
+    /// Returns a remedy.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -246,12 +245,12 @@ impl StoreFault {
                 StoreKind::Web.credentials_hint().to_owned()
             }
             Self::Denied { kind, .. } => {
-                format!("give the credentials the right to read and write the {}", kind.bucket())
+                format!("grant the credentials read and write access to the {}", kind.bucket())
             }
             Self::NoBucket { kind } => {
                 let bucket = kind.bucket();
                 let variable = kind.endpoint_variable().unwrap_or_default();
-                format!("check the {bucket} in the URL, and `{variable}` for a store of your own")
+                format!("check the {bucket} in the URL, and `{variable}` for a self-hosted store")
             }
             Self::OtherRegion { region: Some(region) } => format!("set `AWS_REGION={region}`"),
             Self::OtherRegion { region: None } => {
@@ -262,7 +261,7 @@ impl StoreFault {
                 None => "check the host in the URL and the network".to_owned(),
             },
             Self::PlainHttp { kind, .. } => {
-                format!("use `https://`, or set `{}=true`", kind.plain_variable())
+                format!("use `https://` or set `{}=true`", kind.plain_variable())
             }
             Self::Key { .. } => "rename the object".to_owned(),
             Self::Changed | Self::Answer { .. } => return None,
@@ -270,7 +269,7 @@ impl StoreFault {
     }
 }
 
-/// What a disk or a store says went wrong, in one line.
+/// A disk or store error as one line.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Problem {
@@ -303,7 +302,7 @@ impl From<&Error> for Problem {
             return fault.clone().into();
         }
         match error {
-            Error::NotFound { .. } => "there is no such object".into(),
+            Error::NotFound { .. } => "the object does not exist".into(),
             Error::Precondition { .. } => StoreFault::Changed.into(),
             error => last_cause(error).into(),
         }
@@ -316,7 +315,7 @@ impl From<Error> for Problem {
     }
 }
 
-/// Turns a store's error into one of I/O, whose text is one line.
+/// Converts a store's error to an I/O error with a one-line message.
 pub(super) fn io_error(error: &Error) -> io::Error {
     let kind = match error {
         Error::NotFound { .. } => io::ErrorKind::NotFound,
@@ -325,25 +324,25 @@ pub(super) fn io_error(error: &Error) -> io::Error {
     io::Error::new(kind, Problem::from(error))
 }
 
-/// Returns what is wrong with a store, where that is known of an error.
+/// Returns the store fault in the source chain of an error, if any.
 #[must_use]
 pub fn fault_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a StoreFault> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Returns an error and its causes.
+/// Returns an error and its sources.
 fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Returns the text of the last cause of an error, which says most: those above repeat it.
+/// Returns the message of the innermost source, which is the most specific.
 pub(crate) fn last_cause(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
-/// Returns whether no connection could be made.
+/// Returns whether the connection failed.
 pub(super) fn is_connect(error: &HttpError) -> bool {
     error.kind() == object_store::client::HttpErrorKind::Connect
 }
@@ -352,14 +351,14 @@ pub(super) fn is_connect(error: &HttpError) -> bool {
 mod tests {
     use super::{StoreFault, StoreKind};
 
-    fn of(kind: StoreKind, status: u16, code: &str, region: &str) -> Option<StoreFault> {
+    fn fault(kind: StoreKind, status: u16, code: &str, region: &str) -> Option<StoreFault> {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        StoreFault::of_answer(kind, status, some(code), some(region))
+        StoreFault::from_response(kind, status, some(code), some(region))
     }
 
     #[test]
-    fn answers_are_told_apart_by_status_and_code() {
-        let s3 = |status, code, region| of(StoreKind::S3, status, code, region);
+    fn responses_are_classified_by_status_and_code() {
+        let s3 = |status, code, region| fault(StoreKind::S3, status, code, region);
         let region = |name: &str| Some(StoreFault::OtherRegion { region: Some(name.to_owned()) });
         assert_eq!(s3(301, "PermanentRedirect", "eu-west-1"), region("eu-west-1"));
         assert_eq!(s3(400, "AuthorizationHeaderMalformed", "eu-west-1"), region("eu-west-1"));
@@ -370,9 +369,9 @@ mod tests {
         for (kind, code) in
             [(StoreKind::S3, "NoSuchBucket"), (StoreKind::Azure, "ContainerNotFound")]
         {
-            assert_eq!(of(kind, 404, code, ""), Some(StoreFault::NoBucket { kind }));
+            assert_eq!(fault(kind, 404, code, ""), Some(StoreFault::NoBucket { kind }));
         }
-        // S3 names its region in every refusal, which says nothing.
+        // S3 reports its region in every refusal, which is irrelevant here.
         assert!(matches!(s3(403, "AccessDenied", "eu-west-1"), Some(StoreFault::Denied { .. })));
         assert!(matches!(s3(403, "", "eu-west-1"), Some(StoreFault::Denied { .. })));
         for (status, code) in [
@@ -384,12 +383,12 @@ mod tests {
             let fault = s3(status, code, "");
             assert!(matches!(fault, Some(StoreFault::BadCredentials { .. })), "{code}: {fault:?}");
         }
-        assert!(matches!(of(StoreKind::Web, 302, "", ""), Some(StoreFault::Answer { .. })));
+        assert!(matches!(fault(StoreKind::Web, 302, "", ""), Some(StoreFault::Answer { .. })));
     }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        let passes = |status| of(StoreKind::S3, status, "", "").unwrap().may_pass();
+        let passes = |status| fault(StoreKind::S3, status, "", "").unwrap().may_pass();
         assert!([408, 429, 500, 503].into_iter().all(passes));
         assert!(![400, 401, 403, 405, 416].into_iter().any(passes));
         let unreachable = |is_first| StoreFault::Unreachable {

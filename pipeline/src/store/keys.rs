@@ -1,10 +1,10 @@
-//! Keys of objects, which are taken as they stand. A store's URL is its scheme, its bucket and a key: no
-//! part of it is decoded, and `?` and `#` are characters of the key like any other.
+//! Object keys, taken verbatim. A store URL is a scheme, a bucket and a key: no part of it is decoded, and
+//! `?` and `#` are ordinary characters of the key.
 //!
-//! A key with a segment `.` or `..` cannot be asked for: clients of HTTP resolve such segments, however
-//! they are encoded, and would ask for another object. `object_store` holds no key that begins with `/`
-//! or has control characters. Listings may well have such keys, and are refused by it as a whole, so
-//! those keys are marked before it reads them ([`mark_listing`]), and told by [`unmarked`].
+//! A key with a segment `.` or `..` cannot be requested: HTTP clients resolve such segments, however they
+//! are encoded, and would request another object. `object_store` rejects keys that begin with `/` or
+//! contain control characters, and a whole listing if it contains such a key. Those keys are therefore
+//! escaped before it parses the listing ([`mark_listing`]), and restored by [`unmarked`].
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use url::Url;
 
 use super::StoreFault;
 
-/// Splits the URL of a store into its root (`s3://bucket`) and the key behind it.
+/// Splits a store URL into its root (`s3://bucket`) and the key.
 pub(super) fn split(url: &str) -> (&str, &str) {
     let host = url.find("://").map_or(0, |at| at + "://".len());
     match url[host..].split_once('/') {
@@ -24,12 +24,12 @@ pub(super) fn split(url: &str) -> (&str, &str) {
     }
 }
 
-/// Returns whether a URL is one of the web, which is decoded once as such.
+/// Returns whether a URL is a web URL, which is decoded once.
 pub(crate) fn is_web(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Returns the path behind the host of a URL, as the key that it names; a path of a disk as it is.
+/// Returns the path of a URL as a key; returns a local path unchanged.
 pub(crate) fn key_of(location: &str) -> Cow<'_, str> {
     if is_web(location)
         && let Ok(url) = Url::parse(location)
@@ -49,7 +49,7 @@ pub(crate) fn key_of(location: &str) -> Cow<'_, str> {
 ///
 /// # Errors
 ///
-/// [`StoreFault::Key`] for a key that would become another one on its way.
+/// [`StoreFault::Key`] for a key that an HTTP client would alter.
 pub(super) fn path_of(key: &str) -> Result<Path, StoreFault> {
     let refuse = |problem| StoreFault::Key { key: key.to_owned(), problem };
     if key.is_empty() {
@@ -61,26 +61,26 @@ pub(super) fn path_of(key: &str) -> Result<Path, StoreFault> {
     key.split('/').try_fold(Path::ROOT, |path, name| match PathPart::parse(name) {
         Ok(part) => Ok(path.join(part)),
         Err(_) if name == "." || name == ".." => Err(refuse("has a segment `.` or `..`")),
-        Err(_) => Err(refuse("has a control character")),
+        Err(_) => Err(refuse("contains a control character")),
     })
 }
 
-/// Returns the path of the folder that a key names, with or without a `/` at its end.
+/// Returns the path of a folder's key, with or without a trailing `/`.
 ///
 /// # Errors
 ///
-/// As of [`path_of`].
+/// As for [`path_of`].
 pub(super) fn folder_path_of(key: &str) -> Result<Path, StoreFault> {
     path_of(key.strip_suffix('/').unwrap_or(key))
 }
 
-/// Stands around what is marked in a key. Of the private use area: keys have it hardly ever.
+/// Encloses escaped characters in a key. It is in the private use area, so it is rare in keys.
 const MARK: char = '\u{F8FF}';
 
-/// Marks in a key what a [`Path`] cannot hold.
+/// Escapes the characters of a key that a [`Path`] cannot hold.
 fn marked(key: &str) -> String {
     let mark = |c: char| format!("{MARK}{:x}{MARK}", u32::from(c));
-    // Readers of XML may leave out space at the ends of a text.
+    // XML readers may trim leading and trailing spaces.
     let last = key.chars().count().saturating_sub(1);
     let ends = |idx: usize, c: char| (idx == 0 || idx == last) && c.is_ascii_whitespace();
     let whole = key.chars().enumerate().map(|(idx, c)| match c {
@@ -97,7 +97,7 @@ fn marked(key: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// Returns the key that was marked.
+/// Returns the original of an escaped key.
 pub(super) fn unmarked(key: &str) -> String {
     let pieces = key.split(MARK).enumerate().map(|(idx, piece)| {
         let hex = (idx % 2 == 1).then(|| u32::from_str_radix(piece, 16).ok()).flatten();
@@ -109,23 +109,23 @@ pub(super) fn unmarked(key: &str) -> String {
     pieces.collect()
 }
 
-/// Returns whether something is marked in a key.
+/// Returns whether a key contains an escape.
 pub(super) fn is_marked(key: &str) -> bool {
     key.contains(MARK)
 }
 
-/// Marks the keys of a listing (S3's and Google's `ListBucketResult`, Azure's `EnumerationResults`).
+/// Escapes the keys of a listing (S3's and Google's `ListBucketResult`, Azure's `EnumerationResults`).
 pub(super) fn mark_listing(xml: &str) -> String {
     let keys = mark_elements(xml, "Key", marked);
     let keys = mark_elements(&keys, "Name", marked);
-    // A folder ends with the `/` that a path leaves out.
+    // A folder ends with `/`, which a path omits.
     mark_elements(&keys, "Prefix", |folder| match folder.strip_suffix('/') {
         Some(folder) => marked(folder) + "/",
         None => marked(folder),
     })
 }
 
-/// Replaces the text of the elements `tag`, which have no attributes.
+/// Replaces the text of all elements `tag`, which have no attributes.
 fn mark_elements(xml: &str, tag: &str, mark: impl Fn(&str) -> String) -> String {
     let (opening, closing) = (format!("<{tag}>"), format!("</{tag}>"));
     let mut written = String::with_capacity(xml.len());
@@ -137,7 +137,7 @@ fn mark_elements(xml: &str, tag: &str, mark: impl Fn(&str) -> String) -> String 
             piece.split_once(&closing).map_or((piece, None), |(text, rest)| (text, Some(rest)));
         let key = unescape(text).unwrap_or(Cow::Borrowed(text));
         let replaced = mark(&key);
-        // What needs no mark stays as the store wrote it.
+        // Keys without escapes stay as the store wrote them.
         if text.is_empty() || replaced == key {
             written.push_str(text);
         } else {
@@ -157,7 +157,7 @@ mod tests {
 
     use super::{folder_path_of, key_of, mark_listing, marked, path_of, split, unmarked};
 
-    /// Every printable character of ASCII but `/`.
+    /// All printable ASCII characters except `/`.
     fn printable() -> String {
         (' '..='~').filter(|c| *c != '/').collect()
     }
@@ -194,7 +194,7 @@ mod tests {
             let refused = path_of(key).unwrap_err().to_string();
             assert!(refused.contains(key), "{refused}");
         }
-        // The encoded form is a name like any other.
+        // The percent-encoded form is an ordinary name.
         assert_eq!(path_of("a/%2e%2e/b").unwrap().as_ref(), "a/%2e%2e/b");
     }
 
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_path_cannot_hold_is_marked_and_told() {
+    fn invalid_path_characters_are_escaped_and_restored() {
         let odd = [
             "/a",
             "a//b",

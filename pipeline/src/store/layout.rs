@@ -1,19 +1,19 @@
-//! Where the files of an output lie: answers in its folder, everything else in a folder beside it.
+//! The layout of an output: answers in its folder, all other files in a folder beside it.
 //!
-//! `polars.read_parquet`, `pandas`, `pyarrow.dataset`, DuckDB and `datasets` read every file below a
-//! folder, and no name within it is passed over by all five (measured with the versions that
-//! `tests/output_readers/requirements.txt` pins: Polars 2 refuses other files in hidden folders too). So an
+//! `polars.read_parquet`, `pandas`, `pyarrow.dataset`, DuckDB and `datasets` read every file below a folder,
+//! and no file name is ignored by all five (measured with the versions pinned in
+//! `tests/output_readers/requirements.txt`: Polars 2 also rejects other files in hidden folders). So an
 //! output `out` has its ledger, report and rejects in `out.legenda`.
 
 use std::path::{Path, PathBuf};
 
-/// The end of the name of a folder beside an output.
+/// The name suffix of the folder beside an output.
 pub const BESIDE: &str = ".legenda";
 
-/// The key of the plan of an output, which tells where its other files lie.
+/// The key of the manifest, which decides the location of the other files.
 pub(crate) const PLAN: &str = "_legenda/plan.json";
 
-/// Returns where in the folder beside the output the file `key` lies; `None` for answers.
+/// Returns the path of the file `key` in the folder beside the output; `None` for answers.
 pub(super) fn key_beside(key: &str) -> Option<&str> {
     let is_rejects = key == "rejects" || key.starts_with("rejects/");
     match key.strip_prefix("_legenda") {
@@ -23,8 +23,8 @@ pub(super) fn key_beside(key: &str) -> Option<&str> {
     }
 }
 
-/// Returns the folder beside the output at `root`; `None` where its files lie within it: it was
-/// written by Legenda 0.1, or there is no place beside it that lasts as long as it does.
+/// Returns the folder beside the output at `root`; `None` if its files are inside it, because it was
+/// written by Legenda 0.1 or a folder beside it would not outlive it.
 pub(super) fn dir_beside(root: &Path) -> Option<PathBuf> {
     let mut name = root.file_name()?.to_owned();
     name.push(BESIDE);
@@ -35,8 +35,8 @@ pub(super) fn dir_beside(root: &Path) -> Option<PathBuf> {
     (!root.join(PLAN).is_file() && !is_alone(root)).then_some(beside)
 }
 
-/// Returns whether a folder that is there has a parent that nothing can be written to, or is the root
-/// of a mount: a folder beside it would be on another disk, such as that of a container.
+/// Returns whether an existing folder has a read-only parent or is a mount point: a folder beside it would
+/// be on another disk, such as that of a container.
 #[cfg(unix)]
 fn is_alone(root: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -59,7 +59,7 @@ mod tests {
     use super::{dir_beside, key_beside};
 
     #[test]
-    fn answers_lie_in_the_output_and_the_rest_beside_it() {
+    fn answers_are_in_the_output_and_the_rest_beside_it() {
         for (key, beside) in [
             ("", None),
             ("part-00000-0.parquet", None),

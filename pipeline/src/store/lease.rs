@@ -1,10 +1,10 @@
-//! The lease of an output in an object store, where no lock is let go of when its holder dies.
+//! The lease of an output in an object store, which has no locks that end with their holder.
 //!
-//! The lease is an object with its owner's name and a beat that the owner counts up. Nobody trusts
-//! another machine's clock: whoever wants a lease that is taken watches it for [`LeaseTerms::lasts`] by
-//! its own clock, and takes it over when the beat stood still. An owner that could not renew it for as
-//! long knows that it may have lost it, and writes no more. What it has under way by then is written
-//! only where nothing is yet ([`super::Folder::create`]), so the two cannot both commit a span.
+//! The lease is an object with its owner's name and a heartbeat counter. No clock of another machine is
+//! trusted: a run that finds a lease watches it for [`LeaseTerms::lasts`] on its own clock, and takes it
+//! over if the heartbeat did not change. An owner that failed to renew for that long assumes that it has
+//! lost the lease and stops writing. Its writes in flight only create objects that do not exist
+//! ([`super::Folder::create`]), so two runs cannot both commit a span.
 
 use std::{
     sync::{
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{UNKNOWN_OWNER, fault::Problem, json, remote::RemoteFolder};
 
-/// How long a lease lasts when its owner falls silent, and how often it is renewed.
+/// The duration of a lease and its renewal interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
-    /// How long after the last beat another run may take it.
+    /// The time after the last heartbeat when another run may take over.
     pub lasts: Duration,
 }
 
@@ -35,23 +35,23 @@ impl Default for LeaseTerms {
     }
 }
 
-/// Beats in the time that a lease lasts: one may be lost, and the next still comes in time.
+/// Heartbeats per lease duration: one may be lost and the next is still in time.
 const BEATS: u32 = 4;
 
-/// The version of the lease's format.
+/// The version of the lease format.
 const LEASE_VERSION: u32 = 1;
 
-/// What stands in the lease.
+/// The content of the lease.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
     version: u32,
-    /// Who holds it, for people: the process and its machine.
+    /// The holder, for humans: the process and its machine.
     owner: String,
-    /// A name that no other holder has.
+    /// A unique name of the holder.
     token: String,
-    /// Counted up by the holder.
+    /// The heartbeat counter.
     beat: u64,
-    /// How long after its last beat it may be taken, in seconds.
+    /// The time after the last heartbeat when it may be taken over, in seconds.
     lasts_seconds: f64,
 }
 
@@ -61,12 +61,12 @@ impl Record {
     }
 }
 
-/// Why a lease is not to be had.
+/// An error of taking a lease.
 #[derive(Debug)]
 pub(crate) enum LeaseError {
     /// Another run holds it.
     Held { owner: String },
-    /// The store does not do as it is asked, or cannot be reached.
+    /// The store misbehaves or is unreachable.
     Store(Problem),
 }
 
@@ -76,11 +76,11 @@ impl From<Error> for LeaseError {
     }
 }
 
-/// A lease that this process holds; given back when dropped.
+/// A lease held by this process; released on drop.
 #[derive(Debug)]
 pub(crate) struct Lease {
     holding: Arc<Holding>,
-    /// Dropped to end the beats.
+    /// Dropped to stop the heartbeat.
     end: Option<mpsc::Sender<()>>,
     beats: Option<JoinHandle<Option<UpdateVersion>>>,
 }
@@ -91,8 +91,8 @@ struct Holding {
     key: String,
     terms: LeaseTerms,
     lost: AtomicBool,
-    /// When the last renewal that succeeded began. Two clocks: one of them may stand still while the
-    /// machine sleeps, the other may be set.
+    /// The start of the last successful renewal, on two clocks: one may pause while the machine sleeps, the
+    /// other may be set.
     renewed: Mutex<(Instant, SystemTime)>,
 }
 
@@ -107,7 +107,7 @@ impl Holding {
         !self.lost.load(Relaxed) && instant.elapsed().max(slept) < self.terms.lasts
     }
 
-    /// Renews the lease until `ended` is closed; returns its last version, if it is held.
+    /// Renews the lease until `ended` is closed; returns its last version if it is still held.
     fn beat(
         &self,
         mut record: Record,
@@ -124,7 +124,7 @@ impl Holding {
                     tracing::warn!(key = self.key, "another run has taken over the output's lease");
                     return None;
                 }
-                // The next beat may come through; until then the time runs.
+                // The next heartbeat may succeed before the lease expires.
                 Err(error) => {
                     let error = Problem::from(&error);
                     tracing::warn!(%error, "failed to renew the lease of the output");
@@ -134,7 +134,7 @@ impl Holding {
         Some(version)
     }
 
-    /// Renews the lease once; returns its new version, or none when it is another's.
+    /// Renews the lease once; returns its new version, or `None` if another run holds it.
     fn renew(
         &self,
         record: &Record,
@@ -146,7 +146,7 @@ impl Holding {
             self.set_renewed(began);
             return Ok(Some(next));
         }
-        // The version that is there may be an earlier beat of ours, whose answer was lost.
+        // The stored version may be an earlier heartbeat of ours whose response was lost.
         let found = folder.read_version(&self.key)?;
         Ok(found.and_then(|(bytes, version)| {
             let holder: Record = serde_json::from_slice(&bytes).ok()?;
@@ -156,8 +156,7 @@ impl Holding {
 }
 
 impl Lease {
-    /// Takes the lease `key` of `folder` for `owner`. One that is taken is watched for as long as it
-    /// lasts.
+    /// Takes the lease `key` of `folder` for `owner`. Watches an existing lease for its whole duration.
     pub(crate) fn take(
         folder: &RemoteFolder,
         key: &str,
@@ -180,12 +179,12 @@ impl Lease {
                 Self::take_over(folder, key, &record, watched)?
             }
         };
-        // A store that writes over what is there, whatever it is asked, would let two runs in.
+        // A store that overwrites unconditionally would let two runs in.
         let probe = Record { token: token(), ..record.clone() };
         if folder.create_version(key, &probe.bytes()?)?.is_some() {
             return Err(LeaseError::Store(
-                "the store writes over an object though it is asked not to (`If-None-Match`), so two \
-                 runs could not be kept apart: choose an `output.path` in a store that heeds it"
+                "the store overwrites an existing object despite `If-None-Match`, so two \
+                 runs could not be kept apart: choose an `output.path` in a store that supports it"
                     .into(),
             ));
         }
@@ -201,12 +200,14 @@ impl Lease {
         let beats = std::thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || beating.beat(record, version, &ended))
-            .map_err(|error| LeaseError::Store(format!("cannot start a thread: {error}").into()))?;
+            .map_err(|error| {
+                LeaseError::Store(format!("failed to start a thread: {error}").into())
+            })?;
         Ok(Self { holding, end: Some(end), beats: Some(beats) })
     }
 
-    /// Watches a lease that is taken for as long as it lasts. Returns its owner, and the version that
-    /// stood still; none when it was given back.
+    /// Watches a held lease for its whole duration. Returns its owner and the unchanged version; `None` if it
+    /// was released.
     fn watch(
         folder: &RemoteFolder,
         key: &str,
@@ -220,7 +221,7 @@ impl Lease {
         };
         let lasts = lasts.unwrap_or(LeaseTerms::default().lasts);
         tracing::warn!(
-            "another run ({owner}) holds `{}`: watching for {} s whether it lives",
+            "another run ({owner}) holds `{}`: watching for {} s to see whether it is alive",
             folder.url_of(key),
             lasts.as_secs_f64(),
         );
@@ -232,7 +233,7 @@ impl Lease {
         }
     }
 
-    /// Takes a lease whose owner fell silent or has given it back.
+    /// Takes a lease that expired or was released.
     fn take_over(
         folder: &RemoteFolder,
         key: &str,
@@ -246,7 +247,7 @@ impl Lease {
         taken.ok_or(LeaseError::Held { owner })
     }
 
-    /// Returns whether nobody else can have taken it by now.
+    /// Returns whether the lease is certainly still ours.
     pub(crate) fn is_held(&self) -> bool {
         self.holding.is_held()
     }
@@ -256,17 +257,17 @@ impl Drop for Lease {
     fn drop(&mut self) {
         drop(self.end.take());
         let last = self.beats.take().and_then(|beats| beats.join().ok()).flatten();
-        // Given back only while it is certainly ours: a lease that is left runs out by itself.
+        // Released only while it is certainly ours; an abandoned lease expires by itself.
         if last.is_some()
             && self.holding.is_held()
             && let Err(error) = self.holding.folder.remove(&self.holding.key)
         {
-            tracing::warn!(%error, "cannot give the output's lease back");
+            tracing::warn!(%error, "failed to release the lease of the output");
         }
     }
 }
 
-/// Returns a name that no other holder has: of the time, the process and a count.
+/// Returns a unique holder name from the time, the process and a counter.
 fn token() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

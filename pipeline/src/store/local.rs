@@ -1,4 +1,4 @@
-//! A folder of a local disk.
+//! A folder on a local disk.
 
 use std::{
     ffi::OsStr,
@@ -12,13 +12,13 @@ use bytes::Bytes;
 use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, confined::Confined, join, layout};
 use crate::crash;
 
-/// Where files lie until they are whole.
+/// The folder of incomplete files.
 const UNFINISHED: &str = "_legenda/tmp";
 
 #[derive(Clone, Debug)]
 pub(super) struct LocalFolder {
     root: PathBuf,
-    /// Where everything but answers lies, if not within the root.
+    /// The folder of all files except answers, unless they are within the root.
     beside: Option<PathBuf>,
 }
 
@@ -28,7 +28,7 @@ impl LocalFolder {
         Self { root, beside }
     }
 
-    /// Returns in which folder the file `key` lies, and its path there.
+    /// Returns the folder of the file `key`, and its path there.
     fn place_of<'a>(&'a self, key: &'a str) -> (&'a Path, &'a str) {
         match (&self.beside, layout::key_beside(key)) {
             (Some(beside), Some(key)) => (beside, key),
@@ -41,7 +41,7 @@ impl LocalFolder {
         if key.is_empty() { dir.to_owned() } else { dir.join(key) }
     }
 
-    /// Opens the folder that the file `key` lies in; returns the file's name too.
+    /// Opens the parent folder of the file `key`; returns the file's name too.
     fn folder_of<'a>(&'a self, key: &'a str) -> io::Result<(Confined, &'a OsStr)> {
         let (dir, key) = self.place_of(key);
         Confined::open(dir)?.folder_of(Path::new(key))
@@ -52,8 +52,8 @@ impl LocalFolder {
             || self.beside.as_ref().is_some_and(|beside| path.starts_with(beside))
     }
 
-    /// Makes the folders `dirs`. Nobody else may look into those of rejects, reports and the job, nor into
-    /// those of answers where they hold media.
+    /// Creates the folders `dirs`. Folders of rejects, reports and the job are private, and so are those of
+    /// answers if they hold media.
     pub(super) fn make_dirs(&self, dirs: &[&str], holds_media: bool) -> Result<(), WriteError> {
         for dir in dirs.iter().chain(&["", UNFINISHED]) {
             let (root, below) = self.place_of(dir);
@@ -113,8 +113,8 @@ impl LocalFolder {
         }
     }
 
-    /// Writes a file under a temporary name, syncs it, and renames it; when that fails, what was
-    /// there before is there still.
+    /// Writes a file under a temporary name, syncs it, and renames it; on failure the previous file is
+    /// unchanged.
     pub(super) fn write(&self, key: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let write = || {
             let (folder, name) = self.folder_of(key)?;
@@ -128,7 +128,7 @@ impl LocalFolder {
         write().map_err(|error| write_error(&self.path_of(key), &error))
     }
 
-    /// Locks the file `key`, which says that `owner` has it.
+    /// Locks the file `key` and writes `owner` to it.
     pub(super) fn lock(&self, key: &str, owner: &str) -> Result<File, HoldError> {
         let locked = self.folder_of(key).and_then(|(folder, name)| folder.open_lock(name));
         locked
@@ -153,7 +153,7 @@ fn lock(mut file: File, owner: &str) -> io::Result<Result<File, HoldError>> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut owner = String::new();
-            // The owner's name only helps the message.
+            // The owner's name is only for the message.
             if file.read_to_string(&mut owner).is_err() || owner.trim().is_empty() {
                 owner = UNKNOWN_OWNER.to_owned();
             }
@@ -186,10 +186,10 @@ mod tests {
         let folder = LocalFolder::new(dir.path().to_owned());
         folder.make_dirs(&[], false).unwrap();
         folder.write("part", b"old").unwrap();
-        // A folder in the place of the temporary file makes every write fail.
+        // A folder in place of the temporary file makes every write fail.
         fs::create_dir(folder.path_of(UNFINISHED).join("part")).unwrap();
         let refused = folder.write("part", b"new").unwrap_err();
-        assert!(refused.to_string().contains("what was committed is safe"), "{refused}");
+        assert!(refused.to_string().contains("committed spans are safe"), "{refused}");
         assert_eq!(folder.read("part").unwrap().unwrap(), "old");
         assert_eq!(folder.list("", "").unwrap(), ["part"]);
         folder.remove("part").unwrap();

@@ -1,7 +1,7 @@
-//! Folders that are written to: on a local disk, or a prefix of an object store. The rest of the crate
-//! sees files by their keys (`rejects/rejects-….parquet`), which appear whole or not at all.
+//! Writable folders, on a local disk or in an object store. The rest of the crate addresses files by key
+//! (`rejects/rejects-….parquet`); writes are atomic.
 //!
-//! The only room that names `object_store`.
+//! The only module that uses `object_store`.
 
 pub(crate) mod address;
 pub(crate) mod confined;
@@ -41,39 +41,39 @@ pub use self::{
     lease::LeaseTerms,
 };
 
-/// Why a file cannot be written.
+/// An error of writing a file.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot write `{path}`: {problem}; what was committed is safe, run the same command again once this is mended"
+    "failed to write `{path}`: {problem}; committed spans are safe: fix the cause and run the same command again"
 )]
 pub struct WriteError {
-    /// The file, by its path or URL.
+    /// The path or URL of the file.
     pub path: String,
-    /// What the system or the store says.
+    /// The error of the system or the store.
     pub problem: String,
     #[source]
     fault: Option<StoreFault>,
 }
 
-/// Why a file or a folder cannot be read.
+/// An error of reading a file or a folder.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read `{path}`: {problem}")]
+#[error("failed to read `{path}`: {problem}")]
 pub struct ReadError {
-    /// The file or folder, by its path or URL.
+    /// The path or URL of the file or folder.
     pub path: String,
-    /// What the system or the store says.
+    /// The error of the system or the store.
     pub problem: String,
     #[source]
     fault: Option<StoreFault>,
 }
 
-/// Why a location cannot be used.
+/// An invalid location.
 #[derive(Debug, thiserror::Error)]
-#[error("`{url}` cannot be used: {problem}")]
+#[error("invalid location `{url}`: {problem}")]
 pub struct LocationError {
     /// The URL.
     pub url: String,
-    /// What is wrong.
+    /// The cause.
     pub problem: String,
     #[source]
     fault: Option<StoreFault>,
@@ -94,14 +94,14 @@ impl ReadError {
 }
 
 impl From<ReadError> for WriteError {
-    /// For what has to be read before it is written.
+    /// For files that are read before they are written.
     fn from(ReadError { path, problem, fault }: ReadError) -> Self {
         Self { path, problem, fault }
     }
 }
 
 impl From<LocationError> for Problem {
-    /// For where the URL is told anyway.
+    /// For messages that already name the URL.
     fn from(LocationError { problem, fault, .. }: LocationError) -> Self {
         Self { text: problem, fault }
     }
@@ -114,29 +114,29 @@ impl LocationError {
     }
 }
 
-/// Returns a value as the bytes of a JSON file.
+/// Serialises a value as the bytes of a JSON file.
 ///
 /// # Errors
 ///
-/// Why the value cannot be JSON, in words.
+/// The reason the value cannot be serialised.
 pub(crate) fn json(value: &impl Serialize) -> Result<Bytes, String> {
     let bytes = serde_json::to_vec_pretty(value);
-    bytes.map(Bytes::from).map_err(|error| format!("failed to serialise it: {error}"))
+    bytes.map(Bytes::from).map_err(|error| format!("failed to serialise to JSON: {error}"))
 }
 
 /// A folder on a local disk or in an object store.
 #[derive(Clone, Debug)]
 pub struct Folder {
-    place: Place,
+    backend: Backend,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Backend {
     Local(LocalFolder),
     Remote(RemoteFolder),
 }
 
-/// Returns whether `location` is a URL and no path.
+/// Returns whether `location` is a URL rather than a path.
 #[must_use]
 pub fn is_url(location: &str) -> bool {
     location.contains("://")
@@ -144,142 +144,140 @@ pub fn is_url(location: &str) -> bool {
 
 impl Folder {
     /// Returns the folder at `location`: a URL (`s3://bucket/folder`, `gs://…`, `az://…`), or a path,
-    /// resolved against `base_dir`. Nothing is read or made.
+    /// resolved against `base_dir`. Does no I/O.
     ///
     /// # Errors
     ///
-    /// [`LocationError`] for a URL that no store is known for.
+    /// [`LocationError`] for an unsupported URL scheme.
     pub fn at(location: &str, base_dir: &Path) -> Result<Self, LocationError> {
-        let place = match location.strip_prefix("file://") {
-            Some(path) => Place::Local(LocalFolder::new(absolute(Path::new(path)))),
-            None if is_url(location) => Place::Remote(RemoteFolder::at(location)?),
-            None => Place::Local(LocalFolder::new(absolute(&base_dir.join(location)))),
+        let backend = match location.strip_prefix("file://") {
+            Some(path) => Backend::Local(LocalFolder::new(absolute(Path::new(path)))),
+            None if is_url(location) => Backend::Remote(RemoteFolder::at(location)?),
+            None => Backend::Local(LocalFolder::new(absolute(&base_dir.join(location)))),
         };
-        Ok(Self { place })
+        Ok(Self { backend })
     }
 
-    /// Returns where the file `key` lies, for messages: a path or URL; the folder itself of an empty
-    /// key.
+    /// Returns the path or URL of the file `key`, for messages; of the folder itself if `key` is empty.
     #[must_use]
     pub fn path_of(&self, key: &str) -> String {
-        match &self.place {
-            Place::Local(folder) => folder.path_of(key).display().to_string(),
-            Place::Remote(folder) => folder.url_of(key),
+        match &self.backend {
+            Backend::Local(folder) => folder.path_of(key).display().to_string(),
+            Backend::Remote(folder) => folder.url_of(key),
         }
     }
 
-    /// Returns whether a file at `path`, absolute or a URL, lies in the folder or in the one beside it.
+    /// Returns whether a file at `path`, absolute or a URL, is in the folder or in the one beside it.
     #[must_use]
     pub fn holds(&self, path: &str) -> bool {
-        match &self.place {
-            Place::Local(folder) => folder.holds(Path::new(path)),
-            Place::Remote(folder) => folder.holds(path),
+        match &self.backend {
+            Backend::Local(folder) => folder.holds(Path::new(path)),
+            Backend::Remote(folder) => folder.holds(path),
         }
     }
 
-    /// Makes the folders `dirs` where folders need making; nobody else may look into those of
-    /// answers where `holds_media`, and into all others.
+    /// Creates the folders `dirs` where the backend needs them. Folders of answers are private if
+    /// `holds_media`, all others always.
     pub(crate) fn make_dirs(&self, dirs: &[&str], holds_media: bool) -> Result<(), WriteError> {
-        match &self.place {
-            Place::Local(folder) => folder.make_dirs(dirs, holds_media),
-            Place::Remote(_) => Ok(()),
+        match &self.backend {
+            Backend::Local(folder) => folder.make_dirs(dirs, holds_media),
+            Backend::Remote(_) => Ok(()),
         }
     }
 
-    /// Removes what writes that were cut off have left.
+    /// Removes leftovers of interrupted writes.
     pub(crate) fn clear_unfinished(&self) -> Result<(), WriteError> {
-        match &self.place {
-            Place::Local(folder) => folder.clear_unfinished(),
-            Place::Remote(_) => Ok(()),
+        match &self.backend {
+            Backend::Local(folder) => folder.clear_unfinished(),
+            Backend::Remote(_) => Ok(()),
         }
     }
 
-    /// Returns the keys of the files directly in `dir` (the root: `""`) whose names begin with
-    /// `prefix`, sorted; none when there is no such folder.
+    /// Returns the keys of the files directly in `dir` (`""` for the root) whose names begin with `prefix`,
+    /// sorted; empty if the folder does not exist.
     ///
     /// # Errors
     ///
     /// [`ReadError`].
     pub fn list(&self, dir: &str, prefix: &str) -> Result<Vec<String>, ReadError> {
-        match &self.place {
-            Place::Local(folder) => folder.list(dir, prefix),
-            Place::Remote(folder) => folder.list(dir, prefix),
+        match &self.backend {
+            Backend::Local(folder) => folder.list(dir, prefix),
+            Backend::Remote(folder) => folder.list(dir, prefix),
         }
     }
 
-    /// Returns the names of the folders directly in this one that have files.
+    /// Returns the names of the non-empty folders directly in this one.
     ///
     /// # Errors
     ///
     /// [`ReadError`].
     pub fn list_dirs(&self) -> Result<Vec<String>, ReadError> {
-        match &self.place {
-            Place::Local(folder) => folder.list_dirs(),
-            Place::Remote(folder) => folder.list_dirs(),
+        match &self.backend {
+            Backend::Local(folder) => folder.list_dirs(),
+            Backend::Remote(folder) => folder.list_dirs(),
         }
     }
 
-    /// Reads a whole file; `None` when it is not there.
+    /// Reads a whole file; `None` if it does not exist.
     ///
     /// # Errors
     ///
     /// [`ReadError`].
     pub fn read(&self, key: &str) -> Result<Option<Bytes>, ReadError> {
-        match &self.place {
-            Place::Local(folder) => folder.read(key),
-            Place::Remote(folder) => folder.read(key),
+        match &self.backend {
+            Backend::Local(folder) => folder.read(key),
+            Backend::Remote(folder) => folder.read(key),
         }
     }
 
-    /// Reads whole files, several at a time where that helps; in the order of `keys`, but for those
-    /// that are not there.
+    /// Reads whole files, concurrently where that helps, in the order of `keys`; skips missing ones.
     ///
     /// # Errors
     ///
     /// [`ReadError`] for the first that cannot be read.
     pub fn read_all(&self, keys: &[String]) -> Result<Vec<(String, Bytes)>, ReadError> {
-        match &self.place {
-            Place::Local(folder) => {
+        match &self.backend {
+            Backend::Local(folder) => {
                 let read = |key: &String| Ok(folder.read(key)?.map(|bytes| (key.clone(), bytes)));
                 keys.iter().filter_map(|key| read(key).transpose()).collect()
             }
-            Place::Remote(folder) => folder.read_all(keys),
+            Backend::Remote(folder) => folder.read_all(keys),
         }
     }
 
-    /// Writes a whole file that is not there yet. Where another writer was faster with other bytes
-    /// that is an error in an object store; on a local disk the lock keeps others away.
+    /// Writes a whole file that does not exist yet. In an object store, fails if another writer has created
+    /// it with other bytes; on a local disk, the lock excludes other writers.
     pub(crate) fn create(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
-        match &self.place {
-            Place::Local(folder) => folder.write(key, &bytes),
-            Place::Remote(folder) => folder.create(key, &bytes),
+        match &self.backend {
+            Backend::Local(folder) => folder.write(key, &bytes),
+            Backend::Remote(folder) => folder.create(key, &bytes),
         }
     }
 
-    /// Writes a whole file in the place of what may be there.
+    /// Writes a whole file, replacing an existing one.
     pub(crate) fn replace(&self, key: &str, bytes: Bytes) -> Result<(), WriteError> {
-        match &self.place {
-            Place::Local(folder) => folder.write(key, &bytes),
-            Place::Remote(folder) => folder.replace(key, bytes),
+        match &self.backend {
+            Backend::Local(folder) => folder.write(key, &bytes),
+            Backend::Remote(folder) => folder.replace(key, bytes),
         }
     }
 
-    /// Removes a file; one that is not there is as wanted.
+    /// Removes a file; succeeds if it does not exist.
     pub(crate) fn remove(&self, key: &str) -> Result<(), WriteError> {
-        match &self.place {
-            Place::Local(folder) => folder.remove(key),
-            Place::Remote(folder) => folder.remove(key),
+        match &self.backend {
+            Backend::Local(folder) => folder.remove(key),
+            Backend::Remote(folder) => folder.remove(key),
         }
     }
 
-    /// Keeps other runs from writing to the folder, until the hold is dropped or this process dies. Of
-    /// an output in a store that may take as long as a lease lasts, where another run has died.
+    /// Excludes other runs from writing to the folder until the hold is dropped or this process dies. In a
+    /// store, this may take one lease duration after another run has died.
     pub(crate) fn hold(&self, terms: LeaseTerms) -> Result<Hold, HoldError> {
-        match &self.place {
-            Place::Local(folder) => {
+        match &self.backend {
+            Backend::Local(folder) => {
                 folder.lock(LOCK, &owner()).map(|file| Hold::Lock { _file: file })
             }
-            Place::Remote(folder) => Lease::take(folder, LEASE, &owner(), terms)
+            Backend::Remote(folder) => Lease::take(folder, LEASE, &owner(), terms)
                 .map(Hold::Lease)
                 .map_err(|error| match error {
                     LeaseError::Held { owner } => HoldError::Held { owner },
@@ -294,17 +292,17 @@ impl Folder {
 const LOCK: &str = "_legenda/lock";
 const LEASE: &str = "_legenda/lease.json";
 
-/// What keeps other runs from writing to a folder.
+/// The lock or lease that excludes other runs from writing to a folder.
 #[derive(Debug)]
 pub(crate) enum Hold {
-    /// The system lets go of a lock when the process ends, however it ends.
+    /// Released by the system when the process ends.
     Lock { _file: File },
-    /// Nobody does of an object, so it is renewed while the process lives.
+    /// Renewed while the process lives, because a store does not release it.
     Lease(Lease),
 }
 
 impl Hold {
-    /// Returns whether other runs are certainly kept away still.
+    /// Returns whether other runs are certainly still excluded.
     pub(crate) fn is_held(&self) -> bool {
         match self {
             Self::Lock { .. } => true,
@@ -313,19 +311,19 @@ impl Hold {
     }
 }
 
-/// Why other runs cannot be kept away.
+/// An error of excluding other runs.
 #[derive(Debug)]
 pub(crate) enum HoldError {
-    /// Another run is there.
+    /// Another run holds the folder.
     Held { owner: String },
     /// The folder cannot be written.
     Failed(WriteError),
 }
 
-/// What is said of a holder whose name cannot be read.
-const UNKNOWN_OWNER: &str = "of unknown name";
+/// The name of a holder whose name cannot be read.
+const UNKNOWN_OWNER: &str = "unknown owner";
 
-/// Says who this run is, to people who meet its lock.
+/// Describes this run to users who find its lock.
 fn owner() -> String {
     let process = format!("process {}", std::process::id());
     match std::fs::read_to_string("/proc/sys/kernel/hostname") {
@@ -334,18 +332,18 @@ fn owner() -> String {
     }
 }
 
-/// Resolves `path` as far as it is there, so that links and `..` do not hide where it leads.
+/// Resolves the existing prefix of `path`, so that links and `..` do not hide its location.
 fn absolute(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
-            // An empty path would add a slash.
+            // Joining an empty path would add a slash.
             return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
         }
     }
     path.to_owned()
 }
 
-/// Returns the key of the file `name` in `dir`, where the root is `""`.
+/// Returns the key of the file `name` in `dir`, where `""` is the root.
 fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }

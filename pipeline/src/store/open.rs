@@ -1,4 +1,4 @@
-//! The stores that URLs name: opened once each, with what the environment says of them.
+//! Opens the stores of URLs, once each, with the configuration in the environment.
 
 use std::{
     collections::HashMap,
@@ -33,31 +33,31 @@ use super::{
     wire::{Connected, Connector, Wire},
 };
 
-/// How long a store may take to accept a connection.
+/// The connection timeout of stores.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long a store may take to answer a call, body and all.
+/// The timeout of a call, including its body.
 const CALL_MAX: Duration = Duration::from_secs(120);
-/// Redirects that are followed within an origin.
+/// The maximum redirects within an origin.
 const REDIRECTS_MAX: usize = 10;
 
-/// The stores that are open, by scheme and bucket: a client keeps connections and credentials.
+/// Open stores by scheme and bucket; a client keeps connections and credentials.
 static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> =
     LazyLock::new(Mutex::default);
 
-/// The clients of web servers, by scheme and host.
+/// Web clients by scheme and host.
 static CLIENTS: LazyLock<Mutex<HashMap<(String, Reach), HttpClient>>> =
     LazyLock::new(Mutex::default);
 
-/// Where a web server may lead a client that asks it for a file.
+/// The hosts that a web server may redirect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
-    /// Anywhere: somebody has named the file.
+    /// Any host: the user named the file.
     Anywhere,
-    /// To its own scheme, host and port: a table has named the file.
+    /// The same scheme, host and port: a table named the file.
     OwnOrigin,
 }
 
-/// A store, and the path of a URL in it.
+/// A store and the path of a URL in it.
 pub(super) type Opened = (Arc<dyn ObjectStore>, Path);
 
 /// Opens the store of an object's URL.
@@ -66,7 +66,7 @@ pub(super) fn open_object(url: &str, reach: Reach) -> Result<Opened, LocationErr
     if keys::is_web(url) {
         let parsed = parse(&address::whole(url)).map_err(refuse)?;
         if scheme_of(&parsed).map_err(refuse)? == ObjectStoreScheme::Http {
-            // The whole URL is the address of the file, its query among it.
+            // The whole URL, including its query, is the address of the file.
             return Ok((web_store(&parsed, parsed.as_str(), reach).map_err(refuse)?, Path::ROOT));
         }
         return open_cloud(url, &parsed);
@@ -87,7 +87,7 @@ pub(super) fn open_folder(url: &str) -> Result<Opened, LocationError> {
     Ok((store_at(root).map_err(refuse)?, path))
 }
 
-/// Opens a store that a URL of the web names, whose path is decoded once.
+/// Opens the store of a web-style URL, whose path is decoded once.
 fn open_cloud(url: &str, parsed: &Url) -> Result<Opened, LocationError> {
     let refuse = |problem: Problem| LocationError::new(url, problem);
     let (scheme, path) =
@@ -96,7 +96,7 @@ fn open_cloud(url: &str, parsed: &Url) -> Result<Opened, LocationError> {
     if scheme == ObjectStoreScheme::Http {
         return Ok((web_store(parsed, host, Reach::Anywhere).map_err(refuse)?, path));
     }
-    // Some clouds have the bucket in the name of the host, others at the beginning of the path.
+    // Some clouds have the bucket in the host name, others at the start of the path.
     let is_in_host = Path::from_url_path(parsed.path()).is_ok_and(|whole| whole == path);
     let bucket = parsed.path_segments().and_then(|mut names| names.next()).unwrap_or_default();
     let root = if is_in_host { host.to_owned() } else { format!("{host}/{bucket}") };
@@ -120,7 +120,7 @@ fn scheme_of(url: &Url) -> Result<ObjectStoreScheme, Problem> {
     parsed.map(|(scheme, _)| scheme).map_err(|error| error.to_string().into())
 }
 
-/// Returns the store at `root` that is open, or opens it.
+/// Returns the open store at `root`, or opens it.
 fn kept(
     root: &str,
     build: impl FnOnce(&str) -> Result<Arc<dyn ObjectStore>, Problem>,
@@ -134,12 +134,12 @@ fn kept(
     Ok(store)
 }
 
-/// Returns a duration as the configuration of a store has it.
+/// Formats a duration for the configuration of a store.
 fn seconds(duration: Duration) -> String {
     format!("{} seconds", duration.as_secs())
 }
 
-/// Calls are tried again by who knows what they were for.
+/// Disables retries in `object_store`: callers retry, because they know what a call was for.
 fn no_retry() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
@@ -187,22 +187,27 @@ fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>,
                 .build()
                 .map(|store| Arc::new(store) as _)
         }
-        // Lives as long as the program: for tests of what has no disk.
+        // Lives as long as the program; for tests without a disk.
         ObjectStoreScheme::Memory => Ok(Arc::new(InMemory::new())),
-        _ => return Err("no store is known for this kind of URL".into()),
+        _ => {
+            return Err(
+                "unsupported URL scheme: expected `s3://`, `gs://`, `az://` or `https://`".into()
+            );
+        }
     };
-    // Nothing was asked yet: it is the environment that does not fit.
+    // No request was made yet, so the environment is invalid.
     built.map_err(|error| {
         let problem = last_cause(&error);
-        format!("{problem}; see the variables of the store (`AWS_…`, `GOOGLE_…`, `AZURE_…`)").into()
+        format!("{problem}; check the environment of the store (`AWS_…`, `GOOGLE_…`, `AZURE_…`)")
+            .into()
     })
 }
 
-/// Returns whether an endpoint without encryption is to be allowed: one on this machine is always.
+/// Returns whether to allow an unencrypted endpoint: always on this machine.
 ///
 /// # Errors
 ///
-/// [`StoreFault::PlainHttp`] for one on another machine that the environment does not allow.
+/// [`StoreFault::PlainHttp`] for another machine if the environment does not allow it.
 fn is_plain_and_allowed(
     kind: StoreKind,
     endpoint: Option<String>,
@@ -219,7 +224,7 @@ fn is_plain_and_allowed(
     Err(StoreFault::PlainHttp { kind, endpoint })
 }
 
-/// Returns whether a URL leads to this machine.
+/// Returns whether a URL refers to this machine.
 fn is_loopback(url: &str) -> bool {
     let url = Url::parse(url).ok();
     let Some(host) = url.as_ref().and_then(Url::host_str) else { return false };
@@ -229,7 +234,7 @@ fn is_loopback(url: &str) -> bool {
         || host.ends_with(".localhost")
 }
 
-/// Returns a store of the web whose root is `root`.
+/// Returns a web store with the root `root`.
 fn web_store(url: &Url, root: &str, reach: Reach) -> Result<Arc<dyn ObjectStore>, Problem> {
     let client = web_client(url, reach).map_err(|error| Problem::from(&error))?;
     HttpBuilder::new()
@@ -241,11 +246,11 @@ fn web_store(url: &Url, root: &str, reach: Reach) -> Result<Arc<dyn ObjectStore>
         .map_err(|error| Problem::from(&error))
 }
 
-/// Returns the client of a URL's host.
+/// Returns the client for a URL's host.
 fn web_client(url: &Url, reach: Reach) -> Result<HttpClient, Error> {
     let hub = HubOptions::from_env();
     let is_hub = Url::parse(&hub.endpoint).is_ok_and(|hub| hub.origin() == url.origin());
-    // The Hub has its files elsewhere.
+    // The Hub redirects to other hosts for its files.
     let reach = if is_hub { Reach::Anywhere } else { reach };
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (url[..url::Position::BeforePath].to_owned(), reach);
@@ -267,7 +272,7 @@ fn web_client(url: &Url, reach: Reach) -> Result<HttpClient, Error> {
     Ok(client)
 }
 
-/// Returns a client that follows redirects within an origin alone.
+/// Returns a client that only follows redirects within an origin.
 fn within_origin(origin: Origin) -> Result<HttpClient, Error> {
     let policy = redirect::Policy::custom(move |next| {
         match next.url().origin() == origin && next.previous().len() <= REDIRECTS_MAX {
@@ -286,7 +291,7 @@ fn within_origin(origin: Origin) -> Result<HttpClient, Error> {
     Ok(HttpClient::new(Wire::new(HttpClient::new(client), StoreKind::Web)))
 }
 
-/// Returns options that tell the Hub who asks. The client sends the token to no host that it is led to.
+/// Returns options with the Hub token, which the client does not send to hosts it is redirected to.
 fn with_token(hub: &HubOptions) -> ClientOptions {
     let options = ClientOptions::new();
     let Some(token) = &hub.token else { return options };

@@ -1,8 +1,8 @@
-//! A prefix of an object store, and its objects.
+//! Folders and objects in an object store.
 //!
-//! What may pass is tried again here, and nowhere below: the retries of `object_store` itself are
-//! switched off, so that every call has one back-off, whatever went wrong with it, and lost answers to
-//! conditional writes are read back by the one who knows what was written.
+//! Transient errors are retried here and nowhere below: the retries of `object_store` are disabled, so that
+//! every call has one backoff policy, and after lost responses to conditional writes, the caller, which
+//! knows what was written, reads the object back.
 
 use std::{
     future::Future,
@@ -35,32 +35,32 @@ use super::{
 };
 use crate::crash;
 
-/// How often a call is made before its failure is believed.
+/// The maximum attempts of a call.
 const TRIES_MAX: u32 = 9;
-/// The same while a store has not answered once: its address is more likely wrong than the store away.
+/// The maximum attempts while the store has never responded: its address is probably wrong.
 const FIRST_TRIES_MAX: u32 = 4;
-/// The first pause between two tries; each is twice as long as the one before.
+/// The first backoff, doubled after each attempt.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: the eight of a call that fails to the end take 25 seconds together.
+/// The maximum backoff; the eight backoffs of a failing call take 25 seconds together.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
-/// Objects that are read at a time where many small ones are.
+/// The number of concurrent reads of small objects.
 const READS_AT_A_TIME: usize = 32;
 
-/// The threads that wait for stores. They live as long as the program, so that a call may be made from
-/// any thread, whatever runtime that is part of.
+/// The threads for store I/O. They live as long as the program, so that any thread can make a call,
+/// regardless of its runtime.
 static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
 });
 
-/// Calls that were made again since the program started.
+/// The number of retries since the program started.
 static RETRIES: AtomicU64 = AtomicU64::new(0);
 
-/// Returns how many calls to object stores were made again since the program started.
+/// Returns the number of retried store calls since the program started.
 pub(crate) fn retries() -> u64 {
     RETRIES.load(Relaxed)
 }
 
-/// Starts a call on the threads of the stores and returns where its result arrives.
+/// Starts a call on the store threads and returns the receiver of its result.
 pub(crate) fn start<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> mpsc::Receiver<Result<T, Error>> {
@@ -70,7 +70,7 @@ pub(crate) fn start<T: Send + 'static>(
             threads.spawn(async move { sender.send(call.await).ok() });
         }
         Err(error) => {
-            let source = format!("cannot start its threads: {error}").into();
+            let source = format!("failed to start its threads: {error}").into();
             sender.send(Err(Error::Generic { store: "store", source })).ok();
         }
     }
@@ -90,7 +90,7 @@ fn receive<T>(receiver: &mpsc::Receiver<Result<T, Error>>) -> Result<T, Error> {
     })
 }
 
-/// Makes a call until it succeeds, fails for good, or has failed `tries` times.
+/// Runs a call until it succeeds, fails permanently, or has failed `tries` times.
 async fn trying<T, F>(tries: u32, mut call: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -102,7 +102,7 @@ where
         match call().await {
             Err(error) if n_failed < tries_max(&error).min(tries) => {
                 let problem = Problem::from(&error);
-                tracing::info!(error = %problem, ?pause, "a call to the store failed, retrying");
+                tracing::info!(error = %problem, ?pause, "store call failed, retrying");
                 RETRIES.fetch_add(1, Relaxed);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -112,8 +112,8 @@ where
     }
 }
 
-/// Returns how often a call is made that fails so: once where it would fail again. What `object_store`
-/// has no name for is a connection that broke.
+/// Returns the maximum attempts after an error: 1 if it is permanent. An error that `object_store` does
+/// not classify is a dropped connection.
 fn tries_max(error: &Error) -> u32 {
     match fault_of(error) {
         Some(StoreFault::Unreachable { is_first: true, .. }) => FIRST_TRIES_MAX,
@@ -123,15 +123,15 @@ fn tries_max(error: &Error) -> u32 {
     }
 }
 
-/// A prefix of an object store.
+/// A folder in an object store.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteFolder {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     url: String,
-    /// How often a call is made.
+    /// The maximum attempts of a call.
     tries: u32,
-    /// Whether everything lies within the prefix, once the store was asked.
+    /// Whether all objects are within the prefix, once the store was queried.
     is_within: Arc<OnceLock<bool>>,
 }
 
@@ -142,7 +142,7 @@ impl RemoteFolder {
         Ok(Self { store, prefix, url, tries: TRIES_MAX, is_within: Arc::default() })
     }
 
-    /// Returns the same folder, whose calls are made once: for who has no time to wait.
+    /// Returns the same folder without retries, for callers that cannot wait.
     pub(super) fn at_once(&self) -> Self {
         Self { tries: 1, ..self.clone() }
     }
@@ -251,16 +251,15 @@ impl RemoteFolder {
         let made = self.create_version(key, bytes).map_err(|error| self.write_error(key, error))?;
         crash::step();
         if made.is_none() {
-            let other =
-                "another run has written it with other content, so that run holds this output";
+            let other = "another run has written the file with different content, so that run owns this output";
             return Err(self.write_error(key, other));
         }
         Ok(())
     }
 
-    /// Writes an object that is not there yet. Returns its version; `None` when another is there.
+    /// Creates an object. Returns its version; `None` if another object exists.
     ///
-    /// "Already there" may be our own earlier try, whose answer was lost, so it is read back.
+    /// An "already exists" error may be our own earlier attempt whose response was lost, so read it back.
     pub(super) fn create_version(
         &self,
         key: &str,
@@ -278,7 +277,7 @@ impl RemoteFolder {
                         Some(_) => Ok(None),
                         None => Err(Error::Generic {
                             store: "store",
-                            source: "it says of an object that is not there that it is".into(),
+                            source: "the store reports that a missing object exists".into(),
                         }),
                     },
                     Err(error) => Err(error),
@@ -287,8 +286,7 @@ impl RemoteFolder {
         }))
     }
 
-    /// Writes an object in the place of its `version`. Returns the new one; `None` when there is
-    /// another by now.
+    /// Replaces `version` of an object. Returns the new version; `None` if another version exists by now.
     pub(super) fn update_version(
         &self,
         key: &str,
@@ -303,7 +301,7 @@ impl RemoteFolder {
             async move {
                 match store.put_opts(&path, bytes.clone().into(), mode.into()).await {
                     Ok(put) => Ok(Some(put.into())),
-                    // As above: the other version may be the one that an earlier try wrote.
+                    // As above: the other version may be from an earlier attempt.
                     Err(Error::Precondition { .. }) => match get_once(&store, &path).await? {
                         Some((found, version)) if found == bytes => Ok(Some(version)),
                         _ => Ok(None),
@@ -314,7 +312,7 @@ impl RemoteFolder {
         }))
     }
 
-    /// Reads an object and its version.
+    /// Reads an object with its version.
     pub(super) fn read_version(&self, key: &str) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
         wait(get(self.tries, Arc::clone(&self.store), self.path(key)?))
     }
@@ -367,13 +365,12 @@ async fn get_once(
     }
 }
 
-/// Checks that a body is as long as the store said: one that is cut short without a word is tried
-/// again.
+/// Checks the length of a body; a silently truncated body is retried.
 fn whole(n_bytes: usize, expected: u64) -> Result<(), Error> {
     if n_bytes as u64 == expected {
         return Ok(());
     }
-    let source = format!("it gave {n_bytes} of {expected} bytes").into();
+    let source = format!("received {n_bytes} of {expected} bytes").into();
     Err(Error::Generic { store: "store", source })
 }
 
@@ -385,7 +382,7 @@ async fn get(
     trying(tries, || get_once(&store, &path)).await
 }
 
-/// An object of a store, as it was when it was looked at.
+/// A specific version of an object.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectAt {
     store: Arc<dyn ObjectStore>,
@@ -394,12 +391,12 @@ pub(crate) struct ObjectAt {
     pub(crate) object: SourceObject,
 }
 
-/// A range of an object that is on its way.
+/// A range read in flight.
 #[derive(Debug)]
 pub(crate) struct Reading(mpsc::Receiver<Result<Bytes, Error>>);
 
 impl Reading {
-    /// Waits for it.
+    /// Waits for the bytes.
     pub(crate) fn bytes(&self) -> io::Result<Bytes> {
         receive(&self.0).map_err(|error| io_error(&error))
     }
@@ -410,20 +407,20 @@ fn unusable(error: LocationError) -> io::Error {
 }
 
 impl ObjectAt {
-    /// Looks at the object of a URL.
+    /// Queries the metadata of the object at a URL.
     ///
     /// # Errors
     ///
-    /// The store's, as one of I/O.
+    /// The store's error as an I/O error.
     pub(crate) fn look(url: &str) -> io::Result<Self> {
         Self::look_within(url, Reach::Anywhere)
     }
 
-    /// Looks at the object of a URL; a web server may lead the client as far as `reach`.
+    /// Queries the metadata of the object at a URL; a web server may redirect within `reach`.
     ///
     /// # Errors
     ///
-    /// The store's, as one of I/O.
+    /// The store's error as an I/O error.
     pub(crate) fn look_within(url: &str, reach: Reach) -> io::Result<Self> {
         let (store, path) = open_object(url, reach).map_err(unusable)?;
         let ask = |options: GetOptions| {
@@ -435,7 +432,7 @@ impl ObjectAt {
         };
         let head = GetOptions { head: true, ..GetOptions::default() };
         let meta = ask(head).or_else(|error| {
-            // The answer to a HEAD has no body that says why, and some addresses allow GET alone.
+            // The response to a HEAD has no body with the reason, and some URLs only allow GET.
             let is_refused = match fault_of(&error) {
                 Some(fault @ StoreFault::Answer { .. }) => !fault.may_pass(),
                 Some(fault) => matches!(
@@ -456,17 +453,17 @@ impl ObjectAt {
         Ok(Self { store, path, object: identity(url.to_owned(), meta) })
     }
 
-    /// Finds an object again that was listed.
+    /// Opens an object from a listing.
     ///
     /// # Errors
     ///
-    /// That of a URL that no store is known for.
+    /// An unsupported URL scheme.
     pub(crate) fn known(object: SourceObject) -> io::Result<Self> {
         let (store, path) = open_object(&object.path, Reach::Anywhere).map_err(unusable)?;
         Ok(Self { store, path, object })
     }
 
-    /// Starts to read a range of bytes, of the very version that was looked at.
+    /// Starts to read a byte range of this exact version.
     pub(crate) fn start_to_read(&self, range: Range<u64>) -> Reading {
         let this = self.clone();
         let call = trying(TRIES_MAX, move || {
@@ -486,11 +483,11 @@ impl ObjectAt {
         Reading(start(call))
     }
 
-    /// Lists the objects in the folder `url` and below.
+    /// Lists the objects below the folder `url`.
     ///
     /// # Errors
     ///
-    /// The store's, as one of I/O.
+    /// The store's error as an I/O error.
     pub(crate) fn list(url: &str) -> io::Result<Vec<SourceObject>> {
         let (store, prefix) = open_folder(url).map_err(unusable)?;
         let found: Vec<ObjectMeta> = wait(trying(TRIES_MAX, move || {
@@ -500,12 +497,12 @@ impl ObjectAt {
         .map_err(|error| io_error(&error))?;
         let (root, _) = keys::split(url);
         let named = found.into_iter().map(|meta| (keys::unmarked(meta.location.as_ref()), meta));
-        // Some programs put an object without content where a folder is.
+        // Some programs create an empty object to mark a folder.
         let files = named.filter(|(key, meta)| !(key.ends_with('/') && meta.size == 0));
         Ok(files.map(|(key, meta)| identity(format!("{root}/{key}"), meta)).collect())
     }
 
-    /// Returns why the object of a URL that was listed cannot be asked for, if so.
+    /// Returns the reason a listed object cannot be requested, if any.
     pub(crate) fn problem_with(url: &str) -> Option<String> {
         keys::path_of(keys::split(url).1).err().map(|fault| fault.to_string())
     }

@@ -1,5 +1,5 @@
-//! What goes over the wire between `object_store` and a store: answers that are not a success become a
-//! [`StoreFault`] here, where status and headers are still known, and listings keep odd keys.
+//! The HTTP layer between `object_store` and a store: turns unsuccessful responses into [`StoreFault`]s,
+//! where status and headers are still known, and escapes odd keys in listings.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,21 +22,20 @@ use super::{
     keys::mark_listing,
 };
 
-/// How long the service that gives credentials to machines of a cloud may take. It is on the machine's
-/// own network or nowhere.
+/// The timeout of the cloud metadata service, which is on the machine's own network or does not exist.
 const METADATA_MAX: Duration = Duration::from_secs(3);
 
-/// The hosts of that service: an address of all clouds, Google's names, and AWS's by IPv6.
+/// The hosts of the metadata service: the address shared by all clouds, Google's names, AWS's IPv6 address.
 const METADATA_HOSTS: [&str; 4] =
     ["169.254.169.254", "metadata.google.internal", "metadata", "[fd00:ec2::254]"];
-/// Variables with another address of it.
+/// Environment variables with another address of the metadata service.
 const METADATA_VARIABLES: [&str; 3] =
     ["AWS_METADATA_ENDPOINT", "GCE_METADATA_HOST", "GCE_METADATA_IP"];
 
-/// What is told of an answer that would lead to another server.
-const LEADS_ELSEWHERE: &str = "it leads to another server, which is not followed";
+/// The message for a redirect to another server.
+const LEADS_ELSEWHERE: &str = "the server redirects to another host, which is not followed";
 
-/// Makes clients whose answers are looked at.
+/// Creates clients that classify responses.
 #[derive(Debug)]
 pub(super) struct Connector(pub(super) StoreKind);
 
@@ -47,7 +46,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Gives a client that is there already, so that all URLs of a web server share its connections.
+/// Reuses an existing client, so that all URLs of a web server share its connections.
 #[derive(Debug)]
 pub(super) struct Connected(pub(super) HttpClient);
 
@@ -57,7 +56,7 @@ impl HttpConnector for Connected {
     }
 }
 
-/// A client whose answers are looked at.
+/// A client that classifies responses.
 #[derive(Debug)]
 pub(super) struct Wire {
     client: HttpClient,
@@ -101,7 +100,7 @@ impl HttpService for Wire {
         };
         let region =
             header(&parts.headers, "x-amz-bucket-region").or_else(|| element(&text, "Region"));
-        match StoreFault::of_answer(self.kind, parts.status.as_u16(), code, region) {
+        match StoreFault::from_response(self.kind, parts.status.as_u16(), code, region) {
             Some(fault) => Err(failed(fault)),
             None => Ok(HttpResponse::from_parts(parts, bytes.into())),
         }
@@ -113,7 +112,7 @@ impl Wire {
         Self { client, kind, has_answered: AtomicBool::new(false) }
     }
 
-    /// Asks the machine's own service for credentials: where it does not give any, there are none.
+    /// Requests credentials from the metadata service; any failure means that there are none.
     async fn ask_for_credentials(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         match timeout(METADATA_MAX, self.client.execute(request)).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(response),
@@ -122,7 +121,7 @@ impl Wire {
     }
 }
 
-/// Returns whether a host, with its port, is the service that gives credentials to machines of a cloud.
+/// Returns whether a host with its port is the metadata service of a cloud.
 fn is_metadata(host: &str) -> bool {
     let name = host.strip_suffix(":80").unwrap_or(host);
     let named = METADATA_VARIABLES.iter().filter_map(|variable| std::env::var(variable).ok());
@@ -149,7 +148,7 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// Returns the text of the first element `tag`: in an error of a store it is a plain word.
+/// Returns the text of the first element `tag`; in a store's error it is plain text.
 fn element(xml: &str, tag: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{tag}>"))?;
     let (text, _) = rest.split_once("</")?;

@@ -20,7 +20,7 @@ fn table(names: &[&str]) -> Schema {
     Schema::new(names.iter().map(field).collect::<Vec<_>>())
 }
 
-/// Returns the columns that a template takes of a table with `names`.
+/// Returns the columns that a template reads from a table with `names`.
 fn columns(source: &str, names: &[&str]) -> Result<Vec<String>, String> {
     let columns = compile(source).columns(&table(names), &["text"]);
     columns.map(|columns| columns.into_iter().collect()).map_err(|error| error.to_string())
@@ -41,7 +41,7 @@ fn columns_win_over_functions_of_the_engine() {
         let rendered = compile(&template).render(&row(json!({name: "a cell"}))).unwrap();
         assert_eq!(rendered, "a cell");
     }
-    // A cell cannot be called, so what is only called is the function.
+    // A cell cannot be called, so a called name is the function.
     let counted = "{% for i in range(3) %}{{ i }}{{ row['range'] }}{% endfor %}";
     assert_eq!(columns(counted, &names).unwrap(), ["range"]);
     let rendered = compile(counted).render(&row(json!({"range": "-"}))).unwrap();
@@ -58,7 +58,7 @@ fn names_that_are_not_identifiers_can_be_used() {
     assert_eq!(columns(&template, &names).unwrap(), ["2024", "Review Text", chinese]);
     let cells = row(json!({"Review Text": "good", "2024": 7, chinese: "why"}));
     assert_eq!(compile(&template).render(&cells).unwrap(), "good, why, 7");
-    // Whatever is not known before is all of them, without media.
+    // Unless the columns are known statically, all of them are read, except media.
     let all = ["2024", "Review Text", "a-b", chinese];
     for dynamic in [
         "{% set name = 'a-' ~ 'b' %}{{ row[name] }}",
@@ -76,7 +76,7 @@ fn a_column_named_row_is_itself() {
     let template = "{{ row }}";
     assert_eq!(columns(template, &["row", "x"]).unwrap(), ["row"]);
     assert_eq!(compile(template).render(&row(json!({"row": "a cell"}))).unwrap(), "a cell");
-    // A variable of the template's own is neither.
+    // A variable set by the template is neither.
     let own = "{% for row in x %}{{ row.any }}{% endfor %}";
     assert_eq!(columns(own, &["x", "y"]).unwrap(), ["x"]);
 }
@@ -98,25 +98,16 @@ fn columns_are_found_wherever_they_stand() {
 }
 
 #[test]
-fn unknown_names_are_told_with_what_was_meant() {
+fn unknown_names_are_reported_with_suggestions() {
     for (template, expected) in [
-        (
-            "{{ text | uper }}",
-            "the filter `uper` in line 1, which does not exist; did you mean `upper`?",
-        ),
+        ("{{ text | uper }}", "unknown filter `uper` in line 1; did you mean `upper`?"),
         (
             "a\n{% if text is strng %}{% endif %}",
-            "the test `strng` in line 2, which does not exist; did you mean `string`?",
+            "unknown test `strng` in line 2; did you mean `string`?",
         ),
-        (
-            "{{ rnge(3) }}",
-            "the function `rnge` in line 1, which does not exist; did you mean `range`?",
-        ),
-        ("{% filter uper %}x{% endfilter %}", "the filter `uper`"),
-        (
-            "{% if false %}{{ text | sparkle }}{% endif %}",
-            "the filter `sparkle` in line 1, which does not exist",
-        ),
+        ("{{ rnge(3) }}", "unknown function `rnge` in line 1; did you mean `range`?"),
+        ("{% filter uper %}x{% endfilter %}", "unknown filter `uper`"),
+        ("{% if false %}{{ text | sparkle }}{% endif %}", "unknown filter `sparkle` in line 1"),
     ] {
         let error = Template::compile("task.prompt", template).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -125,11 +116,11 @@ fn unknown_names_are_told_with_what_was_meant() {
     for (template, expected) in [
         (
             "{{ qestion }}",
-            "uses `qestion`, which is not a column of the table; it has `question`, `Review Text`; did you mean `question`?",
+            "`qestion` is not a column of the table; available columns: `question`, `Review Text`; did you mean `question`?",
         ),
         (
             "{{ row['review text'] }}",
-            "uses `row[\"review text\"]`, which is not a column of the table; it has `question`, `Review Text`; did you mean `row[\"Review Text\"]`?",
+            "`row[\"review text\"]` is not a column of the table; available columns: `question`, `Review Text`; did you mean `row[\"Review Text\"]`?",
         ),
         ("{{ row.mood }}", "`row[\"mood\"]`"),
         ("{{ Review }}", "did you mean `row[\"Review Text\"]`?"),
@@ -161,7 +152,7 @@ fn bad_templates_and_rows_are_errors() {
     assert!(matches!(compile(endless).render(&Map::new()), Err(TemplateError::Render { .. })));
     let long = "{% for i in range(9999) %}{{ text }}{% endfor %}";
     let refused = compile(long).render(&row(json!({"text": "x".repeat(100_000)}))).unwrap_err();
-    // Whichever bound is met first.
-    let told = refused.to_string();
-    assert!(told.contains("writes more than") || told.contains("out of fuel"), "{told}");
+    // Whichever limit is reached first.
+    let text = refused.to_string();
+    assert!(text.contains("writes more than") || text.contains("out of fuel"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! The type of a column that a job chooses.
+//! The column types of `source.schema`.
 
 use std::str::FromStr;
 
@@ -6,33 +6,33 @@ use arrow::datatypes::{DataType, TimeUnit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A text that names no type.
+/// An unknown column type.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "invalid type `{text}`: expected one of \"string\", \"int8\" to \"int64\", \"uint8\" to \"uint64\", \
      \"float32\", \"float64\", \"bool\", \"date\", \"timestamp[ms]\" (s, ms, us or ns), \"decimal(10, 2)\""
 )]
 pub struct ColumnTypeError {
-    /// What was written.
+    /// The input.
     text: String,
 }
 
 /// The type of a column: `string`, `int8` to `int64`, `uint8` to `uint64`, `float32`, `float64`, `bool`,
-/// `date`, `timestamp[ms]` (`s`, `ms`, `us` or `ns`) or `decimal(10, 2)`. Names of Arrow and pandas for the
-/// same types are read too.
+/// `date`, `timestamp[ms]` (`s`, `ms`, `us` or `ns`) or `decimal(10, 2)`. The Arrow and pandas names of these
+/// types are accepted too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct ColumnType(DataType);
 
 impl ColumnType {
-    /// Returns its Arrow type.
+    /// Returns the Arrow type.
     #[must_use]
     pub fn data_type(&self) -> &DataType {
         &self.0
     }
 
-    /// Returns the name of an Arrow type, as a job writes it where it can.
+    /// Returns the name of an Arrow type, in the notation of job files if possible.
     #[must_use]
     pub fn name_of(data_type: &DataType) -> String {
         match data_type {
@@ -107,8 +107,8 @@ fn decimal(name: &str) -> Option<DataType> {
     let sizes = ["decimal128(", "decimal("].iter().find_map(|head| name.strip_prefix(head))?;
     let (precision, scale) = sizes.strip_suffix(')')?.split_once(',')?;
     let (precision, scale): (u8, u8) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
-    let is_sound = (1..=38).contains(&precision) && scale <= precision;
-    let scale = i8::try_from(scale).ok().filter(|_| is_sound)?;
+    let is_valid = (1..=38).contains(&precision) && scale <= precision;
+    let scale = i8::try_from(scale).ok().filter(|_| is_valid)?;
     Some(DataType::Decimal128(precision, scale))
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::ColumnType;
 
     #[test]
-    fn types_are_named_as_arrow_and_pandas_do() {
+    fn arrow_and_pandas_names_are_accepted() {
         for (text, expected) in [
             ("int64", DataType::Int64),
             ("Int64", DataType::Int64),
@@ -142,10 +142,10 @@ mod tests {
             ("datetime64[ns]", DataType::Timestamp(TimeUnit::Nanosecond, None)),
             ("decimal128(10, 2)", DataType::Decimal128(10, 2)),
         ] {
-            let read: ColumnType = text.parse().unwrap();
-            assert_eq!(read.data_type(), &expected, "{text}");
-            let again: ColumnType = ColumnType::name_of(&expected).parse().unwrap();
-            assert_eq!(again, read);
+            let parsed: ColumnType = text.parse().unwrap();
+            assert_eq!(parsed.data_type(), &expected, "{text}");
+            let round_trip: ColumnType = ColumnType::name_of(&expected).parse().unwrap();
+            assert_eq!(round_trip, parsed);
         }
         for text in ["int65", "", "float", "decimal(39, 2)", "decimal(5, 6)", "timestamp[h]"] {
             let error = text.parse::<ColumnType>().unwrap_err().to_string();

@@ -1,40 +1,39 @@
-//! What an `embed` task may say of its embeddings, and what it may not say at all.
+//! Embedding options, and the validation of `embed` tasks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{GenerationOptions, Job, JobError, TaskKind};
 
-/// How embeddings are made; for `embed` tasks alone.
+/// Embedding options, for `embed` tasks only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingOptions {
-    /// The name of one of the model's prompts, put before every text, such as `query`; default: the
-    /// model's own choice, if it has one.
+    /// The name of a prompt of the model, such as `query`, that is prepended to every text. Default: the
+    /// default prompt of the model, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
-    /// How the states of a text's tokens become one; default: what the model's `modules.json` says,
-    /// and `mean` where it has none.
+    /// The pooling of token states. Default: that of the model's `modules.json`, else `mean`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
-    /// Whether embeddings are brought to length 1; default: what the model says.
+    /// Whether to normalize embeddings to length 1. Default: the setting of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalize: Option<bool>,
 }
 
-/// How the states of a text's tokens become one (the names of sentence-transformers).
+/// The pooling of token states, with the names of sentence-transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The state of the first token.
     Cls,
-    /// The largest value of each dimension.
+    /// The maximum of each dimension.
     Max,
     /// The mean.
     Mean,
-    /// The sum over the square root of the number of tokens.
+    /// The sum divided by the square root of the number of tokens.
     MeanSqrtLen,
-    /// The mean, with the place of each token, from 1, as its weight.
+    /// The mean weighted by token position, starting at 1.
     #[serde(rename = "weightedmean")]
     WeightedMean,
     /// The state of the last token.
@@ -58,48 +57,49 @@ impl Pooling {
 }
 
 impl Job {
-    /// Refuses what an `embed` task cannot mean, and `[embedding]` in any other.
+    /// Validates an `embed` task, and rejects `[embedding]` in other tasks.
     pub(super) fn validate_embedding(&self) -> Result<(), JobError> {
-        let refuse = |key, problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
+        let invalid =
+            |key, problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
         if self.task.kind != TaskKind::Embed {
             if self.embedding == EmbeddingOptions::default() {
                 return Ok(());
             }
-            return refuse("embedding", "is for `embed` tasks: remove it, or set `task.kind`");
+            return invalid("embedding", "is only supported for `embed` tasks");
         }
         let columns = &self.source.columns;
         let has_text = self.task.prompt.is_some() || columns.text.is_some();
-        let parts = [has_text, columns.image.is_some(), columns.audio.is_some()];
-        match parts.into_iter().filter(|is_there| *is_there).count() {
+        let inputs = [has_text, columns.image.is_some(), columns.audio.is_some()];
+        match inputs.into_iter().filter(|is_set| *is_set).count() {
             1 => {}
             0 => {
-                return refuse(
+                return invalid(
                     "source.columns",
-                    "names nothing to embed: name the `text`, the `image` or the `audio` column",
+                    "must name the column to embed: `text`, `image` or `audio`",
                 );
             }
             _ => {
-                return refuse(
+                return invalid(
                     "source.columns",
-                    "names several things to embed, but an embedding is of one: keep the text \
-                     (`text` or `task.prompt`), `image` or `audio`; other columns are carried anyway",
+                    "must name one input to embed, got several: keep one of text (`text` or \
+                     `task.prompt`), `image` and `audio`; other columns are carried anyway",
                 );
             }
         }
         if self.task.system.is_some() {
-            return refuse("task.system", "has no meaning for an `embed` task: remove it");
+            return invalid("task.system", "is not supported for `embed` tasks");
         }
         if self.generation != GenerationOptions::default() {
-            return refuse("generation", "has no meaning for an `embed` task: remove it");
+            return invalid("generation", "is not supported for `embed` tasks");
         }
         if self.model.context_tokens.is_some() {
-            return refuse("model.context_tokens", "has no meaning for an `embed` task: remove it");
+            return invalid("model.context_tokens", "is not supported for `embed` tasks");
         }
         if self.source.columns.seed.is_some() {
-            return refuse("source.columns.seed", "has no meaning for an `embed` task: remove it");
+            return invalid("source.columns.seed", "is not supported for `embed` tasks");
         }
         if !has_text && self.embedding.prompt_name.is_some() {
-            return refuse("embedding.prompt_name", "is for texts, but no text is embedded");
+            return invalid("embedding.prompt_name", "requires a text input");
         }
         Ok(())
     }

@@ -1,18 +1,17 @@
-//! What a run does again of what earlier runs have done.
+//! The choice of source files when earlier runs wrote to the same output.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which files of the source a run reads when earlier runs have written to the same output.
+/// The source files to read when earlier runs wrote to the same output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Incremental {
-    /// Those that are new; answers to others stay, even where a file has changed or gone.
+    /// New files. Answers to other files are kept, even if a file changed or was deleted.
     New,
-    /// Those that are new or have changed; the output follows the source, so answers to files that
-    /// have gone go too.
+    /// New and changed files. The output follows the source: answers to deleted files are removed.
     #[default]
     Changed,
-    /// All of them, once the run before is whole.
+    /// All files, once the previous run is complete.
     All,
 }

@@ -1,51 +1,53 @@
-//! Where the answers go.
+//! The output.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::strings::{OneOrSeveral, some_one_or_several};
+use super::strings::{OneOrMany, optional_one_or_many};
 
-/// Where the answers go.
+/// The output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
-    /// A directory, relative to the job file, or its URL in an object store (`s3://bucket/folder`).
+    /// The output directory: a path relative to the job file, or a URL in an object store
+    /// (`s3://bucket/folder`).
     pub path: String,
-    /// The file format of the parts.
+    /// The file format of the answers.
     #[serde(default)]
     pub format: Format,
-    /// Where rejected rows go.
+    /// The location of rejected rows.
     #[serde(default)]
-    pub rejects: RejectsPlace,
-    /// The columns of the input that are carried to the answers; default: all but the media ones.
+    pub rejects: RejectsMode,
+    /// The input columns to carry to the answers. Default: all except the media columns.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "some_one_or_several"
+        deserialize_with = "optional_one_or_many"
     )]
-    #[schemars(with = "Option<OneOrSeveral>")]
+    #[schemars(with = "Option<OneOrMany>")]
     pub columns: Option<Vec<String>>,
-    /// A column of the input by whose values answers are put into folders, `column=value`, as Hive does:
-    /// a text, a whole number, a boolean or a date, which then stands in the name of its folder.
+    /// The input column for Hive partitioning: answers go to folders `column=value`. The column must be a
+    /// string, an integer, a boolean or a date, and is stored only in the folder name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_by: Option<String>,
-    /// The most rows of a span: what is written together and, after a crash, done again.
+    /// The maximum number of rows of a span. A span is committed as a whole and, after a crash, repeated
+    /// as a whole.
     #[serde(default = "default_span_rows")]
     pub span_rows: usize,
-    /// Answers beside the pictures and sounds that the source is, on a disk.
+    /// Sidecar files: answers next to the image and audio files of a local `media` source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecars: Option<Sidecars>,
 }
 
-/// Answers beside the files that they are of.
+/// Sidecar files: answers next to the files that they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sidecars {
-    /// What their names end in.
+    /// The extension of the sidecars.
     pub extension: SidecarExtension,
-    /// What becomes of one that is there.
+    /// The handling of an existing sidecar.
     pub mode: SidecarMode,
-    /// What stands between the text that is there and the answer.
+    /// The separator between the existing text and the answer.
     #[serde(default = "default_separator")]
     pub separator: String,
 }
@@ -54,13 +56,13 @@ fn default_separator() -> String {
     ", ".to_owned()
 }
 
-/// What a sidecar is.
+/// The extension of a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SidecarExtension {
-    /// A text: the answer.
+    /// A text file with the answer.
     Txt,
-    /// A JSON object, whose member `answer` is the answer; others are kept.
+    /// A JSON object with the answer in the member `answer`; other members are kept.
     Json,
 }
 
@@ -75,17 +77,17 @@ impl SidecarExtension {
     }
 }
 
-/// What becomes of a sidecar that is there.
+/// The handling of an existing sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SidecarMode {
-    /// It stays as it is.
+    /// Keep it unchanged.
     Skip,
-    /// The answer comes behind what it says.
+    /// Append the answer to its text.
     Append,
-    /// The answer comes before what it says.
+    /// Prepend the answer to its text.
     Prepend,
-    /// The answer takes the place of what it says.
+    /// Replace its text with the answer.
     Overwrite,
 }
 
@@ -93,7 +95,7 @@ fn default_span_rows() -> usize {
     1024
 }
 
-/// The file format of the parts.
+/// The file format of the answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -102,12 +104,12 @@ pub enum Format {
     Parquet,
     /// Arrow IPC files.
     Arrow,
-    /// JSON Lines: an object per row; bytes as base64, embeddings as arrays.
+    /// JSON Lines: one object per row; bytes as base64, embeddings as arrays.
     Jsonl,
 }
 
 impl Format {
-    /// Returns the extension of the parts' file names.
+    /// Returns the extension of the part files.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
@@ -118,11 +120,11 @@ impl Format {
     }
 }
 
-/// Where rejected rows go.
+/// The location of rejected rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum RejectsPlace {
-    /// To `rejects/` in the folder beside the output (`OUT.legenda`), with the original row.
+pub enum RejectsMode {
+    /// In `rejects/` of the folder next to the output (`OUT.legenda`), with the original row.
     #[default]
     Separate,
     /// Among the answers, with a null answer.

@@ -1,22 +1,22 @@
-//! Which answers need not be computed, because there are answers to the same input.
+//! Reuse of answers for identical inputs.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::units::ByteSize;
 
-/// Which answers need not be computed, because the same input was answered before. An input is what
-/// the model is given, prompt and media; it is the same where every byte of it is.
+/// Reuse of answers for identical inputs. An input is the prompt and the media; inputs are identical if all
+/// their bytes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reuse {
-    /// Whether rows of a run with the same input are computed once.
+    /// Whether to deduplicate rows with the same input within a run.
     pub within_run: bool,
-    /// The file that keeps answers from run to run, relative to the job file: whatever job asks the
-    /// same of the same model finds them there. Default: none.
+    /// A file, relative to the job file, that caches answers across runs. Jobs with the same model and
+    /// options can share it. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
-    /// The most bytes of that file; of more, the answers that were wanted longest ago go.
+    /// The maximum size of the store; beyond this, the least recently used answers are evicted.
     pub max_size: ByteSize,
 }
 
@@ -27,19 +27,19 @@ impl Default for Reuse {
 }
 
 impl Reuse {
-    /// Returns whether nothing was said.
+    /// Returns whether all options have their defaults.
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Returns the key that cannot be meant, and what is wrong with it.
+    /// Returns the first invalid key and its problem.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let store = self.store.as_deref()?;
         if store.trim().is_empty() || store.contains("://") {
-            let problem = format!("is `{store}`: name a file on a local disk, or remove the key");
+            let problem = format!("must be a path on a local disk, got `{store}`");
             return Some(("reuse.store", problem));
         }
         (self.max_size < ByteSize::mib(1))
-            .then(|| ("reuse.max_size", format!("is {}: write \"1MiB\" or more", self.max_size)))
+            .then(|| ("reuse.max_size", format!("must be at least 1MiB, got {}", self.max_size)))
     }
 }

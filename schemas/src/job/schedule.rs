@@ -1,5 +1,4 @@
-//! When a job runs by itself, and who is told how it went: for `legenda schedule` alone. Neither
-//! changes an answer.
+//! The schedule and hooks of a job, used only by `legenda schedule`. They do not affect answers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,37 +9,37 @@ use crate::{
     units::Period,
 };
 
-/// When a job runs by itself.
+/// The schedule of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// When it is due: minute, hour, day of the month, month, day of the week, such as `0 3 * * *`;
-    /// six fields begin with seconds; `@hourly`, `@daily`, `@weekly`, `@monthly`.
+    /// The cron pattern: minute, hour, day of month, month, day of week, such as `0 3 * * *`; optionally
+    /// preceded by seconds; or `@hourly`, `@daily`, `@weekly`, `@monthly`.
     pub cron: CronPattern,
-    /// The time zone of `cron`, by its IANA name, such as `Europe/Berlin`.
+    /// The time zone of `cron`: an IANA name, such as `Europe/Berlin`.
     #[serde(default)]
     pub time_zone: TimeZone,
-    /// What becomes of times that came while the service was down or the job still ran.
+    /// The handling of slots that were due while the service was down or the previous run was unfinished.
     #[serde(default)]
     pub catch_up: CatchUp,
-    /// How many runs of the job may go on beside one that is not over. An output has one writer, so
-    /// this is 0.
+    /// The number of runs that may overlap an unfinished run. It must be 0, because an output has one
+    /// writer.
     #[serde(default)]
     pub max_overlap: u32,
-    /// A run begins up to this much later than it is due, so that jobs of the same time do not begin
-    /// together; the delay of a time is always the same.
+    /// The maximum delay of a run after its slot, so that jobs with the same schedule do not start together.
+    /// The delay of a slot is deterministic.
     #[serde(default)]
     pub jitter: Period,
-    /// A try that goes on for longer is stopped, and counts as failed; default: no limit.
+    /// The timeout of an attempt; after it, the attempt is stopped and counts as failed. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
-    /// How often a run that failed is tried again, where trying again can help.
+    /// The maximum number of retries of a run that failed with a retryable error.
     #[serde(default = "default_retries")]
     pub retries: u32,
-    /// The wait before the first of these tries; it doubles from each to the next.
+    /// The delay before the first retry; it doubles with each retry.
     #[serde(default = "default_backoff")]
     pub backoff: Period,
-    /// The longest of these waits.
+    /// The maximum delay before a retry.
     #[serde(default = "default_backoff_max")]
     pub backoff_max: Period,
 }
@@ -57,16 +56,16 @@ fn default_backoff_max() -> Period {
     Period::seconds(3600)
 }
 
-/// What becomes of times that came while the service was down or the job still ran.
+/// The handling of slots that were due while the service was down or the previous run was unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
-    /// They are skipped.
+    /// Skip them.
     None,
-    /// The last of them runs, the others are skipped: enough for a job that reads what is new.
+    /// Run the last one and skip the others; enough for a job that reads new files.
     #[default]
     Last,
-    /// Each of them runs, one after another.
+    /// Run all of them, one after another.
     All,
 }
 
@@ -83,73 +82,74 @@ impl CatchUp {
 }
 
 impl Schedule {
-    /// Returns how long to wait after the `n`-th failure, from 1, before the next try.
+    /// Returns the delay before the retry after the `n`-th failure, counted from 1.
     #[must_use]
-    pub fn wait_after(&self, n: u32) -> Period {
-        let doubled = 2_u64.saturating_pow(n.saturating_sub(1));
-        Period(self.backoff.0.saturating_mul(doubled).min(self.backoff_max.0))
+    pub fn backoff_after(&self, n: u32) -> Period {
+        let factor = 2_u64.saturating_pow(n.saturating_sub(1));
+        Period(self.backoff.0.saturating_mul(factor).min(self.backoff_max.0))
     }
 
-    /// Refuses what cannot be meant.
+    /// Validates the options.
     pub(super) fn validate(&self) -> Result<(), JobError> {
-        let refuse = |key, problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
+        let invalid =
+            |key, problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
         if self.max_overlap > 0 {
-            return refuse(
+            return invalid(
                 "schedule.max_overlap",
-                "is above 0, but an output has one writer at a time: write 0, or a second job file \
-                 with an `output.path` of its own",
+                "must be 0, because an output has one writer: for parallel runs, use a second job \
+                 file with another `output.path`",
             );
         }
         if self.timeout.is_some_and(|timeout| timeout.0 == 0) {
-            return refuse("schedule.timeout", "is 0: write a time above 0, or leave it out");
+            return invalid("schedule.timeout", "must be above 0: omit it for no timeout");
         }
         Ok(())
     }
 }
 
-/// Who is told how a scheduled run went, once it is over and no try is left.
+/// The hooks of a scheduled run, run once it reaches a final state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hooks {
-    /// When every row is accounted for.
+    /// Run when every row is answered or rejected.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on_success: Vec<Hook>,
-    /// When the run failed for good.
+    /// Run when the run failed and no retries are left.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on_failure: Vec<Hook>,
 }
 
-/// One way to tell: a command or a webhook.
+/// A hook: a command or a webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hook {
-    /// A program and its arguments, started in the folder of the job file without a shell; it is given
-    /// the message, a JSON object, on its standard input.
+    /// A program and its arguments, started without a shell in the folder of the job file. It receives the
+    /// message, a JSON object, on standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// An `http://` or `https://` address that the message is posted to.
+    /// An `http://` or `https://` URL that receives the message as a POST request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The environment variable with the secret that the message is signed with: the header
-    /// `Legenda-Signature` is `sha256=` and the HMAC-SHA256 of the body, in hex.
+    /// The environment variable with the signing secret. The header `Legenda-Signature` is then `sha256=`
+    /// followed by the HMAC-SHA256 of the body in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_env: Option<String>,
-    /// How long it may take; default: 30 seconds.
+    /// The timeout. Default: 30 seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Period>,
 }
 
-/// How a hook tells.
+/// The kinds of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind<'a> {
-    /// By a command: a program and its arguments.
+    /// A command: a program and its arguments.
     Command(&'a [String]),
-    /// By a webhook: its address.
+    /// A webhook: its URL.
     Webhook(&'a str),
 }
 
 impl Hook {
-    /// Returns how the hook tells; none of one that says both, or neither.
+    /// Returns the kind of hook; `None` if both or neither of `command` and `url` are set.
     #[must_use]
     pub fn kind(&self) -> Option<HookKind<'_>> {
         match (&self.command, &self.url) {
@@ -161,32 +161,32 @@ impl Hook {
 }
 
 impl Hooks {
-    /// Returns whether nobody is told anything.
+    /// Returns whether there are no hooks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.on_success.is_empty() && self.on_failure.is_empty()
     }
 
-    /// Refuses what cannot be meant.
+    /// Validates the options.
     pub(super) fn validate(&self) -> Result<(), JobError> {
         for (key, hooks) in
             [("hooks.on_success", &self.on_success), ("hooks.on_failure", &self.on_failure)]
         {
-            let refuse = |problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
+            let invalid = |problem: &str| Err(JobError::Value { key, problem: problem.to_owned() });
             for hook in hooks {
                 match hook.kind() {
-                    None => return refuse("needs `command` or `url`, and not both"),
+                    None => return invalid("must set exactly one of `command` and `url`"),
                     Some(HookKind::Command(words)) => {
                         if words.first().is_none_or(String::is_empty) {
-                            return refuse("has an empty `command`: name a program");
+                            return invalid("must not have an empty `command`");
                         }
                         if hook.secret_env.is_some() {
-                            return refuse("has `secret_env`, which is for `url`: remove it");
+                            return invalid("supports `secret_env` only with `url`");
                         }
                     }
                     Some(HookKind::Webhook(url)) => {
                         if !(url.starts_with("https://") || url.starts_with("http://")) {
-                            return refuse("has a `url` that is no http:// or https:// address");
+                            return invalid("must have an http:// or https:// `url`");
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! The table to read.
+//! The source: the table to read.
 
 use std::collections::BTreeMap;
 
@@ -7,74 +7,74 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ColumnType, Incremental,
-    strings::{OneOrSeveral, one_or_several},
+    strings::{OneOrMany, one_or_many},
 };
 
 /// The table to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Files, directories (every file below that is of the format) or glob patterns, relative to the
-    /// job file, or URLs of such in object stores (`s3://`, `gs://`, `az://`), or of files (`https://`).
-    /// A single one may be written without brackets.
-    #[serde(deserialize_with = "one_or_several")]
-    #[schemars(with = "OneOrSeveral")]
+    /// Files, directories (searched recursively) or glob patterns: paths relative to the job file, or URLs
+    /// in object stores (`s3://`, `gs://`, `az://`). Single files can also be `https://` URLs. A single
+    /// value needs no brackets.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany")]
     pub paths: Vec<String>,
-    /// What the files are; default: what their extensions say, and of a directory or pattern with
-    /// several the first of Parquet, Arrow, tar, JSON Lines, CSV and media that it holds.
+    /// The format of the files. Default: by extension. If a directory or pattern contains several formats,
+    /// the first of Parquet, Arrow, tar, JSON Lines, CSV and media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SourceFormat>,
-    /// Types of columns of CSV and JSON Lines, such as `{ id = "int64", sku = "string" }`; default: the
-    /// narrowest that changes no cell of the table. A cell that is not of the type costs its row.
+    /// The types of CSV and JSON Lines columns, such as `{ id = "int64", sku = "string" }`. Default: the
+    /// narrowest type that preserves every cell. A row with a cell of another type is rejected.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schema: BTreeMap<String, ColumnType>,
-    /// A SQL query that chooses rows, such as `SELECT * FROM source WHERE lang = 'en'`, and may compute
-    /// columns: asked of each file, named `source`, without its columns of bytes.
+    /// A SQL query that selects rows and may compute columns, such as
+    /// `SELECT * FROM source WHERE lang = 'en'`. It runs on each file, as the table `source`, without its
+    /// binary columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    /// Further tables that the query may join, by their names in it: a file, folder or pattern, as in
-    /// `paths`. When one changes, the job does.
+    /// Additional tables for joins in the query, by name: a file, directory or pattern, as in `paths`. A
+    /// change of such a table is a change of the job.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: BTreeMap<String, String>,
-    /// Which files are read when earlier runs have written to the same output: `"changed"` (new and
-    /// changed ones), `"new"` or `"all"`.
+    /// The files to read when earlier runs wrote to the same output: `"changed"` (new and changed files),
+    /// `"new"` or `"all"`.
     #[serde(default)]
     pub incremental: Incremental,
-    /// What becomes of a file that cannot be read, such as a damaged one: `"skip"` (it is counted and
-    /// named) or `"stop"`.
+    /// The handling of a file that cannot be read, such as a damaged one: `"skip"` (counted and listed) or
+    /// `"stop"`.
     #[serde(default, skip_serializing_if = "OnBadFile::is_default")]
     pub on_bad_file: OnBadFile,
-    /// Whether links are read that lead out of the folders that `paths` name. Without it they are skipped and
-    /// counted, but for those to where git-annex (`.git/annex/objects`), DVC (`.dvc/cache`) and the cache of
-    /// the Hub (`blobs`) keep the contents of a folder.
+    /// Whether to follow symlinks that lead out of the folders in `paths`. By default they are skipped and
+    /// counted, except links into the object stores of git-annex (`.git/annex/objects`), DVC (`.dvc/cache`)
+    /// and the Hub cache (`blobs`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub follow_links: bool,
-    /// Which column is what.
+    /// The roles of columns.
     #[serde(default)]
     pub columns: Columns,
-    /// Folders, relative to the job file, or URLs of folders in stores, that media cells with a path
-    /// may lead to, beside the folder of the table's own file. A relative path that is not there is looked
-    /// for in them, so that rejects, which lie elsewhere, can be a source.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
-    #[schemars(with = "OneOrSeveral")]
+    /// Folders, relative to the job file, or folder URLs in object stores that paths in media cells may point
+    /// to, in addition to the folder of the table file. A relative path that does not exist next to the
+    /// table is looked up in them, so that rejects, which are stored elsewhere, can be a source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany")]
     pub media_dirs: Vec<String>,
-    /// Hosts of the web that media cells with a URL may lead to, by HTTPS: `images.example.org`,
-    /// `*.example.org` for those below a name, `http://host:8080` for one without encryption. A host
-    /// without a port is meant at that of its scheme, 443 or 80. Names that lead to addresses of a private
-    /// network are refused.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_several")]
-    #[schemars(with = "OneOrSeveral")]
+    /// Web hosts that URLs in media cells may point to, over HTTPS: `images.example.org`, `*.example.org`
+    /// for subdomains, `http://host:8080` for unencrypted HTTP. The default port is that of the scheme, 443
+    /// or 80. Names that resolve to private addresses are rejected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    #[schemars(with = "OneOrMany")]
     pub media_hosts: Vec<String>,
 }
 
-/// What becomes of a file of the source that cannot be read.
+/// The handling of a source file that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadFile {
-    /// It is skipped, counted and named; the others are read.
+    /// Skip it, count it and list it; read the other files.
     #[default]
     Skip,
-    /// Nothing is read.
+    /// Stop before reading any row.
     Stop,
 }
 
@@ -84,7 +84,7 @@ impl OnBadFile {
     }
 }
 
-/// What the files of a source are.
+/// The format of source files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceFormat {
@@ -92,54 +92,53 @@ pub enum SourceFormat {
     Parquet,
     /// Arrow IPC: files (also called Feather) and streams.
     Arrow,
-    /// WebDataset shards: tar files, which may be compressed by gzip or zstd, whose members of one stem
-    /// are a row, with a column for each
-    /// extension and `__key__`.
+    /// WebDataset shards: tar files, optionally compressed with gzip or zstd. Members with the same stem are
+    /// one row, with one column per extension and `__key__`.
     Tar,
-    /// JSON Lines, an object per line, or a list of objects; may be compressed by gzip or zstd.
+    /// JSON Lines (one object per line) or a JSON array of objects, optionally compressed with gzip or zstd.
     Jsonl,
-    /// CSV or TSV with a header, separated by commas, semicolons, tabs or `|`; may be compressed by gzip or
-    /// zstd.
+    /// CSV or TSV with a header, separated by commas, semicolons, tabs or `|`, optionally compressed with
+    /// gzip or zstd.
     Csv,
-    /// Pictures and sounds: each file is a row with `path`, `file_name`, `size` and `media`.
+    /// Image and audio files: each file is one row with `path`, `file_name`, `size` and `media`.
     Media,
-    /// Batch files of OpenAI's API, with `custom_id`, `url`, `parameters`, `system`, `text`, `images`,
+    /// OpenAI Batch API files, with the columns `custom_id`, `url`, `parameters`, `system`, `text`, `images`,
     /// `has_images` and `line`.
     OpenaiBatch,
 }
 
-/// Which column of the table is what part of a record.
+/// The roles of columns: the parts of a record that they contain.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Columns {
-    /// A name for the row, used in messages.
+    /// The id of the row, used in messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The text, which templates also see as `text`.
+    /// The text; templates can also use it as `text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// In the place of `text`, a conversation: a list of `{role, content}`, or such a list as JSON. What
-    /// its last message says, which is the user's, templates see as `text`; its system messages go before
-    /// that of the task.
+    /// A conversation, instead of `text`: a list of `{role, content}`, or such a list as JSON. The last
+    /// message must be from the user; templates can use its content as `text`. System messages go before
+    /// `task.system`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
     /// The image or images: bytes, `{bytes, path}`, a path or URL, a `data:` URI, base64, or a list of
-    /// those. Of WebDataset shards several extensions may be named: `jpg;jpeg;png;webp`.
+    /// these. For WebDataset shards, several extensions can be given: `jpg;jpeg;png;webp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The audio: as `image`.
+    /// The audio, in the same forms as `image`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<String>,
-    /// The seed of the row's draws, in place of `generation.seed`: a whole number, or null for none.
-    /// Rows with the same seed and the same input get the same answer.
+    /// The sampling seed of the row, instead of `generation.seed`: an integer, or null for none. Rows with
+    /// the same seed and the same input get the same answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<String>,
 }
 
 impl Columns {
-    /// Returns whether a column says the text of a row.
+    /// Returns whether a column contains the text of a row.
     #[must_use]
-    pub fn says_text(&self) -> bool {
+    pub fn has_text(&self) -> bool {
         self.text.is_some() || self.messages.is_some()
     }
 }

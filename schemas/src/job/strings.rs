@@ -1,4 +1,4 @@
-//! Lists of strings, of which a list of one may be written as the string alone.
+//! Lists of strings that also accept a single string.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,26 +8,26 @@ use serde::{
     de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-/// A list of strings, or a string that stands for a list of one.
-pub(super) struct OneOrSeveral(Vec<String>);
+/// A list of strings, or a single string.
+pub(super) struct OneOrMany(Vec<String>);
 
-impl<'de> Deserialize<'de> for OneOrSeveral {
+impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Strings;
 
         impl<'de> Visitor<'de> for Strings {
-            type Value = OneOrSeveral;
+            type Value = OneOrMany;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or a list of strings")
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(OneOrSeveral(vec![text.to_owned()]))
+                Ok(OneOrMany(vec![text.to_owned()]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(items)).map(OneOrSeveral)
+                Vec::deserialize(SeqAccessDeserializer::new(items)).map(OneOrMany)
             }
         }
 
@@ -35,9 +35,9 @@ impl<'de> Deserialize<'de> for OneOrSeveral {
     }
 }
 
-impl JsonSchema for OneOrSeveral {
+impl JsonSchema for OneOrMany {
     fn schema_name() -> Cow<'static, str> {
-        "OneOrSeveral".into()
+        "OneOrMany".into()
     }
 
     fn inline_schema() -> bool {
@@ -51,16 +51,16 @@ impl JsonSchema for OneOrSeveral {
     }
 }
 
-/// Reads a list of strings, or a string.
-pub(super) fn one_or_several<'de, D: Deserializer<'de>>(
+/// Deserializes a list of strings or a single string.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<String>, D::Error> {
-    OneOrSeveral::deserialize(deserializer).map(|OneOrSeveral(strings)| strings)
+    OneOrMany::deserialize(deserializer).map(|OneOrMany(strings)| strings)
 }
 
-/// Reads the same of a key that may be left out.
-pub(super) fn some_one_or_several<'de, D: Deserializer<'de>>(
+/// Deserializes an optional list of strings or a single string.
+pub(super) fn optional_one_or_many<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<String>>, D::Error> {
-    one_or_several(deserializer).map(Some)
+    one_or_many(deserializer).map(Some)
 }

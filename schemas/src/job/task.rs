@@ -1,49 +1,48 @@
-//! What is asked of every row.
+//! The task: what the model does with every row.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is asked of every row.
+/// The task to run on every row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// The kind of task.
     pub kind: TaskKind,
-    /// A template over the columns of a row (Jinja syntax: `{{ column }}`). Default: for `caption`
-    /// and `transcribe` a fixed request, for the others the row's text.
+    /// The prompt template over the columns of a row, in Jinja syntax (`{{ column }}`). Default: a fixed
+    /// prompt for `caption` and `transcribe`, the text of the row for the other tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// A template for the system message, for models that have one.
+    /// The template of the system message, for models that support one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The language that is spoken, by its code (`"de"`) or English name (`"german"`), for models
-    /// that want it; default: the model finds out, row by row. Of a translator of many languages the
-    /// one of the text; default: what its tokenizer says.
+    /// The spoken language, as a code (`"de"`) or English name (`"german"`), for models that need it.
+    /// Default: the model detects it for each row. For a multilingual translation model, the language of
+    /// the text. Default: that of its tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// The language to write, by the same names, for a translator of many languages.
+    /// The target language, by the same names, for a multilingual translation model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_language: Option<String>,
-    /// Whether to write down what is said in English, whatever the language.
+    /// Whether to translate speech to English.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub translate: bool,
-    /// Whether transcripts tell when things are said: `<|0.00|> Hello.<|0.84|>`, in seconds.
+    /// Whether transcripts contain timestamps in seconds: `<|0.00|> Hello.<|0.84|>`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timestamps: bool,
-    /// How a sound is heard that is longer than the model hears at a time.
+    /// The handling of audio that is longer than the model's window.
     #[serde(default, skip_serializing_if = "LongAudio::is_default")]
     pub long_audio: LongAudio,
 }
 
-/// How a sound is heard that is longer than the model hears at a time.
+/// The handling of audio that is longer than the model's window (long-form transcription).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongAudio {
-    /// In windows that overlap and are heard independently of each other; what they say is joined.
+    /// Transcribe overlapping windows independently and merge the transcripts.
     #[default]
     Chunked,
-    /// In windows of which each begins where the transcript of the one before ends, as the
-    /// timestamps in it tell.
+    /// Transcribe one window after another; each starts at the last timestamp of the previous transcript.
     Sequential,
 }
 
@@ -57,25 +56,25 @@ impl LongAudio {
         }
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl Task {
-    /// Returns the first key that is set and that this kind of task has no use for, with the kinds
-    /// that have.
-    pub(super) fn useless_key(&self) -> Option<(&'static str, &'static str)> {
-        let (speaks, writes) = (self.kind == TaskKind::Transcribe, self.kind == TaskKind::Generate);
+    /// Returns the first set key that does not apply to this kind of task, with the kinds it applies to.
+    pub(super) fn inapplicable_key(&self) -> Option<(&'static str, &'static str)> {
+        let transcribes = self.kind == TaskKind::Transcribe;
+        let generates = self.kind == TaskKind::Generate;
         let keys = [
-            ("task.language", self.language.is_some(), speaks || writes),
-            ("task.target_language", self.target_language.is_some(), writes),
-            ("task.translate", self.translate, speaks),
-            ("task.timestamps", self.timestamps, speaks),
-            ("task.long_audio", !self.long_audio.is_default(), speaks),
+            ("task.language", self.language.is_some(), transcribes || generates),
+            ("task.target_language", self.target_language.is_some(), generates),
+            ("task.translate", self.translate, transcribes),
+            ("task.timestamps", self.timestamps, transcribes),
+            ("task.long_audio", !self.long_audio.is_default(), transcribes),
         ];
-        let (key, ..) = keys.into_iter().find(|(_, is_set, is_useful)| *is_set && !is_useful)?;
+        let (key, ..) = keys.into_iter().find(|(_, is_set, applies)| *is_set && !applies)?;
         Some((
             key,
             match key {
@@ -91,15 +90,15 @@ impl Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
-    /// Says what is in an image.
+    /// Describe an image.
     Caption,
-    /// Answers a question, about an image or sound where the row has one.
+    /// Answer a question, optionally about an image or audio.
     Answer,
-    /// Writes down what is said in a sound.
+    /// Transcribe speech.
     Transcribe,
-    /// Continues or answers a text.
+    /// Continue or answer a text.
     Generate,
-    /// Turns a text, an image or a sound into an embedding: a list of numbers.
+    /// Compute an embedding of text, an image or audio.
     Embed,
 }
 
@@ -120,7 +119,7 @@ impl TaskKind {
         }
     }
 
-    /// Returns the prompt template of a job that gives none.
+    /// Returns the default prompt template.
     #[must_use]
     pub fn default_prompt(self) -> &'static str {
         match self {

@@ -17,7 +17,7 @@ fn error(text: &str, overrides: &[&str]) -> String {
 }
 
 #[test]
-fn defaults_fill_a_short_file() {
+fn a_minimal_job_uses_defaults() {
     let job = Job::parse(CAPTIONS, &[]).unwrap();
     assert_eq!(job.task.kind, TaskKind::Caption);
     assert_eq!(job.model.bundle, "legenda-tiny");
@@ -25,15 +25,15 @@ fn defaults_fill_a_short_file() {
 }
 
 #[test]
-fn unknown_keys_are_shown_with_their_line() {
+fn unknown_keys_are_reported_with_their_line() {
     let text = CAPTIONS.replace("kind =", "knid =");
     let message = error(&text, &[]);
     assert!(message.contains("line 4") && message.contains("knid"), "{message}");
 }
 
 #[test]
-fn misspelt_keys_and_values_are_shown_with_what_was_meant() {
-    for (from, to, meant) in [
+fn misspelled_keys_and_values_get_a_suggestion() {
+    for (from, to, suggestion) in [
         ("kind =", "knid =", "did you mean `kind`?"),
         ("\"caption\"", "\"captoin\"", "did you mean `caption`?"),
         ("[output]", "[ouput]", "did you mean `output`?"),
@@ -43,9 +43,9 @@ fn misspelt_keys_and_values_are_shown_with_what_was_meant() {
         ("paths =", "cron = \"x\"\npaths =", "`cron` is a key of `[schedule]`"),
     ] {
         let message = error(&CAPTIONS.replacen(from, to, 1), &[]);
-        assert!(message.ends_with(meant), "{message}");
+        assert!(message.ends_with(suggestion), "{message}");
     }
-    for (set, meant) in [
+    for (set, suggestion) in [
         ("model.slot=3", "did you mean `slots`?"),
         ("modle.slots=3", "did you mean `model`?"),
         ("model.device=cudda", "did you mean `cuda`?"),
@@ -56,14 +56,14 @@ fn misspelt_keys_and_values_are_shown_with_what_was_meant() {
         ("source.slots=3", "`slots` is a key of `[model]`"),
     ] {
         let message = error(CAPTIONS, &[set]);
-        assert!(message.ends_with(meant), "{set}: {message}");
+        assert!(message.ends_with(suggestion), "{set}: {message}");
     }
     let message = error(CAPTIONS, &["model.colour=3"]);
     assert!(message.contains("colour") && !message.contains("mean"), "{message}");
 }
 
 #[test]
-fn a_list_of_one_needs_no_brackets() {
+fn a_single_value_needs_no_brackets() {
     let text = CAPTIONS.replace("[\"pictures.parquet\"]", "\"pictures.parquet\"");
     let text = text.replace("path =", "columns = \"id\"\npath =");
     let text = format!("{text}\n[generation]\nstop = \"END\"");
@@ -72,7 +72,7 @@ fn a_list_of_one_needs_no_brackets() {
     assert_eq!(job.source.media_dirs, ["x"]);
     assert_eq!(job.output.columns.as_deref(), Some(["id".to_owned()].as_slice()));
     assert_eq!(job.generation.stop, ["END"]);
-    // What is written to an output reads back.
+    // The stored job round-trips.
     let written = toml::to_string(&job).unwrap();
     assert_eq!(Job::parse(&written, &[]).unwrap(), job);
     for wrong in ["source.paths=7", "source.paths=[7]"] {
@@ -81,13 +81,13 @@ fn a_list_of_one_needs_no_brackets() {
 }
 
 #[test]
-fn the_version_may_be_left_out() {
+fn the_version_is_optional() {
     let job = Job::parse(&CAPTIONS.replace("version = 1", ""), &[]).unwrap();
     assert_eq!(job, Job::parse(CAPTIONS, &[]).unwrap());
 }
 
 #[test]
-fn overrides_take_toml_or_plain_text() {
+fn override_values_are_toml_or_plain_text() {
     let overrides =
         ["model.slots=3", "output.path=elsewhere/x", "limits.memory=1GiB"].map(str::to_owned);
     let job = Job::parse(CAPTIONS, &overrides).unwrap();
@@ -97,7 +97,7 @@ fn overrides_take_toml_or_plain_text() {
 }
 
 #[test]
-fn wrong_overrides_name_the_key() {
+fn invalid_overrides_name_the_key() {
     assert!(error(CAPTIONS, &["model.slots=many"]).contains("`model.slots`"));
     assert!(error(CAPTIONS, &["model.slot=3"]).contains("slot"));
     assert!(error(CAPTIONS, &["version.x=3"]).contains("not a table"));
@@ -105,7 +105,7 @@ fn wrong_overrides_name_the_key() {
 }
 
 #[test]
-fn values_that_cannot_be_meant_are_refused() {
+fn invalid_values_are_rejected() {
     for (set, key) in [
         ("version=2", "`version`"),
         ("source.paths=[]", "`source.paths`"),
@@ -137,11 +137,11 @@ const EMBEDDINGS: &str = r#"
 "#;
 
 #[test]
-fn an_embedding_is_of_one_thing() {
+fn an_embedding_has_one_input() {
     let job = Job::parse(EMBEDDINGS, &[]).unwrap();
     assert_eq!(job.prompt_template(), "{{ text }}");
-    let of_image = EMBEDDINGS.replace("text = \"text\"", "image = \"image\"");
-    assert_eq!(Job::parse(&of_image, &[]).unwrap().prompt_template(), "");
+    let image_job = EMBEDDINGS.replace("text = \"text\"", "image = \"image\"");
+    assert_eq!(Job::parse(&image_job, &[]).unwrap().prompt_template(), "");
     for (set, key) in [
         ("source.columns.image=\"image\"", "`source.columns`"),
         ("source.columns={}", "`source.columns`"),
@@ -154,23 +154,23 @@ fn an_embedding_is_of_one_thing() {
         let message = error(EMBEDDINGS, &[set]);
         assert!(message.contains(key), "{set}: {message}");
     }
-    assert!(error(&of_image, &["task.prompt=\"a {{ x }}\""]).contains("several things"));
-    assert!(error(&of_image, &["embedding.prompt_name=\"query\""]).contains("prompt_name"));
+    assert!(error(&image_job, &["task.prompt=\"a {{ x }}\""]).contains("one input to embed"));
+    assert!(error(&image_job, &["embedding.prompt_name=\"query\""]).contains("prompt_name"));
     assert!(error(CAPTIONS, &["embedding.normalize=true"]).contains("`embedding`"));
 }
 
 #[test]
-fn identity_ignores_what_cannot_change_answers() {
+fn the_identity_ignores_options_that_do_not_change_answers() {
     let job = Job::parse(CAPTIONS, &[]).unwrap();
     let tuned = Job::parse(CAPTIONS, &["model.slots=9".into(), "limits.memory=1GiB".into()]);
-    let asked = Job::parse(CAPTIONS, &["task.prompt=What?".into()]).unwrap();
+    let prompted = Job::parse(CAPTIONS, &["task.prompt=What?".into()]).unwrap();
     assert_eq!(job.identity("r"), tuned.unwrap().identity("r"));
-    assert_ne!(job.identity("r"), asked.identity("r"));
+    assert_ne!(job.identity("r"), prompted.identity("r"));
     assert_ne!(job.identity("r"), job.identity("s"));
 }
 
 #[test]
-fn schema_knows_every_table() {
+fn the_schema_contains_every_table() {
     let schema = Job::json_schema().to_string();
     assert!(schema.contains("\"max_overlap\"") && schema.contains("\"on_failure\""));
     for key in
@@ -190,7 +190,7 @@ fn another_precision_is_another_job() {
     assert_ne!(none["model.precision"], half["model.precision"]);
     let table = identity(&[r#"model.precision={ embed_tokens = "fp16" }"#]);
     assert_eq!(table["model.precision"]["embed_tokens"], "fp16");
-    assert!(error(CAPTIONS, &["model.precision=half"]).contains("`half` is no precision"));
+    assert!(error(CAPTIONS, &["model.precision=half"]).contains("invalid precision `half`"));
 }
 
 const NIGHTLY: &str = r#"
@@ -205,21 +205,21 @@ const NIGHTLY: &str = r#"
 "#;
 
 #[test]
-fn a_schedule_changes_no_answer() {
+fn a_schedule_does_not_change_the_identity() {
     let job = Job::parse(CAPTIONS, &[]).unwrap();
     let nightly = Job::parse(&format!("{CAPTIONS}{NIGHTLY}"), &[]).unwrap();
     assert_eq!(job.identity("r"), nightly.identity("r"));
     let schedule = nightly.schedule.as_ref().unwrap();
     assert_eq!(schedule.catch_up, super::CatchUp::Last);
-    let waits: Vec<u64> = (1..=5).map(|n| schedule.wait_after(n).0).collect();
-    assert_eq!(waits, [10, 20, 40, 60, 60]);
-    assert_eq!(schedule.wait_after(u32::MAX).0, 60);
+    let delays: Vec<u64> = (1..=5).map(|n| schedule.backoff_after(n).0).collect();
+    assert_eq!(delays, [10, 20, 40, 60, 60]);
+    assert_eq!(schedule.backoff_after(u32::MAX).0, 60);
     let text = toml::to_string(&nightly).unwrap();
     assert_eq!(Job::parse(&text, &[]).unwrap(), nightly);
 }
 
 #[test]
-fn schedules_and_hooks_that_cannot_be_meant_are_refused() {
+fn invalid_schedules_and_hooks_are_rejected() {
     let nightly = format!("{CAPTIONS}{NIGHTLY}");
     for (set, key) in [
         ("schedule.cron=0 0 30 2 *", "never due"),

@@ -103,7 +103,7 @@ fn a_line_that_cannot_be_answered_costs_nobody_else() {
         (2, Some("logprobs"), "`logprobs`"),
         (3, Some("body"), "null"),
         (4, None, "EOF"),
-        (5, None, "not a request"),
+        (5, None, "not a valid request"),
         (6, Some("custom_id"), "missing"),
         (7, Some("custom_id"), "a number"),
         (8, Some("url"), "/v1/chat/completions"),
@@ -253,9 +253,9 @@ fn images_go_to_models_that_take_them() {
     let told = answer(&Workplace::new(), &lines, "legenda-tiny");
     assert!(!content(&told[0]).is_empty() && !content(&told[2]).is_empty());
     error(&told[1], Some("messages"));
-    assert!(error(&told[3], Some("messages")).contains("nothing is fetched"));
+    assert!(error(&told[3], Some("messages")).contains("not fetched"));
     let told = answer(&Workplace::new(), &lines, &llama());
-    assert!(error(&told[0], Some("messages")).contains("takes no images"));
+    assert!(error(&told[0], Some("messages")).contains("does not accept images"));
     assert!(!content(&told[2]).is_empty());
 }
 
@@ -298,7 +298,7 @@ fn names_and_models_that_are_not_unique_are_told() {
     let args = ["batch", "in.jsonl", "--model", &llama(), "--out", "out.jsonl"];
     let ended = place.run(&args).expect(0);
     ended.complains_of(&[
-        "1 request has the `custom_id`",
+        "1 request repeats the `custom_id`",
         "2 requests name another model",
         "`another`",
     ]);

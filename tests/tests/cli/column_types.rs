@@ -450,7 +450,7 @@ fn arrow_files_and_streams_are_sources() {
         let cut = File::options().write(true).open(place.path("cut.arrow")).unwrap();
         cut.set_len(cut.metadata().unwrap().len() - n_left_out).unwrap();
         place.write("job.toml", &TEXT_JOB.replace("table.parquet", "cut.arrow"));
-        place.run(&["check", "job.toml"]).expect(2).complains_of(&["cut.arrow", "it is cut off"]);
+        place.run(&["check", "job.toml"]).expect(2).complains_of(&["cut.arrow", "truncated"]);
     }
 }
 

@@ -98,13 +98,13 @@ fn what_is_wrong_with_a_dataset_is_told() {
         ended(command.envs(token.map(|token| ("HF_TOKEN", token)))).expect(2)
     };
     let none = refused("hf://datasets/owner/data/none-*.parquet", None);
-    none.complains_of(&["none-*.parquet", "no file to read"]);
+    none.complains_of(&["none-*.parquet", "no readable file matches"]);
     refused("hf://datasets/owner/other", None).complains_of(&["dataset", "check the name"]);
-    refused("hf://datasets/owner", None).complains_of(&["write `hf://datasets/owner/name`"]);
+    refused("hf://datasets/owner", None).complains_of(&["expected `hf://datasets/owner/name`"]);
     let pictures = refused("hf://datasets/owner/data/pictures", None);
     pictures.complains_of(&["all.parquet"]);
     hub.want_token();
-    refused("hf://datasets/owner/data", None).complains_of(&["the Hub refuses", "HF_TOKEN"]);
+    refused("hf://datasets/owner/data", None).complains_of(&["the Hub denied access", "HF_TOKEN"]);
     let mut command = hub.command(&place, &["check", "job.toml"]);
     let offline = ended(command.env("HF_HUB_OFFLINE", "1")).expect(2);
     offline.complains_of(&["owner/data", "`HF_HUB_OFFLINE` is set"]);

@@ -209,5 +209,5 @@ fn what_cannot_be_embedded_is_told_before_anything_is_read() {
     place.run(&["check", "llama.toml"]).expect(2).complains_of(&["`llama` cannot do `embed`"]);
     place.write("both.toml", &embedding_job(PICTURE_JOB, "clip"));
     let both = ["check", "both.toml", "--set", "source.columns.text=id"];
-    place.run(&both).expect(2).complains_of(&["several things to embed"]);
+    place.run(&both).expect(2).complains_of(&["one input to embed"]);
 }

@@ -115,11 +115,11 @@ fn a_device_that_is_not_there_is_an_error_not_a_fallback() {
     // On a machine with CUDA the run simply works.
     let ended = place.run(&args);
     if ended.code != Some(0) {
-        ended.expect(2).complains_of(&["CUDA cannot be used", "no CUDA device was found"]);
+        ended.expect(2).complains_of(&["CUDA is not available", "no CUDA device was found"]);
         place
             .run(&["check", args[1], args[2], args[3]])
             .expect(2)
-            .complains_of(&["CUDA cannot be used"]);
+            .complains_of(&["CUDA is not available"]);
     }
 }
 
@@ -128,7 +128,7 @@ fn a_memory_limit_below_the_model_is_refused_with_what_would_do() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let args = ["run", "job.toml", "--set", "limits.memory=8MiB"];
-    place.run(&args).expect(2).complains_of(&["limits.memory", "MiB or more"]);
+    place.run(&args).expect(2).complains_of(&["limits.memory", "set it to at least"]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn every_file_of_a_folder_is_a_row_or_counted() {
     for passed in ["._a.jpg", "Thumbs.db", ".trash/b.png", "notes.txt", "more.TXT"] {
         write(&place.path("in").join(passed), b"no image");
     }
-    let skipped = "skipped 5 files: 2 TXT, 2 hidden, 1 of the system";
+    let skipped = "skipped 5 files: 2 TXT, 2 hidden, 1 system file";
     let checked = place.run(&["check", "job.toml"]).expect(0);
     assert!(checked.stdout.contains("9 rows in 9 files"), "{}", checked.stdout);
     assert!(checked.stdout.contains(skipped), "{}", checked.stdout);
@@ -276,7 +276,7 @@ fn an_output_folder_holds_answers_alone() {
     let drop_answer = ["run", "again.toml", "--set", "output.columns=[\"id\"]"];
     let run = place.run(&drop_answer).expect(0);
     assert!(run.stdout.contains("rows_in 9 == "), "{}", run.stdout);
-    assert!(run.stdout.contains("1 of bookkeeping"), "{}", run.stdout);
+    assert!(run.stdout.contains("1 metadata file"), "{}", run.stdout);
 }
 
 #[test]

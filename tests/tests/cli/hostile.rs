@@ -182,7 +182,10 @@ fn text_that_is_not_utf8_within_lists_structs_and_maps_costs_its_row() {
         for (message, column) in messages.iter().zip(["nested", "nested", "large", "fixed", "map"])
         {
             let message = message.as_ref().unwrap();
-            assert!(message.contains(&format!("column `{column}` is text")), "{message}");
+            assert!(
+                message.contains(&format!("column `{column}`: the text is not valid UTF-8")),
+                "{message}"
+            );
         }
         let rows = rejects.column_by_name("legenda_row").unwrap().as_primitive::<UInt64Type>();
         assert_eq!(rows.values().to_vec(), [2, 4, 5, 8, 11]);

@@ -88,7 +88,7 @@ fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
     // A Hub that is down is as good as offline, where the cache has what is needed.
     let down =
         ended(hub.command(&place, &["check", "job.toml"]).env("HF_ENDPOINT", "http://127.0.0.1:9"));
-    down.expect(0).complains_of(&["the cache is taken as it is"]);
+    down.expect(0).complains_of(&["Hub unreachable; using the cache"]);
     assert_eq!(hub.asked(), []);
 }
 
@@ -142,7 +142,7 @@ fn a_folder_of_a_repository_may_be_the_model() {
     assert!(plan.contains(&format!("{COMMIT}/cpu/int4:fp32")), "{plan}");
     let none = format!("model.bundle={MODEL}/gpu");
     let none = ended(&mut hub.command(&place, &["check", "job.toml", "--set", &none])).expect(2);
-    none.complains_of(&["no folder `gpu` in `hf://owner/model`"]);
+    none.complains_of(&["folder `gpu` in `hf://owner/model` was not found"]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_connection_that_breaks_is_taken_up_where_it_broke() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.fault("onnx/model.onnx", Fault::Cut { times: 2, after_bytes: 60_000 });
     let told = ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0);
-    told.complains_of(&["fetch failed, will go on"]);
+    told.complains_of(&["fetch failed; retrying"]);
     let starts: Vec<_> =
         hub.asked().iter().filter(|asked| asked.at_second).map(|asked| asked.range_start).collect();
     assert_eq!(starts, [None, Some(60_000), Some(120_000)]);
@@ -216,7 +216,7 @@ fn a_damaged_file_is_not_kept() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.fault("onnx/model.onnx", Fault::Damage);
     let told = ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(4);
-    told.complains_of(&["`onnx/model.onnx` of `hf://owner/model` arrived damaged", "SHA-256"]);
+    told.complains_of(&["failed to verify `onnx/model.onnx` of `hf://owner/model`", "SHA-256"]);
     hub.mend();
     drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
 }
@@ -225,20 +225,24 @@ fn a_damaged_file_is_not_kept() {
 fn refusals_say_what_to_do() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     let pull = |model: &str| ended(&mut hub.command(&place, &["models", "pull", model]));
-    pull("hf://owner/none").expect(2).complains_of(&["no model `hf://owner/none`: check the name"]);
-    pull("hf://owner/model@v9").expect(2).complains_of(&["no model `hf://owner/model@v9`"]);
-    pull("hf://a/../c").expect(2).complains_of(&["write `hf://owner/name`"]);
-    pull("legenda-tiny").expect(2).complains_of(&["is on this machine"]);
+    pull("hf://owner/none")
+        .expect(2)
+        .complains_of(&["model `hf://owner/none` was not found on the Hub"]);
+    pull("hf://owner/model@v9")
+        .expect(2)
+        .complains_of(&["model `hf://owner/model@v9` was not found"]);
+    pull("hf://a/../c").expect(2).complains_of(&["expected `hf://owner/name`"]);
+    pull("legenda-tiny").expect(2).complains_of(&["is a local model"]);
     hub.want_token();
     pull(MODEL)
         .expect(2)
-        .complains_of(&["refuses `hf://owner/model` (401)", "a token in `HF_TOKEN`"]);
+        .complains_of(&["denied access to `hf://owner/model` (HTTP 401)", "set `HF_TOKEN`"]);
     let wrong = ended(hub.command(&place, &["models", "pull", MODEL]).env("HF_TOKEN", "hf_wrong"));
     assert!(!wrong.stderr.contains("hf_wrong"), "{}", wrong.stderr);
-    wrong.expect(2).complains_of(&["the owner of the token in `HF_TOKEN` may read it"]);
+    wrong.expect(2).complains_of(&["the account of the token in `HF_TOKEN` has access"]);
     let mut down = hub.command(&place, &["models", "pull", MODEL]);
     let down = ended(down.env("HF_ENDPOINT", "http://127.0.0.1:9")).expect(4);
-    down.complains_of(&["cannot fetch model `hf://owner/model`", "run the command again"]);
+    down.complains_of(&["failed to fetch model `hf://owner/model`", "run the command again"]);
 }
 
 #[test]
@@ -384,7 +388,7 @@ fn the_embedded_model_is_checked_at_every_task() {
         assert!(answer["tokens_per_second"].as_f64().unwrap() > 0.0, "{answer}");
     }
     let shown = place.run(&["models", "show", "legenda-tiny"]).expect(0).stdout;
-    for line in ["reads          text, images, sounds", "dialect        in-place"] {
+    for line in ["reads          text, images, audio", "dialect        in-place"] {
         assert!(shown.contains(line), "{shown}");
     }
     assert!(!shown.contains("adapters"), "{shown}");

@@ -110,7 +110,7 @@ fn columns_are_what_their_cells_are() {
     }
     // Nothing is overwritten, neither the job nor what it made.
     let again = place.run(&["inspect", "table.parquet", "--job", "job.toml"]).expect(2);
-    again.complains_of(&["`job.toml` exists"]);
+    again.complains_of(&["`job.toml` already exists"]);
     let other = facts(&place, &["table.parquet"]);
     assert!(other["job"].as_str().unwrap().contains("path = \"captions-2\""), "{}", other["job"]);
 }
@@ -144,7 +144,7 @@ fn the_printed_job_is_a_job() {
         put(&place.path(&format!("sounds/{row}.wav")), bytes.unwrap());
     }
     let told = place.run(&["inspect", "sounds", "--job", "said.toml"]).expect(0);
-    assert!(told.stdout.contains("media: sounds"), "{}", told.stdout);
+    assert!(told.stdout.contains("media: audio"), "{}", told.stdout);
     let run = place.run(&["run", "said.toml"]).expect(0);
     assert!(run.stdout.contains("transcripts"), "{}", run.stdout);
     let sounds = sample.join("sounds.parquet").to_string_lossy().into_owned();
@@ -214,11 +214,11 @@ fn damage_is_counted_and_ends_nothing() {
     assert_eq!(column(&told, "text")["texts"]["bytes"]["max"], 9.0);
     place.write("no.parquet", "no table");
     place.run(&["inspect", "no.parquet"]).expect(2).complains_of(&["no.parquet"]);
-    place.run(&["inspect", "none/*.parquet"]).expect(2).complains_of(&["no file to read"]);
+    place.run(&["inspect", "none/*.parquet"]).expect(2).complains_of(&["no readable file matches"]);
     place.run(&["inspect", "t.csv", "--format", "excel"]).expect(2).complains_of(&["excel"]);
     place.write("numbers.csv", "a\n1\n2\n");
     let told = place.run(&["inspect", "numbers.csv"]).expect(0);
-    told.complains_of(&["no job is proposed"]);
+    told.complains_of(&["no job proposed"]);
 }
 
 #[test]

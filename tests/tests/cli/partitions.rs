@@ -141,7 +141,7 @@ fn folders_are_made_of_what_can_name_them() {
             .replace("[output]", "[output]\npartition_by = \"image\"\ncolumns = [\"image\"]"),
     );
     write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 10);
-    place.run(&["check", "picture.toml"]).expect(2).complains_of(&["is no text"]);
+    place.run(&["check", "picture.toml"]).expect(2).complains_of(&["cannot name folders"]);
 }
 
 #[test]

@@ -31,8 +31,8 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     // Rows of every span are shown, each with its picture and its own answer, and of the others those
     // whose answers are odd: here all, because the model has few for pictures like these.
     assert_eq!(html.matches("data:image/jpeg;base64,").count(), 30);
-    let (rejected, odd) = (html.find("Rows that were rejected"), html.find("Odd answers"));
-    assert!(rejected < odd && odd < html.find("Some rows"), "{html}");
+    let (rejected, odd) = (html.find("Rejected rows"), html.find("Odd answers"));
+    assert!(rejected < odd && odd < html.find("Sample rows"), "{html}");
     assert_eq!(html.matches("<span class=\"badge bad\">media_unknown_format</span>").count(), 10);
     assert_eq!(html.matches(">as many others</span>").count(), 30);
     let answers = place.answers("out");
@@ -54,10 +54,10 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
         ["run", "job.toml", "--set", "output.path=inline", "--set", "output.rejects=inline"];
     let _inline = place.run(&inline).expect(0);
     let inline = page(&place, "inline.legenda/report.html");
-    assert!(inline.contains("the bytes are no image") || inline.contains("media_unknown_format"));
+    assert!(inline.contains("unknown image format") || inline.contains("media_unknown_format"));
     assert!(inline.matches("<span class=\"badge bad\">media_unknown_format</span>").count() >= 8);
     let reasons = |html: &str| {
-        html.split("Why rows were rejected").nth(1)?.split("</table>").next().map(str::to_owned)
+        html.split("Reject reasons").nth(1)?.split("</table>").next().map(str::to_owned)
     };
     assert_eq!(reasons(&inline), reasons(&html));
     assert!(!html.contains("then</th>"), "there was no run before");
@@ -65,13 +65,13 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     // A second run is set beside the first, another output on request.
     let again = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
     assert!(again.stdout.contains("rows_in 40"), "{}", again.stdout);
-    assert!(page(&place, "out.legenda/report.html").contains("Beside the run before"));
+    assert!(page(&place, "out.legenda/report.html").contains("Compared with the previous run"));
     let limited = ["run", "job.toml", "--limit", "4", "--set", "output.path=other"];
     assert!(place.run(&limited).expect(0).stdout.contains("rows_in 4"));
     let told = place.run(&["report", "out", "--compare", "other"]).expect(0);
     assert!(told.stdout.contains("report in report.html"), "{}", told.stdout);
     let html = page(&place, "report.html");
-    assert!(html.contains("Beside `other`") && html.contains("<td>rows</td>"), "{html}");
+    assert!(html.contains("Compared with `other`") && html.contains("<td>rows</td>"), "{html}");
     place.run(&["report", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
 }
 

@@ -189,7 +189,7 @@ fn a_store_that_cannot_be_used_costs_time_and_no_row() {
     // A folder of that name.
     std::fs::create_dir(place.path("folder.sqlite")).unwrap();
     let ended = place.run(&["run", "job.toml", "--set", "reuse.store=folder.sqlite"]);
-    ended.expect(0).complains_of(&["folder.sqlite", "goes on without"]);
+    ended.expect(0).complains_of(&["folder.sqlite", "result store disabled"]);
 }
 
 #[cfg(unix)]
@@ -202,7 +202,7 @@ fn a_store_that_has_no_room_to_grow_costs_time_and_no_row() {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", run]).arg(legenda_tests::binary()).current_dir(place.path(""));
     let full = legenda_tests::ended(&mut command).expect(0);
-    full.complains_of(&["results.sqlite", "goes on without"]);
+    full.complains_of(&["results.sqlite", "result store disabled"]);
     assert!(full.stdout.contains("rows_in 500 == answers 500"), "{}", full.stdout);
     let _proof = place.run(&["verify", "out"]).expect(0);
     // What was kept before is whole.

@@ -75,7 +75,7 @@ fn nothing_in_the_current_directory_is_executed_or_loaded() {
     offline.env("LEGENDA_CACHE", "cache").env("LEGENDA_OFFLINE", "1").env_remove("ORT_DYLIB_PATH");
     let refused = ended(&mut offline);
     assert_ne!(refused.code, Some(0));
-    refused.complains_of(&["can be written by everybody"]);
+    refused.complains_of(&["is writable by everyone"]);
 }
 
 /// A place with an `nvidia-smi` that finds a GPU, and a cache with the library at `library`.
@@ -141,7 +141,7 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     for command in ["check", "run"] {
         let wanted = [command, "job.toml", "--set", "model.device=cuda"];
         let refused = ended(&mut with_a_gpu(&place, &wanted)).expect(2);
-        refused.complains_of(&["CUDA cannot be used", &target]);
+        refused.complains_of(&["CUDA is not available", &target]);
     }
     // Hidden, it is as if it were not there.
     let mut hidden = with_a_gpu(&place, &["doctor", "--json"]);

@@ -60,7 +60,7 @@ fn slots_run_in_their_order_through_ends_and_kills_of_the_service() {
     assert!(slots.is_sorted_by(|later, earlier| later > earlier), "each once: {slots:?}");
     // Another service cannot work with the same state beside it.
     let second = place.run(&["schedule", "jobs", "--no-page"]).expect(2);
-    second.complains_of(&["another service works"]);
+    second.complains_of(&["used by another service"]);
     assert_eq!(service.end(), Some(0));
     let verified = place.run(&["verify", "jobs/out"]).expect(0);
     assert!(verified.stdout.contains("answers 3"), "{}", verified.stdout);

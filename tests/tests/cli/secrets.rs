@@ -191,7 +191,7 @@ fn cells_of_a_web_table_are_followed_within_its_origin() {
     assert!(ran.stdout.contains("rows_in 4 == answers 2 + rejects 2"), "{}", ran.stdout);
     assert_eq!(other.asked(), [""; 0], "{:?}", server.asked());
     for message in legenda_tests::text_column(&place.rejects("out"), "legenda_message") {
-        assert!(message.unwrap().contains("another server"));
+        assert!(message.unwrap().contains("another host"));
     }
 }
 

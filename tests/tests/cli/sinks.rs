@@ -186,12 +186,12 @@ fn files_that_cannot_have_sidecars_are_errors() {
     let place = captioned();
     put(&place.path("pictures/0.jpg"), &png(1));
     let run = place.run(&["run", "job.toml"]).expect(2);
-    run.complains_of(&["output.sidecars", "0.jpg", "0.png", "would both have", "0.txt"]);
+    run.complains_of(&["output.sidecars", "0.jpg", "0.png", "would share", "0.txt"]);
     write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 4);
     let sidecars = "output.sidecars={ extension = \"txt\", mode = \"skip\" }";
     place.write("table.toml", PICTURE_JOB);
     let run = place.run(&["run", "table.toml", "--set", sidecars]).expect(2);
-    run.complains_of(&["output.sidecars", "is a table, and no picture"]);
+    run.complains_of(&["output.sidecars", "is a table, not an image"]);
 }
 
 fn request(id: &str, url: &str, body: Value) -> String {
@@ -265,14 +265,19 @@ fn a_batch_file_is_answered_line_by_line() {
     assert_eq!(of("text")["response"]["body"]["object"], "chat.completion");
     let usage = &of("text")["response"]["body"]["usage"];
     assert!(usage["prompt_tokens"].as_u64().unwrap() > 0);
-    let errors = [("tools", "`tools`"), ("far", "nothing is fetched")];
+    let errors = [("tools", "`tools`"), ("far", "not fetched")];
     for (id, problem) in errors {
         let message = of(id)["error"]["message"].as_str().unwrap();
         assert!(message.contains(problem), "{message}");
         assert_eq!(of(id)["response"]["status_code"], 400);
     }
     assert_eq!(told[1]["custom_id"], Value::Null);
-    assert!(told[1]["error"]["message"].as_str().unwrap().starts_with("the line is not a request"));
+    assert!(
+        told[1]["error"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("the line is not a valid request")
+    );
     if cfg!(feature = "sql") {
         let choice = &of("completion")["response"]["body"]["choices"][0];
         assert!(choice["text"].as_str().is_some_and(|text| !text.is_empty()), "{choice}");
@@ -320,7 +325,7 @@ fn a_batch_file_may_hold_conversations() {
     let _told = place.run(&args).expect(0);
     let told = responses(&place, "out.jsonl");
     let content = |row: usize| &told[row]["response"]["body"]["choices"][0]["message"]["content"];
-    for (row, problem) in [(2, "is not of a user"), (3, "last message"), (4, "`role`")] {
+    for (row, problem) in [(2, "not from the user"), (3, "last message"), (4, "`role`")] {
         let message = told[row]["error"]["message"].as_str().unwrap();
         assert!(message.contains(problem), "{message}");
     }

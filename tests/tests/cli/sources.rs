@@ -62,7 +62,7 @@ fn damaged_lines_are_rejects_that_stay_when_tried_again() {
     let rejects = place.rejects("out");
     assert_eq!(text_column(&rejects, "legenda_code"), [Some("row_damaged".to_owned())]);
     let message = text_column(&rejects, "legenda_message")[0].clone().unwrap();
-    assert_eq!(message, "line 9: it has 3 fields, where the header has 2");
+    assert_eq!(message, "line 9: expected 2 fields, got 3");
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("rejects 1"));
     assert!(place.run(&["retry", "out"]).expect(0).stdout.contains("answers 7 + rejects 1"));
     // What is done is not done again, and a changed file is.
@@ -81,9 +81,9 @@ fn files_that_are_no_tables_are_errors() {
     place.write("twice.csv", "a,a\n1,2\n");
     place.write("no.tar", &"no tar at all".repeat(100));
     for (name, problem) in [
-        ("empty.csv", "it is empty, and has no header"),
-        ("twice.csv", "names the column `a` twice"),
-        ("no.tar", "cannot be read as tar"),
+        ("empty.csv", "the file is empty and has no header"),
+        ("twice.csv", "duplicate column name `a`"),
+        ("no.tar", "as tar"),
     ] {
         let paths = format!("source.paths=[\"{name}\"]");
         let run = place.run(&["run", "job.toml", "--set", &paths]).expect(2);

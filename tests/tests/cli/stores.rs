@@ -49,14 +49,14 @@ fn a_store_is_as_good_as_a_disk() {
     // A changed table is, and a part that has gone.
     let part = bucket.objects("out/part-").into_keys().next().unwrap();
     bucket.clear(&part);
-    bucket.run(&place, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["not there"]);
+    bucket.run(&place, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["missing"]);
     let mended = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(mended.stdout.contains("4 rows in"), "{}", mended.stdout);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap()[..100]);
     bucket
         .run(&place, &["run", "job.toml"])
         .expect(2)
-        .complains_of(&["s3://bucket/tables/t.parquet", "no readable Parquet file"]);
+        .complains_of(&["s3://bucket/tables/t.parquet", "not a readable Parquet file"]);
 }
 
 #[cfg(unix)]
@@ -209,12 +209,12 @@ fn stores_that_cannot_be_used_are_refused() {
     let with = |key: &str| bucket.run(&place, &["run", "job.toml", "--set", key]);
     with("source.paths=[\"s3://bucket/none/*.parquet\"]")
         .expect(2)
-        .complains_of(&["s3://bucket/none/*.parquet", "no file to read"]);
+        .complains_of(&["s3://bucket/none/*.parquet", "no readable file matches"]);
     with("source.paths=[\"s3://bucket/none.parquet\"]")
         .expect(2)
         .complains_of(&["s3://bucket/none.parquet"]);
     with("output.path=ftp://bucket/out").expect(2).complains_of(&["`output.path`", "ftp://"]);
-    with("output.path=s3://bucket/tables").expect(2).complains_of(&["holds the input file"]);
+    with("output.path=s3://bucket/tables").expect(2).complains_of(&["contains the input file"]);
     // A store that heeds no conditions could not keep two runs apart.
     bucket.ignore_conditions();
     bucket.run(&place, &["run", "job.toml"]).expect(4).complains_of(&["If-None-Match"]);

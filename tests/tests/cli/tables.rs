@@ -80,8 +80,11 @@ fn rows_that_no_reader_takes_are_rejects() {
     assert_eq!(text_column(&answers, "m"), [some("{\"a\": 1}"), some("[1.10]")]);
     let messages = text_column(&place.rejects("out-t.jsonl"), "legenda_message");
     let messages: Vec<String> = messages.into_iter().flatten().collect();
-    assert!(messages[0].contains("line 2: it is nested more than 128 levels deep"), "{messages:?}");
-    assert!(messages[1].contains("line 3: `q` holds half of a surrogate pair"), "{messages:?}");
+    assert!(
+        messages[0].contains("line 2: JSON is nested more than 128 levels deep"),
+        "{messages:?}"
+    );
+    assert!(messages[1].contains("line 3: column `q`: unpaired surrogate"), "{messages:?}");
 }
 
 #[test]
@@ -107,7 +110,7 @@ fn chosen_types_are_checked_and_cost_rows() {
     let schema = ["--set", "source.schema={ id = \"int64\" }", "--set", "task.prompt={{ id }}"];
     let paths = ["--set", "source.paths=[\"t.parquet\"]"];
     let told = place.run(&[&["check", "job.toml"][..], &schema, &paths].concat()).expect(2);
-    told.complains_of(&["source.schema", "t.parquet", "types of its own"]);
+    told.complains_of(&["source.schema", "t.parquet", "declares its own types"]);
 }
 
 #[test]
@@ -176,9 +179,9 @@ fn files_of_other_kinds_are_named() {
         ("t.parquet", pointer.as_bytes(), "git lfs pull"),
         ("t.jsonl", pointer.as_bytes(), "git lfs pull"),
         ("t.tar", pointer.as_bytes(), "git lfs pull"),
-        ("t.csv.bz2", b"BZh91AY&SY\xc3\x28", "unpack it"),
+        ("t.csv.bz2", b"BZh91AY&SY\xc3\x28", "decompress it"),
         ("t.json", b"{\"data\": [{\"a\": 1}]}", "jq"),
-        ("t.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03damage", "gzip data is damaged"),
+        ("t.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03damage", "damaged gzip data"),
     ] {
         put(&place.path(name), bytes);
         let paths = format!("source.paths=[\"{name}\"]");
@@ -228,7 +231,7 @@ fn inspect_proposes_conversations_and_no_ids() {
     let told = place.run(&["inspect", "c.csv"]).expect(0).stdout;
     assert!(told.contains("text = \"title\""), "{told}");
     place.write("d.csv", "id,n\na1,1\na2,2\n");
-    place.run(&["inspect", "d.csv"]).expect(0).complains_of(&["no job is proposed"]);
+    place.run(&["inspect", "d.csv"]).expect(0).complains_of(&["no job proposed"]);
     place.write("e.csv", "id;question\n1;What is it?\n");
     let told = place.run(&["inspect", "e.csv"]).expect(0).stdout;
     assert!(told.contains("text = \"question\""), "{told}");

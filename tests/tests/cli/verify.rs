@@ -54,10 +54,13 @@ fn what_is_wrong_with_files_is_named_and_mended_by_running_again() {
         let mut damaged = whole.clone();
         damaged[whole.len() / 2] ^= 1;
         File::create(&file).unwrap().write_all(&damaged).unwrap();
-        place.run(&["verify", "out"]).expect(5).complains_of(&[&name, "not as it was committed"]);
+        place
+            .run(&["verify", "out"])
+            .expect(5)
+            .complains_of(&[&name, "has changed since it was committed"]);
 
         fs::remove_file(&file).unwrap();
-        place.run(&["verify", "out"]).expect(5).complains_of(&[&name, "not there"]);
+        place.run(&["verify", "out"]).expect(5).complains_of(&[&name, "missing"]);
 
         fs::copy(first_file(dir, prefix), dir.join(format!("{prefix}stray.parquet"))).unwrap();
         place.run(&["verify", "out"]).expect(5).complains_of(&["stray", "never committed"]);
@@ -81,9 +84,12 @@ fn what_is_wrong_with_the_ledger_is_named() {
     place.run(&["verify", "out"]).expect(2).complains_of(&["version 99"]);
     place.run(&["run", "job.toml"]).expect(2).complains_of(&["version 99", "--overwrite"]);
     fs::remove_file(&entry).unwrap();
-    place.run(&["verify", "out"]).expect(5).complains_of(&["unfinished: 4 of"]);
+    place.run(&["verify", "out"]).expect(5).complains_of(&["incomplete: 4 of"]);
     edit(&place.path("out.legenda/plan.json"), "\"row_start\": 4", "\"row_start\": 3");
-    place.run(&["verify", "out"]).expect(5).complains_of(&["row group 0", "belongs to no span"]);
+    place
+        .run(&["verify", "out"])
+        .expect(5)
+        .complains_of(&["row group 0", "is not in the manifest"]);
 }
 
 #[test]
@@ -92,7 +98,10 @@ fn a_changed_or_missing_input_is_named() {
     write_pictures(&place, 9);
     place.run(&["verify", "out"]).expect(5).complains_of(&["table.parquet", "has changed"]);
     fs::remove_file(place.path("table.parquet")).unwrap();
-    place.run(&["verify", "out"]).expect(5).complains_of(&["table.parquet", "cannot be read"]);
+    place
+        .run(&["verify", "out"])
+        .expect(5)
+        .complains_of(&["table.parquet", "failed to read the input"]);
     place.run(&["verify", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
 }
 

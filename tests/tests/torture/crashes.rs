@@ -151,9 +151,10 @@ fn kills_at_random_instants_cost_nothing() {
     torture.report("kill -9 at a random instant");
 }
 
-/// Returns the kind of file that a run says it cannot write.
+/// Returns the kind of file that a run failed to write.
 fn unwritten(ended: &Ended) -> &'static str {
-    let line = ended.stderr.lines().find(|line| line.contains("cannot write")).unwrap_or_default();
+    let line =
+        ended.stderr.lines().find(|line| line.contains("failed to write")).unwrap_or_default();
     for (piece, kind) in [
         (".legenda/ledger/", "ledger entry"),
         ("/rejects-", "rejects"),
@@ -182,7 +183,7 @@ fn a_limit_on_file_sizes_ends_the_run_resumable() {
             break;
         }
         let limited = limited.expect(4);
-        limited.complains_of(&["cannot write"]);
+        limited.complains_of(&["failed to write"]);
         torture.asked += 1;
         torture.fires(unwritten(&limited));
         torture.finish("out");

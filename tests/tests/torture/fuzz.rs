@@ -26,7 +26,7 @@ use arrow::{
 };
 use legenda_pipeline::{
     guard::quiet_panics,
-    media::{audio::decode_audio, image::PendingImage, locate::MediaPlaces},
+    media::{audio::decode_audio, image::PendingImage, locate::MediaRoots},
     source::{
         BytesRead, Listed, TableFile,
         cell::{media_cells, template_value, text_cell},
@@ -542,7 +542,7 @@ fn addresses_in_cells() {
     tokens.push(&absolute);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let job = Job::parse(PICTURE_JOB, &[]).unwrap();
-    let places = MediaPlaces::new(&job.source, &place.path("in")).unwrap();
+    let places = MediaRoots::new(&job.source, &place.path("in")).unwrap();
     let in_folder = place.path("in/table.parquet").to_string_lossy().into_owned();
     fuzz("address in a cell", |random| {
         let cell = damaged_text(one(random, &SEEDS), &tokens, random);

@@ -80,7 +80,7 @@ fn a_cell_of_200_mb_is_rejected_with_its_size_and_costs_its_row_group_at_most() 
     let rejects = place.rejects("out");
     for message in text_column(&rejects, "legenda_message") {
         let message = message.unwrap();
-        assert!(message.contains("set it to") && message.contains("left out here"), "{message}");
+        assert!(message.contains("set it to") && message.contains("row is omitted"), "{message}");
     }
     // With what the message asks for the row is read.
     let needed = text_column(&rejects, "legenda_message")[0].clone().unwrap();

@@ -10,12 +10,12 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Lists the embedded model and those in the Hub's cache.
+/// Lists the embedded model and the models in the Hub cache.
 pub(crate) fn list(args: &ModelsListArgs) -> Result<Exit, Failure> {
-    let embedded = Bundle::open(&BundleSource::Embedded).map_err(Failure::fault)?;
+    let embedded = Bundle::open(&BundleSource::Embedded).map_err(Failure::internal)?;
     let n_bytes = embedded
         .graphs()
-        .map_err(Failure::fault)?
+        .map_err(Failure::internal)?
         .iter()
         .filter_map(|graph| embedded.graph_size(&graph.file))
         .sum();

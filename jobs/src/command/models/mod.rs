@@ -1,4 +1,4 @@
-//! `legenda models`: what models there are, what they are, whether they run.
+//! `legenda models`.
 
 mod check;
 mod list;
@@ -17,7 +17,7 @@ use crate::{
     failure::{Exit, Failure},
 };
 
-/// Does what is asked of models.
+/// Runs a `models` subcommand.
 pub(crate) fn models(command: &ModelsCommand) -> Result<Exit, Failure> {
     match command {
         ModelsCommand::List(args) => list::list(args),
@@ -27,19 +27,19 @@ pub(crate) fn models(command: &ModelsCommand) -> Result<Exit, Failure> {
     }
 }
 
-/// Opens the bundle that is named, fetching what is missing of it.
+/// Opens the bundle; fetches missing files of a Hub model.
 fn open(args: &ModelArgs) -> Result<Bundle, Failure> {
     let hub = open_hub(args.offline);
     open_bundle(&args.bundle, Path::new(""), args.precision.clone(), &hub)
-        .map_err(|error| bundle_failure(error, "the model cannot be used", &args.bundle))
+        .map_err(|error| bundle_failure(error, "failed to open the model", &args.bundle))
 }
 
-/// The tasks that a bundle can do.
+/// Returns the tasks that a bundle supports.
 fn tasks(bundle: &Bundle) -> Vec<TaskKind> {
     TaskKind::ALL.into_iter().filter(|task| bundle.supports(*task).is_ok()).collect()
 }
 
-/// Prints an object: as JSON, or a line for each of its values.
+/// Prints an object as JSON, or as one line per value.
 fn print_object(object: Vec<(&str, Value)>, json: bool) {
     if json {
         let object: serde_json::Map<String, Value> =

@@ -9,35 +9,33 @@ use crate::{
     cli::ModelArgs,
     command::{bundle_failure, bundle_hint},
     failure::{Exit, Failure},
-    fetching::Fetching,
+    fetching::FetchProgress,
 };
 
-/// Fetches a model of the Hub, and reads all that can be read without running it.
+/// Fetches a model from the Hub, and validates everything that can be read without running it.
 pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
     let source = BundleSource::parse(&args.bundle);
     if let BundleSource::Directory(path) = &source
         && !path.is_dir()
     {
-        let problem = anyhow::anyhow!("`{}` is not a model of the Hub", args.bundle);
+        let error = anyhow::anyhow!("`{}` is not a Hub model", args.bundle);
         let hint = bundle_hint(&args.bundle, path);
-        let hint = hint.unwrap_or_else(|| "write `hf://owner/name`".to_owned());
-        return Err(Failure::config(problem).hint(hint));
+        let hint = hint.unwrap_or_else(|| "pass `hf://owner/name`".to_owned());
+        return Err(Failure::config(error).hint(hint));
     }
     if !matches!(source, BundleSource::Hub(_)) {
-        return Err(Failure::config(anyhow::anyhow!(
-            "`{}` is on this machine: `pull` fetches `hf://owner/name`",
-            args.bundle
-        )));
+        let error = anyhow::anyhow!("`{}` is a local model", args.bundle);
+        return Err(Failure::config(error).hint("pass `hf://owner/name`"));
     }
-    let (hub, fetching) = (open_hub(args.offline), Fetching::default());
-    let opened = Bundle::open_with(&source, args.precision.clone(), &hub, &|state| {
-        fetching.show(state);
+    let (hub, progress) = (open_hub(args.offline), FetchProgress::default());
+    let bundle = Bundle::open_with(&source, args.precision.clone(), &hub, &|state| {
+        progress.show(state);
     });
-    let (n_files, n_bytes) = fetching.end();
-    let bundle = opened
-        .map_err(|error| bundle_failure(error, "the model cannot be fetched", &args.bundle))?;
+    let (n_files, n_bytes) = progress.end();
+    let bundle =
+        bundle.map_err(|error| bundle_failure(error, "failed to fetch the model", &args.bundle))?;
     Processor::open(&bundle)
-        .map_err(|error| bundle_failure(error, "the model cannot be used", &args.bundle))?;
+        .map_err(|error| bundle_failure(error, "failed to open the model", &args.bundle))?;
     let object = vec![
         ("model", json!(args.bundle)),
         ("revision", json!(bundle.revision())),

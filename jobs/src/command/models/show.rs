@@ -9,18 +9,18 @@ use crate::{
     cli::ModelArgs,
     command::{bundle_failure, print},
     failure::{Exit, Failure},
-    fetching::Fetching,
+    fetching::FetchProgress,
 };
 
-/// Shows what a model is, which graphs it has, and what it can do.
+/// Shows a model's properties, tasks and graphs.
 pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
     let bundle = match BundleSource::parse(&args.bundle) {
-        BundleSource::Hub(name) => look(&name, args)?,
+        BundleSource::Hub(name) => open_without_graphs(&name, args)?,
         _ => open(args)?,
     };
     let modalities = bundle.modalities();
     let reads: Vec<&str> =
-        [("text", modalities.text), ("images", modalities.image), ("sounds", modalities.audio)]
+        [("text", modalities.text), ("images", modalities.image), ("audio", modalities.audio)]
             .into_iter()
             .filter_map(|(name, can)| can.then_some(name))
             .collect();
@@ -45,7 +45,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
         print_object(object, true);
         return Ok(Exit::Done);
     }
-    // What the publisher sets for transformers.js is no setting here; it is told as such.
+    // The publisher's setting is for transformers.js and has no effect here; the text says so.
     for (name, value) in &mut object {
         if let ("published for", Value::String(text)) = (*name, value) {
             *text = format!("transformers.js in {text}");
@@ -66,17 +66,17 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Looks at a model of the Hub without its graphs.
-fn look(name: &str, args: &ModelArgs) -> Result<Bundle, Failure> {
+/// Opens a Hub model without fetching its graphs.
+fn open_without_graphs(name: &str, args: &ModelArgs) -> Result<Bundle, Failure> {
     let repo: HubRepo = name.parse().map_err(Failure::config)?;
-    let fetching = Fetching::default();
+    let progress = FetchProgress::default();
     let hub = open_hub(args.offline);
-    let looked = hub.look(&repo, &args.precision, &|state| fetching.show(state));
-    fetching.end();
-    looked.map_err(|error| bundle_failure(error, "the model cannot be shown", name))
+    let bundle = hub.look(&repo, &args.precision, &|state| progress.show(state));
+    progress.end();
+    bundle.map_err(|error| bundle_failure(error, "failed to open the model", name))
 }
 
-/// Describes each graph: its precisions, their sizes, and which is taken.
+/// Describes each graph: its precisions, their sizes, and the selected one.
 fn graphs(bundle: &Bundle) -> Result<Vec<Value>, Failure> {
     let graphs = bundle.graphs().map_err(Failure::config)?;
     let describe = |graph: &legenda_models::GraphFile| {

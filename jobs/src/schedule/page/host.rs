@@ -1,16 +1,16 @@
-//! The hosts that the page answers to. Any site can let its own name resolve to this machine (DNS
-//! rebinding) and would then read the page as a part of itself, so only names that cannot be another
-//! site's are answered to.
+//! The check of the `Host` header. Any site can make its own name resolve to this machine (DNS rebinding)
+//! and would then read the page as same-origin. So the page accepts only host names that cannot belong
+//! to another site.
 
 use std::{net::IpAddr, str::FromStr};
 
 use axum::http::{HeaderMap, Uri, header::HOST, uri::Authority};
 
-/// The address of this machine that a connection came to.
+/// The local address of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival(pub(super) IpAddr);
+pub(super) struct LocalAddress(pub(super) IpAddr);
 
-/// A host that a page is asked for by.
+/// A host that the page can be requested by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PageHost {
     /// A name, in lower case.
@@ -19,7 +19,7 @@ pub(crate) enum PageHost {
     Address(IpAddr),
 }
 
-/// Why a text is not a host.
+/// The error of parsing a host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a host name or an IP address without a port, such as `legenda.example.com`")]
 pub(crate) struct PageHostError;
@@ -42,33 +42,32 @@ impl FromStr for PageHost {
 }
 
 impl PageHost {
-    /// Returns whether the page is served to this host at the address `arrival`, or by one of the `names`
-    /// that it was given.
-    fn is_served(&self, arrival: IpAddr, names: &[Self]) -> bool {
+    /// Returns whether the host is a name of this machine at `address`, or one of `names`.
+    fn is_allowed(&self, address: IpAddr, names: &[Self]) -> bool {
         match self {
             Self::Name(name) if name == "localhost" => true,
-            Self::Address(address) if address.is_loopback() => true,
-            Self::Address(address) if *address == arrival.to_canonical() => true,
+            Self::Address(host) if host.is_loopback() => true,
+            Self::Address(host) if *host == address.to_canonical() => true,
             host => names.contains(host),
         }
     }
 }
 
-/// Returns whether a request that came to the address `arrival` asks for a host that is served.
-pub(super) fn is_served(
+/// Returns whether the host of a request on the local address `address` is allowed.
+pub(super) fn is_allowed(
     headers: &HeaderMap,
     uri: &Uri,
-    Arrival(arrival): Arrival,
+    LocalAddress(address): LocalAddress,
     names: &[PageHost],
 ) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
     let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-    // A request may name its host twice: in its target too.
+    // The target of the request may contain the host too.
     host.iter().chain(uri.authority()).all(|host| {
         let has_user = host.as_str().contains('@');
         let host = host.host().parse::<PageHost>();
-        !has_user && host.is_ok_and(|host| host.is_served(arrival, names))
+        !has_user && host.is_ok_and(|host| host.is_allowed(address, names))
     }) && host.is_some()
 }
 
@@ -76,20 +75,20 @@ pub(super) fn is_served(
 mod tests {
     use axum::http::{HeaderMap, HeaderValue, Uri, header::HOST};
 
-    use super::{Arrival, PageHost, is_served};
+    use super::{LocalAddress, PageHost, is_allowed};
 
-    fn is_served_at(arrival: &str, hosts: &[&'static str], target: &str) -> bool {
+    fn is_allowed_at(address: &str, hosts: &[&'static str], target: &str) -> bool {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append(HOST, HeaderValue::from_static(host));
         }
         let names = ["Legenda.example.com", "2001:DB8::7"].map(|name| name.parse().unwrap());
-        let arrival = Arrival(arrival.parse().unwrap());
-        is_served(&headers, &target.parse::<Uri>().unwrap(), arrival, &names)
+        let address = LocalAddress(address.parse().unwrap());
+        is_allowed(&headers, &target.parse::<Uri>().unwrap(), address, &names)
     }
 
     #[test]
-    fn names_of_this_machine_and_those_given_are_served() {
+    fn names_of_this_machine_and_configured_names_are_allowed() {
         for host in [
             "localhost",
             "LocalHost:7788",
@@ -100,14 +99,14 @@ mod tests {
             "[2001:db8:0::7]:80",
             "10.1.2.3:7788",
         ] {
-            assert!(is_served_at("10.1.2.3", &[host], "/"), "{host}");
-            assert!(is_served_at("::ffff:10.1.2.3", &[host], "/"), "{host}");
+            assert!(is_allowed_at("10.1.2.3", &[host], "/"), "{host}");
+            assert!(is_allowed_at("::ffff:10.1.2.3", &[host], "/"), "{host}");
         }
-        assert!(is_served_at("127.0.0.1", &["localhost"], "http://127.0.0.1/"));
+        assert!(is_allowed_at("127.0.0.1", &["localhost"], "http://127.0.0.1/"));
     }
 
     #[test]
-    fn other_hosts_are_not_served() {
+    fn other_hosts_are_rejected() {
         for host in [
             "",
             "evil.example",
@@ -122,16 +121,16 @@ mod tests {
             "localhost, evil.example",
             "localhost/",
         ] {
-            assert!(!is_served_at("10.1.2.3", &[host], "/"), "{host}");
+            assert!(!is_allowed_at("10.1.2.3", &[host], "/"), "{host}");
         }
-        assert!(!is_served_at("127.0.0.1", &["10.1.2.3"], "/"));
-        assert!(!is_served_at("127.0.0.1", &[], "/"));
-        assert!(!is_served_at("127.0.0.1", &["localhost", "evil.example"], "/"));
-        assert!(!is_served_at("127.0.0.1", &["localhost"], "http://evil.example/"));
+        assert!(!is_allowed_at("127.0.0.1", &["10.1.2.3"], "/"));
+        assert!(!is_allowed_at("127.0.0.1", &[], "/"));
+        assert!(!is_allowed_at("127.0.0.1", &["localhost", "evil.example"], "/"));
+        assert!(!is_allowed_at("127.0.0.1", &["localhost"], "http://evil.example/"));
     }
 
     #[test]
-    fn a_name_has_no_port_and_no_scheme() {
+    fn ports_and_schemes_are_rejected() {
         for text in ["", "a:80", "http://a", "a/b", "a b", "[::1]:80", "*"] {
             assert!(text.parse::<PageHost>().is_err(), "{text}");
         }

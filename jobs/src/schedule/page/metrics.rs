@@ -1,4 +1,4 @@
-//! What Prometheus reads (text format 0.0.4).
+//! Prometheus metrics (text format 0.0.4).
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -8,7 +8,7 @@ use crate::schedule::{
     record::State,
 };
 
-/// A metric: its name, kind and help, and a value for each set of labels.
+/// A metric: name, kind, help, and one value per set of labels.
 struct Metric {
     name: &'static str,
     kind: &'static str,
@@ -42,38 +42,35 @@ impl Metric {
     }
 }
 
-/// Escapes the value of a label, as the format wants it.
+/// Escapes a label value.
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Returns the metrics of the service.
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+#[expect(clippy::cast_precision_loss, reason = "Prometheus values are floats")]
 pub(super) fn text(board: &Board, history: &History) -> Result<String, HistoryError> {
     let gauge = |name, help| Metric::new(name, "gauge", help);
     let mut build = gauge("legenda_build_info", "The version of the program.");
     build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    let mut broken = gauge(
-        "legenda_schedule_job_broken",
-        "1 for a job file that cannot be read, and so does not run.",
-    );
+    let mut broken = gauge("legenda_schedule_job_broken", "1 if the job file is invalid, else 0.");
     let mut next =
-        gauge("legenda_schedule_next_timestamp_seconds", "When the next slot of a job comes.");
+        gauge("legenda_schedule_next_timestamp_seconds", "Time of the next slot of a job.");
     let mut runs = gauge(
         "legenda_schedule_runs",
-        "Runs that the history holds, by state; it forgets the oldest of a job.",
+        "Runs in the history by state; the oldest runs of a job are removed.",
     );
     let mut succeeded =
-        gauge("legenda_schedule_last_run_success", "Whether the last run that ended succeeded.");
+        gauge("legenda_schedule_last_run_success", "1 if the last finished run succeeded, else 0.");
     let mut ended = gauge(
         "legenda_schedule_last_success_timestamp_seconds",
-        "When the last successful run ended.",
+        "Time of the end of the last successful run.",
     );
-    let mut rows = gauge("legenda_schedule_run_rows", "Rows of the run at work.");
+    let mut rows = gauge("legenda_schedule_run_rows", "Rows of a running run.");
     let mut faults = Metric::new(
         "legenda_schedule_faults_total",
         "counter",
-        "Failures of the service itself since it began.",
+        "Failures of the service itself since its start.",
     );
     faults.add(&[], board.n_faults() as f64);
 
@@ -93,7 +90,7 @@ pub(super) fn text(board: &Board, history: &History) -> Result<String, HistoryEr
             let count = counts.get(&(job.clone(), state)).copied().unwrap_or(0);
             runs.add(&[("job", job), ("state", state.as_str())], count as f64);
         }
-        if let Some(state) = history.last_end(job)? {
+        if let Some(state) = history.last_result(job)? {
             succeeded.add(&[("job", job)], if state == State::Done { 1.0 } else { 0.0 });
         }
         if let Some(second) = history.last_success(job)? {
@@ -112,7 +109,7 @@ pub(super) fn text(board: &Board, history: &History) -> Result<String, HistoryEr
     }
     let mut text = String::new();
     for metric in [build, broken, next, runs, succeeded, ended, rows, faults] {
-        metric.write(&mut text).expect("a string takes what is written");
+        metric.write(&mut text).expect("writing to a string cannot fail");
     }
     Ok(text)
 }

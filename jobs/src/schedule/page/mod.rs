@@ -1,9 +1,9 @@
-//! The web page, for a person, and what a monitor reads. It shows what the board and the history say,
-//! and asks the scheduler's loop for what somebody wants.
+//! The status page, health check and metrics. The page shows the board and the history, and sends
+//! requested actions to the scheduler loop.
 //!
-//! Whoever can reach the address may look; to start, stop or retry, and to see what is wrong with a job
-//! file, takes the token, in a form field or as `Authorization: Bearer`, and nothing that a browser sends by
-//! itself, so no other site can do it.
+//! Anyone who can reach the address can read the page. To start, stop or retry runs and to see the error
+//! in a job file, a request needs the token, in a form field or as `Authorization: Bearer`. Browsers never
+//! send the token by themselves, so no other site can forge a request.
 
 mod host;
 mod metrics;
@@ -34,7 +34,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use self::{
-    host::Arrival,
+    host::LocalAddress,
     views::{Viewer, Views},
 };
 pub(crate) use self::{host::PageHost, server::serve};
@@ -47,58 +47,58 @@ use super::{
     service::{Action, Event},
 };
 
-/// The service is taken for dead when it has not looked at the time for so long.
-const TICK_MAX: Duration = Duration::from_secs(30);
+/// The health check fails if the last scheduler tick is older than this.
+const TICK_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// The most bytes of a form.
+/// The maximum size of a form.
 const FORM_BYTES_MAX: usize = 4096;
 
-/// What the pages of this program may do: show what comes from here, and run its one script.
+/// The content security policy of the pages: only resources from here, including the one script.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// What the report of a run may do: it is made of the rows of a table, so it is given no script, no
-/// network, and an origin of its own.
+/// The content security policy of a report. It contains rows of a table, so it gets no scripts, no
+/// network, and an opaque origin.
 const REPORT_POLICY: &str = "sandbox; default-src 'none'; img-src data:; media-src data:; \
     style-src 'unsafe-inline'; frame-ancestors 'none'";
 
-/// What the page works with.
+/// The state of the page.
 pub(crate) struct Page {
     views: Views,
     history: Mutex<History>,
     reports: Reports,
     board: Arc<Board>,
     events: Mutex<mpsc::Sender<Event>>,
-    /// The digest of the token: texts of equal length are compared in a time that tells nothing.
+    /// The digest of the token; comparing digests leaks no timing information about the token.
     token: String,
-    /// Names that the page is served by, apart from those of this machine.
+    /// The allowed host names besides those of this machine.
     names: Vec<PageHost>,
 }
 
-/// Why a page cannot be shown, or something not done.
+/// An error of a request.
 #[derive(Debug, thiserror::Error)]
 enum PageError {
-    #[error("there is no such page")]
+    #[error("page not found")]
     NotFound,
     #[error(
-        "the token is missing or wrong: it was printed when the service began, or is in the environment variable that `--token-env` names"
+        "token is missing or wrong: use the token that the service printed at startup, or the value of the `--token-env` variable"
     )]
     Token,
     #[error(
-        "invalid `Host`: this page is served as localhost, by the address that it listens at, and by the names of `--page-host`"
+        "invalid `Host`: expected localhost, the listen address, or a name given by `--page-host`"
     )]
     Host,
-    #[error("a form of another site is not accepted")]
+    #[error("cross-site requests are not accepted")]
     CrossSite,
-    #[error("the service is ending")]
-    Ending,
+    #[error("the service is shutting down")]
+    ShuttingDown,
     #[error(transparent)]
     Action(#[from] ActionError),
     #[error(transparent)]
     History(#[from] HistoryError),
-    #[error("the page cannot be made: {0}")]
+    #[error("failed to render the page: {0}")]
     Template(#[from] minijinja::Error),
-    #[error("the report cannot be read: {0}")]
+    #[error("failed to read the report: {0}")]
     Report(String),
 }
 
@@ -111,13 +111,15 @@ impl IntoResponse for PageError {
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::CrossSite => StatusCode::FORBIDDEN,
-            Self::Action(ActionError::State { .. } | ActionError::Broken { .. }) => {
+            Self::Action(ActionError::State { .. } | ActionError::InvalidJob { .. }) => {
                 StatusCode::CONFLICT
             }
-            Self::Ending | Self::Action(ActionError::Ending) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::Action(ActionError::ShuttingDown) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Report(_) => StatusCode::BAD_GATEWAY,
             Self::History(_) | Self::Template(_) | Self::Action(ActionError::History(_)) => {
-                tracing::error!(error = %self, "page failed");
+                tracing::error!(error = %self, "failed to serve a request");
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
@@ -126,7 +128,7 @@ impl IntoResponse for PageError {
 }
 
 impl Page {
-    /// Returns the page of a service, which is asked for by `names` too.
+    /// Creates the page; `names` are additional allowed host names.
     pub(crate) fn new(
         (history, reports): (History, Reports),
         board: Arc<Board>,
@@ -145,7 +147,7 @@ impl Page {
         }
     }
 
-    /// Returns what answers requests.
+    /// Returns the router.
     pub(crate) fn router(self) -> Router {
         let page = Arc::new(self);
         Router::new()
@@ -168,46 +170,46 @@ impl Page {
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
-        // It only reads, so whoever panicked left nothing half done.
+        // The history is only read here, so a panic cannot leave it inconsistent.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_allowed(&self, given: &str) -> bool {
-        sha256_hex([given.trim().as_bytes()]) == self.token
+    fn is_token(&self, text: &str) -> bool {
+        sha256_hex([text.trim().as_bytes()]) == self.token
     }
 
     fn viewer(&self, headers: &HeaderMap) -> Viewer {
         match bearer(headers) {
-            Some(token) if self.is_allowed(token) => Viewer::TokenHolder,
+            Some(token) if self.is_token(token) => Viewer::TokenHolder,
             _ => Viewer::Anyone,
         }
     }
 
-    /// Shows a job and its last runs.
+    /// Renders a job and its latest runs.
     fn job(&self, job: &str, viewer: Viewer) -> Result<Html<String>, PageError> {
-        let runs = self.history().newest(Some(job), views::RUNS_SHOWN)?;
-        let shown = self.views.job(&self.board, job, &runs, viewer)?;
-        shown.map(Html).ok_or(PageError::NotFound)
+        let runs = self.history().latest_runs(Some(job), views::RUNS_SHOWN)?;
+        let html = self.views.job(&self.board, job, &runs, viewer)?;
+        html.map(Html).ok_or(PageError::NotFound)
     }
 
-    /// Asks the scheduler's loop, and waits for its answer.
-    async fn ask(&self, action: Action) -> Result<RunId, PageError> {
-        let (answer, answered) = oneshot::channel();
+    /// Sends an action to the scheduler loop and waits for the reply.
+    async fn request(&self, action: Action) -> Result<RunId, PageError> {
+        let (sender, reply) = oneshot::channel();
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        events.send(Event::Asked(action, answer)).map_err(|_| PageError::Ending)?;
-        Ok(answered.await.map_err(|_| PageError::Ending)??)
+        events.send(Event::Requested(action, sender)).map_err(|_| PageError::ShuttingDown)?;
+        Ok(reply.await.map_err(|_| PageError::ShuttingDown)??)
     }
 }
 
-/// Refuses what no page of this service asks for, and says what its pages may do.
+/// Rejects requests for other hosts, and sets the security headers.
 async fn guard(
     State(page): State<Arc<Page>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(address): Extension<LocalAddress>,
     request: Request,
     next: Next,
 ) -> Response {
-    let mut response = match host::is_served(request.headers(), request.uri(), arrival, &page.names)
-    {
+    let is_allowed = host::is_allowed(request.headers(), request.uri(), address, &page.names);
+    let mut response = match is_allowed {
         true => next.run(request).await,
         false => PageError::Host.into_response(),
     };
@@ -227,7 +229,7 @@ async fn overview(
     State(page): State<Arc<Page>>,
     headers: HeaderMap,
 ) -> Result<Html<String>, PageError> {
-    let runs = page.history().newest(None, views::RUNS_SHOWN)?;
+    let runs = page.history().latest_runs(None, views::RUNS_SHOWN)?;
     Ok(Html(page.views.overview(&page.board, &runs, page.viewer(&headers))?))
 }
 
@@ -239,14 +241,14 @@ async fn job(
     page.job(&job, page.viewer(&headers))
 }
 
-/// Shows a job with what is wrong with its file.
+/// Shows a job with the error in its file.
 async fn problem(
     State(page): State<Arc<Page>>,
     Path(job): Path<String>,
     headers: HeaderMap,
-    form: Given,
+    form: FormResult,
 ) -> Result<Html<String>, PageError> {
-    check(&page, &headers, form)?;
+    authorize(&page, &headers, form)?;
     page.job(&job, Viewer::TokenHolder)
 }
 
@@ -254,24 +256,24 @@ async fn run(
     State(page): State<Arc<Page>>,
     Path(run): Path<RunId>,
 ) -> Result<Html<String>, PageError> {
-    let (run, tries) = {
+    let (run, attempts) = {
         let history = page.history();
-        (history.run(run)?.ok_or(PageError::NotFound)?, history.tries(run)?)
+        (history.run(run)?.ok_or(PageError::NotFound)?, history.attempts(run)?)
     };
     let has_report = page.reports.path(run.id).is_file();
-    Ok(Html(page.views.run(&page.board, &run, &tries, has_report)?))
+    Ok(Html(page.views.run(&page.board, &run, &attempts, has_report)?))
 }
 
-/// Shows the page about a run, as it was when the run ended.
+/// Shows the report of a run, as written when the run ended.
 async fn report(
     State(page): State<Arc<Page>>,
     Path(run): Path<RunId>,
 ) -> Result<Response, PageError> {
     let reports = page.reports.clone();
-    let read = tokio::task::spawn_blocking(move || reports.read(run)).await;
-    let read = read.map_err(|error| PageError::Report(error.to_string()))?;
-    let read = read.map_err(|error| PageError::Report(error.to_string()))?;
-    let bytes = read.ok_or(PageError::NotFound)?;
+    let report = tokio::task::spawn_blocking(move || reports.read(run)).await;
+    let report = report.map_err(|error| PageError::Report(error.to_string()))?;
+    let report = report.map_err(|error| PageError::Report(error.to_string()))?;
+    let bytes = report.ok_or(PageError::NotFound)?;
     let policy = HeaderValue::from_static(REPORT_POLICY);
     Ok(([(CONTENT_SECURITY_POLICY, policy)], Html(bytes)).into_response())
 }
@@ -282,35 +284,35 @@ struct TokenForm {
     token: String,
 }
 
-type Given = Result<Form<TokenForm>, FormRejection>;
+type FormResult = Result<Form<TokenForm>, FormRejection>;
 
-/// Returns the token of the header `Authorization`.
+/// Returns the token in the `Authorization` header.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
-/// Refuses whoever does not know the token.
-fn check(page: &Page, headers: &HeaderMap, form: Given) -> Result<(), PageError> {
+/// Rejects a request without the token.
+fn authorize(page: &Page, headers: &HeaderMap, form: FormResult) -> Result<(), PageError> {
     let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
     if matches!(site, Some("cross-site" | "same-site")) {
         return Err(PageError::CrossSite);
     }
-    let given = match (bearer(headers), &form) {
+    let token = match (bearer(headers), &form) {
         (Some(token), _) => token,
         (None, Ok(Form(TokenForm { token }))) => token,
         (None, Err(_)) => return Err(PageError::Token),
     };
-    if page.is_allowed(given) { Ok(()) } else { Err(PageError::Token) }
+    if page.is_token(token) { Ok(()) } else { Err(PageError::Token) }
 }
 
 async fn start(
     State(page): State<Arc<Page>>,
     Path(job): Path<String>,
     headers: HeaderMap,
-    form: Given,
+    form: FormResult,
 ) -> Result<Redirect, PageError> {
-    check(&page, &headers, form)?;
-    let run = page.ask(Action::Start(job)).await?;
+    authorize(&page, &headers, form)?;
+    let run = page.request(Action::Start(job)).await?;
     Ok(Redirect::to(&format!("/runs/{run}")))
 }
 
@@ -318,10 +320,10 @@ async fn stop(
     State(page): State<Arc<Page>>,
     Path(run): Path<RunId>,
     headers: HeaderMap,
-    form: Given,
+    form: FormResult,
 ) -> Result<Redirect, PageError> {
-    check(&page, &headers, form)?;
-    page.ask(Action::Stop(run)).await?;
+    authorize(&page, &headers, form)?;
+    page.request(Action::Stop(run)).await?;
     Ok(Redirect::to(&format!("/runs/{run}")))
 }
 
@@ -329,17 +331,17 @@ async fn retry(
     State(page): State<Arc<Page>>,
     Path(run): Path<RunId>,
     headers: HeaderMap,
-    form: Given,
+    form: FormResult,
 ) -> Result<Redirect, PageError> {
-    check(&page, &headers, form)?;
-    page.ask(Action::Retry(run)).await?;
+    authorize(&page, &headers, form)?;
+    page.request(Action::Retry(run)).await?;
     Ok(Redirect::to(&format!("/runs/{run}")))
 }
 
 async fn health(State(page): State<Arc<Page>>) -> Response {
     match page.board.since_tick() {
-        Some(since) if since < TICK_MAX => "ok\n".into_response(),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the scheduler stands still\n").into_response(),
+        Some(since) if since < TICK_AGE_MAX => "ok\n".into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the scheduler is stalled\n").into_response(),
     }
 }
 

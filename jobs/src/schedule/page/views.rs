@@ -1,5 +1,4 @@
-//! What the pages say. Every value is escaped, because names of files and what processes complain of
-//! are anybody's text.
+//! The HTML of the pages. Every value is escaped, because file names and process output are untrusted.
 
 use legenda_schemas::{cron::TimeZone, units::Period};
 use minijinja::{Environment, value::Serde};
@@ -9,23 +8,22 @@ use serde_json::{Value, json};
 use crate::schedule::{
     board::{Board, RunProgress},
     clock,
-    record::{Cause, Run, Second, State, Telling, Try},
+    record::{Attempt, Cause, DeliveryState, Run, Second, State},
     scheduler::JobView,
 };
 
-/// How many runs a page shows.
+/// The number of runs on a page.
 pub(super) const RUNS_SHOWN: usize = 100;
 
-/// What stands in the place of what is wrong with a job file, which may quote secrets in it.
-const INVALID: &str =
-    "invalid job file: the error is in the log of the service, and here with the token";
+/// The replacement for the error in a job file, which may quote secrets from the file.
+const INVALID: &str = "invalid job file: see the service log, or enter the token to show the error";
 
-/// Who looks at a page.
+/// The viewer of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Viewer {
-    /// Whoever can reach the address.
+    /// Anyone who can reach the address.
     Anyone,
-    /// Somebody who has the token.
+    /// A user with the token.
     TokenHolder,
 }
 
@@ -35,7 +33,7 @@ pub(super) struct Views {
     templates: Environment<'static>,
 }
 
-/// A job, as a page shows it.
+/// A job on a page.
 #[derive(Debug, Serialize)]
 struct JobLine {
     name: String,
@@ -48,19 +46,19 @@ struct JobLine {
     last: Option<RunLine>,
 }
 
-/// A run, as a page shows it.
+/// A run on a page.
 #[derive(Clone, Debug, Serialize)]
 struct RunLine {
     id: i64,
     job: String,
     slot: String,
-    by_hand: bool,
+    is_manual: bool,
     state: State,
-    n_tries: u32,
-    took: Option<String>,
+    n_attempts: u32,
+    duration: Option<String>,
     due: Option<String>,
     message: String,
-    hooks: Option<Telling>,
+    hooks: Option<&'static str>,
     rows_in: Option<u64>,
     answers: Option<u64>,
     rejects: Option<u64>,
@@ -74,13 +72,13 @@ struct ProgressLine {
     rows_done: u64,
     rows_planned: u64,
     rate: String,
-    left: Option<String>,
+    remaining: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct TryLine {
+struct AttemptLine {
     started: String,
-    took: Option<String>,
+    duration: Option<String>,
     outcome: String,
     log: String,
 }
@@ -95,7 +93,7 @@ impl Views {
             ("job.html", include_str!("job.html")),
             ("run.html", include_str!("run.html")),
         ] {
-            templates.add_template(name, text).expect("the templates are part of the program");
+            templates.add_template(name, text).expect("the built-in templates are valid");
         }
         Self { templates }
     }
@@ -104,7 +102,7 @@ impl Views {
         self.templates.get_template(name)?.render(minijinja::Value::from(Serde(values)))
     }
 
-    /// Shows every job, and the last runs.
+    /// Renders all jobs and the latest runs.
     pub(super) fn overview(
         &self,
         board: &Board,
@@ -117,7 +115,7 @@ impl Views {
         self.render("overview.html", json!({ "jobs": jobs, "runs": lines, "shown": RUNS_SHOWN }))
     }
 
-    /// Shows a job and its last runs; none when neither is known.
+    /// Renders a job and its latest runs; `None` if neither exists.
     pub(super) fn job(
         &self,
         board: &Board,
@@ -137,35 +135,35 @@ impl Views {
             "job": job,
             "runs": lines,
             "shown": RUNS_SHOWN,
-            "is_whole": viewer == Viewer::TokenHolder,
+            "shows_error": viewer == Viewer::TokenHolder,
         });
         self.render("job.html", values).map(Some)
     }
 
-    /// Shows a run and its tries.
+    /// Renders a run and its attempts.
     pub(super) fn run(
         &self,
         board: &Board,
         run: &Run,
-        tries: &[Try],
+        attempts: &[Attempt],
         has_report: bool,
     ) -> Result<String, minijinja::Error> {
         let jobs = board.jobs();
-        let zone = zone_of(&jobs, &run.job);
+        let zone = job_time_zone(&jobs, &run.job);
         let output = jobs.iter().find(|job| job.name == run.job).and_then(|job| job.output.clone());
         let line = run_line(board, zone, run);
         let report: Option<Value> =
             run.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
-        let try_line = |at: &Try| TryLine {
-            started: zone.show(at.started.instant()),
-            took: at.ended.map(|ended| took(at.started, ended)),
-            outcome: at.outcome.clone().unwrap_or_else(|| "at work".to_owned()),
-            log: at.log.clone(),
+        let attempt_line = |attempt: &Attempt| AttemptLine {
+            started: zone.format(attempt.started.instant()),
+            duration: attempt.ended.map(|ended| duration(attempt.started, ended)),
+            outcome: attempt.outcome.clone().unwrap_or_else(|| "running".to_owned()),
+            log: attempt.log.clone(),
         };
-        let tries: Vec<TryLine> = tries.iter().map(try_line).collect();
+        let attempts: Vec<AttemptLine> = attempts.iter().map(attempt_line).collect();
         let values = json!({
             "run": line,
-            "tries": tries,
+            "attempts": attempts,
             "report": report,
             "output": output,
             "has_report": has_report,
@@ -174,19 +172,19 @@ impl Views {
     }
 }
 
-fn zone_of(jobs: &[JobView], name: &str) -> TimeZone {
+fn job_time_zone(jobs: &[JobView], name: &str) -> TimeZone {
     let job = jobs.iter().find(|job| job.name == name);
     let schedule = job.and_then(|job| job.schedule.as_ref());
     schedule.map_or_else(TimeZone::default, |schedule| schedule.time_zone)
 }
 
 fn run_lines(board: &Board, jobs: &[JobView], runs: &[Run]) -> Vec<RunLine> {
-    runs.iter().map(|run| run_line(board, zone_of(jobs, &run.job), run)).collect()
+    runs.iter().map(|run| run_line(board, job_time_zone(jobs, &run.job), run)).collect()
 }
 
 fn job_line(job: &JobView, runs: &[RunLine], viewer: Viewer) -> JobLine {
     let zone = job.schedule.as_ref().map(|schedule| schedule.time_zone).unwrap_or_default();
-    let now = Second::of(clock::now());
+    let now = Second::from_instant(clock::now());
     JobLine {
         name: job.name.clone(),
         problem: job.problem.as_ref().map(|problem| match viewer {
@@ -195,8 +193,8 @@ fn job_line(job: &JobView, runs: &[RunLine], viewer: Viewer) -> JobLine {
         }),
         schedule: job.schedule.as_ref().map(|schedule| format!("{} {zone}", schedule.cron)),
         catch_up: job.schedule.as_ref().map(|schedule| schedule.catch_up.as_str()),
-        next: job.next.map(|next| zone.show(next.instant())),
-        next_in: job.next.map(|next| took(now, next)),
+        next: job.next.map(|next| zone.format(next.instant())),
+        next_in: job.next.map(|next| duration(now, next)),
         output: job.output.clone(),
         last: runs.iter().find(|run| run.job == job.name).cloned(),
     }
@@ -211,14 +209,19 @@ fn run_line(board: &Board, zone: TimeZone, run: &Run) -> RunLine {
     RunLine {
         id: run.id,
         job: run.job.clone(),
-        slot: zone.show(run.slot.instant()),
-        by_hand: run.cause == Cause::Hand,
+        slot: zone.format(run.slot.instant()),
+        is_manual: run.cause == Cause::Manual,
         state: run.state,
-        n_tries: run.n_tries,
-        took: run.started.zip(run.ended).map(|(started, ended)| took(started, ended)),
-        due: (run.state == State::Waiting).then(|| zone.show(run.due.instant())),
+        n_attempts: run.n_attempts,
+        duration: run.started.zip(run.ended).map(|(started, ended)| duration(started, ended)),
+        due: (run.state == State::Waiting).then(|| zone.format(run.due.instant())),
         message: run.message.clone(),
-        hooks: (run.telling != Telling::Nobody).then_some(run.telling),
+        hooks: match run.delivery {
+            DeliveryState::NoHooks => None,
+            DeliveryState::Pending => Some("running"),
+            DeliveryState::Delivered => Some("succeeded"),
+            DeliveryState::Failed => Some("failed"),
+        },
         rows_in: number("rows_in"),
         answers: number("answers"),
         rejects: rejects.map(|codes| codes.values().filter_map(Value::as_u64).sum()),
@@ -229,21 +232,21 @@ fn run_line(board: &Board, zone: TimeZone, run: &Run) -> RunLine {
 }
 
 fn progress_line(progress: RunProgress) -> ProgressLine {
-    let left = progress.seconds_left.filter(|seconds| (0.0..1e9).contains(seconds));
+    let remaining = progress.seconds_left.filter(|seconds| (0.0..1e9).contains(seconds));
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "checked to lie in 0..1e9 just above"
     )]
-    let left = left.map(|seconds| Period(seconds as u64).to_string());
+    let remaining = remaining.map(|seconds| Period(seconds as u64).to_string());
     ProgressLine {
         rows_done: progress.rows_done,
         rows_planned: progress.rows_planned,
         rate: format!("{:.1}", progress.rows_per_second),
-        left,
+        remaining,
     }
 }
 
-fn took(from: Second, to: Second) -> String {
+fn duration(from: Second, to: Second) -> String {
     Period(u64::try_from(to.0 - from.0).unwrap_or(0)).to_string()
 }

@@ -1,4 +1,4 @@
-//! The scheduler with a clock and processes that are played.
+//! Tests of the scheduler with simulated time and processes.
 
 mod week;
 
@@ -9,9 +9,9 @@ use legenda_schemas::job::{Job, Schedule};
 
 use super::{ActionError, JobFile, Scheduler};
 use crate::schedule::{
+    effects::{Delivery, DeliveryResult, Effects, Ended, ProcessEnd, Start},
     history::History,
-    outside::{Ended, Outside, ProcessEnd, Start, Tell, Told},
-    record::{Cause, ProcessName, Run, RunId, Second, State, Telling, TryId},
+    record::{AttemptId, Cause, DeliveryState, ProcessId, Run, RunId, Second, State},
 };
 
 /// A job without a schedule.
@@ -26,7 +26,7 @@ columns = { image = "image" }
 path = "out"
 "#;
 
-/// Reads a schedule with a pattern, and whatever else.
+/// Parses a schedule with the pattern `cron`.
 pub(crate) fn schedule(cron: &str) -> Schedule {
     *job(&format!("cron = \"{cron}\"")).schedule.map(Box::new).unwrap()
 }
@@ -39,90 +39,92 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Notes what the scheduler does.
+/// The recorded side effects of a scheduler.
 #[derive(Debug, Default)]
-struct Notes {
-    started: Vec<(TryId, RunId)>,
-    stopped: Vec<TryId>,
+struct Calls {
+    started: Vec<(AttemptId, RunId)>,
+    stopped: Vec<AttemptId>,
     killed: Vec<u32>,
-    told: Vec<Tell>,
+    deliveries: Vec<Delivery>,
     alive: Vec<u32>,
-    refuses: bool,
+    start_fails: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Fake(Rc<RefCell<Notes>>);
+struct FakeEffects(Rc<RefCell<Calls>>);
 
-impl Outside for Fake {
-    fn start(&mut self, start: &Start<'_>) -> std::io::Result<ProcessName> {
-        let mut notes = self.0.borrow_mut();
-        if notes.refuses {
+impl Effects for FakeEffects {
+    fn start(&mut self, start: &Start<'_>) -> std::io::Result<ProcessId> {
+        let mut calls = self.0.borrow_mut();
+        if calls.start_fails {
             return Err(std::io::Error::other("no more processes"));
         }
-        notes.started.push((start.at, start.run.id));
-        let pid = u32::try_from(start.at).unwrap();
-        notes.alive.push(pid);
-        Ok(ProcessName { pid, began: 1 })
+        calls.started.push((start.attempt, start.run.id));
+        let pid = u32::try_from(start.attempt).unwrap();
+        calls.alive.push(pid);
+        Ok(ProcessId { pid, start_time: 1 })
     }
 
-    fn stop(&mut self, at: TryId) {
-        self.0.borrow_mut().stopped.push(at);
+    fn stop(&mut self, attempt: AttemptId) {
+        self.0.borrow_mut().stopped.push(attempt);
     }
 
-    fn is_alive(&mut self, process: ProcessName) -> bool {
+    fn is_alive(&mut self, process: ProcessId) -> bool {
         self.0.borrow().alive.contains(&process.pid)
     }
 
-    fn kill(&mut self, process: ProcessName) {
-        let mut notes = self.0.borrow_mut();
-        notes.killed.push(process.pid);
-        notes.alive.retain(|pid| *pid != process.pid);
+    fn kill(&mut self, process: ProcessId) {
+        let mut calls = self.0.borrow_mut();
+        calls.killed.push(process.pid);
+        calls.alive.retain(|pid| *pid != process.pid);
     }
 
-    fn tell(&mut self, telling: Tell) {
-        self.0.borrow_mut().told.push(telling);
+    fn deliver(&mut self, delivery: Delivery) {
+        self.0.borrow_mut().deliveries.push(delivery);
     }
 }
 
-/// A scheduler, its notes and its clock.
-struct Play {
+/// A simulation: a scheduler, its recorded side effects and its clock.
+struct Simulation {
     dir: tempfile::TempDir,
-    scheduler: Scheduler<Fake>,
-    notes: Rc<RefCell<Notes>>,
+    scheduler: Scheduler<FakeEffects>,
+    calls: Rc<RefCell<Calls>>,
     now: DateTime<Utc>,
 }
 
 const NAME: &str = "job.toml";
 
 fn file(job: Result<Box<Job>, String>, changed: DateTime<Utc>) -> JobFile {
-    JobFile { job, changed: Second::of(changed) }
+    JobFile { job, changed: Second::from_instant(changed) }
 }
 
 fn open(
     dir: &Path,
-    fake: Fake,
+    effects: FakeEffects,
     files: Vec<(String, JobFile)>,
     now: DateTime<Utc>,
-) -> Scheduler<Fake> {
+) -> Scheduler<FakeEffects> {
     let history = History::open(&dir.join("history.db")).unwrap();
-    history.hurry();
-    Scheduler::new(dir, history, fake, 2, files, now).unwrap()
+    history.disable_sync();
+    Scheduler::new(dir, history, effects, 2, files, now).unwrap()
 }
 
-impl Play {
+impl Simulation {
     fn new(schedule: &str, now: &str) -> Self {
-        let (dir, now, fake) = (tempfile::tempdir().unwrap(), at(now), Fake::default());
-        let notes = Rc::clone(&fake.0);
+        let (dir, now) = (tempfile::tempdir().unwrap(), at(now));
+        let effects = FakeEffects::default();
+        let calls = Rc::clone(&effects.0);
         let files = vec![(NAME.to_owned(), file(Ok(job(schedule)), now))];
-        let scheduler = open(dir.path(), fake, files, now);
-        Self { dir, scheduler, notes, now }
+        let scheduler = open(dir.path(), effects, files, now);
+        Self { dir, scheduler, calls, now }
     }
 
-    /// Lets a new service take over `seconds` later, with the job as it is now.
+    /// Replaces the service `seconds` later, with a new version of the job.
     fn restart(&mut self, schedule: &str, changed: &str, seconds: i64) {
         self.now += TimeDelta::seconds(seconds);
         let files = vec![(NAME.to_owned(), file(Ok(job(schedule)), at(changed)))];
-        self.scheduler = open(self.dir.path(), Fake(Rc::clone(&self.notes)), files, self.now);
+        self.scheduler =
+            open(self.dir.path(), FakeEffects(Rc::clone(&self.calls)), files, self.now);
     }
 
     fn wait(&mut self, seconds: i64) {
@@ -130,22 +132,23 @@ impl Play {
         self.scheduler.tick(self.now).unwrap();
     }
 
-    /// Ends the process that was started last.
+    /// Ends the last started process.
     fn end(&mut self, code: i32) {
-        let (at, _) = *self.notes.borrow().started.last().unwrap();
-        self.notes.borrow_mut().alive.clear();
+        let (attempt, _) = *self.calls.borrow().started.last().unwrap();
+        self.calls.borrow_mut().alive.clear();
         let log = format!("something\nerror: it ended with {code}\nhint: none");
-        let ended = Ended { at, end: ProcessEnd::Code(code), report: None, log, may_pass: false };
-        self.scheduler.ended(ended, self.now).unwrap();
+        let end = ProcessEnd::Code(code);
+        let ended = Ended { attempt, end, report: None, log, is_transient: false };
+        self.scheduler.end_attempt(ended, self.now).unwrap();
     }
 
     fn n_started(&self) -> usize {
-        self.notes.borrow().started.len()
+        self.calls.borrow().started.len()
     }
 
-    /// Returns the runs, the oldest first.
+    /// Returns the runs, oldest first.
     fn runs(&self) -> Vec<Run> {
-        let mut runs = self.scheduler.history.newest(None, 1000).unwrap();
+        let mut runs = self.scheduler.history.latest_runs(None, 1000).unwrap();
         runs.reverse();
         runs
     }
@@ -165,22 +168,26 @@ fn pairs(expected: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn a_slot_runs_once_and_only_when_it_comes() {
-    let mut play = Play::new("cron = \"0 * * * *\"", "2026-01-01T09:59:58Z");
-    play.wait(1);
-    assert_eq!(play.n_started(), 0, "it is not due yet, and no slot before the first look counts");
-    play.wait(1);
-    assert_eq!(play.n_started(), 1);
-    play.wait(1);
-    play.end(0);
-    play.wait(1);
-    assert_eq!(play.n_started(), 1);
-    assert_eq!(play.states(), pairs(&[("10:00", "done")]));
+fn a_slot_runs_once_when_it_is_due() {
+    let mut sim = Simulation::new("cron = \"0 * * * *\"", "2026-01-01T09:59:58Z");
+    sim.wait(1);
+    assert_eq!(
+        sim.n_started(),
+        0,
+        "it is not due yet, and slots before the first start do not count"
+    );
+    sim.wait(1);
+    assert_eq!(sim.n_started(), 1);
+    sim.wait(1);
+    sim.end(0);
+    sim.wait(1);
+    assert_eq!(sim.n_started(), 1);
+    assert_eq!(sim.states(), pairs(&[("10:00", "done")]));
 }
 
 #[test]
-fn exit_codes_decide_how_a_run_goes_on() {
-    for (code, expected, is_tried_again) in [
+fn exit_codes_determine_the_next_state() {
+    for (code, expected, is_retried) in [
         (0, State::Done, false),
         (1, State::Waiting, true),
         (2, State::Failed, false),
@@ -188,268 +195,268 @@ fn exit_codes_decide_how_a_run_goes_on() {
         (4, State::Waiting, true),
         (130, State::Waiting, true),
     ] {
-        let mut play = Play::new("cron = \"@hourly\"\nretries = 1", "2026-01-01T09:59:59Z");
-        play.wait(1);
-        play.end(code);
-        assert_eq!(play.last().state, expected, "{code}");
+        let mut sim = Simulation::new("cron = \"@hourly\"\nretries = 1", "2026-01-01T09:59:59Z");
+        sim.wait(1);
+        sim.end(code);
+        assert_eq!(sim.last().state, expected, "{code}");
         if code != 0 {
-            let message = play.last().message;
+            let message = sim.last().message;
             assert!(message.contains(&format!("it ended with {code}")), "{message}");
         }
-        play.wait(59);
-        assert_eq!(play.n_started(), 1, "{code}: the first wait is a minute");
-        play.wait(1);
-        assert_eq!(play.n_started(), if is_tried_again { 2 } else { 1 }, "{code}");
-        if is_tried_again {
-            play.end(code);
-            assert_eq!(play.last().state, State::Failed, "{code}: no try is left");
-            assert_eq!((play.last().failures, play.last().n_tries), (2, 2));
+        sim.wait(59);
+        assert_eq!(sim.n_started(), 1, "{code}: the first delay is one minute");
+        sim.wait(1);
+        assert_eq!(sim.n_started(), if is_retried { 2 } else { 1 }, "{code}");
+        if is_retried {
+            sim.end(code);
+            assert_eq!(sim.last().state, State::Failed, "{code}: no attempt is left");
+            assert_eq!((sim.last().failures, sim.last().n_attempts), (2, 2));
         }
     }
 }
 
 #[test]
-fn a_process_that_cannot_start_is_tried_again() {
-    let mut play = Play::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
-    play.notes.borrow_mut().refuses = true;
-    play.wait(1);
-    let run = play.last();
+fn a_process_that_fails_to_start_is_retried() {
+    let mut sim = Simulation::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
+    sim.calls.borrow_mut().start_fails = true;
+    sim.wait(1);
+    let run = sim.last();
     assert_eq!((run.state, run.failures), (State::Waiting, 1));
     assert!(run.message.contains("no more processes"), "{}", run.message);
-    play.notes.borrow_mut().refuses = false;
-    play.wait(60);
-    assert_eq!(play.n_started(), 1);
+    sim.calls.borrow_mut().start_fails = false;
+    sim.wait(60);
+    assert_eq!(sim.n_started(), 1);
 }
 
 #[test]
-fn slots_that_come_during_a_run_wait_are_skipped_or_overlap() {
+fn slots_during_a_run_wait_or_are_skipped() {
     for (catch_up, expected) in [
         ("all", pairs(&[("10:00", "done"), ("11:00", "running"), ("12:00", "waiting")])),
         ("last", pairs(&[("10:00", "done"), ("11:00", "skipped"), ("12:00", "running")])),
         ("none", pairs(&[("10:00", "done"), ("11:00", "skipped"), ("12:00", "skipped")])),
     ] {
         let schedule = format!("cron = \"@hourly\"\ncatch_up = \"{catch_up}\"");
-        let mut play = Play::new(&schedule, "2026-01-01T09:59:59Z");
-        play.wait(1);
-        play.wait(3600);
-        play.wait(3600);
-        assert_eq!(play.n_started(), 1, "{catch_up}: no run beside another");
-        play.end(0);
-        play.wait(1);
-        assert_eq!(play.states(), expected, "{catch_up}");
+        let mut sim = Simulation::new(&schedule, "2026-01-01T09:59:59Z");
+        sim.wait(1);
+        sim.wait(3600);
+        sim.wait(3600);
+        assert_eq!(sim.n_started(), 1, "{catch_up}: runs of a job never overlap");
+        sim.end(0);
+        sim.wait(1);
+        assert_eq!(sim.states(), expected, "{catch_up}");
     }
 }
 
 #[test]
-fn slots_of_a_time_without_service_are_caught_up_with() {
+fn slots_during_downtime_follow_catch_up() {
     for (catch_up, expected) in [
         ("all", pairs(&[("10:00", "running"), ("11:00", "waiting"), ("12:00", "waiting")])),
         ("last", pairs(&[("10:00", "skipped"), ("11:00", "skipped"), ("12:00", "running")])),
         ("none", pairs(&[("10:00", "skipped"), ("11:00", "skipped"), ("12:00", "skipped")])),
     ] {
         let schedule = format!("cron = \"@hourly\"\ncatch_up = \"{catch_up}\"");
-        let mut play = Play::new(&schedule, "2026-01-01T09:30:00Z");
-        play.wait(1);
-        play.restart(&schedule, "2026-01-01T09:00:00Z", 3 * 3600 - 1);
-        play.wait(1);
-        assert_eq!(play.states(), expected, "{catch_up}");
-        play.restart(&schedule, "2026-01-01T09:00:00Z", 2);
-        play.wait(1);
-        assert_eq!(play.runs().len(), 3, "{catch_up}: nothing is doubled");
+        let mut sim = Simulation::new(&schedule, "2026-01-01T09:30:00Z");
+        sim.wait(1);
+        sim.restart(&schedule, "2026-01-01T09:00:00Z", 3 * 3600 - 1);
+        sim.wait(1);
+        assert_eq!(sim.states(), expected, "{catch_up}");
+        sim.restart(&schedule, "2026-01-01T09:00:00Z", 2);
+        sim.wait(1);
+        assert_eq!(sim.runs().len(), 3, "{catch_up}: no duplicates");
     }
 }
 
 #[test]
-fn a_run_that_a_restart_cut_off_goes_on_as_the_same_slot_once_its_process_is_gone() {
-    let mut play = Play::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
-    play.wait(1);
-    play.restart("cron = \"@hourly\"", "2026-01-01T09:00:00Z", 5);
-    play.wait(1);
-    assert_eq!(play.n_started(), 1, "its process is still there");
-    play.notes.borrow_mut().alive.clear();
-    play.wait(1);
-    assert_eq!(play.n_started(), 2);
-    play.end(0);
-    let run = play.last();
-    assert_eq!((run.state, run.failures, run.n_tries), (State::Done, 0, 2));
-    assert_eq!(play.runs().len(), 1);
+fn an_interrupted_run_resumes_as_the_same_slot_after_its_process_ends() {
+    let mut sim = Simulation::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
+    sim.wait(1);
+    sim.restart("cron = \"@hourly\"", "2026-01-01T09:00:00Z", 5);
+    sim.wait(1);
+    assert_eq!(sim.n_started(), 1, "its process is still alive");
+    sim.calls.borrow_mut().alive.clear();
+    sim.wait(1);
+    assert_eq!(sim.n_started(), 2);
+    sim.end(0);
+    let run = sim.last();
+    assert_eq!((run.state, run.failures, run.n_attempts), (State::Done, 0, 2));
+    assert_eq!(sim.runs().len(), 1);
 }
 
 #[test]
-fn a_process_of_an_earlier_service_that_does_not_end_is_killed() {
-    let mut play = Play::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
-    play.wait(1);
-    play.restart("cron = \"@hourly\"", "2026-01-01T09:00:00Z", 5);
-    play.wait(59);
-    assert!(play.notes.borrow().killed.is_empty());
-    play.wait(1);
-    assert_eq!(play.notes.borrow().killed.len(), 1);
-    play.wait(1);
-    assert_eq!(play.n_started(), 2);
+fn an_orphan_that_does_not_exit_is_killed() {
+    let mut sim = Simulation::new("cron = \"@hourly\"", "2026-01-01T09:59:59Z");
+    sim.wait(1);
+    sim.restart("cron = \"@hourly\"", "2026-01-01T09:00:00Z", 5);
+    sim.wait(59);
+    assert!(sim.calls.borrow().killed.is_empty());
+    sim.wait(1);
+    assert_eq!(sim.calls.borrow().killed.len(), 1);
+    sim.wait(1);
+    assert_eq!(sim.n_started(), 2);
 }
 
 #[test]
-fn an_unset_timeout_never_comes_and_a_set_one_stops() {
-    let mut play =
-        Play::new("cron = \"@daily\"\ntimeout = \"10m\"\nretries = 0", "2026-01-01T23:59:59Z");
-    play.wait(1);
-    play.wait(599);
-    assert!(play.notes.borrow().stopped.is_empty());
-    play.wait(1);
-    play.wait(1);
-    assert_eq!(play.notes.borrow().stopped.len(), 1, "it is asked once");
-    play.end(130);
-    assert_eq!(play.last().state, State::Failed);
-    assert!(play.last().message.contains("schedule.timeout"));
-    let mut patient = Play::new("cron = \"@daily\"", "2026-01-01T23:59:59Z");
-    patient.wait(1);
-    patient.wait(80_000);
-    assert!(patient.notes.borrow().stopped.is_empty());
-}
-
-#[test]
-fn a_new_pattern_counts_from_when_the_file_changed() {
-    let mut play = Play::new("cron = \"0 * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:59:00Z");
-    play.wait(1);
-    // Down from 09:59 to 13:00; at 11:30 somebody wrote another pattern.
-    play.restart(
-        "cron = \"45 * * * *\"\ncatch_up = \"all\"",
-        "2026-01-01T11:30:00Z",
-        3 * 3600 + 60,
+fn only_a_run_with_a_timeout_is_stopped() {
+    let mut sim = Simulation::new(
+        "cron = \"@daily\"\ntimeout = \"10m\"\nretries = 0",
+        "2026-01-01T23:59:59Z",
     );
-    play.wait(1);
-    let slots: Vec<String> = play.states().into_iter().map(|(slot, _)| slot).collect();
+    sim.wait(1);
+    sim.wait(599);
+    assert!(sim.calls.borrow().stopped.is_empty());
+    sim.wait(1);
+    sim.wait(1);
+    assert_eq!(sim.calls.borrow().stopped.len(), 1, "it is stopped once");
+    sim.end(130);
+    assert_eq!(sim.last().state, State::Failed);
+    assert!(sim.last().message.contains("schedule.timeout"));
+    let mut unlimited = Simulation::new("cron = \"@daily\"", "2026-01-01T23:59:59Z");
+    unlimited.wait(1);
+    unlimited.wait(80_000);
+    assert!(unlimited.calls.borrow().stopped.is_empty());
+}
+
+#[test]
+fn a_new_pattern_applies_from_the_file_change() {
+    let mut sim =
+        Simulation::new("cron = \"0 * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:59:00Z");
+    sim.wait(1);
+    // The service is down from 09:59 to 13:00; the pattern changes at 11:30.
+    sim.restart("cron = \"45 * * * *\"\ncatch_up = \"all\"", "2026-01-01T11:30:00Z", 3 * 3600 + 60);
+    sim.wait(1);
+    let slots: Vec<String> = sim.states().into_iter().map(|(slot, _)| slot).collect();
     assert_eq!(slots, ["10:00", "11:00", "11:45", "12:45"]);
 }
 
 #[test]
-fn a_broken_file_waits_to_be_mended_and_a_lost_one_does_not() {
-    let mut play = Play::new("cron = \"@hourly\"\ncatch_up = \"all\"", "2026-01-01T09:30:00Z");
-    let broken = file(Err("no job".to_owned()), play.now);
-    play.scheduler.load(NAME.to_owned(), broken, play.now).unwrap();
-    play.wait(2 * 3600);
-    assert!(play.runs().is_empty());
-    let refused = play.scheduler.start(NAME, play.now);
-    assert!(matches!(refused, Err(ActionError::Broken { .. })));
-    let mended = file(Ok(job("cron = \"@hourly\"\ncatch_up = \"all\"")), play.now);
-    play.scheduler.load(NAME.to_owned(), mended, play.now).unwrap();
-    play.wait(1);
-    assert_eq!(play.states(), pairs(&[("10:00", "running"), ("11:00", "waiting")]));
-    play.scheduler.drop_job(NAME, play.now).unwrap();
-    play.end(0);
-    play.wait(1);
-    assert_eq!(play.states(), pairs(&[("10:00", "done"), ("11:00", "skipped")]));
-    assert!(matches!(play.scheduler.start(NAME, play.now), Err(ActionError::NoJob(_))));
+fn an_invalid_file_waits_and_a_deleted_file_does_not() {
+    let mut sim = Simulation::new("cron = \"@hourly\"\ncatch_up = \"all\"", "2026-01-01T09:30:00Z");
+    let invalid = file(Err("invalid".to_owned()), sim.now);
+    sim.scheduler.load(NAME.to_owned(), invalid, sim.now).unwrap();
+    sim.wait(2 * 3600);
+    assert!(sim.runs().is_empty());
+    let refused = sim.scheduler.start(NAME, sim.now);
+    assert!(matches!(refused, Err(ActionError::InvalidJob { .. })));
+    let fixed = file(Ok(job("cron = \"@hourly\"\ncatch_up = \"all\"")), sim.now);
+    sim.scheduler.load(NAME.to_owned(), fixed, sim.now).unwrap();
+    sim.wait(1);
+    assert_eq!(sim.states(), pairs(&[("10:00", "running"), ("11:00", "waiting")]));
+    sim.scheduler.remove(NAME, sim.now).unwrap();
+    sim.end(0);
+    sim.wait(1);
+    assert_eq!(sim.states(), pairs(&[("10:00", "done"), ("11:00", "skipped")]));
+    assert!(matches!(sim.scheduler.start(NAME, sim.now), Err(ActionError::NoJob(_))));
 }
 
 #[test]
-fn runs_are_started_stopped_and_tried_again_by_hand() {
-    let mut play = Play::new("cron = \"@daily\"", "2026-01-01T09:30:00Z");
-    let id = play.scheduler.start(NAME, play.now).unwrap();
+fn runs_are_started_stopped_and_retried_manually() {
+    let mut sim = Simulation::new("cron = \"@daily\"", "2026-01-01T09:30:00Z");
+    let id = sim.scheduler.start(NAME, sim.now).unwrap();
     assert_eq!(
-        play.scheduler.start(NAME, play.now).unwrap(),
+        sim.scheduler.start(NAME, sim.now).unwrap(),
         id,
-        "a second click is the same start"
+        "a second click does not start another run"
     );
-    assert_eq!((play.n_started(), play.last().cause), (1, Cause::Hand));
-    play.wait(5);
-    play.scheduler.stop(id, play.now).unwrap();
-    assert_eq!(play.notes.borrow().stopped.len(), 1);
-    play.end(130);
-    assert_eq!(play.last().state, State::Stopped);
-    assert!(matches!(play.scheduler.stop(id, play.now), Err(ActionError::State { .. })));
-    play.scheduler.retry(id, play.now).unwrap();
-    assert_eq!((play.n_started(), play.last().state), (2, State::Running));
-    play.end(0);
-    assert!(matches!(play.scheduler.retry(id, play.now), Err(ActionError::State { .. })));
-    assert!(matches!(play.scheduler.retry(99, play.now), Err(ActionError::NoRun(99))));
-    assert_eq!(play.runs().len(), 1);
+    assert_eq!((sim.n_started(), sim.last().cause), (1, Cause::Manual));
+    sim.wait(5);
+    sim.scheduler.stop(id, sim.now).unwrap();
+    assert_eq!(sim.calls.borrow().stopped.len(), 1);
+    sim.end(130);
+    assert_eq!(sim.last().state, State::Stopped);
+    assert!(matches!(sim.scheduler.stop(id, sim.now), Err(ActionError::State { .. })));
+    sim.scheduler.retry(id, sim.now).unwrap();
+    assert_eq!((sim.n_started(), sim.last().state), (2, State::Running));
+    sim.end(0);
+    assert!(matches!(sim.scheduler.retry(id, sim.now), Err(ActionError::State { .. })));
+    assert!(matches!(sim.scheduler.retry(99, sim.now), Err(ActionError::NoRun(99))));
+    assert_eq!(sim.runs().len(), 1);
 }
 
 #[test]
-fn draining_begins_nothing_and_loses_nothing() {
-    let mut play = Play::new("cron = \"* * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:59:59Z");
-    play.wait(1);
-    play.scheduler.drain();
-    assert_eq!(play.notes.borrow().stopped.len(), 1);
-    play.wait(60);
-    assert_eq!(play.n_started(), 1);
-    assert!(!play.scheduler.is_idle());
-    assert!(matches!(play.scheduler.start(NAME, play.now), Err(ActionError::Ending)));
-    play.end(130);
-    assert!(play.scheduler.is_idle());
-    let first = play.runs().remove(0);
-    assert_eq!((first.state, first.failures), (State::Waiting, 0), "it is nobody's failure");
-    play.restart("cron = \"* * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:00:00Z", 60);
-    play.wait(1);
-    assert_eq!(play.states()[0], ("10:00".to_owned(), "running"), "the same slot goes on first");
+fn draining_starts_nothing_and_loses_nothing() {
+    let mut sim =
+        Simulation::new("cron = \"* * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:59:59Z");
+    sim.wait(1);
+    sim.scheduler.drain();
+    assert_eq!(sim.calls.borrow().stopped.len(), 1);
+    sim.wait(60);
+    assert_eq!(sim.n_started(), 1);
+    assert!(!sim.scheduler.is_idle());
+    assert!(matches!(sim.scheduler.start(NAME, sim.now), Err(ActionError::ShuttingDown)));
+    sim.end(130);
+    assert!(sim.scheduler.is_idle());
+    let first = sim.runs().remove(0);
+    assert_eq!((first.state, first.failures), (State::Waiting, 0), "a shutdown is not a failure");
+    sim.restart("cron = \"* * * * *\"\ncatch_up = \"all\"", "2026-01-01T09:00:00Z", 60);
+    sim.wait(1);
+    assert_eq!(sim.states()[0], ("10:00".to_owned(), "running"), "the same slot resumes first");
 }
 
 #[test]
-fn hooks_are_told_when_a_run_is_over_for_good_and_again_after_a_crash_before_that() {
+fn hooks_run_at_the_final_state_and_again_after_a_restart() {
     let schedule = "cron = \"@hourly\"\nretries = 1\n[[hooks.on_failure]]\ncommand = [\"x\"]";
-    let mut play = Play::new(schedule, "2026-01-01T09:59:59Z");
-    play.wait(1);
-    play.end(4);
-    assert!(play.notes.borrow().told.is_empty(), "it is tried again");
-    play.wait(60);
-    play.end(4);
-    let told = play.notes.borrow().told.clone();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].message["event"], "failure");
-    assert_eq!(told[0].message["slot"], "2026-01-01T10:00:00Z");
-    assert_eq!(told[0].message["tries"], 2);
-    assert_eq!(told[0].message["message"], "it ended with 4");
-    assert!(!play.scheduler.is_idle(), "the service waits for its hooks");
-    play.restart(schedule, "2026-01-01T09:00:00Z", 5);
-    assert_eq!(play.notes.borrow().told.len(), 2);
-    let run = play.last().id;
-    play.scheduler.told(&Told { run, problem: String::new() }).unwrap();
-    assert_eq!(play.last().telling, Telling::Told);
-    play.restart(schedule, "2026-01-01T09:00:00Z", 5);
-    assert_eq!(play.notes.borrow().told.len(), 2);
+    let mut sim = Simulation::new(schedule, "2026-01-01T09:59:59Z");
+    sim.wait(1);
+    sim.end(4);
+    assert!(sim.calls.borrow().deliveries.is_empty(), "it will be retried");
+    sim.wait(60);
+    sim.end(4);
+    let deliveries = sim.calls.borrow().deliveries.clone();
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!(deliveries[0].message["event"], "failure");
+    assert_eq!(deliveries[0].message["slot"], "2026-01-01T10:00:00Z");
+    assert_eq!(deliveries[0].message["tries"], 2);
+    assert_eq!(deliveries[0].message["message"], "it ended with 4");
+    assert!(!sim.scheduler.is_idle(), "the service waits for its hooks");
+    sim.restart(schedule, "2026-01-01T09:00:00Z", 5);
+    assert_eq!(sim.calls.borrow().deliveries.len(), 2);
+    let run = sim.last().id;
+    sim.scheduler.end_delivery(&DeliveryResult { run, problem: String::new() }).unwrap();
+    assert_eq!(sim.last().delivery, DeliveryState::Delivered);
+    sim.restart(schedule, "2026-01-01T09:00:00Z", 5);
+    assert_eq!(sim.calls.borrow().deliveries.len(), 2);
 }
 
 #[test]
-fn jobs_share_the_places_and_none_has_two() {
+fn jobs_share_the_capacity() {
     let now = at("2026-01-01T09:59:59Z");
     let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
+    let effects = FakeEffects::default();
     let names = ["a.toml", "b.toml", "c.toml"];
     let files = names.map(|name| (name.to_owned(), file(Ok(job("cron = \"@hourly\"")), now)));
-    let mut scheduler = open(dir.path(), fake.clone(), files.to_vec(), now);
+    let mut scheduler = open(dir.path(), effects.clone(), files.to_vec(), now);
     scheduler.tick(now + TimeDelta::seconds(1)).unwrap();
-    assert_eq!(fake.0.borrow().started.len(), 2);
-    let (at, _) = fake.0.borrow().started[0];
-    let ended =
-        Ended { at, end: ProcessEnd::Code(0), report: None, log: String::new(), may_pass: false };
-    scheduler.ended(ended, now).unwrap();
+    assert_eq!(effects.0.borrow().started.len(), 2);
+    let (attempt, _) = effects.0.borrow().started[0];
+    let end = ProcessEnd::Code(0);
+    let ended = Ended { attempt, end, report: None, log: String::new(), is_transient: false };
+    scheduler.end_attempt(ended, now).unwrap();
     scheduler.tick(now + TimeDelta::seconds(2)).unwrap();
-    assert_eq!(fake.0.borrow().started.len(), 3);
+    assert_eq!(effects.0.borrow().started.len(), 3);
 }
 
 #[test]
-fn no_job_waits_for_ever_behind_others() {
+fn no_job_starves() {
     let mut now = at("2026-01-01T09:59:59Z");
     let dir = tempfile::tempdir().unwrap();
-    let fake = Fake::default();
+    let effects = FakeEffects::default();
     let every_second = "cron = \"* * * * * *\"\ncatch_up = \"last\"";
     let names = ["a.toml", "b.toml", "c.toml"];
     let files = names.map(|name| (name.to_owned(), file(Ok(job(every_second)), now)));
     let history = History::open(&dir.path().join("history.db")).unwrap();
-    history.hurry();
+    history.disable_sync();
     let mut scheduler =
-        Scheduler::new(dir.path(), history, fake.clone(), 1, files.to_vec(), now).unwrap();
-    // One place, and runs that are longer than the time between slots.
+        Scheduler::new(dir.path(), history, effects.clone(), 1, files.to_vec(), now).unwrap();
+    // Capacity for one run, and runs longer than the interval between slots.
     for _ in 0..9 {
         now += TimeDelta::seconds(3);
         scheduler.tick(now).unwrap();
-        let (at, _) = *fake.0.borrow().started.last().unwrap();
+        let (attempt, _) = *effects.0.borrow().started.last().unwrap();
         let end = ProcessEnd::Code(0);
-        let ended = Ended { at, end, report: None, log: String::new(), may_pass: false };
-        scheduler.ended(ended, now).unwrap();
+        let ended = Ended { attempt, end, report: None, log: String::new(), is_transient: false };
+        scheduler.end_attempt(ended, now).unwrap();
     }
-    let runs = scheduler.history.newest(None, 1000).unwrap();
+    let runs = scheduler.history.latest_runs(None, 1000).unwrap();
     for name in names {
         let n_done = runs.iter().filter(|run| run.job == name && run.state == State::Done).count();
         assert_eq!(n_done, 3, "{name}");

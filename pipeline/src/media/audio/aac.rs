@@ -1,26 +1,26 @@
-//! Which kind of AAC a stream is (ISO/IEC 14496-3). The decoder has the low-complexity profile only, and
-//! leaves out the upper half of a spectrum that is coded as its replication (SBR).
+//! Detection of AAC profiles (ISO/IEC 14496-3). The decoder only supports the low-complexity profile and
+//! ignores spectral band replication (SBR), which encodes the upper half of a spectrum.
 
 use symphonia::core::codecs::audio::AudioCodecParameters;
 
 use crate::media::number::bits;
 
-/// What a stream with SBR is called.
+/// The name of AAC with SBR.
 pub(super) const HE_AAC: &str = "HE-AAC (AAC with spectral band replication)";
 
-/// Frames that are looked at for SBR.
+/// The number of frames to check for SBR.
 const FRAMES_MAX: u32 = 64;
 
-/// Fewer frames than this do not tell SBR from chance.
+/// The minimum number of frames to distinguish SBR from chance.
 const FRAMES_MIN: u32 = 2;
 
-/// Names the AAC of a track that cannot be decoded, by the type of its audio object.
+/// Returns the name of an undecodable AAC track by its audio object type.
 pub(super) fn name(parameters: &AudioCodecParameters) -> String {
     let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
     let object_type = match parameters.extra_data.as_deref() {
         Some([first, second, ..]) if first >> 3 == 31 => 32 + ((first & 7) << 3 | second >> 5),
         Some([first, ..]) => first >> 3,
-        // ADTS has the type less one.
+        // ADTS stores the type minus one.
         _ => parameters.profile.map_or(2, |profile| u8::try_from(profile.get() + 1).unwrap_or(0)),
     };
     let name = match object_type {
@@ -39,7 +39,7 @@ pub(super) fn name(parameters: &AudioCodecParameters) -> String {
     name.to_owned()
 }
 
-/// Finds out whether frames carry SBR where the stream does not say so in advance, which it need not.
+/// Detects SBR in frames, because streams need not announce it.
 #[derive(Default)]
 pub(super) struct SbrSearch {
     n_frames: u32,
@@ -47,7 +47,7 @@ pub(super) struct SbrSearch {
 }
 
 impl SbrSearch {
-    /// Looks at a frame (`raw_data_block`).
+    /// Checks a frame (`raw_data_block`).
     pub(super) fn look_at(&mut self, frame: &[u8]) {
         if self.n_frames < FRAMES_MAX {
             self.n_frames += 1;
@@ -55,17 +55,17 @@ impl SbrSearch {
         }
     }
 
-    /// Returns whether three of four frames carry SBR. By chance one in fifty seems to.
+    /// Returns whether three of four frames contain SBR. By chance, one in fifty seems to.
     pub(super) fn has_found(&self) -> bool {
         self.n_frames >= FRAMES_MIN && self.n_with_sbr * 4 >= self.n_frames * 3
     }
 }
 
-/// Returns whether a frame ends as one with SBR does.
+/// Returns whether a frame ends like one with SBR.
 ///
-/// Where elements begin shows only when all before them are decoded, so this goes backwards: a frame ends
-/// with the element `ID_END` (three bits, all set) and zeros up to a byte, before that are fill elements,
-/// and one of them is `extension_type` 13 or 14 (`EXT_SBR_DATA`, with or without a check sum).
+/// Element boundaries are only known after decoding everything before them, so this scans backwards: a frame
+/// ends with the element `ID_END` (three set bits) and zero padding, preceded by fill elements, one of which
+/// has the `extension_type` 13 or 14 (`EXT_SBR_DATA`, without or with a checksum).
 fn ends_with_sbr(frame: &[u8]) -> bool {
     let Some(last) = frame.iter().rposition(|byte| *byte != 0) else { return false };
     let n_bits = (last + 1) * 8 - frame[last].trailing_zeros() as usize;
@@ -73,7 +73,7 @@ fn ends_with_sbr(frame: &[u8]) -> bool {
     if bits(frame, end, 3) != 7 {
         return false;
     }
-    // After the one with SBR may come one that only fills the frame.
+    // The SBR element may be followed by one that only pads the frame.
     for _ in 0..2 {
         match fill_before(frame, end, |extension| matches!(extension, 13 | 14)) {
             Some(_) => return true,
@@ -86,8 +86,8 @@ fn ends_with_sbr(frame: &[u8]) -> bool {
     false
 }
 
-/// Returns where the fill element begins that ends at bit `end` and whose extension is wanted: `ID_FIL` (6
-/// in three bits), a count of bytes in 4 bits, or 15 in them and the rest of it in 8, and that many bytes.
+/// Returns the start of the fill element that ends at bit `end` and has the wanted extension: `ID_FIL` (6 in
+/// three bits), a byte count in 4 bits, or 15 and the rest in 8 more bits, and the bytes.
 fn fill_before(frame: &[u8], end: usize, is_wanted: impl Fn(u64) -> bool) -> Option<usize> {
     let starts = |n: usize, head_bits: usize| {
         let start = end.checked_sub(n * 8 + head_bits)?;
@@ -105,7 +105,7 @@ fn fill_before(frame: &[u8], end: usize, is_wanted: impl Fn(u64) -> bool) -> Opt
 mod tests {
     use super::*;
 
-    /// Bits, as numbers and how many bits each has.
+    /// Encodes numbers with the given bit widths.
     fn frame(fields: &[(usize, usize)]) -> Vec<u8> {
         let bits = fields.iter().flat_map(|(number, n)| {
             (0..*n).rev().map(move |at| u8::try_from(number >> at & 1).unwrap())
@@ -115,7 +115,7 @@ mod tests {
         bits.chunks(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | bit)).collect()
     }
 
-    /// A fill element: its extension, and how many bytes it has.
+    /// A fill element with an extension and a byte count.
     fn fill(extension: usize, n_bytes: usize) -> Vec<(usize, usize)> {
         let count = match n_bytes {
             0..15 => vec![(n_bytes, 4)],

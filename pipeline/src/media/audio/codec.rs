@@ -1,4 +1,4 @@
-//! The decoders.
+//! The audio decoders.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use symphonia::{
 
 use super::{mpeg::MpegDecoder, opus::OpusDecoder};
 
-/// Returns Symphonia's decoders, and those that are better or that it has not.
+/// Returns Symphonia's decoders, with replacements and additions.
 pub(super) fn codecs() -> &'static CodecRegistry {
     static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
         let mut codecs = CodecRegistry::new();

@@ -1,11 +1,10 @@
-//! Encoded bytes to samples.
+//! Decodes encoded audio to samples.
 //!
-//! The reference is ffmpeg: what it hears of a file is heard here. Samples before and after the audio, which
-//! encoders add, are left out where the file says how many there are: edit lists of MP4 to the sample (as
-//! ffmpeg 9), `iTunSMPB` where there is none, the LAME tag of MP3, `OpusHead`, and the last granule of Ogg.
-//! AAC without a container (ADTS) or in Matroska has no such word, and begins with the encoder's delay.
-//! Samples beyond full scale, which floats and lossy codecs may have, are not clipped, as by soundfile
-//! and librosa.
+//! The reference is ffmpeg: the same samples are decoded from a file. Encoder padding before and after the
+//! audio is removed if the file declares it: edit lists of MP4, to the sample (like ffmpeg 9), `iTunSMPB` if
+//! there is none, the LAME tag of MP3, `OpusHead`, and the last granule of Ogg. AAC without a container
+//! (ADTS) or in Matroska does not declare it, and begins with the encoder's delay. Samples beyond full scale,
+//! which float and lossy codecs may contain, are not clipped, like in soundfile and librosa.
 
 use std::{
     io::{self, Cursor, Read},
@@ -37,7 +36,7 @@ use super::{
 };
 use crate::media::{Decoded, MediaError, shown_start};
 
-/// What is wrong with audio, before its format is named.
+/// A problem of audio, before its format is named.
 #[derive(Debug)]
 pub(super) enum Problem {
     Damaged(String),
@@ -50,7 +49,7 @@ impl From<SymphoniaError> for Problem {
     fn from(error: SymphoniaError) -> Self {
         match error {
             SymphoniaError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Self::Damaged("it ends too early".to_owned())
+                Self::Damaged("unexpected end of data".to_owned())
             }
             error => Self::Damaged(error.to_string()),
         }
@@ -59,21 +58,21 @@ impl From<SymphoniaError> for Problem {
 
 /// Decodes the encoded audio `bytes` and averages its channels.
 ///
-/// The sample rate stays that of the file, or of its first part (Ogg and FLAC may change theirs); the
-/// model's processor resamples.
+/// The sample rate stays that of the file, or of its first part (Ogg and FLAC may change theirs); the model's
+/// processor resamples.
 ///
-/// Two flags may come with it:
+/// Two flags are possible:
 ///
 /// - `channels_cancel`: the average of the channels has less than a ten-thousandth (-40 dB) of their power,
-///   and they are not silent. Then nothing, or noise, is left of what can be heard in the file.
+///   and they are not silent. Then nothing but noise is left of the audible content.
 /// - `media_damaged`: the file ends before the number of bytes that its header claims (WAV; other formats
-///   are rejected then). Sizes that stand for one that was not known when they were written are not meant.
+///   are rejected then). Placeholder sizes of streaming writers do not count.
 ///
 /// # Errors
 ///
-/// [`MediaError`] if the format is unknown or not supported, the audio is damaged anywhere, has no samples
-/// or a rate or number of channels that no audio has, or lasts longer than `seconds_max` or takes more
-/// than `bytes_max` in memory (decoding stops there).
+/// [`MediaError`] if the format is unknown or not supported, if the audio is damaged anywhere, has no samples
+/// or an impossible sample rate or number of channels, or if it is longer than `seconds_max` or needs more
+/// than `bytes_max` of memory (decoding stops there).
 pub fn decode_audio(
     bytes: Arc<[u8]>,
     seconds_max: f64,
@@ -148,7 +147,7 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// Returns what the demuxer reads.
+/// Returns the input of the demuxer.
 fn source(bytes: &Arc<[u8]>, wave: Option<Wave>) -> Box<dyn MediaSource> {
     let bytes = Arc::clone(bytes);
     match wave {
@@ -163,39 +162,39 @@ fn source(bytes: &Arc<[u8]>, wave: Option<Wave>) -> Box<dyn MediaSource> {
     }
 }
 
-/// A track that is being decoded.
+/// A track being decoded.
 struct Playing {
     id: u32,
     decoder: Box<dyn AudioDecoder>,
-    /// Samples of each channel that come before the audio, and that the demuxer does not leave out.
+    /// Padding samples per channel before the audio that the demuxer does not remove.
     n_skipped: usize,
     sbr: Option<SbrSearch>,
 }
 
 impl Playing {
-    /// Begins with the audio track of a file.
+    /// Starts with the audio track of a file.
     fn begin(format: &dyn FormatReader, bytes: &[u8]) -> Result<Self, Problem> {
         let is_boxed = format.format_info().short_name == "isomp4";
         let damaged = |problem: &str| Problem::Damaged(problem.to_owned());
         let container = || container_name(format.format_info().short_name);
         let unknown_codec = || match boxed_codec(bytes).filter(|_| is_boxed) {
             Some(codec) => Problem::Unsupported(format!("{} with {codec}", container())),
-            None => damaged("it has no audio track"),
+            None => damaged("the file has no audio track"),
         };
         let track = format.default_track(TrackType::Audio).ok_or_else(unknown_codec)?;
         let parameters = track
             .codec_params
             .as_ref()
             .and_then(|parameters| parameters.audio())
-            .ok_or_else(|| damaged("its audio track names no codec"))?;
+            .ok_or_else(|| damaged("the audio track has no codec"))?;
         let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
         if n_channels > CHANNELS_MAX {
-            let problem = format!("it has {n_channels} channels, more than {CHANNELS_MAX}");
+            let problem = format!("{n_channels} channels exceed the maximum of {CHANNELS_MAX}");
             return Err(Problem::Damaged(problem));
         }
         let claimed_rate = parameters.sample_rate.unwrap_or(*SAMPLE_RATES_HZ.start());
         if !SAMPLE_RATES_HZ.contains(&claimed_rate) {
-            return Err(Problem::Damaged(format!("it has {claimed_rate} samples per second")));
+            return Err(Problem::Damaged(format!("invalid sample rate of {claimed_rate} Hz")));
         }
         if let Some(codec) = wrongly_decoded(parameters) {
             return Err(Problem::Unsupported(codec));
@@ -222,9 +221,9 @@ impl Playing {
     }
 }
 
-/// Names the codec of a track that Symphonia 0.6.1 decodes, but to other samples than the codec's own
-/// library: the difference of the channels of 32-bit FLAC has 33 bits, of which it takes 32; and of Vorbis
-/// with more than two channels it mistakes some.
+/// Returns the name of a codec that Symphonia 0.6.1 decodes to other samples than the codec's own library:
+/// the channel difference of 32-bit FLAC has 33 bits, of which it keeps 32; and Vorbis with more than two
+/// channels is partly wrong.
 fn wrongly_decoded(parameters: &AudioCodecParameters) -> Option<String> {
     let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
     match parameters.codec {
@@ -251,7 +250,7 @@ fn container_name(short_name: &str) -> &str {
     }
 }
 
-/// Decodes the audio track of a file; returns it and whether its channels cancel.
+/// Decodes the audio track of a file; returns it, and whether its channels cancel.
 fn decode_track(
     mut format: Box<dyn FormatReader>,
     bytes: &[u8],
@@ -260,12 +259,12 @@ fn decode_track(
     let mut playing = Playing::begin(format.as_ref(), bytes)?;
     let mut mixdown = Mixdown::new(bounds);
     let mut interleaved: Vec<f32> = Vec::new();
-    // A packet takes a byte at least: more of them come of a table that claims empty ones for ever.
+    // A packet has at least one byte: more packets come from a table that claims endless empty ones.
     for _ in 0..bytes.len() {
         let packet = match format.next_packet() {
             Ok(Some(packet)) => packet,
             Ok(None) => break,
-            // Another stream of Ogg begins.
+            // Another Ogg stream begins.
             Err(SymphoniaError::ResetRequired) => {
                 playing = Playing::begin(format.as_ref(), bytes)?;
                 continue;
@@ -327,14 +326,14 @@ mod tests {
 
     #[test]
     fn channels_are_averaged() {
-        let sound = decode(wav(8000, 2, &[16384, 0, -16384, 16384])).unwrap();
-        assert_eq!(sound.media.sample_rate_hz, 8000);
-        assert_eq!(sound.media.samples, [0.25, 0.0]);
-        assert!(sound.flags.is_empty());
+        let audio = decode(wav(8000, 2, &[16384, 0, -16384, 16384])).unwrap();
+        assert_eq!(audio.media.sample_rate_hz, 8000);
+        assert_eq!(audio.media.samples, [0.25, 0.0]);
+        assert!(audio.flags.is_empty());
     }
 
     #[test]
-    fn channels_that_cancel_are_told() {
+    fn cancelling_channels_are_detected() {
         let cancels = |frame: &dyn Fn(i16) -> Vec<i16>| {
             let n_channels = u16::try_from(frame(0).len()).unwrap();
             let samples: Vec<i16> = (0..4000).flat_map(frame).collect();
@@ -343,19 +342,19 @@ mod tests {
         let tone = |i: i16| (i % 40 - 20) * 700;
         let other = |i: i16| (i % 31 - 15) * 700;
         assert!(cancels(&|i| vec![tone(i), -tone(i)]));
-        assert!(cancels(&|i| vec![tone(i), -tone(i) + i % 3]), "but for the last bit");
+        assert!(cancels(&|i| vec![tone(i), -tone(i) + i % 3]), "except for the last bit");
         assert!(cancels(&|i| vec![tone(i), -tone(i), other(i), -other(i)]));
         assert!(!cancels(&|i| vec![tone(i), tone(i)]));
         assert!(!cancels(&|i| vec![tone(i), other(i)]));
         assert!(!cancels(&|i| vec![tone(i), 0]), "one channel alone");
         assert!(!cancels(&|i| vec![tone(i), -tone(i) / 2]), "half of it is left");
         assert!(!cancels(&|_| vec![0, 0]), "silence");
-        assert!(!cancels(&|i| vec![i % 2, -(i % 2)]), "silence but for the last bit");
+        assert!(!cancels(&|i| vec![i % 2, -(i % 2)]), "silence except for the last bit");
         assert!(!cancels(&|i| vec![tone(i)]));
     }
 
     #[test]
-    fn bad_bytes_are_told_apart() {
+    fn invalid_bytes_have_specific_errors() {
         let code = |bytes: &[u8], seconds_max, bytes_max| {
             decode_audio(bytes.into(), seconds_max, bytes_max).unwrap_err().code()
         };
@@ -408,12 +407,12 @@ mod tests {
         assert!(error.to_string().contains("WAV with GSM 6.10"), "{error}");
     }
 
-    /// A frame of MPEG-1 layer III in joint stereo without any energy, whose channels have blocks of
-    /// types `blocks`.
+    /// A frame of MPEG-1 layer III in joint stereo without energy, whose channels have blocks of the types
+    /// `blocks`.
     fn joint_stereo_frame(blocks: [u16; 2]) -> Vec<u8> {
         let mut bits: Vec<(u32, usize)> = vec![(0xfffb_9060, 32), (0, 9), (0, 3), (0, 8)];
         for block in [blocks, blocks].concat() {
-            // Sizes and gain, then whether the block is of another type than the long one.
+            // Sizes and gain, then whether the block has another type than the long one.
             bits.extend([(0, 12), (0, 9), (210, 8), (0, 4), (u32::from(block > 0), 1)]);
             match block {
                 0 => bits.extend([(0, 22)]),
@@ -432,7 +431,7 @@ mod tests {
     #[test]
     fn channels_of_mp3_may_have_blocks_of_different_types() {
         let bytes: Vec<u8> = (0..6).flat_map(|_| joint_stereo_frame([0, 2])).collect();
-        let sound = decode(bytes).unwrap().media;
-        assert_eq!((sound.sample_rate_hz, sound.samples.len()), (44_100, 6 * 1152));
+        let audio = decode(bytes).unwrap().media;
+        assert_eq!((audio.sample_rate_hz, audio.samples.len()), (44_100, 6 * 1152));
     }
 }

@@ -1,16 +1,15 @@
-//! What audio is, by its first bytes, its container's codec or a number in its header: to name what is not
-//! decoded.
+//! Names audio formats that are not decoded, by magic, container codec or header field.
 
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, well_known as codec};
 
 use super::{aac, mp4};
 use crate::media::format::is_image_brand;
 
-/// The formats that are read, for messages.
+/// The supported formats, for messages.
 pub(super) const KNOWN: &str = "WAV (RF64, Wave64), AIFF, CAF, FLAC, MP3, Ogg, WebM, Matroska and MP4 with AAC, ALAC, FLAC, MP3, \
      Opus, Vorbis or PCM";
 
-/// How files of formats that are read begin.
+/// The magic of supported formats.
 const READ: [(&[u8], &str); 10] = [
     (b"RIFF", "wave"),
     (b"RF64", "wave"),
@@ -24,7 +23,7 @@ const READ: [(&[u8], &str); 10] = [
     (b"\x1a\x45\xdf\xa3", "matroska"),
 ];
 
-/// How files of formats that are not read begin: an offset, bytes, and the format's name.
+/// The magic of unsupported formats: offset, bytes and name.
 const NOT_READ: [(usize, &[u8], &str); 29] = [
     (0, b"RIFX", "WAV with big-endian samples (RIFX)"),
     (8, b"RMID", "MIDI"),
@@ -57,7 +56,7 @@ const NOT_READ: [(usize, &[u8], &str); 29] = [
     (0, b"\x00\x00\x01\xba", "MPEG program stream"),
 ];
 
-/// How the first packet of a stream in Ogg begins, of codecs that are not read, or not in Ogg.
+/// The magic of the first Ogg packet of unsupported codecs.
 const OGG_NOT_READ: [(&[u8], &str); 5] = [
     (b"Speex   ", "Speex in Ogg"),
     (b"CELT    ", "CELT in Ogg"),
@@ -66,12 +65,12 @@ const OGG_NOT_READ: [(&[u8], &str); 5] = [
     (b"fishead\0", "Ogg with a skeleton, without audio"),
 ];
 
-/// Bytes of a packet of an MPEG transport stream.
+/// The packet size of an MPEG transport stream.
 const TRANSPORT_PACKET: usize = 188;
 
-/// Returns whether bytes begin like audio: of a format that is read, or that is known by name, as a box of
-/// MPEG-4 (ISO/IEC 14496-12), or with the head of a frame of MPEG audio (ISO/IEC 11172-3: eleven bits set,
-/// layer II or III) or AAC (ISO/IEC 14496-3, ADTS).
+/// Returns whether bytes begin like audio: with the magic of a supported or known format, with an MPEG-4 box
+/// (ISO/IEC 14496-12), or with a frame header of MPEG audio (ISO/IEC 11172-3: eleven set bits, layer II or
+/// III) or AAC (ISO/IEC 14496-3, ADTS).
 pub(in super::super) fn is_known(bytes: &[u8]) -> bool {
     let is_frame = matches!(bytes, [0xff, second, ..]
         if matches!(second & 0xe6, 0xe2 | 0xe4) || second & 0xf6 == 0xf0);
@@ -79,15 +78,15 @@ pub(in super::super) fn is_known(bytes: &[u8]) -> bool {
     read_format(bytes).is_some() || is_frame || is_box || unread_format(bytes).is_some()
 }
 
-/// Returns the name of the format that is read and whose files begin like this.
+/// Returns the supported format with this magic.
 pub(super) fn read_format(bytes: &[u8]) -> Option<&'static str> {
     READ.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
 }
 
-/// Returns the name of a format that is not read.
+/// Returns the unsupported format with this magic.
 pub(super) fn unread_format(bytes: &[u8]) -> Option<&'static str> {
     let begins = |at: usize, magic: &[u8]| bytes.get(at..).is_some_and(|b| b.starts_with(magic));
-    // Text may begin with the same letters; headers have small numbers beside them.
+    // Text may begin with the same letters; headers have small numbers next to them.
     let has_numbers = bytes.iter().take(16).any(|byte| *byte < 9);
     let is_word = |magic: &[u8]| magic.len() < 5 && magic.iter().all(|c| matches!(c, b' '..=b'~'));
     let by_magic = NOT_READ.iter().find(|(at, magic, _)| match *at {
@@ -102,15 +101,15 @@ pub(super) fn unread_format(bytes: &[u8]) -> Option<&'static str> {
         .or_else(|| ogg_codec(bytes))
 }
 
-/// Returns the codec of a stream in Ogg that is not read. The page's header has 27 bytes, and one for each
-/// segment (RFC 3533).
+/// Returns the unsupported codec of an Ogg stream. The page header has 27 bytes plus one per segment (RFC
+/// 3533).
 fn ogg_codec(bytes: &[u8]) -> Option<&'static str> {
     let n_segments = usize::from(*bytes.get(26)?);
     let packet = bytes.starts_with(b"OggS").then(|| bytes.get(27 + n_segments..))??;
     OGG_NOT_READ.iter().find(|(magic, _)| packet.starts_with(magic)).map(|(_, name)| *name)
 }
 
-/// Returns the name of a compression of AIFF-C: four letters in the chunk `COMM`, after 18 bytes.
+/// Returns the codec of AIFF-C: four letters in the chunk `COMM`, after 18 bytes.
 pub(super) fn aiff_codec(bytes: &[u8]) -> Option<String> {
     let chunk =
         memchr::memmem::find(bytes, b"COMM").filter(|_| bytes.get(8..12) == Some(b"AIFC"))?;
@@ -118,7 +117,7 @@ pub(super) fn aiff_codec(bytes: &[u8]) -> Option<String> {
     Some(format!("AIFF-C with the codec `{}`", code.escape_ascii()))
 }
 
-/// Returns the name of an encoding of WAV that is not read (`mmreg.h` of the Windows SDK).
+/// Returns the name of an unsupported WAV encoding (`mmreg.h` of the Windows SDK).
 pub(super) fn wave_codec(tag: u16) -> String {
     let name = match tag {
         0x02 | 0x11 => "ADPCM",
@@ -143,7 +142,7 @@ pub(super) fn wave_codec(tag: u16) -> String {
     name.to_owned()
 }
 
-/// Returns the name of the codec of a track that cannot be decoded.
+/// Returns the codec of a track that cannot be decoded.
 pub(super) fn codec_name(parameters: &AudioCodecParameters) -> String {
     let n_channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
     let name = match parameters.codec {
@@ -180,7 +179,7 @@ fn known_codec(id: AudioCodecId) -> Option<&'static str> {
     })
 }
 
-/// Returns the name of the codec of audio in boxes of MPEG-4 that the demuxer does not know.
+/// Returns the codec of MPEG-4 audio that the demuxer does not support.
 pub(super) fn boxed_codec(bytes: &[u8]) -> Option<String> {
     let code = mp4::audio_sample_entry(bytes)?;
     let name = match &code {

@@ -1,4 +1,4 @@
-//! Channels of decoded audio, averaged to one.
+//! Averages the channels of decoded audio.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -6,46 +6,46 @@ use legenda_models::Waveform;
 
 use super::decode::Problem;
 
-/// The most channels: third-order ambisonics in both halves of a studio's 32.
+/// The maximum number of channels: third-order ambisonics in both halves of a studio's 32.
 pub(super) const CHANNELS_MAX: usize = 32;
 
-/// Samples per second that audio may have: from below telephone to four times the most that converters
-/// offer. A header may claim anything, and what resamples by it would take memory for it.
+/// The range of sample rates: from below telephone quality to four times the highest converters offer. A
+/// header may claim anything, and resampling would allocate memory for it.
 pub(super) const SAMPLE_RATES_HZ: RangeInclusive<u32> = 1_000..=768_000;
 
-/// The highest level of a sample: full scale is 1, and 2^31 where a file has integers as floats. The
-/// sums of a transform over higher ones may not be finite, at which the resampler panics.
+/// The maximum level of a sample: full scale is 1, or 2^31 for integers stored as floats. Transforms of
+/// higher levels may overflow to infinity, at which the resampler panics.
 const LEVEL_MAX: f32 = 1e10;
 
-/// Bytes of memory for a decoded sample: 32 bits, twice over, because a list that grows is copied.
+/// Bytes of memory per decoded sample: 32 bits, twice, because a growing `Vec` is copied.
 const BYTES_PER_SAMPLE: u64 = 2 * size_of::<f32>() as u64;
 
-/// How often the sample rate may change, as it may in Ogg and FLAC: a resampler is made each time.
+/// The maximum number of sample-rate changes, which Ogg and FLAC allow: each needs a new resampler.
 const PIECES_MAX: usize = 100;
 
-/// Channels cancel where their average has less than this share of their power: -40 dB. Independent
-/// channels keep one part in as many as there are.
+/// Channels cancel if their average has less than this share of their power: -40 dB. Independent channels
+/// keep a share of one over their number.
 const CANCELLED_SHARE: f64 = 1e-4;
 
-/// Mean power below which audio counts as silent: -90 dB of full scale, the last bit of 16.
+/// The mean power below which audio is silent: -90 dB of full scale, the last bit of 16.
 const SILENCE_POWER: f64 = 1e-9;
 
-/// What a piece of audio may take.
+/// The limits of a piece of audio.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) seconds_max: f64,
     pub(super) bytes_max: u64,
 }
 
-/// One channel, as it grows.
+/// A growing mono channel.
 #[derive(Debug)]
 pub(super) struct Mixdown {
     bounds: Bounds,
-    /// Pieces of one sample rate each.
+    /// Pieces with one sample rate each.
     pieces: Vec<Waveform>,
     n_samples: usize,
     seconds: f64,
-    /// Sums over all samples: squares of the average, and the average of squares.
+    /// Sums over all samples: the squared average, and the average square.
     power_of_mean: f64,
     mean_power: f64,
 }
@@ -70,12 +70,12 @@ impl Mixdown {
         sample_rate_hz: u32,
     ) -> Result<(), Problem> {
         if n_channels > CHANNELS_MAX || !SAMPLE_RATES_HZ.contains(&sample_rate_hz) {
-            let problem = format!("it has {n_channels} channels at {sample_rate_hz} Hz");
+            let problem = format!("invalid format of {n_channels} channels at {sample_rate_hz} Hz");
             return Err(Problem::Damaged(problem));
         }
         if self.pieces.last().is_none_or(|piece| piece.sample_rate_hz != sample_rate_hz) {
             if self.pieces.len() == PIECES_MAX {
-                let problem = format!("its sample rate changes more than {PIECES_MAX} times");
+                let problem = format!("the sample rate changes more than {PIECES_MAX} times");
                 return Err(Problem::Damaged(problem));
             }
             self.pieces.push(Waveform { sample_rate_hz, samples: Vec::new() });
@@ -114,7 +114,7 @@ impl Mixdown {
         Ok(())
     }
 
-    /// Keeps only some ranges of the samples, in the order they are given.
+    /// Keeps only the given ranges of samples, in order.
     pub(super) fn select(
         &mut self,
         ranges: impl Iterator<Item = Range<usize>> + Clone,
@@ -134,35 +134,35 @@ impl Mixdown {
         Ok(())
     }
 
-    /// Returns the sample rate of the first piece, if there is one.
+    /// Returns the sample rate of the first piece, if any.
     pub(super) fn sample_rate_hz(&self) -> Option<u32> {
         self.pieces.first().map(|piece| piece.sample_rate_hz)
     }
 
-    /// Returns how many samples there are.
+    /// Returns the number of samples.
     pub(super) fn n_samples(&self) -> usize {
         self.n_samples
     }
 
-    /// Returns whether the channels cancel: they are not silent, and their average nearly is.
+    /// Returns whether the channels cancel: they are not silent, but their average nearly is.
     pub(super) fn channels_cancel(&self) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "audio has far fewer than 2^52 samples")]
         let is_audible = self.mean_power > SILENCE_POWER * self.n_samples as f64;
         is_audible && self.power_of_mean < CANCELLED_SHARE * self.mean_power
     }
 
-    /// Returns the whole, at the sample rate of its first piece.
+    /// Returns all samples at the sample rate of the first piece.
     pub(super) fn finish(self) -> Result<Waveform, Problem> {
         let damaged = |problem: &str| Err(Problem::Damaged(problem.to_owned()));
         let mut samples = self.pieces.iter().flat_map(|piece| &piece.samples);
         if samples.clone().any(|sample| !sample.is_finite()) {
-            return damaged("it has samples that are not numbers");
+            return damaged("a sample is not a number");
         }
         if samples.any(|sample| sample.abs() > LEVEL_MAX) {
-            return damaged("it has samples louder than any scale");
+            return damaged("a sample exceeds the maximum level");
         }
         let mut pieces = self.pieces.into_iter().filter(|piece| !piece.samples.is_empty());
-        let Some(mut whole) = pieces.next() else { return damaged("it has no samples") };
+        let Some(mut whole) = pieces.next() else { return damaged("the audio has no samples") };
         for piece in pieces {
             let resampled = piece
                 .at_rate(whole.sample_rate_hz)
@@ -173,7 +173,7 @@ impl Mixdown {
                 return Err(Problem::TooMuchMemory { bytes });
             }
         }
-        // A list that has grown has room for twice as many.
+        // A grown `Vec` may have twice the needed capacity.
         whole.samples.shrink_to_fit();
         Ok(whole)
     }

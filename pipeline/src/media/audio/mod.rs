@@ -1,4 +1,4 @@
-//! Audio bytes to mono samples.
+//! Decodes audio bytes to mono samples.
 
 mod aac;
 mod codec;

@@ -1,5 +1,4 @@
-//! What boxes of MPEG-4 (ISO/IEC 14496-12) say about a track that the demuxer does not: which part of it is
-//! to be heard, and a codec that it does not know.
+//! MPEG-4 metadata (ISO/IEC 14496-12) that the demuxer ignores: edit lists and unknown codecs.
 
 use std::ops::Range;
 
@@ -13,23 +12,23 @@ use symphonia::core::codecs::audio::{
 
 use crate::media::number::ByteOrder;
 
-/// An entry of an edit list, in samples of the decoded track.
+/// An entry of an edit list, in decoded samples.
 #[derive(Debug, PartialEq)]
 struct Edit {
     start: u64,
-    /// Nothing: to the end.
+    /// The duration; `None` for the rest of the track.
     n_samples: Option<u64>,
 }
 
-/// What of a track is heard.
+/// The played ranges of a track.
 #[derive(Debug, PartialEq)]
 pub(super) struct EditList(Vec<Edit>);
 
 impl EditList {
-    /// Reads the edit list of track `track_id`, whose decoded samples come at `sample_rate_hz`; where it
-    /// has none, what iTunes writes instead (`iTunSMPB`). Nothing if all of the track is heard.
+    /// Parses the edit list of track `track_id` with decoded samples at `sample_rate_hz`; if it has none, the
+    /// equivalent by iTunes (`iTunSMPB`). Returns `None` if the whole track is played.
     ///
-    /// As in ffmpeg 9, empty edits insert no silence, and rates are not followed.
+    /// Like ffmpeg 9, this ignores empty edits and playback rates.
     pub(super) fn read(bytes: &[u8], track_id: u32, sample_rate_hz: u32) -> Option<Self> {
         let movie = body_of(bytes, &[b"moov"])?;
         let track = boxes(movie)
@@ -67,8 +66,8 @@ impl EditList {
         (!edits.is_empty()).then_some(Self(edits))
     }
 
-    /// Reads ` 00000000 00000840 000001CA 00000000003F31F6 ...`: samples before the audio, after it, and of
-    /// it, in hexadecimal digits.
+    /// Parses ` 00000000 00000840 000001CA 00000000003F31F6 ...`: the number of samples before the audio,
+    /// after it, and in it, in hexadecimal.
     fn from_itunes(movie: &[u8]) -> Option<Self> {
         // A version and flags before the boxes of `meta`.
         let metadata = body_of(movie, &[b"udta", b"meta"])?.get(4..)?;
@@ -86,7 +85,7 @@ impl EditList {
         (start > 0 || n_samples.is_some()).then_some(Self(vec![Edit { start, n_samples }]))
     }
 
-    /// Returns which of `n_samples` samples are heard, in order.
+    /// Returns the played ranges of `n_samples` samples, in order.
     pub(super) fn ranges(&self, n_samples: usize) -> impl Iterator<Item = Range<usize>> + Clone {
         let within = move |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(n_samples);
         self.0.iter().map(move |edit| {
@@ -96,8 +95,8 @@ impl EditList {
     }
 }
 
-/// Returns the codec of PCM in a QuickTime file: `in24`, `in32`, `fl32` and `fl64` are big-endian but where a
-/// box `enda` says otherwise, which the demuxer takes for granted.
+/// Returns the PCM codec of a QuickTime file: `in24`, `in32`, `fl32` and `fl64` are big-endian unless a box
+/// `enda` says otherwise; the demuxer assumes little-endian.
 pub(super) fn pcm_codec(bytes: &[u8], codec: AudioCodecId) -> AudioCodecId {
     let is_big_endian = first_audio_entry(bytes).is_some_and(|(kind, entry)| {
         matches!(&kind, b"in24" | b"in32" | b"fl32" | b"fl64")
@@ -112,7 +111,7 @@ pub(super) fn pcm_codec(bytes: &[u8], codec: AudioCodecId) -> AudioCodecId {
     }
 }
 
-/// Returns the code of the first sample entry of a track of audio: its codec.
+/// Returns the codec in the first sample entry of an audio track.
 pub(super) fn audio_sample_entry(bytes: &[u8]) -> Option<[u8; 4]> {
     first_audio_entry(bytes).map(|(kind, _)| kind)
 }
@@ -129,14 +128,14 @@ fn first_audio_entry(bytes: &[u8]) -> Option<([u8; 4], &[u8])> {
     boxes(entries.get(8..)?).next()
 }
 
-/// Returns the body of the first box of a path, each in the one before.
+/// Returns the body of the first box at a path of nested boxes.
 fn body_of<'a>(bytes: &'a [u8], path: &[&[u8; 4]]) -> Option<&'a [u8]> {
     path.iter().try_fold(bytes, |body, wanted| {
         boxes(body).find(|(kind, _)| kind == *wanted).map(|(_, body)| body)
     })
 }
 
-/// Returns the boxes that lie one after the other in `bytes`: four letters and a body each.
+/// Returns the consecutive boxes in `bytes`: four letters and a body each.
 fn boxes(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -154,12 +153,12 @@ fn boxes(bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     })
 }
 
-/// Returns the ticks per second of a header of a movie or of media.
+/// Returns the timescale in a movie or media header, in ticks per second.
 fn timescale(header: &[u8]) -> Option<u32> {
     number_of(header).filter(|scale| *scale > 0)
 }
 
-/// Returns the number behind the times of a header: of a track its own.
+/// Returns the number after the times in a header: of a track header, the track id.
 fn number_of(header: &[u8]) -> Option<u32> {
     let at = if *header.first()? == 1 { 20 } else { 12 };
     u32::try_from(big_endian(header.get(at..at + 4)?)).ok()
@@ -179,12 +178,12 @@ mod tests {
         [&size.to_be_bytes()[..], kind, &body].concat()
     }
 
-    /// A header whose field at 12 bytes is `number`.
+    /// A header with `number` at offset 12.
     fn header(kind: &[u8; 4], number: u32) -> Vec<u8> {
         box_of(kind, &[&[0; 12], &number.to_be_bytes(), &[0; 8]])
     }
 
-    /// A movie of 1000 ticks per second with a track 7 of 44,100.
+    /// A movie with 1000 ticks per second and a track 7 with 44,100.
     fn movie(list: &[u8], more: &[u8]) -> Vec<u8> {
         let edits = box_of(b"edts", &[list]);
         let media = box_of(b"mdia", &[&header(b"mdhd", 44_100)]);

@@ -1,6 +1,6 @@
-//! MPEG audio of layers 1 to 3, decoded by `nanomp3-core`, a port of minimp3 in Rust.
+//! MPEG audio layers 1 to 3, decoded by `nanomp3-core`, a Rust port of minimp3.
 //!
-//! Symphonia's own decoder refuses stereo whose channels differ in their blocks (its issue #556), and
+//! Symphonia's own decoder rejects stereo whose channels have different block types (its issue #556), and
 //! decodes the conformance stream `l3-si_block` at 240 times full scale.
 
 use nanomp3_core::{DecodeError, Decoder, MAX_SAMPLES_PER_FRAME};
@@ -52,14 +52,14 @@ impl MpegDecoder {
         let (_, decoded) = self.decoder.decode(packet.data, &mut self.samples);
         let (info, is_silent) = match decoded {
             Ok(info) => (info, false),
-            // A stream that was cut out of another begins with a frame that needs the one before it.
+            // A stream cut from another begins with a frame that needs the previous one.
             Err(DecodeError::ReservoirUnavailable(info)) => (info, true),
             Err(DecodeError::NoFrame) => return Err(Error::DecodeError("mpeg: incomplete frame")),
             Err(_) => return Err(Error::DecodeError("mpeg: corrupt frame")),
         };
         let n_channels = usize::from(info.channels.num());
         let n_frames = match is_silent {
-            // One that is not decoded does not say how long it is.
+            // A skipped frame does not report its length.
             true => usize::try_from(packet.block_dur().get()).unwrap_or(0),
             false => info.samples_produced,
         };

@@ -1,4 +1,4 @@
-//! Opus (RFC 6716), decoded by `opus-pure`, to 48,000 samples per second.
+//! Opus (RFC 6716), decoded by `opus-pure` at 48,000 samples per second.
 
 use opus_pure::{MAX_PACKET_SAMPLES, OpusMSDecoder};
 use symphonia::core::{
@@ -31,15 +31,15 @@ const CODECS: [SupportedAudioCodec; 1] = [SupportedAudioCodec {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct OpusHead {
     n_channels: u8,
-    /// Samples before the audio begins.
+    /// The number of samples before the audio.
     pub(super) pre_skip: u16,
-    /// In 256ths of a decibel.
+    /// The gain in 256ths of a decibel.
     gain: i16,
     family: u8,
 }
 
 impl OpusHead {
-    /// Reads the header. In MP4 its version is 0 and its numbers are big-endian ("Encapsulation of Opus in
+    /// Parses the header. In MP4, its version is 0 and its numbers are big-endian ("Encapsulation of Opus in
     /// ISO Base Media File Format", section 4.3.2).
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let head = bytes.strip_prefix(b"OpusHead")?.get(..11)?;
@@ -83,7 +83,7 @@ impl OpusDecoder {
 
 impl AudioDecoder for OpusDecoder {
     fn reset(&mut self) {
-        // A reset of a decoder that was made has nothing that fails.
+        // Resetting an existing decoder cannot fail.
         self.decoder.reset_state().unwrap_or_default();
     }
 

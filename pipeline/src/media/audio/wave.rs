@@ -1,22 +1,22 @@
-//! WAV and its 64-bit relatives (RF64, BW64, Wave64), found by their chunks.
+//! WAV and its 64-bit variants (RF64, BW64, Wave64): locates the samples.
 //!
 //! Sizes in these files are often wrong: a program that writes to a pipe cannot go back to fill them in, and
-//! a recorder that was switched off did not. So samples are found here, and handed to the demuxer behind a
-//! header whose sizes are right.
+//! neither could an interrupted recorder. So samples are located here and passed to the demuxer with a
+//! corrected header.
 
 use std::ops::Range;
 
 use super::kind::wave_codec;
 use crate::media::number::ByteOrder;
 
-/// The size from which a claim of more bytes than there are is a placeholder: 2 GiB less a page, as SoX
-/// writes. Real files of that size are RF64.
+/// Larger claimed sizes than the file are placeholders from this size on: 2 GiB minus a page, as SoX writes.
+/// Real files of that size are RF64.
 const PLACEHOLDER_MIN: u64 = 0x7fff_f000;
 
-/// Bytes of the fixed part of a `fmt ` chunk.
+/// The size of the fixed part of a `fmt ` chunk.
 const FORMAT_BYTES: usize = 16;
 
-/// Encodings of samples by their number in a `fmt ` chunk (`mmreg.h` of the Windows SDK).
+/// Encoding ids in a `fmt ` chunk (`mmreg.h` of the Windows SDK).
 mod tag {
     pub(super) const PCM: u16 = 1;
     pub(super) const ADPCM_MS: u16 = 2;
@@ -29,36 +29,36 @@ mod tag {
     pub(super) const EXTENSIBLE: u16 = 0xfffe;
 }
 
-/// Why a file of this kind cannot be read.
+/// An error of locating samples.
 #[derive(Debug, PartialEq)]
 pub(super) enum WaveError {
-    /// Its chunks make no sense.
+    /// The chunks are invalid.
     Damaged(&'static str),
-    /// It is well, but of an encoding that is not decoded.
+    /// The encoding is not supported.
     Unsupported(String),
 }
 
-/// Where the samples of a file lie.
+/// The location of the samples of a file.
 #[derive(Debug, PartialEq)]
 pub(super) struct Wave {
-    /// What the demuxer reads before the samples: a WAV header with right sizes, or nothing where the
-    /// samples are a file of their own (MP3).
+    /// The input of the demuxer before the samples: a corrected WAV header, or nothing if the samples are a
+    /// file of their own (MP3).
     pub(super) header: Vec<u8>,
     /// The samples.
     pub(super) data: Range<usize>,
-    /// The header claims a plausible number of bytes, and the file ends before them.
+    /// Whether the header claims a plausible number of bytes and the file ends before them.
     pub(super) ends_early: bool,
 }
 
-/// How chunks are laid out.
+/// The layout of chunks.
 struct Layout {
     id_bytes: usize,
     size_bytes: usize,
-    /// Whether the size counts the chunk's own header.
+    /// Whether the size includes the chunk's own header.
     counts_header: bool,
-    /// Chunks begin at multiples of this.
+    /// The alignment of chunks.
     align: usize,
-    /// Where the first chunk begins.
+    /// The offset of the first chunk.
     first: usize,
 }
 
@@ -69,7 +69,7 @@ const WAVE64: Layout =
 
 /// A chunk, whose body may be shorter than its size.
 struct Chunk<'a> {
-    /// Its name, of which Wave64 has the same four letters in front of the rest of a GUID.
+    /// Its name; in Wave64 the same four letters before the rest of a GUID.
     id: &'a [u8],
     body: &'a [u8],
     start: usize,
@@ -77,7 +77,7 @@ struct Chunk<'a> {
 }
 
 impl Layout {
-    fn of(bytes: &[u8]) -> Option<Self> {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let is_wave = bytes.get(8..12) == Some(b"WAVE");
         match bytes.get(..4)? {
             b"RIFF" | b"RF64" | b"BW64" if is_wave => Some(RIFF),
@@ -97,7 +97,7 @@ impl Layout {
         Some(Chunk { id: &header[..4], body: &rest[..n], start, size })
     }
 
-    /// Returns the size of the whole file, as the file has it.
+    /// Returns the claimed size of the whole file.
     fn claimed_file_size(&self, bytes: &[u8]) -> u64 {
         match self.size_bytes {
             4 => little_endian(&bytes[4..8]) + 8,
@@ -105,7 +105,7 @@ impl Layout {
         }
     }
 
-    /// Returns where the chunk after `chunk` begins. Some writers leave out the padding.
+    /// Returns the offset of the chunk after `chunk`. Some writers omit the padding.
     fn after(&self, bytes: &[u8], chunk: &Chunk<'_>) -> usize {
         let end = chunk.start + chunk.body.len();
         let padded = end.next_multiple_of(self.align);
@@ -115,7 +115,7 @@ impl Layout {
         if is_name(end) && !is_name(padded) { end } else { padded }
     }
 
-    /// Returns whether chunks fill `bytes` from `at` to their end.
+    /// Returns whether chunks fill `bytes` from `at` to the end.
     fn fills(&self, bytes: &[u8], mut at: usize) -> bool {
         while at < bytes.len() {
             match self.chunk(bytes, at) {
@@ -133,22 +133,22 @@ impl Layout {
 }
 
 impl Wave {
-    /// Finds the samples of a file, or nothing if it is of another kind.
+    /// Locates the samples of a file; `None` if it has another format.
     ///
-    /// What counts, in this order (ffmpeg reads the same samples):
+    /// The rules, in order (ffmpeg reads the same samples):
     ///
-    /// 1. A data size that the file can hold is right, whatever follows.
-    /// 2. A data size of 0 is right where the rest of the file is chunks, else a placeholder.
-    /// 3. A larger one means "to the end of the file". The file was cut where the claim is less than 2 GiB
-    ///    and the size of the whole, where it is written, is not the file's.
+    /// 1. A data size that fits in the file is right, whatever follows.
+    /// 2. A data size of 0 is right if the rest of the file consists of chunks, else a placeholder.
+    /// 3. A larger size means "to the end of the file". The file is truncated if the claim is less than 2
+    ///    GiB and the size of the whole file, if present, does not match.
     ///
-    /// A frame of samples that is not whole is left out.
+    /// An incomplete frame of samples is dropped.
     pub(super) fn find(bytes: &[u8]) -> Option<Result<Self, WaveError>> {
         if bytes.starts_with(b"RIFX") {
             let kind = "WAV with big-endian samples (RIFX)".to_owned();
             return Some(Err(WaveError::Unsupported(kind)));
         }
-        Layout::of(bytes).map(|layout| Self::read(bytes, &layout))
+        Layout::from_bytes(bytes).map(|layout| Self::read(bytes, &layout))
     }
 
     fn read(bytes: &[u8], layout: &Layout) -> Result<Self, WaveError> {
@@ -163,8 +163,8 @@ impl Wave {
                 _ => {}
             }
         }
-        let format = format.ok_or(WaveError::Damaged("it has no `fmt ` chunk"))?;
-        let data = data.ok_or(WaveError::Damaged("it has no `data` chunk"))?;
+        let format = format.ok_or(WaveError::Damaged("the `fmt ` chunk is missing"))?;
+        let data = data.ok_or(WaveError::Damaged("the `data` chunk is missing"))?;
 
         let claimed = match (data.size, wide_size) {
             (0xffff_ffff, Some(wide)) => wide,
@@ -183,31 +183,31 @@ impl Wave {
     }
 }
 
-/// What a `fmt ` chunk says, as the demuxer takes it.
+/// A `fmt ` chunk in the form expected by the demuxer.
 struct Format {
-    /// The chunk's body; none where the samples are MPEG audio.
+    /// The chunk's body; `None` if the samples are MPEG audio.
     body: Option<Vec<u8>>,
-    /// Bytes that are decoded together.
+    /// The number of bytes that are decoded together.
     block_bytes: usize,
 }
 
 impl Format {
     fn read(body: &[u8]) -> Result<Self, WaveError> {
         if body.len() < FORMAT_BYTES {
-            return Err(WaveError::Damaged("its `fmt ` chunk is too short"));
+            return Err(WaveError::Damaged("the `fmt ` chunk is too short"));
         }
         let field = |at: usize| u16::from_le_bytes([body[at], body[at + 1]]);
         let (n_channels, block_align, n_bits) = (field(2), field(12), field(14));
         let tag = match field(0) {
-            // The encoding is in the first bytes of a GUID, which stands after three other fields.
+            // The encoding is in the first bytes of a GUID, after three other fields.
             tag::EXTENSIBLE => body
                 .get(24..26)
                 .map(|id| u16::from_le_bytes([id[0], id[1]]))
-                .ok_or(WaveError::Damaged("its `fmt ` chunk is too short"))?,
+                .ok_or(WaveError::Damaged("the `fmt ` chunk is too short"))?,
             tag => tag,
         };
         if n_channels == 0 {
-            return Err(WaveError::Damaged("it has no channels"));
+            return Err(WaveError::Damaged("the number of channels is 0"));
         }
         let unsupported = |what: String| Err(WaveError::Unsupported(format!("WAV with {what}")));
         let sample_bytes = match (tag, n_bits) {
@@ -215,7 +215,7 @@ impl Format {
             (tag::FLOAT, 32 | 64) => n_bits / 8,
             (tag::A_LAW | tag::MU_LAW, _) => 1,
             (tag::PCM | tag::FLOAT, 0) => {
-                return Err(WaveError::Damaged("its samples have no bits"));
+                return Err(WaveError::Damaged("the number of bits per sample is 0"));
             }
             (tag::PCM, _) => return unsupported(format!("samples of {n_bits} bits")),
             (tag::FLOAT, _) => return unsupported(format!("floats of {n_bits} bits")),
@@ -226,7 +226,7 @@ impl Format {
             (tag::MPEG | tag::MP3, _) => return Ok(Self { body: None, block_bytes: 1 }),
             _ => return unsupported(wave_codec(tag)),
         };
-        // Only what is needed, and right: the demuxer takes no other lengths of this chunk.
+        // Only the required and correct fields: the demuxer accepts no other lengths of this chunk.
         let block_bytes = usize::from(sample_bytes) * usize::from(n_channels);
         let mut plain = tag.to_le_bytes().to_vec();
         plain.extend(&body[2..12]);
@@ -256,7 +256,7 @@ fn little_endian(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Sizes as written in the headers of a file.
+    /// Sizes in the headers of a file.
     struct Sizes {
         whole: u32,
         data: u32,
@@ -320,10 +320,10 @@ mod tests {
     }
 
     #[test]
-    fn cut_files_are_told_from_wrong_sizes() {
+    fn truncated_files_are_distinguished_from_wrong_sizes() {
         let cut = file(&Sizes { whole: 136, data: 100 }, &[], &SAMPLES, &[]);
         assert_eq!(found(&cut), (&SAMPLES[..], true));
-        // The file is whole by its own account: whoever wrote it counted the header as samples.
+        // The file is complete by its own account: its writer counted the header as samples.
         let counted = file(&Sizes { whole: 44, data: 52 }, &[], &SAMPLES, &[]);
         assert_eq!(found(&counted), (&SAMPLES[..], false));
     }

@@ -1,11 +1,11 @@
-//! JPEG by libjpeg-turbo's decoder, as Mozilla ships it (crate `mozjpeg`), with its defaults: the accurate
-//! integer inverse DCT and "fancy" upsampling of chroma, as Pillow uses it.
+//! JPEG decoding with libjpeg-turbo as shipped by Mozilla (crate `mozjpeg`) and its defaults: the accurate
+//! integer inverse DCT and "fancy" chroma upsampling, like Pillow.
 //!
-//! The module has `unsafe` for one need: the library reports warnings and errors to C functions, and the
-//! crate's own ignore warnings. Ours are called by C code that is compiled to be unwound, and leave it by
-//! unwinding with a [`Fault`], which [`decode`] catches.
+//! The module uses `unsafe` for one purpose: the library reports warnings and errors through C callbacks, and
+//! the crate's own callbacks ignore warnings. Ours are called by C code compiled for unwinding, and leave it
+//! by unwinding with a [`Fault`], which [`decode`] catches.
 
-#![expect(unsafe_code, reason = "the C library reports warnings and errors to functions of ours")]
+#![expect(unsafe_code, reason = "the C library reports warnings and errors to our callbacks")]
 
 use std::{
     mem::{self, MaybeUninit},
@@ -22,13 +22,13 @@ use mozjpeg_sys::{
 use super::markers::{Fault, Header, Scans};
 use crate::media::{cmyk, damaged::Damage};
 
-/// Bytes behind the last block of a scan that are taken for padding.
+/// The maximum bytes after the last block of a scan that count as padding.
 const PADDING_BYTES_MAX: c_int = 16;
 
-/// The state of a decompressor that has read the header, and no pixels (`DSTATE_READY`, `jpegint.h`).
+/// The state of a decompressor after the header and before pixels (`DSTATE_READY`, `jpegint.h`).
 const STATE_READY: c_int = 202;
 
-/// Decodes a file into `pixels`, one or three bytes for each. Rows before an error are decoded.
+/// Decodes a file into `pixels`, one or three bytes each. Rows before an error are decoded.
 pub(super) fn decode(
     bytes: &[u8],
     header: &Header,
@@ -55,9 +55,9 @@ fn decode_rows(
     let (width, height) = (usize::from(header.width), usize::from(header.height));
     let n_components = header.sampling.len();
     if decoder.size() != (width, height) || decoder.components().len() != n_components {
-        return Err(Fault::Damaged("its headers contradict each other".to_owned()));
+        return Err(Fault::Damaged("the headers contradict each other".to_owned()));
     }
-    // As Pillow asks for: what components there are, not what their names say, is what comes out.
+    // Like Pillow: the number of components decides the output, not their names.
     let space = match n_components {
         1 => ColorSpace::JCS_GRAYSCALE,
         3 => ColorSpace::JCS_RGB,
@@ -74,23 +74,23 @@ fn decode_rows(
             decoder.read_scanlines_into(row).map_err(failed)?;
         }
     }
-    // Reads on to the end of the file.
+    // Reads to the end of the file.
     decoder.finish().map_err(failed)
 }
 
-/// Converts a row of CMYK as Pillow does: the values are taken to be inverted, as Adobe writes them
-/// (`CMYK;I` of `JpegImagePlugin.py`).
+/// Converts a CMYK row like Pillow: the values are assumed to be inverted, as written by Adobe (`CMYK;I` of
+/// `JpegImagePlugin.py`).
 fn to_rgb(inks: &[u8], row: &mut [u8]) {
     for (pixel, inverted) in row.as_chunks_mut::<3>().0.iter_mut().zip(inks.as_chunks::<4>().0) {
         *pixel = cmyk::to_rgb(inverted.map(|ink| 255 - ink));
     }
 }
 
-/// Makes an error manager that refuses damage, or passes it over; errors end the decoding either way.
+/// Creates an error manager that rejects or ignores damage; errors always end decoding.
 fn error_manager(damage: Damage) -> jpeg_error_mgr {
     let mut manager = MaybeUninit::<jpeg_error_mgr>::zeroed();
-    // SAFETY: the structure is of numbers, pointers and optional functions, for which zeros are valid;
-    // the library fills it in, and keeps no reference to it.
+    // SAFETY: the structure consists of numbers, pointers and optional functions, for which zeros are valid;
+    // the library fills it in and keeps no reference to it.
     let mut manager = unsafe {
         jpeg_std_error(manager.assume_init_mut());
         manager.assume_init()
@@ -98,12 +98,12 @@ fn error_manager(damage: Damage) -> jpeg_error_mgr {
     manager.error_exit = Some(fail);
     manager.emit_message = Some(match damage {
         Damage::Refused => refuse_damage,
-        Damage::PassedOver => pass_over,
+        Damage::Ignored => ignore_message,
     });
     manager
 }
 
-/// Takes an error, after which the library cannot go on.
+/// Handles an error, after which the library cannot continue.
 unsafe extern "C-unwind" fn fail(cinfo: &mut jpeg_common_struct) {
     let (code, message) = (message_code(cinfo), message(cinfo));
     resume_unwind(Box::new(match code {
@@ -114,23 +114,23 @@ unsafe extern "C-unwind" fn fail(cinfo: &mut jpeg_common_struct) {
     }));
 }
 
-/// Takes a message: a warning where its level is below 0, else a note for people who trace.
+/// Handles a message: a warning if its level is negative, else a trace message.
 unsafe extern "C-unwind" fn refuse_damage(cinfo: &mut jpeg_common_struct, level: c_int) {
     if level < 0 && is_damage(cinfo) {
         resume_unwind(Box::new(Fault::Damaged(message(cinfo))));
     }
 }
 
-unsafe extern "C-unwind" fn pass_over(_: &mut jpeg_common_struct, _: c_int) {}
+unsafe extern "C-unwind" fn ignore_message(_: &mut jpeg_common_struct, _: c_int) {}
 
-/// Returns whether a warning says that pixels are lost or wrong.
+/// Returns whether a warning means that pixels are lost or wrong.
 fn is_damage(cinfo: &mut jpeg_common_struct) -> bool {
     match message_code(cinfo) {
-        // Marks of the encoder that say nothing about pixels, and values that decoders need not have.
+        // Encoder marks that do not affect pixels, and values that decoders may ignore.
         JWRN_ADOBE_XFORM | JWRN_BOGUS_ICC | JWRN_JFIF_MAJOR | JWRN_NOT_SEQUENTIAL
         | JWRN_TOO_MUCH_DATA => false,
-        // Between the segments of the header nothing is lost. Behind a scan it is what should have been
-        // pixels, unless it is so little that encoders pad with it.
+        // Between header segments nothing is lost. After a scan, the data should have been pixels, unless it
+        // is as short as encoder padding.
         JWRN_EXTRANEOUS_DATA => {
             cinfo.global_state > STATE_READY && parameter(cinfo) > PADDING_BYTES_MAX
         }
@@ -139,25 +139,25 @@ fn is_damage(cinfo: &mut jpeg_common_struct) -> bool {
 }
 
 fn message_code(cinfo: &jpeg_common_struct) -> J_MESSAGE_CODE {
-    // SAFETY: the library calls with the manager that it was given, which lives as long as it does.
+    // SAFETY: the library passes the manager that it was given, which lives as long as it does.
     unsafe { (*cinfo.err).msg_code }
 }
 
 /// Returns the first number in a message.
 fn parameter(cinfo: &mut jpeg_common_struct) -> c_int {
-    // SAFETY: as above; the parameters of a message with numbers are an array of eight of them.
+    // SAFETY: as above; the parameters of a message with numbers are an array of eight.
     unsafe { (*(*cinfo.err).msg_parm.i())[0] }
 }
 
 /// Returns a message as text.
 fn message(cinfo: &mut jpeg_common_struct) -> String {
-    /// The function as the crate declares it.
+    /// The function as declared by the crate.
     type Declared = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, &[u8; 80]);
-    /// The function as it is in C, where the buffer is written to.
+    /// The function as in C, where the buffer is written to.
     type Actual = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, &mut [u8; 80]);
     let mut buffer = [0; 80];
-    // SAFETY: the manager is as above, and has the library's own function, which writes a text of at most
-    // `JMSG_LENGTH_MAX` = 80 bytes, its end of 0 among them.
+    // SAFETY: the manager is as above and has the library's own function, which writes at most
+    // `JMSG_LENGTH_MAX` = 80 bytes including the terminating 0.
     unsafe {
         if let Some(format) = (*cinfo.err).format_message {
             mem::transmute::<Declared, Actual>(format)(cinfo, &mut buffer);

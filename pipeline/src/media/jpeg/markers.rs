@@ -1,5 +1,4 @@
-//! The markers of a JPEG file (ITU-T T.81, annex B), read as libjpeg reads them: bytes between segments
-//! are skipped.
+//! JPEG markers (ITU-T T.81, annex B), parsed like libjpeg: bytes between segments are skipped.
 
 use memchr::memchr;
 
@@ -9,45 +8,45 @@ const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 const APP1: u8 = 0xe1;
 
-/// How an APP1 segment with EXIF data begins.
+/// The prefix of an APP1 segment with EXIF data.
 const EXIF: &[u8] = b"Exif\0\0";
-/// How an APP1 segment with XMP data begins.
+/// The prefix of an APP1 segment with XMP data.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// Why a file cannot be decoded.
+/// An error of decoding a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
     /// Bytes are missing or wrong.
     #[error("{0}")]
     Damaged(String),
-    /// It is a variant of JPEG that is not supported, by its name.
+    /// The variant of JPEG is not supported.
     #[error("{0}")]
     Unsupported(String),
 }
 
-/// What the markers before the first scan say.
+/// The contents of the markers before the first scan.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
-    /// Columns of pixels.
+    /// The width in pixels.
     pub(super) width: u16,
-    /// Rows of pixels.
+    /// The height in pixels.
     pub(super) height: u16,
-    /// Whether coefficients come in several scans (SOF2).
+    /// Whether coefficients are spread over several scans (SOF2).
     pub(super) is_progressive: bool,
     /// Horizontal and vertical sampling factors of the components.
     pub(super) sampling: Vec<(u8, u8)>,
-    /// The EXIF data, a TIFF structure, which several segments may hold together.
+    /// The EXIF data, a TIFF structure, which may be split over several segments.
     pub(super) exif: Option<Vec<u8>>,
     /// The last XMP packet.
     pub(super) xmp: Option<Vec<u8>>,
-    /// Where the segment that begins the first scan is.
+    /// The offset of the segment that starts the first scan.
     scans_start: usize,
 }
 
-/// What the markers from the first scan on say.
+/// The contents of the markers from the first scan on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scans {
-    /// How many scans there are.
+    /// The number of scans.
     pub(super) n_scans: usize,
     /// Whether the first scan has data.
     pub(super) has_data: bool,
@@ -55,15 +54,15 @@ pub(super) struct Scans {
     pub(super) has_end: bool,
 }
 
-/// A walk over markers.
+/// An iterator over markers.
 struct Markers<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Markers<'a> {
-    /// Goes to the next marker and behind it; none at the end of the file. What stands before it is
-    /// skipped, entropy-coded data among it.
+    /// Advances past the next marker; `None` at the end of the file. Everything before it is skipped,
+    /// including entropy-coded data.
     fn next(&mut self) -> Option<u8> {
         loop {
             self.at += memchr(0xff, self.bytes.get(self.at..)?)? + 1;
@@ -72,22 +71,24 @@ impl<'a> Markers<'a> {
             }
             let marker = self.bytes[self.at];
             self.at += 1;
-            // A stuffed byte, a restart, or a marker of its own without meaning.
+            // A stuffed byte, a restart, or a standalone marker without meaning.
             if !matches!(marker, 0x00 | 0x01 | 0xd0..=0xd7) {
                 return Some(marker);
             }
         }
     }
 
-    /// Reads the segment of the last marker, and goes behind it.
+    /// Reads the segment of the last marker and advances past it.
     fn segment(&mut self) -> Result<&'a [u8], Fault> {
         let rest = &self.bytes[self.at..];
         let length = rest.first_chunk().map(|bytes| usize::from(u16::from_be_bytes(*bytes)));
-        let length = length.ok_or_else(|| damaged("it ends within its header"))?;
+        let length = length.ok_or_else(|| damaged("unexpected end of file within the header"))?;
         if length < 2 {
-            return Err(damaged("a segment of its header has an impossible length"));
+            return Err(damaged("invalid length of a header segment"));
         }
-        let segment = rest.get(2..length).ok_or_else(|| damaged("it ends within its header"))?;
+        let segment = rest
+            .get(2..length)
+            .ok_or_else(|| damaged("unexpected end of file within the header"))?;
         self.at += length;
         Ok(segment)
     }
@@ -102,29 +103,31 @@ fn unsupported(variant: &str) -> Fault {
 }
 
 impl Header {
-    /// Reads the header of a file.
+    /// Parses the header of a file.
     ///
     /// # Errors
     ///
-    /// [`Fault`] of a file that has no scan, or is of an unsupported variant.
+    /// [`Fault`] if the file has no scan or is an unsupported variant.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Fault> {
         if !bytes.starts_with(&SOI) {
-            return Err(damaged("it does not begin with the marker SOI"));
+            return Err(damaged("the marker SOI is missing"));
         }
         let mut markers = Markers { bytes, at: SOI.len() };
         let (mut frame, mut exif, mut xmp) = (None, None::<Vec<u8>>, None);
         loop {
-            let marker = markers.next().ok_or_else(|| damaged("it ends before its pixels"))?;
+            let marker = markers
+                .next()
+                .ok_or_else(|| damaged("unexpected end of file before the pixels"))?;
             match marker {
                 SOS => break,
-                EOI => return Err(damaged("it ends before its pixels")),
-                0xd8 => return Err(damaged("a second file begins within its header")),
-                // DHT, JPG and DAC stand among the start-of-frame markers.
+                EOI => return Err(damaged("unexpected end of file before the pixels")),
+                0xd8 => return Err(damaged("a second file begins within the header")),
+                // DHT, JPG and DAC are among the start-of-frame markers.
                 0xc4 | 0xc8 | 0xcc => drop(markers.segment()?),
                 0xc0..=0xcf => {
                     let segment = markers.segment()?;
                     if frame.replace(Frame::read(marker, segment)?).is_some() {
-                        return Err(damaged("it has two frames"));
+                        return Err(damaged("the file has two frames"));
                     }
                 }
                 APP1 => {
@@ -139,12 +142,12 @@ impl Header {
             }
         }
         let Frame { width, height, is_progressive, sampling } =
-            frame.ok_or_else(|| damaged("its pixels have no frame header"))?;
+            frame.ok_or_else(|| damaged("the frame header is missing"))?;
         let scans_start = markers.at;
         Ok(Self { width, height, is_progressive, sampling, exif, xmp, scans_start })
     }
 
-    /// Looks for the scans of the file that this is the header of, and its end.
+    /// Finds the scans of the file with this header, and its end.
     pub(super) fn scans(&self, bytes: &[u8]) -> Scans {
         let mut markers = Markers { bytes, at: self.scans_start };
         let mut scans = Scans { n_scans: 1, has_data: false, has_end: false };
@@ -191,7 +194,7 @@ impl Frame {
             return Err(unsupported("JPEG whose height follows its pixels (DNL)"));
         }
         if width == 0 {
-            return Err(damaged("its frame header has a width of 0"));
+            return Err(damaged("the frame header has a width of 0"));
         }
         let components = components.get(..3 * usize::from(n_components)).ok_or_else(too_short)?;
         let sampling = components.chunks_exact(3).map(|one| (one[1] >> 4, one[1] & 0xf)).collect();
@@ -200,14 +203,14 @@ impl Frame {
 }
 
 fn too_short() -> Fault {
-    damaged("its frame header is too short")
+    damaged("the frame header is too short")
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Fault, Header};
 
-    /// A header of a frame with one component.
+    /// A frame header with one component.
     fn header(frame: u8, precision: u8, [height, width]: [u8; 2], n_components: u8) -> Vec<u8> {
         let mut bytes = b"\xff\xd8junk\xff\x00\xff\xff\xe1\0\x0aExif\0\0II".to_vec();
         let length = 8 + 3 * n_components;
@@ -218,7 +221,7 @@ mod tests {
         bytes
     }
 
-    /// A scan, in whose header, and in a comment behind it, what would be markers stands.
+    /// A scan with apparent markers in its header and in a comment after it.
     const SCAN: &[u8] =
         b"\xff\xda\0\x08\x01\0\0\xff\xd9\0\x12\xff\x00\x34\xff\xd0\x56\xff\xfe\0\x04\xff\xda";
 

@@ -1,5 +1,5 @@
-//! JPEG by a decoder in Rust, for builds without C code (`--no-default-features`). It passes over damage
-//! and decodes some variants to wrong pixels; those it can be told by are refused.
+//! JPEG decoding in Rust, for builds without C code (`--no-default-features`). The decoder ignores damage and
+//! decodes some variants to wrong pixels; those that can be detected are rejected.
 
 use std::io::Cursor;
 
@@ -8,7 +8,7 @@ use image::{ImageDecoder, codecs::jpeg};
 use super::markers::{Fault, Header, Scans};
 use crate::media::damaged::Damage;
 
-/// Decodes a file into `pixels`, one or three bytes for each.
+/// Decodes a file into `pixels`, one or three bytes each.
 pub(super) fn decode(
     bytes: &[u8],
     header: &Header,
@@ -18,14 +18,14 @@ pub(super) fn decode(
 ) -> Result<(), Fault> {
     let unsupported = |variant: &str| Err(Fault::Unsupported(variant.to_owned()));
     let first = header.sampling.first().copied().unwrap_or_default();
-    // etemesi254/zune-image#419: components in scans of their own come out as stripes.
+    // etemesi254/zune-image#419: components in separate scans are decoded as stripes.
     if scans.n_scans > 1
         && !header.is_progressive
         && header.sampling.iter().any(|one| *one != first)
     {
         return unsupported("JPEG with several scans and subsampling in a build without `mozjpeg`");
     }
-    // etemesi254/zune-image#422: only components below the first are scaled.
+    // etemesi254/zune-image#422: only components with lower sampling than the first are scaled.
     if header.sampling.iter().any(|(h, v)| *h > first.0 || *v > first.1) {
         return unsupported("JPEG with a subsampled first component in a build without `mozjpeg`");
     }

@@ -1,4 +1,4 @@
-//! Strips and tiles of a TIFF file, decompressed.
+//! Decompression of TIFF strips and tiles.
 
 use std::{borrow::Cow, io::Read};
 
@@ -44,15 +44,15 @@ pub(super) fn decode<'a>(
     Ok((data, order))
 }
 
-/// Returns the bytes of a strip or tile in the file. Counts of uncompressed bytes are often wrong, and
-/// nobody needs them; where others are missing, the strip may go on to the end of the file.
+/// Returns the bytes of a strip or tile in the file. Byte counts of uncompressed strips are often wrong and
+/// not needed; if other counts are missing, the strip may extend to the end of the file.
 fn encoded<'a>(
     file: &'a [u8],
     layout: &Layout<'_>,
     chunk: &Chunk,
     n_bytes: usize,
 ) -> ImageResult<Cow<'a, [u8]>> {
-    let beyond = || damaged("a strip or tile lies beyond the end of the file");
+    let beyond = || damaged("a strip or tile is beyond the end of the file");
     let start = usize::try_from(chunk.offset).map_err(|_| beyond())?;
     let rest = file.get(start..).ok_or_else(beyond)?;
     let n_encoded = match (layout.compression, chunk.n_bytes) {
@@ -68,7 +68,7 @@ fn encoded<'a>(
     })
 }
 
-/// Returns exactly `n_bytes`; anything after them is left out.
+/// Returns exactly `n_bytes`; drops anything after them.
 fn decompress<'a>(
     encoded: Cow<'a, [u8]>,
     layout: &Layout<'_>,
@@ -103,12 +103,12 @@ fn decompress<'a>(
         Compression::Jpeg => jpeg::decode(&encoded, layout, (width, height))?,
     };
     if data.len() != n_bytes {
-        return Err(damaged(format!("a strip or tile has {} bytes of {n_bytes}", data.len())));
+        return Err(damaged(format!("a strip or tile has {} of {n_bytes} bytes", data.len())));
     }
     Ok(Cow::Owned(data))
 }
 
-/// LZW as in TIFF, or as in files of before TIFF 5.0, whose codes begin with their lowest bit.
+/// LZW as in TIFF, or as in files before TIFF 5.0, whose codes begin with their lowest bit.
 fn unpack_lzw(encoded: &[u8], n_bytes: usize) -> ImageResult<Vec<u8>> {
     let is_old = matches!(encoded, [0, second, ..] if second & 1 == 1);
     let configuration = if is_old {
@@ -133,9 +133,9 @@ fn unpack_lzw(encoded: &[u8], n_bytes: usize) -> ImageResult<Vec<u8>> {
     Ok(data)
 }
 
-/// Runs of bytes: a count of bytes that follow, or of times that one is repeated.
+/// PackBits: a count of literal bytes, or of repetitions of one byte.
 fn unpack_bits(mut encoded: &[u8], n_bytes: usize) -> ImageResult<Vec<u8>> {
-    let cut = || damaged("a run of bytes is cut off");
+    let cut = || damaged("truncated PackBits run");
     let mut data = Vec::with_capacity(n_bytes);
     while data.len() < n_bytes {
         let count = usize::from(*encoded.split_off_first().ok_or_else(cut)?);
@@ -152,7 +152,7 @@ fn unpack_bits(mut encoded: &[u8], n_bytes: usize) -> ImageResult<Vec<u8>> {
     Ok(data)
 }
 
-/// Turns blocks of luma samples, each with its two chroma samples, into pixels of three samples.
+/// Expands blocks of luma samples with their two chroma samples to pixels of three samples.
 fn spread_chroma(data: &[u8], layout: &Layout<'_>, chunk: &Chunk) -> Vec<u8> {
     let (across, down) = layout.subsampling;
     let (block_bytes, blocks_across) = (across * down + 2, chunk.width.div_ceil(across));
@@ -168,7 +168,7 @@ fn spread_chroma(data: &[u8], layout: &Layout<'_>, chunk: &Chunk) -> Vec<u8> {
     pixels
 }
 
-/// Undoes horizontal differences: each sample is the sum of those of its kind before it.
+/// Reverses horizontal differencing: each sample is the sum of those of its kind before it.
 fn add_up(data: &mut [u8], layout: &Layout<'_>, chunk: &Chunk) {
     let size = layout.bits / 8;
     let stride = layout.samples_together() * size;
@@ -188,8 +188,8 @@ fn add_up(data: &mut [u8], layout: &Layout<'_>, chunk: &Chunk) {
     }
 }
 
-/// Undoes the predictor of floats (Adobe's TIFF Technical Note 3): a row holds the highest bytes of all
-/// samples, then the next; all are differences.
+/// Reverses the floating-point predictor (Adobe's TIFF Technical Note 3): a row contains the highest bytes of
+/// all samples, then the next; all are differences.
 fn gather_floats(data: &mut [u8], layout: &Layout<'_>, chunk: &Chunk) {
     let (size, stride) = (layout.bits / 8, layout.samples_together());
     for row in data.chunks_exact_mut(layout.row_bytes(chunk.width)) {

@@ -1,10 +1,10 @@
-//! Image file directories: the fields of a TIFF file, and of EXIF.
+//! Image file directories: the fields of a TIFF file and of EXIF.
 
 use std::collections::BTreeMap;
 
 use crate::media::number::ByteOrder;
 
-/// Field types of TIFF 6.0 and BigTIFF, and the bytes of one value.
+/// Field types of TIFF 6.0 and BigTIFF, with the size of a value.
 const BYTE: u16 = 1;
 const ASCII: u16 = 2;
 const SHORT: u16 = 3;
@@ -20,7 +20,7 @@ const DOUBLE: u16 = 12;
 const IFD: u16 = 13;
 const LONG8: u16 = 16;
 
-/// Returns the bytes of one value of a field type.
+/// Returns the size of a value of a field type.
 fn value_bytes(kind: u16) -> Option<usize> {
     match kind {
         BYTE | ASCII | SIGNED_BYTE | UNDEFINED => Some(1),
@@ -45,19 +45,19 @@ pub(in crate::media) struct Directory<'a> {
 }
 
 impl<'a> Directory<'a> {
-    /// Reads the directory that the header of `bytes` points to, or nothing if `bytes` does not begin
-    /// with a TIFF header.
+    /// Parses the directory that the header of `bytes` points to; `None` if `bytes` do not begin with a TIFF
+    /// header.
     ///
-    /// The rules for malformed directories are Pillow's (`ImageFileDirectory_v2.load`): of two fields
-    /// with one tag the first counts; fields of unknown types, and fields larger than the file, are
-    /// skipped; reading stops at a field whose values lie beyond the end of the file.
+    /// Malformed directories are treated like in Pillow (`ImageFileDirectory_v2.load`): the first of two
+    /// fields with the same tag is used; fields of unknown types, and fields larger than the file, are
+    /// skipped; parsing stops at a field whose values are beyond the end of the file.
     pub(in crate::media) fn first(bytes: &'a [u8]) -> Option<Self> {
         let order = match bytes.get(..2)? {
             b"II" => ByteOrder::Little,
             b"MM" => ByteOrder::Big,
             _ => return None,
         };
-        // Pillow also reads the version in the other byte order.
+        // Pillow also accepts the version in the other byte order.
         let is_big = match bytes.get(2..4)? {
             [42, 0] | [0, 42] => false,
             [43, 0] | [0, 43] => true,
@@ -72,7 +72,7 @@ impl<'a> Directory<'a> {
         Some(directory)
     }
 
-    /// Reads fields until one cannot be read.
+    /// Parses fields until one cannot be read.
     fn read(&mut self, bytes: &'a [u8], rest: &mut &'a [u8], is_big: bool) -> Option<()> {
         let (count_bytes, entry_bytes, inline_bytes) = if is_big { (8, 20, 8) } else { (2, 12, 4) };
         let order = self.order;
@@ -118,7 +118,7 @@ impl<'a> Directory<'a> {
         self.fields.get(&tag).map(|field| field.data)
     }
 
-    /// Returns the first value of a field of any number type; nothing for text and bytes.
+    /// Returns the first value of a field of any numeric type; `None` for text and bytes.
     pub(in crate::media) fn number(&self, tag: u16) -> Option<f64> {
         let Field { kind, data, .. } = *self.fields.get(&tag)?;
         let value = data.get(..value_bytes(kind)?)?;
@@ -135,7 +135,7 @@ impl<'a> Directory<'a> {
         })
     }
 
-    /// Returns the values of a field of whole numbers.
+    /// Returns the values of an integer field.
     pub(super) fn integers(&self, tag: u16) -> Option<Vec<u64>> {
         let Field { kind, data, .. } = *self.fields.get(&tag)?;
         let size = value_bytes(kind)?;
@@ -143,7 +143,7 @@ impl<'a> Directory<'a> {
             .then(|| data.chunks_exact(size).map(|value| self.order.unsigned(value)).collect())
     }
 
-    /// Returns the first value of a field of whole numbers.
+    /// Returns the first value of an integer field.
     pub(super) fn integer(&self, tag: u16) -> Option<u64> {
         self.integers(tag)?.first().copied()
     }

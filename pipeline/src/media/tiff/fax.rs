@@ -1,4 +1,4 @@
-//! Rows of fax codes (ITU-T T.4 and T.6), by the code tables of the crate `fax`.
+//! Fax decoding (ITU-T T.4 and T.6) with the code tables of the `fax` crate.
 
 use fax::{
     BitReader,
@@ -8,20 +8,20 @@ use image::ImageResult;
 
 use super::damaged;
 
-/// How rows are coded.
+/// The coding of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
-    /// Runs; each row begins at a byte.
+    /// Runs; each row begins at a byte boundary.
     Huffman,
-    /// Runs, and an end-of-line code before each row; with references a bit after it says whether the
-    /// row refers to the one before.
+    /// Runs, with an end-of-line code before each row; with references, a bit after it says whether the row
+    /// refers to the previous one.
     Group3 { has_references: bool },
-    /// Each row refers to the one before.
+    /// Each row refers to the previous one.
     Group4,
 }
 
-/// Decodes `height` rows of `width` pixels: a bit each, 1 for black, rows of whole bytes. Rows after the
-/// end-of-block code are white.
+/// Decodes `height` rows of `width` pixels: one bit each, 1 for black, rows padded to whole bytes. Rows after
+/// the end-of-block code are white.
 pub(super) fn decode(
     encoded: &[u8],
     width: usize,
@@ -65,7 +65,7 @@ pub(super) fn decode(
     Ok(pixels)
 }
 
-/// Encoded bits, with zeros after the last.
+/// Encoded bits, followed by zeros.
 struct Bits<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -84,7 +84,7 @@ impl BitReader for Bits<'_> {
 
     fn consume(&mut self, bits: u8) -> Result<(), ()> {
         self.position += usize::from(bits);
-        // Two rows of zeros after the last bit are no codes: without this, reading them would not end.
+        // Two rows of zeros after the last bit are not codes: without this check, reading them would not end.
         if self.position > (self.bytes.len() + 4) * 8 { Err(()) } else { Ok(()) }
     }
 
@@ -101,10 +101,10 @@ impl Bits<'_> {
         bit
     }
 
-    /// Skips end-of-line codes (at least 11 zeros, then a one) and returns how many there were.
+    /// Skips end-of-line codes (at least 11 zeros, then a one) and returns their number.
     fn skip_ends_of_line(&mut self, has_references: bool) -> usize {
         let mut n_ends = 0;
-        // The bit after an end of line belongs to the row, so it is only skipped between two of them.
+        // The bit after an end of line belongs to the row, so skip it only between two of them.
         loop {
             let start = self.position;
             if n_ends > 0 && has_references {
@@ -124,7 +124,7 @@ impl Bits<'_> {
         }
     }
 
-    /// Reads the length of a run.
+    /// Reads a run length.
     fn run(&mut self, is_black: bool) -> Option<usize> {
         let mut length = 0;
         loop {
@@ -136,7 +136,7 @@ impl Bits<'_> {
         }
     }
 
-    /// Reads a row of runs and returns the columns where the colour changes, from white.
+    /// Reads a row of runs and returns the columns where the colour changes, starting with white.
     fn runs(&mut self, width: usize) -> Option<Vec<usize>> {
         let (mut changes, mut column, mut is_black) = (Vec::new(), 0, false);
         while column < width {
@@ -147,13 +147,13 @@ impl Bits<'_> {
         Some(changes)
     }
 
-    /// Reads a row that refers to the changes of the row `before`.
+    /// Reads a row relative to the changes of the row `before`.
     fn changes(&mut self, before: &[usize], width: usize) -> Option<Vec<usize>> {
         let (mut changes, mut column, mut is_black) = (Vec::new(), 0, false);
         let mut reference = 0_usize;
         let mut is_start = true;
         while column < width {
-            // The first change of the row before, to the other colour, right of this column.
+            // The first change of the previous row to the other colour, to the right of this column.
             reference = reference.saturating_sub(2);
             while before.get(reference).is_some_and(|change| {
                 (reference % 2 == 1) != is_black

@@ -22,9 +22,9 @@ pub(super) fn decode(
     let stream = stream(encoded, layout);
     let decoder = JpegDecoder::new(Cursor::new(&stream))?;
     let (jpeg_width, jpeg_height) = decoder.dimensions();
-    // The last strip may have more rows than the image has left.
+    // The last strip may have more rows than remain in the image.
     if jpeg_width as usize != width || (jpeg_height as usize) < height {
-        return Err(damaged("a JPEG strip has another size"));
+        return Err(damaged("a JPEG strip has the wrong size"));
     }
     let image = DynamicImage::from_decoder(decoder)?;
     let mut data = match layout.samples_together() {
@@ -36,8 +36,8 @@ pub(super) fn decode(
     Ok(data)
 }
 
-/// Makes a JPEG file of a strip or tile. The tables that all of them need may stand in the directory, as
-/// a file without an image; the meaning of components stands there always.
+/// Assembles a JPEG file from a strip or tile. Common tables may be in the directory, stored as a file
+/// without an image; the meaning of components always is.
 fn stream(encoded: &[u8], layout: &Layout<'_>) -> Vec<u8> {
     let mut stream = b"\xff\xd8".to_vec();
     if let transform @ (Color::Rgb | Color::YCbCr) = layout.coded_color {

@@ -1,17 +1,17 @@
-//! The layout of a TIFF image: what its samples mean and where its strips or tiles lie.
+//! The layout of a TIFF image: the meaning of its samples and the location of its strips or tiles.
 
 use image::ImageResult;
 
 use super::{Directory, damaged, unsupported};
 use crate::media::number::ByteOrder;
 
-/// More samples per pixel than any file with a picture has.
+/// The maximum samples per pixel, more than in any real image.
 const SAMPLES_MAX: usize = 64;
 
-/// The largest tile of an image that is smaller, in pixels.
+/// The maximum pixels of a tile of a smaller image.
 const TILE_PIXELS_MAX: u64 = 1 << 24;
 
-/// What samples mean (`PhotometricInterpretation`).
+/// The meaning of samples (`PhotometricInterpretation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Color {
     WhiteIsZero,
@@ -23,7 +23,7 @@ pub(super) enum Color {
 }
 
 impl Color {
-    /// Returns how many samples of a pixel are its colour.
+    /// Returns the number of colour samples per pixel.
     pub(super) fn n_samples(self) -> usize {
         match self {
             Self::WhiteIsZero | Self::BlackIsZero | Self::Palette => 1,
@@ -33,7 +33,7 @@ impl Color {
     }
 }
 
-/// How samples are written (`SampleFormat`).
+/// The encoding of samples (`SampleFormat`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SampleKind {
     Unsigned,
@@ -41,11 +41,11 @@ pub(super) enum SampleKind {
     Float,
 }
 
-/// How strips and tiles are compressed.
+/// The compression of strips and tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
-    /// Modified Huffman: Group 3 without ends of lines, each row from a whole byte.
+    /// Modified Huffman: Group 3 without end-of-line codes, with byte-aligned rows.
     Huffman,
     Group3,
     Group4,
@@ -88,7 +88,7 @@ impl Compression {
     }
 }
 
-/// What is done to samples before they are compressed.
+/// The transformation of samples before compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Predictor {
     None,
@@ -104,26 +104,26 @@ pub(super) struct Layout<'a> {
     pub(super) height: u32,
     pub(super) color: Color,
     pub(super) kind: SampleKind,
-    /// Bits of a sample, at most 64.
+    /// Bits per sample, at most 64.
     pub(super) bits: usize,
-    /// Samples of a pixel: colour, then whatever else.
+    /// Samples per pixel: colour, then others.
     pub(super) samples: usize,
-    /// Whether colours are multiplied by the sample after them.
+    /// Whether colours are premultiplied by the sample after them.
     pub(super) is_premultiplied: bool,
     pub(super) compression: Compression,
     pub(super) predictor: Predictor,
-    /// Whether the first bit of a byte is its lowest.
+    /// Whether the first bit of a byte is the lowest.
     pub(super) is_lowest_first: bool,
-    /// Bit 0: rows of Group 3 refer to the row before them.
+    /// Bit 0: Group 3 rows refer to the previous row.
     pub(super) fax_options: u64,
     pub(super) jpeg_tables: Option<&'a [u8]>,
-    /// What samples mean in the file, before a decoder of JPEG makes RGB of them.
+    /// The meaning of samples in the file, before a JPEG decoder converts them to RGB.
     pub(super) coded_color: Color,
-    /// Red, green and blue of 16 bits: all reds, then all greens, then all blues.
+    /// 16-bit red, green and blue: all reds, then all greens, then all blues.
     pub(super) palette: Vec<u64>,
     /// Pixels per chroma sample, across and down.
     pub(super) subsampling: (usize, usize),
-    /// Whether each sample has strips or tiles of its own.
+    /// Whether each sample has separate strips or tiles.
     pub(super) is_planar: bool,
     is_tiled: bool,
     chunk_width: usize,
@@ -132,14 +132,14 @@ pub(super) struct Layout<'a> {
     byte_counts: Option<Vec<u64>>,
 }
 
-/// A strip or a tile: where it lies in the image and in the file.
+/// A strip or tile: its position in the image and in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
-    /// Which sample it holds, where samples are apart.
+    /// The index of its sample, if samples are separate.
     pub(super) plane: usize,
     pub(super) left: usize,
     pub(super) top: usize,
-    /// Pixels per encoded row, and encoded rows; of a tile at an edge more than the image has.
+    /// Pixels per encoded row, and encoded rows; for a tile at an edge, more than in the image.
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) offset: u64,
@@ -147,7 +147,7 @@ pub(super) struct Chunk {
 }
 
 impl<'a> Layout<'a> {
-    /// Reads the layout, with the defaults of TIFF 6.0 and of Pillow.
+    /// Parses the layout, with the defaults of TIFF 6.0 and of Pillow.
     pub(super) fn read(tags: &Directory<'a>) -> ImageResult<Self> {
         const WIDTH: u16 = 256;
         const HEIGHT: u16 = 257;
@@ -173,7 +173,7 @@ impl<'a> Layout<'a> {
                     "JPEG compression of {samples} samples of {bits} bits"
                 )));
             }
-            // The decoder of JPEG returns RGB.
+            // The JPEG decoder returns RGB.
             color = Color::Rgb;
         }
         let is_premultiplied = samples > color.n_samples()
@@ -182,9 +182,9 @@ impl<'a> Layout<'a> {
         let formats = tags.integers(SAMPLE_FORMAT).unwrap_or_else(|| vec![1]);
         let kind = match formats[0] {
             _ if formats.iter().any(|format| *format != formats[0]) => {
-                return Err(unsupported("samples of several formats"));
+                return Err(unsupported("samples of different formats"));
             }
-            // 4 is undefined: read as unsigned.
+            // 4 is undefined: treat it as unsigned.
             1 | 4 => SampleKind::Unsigned,
             2 => SampleKind::Signed,
             3 if matches!(bits, 16 | 32 | 64) => SampleKind::Float,
@@ -245,7 +245,7 @@ impl<'a> Layout<'a> {
         Ok(layout)
     }
 
-    /// Reads where strips or tiles lie.
+    /// Parses the location of strips or tiles.
     fn place(&mut self, tags: &Directory<'_>) -> ImageResult<()> {
         const STRIP_OFFSETS: u16 = 273;
         const ROWS_PER_STRIP: u16 = 278;
@@ -262,7 +262,7 @@ impl<'a> Layout<'a> {
         } else if let Some(offsets) = tags.integers(TILE_OFFSETS) {
             let (Some(width), Some(height)) = (size(tags, TILE_WIDTH), size(tags, TILE_LENGTH))
             else {
-                return Err(damaged("missing or invalid dimensions of tiles"));
+                return Err(damaged("missing or invalid tile dimensions"));
             };
             let pixels_max = (u64::from(self.width) * u64::from(self.height)).max(TILE_PIXELS_MAX);
             if u64::from(width) * u64::from(height) > pixels_max {
@@ -273,11 +273,14 @@ impl<'a> Layout<'a> {
             self.offsets = offsets;
             self.byte_counts = tags.integers(TILE_BYTE_COUNTS);
         } else {
-            return Err(damaged("neither strips nor tiles"));
+            return Err(damaged("strips and tiles are missing"));
         }
         let n_chunks = self.chunks_across() * self.chunks_down() * self.n_planes();
         if self.offsets.len() < n_chunks {
-            return Err(damaged(format!("{} strips or tiles of {n_chunks}", self.offsets.len())));
+            return Err(damaged(format!(
+                "expected {n_chunks} strips or tiles, got {}",
+                self.offsets.len()
+            )));
         }
         Ok(())
     }
@@ -294,22 +297,22 @@ impl<'a> Layout<'a> {
         if self.is_planar { self.samples } else { 1 }
     }
 
-    /// Returns how many samples of a pixel stand together in a strip or tile.
+    /// Returns the number of samples per pixel that are stored together in a strip or tile.
     pub(super) fn samples_together(&self) -> usize {
         if self.is_planar { 1 } else { self.samples }
     }
 
-    /// Returns how many samples of a pixel its RGB value depends on.
+    /// Returns the number of samples per pixel that affect its RGB value.
     pub(super) fn kept_samples(&self) -> usize {
         self.color.n_samples() + usize::from(self.is_premultiplied)
     }
 
-    /// Returns the bytes of an encoded row of `width` pixels once decompressed.
+    /// Returns the decompressed size of an encoded row of `width` pixels.
     pub(super) fn row_bytes(&self, width: usize) -> usize {
         (width * self.samples_together() * self.bits).div_ceil(8)
     }
 
-    /// Returns the bytes of the largest strip or tile once decompressed.
+    /// Returns the decompressed size of the largest strip or tile.
     pub(super) fn chunk_bytes(&self) -> usize {
         self.row_bytes(self.chunk_width).saturating_mul(self.chunk_height)
     }
@@ -341,12 +344,12 @@ impl<'a> Layout<'a> {
 
 const EXTRA_SAMPLES: u16 = 338;
 
-/// Reads a size in pixels; none is 0 or more than 32 bits signed.
+/// Parses a size in pixels; `None` if it is 0 or exceeds 31 bits.
 fn size(tags: &Directory<'_>, tag: u16) -> Option<u32> {
     tags.integer(tag).and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0)
 }
 
-/// Reads what a pixel consists of: the meaning, the number and the bits of its samples.
+/// Parses the composition of a pixel: the meaning, number and bits of its samples.
 fn pixel(tags: &Directory<'_>) -> ImageResult<(Color, usize, usize)> {
     const BITS_PER_SAMPLE: u16 = 258;
     const PHOTOMETRIC: u16 = 262;
@@ -359,12 +362,12 @@ fn pixel(tags: &Directory<'_>) -> ImageResult<(Color, usize, usize)> {
         2 => Color::Rgb,
         3 => Color::Palette,
         5 => Color::Cmyk,
-        // Luma alone.
+        // Luma only.
         6 if samples == 1 => Color::BlackIsZero,
         6 => Color::YCbCr,
         4 => return Err(unsupported("a transparency mask")),
         8..=10 => return Err(unsupported("colours in CIE L*a*b*")),
-        32803 => return Err(unsupported("raw data of a camera's sensor")),
+        32803 => return Err(unsupported("raw data of a camera sensor")),
         32844 | 32845 => return Err(unsupported("LogLuv colours")),
         34892 => return Err(unsupported("linear raw data of a camera")),
         other => return Err(unsupported(format!("photometric interpretation {other}"))),
@@ -374,7 +377,7 @@ fn pixel(tags: &Directory<'_>) -> ImageResult<(Color, usize, usize)> {
     }
     let bits = tags.integers(BITS_PER_SAMPLE).unwrap_or_else(|| vec![1]);
     if bits.iter().take(samples).any(|other| *other != bits[0]) {
-        return Err(unsupported(format!("samples of several depths ({bits:?} bits)")));
+        return Err(unsupported(format!("samples of different depths ({bits:?} bits)")));
     }
     match usize::try_from(bits[0]) {
         Ok(bits @ (1..=32 | 64)) => Ok((color, samples, bits)),

@@ -1,4 +1,5 @@
-//! TIFF, read as Pillow reads it: kinds of pixels and compressions that the crate `image` does not read.
+//! TIFF decoding like Pillow, including pixel formats and compressions that the `image` crate does not
+//! support.
 
 mod codec;
 mod directory;
@@ -17,21 +18,21 @@ use self::{layout::Layout, pixels::Samples};
 
 const HINT: ImageFormatHint = ImageFormatHint::Exact(ImageFormat::Tiff);
 
-/// A TIFF file whose first directory was read.
+/// A TIFF file with a parsed first directory.
 pub(super) struct TiffDecoder<'a> {
     bytes: &'a [u8],
     layout: Layout<'a>,
 }
 
 impl<'a> TiffDecoder<'a> {
-    /// Reads the first directory.
+    /// Parses the first directory.
     pub(super) fn new(bytes: &'a [u8]) -> ImageResult<Self> {
         let tags = Directory::first(bytes).ok_or_else(|| damaged("invalid header"))?;
         Ok(Self { bytes, layout: Layout::read(&tags)? })
     }
 
-    /// Returns how much memory decoding takes beside the pixels, in bytes: all samples in 8 bits, and
-    /// what one strip or tile becomes.
+    /// Returns the decoding memory besides pixels in bytes: all samples in 8 bits, and one decompressed strip
+    /// or tile.
     pub(super) fn work_bytes(&self) -> u64 {
         let layout = &self.layout;
         let n_pixels = u64::from(layout.width) * u64::from(layout.height);
@@ -70,7 +71,7 @@ fn damaged(problem: impl ToString) -> ImageError {
     ImageError::Decoding(DecodingError::new(HINT, problem.to_string()))
 }
 
-/// Returns the error of a kind of TIFF that is not read.
+/// Returns the error for an unsupported kind of TIFF.
 fn unsupported(with: impl std::fmt::Display) -> ImageError {
     let variant = UnsupportedErrorKind::GenericFeature(format!("TIFF with {with}"));
     ImageError::Unsupported(UnsupportedError::from_format_and_kind(HINT, variant))

@@ -1,4 +1,4 @@
-//! Samples of a TIFF image to RGB, by the rules of Pillow's `convert("RGB")`.
+//! Conversion of TIFF samples to RGB, like Pillow's `convert("RGB")`.
 
 use half::f16;
 
@@ -8,7 +8,7 @@ use crate::media::{
     number::{self, ByteOrder},
 };
 
-/// The samples of an image that its RGB values depend on, in 8 bits.
+/// The samples of an image that affect its RGB values, in 8 bits.
 pub(super) struct Samples<'a> {
     layout: &'a Layout<'a>,
     values: Vec<u8>,
@@ -20,8 +20,7 @@ impl<'a> Samples<'a> {
         Self { layout, values: vec![0; n_values] }
     }
 
-    /// Puts the samples of a decompressed strip or tile in their places; what lies beyond the image is
-    /// left out.
+    /// Stores the samples of a decompressed strip or tile; samples beyond the image are dropped.
     pub(super) fn put(&mut self, chunk: &Chunk, data: &[u8], order: ByteOrder) {
         let layout = self.layout;
         let (image_width, kept) = (layout.width as usize, layout.kept_samples());
@@ -65,7 +64,7 @@ impl<'a> Samples<'a> {
                 (Color::Cmyk, [cyan, magenta, yellow, key, ..]) => {
                     cmyk::to_rgb([*cyan, *magenta, *yellow, *key])
                 }
-                // Pillow leaves grey as it is where alpha is 0.
+                // Pillow leaves grey unchanged if alpha is 0.
                 (_, [grey, alpha]) if is_premultiplied => [divide(*grey, *alpha, *grey); 3],
                 (_, samples) => [samples[0]; 3],
             });
@@ -81,7 +80,7 @@ impl<'a> Samples<'a> {
 /// | grey of 9 to 16 bits | scaled | clipped at 255 |
 /// | grey of more bits, signed, or float | clipped at 0 and 255 | the same |
 /// | colours of 16 bits | the high byte | the same |
-/// | colours in floats | scaled from 0 to 1 | not read |
+/// | float colours | scaled from 0 to 1 | not supported |
 fn level(layout: &Layout<'_>, order: ByteOrder, row: &[u8], idx: usize) -> u8 {
     let bits = layout.bits;
     let is_grey = matches!(layout.color, Color::WhiteIsZero | Color::BlackIsZero);
@@ -127,7 +126,7 @@ fn clip_float(value: f64) -> u8 {
     value as u8
 }
 
-/// Divides a colour by the alpha it was multiplied by; `at_zero` where that is 0.
+/// Divides a premultiplied colour by its alpha; returns `at_zero` if alpha is 0.
 fn divide(value: u8, alpha: u8, at_zero: u8) -> u8 {
     match alpha {
         0 => at_zero,
@@ -136,7 +135,7 @@ fn divide(value: u8, alpha: u8, at_zero: u8) -> u8 {
     }
 }
 
-/// Turns a colour of ITU-R BT.601 in full range into RGB, rounded.
+/// Converts a full-range ITU-R BT.601 colour to RGB with rounding.
 fn from_ycbcr([luma, blue, red]: [u8; 3]) -> [u8; 3] {
     let [luma, blue, red] = [f64::from(luma), f64::from(blue) - 128.0, f64::from(red) - 128.0];
     let rgb = [luma + 1.402 * red, luma - 0.344_136 * blue - 0.714_136 * red, luma + 1.772 * blue];

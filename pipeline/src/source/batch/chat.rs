@@ -3,22 +3,22 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::request::{Asked, Refusal, kind};
+use super::request::{Refusal, RequestInput, kind};
 use crate::source::conversation::Conversation;
 
 const PARAM: &str = "messages";
 
-/// Reads the messages of a chat, each as one text; images are those of the last.
-pub(super) fn read(input: Option<&Value>) -> Result<Asked, Refusal> {
+/// Parses the messages of a chat, each as one text; images are those of the last message.
+pub(super) fn read(input: Option<&Value>) -> Result<RequestInput, Refusal> {
     let messages = match input {
         Some(Value::Array(messages)) if !messages.is_empty() => messages,
         None | Some(Value::Null) => {
-            let message = "`messages` is missing: write a list of messages";
+            let message = "`messages` is missing: expected a list of messages";
             return Err(Refusal::new("missing_required_parameter", Some(PARAM), message));
         }
         Some(_) => return Err(wrong("`messages` is not a list of messages")),
     };
-    let mut asked = Asked::default();
+    let mut input = RequestInput::default();
     let mut turns = Vec::with_capacity(messages.len());
     for (idx, message) in messages.iter().enumerate() {
         let message = message.as_object();
@@ -27,40 +27,43 @@ pub(super) fn read(input: Option<&Value>) -> Result<Asked, Refusal> {
         let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
         let mut content = Content::read(idx, message.get("content"))?;
         if !content.images.is_empty() && (idx + 1 < messages.len() || role != "user") {
-            return Err(wrong("images are supported in the last message alone, if it is a user's"));
+            return Err(wrong(
+                "images are only supported in the last message, if it is a user message",
+            ));
         }
-        asked.images.append(&mut content.images);
+        input.images.append(&mut content.images);
         turns.push(json!({ "role": role, "content": content.text }));
     }
-    Conversation::of(&turns).map_err(|problem| wrong(&problem))?;
-    asked.messages = Some(Value::from(turns).to_string());
-    Ok(asked)
+    Conversation::from_messages(&turns).map_err(|problem| wrong(&problem))?;
+    input.messages = Some(Value::from(turns).to_string());
+    Ok(input)
 }
 
 fn wrong(problem: &str) -> Refusal {
     Refusal::value(PARAM, problem)
 }
 
-/// Refuses members of a message that the model would not be told of.
+/// Rejects members of a message that the model would ignore.
 fn check_members(idx: usize, message: &Map<String, Value>) -> Result<(), Refusal> {
     let is_empty = |value: &Value| match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
         _ => false,
     };
-    let told = ["role", "content"];
-    let untold =
-        message.iter().find(|(name, value)| !told.contains(&name.as_str()) && !is_empty(value));
-    match untold {
+    let supported = ["role", "content"];
+    let unsupported = message
+        .iter()
+        .find(|(name, value)| !supported.contains(&name.as_str()) && !is_empty(value));
+    match unsupported {
         None => Ok(()),
         Some((name, _)) => {
-            let message = format!("`{name}` of message {idx} is not supported: leave it out");
+            let message = format!("`{name}` of message {idx} is not supported: remove it");
             Err(Refusal::new("unsupported_parameter", Some(PARAM), message))
         }
     }
 }
 
-/// What a message says and shows.
+/// The text and images of a message.
 #[derive(Default)]
 struct Content {
     text: String,
@@ -94,7 +97,7 @@ impl Content {
                 other => {
                     let kind = other.unwrap_or("none");
                     return Err(wrong(&format!(
-                        "a part of message {idx} has the type `{kind}`, supported: `text`, `image_url`"
+                        "a part of message {idx} has the unsupported type `{kind}`: expected `text` or `image_url`"
                     )));
                 }
             }
@@ -104,26 +107,24 @@ impl Content {
     }
 }
 
-/// Decodes the `data:` URL of an image, in base64.
+/// Decodes the base64 `data:` URL of an image.
 fn image(image: Option<&Value>) -> Result<Vec<u8>, Refusal> {
     let member = |name: &str| image.and_then(|image| image.get(name)).filter(|it| !it.is_null());
     if let Some(detail) = member("detail").filter(|detail| *detail != "auto") {
         let message = format!(
-            "`detail` of an `image_url` is {detail}: images are taken as the model's processor says, \
-             so leave it out"
+            "`detail` {detail} of an `image_url` is not supported: the model's processor decides the image \
+             size; remove it"
         );
         return Err(Refusal::new("unsupported_parameter", Some(PARAM), message));
     }
     let url = member("url").and_then(Value::as_str).unwrap_or_default();
     let data = url.strip_prefix("data:").and_then(|data| data.split_once(";base64,"));
     let (_, data) = data.ok_or_else(|| {
-        wrong(
-            "an `image_url` is not a `data:…;base64,` URL, and nothing is fetched from the network",
-        )
+        wrong("an `image_url` is not a `data:…;base64,` URL; URLs are not fetched")
     })?;
     BASE64_STANDARD
         .decode(data)
-        .map_err(|error| wrong(&format!("the data of an `image_url` is not base64: {error}")))
+        .map_err(|error| wrong(&format!("invalid base64 in an `image_url`: {error}")))
 }
 
 #[cfg(test)]
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn messages_become_turns_and_images() {
         let url = "data:image/png;base64,QUJD";
-        let asked = read(Some(&json!([
+        let input = read(Some(&json!([
             {"role": "developer", "content": [{"type": "text", "text": "Be short."}], "name": null},
             {"role": "user", "content": "Hi"},
             {"role": "assistant", "content": "Hello.", "tool_calls": [], "refusal": null},
@@ -149,14 +150,14 @@ mod tests {
             ]},
         ])))
         .unwrap();
-        assert_eq!(asked.images, [b"ABC"]);
-        let turns: Value = serde_json::from_str(&asked.messages.unwrap()).unwrap();
+        assert_eq!(input.images, [b"ABC"]);
+        let turns: Value = serde_json::from_str(&input.messages.unwrap()).unwrap();
         assert_eq!(turns[0], json!({"role": "developer", "content": "Be short."}));
         assert_eq!(turns[3], json!({"role": "user", "content": "What\nis it?"}));
     }
 
     #[test]
-    fn what_the_model_would_not_be_told_is_refused() {
+    fn unsupported_members_are_rejected() {
         let user = |content: Value| json!([{"role": "user", "content": content}]);
         let image = |image: Value| user(json!([{"type": "image_url", "image_url": image}]));
         for (messages, expected) in [
@@ -167,16 +168,16 @@ mod tests {
             (user(json!(7)), "is a number"),
             (user(json!([{"type": "text", "text": 7}])), "no `text`"),
             (user(json!([{"type": "input_audio"}])), "`input_audio`"),
-            (image(json!({"url": "https://x/y.png"})), "nothing is fetched"),
-            (image(json!({"url": "data:image/png;base64,!"})), "not base64"),
+            (image(json!({"url": "https://x/y.png"})), "not fetched"),
+            (image(json!({"url": "data:image/png;base64,!"})), "invalid base64"),
             (image(json!({"url": "data:image/png;base64,QUJD", "detail": "high"})), "`detail`"),
             (json!([{"role": "user", "content": "Hi", "name": "Ann"}]), "`name` of message 0"),
             (json!([{"role": "tool", "content": "4", "tool_call_id": "x"}]), "`tool_call_id`"),
             (json!([{"role": "tool", "content": "4"}]), "`role` `tool`"),
-            (json!([{"role": "assistant", "content": "Hi"}]), "nothing is asked"),
+            (json!([{"role": "assistant", "content": "Hi"}]), "not from the user"),
         ] {
-            let told = problem(messages);
-            assert!(told.contains(expected), "{told}");
+            let problem = problem(messages);
+            assert!(problem.contains(expected), "{problem}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The parameters of a request: followed, of no effect, or refused; none is passed over.
+//! Request parameters: applied, without effect, or rejected; none is ignored silently.
 
 use legenda_schemas::suggest::did_you_mean;
 use serde_json::{Map, Value, json};
 
 use super::request::Refusal;
 
-/// An endpoint that is answered.
+/// A supported endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
     /// `/v1/chat/completions`.
@@ -33,7 +33,7 @@ impl Endpoint {
         Self::ALL.into_iter().find(|endpoint| endpoint.url() == url)
     }
 
-    /// Returns the member of a body that says what is asked.
+    /// Returns the member of a body that contains the input.
     pub(crate) fn input(self) -> &'static str {
         match self {
             Self::Chat => "messages",
@@ -42,7 +42,7 @@ impl Endpoint {
         }
     }
 
-    /// Returns the parameters that can be set, as the API names them.
+    /// Returns the parameters of the endpoint, by their API names.
     fn parameters(self) -> &'static [&'static str] {
         match self {
             Self::Chat | Self::Completions => &SET,
@@ -51,34 +51,34 @@ impl Endpoint {
     }
 }
 
-/// How the numbers of an embedding are written.
+/// The encoding of an embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmbeddingFormat {
-    /// As a list.
+    /// A list of numbers.
     #[default]
     Float,
-    /// As 32-bit floats, little-endian, in base64.
+    /// Little-endian 32-bit floats in base64.
     Base64,
 }
 
-/// How a request is to be answered.
+/// The parameters of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Parameters {
     pub(crate) endpoint: Endpoint,
-    /// The model that it names, which is not looked for.
+    /// The requested model name, which is not checked.
     pub(crate) model: Option<String>,
-    /// The keys of `generation` that it sets, without the seed.
+    /// The keys of `generation` that are set, without the seed.
     pub(crate) set: Map<String, Value>,
     pub(crate) seed: Option<i64>,
     pub(crate) format: EmbeddingFormat,
-    /// How many numbers an embedding is to have.
+    /// The requested embedding dimension.
     pub(crate) dimensions: Option<u64>,
 }
 
-/// Whether a value of a parameter can be followed.
+/// Returns whether a parameter value is supported.
 type Fits = fn(&Value) -> bool;
 
-/// The parameters of generation that are followed.
+/// The supported generation parameters.
 const SET: [&str; 10] = [
     "max_tokens",
     "max_completion_tokens",
@@ -92,11 +92,11 @@ const SET: [&str; 10] = [
     "stop",
 ];
 
-/// Parameters that change no answer.
+/// Parameters that do not change the answer.
 const WITHOUT_EFFECT: [(&str, Fits, &str); 5] = [
-    ("user", Value::is_string, "a text"),
-    ("safety_identifier", Value::is_string, "a text"),
-    ("prompt_cache_key", Value::is_string, "a text"),
+    ("user", Value::is_string, "a string"),
+    ("safety_identifier", Value::is_string, "a string"),
+    ("prompt_cache_key", Value::is_string, "a string"),
     ("metadata", Value::is_object, "an object"),
     // Without tools there is nothing to call.
     ("parallel_tool_calls", Value::is_boolean, "a boolean"),
@@ -135,8 +135,8 @@ fn never(_: &Value) -> bool {
     false
 }
 
-/// Parameters of OpenAI's API, and of servers that speak it, which cannot be followed unless they ask for
-/// what is done anyway; with that value.
+/// Parameters of the OpenAI API and compatible servers that are not supported, with the value that requests
+/// the default behaviour and is therefore accepted.
 const FIXED: [(&str, Fits, &str); 45] = [
     ("n", is_one, "1"),
     ("best_of", is_one, "1"),
@@ -186,7 +186,7 @@ const FIXED: [(&str, Fits, &str); 45] = [
 ];
 
 impl Parameters {
-    /// Reads the parameters of a body; one that is null is not set.
+    /// Parses the parameters of a body; a null parameter is not set.
     pub(super) fn read(endpoint: Endpoint, body: &Map<String, Value>) -> Result<Self, Refusal> {
         let mut this = Self {
             endpoint,
@@ -200,7 +200,8 @@ impl Parameters {
         for (key, value) in set {
             if key == "model" {
                 let name = value.as_str();
-                let name = name.ok_or_else(|| Refusal::value("model", "`model` is not a text"))?;
+                let name =
+                    name.ok_or_else(|| Refusal::value("model", "`model` is not a string"))?;
                 this.model = Some(name.to_owned());
             } else if endpoint.parameters().contains(&key.as_str()) {
                 this.set(key, value)?;
@@ -211,12 +212,13 @@ impl Parameters {
         Ok(this)
     }
 
-    /// Follows a parameter.
+    /// Applies a parameter.
     fn set(&mut self, key: &str, value: &Value) -> Result<(), Refusal> {
-        let refuse =
-            |expected: &str| Refusal::value(key, format!("`{key}` is {value}: write {expected}"));
-        // A job has numbers of 32 bits.
-        #[expect(clippy::cast_possible_truncation, reason = "what is too large becomes infinite")]
+        let refuse = |expected: &str| {
+            Refusal::value(key, format!("invalid `{key}`: expected {expected}, got {value}"))
+        };
+        // A job uses 32-bit numbers.
+        #[expect(clippy::cast_possible_truncation, reason = "too large values become infinite")]
         let number = |fits: fn(f32) -> bool| {
             value.as_f64().is_some_and(|number| (number as f32).is_finite() && fits(number as f32))
         };
@@ -224,28 +226,28 @@ impl Parameters {
         let (name, fits, expected) = match key {
             "max_tokens" | "max_completion_tokens" => {
                 if self.set.get("max_new_tokens").is_some_and(|other| other != value) {
-                    let message = "`max_tokens` and `max_completion_tokens` differ: leave one out";
+                    let message = "`max_tokens` and `max_completion_tokens` differ: remove one";
                     return Err(Refusal::value(key, message));
                 }
-                ("max_new_tokens", count(1), "a whole number of 1 or more")
+                ("max_new_tokens", count(1), "an integer of at least 1")
             }
-            "min_tokens" => ("min_new_tokens", count(0), "a whole number of 0 or more"),
-            "temperature" => (key, number(|t| t >= 0.0), "a number of 0 or more"),
-            "top_p" => (key, number(|p| p > 0.0 && p <= 1.0), "a number above 0, up to 1"),
+            "min_tokens" => ("min_new_tokens", count(0), "an integer of at least 0"),
+            "temperature" => (key, number(|t| t >= 0.0), "a number of at least 0"),
+            "top_p" => (key, number(|p| p > 0.0 && p <= 1.0), "a number above 0 and up to 1"),
             "min_p" => (key, number(|p| (0.0..=1.0).contains(&p)), "a number from 0 to 1"),
             "repetition_penalty" => (key, number(|p| p > 0.0), "a number above 0"),
             "top_k" => {
-                // Both mean every token, as 0 does in a job.
+                // Both mean all tokens, like 0 in a job.
                 let is_all = matches!(value.as_i64(), Some(-1 | 0));
                 if is_all || count(1) {
                     let k = if is_all { json!(0) } else { value.clone() };
                     self.set.insert(key.to_owned(), k);
                     return Ok(());
                 }
-                (key, false, "a whole number of 1 or more, or -1 for every token")
+                (key, false, "an integer of at least 1, or -1 for all tokens")
             }
             "seed" => {
-                let seed = value.as_i64().ok_or_else(|| refuse("a whole number of 64 bits"))?;
+                let seed = value.as_i64().ok_or_else(|| refuse("a 64-bit integer"))?;
                 self.seed = Some(seed);
                 return Ok(());
             }
@@ -257,7 +259,7 @@ impl Parameters {
                 let is_text = |stop: &Value| stop.as_str().is_some_and(|stop| !stop.is_empty());
                 let fits = stop.as_array().is_some_and(|stops| stops.iter().all(is_text));
                 if !fits {
-                    return Err(refuse("a text that is not empty, or a list of such texts"));
+                    return Err(refuse("a non-empty string or a list of non-empty strings"));
                 }
                 self.set.insert(key.to_owned(), stop);
                 return Ok(());
@@ -271,10 +273,10 @@ impl Parameters {
                 return Ok(());
             }
             _ => {
-                // Whether it is the model's own shows in its answers.
+                // Whether it equals the model's dimension is checked with its answers.
                 let dimensions = value.as_u64().filter(|dimensions| *dimensions > 0);
                 self.dimensions =
-                    Some(dimensions.ok_or_else(|| refuse("a whole number of 1 or more"))?);
+                    Some(dimensions.ok_or_else(|| refuse("an integer of at least 1"))?);
                 return Ok(());
             }
         };
@@ -285,10 +287,10 @@ impl Parameters {
         Ok(())
     }
 
-    /// Returns the keys of `generation` that are set, the seed among them, as JSON.
+    /// Returns the `generation` keys that are set, including the seed, as JSON.
     pub(super) fn generation(&self) -> String {
         let mut set = self.set.clone();
-        // A job has no seed below 0; the column has it.
+        // A job has no negative seed; the seed column has it.
         if let Some(seed) = self.seed.and_then(|seed| u64::try_from(seed).ok()) {
             set.insert("seed".to_owned(), seed.into());
         }
@@ -296,15 +298,18 @@ impl Parameters {
     }
 }
 
-/// Checks a parameter that cannot be followed: it may ask for what is done anyway.
+/// Checks an unsupported parameter, which may only request the default behaviour.
 fn check_fixed(endpoint: Endpoint, key: &str, value: &Value) -> Result<(), Refusal> {
     if let Some((_, fits, expected)) = WITHOUT_EFFECT.iter().find(|(name, ..)| *name == key) {
         if fits(value) {
             return Ok(());
         }
-        return Err(Refusal::value(key, format!("`{key}` is {value}: write {expected}")));
+        return Err(Refusal::value(
+            key,
+            format!("invalid `{key}`: expected {expected}, got {value}"),
+        ));
     }
-    let Some((_, is_done_anyway, shown)) = FIXED.iter().find(|(name, ..)| *name == key) else {
+    let Some((_, is_default, shown)) = FIXED.iter().find(|(name, ..)| *name == key) else {
         let fixed = FIXED.iter().map(|(name, ..)| *name);
         let without = WITHOUT_EFFECT.iter().map(|(name, ..)| *name);
         let known = endpoint.parameters().iter().copied().chain(fixed).chain(without);
@@ -312,11 +317,11 @@ fn check_fixed(endpoint: Endpoint, key: &str, value: &Value) -> Result<(), Refus
         let message = format!("unknown parameter `{key}` of `{}`{suggestion}", endpoint.url());
         return Err(Refusal::new("unknown_parameter", Some(key), message));
     };
-    if is_done_anyway(value) {
+    if is_default(value) {
         return Ok(());
     }
-    let only = if shown.is_empty() { String::new() } else { format!(" but for {shown}") };
-    let message = format!("`{key}` is not supported{only}: leave it out");
+    let only = if shown.is_empty() { String::new() } else { format!(" except for {shown}") };
+    let message = format!("`{key}` is not supported{only}: remove it");
     Err(Refusal::new("unsupported_parameter", Some(key), message))
 }
 
@@ -350,7 +355,7 @@ mod tests {
     fn every_token_is_said_in_two_ways() {
         for all in [-1, 0] {
             let read = read(Endpoint::Chat, &json!({"top_k": all})).unwrap();
-            assert_eq!(read.set["top_k"], 0, "a model's own limit would hold otherwise");
+            assert_eq!(read.set["top_k"], 0, "the model's own limit would apply otherwise");
         }
     }
 

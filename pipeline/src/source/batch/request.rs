@@ -11,36 +11,36 @@ use super::{
     parameters::{Endpoint, Parameters},
 };
 
-/// A line, whose name and endpoint are kept whatever else is wrong with it.
+/// A parsed line; its id and endpoint are kept even if the rest is invalid.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// The client's name for it: a text, where it is right.
+    /// The client's id; a string if it is valid.
     pub(crate) custom_id: Option<Value>,
     /// Its endpoint.
     pub(crate) url: Option<String>,
-    /// How it is to be answered, and what it asks: a list of inputs is answered one by one.
-    pub(crate) request: Result<(Parameters, Vec<Asked>), Refusal>,
+    /// The parameters and inputs; a list of inputs is answered one by one.
+    pub(crate) request: Result<(Parameters, Vec<RequestInput>), Refusal>,
 }
 
-/// What is asked.
+/// The input of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RequestInput {
     /// The messages of a chat, as JSON.
     pub(crate) messages: Option<String>,
-    /// Any other text.
+    /// The text of other requests.
     pub(crate) text: Option<String>,
     /// The images of the last message.
     pub(crate) images: Vec<Vec<u8>>,
 }
 
-/// Why a request cannot be answered, as the error object of OpenAI's API tells it.
+/// The reason a request is rejected, as in the error object of the OpenAI API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The kind of problem, such as `unsupported_parameter`.
+    /// The kind of error, such as `unsupported_parameter`.
     pub code: String,
-    /// The parameter that it is about.
+    /// The parameter at fault.
     pub param: Option<String>,
-    /// What is wrong, and what to write.
+    /// The cause and the remedy.
     pub message: String,
 }
 
@@ -53,13 +53,13 @@ impl Refusal {
         Self { code: code.into(), param: param.map(str::to_owned), message: message.into() }
     }
 
-    /// Refuses the value of a parameter.
+    /// Rejects the value of a parameter.
     pub(super) fn value(param: &str, message: impl Into<String>) -> Self {
         Self::new("invalid_value", Some(param), message)
     }
 }
 
-/// The members of a line that count, as far as the line is JSON.
+/// The known members of a line, parsed as far as the line is JSON.
 #[derive(Default)]
 struct Members {
     custom_id: Option<Value>,
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for &mut Members {
 }
 
 impl Request {
-    /// Reads a line.
+    /// Parses a line.
     pub(crate) fn read(line: &[u8]) -> Self {
         let mut members = Members::default();
         let mut reader = Deserializer::from_slice(line.trim_ascii_end());
@@ -107,7 +107,7 @@ impl Request {
             Err(error) => Err(Refusal::new(
                 "invalid_json",
                 None,
-                format!("the line is not a request: {error}"),
+                format!("the line is not a valid request: {error}"),
             )),
             Ok(()) => read_request(custom_id.as_ref(), method.as_ref(), url.as_ref(), body),
         };
@@ -121,26 +121,26 @@ fn read_request(
     method: Option<&Value>,
     url: Option<&Value>,
     body: Option<Value>,
-) -> Result<(Parameters, Vec<Asked>), Refusal> {
+) -> Result<(Parameters, Vec<RequestInput>), Refusal> {
     let wrong = |member: &str, expected: &str, found: Option<&Value>| {
         let found = found.map_or("missing", kind);
         let code = if found == "missing" { "missing_required_parameter" } else { "invalid_value" };
-        let message = format!("`{member}` of the line must be {expected}, and is {found}");
+        let message = format!("`{member}` of the line: expected {expected}, got {found}");
         Refusal::new(code, Some(member), message)
     };
     if !custom_id.is_some_and(Value::is_string) {
-        return Err(wrong("custom_id", "a text", custom_id));
+        return Err(wrong("custom_id", "a string", custom_id));
     }
     if let Some(method) = method.filter(|method| *method != "POST") {
         return Err(Refusal::value(
             "method",
-            format!("`method` must be \"POST\", and is {method}"),
+            format!("invalid `method`: expected \"POST\", got {method}"),
         ));
     }
-    let name = url.and_then(Value::as_str).ok_or_else(|| wrong("url", "a text", url))?;
+    let name = url.and_then(Value::as_str).ok_or_else(|| wrong("url", "a string", url))?;
     let endpoint = Endpoint::parse(name).ok_or_else(|| {
         let known = Endpoint::ALL.map(Endpoint::url).join("`, `");
-        let message = format!("the endpoint `{name}` is not supported, supported: `{known}`");
+        let message = format!("the endpoint `{name}` is not supported: expected one of `{known}`");
         Refusal::new("invalid_url", Some("url"), message)
     })?;
     let body = match body {
@@ -149,41 +149,41 @@ fn read_request(
     };
     let parameters = Parameters::read(endpoint, &body)?;
     let input = body.get(endpoint.input());
-    let asked = match endpoint {
+    let input = match endpoint {
         Endpoint::Chat => vec![chat::read(input)?],
         Endpoint::Completions | Endpoint::Embeddings => texts(endpoint.input(), input)?,
     };
-    Ok((parameters, asked))
+    Ok((parameters, input))
 }
 
-/// Returns the texts of an input: a text, or a list of texts.
-fn texts(param: &str, input: Option<&Value>) -> Result<Vec<Asked>, Refusal> {
-    let text = |text: &str| Asked { text: Some(text.to_owned()), ..Asked::default() };
+/// Returns the texts of an input: a string or a list of strings.
+fn texts(param: &str, input: Option<&Value>) -> Result<Vec<RequestInput>, Refusal> {
+    let text = |text: &str| RequestInput { text: Some(text.to_owned()), ..RequestInput::default() };
     let problem = match input {
         Some(Value::String(input)) => return Ok(vec![text(input)]),
         Some(Value::Array(inputs)) if inputs.is_empty() => "is an empty list".to_owned(),
         Some(Value::Array(inputs)) => {
-            let texts: Option<Vec<Asked>> =
+            let texts: Option<Vec<RequestInput>> =
                 inputs.iter().map(|input| input.as_str().map(text)).collect();
             match texts {
                 Some(texts) => return Ok(texts),
                 None if inputs.iter().any(|input| input.is_number() || input.is_array()) => {
-                    "holds token ids, which belong to another model's tokenizer".to_owned()
+                    "contains token ids, which belong to another model's tokenizer".to_owned()
                 }
-                None => "holds something that is not a text".to_owned(),
+                None => "contains an item that is not a string".to_owned(),
             }
         }
         None | Some(Value::Null) => {
-            let message = format!("`{param}` is missing: write a text or a list of texts");
+            let message = format!("`{param}` is missing: expected a string or a list of strings");
             return Err(Refusal::new("missing_required_parameter", Some(param), message));
         }
         Some(other) => format!("is {}", kind(other)),
     };
-    let message = format!("`{param}` {problem}: write a text or a list of texts");
+    let message = format!("`{param}` {problem}: expected a string or a list of strings");
     Err(Refusal::value(param, message))
 }
 
-/// Names the kind of a JSON value.
+/// Returns the kind of a JSON value.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -195,11 +195,11 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Finds the name of a request behind the place where its line stops to be JSON.
+/// Finds the id of a request after the position where its line stops being JSON.
 fn custom_id_of_broken(line: &[u8]) -> Option<Value> {
     const KEY: &[u8] = b"\"custom_id\"";
     memmem::find_iter(line, KEY)
-        // Within a text its quotes would be escaped.
+        // Within a string, its quotes would be escaped.
         .filter(|at| at.checked_sub(1).is_none_or(|before| line[before] != b'\\'))
         .find_map(|at| {
             let rest = line[at + KEY.len()..].trim_ascii_start().strip_prefix(b":")?;
@@ -212,13 +212,13 @@ fn custom_id_of_broken(line: &[u8]) -> Option<Value> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Asked, Parameters, Refusal, Request};
+    use super::{Parameters, Refusal, Request, RequestInput};
 
     fn read(line: &str) -> Request {
         Request::read(line.as_bytes())
     }
 
-    fn request(url: &str, body: &Value) -> Result<(Parameters, Vec<Asked>), Refusal> {
+    fn request(url: &str, body: &Value) -> Result<(Parameters, Vec<RequestInput>), Refusal> {
         read(&json!({"custom_id": "x", "method": "POST", "url": url, "body": body}).to_string())
             .request
     }
@@ -240,7 +240,7 @@ mod tests {
             let refusal = read.request.unwrap_err();
             assert!(!refusal.message.is_empty(), "{line}");
         }
-        // A name of another type is returned as it is.
+        // An id of another type is returned unchanged.
         let number = read(r#"{"custom_id": 7, "url": "/v1/embeddings", "body": {"input": "a"}}"#);
         assert_eq!(number.custom_id, Some(json!(7)));
         assert_eq!(number.request.unwrap_err().param.as_deref(), Some("custom_id"));
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn a_list_of_texts_is_several_inputs() {
         let texts = |url: &str, body: Value| {
-            request(url, &body).map(|(_, asked)| {
-                asked.into_iter().map(|one| one.text.unwrap()).collect::<Vec<_>>()
+            request(url, &body).map(|(_, input)| {
+                input.into_iter().map(|one| one.text.unwrap()).collect::<Vec<_>>()
             })
         };
         let of = |value: Value| texts("/v1/embeddings", json!({"input": value}));
@@ -267,7 +267,7 @@ mod tests {
             (json!([]), "empty"),
             (json!([1, 2]), "token ids"),
             (json!([[1, 2], [3]]), "token ids"),
-            (json!(["a", null]), "not a text"),
+            (json!(["a", null]), "not a string"),
             (json!({"a": 1}), "an object"),
             (Value::Null, "missing"),
         ] {

@@ -141,7 +141,7 @@ fn fields_that_are_none_of_the_format_are_passed_over() {
     assert_eq!(read(&bytes), batch);
 }
 
-/// A file without rows whose one column lies in so many groups.
+/// A file without rows with one column nested in `n_groups` groups.
 fn nested(n_groups: u32) -> Vec<u8> {
     let mut footer = vec![0x15, 2, 0x19, 0xFC];
     let mut n_elements = n_groups + 1;

@@ -1,12 +1,12 @@
-//! Footers as they lie in a file, in Thrift's compact protocol, before the crate `parquet` reads them.
+//! Raw footers in Thrift's compact protocol, before the `parquet` crate parses them.
 //!
-//! Some writers used numbers of fields that the format gave to other fields later (Dremio 3 the one of
-//! `bloom_filter_length`). Readers made by Thrift pass over fields of another type; the one of the crate does
-//! not. And it calls itself for each level of columns within each other, however many a footer claims.
+//! Some writers used field ids that the format later assigned to other fields (Dremio 3 the one of
+//! `bloom_filter_length`). Thrift-generated readers skip fields of another type; the crate's reader does
+//! not. It also recurses for each nesting level of columns, however many a footer claims.
 
 use crate::source::compact::{Compact, I32, I64, LIST, STRUCT};
 
-/// How deep structs and lists that are passed over may lie in each other.
+/// The maximum nesting of skipped structs and lists.
 const DEPTH_MAX: usize = 32;
 
 /// The types of the fields 1 to 17 of `ColumnMetaData` (parquet.thrift, format 2.12).
@@ -15,17 +15,17 @@ const COLUMN_TYPES: [u8; 17] = [
     STRUCT,
 ];
 
-/// The field of a file that holds its schema: groups and columns, each before those within it.
+/// The schema field of a file: groups and columns in depth-first order.
 const SCHEMA: (i64, u8) = (2, LIST);
-/// The field of a group of the schema that says how many groups and columns are in it.
+/// The field of a schema group with the number of its children.
 const N_CHILDREN: (i64, u8) = (5, I32);
-/// The fields that lead from a file to its columns: row groups, their chunks, and the column of each.
+/// The path from a file to its columns: row groups, column chunks, column metadata.
 const TO_COLUMNS: [(i64, u8); 3] = [(4, LIST), (1, LIST), (3, STRUCT)];
 
-/// Returns how many levels of columns within each other a footer has, as far as it can be read.
+/// Returns the nesting depth of columns in a footer, as far as it can be parsed.
 pub(super) fn depth(footer: &[u8]) -> usize {
     let mut children = Vec::new();
-    // What was read before something that is none of the protocol counts.
+    // Keep what was parsed before an error.
     let _read = read_children(footer, &mut children);
     let mut left_in = vec![1_u64];
     let mut deepest = 0;
@@ -39,7 +39,7 @@ pub(super) fn depth(footer: &[u8]) -> usize {
     deepest
 }
 
-/// Reads how many groups and columns are in each of the schema.
+/// Reads the number of children of each schema element.
 fn read_children(footer: &[u8], children: &mut Vec<u64>) -> Option<()> {
     let mut input = Compact::new(footer);
     let mut last = 0;
@@ -54,7 +54,7 @@ fn read_children(footer: &[u8], children: &mut Vec<u64>) -> Option<()> {
             let mut last = 0;
             while let Some(field) = input.field(&mut last)? {
                 if field == N_CHILDREN {
-                    // Less than none is none.
+                    // Treat negative counts as zero.
                     *children.last_mut()? = u64::try_from(input.integer()?).unwrap_or_default();
                 } else {
                     input.skip(field.1, DEPTH_MAX)?;
@@ -66,8 +66,8 @@ fn read_children(footer: &[u8], children: &mut Vec<u64>) -> Option<()> {
     Some(())
 }
 
-/// Returns a footer without the fields of its columns that have another type than the format gives them;
-/// none where it has no such field, or cannot be read.
+/// Returns a footer without column fields of the wrong type; `None` if it has no such field or cannot be
+/// parsed.
 pub(super) fn without_foreign_fields(footer: &[u8]) -> Option<Vec<u8>> {
     let mut copy = Copy { footer, input: Compact::new(footer), out: Vec::new(), n_copied: 0 };
     copy.structure(&TO_COLUMNS)?;
@@ -78,12 +78,12 @@ pub(super) fn without_foreign_fields(footer: &[u8]) -> Option<Vec<u8>> {
     Some(copy.out)
 }
 
-/// A footer that is copied as far as something is left out of it.
+/// A copy of a footer with parts left out.
 struct Copy<'a> {
     footer: &'a [u8],
     input: Compact<&'a [u8]>,
     out: Vec<u8>,
-    /// The bytes of the footer that are copied or left out.
+    /// The number of input bytes that were copied or left out.
     n_copied: usize,
 }
 
@@ -114,8 +114,8 @@ impl Copy<'_> {
         Some(())
     }
 
-    /// Leaves fields out of a column. The head of a field says how far its number is from the one before, so
-    /// one behind those gets another head.
+    /// Removes fields from a column. A field header encodes the difference to the previous id, so the field
+    /// after a removed one gets a new header.
     fn column(&mut self) -> Option<()> {
         let (mut last, mut is_behind) = (0, false);
         let mut start = self.at()?;
@@ -139,7 +139,7 @@ impl Copy<'_> {
         Some(())
     }
 
-    /// Writes the head of a field with its whole number.
+    /// Writes a field header with its absolute id.
     fn put_head(&mut self, id: i64, kind: u8) -> Option<()> {
         self.out.push(kind);
         let mut zigzag = u16::try_from(id).ok()?.checked_mul(2)?;
@@ -158,7 +158,7 @@ mod tests {
 
     use super::{depth, without_foreign_fields};
 
-    /// A footer with one column whose fields are `column`.
+    /// A footer with one column that has the fields `column`.
     fn footer(column: &[u8]) -> Vec<u8> {
         // Field 4: a list of a struct, whose field 1 is a list of a struct, whose field 3 is a struct.
         let head = [0x49, 0x1C, 0x19, 0x1C, 0x3C];
@@ -174,7 +174,7 @@ mod tests {
         let foreign = [0xE6, 2, 0x19, 0x1C, 0x11, 0x18, 1, b'x', 0, 0x06, 80, 6];
         let left_out = [0xE6, 2, 0x06, 80, 6];
         assert_eq!(without_foreign_fields(&footer(&foreign)), Some(footer(&left_out)));
-        // Fields of other structs are not looked at.
+        // Fields of other structs are not checked.
         assert_eq!(without_foreign_fields(&foreign), None);
         for end in 0..footer(&foreign).len() {
             assert_eq!(without_foreign_fields(&footer(&foreign)[..end]), None);

@@ -7,20 +7,20 @@ use arrow::{
     compute::concat_batches,
     datatypes::Schema,
 };
-use legenda_schemas::{job::RejectsPlace, span::Span};
+use legenda_schemas::{job::RejectsMode, span::Span, table::RESERVED_PREFIX};
 
 use super::{Collector, OpenSpan, Settled};
 use crate::{
     source::{SourceError, SourceFailed, TableFile, reader::FileReader},
     stage::{
         Reject,
-        again::{Again, AgainError, Found, RowsAgain},
         answer::{Answer, answer_columns},
         carry::Carrying,
+        reread::{Found, Reread, RereadError, RereadRows},
     },
 };
 
-/// The rows of a span's parts, in input order: as many at a time as there is memory for.
+/// The rows of a span's parts, in input order, as many at a time as fit in memory.
 pub(super) struct Answers<'a> {
     collector: &'a Collector,
     place: &'a Span,
@@ -33,20 +33,20 @@ pub(super) struct Answers<'a> {
 
 impl<'a> Answers<'a> {
     pub(super) fn new(collector: &'a Collector, place: &'a Span, span: &'a OpenSpan) -> Self {
-        let is_inline = collector.plan.job.output.rejects == RejectsPlace::Inline;
+        let is_inline = collector.plan.job.output.rejects == RejectsMode::Inline;
         let settled = span.settled.iter().enumerate();
         let rows = settled
             .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?)))
             .filter(|(_, settled)| is_inline || matches!(settled, Settled::Answered { .. }))
             .collect();
-        let bytes_max = collector.again_bytes_max;
+        let bytes_max = collector.reread_bytes_max;
         let carrying =
             Carrying::new(&collector.plan, place, &span.rows, &span.rows_read, bytes_max);
         Self { collector, place, span, is_inline, rows, n_built: 0, carrying }
     }
 
-    /// Builds the next rows; none after the last.
-    pub(super) fn next(&mut self) -> Result<Option<RecordBatch>, AgainError> {
+    /// Builds the next rows; `None` after the last.
+    pub(super) fn next(&mut self) -> Result<Option<RecordBatch>, RereadError> {
         let left = &self.rows[self.n_built..];
         if left.is_empty() {
             return Ok(None);
@@ -87,8 +87,8 @@ impl<'a> Answers<'a> {
         Ok(Some(RecordBatch::try_new(schema, columns)?))
     }
 
-    /// Builds all rows at once, however much memory they take.
-    pub(super) fn all(mut self) -> Result<Option<RecordBatch>, AgainError> {
+    /// Builds all rows at once, regardless of memory.
+    pub(super) fn all(mut self) -> Result<Option<RecordBatch>, RereadError> {
         let mut batches = Vec::new();
         while let Some(rows) = self.next()? {
             batches.push(rows);
@@ -99,8 +99,12 @@ impl<'a> Answers<'a> {
 }
 
 impl Collector {
-    /// Builds the rejects of a span: its original rows, read once more, and why.
-    pub(super) fn rejects(&self, place: &Span, span: &OpenSpan) -> Result<RecordBatch, AgainError> {
+    /// Builds the rejects of a span: its original rows, read again, and the reasons.
+    pub(super) fn rejects(
+        &self,
+        place: &Span,
+        span: &OpenSpan,
+    ) -> Result<RecordBatch, RereadError> {
         let rejected: Vec<(usize, &Reject)> = span
             .settled
             .iter()
@@ -119,41 +123,41 @@ impl Collector {
         let schema = Arc::new(self.plan.reject_schema(&file_schema));
         let positions: Vec<usize> =
             rejected.iter().map(|(row_idx, _)| span.rows[*row_idx]).collect();
-        let bytes_max = self.again_bytes_max;
-        let again = Again {
+        let bytes_max = self.reread_bytes_max;
+        let again = Reread {
             reader: reader.as_ref(),
             row_group: place.row_group,
             columns: None,
             schema: &file_schema,
             bytes_max,
         };
-        let RowsAgain { rows: originals, found } =
+        let RereadRows { rows: originals, found } =
             again.rows(&positions).map_err(|error| failed(error.problem))?;
 
         let mut columns: Vec<ArrayRef> = schema
             .fields()
             .iter()
+            .filter(|field| !field.name().starts_with(RESERVED_PREFIX))
             .filter_map(|field| originals.column_by_name(field.name()).cloned())
             .collect();
         let row_numbers = positions.iter().map(|position| place.file_row(*position));
-        columns.truncate(schema.fields().len() - 5);
         columns.push(Arc::new(UInt64Array::from_iter_values(row_numbers)));
-        // A row of a group of images or audio is a file of its own.
+        // In a group of image or audio files, each row is a file of its own.
         let media = self.plan.table.file(path).map_or(&[][..], TableFile::media);
         let files = positions.iter();
         let files = files.map(|row| media.get(*row).map_or(path.as_str(), |own| own.path.as_str()));
         columns.push(Arc::new(StringArray::from_iter_values(files)));
-        let told: [&dyn Fn(&Reject) -> String; 3] = [
+        let texts: [&dyn Fn(&Reject) -> String; 3] = [
             &|reject| reject.stage.as_str().to_owned(),
             &|reject| reject.code.to_owned(),
             &|reject| reject.message.clone(),
         ];
-        for (tell, found) in told.into_iter().zip([None, None, Some(&found)]) {
+        for (text_of, found) in texts.into_iter().zip([None, None, Some(&found)]) {
             let values = rejected.iter().enumerate().map(|(idx, (_, reject))| {
-                let mut text = tell(reject);
+                let mut text = text_of(reject);
                 if found.is_some_and(|found| found[idx] == Found::LeftOut) {
                     text += &format!(
-                        "; the row itself is left out here: `limits.memory` leaves {bytes_max} bytes \
+                        "; the original row is omitted: `limits.memory` leaves {bytes_max} bytes \
                          for the rows of the rejects of a span"
                     );
                 }

@@ -1,4 +1,4 @@
-//! The settled rows of a span that is not whole when a run ends early, as spans of their own.
+//! Splits the settled rows of an incomplete span into spans of their own when a run ends early.
 
 use legenda_schemas::span::Fingerprint;
 
@@ -8,8 +8,8 @@ use crate::{
     stage::{Retry, carry::RowsRead},
 };
 
-/// Returns the settled rows of a span as spans that are whole: as many as there are runs of rows that
-/// follow each other. Of a span whose rejects are tried again, they are one piece.
+/// Returns the settled rows of a span as complete spans, one for each run of consecutive rows. A span
+/// whose rejects are retried gives one piece.
 pub(super) fn pieces(
     outstanding: &OutstandingSpan,
     open: &OpenSpan,
@@ -35,7 +35,7 @@ pub(super) fn pieces(
 }
 
 impl OpenSpan {
-    /// Returns some rows of the span, whose carried columns are read again.
+    /// Returns some rows of the span; their carried columns are read again.
     fn piece(&self, row_idxs: &[usize]) -> Self {
         let was_read = |row_idx: &usize| {
             self.rows_read

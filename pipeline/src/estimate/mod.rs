@@ -1,17 +1,17 @@
-//! What a run will take, told by a sample of it that is really run, and what it took in the end.
+//! Estimates the cost of a run from a sample that is really run, and compares it with the actual cost.
 //!
-//! The sample is some rows of the job, run by the same stages on the same model into a folder that is
-//! thrown away. How the whole follows:
+//! The sample is some rows of the job, run by the same stages on the same model into a temporary folder. The
+//! whole is extrapolated as follows:
 //!
-//! - *Time*: that of the sample, which has beginning and end of the run in it once, and for each row more
-//!   the pace of the sample's middle, when all slots were full ([`estimate`]: batch means).
-//! - *Tokens, rejects*: those of the sample, and for the rows that it lacks a cluster sample's.
-//! - *Bytes of the output*: parts of few rows pack worse than those of many, so answers of the sample are
-//!   written together, whole and halves of them, and what a row more takes is followed to the size of a span.
-//! - *Peak memory*: no row can tell it of others. It is at least what the sample took, and most likely that
-//!   and what queues will hold; rows larger than any of the sample take more, up to `limits.memory`.
+//! - *Time*: that of the sample, which includes startup and shutdown once, plus, for each further row, the
+//!   pace of the sample's middle, when all slots were full ([`interval`]: batch means).
+//! - *Tokens, rejects*: those of the sample, plus a cluster-sample estimate for the remaining rows.
+//! - *Output bytes*: small parts compress worse than large ones, so the answers of the sample are serialised
+//!   whole and in halves, and the marginal size per row is extrapolated to the size of a span.
+//! - *Peak memory*: it cannot be extrapolated per row. It is at least that of the sample, and probably that
+//!   plus full queues; rows larger than any sampled one need more, up to `limits.memory`.
 
-mod estimate;
+mod interval;
 mod sample;
 
 use std::{
@@ -23,7 +23,7 @@ use std::{
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use legenda_schemas::{
-    job::RejectsPlace,
+    job::RejectsMode,
     ledger::LedgerEntry,
     span::{Fingerprint, Span},
     units::{ByteSize, ErrorBudget},
@@ -31,7 +31,7 @@ use legenda_schemas::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use self::estimate::{Block, batches, rest, rest_of_kind};
+use self::interval::{Block, batches, rest, rest_of_kind};
 use crate::{
     ledger::{OutputFiles, Rows},
     metrics::{Ending, Progress, RunReport},
@@ -40,54 +40,54 @@ use crate::{
     store::{Folder, WriteError, json},
 };
 
-pub use self::estimate::{CONFIDENCE, Estimate};
+pub use self::interval::{CONFIDENCE, Estimate};
 
-/// Where the prediction of an output lies in it.
+/// The key of the prediction in an output.
 const PREDICTION: &str = "_legenda/prediction.json";
 
-/// What a run is predicted to take.
+/// The predicted cost of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
-    /// The job that it is about.
+    /// The fingerprint of the job.
     pub fingerprint: Fingerprint,
-    /// Rows of the job.
+    /// The number of rows of the job.
     pub rows: u64,
-    /// Rows that were tried.
+    /// The number of sampled rows.
     pub sampled: u64,
-    /// Seconds that these took.
+    /// The duration of the sample in seconds.
     pub sample_seconds: f64,
-    /// How long the run takes, in seconds, without loading the model.
+    /// The duration of the run in seconds, without loading the model.
     pub seconds: Estimate,
-    /// The most memory that the process holds, in bytes.
+    /// The peak memory of the process in bytes.
     pub peak_memory_bytes: Option<Estimate>,
-    /// Tokens of the prompts.
+    /// Prompt tokens.
     pub tokens_prompt: Estimate,
-    /// Tokens generated.
+    /// Generated tokens.
     pub tokens_generated: Estimate,
     /// Bytes of parts and rejects.
     pub output_bytes: Estimate,
-    /// Rows rejected.
+    /// Rejected rows.
     pub rejects: Estimate,
-    /// Rows of the sample that were rejected, by code.
+    /// Rejected rows of the sample, by code.
     pub sample_rejects: BTreeMap<String, u64>,
 }
 
-/// A number that was predicted, and what it came to.
+/// A predicted quantity next to the actual one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Beside {
-    /// What it is of.
+pub struct PredictionCheck {
+    /// The name of the quantity.
     pub what: &'static str,
-    /// What was predicted, for a person.
+    /// The formatted prediction.
     pub predicted: String,
-    /// The interval.
+    /// The formatted interval.
     pub interval: String,
-    /// What it was.
+    /// The formatted actual value.
     pub truth: String,
-    /// Whether that lies within the interval.
+    /// Whether the actual value is within the interval.
     pub is_within: bool,
 }
 
-/// A row that was settled.
+/// A settled row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SettledRow {
     pub(crate) at: Instant,
@@ -97,7 +97,7 @@ pub(crate) struct SettledRow {
     pub(crate) tokens_generated: u64,
 }
 
-/// The rows of a run as they are settled, for who wants them.
+/// A log of the settled rows of a run.
 #[derive(Debug, Default)]
 pub struct SettledRows(Mutex<Vec<SettledRow>>);
 
@@ -107,30 +107,30 @@ impl SettledRows {
     }
 }
 
-/// A plan of some rows of another, and what is to be known of that.
+/// The plan of a sample of another plan, with the facts needed for extrapolation.
 #[derive(Debug)]
 pub struct SamplePlan {
-    /// What is run.
+    /// The plan to run.
     pub plan: Arc<RunPlan>,
-    /// Where its answers go, until this is dropped.
+    /// The temporary output folder, removed on drop.
     _dir: TempDir,
-    /// Rows of each span of the whole.
+    /// The number of rows of each span of the whole.
     span_rows: Vec<u64>,
     rows: u64,
-    /// Bytes of a row of the source, about.
+    /// The average bytes of a source row.
     row_bytes: u64,
 }
 
 impl SamplePlan {
-    /// Makes a plan of about `n_rows` rows of `plan`, of which nothing may be done, whose output is a
-    /// temporary folder.
+    /// Creates a plan of about `n_rows` rows of `plan`, which must have no completed rows, with a temporary
+    /// output folder.
     ///
     /// # Errors
     ///
-    /// The system's, where there can be no such folder.
+    /// The temporary folder cannot be created.
     pub fn new(plan: RunPlan, n_rows: u64) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("legenda-plan-").tempdir()?;
-        // Not the folder itself: the output's other files lie beside it.
+        // A subfolder, because the output's other files are beside it.
         let folder = Folder::at("sample", dir.path());
         let folder = folder.map_err(io::Error::other)?;
         let spans = sample::choose(&plan, n_rows);
@@ -140,14 +140,14 @@ impl SamplePlan {
         let n_groups_rows: u64 = groups().map(|group| group.n_rows as u64).sum();
         let row_bytes = groups().map(|group| group.bytes).sum::<u64>() / n_groups_rows.max(1);
         let mut plan = plan.with_spans(spans, folder);
-        // Few rows say nothing of how many are equal, so each is counted as if it were computed.
+        // A sample says little about duplicates, so count each row as computed.
         plan.job.reuse.within_run = false;
         let plan = Arc::new(plan);
         Ok(Self { plan, _dir: dir, span_rows, rows, row_bytes })
     }
 
-    /// Returns what the whole will take, by the `report` of the sample's run, which began at `start` and
-    /// settled the rows of `progress`, on a model of `slots` slots.
+    /// Predicts the cost of the whole from the `report` of the sample run, which started at `start` and
+    /// settled the rows in `progress`, on a model with `slots` slots.
     #[must_use]
     pub fn predict(
         &self,
@@ -175,7 +175,7 @@ impl SamplePlan {
             blocks
         };
         let rejects = rest_of_kind(&blocks(&|row| Some(row.is_rejected.into())), rest_rows);
-        // Rejected rows have no tokens, and how many there are is in doubt too.
+        // Rejected rows have no tokens, and their number is uncertain too.
         let answers = Estimate {
             low: rest_rows - rejects.high,
             value: rest_rows - rejects.value,
@@ -184,7 +184,7 @@ impl SamplePlan {
         let tokens = |of: &dyn Fn(&SettledRow) -> u64| {
             let known: u64 = settled.iter().map(of).sum();
             let answered = blocks(&|row| (!row.is_rejected).then(|| of(row)));
-            rest(&answered, answers.value).of(answers).plus(as_f64(known))
+            rest(&answered, answers.value).scaled_to(answers).plus(as_f64(known))
         };
         let mut instants: Vec<f64> =
             settled.iter().map(|row| row.at.duration_since(start).as_secs_f64()).collect();
@@ -212,7 +212,7 @@ impl SamplePlan {
         }
     }
 
-    /// Follows what the files of the sample take to those of the whole.
+    /// Extrapolates the file sizes of the sample.
     fn output_bytes(&self, rest_rows: f64, rejects: Estimate) -> Estimate {
         let files = OutputFiles::new(self.plan.output.clone(), self.plan.job.output.format);
         let mut entries = files.read_entries().unwrap_or_default();
@@ -233,15 +233,14 @@ impl SamplePlan {
         all.widened(all.value * (1.0 - PACKING), all.value * (1.0 + PACKING))
     }
 
-    /// Returns the bytes of the files of rejects, by those of the sample, where `more` are rejected beside
-    /// them.
+    /// Predicts the size of reject files from those of the sample if `more` rows are rejected in addition.
     fn reject_bytes(
         &self,
         files: &OutputFiles,
         entries: &[LedgerEntry],
         more: Estimate,
     ) -> Estimate {
-        if self.plan.job.output.rejects == RejectsPlace::Inline {
+        if self.plan.job.output.rejects == RejectsMode::Inline {
             return Estimate::known(0.0);
         }
         let seen: Vec<(f64, f64, RecordBatch)> = entries
@@ -256,7 +255,7 @@ impl SamplePlan {
             })
             .collect();
         if seen.is_empty() {
-            // Rejects hold their original rows: usual ones, as far as is known.
+            // Rejects contain their original rows: assume average ones.
             let row_bytes = as_f64(self.row_bytes);
             return Estimate {
                 low: 0.0,
@@ -264,7 +263,7 @@ impl SamplePlan {
                 high: more.high * row_bytes,
             };
         }
-        // What a file takes beside its rows: the sizes of all, less that of all in one.
+        // The overhead of a file: the sizes of all, minus that of all rows in one.
         let sizes: f64 = seen.iter().map(|(_, size, _)| size).sum();
         let together = concat_batches(&seen[0].2.schema(), seen.iter().map(|(.., rows)| rows));
         let together = together.and_then(|rows| Rows::new(self.plan.job.output.format, &rows));
@@ -278,14 +277,14 @@ impl SamplePlan {
         let known_rows: f64 = blocks.iter().map(|block| block.rows).sum();
         let n_spans = as_f64(self.span_rows.iter().filter(|rows| **rows > 0).count() as u64);
         let n_files = n_spans.min(more.value + known_rows);
-        // Few rejects tell little of the size of others, which may be the smallest of them or usual rows.
+        // Few rejects say little about the size of others, which may be small or average.
         let least = blocks.iter().map(|block| block.value / block.rows).fold(f64::MAX, f64::min);
-        let wide = rest(&blocks, more.value).of(more);
+        let wide = rest(&blocks, more.value).scaled_to(more);
         let wide = wide.widened(least * more.low, as_f64(self.row_bytes) * more.high);
         wide.plus(known + overhead * n_files)
     }
 
-    /// Returns the bytes of all parts, by those of the sample.
+    /// Predicts the size of all parts from those of the sample.
     fn answer_bytes(&self, parts: &[(f64, RecordBatch)], rest_rows: f64) -> Estimate {
         let size = |of: &[(f64, RecordBatch)]| {
             let rows: Vec<&RecordBatch> = of.iter().map(|(_, rows)| rows).collect();
@@ -305,14 +304,14 @@ impl SamplePlan {
         if all.0 <= half.0 || half.0 <= quarter.0 {
             return Estimate::known(all.1);
         }
-        // What a row more takes, and by which factor that falls where there are twice as many.
+        // The marginal size of a row, and the factor by which it falls when the rows double.
         let slope = (all.1 - half.1) / (all.0 - half.0);
         let slope_before = (half.1 - quarter.1) / (half.0 - quarter.0);
         let falling = (slope / slope_before.max(1e-9)).clamp(0.25, 1.0);
         let span_rows = as_f64(self.span_rows.iter().copied().max().unwrap_or(0));
         let doublings = (span_rows / all.0).log2().max(0.0);
         let slope_far = slope * falling.powf(doublings);
-        // Of a span's rows the first cost as those of the sample do.
+        // The first rows of a span cost as much as those of the sample.
         let n_spans = as_f64(self.span_rows.iter().filter(|rows| **rows > 0).count() as u64);
         let overhead = (half.1 - slope * half.0).max(0.0);
         let rows = as_f64(self.rows) * all.0 / (as_f64(self.rows) - rest_rows).max(1.0);
@@ -335,17 +334,17 @@ impl SamplePlan {
     }
 }
 
-/// How far the sizes of files may be from what smaller ones tell, at least. Chosen after two runs whose sizes
-/// lay 5 and 7 % beside narrower intervals; on tables that it was not chosen by, 7 intervals of 12 held the
-/// truth, so it is no confidence.
+/// The minimum relative uncertainty of extrapolated file sizes. Chosen after two runs whose sizes were 5 and
+/// 7 % outside narrower intervals; on other tables, 7 of 12 intervals contained the truth, so this is not a
+/// confidence level.
 const PACKING: f64 = 0.1;
 
-/// What no reservation counts: allocator, threads, buffers.
+/// Memory outside all reservations: allocator, threads, buffers.
 const UNCOUNTED_BYTES: u64 = 64 << 20;
 
 impl RunPlan {
-    /// Returns the plan with other spans of the same table and another output, in which rejects end nothing
-    /// and nothing is written beside the source.
+    /// Returns the plan with other spans of the same table and another output, without an error budget and
+    /// without sidecars.
     fn with_spans(mut self, spans: Vec<Span>, output: Folder) -> Self {
         self.ledger.spans = spans;
         self.output = output;
@@ -356,8 +355,8 @@ impl RunPlan {
 }
 
 impl Prediction {
-    /// Puts the prediction into an output, for its next run: no file of a run is touched, and what writes
-    /// there need not wait.
+    /// Saves the prediction in an output, for its next run. No file of a run is touched, so concurrent
+    /// writers are not affected.
     ///
     /// # Errors
     ///
@@ -369,14 +368,14 @@ impl Prediction {
         output.replace(PREDICTION, json)
     }
 
-    /// Reads the prediction of an output, if it has one of this job.
+    /// Reads the prediction of an output, if it has one for this job.
     pub(crate) fn read(output: &Folder, fingerprint: &Fingerprint) -> Option<Self> {
         let bytes = output.read(PREDICTION).ok().flatten()?;
         let found: Self = serde_json::from_slice(&bytes).ok()?;
         (found.fingerprint == *fingerprint).then_some(found)
     }
 
-    /// Returns every number that is known.
+    /// Returns the known quantities.
     fn numbers(&self) -> Vec<Number> {
         let number = |what, estimate, shown| Number { what, estimate, shown };
         let count: fn(f64) -> String = |value| format!("{value:.0}");
@@ -393,7 +392,7 @@ impl Prediction {
         .collect()
     }
 
-    /// Returns every number for a person: its name, its value, its interval.
+    /// Returns the quantities formatted as name, value and interval.
     #[must_use]
     pub fn lines(&self) -> Vec<(&'static str, String, String)> {
         let line = |number: Number| (number.what, number.value(), number.interval());
@@ -401,7 +400,7 @@ impl Prediction {
     }
 }
 
-/// A number of a prediction, and how it is written.
+/// A predicted quantity and its format.
 struct Number {
     what: &'static str,
     estimate: Estimate,
@@ -419,9 +418,9 @@ impl Number {
 }
 
 impl RunReport {
-    /// Sets what was predicted beside what it came to; nothing where this run did not do all of it.
+    /// Compares the prediction with the actual values; empty unless this run processed the whole job.
     #[must_use]
-    pub fn beside(&self) -> Vec<Beside> {
+    pub fn prediction_checks(&self) -> Vec<PredictionCheck> {
         let is_whole = self.ending == Ending::Complete
             && self.rows_resumed == 0
             && self.rows_retried.is_none();
@@ -437,9 +436,9 @@ impl RunReport {
             "output bytes" => Some(as_f64(self.output_bytes)),
             _ => Some(as_f64(self.n_rejects())),
         };
-        let beside = |number: Number| {
+        let check = |number: Number| {
             let truth = truth(number.what)?;
-            Some(Beside {
+            Some(PredictionCheck {
                 what: number.what,
                 predicted: number.value(),
                 interval: number.interval(),
@@ -447,7 +446,7 @@ impl RunReport {
                 is_within: number.estimate.holds(truth),
             })
         };
-        prediction.numbers().into_iter().filter_map(beside).collect()
+        prediction.numbers().into_iter().filter_map(check).collect()
     }
 }
 

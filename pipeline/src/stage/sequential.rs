@@ -1,5 +1,5 @@
-//! Sounds that are heard window by window: a window goes through the model like a row of its own, and
-//! its answer comes back and says where the next one begins. Rows wait for their own windows only.
+//! Sequential long-audio decoding: each window goes through the model like a row of its own, and its
+//! answer decides where the next window starts. A row only waits for its own windows.
 
 use std::sync::Arc;
 
@@ -9,33 +9,33 @@ use tokio::sync::oneshot;
 use super::{
     Outcome, Outcomes, PreparedRow, RowIdentity, RowKey,
     answer::{Answer, Origin},
-    parts::Part,
+    chunks::Chunk,
 };
 use crate::budget::{ByteSender, Disconnected, Reservation};
 
-/// A row whose sound is to be heard so.
-pub struct HeardRow {
+/// A row with long audio to decode sequentially.
+pub struct SequentialRow {
     identity: RowIdentity,
     hearing: Hearing,
-    /// The bytes of the whole sound's features, until the row ends.
+    /// The bytes of the features of the whole audio, until the row ends.
     _held: Option<Reservation>,
 }
 
-impl HeardRow {
-    /// Takes a sound, and what was reserved while it was decoded, of which its features need less.
+impl SequentialRow {
+    /// Takes the audio and the reservation of its decoding, which is shrunk to the size of the features.
     pub fn new(identity: RowIdentity, hearing: Hearing, mut held: Option<Reservation>) -> Self {
         let bytes = hearing.size_bytes() as u64;
         held.iter_mut().for_each(|reservation| reservation.shrink_to(bytes));
         Self { identity, hearing, _held: held }
     }
 
-    /// Hears the sound to its end and sends the answer to `outcomes`. Where a later stage rejects a
-    /// window, it has said so itself.
+    /// Decodes all windows and sends the answer to `outcomes`. If a later stage rejects a window, that
+    /// stage has already reported the reject.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`] when a later stage has failed; the row stays outstanding.
-    pub async fn hear(
+    /// [`Disconnected`] if a later stage has failed; the row stays outstanding.
+    pub async fn run(
         self,
         key: RowKey,
         prepared: &ByteSender<PreparedRow>,
@@ -48,7 +48,7 @@ impl HeardRow {
             let seed = identity.seed.wrapping_add(n_windows);
             let row = PreparedRow {
                 key,
-                part: Part::Window(reply),
+                chunk: Chunk::Window(reply),
                 identity: RowIdentity { seed, ..identity.clone() },
                 sample,
             };

@@ -1,8 +1,8 @@
-//! From a sample to the whole: estimates with intervals.
+//! Extrapolation from a sample to the whole run, with intervals.
 
 use serde::{Deserialize, Serialize};
 
-/// How sure an interval is that statistics give: those of time, tokens and rejects.
+/// The confidence of statistical intervals: those of time, tokens and rejects.
 pub const CONFIDENCE: f64 = 0.9;
 
 /// The quantile 0.95 of the standard normal distribution.
@@ -16,19 +16,19 @@ const STUDENT: [f64; 30] = [
     1.703, 1.701, 1.699, 1.697,
 ];
 
-/// A number of the whole run, and where it lies.
+/// An estimated quantity of the whole run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The lower end of its interval.
+    /// The lower end of the interval.
     pub low: f64,
-    /// The number itself.
+    /// The point estimate.
     pub value: f64,
-    /// The upper end.
+    /// The upper end of the interval.
     pub high: f64,
 }
 
 impl Estimate {
-    /// Returns a number that is known.
+    /// Returns an exactly known quantity.
     #[must_use]
     pub fn known(value: f64) -> Self {
         Self { low: value, value, high: value }
@@ -40,15 +40,14 @@ impl Estimate {
         (self.low..=self.high).contains(&truth)
     }
 
-    /// Returns the sum with what is known.
+    /// Adds a known quantity.
     pub(super) fn plus(self, known: f64) -> Self {
         Self { low: self.low + known, value: self.value + known, high: self.high + known }
     }
 
-    /// Returns the product with a number of rows that is uncertain too: of two doubts that are independent
-    /// the squares are added (as of relative errors, to the first order). `self` is what `rows.value` rows
-    /// take.
-    pub(super) fn of(self, rows: Estimate) -> Self {
+    /// Scales to a number of rows that is itself uncertain: for two independent uncertainties, the squares
+    /// are added (like relative errors, to first order). `self` is the estimate for `rows.value` rows.
+    pub(super) fn scaled_to(self, rows: Estimate) -> Self {
         let per_row = if rows.value > 0.0 { self.value / rows.value } else { 0.0 };
         let below = (self.value - self.low).hypot(per_row * (rows.value - rows.low));
         let above = (self.high - self.value).hypot(per_row * (rows.high - rows.value));
@@ -68,16 +67,16 @@ impl Estimate {
     }
 }
 
-/// Rows that stand together in the sample, and what they took.
+/// Adjacent rows of the sample with their total.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Block {
     pub(super) rows: f64,
     pub(super) value: f64,
 }
 
-/// Returns what `rest` rows will take that are like those of `blocks`: the ratio of the sums of a cluster
-/// sample (Cochran, "Sampling Techniques", 3rd edition, chapter 9), with Student's prediction interval for
-/// the mean of future blocks (Hahn and Meeker, "Statistical Intervals", section 4.7), never below 0.
+/// Estimates the total of `rest` rows like those of `blocks`: the ratio estimator of a cluster sample
+/// (Cochran, "Sampling Techniques", 3rd edition, chapter 9) with Student's prediction interval for the mean
+/// of future blocks (Hahn and Meeker, "Statistical Intervals", section 4.7), never below 0.
 pub(super) fn rest(blocks: &[Block], rest: f64) -> Estimate {
     let rows: f64 = blocks.iter().map(|block| block.rows).sum();
     if rest <= 0.0 || rows <= 0.0 {
@@ -87,7 +86,7 @@ pub(super) fn rest(blocks: &[Block], rest: f64) -> Estimate {
     #[expect(clippy::cast_precision_loss, reason = "there are few blocks")]
     let n_blocks = blocks.len() as f64;
     if blocks.len() < 2 {
-        // One block tells nothing of others.
+        // One block says nothing about the variance.
         return Estimate { low: 0.0, value: per_row * rest, high: 2.0 * per_row * rest };
     }
     let block_rows = rows / n_blocks;
@@ -100,9 +99,9 @@ pub(super) fn rest(blocks: &[Block], rest: f64) -> Estimate {
     Estimate { low: (value - half * rest).max(0.0), value, high: value + half * rest }
 }
 
-/// Returns how many of `rest` rows are of a kind that `found` of `rows` are: the interval of Wilson ("Probable
-/// Inference", 1927), which says something where none was found too, for the share; and the wider of it
-/// and that of the `blocks`, whose rows may be alike.
+/// Estimates the number of `rest_rows` rows of the kind counted in `blocks`: the Wilson interval for the
+/// share ("Probable Inference", 1927), which is meaningful even if none was found, or the interval of the
+/// `blocks`, whose rows may be similar, whichever is wider.
 pub(super) fn rest_of_kind(blocks: &[Block], rest_rows: f64) -> Estimate {
     let rows: f64 = blocks.iter().map(|block| block.rows).sum();
     if rest_rows <= 0.0 || rows <= 0.0 {
@@ -119,11 +118,11 @@ pub(super) fn rest_of_kind(blocks: &[Block], rest_rows: f64) -> Estimate {
     Estimate { high: wide.high.min(rest_rows), ..wide }
 }
 
-/// The batches of settled rows that the pace is taken of.
+/// The number of batches of settled rows for the pace.
 const BATCHES: usize = 8;
 
-/// Cuts the instants at which rows were settled, in seconds, ascending, into batches of the steady state:
-/// without the first `warm_up` rows, while slots fill, and the last, while they empty. This is the method of
+/// Splits the ascending times at which rows were settled, in seconds, into batches of the steady state:
+/// without the first `warm_up` rows, while slots fill, and the last, while they drain. This is the method of
 /// batch means with the initial transient deleted (Law, "Simulation Modeling and Analysis", 5th edition,
 /// section 9.5).
 pub(super) fn batches(settled: &[f64], warm_up: usize) -> Vec<Block> {
@@ -163,7 +162,7 @@ mod tests {
 
     #[test]
     fn intervals_hold_what_they_say() {
-        // Of many samples of a known population about 90 % must hold the truth.
+        // Of many samples of a known population, about 90 % must contain the truth.
         let mut state = 7_u64;
         let mut draw = || {
             state = state
@@ -203,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_pace_is_that_of_the_middle() {
-        // Ten seconds to begin, a row each tenth of a second, a slow end.
+        // Ten seconds of startup, a row each tenth of a second, a slow end.
         let mut settled: Vec<f64> = (0..100).map(|row| 10.0 + f64::from(row) / 10.0).collect();
         settled.extend([30.0, 40.0, 50.0]);
         let blocks = batches(&settled, 16);

@@ -1,4 +1,4 @@
-//! Which rows of a plan are tried.
+//! Selects the rows of a sample.
 
 use std::ops::Range;
 
@@ -6,14 +6,14 @@ use legenda_schemas::span::Span;
 
 use crate::plan::RunPlan;
 
-/// Rows that are taken together: a row alone would cost the read of its whole page, which in the run its
-/// neighbours share. Few, because neighbours are alike.
+/// The number of adjacent rows sampled together: a single row would cost the read of a whole page, which
+/// other rows share in a full run. It is small, because neighbours are similar.
 const RUN_ROWS: u64 = 4;
 
-/// Chooses about `n_rows` rows of the plan in runs of [`RUN_ROWS`] rows that follow each other: the table
-/// is cut into as many strata of equal size, and of each one run is drawn, so that no regularity of the
-/// table meets one of the sample (Cochran, "Sampling Techniques", 3rd edition, section 8.5). The draws are the
-/// same every time. Returns the rows as spans.
+/// Selects about `n_rows` rows of the plan in runs of [`RUN_ROWS`] consecutive rows. The table is split into
+/// strata of equal size, and one run is drawn from each, so that no regularity of the table coincides with
+/// one of the sample (Cochran, "Sampling Techniques", 3rd edition, section 8.5). The draws are
+/// deterministic. Returns the rows as spans.
 pub(super) fn choose(plan: &RunPlan, n_rows: u64) -> Vec<Span> {
     let runs = runs(plan.n_rows(), n_rows);
     let mut runs = runs.as_slice();
@@ -36,7 +36,7 @@ pub(super) fn choose(plan: &RunPlan, n_rows: u64) -> Vec<Span> {
                 });
             }
             if run.end > here.end {
-                // The rest of it is in the next span.
+                // The rest of the run is in the next span.
                 break;
             }
             runs = later;
@@ -46,7 +46,7 @@ pub(super) fn choose(plan: &RunPlan, n_rows: u64) -> Vec<Span> {
     chosen
 }
 
-/// Returns the runs of rows, ascending; all rows where the sample would be most of them.
+/// Returns the ascending runs of rows; all rows if the sample would be most of them.
 fn runs(total: u64, n_rows: u64) -> Vec<Range<u64>> {
     let n_runs = n_rows.div_ceil(RUN_ROWS).max(1);
     if n_rows.saturating_mul(4) >= total.saturating_mul(3) {

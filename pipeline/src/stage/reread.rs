@@ -1,4 +1,4 @@
-//! Rows that are read once more when their span is committed, within a bound of memory.
+//! Reads rows a second time when their span is committed, within a memory bound.
 
 use std::sync::Arc;
 
@@ -16,60 +16,60 @@ use crate::source::{
     text_bytes::check_texts,
 };
 
-/// Bytes that are read at a time.
+/// The bytes read at a time.
 const BATCH_BYTES: u64 = 4 << 20;
 
-/// Why rows cannot be put together.
+/// The reason rows cannot be combined.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AgainError {
+pub(super) enum RereadError {
     /// The source cannot be read again.
     #[error(transparent)]
     Source(#[from] SourceFailed),
-    /// What was read does not fit together.
+    /// The rows that were read do not fit together.
     #[error(transparent)]
     Arrow(#[from] ArrowError),
 }
 
-/// Rows of a row group that are read again.
-pub(super) struct Again<'a> {
-    /// The file; none that is not as it was any more.
+/// A request to read rows of a row group again.
+pub(super) struct Reread<'a> {
+    /// The file; `None` if it has changed.
     pub(super) reader: Option<&'a FileReader>,
     /// The row group.
     pub(super) row_group: usize,
-    /// The columns, all of them if none.
+    /// The columns; `None` for all.
     pub(super) columns: Option<&'a [String]>,
-    /// Their schema; any field may be null in what is returned.
+    /// The schema of the columns; any field of the result may be null.
     pub(super) schema: &'a SchemaRef,
-    /// The most bytes that the rows may have together.
+    /// The maximum bytes of all rows together.
     pub(super) bytes_max: u64,
 }
 
-/// Rows, one for each that was asked for.
-pub(super) struct RowsAgain {
-    /// The rows; one that is not there is all null, and a text that is not UTF-8 is null.
+/// The requested rows, in order.
+pub(super) struct RereadRows {
+    /// The rows; missing rows are all null, and texts that are not UTF-8 are null.
     pub(super) rows: RecordBatch,
-    /// Whether each is there.
+    /// The status of each row.
     pub(super) found: Vec<Found>,
 }
 
-/// What became of a row.
+/// The status of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is there.
+    /// The row was read.
     Whole,
-    /// It would take too much memory, with those before it.
+    /// The row and those before it exceed the memory bound.
     LeftOut,
-    /// It cannot be read.
+    /// The row cannot be read.
     Unreadable,
 }
 
-impl Again<'_> {
-    /// Reads the rows at `positions` of the row group, ascending.
+impl Reread<'_> {
+    /// Reads the rows at the ascending `positions` of the row group.
     ///
     /// # Errors
     ///
-    /// [`ReadError`] of a disk or store that fails, which may pass.
-    pub(super) fn rows(&self, positions: &[usize]) -> Result<RowsAgain, ReadError> {
+    /// [`ReadError`] on a transient error of the disk or store.
+    pub(super) fn rows(&self, positions: &[usize]) -> Result<RereadRows, ReadError> {
         let fields = self.schema.fields().iter();
         let nullable: Vec<_> =
             fields.map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -112,11 +112,11 @@ impl Again<'_> {
             })
             .collect();
         let rows = concat_batches(&nullable, &pieces).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot put rows together that were read again");
+            tracing::warn!(%error, "failed to combine reread rows");
             found.fill(Found::Unreadable);
             null_rows(&nullable, positions.len())
         });
-        Ok(RowsAgain { rows, found })
+        Ok(RereadRows { rows, found })
     }
 
     fn read(
@@ -155,13 +155,13 @@ impl Again<'_> {
     }
 }
 
-/// The first of the rows that were asked for.
+/// The first of the requested rows.
 #[derive(Default)]
 struct Read {
     batches: Vec<RecordBatch>,
-    /// Whether there was no room for the others.
+    /// Whether the others did not fit.
     is_full: bool,
-    /// What was in the way of the others.
+    /// The error that stopped reading.
     problem: Option<ReadError>,
 }
 

@@ -1,20 +1,20 @@
-//! Suggestions for misspelt keys and enum values of a job file.
+//! Suggestions for misspelled keys and enum values in a job file.
 
 use serde_json::Value;
 
 use super::Job;
 use crate::suggest::closest;
 
-/// Returns a deserialiser's `message` with a suggestion behind it, if it is about an unknown key or
-/// enum value that resembles a known one, or about a key that belongs to another table.
+/// Appends a suggestion to a deserializer's `message` about an unknown key or enum value, if it resembles a
+/// known one or is a key of another table.
 pub(super) fn with_suggestion(message: &str) -> String {
     let message = message.trim_end();
     let suggestion = suggestion(message).map(|found| format!("\n{found}")).unwrap_or_default();
     format!("{message}{suggestion}")
 }
 
-/// Reads messages of `serde::de::Error::unknown_field` and `unknown_variant`: "unknown field `x`,
-/// expected one of `a`, `b`".
+/// Returns a suggestion for a message of `serde::de::Error::unknown_field` or `unknown_variant`, such as
+/// "unknown field `x`, expected one of `a`, `b`".
 fn suggestion(message: &str) -> Option<String> {
     let (kind, rest) = ["field", "variant"].into_iter().find_map(|kind| {
         let (_, rest) = message.split_once(&format!("unknown {kind} `"))?;
@@ -27,7 +27,7 @@ fn suggestion(message: &str) -> Option<String> {
     }
     let owners = if kind == "field" { tables_with(name) } else { Vec::new() };
     let owners: Vec<String> = owners.iter().map(|owner| format!("`[{owner}]`")).collect();
-    (!owners.is_empty()).then(|| format!("`{name}` is a key of {}", owners.join(" and of ")))
+    (!owners.is_empty()).then(|| format!("`{name}` is a key of {}", owners.join(" and ")))
 }
 
 /// Returns the tables of a job file that have the key `name`.
@@ -35,7 +35,7 @@ fn tables_with(name: &str) -> Vec<String> {
     let schema = Job::json_schema();
     let tables = schema["properties"].as_object().into_iter().flatten();
     let has_key = |table: &Value| {
-        // A table that may be left out is `anyOf` the table and null.
+        // An optional table is `anyOf` the table and null.
         let mut refs =
             std::iter::once(table).chain(table["anyOf"].as_array().into_iter().flatten());
         refs.any(|table| {

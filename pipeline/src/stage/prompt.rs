@@ -1,4 +1,4 @@
-//! What is asked of a row in words: its prompt, its system message, and the turns before.
+//! The text input of a row: its prompt, its system message, and the earlier turns.
 
 use arrow::array::RecordBatch;
 use legenda_models::Turn;
@@ -13,17 +13,17 @@ use crate::{
     template::TemplateError,
 };
 
-/// What is asked of a row in words.
+/// The text input of a row.
 #[derive(Clone, Debug)]
-pub(crate) struct Asking {
+pub(crate) struct RowPrompt {
     pub(crate) prompt: String,
     pub(crate) system: Option<String>,
     pub(crate) earlier: Vec<Turn>,
 }
 
-/// Why nothing can be asked of a row.
+/// An error in the text input of a row.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum PromptError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     #[error("column `{column}` is not a conversation: {problem}")]
@@ -32,7 +32,7 @@ pub(crate) enum AskError {
     TextTooLong { bytes: usize, bytes_max: u64 },
 }
 
-impl AskError {
+impl PromptError {
     /// Returns the reject code of the row.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -43,19 +43,23 @@ impl AskError {
     }
 }
 
-impl Asking {
-    /// Renders what `plan` asks of the row at `offset` of `rows`.
-    pub(crate) fn new(plan: &RunPlan, rows: &RecordBatch, offset: usize) -> Result<Self, AskError> {
+impl RowPrompt {
+    /// Renders the prompts of `plan` for the row at `offset` of `rows`.
+    pub(crate) fn new(
+        plan: &RunPlan,
+        rows: &RecordBatch,
+        offset: usize,
+    ) -> Result<Self, PromptError> {
         let mut row = Map::new();
         let columns = &plan.job.source.columns;
         let mut conversation = Conversation::default();
         if let Some(name) = &columns.messages
             && let Some(column) = rows.column_by_name(name)
         {
-            let read = Conversation::of_cell(column.as_ref(), offset);
-            let wrong = |problem| AskError::Messages { column: name.clone(), problem };
+            let read = Conversation::from_cell(column.as_ref(), offset);
+            let wrong = |problem| PromptError::Messages { column: name.clone(), problem };
             conversation = read.map_err(wrong)?.unwrap_or_default();
-            row.insert("text".to_owned(), Value::from(conversation.asked.as_str()));
+            row.insert("text".to_owned(), Value::from(conversation.question.as_str()));
         }
         for name in &plan.template_columns {
             if let Some(value) = template_cell(rows, name, offset) {
@@ -76,11 +80,11 @@ impl Asking {
         let system: Vec<String> = conversation.system.into_iter().chain(system).collect();
         let system = (!system.is_empty()).then(|| system.join("\n"));
         let earlier = conversation.earlier;
-        let of_earlier: usize = earlier.iter().map(|turn| turn.text.len()).sum();
-        let bytes = prompt.len() + system.as_ref().map_or(0, String::len) + of_earlier;
+        let earlier_bytes: usize = earlier.iter().map(|turn| turn.text.len()).sum();
+        let bytes = prompt.len() + system.as_ref().map_or(0, String::len) + earlier_bytes;
         let bytes_max = plan.job.limits.text_bytes.0;
         if bytes as u64 > bytes_max {
-            return Err(AskError::TextTooLong { bytes, bytes_max });
+            return Err(PromptError::TextTooLong { bytes, bytes_max });
         }
         Ok(Self { prompt, system, earlier })
     }
