@@ -1,11 +1,11 @@
 //! Restores the input order of each span's outcomes and commits complete spans.
 
+mod open_spans;
 mod rows;
 mod settled;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    ops::Range,
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -22,13 +22,15 @@ use legenda_schemas::{
     span::Span,
     table::AnswerKind,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use self::rows::Answers;
+use self::{
+    open_spans::{Changes, OpenSpan, OpenSpans, Settled},
+    rows::Answers,
+};
 use super::{
-    Outcome, OutstandingSpan, Reject, Retry, RowKey, Stage,
+    Outcome, OutstandingSpan, Retry, RowKey, Stage,
     answer::{Answer, Origin},
-    carry::RowsRead,
     reread::RereadError,
 };
 use crate::{
@@ -71,77 +73,6 @@ pub enum CollectError {
     },
 }
 
-/// The result of a row.
-#[derive(Clone)]
-enum Settled {
-    Answered { input_sha256: String, answer: Arc<Answer>, origin: Origin },
-    Rejected(Reject),
-}
-
-impl Settled {
-    fn answer(&self) -> Option<&Answer> {
-        match self {
-            Self::Answered { answer, .. } => Some(answer),
-            Self::Rejected(_) => None,
-        }
-    }
-
-    /// Returns the answer if the model computed it for this row.
-    fn computed(&self) -> Option<&Answer> {
-        match self {
-            Self::Answered { answer, origin: Origin::Model, .. } => Some(answer),
-            _ => None,
-        }
-    }
-
-    /// Returns the result for a duplicate row.
-    fn as_duplicate(&self) -> Self {
-        match self.clone() {
-            Self::Answered { input_sha256, answer, .. } => {
-                Self::Answered { input_sha256, answer, origin: Origin::Duplicate }
-            }
-            rejected => rejected,
-        }
-    }
-
-    fn reject(&self) -> Option<&Reject> {
-        match self {
-            Self::Answered { .. } => None,
-            Self::Rejected(reject) => Some(reject),
-        }
-    }
-}
-
-/// A span with rows in flight.
-struct OpenSpan {
-    /// The rows to read, as positions within the row group.
-    rows: Vec<usize>,
-    settled: Vec<Option<Settled>>,
-    n_settled: usize,
-    /// The rows that were read so far.
-    rows_read: Vec<RowsRead>,
-    /// For each row, whether it was read or found unreadable.
-    is_read: Vec<bool>,
-    /// The span's trace.
-    trace: tracing::Span,
-    /// Limits the number of open spans: held until the span is committed. `None` for a piece of a span.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl OpenSpan {
-    /// Returns whether every row is settled and its carried columns are known. A duplicate row can be settled
-    /// before it is read.
-    fn is_whole(&self) -> bool {
-        self.n_settled == self.rows.len() && self.is_read.iter().all(|is_read| *is_read)
-    }
-
-    fn note_read(&mut self, rows: Range<usize>) {
-        for is_read in self.is_read.get_mut(rows).into_iter().flatten() {
-            *is_read = true;
-        }
-    }
-}
-
 /// How often `collect` checks whether the grace period is over.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -152,14 +83,6 @@ pub struct Collected {
     pub entries: Vec<LedgerEntry>,
     /// Whether every started span was completed.
     pub is_whole: bool,
-}
-
-/// The spans with rows in flight.
-#[derive(Default)]
-struct OpenSpans {
-    open: HashMap<usize, OpenSpan>,
-    /// Duplicate rows that were settled before their span was opened.
-    early: HashMap<usize, Vec<(RowKey, Settled)>>,
 }
 
 /// The collect stage.
@@ -206,7 +129,7 @@ impl Collector {
         let mut committed = Vec::new();
         while let Some(outcome) = this.next(&mut outcomes).await {
             for span_idx in this.take(&mut spans, outcome) {
-                let Some(span) = spans.open.remove(&span_idx) else { continue };
+                let Some(span) = spans.close(span_idx) else { continue };
                 let work = Arc::clone(&this);
                 let id = this.spans[span_idx].id.to_string();
                 committed.push(
@@ -219,8 +142,9 @@ impl Collector {
                 );
             }
         }
-        let is_whole = spans.open.is_empty();
-        committed.extend(blocking("unfinished", move || this.commit_settled(spans.open)).await?);
+        let unfinished = spans.into_unfinished();
+        let is_whole = unfinished.is_empty();
+        committed.extend(blocking("unfinished", move || this.commit_settled(&unfinished)).await?);
         Ok(Collected { entries: committed, is_whole })
     }
 
@@ -239,95 +163,40 @@ impl Collector {
     /// Processes an outcome; returns the spans it completes. A row also settles the duplicates that wait
     /// for its answer.
     fn take(&self, spans: &mut OpenSpans, outcome: Outcome) -> Vec<usize> {
-        let (key, settled) = match outcome {
+        let Changes { settled, whole } = match outcome {
             Outcome::Opened { span_idx, rows, permit } => {
                 let n_rows = rows.len();
-                match spans.open.entry(span_idx) {
-                    // The span is read again from its start. Settled rows stay settled: a
-                    // duplicate row must not be settled twice.
-                    Entry::Occupied(mut span) => {
-                        let span = span.get_mut();
-                        span.rows_read.clear();
-                        span.is_read.fill(false);
-                        span.permit = Some(permit);
-                    }
-                    Entry::Vacant(place) => {
-                        place.insert(OpenSpan {
-                            rows,
-                            settled: std::iter::repeat_with(|| None).take(n_rows).collect(),
-                            n_settled: 0,
-                            rows_read: Vec::new(),
-                            is_read: vec![false; n_rows],
-                            trace: self.trace(span_idx, n_rows),
-                            permit: Some(permit),
-                        });
-                    }
-                }
-                let early = spans.early.remove(&span_idx).unwrap_or_default().into_iter();
-                let settled = early.filter_map(|(key, settled)| self.settle(spans, key, settled));
-                return settled.chain((n_rows == 0).then_some(span_idx)).collect();
+                spans.open(span_idx, rows, permit, || self.trace(span_idx, n_rows))
             }
-            Outcome::Read { first, n_rows, carried } => {
-                let Some(span) = spans.open.get_mut(&first.span_idx) else { return Vec::new() };
-                let rows_read = &mut span.rows_read;
-                // If some rows are read again, all are, so keeping others is useless.
-                let is_kept = |rows: &RowsRead| rows.carried.is_some();
-                let carried = carried.filter(|_| rows_read.iter().all(is_kept));
-                if carried.is_none() {
-                    rows_read.iter_mut().for_each(|rows| rows.carried = None);
-                }
-                rows_read.push(RowsRead { first: first.row_idx, n_rows, carried });
-                span.note_read(first.row_idx..first.row_idx + n_rows);
-                return span.is_whole().then_some(first.span_idx).into_iter().collect();
-            }
+            Outcome::Read { first, n_rows, carried } => spans.read(first, n_rows, carried),
             Outcome::Answered { key, input_sha256, answer, origin } => {
                 let answer = match self.plan.job.task.kind {
                     TaskKind::Transcribe => answer.as_transcript(),
                     _ => answer,
                 };
-                (key, Settled::Answered { input_sha256, answer, origin })
+                let settled = Settled::Answered { input_sha256, answer, origin };
+                spans.settle(key, &settled, &self.duplicates(key, &settled))
             }
-            Outcome::Rejected { key, reject } => (key, Settled::Rejected(reject)),
-        };
-        let duplicates = match (&self.answer_cache, &settled) {
-            (None, _) => Vec::new(),
-            // A damaged row says nothing about its duplicates, and if the model has already received the
-            // row, its answer still arrives.
-            (_, Settled::Rejected(reject)) if reject.stage == Stage::Scan => Vec::new(),
-            (Some(cache), Settled::Rejected(_)) => cache.settle(key, None),
-            (Some(cache), Settled::Answered { answer, .. }) => cache.settle(key, Some(answer)),
-        };
-        let mut whole = Vec::new();
-        for duplicate in duplicates {
-            if spans.open.contains_key(&duplicate.span_idx) {
-                whole.extend(self.settle(spans, duplicate, settled.as_duplicate()));
-            } else {
-                spans
-                    .early
-                    .entry(duplicate.span_idx)
-                    .or_default()
-                    .push((duplicate, settled.as_duplicate()));
+            Outcome::Rejected { key, reject } => {
+                let settled = Settled::Rejected(reject);
+                spans.settle(key, &settled, &self.duplicates(key, &settled))
             }
+        };
+        for (span_idx, settled) in &settled {
+            self.count(*span_idx, settled);
         }
-        whole.extend(self.settle(spans, key, settled));
         whole
     }
 
-    /// Settles a row; returns its span if that is complete now.
-    fn settle(&self, spans: &mut OpenSpans, key: RowKey, settled: Settled) -> Option<usize> {
-        let RowKey { span_idx, row_idx } = key;
-        let span = spans.open.get_mut(&span_idx)?;
+    /// Returns the rows that wait for the answer of a settled row.
+    fn duplicates(&self, key: RowKey, settled: &Settled) -> Vec<RowKey> {
+        let Some(cache) = &self.answer_cache else { return Vec::new() };
+        // A damaged row says nothing about its duplicates, and if the model has already received the row,
+        // its answer still arrives.
         if settled.reject().is_some_and(|reject| reject.stage == Stage::Scan) {
-            span.note_read(row_idx..row_idx + 1);
+            return Vec::new();
         }
-        let place = span.settled.get_mut(row_idx)?;
-        // If several chunks of a row fail, the first one settles it.
-        if place.is_none() {
-            self.count(span_idx, &settled);
-            *place = Some(settled);
-            span.n_settled += 1;
-        }
-        span.is_whole().then_some(span_idx)
+        cache.settle(key, settled.shared_answer())
     }
 
     fn count(&self, span_idx: usize, settled: &Settled) {
@@ -388,15 +257,10 @@ impl Collector {
     }
 
     /// Commits the settled rows of incomplete spans when a run ends early.
-    fn commit_settled(
-        &self,
-        open: HashMap<usize, OpenSpan>,
-    ) -> Result<Vec<LedgerEntry>, CollectError> {
-        let mut open: Vec<(usize, OpenSpan)> = open.into_iter().collect();
-        open.sort_unstable_by_key(|(span_idx, _)| *span_idx);
+    fn commit_settled(&self, open: &[(usize, OpenSpan)]) -> Result<Vec<LedgerEntry>, CollectError> {
         let fingerprint = &self.ledger.fingerprint;
         let mut pieces = Vec::new();
-        for (span_idx, span) in &open {
+        for (span_idx, span) in open {
             let outstanding = &self.spans[*span_idx];
             pieces.extend(settled::pieces(outstanding, span, fingerprint));
         }

@@ -9,7 +9,10 @@ use arrow::{
 };
 use legenda_schemas::{job::RejectsMode, span::Span, table::RESERVED_PREFIX};
 
-use super::{Collector, OpenSpan, Settled};
+use super::{
+    Collector,
+    open_spans::{OpenSpan, Settled},
+};
 use crate::{
     source::{SourceError, SourceFailed, TableFile, reader::FileReader},
     stage::{

@@ -2,7 +2,7 @@
 
 use legenda_schemas::span::Fingerprint;
 
-use super::{OpenSpan, OutstandingSpan};
+use super::{OutstandingSpan, open_spans::OpenSpan};
 use crate::{
     ledger::slice,
     stage::{Retry, carry::RowsRead},
