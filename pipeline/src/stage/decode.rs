@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use legenda_models::{Processor, RgbImage, Waveform};
 use legenda_schemas::job::Limits;
 
+use super::admission::Shortfall;
 use crate::{
     budget::{Budget, Reservation},
     guard::{CALL_MAX, GuardError, guarded_within},
@@ -29,12 +30,7 @@ const PIXEL_BYTES: u64 = 3;
 /// The reason media cannot be decoded within the row's budget.
 pub(super) enum ReservationShortfall {
     /// The row needs a larger reservation.
-    Needs {
-        /// The known need of the whole row.
-        bytes: u64,
-        /// Whether this is the full need.
-        is_exact: bool,
-    },
+    Needs(Shortfall),
     /// The media cannot be used.
     Refused(MediaError),
 }
@@ -138,7 +134,7 @@ impl RowBudget<'_> {
     fn need(&self, bytes: u64) -> Result<(), ReservationShortfall> {
         if bytes > self.left() {
             let bytes = self.used.saturating_add(bytes);
-            return Err(ReservationShortfall::Needs { bytes, is_exact: true });
+            return Err(ReservationShortfall::Needs(Shortfall { bytes, is_exact: true }));
         }
         Ok(())
     }
@@ -210,7 +206,7 @@ impl RowBudget<'_> {
         let audio = decoded.map_err(|error| match error {
             MediaError::TooMuchMemory { bytes, .. } => {
                 let bytes = self.used.saturating_add(n_bytes).saturating_add(bytes);
-                ReservationShortfall::Needs { bytes, is_exact: false }
+                ReservationShortfall::Needs(Shortfall { bytes, is_exact: false })
             }
             error => ReservationShortfall::Refused(error),
         })?;

@@ -10,6 +10,7 @@
 //!
 //! A row leaves the path as an [`Outcome`] at the stage that settles it with an answer or a reject.
 
+mod admission;
 pub mod answer;
 mod carry;
 pub mod chunks;

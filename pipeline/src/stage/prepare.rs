@@ -10,6 +10,7 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
     Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
+    admission::{Attempt, Estimate, Shortfall},
     chunks::{Chunk, ChunkIndex},
     decode::{self, ReservationShortfall, RowBudget},
     prompt::{PromptError, RowPrompt},
@@ -180,9 +181,9 @@ fn cells<'a>(column: Option<&str>, rows: &'a RecordBatch, offset: usize) -> Vec<
 }
 
 /// The reason an attempt to prepare a row failed.
-enum Attempt {
+enum Failed {
     /// The row needs more memory.
-    Shortfall { bytes: u64, is_exact: bool },
+    Short(Shortfall),
     /// The row cannot be prepared.
     Refused(PrepareError),
 }
@@ -209,16 +210,16 @@ enum Ready {
     Sequential(Hearing),
 }
 
-impl Attempt {
+impl Failed {
     fn new(shortfall: ReservationShortfall, column: &Option<String>) -> Self {
         match shortfall {
-            ReservationShortfall::Needs { bytes, is_exact } => Self::Shortfall { bytes, is_exact },
+            ReservationShortfall::Needs(shortfall) => Self::Short(shortfall),
             ReservationShortfall::Refused(error) => Self::Refused(media_error(column, error)),
         }
     }
 }
 
-impl From<PrepareError> for Attempt {
+impl From<PrepareError> for Failed {
     fn from(error: PrepareError) -> Self {
         Self::Refused(error)
     }
@@ -250,90 +251,11 @@ impl Preparer {
         runtime: &Handle,
         mut send: impl FnMut(RowIdentity, Chunk, Sample),
     ) -> Result<Prepared, PrepareError> {
-        let job = &self.plan.job;
-        let columns = &job.source.columns;
-        let rows = &batch.rows;
-        let images = cells(columns.image.as_deref(), rows, offset);
-        let audios = cells(columns.audio.as_deref(), rows, offset);
-        let needs = |kind, column: &Option<String>, found: &[MediaCell<'_>]| {
-            if job.task.kind == kind && found.is_empty() {
-                let column = column.clone().unwrap_or_default();
-                return Err(PrepareError::Missing { column, task: kind.as_str() });
-            }
-            Ok(())
-        };
-        needs(TaskKind::Caption, &columns.image, &images)?;
-        needs(TaskKind::Transcribe, &columns.audio, &audios)?;
-        for (column, found) in [(&columns.image, &images), (&columns.audio, &audios)] {
-            if column.is_some() {
-                needs(TaskKind::Embed, column, found)?;
-            }
-        }
-        for (column, kind, found) in
-            [(&columns.image, "image", &images), (&columns.audio, "audio", &audios)]
-        {
-            let bytes_max = job.limits.media_bytes.0;
-            let too_large = found.iter().find_map(|cell| match cell {
-                MediaCell::Bytes(bytes) => Some(bytes.len() as u64).filter(|n| *n > bytes_max),
-                MediaCell::Encoded(encoded) => {
-                    Some(encoded.size_bytes()).filter(|n| *n > bytes_max)
-                }
-                MediaCell::Path(_) => None,
-            });
-            if let Some(bytes) = too_large {
-                return Err(media_error(
-                    column,
-                    MediaError::TooManyBytes { kind, bytes, bytes_max },
-                ));
-            }
-        }
-        let first = decode::first_bytes(&self.processor, &job.limits, &images, &audios)
-            .map_err(|source| media_error(&columns.image, source))?;
-        let text_bytes = self.text_bytes(rows, offset);
-        let text_need = text_bytes.saturating_mul(TEXT_COPIES);
-        let encoding_need = text_bytes.saturating_mul(ENCODING_BYTES);
-        let media = [images, audios];
-        let all = first.saturating_add(text_need).saturating_add(encoding_need);
-        let mut bytes = all.min(self.decode_budget.bytes_max());
-        if first > bytes && media[1].is_empty() {
-            bytes = first;
-        }
-        let (ready, identity, held) = loop {
-            let is_alone = bytes >= self.decode_budget.bytes_left();
-            let refuse = |bytes: u64, bytes_max: u64| {
-                let (column, kind) = if media[0].is_empty() && !media[1].is_empty() {
-                    (&columns.audio, "audio")
-                } else {
-                    (&columns.image, "image")
-                };
-                if media.iter().all(Vec::is_empty) {
-                    return PrepareError::TextExceedsMemory { bytes, bytes_max };
-                }
-                media_error(column, MediaError::TooMuchMemory { kind, bytes, bytes_max })
-            };
-            let reservation = runtime
-                .block_on(self.decode_budget.reserve_or_refuse(bytes))
-                .map_err(|error| refuse(error.bytes, error.bytes_max))?;
-            let row_budget = RowBudget {
-                budget: &self.decode_budget,
-                processor: &self.processor,
-                limits: &job.limits,
-                allowed: bytes,
-                used: text_need,
-                reservation: Some(reservation),
-            };
-            match self.records(batch, offset, &media, row_budget, runtime) {
-                Ok(done) => break done,
-                Err(Attempt::Refused(error)) => return Err(error),
-                Err(Attempt::Shortfall { bytes: needed, is_exact }) => {
-                    let whole = self.decode_budget.bytes_left();
-                    if is_alone || needed > whole {
-                        return Err(refuse(needed, whole));
-                    }
-                    bytes = if is_exact { needed } else { whole };
-                }
-            }
-        };
+        let columns = &self.plan.job.source.columns;
+        let images = cells(columns.image.as_deref(), &batch.rows, offset);
+        let audios = cells(columns.audio.as_deref(), &batch.rows, offset);
+        self.check_cells(&images, &audios)?;
+        let (ready, identity, held) = self.admit(batch, offset, [images, audios], runtime)?;
         let records = match ready {
             Ready::Chunks(records) => records,
             Ready::Sequential(hearing) => {
@@ -362,6 +284,111 @@ impl Preparer {
         Ok(Prepared::Sent)
     }
 
+    /// Refuses a row that lacks what the task needs, or with too large a cell.
+    fn check_cells(
+        &self,
+        images: &[MediaCell<'_>],
+        audios: &[MediaCell<'_>],
+    ) -> Result<(), PrepareError> {
+        let job = &self.plan.job;
+        let columns = &job.source.columns;
+        let needs = |kind, column: &Option<String>, found: &[MediaCell<'_>]| {
+            if job.task.kind == kind && found.is_empty() {
+                let column = column.clone().unwrap_or_default();
+                return Err(PrepareError::Missing { column, task: kind.as_str() });
+            }
+            Ok(())
+        };
+        needs(TaskKind::Caption, &columns.image, images)?;
+        needs(TaskKind::Transcribe, &columns.audio, audios)?;
+        for (column, kind, found) in
+            [(&columns.image, "image", images), (&columns.audio, "audio", audios)]
+        {
+            if column.is_some() {
+                needs(TaskKind::Embed, column, found)?;
+            }
+            for cell in found {
+                let bytes = match cell {
+                    MediaCell::Bytes(bytes) => bytes.len() as u64,
+                    MediaCell::Encoded(encoded) => encoded.size_bytes(),
+                    // Checked when the file is opened.
+                    MediaCell::Path(_) => continue,
+                };
+                self.check_size(column, kind, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_size(
+        &self,
+        column: &Option<String>,
+        kind: &'static str,
+        bytes: u64,
+    ) -> Result<(), PrepareError> {
+        let bytes_max = self.plan.job.limits.media_bytes.0;
+        if bytes > bytes_max {
+            return Err(media_error(column, MediaError::TooManyBytes { kind, bytes, bytes_max }));
+        }
+        Ok(())
+    }
+
+    /// Reserves memory for a row and reads it, again with more if it turns out to need more.
+    fn admit(
+        &self,
+        batch: &ScannedBatch,
+        offset: usize,
+        media: [Vec<MediaCell<'_>>; 2],
+        runtime: &Handle,
+    ) -> Result<(Ready, RowIdentity, Option<Reservation>), PrepareError> {
+        let limits = &self.plan.job.limits;
+        let columns = &self.plan.job.source.columns;
+        let [images, audios] = &media;
+        let refuse = |bytes: u64, bytes_max: u64| {
+            let (column, kind) = if images.is_empty() && !audios.is_empty() {
+                (&columns.audio, "audio")
+            } else {
+                (&columns.image, "image")
+            };
+            if images.is_empty() && audios.is_empty() {
+                return PrepareError::TextExceedsMemory { bytes, bytes_max };
+            }
+            media_error(column, MediaError::TooMuchMemory { kind, bytes, bytes_max })
+        };
+        let first = decode::first_bytes(&self.processor, limits, images, audios)
+            .map_err(|source| media_error(&columns.image, source))?;
+        let text_bytes = self.text_bytes(&batch.rows, offset);
+        let text_need = text_bytes.saturating_mul(TEXT_COPIES);
+        let estimate = Estimate {
+            media: first,
+            is_lower_bound: audios.is_empty(),
+            text: text_need.saturating_add(text_bytes.saturating_mul(ENCODING_BYTES)),
+        };
+        let mut attempt = Attempt::first(estimate, self.decode_budget.bytes_left());
+        loop {
+            let reservation = runtime
+                .block_on(self.decode_budget.reserve_or_refuse(attempt.bytes))
+                .map_err(|error| refuse(error.bytes, error.bytes_max))?;
+            let row_budget = RowBudget {
+                budget: &self.decode_budget,
+                processor: &self.processor,
+                limits,
+                allowed: attempt.bytes,
+                used: text_need,
+                reservation: Some(reservation),
+            };
+            match self.records(batch, offset, &media, row_budget, runtime) {
+                Ok(done) => return Ok(done),
+                Err(Failed::Refused(error)) => return Err(error),
+                Err(Failed::Short(shortfall)) => {
+                    attempt = attempt
+                        .next(shortfall, self.decode_budget.bytes_left())
+                        .map_err(|error| refuse(error.bytes, error.bytes_max))?;
+                }
+            }
+        }
+    }
+
     /// Renders the prompt of a row and decodes its media; returns the processor's input and the memory
     /// that holds it.
     fn records(
@@ -371,7 +398,7 @@ impl Preparer {
         media: &[Vec<MediaCell<'_>>; 2],
         mut row_budget: RowBudget<'_>,
         runtime: &Handle,
-    ) -> Result<(Ready, RowIdentity, Option<Reservation>), Attempt> {
+    ) -> Result<(Ready, RowIdentity, Option<Reservation>), Failed> {
         let columns = &self.plan.job.source.columns;
         let [image_cells, audio_cells] = media;
         let row_prompt =
@@ -399,14 +426,14 @@ impl Preparer {
         for bytes in images {
             let image = row_budget
                 .image(bytes)
-                .map_err(|shortfall| Attempt::new(shortfall, &columns.image))?;
+                .map_err(|shortfall| Failed::new(shortfall, &columns.image))?;
             identity.flags.extend(image.flags);
             record.images.push(image.media);
         }
         for bytes in audios {
             let audio = row_budget
                 .audio(bytes)
-                .map_err(|shortfall| Attempt::new(shortfall, &columns.audio))?;
+                .map_err(|shortfall| Failed::new(shortfall, &columns.audio))?;
             identity.flags.extend(audio.flags);
             record.audios.push(audio.media);
         }
@@ -438,7 +465,7 @@ impl Preparer {
         batch: &ScannedBatch,
         row_budget: &mut RowBudget<'_>,
         runtime: &Handle,
-    ) -> Result<Vec<Cow<'a, [u8]>>, Attempt> {
+    ) -> Result<Vec<Cow<'a, [u8]>>, Failed> {
         let bytes_max = self.plan.job.limits.media_bytes.0;
         let mut media = Vec::with_capacity(cells.len());
         for cell in cells {
@@ -448,7 +475,7 @@ impl Preparer {
                     let need = decode::decode_bytes(encoded);
                     if need > row_budget.left() {
                         let bytes = row_budget.used.saturating_add(need);
-                        return Err(Attempt::Shortfall { bytes, is_exact: false });
+                        return Err(Failed::Short(Shortfall { bytes, is_exact: false }));
                     }
                     let decoded = encoded.decode().map_err(|error| {
                         media_error(column, MediaError::undecoded(kind, &error))
@@ -465,13 +492,10 @@ impl Preparer {
                         PrepareError::Locate { column, source }
                     })?;
                     let bytes = read.len() as u64;
-                    if bytes > bytes_max {
-                        let source = MediaError::TooManyBytes { kind, bytes, bytes_max };
-                        return Err(media_error(column, source).into());
-                    }
+                    self.check_size(column, kind, bytes)?;
                     if bytes > most {
                         let bytes = row_budget.used.saturating_add(bytes.saturating_mul(2));
-                        return Err(Attempt::Shortfall { bytes, is_exact: false });
+                        return Err(Failed::Short(Shortfall { bytes, is_exact: false }));
                     }
                     row_budget.hold(&read);
                     Cow::Owned(read)
