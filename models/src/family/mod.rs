@@ -12,6 +12,7 @@ mod phi4;
 mod picture_text;
 mod pooling;
 mod positions;
+mod slot_size;
 mod tokens;
 
 use std::{
@@ -37,6 +38,8 @@ use in_place::InPlaceDecoder;
 pub(crate) use in_place::cache_tokens;
 use multimodal::MultimodalEncoder;
 use picture_text::PictureTextEncoder;
+use slot_size::RowBytes;
+pub(crate) use slot_size::RowCount;
 use tokens::{TokenEmbedding, TokenInput};
 
 /// The graphs of a bundle, opened and wired.
@@ -49,7 +52,7 @@ pub(crate) struct Graphs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slots {
     /// Rows together, at most.
-    pub(crate) rows: usize,
+    pub(crate) rows: RowCount,
     /// Slots that each row takes: one for each beam.
     pub(crate) per_row: usize,
     /// Tokens that each may have.
@@ -117,15 +120,18 @@ fn open_decoder(
     let mixes_rows = graph.mixes_rows()
         || tokens.mixes_rows()
         || first.as_ref().is_some_and(GraphSession::mixes_rows);
-    let rows = if mixes_rows { 1 } else { slots.rows };
-    if rows < slots.rows {
+    let ports = DecoderPorts::read(&graph, &source)?;
+    let embeds_prompts = bundle.family == Family::Multimodal;
+    let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
+    let wanted_rows = slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row));
+    let rows = if mixes_rows { 1 } else { wanted_rows };
+    if rows < wanted_rows {
         tracing::warn!(
             graph = name,
             "rows are run one by one: the graph scales values by all rows of a run. `model.precision` \
              `q4`, `fp16` or `fp32` runs rows together, where the model has it"
         );
     }
-    let ports = DecoderPorts::read(&graph, &source)?;
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
         TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
