@@ -6,6 +6,7 @@ use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
+    arch::AnswerFormat,
     bundle::{EarlyStoppingConfig, GenerationConfig},
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
     family::{self, Graphs, RowCount, Slots},
@@ -184,20 +185,21 @@ impl Model {
             draws: engine_options.sampling.temperature > 0.0 || engine_options.fallback.is_some(),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
-        let transcribes = bundle.first_timestamp_id().zip(processor.clip_seconds());
-        let detokenizer: Arc<dyn Detokenizer> = match transcribes {
-            Some((first_timestamp_id, clip_seconds)) => Arc::new(Transcript {
-                text,
-                first_timestamp_id,
-                shows_timestamps: speech.timestamps,
-                clip_seconds,
-            }),
-            None if bundle.is_prompted() => Arc::new(Document { text }),
-            None if bundle.start.is_continued => Arc::new(Continued { text }),
-            None => match processor.tasks() {
-                Some(tasks) => Arc::new(Regions { text, tasks }),
-                None => text,
-            },
+        let detokenizer: Arc<dyn Detokenizer> = match bundle.arch.answer {
+            AnswerFormat::Timestamped if let Some(clip_seconds) = processor.clip_seconds() => {
+                Arc::new(Transcript {
+                    text,
+                    first_timestamp_id: bundle.first_timestamp_id(),
+                    shows_timestamps: speech.timestamps,
+                    clip_seconds,
+                })
+            }
+            AnswerFormat::DocumentFields => Arc::new(Document { text }),
+            AnswerFormat::Continuation => Arc::new(Continued { text }),
+            AnswerFormat::Regions if let Some(tasks) = processor.tasks() => {
+                Arc::new(Regions { text, tasks })
+            }
+            AnswerFormat::Text | AnswerFormat::Timestamped | AnswerFormat::Regions => text,
         };
         let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })

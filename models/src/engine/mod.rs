@@ -1,5 +1,5 @@
 //! Continuous batching: prompts enter free slots, all full slots take a step together, a finished
-//! slot is free at once. Knows no model family and no runtime.
+//! slot is free at once. Knows no architecture and no runtime.
 //!
 //! An answer depends on its prompt, its row seed and the options only: every row has its own
 //! random stream, and no rule looks at another row. What a [`Decoder`] computes for a row must not

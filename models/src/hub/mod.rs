@@ -1,7 +1,7 @@
 //! Bundles of the Hugging Face Hub: fetched into the user's cache of it, file by file as needed.
 //!
 //! What is needed is asked of the bundle itself ([`Bundle::graphs`]): first its configs, then the
-//! graphs that its family runs, in the precision that is taken, then what those keep outside. The
+//! graphs that it runs, in the precision that is taken, then what those keep outside. The
 //! cache is that of `huggingface_hub`, so what one has fetched the other finds.
 
 mod cache;

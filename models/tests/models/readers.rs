@@ -9,7 +9,9 @@ use std::{
 use crate::references::{
     assert_rows, bundle, changed, load, picture, reference, references, rows_answered_as, with_json,
 };
-use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
+use legenda_models::{
+    Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage, processor::ImageLayout,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -329,6 +331,6 @@ fn what_configs_leave_out_is_the_default_of_the_reference() {
         });
         let record = record("Hello", &["waves-300x200.png"]);
         let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
-        assert_eq!(sample.image_layout.patches(), [[1, 8, 14]], "{keys:?}");
+        assert_eq!(sample.image_layouts, [ImageLayout::Patches([1, 8, 14])], "{keys:?}");
     }
 }
