@@ -10,6 +10,8 @@ mod causal;
 mod embed;
 mod encoder_inputs;
 mod image_class;
+#[cfg(test)]
+mod models_page;
 pub(crate) mod operations;
 mod prompt_layout;
 mod registry;
