@@ -6,13 +6,14 @@
 //!             → Sample      → Prompt    → Generation
 //! ```
 //!
-//! - [`bundle`]: opens a directory or the embedded bundle, recognises its family.
+//! - `arch`: the supported architectures, one file each.
+//! - [`bundle`]: opens a directory or the embedded bundle, recognises its architecture.
 //! - [`hub`]: fetches bundles of the Hugging Face Hub into the user's cache of it.
 //! - [`processor`]: text, images and audio as the bundle's processor configs say.
 //! - [`template`]: templates whose rendering is bounded in time and memory.
 //! - [`onnx`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
-//! - [`family`]: how a family's graphs are wired.
-//! - [`engine`]: slots, sampling, stop rules; knows no family.
+//! - [`family`]: how the graphs of a bundle are wired.
+//! - [`engine`]: slots, sampling, stop rules; knows no architecture.
 //! - [`model`]: puts them together, one thread each for the encoder and the engine.
 //! - [`embedder`]: the same for models that make embeddings, which have no engine.
 //! - [`tensors`]: shape-checked host tensors.
@@ -21,6 +22,7 @@
 //! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env) and
 //! [`HubOptions::from_env`](hub::HubOptions::from_env)) reads the environment.
 
+mod arch;
 pub mod bundle;
 pub mod embedder;
 pub mod engine;

@@ -6,9 +6,10 @@ use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions};
 
 use crate::{
     Bundle, BundleError, Encoder, Engine, EngineOptions, Processor, Sampling, SpeechOptions,
-    bundle::{EarlyStoppingConfig, Family, GenerationConfig, Reader},
+    arch::AnswerFormat,
+    bundle::{EarlyStoppingConfig, GenerationConfig},
     engine::{Beams, Constraints, Detokenizer, EarlyStopping, Guard, LengthLimit},
-    family::{self, Graphs, Slots},
+    family::{self, Graphs, RowCount, Slots},
     onnx::{DeviceKind, Runtime, SessionError},
     processor::{Continued, Document, Regions, Transcript},
 };
@@ -31,13 +32,6 @@ pub struct ModelOptions {
     /// How embeddings are made.
     pub embedding: EmbeddingOptions,
 }
-
-/// The most slots chosen unless asked for.
-///
-/// On one core the default model makes 2300 tokens per CPU-second with 8 slots, 3300 with 16 and
-/// 3500 with 32 (256 positions, ONNX Runtime 1.31.1): beyond 16 the attention over all positions
-/// eats the gain.
-const DEFAULT_SLOTS_MAX: usize = 16;
 
 /// Failure to load a model.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +156,7 @@ impl Model {
         if n_beams > 1 && engine_options.sampling.temperature > 0.0 {
             return Err(ModelError::BeamsDraw { n_beams });
         }
-        let rows = slots(bundle, options, context_tokens, n_beams)?;
+        let rows = row_count(options)?;
         let (speech, job) = (&options.speech, &options.generation);
         let start = bundle.decoder_start(speech)?;
         let eos_token_ids = &engine_options.eos_token_ids;
@@ -191,20 +185,21 @@ impl Model {
             draws: engine_options.sampling.temperature > 0.0 || engine_options.fallback.is_some(),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
-        let transcribes = bundle.first_timestamp_id().zip(processor.clip_seconds());
-        let detokenizer: Arc<dyn Detokenizer> = match transcribes {
-            Some((first_timestamp_id, clip_seconds)) => Arc::new(Transcript {
-                text,
-                first_timestamp_id,
-                shows_timestamps: speech.timestamps,
-                clip_seconds,
-            }),
-            None if bundle.is_prompted() => Arc::new(Document { text }),
-            None if bundle.start.is_continued => Arc::new(Continued { text }),
-            None => match processor.tasks() {
-                Some(tasks) => Arc::new(Regions { text, tasks }),
-                None => text,
-            },
+        let detokenizer: Arc<dyn Detokenizer> = match bundle.arch.answer {
+            AnswerFormat::Timestamped if let Some(clip_seconds) = processor.clip_seconds() => {
+                Arc::new(Transcript {
+                    text,
+                    first_timestamp_id: bundle.first_timestamp_id(),
+                    shows_timestamps: speech.timestamps,
+                    clip_seconds,
+                })
+            }
+            AnswerFormat::DocumentFields => Arc::new(Document { text }),
+            AnswerFormat::Continuation => Arc::new(Continued { text }),
+            AnswerFormat::Regions if let Some(tasks) = processor.tasks() => {
+                Arc::new(Regions { text, tasks })
+            }
+            AnswerFormat::Text | AnswerFormat::Timestamped | AnswerFormat::Regions => text,
         };
         let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })
@@ -222,41 +217,11 @@ fn context_tokens(bundle: &Bundle, options: &ModelOptions) -> Result<usize, Mode
     }
 }
 
-fn slots(
-    bundle: &Bundle,
-    options: &ModelOptions,
-    context_tokens: usize,
-    n_beams: usize,
-) -> Result<usize, ModelError> {
+fn row_count(options: &ModelOptions) -> Result<RowCount, ModelError> {
     match options.slots {
         Some(0) => Err(ModelError::NoSlots),
-        Some(slots) => Ok(slots),
-        None => {
-            let per_slot = bundle.kv_bytes_per_slot(context_tokens).max(1) * n_beams;
-            // A growing cache stands in and out of a step, and once more while rows join.
-            let growing = per_slot.saturating_mul(3);
-            let held = match (bundle.family, bundle.reader()) {
-                // A cache in place has a copy while beams change places.
-                (Family::Multimodal, Some(Reader::Legenda)) if n_beams > 1 => {
-                    per_slot.saturating_mul(5) / 2
-                }
-                // While it doubles, the old half is held as well.
-                (Family::Multimodal, Some(Reader::Legenda)) => per_slot.saturating_mul(3) / 2,
-                // A prompt waits as embeddings, which are laid beside those of others once more.
-                (Family::Multimodal, _) => {
-                    growing.saturating_add(2 * bundle.embed_bytes(context_tokens))
-                }
-                (Family::Causal, _) => growing,
-                // What is kept of the encoder does not grow, but is copied when rows leave.
-                (Family::EncoderDecoder(_), _) => {
-                    let of_encoder = bundle.source_bytes_per_slot(context_tokens) * n_beams;
-                    growing.saturating_add(of_encoder.saturating_mul(2))
-                }
-                (Family::Embedding, _) => per_slot,
-            };
-            let fitting = options.kv_bytes_max.map_or(usize::MAX, |bytes| bytes / held);
-            Ok(fitting.clamp(1, DEFAULT_SLOTS_MAX))
-        }
+        Some(slots) => Ok(RowCount::Fixed(slots)),
+        None => Ok(RowCount::Fitting { bytes_max: options.kv_bytes_max }),
     }
 }
 

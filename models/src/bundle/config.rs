@@ -7,29 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    encoder_decoder::EncoderConfig,
-    reader::{ReaderConfig, with_text_defaults},
-    sounds::SoundConfig,
-    tasks::TaskConfig,
+    encoder_decoder::EncoderConfig, multimodal::MediaConfig, sounds::SoundConfig, tasks::TaskConfig,
 };
-
-/// What `config.json` says first of all: which keys follow depends on it.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Architecture {
-    #[serde(default)]
-    architectures: Vec<String>,
-    #[serde(default)]
-    model_type: String,
-    #[serde(default)]
-    pub(crate) is_encoder_decoder: bool,
-}
-
-impl Architecture {
-    /// Returns the first architecture, or the model type where there is none.
-    pub(crate) fn name(&self) -> &str {
-        self.architectures.first().unwrap_or(&self.model_type)
-    }
-}
+use crate::arch::with_text_defaults;
 
 /// `config.json` of a supported architecture.
 ///
@@ -42,8 +22,8 @@ pub(crate) struct ModelConfig {
     /// The placeholder of a sound; `None` if the model hears none.
     pub(crate) audio_token_id: Option<i64>,
     pub(crate) eos_token_id: Option<TokenIds>,
-    /// What concerns pictures and sounds alone.
-    pub(crate) reader: ReaderConfig,
+    /// What concerns images and audio alone.
+    pub(crate) media: MediaConfig,
     /// The decoder.
     pub(crate) text: TextConfig,
     /// The encoder of an encoder-decoder.
@@ -60,7 +40,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
         let outer = OuterConfig::deserialize(&value).map_err(invalid)?;
         let text = value.get("text_config").map_or_else(|| value.clone(), with_text_defaults);
         Ok(Self {
-            reader: ReaderConfig::deserialize(&value).map_err(invalid)?,
+            media: MediaConfig::deserialize(&value).map_err(invalid)?,
             image_token_id: outer.image_token_index.or(outer.image_token_id),
             audio_token_id: outer.ignore_index.filter(|id| *id >= 0).or(outer.audio_token_id),
             eos_token_id: outer.eos_token_id,

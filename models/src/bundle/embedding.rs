@@ -9,6 +9,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{BundleError, BundleFiles, ImageProcessorConfig, Modalities, SoundConfig};
+use crate::arch::{
+    Architecture, DualSpec, EmbeddingSpec, Wiring, audio_dual_encoder, image_dual_encoder,
+    sentence_encoder,
+};
 
 const MODULES: &str = "modules.json";
 const POOLING: &str = "1_Pooling/config.json";
@@ -25,13 +29,10 @@ const TEXT_CONFIGS: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-/// SigLIP's texts are of this many tokens unless its config says otherwise
-/// (`SiglipTextConfig.max_position_embeddings`).
-const SIGLIP_TOKENS: usize = 64;
-
 /// How a bundle makes embeddings.
 #[derive(Clone, Debug)]
 pub(crate) struct EmbeddingConfig {
+    pub(crate) arch: &'static Architecture,
     pub(crate) kind: EmbeddingKind,
     pub(crate) modalities: Modalities,
     pub(crate) text: TextLimits,
@@ -118,11 +119,18 @@ impl EmbeddingConfig {
         if is_known || !is_encoder {
             return Ok(None);
         }
-        if has_tower("text_config") && has_tower("vision_config") {
-            return Self::dual(files, &config).map(Some);
-        }
-        if has_tower("text_config") && has_tower("audio_config") && architecture == "ClapModel" {
-            return Self::clap(files, &config).map(Some);
+        if has_tower("text_config") {
+            let model_type = config.get("model_type").and_then(Value::as_str);
+            let arch = if has_tower("vision_config") {
+                Some(image_dual_encoder(model_type.unwrap_or_default()))
+            } else {
+                audio_dual_encoder(architecture).filter(|_| has_tower("audio_config"))
+            };
+            if let Some(arch) = arch
+                && let Wiring::Embedding(EmbeddingSpec::Dual(spec)) = arch.wiring
+            {
+                return Self::dual(files, &config, arch, spec).map(Some);
+            }
         }
         if has_tower("audio_config") || has_tower("vision_config") || !has_graph(files, "model")? {
             return Ok(None);
@@ -143,6 +151,7 @@ impl EmbeddingConfig {
         let prompts: Prompts =
             files.json_if_there("config_sentence_transformers.json")?.unwrap_or_default();
         Ok(Self {
+            arch: sentence_encoder(),
             kind: EmbeddingKind::Sentence(head),
             modalities: Modalities { text: true, image: false, audio: false },
             text: TextLimits::of_sentences(files, config)?,
@@ -153,61 +162,46 @@ impl EmbeddingConfig {
         })
     }
 
-    /// Reads CLAP's: its towers are graphs of their own.
-    fn clap(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
-        let text = has_graph(files, "text_model")?;
-        let audio = has_graph(files, "audio_model")?;
-        if !text && !audio {
-            files.graph_file("text_model")?;
-        }
-        let positions = config["text_config"].get("max_position_embeddings").and_then(usize_of);
-        // Of RoBERTa's positions the first are padding's; without a number there are 514
-        // (`ClapTextConfig`).
-        let positions = positions.unwrap_or(514).saturating_sub(2);
-        let tokens_max = tokenizer_max(files)?.unwrap_or(positions).min(positions);
-        Ok(Self {
-            kind: EmbeddingKind::Dual { is_projected: true, looks_back: false, image_size: 1 },
-            modalities: Modalities { text, image: false, audio },
-            text: TextLimits { tokens_max: Some(tokens_max), ..TextLimits::default() },
-            prompts: BTreeMap::new(),
-            default_prompt_name: None,
-            image_processor: None,
-            sound: if audio {
-                Some(SoundConfig::Clap(part(files, "feature_extractor")?))
-            } else {
-                None
-            },
-        })
-    }
-
-    fn dual(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
-        let is_whole = has_graph(files, "model")?;
+    /// Reads a dual encoder's, whose graphs are one for each encoder or, with images, the whole.
+    fn dual(
+        files: &BundleFiles,
+        config: &Map<String, Value>,
+        arch: &'static Architecture,
+        spec: &DualSpec,
+    ) -> Result<Self, BundleError> {
+        let is_image = spec.modality == "image";
+        let is_whole = is_image && has_graph(files, "model")?;
         let text = is_whole || has_graph(files, "text_model")?;
-        let image = is_whole || has_graph(files, "vision_model")?;
-        if !text && !image {
+        let tower = if is_image { "vision_model" } else { "audio_model" };
+        let has_tower = is_whole || has_graph(files, tower)?;
+        if !text && !has_tower {
             files.graph_file("text_model")?;
         }
-        let of_tower = |tower: &str, key: &str| config[tower].get(key).and_then(usize_of);
-        let is_of = |name: &str| config.get("model_type").is_some_and(|kind| kind == name);
-        let is_siglip = is_of("siglip");
+        let of_tower = |tower: &str, key: &str| config.get(tower)?.get(key).and_then(usize_of);
         let positions = of_tower("text_config", "max_position_embeddings");
-        let tokens_max = match positions.or(is_siglip.then_some(SIGLIP_TOKENS)) {
+        let positions = positions.or(spec.default_positions);
+        let tokens_max = match positions.map(|n| n.saturating_sub(spec.reserved_positions)) {
             None => tokenizer_max(files)?,
             Some(positions) => Some(tokenizer_max(files)?.unwrap_or(positions).min(positions)),
         };
+        let (image, audio) = (is_image && has_tower, !is_image && has_tower);
         Ok(Self {
+            arch,
             kind: EmbeddingKind::Dual {
-                is_projected: config.contains_key("projection_dim"),
-                looks_back: is_of("clip"),
+                is_projected: spec.is_projected || config.contains_key("projection_dim"),
+                looks_back: spec.is_causal,
                 // The default of CLIP's and SigLIP's vision configs.
                 image_size: of_tower("vision_config", "image_size").unwrap_or(224),
             },
-            modalities: Modalities { text, image, audio: false },
-            text: TextLimits { tokens_max, pads_to_max: is_siglip, ..TextLimits::default() },
+            modalities: Modalities { text, image, audio },
+            text: TextLimits { tokens_max, pads_to_max: spec.pads_to_max, ..TextLimits::default() },
             prompts: BTreeMap::new(),
             default_prompt_name: None,
-            image_processor: if image { Some(part(files, "image_processor")?) } else { None },
-            sound: None,
+            image_processor: image.then(|| part(files, "image_processor")).transpose()?,
+            sound: audio
+                .then(|| part(files, "feature_extractor"))
+                .transpose()?
+                .map(SoundConfig::RepeatedMel),
         })
     }
 

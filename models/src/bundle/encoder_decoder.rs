@@ -1,4 +1,4 @@
-//! Encoder-decoders: what their encoders read, and what their configs call the decoder's sizes.
+//! Encoder-decoders: what their configs call the sizes of encoder and decoder, and their processors.
 
 use serde_json::{Map, Value};
 
@@ -6,63 +6,10 @@ use super::{
     BundleError, BundleFiles, ProcessorConfig, SoundConfig,
     config::{ModelConfig, TextConfig, TokenIds},
     extensions,
-    reader::ReaderConfig,
+    multimodal::MediaConfig,
     tasks::TaskConfig,
 };
-
-/// An encoder-decoder whose config does not say that it is one.
-pub(super) const BLIP: &str = "BlipForConditionalGeneration";
-
-/// What the encoder of an encoder-decoder reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SourceKind {
-    /// Token ids: T5, BART, Marian and what shares their inputs.
-    Text,
-    /// Pixels: ViT-GPT2, TrOCR, BLIP; of a document: Donut.
-    Image,
-    /// Pixels and a text that asks about them: Florence-2.
-    ImageText,
-    /// A log-mel spectrogram of one length: Whisper.
-    LogMel,
-    /// Samples as they are: Moonshine.
-    Samples,
-}
-
-impl SourceKind {
-    /// Returns what an encoder-decoder of this architecture reads; `None` if it is not known.
-    pub(super) fn of(architecture: &str) -> Option<Self> {
-        match architecture {
-            "VisionEncoderDecoderModel" | BLIP => Some(Self::Image),
-            "WhisperForConditionalGeneration" => Some(Self::LogMel),
-            "MoonshineForConditionalGeneration" => Some(Self::Samples),
-            "Florence2ForConditionalGeneration" | "florence2" => Some(Self::ImageText),
-            "MarianMTModel" => Some(Self::Text),
-            name if name.ends_with("ForConditionalGeneration") => Some(Self::Text),
-            _ => None,
-        }
-    }
-
-    /// Returns the medium that the encoder reads; `None` where it reads text.
-    pub(crate) fn medium(self) -> Option<&'static str> {
-        match self {
-            Self::Text => None,
-            Self::Image | Self::ImageText => Some("image"),
-            Self::LogMel | Self::Samples => Some("audio"),
-        }
-    }
-
-    /// Returns how many entries of `encoder_attention_mask` the decoder takes for one position of
-    /// the encoder's output, of which it reads the first.
-    ///
-    /// Moonshine's is the mask of the samples (`downsample_stride` of `MoonshineDecoder.forward`,
-    /// transformers 4.57).
-    pub(crate) fn mask_stride(self) -> usize {
-        match self {
-            Self::Samples => 64 * 3 * 2,
-            Self::Text | Self::Image | Self::ImageText | Self::LogMel => 1,
-        }
-    }
-}
+use crate::arch::{Architecture, AudioFeatures, EncoderInput, PromptText, Seq2SeqSpec};
 
 /// What `config.json` says of an encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,13 +65,9 @@ const RELATIVE_POSITIONS: usize = 512;
 pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// Reads `config.json`.
-pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Result<ModelConfig> {
-    let decoder = match kind {
-        SourceKind::Image => config.get("decoder").or_else(|| config.get("text_config")),
-        SourceKind::ImageText => config.get("text_config"),
-        SourceKind::Text | SourceKind::LogMel | SourceKind::Samples => None,
-    };
-    let decoder = decoder.unwrap_or(config);
+pub(super) fn model_config(spec: &Seq2SeqSpec, config: &Value) -> serde_json::Result<ModelConfig> {
+    let below = |keys: &[&str]| keys.iter().find_map(|key| config.get(key)).unwrap_or(config);
+    let (decoder, encoder) = (below(spec.decoder_keys), below(spec.encoder_keys));
     let is_relative = decoder.get("relative_attention_num_buckets").is_some();
     let mut keys = Map::new();
     for (name, aliases) in DECODER_KEYS {
@@ -136,18 +79,10 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
     }
     let text: TextConfig = serde_json::from_value(Value::Object(keys))?;
     let eos_token_id = [config, decoder].iter().find_map(|config| config.get("eos_token_id"));
-    let number = |config: &Value, key: &str| config[key].as_u64().and_then(|n| n.try_into().ok());
-    let encoder = ["encoder", "vision_config"].iter().find_map(|key| config.get(key));
-    let encoder = encoder.filter(|_| kind != SourceKind::ImageText).unwrap_or(config);
+    let hidden_size = encoder["hidden_size"].as_u64().and_then(|n| n.try_into().ok());
     let encoder = EncoderConfig {
-        positions: match kind {
-            SourceKind::Text | SourceKind::ImageText => None,
-            SourceKind::Image => image_positions(encoder),
-            SourceKind::LogMel => number(config, "max_source_positions"),
-            // One for 384 samples of 16 kHz.
-            SourceKind::Samples => Some(SAMPLES_SECONDS_MAX * 16_000 / kind.mask_stride()),
-        },
-        hidden_size: number(encoder, "hidden_size").unwrap_or(text.hidden_size),
+        positions: (spec.encoder_positions)(config),
+        hidden_size: hidden_size.unwrap_or(text.hidden_size),
         is_relative,
     };
     Ok(ModelConfig {
@@ -155,53 +90,32 @@ pub(super) fn model_config(kind: SourceKind, config: &Value) -> serde_json::Resu
         audio_token_id: None,
         eos_token_id: eos_token_id
             .and_then(|ids| serde_json::from_value::<TokenIds>(ids.clone()).ok()),
-        reader: ReaderConfig::default(),
+        media: MediaConfig::default(),
         text,
         encoder,
         adapters: [None, None],
     })
 }
 
-/// Returns the token that ends an answer whatever the generation config says: BLIP names it itself
-/// (`BlipForConditionalGeneration.generate`; 102 where left out, as in `BlipTextConfig` of transformers
-/// 4.57).
-pub(super) fn fixed_end(architecture: &str, config: &Value) -> Option<TokenIds> {
-    let end = config["text_config"]["sep_token_id"].as_i64().unwrap_or(102);
-    (architecture == BLIP).then(|| TokenIds(vec![end]))
-}
-
-/// Returns the positions of a vision encoder's output: its patches and two tokens at most before
-/// them (ViT has one, DeiT two). Each of Swin's stages but the first makes one of four patches.
-fn image_positions(encoder: &Value) -> Option<usize> {
-    let edges = |key: &str| match &encoder[key] {
-        Value::Array(edges) => Some([edges.first()?.as_u64()?, edges.last()?.as_u64()?]),
-        one => one.as_u64().map(|edge| [edge; 2]),
-    };
-    let [height, width] = edges("image_size")?;
-    let merges = encoder["depths"].as_array().map_or(0, |stages| stages.len().saturating_sub(1));
-    let merged = 2_u64.checked_pow(u32::try_from(merges).ok()?)?;
-    let [tall, wide] = edges("patch_size")?.map(|edge| edge.saturating_mul(merged).max(1));
-    usize::try_from(height.div_ceil(tall) * width.div_ceil(wide) + 2).ok()
-}
-
 /// Reads the processor's config, which stands by itself in `preprocessor_config.json` or in its part
 /// of `processor_config.json`, or as onnxruntime-genai has it.
 pub(super) fn processor_config(
-    kind: SourceKind,
+    architecture: &Architecture,
+    input: EncoderInput,
     files: &BundleFiles,
 ) -> Result<ProcessorConfig, BundleError> {
-    let part = match kind {
-        SourceKind::Text => return Ok(ProcessorConfig::default()),
-        SourceKind::Image | SourceKind::ImageText => "image_processor",
-        SourceKind::LogMel | SourceKind::Samples => "feature_extractor",
+    let part = match input.modality() {
+        None => return Ok(ProcessorConfig::default()),
+        Some("image") => "image_processor",
+        Some(_) => "feature_extractor",
     };
     let joined: Option<Value> = files.json_if_there("processor_config.json")?;
     let (file, mut config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take()))
     {
         Some(config) => ("processor_config.json", config),
         None => match files.json_if_there("preprocessor_config.json")? {
-            None if kind == SourceKind::LogMel && files.has(extensions::AUDIO_FILE)? => {
-                (extensions::AUDIO_FILE, extensions::whisper_extractor(files)?)
+            None if input == EncoderInput::LogMel && files.has(extensions::AUDIO_FILE)? => {
+                (extensions::AUDIO_FILE, extensions::log_mel_extractor(files)?)
             }
             None => {
                 return Err(BundleError::MissingFile { file: "preprocessor_config.json".into() });
@@ -210,16 +124,19 @@ pub(super) fn processor_config(
         },
     };
     let mut processor = ProcessorConfig::default();
-    if kind == SourceKind::ImageText {
+    if architecture.prompt.text == PromptText::NamedTask {
         processor.tasks = Some(TaskConfig::take(&mut config, files)?);
     }
-    let read = match kind {
-        // Older configs name no class: the model says what it hears.
-        SourceKind::Samples => serde_json::from_value(config)
-            .map(|config| processor.feature_extractor = Some(SoundConfig::Samples(config))),
-        SourceKind::LogMel => serde_json::from_value(config)
-            .map(|config| processor.feature_extractor = Some(SoundConfig::LogMel(config))),
-        SourceKind::Text | SourceKind::Image | SourceKind::ImageText => {
+    let features = match input {
+        // Older configs name no class: the model says what it takes.
+        EncoderInput::Samples => Some(AudioFeatures::Samples),
+        EncoderInput::LogMel => Some(AudioFeatures::LogMel),
+        EncoderInput::Text | EncoderInput::Image | EncoderInput::ImageText => None,
+    };
+    let read = match features {
+        Some(features) => SoundConfig::read(features, config)
+            .map(|config| processor.feature_extractor = Some(config)),
+        None => {
             serde_json::from_value(config).map(|config| processor.image_processor = Some(config))
         }
     };
@@ -233,23 +150,26 @@ pub(super) fn processor_config(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::{Declaration, find};
 
-    fn config(kind: SourceKind, config: &str) -> ModelConfig {
-        model_config(kind, &serde_json::from_str(config).unwrap()).unwrap()
+    fn config(name: &str, config: &str) -> ModelConfig {
+        let architecture = find(&Declaration::new(name.to_owned(), true)).unwrap();
+        let config = serde_json::from_str(config).unwrap();
+        model_config(architecture.seq2seq().unwrap(), &config).unwrap()
     }
 
     #[test]
     fn the_decoders_own_sizes_go_before_shared_ones() {
         let t5 = r#"{"num_layers": 6, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 64,
             "d_model": 128, "vocab_size": 100, "relative_attention_num_buckets": 32}"#;
-        let t5 = config(SourceKind::Text, t5);
+        let t5 = config("T5ForConditionalGeneration", t5);
         assert_eq!((t5.text.num_hidden_layers, t5.text.head_dim()), (3, 64));
         assert_eq!(t5.text.max_position_embeddings, 512, "T5 has no positions of its own");
         assert!(t5.encoder.is_relative);
         let whisper = r#"{"decoder_layers": 2, "num_hidden_layers": 4, "encoder_layers": 4,
             "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 100,
             "max_source_positions": 1500, "max_target_positions": 448}"#;
-        let whisper = config(SourceKind::LogMel, whisper);
+        let whisper = config("WhisperForConditionalGeneration", whisper);
         assert_eq!((whisper.text.num_hidden_layers, whisper.text.head_dim()), (2, 8));
         assert_eq!(whisper.encoder.positions, Some(1500));
     }
@@ -259,7 +179,7 @@ mod tests {
         let captioner = r#"{"encoder": {"hidden_size": 48, "image_size": 32, "patch_size": 8},
             "decoder": {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 90,
             "n_positions": 64, "eos_token_id": 5}}"#;
-        let captioner = config(SourceKind::Image, captioner);
+        let captioner = config("VisionEncoderDecoderModel", captioner);
         assert_eq!(captioner.text.hidden_size, 32);
         assert_eq!((captioner.encoder.hidden_size, captioner.encoder.positions), (48, Some(18)));
         assert_eq!(captioner.eos_token_id.unwrap().0, [5]);
@@ -271,6 +191,7 @@ mod tests {
             "patch_size": 4, "depths": [2, 2, 14, 2]}, "decoder": {"decoder_layers": 4,
             "decoder_attention_heads": 16, "d_model": 1024, "vocab_size": 57525,
             "max_position_embeddings": 768}}"#;
-        assert_eq!(config(SourceKind::Image, donut).encoder.positions, Some(80 * 60 + 2));
+        let positions = config("VisionEncoderDecoderModel", donut).encoder.positions;
+        assert_eq!(positions, Some(80 * 60 + 2));
     }
 }

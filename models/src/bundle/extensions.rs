@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{BundleError, BundleFiles};
+use crate::arch::{AudioFeatures, ImageClass, ImageLayoutKind, operations};
 
 /// The file of sounds where the config names none.
 pub(super) const AUDIO_FILE: &str = "audio_processor_config.json";
@@ -29,7 +30,7 @@ struct Operation {
 }
 
 /// Returns the operations of a file, which stand below two of its keys: none would prepare nothing.
-fn operations(
+fn steps(
     files: &BundleFiles,
     file: &str,
     [outer, inner]: [&str; 2],
@@ -107,16 +108,16 @@ impl Operation {
 }
 
 /// Returns what `preprocessor_config.json` of Whisper would say.
-pub(super) fn whisper_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
-    let operations = operations(files, AUDIO_FILE, ["feature_extraction", "sequence"])?;
-    let mel = operations.iter().find(|operation| operation.kind == "LogMelSpectrum");
+pub(super) fn log_mel_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
+    let steps = steps(files, AUDIO_FILE, ["feature_extraction", "sequence"])?;
+    let mel = steps.iter().find(|operation| operation.kind == "LogMelSpectrum");
     let mel = mel.map(|operation| &operation.attrs).ok_or(BundleError::Inconsistent {
         file: AUDIO_FILE,
         message: "no operation `LogMelSpectrum` says how sounds are read".to_owned(),
     })?;
     let seconds = mel.get("chunk_size").and_then(Value::as_u64);
     Ok(json!({
-        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_extractor_type": AudioFeatures::LogMel.class(),
         "chunk_length": seconds,
         "feature_size": mel.get("n_mel"),
         "hop_length": mel.get("hop_length"),
@@ -127,21 +128,24 @@ pub(super) fn whisper_extractor(files: &BundleFiles) -> Result<Value, BundleErro
 }
 
 /// Returns what the config of Phi-4-multimodal's feature extractor would say.
-pub(super) fn phi4_extractor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
-    let operations = operations(files, file, ["feature_extraction", "sequence"])?;
+pub(super) fn stacked_frames_extractor(
+    files: &BundleFiles,
+    file: &str,
+) -> Result<Value, BundleError> {
+    let steps = steps(files, file, ["feature_extraction", "sequence"])?;
     let mut config = None;
-    for operation in &operations {
+    for operation in &steps {
         let get = |key: &str| operation.get(key);
         match operation.kind.as_str() {
             // Sounds of 8 kHz have filters of their own there; here all are brought to 16 kHz, as
             // transformers wants them.
             "AudioDecoder" | "AudioDecoderEx" => {}
-            "Phi4AudioEmbed" => {
+            operations::STACKED_FRAMES => {
                 if get("stft_normal/win_fn") != "hamming" {
                     return Err(operation.unsupported("stft_normal/win_fn", "hamming"));
                 }
                 config = Some(json!({
-                    "feature_extractor_type": "Phi4MultimodalFeatureExtractor",
+                    "feature_extractor_type": AudioFeatures::StackedFrames.class(),
                     "sampling_rate": SAMPLING_RATE,
                     "feature_size": get("logmel/n_mel"),
                     "n_fft": get("stft_normal/n_fft"),
@@ -150,12 +154,15 @@ pub(super) fn phi4_extractor(files: &BundleFiles, file: &str) -> Result<Value, B
                     "audio_compression_rate": get("audio_compression_rate"),
                 }));
             }
-            _ => return Err(operation.unknown("AudioDecoder, AudioDecoderEx, Phi4AudioEmbed")),
+            _ => {
+                let own = operations::STACKED_FRAMES;
+                return Err(operation.unknown(&format!("AudioDecoder, AudioDecoderEx, {own}")));
+            }
         }
     }
     config.ok_or(BundleError::Inconsistent {
         file: known(file),
-        message: "no operation `Phi4AudioEmbed` says how sounds are read".to_owned(),
+        message: format!("no operation `{}` says how sounds are read", operations::STACKED_FRAMES),
     })
 }
 
@@ -163,11 +170,11 @@ pub(super) fn phi4_extractor(files: &BundleFiles, file: &str) -> Result<Value, B
 pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
     /// The edge of a crop.
     const CROP: &str = "dyhd_base_resolution";
-    const KNOWN: &str = "DecodeImage, ConvertRGB, Resize, CenterCrop, Rescale, Normalize, Permute3D, \
-                         PatchImage, Phi4VisionDynamicPreprocess, Phi4VisionProcessor";
+    const KNOWN: &str =
+        "DecodeImage, ConvertRGB, Resize, CenterCrop, Rescale, Normalize, Permute3D, PatchImage";
     let mut config = json!({ "do_resize": false, "do_rescale": false, "do_normalize": false });
     let mut crop = Value::Null;
-    for operation in operations(files, file, ["processor", "transforms"])? {
+    for operation in steps(files, file, ["processor", "transforms"])? {
         let get = |key: &str| operation.get(key);
         let more = match operation.kind.as_str() {
             "DecodeImage" | "ConvertRGB" => {
@@ -194,27 +201,32 @@ pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, 
                 "do_normalize": true, "image_mean": get("mean"), "image_std": get("std"),
             }),
             "PatchImage" => json!({
-                "image_processor_type": "Qwen2VLImageProcessor",
+                "image_processor_type": ImageClass::of_layout(ImageLayoutKind::Patches),
                 "patch_size": get("patch_size"),
                 "temporal_patch_size": get("temporal_patch_size"),
                 "merge_size": get("merge_size"),
             }),
             // Both are one step of transformers: crops, and the whole picture in the size of one.
-            "Phi4VisionDynamicPreprocess" => {
+            operations::CROPS => {
                 crop = get(CROP);
                 json!({
-                    "image_processor_type": "Phi4MultimodalImageProcessor", "do_resize": true,
+                    "image_processor_type": ImageClass::of_layout(ImageLayoutKind::Crops),
+                    "do_resize": true,
                     "size": { "height": crop, "width": crop },
                     "dynamic_hd": get("dynamic_hd"),
                 })
             }
-            "Phi4VisionProcessor" => {
+            operations::WHOLE_OF_CROPS => {
                 if get(CROP) != crop {
-                    return Err(operation.unsupported(CROP, "that of Phi4VisionDynamicPreprocess"));
+                    let supported = format!("that of {}", operations::CROPS);
+                    return Err(operation.unsupported(CROP, &supported));
                 }
                 json!({ "resample": operation.resample()? })
             }
-            _ => return Err(operation.unknown(KNOWN)),
+            _ => {
+                let own = [operations::CROPS, operations::WHOLE_OF_CROPS].join(", ");
+                return Err(operation.unknown(&format!("{KNOWN}, {own}")));
+            }
         };
         if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
             config.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
@@ -243,7 +255,7 @@ mod tests {
     fn sounds(steps: &str) -> Result<Value, BundleError> {
         const FILE: &str = "speech_processor.json";
         let text = format!(r#"{{"feature_extraction": {{"sequence": [{steps}]}}}}"#);
-        phi4_extractor(&files(FILE, text), FILE)
+        stacked_frames_extractor(&files(FILE, text), FILE)
     }
 
     fn step(kind: &str, attrs: &str) -> String {

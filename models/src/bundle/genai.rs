@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig, ProcessorConfig, extensions};
+use crate::arch::{Declaration, find_genai};
 
 const FILE: &str = "genai_config.json";
 
@@ -55,25 +56,22 @@ impl GenaiConfig {
         self.model.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Returns the architecture that `config.json` would name, and whether it is an encoder-decoder.
-    pub(super) fn architecture(&self) -> (String, bool) {
-        let architecture = match self.model_type() {
-            "whisper" => return ("WhisperForConditionalGeneration".to_owned(), true),
-            "phi4mm" => "Phi4MMForCausalLM".to_owned(),
-            "gemma3" if self.is_multimodal() => "Gemma3ForConditionalGeneration".to_owned(),
-            "qwen2_5_vl" | "fara" if self.is_multimodal() => {
-                "Qwen2_5_VLForConditionalGeneration".to_owned()
+    /// Returns what `config.json` would declare.
+    pub(super) fn declaration(&self) -> Declaration {
+        let model_type = self.model_type();
+        let is_multimodal = self.is_multimodal();
+        match find_genai(model_type, is_multimodal) {
+            Some((architecture, model)) => {
+                Declaration::new(model.name.to_owned(), architecture.seq2seq().is_some())
             }
-            other if self.is_multimodal() => other.to_owned(),
-            other => format!("{other}ForCausalLM"),
-        };
-        (architecture, false)
+            None if is_multimodal => Declaration::new(model_type.to_owned(), false),
+            None => Declaration::new(format!("{model_type}ForCausalLM"), false),
+        }
     }
 
     /// Tells `files` how the graphs are called: older builders name them after the model.
     pub(super) fn name_graphs(&self, files: &mut BundleFiles) -> Result<(), BundleError> {
-        let (_, is_encoder_decoder) = self.architecture();
-        let graphs: &[(&str, &'static str)] = match is_encoder_decoder {
+        let graphs: &[(&str, &'static str)] = match self.declaration().is_encoder_decoder {
             true => &[("encoder", "encoder"), ("decoder", "decoder")],
             false if self.is_multimodal() => &[
                 ("decoder", "decoder_model_merged"),
@@ -113,18 +111,8 @@ impl GenaiConfig {
         }
         // Where the config does not say which tokens stand for media, their names do: those that the
         // code of onnxruntime-genai has.
-        let marks: &[(&str, &str)] = match self.model_type() {
-            "phi4mm" => {
-                &[("image_token_id", "<|endoftext10|>"), ("audio_token_id", "<|endoftext11|>")]
-            }
-            "gemma3" if self.is_multimodal() => &[
-                ("image_token_id", "<image_soft_token>"),
-                ("boi_token_id", "<start_of_image>"),
-                ("eoi_token_id", "<end_of_image>"),
-            ],
-            "qwen2_5_vl" | "fara" => &[("image_token_id", "<|image_pad|>")],
-            _ => &[],
-        };
+        let known = find_genai(self.model_type(), self.is_multimodal());
+        let marks = known.map_or(&[][..], |(_, model)| model.tokens);
         if !marks.is_empty() {
             let tokens = Tokens::read(files)?;
             for (key, token) in marks {
@@ -167,7 +155,7 @@ impl GenaiConfig {
             config.image_processor = Some(read.map_err(|error| invalid(&file, &error))?);
         }
         if let Some(file) = file("speech", extensions::AUDIO_FILE) {
-            let read = serde_json::from_value(extensions::phi4_extractor(files, &file)?);
+            let read = serde_json::from_value(extensions::stacked_frames_extractor(files, &file)?);
             config.feature_extractor = Some(read.map_err(|error| invalid(&file, &error))?);
         }
         Ok(config)
@@ -175,10 +163,10 @@ impl GenaiConfig {
 
     /// Returns what `config.json` of Whisper would say: sizes and marks. What its tokens are for is
     /// told by their names in `tokenizer.json`, as no file here says it.
-    pub(super) fn whisper_config(&self, files: &BundleFiles) -> Result<Value, BundleError> {
+    pub(super) fn speech_config(&self, files: &BundleFiles) -> Result<Value, BundleError> {
         let model = |key: &str| self.model.get(key).cloned().unwrap_or_default();
         let (decoder, encoder) = (model("decoder"), model("encoder"));
-        let extractor = extensions::whisper_extractor(files)?;
+        let extractor = extensions::log_mel_extractor(files)?;
         let frames = extractor["n_samples"].as_u64().zip(extractor["hop_length"].as_u64());
         let mut config = json!({
             "decoder_layers": decoder["num_hidden_layers"],
@@ -275,7 +263,7 @@ mod tests {
         let files = BundleFiles::memory(files, PrecisionChoice::default());
         let genai: GenaiConfig =
             serde_json::from_str(&GENAI.replace("VOCABULARY", vocabulary)).unwrap();
-        genai.whisper_config(&files)
+        genai.speech_config(&files)
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What a bundle is made of: the graphs of its family, and the files that come with them. The one
+//! What a bundle is made of: the graphs of its wiring, and the files that come with them. The one
 //! place that lists them; what fetches, shows or checks a bundle asks here.
 
 use legenda_schemas::precision::Precision;
 
-use super::{Bundle, BundleError, BundleFiles, EmbeddingKind, Family, SourceKind};
+use super::{Bundle, BundleError, BundleFiles, EmbeddingKind};
+use crate::arch::{EncoderInput, Wiring};
 
 /// The files beside the graphs that are read where they are there.
 const CONFIG_FILES: [&str; 19] = [
@@ -65,15 +66,15 @@ const COHORT_GRAPHS: [&str; 3] = ["decoder_model_merged", "decoder_with_past_mod
 /// The graph of the first run of a decoder whose graph for further ones stands by itself.
 const FIRST_RUN_GRAPH: &str = "decoder_model";
 
-/// Returns the name of the graph that a bundle of this family decodes with.
+/// Returns the name of the graph that a bundle of this wiring decodes with.
 pub(super) fn decoder_graph(
     files: &BundleFiles,
-    family: Family,
+    wiring: Wiring,
 ) -> Result<&'static str, BundleError> {
-    let candidates = match family {
-        Family::Multimodal | Family::Embedding => &DECODER_GRAPHS[..1],
-        Family::Causal => &DECODER_GRAPHS[..],
-        Family::EncoderDecoder(_) => &COHORT_GRAPHS[..],
+    let candidates = match wiring {
+        Wiring::Multimodal | Wiring::Embedding(_) => &DECODER_GRAPHS[..1],
+        Wiring::Causal => &DECODER_GRAPHS[..],
+        Wiring::EncoderDecoder(_) => &COHORT_GRAPHS[..],
     };
     for name in candidates {
         if !files.precisions(name)?.is_empty() {
@@ -95,21 +96,21 @@ pub struct GraphFile {
 }
 
 impl Bundle {
-    /// Returns the base names of the graphs that the family runs.
+    /// Returns the base names of the graphs that are run.
     fn graph_names(&self) -> Vec<&'static str> {
         let modalities = self.modalities();
         let needed = |wanted: bool, name| wanted.then_some(name);
-        match self.family {
-            Family::Causal => vec![self.decoder_graph],
-            Family::Embedding => self.embedding_graphs(),
-            Family::EncoderDecoder(kind) => {
-                let is_seen = kind == SourceKind::ImageText;
+        match self.arch.wiring {
+            Wiring::Causal => vec![self.decoder_graph],
+            Wiring::Embedding(_) => self.embedding_graphs(),
+            Wiring::EncoderDecoder(spec) => {
+                let is_seen = spec.input == EncoderInput::ImageText;
                 let before = [needed(is_seen, "vision_encoder"), needed(is_seen, "embed_tokens")];
                 let own =
                     [Some(self.encoder_graph()), self.first_run_graph(), Some(self.decoder_graph)];
                 before.into_iter().chain(own).flatten().collect()
             }
-            Family::Multimodal => [
+            Wiring::Multimodal => [
                 needed(modalities.image, "vision_encoder"),
                 needed(modalities.audio, "audio_encoder"),
                 Some("embed_tokens"),

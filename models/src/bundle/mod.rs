@@ -1,4 +1,4 @@
-//! A model directory, opened: which files it has, which family it is, what it can do.
+//! A model directory, opened: which files it has, which architecture it is, what it can do.
 //!
 //! A bundle is a directory as published on the Hugging Face Hub, graphs in `onnx/` (the layout of
 //! transformers.js and optimum). The files are read as they are. Nothing here runs a graph.
@@ -14,7 +14,7 @@ mod genai;
 mod generation;
 mod graphs;
 mod languages;
-mod reader;
+mod multimodal;
 mod sequential;
 mod sounds;
 mod start;
@@ -24,12 +24,14 @@ use std::path::PathBuf;
 
 use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
-use crate::hub::{FetchProgress, Hub, HubRepo};
-use config::Architecture;
+use crate::{
+    arch::{AnswerFormat, Architecture, Declaration, PromptText, Wiring, find, supported_models},
+    hub::{FetchProgress, Hub, HubRepo},
+};
 pub use config::{ImageProcessorConfig, ImageSize};
-pub(crate) use config::{ModelConfig, ProcessorConfig};
+pub(crate) use config::{ModelConfig, ProcessorConfig, TokenIds};
 pub(crate) use embedding::{Dense, EmbeddingConfig, EmbeddingKind, Step, TextLimits};
-pub(crate) use encoder_decoder::{SAMPLES_SECONDS_MAX, SourceKind};
+pub(crate) use encoder_decoder::SAMPLES_SECONDS_MAX;
 pub use error::BundleError;
 pub(crate) use files::{BundleFiles, GraphSource};
 use genai::GenaiConfig;
@@ -37,10 +39,9 @@ pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 pub use graphs::GraphFile;
 pub(crate) use graphs::is_config;
 use graphs::{decoder_graph, is_module_folder};
-pub(crate) use reader::Reader;
 pub(crate) use sounds::SoundConfig;
 pub use sounds::{
-    ClapExtractorConfig, FeatureExtractorConfig, Phi4ExtractorConfig, SamplesConfig,
+    FeatureExtractorConfig, RepeatedMelConfig, SamplesConfig, StackedFramesConfig,
     UsmExtractorConfig,
 };
 pub use start::SpeechOptions;
@@ -76,42 +77,6 @@ impl BundleSource {
     }
 }
 
-/// How the graphs of a bundle are wired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// Encoders and `embed_tokens` before one decoder; features stand in placeholder positions.
-    Multimodal,
-    /// A decoder of text.
-    Causal,
-    /// A decoder that looks at what an encoder made of a text, an image or a sound.
-    EncoderDecoder(SourceKind),
-    /// Encoders whose states become embeddings; `Bundle::embedding` says how.
-    Embedding,
-}
-
-impl Family {
-    /// Returns the family of an architecture. Every `…ForCausalLM` is a decoder of text: whether its
-    /// graph can be run is read from the graph's own inputs.
-    fn of(architecture: &str, is_encoder_decoder: bool) -> Option<Self> {
-        match architecture {
-            name if Reader::of(name).is_some() => Some(Self::Multimodal),
-            name if name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel") => {
-                Some(Self::Causal)
-            }
-            name if is_encoder_decoder || name == encoder_decoder::BLIP => {
-                SourceKind::of(name).map(Self::EncoderDecoder)
-            }
-            _ => None,
-        }
-    }
-
-    /// What an error says of the architectures that can be run.
-    const SUPPORTED: &'static str = "LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Gemma 3n, \
-         Qwen2-VL, Qwen2.5-VL, Phi-4-multimodal, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, \
-         Whisper, Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)";
-}
-
 /// What may be in a record for this model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modalities {
@@ -128,8 +93,9 @@ pub struct Modalities {
 pub struct Bundle {
     name: String,
     revision: String,
+    /// The name that its config declares.
     architecture: String,
-    pub(crate) family: Family,
+    pub(crate) arch: &'static Architecture,
     /// The base name of the decoder's graph.
     pub(crate) decoder_graph: &'static str,
     pub(crate) files: BundleFiles,
@@ -192,45 +158,41 @@ impl Bundle {
         if let Some(genai) = &genai {
             genai.name_graphs(&mut files)?;
         }
-        let (architecture, is_encoder_decoder) = match &genai {
-            Some(genai) => genai.architecture(),
-            None => {
-                let architecture = files.json::<Architecture>("config.json")?;
-                (architecture.name().to_owned(), architecture.is_encoder_decoder)
-            }
+        let declaration = match &genai {
+            Some(genai) => genai.declaration(),
+            None => files.json::<Declaration>("config.json")?,
         };
+        let architecture = declaration.name().to_owned();
         // Which keys a config has depends on the architecture: that is looked at first.
-        let family = Family::of(&architecture, is_encoder_decoder);
+        let arch = find(&declaration);
         if genai.is_none()
-            && let Some(embedding) = EmbeddingConfig::read(&files, &architecture, family.is_some())?
+            && let Some(embedding) = EmbeddingConfig::read(&files, &architecture, arch.is_some())?
         {
             return Self::of_embeddings(name, architecture, files, embedding, commit);
         }
-        let Some(family) = family else {
-            let supported = Family::SUPPORTED.to_owned();
+        let Some(arch) = arch else {
+            let supported = supported_models();
             return Err(BundleError::UnsupportedArchitecture { architecture, supported });
         };
         let mut fixed_end = None;
-        let (mut config, start) = match family {
-            Family::EncoderDecoder(kind) => {
+        let (mut config, start) = match arch.wiring {
+            Wiring::EncoderDecoder(spec) => {
                 let config = match &genai {
-                    Some(genai) => genai.whisper_config(&files)?,
+                    Some(genai) => genai.speech_config(&files)?,
                     None => files.json("config.json")?,
                 };
-                let sizes = encoder_decoder::model_config(kind, &config).map_err(|error| {
+                let sizes = encoder_decoder::model_config(spec, &config).map_err(|error| {
                     let (file, message) = ("config.json".to_owned(), error.to_string());
                     not_a_decoder(&architecture, BundleError::InvalidJson { file, message })
                 })?;
-                fixed_end = encoder_decoder::fixed_end(&architecture, &config);
-                let mut start = StartConfig::read(&files, &config)?;
-                start.is_continued = architecture == encoder_decoder::BLIP;
-                (sizes, start)
+                fixed_end = spec.fixed_end.map(|end| end(&config));
+                (sizes, StartConfig::read(&files, &config)?)
             }
             _ => {
                 let config = match &genai {
                     Some(genai) => genai.decoder_config(&files)?,
-                    None => files.json("config.json").map_err(|error| match family {
-                        Family::Causal => not_a_decoder(&architecture, error),
+                    None => files.json("config.json").map_err(|error| match arch.wiring {
+                        Wiring::Causal => not_a_decoder(&architecture, error),
                         _ => error,
                     })?,
                 };
@@ -251,22 +213,24 @@ impl Bundle {
         if fixed_end.is_some() {
             (generation.eos_token_id, config.eos_token_id) = (fixed_end, None);
         }
-        let processor = match family {
-            Family::EncoderDecoder(kind) => encoder_decoder::processor_config(kind, &files)?,
-            Family::Multimodal => match &genai {
+        let processor = match arch.wiring {
+            Wiring::EncoderDecoder(spec) => {
+                encoder_decoder::processor_config(arch, spec.input, &files)?
+            }
+            Wiring::Multimodal => match &genai {
                 Some(genai) => genai.processor_config(&files)?,
-                None => reader::processor_config(&files)?,
+                None => multimodal::processor_config(&files)?,
             },
-            Family::Causal | Family::Embedding => {
+            Wiring::Causal | Wiring::Embedding(_) => {
                 files.json_if_there("processor_config.json")?.unwrap_or_default()
             }
         };
-        let decoder_graph = decoder_graph(&files, family)?;
+        let decoder_graph = decoder_graph(&files, arch.wiring)?;
         let mut bundle = Self {
             name,
             revision: String::new(),
             architecture,
-            family,
+            arch,
             decoder_graph,
             files,
             config,
@@ -308,7 +272,7 @@ impl Bundle {
             name,
             revision: String::new(),
             architecture,
-            family: Family::Embedding,
+            arch: embedding.arch,
             decoder_graph: "",
             files,
             config: ModelConfig::default(),
@@ -345,60 +309,44 @@ impl Bundle {
         &self.architecture
     }
 
-    /// Returns how the model reads pictures and sounds, if it is multimodal.
-    pub(crate) fn reader(&self) -> Option<Reader> {
-        Reader::of(&self.architecture)
-    }
-
     /// Returns how its graphs are wired, in a word.
     #[must_use]
-    pub fn family(&self) -> &'static str {
-        match self.family {
-            Family::Multimodal => "multimodal",
-            Family::Causal => "causal",
-            Family::EncoderDecoder(_) => "encoder-decoder",
-            Family::Embedding => "embedding",
-        }
+    pub fn wiring(&self) -> &'static str {
+        self.arch.wiring.as_str()
     }
 
     /// Returns whether a record's text is what its answer begins with, in tokens of the model's own
     /// that name the task.
     #[must_use]
     pub fn is_prompted(&self) -> bool {
-        self.start.is_prompted
+        self.arch.prompt.text == PromptText::TaskTokens
     }
 
     /// Returns the prompt of a job that gives none, where the model has words of its own for its task.
     #[must_use]
     pub fn default_prompt(&self, task: TaskKind) -> Option<&'static str> {
-        match task {
-            TaskKind::Caption if self.processor.tasks.is_some() => Some("<CAPTION>"),
-            // A caption would go on with what other models are asked.
-            TaskKind::Caption if self.start.is_continued => Some(""),
-            _ => None,
-        }
+        self.arch.prompt.caption.filter(|_| task == TaskKind::Caption)
     }
 
     /// Returns what may be in a record.
     #[must_use]
     pub fn modalities(&self) -> Modalities {
-        if let Family::EncoderDecoder(kind) = self.family {
-            return Modalities {
-                text: matches!(kind, SourceKind::Text | SourceKind::ImageText)
-                    || self.start.is_prompted
-                    || self.start.is_continued,
-                image: matches!(kind, SourceKind::Image | SourceKind::ImageText),
-                audio: matches!(kind, SourceKind::LogMel | SourceKind::Samples),
-            };
-        }
         if let Some(embedding) = &self.embedding {
             return embedding.modalities;
         }
+        let text = self.arch.prompt.text != PromptText::Unread;
+        if let Some(spec) = self.arch.seq2seq() {
+            let modality = spec.input.modality();
+            let [image, audio] = ["image", "audio"].map(|one| modality == Some(one));
+            return Modalities { text, image, audio };
+        }
+        let (config, processor) = (&self.config, &self.processor);
+        let has_image = config.image_token_id.is_some() && processor.image_processor.is_some();
+        let has_audio = config.audio_token_id.is_some() && processor.feature_extractor.is_some();
         Modalities {
-            text: true,
-            image: self.config.image_token_id.is_some() && self.processor.image_processor.is_some(),
-            audio: self.config.audio_token_id.is_some()
-                && self.processor.feature_extractor.is_some(),
+            text,
+            image: self.arch.image.is_some() && has_image,
+            audio: self.arch.audio.is_some() && has_audio,
         }
     }
 
@@ -416,10 +364,7 @@ impl Bundle {
 
     /// Returns how many entries of the encoder's mask the decoder takes for one position.
     pub(crate) fn mask_stride(&self) -> usize {
-        match self.family {
-            Family::EncoderDecoder(kind) => kind.mask_stride(),
-            Family::Causal | Family::Multimodal | Family::Embedding => 1,
-        }
+        self.arch.seq2seq().map_or(1, |spec| spec.mask_stride)
     }
 
     /// Returns what the decoder of an encoder-decoder begins an answer with.
@@ -427,19 +372,16 @@ impl Bundle {
         &self,
         speech: &SpeechOptions,
     ) -> Result<DecoderStart, BundleError> {
-        match self.family {
-            Family::EncoderDecoder(kind) => self.start.decoder_start(kind, speech, &self.files),
-            Family::Causal | Family::Multimodal | Family::Embedding => {
-                start::refuse_speech_options(speech).map(|()| DecoderStart::default())
-            }
+        match self.arch.seq2seq() {
+            Some(spec) => self.start.decoder_start(spec.start, speech, &self.files),
+            None => start::refuse_speech_options(speech).map(|()| DecoderStart::default()),
         }
     }
 
     /// Returns the first token of timestamps, which are all behind it; beyond every token if the
-    /// vocabulary has none, and `None` if the model does not hear log-mel spectrograms alone.
-    pub(crate) fn first_timestamp_id(&self) -> Option<i64> {
-        (self.family == Family::EncoderDecoder(SourceKind::LogMel))
-            .then(|| self.start.no_timestamps_id().map_or(i64::MAX, |id| id + 1))
+    /// vocabulary has none.
+    pub(crate) fn first_timestamp_id(&self) -> i64 {
+        self.start.no_timestamps_id().map_or(i64::MAX, |id| id + 1)
     }
 
     /// Says whether the model can write down speech in such a way.
@@ -469,7 +411,7 @@ impl Bundle {
     /// Returns the bytes that one slot of an encoder-decoder keeps of what its encoder made: the
     /// states, and keys and values of them in each layer.
     pub(crate) fn source_bytes_per_slot(&self, context_tokens: usize) -> usize {
-        if !matches!(self.family, Family::EncoderDecoder(_)) {
+        if self.arch.seq2seq().is_none() {
             return 0;
         }
         let (text, encoder) = (&self.config.text, &self.config.encoder);
@@ -530,7 +472,7 @@ impl Bundle {
             return Err(self.no_generation(task.as_str()));
         }
         // A caption that goes on with a text answers nothing.
-        if self.start.is_continued && task != TaskKind::Caption {
+        if self.arch.answer == AnswerFormat::Continuation && task != TaskKind::Caption {
             let (bundle, task) = (self.name.clone(), task.as_str());
             return Err(BundleError::TaskKind { bundle, task, does: "captions" });
         }
@@ -560,7 +502,7 @@ fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
             architecture: architecture.to_owned(),
             supported: format!(
                 "{}, with the sizes of their layers in `config.json`: {message}",
-                Family::SUPPORTED
+                supported_models()
             ),
         },
         other => other,

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::yes;
+use crate::arch::AudioFeatures;
 
 /// `feature_extractor`, by its class.
 #[derive(Clone, Debug)]
@@ -13,22 +14,43 @@ pub(crate) enum SoundConfig {
     /// Of a model that hears samples as they are.
     Samples(SamplesConfig),
     /// CLAP's.
-    Clap(ClapExtractorConfig),
+    RepeatedMel(RepeatedMelConfig),
     /// Gemma 3n's, which is that of the Universal Speech Model.
     Usm(UsmExtractorConfig),
-    /// Phi-4-multimodal's.
-    Phi4(Phi4ExtractorConfig),
+    /// Frames of which several become one feature (Phi-4-multimodal).
+    StackedFrames(StackedFramesConfig),
 }
 
 impl SoundConfig {
+    /// Returns what is computed.
+    pub(crate) fn features(&self) -> AudioFeatures {
+        match self {
+            Self::LogMel(_) => AudioFeatures::LogMel,
+            Self::Samples(_) => AudioFeatures::Samples,
+            Self::RepeatedMel(_) => AudioFeatures::RepeatedMel,
+            Self::Usm(_) => AudioFeatures::Usm,
+            Self::StackedFrames(_) => AudioFeatures::StackedFrames,
+        }
+    }
+
     /// Returns the class, empty where none is named.
     pub(crate) fn class(&self) -> &str {
         match self {
             Self::LogMel(config) => &config.feature_extractor_type,
             Self::Samples(config) => &config.feature_extractor_type,
-            Self::Clap(config) => &config.feature_extractor_type,
-            Self::Usm(_) => "Gemma3nAudioFeatureExtractor",
-            Self::Phi4(_) => "Phi4MultimodalFeatureExtractor",
+            Self::RepeatedMel(config) => &config.feature_extractor_type,
+            Self::Usm(_) | Self::StackedFrames(_) => self.features().class(),
+        }
+    }
+
+    /// Reads the config of an extractor whose class is not named, or does not count.
+    pub(crate) fn read(features: AudioFeatures, config: Value) -> serde_json::Result<Self> {
+        match features {
+            AudioFeatures::LogMel => serde_json::from_value(config).map(Self::LogMel),
+            AudioFeatures::Samples => serde_json::from_value(config).map(Self::Samples),
+            AudioFeatures::RepeatedMel => serde_json::from_value(config).map(Self::RepeatedMel),
+            AudioFeatures::Usm => serde_json::from_value(config).map(Self::Usm),
+            AudioFeatures::StackedFrames => serde_json::from_value(config).map(Self::StackedFrames),
         }
     }
 }
@@ -36,20 +58,8 @@ impl SoundConfig {
 impl<'de> Deserialize<'de> for SoundConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        let read = match value["feature_extractor_type"].as_str() {
-            Some("Wav2Vec2FeatureExtractor") => {
-                SamplesConfig::deserialize(value).map(Self::Samples)
-            }
-            Some("ClapFeatureExtractor") => ClapExtractorConfig::deserialize(value).map(Self::Clap),
-            Some("Gemma3nAudioFeatureExtractor") => {
-                UsmExtractorConfig::deserialize(value).map(Self::Usm)
-            }
-            Some("Phi4MultimodalFeatureExtractor") => {
-                Phi4ExtractorConfig::deserialize(value).map(Self::Phi4)
-            }
-            _ => FeatureExtractorConfig::deserialize(value).map(Self::LogMel),
-        };
-        read.map_err(serde::de::Error::custom)
+        let features = AudioFeatures::from_class(value["feature_extractor_type"].as_str());
+        Self::read(features, value).map_err(serde::de::Error::custom)
     }
 }
 
@@ -99,7 +109,7 @@ pub struct SamplesConfig {
 /// The keys of `ClapFeatureExtractor`; what is left out is as in transformers 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct ClapExtractorConfig {
+pub struct RepeatedMelConfig {
     /// The class.
     pub feature_extractor_type: String,
     /// Mel bands.
@@ -125,7 +135,7 @@ pub struct ClapExtractorConfig {
     pub(crate) rest: Map<String, Value>,
 }
 
-impl Default for ClapExtractorConfig {
+impl Default for RepeatedMelConfig {
     fn default() -> Self {
         Self {
             feature_extractor_type: String::new(),
@@ -211,7 +221,7 @@ impl Default for UsmExtractorConfig {
 /// The keys of `Phi4MultimodalFeatureExtractor`; what is left out is as in transformers 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct Phi4ExtractorConfig {
+pub struct StackedFramesConfig {
     /// Mel bands.
     pub feature_size: usize,
     /// Samples per second the model wants.
@@ -235,7 +245,7 @@ pub struct Phi4ExtractorConfig {
     pub(crate) rest: Map<String, Value>,
 }
 
-impl Default for Phi4ExtractorConfig {
+impl Default for StackedFramesConfig {
     fn default() -> Self {
         Self {
             feature_size: 80,

@@ -7,10 +7,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    BundleError, BundleFiles, SourceKind,
+    BundleError, BundleFiles,
     languages::{Languages, code_of},
 };
-use crate::engine::{TimestampRules, TokenChoice};
+use crate::{
+    arch::{StartScheme, speech_models},
+    engine::{TimestampRules, TokenChoice},
+};
 
 /// How speech is written down, or a text translated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,12 +52,6 @@ pub(crate) struct StartConfig {
     bos_token_id: Option<i64>,
     #[serde(default)]
     pub(crate) pad_token_id: Option<i64>,
-    /// Whether the row's text is what answers begin with: Donut is told its task so.
-    #[serde(skip)]
-    pub(crate) is_prompted: bool,
-    /// Whether a row may have a text that its answer goes on with (BLIP).
-    #[serde(skip)]
-    pub(crate) is_continued: bool,
     #[serde(default)]
     is_multilingual: Option<bool>,
     #[serde(default)]
@@ -107,9 +104,7 @@ impl StartConfig {
         let token = |key: &str| {
             config[key].as_i64().or_else(|| inner.iter().find_map(|config| config[key].as_i64()))
         };
-        let encoder = config["encoder"]["model_type"].as_str();
         Ok(Self {
-            is_prompted: encoder.is_some_and(|encoder| encoder.contains("donut")),
             decoder_start_token_id: generation
                 .decoder_start_token_id
                 .or_else(|| token("decoder_start_token_id")),
@@ -133,7 +128,7 @@ impl StartConfig {
     /// `transcribe` unless the job says to translate.
     pub(crate) fn decoder_start(
         &self,
-        kind: SourceKind,
+        scheme: StartScheme,
         speech: &SpeechOptions,
         files: &BundleFiles,
     ) -> Result<DecoderStart, BundleError> {
@@ -142,7 +137,7 @@ impl StartConfig {
             message: "no `decoder_start_token_id` says how an answer begins".to_owned(),
         })?;
         let mut decoder = DecoderStart { token_ids: vec![start], ..DecoderStart::default() };
-        if kind == SourceKind::Text {
+        if scheme == StartScheme::Translation {
             refuse_speech_options(&SpeechOptions {
                 language: None,
                 target_language: None,
@@ -160,7 +155,7 @@ impl StartConfig {
             decoder.target_id = token("task.target_language", &speech.target_language)?;
             return Ok(decoder);
         }
-        if kind != SourceKind::LogMel {
+        if scheme != StartScheme::Speech {
             refuse_speech_options(speech)?;
             return Ok(decoder);
         }
@@ -257,7 +252,8 @@ impl StartConfig {
 
 /// Says of options for speech that this model has no use for them.
 pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), BundleError> {
-    let only = "none: only models like Whisper take it, remove the key";
+    let only = format!("none: only models like {} take it, remove the key", speech_models());
+    let only = only.as_str();
     match speech {
         SpeechOptions { language: Some(language), .. } => {
             Err(unsupported("task.language", language, only))
@@ -288,7 +284,7 @@ mod tests {
     fn start(config: &str, speech: &SpeechOptions) -> Result<Vec<i64>, BundleError> {
         let config: StartConfig = serde_json::from_str(config).unwrap();
         let files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
-        let start = config.decoder_start(SourceKind::LogMel, speech, &files)?;
+        let start = config.decoder_start(StartScheme::Speech, speech, &files)?;
         let chosen = start.choice.map(|choice| (choice.position, choice.candidates.to_vec()));
         // A token that is to be chosen is shown as the sum of its candidates, negative.
         let token_ids = start.token_ids.iter().enumerate().map(|(place, id)| match &chosen {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
 use super::{Bundle, BundleError, BundleFiles, BundleSource};
+use crate::arch::supported_models;
 
 const CONFIG: &str = r#"{"architectures": ["LegendaForConditionalGeneration"], "image_token_id": 5,
     "text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -73,11 +74,10 @@ fn an_unknown_architecture_names_what_is_supported() {
     let error = open(&files).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "architecture `StrangeForConditionalGeneration` is not supported, supported: \
-         LegendaForConditionalGeneration, LLaVA, Idefics3, SmolVLM, PaliGemma, Gemma 3, Gemma 3n, \
-         Qwen2-VL, Qwen2.5-VL, Phi-4-multimodal, Ultravox, Voxtral, text decoders (…ForCausalLM, …LMHeadModel), \
-         encoder-decoders (T5, BART, Marian and their like, VisionEncoderDecoderModel, BLIP, Florence-2, Whisper, \
-         Moonshine), and embedding models (sentence encoders, CLIP, SigLIP, CLAP)"
+        format!(
+            "architecture `StrangeForConditionalGeneration` is not supported, supported: {}",
+            supported_models()
+        )
     );
     // Whatever else its config has: that depends on the architecture.
     files[0].1 = r#"{"model_type": "mamba"}"#;

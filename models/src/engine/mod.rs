@@ -1,5 +1,5 @@
 //! Continuous batching: prompts enter free slots, all live slots take each decode step together,
-//! and a finished row frees its slots at once. This module does not know model families or the
+//! and a finished row frees its slots at once. This module does not know architectures or the
 //! runtime.
 //!
 //! An answer depends only on its prompt, its row seed and the options: every row has its own random

@@ -8,7 +8,8 @@
 use super::{EncodeError, Encoder, run_or_split, tokens::right_padded};
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::{DecoderStart, SourceKind},
+    arch::EncoderInput,
+    bundle::DecoderStart,
     engine::prefill_groups,
     onnx::{DeviceKind, EncoderGraph, Feed, GraphSession},
     tensors::Tensor,
@@ -22,9 +23,9 @@ const GENAI_INPUT: &str = "audio_features";
 
 /// Encodes samples of an encoder-decoder.
 #[derive(Debug)]
-pub(crate) struct SourceEncoder {
+pub(crate) struct Seq2SeqEncoder {
     graph: EncoderGraph,
-    kind: SourceKind,
+    input: EncoderInput,
     start: DecoderStart,
     pad_id: i64,
     text_tokens_max: usize,
@@ -33,30 +34,30 @@ pub(crate) struct SourceEncoder {
 /// What the encoder made of a sample, `[T, C]`; or keys and values of that, `[N, heads, T, dim]`.
 type States = Result<Tensor<f32>, EncodeError>;
 
-impl SourceEncoder {
+impl Seq2SeqEncoder {
     /// Opens the encoder's graph. A text may have `context_tokens`, as an answer may.
     pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
         device: DeviceKind,
-        kind: SourceKind,
+        input: EncoderInput,
         start: DecoderStart,
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
         let name = bundle.encoder_graph();
         let graph = GraphSession::open_encoder(runtime, name, &bundle.files.graph(name)?, device)?;
-        let input = match kind {
-            SourceKind::Text => "input_ids",
-            SourceKind::Image | SourceKind::ImageText => "pixel_values",
-            SourceKind::LogMel if graph.input_names().any(|name| name == GENAI_INPUT) => {
+        let port = match input {
+            EncoderInput::Text => "input_ids",
+            EncoderInput::Image | EncoderInput::ImageText => "pixel_values",
+            EncoderInput::LogMel if graph.input_names().any(|name| name == GENAI_INPUT) => {
                 GENAI_INPUT
             }
-            SourceKind::LogMel => "input_features",
-            SourceKind::Samples => "input_values",
+            EncoderInput::LogMel => "input_features",
+            EncoderInput::Samples => "input_values",
         };
         Ok(Self {
-            graph: EncoderGraph::new(graph, input, kind == SourceKind::Text)?,
-            kind,
+            graph: EncoderGraph::new(graph, port, input == EncoderInput::Text)?,
+            input,
             start,
             pad_id: bundle.start.pad_token_id.unwrap_or(0),
             text_tokens_max: context_tokens,
@@ -66,7 +67,7 @@ impl SourceEncoder {
     /// Returns the samples that are encoded together, by their places.
     fn batches(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
         let rows_max = self.graph.rows_max(BATCH_ROWS_MAX);
-        if self.kind == SourceKind::Text {
+        if self.input == EncoderInput::Text {
             let lengths = samples.iter().map(|sample| sample.token_ids.len());
             return prefill_groups(lengths.enumerate().collect(), rows_max);
         }
@@ -85,10 +86,10 @@ impl SourceEncoder {
 
     /// Returns what the encoder reads of a sample that is no text.
     fn medium<'s>(&self, sample: &'s Sample) -> Option<&'s Tensor<f32>> {
-        match self.kind {
-            SourceKind::Text => None,
-            SourceKind::Image | SourceKind::ImageText => sample.pixel_values.as_ref(),
-            SourceKind::LogMel | SourceKind::Samples => sample.input_features.as_ref(),
+        match self.input {
+            EncoderInput::Text => None,
+            EncoderInput::Image | EncoderInput::ImageText => sample.pixel_values.as_ref(),
+            EncoderInput::LogMel | EncoderInput::Samples => sample.input_features.as_ref(),
         }
     }
 
@@ -100,7 +101,7 @@ impl SourceEncoder {
         let graph = self.graph.name();
         let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
         let rows = places.iter().map(|place| &samples[*place]);
-        let (encoded, lengths) = if self.kind == SourceKind::Text {
+        let (encoded, lengths) = if self.input == EncoderInput::Text {
             let texts: Vec<&[i64]> = rows.map(|sample| sample.token_ids.as_slice()).collect();
             let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
             let (longest, max_tokens) = (lengths.iter().max(), self.text_tokens_max);
@@ -149,7 +150,7 @@ impl SourceEncoder {
     }
 }
 
-impl Encoder for SourceEncoder {
+impl Encoder for Seq2SeqEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let mut states: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         for batch in self.batches(&samples) {
@@ -160,7 +161,7 @@ impl Encoder for SourceEncoder {
         let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
             // Tokens beside a picture or a sound are what its answer begins with.
-            if self.kind != SourceKind::Text && !sample.token_ids.is_empty() {
+            if self.input != EncoderInput::Text && !sample.token_ids.is_empty() {
                 let prompt = Prompt::of_states(sample.token_ids.clone(), states, None, 0);
                 return Ok(prompt.single(sample.is_single));
             }

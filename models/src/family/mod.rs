@@ -1,17 +1,18 @@
-//! How the graphs of a family are wired: samples to prompts before the engine, slots under it.
+//! How the graphs of a bundle are wired: samples to prompts before the engine, slots under it.
 
 mod causal;
 mod embedding;
 mod encoder_decoder;
+mod extra_inputs;
 mod growing;
+mod image_text;
 mod in_place;
 mod media;
 mod multimodal;
 mod padding;
-mod phi4;
-mod picture_text;
 mod pooling;
 mod positions;
+mod slot_size;
 mod tokens;
 
 use std::{
@@ -21,7 +22,8 @@ use std::{
 
 use crate::{
     Bundle, ModelError, Prompt, Runtime, Sample,
-    bundle::{BundleError, DecoderStart, Family, Reader, SourceKind},
+    arch::{EncoderInput, PositionScheme, PromptAttention, Wiring},
+    bundle::{BundleError, DecoderStart},
     engine::{DecodeError, Decoder},
     onnx::{
         Adapter, DecoderPorts, DeviceKind, Dialect, Dtype, GraphSession, GrowingGraph,
@@ -31,12 +33,14 @@ use crate::{
 
 use causal::TextEncoder;
 pub(crate) use embedding::EmbeddingEncoder;
-use encoder_decoder::SourceEncoder;
+use encoder_decoder::Seq2SeqEncoder;
 use growing::{GrowingDecoder, RowRules};
+use image_text::ImageTextEncoder;
 use in_place::InPlaceDecoder;
 pub(crate) use in_place::cache_tokens;
 use multimodal::MultimodalEncoder;
-use picture_text::PictureTextEncoder;
+use slot_size::RowBytes;
+pub(crate) use slot_size::RowCount;
 use tokens::{TokenEmbedding, TokenInput};
 
 /// The graphs of a bundle, opened and wired.
@@ -49,7 +53,7 @@ pub(crate) struct Graphs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slots {
     /// Rows together, at most.
-    pub(crate) rows: usize,
+    pub(crate) rows: RowCount,
     /// Slots that each row takes: one for each beam.
     pub(crate) per_row: usize,
     /// Tokens that each may have.
@@ -65,36 +69,36 @@ pub(crate) fn open(
     start: DecoderStart,
 ) -> Result<Graphs, ModelError> {
     let context_tokens = slots.context_tokens;
-    match bundle.family {
-        Family::EncoderDecoder(SourceKind::ImageText) => {
+    match bundle.arch.wiring {
+        Wiring::EncoderDecoder(spec) if spec.input == EncoderInput::ImageText => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
             let shared = Arc::clone(&embedding);
             let encoder =
-                PictureTextEncoder::open(runtime, bundle, device, shared, start, context_tokens)?;
+                ImageTextEncoder::open(runtime, bundle, device, shared, start, context_tokens)?;
             let tokens = TokenInput::Embeds(embedding);
             let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
-        Family::EncoderDecoder(kind) => {
+        Wiring::EncoderDecoder(spec) => {
             let encoder =
-                SourceEncoder::open(runtime, bundle, device, kind, start, context_tokens)?;
+                Seq2SeqEncoder::open(runtime, bundle, device, spec.input, start, context_tokens)?;
             let tokens = TokenInput::Ids;
             let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
-        Family::Multimodal => {
+        Wiring::Multimodal => {
             let embedding = Arc::new(Mutex::new(TokenEmbedding::open(runtime, bundle, device)?));
             let encoder = MultimodalEncoder::open(runtime, bundle, device, Arc::clone(&embedding))?;
             let tokens = TokenInput::Embeds(embedding);
             let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(encoder), decoder })
         }
-        Family::Causal => {
+        Wiring::Causal => {
             let tokens = TokenInput::Ids;
             let decoder = open_decoder(runtime, bundle, device, tokens, slots)?;
             Ok(Graphs { encoder: Box::new(TextEncoder), decoder })
         }
-        Family::Embedding => Err(bundle.no_generation("generate").into()),
+        Wiring::Embedding(_) => Err(bundle.no_generation("generate").into()),
     }
 }
 
@@ -117,15 +121,18 @@ fn open_decoder(
     let mixes_rows = graph.mixes_rows()
         || tokens.mixes_rows()
         || first.as_ref().is_some_and(GraphSession::mixes_rows);
-    let rows = if mixes_rows { 1 } else { slots.rows };
-    if rows < slots.rows {
+    let ports = DecoderPorts::read(&graph, &source)?;
+    let embeds_prompts = matches!(bundle.arch.wiring, Wiring::Multimodal);
+    let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
+    let wanted_rows = slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row));
+    let rows = if mixes_rows { 1 } else { wanted_rows };
+    if rows < wanted_rows {
         tracing::warn!(
             graph = name,
             "rows are run one by one: the graph scales values by all rows of a run. `model.precision` \
              `q4`, `fp16` or `fp32` runs rows together, where the model has it"
         );
     }
-    let ports = DecoderPorts::read(&graph, &source)?;
     // A prompt's tokens come in one form only: the graph must take that one.
     match &tokens {
         TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
@@ -135,7 +142,7 @@ fn open_decoder(
             embedding.lock().unwrap_or_else(PoisonError::into_inner).serve(&ports)?;
         }
     }
-    if bundle.reader() == Some(Reader::Qwen2Vl) {
+    if bundle.arch.positions == PositionScheme::MRope {
         graph.expect_input("position_ids", Dtype::I64)?;
         graph.expect_dims("position_ids", &[3, -1, -1])?;
     }
@@ -153,7 +160,7 @@ fn open_decoder(
             supported: "decoders that keep keys and values in place".to_owned(),
         }));
     }
-    let whole_prompts = mixes_rows || bundle.reader().is_some_and(Reader::sees_whole_prompts);
+    let whole_prompts = mixes_rows || bundle.arch.prompt.attention == PromptAttention::Prefix;
     let mut decoder: Box<dyn Decoder> = match ports.dialect {
         Dialect::InPlace | Dialect::InPlaceMask => {
             let adapters = adapters(&graph, bundle)?;

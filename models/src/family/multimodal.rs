@@ -12,7 +12,7 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Encodes samples of the multimodal family.
+/// Encodes samples of multimodal models.
 #[derive(Debug)]
 pub(crate) struct MultimodalEncoder {
     vision: Option<MediaEncoder>,
@@ -31,14 +31,12 @@ impl MultimodalEncoder {
         device: DeviceKind,
         embedding: Arc<Mutex<TokenEmbedding>>,
     ) -> Result<Self, ModelError> {
-        let config = &bundle.config;
-        let merge = config.reader.spatial_merge_size();
         Ok(Self {
             vision: MediaEncoder::open_image(runtime, bundle, device)?,
             audio: MediaEncoder::open_audio(runtime, bundle, device)?,
             embedding,
-            positions: PositionRule::of(bundle.reader(), config.image_token_id, merge),
-            has_adapters: config.adapters.each_ref().map(Option::is_some),
+            positions: PositionRule::new(bundle),
+            has_adapters: bundle.config.adapters.each_ref().map(Option::is_some),
         })
     }
 
@@ -53,7 +51,7 @@ impl MultimodalEncoder {
     fn prompt(
         &self,
         token_ids: Vec<i64>,
-        grids: &[[usize; 3]],
+        image_layouts: &[ImageLayout],
         image_features: Option<Features>,
         audio_features: Option<Features>,
     ) -> Result<Prompt, EncodeError> {
@@ -83,7 +81,7 @@ impl MultimodalEncoder {
         let embeds = Tensor::new([n_tokens, hidden_size], values).map_err(|error| {
             EncodeError::Run { graph: "embed_tokens".to_owned(), message: error.to_string() }
         })?;
-        let positions = self.positions.positions(&token_ids, grids);
+        let positions = self.positions.positions(&token_ids, image_layouts);
         let prompt = Prompt::new(token_ids, embeds).with_adapter(self.adapter(has_media));
         Ok(match positions {
             Some(positions) => prompt.at(positions),
@@ -95,22 +93,19 @@ impl MultimodalEncoder {
 impl Encoder for MultimodalEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let images = encode_media(self.vision.as_mut(), "image", &samples, |sample| {
-            let layout = match &sample.image_layout {
-                ImageLayout::Crops(grids) => MediaLayout::Crops(grids),
-                other => MediaLayout::Grids(other.patches()),
-            };
+            let layout = MediaLayout::Images(&sample.image_layouts);
             sample.pixel_values.as_ref().map(|values| (values, layout))
         });
         let sounds = encode_media(self.audio.as_mut(), "audio", &samples, |sample| {
             let with_images = sample.pixel_values.is_some();
-            let layout = MediaLayout::Frames { counts: &sample.sound_frames, with_images };
+            let layout = MediaLayout::Audio { frames: &sample.sound_frames, with_images };
             sample.input_features.as_ref().map(|values| (values, layout))
         });
         samples
             .into_iter()
             .zip(images.into_iter().zip(sounds))
             .map(|(sample, (image, audio))| {
-                self.prompt(sample.token_ids, sample.image_layout.patches(), image, audio)
+                self.prompt(sample.token_ids, &sample.image_layouts, image, audio)
             })
             .collect()
     }

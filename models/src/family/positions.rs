@@ -1,16 +1,16 @@
-//! Where the tokens of a prompt with pictures stand, for models in which that is not their number.
+//! Where the tokens of a prompt with images stand, for models in which that is not their number.
 
 use super::to_i64;
-use crate::{bundle::Reader, engine::Positions, tensors::Tensor};
+use crate::{
+    Bundle, arch::PositionScheme, engine::Positions, processor::ImageLayout, tensors::Tensor,
+};
 
 /// How a model counts positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PositionRule {
-    /// From 0, one by one.
-    Counted,
-    /// From 1, one by one.
-    FromOne,
-    /// On axes of time, height and width, on which a picture spans as many as its longest side has
+    /// One by one, from the first.
+    Sequential { first: i64 },
+    /// On axes of time, height and width, on which an image spans as many as its longest side has
     /// features (M-RoPE).
     Spatial {
         /// The token that stands for a feature.
@@ -21,21 +21,26 @@ pub(super) enum PositionRule {
 }
 
 impl PositionRule {
-    /// Returns the rule of a model; `token_id` stands for a feature of a picture.
-    pub(super) fn of(reader: Option<Reader>, token_id: Option<i64>, merge: usize) -> Self {
-        match (reader, token_id) {
-            (Some(Reader::PaliGemma | Reader::Gemma3), _) => Self::FromOne,
-            (Some(Reader::Qwen2Vl), Some(token_id)) => Self::Spatial { token_id, merge },
-            _ => Self::Counted,
+    /// Returns the rule of a bundle.
+    pub(super) fn new(bundle: &Bundle) -> Self {
+        match (bundle.arch.positions, bundle.config.image_token_id) {
+            (PositionScheme::MRope, Some(token_id)) => {
+                Self::Spatial { token_id, merge: bundle.config.media.spatial_merge_size() }
+            }
+            (PositionScheme::MRope, None) => Self::Sequential { first: 0 },
+            (PositionScheme::Sequential { first }, _) => Self::Sequential { first },
         }
     }
 
     /// Returns the positions of a prompt, or `None` where they are the default.
-    pub(super) fn positions(self, token_ids: &[i64], grids: &[[usize; 3]]) -> Option<Positions> {
+    pub(super) fn positions(self, token_ids: &[i64], images: &[ImageLayout]) -> Option<Positions> {
         match self {
-            Self::Counted => None,
-            Self::FromOne => Some(Positions::starting_at(1, token_ids.len())),
-            Self::Spatial { token_id, merge } => Some(spatial(token_ids, token_id, grids, merge)),
+            Self::Sequential { first: 0 } => None,
+            Self::Sequential { first } => Some(Positions::starting_at(first, token_ids.len())),
+            Self::Spatial { token_id, merge } => {
+                let grids: Vec<_> = images.iter().filter_map(ImageLayout::patches).collect();
+                Some(spatial(token_ids, token_id, &grids, merge))
+            }
         }
     }
 }
@@ -88,7 +93,8 @@ mod tests {
             let grids: Vec<[usize; 3]> = serde_json::from_value(case["grids"].clone()).unwrap();
             let expected: Vec<Vec<i64>> = serde_json::from_value(case["ids"].clone()).unwrap();
             let rule = PositionRule::Spatial { token_id: 9, merge: 2 };
-            let positions = rule.positions(&token_ids, &grids).unwrap();
+            let images: Vec<_> = grids.into_iter().map(ImageLayout::Patches).collect();
+            let positions = rule.positions(&token_ids, &images).unwrap();
             assert_eq!(positions.ids().data(), expected.concat(), "{token_ids:?}");
             // The reference keeps what the next position is beyond the number of tokens.
             let next = to_i64(token_ids.len()) + case["delta"].as_i64().unwrap();

@@ -2,7 +2,7 @@
 //! demand.
 //!
 //! The bundle determines which files are needed ([`Bundle::graphs`]): first its configs, then the
-//! graphs that its family runs in the selected precision, then their external data. The cache is
+//! graphs that it runs in the selected precision, then their external data. The cache is
 //! that of `huggingface_hub`, so both share downloads.
 
 mod cache;

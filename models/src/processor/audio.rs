@@ -12,6 +12,7 @@ use super::{
     resample::samples_at,
 };
 use crate::{
+    arch::AudioFeatures,
     bundle::{BundleError, FeatureExtractorConfig},
     tensors::Tensor,
 };
@@ -286,8 +287,8 @@ fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
         })
     };
     let class = config.feature_extractor_type.as_str();
-    if !["", "WhisperFeatureExtractor"].contains(&class) {
-        let supported = "WhisperFeatureExtractor";
+    let supported = AudioFeatures::LogMel.class();
+    if !["", supported].contains(&class) {
         return unsupported("feature_extractor_type", class.to_owned(), supported);
     }
     for (key, value) in &config.rest {

@@ -18,13 +18,13 @@ use super::{
     resample::samples_at,
 };
 use crate::{
-    bundle::{BundleError, Phi4ExtractorConfig, UsmExtractorConfig},
+    bundle::{BundleError, StackedFramesConfig, UsmExtractorConfig},
     tensors::Tensor,
 };
 
 /// The files that say how Gemma 3n and Phi-4-multimodal hear.
 const USM_FILE: &str = "preprocessor_config.json";
-const PHI4_FILE: &str = "speech_processor.json";
+const STACKED_FILE: &str = "speech_processor.json";
 
 /// Bands, samples of a frame and of a transform beyond these are no sizes of a model.
 const BANDS_MAX: usize = 4096;
@@ -49,10 +49,10 @@ const USM_SAMPLES_MAX: usize = 480_000;
 const USM_SAMPLES_MULTIPLE: usize = 128;
 
 /// The longest sound that Phi-4-multimodal is said to hear, in seconds: half an hour (its model card).
-const PHI4_SECONDS_MAX: usize = 1800;
+const STACKED_SECONDS_MAX: usize = 1800;
 
 /// Samples of Phi-4-multimodal are as large as those of 16 bits.
-const PHI4_SCALE: f32 = 32_768.0;
+const STACKED_SCALE: f32 = 32_768.0;
 
 /// Turns sounds into spectrograms for one bundle: frames, emphasis of high frequencies, window,
 /// transform, mel filters, natural logarithm.
@@ -205,16 +205,16 @@ impl FrameMel {
     ///
     /// [`BundleError`] if the config has a key or value that is not known, or does not add up.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the window")]
-    pub fn phi4(config: &Phi4ExtractorConfig) -> Result<Self, BundleError> {
+    pub fn stacked(config: &StackedFramesConfig) -> Result<Self, BundleError> {
         let mut rest = config.rest.clone();
         rest.retain(|key, value| !(SINGLE_KEYS.contains(&key.as_str()) && *value == 1));
-        check_keys(PHI4_FILE, &rest)?;
+        check_keys(STACKED_FILE, &rest)?;
         let (frame, n_fft, n_mels) = (config.win_length, config.n_fft, config.feature_size);
         let are_sizes = 2 <= frame && frame <= n_fft && n_fft <= FRAME_MAX;
         if !are_sizes || config.hop_length == 0 || !(1..=BANDS_MAX).contains(&n_mels) {
             let message = "`stft_normal/frame_length`, `stft_normal/n_fft`, `stft_normal/hop_length`, \
                            `logmel/n_mel` do not fit together";
-            return Err(inconsistent(PHI4_FILE, message));
+            return Err(inconsistent(STACKED_FILE, message));
         }
         let rate = config.sampling_rate;
         let range_hz = [config.mel_min_frequency, config.mel_max_frequency];
@@ -222,11 +222,11 @@ impl FrameMel {
             sample_rate_hz: rate,
             samples_max: usize::try_from(rate)
                 .unwrap_or(usize::MAX)
-                .saturating_mul(PHI4_SECONDS_MAX),
+                .saturating_mul(STACKED_SECONDS_MAX),
             multiple: 1,
             hop: config.hop_length,
             emphasis: Emphasis::Repeated(config.preemphasis as f32),
-            scale: PHI4_SCALE,
+            scale: STACKED_SCALE,
             window: Window::Double((0..frame).map(|i| hamming(i, frame)).collect()),
             energy: Energy::Power,
             floor: 1.0,
@@ -391,8 +391,8 @@ mod tests {
         FrameMel::usm(&serde_json::from_str(&format!("{{{more}}}")).unwrap())
     }
 
-    fn phi4(more: &str) -> Result<FrameMel, BundleError> {
-        FrameMel::phi4(&serde_json::from_str(&format!("{{{more}}}")).unwrap())
+    fn stacked(more: &str) -> Result<FrameMel, BundleError> {
+        FrameMel::stacked(&serde_json::from_str(&format!("{{{more}}}")).unwrap())
     }
 
     fn sound(n_samples: usize) -> Waveform {
@@ -405,7 +405,7 @@ mod tests {
         // (16000 - 513) / 160 + 1, and of the shorter one those that begin within it.
         assert_eq!(features.values.shape(), [2, 97, 128]);
         assert_eq!(features.n_frames, [97, 7]);
-        let features = phi4("").unwrap().input_features(&[sound(16_000), sound(1000)]).unwrap();
+        let features = stacked("").unwrap().input_features(&[sound(16_000), sound(1000)]).unwrap();
         // (16000 - 400) / 160 + 1, and of the shorter one those that end within it.
         assert_eq!(features.values.shape(), [2, 98, 80]);
         assert_eq!(features.n_frames, [98, 4]);
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(code(&mel, &[16_000, 100]), None);
         assert_eq!(code(&mel, &[480_000]), None);
         assert_eq!(code(&mel, &[481_000]), Some("audio_too_long"));
-        let mel = phi4("").unwrap();
+        let mel = stacked("").unwrap();
         assert_eq!(code(&mel, &[399]), Some("audio_too_short"));
         assert_eq!(code(&mel, &[400]), None);
         assert_eq!(code(&mel, &[16_000, 100]), Some("audio_too_short"));
@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(code(r#""frame_length": 400"#), Some("bundle_inconsistent"));
         assert_eq!(code(r#""hop_length_ms": 0"#), Some("bundle_inconsistent"));
         assert_eq!(code(r#""per_bin_mean": [1.0]"#), Some("bundle_inconsistent"));
-        let code = |more: &str| phi4(more).err().map(|error| error.code());
+        let code = |more: &str| stacked(more).err().map(|error| error.code());
         assert_eq!(code(r#""win_length": 600"#), Some("bundle_inconsistent"));
         assert_eq!(code(r#""audio_feat_stride": 2"#), Some("bundle_option_unsupported"));
     }

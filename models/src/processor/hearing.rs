@@ -7,7 +7,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{ImageLayout, Sample, TextProcessor};
+use super::{Sample, TextProcessor};
 use crate::{
     engine::{Detokenizer, Generation},
     tensors::Tensor,
@@ -137,7 +137,7 @@ impl Hearing {
         Some(Sample {
             token_ids: self.prompt_ids(),
             pixel_values: None,
-            image_layout: ImageLayout::Whole,
+            image_layouts: Vec::new(),
             input_features: Some(values),
             sound_frames: Vec::new(),
             is_single: self.is_single,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Backend, CropGrid, Filter, ProcessError, RgbImage,
+    Backend, Filter, ImageLayout, ProcessError, RgbImage,
     center_crop::{PadRounding, center_crop},
     crops::{CropPlan, CropRules},
     page::PageRules,
@@ -12,46 +12,12 @@ use super::{
     tiles::{FirstSize, TileRules},
 };
 use crate::{
-    bundle::{BundleError, ImageProcessorConfig, ImageSize, Reader},
+    arch::{IMAGE_CLASSES, ImageClass, ImageLayoutKind},
+    bundle::{BundleError, ImageProcessorConfig, ImageSize},
     tensors::Tensor,
 };
 
 const FILE: &str = "processor_config.json";
-
-/// What an image processor makes of a picture, by its class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    /// One picture, resized and cropped.
-    Whole,
-    /// One page, turned, resized and padded.
-    Page,
-    /// Tiles, and the whole picture in the size of one.
-    Tiles,
-    /// Patches in the order they are merged.
-    Patches,
-    /// The whole picture, then crops in rows and columns.
-    Crops,
-}
-
-/// Image processors that are known, without the `Fast` of their torchvision twins.
-const KNOWN_TYPES: [(&str, Class); 16] = [
-    ("SiglipImageProcessor", Class::Whole),
-    ("CLIPImageProcessor", Class::Whole),
-    ("CLIPFeatureExtractor", Class::Whole),
-    ("ViTImageProcessor", Class::Whole),
-    ("ViTFeatureExtractor", Class::Whole),
-    ("DeiTImageProcessor", Class::Whole),
-    ("DeiTFeatureExtractor", Class::Whole),
-    ("BlipImageProcessor", Class::Whole),
-    ("Gemma3ImageProcessor", Class::Whole),
-    ("", Class::Whole),
-    ("DonutImageProcessor", Class::Page),
-    ("DonutFeatureExtractor", Class::Page),
-    ("Idefics3ImageProcessor", Class::Tiles),
-    ("SmolVLMImageProcessor", Class::Tiles),
-    ("Qwen2VLImageProcessor", Class::Patches),
-    ("Phi4MultimodalImageProcessor", Class::Crops),
-];
 
 /// Keys that do not change pixels here: images arrive as RGB, one by one, on the host; of several
 /// images none is padded to another; crops are not made where `do_pan_and_scan` is off.
@@ -82,22 +48,16 @@ const PATCH_KEYS: [&str; 5] =
     ["min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"];
 const CROP_KEYS: [&str; 2] = ["patch_size", "dynamic_hd"];
 
-impl Class {
-    fn of(name: &str) -> Option<Self> {
-        let name = name.strip_suffix("Fast").unwrap_or(name);
-        KNOWN_TYPES.into_iter().find(|(known, _)| *known == name).map(|(_, class)| class)
-    }
-
-    fn has_key(self, key: &str) -> bool {
-        HARMLESS_KEYS.contains(&key)
-            || match self {
-                Self::Whole => false,
-                Self::Page => PAGE_KEYS.contains(&key),
-                Self::Tiles => TILE_KEYS.contains(&key),
-                Self::Patches => PATCH_KEYS.contains(&key),
-                Self::Crops => CROP_KEYS.contains(&key),
-            }
-    }
+/// Returns whether a key is known of a class.
+fn has_key(layout: ImageLayoutKind, key: &str) -> bool {
+    HARMLESS_KEYS.contains(&key)
+        || match layout {
+            ImageLayoutKind::Whole => false,
+            ImageLayoutKind::Page => PAGE_KEYS.contains(&key),
+            ImageLayoutKind::Tiles => TILE_KEYS.contains(&key),
+            ImageLayoutKind::Patches => PATCH_KEYS.contains(&key),
+            ImageLayoutKind::Crops => CROP_KEYS.contains(&key),
+        }
 }
 
 /// The target of a resize.
@@ -121,25 +81,12 @@ enum Geometry {
     Crops(CropRules),
 }
 
-/// How a picture is laid out in its pixel values; the prompt has placeholders accordingly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ImageGrid {
-    /// In one piece, of so many pixels.
-    Whole { height: usize, width: usize },
-    /// As so many tiles and, after them, the whole picture; as that alone where there are none.
-    Tiles { rows: usize, columns: usize },
-    /// As frames, rows and columns of patches.
-    Patches([usize; 3]),
-    /// As the whole picture and, after it, crops.
-    Crops(CropGrid),
-}
-
 /// A picture as its encoder takes it.
 #[derive(Clone, Debug)]
 pub(super) struct Pixels {
     /// `[1, 3, H, W]`, `[tiles or crops, 3, S, S]` or `[patches, values]`.
     pub(super) values: Tensor<f32>,
-    pub(super) grid: ImageGrid,
+    pub(super) layout: ImageLayout,
 }
 
 /// Turns images into pixel values for one bundle.
@@ -165,18 +112,18 @@ impl ImageProcessor {
     /// known.
     pub fn open(config: &ImageProcessorConfig) -> Result<Self, BundleError> {
         let name = config.class();
-        let Some(class) = Class::of(name) else {
-            let known: Vec<&str> =
-                KNOWN_TYPES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
+        let Some(class) = ImageClass::find(name) else {
+            let known = IMAGE_CLASSES.iter().map(|class| class.name);
+            let known: Vec<&str> = known.filter(|name| !name.is_empty()).collect();
             return Err(unsupported("image_processor_type", name.to_owned(), &known.join(", ")));
         };
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &Value::Bool(false);
-            if !is_off && !class.has_key(key) {
+            if !is_off && !has_key(class.layout, key) {
                 return Err(unsupported(key, value.to_string(), "this key is not known"));
             }
         }
-        let number = config.resample.unwrap_or_else(|| default_resample(name));
+        let number = config.resample.unwrap_or(class.resample);
         let Some(filter) = Filter::from_pil(number) else {
             return Err(unsupported("resample", number.to_string(), "0, 1, 2, 3"));
         };
@@ -189,23 +136,24 @@ impl ImageProcessor {
                 return Err(unsupported("backend", other.to_owned(), "torchvision, pil"));
             }
         };
-        let geometry = match class {
-            Class::Whole => whole(config)?,
-            Class::Page => Geometry::Page(PageRules::read(config, backend)?),
-            Class::Tiles => Geometry::Tiles(tile_rules(config)?),
-            Class::Patches => Geometry::Patches(patch_rules(config)?),
-            Class::Crops => Geometry::Crops(crop_rules(config)?),
+        let geometry = match class.layout {
+            ImageLayoutKind::Whole => whole(config, class)?,
+            ImageLayoutKind::Page => Geometry::Page(PageRules::read(config, backend)?),
+            ImageLayoutKind::Tiles => Geometry::Tiles(tile_rules(config)?),
+            ImageLayoutKind::Patches => Geometry::Patches(patch_rules(config)?),
+            ImageLayoutKind::Crops => Geometry::Crops(crop_rules(config)?),
         };
-        Ok(Self { geometry, filter, backend, levels: levels(config, backend) })
+        Ok(Self { geometry, filter, backend, levels: levels(config, class, backend) })
     }
 
-    /// Returns whether a model's images are laid out as this processor does it.
-    pub(super) fn serves(&self, reader: Reader) -> bool {
-        match reader {
-            Reader::Idefics3 => matches!(self.geometry, Geometry::Tiles(_)),
-            Reader::Qwen2Vl => matches!(self.geometry, Geometry::Patches(_)),
-            Reader::Phi4 => matches!(self.geometry, Geometry::Crops(_)),
-            _ => matches!(self.geometry, Geometry::Whole { .. }),
+    /// Returns what it makes of an image.
+    pub(super) fn layout(&self) -> ImageLayoutKind {
+        match self.geometry {
+            Geometry::Whole { .. } => ImageLayoutKind::Whole,
+            Geometry::Page(_) => ImageLayoutKind::Page,
+            Geometry::Tiles(_) => ImageLayoutKind::Tiles,
+            Geometry::Patches(_) => ImageLayoutKind::Patches,
+            Geometry::Crops(_) => ImageLayoutKind::Crops,
         }
     }
 
@@ -288,7 +236,7 @@ impl ImageProcessor {
                 values.extend(self.planes(&to(&whole, (rules.tile, rules.tile))));
                 let shape = [rows * columns + 1, 3, rules.tile, rules.tile];
                 let values = Tensor::new(shape, values)?;
-                Ok(Pixels { values, grid: ImageGrid::Tiles { rows, columns } })
+                Ok(Pixels { values, layout: ImageLayout::Tiles { rows, columns } })
             }
             Geometry::Patches(rules) => {
                 let Some((new_width, new_height)) = rules.size(width, height) else {
@@ -299,7 +247,7 @@ impl ImageProcessor {
                 let grid = rules.grid(new_width, new_height);
                 let shape = [grid.iter().product(), rules.patch_len()];
                 let values = Tensor::new(shape, rules.lay_out(&planes, new_width, new_height))?;
-                Ok(Pixels { values, grid: ImageGrid::Patches(grid) })
+                Ok(Pixels { values, layout: ImageLayout::Patches(grid) })
             }
             Geometry::Crops(rules) => {
                 let Some(CropPlan { size, grid }) = rules.plan(width, height) else {
@@ -311,7 +259,7 @@ impl ImageProcessor {
                 let planes = self.planes(&rules.pad(&resized, grid));
                 let shape = [grid.n_crops(), 3, rules.edge, rules.edge];
                 let values = Tensor::new(shape, rules.lay_out(&planes, grid))?;
-                Ok(Pixels { values, grid: ImageGrid::Crops(grid) })
+                Ok(Pixels { values, layout: ImageLayout::Crops(grid) })
             }
         }
     }
@@ -320,7 +268,7 @@ impl ImageProcessor {
     fn whole(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (height, width) = (image.height, image.width);
         let values = Tensor::new([1, 3, height, width], self.planes(image))?;
-        Ok(Pixels { values, grid: ImageGrid::Whole { height, width } })
+        Ok(Pixels { values, layout: ImageLayout::Whole { height, width } })
     }
 
     /// Returns the normalised values of an image, channels first.
@@ -352,19 +300,6 @@ impl Target {
     }
 }
 
-/// The filter of a class whose config names none (transformers 4.57).
-fn default_resample(class: &str) -> u8 {
-    match class.strip_suffix("Fast").unwrap_or(class) {
-        "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => 1,
-        "ViTImageProcessor"
-        | "ViTFeatureExtractor"
-        | "Gemma3ImageProcessor"
-        | "DonutImageProcessor"
-        | "DonutFeatureExtractor" => 2,
-        _ => 3,
-    }
-}
-
 pub(super) fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
     BundleError::UnsupportedOption {
         file: FILE,
@@ -374,8 +309,8 @@ pub(super) fn unsupported(key: &str, value: String, supported: &str) -> BundleEr
     }
 }
 
-fn whole(config: &ImageProcessorConfig) -> Result<Geometry, BundleError> {
-    let target = config.do_resize.then(|| target(config)).transpose()?;
+fn whole(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Geometry, BundleError> {
+    let target = config.do_resize.then(|| target(config, class)).transpose()?;
     let crop = config
         .do_center_crop
         .unwrap_or(false)
@@ -489,7 +424,7 @@ pub(super) fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> 
     }
 }
 
-fn target(config: &ImageProcessorConfig) -> Result<Target, BundleError> {
+fn target(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Target, BundleError> {
     match config.size {
         Some(ImageSize { height: Some(height), width: Some(width), .. })
             if height > 0 && width > 0 =>
@@ -500,7 +435,7 @@ fn target(config: &ImageProcessorConfig) -> Result<Target, BundleError> {
             Ok(Target::ShortestEdge { edge })
         }
         // Older configs: `get_size_dict` makes a square of one number, but not for CLIP.
-        Some(ImageSize { edge: Some(edge), .. }) if edge > 0 => Ok(if is_clip(config) {
+        Some(ImageSize { edge: Some(edge), .. }) if edge > 0 => Ok(if class.sizes_shorter_edge {
             Target::ShortestEdge { edge }
         } else {
             Target::Exact { width: edge, height: edge }
@@ -512,24 +447,18 @@ fn target(config: &ImageProcessorConfig) -> Result<Target, BundleError> {
     }
 }
 
-fn is_clip(config: &ImageProcessorConfig) -> bool {
-    config.class().starts_with("CLIP")
-}
-
 pub(super) fn inconsistent(message: String) -> BundleError {
     BundleError::Inconsistent { file: FILE, message }
 }
 
-/// OpenAI's mean and deviation, of the classes that CLIP's towers come with.
-const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-
 /// Computes the value of each level, in `f32` as transformers does with either back end.
 #[expect(clippy::cast_possible_truncation, reason = "the references compute these in f32")]
-fn levels(config: &ImageProcessorConfig, backend: Backend) -> Box<[[f32; 256]; 3]> {
-    let is_openai = is_clip(config) || config.class().starts_with("Qwen2VL");
-    let (default_mean, default_std) =
-        if is_openai { (CLIP_MEAN, CLIP_STD) } else { ([0.5; 3], [0.5; 3]) };
+fn levels(
+    config: &ImageProcessorConfig,
+    class: &ImageClass,
+    backend: Backend,
+) -> Box<[[f32; 256]; 3]> {
+    let [default_mean, default_std] = class.normalization;
     let mean = config.image_mean.unwrap_or(default_mean);
     let std = config.image_std.unwrap_or(default_std);
     let factor = config.rescale_factor;

@@ -5,7 +5,6 @@
 
 mod audio;
 mod center_crop;
-mod clap;
 mod continued;
 mod crops;
 mod document;
@@ -20,6 +19,7 @@ mod patches;
 mod placeholder;
 mod record;
 mod regions;
+mod repeated_mel;
 mod resample;
 mod resize;
 mod samples;
@@ -31,7 +31,6 @@ mod tokenizer;
 mod transcript;
 
 pub use audio::{LogMel, SoundLength};
-pub use clap::ClapMel;
 pub(crate) use continued::Continued;
 pub(crate) use document::Document;
 pub use error::ProcessError;
@@ -41,6 +40,7 @@ pub(crate) use hearing::HearingRules;
 pub use image::ImageProcessor;
 pub use record::{CropGrid, ImageLayout, Record, RgbImage, Role, Sample, Turn, Waveform};
 pub(crate) use regions::Regions;
+pub use repeated_mel::RepeatedMel;
 pub use resize::{Backend, Filter, resize};
 pub use samples::RawSamples;
 pub(crate) use sentence::SentenceProcessor;
@@ -51,13 +51,11 @@ pub(crate) use transcript::Transcript;
 
 use std::{fmt, sync::Arc};
 
-use image::ImageGrid;
 use placeholder::Clips;
 
 use crate::{
-    bundle::{
-        Bundle, BundleError, Family, ImageProcessorConfig, Reader, SoundConfig, SourceLanguage,
-    },
+    arch::PromptText,
+    bundle::{Bundle, BundleError, ImageProcessorConfig, SoundConfig, SourceLanguage},
     engine::Subject,
     tensors::Tensor,
 };
@@ -67,14 +65,14 @@ pub struct Processor {
     text: TextInput,
     image: Option<ImageProcessor>,
     sound: Option<SoundInput>,
-    /// The medium of which every row has one, for an encoder that reads nothing else.
-    source: Option<&'static str>,
+    /// The modality of which every row has exactly one, for an encoder that takes nothing else.
+    single_input: Option<&'static str>,
     /// The language that texts are said to be in.
     language: Option<SourceLanguage>,
-    /// Whether text is read; else that one medium is the whole question.
-    reads_text: bool,
-    /// The token before a text that the answer goes on with, where a row may have one.
-    continued_after: Option<i64>,
+    /// What a record's text is for the model.
+    prompt_text: PromptText,
+    /// The token that answers begin with.
+    first_token_id: Option<i64>,
     /// How sounds are heard window by window, if they are.
     hearing: Option<Arc<HearingRules>>,
     /// What the model may be asked to do, where it has words of its own for that.
@@ -97,19 +95,15 @@ enum SoundInput {
     /// As they are.
     Samples(RawSamples),
     /// CLAP's.
-    Clap(ClapMel),
+    RepeatedMel(RepeatedMel),
     /// Gemma 3n's and Phi-4-multimodal's.
     Frames(FrameMel),
 }
 
 impl SoundInput {
     fn open(config: &SoundConfig, bundle: &Bundle) -> Result<Self, BundleError> {
-        let fits = match bundle.reader() {
-            None => true,
-            Some(Reader::Gemma3n) => matches!(config, SoundConfig::Usm(_)),
-            Some(Reader::Phi4) => matches!(config, SoundConfig::Phi4(_)),
-            Some(_) => matches!(config, SoundConfig::LogMel(_)),
-        };
+        let spec = bundle.arch.audio.as_ref();
+        let fits = spec.is_none_or(|spec| spec.features == config.features());
         if !fits {
             return Err(BundleError::UnsupportedOption {
                 file: "preprocessor_config.json",
@@ -123,9 +117,9 @@ impl SoundInput {
                 Self::LogMel(LogMel::open(config, sound_length(bundle))?)
             }
             SoundConfig::Samples(config) => Self::Samples(RawSamples::open(config)?),
-            SoundConfig::Clap(config) => Self::Clap(ClapMel::open(config)?),
+            SoundConfig::RepeatedMel(config) => Self::RepeatedMel(RepeatedMel::open(config)?),
             SoundConfig::Usm(config) => Self::Frames(FrameMel::usm(config)?),
-            SoundConfig::Phi4(config) => Self::Frames(FrameMel::phi4(config)?),
+            SoundConfig::StackedFrames(config) => Self::Frames(FrameMel::stacked(config)?),
         })
     }
 
@@ -142,7 +136,7 @@ impl SoundInput {
         match self {
             Self::LogMel(mel) => mel.sample_rate_hz(),
             Self::Frames(mel) => mel.sample_rate_hz(),
-            Self::Samples(_) | Self::Clap(_) => 48_000,
+            Self::Samples(_) | Self::RepeatedMel(_) => 48_000,
         }
     }
 }
@@ -196,13 +190,10 @@ impl Processor {
                 .map(|config| SoundInput::open(config, bundle))
                 .transpose()
                 .map_err(located)?,
-            source: match bundle.family {
-                Family::EncoderDecoder(kind) => kind.medium(),
-                Family::Multimodal | Family::Causal | Family::Embedding => None,
-            },
+            single_input: bundle.arch.seq2seq().and_then(|spec| spec.input.modality()),
             language: None,
-            reads_text: modalities.text,
-            continued_after: bundle.start.first_token_id().filter(|_| bundle.start.is_continued),
+            prompt_text: bundle.arch.prompt.text,
+            first_token_id: bundle.start.first_token_id(),
             hearing: None,
             tasks: config.tasks.as_ref().map(|config| Arc::new(Tasks::new(config))),
         })
@@ -254,7 +245,7 @@ impl Processor {
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
         // A model that reads text as well is asked about the whole.
-        let Some(mel) = self.log_mel().filter(|_| self.source.is_some()) else {
+        let Some(mel) = self.log_mel().filter(|_| self.single_input.is_some()) else {
             return Ok(vec![record]);
         };
         if record.audios.len() != 1 {
@@ -286,32 +277,34 @@ impl Processor {
     ///
     /// [`ProcessError`]; the row is rejected, other rows go on.
     pub fn prepare(&self, record: &Record) -> Result<Sample, ProcessError> {
-        if let Some(modality) = self.source {
+        if let Some(modality) = self.single_input {
             let is_image = modality == "image";
             let actual = if is_image { record.images.len() } else { record.audios.len() };
             if actual != 1 {
                 return Err(ProcessError::MediaCount { modality, actual });
             }
         }
-        let (pixel_values, grids) = self.pixel_values(&record.images)?;
+        let (pixel_values, image_layouts) = self.pixel_values(&record.images)?;
         let sounds = self.sounds(&record.audios)?;
         let mut subject = None;
-        let mut token_ids = match (&self.text, &self.tasks) {
+        let mut token_ids = match (&self.text, self.prompt_text) {
             (TextInput::Sentence(text), _) => text.token_ids(record)?,
-            (TextInput::Prompt(text), Some(tasks)) => {
+            (TextInput::Prompt(_), PromptText::Unread) => Vec::new(),
+            (TextInput::Prompt(text), PromptText::NamedTask) if let Some(tasks) = &self.tasks => {
                 let (question, task) = tasks.question(record)?;
                 let image = record.images.first();
                 let image_size = image.map_or([0; 2], |image| [image.width, image.height]);
                 subject = Some(Arc::new(Subject { task, image_size }));
                 text.marked_ids(&question)?
             }
-            (TextInput::Prompt(text), None) if let Some(first_id) = self.continued_after => {
+            (TextInput::Prompt(text), PromptText::Continuation)
+                if let Some(first_id) = self.first_token_id =>
+            {
                 text.continued_ids(record, first_id)?
             }
-            (TextInput::Prompt(text), None) if self.reads_text => {
-                text.token_ids(record, &grids, &sounds.clips)?
+            (TextInput::Prompt(text), _) => {
+                text.token_ids(record, &image_layouts, &sounds.clips)?
             }
-            (TextInput::Prompt(_), None) => Vec::new(),
         };
         if let Some(language) = &self.language {
             // Only the tokenizer writes such a token: in a text its name is plain text.
@@ -322,7 +315,7 @@ impl Processor {
         Ok(Sample {
             token_ids,
             pixel_values,
-            image_layout: image_layout(&grids),
+            image_layouts,
             input_features: sounds.features,
             sound_frames: sounds.frames,
             is_single: false,
@@ -391,14 +384,14 @@ impl Processor {
     fn pixel_values(
         &self,
         images: &[RgbImage],
-    ) -> Result<(Option<Tensor<f32>>, Vec<ImageGrid>), ProcessError> {
+    ) -> Result<(Option<Tensor<f32>>, Vec<ImageLayout>), ProcessError> {
         if images.is_empty() {
             return Ok((None, Vec::new()));
         }
         let Some(processor) = &self.image else {
             return Err(ProcessError::Modality { modality: "image" });
         };
-        let mut grids = Vec::with_capacity(images.len());
+        let mut layouts = Vec::with_capacity(images.len());
         let mut inner: Option<Vec<usize>> = None;
         let mut n_rows = 0;
         let mut values = Vec::new();
@@ -411,10 +404,10 @@ impl Processor {
             }
             n_rows += pixels.values.rows();
             values.extend(pixels.values.into_data());
-            grids.push(pixels.grid);
+            layouts.push(pixels.layout);
         }
         let shape = [vec![n_rows], inner.unwrap_or_default()].concat();
-        Ok((Some(Tensor::new(shape, values)?), grids))
+        Ok((Some(Tensor::new(shape, values)?), layouts))
     }
 
     /// Stacks the sounds of a record, or what its model hears of one, and says of which clips each
@@ -429,7 +422,7 @@ impl Processor {
             _ if audios.is_empty() => Ok(Sounds::default()),
             None => Err(ProcessError::Modality { modality: "audio" }),
             Some(SoundInput::Samples(samples)) => of_one(samples.input_values(one()?)?),
-            Some(SoundInput::Clap(mel)) => of_one(mel.input_features(one()?)?),
+            Some(SoundInput::RepeatedMel(mel)) => of_one(mel.input_features(one()?)?),
             Some(SoundInput::Frames(mel)) => {
                 let FrameFeatures { values, n_frames } = mel.input_features(audios)?;
                 let clips =
@@ -455,33 +448,10 @@ impl Processor {
     }
 }
 
-/// Returns how images lie, which are all of one kind.
-fn image_layout(grids: &[ImageGrid]) -> ImageLayout {
-    let patches = grids.iter().map(|grid| match grid {
-        ImageGrid::Patches(grid) => Some(*grid),
-        _ => None,
-    });
-    let crops = grids.iter().map(|grid| match grid {
-        ImageGrid::Crops(grid) => Some(*grid),
-        _ => None,
-    });
-    match (grids.first(), patches.collect(), crops.collect()) {
-        (Some(_), Some(patches), _) => ImageLayout::Patches(patches),
-        (Some(_), _, Some(crops)) => ImageLayout::Crops(crops),
-        _ => ImageLayout::Whole,
-    }
-}
-
 /// Returns how much a model hears of a sound.
 fn sound_length(bundle: &Bundle) -> SoundLength {
-    match bundle.reader() {
-        Some(Reader::Ultravox) => SoundLength::AsItIs,
-        Some(Reader::Voxtral) => {
-            let n_features = bundle.config.reader.features_per_clip().max(1);
-            SoundLength::WholeClips { n_max: (bundle.context_tokens() / n_features).max(1) }
-        }
-        _ => SoundLength::OneClip,
-    }
+    let spec = bundle.arch.audio.as_ref();
+    spec.map_or(SoundLength::OneClip, |spec| (spec.length)(&bundle.config))
 }
 
 /// Opens the image processor of a bundle, which must be of the kind that its prompts are made for.
@@ -490,8 +460,8 @@ fn image_processor(
     bundle: &Bundle,
 ) -> Result<ImageProcessor, BundleError> {
     let processor = ImageProcessor::open(config)?;
-    match bundle.reader() {
-        Some(reader) if !processor.serves(reader) => Err(BundleError::UnsupportedOption {
+    match &bundle.arch.image {
+        Some(spec) if spec.layout != processor.layout() => Err(BundleError::UnsupportedOption {
             file: "processor_config.json",
             key: "image_processor.image_processor_type".to_owned(),
             value: config.class().to_owned(),

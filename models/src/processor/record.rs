@@ -102,25 +102,47 @@ impl fmt::Debug for Waveform {
     }
 }
 
-/// How pixel values lie in the images of a record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How an image is laid out in its pixel values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageLayout {
-    /// Each in one piece, or in tiles that stand for themselves.
-    #[default]
-    Whole,
-    /// As patches: frames, rows and columns of each.
-    Patches(Vec<[usize; 3]>),
-    /// As crops after the whole.
-    Crops(Vec<CropGrid>),
+    /// In one piece.
+    Whole {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+    },
+    /// As tiles and, after them, the whole image; as that alone where there are none.
+    Tiles {
+        /// Rows of tiles.
+        rows: usize,
+        /// Columns of tiles.
+        columns: usize,
+    },
+    /// As frames, rows and columns of patches.
+    Patches([usize; 3]),
+    /// As the whole image and, after it, crops.
+    Crops(CropGrid),
 }
 
 impl ImageLayout {
-    /// Returns frames, rows and columns of patches, if images are that.
+    /// Returns the rows of its pixel values.
     #[must_use]
-    pub fn patches(&self) -> &[[usize; 3]] {
+    pub fn n_rows(&self) -> usize {
         match self {
-            Self::Patches(grids) => grids,
-            Self::Whole | Self::Crops(_) => &[],
+            Self::Whole { .. } => 1,
+            Self::Tiles { rows, columns } => rows * columns + 1,
+            Self::Patches(grid) => grid.iter().product(),
+            Self::Crops(grid) => grid.n_crops(),
+        }
+    }
+
+    /// Returns frames, rows and columns of patches, if the image is that.
+    #[must_use]
+    pub fn patches(&self) -> Option<[usize; 3]> {
+        match self {
+            Self::Patches(grid) => Some(*grid),
+            Self::Whole { .. } | Self::Tiles { .. } | Self::Crops(_) => None,
         }
     }
 }
@@ -165,7 +187,7 @@ impl CropGrid {
 /// |---|---|---|---|
 /// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles or n_crops, 3, S, S]` or `[n_patches, N]` | normalised pixels |
-/// | `image_layout` | | | how these lie in images |
+/// | `image_layouts` | | `[n_images]` | how each image lies in these |
 /// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
 /// | `sound_frames` | | `[n_sounds]` | the frames of each sound that are not silence behind it |
 #[derive(Clone, Debug, PartialEq)]
@@ -175,7 +197,7 @@ pub struct Sample {
     /// The images, if there is one.
     pub pixel_values: Option<Tensor<f32>>,
     /// How the values of each image lie.
-    pub image_layout: ImageLayout,
+    pub image_layouts: Vec<ImageLayout>,
     /// The sounds, if there is one.
     pub input_features: Option<Tensor<f32>>,
     /// How many frames of each sound count, for a model that is told; else empty.

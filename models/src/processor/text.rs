@@ -14,13 +14,13 @@ use minijinja::{
 use tokenizers::Tokenizer;
 
 use super::{
-    ProcessError, Record,
-    image::ImageGrid,
+    ImageLayout, ProcessError, Record,
     placeholder::{Clips, Layout, Placeholder, placeholders},
     tokenizer,
 };
 use crate::{
-    bundle::{Bundle, BundleError, Family, Reader},
+    arch::{ContentOrder, PromptText},
+    bundle::{Bundle, BundleError},
     engine::Detokenizer,
     template::BoundedTemplate,
 };
@@ -34,23 +34,6 @@ const PLAIN_TEMPLATE: &str = "{% for message in messages %}{% for part in messag
     {% if part.type == 'image' %}{{ image_token }}\
     {% elif part.type == 'audio' %}{{ audio_token }}\
     {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}";
-
-/// The prompt of PaliGemma, as its processor builds it (`build_string_from_input`).
-const PALIGEMMA_TEMPLATE: &str = "{% for message in messages %}\
-    {% if message.role == 'system' %}\
-    {{ raise_exception('this model has no place for a system text') }}{% endif %}\
-    {% set images = message.content | selectattr('type', 'equalto', 'image') | list %}\
-    {% if not images %}{{ raise_exception('this model wants an image in each row') }}{% endif %}\
-    {% for image in images %}{{ image_token }}{% endfor %}{{ bos_token }}\
-    {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
-    {% endfor %}{{ '\n' }}{% endfor %}";
-
-/// The prompt of a decoder that is told its task by tokens: the text, and those tokens in it count.
-const TASK_TEMPLATE: &str = "{% for message in messages %}\
-    {% if message.role == 'system' %}\
-    {{ raise_exception('this model has no place for a system text') }}{% endif %}\
-    {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
-    {% endfor %}{% endfor %}";
 
 /// Renders and tokenises records of one bundle.
 pub(crate) struct TextProcessor {
@@ -68,23 +51,12 @@ pub(crate) struct TextProcessor {
     takes_turns: bool,
     /// Whether special tokens in a text count: a prompt of the job is made of them.
     is_task: bool,
-    content: Content,
+    content: ContentOrder,
     /// Whether spaces before punctuation are taken out of answers.
     cleans_up: bool,
     bos_token: String,
     eos_token: String,
     pad_token: String,
-}
-
-/// What a message's content is for the template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    /// A list of parts: of models that see or hear.
-    Parts,
-    /// A text with the marks of media behind it (Ultravox); a text alone of models of text.
-    TextThenMarks,
-    /// A text with the marks of media before it (Phi-4-multimodal).
-    MarksThenText,
 }
 
 const TEMPLATE: &str = "chat";
@@ -118,16 +90,16 @@ impl TextProcessor {
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
         let mut takes_turns = false;
-        let template = match (bundle.family, bundle.reader()) {
-            (Family::EncoderDecoder(_), _) if is_task => Some(TASK_TEMPLATE.to_owned()),
-            // What encodes a text reads the text itself.
-            (Family::EncoderDecoder(_) | Family::Embedding, _) => None,
-            (_, Some(Reader::PaliGemma)) => Some(PALIGEMMA_TEMPLATE.to_owned()),
-            _ => {
+        let prompt = &bundle.arch.prompt;
+        let template = match prompt.template {
+            Some(template) => Some(template.to_owned()),
+            None if prompt.text == PromptText::Chat => {
                 let template = chat_template(bundle, &config)?;
                 takes_turns = template.is_some();
                 template
             }
+            // What encodes a text reads the text itself.
+            None => None,
         };
         let has_media = bundle.modalities().image || bundle.modalities().audio;
         Ok(Self {
@@ -135,12 +107,11 @@ impl TextProcessor {
             takes_turns,
             is_task,
             cleans_up: config["clean_up_tokenization_spaces"] == true,
-            content: match bundle.reader() {
-                _ if template.is_none() => Content::Parts,
-                Some(Reader::Phi4) => Content::MarksThenText,
-                Some(Reader::Ultravox) => Content::TextThenMarks,
-                _ if has_media => Content::Parts,
-                _ => Content::TextThenMarks,
+            content: match prompt.content {
+                _ if template.is_none() => ContentOrder::Parts,
+                Some(content) => content,
+                None if has_media => ContentOrder::Parts,
+                None => ContentOrder::TextThenMedia,
             },
             template: compiled(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?,
             placeholders: placeholders(bundle, &special)?,
@@ -161,11 +132,11 @@ impl TextProcessor {
 
     /// Renders, tokenises and repeats each placeholder for the features of its medium.
     ///
-    /// `grids` and `clips` say how each image and sound is laid out.
+    /// `images` and `clips` say how each image and sound is laid out.
     pub(super) fn token_ids(
         &self,
         record: &Record,
-        grids: &[ImageGrid],
+        images: &[ImageLayout],
         clips: &[Clips],
     ) -> Result<Vec<i64>, ProcessError> {
         let media_are_missing = record.images.is_empty() && record.audios.is_empty();
@@ -183,9 +154,9 @@ impl TextProcessor {
             // The prompt is the text itself: no markup in it is meant.
             self.encode(&self.plain, &self.prompt_text(record)?)?
         } else if has_markup {
-            self.ids_of_guarded(record, grids, clips)?
+            self.ids_of_guarded(record, images, clips)?
         } else {
-            let rendered = self.expand(self.prompt_text(record)?, grids, clips)?;
+            let rendered = self.expand(self.prompt_text(record)?, images, clips)?;
             self.encode(&self.markup, &rendered)?
         };
         Ok(ids.into_iter().map(i64::from).collect())
@@ -205,7 +176,7 @@ impl TextProcessor {
             content.push(context! { type => "text", text => text });
         }
         let content_of = |parts: Vec<Value>, text: Option<&str>| match self.content {
-            Content::Parts => Value::from(parts),
+            ContentOrder::Parts => Value::from(parts),
             _ => Value::from(text.unwrap_or_default()),
         };
         let mut messages = Vec::new();
@@ -224,11 +195,10 @@ impl TextProcessor {
         let marks = record.images.iter().filter_map(|_| token("image"));
         let marks = marks.chain(record.audios.iter().filter_map(|_| token("audio")));
         let own = text.filter(|text| !text.is_empty()).into_iter();
-        let spoken = if self.content == Content::MarksThenText {
-            // As the examples of its publisher are written.
+        let spoken = if self.content == ContentOrder::MediaThenText {
             marks.chain(own).collect()
         } else {
-            // As `UltravoxPipeline` does it; a model of text has no mark.
+            // A model of text has no mark.
             own.chain(marks).collect::<Vec<&str>>().join(" ")
         };
         messages.push(context! { role => "user", content => content_of(content, Some(&spoken)) });
@@ -247,7 +217,7 @@ impl TextProcessor {
     fn ids_of_guarded(
         &self,
         record: &Record,
-        grids: &[ImageGrid],
+        images: &[ImageLayout],
         clips: &[Clips],
     ) -> Result<Vec<u32>, ProcessError> {
         let stand_in = unused_char(texts_of(record)).ok_or_else(|| ProcessError::Tokenizer {
@@ -262,7 +232,7 @@ impl TextProcessor {
         let earlier: Vec<String> = record.earlier.iter().map(|turn| guard(&turn.text)).collect();
         let earlier: Vec<&str> = earlier.iter().map(String::as_str).collect();
         let rendered = self.render(record, text.as_deref(), system.as_deref(), &earlier)?;
-        let rendered = self.expand(rendered, grids, clips)?;
+        let rendered = self.expand(rendered, images, clips)?;
 
         let mut ids = Vec::new();
         let mut rest = rendered.as_str();
@@ -380,14 +350,14 @@ impl TextProcessor {
     fn expand(
         &self,
         rendered: String,
-        grids: &[ImageGrid],
+        images: &[ImageLayout],
         clips: &[Clips],
     ) -> Result<String, ProcessError> {
         let mut text = rendered;
         for placeholder in &self.placeholders {
             let modality = placeholder.modality;
             let layouts: Vec<Layout<'_>> = match modality {
-                "image" => grids.iter().map(Layout::Image).collect(),
+                "image" => images.iter().map(Layout::Image).collect(),
                 _ => clips.iter().copied().map(Layout::Sound).collect(),
             };
             let mut pieces = text.split(&placeholder.marker);
@@ -513,8 +483,8 @@ fn media_token_ids(bundle: &Bundle) -> Vec<i64> {
     let ids = [
         config.image_token_id,
         config.audio_token_id,
-        config.reader.boi_token_id,
-        config.reader.eoi_token_id,
+        config.media.boi_token_id,
+        config.media.eoi_token_id,
     ];
     ids.into_iter().flatten().collect()
 }

@@ -10,7 +10,9 @@ use crate::references::{
     assert_rows, bundle, changed, load, read_image, reference, references, rows_with_answers_of,
     with_json,
 };
-use legenda_models::{Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage};
+use legenda_models::{
+    Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage, processor::ImageLayout,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -330,6 +332,6 @@ fn missing_config_keys_have_the_defaults_of_the_reference() {
         });
         let record = record("Hello", &["waves-300x200.png"]);
         let sample = Processor::open(&open(&folder)).unwrap().prepare(&record).unwrap();
-        assert_eq!(sample.image_layout.patches(), [[1, 8, 14]], "{keys:?}");
+        assert_eq!(sample.image_layouts, [ImageLayout::Patches([1, 8, 14])], "{keys:?}");
     }
 }

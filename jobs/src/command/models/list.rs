@@ -50,7 +50,7 @@ fn describe(name: String, bundle: Result<Bundle, String>, n_bytes: u64) -> Value
         Ok(bundle) => json!({
             "name": name,
             "bytes": n_bytes,
-            "family": bundle.family(),
+            "family": bundle.wiring(),
             "architecture": bundle.architecture(),
             "precision": bundle.precision().ok(),
             "revision": bundle.revision(),

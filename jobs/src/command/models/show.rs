@@ -30,7 +30,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
     let mut object = vec![
         ("name", json!(bundle.name())),
         ("revision", json!(bundle.revision())),
-        ("family", json!(bundle.family())),
+        ("family", json!(bundle.wiring())),
         ("architecture", json!(bundle.architecture())),
         ("tasks", json!(tasks)),
         ("reads", json!(reads)),

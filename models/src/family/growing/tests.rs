@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     Bundle, BundleSource, Prompt, Runtime, RuntimeOptions,
-    bundle::Reader,
+    arch::PromptAttention,
     family::TokenEmbedding,
     onnx::{DecoderPorts, DeviceKind, GraphSession},
 };
@@ -29,7 +29,7 @@ fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
     let tokens = TokenInput::Embeds(Arc::new(Mutex::new(embedding)));
     let rules = RowRules {
         merges: true,
-        whole_prompts: bundle.reader().is_some_and(Reader::sees_whole_prompts),
+        whole_prompts: bundle.arch.prompt.attention == PromptAttention::Prefix,
     };
     let mut decoder = GrowingDecoder::new(graph, tokens, [8, 512, text.vocab_size], rules);
     decoder.prefill_bytes_max = bytes_max;

@@ -22,7 +22,7 @@ const FEATURES: &str = "image_features";
 
 /// Encodes samples of a picture and a text.
 #[derive(Debug)]
-pub(crate) struct PictureTextEncoder {
+pub(crate) struct ImageTextEncoder {
     vision: GraphSession,
     embedding: Arc<Mutex<TokenEmbedding>>,
     graph: EncoderGraph,
@@ -33,7 +33,7 @@ pub(crate) struct PictureTextEncoder {
 /// What became of a sample, `[T, C]`.
 type States = Result<Tensor<f32>, EncodeError>;
 
-impl PictureTextEncoder {
+impl ImageTextEncoder {
     /// Opens `vision_encoder` and `encoder_model`. A picture and a text may have `positions_max`
     /// together.
     pub(crate) fn open(
@@ -158,7 +158,7 @@ fn shape_error(graph: &str, actual: &Tensor<f32>, n_rows: usize) -> EncodeError 
     }
 }
 
-impl Encoder for PictureTextEncoder {
+impl Encoder for ImageTextEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         let sources = self.sources(&samples);
         let lengths = sources.iter().enumerate();

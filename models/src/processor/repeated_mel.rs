@@ -10,7 +10,8 @@ use super::{
     resample::samples_at,
 };
 use crate::{
-    bundle::{BundleError, ClapExtractorConfig},
+    arch::AudioFeatures,
+    bundle::{BundleError, RepeatedMelConfig},
     tensors::Tensor,
 };
 
@@ -45,7 +46,7 @@ enum Fill {
 ///
 /// Periodic Hann window, centred frames with reflected ends, power, mel filters, decibels. Where the
 /// reference draws a part of a long sound by chance, it is the first of those it could draw.
-pub struct ClapMel {
+pub struct RepeatedMel {
     sample_rate_hz: u32,
     n_samples: usize,
     hop: usize,
@@ -57,9 +58,9 @@ pub struct ClapMel {
     transform: Arc<dyn RealToComplex<f64>>,
 }
 
-impl fmt::Debug for ClapMel {
+impl fmt::Debug for RepeatedMel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClapMel")
+        f.debug_struct("RepeatedMel")
             .field("sample_rate_hz", &self.sample_rate_hz)
             .field("n_samples", &self.n_samples)
             .field("is_fused", &self.is_fused)
@@ -67,17 +68,18 @@ impl fmt::Debug for ClapMel {
     }
 }
 
-impl ClapMel {
+impl RepeatedMel {
     /// Reads the config and computes window and filters.
     ///
     /// # Errors
     ///
     /// [`BundleError`] if the config is of another class, has a key or value that is not known, or
     /// does not add up.
-    pub fn open(config: &ClapExtractorConfig) -> Result<Self, BundleError> {
+    pub fn open(config: &RepeatedMelConfig) -> Result<Self, BundleError> {
         let class = config.feature_extractor_type.as_str();
-        if class != "ClapFeatureExtractor" {
-            return Err(unsupported("feature_extractor_type", class, "ClapFeatureExtractor"));
+        let supported = AudioFeatures::RepeatedMel.class();
+        if class != supported {
+            return Err(unsupported("feature_extractor_type", class, supported));
         }
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &serde_json::Value::Bool(false);
@@ -253,11 +255,11 @@ fn unsupported(key: &str, value: &str, supported: &str) -> BundleError {
 mod tests {
     use super::*;
 
-    fn processor(more: &str) -> Result<ClapMel, BundleError> {
+    fn processor(more: &str) -> Result<RepeatedMel, BundleError> {
         let config = format!(
             r#"{{"feature_extractor_type": "ClapFeatureExtractor", "max_length_s": 1{more}}}"#
         );
-        ClapMel::open(&serde_json::from_str(&config).unwrap())
+        RepeatedMel::open(&serde_json::from_str(&config).unwrap())
     }
 
     #[test]

@@ -1,0 +1,18 @@
+//! CLAP: a dual encoder of audio and text.
+
+use crate::arch::{Architecture, DualSpec, EmbeddingSpec, Names, PromptSpec, PromptText, Wiring};
+
+pub(in crate::arch) static CLAP: Architecture = Architecture {
+    models: "CLAP",
+    names: Names::exact(&["ClapModel"]),
+    wiring: Wiring::Embedding(&EmbeddingSpec::Dual(DualSpec {
+        modality: "audio",
+        is_projected: true,
+        // Of RoBERTa's positions the first two are padding's (`ClapTextConfig`).
+        default_positions: Some(514),
+        reserved_positions: 2,
+        ..DualSpec::IMAGE
+    })),
+    prompt: PromptSpec::of(PromptText::Plain),
+    ..Architecture::BASE
+};

@@ -1,0 +1,38 @@
+//! Idefics3 and SmolVLM: tiles in rows and columns, each with a mark before it, then the whole image.
+
+use crate::arch::{
+    Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, ImageLayoutKind, ImageSpec,
+    Names, RunUnit, Wiring,
+};
+
+pub(in crate::arch) static IDEFICS3: Architecture = Architecture {
+    models: "Idefics3, SmolVLM",
+    names: Names::exact(&[
+        "Idefics3ForConditionalGeneration",
+        "idefics3",
+        "SmolVLMForConditionalGeneration",
+        "smolvlm",
+    ]),
+    wiring: Wiring::Multimodal,
+    image: Some(ImageSpec {
+        layout: ImageLayoutKind::Tiles,
+        // The processors know these tokens by name, and take 169 where nothing is said.
+        expansion: |configs| {
+            let n_tokens = configs.image_tokens(Some(169))?;
+            let (separator, global) = ("<fake_token_around_image>", "<global-img>");
+            Ok(Expansion::Tiles { n_tokens, separator, global }.into())
+        },
+        // Graphs put both first axes together, so tiles of several samples share a row.
+        inputs: EncoderInputs {
+            dims: &[-1, -1, 3, -1, -1],
+            has_leading_axis: true,
+            unit: RunUnit::Rows { may_split: false },
+            extra: &[ExtraInput {
+                names: &["pixel_attention_mask"],
+                is_optional: true,
+                value: ExtraValue::PixelMask,
+            }],
+        },
+    }),
+    ..Architecture::BASE
+};

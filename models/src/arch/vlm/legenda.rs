@@ -1,0 +1,27 @@
+//! The default model's: the processor config says how many placeholders an image or audio has.
+
+use crate::{
+    arch::{
+        Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, ImageLayoutKind,
+        ImageSpec, Names, Wiring,
+    },
+    processor::SoundLength,
+};
+
+pub(in crate::arch) static LEGENDA: Architecture = Architecture {
+    models: "Legenda",
+    names: Names::exact(&["LegendaForConditionalGeneration"]),
+    wiring: Wiring::Multimodal,
+    image: Some(ImageSpec {
+        layout: ImageLayoutKind::Whole,
+        expansion: |configs| Ok(Expansion::Repeated(configs.image_tokens(None)?).into()),
+        inputs: EncoderInputs::IMAGES,
+    }),
+    audio: Some(AudioSpec {
+        features: AudioFeatures::LogMel,
+        length: |_| SoundLength::OneClip,
+        expansion: |configs| Ok(Expansion::Repeated(configs.audio_tokens(None)?).into()),
+        inputs: EncoderInputs::SPECTROGRAMS,
+    }),
+    ..Architecture::BASE
+};

@@ -1,0 +1,120 @@
+//! What the configs of multimodal bundles say of images and audio.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{BundleError, BundleFiles, config::ProcessorConfig};
+
+/// The keys of `config.json` that only models of images and audio have.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct MediaConfig {
+    /// The mark before an image (Gemma 3, Gemma 3n).
+    #[serde(default, alias = "boi_token_index")]
+    pub(crate) boi_token_id: Option<i64>,
+    /// The mark behind an image (Gemma 3, Gemma 3n).
+    #[serde(default, alias = "eoi_token_index")]
+    pub(crate) eoi_token_id: Option<i64>,
+    /// The mark before audio (Gemma 3n).
+    #[serde(default)]
+    pub(crate) boa_token_id: Option<i64>,
+    /// The mark behind audio (Gemma 3n).
+    #[serde(default)]
+    pub(crate) eoa_token_id: Option<i64>,
+    /// Features of an image (LLaVA).
+    #[serde(default)]
+    pub(crate) image_seq_length: Option<usize>,
+    /// Encoder states that become one feature of audio (Ultravox).
+    #[serde(default)]
+    pub(crate) stack_factor: Option<usize>,
+    #[serde(default)]
+    vision_config: VisionConfig,
+    #[serde(default)]
+    pub(crate) audio_config: AudioConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct VisionConfig {
+    #[serde(default)]
+    spatial_merge_size: Option<usize>,
+}
+
+/// The sizes of an audio encoder (Voxtral).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct AudioConfig {
+    pub(crate) hidden_size: Option<usize>,
+    pub(crate) intermediate_size: Option<usize>,
+    pub(crate) max_source_positions: Option<usize>,
+}
+
+impl MediaConfig {
+    /// Returns how many patches along an edge become one feature; 2 where left out
+    /// (`Qwen2VLVisionConfig`).
+    pub(crate) fn spatial_merge_size(&self) -> usize {
+        self.vision_config.spatial_merge_size.unwrap_or(2).max(1)
+    }
+}
+
+/// The keys of a feature extractor that stand beside those of an image processor in one file
+/// (Gemma 3n).
+const AUDIO_KEYS: [&str; 21] = [
+    "dither",
+    "feature_extractor_type",
+    "feature_size",
+    "fft_length",
+    "fft_overdrive",
+    "frame_length",
+    "frame_length_ms",
+    "hop_length",
+    "hop_length_ms",
+    "input_scale_factor",
+    "max_frequency",
+    "mel_floor",
+    "min_frequency",
+    "padding_side",
+    "padding_value",
+    "per_bin_mean",
+    "per_bin_stddev",
+    "preemphasis",
+    "preemphasis_htk_flavor",
+    "return_attention_mask",
+    "sampling_rate",
+];
+
+/// Reads the processor configs of a multimodal bundle: everything in `processor_config.json` (the
+/// newest layout) or in `preprocessor_config.json`, or the image processor, the feature extractor or
+/// both side by side in the latter and what concerns text in the former.
+pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, BundleError> {
+    const MEDIA: &str = "preprocessor_config.json";
+    let processor: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
+    if let Some(processor) = &processor
+        && (processor.image_processor.is_some() || processor.feature_extractor.is_some())
+    {
+        return Ok(processor.clone());
+    }
+    let media: Value = files.json(MEDIA)?;
+    let invalid = |error: serde_json::Error| BundleError::InvalidJson {
+        file: MEDIA.to_owned(),
+        message: error.to_string(),
+    };
+    if ["image_processor", "feature_extractor"].iter().any(|key| media[*key].is_object()) {
+        return serde_json::from_value(media).map_err(invalid);
+    }
+    let mut processor = processor.unwrap_or_default();
+    let hears = media["feature_extractor_type"].is_string();
+    let sees = !hears || media["image_processor_type"].is_string();
+    let (audio, image) = match media {
+        Value::Object(keys) if hears && sees => {
+            let (audio, image): (Map<_, _>, Map<_, _>) =
+                keys.into_iter().partition(|(key, _)| AUDIO_KEYS.contains(&key.as_str()));
+            (Value::Object(audio), Value::Object(image))
+        }
+        one => (one.clone(), one),
+    };
+    if hears {
+        processor.feature_extractor = Some(serde_json::from_value(audio).map_err(invalid)?);
+    }
+    if sees {
+        processor.image_processor = Some(serde_json::from_value(image).map_err(invalid)?);
+    }
+    Ok(processor)
+}
