@@ -105,7 +105,7 @@ CASES: dict[str, list[tuple[str, str]]] = {
         ),
         (
             "tokenizers whose rules multiply the text",
-            "processor::tokenizer::tests::rules_that_double_a_text_over_and_over_are_refused",
+            "processor::tokenizer::tests::rules_that_grow_a_text_exponentially_are_refused",
         ),
         (
             "non-canonical protobuf",

@@ -1,8 +1,8 @@
-//! A deterministic fake encoder and decoder, so that what stands above a model can be tested
-//! without ONNX Runtime. Behind the feature `test-support`.
+//! A deterministic fake encoder and decoder, for tests of the layers above a model without ONNX
+//! Runtime. Requires the feature `test-support`.
 //!
 //! An answer is a function of the prompt's token ids alone. Failures are scripted by token id: a
-//! call fails as a whole while a row with such an id is in it, as a real batch would.
+//! call fails as a whole while its batch has a row with such an id, like a real batch.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,30 +15,30 @@ use crate::{
     tensors::Tensor,
 };
 
-/// How the fake behaves.
+/// The options of the fake.
 #[derive(Clone, Debug)]
 pub struct FakeOptions {
-    /// Rows generated together.
+    /// The number of rows generated together.
     pub slots: usize,
-    /// Tokens a row may have, prompt and answer together.
+    /// The maximum number of tokens of a row, prompt and answer together.
     pub context_tokens: usize,
-    /// Prompts prefilled together, at most.
+    /// The maximum number of prompts prefilled together.
     pub prefill_rows_max: usize,
-    /// Token ids of which there are scores; the ids of answers are below it.
+    /// The vocabulary size; the ids of answers are below it.
     pub vocab_size: usize,
     /// The end token.
     pub eos_token_id: i64,
-    /// The shortest answer in tokens, the end token left out.
+    /// The minimum length of an answer in tokens, without the end token.
     pub answer_tokens_min: usize,
-    /// The longest answer in tokens, the end token left out.
+    /// The maximum length of an answer in tokens, without the end token.
     pub answer_tokens_max: usize,
-    /// Encoding a sample with one of these ids fails.
+    /// The ids that fail the encoding of a sample.
     pub encode_fails_on: BTreeSet<i64>,
-    /// Prefilling fails while one of these ids is in the batch.
+    /// The ids that fail the prefill of a batch.
     pub prefill_fails_on: BTreeSet<i64>,
-    /// Stepping fails while a row whose prompt has one of these ids is in the batch.
+    /// The ids that fail a decode step while the prompt of a row in the batch contains them.
     pub step_fails_on: BTreeSet<i64>,
-    /// What would fail on these ids panics instead.
+    /// Whether scripted failures panic instead.
     pub panics: bool,
 }
 
@@ -61,7 +61,7 @@ impl Default for FakeOptions {
 }
 
 impl FakeOptions {
-    /// Returns the answer to a prompt: token ids, the end token left out.
+    /// Returns the answer to a prompt as token ids, without the end token.
     #[must_use]
     pub fn answer(&self, prompt_ids: &[i64]) -> Vec<i64> {
         let span = (self.answer_tokens_max - self.answer_tokens_min + 1) as u64;
@@ -70,7 +70,7 @@ impl FakeOptions {
         (0..self.answer_tokens_min + extra).map(|idx| self.token(seed, idx)).collect()
     }
 
-    /// Returns the text of that answer, as [`FakeDetokenizer`] writes it.
+    /// Returns the text of the answer, as written by [`FakeDetokenizer`].
     #[must_use]
     pub fn answer_text(&self, prompt_ids: &[i64]) -> String {
         FakeDetokenizer { eos_token_id: self.eos_token_id }.text(&self.answer(prompt_ids))
@@ -79,12 +79,12 @@ impl FakeOptions {
     fn token(&self, seed: u64, idx: usize) -> i64 {
         let choices = self.vocab_size.saturating_sub(1).max(1) as u64;
         let mixed = hash(&[seed.cast_signed(), i64::try_from(idx).unwrap_or(0)]);
-        // 1 to vocab_size - 1, and never the end token.
+        // 1 to vocab_size - 1, but never the end token.
         let token_id = 1 + (mixed % choices).cast_signed();
         if token_id == self.eos_token_id { 0 } else { token_id }
     }
 
-    /// Makes an engine above a [`FakeDecoder`]; greedy, with this limit of new tokens.
+    /// Creates an engine over a [`FakeDecoder`]: greedy, with this limit of new tokens.
     #[must_use]
     pub fn engine(&self, max_new_tokens: usize) -> Engine {
         let options = EngineOptions {
@@ -102,7 +102,7 @@ impl FakeOptions {
     }
 }
 
-/// FNV-1a over the ids: stable across platforms and versions.
+/// Computes FNV-1a over the ids: stable across platforms and versions.
 fn hash(ids: &[i64]) -> u64 {
     ids.iter().flat_map(|id| id.to_le_bytes()).fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
@@ -123,16 +123,16 @@ impl Detokenizer for FakeDetokenizer {
     }
 }
 
-/// Turns a sample into a prompt with one-dimensional embeddings that repeat its token ids.
+/// Turns a sample into a prompt with one-dimensional embeddings equal to its token ids.
 #[derive(Debug)]
 pub struct FakeEncoder {
     options: FakeOptions,
-    /// How many batches were tried.
+    /// The number of attempted batches.
     pub n_calls: usize,
 }
 
 impl FakeEncoder {
-    /// Makes an encoder.
+    /// Creates an encoder.
     #[must_use]
     pub fn new(options: FakeOptions) -> Self {
         Self { options, n_calls: 0 }
@@ -160,14 +160,14 @@ impl Encoder for FakeEncoder {
     }
 }
 
-/// Returns a prompt of these token ids with embeddings of zeros, for engines above a fake.
+/// Returns a prompt of these token ids with zero embeddings, for engines over a fake decoder.
 #[must_use]
 pub fn fake_prompt(token_ids: Vec<i64>) -> Prompt {
     let n_tokens = token_ids.len();
     Prompt::new(token_ids, Tensor::zeros([n_tokens, 1]))
 }
 
-/// A slot of the fake: the prompt and how many tokens of the answer were asked for.
+/// A slot of the fake: the prompt and the number of requested answer tokens.
 #[derive(Clone, Debug)]
 struct FakeSlot {
     prompt_ids: Vec<i64>,
@@ -175,7 +175,7 @@ struct FakeSlot {
     n_given: usize,
 }
 
-/// Answers with scripted tokens; checks that it is used as the contract says.
+/// Answers with scripted tokens, and checks that callers follow the contract.
 #[derive(Debug)]
 pub struct FakeDecoder {
     options: FakeOptions,
@@ -183,13 +183,13 @@ pub struct FakeDecoder {
 }
 
 impl FakeDecoder {
-    /// Makes a decoder with free slots.
+    /// Creates a decoder with free slots.
     #[must_use]
     pub fn new(options: FakeOptions) -> Self {
         Self { slots: vec![None; options.slots], options }
     }
 
-    /// Scores the next token of a slot's answer above all others.
+    /// Gives the next token of a slot's answer the highest score.
     fn score(&self, slot: &FakeSlot, scores: &mut [f32]) {
         let next = slot.answer.get(slot.n_given).copied().unwrap_or(self.options.eos_token_id);
         if let Some(score) = usize::try_from(next).ok().and_then(|id| scores.get_mut(id)) {
@@ -217,7 +217,7 @@ impl Decoder for FakeDecoder {
     }
 
     fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
-        assert!((1..=self.prefill_rows_max()).contains(&joins.len()), "rows of one prefill");
+        assert!((1..=self.prefill_rows_max()).contains(&joins.len()), "number of prefill rows");
         let mut ids = joins.iter().flat_map(|join| join.prompt.token_ids());
         if let Some(id) = ids.find(|id| self.options.prefill_fails_on.contains(id)) {
             assert!(!self.options.panics, "scripted panic on token {id}");

@@ -1,4 +1,4 @@
-//! A model bundle on disk, turned into an engine that answers samples.
+//! Loads a model bundle from disk and runs it on samples.
 //!
 //! ```text
 //! Bundle ──► Processor ──► Encoder ──► Engine
@@ -7,20 +7,20 @@
 //! ```
 //!
 //! - `arch`: the supported architectures, one file each.
-//! - [`bundle`]: opens a directory or the embedded bundle, recognises its architecture.
-//! - [`hub`]: fetches bundles of the Hugging Face Hub into the user's cache of it.
-//! - [`processor`]: text, images and audio as the bundle's processor configs say.
-//! - [`template`]: templates whose rendering is bounded in time and memory.
-//! - [`onnx`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
-//! - [`family`]: how the graphs of a bundle are wired.
-//! - [`engine`]: slots, sampling, stop rules; knows no architecture.
-//! - [`model`]: puts them together, one thread each for the encoder and the engine.
-//! - [`embedder`]: the same for models that make embeddings, which have no engine.
+//! - [`bundle`]: opens a directory or the embedded bundle and finds its architecture.
+//! - [`hub`]: downloads bundles from the Hugging Face Hub to the user's Hub cache.
+//! - [`processor`]: preprocesses text, images and audio as the bundle's processor configs specify.
+//! - [`template`]: chat templates with bounded time and memory.
+//! - [`onnx`]: the only module that uses ONNX Runtime: loading it, sessions, in-place KV caches.
+//! - [`family`]: the wiring of a bundle's graphs.
+//! - [`engine`]: slots, sampling, stop rules; independent of the architecture.
+//! - [`model`]: combines processor, encoder and engine; the latter two run on one thread each.
+//! - [`embedder`]: the same for embedding models, which have no engine.
 //! - [`tensors`]: shape-checked host tensors.
 //!
-//! Nothing here reads Parquet, knows of jobs, prints, or (but for
+//! This crate does not read Parquet, does not know jobs, does not print and, except for
 //! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env) and
-//! [`HubOptions::from_env`](hub::HubOptions::from_env)) reads the environment.
+//! [`HubOptions::from_env`](hub::HubOptions::from_env), does not read the environment.
 
 mod arch;
 pub mod bundle;

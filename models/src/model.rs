@@ -1,4 +1,4 @@
-//! A bundle loaded on a device: processor, encoder and engine, ready to be given to threads.
+//! A bundle loaded on a device: processor, encoder and engine.
 
 use std::sync::Arc;
 
@@ -14,81 +14,82 @@ use crate::{
     processor::{Continued, Document, Regions, Transcript},
 };
 
-/// How a model is loaded.
+/// The options for loading a model.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Where it runs.
+    /// The device to run on.
     pub device: Device,
-    /// Rows generated together; chosen from `kv_bytes_max` where left out.
+    /// The number of rows generated together. Derived from `kv_bytes_max` by default.
     pub slots: Option<usize>,
-    /// The most bytes that the key-value caches of all slots may take together.
+    /// The maximum size in bytes of the KV caches of all slots.
     pub kv_bytes_max: Option<usize>,
-    /// Tokens a row may have, prompt and answer together; what the model can where left out.
+    /// The maximum number of tokens of a row, prompt and answer together. Defaults to the model's
+    /// limit.
     pub context_tokens: Option<usize>,
-    /// How answers are decoded. The seed is not used here: rows bring theirs.
+    /// The decoding options. The seed is unused here: each row has its own.
     pub generation: GenerationOptions,
-    /// How speech is written down.
+    /// The speech options.
     pub speech: SpeechOptions,
-    /// How embeddings are made.
+    /// The embedding options.
     pub embedding: EmbeddingOptions,
 }
 
-/// Failure to load a model.
+/// An error while loading a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The bundle cannot be used.
+    /// The bundle is invalid or unsupported.
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// A graph cannot be opened.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// More context was asked for than the model has.
-    #[error("`model.context_tokens` = {asked} is beyond the {max} tokens of `{bundle}`")]
+    /// The requested context is out of range.
+    #[error("invalid `model.context_tokens`: expected 2 to {max} for `{bundle}`, got {asked}")]
     ContextTooLong {
         /// The bundle's name.
         bundle: String,
-        /// What was asked for.
+        /// The requested context.
         asked: usize,
-        /// What the model has.
+        /// The maximum context of the model.
         max: usize,
     },
-    /// Beams and draws were asked for together.
+    /// Beam search and sampling are both requested.
     #[error(
-        "{n_beams} beams and draws together are not supported: set `generation.temperature` to 0 or \
-         `generation.num_beams` to 1"
+        "beam search with sampling is not supported ({n_beams} beams): set \
+         `generation.temperature` to 0 or `generation.num_beams` to 1"
     )]
     BeamsDraw {
-        /// The beams.
+        /// The number of beams.
         n_beams: usize,
     },
-    /// A pooling was asked for where there are no states of tokens to pool.
-    #[error("graph `{graph}` pools by itself: remove `embedding.pooling`")]
+    /// `embedding.pooling` is set, but the graph returns no token states to pool.
+    #[error("graph `{graph}` already pools its output: remove `embedding.pooling`")]
     PooledInside {
         /// The graph's base name.
         graph: &'static str,
     },
-    /// The graph embeds nothing.
-    #[error("graph `{graph}` has no output that is an embedding")]
+    /// The graph does not return an embedding.
+    #[error("graph `{graph}` has no embedding output")]
     NoEmbedding {
         /// The graph's base name.
         graph: &'static str,
     },
-    /// The model was tried and failed.
-    #[error("the model cannot make an embedding of {input}: {message}")]
+    /// The trial run of the model failed.
+    #[error("failed to embed a test {input} input: {message}")]
     FirstEmbedding {
         /// `text`, `image` or `audio`.
         input: &'static str,
-        /// What went wrong.
+        /// The cause.
         message: String,
     },
-    /// No slot was asked for.
-    #[error("`model.slots` = 0, expected at least 1")]
+    /// The number of slots is zero.
+    #[error("invalid `model.slots`: expected at least 1, got 0")]
     NoSlots,
 }
 
 impl ModelError {
-    /// Returns the label for reports: few and stable.
+    /// Returns a stable error code for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -104,37 +105,37 @@ impl ModelError {
     }
 }
 
-/// What was loaded, for reports.
+/// The properties of a loaded model, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
     /// The bundle's name.
     pub name: String,
     /// The bundle's revision.
     pub revision: String,
-    /// The device chosen.
+    /// The selected device.
     pub device: DeviceKind,
-    /// Why that device, if `auto` could not take the better one.
+    /// The reason for the device, if `auto` could not select the preferred one.
     pub device_note: Option<String>,
-    /// Rows generated together.
+    /// The number of rows generated together.
     pub slots: usize,
-    /// Tokens a row may have, prompt and answer together.
+    /// The maximum number of tokens of a row, prompt and answer together.
     pub context_tokens: usize,
-    /// Bytes of the key-value caches of one row.
+    /// The KV cache size of one row in bytes.
     pub kv_bytes_per_slot: usize,
-    /// Whether answers are drawn, or may be, so that they depend on the seed of their row.
+    /// Whether answers are, or may be, sampled and so depend on the seed of the row.
     pub draws: bool,
 }
 
-/// A loaded model. The parts are for three places: any thread, the encoder's, the engine's.
+/// A loaded model. Its parts run on different threads: any, the encoder thread, the engine thread.
 #[derive(Debug)]
 pub struct Model {
-    /// Prepares records; share it.
+    /// Prepares records. Shared by all threads.
     pub processor: Arc<Processor>,
-    /// Turns samples into prompts; give it to one thread.
+    /// Turns samples into prompts. Owned by one thread.
     pub encoder: Box<dyn Encoder>,
-    /// Turns prompts into generations; give it to one thread.
+    /// Turns prompts into generations. Owned by one thread.
     pub engine: Engine,
-    /// What was loaded.
+    /// The properties of the model.
     pub info: ModelInfo,
 }
 
@@ -143,8 +144,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] if a file is missing, a graph does not keep its contract, the device cannot
-    /// be had, or an option is out of range.
+    /// [`ModelError`] if a file is missing, a graph violates its contract, the device is not
+    /// available, or an option is out of range.
     pub fn load(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -170,7 +171,7 @@ impl Model {
         let choice = runtime.choose_device(options.device)?;
         let slots = Slots { rows, per_row: n_beams, context_tokens };
         let Graphs { encoder, decoder } = family::open(runtime, bundle, choice.kind, slots, start)?;
-        // A graph may let fewer rows stand together.
+        // The graph may support fewer rows than requested.
         let rows = decoder.slots() / n_beams;
         let info = ModelInfo {
             name: bundle.name().to_owned(),
@@ -225,7 +226,7 @@ fn row_count(options: &ModelOptions) -> Result<RowCount, ModelError> {
     }
 }
 
-/// Joins what the job says with what the bundle says; the job wins.
+/// Combines the options of the job with those of the bundle. The job takes precedence.
 pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> EngineOptions {
     let model = &bundle.generation;
     let eos_token_ids =
@@ -252,18 +253,18 @@ pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> Engine
     }
 }
 
-/// The limit where neither the job nor the model has one; transformers has 20 tokens with the
-/// prompt there, which is no use to anybody.
+/// The default length limit if neither the job nor the model sets one. The default of transformers
+/// (20 tokens including the prompt) is too short to be useful.
 const DEFAULT_MAX_NEW_TOKENS: usize = 128;
 
-/// `GenerationConfig.top_k` of transformers where nothing is said.
+/// The default of `GenerationConfig.top_k` in transformers.
 const DEFAULT_TOP_K: usize = 50;
 
 fn sampling(model: &GenerationConfig, job: &GenerationOptions) -> Sampling {
-    // A temperature of the model counts only where it asks for draws.
-    let asked = model.do_sample.unwrap_or(false).then(|| model.temperature.unwrap_or(1.0));
+    // The model's temperature applies only if the model enables sampling.
+    let default = model.do_sample.unwrap_or(false).then(|| model.temperature.unwrap_or(1.0));
     Sampling {
-        temperature: job.temperature.or(asked).unwrap_or(0.0),
+        temperature: job.temperature.or(default).unwrap_or(0.0),
         top_k: Some(job.top_k.or(model.top_k).unwrap_or(DEFAULT_TOP_K)).filter(|k| *k > 0),
         top_p: job.top_p.or(model.top_p).filter(|p| *p < 1.0),
         min_p: job.min_p.or(model.min_p),

@@ -1,21 +1,22 @@
-//! The published classes of feature extractors, by what they compute.
+//! The published classes of feature extractors, by the features that they compute.
 
-/// What a feature extractor makes of audio.
+/// The kinds of audio features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AudioFeatures {
-    /// A log-mel spectrogram of clips (`WhisperFeatureExtractor`, and where no class is named).
+    /// A log-mel spectrogram of clips (`WhisperFeatureExtractor`, and the default if no class is
+    /// named).
     LogMel,
-    /// Samples.
+    /// Raw samples.
     Samples,
-    /// A log-mel spectrogram of one clip, repeated or cut (`ClapFeatureExtractor`).
+    /// A log-mel spectrogram of one clip, repeated or truncated (`ClapFeatureExtractor`).
     RepeatedMel,
     /// Frames of the Universal Speech Model, with a mask.
     Usm,
-    /// Frames of which several become one feature, with a mask.
+    /// Frames that are stacked into features, with a mask.
     StackedFrames,
 }
 
-/// The known classes; any other is read as the first.
+/// The known classes. Any other class is read as the first one.
 const CLASSES: [(&str, AudioFeatures); 5] = [
     ("WhisperFeatureExtractor", AudioFeatures::LogMel),
     ("Wav2Vec2FeatureExtractor", AudioFeatures::Samples),
@@ -25,13 +26,13 @@ const CLASSES: [(&str, AudioFeatures); 5] = [
 ];
 
 impl AudioFeatures {
-    /// Returns what a class computes.
+    /// Returns the features that a class computes.
     pub(crate) fn from_class(class: Option<&str>) -> Self {
         let known = CLASSES.iter().find(|(name, _)| Some(*name) == class);
         known.map_or(Self::LogMel, |(_, features)| *features)
     }
 
-    /// Returns the class that computes it.
+    /// Returns the class that computes these features.
     pub(crate) fn class(self) -> &'static str {
         CLASSES.iter().find(|(_, features)| *features == self).map_or("", |(name, _)| name)
     }

@@ -1,6 +1,6 @@
-//! Decoders of text: Llama, Qwen, Mistral, Gemma, GPT-2 and all that share their graph inputs.
+//! Text decoders: Llama, Qwen, Mistral, Gemma, GPT-2 and all others with the same graph inputs.
 //!
-//! Whether a graph can be run is read from its own inputs.
+//! Whether a graph is supported is determined by its own inputs.
 
 use serde_json::{Value, json};
 
@@ -12,8 +12,8 @@ pub(super) static CAUSAL: Architecture = Architecture {
     ..Architecture::BASE
 };
 
-/// Adds what transformers leaves out of a nested `text_config` because it is the default of its
-/// `model_type` (the config classes of transformers 4.57).
+/// Adds the keys that transformers omits from a nested `text_config` because they are the defaults
+/// of its `model_type` (the config classes of transformers 4.57).
 pub(crate) fn with_text_defaults(text: &Value) -> Value {
     let defaults = match text["model_type"].as_str() {
         Some("llama") => json!({

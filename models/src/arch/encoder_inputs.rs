@@ -1,13 +1,13 @@
-//! What the graph of an image or audio encoder takes.
+//! The graph inputs of image and audio encoders.
 
 use crate::bundle::ProcessorConfig;
 
-/// The inputs of an encoder whose features stand in placeholder positions.
+/// The inputs of an encoder whose features replace placeholder tokens.
 #[derive(Debug)]
 pub(crate) struct EncoderInputs {
-    /// The dimensions of its values, -1 for any; not checked where empty.
+    /// The dimensions of the values, -1 for any; not checked if empty.
     pub(crate) dims: &'static [i64],
-    /// Whether a first axis of 1 stands before the rows.
+    /// Whether the values have a leading axis of 1.
     pub(crate) has_leading_axis: bool,
     pub(crate) unit: RunUnit,
     /// The inputs in addition to the values.
@@ -15,7 +15,7 @@ pub(crate) struct EncoderInputs {
 }
 
 impl EncoderInputs {
-    /// Rows alone: `[B, ...]`.
+    /// Batched rows: `[B, ...]`.
     const ROWS: Self = Self {
         dims: &[],
         has_leading_axis: false,
@@ -26,22 +26,23 @@ impl EncoderInputs {
     /// Whole images: `[B, 3, H, W]`.
     pub(super) const IMAGES: Self = Self { dims: &[-1, 3, -1, -1], ..Self::ROWS };
 
-    /// Spectrograms: `[B, mels, T]`.
+    /// Log-mel spectrograms: `[B, mels, T]`.
     pub(super) const SPECTROGRAMS: Self = Self::ROWS;
 
     /// Frames: `[B, T, mels]`.
     pub(super) const FRAMES: Self = Self { unit: RunUnit::Rows { may_split: false }, ..Self::ROWS };
 }
 
-/// What goes through an encoder in one run.
+/// The unit of one encoder run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunUnit {
-    /// Media of several samples that have the same shape.
+    /// Media of several samples with the same shape.
     Rows {
-        /// Whether media of one sample may go through in several runs.
+        /// Whether the media of one sample may be split across several runs.
         may_split: bool,
     },
-    /// Patches of several samples: each attends to all of its image, so large batches gain nothing.
+    /// Patches of several samples. Each patch attends to all of its image, so large batches gain
+    /// nothing.
     Patches,
     /// The media of one sample.
     Sample,
@@ -52,32 +53,33 @@ pub(crate) enum RunUnit {
 /// An input in addition to the values.
 #[derive(Debug)]
 pub(crate) struct ExtraInput {
-    /// The names it goes by; the first where the graph has none of them.
+    /// The names of the input. The first one is used in errors if the graph has none of them.
     pub(crate) names: &'static [&'static str],
-    /// Whether graphs without it are run too.
+    /// Whether the graph may lack this input.
     pub(crate) is_optional: bool,
     pub(crate) value: ExtraValue,
 }
 
-/// The content of an additional input.
+/// The value of an additional input.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ExtraValue {
-    /// Which pixels of tiles are of the image, `[1, tiles, S, S]`: all of them, as rows of one shape
+    /// The mask of valid pixels of the tiles, `[1, tiles, S, S]`: all true, as rows of one shape
     /// need no padding.
     PixelMask,
-    /// Frames, rows and columns of patches of each image, `[images, 3]`.
+    /// The number of frames, and the rows and columns of patches, of each image, `[images, 3]`.
     PatchGrids,
-    /// Which patches of crops are of the image, `[1, crops, P, P]`.
+    /// The mask of valid patches of the crops, `[1, crops, P, P]`.
     CropMask,
-    /// Height and width of the crops of an image together in pixels, `[1, 2]`.
+    /// The height and width in pixels of all crops of an image together, `[1, 2]`.
     CropSizes,
-    /// Which frames are of the audio, `[B, T]`.
+    /// The mask of valid frames, `[B, T]`.
     FrameMask,
-    /// The features of each audio, `[B]`.
+    /// The number of features of each audio input, `[B]`.
     FeatureCounts {
-        /// Returns the frames that become one feature.
+        /// Returns the number of frames per feature.
         frames_per_feature: fn(&ProcessorConfig) -> usize,
     },
-    /// The projection that audio features go through: one without images, another with images.
+    /// The projection of the audio features: one for prompts without images, one for prompts with
+    /// images.
     Projection { audio_alone: i64, with_images: i64 },
 }

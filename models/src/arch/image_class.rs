@@ -1,17 +1,17 @@
-//! The published classes of image processors (transformers 4.57): one row each.
+//! The published classes of image processors (transformers 4.57), one per line.
 
 use super::ImageLayoutKind;
 
-/// An image processor, without the `Fast` of its torchvision twin.
+/// An image processor. Its name excludes the suffix `Fast` of the torchvision variant.
 #[derive(Debug)]
 pub(crate) struct ImageClass {
     pub(crate) name: &'static str,
     pub(crate) layout: ImageLayoutKind,
-    /// PIL's number of the filter where the config names none.
+    /// PIL's number of the default filter.
     pub(crate) resample: u8,
-    /// Mean and deviation of each channel where the config has none.
+    /// The default mean and standard deviation of each channel.
     pub(crate) normalization: [[f64; 3]; 2],
-    /// Whether one number for a size is the shorter edge; else it is both.
+    /// Whether a single number for a size is the shorter edge; otherwise it is both edges.
     pub(crate) sizes_shorter_edge: bool,
 }
 
@@ -19,10 +19,10 @@ const LANCZOS: u8 = 1;
 const BILINEAR: u8 = 2;
 const BICUBIC: u8 = 3;
 
-/// Mean and deviation of one half each.
+/// A mean and a standard deviation of 0.5.
 const HALVES: [[f64; 3]; 2] = [[0.5; 3]; 2];
 
-/// OpenAI's mean and deviation, of the classes that CLIP's towers come with.
+/// OpenAI's mean and standard deviation, the default of CLIP's vision encoders.
 const OPENAI: [[f64; 3]; 2] =
     [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]];
 
@@ -35,7 +35,7 @@ const fn clip(name: &'static str) -> ImageClass {
     ImageClass { normalization: OPENAI, sizes_shorter_edge: true, ..class }
 }
 
-/// The known classes, in the order in which an error lists them; older configs name none.
+/// The known classes, in the order of error messages. Older configs do not name a class.
 pub(crate) static IMAGE_CLASSES: [ImageClass; 16] = [
     class("SiglipImageProcessor", ImageLayoutKind::Whole, BICUBIC),
     clip("CLIPImageProcessor"),
@@ -59,13 +59,13 @@ pub(crate) static IMAGE_CLASSES: [ImageClass; 16] = [
 ];
 
 impl ImageClass {
-    /// Returns a class by its name, with or without `Fast`.
+    /// Returns the class with this name, with or without `Fast`.
     pub(crate) fn find(name: &str) -> Option<&'static Self> {
         let name = name.strip_suffix("Fast").unwrap_or(name);
         IMAGE_CLASSES.iter().find(|class| class.name == name)
     }
 
-    /// Returns the first class of a layout.
+    /// Returns the name of the first class with this layout.
     pub(crate) fn of_layout(layout: ImageLayoutKind) -> &'static str {
         IMAGE_CLASSES.iter().find(|class| class.layout == layout).map_or("", |class| class.name)
     }

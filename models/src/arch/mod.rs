@@ -1,8 +1,9 @@
 //! The supported architectures: one file each, and the registry that finds them.
 //!
-//! What tells one architecture from another stands in its file, as plain data and function pointers
-//! ([`spec`]); no other module names an architecture (`tests/tests/tidy.rs`). The published classes of
-//! image processors and feature extractors, and the sizes that configs leave out, are named here too.
+//! Everything specific to an architecture is in its file, as plain data and function pointers
+//! ([`spec`]). No other module names an architecture (`tests/tests/tidy.rs`). The published classes
+//! of image processors and feature extractors, and default sizes missing from configs, are also
+//! defined here.
 
 mod audio_class;
 mod audio_llm;

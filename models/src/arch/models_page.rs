@@ -1,22 +1,21 @@
-//! The table of supported models in `docs/models.md`, which is made of the registry.
+//! The table of supported models in `docs/models.md`, generated from the registry.
 
 use std::{env, fs, io::Write as _, path::Path};
 
 use super::{AnswerFormat, Architecture, EmbeddingSpec, PromptText, Wiring, registry::supported};
 
-/// Set to 1, the page is written instead of compared.
+/// If set to 1, the page is written instead of compared.
 const UPDATE: &str = "LEGENDA_UPDATE";
 
 const HEAD: &str = "\
 # Supported models
 
-This page is made of the registry of architectures (`models/src/arch/`) by
-`LEGENDA_UPDATE=1 cargo test -p legenda-models models_page`; do not edit it.
+This page is generated from the architecture registry (`models/src/arch/`). Do not edit it; run
+`LEGENDA_UPDATE=1 cargo test -p legenda-models models_page`.
 
-A bundle is recognised by the first of `architectures` in `config.json`, or by `model_type` where there
-are none. In the layout of onnxruntime-genai it is recognised by `model.type` in `genai_config.json`.
-`…` stands for any beginning of a name. The names of encoder-decoders count by their ends only where
-`config.json` says `is_encoder_decoder`.
+The architecture of a bundle is the first entry of `architectures` in `config.json`, or `model_type` if
+there is none. In the layout of onnxruntime-genai it is `model.type` in `genai_config.json`. `…` stands
+for any prefix. Suffixes of encoder-decoders match only if `config.json` sets `is_encoder_decoder`.
 
 | models | `config.json` | `genai_config.json` | wiring | input | answer |
 |---|---|---|---|---|---|
@@ -86,7 +85,7 @@ fn answer(one: &Architecture) -> &'static str {
     match (one.wiring, one.answer) {
         (Wiring::Embedding(_), _) => "one vector",
         (_, AnswerFormat::Text) => "text",
-        (_, AnswerFormat::Timestamped) => "text, with timestamps where the job asks for them",
+        (_, AnswerFormat::Timestamped) => "text, with timestamps if enabled by the job",
         (_, AnswerFormat::DocumentFields) => "the fields of a document, as JSON",
         (_, AnswerFormat::Regions) => "text; JSON for tasks with regions of the image",
         (_, AnswerFormat::Continuation) => "the prompt and its continuation",

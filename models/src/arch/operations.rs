@@ -1,10 +1,11 @@
-//! The published operations of onnxruntime-extensions that are named after a model.
+//! The published operations of onnxruntime-extensions with model-specific names.
 
-/// Frames of which several become one feature.
+/// Frames that are stacked into features.
 pub(crate) const STACKED_FRAMES: &str = "Phi4AudioEmbed";
 
 /// Crops of an image.
 pub(crate) const CROPS: &str = "Phi4VisionDynamicPreprocess";
 
-/// The whole image in the size of a crop; with [`CROPS`] it is one step of transformers.
+/// Resizes the whole image to the size of a crop; together with [`CROPS`] it is one step of
+/// transformers.
 pub(crate) const WHOLE_OF_CROPS: &str = "Phi4VisionProcessor";

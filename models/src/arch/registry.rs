@@ -1,4 +1,4 @@
-//! Finds an architecture by what a bundle's configs declare.
+//! Finds the architecture that a bundle's configs declare.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,7 +35,7 @@ static ALL: [&Architecture; 23] = [
     &embed::CLAP,
 ];
 
-/// What `config.json` says first of all: which keys follow depends on it.
+/// The keys of `config.json` that determine the architecture, and with it the other keys.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Declaration {
@@ -46,12 +46,12 @@ pub(crate) struct Declaration {
 }
 
 impl Declaration {
-    /// Returns what a config would say that names this architecture.
+    /// Returns the declaration of an architecture with this name.
     pub(crate) fn new(name: String, is_encoder_decoder: bool) -> Self {
         Self { architectures: vec![name], is_encoder_decoder, ..Self::default() }
     }
 
-    /// Returns the first architecture, or the model type where there is none.
+    /// Returns the first entry of `architectures`, or the model type if there is none.
     pub(crate) fn name(&self) -> &str {
         self.architectures.first().unwrap_or(&self.model_type)
     }
@@ -60,7 +60,7 @@ impl Declaration {
         architecture.names.exact.contains(&self.name())
     }
 
-    /// Returns whether the encoder is the one that an architecture requires, if it requires one.
+    /// Returns whether the encoder matches the one that the architecture requires, if any.
     fn has_encoder_of(&self, architecture: &Architecture) -> bool {
         let own = self.encoder["model_type"].as_str().unwrap_or_default();
         architecture.names.encoder.is_none_or(|encoder| own.contains(encoder))
@@ -73,17 +73,18 @@ impl Declaration {
     }
 }
 
-/// Returns the architecture of a model that generates text; exact names take precedence over suffixes.
+/// Returns the architecture of a generative model. Exact names take precedence over suffixes.
 pub(crate) fn find(declaration: &Declaration) -> Option<&'static Architecture> {
     let generating = || ALL.iter().filter(|one| !matches!(one.wiring, Wiring::Embedding(_)));
-    // Of architectures with the same name, the one that requires an encoder takes precedence.
+    // Among architectures of the same name, the one that requires an encoder takes precedence.
     let exact = generating()
         .filter(|one| declaration.is_named_in(one) && declaration.has_encoder_of(one))
         .max_by_key(|one| one.names.encoder.is_some());
     exact.or_else(|| generating().find(|one| declaration.ends_as(one))).copied()
 }
 
-/// Returns the architecture of a `model.type` of onnxruntime-genai, and what that layout lacks.
+/// Returns the architecture of a `model.type` of onnxruntime-genai, and the keys missing from that
+/// layout.
 pub(crate) fn find_genai(
     model_type: &str,
     has_embedding: bool,
@@ -94,19 +95,19 @@ pub(crate) fn find_genai(
     ALL.iter().find_map(|one| one.genai.iter().find(is_meant).map(|model| (*one, model)))
 }
 
-/// Returns the architecture of encoders of text whose states are pooled.
+/// Returns the architecture of sentence encoders.
 pub(crate) fn sentence_encoder() -> &'static Architecture {
     &embed::SENTENCE
 }
 
-/// Returns the architecture of encoders of images and of text into one space.
+/// Returns the architecture of dual encoders of images and text.
 pub(crate) fn image_dual_encoder(model_type: &str) -> &'static Architecture {
     let is_meant =
         |one: &&&Architecture| is_dual(one, "image") && one.names.exact.contains(&model_type);
     ALL.iter().find(is_meant).copied().unwrap_or(&embed::OTHER_DUAL)
 }
 
-/// Returns the architecture of encoders of audio and of text into one space, if the name is known.
+/// Returns the architecture of dual encoders of audio and text, if the name is known.
 pub(crate) fn audio_dual_encoder(name: &str) -> Option<&'static Architecture> {
     let is_meant = |one: &&&Architecture| is_dual(one, "audio") && one.names.exact.contains(&name);
     ALL.iter().find(is_meant).copied()
@@ -119,19 +120,19 @@ fn is_dual(architecture: &Architecture, modality: &str) -> bool {
     }
 }
 
-/// Returns all architectures, in the order in which they are listed.
+/// Returns all architectures in listing order.
 pub(crate) fn supported() -> impl Iterator<Item = &'static Architecture> {
     ALL.into_iter()
 }
 
-/// Returns the models whose answers begin with a language and a task.
+/// Returns the models that are prompted with a language and a task token.
 pub(crate) fn speech_models() -> String {
     let is_speech =
         |one: &&Architecture| one.seq2seq().is_some_and(|spec| spec.start == StartScheme::Speech);
     supported().filter(is_speech).map(|one| one.models).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the supported models, as an error names them.
+/// Returns the names of the supported models for error messages.
 pub(crate) fn supported_models() -> String {
     let named = |one: &Architecture| {
         let suffixes: Vec<String> =
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_exact_name_leads_to_its_architecture() {
+    fn every_exact_name_finds_its_architecture() {
         for one in supported().filter(|one| !matches!(one.wiring, Wiring::Embedding(_))) {
             for name in one.names.exact {
                 let encoder = json!({ "model_type": one.names.encoder });
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_name_counts_where_the_name_is_not_known() {
+    fn suffixes_match_unknown_names() {
         let ends = |name: &str| models(json!({ "architectures": [name] }));
         assert_eq!(ends("LlamaForCausalLM"), Some(causal::CAUSAL.models));
         assert_eq!(ends("GPT2LMHeadModel"), Some(causal::CAUSAL.models));
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn architectures_of_one_name_are_told_apart_by_their_encoders() {
+    fn architectures_of_one_name_differ_by_encoder() {
         let with = |encoder: &str| {
             let encoder = json!({ "model_type": encoder });
             models(json!({ "architectures": ["VisionEncoderDecoderModel"], "encoder": encoder }))
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_of_genai_may_be_a_text_decoder_without_embeddings() {
+    fn a_genai_type_without_an_embedding_graph_is_a_text_decoder() {
         let name = |model_type, has_embedding| {
             find_genai(model_type, has_embedding).map(|(_, model)| model.name)
         };

@@ -1,6 +1,6 @@
-//! What an architecture is made of: plain data and function pointers.
+//! The definition of an architecture: plain data and function pointers.
 //!
-//! A builder of ONNX graphs from a checkpoint becomes a field of [`Architecture`], and its code stands
+//! A builder of ONNX graphs from a checkpoint belongs in a field of [`Architecture`], with its code
 //! in the architecture's file.
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
     processor::SoundLength,
 };
 
-/// Everything in which one architecture differs from others.
+/// The complete definition of an architecture.
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// The models, as users call them.
@@ -20,9 +20,9 @@ pub(crate) struct Architecture {
     /// The same models in the layout of onnxruntime-genai.
     pub(crate) genai: &'static [GenaiModel],
     pub(crate) wiring: Wiring,
-    /// How images become a part of the prompt; `None` where features have no place in it.
+    /// The image input; `None` if image features are not part of the prompt.
     pub(crate) image: Option<ImageSpec>,
-    /// The same of audio.
+    /// The audio input; `None` if audio features are not part of the prompt.
     pub(crate) audio: Option<AudioSpec>,
     pub(crate) prompt: PromptSpec,
     pub(crate) positions: PositionScheme,
@@ -30,7 +30,7 @@ pub(crate) struct Architecture {
 }
 
 impl Architecture {
-    /// A decoder of text; the base of the others.
+    /// A text decoder, the base of the others.
     pub(super) const BASE: Self = Self {
         models: "",
         names: Names::NONE,
@@ -43,7 +43,7 @@ impl Architecture {
         answer: AnswerFormat::Text,
     };
 
-    /// Returns how the architecture is wired if it is an encoder-decoder.
+    /// Returns the encoder-decoder spec, if the architecture is one.
     pub(crate) fn seq2seq(&self) -> Option<&'static Seq2SeqSpec> {
         match self.wiring {
             Wiring::EncoderDecoder(spec) => Some(spec),
@@ -52,27 +52,27 @@ impl Architecture {
     }
 }
 
-/// The names by which `config.json` declares an architecture: its first `architectures`, or its
-/// `model_type` where there are none.
+/// The names that declare an architecture: the first of `architectures` in `config.json`, or
+/// `model_type` if there is none.
 #[derive(Debug)]
 pub(crate) struct Names {
     pub(crate) exact: &'static [&'static str],
-    /// The ends of names of models that share one wiring. Those of encoder-decoders count only where
-    /// the config says `is_encoder_decoder`.
+    /// The suffixes of model names that share one wiring. Those of encoder-decoders match only if
+    /// the config sets `is_encoder_decoder`.
     pub(crate) suffixes: &'static [&'static str],
-    /// A part of the encoder's `model_type`, where other architectures have the same name.
+    /// A substring of the encoder's `model_type`, if several architectures share a name.
     pub(crate) encoder: Option<&'static str>,
 }
 
 impl Names {
     const NONE: Self = Self { exact: &[], suffixes: &[], encoder: None };
 
-    /// Returns names that are given in full.
+    /// Creates names that match exactly.
     pub(super) const fn exact(exact: &'static [&'static str]) -> Self {
         Self { exact, ..Self::NONE }
     }
 
-    /// Returns the ends of names.
+    /// Creates names that match by suffix.
     pub(super) const fn suffixes(suffixes: &'static [&'static str]) -> Self {
         Self { suffixes, ..Self::NONE }
     }
@@ -82,30 +82,29 @@ impl Names {
 #[derive(Debug)]
 pub(crate) struct GenaiModel {
     pub(crate) model_type: &'static str,
-    /// Whether it is this architecture only together with a graph that embeds tokens: without one it is
-    /// a text decoder.
+    /// Whether the type requires a graph that embeds tokens; without one it is a text decoder.
     pub(crate) needs_embedding: bool,
-    /// The name that `config.json` would have.
+    /// The equivalent architecture name of `config.json`.
     pub(crate) name: &'static str,
     /// The keys of `config.json` that the layout lacks, with the tokens that they name.
     pub(crate) tokens: &'static [(&'static str, &'static str)],
 }
 
-/// How the graphs of an architecture are connected.
+/// The connections between the graphs of an architecture.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wiring {
-    /// A decoder of text.
+    /// A text decoder.
     Causal,
-    /// Encoders and `embed_tokens` before one decoder; features stand in placeholder positions.
+    /// Encoders and `embed_tokens` before one decoder; features replace placeholder tokens.
     Multimodal,
-    /// A decoder that attends to the states of an encoder.
+    /// A decoder with cross-attention to the states of an encoder.
     EncoderDecoder(&'static Seq2SeqSpec),
-    /// Encoders whose states become embeddings.
+    /// Encoders that produce embeddings.
     Embedding(&'static EmbeddingSpec),
 }
 
 impl Wiring {
-    /// Returns the name in reports.
+    /// Returns the name for reports.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Causal => "causal",
@@ -116,50 +115,50 @@ impl Wiring {
     }
 }
 
-/// How images become a part of the prompt.
+/// The image input of an architecture.
 #[derive(Debug)]
 pub(crate) struct ImageSpec {
-    /// What the image processor has to make of an image.
+    /// The required layout of the image processor.
     pub(crate) layout: ImageLayoutKind,
     pub(crate) expansion: fn(&PromptConfigs<'_>) -> Result<PromptLayout, BundleError>,
     pub(crate) inputs: EncoderInputs,
 }
 
-/// What an image processor makes of an image.
+/// The output layouts of image processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ImageLayoutKind {
     /// One image, resized and cropped.
     Whole,
     /// One page, rotated, resized and padded.
     Page,
-    /// Tiles, and the whole image in the size of one.
+    /// Tiles, and the whole image resized to one tile.
     Tiles,
-    /// Patches in the order in which they are merged.
+    /// Patches, in merge order.
     Patches,
     /// The whole image, then crops in rows and columns.
     Crops,
 }
 
-/// How audio becomes a part of the prompt.
+/// The audio input of an architecture.
 #[derive(Debug)]
 pub(crate) struct AudioSpec {
-    /// What the feature extractor has to compute.
+    /// The required features of the feature extractor.
     pub(crate) features: AudioFeatures,
     pub(crate) length: fn(&ModelConfig) -> SoundLength,
     pub(crate) expansion: fn(&PromptConfigs<'_>) -> Result<PromptLayout, BundleError>,
     pub(crate) inputs: EncoderInputs,
 }
 
-/// How a prompt is made of a record's text.
+/// The construction of a prompt from a record's text.
 #[derive(Debug)]
 pub(crate) struct PromptSpec {
     pub(crate) text: PromptText,
-    /// The template in place of the bundle's own.
+    /// The template that replaces that of the bundle.
     pub(crate) template: Option<&'static str>,
-    /// How a chat template is given text and media; `None` where the bundle's modalities decide.
+    /// The order of text and media in a message; `None` if the bundle's modalities determine it.
     pub(crate) content: Option<ContentOrder>,
     pub(crate) attention: PromptAttention,
-    /// The prompt of a `caption` task whose job has none.
+    /// The default prompt of a `caption` task.
     pub(crate) caption: Option<&'static str>,
 }
 
@@ -173,53 +172,53 @@ impl PromptSpec {
         caption: None,
     };
 
-    /// Returns a prompt that no template makes.
+    /// Creates a prompt spec without a template.
     pub(super) const fn of(text: PromptText) -> Self {
         Self { text, ..Self::CHAT }
     }
 }
 
-/// What the text of a record is for the model.
+/// The roles of a record's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PromptText {
-    /// Nothing: the image or audio is the whole prompt.
+    /// Unused: the image or audio is the whole prompt.
     Unread,
-    /// The input of the encoder, or of a sentence encoder, as it is.
+    /// The verbatim input of the encoder, or of a sentence encoder.
     Plain,
-    /// A message of a chat.
+    /// A chat message.
     Chat,
-    /// The task, in special tokens that an answer begins with.
+    /// The task, as special tokens at the start of the answer.
     TaskTokens,
-    /// The name of a task with a question of its own, and the text that the task takes.
+    /// The name of a task with a predefined question, and the task's text argument.
     NamedTask,
     /// The beginning of the answer.
     Continuation,
 }
 
-/// How a chat template is given a message's text and media.
+/// The representations of a message's text and media for the chat template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContentOrder {
-    /// As a list of parts.
+    /// A list of parts.
     Parts,
-    /// As a text with the placeholders of media behind it.
+    /// A text followed by the media placeholders.
     TextThenMedia,
-    /// As a text with the placeholders of media before it.
+    /// A text preceded by the media placeholders.
     MediaThenText,
 }
 
-/// Which tokens of a prompt a token attends to.
+/// The attention masks of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PromptAttention {
-    /// Those before it.
+    /// Causal attention.
     Causal,
-    /// All of them, so that a prompt is never prefilled in pieces.
+    /// Full attention, so a prompt cannot be prefilled in chunks.
     Prefix,
 }
 
-/// How positions are counted.
+/// The position schemes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PositionScheme {
-    /// One by one.
+    /// Consecutive positions.
     Sequential {
         /// The position of the first token.
         first: i64,
@@ -228,38 +227,38 @@ pub(crate) enum PositionScheme {
     MRope,
 }
 
-/// What an answer is made of.
+/// The output formats of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerFormat {
     /// Text.
     Text,
-    /// Text with timestamps in a vocabulary of their own.
+    /// Text with timestamp tokens.
     Timestamped,
-    /// Fields of a document, as JSON.
+    /// The fields of a document, as JSON.
     DocumentFields,
-    /// Text, and regions of the image, as JSON.
+    /// Text, and regions of the image as JSON.
     Regions,
-    /// Text that continues the prompt and is returned with it.
+    /// The prompt and its continuation.
     Continuation,
 }
 
-/// What an encoder takes.
+/// The inputs of an encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EncoderInput {
     /// Token ids.
     Text,
     /// Pixel values.
     Image,
-    /// Features of an image and the embeddings of a text.
+    /// Image features and text embeddings.
     ImageText,
-    /// A log-mel spectrogram of one length.
+    /// A log-mel spectrogram of fixed length.
     LogMel,
-    /// Samples.
+    /// Raw samples.
     Samples,
 }
 
 impl EncoderInput {
-    /// Returns the modality of which every row has exactly one; `None` of a text.
+    /// Returns the modality of which every row has exactly one; `None` for text.
     pub(crate) fn modality(self) -> Option<&'static str> {
         match self {
             Self::Text => None,
@@ -269,27 +268,27 @@ impl EncoderInput {
     }
 }
 
-/// How an encoder-decoder is configured.
+/// The configuration of an encoder-decoder.
 #[derive(Debug)]
 pub(crate) struct Seq2SeqSpec {
     pub(crate) input: EncoderInput,
-    /// The keys of `config.json` below which the decoder's may stand.
+    /// The keys of `config.json` that may contain the decoder config.
     pub(crate) decoder_keys: &'static [&'static str],
-    /// The keys of `config.json` below which the encoder's may stand.
+    /// The keys of `config.json` that may contain the encoder config.
     pub(crate) encoder_keys: &'static [&'static str],
-    /// Returns the most positions of the encoder's output by `config.json`; `None` where they are as
-    /// many as the input's tokens, or not known.
+    /// Returns the maximum number of encoder output positions from `config.json`; `None` if there
+    /// is one per input token, or if it is unknown.
     pub(crate) encoder_positions: fn(&Value) -> Option<usize>,
-    /// The entries of `encoder_attention_mask` for one position of the encoder's output, of which the
-    /// decoder reads the first.
+    /// The number of `encoder_attention_mask` entries per encoder output position. The decoder
+    /// reads the first of them.
     pub(crate) mask_stride: usize,
     pub(crate) start: StartScheme,
-    /// Returns the tokens that end an answer whatever the generation config says.
+    /// Returns the end tokens that override those of the generation config.
     pub(crate) fixed_end: Option<fn(&Value) -> TokenIds>,
 }
 
 impl Seq2SeqSpec {
-    /// An encoder and a decoder of text; the base of the others.
+    /// A text encoder-decoder, the base of the others.
     pub(super) const BASE: Self = Self {
         input: EncoderInput::Text,
         decoder_keys: &[],
@@ -301,45 +300,45 @@ impl Seq2SeqSpec {
     };
 }
 
-/// What an answer of an encoder-decoder begins with, and which options of speech apply.
+/// The decoder start of an encoder-decoder, which also determines the supported speech options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartScheme {
     /// The start token.
     Plain,
-    /// The start token; languages are tokens of the text and of the answer.
+    /// The start token. Text and answer contain language tokens.
     Translation,
-    /// The start token, language, task, and whether there are timestamps.
+    /// The start token, language, task, and the no-timestamps token if they are disabled.
     Speech,
 }
 
-/// How embeddings are made.
+/// The kinds of embedding models.
 #[derive(Debug)]
 pub(crate) enum EmbeddingSpec {
-    /// One encoder of text, pooled as `modules.json` says.
+    /// A text encoder, pooled according to `modules.json`.
     Sentence,
-    /// A text encoder and another into one space.
+    /// Two encoders with a shared embedding space, one of them for text.
     Dual(DualSpec),
 }
 
-/// The two encoders of a dual encoder.
+/// The encoders of a dual encoder.
 #[derive(Debug)]
 pub(crate) struct DualSpec {
-    /// What the other encoder takes: `image` or `audio`.
+    /// The input of the non-text encoder: `image` or `audio`.
     pub(crate) modality: &'static str,
-    /// Whether a token of a text attends to those before it only, so that padding needs no mask.
+    /// Whether text attention is causal, so that right padding needs no mask.
     pub(crate) is_causal: bool,
-    /// Whether every text is padded to the most tokens.
+    /// Whether every text is padded to the maximum length.
     pub(crate) pads_to_max: bool,
-    /// Whether embeddings are projections also where no `projection_dim` says so.
+    /// Whether embeddings are projections even if `projection_dim` is missing.
     pub(crate) is_projected: bool,
-    /// The text encoder's `max_position_embeddings` where the config has none.
+    /// The default of the text encoder's `max_position_embeddings`.
     pub(crate) default_positions: Option<usize>,
-    /// The first of these positions that no token has.
+    /// The number of these positions that no token uses.
     pub(crate) reserved_positions: usize,
 }
 
 impl DualSpec {
-    /// Encoders of images and of text; the base of the others.
+    /// A dual encoder of images and text, the base of the others.
     pub(super) const IMAGE: Self = Self {
         modality: "image",
         is_causal: false,

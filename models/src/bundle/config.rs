@@ -1,7 +1,7 @@
-//! The parts of the published config files that Legenda reads.
+//! The published config files, as far as Legenda reads them.
 //!
-//! Keys are those of Hugging Face transformers. Keys that cannot change an answer are ignored;
-//! keys of the processors that would change pixels or samples and are not known are errors.
+//! Keys are those of Hugging Face transformers. Keys that cannot change an answer are ignored.
+//! Unknown processor keys that would change pixels or samples are errors.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,22 +13,22 @@ use crate::arch::with_text_defaults;
 
 /// `config.json` of a supported architecture.
 ///
-/// A text decoder has the decoder's keys beside the others; a multimodal one keeps them apart, in
-/// `text_config`. Of a model that makes embeddings nothing is read here.
+/// A text decoder has the decoder's keys next to the others; a multimodal model nests them in
+/// `text_config`. The configs of embedding models are not read here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelConfig {
-    /// The placeholder of an image; `None` if the model sees none.
+    /// The placeholder token of images; `None` if the model takes none.
     pub(crate) image_token_id: Option<i64>,
-    /// The placeholder of a sound; `None` if the model hears none.
+    /// The placeholder token of audio; `None` if the model takes none.
     pub(crate) audio_token_id: Option<i64>,
     pub(crate) eos_token_id: Option<TokenIds>,
-    /// What concerns images and audio alone.
+    /// The image and audio keys.
     pub(crate) media: MediaConfig,
     /// The decoder.
     pub(crate) text: TextConfig,
     /// The encoder of an encoder-decoder.
     pub(crate) encoder: EncoderConfig,
-    /// The files of the adapters that the decoder has for prompts with images, and with sounds
+    /// The decoder's adapter files for prompts with images, and for prompts with audio
     /// (onnxruntime-genai).
     pub(crate) adapters: [Option<String>; 2],
 }
@@ -51,25 +51,25 @@ impl<'de> Deserialize<'de> for ModelConfig {
     }
 }
 
-/// The keys of `config.json` that are not the decoder's.
+/// The keys of `config.json` that do not belong to the decoder.
 #[derive(Deserialize)]
 struct OuterConfig {
     #[serde(default)]
     image_token_id: Option<i64>,
-    /// The older name; some configs have both, and then this one counts.
+    /// The older name. It takes precedence in configs that have both.
     #[serde(default)]
     image_token_index: Option<i64>,
     #[serde(default, alias = "audio_token_index")]
     audio_token_id: Option<i64>,
-    /// The placeholder of a sound in Ultravox as transformers.js has it; elsewhere below 0.
+    /// The audio placeholder of Ultravox in the transformers.js export; negative elsewhere.
     #[serde(default)]
     ignore_index: Option<i64>,
     #[serde(default)]
     eos_token_id: Option<TokenIds>,
 }
 
-/// The decoder's keys of `config.json`, or of `model.decoder` in `genai_config.json`; GPT-2 has
-/// names of its own.
+/// The decoder's keys of `config.json`, or of `model.decoder` in `genai_config.json`. GPT-2 uses
+/// other names.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct TextConfig {
     #[serde(alias = "n_layer")]
@@ -82,7 +82,7 @@ pub(crate) struct TextConfig {
     head_dim: Option<usize>,
     #[serde(alias = "n_embd")]
     pub(crate) hidden_size: usize,
-    /// What each layer takes of a token beside what stands before the first (Gemma 3n); 0 is nothing.
+    /// The size of the per-layer input embeddings (Gemma 3n); 0 for none.
     #[serde(default)]
     pub(crate) hidden_size_per_layer_input: usize,
     pub(crate) vocab_size: usize,
@@ -93,18 +93,19 @@ pub(crate) struct TextConfig {
 }
 
 impl TextConfig {
-    /// Returns the size of one head; transformers' default is the hidden size over the heads.
+    /// Returns the head dimension. It defaults to the hidden size divided by the number of heads,
+    /// as in transformers.
     pub(crate) fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// Returns the heads of keys and values; as many as of queries unless they are shared.
+    /// Returns the number of KV heads. It defaults to the number of query heads.
     pub(crate) fn num_key_value_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 }
 
-/// One token id or several: both are published.
+/// One token id or several: both forms are published.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenIds(pub(crate) Vec<i64>);
 
@@ -123,32 +124,32 @@ impl<'de> Deserialize<'de> for TokenIds {
     }
 }
 
-/// `processor_config.json`; empty for a model of text alone.
+/// `processor_config.json`; empty for a text-only model.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct ProcessorConfig {
     #[serde(default)]
     pub(crate) image_token: Option<String>,
     #[serde(default, alias = "audio_placeholder")]
     pub(crate) audio_token: Option<String>,
-    /// Placeholders per image.
+    /// The number of placeholder tokens per image.
     #[serde(default, alias = "image_seq_len")]
     pub(crate) image_seq_length: Option<usize>,
-    /// Pixels of a patch's edge (LLaVA).
+    /// The edge of a patch in pixels (LLaVA).
     #[serde(default)]
     pub(crate) patch_size: Option<usize>,
-    /// Features of an image beside its patches (LLaVA).
+    /// The number of image features in addition to the patches (LLaVA).
     #[serde(default)]
     pub(crate) num_additional_image_tokens: usize,
-    /// `default` if one of those is dropped (LLaVA).
+    /// `default` if one of these is dropped (LLaVA).
     #[serde(default)]
     pub(crate) vision_feature_select_strategy: Option<String>,
-    /// Placeholders per sound.
+    /// The number of placeholder tokens per audio input.
     #[serde(default, alias = "audio_seq_len")]
     pub(crate) audio_seq_length: Option<usize>,
-    /// Samples for one state of the encoder of sounds (Ultravox).
+    /// The number of samples per state of the audio encoder (Ultravox).
     #[serde(default)]
     pub(crate) encoder_ds_factor: Option<usize>,
-    /// States that become one feature (Ultravox).
+    /// The number of encoder states per feature (Ultravox).
     #[serde(default)]
     pub(crate) stack_factor: Option<usize>,
     #[serde(default)]
@@ -163,50 +164,50 @@ pub(crate) struct ProcessorConfig {
 /// `image_processor`: the keys of transformers' image processors.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ImageProcessorConfig {
-    /// The class, for example `SiglipImageProcessor`.
+    /// The class, such as `SiglipImageProcessor`.
     #[serde(default)]
     pub image_processor_type: String,
-    /// Whether to resize at all.
+    /// Whether to resize.
     #[serde(default = "yes")]
     pub do_resize: bool,
-    /// The target of the resize.
+    /// The target size of the resize.
     #[serde(default, deserialize_with = "image_size")]
     pub size: Option<ImageSize>,
-    /// The filter, by PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic; that of the class
-    /// where left out.
+    /// The resampling filter, as PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic.
+    /// Defaults to that of the class.
     #[serde(default)]
     pub resample: Option<u8>,
-    /// Whether to cut the centre out.
+    /// Whether to crop the centre.
     #[serde(default)]
     pub do_center_crop: Option<bool>,
-    /// What to cut out.
+    /// The size of the crop.
     #[serde(default, deserialize_with = "image_size")]
     pub crop_size: Option<ImageSize>,
     /// Whether to multiply by `rescale_factor`.
     #[serde(default = "yes")]
     pub do_rescale: bool,
-    /// What to multiply by; 1/255 where left out.
+    /// The rescale factor. Defaults to 1/255.
     #[serde(default = "one_255th")]
     pub rescale_factor: f64,
-    /// Whether to subtract the mean and divide by the deviation.
+    /// Whether to subtract the mean and divide by the standard deviation.
     #[serde(default = "yes")]
     pub do_normalize: bool,
-    /// The mean of each channel; that of the class where left out.
+    /// The mean of each channel. Defaults to that of the class.
     #[serde(default)]
     pub image_mean: Option<[f64; 3]>,
-    /// The deviation of each channel; that of the class where left out.
+    /// The standard deviation of each channel. Defaults to that of the class.
     #[serde(default)]
     pub image_std: Option<[f64; 3]>,
-    /// `pil` for Pillow's arithmetic; else torchvision's, the default of transformers 5, unless the
-    /// filter is one that torchvision lacks (lanczos).
+    /// `pil` for Pillow's arithmetic. Otherwise torchvision's, the default of transformers 5,
+    /// unless torchvision lacks the filter (lanczos).
     #[serde(default)]
     pub backend: Option<String>,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
 
-/// A size in pixels, in one of the forms in use.
+/// A size in pixels, in one of the published forms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSize {
@@ -216,22 +217,22 @@ pub struct ImageSize {
     /// Width in pixels.
     #[serde(default)]
     pub width: Option<usize>,
-    /// The shorter edge in pixels, the other in proportion.
+    /// The shorter edge in pixels; the other edge is scaled in proportion.
     #[serde(default)]
     pub shortest_edge: Option<usize>,
-    /// The most pixels of the longer edge.
+    /// The maximum length of the longer edge in pixels.
     #[serde(default)]
     pub longest_edge: Option<usize>,
-    /// The fewest pixels of all (Qwen2-VL; its `shortest_edge` means the same).
+    /// The minimum number of pixels (Qwen2-VL; its `shortest_edge` means the same).
     #[serde(default)]
     pub min_pixels: Option<usize>,
-    /// The most pixels of all (Qwen2-VL; its `longest_edge` means the same).
+    /// The maximum number of pixels (Qwen2-VL; its `longest_edge` means the same).
     #[serde(default)]
     pub max_pixels: Option<usize>,
-    /// A number by itself (older configs): both edges, or the shorter one, by the class.
+    /// A single number (older configs): both edges, or the shorter edge, depending on the class.
     #[serde(skip)]
     pub edge: Option<usize>,
-    /// Two numbers by themselves (older configs): height and width, or the reverse, by the class.
+    /// A pair of numbers (older configs): height and width, or the reverse, depending on the class.
     #[serde(skip)]
     pub pair: Option<[usize; 2]>,
 }
@@ -247,7 +248,7 @@ impl ImageProcessorConfig {
     }
 }
 
-/// Reads a size in any of its forms.
+/// Deserialises a size from any of its forms.
 fn image_size<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<ImageSize>, D::Error> {

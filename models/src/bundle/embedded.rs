@@ -1,4 +1,4 @@
-//! The bundle inside the program: `models/tiny`.
+//! The bundle embedded in the binary: `models/tiny`.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ macro_rules! embed {
     };
 }
 
-/// Every file of the bundle that has a part in an answer, by its path in the bundle.
+/// The files of the bundle that affect answers, by their path in the bundle.
 const FILES: [(&str, &[u8]); 10] = embed![
     "chat_template.jinja",
     "config.json",

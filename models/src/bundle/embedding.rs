@@ -1,5 +1,5 @@
-//! What a bundle says of its embeddings: the files of sentence-transformers, or the two towers of a
-//! dual encoder.
+//! The embedding configuration of a bundle: the files of sentence-transformers, or the two encoders
+//! of a dual encoder.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ use crate::arch::{
 const MODULES: &str = "modules.json";
 const POOLING: &str = "1_Pooling/config.json";
 
-/// Where sentence-transformers keeps a text's limits: a name for each of its older models
-/// (`Transformer.load`, 5.1).
+/// The files in which sentence-transformers stores the limits of a text: one name for each of its
+/// older models (`Transformer.load`, 5.1).
 const TEXT_CONFIGS: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -29,43 +29,43 @@ const TEXT_CONFIGS: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-/// How a bundle makes embeddings.
+/// The configuration of an embedding model.
 #[derive(Clone, Debug)]
 pub(crate) struct EmbeddingConfig {
     pub(crate) arch: &'static Architecture,
     pub(crate) kind: EmbeddingKind,
     pub(crate) modalities: Modalities,
     pub(crate) text: TextLimits,
-    /// Names of prompts and what they put before a text.
+    /// The prompts: their names and the text that each prepends.
     pub(crate) prompts: BTreeMap<String, String>,
     pub(crate) default_prompt_name: Option<String>,
     pub(crate) image_processor: Option<ImageProcessorConfig>,
     pub(crate) sound: Option<SoundConfig>,
 }
 
-/// Which graphs there are and what becomes of their outputs.
+/// The graphs and the processing of their outputs.
 #[derive(Clone, Debug)]
 pub(crate) enum EmbeddingKind {
-    /// One encoder of text; its states are pooled here.
+    /// A single text encoder. Its states are pooled by Legenda.
     Sentence(Head),
-    /// A text and a vision or audio encoder into one space; pooled in their graphs.
+    /// A text encoder and a vision or audio encoder with a shared embedding space. The graphs pool.
     Dual {
-        /// Whether the embedding is a projection of the pooled state, as CLIP's and CLAP's; else it is the
-        /// pooled state, as SigLIP's.
+        /// Whether the embedding is a projection of the pooled state (CLIP, CLAP) or the pooled
+        /// state itself (SigLIP).
         is_projected: bool,
-        /// Whether a token of a text sees those before it only, so that padding needs no mask.
+        /// Whether text attention is causal, so that right padding needs no mask.
         looks_back: bool,
-        /// Height and width of an image where the graph does not say.
+        /// The image height and width if the graph does not declare them.
         image_size: usize,
     },
 }
 
-/// What makes one embedding of a text's states.
+/// The steps from the states of a text to one embedding.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    /// What the bundle says; several are joined end to end. `None` if it says nothing.
+    /// The pooling modes of the bundle; the results of several are concatenated. `None` if not set.
     pub(crate) pooling: Option<Vec<Pooling>>,
-    /// What follows, in order.
+    /// The steps after the pooling, in order.
     pub(crate) steps: Vec<Step>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Head {
 pub(crate) enum Step {
     /// A linear layer.
     Dense(Dense),
-    /// To length 1.
+    /// Normalisation to length 1.
     Normalize,
 }
 
@@ -88,23 +88,24 @@ pub(crate) struct Dense {
     pub(crate) is_tanh: bool,
 }
 
-/// How a text is cut and padded.
+/// The truncation and padding of a text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TextLimits {
-    /// The most tokens, special ones included; a longer text is cut.
+    /// The maximum number of tokens, special tokens included; longer texts are truncated.
     pub(crate) tokens_max: Option<usize>,
-    /// Whether every text is padded to `tokens_max`: the graph has no mask and was trained so.
+    /// Whether every text is padded to `tokens_max`: the graph was trained that way and has no
+    /// mask.
     pub(crate) pads_to_max: bool,
-    /// Whether white space at both ends is taken away, as sentence-transformers does.
+    /// Whether leading and trailing white space is stripped, as in sentence-transformers.
     pub(crate) is_stripped: bool,
     pub(crate) is_lowercased: bool,
 }
 
 impl EmbeddingConfig {
-    /// Reads it from a bundle; `None` if the bundle makes no embeddings.
+    /// Reads the configuration from a bundle; `None` if it is not an embedding model.
     ///
-    /// `is_known` says that the architecture is one that generates: then only `modules.json` makes
-    /// an embedding model of it.
+    /// `is_known` is true if the architecture is a known generative one. Then only `modules.json`
+    /// makes the bundle an embedding model.
     pub(super) fn read(
         files: &BundleFiles,
         architecture: &str,
@@ -162,7 +163,8 @@ impl EmbeddingConfig {
         })
     }
 
-    /// Reads a dual encoder's, whose graphs are one for each encoder or, with images, the whole.
+    /// Reads the configuration of a dual encoder. It has one graph per encoder or, with images, a
+    /// single graph.
     fn dual(
         files: &BundleFiles,
         config: &Map<String, Value>,
@@ -177,8 +179,8 @@ impl EmbeddingConfig {
         if !text && !has_tower {
             files.graph_file("text_model")?;
         }
-        let of_tower = |tower: &str, key: &str| config.get(tower)?.get(key).and_then(usize_of);
-        let positions = of_tower("text_config", "max_position_embeddings");
+        let tower_key = |tower: &str, key: &str| config.get(tower)?.get(key).and_then(usize_of);
+        let positions = tower_key("text_config", "max_position_embeddings");
         let positions = positions.or(spec.default_positions);
         let tokens_max = match positions.map(|n| n.saturating_sub(spec.reserved_positions)) {
             None => tokenizer_max(files)?,
@@ -190,8 +192,8 @@ impl EmbeddingConfig {
             kind: EmbeddingKind::Dual {
                 is_projected: spec.is_projected || config.contains_key("projection_dim"),
                 looks_back: spec.is_causal,
-                // The default of CLIP's and SigLIP's vision configs.
-                image_size: of_tower("vision_config", "image_size").unwrap_or(224),
+                // The default of the vision configs of CLIP and SigLIP.
+                image_size: tower_key("vision_config", "image_size").unwrap_or(224),
             },
             modalities: Modalities { text, image, audio },
             text: TextLimits { tokens_max, pads_to_max: spec.pads_to_max, ..TextLimits::default() },
@@ -205,8 +207,8 @@ impl EmbeddingConfig {
         })
     }
 
-    /// Returns what a prompt puts before a text; nothing where neither the job nor the bundle names
-    /// one.
+    /// Returns the text that a prompt prepends; `None` if neither the job nor the bundle sets a
+    /// prompt.
     pub(super) fn prompt(&self, name: Option<&str>) -> Result<Option<&str>, BundleError> {
         let Some(name) = name.or(self.default_prompt_name.as_deref()) else { return Ok(None) };
         match self.prompts.get(name) {
@@ -226,7 +228,7 @@ fn has_graph(files: &BundleFiles, name: &str) -> Result<bool, BundleError> {
     Ok(!files.precisions(name)?.is_empty())
 }
 
-/// Reads what prepares a medium: a part of `processor_config.json`, or all of
+/// Reads the preprocessing config of a medium: a section of `processor_config.json`, or all of
 /// `preprocessor_config.json`.
 fn part<T: DeserializeOwned>(files: &BundleFiles, name: &str) -> Result<T, BundleError> {
     const WHOLE: &str = "processor_config.json";
@@ -240,7 +242,7 @@ fn part<T: DeserializeOwned>(files: &BundleFiles, name: &str) -> Result<T, Bundl
     }
 }
 
-/// Returns the tokenizer's own limit; where there is none, transformers writes 10^30.
+/// Returns the tokenizer's limit. transformers writes 10^30 for no limit.
 fn tokenizer_max(files: &BundleFiles) -> Result<Option<usize>, BundleError> {
     let config: Option<Value> = files.json_if_there("tokenizer_config.json")?;
     Ok(config.and_then(|config| usize_of(&config["model_max_length"])))
@@ -260,8 +262,8 @@ struct Prompts {
 }
 
 impl TextLimits {
-    /// Reads the limits as `Transformer` of sentence-transformers 5.1 does: its own config, else the
-    /// smaller of the model's positions and the tokenizer's limit.
+    /// Reads the limits like `Transformer` of sentence-transformers 5.1: from its own config, or
+    /// else the smaller of the model's positions and the tokenizer's limit.
     fn of_sentences(files: &BundleFiles, config: &Map<String, Value>) -> Result<Self, BundleError> {
         #[derive(Default, Deserialize)]
         struct Own {
@@ -287,7 +289,7 @@ impl TextLimits {
     }
 }
 
-/// A line of `modules.json`.
+/// An entry of `modules.json`.
 #[derive(Deserialize)]
 struct Module {
     #[serde(default)]
@@ -310,9 +312,9 @@ impl Module {
             "Transformer" if self.path.is_empty() => {}
             "Transformer" => {
                 let found = format!("Transformer in `{}`", self.path);
-                return unsupported(&found, "a Transformer at the bundle's root");
+                return unsupported(&found, "a Transformer in the root directory");
             }
-            // A training-time module.
+            // A training-only module.
             "Dropout" => {}
             "Pooling" => {
                 head.pooling = Some(pooling(&files.json(&format!("{}/config.json", self.path))?)?);
@@ -327,7 +329,7 @@ impl Module {
     }
 }
 
-/// Reads the modes of a pooling, in the order in which sentence-transformers joins them.
+/// Reads the pooling modes, in the order in which sentence-transformers concatenates them.
 fn pooling(config: &Map<String, Value>) -> Result<Vec<Pooling>, BundleError> {
     let modes = [
         ("pooling_mode_cls_token", "cls", Pooling::Cls),

@@ -1,4 +1,4 @@
-//! Encoder-decoders: what their configs call the sizes of encoder and decoder, and their processors.
+//! The configs of encoder-decoders: the sizes of encoder and decoder, and the processors.
 
 use serde_json::{Map, Value};
 
@@ -11,19 +11,19 @@ use super::{
 };
 use crate::arch::{Architecture, AudioFeatures, EncoderInput, PromptText, Seq2SeqSpec};
 
-/// What `config.json` says of an encoder.
+/// The encoder's keys of `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EncoderConfig {
-    /// The most positions of its output; `None` where they are as many as the input's tokens.
+    /// The maximum number of output positions; `None` if there is one per input token.
     pub(crate) positions: Option<usize>,
-    /// The size of a position of its output.
+    /// The hidden size of the output.
     pub(crate) hidden_size: usize,
     /// Whether positions are relative, so that a text may have any length.
     pub(crate) is_relative: bool,
 }
 
-/// What the sizes of a decoder are called, the first that is there counts: the decoder's own before
-/// those it shares with the encoder.
+/// The names of the decoder sizes. The first existing name counts: names specific to the decoder
+/// precede those shared with the encoder.
 const DECODER_KEYS: [(&str, &[&str]); 7] = [
     (
         "num_hidden_layers",
@@ -56,12 +56,13 @@ const DECODER_KEYS: [(&str, &[&str]); 7] = [
     ),
 ];
 
-/// The most tokens of a text, and of an answer, where positions are relative and the config has no
-/// `n_positions`: what T5 was trained with (Raffel et al. 2020, arXiv:1910.10683, sec. 2.1).
+/// The maximum number of tokens of a text, and of an answer, for relative positions without
+/// `n_positions` in the config: the training length of T5 (Raffel et al. 2020, arXiv:1910.10683,
+/// sec. 2.1).
 const RELATIVE_POSITIONS: usize = 512;
 
-/// The most seconds of raw samples (`moonshine_onnx` of Moonshine's authors), for want of a bound in
-/// the configs.
+/// The maximum duration of raw samples in seconds, from `moonshine_onnx` by Moonshine's authors:
+/// the configs set no limit.
 pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// Reads `config.json`.
@@ -97,8 +98,8 @@ pub(super) fn model_config(spec: &Seq2SeqSpec, config: &Value) -> serde_json::Re
     })
 }
 
-/// Reads the processor's config, which stands by itself in `preprocessor_config.json` or in its part
-/// of `processor_config.json`, or as onnxruntime-genai has it.
+/// Reads the processor config: from `preprocessor_config.json`, from its section of
+/// `processor_config.json`, or from the files of onnxruntime-genai.
 pub(super) fn processor_config(
     architecture: &Architecture,
     input: EncoderInput,
@@ -109,9 +110,8 @@ pub(super) fn processor_config(
         Some("image") => "image_processor",
         Some(_) => "feature_extractor",
     };
-    let joined: Option<Value> = files.json_if_there("processor_config.json")?;
-    let (file, mut config) = match joined.and_then(|mut joined| Some(joined.get_mut(part)?.take()))
-    {
+    let whole: Option<Value> = files.json_if_there("processor_config.json")?;
+    let (file, mut config) = match whole.and_then(|mut whole| Some(whole.get_mut(part)?.take())) {
         Some(config) => ("processor_config.json", config),
         None => match files.json_if_there("preprocessor_config.json")? {
             None if input == EncoderInput::LogMel && files.has(extensions::AUDIO_FILE)? => {
@@ -128,7 +128,7 @@ pub(super) fn processor_config(
         processor.tasks = Some(TaskConfig::take(&mut config, files)?);
     }
     let features = match input {
-        // Older configs name no class: the model says what it takes.
+        // Older configs do not name a class: it follows from the model's input.
         EncoderInput::Samples => Some(AudioFeatures::Samples),
         EncoderInput::LogMel => Some(AudioFeatures::LogMel),
         EncoderInput::Text | EncoderInput::Image | EncoderInput::ImageText => None,
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn the_decoders_own_sizes_go_before_shared_ones() {
+    fn decoder_sizes_take_precedence_over_shared_ones() {
         let t5 = r#"{"num_layers": 6, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 64,
             "d_model": 128, "vocab_size": 100, "relative_attention_num_buckets": 32}"#;
         let t5 = config("T5ForConditionalGeneration", t5);
         assert_eq!((t5.text.num_hidden_layers, t5.text.head_dim()), (3, 64));
-        assert_eq!(t5.text.max_position_embeddings, 512, "T5 has no positions of its own");
+        assert_eq!(t5.text.max_position_embeddings, 512, "T5 has no absolute positions");
         assert!(t5.encoder.is_relative);
         let whisper = r#"{"decoder_layers": 2, "num_hidden_layers": 4, "encoder_layers": 4,
             "decoder_attention_heads": 4, "d_model": 32, "vocab_size": 100,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_decoder_has_a_config_of_its_own() {
+    fn the_decoder_of_an_image_captioner_has_its_own_config() {
         let captioner = r#"{"encoder": {"hidden_size": 48, "image_size": 32, "patch_size": 8},
             "decoder": {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 90,
             "n_positions": 64, "eos_token_id": 5}}"#;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn swin_merges_patches_from_stage_to_stage() {
+    fn swin_merges_patches_between_stages() {
         let donut = r#"{"encoder": {"hidden_size": 1024, "image_size": [2560, 1920],
             "patch_size": 4, "depths": [2, 2, 14, 2]}, "decoder": {"decoder_layers": 4,
             "decoder_attention_heads": 16, "d_model": 1024, "vocab_size": 57525,

@@ -1,4 +1,4 @@
-//! What can be wrong with a bundle.
+//! The errors of a bundle.
 
 use std::path::PathBuf;
 
@@ -8,179 +8,177 @@ use serde_json::Value;
 use super::BundleFiles;
 use crate::hub::HubError;
 
-/// Failure to open a bundle, or to use it for a task.
+/// An error while opening a bundle or checking a task against it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
     /// The directory cannot be read.
-    #[error("cannot read the bundle directory `{}`", path.display())]
+    #[error("failed to read the bundle directory `{}`", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file the bundle must have is not there.
+    /// A required file is missing.
     #[error("the bundle has no file `{file}`")]
     MissingFile {
         /// The file, relative to the bundle.
         file: String,
     },
-    /// A file is there but cannot be read.
-    #[error("cannot read `{file}` of the bundle")]
+    /// A file exists but cannot be read.
+    #[error("failed to read `{file}` of the bundle")]
     Read {
         /// The file, relative to the bundle.
         file: String,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file is larger than any of its kind.
-    #[error(
-        "`{file}` of the bundle has {bytes} bytes, at most {limit} are read; is it the right file?"
-    )]
+    /// A file exceeds the size limit of its kind.
+    #[error("`{file}` of the bundle is too large: expected at most {limit} bytes, got {bytes}")]
     TooLarge {
         /// The file, relative to the bundle.
         file: String,
-        /// Its size.
+        /// The size of the file in bytes.
         bytes: u64,
-        /// The most that is read.
+        /// The maximum size in bytes.
         limit: u64,
     },
-    /// A file has rules that may take any time or memory.
-    #[error("`{file}` of the bundle may take too much time or memory: {problem}")]
+    /// A file has rules that may take too much time or memory.
+    #[error("`{file}` of the bundle may use too much time or memory: {problem}")]
     TooCostly {
         /// The file, relative to the bundle.
         file: String,
-        /// The rule, and what would work.
+        /// The rule and the limit that it exceeds.
         problem: String,
     },
-    /// A config file is not the JSON it should be.
-    #[error("`{file}` of the bundle is not valid: {message}")]
+    /// A config file is invalid.
+    #[error("invalid `{file}` in the bundle: {message}")]
     InvalidJson {
         /// The file, relative to the bundle.
         file: String,
-        /// What is wrong, with the place.
+        /// The problem and its position.
         message: String,
     },
-    /// The model is of a kind this version cannot run.
-    #[error("architecture `{architecture}` is not supported, supported: {supported}")]
+    /// The architecture of the model is not supported.
+    #[error("unsupported architecture `{architecture}`, supported: {supported}")]
     UnsupportedArchitecture {
         /// The architecture in `config.json`.
         architecture: String,
-        /// What can be run.
+        /// The supported architectures.
         supported: String,
     },
-    /// A config asks for something that would change the model's inputs and is not supported.
-    #[error("`{key}` = `{value}` in `{file}` is not supported, supported: {supported}")]
+    /// A config has an unsupported option that would change the model's inputs.
+    #[error("unsupported `{key}` = `{value}` in `{file}`, supported: {supported}")]
     UnsupportedOption {
         /// The file, relative to the bundle.
         file: &'static str,
         /// The key.
         key: String,
-        /// Its value.
+        /// The value of the key.
         value: String,
-        /// What would work.
+        /// The supported values.
         supported: String,
     },
-    /// The job asks for something that the model cannot do.
-    #[error("`{key}` = `{value}` is not possible with this model, possible: {supported}")]
+    /// The job requests an option that the model does not support.
+    #[error("`{key}` = `{value}` is not supported by this model, supported: {supported}")]
     TaskOption {
         /// The key of the job file.
         key: &'static str,
-        /// Its value.
+        /// The value of the key.
         value: String,
-        /// What would work.
+        /// The supported values.
         supported: String,
     },
-    /// Two files of the bundle do not agree, or a value is impossible.
+    /// Two files of the bundle contradict each other, or a value is out of range.
     #[error("`{file}` of the bundle is inconsistent: {message}")]
     Inconsistent {
         /// The file, relative to the bundle.
         file: &'static str,
-        /// What does not agree with what.
+        /// The contradiction.
         message: String,
     },
-    /// A file leads out of the bundle, by a link or by what a graph names.
+    /// A file resolves outside the bundle, through a link or an external data path.
     #[error(
-        "`{file}` leads out of the bundle, to `{}`: a model reads its own directory only",
+        "`{file}` resolves outside the bundle, to `{}`: all files must be in its directory",
         target.display()
     )]
     Outside {
         /// The file, relative to the bundle.
         file: String,
-        /// Where it leads.
+        /// The resolved path.
         target: PathBuf,
     },
-    /// A graph file is no ONNX.
-    #[error("`{file}` of the bundle is no ONNX graph: {message}")]
+    /// A graph file is not valid ONNX.
+    #[error("`{file}` of the bundle is not an ONNX graph: {message}")]
     InvalidGraph {
         /// The file, relative to the bundle.
         file: String,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
-    /// A graph is not there in the precision that is wanted.
+    /// A graph is not available in the requested precision.
     #[error(
-        "`model.precision` wants `{graph}` in {wanted}, the bundle has it in: {}",
+        "`model.precision` requests `{graph}` in {wanted}, available: {}",
         there.iter().map(|precision| precision.as_str()).collect::<Vec<_>>().join(", ")
     )]
     MissingPrecision {
         /// The graph's base name.
         graph: String,
-        /// What is wanted.
+        /// The requested precision.
         wanted: Precision,
-        /// What is there.
+        /// The available precisions.
         there: Vec<Precision>,
     },
-    /// A precision is wanted of a graph that the model does not run.
-    #[error("`model.precision` names a graph `{graph}`, the model runs: {there}")]
+    /// A precision is set for a graph that the model does not use.
+    #[error("`model.precision` names an unknown graph `{graph}`, expected one of: {there}")]
     UnknownGraph {
-        /// What is named.
+        /// The unknown graph.
         graph: String,
-        /// The graphs that it runs.
+        /// The graphs of the model.
         there: String,
     },
-    /// The model cannot be had from the Hub.
+    /// The model cannot be fetched from the Hub.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The model lacks what a task needs.
-    #[error("`{bundle}` cannot do `{task}`: it has no {modality} input")]
+    /// The model lacks an input that the task requires.
+    #[error("`{bundle}` does not support `{task}`: it has no {modality} input")]
     TaskNeeds {
         /// The bundle's name.
         bundle: String,
         /// The task.
         task: &'static str,
-        /// The modality it needs.
+        /// The required modality.
         modality: &'static str,
     },
-    /// The model makes something other than the task asks for.
+    /// The model produces another kind of output than the task requires.
     #[error(
-        "`{bundle}` cannot do `{task}`: it makes {does}; choose another `task.kind` or `model.bundle`"
+        "`{bundle}` does not support `{task}`: it generates {does}; set another `task.kind` or `model.bundle`"
     )]
     TaskKind {
         /// The bundle's name.
         bundle: String,
         /// The task.
         task: &'static str,
-        /// What the model makes: `texts`, `captions` or `embeddings`.
+        /// The output of the model: `texts`, `captions` or `embeddings`.
         does: &'static str,
     },
-    /// The bundle has no prompt of this name.
-    #[error("`embedding.prompt_name` = `{name}` is no prompt of the bundle; its prompts: {names}")]
+    /// The bundle does not have a prompt of this name.
+    #[error("unknown prompt `embedding.prompt_name` = `{name}`, prompts of the bundle: {names}")]
     UnknownPrompt {
         /// The name.
         name: String,
-        /// The names there are.
+        /// The prompts of the bundle.
         names: String,
     },
 }
 
-/// Where a bundle says how media are prepared: in parts of the first, or else in the second.
+/// The files that configure media preprocessing: sections of the first, or else the second.
 const PROCESSOR_FILES: [&str; 2] = ["processor_config.json", "preprocessor_config.json"];
 const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
 
 impl BundleError {
-    /// Names the file, and the key in it, where the bundle says how media are prepared.
+    /// Corrects the file and key of an error to those that configure media preprocessing.
     pub(crate) fn in_processor_files(mut self, files: &BundleFiles) -> Self {
         let read = |file: &str| files.json_if_there::<Value>(file).ok().flatten();
         let has_parts =
@@ -206,7 +204,7 @@ impl BundleError {
         self
     }
 
-    /// Returns the label for metrics and reports: few and stable.
+    /// Returns a stable error code for metrics and reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

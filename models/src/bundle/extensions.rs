@@ -1,35 +1,35 @@
-//! The lists of operations by which onnxruntime-extensions prepares media, read as the processor configs
-//! of transformers that they stand for.
+//! The preprocessing operations of onnxruntime-extensions, translated to the equivalent processor
+//! configs of transformers.
 
 use serde_json::{Map, Value, json};
 
 use super::{BundleError, BundleFiles};
 use crate::arch::{AudioFeatures, ImageClass, ImageLayoutKind, operations};
 
-/// The file of sounds where the config names none.
+/// The default audio file.
 pub(super) const AUDIO_FILE: &str = "audio_processor_config.json";
 
 /// The files of published models.
 const FILES: [&str; 4] =
     [AUDIO_FILE, "processor_config.json", "speech_processor.json", "vision_processor.json"];
 
-/// Samples per second that Whisper and Phi-4-multimodal hear.
+/// The sample rate of Whisper and Phi-4-multimodal in Hz.
 const SAMPLING_RATE: u64 = 16_000;
 
-/// Returns a file's name for errors.
+/// Returns the name of a file for errors.
 fn known(file: &str) -> &'static str {
     let known = FILES.into_iter().find(|known| *known == file);
     known.unwrap_or("the `config_filename` of `genai_config.json`")
 }
 
-/// One step of a list.
+/// An operation of the list.
 struct Operation {
     file: &'static str,
     kind: String,
     attrs: Map<String, Value>,
 }
 
-/// Returns the operations of a file, which stand below two of its keys: none would prepare nothing.
+/// Returns the operations of a file, which are nested below two keys. An empty list is an error.
 fn steps(
     files: &BundleFiles,
     file: &str,
@@ -39,7 +39,7 @@ fn steps(
     let steps = config[outer][inner].as_array().filter(|steps| !steps.is_empty());
     let steps = steps.ok_or_else(|| BundleError::Inconsistent {
         file: known(file),
-        message: format!("no list of operations stands in `{outer}.{inner}`"),
+        message: format!("missing list of operations in `{outer}.{inner}`"),
     })?;
     let operation = |step: &Value| Operation {
         file: known(file),
@@ -50,12 +50,12 @@ fn steps(
 }
 
 impl Operation {
-    /// Returns an attribute, null where it is left out.
+    /// Returns an attribute, or null if it is missing.
     fn get(&self, key: &str) -> Value {
         self.attrs.get(key).cloned().unwrap_or_default()
     }
 
-    /// Describes that the operation is not known.
+    /// Returns the error for an unknown operation.
     fn unknown(&self, known: &str) -> BundleError {
         BundleError::UnsupportedOption {
             file: self.file,
@@ -65,7 +65,7 @@ impl Operation {
         }
     }
 
-    /// Describes that an attribute is not supported.
+    /// Returns the error for an unsupported attribute.
     fn unsupported(&self, key: &str, supported: &str) -> BundleError {
         BundleError::UnsupportedOption {
             file: self.file,
@@ -87,7 +87,7 @@ impl Operation {
         }
     }
 
-    /// Returns the keys of an image processor that resizes so.
+    /// Returns the equivalent resize keys of an image processor.
     fn resize(&self) -> Result<Value, BundleError> {
         let resample = self.resample()?;
         if self.get("smart_resize").as_u64().is_some_and(|value| value > 0) {
@@ -96,7 +96,7 @@ impl Operation {
                 "min_pixels": self.get("min_pixels"), "max_pixels": self.get("max_pixels"),
             }));
         }
-        // Left out it means 1: another size than transformers would make.
+        // The default is 1, which gives another size than transformers.
         if self.get("keep_aspect_ratio") != 0 {
             return Err(self.unsupported("keep_aspect_ratio", "0"));
         }
@@ -107,13 +107,13 @@ impl Operation {
     }
 }
 
-/// Returns what `preprocessor_config.json` of Whisper would say.
+/// Returns the equivalent `preprocessor_config.json` of Whisper.
 pub(super) fn log_mel_extractor(files: &BundleFiles) -> Result<Value, BundleError> {
     let steps = steps(files, AUDIO_FILE, ["feature_extraction", "sequence"])?;
     let mel = steps.iter().find(|operation| operation.kind == "LogMelSpectrum");
     let mel = mel.map(|operation| &operation.attrs).ok_or(BundleError::Inconsistent {
         file: AUDIO_FILE,
-        message: "no operation `LogMelSpectrum` says how sounds are read".to_owned(),
+        message: "missing operation `LogMelSpectrum`".to_owned(),
     })?;
     let seconds = mel.get("chunk_size").and_then(Value::as_u64);
     Ok(json!({
@@ -127,7 +127,7 @@ pub(super) fn log_mel_extractor(files: &BundleFiles) -> Result<Value, BundleErro
     }))
 }
 
-/// Returns what the config of Phi-4-multimodal's feature extractor would say.
+/// Returns the equivalent config of Phi-4-multimodal's feature extractor.
 pub(super) fn stacked_frames_extractor(
     files: &BundleFiles,
     file: &str,
@@ -137,8 +137,8 @@ pub(super) fn stacked_frames_extractor(
     for operation in &steps {
         let get = |key: &str| operation.get(key);
         match operation.kind.as_str() {
-            // Sounds of 8 kHz have filters of their own there; here all are brought to 16 kHz, as
-            // transformers wants them.
+            // onnxruntime-genai has separate filters for 8 kHz audio; here all audio is resampled
+            // to 16 kHz, as transformers requires.
             "AudioDecoder" | "AudioDecoderEx" => {}
             operations::STACKED_FRAMES => {
                 if get("stft_normal/win_fn") != "hamming" {
@@ -162,11 +162,11 @@ pub(super) fn stacked_frames_extractor(
     }
     config.ok_or(BundleError::Inconsistent {
         file: known(file),
-        message: format!("no operation `{}` says how sounds are read", operations::STACKED_FRAMES),
+        message: format!("missing operation `{}`", operations::STACKED_FRAMES),
     })
 }
 
-/// Returns what the config of an image processor would say.
+/// Returns the equivalent config of an image processor.
 pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, BundleError> {
     /// The edge of a crop.
     const CROP: &str = "dyhd_base_resolution";
@@ -206,7 +206,8 @@ pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, 
                 "temporal_patch_size": get("temporal_patch_size"),
                 "merge_size": get("merge_size"),
             }),
-            // Both are one step of transformers: crops, and the whole picture in the size of one.
+            // These two are one step in transformers: the crops, and the whole image in the size of
+            // a crop.
             operations::CROPS => {
                 crop = get(CROP);
                 json!({
@@ -218,7 +219,7 @@ pub(super) fn image_processor(files: &BundleFiles, file: &str) -> Result<Value, 
             }
             operations::WHOLE_OF_CROPS => {
                 if get(CROP) != crop {
-                    let supported = format!("that of {}", operations::CROPS);
+                    let supported = format!("the value of {}", operations::CROPS);
                     return Err(operation.unsupported(CROP, &supported));
                 }
                 json!({ "resample": operation.resample()? })
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_says_what_an_image_processor_would() {
+    fn operations_translate_to_an_image_processor_config() {
         let steps = [
             step("DecodeImage", r#""color_space": "RGB""#),
             step("Resize", r#""height": 8, "width": 9, "keep_aspect_ratio": 0"#),
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_make_other_pixels_is_an_error() {
+    fn operations_that_would_change_pixels_are_refused() {
         let resize = step("Resize", r#""height": 8, "width": 8"#);
         assert_unsupported(pictures(&resize), "Resize.keep_aspect_ratio");
         let resize = step("Resize", r#""smart_resize": 1, "interpolation": "AREA""#);
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_hear_otherwise_is_an_error() {
+    fn operations_that_would_change_audio_features_are_refused() {
         let hann = step("Phi4AudioEmbed", r#""stft_normal/win_fn": "hann""#);
         assert_unsupported(sounds(&hann), "Phi4AudioEmbed.stft_normal/win_fn");
         assert_unsupported(sounds(&step("LogMelSpectrum", "")), "LogMelSpectrum");

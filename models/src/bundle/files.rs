@@ -15,14 +15,14 @@ use sha2::{Digest, Sha256};
 use super::{BundleError, graphs::ADAPTER};
 use crate::onnx::external_locations;
 
-/// The largest `tokenizer.json` that is read: a few times that of a vocabulary of 250,000 tokens.
+/// The maximum size of `tokenizer.json`: a few times that of a vocabulary of 250,000 tokens.
 const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
-/// The largest other JSON file or model card that is read.
+/// The maximum size of other JSON files and of model cards.
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
-/// The largest chat template that is read.
+/// The maximum size of a chat template.
 const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
-/// Returns the most bytes of a file that are read into memory; `None` for weights.
+/// Returns the maximum size of a file that is read into memory; `None` for weights.
 fn bytes_max(file: &str) -> Option<u64> {
     let (name, end) = file.rsplit_once('.')?;
     match end {
@@ -33,20 +33,20 @@ fn bytes_max(file: &str) -> Option<u64> {
     }
 }
 
-/// The files of a bundle, and which of its graphs' precisions are taken.
+/// The files of a bundle, and the selected precisions of its graphs.
 #[derive(Debug)]
 pub(crate) struct BundleFiles {
     place: Place,
     precision: PrecisionChoice,
-    /// The files of graphs that a config names otherwise, by the base names of the graphs.
+    /// The graph files that a config renames, by graph name.
     named: BTreeMap<&'static str, String>,
 }
 
-/// Where the files are.
+/// The location of the files.
 enum Place {
     /// In a directory.
     Directory(Folder),
-    /// In memory, as (path relative to the bundle, content).
+    /// In memory, as pairs of (path relative to the bundle, content).
     Memory(Vec<(Cow<'static, str>, Cow<'static, [u8]>)>),
 }
 
@@ -54,10 +54,10 @@ enum Place {
 #[derive(Debug)]
 struct Folder {
     root: PathBuf,
-    /// Where its files may lie once links are followed: in the directory itself and, for a snapshot
-    /// in the cache of the Hub, among the blobs of its repository.
+    /// The directories that links may resolve to: the directory itself and, for a snapshot in the
+    /// Hub cache, the blobs of its repository.
     homes: Vec<PathBuf>,
-    /// The files and sizes of the repository where that is known: some may not be fetched yet.
+    /// The files and sizes of the repository, if known. Some may not be fetched yet.
     listing: Option<BTreeMap<String, Option<u64>>>,
 }
 
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Place {
 /// A graph, ready to be opened by the runtime.
 #[derive(Debug)]
 pub(crate) enum GraphSource<'a> {
-    /// On disk, where external data is found beside it.
+    /// On disk, next to its external data.
     Path(PathBuf),
     /// In memory.
     Bytes(&'a [u8]),
@@ -87,7 +87,7 @@ impl Folder {
         let failed = |source| BundleError::Directory { path: root.to_owned(), source };
         fs::read_dir(root).map_err(failed)?;
         let home = root.canonicalize().map_err(failed)?;
-        // Of a snapshot, or of a folder in one.
+        // For a snapshot, or a folder in one.
         let blobs = home
             .ancestors()
             .skip(1)
@@ -101,7 +101,7 @@ impl Folder {
         })
     }
 
-    /// Returns the path of a file, or `None` if there is no such file.
+    /// Returns the path of a file, or `None` if it does not exist.
     fn path_of(&self, file: &str) -> Result<Option<PathBuf>, BundleError> {
         let path = self.root.join(file);
         match path.canonicalize() {
@@ -124,7 +124,8 @@ impl Folder {
             return Ok(None);
         }
         let unreadable = |source| BundleError::Read { file: file.to_owned(), source };
-        // A file of the repository that is not here must not pass for one that it lacks.
+        // A repository file that is not fetched must not be taken for a file that the repository
+        // lacks.
         let path = self.path_of(file)?.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
         let file_there = File::open(path).map_err(unreadable)?;
         let bytes = file_there.metadata().map_err(unreadable)?.len();
@@ -132,7 +133,7 @@ impl Folder {
             return Err(BundleError::TooLarge { file: file.to_owned(), bytes, limit });
         }
         let mut content = Vec::new();
-        // No more than it had when it was opened, should it grow.
+        // Reads at most the size at opening, in case the file grows.
         file_there.take(bytes).read_to_end(&mut content).map_err(unreadable)?;
         Ok(Some(content))
     }
@@ -149,8 +150,8 @@ impl BundleFiles {
         Ok(Self::of(Place::Directory(Folder::open(path, None)?), precision))
     }
 
-    /// Opens the directory of a repository that has the files of `listing`, though some of them may
-    /// not be in the directory.
+    /// Opens the directory of a repository whose files are in `listing`. Some of them may not be in
+    /// the directory.
     pub(crate) fn listed(
         path: &Path,
         listing: BTreeMap<String, Option<u64>>,
@@ -159,7 +160,7 @@ impl BundleFiles {
         Ok(Self::of(Place::Directory(Folder::open(path, Some(listing))?), precision))
     }
 
-    /// Holds files in memory.
+    /// Creates a bundle of files in memory.
     pub(super) fn memory(
         files: Vec<(Cow<'static, str>, Cow<'static, [u8]>)>,
         precision: PrecisionChoice,
@@ -171,7 +172,7 @@ impl BundleFiles {
         Self { place, precision, named: BTreeMap::new() }
     }
 
-    /// Takes `file` for the graph `name`, whatever it is called.
+    /// Uses `file` as the graph `name`.
     pub(super) fn name_graph(&mut self, name: &'static str, file: &str) -> Result<(), BundleError> {
         let inside = plain_path(file).ok_or_else(|| BundleError::Outside {
             file: file.to_owned(),
@@ -181,12 +182,12 @@ impl BundleFiles {
         Ok(())
     }
 
-    /// Returns which precisions are wanted.
+    /// Returns the requested precisions.
     pub(super) fn precision(&self) -> &PrecisionChoice {
         &self.precision
     }
 
-    /// Returns a file's content, or `None` if the bundle has no such file.
+    /// Returns the content of a file, or `None` if it does not exist.
     fn find(&self, file: &str) -> Result<Option<Cow<'_, [u8]>>, BundleError> {
         match &self.place {
             Place::Memory(files) => Ok(files
@@ -205,7 +206,7 @@ impl BundleFiles {
         }
     }
 
-    /// Checks that a file is on this machine.
+    /// Checks that a file exists locally.
     pub(super) fn expect(&self, file: &str) -> Result<(), BundleError> {
         let is_here = match &self.place {
             Place::Memory(_) => self.has(file)?,
@@ -214,7 +215,7 @@ impl BundleFiles {
         is_here.then_some(()).ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })
     }
 
-    /// Returns the bytes of a file, if that is known.
+    /// Returns the size of a file in bytes, if known.
     pub(super) fn size(&self, file: &str) -> Option<u64> {
         match &self.place {
             Place::Memory(files) => {
@@ -225,7 +226,7 @@ impl BundleFiles {
         }
     }
 
-    /// Returns those files of a repository's listing that `is_wanted`.
+    /// Returns the files of the repository listing for which `is_wanted` is true.
     pub(super) fn listed_with(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let Place::Directory(Folder { listing: Some(listing), .. }) = &self.place else {
             return Vec::new();
@@ -233,12 +234,12 @@ impl BundleFiles {
         listing.keys().filter(|name| is_wanted(name)).cloned().collect()
     }
 
-    /// Returns a file's content.
+    /// Returns the content of a file.
     pub(crate) fn bytes(&self, file: &str) -> Result<Cow<'_, [u8]>, BundleError> {
         self.find(file)?.ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })
     }
 
-    /// Returns a file's content as text, or `None` if the bundle has no such file.
+    /// Returns the content of a text file, or `None` if it does not exist.
     pub(crate) fn text_if_there(&self, file: &str) -> Result<Option<String>, BundleError> {
         self.find(file)?
             .map(|content| {
@@ -254,7 +255,7 @@ impl BundleFiles {
         self.json_if_there(file)?.ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })
     }
 
-    /// Reads a JSON file, or `None` if the bundle has no such file.
+    /// Reads a JSON file; `None` if it does not exist.
     pub(crate) fn json_if_there<T: DeserializeOwned>(
         &self,
         file: &str,
@@ -269,9 +270,9 @@ impl BundleFiles {
             .transpose()
     }
 
-    /// Returns the precisions in which a graph is there, with the file of each: `onnx/{name}.onnx`,
-    /// or `{name}.onnx` at the root, where optimum writes it. A file that a config names is taken for
-    /// what a graph without a suffix is.
+    /// Returns the available precisions of a graph with their files: `onnx/{name}.onnx`, or
+    /// `{name}.onnx` at the root, where optimum writes it. A file named by a config counts as the
+    /// graph without a suffix.
     pub(super) fn precisions(&self, name: &str) -> Result<Vec<(Precision, String)>, BundleError> {
         if let Some(file) = self.named.get(name) {
             let is_there = self.has(file)?;
@@ -291,8 +292,7 @@ impl BundleFiles {
         Ok(found)
     }
 
-    /// Returns the file of a graph by its base name, in the precision that is wanted, else in the
-    /// first that is there.
+    /// Returns the file of a graph in the requested precision, or else in the first available one.
     pub(super) fn graph_file(&self, name: &str) -> Result<(Precision, String), BundleError> {
         let there = self.precisions(name)?;
         let Some(first) = there.first() else {
@@ -309,7 +309,7 @@ impl BundleFiles {
 
     /// Returns a graph by its base name, ready to be opened.
     ///
-    /// The files that it names beside itself are checked: they are there, and in the bundle.
+    /// Its external data files are checked: they must exist and be in the bundle.
     pub(crate) fn graph(&self, name: &str) -> Result<GraphSource<'_>, BundleError> {
         let (_, file) = self.graph_file(name)?;
         match &self.place {
@@ -330,8 +330,8 @@ impl BundleFiles {
         }
     }
 
-    /// Returns the files in which a graph's file keeps weights, relative to the bundle. A graph in
-    /// memory has none.
+    /// Returns the external data files of a graph, relative to the bundle. A graph in memory has
+    /// none.
     pub(crate) fn external_data(&self, file: &str) -> Result<Vec<String>, BundleError> {
         let Place::Directory(folder) = &self.place else { return Ok(Vec::new()) };
         let path = folder
@@ -353,8 +353,8 @@ impl BundleFiles {
         Ok(files.into_iter().collect())
     }
 
-    /// Returns one SHA-256 over the names, sizes and contents of all files that have a part in an
-    /// answer, names in order: configs, templates, and `graphs` with what they keep outside.
+    /// Returns one SHA-256 over the names, sizes and contents of all files that affect answers,
+    /// sorted by name: configs, templates, and `graphs` with their external data.
     pub(super) fn digest(&self, graphs: &[&str]) -> Result<String, BundleError> {
         let mut hasher = Sha256::new();
         match &self.place {
@@ -385,7 +385,7 @@ impl BundleFiles {
     }
 }
 
-/// Returns a relative path with `/` between its parts, or `None` if it is absolute or climbs.
+/// Returns a relative path with `/` as the separator, or `None` if it is absolute or contains `..`.
 fn plain_path(path: &str) -> Option<String> {
     let mut parts = Vec::new();
     for component in Path::new(path).components() {
@@ -398,9 +398,9 @@ fn plain_path(path: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
-/// Lists the configs, templates and adapters at the root, and the configs and weights of
-/// sentence-transformers' modules (`1_Pooling`, `2_Dense`); a model card or a licence does not change
-/// answers.
+/// Lists the configs, templates and adapters at the root, and the configs and weights of the
+/// modules of sentence-transformers (`1_Pooling`, `2_Dense`). A model card or licence does not
+/// change answers.
 fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
     let mut files = BTreeSet::new();
     let mut folders = vec![String::new()];
@@ -432,6 +432,6 @@ fn hash_header(hasher: &mut Sha256, name: &str, len: u64) {
 fn hash_file(hasher: &mut Sha256, path: &Path, name: &str) -> io::Result<()> {
     let mut file = File::open(path)?;
     hash_header(hasher, name, file.metadata()?.len());
-    // Graphs can be larger than memory allows.
+    // Graphs can be larger than the memory, so they are streamed.
     io::copy(&mut file, hasher).map(drop)
 }

@@ -1,4 +1,5 @@
-//! `genai_config.json`, the one config of onnxruntime-genai, read as the files that it stands for.
+//! `genai_config.json`, the only config of onnxruntime-genai, translated to the files that it
+//! replaces.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,26 +13,26 @@ const FILE: &str = "genai_config.json";
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct GenaiConfig {
     model: Map<String, Value>,
-    /// What `generation_config.json` would say.
+    /// The keys of `generation_config.json`.
     #[serde(default)]
     pub(super) search: GenerationConfig,
 }
 
-/// The vocabulary of Whisper's models of English alone, whose tokenizer has tokens of languages all
-/// the same (`is_multilingual` of `whisper/model.py`, OpenAI).
+/// The vocabulary size of the English-only Whisper models, whose tokenizer still has language
+/// tokens (`is_multilingual` of `whisper/model.py`, OpenAI).
 const ENGLISH_VOCABULARY: i64 = 51_864;
 
 /// The latest first timestamp in steps of 20 ms: one second (`max_initial_timestamp` of
-/// `whisper/decoding.py`, OpenAI; all published generation configs say the same).
+/// `whisper/decoding.py`, OpenAI; all published generation configs have the same value).
 const MAX_INITIAL_TIMESTAMP: i64 = 50;
 
 impl GenaiConfig {
-    /// Reads it where it stands in the place of `config.json`, or says of a multimodal model how its
-    /// graphs are laid out.
+    /// Reads the file if it replaces `config.json`, or if it describes the graphs of a multimodal
+    /// model.
     pub(super) fn read(files: &BundleFiles) -> Result<Option<Self>, BundleError> {
         let Some(config) = files.json_if_there::<Value>(FILE)? else { return Ok(None) };
         if files.has("config.json")? {
-            // Both layouts may stand side by side: the one whose graphs are there counts.
+            // Both layouts may coexist. The layout whose graphs exist is used.
             let model = &config["model"];
             let decoder = model["decoder"]["filename"].as_str();
             let decoder = decoder.filter(|_| model["embedding"].is_object());
@@ -42,12 +43,12 @@ impl GenaiConfig {
         serde_json::from_value(config).map(Some).map_err(|error| invalid(FILE, &error))
     }
 
-    /// Returns whether features of media stand in the prompt: a graph of its own puts them there.
+    /// Returns whether a separate graph merges media features into the embeddings.
     fn is_multimodal(&self) -> bool {
         self.model.get("embedding").is_some_and(Value::is_object)
     }
 
-    /// Returns a key of a part of the model.
+    /// Returns a key of a section of `model`.
     fn part(&self, part: &str, key: &str) -> Option<&Value> {
         self.model.get(part).and_then(|part| part.get(key))
     }
@@ -56,7 +57,7 @@ impl GenaiConfig {
         self.model.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Returns what `config.json` would declare.
+    /// Returns the equivalent declaration of `config.json`.
     pub(super) fn declaration(&self) -> Declaration {
         let model_type = self.model_type();
         let is_multimodal = self.is_multimodal();
@@ -69,7 +70,7 @@ impl GenaiConfig {
         }
     }
 
-    /// Tells `files` how the graphs are called: older builders name them after the model.
+    /// Sets the graph file names in `files`: older builders name graphs after the model.
     pub(super) fn name_graphs(&self, files: &mut BundleFiles) -> Result<(), BundleError> {
         let graphs: &[(&str, &'static str)] = match self.declaration().is_encoder_decoder {
             true => &[("encoder", "encoder"), ("decoder", "decoder")],
@@ -97,20 +98,19 @@ impl GenaiConfig {
         Ok(())
     }
 
-    /// Returns the files of the adapters that the decoder has for prompts with images, and with sounds.
+    /// Returns the decoder's adapter files for prompts with images, and for prompts with audio.
     fn adapters(&self) -> [Option<String>; 2] {
         let file = |part| self.part(part, "adapter_filename").and_then(Value::as_str);
         ["vision", "speech"].map(|part| file(part).map(str::to_owned))
     }
 
-    /// Returns what `config.json` of a decoder would say.
+    /// Returns the equivalent decoder config of `config.json`.
     pub(super) fn decoder_config(&self, files: &BundleFiles) -> Result<ModelConfig, BundleError> {
         let mut model = self.model.clone();
         if let Some(Value::Object(vision)) = model.remove("vision") {
             model.insert("vision_config".to_owned(), Value::Object(vision));
         }
-        // Where the config does not say which tokens stand for media, their names do: those that the
-        // code of onnxruntime-genai has.
+        // The placeholder tokens default to those hard-coded in onnxruntime-genai, found by name.
         let known = find_genai(self.model_type(), self.is_multimodal());
         let marks = known.map_or(&[][..], |(_, model)| model.tokens);
         if !marks.is_empty() {
@@ -121,7 +121,7 @@ impl GenaiConfig {
                 }
             }
         }
-        // The decoder's keys stand in `decoder`, those of vocabulary and context one level above.
+        // The decoder's keys are in `decoder`, those of vocabulary and context one level above.
         if let Some(Value::Object(mut decoder)) = model.remove("decoder") {
             for key in ["vocab_size", "context_length"] {
                 decoder.extend(model.get(key).map(|value| (key.to_owned(), value.clone())));
@@ -133,14 +133,14 @@ impl GenaiConfig {
         Ok(ModelConfig { adapters: self.adapters(), ..config })
     }
 
-    /// Returns the tokens that stand for features of media, which a model must not say: the graph that
-    /// embeds tokens would look for the features.
+    /// Returns the placeholder tokens, which the model must not generate: the embedding graph would
+    /// look for their features.
     pub(super) fn marks(&self, config: &ModelConfig) -> impl Iterator<Item = i64> {
         let marks = [config.image_token_id, config.audio_token_id];
         marks.into_iter().flatten().filter(|_| self.is_multimodal())
     }
 
-    /// Returns what the processor's configs would say: lists of operations stand in their place.
+    /// Returns the equivalent processor config, from the lists of operations that replace it.
     pub(super) fn processor_config(
         &self,
         files: &BundleFiles,
@@ -161,8 +161,8 @@ impl GenaiConfig {
         Ok(config)
     }
 
-    /// Returns what `config.json` of Whisper would say: sizes and marks. What its tokens are for is
-    /// told by their names in `tokenizer.json`, as no file here says it.
+    /// Returns the equivalent Whisper `config.json`: sizes and special tokens. The roles of the
+    /// tokens follow from their names in `tokenizer.json`, as no other file states them.
     pub(super) fn speech_config(&self, files: &BundleFiles) -> Result<Value, BundleError> {
         let model = |key: &str| self.model.get(key).cloned().unwrap_or_default();
         let (decoder, encoder) = (model("decoder"), model("encoder"));
@@ -176,7 +176,7 @@ impl GenaiConfig {
             "d_model": decoder["hidden_size"],
             "vocab_size": model("vocab_size"),
             "max_target_positions": model("context_length"),
-            // The encoder makes one position of two frames.
+            // The encoder outputs one position per two frames.
             "max_source_positions": frames.map(|(samples, hop)| samples / hop.max(1) / 2),
             "encoder": { "hidden_size": encoder["hidden_size"] },
             "eos_token_id": model("eos_token_id"),
@@ -188,7 +188,7 @@ impl GenaiConfig {
         let start =
             tokens.id("<|startoftranscript|>").ok_or_else(|| BundleError::Inconsistent {
                 file: "tokenizer.json",
-                message: "no token `<|startoftranscript|>` says how an answer begins".to_owned(),
+                message: "missing token `<|startoftranscript|>`, which starts an answer".to_owned(),
             })?;
         config["decoder_start_token_id"] = start.into();
         config["no_timestamps_token_id"] = tokens.id("<|notimestamps|>").into();
@@ -198,7 +198,7 @@ impl GenaiConfig {
         if let Some(translate) = tokens.id("<|translate|>").filter(|_| is_multilingual) {
             config["task_to_id"] =
                 json!({ "translate": translate, "transcribe": tokens.id("<|transcribe|>") });
-            // Those of languages stand between the start and the tasks.
+            // The language tokens are between the start token and the task tokens.
             let languages = tokens.0.iter().filter(|token| {
                 (start + 1..translate).contains(&token.id) && token.content != "<|transcribe|>"
             });
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_whisper_are_told_by_their_names() {
+    fn whisper_tokens_are_identified_by_name() {
         let config = config("51866", TOKENIZER).unwrap();
         assert_eq!(config["decoder_start_token_id"], 1);
         assert_eq!(config["lang_to_id"], json!({ "<|en|>": 2, "<|yue|>": 3 }));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_english_alone_is_told_by_its_vocabulary() {
+    fn an_english_only_model_is_identified_by_its_vocabulary() {
         let config = config("51864", TOKENIZER).unwrap();
         assert_eq!(config["is_multilingual"], false);
         assert_eq!(config["lang_to_id"], Value::Null);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_several_stages_is_an_error() {
+    fn a_section_with_several_stages_is_an_error() {
         let genai = r#"{"model": {"type": "qwen2_5_vl", "embedding": {}, "vision": {
             "pipeline": [{"patch_embed": {}}, {"vision_attn": {}}]}}}"#;
         let genai: GenaiConfig = serde_json::from_str(genai).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_layouts_side_by_side_the_one_whose_graphs_are_there_counts() {
+    fn the_layout_whose_graphs_exist_is_used() {
         let read = |genai: &'static str, graph: &'static str| {
             let texts = [("config.json", "{}"), ("genai_config.json", genai), (graph, "")];
             let file =

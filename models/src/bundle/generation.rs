@@ -1,4 +1,4 @@
-//! `generation_config.json`: how a model's makers want its answers decoded.
+//! `generation_config.json`: the decoding defaults of a model.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -7,14 +7,14 @@ use super::{BundleError, config::TokenIds};
 
 const FILE: &str = "generation_config.json";
 
-/// `generation_config.json`, or the same keys of `config.json` where a model is older than that
-/// file, or `search` of `genai_config.json`.
+/// `generation_config.json`, the same keys of `config.json` in models older than that file, or
+/// `search` of `genai_config.json`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct GenerationConfig {
     pub(crate) eos_token_id: Option<TokenIds>,
     pub(crate) max_new_tokens: Option<usize>,
-    /// Prompt and answer together.
+    /// The maximum length of prompt and answer together.
     pub(crate) max_length: Option<usize>,
     pub(crate) min_new_tokens: Option<usize>,
     pub(crate) min_length: Option<usize>,
@@ -38,7 +38,7 @@ pub(crate) struct GenerationConfig {
     pub(crate) compression_ratio_threshold: Option<f64>,
     pub(crate) logprob_threshold: Option<f64>,
     pub(crate) no_speech_threshold: Option<f64>,
-    /// Every other key.
+    /// All other keys.
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -53,7 +53,7 @@ pub(crate) enum EarlyStoppingConfig {
     Word(EarlyStoppingWord),
 }
 
-/// The one word that `early_stopping` may be.
+/// The only string value of `early_stopping`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum EarlyStoppingWord {
@@ -61,7 +61,7 @@ pub(crate) enum EarlyStoppingWord {
     Never,
 }
 
-/// Keys that change answers and are not supported, with the values under which they do nothing.
+/// Unsupported keys that change answers, with the values that have no effect.
 const UNSUPPORTED: [(&str, &[f64]); 12] = [
     ("diversity_penalty", &[0.0]),
     ("encoder_no_repeat_ngram_size", &[0.0]),
@@ -78,7 +78,7 @@ const UNSUPPORTED: [(&str, &[f64]); 12] = [
 ];
 
 impl GenerationConfig {
-    /// Checks that no key would change answers in a way that is not supported.
+    /// Checks that no unsupported key changes answers.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl GenerationConfig {
                     file: FILE,
                     key: key.to_owned(),
                     value,
-                    supported: "this key left out".to_owned(),
+                    supported: "none, remove the key".to_owned(),
                 });
             }
         }

@@ -1,12 +1,12 @@
-//! What a bundle is made of: the graphs of its wiring, and the files that come with them. The one
-//! place that lists them; what fetches, shows or checks a bundle asks here.
+//! The graphs and files of a bundle. This is the only list of them: fetching, listing and verifying
+//! a bundle all use it.
 
 use legenda_schemas::precision::Precision;
 
 use super::{Bundle, BundleError, BundleFiles, EmbeddingKind};
 use crate::arch::{EncoderInput, Wiring};
 
-/// The files beside the graphs that are read where they are there.
+/// The optional files that are read in addition to the graphs.
 const CONFIG_FILES: [&str; 19] = [
     "added_tokens.json",
     "audio_processor_config.json",
@@ -26,20 +26,20 @@ const CONFIG_FILES: [&str; 19] = [
     "tokenizer_config.json",
     "video_preprocessor_config.json",
     "vision_processor.json",
-    // Its head names the licence.
+    // The header names the licence.
     MODEL_CARD,
 ];
 
 const MODEL_CARD: &str = "README.md";
 
-/// What files of adapters end with (onnxruntime-genai).
+/// The extension of adapter files (onnxruntime-genai).
 pub(super) const ADAPTER: &str = ".onnx_adapter";
 
-/// Returns whether a file of a repository is read beside the graphs.
+/// Returns whether a repository file is read in addition to the graphs.
 pub(crate) fn is_config(file: &str) -> bool {
     match file.split_once('/') {
         None => {
-            // `sentence_bert_config.json`, and the same of other base models.
+            // `sentence_bert_config.json`, and its equivalents for other base models.
             let is_limit = file.starts_with("sentence_") && file.ends_with("_config.json");
             is_limit || CONFIG_FILES.contains(&file)
         }
@@ -49,24 +49,24 @@ pub(crate) fn is_config(file: &str) -> bool {
     }
 }
 
-/// Returns whether a folder is that of a module of sentence-transformers, such as `1_Pooling`.
+/// Returns whether a folder belongs to a module of sentence-transformers, such as `1_Pooling`.
 pub(super) fn is_module_folder(name: &str) -> bool {
     let number = name.split_once('_').map_or("", |(number, _)| number);
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The names a decoder's graph goes by, in the order they are looked for: transformers.js and
-/// optimum, then transformers' own exporter.
+/// The names of decoder graphs, in lookup order: transformers.js and optimum, then transformers'
+/// own exporter.
 const DECODER_GRAPHS: [&str; 3] = ["decoder_model_merged", "model", "decode"];
 
-/// The same for encoder-decoders; the second comes with [`FIRST_RUN_GRAPH`], and the last, which is
-/// onnxruntime-genai's, with an encoder that is called as simply.
+/// The names of encoder-decoder graphs. The second comes with [`FIRST_RUN_GRAPH`]; the last is that
+/// of onnxruntime-genai, whose encoder graph is named `encoder`.
 const COHORT_GRAPHS: [&str; 3] = ["decoder_model_merged", "decoder_with_past_model", "decoder"];
 
-/// The graph of the first run of a decoder whose graph for further ones stands by itself.
+/// The graph of the first run if the decoder has a separate graph for later runs.
 const FIRST_RUN_GRAPH: &str = "decoder_model";
 
-/// Returns the name of the graph that a bundle of this wiring decodes with.
+/// Returns the name of the decoder graph for a wiring.
 pub(super) fn decoder_graph(
     files: &BundleFiles,
     wiring: Wiring,
@@ -84,19 +84,19 @@ pub(super) fn decoder_graph(
     Err(BundleError::MissingFile { file: format!("onnx/{}.onnx", candidates[0]) })
 }
 
-/// A graph of a bundle, in the precision that is taken.
+/// A graph of a bundle in the selected precision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphFile {
-    /// Its base name, such as `decoder_model_merged`.
+    /// The base name, such as `decoder_model_merged`.
     pub name: &'static str,
-    /// How its weights are stored.
+    /// The precision of the weights.
     pub precision: Precision,
-    /// Its file, relative to the bundle.
+    /// The file, relative to the bundle.
     pub file: String,
 }
 
 impl Bundle {
-    /// Returns the base names of the graphs that are run.
+    /// Returns the base names of the graphs in use.
     fn graph_names(&self) -> Vec<&'static str> {
         let modalities = self.modalities();
         let needed = |wanted: bool, name| wanted.then_some(name);
@@ -122,8 +122,8 @@ impl Bundle {
         }
     }
 
-    /// Returns the graph of a sentence encoder, or those of a dual encoder: a tower for each of its
-    /// inputs, or the whole.
+    /// Returns the graph of a sentence encoder, or those of a dual encoder: one per encoder, or a
+    /// single graph for both.
     fn embedding_graphs(&self) -> Vec<&'static str> {
         let modalities = self.modalities();
         let towers = [
@@ -140,8 +140,8 @@ impl Bundle {
         names
     }
 
-    /// Returns the graph that runs a tower of a dual encoder: its own if there is one. Else, and of a
-    /// sentence encoder, it is the whole.
+    /// Returns the graph that runs one encoder of a dual encoder: its own graph if it exists.
+    /// Otherwise, and for sentence encoders, returns the whole graph.
     pub(crate) fn tower_graph(&self, tower: &'static str) -> &'static str {
         let kind = self.embedding.as_ref().map(|embedding| &embedding.kind);
         let is_dual = matches!(kind, Some(EmbeddingKind::Dual { .. }));
@@ -149,22 +149,21 @@ impl Bundle {
         if is_dual && has_tower { tower } else { "model" }
     }
 
-    /// Returns the base name of the graph that encodes for the decoder of an encoder-decoder.
+    /// Returns the base name of the encoder graph of an encoder-decoder.
     pub(crate) fn encoder_graph(&self) -> &'static str {
         if self.decoder_graph == COHORT_GRAPHS[2] { "encoder" } else { "encoder_model" }
     }
 
-    /// Returns the base name of the graph that makes the first run of the decoder, if that is not
-    /// the decoder's own.
+    /// Returns the base name of the graph for the first run of the decoder, if it is separate.
     pub(crate) fn first_run_graph(&self) -> Option<&'static str> {
         (self.decoder_graph == COHORT_GRAPHS[1]).then_some(FIRST_RUN_GRAPH)
     }
 
-    /// Returns the graphs that are run, each in the precision that is wanted.
+    /// Returns the graphs in use, each in the requested precision.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if one is missing, or is not there in that precision.
+    /// [`BundleError`] if a graph is missing or not available in that precision.
     pub fn graphs(&self) -> Result<Vec<GraphFile>, BundleError> {
         let file = |name| {
             let (precision, file) = self.files.graph_file(name)?;
@@ -173,7 +172,7 @@ impl Bundle {
         self.graph_names().into_iter().map(file).collect()
     }
 
-    /// Checks that all graphs are there, and that `model.precision` names no others.
+    /// Checks that all graphs exist, and that `model.precision` does not name others.
     pub(super) fn check_graphs(&self) -> Result<(), BundleError> {
         let names = self.graph_names();
         for wanted in self.files.precision().graphs() {
@@ -192,43 +191,44 @@ impl Bundle {
         self.graphs().map(drop)
     }
 
-    /// Returns the files of the adapters (LoRA) that the decoder has.
+    /// Returns the adapter files (LoRA) of the decoder.
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
         self.config.adapters.iter().flatten().map(String::as_str)
     }
 
-    /// Returns the precisions in which a graph is there, with the file of each.
+    /// Returns the available precisions of a graph with their files.
     ///
     /// # Errors
     ///
-    /// [`BundleError::Read`] if the directory cannot be looked into.
+    /// [`BundleError::Read`] if the directory cannot be read.
     pub fn precisions(&self, graph: &str) -> Result<Vec<(Precision, String)>, BundleError> {
         self.files.precisions(graph)
     }
 
-    /// Returns the files in which a graph's file keeps weights, relative to the bundle.
+    /// Returns the external data files of a graph, relative to the bundle.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the file is missing or no graph, or names a file outside the bundle.
+    /// [`BundleError`] if the file is missing or not a graph, or names a file outside the bundle.
     pub fn external_data(&self, file: &str) -> Result<Vec<String>, BundleError> {
         self.files.external_data(file)
     }
 
-    /// Checks that all graphs can be opened, with what they keep outside, and adapters read.
+    /// Checks that all graphs with their external data can be opened, and that adapters can be
+    /// read.
     pub(crate) fn is_whole(&self) -> Result<(), BundleError> {
         self.adapters().try_for_each(|file| self.files.expect(file))?;
         self.graph_names().into_iter().try_for_each(|name| self.files.graph(name).map(drop))
     }
 
-    /// Returns the bytes of a file, if that is known.
+    /// Returns the size of a file in bytes, if known.
     #[must_use]
     pub fn file_size(&self, file: &str) -> Option<u64> {
         self.files.size(file)
     }
 
-    /// Returns the bytes of a graph's file and of what it keeps outside. Of a file that is not
-    /// fetched yet, the files that are named after it count as outside.
+    /// Returns the size of a graph file and its external data in bytes. If the file is not fetched
+    /// yet, files whose names start with its name count as external data.
     #[must_use]
     pub fn graph_size(&self, file: &str) -> Option<u64> {
         let outside = self.external_data(file).unwrap_or_else(|_| {
@@ -239,15 +239,16 @@ impl Bundle {
         Some(self.file_size(file)? + outside?)
     }
 
-    /// Returns in a word what the decoder's rows may do together (`ARCHITECTURE.md`, "Dialects");
-    /// `None` where its graph is not on this machine.
+    /// Returns the name of the decoder's dialect (`ARCHITECTURE.md`, "Dialects"); `None` if the
+    /// graph is not available locally.
     #[must_use]
     pub fn dialect(&self) -> Option<&'static str> {
         let source = self.files.graph(self.decoder_graph).ok()?;
         crate::onnx::dialect_in(&source).ok().map(crate::onnx::Dialect::as_str)
     }
 
-    /// Returns the precisions that the publisher sets for transformers.js, as it is written.
+    /// Returns the precisions that the publisher sets for transformers.js, as written in the
+    /// config.
     #[must_use]
     pub fn published_dtype(&self) -> Option<String> {
         let config: serde_json::Value = self.files.json_if_there("config.json").ok()??;
@@ -255,11 +256,11 @@ impl Bundle {
         Some(dtype.as_str().map_or_else(|| dtype.to_string(), str::to_owned))
     }
 
-    /// Returns the precisions of the graphs in words: one, or one for each graph where they differ.
+    /// Returns a description of the graphs' precisions: one value, or one per graph if they differ.
     ///
     /// # Errors
     ///
-    /// Those of [`graphs`](Self::graphs).
+    /// The errors of [`graphs`](Self::graphs).
     pub fn precision(&self) -> Result<String, BundleError> {
         let graphs = self.graphs()?;
         let first = graphs.first().map(|graph| graph.precision);
@@ -272,11 +273,11 @@ impl Bundle {
         Ok(each.collect::<Vec<_>>().join(","))
     }
 
-    /// Returns what the model card's metadata says of the licence.
+    /// Returns the licence from the metadata of the model card.
     #[must_use]
     pub fn license(&self) -> Option<String> {
         let card = self.files.text_if_there(MODEL_CARD).ok()??;
-        // The head of a card is YAML between two lines of dashes.
+        // The metadata is YAML between two `---` lines.
         let head = card.strip_prefix("---")?.split("\n---").next()?;
         let value = head.lines().find_map(|line| line.strip_prefix("license:"))?;
         let value = value.trim().trim_matches(['"', '\'']);

@@ -1,10 +1,10 @@
-//! Names of languages, and the tokens that translators of many have for them.
+//! Language names, and the language tokens of multilingual translation models.
 
 use serde::Deserialize;
 
 use super::{BundleError, BundleFiles, start::unsupported};
 
-/// The tokens of languages in a tokenizer: NLLB's (`deu_Latn`), mBART's (`de_DE`), M2M100's (`__de__`).
+/// The language tokens of a tokenizer: NLLB's (`deu_Latn`), mBART's (`de_DE`), M2M100's (`__de__`).
 pub(super) struct Languages(Vec<(String, i64)>);
 
 impl Languages {
@@ -26,27 +26,27 @@ impl Languages {
         Ok(Self(languages.map(|token| (token.content, token.id)).collect()))
     }
 
-    /// Returns the tokens of all.
+    /// Returns the ids of all language tokens.
     pub(super) fn ids(&self) -> Vec<i64> {
         self.0.iter().map(|(_, id)| *id).collect()
     }
 
-    /// Finds the token of a language by the model's own code, a code of two letters, or its English
-    /// name; `key` names what asks for it.
+    /// Finds the token of a language by the model's code, a two-letter code or the English name.
+    /// `key` is the job key named in errors.
     pub(super) fn token(&self, key: &'static str, language: &str) -> Result<i64, BundleError> {
-        let asked = language.trim().to_lowercase();
-        let code = code_of(&asked).unwrap_or(&asked);
-        let is_asked = |token: &str| {
+        let name_or_code = language.trim().to_lowercase();
+        let code = code_of(&name_or_code).unwrap_or(&name_or_code);
+        let matches = |token: &str| {
             let token = token.trim_matches('_').to_lowercase();
             let short = token.split_once('_').map_or(token.as_str(), |(short, _)| short);
-            token == asked || short == code
+            token == name_or_code || short == code
         };
-        let found = self.0.iter().find(|(token, _)| is_asked(token));
+        let found = self.0.iter().find(|(token, _)| matches(token));
         found.map(|(_, id)| *id).ok_or_else(|| {
             let codes: Vec<&str> =
                 self.0.iter().map(|(token, _)| token.trim_matches('_')).collect();
             let codes = if codes.is_empty() {
-                "none: this model's tokenizer has no tokens of languages".to_owned()
+                "none, the tokenizer has no language tokens".to_owned()
             } else {
                 codes.join(", ")
             };
@@ -55,7 +55,7 @@ impl Languages {
     }
 }
 
-/// Returns whether a token is one of the three forms.
+/// Returns whether a token has one of the three forms.
 fn is_language(token: &str) -> bool {
     let letters = |text: &str, lengths: &[usize]| {
         lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase())
@@ -71,12 +71,12 @@ fn is_language(token: &str) -> bool {
     (letters(language, &[3]) && is_script) || (letters(language, &[2]) && is_country)
 }
 
-/// Returns the code of a language by its English name, in lower case.
+/// Returns the code of a language by its English name in lower case.
 pub(super) fn code_of(name: &str) -> Option<&'static str> {
     LANGUAGES.iter().find(|(_, other)| *other == name).map(|(code, _)| *code)
 }
 
-/// Codes and English names of the languages that Whisper was trained with, and other names of some
+/// The codes and English names of the languages that Whisper was trained on, with aliases
 /// (`LANGUAGES` and `TO_LANGUAGE_CODE` of transformers 4.57).
 #[rustfmt::skip]
 const LANGUAGES: [(&str, &str); 112] = [

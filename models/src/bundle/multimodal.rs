@@ -1,29 +1,29 @@
-//! What the configs of multimodal bundles say of images and audio.
+//! The image and audio configs of multimodal bundles.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{BundleError, BundleFiles, config::ProcessorConfig};
 
-/// The keys of `config.json` that only models of images and audio have.
+/// The keys of `config.json` that only image and audio models have.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct MediaConfig {
-    /// The mark before an image (Gemma 3, Gemma 3n).
+    /// The token before an image (Gemma 3, Gemma 3n).
     #[serde(default, alias = "boi_token_index")]
     pub(crate) boi_token_id: Option<i64>,
-    /// The mark behind an image (Gemma 3, Gemma 3n).
+    /// The token after an image (Gemma 3, Gemma 3n).
     #[serde(default, alias = "eoi_token_index")]
     pub(crate) eoi_token_id: Option<i64>,
-    /// The mark before audio (Gemma 3n).
+    /// The token before audio (Gemma 3n).
     #[serde(default)]
     pub(crate) boa_token_id: Option<i64>,
-    /// The mark behind audio (Gemma 3n).
+    /// The token after audio (Gemma 3n).
     #[serde(default)]
     pub(crate) eoa_token_id: Option<i64>,
-    /// Features of an image (LLaVA).
+    /// The number of features per image (LLaVA).
     #[serde(default)]
     pub(crate) image_seq_length: Option<usize>,
-    /// Encoder states that become one feature of audio (Ultravox).
+    /// The number of encoder states per audio feature (Ultravox).
     #[serde(default)]
     pub(crate) stack_factor: Option<usize>,
     #[serde(default)]
@@ -47,15 +47,14 @@ pub(crate) struct AudioConfig {
 }
 
 impl MediaConfig {
-    /// Returns how many patches along an edge become one feature; 2 where left out
+    /// Returns the number of patches along an edge that merge into one feature. Defaults to 2
     /// (`Qwen2VLVisionConfig`).
     pub(crate) fn spatial_merge_size(&self) -> usize {
         self.vision_config.spatial_merge_size.unwrap_or(2).max(1)
     }
 }
 
-/// The keys of a feature extractor that stand beside those of an image processor in one file
-/// (Gemma 3n).
+/// The feature extractor keys that share one file with those of an image processor (Gemma 3n).
 const AUDIO_KEYS: [&str; 21] = [
     "dither",
     "feature_extractor_type",
@@ -80,9 +79,9 @@ const AUDIO_KEYS: [&str; 21] = [
     "sampling_rate",
 ];
 
-/// Reads the processor configs of a multimodal bundle: everything in `processor_config.json` (the
-/// newest layout) or in `preprocessor_config.json`, or the image processor, the feature extractor or
-/// both side by side in the latter and what concerns text in the former.
+/// Reads the processor configs of a multimodal bundle. They are all in `processor_config.json` (the
+/// newest layout) or in `preprocessor_config.json`; or the latter has the image processor, the
+/// feature extractor or both, and the former has the text keys.
 pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, BundleError> {
     const MEDIA: &str = "preprocessor_config.json";
     let processor: Option<ProcessorConfig> = files.json_if_there("processor_config.json")?;
@@ -100,20 +99,20 @@ pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, B
         return serde_json::from_value(media).map_err(invalid);
     }
     let mut processor = processor.unwrap_or_default();
-    let hears = media["feature_extractor_type"].is_string();
-    let sees = !hears || media["image_processor_type"].is_string();
+    let has_audio = media["feature_extractor_type"].is_string();
+    let has_image = !has_audio || media["image_processor_type"].is_string();
     let (audio, image) = match media {
-        Value::Object(keys) if hears && sees => {
+        Value::Object(keys) if has_audio && has_image => {
             let (audio, image): (Map<_, _>, Map<_, _>) =
                 keys.into_iter().partition(|(key, _)| AUDIO_KEYS.contains(&key.as_str()));
             (Value::Object(audio), Value::Object(image))
         }
         one => (one.clone(), one),
     };
-    if hears {
+    if has_audio {
         processor.feature_extractor = Some(serde_json::from_value(audio).map_err(invalid)?);
     }
-    if sees {
+    if has_image {
         processor.image_processor = Some(serde_json::from_value(image).map_err(invalid)?);
     }
     Ok(processor)

@@ -1,4 +1,4 @@
-//! How a transcriber hears long sounds window by window: what its generation config and the job say.
+//! The rules for sequential long-form transcription, from the generation config and the job.
 
 use legenda_schemas::job::{GenerationOptions, LongAudio};
 
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Bundle {
-    /// Returns how sounds are heard, if that is window by window; `start` is what answers begin with,
-    /// and what ends them is `eos_token_ids`.
+    /// Returns the rules for sequential long-form transcription, if enabled. `start` has the
+    /// decoder start tokens; `eos_token_ids` end a transcript.
     pub(crate) fn hearing_rules(
         &self,
         speech: &SpeechOptions,
@@ -20,7 +20,7 @@ impl Bundle {
         context_tokens: usize,
     ) -> Option<HearingRules> {
         let timestamps = start.timestamps.filter(|_| speech.long_audio == LongAudio::Sequential)?;
-        // Older configs have the mark in one place only, among what never comes.
+        // Older configs have this token only in the suppression list.
         let suppressed = self.generation.suppress_tokens.iter().flatten().rev().nth(1);
         let conditions = job.condition_on_prev_tokens.or(self.generation.condition_on_prev_tokens);
         Some(HearingRules {
@@ -36,11 +36,12 @@ impl Bundle {
         })
     }
 
-    /// Returns when a transcript of a window is tried again; `None` where none ever is.
+    /// Returns the temperature fallback of a window; `None` if it is disabled.
     ///
     /// # Errors
     ///
-    /// [`BundleError::TaskOption`] if silence is to be told without a bound of what is likely.
+    /// [`BundleError::TaskOption`] if a no-speech threshold is set without a log probability
+    /// threshold.
     pub(crate) fn fallback(
         &self,
         speech: &SpeechOptions,
@@ -59,7 +60,7 @@ impl Bundle {
             return Err(BundleError::TaskOption {
                 key: "generation.no_speech_threshold",
                 value: threshold.to_string(),
-                supported: "with `generation.logprob_threshold`".to_owned(),
+                supported: "only with `generation.logprob_threshold`".to_owned(),
             });
         }
         let compression_ratio_max =
@@ -72,7 +73,7 @@ impl Bundle {
             compression_ratio_max,
             logprob_min,
             silence: no_speech.map(|probability_max| Silence {
-                // As `WhisperGenerationMixin._retrieve_logit_processors` finds it.
+                // As in `WhisperGenerationMixin._retrieve_logit_processors`.
                 token_id: timestamps.no_timestamps_id - 1,
                 n_start_tokens: start.token_ids.len(),
                 probability_max,

@@ -1,4 +1,4 @@
-//! The configs of the feature extractors of sounds. Keys are those of Hugging Face transformers.
+//! The configs of audio feature extractors. Keys are those of Hugging Face transformers.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,20 +9,20 @@ use crate::arch::AudioFeatures;
 /// `feature_extractor`, by its class.
 #[derive(Clone, Debug)]
 pub(crate) enum SoundConfig {
-    /// Whisper's, and where no class is named.
+    /// Whisper's extractor, and the default if no class is named.
     LogMel(FeatureExtractorConfig),
-    /// Of a model that hears samples as they are.
+    /// The extractor of models that take raw samples.
     Samples(SamplesConfig),
-    /// CLAP's.
+    /// CLAP's extractor.
     RepeatedMel(RepeatedMelConfig),
-    /// Gemma 3n's, which is that of the Universal Speech Model.
+    /// The extractor of Gemma 3n and the Universal Speech Model.
     Usm(UsmExtractorConfig),
-    /// Frames of which several become one feature (Phi-4-multimodal).
+    /// Stacked frames (Phi-4-multimodal).
     StackedFrames(StackedFramesConfig),
 }
 
 impl SoundConfig {
-    /// Returns what is computed.
+    /// Returns the kind of features.
     pub(crate) fn features(&self) -> AudioFeatures {
         match self {
             Self::LogMel(_) => AudioFeatures::LogMel,
@@ -33,7 +33,7 @@ impl SoundConfig {
         }
     }
 
-    /// Returns the class, empty where none is named.
+    /// Returns the class; empty if none is named.
     pub(crate) fn class(&self) -> &str {
         match self {
             Self::LogMel(config) => &config.feature_extractor_type,
@@ -43,7 +43,7 @@ impl SoundConfig {
         }
     }
 
-    /// Reads the config of an extractor whose class is not named, or does not count.
+    /// Reads the config of an extractor whose class is missing or irrelevant.
     pub(crate) fn read(features: AudioFeatures, config: Value) -> serde_json::Result<Self> {
         match features {
             AudioFeatures::LogMel => serde_json::from_value(config).map(Self::LogMel),
@@ -69,23 +69,23 @@ pub struct FeatureExtractorConfig {
     /// The class.
     #[serde(default)]
     pub feature_extractor_type: String,
-    /// Mel bands.
+    /// The number of mel bands.
     pub feature_size: usize,
-    /// Samples per second the model wants.
+    /// The sample rate of the model in Hz.
     pub sampling_rate: u32,
-    /// Samples between two frames.
+    /// The number of samples between two frames.
     pub hop_length: usize,
-    /// Samples of one frame's window and transform.
+    /// The number of samples of the window and the Fourier transform.
     pub n_fft: usize,
-    /// Seconds of one clip.
+    /// The length of a clip in seconds.
     #[serde(default)]
     pub chunk_length: Option<f64>,
-    /// Samples of one clip; shorter audio is followed by silence.
+    /// The number of samples of a clip; shorter audio is padded with silence.
     pub n_samples: usize,
-    /// Frames of one clip.
+    /// The number of frames of a clip.
     #[serde(default)]
     pub nb_max_frames: Option<usize>,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
@@ -96,41 +96,41 @@ pub struct SamplesConfig {
     /// The class.
     #[serde(default)]
     pub feature_extractor_type: String,
-    /// Samples per second the model wants.
+    /// The sample rate of the model in Hz.
     pub sampling_rate: u32,
-    /// Whether to bring each sound to a mean of zero and a variance of one.
+    /// Whether to normalise the audio to zero mean and unit variance.
     #[serde(default = "yes")]
     pub do_normalize: bool,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
 
-/// The keys of `ClapFeatureExtractor`; what is left out is as in transformers 4.57.
+/// The keys of `ClapFeatureExtractor`. Defaults are those of transformers 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct RepeatedMelConfig {
     /// The class.
     pub feature_extractor_type: String,
-    /// Mel bands.
+    /// The number of mel bands.
     pub feature_size: usize,
-    /// Samples per second the model wants.
+    /// The sample rate of the model in Hz.
     pub sampling_rate: u32,
-    /// Samples between two frames.
+    /// The number of samples between two frames.
     pub hop_length: usize,
-    /// Seconds that the model hears.
+    /// The maximum duration in seconds.
     pub max_length_s: usize,
-    /// Samples of one frame's window and transform.
+    /// The number of samples of the window and the Fourier transform.
     pub fft_window_size: usize,
     /// The lowest frequency of the filters, in hertz.
     pub frequency_min: f64,
     /// The highest frequency of the filters, in hertz.
     pub frequency_max: f64,
-    /// What becomes of longer sounds.
+    /// The truncation mode of longer audio.
     pub truncation: String,
-    /// What becomes of shorter sounds.
+    /// The padding mode of shorter audio.
     pub padding: String,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
@@ -153,43 +153,43 @@ impl Default for RepeatedMelConfig {
     }
 }
 
-/// The keys of `Gemma3nAudioFeatureExtractor`; what is left out is as in transformers 4.57.
+/// The keys of `Gemma3nAudioFeatureExtractor`. Defaults are those of transformers 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct UsmExtractorConfig {
-    /// Mel bands.
+    /// The number of mel bands.
     pub feature_size: usize,
-    /// Samples per second the model wants.
+    /// The sample rate of the model in Hz.
     pub sampling_rate: u32,
-    /// Milliseconds of one frame.
+    /// The length of a frame in milliseconds.
     pub frame_length_ms: f64,
-    /// Milliseconds between two frames.
+    /// The interval between two frames in milliseconds.
     pub hop_length_ms: f64,
-    /// Samples of one frame: follows from the milliseconds.
+    /// The number of samples of a frame, derived from the milliseconds.
     pub frame_length: Option<usize>,
-    /// Samples between two frames: follows from the milliseconds.
+    /// The number of samples between two frames, derived from the milliseconds.
     pub hop_length: Option<usize>,
-    /// Samples of one transform: follows from those of a frame.
+    /// The number of samples of the Fourier transform, derived from the frame length.
     pub fft_length: Option<usize>,
-    /// Whether a transform is twice as long as it must be.
+    /// Whether the Fourier transform has twice the required length.
     pub fft_overdrive: bool,
     /// The lowest frequency of the filters, in hertz.
     pub min_frequency: f64,
     /// The highest frequency of the filters, in hertz.
     pub max_frequency: f64,
-    /// How much of each sample is taken from the next.
+    /// The pre-emphasis coefficient.
     pub preemphasis: f64,
-    /// Whether a frame's first sample is made smaller instead of one that is dropped.
+    /// Whether to scale the first sample of a frame (HTK) instead of dropping one.
     pub preemphasis_htk_flavor: bool,
-    /// What samples are multiplied by.
+    /// The factor applied to samples.
     pub input_scale_factor: f64,
-    /// The least energy of a band.
+    /// The minimum energy of a band.
     pub mel_floor: f64,
-    /// What is subtracted from each band.
+    /// The mean to subtract from each band.
     pub per_bin_mean: Option<Vec<f64>>,
-    /// What each band is divided by.
+    /// The divisor of each band.
     pub per_bin_stddev: Option<Vec<f64>>,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }
@@ -218,29 +218,29 @@ impl Default for UsmExtractorConfig {
     }
 }
 
-/// The keys of `Phi4MultimodalFeatureExtractor`; what is left out is as in transformers 4.57.
+/// The keys of `Phi4MultimodalFeatureExtractor`. Defaults are those of transformers 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct StackedFramesConfig {
-    /// Mel bands.
+    /// The number of mel bands.
     pub feature_size: usize,
-    /// Samples per second the model wants.
+    /// The sample rate of the model in Hz.
     pub sampling_rate: u32,
-    /// Samples between two frames.
+    /// The number of samples between two frames.
     pub hop_length: usize,
-    /// Samples of one transform.
+    /// The number of samples of the Fourier transform.
     pub n_fft: usize,
-    /// Samples of one frame.
+    /// The number of samples of a frame.
     pub win_length: usize,
-    /// How much of each sample is taken from the next.
+    /// The pre-emphasis coefficient.
     pub preemphasis: f64,
-    /// Frames that become one feature.
+    /// The number of frames per feature.
     pub audio_compression_rate: usize,
     /// The lowest frequency of the filters, in hertz.
     pub mel_min_frequency: f64,
     /// The highest frequency of the filters, in hertz.
     pub mel_max_frequency: f64,
-    /// Every other key, to be checked when the processor opens.
+    /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
 }

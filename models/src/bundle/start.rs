@@ -1,4 +1,4 @@
-//! What the decoder of an encoder-decoder begins an answer with, as transformers does it.
+//! The decoder start tokens of an encoder-decoder, as in transformers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,19 +15,19 @@ use crate::{
     engine::{TimestampRules, TokenChoice},
 };
 
-/// How speech is written down, or a text translated.
+/// The options for transcription and translation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpeechOptions {
-    /// The language that is spoken, by code or English name; the model finds out where left out. Of a
-    /// text to translate, its language.
+    /// The spoken language, by code or English name; detected by default. For text translation, the
+    /// source language.
     pub language: Option<String>,
-    /// The language to translate a text to.
+    /// The target language of a text translation.
     pub target_language: Option<String>,
-    /// Whether to write English, whatever the language.
+    /// Whether to translate speech to English.
     pub translate: bool,
-    /// Whether to tell when things are said.
+    /// Whether to generate timestamps.
     pub timestamps: bool,
-    /// How a sound is heard that is longer than the model hears at a time.
+    /// The handling of audio that exceeds the model's window.
     pub long_audio: LongAudio,
 }
 
@@ -43,7 +43,7 @@ impl From<&Task> for SpeechOptions {
     }
 }
 
-/// The keys of `config.json` and `generation_config.json` about how answers begin.
+/// The keys of `config.json` and `generation_config.json` for the decoder start.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct StartConfig {
     #[serde(default)]
@@ -60,43 +60,43 @@ pub(crate) struct StartConfig {
     task_to_id: Option<BTreeMap<String, i64>>,
     #[serde(default)]
     no_timestamps_token_id: Option<i64>,
-    /// The token before what was said earlier.
+    /// The token before the previous transcript.
     #[serde(default)]
     pub(super) prev_sot_token_id: Option<i64>,
     #[serde(default)]
     max_initial_timestamp_index: Option<i64>,
     #[serde(default)]
     language: Option<String>,
-    /// In older repositories: the tokens by their places, `null` where a language is to be found.
+    /// In older repositories: the tokens by position; `null` if the language is detected.
     #[serde(default)]
     forced_decoder_ids: Option<Vec<(usize, Option<i64>)>>,
 }
 
-/// The tokens before an answer, and the rules for timestamps in it.
+/// The tokens before an answer, and the rules for its timestamps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DecoderStart {
     pub(crate) token_ids: Vec<i64>,
-    /// The token among them that the model is asked for.
+    /// The start token that the model chooses.
     pub(crate) choice: Option<TokenChoice>,
     pub(crate) timestamps: Option<TimestampRules>,
-    /// The token of the language to write, with which an answer has to begin.
+    /// The token of the target language, forced as the first token of the answer.
     pub(crate) target_id: Option<i64>,
-    /// The language of the texts, where it is not what their tokenizer says.
+    /// The source language, if it overrides that of the tokenizer.
     pub(crate) source: Option<SourceLanguage>,
 }
 
-/// The language that texts are said to be in.
+/// The declared language of the texts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SourceLanguage {
-    /// Its token.
+    /// The token of the language.
     pub(crate) id: i64,
-    /// The tokens of all languages, of which a text has one.
+    /// The tokens of all languages; each text contains one of them.
     pub(crate) all: Vec<i64>,
 }
 
 impl StartConfig {
-    /// Reads both files; what `generation_config.json` says goes before `config.json`, which stands
-    /// for it where it is not there.
+    /// Reads both files. Keys of `generation_config.json` take precedence over those of
+    /// `config.json`, which replaces a missing generation config.
     pub(super) fn read(files: &BundleFiles, config: &Value) -> Result<Self, BundleError> {
         let generation: Option<Self> = files.json_if_there("generation_config.json")?;
         let generation = generation.or_else(|| Self::deserialize(config).ok()).unwrap_or_default();
@@ -114,18 +114,18 @@ impl StartConfig {
         })
     }
 
-    /// Returns the token that all answers begin with.
+    /// Returns the first token of all answers.
     pub(crate) fn first_token_id(&self) -> Option<i64> {
         self.decoder_start_token_id.or(self.bos_token_id)
     }
 
-    /// Returns what answers begin with.
+    /// Returns the decoder start tokens.
     ///
     /// # Source
     ///
     /// `GenerationMixin._get_decoder_start_token_id` and
-    /// `WhisperGenerationMixin._retrieve_init_tokens` of transformers 4.57, with the task given:
-    /// `transcribe` unless the job says to translate.
+    /// `WhisperGenerationMixin._retrieve_init_tokens` of transformers 4.57, with an explicit task:
+    /// `transcribe` unless the job requests translation.
     pub(crate) fn decoder_start(
         &self,
         scheme: StartScheme,
@@ -134,7 +134,7 @@ impl StartConfig {
     ) -> Result<DecoderStart, BundleError> {
         let start = self.first_token_id().ok_or_else(|| BundleError::Inconsistent {
             file: "generation_config.json",
-            message: "no `decoder_start_token_id` says how an answer begins".to_owned(),
+            message: "missing `decoder_start_token_id`".to_owned(),
         })?;
         let mut decoder = DecoderStart { token_ids: vec![start], ..DecoderStart::default() };
         if scheme == StartScheme::Translation {
@@ -160,7 +160,7 @@ impl StartConfig {
             return Ok(decoder);
         }
         if let Some(language) = &speech.target_language {
-            let none = "none: this model writes what is said, or English with `task.translate`";
+            let none = "none, use `task.translate` for English";
             return Err(unsupported("task.target_language", language, none));
         }
         if self.is_multilingual.unwrap_or(self.lang_to_id.is_some()) {
@@ -172,10 +172,10 @@ impl StartConfig {
                     if candidates.is_empty() {
                         return Err(BundleError::Inconsistent {
                             file: "generation_config.json",
-                            message: "`is_multilingual`, but no `lang_to_id`".to_owned(),
+                            message: "`is_multilingual` requires `lang_to_id`".to_owned(),
                         });
                     }
-                    // Whatever stands in its place until the model is asked.
+                    // A dummy token until the model chooses.
                     decoder.token_ids.push(start);
                     decoder.choice = Some(TokenChoice { position: 1, candidates });
                 }
@@ -189,18 +189,18 @@ impl StartConfig {
                     return Err(unsupported(
                         "task.translate",
                         "true",
-                        "this model has no such task",
+                        "none, the model does not have this task",
                     ));
                 }
                 None => {}
             }
         } else if let Some(language) = &speech.language {
-            let only = "this model knows English alone: remove the key";
+            let only = "none, the model is English-only: remove the key";
             return Err(unsupported("task.language", language, only));
         } else if speech.translate {
-            return Err(unsupported("task.translate", "true", "this model knows English alone"));
+            return Err(unsupported("task.translate", "true", "none, the model is English-only"));
         }
-        // What ends a window is told by timestamps, whether they are written or not.
+        // Timestamps determine the end of a window, whether or not they are in the output.
         let is_sequential = speech.long_audio == LongAudio::Sequential;
         match (speech.timestamps || is_sequential, self.no_timestamps_token_id) {
             (true, Some(id)) => {
@@ -210,7 +210,7 @@ impl StartConfig {
                 });
             }
             (true, None) => {
-                let none = "this model's generation config has no `no_timestamps_token_id`";
+                let none = "none, the generation config has no `no_timestamps_token_id`";
                 return Err(if is_sequential {
                     unsupported("task.long_audio", speech.long_audio.as_str(), none)
                 } else {
@@ -222,20 +222,21 @@ impl StartConfig {
         Ok(decoder)
     }
 
-    /// Returns the token that says that there are no timestamps, if the vocabulary has them.
+    /// Returns the no-timestamps token, if the vocabulary has timestamps.
     pub(super) fn no_timestamps_id(&self) -> Option<i64> {
         self.no_timestamps_token_id
     }
 
-    /// Returns the token of a language: the job's, else the config's; `None` if it is to be found.
+    /// Returns the language token: that of the job, else that of the config; `None` if it is
+    /// detected.
     fn language_id(&self, language: Option<&str>) -> Result<Option<i64>, BundleError> {
         let Some(language) = language.or(self.language.as_deref()) else {
             return Ok(self.forced(1));
         };
         let known = self.lang_to_id.as_ref();
-        let asked = language.trim().to_lowercase();
-        let token = format!("<|{}|>", code_of(&asked).unwrap_or(&asked));
-        let id = known.and_then(|known| known.get(&token).or_else(|| known.get(&asked)));
+        let name_or_code = language.trim().to_lowercase();
+        let token = format!("<|{}|>", code_of(&name_or_code).unwrap_or(&name_or_code));
+        let id = known.and_then(|known| known.get(&token).or_else(|| known.get(&name_or_code)));
         id.copied().map(Some).ok_or_else(|| {
             let codes = known.into_iter().flat_map(BTreeMap::keys);
             let codes: Vec<&str> = codes.map(|token| token.trim_matches(['<', '|', '>'])).collect();
@@ -243,23 +244,23 @@ impl StartConfig {
         })
     }
 
-    /// Returns the token that older configs force at a place.
+    /// Returns the token that older configs force at a position.
     fn forced(&self, place: usize) -> Option<i64> {
         let forced = self.forced_decoder_ids.iter().flatten();
         forced.filter(|(at, _)| *at == place).find_map(|(_, id)| *id)
     }
 }
 
-/// Says of options for speech that this model has no use for them.
+/// Returns an error if any speech option is set.
 pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), BundleError> {
-    let only = format!("none: only models like {} take it, remove the key", speech_models());
+    let only = format!("none, only models like {} support it: remove the key", speech_models());
     let only = only.as_str();
     match speech {
         SpeechOptions { language: Some(language), .. } => {
             Err(unsupported("task.language", language, only))
         }
         SpeechOptions { target_language: Some(language), .. } => {
-            let only = "none: only translators of many languages take it, remove the key";
+            let only = "none, only multilingual translation models support it: remove the key";
             Err(unsupported("task.target_language", language, only))
         }
         SpeechOptions { translate: true, .. } => Err(unsupported("task.translate", "true", only)),
@@ -286,7 +287,7 @@ mod tests {
         let files = BundleFiles::memory(Vec::new(), PrecisionChoice::default());
         let start = config.decoder_start(StartScheme::Speech, speech, &files)?;
         let chosen = start.choice.map(|choice| (choice.position, choice.candidates.to_vec()));
-        // A token that is to be chosen is shown as the sum of its candidates, negative.
+        // A chosen token is represented by the negative sum of its candidates.
         let token_ids = start.token_ids.iter().enumerate().map(|(place, id)| match &chosen {
             Some((position, candidates)) if *position == place => -candidates.iter().sum::<i64>(),
             _ => *id,
@@ -299,7 +300,7 @@ mod tests {
         "task_to_id": {"transcribe": 20, "translate": 21}, "forced_decoder_ids": [[1, null]]}"#;
 
     #[test]
-    fn a_multilingual_prompt_is_language_task_and_timestamps() {
+    fn a_multilingual_prompt_has_language_task_and_timestamps() {
         let speech = |language: Option<&str>, translate, timestamps| SpeechOptions {
             language: language.map(str::to_owned),
             translate,
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(ids(speech(Some("German"), false, false)), [1, 11, 20, 30]);
         assert_eq!(ids(speech(Some("en"), true, true)), [1, 10, 21]);
         assert_eq!(ids(speech(Some("<|de|>"), false, true)), [1, 11, 20]);
-        assert_eq!(ids(speech(None, false, false)), [1, -21, 20, 30], "the model finds it out");
+        assert_eq!(ids(speech(None, false, false)), [1, -21, 20, 30], "the language is detected");
         let error = start(MULTILINGUAL, &speech(Some("klingon"), false, false)).unwrap_err();
         assert_eq!(error.code(), "task_option_unsupported");
     }
@@ -326,12 +327,12 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_english_alone_has_no_language() {
+    fn an_english_only_model_has_no_language() {
         let english = r#"{"decoder_start_token_id": 1, "is_multilingual": false,
             "no_timestamps_token_id": 30, "forced_decoder_ids": [[1, 30]]}"#;
         assert_eq!(start(english, &SpeechOptions::default()).unwrap(), [1, 30]);
         let translated = SpeechOptions { translate: true, ..SpeechOptions::default() };
         let error = start(english, &translated).unwrap_err();
-        assert!(error.to_string().contains("English alone"), "{error}");
+        assert!(error.to_string().contains("English-only"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a Florence-2 bundle says of its tasks.
+//! The tasks of a Florence-2 bundle.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +7,30 @@ use serde_json::Value;
 
 use super::{BundleError, BundleFiles};
 
-/// What the answer to a task is made of.
+/// The kind of answer of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TaskAnswer {
-    /// A text.
+    /// Text.
     PureText,
-    /// Lines of text in quadrilaterals.
+    /// Lines of text with quadrilaterals.
     Ocr,
-    /// Phrases, each with boxes.
+    /// Phrases with boxes.
     DescriptionWithBboxes,
-    /// The same, of phrases that stand in a caption.
+    /// Phrases of a given caption with boxes.
     PhraseGrounding,
-    /// Outlines.
+    /// Polygons.
     Polygons,
-    /// Phrases with outlines.
+    /// Phrases with polygons.
     DescriptionWithPolygons,
-    /// Phrases with boxes or outlines.
+    /// Phrases with boxes or polygons.
     DescriptionWithBboxesOrPolygons,
-    /// Boxes alone.
+    /// Boxes without labels.
     Bboxes,
 }
 
-/// The tasks, by their tokens: in the file for transformers.js, or as they are in the code of
-/// transformers 4.57.
+/// The tasks by their tokens, from the file for transformers.js or as hard-coded in transformers
+/// 4.57.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(crate) struct TaskConfig {
@@ -41,7 +41,7 @@ pub(crate) struct TaskConfig {
     pub(crate) banned_grounding_tokens: Vec<String>,
 }
 
-/// Questions of tasks that a prompt names alone (`Florence2Processor`, transformers 4.57).
+/// The questions of tasks without a text argument (`Florence2Processor`, transformers 4.57).
 const ALONE: [(&str, &str, TaskAnswer); 8] = [
     ("<OCR>", "What is the text in the image?", TaskAnswer::PureText),
     ("<OCR_WITH_REGION>", "What is the text in the image, with regions?", TaskAnswer::Ocr),
@@ -65,7 +65,7 @@ const ALONE: [(&str, &str, TaskAnswer); 8] = [
     ("<REGION_PROPOSAL>", "Locate the region proposals in the image.", TaskAnswer::Bboxes),
 ];
 
-/// The same of tasks that take a text.
+/// The questions of tasks with a text argument.
 const WITH_INPUT: [(&str, &str, TaskAnswer); 7] = [
     (
         "<CAPTION_TO_PHRASE_GROUNDING>",
@@ -92,8 +92,8 @@ const WITH_INPUT: [(&str, &str, TaskAnswer); 7] = [
     ("<REGION_TO_OCR>", "What text is in the region {input}?", TaskAnswer::PureText),
 ];
 
-/// Phrases that the published processors leave ungrounded (`banned_grounding_tokens`): pronouns, and
-/// what says no more than they do.
+/// The phrases that the published processors do not ground (`banned_grounding_tokens`): pronouns
+/// and similarly vague words.
 const BANNED: &str = "it,I,me,mine,you,your,yours,he,him,his,she,her,hers,they,them,their,theirs,one,\
     oneself,we,us,our,ours,its,myself,yourself,himself,herself,itself,ourselves,yourselves,\
     themselves,this,that,these,those,who,whom,whose,which,what,all,another,any,anybody,anyone,\
@@ -120,8 +120,8 @@ impl Default for TaskConfig {
 }
 
 impl TaskConfig {
-    /// Takes the tasks out of the config of an image processor, where they are, and reads those phrases
-    /// from the processor's.
+    /// Takes the tasks out of an image processor config, if present, and reads the banned phrases
+    /// from the processor config.
     pub(super) fn take(config: &mut Value, files: &BundleFiles) -> Result<Self, BundleError> {
         const KEYS: [&str; 3] = [
             "task_prompts_without_inputs",

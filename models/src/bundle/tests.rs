@@ -1,4 +1,4 @@
-//! Opening bundles that are whole, broken and of another kind.
+//! Opening valid, broken and unsupported bundles.
 
 use std::borrow::Cow;
 
@@ -39,14 +39,14 @@ fn files() -> Vec<(&'static str, &'static str)> {
 }
 
 #[test]
-fn a_bundle_says_what_it_can_do() {
+fn a_bundle_reports_its_capabilities() {
     let bundle = open(&files()).unwrap();
     let modalities = bundle.modalities();
     assert!(modalities.text && modalities.image && !modalities.audio);
     assert!(bundle.supports(TaskKind::Caption).is_ok());
     let error = bundle.supports(TaskKind::Transcribe).unwrap_err();
-    assert_eq!(error.to_string(), "`test` cannot do `transcribe`: it has no audio input");
-    // 2 kinds, 2 layers, 2 heads, 128 positions, 8 dimensions, 4 bytes.
+    assert_eq!(error.to_string(), "`test` does not support `transcribe`: it has no audio input");
+    // 2 (keys and values) x 2 layers x 2 heads x 128 positions x 8 dimensions x 4 bytes.
     assert_eq!(bundle.kv_bytes_per_slot(100), 2 * 2 * 2 * 128 * 8 * 4);
 }
 
@@ -57,7 +57,7 @@ fn a_missing_file_is_named() {
         let (name, _) = files.remove(missing);
         let error = open(&files).unwrap_err();
         let expected = if name == "processor_config.json" {
-            // The older name is accepted too, and asked for last.
+            // The older name is also accepted, and is looked up last.
             "preprocessor_config.json"
         } else {
             name
@@ -75,22 +75,22 @@ fn an_unknown_architecture_names_what_is_supported() {
     assert_eq!(
         error.to_string(),
         format!(
-            "architecture `StrangeForConditionalGeneration` is not supported, supported: {}",
+            "unsupported architecture `StrangeForConditionalGeneration`, supported: {}",
             supported_models()
         )
     );
-    // Whatever else its config has: that depends on the architecture.
+    // The other keys are irrelevant, because they depend on the architecture.
     files[0].1 = r#"{"model_type": "mamba"}"#;
     assert_eq!(open(&files).unwrap_err().code(), "architecture_unsupported");
 }
 
 #[test]
-fn broken_json_is_named_with_its_place() {
+fn broken_json_is_named_with_its_position() {
     let mut files = files();
     files[1].1 = "{";
     let error = open(&files).unwrap_err();
     assert_eq!(error.code(), "bundle_json_invalid");
-    assert!(error.to_string().starts_with("`processor_config.json` of the bundle is not valid"));
+    assert!(error.to_string().starts_with("invalid `processor_config.json` in the bundle"));
 }
 
 #[test]
@@ -112,13 +112,13 @@ fn a_directory_and_the_embedded_bundle_are_the_same_bundle() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_an_error() {
+fn a_missing_directory_is_an_error() {
     let error = Bundle::open(&BundleSource::parse("no/such/bundle")).unwrap_err();
-    assert_eq!(error.to_string(), "cannot read the bundle directory `no/such/bundle`");
+    assert_eq!(error.to_string(), "failed to read the bundle directory `no/such/bundle`");
 }
 
 #[test]
-fn precisions_are_taken_as_wanted_or_in_order() {
+fn the_requested_or_first_available_precision_is_used() {
     let mut files = files();
     files.push(("onnx/decoder_model_merged_q4.onnx", ""));
     files.push(("onnx/embed_tokens_fp16.onnx", ""));
@@ -131,24 +131,24 @@ fn precisions_are_taken_as_wanted_or_in_order() {
 }
 
 #[test]
-fn a_precision_that_is_not_there_names_those_that_are() {
+fn a_missing_precision_names_the_available_ones() {
     let mut files = files();
     files.push(("onnx/decoder_model_merged_q4.onnx", ""));
     let error = open_in(&files, "decoder_model_merged=int8".parse().unwrap()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`model.precision` wants `decoder_model_merged` in int8, the bundle has it in: fp32, q4"
+        "`model.precision` requests `decoder_model_merged` in int8, available: fp32, q4"
     );
     let error = open_in(&files, "decoder=q4".parse().unwrap()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`model.precision` names a graph `decoder`, the model runs: vision_encoder, embed_tokens, \
+        "`model.precision` names an unknown graph `decoder`, expected one of: vision_encoder, embed_tokens, \
          decoder_model_merged"
     );
 }
 
-/// A graph whose one weight lies in a file of this name (`ModelProto.graph` = 7, `initializer` = 5,
-/// `external_data` = 13, `key` = 1, `value` = 2).
+/// Returns a graph whose only weight is in an external file (`ModelProto.graph` = 7, `initializer`
+/// = 5, `external_data` = 13, `key` = 1, `value` = 2).
 fn graph_with_data(location: &str) -> Vec<u8> {
     let field = |tag: u8, content: &[u8]| {
         [&[tag << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
@@ -157,7 +157,7 @@ fn graph_with_data(location: &str) -> Vec<u8> {
     field(7, &field(5, &field(13, &entry)))
 }
 
-/// A folder with a bundle whose decoder is a graph with outside data.
+/// Creates a folder with a bundle whose decoder graph has external data.
 fn folder(location: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("onnx")).unwrap();
@@ -177,7 +177,7 @@ fn open_folder(folder: &tempfile::TempDir) -> Result<Bundle, BundleError> {
 }
 
 #[test]
-fn weights_outside_a_graph_are_part_of_the_revision() {
+fn external_data_is_part_of_the_revision() {
     let folder = folder("model.onnx_data");
     assert_eq!(open_folder(&folder).unwrap_err().code(), "bundle_file_missing");
     write(folder.path(), "onnx/model.onnx_data", b"1");
@@ -185,7 +185,7 @@ fn weights_outside_a_graph_are_part_of_the_revision() {
     assert_eq!(bundle.external_data("onnx/model.onnx").unwrap(), ["onnx/model.onnx_data"]);
     write(folder.path(), "onnx/model.onnx_data", b"2");
     assert_ne!(open_folder(&folder).unwrap().revision(), bundle.revision());
-    // Another precision beside it is not.
+    // A graph in another precision is not part of it.
     write(folder.path(), "onnx/model_fp16.onnx", b"");
     let other = open_folder(&folder).unwrap();
     write(folder.path(), "onnx/model_fp16.onnx", b"x");
@@ -193,7 +193,7 @@ fn weights_outside_a_graph_are_part_of_the_revision() {
 }
 
 #[test]
-fn a_bundle_does_not_reach_outside_its_directory() {
+fn files_outside_the_bundle_are_refused() {
     for location in ["../secret", "/etc/hostname", "a/../../secret", "*/_ORT_MEM_ADDR_/*"] {
         let code = open_folder(&folder(location)).unwrap_err().code();
         let expected =
@@ -217,7 +217,7 @@ fn a_bundle_does_not_reach_outside_its_directory() {
 }
 
 #[test]
-fn a_file_that_is_larger_than_any_of_its_kind_is_refused() {
+fn files_above_the_size_limit_are_refused() {
     for (file, limit) in
         [("tokenizer.json", 128 << 20), ("config.json", 16 << 20), ("chat_template.jinja", 1 << 20)]
     {
@@ -230,7 +230,7 @@ fn a_file_that_is_larger_than_any_of_its_kind_is_refused() {
         let error = files.bytes(file).map(|bytes| bytes.len()).unwrap_err();
         assert_eq!(error.code(), "bundle_file_too_large");
         let expected = format!(
-            "`{file}` of the bundle has {} bytes, at most {limit} are read; is it the right file?",
+            "`{file}` of the bundle is too large: expected at most {limit} bytes, got {}",
             limit + 1
         );
         assert_eq!(error.to_string(), expected);

@@ -1,9 +1,9 @@
-//! Text decoders: the prompt's tokens are all the decoder needs.
+//! Text decoders: the prompt consists of tokens only.
 
 use super::{EncodeError, Encoder};
 use crate::{Prompt, Sample};
 
-/// Makes prompts of samples that are text alone.
+/// Turns text-only samples into prompts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TextEncoder;
 

@@ -1,8 +1,8 @@
-//! Encoders whose output is an embedding: sentence encoders, and each tower of a dual encoder.
+//! Encoders that produce embeddings: sentence encoders, and each encoder of a dual encoder.
 //!
-//! What goes in and what comes out is read from the graph's own inputs and outputs. Rows of a batch
-//! are of like length and padded on the right, where padding is masked or, in CLIP's text tower,
-//! behind everything that is looked at. A graph that could see it gets rows of one length only.
+//! Inputs and outputs are determined from the graph. Rows of a batch have similar lengths and are
+//! right-padded; the padding is masked or, in CLIP's causal text encoder, after all tokens that are
+//! read. Graphs in which padding would be visible run rows of one length only.
 
 use std::ops::Range;
 
@@ -17,46 +17,46 @@ use crate::{
     tensors::Tensor,
 };
 
-/// The most tokens of a batch, padding included: attention over 8 rows of 512 tokens takes some
-/// 100 MB a layer in a BERT of the usual size.
+/// The maximum number of tokens of a batch, padding included: attention over 8 rows of 512 tokens
+/// takes some 100 MB per layer in a BERT of the usual size.
 const BATCH_TOKENS_MAX: usize = 4096;
 
-/// The most texts of a batch unless asked for.
+/// The default maximum number of texts per batch.
 const BATCH_TEXTS: usize = 32;
 
-/// The most images or sounds of a batch unless asked for.
+/// The default maximum number of images or audio inputs per batch.
 const BATCH_MEDIA: usize = 8;
 
-/// Tokens by which a row may be shorter than the longest of its batch, however short both are.
+/// The length difference in tokens that a batch always tolerates, even for very short rows.
 const PADDING_TOKENS: usize = 8;
 
-/// Which of a graph's outputs the embedding is made of.
+/// The graph output that contains the embedding.
 #[derive(Debug)]
 enum Output {
-    /// States of tokens, `[B, S, C]`, to be pooled.
+    /// Token states, `[B, S, C]`, to be pooled.
     States(&'static str, Vec<Pooling>),
-    /// A vector for each row, `[B, C]`.
+    /// One vector per row, `[B, C]`.
     Vector(&'static str),
 }
 
-/// A graph that makes embeddings of texts, images or sounds.
+/// A graph that computes embeddings of text, images or audio.
 #[derive(Debug)]
 pub(crate) struct EmbeddingEncoder {
     graph: GraphSession,
     inputs: Vec<String>,
     input: EmbeddingInput,
     output: Output,
-    /// What follows the output.
+    /// The steps after the output.
     steps: Vec<Step>,
-    /// What a whole dual encoder is fed on its other side.
+    /// The dummy input of a dual encoder's other side, if both are in one graph.
     beside: Beside,
     pad_id: i64,
     rows_max: usize,
-    /// Whether rows of unequal length may share a batch.
+    /// Whether rows of different lengths may share a batch.
     pads: bool,
 }
 
-/// An image beside texts, or a text of one token beside images; what comes of it is not looked at.
+/// An image for texts, or a text of one token for images. Its output is ignored.
 #[derive(Debug)]
 struct Beside {
     pixels: Tensor<f32>,
@@ -64,7 +64,7 @@ struct Beside {
     one: Tensor<i64>,
 }
 
-/// What the inputs of a batch of texts are, each `[B, S]`.
+/// The inputs of a batch of texts, each `[B, S]`.
 struct TextBatch {
     ids: Tensor<i64>,
     mask: Tensor<i64>,
@@ -72,14 +72,14 @@ struct TextBatch {
     positions: Tensor<i64>,
 }
 
-/// A sample and where its embedding goes.
+/// A sample and the index of its embedding.
 type Place<'a> = (usize, &'a Sample);
 
-/// A result for each sample.
+/// One result per sample.
 type Results = Vec<Result<Embedding, EncodeError>>;
 
 impl EmbeddingEncoder {
-    /// Opens the graph that embeds `input`, for batches of at most `rows_max`.
+    /// Opens the graph that embeds `input`, for batches of at most `rows_max` rows.
     pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -138,20 +138,20 @@ impl EmbeddingEncoder {
         })
     }
 
-    /// Returns the most rows of a batch.
+    /// Returns the maximum number of rows per batch.
     pub(crate) fn rows_max(&self) -> usize {
         self.rows_max
     }
 
-    /// Embeds samples, each to its own result, in order. A batch that fails is split and repeated
-    /// down to one row.
+    /// Embeds samples and returns one result per sample, in order. A failing batch is split and
+    /// retried down to single rows.
     pub(crate) fn embed(&mut self, samples: &[Sample]) -> Results {
         let input = self.input;
         let size = |sample: &Sample| match input {
             EmbeddingInput::Text => sample.token_ids.len(),
             _ => medium(input, sample).map_or(0, Tensor::row_len),
         };
-        // What has no row below holds something else.
+        // Samples without a row below have another kind of input.
         let other = |sample: &Sample| {
             let media = [
                 ("image", sample.pixel_values.is_some()),
@@ -190,15 +190,17 @@ impl EmbeddingEncoder {
             input => {
                 let media = batch.iter().filter_map(|(_, sample)| medium(input, sample));
                 let media: Vec<&Tensor<f32>> = media.collect();
-                // As many numbers in another shape: they are run apart, when the batch is split.
+                // The same number of values in different shapes: splitting the batch separates
+                // them.
                 if media.iter().any(|one| one.shape()[1..] != media[0].shape()[1..]) {
-                    return Err(failed("media of one batch differ in size".to_owned()));
+                    return Err(failed("the media of one batch differ in shape".to_owned()));
                 }
-                let joined = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
-                (None, Some(joined))
+                let stacked = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
+                (None, Some(stacked))
             }
         };
-        // CLAP takes every sound that it hears alone for a long one (`ClapFeatureExtractor.__call__`).
+        // CLAP marks an audio input that is processed alone as longer than a clip
+        // (`ClapFeatureExtractor.__call__`).
         let is_longer = Tensor::filled([batch.len(), 1], true);
         let feeds: Vec<(&str, Feed<'_>)> = self
             .inputs
@@ -252,9 +254,9 @@ impl EmbeddingEncoder {
                     Output::Vector(_) => row.to_vec(),
                 };
                 let values = pooling::finish(pooled, &self.steps)
-                    .ok_or_else(|| wrong("the width that its Dense module takes".to_owned()))?;
-                let of_text = self.input == EmbeddingInput::Text;
-                Ok(Embedding { values, n_tokens: of_text.then_some(n_tokens) })
+                    .ok_or_else(|| wrong("the input width of the Dense module".to_owned()))?;
+                let is_text = self.input == EmbeddingInput::Text;
+                Ok(Embedding { values, n_tokens: is_text.then_some(n_tokens) })
             })
             .collect()
     }
@@ -281,7 +283,7 @@ fn checked(graph: &str, embedding: Embedding) -> Result<Embedding, EncodeError> 
     }
 }
 
-/// Returns the graph that embeds `input`: a tower of its own, or the whole of a dual encoder.
+/// Returns the graph that embeds `input`: its own graph, or the single graph of a dual encoder.
 fn graph_name(
     bundle: &Bundle,
     config: &EmbeddingConfig,
@@ -303,7 +305,7 @@ fn graph_name(
     }
 }
 
-/// Finds what of the graph's outputs the embedding is made of, and what follows it.
+/// Finds the output of the graph to use, and the steps after it.
 fn output(
     graph: &GraphSession,
     config: &EmbeddingConfig,
@@ -313,27 +315,28 @@ fn output(
     let first = |names: &[&'static str]| names.iter().copied().find(|name| graph.has_output(name));
     let missing = |name: &str| match graph.expect_output(name, Dtype::F32) {
         Err(error) => error.into(),
-        // An output that is there was found above.
+        // An existing output was found above.
         Ok(()) => ModelError::NoEmbedding { graph: graph.name() },
     };
     let (output, mut steps) = match &config.kind {
         EmbeddingKind::Sentence(head) => {
-            let asked = options.pooling.map(|pooling| vec![pooling]);
+            let requested = options.pooling.map(|pooling| vec![pooling]);
             match (
                 first(&["sentence_embedding"]),
                 first(&["last_hidden_state", "token_embeddings"]),
             ) {
-                // The graph has pooled, and done what follows: length 1 may be asked for again.
-                (Some(name), _) if asked.is_none() => {
+                // The graph already pools and applies the later steps. Normalising again is
+                // harmless.
+                (Some(name), _) if requested.is_none() => {
                     let steps = head.steps.iter().filter(|step| **step == Step::Normalize);
                     (Output::Vector(name), steps.cloned().collect())
                 }
                 (_, Some(name)) => {
-                    let told = head.pooling.clone();
-                    let pooling = asked.or(told).unwrap_or_else(|| {
+                    let default = head.pooling.clone();
+                    let pooling = requested.or(default).unwrap_or_else(|| {
                         tracing::warn!(
-                            "the bundle has no `modules.json`: texts are pooled by their mean, as \
-                             sentence-transformers does then; `embedding.pooling` chooses another"
+                            "the bundle has no `modules.json`: texts are mean-pooled, the default of \
+                             sentence-transformers; set `embedding.pooling` to choose another mode"
                         );
                         vec![Pooling::Mean]
                     });
@@ -364,7 +367,7 @@ fn output(
     Ok((output, steps))
 }
 
-/// Returns the graph's input for what is embedded, if that is no text.
+/// Returns the graph's input name for a medium; `None` for text.
 fn medium_name(input: EmbeddingInput) -> Option<&'static str> {
     match input {
         EmbeddingInput::Text => None,
@@ -373,7 +376,7 @@ fn medium_name(input: EmbeddingInput) -> Option<&'static str> {
     }
 }
 
-/// Returns what is embedded of a sample, if that is no text.
+/// Returns the medium of a sample to embed; `None` for text.
 fn medium(input: EmbeddingInput, sample: &Sample) -> Option<&Tensor<f32>> {
     match input {
         EmbeddingInput::Text => None,
@@ -382,7 +385,7 @@ fn medium(input: EmbeddingInput, sample: &Sample) -> Option<&Tensor<f32>> {
     }
 }
 
-/// Returns the shape of one image, where the graph leaves it open by `image_size`.
+/// Returns the shape of one image, using `image_size` if the graph does not fix it.
 fn pixel_shape(graph: &GraphSession, image_size: usize) -> [usize; 4] {
     let dims = graph.input_dims("pixel_values").unwrap_or_default();
     let dim = |idx: usize, otherwise: usize| {
@@ -392,8 +395,8 @@ fn pixel_shape(graph: &GraphSession, image_size: usize) -> [usize; 4] {
     [1, dim(1, 3), dim(2, image_size), dim(3, image_size)]
 }
 
-/// Cuts rows, the longest first, into batches in which little is padding: a row has at least three
-/// quarters of the longest's tokens, or all but a few.
+/// Splits rows, sorted by descending length, into batches with little padding: a row has at least
+/// three quarters of the longest row's tokens, or is only a few tokens shorter.
 fn batches(lengths: &[usize], rows_max: usize, tokens_max: usize, pads: bool) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let mut start = 0;
@@ -421,8 +424,8 @@ mod tests {
         let cut = batches(&lengths, 8, 4096, true);
         assert_eq!(cut, [0..3, 3..4, 4..7, 7..9]);
         assert_eq!(batches(&lengths, 2, 4096, true)[..2], [0..2, 2..4]);
-        assert_eq!(batches(&lengths, 8, 150, true)[..2], [0..1, 1..2], "tokens are bounded");
+        assert_eq!(batches(&lengths, 8, 150, true)[..2], [0..1, 1..2], "the token limit applies");
         assert_eq!(batches(&[9, 9, 8], 8, 4096, false), [0..2, 2..3], "a graph without a mask");
-        assert_eq!(batches(&[9000, 9000], 8, 4096, true), [0..1, 1..2], "one row is never cut");
+        assert_eq!(batches(&[9000, 9000], 8, 4096, true), [0..1, 1..2], "one row is never split");
     }
 }

@@ -1,9 +1,9 @@
-//! Encoder-decoders: the encoder runs on texts, images or sounds; its states go with the tokens that
-//! an answer begins with.
+//! Encoder-decoders: the encoder runs on text, images or audio. The prompt has its states and the
+//! decoder start tokens.
 //!
-//! What an encoder makes of a row does not depend on the rows beside it: texts of unequal length are
-//! padded and masked, with little padding, and media stand together only if they are of one shape.
-//! (Moonshine's normalises over the whole sound, so padding would change it.)
+//! The states of a row must not depend on the other rows of its batch: texts of different lengths
+//! are padded and masked, with little padding, and media are batched only if they have the same
+//! shape. (Moonshine normalises over the whole audio, so padding would change it.)
 
 use super::{EncodeError, Encoder, run_or_split, tokens::right_padded};
 use crate::{
@@ -15,13 +15,13 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Samples that go through the encoder together, at most.
+/// The maximum number of samples per encoder run.
 const BATCH_ROWS_MAX: usize = 8;
 
-/// What onnxruntime-genai calls a log-mel spectrogram.
+/// The name of log-mel spectrograms in onnxruntime-genai.
 const GENAI_INPUT: &str = "audio_features";
 
-/// Encodes samples of an encoder-decoder.
+/// Encodes the samples of an encoder-decoder.
 #[derive(Debug)]
 pub(crate) struct Seq2SeqEncoder {
     graph: EncoderGraph,
@@ -31,11 +31,11 @@ pub(crate) struct Seq2SeqEncoder {
     text_tokens_max: usize,
 }
 
-/// What the encoder made of a sample, `[T, C]`; or keys and values of that, `[N, heads, T, dim]`.
+/// The encoder states of a sample, `[T, C]`, or their keys and values, `[N, heads, T, dim]`.
 type States = Result<Tensor<f32>, EncodeError>;
 
 impl Seq2SeqEncoder {
-    /// Opens the encoder's graph. A text may have `context_tokens`, as an answer may.
+    /// Opens the encoder graph. A text may have `context_tokens`, like an answer.
     pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -64,7 +64,7 @@ impl Seq2SeqEncoder {
         })
     }
 
-    /// Returns the samples that are encoded together, by their places.
+    /// Returns the batches of samples to encode together, as indices.
     fn batches(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
         let rows_max = self.graph.rows_max(BATCH_ROWS_MAX);
         if self.input == EncoderInput::Text {
@@ -84,7 +84,7 @@ impl Seq2SeqEncoder {
         batches
     }
 
-    /// Returns what the encoder reads of a sample that is no text.
+    /// Returns the medium that the encoder reads; `None` for text.
     fn medium<'s>(&self, sample: &'s Sample) -> Option<&'s Tensor<f32>> {
         match self.input {
             EncoderInput::Text => None,
@@ -139,7 +139,7 @@ impl Seq2SeqEncoder {
         (0..n_rows)
             .map(|row_idx| {
                 let (mut shape, row) = (shape.clone(), encoded.row(row_idx));
-                // Only texts are padded, and of them there are states.
+                // Only texts are padded, and their encoder returns states.
                 if let Some(lengths) = &lengths {
                     shape[0] = lengths[row_idx];
                 }
@@ -160,7 +160,7 @@ impl Encoder for Seq2SeqEncoder {
         }
         let prompt = |(states, sample): (Option<States>, &Sample)| {
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
-            // Tokens beside a picture or a sound are what its answer begins with.
+            // For image and audio inputs, the tokens of the sample are the decoder prefix.
             if self.input != EncoderInput::Text && !sample.token_ids.is_empty() {
                 let prompt = Prompt::of_states(sample.token_ids.clone(), states, None, 0);
                 return Ok(prompt.single(sample.is_single));

@@ -1,4 +1,4 @@
-//! The inputs that image and audio encoders take in addition to pixels and spectrograms.
+//! The inputs of image and audio encoders in addition to pixels and spectrograms.
 
 use super::{media::MediaLayout, to_i64};
 use crate::{
@@ -9,21 +9,21 @@ use crate::{
     tensors::{ShapeError, Tensor},
 };
 
-/// An input that a graph takes in addition to its values.
+/// A graph input in addition to the values.
 #[derive(Debug)]
 pub(super) struct ExtraPort {
     pub(super) name: &'static str,
     value: ExtraValue,
-    /// The frames that become one feature, where features are counted.
+    /// The number of frames per feature, if features are counted.
     frames_per_feature: usize,
-    /// The axes that the graph declares: a number may be a list of one.
+    /// The rank that the graph declares: a scalar may be a list of one.
     rank: usize,
 }
 
 /// The media of one run: the rows and layout of each sample.
 pub(super) type Run<'a> = [(usize, MediaLayout<'a>)];
 
-/// A value for an input.
+/// The value of an input.
 pub(super) enum ExtraTensor {
     Bool(Tensor<bool>),
     I64(Tensor<i64>),
@@ -39,7 +39,7 @@ impl ExtraTensor {
 }
 
 impl ExtraPort {
-    /// Checks that a graph takes such an input; `None` if it does not and need not.
+    /// Checks that the graph has such an input; `None` if it does not and need not.
     pub(super) fn open(
         graph: &GraphSession,
         input: &ExtraInput,
@@ -68,7 +68,7 @@ impl ExtraPort {
         Ok(Some(Self { name, value: input.value, frames_per_feature, rank }))
     }
 
-    /// Returns the value for a run; `values` are the rows of its media.
+    /// Returns the value for a run. `values` has the rows of its media.
     pub(super) fn tensor(
         &self,
         values: &Tensor<f32>,
@@ -125,8 +125,8 @@ fn crop_grid(layout: &ImageLayout) -> Option<CropGrid> {
     }
 }
 
-/// Returns which patches of the crops are of the image, crop by crop; those of the first, which is the
-/// whole image, all are.
+/// Returns the mask of valid patches, crop by crop. All patches of the first crop, the whole image,
+/// are valid.
 fn patch_mask(grid: CropGrid) -> Vec<bool> {
     let side = grid.patches_per_crop;
     let mut mask = vec![true; side * side];
@@ -141,7 +141,7 @@ fn patch_mask(grid: CropGrid) -> Vec<bool> {
     mask
 }
 
-/// Returns a mask `[rows, frames]` that is true for frames that count.
+/// Returns a mask `[rows, frames]` that is true for valid frames.
 fn frame_mask(layout: MediaLayout<'_>, n_rows: usize, n_frames: usize) -> Vec<bool> {
     let mut mask = vec![true; n_rows * n_frames];
     for (row, n_own) in mask.chunks_exact_mut(n_frames.max(1)).zip(layout.frames()) {

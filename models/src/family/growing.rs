@@ -1,19 +1,21 @@
-//! Slots over a decoder whose cache grows by concatenation: the growing, shifted and cohort dialects.
+//! Slots over a decoder whose KV cache grows by concatenation: the growing, shifted and cohort
+//! dialects.
 //!
-//! Rows that are computed together are a *batch*: left-padded, all of one length. With positions of
-//! its own each row can join others (growing): there is one batch, and a prompt that was prefilled
-//! apart is laid beside it. Where a position is a column (shifted), a row that has begun cannot be
-//! moved to other columns: prompts that enter together stay a batch, which others join only when
-//! they happen to have as many columns. Where there is no mask either (cohort), prompts of unequal
-//! length do not even enter together, and what the encoder made of rows stands in one batch if it is
-//! as long or the graph takes a mask of it.
+//! Rows that are computed together form a *batch*: left-padded to one length. If each row has its
+//! own positions (growing), all rows are in one batch, and prompts that were prefilled separately
+//! are merged into it. If a position is a column (shifted), a running row cannot move to other
+//! columns: prompts that enter together stay one batch, which others join only if they happen to
+//! have as many columns. If there is no mask either (cohort), prompts of different lengths cannot
+//! enter together, and rows share a batch only if their encoder states have the same length or the
+//! graph takes a mask for them.
 //!
-//! Laying a batch out anew copies its cache once, as much as the graph itself copies in each step;
-//! so prompts join when a share of the slots is free rather than one by one, and a row that has ended
-//! is computed along with the others until some more have.
+//! Rebuilding a batch copies its cache once, as much as the graph itself copies in each step. So
+//! prompts join when a share of the slots is free rather than one at a time, and a finished row is
+//! computed along with the others until more rows have finished.
 //!
-//! A row's answer does not depend on the others but for the rounding of sums over more columns or
-//! rows, which matrix kernels may order otherwise; `models/tests/models/families.rs` holds tokens equal.
+//! The answer of a row depends on the other rows only through rounding: matrix kernels may order
+//! sums over more columns or rows differently. `models/tests/models/families.rs` checks that the
+//! tokens are equal.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,27 +34,27 @@ use super::{
     tokens::{Padding, TokenInput},
 };
 
-/// The most prompts that are prefilled together.
+/// The maximum number of prompts prefilled together.
 const PREFILL_ROWS_MAX: usize = 8;
 
-/// The most bytes of scores that a prefill may make where the graph returns those of every position:
-/// longer prompts go through in pieces.
+/// The maximum size of a prefill's logits in bytes if the graph returns them for every position:
+/// longer prompts are prefilled in chunks.
 const PREFILL_LOGITS_BYTES_MAX: usize = 64 << 20;
 
-/// Free slots that prompts wait for, as one part in this many of all slots.
+/// The fraction of slots, as a divisor, that must be free before prompts join.
 const JOIN_SHARE_GROWING: usize = 4;
 const JOIN_SHARE_SHIFTED: usize = 2;
 
-/// Rows that have ended before a batch is laid out anew without them, as one part in this many.
+/// The fraction of finished rows, as a divisor, above which a batch is rebuilt without them.
 const RELEASED_SHARE: usize = 4;
 
 /// A row of a batch.
 #[derive(Clone, Copy, Debug)]
 struct BatchRow {
     slot: usize,
-    /// Tokens it holds; the columns before them are pads.
+    /// The number of tokens; the columns before them are padding.
     n_tokens: usize,
-    /// Where its next token stands.
+    /// The position of the next token.
     next_position: i64,
 }
 
@@ -63,12 +65,12 @@ struct Batch {
     past: Past,
 }
 
-/// What the graph lets rows do.
+/// The properties of the graph that constrain batching.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowRules {
-    /// Whether rows have positions of their own, so that all batches can be laid together.
+    /// Whether rows have their own positions, so that all batches can be merged.
     pub(super) merges: bool,
-    /// Whether tokens of a prompt depend on those behind them, so that it cannot go through in pieces.
+    /// Whether prompt tokens depend on later ones, so that a prompt cannot be prefilled in chunks.
     pub(super) whole_prompts: bool,
 }
 
@@ -81,7 +83,7 @@ pub(super) struct GrowingDecoder {
     context_tokens: usize,
     vocab_size: usize,
     rules: RowRules,
-    /// The most bytes of scores of one prefill.
+    /// The maximum size of a prefill's logits in bytes.
     prefill_bytes_max: usize,
     batches: Vec<Batch>,
 }
@@ -98,14 +100,14 @@ impl GrowingDecoder {
         Self { graph, tokens, slots, context_tokens, vocab_size, rules, prefill_bytes_max, batches }
     }
 
-    /// Returns how many positions of one row have scores within the limit of bytes; none where the
-    /// graph returns those of the last position alone.
+    /// Returns the maximum number of positions of one row whose logits fit the size limit; `None`
+    /// if the graph returns only those of the last position.
     fn scored_positions_max(&self) -> Option<usize> {
         let bytes = (self.vocab_size * size_of::<f32>()).max(1);
         (!self.graph.ports().takes_logits_to_keep).then(|| self.prefill_bytes_max / bytes)
     }
 
-    /// Prefills prompts and lays them beside the rows that they may stand with.
+    /// Prefills prompts and merges them with the batches that they can join.
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
         logits.reset(joins.len(), self.vocab_size);
         let n_batches = self.batches.len();
@@ -119,11 +121,11 @@ impl GrowingDecoder {
             }
             self.merge()
         };
-        // Batches that cannot be laid together have not changed: the new ones leave.
+        // The existing batches have not changed: remove the new ones.
         prefill().inspect_err(|_| self.batches.truncate(n_batches))
     }
 
-    /// Returns which prompts enter together, by their places.
+    /// Returns the groups of prompts that enter together, as indices.
     fn groups(&self, joins: &[Join<'_>]) -> Vec<Vec<usize>> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (place, join) in joins.iter().enumerate() {
@@ -135,12 +137,12 @@ impl GrowingDecoder {
         groups.into_values().collect()
     }
 
-    /// Returns the positions of encoder's states that rows must have alike to stand together.
+    /// Returns the encoder state length that rows of one batch must share.
     fn unmasked(&self, n_positions: usize) -> usize {
         if self.graph.masks_states() { 0 } else { n_positions }
     }
 
-    /// Reads the scores after the first tokens of a prompt, in a run whose past is forgotten.
+    /// Computes the logits after a prompt prefix and discards its KV cache.
     fn run_peek(
         &mut self,
         prompt: &Prompt,
@@ -168,7 +170,8 @@ impl GrowingDecoder {
         let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let tokens = self.tokens.prompts(joins, joins.len(), longest, Padding::Left)?;
-        // The first run of an encoder-decoder is another branch, and its prompts are a few tokens.
+        // The first run of an encoder-decoder uses another branch, and its prompts are a few
+        // tokens.
         let is_encoded = self.graph.ports().cross.is_some();
         let piece = match self.scored_positions_max() {
             Some(max) if !self.rules.whole_prompts && !is_encoded => {
@@ -200,7 +203,7 @@ impl GrowingDecoder {
         Ok(Batch { rows, past })
     }
 
-    /// Makes the input of tokens without a prompt.
+    /// Creates the input of tokens without a prompt.
     fn step_input(&self, shape: [usize; 2], token_ids: Vec<i64>) -> Result<Tokens, RunError> {
         let ids = Tensor::new(shape, token_ids).map_err(|error| RunError {
             graph: self.graph.name().to_owned(),
@@ -209,7 +212,7 @@ impl GrowingDecoder {
         self.tokens.step(ids)
     }
 
-    /// Lays rows of batches out as one. Rows that cannot move keep all their columns.
+    /// Gathers rows of several batches into one. Rows that cannot move keep all their columns.
     fn gather(&self, rows: &[(usize, usize)]) -> Result<Batch, RunError> {
         let of = |(batch_idx, row_idx): (usize, usize)| &self.batches[batch_idx].rows[row_idx];
         let taken: Vec<BatchRow> = rows.iter().map(|place| *of(*place)).collect();
@@ -231,7 +234,7 @@ impl GrowingDecoder {
         Ok(Batch { past: self.graph.gather(&sources, n_columns)?, rows: taken })
     }
 
-    /// Joins batches whose rows may stand together; if it fails, none has changed.
+    /// Merges compatible batches. On failure, none has changed.
     fn merge(&mut self) -> Result<(), RunError> {
         let mut alike: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (batch_idx, Batch { past, .. }) in self.batches.iter().enumerate() {
@@ -255,7 +258,7 @@ impl GrowingDecoder {
         Ok(())
     }
 
-    /// Returns the places of a batch's rows that have not ended.
+    /// Returns the live rows of a batch.
     fn live_rows(&self, batch_idx: usize) -> Vec<(usize, usize)> {
         let rows = self.batches[batch_idx].rows.iter().enumerate();
         rows.filter(|(_, row)| row.slot != RELEASED)
@@ -263,7 +266,7 @@ impl GrowingDecoder {
             .collect()
     }
 
-    /// Leaves a batch with those of its live rows that `keep` names.
+    /// Reduces a batch to those of its live rows for which `keep` is true.
     fn split(&mut self, batch_idx: usize, keep: impl Fn(usize) -> bool) -> Result<(), RunError> {
         let rows = &self.batches[batch_idx].rows;
         let (kept, others): (Vec<_>, Vec<_>) = self
@@ -279,7 +282,7 @@ impl GrowingDecoder {
         Ok(())
     }
 
-    /// Runs one step of every batch that has rows in it; all of them or none have grown.
+    /// Runs one step of every batch with live rows. Either all of them grow, or none.
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
         let taking = |slot: usize| rows.iter().position(|row| row.slot == slot);
         self.merge()?;
@@ -322,8 +325,8 @@ impl GrowingDecoder {
         Ok(())
     }
 
-    /// Makes the inputs for some columns of rows that hold `lengths` tokens when they have
-    /// `n_columns`; `position` says where a token of a row stands on an axis.
+    /// Creates the inputs for some columns of rows that hold `lengths` tokens once they have
+    /// `n_columns`. `position` returns the position of a row's token on an axis.
     fn inputs(
         &self,
         tokens: Tokens,
@@ -344,7 +347,8 @@ impl GrowingDecoder {
             for column in pads..end {
                 attention_mask.data_mut()[row_idx * end + column] = 1;
             }
-            // A pad stays at position 0 (1 in transformers): any will do, it is never read.
+            // Padding stays at position 0 (1 in transformers). Any value works, as it is never
+            // read.
             for column in columns.start.max(pads)..end {
                 for axis in 0..n_axes {
                     let at = (axis * n_rows + row_idx) * n_new + column - columns.start;
@@ -355,7 +359,7 @@ impl GrowingDecoder {
         GrowingInputs { tokens, attention_mask, position_ids }
     }
 
-    /// Drops rows that have ended where they are many, or where others need their columns.
+    /// Drops finished rows if there are many, or if other rows need their columns.
     fn drop_released(&mut self) -> Result<(), RunError> {
         for batch_idx in 0..self.batches.len() {
             let live = self.live_rows(batch_idx);
@@ -373,7 +377,7 @@ impl GrowingDecoder {
     }
 }
 
-/// The slot of a row that has ended and still lies in its batch.
+/// The slot of a finished row that is still in its batch.
 const RELEASED: usize = usize::MAX;
 
 impl Decoder for GrowingDecoder {
@@ -387,7 +391,7 @@ impl Decoder for GrowingDecoder {
 
     fn prefill_rows_max(&self) -> usize {
         match self.scored_positions_max() {
-            // Such prompts hold a picture at least; what cannot be cut is given fewer rows.
+            // Such prompts contain at least one image. Prompts that cannot be split get fewer rows.
             Some(max) if self.rules.whole_prompts => (max / 256).clamp(1, PREFILL_ROWS_MAX),
             _ => PREFILL_ROWS_MAX,
         }
@@ -446,7 +450,7 @@ impl Decoder for GrowingDecoder {
     fn release(&mut self, slot: usize) {
         let mut rows = self.batches.iter_mut().flat_map(|batch| &mut batch.rows);
         if let Some(row) = rows.find(|row| row.slot == slot) {
-            // It may be computed further: its token may then stand anywhere.
+            // The row may still be computed, so its token needs some valid position.
             *row = BatchRow { slot: RELEASED, next_position: 0, ..*row };
         }
     }

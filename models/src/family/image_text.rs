@@ -1,7 +1,7 @@
-//! An encoder that reads a picture and a text together: Florence-2's.
+//! An encoder that reads an image and a text together (Florence-2).
 //!
-//! The features of the picture stand before the text's embeddings; what the encoder makes of both goes
-//! with the embedded tokens that an answer begins with.
+//! The image features precede the text embeddings. The prompt has the encoder states of both and
+//! the embedded decoder start tokens.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,13 +14,13 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Pictures, and pictures with texts, that go through a graph together, at most.
+/// The maximum number of samples per graph run.
 const BATCH_ROWS_MAX: usize = 8;
 
 const PIXELS: &str = "pixel_values";
 const FEATURES: &str = "image_features";
 
-/// Encodes samples of a picture and a text.
+/// Encodes samples of an image and a text.
 #[derive(Debug)]
 pub(crate) struct ImageTextEncoder {
     vision: GraphSession,
@@ -30,12 +30,12 @@ pub(crate) struct ImageTextEncoder {
     positions_max: usize,
 }
 
-/// What became of a sample, `[T, C]`.
+/// The encoder states of a sample, `[T, C]`.
 type States = Result<Tensor<f32>, EncodeError>;
 
 impl ImageTextEncoder {
-    /// Opens `vision_encoder` and `encoder_model`. A picture and a text may have `positions_max`
-    /// together.
+    /// Opens `vision_encoder` and `encoder_model`. Image and text may have `positions_max`
+    /// positions together.
     pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -69,7 +69,7 @@ impl ImageTextEncoder {
         Tensor::new(shape, embeds.into_data()).map_err(|error| failed(error.to_string()))
     }
 
-    /// Runs the vision encoder on pictures of one shape; returns the features of each, `[N, C]`.
+    /// Runs the vision encoder on images of one shape and returns the features of each, `[N, C]`.
     fn see(&mut self, pictures: &[&Tensor<f32>]) -> Result<Vec<Tensor<f32>>, EncodeError> {
         let graph = self.vision.name();
         let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
@@ -85,7 +85,7 @@ impl ImageTextEncoder {
         (0..n_rows).map(row).collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))
     }
 
-    /// Returns what the encoder reads of each sample: features, then the text's embeddings.
+    /// Returns the encoder input of each sample: image features, then text embeddings.
     fn sources(&mut self, samples: &[Sample]) -> Vec<States> {
         let mut features: Vec<Option<States>> = samples.iter().map(|_| None).collect();
         let mut batches: Vec<Vec<usize>> = Vec::new();
@@ -102,9 +102,9 @@ impl ImageTextEncoder {
         }
         for batch in batches {
             let mut run = |places: &[usize]| {
-                let pictures: Vec<&Tensor<f32>> =
+                let images: Vec<&Tensor<f32>> =
                     places.iter().filter_map(|place| pixels(*place)).collect();
-                self.see(&pictures)
+                self.see(&images)
             };
             run_or_split(&batch, &mut run, &mut |place, seen| features[*place] = Some(seen));
         }
@@ -124,7 +124,7 @@ impl ImageTextEncoder {
         features.into_iter().zip(samples).map(source).collect()
     }
 
-    /// Encodes sources, padded on the right to the longest and masked.
+    /// Encodes inputs, right-padded to the longest and masked.
     fn run(&mut self, sources: &[&Tensor<f32>]) -> Result<Vec<Tensor<f32>>, EncodeError> {
         let graph = self.graph.name();
         let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
@@ -176,7 +176,7 @@ impl Encoder for ImageTextEncoder {
         }
         let start_ids = self.start.token_ids.clone();
         let start = self.embed(&start_ids);
-        let of_row = |((states, source), sample): ((Option<States>, States), Sample)| {
+        let to_prompt = |((states, source), sample): ((Option<States>, States), Sample)| {
             let n_source = source?.rows();
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
             let embeds = match &start {
@@ -189,7 +189,7 @@ impl Encoder for ImageTextEncoder {
             let prompt = Prompt::of_states(start_ids.clone(), states, None, n_source);
             Ok(prompt.embedded(embeds).about(sample.subject))
         };
-        states.into_iter().zip(sources).zip(samples).map(of_row).collect()
+        states.into_iter().zip(sources).zip(samples).map(to_prompt).collect()
     }
 
     fn batch_rows(&self) -> usize {

@@ -1,13 +1,13 @@
 //! Slots over a decoder of the in-place dialect.
 //!
-//! # Why an answer does not depend on the other slots
+//! # Why answers do not depend on the other slots
 //!
-//! Every step runs all slots, free ones too, with the same shapes: what a row is computed from and
-//! the order of its sums stay the same whichever rows are alive. Different numbers of slots give
-//! different shapes; the matrix kernels of the CPU provider then still add up a row in the same
-//! order, but for a single row, which has kernels of its own. So no run and no matrix product in it
-//! has fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` holds the engine to it with 1, 3 and
-//! 8 slots. (But where a graph lets rows depend on each other, a row runs by itself.)
+//! Every step runs all slots, including free ones, with the same shapes: the operands of a row and
+//! the order of its sums are the same regardless of which rows are live. The number of slots
+//! changes the shapes. The matrix kernels of the CPU provider still sum a row in the same order,
+//! except for a single row, which has separate kernels. So no run and no matrix product in it has
+//! fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` tests this with 1, 3 and 8 slots.
+//! (If a graph lets rows depend on each other, each row runs alone.)
 
 use std::collections::BTreeMap;
 
@@ -21,14 +21,14 @@ use crate::{
     tensors::Tensor,
 };
 
-/// The fewest rows of any matrix product in the decoder; see the module.
+/// The minimum number of rows of any matrix product in the decoder; see the module documentation.
 const ROWS_MIN: usize = 2;
 
-/// Positions a cache begins with. The attention kernel looks at all of them, so a cache that is no
-/// longer than its rows need is faster; it doubles when a row outgrows it.
+/// The initial number of cache positions. The attention kernel reads all of them, so a cache that
+/// fits its rows is faster. It doubles when a row outgrows it.
 const CAPACITY_TOKENS_MIN: usize = 128;
 
-/// The most prompts that are prefilled together. More gain nothing: a prompt has rows enough.
+/// The maximum number of prompts prefilled together. More gain nothing: a prompt has enough rows.
 const PREFILL_ROWS_MAX: usize = 4;
 
 /// A decoder of the in-place dialect with a fixed number of slots.
@@ -37,26 +37,26 @@ pub(crate) struct InPlaceDecoder {
     graph: InPlaceGraph,
     tokens: TokenInput,
     slots: usize,
-    /// The fewest rows of any matrix product.
+    /// The minimum number of rows of any matrix product.
     rows_min: usize,
     context_tokens: usize,
     vocab_size: usize,
     cache: Cache,
-    /// Caches in which prompts are prefilled before they move to their slots, by number of rows.
+    /// The caches for prefilling prompts before they move to their slots, by number of rows.
     staging: BTreeMap<usize, Cache>,
-    /// Where slots stand while they are copied; made when beams first ask for it.
+    /// The buffer for copying slots; allocated when beam search first needs it.
     spare: Option<Cache>,
-    /// Tokens each slot holds.
+    /// The number of tokens in each slot.
     n_tokens: Vec<usize>,
-    /// Where the next token of each slot stands.
+    /// The position of the next token of each slot.
     next_positions: Vec<i64>,
-    /// The adapter that all slots are run with.
+    /// The adapter that all slots use.
     adapter: Option<usize>,
 }
 
 impl InPlaceDecoder {
-    /// Allocates the slots of an opened graph. Where rows depend on each other (`mixes_rows`), none is
-    /// run that is not asked for.
+    /// Allocates the slots of an opened graph. If rows depend on each other (`mixes_rows`), only
+    /// the requested rows run.
     pub(super) fn new(
         graph: InPlaceGraph,
         tokens: TokenInput,
@@ -82,7 +82,7 @@ impl InPlaceDecoder {
         })
     }
 
-    /// Makes room for rows of `n_tokens`, which are at most the context.
+    /// Grows the caches to hold rows of `n_tokens`, at most the context.
     fn reserve(&mut self, n_tokens: usize) -> Result<(), RunError> {
         if n_tokens <= self.cache.capacity_tokens() {
             return Ok(());
@@ -105,7 +105,8 @@ impl InPlaceDecoder {
         })
     }
 
-    /// Changes to the adapter of prompts, which the engine lets join when no other is at work.
+    /// Switches to the adapter of the prompts. The engine admits them only when no other adapter is
+    /// in use.
     fn adapt(&mut self, joins: &[Join<'_>]) -> Result<(), RunError> {
         let adapter = joins.first().and_then(|join| join.prompt.adapter());
         let are_alike = joins.iter().all(|join| join.prompt.adapter() == adapter);
@@ -115,10 +116,10 @@ impl InPlaceDecoder {
         if !are_alike || self.n_tokens.iter().any(|n_tokens| *n_tokens > 0) {
             return Err(RunError {
                 graph: self.graph.name().to_owned(),
-                message: "rows of several adapters do not run together".to_owned(),
+                message: "rows with different adapters cannot share a batch".to_owned(),
             });
         }
-        // An input that is bound stays so: what runs otherwise has a binding of its own.
+        // Bound inputs stay bound, so other runs use separate bindings.
         let before = std::mem::replace(&mut self.adapter, adapter);
         match self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens()) {
             Ok(cache) => self.cache = cache,
@@ -132,15 +133,16 @@ impl InPlaceDecoder {
         Ok(())
     }
 
-    /// Prefills prompts in a staging cache and moves them to their slots if all went well.
+    /// Prefills prompts in a staging cache and, on success, moves them to their slots.
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
         self.adapt(joins)?;
         let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
         self.reserve(longest)?;
-        // One row of several tokens is no batch of one; one row of one token would be.
+        // One row of several tokens is enough rows for a matrix product; one row of one token is
+        // not.
         let n_rows = if longest < self.rows_min { self.rows_min } else { joins.len() };
-        // A joining row comes alone most of the time, so a padded row would double its cost: there
-        // is a cache for each number of rows.
+        // Rows usually join one at a time, so a padding row would double the cost: each number of
+        // rows has its own cache.
         let mut staging = match self.staging.remove(&n_rows) {
             Some(staging) => staging,
             None => self.new_cache(n_rows, self.cache.capacity_tokens())?,
@@ -163,7 +165,7 @@ impl InPlaceDecoder {
         Ok(())
     }
 
-    /// Runs prompts through a staging cache; the slots are touched when all has gone well.
+    /// Runs prompts through a staging cache. The slots are not changed before the run succeeds.
     fn prefill_staged(
         &mut self,
         staging: &mut Cache,
@@ -174,8 +176,8 @@ impl InPlaceDecoder {
         let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let shortest = lengths.iter().copied().min().unwrap_or(0);
-        // Right padding puts the last tokens of shorter rows before the end. Two at least: one
-        // position of one row would be a batch of one again.
+        // With right padding, the last tokens of shorter rows are before the end. The minimum is
+        // two, as one position of one row would be a single-row product again.
         let n_logits = if self.graph.takes_logits_to_keep() {
             (longest - shortest + 1).max(self.rows_min).min(longest)
         } else {
@@ -213,7 +215,7 @@ impl InPlaceDecoder {
         })
     }
 
-    /// Makes room for positions, `[B, S]` or `[A, B, S]`.
+    /// Allocates positions, `[B, S]` or `[A, B, S]`.
     fn positions(&self, n_rows: usize, n_tokens: usize) -> Tensor<i64> {
         match self.graph.position_axes() {
             1 => Tensor::zeros([n_rows, n_tokens]),
@@ -221,7 +223,7 @@ impl InPlaceDecoder {
         }
     }
 
-    /// Copies slots by way of a spare cache, so that none is written before it was read.
+    /// Copies slots through a spare cache, so that no slot is overwritten before it is read.
     fn copy_rows(&mut self, copies: &[SlotCopy]) -> Result<(), RunError> {
         let mut spare = match self.spare.take() {
             Some(spare) => spare,
@@ -231,8 +233,8 @@ impl InPlaceDecoder {
             let n_tokens = self.n_tokens[copy.from];
             self.graph.copy_row((&mut spare, copy.to), (&self.cache, copy.from), n_tokens)?;
         }
-        let of_slot = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
-        let sources: Vec<(usize, i64)> = copies.iter().map(of_slot).collect();
+        let state = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
+        let sources: Vec<(usize, i64)> = copies.iter().map(state).collect();
         for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
             self.graph.copy_row((&mut self.cache, copy.to), (&spare, copy.to), n_tokens)?;
             self.n_tokens[copy.to] = n_tokens;
@@ -243,7 +245,7 @@ impl InPlaceDecoder {
     }
 
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
-        // Every slot writes behind its tokens, also one that takes no part.
+        // Every slot writes after its tokens, including inactive ones.
         self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1))?;
         let n_rows = self.cache.n_rows();
         let mut token_ids = Tensor::zeros([n_rows, 1]);
@@ -310,8 +312,8 @@ impl Decoder for InPlaceDecoder {
     }
 }
 
-/// Returns the positions of a cache for a context: whole blocks of the widest vector loops, so that
-/// a sum over positions is cut alike whatever the capacity.
+/// Returns the number of cache positions for a context: rounded up to whole blocks of the widest
+/// vector loops, so that sums over positions are split in the same way at any capacity.
 pub(crate) fn cache_tokens(context_tokens: usize) -> usize {
     context_tokens.next_multiple_of(64)
 }

@@ -1,4 +1,4 @@
-//! The encoders of images and audio: which media go through together, and whose features they become.
+//! The image and audio encoders: batching of media, and assignment of features to samples.
 
 use std::borrow::Cow;
 
@@ -15,33 +15,33 @@ use crate::{
     tensors::{ShapeError, Tensor},
 };
 
-/// Images, tiles or audios that go through an encoder together, at most.
+/// The maximum number of images, tiles or audio inputs per encoder run.
 pub(super) const BATCH_MEDIA_MAX: usize = 8;
 
-/// Patches that go through an encoder together, at most; a large image has as many alone.
+/// The maximum number of patches per encoder run. A large image alone may have as many.
 const BATCH_PATCHES_MAX: usize = 1024;
 
-/// What spectrograms are called as an input of some encoders.
+/// The alternative names of a spectrogram input.
 const AUDIO_INPUTS: [&str; 2] = ["audio_values", "audio_embeds"];
 
-/// The media of one kind of one sample.
+/// The media of one modality of one sample.
 #[derive(Clone, Copy)]
 pub(super) struct Media<'a> {
     pub(super) sample_idx: usize,
     /// One row per medium, tile, crop or patch.
     pub(super) values: &'a Tensor<f32>,
     pub(super) layout: MediaLayout<'a>,
-    /// Places that the prompt has for features.
+    /// The number of placeholders in the prompt.
     pub(super) n_places: usize,
 }
 
-/// How the media of one sample lie in their rows.
+/// The layout of one sample's media in their rows.
 #[derive(Clone, Copy)]
 pub(super) enum MediaLayout<'a> {
     /// The layout of each image.
     Images(&'a [ImageLayout]),
-    /// The frames of each audio that count, all of them where nothing is said; and whether the
-    /// sample has images too.
+    /// The number of valid frames of each audio input, empty for all; and whether the sample also
+    /// has images.
     Audio { frames: &'a [usize], with_images: bool },
 }
 
@@ -54,7 +54,7 @@ impl<'a> MediaLayout<'a> {
         }
     }
 
-    /// Returns the frames of each audio that count.
+    /// Returns the number of valid frames of each audio input.
     pub(super) fn frames(self) -> &'a [usize] {
         match self {
             Self::Images(_) => &[],
@@ -62,16 +62,16 @@ impl<'a> MediaLayout<'a> {
         }
     }
 
-    /// Returns whether it is audio of a sample that has images too.
+    /// Returns whether this is audio of a sample that also has images.
     pub(super) fn is_with_images(self) -> bool {
         matches!(self, Self::Audio { with_images: true, .. })
     }
 }
 
-/// The features of one sample's media of one kind: rows of `C` values, in order.
+/// The features of one sample's media of one modality: rows of `C` values, in order.
 pub(super) type Features = Result<Vec<f32>, EncodeError>;
 
-/// One encoder and where its features go.
+/// An encoder and the placeholder token of its features.
 #[derive(Debug)]
 pub(super) struct MediaEncoder {
     modality: &'static str,
@@ -79,14 +79,14 @@ pub(super) struct MediaEncoder {
     input: &'static str,
     output: &'static str,
     inputs: &'static EncoderInputs,
-    /// The additional inputs that the graph has.
+    /// The additional inputs of the graph.
     extra: Vec<ExtraPort>,
     hidden_size: usize,
     placeholder_id: i64,
 }
 
 impl MediaEncoder {
-    /// Opens the encoder of images, if the bundle has one.
+    /// Opens the image encoder, if the bundle has one.
     pub(super) fn open_image(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -100,7 +100,7 @@ impl MediaEncoder {
         Self::open(runtime, bundle, device, "image", ports, &spec.inputs, token_id).map(Some)
     }
 
-    /// Opens the encoder of audio, if the bundle has one.
+    /// Opens the audio encoder, if the bundle has one.
     pub(super) fn open_audio(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -114,7 +114,7 @@ impl MediaEncoder {
         Self::open(runtime, bundle, device, "audio", ports, &spec.inputs, token_id).map(Some)
     }
 
-    /// Opens an encoder's graph and checks its inputs.
+    /// Opens an encoder graph and checks its inputs.
     fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -142,12 +142,12 @@ impl MediaEncoder {
         Ok(Self { modality, graph, input, output, inputs, extra, hidden_size, placeholder_id })
     }
 
-    /// Returns the places that a prompt has for features.
+    /// Returns the number of placeholders in a prompt.
     pub(super) fn n_places(&self, token_ids: &[i64]) -> usize {
         token_ids.iter().filter(|id| **id == self.placeholder_id).count()
     }
 
-    /// Encodes the media of samples in batches and hands each sample's features to `put`.
+    /// Encodes the media of samples in batches and passes each sample's features to `put`.
     pub(super) fn encode(&mut self, media: &[Media<'_>], put: &mut dyn FnMut(usize, Features)) {
         let rows_max = match self.inputs.unit {
             RunUnit::Rows { .. } => BATCH_MEDIA_MAX,
@@ -157,7 +157,7 @@ impl MediaEncoder {
         let rows_max = self.graph.rows_max(rows_max);
         let mut rest = media;
         while let Some(first) = rest.first() {
-            // A batch is of one shape and has at most so many rows; one sample is never cut.
+            // A batch has one shape and a maximum number of rows. One sample is never split.
             let mut n_rows = 0;
             let n_samples = rest
                 .iter()
@@ -175,8 +175,8 @@ impl MediaEncoder {
         }
     }
 
-    /// Runs the encoder on a batch and returns the features of each sample's media, which are as many
-    /// as its prompt has places for.
+    /// Runs the encoder on a batch and returns the features of each sample's media. Their number
+    /// must match the placeholders of the prompt.
     fn run(&mut self, batch: &[Media<'_>]) -> Result<Vec<Vec<f32>>, EncodeError> {
         if let (RunUnit::Image, [one]) = (self.inputs.unit, batch) {
             return Ok(vec![self.run_by_image(*one)?]);
@@ -205,7 +205,7 @@ impl MediaEncoder {
                 expected: format!("[..., {}]", self.hidden_size),
             });
         }
-        // Every row becomes as many features as the next, so none can take those of another.
+        // Every row has the same number of features, so none can take those of another.
         let fits = |media: &Media<'_>| media.n_places * n_rows == n_features * media.values.rows();
         if let Some(media) = batch.iter().find(|media| !fits(media)) {
             return Err(EncodeError::FeatureCount {
@@ -245,7 +245,7 @@ impl MediaEncoder {
         Ok(self.graph.run_on(&feeds, self.output)?)
     }
 
-    /// Runs the encoder on the images of one sample, whose rows follow each other, one by one.
+    /// Runs the encoder on the images of one sample, whose rows are adjacent, one at a time.
     fn run_by_image(&mut self, media: Media<'_>) -> Result<Vec<f32>, EncodeError> {
         let values = media.values;
         let mut rest = values.data();
@@ -269,12 +269,13 @@ impl MediaEncoder {
         })
     }
 
-    /// Says of tensors that do not fit together that the graph failed.
+    /// Converts a shape error into an error of the graph.
     fn failed(&self, error: &ShapeError) -> EncodeError {
         EncodeError::Run { graph: self.graph.name().to_owned(), message: error.to_string() }
     }
 
-    /// Runs the encoder on the many media of one sample, or clips of one audio, in several runs.
+    /// Runs the encoder on the media of one sample, or the clips of one audio input, in several
+    /// runs.
     fn run_in_pieces(&mut self, rows: &Tensor<f32>) -> Result<Tensor<f32>, EncodeError> {
         let name = self.graph.name();
         let failed = |error: ShapeError| EncodeError::Run {
@@ -290,7 +291,8 @@ impl MediaEncoder {
         Tensor::concat(&encoded.iter().collect::<Vec<_>>()).map_err(failed)
     }
 
-    /// Puts feature rows over the placeholders of a prompt, in order; their number must agree.
+    /// Replaces the placeholder embeddings of a prompt by features, in order. Their numbers must
+    /// match.
     pub(super) fn scatter(
         &self,
         features: &[f32],

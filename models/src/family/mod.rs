@@ -1,4 +1,4 @@
-//! How the graphs of a bundle are wired: samples to prompts before the engine, slots under it.
+//! The wiring of a bundle's graphs: encoders turn samples into prompts, decoders provide slots.
 
 mod causal;
 mod embedding;
@@ -43,24 +43,24 @@ use slot_size::RowBytes;
 pub(crate) use slot_size::RowCount;
 use tokens::{TokenEmbedding, TokenInput};
 
-/// The graphs of a bundle, opened and wired.
+/// The opened graphs of a bundle.
 pub(crate) struct Graphs {
     pub(crate) encoder: Box<dyn Encoder>,
     pub(crate) decoder: Box<dyn Decoder>,
 }
 
-/// The slots that a decoder is to have.
+/// The slots of a decoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slots {
-    /// Rows together, at most.
+    /// The maximum number of rows decoded together.
     pub(crate) rows: RowCount,
-    /// Slots that each row takes: one for each beam.
+    /// The number of slots per row: one for each beam.
     pub(crate) per_row: usize,
-    /// Tokens that each may have.
+    /// The maximum number of tokens of a slot.
     pub(crate) context_tokens: usize,
 }
 
-/// Opens the graphs of a bundle: what makes prompts of samples, and the slots they go to.
+/// Opens the graphs of a bundle: the encoder and the decoder with its slots.
 pub(crate) fn open(
     runtime: &Runtime,
     bundle: &Bundle,
@@ -102,7 +102,7 @@ pub(crate) fn open(
     }
 }
 
-/// Opens the decoder graph; its dialect says what the slots are made of.
+/// Opens the decoder graph. Its dialect determines the slot implementation.
 fn open_decoder(
     runtime: &Runtime,
     bundle: &Bundle,
@@ -129,11 +129,11 @@ fn open_decoder(
     if rows < wanted_rows {
         tracing::warn!(
             graph = name,
-            "rows are run one by one: the graph scales values by all rows of a run. `model.precision` \
-             `q4`, `fp16` or `fp32` runs rows together, where the model has it"
+            "rows run one at a time: the graph computes a scale over all rows of a run. Use \
+             `model.precision` `q4`, `fp16` or `fp32`, if available, to batch rows"
         );
     }
-    // A prompt's tokens come in one form only: the graph must take that one.
+    // A prompt carries its tokens in one form only, which the graph must accept.
     match &tokens {
         TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
         TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
@@ -157,7 +157,7 @@ fn open_decoder(
             file: "genai_config.json",
             key: "adapter_filename".to_owned(),
             value: file.clone(),
-            supported: "decoders that keep keys and values in place".to_owned(),
+            supported: "decoders with an in-place KV cache".to_owned(),
         }));
     }
     let whole_prompts = mixes_rows || bundle.arch.prompt.attention == PromptAttention::Prefix;
@@ -185,7 +185,7 @@ fn open_decoder(
     Ok(decoder)
 }
 
-/// Reads the adapters of a decoder's graph, as far as there are some.
+/// Reads the existing adapters of a decoder graph.
 fn adapters(graph: &GraphSession, bundle: &Bundle) -> Result<Vec<Option<Adapter>>, ModelError> {
     let read = |file: &Option<String>| {
         let Some(file) = file else { return Ok(None) };
@@ -200,8 +200,8 @@ impl From<RunError> for EncodeError {
     }
 }
 
-/// Runs an encoder on a batch; if it fails, on halves of the batch, down to one. `put` gets what came
-/// of each item.
+/// Runs an encoder on a batch. If it fails, runs it on halves of the batch, down to single items.
+/// `put` receives the result of each item.
 fn run_or_split<T, R>(
     batch: &[T],
     run: &mut impl FnMut(&[T]) -> Result<Vec<R>, EncodeError>,
@@ -220,7 +220,7 @@ fn run_or_split<T, R>(
     }
 }
 
-/// Says of a failed run that a whole decoder call has failed.
+/// Converts a failed run into the error of a whole decoder call.
 fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
     DecodeError::Run { graph: error.graph, n_rows, message: error.message }
 }
@@ -230,21 +230,21 @@ fn to_i64(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Turns samples into prompts: runs the encoders and puts their features in place.
+/// Turns samples into prompts: runs the encoders and merges their features into the embeddings.
 pub trait Encoder: Send + fmt::Debug {
-    /// Encodes samples, each to its own result, in order.
+    /// Encodes samples and returns one result per sample, in order.
     ///
-    /// Encoders run on batches. A batch that fails is split and repeated down to one row, so only
-    /// the rows that fail alone come back as errors.
+    /// Encoders run on batches. A failing batch is split and retried down to single rows, so only
+    /// the rows that fail on their own are returned as errors.
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>>;
 
-    /// Returns how many samples are worth giving to one [`encode`](Self::encode).
+    /// Returns the preferred number of samples per [`encode`](Self::encode) call.
     fn batch_rows(&self) -> usize {
         8
     }
 }
 
-/// Failure to encode one sample. The row is rejected; other rows go on.
+/// An error while encoding one sample. The row is rejected; other rows continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
@@ -253,44 +253,44 @@ pub enum EncodeError {
     Run {
         /// The graph that was run.
         graph: String,
-        /// What the runtime said.
+        /// The error of the runtime.
         message: String,
     },
-    /// A graph returned something other than its contract says.
+    /// A graph returned a shape that violates its contract.
     #[error("output of `{graph}` has shape {actual:?}, expected {expected}")]
     OutputShape {
         /// The graph that was run.
         graph: String,
-        /// The shape returned.
+        /// The returned shape.
         actual: Vec<usize>,
-        /// The shape its contract says.
+        /// The expected shape.
         expected: String,
     },
-    /// The prompt has not one placeholder per feature.
+    /// The number of placeholders in the prompt does not match the number of features.
     #[error("the prompt has {n_placeholders} {modality} placeholders for {n_features} features")]
     FeatureCount {
         /// `image` or `audio`.
         modality: &'static str,
-        /// Placeholders in the prompt.
+        /// The number of placeholders in the prompt.
         n_placeholders: usize,
-        /// Feature rows from the encoder.
+        /// The number of features from the encoder.
         n_features: usize,
     },
-    /// The text is longer than the encoder reads.
-    #[error("the text has {n_tokens} tokens, the model reads at most {max_tokens}")]
+    /// The text exceeds the maximum length of the encoder.
+    #[error("the text has {n_tokens} tokens, the model accepts at most {max_tokens}")]
     TextTooLong {
-        /// The tokens of the text.
+        /// The number of tokens of the text.
         n_tokens: usize,
-        /// The most that are read.
+        /// The maximum number of tokens.
         max_tokens: usize,
     },
-    /// An embedding has numbers that are not finite.
-    #[error("`{graph}` returned an embedding that is not finite")]
+    /// An embedding has NaN or infinite values.
+    #[error("`{graph}` returned a non-finite embedding")]
     NotFinite {
         /// The graph that was run.
         graph: String,
     },
-    /// The model has no encoder for what is in the sample.
+    /// The model has no encoder for a medium of the sample.
     #[error("the model has no {modality} encoder")]
     NoEncoder {
         /// `image` or `audio`.
@@ -299,7 +299,7 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// Returns the label for metrics and rejects: few and stable.
+    /// Returns a stable error code for metrics and rejects.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

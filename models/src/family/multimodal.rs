@@ -1,4 +1,5 @@
-//! Encoders and `embed_tokens` before one decoder: features stand in placeholder positions.
+//! Multimodal models: encoders and `embed_tokens` before one decoder. Features replace placeholder
+//! tokens.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,14 +13,14 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Encodes samples of multimodal models.
+/// Encodes the samples of a multimodal model.
 #[derive(Debug)]
 pub(crate) struct MultimodalEncoder {
     vision: Option<MediaEncoder>,
     audio: Option<MediaEncoder>,
     embedding: Arc<Mutex<TokenEmbedding>>,
     positions: PositionRule,
-    /// Whether the decoder has an adapter for prompts with images, and one for those with sounds.
+    /// Whether the decoder has an adapter for prompts with images, and one for prompts with audio.
     has_adapters: [bool; 2],
 }
 
@@ -40,14 +41,14 @@ impl MultimodalEncoder {
         })
     }
 
-    /// Returns which of the decoder's adapters a prompt is run with: that of images where it has some,
-    /// beside sounds too (`Phi4MMForCausalLM.forward` of the code beside the published weights).
+    /// Returns the decoder adapter of a prompt: that for images if the prompt has any, also with
+    /// audio (`Phi4MMForCausalLM.forward` of the published code).
     fn adapter(&self, has_media: [bool; 2]) -> Option<usize> {
         let medium = has_media.into_iter().position(|has| has)?;
         self.has_adapters[medium].then_some(medium)
     }
 
-    /// Embeds the tokens of a sample and puts its features in their places.
+    /// Embeds the tokens of a sample and inserts its features.
     fn prompt(
         &self,
         token_ids: Vec<i64>,
@@ -61,7 +62,7 @@ impl MultimodalEncoder {
             graph: "embed_tokens".to_owned(),
             message: error.to_string(),
         })?;
-        // Media without an encoder have an error in the place of features.
+        // Media without an encoder get an error instead of features.
         let [image_features, audio_features] =
             [image_features.transpose()?, audio_features.transpose()?]
                 .map(Option::unwrap_or_default);
@@ -96,14 +97,14 @@ impl Encoder for MultimodalEncoder {
             let layout = MediaLayout::Images(&sample.image_layouts);
             sample.pixel_values.as_ref().map(|values| (values, layout))
         });
-        let sounds = encode_media(self.audio.as_mut(), "audio", &samples, |sample| {
+        let audios = encode_media(self.audio.as_mut(), "audio", &samples, |sample| {
             let with_images = sample.pixel_values.is_some();
             let layout = MediaLayout::Audio { frames: &sample.sound_frames, with_images };
             sample.input_features.as_ref().map(|values| (values, layout))
         });
         samples
             .into_iter()
-            .zip(images.into_iter().zip(sounds))
+            .zip(images.into_iter().zip(audios))
             .map(|(sample, (image, audio))| {
                 self.prompt(sample.token_ids, &sample.image_layouts, image, audio)
             })
@@ -115,7 +116,7 @@ impl Encoder for MultimodalEncoder {
     }
 }
 
-/// Encodes the media of each sample; `None` where a sample has none.
+/// Encodes the media of each sample; `None` if a sample has none.
 fn encode_media<'a>(
     encoder: Option<&mut MediaEncoder>,
     modality: &'static str,

@@ -1,8 +1,8 @@
-//! Tries at load whether rows of a decoder depend on their padding.
+//! A load-time test of whether decoder rows depend on their padding.
 //!
-//! The side on which short rows are padded is read from the graph, and the wrong side is silently
-//! wrong. Where a graph is of a kind that pads on either side, a short prompt is run alone and
-//! beside a longer one: its scores must be the same.
+//! The padding side is derived from the graph, and the wrong side gives wrong results without an
+//! error. For graph types that may pad on either side, a short prompt runs alone and together with
+//! a longer one: the logits must be the same.
 
 use std::sync::PoisonError;
 
@@ -14,36 +14,37 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Tokens of the two prompts.
+/// The lengths of the two prompts in tokens.
 const SHORT_TOKENS: usize = 3;
 const LONG_TOKENS: usize = 11;
 
-/// The token that is appended in a step.
+/// The token appended in a decode step.
 const NEXT_TOKEN: i64 = 4;
 
-/// How far scores may be apart, as a part of their range: far above rounding, in halves too, and far
-/// below what the wrong side does. Of the tiny references in `f32`, those padded on their side are
-/// within 0.000001, those on the wrong side at 0.76 (ONNX Runtime 1.31.1, CPU).
+/// The maximum logit difference, relative to the logit range: far above rounding errors, even in
+/// half precision, and far below the effect of the wrong side. Among the tiny references in `f32`,
+/// correctly padded ones are within 0.000001, and wrongly padded ones are at 0.76 (ONNX Runtime
+/// 1.31.1, CPU).
 const TOLERANCE: f32 = 0.03;
 
-/// Checks a decoder whose slots are free; they are free again afterwards.
+/// Checks a decoder whose slots are free. They are free again afterwards.
 ///
 /// # Errors
 ///
 /// [`SessionError::Padding`] if a row depends on its padding, [`SessionError::Open`] if the graph
-/// cannot be run at all.
+/// cannot run at all.
 pub(super) fn check(
     decoder: &mut dyn Decoder,
     tokens: &TokenInput,
     graph: &str,
 ) -> Result<(), SessionError> {
-    // A row alone has no padding.
+    // A single row has no padding.
     if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS {
         return Ok(());
     }
     let difference = difference(decoder, tokens)
         .map_err(|message| SessionError::Open { graph: graph.to_owned(), message })?;
-    tracing::debug!(graph, difference, "padding tried");
+    tracing::debug!(graph, difference, "padding checked");
     if difference <= TOLERANCE {
         Ok(())
     } else {
@@ -51,7 +52,8 @@ pub(super) fn check(
     }
 }
 
-/// Returns how far the scores of a short prompt alone are from those beside a longer one.
+/// Returns the difference between the logits of a short prompt alone and together with a longer
+/// one.
 fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
     let (short, long) = (prompt(tokens, SHORT_TOKENS)?, prompt(tokens, LONG_TOKENS)?);
     let alone = scores(decoder, &[&short])?;
@@ -59,7 +61,7 @@ fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, Str
     Ok(distance(&alone, &beside))
 }
 
-/// Makes a prompt of the first tokens of the vocabulary: which ones does not matter.
+/// Creates a prompt of the first tokens of the vocabulary. The choice does not matter.
 fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
     let ids: Vec<i64> = (1..=n_tokens).map(to_i64).collect();
     let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
@@ -71,7 +73,7 @@ fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
     Ok(Prompt::new(ids, embeds))
 }
 
-/// Returns the scores of the first prompt after its last token and after one step more.
+/// Returns the logits of the first prompt after its last token and after one more step.
 fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, String> {
     let joins = prompts.iter().enumerate().map(|(slot, prompt)| Join { slot, prompt });
     let joins: Vec<Join<'_>> = joins.collect();
@@ -92,12 +94,12 @@ fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, St
     done
 }
 
-/// Returns the largest difference of two rows of scores as a part of the first one's range; a score
-/// that is no number is as far as can be.
+/// Returns the largest difference between two rows of logits relative to the range of the first.
+/// NaN counts as the maximum difference.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     let (mut low, mut high, mut apart) = (f32::INFINITY, f32::NEG_INFINITY, 0.0_f32);
     for (a, b) in a.iter().zip(b) {
-        // Scores of tokens that are never chosen may be minus infinity.
+        // Suppressed tokens may have logits of minus infinity.
         if a.to_bits() == b.to_bits() {
             continue;
         }
@@ -121,7 +123,7 @@ mod tests {
         onnx::{DecoderPorts, DeviceKind, Dialect, GraphSession, GrowingGraph},
     };
 
-    /// Opens the decoder of a reference as if its rows were left-padded.
+    /// Opens the decoder of a reference model as if its rows were left-padded.
     fn left_padded(name: &str, slots: usize) -> GrowingDecoder {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles");
         let source = BundleSource::Directory(std::path::Path::new(path).join(name));
@@ -139,27 +141,27 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_side_is_refused() {
-        // Its lengths are sums of the mask: pads belong on the right.
+    fn the_wrong_padding_side_is_refused() {
+        // Its lengths are sums of the mask, so it requires right padding.
         for name in ["llama_gqa_hub", "llama_gqa"] {
             let far = difference(&mut left_padded(name, 2), &TokenInput::Ids).unwrap();
             println!("{name} on the wrong side: {far}");
             let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
             assert_eq!(error.code(), "padding_matters", "{name}: {error}");
             assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
-            // A row alone has no padding to depend on.
+            // A single row has no padding to depend on.
             assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, "model").is_ok());
         }
     }
 
     #[test]
-    fn the_right_side_is_accepted_and_leaves_the_slots_free() {
+    fn the_correct_padding_side_is_accepted_and_the_slots_stay_free() {
         for name in ["llama_bias", "llama", "gemma3_text"] {
             let mut decoder = left_padded(name, 2);
             let near = difference(&mut decoder, &TokenInput::Ids).unwrap();
             println!("{name} on its side: {near}");
             check(&mut decoder, &TokenInput::Ids, "model").unwrap();
-            // The slots take prompts again, with the same result.
+            // The slots accept prompts again, with the same result.
             check(&mut decoder, &TokenInput::Ids, "model").unwrap();
         }
     }

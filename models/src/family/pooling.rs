@@ -1,14 +1,15 @@
-//! The states of a text's tokens to one embedding, as the modules of sentence-transformers 5.1 do.
+//! Pools the token states of a text into one embedding, like the modules of sentence-transformers
+//! 5.1.
 
 use legenda_schemas::job::Pooling;
 
 use crate::bundle::{Dense, Step};
 
-/// The smallest length a vector is divided by (`torch.nn.functional.normalize`).
+/// The minimum divisor of a normalisation (`torch.nn.functional.normalize`).
 const NORM_MIN: f64 = 1e-12;
 
-/// Pools the states of one text's tokens, `f32 [S, C]` without padding and with S of at least 1, and
-/// joins the results of several modes end to end.
+/// Pools the token states of one text, `f32 [S, C]` without padding, S at least 1. The results of
+/// several modes are concatenated.
 pub(super) fn pool(states: &[f32], width: usize, modes: &[Pooling]) -> Vec<f32> {
     modes.iter().flat_map(|mode| pool_one(states, width, *mode)).collect()
 }
@@ -46,7 +47,7 @@ fn pool_one(states: &[f32], width: usize, mode: Pooling) -> Vec<f32> {
     }
 }
 
-/// Does what follows the pooling; `None` if a layer is of another width.
+/// Applies the steps after the pooling; `None` if a layer has another width.
 pub(super) fn finish(mut embedding: Vec<f32>, steps: &[Step]) -> Option<Vec<f32>> {
     for step in steps {
         match step {
@@ -57,7 +58,7 @@ pub(super) fn finish(mut embedding: Vec<f32>, steps: &[Step]) -> Option<Vec<f32>
     Some(embedding)
 }
 
-/// Brings a vector to length 1.
+/// Normalises a vector to length 1.
 #[expect(clippy::cast_possible_truncation, reason = "the length is summed in f64")]
 pub(super) fn normalize(embedding: &mut [f32]) {
     let norm = embedding.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -88,7 +89,7 @@ mod tests {
     const STATES: [f32; 6] = [1.0, -4.0, 3.0, 0.0, 8.0, -2.0];
 
     #[test]
-    fn each_mode_is_what_its_name_says() {
+    fn each_mode_pools_as_named() {
         for (mode, expected) in [
             (Pooling::Cls, [1.0, -4.0]),
             (Pooling::Max, [8.0, 0.0]),
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_follow_in_their_order() {
+    fn layers_are_applied_in_order() {
         let dense =
             Dense { weight: vec![0.0, 1.0, 2.0, 0.0], bias: vec![0.0, 2.0], is_tanh: false };
         let steps = [Step::Dense(dense), Step::Normalize];

@@ -1,27 +1,27 @@
-//! Where the tokens of a prompt with images stand, for models in which that is not their number.
+//! The positions of prompt tokens, for models whose image tokens do not have consecutive positions.
 
 use super::to_i64;
 use crate::{
     Bundle, arch::PositionScheme, engine::Positions, processor::ImageLayout, tensors::Tensor,
 };
 
-/// How a model counts positions.
+/// The position scheme of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PositionRule {
-    /// One by one, from the first.
+    /// Consecutive positions from `first`.
     Sequential { first: i64 },
-    /// On axes of time, height and width, on which an image spans as many as its longest side has
-    /// features (M-RoPE).
+    /// Positions on axes of time, height and width (M-RoPE). An image spans as many positions as
+    /// its longest side has features.
     Spatial {
-        /// The token that stands for a feature.
+        /// The placeholder token of image features.
         token_id: i64,
-        /// Patches along an edge that become one feature.
+        /// The number of patches along an edge that merge into one feature.
         merge: usize,
     },
 }
 
 impl PositionRule {
-    /// Returns the rule of a bundle.
+    /// Returns the position scheme of a bundle.
     pub(super) fn new(bundle: &Bundle) -> Self {
         match (bundle.arch.positions, bundle.config.image_token_id) {
             (PositionScheme::MRope, Some(token_id)) => {
@@ -32,7 +32,7 @@ impl PositionRule {
         }
     }
 
-    /// Returns the positions of a prompt, or `None` where they are the default.
+    /// Returns the positions of a prompt; `None` if they are the default.
     pub(super) fn positions(self, token_ids: &[i64], images: &[ImageLayout]) -> Option<Positions> {
         match self {
             Self::Sequential { first: 0 } => None,
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_on_three_axes_are_those_of_the_reference() {
+    fn positions_on_three_axes_match_the_reference() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/geometry.json");
         let all: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let cases = all["mrope"].as_array().unwrap();
@@ -96,7 +96,7 @@ mod tests {
             let images: Vec<_> = grids.into_iter().map(ImageLayout::Patches).collect();
             let positions = rule.positions(&token_ids, &images).unwrap();
             assert_eq!(positions.ids().data(), expected.concat(), "{token_ids:?}");
-            // The reference keeps what the next position is beyond the number of tokens.
+            // The reference returns the next position relative to the number of tokens.
             let next = to_i64(token_ids.len()) + case["delta"].as_i64().unwrap();
             assert_eq!(positions.next(), next);
         }

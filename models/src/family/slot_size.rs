@@ -1,28 +1,29 @@
-//! The number of rows that are decoded together: as many as fit in memory, by the decoder's dialect.
+//! The number of rows decoded together: as many as fit in memory, depending on the decoder's
+//! dialect.
 
 use crate::{Bundle, onnx::Dialect};
 
-/// The most slots chosen unless asked for.
+/// The maximum of the automatic number of slots.
 ///
-/// On one core the default model makes 2300 tokens per CPU-second with 8 slots, 3300 with 16 and
-/// 3500 with 32 (256 positions, ONNX Runtime 1.31.1): beyond 16 the attention over all positions
-/// eats the gain.
+/// On one core the default model generates 2300 tokens per CPU-second with 8 slots, 3300 with 16
+/// and 3500 with 32 (256 positions, ONNX Runtime 1.31.1): beyond 16, attention over all positions
+/// consumes the gain.
 const DEFAULT_SLOTS_MAX: usize = 16;
 
 /// The number of rows of a decoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RowCount {
-    /// As many as the job says.
+    /// The number set by the job.
     Fixed(usize),
     /// As many as fit in memory, at most [`DEFAULT_SLOTS_MAX`].
     Fitting {
-        /// The most bytes; no bound where left out.
+        /// The memory limit in bytes; unlimited by default.
         bytes_max: Option<usize>,
     },
 }
 
 impl RowCount {
-    /// Returns the rows, each of which takes `bytes_per_row`.
+    /// Returns the number of rows, given the bytes per row.
     pub(super) fn rows(self, bytes_per_row: usize) -> usize {
         match self {
             Self::Fixed(rows) => rows,
@@ -34,19 +35,19 @@ impl RowCount {
     }
 }
 
-/// The bytes that belong to one row.
+/// The memory of one row in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowBytes {
-    /// The key-value cache of one slot.
+    /// The KV cache of one slot.
     slot: usize,
-    /// The encoder's states that one slot keeps, with their keys and values.
+    /// The encoder states of one slot, with their keys and values.
     encoder: usize,
-    /// The embeddings of a prompt; 0 where prompts are token ids.
+    /// The embeddings of a prompt; 0 if prompts are token ids.
     prompt: usize,
 }
 
 impl RowBytes {
-    /// Returns the bytes of a row of `context_tokens`; prompts may be embeddings.
+    /// Returns the memory of a row of `context_tokens`. Prompts may be embeddings.
     pub(super) fn new(bundle: &Bundle, context_tokens: usize, embeds_prompts: bool) -> Self {
         Self {
             slot: bundle.kv_bytes_per_slot(context_tokens).max(1),
@@ -55,17 +56,17 @@ impl RowBytes {
         }
     }
 
-    /// Returns the most bytes that a row of `n_beams` slots holds at once in a dialect.
+    /// Returns the peak memory in bytes of a row with `n_beams` slots in a dialect.
     pub(super) fn held(self, dialect: Dialect, n_beams: usize) -> usize {
         let slots = self.slot.saturating_mul(n_beams);
         match dialect {
-            // A copy while beams change places.
+            // Beam search holds a copy while beams change slots.
             Dialect::InPlace | Dialect::InPlaceMask if n_beams > 1 => slots.saturating_mul(5) / 2,
-            // While the cache doubles, the old one is held as well.
+            // While the cache doubles, the old one is still held.
             Dialect::InPlace | Dialect::InPlaceMask => slots.saturating_mul(3) / 2,
-            // The cache is an input and an output of a step, and is copied once more while rows join. A
-            // prompt waits as embeddings and is copied into a batch. The encoder's states do not grow,
-            // but are copied when rows leave.
+            // The cache is an input and an output of a step, and is copied once more while rows
+            // join. A prompt waits as embeddings and is copied into a batch. The encoder states do
+            // not grow, but are copied when rows leave.
             Dialect::Growing | Dialect::Shifted | Dialect::Cohort => slots
                 .saturating_mul(3)
                 .saturating_add(self.prompt.saturating_mul(2))

@@ -1,4 +1,4 @@
-//! How tokens reach a decoder: as ids, or embedded by a graph of their own.
+//! The token input of a decoder: token ids, or embeddings from a separate graph.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,18 +11,18 @@ use crate::{
     tensors::Tensor,
 };
 
-/// The graph that turns token ids into input embeddings; prompts and steps share it.
+/// The graph that embeds token ids, shared by prefill and decode steps.
 #[derive(Debug)]
 pub(crate) struct TokenEmbedding {
     graph: GraphSession,
     hidden_size: usize,
-    /// Whether it also says what each layer of the decoder takes of a token.
+    /// Whether it also returns per-layer inputs of the decoder.
     is_per_layer: bool,
-    /// The features that it puts in their places itself (onnxruntime-genai).
+    /// The feature inputs that the graph merges into the embeddings itself (onnxruntime-genai).
     features: Vec<&'static str>,
 }
 
-/// What such features are called: those of images, and those of sounds.
+/// The names of these inputs: image features and audio features.
 const FEATURES: [&str; 2] = ["image_features", "audio_features"];
 
 impl TokenEmbedding {
@@ -47,12 +47,12 @@ impl TokenEmbedding {
         Ok(Self { graph, hidden_size, is_per_layer, features })
     }
 
-    /// Returns whether it puts features of images, and those of sounds, in their places itself.
+    /// Returns whether the graph merges image features, and audio features, itself.
     pub(super) fn takes_features(&self) -> [bool; 2] {
         FEATURES.map(|name| self.features.contains(&name))
     }
 
-    /// Checks that it makes all that a decoder takes of a token.
+    /// Checks that it produces all token inputs of a decoder.
     pub(super) fn serve(&self, ports: &DecoderPorts) -> Result<(), SessionError> {
         match ports.per_layer_dtype {
             Some(_) => self.graph.expect_map("input_ids", Dtype::I64, Embeds::PER_LAYER),
@@ -65,8 +65,8 @@ impl TokenEmbedding {
         self.embed_with(token_ids, [&[], &[]])
     }
 
-    /// Embeds `token_ids` (`[1, S]`) as `[1, S, C]`, with the features of images and of sounds in
-    /// their places where the graph puts them there.
+    /// Embeds `token_ids` (`[1, S]`) as `[1, S, C]`, with the image and audio features that the
+    /// graph merges itself.
     pub(super) fn embed_with(
         &mut self,
         token_ids: &Tensor<i64>,
@@ -90,7 +90,7 @@ impl TokenEmbedding {
         Ok(embeds)
     }
 
-    /// Returns all that a decoder takes of `token_ids` (`[B, S]`).
+    /// Returns all decoder inputs for `token_ids` (`[B, S]`).
     fn embed_whole(&mut self, token_ids: &Tensor<i64>) -> Result<Embeds, RunError> {
         if !self.is_per_layer {
             return Ok(Embeds { values: self.embed(token_ids)?, per_layer: None });
@@ -107,7 +107,7 @@ impl TokenEmbedding {
         Ok(Embeds { values, per_layer: Some(per_layer) })
     }
 
-    /// Returns what each layer takes of `token_ids` (`[B, S]`), `[B, S, layers, N]`.
+    /// Returns the per-layer inputs for `token_ids` (`[B, S]`), `[B, S, layers, N]`.
     fn per_layer(&mut self, token_ids: &Tensor<i64>) -> Result<Option<Tensor<f32>>, RunError> {
         if !self.is_per_layer {
             return Ok(None);
@@ -126,13 +126,13 @@ impl TokenEmbedding {
         })
     }
 
-    /// Returns the size of an embedding.
+    /// Returns the hidden size.
     pub(crate) fn hidden_size(&self) -> usize {
         self.hidden_size
     }
 }
 
-/// What a decoder takes.
+/// The token input of a decoder.
 #[derive(Clone, Debug)]
 pub(super) enum TokenInput {
     /// Token ids.
@@ -141,7 +141,7 @@ pub(super) enum TokenInput {
     Embeds(Arc<Mutex<TokenEmbedding>>),
 }
 
-/// Pads texts on the right to the longest; returns ids and mask, each `[B, S]`.
+/// Right-pads texts to the longest; returns ids and mask, each `[B, S]`.
 pub(super) fn right_padded(texts: &[&[i64]], pad_id: i64) -> (Tensor<i64>, Tensor<i64>) {
     let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
     let mut ids = Tensor::filled([texts.len(), longest], pad_id);
@@ -154,7 +154,7 @@ pub(super) fn right_padded(texts: &[&[i64]], pad_id: i64) -> (Tensor<i64>, Tenso
     (ids, mask)
 }
 
-/// On which side short rows are padded.
+/// The padding side of short rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Padding {
     Left,
@@ -172,7 +172,7 @@ impl TokenInput {
         }
     }
 
-    /// Makes the input of a step from the tokens chosen last, `[B, 1]`.
+    /// Creates the input of a decode step from the last chosen tokens, `[B, 1]`.
     pub(super) fn step(&self, token_ids: Tensor<i64>) -> Result<Tokens, RunError> {
         match self {
             Self::Ids => Ok(Tokens::Ids(token_ids)),
@@ -183,7 +183,7 @@ impl TokenInput {
         }
     }
 
-    /// Makes the input of a prefill: `n_rows` rows (at least one per prompt) of `longest` tokens.
+    /// Creates the input of a prefill: `n_rows` rows (at least one per prompt) of `longest` tokens.
     pub(super) fn prompts(
         &self,
         joins: &[Join<'_>],
@@ -215,7 +215,8 @@ impl TokenInput {
                     let at = start(row_idx, embeds.rows()) * hidden_size;
                     target.data_mut()[at..at + embeds.data().len()].copy_from_slice(embeds.data());
                 }
-                // Prompts wait without these, which are many and follow from their tokens alone.
+                // Waiting prompts do not store the per-layer inputs, which are large and follow
+                // from the token ids.
                 let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
                 let per_layer = embedding.per_layer(&ids())?;
                 Ok(Tokens::Embeds(Embeds { values: target, per_layer }))

@@ -1,6 +1,6 @@
-//! Sounds to log-mel spectrograms, as `WhisperFeatureExtractor` of transformers does it.
+//! Log-mel spectrograms, as in `WhisperFeatureExtractor` of transformers.
 //!
-//! Models differ in how a sound's length meets that of a clip.
+//! Models differ in how they handle audio shorter or longer than a clip.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -19,9 +19,9 @@ use crate::{
 
 const FILE: &str = "processor_config.json";
 
-/// Keys that do not change features here.
+/// Keys that do not affect features here.
 const HARMLESS_KEYS: [&str; 7] = [
-    // Older configs carry the filters; the reference computes them anew, too.
+    // Older configs contain the filters; the reference recomputes them, too.
     "mel_filters",
     "padding_side",
     "processor_class",
@@ -31,32 +31,32 @@ const HARMLESS_KEYS: [&str; 7] = [
     "auto_map",
 ];
 
-/// The frequencies of the filter bank in hertz, whatever the sample rate
+/// The frequency range of the filter bank in hertz, for every sample rate
 /// (`WhisperFeatureExtractor.__init__`).
 const MEL_RANGE_HZ: [f64; 2] = [0.0, 8000.0];
 
-/// How much of a sound, and of the silence behind it, goes into features.
+/// The handling of the audio length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoundLength {
-    /// One clip; a longer sound is refused (Whisper).
+    /// Exactly one clip, padded with silence; longer audio is rejected (Whisper).
     OneClip,
-    /// The sound alone, no longer than a clip (Ultravox).
+    /// Unpadded, at most one clip (Ultravox).
     AsItIs,
-    /// Every clip that the sound begins, at most so many (Voxtral).
+    /// Padded to whole clips, up to a maximum (Voxtral).
     WholeClips {
-        /// The most clips.
+        /// The maximum number of clips.
         n_max: usize,
     },
 }
 
-/// Turns sounds into log-mel spectrograms for one bundle.
+/// Computes the log-mel spectrograms of one bundle.
 ///
-/// Silence up to the length that is heard, periodic Hann window, centred frames with reflected ends
-/// and the last one dropped, power, mel filters (Slaney scale and norm, 0 to 8 kHz), `log10`, at most
-/// 8 below the sound's maximum, `(x + 4) / 4`.
+/// The steps: padding with silence to the target length, periodic Hann window, centred frames with
+/// reflected ends (the last frame is dropped), power, mel filters (Slaney scale and norm, 0 to 8
+/// kHz), `log10`, clamping to 8 below the maximum of the audio, `(x + 4) / 4`.
 pub struct LogMel {
     sample_rate_hz: u32,
-    /// Samples of a clip.
+    /// The number of samples of a clip.
     n_samples: usize,
     length: SoundLength,
     hop: usize,
@@ -77,23 +77,24 @@ impl fmt::Debug for LogMel {
 }
 
 impl LogMel {
-    /// Reads the config and computes window and filters; `length` says what is heard of a sound.
+    /// Reads the config and computes the window and filters. `length` sets the handling of the
+    /// audio length.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the config is of another class, asks for dither, or does not add up.
+    /// [`BundleError`] if the config has another class, enables dither, or is inconsistent.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32")]
     pub fn open(config: &FeatureExtractorConfig, length: SoundLength) -> Result<Self, BundleError> {
         check_keys(config)?;
         let n_fft = config.n_fft;
         let is_whole = config.hop_length > 0 && config.n_samples.is_multiple_of(config.hop_length);
         if !is_whole || n_fft < 2 || config.n_samples <= n_fft || config.feature_size == 0 {
-            return Err(inconsistent("`n_fft`, `hop_length`, `n_samples` do not fit together"));
+            return Err(inconsistent("`n_fft`, `hop_length` and `n_samples` are incompatible"));
         }
         let n_frames = config.n_samples / config.hop_length;
         let (n_bins, n_mels, rate) = (n_fft / 2 + 1, config.feature_size, config.sampling_rate);
         if config.nb_max_frames.is_some_and(|n| n != n_frames) {
-            return Err(inconsistent("`nb_max_frames` is not `n_samples` / `hop_length`"));
+            return Err(inconsistent("`nb_max_frames` differs from `n_samples` / `hop_length`"));
         }
         Ok(Self {
             sample_rate_hz: config.sampling_rate,
@@ -109,19 +110,19 @@ impl LogMel {
         })
     }
 
-    /// Returns the longest sound the model hears, in seconds.
+    /// Returns the maximum duration of an audio input in seconds.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "clips have far fewer than 2^52 samples")]
     pub fn max_seconds(&self) -> f64 {
         self.max_samples() as f64 / f64::from(self.sample_rate_hz)
     }
 
-    /// Returns the samples per second that the model hears.
+    /// Returns the sample rate of the model in Hz.
     pub(super) fn sample_rate_hz(&self) -> u32 {
         self.sample_rate_hz
     }
 
-    /// Returns the samples of the longest sound that the model hears.
+    /// Returns the maximum number of samples of an audio input.
     fn max_samples(&self) -> usize {
         match self.length {
             SoundLength::OneClip | SoundLength::AsItIs => self.n_samples,
@@ -129,12 +130,11 @@ impl LogMel {
         }
     }
 
-    /// Cuts a sound into windows that overlap, each no longer than the model hears; one that is no
-    /// longer stays whole.
+    /// Splits a waveform into overlapping windows of at most the model's maximum length. Shorter
+    /// audio stays whole.
     ///
     /// # Errors
-    ///
-    /// [`ProcessError`] if the sound is not finite or cannot be resampled.
+    /// [`ProcessError`] if the audio has non-finite samples or cannot be resampled.
     pub fn windows(&self, audio: Waveform) -> Result<Vec<Waveform>, ProcessError> {
         if audio.seconds() <= self.max_seconds() {
             return Ok(vec![audio]);
@@ -147,7 +147,7 @@ impl LogMel {
         Ok(windows.map(window).collect())
     }
 
-    /// Turns one sound into features.
+    /// Computes the features of one audio input.
     ///
     /// | name | dtype | shape | meaning |
     /// |---|---|---|---|
@@ -156,7 +156,8 @@ impl LogMel {
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if the sound is empty, not finite, too long, or cannot be resampled.
+    /// [`ProcessError`] if the audio is empty or too long, has non-finite samples, or cannot be
+    /// resampled.
     ///
     /// # Source
     ///
@@ -166,12 +167,12 @@ impl LogMel {
             seconds: audio.seconds(),
             max_seconds: self.max_seconds(),
         };
-        // Before the work of resampling; some slack, for its length is rounded up.
+        // Checked before the cost of resampling. The tolerance covers its rounded-up length.
         if audio.seconds() > self.max_seconds() + 1e-3 {
             return Err(too_long());
         }
-        let heard = samples_at(audio, self.sample_rate_hz)?;
-        let mut samples = &*heard;
+        let resampled = samples_at(audio, self.sample_rate_hz)?;
+        let mut samples = &*resampled;
         if audio.sample_rate_hz != self.sample_rate_hz {
             samples = &samples[..samples.len().min(self.max_samples())];
         }
@@ -180,7 +181,7 @@ impl LogMel {
         }
         let n_heard = match self.length {
             SoundLength::OneClip => self.n_samples,
-            // Ends are reflected, so a sound is as long as a window at least.
+            // The ends are reflected, so the audio must be at least as long as the window.
             SoundLength::AsItIs => samples.len().max(self.window.len()),
             SoundLength::WholeClips { .. } => samples.len().next_multiple_of(self.n_samples),
         };
@@ -189,7 +190,7 @@ impl LogMel {
         if n_heard <= self.n_samples {
             return Ok(Tensor::new([1, self.filters.len(), n_frames], features)?);
         }
-        // The spectrogram is that of the whole, then it is cut.
+        // The spectrogram is computed over the whole audio, then split.
         let (n_clips, clip_frames) = (n_heard / self.n_samples, self.n_samples / self.hop);
         let mut clips = Vec::with_capacity(features.len());
         for clip_idx in 0..n_clips {
@@ -200,17 +201,17 @@ impl LogMel {
         Ok(Tensor::new([n_clips, self.filters.len(), clip_frames], clips)?)
     }
 
-    /// Turns one sound of any length into features `[mels, frames]`: the sound alone where it is longer
-    /// than a clip, else a clip.
+    /// Computes the features `[mels, frames]` of audio of any length. Audio shorter than a clip is
+    /// padded to a clip; longer audio is not padded.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+    /// [`ProcessError`] if the audio is empty, has non-finite samples, or cannot be resampled.
     ///
     /// # Source
     ///
-    /// What `AutomaticSpeechRecognitionPipeline.preprocess` of transformers 4.57 asks of the extractor
-    /// without `chunk_length_s`: no truncation, and no padding of what is longer.
+    /// `AutomaticSpeechRecognitionPipeline.preprocess` of transformers 4.57 without
+    /// `chunk_length_s`: no truncation, and no padding of longer audio.
     pub fn whole_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
         let samples = samples_at(audio, self.sample_rate_hz)?;
         let n_heard = samples.len().max(self.n_samples);
@@ -218,13 +219,13 @@ impl LogMel {
         Ok(Tensor::new([self.filters.len(), n_heard / self.hop], features)?)
     }
 
-    /// Returns the frames of a clip.
+    /// Returns the number of frames of a clip.
     #[must_use]
     pub fn clip_frames(&self) -> usize {
         self.n_samples / self.hop
     }
 
-    /// Computes the features `[mels, frames]` of `samples`, followed by silence up to `n_heard`.
+    /// Computes the features `[mels, frames]` of `samples`, padded with silence to `n_heard`.
     fn log_mel(&self, samples: &[f32], n_heard: usize) -> Vec<f32> {
         const FLOOR: f32 = 1e-10;
         let n_fft = self.window.len();
@@ -237,7 +238,7 @@ impl LogMel {
         let mut features = vec![FLOOR.log10(); self.filters.len() * n_frames];
         for frame_idx in 0..n_frames {
             let source = &padded[frame_idx * self.hop..frame_idx * self.hop + n_fft];
-            // Silence is the floor already; a clip may be mostly that.
+            // Silent frames are at the floor already, and a clip may be mostly silence.
             if source.iter().all(|sample| *sample == 0.0) {
                 continue;
             }
@@ -246,7 +247,7 @@ impl LogMel {
             }
             let transformed =
                 self.transform.process_with_scratch(&mut frame, &mut spectrum, &mut scratch);
-            debug_assert!(transformed.is_ok(), "buffers come from the plan itself");
+            debug_assert!(transformed.is_ok(), "the plan allocated the buffers");
             for (power, bin) in power.iter_mut().zip(&spectrum) {
                 *power = bin.norm_sqr();
             }
@@ -263,7 +264,7 @@ impl LogMel {
         features
     }
 
-    /// Returns the sound with silence up to `n_heard` samples and both ends reflected.
+    /// Returns the samples padded with silence to `n_heard`, with both ends reflected.
     fn pad(&self, samples: &[f32], n_heard: usize) -> Vec<f32> {
         let half = self.window.len() / 2;
         let mut padded = vec![0.0; half + n_heard + half];
@@ -296,13 +297,13 @@ fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
             || value == &serde_json::Value::Bool(false)
             || value.as_f64() == Some(0.0);
         if !is_off && !HARMLESS_KEYS.contains(&key.as_str()) {
-            return unsupported(key, value.to_string(), "this key is not known");
+            return unsupported(key, value.to_string(), "none, unknown key");
         }
     }
     let clip = config.chunk_length.map(|seconds| seconds * f64::from(config.sampling_rate));
     #[expect(clippy::cast_precision_loss, reason = "clips have far fewer than 2^52 samples")]
     if clip.is_some_and(|samples| (samples - config.n_samples as f64).abs() > 0.5) {
-        return Err(inconsistent("`n_samples` is not `chunk_length` * `sampling_rate`"));
+        return Err(inconsistent("`n_samples` differs from `chunk_length` * `sampling_rate`"));
     }
     Ok(())
 }
@@ -332,11 +333,11 @@ mod tests {
         let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         assert!(mel.input_features(&sound(16_000)).is_ok());
         let error = mel.input_features(&sound(32_000)).unwrap_err();
-        assert_eq!(error.to_string(), "the audio has 2.00 s, the model hears at most 1.00 s");
+        assert_eq!(error.to_string(), "the audio is 2.00 s long, the model accepts at most 1.00 s");
     }
 
     #[test]
-    fn empty_and_broken_audio_is_rejected() {
+    fn empty_and_non_finite_audio_is_rejected() {
         let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         assert_eq!(mel.input_features(&sound(0)).unwrap_err().code(), "audio_empty");
         let broken = Waveform { sample_rate_hz: 16_000, samples: vec![f32::NAN] };
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_flat() {
+    fn silence_has_constant_features() {
         let mel = LogMel::open(&config(), SoundLength::OneClip).unwrap();
         let silent = Waveform { sample_rate_hz: 16_000, samples: vec![0.0; 100] };
         let features = mel.input_features(&silent).unwrap();

@@ -1,11 +1,11 @@
-//! What BLIP writes after a text that it was given: text and answer are one caption.
+//! The output of BLIP: a caption that begins with the given text.
 
 use std::sync::Arc;
 
 use super::TextProcessor;
 use crate::engine::{Asked, Detokenizer};
 
-/// Turns ids into a caption that begins with what was given.
+/// Decodes the prompt text and the answer into one caption.
 ///
 /// # Source
 ///

@@ -1,5 +1,5 @@
-//! How Phi-4-multimodal sees a picture: as crops of one size, in rows and columns that follow its shape,
-//! after the whole picture in that size.
+//! The preprocessing of Phi-4-multimodal: an image becomes crops of one size, in rows and columns
+//! that follow its aspect ratio, after the whole image at the size of a crop.
 //!
 //! `Phi4MultimodalImageProcessorFast` of transformers 4.57.
 
@@ -13,35 +13,36 @@
 
 use super::{CropGrid, RgbImage};
 
-/// The fewest pixels of an edge after resizing.
+/// The minimum length of an edge after resizing, in pixels.
 const EDGE_MIN: usize = 10;
 
-/// What the config says.
+/// The crop settings of the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CropRules {
     /// The edge of a crop in pixels.
     pub(super) edge: usize,
     /// The edge of a patch in pixels.
     pub(super) patch: usize,
-    /// The most crops of a picture, but for the whole.
+    /// The maximum number of crops of an image, without the whole image.
     pub(super) n_max: usize,
 }
 
-/// What becomes of a picture of some size.
+/// The crops of an image of a given size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CropPlan {
-    /// Width and height to resize to.
+    /// The width and height to resize to.
     pub(super) size: (usize, usize),
     pub(super) grid: CropGrid,
 }
 
 impl CropRules {
-    /// Returns the most that one edge can be longer than the other.
+    /// Returns the maximum aspect ratio.
     pub(super) fn ratio_max(&self) -> usize {
         self.edge * self.n_max / EDGE_MIN
     }
 
-    /// Returns what becomes of a picture; `None` if it is too narrow (`dynamic_preprocess`).
+    /// Returns the crops of an image; `None` if its aspect ratio is too large
+    /// (`dynamic_preprocess`).
     pub(super) fn plan(&self, width: usize, height: usize) -> Option<CropPlan> {
         let (mut columns, mut rows) = (width.div_ceil(self.edge), height.div_ceil(self.edge));
         if columns * rows > self.n_max {
@@ -58,7 +59,7 @@ impl CropRules {
         if size.0.min(size.1) < EDGE_MIN {
             return None;
         }
-        // Patches of which some is of the picture.
+        // The number of patches that contain at least one image pixel.
         let patches = |whole: usize, own: usize| whole / self.patch - (whole - own) / self.patch;
         let grid = CropGrid {
             rows,
@@ -71,9 +72,9 @@ impl CropRules {
         Some(CropPlan { size, grid })
     }
 
-    /// Returns the columns and rows whose ratio is nearest to that of the picture; of those that are as
-    /// near, more where the picture is large enough (`find_closest_aspect_ratio`).
-    #[expect(clippy::float_cmp, reason = "ratios are as near where they are equal")]
+    /// Returns the columns and rows whose ratio is closest to that of the image. Among equally
+    /// close ones, more crops are used if the image is large enough (`find_closest_aspect_ratio`).
+    #[expect(clippy::float_cmp, reason = "equally close ratios are exactly equal")]
     fn closest_ratio(&self, width: usize, height: usize) -> (usize, usize) {
         let aspect = width as f64 / height as f64;
         let mut ratios: Vec<(usize, usize)> = (1..=self.n_max)
@@ -92,7 +93,7 @@ impl CropRules {
         best
     }
 
-    /// Puts a resized picture on a white ground of whole crops.
+    /// Pads a resized image with white to whole crops.
     pub(super) fn pad(&self, image: &RgbImage, grid: CropGrid) -> RgbImage {
         let (width, height) = (grid.columns * self.edge, grid.rows * self.edge);
         let mut pixels = vec![255; width * height * 3];
@@ -103,8 +104,8 @@ impl CropRules {
         RgbImage { width, height, pixels }
     }
 
-    /// Lays out the values `[3, rows * edge, columns * edge]` of a picture as `[1 + crops, 3, edge,
-    /// edge]`, the whole picture first.
+    /// Rearranges the values `[3, rows * edge, columns * edge]` of an image to `[1 + crops, 3,
+    /// edge, edge]`, with the whole image first.
     pub(super) fn lay_out(&self, planes: &[f32], grid: CropGrid) -> Vec<f32> {
         let (width, height) = (grid.columns * self.edge, grid.rows * self.edge);
         let mut values = Vec::with_capacity(planes.len() + 3 * self.edge * self.edge);
@@ -124,8 +125,8 @@ impl CropRules {
         values
     }
 
-    /// Resizes a plane to a crop as `torch.nn.functional.interpolate` does with `mode="bicubic"` and
-    /// without antialiasing: four pixels along each axis, whatever the scale.
+    /// Resizes a plane to a crop like `torch.nn.functional.interpolate` with `mode="bicubic"` and
+    /// without antialiasing: four pixels along each axis at any scale.
     fn whole(&self, plane: &[f32], width: usize, height: usize) -> Vec<f32> {
         let [across, down] = [width, height].map(|length| taps(length, self.edge));
         let mut values = Vec::with_capacity(self.edge * self.edge);
@@ -145,10 +146,11 @@ impl CropRules {
     }
 }
 
-/// The pixels that make one, and their weights.
+/// The source pixels of an output pixel, and their weights.
 type Taps = ([usize; 4], [f32; 4]);
 
-/// Returns, for each of `n` pixels, what of `length` pixels it is made of: Keys' cubic with a = -0.75.
+/// Returns the taps of each of `n` output pixels over `length` source pixels: Keys' cubic with a =
+/// -0.75.
 fn taps(length: usize, n: usize) -> Vec<Taps> {
     const A: f32 = -0.75;
     let scale = length as f32 / n as f32;
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crops_are_those_of_the_reference() {
+    fn crops_match_the_reference() {
         for case in crate::processor::geometry_cases("phi4") {
             let [width, height, n_max] = [case[0], case[1], case[2]];
             let rules = CropRules { edge: 448, patch: 14, n_max };
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plane_of_one_value_stays_one_value() {
+    fn a_constant_plane_stays_constant() {
         let rules = CropRules { edge: 8, patch: 2, n_max: 4 };
         let whole = rules.whole(&[0.5; 16 * 24], 16, 24);
         assert!(whole.iter().all(|value| (value - 0.5).abs() < 1e-6));

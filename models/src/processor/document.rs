@@ -1,4 +1,4 @@
-//! What Donut writes: the fields of a document, as JSON.
+//! The output of Donut: the fields of a document, as JSON.
 
 use std::sync::Arc;
 
@@ -7,15 +7,16 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::{TextProcessor, sentence::stripped};
 use crate::engine::{Asked, Detokenizer};
 
-/// Turns ids of a document's fields into JSON.
+/// Decodes the fields of a document to JSON.
 ///
-/// A field is `<s_name>…</s_name>`, its values are parted by `<sep/>`, and there may be fields in it.
+/// A field is `<s_name>…</s_name>`. Its values are separated by `<sep/>`, and it may contain
+/// fields.
 ///
 /// # Source
 ///
-/// `DonutProcessor.token2json` of transformers 4.57, given what the model cards give it: prompt and
-/// answer without the first token, which names the task. Names differ in the case of ASCII letters
-/// alone where that does not matter, as there.
+/// `DonutProcessor.token2json` of transformers 4.57, applied as in the model cards: to prompt and
+/// answer without the first token, which names the task. As there, field names are case-insensitive
+/// (ASCII only) wherever case does not matter.
 pub(crate) struct Document {
     pub(crate) text: Arc<TextProcessor>,
 }
@@ -29,12 +30,12 @@ impl Detokenizer for Document {
         let sequence = self.text.marked_text(&[asked.prompt_ids, token_ids].concat());
         let fields = Fields { is_added: &|token| self.text.is_added(token) };
         let value = fields.document(&without_first_tag(&sequence));
-        // Strings, lists and objects with strings for keys cannot fail.
+        // Serialising strings, lists and objects with string keys cannot fail.
         serde_json::to_string(&value).unwrap_or_default()
     }
 }
 
-/// A value of a document, keys in the order in which they are written.
+/// A value of a document. Keys keep the order in which they were generated.
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Text(String),
@@ -58,14 +59,14 @@ impl Serialize for Value {
     }
 }
 
-/// Reads fields.
+/// Parses fields.
 struct Fields<'a> {
-    /// Whether the tokenizer has a token beside its vocabulary.
+    /// Returns whether a token is an added token of the tokenizer.
     is_added: &'a dyn Fn(&str) -> bool,
 }
 
 impl Fields<'_> {
-    /// Returns a whole document; text without a field is one.
+    /// Parses a whole document. Text without fields is also a document.
     fn document(&self, tokens: &str) -> Value {
         let (mut groups, rest) = self.groups(tokens);
         match (groups.len(), groups.pop()) {
@@ -77,7 +78,7 @@ impl Fields<'_> {
         }
     }
 
-    /// Returns groups of fields, one at least, which `<sep/>` parts, and the text behind them.
+    /// Returns the groups of fields, at least one, separated by `<sep/>`, and the text after them.
     fn groups(&self, tokens: &str) -> (Vec<Vec<(String, Value)>>, String) {
         let mut groups = vec![Vec::new()];
         let mut tokens = tokens.to_owned();
@@ -87,7 +88,7 @@ impl Fields<'_> {
             let name = &start[3..start.len() - 1];
             let end = format!("</s_{name}>");
             let Some(end_at) = find(&tokens, &end) else {
-                // A field that never ends is none.
+                // An unclosed field is ignored.
                 tokens = tokens.replace(&start, "");
                 continue;
             };
@@ -115,7 +116,7 @@ impl Fields<'_> {
         (groups, tokens)
     }
 
-    /// Returns what stands in a field; `None` if it has marks of fields and no field.
+    /// Returns the content of a field; `None` if it has field tags but no complete field.
     fn value(&self, content: &str) -> Option<Value> {
         if content.contains("<s_") && content.contains("</s_") {
             let (mut groups, _) = self.groups(content);
@@ -131,36 +132,36 @@ impl Fields<'_> {
         if values.len() == 1 { values.pop() } else { Some(Value::List(values)) }
     }
 
-    /// Returns a value's text; a token such as `<yes/>` stands for its name.
+    /// Returns the text of a value. A token such as `<yes/>` stands for its name.
     fn leaf(&self, leaf: &str) -> String {
         let name = leaf.strip_prefix('<').and_then(|leaf| leaf.strip_suffix("/>"));
         name.filter(|_| (self.is_added)(leaf)).unwrap_or(leaf).to_owned()
     }
 }
 
-/// What parts values and groups of fields.
+/// The separator of values and groups of fields.
 const SEPARATOR: &str = "<sep/>";
 
-/// Puts groups in a list; a last one without fields is none.
+/// Collects groups in a list. A last group without fields is dropped.
 fn list(groups: Vec<Vec<(String, Value)>>, last: Option<Vec<(String, Value)>>) -> Value {
     let last = last.filter(|fields| !fields.is_empty());
     Value::List(groups.into_iter().chain(last).map(Value::Fields).collect())
 }
 
-/// Returns what stands between the first `start` and the first `end` behind it, whatever the case.
+/// Returns the text between the first `start` and the first `end` after it, case-insensitively.
 fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
     let from = find(text, start)? + start.len();
     let len = find(&text[from..], end)?;
     Some(&text[from..from + len])
 }
 
-/// Finds ASCII letters whatever their case.
+/// Finds a substring, ignoring ASCII case.
 fn find(text: &str, piece: &str) -> Option<usize> {
     let (text, piece) = (text.as_bytes(), piece.as_bytes());
     text.windows(piece.len()).position(|window| window.eq_ignore_ascii_case(piece))
 }
 
-/// Takes the first `<…>` out (`re.sub(r"<.*?>", "", sequence, count=1)`), and white space around.
+/// Removes the first `<…>` (`re.sub(r"<.*?>", "", sequence, count=1)`) and surrounding white space.
 fn without_first_tag(sequence: &str) -> String {
     let tag = sequence.match_indices('<').find_map(|(start, _)| {
         let len = sequence[start..].find(['>', '\n'])?;
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_those_of_the_reference() {
+    fn fields_match_the_reference() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles/donut.json");
         let reference: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();

@@ -1,138 +1,136 @@
-//! Why a record cannot be prepared.
+//! The errors of preparing a record.
 
 use crate::tensors::ShapeError;
 
-/// Failure to prepare one record. The row is rejected; other rows go on.
+/// An error while preparing one record. The row is rejected; other rows continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// The record holds something the model has no input for.
+    /// The record holds a medium that the model has no input for.
     #[error("the model has no {modality} input")]
     Modality {
         /// `image` or `audio`.
         modality: &'static str,
     },
-    /// The chat template refused the record or used too much fuel.
-    #[error("the chat template failed: {message}")]
+    /// The chat template raised an error or ran out of fuel.
+    #[error("failed to render the chat template: {message}")]
     Template {
-        /// What the template engine or the template said.
+        /// The error of the template or of its engine.
         message: String,
     },
-    /// The tokenizer refused the text.
-    #[error("the tokenizer failed: {message}")]
+    /// The tokenizer failed on the text.
+    #[error("failed to tokenize the text: {message}")]
     Tokenizer {
-        /// What the tokenizer said.
+        /// The error of the tokenizer.
         message: String,
     },
-    /// The template did not place each medium once.
-    #[error("the prompt has {actual} places for {modality} inputs, the record has {expected}")]
+    /// The template did not render exactly one placeholder for each medium.
+    #[error("the prompt has {actual} {modality} placeholders for {expected} {modality} inputs")]
     PlaceholderCount {
         /// `image` or `audio`.
         modality: &'static str,
-        /// The media of the record.
+        /// The number of media in the record.
         expected: usize,
-        /// The placeholders in the rendered prompt.
+        /// The number of placeholders in the rendered prompt.
         actual: usize,
     },
-    /// The model looks at, or listens to, one medium of a row.
-    #[error("the row has {actual} {modality} inputs, the model takes exactly one")]
+    /// The model takes exactly one medium per row.
+    #[error("the row has {actual} {modality} inputs, expected exactly one")]
     MediaCount {
         /// `image` or `audio`.
         modality: &'static str,
-        /// The media of the record.
+        /// The number of media in the record.
         actual: usize,
     },
-    /// A model that is told its task by a token of its own is told none.
-    #[error("the prompt does not begin with a task, such as {tasks}: set `task.prompt`")]
+    /// The prompt does not start with one of the model's task tokens.
+    #[error("the prompt does not start with a task token such as {tasks}: set `task.prompt`")]
     NoTask {
-        /// Some that the tokenizer knows.
+        /// Some of the task tokens.
         tasks: String,
     },
-    /// A task that takes no text has one beside it.
-    #[error("the prompt is more than the task `{task}`, which takes no text: make it that alone")]
+    /// The prompt has text after a task that takes none.
+    #[error("the task `{task}` takes no text: use it as the whole prompt")]
     TaskAlone {
         /// The task.
         task: String,
     },
-    /// A model that continues a text, or is told its task, was given a conversation.
-    #[error("the row is a conversation, and this model has no chat template: ask it one thing")]
+    /// The row is a conversation, but the model continues a text or takes a task token.
+    #[error("the row is a conversation, but the model has no chat template: use a single prompt")]
     NoConversation,
-    /// There is neither text nor media.
+    /// The record has neither text nor media.
     #[error("the record is empty")]
     EmptyRecord,
-    /// More or less than one thing to embed.
-    #[error("the row has {actual} things to embed, an embedding is of one text, image or sound")]
+    /// The record does not have exactly one input to embed.
+    #[error("the row has {actual} inputs to embed, expected one text, image or audio")]
     NotOneThing {
-        /// How many it has.
+        /// The number of inputs in the record.
         actual: usize,
     },
-    /// An image without pixels, or whose pixels do not fit its size.
-    #[error("the image is {width}x{height} with {n_bytes} bytes")]
+    /// The image is empty, or its buffer does not match its size.
+    #[error("invalid image: {width}x{height} pixels with {n_bytes} bytes")]
     ImageShape {
         /// Width in pixels.
         width: usize,
         /// Height in pixels.
         height: usize,
-        /// The bytes given; `3 * width * height` are expected.
+        /// The size of the buffer; `3 * width * height` is expected.
         n_bytes: usize,
     },
-    /// An image that is far longer than wide, or the other way round.
-    #[error("the image is {width}x{height}, one edge is more than {ratio_max} times the other")]
+    /// The aspect ratio of the image is too large.
+    #[error("the image is {width}x{height}, its aspect ratio exceeds {ratio_max}")]
     ImageTooNarrow {
         /// Width in pixels.
         width: usize,
         /// Height in pixels.
         height: usize,
-        /// What the reference takes at most.
+        /// The maximum aspect ratio of the reference.
         ratio_max: usize,
     },
-    /// Images of one record that differ in size after the processor.
+    /// The images of one record differ in size after preprocessing.
     #[error("the images of one row differ in size after resizing")]
     ImageSizesDiffer,
-    /// A sound without samples.
+    /// The audio has no samples.
     #[error("the audio is empty")]
     AudioEmpty,
-    /// Sounds of one record that differ in length, for a model that hears them as they are.
-    #[error(
-        "the sounds of one row differ in length, this model hears only those of one length together"
-    )]
+    /// The audio inputs of one record differ in length, but the model takes raw samples.
+    #[error("the audio inputs of one row differ in length, but the model requires equal lengths")]
     AudioLengthsDiffer,
-    /// A sound longer than the model hears.
-    #[error("the audio has {seconds:.2} s, the model hears at most {max_seconds:.2} s")]
+    /// The audio exceeds the maximum length of the model.
+    #[error("the audio is {seconds:.2} s long, the model accepts at most {max_seconds:.2} s")]
     AudioTooLong {
-        /// Its duration.
+        /// The duration in seconds.
         seconds: f64,
-        /// The most the model hears.
+        /// The maximum duration in seconds.
         max_seconds: f64,
     },
-    /// A sound shorter than one frame of the model.
-    #[error("the audio has {seconds:.3} s, the model hears nothing below {min_seconds:.3} s")]
+    /// The audio is shorter than one frame of the model.
+    #[error("the audio is {seconds:.3} s long, the model requires at least {min_seconds:.3} s")]
     AudioTooShort {
-        /// Its duration.
+        /// The duration in seconds.
         seconds: f64,
-        /// The least the model hears.
+        /// The minimum duration in seconds.
         min_seconds: f64,
     },
-    /// A sound that is not made of numbers.
-    #[error("the audio has samples that are not finite")]
+    /// The audio has NaN or infinite samples.
+    #[error("the audio has non-finite samples")]
     AudioNotFinite,
-    /// A sound that cannot be brought to the model's sample rate.
-    #[error("cannot resample audio from {from_hz} Hz to {to_hz} Hz: {message}")]
+    /// The audio cannot be resampled to the model's sample rate.
+    #[error("failed to resample audio from {from_hz} Hz to {to_hz} Hz: {message}")]
     Resample {
-        /// Its sample rate.
+        /// The sample rate of the audio.
         from_hz: u32,
-        /// The model's.
+        /// The sample rate of the model.
         to_hz: u32,
-        /// What the resampler said.
+        /// The error of the resampler.
         message: String,
     },
-    /// A tensor that does not fit together: a fault of this program.
+    /// A tensor shape mismatch: a bug in this program.
     #[error(transparent)]
     Shape(#[from] ShapeError),
 }
 
 impl ProcessError {
-    /// Returns the label for metrics and rejects: few and stable.
+    /// Returns a stable error code for metrics and rejects.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

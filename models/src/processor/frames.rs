@@ -1,11 +1,10 @@
-//! Sounds to log-mel spectrograms of frames that begin with the sound, as Gemma 3n and Phi-4-multimodal
-//! hear them.
+//! Log-mel spectrograms of left-aligned frames, as in Gemma 3n and Phi-4-multimodal.
 //!
 //! # Source
 //!
-//! `Gemma3nAudioFeatureExtractor` and `Phi4MultimodalFeatureExtractor` of transformers 4.57. Sums are
-//! in `f64` where the references have that, and rounded where they round: bands without energy are made
-//! of such differences.
+//! `Gemma3nAudioFeatureExtractor` and `Phi4MultimodalFeatureExtractor` of transformers 4.57. Sums
+//! are in `f64` where the references use it, and rounded where they round: the values of bands
+//! without energy consist of such rounding differences.
 
 use std::{f64::consts::TAU, fmt, sync::Arc};
 
@@ -22,15 +21,16 @@ use crate::{
     tensors::Tensor,
 };
 
-/// The files that say how Gemma 3n and Phi-4-multimodal hear.
+/// The config files of Gemma 3n and Phi-4-multimodal.
 const USM_FILE: &str = "preprocessor_config.json";
 const STACKED_FILE: &str = "speech_processor.json";
 
-/// Bands, samples of a frame and of a transform beyond these are no sizes of a model.
+/// Upper bounds of the number of bands, and of the samples of a frame and of a transform. Larger
+/// values are not plausible.
 const BANDS_MAX: usize = 4096;
 const FRAME_MAX: usize = 480_000;
 
-/// Keys that do not change features here: silence is zeros, and masks are always made.
+/// Keys that do not affect features here: silence is zeros, and masks are always computed.
 const HARMLESS_KEYS: [&str; 6] = [
     "feature_extractor_type",
     "padding_side",
@@ -40,56 +40,58 @@ const HARMLESS_KEYS: [&str; 6] = [
     "auto_map",
 ];
 
-/// Keys that change nothing where they are 1, which they are in Phi-4-multimodal.
+/// Keys without effect if they are 1, as in Phi-4-multimodal.
 const SINGLE_KEYS: [&str; 2] = ["audio_downsample_rate", "audio_feat_stride"];
 
-/// The most samples that Gemma 3n hears, and the number to whose multiples its sounds are filled up
-/// (`Gemma3nAudioFeatureExtractor.__call__`). The reference drops what is longer; here it is refused.
+/// The maximum number of samples of Gemma 3n, and the multiple to which audio is padded
+/// (`Gemma3nAudioFeatureExtractor.__call__`). The reference truncates longer audio; here it is
+/// rejected.
 const USM_SAMPLES_MAX: usize = 480_000;
 const USM_SAMPLES_MULTIPLE: usize = 128;
 
-/// The longest sound that Phi-4-multimodal is said to hear, in seconds: half an hour (its model card).
+/// The maximum audio duration of Phi-4-multimodal in seconds: half an hour, according to its model
+/// card.
 const STACKED_SECONDS_MAX: usize = 1800;
 
-/// Samples of Phi-4-multimodal are as large as those of 16 bits.
+/// Phi-4-multimodal scales samples to the range of 16-bit integers.
 const STACKED_SCALE: f32 = 32_768.0;
 
-/// Turns sounds into spectrograms for one bundle: frames, emphasis of high frequencies, window,
-/// transform, mel filters, natural logarithm.
+/// Computes the spectrograms of one bundle: frames, pre-emphasis, window, Fourier transform, mel
+/// filters, natural logarithm.
 pub struct FrameMel {
     sample_rate_hz: u32,
     samples_max: usize,
-    /// Sounds are filled up to a multiple of so many samples.
+    /// Audio is padded to a multiple of this number of samples.
     multiple: usize,
     hop: usize,
     emphasis: Emphasis,
     scale: f32,
     window: Window,
     energy: Energy,
-    /// The least energy of a band.
+    /// The minimum energy of a band.
     floor: f64,
-    /// What each band is made smaller by, and then divided by.
+    /// The mean and divisor of each band.
     norm: Vec<(f64, f64)>,
     filters: Vec<MelFilter<f64>>,
     transform: Arc<dyn RealToComplex<f64>>,
-    /// Whether frames count that begin within a sound and end behind it.
+    /// Whether a frame is valid if it starts within the audio but ends after it.
     counts_begun: bool,
 }
 
-/// How each sample of a frame is made smaller by a part of the one before.
+/// The pre-emphasis, which subtracts a part of the preceding sample from each sample of a frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Emphasis {
-    /// Not at all.
+    /// No pre-emphasis.
     None,
-    /// By so much; of the first sample so much stays.
+    /// Subtracts `part` of the preceding sample; the first sample is multiplied by `of_first`.
     Htk { part: f32, of_first: f32 },
-    /// By so much; the frame begins with the second sample.
+    /// Subtracts this part; the frame starts with the second sample.
     Dropped(f32),
-    /// By so much; before the first sample stands itself.
+    /// Subtracts this part; the first sample precedes itself.
     Repeated(f32),
 }
 
-/// The weights of a frame's samples, and how their product is rounded.
+/// The window weights, and the rounding of the windowed samples.
 #[derive(Debug)]
 enum Window {
     Single(Vec<f32>),
@@ -112,19 +114,19 @@ impl Window {
     }
 }
 
-/// What filters are laid over.
+/// The spectrum that the filters apply to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Energy {
     Magnitude,
     Power,
 }
 
-/// The sounds of one record, all as long as the longest.
+/// The features of the audio inputs of one record, all as long as the longest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameFeatures {
-    /// `[sounds, frames, mels]`
+    /// `[n_sounds, frames, mels]`
     pub values: Tensor<f32>,
-    /// The frames of each sound that are not silence behind it.
+    /// The number of frames of each audio input before the padding.
     pub n_frames: Vec<usize>,
 }
 
@@ -139,11 +141,11 @@ impl fmt::Debug for FrameMel {
 }
 
 impl FrameMel {
-    /// Reads Gemma 3n's config and computes window and filters.
+    /// Reads Gemma 3n's config and computes the window and filters.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the config has a key or value that is not known, or does not add up.
+    /// [`BundleError`] if the config has an unknown key or value, or is inconsistent.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the filters")]
     pub fn usm(config: &UsmExtractorConfig) -> Result<Self, BundleError> {
         check_keys(USM_FILE, &config.rest)?;
@@ -155,27 +157,29 @@ impl FrameMel {
         let is_banded = (1..=BANDS_MAX).contains(&config.feature_size);
         if !is_size(frame) || !is_size(hop) || !is_banded {
             return Err(inconsistent(
-                "`frame_length_ms`, `hop_length_ms`, `sampling_rate`, `feature_size` do not fit together",
+                "`frame_length_ms`, `hop_length_ms`, `sampling_rate` and `feature_size` are incompatible",
             ));
         }
-        #[expect(clippy::cast_sign_loss, reason = "just held against its bounds")]
+        #[expect(clippy::cast_sign_loss, reason = "checked against its bounds above")]
         let [frame, hop] = [frame, hop].map(|n| n as usize);
         let n_fft = frame.next_power_of_two() * if config.fft_overdrive { 2 } else { 1 };
-        let said =
+        let configured =
             [(config.frame_length, frame), (config.hop_length, hop), (config.fft_length, n_fft)];
-        if said.iter().any(|(said, own)| said.is_some_and(|said| said != *own)) {
+        if configured.iter().any(|(key, own)| key.is_some_and(|key| key != *own)) {
             return Err(inconsistent(
-                "`frame_length`, `hop_length` or `fft_length` is not what the milliseconds give",
+                "`frame_length`, `hop_length` or `fft_length` contradicts the values in milliseconds",
             ));
         }
         let n_mels = config.feature_size;
-        let of_bands = |values: &Option<Vec<f64>>, default: f64| match values {
+        let per_band = |values: &Option<Vec<f64>>, default: f64| match values {
             Some(values) if values.len() == n_mels => Ok(values.clone()),
-            Some(_) => Err(inconsistent("`per_bin_mean` or `per_bin_stddev` is not one per band")),
+            Some(_) => Err(inconsistent(
+                "`per_bin_mean` or `per_bin_stddev` does not have one value per band",
+            )),
             None => Ok(vec![default; n_mels]),
         };
-        let means = of_bands(&config.per_bin_mean, 0.0)?;
-        let deviations = of_bands(&config.per_bin_stddev, 1.0)?;
+        let means = per_band(&config.per_bin_mean, 0.0)?;
+        let deviations = per_band(&config.per_bin_stddev, 1.0)?;
         let part = config.preemphasis as f32;
         let range_hz = [config.min_frequency, config.max_frequency];
         Ok(Self {
@@ -199,11 +203,11 @@ impl FrameMel {
         })
     }
 
-    /// Reads Phi-4-multimodal's config and computes window and filters.
+    /// Reads Phi-4-multimodal's config and computes the window and filters.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the config has a key or value that is not known, or does not add up.
+    /// [`BundleError`] if the config has an unknown key or value, or is inconsistent.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the window")]
     pub fn stacked(config: &StackedFramesConfig) -> Result<Self, BundleError> {
         let mut rest = config.rest.clone();
@@ -237,61 +241,63 @@ impl FrameMel {
         })
     }
 
-    /// Returns the samples per second that the model hears.
+    /// Returns the sample rate of the model in Hz.
     pub(super) fn sample_rate_hz(&self) -> u32 {
         self.sample_rate_hz
     }
 
-    /// Returns the samples of a frame.
+    /// Returns the number of samples of a frame.
     fn n_frame(&self) -> usize {
-        // Gemma 3n's frames have one more than their window, with or without emphasis.
+        // Gemma 3n's frames have one sample more than the window, with or without pre-emphasis.
         self.window.len() + usize::from(self.counts_begun)
     }
 
-    /// Turns the sounds of a record into features.
+    /// Computes the features of a record's audio inputs.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if a sound is empty or shorter than a frame, not finite, too long, or cannot be
-    /// resampled.
-    #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
+    /// [`ProcessError`] if an audio input is empty or shorter than a frame, has non-finite samples,
+    /// is too long, or cannot be resampled.
+    #[expect(clippy::cast_precision_loss, reason = "audio has far fewer than 2^52 samples")]
     pub fn input_features(&self, audios: &[Waveform]) -> Result<FrameFeatures, ProcessError> {
         let rate = f64::from(self.sample_rate_hz);
         let max_seconds = self.samples_max as f64 / rate;
-        let mut sounds = Vec::with_capacity(audios.len());
+        let mut waveforms = Vec::with_capacity(audios.len());
         for audio in audios {
             let seconds = audio.seconds();
-            // Some slack, for the length of what is resampled is rounded up.
+            // The tolerance covers the rounded-up length of resampled audio.
             if seconds > max_seconds + 1e-3 {
                 return Err(ProcessError::AudioTooLong { seconds, max_seconds });
             }
-            sounds.push(samples_at(audio, self.sample_rate_hz)?);
+            waveforms.push(samples_at(audio, self.sample_rate_hz)?);
         }
         let n_frame = self.n_frame();
-        let heard = |samples: &[f32]| samples.len().min(self.samples_max);
-        let lengths = sounds.iter().map(|samples| heard(samples).next_multiple_of(self.multiple));
+        let truncated_len = |samples: &[f32]| samples.len().min(self.samples_max);
+        let lengths =
+            waveforms.iter().map(|samples| truncated_len(samples).next_multiple_of(self.multiple));
         let longest = lengths.clone().max().unwrap_or(0);
-        // A sound may be short beside a longer one where frames that it begins count.
+        // If frames that start within the audio are valid, only the longest input must fill a
+        // frame.
         let shortest = if self.counts_begun { longest } else { lengths.min().unwrap_or(0) };
         if shortest < n_frame {
-            let own = sounds.iter().map(|samples| heard(samples));
+            let own = waveforms.iter().map(|samples| truncated_len(samples));
             let own = if self.counts_begun { own.max() } else { own.min() };
             let (seconds, min_seconds) = (own.unwrap_or(0) as f64 / rate, n_frame as f64 / rate);
             return Err(ProcessError::AudioTooShort { seconds, min_seconds });
         }
         let n_frames = (longest - n_frame) / self.hop + 1;
-        let mut values = Vec::with_capacity(sounds.len() * n_frames * self.filters.len());
-        let mut own = Vec::with_capacity(sounds.len());
-        for samples in &sounds {
-            let n_samples = heard(samples);
+        let mut values = Vec::with_capacity(waveforms.len() * n_frames * self.filters.len());
+        let mut own = Vec::with_capacity(waveforms.len());
+        for samples in &waveforms {
+            let n_samples = truncated_len(samples);
             let mut padded = samples[..n_samples].to_vec();
             padded.resize(longest, 0.0);
             let (n_own, end_silent) = if self.counts_begun {
                 let n_own = n_samples.div_ceil(self.hop).min(n_frames);
                 (n_own, n_own)
             } else {
-                // Frames at the end of a shorter sound are silence in the reference, but for the last
-                // that it begins.
+                // In the reference, the final frames of a shorter input are silence, except for the
+                // last frame that starts within it.
                 let n_own = (n_samples - n_frame) / self.hop + 1;
                 let end = (n_samples / self.hop).saturating_sub(1).min(n_frames);
                 (n_own, if n_samples < longest { end.max(n_own) } else { n_own })
@@ -303,11 +309,11 @@ impl FrameMel {
             self.append(&padded, end_silent..n_frames, &mut values);
             own.push(n_own);
         }
-        let values = Tensor::new([sounds.len(), n_frames, self.filters.len()], values)?;
+        let values = Tensor::new([waveforms.len(), n_frames, self.filters.len()], values)?;
         Ok(FrameFeatures { values, n_frames: own })
     }
 
-    /// Appends the features of some frames of a sound, one after the other.
+    /// Appends the features of a range of frames.
     fn append(&self, samples: &[f32], frames: std::ops::Range<usize>, features: &mut Vec<f32>) {
         let mut frame = self.transform.make_input_vec();
         let mut spectrum = self.transform.make_output_vec();
@@ -328,7 +334,7 @@ impl FrameMel {
             }
             let transformed =
                 self.transform.process_with_scratch(&mut frame, &mut spectrum, &mut scratch);
-            debug_assert!(transformed.is_ok(), "buffers come from the plan itself");
+            debug_assert!(transformed.is_ok(), "the plan allocated the buffers");
             for (filter, norm) in self.filters.iter().zip(&self.norm) {
                 let bins = spectrum[filter.bins.clone()].iter().zip(&filter.weights);
                 let energy = match self.energy {
@@ -355,7 +361,7 @@ fn check_keys(file: &'static str, rest: &Map<String, Value>) -> Result<(), Bundl
                 file,
                 key: key.clone(),
                 value: value.to_string(),
-                supported: "this key is not known".to_owned(),
+                supported: "none, unknown key".to_owned(),
             });
         }
     }
@@ -400,23 +406,23 @@ mod tests {
     }
 
     #[test]
-    fn sounds_are_as_long_as_the_longest_of_their_record() {
+    fn audio_inputs_are_padded_to_the_longest_of_their_record() {
         let features = usm("").unwrap().input_features(&[sound(16_000), sound(1000)]).unwrap();
-        // (16000 - 513) / 160 + 1, and of the shorter one those that begin within it.
+        // (16000 - 513) / 160 + 1 frames; those that start within the shorter input are valid.
         assert_eq!(features.values.shape(), [2, 97, 128]);
         assert_eq!(features.n_frames, [97, 7]);
         let features = stacked("").unwrap().input_features(&[sound(16_000), sound(1000)]).unwrap();
-        // (16000 - 400) / 160 + 1, and of the shorter one those that end within it.
+        // (16000 - 400) / 160 + 1 frames; those that end within the shorter input are valid.
         assert_eq!(features.values.shape(), [2, 98, 80]);
         assert_eq!(features.n_frames, [98, 4]);
-        // The fifth is made silence; the sixth, which the sound still begins, is not.
+        // The fifth frame is silenced; the sixth, which starts within the audio, is not.
         let frame = |idx: usize| &features.values.row(1)[idx * 80..(idx + 1) * 80];
         assert!(frame(4).iter().all(|value| *value == 0.0));
         assert!(frame(5).iter().any(|value| *value > 0.0));
     }
 
     #[test]
-    fn what_cannot_be_heard_is_refused() {
+    fn invalid_audio_is_rejected() {
         let code = |mel: &FrameMel, n_samples: &[usize]| {
             let sounds: Vec<Waveform> = n_samples.iter().map(|n| sound(*n)).collect();
             mel.input_features(&sounds).err().map(|error| error.code())
@@ -436,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn configs_that_do_not_add_up_are_refused() {
+    fn inconsistent_configs_are_refused() {
         let code = |more: &str| usm(more).err().map(|error| error.code());
         assert_eq!(code(r#""frame_length": 512, "hop_length": 160, "fft_length": 1024"#), None);
         assert_eq!(code(r#""dither": 0.0, "padding_value": 0.0"#), None);
@@ -450,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn bands_are_normalised_where_the_config_says_so() {
+    fn bands_are_normalised_if_configured() {
         let bands = |value: &str| vec![value; 128].join(",");
         let [means, deviations] = [bands("-3.0"), bands("2.0")];
         let normed =

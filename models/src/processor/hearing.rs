@@ -1,9 +1,10 @@
-//! A sound heard window by window, each from where the transcript of the one before ends.
+//! Sequential long-form transcription: each window starts where the transcript of the previous one
+//! ends.
 //!
 //! # Source
 //!
-//! `WhisperGenerationMixin.generate` with `return_timestamps=True` of transformers 4.57, and what it
-//! calls: `_get_input_segment`, `_prepare_decoder_input_ids` and `_retrieve_segment`.
+//! `WhisperGenerationMixin.generate` with `return_timestamps=True` of transformers 4.57, and the
+//! methods it calls: `_get_input_segment`, `_prepare_decoder_input_ids` and `_retrieve_segment`.
 
 use std::{fmt, sync::Arc};
 
@@ -13,60 +14,60 @@ use crate::{
     tensors::Tensor,
 };
 
-/// Seconds between two timestamps, and between two frames (`time_precision` and
-/// `time_precision_features` of the reference).
+/// The seconds per timestamp, and per frame (`time_precision` and `time_precision_features` of the
+/// reference).
 const TIMESTAMP_SECONDS: f64 = 0.02;
 const FRAME_SECONDS: f64 = 0.01;
 
-/// From this temperature on a transcript is too uncertain to go before the next window.
+/// From this temperature on, a transcript is too unreliable to be the context of the next window.
 const UNCERTAIN_TEMPERATURE: f32 = 0.5;
 
-/// How the sounds of a run are heard.
+/// The rules of sequential transcription.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HearingRules {
-    /// The tokens before a transcript.
+    /// The decoder start tokens.
     pub(crate) start_ids: Vec<i64>,
-    /// The place among them of one that the model chooses, in the first window.
+    /// The position of the start token that the model chooses in the first window.
     pub(crate) choice_position: Option<usize>,
-    /// Any of these ends a transcript.
+    /// The end tokens. Any of them ends a transcript.
     pub(crate) eos_token_ids: Vec<i64>,
-    /// Every id from this one on is a timestamp.
+    /// The first timestamp id. All ids from here on are timestamps.
     pub(crate) first_timestamp_id: i64,
-    /// The token before what was said earlier, if there is one.
+    /// The token before the previous transcript, if the model has one.
     pub(crate) previous_id: Option<i64>,
-    /// Whether the model is told what was said earlier.
+    /// Whether the previous transcript is part of the prompt.
     pub(crate) conditions_on_previous: bool,
-    /// The most tokens of that.
+    /// The maximum number of its tokens.
     pub(crate) previous_tokens_max: usize,
     /// The length of a window in timestamps.
     pub(crate) clip_timestamps: usize,
-    /// Whether timestamps are written.
+    /// Whether timestamps are part of the output.
     pub(crate) shows_timestamps: bool,
 }
 
-/// A sound that is being heard.
+/// An audio input that is being transcribed.
 ///
-/// Ask for a window, let the model answer it, [`take`](Self::take) the answer, and so on until there
-/// is no window more.
+/// To use it, fetch the next window, generate its transcript, pass it to [`take`](Self::take), and
+/// repeat until no window is left.
 pub struct Hearing {
     rules: Arc<HearingRules>,
     text: Arc<TextProcessor>,
     /// `[mels, frames]`
     features: Tensor<f32>,
-    /// The frames of a window.
+    /// The number of frames of a window.
     clip_frames: usize,
-    /// The frame with which the next window begins.
+    /// The first frame of the next window.
     seek: usize,
     chosen_id: Option<i64>,
     conditions: bool,
-    /// Whether the windows to come go without beams.
+    /// Whether the remaining windows are decoded without beams.
     is_single: bool,
     segments: Vec<Segment>,
-    /// What the model answered, tokens included that are in no segment.
+    /// The model's answers, including tokens outside of segments.
     windows: Vec<Generation>,
 }
 
-/// A piece of a transcript: tokens that say when and what, and their times in seconds.
+/// A segment of a transcript: its tokens with timestamps, and its times in seconds.
 #[derive(Clone, Debug, PartialEq)]
 struct Segment {
     start: f64,
@@ -74,7 +75,7 @@ struct Segment {
     token_ids: Vec<i64>,
 }
 
-/// Shows the length only.
+/// Prints only the length.
 impl fmt::Debug for Hearing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hearing")
@@ -85,7 +86,7 @@ impl fmt::Debug for Hearing {
 }
 
 impl Hearing {
-    /// Begins with `features`, `[mels, frames]`; a window has `clip_frames`.
+    /// Starts with `features`, `[mels, frames]`. A window has `clip_frames`.
     pub(super) fn new(
         rules: Arc<HearingRules>,
         text: Arc<TextProcessor>,
@@ -106,7 +107,7 @@ impl Hearing {
         }
     }
 
-    /// Returns the bytes held, for budgets.
+    /// Returns the size in bytes, for memory budgets.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.features.size_bytes()
@@ -116,12 +117,12 @@ impl Hearing {
         self.features.row_len()
     }
 
-    /// Returns the frames of the next window that are the sound's.
+    /// Returns the number of audio frames in the next window, without padding.
     fn window_frames(&self) -> usize {
         self.n_frames().saturating_sub(self.seek).min(self.clip_frames)
     }
 
-    /// Returns the next window; `None` when the sound has been heard.
+    /// Returns the next window; `None` at the end of the audio.
     #[must_use]
     pub fn window(&self) -> Option<Sample> {
         let (n_frames, clip_frames) = (self.window_frames(), self.clip_frames);
@@ -145,8 +146,8 @@ impl Hearing {
         })
     }
 
-    /// Returns the tokens before the transcript of the next window; none where the model has yet to
-    /// choose one of them.
+    /// Returns the tokens before the transcript of the next window; empty until the model has
+    /// chosen one of them.
     fn prompt_ids(&self) -> Vec<i64> {
         let rules = &self.rules;
         let mut start_ids = rules.start_ids.clone();
@@ -161,7 +162,7 @@ impl Hearing {
         let is_timestamp = |id: &i64| *id >= rules.first_timestamp_id;
         let mut previous: Vec<i64> = Vec::new();
         for Segment { token_ids, .. } in &self.segments {
-            // Of two timestamps at its end the second is where the next one begins.
+            // If two timestamps end the segment, the second is the start of the next segment.
             let n_tokens = token_ids.len();
             let ends_twice = n_tokens > 2 && is_timestamp(&token_ids[n_tokens - 2]);
             previous.extend(&token_ids[..n_tokens - usize::from(ends_twice)]);
@@ -171,11 +172,11 @@ impl Hearing {
         rules.previous_id.into_iter().chain(previous).chain(start_ids).collect()
     }
 
-    /// Takes the model's answer to the window asked for last.
+    /// Takes the answer to the last requested window.
     pub fn take(&mut self, window: Generation) {
         let trial = window.trial;
         self.chosen_id = self.chosen_id.or(trial.chosen_id);
-        // The reference switches beams off for a draw, and not on again.
+        // The reference disables beams for a sampling attempt and does not enable them again.
         self.is_single |= trial.temperature > 0.0;
         self.conditions =
             self.rules.conditions_on_previous && trial.temperature < UNCERTAIN_TEMPERATURE;
@@ -198,15 +199,15 @@ impl Hearing {
         self.windows.push(window);
     }
 
-    /// Returns the answer to the whole: the tokens of all segments, and what they say.
+    /// Returns the answer to the whole audio: the tokens of all segments, and their text.
     #[must_use]
     pub fn answer(self) -> Generation {
-        let said = |token_ids: &[i64]| {
+        let decode = |token_ids: &[i64]| {
             let is_text = |id: &&i64| **id < self.rules.first_timestamp_id;
             self.text.text(&token_ids.iter().filter(is_text).copied().collect::<Vec<i64>>())
         };
         let text_of = |Segment { start, end, token_ids }: &Segment| {
-            format!("<|{start:.2}|>{}<|{end:.2}|>", said(token_ids))
+            format!("<|{start:.2}|>{}<|{end:.2}|>", decode(token_ids))
         };
         let segments = self.segments.iter();
         let token_ids: Vec<i64> =
@@ -214,14 +215,14 @@ impl Hearing {
         let text = if self.rules.shows_timestamps {
             segments.map(text_of).collect()
         } else {
-            said(&token_ids)
+            decode(&token_ids)
         };
         let whole = Generation::joined(self.windows, String::new());
         Generation { token_ids, text, ..whole }
     }
 }
 
-/// Where a window lies: its first frame, how many of the sound's it has, and how many in all.
+/// The bounds of a window: its first frame, its audio frames, and all its frames.
 #[derive(Clone, Copy, Debug)]
 struct WindowFrames {
     seek: usize,
@@ -230,15 +231,15 @@ struct WindowFrames {
 }
 
 impl HearingRules {
-    /// Cuts the transcript of a window, without the end token, into segments; returns them and how many
-    /// frames they take.
+    /// Splits the transcript of a window, without the end token, into segments. Returns them and
+    /// the number of frames that they cover.
     ///
-    /// A pair of timestamps is the end of a segment and the beginning of the next. What follows the
-    /// last pair is heard again, unless a lone timestamp says that nothing does.
+    /// A pair of timestamps ends a segment and starts the next. Audio after the last pair is
+    /// transcribed again in the next window, unless a single timestamp marks the end of speech.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
-        reason = "frames and timestamps of a sound are far fewer than 2^52"
+        reason = "there are far fewer than 2^52 frames and timestamps"
     )]
     fn segments(&self, token_ids: &[i64], frames: WindowFrames) -> (Vec<Segment>, usize) {
         let WindowFrames { seek, n_frames, clip_frames } = frames;
@@ -250,23 +251,23 @@ impl HearingRules {
         let is_pair = |place: &usize| token_ids[place - 1..=*place].iter().all(is_timestamp);
         let mut ends: Vec<usize> = (1..token_ids.len()).filter(is_pair).collect();
         let Some(last) = ends.last_mut() else {
-            let said = token_ids.iter().rfind(|id| is_timestamp(id)).copied().map(timestamp);
+            let last = token_ids.iter().rfind(|id| is_timestamp(id)).copied().map(timestamp);
             let whole = (n_frames as f64 * FRAME_SECONDS / TIMESTAMP_SECONDS) as i64;
-            let end = seconds(said.filter(|said| *said != 0).unwrap_or(whole));
+            let end = seconds(last.filter(|last| *last != 0).unwrap_or(whole));
             let segment = Segment { start: offset, end, token_ids: token_ids.to_vec() };
             return (vec![segment], n_frames);
         };
         let n_tokens = token_ids.len();
         let is_timestamp_at = |place: usize| token_ids.get(place).is_some_and(is_timestamp);
         let ends_once = is_timestamp_at(n_tokens - 1) && !is_timestamp_at(n_tokens - 2);
-        // The second timestamp of the last pair stays with what it ends.
+        // The second timestamp of the last pair stays with the segment that it ends.
         *last += usize::from(!ends_once);
         let n_heard = if ends_once {
             ends.push(n_tokens);
             n_frames
         } else {
             let end = timestamp(token_ids[*last - 2]);
-            // A pair at 0 would be a fault of the rules for timestamps, and be heard for ever.
+            // A pair at 0 would violate the timestamp rules and repeat the window forever.
             usize::try_from(end).ok().filter(|end| *end > 0).map_or(n_frames, |end| end * stride)
         };
         let mut segments = Vec::with_capacity(ends.len());
@@ -289,7 +290,7 @@ impl HearingRules {
 mod tests {
     use super::*;
 
-    /// Text up to 99, timestamps from 100.
+    /// Ids up to 99 are text, ids from 100 on are timestamps.
     fn rules() -> HearingRules {
         HearingRules {
             start_ids: vec![90, 91],
@@ -315,21 +316,21 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_last_pair_is_heard_again() {
+    fn audio_after_the_last_pair_is_transcribed_again() {
         let (segments, n_heard) = heard(&[100, 1, 2, 150, 150, 3, 200, 220, 4], 3000);
         let expected = [(10.0, 11.0, vec![100, 1, 2, 150]), (11.0, 12.0, vec![150, 3, 200, 220])];
         assert_eq!((segments.as_slice(), n_heard), (&expected[..], 200));
     }
 
     #[test]
-    fn a_lone_timestamp_at_the_end_ends_the_window() {
+    fn a_single_timestamp_at_the_end_ends_the_window() {
         let (segments, n_heard) = heard(&[100, 1, 150, 160, 3, 200], 2500);
         let expected = [(10.0, 11.0, vec![100, 1, 150]), (11.2, 12.0, vec![160, 3, 200])];
         assert_eq!((segments.as_slice(), n_heard), (&expected[..], 2500));
     }
 
     #[test]
-    fn without_a_pair_the_window_is_a_segment() {
+    fn without_a_pair_the_window_is_one_segment() {
         let (segments, n_heard) = heard(&[110, 1, 2], 3000);
         assert_eq!((segments, n_heard), (vec![(10.0, 10.2, vec![110, 1, 2])], 3000));
         let (segments, n_heard) = heard(&[100, 1, 2], 700);

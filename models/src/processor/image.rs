@@ -1,4 +1,4 @@
-//! Images to pixel values, as transformers' image processors do it.
+//! Pixel values of images, as in the image processors of transformers.
 
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ use crate::{
 
 const FILE: &str = "processor_config.json";
 
-/// Keys that do not change pixels here: images arrive as RGB, one by one, on the host; of several
-/// images none is padded to another; crops are not made where `do_pan_and_scan` is off.
+/// Keys that do not affect pixels here: images arrive as RGB, one by one, on the host; images are
+/// not padded to each other; crops are not created if `do_pan_and_scan` is off.
 const HARMLESS_KEYS: [&str; 16] = [
     "do_convert_rgb",
     "data_format",
@@ -40,7 +40,7 @@ const HARMLESS_KEYS: [&str; 16] = [
     "video_sampling",
 ];
 
-/// Keys that a class has beside those of all.
+/// The additional keys of specific classes.
 const PAGE_KEYS: [&str; 4] = ["do_align_long_axis", "do_pad", "do_thumbnail", "random_padding"];
 const TILE_KEYS: [&str; 4] =
     ["do_image_splitting", "max_image_size", "do_pad", "return_row_col_info"];
@@ -48,7 +48,7 @@ const PATCH_KEYS: [&str; 5] =
     ["min_pixels", "max_pixels", "patch_size", "temporal_patch_size", "merge_size"];
 const CROP_KEYS: [&str; 2] = ["patch_size", "dynamic_hd"];
 
-/// Returns whether a key is known of a class.
+/// Returns whether a class has a key.
 fn has_key(layout: ImageLayoutKind, key: &str) -> bool {
     HARMLESS_KEYS.contains(&key)
         || match layout {
@@ -67,12 +67,12 @@ enum Target {
     ShortestEdge { edge: usize },
 }
 
-/// What becomes of a picture's size.
+/// The geometry of the preprocessing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Geometry {
     Whole {
         target: Option<Target>,
-        /// Height and width.
+        /// The height and width of the crop.
         crop: Option<(usize, usize)>,
     },
     Page(PageRules),
@@ -81,7 +81,7 @@ enum Geometry {
     Crops(CropRules),
 }
 
-/// A picture as its encoder takes it.
+/// An image as encoder input.
 #[derive(Clone, Debug)]
 pub(super) struct Pixels {
     /// `[1, 3, H, W]`, `[tiles or crops, 3, S, S]` or `[patches, values]`.
@@ -89,17 +89,17 @@ pub(super) struct Pixels {
     pub(super) layout: ImageLayout,
 }
 
-/// Turns images into pixel values for one bundle.
+/// Computes the pixel values of one bundle.
 ///
-/// Order and arithmetic: resize in 8 bits, crop the centre or cut tiles, then one table per channel
-/// for rescale and normalise: torchvision's fused `(x - mean * 255) / (std * 255)` in `f32`, or the
-/// two steps of transformers' code for Pillow.
+/// The steps: resize in 8 bits; crop the centre or split into tiles; rescale and normalise with one
+/// table per channel. The table uses torchvision's fused `(x - mean * 255) / (std * 255)` in `f32`,
+/// or the two steps of transformers' code for Pillow.
 #[derive(Debug)]
 pub struct ImageProcessor {
     geometry: Geometry,
     filter: Filter,
     backend: Backend,
-    /// The value of each of 256 levels, per channel.
+    /// The value of each of the 256 levels, per channel.
     levels: Box<[[f32; 256]; 3]>,
 }
 
@@ -108,8 +108,7 @@ impl ImageProcessor {
     ///
     /// # Errors
     ///
-    /// [`BundleError::UnsupportedOption`] for a key or value that would change pixels and is not
-    /// known.
+    /// [`BundleError::UnsupportedOption`] for an unknown key or value that would change pixels.
     pub fn open(config: &ImageProcessorConfig) -> Result<Self, BundleError> {
         let name = config.class();
         let Some(class) = ImageClass::find(name) else {
@@ -120,7 +119,7 @@ impl ImageProcessor {
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &Value::Bool(false);
             if !is_off && !has_key(class.layout, key) {
-                return Err(unsupported(key, value.to_string(), "this key is not known"));
+                return Err(unsupported(key, value.to_string(), "none, unknown key"));
             }
         }
         let number = config.resample.unwrap_or(class.resample);
@@ -128,7 +127,7 @@ impl ImageProcessor {
             return Err(unsupported("resample", number.to_string(), "0, 1, 2, 3"));
         };
         let backend = match config.backend.as_deref() {
-            // torchvision has no such filter in the versions that models were published with.
+            // torchvision lacks this filter in the versions that models were published with.
             None if filter == Filter::Lanczos => Backend::Pil,
             None | Some("torchvision") => Backend::Torchvision,
             Some("pil") => Backend::Pil,
@@ -146,7 +145,7 @@ impl ImageProcessor {
         Ok(Self { geometry, filter, backend, levels: levels(config, class, backend) })
     }
 
-    /// Returns what it makes of an image.
+    /// Returns the layout of its output.
     pub(super) fn layout(&self) -> ImageLayoutKind {
         match self.geometry {
             Geometry::Whole { .. } => ImageLayoutKind::Whole,
@@ -157,12 +156,12 @@ impl ImageProcessor {
         }
     }
 
-    /// Returns the most bytes that [`pixels`](Self::pixels) holds at once for an image of this size:
-    /// what is resized, and its values.
+    /// Returns the peak memory in bytes of [`pixels`](Self::pixels) for an image of this size: the
+    /// resized copies and the values.
     pub(super) fn bytes(&self, width: usize, height: usize) -> usize {
         let pixels = |(width, height): (usize, usize)| width.saturating_mul(height);
         let float = size_of::<f32>();
-        // Per channel: bytes of each resized copy, then values, and what is laid out of them.
+        // Per channel: the bytes of each resized copy, the values, and their rearranged copy.
         let per_channel = match self.geometry {
             Geometry::Whole { target, crop } => {
                 let resized = target.map_or((width, height), |target| target.of(width, height));
@@ -193,19 +192,19 @@ impl ImageProcessor {
         per_channel.saturating_mul(3)
     }
 
-    /// Turns one image into pixel values.
+    /// Computes the pixel values of one image.
     ///
     /// | class | shape of the values |
     /// |---|---|
     /// | resized whole, or a page | `f32 [1, 3, H, W]` |
-    /// | tiles | `f32 [tiles, 3, S, S]`, row by row, the whole picture last |
+    /// | tiles | `f32 [tiles, 3, S, S]`, row by row, the whole image last |
     /// | patches | `f32 [patches, 3 * frames * patch * patch]` |
-    /// | crops | `f32 [1 + crops, 3, S, S]`, the whole picture first, then row by row |
+    /// | crops | `f32 [1 + crops, 3, S, S]`, the whole image first, then row by row |
     ///
     /// # Errors
     ///
-    /// [`ProcessError::ImageShape`] if the image has no pixel or not `3 * width * height` bytes,
-    /// [`ProcessError::ImageTooNarrow`] if patches would be too many along one edge.
+    /// [`ProcessError::ImageShape`] if the image is empty or its buffer is not `3 * width * height`
+    /// bytes, [`ProcessError::ImageTooNarrow`] if its aspect ratio is too large for patches.
     pub(super) fn pixels(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (width, height, n_bytes) = (image.width, image.height, image.pixels.len());
         if n_bytes == 0 || width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(n_bytes)
@@ -254,7 +253,7 @@ impl ImageProcessor {
                     let ratio_max = rules.ratio_max();
                     return Err(ProcessError::ImageTooNarrow { width, height, ratio_max });
                 };
-                // The filter of the config is that of the whole picture alone.
+                // The filter of the config applies only to the whole image.
                 let resized = resize(image, size.0, size.1, Filter::Bilinear, self.backend);
                 let planes = self.planes(&rules.pad(&resized, grid));
                 let shape = [grid.n_crops(), 3, rules.edge, rules.edge];
@@ -264,7 +263,7 @@ impl ImageProcessor {
         }
     }
 
-    /// Returns the pixel values of an image as it is.
+    /// Returns the pixel values of an image without resizing.
     fn whole(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (height, width) = (image.height, image.width);
         let values = Tensor::new([1, 3, height, width], self.planes(image))?;
@@ -289,11 +288,11 @@ impl ImageProcessor {
 }
 
 impl Target {
-    /// Returns width and height for an input of this size.
+    /// Returns the output width and height for an input of this size.
     fn of(self, width: usize, height: usize) -> (usize, usize) {
         match self {
             Self::Exact { width, height } => (width, height),
-            // `get_resize_output_image_size`: the longer edge is rounded down.
+            // `get_resize_output_image_size` rounds the longer edge down.
             Self::ShortestEdge { edge } if width <= height => (edge, edge * height / width),
             Self::ShortestEdge { edge } => (edge * width / height, edge),
         }
@@ -317,19 +316,19 @@ fn whole(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Geometry, 
         .then(|| match config.crop_size {
             Some(ImageSize { height: Some(height), width: Some(width), .. }) => Ok((height, width)),
             Some(ImageSize { edge: Some(edge), .. }) => Ok((edge, edge)),
-            other => Err(inconsistent(format!("`crop_size` is {other:?}"))),
+            other => Err(inconsistent(format!("invalid `crop_size`: {other:?}"))),
         })
         .transpose()?;
     Ok(Geometry::Whole { target, crop })
 }
 
-/// Returns a whole number of the keys that not every class has.
+/// Returns an integer of a class-specific key.
 fn number(config: &ImageProcessorConfig, key: &str) -> Result<Option<usize>, BundleError> {
     match config.rest.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(number) if number > 0 => Ok(Some(number)),
-            _ => Err(unsupported(key, value.to_string(), "a whole number above 0")),
+            _ => Err(unsupported(key, value.to_string(), "an integer above 0")),
         },
     }
 }
@@ -337,7 +336,7 @@ fn number(config: &ImageProcessorConfig, key: &str) -> Result<Option<usize>, Bun
 /// `Idefics3ImageProcessor`.
 fn tile_rules(config: &ImageProcessorConfig) -> Result<TileRules, BundleError> {
     no_crop(config)?;
-    // `{"longest_edge": 4 * 364}` where left out.
+    // The default is `{"longest_edge": 4 * 364}`.
     let first = match config.size {
         _ if !config.do_resize => FirstSize::AsItIs,
         None => FirstSize::LongestEdge(4 * 364),
@@ -349,14 +348,14 @@ fn tile_rules(config: &ImageProcessorConfig) -> Result<TileRules, BundleError> {
         {
             FirstSize::Exact(width, height)
         }
-        other => return Err(inconsistent(format!("`size` is {other:?}"))),
+        other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
     };
     let tile = match config.rest.get("max_image_size") {
         None | Some(Value::Null) => 364,
         Some(size) => {
             let edge = size["longest_edge"].as_u64().and_then(|edge| usize::try_from(edge).ok());
             edge.filter(|edge| *edge > 0)
-                .ok_or_else(|| inconsistent(format!("`max_image_size` is {size}")))?
+                .ok_or_else(|| inconsistent(format!("invalid `max_image_size`: {size}")))?
         }
     };
     let splits = config.rest.get("do_image_splitting").and_then(Value::as_bool).unwrap_or(true);
@@ -370,7 +369,7 @@ fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError>
         return Err(unsupported("do_resize", "false".to_owned(), "true"));
     }
     let size = config.size.unwrap_or_default();
-    // The keys of their own go before those of `size`, whose defaults are those of the class.
+    // Separate keys take precedence over those of `size`, which default to those of the class.
     let pixels = |key: &str, in_size: [Option<usize>; 2], default: usize| {
         Ok::<_, BundleError>(number(config, key)?.or(in_size[0]).or(in_size[1]).unwrap_or(default))
     };
@@ -383,7 +382,7 @@ fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError>
     })
 }
 
-/// Crops larger or more than these are of no model.
+/// The maximum edge and number of crops. Larger values are not plausible.
 const CROP_EDGE_MAX: usize = 1 << 14;
 const CROPS_MAX: usize = 1 << 12;
 
@@ -395,7 +394,7 @@ fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
         Some(ImageSize { height: Some(height), width: Some(width), .. }) if height == width => {
             width
         }
-        other => return Err(inconsistent(format!("`size` is {other:?}"))),
+        other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
     };
     let rules = CropRules {
         edge,
@@ -404,12 +403,12 @@ fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
     };
     let resample = config.resample.unwrap_or(3);
     if !config.do_resize || resample != 3 {
-        return Err(unsupported("resample", resample.to_string(), "3, and `do_resize`"));
+        return Err(unsupported("resample", resample.to_string(), "3 with `do_resize`"));
     }
     if rules.edge == 0 || !rules.edge.is_multiple_of(rules.patch) {
-        return Err(inconsistent(format!("`size` {edge} is no multiple of `patch_size`")));
+        return Err(inconsistent(format!("`size` {edge} is not a multiple of `patch_size`")));
     }
-    // So that no product of sizes is too large.
+    // Prevents overflow in products of sizes.
     if edge > CROP_EDGE_MAX || rules.n_max > CROPS_MAX {
         let message = format!("`size` {edge} or `dynamic_hd` {} is too large", rules.n_max);
         return Err(inconsistent(message));
@@ -434,7 +433,7 @@ fn target(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Target, B
         Some(ImageSize { shortest_edge: Some(edge), longest_edge: None, .. }) if edge > 0 => {
             Ok(Target::ShortestEdge { edge })
         }
-        // Older configs: `get_size_dict` makes a square of one number, but not for CLIP.
+        // Older configs: `get_size_dict` converts a single number to a square, except for CLIP.
         Some(ImageSize { edge: Some(edge), .. }) if edge > 0 => Ok(if class.sizes_shorter_edge {
             Target::ShortestEdge { edge }
         } else {
@@ -443,7 +442,7 @@ fn target(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Target, B
         Some(ImageSize { pair: Some([height, width]), .. }) if height > 0 && width > 0 => {
             Ok(Target::Exact { width, height })
         }
-        other => Err(inconsistent(format!("`size` is {other:?}"))),
+        other => Err(inconsistent(format!("invalid `size`: {other:?}"))),
     }
 }
 
@@ -451,7 +450,7 @@ pub(super) fn inconsistent(message: String) -> BundleError {
     BundleError::Inconsistent { file: FILE, message }
 }
 
-/// Computes the value of each level, in `f32` as transformers does with either back end.
+/// Computes the value of each level in `f32`, as transformers does with either back end.
 #[expect(clippy::cast_possible_truncation, reason = "the references compute these in f32")]
 fn levels(
     config: &ImageProcessorConfig,

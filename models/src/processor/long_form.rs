@@ -1,24 +1,26 @@
-//! Sounds longer than the model hears: cut into windows that overlap, and the transcripts of the
-//! windows joined.
+//! Chunked long-form transcription: splits audio into overlapping windows and merges their
+//! transcripts.
 //!
 //! # Source
 //!
-//! `chunk_iter` of `AutomaticSpeechRecognitionPipeline` with `chunk_length_s` = the model's clip, and
-//! `_decode_asr` with `_find_longest_common_sequence` of `WhisperTokenizer` (transformers 4.57).
+//! `chunk_iter` of `AutomaticSpeechRecognitionPipeline` with `chunk_length_s` = the model's clip,
+//! and `_decode_asr` with `_find_longest_common_sequence` of `WhisperTokenizer` (transformers
+//! 4.57).
 
 use std::ops::Range;
 
-/// Windows overlap by twice one part in this many of their length (`stride_length_s`).
+/// The stride on each side of a window, as a divisor of its length (`stride_length_s`). Adjacent
+/// windows overlap by twice the stride.
 const STRIDE_SHARE: usize = 6;
 
-/// Returns the samples of each window of `clip` samples over a sound of `n_samples`.
+/// Returns the sample ranges of the windows of `clip` samples over audio of `n_samples`.
 pub(super) fn windows(n_samples: usize, clip: usize) -> Vec<Range<usize>> {
     let stride = clip / STRIDE_SHARE;
     let step = (clip - 2 * stride).max(1);
     let mut windows = Vec::new();
     for start in (0..n_samples).step_by(step) {
         let end = (start + clip).min(n_samples);
-        // What lies within the stride of the window before was heard there.
+        // Audio within the stride of the previous window was covered there.
         if end - start > if start == 0 { 0 } else { stride } {
             windows.push(start..end);
         }
@@ -29,7 +31,7 @@ pub(super) fn windows(n_samples: usize, clip: usize) -> Vec<Range<usize>> {
     windows
 }
 
-/// A piece of a joined transcript; times are timestamps since the beginning of the sound.
+/// A segment of a merged transcript. Times are timestamps since the start of the audio.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) start: Option<i64>,
@@ -37,14 +39,14 @@ pub(super) struct Segment {
     pub(super) token_ids: Vec<i64>,
 }
 
-/// Joins the transcripts of windows in their order; `clip` is the length of one in timestamps.
+/// Merges the transcripts of consecutive windows. `clip` is the length of a window in timestamps.
 ///
-/// Every id from `first_timestamp_id` on is a timestamp of its window; there may be none. Special
-/// tokens are to be left out before.
+/// All ids from `first_timestamp_id` on are timestamps relative to their window; there may be none.
+/// The transcripts must not contain special tokens.
 pub(super) fn join(transcripts: &[Vec<i64>], first_timestamp_id: i64, clip: i64) -> Vec<Segment> {
     let stride = clip / i64::try_from(STRIDE_SHARE).unwrap_or(1);
     let mut joined = Vec::new();
-    // Texts of this segment that overlap, one of each window that had a part in it.
+    // The overlapping texts of this segment, one per window that contributes to it.
     let mut texts: Vec<Vec<i64>> = Vec::new();
     let mut start = None;
     let mut skips_next = false;
@@ -61,7 +63,8 @@ pub(super) fn join(transcripts: &[Vec<i64>], first_timestamp_id: i64, clip: i64)
                 continue;
             };
             if right_start.flatten().is_some_and(|right_start| time >= right_start) {
-                // The next window tells better; the one that follows in the pair goes with it.
+                // The next window is more reliable here; the second timestamp of the pair is
+                // dropped too.
                 skips_next = true;
             } else if skips_next || (!texts.is_empty() && time < left_end) {
                 skips_next = false;
@@ -90,8 +93,8 @@ pub(super) fn join(transcripts: &[Vec<i64>], first_timestamp_id: i64, clip: i64)
     joined
 }
 
-/// Returns the time from which on timestamps are left to the next window: the first at or after
-/// `right_start`, or else the last there is.
+/// Returns the time from which on timestamps are taken from the next window: the first at or after
+/// `right_start`, or else the last one.
 fn first_in_overlap(
     transcript: &[i64],
     time_of: impl Fn(i64) -> Option<i64>,
@@ -107,8 +110,8 @@ fn first_in_overlap(
     found
 }
 
-/// Joins texts of which each overlaps the next: where most tokens agree, the left half of the
-/// agreement is taken from the left and the right half from the right.
+/// Merges consecutive texts with overlaps. Where most tokens match, the left half of the match is
+/// taken from the left text and the right half from the right text.
 fn overlapped(texts: &[Vec<i64>]) -> Vec<i64> {
     let Some((first, others)) = texts.split_first() else { return Vec::new() };
     let mut joined = Vec::new();
@@ -122,8 +125,8 @@ fn overlapped(texts: &[Vec<i64>]) -> Vec<i64> {
     joined
 }
 
-/// Slides `right` along `left`; returns what overlaps where the share of equal tokens is best, or the
-/// end of `left` and the beginning of `right`.
+/// Slides `right` along `left` and returns the overlap with the highest share of equal tokens, or
+/// the end of `left` and the start of `right` if there is none.
 #[expect(clippy::cast_precision_loss, reason = "texts have far fewer than 2^52 tokens")]
 fn best_overlap(left: &[i64], right: &[i64]) -> (Range<usize>, Range<usize>) {
     let mut best = 0.0;
@@ -134,7 +137,7 @@ fn best_overlap(left: &[i64], right: &[i64]) -> (Range<usize>, Range<usize>) {
         let in_right = shift.saturating_sub(left.len())..right.len().min(shift);
         let pairs = left[in_left.clone()].iter().zip(&right[in_right.clone()]);
         let n_equal = pairs.filter(|(left, right)| left == right).count();
-        // A little more for longer overlaps, as the reference has it.
+        // A small bonus for longer overlaps, as in the reference.
         let share = n_equal as f64 / shift as f64 + shift as f64 / 10_000.0;
         if n_equal > 1 && share > best {
             best = share;
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_overlap_by_a_third_and_leave_nothing_out() {
+    fn windows_overlap_by_a_third_and_cover_everything() {
         assert_eq!(windows(30, 30).len(), 1);
         assert_eq!(windows(31, 30), [0..30, 20..31]);
         assert_eq!(windows(70, 30), [0..30, 20..50, 40..70]);
@@ -157,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn what_two_windows_both_heard_is_written_once() {
+    fn overlapping_text_is_written_once() {
         let texts = [vec![1, 2, 3, 4, 5], vec![3, 4, 5, 6, 7]];
         assert_eq!(overlapped(&texts), [1, 2, 3, 4, 5, 6, 7]);
-        // A token heard otherwise within: each window is trusted in its own half.
+        // The texts differ within the overlap: each window is trusted in its own half.
         let texts = [vec![1, 2, 3, 4, 9], vec![8, 3, 4, 5, 6]];
         assert_eq!(overlapped(&texts), [1, 2, 3, 4, 5, 6]);
         assert_eq!(overlapped(&[vec![1, 2], vec![3, 4]]), [1, 2, 3, 4]);
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn segments_across_windows_keep_their_times() {
-        // Timestamps from 100 on, 50 in a second; windows of 30 s begin every 20 s.
+        // Timestamps start at 100, 50 per second; windows of 30 s start every 20 s.
         let at = |seconds: i64| 100 + seconds * 50;
         let transcripts = [
             vec![at(0), 1, 2, at(9), at(9), 3, 4, 5, at(26), at(26), 6, at(29)],

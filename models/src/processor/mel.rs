@@ -6,15 +6,15 @@
 
 use std::{f64::consts::TAU, ops::Range};
 
-/// The scale on which filters are as wide as each other.
+/// The mel scale on which the filters are equally spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MelScale {
-    /// Slaney's: linear below 1 kHz (15 mel), then 27 mel for a factor of 6.4. Its filters are
-    /// weighted so that each has the same area.
+    /// Slaney: linear below 1 kHz (15 mel), then 27 mel for a factor of 6.4. Filters are normalised
+    /// to the same area.
     Slaney,
-    /// That of HTK: logarithmic from the start. Its filters have a peak of 1.
+    /// HTK: logarithmic throughout. Filters have a peak of 1.
     Htk,
-    /// That of Kaldi: HTK's in other units, and filters that are triangles in mel, not in hertz.
+    /// Kaldi: HTK in other units. Filters are triangular in mel instead of hertz.
     Kaldi,
 }
 
@@ -45,14 +45,14 @@ impl MelScale {
     }
 }
 
-/// One filter: the bins it covers and their weights.
+/// A filter: the bins that it covers and their weights.
 pub(super) struct MelFilter<T> {
     pub(super) bins: Range<usize>,
     pub(super) weights: Vec<T>,
 }
 
 impl MelFilter<f64> {
-    /// Returns the filter with weights in `f32`.
+    /// Returns the filter with `f32` weights.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32")]
     pub(super) fn to_f32(&self) -> MelFilter<f32> {
         let weights = self.weights.iter().map(|weight| *weight as f32).collect();
@@ -60,8 +60,8 @@ impl MelFilter<f64> {
     }
 }
 
-/// Returns `n_mels` triangular filters over the `n_bins` of a spectrum up to half the sample rate,
-/// from the lowest to the highest frequency of `range_hz`; zero weights at either side are left out.
+/// Returns `n_mels` triangular filters over `n_bins` of a spectrum up to half the sample rate,
+/// between the frequencies of `range_hz`. Zero weights at both ends are omitted.
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
 pub(super) fn mel_filters(
     n_bins: usize,

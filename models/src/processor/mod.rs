@@ -1,7 +1,8 @@
-//! A record turned into what the model reads, exactly as the bundle's processor configs say.
+//! Preprocessing: turns a record into model inputs, exactly as the bundle's processor configs
+//! specify.
 //!
-//! Pure work on host memory, shared by any number of threads. Decoding media bytes is the
-//! pipeline's; running encoders is `family`'s.
+//! The code is CPU-only and shared by any number of threads. The pipeline decodes media files;
+//! `family` runs the encoders.
 
 mod audio;
 mod center_crop;
@@ -65,38 +66,38 @@ pub struct Processor {
     text: TextInput,
     image: Option<ImageProcessor>,
     sound: Option<SoundInput>,
-    /// The modality of which every row has exactly one, for an encoder that takes nothing else.
+    /// The modality of which every row has exactly one, if the encoder takes nothing else.
     single_input: Option<&'static str>,
-    /// The language that texts are said to be in.
+    /// The declared language of the texts.
     language: Option<SourceLanguage>,
-    /// What a record's text is for the model.
+    /// The role of a record's text.
     prompt_text: PromptText,
-    /// The token that answers begin with.
+    /// The first decoder token of answers.
     first_token_id: Option<i64>,
-    /// How sounds are heard window by window, if they are.
+    /// The rules of sequential long-form transcription, if enabled.
     hearing: Option<Arc<HearingRules>>,
-    /// What the model may be asked to do, where it has words of its own for that.
+    /// The predefined tasks of the model, if it has any.
     tasks: Option<Arc<Tasks>>,
 }
 
-/// How a text becomes token ids.
+/// The tokenisation of a text.
 enum TextInput {
-    /// As a prompt, for a decoder.
+    /// As a prompt for a decoder.
     Prompt(Arc<TextProcessor>),
-    /// As it is, for an embedding.
+    /// Verbatim, for an embedding.
     Sentence(Box<SentenceProcessor>),
 }
 
-/// How sounds become what the model hears.
+/// The audio feature extractors.
 #[derive(Debug)]
 enum SoundInput {
-    /// Whisper's, Ultravox's, Voxtral's.
+    /// Whisper, Ultravox, Voxtral.
     LogMel(LogMel),
-    /// As they are.
+    /// Raw samples.
     Samples(RawSamples),
-    /// CLAP's.
+    /// CLAP.
     RepeatedMel(RepeatedMel),
-    /// Gemma 3n's and Phi-4-multimodal's.
+    /// Gemma 3n and Phi-4-multimodal.
     Frames(FrameMel),
 }
 
@@ -109,7 +110,7 @@ impl SoundInput {
                 file: "preprocessor_config.json",
                 key: "feature_extractor_type".to_owned(),
                 value: config.class().to_owned(),
-                supported: format!("that of {}", bundle.architecture()),
+                supported: format!("the class of {}", bundle.architecture()),
             });
         }
         Ok(match config {
@@ -123,7 +124,7 @@ impl SoundInput {
         })
     }
 
-    /// Returns the extractor of log-mel spectrograms, if it is that.
+    /// Returns the log-mel extractor, if it is one.
     fn log_mel(&self) -> Option<&LogMel> {
         match self {
             Self::LogMel(mel) => Some(mel),
@@ -131,7 +132,8 @@ impl SoundInput {
         }
     }
 
-    /// Returns the samples per second that are heard; of those that have no say in memory the most.
+    /// Returns the sample rate in Hz for memory estimates; an upper bound where the exact rate does
+    /// not matter.
     fn sample_rate_hz(&self) -> u32 {
         match self {
             Self::LogMel(mel) => mel.sample_rate_hz(),
@@ -141,14 +143,14 @@ impl SoundInput {
     }
 }
 
-/// What a model hears of a record.
+/// The audio features of a record.
 #[derive(Debug, Default)]
 struct Sounds {
-    /// `input_features` of a [`Sample`].
+    /// The `input_features` of a [`Sample`].
     features: Option<Tensor<f32>>,
-    /// `sound_frames` of a [`Sample`].
+    /// The `sound_frames` of a [`Sample`].
     frames: Vec<usize>,
-    /// Of which clips each sound consists, where it has places in a prompt.
+    /// The clips of each audio input, if it has placeholders in the prompt.
     clips: Vec<Clips>,
 }
 
@@ -166,7 +168,7 @@ impl Processor {
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if a file is missing or asks for something that is not supported.
+    /// [`BundleError`] if a file is missing or has an unsupported option.
     pub fn open(bundle: &Bundle) -> Result<Self, BundleError> {
         let modalities = bundle.modalities();
         let config = &bundle.processor;
@@ -199,52 +201,52 @@ impl Processor {
         })
     }
 
-    /// Sets the language of texts, in the place of what their tokenizer says.
+    /// Overrides the language of the texts that the tokenizer declares.
     pub(crate) fn of_language(self, language: Option<SourceLanguage>) -> Self {
         Self { language, ..self }
     }
 
-    /// Makes sounds be heard window by window, each where the one before ended.
+    /// Enables sequential long-form transcription.
     pub(crate) fn hearing(self, rules: Option<HearingRules>) -> Self {
         Self { hearing: rules.map(Arc::new), ..self }
     }
 
-    /// Returns whether sounds are heard window by window: such a row goes to [`hear`](Self::hear), not
-    /// to [`split`](Self::split) and [`prepare`](Self::prepare).
+    /// Returns whether audio is transcribed sequentially. Such rows use [`hear`](Self::hear)
+    /// instead of [`split`](Self::split) and [`prepare`](Self::prepare).
     #[must_use]
     pub fn hears_sequentially(&self) -> bool {
         self.hearing.is_some()
     }
 
-    /// Begins to hear a record's sound, window by window; `None` where sounds are not heard so.
+    /// Starts the sequential transcription of a record's audio; `None` if it is disabled.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`]; the row is rejected, other rows go on.
+    /// [`ProcessError`]: the row is rejected, other rows continue.
     pub fn hear(&self, record: &Record) -> Result<Option<Hearing>, ProcessError> {
         let (Some(rules), Some(SoundInput::LogMel(mel)), TextInput::Prompt(text)) =
             (&self.hearing, &self.sound, &self.text)
         else {
             return Ok(None);
         };
-        let [sound] = record.audios.as_slice() else {
+        let [audio] = record.audios.as_slice() else {
             let actual = record.audios.len();
             return Err(ProcessError::MediaCount { modality: "audio", actual });
         };
-        let features = mel.whole_features(sound)?;
+        let features = mel.whole_features(audio)?;
         let (rules, text) = (Arc::clone(rules), Arc::clone(text));
         Ok(Some(Hearing::new(rules, text, features, mel.clip_frames())))
     }
 
-    /// Cuts a record whose sound is longer than the model hears into records of parts of it that
-    /// overlap; [`Engine::join`](crate::Engine::join) joins their answers. Others stay whole, also
-    /// where a sound that is too long will be refused.
+    /// Splits a record whose audio exceeds the model's window into records of overlapping chunks.
+    /// [`Engine::join`](crate::Engine::join) merges their answers. Other records stay whole,
+    /// including those whose audio will be rejected as too long.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`]; the row is rejected, other rows go on.
+    /// [`ProcessError`]: the row is rejected, other rows continue.
     pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
-        // A model that reads text as well is asked about the whole.
+        // Models that also read text get the whole audio.
         let Some(mel) = self.log_mel().filter(|_| self.single_input.is_some()) else {
             return Ok(vec![record]);
         };
@@ -259,7 +261,7 @@ impl Processor {
         Ok(records)
     }
 
-    /// Returns the seconds that a model hears at a time, if it hears log-mel spectrograms.
+    /// Returns the clip length in seconds, if the model takes log-mel spectrograms.
     pub(crate) fn clip_seconds(&self) -> Option<f64> {
         self.log_mel().map(LogMel::max_seconds)
     }
@@ -268,14 +270,14 @@ impl Processor {
         self.sound.as_ref().and_then(SoundInput::log_mel)
     }
 
-    /// Turns a record into a sample: token ids with placeholders, pixel values, input features. A
-    /// model that reads no text, such as a captioner or a transcriber, is given the one image or
-    /// sound alone, whatever the record's text says. A reader of documents is given one image, and a
-    /// text that names its task.
+    /// Converts a record to a sample: token ids with placeholders, pixel values, input features.
+    /// Models that do not read text, such as captioners and transcribers, get only the image or
+    /// audio, and the record's text is ignored. Document models get one image and a text that names
+    /// the task.
     ///
     /// # Errors
     ///
-    /// [`ProcessError`]; the row is rejected, other rows go on.
+    /// [`ProcessError`]: the row is rejected, other rows continue.
     pub fn prepare(&self, record: &Record) -> Result<Sample, ProcessError> {
         if let Some(modality) = self.single_input {
             let is_image = modality == "image";
@@ -285,7 +287,7 @@ impl Processor {
             }
         }
         let (pixel_values, image_layouts) = self.pixel_values(&record.images)?;
-        let sounds = self.sounds(&record.audios)?;
+        let audio = self.sounds(&record.audios)?;
         let mut subject = None;
         let mut token_ids = match (&self.text, self.prompt_text) {
             (TextInput::Sentence(text), _) => text.token_ids(record)?,
@@ -302,12 +304,10 @@ impl Processor {
             {
                 text.continued_ids(record, first_id)?
             }
-            (TextInput::Prompt(text), _) => {
-                text.token_ids(record, &image_layouts, &sounds.clips)?
-            }
+            (TextInput::Prompt(text), _) => text.token_ids(record, &image_layouts, &audio.clips)?,
         };
         if let Some(language) = &self.language {
-            // Only the tokenizer writes such a token: in a text its name is plain text.
+            // Only the tokenizer inserts this token: its name within a text is plain text.
             for id in token_ids.iter_mut().filter(|id| language.all.contains(id)) {
                 *id = language.id;
             }
@@ -316,24 +316,24 @@ impl Processor {
             token_ids,
             pixel_values,
             image_layouts,
-            input_features: sounds.features,
-            sound_frames: sounds.frames,
+            input_features: audio.features,
+            sound_frames: audio.frames,
             is_single: false,
             subject,
         })
     }
 
-    /// Returns what the model may be asked to do, where it has words of its own for that.
+    /// Returns the predefined tasks of the model, if it has any.
     pub(crate) fn tasks(&self) -> Option<Arc<Tasks>> {
         self.tasks.clone()
     }
 
-    /// Returns the prompt as the chat template renders it, one placeholder per image and sound; of a
-    /// model that makes embeddings, the text itself.
+    /// Returns the prompt rendered by the chat template, with one placeholder per image and audio
+    /// input. For an embedding model, returns the text itself.
     ///
     /// # Errors
     ///
-    /// [`ProcessError::Template`] if the template refuses the record.
+    /// [`ProcessError::Template`] if the template raises an error.
     pub fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
         match &self.text {
             TextInput::Prompt(text) => text.prompt_text(record),
@@ -341,18 +341,19 @@ impl Processor {
         }
     }
 
-    /// Returns the most bytes that an image of this size takes while it is prepared, beside its own
-    /// pixels: small pictures may become many tiles.
+    /// Returns the peak memory in bytes of preprocessing an image of this size, in addition to its
+    /// own pixels. Small images may become many tiles.
     #[must_use]
     pub fn image_bytes(&self, width: usize, height: usize) -> usize {
         self.image.as_ref().map_or(0, |image| image.bytes(width, height))
     }
 
-    /// Returns the most bytes that are held at once while a sound of `n_samples` is processed, beside the
-    /// sound itself: what is resampled, and its windows, which overlap by half as much.
+    /// Returns the peak memory in bytes of preprocessing audio of `n_samples`, in addition to the
+    /// samples: the resampled audio, and its windows, which overlap by half as much.
     #[must_use]
     pub fn audio_bytes(&self, n_samples: usize, sample_rate_hz: u32) -> u64 {
-        /// A clip of 30 s as samples, padded, and as 128 bands of 3000 frames, laid out once more.
+        /// A clip of 30 s: its samples, the padded copy, 128 bands of 3000 frames, and their
+        /// transposed copy.
         const CLIP_BYTES: u64 = 8 << 20;
         let n_samples = n_samples as u64;
         let rate_hz = u64::from(sample_rate_hz.max(1));
@@ -364,7 +365,7 @@ impl Processor {
         resampled.saturating_mul(half * copies).saturating_add(CLIP_BYTES)
     }
 
-    /// Returns what turns generated ids back into text; `None` of a model that makes embeddings.
+    /// Returns the detokenizer; `None` for an embedding model.
     pub(crate) fn text(&self) -> Option<Arc<TextProcessor>> {
         match &self.text {
             TextInput::Prompt(text) => Some(Arc::clone(text)),
@@ -372,7 +373,7 @@ impl Processor {
         }
     }
 
-    /// Returns the token that fills short texts of a batch.
+    /// Returns the padding token of a batch of texts.
     pub(crate) fn pad_id(&self) -> i64 {
         match &self.text {
             TextInput::Prompt(_) => 0,
@@ -380,7 +381,7 @@ impl Processor {
         }
     }
 
-    /// Stacks the images of a record and says how each is laid out; nothing without an image.
+    /// Stacks the images of a record and returns their layouts; empty without images.
     fn pixel_values(
         &self,
         images: &[RgbImage],
@@ -398,7 +399,7 @@ impl Processor {
         for image in images {
             let pixels = processor.pixels(image)?;
             let shape = pixels.values.shape();
-            // With `shortest_edge` alone, images of one row may differ in size.
+            // With only `shortest_edge`, images of one row may differ in size.
             if inner.get_or_insert_with(|| shape[1..].to_vec())[..] != shape[1..] {
                 return Err(ProcessError::ImageSizesDiffer);
             }
@@ -410,19 +411,19 @@ impl Processor {
         Ok((Some(Tensor::new(shape, values)?), layouts))
     }
 
-    /// Stacks the sounds of a record, or what its model hears of one, and says of which clips each
-    /// consists; nothing without a sound.
+    /// Stacks the audio features of a record and returns the clips of each input; empty without
+    /// audio.
     fn sounds(&self, audios: &[Waveform]) -> Result<Sounds, ProcessError> {
         let one = || match audios {
             [audio] => Ok(audio),
             _ => Err(ProcessError::MediaCount { modality: "audio", actual: audios.len() }),
         };
-        let of_one = |features| Ok(Sounds { features: Some(features), ..Sounds::default() });
+        let single = |features| Ok(Sounds { features: Some(features), ..Sounds::default() });
         match &self.sound {
             _ if audios.is_empty() => Ok(Sounds::default()),
             None => Err(ProcessError::Modality { modality: "audio" }),
-            Some(SoundInput::Samples(samples)) => of_one(samples.input_values(one()?)?),
-            Some(SoundInput::RepeatedMel(mel)) => of_one(mel.input_features(one()?)?),
+            Some(SoundInput::Samples(samples)) => single(samples.input_values(one()?)?),
+            Some(SoundInput::RepeatedMel(mel)) => single(mel.input_features(one()?)?),
             Some(SoundInput::Frames(mel)) => {
                 let FrameFeatures { values, n_frames } = mel.input_features(audios)?;
                 let clips =
@@ -448,13 +449,13 @@ impl Processor {
     }
 }
 
-/// Returns how much a model hears of a sound.
+/// Returns the handling of the audio length.
 fn sound_length(bundle: &Bundle) -> SoundLength {
     let spec = bundle.arch.audio.as_ref();
     spec.map_or(SoundLength::OneClip, |spec| (spec.length)(&bundle.config))
 }
 
-/// Opens the image processor of a bundle, which must be of the kind that its prompts are made for.
+/// Opens the image processor of a bundle, which must have the layout that its prompts require.
 fn image_processor(
     config: &ImageProcessorConfig,
     bundle: &Bundle,
@@ -465,13 +466,13 @@ fn image_processor(
             file: "processor_config.json",
             key: "image_processor.image_processor_type".to_owned(),
             value: config.class().to_owned(),
-            supported: format!("that of {}", bundle.architecture()),
+            supported: format!("the class of {}", bundle.architecture()),
         }),
         _ => Ok(processor),
     }
 }
 
-/// Returns cases of `tests/references/geometry.json`, which
+/// Returns the cases of `tests/references/geometry.json`, which
 /// `tests/references/make_bundles/geometry.py` computes with the references.
 #[cfg(test)]
 fn geometry_cases(family: &str) -> Vec<Vec<usize>> {

@@ -1,6 +1,6 @@
-//! How Donut lays a page out: turned upright, resized, and padded to one size.
+//! The page preprocessing of Donut: rotation, resize, and padding to one size.
 //!
-//! `DonutImageProcessorFast` of transformers 4.57: quotients are cut towards zero.
+//! `DonutImageProcessorFast` of transformers 4.57: quotients are truncated.
 
 use serde_json::Value;
 
@@ -12,18 +12,18 @@ use super::{
 };
 use crate::bundle::{BundleError, ImageProcessorConfig, ImageSize};
 
-/// What the config says.
+/// The page settings of the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PageRules {
-    /// The width of what the encoder sees.
+    /// The width of the encoder input.
     pub(super) width: usize,
-    /// The height of what the encoder sees.
+    /// The height of the encoder input.
     pub(super) height: usize,
-    /// Whether a page lying down is turned by a quarter, clockwise.
+    /// Whether a page is rotated clockwise by 90 degrees if its orientation differs.
     pub(super) turns: bool,
-    /// Whether a page is made to fit into width and height.
+    /// Whether a page is shrunk to fit width and height.
     pub(super) shrinks: bool,
-    /// Whether black fills what is left of width and height.
+    /// Whether a page is padded with black to width and height.
     pub(super) pads: bool,
 }
 
@@ -37,7 +37,7 @@ impl PageRules {
         if !config.do_resize {
             return Err(unsupported("do_resize", "false".to_owned(), "true"));
         }
-        // Pillow's `thumbnail` reduces a picture before it filters.
+        // Pillow's `thumbnail` reduces an image before it filters.
         if backend != Backend::Torchvision {
             return Err(unsupported("backend", "pil".to_owned(), "torchvision"));
         }
@@ -47,10 +47,10 @@ impl PageRules {
         let (width, height) = match config.size {
             None => (1920, 2560),
             Some(ImageSize { height: Some(height), width: Some(width), .. }) => (width, height),
-            // Older configs have the width first.
+            // Older configs list the width first.
             Some(ImageSize { pair: Some([width, height]), .. }) => (width, height),
             Some(ImageSize { edge: Some(edge), .. }) => (edge, edge),
-            other => return Err(inconsistent(format!("`size` is {other:?}"))),
+            other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
         };
         if width == 0 || height == 0 {
             return Err(inconsistent("`size` has an edge of 0".to_owned()));
@@ -68,7 +68,7 @@ impl PageRules {
         Ok(rules)
     }
 
-    /// Lays a page out.
+    /// Preprocesses a page.
     pub(super) fn lay_out(
         &self,
         image: &RgbImage,
@@ -84,9 +84,9 @@ impl PageRules {
         }
         let backend = Backend::Torchvision;
         let image = resize(image, first.0, first.1, filter, backend);
-        // `thumbnail` has a filter of its own.
+        // `thumbnail` always uses its own filter.
         let image = resize(&image, second.0, second.1, Filter::Bicubic, backend);
-        // `pad_image` of both processors for Donut rounds down.
+        // `pad_image` of both Donut processors rounds down.
         Ok(if self.pads {
             center_crop(&image, self.width, self.height, PadRounding::Down)
         } else {
@@ -94,24 +94,24 @@ impl PageRules {
         })
     }
 
-    /// Returns the most pixels of the copies of a page of this size that are held at once.
+    /// Returns the maximum number of pixels of all copies of a page that are held at once.
     pub(super) fn n_pixels(&self, width: usize, height: usize) -> usize {
         let is_turned = self.is_turned(width, height);
         let (width, height) = if is_turned { (height, width) } else { (width, height) };
-        let of_turned = if is_turned { width.saturating_mul(height) } else { 0 };
+        let n_turned = if is_turned { width.saturating_mul(height) } else { 0 };
         let resized = self.sizes(width, height).map(|(width, height)| width.saturating_mul(height));
         let padded = self.width.saturating_mul(self.height);
-        resized.into_iter().chain([padded]).fold(of_turned, usize::saturating_add)
+        resized.into_iter().chain([padded]).fold(n_turned, usize::saturating_add)
     }
 
-    /// Returns whether a page of this size lies across what the encoder sees.
+    /// Returns whether the orientation of a page differs from that of the encoder input.
     fn is_turned(&self, width: usize, height: usize) -> bool {
         let is_upright = self.width < self.height;
         let lies_across = if is_upright { width > height } else { width < height };
         self.turns && self.width != self.height && lies_across
     }
 
-    /// Returns width and height of the first and the second resize of a page.
+    /// Returns the width and height of the first and of the second resize of a page.
     fn sizes(&self, width: usize, height: usize) -> [(usize, usize); 2] {
         let edge = self.width.min(self.height);
         let first = if width <= height {
@@ -134,7 +134,7 @@ impl PageRules {
     }
 }
 
-/// Turns a picture clockwise by a quarter.
+/// Rotates an image clockwise by 90 degrees.
 fn quarter_turn(image: &RgbImage) -> RgbImage {
     let (width, height) = (image.height, image.width);
     let mut pixels = Vec::with_capacity(image.pixels.len());
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_that_lies_down_is_turned_clockwise() {
+    fn a_landscape_page_is_rotated_clockwise() {
         let pixel = |value: u8| [value; 3];
         let image = RgbImage { width: 3, height: 2, pixels: (1..=6).flat_map(pixel).collect() };
         let turned = quarter_turn(&image);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_fits_whatever_its_shape() {
+    fn a_page_of_any_shape_fits() {
         let rules = PageRules { width: 48, height: 64, turns: false, shrinks: true, pads: true };
         assert_eq!(rules.sizes(100, 100), [(48, 48); 2]);
         assert_eq!(rules.sizes(100, 200), [(48, 96), (32, 64)]);

@@ -1,4 +1,4 @@
-//! How Qwen2-VL sees a picture: at about its own size, as patches in the order they are merged.
+//! The preprocessing of Qwen2-VL: an image at about its own size, as patches in merge order.
 //!
 //! `Qwen2VLImageProcessor` of transformers 4.57.
 
@@ -9,27 +9,27 @@
     reason = "sizes are positive and far below 2^52"
 )]
 
-/// The longer edge may be so many times the shorter (`smart_resize`).
+/// The maximum aspect ratio (`smart_resize`).
 pub(super) const ASPECT_RATIO_MAX: usize = 200;
 
-/// What the config says.
+/// The patch settings of the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PatchRules {
-    /// The fewest pixels of a picture.
+    /// The minimum number of pixels of an image.
     pub(super) min_pixels: usize,
-    /// The most pixels of a picture.
+    /// The maximum number of pixels of an image.
     pub(super) max_pixels: usize,
     /// The edge of a patch in pixels.
     pub(super) patch: usize,
-    /// Frames in a patch; a still picture is repeated.
+    /// The number of frames per patch; a still image is repeated.
     pub(super) frames: usize,
-    /// Patches along an edge that become one feature.
+    /// The number of patches along an edge that merge into one feature.
     pub(super) merge: usize,
 }
 
 impl PatchRules {
-    /// Returns width and height in pixels, whole merged patches; `None` if the picture is too narrow
-    /// (`smart_resize`).
+    /// Returns the width and height in pixels, in whole merged patches; `None` if the aspect ratio
+    /// is too large (`smart_resize`).
     pub(super) fn size(&self, width: usize, height: usize) -> Option<(usize, usize)> {
         let (longer, shorter) = (width.max(height) as f64, width.min(height) as f64);
         if longer / shorter > ASPECT_RATIO_MAX as f64 {
@@ -38,7 +38,7 @@ impl PatchRules {
         let factor = (self.patch * self.merge) as f64;
         let (w, h) = (width as f64, height as f64);
         let (min, max) = (self.min_pixels as f64, self.max_pixels as f64);
-        // Python's `round` takes the even one of two neighbours.
+        // Python's `round` rounds ties to even.
         let mut new_w = (w / factor).round_ties_even() * factor;
         let mut new_h = (h / factor).round_ties_even() * factor;
         if new_h * new_w > max {
@@ -53,18 +53,19 @@ impl PatchRules {
         Some((new_w as usize, new_h as usize))
     }
 
-    /// Returns frames, rows and columns of the patches of a picture of whole merged patches.
+    /// Returns the frames, rows and columns of patches of an image that consists of whole merged
+    /// patches.
     pub(super) fn grid(&self, width: usize, height: usize) -> [usize; 3] {
         [1, height / self.patch, width / self.patch]
     }
 
-    /// Returns the values of one patch.
+    /// Returns the number of values per patch.
     pub(super) fn patch_len(&self) -> usize {
         3 * self.frames * self.patch * self.patch
     }
 
-    /// Lays the values `[3, height, width]` of a picture out as patches `[rows * columns, 3 * frames
-    /// * patch * patch]`: those that are merged follow each other.
+    /// Rearranges the values `[3, height, width]` of an image to patches `[rows * columns, 3 *
+    /// frames * patch * patch]`. Patches that are merged are adjacent.
     pub(super) fn lay_out(&self, values: &[f32], width: usize, height: usize) -> Vec<f32> {
         let [_, rows, columns] = self.grid(width, height);
         let (patch, merge) = (self.patch, self.merge);
@@ -95,23 +96,23 @@ mod tests {
     use crate::processor::geometry_cases;
 
     #[test]
-    fn sizes_are_those_of_the_reference() {
+    fn sizes_match_the_reference() {
         let cases = geometry_cases("qwen2_vl");
         assert!(cases.len() > 500);
         for case in cases {
             let [width, height, patch, min_pixels, max_pixels, new_width, new_height] =
                 case.try_into().unwrap();
             let rules = PatchRules { min_pixels, max_pixels, patch, frames: 2, merge: 2 };
-            // The reference refuses what is stored as 0.
+            // The reference rejects the cases stored as 0.
             let size = rules.size(width, height).unwrap_or((0, 0));
             assert_eq!(size, (new_width, new_height), "{width}x{height}, {rules:?}");
         }
     }
 
     #[test]
-    fn patches_that_are_merged_follow_each_other() {
+    fn merged_patches_are_adjacent() {
         let rules = PatchRules { min_pixels: 1, max_pixels: 99, patch: 1, frames: 2, merge: 2 };
-        // The pixel at row y, column x of channel c is `c * 100 + y * 10 + x`.
+        // The pixel in row y, column x of channel c is `c * 100 + y * 10 + x`.
         let pixel = |i: usize| (i / 8 * 100 + i % 8 / 4 * 10 + i % 4) as f32;
         let values: Vec<f32> = (0..24).map(pixel).collect();
         let laid = rules.lay_out(&values, 4, 2);

@@ -1,7 +1,8 @@
-//! How media stand in a prompt: the template's marker, and what it becomes before it is tokenised.
+//! The placeholders of media in a prompt: the template's marker, and its expansion before
+//! tokenisation.
 //!
-//! In the order of the processors of transformers 4.57: the text grows first, then the tokenizer
-//! reads it, so that line breaks beside a marker are one piece with those of the text.
+//! The order is that of the processors of transformers 4.57: the text is expanded first and then
+//! tokenised, so that line breaks next to a marker merge with those of the text.
 
 use super::ImageLayout;
 use crate::{
@@ -9,35 +10,35 @@ use crate::{
     bundle::{Bundle, BundleError},
 };
 
-/// How one kind of medium stands in a prompt.
+/// The placeholder of one modality.
 #[derive(Debug)]
 pub(super) struct Placeholder {
     /// `image` or `audio`.
     pub(super) modality: &'static str,
-    /// What the template writes for one medium.
+    /// The text that the template writes for one medium.
     pub(super) marker: String,
     /// The token that stands for one feature.
     token: String,
     expansion: Expansion,
 }
 
-/// How one medium lies in what its encoder reads.
+/// The layout of one medium in the encoder input.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Layout<'a> {
     Image(&'a ImageLayout),
     Sound(Clips),
 }
 
-/// Clips of one length, of which a sound consists.
+/// The clips of an audio input, all of one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clips {
     pub(super) n_clips: usize,
-    /// Frames of each.
+    /// The number of frames per clip.
     pub(super) n_frames: usize,
 }
 
 impl Placeholder {
-    /// Returns what the marker of one medium becomes.
+    /// Returns the expansion of the marker of one medium.
     pub(super) fn text(&self, layout: Layout<'_>) -> String {
         let repeated = |n: usize| self.token.repeat(n);
         match (&self.expansion, layout) {
@@ -78,13 +79,13 @@ impl Placeholder {
             (Expansion::PerCrop, Layout::Image(ImageLayout::Crops(grid))) => {
                 repeated(grid.n_tokens())
             }
-            // The layout of images and the features of audio are checked when the processor opens.
+            // The image layout and the audio features are checked when the processor opens.
             _ => unreachable!("{:?} of {layout:?}", self.expansion),
         }
     }
 }
 
-/// Returns how the media of a bundle stand in its prompts; `special` are the contents and ids of the
+/// Returns the placeholders of a bundle's modalities. `special` has the contents and ids of the
 /// tokenizer's special tokens.
 pub(super) fn placeholders(
     bundle: &Bundle,
@@ -107,7 +108,7 @@ pub(super) fn placeholders(
         let token = configs.special_token(token_id, &format!("{modality}_token_id"))?;
         if named.as_ref().is_some_and(|named| *named != token) {
             return Err(inconsistent(format!(
-                "`{modality}_token` is not `{token}`, the token of `{modality}_token_id`"
+                "`{modality}_token` differs from `{token}`, the token of `{modality}_token_id`"
             )));
         }
         let PromptLayout { marker, expansion } = expansion(&configs)?;

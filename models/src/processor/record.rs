@@ -1,45 +1,45 @@
-//! What goes into a processor and what comes out.
+//! The input and output types of a processor.
 
 use std::{fmt, sync::Arc};
 
 use super::{ProcessError, resample::samples_at};
 use crate::{engine::Subject, tensors::Tensor};
 
-/// What the model is asked, media decoded.
+/// The input of a row, with decoded media.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The user's text: the prompt of the job, filled from the row.
+    /// The user message: the prompt of the job, filled with the values of the row.
     pub text: Option<String>,
     /// The system message.
     pub system: Option<String>,
-    /// What was said before, in its order, where the text goes on with a conversation.
+    /// The earlier turns of a conversation, in order.
     pub earlier: Vec<Turn>,
-    /// The images, in the order they are shown to the model.
+    /// The images, in prompt order.
     pub images: Vec<RgbImage>,
-    /// The sounds, in the order they are played to the model.
+    /// The audio inputs, in prompt order.
     pub audios: Vec<Waveform>,
 }
 
-/// What somebody said in a conversation.
+/// A turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Who.
+    /// The speaker.
     pub role: Role,
-    /// What.
+    /// The message.
     pub text: String,
 }
 
-/// Who speaks in a conversation.
+/// The speakers of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Who asks.
+    /// The user.
     User,
     /// The model.
     Assistant,
 }
 
 impl Role {
-    /// Returns the name that chat templates and the API of OpenAI have for it.
+    /// Returns the name of the role in chat templates and in the OpenAI API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,26 +60,26 @@ pub struct RgbImage {
     pub pixels: Vec<u8>,
 }
 
-/// Shows the size only.
+/// Prints only the size.
 impl fmt::Debug for RgbImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RgbImage({}x{})", self.width, self.height)
     }
 }
 
-/// A decoded sound: one channel.
+/// A decoded mono waveform.
 #[derive(Clone, PartialEq)]
 pub struct Waveform {
-    /// Samples per second.
+    /// The sample rate in Hz.
     pub sample_rate_hz: u32,
-    /// `f32 [n]`, full scale is -1 to 1.
+    /// `f32 [n]`; full scale is -1 to 1.
     pub samples: Vec<f32>,
 }
 
 impl Waveform {
     /// Returns the duration in seconds.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
+    #[expect(clippy::cast_precision_loss, reason = "audio has far fewer than 2^52 samples")]
     pub fn seconds(&self) -> f64 {
         self.samples.len() as f64 / f64::from(self.sample_rate_hz.max(1))
     }
@@ -88,45 +88,45 @@ impl Waveform {
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if the audio is empty, not finite, or cannot be resampled.
+    /// [`ProcessError`] if the audio is empty, has non-finite samples, or cannot be resampled.
     pub fn at_rate(&self, sample_rate_hz: u32) -> Result<Self, ProcessError> {
         let samples = samples_at(self, sample_rate_hz)?.into_owned();
         Ok(Self { sample_rate_hz, samples })
     }
 }
 
-/// Shows the size only.
+/// Prints only the size.
 impl fmt::Debug for Waveform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Waveform({} samples at {} Hz)", self.samples.len(), self.sample_rate_hz)
     }
 }
 
-/// How an image is laid out in its pixel values.
+/// The layout of an image in its pixel values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageLayout {
-    /// In one piece.
+    /// One image.
     Whole {
         /// Height in pixels.
         height: usize,
         /// Width in pixels.
         width: usize,
     },
-    /// As tiles and, after them, the whole image; as that alone where there are none.
+    /// Tiles followed by the whole image; only the whole image if there are no tiles.
     Tiles {
         /// Rows of tiles.
         rows: usize,
         /// Columns of tiles.
         columns: usize,
     },
-    /// As frames, rows and columns of patches.
+    /// Patches: the number of frames, rows and columns.
     Patches([usize; 3]),
-    /// As the whole image and, after it, crops.
+    /// The whole image followed by crops.
     Crops(CropGrid),
 }
 
 impl ImageLayout {
-    /// Returns the rows of its pixel values.
+    /// Returns the number of rows of its pixel values.
     #[must_use]
     pub fn n_rows(&self) -> usize {
         match self {
@@ -137,7 +137,7 @@ impl ImageLayout {
         }
     }
 
-    /// Returns frames, rows and columns of patches, if the image is that.
+    /// Returns the frames, rows and columns of patches, if the layout is patches.
     #[must_use]
     pub fn patches(&self) -> Option<[usize; 3]> {
         match self {
@@ -147,32 +147,33 @@ impl ImageLayout {
     }
 }
 
-/// How an image is cut into crops, with white where they reach beyond it on the right and below.
+/// The crops of an image, padded with white on the right and bottom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CropGrid {
-    /// Rows of crops.
+    /// The number of rows of crops.
     pub rows: usize,
-    /// Columns of crops.
+    /// The number of columns of crops.
     pub columns: usize,
     /// The edge of a crop in pixels.
     pub edge: usize,
-    /// Rows of patches that are of the image.
+    /// The number of rows of patches with image content.
     pub patch_rows: usize,
-    /// Columns of patches that are of the image.
+    /// The number of columns of patches with image content.
     pub patch_columns: usize,
-    /// Patches along the edge of a crop.
+    /// The number of patches along the edge of a crop.
     pub patches_per_crop: usize,
 }
 
 impl CropGrid {
-    /// Returns the crops with the whole image.
+    /// Returns the number of crops, including the whole image.
     #[must_use]
     pub fn n_crops(&self) -> usize {
         1 + self.rows * self.columns
     }
 
-    /// Returns the features that the image becomes: those of its parts and a mark behind each row of
-    /// them, a mark, and the same of the whole (`Phi4MultimodalImageProcessorFast._preprocess`).
+    /// Returns the number of features of the image: those of its crops with a separator after each
+    /// row, a separator, and the same for the whole image
+    /// (`Phi4MultimodalImageProcessorFast._preprocess`).
     #[must_use]
     pub fn n_tokens(&self) -> usize {
         let [rows, columns, whole] =
@@ -181,35 +182,35 @@ impl CropGrid {
     }
 }
 
-/// A record after its processor.
+/// A preprocessed record.
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
-/// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder per media feature; empty for a model that reads no text |
+/// | `token_ids` | `i64` | `[S]` | the prompt, one placeholder token per media feature; empty if the model does not read text |
 /// | `pixel_values` | `f32` | `[n_images, 3, H, W]`, `[n_tiles or n_crops, 3, S, S]` or `[n_patches, N]` | normalised pixels |
-/// | `image_layouts` | | `[n_images]` | how each image lies in these |
-/// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; or of one sound `[1, n]`, samples as they are, or `[1, views, frames, mels]` |
-/// | `sound_frames` | | `[n_sounds]` | the frames of each sound that are not silence behind it |
+/// | `image_layouts` | | `[n_images]` | the layout of each image in the pixel values |
+/// | `input_features` | `f32` | `[n_clips, mels, frames]` or `[n_sounds, frames, mels]` | log-mel spectrogram; for a single audio input also `[1, n]`, raw samples, or `[1, views, frames, mels]` |
+/// | `sound_frames` | | `[n_sounds]` | the number of frames of each audio input before the padding |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The prompt as token ids.
     pub token_ids: Vec<i64>,
-    /// The images, if there is one.
+    /// The pixel values, if there are images.
     pub pixel_values: Option<Tensor<f32>>,
-    /// How the values of each image lie.
+    /// The layout of each image.
     pub image_layouts: Vec<ImageLayout>,
-    /// The sounds, if there is one.
+    /// The audio features, if there is audio.
     pub input_features: Option<Tensor<f32>>,
-    /// How many frames of each sound count, for a model that is told; else empty.
+    /// The number of valid frames of each audio input, if the model takes it; otherwise empty.
     pub sound_frames: Vec<usize>,
-    /// Whether it is answered without beams, also where others have them.
+    /// Whether the sample is decoded without beams, even if beam search is enabled.
     pub is_single: bool,
-    /// What the answer is about, for a model that has to be told.
+    /// The context of the answer, if the detokenizer needs it.
     pub subject: Option<Arc<Subject>>,
 }
 
 impl Sample {
-    /// Returns the bytes held, for budgets.
+    /// Returns the size in bytes, for memory budgets.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         let media = [&self.pixel_values, &self.input_features];

@@ -1,12 +1,12 @@
-//! What Florence-2 writes: texts, and where in the picture they are, as JSON.
+//! The output of Florence-2: texts and their locations in the image, as JSON.
 //!
-//! Places are tokens `<loc_0>` to `<loc_999>`, thousandths of the picture's width and height.
+//! Locations are tokens `<loc_0>` to `<loc_999>`, in thousandths of the image's width and height.
 //!
 //! # Source
 //!
-//! `Florence2Processor.post_process_generation` and `Florence2PostProcessor` of transformers 4.57,
-//! whose patterns are said here in code: a phrase is what stands between a `<` and the next before at
-//! least four places, so that it may also be the rest of a place.
+//! `Florence2Processor.post_process_generation` and `Florence2PostProcessor` of transformers 4.57.
+//! Their regular expressions are written as code here: a phrase is the text between a `<` and the
+//! next, followed by at least four locations, so that it may also be the rest of a location.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     engine::{Asked, Detokenizer, Subject},
 };
 
-/// Turns ids of an answer into what its task asks for.
+/// Decodes an answer according to its task.
 pub(crate) struct Regions {
     pub(crate) text: Arc<TextProcessor>,
     pub(crate) tasks: Arc<Tasks>,
@@ -38,28 +38,28 @@ impl Detokenizer for Regions {
     }
 }
 
-/// Boxes with their labels, box by box.
+/// Boxes with one label each.
 #[derive(Serialize)]
 struct Boxes {
     bboxes: Vec<Vec<i64>>,
     labels: Vec<String>,
 }
 
-/// Lines of text in quadrilaterals.
+/// Lines of text with quadrilaterals.
 #[derive(Serialize)]
 struct Lines {
     quad_boxes: Vec<Vec<i64>>,
     labels: Vec<String>,
 }
 
-/// Outlines with their labels; what is in several pieces has several polygons.
+/// Polygons with labels. An object in several pieces has several polygons.
 #[derive(Serialize)]
 struct Outlines {
     polygons: Vec<Vec<Vec<i64>>>,
     labels: Vec<String>,
 }
 
-/// Boxes or outlines.
+/// Boxes or polygons.
 #[derive(Default, Serialize)]
 struct BoxesOrOutlines {
     bboxes: Vec<Vec<i64>>,
@@ -68,7 +68,7 @@ struct BoxesOrOutlines {
     polygons_labels: Vec<String>,
 }
 
-/// Returns what a written answer says; JSON where it has places.
+/// Returns the content of a generated answer; JSON if it has locations.
 fn answer(tasks: &Tasks, subject: &Subject, written: &str) -> String {
     let kind = tasks.answer_of(&subject.task);
     if kind == TaskAnswer::PureText {
@@ -98,11 +98,11 @@ fn answer(tasks: &Tasks, subject: &Subject, written: &str) -> String {
             serde_json::to_string(&found)
         }
     };
-    // Lists of numbers and strings cannot fail.
+    // Serialising lists of numbers and strings cannot fail.
     json.unwrap_or_default()
 }
 
-/// Returns a written answer that is a text.
+/// Returns a generated answer that is plain text.
 fn plain(written: &str) -> String {
     stripped(&written.replace("<s>", "").replace("</s>", "")).to_owned()
 }
@@ -112,21 +112,21 @@ const POLYGON: &str = "<poly>";
 const POLYGON_END: &str = "</poly>";
 const SEPARATOR: &str = "<sep>";
 
-/// Marks at which a phrase ends.
+/// The tokens that end a phrase.
 const PHRASE_ENDS: [&str; 8] =
     ["<od>", "</od>", "<box>", "</box>", "<bbox>", "</bbox>", PLACE, POLYGON];
 
-/// The fewest tokens behind a phrase that are places to it.
+/// The minimum number of locations after a phrase.
 const PLACES_MIN: usize = 4;
 
-/// Splits a place off the front of a text; returns its number and the rest.
+/// Splits a location off the start of a text; returns its number and the rest.
 fn place(text: &str) -> Option<(i64, &str)> {
     let (digits, rest) = text.strip_prefix(PLACE)?.split_once('>')?;
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     Some((digits.parse().ok().filter(|_| is_number)?, rest))
 }
 
-/// Returns the places that a text begins with, and the rest.
+/// Returns the locations at the start of a text, and the rest.
 fn leading_places(mut text: &str) -> (Vec<i64>, &str) {
     let mut found = Vec::new();
     while let Some((number, rest)) = place(text) {
@@ -136,7 +136,7 @@ fn leading_places(mut text: &str) -> (Vec<i64>, &str) {
     (found, text)
 }
 
-/// Splits a place or a mark of polygons off the front of a text; returns the rest.
+/// Splits a location or polygon token off the start of a text; returns the rest.
 fn polygon_token(text: &str) -> Option<&str> {
     let marks = [SEPARATOR, POLYGON, POLYGON_END];
     place(text)
@@ -144,7 +144,7 @@ fn polygon_token(text: &str) -> Option<&str> {
         .or_else(|| marks.iter().find_map(|mark| text.strip_prefix(mark)))
 }
 
-/// Returns the tokens that a text begins with, if they are enough to locate something.
+/// Returns the tokens at the start of a text, if there are enough of them.
 fn located<'t>(text: &'t str, token: impl Fn(&'t str) -> Option<&'t str>) -> Option<&'t str> {
     let (mut rest, mut n_tokens) = (text, 0);
     while let Some(after) = token(rest) {
@@ -154,7 +154,8 @@ fn located<'t>(text: &'t str, token: impl Fn(&'t str) -> Option<&'t str>) -> Opt
     (n_tokens >= PLACES_MIN).then(|| &text[..text.len() - rest.len()])
 }
 
-/// Returns every run of characters without a `<` that enough tokens follow, with those tokens.
+/// Returns every run of characters without a `<` that is followed by enough tokens, with those
+/// tokens.
 fn phrases<'t>(
     text: &'t str,
     token: impl Fn(&'t str) -> Option<&'t str> + Copy,
@@ -175,31 +176,31 @@ fn phrases<'t>(
     found
 }
 
-/// Returns what is said before the first mark at which a phrase ends; `None` where there is no such
-/// mark, or a line ends before it.
+/// Returns the text before the first token that ends a phrase; `None` if there is no such token, or
+/// if a line ends before it.
 fn said(text: &str) -> Option<&str> {
     let end = PHRASE_ENDS.iter().filter_map(|mark| text.find(mark)).min()?;
     let phrase = text[..end].trim_start_matches(super::sentence::is_python_space);
     (!phrase.contains('\n')).then(|| stripped(phrase))
 }
 
-/// Returns the characters of a label that are ASCII; the others are left out.
+/// Removes the non-ASCII characters of a label.
 fn ascii(label: &str) -> String {
     label.chars().filter(char::is_ascii).collect()
 }
 
-/// Places in a picture of this size.
+/// Converts locations to pixels of an image of this size.
 struct Places {
-    /// Width and height in pixels.
+    /// The width and height in pixels.
     size: [usize; 2],
 }
 
 impl Places {
-    /// Returns pixels for alternating horizontal and vertical places, whose middles they are.
+    /// Returns the pixels of alternating horizontal and vertical locations, at their centres.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
-        reason = "the reference computes with 32 bits, and cuts what is behind the point"
+        reason = "the reference computes in 32 bits and truncates"
     )]
     fn pixels(&self, places: &[i64]) -> Vec<i64> {
         let per_place = self.size.map(|pixels| (pixels as f64 / 1000.0) as f32);
@@ -208,17 +209,17 @@ impl Places {
         places.iter().enumerate().map(pixel).collect()
     }
 
-    /// Returns boxes of the places that a text begins with, four by four.
+    /// Returns the boxes of the locations at the start of a text, in groups of four.
     fn quadruples(&self, tokens: &str) -> Vec<Vec<i64>> {
         let (places, _) = leading_places(tokens);
         places.chunks_exact(4).map(|places| self.pixels(places)).collect()
     }
 
-    /// Returns the boxes of each phrase that is wanted.
+    /// Returns the boxes of each phrase for which `is_wanted` is true.
     fn boxes(&self, text: &str, is_wanted: impl Fn(&str) -> bool) -> Boxes {
         let mut found = Boxes { bboxes: Vec::new(), labels: Vec::new() };
         for (phrase, tokens) in phrases(text, |text| place(text).map(|(_, rest)| rest)) {
-            // What a phrase is followed by begins with a mark at which it ends.
+            // The text after a phrase begins with a token that ends the phrase.
             let Some(label) = said(&format!("{phrase}{PLACE}")).map(str::to_owned) else {
                 continue;
             };
@@ -233,7 +234,7 @@ impl Places {
         found
     }
 
-    /// Returns the boxes of every run of places, without labels.
+    /// Returns the boxes of every run of locations, without labels.
     fn bare_boxes(&self, text: &str) -> Boxes {
         let mut bboxes = Vec::new();
         let mut rest = text;
@@ -248,7 +249,7 @@ impl Places {
         Boxes { bboxes, labels }
     }
 
-    /// Returns lines of text, each as short as it can be, with the eight places behind them.
+    /// Returns the lines of text, each as short as possible, with the eight locations after them.
     fn lines(&self, text: &str) -> Lines {
         let mut found = Lines { quad_boxes: Vec::new(), labels: Vec::new() };
         let mut start = 0;
@@ -275,7 +276,7 @@ impl Places {
         found
     }
 
-    /// Returns the outlines of each phrase, or of every run of places without one.
+    /// Returns the polygons of each phrase, or of every run of locations without one.
     fn outlines(&self, text: &str, allows_no_phrase: bool) -> Outlines {
         let mut found = Outlines { polygons: Vec::new(), labels: Vec::new() };
         let mut pieces: Vec<String> = Vec::new();
@@ -311,7 +312,7 @@ impl Places {
         found
     }
 
-    /// Returns the polygons of an outline: runs of places that a separator or the end follows.
+    /// Returns the polygons of an object: runs of locations before a separator or the end.
     fn polygons(&self, text: &str) -> Vec<Vec<i64>> {
         let mut found = Vec::new();
         let mut rest = text;
@@ -331,7 +332,7 @@ impl Places {
     }
 }
 
-/// Returns what stands between marks of polygons.
+/// Returns the texts between polygon tokens.
 fn marked(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -349,7 +350,7 @@ mod tests {
     use crate::bundle::TaskConfig;
 
     #[test]
-    fn regions_are_those_of_the_reference() {
+    fn regions_match_the_reference() {
         let path =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles/florence2.json");
         let reference: serde_json::Value =

@@ -1,4 +1,4 @@
-//! Sounds to log-mel spectrograms in decibels, as `ClapFeatureExtractor` of transformers does it.
+//! Log-mel spectrograms in decibels, as in `ClapFeatureExtractor` of transformers.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
 
 const FILE: &str = "preprocessor_config.json";
 
-/// Keys that follow from others, or do not change features here.
+/// Keys that follow from others, or do not affect features here.
 const HARMLESS_KEYS: [&str; 10] = [
     "chunk_length_s",
     "n_fft",
@@ -31,27 +31,28 @@ const HARMLESS_KEYS: [&str; 10] = [
     "top_db",
 ];
 
-/// How a sound becomes as long as the model hears.
+/// The padding of short audio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fill {
-    /// Silence follows it.
+    /// Silence is appended.
     Silence,
-    /// It is repeated as often as it fits, then silence follows.
+    /// The audio is repeated as often as it fits, then padded with silence.
     RepeatsThenSilence,
-    /// It is repeated and cut.
+    /// The audio is repeated and truncated.
     Repeats,
 }
 
-/// Turns sounds into spectrograms for one bundle.
+/// Computes the spectrograms of one bundle.
 ///
-/// Periodic Hann window, centred frames with reflected ends, power, mel filters, decibels. Where the
-/// reference draws a part of a long sound by chance, it is the first of those it could draw.
+/// The steps: periodic Hann window, centred frames with reflected ends, power, mel filters,
+/// decibels. Where the reference picks a random part of long audio, the first possible part is
+/// used.
 pub struct RepeatedMel {
     sample_rate_hz: u32,
     n_samples: usize,
     hop: usize,
     fill: Fill,
-    /// Whether a sound is seen four times: a long one as a whole and in three parts.
+    /// Whether audio has four views: long audio as a whole and in three parts.
     is_fused: bool,
     window: Vec<f64>,
     filters: Vec<MelFilter<f64>>,
@@ -69,12 +70,12 @@ impl fmt::Debug for RepeatedMel {
 }
 
 impl RepeatedMel {
-    /// Reads the config and computes window and filters.
+    /// Reads the config and computes the window and filters.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] if the config is of another class, has a key or value that is not known, or
-    /// does not add up.
+    /// [`BundleError`] if the config has another class or an unknown key or value, or is
+    /// inconsistent.
     pub fn open(config: &RepeatedMelConfig) -> Result<Self, BundleError> {
         let class = config.feature_extractor_type.as_str();
         let supported = AudioFeatures::RepeatedMel.class();
@@ -84,7 +85,7 @@ impl RepeatedMel {
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &serde_json::Value::Bool(false);
             if !is_off && !HARMLESS_KEYS.contains(&key.as_str()) {
-                return Err(unsupported(key, &value.to_string(), "this key is not known"));
+                return Err(unsupported(key, &value.to_string(), "none, unknown key"));
             }
         }
         let is_fused = match config.truncation.as_str() {
@@ -103,10 +104,10 @@ impl RepeatedMel {
         let n_samples = config.max_length_s.saturating_mul(rate);
         let range_hz = [config.frequency_min, config.frequency_max];
         if n_fft < 2 || hop == 0 || n_samples <= n_fft || config.feature_size == 0 {
-            let message = "`fft_window_size`, `hop_length`, `max_length_s` do not fit together";
+            let message = "`fft_window_size`, `hop_length` and `max_length_s` are incompatible";
             return Err(BundleError::Inconsistent { file: FILE, message: message.to_owned() });
         }
-        // The filters of torchaudio for the one, those of librosa for the other.
+        // The former uses torchaudio's filters, the latter librosa's.
         let scale = if is_fused { MelScale::Htk } else { MelScale::Slaney };
         let (n_bins, n_mels) = (n_fft / 2 + 1, config.feature_size);
         Ok(Self {
@@ -121,7 +122,7 @@ impl RepeatedMel {
         })
     }
 
-    /// Turns one sound into features.
+    /// Computes the features of one audio input.
     ///
     /// | name | dtype | shape | meaning |
     /// |---|---|---|---|
@@ -130,7 +131,7 @@ impl RepeatedMel {
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+    /// [`ProcessError`] if the audio is empty, has non-finite samples, or cannot be resampled.
     pub fn input_features(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
         let mut samples = samples_at(audio, self.sample_rate_hz)?.into_owned();
         if !self.is_fused {
@@ -144,12 +145,12 @@ impl RepeatedMel {
         Ok(Tensor::new([1, n_views, self.n_frames(), n_mels], values)?)
     }
 
-    /// Returns the frames of a sound that is as long as the model hears.
+    /// Returns the number of frames at the maximum audio length.
     fn n_frames(&self) -> usize {
         self.n_samples / self.hop + 1
     }
 
-    /// Brings a short sound to its full length.
+    /// Extends short audio to the full length.
     fn fill(&self, samples: &mut Vec<f32>) {
         let n = samples.len();
         if n >= self.n_samples {
@@ -169,7 +170,7 @@ impl RepeatedMel {
     fn spectrogram(&self, samples: &[f32]) -> Vec<f32> {
         const FLOOR: f64 = 1e-10;
         let (n, n_fft) = (samples.len(), self.window.len());
-        // The place of a sample where the ends are reflected.
+        // The index of a sample with reflected ends.
         let mirrored = |at: usize| match at.checked_sub(n_fft / 2) {
             None => n_fft / 2 - at,
             Some(at) if at < n => at,
@@ -186,7 +187,7 @@ impl RepeatedMel {
             }
             let transformed =
                 self.transform.process_with_scratch(&mut frame, &mut spectrum, &mut scratch);
-            debug_assert!(transformed.is_ok(), "buffers come from the plan itself");
+            debug_assert!(transformed.is_ok(), "the plan allocated the buffers");
             for (power, bin) in power.iter_mut().zip(&spectrum) {
                 let [re, im] = [bin.re, bin.im].map(|part| f64::from(part as f32));
                 *power = re * re + im * im;
@@ -200,15 +201,16 @@ impl RepeatedMel {
         decibels
     }
 
-    /// Returns the four views of a spectrogram: the whole, as long as the model hears, and a part from
-    /// each third; of one that is no longer, four copies.
+    /// Returns the four views of a spectrogram: the whole, interpolated to the maximum length, and
+    /// a part of each third. If the audio is not longer, returns four copies.
     fn views(&self, mel: &[f32]) -> Vec<f32> {
         let (n_mels, n_kept) = (self.filters.len(), self.n_frames());
         let n_frames = mel.len() / n_mels;
         if n_frames <= n_kept {
             return mel.repeat(4);
         }
-        // `np.array_split` of the frames at which a part may begin, in three: the first have one more.
+        // `np.array_split` splits the possible start frames in three; the first parts have one
+        // more.
         let n_starts = n_frames - n_kept + 1;
         let third = |idx: usize| {
             let start = idx * (n_starts / 3) + idx.min(n_starts % 3);
@@ -222,8 +224,8 @@ impl RepeatedMel {
     }
 }
 
-/// Interpolates a spectrogram to `n_kept` frames (`interpolate` of torch, bilinear, corners not
-/// aligned).
+/// Interpolates a spectrogram to `n_kept` frames (`interpolate` of torch, bilinear,
+/// `align_corners=False`).
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn short_sounds_are_filled_as_the_config_says() {
+    fn short_audio_is_padded_as_configured() {
         let filled = |padding: &str| {
             let more = format!(r#", "sampling_rate": 2000, "padding": "{padding}""#);
             let mut samples: Vec<f32> = (0..1500_u16).map(f32::from).collect();
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_sound_is_seen_whole_and_in_parts() {
+    fn long_audio_has_a_whole_view_and_three_parts() {
         let clap = processor(r#", "truncation": "fusion""#).unwrap();
         let tone = |i: u16| (f32::from(i % 480) / 480.0 - 0.5) * f32::from(i) / 65535.0;
         let audio =
@@ -296,7 +298,7 @@ mod tests {
         };
         let short = views(30_000);
         assert!(short.iter().all(|view| *view == short[0]));
-        // 126 frames: parts may begin at 26 of them, the thirds of which begin at 0, 9 and 18.
+        // 126 frames: parts may start at 26 of them; the thirds of these start at 0, 9 and 18.
         let long = views(60_000);
         assert_eq!(long[1][9 * 64..], long[2][..92 * 64]);
         assert_eq!(long[1][18 * 64..], long[3][..83 * 64]);

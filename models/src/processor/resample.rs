@@ -1,4 +1,4 @@
-//! Brings a waveform to another sample rate.
+//! Resamples a waveform.
 
 use std::borrow::Cow;
 
@@ -6,14 +6,15 @@ use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::Interleave
 
 use super::{ProcessError, Waveform};
 
-/// Input frames per transform, at least; longer ones make the filter steeper and cost little.
+/// The minimum number of input frames per transform. Longer transforms make the filter steeper at
+/// little cost.
 const CHUNK_FRAMES: usize = 4096;
 
-/// Returns the samples of a sound at a model's rate.
+/// Returns the audio samples at a model's rate.
 ///
 /// # Errors
 ///
-/// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+/// [`ProcessError`] if the audio is empty, has non-finite samples, or cannot be resampled.
 pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]>, ProcessError> {
     if audio.samples.is_empty() {
         return Err(ProcessError::AudioEmpty);
@@ -27,10 +28,10 @@ pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]
     resample(&audio.samples, audio.sample_rate_hz, rate_hz).map(Cow::Owned)
 }
 
-/// Resamples a whole clip by transform, the start-up delay cut off.
+/// Resamples a whole waveform by Fourier transform, and removes the initial delay.
 ///
-/// `librosa` and `soxr`, which references often use, have other filters: results differ from theirs
-/// near the Nyquist frequency. Neither is late against the other.
+/// `librosa` and `soxr`, which references often use, have other filters: results differ near the
+/// Nyquist frequency. There is no delay relative to them.
 ///
 /// | name | dtype | shape | meaning |
 /// |---|---|---|---|
@@ -39,12 +40,12 @@ pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]
 ///
 /// # Errors
 ///
-/// [`ProcessError::Resample`] if a rate is zero or the resampler refuses the pair.
+/// [`ProcessError::Resample`] if a rate is zero or the resampler does not support the pair.
 fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, ProcessError> {
     let failed = |message: String| ProcessError::Resample { from_hz, to_hz, message };
     let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap_or(0));
     let Some(n_least) = chunk_frames(from, to) else {
-        return Err(failed("a sample rate is zero".to_owned()));
+        return Err(failed("sample rate 0".to_owned()));
     };
     let mut resampler = Fft::<f32>::new_custom(
         from,
@@ -65,14 +66,15 @@ fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, Proce
     resampler
         .process_all_into_buffer(&input, &mut target, samples.len(), None)
         .map_err(|error| failed(error.to_string()))?;
-    // The library computes the length in floating point, which may be one too many.
+    // The library computes the length in floating point, which may be one sample too many.
     output.truncate((samples.len() * to).div_ceil(from));
     Ok(output)
 }
 
-/// Returns the input frames of a transform: an even number of the shortest that both rates have whole
-/// frames in. Of an odd one the delay, which is half of it, is no whole number of samples at one of the
-/// rates, and what is cut off is half a sample too little. Nothing if a rate is zero.
+/// Returns the number of input frames per transform: an even multiple of the shortest length with
+/// whole frames at both rates. For an odd multiple, the delay (half the length) is not a whole
+/// number of samples at one of the rates, so half a sample too little would be removed. Returns
+/// `None` if a rate is zero.
 fn chunk_frames(from_hz: usize, to_hz: usize) -> Option<usize> {
     let (mut shortest, mut rest) = (from_hz, to_hz);
     while rest > 0 {
@@ -107,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Samples by which a tone is late: the angle between it and the tone that it should be.
+    /// Returns the delay of a tone in samples, from the phase relative to the expected tone.
     fn delay(resampled: &[f32], hz: f32, rate_hz: u32) -> f64 {
         let middle = resampled.len() / 4..resampled.len() * 3 / 4;
         let (mut sine_sum, mut cosine_sum) = (0.0, 0.0);
@@ -120,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn no_pair_of_rates_is_late_and_lengths_are_right() {
+    fn no_pair_of_rates_has_a_delay_and_lengths_are_exact() {
         let rates = [
             8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000,
             192_000, 44_099,
         ];
         for from_hz in rates {
             for to_hz in [16_000, 24_000, 44_100, 48_000] {
-                // Lengths around one that both rates divide, and one that neither does.
+                // Lengths around one that both rates divide, and one that neither divides.
                 for n in [from_hz, from_hz + 1, from_hz / 2 + 7] {
                     let n = usize::try_from(n).unwrap();
                     let turn = std::f64::consts::TAU * 400.0 / f64::from(from_hz);
@@ -137,7 +139,10 @@ mod tests {
                     let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap());
                     assert_eq!(resampled.len(), (n * to).div_ceil(from), "{from_hz} to {to_hz}");
                     let late = delay(&resampled, 400.0, to_hz);
-                    assert!(late.abs() < 0.05, "{from_hz} to {to_hz} is late by {late} samples");
+                    assert!(
+                        late.abs() < 0.05,
+                        "{from_hz} to {to_hz} has a delay of {late} samples"
+                    );
                 }
             }
         }

@@ -1,12 +1,12 @@
-//! Resizing 8-bit images exactly as the references do, in integers.
+//! Resizes 8-bit images bit-exactly like the references, in integer arithmetic.
 //!
 //! Both references filter in fixed point, first along one axis and then along the other, and round
-//! to 8 bits in between; they differ in the width of the coefficients.
+//! to 8 bits in between. They differ in the width of the coefficients.
 //!
 //! - [`Backend::Torchvision`]: `torchvision` on `uint8` tensors with antialias (ATen, CPU).
 //! - [`Backend::Pil`]: Pillow 13 (`Image.resize`).
 //!
-//! Equality is tested bit by bit against stored results of both, see `models/tests/models/golden`.
+//! Bit-exactness is tested against stored results of both; see `models/tests/models/golden`.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use super::RgbImage;
 
-/// Whose arithmetic to follow.
+/// The library whose arithmetic is reproduced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     /// torchvision, the default of transformers 5.
@@ -33,11 +33,11 @@ pub enum Backend {
 /// The filters of `resample`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// The nearest pixel.
+    /// Nearest neighbour.
     Nearest,
     /// Lanczos with three lobes.
     Lanczos,
-    /// A triangle.
+    /// Triangle filter.
     Bilinear,
     /// Keys' cubic with a = -0.5.
     Bicubic,
@@ -56,7 +56,7 @@ impl Filter {
         }
     }
 
-    /// Half the width of the filter at scale 1, in pixels.
+    /// Returns half the width of the filter at scale 1, in pixels.
     fn support(self) -> f64 {
         match self {
             Self::Nearest => 0.5,
@@ -116,7 +116,8 @@ pub fn resize(
     if filter == Filter::Nearest {
         return nearest(image, width, height, backend);
     }
-    // Pillow 13 goes down first where so many more rows go than columns (`ImagingResample`).
+    // Pillow 13 filters vertically first if the height shrinks by much more than the width
+    // (`ImagingResample`).
     let (rows_gone, columns_gone) =
         (image.height as i64 - height as i64, image.width as i64 - width as i64);
     let down_first = backend == Backend::Pil && rows_gone > 0 && rows_gone > columns_gone * 2;
@@ -131,7 +132,7 @@ pub fn resize(
 struct Taps {
     ranges: Vec<Range<usize>>,
     coefficients: Vec<i32>,
-    /// Coefficients per output position; shorter ranges leave the rest unused.
+    /// The number of coefficients per output position. Shorter ranges leave the rest unused.
     stride: usize,
     precision_bits: u32,
 }
@@ -147,7 +148,7 @@ impl Taps {
         let mut weights = vec![0.0; n_out * stride];
         for (out_idx, weights) in weights.chunks_exact_mut(stride).enumerate() {
             let center = (out_idx as f64 + 0.5) * scale;
-            // Truncation toward zero, then the bounds, in this order.
+            // Truncates first and clamps second, in this order.
             let low = ((center - support + 0.5) as i64).max(0) as usize;
             let high = ((center + support + 0.5) as i64).min(n_in as i64) as usize;
             let mut sum = 0.0;
@@ -179,7 +180,7 @@ impl Taps {
             .map(|(range, coefficients)| (range.clone(), &coefficients[..range.len()]))
     }
 
-    /// What a sum starts from, so that the shift rounds to nearest.
+    /// Returns the initial value of a sum, so that the shift rounds to nearest.
     fn half(&self) -> i32 {
         1 << (self.precision_bits - 1)
     }
@@ -208,7 +209,7 @@ fn across(image: &RgbImage, width: usize, filter: Filter, backend: Backend) -> R
     let mut pixels = vec![0; width * image.height * 3];
     let rows = image.pixels.chunks_exact(image.width * 3);
     for (source, target) in rows.zip(pixels.chunks_exact_mut(width * 3)) {
-        // Arrays of three, so that a pixel is one short vector.
+        // Arrays of three make each pixel one short vector.
         let (source, _) = source.as_chunks::<3>();
         let (target, _) = target.as_chunks_mut::<3>();
         for ((range, coefficients), pixel) in taps.iter().zip(target) {
@@ -224,7 +225,7 @@ fn across(image: &RgbImage, width: usize, filter: Filter, backend: Backend) -> R
     RgbImage { width, height: image.height, pixels }
 }
 
-/// Filters each column to `height` pixels; whole rows at a time.
+/// Filters each column to `height` pixels, processing whole rows at a time.
 fn down(image: &RgbImage, height: usize, filter: Filter, backend: Backend) -> RgbImage {
     if image.height == height {
         return image.clone();
@@ -268,7 +269,7 @@ fn nearest_indices(n_in: usize, n_out: usize, backend: Backend) -> Vec<usize> {
             (0..n_out).map(|i| ((i as f32 * scale).floor() as usize).min(n_in - 1)).collect()
         }
         Backend::Pil => {
-            // Pillow adds the step up, rounding errors included.
+            // Pillow accumulates the step, including its rounding errors.
             let scale = n_in as f64 / n_out as f64;
             let positions = std::iter::successors(Some(scale * 0.5), |at| Some(at + scale));
             positions.take(n_out).map(|at| (at as usize).min(n_in - 1)).collect()

@@ -1,4 +1,4 @@
-//! Sounds as they are, as `Wav2Vec2FeatureExtractor` of transformers hands them on.
+//! Raw audio samples, as in `Wav2Vec2FeatureExtractor` of transformers.
 
 use super::{ProcessError, Waveform, resample::samples_at};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 
 const FILE: &str = "preprocessor_config.json";
 
-/// Keys that do not change samples here: a sound stands alone and is not padded.
+/// Keys that do not affect samples here: audio inputs are not batched or padded.
 const HARMLESS_KEYS: [&str; 6] = [
     "feature_size",
     "padding_side",
@@ -18,7 +18,7 @@ const HARMLESS_KEYS: [&str; 6] = [
     "auto_map",
 ];
 
-/// Brings sounds to a model's sample rate.
+/// Resamples audio to a model's sample rate.
 #[derive(Debug)]
 pub struct RawSamples {
     sample_rate_hz: u32,
@@ -30,7 +30,7 @@ impl RawSamples {
     ///
     /// # Errors
     ///
-    /// [`BundleError::UnsupportedOption`] for a class or key that is not known.
+    /// [`BundleError::UnsupportedOption`] for an unknown class or key.
     pub fn open(config: &SamplesConfig) -> Result<Self, BundleError> {
         let unsupported = |key: &str, value: String, supported: &str| {
             let (key, supported) = (key.to_owned(), supported.to_owned());
@@ -43,27 +43,28 @@ impl RawSamples {
         }
         for (key, value) in &config.rest {
             if !value.is_null() && !HARMLESS_KEYS.contains(&key.as_str()) {
-                return unsupported(key, value.to_string(), "this key is not known");
+                return unsupported(key, value.to_string(), "none, unknown key");
             }
         }
         Ok(Self { sample_rate_hz: config.sampling_rate, normalizes: config.do_normalize })
     }
 
-    /// Turns one sound into what the model hears.
+    /// Prepares one audio input.
     ///
     /// | name | dtype | shape | meaning |
     /// |---|---|---|---|
     /// | `audio` | `f32` | `[n]` | one channel, any sample rate |
-    /// | returned | `f32` | `[1, n']` | at the model's rate; of mean 0 and variance 1 where the config says so |
+    /// | returned | `f32` | `[1, n']` | at the model's rate; with mean 0 and variance 1 if the config enables it |
     ///
     /// # Errors
     ///
-    /// [`ProcessError`] if the sound is empty, not finite, too long, or cannot be resampled.
+    /// [`ProcessError`] if the audio is empty or too long, has non-finite samples, or cannot be
+    /// resampled.
     ///
     /// # Source
     ///
     /// `Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm` of transformers 4.57.
-    #[expect(clippy::cast_precision_loss, reason = "sounds have far fewer than 2^52 samples")]
+    #[expect(clippy::cast_precision_loss, reason = "audio has far fewer than 2^52 samples")]
     #[expect(clippy::cast_possible_truncation, reason = "the model takes f32")]
     pub fn input_values(&self, audio: &Waveform) -> Result<Tensor<f32>, ProcessError> {
         let (seconds, max_seconds) = (audio.seconds(), SAMPLES_SECONDS_MAX as f64);
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn sounds_are_normalised_where_the_config_says_so() {
+    fn audio_is_normalised_if_configured() {
         let loud = sound(vec![1.0, 3.0]);
         let as_it_is = processor(r#", "do_normalize": false"#).unwrap();
         assert_eq!(as_it_is.input_values(&loud).unwrap().data(), [1.0, 3.0]);
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_heard_is_refused() {
+    fn invalid_audio_is_rejected() {
         let processor = processor("").unwrap();
         assert_eq!(processor.input_values(&sound(vec![])).unwrap_err().code(), "audio_empty");
         let long = sound(vec![0.0; 65 * 16_000]);

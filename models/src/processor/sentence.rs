@@ -1,5 +1,5 @@
-//! A text to the token ids of an embedding model: cut, and padded where the model wants it, as
-//! sentence-transformers and transformers do.
+//! Tokenisation for embedding models: truncated, and padded if the model requires it, as in
+//! sentence-transformers and transformers.
 
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -8,14 +8,14 @@ use crate::bundle::{Bundle, BundleError, TextLimits};
 
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Tokenises the texts of one bundle that makes embeddings.
+/// Tokenises the texts of one embedding bundle.
 ///
-/// A text longer than the model reads is cut: that is what the references do, and an embedding of
-/// the beginning is what an index built with them holds. Markup in a text is read as plain text.
+/// Texts above the maximum length are truncated, as in the references: existing indexes contain
+/// such embeddings of the beginning of a text. Special tokens in a text are read as plain text.
 pub(crate) struct SentenceProcessor {
     tokenizer: Tokenizer,
     pad_id: i64,
-    /// What every text is padded to, if all are.
+    /// The length to which every text is padded, if enabled.
     padded_tokens: Option<usize>,
     is_stripped: bool,
     is_lowercased: bool,
@@ -32,7 +32,7 @@ impl SentenceProcessor {
         let pad = &config["pad_token"];
         let pad = pad.as_str().or_else(|| pad["content"].as_str()).unwrap_or("[PAD]");
         let pad_id = i64::from(tokenizer.token_to_id(pad).unwrap_or(0));
-        // What the file itself says of cutting and padding is left over from its training.
+        // The truncation and padding settings of the file are left over from training.
         tokenizer.with_padding(None);
         let direction = match config["truncation_side"].as_str() {
             Some("left") => TruncationDirection::Left,
@@ -55,12 +55,12 @@ impl SentenceProcessor {
         })
     }
 
-    /// Returns the token that fills short texts.
+    /// Returns the padding token.
     pub(super) fn pad_id(&self) -> i64 {
         self.pad_id
     }
 
-    /// Tokenises the text of a record; empty where an image is embedded.
+    /// Tokenises the text of a record; empty if an image or audio is embedded.
     pub(super) fn token_ids(&self, record: &Record) -> Result<Vec<i64>, ProcessError> {
         let text = record.text.as_deref().filter(|text| !text.is_empty());
         let n_things = record.images.len() + record.audios.len() + usize::from(text.is_some());
@@ -68,7 +68,7 @@ impl SentenceProcessor {
             return Err(ProcessError::NotOneThing { actual: n_things });
         }
         let Some(text) = text else { return Ok(Vec::new()) };
-        // In the order of `Transformer.tokenize` of sentence-transformers.
+        // The order is that of `Transformer.tokenize` in sentence-transformers.
         let text = if self.is_stripped { text.trim_matches(is_python_space) } else { text };
         let lowered;
         let text = if self.is_lowercased {
@@ -86,12 +86,12 @@ impl SentenceProcessor {
     }
 }
 
-/// Returns what `str.strip` of Python leaves of a text.
+/// Strips a text like `str.strip` of Python.
 pub(super) fn stripped(text: &str) -> &str {
     text.trim_matches(is_python_space)
 }
 
-/// What `str.strip` of Python takes away.
+/// Returns whether `str.strip` of Python strips a character.
 pub(super) fn is_python_space(char: char) -> bool {
     char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)
 }

@@ -1,4 +1,4 @@
-//! Florence-2's tasks: what each asks the model, and what its answer is.
+//! Florence-2's tasks: their questions and kinds of answers.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::bundle::{TaskAnswer, TaskConfig};
 /// The tasks of one bundle.
 #[derive(Clone, Debug)]
 pub(crate) struct Tasks {
-    /// Questions of tasks that a prompt names alone.
+    /// The questions of tasks without a text argument.
     alone: BTreeMap<String, String>,
-    /// Questions of tasks that take a text; `{input}` stands for it.
+    /// The questions of tasks with a text argument, at `{input}`.
     with_input: BTreeMap<String, String>,
     answers: BTreeMap<String, TaskAnswer>,
-    /// Phrases that say too little to be grounded.
+    /// The phrases that are too vague to be grounded.
     banned: Vec<String>,
 }
 
-/// What stands in a question for the text of a prompt.
+/// The placeholder of the text argument in a question.
 const INPUT: &str = "{input}";
 
 impl Tasks {
@@ -30,20 +30,20 @@ impl Tasks {
         }
     }
 
-    /// Returns the question of a record and the task that its text names; the task is empty, and the
-    /// question the text itself, where it names none.
+    /// Returns the question of a record and the task that its text names. If it names none, the
+    /// task is empty and the question is the text itself.
     ///
     /// # Errors
     ///
-    /// [`ProcessError::TaskAlone`] if there is a text beside a task that takes none, and
-    /// [`ProcessError::Template`] if there is a system text.
+    /// [`ProcessError::TaskAlone`] if there is text after a task that takes none, and
+    /// [`ProcessError::Template`] if there is a system message.
     ///
     /// # Source
     ///
     /// `Florence2Processor._construct_prompts` of transformers 4.57.
     pub(super) fn question(&self, record: &Record) -> Result<(String, String), ProcessError> {
         if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
-            let message = "this model has no place for a system text".to_owned();
+            let message = "this model does not support a system message".to_owned();
             return Err(ProcessError::Template { message });
         }
         let text = record.text.as_deref().unwrap_or_default();
@@ -53,8 +53,8 @@ impl Tasks {
             }
             return Ok((question.clone(), task.clone()));
         }
-        let asked = self.with_input.iter().find(|(task, _)| text.contains(*task));
-        Ok(match asked {
+        let found = self.with_input.iter().find(|(task, _)| text.contains(*task));
+        Ok(match found {
             Some((task, question)) => {
                 let input = text.replace(task, "");
                 (question.replace(INPUT, super::sentence::stripped(&input)), task.clone())
@@ -63,12 +63,12 @@ impl Tasks {
         })
     }
 
-    /// Returns what the answer to a task is; a text where nothing is said.
+    /// Returns the kind of answer of a task; text by default.
     pub(super) fn answer_of(&self, task: &str) -> TaskAnswer {
         self.answers.get(task).copied().unwrap_or(TaskAnswer::PureText)
     }
 
-    /// Returns whether a phrase says too little to be grounded.
+    /// Returns whether a phrase is too vague to be grounded.
     pub(super) fn is_banned(&self, phrase: &str) -> bool {
         self.banned.iter().any(|banned| banned == phrase)
     }

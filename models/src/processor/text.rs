@@ -1,12 +1,12 @@
-//! The chat template and the tokenizer: a record to token ids, token ids to text.
+//! The chat template and the tokenizer: records to token ids, token ids to text.
 //!
-//! # Text is never markup
+//! # Text is never parsed for special tokens
 //!
-//! A cell may contain `<image>` or an end-of-turn token as ordinary characters. Where it does, each
-//! such piece is rendered as one stand-in character; then the rendered prompt is cut at the
-//! template's own special tokens, the stand-ins are replaced by what they stood for, and the pieces
-//! are encoded with special tokens switched off. Text without such pieces takes the plain path and
-//! has exactly the ids of the reference.
+//! A cell may contain `<image>` or an end-of-turn token as ordinary characters. If it does, each
+//! such piece is rendered as one stand-in character; then the rendered prompt is split at the
+//! template's own special tokens, the stand-ins are replaced by their original text, and the pieces
+//! are encoded with special tokens disabled. Text without such pieces takes the fast path and has
+//! exactly the ids of the reference.
 
 use minijinja::{
     Environment, Error as TemplateError, ErrorKind, Value, context, syntax::SyntaxConfig,
@@ -25,34 +25,35 @@ use crate::{
     template::BoundedTemplate,
 };
 
-/// Steps a template may take, each an instruction or 64 bytes of text that it makes; a prompt of a few
-/// messages takes some hundreds.
+/// The fuel of a template: one unit per instruction or per 64 bytes of generated text. A prompt of
+/// a few messages takes some hundreds.
 const TEMPLATE_FUEL: u64 = 1_000_000;
 
-/// The template of a model without one: the media, then the text.
+/// The default template: the media, then the text.
 const PLAIN_TEMPLATE: &str = "{% for message in messages %}{% for part in message.content %}\
     {% if part.type == 'image' %}{{ image_token }}\
     {% elif part.type == 'audio' %}{{ audio_token }}\
     {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}";
 
-/// Renders and tokenises records of one bundle.
+/// Renders and tokenises the records of one bundle.
 pub(crate) struct TextProcessor {
     template: BoundedTemplate,
-    /// Finds special tokens.
+    /// The tokenizer that parses special tokens.
     markup: Tokenizer,
-    /// The same, but reads special tokens as ordinary text.
+    /// The same tokenizer, which reads special tokens as ordinary text.
     plain: Tokenizer,
-    /// Contents and ids of special tokens, longest first.
+    /// The contents and ids of special tokens, longest first.
     special: Vec<(String, u32)>,
     placeholders: Vec<Placeholder>,
-    /// Whether the template writes the special tokens; without one the tokenizer adds its own.
+    /// Whether a chat template writes the special tokens; otherwise the tokenizer adds its own.
     is_chat: bool,
-    /// Whether the template has a place for what was said before.
+    /// Whether the template supports earlier turns.
     takes_turns: bool,
-    /// Whether special tokens in a text count: a prompt of the job is made of them.
+    /// Whether special tokens in the text are parsed, because the prompt of the job consists of
+    /// them.
     is_task: bool,
     content: ContentOrder,
-    /// Whether spaces before punctuation are taken out of answers.
+    /// Whether spaces before punctuation are removed from answers.
     cleans_up: bool,
     bos_token: String,
     eos_token: String,
@@ -61,14 +62,14 @@ pub(crate) struct TextProcessor {
 
 const TEMPLATE: &str = "chat";
 
-/// The tasks that an error names.
+/// The number of tasks listed in an error.
 const TASKS_SHOWN: usize = 8;
 
 impl TextProcessor {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template.
     pub(super) fn open(bundle: &Bundle) -> Result<Self, BundleError> {
         let mut markup = tokenizer::open(bundle)?;
-        // A prompt is never cut or padded here: too long is a reject.
+        // Prompts are not truncated or padded here: a prompt that is too long is rejected.
         markup.with_padding(None);
         markup.with_truncation(None).map_err(|error| BundleError::InvalidJson {
             file: "tokenizer.json".to_owned(),
@@ -76,12 +77,12 @@ impl TextProcessor {
         })?;
         let mut plain = markup.clone();
         plain.set_encode_special_tokens(true);
-        let of_media = media_token_ids(bundle);
+        let media_ids = media_token_ids(bundle);
         let is_task = bundle.is_prompted();
         let mut special: Vec<(String, u32)> = markup
             .get_added_tokens_decoder()
             .into_iter()
-            .filter(|(id, token)| token.special || is_task || of_media.contains(&i64::from(*id)))
+            .filter(|(id, token)| token.special || is_task || media_ids.contains(&i64::from(*id)))
             .filter(|(_, token)| !token.content.is_empty())
             .map(|(id, token)| (token.content, id))
             .collect();
@@ -98,7 +99,7 @@ impl TextProcessor {
                 takes_turns = template.is_some();
                 template
             }
-            // What encodes a text reads the text itself.
+            // An encoder reads the text itself, without a template.
             None => None,
         };
         let has_media = bundle.modalities().image || bundle.modalities().audio;
@@ -124,15 +125,15 @@ impl TextProcessor {
         })
     }
 
-    /// Renders the chat template, one placeholder per image and sound.
+    /// Renders the chat template, with one placeholder per image and audio input.
     pub(super) fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
         let earlier: Vec<&str> = record.earlier.iter().map(|turn| turn.text.as_str()).collect();
         self.render(record, record.text.as_deref(), record.system.as_deref(), &earlier)
     }
 
-    /// Renders, tokenises and repeats each placeholder for the features of its medium.
+    /// Renders, expands each placeholder to the features of its medium, and tokenises.
     ///
-    /// `images` and `clips` say how each image and sound is laid out.
+    /// `images` and `clips` have the layout of each image and audio input.
     pub(super) fn token_ids(
         &self,
         record: &Record,
@@ -151,7 +152,7 @@ impl TextProcessor {
         let ids = if self.is_task {
             self.task_ids(record)?
         } else if !self.is_chat && self.placeholders.is_empty() {
-            // The prompt is the text itself: no markup in it is meant.
+            // The prompt is the text itself, so special tokens in it are plain text.
             self.encode(&self.plain, &self.prompt_text(record)?)?
         } else if has_markup {
             self.ids_of_guarded(record, images, clips)?
@@ -195,13 +196,14 @@ impl TextProcessor {
         let marks = record.images.iter().filter_map(|_| token("image"));
         let marks = marks.chain(record.audios.iter().filter_map(|_| token("audio")));
         let own = text.filter(|text| !text.is_empty()).into_iter();
-        let spoken = if self.content == ContentOrder::MediaThenText {
+        let user_text = if self.content == ContentOrder::MediaThenText {
             marks.chain(own).collect()
         } else {
-            // A model of text has no mark.
+            // Text-only models have no markers.
             own.chain(marks).collect::<Vec<&str>>().join(" ")
         };
-        messages.push(context! { role => "user", content => content_of(content, Some(&spoken)) });
+        messages
+            .push(context! { role => "user", content => content_of(content, Some(&user_text)) });
         let values = context! {
             messages => messages,
             bos_token => &self.bos_token,
@@ -221,9 +223,9 @@ impl TextProcessor {
         clips: &[Clips],
     ) -> Result<Vec<u32>, ProcessError> {
         let stand_in = unused_char(texts_of(record)).ok_or_else(|| ProcessError::Tokenizer {
-            message: "the text uses every private character".to_owned(),
+            message: "the text contains every private-use character".to_owned(),
         })?;
-        // All texts put their pieces in one list; the rendered order is looked up afterwards, so
+        // All texts share one list of pieces. Their order in the rendered prompt may differ, so
         // each piece carries its index as digits between two stand-ins.
         let mut pieces: Vec<String> = Vec::new();
         let mut guard = |text: &str| self.guard(text, stand_in, &mut pieces);
@@ -240,7 +242,7 @@ impl TextProcessor {
             let next = self.special.iter().filter_map(|(token, id)| {
                 rest.find(token.as_str()).map(|at| (at, token.len(), *id))
             });
-            // The earliest, and of those the longest, as the tokenizer itself finds them.
+            // The earliest match, and of those the longest, as in the tokenizer itself.
             let next = next.min_by_key(|(at, len, _)| (*at, std::cmp::Reverse(*len)));
             let (at, len) = next.map_or((rest.len(), 0), |(at, len, _)| (at, len));
             if at > 0 {
@@ -253,7 +255,7 @@ impl TextProcessor {
         Ok(ids)
     }
 
-    /// Replaces each special token in `text` by a stand-in and puts it in `pieces`.
+    /// Replaces each special token in `text` by a stand-in and adds it to `pieces`.
     fn guard(&self, text: &str, stand_in: char, pieces: &mut Vec<String>) -> String {
         let mut guarded = String::with_capacity(text.len());
         let mut rest = text;
@@ -274,7 +276,8 @@ impl TextProcessor {
         guarded
     }
 
-    /// Encodes a prompt that begins with a task; an empty one leaves it to the model's config.
+    /// Encodes a prompt that begins with a task token. For an empty text, the model's config
+    /// determines the prompt.
     fn task_ids(&self, record: &Record) -> Result<Vec<u32>, ProcessError> {
         let ids = self.encode(&self.markup, &self.prompt_text(record)?)?;
         if ids.first().is_none_or(|first| self.is_special(i64::from(*first))) {
@@ -289,8 +292,7 @@ impl TextProcessor {
         Err(ProcessError::NoTask { tasks: tasks.join(", ") })
     }
 
-    /// Encodes a text that the answer goes on with, if there is one, behind the token that answers begin
-    /// with.
+    /// Encodes an optional text that the answer continues, after the first decoder token.
     pub(super) fn continued_ids(
         &self,
         record: &Record,
@@ -300,7 +302,7 @@ impl TextProcessor {
             return Err(ProcessError::NoConversation);
         }
         if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
-            let message = "this model has no place for a system text".to_owned();
+            let message = "this model does not support a system message".to_owned();
             return Err(ProcessError::Template { message });
         }
         let text = record.text.as_deref().unwrap_or_default();
@@ -309,13 +311,13 @@ impl TextProcessor {
         Ok(std::iter::once(first_id).chain(ids).collect())
     }
 
-    /// Encodes a text whose special tokens count, with those that the tokenizer puts around one.
+    /// Encodes a text whose special tokens are parsed, and adds those of the tokenizer.
     pub(super) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
         let ids = self.encode(&self.markup, text)?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 
-    /// Returns the text of `token_ids` with special tokens, but for those that end and fill a row.
+    /// Decodes `token_ids` with special tokens, except end and padding tokens.
     pub(super) fn marked_text(&self, token_ids: &[i64]) -> String {
         let text = self.decoded(token_ids, false);
         [&self.eos_token, &self.pad_token]
@@ -324,29 +326,29 @@ impl TextProcessor {
             .fold(text, |text, token| text.replace(token.as_str(), ""))
     }
 
-    /// Returns whether the tokenizer has a token beside its vocabulary.
+    /// Returns whether a token is an added token of the tokenizer.
     pub(super) fn is_added(&self, token: &str) -> bool {
         self.special.iter().any(|(other, _)| other == token)
     }
 
     fn decoded(&self, token_ids: &[i64], skips_special: bool) -> String {
         let ids: Vec<u32> = token_ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
-        // Only a decoder that is broken for every input fails here.
+        // This fails only if the decoder is broken for every input.
         let text = self.markup.decode(&ids, skips_special).unwrap_or_default();
         if self.cleans_up { clean_up(&text) } else { text }
     }
 
-    /// Returns whether a token has no text of its own.
+    /// Returns whether a token is a special token.
     pub(super) fn is_special(&self, token_id: i64) -> bool {
         self.special.iter().any(|(_, id)| i64::from(*id) == token_id)
     }
 
     fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ProcessError> {
-        // A chat template has written every special token already.
+        // A chat template has already written all special tokens.
         Ok(tokenizer::encode(tokenizer, text, !self.is_chat)?.get_ids().to_vec())
     }
 
-    /// Puts what stands for each medium in the place of its mark; every medium must have one.
+    /// Replaces the marker of each medium by its expansion. Every medium must have one.
     fn expand(
         &self,
         rendered: String,
@@ -383,7 +385,7 @@ impl Detokenizer for TextProcessor {
     }
 }
 
-/// Takes out spaces before punctuation and contractions, in the order of
+/// Removes spaces before punctuation and contractions, in the order of
 /// `PreTrainedTokenizerBase.clean_up_tokenization` (transformers 4.57).
 fn clean_up(text: &str) -> String {
     let cuts = [
@@ -401,7 +403,7 @@ fn clean_up(text: &str) -> String {
     cuts.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// Replaces stand-ins by the pieces they stand for.
+/// Replaces stand-ins by their original pieces.
 fn restore(guarded: &str, stand_in: char, pieces: &[String]) -> String {
     let mut restored = String::with_capacity(guarded.len());
     for (part_idx, part) in guarded.split(stand_in).enumerate() {
@@ -414,13 +416,13 @@ fn restore(guarded: &str, stand_in: char, pieces: &[String]) -> String {
     restored
 }
 
-/// Returns the texts of a record that its rows bring: none is to be taken for markup.
+/// Returns the texts of a record that come from its row and must not be parsed for special tokens.
 fn texts_of(record: &Record) -> impl Iterator<Item = &str> + Clone {
     let earlier = record.earlier.iter().map(|turn| turn.text.as_str());
     record.text.as_deref().into_iter().chain(record.system.as_deref()).chain(earlier)
 }
 
-/// Returns a private-use character that is in none of `texts`.
+/// Returns a private-use character that does not occur in `texts`.
 fn unused_char<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Option<char> {
     ('\u{F0000}'..='\u{FFFFD}').find(|char| !texts.clone().any(|text| text.contains(*char)))
 }
@@ -429,8 +431,8 @@ fn template_error(error: TemplateError) -> ProcessError {
     ProcessError::Template { message: format!("{error:#}") }
 }
 
-/// Returns the chat template, in the order of transformers: its own file, then the JSON file, then
-/// the tokenizer's config.
+/// Returns the chat template, in the lookup order of transformers: its own file, the JSON file, the
+/// tokenizer config.
 fn chat_template(
     bundle: &Bundle,
     config: &serde_json::Value,
@@ -441,7 +443,7 @@ fn chat_template(
     let in_json: Option<serde_json::Value> = bundle.files.json_if_there("chat_template.json")?;
     let template = in_json.as_ref().unwrap_or(config).get("chat_template");
     let template = match template {
-        // Several templates by name: `default` is what a chat uses.
+        // If there are several named templates, chats use `default`.
         Some(serde_json::Value::Array(named)) => named
             .iter()
             .find(|template| template["name"] == "default")
@@ -451,7 +453,7 @@ fn chat_template(
     Ok(template.map(str::to_owned))
 }
 
-/// Compiles a chat template as `apply_chat_template` of transformers does.
+/// Compiles a chat template like `apply_chat_template` of transformers.
 fn compiled(template: &str) -> Result<BoundedTemplate, BundleError> {
     let invalid = |error: TemplateError| BundleError::InvalidJson {
         file: "chat_template.jinja".to_owned(),
@@ -476,8 +478,8 @@ fn token_text(config: &serde_json::Value, key: &str) -> String {
     token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_owned()
 }
 
-/// Returns the tokens of media and their marks, which templates write whether or not a tokenizer
-/// calls them special.
+/// Returns the media tokens and markers, which templates write even if the tokenizer does not
+/// declare them special.
 fn media_token_ids(bundle: &Bundle) -> Vec<i64> {
     let config = &bundle.config;
     let ids = [

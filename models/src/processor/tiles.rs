@@ -1,7 +1,8 @@
-//! How Idefics3 and SmolVLM cut a picture: tiles in rows and columns, then the whole picture.
+//! The preprocessing of Idefics3 and SmolVLM: an image becomes tiles in rows and columns, then the
+//! whole image.
 //!
-//! `Idefics3ImageProcessor` of transformers 4.57, every size with its arithmetic: quotients are
-//! `f64` and cut towards zero.
+//! `Idefics3ImageProcessor` of transformers 4.57 with exactly its arithmetic: quotients are `f64`
+//! and truncated.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,32 +13,32 @@
 
 use super::RgbImage;
 
-/// The longest edge that a picture is ever resized to (`MAX_IMAGE_SIZE`).
+/// The maximum length of an edge after any resize (`MAX_IMAGE_SIZE`).
 const EDGE_MAX: usize = 4096;
 
-/// The first resize of a picture.
+/// The first resize of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstSize {
-    /// The longer edge, the other in proportion and even.
+    /// The longer edge; the other one in proportion and even.
     LongestEdge(usize),
     /// Width and height.
     Exact(usize, usize),
-    /// None.
+    /// No resize.
     AsItIs,
 }
 
-/// What the config says.
+/// The tile settings of the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TileRules {
     pub(super) first: FirstSize,
     /// The edge of a tile in pixels.
     pub(super) tile: usize,
-    /// Whether pictures are cut at all.
+    /// Whether images are split at all.
     pub(super) splits: bool,
 }
 
 impl TileRules {
-    /// Returns width and height of the first resize.
+    /// Returns the width and height of the first resize.
     pub(super) fn first_size(&self, width: usize, height: usize) -> (usize, usize) {
         match self.first {
             FirstSize::LongestEdge(edge) => {
@@ -49,7 +50,7 @@ impl TileRules {
         }
     }
 
-    /// Returns width and height of the second resize, to whole tiles.
+    /// Returns the width and height of the second resize, to whole tiles.
     pub(super) fn whole_tiles(&self, width: usize, height: usize) -> (usize, usize) {
         if !self.splits {
             return (self.tile, self.tile);
@@ -65,7 +66,7 @@ impl TileRules {
         }
     }
 
-    /// Returns rows and columns of a picture of whole tiles; none of either where it is one tile.
+    /// Returns the rows and columns of tiles of an image; `(0, 0)` if it is a single tile.
     pub(super) fn grid(&self, width: usize, height: usize) -> (usize, usize) {
         if width > self.tile || height > self.tile {
             (height.div_ceil(self.tile), width.div_ceil(self.tile))
@@ -74,7 +75,7 @@ impl TileRules {
         }
     }
 
-    /// Cuts a picture of whole tiles, row by row.
+    /// Splits an image into tiles, row by row.
     pub(super) fn cut(&self, image: &RgbImage) -> Vec<RgbImage> {
         let (rows, columns) = self.grid(image.width, image.height);
         let (tile, row_len) = (self.tile, self.tile * 3);
@@ -120,7 +121,7 @@ mod tests {
     use crate::processor::geometry_cases;
 
     #[test]
-    fn sizes_and_grids_are_those_of_the_reference() {
+    fn sizes_and_grids_match_the_reference() {
         let cases = geometry_cases("idefics3");
         assert!(cases.len() > 500);
         for case in cases {

@@ -1,8 +1,8 @@
 //! Opens `tokenizer.json`, which is as untrusted as its bundle.
 //!
-//! Its rules run on every text, and some of them multiply what they are given: thirty rules `a` to `aa` make
-//! a gigabyte of one letter, and `(?:(?=a)a{1000}){1000}` is compiled into millions of instructions. The
-//! crate limits neither, so the rules are looked at before they are compiled.
+//! Its rules run on every text, and some of them multiply their input: thirty rules `a` to `aa`
+//! turn one letter into a gigabyte, and `(?:(?=a)a{1000}){1000}` is compiled into millions of
+//! instructions. The crate limits neither, so the rules are checked before they are compiled.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -16,43 +16,49 @@ use crate::bundle::{Bundle, BundleError};
 
 const FILE: &str = "tokenizer.json";
 
-/// How long a tokenizer may take to load.
+/// The timeout for loading a tokenizer.
 const LOAD_MAX: Duration = Duration::from_secs(60);
 
-/// How many bytes all rules of one kind may make of a byte. Llama's make 12: they put `▁` before a text (4
-/// bytes of one) and for each space (3 bytes of one). What Unicode's own forms do comes on top.
+/// The maximum growth factor in bytes of all rules of one kind. Llama's rules reach 12: they add
+/// `▁` before a text (factor 4) and for each space (factor 3). Growth by Unicode normalisation
+/// forms is not included.
 const GROWTH_MAX: u64 = 16;
 
-/// How many times as long as a text its normalized form may be. NFD makes 3 bytes of one Hangul byte at most.
+/// The maximum ratio of normalised to original text length. NFD expands Hangul by at most a factor
+/// of 3.
 const NORMALIZED_MAX: usize = 4;
 
-/// Up to this length, in bytes, a text is encoded without a look at its normalized form.
+/// The maximum length in bytes of texts that are encoded without checking their normalised form.
 const SHORT_TEXT: usize = 64 << 10;
 
-/// Bytes of memory that encoding a text takes per byte of it.
+/// The memory for encoding a text, in bytes per byte of text.
 ///
-/// Measured with tokenizers 0.22 on a megabyte of words, letters, spaces, CJK and punctuation: 57 to 330 with
-/// nine tokenizers of small vocabularies, and 51 per byte of the normalized form at the most.
+/// Measured with tokenizers 0.22 on a megabyte of words, letters, spaces, CJK and punctuation: 57
+/// to 330 with nine tokenizers of small vocabularies, and at most 51 per byte of the normalised
+/// form.
 pub const ENCODING_BYTES: u64 = 384;
 
-/// The longest text that a table of characters ([`Precompiled`](tokenizers::normalizers::Precompiled))
-/// may put in the place of one: that of NFKC has 33 bytes.
+/// The maximum length of a replacement in a character table
+/// ([`Precompiled`](tokenizers::normalizers::Precompiled)). That of NFKC has 33 bytes.
 const CHARACTER_BYTES_MAX: usize = 64;
 
-/// All regular expressions and replaced texts of a tokenizer, in bytes. The worst of this length were
-/// compiled in 1.6 s and 88 MiB.
+/// The maximum total size in bytes of the regular expressions and replaced texts of a tokenizer.
+/// The worst case of this size was compiled in 1.6 s and 88 MiB.
 const PATTERN_BYTES_MAX: usize = 16 << 10;
 
-/// The most regular expressions and replaced texts.
+/// The maximum number of regular expressions and replaced texts.
 const PATTERNS_MAX: usize = 64;
 
-/// The most copies that the counts of one regular expression, such as `{1,3}`, make of its parts.
+/// The maximum number of copies that the counts of one regular expression, such as `{1,3}`, make of
+/// its parts.
 const COPIES_MAX: u64 = 10_000;
 
-/// The longest template around a text (`post_processor`), which is added to each, in bytes of JSON.
+/// The maximum size of the template around a text (`post_processor`), which is added to each text,
+/// in bytes of JSON.
 const POST_PROCESSOR_BYTES_MAX: usize = 1 << 20;
 
-/// The parts of the file that have rules; the vocabulary only takes what it holds.
+/// The sections of the file that have rules. The vocabulary only uses memory in proportion to its
+/// size.
 #[derive(Deserialize)]
 struct Rules {
     #[serde(default)]
@@ -75,14 +81,14 @@ pub(super) fn open(bundle: &Bundle) -> Result<Tokenizer, BundleError> {
     thread::Builder::new()
         .name("tokenizer".to_owned())
         .spawn(move || sender.send(Tokenizer::from_bytes(&bytes)).ok())
-        .map_err(|error| invalid(format!("no thread can be started to read it: {error}")))?;
+        .map_err(|error| invalid(format!("failed to start a thread to load it: {error}")))?;
     match receiver.recv_timeout(LOAD_MAX) {
         Ok(tokenizer) => tokenizer.map_err(|error| invalid(error.to_string())),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             Err(invalid("the tokenizers library panicked".to_owned()))
         }
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(too_costly(format!("it is not loaded after {} s", LOAD_MAX.as_secs())))
+            Err(too_costly(format!("loading timed out after {} s", LOAD_MAX.as_secs())))
         }
     }
 }
@@ -91,7 +97,7 @@ pub(super) fn open(bundle: &Bundle) -> Result<Tokenizer, BundleError> {
 ///
 /// # Errors
 ///
-/// [`ProcessError::Tokenizer`], also if the normalized form of a long text is too long.
+/// [`ProcessError::Tokenizer`], also if the normalised form of a long text is too long.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
@@ -104,8 +110,8 @@ pub(super) fn encode(
         let (before, after) = (text.len(), normalized.get().len());
         if after > before.saturating_mul(NORMALIZED_MAX) {
             return Err(failed(format!(
-                "normalizing grows the text from {before} to {after} bytes, at most {NORMALIZED_MAX} times \
-                 are allowed"
+                "normalisation grows the text from {before} to {after} bytes, more than {NORMALIZED_MAX} \
+                 times"
             )));
         }
     }
@@ -117,7 +123,7 @@ fn too_costly(problem: String) -> BundleError {
     BundleError::TooCostly { file: FILE.to_owned(), problem }
 }
 
-/// Returns what is wrong with rules, if they may take too much time or memory.
+/// Returns an error if the rules may take too much time or memory.
 fn check(rules: &Rules) -> Result<(), String> {
     let mut patterns = Patterns::default();
     for (part, rules) in [
@@ -128,21 +134,21 @@ fn check(rules: &Rules) -> Result<(), String> {
         let growth = growth(rules, &mut patterns)?;
         if growth > GROWTH_MAX {
             return Err(format!(
-                "its `{part}` makes up to {growth} bytes of one, at most {GROWTH_MAX} are allowed; \
-                 remove rules of `Replace` or `Prepend`"
+                "`{part}` grows a text by a factor of up to {growth}, the maximum is {GROWTH_MAX}; \
+                 remove `Replace` or `Prepend` rules"
             ));
         }
     }
     let template = rules.post_processor.to_string().len();
     if template > POST_PROCESSOR_BYTES_MAX {
         return Err(format!(
-            "its `post_processor` has {template} bytes, at most {POST_PROCESSOR_BYTES_MAX} are read"
+            "`post_processor` has {template} bytes, the maximum is {POST_PROCESSOR_BYTES_MAX}"
         ));
     }
     Ok(())
 }
 
-/// What was seen of regular expressions and replaced texts.
+/// The regular expressions and replaced texts seen so far.
 #[derive(Default)]
 struct Patterns {
     count: usize,
@@ -155,7 +161,7 @@ impl Patterns {
         self.bytes += pattern.len();
         if self.count > PATTERNS_MAX || self.bytes > PATTERN_BYTES_MAX {
             return Err(format!(
-                "it has more than {PATTERNS_MAX} patterns or {PATTERN_BYTES_MAX} bytes of them; remove some"
+                "more than {PATTERNS_MAX} patterns or {PATTERN_BYTES_MAX} bytes of them; remove some"
             ));
         }
         Ok(())
@@ -166,8 +172,8 @@ impl Patterns {
         let copies = copies(regex);
         if copies > COPIES_MAX {
             return Err(format!(
-                "the counts of the regular expression `{}` make {copies} copies, at most {COPIES_MAX} are \
-                 allowed; count less",
+                "the counts of the regular expression `{}` make {copies} copies, the maximum is \
+                 {COPIES_MAX}; use smaller counts",
                 regex.chars().take(40).collect::<String>()
             ));
         }
@@ -175,9 +181,9 @@ impl Patterns {
     }
 }
 
-/// Returns how many bytes rules make of one at most, in a row; takes in their patterns.
+/// Returns the maximum growth factor of a sequence of rules, and records their patterns.
 ///
-/// The kinds of rules are told by their keys, as the crate also takes rules without `type`.
+/// Rules are identified by their keys, because the crate also accepts rules without `type`.
 fn growth(rules: &Value, patterns: &mut Patterns) -> Result<u64, String> {
     let mut growth: u64 = 1;
     match rules {
@@ -192,7 +198,7 @@ fn growth(rules: &Value, patterns: &mut Patterns) -> Result<u64, String> {
                 let text = pattern.as_str().or_else(|| pattern["String"].as_str());
                 if let Some(text) = text {
                     patterns.add(text)?;
-                    // An empty text is found before each character.
+                    // An empty pattern matches before each character.
                     growth = match text.len() as u64 {
                         0 => content + 1,
                         len => content.div_ceil(len).max(1),
@@ -221,17 +227,17 @@ fn growth(rules: &Value, patterns: &mut Patterns) -> Result<u64, String> {
     Ok(growth)
 }
 
-/// Returns whether a regular expression may be found where there is no text, so before each character.
+/// Returns whether a regular expression may match the empty string, and so before each character.
 fn may_match_nothing(regex: &str) -> bool {
     let signs = [
         "*", "?", "|", "^", "$", "{0", "{,", "()", "\\b", "\\B", "\\A", "\\z", "\\Z", "\\G", "\\K",
     ];
-    // Or with a part of which another has nothing.
+    // Or contains a part that may match nothing.
     regex.is_empty() || regex.contains("\\1") || signs.iter().any(|sign| regex.contains(sign))
 }
 
-/// Returns the longest text in a table of characters: the length of a trie, the trie, then texts that end
-/// with a zero. What cannot be decoded here counts as endless.
+/// Returns the length of the longest text in a character table: the length of a trie, the trie,
+/// then zero-terminated texts. A table that cannot be decoded counts as unlimited.
 fn longest_character(table: &str) -> usize {
     let Ok(table) = base64::engine::general_purpose::STANDARD.decode(table) else {
         return usize::MAX;
@@ -241,7 +247,7 @@ fn longest_character(table: &str) -> usize {
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// Returns the product of all counts in a regular expression, as if each stood within the last.
+/// Returns the product of all counts in a regular expression, as if they were nested.
 fn copies(regex: &str) -> u64 {
     let counts = regex.split('{').skip(1).filter_map(|rest| {
         let (count, _) = rest.split_once('}')?;
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_double_a_text_over_and_over_are_refused() {
+    fn rules_that_grow_a_text_exponentially_are_refused() {
         let doubling = vec![replace("a", "aa"); 30];
         let hostile = [
             json!({"type": "Sequence", "normalizers": doubling}),
@@ -293,10 +299,12 @@ mod tests {
         ];
         for rule in hostile {
             let found = problem("normalizer", rule.clone());
-            assert!(found.contains("bytes of one, at most 16"), "{rule}: {found}");
+            assert!(found.contains("the maximum is 16"), "{rule}: {found}");
         }
         let decoder = json!({"type": "Sequence", "decoders": vec![replace("a", "aa"); 8]});
-        assert!(problem("decoder", decoder).contains("`decoder` makes up to 256 bytes of one"));
+        assert!(
+            problem("decoder", decoder).contains("`decoder` grows a text by a factor of up to 256")
+        );
     }
 
     #[test]
@@ -330,7 +338,7 @@ mod tests {
         let table = [4_u32.to_le_bytes().as_slice(), &[0; 4], &[b'x'; 65], &[0]].concat();
         let table = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, table);
         let rule = json!({"type": "Precompiled", "precompiled_charsmap": table});
-        assert!(problem("normalizer", rule).contains("up to 65 bytes of one"));
+        assert!(problem("normalizer", rule).contains("a factor of up to 65"));
         let template = json!({"type": "TemplateProcessing", "single": vec!["x"; 400_000]});
         assert!(problem("post_processor", template).contains("`post_processor` has"));
         let many = vec![replace("a", "b"); 65];
@@ -355,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_told_from_classes() {
+    fn counts_are_distinguished_from_classes() {
         for (regex, expected) in [
             ("\\p{N}{1,3}|\\p{Lu}", 3),
             ("a{2,}b{,5}", 10),

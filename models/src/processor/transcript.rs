@@ -1,20 +1,20 @@
-//! Transcripts of a model whose vocabulary has timestamps.
+//! Transcripts with timestamp tokens.
 
 use std::sync::Arc;
 
 use super::{TextProcessor, long_form};
 use crate::engine::Detokenizer;
 
-/// Seconds between two timestamps (`time_precision` of `WhisperTokenizer`, transformers 4.57).
+/// The seconds per timestamp (`time_precision` of `WhisperTokenizer`, transformers 4.57).
 const PRECISION_SECONDS: f64 = 0.02;
 
-/// Turns ids of transcripts into text; every id from `first_timestamp_id` on is a timestamp.
+/// Decodes transcripts to text. All ids from `first_timestamp_id` on are timestamps.
 pub(crate) struct Transcript {
     pub(crate) text: Arc<TextProcessor>,
     pub(crate) first_timestamp_id: i64,
-    /// Whether timestamps are written, as `decode_with_timestamps=True` does, or left out.
+    /// Whether timestamps are part of the output, as with `decode_with_timestamps=True`.
     pub(crate) shows_timestamps: bool,
-    /// The length of what the model hears at a time, in seconds.
+    /// The length of a clip in seconds.
     pub(crate) clip_seconds: f64,
 }
 
@@ -23,8 +23,8 @@ impl Transcript {
         id >= self.first_timestamp_id
     }
 
-    /// Writes a timestamp, counted from the first.
-    #[expect(clippy::cast_precision_loss, reason = "a sound is far shorter than 2^52 timestamps")]
+    /// Appends a timestamp, counted from the first one.
+    #[expect(clippy::cast_precision_loss, reason = "audio has far fewer than 2^52 timestamps")]
     fn write(&self, timestamp: i64, written: &mut String) {
         if self.shows_timestamps {
             let seconds = timestamp as f64 * PRECISION_SECONDS;
@@ -53,7 +53,7 @@ impl Detokenizer for Transcript {
         written
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "a clip is some seconds")]
+    #[expect(clippy::cast_possible_truncation, reason = "clips have a few seconds")]
     fn joined(&self, parts: &[&[i64]]) -> String {
         let is_text = |id: &&i64| self.is_timestamp(**id) || !self.text.is_special(**id);
         let parts: Vec<Vec<i64>> =

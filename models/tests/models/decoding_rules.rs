@@ -134,7 +134,11 @@ fn a_too_long_prompt_fails_only_its_row() {
 fn unsupported_options_are_named() {
     let folder = copy_bundle("llama", &json!({"typical_p": 0.5}));
     let error = load(folder.path(), 1, GenerationOptions::default()).unwrap_err();
-    assert!(error.to_string().starts_with("`typical_p` = `0.5` in `generation_config.json`"));
+    assert!(
+        error
+            .to_string()
+            .starts_with("unsupported `typical_p` = `0.5` in `generation_config.json`")
+    );
 
     let folder = copy_bundle("llama", &json!({"num_beams": 3, "do_sample": true}));
     let error = load(folder.path(), 1, GenerationOptions::default()).unwrap_err();

@@ -380,7 +380,10 @@ fn an_embedding_has_exactly_one_input() {
 fn unsupported_tasks_are_rejected() {
     let sentences = bundle("minilm");
     let error = sentences.supports(TaskKind::Caption).unwrap_err().to_string();
-    assert!(error.contains("`minilm` cannot do `caption`: it makes embeddings"), "{error}");
+    assert!(
+        error.contains("`minilm` does not support `caption`: it generates embeddings"),
+        "{error}"
+    );
     let runtime = runtime();
     let options = ModelOptions { device: device(), ..ModelOptions::default() };
     let error = Model::load(&runtime, &sentences, &options).unwrap_err();
@@ -388,7 +391,7 @@ fn unsupported_tasks_are_rejected() {
 
     let writer = bundle("llama");
     let error = writer.supports(TaskKind::Embed).unwrap_err().to_string();
-    assert!(error.contains("`llama` cannot do `embed`: it makes texts"), "{error}");
+    assert!(error.contains("`llama` does not support `embed`: it generates texts"), "{error}");
     let error = Embedder::load(&runtime, &writer, &options, EmbeddingInput::Text).unwrap_err();
     assert_eq!(error.code(), "task_unsupported");
     let error = sentences.embedding_prompt(Some("poem")).unwrap_err().to_string();

@@ -264,5 +264,5 @@ fn unsupported_transcription_options_are_rejected() {
     assert!(error.to_string().starts_with("`task.language` = `German`"), "{error}");
     let klingon = SpeechOptions { language: Some("tlh".to_owned()), ..SpeechOptions::default() };
     let error = open("whisper").supports_speech(&klingon).unwrap_err();
-    assert!(error.to_string().ends_with("possible: de, en, fr, ru, zh"), "{error}");
+    assert!(error.to_string().ends_with("supported: de, en, fr, ru, zh"), "{error}");
 }

@@ -250,11 +250,11 @@ fn paligemma_requires_an_image_and_rejects_system_text() {
     let processor =
         Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
     let error = processor.prepare(&record("Hello", &[])).unwrap_err();
-    assert!(error.to_string().contains("wants an image in each row"), "{error}");
+    assert!(error.to_string().contains("requires an image in each row"), "{error}");
     let mut with_system = record("Hello", &["tiny-7x5.png"]);
     with_system.system = Some("Be brief.".to_owned());
     let error = processor.prepare(&with_system).unwrap_err();
-    assert!(error.to_string().contains("no place for a system text"), "{error}");
+    assert!(error.to_string().contains("does not support a system message"), "{error}");
 }
 
 #[test]

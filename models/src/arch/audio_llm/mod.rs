@@ -1,4 +1,4 @@
-//! Decoders that take audio.
+//! Decoders with audio input.
 
 mod ultravox;
 mod voxtral;

@@ -1,4 +1,5 @@
-//! Ultravox: audio of up to one clip behind the text, a placeholder for each stack of encoder states.
+//! Ultravox: audio of up to one clip after the text, with one placeholder per stack of encoder
+//! states.
 
 use crate::{
     arch::{
@@ -20,14 +21,14 @@ pub(in crate::arch) static ULTRAVOX: Architecture = Architecture {
         expansion: audio_expansion,
         inputs: EncoderInputs::SPECTROGRAMS,
     }),
-    // As `UltravoxPipeline` does it.
+    // As in `UltravoxPipeline`.
     prompt: PromptSpec { content: Some(ContentOrder::TextThenMedia), ..PromptSpec::CHAT },
     ..Architecture::BASE
 };
 
 fn audio_expansion(configs: &PromptConfigs<'_>) -> Result<PromptLayout, BundleError> {
     let processor = configs.processor;
-    // 320 and 8 are what the processor takes where nothing is said.
+    // The defaults of the processor are 320 and 8.
     let hop = match &processor.feature_extractor {
         Some(SoundConfig::LogMel(mel)) => mel.hop_length.max(1),
         _ => 1,
@@ -37,6 +38,6 @@ fn audio_expansion(configs: &PromptConfigs<'_>) -> Result<PromptLayout, BundleEr
     if stride == 0 || factor == 0 {
         return Err(inconsistent("`encoder_ds_factor` or `stack_factor` is too small".to_owned()));
     }
-    // transformers.js counts one more, and the published graphs with it.
+    // transformers.js adds one token, and so do the published graphs.
     Ok(Expansion::PerStack { stride, factor, more: 1 }.into())
 }

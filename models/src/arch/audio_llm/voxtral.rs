@@ -1,4 +1,4 @@
-//! Voxtral: a mark, then placeholders for every clip that an audio begins.
+//! Voxtral: a start token, then placeholders for every started clip of the audio.
 
 use crate::{
     arch::{Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, Names, Wiring},
@@ -17,7 +17,7 @@ pub(in crate::arch) static VOXTRAL: Architecture = Architecture {
             let n_max = config.text.max_position_embeddings / n_features;
             SoundLength::WholeClips { n_max: n_max.max(1) }
         },
-        // The processor knows the mark by name.
+        // The processor hard-codes the start token.
         expansion: |configs| {
             let n_tokens = features_per_clip(configs.model);
             Ok(Expansion::PerClip { n_tokens, before: "[BEGIN_AUDIO]" }.into())
@@ -27,9 +27,9 @@ pub(in crate::arch) static VOXTRAL: Architecture = Architecture {
     ..Architecture::BASE
 };
 
-/// Returns the features of a clip: as many states are put together as an inner layer is wider
-/// (`VoxtralForConditionalGeneration.get_audio_features`). What is left out is the default of
-/// `VoxtralEncoderConfig`.
+/// Returns the number of features per clip. The encoder states are stacked by the ratio of an inner
+/// layer's width to their own (`VoxtralForConditionalGeneration.get_audio_features`). Defaults are
+/// those of `VoxtralEncoderConfig`.
 fn features_per_clip(config: &ModelConfig) -> usize {
     let audio = &config.media.audio_config;
     let hidden_size = audio.hidden_size.unwrap_or(1280);

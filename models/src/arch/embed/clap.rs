@@ -8,7 +8,7 @@ pub(in crate::arch) static CLAP: Architecture = Architecture {
     wiring: Wiring::Embedding(&EmbeddingSpec::Dual(DualSpec {
         modality: "audio",
         is_projected: true,
-        // Of RoBERTa's positions the first two are padding's (`ClapTextConfig`).
+        // RoBERTa reserves its first two positions for padding (`ClapTextConfig`).
         default_positions: Some(514),
         reserved_positions: 2,
         ..DualSpec::IMAGE

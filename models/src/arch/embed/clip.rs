@@ -13,7 +13,7 @@ pub(in crate::arch) static CLIP: Architecture = Architecture {
     ..Architecture::BASE
 };
 
-/// Any other with a `text_config` and a `vision_config`.
+/// Any other model with a `text_config` and a `vision_config`.
 pub(in crate::arch) static OTHER_DUAL: Architecture = Architecture {
     models: "other dual encoders of images and text",
     names: Names::suffixes(&["Model"]),

@@ -1,4 +1,4 @@
-//! Encoders whose states become embeddings.
+//! Embedding models.
 
 mod clap;
 mod clip;

@@ -1,4 +1,4 @@
-//! Encoders of text whose states are pooled, as sentence-transformers lays them out or alone.
+//! Text encoders with pooled states, with or without the files of sentence-transformers.
 
 use crate::arch::{Architecture, EmbeddingSpec, Names, PromptSpec, PromptText, Wiring};
 

@@ -1,4 +1,4 @@
-//! SigLIP: a dual encoder of images and text whose texts are all padded to one length.
+//! SigLIP: a dual encoder of images and text that pads all texts to one length.
 
 use crate::arch::{Architecture, DualSpec, EmbeddingSpec, Names, PromptSpec, PromptText, Wiring};
 

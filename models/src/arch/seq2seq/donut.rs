@@ -1,13 +1,13 @@
-//! Donut: the text of a row is the task, in tokens that the answer begins with, and the answer has the
+//! Donut: the text of a row is the task, as tokens at the start of the answer. The answer has the
 //! fields of a document.
 
 use super::image_captioner::VISION_ENCODER;
 use crate::arch::{AnswerFormat, Architecture, Names, PromptSpec, PromptText, Wiring};
 
-/// The text, in which tokens of tasks count.
+/// Renders only the text. Its task tokens are parsed as special tokens.
 const TEMPLATE: &str = "{% for message in messages %}\
     {% if message.role == 'system' %}\
-    {{ raise_exception('this model has no place for a system text') }}{% endif %}\
+    {{ raise_exception('this model does not support a system message') }}{% endif %}\
     {% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}\
     {% endfor %}{% endfor %}";
 

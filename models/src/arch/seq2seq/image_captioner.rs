@@ -1,4 +1,4 @@
-//! Vision encoders before decoders of text: ViT-GPT2, TrOCR.
+//! Vision encoders with text decoders: ViT-GPT2, TrOCR.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub(in crate::arch) static IMAGE_CAPTIONER: Architecture = Architecture {
     ..Architecture::BASE
 };
 
-/// A vision encoder and a decoder with configs of their own.
+/// A vision encoder and a decoder with separate configs.
 pub(super) const VISION_ENCODER: Seq2SeqSpec = Seq2SeqSpec {
     input: EncoderInput::Image,
     decoder_keys: &["decoder", "text_config"],
@@ -20,8 +20,9 @@ pub(super) const VISION_ENCODER: Seq2SeqSpec = Seq2SeqSpec {
     ..Seq2SeqSpec::BASE
 };
 
-/// Returns the positions of a vision encoder's output: its patches and two tokens at most before
-/// them (ViT has one, DeiT two). Each of Swin's stages but the first makes one of four patches.
+/// Returns the number of output positions of a vision encoder: its patches and at most two tokens
+/// before them (ViT has one, DeiT two). Every stage of Swin after the first merges four patches
+/// into one.
 fn encoder_positions(config: &Value) -> Option<usize> {
     let encoder = VISION_ENCODER.encoder_keys.iter().find_map(|key| config.get(key));
     let encoder = encoder.unwrap_or(config);

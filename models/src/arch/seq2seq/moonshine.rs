@@ -1,12 +1,12 @@
-//! Moonshine: transcripts of samples.
+//! Moonshine: transcription from raw samples.
 
 use crate::{
     arch::{Architecture, EncoderInput, Names, PromptSpec, PromptText, Seq2SeqSpec, Wiring},
     bundle::SAMPLES_SECONDS_MAX,
 };
 
-/// The samples that become one position of the encoder's output (`downsample_stride` of
-/// `MoonshineDecoder.forward`, transformers 4.57); the decoder takes the mask of the samples.
+/// The number of samples per output position of the encoder (`downsample_stride` of
+/// `MoonshineDecoder.forward`, transformers 4.57). The decoder takes the mask of the samples.
 const DOWNSAMPLE_STRIDE: usize = 64 * 3 * 2;
 
 pub(in crate::arch) static MOONSHINE: Architecture = Architecture {

@@ -1,4 +1,4 @@
-//! Whisper: transcripts of a log-mel spectrogram of one length, with or without timestamps.
+//! Whisper: transcription from a fixed-length log-mel spectrogram, with or without timestamps.
 
 use crate::arch::{
     AnswerFormat, Architecture, EncoderInput, GenaiModel, Names, PromptSpec, PromptText,

@@ -1,4 +1,4 @@
-//! Gemma 3: marks and empty lines around an image.
+//! Gemma 3: start and end tokens and blank lines around an image.
 
 use crate::{
     arch::{
@@ -26,7 +26,7 @@ pub(in crate::arch) static GEMMA3: Architecture = Architecture {
         layout: ImageLayoutKind::Whole,
         expansion: |configs| {
             let expansion = framed_image(configs)?;
-            // The template writes the mark before an image, not the placeholder.
+            // The template writes the start token of an image, not the placeholder.
             let marker = match &expansion {
                 Expansion::Framed { before, .. } => Some(before.clone()),
                 _ => None,
@@ -39,13 +39,13 @@ pub(in crate::arch) static GEMMA3: Architecture = Architecture {
     ..Architecture::BASE
 };
 
-/// Returns an image between its marks.
+/// Returns the expansion of an image between its start and end tokens.
 pub(super) fn framed_image(configs: &PromptConfigs<'_>) -> Result<Expansion, BundleError> {
     let ids = &configs.model.media;
     Ok(Expansion::Framed {
         before: configs.special_token(ids.boi_token_id, "boi_token_id")?,
         after: configs.special_token(ids.eoi_token_id, "eoi_token_id")?,
-        // 256 is what the processor of transformers 4.57 takes where nothing is said.
+        // 256 is the processor's default in transformers 4.57.
         n_tokens: configs.image_tokens(Some(256))?,
     })
 }

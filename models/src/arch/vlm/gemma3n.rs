@@ -1,4 +1,4 @@
-//! Gemma 3n: marks and empty lines around images and around audio.
+//! Gemma 3n: start and end tokens and blank lines around images and audio.
 
 use super::gemma3::framed_image;
 use crate::{
@@ -24,7 +24,7 @@ pub(in crate::arch) static GEMMA3N: Architecture = Architecture {
         expansion: |configs| {
             let ids = &configs.model.media;
             Ok(Expansion::Framed {
-                // 188 is what the processor of transformers 4.57 takes where nothing is said.
+                // 188 is the processor's default in transformers 4.57.
                 n_tokens: configs.audio_tokens(Some(188))?,
                 before: configs.special_token(ids.boa_token_id, "boa_token_id")?,
                 after: configs.special_token(ids.eoa_token_id, "eoa_token_id")?,

@@ -1,4 +1,5 @@
-//! Idefics3 and SmolVLM: tiles in rows and columns, each with a mark before it, then the whole image.
+//! Idefics3 and SmolVLM: tiles in rows and columns, each after a marker token, then the whole
+//! image.
 
 use crate::arch::{
     Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, ImageLayoutKind, ImageSpec,
@@ -16,13 +17,13 @@ pub(in crate::arch) static IDEFICS3: Architecture = Architecture {
     wiring: Wiring::Multimodal,
     image: Some(ImageSpec {
         layout: ImageLayoutKind::Tiles,
-        // The processors know these tokens by name, and take 169 where nothing is said.
+        // The processors hard-code these tokens, and default to 169.
         expansion: |configs| {
             let n_tokens = configs.image_tokens(Some(169))?;
             let (separator, global) = ("<fake_token_around_image>", "<global-img>");
             Ok(Expansion::Tiles { n_tokens, separator, global }.into())
         },
-        // Graphs put both first axes together, so tiles of several samples share a row.
+        // The graphs merge the first two axes, so tiles of several samples share a row.
         inputs: EncoderInputs {
             dims: &[-1, -1, 3, -1, -1],
             has_leading_axis: true,

@@ -1,4 +1,5 @@
-//! The default model's: the processor config says how many placeholders an image or audio has.
+//! The default model: the processor config sets the number of placeholders per image and audio
+//! input.
 
 use crate::{
     arch::{

@@ -1,4 +1,4 @@
-//! LLaVA: a placeholder for each patch of an image.
+//! LLaVA: one placeholder per patch of an image.
 
 use crate::{
     arch::{

@@ -1,4 +1,4 @@
-//! Decoders that read images; some take audio too.
+//! Decoders with image input; some also take audio.
 
 mod gemma3;
 mod gemma3n;

@@ -1,10 +1,11 @@
-//! Phi-4-multimodal: a placeholder for each feature of an image's crops, and for each stack of an
-//! audio's frames.
+//! Phi-4-multimodal: one placeholder per feature of an image's crops, and per stack of audio
+//! frames.
 //!
 //! # Source
 //!
-//! `PhiMultiModalProcessor` of onnxruntime-genai 0.18 and `Phi4MultimodalImageEmbedding` of transformers
-//! 4.57. Images go through one by one: no crop of one attends to those of another.
+//! `PhiMultiModalProcessor` of onnxruntime-genai 0.18 and `Phi4MultimodalImageEmbedding` of
+//! transformers 4.57. Images are encoded one at a time: crops do not attend to those of other
+//! images.
 
 use crate::{
     arch::{
@@ -52,7 +53,7 @@ pub(in crate::arch) static PHI4_MM: Architecture = Architecture {
             extra: &[
                 extra(&["audio_attention_mask"], ExtraValue::FrameMask),
                 extra(&["audio_sizes"], ExtraValue::FeatureCounts { frames_per_feature }),
-                // Features go through one of two projections.
+                // Features use one of two projections.
                 extra(
                     &["audio_projection_mode"],
                     ExtraValue::Projection { audio_alone: 2, with_images: 3 },
@@ -60,7 +61,7 @@ pub(in crate::arch) static PHI4_MM: Architecture = Architecture {
             ],
         },
     }),
-    // As the examples of its publisher are written.
+    // As in the publisher's examples.
     prompt: PromptSpec { content: Some(ContentOrder::MediaThenText), ..PromptSpec::CHAT },
     ..Architecture::BASE
 };

@@ -1,4 +1,4 @@
-//! Qwen2-VL and Qwen2.5-VL: patches of an image in its own size, and positions on three axes.
+//! Qwen2-VL and Qwen2.5-VL: patches of an image at its own size, and positions on three axes.
 
 use crate::{
     arch::{
@@ -49,11 +49,11 @@ const fn genai(model_type: &'static str) -> GenaiModel {
 fn image_expansion(configs: &PromptConfigs<'_>) -> Result<PromptLayout, BundleError> {
     let merge = configs.of_image_processor("merge_size");
     let edge = merge.map_or(Some(2), |n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    let of_model = configs.model.media.spatial_merge_size();
-    if edge != Some(of_model) {
+    let model_edge = configs.model.media.spatial_merge_size();
+    if edge != Some(model_edge) {
         return Err(inconsistent(format!(
-            "`merge_size` is not {of_model}, the `spatial_merge_size` of `config.json`"
+            "`merge_size` is not {model_edge}, the `spatial_merge_size` of `config.json`"
         )));
     }
-    Ok(Expansion::PerSquare { edge: of_model }.into())
+    Ok(Expansion::PerSquare { edge: model_edge }.into())
 }

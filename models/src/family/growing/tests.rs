@@ -1,4 +1,4 @@
-//! Prompts that go through in pieces, and those that cannot.
+//! Prefill in chunks, and prompts that cannot be split.
 
 use std::{
     path::Path,
@@ -13,7 +13,7 @@ use crate::{
     onnx::{DecoderPorts, DeviceKind, GraphSession},
 };
 
-/// Opens the decoder of a tiny bundle; scores of `bytes_max` at most come out of one prefill.
+/// Opens the decoder of a tiny bundle. One prefill returns at most `bytes_max` bytes of logits.
 fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/references/bundles").join(name);
     let bundle = Bundle::open(&BundleSource::Directory(path)).unwrap();
@@ -36,7 +36,7 @@ fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
     decoder
 }
 
-/// The scores after two prompts of unlike length, prefilled together.
+/// Returns the logits of two prompts of different lengths, prefilled together.
 fn scores(mut decoder: GrowingDecoder) -> Vec<f32> {
     let prompt = |n_tokens: usize| {
         let value = |i: usize| ((i * 7 + n_tokens) % 23) as f32 / 11.0 - 1.0;
@@ -52,9 +52,9 @@ fn scores(mut decoder: GrowingDecoder) -> Vec<f32> {
 }
 
 #[test]
-fn scores_are_the_same_whether_or_not_a_prompt_goes_through_in_pieces() {
+fn chunked_prefill_returns_the_same_logits() {
     for name in ["llava", "paligemma"] {
-        // The least pieces are of 16 columns.
+        // The smallest chunks have 16 columns.
         let (pieces, whole) = (scores(decoder(name, 1)), scores(decoder(name, usize::MAX)));
         let differences = pieces.iter().zip(&whole).map(|(a, b)| (a - b).abs());
         assert!(differences.fold(0.0, f32::max) < 1e-3, "{name}");
@@ -62,7 +62,7 @@ fn scores_are_the_same_whether_or_not_a_prompt_goes_through_in_pieces() {
 }
 
 #[test]
-fn what_cannot_be_cut_is_given_fewer_rows() {
+fn prompts_that_cannot_be_split_get_fewer_rows() {
     assert_eq!(decoder("paligemma", 1).prefill_rows_max(), 1);
     assert_eq!(decoder("paligemma", 64 << 20).prefill_rows_max(), PREFILL_ROWS_MAX);
     assert_eq!(decoder("llava", 1).prefill_rows_max(), PREFILL_ROWS_MAX);
