@@ -1,6 +1,6 @@
 //! What the graph of an image or audio encoder takes.
 
-use crate::bundle::ProcessorConfig;
+use crate::config::ProcessorConfig;
 
 /// The inputs of an encoder whose features stand in placeholder positions.
 #[derive(Debug)]

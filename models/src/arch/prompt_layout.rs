@@ -1,6 +1,6 @@
 //! What stands for a medium in the prompt.
 
-use crate::bundle::{BundleError, ModelConfig, ProcessorConfig};
+use crate::config::{BundleError, ModelConfig, ProcessorConfig};
 
 /// What the template's marker of one medium becomes before the prompt is tokenised.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,9 @@
 
 use serde_json::Value;
 
-use super::{AudioFeatures, EncoderInputs, PromptConfigs, prompt_layout::PromptLayout};
-use crate::{
-    bundle::{BundleError, ModelConfig, TokenIds},
-    processor::SoundLength,
+use super::{EncoderInputs, PromptConfigs, prompt_layout::PromptLayout};
+use crate::config::{
+    AudioFeatures, BundleError, ImageLayoutKind, ModelConfig, SoundLength, TokenIds,
 };
 
 /// Everything in which one architecture differs from others.
@@ -123,21 +122,6 @@ pub(crate) struct ImageSpec {
     pub(crate) layout: ImageLayoutKind,
     pub(crate) expansion: fn(&PromptConfigs<'_>) -> Result<PromptLayout, BundleError>,
     pub(crate) inputs: EncoderInputs,
-}
-
-/// What an image processor makes of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ImageLayoutKind {
-    /// One image, resized and cropped.
-    Whole,
-    /// One page, rotated, resized and padded.
-    Page,
-    /// Tiles, and the whole image in the size of one.
-    Tiles,
-    /// Patches in the order in which they are merged.
-    Patches,
-    /// The whole image, then crops in rows and columns.
-    Crops,
 }
 
 /// How audio becomes a part of the prompt.

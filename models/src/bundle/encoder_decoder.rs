@@ -2,25 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    BundleError, BundleFiles, ProcessorConfig, SoundConfig,
-    config::{ModelConfig, TextConfig, TokenIds},
-    extensions,
-    multimodal::MediaConfig,
-    tasks::TaskConfig,
+use super::{BundleFiles, extensions};
+use crate::{
+    arch::{Architecture, EncoderInput, PromptText, Seq2SeqSpec},
+    config::{
+        AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig, ProcessorConfig,
+        SoundConfig, TaskConfig, TextConfig, TokenIds,
+    },
 };
-use crate::arch::{Architecture, AudioFeatures, EncoderInput, PromptText, Seq2SeqSpec};
-
-/// What `config.json` says of an encoder.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EncoderConfig {
-    /// The most positions of its output; `None` where they are as many as the input's tokens.
-    pub(crate) positions: Option<usize>,
-    /// The size of a position of its output.
-    pub(crate) hidden_size: usize,
-    /// Whether positions are relative, so that a text may have any length.
-    pub(crate) is_relative: bool,
-}
 
 /// What the sizes of a decoder are called, the first that is there counts: the decoder's own before
 /// those it shares with the encoder.
@@ -59,10 +48,6 @@ const DECODER_KEYS: [(&str, &[&str]); 7] = [
 /// The most tokens of a text, and of an answer, where positions are relative and the config has no
 /// `n_positions`: what T5 was trained with (Raffel et al. 2020, arXiv:1910.10683, sec. 2.1).
 const RELATIVE_POSITIONS: usize = 512;
-
-/// The most seconds of raw samples (`moonshine_onnx` of Moonshine's authors), for want of a bound in
-/// the configs.
-pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// Reads `config.json`.
 pub(super) fn model_config(spec: &Seq2SeqSpec, config: &Value) -> serde_json::Result<ModelConfig> {
@@ -125,7 +110,8 @@ pub(super) fn processor_config(
     };
     let mut processor = ProcessorConfig::default();
     if architecture.prompt.text == PromptText::NamedTask {
-        processor.tasks = Some(TaskConfig::take(&mut config, files)?);
+        let whole: Option<Value> = files.json_if_there("processor_config.json")?;
+        processor.tasks = Some(TaskConfig::take(&mut config, whole.as_ref())?);
     }
     let features = match input {
         // Older configs name no class: the model says what it takes.

@@ -2,7 +2,7 @@
 
 use crate::{
     arch::{Architecture, EncoderInput, Names, PromptSpec, PromptText, Seq2SeqSpec, Wiring},
-    bundle::SAMPLES_SECONDS_MAX,
+    config::SAMPLES_SECONDS_MAX,
 };
 
 /// The samples that become one position of the encoder's output (`downsample_stride` of

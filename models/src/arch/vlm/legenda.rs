@@ -1,11 +1,8 @@
 //! The default model's: the processor config says how many placeholders an image or audio has.
 
 use crate::{
-    arch::{
-        Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, ImageLayoutKind,
-        ImageSpec, Names, Wiring,
-    },
-    processor::SoundLength,
+    arch::{Architecture, AudioSpec, EncoderInputs, Expansion, ImageSpec, Names, Wiring},
+    config::{AudioFeatures, ImageLayoutKind, SoundLength},
 };
 
 pub(in crate::arch) static LEGENDA: Architecture = Architecture {

@@ -1,8 +1,11 @@
 //! PaliGemma: the images, then the prompt; no chat, and a prompt that attends to all of itself.
 
-use crate::arch::{
-    Architecture, EncoderInputs, Expansion, ImageLayoutKind, ImageSpec, Names, PositionScheme,
-    PromptAttention, PromptSpec, Wiring, prompt_layout::at_least_one,
+use crate::{
+    arch::{
+        Architecture, EncoderInputs, Expansion, ImageSpec, Names, PositionScheme, PromptAttention,
+        PromptSpec, Wiring, prompt_layout::at_least_one,
+    },
+    config::ImageLayoutKind,
 };
 
 /// As the processor builds it (`build_string_from_input`).
