@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     engine::Detokenizer,
-    preprocess::{TextProcessor, long_form},
+    preprocess::{TextProcessor, chunked},
 };
 
 /// Seconds between two timestamps (`time_precision` of `WhisperTokenizer`, transformers 4.57).
@@ -62,7 +62,7 @@ impl Detokenizer for Transcript {
             parts.iter().map(|part| part.iter().filter(is_text).copied().collect()).collect();
         let clip = (self.clip_seconds / PRECISION_SECONDS).round() as i64;
         let mut written = String::new();
-        for segment in long_form::join(&parts, self.first_timestamp_id, clip) {
+        for segment in chunked::join(&parts, self.first_timestamp_id, clip) {
             if let Some(start) = segment.start {
                 self.write(start, &mut written);
             }

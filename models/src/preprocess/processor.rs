@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use super::{
     FrameFeatures, FrameMel, Hearing, HearingRules, ImageLayout, ImageProcessor, LogMel,
     ProcessError, RawSamples, Record, RepeatedMel, RgbImage, Sample, SentenceProcessor, Tasks,
-    TextProcessor, Waveform, placeholder::Clips,
+    TextProcessor, Waveform, text::Clips,
 };
 
 use crate::{

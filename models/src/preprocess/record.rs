@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{ProcessError, resample::samples_at};
+use super::{ProcessError, audio::samples_at};
 use crate::{engine::Subject, tensors::Tensor};
 
 /// What the model is asked, media decoded.

@@ -7,9 +7,9 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Sample, TextProcessor};
 use crate::{
     engine::{Detokenizer, Generation},
+    preprocess::{Sample, TextProcessor},
     tensors::Tensor,
 };
 
@@ -86,7 +86,7 @@ impl fmt::Debug for Hearing {
 
 impl Hearing {
     /// Begins with `features`, `[mels, frames]`; a window has `clip_frames`.
-    pub(super) fn new(
+    pub(in crate::preprocess) fn new(
         rules: Arc<HearingRules>,
         text: Arc<TextProcessor>,
         features: Tensor<f32>,

@@ -7,12 +7,11 @@ use std::{fmt, ops::Range, sync::Arc};
 use realfft::{RealFftPlanner, RealToComplex};
 
 use super::{
-    ProcessError, Waveform, long_form,
-    mel::{MelFilter, MelScale, hann, mel_filters},
-    resample::samples_at,
+    chunked, mel::MelFilter, mel::MelScale, mel::hann, mel::mel_filters, resample::samples_at,
 };
 use crate::{
     config::{AudioFeatures, BundleError, FeatureExtractorConfig, SoundLength},
+    preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
 
@@ -102,7 +101,7 @@ impl LogMel {
     }
 
     /// Returns the samples per second that the model hears.
-    pub(super) fn sample_rate_hz(&self) -> u32 {
+    pub(in crate::preprocess) fn sample_rate_hz(&self) -> u32 {
         self.sample_rate_hz
     }
 
@@ -126,7 +125,7 @@ impl LogMel {
         }
         let sample_rate_hz = self.sample_rate_hz;
         let samples = samples_at(&audio, sample_rate_hz)?;
-        let windows = long_form::windows(samples.len(), self.n_samples).into_iter();
+        let windows = chunked::windows(samples.len(), self.n_samples).into_iter();
         let window =
             |range: Range<usize>| Waveform { sample_rate_hz, samples: samples[range].to_vec() };
         Ok(windows.map(window).collect())

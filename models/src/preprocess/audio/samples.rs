@@ -1,8 +1,9 @@
 //! Sounds as they are, as `Wav2Vec2FeatureExtractor` of transformers hands them on.
 
-use super::{ProcessError, Waveform, resample::samples_at};
+use super::resample::samples_at;
 use crate::{
     config::{BundleError, SAMPLES_SECONDS_MAX, SamplesConfig},
+    preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
 

@@ -3,11 +3,11 @@
 //! In the order of the processors of transformers 4.57: the text grows first, then the tokenizer
 //! reads it, so that line breaks beside a marker are one piece with those of the text.
 
-use super::ImageLayout;
 use crate::{
     arch::{Expansion, PromptConfigs, PromptLayout, inconsistent},
     bundle::Bundle,
     config::BundleError,
+    preprocess::ImageLayout,
 };
 
 /// How one kind of medium stands in a prompt.
@@ -31,10 +31,10 @@ pub(super) enum Layout<'a> {
 
 /// Clips of one length, of which a sound consists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Clips {
-    pub(super) n_clips: usize,
+pub(in crate::preprocess) struct Clips {
+    pub(in crate::preprocess) n_clips: usize,
     /// Frames of each.
-    pub(super) n_frames: usize,
+    pub(in crate::preprocess) n_frames: usize,
 }
 
 impl Placeholder {

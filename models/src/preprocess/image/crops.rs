@@ -11,7 +11,7 @@
     reason = "sizes are positive and far below 2^52"
 )]
 
-use super::{CropGrid, RgbImage};
+use crate::preprocess::{CropGrid, RgbImage};
 
 /// The fewest pixels of an edge after resizing.
 const EDGE_MIN: usize = 10;
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn crops_are_those_of_the_reference() {
-        for case in crate::preprocess::geometry::geometry_cases("phi4") {
+        for case in crate::preprocess::image::geometry::geometry_cases("phi4") {
             let [width, height, n_max] = [case[0], case[1], case[2]];
             let rules = CropRules { edge: 448, patch: 14, n_max };
             let found = rules.plan(width, height).map_or(vec![0; 3], |plan| {

@@ -11,8 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{Encoding, NormalizedString, Normalizer as _, Tokenizer};
 
-use super::ProcessError;
-use crate::{bundle::Bundle, config::BundleError};
+use crate::{bundle::Bundle, config::BundleError, preprocess::ProcessError};
 
 const FILE: &str = "tokenizer.json";
 

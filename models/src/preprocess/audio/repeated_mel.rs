@@ -4,13 +4,10 @@ use std::{fmt, sync::Arc};
 
 use realfft::{RealFftPlanner, RealToComplex};
 
-use super::{
-    ProcessError, Waveform,
-    mel::{MelFilter, MelScale, hann, mel_filters},
-    resample::samples_at,
-};
+use super::{mel::MelFilter, mel::MelScale, mel::hann, mel::mel_filters, resample::samples_at};
 use crate::{
     config::{AudioFeatures, BundleError, RepeatedMelConfig},
+    preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
 

@@ -10,7 +10,7 @@
     reason = "sizes are positive and far below 2^52"
 )]
 
-use super::RgbImage;
+use crate::preprocess::RgbImage;
 
 /// The longest edge that a picture is ever resized to (`MAX_IMAGE_SIZE`).
 const EDGE_MAX: usize = 4096;
@@ -117,7 +117,7 @@ fn within(width: usize, height: usize, edge: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::{FirstSize, TileRules};
-    use crate::preprocess::geometry::geometry_cases;
+    use crate::preprocess::image::geometry::geometry_cases;
 
     #[test]
     fn sizes_and_grids_are_those_of_the_reference() {

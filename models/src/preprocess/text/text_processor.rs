@@ -14,8 +14,7 @@ use minijinja::{
 use tokenizers::Tokenizer;
 
 use super::{
-    ImageLayout, ProcessError, Record,
-    placeholder::{Clips, Layout, Placeholder, placeholders},
+    placeholder::Clips, placeholder::Layout, placeholder::Placeholder, placeholder::placeholders,
     tokenizer,
 };
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     bundle::Bundle,
     config::BundleError,
     engine::Detokenizer,
+    preprocess::{ImageLayout, ProcessError, Record},
     template::BoundedTemplate,
 };
 
@@ -67,7 +67,7 @@ const TASKS_SHOWN: usize = 8;
 
 impl TextProcessor {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template.
-    pub(super) fn open(bundle: &Bundle) -> Result<Self, BundleError> {
+    pub(in crate::preprocess) fn open(bundle: &Bundle) -> Result<Self, BundleError> {
         let mut markup = tokenizer::open(bundle)?;
         // A prompt is never cut or padded here: too long is a reject.
         markup.with_padding(None);
@@ -126,7 +126,10 @@ impl TextProcessor {
     }
 
     /// Renders the chat template, one placeholder per image and sound.
-    pub(super) fn prompt_text(&self, record: &Record) -> Result<String, ProcessError> {
+    pub(in crate::preprocess) fn prompt_text(
+        &self,
+        record: &Record,
+    ) -> Result<String, ProcessError> {
         let earlier: Vec<&str> = record.earlier.iter().map(|turn| turn.text.as_str()).collect();
         self.render(record, record.text.as_deref(), record.system.as_deref(), &earlier)
     }
@@ -134,7 +137,7 @@ impl TextProcessor {
     /// Renders, tokenises and repeats each placeholder for the features of its medium.
     ///
     /// `images` and `clips` say how each image and sound is laid out.
-    pub(super) fn token_ids(
+    pub(in crate::preprocess) fn token_ids(
         &self,
         record: &Record,
         images: &[ImageLayout],
@@ -292,7 +295,7 @@ impl TextProcessor {
 
     /// Encodes a text that the answer goes on with, if there is one, behind the token that answers begin
     /// with.
-    pub(super) fn continued_ids(
+    pub(in crate::preprocess) fn continued_ids(
         &self,
         record: &Record,
         first_id: i64,
@@ -311,7 +314,7 @@ impl TextProcessor {
     }
 
     /// Encodes a text whose special tokens count, with those that the tokenizer puts around one.
-    pub(super) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
+    pub(in crate::preprocess) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
         let ids = self.encode(&self.markup, text)?;
         Ok(ids.into_iter().map(i64::from).collect())
     }

@@ -3,10 +3,11 @@
 
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
-use super::{ProcessError, Record, tokenizer};
+use super::tokenizer;
 use crate::{
     bundle::{Bundle, TextLimits},
     config::BundleError,
+    preprocess::{ProcessError, Record},
 };
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -26,7 +27,10 @@ pub(crate) struct SentenceProcessor {
 
 impl SentenceProcessor {
     /// Reads `tokenizer.json` and `tokenizer_config.json`.
-    pub(super) fn open(bundle: &Bundle, limits: &TextLimits) -> Result<Self, BundleError> {
+    pub(in crate::preprocess) fn open(
+        bundle: &Bundle,
+        limits: &TextLimits,
+    ) -> Result<Self, BundleError> {
         let invalid =
             |message: String| BundleError::InvalidJson { file: TOKENIZER.to_owned(), message };
         let mut tokenizer = tokenizer::open(bundle)?;
@@ -59,12 +63,15 @@ impl SentenceProcessor {
     }
 
     /// Returns the token that fills short texts.
-    pub(super) fn pad_id(&self) -> i64 {
+    pub(in crate::preprocess) fn pad_id(&self) -> i64 {
         self.pad_id
     }
 
     /// Tokenises the text of a record; empty where an image is embedded.
-    pub(super) fn token_ids(&self, record: &Record) -> Result<Vec<i64>, ProcessError> {
+    pub(in crate::preprocess) fn token_ids(
+        &self,
+        record: &Record,
+    ) -> Result<Vec<i64>, ProcessError> {
         let text = record.text.as_deref().filter(|text| !text.is_empty());
         let n_things = record.images.len() + record.audios.len() + usize::from(text.is_some());
         if n_things != 1 {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::InterleavedSlice};
 
-use super::{ProcessError, Waveform};
+use crate::preprocess::{ProcessError, Waveform};
 
 /// Input frames per transform, at least; longer ones make the filter steeper and cost little.
 const CHUNK_FRAMES: usize = 4096;
@@ -14,7 +14,10 @@ const CHUNK_FRAMES: usize = 4096;
 /// # Errors
 ///
 /// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
-pub(super) fn samples_at(audio: &Waveform, rate_hz: u32) -> Result<Cow<'_, [f32]>, ProcessError> {
+pub(in crate::preprocess) fn samples_at(
+    audio: &Waveform,
+    rate_hz: u32,
+) -> Result<Cow<'_, [f32]>, ProcessError> {
     if audio.samples.is_empty() {
         return Err(ProcessError::AudioEmpty);
     }

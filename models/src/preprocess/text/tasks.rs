@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{ProcessError, Record};
-use crate::config::{TaskAnswer, TaskConfig};
+use crate::{
+    config::{TaskAnswer, TaskConfig},
+    preprocess::{ProcessError, Record},
+};
 
 /// The tasks of one bundle.
 #[derive(Clone, Debug)]
@@ -41,7 +43,10 @@ impl Tasks {
     /// # Source
     ///
     /// `Florence2Processor._construct_prompts` of transformers 4.57.
-    pub(super) fn question(&self, record: &Record) -> Result<(String, String), ProcessError> {
+    pub(in crate::preprocess) fn question(
+        &self,
+        record: &Record,
+    ) -> Result<(String, String), ProcessError> {
         if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
             let message = "this model has no place for a system text".to_owned();
             return Err(ProcessError::Template { message });

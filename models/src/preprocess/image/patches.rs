@@ -92,7 +92,7 @@ impl PatchRules {
 #[cfg(test)]
 mod tests {
     use super::PatchRules;
-    use crate::preprocess::geometry::geometry_cases;
+    use crate::preprocess::image::geometry::geometry_cases;
 
     #[test]
     fn sizes_are_those_of_the_reference() {

@@ -1,6 +1,7 @@
 //! The centre of an image, with black around it where the image is smaller.
 
-use super::{Backend, RgbImage};
+use super::Backend;
+use crate::preprocess::RgbImage;
 
 /// Which side of an image gets the odd row or column of black.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@
 use serde_json::Value;
 
 use super::{
-    Backend, Filter, ProcessError, RgbImage,
-    center_crop::{PadRounding, center_crop},
-    image::{inconsistent, no_crop, unsupported},
-    resize,
+    Backend, Filter, center_crop::PadRounding, center_crop::center_crop,
+    image_processor::inconsistent, image_processor::no_crop, image_processor::unsupported, resize,
 };
-use crate::config::{BundleError, ImageProcessorConfig, ImageSize};
+use crate::{
+    config::{BundleError, ImageProcessorConfig, ImageSize},
+    preprocess::{ProcessError, RgbImage},
+};
 
 /// What the config says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

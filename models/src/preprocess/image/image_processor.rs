@@ -3,18 +3,15 @@
 use serde_json::Value;
 
 use super::{
-    Backend, Filter, ImageLayout, ProcessError, RgbImage,
-    center_crop::{PadRounding, center_crop},
-    crops::{CropPlan, CropRules},
-    page::PageRules,
-    patches::{ASPECT_RATIO_MAX, PatchRules},
-    resize,
-    tiles::{FirstSize, TileRules},
+    Backend, Filter, center_crop::PadRounding, center_crop::center_crop, crops::CropPlan,
+    crops::CropRules, page::PageRules, patches::ASPECT_RATIO_MAX, patches::PatchRules, resize,
+    tiles::FirstSize, tiles::TileRules,
 };
 use crate::{
     config::{
         BundleError, IMAGE_CLASSES, ImageClass, ImageLayoutKind, ImageProcessorConfig, ImageSize,
     },
+    preprocess::{ImageLayout, ProcessError, RgbImage},
     tensors::Tensor,
 };
 
@@ -84,10 +81,10 @@ enum Geometry {
 
 /// A picture as its encoder takes it.
 #[derive(Clone, Debug)]
-pub(super) struct Pixels {
+pub(in crate::preprocess) struct Pixels {
     /// `[1, 3, H, W]`, `[tiles or crops, 3, S, S]` or `[patches, values]`.
-    pub(super) values: Tensor<f32>,
-    pub(super) layout: ImageLayout,
+    pub(in crate::preprocess) values: Tensor<f32>,
+    pub(in crate::preprocess) layout: ImageLayout,
 }
 
 /// Turns images into pixel values for one bundle.
@@ -148,7 +145,7 @@ impl ImageProcessor {
     }
 
     /// Returns what it makes of an image.
-    pub(super) fn layout(&self) -> ImageLayoutKind {
+    pub(in crate::preprocess) fn layout(&self) -> ImageLayoutKind {
         match self.geometry {
             Geometry::Whole { .. } => ImageLayoutKind::Whole,
             Geometry::Page(_) => ImageLayoutKind::Page,
@@ -160,7 +157,7 @@ impl ImageProcessor {
 
     /// Returns the most bytes that [`pixels`](Self::pixels) holds at once for an image of this size:
     /// what is resized, and its values.
-    pub(super) fn bytes(&self, width: usize, height: usize) -> usize {
+    pub(in crate::preprocess) fn bytes(&self, width: usize, height: usize) -> usize {
         let pixels = |(width, height): (usize, usize)| width.saturating_mul(height);
         let float = size_of::<f32>();
         // Per channel: bytes of each resized copy, then values, and what is laid out of them.
@@ -207,7 +204,7 @@ impl ImageProcessor {
     ///
     /// [`ProcessError::ImageShape`] if the image has no pixel or not `3 * width * height` bytes,
     /// [`ProcessError::ImageTooNarrow`] if patches would be too many along one edge.
-    pub(super) fn pixels(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
+    pub(in crate::preprocess) fn pixels(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (width, height, n_bytes) = (image.width, image.height, image.pixels.len());
         if n_bytes == 0 || width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(n_bytes)
         {

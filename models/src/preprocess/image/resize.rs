@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 
-use super::RgbImage;
+use crate::preprocess::RgbImage;
 
 /// Whose arithmetic to follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,13 +12,10 @@ use std::{f64::consts::TAU, fmt, sync::Arc};
 use realfft::{RealFftPlanner, RealToComplex};
 use serde_json::{Map, Value};
 
-use super::{
-    ProcessError, Waveform,
-    mel::{MelFilter, MelScale, mel_filters},
-    resample::samples_at,
-};
+use super::{mel::MelFilter, mel::MelScale, mel::mel_filters, resample::samples_at};
 use crate::{
     config::{BundleError, StackedFramesConfig, UsmExtractorConfig},
+    preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
 
@@ -238,7 +235,7 @@ impl FrameMel {
     }
 
     /// Returns the samples per second that the model hears.
-    pub(super) fn sample_rate_hz(&self) -> u32 {
+    pub(in crate::preprocess) fn sample_rate_hz(&self) -> u32 {
         self.sample_rate_hz
     }
 
