@@ -1,8 +1,8 @@
 //! The supported architectures: one file each, and the registry that finds them.
 //!
 //! What tells one architecture from another stands in its file, as plain data and function pointers
-//! ([`spec`]); no other module names an architecture (`tests/tests/tidy.rs`). The published classes of
-//! image processors and feature extractors, and the sizes that configs leave out, are named here too.
+//! ([`spec`]); no other module names an architecture (`tests/tests/tidy.rs`), except that the published
+//! classes of processors, and the sizes that configs leave out, are in `config/classes`.
 
 mod audio_llm;
 mod causal;
