@@ -1,55 +1,153 @@
-//! The data path of a run: reads a table of records, writes a table of answers.
+//! The data path of a run: a table of records in, a table of answers out.
 //!
-//! - [`plan`]: checks a job against its table and model before any row is read. [`first_row`]: renders
-//!   the prompt of the first row.
-//! - [`inspect`]: summarises a table before a job exists.
-//! - [`run`]: wires the stages together; read it first. [`stop`]: reasons to end a run early.
-//! - [`stage`]: scan, prepare, encode, generate, collect.
-//! - [`source`]: file listing, table scans, cells. [`media`]: image and audio decoding under limits.
-//! - [`template`]: prompt templates over columns. [`query`]: SQL row filters.
-//! - [`store`]: folders on disk or in an object store, with atomic file writes. [`ledger`]: the output
-//!   in such a folder, and the record of committed spans. [`sink`]: table serialisation.
-//! - [`retry`]: retries of rejected rows. [`reuse`]: deduplication and the answer cache.
-//! - [`verify`]: integrity checks of an output. [`crash`]: crash injection for tests.
-//! - [`eval`]: answer quality against references.
-//! - [`estimate`]: cost of a run, estimated from a sample.
-//! - [`preview`]: a preview of written answers. [`report`]: the report page of a run and its data;
-//!   [`timeline`]: speed and memory over time.
-//! - [`guard`]: isolates third-party code, so that a panic or an endless loop costs one row, not the run.
-//! - [`budget`]: byte-bounded queues and reservations. [`metrics`]: counters and the final report.
+//! Groups, from bottom to top; each uses only those before it (`tests/tests/tidy.rs`):
 //!
-//! This crate does not parse command lines and does not print; only object stores read the environment.
+//! - `base`: folders on a disk or in an object store, whose files appear whole (`store`), queues bounded in bytes
+//!   (`budget`), third-party code whose panics and endless loops cost a row, not the run (`guard`).
+//! - `input`: tables (`source`), images and audio under limits (`media`), SQL over rows (`query`), prompts over
+//!   columns (`template`).
+//! - `output`: the record of what is committed (`ledger`), tables as bytes (`sink`), answers next to media
+//!   files (`sidecar`).
+//! - `run`: a job checked before a row is read (`plan`), the stages and what wires them (`run/run.rs`: read it
+//!   first), early ends (`stop`), answers that need no computation (`reuse`), rejects that are tried again
+//!   (`retry`), counters (`metrics`, `timeline`), the page about a run (`report`).
+//! - `insight`: what is in a table (`inspect`), how long a run takes (`estimate`), whether an output is
+//!   complete (`verify`), how good answers are (`eval`), and batch files of the OpenAI API as jobs (`openai`).
+//!
+//! The modules are private; what other crates use is exported below. Nothing here knows the command line or
+//! prints; the environment is read only for object stores.
 
-pub mod budget;
-pub mod crash;
-pub mod estimate;
-pub mod eval;
-pub mod excerpt;
-pub mod first_row;
-pub mod guard;
-pub mod inspect;
-pub mod ledger;
-pub mod media;
-pub mod metrics;
-pub mod openai;
-pub mod plan;
-pub mod preview;
-pub mod query;
-pub mod report;
-pub mod retry;
-pub mod reuse;
-pub mod run;
-pub(crate) mod sidecar;
-pub mod sink;
-pub mod source;
-pub mod stage;
-pub mod stop;
-pub mod store;
-pub mod template;
-pub mod timeline;
-pub mod verify;
+mod base;
+mod input;
+mod insight;
+mod output;
+mod run;
 
-pub use metrics::{Ending, Progress, RunReport};
-pub use plan::{PlanError, PlanScope, RunPlan};
-pub use run::{RunError, RunOptions, run};
-pub use stop::Stop;
+/// Crashes on request of tests.
+pub mod crash {
+    pub use crate::base::crash::at_step;
+}
+
+/// Estimates of a run from a sample of its rows.
+pub mod estimate {
+    pub use crate::insight::estimate::{CONFIDENCE, Prediction, SamplePlan, SettledRows};
+}
+
+/// Metrics of answers against references.
+pub mod eval {
+    pub use crate::insight::eval::{
+        Comparison, EvalError, Key, Metric, Pair, Score, compare, rows, scores,
+    };
+}
+
+/// Shortened texts for messages.
+pub mod excerpt {
+    pub use crate::base::excerpt::shortened;
+}
+
+/// The prompt of the first row.
+pub mod first_row {
+    pub use crate::insight::first_row::FirstRowError;
+}
+
+/// Third-party code whose panics and endless loops cost a row, not the run.
+pub mod guard {
+    pub use crate::base::guard::{GuardError, guarded, guarded_within, quiet_panics};
+}
+
+/// The contents of a table, and a job proposed for it.
+pub mod inspect {
+    pub use crate::insight::inspect::{
+        ColumnFacts, Holds, InspectError, Inspection, Proposal, Spread, inspect,
+    };
+}
+
+/// The record of what is committed.
+pub mod ledger {
+    pub use crate::output::ledger::{LedgerError, OutputFiles, Stale};
+}
+
+/// Images and audio, decoded under limits.
+pub mod media {
+    pub use crate::input::media::{Decoded, MediaError};
+    /// Audio.
+    pub mod audio {
+        pub use crate::input::media::audio::decode_audio;
+    }
+    /// Damaged images.
+    pub mod damaged {
+        pub use crate::input::media::damaged::decode_image;
+    }
+    /// Images.
+    pub mod image {
+        pub use crate::input::media::image::PendingImage;
+    }
+    /// Media files that cells refer to.
+    pub mod locate {
+        pub use crate::input::media::locate::MediaRoots;
+    }
+}
+
+/// Measurements of the process.
+pub mod metrics {
+    pub use crate::run::metrics::resident_memory;
+}
+
+/// Batch files of the OpenAI API as jobs.
+pub mod openai {
+    pub use crate::insight::openai::{BatchError, Endpoint, Group, Refusal, Requests, error_line};
+}
+
+/// A sample of the answers.
+pub mod preview {
+    pub use crate::insight::preview::{Preview, answers};
+}
+
+/// The HTML page about a run.
+pub mod report {
+    pub use crate::run::report::{StoredReport, page, read_gallery, read_page};
+}
+
+/// Rejects that are tried again.
+pub mod retry {
+    pub use crate::run::retry::{RetryChoice, RetryError};
+}
+
+/// Tables of every format.
+pub mod source {
+    pub use crate::input::source::{BytesRead, Listed, Skipped, TableFile};
+    /// Cells.
+    pub mod cell {
+        pub use crate::input::source::cell::{media_cells, template_value, text_cell};
+    }
+    /// Columns.
+    pub mod column {
+        pub use crate::input::source::column::holds_media;
+    }
+    /// Rows of one file.
+    pub mod reader {
+        pub use crate::input::source::reader::FileReader;
+    }
+}
+
+/// Folders on a disk or in an object store.
+pub mod store {
+    pub use crate::base::store::{BESIDE, Folder, LeaseTerms, StoreFault, fault_of, is_url};
+}
+
+/// Prompts over columns.
+pub mod template {
+    pub use crate::input::template::Template;
+}
+
+/// The proof that an output is complete.
+pub mod verify {
+    pub use crate::insight::verify::{Problem, verify};
+}
+
+pub use run::{
+    metrics::{Ending, Progress, RunReport},
+    plan::{PlanError, PlanScope, RunPlan},
+    run::{RunError, RunOptions, run},
+    stop::Stop,
+};

@@ -6,7 +6,7 @@ pycocoevalcap==1.2:
     python tests/references/make_eval.py tests/references/eval.json
 
 CIDEr runs without its Java tokenizer: texts are lower-cased and stripped of punctuation at the ends
-of words, as in `pipeline/src/eval/words.rs`.
+of words, as in `pipeline/src/insight/eval/words.rs`.
 """
 
 import collections

@@ -95,24 +95,27 @@ fn heavy_crates_stay_in_their_rooms() {
             "reqwest::",
             &[
                 "models/src/hub",
-                "pipeline/src/media/web.rs",
+                "pipeline/src/input/media/web.rs",
                 // What the Hub wants to know of who asks.
-                "pipeline/src/store/open.rs",
+                "pipeline/src/base/store/open.rs",
                 "jobs/src/schedule/hooks.rs",
                 "jobs/src/traces.rs",
             ],
         ),
         ("object_store::", &["pipeline/src/store"]),
-        ("polars::", &["pipeline/src/query/engine.rs", "pipeline/src/query/interchange.rs"]),
-        ("sqlparser::", &["pipeline/src/query/statement.rs"]),
-        ("mozjpeg_sys::", &["pipeline/src/media/jpeg/libjpeg.rs"]),
+        (
+            "polars::",
+            &["pipeline/src/input/query/engine.rs", "pipeline/src/input/query/interchange.rs"],
+        ),
+        ("sqlparser::", &["pipeline/src/input/query/statement.rs"]),
+        ("mozjpeg_sys::", &["pipeline/src/input/media/jpeg/libjpeg.rs"]),
         ("axum::", &["jobs/src/schedule/page", "jobs/src/command/schedule.rs"]),
         (
             "rusqlite::",
             &[
                 "jobs/src/schedule/history.rs",
                 "jobs/src/schedule/record.rs",
-                "pipeline/src/reuse/store.rs",
+                "pipeline/src/run/reuse/store.rs",
             ],
         ),
         ("opentelemetry::", &["jobs/src/traces.rs"]),
@@ -412,9 +415,9 @@ const UNSAFE: [&str; 7] = [
     "jobs/src/leave.rs",
     "models/src/runtime/cuda.rs",
     "models/src/runtime/probe.rs",
-    "pipeline/src/media/heif.rs",
-    "pipeline/src/media/jpeg/libjpeg.rs",
-    "pipeline/src/query/interchange.rs",
+    "pipeline/src/input/media/heif.rs",
+    "pipeline/src/input/media/jpeg/libjpeg.rs",
+    "pipeline/src/input/query/interchange.rs",
 ];
 
 #[test]

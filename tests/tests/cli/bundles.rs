@@ -47,7 +47,7 @@ fn graphs_of_genai_may_have_any_name_in_the_bundle() {
     let _whole = place.run(&["run", "job.toml"]).expect(0);
     assert_eq!(text_column(&place.answers("out"), "answer"), expected);
     for (file, problem) in
-        [("none.onnx", "`none.onnx`"), ("../phi/phi-cpu-int4.onnx", "leads out of the bundle")]
+        [("none.onnx", "`none.onnx`"), ("../phi/phi-cpu-int4.onnx", "resolves outside the bundle")]
     {
         named(file);
         place.run(&["check", "job.toml"]).expect(2).complains_of(&[problem]);
@@ -60,7 +60,7 @@ fn a_text_model_does_not_caption() {
     write_table(&place.path("table.parquet"), &pictures(&[Some(png(9))]), 4);
     place.write("job.toml", &with_bundle(PICTURE_JOB, "llama"));
     let ended = place.run(&["check", "job.toml"]).expect(2);
-    ended.complains_of(&["`llama` cannot do `caption`: it has no image input"]);
+    ended.complains_of(&["`llama` does not support `caption`: it has no image input"]);
 }
 
 #[test]
@@ -71,5 +71,5 @@ fn an_architecture_that_cannot_be_run_is_named() {
     place.write("strange/config.json", r#"{"architectures": ["StrangeModel"]}"#);
     place.write("job.toml", &format!("{TEXT_JOB}[model]\nbundle = \"strange\"\n"));
     let ended = place.run(&["check", "job.toml"]).expect(2);
-    ended.complains_of(&["architecture `StrangeModel` is not supported"]);
+    ended.complains_of(&["unsupported architecture `StrangeModel`"]);
 }

@@ -133,7 +133,10 @@ fn a_prompt_of_the_model_stands_before_every_text() {
         assert_near(found.as_ref(), expected, &row["text"].to_string());
     }
     let wrong = ["check", "job.toml", "--set", "embedding.prompt_name=poem"];
-    place.run(&wrong).expect(2).complains_of(&["`poem` is no prompt of the bundle", "query"]);
+    place
+        .run(&wrong)
+        .expect(2)
+        .complains_of(&["unknown prompt `embedding.prompt_name` = `poem`", "query"]);
 }
 
 #[test]
@@ -202,11 +205,14 @@ fn what_cannot_be_embedded_is_told_before_anything_is_read() {
     place
         .run(&["check", "caption.toml"])
         .expect(2)
-        .complains_of(&["`minilm` cannot do `caption`: it makes embeddings"]);
+        .complains_of(&["`minilm` does not support `caption`: it generates embeddings"]);
     place.write("image.toml", &embedding_job(PICTURE_JOB, "minilm"));
     place.run(&["check", "image.toml"]).expect(2).complains_of(&["`minilm` takes no image"]);
     place.write("llama.toml", &embedding_job(PICTURE_JOB, "llama"));
-    place.run(&["check", "llama.toml"]).expect(2).complains_of(&["`llama` cannot do `embed`"]);
+    place
+        .run(&["check", "llama.toml"])
+        .expect(2)
+        .complains_of(&["`llama` does not support `embed`"]);
     place.write("both.toml", &embedding_job(PICTURE_JOB, "clip"));
     let both = ["check", "both.toml", "--set", "source.columns.text=id"];
     place.run(&both).expect(2).complains_of(&["one input to embed"]);

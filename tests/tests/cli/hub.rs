@@ -115,7 +115,7 @@ fn a_precision_is_fetched_alone_and_is_another_run() {
     other.complains_of(&["model.precision"]);
     let none =
         ended(&mut hub.command(&place, &["check", "job.toml", "--set", "model.precision=q4"]));
-    none.expect(2).complains_of(&["wants `model` in q4, the bundle has it in: fp32, fp16"]);
+    none.expect(2).complains_of(&["requests `model` in q4, available: fp32, fp16"]);
 }
 
 /// As repositories of onnxruntime-genai have a folder for each device and precision.

@@ -242,14 +242,14 @@ fn bundles_are_read_within_their_folder_alone() {
             copy_folder(&sound, &place.path("bundle"));
             fs::remove_file(place.path("bundle").join(file)).unwrap();
             symlink(target, place.path("bundle").join(file)).unwrap();
-            run("bundle", 2).complains_of(&[file, "leads out of the bundle"]);
+            run("bundle", 2).complains_of(&[file, "resolves outside the bundle"]);
             fs::remove_dir_all(place.path("bundle")).unwrap();
         }
         copy_folder(&sound, &place.path("bundle"));
         write(&place.path("bundle/onnx/model.onnx"), &with_external_weight(&graph, "weights"))
             .unwrap();
         symlink(&secret, place.path("bundle/onnx/weights")).unwrap();
-        run("bundle", 2).complains_of(&["leads out of the bundle"]);
+        run("bundle", 2).complains_of(&["resolves outside the bundle"]);
         fs::remove_dir_all(place.path("bundle")).unwrap();
 
         // The links of the Hub's own cache lead from a snapshot to its blobs.

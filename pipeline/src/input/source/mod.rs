@@ -1,0 +1,264 @@
+//! The input of a run: its files, their schema, their spans and their rows.
+
+mod arrow_ipc;
+pub(crate) mod batch;
+pub(crate) mod cell;
+pub(crate) mod column;
+mod compact;
+mod compressed;
+pub(crate) mod computed;
+mod contents;
+pub(crate) mod conversation;
+pub(crate) mod convert;
+mod csv;
+pub(crate) mod file;
+mod footer;
+mod foreign;
+mod json;
+mod json_lines;
+pub(crate) mod known;
+pub(crate) mod listing;
+mod media;
+pub(crate) mod names;
+mod numbers;
+pub(crate) mod pages;
+mod parquet;
+pub(crate) mod partitions;
+mod portable;
+pub(crate) mod reader;
+mod records;
+pub(crate) mod roots;
+pub(crate) mod rows;
+mod shape;
+pub(crate) mod skipped;
+mod steps;
+mod stored;
+pub(crate) mod table;
+pub(crate) mod table_file;
+mod tar;
+pub(crate) mod text_bytes;
+mod typed;
+mod unify;
+mod unify_declared;
+mod walk;
+mod widen;
+mod windows;
+
+#[cfg(test)]
+mod tests;
+
+pub use file::BytesRead;
+pub use listing::Listed;
+pub(crate) use listing::list_files;
+pub(crate) use rows::ReadRows;
+pub use skipped::Skipped;
+pub(crate) use table::{OpenTable, SourceTable};
+pub use table_file::TableFile;
+
+use std::{io::ErrorKind, path::PathBuf};
+
+use legenda_models::HubError;
+
+use crate::base::store::{LocationError, StoreFault, fault_of, is_url};
+
+/// The disk or the store failed after retries. No row is rejected for that.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "failed to read `{path}`: {problem}; committed spans are safe: fix the cause and run the same command again"
+)]
+pub struct SourceFailed {
+    /// The file.
+    pub path: String,
+    /// The error of the system or the store.
+    pub problem: String,
+}
+
+/// An error that makes the whole source unreadable; single rows are rejected instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// An entry of `source.paths` matches no file.
+    #[error(
+        "`source.paths`: no readable file matches `{entry}`{skipped}: correct the path or pattern, or set `source.format`"
+    )]
+    NothingFound {
+        /// The entry, resolved against the job file's folder.
+        entry: String,
+        /// The files that exist, in parentheses; empty if there are none.
+        skipped: String,
+    },
+    /// A dataset of the Hub cannot be listed.
+    #[error("`source.paths`: {0}")]
+    Dataset(#[from] HubError),
+    /// An entry of `source.paths` is not a glob pattern.
+    #[error("`source.paths`: invalid glob pattern `{entry}`: {problem}")]
+    Pattern {
+        /// The entry.
+        entry: String,
+        /// The cause.
+        problem: String,
+    },
+    /// A URL of `source.paths` cannot be used.
+    #[error("`source.paths`: {0}")]
+    Location(#[from] LocationError),
+    /// A file cannot be opened.
+    #[error("failed to read `{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file is not Parquet or its footer is damaged.
+    #[error(
+        "`{path}` is not a readable Parquet file: replace it, or exclude it from `source.paths`"
+    )]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The reader's error.
+        source: ::parquet::errors::ParquetError,
+    },
+    /// A file that earlier runs have read is no longer readable.
+    #[error(
+        "failed to read `{path}`, which earlier runs have answered: make it readable again, or delete it to drop its answers"
+    )]
+    OutOfReach {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file does not have the expected format.
+    #[error(
+        "failed to read `{path}` as {format}: {problem}; replace it, exclude it from `source.paths`, or set `source.format`"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The expected format.
+        format: &'static str,
+        /// The cause.
+        problem: String,
+    },
+    /// A file has an unsupported format.
+    #[error("`{}` is {kind}, which is not supported: {remedy}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        kind: &'static str,
+        /// The remedy.
+        remedy: &'static str,
+    },
+    /// `source.schema` names a column that does not exist.
+    #[error("`source.schema`: column `{column}` does not exist; available columns: {available}")]
+    UnknownTyped {
+        /// The column.
+        column: String,
+        /// The existing columns.
+        available: String,
+    },
+    /// `source.schema` is set, but a file declares its own types.
+    #[error(
+        "`source.schema` only applies to CSV and JSON Lines, but `{}` declares its own types: remove the key",
+        path.display()
+    )]
+    TypedFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A column named in the job is missing.
+    #[error(
+        "`{key}`: column `{column}` does not exist in `{path}`; available columns: {available}"
+    )]
+    MissingColumn {
+        /// The key of the job file.
+        key: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// The existing columns.
+        available: String,
+    },
+    /// A column has the wrong type for its use.
+    #[error("`{key}`: column `{column}` of `{path}` has type {actual}, expected {expected}")]
+    ColumnType {
+        /// The key of the job file.
+        key: String,
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+        /// Its Arrow type.
+        actual: String,
+        /// The expected types.
+        expected: &'static str,
+    },
+    /// A column has different types in two source files.
+    #[error(
+        "column `{column}` has type {actual} in `{path}` but {expected} in `{first}`: make the types equal, or exclude the column with `output.columns`"
+    )]
+    Differs {
+        /// The column.
+        column: String,
+        /// The file that differs.
+        path: PathBuf,
+        /// Its type there.
+        actual: String,
+        /// The first file.
+        first: PathBuf,
+        /// Its type there.
+        expected: String,
+    },
+    /// A carried column has a reserved name.
+    #[error(
+        "column `{column}` of `{path}` has a name reserved for answers: rename it, or list the columns to carry in `output.columns`"
+    )]
+    ReservedColumn {
+        /// The column.
+        column: String,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl SourceError {
+    /// Returns whether a single file is at fault, so that others may be readable.
+    pub(crate) fn is_of_file(&self) -> bool {
+        match self {
+            Self::Parquet { .. } | Self::Format { .. } | Self::Foreign { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::NotFound
+                    | ErrorKind::InvalidData
+                    | ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        }
+    }
+
+    /// Returns the file at fault and the problem.
+    pub(crate) fn path_and_problem(&self) -> (String, String) {
+        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
+        match self {
+            Self::Parquet { path, source } => (shown(path), source.to_string()),
+            Self::Format { path, format, problem } => {
+                (shown(path), format!("invalid {format}: {problem}"))
+            }
+            Self::Foreign { path, kind, remedy } => {
+                (shown(path), format!("{kind}, which is not supported: {remedy}"))
+            }
+            Self::Io { path, source } => (shown(path), source.to_string()),
+            error => (String::new(), error.to_string()),
+        }
+    }
+
+    /// Returns whether the error is transient, such as an unavailable store.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { path, source } if is_url(&path.to_string_lossy())
+            && source.kind() == ErrorKind::Other
+            && !fault_of(source).is_some_and(StoreFault::is_configuration))
+    }
+}

@@ -1,0 +1,13 @@
+//! The data path of a run: its plan, its stages, and the report about it.
+
+pub(crate) mod metrics;
+pub(crate) mod plan;
+pub(crate) mod prediction;
+pub(crate) mod report;
+pub(crate) mod retry;
+pub(crate) mod reuse;
+#[expect(clippy::module_inception, reason = "`run` is what the group does; its siblings serve it")]
+pub(crate) mod run;
+pub(crate) mod stage;
+pub(crate) mod stop;
+pub(crate) mod timeline;

@@ -1,0 +1,594 @@
+//! The plan of a run, computed and checked before any row is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+};
+
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use legenda_models::{Bundle, BundleError, EmbeddingInput};
+use legenda_schemas::{
+    job::{Hooks, Incremental, Job, Output, RejectsMode, Source, TaskKind},
+    ledger::{LEDGER_VERSION, Manifest, StoredJob},
+    span::{Fingerprint, Span},
+    table::{self, AnswerKind, RESERVED_PREFIX},
+};
+
+use crate::{
+    base::store::{Folder, LocationError, ReadError, StoreFault, address, fault_of, is_web},
+    input::{
+        media::DECODERS_VERSION,
+        query::{KeptRows, Query, QueryError},
+        source::{
+            OpenTable, SourceError, SourceTable,
+            column::{holds_media, is_carried_unasked, is_text},
+            conversation::holds_messages,
+            known::{Changed, KnownColumns},
+            list_files, partitions,
+            roots::Roots,
+        },
+        template::{Template, TemplateError},
+    },
+    output::{
+        ledger::{Earlier, LIMIT, LedgerError, OutputFiles},
+        sidecar,
+    },
+};
+
+/// An error in a job.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The table is invalid.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A template is invalid.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The model does not support the task.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The model has no encoder for a mapped column.
+    #[error(
+        "`source.columns.{kind}` is set, but the model `{bundle}` does not accept {kind} input: remove the key or choose another `model.bundle`"
+    )]
+    Modality {
+        /// `image` or `audio`.
+        kind: &'static str,
+        /// The model.
+        bundle: String,
+    },
+    /// The query is invalid.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// `output.path` is invalid.
+    #[error("`output.path`: {0}")]
+    Output(#[from] LocationError),
+    /// The store of `output.path` is misconfigured in the environment.
+    #[error("`output.path`: {0}")]
+    OutputStore(#[source] ReadError),
+    /// Answers cannot be partitioned by this column.
+    #[error("invalid `output.partition_by`: `{column}` {problem}")]
+    Partition {
+        /// The column.
+        column: String,
+        /// The cause and the remedy.
+        problem: &'static str,
+    },
+    /// The input files cannot have sidecars.
+    #[error("`output.sidecars` requires image or audio files on a local disk: {problem}")]
+    Sidecars {
+        /// The cause.
+        problem: String,
+    },
+    /// The columns cannot be serialised.
+    #[error("failed to serialise the columns of the source: {problem}")]
+    Columns {
+        /// The cause.
+        problem: String,
+    },
+    /// The rejects were made by a different job.
+    #[error(
+        "the rejects were made by a different job; changed keys: {differing}: a retry may only change `limits`"
+    )]
+    Retry {
+        /// The changed keys.
+        differing: String,
+    },
+    /// The output would be read as input.
+    #[error(
+        "`output.path` is `{output}`, which contains the input file `{input}`: choose another folder"
+    )]
+    OutputHoldsInput {
+        /// The output folder.
+        output: String,
+        /// The input file.
+        input: String,
+    },
+}
+
+/// A job that was checked against its table and model.
+#[derive(Debug)]
+pub struct RunPlan {
+    /// The job.
+    pub job: Job,
+    /// The table.
+    pub table: SourceTable,
+    /// The index of each source file in input order, by path.
+    file_numbers: HashMap<String, usize>,
+    query: Option<Query>,
+    /// The rows kept by the job's query.
+    kept: Option<KeptRows>,
+    /// The prompt template.
+    pub prompt: Template,
+    /// The system prompt template.
+    pub system: Option<Template>,
+    /// The embedding input, for an `embed` task.
+    pub embedding: Option<EmbeddingPlan>,
+    /// The columns carried to the answers.
+    pub carried: Fields,
+    /// The columns to read.
+    pub read_columns: Vec<String>,
+    /// The columns used by templates.
+    pub template_columns: Vec<String>,
+    /// The output folder.
+    pub output: Folder,
+    /// The folders of the source.
+    pub(crate) roots: Roots,
+    /// Spans and identity, as written to the ledger.
+    pub ledger: Manifest,
+    /// The model's name, for messages and metadata.
+    pub bundle_name: String,
+    /// Whether the model reads a prompt.
+    pub reads_text: bool,
+}
+
+/// The input of an `embed` task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddingPlan {
+    /// Text, image or audio.
+    pub input: EmbeddingInput,
+    /// The prefix that the model's prompt puts before every text; may be empty.
+    pub prefix: String,
+}
+
+/// The part of a table to plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanScope {
+    /// The number of rows to process, counted after the query; `None` for all.
+    pub limit: Option<u64>,
+    /// Ignores the results of earlier runs.
+    pub overwrite: bool,
+}
+
+impl RunPlan {
+    /// Checks `job` against its table and `bundle`; resolves the job's paths against `base_dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`], which names the key of the job file and the remedy.
+    pub fn new(
+        job: Job,
+        base_dir: &Path,
+        bundle: &Bundle,
+        scope: PlanScope,
+    ) -> Result<Self, PlanError> {
+        let PlanScope { limit, overwrite } = scope;
+        bundle.supports(job.task.kind)?;
+        bundle.supports_speech(&(&job.task).into())?;
+        let modalities = bundle.modalities();
+        let columns = &job.source.columns;
+        for (kind, column, can) in [
+            ("image", &columns.image, modalities.image),
+            ("audio", &columns.audio, modalities.audio),
+        ] {
+            if column.is_some() && !can {
+                return Err(PlanError::Modality { kind, bundle: bundle.name().to_owned() });
+            }
+        }
+        let embedding = embedding_plan(&job, bundle)?;
+        let own_prompt = bundle.default_prompt(job.task.kind).filter(|_| job.task.prompt.is_none());
+        let prompt = own_prompt.unwrap_or_else(|| job.prompt_template());
+        let prompt = Template::compile("task.prompt", prompt)?;
+        let system = job
+            .task
+            .system
+            .as_deref()
+            .map(|source| Template::compile("task.system", source))
+            .transpose()?;
+
+        let output = Folder::at(&job.output.path, base_dir)?;
+        let mut identity = job.identity(bundle.revision());
+        let query = Query::of(&job.source, base_dir, &job.limits)?;
+        if let Some(tables) = query.as_ref().and_then(Query::tables_identity) {
+            identity.insert("source.tables".to_owned(), tables);
+        }
+        // A run with a different limit resumes from the existing output.
+        identity.insert(LIMIT.to_owned(), serde_json::Value::Null);
+        let fingerprint = fingerprint(&identity);
+        identity.insert(LIMIT.to_owned(), serde_json::json!(limit));
+        let Source { paths, format, follow_links, .. } = &job.source;
+        let mut listing = list_files(paths, base_dir, *format, *follow_links)?;
+        let roots = Roots::from_entries(paths, base_dir);
+        if let Some(input) = listing.files.iter().find(|file| file.is_within(&output)) {
+            let (output, input) = (output.path_of(""), input.path.clone());
+            return Err(PlanError::OutputHoldsInput { output, input });
+        }
+        let files = OutputFiles::new(output.clone(), job.output.format);
+        let Earlier { mut done, known, columns: mut earlier_columns } =
+            match files.earlier(&fingerprint) {
+                Err(LedgerError::Store(error))
+                    if fault_of(&error).is_some_and(StoreFault::is_configuration) =>
+                {
+                    return Err(PlanError::OutputStore(error));
+                }
+                // Other unreadable outputs are reported when the output is opened.
+                earlier if !overwrite => earlier.unwrap_or_default(),
+                _ => Earlier::default(),
+            };
+        // A limit counts rows across all files.
+        if limit.is_some() || job.source.incremental == Incremental::All {
+            done.clear();
+        }
+        if done.is_empty() {
+            earlier_columns = KnownColumns::default();
+        }
+        listing.respell(&known);
+        if let Some(sidecars) = &job.output.sidecars
+            && let Some(problem) = sidecar::problem_with(&listing.files, sidecars, &roots)
+        {
+            return Err(PlanError::Sidecars { problem });
+        }
+        let paths = listing.files.iter().map(|file| file.path.clone());
+        let file_numbers = paths.enumerate().map(|(number, path)| (path, number)).collect();
+        let mut table = SourceTable::open_as(OpenTable {
+            listing,
+            done: &done,
+            known: &known,
+            known_columns: earlier_columns.clone(),
+            on_bad_file: job.source.on_bad_file,
+            media_bytes_max: job.limits.media_bytes.0,
+        })?;
+        table.set_types(&job.source.schema)?;
+        let mapped = [
+            &columns.id,
+            &columns.text,
+            &columns.messages,
+            &columns.image,
+            &columns.audio,
+            &columns.seed,
+        ];
+        table.join_alternatives(mapped.into_iter().flatten());
+        let bytes_read = table.bytes_read.clone();
+        let kept = query.as_ref().map(|query| query.ask(&mut table.files, &bytes_read, limit));
+        let kept = kept.transpose()?;
+        check_mapped_columns(&job, &table)?;
+        let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
+        let carried = carried_columns(&job, &table)?;
+        check_partitions(&job, &carried)?;
+        let names = carried.iter().map(|field| field.name().as_str());
+        if let Some(Changed { column, was, is }) =
+            table.known_columns.changed(&earlier_columns, names)
+        {
+            tracing::warn!(
+                column,
+                "the column is {was} in committed answers and {is} in new ones, because new files \
+                 contain other values; `--overwrite` recomputes all answers"
+            );
+        }
+        let mut read_columns: Vec<String> =
+            carried.iter().map(|field| field.name().clone()).collect();
+        for name in mapped.into_iter().flatten().chain(&template_columns) {
+            if !read_columns.contains(name) {
+                read_columns.push(name.clone());
+            }
+        }
+
+        let mut spans = table.spans(job.output.span_rows, limit.filter(|_| kept.is_none()));
+        if let Some(kept) = &kept {
+            spans.retain(|span| !kept.of(span).is_empty());
+            // Rows beyond the limit belong to a different span, which a run without the limit reads.
+            if limit.is_some()
+                && let Some(span) = spans.last_mut()
+                && let Some(last) = kept.of(span).last()
+            {
+                let n_rows = usize::try_from(last + 1 - span.file_row_start);
+                span.n_rows = n_rows.map_or(span.n_rows, |n_rows| n_rows.min(span.n_rows));
+            }
+        }
+        spans.splice(0..0, table.done.iter().cloned());
+        let columns = serde_json::to_value(&table.known_columns)
+            .map_err(|error| PlanError::Columns { problem: error.to_string() })?;
+        let ledger = Manifest {
+            version: LEDGER_VERSION,
+            fingerprint,
+            identity,
+            spans,
+            kept: Vec::new(),
+            columns,
+        };
+        Ok(Self {
+            table,
+            file_numbers,
+            query,
+            kept,
+            prompt,
+            system,
+            embedding,
+            carried,
+            read_columns,
+            template_columns,
+            output,
+            roots,
+            ledger,
+            bundle_name: bundle.name().to_owned(),
+            reads_text: modalities.text,
+            job,
+        })
+    }
+
+    /// Returns the job as written to the output.
+    #[must_use]
+    pub fn stored_job(&self, base_dir: &Path) -> StoredJob {
+        let base_dir = base_dir.canonicalize().unwrap_or_else(|_| base_dir.to_owned());
+        let base_dir = base_dir.to_string_lossy().into_owned();
+        // A webhook URL may be a secret, and others may be able to read the output.
+        let mut job = Job { hooks: Hooks::default(), ..self.job.clone() };
+        let Source { paths, tables, .. } = &mut job.source;
+        for location in paths.iter_mut().chain(tables.values_mut()) {
+            if is_web(location) {
+                *location = address::bare(location);
+            }
+        }
+        StoredJob { version: LEDGER_VERSION, base_dir, job }
+    }
+
+    /// Returns the plan for retrying the rejects of the run described by `earlier`. `self` is the plan of
+    /// the same job without a row limit; of the keys that decide answers, only `limits` may differ.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Retry`], which names the changed keys.
+    pub fn retry(self, earlier: Manifest) -> Result<Self, PlanError> {
+        let differs = |key: &&String| {
+            let may_differ = [LIMIT, "limits"].contains(&key.as_str());
+            !may_differ && self.ledger.identity.get(*key) != earlier.identity.get(*key)
+        };
+        let differing: Vec<String> =
+            self.ledger.identity.keys().filter(differs).map(|key| format!("`{key}`")).collect();
+        if !differing.is_empty() {
+            return Err(PlanError::Retry { differing: differing.join(", ") });
+        }
+        let (mut table, mut kept) = (self.table, self.kept);
+        // Completed files have computed columns too.
+        if let Some((query, kept)) = self.query.as_ref().zip(kept.as_mut()) {
+            let n_open = table.files.len();
+            table = table.with_all_opened()?;
+            let bytes_read = table.bytes_read.clone();
+            kept.extend(query.ask(&mut table.files[n_open..], &bytes_read, None)?);
+        }
+        let table = table.with_nothing_done();
+        Ok(Self { ledger: earlier, table, kept, ..self })
+    }
+
+    /// Returns the index of the file at `path` in input order; for a path that is no longer in the source,
+    /// one past the last.
+    pub(crate) fn file_number(&self, path: &str) -> usize {
+        self.file_numbers.get(path).copied().unwrap_or(self.file_numbers.len())
+    }
+
+    /// Returns the rows of a span to read, as ascending positions within the row group.
+    #[must_use]
+    pub fn rows_of(&self, span: &Span) -> Vec<usize> {
+        let Some(kept) = &self.kept else {
+            return (span.row_start..span.row_start + span.n_rows).collect();
+        };
+        let positions = kept.of(span).iter().map(|row| row - span.file_row_start);
+        positions
+            .filter_map(|row| usize::try_from(row).ok())
+            .map(|row| span.row_start + row)
+            .collect()
+    }
+
+    /// Returns the number of rows to read, completed or not. The query does not run again on completed
+    /// files, so for these the number is an upper bound.
+    #[must_use]
+    pub fn n_rows(&self) -> u64 {
+        let (done, new) = self.ledger.spans.split_at(self.table.done.len());
+        let done: u64 = done.iter().map(|span| span.n_rows as u64).sum();
+        done + new.iter().map(|span| self.n_rows_of(span)).sum::<u64>()
+    }
+
+    /// Returns the number of rows in the table before the query; `None` without a query.
+    #[must_use]
+    pub fn rows_of_query(&self) -> Option<u64> {
+        self.kept.as_ref()?;
+        let groups = self.table.files.iter().flat_map(|file| &file.row_groups);
+        let opened: u64 = groups.map(|group| group.n_rows as u64).sum();
+        Some(opened + self.table.done.iter().map(|span| span.n_rows as u64).sum::<u64>())
+    }
+
+    /// Returns the number of rows to read in a span.
+    #[must_use]
+    pub fn n_rows_of(&self, span: &Span) -> u64 {
+        self.kept.as_ref().map_or(span.n_rows, |kept| kept.of(span).len()) as u64
+    }
+
+    /// Returns the name of the answer column.
+    #[must_use]
+    pub fn answer_column(&self) -> &'static str {
+        table::answer_column(self.job.task.kind)
+    }
+
+    /// Returns the schema of answers of this kind; the loaded model supplies the embedding dimension.
+    #[must_use]
+    pub fn answer_schema(&self, kind: AnswerKind) -> Schema {
+        let Output { rejects, partition_by, .. } = &self.job.output;
+        let is_partitioned = partition_by.is_some();
+        table::answer_schema(&self.carried, kind, *rejects, is_partitioned, self.metadata())
+    }
+
+    /// Returns the reject schema for rows with the columns of `source`.
+    #[must_use]
+    pub fn reject_schema(&self, source: &Schema) -> Schema {
+        table::reject_schema(source, self.metadata())
+    }
+
+    /// Returns the digest of everything that decides an answer: job, model and program version.
+    #[must_use]
+    pub fn answer_fingerprint(&self) -> Fingerprint {
+        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
+        let mut identity = self.job.answer_identity(revision.unwrap_or_default());
+        identity.insert("legenda".to_owned(), env!("CARGO_PKG_VERSION").into());
+        let columns = &self.job.source.columns;
+        if columns.image.is_some() || columns.audio.is_some() {
+            identity.insert("decoders".to_owned(), DECODERS_VERSION.into());
+        }
+        fingerprint(&identity)
+    }
+
+    /// Returns the prompt template; empty if the model reads no prompt.
+    #[must_use]
+    pub fn given_prompt(&self) -> &str {
+        if self.reads_text { self.job.prompt_template() } else { "" }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
+        let mut metadata = HashMap::from([
+            ("legenda.model".to_owned(), self.bundle_name.clone()),
+            ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
+            ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
+            ("legenda.prompt".to_owned(), self.given_prompt().to_owned()),
+            ("legenda.job_fingerprint".to_owned(), self.ledger.fingerprint.as_str().to_owned()),
+        ]);
+        if let Some(embedding) = &self.embedding {
+            metadata.insert("legenda.embedding_prefix".to_owned(), embedding.prefix.clone());
+        }
+        metadata
+    }
+}
+
+/// Determines the input of an `embed` task: the job maps one of text, image and audio.
+fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, BundleError> {
+    if job.task.kind != TaskKind::Embed {
+        return Ok(None);
+    }
+    let columns = &job.source.columns;
+    let media = [(&columns.image, EmbeddingInput::Image), (&columns.audio, EmbeddingInput::Audio)];
+    if let Some((_, input)) = media.into_iter().find(|(column, _)| column.is_some()) {
+        return Ok(Some(EmbeddingPlan { input, prefix: String::new() }));
+    }
+    let prefix = bundle.embedding_prompt(job.embedding.prompt_name.as_deref())?;
+    let prefix = prefix.unwrap_or_default().to_owned();
+    Ok(Some(EmbeddingPlan { input: EmbeddingInput::Text, prefix }))
+}
+
+fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
+    let lines: Vec<String> = identity.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Fingerprint::from_parts(lines.iter().map(String::as_bytes))
+}
+
+fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {
+    let columns = &job.source.columns;
+    type Fits = fn(&DataType) -> bool;
+    // A column without values has the null type in some files.
+    let is_seed: Fits = |kind| kind.is_integer() || kind.is_null();
+    const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
+    const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
+    let mapped: [(&str, &Option<String>, Fits, &'static str); 6] = [
+        ("source.columns.id", &columns.id, |_| true, "anything"),
+        ("source.columns.text", &columns.text, is_text, "text"),
+        ("source.columns.messages", &columns.messages, holds_messages, MESSAGES),
+        ("source.columns.image", &columns.image, holds_media, MEDIA),
+        ("source.columns.audio", &columns.audio, holds_media, MEDIA),
+        ("source.columns.seed", &columns.seed, is_seed, "whole numbers"),
+    ];
+    for (key, name, fits, expected) in mapped {
+        let Some(name) = name else { continue };
+        for file in &table.files {
+            let field = file.column(key, name)?;
+            if !fits(field.data_type()) {
+                return Err(SourceError::ColumnType {
+                    key: key.to_owned(),
+                    column: name.clone(),
+                    path: file.path().to_owned(),
+                    actual: field.data_type().to_string(),
+                    expected,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanError> {
+    let Some(column) = &job.output.partition_by else { return Ok(()) };
+    let problem = match carried.find(column) {
+        None => {
+            "is not carried to the answers: add it to `output.columns`, or choose another column"
+        }
+        Some((_, field)) if !partitions::may_name_folders(field.data_type()) => {
+            "cannot name folders: choose a text, integer, boolean or date column"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(PlanError::Partition { column: column.clone(), problem })
+}
+
+fn template_columns(
+    job: &Job,
+    table: &SourceTable,
+    prompt: &Template,
+    system: Option<&Template>,
+) -> Result<Vec<String>, PlanError> {
+    let given: &[&str] = if job.source.columns.has_text() { &["text"] } else { &[] };
+    let mut columns = BTreeSet::new();
+    for (key, template) in [("task.prompt", Some(prompt)), ("task.system", system)] {
+        let Some(template) = template else { continue };
+        for name in template.columns(&table.files[0].schema, given)? {
+            // `text` always means the text of the row, whatever its column is called.
+            if given.contains(&name.as_str()) {
+                continue;
+            }
+            table.common_column(key, &name)?;
+            columns.insert(name);
+        }
+    }
+    Ok(columns.into_iter().collect())
+}
+
+fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError> {
+    const KEY: &str = "output.columns";
+    let names: Vec<String> = match &job.output.columns {
+        Some(names) => names.clone(),
+        None => table.files[0]
+            .schema
+            .fields()
+            .iter()
+            .filter(|field| {
+                is_carried_unasked(field.data_type()) && !field.name().starts_with(RESERVED_PREFIX)
+            })
+            .map(|field| field.name().clone())
+            .collect(),
+    };
+    let mut fields: Vec<Field> = Vec::with_capacity(names.len());
+    for name in &names {
+        if name == table::answer_column(job.task.kind) || name.starts_with(RESERVED_PREFIX) {
+            return Err(SourceError::ReservedColumn {
+                column: name.clone(),
+                path: table.files[0].path().to_owned(),
+            });
+        }
+        let field = table.common_column(KEY, name)?.clone();
+        // A row that cannot be read has null carried columns but stays among the answers.
+        let nullable = field.is_nullable()
+            || job.output.rejects == RejectsMode::Inline
+            || table
+                .files
+                .iter()
+                .any(|file| file.schema.field_with_name(name).is_ok_and(Field::is_nullable));
+        fields.push(field.with_nullable(nullable));
+    }
+    Ok(fields.into())
+}
