@@ -102,7 +102,7 @@ fn heavy_crates_stay_in_their_rooms() {
                 "jobs/src/traces.rs",
             ],
         ),
-        ("object_store::", &["pipeline/src/store"]),
+        ("object_store::", &["pipeline/src/base/store"]),
         (
             "polars::",
             &["pipeline/src/input/query/engine.rs", "pipeline/src/input/query/interchange.rs"],
