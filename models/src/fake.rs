@@ -7,11 +7,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    EncodeError, Encoder, Engine, EngineOptions, Prompt, Sample, Sampling,
     engine::{
-        Beams, Constraints, DecodeError, Decoder, Detokenizer, Guard, Join, LengthLimit, Logits,
-        SlotCopy, StepRow,
+        Beams, Constraints, DecodeError, Decoder, Detokenizer, Engine, EngineOptions, Guard, Join,
+        LengthLimit, Logits, Prompt, Sampling, SlotCopy, StepRow,
     },
+    exec::{EncodeError, Encoder},
+    preprocess::Sample,
     tensors::Tensor,
 };
 

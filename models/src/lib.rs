@@ -6,47 +6,53 @@
 //!             → Sample      → Prompt    → Generation
 //! ```
 //!
-//! - `arch`: the supported architectures, one file each.
-//! - [`bundle`]: opens a directory or the embedded bundle and finds its architecture.
-//! - [`hub`]: downloads bundles from the Hugging Face Hub to the user's Hub cache.
-//! - [`processor`]: preprocesses text, images and audio as the bundle's processor configs specify.
-//! - [`template`]: chat templates with bounded time and memory.
-//! - [`onnx`]: the only module that uses ONNX Runtime: loading it, sessions, in-place KV caches.
-//! - [`family`]: the wiring of a bundle's graphs.
-//! - [`engine`]: slots, sampling, stop rules; independent of the architecture.
-//! - [`model`]: combines processor, encoder and engine; the latter two run on one thread each.
-//! - [`embedder`]: the same for embedding models, which have no engine.
-//! - [`tensors`]: shape-checked host tensors.
+//! From bottom to top; a module uses only those above it in this list (`tests/tests/tidy.rs`):
 //!
-//! This crate does not read Parquet, does not know jobs, does not print and, except for
-//! [`RuntimeOptions::from_env`](onnx::RuntimeOptions::from_env) and
-//! [`HubOptions::from_env`](hub::HubOptions::from_env), does not read the environment.
+//! - [`tensors`]: shape-checked host tensors.
+//! - `graph`: ONNX files, read without a runtime.
+//! - [`engine`]: slots, sampling, stop rules; knows no architecture.
+//! - [`template`]: templates whose rendering is bounded in time and memory.
+//! - [`hub`]: fetches files of the Hugging Face Hub into the user's cache of it.
+//! - [`config`]: the published config files as values.
+//! - `arch`: the supported architectures, one file each.
+//! - [`bundle`]: a directory or the embedded bundle: its files, its configs, its architecture.
+//! - [`preprocess`]: text, images and audio as the bundle's processor configs say.
+//! - `postprocess`: generated ids turned into answers.
+//! - [`runtime`]: the only place that knows ONNX Runtime: finding it, sessions, in-place caches.
+//! - [`exec`]: how the graphs of a bundle are run.
+//! - [`load`]: opens a bundle wherever it is, and puts the parts of a model together.
+//!
+//! Nothing here reads Parquet, knows of jobs, prints, or (but for
+//! [`RuntimeOptions::from_env`](runtime::RuntimeOptions::from_env) and
+//! [`HubOptions::from_env`](hub::HubOptions::from_env)) reads the environment.
 
 mod arch;
 pub mod bundle;
-pub mod embedder;
+pub mod config;
 pub mod engine;
+pub mod exec;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
-pub mod family;
+mod graph;
 pub mod hub;
-pub mod model;
-pub mod onnx;
-pub mod processor;
+pub mod load;
+mod postprocess;
+pub mod preprocess;
+pub mod runtime;
 pub mod template;
 pub mod tensors;
 
-pub use bundle::{Bundle, BundleError, BundleSource, GraphFile, Modalities, SpeechOptions};
-pub use embedder::{Embedder, EmbedderInfo, Embedding, EmbeddingInput, Loaded};
+pub use bundle::{Bundle, GraphFile, Modalities, SpeechOptions};
+pub use config::BundleError;
 pub use engine::{
-    DecodeError, Engine, EngineOptions, FinishReason, Finished, GenerateError, Generation, Prompt,
-    Sampling, Trial,
+    DecodeError, Embedding, EmbeddingInput, Engine, EngineOptions, FinishReason, Finished,
+    GenerateError, Generation, Prompt, Sampling, Trial,
 };
-pub use family::{EncodeError, Encoder};
+pub use exec::{EncodeError, Encoder, ModelError};
 pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
-pub use model::{Model, ModelError, ModelInfo, ModelOptions};
-pub use onnx::{Gpus, Runtime, RuntimeError, RuntimeOptions};
-pub use processor::{
+pub use load::{BundleSource, Embedder, EmbedderInfo, Loaded, Model, ModelInfo, ModelOptions};
+pub use preprocess::{
     ENCODING_BYTES, Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn,
     Waveform,
 };
+pub use runtime::{Gpus, Runtime, RuntimeError, RuntimeOptions};

@@ -1,6 +1,6 @@
 //! Dense tensors whose data always matches their shape.
 //!
-//! They are plain host memory; `onnx` copies values to a device.
+//! They are plain host memory; `runtime` copies values to a device.
 
 use std::fmt;
 

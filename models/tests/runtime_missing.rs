@@ -3,7 +3,7 @@
 
 use legenda_models::{
     Runtime, RuntimeError, RuntimeOptions,
-    onnx::{Attempt, Place},
+    runtime::{Attempt, Place},
 };
 
 #[test]

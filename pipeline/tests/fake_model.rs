@@ -14,7 +14,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use legenda_models::{
     Bundle, BundleSource, Model, ModelInfo, Processor,
     fake::{FakeEncoder, FakeOptions},
-    onnx::DeviceKind,
+    runtime::DeviceKind,
 };
 use legenda_pipeline::{
     Ending, PlanScope, Progress, RunOptions, RunPlan, RunReport, Stop, ledger::Stale,

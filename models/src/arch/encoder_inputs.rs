@@ -1,6 +1,6 @@
 //! The graph inputs of image and audio encoders.
 
-use crate::bundle::ProcessorConfig;
+use crate::config::ProcessorConfig;
 
 /// The inputs of an encoder whose features replace placeholder tokens.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The placeholder tokens of a medium in the prompt.
 
-use crate::bundle::{BundleError, ModelConfig, ProcessorConfig};
+use crate::config::{BundleError, ModelConfig, ProcessorConfig};
 
 /// The expansion of a template marker into placeholder tokens, before tokenisation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,9 @@
 
 use serde_json::Value;
 
-use super::{AudioFeatures, EncoderInputs, PromptConfigs, prompt_layout::PromptLayout};
-use crate::{
-    bundle::{BundleError, ModelConfig, TokenIds},
-    processor::SoundLength,
+use super::{EncoderInputs, PromptConfigs, prompt_layout::PromptLayout};
+use crate::config::{
+    AudioFeatures, BundleError, ImageLayoutKind, ModelConfig, SoundLength, TokenIds,
 };
 
 /// The complete definition of an architecture.
@@ -124,22 +123,7 @@ pub(crate) struct ImageSpec {
     pub(crate) inputs: EncoderInputs,
 }
 
-/// The output layouts of image processors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ImageLayoutKind {
-    /// One image, resized and cropped.
-    Whole,
-    /// One page, rotated, resized and padded.
-    Page,
-    /// Tiles, and the whole image resized to one tile.
-    Tiles,
-    /// Patches, in merge order.
-    Patches,
-    /// The whole image, then crops in rows and columns.
-    Crops,
-}
-
-/// The audio input of an architecture.
+/// How audio becomes a part of the prompt.
 #[derive(Debug)]
 pub(crate) struct AudioSpec {
     /// The required features of the feature extractor.

@@ -8,10 +8,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{BundleError, BundleFiles, ImageProcessorConfig, Modalities, SoundConfig};
-use crate::arch::{
-    Architecture, DualSpec, EmbeddingSpec, Wiring, audio_dual_encoder, image_dual_encoder,
-    sentence_encoder,
+use super::{BundleFiles, Modalities};
+use crate::{
+    arch::{
+        Architecture, DualSpec, EmbeddingSpec, Wiring, audio_dual_encoder, image_dual_encoder,
+        sentence_encoder,
+    },
+    config::{BundleError, ImageProcessorConfig, SoundConfig},
 };
 
 const MODULES: &str = "modules.json";

@@ -2,25 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    BundleError, BundleFiles, ProcessorConfig, SoundConfig,
-    config::{ModelConfig, TextConfig, TokenIds},
-    extensions,
-    multimodal::MediaConfig,
-    tasks::TaskConfig,
+use super::{BundleFiles, extensions};
+use crate::{
+    arch::{Architecture, EncoderInput, PromptText, Seq2SeqSpec},
+    config::{
+        AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig, ProcessorConfig,
+        SoundConfig, TaskConfig, TextConfig, TokenIds,
+    },
 };
-use crate::arch::{Architecture, AudioFeatures, EncoderInput, PromptText, Seq2SeqSpec};
-
-/// The encoder's keys of `config.json`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EncoderConfig {
-    /// The maximum number of output positions; `None` if there is one per input token.
-    pub(crate) positions: Option<usize>,
-    /// The hidden size of the output.
-    pub(crate) hidden_size: usize,
-    /// Whether positions are relative, so that a text may have any length.
-    pub(crate) is_relative: bool,
-}
 
 /// The names of the decoder sizes. The first existing name counts: names specific to the decoder
 /// precede those shared with the encoder.
@@ -60,10 +49,6 @@ const DECODER_KEYS: [(&str, &[&str]); 7] = [
 /// `n_positions` in the config: the training length of T5 (Raffel et al. 2020, arXiv:1910.10683,
 /// sec. 2.1).
 const RELATIVE_POSITIONS: usize = 512;
-
-/// The maximum duration of raw samples in seconds, from `moonshine_onnx` by Moonshine's authors:
-/// the configs set no limit.
-pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// Reads `config.json`.
 pub(super) fn model_config(spec: &Seq2SeqSpec, config: &Value) -> serde_json::Result<ModelConfig> {
@@ -125,7 +110,8 @@ pub(super) fn processor_config(
     };
     let mut processor = ProcessorConfig::default();
     if architecture.prompt.text == PromptText::NamedTask {
-        processor.tasks = Some(TaskConfig::take(&mut config, files)?);
+        let whole: Option<Value> = files.json_if_there("processor_config.json")?;
+        processor.tasks = Some(TaskConfig::take(&mut config, whole.as_ref())?);
     }
     let features = match input {
         // Older configs do not name a class: it follows from the model's input.

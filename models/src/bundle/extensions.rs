@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{BundleError, BundleFiles};
-use crate::arch::{AudioFeatures, ImageClass, ImageLayoutKind, operations};
+use super::BundleFiles;
+use crate::config::{AudioFeatures, BundleError, ImageClass, ImageLayoutKind, operations};
 
 /// The default audio file.
 pub(super) const AUDIO_FILE: &str = "audio_processor_config.json";

@@ -12,8 +12,11 @@ use legenda_schemas::precision::{Precision, PrecisionChoice};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, graphs::ADAPTER};
-use crate::onnx::external_locations;
+use super::graphs::{ADAPTER, is_module_folder};
+use crate::{
+    config::BundleError,
+    graph::{GraphSource, external_locations},
+};
 
 /// The maximum size of `tokenizer.json`: a few times that of a vocabulary of 250,000 tokens.
 const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
@@ -68,15 +71,6 @@ impl std::fmt::Debug for Place {
             Self::Memory(files) => write!(f, "Memory({} files)", files.len()),
         }
     }
-}
-
-/// A graph, ready to be opened by the runtime.
-#[derive(Debug)]
-pub(crate) enum GraphSource<'a> {
-    /// On disk, next to its external data.
-    Path(PathBuf),
-    /// In memory.
-    Bytes(&'a [u8]),
 }
 
 impl Folder {
@@ -415,7 +409,7 @@ fn list_configs(root: &Path) -> Result<BTreeSet<String>, BundleError> {
                 || !at_root && name.ends_with(".safetensors");
             if is_config && entry.path().is_file() {
                 files.insert(if at_root { name } else { format!("{folder}/{name}") });
-            } else if at_root && super::is_module_folder(&name) && entry.path().is_dir() {
+            } else if at_root && is_module_folder(&name) && entry.path().is_dir() {
                 folders.push(name);
             }
         }

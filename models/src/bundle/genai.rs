@@ -4,8 +4,11 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{BundleError, BundleFiles, GenerationConfig, ModelConfig, ProcessorConfig, extensions};
-use crate::arch::{Declaration, find_genai};
+use super::{BundleFiles, extensions};
+use crate::{
+    arch::{Declaration, find_genai},
+    config::{BundleError, GenerationConfig, ModelConfig, ProcessorConfig},
+};
 
 const FILE: &str = "genai_config.json";
 

@@ -3,8 +3,12 @@
 
 use legenda_schemas::precision::Precision;
 
-use super::{Bundle, BundleError, BundleFiles, EmbeddingKind};
-use crate::arch::{EncoderInput, Wiring};
+use super::{Bundle, BundleFiles, EmbeddingKind};
+use crate::{
+    arch::{EncoderInput, Wiring},
+    config::BundleError,
+    graph::{Dialect, dialect_in},
+};
 
 /// The optional files that are read in addition to the graphs.
 const CONFIG_FILES: [&str; 19] = [
@@ -244,7 +248,7 @@ impl Bundle {
     #[must_use]
     pub fn dialect(&self) -> Option<&'static str> {
         let source = self.files.graph(self.decoder_graph).ok()?;
-        crate::onnx::dialect_in(&source).ok().map(crate::onnx::Dialect::as_str)
+        dialect_in(&source).ok().map(Dialect::as_str)
     }
 
     /// Returns the precisions that the publisher sets for transformers.js, as written in the

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{BundleError, BundleFiles, start::unsupported};
+use super::{BundleFiles, start::unsupported};
+use crate::config::BundleError;
 
 /// The language tokens of a tokenizer: NLLB's (`deu_Latn`), mBART's (`de_DE`), M2M100's (`__de__`).
 pub(super) struct Languages(Vec<(String, i64)>);

@@ -6,12 +6,10 @@ use legenda_schemas::job::{LongAudio, Task};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    BundleError, BundleFiles,
-    languages::{Languages, code_of},
-};
+use super::{BundleFiles, languages::Languages, languages::code_of};
 use crate::{
     arch::{StartScheme, speech_models},
+    config::BundleError,
     engine::{TimestampRules, TokenChoice},
 };
 
@@ -62,7 +60,7 @@ pub(crate) struct StartConfig {
     no_timestamps_token_id: Option<i64>,
     /// The token before the previous transcript.
     #[serde(default)]
-    pub(super) prev_sot_token_id: Option<i64>,
+    pub(crate) prev_sot_token_id: Option<i64>,
     #[serde(default)]
     max_initial_timestamp_index: Option<i64>,
     #[serde(default)]

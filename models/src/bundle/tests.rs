@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
-use super::{Bundle, BundleError, BundleFiles, BundleSource};
-use crate::arch::supported_models;
+use super::{Bundle, BundleFiles};
+use crate::{arch::supported_models, config::BundleError, load::BundleSource};
 
 const CONFIG: &str = r#"{"architectures": ["LegendaForConditionalGeneration"], "image_token_id": 5,
     "text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -6,7 +6,8 @@ use std::io::Write;
 use flate2::{Compression, write::ZlibEncoder};
 
 use super::{
-    Engine, FinishReason, Generation, RowResult,
+    Engine, FinishReason, Generation,
+    engine::RowResult,
     row::Hypothesis,
     sampler::{self, probability},
 };

@@ -10,7 +10,8 @@
 
 use legenda_models::{
     Bundle, BundleSource, Processor, Record, RgbImage, Waveform,
-    processor::{Backend, Filter, LogMel, SoundLength, resize},
+    config::SoundLength,
+    preprocess::{Backend, Filter, LogMel, resize},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -11,7 +11,7 @@ use crate::references::{
     with_json,
 };
 use legenda_models::{
-    Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage, processor::ImageLayout,
+    Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage, preprocess::ImageLayout,
 };
 use serde_json::Value;
 use tempfile::TempDir;

@@ -3,12 +3,10 @@
 
 use crate::{
     arch::{
-        Architecture, AudioFeatures, AudioSpec, ContentOrder, EncoderInputs, Expansion, Names,
-        PromptConfigs, PromptSpec, Wiring,
-        prompt_layout::{PromptLayout, inconsistent},
+        Architecture, AudioSpec, ContentOrder, EncoderInputs, Expansion, Names, PromptConfigs,
+        PromptLayout, PromptSpec, Wiring, inconsistent,
     },
-    bundle::{BundleError, SoundConfig},
-    processor::SoundLength,
+    config::{AudioFeatures, BundleError, SoundConfig, SoundLength},
 };
 
 pub(in crate::arch) static ULTRAVOX: Architecture = Architecture {

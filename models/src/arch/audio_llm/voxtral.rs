@@ -1,9 +1,8 @@
 //! Voxtral: a start token, then placeholders for every started clip of the audio.
 
 use crate::{
-    arch::{Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, Names, Wiring},
-    bundle::ModelConfig,
-    processor::SoundLength,
+    arch::{Architecture, AudioSpec, EncoderInputs, Expansion, Names, Wiring},
+    config::{AudioFeatures, ModelConfig, SoundLength},
 };
 
 pub(in crate::arch) static VOXTRAL: Architecture = Architecture {

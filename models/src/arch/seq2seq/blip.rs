@@ -3,7 +3,7 @@
 use super::image_captioner::VISION_ENCODER;
 use crate::{
     arch::{AnswerFormat, Architecture, Names, PromptSpec, PromptText, Seq2SeqSpec, Wiring},
-    bundle::TokenIds,
+    config::TokenIds,
 };
 
 pub(in crate::arch) static BLIP: Architecture = Architecture {

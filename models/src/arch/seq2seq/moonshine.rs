@@ -2,7 +2,7 @@
 
 use crate::{
     arch::{Architecture, EncoderInput, Names, PromptSpec, PromptText, Seq2SeqSpec, Wiring},
-    bundle::SAMPLES_SECONDS_MAX,
+    config::SAMPLES_SECONDS_MAX,
 };
 
 /// The number of samples per output position of the encoder (`downsample_stride` of

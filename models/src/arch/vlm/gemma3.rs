@@ -2,10 +2,10 @@
 
 use crate::{
     arch::{
-        Architecture, EncoderInputs, Expansion, GenaiModel, ImageLayoutKind, ImageSpec, Names,
-        PositionScheme, PromptConfigs, Wiring, prompt_layout::PromptLayout,
+        Architecture, EncoderInputs, Expansion, GenaiModel, ImageSpec, Names, PositionScheme,
+        PromptConfigs, PromptLayout, Wiring,
     },
-    bundle::BundleError,
+    config::{BundleError, ImageLayoutKind},
 };
 
 pub(in crate::arch) static GEMMA3: Architecture = Architecture {

@@ -3,10 +3,10 @@
 use super::gemma3::framed_image;
 use crate::{
     arch::{
-        Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, ExtraInput, ExtraValue,
-        ImageLayoutKind, ImageSpec, Names, Wiring,
+        Architecture, AudioSpec, EncoderInputs, Expansion, ExtraInput, ExtraValue, ImageSpec,
+        Names, Wiring,
     },
-    processor::SoundLength,
+    config::{AudioFeatures, ImageLayoutKind, SoundLength},
 };
 
 pub(in crate::arch) static GEMMA3N: Architecture = Architecture {

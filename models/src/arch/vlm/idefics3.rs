@@ -1,9 +1,12 @@
 //! Idefics3 and SmolVLM: tiles in rows and columns, each after a marker token, then the whole
 //! image.
 
-use crate::arch::{
-    Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, ImageLayoutKind, ImageSpec,
-    Names, RunUnit, Wiring,
+use crate::{
+    arch::{
+        Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, ImageSpec, Names, RunUnit,
+        Wiring,
+    },
+    config::ImageLayoutKind,
 };
 
 pub(in crate::arch) static IDEFICS3: Architecture = Architecture {

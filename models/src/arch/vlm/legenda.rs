@@ -2,11 +2,8 @@
 //! input.
 
 use crate::{
-    arch::{
-        Architecture, AudioFeatures, AudioSpec, EncoderInputs, Expansion, ImageLayoutKind,
-        ImageSpec, Names, Wiring,
-    },
-    processor::SoundLength,
+    arch::{Architecture, AudioSpec, EncoderInputs, Expansion, ImageSpec, Names, Wiring},
+    config::{AudioFeatures, ImageLayoutKind, SoundLength},
 };
 
 pub(in crate::arch) static LEGENDA: Architecture = Architecture {

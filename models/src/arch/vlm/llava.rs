@@ -2,11 +2,10 @@
 
 use crate::{
     arch::{
-        Architecture, EncoderInputs, Expansion, ImageLayoutKind, ImageSpec, Names, PromptConfigs,
-        Wiring,
-        prompt_layout::{PromptLayout, inconsistent},
+        Architecture, EncoderInputs, Expansion, ImageSpec, Names, PromptConfigs, PromptLayout,
+        Wiring, inconsistent,
     },
-    bundle::BundleError,
+    config::{BundleError, ImageLayoutKind},
 };
 
 pub(in crate::arch) static LLAVA: Architecture = Architecture {

@@ -1,9 +1,12 @@
 //! PaliGemma: the images, then the prompt. It has no chat template, and the prompt has full
 //! attention.
 
-use crate::arch::{
-    Architecture, EncoderInputs, Expansion, ImageLayoutKind, ImageSpec, Names, PositionScheme,
-    PromptAttention, PromptSpec, Wiring, prompt_layout::at_least_one,
+use crate::{
+    arch::{
+        Architecture, EncoderInputs, Expansion, ImageSpec, Names, PositionScheme, PromptAttention,
+        PromptSpec, Wiring, prompt_layout::at_least_one,
+    },
+    config::ImageLayoutKind,
 };
 
 /// As in `build_string_from_input` of the processor.

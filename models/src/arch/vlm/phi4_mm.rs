@@ -9,11 +9,10 @@
 
 use crate::{
     arch::{
-        Architecture, AudioFeatures, AudioSpec, ContentOrder, EncoderInputs, Expansion, ExtraInput,
-        ExtraValue, GenaiModel, ImageLayoutKind, ImageSpec, Names, PromptSpec, RunUnit, Wiring,
+        Architecture, AudioSpec, ContentOrder, EncoderInputs, Expansion, ExtraInput, ExtraValue,
+        GenaiModel, ImageSpec, Names, PromptSpec, RunUnit, Wiring,
     },
-    bundle::{ProcessorConfig, SoundConfig},
-    processor::SoundLength,
+    config::{AudioFeatures, ImageLayoutKind, ProcessorConfig, SoundConfig, SoundLength},
 };
 
 pub(in crate::arch) static PHI4_MM: Architecture = Architecture {

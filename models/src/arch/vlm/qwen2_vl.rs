@@ -2,11 +2,10 @@
 
 use crate::{
     arch::{
-        Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, GenaiModel,
-        ImageLayoutKind, ImageSpec, Names, PositionScheme, PromptConfigs, RunUnit, Wiring,
-        prompt_layout::{PromptLayout, inconsistent},
+        Architecture, EncoderInputs, Expansion, ExtraInput, ExtraValue, GenaiModel, ImageSpec,
+        Names, PositionScheme, PromptConfigs, PromptLayout, RunUnit, Wiring, inconsistent,
     },
-    bundle::BundleError,
+    config::{BundleError, ImageLayoutKind},
 };
 
 pub(in crate::arch) static QWEN2_VL: Architecture = Architecture {

@@ -1,0 +1,315 @@
+//! Slots over a decoder of the in-place dialect.
+//!
+//! # Why answers do not depend on the other slots
+//!
+//! Every step runs all slots, including free ones, with the same shapes: the operands of a row and
+//! the order of its sums are the same regardless of which rows are live. The number of slots
+//! changes the shapes. The matrix kernels of the CPU provider still sum a row in the same order,
+//! except for a single row, which has separate kernels. So no run and no matrix product in it has
+//! fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` tests this with 1, 3 and 8 slots.
+//! (If a graph lets rows depend on each other, each row runs alone.)
+
+use std::collections::BTreeMap;
+
+use super::{
+    decode_error,
+    sizes::cache_tokens,
+    to_i64,
+    tokens::{Padding, TokenInput},
+};
+use crate::{
+    engine::{DecodeError, Decoder, Join, Logits, SlotCopy, StepRow},
+    runtime::{Cache, InPlaceGraph, RunError, SessionError, StepInputs},
+    tensors::Tensor,
+};
+
+/// The minimum number of rows of any matrix product in the decoder; see the module documentation.
+const ROWS_MIN: usize = 2;
+
+/// The initial number of cache positions. The attention kernel reads all of them, so a cache that
+/// fits its rows is faster. It doubles when a row outgrows it.
+const CAPACITY_TOKENS_MIN: usize = 128;
+
+/// The maximum number of prompts prefilled together. More gain nothing: a prompt has enough rows.
+const PREFILL_ROWS_MAX: usize = 4;
+
+/// A decoder of the in-place dialect with a fixed number of slots.
+#[derive(Debug)]
+pub(crate) struct InPlaceDecoder {
+    graph: InPlaceGraph,
+    tokens: TokenInput,
+    slots: usize,
+    /// The minimum number of rows of any matrix product.
+    rows_min: usize,
+    context_tokens: usize,
+    vocab_size: usize,
+    cache: Cache,
+    /// The caches for prefilling prompts before they move to their slots, by number of rows.
+    staging: BTreeMap<usize, Cache>,
+    /// The buffer for copying slots; allocated when beam search first needs it.
+    spare: Option<Cache>,
+    /// The number of tokens in each slot.
+    n_tokens: Vec<usize>,
+    /// The position of the next token of each slot.
+    next_positions: Vec<i64>,
+    /// The adapter that all slots use.
+    adapter: Option<usize>,
+}
+
+impl InPlaceDecoder {
+    /// Allocates the slots of an opened graph. If rows depend on each other (`mixes_rows`), only
+    /// the requested rows run.
+    pub(super) fn new(
+        graph: InPlaceGraph,
+        tokens: TokenInput,
+        [slots, context_tokens, vocab_size]: [usize; 3],
+        mixes_rows: bool,
+    ) -> Result<Self, SessionError> {
+        let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
+        let rows_min = if mixes_rows { 1 } else { ROWS_MIN };
+        let cache = graph.new_cache(slots.max(rows_min), capacity_tokens, None)?;
+        Ok(Self {
+            graph,
+            tokens,
+            slots,
+            rows_min,
+            context_tokens,
+            vocab_size,
+            cache,
+            staging: BTreeMap::new(),
+            spare: None,
+            n_tokens: vec![0; slots.max(rows_min)],
+            next_positions: vec![0; slots.max(rows_min)],
+            adapter: None,
+        })
+    }
+
+    /// Grows the caches to hold rows of `n_tokens`, at most the context.
+    fn reserve(&mut self, n_tokens: usize) -> Result<(), RunError> {
+        if n_tokens <= self.cache.capacity_tokens() {
+            return Ok(());
+        }
+        let capacity_tokens = n_tokens.next_power_of_two().min(cache_tokens(self.context_tokens));
+        let mut cache = self.new_cache(self.cache.n_rows(), capacity_tokens)?;
+        for (slot, n_tokens) in self.n_tokens.iter().enumerate() {
+            self.graph.copy_row((&mut cache, slot), (&self.cache, slot), *n_tokens)?;
+        }
+        self.cache = cache;
+        self.staging.clear();
+        self.spare = None;
+        Ok(())
+    }
+
+    fn new_cache(&self, n_rows: usize, capacity_tokens: usize) -> Result<Cache, RunError> {
+        self.graph.new_cache(n_rows, capacity_tokens, self.adapter).map_err(|error| RunError {
+            graph: self.graph.name().to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Switches to the adapter of the prompts. The engine admits them only when no other adapter is
+    /// in use.
+    fn adapt(&mut self, joins: &[Join<'_>]) -> Result<(), RunError> {
+        let adapter = joins.first().and_then(|join| join.prompt.adapter());
+        let are_alike = joins.iter().all(|join| join.prompt.adapter() == adapter);
+        if are_alike && adapter == self.adapter {
+            return Ok(());
+        }
+        if !are_alike || self.n_tokens.iter().any(|n_tokens| *n_tokens > 0) {
+            return Err(RunError {
+                graph: self.graph.name().to_owned(),
+                message: "rows with different adapters cannot share a batch".to_owned(),
+            });
+        }
+        // Bound inputs stay bound, so other runs use separate bindings.
+        let before = std::mem::replace(&mut self.adapter, adapter);
+        match self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens()) {
+            Ok(cache) => self.cache = cache,
+            Err(error) => {
+                self.adapter = before;
+                return Err(error);
+            }
+        }
+        self.staging.clear();
+        self.spare = None;
+        Ok(())
+    }
+
+    /// Prefills prompts in a staging cache and, on success, moves them to their slots.
+    fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
+        self.adapt(joins)?;
+        let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
+        self.reserve(longest)?;
+        // One row of several tokens is enough rows for a matrix product; one row of one token is
+        // not.
+        let n_rows = if longest < self.rows_min { self.rows_min } else { joins.len() };
+        // Rows usually join one at a time, so a padding row would double the cost: each number of
+        // rows has its own cache.
+        let mut staging = match self.staging.remove(&n_rows) {
+            Some(staging) => staging,
+            None => self.new_cache(n_rows, self.cache.capacity_tokens())?,
+        };
+        let done = self
+            .prefill_staged(&mut staging, joins, logits)
+            .and_then(|()| self.enter_slots(&staging, joins));
+        self.staging.insert(n_rows, staging);
+        done
+    }
+
+    /// Copies prefilled rows to their slots.
+    fn enter_slots(&mut self, staging: &Cache, joins: &[Join<'_>]) -> Result<(), RunError> {
+        for (row_idx, join) in joins.iter().enumerate() {
+            let n_tokens = join.prompt.n_tokens();
+            self.graph.copy_row((&mut self.cache, join.slot), (staging, row_idx), n_tokens)?;
+            self.n_tokens[join.slot] = n_tokens;
+            self.next_positions[join.slot] = join.prompt.next_position();
+        }
+        Ok(())
+    }
+
+    /// Runs prompts through a staging cache. The slots are not changed before the run succeeds.
+    fn prefill_staged(
+        &mut self,
+        staging: &mut Cache,
+        joins: &[Join<'_>],
+        logits: &mut Logits,
+    ) -> Result<(), RunError> {
+        let n_rows = staging.n_rows();
+        let lengths: Vec<usize> = joins.iter().map(|join| join.prompt.n_tokens()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let shortest = lengths.iter().copied().min().unwrap_or(0);
+        // With right padding, the last tokens of shorter rows are before the end. The minimum is
+        // two, as one position of one row would be a single-row product again.
+        let n_logits = if self.graph.takes_logits_to_keep() {
+            (longest - shortest + 1).max(self.rows_min).min(longest)
+        } else {
+            longest
+        };
+        let tokens = self.tokens.prompts(joins, n_rows, longest, Padding::Right)?;
+        let mut nonpad = vec![1; n_rows];
+        for (nonpad, length) in nonpad.iter_mut().zip(&lengths) {
+            *nonpad = to_i64(*length);
+        }
+        let mut position_ids = self.positions(n_rows, longest);
+        for (axis, rows) in position_ids.data_mut().chunks_exact_mut(n_rows * longest).enumerate() {
+            for (join, row) in joins.iter().zip(rows.chunks_exact_mut(longest)) {
+                for (token_idx, value) in row.iter_mut().take(join.prompt.n_tokens()).enumerate() {
+                    *value = join.prompt.position(axis, token_idx);
+                }
+            }
+        }
+        let inputs = StepInputs {
+            tokens,
+            position_ids,
+            write_indices: vec![0; n_rows],
+            nonpad_kv_seqlen: nonpad,
+            n_logits,
+        };
+        logits.reset(joins.len(), self.vocab_size);
+        self.graph.run(staging, inputs, |scores| {
+            for (row_idx, length) in lengths.iter().enumerate() {
+                let position = length - 1 - (longest - n_logits);
+                scores.read(row_idx..row_idx + 1, position, |_, values| {
+                    logits.row_mut(row_idx).copy_from_slice(values);
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Allocates positions, `[B, S]` or `[A, B, S]`.
+    fn positions(&self, n_rows: usize, n_tokens: usize) -> Tensor<i64> {
+        match self.graph.position_axes() {
+            1 => Tensor::zeros([n_rows, n_tokens]),
+            n_axes => Tensor::zeros([n_axes, n_rows, n_tokens]),
+        }
+    }
+
+    /// Copies slots through a spare cache, so that no slot is overwritten before it is read.
+    fn copy_rows(&mut self, copies: &[SlotCopy]) -> Result<(), RunError> {
+        let mut spare = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens())?,
+        };
+        for copy in copies {
+            let n_tokens = self.n_tokens[copy.from];
+            self.graph.copy_row((&mut spare, copy.to), (&self.cache, copy.from), n_tokens)?;
+        }
+        let state = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
+        let sources: Vec<(usize, i64)> = copies.iter().map(state).collect();
+        for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
+            self.graph.copy_row((&mut self.cache, copy.to), (&spare, copy.to), n_tokens)?;
+            self.n_tokens[copy.to] = n_tokens;
+            self.next_positions[copy.to] = next_position;
+        }
+        self.spare = Some(spare);
+        Ok(())
+    }
+
+    fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
+        // Every slot writes after its tokens, including inactive ones.
+        self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1))?;
+        let n_rows = self.cache.n_rows();
+        let mut token_ids = Tensor::zeros([n_rows, 1]);
+        for row in rows {
+            token_ids.data_mut()[row.slot] = row.token_id;
+        }
+        let tokens = self.tokens.step(token_ids)?;
+        let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
+        let mut position_ids = self.positions(n_rows, 1);
+        for axis in position_ids.data_mut().chunks_exact_mut(n_rows) {
+            axis.copy_from_slice(&self.next_positions);
+        }
+        let inputs = StepInputs {
+            tokens,
+            position_ids,
+            nonpad_kv_seqlen: lengths.iter().map(|length| length + 1).collect(),
+            write_indices: lengths,
+            n_logits: 1,
+        };
+        logits.reset(rows.len(), self.vocab_size);
+        self.graph.run(&mut self.cache, inputs, |scores| {
+            scores.read_last(|slot, values| {
+                if let Some(row_idx) = rows.iter().position(|row| row.slot == slot) {
+                    logits.row_mut(row_idx).copy_from_slice(values);
+                }
+            })
+        })
+    }
+}
+
+impl Decoder for InPlaceDecoder {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    fn prefill_rows_max(&self) -> usize {
+        PREFILL_ROWS_MAX
+    }
+
+    fn prefill(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), DecodeError> {
+        self.prefill_joins(joins, logits).map_err(|error| decode_error(error, joins.len()))
+    }
+
+    fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
+        self.run_step(rows, logits).map_err(|error| decode_error(error, rows.len()))?;
+        for row in rows {
+            self.n_tokens[row.slot] += 1;
+            self.next_positions[row.slot] += 1;
+        }
+        Ok(())
+    }
+
+    fn copy_slots(&mut self, copies: &[SlotCopy]) -> Result<(), DecodeError> {
+        self.copy_rows(copies).map_err(|error| decode_error(error, copies.len()))
+    }
+
+    fn release(&mut self, slot: usize) {
+        self.n_tokens[slot] = 0;
+        self.next_positions[slot] = 0;
+    }
+}

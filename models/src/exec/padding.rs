@@ -1,0 +1,169 @@
+//! A load-time test of whether decoder rows depend on their padding.
+//!
+//! The padding side is derived from the graph, and the wrong side gives wrong results without an
+//! error. For graph types that may pad on either side, a short prompt runs alone and together with
+//! a longer one: the logits must be the same.
+
+use std::sync::PoisonError;
+
+use super::{to_i64, tokens::TokenInput};
+use crate::{
+    engine::{Decoder, Join, Logits, Prompt, StepRow},
+    runtime::SessionError,
+    tensors::Tensor,
+};
+
+/// The lengths of the two prompts in tokens.
+const SHORT_TOKENS: usize = 3;
+const LONG_TOKENS: usize = 11;
+
+/// The token appended in a decode step.
+const NEXT_TOKEN: i64 = 4;
+
+/// The maximum logit difference, relative to the logit range: far above rounding errors, even in
+/// half precision, and far below the effect of the wrong side. Among the tiny references in `f32`,
+/// correctly padded ones are within 0.000001, and wrongly padded ones are at 0.76 (ONNX Runtime
+/// 1.31.1, CPU).
+const TOLERANCE: f32 = 0.03;
+
+/// Checks a decoder whose slots are free. They are free again afterwards.
+///
+/// # Errors
+///
+/// [`SessionError::Padding`] if a row depends on its padding, [`SessionError::Open`] if the graph
+/// cannot run at all.
+pub(super) fn check(
+    decoder: &mut dyn Decoder,
+    tokens: &TokenInput,
+    graph: &str,
+) -> Result<(), SessionError> {
+    // A single row has no padding.
+    if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS {
+        return Ok(());
+    }
+    let difference = difference(decoder, tokens)
+        .map_err(|message| SessionError::Open { graph: graph.to_owned(), message })?;
+    tracing::debug!(graph, difference, "padding checked");
+    if difference <= TOLERANCE {
+        Ok(())
+    } else {
+        Err(SessionError::Padding { graph: graph.to_owned(), difference })
+    }
+}
+
+/// Returns the difference between the logits of a short prompt alone and together with a longer
+/// one.
+fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
+    let (short, long) = (prompt(tokens, SHORT_TOKENS)?, prompt(tokens, LONG_TOKENS)?);
+    let alone = scores(decoder, &[&short])?;
+    let beside = scores(decoder, &[&short, &long])?;
+    Ok(distance(&alone, &beside))
+}
+
+/// Creates a prompt of the first tokens of the vocabulary. The choice does not matter.
+fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
+    let ids: Vec<i64> = (1..=n_tokens).map(to_i64).collect();
+    let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
+    let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
+    let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
+    let embeds = embedding.embed(&row).map_err(|error| error.to_string())?;
+    let shape = [ids.len(), embedding.hidden_size()];
+    let embeds = Tensor::new(shape, embeds.into_data()).map_err(|error| error.to_string())?;
+    Ok(Prompt::new(ids, embeds))
+}
+
+/// Returns the logits of the first prompt after its last token and after one more step.
+fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, String> {
+    let joins = prompts.iter().enumerate().map(|(slot, prompt)| Join { slot, prompt });
+    let joins: Vec<Join<'_>> = joins.collect();
+    let rows: Vec<StepRow> =
+        (0..prompts.len()).map(|slot| StepRow { slot, token_id: NEXT_TOKEN }).collect();
+    let mut logits = Logits::default();
+    let mut run = || {
+        decoder.prefill(&joins, &mut logits)?;
+        let mut scores = logits.row(0).to_vec();
+        decoder.step(&rows, &mut logits)?;
+        scores.extend_from_slice(logits.row(0));
+        Ok(scores)
+    };
+    let done = run().map_err(|error: crate::engine::DecodeError| error.to_string());
+    for row in &rows {
+        decoder.release(row.slot);
+    }
+    done
+}
+
+/// Returns the largest difference between two rows of logits relative to the range of the first.
+/// NaN counts as the maximum difference.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let (mut low, mut high, mut apart) = (f32::INFINITY, f32::NEG_INFINITY, 0.0_f32);
+    for (a, b) in a.iter().zip(b) {
+        // Suppressed tokens may have logits of minus infinity.
+        if a.to_bits() == b.to_bits() {
+            continue;
+        }
+        if !a.is_finite() || !b.is_finite() {
+            return f32::INFINITY;
+        }
+        apart = apart.max((a - b).abs());
+    }
+    for value in a.iter().filter(|value| value.is_finite()) {
+        (low, high) = (low.min(*value), high.max(*value));
+    }
+    if apart == 0.0 { 0.0 } else { apart / (high - low).max(f32::MIN_POSITIVE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bundle::Bundle,
+        exec::{growing::GrowingDecoder, growing::RowRules},
+        graph::Dialect,
+        load::BundleSource,
+        runtime::{DecoderPorts, DeviceKind, GraphSession, GrowingGraph, Runtime, RuntimeOptions},
+    };
+
+    /// Opens the decoder of a reference model as if its rows were left-padded.
+    fn left_padded(name: &str, slots: usize) -> GrowingDecoder {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles");
+        let source = BundleSource::Directory(std::path::Path::new(path).join(name));
+        let bundle = Bundle::open(&source).unwrap();
+        let runtime = Runtime::open(&RuntimeOptions::from_env(), &|_| {}).unwrap();
+        let source = bundle.files.graph("model").unwrap();
+        let graph = GraphSession::open(&runtime, "model", &source, DeviceKind::Cpu).unwrap();
+        let mut ports = DecoderPorts::read(&graph, &source).unwrap();
+        ports.dialect = Dialect::Shifted;
+        let text = &bundle.config.text;
+        let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
+        let graph = GrowingGraph::new(graph, ports, dims).unwrap();
+        let rules = RowRules { merges: false, whole_prompts: false };
+        GrowingDecoder::new(graph, TokenInput::Ids, [slots, 64, text.vocab_size], rules)
+    }
+
+    #[test]
+    fn the_wrong_padding_side_is_refused() {
+        // Its lengths are sums of the mask, so it requires right padding.
+        for name in ["llama_gqa_hub", "llama_gqa"] {
+            let far = difference(&mut left_padded(name, 2), &TokenInput::Ids).unwrap();
+            println!("{name} on the wrong side: {far}");
+            let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
+            assert_eq!(error.code(), "padding_matters", "{name}: {error}");
+            assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
+            // A single row has no padding to depend on.
+            assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, "model").is_ok());
+        }
+    }
+
+    #[test]
+    fn the_correct_padding_side_is_accepted_and_the_slots_stay_free() {
+        for name in ["llama_bias", "llama", "gemma3_text"] {
+            let mut decoder = left_padded(name, 2);
+            let near = difference(&mut decoder, &TokenInput::Ids).unwrap();
+            println!("{name} on its side: {near}");
+            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+            // The slots accept prompts again, with the same result.
+            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! ONNX files, read without a runtime: their nodes, their external data, the dialect of a decoder.
+
+mod dialect;
+mod external;
+mod nodes;
+mod source;
+
+pub(crate) use dialect::{
+    Dialect, ENCODER_STATES, GQA, dialect_in, dialect_of, is_cross_attention,
+};
+pub(crate) use external::locations as external_locations;
+pub(crate) use nodes::{Node, mixes_rows, read_inputs, read_nodes};
+pub(crate) use source::GraphSource;

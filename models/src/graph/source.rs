@@ -1,0 +1,12 @@
+//! Where a graph is.
+
+use std::path::PathBuf;
+
+/// A graph, ready to be opened by the runtime.
+#[derive(Debug)]
+pub(crate) enum GraphSource<'a> {
+    /// On disk, where external data is found beside it.
+    Path(PathBuf),
+    /// In memory.
+    Bytes(&'a [u8]),
+}

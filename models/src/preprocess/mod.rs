@@ -1,0 +1,17 @@
+//! A record turned into what the model reads, exactly as the bundle's processor configs say.
+
+mod audio;
+mod error;
+mod image;
+mod processor;
+mod record;
+mod text;
+
+pub use audio::{FrameFeatures, FrameMel, Hearing, LogMel, RawSamples, RepeatedMel};
+pub(crate) use audio::{HearingRules, chunked};
+pub use error::ProcessError;
+pub use image::{Backend, Filter, ImageProcessor, resize};
+pub use processor::Processor;
+pub use record::{CropGrid, ImageLayout, Record, RgbImage, Role, Sample, Turn, Waveform};
+pub use text::ENCODING_BYTES;
+pub(crate) use text::{SentenceProcessor, Tasks, TextProcessor, is_python_space, stripped};
