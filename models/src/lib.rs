@@ -22,9 +22,9 @@
 //! - [`exec`]: how the graphs of a bundle are run.
 //! - [`load`]: opens a bundle wherever it is, and puts the parts of a model together.
 //!
-//! Nothing here reads Parquet, knows of jobs, prints, or (but for
+//! This crate does not read Parquet, does not know jobs, does not print and, except for
 //! [`RuntimeOptions::from_env`](runtime::RuntimeOptions::from_env) and
-//! [`HubOptions::from_env`](hub::HubOptions::from_env)) reads the environment.
+//! [`HubOptions::from_env`](hub::HubOptions::from_env), does not read the environment.
 
 mod arch;
 pub mod bundle;

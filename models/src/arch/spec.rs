@@ -123,7 +123,7 @@ pub(crate) struct ImageSpec {
     pub(crate) inputs: EncoderInputs,
 }
 
-/// How audio becomes a part of the prompt.
+/// The audio input of an architecture.
 #[derive(Debug)]
 pub(crate) struct AudioSpec {
     /// The required features of the feature extractor.

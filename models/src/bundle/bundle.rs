@@ -1,7 +1,8 @@
-//! A model directory, opened: which files it has, which architecture it is, what it can do.
+//! An opened model directory: its files, its architecture and its capabilities.
 //!
-//! A bundle is a directory as published on the Hugging Face Hub, graphs in `onnx/` (the layout of
-//! transformers.js and optimum). The files are read as they are. Nothing here runs a graph.
+//! A bundle is a directory as published on the Hugging Face Hub, with its graphs in `onnx/` (the
+//! layout of transformers.js and optimum). The files are read without conversion. This module does
+//! not run graphs.
 
 use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
 
@@ -14,10 +15,10 @@ use crate::{
     config::{BundleError, GenerationConfig, ModelConfig, ProcessorConfig},
 };
 
-/// What may be in a record for this model.
+/// The input modalities of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modalities {
-    /// Text; every model so far reads it.
+    /// Text. All supported models read it.
     pub text: bool,
     /// Images.
     pub image: bool,
@@ -25,23 +26,24 @@ pub struct Modalities {
     pub audio: bool,
 }
 
-/// An opened bundle. Cheap to clone parts of; graphs are read when a [`Model`](crate::Model) loads.
+/// An opened bundle. Its parts are cheap to clone; graphs are read when a [`Model`](crate::Model)
+/// is loaded.
 #[derive(Debug)]
 pub struct Bundle {
     name: String,
     revision: String,
-    /// The name that its config declares.
+    /// The architecture that the config declares.
     architecture: String,
     pub(crate) arch: &'static Architecture,
-    /// The base name of the decoder's graph.
+    /// The base name of the decoder graph.
     pub(crate) decoder_graph: &'static str,
     pub(crate) files: BundleFiles,
     pub(crate) config: ModelConfig,
     pub(crate) generation: GenerationConfig,
     pub(crate) processor: ProcessorConfig,
-    /// How answers of an encoder-decoder begin.
+    /// The decoder start config of an encoder-decoder.
     pub(crate) start: StartConfig,
-    /// How embeddings are made; `None` if the model writes text.
+    /// The embedding config; `None` for generative models.
     pub(crate) embedding: Option<EmbeddingConfig>,
 }
 
@@ -54,7 +56,7 @@ impl Bundle {
         Self::from_files(Self::EMBEDDED_NAME.to_owned(), embedded::files(precision), None)
     }
 
-    /// Opens a bundle of files. With the `commit` of a repository that is its revision, else files
+    /// Opens a bundle from files. The `commit` of a repository is its revision; otherwise the files
     /// are hashed.
     pub(crate) fn from_files(
         name: String,
@@ -70,7 +72,7 @@ impl Bundle {
             None => files.json::<Declaration>("config.json")?,
         };
         let architecture = declaration.name().to_owned();
-        // Which keys a config has depends on the architecture: that is looked at first.
+        // The keys of a config depend on the architecture, so that is determined first.
         let arch = find(&declaration);
         if genai.is_none()
             && let Some(embedding) = EmbeddingConfig::read(&files, &architecture, arch.is_some())?
@@ -151,8 +153,8 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// Sets the revision. A repository's commit names its files; which of its graphs are run is the
-    /// rest.
+    /// Sets the revision. A repository's commit identifies its files; the rest of the revision
+    /// identifies the graphs in use.
     fn revise(&mut self, commit: Option<&str>) -> Result<(), BundleError> {
         self.revision = match commit {
             Some(commit) => format!("{commit}:{}", self.precision()?),
@@ -165,7 +167,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// Opens a bundle that makes embeddings: it has nothing of a decoder.
+    /// Opens an embedding bundle, which has no decoder.
     fn of_embeddings(
         name: String,
         architecture: String,
@@ -197,14 +199,14 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// Returns the directory's name, the repository's, or `legenda-tiny`.
+    /// Returns the name of the directory or of the repository, or `legenda-tiny`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the SHA-256 of every file that has a part in an answer, in lower-case hex; of a bundle
-    /// of the Hub its commit and the precision, such as `5f0c…:fp16`.
+    /// Returns the revision: the SHA-256 of all files that affect answers in lower-case hex; for a
+    /// Hub bundle its commit and precision, such as `5f0c…:fp16`.
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.revision
@@ -216,26 +218,25 @@ impl Bundle {
         &self.architecture
     }
 
-    /// Returns how its graphs are wired, in a word.
+    /// Returns the name of the wiring.
     #[must_use]
     pub fn wiring(&self) -> &'static str {
         self.arch.wiring.as_str()
     }
 
-    /// Returns whether a record's text is what its answer begins with, in tokens of the model's own
-    /// that name the task.
+    /// Returns whether the text of a record is a prefix of the answer, made of task tokens.
     #[must_use]
     pub fn is_prompted(&self) -> bool {
         self.arch.prompt.text == PromptText::TaskTokens
     }
 
-    /// Returns the prompt of a job that gives none, where the model has words of its own for its task.
+    /// Returns the default prompt of the model for a `caption` task, if it has one.
     #[must_use]
     pub fn default_prompt(&self, task: TaskKind) -> Option<&'static str> {
         self.arch.prompt.caption.filter(|_| task == TaskKind::Caption)
     }
 
-    /// Returns what may be in a record.
+    /// Returns the input modalities.
     #[must_use]
     pub fn modalities(&self) -> Modalities {
         if let Some(embedding) = &self.embedding {
@@ -257,24 +258,24 @@ impl Bundle {
         }
     }
 
-    /// Returns the most tokens a row can have, prompt and answer together.
+    /// Returns the maximum number of tokens of a row, prompt and answer together.
     #[must_use]
     pub fn context_tokens(&self) -> usize {
         self.config.text.max_position_embeddings
     }
 
-    /// Returns whether positions are relative, so that there may be more tokens than
+    /// Returns whether positions are relative, so that a row may exceed
     /// [`context_tokens`](Self::context_tokens).
     pub(crate) fn is_relative(&self) -> bool {
         self.config.encoder.is_relative
     }
 
-    /// Returns how many entries of the encoder's mask the decoder takes for one position.
+    /// Returns the number of encoder mask entries per position of the decoder's cross-attention.
     pub(crate) fn mask_stride(&self) -> usize {
         self.arch.seq2seq().map_or(1, |spec| spec.mask_stride)
     }
 
-    /// Returns what the decoder of an encoder-decoder begins an answer with.
+    /// Returns the decoder start tokens of an encoder-decoder.
     pub(crate) fn decoder_start(
         &self,
         speech: &SpeechOptions,
@@ -285,26 +286,27 @@ impl Bundle {
         }
     }
 
-    /// Returns the first token of timestamps, which are all behind it; beyond every token if the
-    /// vocabulary has none.
+    /// Returns the id of the first timestamp; all later ids are timestamps. If the vocabulary has
+    /// none, the id is beyond every token.
     pub(crate) fn first_timestamp_id(&self) -> i64 {
         self.start.no_timestamps_id().map_or(i64::MAX, |id| id + 1)
     }
 
-    /// Says whether the model can write down speech in such a way.
+    /// Checks that the model supports the speech options.
     ///
     /// # Errors
     ///
-    /// [`BundleError::TaskOption`] names the key of the job file and what the model can.
+    /// [`BundleError::TaskOption`] names the key of the job file and the supported values.
     pub fn supports_speech(&self, speech: &SpeechOptions) -> Result<(), BundleError> {
         self.decoder_start(speech).map(drop)
     }
 
-    /// Returns what the prompt `name`, or the bundle's default one, puts before a text to embed.
+    /// Returns the text that the prompt `name`, or the bundle's default prompt, prepends to a text
+    /// to embed.
     ///
     /// # Errors
     ///
-    /// [`BundleError::UnknownPrompt`] if the bundle has no prompt of that name.
+    /// [`BundleError::UnknownPrompt`] if the bundle does not have a prompt of that name.
     pub fn embedding_prompt(&self, name: Option<&str>) -> Result<Option<&str>, BundleError> {
         match (&self.embedding, name) {
             (Some(embedding), _) => embedding.prompt(name),
@@ -315,7 +317,7 @@ impl Bundle {
         }
     }
 
-    /// Returns how the bundle makes embeddings.
+    /// Returns the embedding config.
     pub(crate) fn embedding(&self) -> Result<&EmbeddingConfig, BundleError> {
         self.embedding.as_ref().ok_or_else(|| BundleError::TaskKind {
             bundle: self.name.clone(),
@@ -324,26 +326,26 @@ impl Bundle {
         })
     }
 
-    /// Describes that the bundle makes embeddings instead of what a task asks for.
+    /// Returns the error for a generative task on an embedding model.
     pub(crate) fn no_generation(&self, task: &'static str) -> BundleError {
         BundleError::TaskKind { bundle: self.name.clone(), task, does: "embeddings" }
     }
 
-    /// Says whether the model can do a task.
+    /// Checks that the model supports a task.
     ///
     /// # Errors
     ///
-    /// [`BundleError::TaskNeeds`] names the modality that is missing, and
-    /// [`BundleError::TaskKind`] what the model does instead.
+    /// [`BundleError::TaskNeeds`] names the missing modality, and [`BundleError::TaskKind`] the
+    /// kind of output that the model generates.
     pub fn supports(&self, task: TaskKind) -> Result<(), BundleError> {
         if task == TaskKind::Embed {
-            // Which of text and image is embedded is the job's choice.
+            // The job chooses whether to embed text, images or audio.
             return self.embedding().map(drop);
         }
         if self.embedding.is_some() {
             return Err(self.no_generation(task.as_str()));
         }
-        // A caption that goes on with a text answers nothing.
+        // A model that continues a text as a caption cannot answer questions.
         if self.arch.answer == AnswerFormat::Continuation && task != TaskKind::Caption {
             let (bundle, task) = (self.name.clone(), task.as_str());
             return Err(BundleError::TaskKind { bundle, task, does: "captions" });
@@ -366,8 +368,8 @@ impl Bundle {
     }
 }
 
-/// A model without layers and heads, such as a state-space model, is no decoder of ours though its
-/// name says so: that is told with the architecture.
+/// Converts a config error to an unsupported architecture. Models without layers and heads, such as
+/// state-space models, may have a supported name but are not supported decoders.
 fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
     match error {
         BundleError::InvalidJson { message, .. } => BundleError::UnsupportedArchitecture {

@@ -5,12 +5,12 @@ use serde_json::Value;
 use super::BundleFiles;
 use crate::config::BundleError;
 
-/// Where a bundle says how media are prepared: in parts of the first, or else in the second.
+/// The files that configure media preprocessing: sections of the first, or else the second.
 const PROCESSOR_FILES: [&str; 2] = ["processor_config.json", "preprocessor_config.json"];
 const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
 
 impl BundleError {
-    /// Names the file, and the key in it, where the bundle says how media are prepared.
+    /// Corrects the file and key of an error to those that configure media preprocessing.
     pub(crate) fn in_processor_files(mut self, files: &BundleFiles) -> Self {
         let read = |file: &str| files.json_if_there::<Value>(file).ok().flatten();
         let has_parts =

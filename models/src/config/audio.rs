@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::{classes::AudioFeatures, defaults::yes};
 
-/// The most seconds of raw samples (`moonshine_onnx` of Moonshine's authors), for want of a bound in
-/// the configs.
+/// The maximum duration of raw samples in seconds, from `moonshine_onnx` by Moonshine's authors:
+/// the configs set no limit.
 pub(crate) const SAMPLES_SECONDS_MAX: usize = 64;
 
 /// `feature_extractor`, by its class.
@@ -265,16 +265,16 @@ impl Default for StackedFramesConfig {
     }
 }
 
-/// How much of a sound, and of the silence behind it, goes into features.
+/// The handling of the audio length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SoundLength {
-    /// One clip; a longer sound is refused (Whisper).
+    /// Exactly one clip, padded with silence; longer audio is rejected (Whisper).
     OneClip,
-    /// The sound alone, no longer than a clip (Ultravox).
+    /// Unpadded, at most one clip (Ultravox).
     AsItIs,
-    /// Every clip that the sound begins, at most so many (Voxtral).
+    /// Padded to whole clips, up to a maximum (Voxtral).
     WholeClips {
-        /// The most clips.
+        /// The maximum number of clips.
         n_max: usize,
     },
 }

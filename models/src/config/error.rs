@@ -172,7 +172,7 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    /// Returns the label for metrics and reports: few and stable.
+    /// Returns a stable error code for metrics and reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -2,25 +2,25 @@
 
 use serde::Deserialize;
 
-/// The keys of `config.json` that only models of images and audio have.
+/// The keys of `config.json` that only image and audio models have.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct MediaConfig {
-    /// The mark before an image (Gemma 3, Gemma 3n).
+    /// The token before an image (Gemma 3, Gemma 3n).
     #[serde(default, alias = "boi_token_index")]
     pub(crate) boi_token_id: Option<i64>,
-    /// The mark behind an image (Gemma 3, Gemma 3n).
+    /// The token after an image (Gemma 3, Gemma 3n).
     #[serde(default, alias = "eoi_token_index")]
     pub(crate) eoi_token_id: Option<i64>,
-    /// The mark before audio (Gemma 3n).
+    /// The token before audio (Gemma 3n).
     #[serde(default)]
     pub(crate) boa_token_id: Option<i64>,
-    /// The mark behind audio (Gemma 3n).
+    /// The token after audio (Gemma 3n).
     #[serde(default)]
     pub(crate) eoa_token_id: Option<i64>,
-    /// Features of an image (LLaVA).
+    /// The number of features per image (LLaVA).
     #[serde(default)]
     pub(crate) image_seq_length: Option<usize>,
-    /// Encoder states that become one feature of audio (Ultravox).
+    /// The number of encoder states per audio feature (Ultravox).
     #[serde(default)]
     pub(crate) stack_factor: Option<usize>,
     #[serde(default)]
@@ -44,7 +44,7 @@ pub(crate) struct AudioConfig {
 }
 
 impl MediaConfig {
-    /// Returns how many patches along an edge become one feature; 2 where left out
+    /// Returns the number of patches along an edge that merge into one feature. Defaults to 2
     /// (`Qwen2VLVisionConfig`).
     pub(crate) fn spatial_merge_size(&self) -> usize {
         self.vision_config.spatial_merge_size.unwrap_or(2).max(1)

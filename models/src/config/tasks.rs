@@ -120,8 +120,8 @@ impl Default for TaskConfig {
 }
 
 impl TaskConfig {
-    /// Takes the tasks out of the config of an image processor, where they are, and reads those phrases
-    /// from the processor's.
+    /// Takes the tasks out of an image processor config, if present, and reads the banned phrases
+    /// from the processor config.
     pub(crate) fn take(config: &mut Value, processor: Option<&Value>) -> Result<Self, BundleError> {
         const KEYS: [&str; 3] = [
             "task_prompts_without_inputs",

@@ -4,21 +4,21 @@ use std::fmt;
 
 use crate::{engine::Prompt, preprocess::Sample, runtime::RunError};
 
-/// Turns samples into prompts: runs the encoders and puts their features in place.
+/// Turns samples into prompts: runs the encoders and merges their features into the embeddings.
 pub trait Encoder: Send + fmt::Debug {
-    /// Encodes samples, each to its own result, in order.
+    /// Encodes samples and returns one result per sample, in order.
     ///
-    /// Encoders run on batches. A batch that fails is split and repeated down to one row, so only
-    /// the rows that fail alone come back as errors.
+    /// Encoders run on batches. A failing batch is split and retried down to single rows, so only
+    /// the rows that fail on their own are returned as errors.
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>>;
 
-    /// Returns how many samples are worth giving to one [`encode`](Self::encode).
+    /// Returns the preferred number of samples per [`encode`](Self::encode) call.
     fn batch_rows(&self) -> usize {
         8
     }
 }
 
-/// Failure to encode one sample. The row is rejected; other rows go on.
+/// An error while encoding one sample. The row is rejected; other rows continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
@@ -27,44 +27,44 @@ pub enum EncodeError {
     Run {
         /// The graph that was run.
         graph: String,
-        /// What the runtime said.
+        /// The error of the runtime.
         message: String,
     },
-    /// A graph returned something other than its contract says.
+    /// A graph returned a shape that violates its contract.
     #[error("output of `{graph}` has shape {actual:?}, expected {expected}")]
     OutputShape {
         /// The graph that was run.
         graph: String,
-        /// The shape returned.
+        /// The returned shape.
         actual: Vec<usize>,
-        /// The shape its contract says.
+        /// The expected shape.
         expected: String,
     },
-    /// The prompt has not one placeholder per feature.
+    /// The number of placeholders in the prompt does not match the number of features.
     #[error("the prompt has {n_placeholders} {modality} placeholders for {n_features} features")]
     FeatureCount {
         /// `image` or `audio`.
         modality: &'static str,
-        /// Placeholders in the prompt.
+        /// The number of placeholders in the prompt.
         n_placeholders: usize,
-        /// Feature rows from the encoder.
+        /// The number of features from the encoder.
         n_features: usize,
     },
-    /// The text is longer than the encoder reads.
-    #[error("the text has {n_tokens} tokens, the model reads at most {max_tokens}")]
+    /// The text exceeds the maximum length of the encoder.
+    #[error("the text has {n_tokens} tokens, the model accepts at most {max_tokens}")]
     TextTooLong {
-        /// The tokens of the text.
+        /// The number of tokens of the text.
         n_tokens: usize,
-        /// The most that are read.
+        /// The maximum number of tokens.
         max_tokens: usize,
     },
-    /// An embedding has numbers that are not finite.
-    #[error("`{graph}` returned an embedding that is not finite")]
+    /// An embedding has NaN or infinite values.
+    #[error("`{graph}` returned a non-finite embedding")]
     NotFinite {
         /// The graph that was run.
         graph: String,
     },
-    /// The model has no encoder for what is in the sample.
+    /// The model has no encoder for a medium of the sample.
     #[error("the model has no {modality} encoder")]
     NoEncoder {
         /// `image` or `audio`.
@@ -73,7 +73,7 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// Returns the label for metrics and rejects: few and stable.
+    /// Returns a stable error code for metrics and rejects.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

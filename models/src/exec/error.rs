@@ -2,62 +2,62 @@
 
 use crate::{config::BundleError, runtime::SessionError};
 
-/// Failure to load a model.
+/// An error while loading a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The bundle cannot be used.
+    /// The bundle is invalid or unsupported.
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// A graph cannot be opened.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// More context was asked for than the model has.
-    #[error("`model.context_tokens` = {asked} is beyond the {max} tokens of `{bundle}`")]
+    /// The requested context is out of range.
+    #[error("invalid `model.context_tokens`: expected 2 to {max} for `{bundle}`, got {asked}")]
     ContextTooLong {
         /// The bundle's name.
         bundle: String,
-        /// What was asked for.
+        /// The requested context.
         asked: usize,
-        /// What the model has.
+        /// The maximum context of the model.
         max: usize,
     },
-    /// Beams and draws were asked for together.
+    /// Beam search and sampling are both requested.
     #[error(
-        "{n_beams} beams and draws together are not supported: set `generation.temperature` to 0 or \
-         `generation.num_beams` to 1"
+        "beam search with sampling is not supported ({n_beams} beams): set \
+         `generation.temperature` to 0 or `generation.num_beams` to 1"
     )]
     BeamsDraw {
-        /// The beams.
+        /// The number of beams.
         n_beams: usize,
     },
-    /// A pooling was asked for where there are no states of tokens to pool.
-    #[error("graph `{graph}` pools by itself: remove `embedding.pooling`")]
+    /// `embedding.pooling` is set, but the graph returns no token states to pool.
+    #[error("graph `{graph}` already pools its output: remove `embedding.pooling`")]
     PooledInside {
         /// The graph's base name.
         graph: &'static str,
     },
-    /// The graph embeds nothing.
-    #[error("graph `{graph}` has no output that is an embedding")]
+    /// The graph does not return an embedding.
+    #[error("graph `{graph}` has no embedding output")]
     NoEmbedding {
         /// The graph's base name.
         graph: &'static str,
     },
-    /// The model was tried and failed.
-    #[error("the model cannot make an embedding of {input}: {message}")]
+    /// The trial run of the model failed.
+    #[error("failed to embed a test {input} input: {message}")]
     FirstEmbedding {
         /// `text`, `image` or `audio`.
         input: &'static str,
-        /// What went wrong.
+        /// The cause.
         message: String,
     },
-    /// No slot was asked for.
-    #[error("`model.slots` = 0, expected at least 1")]
+    /// The number of slots is zero.
+    #[error("invalid `model.slots`: expected at least 1, got 0")]
     NoSlots,
 }
 
 impl ModelError {
-    /// Returns the label for reports: few and stable.
+    /// Returns a stable error code for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// The graphs of a bundle, opened and wired.
+/// The opened graphs of a bundle.
 pub(crate) struct Graphs {
     pub(crate) encoder: Box<dyn Encoder>,
     pub(crate) decoder: Box<dyn Decoder>,

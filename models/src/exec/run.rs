@@ -3,8 +3,8 @@
 use super::EncodeError;
 use crate::{engine::DecodeError, runtime::RunError};
 
-/// Runs an encoder on a batch; if it fails, on halves of the batch, down to one. `put` gets what came
-/// of each item.
+/// Runs an encoder on a batch. If it fails, runs it on halves of the batch, down to single items.
+/// `put` receives the result of each item.
 pub(super) fn run_or_split<T, R>(
     batch: &[T],
     run: &mut impl FnMut(&[T]) -> Result<Vec<R>, EncodeError>,
@@ -23,7 +23,7 @@ pub(super) fn run_or_split<T, R>(
     }
 }
 
-/// Says of a failed run that a whole decoder call has failed.
+/// Converts a failed run into the error of a whole decoder call.
 pub(super) fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
     DecodeError::Run { graph: error.graph, n_rows, message: error.message }
 }

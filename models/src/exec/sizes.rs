@@ -3,14 +3,14 @@
 use crate::bundle::Bundle;
 
 impl Bundle {
-    /// Returns the bytes of one slot's key-value cache when it holds `context_tokens`.
+    /// Returns the KV cache size in bytes of one slot that holds `context_tokens`.
     ///
-    /// Caches begin smaller and double; while they do, half as much again is held. What an
-    /// encoder-decoder keeps of its encoder is not in it.
+    /// Caches start smaller and double; during that, 1.5 times the size is held. The encoder states
+    /// of an encoder-decoder are not included.
     #[must_use]
     pub fn kv_bytes_per_slot(&self, context_tokens: usize) -> usize {
         let text = &self.config.text;
-        // Keys and values, each one `f32` per layer, head, position and dimension.
+        // Keys and values: one `f32` per layer, head, position and dimension each.
         2 * text.num_hidden_layers
             * text.num_key_value_heads()
             * cache_tokens(context_tokens)
@@ -18,8 +18,8 @@ impl Bundle {
             * size_of::<f32>()
     }
 
-    /// Returns the bytes that one slot of an encoder-decoder keeps of what its encoder made: the
-    /// states, and keys and values of them in each layer.
+    /// Returns the encoder output size in bytes of one slot of an encoder-decoder: the states, and
+    /// their keys and values in each layer.
     pub(crate) fn source_bytes_per_slot(&self, context_tokens: usize) -> usize {
         if self.arch.seq2seq().is_none() {
             return 0;
@@ -30,7 +30,7 @@ impl Bundle {
         encoder.positions.unwrap_or(context_tokens) * per_position * size_of::<f32>()
     }
 
-    /// Returns the bytes of `n_tokens` as input embeddings, with what each layer takes of them.
+    /// Returns the size in bytes of `n_tokens` input embeddings, per-layer inputs included.
     pub(crate) fn embed_bytes(&self, n_tokens: usize) -> usize {
         let text = &self.config.text;
         let per_layer = text.num_hidden_layers.saturating_mul(text.hidden_size_per_layer_input);
@@ -39,8 +39,8 @@ impl Bundle {
     }
 }
 
-/// Returns the positions of a cache for a context: whole blocks of the widest vector loops, so that
-/// a sum over positions is cut alike whatever the capacity.
+/// Returns the number of cache positions for a context: rounded up to whole blocks of the widest
+/// vector loops, so that sums over positions are split in the same way at any capacity.
 pub(super) fn cache_tokens(context_tokens: usize) -> usize {
     context_tokens.next_multiple_of(64)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// A graph, ready to be opened by the runtime.
 #[derive(Debug)]
 pub(crate) enum GraphSource<'a> {
-    /// On disk, where external data is found beside it.
+    /// On disk, next to its external data.
     Path(PathBuf),
     /// In memory.
     Bytes(&'a [u8]),

@@ -38,7 +38,7 @@ pub struct ModelOptions {
     pub embedding: EmbeddingOptions,
 }
 
-/// What was loaded, for reports.
+/// The properties of a loaded model, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
     /// The bundle's name.
@@ -104,7 +104,7 @@ impl Model {
         let choice = runtime.choose_device(options.device)?;
         let slots = Slots { rows, per_row: n_beams, context_tokens };
         let Graphs { encoder, decoder } = exec::open(runtime, bundle, choice.kind, slots, start)?;
-        // A graph may let fewer rows stand together.
+        // The graph may support fewer rows than requested.
         let rows = decoder.slots() / n_beams;
         let info = ModelInfo {
             name: bundle.name().to_owned(),

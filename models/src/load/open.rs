@@ -10,22 +10,22 @@ use crate::{
     hub::{FetchProgress, Hub, HubRepo},
 };
 
-/// Where a bundle is.
+/// The location of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BundleSource {
-    /// The bundle inside this program.
+    /// The bundle embedded in the binary.
     Embedded,
     /// A directory.
     Directory(PathBuf),
-    /// A model of the Hub, as it is written: `hf://owner/name@revision`.
+    /// A model on the Hub, as written in the job: `hf://owner/name@revision`.
     Hub(String),
 }
 
 impl BundleSource {
-    /// The name that means the embedded bundle.
+    /// The name of the embedded bundle.
     pub const EMBEDDED_NAME: &'static str = Bundle::EMBEDDED_NAME;
 
-    /// Reads the value of `model.bundle`: [`EMBEDDED_NAME`](Self::EMBEDDED_NAME), `hf://…` or a
+    /// Parses the value of `model.bundle`: [`EMBEDDED_NAME`](Self::EMBEDDED_NAME), `hf://…` or a
     /// directory.
     #[must_use]
     pub fn parse(bundle: &str) -> Self {
@@ -40,23 +40,21 @@ impl BundleSource {
 }
 
 impl Bundle {
-    /// Opens a bundle that is on this machine: reads its configs, checks that its graphs are there,
-    /// hashes every file that has a part in an answer. Graphs are taken in the first precision that
-    /// is there.
+    /// Opens a local bundle: reads its configs, checks that its graphs exist, and hashes all files
+    /// that affect answers. Each graph is used in the first available precision.
     ///
     /// # Errors
     ///
-    /// [`BundleError`] names the file and what is wrong with it, or the architecture and what is
-    /// supported.
+    /// [`BundleError`] names the invalid file, or the unsupported architecture.
     pub fn open(source: &BundleSource) -> Result<Self, BundleError> {
         Self::open_with(source, PrecisionChoice::default(), &Hub::default(), &|_| {})
     }
 
-    /// Opens a bundle in the precision that is wanted; fetches what is missing of one of the Hub.
+    /// Opens a bundle in the requested precision, and fetches missing files of a Hub bundle.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open), and [`BundleError::Hub`] if something cannot be fetched.
+    /// The errors of [`open`](Self::open), and [`BundleError::Hub`] if a file cannot be fetched.
     pub fn open_with(
         source: &BundleSource,
         precision: PrecisionChoice,

@@ -1,4 +1,5 @@
-//! A record turned into what the model reads, exactly as the bundle's processor configs say.
+//! Preprocessing: turns a record into model inputs, exactly as the bundle's processor configs
+//! specify.
 
 mod audio;
 mod error;

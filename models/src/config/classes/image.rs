@@ -1,15 +1,15 @@
 //! The published classes of image processors (transformers 4.57), one per line.
 
-/// What an image processor makes of an image.
+/// The output layouts of image processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ImageLayoutKind {
     /// One image, resized and cropped.
     Whole,
     /// One page, rotated, resized and padded.
     Page,
-    /// Tiles, and the whole image in the size of one.
+    /// Tiles, and the whole image resized to one tile.
     Tiles,
-    /// Patches in the order in which they are merged.
+    /// Patches, in merge order.
     Patches,
     /// The whole image, then crops in rows and columns.
     Crops,

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-/// Adds what transformers leaves out of a nested `text_config` because it is the default of its
-/// `model_type` (the config classes of transformers 4.57).
+/// Adds the keys that transformers omits from a nested `text_config` because they are the defaults
+/// of its `model_type` (the config classes of transformers 4.57).
 pub(crate) fn with_text_defaults(text: &Value) -> Value {
     let defaults = match text["model_type"].as_str() {
         Some("llama") => json!({

@@ -41,8 +41,8 @@ pub(crate) struct Segment {
 
 /// Merges the transcripts of consecutive windows. `clip` is the length of a window in timestamps.
 ///
-/// Every id from `first_timestamp_id` on is a timestamp of its window; there may be none. Special
-/// tokens are to be left out before.
+/// All ids from `first_timestamp_id` on are timestamps relative to their window; there may be none.
+/// The transcripts must not contain special tokens.
 pub(crate) fn join(transcripts: &[Vec<i64>], first_timestamp_id: i64, clip: i64) -> Vec<Segment> {
     let stride = clip / i64::try_from(STRIDE_SHARE).unwrap_or(1);
     let mut joined = Vec::new();

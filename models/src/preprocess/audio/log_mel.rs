@@ -33,7 +33,7 @@ const HARMLESS_KEYS: [&str; 7] = [
 /// (`WhisperFeatureExtractor.__init__`).
 const MEL_RANGE_HZ: [f64; 2] = [0.0, 8000.0];
 
-/// Turns sounds into log-mel spectrograms for one bundle.
+/// Computes the log-mel spectrograms of one bundle.
 ///
 /// The steps: padding with silence to the target length, periodic Hann window, centred frames with
 /// reflected ends (the last frame is dropped), power, mel filters (Slaney scale and norm, 0 to 8

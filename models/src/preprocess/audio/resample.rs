@@ -14,7 +14,7 @@ const CHUNK_FRAMES: usize = 4096;
 ///
 /// # Errors
 ///
-/// [`ProcessError`] if the sound is empty, not finite, or cannot be resampled.
+/// [`ProcessError`] if the audio is empty, has non-finite samples, or cannot be resampled.
 pub(in crate::preprocess) fn samples_at(
     audio: &Waveform,
     rate_hz: u32,

@@ -86,7 +86,7 @@ impl fmt::Debug for Hearing {
 }
 
 impl Hearing {
-    /// Begins with `features`, `[mels, frames]`; a window has `clip_frames`.
+    /// Starts with `features`, `[mels, frames]`. A window has `clip_frames`.
     pub(in crate::preprocess) fn new(
         rules: Arc<HearingRules>,
         text: Arc<TextProcessor>,

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crops_are_those_of_the_reference() {
+    fn crops_match_the_reference() {
         for case in crate::preprocess::image::geometry::geometry_cases("phi4") {
             let [width, height, n_max] = [case[0], case[1], case[2]];
             let rules = CropRules { edge: 448, patch: 14, n_max };

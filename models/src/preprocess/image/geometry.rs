@@ -1,6 +1,6 @@
 //! Reference cases of image geometry, for tests.
 
-/// Returns cases of `tests/references/geometry.json`, which
+/// Returns the cases of `tests/references/geometry.json`, which
 /// `tests/references/make_bundles/geometry.py` computes with the references.
 pub(super) fn geometry_cases(family: &str) -> Vec<Vec<usize>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/geometry.json");

@@ -143,7 +143,7 @@ impl ImageProcessor {
         Ok(Self { geometry, filter, backend, levels: levels(config, class, backend) })
     }
 
-    /// Returns what it makes of an image.
+    /// Returns the layout of its output.
     pub(in crate::preprocess) fn layout(&self) -> ImageLayoutKind {
         match self.geometry {
             Geometry::Whole { .. } => ImageLayoutKind::Whole,
@@ -154,8 +154,8 @@ impl ImageProcessor {
         }
     }
 
-    /// Returns the most bytes that [`pixels`](Self::pixels) holds at once for an image of this size:
-    /// what is resized, and its values.
+    /// Returns the peak memory in bytes of [`pixels`](Self::pixels) for an image of this size: the
+    /// resized copies and the values.
     pub(in crate::preprocess) fn bytes(&self, width: usize, height: usize) -> usize {
         let pixels = |(width, height): (usize, usize)| width.saturating_mul(height);
         let float = size_of::<f32>();
@@ -201,8 +201,8 @@ impl ImageProcessor {
     ///
     /// # Errors
     ///
-    /// [`ProcessError::ImageShape`] if the image has no pixel or not `3 * width * height` bytes,
-    /// [`ProcessError::ImageTooNarrow`] if patches would be too many along one edge.
+    /// [`ProcessError::ImageShape`] if the image is empty or its buffer is not `3 * width * height`
+    /// bytes, [`ProcessError::ImageTooNarrow`] if its aspect ratio is too large for patches.
     pub(in crate::preprocess) fn pixels(&self, image: &RgbImage) -> Result<Pixels, ProcessError> {
         let (width, height, n_bytes) = (image.width, image.height, image.pixels.len());
         if n_bytes == 0 || width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(n_bytes)

@@ -34,7 +34,7 @@ pub(super) enum Layout<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::preprocess) struct Clips {
     pub(in crate::preprocess) n_clips: usize,
-    /// Frames of each.
+    /// The number of frames per clip.
     pub(in crate::preprocess) n_frames: usize,
 }
 

@@ -62,12 +62,12 @@ impl SentenceProcessor {
         })
     }
 
-    /// Returns the token that fills short texts.
+    /// Returns the padding token.
     pub(in crate::preprocess) fn pad_id(&self) -> i64 {
         self.pad_id
     }
 
-    /// Tokenises the text of a record; empty where an image is embedded.
+    /// Tokenises the text of a record; empty if an image or audio is embedded.
     pub(in crate::preprocess) fn token_ids(
         &self,
         record: &Record,
@@ -96,12 +96,12 @@ impl SentenceProcessor {
     }
 }
 
-/// Returns what `str.strip` of Python leaves of a text.
+/// Strips a text like `str.strip` of Python.
 pub(crate) fn stripped(text: &str) -> &str {
     text.trim_matches(is_python_space)
 }
 
-/// What `str.strip` of Python takes away.
+/// Returns whether `str.strip` of Python strips a character.
 pub(crate) fn is_python_space(char: char) -> bool {
     char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)
 }

@@ -68,12 +68,12 @@ impl Tasks {
         })
     }
 
-    /// Returns what the answer to a task is; a text where nothing is said.
+    /// Returns the kind of answer of a task; text by default.
     pub(crate) fn answer_of(&self, task: &str) -> TaskAnswer {
         self.answers.get(task).copied().unwrap_or(TaskAnswer::PureText)
     }
 
-    /// Returns whether a phrase says too little to be grounded.
+    /// Returns whether a phrase is too vague to be grounded.
     pub(crate) fn is_banned(&self, phrase: &str) -> bool {
         self.banned.iter().any(|banned| banned == phrase)
     }

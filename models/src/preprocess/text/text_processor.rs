@@ -126,7 +126,7 @@ impl TextProcessor {
         })
     }
 
-    /// Renders the chat template, one placeholder per image and sound.
+    /// Renders the chat template, with one placeholder per image and audio input.
     pub(in crate::preprocess) fn prompt_text(
         &self,
         record: &Record,
@@ -137,7 +137,7 @@ impl TextProcessor {
 
     /// Renders, expands each placeholder to the features of its medium, and tokenises.
     ///
-    /// `images` and `clips` say how each image and sound is laid out.
+    /// `images` and `clips` have the layout of each image and audio input.
     pub(in crate::preprocess) fn token_ids(
         &self,
         record: &Record,
@@ -296,8 +296,7 @@ impl TextProcessor {
         Err(ProcessError::NoTask { tasks: tasks.join(", ") })
     }
 
-    /// Encodes a text that the answer goes on with, if there is one, behind the token that answers begin
-    /// with.
+    /// Encodes an optional text that the answer continues, after the first decoder token.
     pub(in crate::preprocess) fn continued_ids(
         &self,
         record: &Record,
@@ -316,13 +315,13 @@ impl TextProcessor {
         Ok(std::iter::once(first_id).chain(ids).collect())
     }
 
-    /// Encodes a text whose special tokens count, with those that the tokenizer puts around one.
+    /// Encodes a text whose special tokens are parsed, and adds those of the tokenizer.
     pub(in crate::preprocess) fn marked_ids(&self, text: &str) -> Result<Vec<i64>, ProcessError> {
         let ids = self.encode(&self.markup, text)?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 
-    /// Returns the text of `token_ids` with special tokens, but for those that end and fill a row.
+    /// Decodes `token_ids` with special tokens, except end and padding tokens.
     pub(crate) fn marked_text(&self, token_ids: &[i64]) -> String {
         let text = self.decoded(token_ids, false);
         [&self.eos_token, &self.pad_token]
@@ -331,7 +330,7 @@ impl TextProcessor {
             .fold(text, |text, token| text.replace(token.as_str(), ""))
     }
 
-    /// Returns whether the tokenizer has a token beside its vocabulary.
+    /// Returns whether a token is an added token of the tokenizer.
     pub(crate) fn is_added(&self, token: &str) -> bool {
         self.special.iter().any(|(other, _)| other == token)
     }
@@ -343,7 +342,7 @@ impl TextProcessor {
         if self.cleans_up { clean_up(&text) } else { text }
     }
 
-    /// Returns whether a token has no text of its own.
+    /// Returns whether a token is a special token.
     pub(crate) fn is_special(&self, token_id: i64) -> bool {
         self.special.iter().any(|(_, id)| i64::from(*id) == token_id)
     }
