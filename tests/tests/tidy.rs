@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use legenda_tests::{Workplace, repository, rust_files};
@@ -154,6 +155,61 @@ const MODELS_LAYERS: [&str; 14] = [
 fn modules_of_models_form_layers() {
     assert_layers("models/src", &MODELS_LAYERS);
     assert_mod_files_only_declare("models/src");
+}
+
+#[test]
+fn groups_of_pipeline_form_layers() {
+    assert_layers("pipeline/src", &["base", "input", "output", "run", "insight"]);
+}
+
+/// Words of which `CONTRIBUTING.md` says what to write instead: a reader parses a sentence with one twice.
+const STYLE: [&str; 12] = [
+    "anew",
+    "mend",
+    "mends",
+    "mended",
+    "heed",
+    "whoever",
+    "of whatever",
+    "as they stand",
+    "as it stands",
+    "so many",
+    "so long",
+    "is told by",
+];
+
+#[test]
+fn documents_comments_and_errors_avoid_words_of_another_language() {
+    let listed = Command::new("git")
+        .args(["ls-files", "*.rs", "*.md"])
+        .current_dir(repository())
+        .output();
+    let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+    // Their texts are those of a later change.
+    let is_checked = |file: &&str| !["README.md", "CHANGELOG.md", "tests/tests/tidy.rs"].contains(file);
+    let mut problems = Vec::new();
+    for file in listed.lines().filter(is_checked) {
+        let Ok(text) = fs::read_to_string(repository().join(file)) else { continue };
+        let is_prose = |line: &&str| {
+            let line = line.trim_start();
+            file.ends_with(".md")
+                || ["///", "//!", "#[error("].iter().any(|start| line.starts_with(start))
+        };
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_prose(line)) {
+            let words: Vec<String> = line
+                .split(|c: char| !c.is_alphanumeric())
+                .filter(|word| !word.is_empty())
+                .map(str::to_lowercase)
+                .collect();
+            let words = format!(" {} ", words.join(" "));
+            let is_no = words.contains(" is no ")
+                && !["there is no ", " is no longer "].iter().any(|fine| words.contains(fine));
+            if STYLE.iter().any(|phrase| words.contains(&format!(" {phrase} "))) || is_no {
+                problems.push(format!("{file}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
 /// Asserts that each file of a crate imports only from its own top-level module and from those that
