@@ -42,7 +42,7 @@ parity-real:
 # Compares every bundle with its reference and measures its speed; regenerates docs/parity.md.
 parity-table:
     rm -rf target/parity
-    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test models -- families:: quantized:: readers:: listeners:: encoder_decoders:: hearing:: tasks:: embeddings::
+    LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test models -- families:: quantized:: readers:: listeners:: encoder_decoders:: sequential:: tasks:: embeddings::
     python3 tests/parity_table.py target/parity > docs/parity.md
 
 # Runs 20,000 damaged images and audio files through the decoders, 2,000 of each through the binary; prints a table.

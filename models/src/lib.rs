@@ -52,7 +52,7 @@ pub use exec::{EncodeError, Encoder, ModelError};
 pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use load::{BundleSource, Embedder, EmbedderInfo, Loaded, Model, ModelInfo, ModelOptions};
 pub use preprocess::{
-    ENCODING_BYTES, Hearing, ProcessError, Processor, Record, RgbImage, Role, Sample, Turn,
-    Waveform,
+    ENCODING_BYTES, ProcessError, Processor, Record, RgbImage, Role, Sample, SequentialAudio, Turn,
+    Waveform, Work,
 };
 pub use runtime::{Gpus, Runtime, RuntimeError, RuntimeOptions};

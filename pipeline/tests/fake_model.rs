@@ -1,5 +1,5 @@
-//! End-to-end runs with a fake model, without ONNX Runtime: a failing row is rejected alone, the stages
-//! overlap, and a span is committed when its last row is settled.
+//! End-to-end runs with a fake model and without ONNX Runtime: a failing row is rejected alone,
+//! stages overlap, and a span is committed once its last row is answered or rejected.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -30,7 +30,7 @@ source = { paths = ["table.parquet"], columns = { text = "text" } }
 output = { path = "out", span_rows = 3 }
 "#;
 
-/// Returns the set of tokens on which one call of the fake model fails.
+/// Returns the set of tokens on which a call of the fake model fails.
 type FailsOn = fn(&mut FakeOptions) -> &mut BTreeSet<i64>;
 
 fn write_texts(path: &Path, texts: &[String]) {
@@ -93,7 +93,7 @@ fn answers(dir: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_model_that_fails_on_a_row_costs_that_row_only() {
+fn a_row_that_fails_in_the_model_costs_only_that_row() {
     let texts: Vec<String> = (0..40).map(|n| format!("row {n}")).collect();
     let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
     let processor = Processor::open(&bundle).unwrap();
@@ -101,7 +101,7 @@ fn a_model_that_fails_on_a_row_costs_that_row_only() {
         let record = legenda_models::Record { text: Some(text.to_owned()), ..Default::default() };
         processor.prepare(&record).unwrap().token_ids
     };
-    // A token that only rows like "row 7" contain makes the call fail.
+    // Calls fail on a token that occurs only in rows like "row 7".
     let poison = *ids("row 7").iter().find(|id| !ids("row 8").contains(id)).unwrap();
     let poisoned = |text: &String| ids(text).contains(&poison);
     let n_bad = texts.iter().filter(|text| poisoned(text)).count() as u64;

@@ -6,25 +6,25 @@ use crate::{
     bundle::{Bundle, DecoderStart, SpeechOptions},
     config::BundleError,
     engine::{Fallback, Silence},
-    preprocess::HearingRules,
+    preprocess::SequentialRules,
 };
 
 impl Bundle {
     /// Returns the rules for sequential long-form transcription, if enabled. `start` has the
     /// decoder start tokens; `eos_token_ids` end a transcript.
-    pub(crate) fn hearing_rules(
+    pub(crate) fn sequential_rules(
         &self,
         speech: &SpeechOptions,
         job: &GenerationOptions,
         start: &DecoderStart,
         eos_token_ids: &[i64],
         context_tokens: usize,
-    ) -> Option<HearingRules> {
+    ) -> Option<SequentialRules> {
         let timestamps = start.timestamps.filter(|_| speech.long_audio == LongAudio::Sequential)?;
         // Older configs have this token only in the suppression list.
         let suppressed = self.generation.suppress_tokens.iter().flatten().rev().nth(1);
         let conditions = job.condition_on_prev_tokens.or(self.generation.condition_on_prev_tokens);
-        Some(HearingRules {
+        Some(SequentialRules {
             start_ids: start.token_ids.clone(),
             choice_position: start.choice.as_ref().map(|choice| choice.position),
             eos_token_ids: eos_token_ids.to_vec(),

@@ -94,10 +94,11 @@ impl Model {
         let (speech, job) = (&options.speech, &options.generation);
         let start = bundle.decoder_start(speech)?;
         let eos_token_ids = &engine_options.eos_token_ids;
-        let hearing = bundle.hearing_rules(speech, job, &start, eos_token_ids, context_tokens);
+        let sequential =
+            bundle.sequential_rules(speech, job, &start, eos_token_ids, context_tokens);
         engine_options.fallback = bundle.fallback(speech, job, &start)?;
         let processor = Processor::open(bundle)?.of_language(start.source.clone());
-        let processor = Arc::new(processor.hearing(hearing));
+        let processor = Arc::new(processor.with_sequential(sequential));
         let constraints = &mut engine_options.constraints;
         constraints.timestamps = start.timestamps;
         constraints.forced_first = start.target_id.or(constraints.forced_first);

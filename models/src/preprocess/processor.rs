@@ -7,8 +7,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    FrameFeatures, FrameMel, Hearing, HearingRules, ImageLayout, ImageProcessor, LogMel,
-    ProcessError, RawSamples, Record, RepeatedMel, RgbImage, Sample, SentenceProcessor, Tasks,
+    FrameFeatures, FrameMel, ImageLayout, ImageProcessor, LogMel, ProcessError, RawSamples, Record,
+    RepeatedMel, RgbImage, Sample, SentenceProcessor, SequentialAudio, SequentialRules, Tasks,
     TextProcessor, Waveform, text::Clips,
 };
 
@@ -34,7 +34,7 @@ pub struct Processor {
     /// The first decoder token of answers.
     first_token_id: Option<i64>,
     /// The rules of sequential long-form transcription, if enabled.
-    hearing: Option<Arc<HearingRules>>,
+    sequential: Option<Arc<SequentialRules>>,
     /// The predefined tasks of the model, if it has any.
     tasks: Option<Arc<Tasks>>,
 }
@@ -122,6 +122,15 @@ impl fmt::Debug for Processor {
     }
 }
 
+/// How a record passes through the model.
+#[derive(Debug)]
+pub enum Work {
+    /// As one record, or as one for each chunk of its audio, each prepared by [`Processor::prepare`].
+    Chunks(Vec<Record>),
+    /// Window by window, each of which depends on the answer to the one before.
+    Sequential(SequentialAudio),
+}
+
 impl Processor {
     /// Reads the processor configs, the tokenizer and the chat template of a bundle.
     ///
@@ -155,7 +164,7 @@ impl Processor {
             language: None,
             prompt_text: bundle.arch.prompt.text,
             first_token_id: bundle.start.first_token_id(),
-            hearing: None,
+            sequential: None,
             tasks: config.tasks.as_ref().map(|config| Arc::new(Tasks::new(config))),
         })
     }
@@ -166,25 +175,32 @@ impl Processor {
     }
 
     /// Enables sequential long-form transcription.
-    pub(crate) fn hearing(self, rules: Option<HearingRules>) -> Self {
-        Self { hearing: rules.map(Arc::new), ..self }
+    pub(crate) fn with_sequential(self, rules: Option<SequentialRules>) -> Self {
+        Self { sequential: rules.map(Arc::new), ..self }
     }
 
-    /// Returns whether audio is transcribed sequentially. Such rows use [`hear`](Self::hear)
-    /// instead of [`split`](Self::split) and [`prepare`](Self::prepare).
+    /// Returns whether audio is transcribed sequentially.
     #[must_use]
-    pub fn hears_sequentially(&self) -> bool {
-        self.hearing.is_some()
+    pub fn is_sequential(&self) -> bool {
+        self.sequential.is_some()
     }
 
-    /// Starts the sequential transcription of a record's audio; `None` if it is disabled.
+    /// Decides how a record passes through the model.
     ///
     /// # Errors
     ///
     /// [`ProcessError`]: the row is rejected, other rows continue.
-    pub fn hear(&self, record: &Record) -> Result<Option<Hearing>, ProcessError> {
+    pub fn begin(&self, record: Record) -> Result<Work, ProcessError> {
+        match self.sequential_audio(&record)? {
+            Some(audio) => Ok(Work::Sequential(audio)),
+            None => Ok(Work::Chunks(self.chunks(record)?)),
+        }
+    }
+
+    /// Starts the sequential transcription of a record's audio; `None` if it is disabled.
+    fn sequential_audio(&self, record: &Record) -> Result<Option<SequentialAudio>, ProcessError> {
         let (Some(rules), Some(SoundInput::LogMel(mel)), TextInput::Prompt(text)) =
-            (&self.hearing, &self.sound, &self.text)
+            (&self.sequential, &self.sound, &self.text)
         else {
             return Ok(None);
         };
@@ -194,17 +210,13 @@ impl Processor {
         };
         let features = mel.whole_features(audio)?;
         let (rules, text) = (Arc::clone(rules), Arc::clone(text));
-        Ok(Some(Hearing::new(rules, text, features, mel.clip_frames())))
+        Ok(Some(SequentialAudio::new(rules, text, features, mel.clip_frames())))
     }
 
     /// Splits a record whose audio exceeds the model's window into records of overlapping chunks.
     /// [`Engine::join`](crate::Engine::join) merges their answers. Other records stay whole,
     /// including those whose audio will be rejected as too long.
-    ///
-    /// # Errors
-    ///
-    /// [`ProcessError`]: the row is rejected, other rows continue.
-    pub fn split(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
+    fn chunks(&self, mut record: Record) -> Result<Vec<Record>, ProcessError> {
         // Models that also read text get the whole audio.
         let Some(mel) = self.log_mel().filter(|_| self.single_input.is_some()) else {
             return Ok(vec![record]);

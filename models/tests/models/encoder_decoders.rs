@@ -7,7 +7,7 @@ use crate::references::{
     self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, read_audio,
     read_image, read_joined_audio, reference, with_json,
 };
-use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions};
+use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Work};
 use legenda_schemas::job::TaskKind;
 use serde_json::Value;
 
@@ -229,7 +229,10 @@ fn long_audio_is_transcribed_in_windows() {
         let audios = vec![read_joined_audio(&names)];
         let options = ModelOptions { speech: options(row), ..ModelOptions::default() };
         let mut model = load(bundle("whisper"), 3, options);
-        let parts = model.processor.split(Record { audios, ..Record::default() }).unwrap();
+        let record = Record { audios, ..Record::default() };
+        let Work::Chunks(parts) = model.processor.begin(record).unwrap() else {
+            panic!("sequential transcription is not enabled");
+        };
         let windows: Vec<Vec<i64>> = row["windows"].as_array().unwrap().iter().map(ids).collect();
         assert!(windows.len() > 1, "expected several windows");
         assert_eq!(parts.len(), windows.len());

@@ -14,5 +14,5 @@ pub use log_mel::LogMel;
 pub use repeated_mel::RepeatedMel;
 pub(super) use resample::samples_at;
 pub use samples::RawSamples;
-pub use sequential::Hearing;
-pub(crate) use sequential::HearingRules;
+pub use sequential::SequentialAudio;
+pub(crate) use sequential::SequentialRules;

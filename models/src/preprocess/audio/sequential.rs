@@ -24,7 +24,7 @@ const UNCERTAIN_TEMPERATURE: f32 = 0.5;
 
 /// The rules of sequential transcription.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct HearingRules {
+pub(crate) struct SequentialRules {
     /// The decoder start tokens.
     pub(crate) start_ids: Vec<i64>,
     /// The position of the start token that the model chooses in the first window.
@@ -49,8 +49,8 @@ pub(crate) struct HearingRules {
 ///
 /// To use it, fetch the next window, generate its transcript, pass it to [`take`](Self::take), and
 /// repeat until no window is left.
-pub struct Hearing {
-    rules: Arc<HearingRules>,
+pub struct SequentialAudio {
+    rules: Arc<SequentialRules>,
     text: Arc<TextProcessor>,
     /// `[mels, frames]`
     features: Tensor<f32>,
@@ -76,19 +76,19 @@ struct Segment {
 }
 
 /// Prints only the length.
-impl fmt::Debug for Hearing {
+impl fmt::Debug for SequentialAudio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hearing")
+        f.debug_struct("SequentialAudio")
             .field("features", &self.features)
             .field("seek", &self.seek)
             .finish_non_exhaustive()
     }
 }
 
-impl Hearing {
+impl SequentialAudio {
     /// Starts with `features`, `[mels, frames]`. A window has `clip_frames`.
     pub(in crate::preprocess) fn new(
-        rules: Arc<HearingRules>,
+        rules: Arc<SequentialRules>,
         text: Arc<TextProcessor>,
         features: Tensor<f32>,
         clip_frames: usize,
@@ -230,7 +230,7 @@ struct WindowFrames {
     clip_frames: usize,
 }
 
-impl HearingRules {
+impl SequentialRules {
     /// Splits the transcript of a window, without the end token, into segments. Returns them and
     /// the number of frames that they cover.
     ///
@@ -291,8 +291,8 @@ mod tests {
     use super::*;
 
     /// Ids up to 99 are text, ids from 100 on are timestamps.
-    fn rules() -> HearingRules {
-        HearingRules {
+    fn rules() -> SequentialRules {
+        SequentialRules {
             start_ids: vec![90, 91],
             choice_position: None,
             eos_token_ids: vec![99],

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
-use legenda_models::{ENCODING_BYTES, Hearing, ProcessError, Processor, Record, Sample};
+use legenda_models::{ENCODING_BYTES, ProcessError, Processor, Record, Sample, Work};
 use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
 use serde_json::{Number, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
@@ -120,7 +120,7 @@ pub(crate) async fn run(
             let (preparer, batch) = (Arc::clone(&preparer), Arc::clone(&batch));
             let (prepared, outcomes) = (prepared.clone(), outcomes.clone());
             let stop = Arc::clone(&preparer.stop);
-            let sequential_permit = if preparer.processor.hears_sequentially() {
+            let sequential_permit = if preparer.processor.is_sequential() {
                 Arc::clone(&preparer.sequential_rows).acquire_owned().await.ok()
             } else {
                 None
@@ -210,10 +210,8 @@ enum Prepared {
 enum Ready {
     /// A cache hit, or a wait for a duplicate row.
     Cached(Lookup),
-    /// All chunks of the row.
-    Chunks(Vec<Record>),
-    /// Long audio for sequential decoding.
-    Sequential(Hearing),
+    /// The processor's input.
+    Uncached(Work),
 }
 
 impl Failed {
@@ -263,10 +261,10 @@ impl Preparer {
         self.check_cells(&images, &audios)?;
         let (ready, identity, held) = self.admit(batch, offset, [images, audios], runtime)?;
         let records = match ready {
-            Ready::Chunks(records) => records,
-            Ready::Sequential(hearing) => {
+            Ready::Uncached(Work::Chunks(records)) => records,
+            Ready::Uncached(Work::Sequential(audio)) => {
                 return Ok(Prepared::Sequential(Box::new(SequentialRow::new(
-                    identity, hearing, held,
+                    identity, audio, held,
                 ))));
             }
             Ready::Cached(Lookup::Hit(answer, origin)) => {
@@ -443,11 +441,8 @@ impl Preparer {
             identity.flags.extend(audio.flags);
             record.audios.push(audio.media);
         }
-        let ready = match self.processor.hear(&record).map_err(PrepareError::from)? {
-            Some(hearing) => Ready::Sequential(hearing),
-            None => Ready::Chunks(self.processor.split(record).map_err(PrepareError::from)?),
-        };
-        Ok((ready, identity, row_budget.reservation))
+        let work = self.processor.begin(record).map_err(PrepareError::from)?;
+        Ok((Ready::Uncached(work), identity, row_budget.reservation))
     }
 
     /// Returns the bytes of the cells that the prompt is rendered from.

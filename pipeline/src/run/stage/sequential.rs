@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use legenda_models::Hearing;
+use legenda_models::SequentialAudio;
 use tokio::sync::oneshot;
 
 use super::{
@@ -16,7 +16,7 @@ use crate::base::budget::{ByteSender, Disconnected, Reservation};
 /// A row with long audio to decode sequentially.
 pub(crate) struct SequentialRow {
     identity: RowIdentity,
-    hearing: Hearing,
+    sequential: SequentialAudio,
     /// The bytes of the features of the whole audio, until the row ends.
     _held: Option<Reservation>,
 }
@@ -25,12 +25,12 @@ impl SequentialRow {
     /// Takes the audio and the reservation of its decoding, which is shrunk to the size of the features.
     pub(crate) fn new(
         identity: RowIdentity,
-        hearing: Hearing,
+        sequential: SequentialAudio,
         mut held: Option<Reservation>,
     ) -> Self {
-        let bytes = hearing.size_bytes() as u64;
+        let bytes = sequential.size_bytes() as u64;
         held.iter_mut().for_each(|reservation| reservation.shrink_to(bytes));
-        Self { identity, hearing, _held: held }
+        Self { identity, sequential, _held: held }
     }
 
     /// Decodes all windows and sends the answer to `outcomes`. If a later stage rejects a window, that
@@ -45,9 +45,9 @@ impl SequentialRow {
         prepared: &ByteSender<PreparedRow>,
         outcomes: &Outcomes,
     ) -> Result<(), Disconnected> {
-        let Self { identity, mut hearing, _held } = self;
+        let Self { identity, mut sequential, _held } = self;
         let mut n_windows: u64 = 0;
-        while let Some(sample) = hearing.window() {
+        while let Some(sample) = sequential.window() {
             let (reply, answer) = oneshot::channel();
             let seed = identity.seed.wrapping_add(n_windows);
             let row = PreparedRow {
@@ -59,11 +59,11 @@ impl SequentialRow {
             let bytes = row.sample.size_bytes() as u64;
             prepared.send(row, bytes).await?;
             let Ok(window) = answer.await else { return Ok(()) };
-            hearing.take(window);
+            sequential.take(window);
             n_windows += 1;
         }
         let RowIdentity { input_sha256, flags, .. } = identity;
-        let answer = Arc::new(Answer::new(hearing.answer(), flags));
+        let answer = Arc::new(Answer::new(sequential.answer(), flags));
         let answered = Outcome::Answered { key, input_sha256, answer, origin: Origin::Model };
         outcomes.send(answered).await.map_err(|_| Disconnected)
     }

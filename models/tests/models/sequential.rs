@@ -10,8 +10,8 @@ use std::{
 
 use crate::references::{self, Tally, bundle, ids, load, read_joined_audio, with_json};
 use legenda_models::{
-    Bundle, BundleSource, Generation, Hearing, Model, ModelError, ModelOptions, Record, Runtime,
-    RuntimeOptions, SpeechOptions, Waveform,
+    Bundle, BundleSource, Generation, Model, ModelError, ModelOptions, Record, Runtime,
+    RuntimeOptions, SequentialAudio, SpeechOptions, Waveform, Work,
 };
 use legenda_schemas::job::{GenerationOptions, LongAudio};
 use serde_json::Value;
@@ -54,7 +54,7 @@ fn waveform(row: &Value) -> Waveform {
 
 /// An audio input in progress.
 struct Transcription {
-    hearing: Hearing,
+    sequential: SequentialAudio,
     seed: u64,
     n_windows: u64,
 }
@@ -64,8 +64,10 @@ fn transcribe(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u
     let mut transcriptions: BTreeMap<usize, Transcription> = BTreeMap::new();
     for (row_idx, (audio, seed)) in rows.iter().enumerate() {
         let record = Record { audios: vec![audio.clone()], ..Record::default() };
-        let hearing = model.processor.hear(&record).unwrap().unwrap();
-        transcriptions.insert(row_idx, Transcription { hearing, seed: *seed, n_windows: 0 });
+        let Work::Sequential(sequential) = model.processor.begin(record).unwrap() else {
+            panic!("row {row_idx} is not transcribed sequentially");
+        };
+        transcriptions.insert(row_idx, Transcription { sequential, seed: *seed, n_windows: 0 });
     }
     let mut waiting: VecDeque<usize> = (0..rows.len()).collect();
     let mut answers = BTreeMap::new();
@@ -73,10 +75,10 @@ fn transcribe(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u
         while model.engine.free_slots() > 0 {
             let Some(row_idx) = waiting.pop_front() else { break };
             let transcription = transcriptions.get_mut(&row_idx).unwrap();
-            let Some(window) = transcription.hearing.window() else {
-                let Transcription { hearing, n_windows, .. } =
+            let Some(window) = transcription.sequential.window() else {
+                let Transcription { sequential, n_windows, .. } =
                     transcriptions.remove(&row_idx).unwrap();
-                answers.insert(row_idx, (hearing.answer(), n_windows));
+                answers.insert(row_idx, (sequential.answer(), n_windows));
                 continue;
             };
             let prompt = model.encoder.encode(vec![window]).remove(0).unwrap();
@@ -86,7 +88,7 @@ fn transcribe(model: &mut Model, rows: &[(Waveform, u64)]) -> Vec<(Generation, u
         }
         for finished in model.engine.step() {
             let row_idx = usize::try_from(finished.ticket).unwrap();
-            transcriptions.get_mut(&row_idx).unwrap().hearing.take(finished.result.unwrap());
+            transcriptions.get_mut(&row_idx).unwrap().sequential.take(finished.result.unwrap());
             waiting.push_back(row_idx);
         }
     }
@@ -101,7 +103,7 @@ fn assert_answers(job: &Value) {
         rows.iter().map(|row| (waveform(row), row["seed"].as_u64().unwrap())).collect();
     for slots in [1, 3, 8] {
         let mut model = load(bundle("whisper"), slots, options(job));
-        assert!(model.processor.hears_sequentially());
+        assert!(model.processor.is_sequential());
         let start = Instant::now();
         let answers = transcribe(&mut model, &inputs);
         let took = start.elapsed();
