@@ -31,6 +31,7 @@ use crate::{
 
 use super::{
     decode_error,
+    open::DecoderSlots,
     tokens::{Padding, TokenInput},
 };
 
@@ -92,9 +93,10 @@ impl GrowingDecoder {
     pub(super) fn new(
         graph: GrowingGraph,
         tokens: TokenInput,
-        [slots, context_tokens, vocab_size]: [usize; 3],
+        slots: DecoderSlots,
         rules: RowRules,
     ) -> Self {
+        let DecoderSlots { slots, context_tokens, vocab_size } = slots;
         let prefill_bytes_max = PREFILL_LOGITS_BYTES_MAX;
         let batches = Vec::new();
         Self { graph, tokens, slots, context_tokens, vocab_size, rules, prefill_bytes_max, batches }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::{
     decode_error,
+    open::DecoderSlots,
     sizes::cache_tokens,
     to_i64,
     tokens::{Padding, TokenInput},
@@ -62,9 +63,10 @@ impl InPlaceDecoder {
     pub(super) fn new(
         graph: InPlaceGraph,
         tokens: TokenInput,
-        [slots, context_tokens, vocab_size]: [usize; 3],
+        slots: DecoderSlots,
         mixes_rows: bool,
     ) -> Result<Self, SessionError> {
+        let DecoderSlots { slots, context_tokens, vocab_size } = slots;
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
         let rows_min = if mixes_rows { 1 } else { ROWS_MIN };
         let cache = graph.new_cache(slots.max(rows_min), capacity_tokens, None)?;

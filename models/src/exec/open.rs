@@ -21,7 +21,8 @@ use crate::{
     engine::Decoder,
     graph::Dialect,
     runtime::{
-        Adapter, DecoderPorts, DeviceKind, Dtype, GraphSession, GrowingGraph, InPlaceGraph, Runtime,
+        Adapter, DecoderDims, DecoderPorts, DeviceKind, Dtype, GraphSession, GrowingGraph,
+        InPlaceGraph, Runtime,
     },
 };
 
@@ -40,6 +41,17 @@ pub(crate) struct Slots {
     pub(crate) per_row: usize,
     /// The maximum number of tokens of a slot.
     pub(crate) context_tokens: usize,
+}
+
+/// The sizes of the slots of an opened decoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecoderSlots {
+    /// The number of slots.
+    pub(super) slots: usize,
+    /// The maximum number of tokens of a slot.
+    pub(super) context_tokens: usize,
+    /// Logits of a position.
+    pub(super) vocab_size: usize,
 }
 
 /// Opens the graphs of a bundle: the encoder and the decoder with its slots.
@@ -129,8 +141,12 @@ fn open_decoder(
         graph.expect_dims("position_ids", &[3, -1, -1])?;
     }
     let text = &bundle.config.text;
-    let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
-    let sizes = [rows * slots.per_row, slots.context_tokens, text.vocab_size];
+    let dims = DecoderDims::new(text);
+    let slots = DecoderSlots {
+        slots: rows * slots.per_row,
+        context_tokens: slots.context_tokens,
+        vocab_size: text.vocab_size,
+    };
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
     let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
@@ -147,18 +163,18 @@ fn open_decoder(
         Dialect::InPlace | Dialect::InPlaceMask => {
             let adapters = adapters(&graph, bundle)?;
             let graph = InPlaceGraph::new(graph, ports, dims)?.with_adapters(adapters);
-            Box::new(InPlaceDecoder::new(graph, tokens, sizes, mixes_rows)?)
+            Box::new(InPlaceDecoder::new(graph, tokens, slots, mixes_rows)?)
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;
             let rules = RowRules { merges: dialect == Dialect::Growing, whole_prompts };
-            Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
+            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
         }
         Dialect::Cohort => {
             let graph =
                 GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
             let rules = RowRules { merges: false, whole_prompts };
-            Box::new(GrowingDecoder::new(graph, tokens, sizes, rules))
+            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
         }
     };
     if let Some(tokens) = tries_padding {

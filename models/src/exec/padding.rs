@@ -118,10 +118,13 @@ mod tests {
     use super::*;
     use crate::{
         bundle::Bundle,
-        exec::{growing::GrowingDecoder, growing::RowRules},
+        exec::{growing::GrowingDecoder, growing::RowRules, open::DecoderSlots},
         graph::Dialect,
         load::BundleSource,
-        runtime::{DecoderPorts, DeviceKind, GraphSession, GrowingGraph, Runtime, RuntimeOptions},
+        runtime::{
+            DecoderDims, DecoderPorts, DeviceKind, GraphSession, GrowingGraph, Runtime,
+            RuntimeOptions,
+        },
     };
 
     /// Opens the decoder of a reference model as if its rows were left-padded.
@@ -135,10 +138,11 @@ mod tests {
         let mut ports = DecoderPorts::read(&graph, &source).unwrap();
         ports.dialect = Dialect::Shifted;
         let text = &bundle.config.text;
-        let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
+        let dims = DecoderDims::new(text);
         let graph = GrowingGraph::new(graph, ports, dims).unwrap();
         let rules = RowRules { merges: false, whole_prompts: false };
-        GrowingDecoder::new(graph, TokenInput::Ids, [slots, 64, text.vocab_size], rules)
+        let slots = DecoderSlots { slots, context_tokens: 64, vocab_size: text.vocab_size };
+        GrowingDecoder::new(graph, TokenInput::Ids, slots, rules)
     }
 
     #[test]

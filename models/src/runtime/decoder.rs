@@ -1,8 +1,11 @@
 //! The inputs and outputs of a decoder graph, and its batching rules, detected from the graph.
 
 use super::{Dtype, Embeds, GraphSession, SessionError};
-use crate::graph::{
-    Dialect, ENCODER_STATES, GQA, GraphSource, dialect_of, is_cross_attention, read_nodes,
+use crate::{
+    config::TextConfig,
+    graph::{
+        Dialect, ENCODER_STATES, GQA, GraphSource, dialect_of, is_cross_attention, read_nodes,
+    },
 };
 
 /// The cross-attention inputs and outputs of a decoder.
@@ -44,6 +47,25 @@ impl CrossPorts {
             graph.expect_input(Self::MASK, Dtype::I64)?;
         }
         Ok(Self { states, takes_mask, takes_branch: has(Self::BRANCH), cache, is_given: false })
+    }
+}
+
+/// The sizes of a decoder graph that its config declares.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DecoderDims {
+    /// Key and value heads of a layer.
+    pub(crate) heads: usize,
+    /// Values of a head.
+    pub(crate) head_dim: usize,
+    /// Logits of a position.
+    pub(crate) vocab_size: usize,
+}
+
+impl DecoderDims {
+    /// Returns the sizes that a config declares.
+    pub(crate) fn new(text: &TextConfig) -> Self {
+        let (heads, head_dim) = (text.num_key_value_heads(), text.head_dim());
+        Self { heads, head_dim, vocab_size: text.vocab_size }
     }
 }
 

@@ -5,7 +5,7 @@
 //! masked, so their content is never used, but it must be finite.
 
 use super::{
-    CrossPorts, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
+    CrossPorts, DecoderDims, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
     cross::{CrossLayout, CrossPast},
     inputs::{bind, bind_logits_to_keep},
     rows::{RowPart, RowTensor},
@@ -82,8 +82,9 @@ impl GrowingGraph {
     pub(crate) fn new(
         graph: GraphSession,
         ports: DecoderPorts,
-        [heads, head_dim, vocab_size]: [usize; 3],
+        dims: DecoderDims,
     ) -> Result<Self, SessionError> {
+        let DecoderDims { heads, head_dim, vocab_size } = dims;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;

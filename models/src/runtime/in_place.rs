@@ -9,7 +9,7 @@
 use ort::{session::IoBinding, value::Tensor as OrtTensor};
 
 use super::{
-    Adapter, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
+    Adapter, DecoderDims, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
     inputs::{bind, bind_logits_to_keep},
     rows::RowTensor,
     scores::Scores,
@@ -69,7 +69,7 @@ impl InPlaceGraph {
     pub(crate) fn new(
         graph: GraphSession,
         ports: DecoderPorts,
-        [heads, head_dim, vocab_size]: [usize; 3],
+        dims: DecoderDims,
     ) -> Result<Self, SessionError> {
         // The CUDA kernel supports only fp16. For fp32, ONNX Runtime falls back to the CPU, where
         // the cache is not written in place and the results are wrong (seen with 1.31.1).
@@ -82,6 +82,7 @@ impl InPlaceGraph {
                 operator: "GroupQueryAttention",
             });
         }
+        let DecoderDims { heads, head_dim, vocab_size } = dims;
         let [heads_dim, head_size_dim, vocab_dim] =
             [heads, head_dim, vocab_size].map(|dim| i64::try_from(dim).unwrap_or(-1));
         graph.expect_dims("logits", &[-1, -1, vocab_dim])?;

@@ -27,7 +27,7 @@ mod session;
 mod trust;
 
 pub(crate) use adapter::Adapter;
-pub(crate) use decoder::{CrossPorts, DecoderPorts};
+pub(crate) use decoder::{CrossPorts, DecoderDims, DecoderPorts};
 pub use device::{DeviceChoice, DeviceKind};
 pub(crate) use encoder::EncoderGraph;
 pub(crate) use error::RunError;

@@ -12,7 +12,7 @@ use crate::{
     engine::Prompt,
     exec::TokenEmbedding,
     load::BundleSource,
-    runtime::{DecoderPorts, DeviceKind, GraphSession, Runtime, RuntimeOptions},
+    runtime::{DecoderDims, DecoderPorts, DeviceKind, GraphSession, Runtime, RuntimeOptions},
 };
 
 /// Opens the decoder of a tiny bundle. One prefill returns at most `bytes_max` bytes of logits.
@@ -25,7 +25,7 @@ fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
     let graph = GraphSession::open(&runtime, bundle.decoder_graph, &source, device).unwrap();
     let ports = DecoderPorts::read(&graph, &source).unwrap();
     let text = &bundle.config.text;
-    let dims = [text.num_key_value_heads(), text.head_dim(), text.vocab_size];
+    let dims = DecoderDims::new(text);
     let graph = GrowingGraph::new(graph, ports, dims).unwrap();
     let embedding = TokenEmbedding::open(&runtime, &bundle, device).unwrap();
     let tokens = TokenInput::Embeds(Arc::new(Mutex::new(embedding)));
@@ -33,7 +33,8 @@ fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
         merges: true,
         whole_prompts: bundle.arch.prompt.attention == PromptAttention::Prefix,
     };
-    let mut decoder = GrowingDecoder::new(graph, tokens, [8, 512, text.vocab_size], rules);
+    let slots = DecoderSlots { slots: 8, context_tokens: 512, vocab_size: text.vocab_size };
+    let mut decoder = GrowingDecoder::new(graph, tokens, slots, rules);
     decoder.prefill_bytes_max = bytes_max;
     decoder
 }
