@@ -34,29 +34,29 @@ CASES: dict[str, list[tuple[str, str]]] = {
         ),
         (
             "links into the git-annex and DVC stores and the Hub cache",
-            "links::links_to_where_programs_keep_contents_are_followed",
+            "links::links_into_content_stores_are_followed",
         ),
         (
             "sidecars, and their temporary files, that are links, in each mode",
             "sidecars_are_not_written_through_links",
         ),
-        ("sidecars in a linked folder", "sidecars_are_not_written_out_of_the_source"),
-        ("pipes and devices", "pipes_and_devices_are_skipped_and_never_waited_for"),
+        ("sidecars in a linked folder", "sidecars_are_not_written_outside_the_source"),
+        ("pipes and devices", "pipes_and_devices_are_skipped_without_blocking"),
     ],
     "output folder": [
         (
             "parts, lock, plan, job, report and folders that are links",
-            "parts_locks_and_books_are_not_written_through_links",
+            "parts_locks_and_run_files_are_not_written_through_links",
         ),
         (
             "file modes with `umask 000`",
-            "what_holds_rejects_media_and_the_job_is_for_its_user_alone",
+            "rejects_media_and_job_files_are_private_to_their_user",
         ),
     ],
     "table": [
         (
             "cells with `..`, absolute paths, links, `file://`, other hosts and buckets",
-            "media_cells_lead_nowhere_but_where_the_job_allows",
+            "media_cells_reach_only_what_the_job_allows",
         ),
         (
             "keys with `%2e%2e`, `%2f`, backslashes, `//`",
@@ -69,11 +69,11 @@ CASES: dict[str, list[tuple[str, str]]] = {
         ),
         (
             "redirects from cells of a web table to another server",
-            "cells_of_a_web_table_are_followed_within_its_origin",
+            "cells_of_a_web_table_are_resolved_only_within_its_origin",
         ),
         (
             "rows nested 30,000 levels deep, in JSON Lines, conversations and batch files",
-            "what_is_nested_too_deep_costs_its_row",
+            "too_deeply_nested_values_cost_their_row",
         ),
         (
             "Parquet columns nested up to a million levels deep",
@@ -90,15 +90,15 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "template": [
         (
             "access to other files, other rows, attributes",
-            "templates_see_their_row_and_nothing_else",
+            "templates_see_only_their_row",
         ),
         (
             "30,000 operators, filters, brackets, branches; growing lists",
-            "templates_and_queries_without_end_are_one_error",
+            "oversized_templates_and_queries_are_one_error",
         ),
     ],
     "bundle": [
-        ("links, `..` and absolute paths", "bundles_are_read_within_their_folder_alone"),
+        ("links, `..` and absolute paths", "bundles_are_read_only_within_their_folder"),
         (
             "templates that expand to gigabytes",
             "template::tests::excessive_memory_or_time_is_an_error",
@@ -115,38 +115,38 @@ CASES: dict[str, list[tuple[str, str]]] = {
     "network": [
         (
             "user, password, query and fragment of a URL, with `-vv`",
-            "what_is_secret_in_a_url_is_stored_and_shown_nowhere",
+            "url_secrets_are_neither_stored_nor_shown",
         ),
-        ("the same for URLs in cells", "urls_in_cells_are_told_without_what_is_secret"),
-        ("network access with `--offline`", "offline_asks_nobody"),
+        ("the same for URLs in cells", "urls_in_cells_are_shown_without_secrets"),
+        ("network access with `--offline`", "offline_opens_no_connection"),
     ],
     "scheduler web page": [
         (
             "300 connections that send half a request",
-            "connections_that_send_half_a_request_starve_nobody",
+            "half_sent_requests_do_not_starve_others",
         ),
         (
             "300 connections that send one byte per second",
-            "connections_that_send_a_byte_a_second_starve_nobody",
+            "slow_requests_do_not_starve_others",
         ),
         (
             "300 connections that are kept alive",
-            "connections_that_are_kept_alive_starve_nobody",
+            "keep_alive_connections_do_not_starve_others",
         ),
-        ("request bodies that never end", "bodies_that_never_end_starve_nobody"),
-        ("responses that are never read", "answers_that_are_never_read_starve_nobody"),
-        ("a foreign `Host` header", "only_hosts_of_the_service_are_answered_to"),
+        ("request bodies that never end", "endless_bodies_do_not_starve_others"),
+        ("responses that are never read", "unread_responses_do_not_starve_others"),
+        ("a foreign `Host` header", "requests_with_a_foreign_host_header_are_refused"),
         (
             "the token in the environment of runs and hooks",
-            "neither_runs_nor_hooks_are_given_the_token",
+            "neither_runs_nor_hooks_receive_the_token",
         ),
         (
             "the text of an invalid job file",
-            "a_broken_job_file_is_quoted_to_token_holders_only",
+            "only_token_holders_see_the_text_of_a_broken_job_file",
         ),
     ],
     "other users on the machine": [
-        ("the state folder with `umask 000`", "the_state_is_private_whatever_the_umask"),
+        ("the state folder with `umask 000`", "the_state_folder_is_private_under_any_umask"),
     ],
 }
 

@@ -1,4 +1,4 @@
-//! The command line itself. (It also makes cargo build the binary that the end-to-end tests run.)
+//! The command line itself. (This test also makes cargo build the binary for the end-to-end tests.)
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

@@ -1,5 +1,5 @@
-//! An S3 bucket in this process, kept in memory: the calls that Legenda makes, with their conditions,
-//! and what goes wrong with a share of them.
+//! An in-memory S3 bucket in this process. It serves the calls that Legenda makes, including
+//! conditional ones, and injects faults into a share of them.
 
 use std::{
     collections::BTreeMap,
@@ -17,52 +17,52 @@ use arrow::{array::RecordBatch, compute::concat_batches};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Ended, Workplace, ended, numbered_png, pictures, read_rows, text_column, torture::Draws,
-    write_table,
+    CommandResult, Workplace, image_table, numbered_png, read_rows, run_command, text_column,
+    torture::Draws, write_table,
 };
 
 /// The name of the bucket.
 pub const BUCKET: &str = "bucket";
 
-/// The same bucket by another name, by which everybody may read it over HTTP. `redirect/http:host/x` leads
-/// to `http://host/x`.
+/// A second name of the bucket, readable by anyone over HTTP. `redirect/http:host/x` redirects to
+/// `http://host/x`.
 pub const PUBLIC: &str = "public";
 
-/// A bucket whose region is [`FAR_REGION`].
+/// A bucket in region [`FAR_REGION`].
 pub const FAR: &str = "far";
-/// Where [`FAR`] is.
+/// The region of [`FAR`].
 pub const FAR_REGION: &str = "eu-south-2";
-/// A bucket that lets nobody do anything.
+/// A bucket that denies every request.
 pub const CLOSED: &str = "closed";
-/// Keys of [`PUBLIC`] below this are only given with the query [`SIGNATURE`], and never to a `HEAD`.
+/// Keys of [`PUBLIC`] under this prefix require the query [`SIGNATURE`] and reject `HEAD`.
 pub const SIGNED: &str = "signed/";
-/// What a signed URL ends with.
+/// The query string of a signed URL.
 pub const SIGNATURE: &str = "sig=a%2Fb/c=d";
 
-/// The secret key that its clients sign with.
+/// The secret key that clients sign with.
 pub const SECRET: &str = "ThisIsTheSecretKey";
 
-/// Keys that a page of a listing has.
+/// The number of keys per listing page.
 const PAGE_KEYS: usize = 5;
 
-/// What goes wrong with a call.
+/// A fault injected into a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The bucket is too busy, and nothing is done.
+    /// The bucket responds with `SlowDown` and does nothing.
     SlowDown,
-    /// Nothing is done, and no answer comes.
+    /// Nothing is done and no response is sent.
     Dropped,
-    /// It is done, and no answer comes.
+    /// The call is done, but no response is sent.
     AnswerLost,
-    /// It is done twice, and the second answer comes.
+    /// The call is done twice; the second response is sent.
     Twice,
-    /// The answer comes late.
+    /// The response is delayed.
     Late,
-    /// The answer breaks off.
+    /// The response is cut off.
     Cut,
 }
 
-/// Whatever may go wrong.
+/// All faults.
 pub const FAULTS: [Fault; 6] =
     [Fault::SlowDown, Fault::Dropped, Fault::AnswerLost, Fault::Twice, Fault::Late, Fault::Cut];
 
@@ -74,9 +74,9 @@ struct Object {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Object>,
-    /// Of a thousand calls so many go wrong.
+    /// The number of calls per thousand that fail.
     faulty_permille: u64,
-    /// The one call that goes wrong, counted down to, and how.
+    /// Counts down to the one call that fails, with its fault.
     faulty_call: Option<(usize, Fault)>,
     draws: Draws,
     calls: usize,
@@ -85,7 +85,7 @@ struct State {
     ignores_conditions: bool,
 }
 
-/// A bucket. It lives as long as the process.
+/// A bucket server. It lives as long as the process.
 pub struct BucketServer {
     state: Arc<Mutex<State>>,
     endpoint: String,
@@ -102,7 +102,7 @@ impl Default for BucketServer {
 }
 
 impl BucketServer {
-    /// Starts an empty bucket.
+    /// Starts a server with an empty bucket.
     #[must_use]
     pub fn start() -> Self {
         let state = Arc::new(Mutex::new(State { draws: Draws(1), ..State::default() }));
@@ -118,18 +118,18 @@ impl BucketServer {
         Self { state, endpoint }
     }
 
-    /// Returns its address.
+    /// Returns the endpoint URL.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Puts an object.
+    /// Stores an object.
     pub fn put(&self, key: &str, content: &[u8]) {
         lock(&self.state).objects.insert(key.to_owned(), object(content.to_vec()));
     }
 
-    /// Returns the objects whose keys begin with `prefix`.
+    /// Returns the objects whose keys start with `prefix`.
     #[must_use]
     pub fn objects(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
         let state = lock(&self.state);
@@ -137,43 +137,44 @@ impl BucketServer {
         found.map(|(key, object)| (key.clone(), object.content.clone())).collect()
     }
 
-    /// Removes the objects whose keys begin with `prefix`.
+    /// Removes the objects whose keys start with `prefix`.
     pub fn clear(&self, prefix: &str) {
         lock(&self.state).objects.retain(|key, _| !key.starts_with(prefix));
     }
 
-    /// Lets so many of a thousand calls go wrong, as `seed` says, and no other.
+    /// Injects faults into `permille` per thousand calls, chosen by `seed`; clears other faults.
     pub fn fail(&self, permille: u64, seed: u64) {
         let mut state = lock(&self.state);
         (state.faulty_permille, state.draws) = (permille, Draws(seed));
         state.faulty_call = None;
     }
 
-    /// Lets the `n`-th call from now go wrong, the first being the 0th.
+    /// Injects a fault into the `n`-th call from now, counted from 0.
     pub fn fail_at(&self, n: usize, fault: Fault) {
         lock(&self.state).faulty_call = Some((n, fault));
     }
 
-    /// Writes over what is there, whatever is asked, as some stores do.
+    /// Ignores the conditions of writes and overwrites existing objects, as some stores do.
     pub fn ignore_conditions(&self) {
         lock(&self.state).ignores_conditions = true;
     }
 
-    /// Returns the calls since the last call of this, and how many of them went wrong in which way.
+    /// Returns the number of calls since the last call of this method, and the number of each
+    /// fault.
     #[must_use]
     pub fn calls(&self) -> (usize, BTreeMap<Fault, usize>) {
         let mut state = lock(&self.state);
         (std::mem::take(&mut state.calls), std::mem::take(&mut state.faults))
     }
 
-    /// Returns the bytes of objects that were sent since the last call.
+    /// Returns the object bytes sent since the last call of this method.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         std::mem::take(&mut lock(&self.state).sent_bytes)
     }
 
-    /// Returns the answers and rejects of an output in the bucket, column by column, in the order of the
-    /// parts' names.
+    /// Returns the answers and rejects of an output in the bucket, column by column, in the order
+    /// of part names.
     #[must_use]
     pub fn contents(&self, output: &str) -> Vec<Vec<Option<String>>> {
         let rows = |prefix: &str| -> RecordBatch {
@@ -190,13 +191,13 @@ impl BucketServer {
         [answers, rejects].concat()
     }
 
-    /// Runs a command that knows this bucket to its end.
+    /// Runs a command against this bucket and waits for it to exit.
     #[must_use]
-    pub fn run(&self, place: &Workplace, args: &[&str]) -> Ended {
-        ended(&mut self.command(place, args))
+    pub fn run(&self, place: &Workplace, args: &[&str]) -> CommandResult {
+        run_command(&mut self.command(place, args))
     }
 
-    /// Makes a command that knows this bucket, whose leases last half a second.
+    /// Returns a command configured for this bucket, with leases of half a second.
     #[must_use]
     pub fn command(&self, place: &Workplace, args: &[&str]) -> Command {
         let mut command = place.command(args);
@@ -214,7 +215,7 @@ impl BucketServer {
     }
 }
 
-/// A job over tables in a bucket that captions their pictures there.
+/// A job that reads tables from a bucket, captions their images, and writes the output there.
 pub const JOB: &str = r#"
 version = 1
 [task]
@@ -227,14 +228,15 @@ path = "s3://bucket/out"
 span_rows = 4
 "#;
 
-/// Makes a place with [`JOB`] as `job.toml`, and a bucket with a table of `n_rows` pictures in row groups
-/// of eight, every fifth of them broken; the place has the table as `table.parquet` too.
+/// Creates a workplace with [`JOB`] as `job.toml`, and a bucket with a table of `n_rows` images in
+/// row groups of eight; every fifth image is broken. The workplace also has the table as
+/// `table.parquet`.
 #[must_use]
-pub fn bucket_with_pictures(n_rows: u16) -> (Workplace, BucketServer) {
+pub fn bucket_with_images(n_rows: u16) -> (Workplace, BucketServer) {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
     let cell = |row: u16| Some(if row % 5 == 2 { b"junk".to_vec() } else { numbered_png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 8);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 8);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap());
     bucket.put("tables/_hidden/t.parquet", b"not read");
     place.write("job.toml", JOB);
@@ -258,7 +260,7 @@ struct Request {
 struct Reply {
     head: String,
     body: Vec<u8>,
-    /// What `Content-Length` says where there is no body.
+    /// The `Content-Length` of a response without a body.
     length: usize,
 }
 
@@ -310,13 +312,13 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let query = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // A space is a `+` there, and a `+` is encoded.
+        // A query string encodes a space as `+`, and a `+` as `%2B`.
         (unescape(name), unescape(&value.replace('+', " ")))
     });
     Some(Request { method, path: unescape(path), query: query.collect(), headers, body })
 }
 
-/// Answers one call and closes the connection.
+/// Handles one request and closes the connection.
 fn answer(mut stream: &TcpStream, state: &Mutex<State>) {
     let Some(request) = read_request(stream) else { return };
     let mut guard = lock(state);

@@ -1,7 +1,8 @@
-//! A Hub in this process: the shape of the Hugging Face Hub's API over the files of a directory.
+//! A Hub server in this process: serves the files of a directory through the Hugging Face Hub's
+//! API.
 //!
-//! Large files lead to a second address, as on the real one, and it is written down who asked for
-//! what. What goes wrong on a network is asked for by [`Fault`].
+//! Large files redirect to a second host, as on the real Hub. The server records all requests, and
+//! [`Fault`] injects network faults.
 
 use std::{
     collections::BTreeMap,
@@ -23,56 +24,56 @@ use crate::Workplace;
 /// The commit of every repository.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// The token that the Hub wants, where it wants one.
+/// The token that the Hub requires after [`HubServer::require_token`].
 pub const TOKEN: &str = "hf_ThisIsSecret";
 
-/// Files from this size on lie at the second address.
+/// Files of at least this size are served by the second host.
 const LARGE_BYTES: usize = 50_000;
 
-/// What goes wrong with a file.
+/// A fault injected into a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// So many answers break off after so many bytes.
+    /// The first `times` responses are cut off.
     Cut {
-        /// Answers that break off.
+        /// The number of responses to cut off.
         times: usize,
-        /// Bytes before they do.
+        /// The number of bytes sent first.
         after_bytes: usize,
     },
-    /// After so many bytes nothing more comes, for a minute.
+    /// The response stalls for a minute.
     Hang {
-        /// Bytes before.
+        /// The number of bytes sent first.
         after_bytes: usize,
     },
-    /// One byte is another.
+    /// One byte is changed.
     Damage,
-    /// Ranges are not known: the whole file comes, whatever is asked for.
+    /// Range requests are ignored: the response is the whole file.
     NoRanges,
 }
 
-/// A request as it arrived.
+/// A request as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct HubRequest {
     /// The path and query.
     pub path: String,
-    /// The first byte that is wanted.
+    /// The first byte of the requested range.
     pub range_start: Option<usize>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
-    /// Whether the second address was asked.
-    pub at_second: bool,
+    /// Whether the second host received it.
+    pub at_second_host: bool,
 }
 
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, Vec<u8>>,
-    asked: Vec<Asked>,
+    requests: Vec<HubRequest>,
     faults: BTreeMap<String, Fault>,
-    wants_token: bool,
+    requires_token: bool,
 }
 
-/// A Hub with one model, `owner/model`, whose files a dataset, `owner/data`, has too. It lives as long as
-/// the process.
+/// A Hub with one model, `owner/model`, and one dataset, `owner/data`, which share their files. It
+/// lives as long as the process.
 pub struct HubServer {
     state: Arc<Mutex<State>>,
     endpoint: String,
@@ -83,7 +84,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl HubServer {
-    /// Starts a Hub that has the files of a directory.
+    /// Starts a Hub that serves the files of a directory.
     #[must_use]
     pub fn start(directory: &Path) -> Self {
         let mut files = BTreeMap::new();
@@ -95,55 +96,55 @@ impl HubServer {
             format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port())
         };
         let (endpoint, cdn) = (address(&first), address(&second));
-        for (listener, at_second) in [(first, false), (second, true)] {
+        for (listener, at_second_host) in [(first, false), (second, true)] {
             let (state, cdn) = (Arc::clone(&state), cdn.clone());
             thread::spawn(move || {
                 for stream in listener.incoming().map_while(Result::ok) {
                     let (state, cdn) = (Arc::clone(&state), cdn.clone());
-                    thread::spawn(move || answer(&stream, &state, &cdn, at_second));
+                    thread::spawn(move || answer(&stream, &state, &cdn, at_second_host));
                 }
             });
         }
         Self { state, endpoint }
     }
 
-    /// Returns its address.
+    /// Returns the endpoint URL.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Puts a file into the repository.
+    /// Adds a file to the repository.
     pub fn put(&self, name: &str, content: &[u8]) {
         lock(&self.state).files.insert(name.to_owned(), content.to_vec());
     }
 
-    /// Lets something go wrong with a file.
+    /// Injects a fault into a file.
     pub fn fault(&self, name: &str, fault: Fault) {
         lock(&self.state).faults.insert(name.to_owned(), fault);
     }
 
-    /// Lets everything go well.
-    pub fn mend(&self) {
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
         lock(&self.state).faults.clear();
     }
 
-    /// Shows the model only to those who have the token.
-    pub fn want_token(&self) {
-        lock(&self.state).wants_token = true;
+    /// Requires the token to access the model.
+    pub fn require_token(&self) {
+        lock(&self.state).requires_token = true;
     }
 
-    /// Returns what was asked since the last call.
+    /// Returns the requests since the last call of this method.
     #[must_use]
-    pub fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut lock(&self.state).asked)
+    pub fn requests(&self) -> Vec<HubRequest> {
+        std::mem::take(&mut lock(&self.state).requests)
     }
 
-    /// Returns the names of the files that were asked for since the last call, each once.
+    /// Returns the names of the files requested since the last call, without duplicates.
     #[must_use]
-    pub fn files_asked(&self) -> Vec<String> {
+    pub fn requested_files(&self) -> Vec<String> {
         let mut names: Vec<String> = self
-            .asked()
+            .requests()
             .into_iter()
             .filter_map(|asked| {
                 let path = asked.path.split('?').next()?;
@@ -155,7 +156,7 @@ impl HubServer {
         names
     }
 
-    /// Makes a command that knows this Hub only, with its cache in the workplace.
+    /// Returns a command that uses this Hub only, with its cache in the workplace.
     #[must_use]
     pub fn command(&self, place: &Workplace, args: &[&str]) -> std::process::Command {
         let mut command = place.command(args);
@@ -199,8 +200,8 @@ fn listing(state: &State) -> Value {
     json!({"id": "owner/model", "sha": COMMIT, "siblings": state.files.iter().map(sibling).collect::<Vec<_>>()})
 }
 
-/// Answers one request and closes the connection.
-fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bool) {
+/// Handles one request and closes the connection.
+fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second_host: bool) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -219,7 +220,12 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
     let authorization = headers.get("authorization").cloned();
     let is_known = authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
     let mut guard = lock(state);
-    guard.asked.push(Asked { path: path.clone(), range_start, authorization, at_second });
+    guard.requests.push(HubRequest {
+        path: path.clone(),
+        range_start,
+        authorization,
+        at_second_host,
+    });
     let mut reply = |head: &str, body: &[u8]| {
         let head = format!(
             "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -227,7 +233,7 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
         );
         stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).ok();
     };
-    if !at_second && guard.wants_token && !is_known {
+    if !at_second_host && guard.requires_token && !is_known {
         return reply("401 Unauthorized", b"who are you?");
     }
     let revision = |rest: &str| rest == "main" || rest == COMMIT;
@@ -252,7 +258,7 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>, cdn: &str, at_second: bo
         return reply("404 Not Found", b"no such file");
     };
     let etag = sha256(&content);
-    if content.len() >= LARGE_BYTES && !at_second {
+    if content.len() >= LARGE_BYTES && !at_second_host {
         let head = format!(
             "302 Found\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{etag}\"\r\n\
              X-Linked-Size: {}\r\nLocation: {cdn}{path}?signature=hidden",

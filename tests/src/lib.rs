@@ -1,4 +1,4 @@
-//! Support for the end-to-end tests: a folder of their own, the real binary, tables.
+//! Helpers for the end-to-end tests: temporary folders, the real binary, test tables.
 
 #![expect(clippy::missing_panics_doc, reason = "a test that cannot be set up has failed")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
@@ -35,7 +35,7 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Returns the Rust files in a folder and the folders below it, sorted.
+/// Returns all Rust files under a folder, sorted.
 #[must_use]
 pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -51,7 +51,7 @@ pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the binary that `cargo test --workspace` has built beside the tests.
+/// Returns the path of the binary that `cargo test --workspace` builds.
 #[must_use]
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -61,19 +61,19 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// What a command printed and how it ended.
+/// The output and exit code of a command.
 #[derive(Debug)]
-pub struct Ended {
-    /// The exit code; none when a signal ended it.
+pub struct CommandResult {
+    /// The exit code, or `None` if a signal killed the process.
     pub code: Option<i32>,
-    /// What it printed.
+    /// The captured stdout.
     pub stdout: String,
-    /// What it complained of.
+    /// The captured stderr.
     pub stderr: String,
 }
 
-impl Ended {
-    /// Checks the exit code; shows what was printed otherwise.
+impl CommandResult {
+    /// Asserts the exit code; on failure, prints the output.
     #[must_use = "look at what it printed, or call `.drop()`"]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -86,15 +86,15 @@ impl Ended {
         self
     }
 
-    /// Checks that stderr holds every one of `texts`.
-    pub fn complains_of(&self, texts: &[&str]) {
+    /// Asserts that stderr contains all of `texts`.
+    pub fn stderr_contains(&self, texts: &[&str]) {
         for text in texts {
-            assert!(self.stderr.contains(text), "no `{text}` in stderr:\n{}", self.stderr);
+            assert!(self.stderr.contains(text), "missing `{text}` in stderr:\n{}", self.stderr);
         }
     }
 }
 
-/// A folder that is removed afterwards, with jobs and tables in it.
+/// A temporary folder for jobs and tables, removed on drop.
 #[derive(Debug)]
 pub struct Workplace {
     dir: tempfile::TempDir,
@@ -107,7 +107,7 @@ impl Default for Workplace {
 }
 
 impl Workplace {
-    /// Makes an empty folder.
+    /// Creates an empty folder.
     #[must_use]
     pub fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
@@ -124,8 +124,8 @@ impl Workplace {
         File::create(self.path(name)).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Makes a command of the binary, run in the folder. The cache of ONNX Runtime is the user's,
-    /// so that it is fetched once and not by every test.
+    /// Returns a command of the binary that runs in the folder. It uses the user's ONNX Runtime
+    /// cache, so that the library is downloaded once and not by every test.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -133,10 +133,10 @@ impl Workplace {
         command
     }
 
-    /// Runs the binary to its end.
+    /// Runs the binary and waits for it to exit.
     #[must_use]
-    pub fn run(&self, args: &[&str]) -> Ended {
-        ended(&mut self.command(args))
+    pub fn run(&self, args: &[&str]) -> CommandResult {
+        run_command(&mut self.command(args))
     }
 
     /// Starts the binary.
@@ -158,18 +158,18 @@ impl Workplace {
         read_parts(&self.path(&format!("{output}.legenda/rejects")), "rejects-")
     }
 
-    /// Removes an output folder, and the one beside it.
+    /// Removes an output folder and its `.legenda` folder.
     pub fn remove_output(&self, output: &str) {
         fs::remove_dir_all(self.path(output)).unwrap();
         fs::remove_dir_all(self.path(&format!("{output}.legenda"))).unwrap();
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command and waits for it to exit.
 #[must_use]
-pub fn ended(command: &mut Command) -> Ended {
+pub fn run_command(command: &mut Command) -> CommandResult {
     let output = command.output().unwrap();
-    Ended {
+    CommandResult {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
@@ -196,7 +196,7 @@ pub fn read_table(path: &Path) -> Vec<RecordBatch> {
     reader.map(Result::unwrap).collect()
 }
 
-/// Reads the bytes of a Parquet file.
+/// Reads a Parquet file from memory.
 #[must_use]
 pub fn read_rows(bytes: Vec<u8>) -> Vec<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
@@ -209,7 +209,7 @@ pub fn write_table(path: &Path, rows: &RecordBatch, group_rows: usize) {
         WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
     let file = File::create(path).unwrap();
     let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
-    // Group by group: the writer calls itself once for each that it cuts off.
+    // Write one group at a time: the writer recurses once for each group that it splits off.
     for start in (0..rows.num_rows()).step_by(group_rows) {
         let n_rows = group_rows.min(rows.num_rows() - start);
         writer.write(&rows.slice(start, n_rows)).unwrap();
@@ -217,7 +217,7 @@ pub fn write_table(path: &Path, rows: &RecordBatch, group_rows: usize) {
     writer.close().unwrap();
 }
 
-/// Makes a table of texts: `id` is `row-0`, `row-1`, …
+/// Returns a table of texts with ids `row-0`, `row-1`, ...
 #[must_use]
 pub fn texts(questions: &[&str]) -> RecordBatch {
     let ids = StringArray::from_iter_values((0..questions.len()).map(|row| format!("row-{row}")));
@@ -226,9 +226,9 @@ pub fn texts(questions: &[&str]) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-/// Makes a table of pictures from encoded bytes.
+/// Returns a table of images from encoded bytes.
 #[must_use]
-pub fn pictures(cells: &[Option<Vec<u8>>]) -> RecordBatch {
+pub fn image_table(cells: &[Option<Vec<u8>>]) -> RecordBatch {
     let ids = StringArray::from_iter_values((0..cells.len()).map(|row| format!("row-{row}")));
     let bytes: BinaryArray = cells.iter().map(Option::as_deref).collect();
     let columns: [(&str, ArrayRef, bool); 2] =
@@ -236,13 +236,13 @@ pub fn pictures(cells: &[Option<Vec<u8>>]) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
-/// Makes a PNG of 32 x 32 pixels that differs with `shade`.
+/// Returns a 32 x 32 PNG whose pixels depend on `shade`.
 #[must_use]
 pub fn png(shade: u8) -> Vec<u8> {
     numbered_png(shade.into())
 }
 
-/// Makes a PNG of 32 x 32 pixels that differs with `number`.
+/// Returns a 32 x 32 PNG whose pixels depend on `number`.
 #[must_use]
 pub fn numbered_png(number: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -260,7 +260,7 @@ pub fn text_column(rows: &RecordBatch, name: &str) -> Vec<Option<String>> {
     column.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect()
 }
 
-/// The head of a job over `table.parquet` that answers its column `question`.
+/// The first part of a job that answers the column `question` of `table.parquet`.
 pub const TEXT_JOB: &str = r#"
 version = 1
 [task]
@@ -273,8 +273,8 @@ path = "out"
 span_rows = 4
 "#;
 
-/// A job over `table.parquet` that captions its column `image`.
-pub const PICTURE_JOB: &str = r#"
+/// A job that captions the column `image` of `table.parquet`.
+pub const IMAGE_JOB: &str = r#"
 version = 1
 [task]
 kind = "caption"

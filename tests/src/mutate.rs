@@ -1,11 +1,11 @@
-//! Damaged files, made from sound ones by a seed: the same seed damages alike everywhere.
+//! Reproducible damage to valid files: the same seed gives the same damage on every machine.
 
-/// A stream of random numbers (`SplitMix64` of Steele, Lea and Flood 2014).
+/// A random number generator (`SplitMix64` by Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
-    /// Returns the next number of 64 bits.
+    /// Returns the next 64-bit number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -13,19 +13,20 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Returns a number below `end`, which is above 0.
+    /// Returns a number below `end`; `end` must be positive.
     pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.number() % end as u64).unwrap_or(0)
     }
 }
 
-/// Integers at which lengths and counts go wrong.
+/// Boundary values for lengths and counts.
 const EXTREMES: [u64; 8] =
     [0, 1, 0x7F, 0xFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF];
 
-/// Damages `bytes` in one to four places: bits flipped, integers made extreme (more often in the
-/// head, where headers are), the end cut off, pieces repeated, left out, or taken from `other`.
-/// Check sums of PNG, Ogg and FLAC are then made to fit, or all would end there.
+/// Damages `bytes` in one to four places: flips bits, sets integers to boundary values (more often
+/// near the start, where headers are), truncates, or repeats, removes or splices in pieces of
+/// `other`. Then fixes the checksums of PNG, Ogg and FLAC; otherwise decoders would reject every
+/// file early.
 #[must_use]
 pub fn mutated(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
@@ -62,18 +63,18 @@ pub fn mutated(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
             }
         }
     }
-    mend_check_sums(&mut bytes);
+    fix_checksums(&mut bytes);
     bytes
 }
 
-/// Makes the check sums of a PNG, Ogg or FLAC file fit its bytes.
-pub fn mend_check_sums(bytes: &mut [u8]) {
+/// Recomputes the checksums of a PNG, Ogg or FLAC file.
+pub fn fix_checksums(bytes: &mut [u8]) {
     if bytes.starts_with(b"\x89PNG") {
-        mend_png(bytes);
+        fix_png(bytes);
     } else if bytes.starts_with(b"OggS") {
-        mend_ogg(bytes);
+        fix_ogg(bytes);
     } else if bytes.starts_with(b"fLaC") {
-        mend_flac(bytes);
+        fix_flac(bytes);
     }
 }
 
@@ -86,8 +87,8 @@ fn crc(bytes: &[u8], width: u32, polynomial: u32) -> u32 {
     })
 }
 
-/// CRC-32 over type and data of every chunk (PNG, third edition, section 5.3).
-fn mend_png(bytes: &mut [u8]) {
+/// CRC-32 over the type and data of every chunk (PNG, third edition, section 5.3).
+fn fix_png(bytes: &mut [u8]) {
     let mut at = 8;
     while let Some(length) = bytes.get(at..at + 4) {
         let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
@@ -105,8 +106,8 @@ fn mend_png(bytes: &mut [u8]) {
     }
 }
 
-/// CRC-32 over every page with the sum's own place as zeros (RFC 3533, section 6).
-fn mend_ogg(bytes: &mut [u8]) {
+/// CRC-32 over every page, with the checksum field set to zero (RFC 3533, section 6).
+fn fix_ogg(bytes: &mut [u8]) {
     let mut starts: Vec<usize> = (0..bytes.len().saturating_sub(27))
         .filter(|at| bytes[*at..].starts_with(b"OggS"))
         .collect();
@@ -126,9 +127,9 @@ fn mend_ogg(bytes: &mut [u8]) {
     }
 }
 
-/// CRC-8 of frame headers and CRC-16 of frames (RFC 9639, sections 9.1.8 and 9.3); frames are found
-/// by their sync code, so a few in the middle of data may be taken for one.
-fn mend_flac(bytes: &mut [u8]) {
+/// CRC-8 of frame headers and CRC-16 of frames (RFC 9639, sections 9.1.8 and 9.3). Frames are found
+/// by their sync code, so data that looks like a sync code may be taken for a frame.
+fn fix_flac(bytes: &mut [u8]) {
     let mut starts: Vec<usize> = (8..bytes.len().saturating_sub(16))
         .filter(|at| bytes[*at] == 0xFF && bytes[at + 1] & 0xFE == 0xF8)
         .collect();
@@ -163,19 +164,19 @@ fn mend_flac(bytes: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::mend_check_sums;
+    use super::fix_checksums;
 
     fn seed(name: &str) -> Vec<u8> {
         std::fs::read(crate::repository().join("tests/torture/seeds").join(name)).unwrap()
     }
 
     #[test]
-    fn check_sums_of_sound_files_stay_as_they_are() {
+    fn checksums_of_valid_files_do_not_change() {
         for name in ["plain.png", "frames.png", "vorbis.ogg", "plain.flac"] {
-            let sound = seed(name);
-            let mut mended = sound.clone();
-            mend_check_sums(&mut mended);
-            assert!(mended == sound, "{name}");
+            let valid = seed(name);
+            let mut fixed = valid.clone();
+            fix_checksums(&mut fixed);
+            assert!(fixed == valid, "{name}");
         }
     }
 }

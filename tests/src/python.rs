@@ -1,4 +1,4 @@
-//! Python with the packages that some tests need, which `pip` fetches once, as it does ONNX Runtime.
+//! A Python environment with the packages that some tests need. `pip` installs them once.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,17 +8,17 @@ use std::{
 
 use crate::{binary, repository};
 
-/// The server of S3, which brings `cryptography`, tables, and what drives a browser.
+/// An S3 server (which pulls in `cryptography`), a table library and a browser driver.
 const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "selenium==4.40.0"];
 
-/// Runs a script of `tests/` on the binary; returns what it said.
+/// Runs a script of `tests/` against the binary and returns its output.
 #[must_use]
 pub fn run_script(name: &str, arguments: &[&str]) -> String {
     let script = repository().join("tests").join(name);
     run(Command::new(python()).arg(script).arg(binary()).args(arguments))
 }
 
-/// Returns Python with the packages, which the tests of a program make once.
+/// Returns the Python with the packages; creates the environment once per process.
 fn python() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {

@@ -1,28 +1,29 @@
-//! The tiny bundles and their stored answers (`tests/references`), as jobs of the real binary.
+//! The tiny bundles and their reference answers (`tests/references`), run as jobs of the real
+//! binary.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use serde_json::Value;
 
-use crate::{Ended, Workplace, repository, write_table};
+use crate::{CommandResult, Workplace, repository, write_table};
 
-/// What a job adds so that its answers are as long as those of the references.
-pub const AS_LONG: &str = "[generation]\nmax_new_tokens = 24\n";
+/// The job section that limits answers to the length of the reference answers.
+pub const REFERENCE_LENGTH: &str = "[generation]\nmax_new_tokens = 24\n";
 
-/// Returns the folder of a bundle, or a file of it or beside it.
+/// Returns the path of a bundle folder, or of a file in or next to it.
 #[must_use]
 pub fn bundle(name: &str) -> PathBuf {
     repository().join("tests/references/bundles").join(name)
 }
 
-/// Reads a picture or a sound.
+/// Reads an image or audio file.
 #[must_use]
 pub fn media(name: &str) -> Vec<u8> {
     fs::read(repository().join("tests/references/media").join(name)).unwrap()
 }
 
-/// Returns the rows of a reference that stand under `key` and that `keeps`.
+/// Returns the rows under `key` of a reference for which `keeps` is true.
 #[must_use]
 pub fn rows_under(key: &str, name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
     let text = fs::read_to_string(bundle(&format!("{name}.json"))).unwrap();
@@ -30,7 +31,7 @@ pub fn rows_under(key: &str, name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<
     reference[key].as_array().unwrap().iter().filter(|row| keeps(row)).cloned().collect()
 }
 
-/// Returns the rows of a reference that `keeps`.
+/// Returns the rows of a reference for which `keeps` is true.
 #[must_use]
 pub fn rows(name: &str, keeps: impl Fn(&Value) -> bool) -> Vec<Value> {
     rows_under("rows", name, keeps)
@@ -45,25 +46,25 @@ pub fn questions(name: &str) -> (Vec<String>, Vec<Option<String>>) {
     rows.iter().map(|row| (text(row, "text"), Some(text(row, "answer")))).unzip()
 }
 
-/// Adds a bundle to a job; keys that follow are the model's.
+/// Adds a bundle to a job; keys appended after it belong to `[model]`.
 #[must_use]
 pub fn with_bundle(job: &str, name: &str) -> String {
     let bundle = toml::Value::from(bundle(name).to_str().unwrap());
     format!("{job}\n[model]\nbundle = {bundle}\n")
 }
 
-/// The files of a column of pictures or sounds.
+/// A column of image or audio files.
 pub type Files = Vec<Option<Vec<u8>>>;
 
-/// Asks a bundle `questions` about the files of columns called after their `media`, three rows at a
-/// time, as a task of this kind; the answers stand in `out`.
+/// Runs a task of `kind` over `questions` and media columns, three rows at a time. Each column is
+/// named after its modality; the answers are written to `out`.
 pub fn ask(
     place: &Workplace,
     name: &str,
     kind: &str,
     questions: Vec<String>,
     media: Vec<(&str, Files)>,
-) -> Ended {
+) -> CommandResult {
     let roles: String = media.iter().map(|(name, _)| format!(", {name} = \"{name}\"")).collect();
     let job = format!(
         r#"
@@ -78,7 +79,7 @@ columns = {{ id = "id"{roles} }}
 path = "out"
 columns = ["id"]
 span_rows = 4
-{AS_LONG}"#
+{REFERENCE_LENGTH}"#
     );
     let ids = StringArray::from_iter_values((0..questions.len()).map(|row| format!("row-{row}")));
     let mut columns: Vec<(&str, ArrayRef)> =

@@ -1,4 +1,4 @@
-//! `legenda schedule` as a test starts it, and its page as a browser asks for it.
+//! Starts `legenda schedule` in tests and requests its page as a browser does.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,13 +9,13 @@ use std::{
 
 use crate::Workplace;
 
-/// The token of every service that is started here.
+/// The token of every service started here.
 pub const TOKEN: &str = "a token <of> \"tests\"";
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The timeout of each wait, generous for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A service that works; it is killed when it is dropped.
+/// A running service; it is killed on drop.
 #[derive(Debug)]
 pub struct Service {
     child: Child,
@@ -23,12 +23,12 @@ pub struct Service {
     pub address: String,
 }
 
-/// What the page answered.
+/// An HTTP response of the page.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
+    /// The status code.
     pub status: u16,
-    /// The head, in lower case.
+    /// The status line and headers, in lower case.
     pub head: String,
     /// The body.
     pub body: String,
@@ -52,15 +52,15 @@ impl Service {
             }
             show(&line);
         }
-        let address = address.expect("the service says where its page is");
-        // What it says later is shown when the test fails.
+        let address = address.expect("the service did not print the address of its page");
+        // Keep draining stderr; the test harness prints it if the test fails.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| show(&line)));
         let this = Self { child, address };
         this.wait_until("the folder was looked at", |this| this.get("/healthz").status == 200);
         this
     }
 
-    /// Asks the page, with `headers` (`Name: value`) and a body.
+    /// Sends a request with `headers` (`Name: value`) and a body.
     #[must_use]
     pub fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -80,19 +80,19 @@ impl Service {
         Answer { status, head: head.to_lowercase(), body: body.to_owned() }
     }
 
-    /// Gets a page.
+    /// Sends a `GET` request.
     #[must_use]
     pub fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], "")
     }
 
-    /// Does what a button does, with the right token.
+    /// Sends the `POST` request of a button, with the correct token.
     #[must_use]
     pub fn press(&self, path: &str) -> Answer {
         self.ask("POST", path, &[&format!("Authorization: Bearer {TOKEN}")], "")
     }
 
-    /// Returns how many runs of a job are in a state.
+    /// Returns the number of runs of a job in a state.
     #[must_use]
     pub fn n_runs(&self, job: &str, state: &str) -> u64 {
         let line = format!("legenda_schedule_runs{{job=\"{job}\",state=\"{state}\"}} ");
@@ -101,17 +101,17 @@ impl Service {
         value.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// Waits until something is so.
-    pub fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    /// Waits until a condition holds.
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let since = Instant::now();
-        while !is_so(self) {
+        while !holds(self) {
             let page = || self.get("/").body;
-            assert!(since.elapsed() < PATIENCE, "not so after all: {what}\n{}", page());
+            assert!(since.elapsed() < TIMEOUT, "timed out waiting until {what}\n{}", page());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Asks the service to end (SIGTERM); returns its exit code.
+    /// Sends SIGTERM and returns the exit code.
     #[must_use]
     pub fn end(mut self) -> Option<i32> {
         let mut kill = std::process::Command::new("kill");
@@ -128,13 +128,13 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended long ago.
+        // It may have exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// Shows a line of the service, which a test that failed prints.
+/// Prints a line of the service; the test harness shows it if the test fails.
 #[expect(clippy::print_stderr, reason = "a line for the person who looks why a test failed")]
 fn show(line: &str) {
     eprintln!("service: {line}");

@@ -1,5 +1,5 @@
-//! What the tests of torture have in common: how much of it is asked for, instants by chance, and the
-//! rows of `docs/torture.md`.
+//! Shared by the torture tests: the extent of a run, random delays, and the rows of
+//! `docs/torture.md`.
 
 use std::{collections::BTreeMap, fs, fs::File, io::Write, path::PathBuf, time::Duration};
 
@@ -7,30 +7,30 @@ fn results() -> Option<PathBuf> {
     std::env::var_os("LEGENDA_TORTURE").map(PathBuf::from)
 }
 
-/// Returns whether all of the torture is asked for (`just torture`), and not a small share.
+/// Returns whether to run all torture cases (`just torture`) instead of a small share.
 #[must_use]
 pub fn is_torture() -> bool {
     results().is_some()
 }
 
-/// What a test of torture did. It has stopped at the first row lost, doubled or different, so these are
-/// 0.
+/// The result of a torture test. The test fails at the first lost, duplicated or different row, so
+/// those counts are 0.
 #[derive(Debug)]
 pub struct TortureRow<'a> {
-    /// What went wrong.
+    /// The kind of fault.
     pub fault: &'a str,
-    /// How often it was asked for.
+    /// How often the test requested it.
     pub asked: usize,
-    /// How often it happened.
+    /// How often it occurred.
     pub fired: usize,
-    /// How many outputs were compared with an undisturbed one.
+    /// The number of outputs compared with an undisturbed one.
     pub compared: usize,
-    /// What it struck, and how often.
+    /// The operations that the fault hit, with their counts.
     pub struck: &'a BTreeMap<String, usize>,
 }
 
 impl TortureRow<'_> {
-    /// Leaves the row of `docs/torture.md`, where torture is asked for.
+    /// Writes the row of `docs/torture.md` if all torture cases run.
     pub fn leave(&self) {
         let Some(dir) = results() else { return };
         let Self { fault, asked, fired, compared, struck } = self;
@@ -44,12 +44,12 @@ impl TortureRow<'_> {
     }
 }
 
-/// Numbers by chance: the same ones every time (Knuth, MMIX), so that a run can be made again.
+/// A pseudorandom number generator with a fixed seed (Knuth's MMIX), so that runs are reproducible.
 #[derive(Debug, Default)]
 pub struct Draws(pub u64);
 
 impl Draws {
-    /// Returns the next number, whose high bits are the better ones.
+    /// Returns the next number; its high bits are the most random.
     pub fn draw(&mut self) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -57,7 +57,7 @@ impl Draws {
     }
 }
 
-/// Instants by chance.
+/// A generator of random delays.
 #[derive(Debug)]
 pub struct Instants {
     whole: Duration,
@@ -65,13 +65,13 @@ pub struct Instants {
 }
 
 impl Instants {
-    /// Draws instants within `whole`.
+    /// Creates a generator of delays up to `whole`.
     #[must_use]
     pub fn within(whole: Duration) -> Self {
         Self { whole, draws: Draws(1) }
     }
 
-    /// Draws one, of at least a millisecond.
+    /// Returns a delay of at least a millisecond.
     pub fn draw(&mut self) -> Duration {
         let share = f64::from(u32::try_from(self.draws.draw() >> 40).unwrap()) / f64::from(1 << 24);
         self.whole.mul_f64(share).max(Duration::from_millis(1))

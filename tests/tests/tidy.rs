@@ -180,13 +180,12 @@ const STYLE: [&str; 12] = [
 
 #[test]
 fn documents_comments_and_errors_avoid_words_of_another_language() {
-    let listed = Command::new("git")
-        .args(["ls-files", "*.rs", "*.md"])
-        .current_dir(repository())
-        .output();
+    let listed =
+        Command::new("git").args(["ls-files", "*.rs", "*.md"]).current_dir(repository()).output();
     let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
     // Their texts are those of a later change.
-    let is_checked = |file: &&str| !["README.md", "CHANGELOG.md", "tests/tests/tidy.rs"].contains(file);
+    let is_checked =
+        |file: &&str| !["README.md", "CHANGELOG.md", "tests/tests/tidy.rs"].contains(file);
     let mut problems = Vec::new();
     for file in listed.lines().filter(is_checked) {
         let Ok(text) = fs::read_to_string(repository().join(file)) else { continue };

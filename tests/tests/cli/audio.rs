@@ -1,6 +1,6 @@
-//! Audio of every format and codec begins and ends where its source does, and is not changed.
+//! Audio of every format and codec is decoded without shifts, missing samples or changes.
 //!
-//! The files are made by `tests/audio/make_audio.py`, all of one formula.
+//! The files are made by `tests/audio/make_audio.py`, all from one formula.
 
 use std::{f64::consts::TAU, fs};
 
@@ -19,7 +19,7 @@ fn decode(bytes: Vec<u8>) -> Result<Decoded<Waveform>, MediaError> {
     decode_audio(bytes.into(), SECONDS_MAX, BYTES_MAX)
 }
 
-/// The average of the channels of `make_audio.py`.
+/// Returns the average of the channels of `make_audio.py`.
 #[expect(clippy::cast_possible_truncation, reason = "samples are f32")]
 fn source(rate_hz: u32, n_channels: usize, n_samples: usize) -> Vec<f32> {
     let sample = |i: usize| {
@@ -33,29 +33,29 @@ fn source(rate_hz: u32, n_channels: usize, n_samples: usize) -> Vec<f32> {
     (0..n_samples).map(sample).collect()
 }
 
-/// The share of power in the difference of two signals.
+/// Returns the power of the difference of two signals, relative to the power of the expected one.
 fn difference(actual: &[f32], wanted: &[f32]) -> f64 {
     let power = |sample: f32| f64::from(sample * sample);
     let off: f64 = actual.iter().zip(wanted).map(|(a, b)| power(a - b)).sum();
     off / wanted.iter().map(|sample| power(*sample)).sum::<f64>()
 }
 
-/// Checks that a file is the first `n_samples` of the source, neither early nor late. The formula begins and
-/// ends with a step, which lossy codecs smear, so the ends are not compared.
+/// Asserts that a file decodes to the first `n_samples` of the source, without a shift. The formula
+/// starts and ends with a step, which lossy codecs smear, so the edges are not compared.
 #[track_caller]
 fn check(name: &str, rate_hz: u32, n_channels: usize, n_samples: usize, most: f64) {
-    let sound = decode(file(name)).unwrap_or_else(|error| panic!("{name}: {error}")).media;
-    assert_eq!(sound.sample_rate_hz, rate_hz, "{name}");
-    assert_eq!(sound.samples.len(), n_samples, "{name}");
+    let audio = decode(file(name)).unwrap_or_else(|error| panic!("{name}: {error}")).media;
+    assert_eq!(audio.sample_rate_hz, rate_hz, "{name}");
+    assert_eq!(audio.samples.len(), n_samples, "{name}");
     let wanted = source(rate_hz, n_channels, n_samples);
     let edge = n_samples / 10;
     let inner = edge..n_samples - edge;
-    let off = difference(&sound.samples[inner.clone()], &wanted[inner.clone()]);
+    let off = difference(&audio.samples[inner.clone()], &wanted[inner.clone()]);
     assert!(off < most, "{name} is off by {off}");
-    // A sample too early or too late is worse.
+    // A shift of one sample in either direction must be worse.
     for shifted in [inner.start - 1..inner.end - 1, inner.start + 1..inner.end + 1] {
-        let worse = difference(&sound.samples[shifted], &wanted[inner.clone()]);
-        assert!(worse > off, "{name} is shifted: off by {off} as it is, {worse} beside");
+        let worse = difference(&audio.samples[shifted], &wanted[inner.clone()]);
+        assert!(worse > off, "{name} is shifted: off by {off}, but {worse} when shifted");
     }
 }
 
@@ -68,7 +68,7 @@ fn lossless_codecs_are_exact() {
 }
 
 #[test]
-fn encoder_delay_and_padding_are_left_out() {
+fn encoder_delay_and_padding_are_removed() {
     check("aac.m4a", 22_050, 2, 6615, 0.05);
     check("aac-mono.mp4", 16_000, 1, 4800, 0.05);
     check("mp3.mp3", 22_050, 2, 6615, 0.05);
@@ -77,55 +77,55 @@ fn encoder_delay_and_padding_are_left_out() {
     check("vorbis-mono.ogg", 16_000, 1, 4800, 0.05);
     check("opus.ogg", 48_000, 2, 14_400, 0.05);
     check("opus.mp4", 48_000, 2, 14_400, 0.05);
-    // Speech and the channel of low frequencies keep no phases.
+    // The speech mode and the low-frequency channel do not preserve phase.
     for name in ["opus-voice.ogg", "opus-surround.ogg"] {
         assert_eq!(decode(file(name)).unwrap().media.samples.len(), 14_400, "{name}");
     }
 }
 
 #[test]
-fn an_edit_list_cuts_to_the_sample() {
-    let sound = decode(file("aac-cut.m4a")).unwrap().media;
+fn edit_lists_are_sample_exact() {
+    let audio = decode(file("aac-cut.m4a")).unwrap().media;
     let whole = decode(file("aac.m4a")).unwrap().media.samples;
-    assert_eq!(sound.samples.len(), 3939, "the list has 178.6 ms");
-    let at = |first: usize| difference(&sound.samples[500..3000], &whole[first + 500..]);
+    assert_eq!(audio.samples.len(), 3939, "the edit list selects 178.6 ms");
+    let at = |first: usize| difference(&audio.samples[500..3000], &whole[first + 500..]);
     let best = (0..3000).min_by(|a, b| at(*a).total_cmp(&at(*b))).unwrap();
-    assert_eq!(best, 2205, "it begins after 0.1 s");
+    assert_eq!(best, 2205, "the edit list starts at 0.1 s");
     assert!(at(best) < 0.01, "{}", at(best));
 }
 
 #[test]
-fn logarithmic_and_adaptive_pcm_is_read() {
+fn logarithmic_and_adaptive_pcm_is_decoded() {
     check("a-law.wav", 16_000, 1, 4800, 1e-3);
     check("mu-law.wav", 16_000, 1, 4800, 1e-3);
-    // The last block is filled up.
+    // The last block is padded.
     for (name, n_samples) in [("adpcm-ima.wav", 6123), ("adpcm-ms.wav", 6108)] {
-        let sound = decode(file(name)).unwrap().media;
-        assert_eq!(sound.samples.len(), n_samples, "{name}, as in ffmpeg");
-        let off = difference(&sound.samples[..4800], &source(16_000, 1, 4800));
+        let audio = decode(file(name)).unwrap().media;
+        assert_eq!(audio.samples.len(), n_samples, "{name}: expected the length from ffmpeg");
+        let off = difference(&audio.samples[..4800], &source(16_000, 1, 4800));
         assert!(off < 1e-2, "{name} is off by {off}");
     }
 }
 
 #[test]
-fn mpeg_audio_without_a_tag_begins_with_its_delay() {
+fn mpeg_audio_without_a_tag_keeps_its_encoder_delay() {
     for (name, n_samples) in [("mp3.wav", 8064), ("mp2.mp2", 14_976)] {
-        let sound = decode(file(name)).unwrap().media;
-        assert_eq!(sound.samples.len(), n_samples, "{name}, as in ffmpeg");
+        let audio = decode(file(name)).unwrap().media;
+        assert_eq!(audio.samples.len(), n_samples, "{name}: expected the length from ffmpeg");
     }
 }
 
 #[test]
-fn chained_streams_are_read_in_whole() {
-    let sound = decode(file("chained.ogg")).unwrap().media;
+fn chained_streams_are_read_to_the_end() {
+    let audio = decode(file("chained.ogg")).unwrap().media;
     let first = decode(file("vorbis.ogg")).unwrap().media;
     let second = decode(file("vorbis-mono.ogg")).unwrap().media.at_rate(22_050).unwrap();
-    assert_eq!(sound.sample_rate_hz, first.sample_rate_hz);
-    assert_eq!(sound.samples, [first.samples, second.samples].concat());
-    // The same stream again, without end.
+    assert_eq!(audio.sample_rate_hz, first.sample_rate_hz);
+    assert_eq!(audio.samples, [first.samples, second.samples].concat());
+    // Concatenated copies of the stream, without end-of-stream pages.
     let once = file("vorbis-mono.ogg");
-    let sound = decode([&once[..], &once, &once].concat()).unwrap().media;
-    assert_eq!(sound.samples.len(), 3 * 4800);
+    let audio = decode([&once[..], &once, &once].concat()).unwrap().media;
+    assert_eq!(audio.samples.len(), 3 * 4800);
 }
 
 #[track_caller]
@@ -136,14 +136,14 @@ fn unsupported(bytes: Vec<u8>, name: &str) {
 }
 
 #[test]
-fn what_is_decoded_wrongly_or_not_at_all_is_named() {
+fn unsupported_codecs_are_named() {
     unsupported(file("ac3.mp4"), "MP4 with AC-3");
     unsupported(file("aac-surround.m4a"), "MP4 with AAC with 6 channels");
     unsupported(file("vorbis-surround.ogg"), "Vorbis with 6 channels");
     unsupported(file("flac-32.flac"), "32-bit FLAC in stereo");
 }
 
-/// Frames of AAC in ADTS, each with a fill element of SBR before its end.
+/// Inserts an SBR fill element before the end of each AAC frame in ADTS.
 fn with_sbr(adts: &[u8]) -> Vec<u8> {
     let (mut rest, mut out) = (adts, Vec::new());
     while let [_, _, _, third, fourth, fifth, ..] = *rest {
@@ -153,7 +153,7 @@ fn with_sbr(adts: &[u8]) -> Vec<u8> {
         let mut bits: Vec<bool> =
             frame.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect();
         while bits.pop() == Some(false) {}
-        // The last bit that is set, and the two before it, are the end.
+        // The last set bit and the two bits before it are the end element.
         bits.truncate(bits.len() - 2);
         let filler = [(6, 3), (9, 4), (13, 4), (0, 68), (7, 3)];
         let more = filler
@@ -176,7 +176,7 @@ fn with_sbr(adts: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn he_aac_that_does_not_say_so_is_refused() {
+fn implicitly_signaled_he_aac_is_refused() {
     let plain = fs::read(repository().join("tests/torture/seeds/aac.aac")).unwrap();
     assert!(decode(plain.clone()).is_ok());
     unsupported(with_sbr(&plain), "HE-AAC (AAC with spectral band replication)");

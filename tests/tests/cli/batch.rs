@@ -1,4 +1,4 @@
-//! Batch files of OpenAI's API: a response for every line, whatever the line is.
+//! OpenAI batch files: every line gets a response, valid or not.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ fn request(id: &str, url: &str, body: Value) -> String {
     json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string()
 }
 
-/// A chat of one question, with further parameters.
+/// Returns a chat request with one question and extra parameters.
 fn chat(id: &str, question: &str, parameters: Value) -> String {
     let mut body = json!({
         "model": "m", "messages": [{"role": "user", "content": question}], "max_tokens": 12,
@@ -21,7 +21,7 @@ fn chat(id: &str, question: &str, parameters: Value) -> String {
     request(id, "/v1/chat/completions", body)
 }
 
-/// Answers lines by a model; returns the responses in the order of the file.
+/// Runs `legenda batch` with a model; returns the responses in file order.
 fn answer(place: &Workplace, lines: &[String], model: &str) -> Vec<Value> {
     place.write("in.jsonl", &lines.join("\n"));
     let args = ["batch", "in.jsonl", "--model", model, "--out", "out.jsonl"];
@@ -31,11 +31,11 @@ fn answer(place: &Workplace, lines: &[String], model: &str) -> Vec<Value> {
     let responses = fs::read_to_string(place.path("out.jsonl")).unwrap();
     let responses: Vec<Value> =
         responses.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(responses.len(), lines.len(), "each line has one response");
+    assert_eq!(responses.len(), lines.len(), "expected one response per line");
     responses
 }
 
-/// Returns how many jobs there are, each with an output of its own.
+/// Returns the number of jobs; each has its own output.
 fn n_jobs(place: &Workplace) -> usize {
     let folders = fs::read_dir(place.path("out.jsonl.legenda")).unwrap();
     let names = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -55,7 +55,7 @@ fn content(response: &Value) -> &str {
     content.as_str().unwrap_or_else(|| panic!("no answer: {response}"))
 }
 
-/// Checks that a response is the error of a bad request; returns its message.
+/// Asserts that a response is a bad-request error; returns its message.
 fn error<'a>(response: &'a Value, param: Option<&str>) -> &'a str {
     assert_eq!(response["response"]["status_code"], 400, "{response}");
     let error = &response["response"]["body"]["error"];
@@ -67,7 +67,7 @@ fn error<'a>(response: &'a Value, param: Option<&str>) -> &'a str {
 }
 
 #[test]
-fn a_line_that_cannot_be_answered_costs_nobody_else() {
+fn an_invalid_line_does_not_affect_other_lines() {
     let place = Workplace::new();
     let embedding = request("embedding", "/v1/embeddings", json!({"model": "m", "input": "five"}));
     let lines = [
@@ -111,7 +111,7 @@ fn a_line_that_cannot_be_answered_costs_nobody_else() {
         let message = error(&told[idx], param);
         assert!(message.contains(text), "{message}");
     }
-    // By a model of embeddings it is the other way round.
+    // With an embedding model, chats fail and embeddings succeed.
     let place = Workplace::new();
     let told = answer(&place, &lines, &minilm());
     assert!(told[1]["response"]["body"]["data"][0]["embedding"][0].is_f64(), "{}", told[1]);
@@ -119,7 +119,7 @@ fn a_line_that_cannot_be_answered_costs_nobody_else() {
 }
 
 #[test]
-fn parameters_are_followed_or_refused_and_neutral_ones_change_nothing() {
+fn parameters_are_applied_or_refused_and_neutral_ones_have_no_effect() {
     let place = Workplace::new();
     let question = "What is five plus four?";
     let neutral = json!({
@@ -141,17 +141,21 @@ fn parameters_are_followed_or_refused_and_neutral_ones_change_nothing() {
     assert_eq!(content(&told[0]), content(&told[1]));
     let tokens = |told: &Value| told["response"]["body"]["usage"]["completion_tokens"].clone();
     assert_eq!(tokens(&told[2]), 1);
-    assert_ne!(content(&told[3]), content(&told[0]), "the penalty counts");
-    assert_eq!(content(&told[4]), content(&told[0]), "the likeliest of one is the likeliest");
+    assert_ne!(content(&told[3]), content(&told[0]), "the penalty has no effect");
+    assert_eq!(
+        content(&told[4]),
+        content(&told[0]),
+        "sampling from one candidate must equal greedy decoding"
+    );
     error(&told[5], Some("guided_json"));
     error(&told[6], Some("logit_bias"));
     assert!(error(&told[7], Some("max_token")).contains("did you mean `max_tokens`?"));
-    // Requests that are answered alike are one job.
+    // Requests with the same parameters share a job.
     assert_eq!(n_jobs(&place), 4);
 }
 
 #[test]
-fn requests_that_differ_in_a_seed_are_one_job() {
+fn requests_that_differ_only_in_their_seed_share_a_job() {
     let place = Workplace::new();
     let drawn = |id: String, seed: i64| {
         chat(&id, "What is five plus four?", json!({"temperature": 3.0, "top_k": -1, "seed": seed}))
@@ -162,7 +166,7 @@ fn requests_that_differ_in_a_seed_are_one_job() {
     lines.extend([drawn("again".to_owned(), 7), drawn("negative".to_owned(), -3)]);
     let told = answer(&place, &lines, &llama());
     let of = |id: &str| content(told.iter().find(|told| told["custom_id"] == id).unwrap());
-    assert_eq!(of("again"), of("seed 7"), "wherever the line is");
+    assert_eq!(of("again"), of("seed 7"), "the answer depends on the position of the line");
     assert_eq!(of("negative"), of("seed -3"));
     let mut answers: Vec<&str> = told.iter().map(content).collect();
     answers.sort_unstable();
@@ -194,26 +198,26 @@ fn lists_of_inputs_are_answered_in_their_order() {
     assert_ne!(list[0]["embedding"], list[1]["embedding"]);
     let usage =
         |idx: usize| told[idx]["response"]["body"]["usage"]["prompt_tokens"].as_u64().unwrap();
-    assert!(usage(1) > usage(0), "tokens of all inputs");
+    assert!(usage(1) > usage(0), "the usage must count all inputs");
     let packed = BASE64_STANDARD.decode(data(2)[0]["embedding"].as_str().unwrap()).unwrap();
     let (numbers, rest) = packed.as_chunks::<4>();
     let numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<_>>();
     assert!(rest.is_empty());
-    #[expect(clippy::cast_possible_truncation, reason = "embeddings are of 32 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "embeddings are 32-bit floats")]
     let as_f32 = |number: &Value| number.as_f64().unwrap() as f32;
     assert_eq!(numbers, five.as_array().unwrap().iter().map(as_f32).collect::<Vec<_>>());
     let dimensions = numbers.len();
     assert!(error(&told[3], Some("input")).contains("token ids"));
     assert!(error(&told[4], Some("dimensions")).contains(&dimensions.to_string()));
     error(&told[5], Some("temperature"));
-    // The model's own is no reason to refuse.
+    // The model's own dimension is accepted.
     let own = embedding("own", json!({"input": "five", "dimensions": dimensions}));
     let told = answer(&Workplace::new(), &[own], &minilm());
     assert_eq!(&told[0]["response"]["body"]["data"][0]["embedding"], five);
 }
 
 #[test]
-fn prompts_of_a_completion_have_a_choice_each() {
+fn each_prompt_of_a_completion_gets_one_choice() {
     let place = Workplace::new();
     let body = |prompt: Value| json!({"prompt": prompt, "max_tokens": 8});
     let completion = |id: &str, prompt: Value| request(id, "/v1/completions", body(prompt));
@@ -233,8 +237,8 @@ fn prompts_of_a_completion_have_a_choice_each() {
 }
 
 #[test]
-fn images_go_to_models_that_take_them() {
-    let picture = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(9)));
+fn images_are_sent_only_to_models_that_accept_them() {
+    let image = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(9)));
     let broken = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(b"no image"));
     let shown = |id: &str, url: &str| {
         let content = json!([
@@ -245,7 +249,7 @@ fn images_go_to_models_that_take_them() {
         request(id, "/v1/chat/completions", json!({"messages": messages, "max_tokens": 12}))
     };
     let lines = [
-        shown("shown", &picture),
+        shown("shown", &image),
         shown("broken", &broken),
         chat("asked", "What is dog in German?", json!({})),
         shown("far", "https://example.org/x.png"),
@@ -260,14 +264,14 @@ fn images_go_to_models_that_take_them() {
 }
 
 #[test]
-fn what_is_done_is_not_done_again() {
+fn answered_requests_are_not_processed_again() {
     let place = Workplace::new();
     let mut lines = vec![
         chat("a", "What is five plus four?", json!({})),
         chat("b", "What is dog in German?", json!({"max_tokens": 3})),
     ];
     let first = answer(&place, &lines, &llama());
-    // Another group has new requests; that of the first is as it was.
+    // A second group has new requests; the first group is unchanged.
     lines.push(chat("c", "What is cat in German?", json!({"max_tokens": 3})));
     place.write("in.jsonl", &lines.join("\n"));
     let args = ["batch", "in.jsonl", "--model", &llama(), "--out", "out.jsonl"];
@@ -284,11 +288,11 @@ fn what_is_done_is_not_done_again() {
     assert_eq!(content(&later[1]), content(&first[1]));
     assert!(!content(&later[2]).is_empty());
     let tables = fs::read_dir(place.path("out.jsonl.legenda/requests")).unwrap().count();
-    assert_eq!(tables, 2, "a table for each group, and none of before");
+    assert_eq!(tables, 2, "expected one table per group and no earlier ones");
 }
 
 #[test]
-fn names_and_models_that_are_not_unique_are_told() {
+fn duplicate_ids_and_multiple_models_are_reported() {
     let place = Workplace::new();
     let lines = [
         chat("x", "What is five plus four?", json!({})),
@@ -297,7 +301,7 @@ fn names_and_models_that_are_not_unique_are_told() {
     place.write("in.jsonl", &lines.join("\n"));
     let args = ["batch", "in.jsonl", "--model", &llama(), "--out", "out.jsonl"];
     let ended = place.run(&args).expect(0);
-    ended.complains_of(&[
+    ended.stderr_contains(&[
         "1 request repeats the `custom_id`",
         "2 requests name another model",
         "`another`",

@@ -3,19 +3,19 @@
 use std::fs;
 
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
-    references::{AS_LONG, bundle, questions, with_bundle},
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png,
+    references::{REFERENCE_LENGTH, bundle, questions, with_bundle},
     text_column, texts, write_table,
 };
 
 #[test]
-fn a_directory_answers_as_its_reference() {
+fn bundle_folders_reproduce_their_reference_answers() {
     for name in ["llama", "llama_gqa", "gemma3_text", "gpt2"] {
         let (questions, expected) = questions(name);
         let place = Workplace::new();
         let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
         write_table(&place.path("table.parquet"), &texts(&questions), 4);
-        place.write("job.toml", &format!("{}{AS_LONG}", with_bundle(TEXT_JOB, name)));
+        place.write("job.toml", &format!("{}{REFERENCE_LENGTH}", with_bundle(TEXT_JOB, name)));
         let ended = place.run(&["run", "job.toml", "--set", "model.slots=3"]).expect(0);
         assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
         let answers = text_column(&place.answers("out"), "answer");
@@ -23,9 +23,9 @@ fn a_directory_answers_as_its_reference() {
     }
 }
 
-/// Builders of onnxruntime-genai before 0.5 named graphs after the model.
+/// onnxruntime-genai builders before 0.5 named graphs after the model.
 #[test]
-fn graphs_of_genai_may_have_any_name_in_the_bundle() {
+fn genai_graphs_may_have_any_name() {
     let (questions, expected) = questions("llama_gqa");
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     let place = Workplace::new();
@@ -43,33 +43,33 @@ fn graphs_of_genai_may_have_any_name_in_the_bundle() {
         place.write("phi/genai_config.json", &config.replace("model.onnx", file));
     };
     named("phi-cpu-int4.onnx");
-    place.write("job.toml", &format!("{TEXT_JOB}{AS_LONG}[model]\nbundle = \"phi\"\n"));
+    place.write("job.toml", &format!("{TEXT_JOB}{REFERENCE_LENGTH}[model]\nbundle = \"phi\"\n"));
     let _whole = place.run(&["run", "job.toml"]).expect(0);
     assert_eq!(text_column(&place.answers("out"), "answer"), expected);
     for (file, problem) in
         [("none.onnx", "`none.onnx`"), ("../phi/phi-cpu-int4.onnx", "resolves outside the bundle")]
     {
         named(file);
-        place.run(&["check", "job.toml"]).expect(2).complains_of(&[problem]);
+        place.run(&["check", "job.toml"]).expect(2).stderr_contains(&[problem]);
     }
 }
 
 #[test]
-fn a_text_model_does_not_caption() {
+fn a_text_model_cannot_caption() {
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(9))]), 4);
-    place.write("job.toml", &with_bundle(PICTURE_JOB, "llama"));
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(9))]), 4);
+    place.write("job.toml", &with_bundle(IMAGE_JOB, "llama"));
     let ended = place.run(&["check", "job.toml"]).expect(2);
-    ended.complains_of(&["`llama` does not support `caption`: it has no image input"]);
+    ended.stderr_contains(&["`llama` does not support `caption`: it has no image input"]);
 }
 
 #[test]
-fn an_architecture_that_cannot_be_run_is_named() {
+fn an_unsupported_architecture_is_named() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["x"]), 4);
     fs::create_dir(place.path("strange")).unwrap();
     place.write("strange/config.json", r#"{"architectures": ["StrangeModel"]}"#);
     place.write("job.toml", &format!("{TEXT_JOB}[model]\nbundle = \"strange\"\n"));
     let ended = place.run(&["check", "job.toml"]).expect(2);
-    ended.complains_of(&["unsupported architecture `StrangeModel`"]);
+    ended.stderr_contains(&["unsupported architecture `StrangeModel`"]);
 }

@@ -1,4 +1,5 @@
-//! Columns of every type are carried to every output format, and files whose types differ are one table.
+//! Columns of every type are carried to every output format, and files with different column types
+//! are read as one table.
 
 use std::{fs::File, path::Path, sync::Arc};
 
@@ -35,7 +36,7 @@ fn field(name: &str, data_type: DataType) -> Arc<Field> {
     Arc::new(Field::new(name, data_type, true))
 }
 
-/// Three rows of every type that Arrow's Parquet writer writes: values, a null, values.
+/// Returns three rows of every type that Arrow's Parquet writer supports: value, null, value.
 fn columns_of_parquet() -> Vec<(&'static str, ArrayRef)> {
     let numbers: ArrayRef = Arc::new(Int32Array::from(vec![Some(1), None, Some(3), Some(4)]));
     let offsets = || OffsetBuffer::<i32>::new(vec![0, 1, 1, 4].into());
@@ -176,11 +177,12 @@ fn columns_of_parquet() -> Vec<(&'static str, ArrayRef)> {
         ("numbers_by_key", Arc::new(of(Arc::new(Int64Array::from(vec![5, 6]))))),
         ("floats_by_key", Arc::new(of(Arc::new(Float64Array::from(vec![0.5, 6.0]))))),
         ("days_by_key", Arc::new(of(Arc::new(Date32Array::from(vec![5, 6]))))),
-        // Not of fixed-size binary: arrow-rs 59 writes such dictionaries with lengths among the values.
+        // Dictionaries of fixed-size binary are left out: arrow-rs 59 writes them with lengths
+        // among the values.
     ]
 }
 
-/// Three rows of every type that only Arrow IPC holds.
+/// Returns three rows of every type that only Arrow IPC supports.
 fn columns_of_ipc() -> Vec<(&'static str, ArrayRef)> {
     let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3, 4]));
     let item = || field("item", DataType::Int32);
@@ -235,7 +237,7 @@ fn columns_of_ipc() -> Vec<(&'static str, ArrayRef)> {
     ]
 }
 
-/// Puts a question before columns.
+/// Prepends a question column.
 fn table(columns: Vec<(&'static str, ArrayRef)>) -> RecordBatch {
     let questions: ArrayRef = Arc::new(StringArray::from(vec!["one", "two", "three"]));
     let columns = std::iter::once(("question", questions)).chain(columns);
@@ -249,7 +251,7 @@ fn write_ipc(path: &Path, rows: &RecordBatch) {
     writer.finish().unwrap();
 }
 
-/// A job that carries every column of `file`.
+/// Returns a job that carries every column of `file`.
 fn job(file: &str, rows: &RecordBatch) -> String {
     let schema = rows.schema();
     let names: Vec<String> =
@@ -284,7 +286,7 @@ fn json_answers(place: &Workplace, out: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Runs the job in every output format, with answers and with rejects, and proves the outputs whole.
+/// Runs the job in every output format, with answers and with rejects, and verifies the outputs.
 fn run_in_every_format(place: &Workplace) {
     for format in ["parquet", "arrow", "jsonl"] {
         let format_of = format!("output.format={format:?}");
@@ -296,7 +298,7 @@ fn run_in_every_format(place: &Workplace) {
             .clear();
         place.run(&["verify", format]).expect(0).stdout.clear();
         let path = format!("output.path=\"{format}-rejects\"");
-        // Every row is a reject, with all that it has.
+        // Every row becomes a reject that keeps all its columns.
         let args = ["run", "job.toml", "--set", &format_of, "--set", &path];
         let refuse = ["--set", "limits.text_bytes=1B", "--set", "limits.error_budget=\"100%\""];
         let ended = place.run(&[&args[..], &refuse].concat());
@@ -313,7 +315,7 @@ fn run_in_every_format(place: &Workplace) {
 }
 
 #[test]
-fn columns_of_every_type_of_parquet_are_carried_to_every_format() {
+fn columns_of_every_parquet_type_are_carried_to_every_format() {
     let place = Workplace::new();
     let rows = table(columns_of_parquet());
     write_table(&place.path("table.parquet"), &rows, 2);
@@ -378,7 +380,7 @@ fn columns_of_every_type_of_parquet_are_carried_to_every_format() {
 }
 
 #[test]
-fn columns_of_types_that_only_arrow_has_are_carried_to_every_format() {
+fn columns_of_arrow_only_types_are_carried_to_every_format() {
     let place = Workplace::new();
     let mut columns = columns_of_parquet();
     columns.extend(columns_of_ipc());
@@ -416,7 +418,7 @@ fn arrow_files_and_streams_are_sources() {
         columns.push(("kind", words(kind)));
         RecordBatch::try_from_iter(columns).unwrap()
     };
-    // Dictionaries are replaced from batch to batch of a stream.
+    // Each batch of a stream replaces the dictionary.
     let batches = [with(["x", "y", "x"]), with(["p", "q", "q"])];
     for (name, is_stream) in [("table.arrow", false), ("data-00000-of-00001.arrow", true)] {
         let file = File::create(place.path(name)).unwrap();
@@ -441,20 +443,20 @@ fn arrow_files_and_streams_are_sources() {
         let expected: Vec<&str> = ["x", "y", "x"].into_iter().chain(second).collect();
         assert_eq!(kinds.unwrap().as_string(), &StringArray::from(expected), "{name}");
     }
-    // Damage costs the rows of its batch, and a file of another kind is named.
+    // Damage costs the rows of its batch; an error names a file of another format.
     place.write("no.arrow", "this is no table");
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", "no.arrow"));
-    place.run(&["check", "job.toml"]).expect(2).complains_of(&["no.arrow", "Arrow IPC"]);
+    place.run(&["check", "job.toml"]).expect(2).stderr_contains(&["no.arrow", "Arrow IPC"]);
     for (name, n_left_out) in [("table.arrow", 20), ("data-00000-of-00001.arrow", 200)] {
         std::fs::copy(place.path(name), place.path("cut.arrow")).unwrap();
         let cut = File::options().write(true).open(place.path("cut.arrow")).unwrap();
         cut.set_len(cut.metadata().unwrap().len() - n_left_out).unwrap();
         place.write("job.toml", &TEXT_JOB.replace("table.parquet", "cut.arrow"));
-        place.run(&["check", "job.toml"]).expect(2).complains_of(&["cut.arrow", "truncated"]);
+        place.run(&["check", "job.toml"]).expect(2).stderr_contains(&["cut.arrow", "truncated"]);
     }
 }
 
-/// Writes a file of two rows with the column `v` beside a question.
+/// Writes a file of two rows with a question and the column `v`.
 fn write_v(place: &Workplace, name: &str, column: Option<ArrayRef>) {
     let questions: ArrayRef = Arc::new(StringArray::from(vec!["one", "two"]));
     let mut columns = vec![("question", questions, true)];
@@ -464,7 +466,7 @@ fn write_v(place: &Workplace, name: &str, column: Option<ArrayRef>) {
 }
 
 #[test]
-fn files_whose_types_differ_are_one_table() {
+fn files_with_different_column_types_are_one_table() {
     let dictionary: DictionaryArray<Int8Type> = vec![Some("1"), None].into_iter().collect();
     let text =
         |values: [Option<&str>; 2]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
@@ -484,7 +486,7 @@ fn files_whose_types_differ_are_one_table() {
         let values = Decimal128Array::from(vec![Some(value), None]);
         Arc::new(values.with_precision_and_scale(precision, scale).unwrap())
     };
-    // The columns of two files, the type that holds both, and the first value of each.
+    // Name, the columns of two files, the common type, and the first value of each file.
     type Case = (&'static str, ArrayRef, Option<ArrayRef>, &'static str, [&'static str; 2]);
     let cases: Vec<Case> = vec![
         ("null", Arc::new(NullArray::new(2)), Some(text([Some("a"), None])), "Utf8", ["null", "a"]),
@@ -587,9 +589,9 @@ fn files_whose_types_differ_are_one_table() {
 }
 
 #[test]
-fn values_that_fit_no_common_type_cost_their_rows_and_types_without_one_are_told() {
+fn values_outside_the_common_type_cost_their_rows_and_incompatible_types_are_reported() {
     let place = Workplace::new();
-    // The year 9999 in milliseconds has no place in nanoseconds.
+    // The year 9999 in milliseconds overflows nanoseconds.
     let far = TimestampMillisecondArray::from(vec![253_370_764_800_000, 1]);
     let fine = TimestampNanosecondArray::from(vec![1, 2]);
     write_v(&place, "a.parquet", Some(Arc::new(far)));
@@ -605,14 +607,14 @@ fn values_that_fit_no_common_type_cost_their_rows_and_types_without_one_are_told
 
     write_v(&place, "b.parquet", Some(Arc::new(BinaryArray::from(vec![&b"x"[..], b"y"]))));
     let args = ["check", "job.toml", "--set", "output.columns=[\"v\"]"];
-    place.run(&args).expect(2).complains_of(&["`v`", "Binary", "Timestamp"]);
-    // A job that does not need the column is not held up by it.
+    place.run(&args).expect(2).stderr_contains(&["`v`", "Binary", "Timestamp"]);
+    // A job that does not use the column still runs.
     let args = ["run", "job.toml", "--overwrite", "--set", "output.columns=[\"question\"]"];
     place.run(&args).expect(0).stdout.clear();
 }
 
 #[test]
-fn dictionaries_serve_as_text() {
+fn dictionary_columns_are_read_as_text() {
     let place = Workplace::new();
     let questions: DictionaryArray<Int16Type> = vec!["one", "two", "one"].into_iter().collect();
     let bytes: ArrayRef = Arc::new(LargeStringArray::from(vec!["a", "b", "c"]));
@@ -626,14 +628,14 @@ fn dictionaries_serve_as_text() {
     let ended = place.run(&["run", "job.toml", "--set", "task.prompt=\"{{ id }} {{ text }}\""]);
     let ended = ended.expect(0);
     assert!(ended.stdout.contains("rows_in 3 == answers 3"), "{}", ended.stdout);
-    // A partition by a dictionary has the values in its folders.
+    // Partitioning by a dictionary column names folders after the values.
     let args = ["run", "job.toml", "--overwrite", "--set", "output.partition_by=\"question\""];
     place.run(&args).expect(0).stdout.clear();
     assert!(place.path("out/question=one").is_dir() && place.path("out/question=two").is_dir());
 }
 
 #[test]
-fn a_schema_without_columns_but_the_question_is_a_table() {
+fn a_table_may_have_only_the_question_column() {
     let place = Workplace::new();
     let schema = Schema::new(vec![Field::new("question", DataType::Utf8, false)]);
     let rows = RecordBatch::try_new(

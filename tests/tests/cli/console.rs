@@ -1,4 +1,4 @@
-//! What is printed, and to whom: pipes that close, and words that help.
+//! Console output: closed pipes, full disks, typos, and messages.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ fn workplace() -> Workplace {
     place
 }
 
-/// What every command is called with that prints results.
+/// All commands that print results.
 const PRINTING: [&[&str]; 12] = [
     &["run", "job.toml", "--show", "20"],
     &["check", "job.toml"],
@@ -28,11 +28,11 @@ const PRINTING: [&[&str]; 12] = [
 ];
 
 #[test]
-fn a_reader_that_goes_early_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let place = workplace();
     for args in PRINTING {
         let whole = place.run(args);
-        // Nobody reads stdout, as behind `| head -1` once that has ended.
+        // A closed stdout, as after `| head -1` has exited.
         let mut command = place.command(args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
@@ -40,7 +40,7 @@ fn a_reader_that_goes_early_is_no_error() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), whole.code, "{args:?}: {stderr}");
         assert!(!stderr.contains("panicked") && !stderr.contains("roken pipe"), "{stderr}");
-        // Nor stderr, as behind `2>&1 | head -1`.
+        // Closed stdout and stderr, as with `2>&1 | head -1`.
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop((child.stdout.take(), child.stderr.take()));
         assert_eq!(child.wait().unwrap().code(), whole.code, "{args:?}");
@@ -59,7 +59,7 @@ fn results_that_cannot_be_written_are_an_error() {
 }
 
 #[test]
-fn misspelt_words_are_told_with_what_was_meant() {
+fn typos_are_reported_with_a_suggestion() {
     let place = workplace();
     std::fs::create_dir_all(place.path("models/smollm2")).unwrap();
     for (args, texts) in [
@@ -90,7 +90,7 @@ fn misspelt_words_are_told_with_what_was_meant() {
             ["whisper-base", "write `hf://onnx-community/whisper-base`"],
         ),
     ] {
-        place.run(args).expect(2).complains_of(&texts);
+        place.run(args).expect(2).stderr_contains(&texts);
     }
 }
 
@@ -105,7 +105,7 @@ fn a_job_needs_no_version_and_no_brackets() {
 }
 
 #[test]
-fn an_unfinished_output_is_told_in_a_line() {
+fn an_unfinished_output_is_reported_in_one_line() {
     let place = workplace();
     assert!(place.run(&["run", "job.toml"]).expect(0).stdout.contains("rows_in 12 "));
     let ledger = place.path("out.legenda/ledger");
@@ -113,11 +113,11 @@ fn an_unfinished_output_is_told_in_a_line() {
     let mut entries: Vec<_> = entries.collect();
     entries.sort();
     assert!(entries.len() > 2);
-    // As a run leaves it that was killed: parts without entries.
+    // Parts without ledger entries, as left by a killed run.
     std::fs::remove_file(&entries[0]).unwrap();
     std::fs::remove_file(&entries[1]).unwrap();
     let told = place.run(&["verify", "out"]).expect(5);
     assert_eq!(told.stdout, "");
     assert_eq!(told.stderr.lines().count(), 1, "{}", told.stderr);
-    told.complains_of(&["unfinished: 8 of 12 rows", "run the job again"]);
+    told.stderr_contains(&["unfinished: 8 of 12 rows", "run the job again"]);
 }

@@ -1,5 +1,5 @@
-//! Damaged media are rejected, or answered and marked, as the job says; `legenda_flags` says so wherever
-//! the answer goes.
+//! Damaged media are rejected, or answered and flagged, as the job configures. Every output format
+//! carries `legenda_flags`.
 
 use std::{fs, io::Write, path::Path};
 
@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use legenda_pipeline::media::{MediaError, damaged::decode_image};
 use legenda_schemas::job::DamagedMedia;
 use legenda_tests::{
-    PICTURE_JOB, Workplace, pictures, png, read_table, repository, text_column, write_table,
+    IMAGE_JOB, Workplace, image_table, png, read_table, repository, text_column, write_table,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -22,7 +22,8 @@ fn jpeg() -> Vec<u8> {
     fs::read(repository().join("tests/jpeg/sample-1x1.jpg")).unwrap()
 }
 
-/// A whole JPEG and PNG, both cut, a JPEG of which only the header is left, and the cut one once more.
+/// Returns a valid JPEG and PNG, both truncated, a JPEG with only its header, and the truncated
+/// JPEG again.
 fn cells() -> Vec<Option<Vec<u8>>> {
     let (jpeg, png) = (jpeg(), noisy_png());
     let cut = |bytes: &[u8]| bytes[..bytes.len() * 3 / 4].to_vec();
@@ -32,7 +33,7 @@ fn cells() -> Vec<Option<Vec<u8>>> {
         .to_vec()
 }
 
-/// A PNG whose pixels do not compress.
+/// Returns a PNG whose pixels do not compress.
 fn noisy_png() -> Vec<u8> {
     let noise = |x: u32, y: u32| (x * 7919 + y * 104_729).wrapping_mul(2_654_435_761).to_be_bytes();
     let image = image::RgbImage::from_fn(40, 40, |x, y| {
@@ -44,7 +45,7 @@ fn noisy_png() -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The flags of each row, joined.
+/// Returns the flags of each row, joined.
 fn flags(rows: &RecordBatch) -> Vec<String> {
     let lists = rows.column_by_name("legenda_flags").unwrap().as_list::<i32>();
     assert_eq!(arrow::array::Array::null_count(lists), 0);
@@ -61,13 +62,13 @@ const MARKED: &str = "media_damaged";
 
 fn workplace() -> Workplace {
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures(&cells()), 2);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells()), 2);
+    place.write("job.toml", IMAGE_JOB);
     place
 }
 
 #[test]
-fn damaged_images_are_rejected_unless_the_job_wants_them_answered() {
+fn damaged_images_are_rejected_unless_the_job_answers_them() {
     let place = workplace();
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 6 == answers 2 + rejects 4"), "{}", ended.stdout);
@@ -75,9 +76,9 @@ fn damaged_images_are_rejected_unless_the_job_wants_them_answered() {
     let codes = text_column(&place.rejects("out"), "legenda_code");
     assert!(codes.iter().all(|code| code.as_deref() == Some("media_damaged")), "{codes:?}");
 
-    // The answers are others, so the output belongs to another job.
+    // The setting changes answers, so the output belongs to another job.
     let args = [&["run", "job.toml"], &ANSWER[..]].concat();
-    place.run(&args).expect(2).complains_of(&["limits"]);
+    place.run(&args).expect(2).stderr_contains(&["limits"]);
     let ended = place.run(&[&args[..], &["--overwrite"]].concat()).expect(0);
     assert!(ended.stdout.contains("rows_in 6 == answers 5 + rejects 1"), "{}", ended.stdout);
     let answers = place.answers("out");
@@ -86,13 +87,13 @@ fn damaged_images_are_rejected_unless_the_job_wants_them_answered() {
     let _proof = place.run(&["verify", "out"]).expect(0);
     let _page = place.run(&["report", "out"]).expect(0);
     let page = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
-    assert!(page.contains("media damaged"), "the report shows flags of rows");
+    assert!(page.contains("media damaged"), "the report does not show row flags");
 }
 
 #[test]
-fn flags_follow_answers_into_stores_rejects_and_json() {
+fn flags_are_written_to_stores_rejects_and_json() {
     let place = workplace();
-    place.write("job.toml", &format!("{PICTURE_JOB}[reuse]\nstore = \"answers.sqlite\"\n"));
+    place.write("job.toml", &format!("{IMAGE_JOB}[reuse]\nstore = \"answers.sqlite\"\n"));
     let run = |output: &str, more: &[&str]| {
         let path = format!("output.path={output}");
         let args = [&["run", "job.toml", "--set", &path], &ANSWER[..], more].concat();
@@ -130,7 +131,7 @@ fn json_sidecars_have_the_flags() {
         let ending = if idx == 1 { "png" } else { "jpg" };
         put(&place.path(&format!("pictures/{idx}.{ending}")), cell.as_ref().unwrap());
     }
-    let job = PICTURE_JOB
+    let job = IMAGE_JOB
         .replace("table.parquet", "pictures")
         .replace("id = \"id\", image = \"image\"", "image = \"media\"");
     place.write(
@@ -146,8 +147,8 @@ fn json_sidecars_have_the_flags() {
     assert_eq!(sidecar(0).get("legenda_flags"), None);
 }
 
-/// Makes a committed output what a version before the column of flags has written: removes the column from
-/// every part, and says so in the ledger.
+/// Rewrites a committed output as a version without the flags column would have written it: removes
+/// the column from every part and updates the ledger.
 fn without_flags(place: &Workplace, output: &str) {
     let ledger = place.path(&format!("{output}.legenda/ledger"));
     for entry in fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()) {
@@ -167,18 +168,18 @@ fn without_flags(place: &Workplace, output: &str) {
 }
 
 #[test]
-fn an_output_of_an_earlier_version_goes_on() {
+fn an_output_of_an_earlier_version_can_be_resumed() {
     let place = Workplace::new();
     let mut cells: Vec<Option<Vec<u8>>> = (0..12).map(|shade| Some(png(shade))).collect();
-    // Fits when the limit is raised.
+    // Answered after the limit is raised.
     cells[1] = Some(noisy_png());
-    write_table(&place.path("table.parquet"), &pictures(&cells), 4);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 4);
+    place.write("job.toml", IMAGE_JOB);
     let small = ["--set", "limits.image_pixels=1100", "--set", "output.rejects=inline"];
     let args = [&["run", "job.toml"], &small[..]].concat();
     let _begun = place.run(&args).expect(0);
     without_flags(&place, "out");
-    // One span is not done yet.
+    // Remove one span from the ledger.
     let ledger = place.path("out.legenda/ledger");
     let undone = fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let has_reject = fs::read_to_string(&undone).unwrap().contains("image_too_large");
@@ -202,7 +203,7 @@ fn an_output_of_an_earlier_version_goes_on() {
     let _page = place.run(&["report", "out"]).expect(0);
 
     // A job reads parts with and without the column.
-    let over = PICTURE_JOB
+    let over = IMAGE_JOB
         .replace("caption", "generate")
         .replace("table.parquet", "out")
         .replace("image = \"image\"", "text = \"answer\"")
@@ -212,7 +213,7 @@ fn an_output_of_an_earlier_version_goes_on() {
     let ended = place.run(&carried).expect(0);
     assert!(ended.stdout.contains("rows_in 12"), "{}", ended.stdout);
 
-    // The reject is answered in its place.
+    // The answer replaces the reject in place.
     let retried = place.run(&["retry", "out", "--set", "limits.image_pixels=5000"]).expect(0);
     assert!(retried.stdout.contains("rows_in 12 == answers 12 + rejects 0"), "{}", retried.stdout);
     assert_eq!(parts("legenda_flags"), 2);
@@ -225,7 +226,7 @@ fn pixels(bytes: &[u8]) -> Result<Vec<u8>, MediaError> {
 }
 
 #[test]
-fn no_format_is_answered_with_other_pixels_where_it_is_cut() {
+fn truncated_images_of_any_format_are_intact_or_an_error() {
     let seeds = repository().join("tests/torture/seeds");
     let mut n_formats = 0;
     for path in fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()) {
@@ -237,7 +238,7 @@ fn no_format_is_answered_with_other_pixels_where_it_is_cut() {
         n_formats += 1;
         for end in (0..bytes.len()).rev().step_by(bytes.len().div_ceil(400)) {
             match pixels(&bytes[..end]) {
-                // What is missing are bytes behind the pixels.
+                // Only bytes after the pixel data are missing.
                 Ok(found) => assert!(found == whole, "{}, first {end} bytes", path.display()),
                 Err(error) => assert!(
                     matches!(

@@ -1,4 +1,4 @@
-//! What the documents show works: jobs are valid and run, commands and their options exist.
+//! Examples in the documentation work: jobs are valid and run, commands and options exist.
 
 use std::{
     fs::{self, File},
@@ -7,10 +7,10 @@ use std::{
 };
 
 use legenda_schemas::job::Job;
-use legenda_tests::{Workplace, pictures, png, repository, write_table};
+use legenda_tests::{Workplace, image_table, png, repository, write_table};
 use toml::{Table, Value};
 
-/// What the blocks of a document leave out.
+/// The keys that the examples leave out.
 const FRAME: &str = r#"
 version = 1
 task = { kind = "caption" }
@@ -28,7 +28,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The TOML blocks of all documents, and where each stands.
+/// Returns the TOML blocks of all documents, with their locations.
 fn blocks() -> Vec<(String, Table)> {
     let mut blocks = Vec::new();
     for path in documents() {
@@ -44,7 +44,7 @@ fn blocks() -> Vec<(String, Table)> {
     blocks
 }
 
-/// Lays a block over the frame: its sections are added to key by key.
+/// Merges a block into the frame, key by key.
 fn framed(block: &Table) -> String {
     let mut job: Table = FRAME.parse().unwrap();
     for (key, value) in block {
@@ -60,14 +60,14 @@ fn framed(block: &Table) -> String {
 }
 
 #[test]
-fn every_block_is_of_a_valid_job() {
+fn every_toml_block_is_part_of_a_valid_job() {
     for (name, block) in blocks() {
         Job::parse(&framed(&block), &[]).unwrap_or_else(|error| panic!("{name}\n{error}"));
     }
 }
 
 #[test]
-fn jobs_over_local_pictures_run() {
+fn jobs_over_local_images_run() {
     let mut n_run = 0;
     for (name, block) in blocks() {
         let text = framed(&block);
@@ -82,14 +82,14 @@ fn jobs_over_local_pictures_run() {
             file.write_all(&png(1)).unwrap();
         } else {
             let cells = [Some(png(1))];
-            write_table(&place.path("pictures/a.parquet"), &pictures(&cells), 4);
+            write_table(&place.path("pictures/a.parquet"), &image_table(&cells), 4);
         }
         place.write("job.toml", &text);
         let ended = place.run(&["run", "job.toml"]).expect(0);
         assert!(ended.stdout.contains("rows_in 1 == answers 1"), "{name}\n{}", ended.stdout);
         n_run += 1;
     }
-    assert!(n_run >= 2, "{n_run} jobs were run");
+    assert!(n_run >= 2, "only {n_run} jobs ran");
 }
 
 #[test]
@@ -113,5 +113,5 @@ fn commands_and_their_options_exist() {
             n_commands += 1;
         }
     }
-    assert!(n_commands >= 15, "{n_commands} commands");
+    assert!(n_commands >= 15, "only {n_commands} commands");
 }

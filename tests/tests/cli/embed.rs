@@ -1,5 +1,5 @@
-//! `task.kind = "embed"` through the real binary: texts with a sentence encoder, pictures with CLIP,
-//! sounds with CLAP.
+//! `task.kind = "embed"` through the real binary: texts with a sentence encoder, images with CLIP,
+//! audio with CLAP.
 
 use std::fs;
 
@@ -8,19 +8,19 @@ use arrow::{
     datatypes::{DataType, Float32Type, UInt32Type},
 };
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png,
     references::{self, media, with_bundle},
     text_column, texts, write_table,
 };
 use serde_json::Value;
 
-/// A job that embeds with a bundle.
+/// Returns a job that embeds with a bundle.
 fn embedding_job(job: &str, name: &str) -> String {
     let job = job.replace("\"generate\"", "\"embed\"").replace("\"caption\"", "\"embed\"");
     with_bundle(&job, name)
 }
 
-/// The rows of a reference in which `key` is a text, with their embeddings.
+/// Returns the rows of a reference where `key` is a string, with their embeddings.
 fn reference(name: &str, key: &str) -> Vec<(Value, Vec<f32>)> {
     let rows = references::rows(name, |row| row[key].is_string()).into_iter();
     rows.map(|row| (row.clone(), serde_json::from_value(row["embedding"].clone()).unwrap()))
@@ -51,7 +51,7 @@ fn entries(place: &Workplace) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
+fn text_embeddings_match_the_reference_and_a_run_resumes() {
     let rows: Vec<_> = reference("minilm", "text")
         .into_iter()
         .filter(|(row, _)| row["prompt_name"].is_null())
@@ -65,7 +65,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     let ended = place.run(&["run", "job.toml", "--show", "3"]).expect(0);
     assert!(ended.stdout.contains("rows_in 11 == answers 10 + rejects 1"), "{}", ended.stdout);
     assert!(ended.stderr.contains("minilm on cpu (32 dimensions)"), "{}", ended.stderr);
-    assert!(ended.stdout.contains("embedding"), "the answers are shown: {}", ended.stdout);
+    assert!(ended.stdout.contains("embedding"), "answers are missing: {}", ended.stdout);
 
     let answers = place.answers("out");
     let expected = [
@@ -85,7 +85,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     assert_eq!(item.data_type(), &DataType::Float32);
     let tokens = answers.column_by_name("legenda_tokens_prompt").unwrap();
     let tokens = tokens.as_primitive::<UInt32Type>();
-    // Parts are in the order of their names, so rows are found by their text.
+    // Parts are in the order of their names, so rows are matched by text.
     let asked = text_column(&answers, "question");
     let found = embeddings(&answers);
     for (row, embedding) in &rows {
@@ -97,7 +97,7 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     let rejects = place.rejects("out");
     assert_eq!(text_column(&rejects, "legenda_code"), [Some("row_empty".to_owned())]);
 
-    // What was not committed is done again, and only that.
+    // Only uncommitted spans are run again.
     let committed = entries(&place);
     assert!(committed.len() > 2);
     fs::remove_file(&committed[0]).unwrap();
@@ -110,13 +110,13 @@ fn texts_are_embedded_as_their_reference_and_a_run_resumes() {
     for (again, before) in embeddings(&again).iter().zip(&found) {
         assert_near(again.as_ref(), before.as_ref().unwrap(), "after the resume");
     }
-    // Another pooling is another job.
+    // A different pooling is a different job.
     let pooled = ["run", "job.toml", "--set", "embedding.pooling=max"];
-    place.run(&pooled).expect(2).complains_of(&["embedding.pooling", "--overwrite"]);
+    place.run(&pooled).expect(2).stderr_contains(&["embedding.pooling", "--overwrite"]);
 }
 
 #[test]
-fn a_prompt_of_the_model_stands_before_every_text() {
+fn the_prompt_of_the_model_is_prepended_to_every_text() {
     let rows: Vec<_> = reference("minilm", "prompt_name")
         .into_iter()
         .filter(|(row, _)| row["prompt_name"] == "query")
@@ -136,11 +136,11 @@ fn a_prompt_of_the_model_stands_before_every_text() {
     place
         .run(&wrong)
         .expect(2)
-        .complains_of(&["unknown prompt `embedding.prompt_name` = `poem`", "query"]);
+        .stderr_contains(&["unknown prompt `embedding.prompt_name` = `poem`", "query"]);
 }
 
 #[test]
-fn pictures_are_embedded_and_broken_ones_are_rejected() {
+fn images_are_embedded_and_broken_ones_are_rejected() {
     let rows = reference("clip", "image");
     let mut cells: Vec<Option<Vec<u8>>> =
         rows.iter().map(|(row, _)| Some(media(row["image"].as_str().unwrap()))).collect();
@@ -148,8 +148,8 @@ fn pictures_are_embedded_and_broken_ones_are_rejected() {
     cells.push(Some(good[..good.len() / 2].to_vec()));
     cells.push(None);
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 100);
-    place.write("job.toml", &embedding_job(PICTURE_JOB, "clip"));
+    write_table(&place.path("table.parquet"), &image_table(&cells), 100);
+    place.write("job.toml", &embedding_job(IMAGE_JOB, "clip"));
     let args = ["run", "job.toml", "--set", "output.rejects=inline", "--set", "model.slots=3"];
     let ended = place.run(&args).expect(0);
     let counts = format!("rows_in {} == answers {} + rejects 2", rows.len() + 2, rows.len());
@@ -171,17 +171,17 @@ fn pictures_are_embedded_and_broken_ones_are_rejected() {
         assert_eq!(found[row_of(row)], None);
         assert_eq!(codes[row_of(row)].as_deref(), Some(code));
     }
-    assert_eq!(tokens.null_count(), answers.num_rows(), "an image has no tokens");
+    assert_eq!(tokens.null_count(), answers.num_rows(), "images must not count as tokens");
 }
 
 #[test]
-fn sounds_are_embedded() {
+fn audio_is_embedded() {
     let rows = reference("clap", "audio");
     let cells: Vec<Option<Vec<u8>>> =
         rows.iter().map(|(row, _)| Some(media(row["audio"].as_str().unwrap()))).collect();
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 100);
-    let job = PICTURE_JOB.replace("image = \"image\"", "audio = \"image\"");
+    write_table(&place.path("table.parquet"), &image_table(&cells), 100);
+    let job = IMAGE_JOB.replace("image = \"image\"", "audio = \"image\"");
     place.write("job.toml", &embedding_job(&job, "clap"));
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rejects 0"), "{}", ended.stdout);
@@ -195,25 +195,25 @@ fn sounds_are_embedded() {
 }
 
 #[test]
-fn what_cannot_be_embedded_is_told_before_anything_is_read() {
+fn invalid_embedding_jobs_fail_before_anything_is_read() {
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(9))]), 4);
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(9))]), 4);
     place.write(
         "caption.toml",
-        &embedding_job(PICTURE_JOB, "minilm").replace("\"embed\"", "\"caption\""),
+        &embedding_job(IMAGE_JOB, "minilm").replace("\"embed\"", "\"caption\""),
     );
     place
         .run(&["check", "caption.toml"])
         .expect(2)
-        .complains_of(&["`minilm` does not support `caption`: it generates embeddings"]);
-    place.write("image.toml", &embedding_job(PICTURE_JOB, "minilm"));
-    place.run(&["check", "image.toml"]).expect(2).complains_of(&["`minilm` takes no image"]);
-    place.write("llama.toml", &embedding_job(PICTURE_JOB, "llama"));
+        .stderr_contains(&["`minilm` does not support `caption`: it generates embeddings"]);
+    place.write("image.toml", &embedding_job(IMAGE_JOB, "minilm"));
+    place.run(&["check", "image.toml"]).expect(2).stderr_contains(&["`minilm` takes no image"]);
+    place.write("llama.toml", &embedding_job(IMAGE_JOB, "llama"));
     place
         .run(&["check", "llama.toml"])
         .expect(2)
-        .complains_of(&["`llama` does not support `embed`"]);
-    place.write("both.toml", &embedding_job(PICTURE_JOB, "clip"));
+        .stderr_contains(&["`llama` does not support `embed`"]);
+    place.write("both.toml", &embedding_job(IMAGE_JOB, "clip"));
     let both = ["check", "both.toml", "--set", "source.columns.text=id"];
-    place.run(&both).expect(2).complains_of(&["one input to embed"]);
+    place.run(&both).expect(2).stderr_contains(&["one input to embed"]);
 }

@@ -1,17 +1,17 @@
-//! Cells that hold media as text, rejects as a source, and cells that cannot be followed.
+//! Media encoded as text in cells, rejects as a source, and cells that cannot be resolved.
 
 use std::{fs, io::Write, path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE, Engine};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, text_column, texts, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, text_column, texts, write_table,
 };
 use serde_json::{Value, json};
 
-/// A job over `source`, whose answers go to `out`.
+/// Returns a job over `source` that writes answers to `out`.
 fn job(source: &str, out: &str) -> String {
-    PICTURE_JOB.replace("table.parquet", source).replace("\"out\"", &format!("{out:?}"))
+    IMAGE_JOB.replace("table.parquet", source).replace("\"out\"", &format!("{out:?}"))
 }
 
 /// Writes rows of `id` and `image` as JSON Lines.
@@ -35,7 +35,7 @@ fn data_uris_and_base64_are_media() {
     let place = Workplace::new();
     let shades: Vec<Vec<u8>> = (0..6).map(|n| png(n * 40)).collect();
     let bytes: Vec<_> = shades.iter().cloned().map(Some).collect();
-    write_table(&place.path("table.parquet"), &pictures(&bytes), 10);
+    write_table(&place.path("table.parquet"), &image_table(&bytes), 10);
     place.write("job.toml", &job("table.parquet", "bytes"));
     place.run(&["run", "job.toml"]).expect(0).stdout.clear();
     let expected = text_column(&place.answers("bytes"), "answer");
@@ -66,13 +66,13 @@ fn data_uris_and_base64_are_media() {
         assert!(ended.stdout.contains("answers 6 + rejects 0"), "{source}: {}", ended.stdout);
         assert_eq!(text_column(&place.answers(source), "answer"), expected, "{source}");
     }
-    // `inspect` sees what a run would.
+    // `inspect` detects the same media as a run.
     let told = place.run(&["inspect", "text.jsonl"]).expect(0).stdout;
     assert!(told.contains("image"), "{told}");
 }
 
 #[test]
-fn encoded_media_are_held_to_limits_and_no_message_holds_much_of_them() {
+fn encoded_media_obey_limits_and_messages_quote_little_of_them() {
     let place = Workplace::new();
     let long = "QUJD".repeat(100_000);
     let cells = [
@@ -121,7 +121,7 @@ fn encoded_media_are_held_to_limits_and_no_message_holds_much_of_them() {
 fn rejects_are_a_source_in_every_format() {
     let place = Workplace::new();
     let bytes: Vec<_> = (0..5).map(|n| Some(png(n * 50))).collect();
-    write_table(&place.path("table.parquet"), &pictures(&bytes), 10);
+    write_table(&place.path("table.parquet"), &image_table(&bytes), 10);
     place.write("job.toml", &job("table.parquet", "direct"));
     place.run(&["run", "job.toml"]).expect(0).stdout.clear();
     let direct = place.answers("direct");
@@ -148,7 +148,7 @@ fn rejects_are_a_source_in_every_format() {
 }
 
 #[test]
-fn rejects_that_hold_paths_find_their_media_by_media_dirs() {
+fn rejects_with_paths_find_their_media_through_media_dirs() {
     let place = Workplace::new();
     fs::create_dir_all(place.path("data/img")).unwrap();
     for row in 0..3_u8 {
@@ -167,7 +167,7 @@ fn rejects_that_hold_paths_find_their_media_by_media_dirs() {
 }
 
 #[test]
-fn rejects_of_files_name_their_own_file() {
+fn rejects_of_files_name_the_original_file() {
     let place = Workplace::new();
     fs::create_dir(place.path("pictures")).unwrap();
     for row in 0..4_u8 {
@@ -184,7 +184,7 @@ fn rejects_of_files_name_their_own_file() {
 }
 
 #[test]
-fn a_column_of_shards_may_have_several_extensions() {
+fn a_shard_column_may_list_several_extensions() {
     let place = Workplace::new();
     let write = |name: &str, members: &[(&str, &[u8])]| {
         let mut shard = tar::Builder::new(fs::File::create(place.path(name)).unwrap());
@@ -204,7 +204,7 @@ fn a_column_of_shards_may_have_several_extensions() {
             ("0.txt", b"zero"),
             ("1.jpeg", &images[1]),
             ("1.txt", b"one"),
-            // The first that is named is taken.
+            // The first extension listed wins.
             ("2.png", &images[2]),
             ("2.jpg", &images[3]),
             ("2.txt", b"two"),
@@ -226,7 +226,7 @@ fn a_column_of_shards_may_have_several_extensions() {
     assert_eq!(text_column(&rejects, "legenda_code"), [Some("media_missing".to_owned())]);
 
     let bytes: Vec<_> = [0, 1, 3, 4].map(|n: usize| Some(images[n].clone())).into();
-    write_table(&place.path("table.parquet"), &pictures(&bytes), 10);
+    write_table(&place.path("table.parquet"), &image_table(&bytes), 10);
     place.write("job.toml", &job("table.parquet", "bytes"));
     place.run(&["run", "job.toml"]).expect(0).stdout.clear();
     let direct = place.answers("bytes");
@@ -234,11 +234,11 @@ fn a_column_of_shards_may_have_several_extensions() {
         assert_eq!(text_column(&answers, name), text_column(&direct, name));
     }
     place.write("job.toml", &of_images.replace("jpg;jpeg;png;webp", "tiff;bmp"));
-    place.run(&["check", "job.toml"]).expect(2).complains_of(&["tiff;bmp", "`png`"]);
+    place.run(&["check", "job.toml"]).expect(2).stderr_contains(&["tiff;bmp", "`png`"]);
 }
 
 #[test]
-fn cells_that_lead_into_archives_are_refused_by_name() {
+fn cells_that_point_into_archives_are_refused() {
     let place = Workplace::new();
     let cells =
         [json!("images.zip::a.png"), json!("zip://a.png::https://example.org/b.zip"), json!(null)];
@@ -253,7 +253,7 @@ fn cells_that_lead_into_archives_are_refused_by_name() {
 
 #[cfg(feature = "sql")]
 #[test]
-fn queries_that_count_are_refused_by_check() {
+fn check_refuses_aggregate_queries() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["one", "two"]), 10);
     for (query, named) in [
@@ -266,12 +266,12 @@ fn queries_that_count_are_refused_by_check() {
             "job.toml",
             &TEXT_JOB.replace("[output]", &format!("query = {query:?}\n[output]")),
         );
-        place.run(&["check", "job.toml"]).expect(2).complains_of(&["source.query", named]);
+        place.run(&["check", "job.toml"]).expect(2).stderr_contains(&["source.query", named]);
     }
 }
 
 #[test]
-fn tables_by_every_codec_are_read() {
+fn tables_in_every_compression_codec_are_read() {
     use parquet::{
         arrow::ArrowWriter,
         basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel},

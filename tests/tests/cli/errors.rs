@@ -1,6 +1,8 @@
-//! What is wrong is told before a row is read: the key, the place, the mend, and exit code 2.
+//! Errors are reported before a row is read: the key, the location, the remedy, and exit code 2.
 
-use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, ended, pictures, png, texts, write_table};
+use legenda_tests::{
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, run_command, texts, write_table,
+};
 
 fn workplace() -> Workplace {
     let place = Workplace::new();
@@ -8,19 +10,19 @@ fn workplace() -> Workplace {
     place
 }
 
-/// Checks that a job is refused by `legenda check` and `legenda run` alike, and nothing is written.
+/// Asserts that `legenda check` and `legenda run` both reject a job, and nothing is written.
 fn refused(place: &Workplace, job: &str, args: &[&str], texts: &[&str]) {
     place.write("job.toml", job);
     for command in ["check", "run"] {
         let all: Vec<&str> = [command, "job.toml"].iter().chain(args).copied().collect();
-        place.run(&all).expect(2).complains_of(texts);
+        place.run(&all).expect(2).stderr_contains(texts);
         assert!(!place.path("out").is_dir(), "`{command}` wrote to the output");
     }
 }
 
 #[test]
 fn a_missing_job_file_is_named() {
-    workplace().run(&["run", "none.toml"]).expect(2).complains_of(&["none.toml"]);
+    workplace().run(&["run", "none.toml"]).expect(2).stderr_contains(&["none.toml"]);
 }
 
 #[test]
@@ -34,7 +36,7 @@ fn unknown_keys_and_wrong_types_are_shown() {
 }
 
 #[test]
-fn wrong_overrides_are_named() {
+fn invalid_overrides_are_named() {
     let place = workplace();
     refused(&place, TEXT_JOB, &["--set", "model.slots=many"], &["`model.slots`"]);
     refused(&place, TEXT_JOB, &["--set", "model.slots"], &["key=value"]);
@@ -64,13 +66,13 @@ fn missing_files_and_columns_are_named() {
 #[test]
 fn a_column_of_the_wrong_type_is_named() {
     let place = workplace();
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 10);
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(1))]), 10);
     let job = TEXT_JOB.replace("\"question\"", "\"image\"");
     refused(&place, &job, &[], &["source.columns.text", "`image`", "Binary", "expected text"]);
 }
 
 #[test]
-fn bad_templates_are_named() {
+fn invalid_templates_are_named() {
     let place = workplace();
     let with = |prompt: &str| format!("task.prompt={prompt}");
     refused(&place, TEXT_JOB, &["--set", &with("Say {{ question")], &["task.prompt"]);
@@ -83,7 +85,7 @@ fn bad_templates_are_named() {
 }
 
 #[test]
-fn models_that_cannot_be_used_are_named() {
+fn unusable_models_are_named() {
     let place = workplace();
     refused(&place, TEXT_JOB, &["--set", "model.bundle=nowhere"], &["model.bundle", "nowhere"]);
     std::fs::create_dir(place.path("llama")).unwrap();
@@ -100,46 +102,46 @@ fn a_task_without_its_column_is_named() {
 }
 
 #[test]
-fn the_output_may_not_hold_the_input() {
+fn the_output_may_not_contain_the_input() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let args = ["run", "job.toml", "--set", "output.path=."];
-    place.run(&args).expect(2).complains_of(&["output.path", "table.parquet"]);
+    place.run(&args).expect(2).stderr_contains(&["output.path", "table.parquet"]);
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error_not_a_fallback() {
+fn a_missing_device_is_an_error_without_fallback() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let args = ["run", "job.toml", "--set", "model.device=cuda"];
-    // On a machine with CUDA the run simply works.
+    // On a machine with CUDA the run succeeds.
     let ended = place.run(&args);
     if ended.code != Some(0) {
-        ended.expect(2).complains_of(&["CUDA is not available", "no CUDA device was found"]);
+        ended.expect(2).stderr_contains(&["CUDA is not available", "no CUDA device was found"]);
         place
             .run(&["check", args[1], args[2], args[3]])
             .expect(2)
-            .complains_of(&["CUDA is not available"]);
+            .stderr_contains(&["CUDA is not available"]);
     }
 }
 
 #[test]
-fn a_memory_limit_below_the_model_is_refused_with_what_would_do() {
+fn a_memory_limit_below_the_model_size_is_refused_with_the_minimum() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let args = ["run", "job.toml", "--set", "limits.memory=8MiB"];
-    place.run(&args).expect(2).complains_of(&["limits.memory", "set it to at least"]);
+    place.run(&args).expect(2).stderr_contains(&["limits.memory", "set it to at least"]);
 }
 
 #[test]
-fn onnx_runtime_that_cannot_be_had_names_every_place_and_the_mend() {
+fn a_missing_onnx_runtime_lists_all_search_locations_and_the_remedy() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let mut command = place.command(&["run", "job.toml", "--offline"]);
     command.env("LEGENDA_CACHE", place.path("cache")).env("PATH", place.path("bin"));
     command.env("ORT_DYLIB_PATH", place.path("gone.so"));
-    let ended = ended(&mut command).expect(2);
-    ended.complains_of(&[
+    let ended = run_command(&mut command).expect(2);
+    ended.stderr_contains(&[
         "ORT_DYLIB_PATH",
         "gone.so",
         "beside the program",
@@ -150,7 +152,7 @@ fn onnx_runtime_that_cannot_be_had_names_every_place_and_the_mend() {
 }
 
 #[test]
-fn check_tells_what_a_good_job_would_do() {
+fn check_describes_what_a_valid_job_would_do() {
     let place = workplace();
     place.write("job.toml", TEXT_JOB);
     let told = place.run(&["check", "job.toml"]).expect(0).stdout;
@@ -158,14 +160,14 @@ fn check_tells_what_a_good_job_would_do() {
         assert!(told.contains(text), "no `{text}` in:\n{told}");
     }
     assert!(!place.path("out").is_dir());
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 10);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(1))]), 10);
+    place.write("job.toml", IMAGE_JOB);
     let told = place.run(&["check", "job.toml"]).expect(0).stdout;
     assert!(told.contains("Describe the picture."), "{told}");
 }
 
 #[test]
-fn doctor_tells_what_it_found() {
+fn doctor_reports_what_it_found() {
     let place = workplace();
     let told = place.run(&["doctor"]).expect(0).stdout;
     for text in ["onnxruntime", "providers", "CPUExecutionProvider", "device", "cache", "memory"] {
@@ -176,12 +178,12 @@ fn doctor_tells_what_it_found() {
     assert!(json["library"].is_string(), "{json}");
     let mut lost = place.command(&["doctor", "--offline"]);
     lost.env("LEGENDA_CACHE", place.path("cache")).env("PATH", "").env_remove("ORT_DYLIB_PATH");
-    let lost = ended(&mut lost).expect(2);
-    assert!(lost.stdout.contains("memory"), "what is known is told all the same");
+    let lost = run_command(&mut lost).expect(2);
+    assert!(lost.stdout.contains("memory"), "doctor must report the rest");
 }
 
 #[test]
-fn the_schema_of_job_files_is_json_schema() {
+fn the_job_file_schema_is_a_json_schema() {
     let schema = workplace().run(&["schema", "job"]).expect(0).stdout;
     let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
     assert!(schema["$schema"].as_str().unwrap().contains("json-schema.org"));

@@ -1,4 +1,4 @@
-//! `legenda eval` measures the answers of an output where the right ones are known.
+//! `legenda eval` scores the answers of an output against a reference.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringArray, StringBuilde
 use legenda_tests::{TEXT_JOB, Workplace, text_column, write_table};
 use serde_json::Value;
 
-/// Twelve questions, what the model answers as their right answers but for two, and a row that cannot
-/// be answered.
+/// Twelve questions. The reference contains the model's own answers, except for two wrong ones; one
+/// row cannot be answered.
 fn workplace() -> Workplace {
     let place = Workplace::new();
     let questions: Vec<String> =
@@ -43,7 +43,7 @@ fn put(place: &Workplace, questions: &[String], right: &[Vec<String>]) {
 }
 
 #[test]
-fn answers_are_measured_and_rejects_count_as_wrong() {
+fn answers_are_scored_and_rejects_count_as_wrong() {
     let place = workplace();
     let told = place.run(&["eval", "out", "--reference", "right", "--json"]).expect(0);
     let told: Value = serde_json::from_str(&told.stdout).unwrap();
@@ -64,7 +64,7 @@ fn answers_are_measured_and_rejects_count_as_wrong() {
 #[test]
 fn two_outputs_are_compared_row_by_row() {
     let place = workplace();
-    // The same model, but cut off after one token.
+    // The same model, limited to one token.
     let short = ["run", "job.toml", "--set", "output.path=short", "--set"];
     let short = place.run(&[&short[..], &["generation.max_new_tokens=1"]].concat()).expect(0);
     assert!(short.stdout.contains("answers 11"), "{}", short.stdout);
@@ -74,7 +74,7 @@ fn two_outputs_are_compared_row_by_row() {
         assert!(told.stdout.contains("12 rows in both; unanswered: 1 and 1"), "{}", told.stdout);
         assert!(told.stdout.contains("short minus out"), "{}", told.stdout);
     }
-    // Rows that only one of them has are told of.
+    // Rows that only one output has are reported.
     let few = ["run", "job.toml", "--limit", "5", "--set", "output.path=few"];
     assert!(place.run(&few).expect(0).stdout.contains("rows_in 5"));
     let compared = ["eval", "few", "--reference", "right", "--compare", "out"];
@@ -83,5 +83,5 @@ fn two_outputs_are_compared_row_by_row() {
     place
         .run(&["eval", "out", "--reference", "none"])
         .expect(2)
-        .complains_of(&["no column `none`", "`right`"]);
+        .stderr_contains(&["no column `none`", "`right`"]);
 }

@@ -1,4 +1,4 @@
-//! Folders as people have them: every file is read, rejected, or counted as skipped with a reason.
+//! Real-world folders: every file is read, rejected, or counted as skipped with a reason.
 
 use std::{fs, io::Write, path::Path};
 
@@ -65,7 +65,7 @@ fn every_file_of_a_folder_is_a_row_or_counted() {
 }
 
 #[test]
-fn odd_entries_never_block_a_table() {
+fn odd_folder_entries_never_block_a_table() {
     let place = with_job(TEXT_JOB.trim_start_matches("\nversion = 1\n"));
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", "in"));
     fs::create_dir(place.path("in")).unwrap();
@@ -78,15 +78,15 @@ fn odd_entries_never_block_a_table() {
     assert!(run.stdout.contains("rows_in 3 == answers 3"), "{}", run.stdout);
     assert!(run.stdout.contains("skipped 3 files: 2 empty, 1 damaged"), "{}", run.stdout);
     assert!(run.stdout.contains("damaged.parquet: "), "{}", run.stdout);
-    place.run(&["verify", "out"]).expect(0).complains_of(&[]);
+    place.run(&["verify", "out"]).expect(0).stderr_contains(&[]);
     let strict = ["check", "job.toml", "--set", "source.on_bad_file=stop"];
-    place.run(&strict).expect(2).complains_of(&["damaged.parquet"]);
-    // A file that is alone has nothing to be skipped for.
+    place.run(&strict).expect(2).stderr_contains(&["damaged.parquet"]);
+    // A single file is an error instead of being skipped.
     let alone = ["check", "job.toml", "--set", "source.paths=[\"in/damaged.parquet\"]"];
-    place.run(&alone).expect(2).complains_of(&["damaged.parquet"]);
-    // Answers to a file that is damaged later are not taken for those to one that has gone.
+    place.run(&alone).expect(2).stderr_contains(&["damaged.parquet"]);
+    // If a file becomes damaged, the answers to its rows are kept: it was not deleted.
     write(&place.path("in/a.parquet"), b"PAR1 and no more");
-    place.run(&["run", "job.toml"]).expect(2).complains_of(&["a.parquet"]);
+    place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["a.parquet"]);
     assert_eq!(place.answers("out").num_rows(), 3);
     fs::remove_file(place.path("in/a.parquet")).unwrap();
     let gone = place.run(&["run", "job.toml"]).expect(0);
@@ -94,7 +94,7 @@ fn odd_entries_never_block_a_table() {
 }
 
 #[test]
-fn a_source_that_is_done_stays_so_when_its_first_file_is_bad() {
+fn a_finished_source_stays_finished_if_its_first_file_becomes_unreadable() {
     let place = with_job("");
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", "in"));
     fs::create_dir(place.path("in")).unwrap();
@@ -107,7 +107,7 @@ fn a_source_that_is_done_stays_so_when_its_first_file_is_bad() {
 }
 
 #[test]
-fn a_limit_keeps_no_answers_to_files_that_have_gone() {
+fn a_limit_keeps_no_answers_to_deleted_files() {
     let place = with_job("");
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", "in"));
     fs::create_dir(place.path("in")).unwrap();
@@ -119,7 +119,7 @@ fn a_limit_keeps_no_answers_to_files_that_have_gone() {
 }
 
 #[test]
-fn empty_tables_of_text_are_skipped() {
+fn empty_text_tables_are_skipped() {
     let place = with_job(TEXT_JOB.trim_start_matches("\nversion = 1\n"));
     for (extension, rows, head) in [
         ("csv", "id,question\nr,dog?\n", "id,question\n"),
@@ -141,7 +141,8 @@ mod links {
 
     use super::*;
 
-    /// A folder as DVC, git-annex and the Hub's cache make it: names are links into a store of blobs.
+    /// Creates a folder like DVC, git-annex and the Hub's cache do: file names are links into a
+    /// blob store.
     fn linked() -> Workplace {
         let place = with_job("");
         for dir in ["data/lang=de", "data/lang=en", "blobs"] {
@@ -160,7 +161,7 @@ mod links {
     }
 
     #[test]
-    fn links_to_where_programs_keep_contents_are_followed() {
+    fn links_into_content_stores_are_followed() {
         for (folder, store) in [
             ("hub/snapshots/5f3a", "hub/blobs"),
             ("repo/data", "repo/.dvc/cache/files/md5/aa"),
@@ -190,7 +191,7 @@ mod links {
     }
 
     #[test]
-    fn partitions_follow_the_names_of_links() {
+    fn partitions_come_from_link_names() {
         let place = linked();
         let run = place.run(&["run", "job.toml"]).expect(0);
         assert!(run.stdout.contains("rows_in 3 == answers 3"), "{}", run.stdout);
@@ -200,15 +201,15 @@ mod links {
         let mut languages = text_column(&place.answers("out"), "lang");
         languages.sort();
         assert_eq!(languages, ["de", "de", "en"].map(|lang| Some(lang.to_owned())));
-        place.run(&["verify", "out"]).expect(0).complains_of(&[]);
-        // A target that is not there for now is not a file that has gone.
+        place.run(&["verify", "out"]).expect(0).stderr_contains(&[]);
+        // A temporarily missing link target is not a deleted file.
         fs::rename(place.path("blobs/aa11"), place.path("away")).unwrap();
-        place.run(&["run", "job.toml"]).expect(2).complains_of(&["lang=de"]);
+        place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["lang=de"]);
         assert_eq!(place.answers("out").num_rows(), 3);
     }
 
     #[test]
-    fn an_output_within_the_source_is_found_behind_a_link() {
+    fn an_output_within_the_source_is_detected_through_a_link() {
         let place = with_job("");
         fs::create_dir_all(place.path("real/in")).unwrap();
         write_table(&place.path("real/in/a.parquet"), &texts(&["dog?"]), 10);
@@ -217,11 +218,11 @@ mod links {
             TEXT_JOB.replace("table.parquet", "data/in").replace("\"out\"", "\"data/in/out\"");
         place.write("job.toml", &job);
         drop(place.run(&["run", "job.toml"]).expect(0));
-        place.run(&["run", "job.toml"]).expect(2).complains_of(&["`output.path`"]);
+        place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["`output.path`"]);
     }
 
     #[test]
-    fn sidecars_lie_beside_links_and_not_beside_blobs() {
+    fn sidecars_are_written_next_to_links_and_not_next_to_blobs() {
         let place = with_job(MEDIA_JOB);
         fs::create_dir_all(place.path("in")).unwrap();
         write(&place.path("blobs/aa"), &numbered_png(1));
@@ -244,7 +245,7 @@ mod links {
 }
 
 #[test]
-fn an_output_folder_holds_answers_alone() {
+fn an_output_folder_contains_only_answers() {
     let place = with_job("");
     place.write("job.toml", TEXT_JOB);
     let questions: Vec<String> = (0..10).map(|n| format!("What is {n}?")).collect();
@@ -260,12 +261,12 @@ fn an_output_folder_holds_answers_alone() {
     names.sort();
     assert_eq!(names.len(), 3);
     assert!(names.iter().all(|name| name.len() <= 40), "{names:?}");
-    // Sorted by name, parts are in input order.
+    // Part names sort in input order.
     let ids = names.iter().flat_map(|name| read_table(&place.path("out").join(name)));
     let ids: Vec<_> = ids.flat_map(|rows| text_column(&rows, "id")).flatten().collect();
     let expected = (0..10).filter(|row| *row != 3).map(|row| format!("row-{row}"));
     assert_eq!(ids, expected.collect::<Vec<_>>());
-    // A job over the folder that has both reads answers alone.
+    // A job over the folder that contains both reads only the answers.
     let again = TEXT_JOB.replace("table.parquet", ".").replace("\"out\"", "\"second/out\"");
     fs::create_dir(place.path("only")).unwrap();
     for name in ["out", "out.legenda"] {
@@ -280,12 +281,12 @@ fn an_output_folder_holds_answers_alone() {
 }
 
 #[test]
-fn an_output_that_was_begun_within_one_folder_stays_so() {
+fn an_output_in_the_single_folder_layout_keeps_it() {
     let place = with_job("");
     place.write("job.toml", TEXT_JOB);
     write_table(&place.path("table.parquet"), &texts(&["dog?", "", "cow?", "hen?", "cat?"]), 2);
     drop(place.run(&["run", "job.toml", "--limit", "2"]).expect(0));
-    // As version 0.1 laid it out.
+    // The layout of version 0.1.
     fs::rename(place.path("out.legenda/rejects"), place.path("out/rejects")).unwrap();
     fs::rename(place.path("out.legenda"), place.path("out/_legenda")).unwrap();
     let run = place.run(&["run", "job.toml"]).expect(0);
@@ -296,7 +297,7 @@ fn an_output_that_was_begun_within_one_folder_stays_so() {
     assert_eq!(fs::read_dir(place.path("out/rejects")).unwrap().count(), 1);
     let verified = place.run(&["verify", "out"]).expect(0);
     assert!(verified.stdout.contains("verified"), "{}", verified.stdout);
-    // A job over it reads its answers alone.
+    // A job over it reads only its answers.
     let again = TEXT_JOB.replace("table.parquet", "out").replace("\"out\"\nspan", "\"two\"\nspan");
     place.write("again.toml", &again);
     let run = place.run(&["run", "again.toml", "--set", "output.columns=[\"id\"]"]).expect(0);

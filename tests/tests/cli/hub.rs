@@ -1,4 +1,4 @@
-//! Models of the Hub, fetched by the real binary from a Hub in this process.
+//! Hub models, downloaded by the real binary from a Hub in this process.
 
 use std::{
     fs,
@@ -8,30 +8,30 @@ use std::{
 };
 
 use legenda_tests::{
-    TEXT_JOB, Workplace, ended,
+    TEXT_JOB, Workplace,
     hub::{COMMIT, Fault, HubServer, TOKEN},
     python::run_script,
-    references::{AS_LONG, bundle, questions},
-    text_column, texts, write_table,
+    references::{REFERENCE_LENGTH, bundle, questions},
+    run_command, text_column, texts, write_table,
 };
 use serde_json::Value;
 
 const MODEL: &str = "hf://owner/model";
 
 #[test]
-fn a_model_is_fetched_over_https_where_the_certificate_is_known() {
+fn a_model_is_downloaded_over_https_if_the_certificate_is_trusted() {
     println!("{}", run_script("hub_https.py", &[]));
 }
 
-/// Writes a table of questions and a job that asks the model of the Hub.
+/// Writes a table of questions and a job that uses the Hub's model.
 fn job(place: &Workplace, questions: &[String]) {
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     write_table(&place.path("table.parquet"), &texts(&questions), 4);
-    let model = format!("[model]\nbundle = \"{MODEL}\"\n{AS_LONG}");
+    let model = format!("[model]\nbundle = \"{MODEL}\"\n{REFERENCE_LENGTH}");
     place.write("job.toml", &format!("{TEXT_JOB}{model}"));
 }
 
-/// The files of `folder`, read whole, but for the model's own.
+/// Appends the content of all files under `folder`, except the model's own.
 fn written(folder: &Path, all: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -44,20 +44,21 @@ fn written(folder: &Path, all: &mut String) {
 }
 
 #[test]
-fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
+fn a_hub_model_is_downloaded_once_and_then_used_without_network() {
     let (questions, answers) = questions("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
-    hub.want_token();
+    hub.require_token();
     job(&place, &questions);
-    let told =
-        ended(hub.command(&place, &["-vv", "run", "job.toml"]).env("HF_TOKEN", TOKEN)).expect(0);
+    let told = run_command(hub.command(&place, &["-vv", "run", "job.toml"]).env("HF_TOKEN", TOKEN))
+        .expect(0);
     assert_eq!(text_column(&place.answers("out"), "answer"), answers);
-    told.complains_of(&["fetched onnx/model.onnx (196.1KiB)", "owner/model"]);
+    told.stderr_contains(&["fetched onnx/model.onnx (196.1KiB)", "owner/model"]);
 
-    let asked = hub.asked();
-    let (second, first): (Vec<_>, Vec<_>) = asked.into_iter().partition(|asked| asked.at_second);
-    assert_eq!(second.len(), 1, "the graph lies at the second address: {second:?}");
-    assert_eq!(second[0].authorization, None, "another host sees no token");
+    let asked = hub.requests();
+    let (second, first): (Vec<_>, Vec<_>) =
+        asked.into_iter().partition(|asked| asked.at_second_host);
+    assert_eq!(second.len(), 1, "expected only the graph at the second host: {second:?}");
+    assert_eq!(second[0].authorization, None, "the second host received the token");
     let bearer = format!("Bearer {TOKEN}");
     assert!(first.iter().all(|asked| asked.authorization.as_ref() == Some(&bearer)));
     let paths: Vec<&str> = first.iter().map(|asked| asked.path.as_str()).collect();
@@ -72,55 +73,60 @@ fn a_job_asks_a_model_of_the_hub_and_needs_no_network_again() {
         "/tokenizer_config.json",
         "/onnx/model.onnx",
     ];
-    assert_eq!(files, needed, "and the graph in f16 is not among them");
+    assert_eq!(files, needed, "the f16 graph must not be downloaded");
 
     let mut everything = format!("{}{}", told.stdout, told.stderr);
     written(&place.path("out"), &mut everything);
     written(&place.path("hf"), &mut everything);
-    assert!(!everything.contains("hf_ThisIs"), "the token is told nowhere");
-    assert!(!everything.contains("signature=hidden"), "nor is a signed address");
+    assert!(!everything.contains("hf_ThisIs"), "the token is shown");
+    assert!(!everything.contains("signature=hidden"), "a signed URL is shown");
 
-    // Nothing more is asked offline, by the switch or by the variable.
+    // Offline runs, by option or environment variable, send no requests.
     let offline = ["run", "job.toml", "--offline", "--set", "output.path=again"];
-    ended(&mut hub.command(&place, &offline)).expect(0).complains_of(&["owner/model"]);
+    run_command(&mut hub.command(&place, &offline)).expect(0).stderr_contains(&["owner/model"]);
     assert_eq!(text_column(&place.answers("again"), "answer"), answers);
-    drop(ended(hub.command(&place, &["check", "job.toml"]).env("HF_HUB_OFFLINE", "1")).expect(0));
-    // A Hub that is down is as good as offline, where the cache has what is needed.
-    let down =
-        ended(hub.command(&place, &["check", "job.toml"]).env("HF_ENDPOINT", "http://127.0.0.1:9"));
-    down.expect(0).complains_of(&["Hub unreachable; using the cache"]);
-    assert_eq!(hub.asked(), []);
+    drop(
+        run_command(hub.command(&place, &["check", "job.toml"]).env("HF_HUB_OFFLINE", "1"))
+            .expect(0),
+    );
+    // If the Hub is unreachable, a cached model is used as with `--offline`.
+    let down = run_command(
+        hub.command(&place, &["check", "job.toml"]).env("HF_ENDPOINT", "http://127.0.0.1:9"),
+    );
+    down.expect(0).stderr_contains(&["Hub unreachable; using the cache"]);
+    assert_eq!(hub.requests(), []);
 }
 
 #[test]
-fn a_precision_is_fetched_alone_and_is_another_run() {
+fn only_the_chosen_precision_is_downloaded_and_it_is_a_different_run() {
     let (questions, answers) = questions("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     job(&place, &questions);
     let half = ["run", "job.toml", "--set", "model.precision=fp16"];
-    drop(ended(&mut hub.command(&place, &half)).expect(0));
+    drop(run_command(&mut hub.command(&place, &half)).expect(0));
     assert_eq!(text_column(&place.answers("out"), "answer"), answers);
-    let files = hub.files_asked();
+    let files = hub.requested_files();
     assert!(files.contains(&"onnx/model_fp16.onnx".to_owned()), "{files:?}");
     assert!(!files.contains(&"onnx/model.onnx".to_owned()), "{files:?}");
 
-    // The tokens are those of the whole weights; that the halves were run is seen in the scores.
+    // The tokens match those of full precision; the scores show that half precision ran.
     let whole = ["run", "job.toml", "--set", "output.path=whole"];
-    drop(ended(&mut hub.command(&place, &whole)).expect(0));
+    drop(run_command(&mut hub.command(&place, &whole)).expect(0));
     let scores = |output: &str| format!("{:?}", place.answers(output)["legenda_logprob_mean"]);
     assert_ne!(scores("out"), scores("whole"));
 
-    // What is committed is of another precision.
-    let other = ended(&mut hub.command(&place, &["run", "job.toml"])).expect(2);
-    other.complains_of(&["model.precision"]);
-    let none =
-        ended(&mut hub.command(&place, &["check", "job.toml", "--set", "model.precision=q4"]));
-    none.expect(2).complains_of(&["requests `model` in q4, available: fp32, fp16"]);
+    // The committed answers use another precision.
+    let other = run_command(&mut hub.command(&place, &["run", "job.toml"])).expect(2);
+    other.stderr_contains(&["model.precision"]);
+    let none = run_command(
+        &mut hub.command(&place, &["check", "job.toml", "--set", "model.precision=q4"]),
+    );
+    none.expect(2).stderr_contains(&["requests `model` in q4, available: fp32, fp16"]);
 }
 
-/// As repositories of onnxruntime-genai have a folder for each device and precision.
+/// onnxruntime-genai repositories have one folder per device and precision.
 #[test]
-fn a_folder_of_a_repository_may_be_the_model() {
+fn a_model_may_be_a_folder_of_a_repository() {
     let (questions, answers) = questions("llama");
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"] {
@@ -130,48 +136,54 @@ fn a_folder_of_a_repository_may_be_the_model() {
     job(&place, &questions);
     let model = format!("model.bundle={MODEL}/cpu/int4");
     let run = ["run", "job.toml", "--set", &model];
-    let told = ended(&mut hub.command(&place, &run)).expect(0);
-    told.complains_of(&["owner/model/cpu/int4 on cpu"]);
+    let told = run_command(&mut hub.command(&place, &run)).expect(0);
+    told.stderr_contains(&["owner/model/cpu/int4 on cpu"]);
     assert_eq!(text_column(&place.answers("out"), "answer"), answers);
-    let files = hub.files_asked();
+    let files = hub.requested_files();
     assert!(files.iter().all(|file| file.starts_with("cpu/int4/")), "{files:?}");
-    // It is known by its folder too, and found again without the network.
+    // The folder is part of the model's identity and is found in the cache without network access.
     let again = [&run[..], &["--offline", "--set", "output.path=again"]].concat();
-    drop(ended(&mut hub.command(&place, &again)).expect(0));
+    drop(run_command(&mut hub.command(&place, &again)).expect(0));
     let plan = fs::read_to_string(place.path("again.legenda/plan.json")).unwrap();
     assert!(plan.contains(&format!("{COMMIT}/cpu/int4:fp32")), "{plan}");
     let none = format!("model.bundle={MODEL}/gpu");
-    let none = ended(&mut hub.command(&place, &["check", "job.toml", "--set", &none])).expect(2);
-    none.complains_of(&["folder `gpu` in `hf://owner/model` was not found"]);
+    let none =
+        run_command(&mut hub.command(&place, &["check", "job.toml", "--set", &none])).expect(2);
+    none.stderr_contains(&["folder `gpu` in `hf://owner/model` was not found"]);
 }
 
 #[test]
-fn a_commit_that_was_looked_at_is_not_asked_for_again() {
+fn a_listed_commit_is_not_requested_again() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     let model = format!("{MODEL}@{COMMIT}");
-    drop(ended(&mut hub.command(&place, &["models", "pull", &model])).expect(0));
-    assert!(!hub.asked().is_empty());
-    let told = ended(&mut hub.command(&place, &["models", "pull", &model, "--json"])).expect(0);
+    drop(run_command(&mut hub.command(&place, &["models", "pull", &model])).expect(0));
+    assert!(!hub.requests().is_empty());
+    let told =
+        run_command(&mut hub.command(&place, &["models", "pull", &model, "--json"])).expect(0);
     let told: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(told["files_fetched"], 0);
     assert_eq!(told["revision"], format!("{COMMIT}:fp32"));
-    assert_eq!(hub.asked(), []);
+    assert_eq!(hub.requests(), []);
 }
 
 #[test]
-fn a_connection_that_breaks_is_taken_up_where_it_broke() {
+fn a_broken_download_resumes_where_it_broke() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.fault("onnx/model.onnx", Fault::Cut { times: 2, after_bytes: 60_000 });
-    let told = ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0);
-    told.complains_of(&["fetch failed; retrying"]);
-    let starts: Vec<_> =
-        hub.asked().iter().filter(|asked| asked.at_second).map(|asked| asked.range_start).collect();
+    let told = run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0);
+    told.stderr_contains(&["fetch failed; retrying"]);
+    let starts: Vec<_> = hub
+        .requests()
+        .iter()
+        .filter(|asked| asked.at_second_host)
+        .map(|asked| asked.range_start)
+        .collect();
     assert_eq!(starts, [None, Some(60_000), Some(120_000)]);
-    drop(ended(&mut hub.command(&place, &["models", "check", MODEL, "--offline"])).expect(0));
+    drop(run_command(&mut hub.command(&place, &["models", "check", MODEL, "--offline"])).expect(0));
 }
 
 #[test]
-fn a_killed_fetch_goes_on_in_the_next() {
+fn a_killed_download_resumes_in_the_next_run() {
     for fault in [None, Some(Fault::NoRanges)] {
         let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
         hub.fault("onnx/model.onnx", Fault::Hang { after_bytes: 100_000 });
@@ -187,26 +199,26 @@ fn a_killed_fetch_goes_on_in_the_next() {
         };
         let start = Instant::now();
         while !begun() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the fetch does not begin");
+            assert!(start.elapsed() < Duration::from_secs(60), "the download did not start");
             thread::sleep(Duration::from_millis(20));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        hub.mend();
+        hub.clear_faults();
         if let Some(fault) = fault {
             hub.fault("onnx/model.onnx", fault);
         }
-        drop(hub.asked());
-        drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
+        drop(hub.requests());
+        drop(run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
         let starts: Vec<_> = hub
-            .asked()
+            .requests()
             .iter()
-            .filter(|asked| asked.at_second)
+            .filter(|asked| asked.at_second_host)
             .map(|asked| asked.range_start)
             .collect();
         assert_eq!(starts, [Some(100_000)]);
-        let told =
-            ended(&mut hub.command(&place, &["models", "check", MODEL, "--offline"])).expect(0);
+        let told = run_command(&mut hub.command(&place, &["models", "check", MODEL, "--offline"]))
+            .expect(0);
         assert!(told.stdout.contains("tokens/s"), "{}", told.stdout);
     }
 }
@@ -215,42 +227,43 @@ fn a_killed_fetch_goes_on_in_the_next() {
 fn a_damaged_file_is_not_kept() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.fault("onnx/model.onnx", Fault::Damage);
-    let told = ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(4);
-    told.complains_of(&["failed to verify `onnx/model.onnx` of `hf://owner/model`", "SHA-256"]);
-    hub.mend();
-    drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
+    let told = run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(4);
+    told.stderr_contains(&["failed to verify `onnx/model.onnx` of `hf://owner/model`", "SHA-256"]);
+    hub.clear_faults();
+    drop(run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn access_errors_include_a_remedy() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
-    let pull = |model: &str| ended(&mut hub.command(&place, &["models", "pull", model]));
+    let pull = |model: &str| run_command(&mut hub.command(&place, &["models", "pull", model]));
     pull("hf://owner/none")
         .expect(2)
-        .complains_of(&["model `hf://owner/none` was not found on the Hub"]);
+        .stderr_contains(&["model `hf://owner/none` was not found on the Hub"]);
     pull("hf://owner/model@v9")
         .expect(2)
-        .complains_of(&["model `hf://owner/model@v9` was not found"]);
-    pull("hf://a/../c").expect(2).complains_of(&["expected `hf://owner/name`"]);
-    pull("legenda-tiny").expect(2).complains_of(&["is a local model"]);
-    hub.want_token();
+        .stderr_contains(&["model `hf://owner/model@v9` was not found"]);
+    pull("hf://a/../c").expect(2).stderr_contains(&["expected `hf://owner/name`"]);
+    pull("legenda-tiny").expect(2).stderr_contains(&["is a local model"]);
+    hub.require_token();
     pull(MODEL)
         .expect(2)
-        .complains_of(&["denied access to `hf://owner/model` (HTTP 401)", "set `HF_TOKEN`"]);
-    let wrong = ended(hub.command(&place, &["models", "pull", MODEL]).env("HF_TOKEN", "hf_wrong"));
+        .stderr_contains(&["denied access to `hf://owner/model` (HTTP 401)", "set `HF_TOKEN`"]);
+    let wrong =
+        run_command(hub.command(&place, &["models", "pull", MODEL]).env("HF_TOKEN", "hf_wrong"));
     assert!(!wrong.stderr.contains("hf_wrong"), "{}", wrong.stderr);
-    wrong.expect(2).complains_of(&["the account of the token in `HF_TOKEN` has access"]);
+    wrong.expect(2).stderr_contains(&["the account of the token in `HF_TOKEN` has access"]);
     let mut down = hub.command(&place, &["models", "pull", MODEL]);
-    let down = ended(down.env("HF_ENDPOINT", "http://127.0.0.1:9")).expect(4);
-    down.complains_of(&["failed to fetch model `hf://owner/model`", "run the command again"]);
+    let down = run_command(down.env("HF_ENDPOINT", "http://127.0.0.1:9")).expect(4);
+    down.stderr_contains(&["failed to fetch model `hf://owner/model`", "run the command again"]);
 }
 
 #[test]
-fn offline_names_the_file_and_what_fetches_it() {
+fn offline_errors_name_the_file_and_the_download_command() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     job(&place, &["x".to_owned()]);
-    let run = |args: &[&str]| ended(&mut hub.command(&place, args));
-    run(&["check", "job.toml", "--offline"]).expect(2).complains_of(&[
+    let run = |args: &[&str]| run_command(&mut hub.command(&place, args));
+    run(&["check", "job.toml", "--offline"]).expect(2).stderr_contains(&[
         "`config.json` of `hf://owner/model` is not in the cache",
         "`--offline` is given",
         "run: legenda models pull hf://owner/model",
@@ -258,28 +271,28 @@ fn offline_names_the_file_and_what_fetches_it() {
     drop(run(&["models", "pull", MODEL]).expect(0));
     run(&["check", "job.toml", "--offline", "--set", "model.precision=fp16"])
         .expect(2)
-        .complains_of(&[
+        .stderr_contains(&[
             "`onnx/model_fp16.onnx` of",
             "legenda models pull hf://owner/model --precision fp16",
         ]);
 }
 
 #[test]
-fn weights_outside_a_graph_are_fetched_with_it() {
-    // A layout with one config of its own, and weights in `model.onnx.data`.
+fn external_weights_are_downloaded_with_their_graph() {
+    // A layout with its own config and weights in `model.onnx.data`.
     let (questions, answers) = questions("llama_gqa");
     let (hub, place) = (HubServer::start(&bundle("llama_gqa")), Workplace::new());
     hub.put("model.onnx.data_of_something_else", b"not needed");
     job(&place, &questions);
-    drop(ended(&mut hub.command(&place, &["run", "job.toml"])).expect(0));
+    drop(run_command(&mut hub.command(&place, &["run", "job.toml"])).expect(0));
     assert_eq!(text_column(&place.answers("out"), "answer"), answers);
-    let files = hub.files_asked();
+    let files = hub.requested_files();
     assert!(files.contains(&"model.onnx.data".to_owned()), "{files:?}");
     assert!(!files.contains(&"model.onnx.data_of_something_else".to_owned()), "{files:?}");
 }
 
 #[test]
-fn each_family_says_what_it_needs() {
+fn each_wiring_downloads_only_its_files() {
     for (name, graphs) in [
         ("t5", ["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"].as_slice()),
         ("whisper", &["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"]),
@@ -307,46 +320,53 @@ fn each_family_says_what_it_needs() {
         ),
     ] {
         let (hub, place) = (HubServer::start(&bundle(name)), Workplace::new());
-        drop(ended(&mut hub.command(&place, &["models", "show", MODEL])).expect(0));
-        let files = hub.files_asked();
-        assert!(!files.iter().any(|file| file.contains(".onnx")), "only to be shown: {files:?}");
-        drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
-        let mut files = hub.files_asked();
+        drop(run_command(&mut hub.command(&place, &["models", "show", MODEL])).expect(0));
+        let files = hub.requested_files();
+        assert!(
+            !files.iter().any(|file| file.contains(".onnx")),
+            "graphs must not be downloaded: {files:?}"
+        );
+        drop(run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
+        let mut files = hub.requested_files();
         files.retain(|file| file.contains(".onnx"));
         assert_eq!(files, graphs, "{name}");
         let check = ["models", "check", MODEL, "--offline", "--device", "cpu"];
-        let told = ended(&mut hub.command(&place, &check)).expect(0);
+        let told = run_command(&mut hub.command(&place, &check)).expect(0);
         assert!(told.stdout.contains("s/s)"), "{name}: {}", told.stdout);
     }
 }
 
 #[test]
-fn the_cache_is_that_of_huggingface_hub() {
+fn the_cache_is_shared_with_huggingface_hub() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
-    drop(ended(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
+    drop(run_command(&mut hub.command(&place, &["models", "pull", MODEL])).expect(0));
     let repo = place.path("hf/hub/models--owner--model");
     assert_eq!(fs::read_to_string(repo.join("refs/main")).unwrap(), COMMIT);
     let graph = repo.join("snapshots").join(COMMIT).join("onnx/model.onnx");
     assert!(fs::read_link(&graph).unwrap().starts_with("../../../blobs"));
     assert_eq!(fs::read(&graph).unwrap(), fs::read(bundle("llama/onnx/model.onnx")).unwrap());
-    // What another program has put there is taken, though nobody has asked what the model holds.
+    // Files downloaded by other programs are used, even without Legenda's listing of the
+    // repository.
     fs::remove_dir_all(repo.join(".legenda")).unwrap();
-    drop(hub.asked());
-    drop(ended(&mut hub.command(&place, &["models", "check", MODEL, "--offline"])).expect(0));
-    assert_eq!(hub.asked(), []);
-    // The folder of a snapshot is a bundle too, its links lead to blobs.
+    drop(hub.requests());
+    drop(run_command(&mut hub.command(&place, &["models", "check", MODEL, "--offline"])).expect(0));
+    assert_eq!(hub.requests(), []);
+    // A snapshot folder is also a bundle; its links lead to blobs.
     let folder = graph.parent().unwrap().parent().unwrap().to_str().unwrap();
-    drop(ended(&mut hub.command(&place, &["models", "show", folder])).expect(0));
+    drop(run_command(&mut hub.command(&place, &["models", "show", folder])).expect(0));
 }
 
 #[test]
 fn models_are_listed_and_shown() {
     let (hub, place) = (HubServer::start(&bundle("llama")), Workplace::new());
     hub.put("README.md", b"---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n");
-    let run = |args: &[&str]| ended(&mut hub.command(&place, args)).expect(0).stdout;
+    let run = |args: &[&str]| run_command(&mut hub.command(&place, args)).expect(0).stdout;
     let shown: Value = serde_json::from_str(&run(&["models", "show", MODEL, "--json"])).unwrap();
-    let files = hub.files_asked();
-    assert!(!files.iter().any(|file| file.ends_with(".onnx")), "no graph is fetched: {files:?}");
+    let files = hub.requested_files();
+    assert!(
+        !files.iter().any(|file| file.ends_with(".onnx")),
+        "graphs must not be downloaded: {files:?}"
+    );
     assert_eq!(shown["architecture"], "LlamaForCausalLM");
     assert_eq!(shown["licence"], "apache-2.0");
     assert_eq!(shown["context_tokens"], 512);
@@ -355,7 +375,7 @@ fn models_are_listed_and_shown() {
     assert_eq!(precisions[0]["precision"], "fp32");
     assert_eq!(precisions[0]["taken"], true);
     assert_eq!(precisions[1]["bytes"], 113_875);
-    assert_eq!(shown["dialect"], Value::Null, "the graph is not here");
+    assert_eq!(shown["dialect"], Value::Null, "the graph is not downloaded");
 
     let only_embedded = run(&["models", "list"]);
     assert!(only_embedded.contains("legenda-tiny") && !only_embedded.contains("hf://"));
@@ -374,7 +394,7 @@ fn models_are_listed_and_shown() {
 }
 
 #[test]
-fn the_embedded_model_is_checked_at_every_task() {
+fn models_check_runs_every_task_of_the_embedded_model() {
     let place = Workplace::new();
     let told =
         place.run(&["models", "check", "legenda-tiny", "--device", "cpu", "--json"]).expect(0);
@@ -399,12 +419,12 @@ fn the_embedded_model_is_checked_at_every_task() {
 }
 
 #[test]
-fn a_model_that_cannot_be_opened_ends_with_2() {
+fn a_model_that_cannot_be_opened_exits_with_2() {
     let place = Workplace::new();
     for command in ["show", "check"] {
         place
             .run(&["models", command, "no/such/folder"])
             .expect(2)
-            .complains_of(&["no/such/folder"]);
+            .stderr_contains(&["no/such/folder"]);
     }
 }

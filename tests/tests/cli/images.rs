@@ -1,4 +1,4 @@
-//! Images are read as Pillow reads them, and those that are not read are rejected by their name.
+//! Images decode to the pixels that Pillow produces; an error names each unsupported format.
 //!
 //! `tests/references/images.parquet` was made by `tests/references/make_images.py` with Pillow.
 
@@ -9,12 +9,12 @@ use arrow::{
     datatypes::Int64Type,
 };
 use legenda_pipeline::media::image::PendingImage;
-use legenda_tests::{PICTURE_JOB, Workplace, read_table, repository, text_column, write_table};
+use legenda_tests::{IMAGE_JOB, Workplace, read_table, repository, text_column, write_table};
 
 const PIXELS_MAX: u64 = 1 << 24;
 
 #[test]
-fn images_have_the_pixels_that_pillow_reads() {
+fn images_have_the_pixels_that_pillow_decodes() {
     let mut unlike = Vec::new();
     let mut n_images = 0;
     for batch in read_table(&repository().join("tests/references/images.parquet")) {
@@ -28,7 +28,7 @@ fn images_have_the_pixels_that_pillow_reads() {
             let bytes = column("image").as_binary::<i32>().value(row);
             let expected = column("rgb").as_binary::<i32>().value(row);
             match PendingImage::open(bytes, PIXELS_MAX).and_then(PendingImage::decode) {
-                // Nobody has to have libheif.
+                // libheif is optional.
                 Err(error) if error.to_string().contains("without libheif installed") => {}
                 Err(error) => unlike.push(format!("{id}: {error}")),
                 Ok(image) => {
@@ -53,7 +53,7 @@ fn images_have_the_pixels_that_pillow_reads() {
 }
 
 #[test]
-fn rows_of_formats_that_are_not_read_are_rejected_by_name() {
+fn rows_of_unsupported_formats_are_rejected_by_name() {
     let cells: [(&[u8], &str); 6] = [
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 is not supported"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported"),
@@ -67,7 +67,7 @@ fn rows_of_formats_that_are_not_read_are_rejected_by_name() {
     let columns = [("id", Arc::new(ids) as ArrayRef), ("image", Arc::new(images) as ArrayRef)];
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 4);
-    place.write("job.toml", PICTURE_JOB);
+    place.write("job.toml", IMAGE_JOB);
     drop(place.run(&["run", "job.toml"]).expect(0));
     let rejects = place.rejects("out");
     let [codes, messages] =

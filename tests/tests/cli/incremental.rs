@@ -1,4 +1,4 @@
-//! A job over a source that grows: only what is new is read.
+//! Jobs over a growing source: only new rows are read.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -8,11 +8,11 @@ use arrow::{
 };
 use legenda_tests::{
     TEXT_JOB, Workplace,
-    bucket::{BucketServer, bucket_with_pictures},
-    pictures, png, read_table, text_column, texts, write_table,
+    bucket::{BucketServer, bucket_with_images},
+    image_table, png, read_table, text_column, texts, write_table,
 };
 
-/// The bytes that a run says it has read of the source for rows, and to plan, as they are printed.
+/// Returns the printed byte counts of a run: source bytes read for rows, and for planning.
 fn bytes_read(stdout: &str) -> (String, String) {
     let line = stdout.lines().find(|line| line.contains(" of the source, and ")).unwrap();
     let (rows, plan) = line.split_once(" of the source, and ").unwrap();
@@ -22,13 +22,13 @@ fn bytes_read(stdout: &str) -> (String, String) {
 
 fn put_table(place: &Workplace, bucket: &BucketServer, name: &str, n_rows: u8) {
     let cells: Vec<_> = (0..n_rows).map(|row| Some(png(row))).collect();
-    write_table(&place.path("t.parquet"), &pictures(&cells), 8);
+    write_table(&place.path("t.parquet"), &image_table(&cells), 8);
     bucket.put(&format!("tables/{name}.parquet"), &fs::read(place.path("t.parquet")).unwrap());
 }
 
 #[test]
-fn a_growing_bucket_is_read_where_it_is_new() {
-    let (place, bucket) = bucket_with_pictures(16);
+fn only_new_files_of_a_growing_bucket_are_read() {
+    let (place, bucket) = bucket_with_images(16);
     put_table(&place, &bucket, "u", 16);
     let query = "source.query=SELECT * FROM source WHERE id <> 'row-3'";
     let query: &[&str] = if cfg!(feature = "sql") { &["--set", query] } else { &[] };
@@ -37,7 +37,7 @@ fn a_growing_bucket_is_read_where_it_is_new() {
     let first = bucket.run(&place, &asked).expect(0);
     assert!(first.stdout.contains(&format!("rows_in {}", n_rows(2))), "{}", first.stdout);
 
-    // A third file: of the two others neither rows nor, but for the first, footers are read.
+    // A third file is added: of the other two, no rows are read, and only the footer of the first.
     put_table(&place, &bucket, "v", 16);
     let sent_before = bucket.sent_bytes();
     let second = bucket.run(&place, &asked).expect(0);
@@ -54,7 +54,7 @@ fn a_growing_bucket_is_read_where_it_is_new() {
     assert_eq!(bytes_read(&third.stdout).0, "0B", "{}", third.stdout);
     assert!(third.stdout.contains(&format!("rows_in {all}")), "{}", third.stdout);
 
-    // A file that changes is done again, one that goes takes its answers with it.
+    // A changed file is processed again; the answers of a deleted file are removed.
     put_table(&place, &bucket, "u", 8);
     bucket.clear("tables/v.parquet");
     let fourth = bucket.run(&place, &asked).expect(0);
@@ -85,7 +85,7 @@ fn questions(place: &Workplace) -> Vec<String> {
 }
 
 #[test]
-fn a_job_says_what_is_done_again() {
+fn source_incremental_selects_the_rows_to_process_again() {
     let place = workplace(&[("a", &["a one"]), ("b", &["b one", "b two"])]);
     let run = |incremental: &str| {
         let key = format!("source.incremental={incremental}");
@@ -98,14 +98,14 @@ fn a_job_says_what_is_done_again() {
     fs::remove_file(place.path("a.parquet")).unwrap();
     put_texts(&place, "b", &["b three"]);
     put_texts(&place, "c", &["c one"]);
-    // Only the new file is done, and nothing goes.
+    // Only the new file is processed, and no answers are removed.
     assert!(run("new").contains("1 row in"));
     assert_eq!(questions(&place), ["a one", "b one", "b two", "c one"]);
     assert!(run("new").contains("0 rows in"));
     // The output follows the source.
     assert!(run("changed").contains("1 row in"));
     assert_eq!(questions(&place), ["b three", "c one"]);
-    // Everything, every time.
+    // All rows are processed every time.
     for _ in 0..2 {
         assert!(run("all").contains("2 rows in"));
         assert_eq!(questions(&place), ["b three", "c one"]);
@@ -113,7 +113,7 @@ fn a_job_says_what_is_done_again() {
 }
 
 #[test]
-fn answers_of_another_job_are_kept_or_done_again() {
+fn stale_answers_are_kept_or_redone() {
     let place = workplace(&[("a", &["a one", "a two"])]);
     let told = place.run(&["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("2 rows in"), "{}", told.stdout);
@@ -122,7 +122,7 @@ fn answers_of_another_job_are_kept_or_done_again() {
         let asked = ["run", "job.toml", "--set", "task.prompt=Say {{ text }}"];
         place.run(&[&asked[..], stale].concat())
     };
-    run(&[]).expect(2).complains_of(&["task.prompt", "--stale"]);
+    run(&[]).expect(2).stderr_contains(&["task.prompt", "--stale"]);
     let kept = run(&["--stale", "keep"]).expect(0);
     assert!(kept.stdout.contains("1 row in"), "{}", kept.stdout);
     assert!(kept.stdout.contains("rows_in 3 == answers 3"), "{}", kept.stdout);
@@ -134,14 +134,14 @@ fn answers_of_another_job_are_kept_or_done_again() {
     let redone = run(&["--stale", "redo"]).expect(0);
     assert!(redone.stdout.contains("2 rows in"), "{}", redone.stdout);
     assert_eq!(questions(&place), ["a one", "a two", "b one"]);
-    // What makes other columns cannot stand beside what is there.
+    // A job with other columns cannot share the output.
     place
         .run(&["run", "job.toml", "--stale", "keep", "--set", "output.columns=[\"id\"]"])
         .expect(2)
-        .complains_of(&["output.columns: not set", "--stale redo"]);
+        .stderr_contains(&["output.columns: not set", "--stale redo"]);
 }
 
-/// The types of a column in the parts of an output, in the order of their names.
+/// Returns the type of a column in each part, in the order of part names.
 fn types_of(place: &Workplace, column: &str) -> Vec<DataType> {
     let mut parts: Vec<PathBuf> =
         fs::read_dir(place.path("out")).unwrap().map(|part| part.unwrap().path()).collect();
@@ -159,7 +159,7 @@ fn table_of(ids: ArrayRef) -> RecordBatch {
 }
 
 #[test]
-fn columns_of_files_that_are_done_stay_those_of_the_table() {
+fn new_files_keep_the_column_types_of_committed_ones() {
     type Writes = fn(&Workplace, &str, &str);
     let csv: Writes = |place, name, id| {
         place.write(&format!("{name}.csv"), &format!("id,question\n{id},what?\n"));
@@ -189,19 +189,19 @@ fn columns_of_files_that_are_done_stay_those_of_the_table() {
         }
         let _first = place.run(&["run", "job.toml"]).expect(0);
         assert_eq!(types_of(&place, "id"), vec![wide.clone(); 3], "{extension}");
-        // Of the table, which has a file of each kind, only the first is read again.
+        // Only the first of the committed files is read again, for the table's types.
         write(&place, "d", "4");
         let second = place.run(&["run", "job.toml"]).expect(0);
         assert!(second.stdout.contains("1 row in"), "{extension} {}", second.stdout);
         assert!(!second.stderr.contains("warn"), "{extension} {}", second.stderr);
         assert_eq!(types_of(&place, "id"), vec![wide.clone(); 4], "{extension}");
         let _verified = place.run(&["verify", "out"]).expect(0);
-        // Types follow from the files alone where nothing of before counts.
+        // Without earlier answers, the types depend on the files alone.
         write(&place, "b", "2");
         let _anew = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
         let narrow = types_of(&place, "id");
         assert!(narrow.iter().all(|kind| *kind == narrow[0] && *kind != wide), "{narrow:?}");
-        // Other values than all before had: it is told, and old answers stay.
+        // A value that fits no earlier type: a warning reports it, and old answers stay.
         write(&place, "e", "x5");
         let told = place.run(&["run", "job.toml"]).expect(0);
         let is_told = told.stderr.contains(&format!("and {wide} in new ones"));

@@ -1,4 +1,4 @@
-//! What `legenda inspect` tells of tables of every kind, and that its job runs.
+//! `legenda inspect` describes tables of every kind and writes a job that runs.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use image::{ImageFormat, Rgb, RgbImage};
 use legenda_tests::{
-    Workplace, bucket::BucketServer, ended, png, read_table, repository, texts, write_table,
+    Workplace, bucket::BucketServer, png, read_table, repository, run_command, texts, write_table,
 };
 use serde_json::Value;
 
@@ -32,13 +32,13 @@ fn put(path: &Path, bytes: &[u8]) {
 
 fn jpeg(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let picture = RgbImage::from_pixel(width, height, Rgb([9, 90, 200]));
-    picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Jpeg).unwrap();
+    let image = RgbImage::from_pixel(width, height, Rgb([9, 90, 200]));
+    image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Jpeg).unwrap();
     bytes
 }
 
-/// A table whose columns say nothing by their names, in structs of the `datasets` kind.
-fn write_pictures(path: &Path) {
+/// Writes a table with misleading column names, as structs in the style of `datasets`.
+fn write_images(path: &Path) {
     let mut cut = png(7);
     cut.truncate(60);
     let cells: Vec<Option<Vec<u8>>> = vec![
@@ -74,18 +74,18 @@ fn write_pictures(path: &Path) {
 }
 
 #[test]
-fn columns_are_what_their_cells_are() {
+fn columns_are_classified_by_their_cells() {
     let place = Workplace::new();
-    write_pictures(&place.path("table.parquet"));
+    write_images(&place.path("table.parquet"));
     let told = facts(&place, &["table.parquet"]);
     let table = &told["table"];
     assert_eq!((&table["rows"], &table["sampled"]), (&8.into(), &8.into()));
     assert_eq!((&table["files"], &table["row_groups"]), (&1.into(), &3.into()));
-    // The names are wrong on purpose.
-    let pictures = column(&told, "audio");
-    assert_eq!(pictures["holds"], "pictures");
-    assert_eq!(pictures["null_share"], 0.125);
-    let media = &pictures["media"];
+    // The column names are misleading on purpose.
+    let images = column(&told, "audio");
+    assert_eq!(images["holds"], "pictures");
+    assert_eq!(images["null_share"], 0.125);
+    let media = &images["media"];
     assert_eq!(media["count"], 7);
     assert_eq!(media["width"], serde_json::json!({"min": 32.0, "median": 32.0, "max": 640.0}));
     assert_eq!(media["height"], serde_json::json!({"min": 32.0, "median": 32.0, "max": 480.0}));
@@ -99,7 +99,7 @@ fn columns_are_what_their_cells_are() {
     assert_eq!(words["texts"]["duplicate_share"], 0.5);
     assert_eq!(column(&told, "id")["holds"], "values");
 
-    // The codes are those that a run rejects by, and the job is one that runs: `answer` is not carried.
+    // The codes match those of a run, and the written job runs: `answer` is not carried.
     let shown = place.run(&["inspect", "table.parquet", "--job", "job.toml"]).expect(0);
     assert!(shown.stdout.contains("32 to 640 pixels, median 32"), "{}", shown.stdout);
     assert!(place.run(&["check", "job.toml"]).expect(0).stdout.contains("valid"));
@@ -108,15 +108,15 @@ fn columns_are_what_their_cells_are() {
     for code in ["media_damaged", "media_empty", "media_missing"] {
         assert!(run.stdout.contains(&format!("rejected 1: {code}")), "{}", run.stdout);
     }
-    // Nothing is overwritten, neither the job nor what it made.
+    // Neither the job nor its output is overwritten.
     let again = place.run(&["inspect", "table.parquet", "--job", "job.toml"]).expect(2);
-    again.complains_of(&["`job.toml` already exists"]);
+    again.stderr_contains(&["`job.toml` already exists"]);
     let other = facts(&place, &["table.parquet"]);
     assert!(other["job"].as_str().unwrap().contains("path = \"captions-2\""), "{}", other["job"]);
 }
 
 #[test]
-fn the_printed_job_is_a_job() {
+fn the_written_job_runs() {
     let place = Workplace::new();
     let sample = repository().join("jobs/examples/sample");
     for (table, kind) in [
@@ -135,7 +135,7 @@ fn the_printed_job_is_a_job() {
         let run = place.run(&["run", &name, "--limit", "8"]).expect(0);
         assert!(run.stdout.contains("rows_in 8 == answers"), "{}", run.stdout);
     }
-    // Sounds alone are written down, and what is always null is nothing.
+    // Audio without text is transcribed; an all-null column is ignored.
     fs::create_dir(place.path("sounds")).unwrap();
     let rows = read_table(&sample.join("sounds.parquet"));
     for (row, bytes) in
@@ -147,8 +147,8 @@ fn the_printed_job_is_a_job() {
     assert!(told.stdout.contains("media: audio"), "{}", told.stdout);
     let run = place.run(&["run", "said.toml"]).expect(0);
     assert!(run.stdout.contains("transcripts"), "{}", run.stdout);
-    let sounds = sample.join("sounds.parquet").to_string_lossy().into_owned();
-    let told = facts(&place, &[&sounds]);
+    let audio_path = sample.join("sounds.parquet").to_string_lossy().into_owned();
+    let told = facts(&place, &[&audio_path]);
     assert_eq!(column(&told, "image")["holds"], "nothing");
     let heard = &column(&told, "audio")["media"]["seconds"];
     assert!(
@@ -158,9 +158,9 @@ fn the_printed_job_is_a_job() {
 }
 
 #[test]
-fn a_sample_is_spread_over_the_table() {
+fn a_sample_spreads_over_the_table() {
     let place = Workplace::new();
-    // The last third of the rows are long, and a sample of few rows knows it.
+    // The last third of the rows is long, and a small sample shows it.
     let rows: Vec<String> =
         (0..3000).map(|row| if row < 2000 { "x".into() } else { "long ".repeat(20) }).collect();
     let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
@@ -171,7 +171,7 @@ fn a_sample_is_spread_over_the_table() {
     assert_eq!((&spread["min"], &spread["max"]), (&1.0.into(), &100.0.into()));
     let few = facts(&place, &["t.parquet", "--rows", "1"]);
     assert_eq!(few["table"]["sampled"], 1);
-    place.run(&["inspect", "t.parquet", "--rows", "0"]).expect(2).complains_of(&["--rows"]);
+    place.run(&["inspect", "t.parquet", "--rows", "0"]).expect(2).stderr_contains(&["--rows"]);
 }
 
 #[test]
@@ -206,23 +206,26 @@ fn media_by_path_lists_and_urls_are_found() {
 }
 
 #[test]
-fn damage_is_counted_and_ends_nothing() {
+fn damage_is_counted_and_does_not_stop_the_inspection() {
     let place = Workplace::new();
     place.write("t.csv", "id,text\n1,fine\n2,a,b,c\n3,also fine\n");
     let told = facts(&place, &["t.csv"]);
     assert_eq!(told["table"]["unreadable"]["row_damaged"]["count"], 1);
     assert_eq!(column(&told, "text")["texts"]["bytes"]["max"], 9.0);
     place.write("no.parquet", "no table");
-    place.run(&["inspect", "no.parquet"]).expect(2).complains_of(&["no.parquet"]);
-    place.run(&["inspect", "none/*.parquet"]).expect(2).complains_of(&["no readable file matches"]);
-    place.run(&["inspect", "t.csv", "--format", "excel"]).expect(2).complains_of(&["excel"]);
+    place.run(&["inspect", "no.parquet"]).expect(2).stderr_contains(&["no.parquet"]);
+    place
+        .run(&["inspect", "none/*.parquet"])
+        .expect(2)
+        .stderr_contains(&["no readable file matches"]);
+    place.run(&["inspect", "t.csv", "--format", "excel"]).expect(2).stderr_contains(&["excel"]);
     place.write("numbers.csv", "a\n1\n2\n");
     let told = place.run(&["inspect", "numbers.csv"]).expect(0);
-    told.complains_of(&["no job proposed"]);
+    told.stderr_contains(&["no job proposed"]);
 }
 
 #[test]
-fn folders_shards_and_stores_are_looked_at() {
+fn folders_shards_and_stores_are_inspected() {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
     fs::create_dir_all(place.path("all/lang=de")).unwrap();
     for shade in 0..6_u8 {
@@ -234,15 +237,15 @@ fn folders_shards_and_stores_are_looked_at() {
     assert_eq!((&told["table"]["format"], &told["table"]["files"]), (&"media".into(), &6.into()));
     assert_eq!(column(&told, "media")["media"]["count"], 6);
     assert_eq!(column(&told, "path")["holds"], "texts");
-    // A job elsewhere finds the table too.
+    // A job in another folder also finds the table.
     fs::create_dir(place.path("jobs")).unwrap();
     let made = place.run(&["inspect", "all", "--job", "jobs/job.toml"]).expect(0);
-    made.complains_of(&["job in jobs/job.toml"]);
+    made.stderr_contains(&["job in jobs/job.toml"]);
     let run = place.run(&["run", "jobs/job.toml"]).expect(0);
     assert!(run.stdout.contains("rows_in 6 == answers 6"), "{}", run.stdout);
 
     let args = ["inspect", "s3://bucket/all", "--json"];
-    let told = ended(&mut bucket.command(&place, &args)).expect(0);
+    let told = run_command(&mut bucket.command(&place, &args)).expect(0);
     let told: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(column(&told, "media")["media"]["count"], 6);
     assert_eq!(column(&told, "lang")["holds"], "texts");

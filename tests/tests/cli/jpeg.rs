@@ -1,5 +1,5 @@
-//! JPEG is decoded as Pillow decodes it, and a damaged file is never taken for a whole one.
-//! `tests/jpeg/make_jpegs.py` makes the files and the digests of what Pillow decodes of them.
+//! JPEG files decode as in Pillow, and damaged files are always detected.
+//! `tests/jpeg/make_jpegs.py` makes the files and the digests of Pillow's pixels.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ fn code(bytes: &[u8]) -> &'static str {
     decode(bytes).map_or_else(|error| error.code(), |_| "answered")
 }
 
-/// Names of the files, with width, height and digest of their pixels.
+/// Returns the file names with width, height and pixel digest.
 fn listed() -> Vec<(String, usize, usize, String)> {
     let text = fs::read_to_string(repository().join("tests/jpeg/digests.tsv")).unwrap();
     let lines = text.lines().map(|line| {
@@ -46,7 +46,8 @@ fn listed() -> Vec<(String, usize, usize, String)> {
     lines.collect()
 }
 
-/// A file of 240 x 200 pixels in one scan, with noise so that every block has many coefficients.
+/// Returns a file of 240 x 200 pixels in one scan, with noise so that every block has many
+/// coefficients.
 fn larger() -> Vec<u8> {
     let pixels: Vec<u8> =
         (0..240 * 200 * 3_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
@@ -71,7 +72,7 @@ fn every_kind_of_jpeg_has_the_pixels_that_pillow_decodes() {
 }
 
 #[test]
-fn a_jpeg_that_is_cut_anywhere_is_damaged() {
+fn a_jpeg_truncated_anywhere_is_damaged() {
     let names = ["sample-2x2", "progressive-2x1", "scans-2x2", "restart-1-block", "cmyk", "grey"];
     for name in names {
         let whole = file(name);
@@ -82,7 +83,7 @@ fn a_jpeg_that_is_cut_anywhere_is_damaged() {
 }
 
 #[test]
-fn a_jpeg_with_zeros_in_the_place_of_its_end_is_damaged() {
+fn a_jpeg_whose_end_is_zeroed_is_damaged() {
     for (name, whole) in [
         ("sample-2x2", file("sample-2x2")),
         ("progressive-2x2", file("progressive-2x2")),
@@ -99,7 +100,7 @@ fn a_jpeg_with_zeros_in_the_place_of_its_end_is_damaged() {
 }
 
 #[test]
-fn a_jpeg_without_a_part_of_its_middle_is_damaged() {
+fn a_jpeg_with_missing_bytes_in_the_middle_is_damaged() {
     let whole = larger();
     for start in (1000..whole.len() - 700).step_by(997) {
         let without = [&whole[..start], &whole[start + 512..]].concat();
@@ -111,7 +112,7 @@ fn a_jpeg_without_a_part_of_its_middle_is_damaged() {
 }
 
 #[test]
-fn variants_that_are_not_decoded_are_named() {
+fn unsupported_jpeg_variants_are_named() {
     let error = decode(&file("arithmetic")).unwrap_err();
     assert_eq!(error.code(), "media_unsupported");
     assert!(error.to_string().contains("arithmetic-coded JPEG"), "{error}");
@@ -123,7 +124,7 @@ fn variants_that_are_not_decoded_are_named() {
 }
 
 #[test]
-fn a_jpeg_of_thousands_of_scans_ends_at_once() {
+fn a_jpeg_with_thousands_of_scans_is_refused_quickly() {
     let whole = file("progressive-2x2");
     let last = whole.windows(2).rposition(|two| two == [0xff, 0xda]).unwrap();
     let (scan, end) = whole[last..].split_at(whole.len() - last - 2);
@@ -136,7 +137,7 @@ fn a_jpeg_of_thousands_of_scans_ends_at_once() {
 }
 
 #[test]
-fn a_jpeg_is_refused_by_its_header_where_it_claims_too_many_pixels() {
+fn a_jpeg_header_that_claims_too_many_pixels_is_refused() {
     let mut huge = file("progressive-2x2");
     let frame = huge.windows(2).position(|two| two == [0xff, 0xc2]).unwrap();
     huge[frame + 5..frame + 9].fill(0xff);
@@ -144,7 +145,7 @@ fn a_jpeg_is_refused_by_its_header_where_it_claims_too_many_pixels() {
 }
 
 #[test]
-fn a_damaged_jpeg_can_be_answered_with_what_is_there() {
+fn a_damaged_jpeg_can_be_answered_from_its_intact_part() {
     let lenient = |bytes: &[u8]| decode_image(bytes, PIXELS_MAX, DamagedMedia::Answer);
     for name in ["sample-1x1", "progressive-1x1", "exif-3"] {
         let whole = file(name);

@@ -1,4 +1,4 @@
-//! Links that somebody has put where files are read or written lead nowhere.
+//! Symbolic links planted where files are read or written are not followed.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use legenda_tests::{TEXT_JOB, Workplace, ended, numbered_png, texts, write_table};
+use legenda_tests::{TEXT_JOB, Workplace, numbered_png, run_command, texts, write_table};
 
 const JOB: &str = r#"
 task = { kind = "caption" }
@@ -23,7 +23,7 @@ sidecars = { extension = "txt", mode = "append" }
 
 const SECRET: &str = "the secret of the user\n";
 
-/// Two pictures in `in`, and a file outside of it.
+/// Creates two images in `in`, and a file outside of it.
 fn workplace() -> Workplace {
     let place = Workplace::new();
     for folder in ["in", "home"] {
@@ -45,7 +45,7 @@ fn text(place: &Workplace, name: &str) -> String {
     fs::read_to_string(place.path(name)).unwrap()
 }
 
-/// Fails unless the file outside is as it was, and none is beside it.
+/// Asserts that the file outside is unchanged and no other file was created next to it.
 fn untouched(place: &Workplace, what: &str) {
     assert_eq!(text(place, "home/.bashrc"), SECRET, "{what}");
     assert_eq!(fs::read_dir(place.path("home")).unwrap().count(), 1, "{what}");
@@ -60,7 +60,7 @@ fn sidecars_are_not_written_through_links() {
         let set = format!("output.sidecars.mode={mode}");
         let told = place.run(&["run", "job.toml", "--set", &set]).expect(0);
         untouched(&place, mode);
-        // The link stays, and what it leads to is not copied.
+        // The link stays, and its target is not copied.
         assert!(place.path("in/a.txt").is_symlink(), "{mode}");
         assert!(told.stderr.contains("a.txt") && told.stderr.contains("it is a link"), "{mode}");
         let written = text(&place, "in/b.txt");
@@ -70,7 +70,7 @@ fn sidecars_are_not_written_through_links() {
 }
 
 #[test]
-fn sidecars_are_not_written_out_of_the_source() {
+fn sidecars_are_not_written_outside_the_source() {
     let place = workplace();
     fs::create_dir(place.path("elsewhere")).unwrap();
     put(&place.path("elsewhere/c.png"), &numbered_png(8));
@@ -78,12 +78,12 @@ fn sidecars_are_not_written_out_of_the_source() {
     let told = place.run(&["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("rows_in 2 =="), "{}", told.stdout);
     assert!(told.stdout.contains("1 link out of the folder"), "{}", told.stdout);
-    // Read they may be, where the job says so.
+    // The job may allow reading through links, but not writing.
     let followed = ["run", "job.toml", "--overwrite", "--set", "source.follow_links=true"];
     place
         .run(&followed)
         .expect(2)
-        .complains_of(&["c.png", "is a link to a file outside the source"]);
+        .stderr_contains(&["c.png", "is a link to a file outside the source"]);
     let text = JOB.replace("[\"in\"]", "[\"in\"]\nfollow_links = true");
     place.write("job.toml", text.split("sidecars").next().unwrap());
     let read = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
@@ -93,8 +93,8 @@ fn sidecars_are_not_written_out_of_the_source() {
 }
 
 #[test]
-fn parts_locks_and_books_are_not_written_through_links() {
-    // A run that ends well tells which files there are.
+fn parts_locks_and_run_files_are_not_written_through_links() {
+    // An undisturbed run shows which files are written.
     let calm = workplace();
     drop(calm.run(&["run", "job.toml"]).expect(0));
     let part = fs::read_dir(calm.path("out")).unwrap().next().unwrap().unwrap().file_name();
@@ -149,7 +149,7 @@ fn responses_are_not_written_through_links() {
 }
 
 #[test]
-fn pipes_and_devices_are_skipped_and_never_waited_for() {
+fn pipes_and_devices_are_skipped_without_blocking() {
     let place = workplace();
     for name in ["in/pipe.png", "in/pipe", "in/a.txt"] {
         let made = Command::new("mkfifo").arg(place.path(name)).status().unwrap();
@@ -161,12 +161,12 @@ fn pipes_and_devices_are_skipped_and_never_waited_for() {
     assert!(start.elapsed() < Duration::from_secs(60));
     assert!(told.stdout.contains("rows_in 2 == answers 2"), "{}", told.stdout);
     assert!(told.stdout.contains("special file"), "{}", told.stdout);
-    // Named by a cell, and by the job itself.
+    // A pipe named by a cell and by the job itself.
     write_table(&place.path("table.parquet"), &texts(&["in/pipe.png", "in/a.png", "in/pipe"]), 10);
     let job = JOB.replace("[\"in\"]", "[\"table.parquet\"]").replace("\"media\"", "\"question\"");
     place.write("cells.toml", job.split("sidecars").next().unwrap());
     let told = place.run(&["run", "cells.toml", "--overwrite"]).expect(0);
     assert!(told.stdout.contains("answers 1 + rejects 2"), "{}", told.stdout);
     place.write("named.toml", &TEXT_JOB.replace("table.parquet", "in/pipe"));
-    assert_eq!(ended(&mut place.command(&["run", "named.toml"])).code, Some(2));
+    assert_eq!(run_command(&mut place.command(&["run", "named.toml"])).code, Some(2));
 }

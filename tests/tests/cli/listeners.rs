@@ -1,4 +1,4 @@
-//! Published multimodal bundles that hear, and may see too, run by the real binary.
+//! Published multimodal bundles that take audio, and some also images, run by the real binary.
 
 use legenda_tests::{
     Workplace,
@@ -7,18 +7,18 @@ use legenda_tests::{
 };
 use serde_json::Value;
 
-/// Returns the one picture of each row; `None` of rows without one.
-fn pictures(rows: &[Value]) -> Files {
+/// Returns the single image of each row, or `None`.
+fn images(rows: &[Value]) -> Files {
     rows.iter().map(|row| row["images"][0].as_str().map(media)).collect()
 }
 
-/// Returns the file of the one sound of each row; `None` of rows without one.
-fn sounds(rows: &[Value]) -> Files {
+/// Returns the single audio file of each row, or `None`.
+fn audio_files(rows: &[Value]) -> Files {
     rows.iter().map(|row| row["audios"][0][0].as_str().map(media)).collect()
 }
 
 #[test]
-fn questions_about_media_and_questions_alone_are_answered_in_one_table() {
+fn rows_with_and_without_media_are_answered_in_one_table() {
     for (name, sees) in [("ultravox", false), ("voxtral", false), ("gemma3n", true), ("phi4", true)]
     {
         let has_files_of_one_row = |row: &Value| {
@@ -26,11 +26,11 @@ fn questions_about_media_and_questions_alone_are_answered_in_one_table() {
             n_in(&row["images"]) < 2 && n_in(&row["audios"]) < 2 && n_in(&row["audios"][0]) < 2
         };
         let rows = rows(name, has_files_of_one_row);
-        let sounds = sounds(&rows);
-        assert!(rows.len() >= 8 && sounds.iter().any(Option::is_none));
-        let mut media = vec![("audio", sounds)];
+        let audio_files = audio_files(&rows);
+        assert!(rows.len() >= 8 && audio_files.iter().any(Option::is_none));
+        let mut media = vec![("audio", audio_files)];
         if sees {
-            media.push(("image", pictures(&rows)));
+            media.push(("image", images(&rows)));
             assert!((0..rows.len()).any(|row| media.iter().all(|(_, files)| files[row].is_some())));
         }
 

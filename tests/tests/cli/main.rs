@@ -1,4 +1,4 @@
-//! The command line: what each command and each key of a job does, through the real binary.
+//! The command line: each command and each job key, through the real binary.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

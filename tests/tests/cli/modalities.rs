@@ -1,17 +1,17 @@
-//! Encoder-decoders, run by the real binary: texts translated, pictures captioned, sounds written
-//! down, as their references say.
+//! Encoder-decoder models, run by the real binary: translation, captioning and transcription match
+//! the references.
 
 use std::{fs, io::Write, path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace,
-    references::{AS_LONG, ask, media, rows, rows_under, with_bundle},
+    IMAGE_JOB, TEXT_JOB, Workplace,
+    references::{REFERENCE_LENGTH, ask, media, rows, rows_under, with_bundle},
     repository, text_column, write_table,
 };
 use serde_json::Value;
 
-const SOUND_JOB: &str = r#"
+const AUDIO_JOB: &str = r#"
 version = 1
 [source]
 paths = ["table.parquet"]
@@ -23,12 +23,12 @@ span_rows = 4
 kind = "transcribe"
 "#;
 
-/// A job with a bundle, whose answers are as long as those of its reference.
+/// Returns a job with a bundle, with answers as long as the reference's.
 fn job_of(job: &str, name: &str) -> String {
-    format!("{}{AS_LONG}", with_bundle(job, name))
+    format!("{}{REFERENCE_LENGTH}", with_bundle(job, name))
 }
 
-/// A table of the texts, or of the files, that rows of a reference name.
+/// Returns a table of the texts or files that rows of a reference name.
 fn table(rows: &[Value], key: &str, column: &str) -> RecordBatch {
     let cells = rows.iter().map(|row| row[key].as_str().unwrap());
     let cells: ArrayRef = if key == "text" {
@@ -40,7 +40,7 @@ fn table(rows: &[Value], key: &str, column: &str) -> RecordBatch {
     RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), (column, cells)]).unwrap()
 }
 
-/// Runs a job over rows of a reference and compares the answers with it.
+/// Runs a job over rows of a reference and compares the answers.
 fn assert_answers(job: &str, name: &str, rows: &[Value], table: &RecordBatch) {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), table, 4);
@@ -48,7 +48,7 @@ fn assert_answers(job: &str, name: &str, rows: &[Value], table: &RecordBatch) {
     let ended = place.run(&["run", "job.toml", "--set", "model.slots=3"]).expect(0);
     assert!(ended.stderr.contains(name), "the model is named: {}", ended.stderr);
     let answers = text_column(&place.answers("out"), "answer");
-    // transformers decodes the space before the first word of a transcript too.
+    // transformers keeps the leading space of a transcript.
     let is_transcript = job.contains("kind = \"transcribe\"");
     let expected = rows.iter().map(|row| {
         let text = row["answer"].as_str()?;
@@ -58,19 +58,19 @@ fn assert_answers(job: &str, name: &str, rows: &[Value], table: &RecordBatch) {
 }
 
 #[test]
-fn a_column_of_texts_is_translated() {
+fn a_text_column_is_translated() {
     let rows = rows("marian", |_| true);
     assert_answers(TEXT_JOB, "marian", &rows, &table(&rows, "text", "question"));
 }
 
 #[test]
-fn pictures_are_captioned_without_a_prompt() {
+fn images_are_captioned_without_a_prompt() {
     let rows = rows("vit_gpt2", |_| true);
-    assert_answers(PICTURE_JOB, "vit_gpt2", &rows, &table(&rows, "image", "image"));
+    assert_answers(IMAGE_JOB, "vit_gpt2", &rows, &table(&rows, "image", "image"));
 }
 
 #[test]
-fn a_text_is_translated_to_the_language_that_the_job_names() {
+fn a_text_is_translated_to_the_target_language_of_the_job() {
     let rows = rows("nllb", |row| row["language"] == "deu_Latn");
     let languages = "language = \"deu_Latn\"\ntarget_language = \"fra_Latn\"\n[source]";
     let job = TEXT_JOB.replacen("[source]", languages, 1);
@@ -78,28 +78,28 @@ fn a_text_is_translated_to_the_language_that_the_job_names() {
 }
 
 #[test]
-fn documents_are_read_for_the_task_that_the_prompt_names() {
+fn the_prompt_selects_the_task_of_document_models() {
     let rows = rows("donut", |row| row["prompt"] == "<s_receipt>");
-    let job = PICTURE_JOB.replacen("[source]", "prompt = \"<s_receipt>\"\n[source]", 1);
+    let job = IMAGE_JOB.replacen("[source]", "prompt = \"<s_receipt>\"\n[source]", 1);
     assert_answers(&job, "donut", &rows, &table(&rows, "image", "image"));
 }
 
 #[test]
-fn sounds_are_written_down_in_their_language() {
+fn audio_is_transcribed_in_its_language() {
     let rows = rows("whisper", |row| row["language"] == "de");
-    let job = format!("{SOUND_JOB}language = \"German\"\n");
+    let job = format!("{AUDIO_JOB}language = \"German\"\n");
     assert_answers(&job, "whisper", &rows, &table(&rows, "audio", "audio"));
 }
 
-/// Published models begin a transcript with the space before its first word; the tiny one does where two
-/// of its tokens change places.
+/// Published models start a transcript with a space; the tiny model does too once two of its tokens
+/// are swapped.
 #[test]
-fn a_transcript_begins_with_its_first_word() {
-    // Byte 25 and the space, as byte-level BPE writes them.
+fn a_transcript_has_no_leading_space() {
+    // Byte 25 and the space, as encoded by byte-level BPE.
     let (byte, space) = ("\u{119}", "\u{120}");
     let rows = rows("whisper", |row| row["language"] == "de");
     let begin = rows.iter().filter(|row| row["answer"].as_str().unwrap().starts_with('\u{19}'));
-    assert!(begin.count() > 0, "no transcript would begin with a space");
+    assert!(begin.count() > 0, "expected transcripts with a leading space");
     let place = Workplace::new();
     copy_folder(&repository().join("tests/references/bundles/whisper"), &place.path("bundle"));
     for file in ["tokenizer.json", "vocab.json"] {
@@ -108,12 +108,14 @@ fn a_transcript_begins_with_its_first_word() {
         let mut tokens: Value = serde_json::from_str(&text).unwrap();
         let vocab = if file == "vocab.json" { &mut tokens } else { &mut tokens["model"]["vocab"] };
         let ids = [vocab[byte].take(), vocab[space].take()];
-        assert!(ids.iter().all(Value::is_number), "both are tokens");
+        assert!(ids.iter().all(Value::is_number), "expected both tokens in the vocabulary");
         [vocab[space], vocab[byte]] = ids;
         fs::File::create(&path).unwrap().write_all(tokens.to_string().as_bytes()).unwrap();
     }
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
-    let job = format!("{SOUND_JOB}language = \"German\"\n[model]\nbundle = \"bundle\"\n{AS_LONG}");
+    let job = format!(
+        "{AUDIO_JOB}language = \"German\"\n[model]\nbundle = \"bundle\"\n{REFERENCE_LENGTH}"
+    );
     place.write("job.toml", &job);
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rejects 0"), "{}", ended.stdout);
@@ -143,11 +145,11 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
-fn timestamps_are_written_where_they_are_asked_for() {
+fn timestamps_are_written_on_request() {
     let rows = rows("whisper", |row| row["return_timestamps"] == true);
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
-    let job = format!("{SOUND_JOB}language = \"en\"\ntimestamps = true\n");
+    let job = format!("{AUDIO_JOB}language = \"en\"\ntimestamps = true\n");
     place.write("job.toml", &job_of(&job, "whisper"));
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stderr.contains("whisper"), "{}", ended.stderr);
@@ -161,7 +163,7 @@ fn timestamps_are_written_where_they_are_asked_for() {
             times.extend(time.parse::<f64>().ok());
         }
         assert_eq!(text, row["answer"].as_str().unwrap(), "the text between the timestamps");
-        // The first timestamp of the tiny vocabulary is 330, and they are 20 ms apart.
+        // The first timestamp token of the tiny vocabulary is 330, and the step is 20 ms.
         let ids = row["token_ids"].as_array().unwrap().iter().filter_map(Value::as_i64);
         let expected: Vec<String> = ids
             .filter(|id| *id >= 330)
@@ -173,12 +175,12 @@ fn timestamps_are_written_where_they_are_asked_for() {
     }
 }
 
-/// Wave files of 16 bits, one channel and one rate, one after another.
-fn joined_sounds(names: &[&str]) -> Vec<u8> {
-    let sounds = names.iter().map(|name| media(name));
+/// Concatenates 16-bit mono WAV files of the same sample rate.
+fn concatenated_audio(names: &[&str]) -> Vec<u8> {
+    let clips = names.iter().map(|name| media(name));
     let mut joined = Vec::new();
-    for sound in sounds {
-        joined.extend_from_slice(&sound[if joined.is_empty() { 0 } else { 44 }..]);
+    for clip in clips {
+        joined.extend_from_slice(&clip[if joined.is_empty() { 0 } else { 44 }..]);
     }
     let n_bytes = u32::try_from(joined.len()).unwrap();
     joined[4..8].copy_from_slice(&(n_bytes - 8).to_le_bytes());
@@ -187,22 +189,22 @@ fn joined_sounds(names: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn sounds_longer_than_the_model_hears_are_written_down_whole() {
+fn audio_longer_than_the_model_window_is_transcribed_completely() {
     let rows = rows_under("long_rows", "whisper", |row| row["return_timestamps"] == false);
-    let sounds = rows.iter().map(|row| {
+    let clips = rows.iter().map(|row| {
         let names: Vec<&str> =
             row["audio"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        joined_sounds(&names)
+        concatenated_audio(&names)
     });
     let ids = StringArray::from_iter_values((0..rows.len()).map(|row| format!("row-{row}")));
-    let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(sounds));
+    let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(clips));
     let table =
         RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("audio", cells)]).unwrap();
-    let job = format!("{SOUND_JOB}language = \"en\"\n");
+    let job = format!("{AUDIO_JOB}language = \"en\"\n");
     assert_answers(&job, "whisper", &rows, &table);
 }
 
-/// A job of `whisper_sequential.json`, whose rows have several files each.
+/// Returns a job of `whisper_sequential.json`, whose rows have several files each.
 fn sequential(name: &str) -> Value {
     let path = repository().join("tests/references/whisper_sequential.json");
     let reference: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -211,16 +213,16 @@ fn sequential(name: &str) -> Value {
 }
 
 #[test]
-fn long_sounds_are_heard_from_where_the_window_before_ended() {
+fn sequential_windows_start_where_the_previous_one_ended() {
     for (name, keys) in [("plain", "false"), ("conditioned", "true")] {
         let reference = sequential(name);
         let rows = reference["rows"].as_array().unwrap();
-        let mut sounds: Vec<Vec<u8>> = Vec::new();
+        let mut clips: Vec<Vec<u8>> = Vec::new();
         let mut expected = Vec::new();
         for row in rows {
             let names: Vec<&str> =
                 row["audio"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-            sounds.push(joined_sounds(&names));
+            clips.push(concatenated_audio(&names));
             let time = |time: &Value| format!("<|{:.2}|>", time.as_f64().unwrap());
             let segments = row["segments"].as_array().unwrap().iter();
             let written = segments.map(|segment| {
@@ -229,16 +231,16 @@ fn long_sounds_are_heard_from_where_the_window_before_ended() {
             });
             expected.push(Some(written.collect::<String>()));
         }
-        // A broken one among them costs itself alone.
-        sounds.insert(2, b"no sound at all".to_vec());
-        let ids = StringArray::from_iter_values((0..sounds.len()).map(|row| format!("row-{row}")));
-        let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(&sounds));
+        // A broken file costs only its own row.
+        clips.insert(2, b"no sound at all".to_vec());
+        let ids = StringArray::from_iter_values((0..clips.len()).map(|row| format!("row-{row}")));
+        let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(&clips));
         let table =
             RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("audio", cells)]);
         let language = reference["language"].as_str();
         let language = language.map_or(String::new(), |code| format!("language = \"{code}\"\n"));
         let job = format!(
-            "{SOUND_JOB}timestamps = true\nlong_audio = \"sequential\"\n{language}\
+            "{AUDIO_JOB}timestamps = true\nlong_audio = \"sequential\"\n{language}\
              [generation]\nmax_new_tokens = 40\ncondition_on_prev_tokens = {keys}\n"
         );
         let place = Workplace::new();
@@ -248,7 +250,7 @@ fn long_sounds_are_heard_from_where_the_window_before_ended() {
             let slots = format!("model.slots={slots}");
             let args = ["run", "job.toml", "--overwrite", "--set", &slots];
             let ended = place.run(&args).expect(0);
-            let counts = format!("rows_in {} == answers {} + rejects 1", sounds.len(), rows.len());
+            let counts = format!("rows_in {} == answers {} + rejects 1", clips.len(), rows.len());
             assert!(ended.stdout.contains(&counts), "{}", ended.stdout);
             let answers = text_column(&place.answers("out"), "answer");
             assert_eq!(answers, expected, "{name}, {slots}");
@@ -257,7 +259,7 @@ fn long_sounds_are_heard_from_where_the_window_before_ended() {
 }
 
 #[test]
-fn pictures_are_asked_for_what_is_where() {
+fn region_tasks_return_locations_in_images() {
     let rows = rows("florence2", |_| true);
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     let mut prompts: Vec<String> = rows.iter().map(|row| text(row, "prompt")).collect();
@@ -276,23 +278,23 @@ fn pictures_are_asked_for_what_is_where() {
 }
 
 #[test]
-fn a_caption_without_a_prompt_is_the_model_s_own_task() {
+fn a_caption_without_a_prompt_uses_the_default_task_of_the_model() {
     let rows = rows("florence2", |row| row["prompt"] == "<CAPTION>");
-    assert_answers(PICTURE_JOB, "florence2", &rows, &table(&rows, "image", "image"));
+    assert_answers(IMAGE_JOB, "florence2", &rows, &table(&rows, "image", "image"));
 }
 
 #[test]
-fn what_a_model_cannot_do_is_told_before_a_row_is_read() {
+fn unsupported_tasks_are_reported_before_a_row_is_read() {
     let rows = rows("moonshine", |_| true);
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
-    place.write("job.toml", &job_of(SOUND_JOB, "moonshine"));
+    place.write("job.toml", &job_of(AUDIO_JOB, "moonshine"));
     let check = |set: &str| place.run(&["check", "job.toml", "--set", set]).expect(2);
-    check("task.language=de").complains_of(&["`task.language` = `de` is not possible"]);
-    check("task.kind=generate").complains_of(&["source.columns.text"]);
-    check("task.long_audio=sequential").complains_of(&["`task.long_audio` = `sequential`"]);
-    place.write("job.toml", &job_of(SOUND_JOB, "whisper"));
-    check("task.language=xx").complains_of(&["possible: de, en, fr, ru, zh"]);
+    check("task.language=de").stderr_contains(&["`task.language` = `de` is not possible"]);
+    check("task.kind=generate").stderr_contains(&["source.columns.text"]);
+    check("task.long_audio=sequential").stderr_contains(&["`task.long_audio` = `sequential`"]);
+    place.write("job.toml", &job_of(AUDIO_JOB, "whisper"));
+    check("task.language=xx").stderr_contains(&["possible: de, en, fr, ru, zh"]);
     let ended = place.run(&["check", "job.toml", "--set", "task.language=fr"]).expect(0);
     assert!(ended.stdout.contains("WhisperForConditionalGeneration"), "{}", ended.stdout);
 }

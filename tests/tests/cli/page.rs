@@ -1,5 +1,5 @@
-//! What strangers can do to `legenda schedule`: starve it by connections, read it through another site's
-//! name, find its token or the secrets of a broken job file, open its files.
+//! Attacks on `legenda schedule`: exhausting its connections, DNS rebinding, finding its token or
+//! the secrets of a broken job file, reading its files.
 
 use std::{
     fs,
@@ -13,20 +13,20 @@ use std::{
 
 use legenda_tests::{TEXT_JOB, Workplace, binary, service::TOKEN, texts, write_table};
 
-/// The environment variable with the token.
+/// The environment variable that holds the token.
 const TOKEN_ENV: &str = "LEGENDA_TEST_TOKEN";
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The timeout of each wait, generous for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// A service under the limits of a shell; it is killed when it is dropped.
+/// A service under the resource limits of a shell; it is killed on drop.
 struct Limited {
     child: Child,
     address: SocketAddr,
 }
 
 impl Limited {
-    /// Starts a service over the folder `jobs` after the commands `before` of a shell.
+    /// Starts a service over the folder `jobs`, after running the shell commands `before`.
     fn start(place: &Workplace, before: &str, listen: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(binary());
@@ -39,14 +39,15 @@ impl Limited {
         let address = url.expect("no page").trim_end_matches('/').parse().unwrap();
         std::thread::spawn(move || lines.for_each(drop));
         let this = Self { child, address };
-        this.wait_until("the folder was looked at", |this| this.status("localhost") == Some(200));
+        this.wait_until("the folder was scanned", |this| this.status("localhost") == Some(200));
         this
     }
 
-    /// Asks the page; none where the connection is closed first, or the answer takes long.
+    /// Sends a request; returns `None` if the connection closes early or the response takes too
+    /// long.
     fn ask(&self, method: &str, path: &str, headers: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.address.port())).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
@@ -68,15 +69,15 @@ impl Limited {
         self.ask("POST", path, &headers).unwrap()
     }
 
-    fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    fn wait_until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let since = Instant::now();
-        while !is_so(self) {
-            assert!(since.elapsed() < PATIENCE, "not so after all: {what}");
+        while !holds(self) {
+            assert!(since.elapsed() < TIMEOUT, "timed out waiting until {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Opens a connection and sends the beginning of a request, or all of it.
+    /// Opens a connection and sends part or all of a request.
     fn begin(&self, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.address.port())).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
@@ -90,7 +91,7 @@ impl Limited {
 
 impl Drop for Limited {
     fn drop(&mut self) {
-        // It may have ended long ago.
+        // It may have exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -103,13 +104,13 @@ fn workplace() -> Workplace {
     place
 }
 
-/// Opens 300 connections by `begin` to a service that may have 256 descriptors, and does `drip` to them now
-/// and then. A job that is due meanwhile runs, and the page answers once the first `waited` of the
-/// connections have had their time.
+/// Opens 300 connections that send `begin` to a service limited to 256 descriptors, and calls
+/// `drip` on them periodically. A scheduled job still runs, and the page responds once the first
+/// `waited` connections have timed out.
 fn withstands(begin: &str, mut drip: impl FnMut(&mut [TcpStream]), waited: usize) {
     let place = workplace();
     let service = Limited::start(&place, "ulimit -n 256", "127.0.0.1:0", &[]);
-    // A report of more bytes than the system keeps for a connection that is not read.
+    // A report larger than the system buffers for an unread connection.
     let report = place.path("jobs/.legenda/reports/99.html");
     fs::File::create(report).unwrap().set_len(8 << 20).unwrap();
     let mut connections: Vec<TcpStream> = (0..300).map(|_| service.begin(begin)).collect();
@@ -143,12 +144,12 @@ fn withstands(begin: &str, mut drip: impl FnMut(&mut [TcpStream]), waited: usize
 }
 
 #[test]
-fn connections_that_send_half_a_request_starve_nobody() {
+fn half_sent_requests_do_not_starve_others() {
     withstands("GET / HT", |_| {}, 300);
 }
 
 #[test]
-fn connections_that_send_a_byte_a_second_starve_nobody() {
+fn slow_requests_do_not_starve_others() {
     let mut dripped = Instant::now();
     let drip = |connections: &mut [TcpStream]| {
         if dripped.elapsed() > Duration::from_secs(1) {
@@ -163,32 +164,32 @@ fn connections_that_send_a_byte_a_second_starve_nobody() {
 }
 
 #[test]
-fn connections_that_are_kept_alive_starve_nobody() {
+fn keep_alive_connections_do_not_starve_others() {
     withstands("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", |_| {}, 300);
 }
 
 #[test]
-fn bodies_that_never_end_starve_nobody() {
+fn endless_bodies_do_not_starve_others() {
     let request = "POST /jobs/often.toml/start HTTP/1.1\r\nHost: localhost\r\n\
                    Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ntok";
     withstands(request, |_| {}, 64);
 }
 
 #[test]
-fn answers_that_are_never_read_starve_nobody() {
+fn unread_responses_do_not_starve_others() {
     withstands("GET /runs/99/report HTTP/1.1\r\nHost: localhost\r\n\r\n", |_| {}, 64);
 }
 
-/// Returns an address of this machine that is not a loopback one, where it has one.
+/// Returns a non-loopback address of this machine, if any.
 fn outer_address() -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: the system chooses the address it would be sent from.
+    // No packet is sent: the system only selects the source address.
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().unwrap().ip().to_string())
 }
 
 #[test]
-fn only_hosts_of_the_service_are_answered_to() {
+fn requests_with_a_foreign_host_header_are_refused() {
     let place = workplace();
     let local = Limited::start(&place, ":", "127.0.0.1:0", &[]);
     let port = local.address.port();
@@ -214,7 +215,7 @@ fn only_hosts_of_the_service_are_answered_to() {
         assert_eq!(open.status(host), Some(421), "{host}");
     }
     if let Some(address) = outer_address() {
-        assert_eq!(open.status(&address), Some(421), "the connection came to a loopback address");
+        assert_eq!(open.status(&address), Some(421), "the connection reached a loopback address");
         let mut stream = TcpStream::connect((address.as_str(), open.address.port())).unwrap();
         let request = format!("GET /healthz HTTP/1.0\r\nHost: {address}:9\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -223,27 +224,27 @@ fn only_hosts_of_the_service_are_answered_to() {
         assert!(answer.contains(" 200 "), "{answer}");
     }
     let wrong = ["schedule", "jobs", "--page-host", "http://page.example"];
-    place.run(&wrong).expect(2).complains_of(&["--page-host", "without a port"]);
+    place.run(&wrong).expect(2).stderr_contains(&["--page-host", "without a port"]);
 }
 
-/// Returns the environments of the runs that a service has started and that are at work.
+/// Returns the environments of the active runs that a service started.
 fn environments_of_runs(service: u32) -> Vec<String> {
     let line = format!("PPid:\t{service}\n");
     let read = |dir: &Path, name: &str| {
         String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
     };
-    // Just after its start a process has the command line and the environment of the service.
+    // Between fork and exec, a process has the command line and environment of the service.
     let is_run = |dir: &Path| {
         read(dir, "status").contains(&line) && read(dir, "cmdline").contains("legenda\0run\0")
     };
     let dirs = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let environments = dirs.filter(|dir| is_run(dir)).map(|dir| read(&dir, "environ"));
-    // One that has just ended has none.
+    // A process that has just exited has an empty environment.
     environments.filter(|environment| !environment.is_empty()).collect()
 }
 
 #[test]
-fn neither_runs_nor_hooks_are_given_the_token() {
+fn neither_runs_nor_hooks_receive_the_token() {
     let place = workplace();
     let hook =
         "[[hooks.on_success]]\ncommand = [\"sh\", \"-c\", \"env > env.part; mv env.part env\"]\n";
@@ -251,11 +252,11 @@ fn neither_runs_nor_hooks_are_given_the_token() {
     let service = Limited::start(&place, "export LEGENDA_TEST_OTHER=kept", "127.0.0.1:0", &[]);
     assert!(service.press("/jobs/texts.toml/start").contains(" 303 "));
     let mut environments = Vec::new();
-    service.wait_until("the hook was told", |service| {
+    service.wait_until("the hook was called", |service| {
         environments.extend(environments_of_runs(service.child.id()));
         place.path("jobs/env").is_file()
     });
-    assert!(!environments.is_empty(), "no run was seen");
+    assert!(!environments.is_empty(), "no run was observed");
     environments.push(fs::read_to_string(place.path("jobs/env")).unwrap());
     for environment in environments {
         assert!(environment.contains("LEGENDA_TEST_OTHER=kept"), "{environment}");
@@ -264,7 +265,7 @@ fn neither_runs_nor_hooks_are_given_the_token() {
 }
 
 #[test]
-fn a_broken_job_file_is_quoted_to_token_holders_only() {
+fn only_token_holders_see_the_text_of_a_broken_job_file() {
     let place = workplace();
     place.write("jobs/broken.toml", "version = 1\nkey = \"AKIA-SECRET\n");
     place.write("jobs/odd.toml", "[task]\nkind = \"AKIA-SECRET\"\n");
@@ -283,7 +284,7 @@ fn a_broken_job_file_is_quoted_to_token_holders_only() {
         let other = "Host: localhost\r\nAuthorization: Bearer another\r\n";
         assert!(!service.ask("GET", path, other).unwrap().contains("SECRET"), "{path}");
     }
-    // The button of the page.
+    // The button on the page.
     assert!(service.get("/jobs/broken.toml").contains("formaction=\"/jobs/broken.toml/problem\""));
     let shown = service.press("/jobs/broken.toml/problem");
     assert!(shown.contains(" 200 ") && shown.contains("AKIA-SECRET"), "{shown}");
@@ -291,7 +292,7 @@ fn a_broken_job_file_is_quoted_to_token_holders_only() {
     assert!(refused.contains(" 401 ") && !refused.contains("SECRET"), "{refused}");
 }
 
-/// Returns the modes of a folder and of all that lies in it.
+/// Returns the permissions of a folder and everything in it.
 fn modes(dir: &Path) -> Vec<(String, bool, u32)> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
@@ -311,10 +312,10 @@ fn modes(dir: &Path) -> Vec<(String, bool, u32)> {
 }
 
 #[test]
-fn the_state_is_private_whatever_the_umask() {
+fn the_state_folder_is_private_under_any_umask() {
     let place = workplace();
     place.write("jobs/texts.toml", TEXT_JOB);
-    // As a version left it that did not care.
+    // As an earlier version created it, with open permissions.
     fs::create_dir_all(place.path("jobs/.legenda/reports")).unwrap();
     for dir in ["jobs/.legenda", "jobs/.legenda/reports"] {
         fs::set_permissions(place.path(dir), fs::Permissions::from_mode(0o777)).unwrap();
@@ -323,7 +324,7 @@ fn the_state_is_private_whatever_the_umask() {
         let service = Limited::start(&place, "umask 000", "127.0.0.1:0", &["--state", state]);
         assert!(service.press("/jobs/texts.toml/start").contains(" 303 "));
         let page = "/runs/1/report";
-        service.wait_until("the report is there", |service| service.get(page).contains(" 200 "));
+        service.wait_until("the report exists", |service| service.get(page).contains(" 200 "));
         service.wait_until("the run is done", |service| {
             service.get("/metrics").contains("{job=\"texts.toml\",state=\"done\"} 1")
         });

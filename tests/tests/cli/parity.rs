@@ -1,4 +1,4 @@
-//! The embedded model answers as its PyTorch reference does, token for token, on the sample tables.
+//! The embedded model generates the same tokens as its PyTorch reference on the sample tables.
 //!
 //! The references were made by `python -m legenda_training references` with Hugging Face
 //! transformers; see `tests/references/README.md`.
@@ -13,15 +13,15 @@ use legenda_pipeline::media::{audio::decode_audio, image::PendingImage};
 use legenda_tests::{read_table, repository};
 use serde_json::Value;
 
-/// Rows whose inputs cannot be bit-equal (JPEG decoders and resamplers differ by a level) may
-/// differ when the reference itself hardly preferred its token: by less than this, in logits.
+/// Rows whose inputs cannot be bit-equal (JPEG decoders and resamplers differ by one level) may
+/// differ where the reference's top two logits are closer than this.
 const MARGIN_MIN: f64 = 0.05;
 
 fn ids(reference: &Value, key: &str) -> Vec<i64> {
     reference[key].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-/// The rows of a sample table by their id, decoded; broken ones are left out.
+/// Returns the rows of a sample table by id, decoded, without broken ones.
 fn records(table: &str) -> HashMap<String, (Record, bool)> {
     let path = repository().join(format!("jobs/examples/sample/{table}.parquet"));
     let mut records = HashMap::new();
@@ -53,9 +53,9 @@ fn record(batch: &RecordBatch, row: usize) -> Option<(Record, bool)> {
         record.images.push(PendingImage::open(&image, 1 << 24).ok()?.decode().ok()?);
     }
     if let Some(audio) = bytes("audio") {
-        let sound = decode_audio(audio.into(), 60.0, 1 << 26).ok()?.media;
-        exact &= sound.sample_rate_hz == 16_000;
-        record.audios.push(sound);
+        let clip = decode_audio(audio.into(), 60.0, 1 << 26).ok()?.media;
+        exact &= clip.sample_rate_hz == 16_000;
+        record.audios.push(clip);
     }
     Some((record, exact))
 }
@@ -108,7 +108,7 @@ fn tokens_equal_the_reference() {
     assert!(n_near <= references.len() / 50, "{n_near} rows differ");
 }
 
-/// Encodes and generates all samples, eight at a time into the encoders, slots always full.
+/// Generates answers for all samples, encoding eight at a time and keeping all slots full.
 fn answer(model: &mut Model, samples: Vec<Sample>) -> Vec<Generation> {
     let n_rows = samples.len();
     let mut prompts = Vec::new();

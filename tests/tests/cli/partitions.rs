@@ -1,13 +1,13 @@
-//! Answers in folders by a column, as Hive lays them.
+//! Answers in Hive-partitioned folders.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, read_table, text_column, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, read_table, text_column, write_table,
 };
 
-/// Rows in two languages and some without, in spans of four.
+/// Rows in two languages and some without a language, in spans of four.
 fn in_languages(job: &str) -> Workplace {
     let place = Workplace::new();
     let n_rows = 22_u64;
@@ -35,7 +35,7 @@ fn in_languages(job: &str) -> Workplace {
     place
 }
 
-/// Every answer of an output by its id, with what its folder and the table beside it say.
+/// Returns the answers of an output by id, with their partition values.
 fn by_folder(place: &Workplace, output: &str) -> BTreeMap<String, (String, Option<String>)> {
     let mut found = BTreeMap::new();
     for folder in fs::read_dir(place.path(output)).unwrap() {
@@ -47,7 +47,10 @@ fn by_folder(place: &Workplace, output: &str) -> BTreeMap<String, (String, Optio
         }
         for part in fs::read_dir(folder.path()).unwrap() {
             for rows in read_table(&part.unwrap().path()) {
-                assert!(rows.column_by_name("lang").is_none(), "the folder names it");
+                assert!(
+                    rows.column_by_name("lang").is_none(),
+                    "the partition column must not be in the file"
+                );
                 for (id, answer) in
                     text_column(&rows, "id").into_iter().zip(text_column(&rows, "answer"))
                 {
@@ -61,7 +64,7 @@ fn by_folder(place: &Workplace, output: &str) -> BTreeMap<String, (String, Optio
 }
 
 #[test]
-fn answers_stand_in_folders_by_a_column() {
+fn answers_are_partitioned_by_a_column() {
     let place = in_languages(TEXT_JOB);
     let told = place.run(&["run", "job.toml", "--show", "3"]).expect(0);
     assert!(told.stdout.contains("rows_in 22 == answers 21 + rejects 1"), "{}", told.stdout);
@@ -81,7 +84,7 @@ fn answers_stand_in_folders_by_a_column() {
         assert!(answer.is_some());
     }
     let _whole = place.run(&["verify", "out"]).expect(0);
-    // The page and the scores know whose answer is whose.
+    // The report and the scores match answers to rows.
     let page = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
     assert_eq!(page.matches("<article").count(), 22);
     for (id, (_, answer)) in &found {
@@ -96,7 +99,7 @@ fn answers_stand_in_folders_by_a_column() {
     let scores: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(scores["rows"], 18, "{scores}");
 
-    // Another job may read it as the tree that it is.
+    // Another job can read it as a partitioned table.
     let again = TEXT_JOB
         .replace("\"table.parquet\"", "\"out\"")
         .replace("path = \"out\"", "path = \"next\"\ncolumns = [\"id\", \"lang\"]");
@@ -107,7 +110,7 @@ fn answers_stand_in_folders_by_a_column() {
     let languages = text_column(&next, "lang");
     assert_eq!(languages.iter().filter(|lang| lang.as_deref() == Some("pt/br")).count(), 5);
 
-    // A reject that is answered later comes to its folder; what nobody named goes.
+    // A retried reject is written to its partition; a part without a ledger entry is removed.
     let stray = place.path("out/lang=de/part-stray.parquet");
     fs::copy(place.path("table.parquet"), &stray).unwrap();
     let told = place.run(&["verify", "out"]).expect(5);
@@ -116,9 +119,9 @@ fn answers_stand_in_folders_by_a_column() {
     assert!(!stray.try_exists().unwrap());
     let _retried = place.run(&["retry", "out"]).expect(0);
     let _whole = place.run(&["verify", "out"]).expect(0);
-    // Without folders it is another output.
+    // The same job without partitions is a different output.
     let flat = ["run", "job.toml", "--set", "output.partition_by=id"];
-    place.run(&flat).expect(2).complains_of(&["output.partition_by"]);
+    place.run(&flat).expect(2).stderr_contains(&["output.partition_by"]);
     place.write("job.toml", TEXT_JOB);
     let _flat = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
     assert_eq!(fs::read_dir(place.path("out/lang=de")).unwrap().count(), 0);
@@ -126,26 +129,25 @@ fn answers_stand_in_folders_by_a_column() {
 }
 
 #[test]
-fn folders_are_made_of_what_can_name_them() {
+fn partition_values_must_be_valid_folder_names() {
     let place = in_languages(TEXT_JOB);
     for (change, problem) in [
         ("output.partition_by=nothing", "is not carried"),
         ("output.columns=[\"id\"]", "is not carried"),
     ] {
         let refused = place.run(&["check", "job.toml", "--set", change]).expect(2);
-        refused.complains_of(&["output.partition_by", problem]);
+        refused.stderr_contains(&["output.partition_by", problem]);
     }
     place.write(
         "picture.toml",
-        &PICTURE_JOB
-            .replace("[output]", "[output]\npartition_by = \"image\"\ncolumns = [\"image\"]"),
+        &IMAGE_JOB.replace("[output]", "[output]\npartition_by = \"image\"\ncolumns = [\"image\"]"),
     );
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 10);
-    place.run(&["check", "picture.toml"]).expect(2).complains_of(&["cannot name folders"]);
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(1))]), 10);
+    place.run(&["check", "picture.toml"]).expect(2).stderr_contains(&["cannot name folders"]);
 }
 
 #[test]
-fn folders_keep_every_format_and_rejects_among_answers() {
+fn partitions_support_every_format_and_inline_rejects() {
     for format in ["jsonl", "arrow"] {
         let place = in_languages(TEXT_JOB);
         let format = format!("output.format={format}");
@@ -153,6 +155,6 @@ fn folders_keep_every_format_and_rejects_among_answers() {
         let _told = place.run(&changes).expect(0);
         let _whole = place.run(&["verify", "out"]).expect(0);
         assert!(place.path("out/lang=pt%2Fbr").is_dir());
-        place.run(&["retry", "out"]).expect(2).complains_of(&["several"]);
+        place.run(&["retry", "out"]).expect(2).stderr_contains(&["several"]);
     }
 }

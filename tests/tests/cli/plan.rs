@@ -1,18 +1,19 @@
-//! What `legenda plan` predicts, that it leaves the output alone, and that runs are set beside it.
+//! `legenda plan` predicts a run without changing the output, and runs report how the prediction
+//! compares.
 
 use std::{fs, io::Write};
 
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, numbered_png, pictures, png, texts, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, numbered_png, png, texts, write_table,
 };
 use serde_json::Value;
 
-/// A table of pictures in which every tenth is none.
-fn write_pictures(place: &Workplace, n_rows: u16) {
+/// Writes a table of images in which every tenth is invalid.
+fn write_images(place: &Workplace, n_rows: u16) {
     let cell = |row: u16| Some(if row % 10 == 3 { b"junk".to_vec() } else { numbered_png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 100);
-    place.write("job.toml", &PICTURE_JOB.replace("span_rows = 4", "span_rows = 64"));
+    write_table(&place.path("table.parquet"), &image_table(&cells), 100);
+    place.write("job.toml", &IMAGE_JOB.replace("span_rows = 4", "span_rows = 64"));
 }
 
 fn predicted(place: &Workplace, args: &[&str]) -> Value {
@@ -22,7 +23,7 @@ fn predicted(place: &Workplace, args: &[&str]) -> Value {
     told["prediction"].clone()
 }
 
-/// Returns the interval of a number.
+/// Returns the interval of a predicted number.
 fn interval(prediction: &Value, what: &str) -> (f64, f64, f64) {
     let of = |end: &str| prediction[what][end].as_f64().unwrap();
     let (low, value, high) = (of("low"), of("value"), of("high"));
@@ -40,15 +41,15 @@ const NUMBERS: [&str; 6] = [
 ];
 
 #[test]
-fn a_run_is_set_beside_its_prediction() {
+fn a_run_is_compared_with_its_prediction() {
     let place = Workplace::new();
-    write_pictures(&place, 600);
+    write_images(&place, 600);
     let prediction = predicted(&place, &["--rows", "120"]);
-    assert!(!place.path("out").try_exists().unwrap(), "something was written");
+    assert!(!place.path("out").try_exists().unwrap(), "the output was created");
     assert_eq!((&prediction["rows"], &prediction["sampled"]), (&600.into(), &120.into()));
     for what in NUMBERS {
         let (low, _, high) = interval(&prediction, what);
-        assert!(low < high, "{what}: a sample leaves doubt");
+        assert!(low < high, "{what}: expected a nonempty interval");
     }
     // More rows take longer than the sample did.
     let sample_seconds = prediction["sample_seconds"].as_f64().unwrap();
@@ -60,11 +61,11 @@ fn a_run_is_set_beside_its_prediction() {
     }
     assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
     assert!(place.path("out.legenda/prediction.json").is_file());
-    // An output with a prediction alone is none yet, and nothing is in the way of a run.
-    place.run(&["verify", "out"]).expect(2).complains_of(&["not the output of a run"]);
+    // An output with only a saved prediction does not count as an output and does not block a run.
+    place.run(&["verify", "out"]).expect(2).stderr_contains(&["not the output of a run"]);
     let run = place.run(&["run", "job.toml"]).expect(0);
     assert!(run.stdout.contains("rows_in 600 == answers 540 + rejects 60"), "{}", run.stdout);
-    // What depends on rows alone is the same every time; times and memory are the machine's.
+    // Numbers that depend only on rows are deterministic; times and memory depend on the machine.
     for what in ["prompt tokens", "generated tokens", "output bytes", "rejects"] {
         let line = run.stdout.lines().find(|line| line.starts_with(&format!("predicted {what}")));
         let line = line.unwrap_or_else(|| panic!("no `{what}` in {}", run.stdout));
@@ -83,24 +84,24 @@ fn a_run_is_set_beside_its_prediction() {
     }
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("rows_in 600"));
 
-    // A run that does nothing, or another job, has no part in it; one that does all again has.
+    // A run without new rows, or of another job, ignores the prediction; a full rerun uses it.
     let again = place.run(&["run", "job.toml"]).expect(0);
     assert!(!again.stdout.contains("predicted"), "{}", again.stdout);
     let other = ["run", "job.toml", "--overwrite", "--set", "task.prompt=What is it?"];
     let other = place.run(&other).expect(0);
     assert!(!other.stdout.contains("predicted"), "{}", other.stdout);
-    let anew = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
-    assert!(anew.stdout.contains("predicted rejects"), "{}", anew.stdout);
-    // What is done is predicted all the same, and stays.
+    let fresh = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
+    assert!(fresh.stdout.contains("predicted rejects"), "{}", fresh.stdout);
+    // Committed rows are predicted as well, and stay.
     let prediction = predicted(&place, &["--rows", "120"]);
     assert_eq!((&prediction["rows"], &prediction["sampled"]), (&600.into(), &120.into()));
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("rows_in 600"));
 }
 
 #[test]
-fn a_sample_of_all_rows_is_the_truth() {
+fn a_sample_of_all_rows_predicts_exactly() {
     let place = Workplace::new();
-    write_pictures(&place, 50);
+    write_images(&place, 50);
     let prediction = predicted(&place, &["--save"]);
     assert_eq!((&prediction["rows"], &prediction["sampled"]), (&50.into(), &50.into()));
     let run = place.run(&["run", "job.toml", "--progress", "json"]).expect(0);
@@ -115,7 +116,7 @@ fn a_sample_of_all_rows_is_the_truth() {
 }
 
 #[test]
-fn queries_limits_and_sidecars_are_heeded() {
+fn predictions_respect_queries_limits_and_sidecars() {
     let place = Workplace::new();
     let rows: Vec<String> = (0..400).map(|row| format!("What is {row}?")).collect();
     let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
@@ -128,14 +129,14 @@ fn queries_limits_and_sidecars_are_heeded() {
         let prediction = predicted(&place, &["--set", query, "--rows", "16"]);
         assert_eq!((&prediction["rows"], &prediction["sampled"]), (&40.into(), &16.into()));
     }
-    place.run(&["plan", "job.toml", "--rows", "0"]).expect(2).complains_of(&["--rows"]);
-    // Nothing is written beside pictures.
+    place.run(&["plan", "job.toml", "--rows", "0"]).expect(2).stderr_contains(&["--rows"]);
+    // Sidecars are not written.
     fs::create_dir(place.path("media")).unwrap();
     for shade in 0..6_u8 {
         let path = place.path(&format!("media/{shade}.png"));
         fs::File::create(path).unwrap().write_all(&png(shade)).unwrap();
     }
-    let job = PICTURE_JOB
+    let job = IMAGE_JOB
         .replace("table.parquet", "media")
         .replace("columns = { id = \"id\", image = \"image\" }", "columns = { image = \"media\" }");
     place.write(

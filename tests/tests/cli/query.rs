@@ -1,7 +1,7 @@
-//! `source.query` chooses rows by SQL before any of their media is read.
+//! `source.query` selects rows by SQL before their media are read.
 
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, text_column, texts, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, text_column, texts, write_table,
 };
 
 fn with_query(job: &str, query: &str) -> String {
@@ -12,7 +12,7 @@ fn ids(names: &[&str]) -> Vec<Option<String>> {
     names.iter().map(|&name| Some(name.to_owned())).collect()
 }
 
-/// Twelve texts in row groups of three; spans hold four rows at most.
+/// Creates a table of twelve texts in row groups of three; spans hold at most four rows.
 fn workplace() -> Workplace {
     let place = Workplace::new();
     let questions: Vec<String> = (0..12)
@@ -24,7 +24,7 @@ fn workplace() -> Workplace {
 }
 
 #[test]
-fn only_the_rows_that_a_query_keeps_are_answered() {
+fn only_rows_selected_by_the_query_are_answered() {
     let place = workplace();
     let query = "SELECT id FROM source WHERE question LIKE '%two?' OR id = 'row-11'";
     place.write("job.toml", &with_query(TEXT_JOB, query));
@@ -35,13 +35,13 @@ fn only_the_rows_that_a_query_keeps_are_answered() {
 }
 
 #[test]
-fn a_limit_counts_the_rows_that_a_query_keeps() {
+fn a_limit_counts_the_rows_selected_by_the_query() {
     let place = workplace();
     place.write("job.toml", &with_query(TEXT_JOB, "SELECT * FROM source WHERE id >= 'row-4'"));
     let ended = place.run(&["run", "job.toml", "--limit", "2"]).expect(0);
     assert!(ended.stdout.contains("rows_in 2 == answers 2 + rejects 0"), "{}", ended.stdout);
     assert_eq!(text_column(&place.answers("out"), "id"), ids(&["row-4", "row-5"]));
-    // It grows within what would be a span without it.
+    // The limit grows within a span.
     let ended = place.run(&["run", "job.toml", "--limit", "3"]).expect(0);
     assert!(ended.stdout.contains("rows_in 3 == answers 3 + rejects 0"), "{}", ended.stdout);
     assert!(ended.stdout.contains("2 rows were committed by earlier runs"), "{}", ended.stdout);
@@ -63,13 +63,13 @@ fn a_limit_counts_the_rows_that_a_query_keeps() {
 }
 
 #[test]
-fn rejects_of_a_query_keep_their_own_rows() {
+fn rejects_of_a_query_keep_their_row_numbers() {
     let place = Workplace::new();
     let mut cells: Vec<Option<Vec<u8>>> = (0..9).map(|shade| Some(png(shade))).collect();
     cells[1] = Some(b"not chosen, and no picture".to_vec());
     cells[6] = Some(b"chosen, but no picture".to_vec());
-    write_table(&place.path("table.parquet"), &pictures(&cells), 4);
-    place.write("job.toml", &with_query(PICTURE_JOB, "SELECT * FROM source WHERE id > 'row-4'"));
+    write_table(&place.path("table.parquet"), &image_table(&cells), 4);
+    place.write("job.toml", &with_query(IMAGE_JOB, "SELECT * FROM source WHERE id > 'row-4'"));
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 4 == answers 3 + rejects 1"), "{}", ended.stdout);
     assert_eq!(text_column(&place.answers("out"), "id"), ids(&["row-5", "row-7", "row-8"]));
@@ -77,7 +77,7 @@ fn rejects_of_a_query_keep_their_own_rows() {
 }
 
 #[test]
-fn a_query_that_keeps_nothing_ends_well() {
+fn a_query_that_selects_no_rows_succeeds() {
     let place = workplace();
     place.write("job.toml", &with_query(TEXT_JOB, "SELECT * FROM source WHERE id = 'none'"));
     let ended = place.run(&["run", "job.toml"]).expect(0);
@@ -85,16 +85,16 @@ fn a_query_that_keeps_nothing_ends_well() {
 }
 
 #[test]
-fn another_query_is_another_job() {
+fn a_different_query_is_a_different_job() {
     let place = workplace();
     place.write("job.toml", &with_query(TEXT_JOB, "SELECT * FROM source WHERE id = 'row-2'"));
     drop(place.run(&["run", "job.toml"]).expect(0));
     place.write("job.toml", &with_query(TEXT_JOB, "SELECT * FROM source WHERE id = 'row-3'"));
-    place.run(&["run", "job.toml"]).expect(2).complains_of(&["source.query"]);
+    place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["source.query"]);
 }
 
 #[test]
-fn queries_that_cannot_choose_rows_are_named() {
+fn invalid_queries_are_named() {
     let place = workplace();
     for (query, named) in [
         ("SELECT mood FROM source", "mood"),
@@ -107,17 +107,17 @@ fn queries_that_cannot_choose_rows_are_named() {
     ] {
         place.write("job.toml", &with_query(TEXT_JOB, query));
         for command in ["check", "run"] {
-            place.run(&[command, "job.toml"]).expect(2).complains_of(&["source.query", named]);
+            place.run(&[command, "job.toml"]).expect(2).stderr_contains(&["source.query", named]);
         }
     }
-    // Columns of bytes are not there for a query, so filtering never reads them.
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 4);
-    place.write("job.toml", &with_query(PICTURE_JOB, "SELECT image FROM source"));
-    place.run(&["check", "job.toml"]).expect(2).complains_of(&["source.query", "image"]);
+    // Binary columns are not available to queries, so filtering never reads them.
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(1))]), 4);
+    place.write("job.toml", &with_query(IMAGE_JOB, "SELECT image FROM source"));
+    place.run(&["check", "job.toml"]).expect(2).stderr_contains(&["source.query", "image"]);
 }
 
 #[test]
-fn computed_columns_are_asked_and_carried() {
+fn computed_columns_can_be_prompted_and_carried() {
     let place = workplace();
     let query = "SELECT id, upper(id) AS name, 'What is ' || split_part(question, ' ', 3) || ' plus one?' AS asked \
                  FROM source WHERE id <> 'row-3'";
@@ -132,12 +132,12 @@ fn computed_columns_are_asked_and_carried() {
     assert_eq!(text_column(&answers, "name"), rows.iter().map(named).collect::<Vec<_>>());
     let asked = vec![Some("What is two plus one?".to_owned()); 11];
     assert_eq!(text_column(&answers, "asked"), asked);
-    // The same words give the same answer: the prompt was the computed one.
+    // Equal answers show that the prompt was the computed column.
     assert_eq!(text_column(&answers, "answer"), vec![Some("three".to_owned()); 11]);
 }
 
-/// A workplace with a further table, of a number for every other row.
-fn with_further_table() -> Workplace {
+/// Creates a workplace with a second table that has a number for every other row.
+fn with_second_table() -> Workplace {
     let place = workplace();
     let lines = (0..12).step_by(2).map(|row| format!("row-{row},{}\n", row % 3 + 1));
     place.write("numbers.csv", &format!("id,number\n{}", lines.collect::<String>()));
@@ -154,8 +154,8 @@ fn with_further_table() -> Workplace {
 }
 
 #[test]
-fn a_further_table_is_joined_and_a_change_of_it_is_another_job() {
-    let place = with_further_table();
+fn a_second_table_is_joined_and_changing_it_changes_the_job() {
+    let place = with_second_table();
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 6 == answers 6 + rejects 0"), "{}", ended.stdout);
     let answers = place.answers("out");
@@ -167,23 +167,22 @@ fn a_further_table_is_joined_and_a_change_of_it_is_another_job() {
     drop(place.run(&["run", "job.toml"]).expect(0));
     drop(place.run(&["verify", "out"]).expect(0));
     place.write("numbers.csv", "id,number\nrow-1,11\n");
-    place.run(&["run", "job.toml"]).expect(2).complains_of(&["source.tables"]);
+    place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["source.tables"]);
     place.write("numbers.csv", "id,number\nrow-0,1\nrow-0,2\n");
-    place.run(&["run", "job.toml", "--overwrite"]).expect(2).complains_of(&["more than once"]);
+    place.run(&["run", "job.toml", "--overwrite"]).expect(2).stderr_contains(&["more than once"]);
     std::fs::remove_file(place.path("numbers.csv")).unwrap();
-    place.run(&["run", "job.toml"]).expect(2).complains_of(&["source.tables.numbers"]);
+    place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["source.tables.numbers"]);
 }
 
 #[test]
 fn rejects_and_retries_have_the_computed_columns() {
     let place = Workplace::new();
     let cells: Vec<Option<Vec<u8>>> = (0..6).map(|shade| Some(png(shade))).collect();
-    write_table(&place.path("a.parquet"), &pictures(&cells), 4);
-    write_table(&place.path("b.parquet"), &pictures(&cells), 4);
-    let job =
-        with_query(PICTURE_JOB, "SELECT *, upper(id) AS name FROM source WHERE id <> 'row-2'")
-            .replace("table.parquet", "*.parquet")
-            .replace("[output]", "[limits]\nmedia_bytes = \"8B\"\n[output]");
+    write_table(&place.path("a.parquet"), &image_table(&cells), 4);
+    write_table(&place.path("b.parquet"), &image_table(&cells), 4);
+    let job = with_query(IMAGE_JOB, "SELECT *, upper(id) AS name FROM source WHERE id <> 'row-2'")
+        .replace("table.parquet", "*.parquet")
+        .replace("[output]", "[limits]\nmedia_bytes = \"8B\"\n[output]");
     place.write("job.toml", &job);
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 10 == answers 0 + rejects 10"), "{}", ended.stdout);

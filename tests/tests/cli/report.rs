@@ -1,14 +1,15 @@
-//! The page about a run: whole, without scripts or the network, whatever the rows hold.
+//! The report page of a run: self-contained, without scripts or network access, for any row
+//! content.
 
 use std::fs;
 
-use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, texts, write_table};
+use legenda_tests::{IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, texts, write_table};
 
 fn page(place: &Workplace, path: &str) -> String {
-    // Slashes of what is no HTML are escaped too.
+    // The template also escapes slashes.
     let html = fs::read_to_string(place.path(path)).unwrap().replace("&#x2f;", "/");
     assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>"), "{html}");
-    // What a browser would fetch or run.
+    // Anything that a browser would fetch or run.
     for hole in ["<script", "http://", "https://", "<link", "onerror=", "javascript:"] {
         assert!(!html.contains(hole), "`{hole}` in {html}");
     }
@@ -16,20 +17,20 @@ fn page(place: &Workplace, path: &str) -> String {
 }
 
 #[test]
-fn a_run_leaves_a_page_with_pictures_and_reasons() {
+fn a_run_writes_a_page_with_images_and_reject_reasons() {
     let place = Workplace::new();
     let cell = |row: u8| Some(if row % 4 == 1 { b"junk".to_vec() } else { png(row) });
     let cells: Vec<_> = (0..40).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 50);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 50);
+    place.write("job.toml", IMAGE_JOB);
     let told = place.run(&["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("out.legenda/report.html"), "{}", told.stdout);
     let html = page(&place, "out.legenda/report.html");
     for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25 %"] {
         assert!(html.contains(text), "no `{text}`");
     }
-    // Rows of every span are shown, each with its picture and its own answer, and of the others those
-    // whose answers are odd: here all, because the model has few for pictures like these.
+    // The report shows rows of every span, each with its image and answer, and rows with odd
+    // answers: here all of them, because the model gives few different answers to such images.
     assert_eq!(html.matches("data:image/jpeg;base64,").count(), 30);
     let (rejected, odd) = (html.find("Rejected rows"), html.find("Odd answers"));
     assert!(rejected < odd && odd < html.find("Sample rows"), "{html}");
@@ -49,7 +50,7 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
         }
     }
     assert_eq!(shown, 30);
-    // Where rejects stand among the answers the page says the same of them.
+    // With inline rejects, the page shows the same rejects.
     let inline =
         ["run", "job.toml", "--set", "output.path=inline", "--set", "output.rejects=inline"];
     let _inline = place.run(&inline).expect(0);
@@ -60,9 +61,9 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
         html.split("Reject reasons").nth(1)?.split("</table>").next().map(str::to_owned)
     };
     assert_eq!(reasons(&inline), reasons(&html));
-    assert!(!html.contains("then</th>"), "there was no run before");
+    assert!(!html.contains("then</th>"), "there is no previous run");
 
-    // A second run is set beside the first, another output on request.
+    // A second run is compared with the first, and with another output on request.
     let again = place.run(&["run", "job.toml", "--overwrite"]).expect(0);
     assert!(again.stdout.contains("rows_in 40"), "{}", again.stdout);
     assert!(page(&place, "out.legenda/report.html").contains("Compared with the previous run"));
@@ -72,11 +73,11 @@ fn a_run_leaves_a_page_with_pictures_and_reasons() {
     assert!(told.stdout.contains("report in report.html"), "{}", told.stdout);
     let html = page(&place, "report.html");
     assert!(html.contains("Compared with `other`") && html.contains("<td>rows</td>"), "{html}");
-    place.run(&["report", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
+    place.run(&["report", "elsewhere"]).expect(2).stderr_contains(&["not the output of a run"]);
 }
 
 #[test]
-fn texts_of_rows_are_shown_as_texts() {
+fn row_texts_are_escaped() {
     let place = Workplace::new();
     let hostile = [
         "<script>alert(1)</script>",

@@ -1,4 +1,4 @@
-//! A run that ends before its time goes on where it was: no row lost, none doubled.
+//! An interrupted run resumes: no row is lost or duplicated.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ fn contents(place: &Workplace, output: &str) -> Vec<Vec<Option<String>>> {
 }
 
 #[test]
-fn a_killed_run_resumes_without_losing_or_doubling_a_row() {
+fn a_killed_run_resumes_without_losing_or_duplicating_a_row() {
     let place = workplace();
     for kill in 1..=3 {
         let before = entries(&place);
@@ -47,7 +47,7 @@ fn a_killed_run_resumes_without_losing_or_doubling_a_row() {
         wait_for_entries(&place, before + 4 * kill);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(entries(&place) < N_ROWS / 4, "the run was over before it was killed");
+        assert!(entries(&place) < N_ROWS / 4, "the run finished before it was killed");
     }
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 600 == answers 600 + rejects 0"), "{}", ended.stdout);
@@ -57,12 +57,12 @@ fn a_killed_run_resumes_without_losing_or_doubling_a_row() {
     assert!(undisturbed.stdout.contains("rows_in 600"), "{}", undisturbed.stdout);
     assert_eq!(contents(&place, "out"), contents(&place, "calm"));
     let leftovers = fs::read_dir(place.path("out.legenda/tmp")).unwrap().count();
-    assert_eq!(leftovers, 0, "temporary files are gone");
+    assert_eq!(leftovers, 0, "temporary files are left");
 }
 
 #[cfg(unix)]
 #[test]
-fn sigterm_commits_what_is_begun_and_says_how_to_resume() {
+fn sigterm_commits_started_spans_and_prints_how_to_resume() {
     let place = workplace();
     let mut command = place.command(&["run", "job.toml", "--set", "model.slots=2"]);
     let child = command
@@ -83,7 +83,7 @@ fn sigterm_commits_what_is_begun_and_says_how_to_resume() {
     assert!(ended.stdout.contains("rows_in 600 == answers 600"), "{}", ended.stdout);
 }
 
-/// Runs a job of one long span until some of its rows are answered, and ends it by SIGTERM.
+/// Runs a job of one long span until some of its rows are answered, then sends SIGTERM.
 #[cfg(unix)]
 fn terminate_within_a_span(place: &Workplace, extra: &[&str]) -> std::process::Output {
     use std::io::{BufRead, BufReader, Read};
@@ -97,7 +97,7 @@ fn terminate_within_a_span(place: &Workplace, extra: &[&str]) -> std::process::O
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
     loop {
-        assert!(stderr.read_line(&mut said).unwrap() > 0, "the run was over: {said}");
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "the run finished: {said}");
         let line = said.lines().last().unwrap_or_default();
         let done = line.split("\"rows_done\":").nth(1);
         if done.is_some_and(|rest| !rest.starts_with('0')) {
@@ -109,7 +109,7 @@ fn terminate_within_a_span(place: &Workplace, extra: &[&str]) -> std::process::O
     let start = Instant::now();
     stderr.read_to_string(&mut said).unwrap();
     let mut output = child.wait_with_output().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(12), "it ends within its grace");
+    assert!(start.elapsed() < Duration::from_secs(12), "the run exceeded its grace period");
     output.stderr = said.into_bytes();
     output
 }
@@ -145,7 +145,7 @@ fn sigterm_commits_every_finished_row_of_a_span() {
 
 #[cfg(all(unix, feature = "sql"))]
 #[test]
-fn rows_that_a_query_chooses_are_committed_when_a_run_is_stopped() {
+fn rows_selected_by_a_query_are_committed_when_a_run_is_stopped() {
     let place = Workplace::new();
     let questions: Vec<String> = (0..4000).map(|n| format!("What is {n} plus one?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
@@ -165,7 +165,7 @@ fn rows_that_a_query_chooses_are_committed_when_a_run_is_stopped() {
 
 #[cfg(unix)]
 #[test]
-fn without_grace_finished_rows_are_committed_all_the_same() {
+fn finished_rows_are_committed_without_a_grace_period() {
     let place = Workplace::new();
     let questions: Vec<String> = (0..4000).map(|n| format!("What is {n} plus one?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
@@ -180,7 +180,7 @@ fn without_grace_finished_rows_are_committed_all_the_same() {
 }
 
 #[test]
-fn a_run_with_a_greater_limit_goes_on() {
+fn a_run_with_a_higher_limit_continues() {
     let place = workplace();
     place.write("job.toml", &TEXT_JOB.replace("span_rows = 4", "span_rows = 40"));
     for (limit, rows, new) in [(10, 10, 10), (25, 25, 15), (5, 25, 0), (60, 60, 35)] {
@@ -201,7 +201,7 @@ fn a_run_with_a_greater_limit_goes_on() {
 
 #[cfg(feature = "sql")]
 #[test]
-fn a_limit_counts_the_rows_that_a_query_chooses_and_may_grow() {
+fn a_limit_on_query_rows_may_grow() {
     let place = workplace();
     let query = "[source]\nquery = \"SELECT * FROM source WHERE id LIKE '%7'\"";
     let job = TEXT_JOB.replace("span_rows = 4", "span_rows = 40").replace("[source]", query);
@@ -218,7 +218,7 @@ fn a_limit_counts_the_rows_that_a_query_chooses_and_may_grow() {
 }
 
 #[test]
-fn columns_do_not_depend_on_which_run_reads_a_file() {
+fn column_types_do_not_depend_on_which_run_reads_a_file() {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -245,13 +245,13 @@ fn columns_do_not_depend_on_which_run_reads_a_file() {
     put(tables[2].0, &tables[2].1);
     let resumed = place.run(&["run", "job.toml"]).expect(0);
     assert!(resumed.stdout.contains("rows_in 3 == answers 3"), "{}", resumed.stdout);
-    // All parts have the same columns, so they can be put together.
+    // All parts have the same columns, so they can be concatenated.
     let ids = text_column(&place.answers("out"), "id");
     assert_eq!(ids, ["7", "x7", "7"].map(|id| Some(id.to_owned())));
 }
 
 #[test]
-fn a_finished_run_does_nothing_again() {
+fn a_finished_run_has_nothing_to_do() {
     let place = workplace();
     let first = place.run(&["run", "job.toml", "--limit", "20"]).expect(0);
     assert!(first.stdout.contains("rows_in 20"), "{}", first.stdout);
@@ -266,32 +266,32 @@ fn a_finished_run_does_nothing_again() {
     let again = place.run(&["run", "job.toml", "--limit", "20"]).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
     assert!(again.stdout.contains("20 rows were committed by earlier runs"), "{}", again.stdout);
-    assert_eq!(written, part(&place.path("out")), "no part is written again");
+    assert_eq!(written, part(&place.path("out")), "a part was rewritten");
 }
 
 #[test]
-fn another_job_is_refused_by_what_differs() {
+fn another_job_is_refused_with_its_differences() {
     let place = workplace();
     let first = place.run(&["run", "job.toml", "--limit", "8"]).expect(0);
     assert!(first.stdout.contains("rows_in 8"), "{}", first.stdout);
     let asked = ["run", "job.toml", "--limit", "8", "--set", "task.prompt=Say {{ text }}"];
     let refused = place.run(&asked).expect(2);
-    refused.complains_of(&["task.prompt: not set -> \"Say {{ text }}\"", "--overwrite"]);
+    refused.stderr_contains(&["task.prompt: not set -> \"Say {{ text }}\"", "--overwrite"]);
     assert!(!refused.stderr.contains("ready in"), "the model was loaded: {}", refused.stderr);
     let long = format!("task.prompt={}", "long ".repeat(100));
     let refused = place.run(&["run", "job.toml", "--set", &long]).expect(2);
-    refused.complains_of(&["task.prompt: not set -> \"long long", "…"]);
+    refused.stderr_contains(&["task.prompt: not set -> \"long long", "…"]);
     assert!(!refused.stderr.contains(&"long ".repeat(60)), "{}", refused.stderr);
-    // `check` says so too, and is no reason to fail.
+    // `check` reports the difference as a warning.
     let checked = ["check", "job.toml", "--set", "generation.seed=7"];
-    place.run(&checked).expect(0).complains_of(&["generation.seed: 0 -> 7"]);
-    // What cannot change an answer may differ.
+    place.run(&checked).expect(0).stderr_contains(&["generation.seed: 0 -> 7"]);
+    // Settings that cannot change an answer may differ.
     let tuned = ["run", "job.toml", "--limit", "8", "--set", "model.slots=1"];
     assert!(place.run(&tuned).expect(0).stdout.contains("0 rows in"));
 }
 
 #[test]
-fn a_changed_file_is_seen_and_done_again() {
+fn a_changed_file_is_detected_and_processed_again() {
     let place = workplace();
     write_table(&place.path("table.parquet"), &texts(&["a b", "c d"]), 50);
     let first = place.run(&["run", "job.toml"]).expect(0);
@@ -309,7 +309,7 @@ fn a_second_run_on_the_same_output_is_refused() {
     let mut child = place.start(&["run", "job.toml", "--set", "model.slots=1"]);
     wait_for_entries(&place, 1);
     let refused = place.run(&["run", "job.toml"]).expect(2);
-    refused.complains_of(&["another run", &child.id().to_string()]);
+    refused.stderr_contains(&["another run", &child.id().to_string()]);
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -1,13 +1,13 @@
-//! `legenda retry` tries rejects again, and commits what is answered now, once.
+//! `legenda retry` processes rejects again and commits each new answer once.
 
 use std::{collections::BTreeMap, fs, fs::File, io::Write, path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::UInt64Type;
-use legenda_tests::{PICTURE_JOB, Workplace, ended, png, text_column, write_table};
+use legenda_tests::{IMAGE_JOB, Workplace, png, run_command, text_column, write_table};
 
-/// Eleven rows whose pictures are files; those of rows 1, 4 and 7 are not there, that of row 9 is no
-/// picture. `options` are the job's.
+/// Eleven rows with image files: those of rows 1, 4 and 7 are missing, that of row 9 is not an
+/// image. `options` override job keys.
 fn workplace_of(options: &[&str]) -> Workplace {
     let place = Workplace::new();
     let ids = StringArray::from_iter_values((0..11).map(|row| format!("row-{row}")));
@@ -18,7 +18,7 @@ fn workplace_of(options: &[&str]) -> Workplace {
     for row in [0, 2, 3, 5, 6, 8, 9, 10] {
         put(&place, row, &if row == 9 { b"junk".to_vec() } else { png(row) });
     }
-    place.write("job.toml", PICTURE_JOB);
+    place.write("job.toml", IMAGE_JOB);
     let first = place.run(&[&["run", "job.toml"], options].concat()).expect(0);
     assert!(first.stdout.contains("rows_in 11 == answers 7 + rejects 4"), "{}", first.stdout);
     place
@@ -33,7 +33,7 @@ fn put(place: &Workplace, row: u8, bytes: &[u8]) {
     File::create(path).unwrap().write_all(bytes).unwrap();
 }
 
-/// The ids of the answers, sorted, and the rows of the rejects with their codes.
+/// Returns the sorted ids of the answers, and the rows and codes of the rejects.
 fn settled(place: &Workplace) -> (Vec<String>, Vec<(u64, String)>) {
     let mut ids: Vec<String> =
         text_column(&place.answers("out"), "id").into_iter().flatten().collect();
@@ -51,12 +51,12 @@ fn ids(rows: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_mended_is_answered_once() {
+fn fixed_rows_are_answered_once() {
     let place = workplace();
     for row in [1, 7] {
         put(&place, row, &png(row));
     }
-    // Of another code none is tried.
+    // No reject has this code.
     let none = place.run(&["retry", "out", "--code", "media_too_large"]).expect(0);
     assert!(none.stdout.contains("0 rows in"), "{}", none.stdout);
     let again = place.run(&["retry", "out", "--code", "media_unreadable"]).expect(0);
@@ -67,12 +67,12 @@ fn what_is_mended_is_answered_once() {
     let told = place.run(&["verify", "out"]).expect(0);
     assert!(told.stdout.contains("rows_in 11 == answers 9 + rejects 2"), "{}", told.stdout);
 
-    // The job itself has nothing to do, and what was retried stays.
+    // The job itself has nothing to do, and retried answers stay.
     let run = place.run(&["run", "job.toml"]).expect(0);
     assert!(run.stdout.contains("0 rows in"), "{}", run.stdout);
     assert_eq!(settled(&place).1, expected);
 
-    // The last ones, all codes together.
+    // The remaining rejects, of all codes.
     for row in [4, 9] {
         put(&place, row, &png(row));
     }
@@ -87,7 +87,7 @@ fn what_is_mended_is_answered_once() {
 }
 
 #[test]
-fn a_crash_within_a_retry_costs_nothing() {
+fn a_crash_during_a_retry_loses_nothing() {
     let mut crashes = 0;
     for step in (1..).step_by(5) {
         let place = workplace();
@@ -95,7 +95,7 @@ fn a_crash_within_a_retry_costs_nothing() {
             put(&place, row, &png(row));
         }
         let mut command = place.command(&["retry", "out"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        let crashed = run_command(command.env("LEGENDA_CRASH_AT", step.to_string()));
         crashes += usize::from(crashed.code.is_none());
         let again = place.run(&["retry", "out"]).expect(0);
         assert!(again.stdout.contains("rows_in 11 == answers 9 + rejects 2"), "{}", again.stdout);
@@ -110,26 +110,26 @@ fn a_crash_within_a_retry_costs_nothing() {
 }
 
 #[test]
-fn limits_may_be_raised_and_nothing_else_changed() {
+fn a_retry_may_raise_limits_and_change_nothing_else() {
     let place = Workplace::new();
     let big = png(9);
-    let rows = legenda_tests::pictures(&[Some(png(1)), Some(big)]);
+    let rows = legenda_tests::image_table(&[Some(png(1)), Some(big)]);
     write_table(&place.path("table.parquet"), &rows, 50);
-    place.write("job.toml", PICTURE_JOB);
+    place.write("job.toml", IMAGE_JOB);
     let tight = place.run(&["run", "job.toml", "--set", "limits.image_pixels=100"]).expect(0);
     assert!(tight.stdout.contains("answers 0 + rejects 2"), "{}", tight.stdout);
     place
         .run(&["retry", "out", "--set", "task.prompt=Say."])
         .expect(2)
-        .complains_of(&["`task`", "may only change `limits`"]);
+        .stderr_contains(&["`task`", "may only change `limits`"]);
     let raised = place.run(&["retry", "out", "--set", "limits.image_pixels=5000"]).expect(0);
     assert!(raised.stdout.contains("answers 2 + rejects 0"), "{}", raised.stdout);
-    place.run(&["retry", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
+    place.run(&["retry", "elsewhere"]).expect(2).stderr_contains(&["not the output of a run"]);
 }
 
 const INLINE: [&str; 2] = ["--set", "output.rejects=inline"];
 
-/// The rows of a whole output, with what became of each.
+/// Returns the rows of a whole output, with their results.
 fn inline_rows(place: &Workplace, output: &str) -> Vec<[Option<String>; 4]> {
     let rows = place.answers(output);
     let columns = ["id", "answer", "legenda_status", "legenda_reject_code"];
@@ -137,7 +137,7 @@ fn inline_rows(place: &Workplace, output: &str) -> Vec<[Option<String>; 4]> {
     (0..rows.num_rows()).map(|row| columns.each_ref().map(|column| column[row].clone())).collect()
 }
 
-/// Whether the outputs `out` and `whole` have the same parts, byte by byte.
+/// Returns whether the outputs `out` and `whole` have byte-identical parts.
 fn same_parts(place: &Workplace) -> bool {
     let parts = |output: &str| -> BTreeMap<String, Vec<u8>> {
         let files = fs::read_dir(place.path(output)).unwrap().map(|file| file.unwrap().path());
@@ -150,7 +150,7 @@ fn same_parts(place: &Workplace) -> bool {
 }
 
 #[test]
-fn rejects_among_the_answers_are_answered_in_their_places() {
+fn inline_rejects_are_replaced_in_place() {
     let formats = ["parquet", "arrow", "jsonl"].map(|format| format!("output.format={format}"));
     for format in &formats {
         let options = [&INLINE[..], &["--set", format, "--set", "output.span_rows=4"]].concat();
@@ -168,7 +168,7 @@ fn rejects_among_the_answers_are_answered_in_their_places() {
         assert!(told.stdout.contains("rows_in 11 == answers 9 + rejects 2"), "{}", told.stdout);
         let run = place.run(&[&["run", "job.toml"], &options[..]].concat()).expect(0);
         assert!(run.stdout.contains("0 rows in"), "{}", run.stdout);
-        // As if the pictures had been there from the start.
+        // The output equals that of a run with all images present.
         let whole = [&["run", "job.toml", "--set", "output.path=whole"], &options[..]].concat();
         let _whole = place.run(&whole).expect(0);
         assert!(same_parts(&place), "{format}");
@@ -187,7 +187,7 @@ fn rejects_among_the_answers_are_answered_in_their_places() {
 }
 
 #[test]
-fn rows_that_a_query_kept_are_answered_in_their_places() {
+fn inline_rejects_of_a_query_are_replaced_in_place() {
     let query = "source.query=SELECT * FROM source WHERE id NOT IN ('row-0', 'row-3', 'row-4')";
     let place = workplace();
     let options = [&INLINE[..], &["--set", query, "--set", "output.path=some"]].concat();
@@ -205,7 +205,7 @@ fn rows_that_a_query_kept_are_answered_in_their_places() {
 }
 
 #[test]
-fn rows_behind_the_limit_of_the_last_run_are_tried_again() {
+fn rejects_beyond_the_limit_of_the_last_run_are_retried() {
     let query = ["--set", "source.query=SELECT * FROM source WHERE id NOT IN ('row-0', 'row-3')"];
     for options in [INLINE.to_vec(), query.to_vec(), [INLINE, query].concat()] {
         let place = workplace();
@@ -221,9 +221,10 @@ fn rows_behind_the_limit_of_the_last_run_are_tried_again() {
     }
 }
 
-/// Whoever reads the parts finds each row once at any moment, and what was begun is settled after.
+/// A reader of the parts finds each row exactly once at any moment, and the next run completes the
+/// retry.
 #[test]
-fn a_crash_while_a_part_is_written_again_costs_nothing() {
+fn a_crash_while_a_part_is_rewritten_loses_nothing() {
     let mut told = Vec::new();
     for step in (1..).step_by(2) {
         let place = workplace_of(&INLINE);
@@ -231,7 +232,7 @@ fn a_crash_while_a_part_is_written_again_costs_nothing() {
             put(&place, row, &png(row));
         }
         let mut command = place.command(&["retry", "out"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        let crashed = run_command(command.env("LEGENDA_CRASH_AT", step.to_string()));
         assert_eq!(inline_rows(&place, "out").len(), 11, "step {step}");
         if crashed.code.is_some() {
             break;

@@ -1,9 +1,9 @@
-//! Answers that need not be computed: equal rows of a run, and what earlier runs have answered.
+//! Answers that are not computed again: duplicate rows of a run, and answers of earlier runs.
 
 use std::{fs::File, io::Write};
 
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png,
     references::{self, with_bundle},
     text_column, texts, write_table,
 };
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const STORE: &str = "\n[reuse]\nstore = \"kept/results.sqlite\"\n";
 
-/// Twenty rows of five questions.
+/// Returns twenty rows of five questions.
 fn repeated() -> Vec<String> {
     let words = ["dog", "house", "tree", "bread", "water"];
     (0..20).map(|row| format!("What is {} in German?", words[row % 5])).collect()
@@ -46,7 +46,7 @@ fn all(status: &str, n_rows: usize) -> Vec<Option<String>> {
 }
 
 #[test]
-fn equal_rows_of_a_run_are_computed_once() {
+fn duplicate_rows_of_a_run_are_computed_once() {
     let place = place(&repeated(), TEXT_JOB);
     let each = run(&place, "each", &["reuse.within_run=false"]);
     assert_eq!((&each["rows_repeated"], &each["rows_reused"]), (&0.into(), &0.into()));
@@ -60,9 +60,9 @@ fn equal_rows_of_a_run_are_computed_once() {
     let _proof = place.run(&["verify", "once"]).expect(0);
 }
 
-/// A row may wait for another whose span is begun long before its own, or not yet.
+/// A duplicate may belong to a span that starts long before or after that of its first occurrence.
 #[test]
-fn equal_rows_of_many_spans_are_settled_whichever_comes_first() {
+fn duplicate_rows_across_spans_are_answered_in_any_order() {
     let questions: Vec<String> = (0..900).map(|row| format!("What is {}?", row % 7)).collect();
     let place = place(&questions, TEXT_JOB);
     for (output, spans) in [("twos", "output.span_rows=2"), ("many", "output.span_rows=100")] {
@@ -75,17 +75,17 @@ fn equal_rows_of_many_spans_are_settled_whichever_comes_first() {
 }
 
 #[test]
-fn rows_that_wait_for_an_equal_one_share_what_becomes_of_it() {
+fn duplicate_rows_share_the_answer_or_reject() {
     let place = Workplace::new();
     let cell = |row: u8| match row % 3 {
-        // No picture at all, one that is cut off, one that is whole.
+        // Not an image, a truncated image, a valid image.
         0 => b"no picture".to_vec(),
         1 => png(1)[..60].to_vec(),
         _ => png(row % 2),
     };
     let cells: Vec<Option<Vec<u8>>> = (0..18).map(cell).map(Some).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 100);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 100);
+    place.write("job.toml", IMAGE_JOB);
     let report = run(&place, "once", &[]);
     assert_eq!((&report["answers"], &report["rows_repeated"]), (&6.into(), &4.into()));
     let each = run(&place, "each", &["reuse.within_run=false"]);
@@ -96,7 +96,7 @@ fn rows_that_wait_for_an_equal_one_share_what_becomes_of_it() {
 }
 
 #[test]
-fn what_an_earlier_run_has_answered_is_found_again_by_any_job_that_asks_the_same() {
+fn answers_of_earlier_runs_are_reused_by_any_job_with_the_same_input() {
     let place = place(&repeated(), &format!("{TEXT_JOB}{STORE}"));
     let first = run(&place, "first", &[]);
     assert_eq!((&first["rows_repeated"], &first["rows_reused"]), (&15.into(), &0.into()));
@@ -111,23 +111,23 @@ fn what_an_earlier_run_has_answered_is_found_again_by_any_job_that_asks_the_same
     let changes = ["output.span_rows=3", "task.prompt={{ text }}", "output.columns=[\"question\"]"];
     let second = run(&place, "second", &changes);
     assert_eq!((&second["rows_repeated"], &second["rows_reused"]), (&0.into(), &20.into()));
-    let anew =
+    let fresh =
         run(&place, "anew", &[changes[0], changes[1], changes[2], "reuse.store=other.sqlite"]);
-    assert_eq!(anew["rows_reused"], 0);
-    let (second, anew) = (place.answers("second"), place.answers("anew"));
+    assert_eq!(fresh["rows_reused"], 0);
+    let (second, fresh) = (place.answers("second"), place.answers("anew"));
     let status = text_column(&second, "legenda_status");
     for (row, question) in more.iter().enumerate() {
         let is_new = question.contains("cat") || question.contains("fish");
         assert_eq!(status[row].as_deref(), Some(if is_new { "ok" } else { "reused" }), "{row}");
     }
-    // Whatever an answer is told with is as it was.
-    for name in anew.schema().fields().iter().map(|field| field.name()) {
+    // The other columns of the answers are unchanged.
+    for name in fresh.schema().fields().iter().map(|field| field.name()) {
         if name != "legenda_status" {
-            assert_eq!(second.column_by_name(name), anew.column_by_name(name), "{name}");
+            assert_eq!(second.column_by_name(name), fresh.column_by_name(name), "{name}");
         }
     }
 
-    // Whoever asks something else finds nothing.
+    // A job with another prompt or setting finds nothing.
     for change in ["task.prompt=Say: {{ text }}", "generation.max_new_tokens=3"] {
         let report = run(&place, "third", &[change, "output.columns=[\"id\"]"]);
         assert_eq!(report["rows_reused"], 0, "{change}");
@@ -136,7 +136,7 @@ fn what_an_earlier_run_has_answered_is_found_again_by_any_job_that_asks_the_same
 }
 
 #[test]
-fn embeddings_come_back_to_the_bit() {
+fn reused_embeddings_are_bit_identical() {
     let rows = references::rows("minilm", |row| row["text"].is_string());
     let rows: Vec<String> = rows.iter().map(|row| row["text"].as_str().unwrap().into()).collect();
     let job = TEXT_JOB.replace("generate", "embed");
@@ -149,7 +149,7 @@ fn embeddings_come_back_to_the_bit() {
 }
 
 #[test]
-fn a_drawn_answer_belongs_to_its_row() {
+fn sampled_answers_are_not_shared() {
     let place = place(&repeated(), &format!("{TEXT_JOB}{STORE}"));
     let draws = ["generation.temperature=1.5", "generation.max_new_tokens=12"];
     let first = run(&place, "first", &draws);
@@ -159,13 +159,13 @@ fn a_drawn_answer_belongs_to_its_row() {
     let [answers, status] = columns(&place, "second");
     assert_eq!(answers, columns(&place, "first")[0]);
     assert_eq!(status, all("reused", 20));
-    // Equal rows drew for themselves.
+    // Duplicate rows were sampled independently.
     let of_first: std::collections::BTreeSet<_> = answers.iter().step_by(5).collect();
     assert!(of_first.len() > 1, "{answers:?}");
 }
 
 #[test]
-fn a_store_that_cannot_be_used_costs_time_and_no_row() {
+fn an_unusable_result_store_costs_time_and_no_row() {
     let place = place(&repeated(), &format!("{TEXT_JOB}{STORE}"));
     let _first = run(&place, "first", &[]);
     let bytes = std::fs::read(place.path("kept/results.sqlite")).unwrap();
@@ -186,33 +186,33 @@ fn a_store_that_cannot_be_used_costs_time_and_no_row() {
         assert_eq!(columns(&place, "again")[0], columns(&place, "first")[0], "{how}");
         place.remove_output("again");
     }
-    // A folder of that name.
+    // A folder with the name of the store.
     std::fs::create_dir(place.path("folder.sqlite")).unwrap();
     let ended = place.run(&["run", "job.toml", "--set", "reuse.store=folder.sqlite"]);
-    ended.expect(0).complains_of(&["folder.sqlite", "result store disabled"]);
+    ended.expect(0).stderr_contains(&["folder.sqlite", "result store disabled"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn a_store_that_has_no_room_to_grow_costs_time_and_no_row() {
+fn a_full_result_store_costs_time_and_no_row() {
     let questions: Vec<String> = (0..500).map(|row| format!("What is {row} plus one?")).collect();
     let place = place(&questions, &format!("{TEXT_JOB}{STORE}"));
-    // Files of at most 64 KiB: those of the output are smaller.
+    // Limit files to 64 KiB; output files are smaller.
     let run = "ulimit -f 128; exec \"$0\" run job.toml --set output.span_rows=50";
     let mut command = std::process::Command::new("sh");
     command.args(["-c", run]).arg(legenda_tests::binary()).current_dir(place.path(""));
-    let full = legenda_tests::ended(&mut command).expect(0);
-    full.complains_of(&["results.sqlite", "result store disabled"]);
+    let full = legenda_tests::run_command(&mut command).expect(0);
+    full.stderr_contains(&["results.sqlite", "result store disabled"]);
     assert!(full.stdout.contains("rows_in 500 == answers 500"), "{}", full.stdout);
     let _proof = place.run(&["verify", "out"]).expect(0);
-    // What was kept before is whole.
+    // Answers stored before the failure are intact.
     let later = self::run(&place, "later", &[]);
     assert_eq!(later["answers"], 500);
     assert_eq!(columns(&place, "later")[0], columns(&place, "out")[0]);
 }
 
 #[test]
-fn a_run_that_is_killed_finds_what_it_had_kept() {
+fn a_killed_run_finds_its_stored_answers() {
     let questions: Vec<String> = (0..900).map(|row| format!("What is {}?", row % 450)).collect();
     let place = place(&questions, &format!("{TEXT_JOB}{STORE}"));
     let _calm = run(&place, "calm", &["reuse.store=calm.sqlite"]);
@@ -233,7 +233,7 @@ fn a_run_that_is_killed_finds_what_it_had_kept() {
 }
 
 #[test]
-fn two_runs_may_use_a_store_at_a_time() {
+fn two_runs_may_share_a_result_store() {
     let questions: Vec<String> = (0..60).map(|n| format!("What is {} plus 2?", n % 30)).collect();
     let place = place(&questions, &format!("{TEXT_JOB}{STORE}"));
     let outputs = ["one", "two", "three"];
@@ -251,7 +251,7 @@ fn two_runs_may_use_a_store_at_a_time() {
 }
 
 #[test]
-fn a_store_that_cannot_be_meant_is_refused() {
+fn an_invalid_result_store_path_is_refused() {
     let place = place(&repeated(), TEXT_JOB);
     for (change, key) in [
         ("reuse.store=s3://bucket/results.sqlite", "`reuse.store`"),
@@ -259,6 +259,6 @@ fn a_store_that_cannot_be_meant_is_refused() {
         ("reuse={ store = \"x\", max_size = \"1KiB\" }", "`reuse.max_size`"),
     ] {
         let refused = place.run(&["check", "job.toml", "--set", change]).expect(2);
-        refused.complains_of(&[key]);
+        refused.stderr_contains(&[key]);
     }
 }

@@ -1,4 +1,4 @@
-//! Every row is answered or rejected with a reason; one bad row never ends a job.
+//! Every row is answered or rejected with a reason; one bad row never aborts a job.
 
 use std::{fs, sync::Arc};
 
@@ -8,30 +8,30 @@ use arrow::{
     ipc::reader::FileReader,
 };
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, pictures, png, text_column, texts, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, text_column, texts, write_table,
 };
 
 fn some(texts: &[&str]) -> Vec<Option<String>> {
     texts.iter().map(|&text| Some(text.to_owned())).collect()
 }
 
-/// Nine pictures, of which rows 1, 3, 4 and 6 are bad.
-fn pictures_with_bad_ones() -> RecordBatch {
+/// Returns nine images, of which rows 1, 3, 4 and 6 are bad.
+fn images_with_bad_ones() -> RecordBatch {
     let good = png(7);
     let mut cells: Vec<Option<Vec<u8>>> = (0..9).map(|shade| Some(png(shade))).collect();
     cells[1] = Some(good[..good.len() / 2].to_vec());
     cells[3] = None;
     cells[4] = Some(b"not a picture".to_vec());
     cells[6] = Some(Vec::new());
-    pictures(&cells)
+    image_table(&cells)
 }
 
 #[test]
-fn bad_rows_are_rejected_with_their_reasons_and_can_be_fed_back() {
+fn bad_rows_are_rejected_with_a_reason_and_can_be_used_as_a_source() {
     let place = Workplace::new();
-    let table = pictures_with_bad_ones();
+    let table = images_with_bad_ones();
     write_table(&place.path("table.parquet"), &table, 5);
-    place.write("job.toml", PICTURE_JOB);
+    place.write("job.toml", IMAGE_JOB);
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 9 == answers 5 + rejects 4"), "{}", ended.stdout);
 
@@ -65,20 +65,20 @@ fn bad_rows_are_rejected_with_their_reasons_and_can_be_fed_back() {
         assert!(message.as_ref().unwrap().contains("column `image`"), "{message:?}");
     }
     let originals = rejects.column_by_name("image").unwrap().as_binary::<i32>();
-    assert_eq!(originals.value(2), b"not a picture", "the original row is kept");
+    assert_eq!(originals.value(2), b"not a picture", "the reject must keep the original row");
 
     let again =
-        PICTURE_JOB.replace("table.parquet", "out.legenda/rejects").replace("\"out\"", "\"out2\"");
+        IMAGE_JOB.replace("table.parquet", "out.legenda/rejects").replace("\"out\"", "\"out2\"");
     place.write("again.toml", &again);
     let ended = place.run(&["run", "again.toml"]).expect(0);
     assert!(ended.stdout.contains("rows_in 4 == answers 0 + rejects 4"), "{}", ended.stdout);
 }
 
 #[test]
-fn rejects_can_stay_in_the_table() {
+fn rejects_can_be_written_inline() {
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &pictures_with_bad_ones(), 5);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &images_with_bad_ones(), 5);
+    place.write("job.toml", IMAGE_JOB);
     let args = ["run", "job.toml", "--set", "output.rejects=inline"];
     let ended = place.run(&args).expect(0);
     assert!(ended.stdout.contains("rows_in 9 == answers 5 + rejects 4"), "{}", ended.stdout);
@@ -94,15 +94,15 @@ fn rejects_can_stay_in_the_table() {
 }
 
 #[test]
-fn a_spent_error_budget_ends_the_run_with_3_and_it_resumes() {
+fn an_exhausted_error_budget_exits_with_3_and_can_be_resumed() {
     let place = Workplace::new();
     let mut cells: Vec<Option<Vec<u8>>> =
         (0..404).map(|shade| Some(png(u8::try_from(shade % 200).unwrap()))).collect();
     cells[40..44].fill(None);
-    write_table(&place.path("table.parquet"), &pictures(&cells), 404);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 404);
+    place.write("job.toml", IMAGE_JOB);
     let ended = place.run(&["run", "job.toml", "--set", "limits.error_budget=\"3\""]).expect(3);
-    ended.complains_of(&["limits.error_budget"]);
+    ended.stderr_contains(&["limits.error_budget"]);
     let done = place.answers("out").num_rows();
     assert!((1..400).contains(&done), "{done} answers: the run did not stop in time");
     let ended = place.run(&["run", "job.toml", "--set", "limits.error_budget=\"1%\""]).expect(0);
@@ -110,13 +110,13 @@ fn a_spent_error_budget_ends_the_run_with_3_and_it_resumes() {
 }
 
 #[test]
-fn a_damaged_row_group_costs_its_rows_only() {
+fn a_damaged_row_group_costs_only_its_rows() {
     let place = Workplace::new();
     let questions: Vec<String> = (0..30).map(|n| format!("What is dog in German? {n}")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
     let path = place.path("table.parquet");
     write_table(&path, &texts(&questions), 10);
-    // The middle row group's pages lie in the middle of the file: overwrite some of them.
+    // The middle row group's pages are in the middle of the file: overwrite some of them.
     let mut bytes = fs::read(&path).unwrap();
     let marker = b"What is dog in German? 15";
     let at = bytes.windows(marker.len()).position(|window| window == marker).unwrap();
@@ -130,7 +130,7 @@ fn a_damaged_row_group_costs_its_rows_only() {
     assert!(ended.stdout.contains("rows_in 30 == "), "{}", ended.stdout);
     let answers = text_column(&place.answers("out"), "id");
     for row in (0..10).chain(20..30) {
-        assert!(answers.contains(&Some(format!("row-{row}"))), "row {row} of a sound row group");
+        assert!(answers.contains(&Some(format!("row-{row}"))), "row {row} of an intact row group");
     }
     let rejects = place.rejects("out");
     let codes = text_column(&rejects, "legenda_code");
@@ -138,7 +138,7 @@ fn a_damaged_row_group_costs_its_rows_only() {
 }
 
 #[test]
-fn arrow_ipc_output_holds_the_same_rows() {
+fn arrow_ipc_output_has_the_same_rows() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["What is dog in German?", "Name it."]), 10);
     place.write("job.toml", TEXT_JOB);
@@ -156,7 +156,7 @@ fn arrow_ipc_output_holds_the_same_rows() {
 }
 
 #[test]
-fn templates_join_columns_and_the_same_prompt_gets_the_same_answer() {
+fn templates_join_columns_and_equal_prompts_get_equal_answers() {
     let place = Workplace::new();
     let words: ArrayRef = Arc::new(StringArray::from(vec![Some("dog"), None, Some("dog")]));
     let id: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
@@ -203,9 +203,9 @@ fn answers_do_not_depend_on_the_number_of_slots() {
     assert_eq!(text_column(&drawn_by_two, "answer"), text_column(&drawn_by_five, "answer"));
 }
 
-/// Runs a job with further arguments; checks how many rows are committed, by this run and in all, and
-/// that the output is sound.
-fn goes_on(place: &Workplace, args: &[&str], of_this_run: u64, in_all: u64) {
+/// Runs a job with extra arguments; asserts how many rows are committed, by this run and in total,
+/// and that the output is valid.
+fn assert_continues(place: &Workplace, args: &[&str], of_this_run: u64, in_all: u64) {
     let args = [&["run", "job.toml", "--progress", "json"], args].concat();
     let ended = place.run(&args).expect(0);
     let report = ended.stderr.lines().rfind(|line| line.starts_with("{\"report\"")).unwrap();
@@ -218,28 +218,28 @@ fn goes_on(place: &Workplace, args: &[&str], of_this_run: u64, in_all: u64) {
 }
 
 #[test]
-fn a_limit_grows_without_anything_done_again() {
+fn a_higher_limit_processes_only_new_rows() {
     let place = Workplace::new();
     let questions: Vec<String> = (0..13).map(|row| format!("What is {row} plus one?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
-    // Two files, of several row groups and spans.
+    // Two files, each with several row groups and spans.
     let table = texts(&questions);
     write_table(&place.path("a.parquet"), &table.slice(0, 7), 5);
     write_table(&place.path("b.parquet"), &table.slice(7, 6), 6);
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", "[ab].parquet"));
-    goes_on(&place, &["--limit", "3"], 3, 3);
+    assert_continues(&place, &["--limit", "3"], 3, 3);
     let first = text_column(&place.answers("out"), "id");
     assert_eq!(first, ["row-0", "row-1", "row-2"].map(|id| Some(id.to_owned())));
-    goes_on(&place, &["--limit", "3"], 0, 3);
-    goes_on(&place, &["--limit", "6"], 3, 6);
-    // Within the second file: the first is whole, and no reason to think that all is.
-    goes_on(&place, &["--limit", "9"], 3, 9);
-    // A limit that shrinks takes nothing away.
-    goes_on(&place, &["--limit", "2"], 0, 9);
-    goes_on(&place, &[], 4, 13);
-    goes_on(&place, &[], 0, 13);
-    goes_on(&place, &["--limit", "4"], 0, 13);
-    goes_on(&place, &[], 0, 13);
+    assert_continues(&place, &["--limit", "3"], 0, 3);
+    assert_continues(&place, &["--limit", "6"], 3, 6);
+    // Within the second file: the first is complete, but the output is not.
+    assert_continues(&place, &["--limit", "9"], 3, 9);
+    // A smaller limit removes nothing.
+    assert_continues(&place, &["--limit", "2"], 0, 9);
+    assert_continues(&place, &[], 4, 13);
+    assert_continues(&place, &[], 0, 13);
+    assert_continues(&place, &["--limit", "4"], 0, 13);
+    assert_continues(&place, &[], 0, 13);
     let column = |output: &str, name: &str| {
         let rows = place.answers(output);
         let mut rows: Vec<_> =
@@ -253,40 +253,40 @@ fn a_limit_grows_without_anything_done_again() {
 }
 
 #[test]
-fn a_limit_grows_over_rejects_that_are_tried_again() {
+fn a_limit_may_grow_after_a_retry() {
     let place = Workplace::new();
     let mut table: Vec<&str> = vec!["What is two plus two?"; 9];
     table[1] = "";
     table[7] = "";
     write_table(&place.path("table.parquet"), &texts(&table), 9);
     place.write("job.toml", TEXT_JOB);
-    goes_on(&place, &["--limit", "3"], 3, 3);
+    assert_continues(&place, &["--limit", "3"], 3, 3);
     let retried = place.run(&["retry", "out"]).expect(0);
     assert!(retried.stdout.contains("rejects 1"), "{}", retried.stdout);
-    goes_on(&place, &[], 6, 9);
+    assert_continues(&place, &[], 6, 9);
     assert!(place.run(&["retry", "out"]).expect(0).stdout.contains("rejects 2"));
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("answers 7 + rejects 2"));
 }
 
 #[test]
-fn progress_is_json_for_machines() {
+fn progress_can_be_json() {
     let place = Workplace::new();
     let questions = vec!["What is dog in German?"; 400];
     write_table(&place.path("table.parquet"), &texts(&questions), 100);
     place.write("job.toml", TEXT_JOB);
     let args = ["run", "job.toml", "--progress", "json", "--show", "2", "--set", "model.slots=1"];
     let ended = place.run(&args).expect(0);
-    assert!(ended.stdout.contains("row-"), "the answers are shown:\n{}", ended.stdout);
+    assert!(ended.stdout.contains("row-"), "answers are missing:\n{}", ended.stdout);
     let lines: Vec<serde_json::Value> = ended
         .stderr
         .lines()
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    // The report comes last; a line of progress is printed at least once, whenever the run ends.
-    let (report, lines) = lines.split_last().expect("lines of JSON");
+    // The report comes last, after at least one line of progress.
+    let (report, lines) = lines.split_last().expect("expected JSON lines");
     assert_eq!(report["report"]["rows_in"], 400);
-    let last = lines.last().expect("a line of progress");
+    let last = lines.last().expect("expected a line of progress");
     assert_eq!(last["rows_planned"], 400);
     for key in ["rows_done", "rejects", "rows_per_second", "tokens_per_second"] {
         assert!(last[key].is_number(), "{key} in {last}");
@@ -294,7 +294,7 @@ fn progress_is_json_for_machines() {
 }
 
 #[test]
-fn a_run_that_rejects_most_of_its_rows_does_not_end_as_if_all_were_well() {
+fn a_run_that_rejects_most_rows_warns() {
     let place = Workplace::new();
     place.write("job.toml", TEXT_JOB);
     let texts_of = |n_rows: usize, n_empty: usize| -> Vec<&str> {
@@ -302,14 +302,14 @@ fn a_run_that_rejects_most_of_its_rows_does_not_end_as_if_all_were_well() {
     };
     write_table(&place.path("table.parquet"), &texts(&texts_of(120, 61)), 200);
     let spent = place.run(&["run", "job.toml"]).expect(3);
-    spent.complains_of(&["61 of 120 rows", "limits.error_budget", "limits.error_budget=100%"]);
+    spent.stderr_contains(&["61 of 120 rows", "limits.error_budget", "limits.error_budget=100%"]);
     let all = ["run", "job.toml", "--set", "limits.error_budget=100%"];
     let ended = place.run(&all).expect(0);
     assert!(ended.stdout.contains("rows_in 120 == answers 59 + rejects 61"), "{}", ended.stdout);
-    ended.complains_of(&["warning: 61 of 120 rows were rejected"]);
+    ended.stderr_contains(&["warning: 61 of 120 rows were rejected"]);
     write_table(&place.path("table.parquet"), &texts(&texts_of(120, 60)), 200);
     let half = place.run(&["run", "job.toml"]).expect(0);
     assert!(!half.stderr.contains("warning"), "{}", half.stderr);
     write_table(&place.path("table.parquet"), &texts(&texts_of(9, 9)), 200);
-    place.run(&["run", "job.toml"]).expect(0).complains_of(&["warning: 9 of 9 rows"]);
+    place.run(&["run", "job.toml"]).expect(0).stderr_contains(&["warning: 9 of 9 rows"]);
 }

@@ -1,8 +1,8 @@
-//! ONNX Runtime needs no manual step, also when several processes need it at once.
+//! ONNX Runtime needs no manual setup, even if several processes need it at once.
 
 use std::process::{Child, Output, Stdio};
 
-use legenda_tests::{TEXT_JOB, Workplace, ended, texts, write_table};
+use legenda_tests::{TEXT_JOB, Workplace, run_command, texts, write_table};
 
 fn doctor(place: &Workplace) -> Child {
     let mut command = place.command(&["doctor", "--json"]);
@@ -11,11 +11,13 @@ fn doctor(place: &Workplace) -> Child {
 }
 
 #[test]
-fn two_processes_with_an_empty_cache_fetch_once() {
+fn two_processes_with_an_empty_cache_download_once() {
     let place = Workplace::new();
     let children = [doctor(&place), doctor(&place)];
-    let outputs: Vec<Output> =
-        children.into_iter().map(|child| child.wait_with_output().expect("it ends")).collect();
+    let outputs: Vec<Output> = children
+        .into_iter()
+        .map(|child| child.wait_with_output().expect("the binary exits"))
+        .collect();
     let mut n_fetches = 0;
     for output in &outputs {
         let complaints = String::from_utf8_lossy(&output.stderr);
@@ -25,11 +27,11 @@ fn two_processes_with_an_empty_cache_fetch_once() {
         assert!(found["onnxruntime"].is_string(), "{found}");
         n_fetches += complaints.matches("Fetching").count();
     }
-    // Where Python has the package nothing is fetched at all.
-    assert!(n_fetches <= 1, "each process fetched for itself");
+    // If the Python package is installed, nothing is downloaded.
+    assert!(n_fetches <= 1, "each process downloaded the library");
 }
 
-/// Whoever can write to the current directory, or to the cache, decides nothing.
+/// Files planted in the current directory or the cache are not used.
 #[cfg(unix)]
 #[test]
 fn nothing_in_the_current_directory_is_executed_or_loaded() {
@@ -52,7 +54,7 @@ fn nothing_in_the_current_directory_is_executed_or_loaded() {
     let doctor = |cache: &str| {
         let mut command = place.command(&["doctor", "--json"]);
         command.env("PATH", &path).env("PYTHONPATH", ".").env_remove("ORT_DYLIB_PATH");
-        ended(command.env("LEGENDA_CACHE", cache))
+        run_command(command.env("LEGENDA_CACHE", cache))
     };
     let told = doctor("cache").expect(0);
     assert!(!place.path("executed").try_exists().unwrap(), "{}", told.stdout);
@@ -60,10 +62,10 @@ fn nothing_in_the_current_directory_is_executed_or_loaded() {
     let library = std::path::PathBuf::from(told["library"].as_str().unwrap());
     assert!(!library.starts_with(place.path("onnxruntime")), "{}", library.display());
     if !library.starts_with(place.path("cache")) {
-        // Python's own package was found.
+        // The Python package was found.
         return;
     }
-    // A library that is not what was fetched is fetched again; one that others may change is not loaded.
+    // A modified library is downloaded again; a library that others can write to is not loaded.
     let fetched = fs::read(&library).unwrap();
     let mut file = fs::File::options().append(true).open(&library).unwrap();
     std::io::Write::write_all(&mut file, b"x").unwrap();
@@ -73,12 +75,13 @@ fn nothing_in_the_current_directory_is_executed_or_loaded() {
     fs::set_permissions(&library, fs::Permissions::from_mode(0o666)).unwrap();
     let mut offline = place.command(&["doctor"]);
     offline.env("LEGENDA_CACHE", "cache").env("LEGENDA_OFFLINE", "1").env_remove("ORT_DYLIB_PATH");
-    let refused = ended(&mut offline);
+    let refused = run_command(&mut offline);
     assert_ne!(refused.code, Some(0));
-    refused.complains_of(&["is writable by everyone"]);
+    refused.stderr_contains(&["is writable by everyone"]);
 }
 
-/// A place with an `nvidia-smi` that finds a GPU, and a cache with the library at `library`.
+/// Creates a workplace with an `nvidia-smi` that reports a GPU, and a cache with the library at
+/// `library`.
 #[cfg(target_os = "linux")]
 fn machine_with_a_gpu(library: &str) -> Workplace {
     use std::{fs, os::unix::fs::PermissionsExt};
@@ -104,7 +107,7 @@ fn with_a_gpu(place: &Workplace, arguments: &[&str]) -> std::process::Command {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
+fn an_unused_gpu_is_reported_with_the_command_to_enable_it() {
     let told = Workplace::new().run(&["doctor", "--json"]).expect(0);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     if told["device"] == "cuda" {
@@ -112,12 +115,12 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     }
     let library = told["library"].as_str().unwrap();
     if !library.contains("/onnxruntime/1.31.1/") {
-        // The cache is for the pinned library alone.
+        // The cache accepts only the pinned library.
         return;
     }
     let place = machine_with_a_gpu(library);
     let doctor = || -> serde_json::Value {
-        let told = ended(&mut with_a_gpu(&place, &["doctor", "--json"])).expect(0);
+        let told = run_command(&mut with_a_gpu(&place, &["doctor", "--json"])).expect(0);
         serde_json::from_str(&told.stdout).unwrap()
     };
     let told = doctor();
@@ -128,10 +131,11 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     assert!(note.contains("built without CUDA") && note.contains(&target), "{note}");
     assert!(note.contains("onnxruntime-gpu[cuda,cudnn]==1.31.1"), "{note}");
 
-    // A run says once that it took the CPU, and its report why; a job that wants the GPU is refused.
+    // A run warns once that it uses the CPU, and its report says why; a job that requires the GPU
+    // fails.
     write_table(&place.path("table.parquet"), &texts(&["What is dog in German?"]), 5);
     place.write("job.toml", TEXT_JOB);
-    let ran = ended(&mut with_a_gpu(&place, &["run", "job.toml"])).expect(0);
+    let ran = run_command(&mut with_a_gpu(&place, &["run", "job.toml"])).expect(0);
     assert_eq!(ran.stderr.matches("running on the CPU").count(), 1, "{}", ran.stderr);
     assert!(ran.stdout.contains("device cpu: ONNX Runtime at"), "{}", ran.stdout);
     let report = std::fs::read_to_string(place.path("out.legenda/report.json")).unwrap();
@@ -140,15 +144,15 @@ fn a_gpu_that_is_not_used_is_told_with_the_command_that_changes_it() {
     assert!(report["device_note"].as_str().unwrap().contains(&target));
     for command in ["check", "run"] {
         let wanted = [command, "job.toml", "--set", "model.device=cuda"];
-        let refused = ended(&mut with_a_gpu(&place, &wanted)).expect(2);
-        refused.complains_of(&["CUDA is not available", &target]);
+        let refused = run_command(&mut with_a_gpu(&place, &wanted)).expect(2);
+        refused.stderr_contains(&["CUDA is not available", &target]);
     }
-    // Hidden, it is as if it were not there.
+    // A hidden GPU counts as absent.
     let mut hidden = with_a_gpu(&place, &["doctor", "--json"]);
-    let hidden = ended(hidden.env("CUDA_VISIBLE_DEVICES", "")).expect(0);
+    let hidden = run_command(hidden.env("CUDA_VISIBLE_DEVICES", "")).expect(0);
     assert!(hidden.stdout.contains("\"gpu\":\"none\"") && !hidden.stdout.contains("device_note"));
 
-    // What the command installs is taken before the library in the cache.
+    // The library that the suggested command installs takes precedence over the cached one.
     let installed = place.path("cache/onnxruntime-gpu/1.31.1/onnxruntime/capi");
     std::fs::create_dir_all(&installed).unwrap();
     std::os::unix::fs::symlink(library, installed.join("libonnxruntime.so.1.31.1")).unwrap();

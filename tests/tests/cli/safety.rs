@@ -1,5 +1,5 @@
-//! What a table, a bundle or a template says leads nowhere but where the job allows: no other file, no
-//! other host, no secret told.
+//! Tables, bundles and templates cannot reach anything that the job does not allow: no other file,
+//! no other host, no secret.
 
 use std::{
     fs,
@@ -13,35 +13,35 @@ use std::{
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, ended, png, references::bundle, text_column, texts,
+    IMAGE_JOB, TEXT_JOB, Workplace, png, references::bundle, run_command, text_column, texts,
     write_table,
 };
 
-/// An address at which nobody is to knock.
+/// A server that must not receive connections.
 struct Canary {
     address: String,
-    n_knocks: Arc<AtomicUsize>,
+    n_connections: Arc<AtomicUsize>,
 }
 
 impl Canary {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let n_knocks = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&n_knocks);
+        let n_connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&n_connections);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 counter.fetch_add(1, Relaxed);
                 drop(stream);
             }
         });
-        Self { address, n_knocks }
+        Self { address, n_connections }
     }
 
-    fn n_knocks(&self) -> usize {
-        // A knock that is under way is counted.
+    fn n_connections(&self) -> usize {
+        // Wait for connections in progress.
         std::thread::sleep(std::time::Duration::from_millis(50));
-        self.n_knocks.load(Relaxed)
+        self.n_connections.load(Relaxed)
     }
 }
 
@@ -52,7 +52,7 @@ fn paths(cells: &[String]) -> RecordBatch {
 }
 
 #[test]
-fn media_cells_lead_nowhere_but_where_the_job_allows() {
+fn media_cells_reach_only_what_the_job_allows() {
     let (place, canary) = (Workplace::new(), Canary::start());
     let outside = Workplace::new();
     fs::create_dir(place.path("tables")).unwrap();
@@ -99,8 +99,8 @@ fn media_cells_lead_nowhere_but_where_the_job_allows() {
     let mut cells = vec!["own.png".to_owned(), "./own.png".to_owned()];
     cells.extend(refused.clone());
     write_table(&place.path("tables/t.parquet"), &paths(&cells), 100);
-    let job = PICTURE_JOB.replace("table.parquet", "tables");
-    // Without a host, and with one that is allowed and is none of these.
+    let job = IMAGE_JOB.replace("table.parquet", "tables");
+    // Without an allowed host, and with an unrelated one.
     for hosts in ["source.media_hosts=[]", "source.media_hosts=[\"allowed.invalid\"]"] {
         place.write("job.toml", &job);
         let ended = place.run(&["run", "job.toml", "--overwrite", "--set", hosts]).expect(0);
@@ -109,7 +109,7 @@ fn media_cells_lead_nowhere_but_where_the_job_allows() {
         let codes = text_column(&place.rejects("out"), "legenda_code");
         for (cell, code) in refused.iter().zip(codes) {
             let code = code.unwrap();
-            // Neither of these leads anywhere.
+            // All of them are rejected.
             let expected: &[&str] = match cell.as_str() {
                 "" => &["media_empty"],
                 cell if cell.starts_with("data:") => &["media_unknown_format"],
@@ -122,16 +122,16 @@ fn media_cells_lead_nowhere_but_where_the_job_allows() {
             };
             assert!(expected.contains(&code.as_str()), "{cell:?}: {code}");
         }
-        assert_eq!(canary.n_knocks(), 0, "{hosts}: nobody was asked");
+        assert_eq!(canary.n_connections(), 0, "{hosts}: the canary received a connection");
     }
 }
 
 #[test]
-fn templates_see_their_row_and_nothing_else() {
+fn templates_see_only_their_row() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["{{ id }} {% include 'x' %}"]), 10);
     place.write("secret.txt", "S3CRET");
-    // What a row says is text, and no template.
+    // Template syntax in a row is plain text.
     place.write("plain.toml", TEXT_JOB);
     drop(place.run(&["run", "plain.toml"]).expect(0));
     for prompt in [
@@ -155,21 +155,21 @@ fn templates_see_their_row_and_nothing_else() {
         let ended = place.run(&["run", "job.toml", "--overwrite", "-vv"]);
         let everything = format!("{}{}", ended.stdout, ended.stderr);
         assert!(!everything.contains("S3CRET"), "{prompt}: {everything}");
-        // It is refused, its row is rejected, or it says nothing.
+        // The template is refused, its row is rejected, or the answer reveals nothing.
         assert!([Some(0), Some(2)].contains(&ended.code), "{prompt}: {everything}");
     }
 }
 
-/// Adds a weight to a graph whose data lies at `location`: another `graph` of a message is merged with
-/// the first (protobuf encoding), and its `initializer` with theirs (onnx.proto).
+/// Adds a weight to a graph whose data is at `location`. In protobuf, a second `graph` of a message
+/// is merged with the first, and its `initializer` appended (onnx.proto).
 fn with_external_weight(graph: &[u8], location: &str) -> Vec<u8> {
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
         let length = u8::try_from(bytes.len()).unwrap();
-        assert!(length < 128, "one byte of a varint");
+        assert!(length < 128, "the length must fit in one varint byte");
         [&[number << 3 | 2, length], bytes].concat()
     }
     let entry = [field(1, b"location"), field(2, location.as_bytes())].concat();
-    // Dimensions [1], f32, a name, external data, and that they are external.
+    // Dimensions [1], f32, a name, the external data entry, and the external data location.
     let tensor =
         [&[8, 1, 16, 1][..], &field(8, b"stray"), &field(13, &entry), &[14 << 3, 1]].concat();
     [graph, &field(7, &field(5, &tensor))].concat()
@@ -189,13 +189,13 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
-fn bundles_are_read_within_their_folder_alone() {
+fn bundles_are_read_only_within_their_folder() {
     let place = Workplace::new();
     write_table(&place.path("table.parquet"), &texts(&["dog?"]), 10);
     place.write("job.toml", TEXT_JOB);
     place.write("secret.bin", "S3CRET00");
     let secret = place.path("secret.bin");
-    let sound = bundle("llama");
+    let intact = bundle("llama");
     let run = |name: &str, code: i32| {
         let model = format!("model.bundle={name}");
         let args = ["run", "job.toml", "--overwrite", "--set", &model];
@@ -206,9 +206,9 @@ fn bundles_are_read_within_their_folder_alone() {
     let write = |path: &Path, bytes: &[u8]| {
         fs::File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
     };
-    copy_folder(&sound, &place.path("sound"));
+    copy_folder(&intact, &place.path("sound"));
     drop(run("sound", 0));
-    let graph = fs::read(sound.join("onnx/model.onnx")).unwrap();
+    let graph = fs::read(intact.join("onnx/model.onnx")).unwrap();
     let absolute = secret.display().to_string();
     let locations = [
         "../../secret.bin",
@@ -219,7 +219,7 @@ fn bundles_are_read_within_their_folder_alone() {
         "*/_ORT_MEM_ADDR_/*",
     ];
     for location in locations {
-        copy_folder(&sound, &place.path("bundle"));
+        copy_folder(&intact, &place.path("bundle"));
         write(&place.path("bundle/onnx/model.onnx"), &with_external_weight(&graph, location))
             .unwrap();
         let told = run("bundle", 2);
@@ -233,29 +233,29 @@ fn bundles_are_read_within_their_folder_alone() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::symlink;
-        // A link out, of a graph, a config and of what a graph names.
+        // A link out of the folder: a graph, a config, or a file that a graph names.
         for (file, target) in [
-            ("onnx/model.onnx", sound.join("onnx/model.onnx")),
-            ("config.json", sound.join("config.json")),
-            ("tokenizer.json", sound.join("tokenizer.json")),
+            ("onnx/model.onnx", intact.join("onnx/model.onnx")),
+            ("config.json", intact.join("config.json")),
+            ("tokenizer.json", intact.join("tokenizer.json")),
         ] {
-            copy_folder(&sound, &place.path("bundle"));
+            copy_folder(&intact, &place.path("bundle"));
             fs::remove_file(place.path("bundle").join(file)).unwrap();
             symlink(target, place.path("bundle").join(file)).unwrap();
-            run("bundle", 2).complains_of(&[file, "resolves outside the bundle"]);
+            run("bundle", 2).stderr_contains(&[file, "resolves outside the bundle"]);
             fs::remove_dir_all(place.path("bundle")).unwrap();
         }
-        copy_folder(&sound, &place.path("bundle"));
+        copy_folder(&intact, &place.path("bundle"));
         write(&place.path("bundle/onnx/model.onnx"), &with_external_weight(&graph, "weights"))
             .unwrap();
         symlink(&secret, place.path("bundle/onnx/weights")).unwrap();
-        run("bundle", 2).complains_of(&["resolves outside the bundle"]);
+        run("bundle", 2).stderr_contains(&["resolves outside the bundle"]);
         fs::remove_dir_all(place.path("bundle")).unwrap();
 
-        // The links of the Hub's own cache lead from a snapshot to its blobs.
+        // The links of the Hub's cache lead from a snapshot to its blobs.
         let (blobs, snapshot) = (place.path("hub/blobs"), place.path("hub/snapshots/0123"));
         fs::create_dir_all(&blobs).unwrap();
-        copy_folder(&sound, &snapshot);
+        copy_folder(&intact, &snapshot);
         for (number, file) in ["onnx/model.onnx", "config.json"].into_iter().enumerate() {
             let blob = blobs.join(number.to_string());
             fs::rename(snapshot.join(file), &blob).unwrap();
@@ -266,7 +266,7 @@ fn bundles_are_read_within_their_folder_alone() {
 }
 
 #[test]
-fn offline_asks_nobody() {
+fn offline_opens_no_connection() {
     let (place, canary) = (Workplace::new(), Canary::start());
     write_table(&place.path("table.parquet"), &texts(&["dog?"]), 10);
     place.write("job.toml", TEXT_JOB);
@@ -278,17 +278,17 @@ fn offline_asks_nobody() {
             command.env(name, &address);
         }
         command.env("HF_ENDPOINT", &address).env_remove("NO_PROXY").env_remove("no_proxy");
-        ended(&mut command)
+        run_command(&mut command)
     };
     drop(run(&["run", "job.toml", "--offline"]).expect(0));
     let hub = ["--set", "model.bundle=hf://owner/model"];
     let missing = run(&[&["run", "job.toml", "--offline", "--overwrite"], &hub[..]].concat());
-    missing.expect(2).complains_of(&["--offline"]);
+    missing.expect(2).stderr_contains(&["--offline"]);
     drop(run(&["check", "job.toml", "--offline"]).expect(0));
     drop(run(&["doctor", "--offline"]).expect(0));
-    assert_eq!(canary.n_knocks(), 0, "a socket was opened");
-    // The canary hears who does knock: without `--offline` the Hub is asked.
+    assert_eq!(canary.n_connections(), 0, "the canary received a connection");
+    // A control: without `--offline` the canary receives the Hub requests.
     let asked = run(&[&["check", "job.toml"], &hub[..]].concat());
     assert_ne!(asked.code, Some(0), "{}", asked.stdout);
-    assert!(canary.n_knocks() > 0, "{}", asked.stderr);
+    assert!(canary.n_connections() > 0, "{}", asked.stderr);
 }

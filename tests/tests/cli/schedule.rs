@@ -1,4 +1,5 @@
-//! The real service over a folder of real jobs: slots run once each, through ends and kills; its page.
+//! The real service over a folder of real jobs: each slot runs once, across shutdowns and kills;
+//! its page.
 
 use std::{fs, path::Path};
 
@@ -8,7 +9,7 @@ use legenda_tests::{
     texts, write_table,
 };
 
-/// Every second, and of what was missed the last.
+/// A slot every second; of missed slots only the last one runs.
 const EVERY_SECOND: &str = "\n[schedule]\ncron = \"* * * * * *\"\n";
 
 fn workplace(n_rows: usize) -> Workplace {
@@ -20,7 +21,7 @@ fn workplace(n_rows: usize) -> Workplace {
     place
 }
 
-/// The numbers that follow `before` in a page.
+/// Returns the numbers that follow `before` in a page.
 fn numbers(page: &str, before: &str) -> Vec<u64> {
     let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>();
     page.split(before).skip(1).filter_map(|part| digits(part).parse().ok()).collect()
@@ -32,7 +33,7 @@ fn entries(output: &Path) -> usize {
 }
 
 #[test]
-fn slots_run_in_their_order_through_ends_and_kills_of_the_service() {
+fn slots_run_in_order_across_shutdowns_and_kills_of_the_service() {
     let place = workplace(3);
     place.write("jobs/often.toml", &format!("{TEXT_JOB}{EVERY_SECOND}"));
     let done = |service: &Service| service.n_runs("often.toml", "done");
@@ -40,16 +41,16 @@ fn slots_run_in_their_order_through_ends_and_kills_of_the_service() {
     let service = Service::start(&place, &[]);
     service.wait_until("two slots are done", |service| done(service) >= 2);
     assert_eq!(service.get("/healthz").body, "ok\n");
-    assert_eq!(service.end(), Some(0), "it drains");
+    assert_eq!(service.end(), Some(0), "expected a clean shutdown");
 
     let service = Service::start(&place, &[]);
     let before = done(&service);
-    assert!(before >= 2, "the history is kept");
-    service.wait_until("a slot is at work", |service| service.n_runs("often.toml", "running") == 1);
+    assert!(before >= 2, "the history is lost");
+    service.wait_until("a slot is running", |service| service.n_runs("often.toml", "running") == 1);
     service.kill();
 
     let service = Service::start(&place, &[]);
-    service.wait_until("slots go on", |service| done(service) >= before + 2);
+    service.wait_until("more slots run", |service| done(service) >= before + 2);
     assert_eq!(service.n_runs("often.toml", "failed"), 0);
     let page = service.get("/jobs/often.toml").body;
     let runs = numbers(&page, "<td><a href=\"/runs/");
@@ -57,17 +58,17 @@ fn slots_run_in_their_order_through_ends_and_kills_of_the_service() {
     let slots: Vec<&str> =
         page.lines().filter(|line| line.starts_with("<td>20") && line.contains("UTC")).collect();
     assert_eq!(slots.len(), runs.len());
-    assert!(slots.is_sorted_by(|later, earlier| later > earlier), "each once: {slots:?}");
-    // Another service cannot work with the same state beside it.
+    assert!(slots.is_sorted_by(|later, earlier| later > earlier), "a slot ran twice: {slots:?}");
+    // A second service cannot use the same state.
     let second = place.run(&["schedule", "jobs", "--no-page"]).expect(2);
-    second.complains_of(&["used by another service"]);
+    second.stderr_contains(&["used by another service"]);
     assert_eq!(service.end(), Some(0));
     let verified = place.run(&["verify", "jobs/out"]).expect(0);
     assert!(verified.stdout.contains("answers 3"), "{}", verified.stdout);
 }
 
 #[test]
-fn a_run_that_a_kill_of_the_service_cut_off_is_resumed_by_the_same_slot() {
+fn a_run_cut_off_by_a_kill_of_the_service_resumes_in_the_same_slot() {
     let place = workplace(1500);
     let job = format!("{TEXT_JOB}[model]\nslots = 2\n");
     place.write("jobs/long.toml", &job);
@@ -83,37 +84,37 @@ fn a_run_that_a_kill_of_the_service_cut_off_is_resumed_by_the_same_slot() {
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains("legenda_schedule_run_rows{job=\"long.toml\",kind=\"planned\"} 1500"));
     service.kill();
-    assert!(entries(&output) < 375, "it was over before the service was killed");
+    assert!(entries(&output) < 375, "the run finished before the service was killed");
 
     let service = Service::start(&place, &[]);
     service.wait_until("the run is done", |service| service.n_runs("long.toml", "done") == 1);
     let page = service.get("/runs/1").body;
     assert!(page.contains("cut off: the service ended"), "{page}");
     assert!(page.contains("<th>rows_in</th><td>1500</td>"), "{page}");
-    assert_eq!(service.get("/runs/2").status, 404, "no second run");
+    assert_eq!(service.get("/runs/2").status, 404, "unexpected second run");
     assert_eq!(service.end(), Some(0));
     assert!(place.run(&["verify", "jobs/out"]).expect(0).stdout.contains("rows_in 1500"));
 }
 
 #[test]
-fn a_run_is_stopped_and_tried_again_by_hand() {
+fn a_run_can_be_stopped_and_restarted_manually() {
     let place = workplace(600);
     place.write("jobs/long.toml", &format!("{TEXT_JOB}[model]\nslots = 2\n"));
     let service = Service::start(&place, &[]);
     assert_eq!(service.press("/jobs/long.toml/start").status, 303);
     service.wait_until("a span is committed", |_| entries(&place.path("jobs/out")) >= 1);
     assert_eq!(service.press("/runs/1/stop").status, 303);
-    service.wait_until("it is stopped", |service| service.n_runs("long.toml", "stopped") == 1);
+    service.wait_until("the run is stopped", |service| service.n_runs("long.toml", "stopped") == 1);
     assert_eq!(service.press("/runs/1/stop").status, 409);
     assert_eq!(service.press("/runs/1/retry").status, 303);
-    service.wait_until("it is done", |service| service.n_runs("long.toml", "done") == 1);
+    service.wait_until("the run is done", |service| service.n_runs("long.toml", "done") == 1);
     assert_eq!(service.press("/runs/1/retry").status, 409);
     assert_eq!(service.press("/runs/7/retry").status, 404);
     assert_eq!(service.press("/jobs/other.toml/start").status, 404);
 }
 
 #[test]
-fn a_job_that_is_wrong_fails_once_and_its_hook_is_told() {
+fn an_invalid_job_fails_once_and_calls_its_hook() {
     let place = workplace(3);
     let hook = "[[hooks.on_failure]]\ncommand = [\"sh\", \"-c\", \"cat > told.json\"]\n";
     let job = TEXT_JOB.replace("table.parquet", "nowhere.parquet");
@@ -122,23 +123,23 @@ fn a_job_that_is_wrong_fails_once_and_its_hook_is_told() {
     service.wait_until("a run failed", |service| service.n_runs("wrong.toml", "failed") >= 1);
     let told = place.path("jobs/told.json");
     let mut message = serde_json::Value::Null;
-    service.wait_until("the hook was told", |_| {
+    service.wait_until("the hook was called", |_| {
         let text = fs::read_to_string(&told).unwrap_or_default();
         serde_json::from_str(&text).map(|read| message = read).is_ok()
     });
     assert_eq!(message["event"], "failure");
     assert_eq!(message["job"], "wrong.toml");
-    assert_eq!(message["tries"], 1, "what is wrong is not tried again");
+    assert_eq!(message["tries"], 1, "invalid jobs must not be retried");
     assert!(message["message"].as_str().unwrap().contains("nowhere.parquet"), "{message}");
     let page = service.get("/runs/1").body;
     assert!(page.contains("exit code 2") && page.contains("nowhere.parquet"), "{page}");
 
-    // The mended file is seen without a restart.
+    // The fixed file is picked up without a restart.
     place.write("jobs/wrong.toml", &format!("{TEXT_JOB}{EVERY_SECOND}"));
     service.wait_until("a run is done", |service| service.n_runs("wrong.toml", "done") >= 1);
 }
 
-/// Starts the service with its log in `log`, and waits until that holds every one of `texts`.
+/// Starts the service with its log in `log`, and waits until the log contains all of `texts`.
 fn log_with(place: &Workplace, texts: &[&str]) -> String {
     let log = fs::File::create(place.path("log")).unwrap();
     let mut command = place.command(&["schedule", "jobs", "--no-page"]);
@@ -161,12 +162,12 @@ fn log_with(place: &Workplace, texts: &[&str]) -> String {
 }
 
 #[test]
-fn the_log_has_a_line_for_each_start_end_retry_and_failure_without_colors() {
+fn the_log_has_an_uncolored_line_for_each_start_end_retry_and_failure() {
     let place = workplace(3);
     place.write("jobs/good.toml", &format!("{TEXT_JOB}{EVERY_SECOND}"));
     let wrong = TEXT_JOB.replace("table.parquet", "nowhere.parquet").replace("\"out\"", "\"no\"");
     place.write("jobs/wrong.toml", &format!("{wrong}{EVERY_SECOND}"));
-    // A store that is away may be there later.
+    // An unreachable store is a transient error.
     let away = TEXT_JOB.replace("table.parquet", "http://127.0.0.1:9/t.parquet");
     let away = away.replace("\"out\"", "\"away\"");
     place.write("jobs/away.toml", &format!("{away}{EVERY_SECOND}retries = 1\nbackoff = \"1s\"\n"));
@@ -197,39 +198,40 @@ fn the_log_has_a_line_for_each_start_end_retry_and_failure_without_colors() {
 }
 
 #[test]
-fn the_report_of_each_run_is_shown_as_it_was_and_without_rights() {
+fn the_report_of_each_run_is_kept_and_shown_sandboxed() {
     let place = workplace(3);
     place.write("jobs/texts.toml", TEXT_JOB);
     let service = Service::start(&place, &[]);
     assert_eq!(service.press("/jobs/texts.toml/start").status, 303);
-    service.wait_until("it is done", |service| service.n_runs("texts.toml", "done") == 1);
+    service.wait_until("the run is done", |service| service.n_runs("texts.toml", "done") == 1);
     assert!(service.get("/runs/1").body.contains("href=\"/runs/1/report\""));
     let shown = service.get("/runs/1/report");
     let report = place.path("jobs/out.legenda/report.html");
     assert_eq!(shown.body, fs::read_to_string(&report).unwrap());
     assert!(shown.head.contains("content-security-policy: sandbox; default-src 'none'"));
-    // The output has the report of its last run alone; that of the first is still to be seen.
+    // The output has only the report of its last run; the service keeps that of the first.
     let first = shown.body;
-    // What is started twice in a second is one run.
+    // Two starts within one second are one run, so wait.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(service.press("/jobs/texts.toml/start").status, 303);
-    service.wait_until("it is done again", |service| service.n_runs("texts.toml", "done") == 2);
+    service
+        .wait_until("the second run is done", |service| service.n_runs("texts.toml", "done") == 2);
     assert_eq!(service.get("/runs/2/report").body, fs::read_to_string(&report).unwrap());
     assert!(service.get("/runs/2/report").body != first);
     place.remove_output("jobs/out");
     assert_eq!(service.get("/runs/1/report").body, first);
-    // A run that never began has none.
+    // A run that failed before it started has no report.
     place.write("jobs/wrong.toml", &TEXT_JOB.replace("table.parquet", "none.parquet"));
     let is_known = |service: &Service| service.get("/").body.contains("wrong.toml");
-    service.wait_until("the job is read", is_known);
+    service.wait_until("the job is loaded", is_known);
     assert_eq!(service.press("/jobs/wrong.toml/start").status, 303);
-    service.wait_until("it has failed", |service| service.n_runs("wrong.toml", "failed") == 1);
+    service.wait_until("the run has failed", |service| service.n_runs("wrong.toml", "failed") == 1);
     assert_eq!(service.get("/runs/3/report").status, 404);
     assert!(!service.get("/runs/3").body.contains("/runs/3/report"));
 }
 
 #[test]
-fn the_page_escapes_and_lets_nobody_act_without_the_token() {
+fn the_page_escapes_text_and_requires_the_token_for_actions() {
     let place = workplace(3);
     let name = "<img src=x onerror=alert(1)>&\".toml";
     place.write(&format!("jobs/{name}"), "version = \"<script>alert(1)</script>\"");
@@ -243,7 +245,10 @@ fn the_page_escapes_and_lets_nobody_act_without_the_token() {
     assert!(!whole.contains("<img") && !whole.contains("<script>alert"), "{whole}");
     assert!(whole.contains("&lt;script&gt;alert(1)"), "{whole}");
     assert!(page.head.contains("default-src 'none'") && page.head.contains("nosniff"));
-    assert!(!page.body.contains(TOKEN) && !page.body.contains("a token"), "it is nobody's to see");
+    assert!(
+        !page.body.contains(TOKEN) && !page.body.contains("a token"),
+        "the page shows the token"
+    );
     let link = page.body.split("href=\"/jobs/").find(|part| part.contains("img")).unwrap();
     let link = link.split('"').next().unwrap();
     let odd = service.get(&format!("/jobs/{link}"));
@@ -274,10 +279,15 @@ fn the_page_escapes_and_lets_nobody_act_without_the_token() {
     assert_eq!(service.ask("GET", "/", &["Host: localhost:9"], "").status, 200);
     let long = format!("token={}", "x".repeat(5000));
     assert_eq!(service.ask("POST", start, &[form], &long).status, 401);
-    service
-        .wait_until("the one start is done", |service| service.n_runs("texts.toml", "done") == 1);
+    service.wait_until("the single start is done", |service| {
+        service.n_runs("texts.toml", "done") == 1
+    });
     let runs = numbers(&service.get("/").body, "<td><a href=\"/runs/");
-    assert_eq!(runs, [1, 1], "once as the job's last run, once in the list");
+    assert_eq!(
+        runs,
+        [1, 1],
+        "expected each run once as the last run of the job and once in the list"
+    );
     let metrics = service.get("/metrics");
     assert!(metrics.head.contains("text/plain; version=0.0.4"));
     let broken = "legenda_schedule_job_broken{job=\"<img src=x onerror=alert(1)>&\\\".toml\"} 1";
@@ -286,12 +296,12 @@ fn the_page_escapes_and_lets_nobody_act_without_the_token() {
 }
 
 #[test]
-fn what_cannot_begin_says_why() {
+fn startup_errors_are_explained() {
     let place = workplace(3);
-    place.run(&["schedule", "nowhere"]).expect(2).complains_of(&["nowhere"]);
+    place.run(&["schedule", "nowhere"]).expect(2).stderr_contains(&["nowhere"]);
     let unset = ["schedule", "jobs", "--token-env", "LEGENDA_NO_SUCH_TOKEN"];
-    place.run(&unset).expect(2).complains_of(&["LEGENDA_NO_SUCH_TOKEN"]);
+    place.run(&unset).expect(2).stderr_contains(&["LEGENDA_NO_SUCH_TOKEN"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    place.run(&["schedule", "jobs", "--listen", &address]).expect(2).complains_of(&["--listen"]);
+    place.run(&["schedule", "jobs", "--listen", &address]).expect(2).stderr_contains(&["--listen"]);
 }

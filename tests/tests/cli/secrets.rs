@@ -1,5 +1,5 @@
-//! What a URL holds that is secret is asked with, and neither stored nor shown; and what a run writes down
-//! is for its user alone.
+//! Secrets in URLs are sent to the server but neither stored nor shown; the files of a run are
+//! private to its user.
 
 use std::{
     fs,
@@ -10,15 +10,15 @@ use std::{
 };
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use legenda_tests::{PICTURE_JOB, TEXT_JOB, Workplace, png, texts, write_table};
+use legenda_tests::{IMAGE_JOB, TEXT_JOB, Workplace, png, texts, write_table};
 
-/// A server of the web that keeps what it is asked.
+/// A web server that records its requests.
 struct Server {
     address: String,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a server answers to the path of a request.
+/// Maps the path of a request to a response.
 type Answers = Box<dyn Fn(&str) -> Answer + Send>;
 
 enum Answer {
@@ -35,14 +35,14 @@ impl Server {
         let kept: Arc<Mutex<Vec<String>>> = Arc::clone(&asked);
         std::thread::spawn(move || {
             for stream in listener.incoming().filter_map(Result::ok) {
-                // Who goes away is not answered.
+                // Ignore clients that disconnect.
                 let _ended = answer(stream, &answers, &kept);
             }
         });
         Self { address, asked }
     }
 
-    fn asked(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -96,22 +96,22 @@ fn bytes_of(place: &Workplace, rows: &RecordBatch) -> Vec<u8> {
     fs::read(place.path("t.parquet")).unwrap()
 }
 
-/// Fails if a file below a folder holds a text.
-fn nowhere_below(folder: &Path, secret: &str) {
+/// Asserts that no file below a folder contains a text.
+fn assert_absent_below(folder: &Path, secret: &str) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
-            nowhere_below(&entry, secret);
+            assert_absent_below(&entry, secret);
             continue;
         }
         let mut bytes = Vec::new();
         fs::File::open(&entry).unwrap().read_to_end(&mut bytes).unwrap();
-        let is_there = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
-        assert!(!is_there, "{} holds {secret}", entry.display());
+        let is_installed = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+        assert!(!is_installed, "{} holds {secret}", entry.display());
     }
 }
 
 #[test]
-fn what_is_secret_in_a_url_is_stored_and_shown_nowhere() {
+fn url_secrets_are_neither_stored_nor_shown() {
     const SECRET: &str = "s3cr3t";
     let place = Workplace::new();
     let table = bytes_of(&place, &texts(&["dog?", "", "cow?"]));
@@ -129,12 +129,12 @@ fn what_is_secret_in_a_url_is_stored_and_shown_nowhere() {
     for told in [&ran.stdout, &ran.stderr] {
         assert!(!told.contains(SECRET), "{told}");
     }
-    nowhere_below(&place.path("out"), SECRET);
-    nowhere_below(&place.path("out.legenda"), SECRET);
-    // A run with the same URL, or with another signature of it, goes on with what is there.
+    assert_absent_below(&place.path("out"), SECRET);
+    assert_absent_below(&place.path("out.legenda"), SECRET);
+    // A run with the same URL, or with another signature of it, resumes the output.
     let again = place.run(&["run", "job.toml"]).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
-    // What fails tells no secret either.
+    // Errors do not show the secret either.
     let missing = url.replace("x=1", "x=2");
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", &missing));
     let failed = place.run(&["-vv", "run", "job.toml", "--overwrite"]).expect(2);
@@ -142,7 +142,7 @@ fn what_is_secret_in_a_url_is_stored_and_shown_nowhere() {
 }
 
 #[test]
-fn urls_in_cells_are_told_without_what_is_secret() {
+fn urls_in_cells_are_shown_without_secrets() {
     let place = Workplace::new();
     let ids = StringArray::from_iter_values((0..4).map(|row| format!("row-{row}")));
     let cells: ArrayRef = Arc::new(StringArray::from(vec![
@@ -154,7 +154,7 @@ fn urls_in_cells_are_told_without_what_is_secret() {
     let rows = RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("image", cells)]);
     write_table(&place.path("table.parquet"), &rows.unwrap(), 8);
     let hosts = "source.media_hosts=[\"images.invalid\"]";
-    place.write("job.toml", PICTURE_JOB);
+    place.write("job.toml", IMAGE_JOB);
     for hosts in [&[][..], &["--set", hosts]] {
         let run = [&["-vv", "run", "job.toml", "--overwrite"], hosts].concat();
         let ran = place.run(&run).expect(0);
@@ -168,7 +168,7 @@ fn urls_in_cells_are_told_without_what_is_secret() {
 }
 
 #[test]
-fn cells_of_a_web_table_are_followed_within_its_origin() {
+fn cells_of_a_web_table_are_resolved_only_within_its_origin() {
     let place = Workplace::new();
     let other = Server::start(Box::new(|_| Answer::File(png(3))));
     let elsewhere = format!("http://{}/private.png", other.address);
@@ -186,10 +186,10 @@ fn cells_of_a_web_table_are_followed_within_its_origin() {
         _ => Answer::Missing,
     }));
     let url = format!("http://{}/data/t.parquet", server.address);
-    place.write("job.toml", &PICTURE_JOB.replace("table.parquet", &url));
+    place.write("job.toml", &IMAGE_JOB.replace("table.parquet", &url));
     let ran = place.run(&["run", "job.toml"]).expect(0);
     assert!(ran.stdout.contains("rows_in 4 == answers 2 + rejects 2"), "{}", ran.stdout);
-    assert_eq!(other.asked(), [""; 0], "{:?}", server.asked());
+    assert_eq!(other.requests(), [""; 0], "{:?}", server.requests());
     for message in legenda_tests::text_column(&place.rejects("out"), "legenda_message") {
         assert!(message.unwrap().contains("another host"));
     }
@@ -197,21 +197,25 @@ fn cells_of_a_web_table_are_followed_within_its_origin() {
 
 #[cfg(unix)]
 #[test]
-fn what_holds_rejects_media_and_the_job_is_for_its_user_alone() {
+fn rejects_media_and_job_files_are_private_to_their_user() {
     use std::os::unix::fs::PermissionsExt;
     let place = Workplace::new();
-    write_table(&place.path("table.parquet"), &legenda_tests::pictures(&[Some(png(1)), None]), 8);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(
+        &place.path("table.parquet"),
+        &legenda_tests::image_table(&[Some(png(1)), None]),
+        8,
+    );
+    place.write("job.toml", IMAGE_JOB);
     let mode = |name: &str| place.path(name).metadata().unwrap().permissions().mode() & 0o777;
     let run = |arguments: &[&str]| {
         let mut command = std::process::Command::new("sh");
         let binary = place.command(&[]).get_program().to_owned();
         command.args(["-c", "umask 000; exec \"$0\" \"$@\""]).arg(binary).args(arguments);
-        legenda_tests::ended(command.current_dir(place.path(""))).expect(0)
+        legenda_tests::run_command(command.current_dir(place.path(""))).expect(0)
     };
     drop(run(&["run", "job.toml"]));
     assert_eq!(mode("out.legenda"), 0o700);
-    assert_eq!(mode("out"), 0o777, "answers are for whom the user's mask says");
+    assert_eq!(mode("out"), 0o777, "answers must follow the umask");
     let media = ["--set", "output.columns=[\"id\", \"image\"]", "--set", "output.path=carried"];
     drop(run(&[&["run", "job.toml"], &media[..]].concat()));
     assert_eq!((mode("carried"), mode("carried.legenda")), (0o700, 0o700));

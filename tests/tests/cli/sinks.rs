@@ -1,13 +1,13 @@
-//! JSON Lines out, sidecars beside pictures, and batch files of OpenAI's API.
+//! JSON Lines output, sidecars next to images, and OpenAI batch files.
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use arrow::array::{AsArray, RecordBatch};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, ended, pictures, png,
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png,
     references::{bundle, with_bundle},
-    text_column, texts, write_table,
+    run_command, text_column, texts, write_table,
 };
 use serde_json::{Value, json};
 
@@ -15,7 +15,8 @@ fn put(path: &Path, bytes: &[u8]) {
     fs::File::create(path).unwrap().write_all(bytes).unwrap();
 }
 
-/// The objects of the files in a folder whose names begin with `prefix`, in the order of the names.
+/// Returns the objects of the files in a folder whose names start with `prefix`, in the order of
+/// the names.
 fn objects(dir: &Path, prefix: &str) -> Vec<Value> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = entries
@@ -34,19 +35,19 @@ fn cells(objects: &[Value], name: &str) -> Vec<Option<String>> {
 }
 
 #[test]
-fn json_lines_are_the_rows_of_the_tables() {
+fn json_lines_output_has_the_rows_of_parquet_output() {
     let place = Workplace::new();
     let cells_in: Vec<_> =
         (0..9_u8).map(|row| Some(if row == 4 { b"junk".to_vec() } else { png(row * 9) })).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells_in), 10);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells_in), 10);
+    place.write("job.toml", IMAGE_JOB);
     let run = |format: &str| {
         let (format, path) = (format!("output.format={format}"), format!("output.path={format}"));
         let args = ["run", "job.toml", "--set", &format, "--set", &path, "--show", "9"];
         place.run(&args).expect(0)
     };
     let (parquet, jsonl) = (run("parquet"), run("jsonl"));
-    // The table that is shown at the end, too.
+    // The table printed at the end is the same too.
     let shown = |text: &str| -> Vec<String> {
         text.lines().filter(|line| line.contains("row-")).map(str::to_owned).collect()
     };
@@ -75,7 +76,7 @@ fn json_lines_are_the_rows_of_the_tables() {
     let retried = place.run(&["retry", "jsonl"]).expect(0);
     assert!(retried.stdout.contains("answers 8 + rejects 1"), "{}", retried.stdout);
     assert!(place.run(&["verify", "jsonl"]).expect(0).stdout.contains("rejects 1"));
-    // The output is a source.
+    // The output can be used as a source.
     place.write(
         "again.toml",
         &TEXT_JOB.replace("table.parquet", "jsonl/part-*.jsonl").replace("question", "answer"),
@@ -98,7 +99,7 @@ path = "out"
 sidecars = { extension = "txt", mode = "append" }
 "#;
 
-/// Four pictures, one broken, and a sidecar of one of them.
+/// Creates four images, one of them broken, and a sidecar of one of them.
 fn captioned() -> Workplace {
     let place = Workplace::new();
     fs::create_dir(place.path("pictures")).unwrap();
@@ -111,7 +112,7 @@ fn captioned() -> Workplace {
     place
 }
 
-/// The files of the folder that are no pictures.
+/// Returns the files of the folder that are not images.
 fn sidecars(place: &Workplace) -> BTreeMap<String, String> {
     let entries = fs::read_dir(place.path("pictures")).unwrap().map(|entry| entry.unwrap().path());
     entries
@@ -130,7 +131,7 @@ fn answer_of(rows: &RecordBatch, name: &str) -> String {
 }
 
 #[test]
-fn sidecars_hold_the_answers() {
+fn sidecars_contain_the_answers() {
     for (mode, joined) in [
         ("append", "by hand, {}\n"),
         ("prepend", "{}, by hand\n"),
@@ -148,7 +149,7 @@ fn sidecars_hold_the_answers() {
             ("2.txt".to_owned(), format!("{}\n", answer_of(&answers, "2.png"))),
         ]);
         assert_eq!(sidecars(&place), expected, "{mode}");
-        // Nor does doing it all again add anything.
+        // Running the job again adds nothing.
         for more in [&["--overwrite"][..], &[]] {
             let args = [&["run", "job.toml", "--set", &set][..], more].concat();
             assert!(place.run(&args).expect(0).stdout.contains("answers 3"));
@@ -167,7 +168,7 @@ fn a_crash_anywhere_leaves_each_sidecar_with_one_answer() {
     for step in (1_usize..).step_by(if whole { 1 } else { 2 }) {
         let place = captioned();
         let mut command = place.command(&["run", "job.toml"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        let crashed = run_command(command.env("LEGENDA_CRASH_AT", step.to_string()));
         crashes += usize::from(crashed.code.is_none());
         let finished = place.run(&["run", "job.toml"]).expect(0);
         assert!(finished.stdout.contains("rows_in 4"), "{}", finished.stdout);
@@ -186,12 +187,12 @@ fn files_that_cannot_have_sidecars_are_errors() {
     let place = captioned();
     put(&place.path("pictures/0.jpg"), &png(1));
     let run = place.run(&["run", "job.toml"]).expect(2);
-    run.complains_of(&["output.sidecars", "0.jpg", "0.png", "would share", "0.txt"]);
-    write_table(&place.path("table.parquet"), &pictures(&[Some(png(1))]), 4);
+    run.stderr_contains(&["output.sidecars", "0.jpg", "0.png", "would share", "0.txt"]);
+    write_table(&place.path("table.parquet"), &image_table(&[Some(png(1))]), 4);
     let sidecars = "output.sidecars={ extension = \"txt\", mode = \"skip\" }";
-    place.write("table.toml", PICTURE_JOB);
+    place.write("table.toml", IMAGE_JOB);
     let run = place.run(&["run", "table.toml", "--set", sidecars]).expect(2);
-    run.complains_of(&["output.sidecars", "is a table, not an image"]);
+    run.stderr_contains(&["output.sidecars", "is a table, not an image"]);
 }
 
 fn request(id: &str, url: &str, body: Value) -> String {
@@ -218,10 +219,10 @@ fn responses(place: &Workplace, name: &str) -> Vec<Value> {
 fn a_batch_file_is_answered_line_by_line() {
     let place = Workplace::new();
     let question = "What is dog in German?";
-    let picture = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(9)));
+    let image = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(9)));
     let shown = json!([
         {"type": "text", "text": "Describe the picture."},
-        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": {"url": image}},
     ]);
     let mut lines = vec![
         chat("text", json!(question), json!({"max_tokens": 20})),
@@ -235,7 +236,7 @@ fn a_batch_file_is_answered_line_by_line() {
             json!({}),
         ),
     ];
-    // Several groups are told apart by a query.
+    // A query separates the groups.
     if cfg!(feature = "sql") {
         lines.push(chat("picture", shown, json!({"max_completion_tokens": 20})));
     } else {
@@ -249,7 +250,7 @@ fn a_batch_file_is_answered_line_by_line() {
     assert_eq!(told.len(), lines.len());
     let of = |id: &str| told.iter().find(|told| told["custom_id"] == id).unwrap();
     let content = |id: &str| &of(id)["response"]["body"]["choices"][0]["message"]["content"];
-    // The answer is that of a job with the same prompt.
+    // The answer equals that of a job with the same prompt.
     place.write(
         "job.toml",
         &TEXT_JOB.replace("kind = \"generate\"", "kind = \"generate\"\nsystem = \"Be short.\""),
@@ -283,7 +284,7 @@ fn a_batch_file_is_answered_line_by_line() {
         assert!(choice["text"].as_str().is_some_and(|text| !text.is_empty()), "{choice}");
         assert!(content("picture").as_str().is_some_and(|text| !text.is_empty()));
     }
-    // Again: nothing is asked twice, and the responses are the same but for their time.
+    // A second run processes no rows, and the responses differ only in their time.
     let again = place.run(&args).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
     let mut later = responses(&place, "out.jsonl");
@@ -296,9 +297,10 @@ fn a_batch_file_is_answered_line_by_line() {
     assert_eq!(later, told);
 }
 
-/// As the job with the same conversation answers, which is held to the reference elsewhere.
+/// The expected answers come from a job with the same conversation, which other tests compare with
+/// the reference.
 #[test]
-fn a_batch_file_may_hold_conversations() {
+fn a_batch_file_may_contain_conversations() {
     let said = |role: &str, content: &str| json!({"role": role, "content": content});
     let turns = [
         said("system", "Be short."),
@@ -309,9 +311,8 @@ fn a_batch_file_may_hold_conversations() {
     let place = Workplace::new();
     let body = |messages: Value| json!({"messages": messages, "max_tokens": 20});
     let chat = |id: &str, messages: Value| request(id, "/v1/chat/completions", body(messages));
-    let picture =
-        json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]);
-    let shown = json!([{"role": "user", "content": picture}, turns[2], turns[3]]);
+    let image = json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]);
+    let shown = json!([{"role": "user", "content": image}, turns[2], turns[3]]);
     let lines = [
         chat("whole", json!(turns)),
         chat("alone", json!([turns[0], turns[3]])),
@@ -330,7 +331,7 @@ fn a_batch_file_may_hold_conversations() {
         assert!(message.contains(problem), "{message}");
     }
 
-    // The same as a table, whose cells are lists of structs or JSON.
+    // The same conversations as a table, whose cells are lists of structs or JSON.
     let cells = [json!(turns), json!([turns[0], turns[3]]), json!(turns[..3]), Value::Null];
     let lists = cells
         .iter()
@@ -356,15 +357,15 @@ fn a_batch_file_may_hold_conversations() {
             [json!(answers[0]), json!(answers[1])],
             [content(0).clone(), content(1).clone()]
         );
-        assert_ne!(answers[0], answers[1], "what was said before counts");
+        assert_ne!(answers[0], answers[1], "earlier turns have no effect");
         let codes = text_column(&place.rejects(table), "legenda_code");
         let expected = ["messages_invalid", "row_empty"].map(|code| Some(code.to_owned()));
         assert_eq!(codes, expected);
     }
     let both = ["check", "job.toml", "--set", "source.columns.text=id"];
-    place.run(&both).expect(2).complains_of(&["`source.columns.messages`", "remove one"]);
+    place.run(&both).expect(2).stderr_contains(&["`source.columns.messages`", "remove one"]);
     let other = ["check", "job.toml", "--set", "source.columns.messages=id"];
-    assert!(place.run(&other).code == Some(0), "an id may be JSON");
+    assert!(place.run(&other).code == Some(0), "a JSON id was refused");
 }
 
 #[test]

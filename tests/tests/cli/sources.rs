@@ -1,11 +1,11 @@
-//! Tables of every format give the same answers, and what is damaged in them costs its row.
+//! Tables of every format give the same answers; damage costs only the affected rows.
 
 use std::{fs, path::Path};
 
 use arrow::array::{AsArray, RecordBatch};
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace, bucket::BucketServer, ended, pictures, png, text_column,
-    texts, write_table,
+    IMAGE_JOB, TEXT_JOB, Workplace, bucket::BucketServer, image_table, png, run_command,
+    text_column, texts, write_table,
 };
 
 const QUESTIONS: [&str; 6] =
@@ -29,7 +29,7 @@ fn csv(rows: &[&str]) -> String {
 }
 
 #[test]
-fn texts_are_answered_alike_from_every_format() {
+fn every_format_gives_the_same_answers() {
     let place = Workplace::new();
     place.write("job.toml", TEXT_JOB);
     write_table(&place.path("table.parquet"), &texts(&QUESTIONS), 10);
@@ -51,7 +51,7 @@ fn texts_are_answered_alike_from_every_format() {
 }
 
 #[test]
-fn damaged_lines_are_rejects_that_stay_when_tried_again() {
+fn damaged_lines_are_rejected_again_on_retry() {
     let place = Workplace::new();
     place.write("job.toml", TEXT_JOB);
     let good = csv(&QUESTIONS);
@@ -65,7 +65,7 @@ fn damaged_lines_are_rejects_that_stay_when_tried_again() {
     assert_eq!(message, "line 9: expected 2 fields, got 3");
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("rejects 1"));
     assert!(place.run(&["retry", "out"]).expect(0).stdout.contains("answers 7 + rejects 1"));
-    // What is done is not done again, and a changed file is.
+    // Committed rows are not processed again; a changed file is.
     let again = place.run(&[&["run", "job.toml"][..], &set].concat()).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
     place.write("table.csv", &good);
@@ -74,7 +74,7 @@ fn damaged_lines_are_rejects_that_stay_when_tried_again() {
 }
 
 #[test]
-fn files_that_are_no_tables_are_errors() {
+fn files_that_are_not_tables_are_errors() {
     let place = Workplace::new();
     place.write("job.toml", TEXT_JOB);
     place.write("empty.csv", "");
@@ -87,12 +87,12 @@ fn files_that_are_no_tables_are_errors() {
     ] {
         let paths = format!("source.paths=[\"{name}\"]");
         let run = place.run(&["run", "job.toml", "--set", &paths]).expect(2);
-        run.complains_of(&[name, problem, "source.format"]);
+        run.stderr_contains(&[name, problem, "source.format"]);
     }
 }
 
-/// Writes pictures into folders that name a column, one of them broken.
-fn write_pictures(place: &Workplace) {
+/// Writes images into Hive-partitioned folders, one of them broken.
+fn write_images(place: &Workplace) {
     for (folder, shades) in [("lang=de", 0..3_u8), ("lang=en", 3..5)] {
         let dir = place.path("pictures").join(folder);
         fs::create_dir_all(&dir).unwrap();
@@ -120,9 +120,9 @@ path = "out"
 "#;
 
 #[test]
-fn a_folder_of_pictures_is_a_table() {
+fn a_folder_of_images_is_a_table() {
     let place = Workplace::new();
-    write_pictures(&place);
+    write_images(&place);
     place.write("job.toml", MEDIA_JOB);
     let run = place.run(&["run", "job.toml"]).expect(0);
     assert!(run.stdout.contains("rows_in 5 == answers 4 + rejects 1"), "{}", run.stdout);
@@ -138,22 +138,22 @@ fn a_folder_of_pictures_is_a_table() {
     assert_eq!(rejects.column_by_name("media").unwrap().as_binary::<i32>().value(0), b"junk");
     assert!(place.run(&["verify", "out"]).expect(0).stdout.contains("rows_in 5"));
 
-    // A table of the same pictures has the same answers.
+    // A table of the same images has the same answers.
     let cells: Vec<_> = [0_u8, 2, 3, 4].map(|shade| Some(png(shade * 40))).into();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 10);
-    place.write("table.toml", &PICTURE_JOB.replace("\"out\"", "\"table\""));
+    write_table(&place.path("table.parquet"), &image_table(&cells), 10);
+    place.write("table.toml", &IMAGE_JOB.replace("\"out\"", "\"table\""));
     let run = place.run(&["run", "table.toml"]).expect(0);
     assert!(run.stdout.contains("answers 4"), "{}", run.stdout);
     let same = ["answer", "legenda_input_sha256"];
     assert_eq!(columns(&answers, &same), columns(&place.answers("table"), &same));
 
-    // The reject is mended, which changes its group, and only that.
+    // Fixing the rejected file changes its group, and no other.
     put(&place.path("pictures/lang=de/1.png"), &png(40));
-    place.run(&["verify", "out"]).expect(5).complains_of(&["has changed since it was read"]);
+    place.run(&["verify", "out"]).expect(5).stderr_contains(&["has changed since it was read"]);
     let run = place.run(&["run", "job.toml"]).expect(0);
     assert!(run.stdout.contains("rows_in 5 == answers 5"), "{}", run.stdout);
     assert!(run.stdout.contains("3 rows in"), "{}", run.stdout);
-    // A query chooses by what folders and names say.
+    // A query selects by partition and file name.
     #[cfg(feature = "sql")]
     {
         let query = "source.query=SELECT * FROM source WHERE lang = 'en' AND file_name < '4'";
@@ -164,7 +164,7 @@ fn a_folder_of_pictures_is_a_table() {
     }
 }
 
-/// Writes a shard of pictures with their names.
+/// Returns a shard of images with their names.
 fn shard(n_rows: u8) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for row in 0..n_rows {
@@ -208,7 +208,7 @@ fn a_shard_is_a_table() {
 }
 
 #[test]
-fn parquet_below_named_folders_has_their_columns() {
+fn parquet_in_hive_folders_has_partition_columns() {
     let place = Workplace::new();
     for (folder, question) in [("lang=de/year=2026", "eins"), ("lang=en/year=2025", "one")] {
         let dir = place.path("tree").join(folder);
@@ -236,9 +236,9 @@ fn parquet_below_named_folders_has_their_columns() {
 }
 
 #[test]
-fn a_store_has_tables_of_every_format() {
+fn tables_of_every_format_are_read_from_a_store() {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
-    write_pictures(&place);
+    write_images(&place);
     for (folder, names) in [("lang=de", &["0", "1", "2"][..]), ("lang=en", &["3", "4"])] {
         for name in names {
             let key = format!("pictures/{folder}/{name}.png");
@@ -254,9 +254,9 @@ fn a_store_has_tables_of_every_format() {
         let output = format!("s3://bucket/{output}");
         let set = format!("output.path={output}");
         let args = ["run", "job.toml", "--set", &paths, "--set", &set];
-        let run = ended(&mut bucket.command(&place, &args)).expect(0);
+        let run = run_command(&mut bucket.command(&place, &args)).expect(0);
         assert!(run.stdout.contains(counts), "{}", run.stdout);
-        let told = ended(&mut bucket.command(&place, &["verify", &output])).expect(0);
+        let told = run_command(&mut bucket.command(&place, &["verify", &output])).expect(0);
         assert!(told.stdout.contains(counts), "{}", told.stdout);
     };
     run(MEDIA_JOB, "pictures", "media", "rows_in 5 == answers 4 + rejects 1");

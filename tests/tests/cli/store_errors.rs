@@ -1,5 +1,5 @@
-//! What is wrong with a store, or with how it is set up, is said in one line with what to set, before
-//! anything is read, and at once.
+//! Errors of a store, or of its configuration, are one line with a hint, reported immediately and
+//! before anything is read.
 
 use std::{
     process::Command,
@@ -7,31 +7,32 @@ use std::{
 };
 
 use legenda_tests::{
-    Ended, Workplace,
-    bucket::{BucketServer, FAR_REGION, Fault, bucket_with_pictures},
-    ended, png, text_column, write_table,
+    CommandResult, Workplace,
+    bucket::{BucketServer, FAR_REGION, Fault, bucket_with_images},
+    png, run_command, text_column, write_table,
 };
 
-/// Checks that a command ends with 2 and says each of `texts` in one error and one hint.
-fn refused(told: &Ended, texts: &[&str]) {
+/// Asserts that a command exits with 2 and prints one error and one hint that contain all of
+/// `texts`.
+fn refused(told: &CommandResult, texts: &[&str]) {
     assert_eq!(told.code, Some(2), "{}", told.stderr);
     let lines: Vec<&str> = told.stderr.lines().collect();
     let [error, hint] = lines.as_slice() else { panic!("not two lines:\n{}", told.stderr) };
     assert!(error.starts_with("error: ") && hint.starts_with("hint: "), "{}", told.stderr);
-    told.complains_of(texts);
-    // No cause is repeated, and nothing of the store's XML is shown.
+    told.stderr_contains(texts);
+    // No cause is repeated, and the store's XML is not shown.
     let parts: Vec<&str> = error.split(": ").collect();
     assert!(parts.windows(2).all(|two| two[0] != two[1]), "{error}");
     assert!(!error.contains('<') && error.len() < 300, "{error}");
 }
 
-fn told(command: &mut Command) -> (Ended, Duration) {
+fn told(command: &mut Command) -> (CommandResult, Duration) {
     let start = Instant::now();
-    (ended(command), start.elapsed())
+    (run_command(command), start.elapsed())
 }
 
-/// Runs a job over the same bucket by other names: its tables, one table, and as an output.
-fn with_buckets(place: &Workplace, bucket: &BucketServer, name: &str) -> Vec<Ended> {
+/// Runs a job over another bucket name: as a table pattern, as one table, and as the output.
+fn with_buckets(place: &Workplace, bucket: &BucketServer, name: &str) -> Vec<CommandResult> {
     [
         format!("source.paths=[\"s3://{name}/tables/*.parquet\"]"),
         format!("source.paths=[\"s3://{name}/tables/t.parquet\"]"),
@@ -43,8 +44,8 @@ fn with_buckets(place: &Workplace, bucket: &BucketServer, name: &str) -> Vec<End
 }
 
 #[test]
-fn buckets_that_cannot_be_used_are_told_with_what_to_set() {
-    let (place, bucket) = bucket_with_pictures(4);
+fn unusable_buckets_are_reported_with_the_setting_to_change() {
+    let (place, bucket) = bucket_with_images(4);
     for told in with_buckets(&place, &bucket, "none") {
         refused(&told, &["the bucket does not exist", "s3://none/", "`AWS_ENDPOINT`"]);
     }
@@ -55,7 +56,7 @@ fn buckets_that_cannot_be_used_are_told_with_what_to_set() {
         refused(&told, &["another region", &format!("set `AWS_REGION={FAR_REGION}`")]);
     }
     let (calls, _) = bucket.calls();
-    assert!(calls < 60, "{calls} calls: what cannot pass was tried again");
+    assert!(calls < 60, "{calls} calls: permanent errors were retried");
     for command in ["check", "inspect", "verify"] {
         let place_of = if command == "check" { "job.toml" } else { "s3://none/out" };
         let change: &[&str] = if command == "check" {
@@ -69,8 +70,8 @@ fn buckets_that_cannot_be_used_are_told_with_what_to_set() {
 }
 
 #[test]
-fn absent_credentials_are_told_at_once() {
-    let (place, bucket) = bucket_with_pictures(4);
+fn missing_credentials_are_reported_immediately() {
+    let (place, bucket) = bucket_with_images(4);
     let without = |change: &str| {
         let mut command = bucket.command(&place, &["run", "job.toml", "--set", change]);
         command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
@@ -82,18 +83,18 @@ fn absent_credentials_are_told_at_once() {
         assert!(took < Duration::from_secs(12), "{took:?}");
     }
     let mut half = bucket.command(&place, &["run", "job.toml"]);
-    let half = ended(half.env_remove("AWS_SECRET_ACCESS_KEY")).expect(2);
-    half.complains_of(&["SecretAccessKey", "AWS_"]);
+    let half = run_command(half.env_remove("AWS_SECRET_ACCESS_KEY")).expect(2);
+    half.stderr_contains(&["SecretAccessKey", "AWS_"]);
 }
 
 #[test]
-fn endpoints_that_cannot_be_used_are_told_with_what_to_set() {
-    let (place, bucket) = bucket_with_pictures(4);
+fn unusable_endpoints_are_reported_with_the_setting_to_change() {
+    let (place, bucket) = bucket_with_images(4);
     let at = |endpoint: &str, change: &str| {
         let mut command = bucket.command(&place, &["run", "job.toml", "--set", change]);
         told(command.env("AWS_ENDPOINT", endpoint).env_remove("AWS_ALLOW_HTTP"))
     };
-    // Nobody listens at that port, and the name leads nowhere.
+    // A port without a listener, and a host name that does not resolve.
     for endpoint in ["http://127.0.0.1:9", "https://store.invalid"] {
         for change in ["output.path=out", "source.paths=[\"table.parquet\"]"] {
             let (told, took) = at(endpoint, change);
@@ -104,14 +105,14 @@ fn endpoints_that_cannot_be_used_are_told_with_what_to_set() {
     }
     let (told, _) = at("http://store.invalid:9000", "output.path=out");
     refused(&told, &["`http://store.invalid:9000` is not encrypted", "AWS_ALLOW_HTTP=true"]);
-    // An endpoint on this machine needs no leave.
+    // An endpoint on this machine needs no extra setting.
     let (told, _) = at(bucket.endpoint(), "output.path=out");
     assert_eq!(told.code, Some(0), "{}", told.stderr);
 }
 
 #[test]
-fn a_media_cell_whose_connection_breaks_is_asked_for_again() {
-    let (place, bucket) = bucket_with_pictures(1);
+fn a_media_cell_is_retried_after_a_broken_connection() {
+    let (place, bucket) = bucket_with_images(1);
     bucket.put("pictures/a.png", &png(7));
     let url = format!("{}/public/pictures/a.png", bucket.endpoint());
     let rows = legenda_tests::texts(&[&url]);

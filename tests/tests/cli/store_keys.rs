@@ -1,5 +1,5 @@
-//! Keys of objects are taken as they stand: whatever characters they have, they are listed, read and
-//! written, and no other object is.
+//! Object keys are used verbatim: keys with any characters are listed, read and written, and no
+//! other object is touched.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -12,7 +12,8 @@ use legenda_tests::{
     read_rows, text_column, write_table,
 };
 
-/// Every printable character of ASCII in one name, in an order in which none of them ends it.
+/// Returns every printable ASCII character in one name, ordered so that none of them ends the name
+/// early.
 fn printable() -> String {
     let all: String = (' '..='~').filter(|c| *c != '/').collect();
     format!("a{all}.png")
@@ -40,7 +41,7 @@ fn keys() -> Vec<String> {
 
 const FOLDER: &str = "pre%fix/#?/files";
 
-/// A bucket with a picture at each of the keys, told apart by its number.
+/// Creates a bucket with a distinct image at each of the keys.
 fn bucket_of_keys() -> BucketServer {
     let bucket = BucketServer::start();
     for (number, key) in (0..).zip(keys()) {
@@ -57,7 +58,7 @@ fn job(paths: &str) -> String {
     )
 }
 
-/// Returns the paths of the rows that were answered.
+/// Returns the paths of the answered rows.
 fn answered(bucket: &BucketServer, output: &str) -> Vec<String> {
     let parts = bucket.objects(&format!("{output}/part-"));
     let rows = parts.into_values().flat_map(read_rows);
@@ -65,11 +66,12 @@ fn answered(bucket: &BucketServer, output: &str) -> Vec<String> {
 }
 
 #[test]
-fn keys_of_all_characters_are_listed_read_and_written() {
+fn keys_with_any_characters_are_listed_read_and_written() {
     let (place, bucket) = (Workplace::new(), bucket_of_keys());
     let mut expected: Vec<String> =
         keys().iter().map(|key| format!("s3://bucket/{FOLDER}/{key}")).collect();
-    // The folder of a console, and keys that no client of HTTP can ask for, cost nothing else.
+    // A console's folder marker, and keys that HTTP clients cannot request, do not affect the
+    // others.
     bucket.put(&format!("{FOLDER}/"), b"");
     let unreachable = ["a/./b.png", "../b.png", "line\nbreak.png"];
     for key in unreachable {
@@ -87,12 +89,12 @@ fn keys_of_all_characters_are_listed_read_and_written() {
     let told = bucket.run(&place, &["verify", "s3://bucket/out%20#?/1"]).expect(0);
     assert!(told.stdout.contains("answers 15"), "{}", told.stdout);
 
-    // Each by its own name, and answered with its own picture.
+    // Each key is read by its own name and answered with its own image.
     let by_name = expected.iter().map(|path| format!("'''{path}'''")).collect::<Vec<_>>();
     place.write("job.toml", &job(&by_name.join(", ")));
     let told = bucket.run(&place, &["run", "job.toml", "--overwrite"]).expect(0);
     assert!(told.stdout.contains("rows_in 15 == answers 15 + rejects 0"), "{}", told.stdout);
-    // A character that patterns use can be written in brackets.
+    // A glob character can be written in brackets.
     for (pattern, n_files) in
         [("[[]1[]][*].png", 1), ("*.png", 10), ("q[?]mark.png", 1), ("%2*/*", 1)]
     {
@@ -104,17 +106,17 @@ fn keys_of_all_characters_are_listed_read_and_written() {
     for key in unreachable[..2].iter().chain(&["/leading.png"]) {
         place.write("job.toml", &job(&format!("'s3://bucket/{key}'")));
         let refused = bucket.run(&place, &["check", "job.toml"]).expect(2);
-        refused.complains_of(&["cannot be requested", key]);
+        refused.stderr_contains(&["cannot be requested", key]);
     }
 }
 
 #[test]
-fn media_cells_beside_a_table_name_keys() {
+fn media_cells_are_resolved_as_keys_relative_to_the_table() {
     let (place, bucket) = (Workplace::new(), bucket_of_keys());
     let mut cells = keys();
     cells.push("./plain.png".to_owned());
     let n_good = cells.len();
-    // None of these is decoded to a key outside of the folder.
+    // None of these decodes to a key outside of the folder.
     bucket.put("pre%fix/#?/up.png", &numbered_png(98));
     bucket.put("pre%fix/up.png", &numbered_png(98));
     let outside =
@@ -139,17 +141,17 @@ fn media_cells_beside_a_table_name_keys() {
     let columns = bucket.contents("out");
     let answered: Vec<&String> = columns[0].iter().flatten().collect();
     assert!(answered.iter().enumerate().all(|(row, id)| **id == format!("row-{row:02}")));
-    // The pictures themselves: other rows have other digests.
+    // The images themselves: different rows have different digests.
     let digests: BTreeMap<_, usize> =
         columns[2].iter().fold(BTreeMap::new(), |mut seen, digest| {
             *seen.entry(digest).or_default() += 1;
             seen
         });
-    assert_eq!(digests.len(), n_good - 1, "`./plain.png` is `plain.png`");
+    assert_eq!(digests.len(), n_good - 1, "`./plain.png` and `plain.png` are one image");
 }
 
 #[test]
-fn an_output_in_folders_reads_back_in_a_store_and_on_a_disk() {
+fn a_partitioned_output_reads_back_from_a_store_and_a_disk() {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
     let days = ["2026-01-01 00:00", "a/b", "100%", "é #?*[1]", "..", "a+b&c"];
     let ids = StringArray::from_iter_values((0..days.len()).map(|row| format!("row-{row}")));
@@ -189,22 +191,25 @@ fn an_output_in_folders_reads_back_in_a_store_and_on_a_disk() {
 }
 
 #[test]
-fn urls_of_the_web_are_urls() {
+fn web_urls_are_percent_decoded() {
     let (place, bucket) = (Workplace::new(), BucketServer::start());
     write_table(&place.path("t.parquet"), &legenda_tests::texts(&["What is dog in German?"]), 5);
     let table = fs::read(place.path("t.parquet")).unwrap();
-    // One that is signed, and has its name encoded: `%20` is a space, `%2520` a name with `%20`.
+    // A signed URL with an encoded name: `%20` is a space, `%2520` a literal `%20`.
     bucket.put("signed/a b%20?.parquet", &table);
     let url = format!("{}/public/signed/a%20b%2520%3F.parquet?{SIGNATURE}", bucket.endpoint());
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", &url));
     let told = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("rows_in 1 == answers 1"), "{}", told.stdout);
-    // Without its signature it is refused, and the error names the reason.
+    // Without its signature it is refused, and the error gives the reason.
     place.write("job.toml", &TEXT_JOB.replace("table.parquet", url.split('?').next().unwrap()));
-    bucket.run(&place, &["check", "job.toml"]).expect(2).complains_of(&["SignatureDoesNotMatch"]);
+    bucket
+        .run(&place, &["check", "job.toml"])
+        .expect(2)
+        .stderr_contains(&["SignatureDoesNotMatch"]);
 }
 
 #[test]
-fn keys_are_as_good_in_a_server_of_s3() {
+fn keys_work_on_a_real_s3_server() {
     println!("{}", run_script("store_keys.py", &[]));
 }

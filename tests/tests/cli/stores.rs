@@ -1,17 +1,17 @@
-//! Tables and outputs in an object store: as on a disk, whatever goes wrong with the store.
+//! Tables and outputs in an object store work as on a disk, even if the store fails.
 
 use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use legenda_tests::{
     Workplace,
-    bucket::{BucketServer, SECRET, bucket_with_pictures},
-    ended, png, text_column, write_table,
+    bucket::{BucketServer, SECRET, bucket_with_images},
+    png, run_command, text_column, write_table,
 };
 
 #[test]
-fn a_store_is_as_good_as_a_disk() {
-    let (place, bucket) = bucket_with_pictures(20);
+fn a_store_works_like_a_disk() {
+    let (place, bucket) = bucket_with_images(20);
     let first = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(first.stdout.contains("rows_in 20 == answers 16 + rejects 4"), "{}", first.stdout);
     assert!(first.stdout.contains("answers in s3://bucket/out"), "{}", first.stdout);
@@ -31,32 +31,32 @@ fn a_store_is_as_good_as_a_disk() {
         ]
         .concat()
     );
-    assert!(bucket.objects("out.legenda/lease").is_empty(), "the lease is given back");
+    assert!(bucket.objects("out.legenda/lease").is_empty(), "the lease was not released");
 
-    // Whoever reads the output has its answers, and not its rejects.
+    // A reader of the output gets its answers, and not its rejects.
     for output in ["out", "s3://bucket/out"] {
         let told = bucket.run(&place, &["inspect", output, "--json"]).expect(0);
         let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
         assert_eq!(told["table"]["rows"], 16, "{output}: {told}");
     }
 
-    // What is done is not read again.
+    // Committed rows are not read again.
     let read_before = bucket.sent_bytes();
     assert!(read_before > 0);
     let again = bucket.run(&place, &["run", "job.toml"]).expect(0);
     assert!(again.stdout.contains("0 rows in"), "{}", again.stdout);
     assert!(again.stdout.contains("read 0B of the source"), "{}", again.stdout);
-    // A changed table is, and a part that has gone.
+    // A changed table and a missing part are processed again.
     let part = bucket.objects("out/part-").into_keys().next().unwrap();
     bucket.clear(&part);
-    bucket.run(&place, &["verify", "s3://bucket/out"]).expect(5).complains_of(&["missing"]);
-    let mended = bucket.run(&place, &["run", "job.toml"]).expect(0);
-    assert!(mended.stdout.contains("4 rows in"), "{}", mended.stdout);
+    bucket.run(&place, &["verify", "s3://bucket/out"]).expect(5).stderr_contains(&["missing"]);
+    let fixed = bucket.run(&place, &["run", "job.toml"]).expect(0);
+    assert!(fixed.stdout.contains("4 rows in"), "{}", fixed.stdout);
     bucket.put("tables/t.parquet", &fs::read(place.path("table.parquet")).unwrap()[..100]);
     bucket
         .run(&place, &["run", "job.toml"])
         .expect(2)
-        .complains_of(&["s3://bucket/tables/t.parquet", "not a readable Parquet file"]);
+        .stderr_contains(&["s3://bucket/tables/t.parquet", "not a readable Parquet file"]);
 }
 
 #[cfg(unix)]
@@ -80,15 +80,15 @@ fn start_slowly(place: &Workplace, bucket: &BucketServer) -> std::process::Child
 
 #[cfg(unix)]
 #[test]
-fn two_runs_do_not_write_one_output() {
-    let (place, bucket) = bucket_with_pictures(600);
+fn two_runs_cannot_write_to_one_output() {
+    let (place, bucket) = bucket_with_images(600);
     let mut first = start_slowly(&place, &bucket);
-    // While the first lives the second is refused.
+    // While the first run is alive, the second is refused.
     bucket
         .run(&place, &["run", "job.toml"])
         .expect(2)
-        .complains_of(&["another run (process ", &first.id().to_string()]);
-    // The first is killed: the second waits for the lease, and goes on.
+        .stderr_contains(&["another run (process ", &first.id().to_string()]);
+    // The first run is killed: the second waits for the lease to expire, then continues.
     first.kill().unwrap();
     first.wait().unwrap();
     let second = bucket.run(&place, &["run", "job.toml"]).expect(0);
@@ -97,8 +97,8 @@ fn two_runs_do_not_write_one_output() {
     bucket.clear("out/");
     bucket.clear("out.legenda/");
 
-    // The first stands still for longer than the lease lasts: the second takes over, and the first
-    // writes no more when it wakes.
+    // The first run is suspended for longer than its lease: the second takes over, and the first
+    // writes nothing after it wakes.
     let first = start_slowly(&place, &bucket);
     signal(&first, "-STOP");
     let second = bucket.run(&place, &["run", "job.toml"]).expect(0);
@@ -109,13 +109,13 @@ fn two_runs_do_not_write_one_output() {
     let told = String::from_utf8(first.stderr).unwrap();
     assert_eq!(first.status.code(), Some(4), "{told}");
     assert!(told.contains("lease"), "{told}");
-    assert!(bucket.objects("out") == written, "the first run wrote after it had lost its lease");
+    assert!(bucket.objects("out") == written, "the first run wrote after it lost its lease");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_store_that_is_gone_ends_the_run_resumable() {
-    let (place, bucket) = bucket_with_pictures(600);
+fn an_unavailable_store_ends_the_run_resumable() {
+    let (place, bucket) = bucket_with_images(600);
     let first = start_slowly(&place, &bucket);
     bucket.fail(1000, 1);
     let ended = first.wait_with_output().unwrap();
@@ -134,7 +134,7 @@ fn a_store_that_is_gone_ends_the_run_resumable() {
     assert!(told.stdout.contains("verified"), "{}", told.stdout);
 }
 
-/// A table of pictures by their places, at `tables/t.parquet` of the bucket.
+/// Writes a table of image paths to `tables/t.parquet` of the bucket.
 fn put_cells(place: &Workplace, bucket: &BucketServer, cells: &[String]) {
     let ids = StringArray::from_iter_values((0..cells.len()).map(|row| format!("row-{row}")));
     let columns: [(&str, ArrayRef); 2] =
@@ -145,8 +145,8 @@ fn put_cells(place: &Workplace, bucket: &BucketServer, cells: &[String]) {
 }
 
 #[test]
-fn media_cells_lead_where_the_job_allows() {
-    let (place, bucket) = bucket_with_pictures(1);
+fn media_cells_in_a_store_reach_only_what_the_job_allows() {
+    let (place, bucket) = bucket_with_images(1);
     bucket.put("tables/media/a.png", &png(1));
     bucket.put("pictures/b.png", &png(2));
     bucket.put("secret/c.png", &png(3));
@@ -157,7 +157,7 @@ fn media_cells_lead_where_the_job_allows() {
         "s3://bucket/pictures/b.png".to_owned(),
         format!("{web}/public/pictures/b.png?key=hidden"),
         format!("{web}/public/redirect/{}/public/tables/media/a.png", web.replacen("://", ":", 1)),
-        // What follows is refused.
+        // The following cells are refused.
         "../secret/c.png".to_owned(),
         "s3://bucket/secret/c.png".to_owned(),
         "s3://bucket/pictures/../secret/c.png".to_owned(),
@@ -169,7 +169,7 @@ fn media_cells_lead_where_the_job_allows() {
         "media/none.png".to_owned(),
     ];
     put_cells(&place, &bucket, &cells);
-    // Without a port that of the scheme is meant.
+    // A host without a port means the scheme's default port.
     let hosts = format!("source.media_hosts=[\"{web}\", \"{local}\", \"http://localhost\"]");
     let asked = ["run", "job.toml", "--set", "source.media_dirs=[\"s3://bucket/pictures\"]"];
     let told = bucket.run(&place, &[&asked[..], &["--set", &hosts]].concat()).expect(0);
@@ -178,13 +178,13 @@ fn media_cells_lead_where_the_job_allows() {
     let of = |column: usize| -> Vec<String> { columns[column].iter().flatten().cloned().collect() };
     assert_eq!(of(0), ["row-0", "row-1", "row-2", "row-3"]);
     let (path, url, gone) = ("media_path_refused", "media_url_refused", "media_not_fetched");
-    // `localhost` is allowed by its name, but leads to no public address.
+    // `localhost` is allowed by name, but does not resolve to a public address.
     let codes = [path, path, path, path, url, gone, gone, gone, "media_unreadable"];
     assert_eq!(of(4), codes);
     assert!(of(5).iter().all(|message| !message.contains("hidden")), "{:?}", of(5));
     assert!(of(5)[5].contains("no public address"), "{}", of(5)[5]);
 
-    // Without the job's leave no row is fetched from the web.
+    // Unless the job allows it, no row is fetched from the web.
     let told = bucket.run(&place, &["run", "job.toml", "--overwrite"]).expect(0);
     assert!(told.stdout.contains("answers 1 + rejects 12"), "{}", told.stdout);
     assert!(told.stdout.contains("rejected 6: media_url_refused"), "{}", told.stdout);
@@ -192,8 +192,8 @@ fn media_cells_lead_where_the_job_allows() {
 
 #[cfg(feature = "sql")]
 #[test]
-fn a_query_of_a_table_in_a_store_reads_what_it_keeps() {
-    let (place, bucket) = bucket_with_pictures(64);
+fn a_query_of_a_table_in_a_store_reads_only_selected_rows() {
+    let (place, bucket) = bucket_with_images(64);
     let query = "source.query=SELECT * FROM source WHERE id = 'row-63'";
     let told = bucket.run(&place, &["run", "job.toml", "--set", query]).expect(0);
     assert!(told.stdout.contains("rows_in 1 == answers 1 + rejects 0"), "{}", told.stdout);
@@ -204,27 +204,27 @@ fn a_query_of_a_table_in_a_store_reads_what_it_keeps() {
 }
 
 #[test]
-fn stores_that_cannot_be_used_are_refused() {
-    let (place, bucket) = bucket_with_pictures(4);
+fn unusable_stores_are_refused() {
+    let (place, bucket) = bucket_with_images(4);
     let with = |key: &str| bucket.run(&place, &["run", "job.toml", "--set", key]);
     with("source.paths=[\"s3://bucket/none/*.parquet\"]")
         .expect(2)
-        .complains_of(&["s3://bucket/none/*.parquet", "no readable file matches"]);
+        .stderr_contains(&["s3://bucket/none/*.parquet", "no readable file matches"]);
     with("source.paths=[\"s3://bucket/none.parquet\"]")
         .expect(2)
-        .complains_of(&["s3://bucket/none.parquet"]);
-    with("output.path=ftp://bucket/out").expect(2).complains_of(&["`output.path`", "ftp://"]);
-    with("output.path=s3://bucket/tables").expect(2).complains_of(&["contains the input file"]);
-    // A store that heeds no conditions could not keep two runs apart.
+        .stderr_contains(&["s3://bucket/none.parquet"]);
+    with("output.path=ftp://bucket/out").expect(2).stderr_contains(&["`output.path`", "ftp://"]);
+    with("output.path=s3://bucket/tables").expect(2).stderr_contains(&["contains the input file"]);
+    // A store that ignores conditional writes could not keep two runs apart.
     bucket.ignore_conditions();
-    bucket.run(&place, &["run", "job.toml"]).expect(4).complains_of(&["If-None-Match"]);
+    bucket.run(&place, &["run", "job.toml"]).expect(4).stderr_contains(&["If-None-Match"]);
 }
 
 #[test]
-fn secrets_of_a_store_are_told_nowhere() {
-    let (place, bucket) = bucket_with_pictures(4);
+fn store_secrets_are_never_shown() {
+    let (place, bucket) = bucket_with_images(4);
     let mut command = bucket.command(&place, &["run", "job.toml"]);
-    let told = ended(command.env("RUST_LOG", "trace")).expect(0);
+    let told = run_command(command.env("RUST_LOG", "trace")).expect(0);
     assert!(told.stderr.len() > 1000, "{}", told.stderr);
     let written: Vec<u8> = bucket.objects("out/").into_values().flatten().collect();
     for text in [&told.stdout, &told.stderr, &*String::from_utf8_lossy(&written)] {

@@ -1,11 +1,11 @@
-//! Tables of text: no value changes on its way to prompts and answers, and what cannot be read is named.
+//! Text tables: values reach prompts and answers unchanged, and errors name what cannot be read.
 
 use std::{fs, io::Write, path::Path};
 
 use arrow::{array::RecordBatch, compute::cast, datatypes::DataType};
 use legenda_tests::{TEXT_JOB, Workplace, text_column, texts, write_table};
 
-/// Answers with a token each, so that a thousand rows take no time.
+/// Returns a job that generates one token per row, so that a thousand rows are fast.
 fn job(path: &str, prompt: &str) -> String {
     format!(
         "version = 1\n[task]\nkind = \"generate\"\nprompt = \"{prompt}\"\n[source]\npaths = [\"{path}\"]\n\
@@ -23,11 +23,11 @@ fn put(path: &Path, bytes: &[u8]) {
     fs::File::create(path).unwrap().write_all(bytes).unwrap();
 }
 
-/// Cells of several types, which show behind the first thousand rows alone.
+/// Cells of several types that occur only after the first thousand rows.
 const LATE: [&str; 6] = ["1.5", "14695981039346656037", "1.10", "007", "-0.5", "1e400"];
 
 #[test]
-fn late_cells_are_carried_and_shown_as_they_are_written() {
+fn late_cells_are_carried_and_prompted_as_written() {
     let place = Workplace::new();
     for (idx, late) in LATE.iter().enumerate() {
         let cell = |row: usize| if row == 1050 { (*late).to_owned() } else { row.to_string() };
@@ -54,13 +54,13 @@ fn late_cells_are_carried_and_shown_as_they_are_written() {
             assert!(cells[7].as_deref().is_some_and(same), "{name}: {:?}", cells[7]);
             digests.push(text_column(&answers, "legenda_input_sha256"));
         }
-        // The prompts are those of a column of texts.
+        // The prompts equal those of a text column.
         assert!(digests.iter().all(|digest| *digest == digests[0]), "{late}");
     }
 }
 
 #[test]
-fn rows_that_no_reader_takes_are_rejects() {
+fn unparsable_rows_are_rejected() {
     let place = Workplace::new();
     let deep = format!("{{\"q\": \"deep\", \"x\": {}{}}}", "[".repeat(30_000), "]".repeat(30_000));
     let lines = [
@@ -88,7 +88,7 @@ fn rows_that_no_reader_takes_are_rejects() {
 }
 
 #[test]
-fn chosen_types_are_checked_and_cost_rows() {
+fn declared_types_are_checked_per_row() {
     let place = Workplace::new();
     place.write("t.csv", "id,q,sku\n1,one,7\nx,two,8\n3,three,9\n");
     place.write("job.toml", &job("t.csv", "{{ q }}"));
@@ -102,19 +102,22 @@ fn chosen_types_are_checked_and_cost_rows() {
     let message = text_column(&place.rejects("out-t.csv"), "legenda_message")[0].clone().unwrap();
     assert_eq!(message, "line 3: `id` is `x`, and not a whole number (Int64)");
     let schema = "source.schema={ ids = \"int64\" }";
-    place.run(&["check", "job.toml", "--set", schema]).expect(2).complains_of(&["`ids`", "`sku`"]);
+    place
+        .run(&["check", "job.toml", "--set", schema])
+        .expect(2)
+        .stderr_contains(&["`ids`", "`sku`"]);
     let schema = "source.schema={ id = \"int65\" }";
     let told = place.run(&["check", "job.toml", "--set", schema]).expect(2);
-    told.complains_of(&["source.schema.id", "`int65`", "decimal(10, 2)"]);
+    told.stderr_contains(&["source.schema.id", "`int65`", "decimal(10, 2)"]);
     write_table(&place.path("t.parquet"), &texts(&["x"]), 10);
     let schema = ["--set", "source.schema={ id = \"int64\" }", "--set", "task.prompt={{ id }}"];
     let paths = ["--set", "source.paths=[\"t.parquet\"]"];
     let told = place.run(&[&["check", "job.toml"][..], &schema, &paths].concat()).expect(2);
-    told.complains_of(&["source.schema", "t.parquet", "declares its own types"]);
+    told.stderr_contains(&["source.schema", "t.parquet", "declares its own types"]);
 }
 
 #[test]
-fn tables_are_read_however_they_are_packed_and_separated() {
+fn tables_with_any_compression_and_separator_are_read() {
     let place = Workplace::new();
     let rows = ["one", "two, with a comma", "three"];
     let lines: Vec<String> =
@@ -143,12 +146,12 @@ fn tables_are_read_however_they_are_packed_and_separated() {
         let answers = place.answers(&output);
         let names = ["id", "question", "answer", "legenda_input_sha256"];
         all.push(names.map(|column| shown(&answers, column)));
-        // What is done is not done again.
+        // Committed rows are not processed again.
         let again = place.run(&["run", "job.toml"]).expect(0);
         assert!(again.stdout.contains("0 rows in"), "{name}: {}", again.stdout);
     }
     assert!(all.iter().all(|columns| *columns == all[0]), "{all:?}");
-    // A folder's table is not what stands beside it as JSON.
+    // A JSON file next to a table in a folder is not read as one.
     fs::create_dir(place.path("folder")).unwrap();
     place.write("folder/t.csv", &csv(","));
     place.write("folder/info.json", "{\"about\": 1}");
@@ -157,16 +160,16 @@ fn tables_are_read_however_they_are_packed_and_separated() {
     assert!(told.stdout.contains("3 rows in 1 file"), "{}", told.stdout);
 }
 
-/// A zstd frame of one raw block, which holds `bytes`.
+/// Returns a zstd frame of one raw block that holds `bytes`.
 fn zstd_of(bytes: &[u8]) -> Vec<u8> {
     let n_bytes = u32::try_from(bytes.len()).unwrap();
     let block = (n_bytes << 3 | 1).to_le_bytes();
-    // A single segment whose size has four bytes.
+    // A single segment with a four-byte content size.
     [&b"\x28\xb5\x2f\xfd\xa0"[..], &n_bytes.to_le_bytes(), &block[..3], bytes].concat()
 }
 
 #[test]
-fn files_of_other_kinds_are_named() {
+fn files_of_unsupported_formats_are_named() {
     let place = Workplace::new();
     place.write("job.toml", TEXT_JOB);
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n";
@@ -185,14 +188,14 @@ fn files_of_other_kinds_are_named() {
     ] {
         put(&place.path(name), bytes);
         let paths = format!("source.paths=[\"{name}\"]");
-        place.run(&["run", "job.toml", "--set", &paths]).expect(2).complains_of(&[name, told]);
-        place.run(&["inspect", name]).expect(2).complains_of(&[name, told]);
+        place.run(&["run", "job.toml", "--set", &paths]).expect(2).stderr_contains(&[name, told]);
+        place.run(&["inspect", name]).expect(2).stderr_contains(&[name, told]);
     }
 }
 
 #[cfg(feature = "sql")]
 #[test]
-fn a_query_sees_numbers_of_every_size() {
+fn queries_see_numbers_of_every_size() {
     let place = Workplace::new();
     let lines = "{\"id\": 18446744073709551615, \"price\": 1.10, \"big\": 123456789012345678901}\n\
                  {\"id\": 2, \"price\": 2.50, \"big\": 1}\n";
@@ -207,7 +210,7 @@ fn a_query_sees_numbers_of_every_size() {
 }
 
 #[test]
-fn inspect_proposes_conversations_and_no_ids() {
+fn inspect_suggests_conversations_and_no_id_columns() {
     let place = Workplace::new();
     let turn = |text: &str| serde_json::json!([{"role": "user", "content": text}]);
     let lists = ["Hi there", "Who?"].map(|text| {
@@ -225,13 +228,13 @@ fn inspect_proposes_conversations_and_no_ids() {
         assert!(told.contains(&format!("messages = \"{column}\"")), "{told}");
         assert!(!told.contains(" text = "), "{told}");
     }
-    // Codes that are longer than the texts are still none.
+    // Ids longer than the texts are still recognized as ids.
     let rows = |n: usize| format!("00000000-0000-0000-0000-{n:012},Red shoe {n},{n}\n");
     place.write("c.csv", &format!("doc_id,title,n\n{}", (0..9).map(rows).collect::<String>()));
     let told = place.run(&["inspect", "c.csv"]).expect(0).stdout;
     assert!(told.contains("text = \"title\""), "{told}");
     place.write("d.csv", "id,n\na1,1\na2,2\n");
-    place.run(&["inspect", "d.csv"]).expect(0).complains_of(&["no job proposed"]);
+    place.run(&["inspect", "d.csv"]).expect(0).stderr_contains(&["no job proposed"]);
     place.write("e.csv", "id;question\n1;What is it?\n");
     let told = place.run(&["inspect", "e.csv"]).expect(0).stdout;
     assert!(told.contains("text = \"question\""), "{told}");

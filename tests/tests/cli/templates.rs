@@ -1,8 +1,8 @@
-//! Prompts over columns of any name, and what `legenda check` finds out about them.
+//! Prompts over columns with arbitrary names, and the errors that `legenda check` detects in them.
 
 use legenda_tests::{TEXT_JOB, Workplace, text_column};
 
-/// A table of CSV whose second column, of questions, has any name.
+/// Returns a CSV table whose second column, of questions, has the given name.
 fn table(name: &str) -> String {
     format!("id,\"{name}\"\nrow-0,What is five plus four?\nrow-1,What is dog in German?\n")
 }
@@ -15,7 +15,7 @@ fn job(prompt: &str) -> String {
 }
 
 #[test]
-fn a_column_of_any_name_can_be_asked_about() {
+fn a_column_of_any_name_can_be_used_in_a_prompt() {
     let mut all = Vec::new();
     for (name, prompt) in [
         ("question", "{{ question }}"),
@@ -43,7 +43,7 @@ fn a_column_of_any_name_can_be_asked_about() {
 }
 
 #[test]
-fn check_finds_what_would_fail_row_by_row() {
+fn check_detects_templates_that_fail_on_rows() {
     let place = Workplace::new();
     place.write("table.csv", &table("question"));
     for (prompt, texts) in [
@@ -58,15 +58,15 @@ fn check_finds_what_would_fail_row_by_row() {
         ),
     ] {
         place.write("job.toml", &job(prompt));
-        place.run(&["check", "job.toml"]).expect(2).complains_of(&texts);
+        place.run(&["check", "job.toml"]).expect(2).stderr_contains(&texts);
     }
-    // A row that a run rejects for another reason is no fault of the job.
+    // A row that is rejected for another reason is not an error of the job.
     let long = format!("id,question\nrow-0,{}\n", "x".repeat(3000));
     place.write("table.csv", &long);
     place.write("job.toml", &job("{{ question }}"));
     let args = ["check", "job.toml", "--set", "limits.text_bytes=1KiB"];
     let checked = place.run(&args).expect(0);
-    checked.complains_of(&["row 0", "will be rejected", "limits.text_bytes"]);
+    checked.stderr_contains(&["row 0", "will be rejected", "limits.text_bytes"]);
     let shown = place.run(&["check", "job.toml"]).expect(0).stdout;
     assert!(shown.contains("xxx…") && !shown.contains(&"x".repeat(250)), "{shown}");
 }

@@ -1,4 +1,4 @@
-//! OpenTelemetry traces of a run, as a collector gets them.
+//! OpenTelemetry traces of a run, as received by a collector.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use legenda_tests::{Ended, TEXT_JOB, Workplace, ended, texts, write_table};
+use legenda_tests::{CommandResult, TEXT_JOB, Workplace, run_command, texts, write_table};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{KeyValue, any_value::Value},
@@ -15,10 +15,10 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-/// What a collector was sent: path and body of each request.
+/// The path and body of each request that a collector received.
 type Sent = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// Starts a collector that answers with `status`; returns its address.
+/// Starts a collector that responds with `status`; returns its address.
 fn start_collector(status: &'static str) -> (String, Sent) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -33,7 +33,7 @@ fn start_collector(status: &'static str) -> (String, Sent) {
     (address, sent)
 }
 
-/// Takes one request; none when the client has gone.
+/// Handles one request; returns `None` if the client disconnects.
 fn receive(mut stream: &TcpStream, status: &str, sent: &Sent) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -57,7 +57,7 @@ fn receive(mut stream: &TcpStream, status: &str, sent: &Sent) -> Option<()> {
 }
 
 /// Runs a job of ten rows in three spans with a collector.
-fn run_with(collector: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+fn run_with(collector: &str, arguments: &[&str], variables: &[(&str, &str)]) -> CommandResult {
     let place = Workplace::new();
     let questions: Vec<String> = (0..10).map(|n| format!("what is {n}?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
@@ -65,7 +65,7 @@ fn run_with(collector: &str, arguments: &[&str], variables: &[(&str, &str)]) -> 
     place.write("job.toml", TEXT_JOB);
     let mut command = place.command(&["run", "job.toml", "--set", "generation.max_new_tokens=4"]);
     command.args(arguments).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
-    ended(command.envs(variables.iter().copied()))
+    run_command(command.envs(variables.iter().copied()))
 }
 
 fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
@@ -85,7 +85,7 @@ fn number(span: &Span, key: &str) -> Option<i64> {
 }
 
 #[test]
-fn a_collector_gets_the_spans_of_a_run() {
+fn a_collector_receives_the_spans_of_a_run() {
     let (collector, sent) = start_collector("200 OK");
     let _whole = run_with(&collector, &[], &[]).expect(0);
     let mut spans = Vec::new();
@@ -101,7 +101,7 @@ fn a_collector_gets_the_spans_of_a_run() {
         spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for span in &spans {
-        assert_eq!(span.trace_id, spans[0].trace_id, "one run is one trace");
+        assert_eq!(span.trace_id, spans[0].trace_id, "expected one trace per run");
         assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
         let parent = by_id.get(span.parent_span_id.as_slice());
         seen.push((parent.map_or("", |parent| parent.name.as_str()), &span.name));
@@ -124,22 +124,22 @@ fn a_collector_gets_the_spans_of_a_run() {
 }
 
 #[test]
-fn nothing_is_sent_offline_or_where_traces_are_switched_off() {
+fn nothing_is_sent_offline_or_with_traces_disabled() {
     let (collector, sent) = start_collector("200 OK");
     let offline = run_with(&collector, &["--offline"], &[]).expect(0);
-    offline.complains_of(&["traces are disabled by `--offline`"]);
+    offline.stderr_contains(&["traces are disabled by `--offline`"]);
     let _off = run_with(&collector, &[], &[("OTEL_SDK_DISABLED", "true")]).expect(0);
     let _none = run_with(&collector, &[], &[("OTEL_TRACES_EXPORTER", "none")]).expect(0);
     assert!(sent.lock().unwrap().is_empty());
 }
 
 #[test]
-fn a_collector_that_fails_costs_the_traces_and_not_the_run() {
+fn a_failing_collector_loses_traces_but_not_the_run() {
     let (collector, sent) = start_collector("503 Service Unavailable");
     let failing = run_with(&collector, &[], &[]).expect(0);
     assert!(!sent.lock().unwrap().is_empty());
     assert!(failing.stderr.contains("WARN") || failing.stderr.contains("ERROR"), "{failing:?}");
     let _gone = run_with("http://127.0.0.1:1", &[], &[]).expect(0);
     let wrong = run_with("not an address", &[], &[]).expect(0);
-    wrong.complains_of(&["traces are disabled"]);
+    wrong.stderr_contains(&["traces are disabled"]);
 }

@@ -1,4 +1,4 @@
-//! `legenda verify` proves that an output is whole, and names what is wrong with one that is not.
+//! `legenda verify` proves that an output is complete, or names each problem.
 
 use std::{
     fs::{self, File},
@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use legenda_tests::{PICTURE_JOB, Workplace, pictures, png, write_table};
+use legenda_tests::{IMAGE_JOB, Workplace, image_table, png, write_table};
 
-/// Eight rows in two spans, a row of each rejected.
+/// Creates eight rows in two spans, with one reject in each.
 fn workplace() -> Workplace {
     let place = Workplace::new();
-    write_pictures(&place, 8);
-    place.write("job.toml", PICTURE_JOB);
+    write_images(&place, 8);
+    place.write("job.toml", IMAGE_JOB);
     let ended = place.run(&["run", "job.toml"]).expect(0);
     assert!(ended.stdout.contains("answers 6 + rejects 2"), "{}", ended.stdout);
     let told = place.run(&["verify", "out"]).expect(0);
@@ -24,10 +24,10 @@ fn workplace() -> Workplace {
     place
 }
 
-fn write_pictures(place: &Workplace, n_rows: u8) {
+fn write_images(place: &Workplace, n_rows: u8) {
     let cell = |row: u8| Some(if row % 4 == 1 { b"junk".to_vec() } else { png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 50);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 50);
 }
 
 fn first_file(dir: &Path, prefix: &str) -> PathBuf {
@@ -44,7 +44,7 @@ fn edit(path: &Path, old: &str, new: &str) {
 }
 
 #[test]
-fn what_is_wrong_with_files_is_named_and_mended_by_running_again() {
+fn damaged_files_are_named_and_fixed_by_another_run() {
     let place = workplace();
     let (out, rejects) = (place.path("out"), place.path("out.legenda/rejects"));
     for (dir, prefix) in [(&out, "part-"), (&rejects, "rejects-")] {
@@ -57,52 +57,52 @@ fn what_is_wrong_with_files_is_named_and_mended_by_running_again() {
         place
             .run(&["verify", "out"])
             .expect(5)
-            .complains_of(&[&name, "has changed since it was committed"]);
+            .stderr_contains(&[&name, "has changed since it was committed"]);
 
         fs::remove_file(&file).unwrap();
-        place.run(&["verify", "out"]).expect(5).complains_of(&[&name, "missing"]);
+        place.run(&["verify", "out"]).expect(5).stderr_contains(&[&name, "missing"]);
 
         fs::copy(first_file(dir, prefix), dir.join(format!("{prefix}stray.parquet"))).unwrap();
-        place.run(&["verify", "out"]).expect(5).complains_of(&["stray", "never committed"]);
+        place.run(&["verify", "out"]).expect(5).stderr_contains(&["stray", "never committed"]);
 
-        place.run(&["run", "job.toml"]).expect(0).complains_of(&[]);
-        place.run(&["verify", "out"]).expect(0).complains_of(&[]);
-        assert_eq!(fs::read(&file).unwrap(), whole, "the part is made again as it was");
+        place.run(&["run", "job.toml"]).expect(0).stderr_contains(&[]);
+        place.run(&["verify", "out"]).expect(0).stderr_contains(&[]);
+        assert_eq!(fs::read(&file).unwrap(), whole, "the part was not restored identically");
     }
 }
 
 #[test]
-fn what_is_wrong_with_the_ledger_is_named() {
+fn ledger_problems_are_named() {
     let place = workplace();
     let entry = first_file(&place.path("out.legenda/ledger"), "");
     edit(&entry, "\"answers\": 3", "\"answers\": 2");
-    place.run(&["verify", "out"]).expect(5).complains_of(&["counts 4 rows, 2 answers"]);
+    place.run(&["verify", "out"]).expect(5).stderr_contains(&["counts 4 rows, 2 answers"]);
     edit(&entry, "\"answers\": 2", "\"answers\": 3");
     edit(&entry, "\"rows\": 3", "\"rows\": 2");
-    place.run(&["verify", "out"]).expect(5).complains_of(&["has 3 rows"]);
+    place.run(&["verify", "out"]).expect(5).stderr_contains(&["has 3 rows"]);
     edit(&entry, "\"version\": 2", "\"version\": 99");
-    place.run(&["verify", "out"]).expect(2).complains_of(&["version 99"]);
-    place.run(&["run", "job.toml"]).expect(2).complains_of(&["version 99", "--overwrite"]);
+    place.run(&["verify", "out"]).expect(2).stderr_contains(&["version 99"]);
+    place.run(&["run", "job.toml"]).expect(2).stderr_contains(&["version 99", "--overwrite"]);
     fs::remove_file(&entry).unwrap();
-    place.run(&["verify", "out"]).expect(5).complains_of(&["incomplete: 4 of"]);
+    place.run(&["verify", "out"]).expect(5).stderr_contains(&["incomplete: 4 of"]);
     edit(&place.path("out.legenda/plan.json"), "\"row_start\": 4", "\"row_start\": 3");
     place
         .run(&["verify", "out"])
         .expect(5)
-        .complains_of(&["row group 0", "is not in the manifest"]);
+        .stderr_contains(&["row group 0", "is not in the manifest"]);
 }
 
 #[test]
 fn a_changed_or_missing_input_is_named() {
     let place = workplace();
-    write_pictures(&place, 9);
-    place.run(&["verify", "out"]).expect(5).complains_of(&["table.parquet", "has changed"]);
+    write_images(&place, 9);
+    place.run(&["verify", "out"]).expect(5).stderr_contains(&["table.parquet", "has changed"]);
     fs::remove_file(place.path("table.parquet")).unwrap();
     place
         .run(&["verify", "out"])
         .expect(5)
-        .complains_of(&["table.parquet", "failed to read the input"]);
-    place.run(&["verify", "elsewhere"]).expect(2).complains_of(&["not the output of a run"]);
+        .stderr_contains(&["table.parquet", "failed to read the input"]);
+    place.run(&["verify", "elsewhere"]).expect(2).stderr_contains(&["not the output of a run"]);
 }
 
 #[test]

@@ -1,20 +1,20 @@
-//! The page of `legenda schedule` in a real browser, where there is one.
+//! The page of `legenda schedule` in a real browser, if one is installed.
 
 use std::process::Command;
 
 use legenda_tests::{python::run_script, repository};
 
-/// Whether a program is there to be called.
-fn is_there(name: &str) -> bool {
+/// Returns whether a program is installed.
+fn is_installed(name: &str) -> bool {
     let mut command = Command::new(name);
     command.arg("--version").output().is_ok_and(|told| told.status.success())
 }
 
-/// With `LEGENDA_TEST_BROWSER` set, as CI does, the browser must be there.
+/// If `LEGENDA_TEST_BROWSER` is set, as in CI, the browser is required.
 #[test]
 fn the_page_shows_jobs_progress_and_reports() {
     let is_wanted = std::env::var_os("LEGENDA_TEST_BROWSER").is_some();
-    if !(is_wanted || is_there("chromium") && is_there("chromedriver")) {
+    if !(is_wanted || is_installed("chromium") && is_installed("chromedriver")) {
         println!("not tried: no chromium and chromedriver (Debian: chromium, chromium-driver)");
         return;
     }

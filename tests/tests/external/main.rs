@@ -1,4 +1,4 @@
-//! Tests that need a program from outside, such as a browser or an S3 server.
+//! Tests that need an external program, such as a browser or an S3 server.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![expect(clippy::print_stdout, reason = "tables and reports of recipes")]

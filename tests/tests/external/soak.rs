@@ -1,5 +1,5 @@
-//! The binary at full load over faulty rows: its memory and descriptors do not grow. `just soak MINUTES`
-//! takes longer.
+//! The binary under full load over faulty rows: memory and file descriptors do not grow. `just soak
+//! MINUTES` runs it longer.
 
 use legenda_tests::python::run_script;
 

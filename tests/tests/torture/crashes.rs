@@ -1,26 +1,27 @@
-//! Whatever ends a run, the next one makes the output whole: crashes after every single step of what
-//! it writes, kills at random instants, full disks.
+//! After any interrupted run, the next run completes the output. The tests crash a run after each
+//! write step, kill it at random times, and fill its disk.
 //!
-//! A small share runs with the other tests. With `LEGENDA_TORTURE=<folder>` (`just torture`) all of it
-//! does, and every test leaves its row of `docs/torture.md` there.
+//! A small share runs with the other tests. `LEGENDA_TORTURE=<folder>` (`just torture`) runs all
+//! cases, and every test writes its row of `docs/torture.md` to that folder.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Instant};
 
 use arrow::array::RecordBatch;
 use legenda_tests::{
-    Ended, PICTURE_JOB, TEXT_JOB, Workplace, binary, ended, pictures, png, text_column, texts,
+    CommandResult, IMAGE_JOB, TEXT_JOB, Workplace, binary, image_table, png, run_command,
+    text_column, texts,
     torture::{Instants, TortureRow, is_torture},
     write_table,
 };
 
-/// Counts faults and compares what follows them with an undisturbed run.
+/// Counts faults and compares each resumed output with that of an undisturbed run.
 struct Torture {
     place: Workplace,
     calm: Vec<Vec<Option<String>>>,
     asked: usize,
     fired: usize,
     compared: usize,
-    /// What the faults struck.
+    /// The operations that the faults hit, with their counts.
     struck: BTreeMap<String, usize>,
 }
 
@@ -38,22 +39,25 @@ impl Torture {
         *self.struck.entry(struck.to_owned()).or_default() += 1;
     }
 
-    /// Runs the job to its end on a disturbed output and checks what is there.
+    /// Resumes the job on a disturbed output and checks the output.
     fn finish(&mut self, output: &str) {
         let path = format!("output.path={output}");
         let told = self.place.run(&["run", "job.toml", "--set", &path]).expect(0);
         assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
         let told = self.place.run(&["verify", output]).expect(0);
         assert!(told.stdout.contains("verified"), "{}", told.stdout);
-        assert!(contents(&self.place, output) == self.calm, "{output} is not as undisturbed");
+        assert!(
+            contents(&self.place, output) == self.calm,
+            "{output} differs from the undisturbed output"
+        );
         let tmp = self.place.path(&format!("{output}.legenda/tmp"));
-        assert_eq!(fs::read_dir(tmp).unwrap().count(), 0, "temporary files are gone");
+        assert_eq!(fs::read_dir(tmp).unwrap().count(), 0, "temporary files are left");
         self.compared += 1;
         self.place.remove_output(output);
     }
 
-    /// Checks that faults fired, and leaves a row of the table; `finish` has stopped the test at the
-    /// first row lost, doubled or different, so these are 0.
+    /// Asserts that faults fired, and writes a row of the table. `finish` fails the test at the
+    /// first lost, duplicated or different row, so those counts are 0.
     fn report(&self, name: &str) {
         assert!(self.fired > 0 && self.fired * 10 >= self.asked * 9, "the faults did not fire");
         let row = TortureRow {
@@ -67,7 +71,7 @@ impl Torture {
     }
 }
 
-/// Answers and rejects, column by column, in the order of the parts' names.
+/// Returns answers and rejects, column by column, in the order of part names.
 fn contents(place: &Workplace, output: &str) -> Vec<Vec<Option<String>>> {
     let columns = |rows: &RecordBatch, names: &[&str]| -> Vec<Vec<Option<String>>> {
         names.iter().map(|name| text_column(rows, name)).collect()
@@ -80,30 +84,30 @@ fn contents(place: &Workplace, output: &str) -> Vec<Vec<Option<String>>> {
     all
 }
 
-/// A job over `n_rows` pictures in spans of four, every third of them broken.
-fn picture_place(n_rows: u8) -> Workplace {
+/// Creates a job over `n_rows` images in spans of four; every third image is broken.
+fn image_workplace(n_rows: u8) -> Workplace {
     let place = Workplace::new();
     let cell = |row: u8| Some(if row % 3 == 2 { b"junk".to_vec() } else { png(row) });
     let cells: Vec<_> = (0..n_rows).map(cell).collect();
-    write_table(&place.path("table.parquet"), &pictures(&cells), 8);
-    place.write("job.toml", PICTURE_JOB);
+    write_table(&place.path("table.parquet"), &image_table(&cells), 8);
+    place.write("job.toml", IMAGE_JOB);
     place
 }
 
 #[test]
-fn a_crash_after_any_step_of_writing_costs_nothing() {
+fn a_crash_after_any_write_step_loses_nothing() {
     // A span takes about 15 steps; the share is every fourth step of one span.
     let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 4) };
-    let mut torture = Torture::new(picture_place(n_rows));
+    let mut torture = Torture::new(image_workplace(n_rows));
     for step in (1_usize..).step_by(stride) {
         let mut command = torture.place.command(&["run", "job.toml"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        let crashed = run_command(command.env("LEGENDA_CRASH_AT", step.to_string()));
         match crashed.code {
             None => {
                 torture.asked += 1;
                 torture.fires("a step");
             }
-            // There is no such step any more.
+            // The run has no such step: all steps are covered.
             Some(_) => {
                 torture.finish("out");
                 break;
@@ -116,7 +120,7 @@ fn a_crash_after_any_step_of_writing_costs_nothing() {
 }
 
 #[test]
-fn kills_at_random_instants_cost_nothing() {
+fn kills_at_random_times_lose_nothing() {
     let place = Workplace::new();
     let questions: Vec<String> = (0..200).map(|n| format!("What is {n} plus one?")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
@@ -137,7 +141,7 @@ fn kills_at_random_instants_cost_nothing() {
             let over = child.try_wait().unwrap().is_some();
             child.kill().unwrap();
             child.wait().unwrap();
-            // The output may be whole by now; then the job has less to do, and no kill is asked for.
+            // The output may already be complete; then the job has less to do and is not killed.
             if over {
                 torture.asked -= 1;
                 break;
@@ -152,7 +156,7 @@ fn kills_at_random_instants_cost_nothing() {
 }
 
 /// Returns the kind of file that a run failed to write.
-fn unwritten(ended: &Ended) -> &'static str {
+fn unwritten(ended: &CommandResult) -> &'static str {
     let line =
         ended.stderr.lines().find(|line| line.contains("failed to write")).unwrap_or_default();
     for (piece, kind) in [
@@ -171,19 +175,19 @@ fn unwritten(ended: &Ended) -> &'static str {
 
 #[cfg(unix)]
 #[test]
-fn a_limit_on_file_sizes_ends_the_run_resumable() {
-    let mut torture = Torture::new(picture_place(12));
+fn a_file_size_limit_ends_the_run_resumable() {
+    let mut torture = Torture::new(image_workplace(12));
     // Blocks of 512 bytes (POSIX).
     for blocks in 0..64 {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -f {blocks} && exec \"$0\" \"$@\"")]).arg(binary());
         command.args(["run", "job.toml"]).current_dir(torture.place.path(""));
-        let limited = ended(&mut command);
+        let limited = run_command(&mut command);
         if limited.code == Some(0) {
             break;
         }
         let limited = limited.expect(4);
-        limited.complains_of(&["failed to write"]);
+        limited.stderr_contains(&["failed to write"]);
         torture.asked += 1;
         torture.fires(unwritten(&limited));
         torture.finish("out");
@@ -194,7 +198,7 @@ fn a_limit_on_file_sizes_ends_the_run_resumable() {
     torture.report("limit on file sizes");
 }
 
-/// A file system in memory of a fixed size, for as long as it lives.
+/// An in-memory file system of fixed size, unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -224,10 +228,10 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk_ends_the_run_resumable() {
     if !is_torture() {
-        // Needs root: a share of it is the limit on file sizes.
+        // Mounting requires root; the small share uses the file size limit instead.
         return;
     }
-    let mut torture = Torture::new(picture_place(24));
+    let mut torture = Torture::new(image_workplace(24));
     for kib in (4..).step_by(4) {
         let disk = SmallDisk::mount(torture.place.path("disk"), kib);
         let full = torture.place.run(&["run", "job.toml", "--set", "output.path=disk/out"]);

@@ -1,6 +1,5 @@
-//! Input that nobody meant to make, at random: every reader of ours gives a value or an error, and
-//! never panics, hangs or loses what it read. `just fuzz MINUTES` tries each for so long; here a share,
-//! always the same.
+//! Fuzz tests: every parser returns a value or an error, and never panics, hangs or loses input.
+//! `just fuzz MINUTES` runs each target for that long; otherwise a fixed share runs.
 
 use std::{
     fs,
@@ -39,24 +38,25 @@ use legenda_pipeline::{
 };
 use legenda_schemas::job::Job;
 use legenda_tests::{
-    PICTURE_JOB, TEXT_JOB, Workplace,
+    IMAGE_JOB, TEXT_JOB, Workplace,
     mutate::{Random, mutated},
     repository, texts, write_table,
 };
 use serde_json::{Value, json};
 
-/// A case that takes longer hangs; on a machine that does much else a picture takes seconds.
+/// The time after which a case counts as hung; on a busy machine an image takes seconds.
 const HANG: Duration = Duration::from_secs(60);
-/// Cases of each target unless a time is given.
+/// The number of cases per target unless `LEGENDA_FUZZ_SECONDS` is set.
 const SHARE: u64 = 400;
 
-/// Tries cases made of a seed: so many, or for `LEGENDA_FUZZ_SECONDS`. Prints how many there were.
+/// Runs cases derived from a seed: `SHARE` of them, or for `LEGENDA_FUZZ_SECONDS`. Prints their
+/// number.
 fn fuzz(name: &str, mut case: impl FnMut(&mut Random)) {
     static QUIET: OnceLock<()> = OnceLock::new();
     QUIET.get_or_init(quiet_panics);
     let seconds = std::env::var("LEGENDA_FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
     let (start, limit) = (Instant::now(), seconds.map(Duration::from_secs));
-    // Long runs begin elsewhere each time.
+    // Long runs start from a different seed each time.
     let origin = limit.map_or(0, |_| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.unwrap().as_secs() << 24
@@ -67,8 +67,8 @@ fn fuzz(name: &str, mut case: impl FnMut(&mut Random)) {
         let begun = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| case(&mut Random(seed))));
         let took = begun.elapsed();
-        assert!(result.is_ok(), "{name}: the case of seed {seed} panics");
-        assert!(took < HANG, "{name}: the case of seed {seed} takes {took:?}");
+        assert!(result.is_ok(), "{name}: seed {seed} panics");
+        assert!(took < HANG, "{name}: seed {seed} takes {took:?}");
         slowest = slowest.max(took);
         n_cases += 1;
     }
@@ -83,7 +83,7 @@ fn one<'a, T: ?Sized>(random: &mut Random, from: &[&'a T]) -> &'a T {
     from[random.below(from.len())]
 }
 
-/// Damages a text in a few places: characters, and whole tokens of its language.
+/// Damages a text in a few places: single characters and whole tokens of its language.
 fn damaged_text(text: &str, tokens: &[&str], random: &mut Random) -> String {
     let mut text = if random.below(3) == 0 {
         let other: Vec<u8> = tokens.join(" ").into_bytes();
@@ -148,14 +148,14 @@ fn job_files() {
         "\u{0}",
         "stop = [\"\"]",
     ];
-    let mut seeds = vec![TEXT_JOB.to_owned(), PICTURE_JOB.to_owned()];
+    let mut seeds = vec![TEXT_JOB.to_owned(), IMAGE_JOB.to_owned()];
     for entry in fs::read_dir(repository().join("jobs/examples")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
             seeds.push(fs::read_to_string(path).unwrap());
         }
     }
-    // Every key with its default.
+    // Every key with its default value.
     seeds.push(toml::to_string(&Job::parse(TEXT_JOB, &[]).unwrap()).unwrap());
     fuzz("job file", |random| {
         let seed = &seeds[random.below(seeds.len())];
@@ -167,7 +167,7 @@ fn job_files() {
     });
 }
 
-/// Puts something else in one place of a document.
+/// Replaces one value of a document.
 fn damaged_json(value: &mut Value, random: &mut Random) {
     let inside = match value {
         Value::Array(items) if !items.is_empty() && random.below(8) > 0 => {
@@ -206,35 +206,35 @@ fn ledger_files() {
     let beside = place.path("out.legenda");
     let ledger = fs::read_dir(beside.join("ledger")).unwrap().next().unwrap().unwrap().path();
     let files = [beside.join("plan.json"), ledger, beside.join("job.json")];
-    let sound: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+    let intact: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).unwrap()).collect();
     let folder = || Folder::at(&out.to_string_lossy(), Path::new("/")).unwrap();
-    assert!(verify(folder()).unwrap().problems.is_empty(), "the sound output");
+    assert!(verify(folder()).unwrap().problems.is_empty(), "the undamaged output has problems");
     let write = |path: &Path, bytes: &[u8]| {
         fs::File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
     };
     fuzz("plan and ledger", |random| {
         let at = random.below(files.len());
         let hurt = if random.below(3) == 0 {
-            mutated(&sound[at], &sound[0], random)
+            mutated(&intact[at], &intact[0], random)
         } else {
-            let mut value: Value = serde_json::from_slice(&sound[at]).unwrap();
+            let mut value: Value = serde_json::from_slice(&intact[at]).unwrap();
             for _ in 0..=random.below(3) {
                 damaged_json(&mut value, random);
             }
             serde_json::to_vec(&value).unwrap()
         };
         write(&files[at], &hurt).unwrap();
-        // An error, or an output in which something is wrong, or what was damaged does not matter.
+        // Expect an error, or an output with problems; some damage has no effect.
         drop(verify(folder()));
         drop(
             legenda_pipeline::ledger::OutputFiles::find(folder())
                 .and_then(|files| files.read_job()),
         );
-        write(&files[at], &sound[at]).unwrap();
+        write(&files[at], &intact[at]).unwrap();
     });
 }
 
-/// Makes a column of `n` rows of any type; lists and structs are at most `depth` deep.
+/// Returns a column of `n` rows of a random type; lists and structs nest at most `depth` deep.
 fn any_column(n: usize, depth: usize, random: &mut Random) -> ArrayRef {
     let seed = random.number();
     let mut own = Random(seed);
@@ -248,7 +248,7 @@ fn any_column(n: usize, depth: usize, random: &mut Random) -> ArrayRef {
     };
     let numbers: Vec<Option<i64>> =
         (0..n).map(|row| Some(number()).filter(|_| (seed >> (row % 60)) & 3 != 0)).collect();
-    #[expect(clippy::cast_possible_truncation, reason = "any number does")]
+    #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
     let ints = || numbers.iter().map(|number| number.map(|number| number as i32));
     let text = |number: i64| match number % 5 {
         0 => String::new(),
@@ -260,9 +260,9 @@ fn any_column(n: usize, depth: usize, random: &mut Random) -> ArrayRef {
     let bytes = || words.iter().map(|word| word.as_ref().map(String::as_bytes));
     let nulls = || NullBuffer::from_iter(numbers.iter().map(Option::is_some));
     let wide = |of: fn(i64) -> f64| numbers.iter().map(move |number| number.map(of));
-    #[expect(clippy::cast_precision_loss, reason = "any number does")]
+    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
     let floats = || wide(|number| if number == 0 { f64::NAN } else { number as f64 });
-    // Lists of zero to three items each.
+    // Each list has zero to three items.
     let lengths: Vec<usize> = (0..n).map(|_| random.below(4)).collect();
     let n_items = lengths.iter().sum();
     let field =
@@ -285,7 +285,7 @@ fn any_column(n: usize, depth: usize, random: &mut Random) -> ArrayRef {
         8 => Arc::new(ints().map(|n| n.map(i32::cast_unsigned)).collect::<UInt32Array>()),
         9 => Arc::new(numbers.iter().map(|n| n.map(i64::cast_unsigned)).collect::<UInt64Array>()),
         10 => Arc::new(Float16Array::from_iter(floats().map(|n| n.map(half::f16::from_f64)))),
-        #[expect(clippy::cast_possible_truncation, reason = "any number does")]
+        #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
         11 => Arc::new(floats().map(|n| n.map(|n| n as f32)).collect::<Float32Array>()),
         12 => Arc::new(floats().collect::<Float64Array>()),
         13 => Arc::new(StringArray::from_iter(words.iter().map(Option::as_deref))),
@@ -385,7 +385,7 @@ fn cells_of_any_type() {
         let n = 1 + random.below(12);
         let column = any_column(n, 3, random);
         let start = random.below(column.len());
-        // A slice, as a batch that was cut is.
+        // Slice it, as a batch that was cut.
         let column = column.slice(start, column.len() - start);
         for row in 0..column.len() {
             drop(template_value(column.as_ref(), row));
@@ -541,14 +541,14 @@ fn addresses_in_cells() {
     let mut tokens = TOKENS.to_vec();
     tokens.push(&absolute);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let job = Job::parse(PICTURE_JOB, &[]).unwrap();
+    let job = Job::parse(IMAGE_JOB, &[]).unwrap();
     let places = MediaRoots::new(&job.source, &place.path("in")).unwrap();
     let in_folder = place.path("in/table.parquet").to_string_lossy().into_owned();
     fuzz("address in a cell", |random| {
         let cell = damaged_text(one(random, &SEEDS), &tokens, random);
         for table in [in_folder.as_str(), "memory:///in/table.parquet"] {
             let Ok(bytes) = places.read(&cell, table, 100, runtime.handle()) else { continue };
-            assert!(table == in_folder && bytes == b"open", "{cell:?} leads out of the folder");
+            assert!(table == in_folder && bytes == b"open", "{cell:?} escapes the folder");
         }
     });
 }
@@ -559,10 +559,10 @@ fn pages_of_parquet_files() {
     let path = place.path("table.parquet");
     let words = vec!["a word that is there often"; 3000];
     write_table(&path, &texts(&words), 1000);
-    let sound = fs::read(&path).unwrap();
+    let intact = fs::read(&path).unwrap();
     fuzz("page headers", |random| {
-        // The footer stays, and is believed.
-        let (head, footer) = sound.split_at(sound.len() - 2000);
+        // The footer stays valid, so the reader trusts it.
+        let (head, footer) = intact.split_at(intact.len() - 2000);
         let mut hurt = mutated(head, head, random);
         hurt.resize(head.len(), 0);
         hurt.extend(footer);
@@ -597,7 +597,7 @@ fn media() {
     fuzz("pictures and sounds", |random| {
         let other = &seeds[random.below(seeds.len())];
         let hurt = mutated(&seeds[random.below(seeds.len())], other, random);
-        // A panic of a decoder is caught by the guard of a run.
+        // In a run, the guard catches panics of a decoder.
         let tried = legenda_pipeline::guard::guarded(|| {
             drop(PendingImage::open(&hurt, 64_000_000).and_then(PendingImage::decode));
             drop(decode_audio(hurt.as_slice().into(), 60.0, 64 << 20));

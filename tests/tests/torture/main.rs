@@ -1,4 +1,4 @@
-//! Crashes, damage, random input and the memory limit, through the real binary: slow.
+//! Crashes, damage, random input and the memory limit, through the real binary. Slow.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![expect(clippy::print_stdout, reason = "tables and reports of recipes")]

@@ -1,5 +1,5 @@
-//! Damaged pictures and sounds: none reaches the run as a panic, takes long, or takes more memory
-//! than was promised for it. `just torture-media` tries 20,000; here a share that takes seconds.
+//! Damaged images and audio: no file makes the run panic, takes long, or uses more memory than
+//! reserved. `just torture-media` tries 20,000 files; by default a share that takes seconds.
 
 use std::{
     collections::BTreeMap,
@@ -17,21 +17,21 @@ use legenda_pipeline::{
     metrics::resident_memory,
 };
 use legenda_tests::{
-    PICTURE_JOB, Workplace,
-    mutate::{Random, mend_check_sums, mutated},
+    IMAGE_JOB, Workplace,
+    mutate::{Random, fix_checksums, mutated},
     repository, write_table,
 };
 
 const PIXELS_MAX: u64 = 64_000_000;
 const SECONDS_MAX: f64 = 3600.0;
-/// What a sound may take, as a run with the default limits would allow.
-const SOUND_BYTES_MAX: u64 = 256 << 20;
-/// Memory of the process that belongs to no file: threads, the allocator, the file itself.
+/// The memory limit of an audio file, as in a run with the default limits.
+const AUDIO_BYTES_MAX: u64 = 256 << 20;
+/// Memory besides that of decoding: threads, the allocator, the input file.
 const NOISE_BYTES: u64 = 24 << 20;
-/// A file at which a decoder works longer hangs.
+/// The time after which decoding a file counts as a hang.
 const HANG: Duration = Duration::from_secs(10);
 
-/// Files to try in all, over all seeds.
+/// The number of files to try, over all seeds.
 fn n_files() -> usize {
     std::env::var("LEGENDA_TORTURE_FILES").map_or(500, |text| text.parse().unwrap())
 }
@@ -48,22 +48,22 @@ fn seeds(folder: &str) -> Vec<(String, Vec<u8>)> {
     paths.iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
 }
 
-fn is_picture(name: &str) -> bool {
+fn is_image(name: &str) -> bool {
     ["png", "jpg", "gif", "webp", "bmp", "tiff"].iter().any(|ending| name.ends_with(ending))
 }
 
-/// Bytes that `prepare` reserves for a byte of encoded sound (`stage/decode.rs`).
-const SOUND_EXPANSION: u64 = 22;
+/// The bytes that `prepare` reserves per byte of encoded audio (`stage/decode.rs`).
+const AUDIO_EXPANSION: u64 = 22;
 
-/// Decodes a file as `prepare` does; returns the bytes that were promised to be enough.
-fn decode(bytes: &[u8], picture: bool) -> (u64, Result<(), MediaError>) {
-    if picture {
+/// Decodes a file as `prepare` does; returns the number of bytes reserved for it.
+fn decode(bytes: &[u8], as_image: bool) -> (u64, Result<(), MediaError>) {
+    if as_image {
         let owned = bytes.to_vec();
         let kind = "image";
         match guarded_within(HANG, move || {
             let pending = PendingImage::open(&owned, PIXELS_MAX)?;
             let promised = pending.decode_bytes();
-            // A sound file of so many pixels takes seconds; what it takes shows below that too.
+            // Decoding that many pixels takes seconds; smaller images show excess memory as well.
             Ok((promised, pending.decode().map(drop)))
         }) {
             Ok(Ok((promised, decoded))) => (promised, decoded),
@@ -73,18 +73,19 @@ fn decode(bytes: &[u8], picture: bool) -> (u64, Result<(), MediaError>) {
     } else {
         let owned: Arc<[u8]> = bytes.into();
         let decoded =
-            guarded_within(HANG, move || decode_audio(owned, SECONDS_MAX, SOUND_BYTES_MAX))
+            guarded_within(HANG, move || decode_audio(owned, SECONDS_MAX, AUDIO_BYTES_MAX))
                 .unwrap_or_else(|source| Err(MediaError::Decoder { kind: "audio", source }));
-        // What is reserved first, or what the sound turned out to be.
-        let usual = bytes.len() as u64 * SOUND_EXPANSION;
+        // The initial reservation, or the actual size of the audio if larger.
+        let usual = bytes.len() as u64 * AUDIO_EXPANSION;
         let promised = decoded
             .as_ref()
-            .map_or(SOUND_BYTES_MAX, |sound| usual.max(sound.media.samples.len() as u64 * 8));
+            .map_or(AUDIO_BYTES_MAX, |sound| usual.max(sound.media.samples.len() as u64 * 8));
         (promised, decoded.map(drop))
     }
 }
 
-/// Forgets the peak of resident memory (proc(5), `clear_refs`); false where the system cannot.
+/// Resets the peak of resident memory (proc(5), `clear_refs`); returns false if the system does not
+/// support it.
 fn forget_peak() -> bool {
     OpenOptions::new()
         .write(true)
@@ -109,7 +110,7 @@ impl Tally {
         let measures = forget_peak();
         let before = resident_memory().map_or(0, |(now, _)| now);
         let start = Instant::now();
-        let (promised, result) = decode(bytes, is_picture(name));
+        let (promised, result) = decode(bytes, is_image(name));
         self.slowest = self.slowest.max(start.elapsed());
         self.tried += 1;
         match result {
@@ -129,22 +130,22 @@ impl Tally {
 }
 
 #[test]
-fn damaged_files_and_bombs_cost_no_more_than_was_promised() {
+fn damaged_files_and_bombs_stay_within_the_reserved_memory() {
     quiet_panics();
     let seeds = seeds("seeds");
     let each = (n_files() / seeds.len()).max(1);
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    for (idx, (name, sound)) in seeds.iter().enumerate() {
+    for (idx, (name, intact)) in seeds.iter().enumerate() {
         let tally = tallies.entry(name.clone()).or_default();
-        tally.try_file(name, sound);
-        assert_eq!(tally.decoded, 1, "the seed {name} itself");
+        tally.try_file(name, intact);
+        assert_eq!(tally.decoded, 1, "the undamaged seed {name} does not decode");
         for number in 0..each {
             let mut random = Random(((idx as u64) << 32) | number as u64);
             let other = &seeds[random.below(seeds.len())].1;
-            tally.try_file(name, &mutated(sound, other, &mut random));
+            tally.try_file(name, &mutated(intact, other, &mut random));
         }
     }
-    for (name, bytes) in self::seeds("seeds/bombs").iter().chain(&made_bombs()) {
+    for (name, bytes) in self::seeds("seeds/bombs").iter().chain(&bombs()) {
         tallies.entry(format!("bomb {name}")).or_default().try_file(name, bytes);
     }
     println!("file | tried | decoded | panics caught | hangs | slowest ms | peak MiB");
@@ -154,12 +155,12 @@ fn damaged_files_and_bombs_cost_no_more_than_was_promised() {
         println!("{name} | {tried} | {decoded} | {panics} | {hangs} | {slowest} | {peak}");
     }
     let over: Vec<&String> = tallies.values().flat_map(|tally| &tally.over_promise).collect();
-    assert!(over.is_empty(), "over the promise: {over:#?}");
+    assert!(over.is_empty(), "over the reserved memory: {over:#?}");
     assert_eq!(tallies.values().map(|tally| tally.hangs).sum::<usize>(), 0, "hangs");
 }
 
-/// Headers that claim what no file holds.
-fn made_bombs() -> Vec<(String, Vec<u8>)> {
+/// Headers that claim more than any file holds.
+fn bombs() -> Vec<(String, Vec<u8>)> {
     let seed = |name: &str| fs::read(repository().join("tests/torture/seeds").join(name)).unwrap();
     let with = |name: &str, label: &str, edits: &[(usize, &[u8])]| {
         let mut bytes = seed(name);
@@ -169,25 +170,25 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
         let ending = name.rsplit('.').next().unwrap();
         (format!("{label}.{ending}"), bytes)
     };
-    // Counts and lengths behind a mark, made as large as they go; check sums are mended.
+    // Set the count or length after a marker to its maximum, and fix the checksums.
     let claims = |name: &str, label: &str, mark: &[u8], offset: usize, value: &[u8]| {
         let mut bytes = seed(name);
         let at = bytes.windows(mark.len()).position(|window| window == mark);
         let at = at.unwrap_or_else(|| panic!("no {mark:?} in {name}")) + mark.len() + offset;
         bytes[at..at + value.len()].copy_from_slice(value);
-        mend_check_sums(&mut bytes);
+        fix_checksums(&mut bytes);
         (format!("{label}.{}", name.rsplit('.').next().unwrap()), bytes)
     };
     let mut comments = seed("vorbis.ogg");
     let at = comments.windows(7).position(|window| window == b"\x03vorbis").unwrap() + 7;
     let n_bytes = usize::from(comments[at]);
     comments[at + 4 + n_bytes..][..4].fill(0xFF);
-    mend_check_sums(&mut comments);
+    fix_checksums(&mut comments);
     vec![
         ("comment_count.ogg".to_owned(), comments),
-        // A vendor's name of 4 GiB.
+        // A vendor string of 4 GiB.
         claims("vorbis.ogg", "vendor_4_GiB", b"\x03vorbis", 0, &[0xFF; 4]),
-        // Samples, chunks and durations of an MP4 without end.
+        // Huge sample, chunk and duration counts in an MP4.
         claims("aac.m4a", "sample_count", b"stsz", 8, &[0xFF; 4]),
         claims(
             "aac.m4a",
@@ -201,7 +202,7 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
         claims("aac.m4a", "chunk_count", b"stco", 4, &[0xFF; 4]),
         claims("aac.m4a", "samples_of_a_chunk", b"stsc", 12, &[0x7F, 0xFF, 0xFF, 0xFF]),
         claims("aac.m4a", "duration", b"mdhd", 16, &[0xFF; 4]),
-        // A Xing header that tells of 4 thousand million frames and bytes.
+        // A Xing header that claims 4 billion frames and bytes.
         claims(
             "variable.mp3",
             "xing_frames",
@@ -210,7 +211,7 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
             &[0, 0, 0, 3, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
         ),
         claims("variable.mp3", "xing_no_frames", b"Xing", 0, &[0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]),
-        // An APNG that tells of 2 thousand million frames.
+        // An APNG that claims 2 billion frames.
         claims("frames.png", "frame_count", b"acTL", 0, &[0x7F, 0xFF, 0xFF, 0xFF]),
         ("many_frames.png".to_owned(), many_frames(&seed("plain.png"), 50_000)),
         ("many_comments.flac".to_owned(), many_comments(&seed("plain.flac"), 200_000)),
@@ -228,14 +229,14 @@ fn made_bombs() -> Vec<(String, Vec<u8>)> {
     ]
 }
 
-/// A PNG with so many empty frames behind its picture (PNG, third edition, section 11.3.6).
-fn many_frames(sound: &[u8], n_frames: u32) -> Vec<u8> {
+/// Returns a PNG with `n_frames` empty frames after its image (PNG, third edition, section 11.3.6).
+fn many_frames(intact: &[u8], n_frames: u32) -> Vec<u8> {
     fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let length = u32::try_from(data.len()).unwrap().to_be_bytes();
         [&length[..], kind, data, &[0; 4]].concat()
     }
-    // Signature and header, then the number of frames, what the sound file has, and the frames.
-    let (head, rest) = sound.split_at(33);
+    // Signature and header, the frame count, the rest of the valid file, then the frames.
+    let (head, rest) = intact.split_at(33);
     let end = rest.len() - 12;
     let mut bytes = head.to_vec();
     bytes.extend(chunk(b"acTL", &[&n_frames.to_be_bytes()[..], &[0; 4]].concat()));
@@ -248,12 +249,12 @@ fn many_frames(sound: &[u8], n_frames: u32) -> Vec<u8> {
         bytes.extend(chunk(b"fdAT", &(2 * number + 1).to_be_bytes()));
     }
     bytes.extend(&rest[end..]);
-    mend_check_sums(&mut bytes);
+    fix_checksums(&mut bytes);
     bytes
 }
 
-/// A FLAC file with so many comments (RFC 9639, section 8.6).
-fn many_comments(sound: &[u8], n_comments: u32) -> Vec<u8> {
+/// Returns a FLAC file with `n_comments` comments (RFC 9639, section 8.6).
+fn many_comments(intact: &[u8], n_comments: u32) -> Vec<u8> {
     let comment = b"A=bomb";
     let mut block = [&4_u32.to_le_bytes()[..], b"none", &n_comments.to_le_bytes()].concat();
     for _ in 0..n_comments {
@@ -261,8 +262,8 @@ fn many_comments(sound: &[u8], n_comments: u32) -> Vec<u8> {
         block.extend(comment);
     }
     let length = u32::try_from(block.len()).unwrap().to_be_bytes();
-    // Behind the block of the stream, which says that it is the last or is followed by others.
-    let (head, rest) = sound.split_at(42);
+    // After the stream info block, whose header says whether it is the last block.
+    let (head, rest) = intact.split_at(42);
     let mut bytes = head.to_vec();
     let kind = 4 | (bytes[4] & 0x80);
     bytes[4] &= 0x7F;
@@ -274,30 +275,29 @@ fn many_comments(sound: &[u8], n_comments: u32) -> Vec<u8> {
 }
 
 #[test]
-fn rows_of_damaged_media_are_answered_or_rejected_within_the_memory_promised() {
+fn rows_of_damaged_media_are_answered_or_rejected_within_the_memory_limit() {
     let seeds = seeds("seeds");
-    for picture in [true, false] {
-        let of_kind: Vec<_> =
-            seeds.iter().filter(|(name, _)| is_picture(name) == picture).collect();
+    for as_image in [true, false] {
+        let of_kind: Vec<_> = seeds.iter().filter(|(name, _)| is_image(name) == as_image).collect();
         let n_rows = (n_files() / 10).max(50);
         let cells = (0..n_rows).map(|row| {
             let mut random = Random(0xF11E ^ row as u64);
-            let sound = &of_kind[row % of_kind.len()].1;
+            let intact = &of_kind[row % of_kind.len()].1;
             let other = &of_kind[random.below(of_kind.len())].1;
-            mutated(sound, other, &mut random)
+            mutated(intact, other, &mut random)
         });
         let cells: ArrayRef = Arc::new(BinaryArray::from_iter_values(cells));
         let ids = StringArray::from_iter_values((0..n_rows).map(|row| format!("row-{row}")));
-        let column = if picture { "image" } else { "audio" };
+        let column = if as_image { "image" } else { "audio" };
         let table =
             RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), (column, cells)]);
 
         let place = Workplace::new();
         write_table(&place.path("table.parquet"), &table.unwrap(), 100);
-        let job = if picture {
-            PICTURE_JOB.to_owned()
+        let job = if as_image {
+            IMAGE_JOB.to_owned()
         } else {
-            PICTURE_JOB.replace("caption", "transcribe").replace("image", "audio")
+            IMAGE_JOB.replace("caption", "transcribe").replace("image", "audio")
         };
         place.write("job.toml", &job);
         let args = ["run", "job.toml", "--set", "generation.max_new_tokens=1"];

@@ -1,5 +1,6 @@
-//! Damaged Parquet files: the program never crashes or hangs, rows of sound row groups are answered,
-//! and rows that cannot be read are rejected. `just torture-parquet` tries 2,000 files; here a share.
+//! Damaged Parquet files: the program never crashes or hangs, rows of intact row groups are
+//! answered, and unreadable rows are rejected. `just torture-parquet` tries 2,000 files; by default
+//! a share.
 
 use std::{
     fs::File,
@@ -30,10 +31,10 @@ use parquet::{
 
 const GROUPS: usize = 3;
 const GROUP_ROWS: usize = 40;
-/// A file at which the reader works longer hangs.
+/// The time after which reading a file counts as a hang.
 const HANG: Duration = Duration::from_secs(10);
 
-/// Files to try in all.
+/// The number of files to try.
 fn n_files() -> usize {
     std::env::var("LEGENDA_TORTURE_FILES").map_or(200, |text| text.parse().unwrap())
 }
@@ -76,7 +77,7 @@ fn file(compression: Compression, version: WriterVersion) -> (Vec<u8>, ParquetMe
     (bytes, metadata)
 }
 
-/// Where the columns of a row group lie in the file.
+/// Returns the byte range of a row group's columns in the file.
 fn place_of(metadata: &ParquetMetaData, row_group: usize) -> std::ops::Range<usize> {
     let ranges = metadata.row_group(row_group).columns().iter().map(|column| column.byte_range());
     let (starts, ends): (Vec<u64>, Vec<u64>) =
@@ -85,7 +86,7 @@ fn place_of(metadata: &ParquetMetaData, row_group: usize) -> std::ops::Range<usi
     start..usize::try_from(*ends.iter().max().unwrap()).unwrap()
 }
 
-/// Damages bytes of the file without moving those behind them.
+/// Damages bytes of the file in place, without moving those after them.
 fn damaged(bytes: &[u8], within: std::ops::Range<usize>, random: &mut Random) -> Vec<u8> {
     let mut piece = mutated(&bytes[within.clone()], bytes, random);
     piece.resize(within.len(), 0xA5);
@@ -106,7 +107,7 @@ struct Tally {
     slowest: Duration,
 }
 
-/// Reads every row group of a file as `scan` does; returns the rows of each that came.
+/// Reads every row group of a file as `scan` does; returns the row count of each.
 fn read(path: &Path, tally: &mut Tally) -> Option<Vec<usize>> {
     let start = Instant::now();
     tally.tried += 1;
@@ -151,7 +152,7 @@ fn read(path: &Path, tally: &mut Tally) -> Option<Vec<usize>> {
 }
 
 #[test]
-fn damage_anywhere_is_an_error_and_costs_other_row_groups_nothing() {
+fn damage_is_an_error_and_leaves_other_row_groups_readable() {
     quiet_panics();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.parquet");
@@ -165,12 +166,12 @@ fn damage_anywhere_is_an_error_and_costs_other_row_groups_nothing() {
             let (bytes, metadata) = file(compression, version);
             let footer_start = place_of(&metadata, GROUPS - 1).end;
             write(&path, &bytes);
-            let sound = read(&path, &mut Tally::default());
-            assert_eq!(sound, Some(vec![GROUP_ROWS; GROUPS]), "{codec}: the sound file");
+            let intact = read(&path, &mut Tally::default());
+            assert_eq!(intact, Some(vec![GROUP_ROWS; GROUPS]), "{codec}: the undamaged file");
             for number in 0..each {
                 let mut random = Random(((codec_idx as u64) << 32) | number as u64);
-                // Pages (with their headers, dictionaries and levels) of the middle row group; the
-                // footer (with statistics); the end cut off.
+                // Pages (with headers, dictionaries and levels) of the middle row group; the footer
+                // (with statistics); a truncated file.
                 match number % 4 {
                     0 | 1 => {
                         let hurt = damaged(&bytes, place_of(&metadata, 1), &mut random);
@@ -188,7 +189,7 @@ fn damage_anywhere_is_an_error_and_costs_other_row_groups_nothing() {
                     }
                     _ => {
                         write(&path, &bytes[..random.below(bytes.len())]);
-                        assert!(read(&path, &mut tally).is_none(), "{codec} {number}: cut off");
+                        assert!(read(&path, &mut tally).is_none(), "{codec} {number}: truncated");
                     }
                 }
             }
@@ -203,8 +204,8 @@ fn damage_anywhere_is_an_error_and_costs_other_row_groups_nothing() {
 }
 
 #[test]
-fn the_binary_answers_sound_row_groups_and_rejects_what_it_cannot_read() {
-    let sound_ids: Vec<String> = (0..GROUPS * GROUP_ROWS)
+fn the_binary_answers_intact_row_groups_and_rejects_unreadable_rows() {
+    let audio_ids: Vec<String> = (0..GROUPS * GROUP_ROWS)
         .filter(|row| row / GROUP_ROWS != 1 && row % 7 != 3)
         .map(|row| format!("row-{row}"))
         .collect();
@@ -213,7 +214,7 @@ fn the_binary_answers_sound_row_groups_and_rejects_what_it_cannot_read() {
         let (bytes, metadata) = file(compression, WriterVersion::PARQUET_1_0);
         let mut random = Random(codec_idx as u64);
         let mut hurt = damaged(&bytes, place_of(&metadata, 1), &mut random);
-        // Damage that cannot go unseen: the first page's header.
+        // Damage that is always detected: the first page's header.
         let start = place_of(&metadata, 1).start;
         hurt[start..start + 16].fill(0xFF);
         write(&place.path("table.parquet"), &hurt);
@@ -223,8 +224,8 @@ fn the_binary_answers_sound_row_groups_and_rejects_what_it_cannot_read() {
         assert!(ended.stdout.contains("rows_in 120 == "), "{codec}: {}", ended.stdout);
         assert!(!ended.stderr.contains("panicked"), "{codec}: {}", ended.stderr);
         let answered = text_column(&place.answers("out"), "id");
-        for id in &sound_ids {
-            assert!(answered.contains(&Some(id.clone())), "{codec}: {id} of a sound row group");
+        for id in &audio_ids {
+            assert!(answered.contains(&Some(id.clone())), "{codec}: {id} of an intact row group");
         }
         let rejects = place.rejects("out");
         let told = text_column(&rejects, "legenda_code").into_iter();
@@ -234,7 +235,11 @@ fn the_binary_answers_sound_row_groups_and_rejects_what_it_cannot_read() {
                 message.filter(|_| code.as_deref() == Some("source_damaged"))
             })
             .collect();
-        assert_eq!(messages.len(), GROUP_ROWS, "{codec}: the rows of the damaged row group");
+        assert_eq!(
+            messages.len(),
+            GROUP_ROWS,
+            "{codec}: expected all rows of the damaged row group"
+        );
         for message in messages {
             assert!(
                 message.contains("row group 1 of") && message.contains("table.parquet"),

@@ -1,27 +1,27 @@
-//! Whatever goes wrong with a store, or with a run that writes to one, no row is lost and none doubled.
+//! No row is lost or duplicated, whatever fails in a store or in a run that writes to it.
 //!
-//! A small share runs with the other tests, all of it with `just torture`, as in `torture.rs`.
+//! A small share runs with the other tests, all cases with `just torture`, as in `crashes.rs`.
 
 use std::{collections::BTreeMap, process::Stdio, time::Instant};
 
 use legenda_tests::{
     Workplace,
-    bucket::{BucketServer, FAULTS, bucket_with_pictures},
-    ended,
+    bucket::{BucketServer, FAULTS, bucket_with_images},
+    run_command,
     torture::{Instants, TortureRow, is_torture},
 };
 
 const CALM: [&str; 4] = ["run", "job.toml", "--set", "output.path=s3://bucket/calm"];
 
-/// Makes the places, and runs the job undisturbed.
+/// Creates the workplace and the bucket, and runs the job undisturbed.
 fn calm(n_rows: u16) -> (Workplace, BucketServer) {
-    let (place, bucket) = bucket_with_pictures(n_rows);
+    let (place, bucket) = bucket_with_images(n_rows);
     let told = bucket.run(&place, &CALM).expect(0);
     assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
     (place, bucket)
 }
 
-/// Runs the job to its end on a disturbed output, and checks what is there.
+/// Resumes the job on a disturbed output and checks the output.
 fn finish(place: &Workplace, bucket: &BucketServer) {
     let told = bucket.run(place, &["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
@@ -37,7 +37,7 @@ fn check(place: &Workplace, bucket: &BucketServer) {
 }
 
 #[test]
-fn a_store_that_fails_costs_time_and_no_row() {
+fn a_failing_store_costs_time_and_no_row() {
     let (n_rows, calls_wanted) = if is_torture() { (40, 10_000) } else { (12, 100) };
     let (place, bucket) = calm(n_rows);
     let (mut calls, mut compared) = (0, 0);
@@ -48,8 +48,8 @@ fn a_store_that_fails_costs_time_and_no_row() {
         assert!(before > 0);
         bucket.fail(100, compared);
         let mut command = bucket.command(&place, &["run", "job.toml"]);
-        // Beats go wrong too, and nobody is there to take the lease.
-        let told = ended(command.env("LEGENDA_LEASE_SECONDS", "10")).expect(0);
+        // Heartbeats fail too, so the lease must outlast several of them.
+        let told = run_command(command.env("LEGENDA_LEASE_SECONDS", "10")).expect(0);
         assert!(told.stdout.contains("rows_in"), "{}", told.stdout);
         let (n_calls, fired) = bucket.calls();
         calls += n_calls;
@@ -66,9 +66,9 @@ fn a_store_that_fails_costs_time_and_no_row() {
     TortureRow { fault, asked: calls, fired, compared, struck: &struck }.leave();
 }
 
-/// Every call once in every way, until a run has no further call.
+/// Injects every fault into every call, until a run makes no further call.
 #[test]
-fn any_one_call_to_a_store_may_fail() {
+fn any_single_store_call_may_fail() {
     let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 17) };
     let (place, bucket) = calm(n_rows);
     let mut struck: BTreeMap<String, usize> = BTreeMap::new();
@@ -76,7 +76,7 @@ fn any_one_call_to_a_store_may_fail() {
         for n in (first..).step_by(stride) {
             let (_, _) = bucket.calls();
             bucket.fail_at(n, fault);
-            let told = ended(&mut bucket.command(&place, &["run", "job.toml"])).expect(0);
+            let told = run_command(&mut bucket.command(&place, &["run", "job.toml"])).expect(0);
             assert!(told.stdout.contains("rows_in"), "{fault:?} at call {n}: {}", told.stdout);
             let (n_calls, fired) = bucket.calls();
             let fired: usize = fired.values().sum();
@@ -96,13 +96,13 @@ fn any_one_call_to_a_store_may_fail() {
 }
 
 #[test]
-fn a_crash_after_any_write_to_a_store_costs_nothing() {
+fn a_crash_after_any_store_write_loses_nothing() {
     let (n_rows, stride) = if is_torture() { (10, 1) } else { (4, 3) };
     let (place, bucket) = calm(n_rows);
     let mut crashes = 0;
     for step in (1_usize..).step_by(stride) {
         let mut command = bucket.command(&place, &["run", "job.toml"]);
-        let crashed = ended(command.env("LEGENDA_CRASH_AT", step.to_string()));
+        let crashed = run_command(command.env("LEGENDA_CRASH_AT", step.to_string()));
         crashes += usize::from(crashed.code.is_none());
         finish(&place, &bucket);
         if crashed.code.is_some() {
@@ -117,7 +117,7 @@ fn a_crash_after_any_write_to_a_store_costs_nothing() {
 }
 
 #[test]
-fn kills_of_a_run_that_writes_to_a_store_cost_nothing() {
+fn kills_of_a_run_that_writes_to_a_store_lose_nothing() {
     let (place, bucket) = calm(80);
     let start = Instant::now();
     finish(&place, &bucket);
