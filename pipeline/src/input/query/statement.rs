@@ -23,10 +23,10 @@ pub(super) const TABLE: &str = "source";
 /// The column that numbers the rows of a file, in queries.
 pub(super) const ROW: &str = "legenda_row";
 
-/// The most operators of a query: what parses and runs it calls itself for each of those in a row.
+/// The maximum number of operators in a query: the parser and Polars recurse for each of a chain.
 const OPERATORS_MAX: usize = 1000;
 
-/// Refuses a query with more operators than fit on the stack. What is no SQL the parser refuses.
+/// Refuses a query with more operators than fit on the stack. The parser reports invalid SQL.
 fn check_operators(query: &str) -> Result<(), QueryError> {
     let Ok(tokens) = Tokenizer::new(&GenericDialect, query).tokenize() else { return Ok(()) };
     let is_operator = |token: &&Token| match token {
@@ -111,9 +111,9 @@ impl Statement {
             || parsed.order_by.visit(&mut aggregates).is_break();
         if found {
             return Err(shape(&format!(
-                "`{0}` makes one row of many: for a value beside each row write `{0} OVER ()`, to \
-                 compare with one write a query in brackets, such as `WHERE n > (SELECT avg(n) FROM \
-                 source)`, and to count the rows that are kept run `legenda check`",
+                "`{0}` makes one row of many: write `{0} OVER ()` for a value next to each row; compare with \
+                 it by a nested query, such as `SELECT * FROM (SELECT *, avg(n) OVER () AS mean FROM source) \
+                 AS t WHERE n > mean`; `legenda check` counts the rows that are kept",
                 excerpt(&aggregates.found)
             )));
         }
@@ -237,7 +237,7 @@ fn takes_wildcard(function: &Function) -> bool {
     })
 }
 
-/// Functions that make one value of all rows, by the names that Polars knows.
+/// The aggregate functions that Polars knows.
 const AGGREGATES: [&str; 29] = [
     "array_agg",
     "avg",
@@ -270,10 +270,10 @@ const AGGREGATES: [&str; 29] = [
     "variance",
 ];
 
-/// Finds the first function of a `SELECT`, but not of queries within it, that makes one row of many.
+/// Finds the first aggregate function of a `SELECT`, except in nested queries.
 #[derive(Default)]
 struct Aggregates {
-    /// How deep within further queries.
+    /// The nesting depth of queries.
     depth: usize,
     found: String,
 }
@@ -303,8 +303,7 @@ impl Visitor for Aggregates {
     }
 }
 
-/// Finds a function that stands where a table may stand: `read_parquet` and its kin read any file that this
-/// program may read.
+/// Finds a table function: `read_parquet` and similar functions read any file that this process can read.
 struct TableFunctions;
 
 impl Visitor for TableFunctions {
@@ -320,7 +319,7 @@ impl Visitor for TableFunctions {
     }
 }
 
-/// Finds which columns a `SELECT` takes from the table as they stand there (none: all of them), and adds
+/// Returns the columns that a `SELECT` takes unchanged from the table (`None`: all of them), and adds
 /// the number of the row where it is not among them.
 fn own_columns(select: &mut Select) -> Result<Option<Vec<String>>, QueryError> {
     let source = name_of_source(select).unwrap_or_else(|| Ident::new(TABLE));
@@ -364,7 +363,7 @@ fn own_columns(select: &mut Select) -> Result<Option<Vec<String>>, QueryError> {
     Ok(own)
 }
 
-/// Returns what the query calls the table, where it reads it itself.
+/// Returns the name or alias of the table in the query, if the query reads it directly.
 fn name_of_source(select: &Select) -> Option<Ident> {
     let tables = select.from.iter().flat_map(|from| {
         std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))

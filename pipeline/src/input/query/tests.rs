@@ -250,9 +250,8 @@ fn chunks_of_a_file_give_what_the_file_gives() {
     );
     assert_eq!(small("SELECT * FROM source LIMIT 3").unwrap().rows, [0, 1, 2]);
     assert_eq!(small("SELECT * FROM source").unwrap().rows.len(), 40_000);
-    let above = asked(&path, "SELECT * FROM source WHERE n > (SELECT avg(n) FROM source)");
-    assert!(above.is_err(), "80 MB are more than 64 MiB");
-    let above =
-        ask_with(&path, "SELECT * FROM source WHERE n > (SELECT avg(n) FROM source)", 1 << 30);
-    assert_eq!(above.unwrap().rows.len(), 20_000);
+    // As the refusal of aggregates says.
+    let above = "SELECT * FROM (SELECT *, avg(n) OVER () AS mean FROM source) AS t WHERE n > mean";
+    assert!(asked(&path, above).is_err(), "80 MB are more than 64 MiB");
+    assert_eq!(ask_with(&path, above, 1 << 30).unwrap().rows.len(), 20_000);
 }

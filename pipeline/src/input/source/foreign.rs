@@ -146,7 +146,7 @@ mod tests {
             assert_eq!(by_contents("a.csv", head.as_bytes()), None, "{head}");
         }
         assert!(by_name("notes.txt", b"hello\n").unwrap().remedy.contains("source.format"));
-        assert!(by_name("t.parquet.gz", b"\x1f\x8b\x08").unwrap().remedy.contains("unpack"));
+        assert!(by_name("t.parquet.gz", b"\x1f\x8b\x08").unwrap().remedy.contains("decompress"));
         assert_eq!(by_name("t.parquet", b"hello\n"), None);
     }
 }
