@@ -251,14 +251,14 @@ impl StartConfig {
 
 /// Returns an error if any speech option is set.
 pub(super) fn refuse_speech_options(speech: &SpeechOptions) -> Result<(), BundleError> {
-    let only = format!("none, only models like {} support it: remove the key", speech_models());
+    let only = format!("only by models like {}: remove the key", speech_models());
     let only = only.as_str();
     match speech {
         SpeechOptions { language: Some(language), .. } => {
             Err(unsupported("task.language", language, only))
         }
         SpeechOptions { target_language: Some(language), .. } => {
-            let only = "none, only multilingual translation models support it: remove the key";
+            let only = "only by multilingual translation models: remove the key";
             Err(unsupported("task.target_language", language, only))
         }
         SpeechOptions { translate: true, .. } => Err(unsupported("task.translate", "true", only)),

@@ -79,15 +79,15 @@ fn typos_are_reported_with_a_suggestion() {
         ),
         (
             &["check", "job.toml", "--set", "model.bundle=onnx-community/Qwen3-0.6B"],
-            ["onnx-community/Qwen3-0.6B", "write `hf://onnx-community/Qwen3-0.6B`"],
+            ["onnx-community/Qwen3-0.6B", "use `hf://onnx-community/Qwen3-0.6B`"],
         ),
         (
             &["models", "pull", "onnx-community/Qwen3-0.6B"],
-            ["onnx-community/Qwen3-0.6B", "write `hf://onnx-community/Qwen3-0.6B`"],
+            ["onnx-community/Qwen3-0.6B", "use `hf://onnx-community/Qwen3-0.6B`"],
         ),
         (
             &["models", "show", "https://huggingface.co/onnx-community/whisper-base"],
-            ["whisper-base", "write `hf://onnx-community/whisper-base`"],
+            ["whisper-base", "use `hf://onnx-community/whisper-base`"],
         ),
     ] {
         place.run(args).expect(2).stderr_contains(&texts);
@@ -119,5 +119,5 @@ fn an_unfinished_output_is_reported_in_one_line() {
     let told = place.run(&["verify", "out"]).expect(5);
     assert_eq!(told.stdout, "");
     assert_eq!(told.stderr.lines().count(), 1, "{}", told.stderr);
-    told.stderr_contains(&["unfinished: 8 of 12 rows", "run the job again"]);
+    told.stderr_contains(&["8 of 12 rows are not committed", "run the job again"]);
 }

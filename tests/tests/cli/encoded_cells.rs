@@ -247,7 +247,7 @@ fn cells_that_point_into_archives_are_refused() {
     place.run(&["run", "job.toml"]).expect(0).stdout.clear();
     let messages = text_column(&place.rejects("out"), "legenda_message");
     let has = |row: usize, text: &str| messages[row].as_ref().unwrap().contains(text);
-    assert!(has(0, "archive `images.zip`") && has(0, "unpack"), "{messages:?}");
+    assert!(has(0, "archive `images.zip`") && has(0, "extract it"), "{messages:?}");
     assert!(has(1, "archive `https://example.org/b.zip`"), "{messages:?}");
 }
 

@@ -83,5 +83,5 @@ fn two_outputs_are_compared_row_by_row() {
     place
         .run(&["eval", "out", "--reference", "none"])
         .expect(2)
-        .stderr_contains(&["no column `none`", "`right`"]);
+        .stderr_contains(&["has no column `none`", "`right`"]);
 }

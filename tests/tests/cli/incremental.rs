@@ -14,9 +14,9 @@ use legenda_tests::{
 
 /// Returns the printed byte counts of a run: source bytes read for rows, and for planning.
 fn bytes_read(stdout: &str) -> (String, String) {
-    let line = stdout.lines().find(|line| line.contains(" of the source, and ")).unwrap();
-    let (rows, plan) = line.split_once(" of the source, and ").unwrap();
-    let plan = plan.strip_suffix(" to plan").unwrap();
+    let line = stdout.lines().find(|line| line.contains(" of the source for rows, ")).unwrap();
+    let (rows, plan) = line.split_once(" of the source for rows, ").unwrap();
+    let plan = plan.strip_suffix(" for planning").unwrap();
     (rows.strip_prefix("read ").unwrap().to_owned(), plan.to_owned())
 }
 

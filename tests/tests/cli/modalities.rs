@@ -290,7 +290,7 @@ fn unsupported_tasks_are_reported_before_a_row_is_read() {
     write_table(&place.path("table.parquet"), &table(&rows, "audio", "audio"), 4);
     place.write("job.toml", &job_of(AUDIO_JOB, "moonshine"));
     let check = |set: &str| place.run(&["check", "job.toml", "--set", set]).expect(2);
-    check("task.language=de").stderr_contains(&["`task.language` = `de` is not possible"]);
+    check("task.language=de").stderr_contains(&["`task.language` = `de` is not supported"]);
     check("task.kind=generate").stderr_contains(&["source.columns.text"]);
     check("task.long_audio=sequential").stderr_contains(&["`task.long_audio` = `sequential`"]);
     place.write("job.toml", &job_of(AUDIO_JOB, "whisper"));

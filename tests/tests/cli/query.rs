@@ -98,7 +98,7 @@ fn invalid_queries_are_named() {
     let place = workplace();
     for (query, named) in [
         ("SELECT mood FROM source", "mood"),
-        ("SELECT * FROM source WHERE", "fails on"),
+        ("SELECT * FROM source WHERE", "sql parser error"),
         ("SELECT DISTINCT id FROM source", "DISTINCT"),
         ("SELECT *, lower(id) AS question FROM source", "question"),
         ("SELECT lower(id) AS question FROM source", "question"),

@@ -35,7 +35,7 @@ fn a_run_writes_a_page_with_images_and_reject_reasons() {
     let (rejected, odd) = (html.find("Rejected rows"), html.find("Odd answers"));
     assert!(rejected < odd && odd < html.find("Sample rows"), "{html}");
     assert_eq!(html.matches("<span class=\"badge bad\">media_unknown_format</span>").count(), 10);
-    assert_eq!(html.matches(">as many others</span>").count(), 30);
+    assert_eq!(html.matches(">very frequent</span>").count(), 30);
     let answers = place.answers("out");
     let (ids, texts) = (
         legenda_tests::text_column(&answers, "id"),

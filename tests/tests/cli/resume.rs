@@ -299,7 +299,7 @@ fn a_changed_file_is_detected_and_processed_again() {
     write_table(&place.path("table.parquet"), &texts(&["a b", "c d", "e f"]), 50);
     let second = place.run(&["run", "job.toml"]).expect(0);
     assert!(second.stdout.contains("rows_in 3 == answers 3 + rejects 0"), "{}", second.stdout);
-    assert!(second.stdout.contains("their input has changed"), "{}", second.stdout);
+    assert!(second.stdout.contains("because the input changed"), "{}", second.stdout);
     assert_eq!(place.answers("out").num_rows(), 3);
 }
 

@@ -41,7 +41,7 @@ pub enum EvalError {
     },
     /// A column is missing or has the wrong type.
     #[error(
-        "`{path}` has no text column `{column}`{hint}; available columns: {available}; is it in `output.columns`?"
+        "`{path}` has no column `{column}` of text{hint}; available columns: {available}; check `output.columns`"
     )]
     Column {
         /// The file.
@@ -175,7 +175,7 @@ fn add(
         Some(name) => {
             let column = batch.column_by_name(name);
             let column =
-                column.ok_or_else(|| missing(batch, name, " or integer column", &path()))?;
+                column.ok_or_else(|| missing(batch, name, " or integers", &path()))?;
             let show = || -> Result<String, ArrowError> {
                 let options = FormatOptions::default();
                 Ok(ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).to_string())
@@ -201,7 +201,7 @@ fn references(
     name: &str,
     path: &str,
 ) -> Result<Vec<String>, EvalError> {
-    let refuse = || missing(batch, name, " or column of text lists", path);
+    let refuse = || missing(batch, name, " or text lists", path);
     let column = batch.column_by_name(name).ok_or_else(refuse)?;
     if column.is_null(row) {
         return Ok(Vec::new());
