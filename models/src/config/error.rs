@@ -79,7 +79,7 @@ pub enum BundleError {
         supported: String,
     },
     /// The job requests an option that the model does not support.
-    #[error("`{key}` = `{value}` is not supported by this model, supported: {supported}")]
+    #[error("`{key}` = `{value}` is not supported by this model; supported: {supported}")]
     TaskOption {
         /// The key of the job file.
         key: &'static str,

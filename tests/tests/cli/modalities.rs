@@ -294,7 +294,7 @@ fn unsupported_tasks_are_reported_before_a_row_is_read() {
     check("task.kind=generate").stderr_contains(&["source.columns.text"]);
     check("task.long_audio=sequential").stderr_contains(&["`task.long_audio` = `sequential`"]);
     place.write("job.toml", &job_of(AUDIO_JOB, "whisper"));
-    check("task.language=xx").stderr_contains(&["possible: de, en, fr, ru, zh"]);
+    check("task.language=xx").stderr_contains(&["supported: de, en, fr, ru, zh"]);
     let ended = place.run(&["check", "job.toml", "--set", "task.language=fr"]).expect(0);
     assert!(ended.stdout.contains("WhisperForConditionalGeneration"), "{}", ended.stdout);
 }

@@ -100,7 +100,7 @@ fn declared_types_are_checked_per_row() {
     let run = place.run(&["run", "job.toml", "--set", schema]).expect(0);
     assert!(run.stdout.contains("rows_in 3 == answers 2 + rejects 1"), "{}", run.stdout);
     let message = text_column(&place.rejects("out-t.csv"), "legenda_message")[0].clone().unwrap();
-    assert_eq!(message, "line 3: `id` is `x`, and not a whole number (Int64)");
+    assert_eq!(message, "line 3: column `id`: expected an integer (Int64), got `x`");
     let schema = "source.schema={ ids = \"int64\" }";
     place
         .run(&["check", "job.toml", "--set", schema])

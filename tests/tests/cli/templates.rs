@@ -47,11 +47,11 @@ fn check_detects_templates_that_fail_on_rows() {
     let place = Workplace::new();
     place.write("table.csv", &table("question"));
     for (prompt, texts) in [
-        ("{{ question | uper }}", ["task.prompt", "the filter `uper`", "did you mean `upper`?"]),
+        ("{{ question | uper }}", ["task.prompt", "unknown filter `uper`", "did you mean `upper`?"]),
         ("{{ qestion }}", ["`qestion`", "`id`, `question`", "did you mean `question`?"]),
         ("{{ row[\"Qestion\"] }}", ["row[\"Qestion\"]", "`question`", "did you mean `question`?"]),
-        ("{% if question is strng %}{% endif %}", ["the test `strng`", "line 1", "`string`"]),
-        ("{{ upper(question) }}", ["the function `upper`", "line 1", "does not exist"]),
+        ("{% if question is strng %}{% endif %}", ["unknown test `strng`", "line 1", "`string`"]),
+        ("{{ upper(question) }}", ["task.prompt", "unknown function `upper`", "line 1"]),
         (
             "{{ (question | length) / 0 * id }}",
             ["row 0", "table.csv", "{\"id\":\"row-0\",\"question\":\"What is five plus four?\"}"],
