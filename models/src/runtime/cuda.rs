@@ -149,7 +149,7 @@ pub(super) fn preload(onnxruntime: &Path) {
             match ort::util::preload_dylib(&file) {
                 Ok(()) => tracing::debug!(path = %file.display(), "loaded"),
                 Err(error) => {
-                    tracing::debug!(path = %file.display(), %error, "failed to load a CUDA library")
+                    tracing::debug!(path = %file.display(), %error, "failed to load a CUDA library");
                 }
             }
         }

@@ -207,7 +207,10 @@ fn invalid_embedding_jobs_fail_before_anything_is_read() {
         .expect(2)
         .stderr_contains(&["`minilm` does not support `caption`: it generates embeddings"]);
     place.write("image.toml", &embedding_job(IMAGE_JOB, "minilm"));
-    place.run(&["check", "image.toml"]).expect(2).stderr_contains(&["`minilm` does not accept image input"]);
+    place
+        .run(&["check", "image.toml"])
+        .expect(2)
+        .stderr_contains(&["`minilm` does not accept image input"]);
     place.write("llama.toml", &embedding_job(IMAGE_JOB, "llama"));
     place
         .run(&["check", "llama.toml"])

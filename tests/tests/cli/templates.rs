@@ -47,7 +47,10 @@ fn check_detects_templates_that_fail_on_rows() {
     let place = Workplace::new();
     place.write("table.csv", &table("question"));
     for (prompt, texts) in [
-        ("{{ question | uper }}", ["task.prompt", "unknown filter `uper`", "did you mean `upper`?"]),
+        (
+            "{{ question | uper }}",
+            ["task.prompt", "unknown filter `uper`", "did you mean `upper`?"],
+        ),
         ("{{ qestion }}", ["`qestion`", "`id`, `question`", "did you mean `question`?"]),
         ("{{ row[\"Qestion\"] }}", ["row[\"Qestion\"]", "`question`", "did you mean `question`?"]),
         ("{% if question is strng %}{% endif %}", ["unknown test `strng`", "line 1", "`string`"]),

@@ -84,7 +84,7 @@ fn a_cell_of_200_mb_is_rejected_with_its_size_and_costs_at_most_its_row_group() 
     }
     // With the limit that the message suggests, the row is read.
     let needed = text_column(&rejects, "legenda_message")[0].clone().unwrap();
-    let needed = needed.split("set it to ").nth(1).unwrap().split(' ').next().unwrap();
+    let needed = needed.split("set it to at least ").nth(1).unwrap().split(' ').next().unwrap();
     let memory = format!("limits.memory={}MiB", needed.parse::<u64>().unwrap() + 16);
     let args = ["run", "job.toml", "--overwrite", "--set", &memory];
     let ended = place.run(&args).expect(0);

@@ -174,8 +174,7 @@ fn add(
         None => place,
         Some(name) => {
             let column = batch.column_by_name(name);
-            let column =
-                column.ok_or_else(|| missing(batch, name, " or integers", &path()))?;
+            let column = column.ok_or_else(|| missing(batch, name, " or integers", &path()))?;
             let show = || -> Result<String, ArrowError> {
                 let options = FormatOptions::default();
                 Ok(ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).to_string())
