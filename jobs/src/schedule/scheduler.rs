@@ -190,7 +190,7 @@ impl<E: Effects> Scheduler<E> {
                 None => self.history.remove_schedule(&name, now)?,
                 Some(schedule) => match self.history.seen(&name)? {
                     Some((key, earlier)) if key == history::schedule_key(schedule) => {
-                        seen = earlier
+                        seen = earlier;
                     }
                     Some((key, earlier)) => {
                         // Until the file changed, the old pattern applied.

@@ -1,7 +1,7 @@
 //! The SQL of a query, as text: what is refused, which columns it names, and what is added for Polars to
 //! number the rows.
 
-use std::{collections::HashSet, ops::ControlFlow};
+use std::{collections::HashSet, convert::Infallible, ops::ControlFlow};
 
 use sqlparser::{
     ast::{
@@ -168,8 +168,7 @@ struct Scope {
 impl Scope {
     fn of(query: &Query) -> Self {
         let mut scope = Self::default();
-        // It never breaks.
-        let _: ControlFlow<()> = query.visit(&mut scope);
+        let ControlFlow::Continue(()) = query.visit(&mut scope);
         scope
     }
 
@@ -184,9 +183,9 @@ impl Scope {
 }
 
 impl Visitor for Scope {
-    type Break = ();
+    type Break = Infallible;
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Infallible> {
         self.n_queries += 1;
         let by_number = |order: &OrderByKind| match order {
             OrderByKind::All(_) => true,
@@ -206,12 +205,12 @@ impl Visitor for Scope {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, _: &TableFactor) -> ControlFlow<()> {
+    fn pre_visit_table_factor(&mut self, _: &TableFactor) -> ControlFlow<Infallible> {
         self.n_tables += 1;
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Infallible> {
         match expr {
             Expr::Function(function) => {
                 let name = function.name.to_string();
