@@ -46,6 +46,7 @@ pub(crate) struct ComputedWriter {
     writer: FileWriter<File>,
 }
 
+#[cfg_attr(not(feature = "sql"), expect(dead_code, reason = "only queries compute columns"))]
 impl ComputedWriter {
     /// Creates the temporary file for columns of `schema`.
     ///
