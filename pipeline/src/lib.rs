@@ -30,7 +30,10 @@ pub mod crash {
 
 /// Estimates of a run from a sample of its rows.
 pub mod estimate {
-    pub use crate::insight::estimate::{CONFIDENCE, Prediction, SamplePlan, SettledRows};
+    pub use crate::{
+        insight::estimate::{CONFIDENCE, SamplePlan},
+        run::prediction::{Prediction, SettledRows},
+    };
 }
 
 /// Metrics of answers against references.

@@ -6,7 +6,6 @@ pub(crate) mod prediction;
 pub(crate) mod report;
 pub(crate) mod retry;
 pub(crate) mod reuse;
-#[expect(clippy::module_inception, reason = "`run` is what the group does; its siblings serve it")]
 pub(crate) mod run;
 pub(crate) mod stage;
 pub(crate) mod stop;

@@ -230,7 +230,7 @@ impl RunReport {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a prediction need not be exact")]
-fn as_f64(n: u64) -> f64 {
+pub(crate) fn as_f64(n: u64) -> f64 {
     n as f64
 }
 

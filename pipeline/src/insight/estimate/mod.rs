@@ -27,13 +27,12 @@ use crate::{
     run::{
         metrics::{Progress, RunReport},
         plan::RunPlan,
+        prediction::{Estimate, Prediction, SettledRow, SettledRows, as_f64},
         run::QUEUED_BYTES_MAX,
     },
 };
 
 pub use self::interval::CONFIDENCE;
-use crate::run::prediction::{Estimate, SettledRow};
-pub use crate::run::prediction::{Prediction, SettledRows};
 
 /// The plan of a sample of another plan, with the facts needed for extrapolation.
 #[derive(Debug)]
@@ -277,9 +276,4 @@ impl RunPlan {
         self.job.limits.error_budget = Some(ErrorBudget::Percent(100.0));
         self
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a prediction need not be exact")]
-fn as_f64(n: u64) -> f64 {
-    n as f64
 }
