@@ -38,12 +38,18 @@ pub fn repository() -> PathBuf {
 /// Returns all Rust files under a folder, sorted.
 #[must_use]
 pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    files_with_extension(folder, "rs")
+}
+
+/// Returns all files with an extension under a folder, sorted.
+#[must_use]
+pub fn files_with_extension(folder: &Path, wanted: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.extend(files_with_extension(&path, wanted));
+        } else if path.extension().is_some_and(|extension| extension == wanted) {
             files.push(path);
         }
     }
