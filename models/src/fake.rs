@@ -192,6 +192,7 @@ impl FakeDecoder {
 
     /// Gives the next token of a slot's answer the highest score.
     fn score(&self, slot: &FakeSlot, scores: &mut [f32]) {
+        scores.fill(0.0);
         let next = slot.answer.get(slot.n_given).copied().unwrap_or(self.options.eos_token_id);
         if let Some(score) = usize::try_from(next).ok().and_then(|id| scores.get_mut(id)) {
             *score = 10.0;

@@ -4,9 +4,8 @@
 //! finished ones are ranked by their length-penalized score, the others continue.
 
 use super::{
-    FinishReason,
+    FinishReason, reduce,
     row::{Ended, Hypothesis, Row},
-    sampler::log_sum_exp,
 };
 
 /// Options of beam search.
@@ -72,10 +71,13 @@ fn normalize(scores: &mut [f32]) -> f64 {
     log_sum
 }
 
-/// Returns the log-sum-exp, or 0 if no score is finite.
+/// Returns the log-sum-exp; 0 if no score is finite, and NaN if a score is NaN.
 pub(super) fn log_sum(scores: &[f32]) -> f64 {
-    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if best.is_finite() { log_sum_exp(scores, best) } else { 0.0 }
+    match reduce::summary(scores) {
+        Some(row) => row.log_sum,
+        None if scores.iter().any(|score| score.is_nan()) => f64::NAN,
+        None => 0.0,
+    }
 }
 
 /// A candidate for the next token.

@@ -67,10 +67,10 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// Resizes the buffer to `n_rows` rows of `vocab_size` logits and discards the old content.
+    /// Resizes the buffer to `n_rows` rows of `vocab_size` logits. The rows are to be overwritten: they
+    /// may hold logits of earlier calls.
     pub fn reset(&mut self, n_rows: usize, vocab_size: usize) {
         self.vocab_size = vocab_size;
-        self.data.clear();
         self.data.resize(n_rows * vocab_size, 0.0);
     }
 

@@ -15,6 +15,7 @@ mod engine;
 mod fallback;
 mod generation;
 mod prompt;
+mod reduce;
 mod row;
 mod sampler;
 mod schedule;

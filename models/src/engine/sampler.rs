@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use super::reduce;
+
 /// Sampling options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -90,26 +92,32 @@ impl Sampler {
         temperature: f32,
         random: &mut RowRandom,
     ) -> Option<Choice> {
-        let (_, raw_best) = best(scores)?;
+        let raw = reduce::summary(scores)?;
+        let (best_id, best_score) = match allowed {
+            Some(allowed) => reduce::best(allowed)?,
+            None => (raw.best_id, raw.best),
+        };
         let allowed = allowed.unwrap_or(scores);
-        let (best_id, best_score) = best(allowed)?;
         let is_drawn = temperature > 0.0;
         let token_idx =
             if is_drawn { self.draw(allowed, best_score, temperature, random) } else { best_id };
         let allowed_logprob = self.weighs_allowed.then(|| {
             let kept: Vec<f32> = self.candidates.iter().map(|(_, score)| *score).collect();
             let kept = if is_drawn { &kept } else { allowed };
-            f64::from(allowed[token_idx]) - log_sum_exp(kept, best_score)
+            f64::from(allowed[token_idx]) - reduce::log_sum_exp(kept, best_score)
         });
         Some(Choice {
             token_id: i64::try_from(token_idx).ok()?,
-            logprob: f64::from(scores[token_idx]) - log_sum_exp(scores, raw_best),
+            logprob: f64::from(scores[token_idx]) - raw.log_sum,
             allowed_logprob,
         })
     }
 
     /// Draws an index after `temperature`, `top_k`, `top_p` and `min_p`, in the order of
     /// transformers. The kept tokens stay in `candidates`.
+    ///
+    /// Sorting the whole vocabulary takes most of the time of a draw, so the likely tokens are tried
+    /// first. All tokens are sorted only if the filters keep, or the draw reaches, unlikely ones.
     fn draw(
         &mut self,
         scores: &[f32],
@@ -117,81 +125,115 @@ impl Sampler {
         temperature: f32,
         random: &mut RowRandom,
     ) -> usize {
-        let Self { sampling, candidates, .. } = self;
-        candidates.clear();
-        candidates.extend(
-            scores.iter().copied().enumerate().filter(|(_, score)| *score > f32::NEG_INFINITY),
-        );
+        let unit = random.next_unit();
+        let weights = Weights { best_score, temperature };
+        self.collect(scores, best_score + LIKELY_LOG_WEIGHT * temperature);
+        let total = reduce::exp_sum(scores, best_score, temperature);
+        if let Some(token_idx) = self.draw_from(weights, Tail::Hidden { total }, unit) {
+            return token_idx;
+        }
+        self.collect(scores, f32::NEG_INFINITY);
+        // Only rounding errors leave no token.
+        let drawn = self.draw_from(weights, Tail::None, unit);
+        drawn.or(self.candidates.last().map(|(token_idx, _)| *token_idx)).unwrap_or(0)
+    }
+
+    /// Collects the scores above `threshold`, best first.
+    fn collect(&mut self, scores: &[f32], threshold: f32) {
+        self.candidates.clear();
+        let above = scores.iter().copied().enumerate().filter(|(_, score)| *score > threshold);
+        self.candidates.extend(above);
         let by_score = |a: &(usize, f32), b: &(usize, f32)| -> Ordering {
             b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
         };
-        if let Some(k) = sampling.top_k
-            && k > 0
-            && k < candidates.len()
-        {
-            candidates.select_nth_unstable_by(k - 1, by_score);
-            candidates.truncate(k);
+        if let Some(k) = self.sampling.top_k.filter(|k| (1..self.candidates.len()).contains(k)) {
+            self.candidates.select_nth_unstable_by(k - 1, by_score);
+            self.candidates.truncate(k);
         }
-        // Always sorted: the walk below needs a fixed order after the partial selection.
-        candidates.sort_unstable_by(by_score);
-        let weight = |score: f32| f64::from((score - best_score) / temperature).exp();
-        let mut total: f64 = candidates.iter().map(|(_, score)| weight(*score)).sum();
+        self.candidates.sort_unstable_by(by_score);
+    }
+
+    /// Filters the collected candidates and draws one. Returns `None` if the result depends on the
+    /// tokens of `tail`.
+    fn draw_from(&mut self, weights: Weights, mut tail: Tail, unit: f64) -> Option<usize> {
+        let Self { sampling, candidates, .. } = self;
+        let weight = |score: f32| weights.of(score);
+        let sum = |kept: &[(usize, f32)]| -> f64 { kept.iter().map(|(_, s)| weight(*s)).sum() };
+        if let Some(k) = sampling.top_k.filter(|k| *k > 0) {
+            if candidates.len() >= k {
+                candidates.truncate(k);
+                tail = Tail::None;
+            } else if tail != Tail::None {
+                return None;
+            }
+        }
+        let mut total = match tail {
+            Tail::Hidden { total } => total,
+            Tail::None => sum(candidates),
+        };
         if let Some(p) = sampling.top_p {
             let enough = total * f64::from(p);
             let mut kept = 0.0;
-            let mut n_kept = 0;
-            for (_, score) in candidates.iter() {
+            let reached = candidates.iter().position(|(_, score)| {
                 kept += weight(*score);
-                n_kept += 1;
-                if kept >= enough {
-                    break;
-                }
+                kept >= enough
+            });
+            match reached {
+                Some(last) => candidates.truncate(last + 1),
+                None if tail != Tail::None => return None,
+                None => {}
             }
-            candidates.truncate(n_kept);
-            total = kept;
+            (total, tail) = (kept, Tail::None);
         }
         if let Some(p) = sampling.min_p {
+            if tail != Tail::None && p.ln() <= LIKELY_LOG_WEIGHT {
+                return None;
+            }
             // The best token has weight 1, whatever was cut before.
             candidates.retain(|(_, score)| weight(*score) >= f64::from(p));
-            total = candidates.iter().map(|(_, score)| weight(*score)).sum();
+            total = sum(candidates);
         }
-        let mut left = random.next_unit() * total;
+        let mut left = unit * total;
         for (token_idx, score) in candidates.iter() {
             left -= weight(*score);
             if left < 0.0 {
-                return *token_idx;
+                return Some(*token_idx);
             }
         }
-        // Only rounding errors reach this line.
-        candidates.last().map_or(0, |(token_idx, _)| *token_idx)
+        None
     }
 }
 
-/// Returns the first best score, or `None` if there is none or it is not finite.
-fn best(scores: &[f32]) -> Option<(usize, f32)> {
-    let mut best: Option<(usize, f32)> = None;
-    for (token_idx, &score) in scores.iter().enumerate() {
-        if score.is_nan() {
-            return None;
-        }
-        if best.is_none_or(|(_, best_score)| score > best_score) {
-            best = Some((token_idx, score));
-        }
+/// The natural log of the weight, relative to the best token, above which a token is likely: 1e-7.
+const LIKELY_LOG_WEIGHT: f32 = -16.0;
+
+/// The tokens that are not among the candidates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Tail {
+    /// None: all tokens are candidates, or the filters removed the others.
+    None,
+    /// All unlikely ones; `total` is the weight of all tokens, candidates included.
+    Hidden { total: f64 },
+}
+
+/// The weights of tokens in a draw: 1 for the best one.
+#[derive(Clone, Copy, Debug)]
+struct Weights {
+    best_score: f32,
+    temperature: f32,
+}
+
+impl Weights {
+    fn of(self, score: f32) -> f64 {
+        f64::from((score - self.best_score) / self.temperature).exp()
     }
-    best.filter(|(_, score)| score.is_finite())
 }
 
 /// Returns the probability of a token under the model; 0 if it is outside the vocabulary.
 pub(super) fn probability(scores: &[f32], token_id: i64) -> f64 {
     let score = usize::try_from(token_id).ok().and_then(|idx| scores.get(idx));
-    let (Some(score), Some((_, best_score))) = (score, best(scores)) else { return 0.0 };
-    (f64::from(*score) - log_sum_exp(scores, best_score)).exp()
-}
-
-pub(super) fn log_sum_exp(scores: &[f32], best_score: f32) -> f64 {
-    // Summed in `f32` for vectorization: the result is only reported, not used for a choice.
-    let sum: f32 = scores.iter().map(|score| (score - best_score).exp()).sum();
-    f64::from(best_score) + f64::from(sum).ln()
+    let (Some(score), Some(row)) = (score, reduce::summary(scores)) else { return 0.0 };
+    (f64::from(*score) - row.log_sum).exp()
 }
 
 #[cfg(test)]
@@ -270,7 +312,33 @@ mod tests {
         }
     }
 
+    /// Draws from all tokens in one pass, as the filters are defined.
+    fn plain_draw(sampling: Sampling, scores: &[f32], seed: u64) -> usize {
+        let unit = RowRandom::new(seed).next_unit();
+        let mut sampler = Sampler::new(sampling);
+        let best_score = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        sampler.collect(scores, f32::NEG_INFINITY);
+        let weights = Weights { best_score, temperature: sampling.temperature };
+        sampler.draw_from(weights, Tail::None, unit).unwrap()
+    }
+
     proptest! {
+        /// Scores that spread over many times the range of likely tokens, or over less.
+        #[test]
+        fn likely_tokens_first_give_the_same_draw(
+            scores in prop::collection::vec(-1.0_f32..1.0, 1..300),
+            spread in prop_oneof![Just(0.5_f32), Just(10.0), Just(60.0)],
+            top_k in prop::option::of(1_usize..50),
+            top_p in prop::option::of(0.1_f32..1.0),
+            min_p in prop::option::of(prop_oneof![Just(1e-9_f32), 0.01_f32..0.5]),
+            seed: u64,
+        ) {
+            let scores: Vec<f32> = scores.iter().map(|score| score * spread).collect();
+            let sampling = Sampling { temperature: 0.8, top_k, top_p, min_p };
+            let drawn = choose(sampling, &scores, seed).unwrap();
+            prop_assert_eq!(usize::try_from(drawn).unwrap(), plain_draw(sampling, &scores, seed));
+        }
+
         #[test]
         fn top_k_of_one_is_greedy(
             scores in prop::collection::vec(-9.0_f32..9.0, 1..40),
