@@ -57,6 +57,7 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
             slots: options.slots,
             context_tokens: options.context_tokens,
             kv_bytes_per_slot: 0,
+            rewritings: Vec::new(),
             draws: false,
         },
     };

@@ -125,6 +125,8 @@ pub struct ModelChoice {
     pub precision: Option<PrecisionChoice>,
     /// The device to run on.
     pub device: Device,
+    /// Which form of the model's graphs runs.
+    pub graphs: GraphForm,
     /// The number of ONNX Runtime threads. Default: one per core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -143,11 +145,23 @@ impl Default for ModelChoice {
             bundle: "legenda-tiny".to_owned(),
             precision: None,
             device: Device::Auto,
+            graphs: GraphForm::Rewritten,
             threads: None,
             slots: None,
             context_tokens: None,
         }
     }
+}
+
+/// A form of the graphs of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphForm {
+    /// Rewritten for speed where that is possible and a test at load gives the same results.
+    #[default]
+    Rewritten,
+    /// As published.
+    Published,
 }
 
 /// A device to run a model on.

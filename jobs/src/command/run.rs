@@ -188,6 +188,7 @@ pub(super) fn start_threads() -> Result<tokio::runtime::Runtime, Failure> {
 pub(super) fn load(runtime: &Runtime, plan: &RunPlan, bundle: &Bundle) -> Result<Loaded, Failure> {
     let options = ModelOptions {
         device: plan.job.model.device,
+        graphs: plan.job.model.graphs,
         slots: plan.job.model.slots,
         kv_bytes_max: usize::try_from(plan.job.limits.memory.0 / KV_SHARE).ok(),
         context_tokens: plan.job.model.context_tokens,

@@ -87,6 +87,9 @@ pub(crate) struct TextConfig {
     pub(crate) vocab_size: usize,
     #[serde(alias = "n_positions", alias = "context_length")]
     pub(crate) max_position_embeddings: usize,
+    /// The number of tokens that some layers attend to.
+    #[serde(default)]
+    pub(crate) sliding_window: Option<usize>,
     #[serde(default)]
     pub(crate) eos_token_id: Option<TokenIds>,
 }
@@ -96,6 +99,11 @@ impl TextConfig {
     /// as in transformers.
     pub(crate) fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Returns the number of query heads.
+    pub(crate) fn num_attention_heads(&self) -> usize {
+        self.num_attention_heads
     }
 
     /// Returns the number of KV heads. It defaults to the number of query heads.

@@ -31,7 +31,7 @@ use crate::{
 
 use super::{
     decode_error,
-    open::DecoderSlots,
+    decoder::DecoderSlots,
     tokens::{Padding, TokenInput},
 };
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::{
     decode_error,
-    open::DecoderSlots,
+    decoder::DecoderSlots,
     sizes::cache_tokens,
     to_i64,
     tokens::{Padding, TokenInput},

@@ -1,6 +1,7 @@
 //! The graphs of a bundle at work: samples to prompts before the engine, slots under it.
 
 mod causal;
+mod decoder;
 mod embedding;
 mod encoder;
 mod encoder_decoder;
@@ -19,11 +20,13 @@ mod run;
 mod sizes;
 mod slot_size;
 mod tokens;
+mod trial;
 
+pub(crate) use decoder::Slots;
 pub(crate) use embedding::EmbeddingEncoder;
 pub use encoder::{EncodeError, Encoder};
 pub use error::ModelError;
-pub(crate) use open::{Graphs, Slots, open};
+pub(crate) use open::{GraphSetup, Graphs, open};
 use run::{decode_error, run_or_split, to_i64};
 pub(crate) use slot_size::RowCount;
 pub(crate) use tokens::TokenEmbedding;

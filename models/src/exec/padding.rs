@@ -17,6 +17,9 @@ use crate::{
 const SHORT_TOKENS: usize = 3;
 const LONG_TOKENS: usize = 11;
 
+/// The first token of the prompts. The choice does not matter.
+const FIRST_ID: usize = 1;
+
 /// The token appended in a decode step.
 const NEXT_TOKEN: i64 = 4;
 
@@ -24,7 +27,7 @@ const NEXT_TOKEN: i64 = 4;
 /// half precision, and far below the effect of the wrong side. Among the tiny references in `f32`,
 /// correctly padded ones are within 0.000001, and wrongly padded ones are at 0.76 (ONNX Runtime
 /// 1.31.1, CPU).
-const TOLERANCE: f32 = 0.03;
+pub(super) const TOLERANCE: f32 = 0.03;
 
 /// Checks a decoder whose slots are free. They are free again afterwards.
 ///
@@ -54,15 +57,20 @@ pub(super) fn check(
 /// Returns the difference between the logits of a short prompt alone and together with a longer
 /// one.
 fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
-    let (short, long) = (prompt(tokens, SHORT_TOKENS)?, prompt(tokens, LONG_TOKENS)?);
-    let alone = scores(decoder, &[&short])?;
-    let beside = scores(decoder, &[&short, &long])?;
-    Ok(distance(&alone, &beside))
+    let short = prompt(tokens, FIRST_ID, SHORT_TOKENS)?;
+    let alone = scores(decoder, std::slice::from_ref(&short))?;
+    let beside = scores(decoder, &[short, prompt(tokens, FIRST_ID, LONG_TOKENS)?])?;
+    // The prompts of a call share their logits: those of the first come first.
+    Ok(distance(&alone, &beside[..alone.len()]))
 }
 
-/// Creates a prompt of the first tokens of the vocabulary. The choice does not matter.
-fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
-    let ids: Vec<i64> = (1..=n_tokens).map(to_i64).collect();
+/// Creates a prompt of consecutive tokens from `first_id`, at most 100 different ones.
+pub(super) fn prompt(
+    tokens: &TokenInput,
+    first_id: usize,
+    n_tokens: usize,
+) -> Result<Prompt, String> {
+    let ids: Vec<i64> = (0..n_tokens).map(|idx| to_i64(first_id + idx % 100)).collect();
     let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
     let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
     let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,30 +80,26 @@ fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
     Ok(Prompt::new(ids, embeds))
 }
 
-/// Returns the logits of the first prompt after its last token and after one more step.
-fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, String> {
+/// Returns the logits of each prompt after its last token and after one more step, prompt by prompt.
+/// The slots are free again afterwards.
+pub(super) fn scores(decoder: &mut dyn Decoder, prompts: &[Prompt]) -> Result<Vec<f32>, String> {
     let joins = prompts.iter().enumerate().map(|(slot, prompt)| Join { slot, prompt });
     let joins: Vec<Join<'_>> = joins.collect();
     let rows: Vec<StepRow> =
         (0..prompts.len()).map(|slot| StepRow { slot, token_id: NEXT_TOKEN }).collect();
-    let mut logits = Logits::default();
-    let mut run = || {
-        decoder.prefill(&joins, &mut logits)?;
-        let mut scores = logits.row(0).to_vec();
-        decoder.step(&rows, &mut logits)?;
-        scores.extend_from_slice(logits.row(0));
-        Ok(scores)
-    };
-    let done = run().map_err(|error: crate::engine::DecodeError| error.to_string());
+    let (mut first, mut next) = (Logits::default(), Logits::default());
+    let done = decoder.prefill(&joins, &mut first).and_then(|()| decoder.step(&rows, &mut next));
     for row in &rows {
         decoder.release(row.slot);
     }
-    done
+    done.map_err(|error| error.to_string())?;
+    let of_row = |row_idx| [first.row(row_idx), next.row(row_idx)].concat();
+    Ok((0..prompts.len()).flat_map(of_row).collect())
 }
 
 /// Returns the largest difference between two rows of logits relative to the range of the first.
 /// NaN counts as the maximum difference.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f32 {
     let (mut low, mut high, mut apart) = (f32::INFINITY, f32::NEG_INFINITY, 0.0_f32);
     for (a, b) in a.iter().zip(b) {
         // Suppressed tokens may have logits of minus infinity.
@@ -118,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         bundle::Bundle,
-        exec::{growing::GrowingDecoder, growing::RowRules, open::DecoderSlots},
+        exec::{decoder::DecoderSlots, growing::GrowingDecoder, growing::RowRules},
         graph::Dialect,
         load::BundleSource,
         runtime::{

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::nodes::{each_field, read_string};
+use super::fields::{each_field, read_string};
 
 /// The messages of `onnx.proto` that may contain tensors.
 #[derive(Clone, Copy)]

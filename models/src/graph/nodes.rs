@@ -11,7 +11,10 @@ use std::{
     io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
 };
 
-use super::GraphSource;
+use super::{
+    GraphSource,
+    fields::{each_field, read_string},
+};
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
@@ -39,6 +42,7 @@ pub(crate) fn read_nodes(source: &GraphSource<'_>) -> io::Result<Vec<Node>> {
     match source {
         GraphSource::Path(path) => nodes_of(BufReader::new(File::open(path)?)),
         GraphSource::Bytes(bytes) => nodes_of(Cursor::new(bytes)),
+        GraphSource::Rewritten(graph) => nodes_of(Cursor::new(&graph.bytes)),
     }
 }
 
@@ -49,11 +53,19 @@ pub(crate) fn mixes_rows(source: &GraphSource<'_>) -> io::Result<bool> {
     Ok(nodes.iter().any(|node| node.op_type.starts_with("DynamicQuantize")))
 }
 
+/// Returns whether the graph has quantized weights.
+pub(crate) fn is_quantized(source: &GraphSource<'_>) -> io::Result<bool> {
+    let nodes = read_nodes(source)?;
+    let starts = ["DynamicQuantize", "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"];
+    Ok(nodes.iter().any(|node| starts.iter().any(|start| node.op_type.starts_with(start))))
+}
+
 /// Reads the names of the main graph's inputs, in file order.
 pub(crate) fn read_inputs(source: &GraphSource<'_>) -> io::Result<Vec<String>> {
     match source {
         GraphSource::Path(path) => inputs_of(BufReader::new(File::open(path)?)),
         GraphSource::Bytes(bytes) => inputs_of(Cursor::new(bytes)),
+        GraphSource::Rewritten(graph) => inputs_of(Cursor::new(&graph.bytes)),
     }
 }
 
@@ -149,86 +161,6 @@ fn read_branches<F: Read + Seek>(
     for_each_subfield(file, len, &ATTRIBUTE_GRAPHS, |file, len| {
         for_each_subfield(file, len, &[GRAPH_NODE], |file, len| read_node(file, len, depth, nodes))
     })
-}
-
-/// Reads a string of `len` bytes.
-pub(super) fn read_string(file: &mut impl Read, len: u64) -> io::Result<String> {
-    let mut text = String::new();
-    if file.by_ref().take(len).read_to_string(&mut text)? as u64 != len {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(text)
-}
-
-/// Calls `visit` for each length-delimited field before `end`, with its number and length. `visit`
-/// returns whether it has consumed the field.
-///
-/// Encodings that other protobuf parsers interpret differently are errors, because what this walk
-/// does not see is neither checked nor part of the digest: varints that are longer than necessary
-/// or wider than their type, where other parsers truncate them, fields without a number, groups,
-/// and fields that exceed their message.
-pub(super) fn each_field<F: Read + Seek>(
-    file: &mut F,
-    end: u64,
-    mut visit: impl FnMut(&mut F, u64, u64) -> io::Result<bool>,
-) -> io::Result<()> {
-    while file.stream_position()? < end {
-        let tag = varint(file)?;
-        let field = tag >> 3;
-        if field == 0 || u32::try_from(tag).is_err() {
-            return Err(invalid("invalid field number"));
-        }
-        let skip = match tag & 7 {
-            0 => {
-                varint(file)?;
-                0
-            }
-            1 => 8,
-            2 => {
-                let len = varint(file)?;
-                if file.stream_position()?.saturating_add(len) > end {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                if visit(file, field, len)? { 0 } else { len }
-            }
-            5 => 4,
-            3 | 4 => return Err(invalid("unexpected group field, which ONNX does not use")),
-            _ => return Err(invalid("invalid wire type")),
-        };
-        let skip = i64::try_from(skip).map_err(|_| io::ErrorKind::InvalidData)?;
-        file.seek_relative(skip)?;
-    }
-    if file.stream_position()? > end {
-        return Err(invalid("a field exceeds its message"));
-    }
-    Ok(())
-}
-
-/// Reads a varint in its only canonical encoding.
-fn varint(file: &mut impl Read) -> io::Result<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let mut byte = [0];
-        file.read_exact(&mut byte)?;
-        let [byte] = byte;
-        if shift == 63 && byte > 1 {
-            break;
-        }
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            let is_overlong = byte == 0 && shift > 0;
-            return if is_overlong {
-                Err(invalid("a varint is not canonical; save the graph again with `onnx`"))
-            } else {
-                Ok(value)
-            };
-        }
-    }
-    Err(invalid("a varint exceeds 64 bits"))
-}
-
-fn invalid(problem: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 #[cfg(test)]

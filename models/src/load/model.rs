@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions};
+use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions, GraphForm};
 
 use crate::{
     arch::AnswerFormat,
@@ -12,7 +12,7 @@ use crate::{
         Beams, Constraints, Detokenizer, EarlyStopping, Engine, EngineOptions, Guard, LengthLimit,
         Sampling,
     },
-    exec::{self, Encoder, Graphs, ModelError, RowCount, Slots},
+    exec::{self, Encoder, GraphSetup, Graphs, ModelError, RowCount, Slots},
     postprocess::{Continued, Document, Regions, Transcript},
     preprocess::Processor,
     runtime::{DeviceKind, Runtime},
@@ -23,6 +23,8 @@ use crate::{
 pub struct ModelOptions {
     /// The device to run on.
     pub device: Device,
+    /// The form of the graphs.
+    pub graphs: GraphForm,
     /// The number of rows generated together. Derived from `kv_bytes_max` by default.
     pub slots: Option<usize>,
     /// The maximum size in bytes of the KV caches of all slots.
@@ -55,6 +57,8 @@ pub struct ModelInfo {
     pub context_tokens: usize,
     /// The KV cache size of one row in bytes.
     pub kv_bytes_per_slot: usize,
+    /// The rewritings of the decoder graph.
+    pub rewritings: Vec<&'static str>,
     /// Whether answers are, or may be, sampled and so depend on the seed of the row.
     pub draws: bool,
 }
@@ -104,7 +108,8 @@ impl Model {
         constraints.forced_first = start.target_id.or(constraints.forced_first);
         let choice = runtime.choose_device(options.device)?;
         let slots = Slots { rows, per_row: n_beams, context_tokens };
-        let Graphs { encoder, decoder } = exec::open(runtime, bundle, choice.kind, slots, start)?;
+        let setup = GraphSetup { runtime, device: choice.kind, graphs: options.graphs };
+        let Graphs { encoder, decoder, rewritings } = exec::open(setup, bundle, slots, start)?;
         // The graph may support fewer rows than requested.
         let rows = decoder.slots() / n_beams;
         let info = ModelInfo {
@@ -117,6 +122,7 @@ impl Model {
             kv_bytes_per_slot: n_beams
                 * (bundle.kv_bytes_per_slot(context_tokens)
                     + bundle.source_bytes_per_slot(context_tokens)),
+            rewritings,
             draws: engine_options.sampling.temperature > 0.0 || engine_options.fallback.is_some(),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;

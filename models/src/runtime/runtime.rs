@@ -168,6 +168,11 @@ impl Runtime {
         &self.0.providers
     }
 
+    /// Returns the cache folder of this program, if there is one.
+    pub(crate) fn cache_dir(&self) -> Option<&Path> {
+        self.0.options.cache_dir.as_deref()
+    }
+
     /// Returns the command that installs a CUDA build of ONNX Runtime where Legenda finds it, or
     /// `None` if there is no build for this system.
     #[must_use]

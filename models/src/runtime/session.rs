@@ -15,6 +15,10 @@ use crate::{
     tensors::Tensor,
 };
 
+/// The session option for the folder of the external data of a graph in memory
+/// (`onnxruntime_session_options_config_keys.h`).
+const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
 /// An opened graph. It runs on one thread at a time.
 pub(crate) struct GraphSession {
     pub(super) name: &'static str,
@@ -334,6 +338,10 @@ pub(super) fn open(
     match source {
         GraphSource::Path(path) => builder.commit_from_file(path),
         GraphSource::Bytes(bytes) => builder.commit_from_memory(bytes),
+        GraphSource::Rewritten(graph) => builder
+            .with_config_entry(WEIGHTS_FOLDER, graph.folder.display().to_string())
+            .map_err(|error| error.to_string())?
+            .commit_from_memory(&graph.bytes),
     }
     .map_err(text)
 }

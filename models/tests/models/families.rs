@@ -4,8 +4,9 @@
 //! reference answers. Rows of different length share the slots, and every number of slots must give
 //! the same answers.
 
-use crate::references::{assert_rows, bundle, changed, reference, rows_with_answers_of};
-use legenda_models::Record;
+use crate::references::{assert_rows, bundle, changed, load, reference, rows_with_answers_of};
+use legenda_models::{ModelOptions, Record};
+use legenda_schemas::job::GraphForm;
 use serde_json::Value;
 
 fn record(row: &Value) -> Record {
@@ -70,4 +71,23 @@ fn llama_in_half_precision() {
     // The prompts are the same; the answers are those of the same graph in fp16.
     let rows = rows_with_answers_of(&reference("llama"), "rows_fp16");
     assert_rows("llama in f16", folder.path(), &rows, record);
+}
+
+#[test]
+fn decoders_with_a_growing_cache_are_rewritten() {
+    let growing =
+        ["llama", "qwen3", "mistral", "gpt2", "gemma3_text", "smolvlm", "qwen2_vl", "llava"];
+    for name in growing {
+        let rewritings = |graphs| {
+            let options = ModelOptions { graphs, ..ModelOptions::default() };
+            load(bundle(name), 2, options).info.rewritings
+        };
+        assert_eq!(rewritings(GraphForm::Rewritten), ["in-place cache"], "{name}");
+        assert!(rewritings(GraphForm::Published).is_empty(), "{name}");
+    }
+    // A prompt that attends to itself in both directions, and graphs that are in place as published.
+    for name in ["paligemma", "llama_gqa", "llama_native"] {
+        let rewritings = load(bundle(name), 2, ModelOptions::default()).info.rewritings;
+        assert!(rewritings.is_empty(), "{name}: {rewritings:?}");
+    }
 }

@@ -13,6 +13,7 @@ use legenda_models::{
     Bundle, BundleSource, Generation, Model, ModelOptions, Prompt, Record, RgbImage, Runtime,
     RuntimeOptions, Waveform,
 };
+use legenda_schemas::job::GraphForm;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -105,7 +106,7 @@ pub(crate) fn assert_answer(answer: &Generation, row: &Value, context: &str) {
 }
 
 /// Compares a bundle with the rows of a reference, for which `record` builds records, with 1, 3 and
-/// 8 slots.
+/// 8 slots, with its published graphs and with rewritten ones.
 pub(crate) fn assert_rows(
     name: &str,
     bundle: &Path,
@@ -114,8 +115,10 @@ pub(crate) fn assert_rows(
 ) {
     assert!(rows.len() >= 8, "{name}: too few rows to mean anything");
     let records: Vec<Record> = rows.iter().map(record).collect();
-    for slots in [1, 3, 8] {
-        let mut model = load(bundle.to_owned(), slots, ModelOptions::default());
+    let forms = [GraphForm::Published, GraphForm::Rewritten];
+    for (graphs, slots) in forms.into_iter().flat_map(|form| [1, 3, 8].map(|slots| (form, slots))) {
+        let options = ModelOptions { graphs, ..ModelOptions::default() };
+        let mut model = load(bundle.to_owned(), slots, options);
         let prompts = encode(&mut model, &records);
         for (row_idx, (prompt, row)) in prompts.iter().zip(rows).enumerate() {
             assert_eq!(prompt.token_ids(), ids(&row["prompt_ids"]), "{name}: prompt {row_idx}");
@@ -124,13 +127,13 @@ pub(crate) fn assert_rows(
         let answers = answers(&mut model, prompts);
         let took = start.elapsed();
         for (row_idx, (answer, row)) in answers.iter().zip(rows).enumerate() {
-            let context = format!("{name}, row {row_idx}, {slots} slots");
+            let context = format!("{name}, row {row_idx}, {slots} slots, {graphs:?}");
             assert_answer(answer, row, &context);
             if let Some(text) = row["answer"].as_str() {
                 assert_eq!(answer.text, text, "{context}");
             }
         }
-        if slots == 8 {
+        if slots == 8 && graphs == GraphForm::Rewritten {
             let mut tally = Tally::default();
             let n_tokens = answers.iter().map(|answer| answer.token_ids.len()).sum();
             tally.add(answers.len(), n_tokens, took);

@@ -1,0 +1,205 @@
+//! The decoder graph of a bundle, opened with its slots.
+
+use std::sync::PoisonError;
+
+use legenda_schemas::job::GraphForm;
+
+use super::{
+    GraphSetup, ModelError, RowCount,
+    growing::{GrowingDecoder, RowRules},
+    in_place::InPlaceDecoder,
+    padding,
+    slot_size::RowBytes,
+    tokens::TokenInput,
+    trial::Trial,
+};
+use crate::{
+    arch::{PositionScheme, PromptAttention, Wiring},
+    bundle::Bundle,
+    config::BundleError,
+    engine::Decoder,
+    graph::{DecoderFacts, Dialect, GraphSource, rewrite_decoder},
+    runtime::{
+        Adapter, DecoderDims, DecoderPorts, DeviceKind, Dtype, GraphSession, GrowingGraph,
+        InPlaceGraph,
+    },
+};
+
+/// The slots of a decoder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slots {
+    /// The maximum number of rows decoded together.
+    pub(crate) rows: RowCount,
+    /// The number of slots per row: one for each beam.
+    pub(crate) per_row: usize,
+    /// The maximum number of tokens of a slot.
+    pub(crate) context_tokens: usize,
+}
+
+/// The sizes of the slots of an opened decoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecoderSlots {
+    /// The number of slots.
+    pub(super) slots: usize,
+    /// The maximum number of tokens of a slot.
+    pub(super) context_tokens: usize,
+    /// Logits of a position.
+    pub(super) vocab_size: usize,
+}
+
+/// A decoder that is ready to run.
+pub(super) struct OpenedDecoder {
+    pub(super) decoder: Box<dyn Decoder>,
+    /// The rewritings of its graph.
+    pub(super) rewritings: Vec<&'static str>,
+}
+
+/// Opens the decoder graph: rewritten, if that is possible and does not change its results.
+pub(super) fn open_decoder(
+    setup: GraphSetup<'_>,
+    bundle: &Bundle,
+    tokens: TokenInput,
+    slots: Slots,
+) -> Result<OpenedDecoder, ModelError> {
+    let published = bundle.files.graph(bundle.decoder_graph)?;
+    // The new operators are causal.
+    let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
+    if setup.graphs == GraphForm::Rewritten
+        && is_causal
+        && let Some(rewritten) = rewritten(bundle, setup.device, &published)
+    {
+        let open = |source: &GraphSource<'_>, slots| {
+            open_graph(setup, bundle, tokens.clone(), slots, source)
+        };
+        let trial = Trial::new(setup, bundle, &tokens, slots.context_tokens);
+        if trial.accepts(&published, &rewritten, open) {
+            let applied = rewritten.rewritings().to_vec();
+            let decoder = open_graph(setup, bundle, tokens, slots, &rewritten)?;
+            return Ok(OpenedDecoder { decoder, rewritings: applied });
+        }
+    }
+    let decoder = open_graph(setup, bundle, tokens, slots, &published)?;
+    Ok(OpenedDecoder { decoder, rewritings: Vec::new() })
+}
+
+/// Returns what the config declares about the decoder.
+pub(super) fn decoder_facts(bundle: &Bundle, device: DeviceKind) -> DecoderFacts {
+    let text = &bundle.config.text;
+    DecoderFacts {
+        heads: text.num_attention_heads(),
+        head_dim: text.head_dim(),
+        sliding_window: text.sliding_window,
+        rewrites_half: device == DeviceKind::Cuda,
+    }
+}
+
+/// Rewrites the decoder of a bundle, if it matches a pattern.
+pub(super) fn rewritten(
+    bundle: &Bundle,
+    device: DeviceKind,
+    published: &GraphSource<'_>,
+) -> Option<GraphSource<'static>> {
+    match rewrite_decoder(published, decoder_facts(bundle, device)) {
+        Ok(source) => Some(source),
+        Err(refusal) => {
+            tracing::debug!(graph = bundle.decoder_graph, %refusal, "graph not rewritten");
+            None
+        }
+    }
+}
+
+/// Opens a decoder graph. Its dialect determines the slot implementation.
+pub(super) fn open_graph(
+    setup: GraphSetup<'_>,
+    bundle: &Bundle,
+    tokens: TokenInput,
+    slots: Slots,
+    source: &GraphSource<'_>,
+) -> Result<Box<dyn Decoder>, ModelError> {
+    let GraphSetup { runtime, device, .. } = setup;
+    let name = bundle.decoder_graph;
+    let graph = GraphSession::open(runtime, name, source, device)?;
+    let open = |name| {
+        let source = bundle.files.graph(name)?;
+        Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
+    };
+    let first = bundle.first_run_graph().map(open).transpose()?;
+    let mixes_rows = graph.mixes_rows()
+        || tokens.mixes_rows()
+        || first.as_ref().is_some_and(GraphSession::mixes_rows);
+    let ports = DecoderPorts::read(&graph, source)?;
+    let embeds_prompts = matches!(bundle.arch.wiring, Wiring::Multimodal);
+    let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
+    let wanted_rows = slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row));
+    let rows = if mixes_rows { 1 } else { wanted_rows };
+    if rows < wanted_rows {
+        tracing::warn!(
+            graph = name,
+            "rows run one at a time: the graph computes a scale over all rows of a run. Use \
+             `model.precision` `q4`, `fp16` or `fp32`, if available, to batch rows"
+        );
+    }
+    // A prompt carries its tokens in one form only, which the graph must accept.
+    match &tokens {
+        TokenInput::Ids if ports.tokens_dtype == Dtype::I32 => {}
+        TokenInput::Ids => graph.expect_input("input_ids", Dtype::I64)?,
+        TokenInput::Embeds(embedding) => {
+            graph.expect_float_input("inputs_embeds")?;
+            embedding.lock().unwrap_or_else(PoisonError::into_inner).serve(&ports)?;
+        }
+    }
+    if bundle.arch.positions == PositionScheme::MRope {
+        graph.expect_input("position_ids", Dtype::I64)?;
+        graph.expect_dims("position_ids", &[3, -1, -1])?;
+    }
+    let text = &bundle.config.text;
+    let dims = DecoderDims::new(text);
+    let slots = DecoderSlots {
+        slots: rows * slots.per_row,
+        context_tokens: slots.context_tokens,
+        vocab_size: text.vocab_size,
+    };
+    tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
+    let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
+    let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
+    if let Some(file) = bundle.config.adapters.iter().flatten().next().filter(|_| !is_in_place) {
+        return Err(ModelError::Bundle(BundleError::UnsupportedOption {
+            file: "genai_config.json",
+            key: "adapter_filename".to_owned(),
+            value: file.clone(),
+            supported: "decoders with an in-place KV cache".to_owned(),
+        }));
+    }
+    let whole_prompts = mixes_rows || bundle.arch.prompt.attention == PromptAttention::Prefix;
+    let mut decoder: Box<dyn Decoder> = match ports.dialect {
+        Dialect::InPlace | Dialect::InPlaceMask => {
+            let adapters = adapters(&graph, bundle)?;
+            let graph = InPlaceGraph::new(graph, ports, dims)?.with_adapters(adapters);
+            Box::new(InPlaceDecoder::new(graph, tokens, slots, mixes_rows)?)
+        }
+        dialect @ (Dialect::Growing | Dialect::Shifted) => {
+            let graph = GrowingGraph::new(graph, ports, dims)?;
+            let rules = RowRules { merges: dialect == Dialect::Growing, whole_prompts };
+            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
+        }
+        Dialect::Cohort => {
+            let graph =
+                GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
+            let rules = RowRules { merges: false, whole_prompts };
+            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
+        }
+    };
+    if let Some(tokens) = tries_padding {
+        padding::check(decoder.as_mut(), &tokens, name)?;
+    }
+    Ok(decoder)
+}
+
+/// Reads the existing adapters of a decoder graph.
+fn adapters(graph: &GraphSession, bundle: &Bundle) -> Result<Vec<Option<Adapter>>, ModelError> {
+    let read = |file: &Option<String>| {
+        let Some(file) = file else { return Ok(None) };
+        Ok(Some(Adapter::read(graph, file, &bundle.files.bytes(file)?)?))
+    };
+    bundle.config.adapters.iter().map(read).collect()
+}

@@ -1,0 +1,272 @@
+//! A load-time test of a rewritten decoder against the published graph.
+//!
+//! A short prompt runs beside a longer one, then both take a step, in both graphs: the logits must be
+//! the same. The result is kept in the cache folder, so that the published graph is not opened again at
+//! the next start.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    GraphSetup, ModelError, RowCount,
+    decoder::Slots,
+    padding::{distance, prompt, scores},
+    tokens::TokenInput,
+};
+use crate::{
+    bundle::Bundle,
+    engine::Decoder,
+    graph::{GraphSource, RewrittenGraph, is_quantized},
+    runtime::DeviceKind,
+};
+
+/// The lengths of the two prompts in tokens.
+const SHORT_TOKENS: usize = 3;
+const LONG_TOKENS: usize = 11;
+
+/// The longest sliding window that the long prompt exceeds, so that the trial takes less than a second
+/// on models of some hundred million parameters.
+const WINDOW_TOKENS_MAX: usize = 1024;
+
+/// The maximum difference of logits, relative to their range. In single precision, rounding errors of
+/// the references are below 4e-7. Reduced precision rounds activations, so small differences grow.
+const TOLERANCE: f32 = 5e-4;
+const TOLERANCE_REDUCED: f32 = 0.03;
+
+/// The number of results that are kept.
+const RESULTS_MAX: usize = 1000;
+
+/// A trial of the decoder of a bundle.
+pub(super) struct Trial<'a> {
+    setup: GraphSetup<'a>,
+    graph: &'static str,
+    tokens: &'a TokenInput,
+    context_tokens: usize,
+    long_tokens: usize,
+    /// The folder of kept results.
+    folder: Option<PathBuf>,
+    /// The first token of the prompts. Special tokens are at either end of a vocabulary.
+    first_id: usize,
+}
+
+impl<'a> Trial<'a> {
+    pub(super) fn new(
+        setup: GraphSetup<'a>,
+        bundle: &Bundle,
+        tokens: &'a TokenInput,
+        context_tokens: usize,
+    ) -> Self {
+        let window = bundle.config.text.sliding_window.filter(|n| *n <= WINDOW_TOKENS_MAX);
+        let long_tokens = LONG_TOKENS.max(window.map_or(0, |window| window + SHORT_TOKENS));
+        let graph = bundle.decoder_graph;
+        let first_id = bundle.config.text.vocab_size / 2;
+        let folder = setup.runtime.cache_dir().map(|folder| folder.join("rewritten-graphs"));
+        Self { setup, graph, tokens, context_tokens, long_tokens, folder, first_id }
+    }
+
+    /// Returns whether a rewritten graph gives the results of the published one. If not, a warning
+    /// says so.
+    pub(super) fn accepts(
+        &self,
+        published: &GraphSource<'_>,
+        rewritten: &GraphSource<'_>,
+        open: impl Fn(&GraphSource<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
+    ) -> bool {
+        let GraphSource::Rewritten(graph) = rewritten else { return false };
+        let kept = self.kept_result(graph);
+        let result = match kept.as_ref().and_then(|file| fs::read_to_string(file).ok()) {
+            Some(text) if text.trim() == EQUAL => Ok(()),
+            Some(text) => Err(text.trim().to_owned()),
+            None => {
+                let result = self.run(published, rewritten, open);
+                if let Some(file) = kept {
+                    keep(&file, result.as_ref().err().map_or(EQUAL, String::as_str));
+                }
+                result
+            }
+        };
+        match &result {
+            Ok(()) => {
+                tracing::debug!(graph = self.graph, applied = ?graph.applied, "graph rewritten")
+            }
+            Err(problem) => tracing::warn!(
+                graph = self.graph,
+                problem,
+                "the published graph runs, because a test of the rewritten graph failed"
+            ),
+        }
+        result.is_ok()
+    }
+
+    /// Runs both graphs. `Err` is the problem.
+    fn run(
+        &self,
+        published: &GraphSource<'_>,
+        rewritten: &GraphSource<'_>,
+        open: impl Fn(&GraphSource<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
+    ) -> Result<(), String> {
+        // A token for the step, and one that the capacity of the slot needs.
+        let long_tokens = self.long_tokens.min(self.context_tokens.saturating_sub(2));
+        let short_tokens = SHORT_TOKENS.min(long_tokens);
+        let context_tokens = long_tokens + 2;
+        let slots = Slots { rows: RowCount::Fixed(2), per_row: 1, context_tokens };
+        let prompt = |n_tokens| prompt(self.tokens, self.first_id, n_tokens);
+        let prompts = [prompt(short_tokens)?, prompt(long_tokens)?];
+        let scores = |source| {
+            let mut decoder = open(source, slots).map_err(|error| error.to_string())?;
+            if decoder.slots() < 2 {
+                return Err("rows depend on each other".to_owned());
+            }
+            scores(decoder.as_mut(), &prompts)
+        };
+        let (expected, actual) = (scores(published)?, scores(rewritten)?);
+        let is_reduced = self.setup.device == DeviceKind::Cuda
+            || is_quantized(published).map_err(|error| error.to_string())?;
+        let difference = distance(&expected, &actual);
+        tracing::debug!(graph = self.graph, difference, "rewritten graph tested");
+        let tolerance = if is_reduced { TOLERANCE_REDUCED } else { TOLERANCE };
+        if difference <= tolerance {
+            Ok(())
+        } else {
+            Err(format!("logits differ by {difference:.4} of their range"))
+        }
+    }
+
+    /// Returns the file of the kept result. Its name depends on the graph, the weights (by size and
+    /// time of change), the runtime and the device.
+    fn kept_result(&self, graph: &RewrittenGraph) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        let mut digest = Sha256::new();
+        digest.update(&graph.bytes);
+        for file in &graph.weights {
+            let metadata = fs::metadata(graph.folder.join(file)).ok()?;
+            let changed = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            digest.update(file.as_bytes());
+            digest.update(metadata.len().to_le_bytes());
+            digest.update(changed.as_nanos().to_le_bytes());
+        }
+        digest.update(self.setup.runtime.version());
+        digest.update(format!("{:?} {}", self.setup.device, self.long_tokens));
+        let name = digest.finalize().iter().fold(String::new(), |mut name, byte| {
+            // Writing to a string does not fail.
+            let _written = write!(name, "{byte:02x}");
+            name
+        });
+        Some(folder.join(name))
+    }
+}
+
+/// The content of a kept result if the logits are the same; else it is the problem.
+const EQUAL: &str = "equal";
+
+/// Keeps a result for the next start. A failure is not an error: the next start runs the trial again.
+fn keep(file: &Path, result: &str) {
+    let kept = file.parent().map_or(Ok(()), |folder| {
+        fs::create_dir_all(folder)?;
+        remove_oldest(folder)?;
+        // Other processes may write the same result.
+        let partial = file.with_extension(std::process::id().to_string());
+        fs::File::create(&partial)?.write_all(result.as_bytes())?;
+        fs::rename(&partial, file)
+    });
+    if let Err(error) = kept {
+        tracing::debug!(file = %file.display(), %error, "trial result not kept");
+    }
+}
+
+/// Removes the oldest results, so that one more can be kept.
+fn remove_oldest(folder: &Path) -> io::Result<()> {
+    let mut files = fs::read_dir(folder)?
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.metadata()?.modified()?, entry.path()))
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    files.sort_unstable();
+    let n_old = (files.len() + 1).saturating_sub(RESULTS_MAX);
+    files.iter().take(n_old).try_for_each(|(_, file)| fs::remove_file(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use legenda_schemas::job::{Device, GraphForm};
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        exec::{decoder::open_graph, decoder::rewritten},
+        graph::onnx::ModelProto,
+        load::BundleSource,
+        runtime::{Runtime, RuntimeOptions},
+    };
+
+    /// Changes a rewritten graph.
+    fn broken(source: &GraphSource<'_>, change: impl Fn(&mut ModelProto)) -> GraphSource<'static> {
+        let GraphSource::Rewritten(graph) = source else { panic!("not rewritten") };
+        let mut model = ModelProto::decode(graph.bytes.as_slice()).unwrap();
+        change(&mut model);
+        GraphSource::Rewritten(Arc::new(RewrittenGraph {
+            bytes: model.encode_to_vec(),
+            folder: graph.folder.clone(),
+            weights: graph.weights.clone(),
+            applied: graph.applied.clone(),
+        }))
+    }
+
+    /// Changes an attribute of the first attention operator.
+    fn with_attribute(model: &mut ModelProto, name: &str, f: Option<f32>, i: Option<i64>) {
+        let nodes = &mut model.graph.as_mut().unwrap().node;
+        let node = nodes.iter_mut().find(|node| node.op_type() == crate::graph::GQA).unwrap();
+        let attribute = node.attribute.iter_mut().find(|attribute| attribute.name() == name);
+        let attribute = attribute.unwrap();
+        (attribute.f, attribute.i) = (f, i);
+    }
+
+    #[test]
+    fn a_wrong_rewriting_is_found_and_the_result_is_kept() {
+        let cache = tempfile::tempdir().unwrap();
+        let runtime = Runtime::open(&RuntimeOptions::from_env(), &|_| {}).unwrap();
+        let device = runtime.choose_device(Device::Cpu).unwrap().kind;
+        assert_eq!(device, DeviceKind::Cpu);
+        let setup = GraphSetup { runtime: &runtime, device, graphs: GraphForm::Rewritten };
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles/gemma3_text");
+        let bundle = Bundle::open(&BundleSource::Directory(path.into())).unwrap();
+        let published = bundle.files.graph(bundle.decoder_graph).unwrap();
+        let correct = rewritten(&bundle, device, &published).unwrap();
+        let tokens = TokenInput::Ids;
+        let folder = Some(cache.path().to_owned());
+        let trial = Trial { folder, ..Trial::new(setup, &bundle, &tokens, 64) };
+        let accepts = |source: &GraphSource<'_>| {
+            trial.accepts(&published, source, |source, slots| {
+                open_graph(setup, &bundle, tokens.clone(), slots, source)
+            })
+        };
+        assert!(accepts(&correct));
+        // A window that is one token too long, another scale, and a graph that does not run.
+        let wrong = [
+            broken(&correct, |model| with_attribute(model, "local_window_size", None, Some(17))),
+            broken(&correct, |model| with_attribute(model, "scale", Some(0.5), None)),
+            broken(&correct, |model| with_attribute(model, "kv_num_heads", None, Some(1))),
+        ];
+        for (idx, source) in wrong.iter().enumerate() {
+            assert!(!accepts(source), "wrong graph {idx}");
+        }
+        let kept = || fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!(kept(), 1 + wrong.len());
+        // The kept results are used: a graph that cannot be opened is not opened.
+        let unopened = |source: &GraphSource<'_>| {
+            trial.accepts(&published, source, |_, _| panic!("the result was kept"))
+        };
+        assert!(unopened(&correct) && wrong.iter().all(|source| !unopened(source)));
+        assert_eq!(kept(), 1 + wrong.len());
+    }
+}
