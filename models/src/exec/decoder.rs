@@ -18,7 +18,7 @@ use crate::{
     bundle::Bundle,
     config::BundleError,
     engine::Decoder,
-    graph::{DecoderFacts, Dialect, GraphSource, rewrite_decoder},
+    graph::{DecoderFacts, DecoderGraphs, Dialect, rewrite_decoder},
     runtime::{
         Adapter, DecoderDims, DecoderPorts, DeviceKind, Dtype, GraphSession, GrowingGraph,
         InPlaceGraph,
@@ -61,24 +61,26 @@ pub(super) fn open_decoder(
     tokens: TokenInput,
     slots: Slots,
 ) -> Result<OpenedDecoder, ModelError> {
-    let published = bundle.files.graph(bundle.decoder_graph)?;
+    let first = bundle.first_run_graph().map(|name| bundle.files.graph(name));
+    let step = bundle.files.graph(bundle.decoder_graph)?;
+    let published = DecoderGraphs { step, first: first.transpose()? };
     // The new operators are causal.
     let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
     if setup.graphs == GraphForm::Rewritten
         && is_causal
         && let Some(rewritten) = rewritten(bundle, setup.device, &published)
     {
-        let open = |source: &GraphSource<'_>, slots| {
-            open_graph(setup, bundle, tokens.clone(), slots, source)
+        let open = |graphs: &DecoderGraphs<'_>, slots| {
+            open_graphs(setup, bundle, tokens.clone(), slots, graphs)
         };
         let trial = Trial::new(setup, bundle, &tokens, slots.context_tokens);
         if trial.accepts(&published, &rewritten, open) {
-            let applied = rewritten.rewritings().to_vec();
-            let decoder = open_graph(setup, bundle, tokens, slots, &rewritten)?;
-            return Ok(OpenedDecoder { decoder, rewritings: applied });
+            let rewritings = rewritten.step.rewritings().to_vec();
+            let decoder = open_graphs(setup, bundle, tokens, slots, &rewritten)?;
+            return Ok(OpenedDecoder { decoder, rewritings });
         }
     }
-    let decoder = open_graph(setup, bundle, tokens, slots, &published)?;
+    let decoder = open_graphs(setup, bundle, tokens, slots, &published)?;
     Ok(OpenedDecoder { decoder, rewritings: Vec::new() })
 }
 
@@ -97,10 +99,10 @@ pub(super) fn decoder_facts(bundle: &Bundle, device: DeviceKind) -> DecoderFacts
 pub(super) fn rewritten(
     bundle: &Bundle,
     device: DeviceKind,
-    published: &GraphSource<'_>,
-) -> Option<GraphSource<'static>> {
+    published: &DecoderGraphs<'_>,
+) -> Option<DecoderGraphs<'static>> {
     match rewrite_decoder(published, decoder_facts(bundle, device)) {
-        Ok(source) => Some(source),
+        Ok(graphs) => Some(graphs),
         Err(refusal) => {
             tracing::debug!(graph = bundle.decoder_graph, %refusal, "graph not rewritten");
             None
@@ -108,26 +110,24 @@ pub(super) fn rewritten(
     }
 }
 
-/// Opens a decoder graph. Its dialect determines the slot implementation.
-pub(super) fn open_graph(
+/// Opens the graphs of a decoder. The dialect determines the slot implementation.
+pub(super) fn open_graphs(
     setup: GraphSetup<'_>,
     bundle: &Bundle,
     tokens: TokenInput,
     slots: Slots,
-    source: &GraphSource<'_>,
+    graphs: &DecoderGraphs<'_>,
 ) -> Result<Box<dyn Decoder>, ModelError> {
     let GraphSetup { runtime, device, .. } = setup;
     let name = bundle.decoder_graph;
-    let graph = GraphSession::open(runtime, name, source, device)?;
-    let open = |name| {
-        let source = bundle.files.graph(name)?;
-        Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
-    };
-    let first = bundle.first_run_graph().map(open).transpose()?;
+    let graph = GraphSession::open(runtime, name, &graphs.step, device)?;
+    let first_name = bundle.first_run_graph().unwrap_or(name);
+    let open = |source| GraphSession::open(runtime, first_name, source, device);
+    let first = graphs.first.as_ref().map(open).transpose()?;
     let mixes_rows = graph.mixes_rows()
         || tokens.mixes_rows()
         || first.as_ref().is_some_and(GraphSession::mixes_rows);
-    let ports = DecoderPorts::read(&graph, source)?;
+    let ports = DecoderPorts::read(&graph, &graphs.step)?;
     let embeds_prompts = matches!(bundle.arch.wiring, Wiring::Multimodal);
     let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
     let wanted_rows = slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row));
@@ -190,7 +190,7 @@ pub(super) fn open_graph(
         }
     };
     if let Some(tokens) = tries_padding {
-        padding::check(decoder.as_mut(), &tokens, name)?;
+        padding::check(decoder.as_mut(), &tokens, text.vocab_size, name)?;
     }
     Ok(decoder)
 }

@@ -17,9 +17,6 @@ use crate::{
 const SHORT_TOKENS: usize = 3;
 const LONG_TOKENS: usize = 11;
 
-/// The first token of the prompts. The choice does not matter.
-const FIRST_ID: usize = 1;
-
 /// The token appended in a decode step.
 const NEXT_TOKEN: i64 = 4;
 
@@ -38,13 +35,14 @@ pub(super) const TOLERANCE: f32 = 0.03;
 pub(super) fn check(
     decoder: &mut dyn Decoder,
     tokens: &TokenInput,
+    vocab_size: usize,
     graph: &str,
 ) -> Result<(), SessionError> {
     // A single row has no padding.
     if decoder.slots() < 2 || decoder.context_tokens() < 2 * LONG_TOKENS {
         return Ok(());
     }
-    let difference = difference(decoder, tokens)
+    let difference = difference(decoder, tokens, vocab_size)
         .map_err(|message| SessionError::Open { graph: graph.to_owned(), message })?;
     tracing::debug!(graph, difference, "padding checked");
     if difference <= TOLERANCE {
@@ -56,20 +54,26 @@ pub(super) fn check(
 
 /// Returns the difference between the logits of a short prompt alone and together with a longer
 /// one.
-fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
-    let short = prompt(tokens, FIRST_ID, SHORT_TOKENS)?;
+fn difference(
+    decoder: &mut dyn Decoder,
+    tokens: &TokenInput,
+    vocab_size: usize,
+) -> Result<f32, String> {
+    let short = prompt(tokens, vocab_size, SHORT_TOKENS)?;
     let alone = scores(decoder, std::slice::from_ref(&short))?;
-    let beside = scores(decoder, &[short, prompt(tokens, FIRST_ID, LONG_TOKENS)?])?;
+    let beside = scores(decoder, &[short, prompt(tokens, vocab_size, LONG_TOKENS)?])?;
     // The prompts of a call share their logits: those of the first come first.
     Ok(distance(&alone, &beside[..alone.len()]))
 }
 
-/// Creates a prompt of consecutive tokens from `first_id`, at most 100 different ones.
+/// Creates a prompt of consecutive tokens, at most 100 different ones, from the middle of the
+/// vocabulary: special tokens, such as placeholders of images, are at either end.
 pub(super) fn prompt(
     tokens: &TokenInput,
-    first_id: usize,
+    vocab_size: usize,
     n_tokens: usize,
 ) -> Result<Prompt, String> {
+    let first_id = vocab_size / 2;
     let ids: Vec<i64> = (0..n_tokens).map(|idx| to_i64(first_id + idx % 100)).collect();
     let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
     let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
@@ -131,6 +135,9 @@ mod tests {
         },
     };
 
+    /// Less than the vocabularies of the reference models.
+    const VOCAB: usize = 250;
+
     /// Opens the decoder of a reference model as if its rows were left-padded.
     fn left_padded(name: &str, slots: usize) -> GrowingDecoder {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles");
@@ -153,13 +160,14 @@ mod tests {
     fn the_wrong_padding_side_is_refused() {
         // Its lengths are sums of the mask, so it requires right padding.
         for name in ["llama_gqa_hub", "llama_gqa"] {
-            let far = difference(&mut left_padded(name, 2), &TokenInput::Ids).unwrap();
+            let far = difference(&mut left_padded(name, 2), &TokenInput::Ids, VOCAB).unwrap();
             println!("{name} on the wrong side: {far}");
-            let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
+            let error =
+                check(&mut left_padded(name, 2), &TokenInput::Ids, VOCAB, "model").unwrap_err();
             assert_eq!(error.code(), "padding_matters", "{name}: {error}");
             assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
             // A single row has no padding to depend on.
-            assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, "model").is_ok());
+            assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, VOCAB, "model").is_ok());
         }
     }
 
@@ -167,11 +175,11 @@ mod tests {
     fn the_correct_padding_side_is_accepted_and_the_slots_stay_free() {
         for name in ["llama_bias", "llama", "gemma3_text"] {
             let mut decoder = left_padded(name, 2);
-            let near = difference(&mut decoder, &TokenInput::Ids).unwrap();
+            let near = difference(&mut decoder, &TokenInput::Ids, VOCAB).unwrap();
             println!("{name} on its side: {near}");
-            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+            check(&mut decoder, &TokenInput::Ids, VOCAB, "model").unwrap();
             // The slots accept prompts again, with the same result.
-            check(&mut decoder, &TokenInput::Ids, "model").unwrap();
+            check(&mut decoder, &TokenInput::Ids, VOCAB, "model").unwrap();
         }
     }
 }

@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     bundle::Bundle,
-    engine::Decoder,
-    graph::{GraphSource, RewrittenGraph, is_quantized},
+    engine::{Decoder, Prompt},
+    graph::{DecoderGraphs, ENCODER_STATES, GraphSource, PER_TOKEN, is_quantized},
     runtime::DeviceKind,
+    tensors::Tensor,
 };
 
 /// The lengths of the two prompts in tokens.
@@ -39,6 +40,11 @@ const WINDOW_TOKENS_MAX: usize = 1024;
 /// the references are below 4e-7. Reduced precision rounds activations, so small differences grow.
 const TOLERANCE: f32 = 5e-4;
 const TOLERANCE_REDUCED: f32 = 0.03;
+/// With other scales, activations are rounded to other values.
+const TOLERANCE_REQUANTIZED: f32 = 0.2;
+
+/// The number of states of an encoder that a prompt attends to.
+const N_STATES: usize = 7;
 
 /// The number of results that are kept.
 const RESULTS_MAX: usize = 1000;
@@ -52,8 +58,7 @@ pub(super) struct Trial<'a> {
     long_tokens: usize,
     /// The folder of kept results.
     folder: Option<PathBuf>,
-    /// The first token of the prompts. Special tokens are at either end of a vocabulary.
-    first_id: usize,
+    vocab_size: usize,
 }
 
 impl<'a> Trial<'a> {
@@ -66,21 +71,20 @@ impl<'a> Trial<'a> {
         let window = bundle.config.text.sliding_window.filter(|n| *n <= WINDOW_TOKENS_MAX);
         let long_tokens = LONG_TOKENS.max(window.map_or(0, |window| window + SHORT_TOKENS));
         let graph = bundle.decoder_graph;
-        let first_id = bundle.config.text.vocab_size / 2;
+        let vocab_size = bundle.config.text.vocab_size;
         let folder = setup.runtime.cache_dir().map(|folder| folder.join("rewritten-graphs"));
-        Self { setup, graph, tokens, context_tokens, long_tokens, folder, first_id }
+        Self { setup, graph, tokens, context_tokens, long_tokens, folder, vocab_size }
     }
 
     /// Returns whether a rewritten graph gives the results of the published one. If not, a warning
     /// says so.
     pub(super) fn accepts(
         &self,
-        published: &GraphSource<'_>,
-        rewritten: &GraphSource<'_>,
-        open: impl Fn(&GraphSource<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
+        published: &DecoderGraphs<'_>,
+        rewritten: &DecoderGraphs<'_>,
+        open: impl Fn(&DecoderGraphs<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
     ) -> bool {
-        let GraphSource::Rewritten(graph) = rewritten else { return false };
-        let kept = self.kept_result(graph);
+        let kept = self.kept_result(rewritten);
         let result = match kept.as_ref().and_then(|file| fs::read_to_string(file).ok()) {
             Some(text) if text.trim() == EQUAL => Ok(()),
             Some(text) => Err(text.trim().to_owned()),
@@ -94,7 +98,7 @@ impl<'a> Trial<'a> {
         };
         match &result {
             Ok(()) => {
-                tracing::debug!(graph = self.graph, applied = ?graph.applied, "graph rewritten")
+                tracing::debug!(graph = self.graph, applied = ?rewritten.step.rewritings(), "graph rewritten");
             }
             Err(problem) => tracing::warn!(
                 graph = self.graph,
@@ -108,30 +112,42 @@ impl<'a> Trial<'a> {
     /// Runs both graphs. `Err` is the problem.
     fn run(
         &self,
-        published: &GraphSource<'_>,
-        rewritten: &GraphSource<'_>,
-        open: impl Fn(&GraphSource<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
+        published: &DecoderGraphs<'_>,
+        rewritten: &DecoderGraphs<'_>,
+        open: impl Fn(&DecoderGraphs<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
     ) -> Result<(), String> {
         // A token for the step, and one that the capacity of the slot needs.
         let long_tokens = self.long_tokens.min(self.context_tokens.saturating_sub(2));
         let short_tokens = SHORT_TOKENS.min(long_tokens);
         let context_tokens = long_tokens + 2;
         let slots = Slots { rows: RowCount::Fixed(2), per_row: 1, context_tokens };
-        let prompt = |n_tokens| prompt(self.tokens, self.first_id, n_tokens);
-        let prompts = [prompt(short_tokens)?, prompt(long_tokens)?];
-        let scores = |source| {
-            let mut decoder = open(source, slots).map_err(|error| error.to_string())?;
-            if decoder.slots() < 2 {
-                return Err("rows depend on each other".to_owned());
-            }
-            scores(decoder.as_mut(), &prompts)
+        let prompts = [self.prompt(rewritten, short_tokens)?, self.prompt(rewritten, long_tokens)?];
+        let open = |graphs| open(graphs, slots).map_err(|error| error.to_string());
+        let mut decoder = open(published)?;
+        let expected = if decoder.slots() < prompts.len() {
+            // Rows depend on each other, so each one runs alone.
+            let alone = |prompt| scores(decoder.as_mut(), std::slice::from_ref(prompt));
+            prompts.iter().map(alone).collect::<Result<Vec<_>, _>>()?.concat()
+        } else {
+            scores(decoder.as_mut(), &prompts)?
         };
-        let (expected, actual) = (scores(published)?, scores(rewritten)?);
+        drop(decoder);
+        let mut decoder = open(rewritten)?;
+        if decoder.slots() < prompts.len() {
+            return Err("rows depend on each other".to_owned());
+        }
+        let actual = scores(decoder.as_mut(), &prompts)?;
         let is_reduced = self.setup.device == DeviceKind::Cuda
-            || is_quantized(published).map_err(|error| error.to_string())?;
+            || is_quantized(&published.step).map_err(|error| error.to_string())?;
         let difference = distance(&expected, &actual);
         tracing::debug!(graph = self.graph, difference, "rewritten graph tested");
-        let tolerance = if is_reduced { TOLERANCE_REDUCED } else { TOLERANCE };
+        let tolerance = if rewritten.step.rewritings().contains(&PER_TOKEN) {
+            TOLERANCE_REQUANTIZED
+        } else if is_reduced {
+            TOLERANCE_REDUCED
+        } else {
+            TOLERANCE
+        };
         if difference <= tolerance {
             Ok(())
         } else {
@@ -139,18 +155,36 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// Creates a prompt of `n_tokens`. If the decoder attends to the states of an encoder, they are
+    /// numbers between -1 and 1 that depend on `n_tokens`.
+    fn prompt(&self, graphs: &DecoderGraphs<'_>, n_tokens: usize) -> Result<Prompt, String> {
+        let prompt = prompt(self.tokens, self.vocab_size, n_tokens)?;
+        let Some(size) = graphs.step.input_dim(ENCODER_STATES, 2) else { return Ok(prompt) };
+        let value = |idx: usize| {
+            let hash = (idx + 1) * (n_tokens + 1) * 7919 % 2001;
+            u16::try_from(hash).map_or(0.0, |hash| f32::from(hash) / 1000.0 - 1.0)
+        };
+        let states = (0..N_STATES * size).map(value).collect();
+        let states = Tensor::new([N_STATES, size], states).map_err(|error| error.to_string())?;
+        Ok(Prompt::of_states(prompt.token_ids().to_vec(), states, None, 0))
+    }
+
     /// Returns the file of the kept result. Its name depends on the graph, the weights (by size and
     /// time of change), the runtime and the device.
-    fn kept_result(&self, graph: &RewrittenGraph) -> Option<PathBuf> {
+    fn kept_result(&self, graphs: &DecoderGraphs<'_>) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
         let mut digest = Sha256::new();
-        digest.update(&graph.bytes);
-        for file in &graph.weights {
-            let metadata = fs::metadata(graph.folder.join(file)).ok()?;
-            let changed = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-            digest.update(file.as_bytes());
-            digest.update(metadata.len().to_le_bytes());
-            digest.update(changed.as_nanos().to_le_bytes());
+        for graph in [Some(&graphs.step), graphs.first.as_ref()].into_iter().flatten() {
+            let GraphSource::Rewritten(graph) = graph else { return None };
+            digest.update(&graph.bytes);
+            for file in &graph.weights {
+                let metadata = fs::metadata(graph.folder.join(file)).ok()?;
+                let changed = metadata.modified().ok()?;
+                let changed = changed.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+                digest.update(file.as_bytes());
+                digest.update(metadata.len().to_le_bytes());
+                digest.update(changed.as_nanos().to_le_bytes());
+            }
         }
         digest.update(self.setup.runtime.version());
         digest.update(format!("{:?} {}", self.setup.device, self.long_tokens));
@@ -203,23 +237,28 @@ mod tests {
 
     use super::*;
     use crate::{
-        exec::{decoder::open_graph, decoder::rewritten},
-        graph::onnx::ModelProto,
+        exec::{decoder::open_graphs, decoder::rewritten},
+        graph::{RewrittenGraph, onnx::ModelProto},
         load::BundleSource,
         runtime::{Runtime, RuntimeOptions},
     };
 
     /// Changes a rewritten graph.
-    fn broken(source: &GraphSource<'_>, change: impl Fn(&mut ModelProto)) -> GraphSource<'static> {
-        let GraphSource::Rewritten(graph) = source else { panic!("not rewritten") };
+    fn broken(
+        graphs: &DecoderGraphs<'_>,
+        change: impl Fn(&mut ModelProto),
+    ) -> DecoderGraphs<'static> {
+        let GraphSource::Rewritten(graph) = &graphs.step else { panic!("not rewritten") };
         let mut model = ModelProto::decode(graph.bytes.as_slice()).unwrap();
         change(&mut model);
-        GraphSource::Rewritten(Arc::new(RewrittenGraph {
+        let step = GraphSource::Rewritten(Arc::new(RewrittenGraph {
             bytes: model.encode_to_vec(),
             folder: graph.folder.clone(),
+            inputs: graph.inputs.clone(),
             weights: graph.weights.clone(),
             applied: graph.applied.clone(),
-        }))
+        }));
+        DecoderGraphs { step, first: None }
     }
 
     /// Changes an attribute of the first attention operator.
@@ -240,14 +279,15 @@ mod tests {
         let setup = GraphSetup { runtime: &runtime, device, graphs: GraphForm::Rewritten };
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/references/bundles/gemma3_text");
         let bundle = Bundle::open(&BundleSource::Directory(path.into())).unwrap();
-        let published = bundle.files.graph(bundle.decoder_graph).unwrap();
+        let step = bundle.files.graph(bundle.decoder_graph).unwrap();
+        let published = DecoderGraphs { step, first: None };
         let correct = rewritten(&bundle, device, &published).unwrap();
         let tokens = TokenInput::Ids;
         let folder = Some(cache.path().to_owned());
         let trial = Trial { folder, ..Trial::new(setup, &bundle, &tokens, 64) };
-        let accepts = |source: &GraphSource<'_>| {
-            trial.accepts(&published, source, |source, slots| {
-                open_graph(setup, &bundle, tokens.clone(), slots, source)
+        let accepts = |graphs: &DecoderGraphs<'_>| {
+            trial.accepts(&published, graphs, |graphs, slots| {
+                open_graphs(setup, &bundle, tokens.clone(), slots, graphs)
             })
         };
         assert!(accepts(&correct));
@@ -263,8 +303,8 @@ mod tests {
         let kept = || fs::read_dir(cache.path()).unwrap().count();
         assert_eq!(kept(), 1 + wrong.len());
         // The kept results are used: a graph that cannot be opened is not opened.
-        let unopened = |source: &GraphSource<'_>| {
-            trial.accepts(&published, source, |_, _| panic!("the result was kept"))
+        let unopened = |graphs: &DecoderGraphs<'_>| {
+            trial.accepts(&published, graphs, |_, _| panic!("the result was kept"))
         };
         assert!(unopened(&correct) && wrong.iter().all(|source| !unopened(source)));
         assert_eq!(kept(), 1 + wrong.len());

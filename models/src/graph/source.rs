@@ -21,6 +21,14 @@ impl GraphSource<'_> {
             Self::Path(_) | Self::Bytes(_) => &[],
         }
     }
+
+    /// Returns a dimension of an input of a rewritten graph, if it has the input and the dimension is
+    /// fixed.
+    pub(crate) fn input_dim(&self, input: &str, axis: usize) -> Option<usize> {
+        let Self::Rewritten(graph) = self else { return None };
+        let (_, dims) = graph.inputs.iter().find(|(name, _)| name == input)?;
+        usize::try_from((*dims.get(axis)?)?).ok()
+    }
 }
 
 /// A graph that was rewritten for speed. Its weights stay in the published files.
@@ -30,6 +38,8 @@ pub(crate) struct RewrittenGraph {
     pub(crate) bytes: Vec<u8>,
     /// The folder of the published files.
     pub(crate) folder: PathBuf,
+    /// The inputs with their dimensions; `None` is a symbolic one.
+    pub(crate) inputs: Vec<(String, Vec<Option<i64>>)>,
     /// The files of the weights, relative to the folder.
     pub(crate) weights: BTreeSet<String>,
     /// The rewritings that were applied.

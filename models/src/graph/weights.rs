@@ -73,7 +73,7 @@ fn tensor_without_weights(
     name: &str,
 ) -> io::Result<Vec<u8>> {
     let end = file.stream_position()? + len;
-    let mut tensor = Vec::new();
+    let (mut tensor, mut place) = (Vec::new(), None);
     while let Some((field, wire)) = next_field(file, end)? {
         match wire {
             Wire::Bytes(len) if field == TENSOR_RAW_DATA && len >= WEIGHT_BYTES_MIN => {
@@ -81,8 +81,7 @@ fn tensor_without_weights(
                     key: Some(key.to_owned()),
                     value: Some(value),
                 };
-                // Fields of a message may come in pieces.
-                let place = TensorProto {
+                place = Some(TensorProto {
                     external_data: vec![
                         entry("location", name.to_owned()),
                         entry("offset", file.stream_position()?.to_string()),
@@ -90,13 +89,14 @@ fn tensor_without_weights(
                     ],
                     data_location: Some(EXTERNAL),
                     ..TensorProto::default()
-                };
-                tensor.extend(place.encode_to_vec());
+                });
                 skip(file, len)?;
             }
             wire => copy_field(file, field, wire, &mut tensor)?,
         }
     }
+    // The fields of a message may come in pieces, and the last value of one counts.
+    tensor.extend(place.map(|place| place.encode_to_vec()).unwrap_or_default());
     Ok(tensor)
 }
 

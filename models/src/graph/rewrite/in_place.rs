@@ -158,7 +158,7 @@ fn find_layer(
     let Some(key_concat) = scores.find_concat(wires, key, facts) else { return Ok(None) };
     let refuse = |problem| Refusal::pattern(softmax.output.first().map_or("", |v| v), problem);
     let query = scores.unscaled(wires, query, facts);
-    let mixed = weighted(wires, softmax).ok_or_else(|| refuse("no product with values"))?;
+    let mixed = wires.weighted_product(softmax).ok_or_else(|| refuse("no product with values"))?;
     let value = mixed.input.get(1).ok_or_else(|| refuse("no values"))?;
     let mut plain = Scores { scale: 1.0, softcap: None, masks: Vec::new() };
     let value_concat =
@@ -315,21 +315,6 @@ fn factor<'g>(
         },
         "Div" => Some((1.0 / constant(b)?, a)),
         _ => None,
-    }
-}
-
-/// Returns the product of the weights of a `Softmax` with the values. Between them, rows without any
-/// token may be set to zero.
-fn weighted<'g>(wires: &Wires<'g>, softmax: &'g NodeProto) -> Option<&'g NodeProto> {
-    let mut weights = first_output(softmax)?;
-    loop {
-        if let Some(product) = wires.only_user(weights, "MatMul") {
-            return Some(product);
-        }
-        let next = ["Where", "Cast", "Identity"];
-        weights = next
-            .iter()
-            .find_map(|op_type| wires.only_user(weights, op_type).and_then(first_output))?;
     }
 }
 

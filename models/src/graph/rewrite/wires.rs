@@ -51,6 +51,33 @@ impl<'g> Wires<'g> {
         self.initializers.get(name).copied()
     }
 
+    /// Walks from the input of a `Softmax` up to the product that makes the scores, through masks,
+    /// scales and casts.
+    pub(super) fn scores_product(&self, value: &str) -> Option<&'g NodeProto> {
+        let node = self.maker(value)?;
+        match node.op_type() {
+            "MatMul" => Some(node),
+            "Add" | "Where" | "Mul" | "Div" | "Cast" => {
+                node.input.iter().find_map(|input| self.scores_product(input))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the product of the weights of a `Softmax` with the values. Between them, rows without
+    /// any token may be set to zero.
+    pub(super) fn weighted_product(&self, softmax: &'g NodeProto) -> Option<&'g NodeProto> {
+        let mut weights = softmax.output.first()?;
+        loop {
+            if let Some(product) = self.only_user(weights, "MatMul") {
+                return Some(product);
+            }
+            let next = ["Where", "Cast", "Identity"];
+            let next = next.iter().find_map(|op_type| self.only_user(weights, op_type))?;
+            weights = next.output.first()?;
+        }
+    }
+
     /// Returns the nodes in an order in which each one comes after those that make its inputs, and
     /// otherwise as they are; `None` if there is a cycle.
     pub(super) fn order(&self) -> Option<Vec<usize>> {
