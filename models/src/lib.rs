@@ -9,6 +9,7 @@
 //! From bottom to top; a module uses only those above it in this list (`tests/tests/tidy.rs`):
 //!
 //! - [`tensors`]: shape-checked host tensors.
+//! - `kept`: small results that are kept between starts.
 //! - `graph`: ONNX files, read without a runtime.
 //! - [`engine`]: slots, sampling, stop rules; knows no architecture.
 //! - [`template`]: templates whose rendering is bounded in time and memory.
@@ -23,8 +24,9 @@
 //! - [`load`]: opens a bundle wherever it is, and puts the parts of a model together.
 //!
 //! This crate does not read Parquet, does not know jobs, does not print and, except for
-//! [`RuntimeOptions::from_env`](runtime::RuntimeOptions::from_env) and
-//! [`HubOptions::from_env`](hub::HubOptions::from_env), does not read the environment.
+//! [`RuntimeOptions::from_env`](runtime::RuntimeOptions::from_env),
+//! [`HubOptions::from_env`](hub::HubOptions::from_env) and the cache folder in
+//! [`Bundle::open_with`](bundle::Bundle::open_with), does not read the environment.
 
 mod arch;
 pub mod bundle;
@@ -35,6 +37,7 @@ pub mod exec;
 pub mod fake;
 mod graph;
 pub mod hub;
+mod kept;
 pub mod load;
 mod postprocess;
 pub mod preprocess;
@@ -48,7 +51,7 @@ pub use engine::{
     DecodeError, Embedding, EmbeddingInput, Engine, EngineOptions, FinishReason, Finished,
     GenerateError, Generation, Prompt, Sampling, Trial,
 };
-pub use exec::{EncodeError, Encoder, ModelError};
+pub use exec::{EncodeError, Encoder, ModelError, rewritings};
 pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
 pub use load::{BundleSource, Embedder, EmbedderInfo, Loaded, Model, ModelInfo, ModelOptions};
 pub use preprocess::{

@@ -61,9 +61,7 @@ pub(super) fn open_decoder(
     tokens: TokenInput,
     slots: Slots,
 ) -> Result<OpenedDecoder, ModelError> {
-    let first = bundle.first_run_graph().map(|name| bundle.files.graph(name));
-    let step = bundle.files.graph(bundle.decoder_graph)?;
-    let published = DecoderGraphs { step, first: first.transpose()? };
+    let published = published(bundle)?;
     // The new operators are causal.
     let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
     if setup.graphs == GraphForm::Rewritten
@@ -82,6 +80,26 @@ pub(super) fn open_decoder(
     }
     let decoder = open_graphs(setup, bundle, tokens, slots, &published)?;
     Ok(OpenedDecoder { decoder, rewritings: Vec::new() })
+}
+
+/// Returns the rewritings that the decoder graphs of a bundle match, as on a CPU. Whether they are in
+/// use also depends on the test at load.
+#[must_use]
+pub fn rewritings(bundle: &Bundle) -> Vec<&'static str> {
+    let is_embedding = matches!(bundle.arch.wiring, Wiring::Embedding(_));
+    if is_embedding || bundle.arch.prompt.attention != PromptAttention::Causal {
+        return Vec::new();
+    }
+    let rewritten =
+        published(bundle).ok().and_then(|published| rewritten(bundle, DeviceKind::Cpu, &published));
+    rewritten.map_or_else(Vec::new, |graphs| graphs.step.rewritings().to_vec())
+}
+
+/// Returns the published graphs of a decoder.
+fn published(bundle: &Bundle) -> Result<DecoderGraphs<'_>, BundleError> {
+    let first = bundle.first_run_graph().map(|name| bundle.files.graph(name));
+    let step = bundle.files.graph(bundle.decoder_graph)?;
+    Ok(DecoderGraphs { step, first: first.transpose()? })
 }
 
 /// Returns what the config declares about the decoder.

@@ -47,7 +47,7 @@ impl ImageTextEncoder {
     ) -> Result<Self, ModelError> {
         let open = |name| {
             let source = bundle.files.graph(name)?;
-            Ok::<_, ModelError>(GraphSession::open_encoder(runtime, name, &source, device)?)
+            Ok::<_, ModelError>(GraphSession::open(runtime, name, &source, device)?)
         };
         let vision = open("vision_encoder")?;
         vision.expect_map(PIXELS, Dtype::F32, FEATURES)?;

@@ -125,7 +125,7 @@ impl MediaEncoder {
         inputs: &'static EncoderInputs,
         placeholder_id: i64,
     ) -> Result<Self, ModelError> {
-        let graph = GraphSession::open_encoder(runtime, name, &bundle.files.graph(name)?, device)?;
+        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
         let other =
             AUDIO_INPUTS.into_iter().find(|name| graph.input_names().any(|own| own == *name));
         let input = other.unwrap_or(input);

@@ -23,6 +23,7 @@ mod tokens;
 mod trial;
 
 pub(crate) use decoder::Slots;
+pub use decoder::rewritings;
 pub(crate) use embedding::EmbeddingEncoder;
 pub use encoder::{EncodeError, Encoder};
 pub use error::ModelError;

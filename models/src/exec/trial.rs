@@ -4,16 +4,6 @@
 //! the same. The result is kept in the cache folder, so that the published graph is not opened again at
 //! the next start.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
-
-use sha2::{Digest, Sha256};
-
 use super::{
     GraphSetup, ModelError, RowCount,
     decoder::Slots,
@@ -24,6 +14,7 @@ use crate::{
     bundle::Bundle,
     engine::{Decoder, Prompt},
     graph::{DecoderGraphs, ENCODER_STATES, GraphSource, PER_TOKEN, is_quantized},
+    kept::{Kept, Key},
     runtime::DeviceKind,
     tensors::Tensor,
 };
@@ -46,9 +37,6 @@ const TOLERANCE_REQUANTIZED: f32 = 0.2;
 /// The number of states of an encoder that a prompt attends to.
 const N_STATES: usize = 7;
 
-/// The number of results that are kept.
-const RESULTS_MAX: usize = 1000;
-
 /// A trial of the decoder of a bundle.
 pub(super) struct Trial<'a> {
     setup: GraphSetup<'a>,
@@ -56,8 +44,7 @@ pub(super) struct Trial<'a> {
     tokens: &'a TokenInput,
     context_tokens: usize,
     long_tokens: usize,
-    /// The folder of kept results.
-    folder: Option<PathBuf>,
+    kept: Kept,
     vocab_size: usize,
 }
 
@@ -72,8 +59,8 @@ impl<'a> Trial<'a> {
         let long_tokens = LONG_TOKENS.max(window.map_or(0, |window| window + SHORT_TOKENS));
         let graph = bundle.decoder_graph;
         let vocab_size = bundle.config.text.vocab_size;
-        let folder = setup.runtime.cache_dir().map(|folder| folder.join("rewritten-graphs"));
-        Self { setup, graph, tokens, context_tokens, long_tokens, folder, vocab_size }
+        let kept = Kept::of(setup.runtime.cache_dir(), "rewritten-graphs");
+        Self { setup, graph, tokens, context_tokens, long_tokens, kept, vocab_size }
     }
 
     /// Returns whether a rewritten graph gives the results of the published one. If not, a warning
@@ -84,14 +71,14 @@ impl<'a> Trial<'a> {
         rewritten: &DecoderGraphs<'_>,
         open: impl Fn(&DecoderGraphs<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
     ) -> bool {
-        let kept = self.kept_result(rewritten);
-        let result = match kept.as_ref().and_then(|file| fs::read_to_string(file).ok()) {
-            Some(text) if text.trim() == EQUAL => Ok(()),
-            Some(text) => Err(text.trim().to_owned()),
+        let key = self.key(rewritten);
+        let result = match key.as_ref().and_then(|key| self.kept.get(key)) {
+            Some(text) if text == EQUAL => Ok(()),
+            Some(problem) => Err(problem),
             None => {
                 let result = self.run(published, rewritten, open);
-                if let Some(file) = kept {
-                    keep(&file, result.as_ref().err().map_or(EQUAL, String::as_str));
+                if let Some(key) = key {
+                    self.kept.put(&key, result.as_ref().err().map_or(EQUAL, String::as_str));
                 }
                 result
             }
@@ -169,64 +156,22 @@ impl<'a> Trial<'a> {
         Ok(Prompt::of_states(prompt.token_ids().to_vec(), states, None, 0))
     }
 
-    /// Returns the file of the kept result. Its name depends on the graph, the weights (by size and
-    /// time of change), the runtime and the device.
-    fn kept_result(&self, graphs: &DecoderGraphs<'_>) -> Option<PathBuf> {
-        let folder = self.folder.as_ref()?;
-        let mut digest = Sha256::new();
+    /// Returns what the result depends on; `None` if that is unknown.
+    fn key(&self, graphs: &DecoderGraphs<'_>) -> Option<Key> {
+        let mut key = Key::new();
         for graph in [Some(&graphs.step), graphs.first.as_ref()].into_iter().flatten() {
             let GraphSource::Rewritten(graph) = graph else { return None };
-            digest.update(&graph.bytes);
-            for file in &graph.weights {
-                let metadata = fs::metadata(graph.folder.join(file)).ok()?;
-                let changed = metadata.modified().ok()?;
-                let changed = changed.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-                digest.update(file.as_bytes());
-                digest.update(metadata.len().to_le_bytes());
-                digest.update(changed.as_nanos().to_le_bytes());
-            }
+            key.add(&graph.bytes);
+            graph.weights.iter().for_each(|file| key.add_file(&graph.folder.join(file)));
         }
-        digest.update(self.setup.runtime.version());
-        digest.update(format!("{:?} {}", self.setup.device, self.long_tokens));
-        let name = digest.finalize().iter().fold(String::new(), |mut name, byte| {
-            // Writing to a string does not fail.
-            let _written = write!(name, "{byte:02x}");
-            name
-        });
-        Some(folder.join(name))
+        key.add(self.setup.runtime.version().as_bytes());
+        key.add(format!("{:?} {}", self.setup.device, self.long_tokens).as_bytes());
+        Some(key)
     }
 }
 
 /// The content of a kept result if the logits are the same; else it is the problem.
 const EQUAL: &str = "equal";
-
-/// Keeps a result for the next start. A failure is not an error: the next start runs the trial again.
-fn keep(file: &Path, result: &str) {
-    let kept = file.parent().map_or(Ok(()), |folder| {
-        fs::create_dir_all(folder)?;
-        remove_oldest(folder)?;
-        // Other processes may write the same result.
-        let partial = file.with_extension(std::process::id().to_string());
-        fs::File::create(&partial)?.write_all(result.as_bytes())?;
-        fs::rename(&partial, file)
-    });
-    if let Err(error) = kept {
-        tracing::debug!(file = %file.display(), %error, "trial result not kept");
-    }
-}
-
-/// Removes the oldest results, so that one more can be kept.
-fn remove_oldest(folder: &Path) -> io::Result<()> {
-    let mut files = fs::read_dir(folder)?
-        .map(|entry| {
-            let entry = entry?;
-            Ok((entry.metadata()?.modified()?, entry.path()))
-        })
-        .collect::<io::Result<Vec<_>>>()?;
-    files.sort_unstable();
-    let n_old = (files.len() + 1).saturating_sub(RESULTS_MAX);
-    files.iter().take(n_old).try_for_each(|(_, file)| fs::remove_file(file))
-}
 
 #[cfg(test)]
 mod tests {
@@ -283,8 +228,8 @@ mod tests {
         let published = DecoderGraphs { step, first: None };
         let correct = rewritten(&bundle, device, &published).unwrap();
         let tokens = TokenInput::Ids;
-        let folder = Some(cache.path().to_owned());
-        let trial = Trial { folder, ..Trial::new(setup, &bundle, &tokens, 64) };
+        let kept = Kept::of(Some(cache.path()), "trials");
+        let trial = Trial { kept, ..Trial::new(setup, &bundle, &tokens, 64) };
         let accepts = |graphs: &DecoderGraphs<'_>| {
             trial.accepts(&published, graphs, |graphs, slots| {
                 open_graphs(setup, &bundle, tokens.clone(), slots, graphs)
@@ -300,7 +245,7 @@ mod tests {
         for (idx, source) in wrong.iter().enumerate() {
             assert!(!accepts(source), "wrong graph {idx}");
         }
-        let kept = || fs::read_dir(cache.path()).unwrap().count();
+        let kept = || std::fs::read_dir(cache.path().join("trials")).unwrap().count();
         assert_eq!(kept(), 1 + wrong.len());
         // The kept results are used: a graph that cannot be opened is not opened.
         let unopened = |graphs: &DecoderGraphs<'_>| {

@@ -8,6 +8,7 @@ use crate::{
     bundle::{Bundle, BundleFiles},
     config::BundleError,
     hub::{FetchProgress, Hub, HubRepo},
+    runtime::cache_dir_from_env,
 };
 
 /// The location of a bundle.
@@ -67,7 +68,9 @@ impl Bundle {
                 let name = path
                     .file_name()
                     .map_or_else(|| path.display().to_string(), |n| n.display().to_string());
-                Self::from_files(name, BundleFiles::directory(path, precision)?, None)
+                let files = BundleFiles::directory(path, precision)?;
+                let cache_dir = cache_dir_from_env();
+                Self::from_files(name, files.keeping_digests(cache_dir.as_deref()), None)
             }
             BundleSource::Hub(reference) => hub.open(&reference.parse()?, precision, progress),
         }

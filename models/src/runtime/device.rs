@@ -72,7 +72,7 @@ impl Runtime {
             return Err(None);
         }
         cuda::preload(self.path());
-        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda, false);
+        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda);
         session.and_then(|session| Memory::new(&session, DeviceKind::Cuda)).map(drop).map_err(Some)
     }
 }

@@ -10,6 +10,7 @@ use super::{
     inputs::{bind, bind_logits_to_keep},
     rows::{RowPart, RowTensor},
     scores::Scores,
+    session::run_bound,
 };
 use crate::tensors::Tensor;
 
@@ -243,7 +244,9 @@ impl GrowingGraph {
         for (_, present) in self.ports.cache.iter().chain(cross_cache) {
             binding.bind_output_to_device(present, graph.memory.info()).map_err(failed)?;
         }
-        let mut outputs = graph.session.run_binding(&binding).map_err(failed)?;
+        // The nodes of a prefill take much memory.
+        let options = graph.releasing.as_ref().filter(|_| n_new > 1 || is_first);
+        let mut outputs = run_bound(&mut graph.session, &binding, options).map_err(failed)?;
         let missing = |output: &str| RunError {
             graph: name.to_owned(),
             message: format!("no output `{output}`"),

@@ -13,6 +13,7 @@ use super::{
     inputs::{bind, bind_logits_to_keep},
     rows::RowTensor,
     scores::Scores,
+    session::run_bound,
 };
 use crate::{graph::Dialect, tensors::Tensor};
 
@@ -149,6 +150,8 @@ impl InPlaceGraph {
         let failed =
             |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
         let n_rows = cache.n_rows();
+        // The nodes of a prefill take much memory, and those of all steps the same.
+        let releases = inputs.tokens.n_positions() > 1;
         let binding = &mut cache.binding;
         inputs.tokens.bind(binding, &self.ports).map_err(failed)?;
         if self.ports.takes_positions {
@@ -176,7 +179,8 @@ impl InPlaceGraph {
             binding.bind_output_to_device(Scores::NAME, memory.info()).map_err(failed)?;
             cache.n_logits = Some(inputs.n_logits);
         }
-        let outputs = self.graph.session.run_binding(binding).map_err(failed)?;
+        let options = self.graph.releasing.as_ref().filter(|_| releases);
+        let outputs = run_bound(&mut self.graph.session, binding, options).map_err(failed)?;
         let (scores, dtype) = (outputs.get(Scores::NAME), self.ports.logits_dtype);
         let scores = Scores::from_output(graph, memory, scores, dtype, self.vocab_size)?;
         scores.expect(n_rows, inputs.n_logits)?;

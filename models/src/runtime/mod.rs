@@ -38,5 +38,6 @@ pub(crate) use growing::{GrowingGraph, GrowingInputs, Past, PastRow};
 pub(crate) use in_place::{Cache, InPlaceGraph, StepInputs};
 pub(crate) use inputs::{Embeds, Tokens};
 pub use places::{Attempt, Place};
+pub(crate) use runtime::cache_dir_from_env;
 pub use runtime::{Runtime, RuntimeError, RuntimeOptions};
 pub(crate) use session::GraphSession;

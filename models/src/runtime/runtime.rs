@@ -18,6 +18,15 @@ use super::{
     programs::find_in_path,
 };
 
+/// Returns the cache folder of this program: `LEGENDA_CACHE`, else in the user's cache folder.
+pub(crate) fn cache_dir_from_env() -> Option<PathBuf> {
+    let set = std::env::var_os("LEGENDA_CACHE").filter(|value| !value.is_empty());
+    let folder = set.map(PathBuf::from);
+    folder
+        .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda")))
+        .and_then(|folder| std::path::absolute(folder).ok())
+}
+
 /// The search path and setup of ONNX Runtime.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeOptions {
@@ -52,9 +61,7 @@ impl RuntimeOptions {
         Self {
             dylib_path: path("ORT_DYLIB_PATH"),
             binary_dir,
-            cache_dir: path("LEGENDA_CACHE")
-                .or_else(|| dirs::cache_dir().map(|folder| folder.join("legenda")))
-                .and_then(|folder| std::path::absolute(folder).ok()),
+            cache_dir: cache_dir_from_env(),
             python: find_in_path("python3"),
             offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
             threads: None,

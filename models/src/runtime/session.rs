@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use half::f16;
 use ort::{
     ep,
-    session::{RunOptions, Session, builder::GraphOptimizationLevel},
+    session::{IoBinding, RunOptions, Session, SessionOutputs, builder::GraphOptimizationLevel},
     value::{DynValue, Outlet, TensorElementType},
 };
 
@@ -26,8 +26,8 @@ pub(crate) struct GraphSession {
     /// The memory of its device.
     pub(super) memory: Memory,
     mixes_rows: bool,
-    /// The options of [`run_for`](Self::run_for), if they are not the default.
-    options: Option<RunOptions>,
+    /// The options of a run that releases the memory of its nodes at its end, on the CPU.
+    pub(super) releasing: Option<RunOptions>,
 }
 
 impl fmt::Debug for GraphSession {
@@ -38,52 +38,32 @@ impl fmt::Debug for GraphSession {
 
 impl GraphSession {
     /// Opens a graph on a device chosen by [`Runtime::choose_device`].
+    ///
+    /// On the CPU, nodes reuse the memory of earlier ones, and some runs release it at their end:
+    /// without this arena, every node output is a new memory mapping. Eight audio inputs through
+    /// Whisper tiny (f32, two cores, ONNX Runtime 1.31.1) took 5.4 s with 4.8 s of system time; with
+    /// it, they take 3.6 s with 1.7 s of system time, at the same peak memory.
     pub(crate) fn open(
         runtime: &Runtime,
         name: &'static str,
         source: &GraphSource<'_>,
         device: DeviceKind,
     ) -> Result<Self, SessionError> {
-        Self::open_with(runtime, name, source, device, false)
-    }
-
-    /// Opens a graph whose runs are few and large: nodes reuse the memory of earlier ones, and a
-    /// run releases it at its end.
-    ///
-    /// Without the arena, every node output is a new memory mapping. Eight audio inputs through
-    /// Whisper tiny (f32, two cores, ONNX Runtime 1.31.1) took 5.4 s with 4.8 s of system time;
-    /// with it, they take 3.6 s with 1.7 s of system time, at the same peak memory.
-    pub(crate) fn open_encoder(
-        runtime: &Runtime,
-        name: &'static str,
-        source: &GraphSource<'_>,
-        device: DeviceKind,
-    ) -> Result<Self, SessionError> {
-        Self::open_with(runtime, name, source, device, device == DeviceKind::Cpu)
-    }
-
-    fn open_with(
-        runtime: &Runtime,
-        name: &'static str,
-        source: &GraphSource<'_>,
-        device: DeviceKind,
-        has_arena: bool,
-    ) -> Result<Self, SessionError> {
         let failed = |message: String| SessionError::Open { graph: name.to_owned(), message };
-        let session = open(runtime, source, device, has_arena).map_err(failed)?;
-        let shrinking = || {
+        let session = open(runtime, source, device).map_err(failed)?;
+        let releasing = || {
             let mut options = RunOptions::new()?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
             Ok::<_, ort::Error>(options)
         };
-        let options =
-            has_arena.then(shrinking).transpose().map_err(|error| failed(error.to_string()))?;
+        let releasing = (device == DeviceKind::Cpu).then(releasing).transpose();
+        let releasing = releasing.map_err(|error| failed(error.to_string()))?;
         let memory = Memory::new(&session, device).map_err(failed)?;
         let mixes_rows = mixes_rows(source).map_err(|error| SessionError::Nodes {
             graph: name.to_owned(),
             message: error.to_string(),
         })?;
-        Ok(Self { name, session, memory, mixes_rows, options })
+        Ok(Self { name, session, memory, mixes_rows, releasing })
     }
 
     /// Returns whether the result of a row depends on the other rows: the graph computes a scale
@@ -271,7 +251,7 @@ impl GraphSession {
             .map(|(input, feed)| Ok((Cow::Borrowed(*input), feed.value(self.dtype_of(input))?)))
             .collect::<Result<Vec<_>, ort::Error>>()
             .map_err(|error| failed(error.to_string()))?;
-        let found = match &self.options {
+        let found = match &self.releasing {
             Some(options) => self.session.run_with_options(values, options),
             None => self.session.run(values),
         };
@@ -282,6 +262,18 @@ impl GraphSession {
             to_host(value).map_err(failed)
         };
         outputs.iter().map(copied).collect()
+    }
+}
+
+/// Runs a graph on bound inputs and outputs, with `options` if they are not the default.
+pub(super) fn run_bound<'b, 's: 'b>(
+    session: &'s mut Session,
+    binding: &'b IoBinding,
+    options: Option<&RunOptions>,
+) -> Result<SessionOutputs<'b>, ort::Error> {
+    match options {
+        Some(options) => session.run_binding_with_options(binding, options),
+        None => session.run_binding(binding),
     }
 }
 
@@ -308,12 +300,11 @@ pub(super) fn open(
     runtime: &Runtime,
     source: &GraphSource<'_>,
     device: DeviceKind,
-    has_arena: bool,
 ) -> Result<Session, String> {
     let text = |error: ort::Error| error.to_string();
-    // With the arena enabled, a session keeps the memory of its largest run unless the run releases
-    // it.
-    let cpu = ep::CPU::default().with_arena_allocator(has_arena).build();
+    // The arena of the CPU keeps the memory of the largest run, unless a run releases it. Beside a
+    // GPU, few nodes run on the CPU.
+    let cpu = ep::CPU::default().with_arena_allocator(device == DeviceKind::Cpu).build();
     let providers = match device {
         DeviceKind::Cpu => vec![cpu],
         DeviceKind::Cuda => {

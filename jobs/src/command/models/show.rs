@@ -27,6 +27,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
     let tasks: Vec<&str> = tasks(&bundle).into_iter().map(|task| task.as_str()).collect();
     let graphs = graphs(&bundle)?;
     let adapters: Vec<&str> = bundle.adapters().collect();
+    let rewritings = legenda_models::rewritings(&bundle);
     let mut object = vec![
         ("name", json!(bundle.name())),
         ("revision", json!(bundle.revision())),
@@ -36,6 +37,7 @@ pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
         ("reads", json!(reads)),
         ("context tokens", json!(bundle.context_tokens())),
         ("dialect", json!(bundle.dialect())),
+        ("rewritings", if rewritings.is_empty() { Value::Null } else { json!(rewritings) }),
         ("adapters", if adapters.is_empty() { Value::Null } else { json!(adapters) }),
         ("licence", json!(bundle.license())),
         ("published for", json!(bundle.published_dtype())),

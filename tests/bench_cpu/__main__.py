@@ -1,0 +1,123 @@
+"""Runs the tasks: `python -m bench_cpu BINARY WORK [TASK...]`. Writes a table to stdout."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import models, tasks
+
+TASKS = {"text-32": ("text", 32), "text-128": ("text", 128), "captions-32": ("captions", 32)}
+PEERS = ["transformers", "optimum"]
+
+
+def write_rows(work: Path, task: str, n_rows: int) -> str:
+    """Writes the table of a task and returns the job without its model."""
+    path = work / f"{task}-{n_rows}.parquet"
+    if task == "text":
+        table = {"text": tasks.texts(n_rows)}
+        columns, n_tokens = '{ text = "text" }', tasks.N_TOKENS
+        kind = 'kind = "generate", prompt = "{{ text }}"'
+    else:
+        table = {"image": [str(path) for path in tasks.images(work, n_rows)]}
+        columns, n_tokens = '{ image = "image" }', tasks.N_CAPTION_TOKENS
+        kind = 'kind = "caption"'
+    pq.write_table(pa.table({"id": list(range(n_rows)), **table}), path)
+    return f"""version = 1
+task = {{ {kind} }}
+source = {{ paths = ["{path.name}"], columns = {columns} }}
+generation = {{ max_new_tokens = {n_tokens}, temperature = 0.0 }}
+output = {{ path = "out" }}
+"""
+
+
+def legenda(
+    binary: Path, work: Path, task: str, n_rows: int, model: str, limit: int | None = None
+) -> dict:
+    """Runs a job and returns its figures and answers."""
+    job = write_rows(work, task, n_rows)
+    path = work / "job.toml"
+    path.write_text(f'{job}model = {{ bundle = "{task}", device = "cpu", threads = 1, {model} }}\n')
+    for old in (work / "out", work / "out.legenda"):
+        shutil.rmtree(old, ignore_errors=True)
+    command = [str(binary), "run", str(path)]
+    command += ["--limit", str(limit)] if limit else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    log = (work / "legenda.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    _, status, usage = os.wait4(process.pid, 0)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if status != 0:
+        raise SystemExit(f"legenda failed: {path}")
+    table = pq.read_table(work / "out").sort_by("id")
+    return {
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "system_seconds": usage.ru_stime,
+        "faults": usage.ru_minflt,
+        "peak_mb": usage.ru_maxrss / 1024,
+        "answers": table["answer"].to_pylist(),
+        "tokens": sum(table["legenda_output_tokens"].to_pylist())
+        if "legenda_output_tokens" in table.column_names
+        else 0,
+    }
+
+
+def peer(name: str, work: Path, task: str, n_rows: int) -> dict:
+    """Runs a peer in a process of its own."""
+    command = [sys.executable, "-m", "bench_cpu.peers", name, task, str(work), str(n_rows)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def report(name: str, figures: dict, load: float, n_rows: int, expected: list[str]) -> None:
+    """Prints a row of the table."""
+    seconds = figures["cpu_seconds"]
+    n_equal = sum(a.strip() == b.strip() for a, b in zip(figures["answers"], expected, strict=True))
+    print(
+        f"| {name} | {n_rows / seconds:.2f} | {seconds:.1f} | {load:.1f} | "
+        f"{figures['peak_mb']:.0f} | {figures.get('faults', 0) / 1e6:.1f} | "
+        f"{n_equal} of {n_rows} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Makes the models and runs the tasks."""
+    binary, work = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    for make in (models.make_text, models.make_captions):
+        models.quantize(make(work))
+    for name in sys.argv[3:] or TASKS:
+        task, n_rows = TASKS[name]
+        print(f"\n{name}\n")
+        print("| | rows per CPU-second | CPU-seconds | load | peak MB | M faults | as transformers |")
+        print("|---|---|---|---|---|---|---|")
+        expected = None
+        for other in [*PEERS, "optimum-int8"]:
+            figures = peer(other, work, task, n_rows)
+            expected = expected or figures["answers"]
+            report(other, figures, figures["load_cpu_seconds"], n_rows, expected)
+        forms = {
+            "legenda": "",
+            "legenda, published graphs": 'graphs = "published"',
+            "legenda, int8": 'precision = "q8"',
+            "legenda, int8, published graphs": 'precision = "q8", graphs = "published"',
+        }
+        for form, model in forms.items():
+            # The first run also tests the rewritten graph.
+            legenda(binary, work, task, n_rows, model, limit=1)
+            load = legenda(binary, work, task, n_rows, model, limit=1)["cpu_seconds"]
+            figures = legenda(binary, work, task, n_rows, model)
+            figures["cpu_seconds"] -= load
+            report(form, figures, load, n_rows, expected)
+
+
+if __name__ == "__main__":
+    main()
