@@ -6,9 +6,11 @@
 
 use std::sync::PoisonError;
 
+use legenda_schemas::cause::Cause;
+
 use super::{to_i64, tokens::TokenInput};
 use crate::{
-    engine::{Decoder, Join, Logits, Prompt, StepRow},
+    engine::{DecodeError, Decoder, Join, Logits, Prompt, StepRow},
     runtime::SessionError,
     tensors::Tensor,
 };
@@ -42,7 +44,7 @@ pub(super) fn check(
         return Ok(());
     }
     let difference = difference(decoder, tokens)
-        .map_err(|message| SessionError::Open { graph: graph.to_owned(), message })?;
+        .map_err(|source| SessionError::Open { graph: graph.to_owned(), source })?;
     tracing::debug!(graph, difference, "padding checked");
     if difference <= TOLERANCE {
         Ok(())
@@ -53,7 +55,7 @@ pub(super) fn check(
 
 /// Returns the difference between the logits of a short prompt alone and together with a longer
 /// one.
-fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, String> {
+fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, Cause> {
     let (short, long) = (prompt(tokens, SHORT_TOKENS)?, prompt(tokens, LONG_TOKENS)?);
     let alone = scores(decoder, &[&short])?;
     let beside = scores(decoder, &[&short, &long])?;
@@ -61,19 +63,19 @@ fn difference(decoder: &mut dyn Decoder, tokens: &TokenInput) -> Result<f32, Str
 }
 
 /// Creates a prompt of the first tokens of the vocabulary. The choice does not matter.
-fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, String> {
+fn prompt(tokens: &TokenInput, n_tokens: usize) -> Result<Prompt, Cause> {
     let ids: Vec<i64> = (1..=n_tokens).map(to_i64).collect();
     let TokenInput::Embeds(embedding) = tokens else { return Ok(Prompt::of_tokens(ids)) };
-    let row = Tensor::new([1, ids.len()], ids.clone()).map_err(|error| error.to_string())?;
+    let row = Tensor::new([1, ids.len()], ids.clone())?;
     let mut embedding = embedding.lock().unwrap_or_else(PoisonError::into_inner);
-    let embeds = embedding.embed(&row).map_err(|error| error.to_string())?;
+    let embeds = embedding.embed(&row)?;
     let shape = [ids.len(), embedding.hidden_size()];
-    let embeds = Tensor::new(shape, embeds.into_data()).map_err(|error| error.to_string())?;
+    let embeds = Tensor::new(shape, embeds.into_data())?;
     Ok(Prompt::new(ids, embeds))
 }
 
 /// Returns the logits of the first prompt after its last token and after one more step.
-fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, String> {
+fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, DecodeError> {
     let joins = prompts.iter().enumerate().map(|(slot, prompt)| Join { slot, prompt });
     let joins: Vec<Join<'_>> = joins.collect();
     let rows: Vec<StepRow> =
@@ -86,7 +88,7 @@ fn scores(decoder: &mut dyn Decoder, prompts: &[&Prompt]) -> Result<Vec<f32>, St
         scores.extend_from_slice(logits.row(0));
         Ok(scores)
     };
-    let done = run().map_err(|error: crate::engine::DecodeError| error.to_string());
+    let done = run();
     for row in &rows {
         decoder.release(row.slot);
     }
@@ -153,7 +155,6 @@ mod tests {
             println!("{name} on the wrong side: {far}");
             let error = check(&mut left_padded(name, 2), &TokenInput::Ids, "model").unwrap_err();
             assert_eq!(error.code(), "padding_matters", "{name}: {error}");
-            assert!(error.to_string().contains("`model.slots = 1`"), "{error}");
             // A single row has no padding to depend on.
             assert!(check(&mut left_padded(name, 1), &TokenInput::Ids, "model").is_ok());
         }
