@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Error;
 use legenda_pipeline::store::{StoreFault, fault_of};
+use legenda_schemas::cause::{chain, messages};
 
-use crate::console::eprint;
+use crate::{console::eprint, hint::hints};
 
 /// The exit codes: an interface that scripts rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Failure {
 
     /// Returns the error and its causes in one line.
     pub(crate) fn message(&self) -> String {
-        format!("{:#}", self.error)
+        chain(&*self.error)
     }
 
     /// Adds context to the error.
@@ -95,53 +96,26 @@ impl Failure {
 
     /// Returns whether the same command may succeed later without changes.
     pub(crate) fn is_transient(&self) -> bool {
-        self.exit == Exit::Resumable || self.store_fault().is_some_and(StoreFault::may_pass)
-    }
-
-    fn store_fault(&self) -> Option<&StoreFault> {
-        fault_of(&*self.error)
+        self.exit == Exit::Resumable || fault_of(&*self.error).is_some_and(StoreFault::may_pass)
     }
 
     /// Prints the error, its causes and the hints to stderr.
     pub(crate) fn print(&self) {
-        let mut lines = messages(&self.error).into_iter();
+        let mut lines = messages(&*self.error).into_iter();
         eprint(&format!("error: {}", lines.next().unwrap_or_default()));
         for cause in lines {
             eprint(&format!("caused by: {cause}"));
         }
-        for hint in self.hints.iter().chain(&self.store_fault().and_then(StoreFault::hint)) {
+        for hint in hints(&*self.error).iter().chain(&self.hints) {
             eprint(&format!("hint: {hint}"));
         }
     }
 }
 
-/// Returns the messages of an error and its causes, without causes that an earlier message contains.
-pub(crate) fn messages(error: &Error) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        if !lines.iter().any(|line| line.contains(&text)) {
-            lines.push(text);
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::{Context, anyhow};
-
-    use super::messages;
-
-    #[test]
-    fn repeated_causes_are_printed_once() {
-        let cause = Err::<(), _>(anyhow!("the bucket does not exist"));
-        let error = cause
-            .context("failed to read `s3://b`: the bucket does not exist")
-            .context("invalid table");
-        assert_eq!(
-            messages(&error.unwrap_err()),
-            ["invalid table", "failed to read `s3://b`: the bucket does not exist"]
-        );
+/// Prints an error that does not end the command, its causes and its hints.
+pub(crate) fn warn(error: &(dyn std::error::Error + 'static)) {
+    eprint(&format!("warning: {}", chain(error)));
+    for hint in hints(error) {
+        eprint(&format!("hint: {hint}"));
     }
 }

@@ -6,6 +6,7 @@ mod command;
 mod console;
 mod failure;
 mod fetching;
+mod hint;
 mod leave;
 mod progress;
 mod schedule;

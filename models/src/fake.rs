@@ -153,7 +153,7 @@ impl Encoder for FakeEncoder {
         {
             Some(id) => Err(EncodeError::Run {
                 graph: "fake_encoder".to_owned(),
-                message: format!("scripted failure on token {id}"),
+                source: format!("scripted failure on token {id}").into(),
             }),
             None => Ok(fake_prompt(sample.token_ids)),
         };
@@ -201,8 +201,8 @@ impl FakeDecoder {
 }
 
 fn scripted(graph: &str, n_rows: usize, id: i64) -> DecodeError {
-    let message = format!("scripted failure on token {id}");
-    DecodeError::Run { graph: graph.to_owned(), n_rows, message }
+    let source = format!("scripted failure on token {id}").into();
+    DecodeError::Run { graph: graph.to_owned(), n_rows, source }
 }
 
 impl Decoder for FakeDecoder {

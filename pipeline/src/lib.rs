@@ -91,6 +91,11 @@ pub mod media {
     }
 }
 
+/// SQL over the rows of a table.
+pub mod query {
+    pub use crate::input::query::QueryError;
+}
+
 /// Measurements of the process.
 pub mod metrics {
     pub use crate::run::metrics::resident_memory;
@@ -108,7 +113,7 @@ pub mod preview {
 
 /// The HTML page about a run.
 pub mod report {
-    pub use crate::run::report::{StoredReport, page, read_gallery, read_page};
+    pub use crate::run::report::{PageError, StoredReport, page, read_gallery, read_page};
 }
 
 /// Rejects that are tried again.
@@ -118,7 +123,9 @@ pub mod retry {
 
 /// Tables of every format.
 pub mod source {
-    pub use crate::input::source::{BytesRead, Listed, Skipped, TableFile};
+    pub use crate::input::source::{
+        BytesRead, Listed, Skipped, SourceError, SourceFailed, TableFile,
+    };
     /// Cells.
     pub mod cell {
         pub use crate::input::source::cell::{media_cells, template_value, text_cell};
@@ -135,12 +142,14 @@ pub mod source {
 
 /// Folders on a disk or in an object store.
 pub mod store {
-    pub use crate::base::store::{BESIDE, Folder, LeaseTerms, StoreFault, fault_of, is_url};
+    pub use crate::base::store::{
+        BESIDE, Folder, LeaseTerms, StoreFault, WriteError, fault_of, is_url,
+    };
 }
 
 /// Prompts over columns.
 pub mod template {
-    pub use crate::input::template::Template;
+    pub use crate::input::template::{Template, TemplateError};
 }
 
 /// The proof that an output is complete.
@@ -152,5 +161,6 @@ pub use run::{
     metrics::{Ending, Progress, RunReport},
     plan::{PlanError, PlanScope, RunPlan},
     run::{RunError, RunOptions, run},
+    stage::collect::CollectError,
     stop::Stop,
 };

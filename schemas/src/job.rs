@@ -43,18 +43,18 @@ pub const JOB_VERSION: u32 = 1;
 #[non_exhaustive]
 pub enum JobError {
     /// The text is not TOML, or a key is unknown or has a wrong type; the message shows the line.
-    #[error("{message}")]
+    #[error("{problem}")]
     Syntax {
         /// The message of the TOML parser, with line and column.
-        message: String,
+        problem: String,
     },
     /// A key from the file or `--set` is unknown or has a wrong type.
-    #[error("`{key}`: {message}")]
+    #[error("`{key}`: {problem}")]
     Key {
         /// The path of the key, such as `model.slots`.
         key: String,
         /// The error.
-        message: String,
+        problem: String,
     },
     /// A value has the right type but is invalid.
     #[error("`{key}` {problem}")]
@@ -255,17 +255,17 @@ impl Job {
         let job: Self = if overrides.is_empty() {
             // Directly from the text, so that the error shows the line.
             toml::from_str(text).map_err(|error| JobError::Syntax {
-                message: misspelled::with_suggestion(&error.to_string()),
+                problem: misspelled::with_suggestion(&error.to_string()),
             })?
         } else {
             let mut table: toml::Table = toml::from_str(text)
-                .map_err(|error| JobError::Syntax { message: error.to_string() })?;
+                .map_err(|error| JobError::Syntax { problem: error.to_string() })?;
             for text in overrides {
                 set(&mut table, text)?;
             }
             serde_path_to_error::deserialize(table).map_err(|error| JobError::Key {
                 key: error.path().to_string(),
-                message: misspelled::with_suggestion(error.inner().to_string().trim()),
+                problem: misspelled::with_suggestion(error.inner().to_string().trim()),
             })?
         };
         job.validate()?;
@@ -279,7 +279,7 @@ impl Job {
     /// [`JobError`] names the first invalid key.
     pub fn with_overrides(&self, overrides: &[String]) -> Result<Self, JobError> {
         let text = toml::to_string(self)
-            .map_err(|error| JobError::Syntax { message: error.to_string() })?;
+            .map_err(|error| JobError::Syntax { problem: error.to_string() })?;
         Self::parse(&text, overrides)
     }
 
@@ -475,7 +475,7 @@ fn set(table: &mut toml::Table, text: &str) -> Result<(), JobError> {
         let entry = inner.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         inner = entry.as_table_mut().ok_or_else(|| JobError::Key {
             key: path.to_owned(),
-            message: format!("`{key}` is a value, not a table"),
+            problem: format!("`{key}` is a value, not a table"),
         })?;
     }
     inner.insert(last.to_owned(), value);

@@ -3,6 +3,7 @@
 //!
 //! This crate does no I/O and does not depend on ONNX Runtime.
 //!
+//! - [`cause`]: the causes of errors, and their text.
 //! - [`cron`]: cron patterns and time zones.
 //! - [`flag`]: the flags of answers.
 //! - [`job`]: the job file.
@@ -13,6 +14,7 @@
 //! - [`table`]: the Arrow schemas of answers and rejects.
 //! - [`units`]: byte sizes, error budgets and durations.
 
+pub mod cause;
 pub mod cron;
 pub mod flag;
 pub mod job;

@@ -17,6 +17,7 @@ use legenda_pipeline::{
     store::{BESIDE, is_url},
 };
 use legenda_schemas::{
+    cause::chain,
     job::{Job, TaskKind},
     units::{counted, counted_as},
 };
@@ -192,7 +193,7 @@ fn check_model(bundle: &Bundle, group: &Group) -> Result<(), Refusal> {
         message,
     };
     let supported: Result<(), BundleError> = bundle.supports(kind(group));
-    supported.map_err(|error| refuse("url", error.to_string()))?;
+    supported.map_err(|error| refuse("url", chain(&error)))?;
     if group.has_images && !bundle.modalities().image {
         let message = format!("the model `{}` does not accept images", bundle.name());
         return Err(refuse("messages", message));

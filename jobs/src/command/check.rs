@@ -12,10 +12,10 @@ use legenda_schemas::{
     units::counted,
 };
 
-use super::{check_job, eprint, ledger_failure, open_runtime, print};
+use super::{check_job, ledger_failure, open_runtime, print};
 use crate::{
     cli::JobArgs,
-    failure::{Exit, Failure},
+    failure::{Exit, Failure, warn},
     summary,
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
         Err(error @ FirstRowError::Template { .. }) => {
             return Err(Failure::config(error));
         }
-        Err(error) => eprint(&format!("warning: {error}")),
+        Err(error) => warn(&error),
     }
     let precision = checked.bundle.precision().map_err(Failure::config)?;
     let architecture = checked.bundle.architecture();
@@ -77,7 +77,7 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     match output.check_job(&plan.ledger, Stale::Refuse) {
         Ok(()) => {}
-        Err(error @ LedgerError::OtherJob { .. }) => eprint(&format!("warning: {error}")),
+        Err(error @ LedgerError::OtherJob { .. }) => warn(&error),
         Err(error) => return Err(ledger_failure(error)),
     }
     if let Some(schedule) = &plan.job.schedule {

@@ -1,7 +1,7 @@
 //! `legenda doctor`.
 
 use legenda_models::{Bundle, BundleSource, Gpus, HubOptions, Runtime, RuntimeOptions};
-use legenda_schemas::{job::Device, units::ByteSize};
+use legenda_schemas::{cause::chain, job::Device, units::ByteSize};
 use serde_json::{Value, json};
 
 use super::{open_runtime, print};
@@ -68,7 +68,7 @@ fn runtime_findings(runtime: &Runtime) -> Vec<(&'static str, Value)> {
                 findings.push(("device note", Value::from(note)));
             }
         }
-        Err(error) => findings.push(("device", Value::from(format!("none: {error}")))),
+        Err(error) => findings.push(("device", Value::from(format!("none: {}", chain(&error))))),
     }
     findings
 }

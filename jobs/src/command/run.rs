@@ -15,13 +15,13 @@ use legenda_pipeline::{
     retry::{RetryChoice, RetryError},
     store::LeaseTerms,
 };
-use legenda_schemas::units::counted;
+use legenda_schemas::{cause::chain, units::counted};
 use tokio::sync::oneshot;
 
 use super::{CheckedJob, check_job, eprint, is_config, ledger_failure, open_runtime, print};
 use crate::{
     cli::{ExecutionArgs, ProgressStyle, RunArgs},
-    failure::{Exit, Failure, messages},
+    failure::{Exit, Failure},
     progress::ProgressReporter,
     summary,
 };
@@ -168,7 +168,7 @@ fn copy_report(plan: &RunPlan, path: &Path) {
         Ok(file.write_all(&page)?)
     });
     if let Err(error) = copied {
-        let (path, cause) = (path.display(), messages(&error).join(": "));
+        let (path, cause) = (path.display(), chain(&*error));
         eprint(&format!("warning: failed to write the report to `{path}`: {cause}"));
     }
 }

@@ -6,7 +6,7 @@ use legenda_pipeline::{
     store::Folder,
     verify::{Problem, verify as verify_output},
 };
-use legenda_schemas::units::counted;
+use legenda_schemas::{cause::chain, units::counted};
 
 use super::{eprint, ledger_failure, print};
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         found.rows_in, found.answers, found.rejects, found.n_spans
     ));
     for problem in &found.problems {
-        eprint(&format!("error: {problem}"));
+        eprint(&format!("error: {}", chain(problem)));
     }
     if found.problems.is_empty() {
         print("verified: every input row is in the answers or rejects exactly once");

@@ -66,13 +66,13 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Returns the error that the process printed, with its innermost cause.
+    /// Returns the error that the process printed, with its causes.
     pub(crate) fn error_message(&self) -> Option<String> {
         let lines: Vec<&str> = self.log.lines().collect();
         let at = lines.iter().rposition(|line| line.starts_with("error: "))?;
         let error = lines[at].strip_prefix("error: ")?;
-        let cause = lines[at..].iter().rev().find_map(|line| line.strip_prefix("caused by: "));
-        Some(cause.map_or_else(|| error.to_owned(), |cause| format!("{error}: {cause}")))
+        let causes = lines[at..].iter().filter_map(|line| line.strip_prefix("caused by: "));
+        Some(std::iter::once(error).chain(causes).collect::<Vec<_>>().join(": "))
     }
 }
 

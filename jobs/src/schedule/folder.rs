@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use legenda_schemas::job::Job;
+use legenda_schemas::{cause::chain, job::Job};
 
 use super::{record::Second, scheduler::JobFile};
 
@@ -76,7 +76,7 @@ impl JobFolder {
 fn read(path: &Path) -> Result<Box<Job>, String> {
     let text =
         fs::read_to_string(path).map_err(|error| format!("failed to read the file: {error}"))?;
-    Job::parse(&text, &[]).map(Box::new).map_err(|error| error.to_string())
+    Job::parse(&text, &[]).map(Box::new).map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

@@ -70,9 +70,7 @@ pub(crate) enum HistoryError {
     #[error("failed to access the run history")]
     Sqlite(#[from] rusqlite::Error),
     /// Another version of this program wrote the history.
-    #[error(
-        "invalid run history: expected version {VERSION}, got {version}; use the version of legenda that wrote it, or another `--state`"
-    )]
+    #[error("invalid run history: expected version {VERSION}, got {version}")]
     Version {
         /// The version of the history.
         version: i64,

@@ -10,7 +10,10 @@ use std::{
 };
 
 use hmac::{Hmac, Mac};
-use legenda_schemas::job::{Hook, HookKind};
+use legenda_schemas::{
+    cause::chain,
+    job::{Hook, HookKind},
+};
 use reqwest::{Client, StatusCode, redirect};
 use serde_json::Value;
 use sha2::Sha256;
@@ -141,22 +144,13 @@ async fn webhook(client: &Client, url: &str, hook: &Hook, message: &Value) -> Re
                         .contains(&status);
                 (is_transient, format!("HTTP status {status}"))
             }
-            Err(error) => (true, reason(error.without_url())),
+            Err(error) => (true, chain(&error.without_url())),
         };
         match delays.next() {
             Some(delay) if is_transient => tokio::time::sleep(*delay).await,
             _ => return Err(format!("failed to call the webhook at {host}: {problem}")),
         }
     }
-}
-
-/// Returns the innermost cause of an error, which is the most specific.
-fn reason(error: reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// Returns the command for a program and its arguments in `dir`, `None` without a program.

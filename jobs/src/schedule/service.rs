@@ -66,7 +66,7 @@ pub(crate) enum ServiceError {
         source: std::io::Error,
     },
     /// Another service uses the state directory.
-    #[error("`{path}` is used by another service: stop it, or choose another `--state`")]
+    #[error("`{path}` is used by another service")]
     Locked {
         /// The folder.
         path: PathBuf,

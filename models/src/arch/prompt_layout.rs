@@ -102,6 +102,6 @@ pub(super) fn at_least_one(modality: &str, n: Option<usize>) -> Result<usize, Bu
 }
 
 /// Returns the error for configs that do not determine a prompt layout.
-pub(crate) fn inconsistent(message: String) -> BundleError {
-    BundleError::Inconsistent { file: "processor_config.json", message }
+pub(crate) fn inconsistent(problem: String) -> BundleError {
+    BundleError::Inconsistent { file: "processor_config.json", problem }
 }

@@ -4,7 +4,7 @@
 //! layout of transformers.js and optimum). The files are read without conversion. This module does
 //! not run graphs.
 
-use legenda_schemas::{job::TaskKind, precision::PrecisionChoice};
+use legenda_schemas::{cause::chain, job::TaskKind, precision::PrecisionChoice};
 
 use super::{
     BundleFiles, DecoderStart, EmbeddingConfig, SpeechOptions, StartConfig, embedded,
@@ -91,8 +91,8 @@ impl Bundle {
                     None => files.json("config.json")?,
                 };
                 let sizes = encoder_decoder::model_config(spec, &config).map_err(|error| {
-                    let (file, message) = ("config.json".to_owned(), error.to_string());
-                    not_a_decoder(&architecture, BundleError::InvalidJson { file, message })
+                    let (file, source) = ("config.json".to_owned(), error.into());
+                    not_a_decoder(&architecture, BundleError::InvalidJson { file, source })
                 })?;
                 fixed_end = spec.fixed_end.map(|end| end(&config));
                 (sizes, StartConfig::read(&files, &config)?)
@@ -372,11 +372,12 @@ impl Bundle {
 /// state-space models, may have a supported name but are not supported decoders.
 fn not_a_decoder(architecture: &str, error: BundleError) -> BundleError {
     match error {
-        BundleError::InvalidJson { message, .. } => BundleError::UnsupportedArchitecture {
+        BundleError::InvalidJson { source, .. } => BundleError::UnsupportedArchitecture {
             architecture: architecture.to_owned(),
             supported: format!(
-                "{}, with the sizes of their layers in `config.json`: {message}",
-                supported_models()
+                "{}, with the sizes of their layers in `config.json`: {}",
+                supported_models(),
+                chain(&*source)
             ),
         },
         other => other,

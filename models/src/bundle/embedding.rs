@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use legenda_schemas::job::Pooling;
+use legenda_schemas::{cause::Cause, job::Pooling};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -240,7 +240,7 @@ fn part<T: DeserializeOwned>(files: &BundleFiles, name: &str) -> Result<T, Bundl
         None => files.json("preprocessor_config.json"),
         Some(part) => serde_json::from_value(part).map_err(|error| BundleError::InvalidJson {
             file: WHOLE.to_owned(),
-            message: error.to_string(),
+            source: error.into(),
         }),
     }
 }
@@ -394,16 +394,15 @@ impl Dense {
         };
         let weights_file = format!("{path}/model.safetensors");
         let invalid =
-            |message: String| BundleError::InvalidJson { file: weights_file.clone(), message };
+            |source: Cause| BundleError::InvalidJson { file: weights_file.clone(), source };
         let bytes = files.bytes(&weights_file)?;
-        let tensors =
-            SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| invalid(error.into()))?;
         let values = |name: &str, len: usize| {
-            let tensor = tensors.tensor(name).map_err(|error| invalid(error.to_string()))?;
+            let tensor = tensors.tensor(name).map_err(|error| invalid(error.into()))?;
             if tensor.dtype() != Dtype::F32 || tensor.data().len() != len * size_of::<f32>() {
                 let (dtype, shape) = (tensor.dtype(), tensor.shape());
                 let message = format!("`{name}` is {dtype:?} {shape:?}, expected {len} of F32");
-                return Err(invalid(message));
+                return Err(invalid(message.into()));
             }
             let (numbers, _) = tensor.data().as_chunks::<4>();
             Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())

@@ -126,10 +126,7 @@ pub(super) fn processor_config(
             serde_json::from_value(config).map(|config| processor.image_processor = Some(config))
         }
     };
-    read.map_err(|error| BundleError::InvalidJson {
-        file: file.to_owned(),
-        message: error.to_string(),
-    })?;
+    read.map_err(|error| BundleError::InvalidJson { file: file.to_owned(), source: error.into() })?;
     Ok(processor)
 }
 

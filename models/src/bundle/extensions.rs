@@ -39,7 +39,7 @@ fn steps(
     let steps = config[outer][inner].as_array().filter(|steps| !steps.is_empty());
     let steps = steps.ok_or_else(|| BundleError::Inconsistent {
         file: known(file),
-        message: format!("missing list of operations in `{outer}.{inner}`"),
+        problem: format!("missing list of operations in `{outer}.{inner}`"),
     })?;
     let operation = |step: &Value| Operation {
         file: known(file),
@@ -113,7 +113,7 @@ pub(super) fn log_mel_extractor(files: &BundleFiles) -> Result<Value, BundleErro
     let mel = steps.iter().find(|operation| operation.kind == "LogMelSpectrum");
     let mel = mel.map(|operation| &operation.attrs).ok_or(BundleError::Inconsistent {
         file: AUDIO_FILE,
-        message: "missing operation `LogMelSpectrum`".to_owned(),
+        problem: "missing operation `LogMelSpectrum`".to_owned(),
     })?;
     let seconds = mel.get("chunk_size").and_then(Value::as_u64);
     Ok(json!({
@@ -162,7 +162,7 @@ pub(super) fn stacked_frames_extractor(
     }
     config.ok_or(BundleError::Inconsistent {
         file: known(file),
-        message: format!("missing operation `{}`", operations::STACKED_FRAMES),
+        problem: format!("missing operation `{}`", operations::STACKED_FRAMES),
     })
 }
 

@@ -250,7 +250,7 @@ impl BundleFiles {
             .map(|content| {
                 String::from_utf8(content.into_owned()).map_err(|error| BundleError::InvalidJson {
                     file: file.to_owned(),
-                    message: error.to_string(),
+                    source: error.into(),
                 })
             })
             .transpose()
@@ -269,7 +269,7 @@ impl BundleFiles {
             .map(|content| {
                 serde_json::from_slice(&content).map_err(|error| BundleError::InvalidJson {
                     file: file.to_owned(),
-                    message: error.to_string(),
+                    source: error.into(),
                 })
             })
             .transpose()
@@ -342,10 +342,8 @@ impl BundleFiles {
         let path = folder
             .path_of(file)?
             .ok_or_else(|| BundleError::MissingFile { file: file.to_owned() })?;
-        let locations = external_locations(&path).map_err(|error| BundleError::InvalidGraph {
-            file: file.to_owned(),
-            message: error.to_string(),
-        })?;
+        let locations = external_locations(&path)
+            .map_err(|source| BundleError::InvalidGraph { file: file.to_owned(), source })?;
         let parent = file.rsplit_once('/').map_or("", |(parent, _)| parent);
         let mut files = BTreeSet::new();
         for location in locations {

@@ -43,7 +43,7 @@ impl GenaiConfig {
                 return Ok(None);
             }
         }
-        serde_json::from_value(config).map(Some).map_err(|error| invalid(FILE, &error))
+        serde_json::from_value(config).map(Some).map_err(|error| invalid(FILE, error))
     }
 
     /// Returns whether a separate graph merges media features into the embeddings.
@@ -132,7 +132,7 @@ impl GenaiConfig {
             model.insert("text_config".to_owned(), Value::Object(decoder));
         }
         let config: ModelConfig =
-            serde_json::from_value(Value::Object(model)).map_err(|error| invalid(FILE, &error))?;
+            serde_json::from_value(Value::Object(model)).map_err(|error| invalid(FILE, error))?;
         Ok(ModelConfig { adapters: self.adapters(), ..config })
     }
 
@@ -155,11 +155,11 @@ impl GenaiConfig {
         let mut config = ProcessorConfig::default();
         if let Some(file) = file("vision", "processor_config.json") {
             let read = serde_json::from_value(extensions::image_processor(files, &file)?);
-            config.image_processor = Some(read.map_err(|error| invalid(&file, &error))?);
+            config.image_processor = Some(read.map_err(|error| invalid(&file, error))?);
         }
         if let Some(file) = file("speech", extensions::AUDIO_FILE) {
             let read = serde_json::from_value(extensions::stacked_frames_extractor(files, &file)?);
-            config.feature_extractor = Some(read.map_err(|error| invalid(&file, &error))?);
+            config.feature_extractor = Some(read.map_err(|error| invalid(&file, error))?);
         }
         Ok(config)
     }
@@ -191,7 +191,7 @@ impl GenaiConfig {
         let start =
             tokens.id("<|startoftranscript|>").ok_or_else(|| BundleError::Inconsistent {
                 file: "tokenizer.json",
-                message: "missing token `<|startoftranscript|>`, which starts an answer".to_owned(),
+                problem: "missing token `<|startoftranscript|>`, which starts an answer".to_owned(),
             })?;
         config["decoder_start_token_id"] = start.into();
         config["no_timestamps_token_id"] = tokens.id("<|notimestamps|>").into();
@@ -212,8 +212,8 @@ impl GenaiConfig {
     }
 }
 
-fn invalid(file: &str, error: &serde_json::Error) -> BundleError {
-    BundleError::InvalidJson { file: file.to_owned(), message: error.to_string() }
+fn invalid(file: &str, error: serde_json::Error) -> BundleError {
+    BundleError::InvalidJson { file: file.to_owned(), source: error.into() }
 }
 
 /// The added tokens of `tokenizer.json`.

@@ -44,7 +44,7 @@ pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, B
     let media: Value = files.json(MEDIA)?;
     let invalid = |error: serde_json::Error| BundleError::InvalidJson {
         file: MEDIA.to_owned(),
-        message: error.to_string(),
+        source: error.into(),
     };
     if ["image_processor", "feature_extractor"].iter().any(|key| media[*key].is_object()) {
         return serde_json::from_value(media).map_err(invalid);

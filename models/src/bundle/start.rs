@@ -132,7 +132,7 @@ impl StartConfig {
     ) -> Result<DecoderStart, BundleError> {
         let start = self.first_token_id().ok_or_else(|| BundleError::Inconsistent {
             file: "generation_config.json",
-            message: "missing `decoder_start_token_id`".to_owned(),
+            problem: "missing `decoder_start_token_id`".to_owned(),
         })?;
         let mut decoder = DecoderStart { token_ids: vec![start], ..DecoderStart::default() };
         if scheme == StartScheme::Translation {
@@ -170,7 +170,7 @@ impl StartConfig {
                     if candidates.is_empty() {
                         return Err(BundleError::Inconsistent {
                             file: "generation_config.json",
-                            message: "`is_multilingual` requires `lang_to_id`".to_owned(),
+                            problem: "`is_multilingual` requires `lang_to_id`".to_owned(),
                         });
                     }
                     // A dummy token until the model chooses.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use legenda_schemas::precision::Precision;
+use legenda_schemas::{cause::Cause, precision::Precision};
 
 use crate::hub::HubError;
 
@@ -51,12 +51,12 @@ pub enum BundleError {
         problem: String,
     },
     /// A config file is invalid.
-    #[error("invalid `{file}` in the bundle: {message}")]
+    #[error("invalid `{file}` in the bundle")]
     InvalidJson {
         /// The file, relative to the bundle.
         file: String,
         /// The problem and its position.
-        message: String,
+        source: Cause,
     },
     /// The architecture of the model is not supported.
     #[error("unsupported architecture `{architecture}`, supported: {supported}")]
@@ -89,12 +89,12 @@ pub enum BundleError {
         supported: String,
     },
     /// Two files of the bundle contradict each other, or a value is out of range.
-    #[error("`{file}` of the bundle is inconsistent: {message}")]
+    #[error("`{file}` of the bundle is inconsistent: {problem}")]
     Inconsistent {
         /// The file, relative to the bundle.
         file: &'static str,
         /// The contradiction.
-        message: String,
+        problem: String,
     },
     /// A file resolves outside the bundle, through a link or an external data path.
     #[error(
@@ -108,12 +108,12 @@ pub enum BundleError {
         target: PathBuf,
     },
     /// A graph file is not valid ONNX.
-    #[error("`{file}` of the bundle is not an ONNX graph: {message}")]
+    #[error("`{file}` of the bundle is not an ONNX graph")]
     InvalidGraph {
         /// The file, relative to the bundle.
         file: String,
-        /// The problem.
-        message: String,
+        /// The error of the file.
+        source: std::io::Error,
     },
     /// A graph is not available in the requested precision.
     #[error(
@@ -150,9 +150,7 @@ pub enum BundleError {
         modality: &'static str,
     },
     /// The model produces another kind of output than the task requires.
-    #[error(
-        "`{bundle}` does not support `{task}`: it generates {does}; set another `task.kind` or `model.bundle`"
-    )]
+    #[error("`{bundle}` does not support `{task}`: it generates {does}")]
     TaskKind {
         /// The bundle's name.
         bundle: String,

@@ -135,7 +135,7 @@ impl TaskConfig {
         let mut tasks: Self = serde_json::from_value(Value::Object(own)).map_err(|error| {
             BundleError::InvalidJson {
                 file: "preprocessor_config.json".to_owned(),
-                message: error.to_string(),
+                source: error.into(),
             }
         })?;
         let parsing = processor.map(|config| &config["post_processor_config"]);

@@ -1,5 +1,7 @@
 //! The interface between the engine and a model: prefill slots, step slots.
 
+use legenda_schemas::cause::Cause;
+
 use super::Prompt;
 
 /// A decoder call that failed as a whole.
@@ -9,14 +11,14 @@ use super::Prompt;
 #[non_exhaustive]
 pub enum DecodeError {
     /// The runtime rejected or failed the call.
-    #[error("failed to run `{graph}` on {n_rows} rows: {message}")]
+    #[error("failed to run `{graph}` on {n_rows} rows")]
     Run {
         /// The graph.
         graph: String,
         /// The number of rows in the call.
         n_rows: usize,
-        /// The error message of the runtime.
-        message: String,
+        /// The error of the runtime.
+        source: Cause,
     },
 }
 
@@ -126,8 +128,8 @@ pub trait Decoder: Send {
         logits: &mut Logits,
     ) -> Result<(), DecodeError> {
         let _ = (prompt, n_tokens, logits);
-        let message = "this decoder does not support prompt prefixes".to_owned();
-        Err(DecodeError::Run { graph: "decoder".to_owned(), n_rows: 1, message })
+        let source = "this decoder does not support prompt prefixes".into();
+        Err(DecodeError::Run { graph: "decoder".to_owned(), n_rows: 1, source })
     }
 
     /// Appends one token to each slot in `rows` and fills `logits` with the logits after it.

@@ -333,12 +333,12 @@ impl Engine {
             return;
         }
         if let Err(error) = self.decoder.copy_slots(&moves) {
-            let message = error.to_string();
+            let error = Arc::new(error);
             let mut row_slots: Vec<usize> = moves.iter().map(|step| step.to / n_beams).collect();
             row_slots.dedup();
             for row_slot in row_slots {
-                let (graph, message) = ("beam copy".to_owned(), message.clone());
-                let error = DecodeError::Run { graph, n_rows: 1, message };
+                let (graph, source) = ("beam copy".to_owned(), Arc::clone(&error).into());
+                let error = DecodeError::Run { graph, n_rows: 1, source };
                 self.finish(row_slot, Err(error.into()), finished);
             }
             return;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use legenda_schemas::cause::chain;
 use proptest::prelude::*;
 
 use super::{FinishReason, Finished, GenerateError, Generation};
@@ -75,7 +76,7 @@ proptest! {
             prop_assert_eq!(outcome.is_err(), fails, "{:?}", ids);
             if let Err(error) = outcome {
                 prop_assert_eq!(error.code(), "runtime");
-                prop_assert!(error.to_string().contains("scripted failure"), "{}", error);
+                prop_assert!(chain(error).contains("scripted failure"), "{:?}", error);
             }
         }
     }

@@ -195,7 +195,6 @@ impl EmbeddingEncoder {
 
     fn run(&mut self, batch: &[Place<'_>]) -> Result<Vec<Embedding>, EncodeError> {
         let graph = self.graph.name();
-        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
         let (texts, media) = match self.input {
             EmbeddingInput::Text => (Some(self.texts(batch)), None),
             input => {
@@ -204,9 +203,10 @@ impl EmbeddingEncoder {
                 // The same number of values in different shapes: splitting the batch separates
                 // them.
                 if media.iter().any(|one| one.shape()[1..] != media[0].shape()[1..]) {
-                    return Err(failed("the media of one batch differ in shape".to_owned()));
+                    return Err(EncodeError::run(graph, "the media of one batch differ in shape"));
                 }
-                let stacked = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
+                let stacked =
+                    Tensor::concat(&media).map_err(|error| EncodeError::run(graph, error))?;
                 (None, Some(stacked))
             }
         };

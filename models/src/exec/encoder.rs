@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use legenda_schemas::cause::Cause;
+
 use crate::{engine::Prompt, preprocess::Sample, runtime::RunError};
 
 /// Turns samples into prompts: runs the encoders and merges their features into the embeddings.
@@ -23,12 +25,12 @@ pub trait Encoder: Send + fmt::Debug {
 #[non_exhaustive]
 pub enum EncodeError {
     /// The runtime failed on this row alone.
-    #[error("failed to run `{graph}`: {message}")]
+    #[error("failed to run `{graph}`")]
     Run {
         /// The graph that was run.
         graph: String,
         /// The error of the runtime.
-        message: String,
+        source: Cause,
     },
     /// A graph returned a shape that violates its contract.
     #[error("output of `{graph}` has shape {actual:?}, expected {expected}")]
@@ -73,6 +75,10 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
+    pub(super) fn run(graph: &str, source: impl Into<Cause>) -> Self {
+        Self::Run { graph: graph.to_owned(), source: source.into() }
+    }
+
     /// Returns a stable error code for metrics and rejects.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -89,6 +95,6 @@ impl EncodeError {
 
 impl From<RunError> for EncodeError {
     fn from(error: RunError) -> Self {
-        Self::Run { graph: error.graph, message: error.message }
+        Self::Run { graph: error.graph, source: error.source }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     exec::ModelError,
     preprocess::Sample,
     runtime::{DeviceKind, EncoderGraph, Feed, GraphSession, Runtime},
-    tensors::Tensor,
+    tensors::{ShapeError, Tensor},
 };
 
 /// The maximum number of samples per encoder run.
@@ -110,7 +110,7 @@ impl Seq2SeqEncoder {
         samples: &[Sample],
     ) -> Result<Vec<Tensor<f32>>, EncodeError> {
         let graph = self.graph.name();
-        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
+        let failed = |error: ShapeError| EncodeError::run(graph, error);
         let rows = places.iter().map(|place| &samples[*place]);
         let (encoded, lengths) = if self.input == EncoderInput::Text {
             let texts: Vec<&[i64]> = rows.map(|sample| sample.token_ids.as_slice()).collect();
@@ -126,7 +126,7 @@ impl Seq2SeqEncoder {
             if media.len() != places.len() {
                 return Err(EncodeError::NoEncoder { modality: "text" });
             }
-            let batch = Tensor::concat(&media).map_err(|error| failed(error.to_string()))?;
+            let batch = Tensor::concat(&media).map_err(failed)?;
             let takes_mask = self.graph.takes_mask();
             let mask = takes_mask.then(|| Tensor::filled([batch.rows(), batch.row_len()], 1));
             (self.graph.run(Feed::F32(&batch), mask.as_ref()), None)
@@ -155,7 +155,7 @@ impl Seq2SeqEncoder {
                     shape[0] = lengths[row_idx];
                 }
                 let kept = row.get(..shape.iter().product()).ok_or_else(wrong)?;
-                Tensor::new(shape, kept.to_vec()).map_err(|error| failed(error.to_string()))
+                Tensor::new(shape, kept.to_vec()).map_err(failed)
             })
             .collect()
     }

@@ -1,5 +1,7 @@
 //! What can be wrong with a model that is loaded.
 
+use legenda_schemas::cause::Cause;
+
 use crate::{config::BundleError, runtime::SessionError};
 
 /// An error while loading a model.
@@ -23,16 +25,13 @@ pub enum ModelError {
         max: usize,
     },
     /// Beam search and sampling are both requested.
-    #[error(
-        "beam search with sampling is not supported ({n_beams} beams): set \
-         `generation.temperature` to 0 or `generation.num_beams` to 1"
-    )]
+    #[error("beam search with sampling is not supported ({n_beams} beams)")]
     BeamsDraw {
         /// The number of beams.
         n_beams: usize,
     },
     /// `embedding.pooling` is set, but the graph returns no token states to pool.
-    #[error("graph `{graph}` already pools its output: remove `embedding.pooling`")]
+    #[error("invalid `embedding.pooling`: graph `{graph}` already pools its output")]
     PooledInside {
         /// The graph's base name.
         graph: &'static str,
@@ -44,12 +43,12 @@ pub enum ModelError {
         graph: &'static str,
     },
     /// The trial run of the model failed.
-    #[error("failed to embed a test {input} input: {message}")]
+    #[error("failed to embed a test {input} input")]
     FirstEmbedding {
         /// `text`, `image` or `audio`.
         input: &'static str,
         /// The cause.
-        message: String,
+        source: Cause,
     },
     /// The number of slots is zero.
     #[error("invalid `model.slots`: expected at least 1, got 0")]

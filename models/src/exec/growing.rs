@@ -207,10 +207,8 @@ impl GrowingDecoder {
 
     /// Creates the input of tokens without a prompt.
     fn step_input(&self, shape: [usize; 2], token_ids: Vec<i64>) -> Result<Tokens, RunError> {
-        let ids = Tensor::new(shape, token_ids).map_err(|error| RunError {
-            graph: self.graph.name().to_owned(),
-            message: error.to_string(),
-        })?;
+        let ids = Tensor::new(shape, token_ids)
+            .map_err(|error| RunError::new(self.graph.name(), error))?;
         self.tokens.step(ids)
     }
 

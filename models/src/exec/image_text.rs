@@ -12,7 +12,7 @@ use crate::{
     exec::ModelError,
     preprocess::Sample,
     runtime::{DeviceKind, Dtype, EncoderGraph, Feed, GraphSession, Runtime},
-    tensors::Tensor,
+    tensors::{ShapeError, Tensor},
 };
 
 /// The maximum number of samples per graph run.
@@ -59,22 +59,21 @@ impl ImageTextEncoder {
 
     /// Embeds token ids as `[S, C]`.
     fn embed(&self, token_ids: &[i64]) -> Result<Tensor<f32>, EncodeError> {
-        let failed =
-            |message: String| EncodeError::Run { graph: "embed_tokens".to_owned(), message };
+        let failed = |error: ShapeError| EncodeError::run("embed_tokens", error);
         let n_tokens = token_ids.len();
         let ids = Tensor::new([1, n_tokens], token_ids.to_vec());
-        let ids = ids.map_err(|error| failed(error.to_string()))?;
+        let ids = ids.map_err(failed)?;
         let mut embedding = self.embedding.lock().unwrap_or_else(PoisonError::into_inner);
         let embeds = embedding.embed(&ids)?;
         let shape = [n_tokens, embedding.hidden_size()];
-        Tensor::new(shape, embeds.into_data()).map_err(|error| failed(error.to_string()))
+        Tensor::new(shape, embeds.into_data()).map_err(failed)
     }
 
     /// Runs the vision encoder on images of one shape and returns the features of each, `[N, C]`.
     fn see(&mut self, pictures: &[&Tensor<f32>]) -> Result<Vec<Tensor<f32>>, EncodeError> {
         let graph = self.vision.name();
-        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
-        let batch = Tensor::concat(pictures).map_err(|error| failed(error.to_string()))?;
+        let failed = |error: ShapeError| EncodeError::run(graph, error);
+        let batch = Tensor::concat(pictures).map_err(failed)?;
         let features = self.vision.run(PIXELS, Feed::F32(&batch), FEATURES)?;
         let [n_rows, n_features, size] = *features.shape() else {
             return Err(shape_error(graph, &features, pictures.len()));
@@ -83,7 +82,7 @@ impl ImageTextEncoder {
             return Err(shape_error(graph, &features, pictures.len()));
         }
         let row = |row_idx| Tensor::new([n_features, size], features.row(row_idx).to_vec());
-        (0..n_rows).map(row).collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))
+        (0..n_rows).map(row).collect::<Result<_, _>>().map_err(failed)
     }
 
     /// Returns the encoder input of each sample: image features, then text embeddings.
@@ -117,10 +116,8 @@ impl ImageTextEncoder {
                 return Err(EncodeError::TextTooLong { n_tokens, max_tokens });
             }
             let text = self.embed(&sample.token_ids)?;
-            Tensor::concat(&[&features, &text]).map_err(|error| EncodeError::Run {
-                graph: self.graph.name().to_owned(),
-                message: error.to_string(),
-            })
+            Tensor::concat(&[&features, &text])
+                .map_err(|error| EncodeError::run(self.graph.name(), error))
         };
         features.into_iter().zip(samples).map(source).collect()
     }
@@ -128,7 +125,7 @@ impl ImageTextEncoder {
     /// Encodes inputs, right-padded to the longest and masked.
     fn run(&mut self, sources: &[&Tensor<f32>]) -> Result<Vec<Tensor<f32>>, EncodeError> {
         let graph = self.graph.name();
-        let failed = |message: String| EncodeError::Run { graph: graph.to_owned(), message };
+        let failed = |error: ShapeError| EncodeError::run(graph, error);
         let longest = sources.iter().map(|source| source.rows()).max().unwrap_or(0);
         let size = sources.first().map_or(0, |source| source.row_len());
         let mut embeds = Tensor::zeros([sources.len(), longest, size]);
@@ -147,7 +144,7 @@ impl ImageTextEncoder {
             Tensor::new([source.rows(), size], kept.to_vec())
         };
         let states = sources.iter().enumerate().map(states).collect::<Result<_, _>>();
-        states.map_err(|error| failed(error.to_string()))
+        states.map_err(failed)
     }
 }
 
@@ -176,16 +173,13 @@ impl Encoder for ImageTextEncoder {
             run_or_split(&group, &mut run, &mut |place, row| states[*place] = Some(row));
         }
         let start_ids = self.start.token_ids.clone();
-        let start = self.embed(&start_ids);
+        let start = self.embed(&start_ids).map_err(Arc::new);
         let to_prompt = |((states, source), sample): ((Option<States>, States), Sample)| {
             let n_source = source?.rows();
             let states = states.unwrap_or(Err(EncodeError::NoEncoder { modality: "text" }))?;
             let embeds = match &start {
                 Ok(start) => start.clone(),
-                Err(error) => {
-                    let (graph, message) = ("embed_tokens".to_owned(), error.to_string());
-                    return Err(EncodeError::Run { graph, message });
-                }
+                Err(error) => return Err(EncodeError::run("embed_tokens", Arc::clone(error))),
             };
             let prompt = Prompt::of_states(start_ids.clone(), states, None, n_source);
             Ok(prompt.embedded(embeds).about(sample.subject))

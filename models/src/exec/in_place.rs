@@ -103,10 +103,9 @@ impl InPlaceDecoder {
     }
 
     fn new_cache(&self, n_rows: usize, capacity_tokens: usize) -> Result<Cache, RunError> {
-        self.graph.new_cache(n_rows, capacity_tokens, self.adapter).map_err(|error| RunError {
-            graph: self.graph.name().to_owned(),
-            message: error.to_string(),
-        })
+        self.graph
+            .new_cache(n_rows, capacity_tokens, self.adapter)
+            .map_err(|error| RunError::new(self.graph.name(), error))
     }
 
     /// Switches to the adapter of the prompts. The engine admits them only when no other adapter is
@@ -118,10 +117,8 @@ impl InPlaceDecoder {
             return Ok(());
         }
         if !are_alike || self.n_tokens.iter().any(|n_tokens| *n_tokens > 0) {
-            return Err(RunError {
-                graph: self.graph.name().to_owned(),
-                message: "rows with different adapters cannot share a batch".to_owned(),
-            });
+            let problem = "rows with different adapters cannot share a batch";
+            return Err(RunError::new(self.graph.name(), problem));
         }
         // Bound inputs stay bound, so other runs use separate bindings.
         let before = std::mem::replace(&mut self.adapter, adapter);

@@ -187,7 +187,7 @@ impl MediaEncoder {
             [one] => Cow::Borrowed(one.values),
             _ => {
                 let values: Vec<&Tensor<f32>> = batch.iter().map(|media| media.values).collect();
-                Cow::Owned(Tensor::concat(&values).map_err(|error| self.failed(&error))?)
+                Cow::Owned(Tensor::concat(&values).map_err(|error| self.failed(error))?)
             }
         };
         let may_split = self.inputs.unit == RunUnit::Rows { may_split: true };
@@ -232,11 +232,11 @@ impl MediaEncoder {
     ) -> Result<Tensor<f32>, EncodeError> {
         let extra: Result<Vec<ExtraTensor>, ShapeError> =
             self.extra.iter().map(|port| port.tensor(&values, run)).collect();
-        let extra = extra.map_err(|error| self.failed(&error))?;
+        let extra = extra.map_err(|error| self.failed(error))?;
         let values = if self.inputs.has_leading_axis {
             let shape = [&[1], values.shape()].concat();
             let tensor = Tensor::new(shape, values.into_owned().into_data());
-            Cow::Owned(tensor.map_err(|error| self.failed(&error))?)
+            Cow::Owned(tensor.map_err(|error| self.failed(error))?)
         } else {
             values
         };
@@ -256,7 +256,7 @@ impl MediaEncoder {
             let (own, after) = rest.split_at((n_rows * values.row_len()).min(rest.len()));
             rest = after;
             let shape = [&[n_rows], &values.shape()[1..]].concat();
-            let rows = Tensor::new(shape, own.to_vec()).map_err(|error| self.failed(&error))?;
+            let rows = Tensor::new(shape, own.to_vec()).map_err(|error| self.failed(error))?;
             let layout = MediaLayout::Images(std::slice::from_ref(image));
             encoded.extend(self.run_rows(Cow::Owned(rows), &[(n_rows, layout)])?.into_data());
         }
@@ -271,18 +271,15 @@ impl MediaEncoder {
     }
 
     /// Converts a shape error into an error of the graph.
-    fn failed(&self, error: &ShapeError) -> EncodeError {
-        EncodeError::Run { graph: self.graph.name().to_owned(), message: error.to_string() }
+    fn failed(&self, error: ShapeError) -> EncodeError {
+        EncodeError::run(self.graph.name(), error)
     }
 
     /// Runs the encoder on the media of one sample, or the clips of one audio input, in several
     /// runs.
     fn run_in_pieces(&mut self, rows: &Tensor<f32>) -> Result<Tensor<f32>, EncodeError> {
         let name = self.graph.name();
-        let failed = |error: ShapeError| EncodeError::Run {
-            graph: name.to_owned(),
-            message: error.to_string(),
-        };
+        let failed = |error: ShapeError| EncodeError::run(name, error);
         let mut encoded = Vec::new();
         for values in rows.data().chunks(BATCH_MEDIA_MAX * rows.row_len()) {
             let shape = [&[values.len() / rows.row_len()], &rows.shape()[1..]].concat();

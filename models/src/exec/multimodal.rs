@@ -62,10 +62,8 @@ impl MultimodalEncoder {
     ) -> Result<Prompt, EncodeError> {
         let n_tokens = token_ids.len();
         let has_media = [image_features.is_some(), audio_features.is_some()];
-        let ids = Tensor::new([1, n_tokens], token_ids).map_err(|error| EncodeError::Run {
-            graph: "embed_tokens".to_owned(),
-            message: error.to_string(),
-        })?;
+        let ids = Tensor::new([1, n_tokens], token_ids)
+            .map_err(|error| EncodeError::run("embed_tokens", error))?;
         // Media without an encoder get an error instead of features.
         let [image_features, audio_features] =
             [image_features.transpose()?, audio_features.transpose()?]
@@ -83,9 +81,8 @@ impl MultimodalEncoder {
                 encoder.scatter(&features, &token_ids, &mut values)?;
             }
         }
-        let embeds = Tensor::new([n_tokens, hidden_size], values).map_err(|error| {
-            EncodeError::Run { graph: "embed_tokens".to_owned(), message: error.to_string() }
-        })?;
+        let embeds = Tensor::new([n_tokens, hidden_size], values)
+            .map_err(|error| EncodeError::run("embed_tokens", error))?;
         let positions = self.positions.positions(&token_ids, image_layouts);
         let prompt = Prompt::new(token_ids, embeds).with_adapter(self.adapter(has_media));
         Ok(match positions {

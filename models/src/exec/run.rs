@@ -25,7 +25,7 @@ pub(super) fn run_or_split<T, R>(
 
 /// Converts a failed run into the error of a whole decoder call.
 pub(super) fn decode_error(error: RunError, n_rows: usize) -> DecodeError {
-    DecodeError::Run { graph: error.graph, n_rows, message: error.message }
+    DecodeError::Run { graph: error.graph, n_rows, source: error.source }
 }
 
 /// Token counts are far below 2^63.

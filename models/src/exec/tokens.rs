@@ -77,10 +77,8 @@ impl TokenEmbedding {
         for (name, values) in FEATURES.into_iter().zip(features) {
             if self.features.contains(&name) {
                 let shape = [values.len() / self.hidden_size.max(1), self.hidden_size];
-                let rows = Tensor::new(shape, values.to_vec()).map_err(|error| RunError {
-                    graph: self.graph.name().to_owned(),
-                    message: error.to_string(),
-                })?;
+                let rows = Tensor::new(shape, values.to_vec())
+                    .map_err(|error| RunError::new(self.graph.name(), error))?;
                 placed.push((name, rows));
             }
         }
@@ -98,9 +96,9 @@ impl TokenEmbedding {
         }
         let feeds = [("input_ids", Feed::I64(token_ids))];
         let made = self.graph.run_for(&feeds, &["inputs_embeds", Embeds::PER_LAYER])?;
-        let [values, per_layer] = <[Tensor<f32>; 2]>::try_from(made).map_err(|made| RunError {
-            graph: self.graph.name().to_owned(),
-            message: format!("{} outputs, expected 2", made.len()),
+        let [values, per_layer] = <[Tensor<f32>; 2]>::try_from(made).map_err(|made| {
+            let problem = format!("{} outputs, expected 2", made.len());
+            RunError::new(self.graph.name(), problem)
         })?;
         self.expect(&values, &[token_ids.shape(), &[self.hidden_size]].concat())?;
         let inner = per_layer.shape().get(2..).unwrap_or_default();
@@ -121,10 +119,8 @@ impl TokenEmbedding {
             return Ok(());
         }
         let actual = output.shape();
-        Err(RunError {
-            graph: self.graph.name().to_owned(),
-            message: format!("an output is {actual:?}, expected {shape:?}"),
-        })
+        let problem = format!("an output is {actual:?}, expected {shape:?}");
+        Err(RunError::new(self.graph.name(), problem))
     }
 
     /// Returns the hidden size.

@@ -4,6 +4,8 @@
 //! the same. The result is kept in the cache folder, so that the published graph is not opened again at
 //! the next start.
 
+use legenda_schemas::cause::{Cause, chain};
+
 use super::{
     GraphSetup, ModelError, RowCount,
     decoder::Slots,
@@ -76,7 +78,7 @@ impl<'a> Trial<'a> {
             Some(text) if text == EQUAL => Ok(()),
             Some(problem) => Err(problem),
             None => {
-                let result = self.run(published, rewritten, open);
+                let result = self.run(published, rewritten, open).map_err(|error| chain(&*error));
                 if let Some(key) = key {
                     self.kept.put(&key, result.as_ref().err().map_or(EQUAL, String::as_str));
                 }
@@ -102,14 +104,14 @@ impl<'a> Trial<'a> {
         published: &DecoderGraphs<'_>,
         rewritten: &DecoderGraphs<'_>,
         open: impl Fn(&DecoderGraphs<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         // A token for the step, and one that the capacity of the slot needs.
         let long_tokens = self.long_tokens.min(self.context_tokens.saturating_sub(2));
         let short_tokens = SHORT_TOKENS.min(long_tokens);
         let context_tokens = long_tokens + 2;
         let slots = Slots { rows: RowCount::Fixed(2), per_row: 1, context_tokens };
         let prompts = [self.prompt(rewritten, short_tokens)?, self.prompt(rewritten, long_tokens)?];
-        let open = |graphs| open(graphs, slots).map_err(|error| error.to_string());
+        let open = |graphs| open(graphs, slots);
         let mut decoder = open(published)?;
         let expected = if decoder.slots() < prompts.len() {
             // Rows depend on each other, so each one runs alone.
@@ -121,11 +123,10 @@ impl<'a> Trial<'a> {
         drop(decoder);
         let mut decoder = open(rewritten)?;
         if decoder.slots() < prompts.len() {
-            return Err("rows depend on each other".to_owned());
+            return Err("rows depend on each other".into());
         }
         let actual = scores(decoder.as_mut(), &prompts)?;
-        let is_reduced = self.setup.device == DeviceKind::Cuda
-            || is_quantized(&published.step).map_err(|error| error.to_string())?;
+        let is_reduced = self.setup.device == DeviceKind::Cuda || is_quantized(&published.step)?;
         let difference = distance(&expected, &actual);
         tracing::debug!(graph = self.graph, difference, "rewritten graph tested");
         let tolerance = if rewritten.step.rewritings().contains(&PER_TOKEN) {
@@ -138,13 +139,13 @@ impl<'a> Trial<'a> {
         if difference <= tolerance {
             Ok(())
         } else {
-            Err(format!("logits differ by {difference:.4} of their range"))
+            Err(format!("logits differ by {difference:.4} of their range").into())
         }
     }
 
     /// Creates a prompt of `n_tokens`. If the decoder attends to the states of an encoder, they are
     /// numbers between -1 and 1 that depend on `n_tokens`.
-    fn prompt(&self, graphs: &DecoderGraphs<'_>, n_tokens: usize) -> Result<Prompt, String> {
+    fn prompt(&self, graphs: &DecoderGraphs<'_>, n_tokens: usize) -> Result<Prompt, Cause> {
         let prompt = prompt(self.tokens, self.vocab_size, n_tokens)?;
         let Some(size) = graphs.step.input_dim(ENCODER_STATES, 2) else { return Ok(prompt) };
         let value = |idx: usize| {
@@ -152,7 +153,7 @@ impl<'a> Trial<'a> {
             u16::try_from(hash).map_or(0.0, |hash| f32::from(hash) / 1000.0 - 1.0)
         };
         let states = (0..N_STATES * size).map(value).collect();
-        let states = Tensor::new([N_STATES, size], states).map_err(|error| error.to_string())?;
+        let states = Tensor::new([N_STATES, size], states)?;
         Ok(Prompt::of_states(prompt.token_ids().to_vec(), states, None, 0))
     }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use legenda_schemas::cause::{Cause, chain};
 use reqwest::{
     Response, StatusCode, Url,
     header::{CONTENT_RANGE, ETAG, HeaderMap, LOCATION, RANGE},
@@ -95,10 +96,10 @@ struct Download<'a> {
 
 impl Client {
     pub(super) fn new(options: &HubOptions) -> Result<Self, HubError> {
-        let refuse = |message: String| HubError::Endpoint { message };
-        let endpoint = Url::parse(&options.endpoint).map_err(|error| refuse(error.to_string()))?;
+        let refuse = |source: Cause| HubError::Endpoint { source };
+        let endpoint = Url::parse(&options.endpoint).map_err(|error| refuse(error.into()))?;
         if !["http", "https"].contains(&endpoint.scheme()) || endpoint.cannot_be_a_base() {
-            return Err(refuse("expected `https://…`".to_owned()));
+            return Err(refuse("expected `https://…`".into()));
         }
         let http = reqwest::Client::builder()
             .user_agent(concat!("legenda/", env!("CARGO_PKG_VERSION")))
@@ -106,11 +107,11 @@ impl Client {
             .connect_timeout(SILENCE_MAX)
             .read_timeout(SILENCE_MAX)
             .build()
-            .map_err(|error| refuse(error_text(error)))?;
+            .map_err(|error| refuse(error.without_url().into()))?;
         let executor = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| refuse(error.to_string()))?;
+            .map_err(|error| refuse(error.into()))?;
         Ok(Self { executor, http, endpoint, token: options.token.clone() })
     }
 
@@ -156,7 +157,7 @@ impl Client {
             }
         })?;
         let invalid =
-            |message: &str| HubError::Answer { what: what.clone(), message: message.to_owned() };
+            |problem: &str| HubError::Answer { what: what.clone(), source: problem.into() };
         if !is_commit(&info.sha) {
             return Err(invalid("missing commit"));
         }
@@ -189,12 +190,12 @@ impl Client {
         {
             body.extend_from_slice(&chunk);
             if body.len() > LISTING_BYTES_MAX {
-                let message = "response too large".to_owned();
-                return Err(HubError::Answer { what: what.to_owned(), message });
+                let source = "response too large".into();
+                return Err(HubError::Answer { what: what.to_owned(), source });
             }
         }
         serde_json::from_slice(&body)
-            .map_err(|error| HubError::Answer { what: what.to_owned(), message: error.to_string() })
+            .map_err(|error| HubError::Answer { what: what.to_owned(), source: error.into() })
     }
 
     /// Fetches a file into the cache atomically and returns the name of its blob. `progress`
@@ -261,14 +262,15 @@ impl Client {
             let fetched = self.append(download).await;
             match fetched {
                 Ok(()) => return Ok(()),
-                Err(HubError::Connection { message, .. }) => {
+                Err(HubError::Connection { source, .. }) => {
                     if length(work)? > before {
                         attempt = 1;
                     }
                     if attempt == ATTEMPTS_MAX {
-                        return Err(HubError::Connection { what: what.to_owned(), message });
+                        return Err(HubError::Connection { what: what.to_owned(), source });
                     }
-                    tracing::warn!(what, attempt, message, "fetch failed; retrying");
+                    let error = chain(&*source);
+                    tracing::warn!(what, attempt, error, "fetch failed; retrying");
                     back_off(attempt).await;
                     attempt += 1;
                 }
@@ -294,16 +296,16 @@ impl Client {
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             // The existing bytes are not a prefix of this file.
             File::create(work).map_err(|source| cache_error("write", work, source))?;
-            let message = "the partial file does not match".to_owned();
-            return Err(HubError::Connection { what: what.to_owned(), message });
+            let source = "the partial file does not match".into();
+            return Err(HubError::Connection { what: what.to_owned(), source });
         }
         refuse_status(&response, repo, what, self.token.is_some())?;
         if response.status() != StatusCode::PARTIAL_CONTENT || range_start(&response) != Some(start)
         {
             if response.status() == StatusCode::PARTIAL_CONTENT && range_start(&response) != Some(0)
             {
-                let message = "unexpected byte range".to_owned();
-                return Err(HubError::Answer { what: what.to_owned(), message });
+                let source = "unexpected byte range".into();
+                return Err(HubError::Answer { what: what.to_owned(), source });
             }
             // The server ignored the range and sends the whole file.
             start = 0;
@@ -329,8 +331,8 @@ impl Client {
         }
         file.sync_all().map_err(write_error)?;
         if total.is_some_and(|total| done < total) {
-            let message = "connection closed early".to_owned();
-            return Err(HubError::Connection { what: what.to_owned(), message });
+            let source = "connection closed early".into();
+            return Err(HubError::Connection { what: what.to_owned(), source });
         }
         Ok(())
     }
@@ -338,7 +340,7 @@ impl Client {
     /// Requests a URL from byte `start` on and follows redirects.
     async fn get(&self, mut url: Url, start: u64, what: &str) -> Result<Answer, HubError> {
         let invalid =
-            |message: &str| HubError::Answer { what: what.to_owned(), message: message.to_owned() };
+            |problem: &str| HubError::Answer { what: what.to_owned(), source: problem.into() };
         let mut etag = None;
         for _ in 0..REDIRECTS_MAX {
             let mut request = self.http.get(url.clone());
@@ -406,31 +408,20 @@ fn refuse_status(
             || status == StatusCode::TOO_MANY_REQUESTS
             || status == StatusCode::REQUEST_TIMEOUT =>
         {
-            HubError::Connection { what: what.to_owned(), message: format!("HTTP {status}") }
+            HubError::Connection { what: what.to_owned(), source: format!("HTTP {status}").into() }
         }
-        _ => HubError::Answer { what: what.to_owned(), message: status.to_string() },
+        _ => HubError::Answer { what: what.to_owned(), source: status.to_string().into() },
     })
 }
 
-/// Formats an error with its causes, but without the URL: redirect targets are signed.
-fn error_text(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
 fn connection_error(what: &str, error: reqwest::Error) -> HubError {
-    let (what, message) = (what.to_owned(), error_text(error));
+    // Redirect targets are signed.
+    let (what, error) = (what.to_owned(), error.without_url());
     // The wording of rustls for a certificate whose issuer is not trusted.
-    if message.contains("invalid peer certificate: UnknownIssuer") {
-        return HubError::Certificate { what, message };
+    if chain(&error).contains("invalid peer certificate: UnknownIssuer") {
+        return HubError::Certificate { what, source: error };
     }
-    HubError::Connection { what, message }
+    HubError::Connection { what, source: error.into() }
 }
 
 fn cache_error(action: &'static str, path: &Path, source: io::Error) -> HubError {
@@ -480,9 +471,9 @@ fn check(what: &str, path: &Path, size: Option<u64>, blob: &str) -> Result<(), H
             problem = Some(format!("expected SHA-256 {blob}, got {digest}"));
         }
     }
-    let Some(message) = problem else { return Ok(()) };
+    let Some(problem) = problem else { return Ok(()) };
     std::fs::remove_file(path).map_err(|source| cache_error("remove", path, source))?;
-    Err(HubError::Damaged { what: what.to_owned(), message })
+    Err(HubError::Damaged { what: what.to_owned(), problem })
 }
 
 fn digest(path: &Path) -> io::Result<String> {

@@ -36,7 +36,7 @@ impl HubDataset {
     pub fn files(&self, options: &HubOptions) -> Result<Vec<(String, String)>, HubError> {
         if let Some(why) = &options.offline {
             let dataset = format!("{}{}", Self::SCHEME, self.repo.name());
-            return Err(HubError::DatasetOffline { dataset, why: why.clone() });
+            return Err(HubError::DatasetOffline { dataset, problem: why.clone() });
         }
         let client = Client::new(options)?;
         let listing = client.dataset_listing(&self.repo, ATTEMPTS_MAX)?;

@@ -1,5 +1,7 @@
 //! Errors of access to the Hub and its cache.
 
+use legenda_schemas::cause::Cause;
+
 use std::path::PathBuf;
 
 /// An error while fetching a bundle or reading it from the cache.
@@ -28,38 +30,36 @@ pub enum HubError {
         problem: &'static str,
     },
     /// The files of a dataset cannot be listed in offline mode.
-    #[error("failed to list the files of `{dataset}`: offline mode ({why})")]
+    #[error("failed to list the files of `{dataset}`: offline mode ({problem})")]
     DatasetOffline {
         /// The dataset.
         dataset: String,
         /// The reason for offline mode.
-        why: String,
+        problem: String,
     },
     /// The cache folder is unknown.
-    #[error("unknown Hub cache folder: set `HF_HOME` or `HF_HUB_CACHE`")]
+    #[error("unknown Hub cache folder")]
     NoCache,
     /// The endpoint is invalid.
-    #[error("invalid `HF_ENDPOINT`: {message}")]
+    #[error("invalid `HF_ENDPOINT`")]
     Endpoint {
-        /// The problem.
-        message: String,
+        /// The cause.
+        source: Cause,
     },
     /// A required file is not in the cache and cannot be fetched.
-    #[error(
-        "`{file}` of `{repo}` is not in the cache and cannot be fetched ({why}); to fetch it, run: {command}"
-    )]
+    #[error("`{file}` of `{repo}` is not in the cache and cannot be fetched ({problem})")]
     NotCached {
         /// The model.
         repo: String,
         /// The file.
         file: String,
         /// The reason why it cannot be fetched.
-        why: String,
+        problem: String,
         /// The command that fetches it.
         command: String,
     },
     /// The Hub denies access to the model, or the model does not exist: the response is the same.
-    #[error("the Hub denied access to `{repo}` (HTTP {status}): {}", access_hint(*.with_token))]
+    #[error("the Hub denied access to `{repo}` (HTTP {status})")]
     Refused {
         /// The model.
         repo: String,
@@ -69,47 +69,42 @@ pub enum HubError {
         with_token: bool,
     },
     /// The model, revision or file does not exist.
-    #[error("{what} was not found on the Hub: check the name")]
+    #[error("{what} was not found on the Hub")]
     NotFound {
         /// The requested object.
         what: String,
     },
     /// The Hub sent an invalid response.
-    #[error("invalid response from the Hub for {what}: {message}")]
+    #[error("invalid response from the Hub for {what}")]
     Answer {
         /// The requested object.
         what: String,
-        /// The problem.
-        message: String,
+        /// The cause.
+        source: Cause,
     },
     /// The Hub is unreachable, or the connection broke.
-    #[error(
-        "failed to fetch {what}: {message}; partial downloads are kept, run the command again to resume"
-    )]
+    #[error("failed to fetch {what}")]
     Connection {
         /// The requested object.
         what: String,
         /// The cause.
-        message: String,
+        source: Cause,
     },
     /// The certificate of the Hub, or of a host that it redirects to, is not trusted.
-    #[error(
-        "failed to fetch {what}: {message}; if a proxy or a private Hub has its own certificate, set \
-         `SSL_CERT_FILE` to a file with the certificate of its issuer"
-    )]
+    #[error("failed to fetch {what}")]
     Certificate {
         /// The requested object.
         what: String,
-        /// The problem with the certificate.
-        message: String,
+        /// The error of the connection.
+        source: reqwest::Error,
     },
     /// A downloaded file does not match its size or digest.
-    #[error("failed to verify {what}: {message}; the file was removed, run the command again")]
+    #[error("failed to verify {what}: {problem}; the file was removed")]
     Damaged {
         /// The downloaded file.
         what: String,
         /// The mismatch.
-        message: String,
+        problem: String,
     },
     /// The cache cannot be read or written.
     #[error("failed to {action} `{}` in the Hub cache", path.display())]
@@ -121,15 +116,6 @@ pub enum HubError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-}
-
-fn access_hint(with_token: bool) -> &'static str {
-    if with_token {
-        "check the name, and that the account of the token in `HF_TOKEN` has access (accept the \
-         terms of a gated model on its page)"
-    } else {
-        "check the name; for a private or gated model, set `HF_TOKEN` or run `hf auth login`"
-    }
 }
 
 impl HubError {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use legenda_schemas::precision::PrecisionChoice;
+use legenda_schemas::{cause::chain, precision::PrecisionChoice};
 
 use super::{
     FetchProgress, FetchState, Hub, HubError, HubRepo,
@@ -58,7 +58,7 @@ impl Hub {
                         return Ok(snapshot(cache, listing, None));
                     }
                     Err(error @ HubError::Connection { .. }) if known.is_some() => {
-                        let why = error.to_string();
+                        let why = chain(&error);
                         tracing::warn!(why, "Hub unreachable; using the cache");
                         why
                     }
@@ -165,5 +165,5 @@ pub(super) fn not_cached(
     if !precision.is_empty() {
         command = format!("{command} --precision {precision}");
     }
-    HubError::NotCached { repo: repo.to_string(), file: file.to_owned(), why, command }
+    HubError::NotCached { repo: repo.to_string(), file: file.to_owned(), problem: why, command }
 }

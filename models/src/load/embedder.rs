@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use legenda_schemas::cause::Cause;
+
 use super::{Model, ModelOptions};
 use crate::{
     bundle::Bundle,
@@ -95,7 +97,7 @@ fn dimension(
     encoder: &mut EmbeddingEncoder,
     input: EmbeddingInput,
 ) -> Result<usize, ModelError> {
-    let failed = |message: String| ModelError::FirstEmbedding { input: input.as_str(), message };
+    let failed = |source: Cause| ModelError::FirstEmbedding { input: input.as_str(), source };
     let record = match input {
         EmbeddingInput::Text => Record { text: Some("a".to_owned()), ..Record::default() },
         EmbeddingInput::Image => Record {
@@ -107,11 +109,11 @@ fn dimension(
             ..Record::default()
         },
     };
-    let sample = processor.prepare(&record).map_err(|error| failed(error.to_string()))?;
+    let sample = processor.prepare(&record).map_err(|error| failed(error.into()))?;
     match encoder.embed(&[sample]).into_iter().next() {
         Some(Ok(embedding)) if !embedding.values.is_empty() => Ok(embedding.values.len()),
-        Some(Err(error)) => Err(failed(error.to_string())),
-        _ => Err(failed("the embedding is empty".to_owned())),
+        Some(Err(error)) => Err(failed(error.into())),
+        _ => Err(failed("the embedding is empty".into())),
     }
 }
 

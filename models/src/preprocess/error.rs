@@ -1,5 +1,7 @@
 //! The errors of preparing a record.
 
+use legenda_schemas::cause::Cause;
+
 use crate::tensors::ShapeError;
 
 /// An error while preparing one record. The row is rejected; other rows continue.
@@ -13,16 +15,16 @@ pub enum ProcessError {
         modality: &'static str,
     },
     /// The chat template raised an error or ran out of fuel.
-    #[error("failed to render the chat template: {message}")]
+    #[error("failed to render the chat template")]
     Template {
         /// The error of the template or of its engine.
-        message: String,
+        source: Cause,
     },
     /// The tokenizer failed on the text.
-    #[error("failed to tokenize the text: {message}")]
+    #[error("failed to tokenize the text")]
     Tokenizer {
         /// The error of the tokenizer.
-        message: String,
+        source: Cause,
     },
     /// The template did not render exactly one placeholder for each medium.
     #[error("the prompt has {actual} {modality} placeholders for {expected} {modality} inputs")]
@@ -115,14 +117,14 @@ pub enum ProcessError {
     #[error("the audio has non-finite samples")]
     AudioNotFinite,
     /// The audio cannot be resampled to the model's sample rate.
-    #[error("failed to resample audio from {from_hz} Hz to {to_hz} Hz: {message}")]
+    #[error("failed to resample audio from {from_hz} Hz to {to_hz} Hz")]
     Resample {
         /// The sample rate of the audio.
         from_hz: u32,
         /// The sample rate of the model.
         to_hz: u32,
         /// The error of the resampler.
-        message: String,
+        source: Cause,
     },
     /// A tensor shape mismatch: a bug in this program.
     #[error(transparent)]

@@ -33,10 +33,10 @@ impl Adapter {
         file: &str,
         content: &[u8],
     ) -> Result<Self, SessionError> {
-        let invalid = |message: String| SessionError::Adapter {
+        let invalid = |problem: String| SessionError::Adapter {
             graph: graph.name().to_owned(),
             file: file.to_owned(),
-            message,
+            problem,
         };
         let parameters =
             parameters(content).ok_or_else(|| invalid("not an ONNX Runtime adapter".into()))?;

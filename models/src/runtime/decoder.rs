@@ -176,10 +176,8 @@ impl DecoderPorts {
         } else if cross.is_some() || !has("attention_mask") {
             (Dialect::Cohort, false)
         } else {
-            let nodes = read_nodes(source).map_err(|error| SessionError::Nodes {
-                graph: graph.name().to_owned(),
-                message: error.to_string(),
-            })?;
+            let nodes = read_nodes(source)
+                .map_err(|source| SessionError::Nodes { graph: graph.name().to_owned(), source })?;
             // A fused operator may derive lengths from the mask. If rows depend on each other
             // anyway, a test cannot tell.
             let is_fused = nodes.iter().any(|node| node.op_type == GQA);

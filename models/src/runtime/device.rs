@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use legenda_schemas::job::Device;
+use legenda_schemas::{
+    cause::{Cause, chain},
+    job::Device,
+};
 use ort::ep::{self, ExecutionProvider};
 
 use super::{Runtime, SessionError, cuda, memory::Memory, session::open};
@@ -59,7 +62,7 @@ impl Runtime {
         };
         let (message, is_surprising) = self.cuda_missing(failure.as_deref());
         if device == Device::Cuda {
-            return Err(SessionError::Cuda { message });
+            return Err(SessionError::Cuda { problem: message });
         }
         tracing::debug!(reason = message, "using the CPU");
         cpu(is_surprising.then_some(message))
@@ -73,6 +76,9 @@ impl Runtime {
         }
         cuda::preload(self.path());
         let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda);
-        session.and_then(|session| Memory::new(&session, DeviceKind::Cuda)).map(drop).map_err(Some)
+        let memory = session
+            .map_err(Cause::from)
+            .and_then(|session| Memory::new(&session, DeviceKind::Cuda));
+        memory.map(drop).map_err(|error| Some(chain(&*error)))
     }
 }

@@ -78,8 +78,7 @@ impl EncoderGraph {
         if outputs == [OUTPUT] {
             return Ok(found.swap_remove(0));
         }
-        stacked(&found)
-            .map_err(|error| RunError { graph: self.name().to_owned(), message: error.to_string() })
+        stacked(&found).map_err(|error| RunError::new(self.name(), error))
     }
 }
 

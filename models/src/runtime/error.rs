@@ -1,22 +1,26 @@
 //! Errors of opening and running graphs.
 
+use std::io;
+
+use legenda_schemas::cause::Cause;
+
 /// A graph cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
     /// The runtime rejected the graph.
-    #[error("failed to open graph `{graph}`: {message}")]
+    #[error("failed to open graph `{graph}`")]
     Open {
         /// The base name of the graph.
         graph: String,
-        /// The error message of the runtime.
-        message: String,
+        /// The error of the runtime.
+        source: Cause,
     },
     /// CUDA was requested but is not available.
-    #[error("CUDA is not available: {message}")]
+    #[error("CUDA is not available: {problem}")]
     Cuda {
-        /// The cause.
-        message: String,
+        /// The missing library or device.
+        problem: String,
     },
     /// The graph does not match its family.
     #[error(
@@ -57,17 +61,17 @@ pub enum SessionError {
         name: String,
     },
     /// The file of the graph is not valid ONNX.
-    #[error("failed to read the nodes of graph `{graph}`: {message}")]
+    #[error("failed to read the nodes of graph `{graph}`")]
     Nodes {
         /// The base name of the graph.
         graph: String,
-        /// The problem.
-        message: String,
+        /// The error of the file.
+        source: io::Error,
     },
     /// The logits of a row change when it is padded next to a longer row, so answers would be
     /// wrong.
     #[error(
-        "unknown padding layout of graph `{graph}`: next to a longer row, logits differ by {difference:.3} of their range; set `model.slots = 1`"
+        "unknown padding layout of graph `{graph}`: next to a longer row, logits differ by {difference:.3} of their range"
     )]
     Padding {
         /// The base name of the graph.
@@ -76,9 +80,7 @@ pub enum SessionError {
         difference: f32,
     },
     /// The graph has an fp32 operator that CUDA supports only in fp16.
-    #[error(
-        "`{operator}` of graph `{graph}` does not run on CUDA in fp32: choose a bundle or `model.precision` in fp16, or set `model.device = \"cpu\"`"
-    )]
+    #[error("`{operator}` of graph `{graph}` does not run on CUDA in fp32")]
     NotOnCuda {
         /// The base name of the graph.
         graph: String,
@@ -86,22 +88,22 @@ pub enum SessionError {
         operator: &'static str,
     },
     /// An adapter does not match the graph.
-    #[error("failed to load adapter `{file}` of graph `{graph}`: {message}")]
+    #[error("failed to load adapter `{file}` of graph `{graph}`: {problem}")]
     Adapter {
         /// The base name of the graph.
         graph: String,
         /// The file of the adapter.
         file: String,
         /// The problem.
-        message: String,
+        problem: String,
     },
     /// The KV cache cannot be allocated.
-    #[error("failed to allocate a KV cache of {n_bytes} bytes: {message}")]
+    #[error("failed to allocate a KV cache of {n_bytes} bytes")]
     Allocate {
         /// The size in bytes.
         n_bytes: usize,
-        /// The error message of the runtime.
-        message: String,
+        /// The error of the runtime.
+        source: ort::Error,
     },
 }
 
@@ -126,8 +128,14 @@ impl SessionError {
 
 /// The runtime failed to run a graph.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to run `{graph}`: {message}")]
+#[error("failed to run `{graph}`")]
 pub(crate) struct RunError {
     pub(crate) graph: String,
-    pub(crate) message: String,
+    pub(crate) source: Cause,
+}
+
+impl RunError {
+    pub(crate) fn new(graph: &str, source: impl Into<Cause>) -> Self {
+        Self { graph: graph.to_owned(), source: source.into() }
+    }
 }

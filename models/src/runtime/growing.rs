@@ -4,6 +4,8 @@
 //! Rows are left-padded: the last column is the newest token of every row. Padding positions are
 //! masked, so their content is never used, but it must be finite.
 
+use legenda_schemas::cause::Cause;
+
 use super::{
     CrossPorts, DecoderDims, DecoderPorts, Dtype, GraphSession, RunError, SessionError, Tokens,
     cross::{CrossLayout, CrossPast},
@@ -133,8 +135,8 @@ impl GrowingGraph {
         self.graph.name()
     }
 
-    fn failed(&self, message: &dyn std::fmt::Display) -> RunError {
-        RunError { graph: self.name().to_owned(), message: message.to_string() }
+    fn failed(&self, cause: impl Into<Cause>) -> RunError {
+        RunError::new(self.name(), cause)
     }
 
     fn cross_layout(&self) -> CrossLayout {
@@ -158,10 +160,10 @@ impl GrowingGraph {
         let mut past = self.gather_self_attention(n_rows, &[], 0)?;
         if let Some(ports) = &self.ports.cross {
             if states.len() != n_rows {
-                return Err(self.failed(&"a row has no encoder states"));
+                return Err(self.failed("a row has no encoder states"));
             }
             let cross = CrossPast::new(&self.graph.memory, self.cross_layout(), ports, states);
-            past.cross = Some(cross.map_err(|error| self.failed(&error))?);
+            past.cross = Some(cross.map_err(|error| self.failed(error))?);
         }
         Ok(past)
     }
@@ -175,7 +177,7 @@ impl GrowingGraph {
             .filter(|rows| !rows.is_empty())
             .map(|rows| CrossPast::gather(&self.graph.memory, self.cross_layout(), &rows))
             .transpose()
-            .map_err(|error| self.failed(&error))?;
+            .map_err(|error| self.failed(error))?;
         Ok(past)
     }
 
@@ -196,7 +198,7 @@ impl GrowingGraph {
             let parts: Vec<RowPart<'_>> = parts.collect();
             let tensor =
                 RowTensor::gather(&self.graph.memory, self.ports.cache_dtype, &shape, &parts);
-            tensors.push(tensor.map_err(|error| self.failed(&error))?);
+            tensors.push(tensor.map_err(|error| self.failed(error))?);
         }
         Ok(Past { tensors, n_columns, cross: None })
     }
@@ -216,8 +218,7 @@ impl GrowingGraph {
             _ => (&mut self.graph, self.ports.cross.as_ref(), true),
         };
         let name = graph.name;
-        let failed =
-            |error: ort::Error| RunError { graph: name.to_owned(), message: error.to_string() };
+        let failed = |error: ort::Error| RunError::new(name, error);
         let mut binding = graph.session.create_binding().map_err(failed)?;
         let n_new = inputs.tokens.n_positions();
         inputs.tokens.bind(&mut binding, &self.ports).map_err(failed)?;
@@ -247,10 +248,7 @@ impl GrowingGraph {
         // The nodes of a prefill take much memory.
         let options = graph.releasing.as_ref().filter(|_| n_new > 1 || is_first);
         let mut outputs = run_bound(&mut graph.session, &binding, options).map_err(failed)?;
-        let missing = |output: &str| RunError {
-            graph: name.to_owned(),
-            message: format!("no output `{output}`"),
-        };
+        let missing = |output: &str| RunError::new(name, format!("no output `{output}`"));
         let scores = outputs.get(Scores::NAME);
         let (dtype, vocab_size) = (self.ports.logits_dtype, self.vocab_size);
         Scores::from_output(name, &graph.memory, scores, dtype, vocab_size)?

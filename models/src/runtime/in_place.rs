@@ -124,8 +124,7 @@ impl InPlaceGraph {
         let shape = [n_rows, self.heads, capacity_tokens, self.head_dim];
         let dtype = self.ports.cache_dtype;
         let n_bytes = shape.iter().product::<usize>() * dtype.size() * self.ports.cache.len();
-        let failed =
-            |error: ort::Error| SessionError::Allocate { n_bytes, message: error.to_string() };
+        let failed = |source| SessionError::Allocate { n_bytes, source };
         let mut binding = self.graph.session.create_binding().map_err(failed)?;
         let adapter = adapter.and_then(|number| self.adapters.get(number)?.as_ref());
         adapter.map_or(Ok(()), |adapter| adapter.bind(&mut binding)).map_err(failed)?;
@@ -147,8 +146,7 @@ impl InPlaceGraph {
         read: impl FnOnce(&Scores<'_>) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         let graph = self.graph.name;
-        let failed =
-            |error: ort::Error| RunError { graph: graph.to_owned(), message: error.to_string() };
+        let failed = |error: ort::Error| RunError::new(graph, error);
         let n_rows = cache.n_rows();
         // The nodes of a prefill take much memory, and those of all steps the same.
         let releases = inputs.tokens.n_positions() > 1;
@@ -198,10 +196,7 @@ impl InPlaceGraph {
         for (target, source) in to.tensors.iter_mut().zip(&from.tensors) {
             target
                 .copy_row(&self.graph.memory, row_idx, (source, from_row_idx), n_tokens)
-                .map_err(|error| RunError {
-                    graph: self.name().to_owned(),
-                    message: error.to_string(),
-                })?;
+                .map_err(|error| RunError::new(self.name(), error))?;
         }
         Ok(())
     }

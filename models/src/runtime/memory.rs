@@ -6,6 +6,7 @@
 use std::fmt;
 
 use half::f16;
+use legenda_schemas::cause::Cause;
 use ort::{
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::Session,
@@ -63,17 +64,14 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// Returns the memory of a session that was opened on a device.
-    pub(super) fn new(session: &Session, device: DeviceKind) -> Result<Self, String> {
+    pub(super) fn new(session: &Session, device: DeviceKind) -> Result<Self, Cause> {
         if device == DeviceKind::Cpu {
             return Ok(Self { allocator: Allocator::default(), cuda: None });
         }
         let info =
             MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default);
         let allocator = info.and_then(|info| Allocator::new(session, info));
-        Ok(Self {
-            allocator: allocator.map_err(|error| error.to_string())?,
-            cuda: Some(CudaRuntime::open()?),
-        })
+        Ok(Self { allocator: allocator?, cuda: Some(CudaRuntime::open()?) })
     }
 
     /// Returns whether this is the memory of a CUDA device.

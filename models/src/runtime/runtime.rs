@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use legenda_schemas::cause::Cause;
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
     ep::{self, ExecutionProvider},
@@ -75,7 +76,7 @@ impl RuntimeOptions {
 #[non_exhaustive]
 pub enum RuntimeError {
     /// No location has a usable library.
-    #[error("{}", not_found(attempts, command))]
+    #[error("{}", not_found(attempts))]
     NotFound {
         /// All searched locations, in order.
         attempts: Vec<Attempt>,
@@ -83,12 +84,12 @@ pub enum RuntimeError {
         command: String,
     },
     /// A library was loaded but its environment cannot be created.
-    #[error("failed to start ONNX Runtime from `{}`: {message}", path.display())]
+    #[error("failed to start ONNX Runtime from `{}`", path.display())]
     Start {
         /// The library.
         path: PathBuf,
-        /// The error message.
-        message: String,
+        /// The error of the runtime.
+        source: Cause,
     },
 }
 
@@ -103,9 +104,9 @@ impl RuntimeError {
     }
 }
 
-fn not_found(attempts: &[Attempt], command: &str) -> String {
+fn not_found(attempts: &[Attempt]) -> String {
     let places: String = attempts.iter().map(|attempt| format!("\n  - {attempt}")).collect();
-    format!("ONNX Runtime was not found; searched:{places}\nto install it, run: {command}")
+    format!("ONNX Runtime was not found; searched:{places}")
 }
 
 /// A loaded ONNX Runtime. It is cheap to clone; there is one per process.
@@ -272,8 +273,8 @@ fn is_fallback(place: Place, library: &Path, has_gpu: bool) -> bool {
 
 fn start(found: Found, options: &RuntimeOptions) -> Result<Runtime, RuntimeError> {
     let Found { place, path, version } = found;
-    let failed = |message: String| RuntimeError::Start { path: path.clone(), message };
-    let builder = ort::init_from(&path).map_err(|error| failed(error.to_string()))?;
+    let failed = |source: Cause| RuntimeError::Start { path: path.clone(), source };
+    let builder = ort::init_from(&path).map_err(|error| failed(error.into()))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     // One pool for all sessions: with a pool each, encoder and decoder would compete for the cores.
     let pool = GlobalThreadPoolOptions::default()
@@ -281,13 +282,13 @@ fn start(found: Found, options: &RuntimeOptions) -> Result<Runtime, RuntimeError
         .and_then(|pool| pool.with_inter_threads(1))
         // Idle threads must leave the cores to media decoding.
         .and_then(|pool| pool.with_spin_control(false))
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(error.into()))?;
     let environment = builder
         .with_name("legenda")
         .with_telemetry(false)
         .with_global_thread_pool(pool)
         .build()
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(error.into()))?;
     tracing::debug!(version, path = %path.display(), found_by = %place, "opened onnx runtime");
     let providers = available_providers();
     let options = options.clone();

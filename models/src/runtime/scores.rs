@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
+use legenda_schemas::cause::Cause;
 use ort::value::{DynValue, TensorRef};
 
 use super::{
@@ -31,7 +32,7 @@ impl<'a> Scores<'a> {
         dtype: Dtype,
         vocab_size: usize,
     ) -> Result<Self, RunError> {
-        let failed = |message: String| RunError { graph: graph.to_owned(), message };
+        let failed = |problem: String| RunError::new(graph, problem);
         let value = value.ok_or_else(|| failed(format!("no output `{}`", Self::NAME)))?;
         let shape = value.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
         let dims: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
@@ -52,7 +53,7 @@ impl<'a> Scores<'a> {
         if self.dims == expected {
             return Ok(());
         }
-        Err(self.failed(&format!(
+        Err(self.failed(format!(
             "`{}` has shape {:?}, expected {expected:?}",
             Self::NAME,
             self.dims
@@ -92,7 +93,7 @@ impl<'a> Scores<'a> {
                 })
             })
         };
-        done.map_err(|error| self.failed(&error))
+        done.map_err(|error| self.failed(error))
     }
 
     /// Passes the logits after the last position of each row to `read`.
@@ -101,7 +102,7 @@ impl<'a> Scores<'a> {
         self.read(0..n_rows, n_positions.saturating_sub(1), read)
     }
 
-    fn failed(&self, message: &dyn std::fmt::Display) -> RunError {
-        RunError { graph: self.graph.to_owned(), message: message.to_string() }
+    fn failed(&self, cause: impl Into<Cause>) -> RunError {
+        RunError::new(self.graph, cause)
     }
 }

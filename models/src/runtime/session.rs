@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use half::f16;
+use legenda_schemas::cause::Cause;
 use ort::{
     ep,
     session::{IoBinding, RunOptions, Session, SessionOutputs, builder::GraphOptimizationLevel},
@@ -49,20 +50,18 @@ impl GraphSession {
         source: &GraphSource<'_>,
         device: DeviceKind,
     ) -> Result<Self, SessionError> {
-        let failed = |message: String| SessionError::Open { graph: name.to_owned(), message };
-        let session = open(runtime, source, device).map_err(failed)?;
+        let failed = |source: Cause| SessionError::Open { graph: name.to_owned(), source };
+        let session = open(runtime, source, device).map_err(|error| failed(error.into()))?;
         let releasing = || {
             let mut options = RunOptions::new()?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
             Ok::<_, ort::Error>(options)
         };
         let releasing = (device == DeviceKind::Cpu).then(releasing).transpose();
-        let releasing = releasing.map_err(|error| failed(error.to_string()))?;
+        let releasing = releasing.map_err(|error| failed(error.into()))?;
         let memory = Memory::new(&session, device).map_err(failed)?;
-        let mixes_rows = mixes_rows(source).map_err(|error| SessionError::Nodes {
-            graph: name.to_owned(),
-            message: error.to_string(),
-        })?;
+        let mixes_rows = mixes_rows(source)
+            .map_err(|source| SessionError::Nodes { graph: name.to_owned(), source })?;
         Ok(Self { name, session, memory, mixes_rows, releasing })
     }
 
@@ -245,21 +244,21 @@ impl GraphSession {
         outputs: &[&str],
     ) -> Result<Vec<Tensor<f32>>, RunError> {
         let name = self.name;
-        let failed = |message: String| RunError { graph: name.to_owned(), message };
         let values = feeds
             .iter()
             .map(|(input, feed)| Ok((Cow::Borrowed(*input), feed.value(self.dtype_of(input))?)))
             .collect::<Result<Vec<_>, ort::Error>>()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| RunError::new(name, error))?;
         let found = match &self.releasing {
             Some(options) => self.session.run_with_options(values, options),
             None => self.session.run(values),
         };
-        let found = found.map_err(|error| failed(error.to_string()))?;
+        let found = found.map_err(|error| RunError::new(name, error))?;
         let copied = |output: &&str| {
-            let value =
-                found.get(*output).ok_or_else(|| failed(format!("no output `{output}`")))?;
-            to_host(value).map_err(failed)
+            let value = found
+                .get(*output)
+                .ok_or_else(|| RunError::new(name, format!("no output `{output}`")))?;
+            to_host(value).map_err(|error| RunError::new(name, error))
         };
         outputs.iter().map(copied).collect()
     }
@@ -278,21 +277,19 @@ pub(super) fn run_bound<'b, 's: 'b>(
 }
 
 /// Copies an output to host memory as `f32`.
-fn to_host(value: &DynValue) -> Result<Tensor<f32>, String> {
+fn to_host(value: &DynValue) -> Result<Tensor<f32>, Cause> {
     let (shape, data) = match value.dtype().tensor_type() {
         Some(TensorElementType::Float16) => {
-            let (shape, data) =
-                value.try_extract_tensor::<f16>().map_err(|error| error.to_string())?;
+            let (shape, data) = value.try_extract_tensor::<f16>()?;
             (shape, data.iter().map(|half| half.to_f32()).collect())
         }
         _ => {
-            let (shape, data) =
-                value.try_extract_tensor::<f32>().map_err(|error| error.to_string())?;
+            let (shape, data) = value.try_extract_tensor::<f32>()?;
             (shape, data.to_vec())
         }
     };
     let shape: Vec<usize> = shape.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-    Tensor::new(shape, data).map_err(|error| error.to_string())
+    Ok(Tensor::new(shape, data)?)
 }
 
 /// Opens a session on a device.
@@ -300,8 +297,7 @@ pub(super) fn open(
     runtime: &Runtime,
     source: &GraphSource<'_>,
     device: DeviceKind,
-) -> Result<Session, String> {
-    let text = |error: ort::Error| error.to_string();
+) -> Result<Session, ort::Error> {
     // The arena of the CPU keeps the memory of the largest run, unless a run releases it. Beside a
     // GPU, few nodes run on the CPU.
     let cpu = ep::CPU::default().with_arena_allocator(device == DeviceKind::Cpu).build();
@@ -317,22 +313,16 @@ pub(super) fn open(
             vec![cuda.build().error_on_failure(), cpu]
         }
     };
-    let mut builder = Session::builder(runtime.environment())
-        .map_err(text)?
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .map_err(|error| error.to_string())?
+    let mut builder = Session::builder(runtime.environment())?
+        .with_optimization_level(GraphOptimizationLevel::All)?
         // Shapes vary between runs, so the memory patterns per shape would accumulate.
-        .with_memory_pattern(false)
-        .map_err(|error| error.to_string())?
-        .with_execution_providers(providers)
-        .map_err(|error| error.to_string())?;
+        .with_memory_pattern(false)?
+        .with_execution_providers(providers)?;
     match source {
         GraphSource::Path(path) => builder.commit_from_file(path),
         GraphSource::Bytes(bytes) => builder.commit_from_memory(bytes),
         GraphSource::Rewritten(graph) => builder
-            .with_config_entry(WEIGHTS_FOLDER, graph.folder.display().to_string())
-            .map_err(|error| error.to_string())?
+            .with_config_entry(WEIGHTS_FOLDER, graph.folder.display().to_string())?
             .commit_from_memory(&graph.bytes),
     }
-    .map_err(text)
 }

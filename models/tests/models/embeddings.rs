@@ -13,7 +13,10 @@ use legenda_models::{
     Bundle, BundleSource, Embedder, Embedding, EmbeddingInput, Model, ModelError, ModelOptions,
     Processor, Record, RgbImage, Runtime, RuntimeOptions,
 };
-use legenda_schemas::job::{EmbeddingOptions, Pooling, TaskKind};
+use legenda_schemas::{
+    cause::chain,
+    job::{EmbeddingOptions, Pooling, TaskKind},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -318,7 +321,7 @@ fn all_module_formats_are_read_or_rejected_by_name() {
         let folder = copy("minilm", &[]);
         write(&folder.path().join(file), content.as_bytes());
         let source = BundleSource::Directory(folder.path().to_owned());
-        Bundle::open(&source).unwrap_err().to_string()
+        chain(&Bundle::open(&source).unwrap_err())
     };
     let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
         {"path": "1_LSTM", "type": "sentence_transformers.models.LSTM"}]"#;

@@ -13,6 +13,7 @@ use crate::references::{
 use legenda_models::{
     Bundle, BundleSource, ModelOptions, Processor, Record, RgbImage, preprocess::ImageLayout,
 };
+use legenda_schemas::cause::chain;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -250,11 +251,11 @@ fn paligemma_requires_an_image_and_rejects_system_text() {
     let processor =
         Processor::open(&Bundle::open(&BundleSource::Directory(bundle)).unwrap()).unwrap();
     let error = processor.prepare(&record("Hello", &[])).unwrap_err();
-    assert!(error.to_string().contains("requires an image in each row"), "{error}");
+    assert!(chain(&error).contains("requires an image in each row"), "{error:?}");
     let mut with_system = record("Hello", &["tiny-7x5.png"]);
     with_system.system = Some("Be brief.".to_owned());
     let error = processor.prepare(&with_system).unwrap_err();
-    assert!(error.to_string().contains("does not support a system message"), "{error}");
+    assert!(chain(&error).contains("does not support a system message"), "{error:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     cell::Cell,
+    io,
     panic::{self, AssertUnwindSafe},
     sync::mpsc,
     thread,
@@ -31,11 +32,8 @@ pub enum GuardError {
         limit: Duration,
     },
     /// No thread could be started.
-    #[error("failed to start a decoder thread: {problem}")]
-    NoThread {
-        /// The system's error.
-        problem: String,
-    },
+    #[error("failed to start a decoder thread")]
+    NoThread(#[source] io::Error),
 }
 
 thread_local! {
@@ -70,7 +68,7 @@ pub fn guarded_within<T: Send + 'static>(
     thread::Builder::new()
         .name("decoder".to_owned())
         .spawn(move || sender.send(guarded(work)).ok())
-        .map_err(|error| GuardError::NoThread { problem: error.to_string() })?;
+        .map_err(GuardError::NoThread)?;
     receiver.recv_timeout(limit).unwrap_or(Err(GuardError::TooSlow { limit }))
 }
 

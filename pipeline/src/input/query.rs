@@ -19,6 +19,7 @@ mod tests;
 use std::{collections::HashMap, path::Path};
 
 use legenda_schemas::{
+    cause::Cause,
     job::{Limits, Source},
     span::{SourceObject, Span},
 };
@@ -30,21 +31,18 @@ use crate::input::source::{BytesRead, SourceError, SourceTable, TableFile, list_
 #[non_exhaustive]
 pub enum QueryError {
     /// The program was built without SQL.
-    #[error(
-        "`source.query` needs the cargo feature `sql`, which this program was built without: \
-         build it with default features, or remove the key"
-    )]
+    #[error("`source.query` needs the cargo feature `sql`, which this program was built without")]
     LeftOut,
     /// The query is not SQL.
-    #[error("invalid `source.query`: {problem}")]
+    #[error("invalid `source.query`")]
     Syntax {
-        /// What the parser says.
-        problem: String,
+        /// The error of the parser.
+        source: Cause,
     },
     /// A query that compares rows needs more of a table than fits into memory.
     #[error(
         "`source.query` compares rows, and what it uses of `{table}` takes more than {mib_max} MiB, a quarter \
-         of `limits.memory`: use fewer columns, or raise the limit"
+         of `limits.memory`"
     )]
     TooLarge {
         /// The file, or the further table.
@@ -62,15 +60,13 @@ pub enum QueryError {
         problem: String,
     },
     /// The query computes a column under a name that there is.
-    #[error(
-        "`source.query` computes the column `{column}`, which the table has: give it another name, by `AS`"
-    )]
+    #[error("`source.query` computes the column `{column}`, which the table has")]
     Taken {
         /// The column.
         column: String,
     },
     /// The query computes a column that nobody can read.
-    #[error("`source.query` gives the column `{column}`, which is {kind}: leave it out")]
+    #[error("`source.query` gives the column `{column}`, which is {kind}")]
     Bytes {
         /// The column.
         column: String,
@@ -78,7 +74,7 @@ pub enum QueryError {
         kind: String,
     },
     /// A further table cannot be read.
-    #[error("`source.tables.{name}`: {source}")]
+    #[error("invalid `source.tables.{name}`")]
     Table {
         /// Its name.
         name: String,
@@ -86,12 +82,12 @@ pub enum QueryError {
         source: Box<SourceError>,
     },
     /// Polars refuses the query.
-    #[error("`source.query` fails on `{path}`: {problem}")]
+    #[error("`source.query` fails on `{path}`")]
     Failed {
         /// The file.
         path: String,
-        /// What Polars says.
-        problem: String,
+        /// The error of Polars, or of reading the columns.
+        source: Cause,
     },
 }
 

@@ -63,12 +63,12 @@ struct RowColumns {
 #[non_exhaustive]
 pub enum TemplateError {
     /// The syntax is invalid.
-    #[error("`{key}` is not a valid template: {problem}")]
+    #[error("`{key}` is not a valid template")]
     Syntax {
         /// The key of the job file.
         key: &'static str,
         /// The cause, with its line.
-        problem: String,
+        source: minijinja::Error,
     },
     /// A filter, test or function does not exist.
     #[error("`{key}`: unknown {kind} `{name}` in line {line}{suggestion}")]
@@ -160,10 +160,9 @@ impl Names {
     /// Collects the names in a template of `environment`.
     fn new(key: &'static str, environment: &Environment<'_>) -> Result<Self, TemplateError> {
         let mut this = Self::default();
-        let template = environment.get_template(NAME).map_err(|error| {
-            let problem = error.to_string();
-            TemplateError::Syntax { key, problem }
-        })?;
+        let template = environment
+            .get_template(NAME)
+            .map_err(|source| TemplateError::Syntax { key, source })?;
         let compiled = get_compiled_template(&template);
         let mut used: Vec<(Kind, String, usize)> = Vec::new();
         this.add(&compiled.instructions, &mut used);
@@ -234,18 +233,8 @@ impl Template {
     pub fn compile(key: &'static str, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let syntax = |error: minijinja::Error| {
-            let mut problem = error.to_string();
-            if problem.contains("unexpected identifier") {
-                // For example `{{ Review Text }}`.
-                problem.push_str(
-                    "; write `row[\"name\"]` for a column whose name is not an identifier",
-                );
-            }
-            TemplateError::Syntax { key, problem }
-        };
         let template = BoundedTemplate::new(environment, NAME, source.to_owned(), FUEL);
-        let template = template.map_err(syntax)?;
+        let template = template.map_err(|source| TemplateError::Syntax { key, source })?;
         let names = Names::new(key, template.environment())?;
         Ok(Self { key, template, names })
     }

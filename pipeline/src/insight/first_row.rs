@@ -1,6 +1,7 @@
 //! The prompt of the first row, for `legenda check`.
 
 use arrow::array::RecordBatch;
+use legenda_schemas::cause::chain;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -85,10 +86,10 @@ impl RunPlan {
         match RowPrompt::new(self, &read.rows, 0) {
             Ok(RowPrompt { system, prompt, .. }) => Ok(Some(FirstRow { system, prompt })),
             Err(PromptError::Template(error)) => {
-                let (problem, shown) = (error.to_string(), show(&read.rows));
+                let (problem, shown) = (chain(&error), show(&read.rows));
                 Err(FirstRowError::Template { row, path, problem, shown })
             }
-            Err(error) => Err(FirstRowError::Rejected { row, path, problem: error.to_string() }),
+            Err(error) => Err(FirstRowError::Rejected { row, path, problem: chain(&error) }),
         }
     }
 }

@@ -17,7 +17,7 @@ use arrow::{
     array::{Array, AsArray, RecordBatch},
     datatypes::Int64Type,
 };
-use legenda_schemas::{job::SourceFormat, sha256_hex};
+use legenda_schemas::{cause::Cause, job::SourceFormat, sha256_hex};
 use serde_json::Value;
 
 pub use self::response::error_line;
@@ -46,12 +46,12 @@ pub enum BatchError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A part of an output cannot be read.
-    #[error("failed to read `{path}`: {problem}; `legenda verify` reports the damage")]
+    #[error("failed to read `{path}`")]
     Part {
         /// The part.
         path: String,
         /// The reader's error.
-        problem: String,
+        source: Cause,
     },
     /// The table of a group cannot be written.
     #[error("failed to write the table of requests `{path}`")]

@@ -5,6 +5,7 @@ use arrow::{
     error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
+use legenda_schemas::cause::Cause;
 
 use crate::{output::ledger::OutputFiles, run::plan::RunPlan};
 
@@ -19,12 +20,12 @@ pub struct Preview {
 
 /// An error of reading answers.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read the part `{part}`: {problem}")]
+#[error("failed to read the part `{part}`")]
 pub struct PreviewError {
     /// The part.
     pub part: String,
     /// The reader's error.
-    pub problem: String,
+    pub source: Cause,
 }
 
 /// Reads at most `n_rows` answers of the output, spread evenly over its parts.
@@ -43,10 +44,9 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
             .collect(),
         rows: Vec::new(),
     };
-    let entries = output.read_entries().map_err(|error| PreviewError {
-        part: output.folder.path_of(""),
-        problem: error.to_string(),
-    })?;
+    let entries = output
+        .read_entries()
+        .map_err(|error| PreviewError { part: output.folder.path_of(""), source: error.into() })?;
     let mut parts: Vec<_> = entries.iter().flat_map(|entry| &entry.parts).collect();
     parts.sort_by_key(|part| &part.name);
     // With fewer parts than rows, every part gives some; else every n-th part gives one.
@@ -54,10 +54,10 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
     let chosen: Vec<_> = parts.iter().step_by(step).collect();
     for (part_idx, part) in chosen.iter().enumerate() {
         let error =
-            |problem: String| PreviewError { part: output.folder.path_of(&part.name), problem };
-        let bytes = output.folder.read(&part.name).map_err(|read| error(read.problem))?;
+            |source: Cause| PreviewError { part: output.folder.path_of(&part.name), source };
+        let bytes = output.folder.read(&part.name).map_err(|read| error(read.source.into()))?;
         let batches = output.decode(part, bytes.unwrap_or_default());
-        let batches = batches.map_err(|arrow| error(arrow.to_string()))?;
+        let batches = batches.map_err(|arrow| error(arrow.into()))?;
         let n_part: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let wanted = (n_rows - preview.rows.len()).div_ceil(chosen.len() - part_idx);
         let every = (n_part / wanted.max(1)).max(1);
@@ -67,7 +67,7 @@ pub fn answers(plan: &RunPlan, n_rows: usize) -> Result<Preview, PreviewError> {
             for row in 0..batch.num_rows() {
                 if row_idx % every == 0 && taken < wanted {
                     let cells = cells(batch, row, &preview.header);
-                    preview.rows.push(cells.map_err(|e| error(e.to_string()))?);
+                    preview.rows.push(cells.map_err(|e| error(e.into()))?);
                     taken += 1;
                 }
                 row_idx += 1;

@@ -11,6 +11,7 @@ use std::{
 
 use arrow::array::RecordBatch;
 use legenda_schemas::{
+    cause::{Cause, chain},
     job::{RejectsMode, Source, SourceFormat},
     ledger::{CommittedFile, LedgerEntry, Manifest, StoredJob},
     span::{SourceObject, Span, SpanId},
@@ -82,12 +83,12 @@ pub enum Problem {
         expected: String,
     },
     /// A file cannot be read.
-    #[error("failed to read `{path}`: {problem}")]
+    #[error("failed to read `{path}`")]
     Unreadable {
         /// The file.
         path: String,
         /// The reader's error.
-        problem: String,
+        source: Cause,
     },
     /// The number of rows in a file differs from its ledger entry.
     #[error("`{path}` has {actual} rows, but its ledger entry counts {expected}")]
@@ -271,18 +272,18 @@ impl Inputs<'_> {
             return Ok(check(groups.get(path).ok_or_else(gone)?));
         }
         let file = TableFile::open(&listed, u64::MAX, &BytesRead::default());
-        file.map(|file| check(&file)).map_err(|error| error.to_string())
+        file.map(|file| check(&file)).map_err(|error| chain(&error))
     }
 
     /// Lists the media files as the job did.
     fn list_media(&self) -> Result<HashMap<String, TableFile>, String> {
         let StoredJob { job, base_dir, .. } =
-            self.output.read_job().map_err(|error| error.to_string())?;
+            self.output.read_job().map_err(|error| chain(&error))?;
         let Source { paths, format, follow_links, .. } = &job.source;
         let listed = list_files(paths, Path::new(&base_dir), *format, *follow_links);
-        let mut listed = listed.map_err(|error| error.to_string())?.files;
+        let mut listed = listed.map_err(|error| chain(&error))?.files;
         listed.retain(|file| file.format == SourceFormat::Media);
-        let table = SourceTable::open(&listed, u64::MAX).map_err(|error| error.to_string())?;
+        let table = SourceTable::open(&listed, u64::MAX).map_err(|error| chain(&error))?;
         Ok(table.files.into_iter().map(|file| (file.object.path.clone(), file)).collect())
     }
 }
@@ -348,14 +349,14 @@ fn check_input(
 /// Checks that a committed file exists and has the recorded digest and row count; returns its rows.
 fn check_file(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, Problem> {
     let path = || output.folder.path_of(&file.name);
-    let unreadable = |problem: String| Problem::Unreadable { path: path(), problem };
-    let bytes = output.folder.read(&file.name).map_err(|error| unreadable(error.problem))?;
+    let unreadable = |source: Cause| Problem::Unreadable { path: path(), source };
+    let bytes = output.folder.read(&file.name).map_err(|error| unreadable(error.source.into()))?;
     let bytes = bytes.ok_or_else(|| Problem::Missing { path: path() })?;
     let actual = sha256(&bytes);
     if actual != file.sha256 {
         return Err(Problem::Digest { path: path(), actual, expected: file.sha256.clone() });
     }
-    let rows = output.decode(file, bytes).map_err(|error| unreadable(error.to_string()))?;
+    let rows = output.decode(file, bytes).map_err(|error| unreadable(error.into()))?;
     let actual = rows.iter().map(|rows| rows.num_rows() as u64).sum();
     if actual != file.rows {
         return Err(Problem::Rows { path: path(), actual, expected: file.rows });
@@ -374,7 +375,7 @@ fn check_rejected_rows(
     for batch in batches {
         let column = row_numbers(batch).ok_or_else(|| Problem::Unreadable {
             path: path(),
-            problem: format!("missing column `{ROW_COLUMN}`"),
+            source: format!("missing column `{ROW_COLUMN}`").into(),
         })?;
         named.extend(column.values().iter().copied());
         expected += batch.num_rows();

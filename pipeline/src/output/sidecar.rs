@@ -241,10 +241,10 @@ impl Note {
                 folders.insert(path.parent().unwrap_or(path), folder);
                 Ok(())
             });
-            written.map_err(|error| write_error(path, &error))?;
+            written.map_err(|error| write_error(path, error))?;
         }
         for (path, folder) in folders {
-            folder.sync().map_err(|error| write_error(path, &error))?;
+            folder.sync().map_err(|error| write_error(path, error))?;
         }
         output.remove(&self.key())
     }
@@ -277,8 +277,8 @@ fn unfinished(path: &Path) -> OsString {
     format!(".{name}.unfinished").into()
 }
 
-fn write_error(path: &Path, error: &io::Error) -> WriteError {
-    WriteError::new(path.display().to_string(), error.to_string())
+fn write_error(path: &Path, error: io::Error) -> WriteError {
+    WriteError::new(path.display().to_string(), error)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub enum PlanError {
     Bundle(#[from] BundleError),
     /// The model has no encoder for a mapped column.
     #[error(
-        "`source.columns.{kind}` is set, but the model `{bundle}` does not accept {kind} input: remove the key or choose another `model.bundle`"
+        "`source.columns.{kind}` is set, but the model `{bundle}` does not accept {kind} input"
     )]
     Modality {
         /// `image` or `audio`.
@@ -62,18 +62,20 @@ pub enum PlanError {
     #[error(transparent)]
     Query(#[from] QueryError),
     /// `output.path` is invalid.
-    #[error("`output.path`: {0}")]
+    #[error("invalid `output.path`")]
     Output(#[from] LocationError),
     /// The store of `output.path` is misconfigured in the environment.
-    #[error("`output.path`: {0}")]
+    #[error("invalid `output.path`")]
     OutputStore(#[source] ReadError),
     /// Answers cannot be partitioned by this column.
     #[error("invalid `output.partition_by`: `{column}` {problem}")]
     Partition {
         /// The column.
         column: String,
-        /// The cause and the remedy.
+        /// The cause.
         problem: &'static str,
+        /// The remedy.
+        remedy: &'static str,
     },
     /// The input files cannot have sidecars.
     #[error("`output.sidecars` requires image or audio files on a local disk: {problem}")]
@@ -82,23 +84,16 @@ pub enum PlanError {
         problem: String,
     },
     /// The columns cannot be serialised.
-    #[error("failed to serialise the columns of the source: {problem}")]
-    Columns {
-        /// The cause.
-        problem: String,
-    },
+    #[error("failed to serialise the columns of the source")]
+    Columns(#[source] serde_json::Error),
     /// The rejects were made by a different job.
-    #[error(
-        "the rejects were made by a different job; changed keys: {differing}: a retry may only change `limits`"
-    )]
+    #[error("the rejects were made by a different job; changed keys: {differing}")]
     Retry {
         /// The changed keys.
         differing: String,
     },
     /// The output would be read as input.
-    #[error(
-        "`output.path` is `{output}`, which contains the input file `{input}`: choose another folder"
-    )]
+    #[error("`output.path` is `{output}`, which contains the input file `{input}`")]
     OutputHoldsInput {
         /// The output folder.
         output: String,
@@ -297,8 +292,7 @@ impl RunPlan {
             }
         }
         spans.splice(0..0, table.done.iter().cloned());
-        let columns = serde_json::to_value(&table.known_columns)
-            .map_err(|error| PlanError::Columns { problem: error.to_string() })?;
+        let columns = serde_json::to_value(&table.known_columns).map_err(PlanError::Columns)?;
         let ledger = Manifest {
             version: LEDGER_VERSION,
             fingerprint,
@@ -524,16 +518,17 @@ fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceErro
 
 fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanError> {
     let Some(column) = &job.output.partition_by else { return Ok(()) };
-    let problem = match carried.find(column) {
-        None => {
-            "is not carried to the answers: add it to `output.columns`, or choose another column"
-        }
+    let (problem, remedy) = match carried.find(column) {
+        None => (
+            "is not carried to the answers",
+            "add it to `output.columns`, or choose another column",
+        ),
         Some((_, field)) if !partitions::may_name_folders(field.data_type()) => {
-            "cannot name folders: choose a text, integer, boolean or date column"
+            ("cannot name folders", "choose a text, integer, boolean or date column")
         }
         Some(_) => return Ok(()),
     };
-    Err(PlanError::Partition { column: column.clone(), problem })
+    Err(PlanError::Partition { column: column.clone(), problem, remedy })
 }
 
 fn template_columns(

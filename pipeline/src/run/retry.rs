@@ -15,6 +15,7 @@ use arrow::{
     error::ArrowError,
 };
 use legenda_schemas::{
+    cause::Cause,
     ledger::{CommittedFile, LedgerEntry},
     table::{CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, ROW_COLUMN},
 };
@@ -36,22 +37,18 @@ pub struct RetryChoice {
 #[non_exhaustive]
 pub enum RetryError {
     /// A row of inline rejects could be in any of several parts.
-    #[error(
-        "failed to retry rejects that are inline in several parts: fix the rows and run the job with `--overwrite`"
-    )]
+    #[error("failed to retry rejects that are inline in several parts")]
     SeveralParts,
     /// Their file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Their file is damaged.
-    #[error(
-        "failed to read the rejects in `{path}`: {problem}; `legenda verify` reports the damage"
-    )]
+    #[error("failed to read the rejects in `{path}`")]
     Damaged {
         /// The file.
         path: String,
         /// The cause.
-        problem: String,
+        source: Cause,
     },
 }
 
@@ -82,7 +79,7 @@ impl Rejects {
         let missing = || damaged(output, file, format!("missing column `{ROW_COLUMN}`"));
         let numbers = row_numbers(&rows).ok_or_else(missing)?.clone();
         let this = Self { rows, numbers, are_inline: false };
-        this.codes().map_err(|error| damaged(output, file, error.to_string()))?;
+        this.codes().map_err(|error| damaged(output, file, error))?;
         Ok(Some(this))
     }
 
@@ -108,7 +105,7 @@ impl Rejects {
             return Err(damaged(output, file, problem));
         }
         let this = Self { rows, numbers: numbers.into(), are_inline: true };
-        this.codes().map_err(|error| damaged(output, file, error.to_string()))?;
+        this.codes().map_err(|error| damaged(output, file, error))?;
         Ok(Some(this))
     }
 
@@ -192,14 +189,14 @@ fn read_rows(
     file: &CommittedFile,
 ) -> Result<Option<RecordBatch>, RetryError> {
     let bytes = output.folder.read(&file.name)?;
-    let bytes = bytes.ok_or_else(|| damaged(output, file, "the file is missing".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| damaged(output, file, "the file is missing"))?;
     let batches = output.decode(file, bytes);
-    let batches = batches.map_err(|error| damaged(output, file, error.to_string()))?;
+    let batches = batches.map_err(|error| damaged(output, file, error))?;
     let Some(first) = batches.first() else { return Ok(None) };
     let rows = concat_batches(&first.schema(), &batches);
-    rows.map(Some).map_err(|error| damaged(output, file, error.to_string()))
+    rows.map(Some).map_err(|error| damaged(output, file, error))
 }
 
-fn damaged(output: &OutputFiles, file: &CommittedFile, problem: String) -> RetryError {
-    RetryError::Damaged { path: output.folder.path_of(&file.name), problem }
+fn damaged(output: &OutputFiles, file: &CommittedFile, source: impl Into<Cause>) -> RetryError {
+    RetryError::Damaged { path: output.folder.path_of(&file.name), source: source.into() }
 }

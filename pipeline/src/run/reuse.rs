@@ -18,6 +18,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::store::{ResultStore, StoreError};
+use legenda_schemas::cause::chain;
+
 use crate::run::{
     plan::RunPlan,
     stage::{
@@ -206,7 +208,8 @@ impl State {
             Err(error) => error,
         };
         if error.is_busy() {
-            tracing::debug!(%error, "result store is busy, skipped");
+            let error = chain(&error);
+            tracing::debug!(error, "result store is busy, skipped");
         } else {
             warn(store.name(), &error);
             self.store = None;
@@ -216,5 +219,10 @@ impl State {
 }
 
 fn warn(store: &str, error: &StoreError) {
-    tracing::warn!(store, %error, "result store disabled; answers of this run are not reused");
+    let error = chain(error);
+    tracing::warn!(
+        store,
+        error,
+        "result store disabled, answers of this run are not reused; if this persists, remove the file"
+    );
 }

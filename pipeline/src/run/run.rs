@@ -27,7 +27,7 @@ use legenda_schemas::{
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 use tracing::Instrument;
 
@@ -104,7 +104,7 @@ pub enum RunError {
     Retry(#[from] RetryError),
     /// `limits.memory` is too small for the model alone.
     #[error(
-        "`limits.memory` is {limit_mib} MiB, but the process already uses {used_mib} MiB with the model loaded: set it to at least {needed_mib} MiB"
+        "`limits.memory` is {limit_mib} MiB, but the process already uses {used_mib} MiB with the model loaded"
     )]
     Memory {
         /// The limit.
@@ -115,12 +115,12 @@ pub enum RunError {
         needed_mib: u64,
     },
     /// A stage ended early: a bug in this program.
-    #[error("the stage `{stage}` ended early{problem}; please report this")]
+    #[error("the stage `{stage}` ended early")]
     Stage {
         /// The stage.
         stage: &'static str,
-        /// The error it left, if any.
-        problem: String,
+        /// The panic of its task, if any.
+        source: Option<JoinError>,
     },
 }
 
@@ -180,9 +180,8 @@ pub async fn run(
         let (plan, options) = (Arc::clone(&plan), options.clone());
         move || open_output(&plan, &options)
     });
-    let Opened { output, ledger, committed, spans, prediction } = opened
-        .await
-        .map_err(|error| RunError::Stage { stage: "open", problem: format!(": {error}") })??;
+    let Opened { output, ledger, committed, spans, prediction } =
+        opened.await.map_err(|error| RunError::Stage { stage: "open", source: Some(error) })??;
     let output = Arc::new(output);
     let rows_retried = spans.iter().filter_map(|span| Some(span.retry.as_ref()?.rows.len() as u64));
     let rows_retried = options.retry.is_some().then(|| rows_retried.sum());
@@ -276,7 +275,7 @@ pub async fn run(
         move || report::write(&output, &plan, &report, timeline, (&entries, &done))
     })
     .await
-    .map_err(|error| RunError::Stage { stage: "report", problem: format!(": {error}") })??;
+    .map_err(|error| RunError::Stage { stage: "report", source: Some(error) })??;
     Ok(report)
 }
 
@@ -456,17 +455,18 @@ async fn run_stages(
         ended.push((stage, running.await.map(|result| result.err())));
     }
     let collected = collected?;
-    for (stage, result) in &ended {
-        if let Err(error) = result {
-            return Err(RunError::Stage { stage, problem: format!(": {error}") });
+    let mut stopped = None;
+    for (stage, result) in ended {
+        match result {
+            Err(error) => return Err(RunError::Stage { stage, source: Some(error) }),
+            Ok(Some(_)) => stopped = stopped.or(Some(stage)),
+            Ok(None) => {}
         }
     }
-    for (stage, result) in &ended {
-        if let Ok(Some(_)) = result {
-            return Err(RunError::Stage { stage, problem: String::new() });
-        }
+    if let Some(stage) = stopped {
+        return Err(RunError::Stage { stage, source: None });
     }
-    match stop.failure() {
+    match stop.take_failure() {
         Some(failure) => Err(failure.into()),
         None => Ok(collected),
     }

@@ -53,8 +53,9 @@ impl Stop {
         self.set(SOURCE_FAILED);
     }
 
-    pub(crate) fn failure(&self) -> Option<SourceFailed> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Takes the failure that ended the run, if any.
+    pub(crate) fn take_failure(&self) -> Option<SourceFailed> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Keeps only the first reason to stop.

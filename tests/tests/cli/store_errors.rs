@@ -1,5 +1,5 @@
-//! Errors of a store, or of its configuration, are one line with a hint, reported immediately and
-//! before anything is read.
+//! Errors of a store, or of its configuration, have one hint and are reported immediately and before
+//! anything is read.
 
 use std::{
     process::Command,
@@ -12,13 +12,17 @@ use legenda_tests::{
     png, run_command, text_column, write_table,
 };
 
-/// Asserts that a command exits with 2 and prints one error and one hint that contain all of
-/// `texts`.
+/// Asserts that a command exits with 2 and prints one error, its causes and one hint that contain all
+/// of `texts`.
 fn refused(told: &CommandResult, texts: &[&str]) {
     assert_eq!(told.code, Some(2), "{}", told.stderr);
     let lines: Vec<&str> = told.stderr.lines().collect();
-    let [error, hint] = lines.as_slice() else { panic!("not two lines:\n{}", told.stderr) };
+    let [error, causes @ .., hint] = lines.as_slice() else { panic!("no hint:\n{}", told.stderr) };
     assert!(error.starts_with("error: ") && hint.starts_with("hint: "), "{}", told.stderr);
+    let causes: Option<Vec<&str>> =
+        causes.iter().map(|line| line.strip_prefix("caused by: ")).collect();
+    let causes = causes.unwrap_or_else(|| panic!("not only causes:\n{}", told.stderr));
+    let error = [&[*error], causes.as_slice()].concat().join(": ");
     told.stderr_contains(texts);
     // No cause is repeated, and the store's XML is not shown.
     let parts: Vec<&str> = error.split(": ").collect();

@@ -1,7 +1,7 @@
 //! `legenda models list`.
 
 use legenda_models::{Bundle, BundleSource};
-use legenda_schemas::units::ByteSize;
+use legenda_schemas::{cause::chain, units::ByteSize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,7 +22,7 @@ pub(crate) fn list(args: &ModelsListArgs) -> Result<Exit, Failure> {
     let mut rows = vec![describe(BundleSource::EMBEDDED_NAME.to_owned(), Ok(embedded), n_bytes)];
     for cached in open_hub(true).cached().map_err(Failure::config)? {
         if cached.bundle.is_ok() || args.all {
-            let bundle = cached.bundle.map_err(|error| error.to_string());
+            let bundle = cached.bundle.map_err(|error| chain(&error));
             rows.push(describe(cached.repo.to_string(), bundle, cached.n_bytes));
         }
     }

@@ -29,7 +29,10 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use legenda_schemas::sha256_hex;
+use legenda_schemas::{
+    cause::{Cause, chain},
+    sha256_hex,
+};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
@@ -96,10 +99,10 @@ enum PageError {
     Action(#[from] ActionError),
     #[error(transparent)]
     History(#[from] HistoryError),
-    #[error("failed to render the page: {0}")]
+    #[error("failed to render the page")]
     Template(#[from] minijinja::Error),
-    #[error("failed to read the report: {0}")]
-    Report(String),
+    #[error("failed to read the report")]
+    Report(#[source] Cause),
 }
 
 impl IntoResponse for PageError {
@@ -119,11 +122,16 @@ impl IntoResponse for PageError {
             }
             Self::Report(_) => StatusCode::BAD_GATEWAY,
             Self::History(_) | Self::Template(_) | Self::Action(ActionError::History(_)) => {
-                tracing::error!(error = %self, "failed to serve a request");
+                tracing::error!(error = chain(&self), "failed to serve a request");
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        (status, format!("{self}\n")).into_response()
+        // The causes of internal errors are in the log only.
+        let text = match status {
+            StatusCode::INTERNAL_SERVER_ERROR => self.to_string(),
+            _ => chain(&self),
+        };
+        (status, format!("{text}\n")).into_response()
     }
 }
 
@@ -271,8 +279,8 @@ async fn report(
 ) -> Result<Response, PageError> {
     let reports = page.reports.clone();
     let report = tokio::task::spawn_blocking(move || reports.read(run)).await;
-    let report = report.map_err(|error| PageError::Report(error.to_string()))?;
-    let report = report.map_err(|error| PageError::Report(error.to_string()))?;
+    let report = report.map_err(|error| PageError::Report(error.into()))?;
+    let report = report.map_err(|error| PageError::Report(error.into()))?;
     let bytes = report.ok_or(PageError::NotFound)?;
     let policy = HeaderValue::from_static(REPORT_POLICY);
     Ok(([(CONTENT_SECURITY_POLICY, policy)], Html(bytes)).into_response())

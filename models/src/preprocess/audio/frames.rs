@@ -146,7 +146,7 @@ impl FrameMel {
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the filters")]
     pub fn usm(config: &UsmExtractorConfig) -> Result<Self, BundleError> {
         check_keys(USM_FILE, &config.rest)?;
-        let inconsistent = |message: &str| inconsistent(USM_FILE, message);
+        let inconsistent = |problem: &str| inconsistent(USM_FILE, problem);
         let rate = config.sampling_rate;
         let samples = |ms: f64| (f64::from(rate) * ms / 1000.0).round();
         let [frame, hop] = [config.frame_length_ms, config.hop_length_ms].map(samples);
@@ -365,8 +365,8 @@ fn check_keys(file: &'static str, rest: &Map<String, Value>) -> Result<(), Bundl
     Ok(())
 }
 
-fn inconsistent(file: &'static str, message: &str) -> BundleError {
-    BundleError::Inconsistent { file, message: message.to_owned() }
+fn inconsistent(file: &'static str, problem: &str) -> BundleError {
+    BundleError::Inconsistent { file, problem: problem.to_owned() }
 }
 
 /// Returns a weight of a periodic Hann window, rounded to `f32` at each step.

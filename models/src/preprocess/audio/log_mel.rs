@@ -292,8 +292,8 @@ fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
     Ok(())
 }
 
-fn inconsistent(message: &str) -> BundleError {
-    BundleError::Inconsistent { file: FILE, message: format!("feature_extractor: {message}") }
+fn inconsistent(problem: &str) -> BundleError {
+    BundleError::Inconsistent { file: FILE, problem: format!("feature_extractor: {problem}") }
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ impl RepeatedMel {
         let n_samples = config.max_length_s.saturating_mul(rate);
         let range_hz = [config.frequency_min, config.frequency_max];
         if n_fft < 2 || hop == 0 || n_samples <= n_fft || config.feature_size == 0 {
-            let message = "`fft_window_size`, `hop_length` and `max_length_s` are incompatible";
-            return Err(BundleError::Inconsistent { file: FILE, message: message.to_owned() });
+            let problem = "`fft_window_size`, `hop_length` and `max_length_s` are incompatible";
+            return Err(BundleError::Inconsistent { file: FILE, problem: problem.to_owned() });
         }
         // The former uses torchaudio's filters, the latter librosa's.
         let scale = if is_fused { MelScale::Htk } else { MelScale::Slaney };

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use legenda_schemas::cause::Cause;
 use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::InterleavedSlice};
 
 use crate::preprocess::{ProcessError, Waveform};
@@ -45,10 +46,10 @@ pub(in crate::preprocess) fn samples_at(
 ///
 /// [`ProcessError::Resample`] if a rate is zero or the resampler does not support the pair.
 fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, ProcessError> {
-    let failed = |message: String| ProcessError::Resample { from_hz, to_hz, message };
+    let failed = |source: Cause| ProcessError::Resample { from_hz, to_hz, source };
     let [from, to] = [from_hz, to_hz].map(|hz| usize::try_from(hz).unwrap_or(0));
     let Some(n_least) = chunk_frames(from, to) else {
-        return Err(failed("sample rate 0".to_owned()));
+        return Err(failed("sample rate 0".into()));
     };
     let mut resampler = Fft::<f32>::new_custom(
         from,
@@ -59,16 +60,16 @@ fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, Proce
         rubato::WindowFunction::BlackmanHarris2,
         FixedSync::Both,
     )
-    .map_err(|error| failed(error.to_string()))?;
+    .map_err(|error| failed(error.into()))?;
     let n_needed = resampler.process_all_needed_output_len(samples.len());
     let mut output = vec![0.0; n_needed];
-    let input = InterleavedSlice::new(samples, 1, samples.len())
-        .map_err(|error| failed(error.to_string()))?;
+    let input =
+        InterleavedSlice::new(samples, 1, samples.len()).map_err(|error| failed(error.into()))?;
     let mut target = InterleavedSlice::new_mut(&mut output, 1, n_needed)
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(error.into()))?;
     resampler
         .process_all_into_buffer(&input, &mut target, samples.len(), None)
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(error.into()))?;
     // The library computes the length in floating point, which may be one sample too many.
     output.truncate((samples.len() * to).div_ceil(from));
     Ok(output)

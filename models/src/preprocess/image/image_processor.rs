@@ -444,8 +444,8 @@ fn target(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Target, B
     }
 }
 
-pub(super) fn inconsistent(message: String) -> BundleError {
-    BundleError::Inconsistent { file: FILE, message }
+pub(super) fn inconsistent(problem: String) -> BundleError {
+    BundleError::Inconsistent { file: FILE, problem }
 }
 
 /// Computes the value of each level in `f32`, as transformers does with either back end.

@@ -1,6 +1,7 @@
 //! Tokenisation for embedding models: truncated, and padded if the model requires it, as in
 //! sentence-transformers and transformers.
 
+use legenda_schemas::cause::Cause;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::tokenizer;
@@ -32,7 +33,7 @@ impl SentenceProcessor {
         limits: &TextLimits,
     ) -> Result<Self, BundleError> {
         let invalid =
-            |message: String| BundleError::InvalidJson { file: TOKENIZER.to_owned(), message };
+            |source: Cause| BundleError::InvalidJson { file: TOKENIZER.to_owned(), source };
         let mut tokenizer = tokenizer::open(bundle)?;
         let config: serde_json::Value =
             bundle.files.json_if_there("tokenizer_config.json")?.unwrap_or_default();
@@ -51,7 +52,7 @@ impl SentenceProcessor {
             stride: 0,
             direction,
         });
-        tokenizer.with_truncation(truncation).map_err(|error| invalid(error.to_string()))?;
+        tokenizer.with_truncation(truncation).map_err(invalid)?;
         tokenizer.set_encode_special_tokens(true);
         Ok(Self {
             tokenizer,

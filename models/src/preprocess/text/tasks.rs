@@ -48,8 +48,8 @@ impl Tasks {
         record: &Record,
     ) -> Result<(String, String), ProcessError> {
         if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
-            let message = "this model does not support a system message".to_owned();
-            return Err(ProcessError::Template { message });
+            let source = "this model does not support a system message".into();
+            return Err(ProcessError::Template { source });
         }
         let text = record.text.as_deref().unwrap_or_default();
         if let Some((task, question)) = self.alone.iter().find(|(task, _)| text.contains(*task)) {

@@ -72,9 +72,9 @@ impl TextProcessor {
         let mut markup = tokenizer::open(bundle)?;
         // Prompts are not truncated or padded here: a prompt that is too long is rejected.
         markup.with_padding(None);
-        markup.with_truncation(None).map_err(|error| BundleError::InvalidJson {
+        markup.with_truncation(None).map_err(|source| BundleError::InvalidJson {
             file: "tokenizer.json".to_owned(),
-            message: error.to_string(),
+            source,
         })?;
         let mut plain = markup.clone();
         plain.set_encode_special_tokens(true);
@@ -227,7 +227,7 @@ impl TextProcessor {
         clips: &[Clips],
     ) -> Result<Vec<u32>, ProcessError> {
         let stand_in = unused_char(texts_of(record)).ok_or_else(|| ProcessError::Tokenizer {
-            message: "the text contains every private-use character".to_owned(),
+            source: "the text contains every private-use character".into(),
         })?;
         // All texts share one list of pieces. Their order in the rendered prompt may differ, so
         // each piece carries its index as digits between two stand-ins.
@@ -306,8 +306,8 @@ impl TextProcessor {
             return Err(ProcessError::NoConversation);
         }
         if record.system.as_deref().is_some_and(|system| !system.is_empty()) {
-            let message = "this model does not support a system message".to_owned();
-            return Err(ProcessError::Template { message });
+            let source = "this model does not support a system message".into();
+            return Err(ProcessError::Template { source });
         }
         let text = record.text.as_deref().unwrap_or_default();
         let encoding = tokenizer::encode(&self.plain, text, false)?;
@@ -432,7 +432,7 @@ fn unused_char<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Option<char>
 }
 
 fn template_error(error: TemplateError) -> ProcessError {
-    ProcessError::Template { message: format!("{error:#}") }
+    ProcessError::Template { source: error.into() }
 }
 
 /// Returns the chat template, in the lookup order of transformers: its own file, the JSON file, the
@@ -461,7 +461,7 @@ fn chat_template(
 fn compiled(template: &str) -> Result<BoundedTemplate, BundleError> {
     let invalid = |error: TemplateError| BundleError::InvalidJson {
         file: "chat_template.jinja".to_owned(),
-        message: format!("{error:#}"),
+        source: error.into(),
     };
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

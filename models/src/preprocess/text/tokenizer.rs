@@ -7,6 +7,7 @@
 use std::{sync::mpsc, thread, time::Duration};
 
 use base64::Engine as _;
+use legenda_schemas::cause::Cause;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{Encoding, NormalizedString, Normalizer as _, Tokenizer};
@@ -72,19 +73,19 @@ struct Rules {
 
 /// Reads the tokenizer of a bundle.
 pub(super) fn open(bundle: &Bundle) -> Result<Tokenizer, BundleError> {
-    let invalid = |message: String| BundleError::InvalidJson { file: FILE.to_owned(), message };
+    let invalid = |source: Cause| BundleError::InvalidJson { file: FILE.to_owned(), source };
     let bytes = bundle.files.bytes(FILE)?.into_owned();
-    let rules: Rules = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
+    let rules: Rules = serde_json::from_slice(&bytes).map_err(|error| invalid(error.into()))?;
     check(&rules).map_err(too_costly)?;
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("tokenizer".to_owned())
         .spawn(move || sender.send(Tokenizer::from_bytes(&bytes)).ok())
-        .map_err(|error| invalid(format!("failed to start a thread to load it: {error}")))?;
+        .map_err(|error| invalid(format!("failed to start a thread to load it: {error}").into()))?;
     match receiver.recv_timeout(LOAD_MAX) {
-        Ok(tokenizer) => tokenizer.map_err(|error| invalid(error.to_string())),
+        Ok(tokenizer) => tokenizer.map_err(invalid),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(invalid("the tokenizers library panicked".to_owned()))
+            Err(invalid("the tokenizers library panicked".into()))
         }
         Err(mpsc::RecvTimeoutError::Timeout) => {
             Err(too_costly(format!("loading timed out after {} s", LOAD_MAX.as_secs())))
@@ -102,20 +103,21 @@ pub(super) fn encode(
     text: &str,
     adds_special_tokens: bool,
 ) -> Result<Encoding, ProcessError> {
-    let failed = |message: String| ProcessError::Tokenizer { message };
+    let failed = |source: Cause| ProcessError::Tokenizer { source };
     if let Some(normalizer) = tokenizer.get_normalizer().filter(|_| text.len() > SHORT_TEXT) {
         let mut normalized = NormalizedString::from(text);
-        normalizer.normalize(&mut normalized).map_err(|error| failed(error.to_string()))?;
+        normalizer.normalize(&mut normalized).map_err(failed)?;
         let (before, after) = (text.len(), normalized.get().len());
         if after > before.saturating_mul(NORMALIZED_MAX) {
-            return Err(failed(format!(
+            let problem = format!(
                 "normalisation grows the text from {before} to {after} bytes, more than {NORMALIZED_MAX} \
                  times"
-            )));
+            );
+            return Err(failed(problem.into()));
         }
     }
     let encoding = tokenizer.encode_fast(text, adds_special_tokens);
-    encoding.map_err(|error| failed(error.to_string()))
+    encoding.map_err(failed)
 }
 
 fn too_costly(problem: String) -> BundleError {
@@ -264,6 +266,7 @@ fn copies(regex: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use legenda_schemas::cause::chain;
     use serde_json::{Value, json};
 
     use tokenizers::Tokenizer;
@@ -355,7 +358,7 @@ mod tests {
         let fivefold = tokenizer(replace("a", "aaaaa"));
         assert!(encode(&fivefold, &"a".repeat(SHORT_TEXT), false).is_ok());
         let refused = encode(&fivefold, &"a".repeat(SHORT_TEXT + 1), false).unwrap_err();
-        assert!(refused.to_string().contains("from 65537 to 327685 bytes"), "{refused}");
+        assert!(chain(&refused).contains("from 65537 to 327685 bytes"), "{refused:?}");
         assert!(encode(&fivefold, &"b".repeat(SHORT_TEXT + 1), false).is_ok());
         let decomposed = tokenizer(json!({"type": "NFD"}));
         assert!(encode(&decomposed, &"\u{1103}각".repeat(SHORT_TEXT / 4), false).is_ok());

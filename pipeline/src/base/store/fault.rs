@@ -3,6 +3,7 @@
 
 use std::{error::Error as StdError, fmt, io};
 
+use legenda_schemas::cause::causes;
 use object_store::{Error, client::HttpError};
 
 /// The kind of a store.
@@ -129,6 +130,12 @@ pub enum StoreFault {
         kind: StoreKind,
         /// The endpoint.
         endpoint: String,
+    },
+    /// A setting in the environment is missing or invalid.
+    #[error("{problem}")]
+    Environment {
+        /// The problem.
+        problem: String,
     },
     /// The key cannot be requested.
     #[error("invalid key `{key}`: it cannot be requested over HTTP because it {problem}")]
@@ -263,6 +270,9 @@ impl StoreFault {
             Self::PlainHttp { kind, .. } => {
                 format!("use `https://` or set `{}=true`", kind.plain_variable())
             }
+            Self::Environment { .. } => {
+                "check the environment of the store (`AWS_…`, `GOOGLE_…`, `AZURE_…`)".to_owned()
+            }
             Self::Key { .. } => "rename the object".to_owned(),
             Self::Changed | Self::Answer { .. } => return None,
         })
@@ -270,23 +280,22 @@ impl StoreFault {
 }
 
 /// A disk or store error as one line.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{text}")]
-pub(crate) struct Problem {
-    pub(super) text: String,
-    #[source]
-    pub(super) fault: Option<StoreFault>,
-}
-
-impl From<StoreFault> for Problem {
-    fn from(fault: StoreFault) -> Self {
-        Self { text: fault.to_string(), fault: Some(fault) }
-    }
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    /// An error of a store.
+    #[error(transparent)]
+    Fault(#[from] StoreFault),
+    /// An error of the disk.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// Any other problem.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl From<String> for Problem {
     fn from(text: String) -> Self {
-        Self { text, fault: None }
+        Self::Other(text)
     }
 }
 
@@ -327,14 +336,18 @@ pub(super) fn io_error(error: &Error) -> io::Error {
 /// Returns the store fault in the source chain of an error, if any.
 #[must_use]
 pub fn fault_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a StoreFault> {
-    causes(error).find_map(|cause| cause.downcast_ref())
-}
-
-/// Returns an error and its sources.
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    causes(error).find_map(|cause| {
+        // Neither returns the error that it prints as its source.
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return error.get_ref().and_then(|inner| fault_of(inner));
+        }
+        match cause.downcast_ref() {
+            Some(Problem::Fault(fault)) => Some(fault),
+            Some(Problem::Disk(error)) => fault_of(error),
+            Some(Problem::Other(_)) => None,
+            None => cause.downcast_ref(),
+        }
+    })
 }
 
 /// Returns the message of the innermost source, which is the most specific.

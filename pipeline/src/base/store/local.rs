@@ -61,7 +61,7 @@ impl LocalFolder {
             let is_beside = self.beside.as_deref() == Some(root);
             Confined::make(root, holds_media || is_beside)
                 .and_then(|root| root.make_dirs(Path::new(below), is_private))
-                .map_err(|error| write_error(&self.path_of(dir), &error))?;
+                .map_err(|error| write_error(&self.path_of(dir), error))?;
             crash::step();
         }
         Ok(())
@@ -89,11 +89,11 @@ impl LocalFolder {
         let entries = match path.read_dir() {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(&path, &error)),
+            Err(error) => return Err(read_error(&path, error)),
         };
         let mut keys = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| read_error(&path, &error))?;
+            let entry = entry.map_err(|error| read_error(&path, error))?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(prefix) && is_wanted(&entry.path()) {
@@ -109,7 +109,7 @@ impl LocalFolder {
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(read_error(&path, &error)),
+            Err(error) => Err(read_error(&path, error)),
         }
     }
 
@@ -125,7 +125,7 @@ impl LocalFolder {
             crash::step();
             Ok(())
         };
-        write().map_err(|error| write_error(&self.path_of(key), &error))
+        write().map_err(|error| write_error(&self.path_of(key), error))
     }
 
     /// Locks the file `key` and writes `owner` to it.
@@ -133,14 +133,14 @@ impl LocalFolder {
         let locked = self.folder_of(key).and_then(|(folder, name)| folder.open_lock(name));
         locked
             .and_then(|file| lock(file, owner))
-            .unwrap_or_else(|error| Err(HoldError::Failed(write_error(&self.path_of(key), &error))))
+            .unwrap_or_else(|error| Err(HoldError::Failed(write_error(&self.path_of(key), error))))
     }
 
     pub(super) fn remove(&self, key: &str) -> Result<(), WriteError> {
         let removed = self.folder_of(key).and_then(|(folder, name)| folder.remove(name));
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(write_error(&self.path_of(key), &error));
+                return Err(write_error(&self.path_of(key), error));
             }
             _ => crash::step(),
         }
@@ -166,17 +166,19 @@ fn lock(mut file: File, owner: &str) -> io::Result<Result<File, HoldError>> {
     Ok(Ok(file))
 }
 
-fn write_error(path: &Path, error: &io::Error) -> WriteError {
-    WriteError::new(path.display().to_string(), error.to_string())
+fn write_error(path: &Path, error: io::Error) -> WriteError {
+    WriteError::new(path.display().to_string(), error)
 }
 
-fn read_error(path: &Path, error: &io::Error) -> ReadError {
-    ReadError::new(path.display().to_string(), error.to_string())
+fn read_error(path: &Path, error: io::Error) -> ReadError {
+    ReadError::new(path.display().to_string(), error)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use legenda_schemas::cause::chain;
 
     use super::{LocalFolder, UNFINISHED};
 
@@ -189,7 +191,7 @@ mod tests {
         // A folder in place of the temporary file makes every write fail.
         fs::create_dir(folder.path_of(UNFINISHED).join("part")).unwrap();
         let refused = folder.write("part", b"new").unwrap_err();
-        assert!(refused.to_string().contains("committed spans are safe"), "{refused}");
+        assert!(chain(&refused).starts_with("failed to write `"), "{refused:?}");
         assert_eq!(folder.read("part").unwrap().unwrap(), "old");
         assert_eq!(folder.list("", "").unwrap(), ["part"]);
         folder.remove("part").unwrap();

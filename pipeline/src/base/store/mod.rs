@@ -43,74 +43,60 @@ pub use self::{
 
 /// An error of writing a file.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "failed to write `{path}`: {problem}; committed spans are safe: fix the cause and run the same command again"
-)]
+#[error("failed to write `{path}`")]
 pub struct WriteError {
     /// The path or URL of the file.
     pub path: String,
-    /// The error of the system or the store.
-    pub problem: String,
-    #[source]
-    fault: Option<StoreFault>,
+    pub(crate) source: Problem,
 }
 
 /// An error of reading a file or a folder.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read `{path}`: {problem}")]
+#[error("failed to read `{path}`")]
 pub struct ReadError {
     /// The path or URL of the file or folder.
     pub path: String,
-    /// The error of the system or the store.
-    pub problem: String,
-    #[source]
-    fault: Option<StoreFault>,
+    pub(crate) source: Problem,
 }
 
 /// An invalid location.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid location `{url}`: {problem}")]
+#[error("invalid location `{url}`")]
 pub struct LocationError {
     /// The URL.
     pub url: String,
-    /// The cause.
-    pub problem: String,
-    #[source]
-    fault: Option<StoreFault>,
+    source: Problem,
 }
 
 impl WriteError {
     pub(crate) fn new(path: impl Into<String>, problem: impl Into<Problem>) -> Self {
-        let Problem { text, fault } = problem.into();
-        Self { path: path.into(), problem: text, fault }
+        Self { path: path.into(), source: problem.into() }
     }
 }
 
 impl ReadError {
     fn new(path: impl Into<String>, problem: impl Into<Problem>) -> Self {
-        let Problem { text, fault } = problem.into();
-        Self { path: path.into(), problem: text, fault }
+        Self { path: path.into(), source: problem.into() }
     }
 }
 
 impl From<ReadError> for WriteError {
     /// For files that are read before they are written.
-    fn from(ReadError { path, problem, fault }: ReadError) -> Self {
-        Self { path, problem, fault }
+    fn from(ReadError { path, source }: ReadError) -> Self {
+        Self { path, source }
     }
 }
 
 impl From<LocationError> for Problem {
     /// For messages that already name the URL.
-    fn from(LocationError { problem, fault, .. }: LocationError) -> Self {
-        Self { text: problem, fault }
+    fn from(error: LocationError) -> Self {
+        error.source
     }
 }
 
 impl LocationError {
     fn new(url: impl Into<String>, problem: impl Into<Problem>) -> Self {
-        let Problem { text, fault } = problem.into();
-        Self { url: url.into(), problem: text, fault }
+        Self { url: url.into(), source: problem.into() }
     }
 }
 

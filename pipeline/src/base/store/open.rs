@@ -196,11 +196,7 @@ fn build(scheme: &ObjectStoreScheme, root: &str) -> Result<Arc<dyn ObjectStore>,
         }
     };
     // No request was made yet, so the environment is invalid.
-    built.map_err(|error| {
-        let problem = last_cause(&error);
-        format!("{problem}; check the environment of the store (`AWS_…`, `GOOGLE_…`, `AZURE_…`)")
-            .into()
-    })
+    built.map_err(|error| StoreFault::Environment { problem: last_cause(&error) }.into())
 }
 
 /// Returns whether to allow an unencrypted endpoint: always on this machine.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use legenda_schemas::job::Source;
+use legenda_schemas::{cause::Cause, job::Source};
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -62,12 +62,12 @@ pub enum LocateError {
     #[error(transparent)]
     Web(#[from] WebError),
     /// The store failed. This is not the fault of a row, so the run ends and no row is rejected.
-    #[error("failed to read the media file `{path}`: {problem}")]
+    #[error("failed to read the media file `{path}`")]
     Store {
         /// The URL of the file.
         path: String,
         /// The store's error.
-        problem: String,
+        source: io::Error,
     },
 }
 
@@ -97,8 +97,8 @@ pub struct MediaRoots {
 
 /// An error in `source.media_hosts` or `source.media_dirs`.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid `source.media_hosts`: {0}")]
-pub struct MediaRootsError(String);
+#[error("invalid `source.media_hosts`")]
+pub struct MediaRootsError(#[source] Cause);
 
 impl MediaRoots {
     /// Returns the locations allowed by a job; relative folders are resolved against `base_dir`, and missing
@@ -112,7 +112,7 @@ impl MediaRoots {
             source.media_dirs.iter().partition(|dir| is_url(dir));
         let web = match source.media_hosts.as_slice() {
             [] => None,
-            hosts => Some(Web::new(hosts).map_err(|error| MediaRootsError(error.to_string()))?),
+            hosts => Some(Web::new(hosts).map_err(|error| MediaRootsError(error.into()))?),
         };
         Ok(Self {
             dirs: dirs.iter().filter_map(|dir| base_dir.join(dir).canonicalize().ok()).collect(),
@@ -304,7 +304,6 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
     };
     read().map_err(|error| {
         let path = excerpt(url).into_owned();
-        let problem = excerpt(&error.to_string()).into_owned();
         // S3 denies access to missing objects if listing is not allowed.
         let is_of_the_row = match fault_of(&error) {
             Some(StoreFault::Denied { .. } | StoreFault::Key { .. } | StoreFault::Changed) => true,
@@ -312,9 +311,9 @@ fn read_object(url: &str, bytes_max: u64) -> Result<Vec<u8>, LocateError> {
             _ => error.kind() == io::ErrorKind::NotFound,
         };
         if is_of_the_row {
-            LocateError::Io { path, problem }
+            LocateError::Io { path, problem: excerpt(&error.to_string()).into_owned() }
         } else {
-            LocateError::Store { path, problem }
+            LocateError::Store { path, source: error }
         }
     })
 }

@@ -162,7 +162,7 @@ pub enum MediaError {
         bytes_max: u64,
     },
     /// The decoder panicked or timed out.
-    #[error("failed to decode the {kind}: {source}")]
+    #[error("failed to decode the {kind}")]
     Decoder {
         /// `image` or `audio`.
         kind: &'static str,

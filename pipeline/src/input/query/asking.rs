@@ -1,6 +1,7 @@
 //! Asks a query of each file of a table, in chunks where it compares no rows.
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
+use legenda_schemas::cause::Cause;
 
 use super::{
     KeptRows, Query, QueryError, columns,
@@ -23,7 +24,7 @@ pub(super) fn ask(
     limit: Option<u64>,
 ) -> Result<KeptRows, QueryError> {
     let statement = engine::on_large_stack(|| Statement::parse(&query.text))
-        .unwrap_or_else(|problem| Err(QueryError::Syntax { problem }))?;
+        .unwrap_or_else(|problem| Err(QueryError::Syntax { source: problem.into() }))?;
     let mut left_bytes = query.bytes_max;
     let mut tables = Vec::new();
     for (name, table) in &query.tables {
@@ -67,7 +68,7 @@ fn further_table(
         })?;
     }
     *left_bytes -= chunk.bytes;
-    Frame::new(&schema, &chunk.batches).map_err(|problem| failed(name, &problem))
+    Frame::new(&schema, &chunk.batches).map_err(|error| failed(name, error))
 }
 
 /// Rows that are in memory.
@@ -147,7 +148,7 @@ impl AskedFile<'_> {
             rows.sort_unstable();
             rows.dedup();
         }
-        Ok((rows, computed.map_err(|error| failed(path, &error.to_string()))?))
+        Ok((rows, computed.map_err(|error| failed(path, error))?))
     }
 
     fn add(
@@ -157,8 +158,9 @@ impl AskedFile<'_> {
         schema: &SchemaRef,
         chunk: Chunk,
     ) -> Result<(), QueryError> {
-        let wrong = |problem: &dyn std::fmt::Display| failed(queried.path, &problem.to_string());
-        let frame = Frame::new(schema, &chunk.batches).map_err(|error| wrong(&error))?;
+        let wrong = |error: ArrowError| failed(queried.path, error);
+        let frame =
+            Frame::new(schema, &chunk.batches).map_err(|error| failed(queried.path, error))?;
         let answer = engine::answer(self.statement, queried, answered.n_asked, frame, self.tables)?;
         answered.n_asked += chunk.n_rows;
         answered.rows.extend(answer.rows);
@@ -167,14 +169,12 @@ impl AskedFile<'_> {
         }
         let writer = match &mut answered.computed {
             Some(writer) => writer,
-            none => none.insert(
-                ComputedWriter::new(&answer.computed.schema()).map_err(|error| wrong(&error))?,
-            ),
+            none => none.insert(ComputedWriter::new(&answer.computed.schema()).map_err(wrong)?),
         };
-        writer.write(&answer.computed).map_err(|error| wrong(&error))
+        writer.write(&answer.computed).map_err(wrong)
     }
 }
 
-fn failed(path: &str, problem: &str) -> QueryError {
-    QueryError::Failed { path: path.to_owned(), problem: problem.to_owned() }
+fn failed(path: &str, source: impl Into<Cause>) -> QueryError {
+    QueryError::Failed { path: path.to_owned(), source: source.into() }
 }

@@ -7,6 +7,7 @@ use arrow::{
     compute::{can_cast_types, cast},
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit},
 };
+use legenda_schemas::cause::Cause;
 
 use super::QueryError;
 use crate::input::source::{BytesRead, TableFile, column::holds_bytes, reader::FileReader};
@@ -41,18 +42,15 @@ pub(super) fn read(
     bytes_read: &BytesRead,
     mut take: impl FnMut(RecordBatch) -> Result<(), QueryError>,
 ) -> Result<Vec<u64>, QueryError> {
-    let failed = |error: &dyn std::fmt::Display| QueryError::Failed {
-        path: file.object.path.clone(),
-        problem: error.to_string(),
-    };
+    let failed = |source: Cause| QueryError::Failed { path: file.object.path.clone(), source };
     let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let reader = FileReader::open(file, bytes_read).map_err(|error| failed(&error))?;
+    let reader = FileReader::open(file, bytes_read).map_err(|error| failed(error.into()))?;
     let (mut damaged, mut n_rows) = (Vec::new(), 0);
     for (row_group, size) in file.row_groups.iter().enumerate() {
         let all = 0..size.n_rows;
         let batches = reader.read(row_group, &[all], Some(&names), BATCH_ROWS);
-        for batch in batches.map_err(|error| failed(&error))? {
-            let batch = batch.map_err(|error| failed(&error))?;
+        for batch in batches.map_err(|error| failed(error.into()))? {
+            let batch = batch.map_err(|error| failed(error.into()))?;
             let columns = batch.rows.columns().iter().zip(schema.fields());
             let columns = columns.map(|(column, field)| cast(column, field.data_type()));
             let rows = columns.collect::<Result<_, _>>();
@@ -62,7 +60,7 @@ pub(super) fn read(
             });
             damaged.extend(batch.damaged.iter().map(|one| n_rows + one.row as u64));
             n_rows += batch.rows.num_rows() as u64;
-            take(rows.map_err(|error| failed(&error))?)?;
+            take(rows.map_err(|error| failed(error.into()))?)?;
         }
     }
     Ok(damaged)

@@ -3,6 +3,7 @@
 use std::thread;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use legenda_schemas::cause::Cause;
 use polars::{
     prelude::{Column, DataFrame, IntoLazy as _, NamedFrom as _, PolarsError, Series, col},
     sql::SQLContext,
@@ -43,7 +44,7 @@ impl Frame {
     /// # Errors
     ///
     /// What Polars says of a column.
-    pub(super) fn new(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Self, String> {
+    pub(super) fn new(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Self, PolarsError> {
         let n_rows = batches.iter().map(RecordBatch::num_rows).sum();
         let empty = [RecordBatch::new_empty(schema.clone())];
         let batches = if batches.is_empty() { &empty } else { batches };
@@ -51,8 +52,8 @@ impl Frame {
             let chunks = batches.iter().map(|batch| batch.column(idx));
             interchange::to_polars(field.name(), chunks).map(Column::from)
         });
-        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        DataFrame::new(n_rows, columns).map(Self).map_err(|error| error.to_string())
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        DataFrame::new(n_rows, columns).map(Self)
     }
 
     /// Numbers the rows from `first` on.
@@ -92,7 +93,8 @@ pub(super) fn answer(
     frame: Frame,
     tables: &[(String, Frame)],
 ) -> Result<Answer, QueryError> {
-    let failed = |problem: String| QueryError::Failed { path: file.path.to_owned(), problem };
+    let failed =
+        |problem: String| QueryError::Failed { path: file.path.to_owned(), source: problem.into() };
     on_large_stack(|| answer_here(statement, file, first_row, frame, tables))
         .unwrap_or_else(|problem| Err(failed(problem)))
 }
@@ -104,8 +106,8 @@ fn answer_here(
     frame: Frame,
     tables: &[(String, Frame)],
 ) -> Result<Answer, QueryError> {
-    let failed = |problem: String| QueryError::Failed { path: file.path.to_owned(), problem };
-    let refused = |error: PolarsError| failed(error.to_string());
+    let failed = |source: Cause| QueryError::Failed { path: file.path.to_owned(), source };
+    let refused = |error: PolarsError| failed(error.into());
     let shape = |problem: &str| QueryError::Shape { problem: problem.to_owned() };
     let mut context = SQLContext::new();
     context.register(TABLE, frame.numbered(first_row).map_err(refused)?.lazy());
@@ -135,5 +137,5 @@ fn answer_here(
         return Err(shape("it gives a row more than once"));
     }
     let computed = interchange::to_arrow(frame.columns().iter().skip(1), rows.len());
-    Ok(Answer { rows, computed: computed.map_err(|error| failed(error.to_string()))? })
+    Ok(Answer { rows, computed: computed.map_err(|error| failed(error.into()))? })
 }

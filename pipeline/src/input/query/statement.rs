@@ -86,7 +86,7 @@ impl Statement {
             return Err(shape(&format!("it begins with `{first}`")));
         }
         let mut statements = Parser::parse_sql(&GenericDialect, query)
-            .map_err(|error| QueryError::Syntax { problem: error.to_string() })?;
+            .map_err(|error| QueryError::Syntax { source: error.into() })?;
         let [AnyStatement::Query(parsed)] = statements.as_mut_slice() else {
             return Err(shape("it is more than one"));
         };

@@ -14,6 +14,7 @@ use arrow::{
     ipc::{self, Block, MetadataVersion, convert::fb_to_schema, reader::FileDecoder},
 };
 use bytes::Bytes;
+use legenda_schemas::cause::{Cause, chain};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::{
@@ -67,7 +68,7 @@ impl ArrowFile {
             let magic = file.get_bytes(0, MAGIC.len()).map_err(|error| error.to_string())?;
             if magic == MAGIC { index_file(&file) } else { index_stream(&file) }
         };
-        let index = guarded_within(CALL_MAX, read).map_err(|error| error.to_string())??;
+        let index = guarded_within(CALL_MAX, read).map_err(|error| chain(&error))??;
         Ok(Self(Arc::new(index)))
     }
 
@@ -121,8 +122,8 @@ impl ArrowFile {
         let (index, own_file, wanted) = (Arc::clone(&self.0), file.clone(), Arc::clone(&schema));
         let work = move || index.read(&own_file, row_group, &wanted);
         let read = guarded_within(CALL_MAX, work)
-            .map_err(|error| error.to_string())
-            .and_then(|read| read.map_err(|error| error.to_string()));
+            .map_err(Cause::from)
+            .and_then(|read| read.map_err(Cause::from));
         let batch = read.map_err(|problem| file.read_error(row_group, problem))?;
         let row_bytes = size(&batch) / (batch.num_rows() as u64).max(1);
         let by_bytes = usize::try_from(limits.bytes_max / row_bytes.max(1)).unwrap_or(usize::MAX);
@@ -137,7 +138,7 @@ impl ArrowFile {
             let rows = UInt64Array::from_iter_values(rows.map(|row| row as u64));
             take_record_batch(&batch, &rows)
                 .map(|rows| conform(rows, &schema))
-                .map_err(|error| file.read_error(row_group, error.to_string()))
+                .map_err(|error| file.read_error(row_group, error))
         }))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
-use legenda_schemas::{job::SourceFormat, span::SourceObject};
+use legenda_schemas::{cause::Cause, job::SourceFormat, span::SourceObject};
 use parquet::{errors::ParquetError, file::reader::ChunkReader};
 
 use super::{
@@ -350,12 +350,7 @@ impl Opened {
         let rows = ranges.iter().flat_map(Clone::clone).collect::<Vec<usize>>();
         let refuse = {
             let path = path.to_owned();
-            move |problem: String| ReadError {
-                path: path.clone(),
-                row_group,
-                problem,
-                may_pass: true,
-            }
+            move |source: Cause| ReadError { path: path.clone(), row_group, source, may_pass: true }
         };
         Ok(match self {
             Self::Parquet(file) => {
@@ -366,14 +361,14 @@ impl Opened {
             }
             Self::Records(file, records) => {
                 let Some(block) = records.blocks.get(row_group) else {
-                    return Err(refuse("the file has changed since it was planned".to_owned()));
+                    return Err(refuse("the file has changed since it was planned".into()));
                 };
                 let bytes = read_block(file, block).map_err(&refuse)?;
                 let found = block.rows(records.separation, &bytes);
                 let wanted: Vec<RawRecord> =
                     rows.iter().filter_map(|&row| found.get(row).cloned()).collect();
                 if wanted.len() < rows.len() {
-                    return Err(refuse("the file has changed since it was planned".to_owned()));
+                    return Err(refuse("the file has changed since it was planned".into()));
                 }
                 let sizes = wanted.iter().map(|record| record.bytes.len() as u64).collect();
                 let records = Arc::clone(records);
@@ -392,7 +387,7 @@ impl Opened {
                 let (file, shard) = (file.clone(), Arc::clone(shard));
                 Box::new(batches(sizes, limits).map(move |batch| {
                     let read = shard.read(&file, &rows[batch], &schema);
-                    read.map_err(|error| refuse(error.to_string()))
+                    read.map_err(|error| refuse(error.into()))
                 }))
             }
             Self::Media(files, bytes_read) => {
@@ -401,7 +396,7 @@ impl Opened {
                 let (files, bytes_read) = (Arc::clone(files), bytes_read.clone());
                 Box::new(batches(sizes, limits).map(move |batch| {
                     let read = files.read(&rows[batch], &schema, &bytes_read);
-                    read.map_err(|error| refuse(error.to_string()))
+                    read.map_err(|error| refuse(error.into()))
                 }))
             }
         })
@@ -415,14 +410,14 @@ fn head_of(file: &SourceFile, n_bytes: usize) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn read_block(file: &SourceFile, block: &Block) -> Result<Bytes, String> {
+fn read_block(file: &SourceFile, block: &Block) -> Result<Bytes, Cause> {
     let range = block.range();
-    let n_bytes = usize::try_from(range.end - range.start).map_err(|error| error.to_string())?;
+    let n_bytes = usize::try_from(range.end - range.start)?;
     if n_bytes == 0 {
         return Ok(Bytes::new());
     }
     let within = file.within(std::iter::once(range.clone()).collect());
-    within.get_bytes(range.start, n_bytes).map_err(|error| error.to_string())
+    Ok(within.get_bytes(range.start, n_bytes)?)
 }
 
 /// Splits rows of these sizes into batches within the limits on rows and bytes; a single row may exceed the

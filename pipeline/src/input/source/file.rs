@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use legenda_schemas::span::SourceObject;
+use legenda_schemas::{cause::Cause, span::SourceObject};
 use parquet::{
     errors::ParquetError,
     file::reader::{ChunkReader, Length},
@@ -134,13 +134,13 @@ impl SourceFile {
 
     /// Returns the error of reading rows of a row group: an I/O error if there was one, else `problem` of the
     /// file.
-    pub(super) fn read_error(&self, row_group: usize, problem: String) -> ReadError {
+    pub(super) fn read_error(&self, row_group: usize, problem: impl Into<Cause>) -> ReadError {
         let failure = self.failure();
         ReadError {
             path: self.object.path.clone(),
             row_group,
             may_pass: failure.is_some(),
-            problem: failure.unwrap_or(problem),
+            source: failure.map_or_else(|| problem.into(), Into::into),
         }
     }
 

@@ -198,8 +198,8 @@ const WITHIN_FOLDERS: glob::MatchOptions = glob::MatchOptions {
     require_literal_leading_dot: false,
 };
 
-fn pattern_error(entry: &str, error: &glob::PatternError) -> SourceError {
-    SourceError::Pattern { entry: entry.to_owned(), problem: error.to_string() }
+fn pattern_error(entry: &str, error: glob::PatternError) -> SourceError {
+    SourceError::Pattern { entry: entry.to_owned(), source: error.into() }
 }
 
 /// Lists the files matched by a URL.
@@ -231,7 +231,7 @@ fn list_url(url: &str, format: Option<SourceFormat>) -> Result<Listing, SourceEr
     let folder = format!("{}/", url.strip_suffix('/').unwrap_or(url));
     let is_folder = wild.is_none() || listed.iter().any(|object| object.path.starts_with(&folder));
     let pattern = (!is_folder).then(|| glob::Pattern::new(url)).transpose();
-    let pattern = pattern.map_err(|error| pattern_error(url, &error))?;
+    let pattern = pattern.map_err(|error| pattern_error(url, error))?;
     let outputs = output_metadata_prefixes(&listed, &folder);
     let (mut found, mut skipped) = (Vec::new(), Skipped::default());
     for object in listed {
@@ -282,7 +282,7 @@ fn list_dataset(entry: &str, format: Option<SourceFormat>) -> Result<Listing, So
     let dataset: HubDataset = entry.parse()?;
     let inside = dataset.inside();
     let pattern = inside.contains(['*', '?', '[']).then(|| glob::Pattern::new(inside)).transpose();
-    let pattern = pattern.map_err(|error| pattern_error(entry, &error))?;
+    let pattern = pattern.map_err(|error| pattern_error(entry, error))?;
     let (mut found, mut skipped) = (Vec::new(), Skipped::default());
     for (name, url) in dataset.files(&HubOptions::from_env())? {
         if name == inside {
@@ -317,15 +317,15 @@ fn list_path(
         return Ok(choose(found, format, false, walk.skipped));
     }
     let Some(named) = path.to_str() else {
-        let problem = "the path is not valid UTF-8".to_owned();
-        return Err(SourceError::Pattern { entry: path.display().to_string(), problem });
+        let source = "the path is not valid UTF-8".into();
+        return Err(SourceError::Pattern { entry: path.display().to_string(), source });
     };
     if path.is_file() {
         let format = format.or_else(|| Found::on_disk(named.to_owned()).format);
         let files = vec![Listed::new(named.to_owned(), format)];
         return Ok(Listing { files, ..Listing::default() });
     }
-    let matches = glob::glob(named).map_err(|error| pattern_error(named, &error))?;
+    let matches = glob::glob(named).map_err(|error| pattern_error(named, error))?;
     let mut found = Vec::new();
     for entry in matches {
         let path = match entry {

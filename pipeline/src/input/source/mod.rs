@@ -58,19 +58,18 @@ pub use table_file::TableFile;
 use std::{io::ErrorKind, path::PathBuf};
 
 use legenda_models::HubError;
+use legenda_schemas::cause::{Cause, chain};
 
 use crate::base::store::{LocationError, StoreFault, fault_of, is_url};
 
 /// The disk or the store failed after retries. No row is rejected for that.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "failed to read `{path}`: {problem}; committed spans are safe: fix the cause and run the same command again"
-)]
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read `{path}`")]
 pub struct SourceFailed {
     /// The file.
     pub path: String,
     /// The error of the system or the store.
-    pub problem: String,
+    pub source: Cause,
 }
 
 /// An error that makes the whole source unreadable; single rows are rejected instead.
@@ -78,9 +77,7 @@ pub struct SourceFailed {
 #[non_exhaustive]
 pub enum SourceError {
     /// An entry of `source.paths` matches no file.
-    #[error(
-        "`source.paths`: no readable file matches `{entry}`{skipped}: correct the path or pattern, or set `source.format`"
-    )]
+    #[error("`source.paths`: no readable file matches `{entry}`{skipped}")]
     NothingFound {
         /// The entry, resolved against the job file's folder.
         entry: String,
@@ -88,21 +85,21 @@ pub enum SourceError {
         skipped: String,
     },
     /// A dataset of the Hub cannot be listed.
-    #[error("`source.paths`: {0}")]
+    #[error("failed to list the dataset in `source.paths`")]
     Dataset(#[from] HubError),
     /// An entry of `source.paths` is not a glob pattern.
-    #[error("`source.paths`: invalid glob pattern `{entry}`: {problem}")]
+    #[error("`source.paths`: invalid glob pattern `{entry}`")]
     Pattern {
         /// The entry.
         entry: String,
         /// The cause.
-        problem: String,
+        source: Cause,
     },
     /// A URL of `source.paths` cannot be used.
-    #[error("`source.paths`: {0}")]
+    #[error("invalid `source.paths`")]
     Location(#[from] LocationError),
     /// A file cannot be opened.
-    #[error("failed to read `{}`: {source}", path.display())]
+    #[error("failed to read `{}`", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -110,9 +107,7 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// A file is not Parquet or its footer is damaged.
-    #[error(
-        "`{path}` is not a readable Parquet file: replace it, or exclude it from `source.paths`"
-    )]
+    #[error("`{path}` is not a readable Parquet file")]
     Parquet {
         /// The file.
         path: PathBuf,
@@ -120,17 +115,13 @@ pub enum SourceError {
         source: ::parquet::errors::ParquetError,
     },
     /// A file that earlier runs have read is no longer readable.
-    #[error(
-        "failed to read `{path}`, which earlier runs have answered: make it readable again, or delete it to drop its answers"
-    )]
+    #[error("failed to read `{path}`, which earlier runs have answered")]
     OutOfReach {
         /// The file.
         path: PathBuf,
     },
     /// A file does not have the expected format.
-    #[error(
-        "failed to read `{path}` as {format}: {problem}; replace it, exclude it from `source.paths`, or set `source.format`"
-    )]
+    #[error("failed to read `{path}` as {format}: {problem}")]
     Format {
         /// The file.
         path: PathBuf,
@@ -140,7 +131,7 @@ pub enum SourceError {
         problem: String,
     },
     /// A file has an unsupported format.
-    #[error("`{}` is {kind}, which is not supported: {remedy}", path.display())]
+    #[error("`{}` is {kind}, which is not supported", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -159,7 +150,7 @@ pub enum SourceError {
     },
     /// `source.schema` is set, but a file declares its own types.
     #[error(
-        "`source.schema` only applies to CSV and JSON Lines, but `{}` declares its own types: remove the key",
+        "`source.schema` only applies to CSV and JSON Lines, but `{}` declares its own types",
         path.display()
     )]
     TypedFile {
@@ -195,9 +186,7 @@ pub enum SourceError {
         expected: &'static str,
     },
     /// A column has different types in two source files.
-    #[error(
-        "column `{column}` has type {actual} in `{path}` but {expected} in `{first}`: make the types equal, or exclude the column with `output.columns`"
-    )]
+    #[error("column `{column}` has type {actual} in `{path}` but {expected} in `{first}`")]
     Differs {
         /// The column.
         column: String,
@@ -211,9 +200,7 @@ pub enum SourceError {
         expected: String,
     },
     /// A carried column has a reserved name.
-    #[error(
-        "column `{column}` of `{path}` has a name reserved for answers: rename it, or list the columns to carry in `output.columns`"
-    )]
+    #[error("column `{column}` of `{path}` has a name reserved for answers")]
     ReservedColumn {
         /// The column.
         column: String,
@@ -242,15 +229,15 @@ impl SourceError {
     pub(crate) fn path_and_problem(&self) -> (String, String) {
         let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         match self {
-            Self::Parquet { path, source } => (shown(path), source.to_string()),
+            Self::Parquet { path, source } => (shown(path), chain(source)),
             Self::Format { path, format, problem } => {
                 (shown(path), format!("invalid {format}: {problem}"))
             }
             Self::Foreign { path, kind, remedy } => {
                 (shown(path), format!("{kind}, which is not supported: {remedy}"))
             }
-            Self::Io { path, source } => (shown(path), source.to_string()),
-            error => (String::new(), error.to_string()),
+            Self::Io { path, source } => (shown(path), chain(source)),
+            error => (String::new(), chain(error)),
         }
     }
 

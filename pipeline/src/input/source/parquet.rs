@@ -6,6 +6,7 @@ use arrow::{
     datatypes::{DataType, SchemaRef},
     error::ArrowError,
 };
+use legenda_schemas::cause::{Cause, chain};
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -163,7 +164,7 @@ impl ParquetFile {
         let file = self.file.within(byte_ranges.collect());
         let refuse = {
             let file = file.clone();
-            move |problem: String| file.read_error(row_group, problem)
+            move |problem: Cause| file.read_error(row_group, problem)
         };
         let builder =
             ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
@@ -186,8 +187,8 @@ impl ParquetFile {
             .with_batch_size(limits.step_rows);
         let built = guarded_within(CALL_MAX, move || builder.build());
         let reader = match built {
-            Ok(built) => built.map_err(|error| refuse(error.to_string()))?,
-            Err(error) => return Err(refuse(error.to_string())),
+            Ok(built) => built.map_err(|error| refuse(error.into()))?,
+            Err(error) => return Err(refuse(error.into())),
         };
         let mut reader = Some(Steps::new(reader, limits));
         Ok(std::iter::from_fn(move || {
@@ -200,8 +201,8 @@ impl ParquetFile {
                     reader = Some(idle);
                     Ok(conform(batch, &schema))
                 }
-                Ok((Some(Err(error)), _)) => Err(refuse(shorten(&error))),
-                Err(error) => Err(refuse(error.to_string())),
+                Ok((Some(Err(error)), _)) => Err(refuse(shorten(&error).into())),
+                Err(error) => Err(refuse(error.into())),
             })
         }))
     }
@@ -253,7 +254,7 @@ fn load_metadata(file: &SourceFile) -> Result<ArrowReaderMetadata, SourceError> 
         }
     };
     let loaded = guarded_within(CALL_MAX, load)
-        .unwrap_or_else(|error| Err(ParquetError::General(format!("footer: {error}"))));
+        .unwrap_or_else(|error| Err(ParquetError::General(format!("footer: {}", chain(&error)))));
     let path = PathBuf::from(&file.object().path);
     loaded.map_err(|source| match file.failure() {
         Some(problem) => SourceError::Io { path, source: std::io::Error::other(problem) },

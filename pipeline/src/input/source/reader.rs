@@ -3,7 +3,10 @@
 use std::{ops::Range, sync::Arc};
 
 use arrow::datatypes::{Schema, SchemaRef};
-use legenda_schemas::span::SourceObject;
+use legenda_schemas::{
+    cause::{Cause, chain},
+    span::SourceObject,
+};
 use parquet::errors::ParquetError;
 
 use super::{
@@ -29,14 +32,14 @@ const NOT_UTF8: &str = "utf-8";
 
 /// An error of reading planned rows.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read row group {row_group} of `{path}`: {problem}")]
+#[error("failed to read row group {row_group} of `{path}`")]
 pub struct ReadError {
     /// The file.
     pub path: String,
     /// The row group.
     pub row_group: usize,
     /// The reader's error.
-    pub problem: String,
+    pub source: Cause,
     /// Whether this is a transient I/O error rather than a damaged file.
     pub may_pass: bool,
 }
@@ -45,7 +48,7 @@ impl ReadError {
     /// Returns whether the error is caused by invalid UTF-8.
     #[must_use]
     pub fn is_not_utf8(&self) -> bool {
-        !self.may_pass && self.problem.to_lowercase().contains(NOT_UTF8)
+        !self.may_pass && chain(&*self.source).to_lowercase().contains(NOT_UTF8)
     }
 }
 
@@ -161,7 +164,7 @@ impl FileReader {
             computed.fill(read, &file_rows, &is_wanted).map_err(|error| ReadError {
                 path: path.clone(),
                 row_group,
-                problem: error.to_string(),
+                source: error.into(),
                 may_pass: true,
             })
         }))

@@ -9,6 +9,7 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use legenda_schemas::{
+    cause::Cause,
     ledger::{CommittedFile, LedgerEntry},
     table::ANSWER_COLUMN,
 };
@@ -32,17 +33,15 @@ pub enum EvalError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A file is damaged.
-    #[error("failed to read `{path}`: {problem}; `legenda verify` reports the damage")]
+    #[error("failed to read `{path}`")]
     Damaged {
         /// The file.
         path: String,
         /// The cause.
-        problem: String,
+        source: Cause,
     },
     /// A column is missing or has the wrong type.
-    #[error(
-        "`{path}` has no column `{column}` of text{hint}; available columns: {available}; check `output.columns`"
-    )]
+    #[error("`{path}` has no column `{column}` of text{hint}; available columns: {available}")]
     Column {
         /// The file.
         path: String,
@@ -54,9 +53,7 @@ pub enum EvalError {
         available: String,
     },
     /// Rows cannot be matched.
-    #[error(
-        "cannot match rows of `{path}` to the input table ({reason}): pass `--id COLUMN` to match by key"
-    )]
+    #[error("cannot match rows of `{path}` to the input table ({reason})")]
     NoKey {
         /// The file.
         path: String,
@@ -64,9 +61,7 @@ pub enum EvalError {
         reason: &'static str,
     },
     /// Two rows have the same id.
-    #[error(
-        "two rows of `{path}` have the same `{column}`: `{id}`: pass an `--id` column with unique values"
-    )]
+    #[error("two rows of `{path}` have the same `{column}`: `{id}`")]
     Twice {
         /// The output.
         path: String,
@@ -180,7 +175,7 @@ fn add(
                 Ok(ArrayFormatter::try_new(column.as_ref(), &options)?.value(row).to_string())
             };
             let shown = show()
-                .map_err(|error| EvalError::Damaged { path: path(), problem: error.to_string() })?;
+                .map_err(|error| EvalError::Damaged { path: path(), source: error.into() })?;
             (shown, 0)
         }
     };
@@ -238,8 +233,8 @@ fn missing(batch: &RecordBatch, column: &str, hint: &'static str, path: &str) ->
 
 fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, EvalError> {
     let damaged =
-        |problem: String| EvalError::Damaged { path: output.folder.path_of(&file.name), problem };
+        |source: Cause| EvalError::Damaged { path: output.folder.path_of(&file.name), source };
     let bytes =
-        output.folder.read(&file.name)?.ok_or_else(|| damaged("the file is missing".to_owned()))?;
-    output.decode(file, bytes).map_err(|error| damaged(error.to_string()))
+        output.folder.read(&file.name)?.ok_or_else(|| damaged("the file is missing".into()))?;
+    output.decode(file, bytes).map_err(|error| damaged(error.into()))
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use legenda_models::Waveform;
-use legenda_schemas::job::Limits;
+use legenda_schemas::{cause::chain, job::Limits};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
@@ -96,7 +96,7 @@ impl Decoding<'_> {
         match decoded {
             Ok(Decoded::Picture(size)) => medium.size = size,
             Ok(Decoded::Sound(seconds)) => medium.seconds = Some(seconds),
-            Err(error) => medium.problem = Some((error.code(), error.to_string())),
+            Err(error) => medium.problem = Some((error.code(), chain(&error))),
         }
         medium
     }
@@ -195,7 +195,7 @@ impl Medium {
             bytes: encoded.size_bytes(),
             size: None,
             seconds: None,
-            problem: Some((error.code(), error.to_string())),
+            problem: Some((error.code(), chain(error))),
         }
     }
 
@@ -208,7 +208,7 @@ impl Medium {
             bytes: 0,
             size: None,
             seconds: None,
-            problem: Some((error.code(), error.to_string())),
+            problem: Some((error.code(), chain(error))),
         }
     }
 }

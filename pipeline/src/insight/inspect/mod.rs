@@ -40,7 +40,7 @@ pub enum InspectError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The disk or the store failed.
-    #[error("failed to read `{}`: {}; try again later", .0.path, .0.problem)]
+    #[error(transparent)]
     Failed(SourceFailed),
     /// The media roots cannot be used.
     #[error(transparent)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arrow::array::{Array, RecordBatch};
-use legenda_schemas::job::Limits;
+use legenda_schemas::{cause::chain, job::Limits};
 use tokio::runtime::Handle;
 
 use super::{
@@ -183,8 +183,8 @@ impl<'a> Reading<'a> {
         match failed {
             None => Ok(()),
             Some(error) if error.may_pass => {
-                let ReadError { path, problem, .. } = error;
-                Err(InspectError::Failed(SourceFailed { path, problem }))
+                let ReadError { path, source, .. } = error;
+                Err(InspectError::Failed(SourceFailed { path, source }))
             }
             Some(error) => {
                 let ranges = behind(ranges, n_read);
@@ -194,7 +194,7 @@ impl<'a> Reading<'a> {
                 }
                 let left = n_rows - n_read;
                 if left > 0 {
-                    count(unreadable, "source_damaged", left as u64, &error.to_string());
+                    count(unreadable, "source_damaged", left as u64, &chain(&error));
                 }
                 Ok(())
             }

@@ -11,6 +11,7 @@ use arrow::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use legenda_schemas::{
+    cause::Cause,
     ledger::CommittedFile,
     table::{CODE_COLUMN, MESSAGE_COLUMN},
 };
@@ -259,10 +260,10 @@ fn now() -> u64 {
 
 fn read(output: &OutputFiles, file: &CommittedFile) -> Result<Vec<RecordBatch>, BatchError> {
     let path = || output.folder.path_of(&file.name);
-    let refuse = |problem: String| BatchError::Part { path: path(), problem };
-    let bytes = output.folder.read(&file.name).map_err(|error| refuse(error.problem))?;
-    let bytes = bytes.ok_or_else(|| refuse("the file is missing".to_owned()))?;
-    output.decode(file, bytes).map_err(|error| refuse(error.to_string()))
+    let refuse = |source: Cause| BatchError::Part { path: path(), source };
+    let bytes = output.folder.read(&file.name).map_err(|error| refuse(error.source.into()))?;
+    let bytes = bytes.ok_or_else(|| refuse("the file is missing".into()))?;
+    output.decode(file, bytes).map_err(|error| refuse(error.into()))
 }
 
 /// Returns the results of the inputs in some rows, by line and index.

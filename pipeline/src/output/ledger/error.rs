@@ -15,14 +15,12 @@ pub enum LedgerError {
     #[error(transparent)]
     Store(#[from] ReadError),
     /// A file of the ledger is damaged.
-    #[error(
-        "failed to read `{path}` of the output's ledger: {problem}; restore the file, or start over with `--overwrite`"
-    )]
+    #[error("failed to read `{path}` of the output's ledger")]
     Read {
         /// The file.
         path: String,
         /// The cause.
-        problem: String,
+        source: serde_json::Error,
     },
     /// There is no output.
     #[error("`{path}` is not the output of a run: found no ledger in or beside it")]
@@ -32,7 +30,7 @@ pub enum LedgerError {
     },
     /// Another version of this program wrote the output.
     #[error(
-        "`{path}` has ledger format version {version}, but this program supports {LEDGER_VERSION}: use the program that wrote it, or start over with `--overwrite`"
+        "`{path}` has ledger format version {version}, but this program supports {LEDGER_VERSION}"
     )]
     Version {
         /// The file.
@@ -41,9 +39,7 @@ pub enum LedgerError {
         version: u32,
     },
     /// Another job wrote the output.
-    #[error(
-        "`{path}` contains answers of a different job; differences: {differing}; choose another `output.path`, replace them with `--overwrite`, or see `--stale`"
-    )]
+    #[error("`{path}` contains answers of a different job; differences: {differing}")]
     OtherJob {
         /// The output folder.
         path: String,
@@ -52,7 +48,7 @@ pub enum LedgerError {
     },
     /// The answers of another job have an incompatible schema.
     #[error(
-        "`{path}` contains answers of a different job with a different schema; differences: {differing}; choose another `output.path`, or recompute them with `--stale redo`"
+        "`{path}` contains answers of a different job with a different schema; differences: {differing}"
     )]
     OtherShape {
         /// The output folder.
@@ -61,17 +57,13 @@ pub enum LedgerError {
         differing: String,
     },
     /// The folder has files of another program.
-    #[error(
-        "`{path}` has part files but no ledger in or beside it (`{path}.legenda`): move the ledger there, or choose another `output.path`"
-    )]
+    #[error("`{path}` has part files but no ledger in or beside it (`{path}.legenda`)")]
     Foreign {
         /// The output folder.
         path: String,
     },
     /// Another run is writing to the output.
-    #[error(
-        "another run ({owner}) is writing to `{path}`: wait for it, or choose another `output.path`"
-    )]
+    #[error("another run ({owner}) is writing to `{path}`")]
     Locked {
         /// The output folder.
         path: String,

@@ -68,10 +68,8 @@ impl OutputFiles {
             return Err(LedgerError::NoOutput { path: this.folder.path_of("") });
         };
         let format = plan.identity.get("output.format").cloned().unwrap_or_default();
-        this.format = serde_json::from_value(format).map_err(|error| LedgerError::Read {
-            path: this.folder.path_of(PLAN),
-            problem: error.to_string(),
-        })?;
+        this.format = serde_json::from_value(format)
+            .map_err(|source| LedgerError::Read { path: this.folder.path_of(PLAN), source })?;
         Ok(this)
     }
 
@@ -188,7 +186,8 @@ impl OutputFiles {
             None => {
                 let path = || self.folder.path_of(key);
                 let refuse = |problem| ArrowError::SchemaError(format!("`{}` {problem}", path()));
-                let read = self.folder.read(key).map_err(|error| refuse(error.problem))?;
+                let read =
+                    self.folder.read(key).map_err(|error| refuse(error.source.to_string()))?;
                 read_schema(read.ok_or_else(|| refuse("is gone".to_owned()))?)?
             }
         };
@@ -249,10 +248,7 @@ impl OutputFiles {
         bytes: &[u8],
     ) -> Result<T, LedgerError> {
         let path = || self.folder.path_of(key);
-        let damaged = |error: serde_json::Error| LedgerError::Read {
-            path: path(),
-            problem: error.to_string(),
-        };
+        let damaged = |source| LedgerError::Read { path: path(), source };
         // Check the version first: in another version, every other field may differ.
         let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
         if version != LEDGER_VERSION {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use legenda_schemas::{
+    cause::chain,
     job::{Format, Incremental},
     ledger::{LEDGER_VERSION, LedgerEntry, Manifest},
     span::{Fingerprint, SourceObject, Span},
@@ -118,7 +119,7 @@ fn what_cannot_be_json_is_an_error_and_not_an_empty_file() {
     everywhere("broken", |folder| {
         let (output, _) = open(folder, &plan("job", &[1]));
         let error = output.write_report("_legenda/report.json", &Broken).unwrap_err();
-        assert!(error.to_string().contains("it is broken"), "{error}");
+        assert!(chain(&error).contains("it is broken"), "{error:?}");
         assert_eq!(folder.read("_legenda/report.json").unwrap(), None);
     });
 }

@@ -10,10 +10,10 @@ mod sample;
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use legenda_schemas::{ledger::LedgerEntry, span::SpanId};
+use legenda_schemas::{cause::chain, ledger::LedgerEntry, span::SpanId};
 use serde::{Deserialize, Serialize};
 
-pub use self::page::page;
+pub use self::page::{PageError, page};
 pub(crate) use self::{
     gallery::Gallery,
     sample::{AnswerSample, Histogram},
@@ -101,7 +101,8 @@ pub(crate) fn write(
     match page(&report, &gallery, earlier.as_ref(), "the previous run") {
         Ok(html) => output.write_page(PAGE, html),
         Err(error) => {
-            tracing::warn!(%error, "failed to build the report page");
+            let error = chain(&error);
+            tracing::warn!(error, "failed to build the report page");
             Ok(())
         }
     }

@@ -10,7 +10,7 @@ use crate::run::{metrics::Ending, timeline::TimelineSample};
 
 /// The page cannot be rendered: a bug in this program.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to render the report page: {0}; please report this")]
+#[error("failed to render the report page")]
 pub struct PageError(#[from] minijinja::Error);
 
 /// The size of a chart in its own units.

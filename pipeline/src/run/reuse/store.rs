@@ -50,18 +50,16 @@ const UPGRADE_FROM_1: &str = "ALTER TABLE results ADD COLUMN flags TEXT NOT NULL
 #[non_exhaustive]
 pub(crate) enum StoreError {
     /// SQLite failed.
-    #[error("failed to use the result store: {0}; if this persists, remove the file")]
+    #[error("failed to use the result store")]
     Sqlite(#[from] rusqlite::Error),
     /// Another version of this program created the store.
-    #[error(
-        "the result store has version {version}, but this program supports {VERSION}: remove the file or choose another"
-    )]
+    #[error("the result store has version {version}, but this program supports {VERSION}")]
     Version {
         /// Its version.
         version: i64,
     },
     /// The folder of the store cannot be created.
-    #[error("failed to create the folder of the result store: {0}")]
+    #[error("failed to create the folder of the result store")]
     Folder(#[from] std::io::Error),
 }
 

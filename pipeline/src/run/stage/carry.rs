@@ -9,7 +9,7 @@ use arrow::{
     datatypes::{FieldRef, Schema, SchemaRef},
     error::ArrowError,
 };
-use legenda_schemas::span::Span;
+use legenda_schemas::{cause::Cause, span::Span};
 
 use super::{
     Carried,
@@ -121,12 +121,12 @@ impl<'a> Carrying<'a> {
 
     fn read_again(&mut self, row_idxs: &[usize]) -> Result<(Vec<ArrayRef>, usize), RereadError> {
         let path = &self.place.object.path;
-        let failed = |problem: String| SourceFailed { path: path.clone(), problem };
+        let failed = |source: Cause| SourceFailed { path: path.clone(), source };
         if self.reader.is_none() {
             let reader = self.plan.table.reader(&self.place.object);
-            let reader = reader.map_err(|error| failed(error.to_string()))?;
+            let reader = reader.map_err(|error| failed(error.into()))?;
             let reader = reader.filter(|reader| *reader.object() == self.place.object);
-            let changed = || failed("the file has changed since it was planned".to_owned());
+            let changed = || failed("the file has changed since it was planned".into());
             self.reader = Some(reader.ok_or_else(changed)?);
         }
         let fields = &self.plan.carried;
@@ -142,16 +142,17 @@ impl<'a> Carrying<'a> {
         let has_piece = |row: &&usize| self.find(**row).0 < self.rows_read.len();
         let there: Vec<usize> =
             row_idxs.iter().filter(has_piece).map(|row| self.positions[*row]).collect();
-        let mut read = again.rows(&there).map_err(|error| failed(error.problem))?;
+        let mut read = again.rows(&there).map_err(|error| failed(error.source))?;
         if read.found.first() == Some(&Found::LeftOut) {
             // It was read before together with other columns, so it fits in memory alone.
             again.bytes_max = u64::MAX;
-            read = again.rows(&there[..1]).map_err(|error| failed(error.problem))?;
+            read = again.rows(&there[..1]).map_err(|error| failed(error.source))?;
         }
         let whole = read.found.iter().take_while(|found| **found == Found::Whole).count();
         if read.found.get(whole) == Some(&Found::Unreadable) {
             let row = self.place.file_row(there[whole]);
-            return Err(failed(format!("row {row} was readable before but no longer is")).into());
+            let problem = format!("row {row} was readable before but no longer is");
+            return Err(failed(problem.into()).into());
         }
         // Rows that were never read are between them or after the last.
         let mut next = 0;

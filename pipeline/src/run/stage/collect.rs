@@ -17,12 +17,13 @@ use arrow::{
     error::ArrowError,
 };
 use legenda_schemas::{
+    cause::Cause,
     job::{RejectsMode, TaskKind},
     ledger::{LEDGER_VERSION, LedgerEntry, Manifest},
     span::Span,
     table::AnswerKind,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinError};
 
 use self::{
     open_spans::{Changes, OpenSpan, OpenSpans, Settled},
@@ -60,20 +61,20 @@ pub enum CollectError {
     #[error(transparent)]
     Source(#[from] SourceFailed),
     /// A commit panicked: a bug in this program.
-    #[error("failed to commit span `{span}`: panicked: {problem}; please report this")]
+    #[error("failed to commit span `{span}`")]
     Panic {
         /// The span.
         span: String,
-        /// The panic message.
-        problem: String,
+        /// The panic.
+        source: JoinError,
     },
     /// The rows of a span cannot be built: a bug in this program.
-    #[error("failed to build the part of span `{span}`: {problem}; please report this")]
+    #[error("failed to build the part of span `{span}`")]
     Build {
         /// The span.
         span: String,
         /// The cause.
-        problem: String,
+        source: Cause,
     },
 }
 
@@ -297,13 +298,10 @@ impl Collector {
         OutstandingSpan { span: place, id, file_number, retry }: &OutstandingSpan,
         span: &OpenSpan,
     ) -> Result<LedgerEntry, CollectError> {
-        let build_error = |error: &dyn std::fmt::Display| CollectError::Build {
-            span: id.to_string(),
-            problem: error.to_string(),
-        };
+        let build_error = |source: Cause| CollectError::Build { span: id.to_string(), source };
         let failed = |error: RereadError| match error {
             RereadError::Source(failed) => failed.into(),
-            RereadError::Arrow(error) => build_error(&error),
+            RereadError::Arrow(error) => build_error(error.into()),
         };
         let mut entry = LedgerEntry {
             version: LEDGER_VERSION,
@@ -331,7 +329,7 @@ impl Collector {
         }
         if !entry.balances() {
             let counts = format!("{} of {} rows settled", span.n_settled, entry.rows_in);
-            return Err(build_error(&counts));
+            return Err(build_error(counts.into()));
         }
         let separate = self.plan.job.output.rejects == RejectsMode::Separate;
         let mut rejects = (separate && entry.n_rejects() > 0)
@@ -347,7 +345,7 @@ impl Collector {
             };
             let again = if separate { rejects.as_ref() } else { all.as_ref() };
             let settled = settle_again(&mut entry, retry, again);
-            let rows = settled.map_err(|error| build_error(&error))?;
+            let rows = settled.map_err(|error| build_error(error.into()))?;
             if entry.answers == retry.earlier.answers && entry.rejects == retry.earlier.rejects {
                 return Ok(retry.earlier.clone());
             }
@@ -359,7 +357,7 @@ impl Collector {
         }
         let bytes = |batch: &RecordBatch| -> Result<Rows, CollectError> {
             let rows = Rows::new(self.plan.job.output.format, batch);
-            let rows = rows.map_err(|error| build_error(&error))?;
+            let rows = rows.map_err(|error| build_error(error.into()))?;
             self.progress.output_bytes.fetch_add(rows.bytes.len() as u64, Relaxed);
             Ok(rows)
         };
@@ -387,9 +385,11 @@ impl Collector {
                         continue;
                     };
                     let folders = partitions::folders(&rows, column);
-                    for (folder, folder_rows) in folders.map_err(|error| build_error(&error))? {
+                    for (folder, folder_rows) in
+                        folders.map_err(|error| build_error(error.into()))?
+                    {
                         let part = without_column(&rows, column, &folder_rows);
-                        let part = bytes(&part.map_err(|error| build_error(&error))?)?;
+                        let part = bytes(&part.map_err(|error| build_error(error.into()))?)?;
                         entry.parts.push(self.output.write_part(
                             &entry,
                             *file_number,
@@ -432,10 +432,9 @@ async fn blocking<T: Send + 'static>(
     span: &str,
     work: impl FnOnce() -> Result<T, CollectError> + Send + 'static,
 ) -> Result<T, CollectError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        let (span, problem) = (span.to_owned(), error.to_string());
-        CollectError::Panic { span, problem }
-    })?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| CollectError::Panic { span: span.to_owned(), source })?
 }
 
 /// Takes `rows` of a batch without a column that is encoded in the folder name.

@@ -30,6 +30,7 @@ use std::{fmt, sync::Arc};
 use arrow::array::RecordBatch;
 use legenda_models::{Prompt, Sample};
 use legenda_schemas::{
+    cause::chain,
     flag::Flags,
     ledger::LedgerEntry,
     span::{Span, SpanId},
@@ -178,9 +179,9 @@ impl Outcome {
         key: RowKey,
         stage: Stage,
         code: &'static str,
-        error: &dyn std::error::Error,
+        error: &(dyn std::error::Error + 'static),
     ) -> Self {
-        Self::Rejected { key, reject: Reject { stage, code, message: error.to_string() } }
+        Self::Rejected { key, reject: Reject { stage, code, message: chain(error) } }
     }
 }
 
@@ -249,7 +250,7 @@ impl From<GuardError> for ModelPanic {
     fn from(error: GuardError) -> Self {
         let problem = match error {
             GuardError::Panic { problem } => problem,
-            other => other.to_string(),
+            other => chain(&other),
         };
         Self { problem }
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
 use legenda_models::{ENCODING_BYTES, ProcessError, Processor, Record, Sample, Work};
-use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
+use legenda_schemas::{cause::Cause, flag::Flags, job::TaskKind, sha256_hex};
 use serde_json::{Number, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
@@ -63,9 +63,9 @@ pub(crate) struct Preparer {
 /// An error that rejects a row.
 #[derive(Debug, thiserror::Error)]
 enum PrepareError {
-    #[error("column `{column}`: {source}")]
+    #[error("column `{column}`")]
     Media { column: String, source: MediaError },
-    #[error("column `{column}`: {source}")]
+    #[error("column `{column}`")]
     Locate { column: String, source: LocateError },
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -79,8 +79,8 @@ enum PrepareError {
         "the texts of the row need {bytes} bytes of memory, but `limits.memory` leaves {bytes_max}: raise it"
     )]
     TextExceedsMemory { bytes: u64, bytes_max: u64 },
-    #[error("failed to prepare the row: {problem}")]
-    Panic { problem: String },
+    #[error("failed to prepare the row")]
+    Panic { source: Cause },
 }
 
 impl PrepareError {
@@ -157,14 +157,14 @@ pub(crate) async fn run(
                     }
                     // The row stays outstanding.
                     Ok(Err(PrepareError::Locate {
-                        source: LocateError::Store { path, problem },
+                        source: LocateError::Store { path, source },
                         ..
-                    })) => stop.fail(SourceFailed { path, problem }),
+                    })) => stop.fail(SourceFailed { path, source: source.into() }),
                     Ok(Err(error)) => {
                         outcomes.send(rejected(key, &error)).await.ok();
                     }
                     Err(error) => {
-                        let error = PrepareError::Panic { problem: error.to_string() };
+                        let error = PrepareError::Panic { source: error.into() };
                         outcomes.send(rejected(key, &error)).await.ok();
                     }
                 }
@@ -243,7 +243,7 @@ impl Preparer {
         send: impl FnMut(RowIdentity, Chunk, Sample),
     ) -> Result<Prepared, PrepareError> {
         guarded(|| self.prepare(batch, offset, runtime, send))
-            .unwrap_or_else(|error| Err(PrepareError::Panic { problem: error.to_string() }))
+            .unwrap_or_else(|error| Err(PrepareError::Panic { source: error.into() }))
     }
 
     /// Prepares a row and passes the sample of each of its chunks to `send`, unless the row is settled

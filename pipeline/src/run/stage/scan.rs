@@ -3,6 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
+use legenda_schemas::cause::{Cause, chain};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{Carried, Outcome, Outcomes, OutstandingSpan, Reject, RowKey, ScannedBatch, Stage};
@@ -135,7 +136,7 @@ impl Scan<'_> {
 
         if open.as_ref().is_none_or(|open| *open.reader.object() != head.object) {
             let changed = || {
-                let problem = "the file has changed since it was planned".to_owned();
+                let problem = "the file has changed since it was planned";
                 Ok(self.give_up(&head.object.path, problem))
             };
             match self.plan.table.reader(&head.object) {
@@ -143,9 +144,9 @@ impl Scan<'_> {
                 Ok(Some(opened)) if *opened.object() != head.object => return changed(),
                 Ok(Some(reader)) => *open = Some(OpenFile { reader, bounds: None }),
                 Err(SourceError::Io { source, .. }) => {
-                    return Ok(self.give_up(&head.object.path, source.to_string()));
+                    return Ok(self.give_up(&head.object.path, source));
                 }
-                Err(error) => return cursor.fail(&error_chain(&error)).map(Some),
+                Err(error) => return cursor.fail(&chain(&error)).map(Some),
             }
         }
         let Some(open) = open else { return Ok(None) };
@@ -163,7 +164,7 @@ impl Scan<'_> {
         let limits = limits.for_rows_of(bounds.row_bytes_max);
         let batches = match reader.read_within(head.row_group, &ranges, columns, limits) {
             Ok(batches) => batches,
-            Err(error) => return cursor.fail_to_read(&error, reader, limits),
+            Err(error) => return cursor.fail_to_read(error, reader, limits),
         };
         let mut batches = batches.into_iter();
         loop {
@@ -173,7 +174,7 @@ impl Scan<'_> {
             match batches.next() {
                 None => break,
                 Some(Ok(batch)) => cursor.send_all(&batch, reservation)?,
-                Some(Err(error)) => return cursor.fail_to_read(&error, reader, limits),
+                Some(Err(error)) => return cursor.fail_to_read(error, reader, limits),
             }
             if self.stop.is_requested() {
                 return Ok(None);
@@ -191,8 +192,8 @@ impl Scan<'_> {
     }
 
     /// Ends the run after an I/O error of the source.
-    fn give_up(&self, path: &str, problem: String) -> Option<Failed> {
-        self.stop.fail(SourceFailed { path: path.to_owned(), problem });
+    fn give_up(&self, path: &str, cause: impl Into<Cause>) -> Option<Failed> {
+        self.stop.fail(SourceFailed { path: path.to_owned(), source: cause.into() });
         None
     }
 
@@ -388,14 +389,14 @@ impl Cursor<'_> {
         let settled = Failed { span_idx, is_settled: true };
         let as_bytes = match reader.texts_as_bytes() {
             Ok(reader) => reader,
-            Err(error) => return self.fail(&error.to_string()),
+            Err(error) => return self.fail(&chain(&error)),
         };
         let ahead = self.span_rows()[self.row_idx..].iter().copied();
         let ranges = contiguous(ahead.filter(|row| self.bounds.refused_at(*row).is_none()));
         let columns = Some(scan.plan.read_columns.as_slice());
         let batches = match as_bytes.read_within(span.row_group, &ranges, columns, limits) {
             Ok(batches) => batches,
-            Err(error) => return self.fail(&error.to_string()),
+            Err(error) => return self.fail(&chain(&error)),
         };
         let bytes = limits.bytes_max.max(self.bounds.row_bytes_max);
         let mut batches = batches.into_iter();
@@ -405,9 +406,9 @@ impl Cursor<'_> {
                 return Ok(settled);
             }
             let Some(batch) = batches.next() else { break };
-            let checked = batch.map_err(|error| error.to_string()).and_then(|batch| {
+            let checked = batch.map_err(|error| chain(&error)).and_then(|batch| {
                 let checked = check_texts(&batch.rows, &reader.schema());
-                checked.map(|checked| (checked, batch.damaged)).map_err(|e| e.to_string())
+                checked.map(|checked| (checked, batch.damaged)).map_err(|error| chain(&error))
             });
             let (checked, damaged) = match checked {
                 Ok(checked) => checked,
@@ -458,12 +459,12 @@ impl Cursor<'_> {
     /// Distinguishes a damaged file, whose rows are rejected, from an I/O error.
     fn fail_to_read(
         &mut self,
-        error: &ReadError,
+        error: ReadError,
         reader: &FileReader,
         limits: BatchLimits,
     ) -> Result<Option<Failed>, Disconnected> {
         if error.may_pass {
-            return Ok(self.scan.give_up(&error.path, error.problem.clone()));
+            return Ok(self.scan.give_up(&error.path, error.source));
         }
         self.skip_refused()?;
         if self.scan.stop.is_requested() {
@@ -477,7 +478,7 @@ impl Cursor<'_> {
         {
             return self.read_texts(reader, limits).map(Some);
         }
-        self.fail(&error.to_string()).map(Some)
+        self.fail(&chain(&error)).map(Some)
     }
 
     fn is_to_be_read_alone(&self) -> bool {
@@ -526,15 +527,4 @@ pub(crate) fn contiguous(rows: impl Iterator<Item = usize>) -> Vec<Range<usize>>
         }
     }
     ranges
-}
-
-/// Joins the messages of an error and its sources.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -152,8 +152,8 @@ fn lists_of_objects_are_tables() {
     assert_eq!(lines_named, ["line 3", "line 5", "line 5"], "{problems:?}");
     for text in ["{\"data\": [{\"a\": 1}]}", "{\n \"id\": {\"0\": 1},\n \"a\": {\"0\": 2}\n}"] {
         let path = write(dir.path(), "t.json", text.as_bytes());
-        let error = try_open(&path, SourceFormat::Jsonl).unwrap_err().to_string();
-        assert!(error.contains("one JSON object") && error.contains("jq"), "{error}");
+        let (_, problem) = try_open(&path, SourceFormat::Jsonl).unwrap_err().path_and_problem();
+        assert!(problem.contains("one JSON object") && problem.contains("jq"), "{problem}");
     }
     let one = sound("one.jsonl", b"{\"messages\": [{\"role\": \"user\"}]}", SourceFormat::Jsonl);
     assert_eq!(one.num_rows(), 1);

@@ -7,7 +7,7 @@ use arrow::{
     compute::concat_batches,
     datatypes::Schema,
 };
-use legenda_schemas::{job::RejectsMode, span::Span, table::RESERVED_PREFIX};
+use legenda_schemas::{cause::Cause, job::RejectsMode, span::Span, table::RESERVED_PREFIX};
 
 use super::{
     Collector,
@@ -115,10 +115,10 @@ impl Collector {
             .filter_map(|(row_idx, settled)| Some((row_idx, settled.as_ref()?.reject()?)))
             .collect();
         let path = &place.object.path;
-        let failed = |problem: String| SourceFailed { path: path.clone(), problem };
+        let failed = |source: Cause| SourceFailed { path: path.clone(), source };
         let reader = match self.plan.table.reader(&place.object) {
             Ok(reader) => reader,
-            Err(SourceError::Io { source, .. }) => return Err(failed(source.to_string()).into()),
+            Err(SourceError::Io { source, .. }) => return Err(failed(source.into()).into()),
             Err(_) => None,
         };
         let file_schema =
@@ -135,7 +135,7 @@ impl Collector {
             bytes_max,
         };
         let RereadRows { rows: originals, found } =
-            again.rows(&positions).map_err(|error| failed(error.problem))?;
+            again.rows(&positions).map_err(|error| failed(error.source))?;
 
         let mut columns: Vec<ArrayRef> = schema
             .fields()
