@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use legenda_schemas::job::GraphForm;
 
 use super::{
-    GraphSetup, ModelError, RowCount,
+    GraphSetup, ModelError, RowCount, encoder_graph,
     growing::{GrowingDecoder, RowRules},
     in_place::InPlaceDecoder,
     padding,
@@ -14,7 +14,7 @@ use super::{
     trial::Trial,
 };
 use crate::{
-    arch::{PositionScheme, PromptAttention, Wiring},
+    arch::{EncoderInput, PositionScheme, PromptAttention, Wiring},
     bundle::Bundle,
     config::BundleError,
     engine::Decoder,
@@ -82,17 +82,27 @@ pub(super) fn open_decoder(
     Ok(OpenedDecoder { decoder, rewritings: Vec::new() })
 }
 
-/// Returns the rewritings that the decoder graphs of a bundle match, as on a CPU. Whether they are in
-/// use also depends on the test at load.
+/// Returns the rewritings that the graphs of a bundle match on a CPU. Whether they are in use also
+/// depends on the test at load.
 #[must_use]
 pub fn rewritings(bundle: &Bundle) -> Vec<&'static str> {
-    let is_embedding = matches!(bundle.arch.wiring, Wiring::Embedding(_));
-    if is_embedding || bundle.arch.prompt.attention != PromptAttention::Causal {
-        return Vec::new();
+    let mut found = Vec::new();
+    if let Wiring::EncoderDecoder(spec) = bundle.arch.wiring
+        && spec.input == EncoderInput::LogMel
+        && let Ok(published) = bundle.files.graph(bundle.encoder_graph())
+        && let Some(rewritten) = encoder_graph::rewritten("encoder", &published)
+    {
+        found.extend(rewritten.rewritings());
     }
-    let rewritten =
-        published(bundle).ok().and_then(|published| rewritten(bundle, DeviceKind::Cpu, &published));
-    rewritten.map_or_else(Vec::new, |graphs| graphs.step.rewritings().to_vec())
+    let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
+    if !matches!(bundle.arch.wiring, Wiring::Embedding(_))
+        && is_causal
+        && let Ok(published) = published(bundle)
+        && let Some(rewritten) = rewritten(bundle, DeviceKind::Cpu, &published)
+    {
+        found.extend(rewritten.step.rewritings());
+    }
+    found
 }
 
 /// Returns the published graphs of a decoder.

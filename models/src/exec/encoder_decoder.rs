@@ -5,14 +5,19 @@
 //! are padded and masked, with little padding, and media are batched only if they have the same
 //! shape. (Moonshine normalises over the whole audio, so padding would change it.)
 
-use super::{EncodeError, Encoder, run_or_split, tokens::right_padded};
+use super::{
+    EncodeError, Encoder, GraphSetup,
+    encoder_graph::{OpenedEncoder, open_encoder},
+    run_or_split,
+    tokens::right_padded,
+};
 use crate::{
     arch::EncoderInput,
     bundle::{Bundle, DecoderStart},
     engine::{Prompt, prefill_groups},
     exec::ModelError,
     preprocess::Sample,
-    runtime::{DeviceKind, EncoderGraph, Feed, GraphSession, Runtime},
+    runtime::{DeviceKind, EncoderGraph, Feed, GraphSession},
     tensors::{ShapeError, Tensor},
 };
 
@@ -36,6 +41,8 @@ pub(crate) struct Seq2SeqEncoder {
     pad_id: i64,
     text_tokens_max: usize,
     batch_rows_max: usize,
+    /// The rewritings of the graph.
+    pub(super) rewritings: Vec<&'static str>,
 }
 
 /// The encoder states of a sample, `[T, C]`, or their keys and values, `[N, heads, T, dim]`.
@@ -44,15 +51,21 @@ type States = Result<Tensor<f32>, EncodeError>;
 impl Seq2SeqEncoder {
     /// Opens the encoder graph. A text may have `context_tokens`, like an answer.
     pub(crate) fn open(
-        runtime: &Runtime,
+        setup: GraphSetup<'_>,
         bundle: &Bundle,
-        device: DeviceKind,
         input: EncoderInput,
         start: DecoderStart,
         context_tokens: usize,
     ) -> Result<Self, ModelError> {
         let name = bundle.encoder_graph();
-        let graph = GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?;
+        let GraphSetup { runtime, device, .. } = setup;
+        let OpenedEncoder { graph, rewritings } = match input {
+            EncoderInput::LogMel => open_encoder(setup, bundle, name)?,
+            _ => OpenedEncoder {
+                graph: GraphSession::open(runtime, name, &bundle.files.graph(name)?, device)?,
+                rewritings: Vec::new(),
+            },
+        };
         let port = match input {
             EncoderInput::Text => "input_ids",
             EncoderInput::Image | EncoderInput::ImageText => "pixel_values",
@@ -67,6 +80,7 @@ impl Seq2SeqEncoder {
             input,
             start,
             pad_id: bundle.start.pad_token_id.unwrap_or(0),
+            rewritings,
             text_tokens_max: context_tokens,
             batch_rows_max: match device {
                 DeviceKind::Cpu if input != EncoderInput::Text => BATCH_MEDIA_MAX_CPU,

@@ -5,6 +5,7 @@ mod decoder;
 mod embedding;
 mod encoder;
 mod encoder_decoder;
+mod encoder_graph;
 mod error;
 mod extra_inputs;
 mod growing;

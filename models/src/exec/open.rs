@@ -32,7 +32,7 @@ pub(crate) struct GraphSetup<'a> {
 pub(crate) struct Graphs {
     pub(crate) encoder: Box<dyn Encoder>,
     pub(crate) decoder: Box<dyn Decoder>,
-    /// The rewritings of the decoder graph.
+    /// The rewritings of the graphs.
     pub(crate) rewritings: Vec<&'static str>,
 }
 
@@ -56,10 +56,11 @@ pub(crate) fn open(
             Ok(Graphs { encoder: Box::new(encoder), decoder, rewritings })
         }
         Wiring::EncoderDecoder(spec) => {
-            let encoder =
-                Seq2SeqEncoder::open(runtime, bundle, device, spec.input, start, context_tokens)?;
+            let encoder = Seq2SeqEncoder::open(setup, bundle, spec.input, start, context_tokens)?;
             let tokens = TokenInput::Ids;
-            let OpenedDecoder { decoder, rewritings } = open_decoder(setup, bundle, tokens, slots)?;
+            let OpenedDecoder { decoder, rewritings: of_decoder } =
+                open_decoder(setup, bundle, tokens, slots)?;
+            let rewritings = [encoder.rewritings.clone(), of_decoder].concat();
             Ok(Graphs { encoder: Box::new(encoder), decoder, rewritings })
         }
         Wiring::Multimodal => {

@@ -46,7 +46,7 @@ pub(super) struct Trial<'a> {
     tokens: &'a TokenInput,
     context_tokens: usize,
     long_tokens: usize,
-    kept: Kept,
+    verdicts: Verdicts<'a>,
     vocab_size: usize,
 }
 
@@ -61,8 +61,8 @@ impl<'a> Trial<'a> {
         let long_tokens = LONG_TOKENS.max(window.map_or(0, |window| window + SHORT_TOKENS));
         let graph = bundle.decoder_graph;
         let vocab_size = bundle.config.text.vocab_size;
-        let kept = Kept::of(setup.runtime.cache_dir(), "rewritten-graphs");
-        Self { setup, graph, tokens, context_tokens, long_tokens, kept, vocab_size }
+        let verdicts = Verdicts::new(setup);
+        Self { setup, graph, tokens, context_tokens, long_tokens, verdicts, vocab_size }
     }
 
     /// Returns whether a rewritten graph gives the results of the published one. If not, a warning
@@ -73,29 +73,10 @@ impl<'a> Trial<'a> {
         rewritten: &DecoderGraphs<'_>,
         open: impl Fn(&DecoderGraphs<'_>, Slots) -> Result<Box<dyn Decoder>, ModelError>,
     ) -> bool {
-        let key = self.key(rewritten);
-        let result = match key.as_ref().and_then(|key| self.kept.get(key)) {
-            Some(text) if text == EQUAL => Ok(()),
-            Some(problem) => Err(problem),
-            None => {
-                let result = self.run(published, rewritten, open).map_err(|error| chain(&*error));
-                if let Some(key) = key {
-                    self.kept.put(&key, result.as_ref().err().map_or(EQUAL, String::as_str));
-                }
-                result
-            }
-        };
-        match &result {
-            Ok(()) => {
-                tracing::debug!(graph = self.graph, applied = ?rewritten.step.rewritings(), "graph rewritten");
-            }
-            Err(problem) => tracing::warn!(
-                graph = self.graph,
-                problem,
-                "the published graph runs, because a test of the rewritten graph failed"
-            ),
-        }
-        result.is_ok()
+        let sources: Vec<_> =
+            [Some(&rewritten.step), rewritten.first.as_ref()].into_iter().flatten().collect();
+        let run = || self.run(published, rewritten, open).map_err(|error| chain(&*error));
+        self.verdicts.accept(self.graph, &sources, &self.long_tokens.to_string(), run)
     }
 
     /// Runs both graphs. `Err` is the problem.
@@ -156,17 +137,65 @@ impl<'a> Trial<'a> {
         let states = Tensor::new([N_STATES, size], states)?;
         Ok(Prompt::of_states(prompt.token_ids().to_vec(), states, None, 0))
     }
+}
 
-    /// Returns what the result depends on; `None` if that is unknown.
-    fn key(&self, graphs: &DecoderGraphs<'_>) -> Option<Key> {
+/// The results of trials, kept between starts.
+pub(super) struct Verdicts<'a> {
+    setup: GraphSetup<'a>,
+    kept: Kept,
+}
+
+impl<'a> Verdicts<'a> {
+    pub(super) fn new(setup: GraphSetup<'a>) -> Self {
+        Self { setup, kept: Kept::of(setup.runtime.cache_dir(), "rewritten-graphs") }
+    }
+
+    /// Returns whether rewritten graphs passed a trial: an earlier one under the same conditions, or
+    /// `run`, whose `Err` is the problem. If not, a warning says so. `trial` tells trials of the same
+    /// graphs apart.
+    pub(super) fn accept(
+        &self,
+        graph: &str,
+        rewritten: &[&GraphSource<'_>],
+        trial: &str,
+        run: impl FnOnce() -> Result<(), String>,
+    ) -> bool {
+        let key = self.key(rewritten, trial);
+        let result = match key.as_ref().and_then(|key| self.kept.get(key)) {
+            Some(text) if text == EQUAL => Ok(()),
+            Some(problem) => Err(problem),
+            None => {
+                let result = run();
+                if let Some(key) = key {
+                    self.kept.put(&key, result.as_ref().err().map_or(EQUAL, String::as_str));
+                }
+                result
+            }
+        };
+        match &result {
+            Ok(()) => {
+                let applied = rewritten.first().map(|source| source.rewritings());
+                tracing::debug!(graph, ?applied, "graph rewritten");
+            }
+            Err(problem) => tracing::warn!(
+                graph,
+                problem,
+                "the published graph runs, because a test of the rewritten graph failed"
+            ),
+        }
+        result.is_ok()
+    }
+
+    /// Returns what a result depends on; `None` if that is unknown.
+    fn key(&self, rewritten: &[&GraphSource<'_>], trial: &str) -> Option<Key> {
         let mut key = Key::new();
-        for graph in [Some(&graphs.step), graphs.first.as_ref()].into_iter().flatten() {
+        for graph in rewritten {
             let GraphSource::Rewritten(graph) = graph else { return None };
             key.add(&graph.bytes);
             graph.weights.iter().for_each(|file| key.add_file(&graph.folder.join(file)));
         }
         key.add(self.setup.runtime.version().as_bytes());
-        key.add(format!("{:?} {}", self.setup.device, self.long_tokens).as_bytes());
+        key.add(format!("{:?} {trial}", self.setup.device).as_bytes());
         Some(key)
     }
 }
@@ -230,7 +259,8 @@ mod tests {
         let correct = rewritten(&bundle, device, &published).unwrap();
         let tokens = TokenInput::Ids;
         let kept = Kept::of(Some(cache.path()), "trials");
-        let trial = Trial { kept, ..Trial::new(setup, &bundle, &tokens, 64) };
+        let verdicts = Verdicts { setup, kept };
+        let trial = Trial { verdicts, ..Trial::new(setup, &bundle, &tokens, 64) };
         let accepts = |graphs: &DecoderGraphs<'_>| {
             trial.accepts(&published, graphs, |graphs, slots| {
                 open_graphs(setup, &bundle, tokens.clone(), slots, graphs)

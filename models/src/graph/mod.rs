@@ -14,5 +14,7 @@ pub(crate) use dialect::{
 };
 pub(crate) use external::locations as external_locations;
 pub(crate) use nodes::{Node, is_quantized, mixes_rows, read_inputs, read_nodes};
-pub(crate) use rewrite::{DecoderFacts, DecoderGraphs, PER_TOKEN, rewrite_decoder};
+pub(crate) use rewrite::{
+    DecoderFacts, DecoderGraphs, PER_TOKEN, rewrite_decoder, rewrite_encoder,
+};
 pub(crate) use source::{GraphSource, RewrittenGraph};

@@ -222,6 +222,9 @@ pub(crate) mod data_type {
     pub(crate) const DOUBLE: i32 = 11;
 }
 
+/// The domain of ONNX Runtime's own operators.
+pub(crate) const CONTRIB_DOMAIN: &str = "com.microsoft";
+
 /// `TensorProto.DataLocation.EXTERNAL`.
 pub(crate) const EXTERNAL: i32 = 1;
 
@@ -230,6 +233,16 @@ mod attribute_type {
     pub(super) const FLOAT: i32 = 1;
     pub(super) const INT: i32 = 2;
     pub(super) const INTS: i32 = 7;
+}
+
+impl ModelProto {
+    /// Imports version 1 of a domain of operators, if the model does not import it yet.
+    pub(crate) fn import(&mut self, domain: &str) {
+        if !self.opset_import.iter().any(|set| set.domain() == domain) {
+            let domain = Some(domain.to_owned());
+            self.opset_import.push(OperatorSetIdProto { domain, version: Some(1) });
+        }
+    }
 }
 
 impl NodeProto {

@@ -57,7 +57,7 @@ pub struct ModelInfo {
     pub context_tokens: usize,
     /// The KV cache size of one row in bytes.
     pub kv_bytes_per_slot: usize,
-    /// The rewritings of the decoder graph.
+    /// The rewritings of its graphs.
     pub rewritings: Vec<&'static str>,
     /// Whether answers are, or may be, sampled and so depend on the seed of the row.
     pub draws: bool,

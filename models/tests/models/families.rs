@@ -77,7 +77,7 @@ fn llama_in_half_precision() {
 fn decoders_are_rewritten_where_a_pattern_matches() {
     let (in_place, cross) = ("in-place cache", "cross-attention once per row");
     let per_token = "one int8 scale per token";
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 15] = [
         ("llama", &[in_place]),
         ("qwen3", &[in_place]),
         ("mistral", &[in_place]),
@@ -88,6 +88,7 @@ fn decoders_are_rewritten_where_a_pattern_matches() {
         ("qwen2_vl", &[in_place]),
         ("llava", &[in_place]),
         ("vit_gpt2", &[cross]),
+        ("whisper", &["fused attention"]),
         ("llama_gqa_quantized", &[per_token]),
         // A prompt that attends to itself in both directions, and graphs that are in place already.
         ("paligemma", &[]),

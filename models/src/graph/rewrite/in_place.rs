@@ -35,13 +35,10 @@ use super::{
 use crate::graph::{
     GQA,
     onnx::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-        data_type,
+        CONTRIB_DOMAIN, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type,
     },
 };
 
-/// The domain of ONNX Runtime's own operators.
-const CONTRIB_DOMAIN: &str = "com.microsoft";
 const MASK: &str = "attention_mask";
 const POSITIONS: &str = "position_ids";
 /// The prefix of added values.
@@ -107,10 +104,7 @@ pub(crate) fn in_place(model: &mut ModelProto, facts: DecoderFacts) -> Result<()
     keep_last_logits(graph);
     // The shapes of intermediate values have changed.
     graph.value_info.clear();
-    if !model.opset_import.iter().any(|set| set.domain() == CONTRIB_DOMAIN) {
-        let domain = Some(CONTRIB_DOMAIN.to_owned());
-        model.opset_import.push(OperatorSetIdProto { domain, version: Some(1) });
-    }
+    model.import(CONTRIB_DOMAIN);
     Ok(())
 }
 

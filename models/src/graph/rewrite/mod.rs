@@ -3,6 +3,7 @@
 
 mod branches;
 mod cross_attention;
+mod encoder_attention;
 mod in_place;
 mod last_logits;
 mod per_token;
@@ -13,4 +14,4 @@ mod wires;
 
 pub(crate) use in_place::DecoderFacts;
 use refusal::Refusal;
-pub(crate) use rewrite::{DecoderGraphs, PER_TOKEN, rewrite_decoder};
+pub(crate) use rewrite::{DecoderGraphs, PER_TOKEN, rewrite_decoder, rewrite_encoder};

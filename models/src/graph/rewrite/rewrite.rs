@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::{
     DecoderFacts, Refusal, branches::split, cross_attention::keep_cross_attention,
-    in_place::in_place, per_token::per_token,
+    encoder_attention::fuse_attention, in_place::in_place, per_token::per_token,
 };
 use crate::graph::{
     ENCODER_STATES, GraphSource, RewrittenGraph,
@@ -105,6 +105,19 @@ pub(crate) fn rewrite_decoder(
         step: step.rewritten(&applied),
         first: first.map(|first| first.rewritten(&applied)),
     })
+}
+
+/// Rewrites an encoder.
+///
+/// # Errors
+///
+/// [`Refusal`] if it does not match.
+pub(crate) fn rewrite_encoder(
+    published: &GraphSource<'_>,
+) -> Result<GraphSource<'static>, Refusal> {
+    let mut encoder = Opened::read(published)?;
+    fuse_attention(&mut encoder.model)?;
+    Ok(encoder.rewritten(&["fused attention"]))
 }
 
 /// Returns the graphs of the first run and of later ones, which keep cross-attention between them.
