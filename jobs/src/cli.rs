@@ -39,7 +39,8 @@ pub(crate) enum Command {
     /// Profile a table without loading a model, and propose a job.
     Inspect(InspectArgs),
     /// Run a sample of a job and estimate the full run. Writes no answers.
-    Plan(PlanArgs),
+    #[command(visible_alias = "plan")]
+    Estimate(EstimateArgs),
     /// Retry the rejects of an output and commit the new answers.
     Retry(RetryArgs),
     /// Verify that an output accounts for every input row exactly once.
@@ -65,7 +66,7 @@ impl Command {
     pub(crate) fn runs_offline(&self) -> Option<bool> {
         match self {
             Self::Run(args) => Some(args.job.offline),
-            Self::Plan(args) => Some(args.job.offline),
+            Self::Estimate(args) => Some(args.job.offline),
             Self::Batch(args) => Some(args.offline),
             Self::Retry(args) => Some(args.offline),
             _ => None,
@@ -90,7 +91,7 @@ pub(crate) struct JobArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PlanArgs {
+pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub(crate) job: JobArgs,
     /// Sample about N rows, spread over the table [default: 64, or 8 per slot if that is more].

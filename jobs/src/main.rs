@@ -62,7 +62,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
         Command::Inspect(args) => command::inspect::inspect(&args),
-        Command::Plan(args) => command::plan::plan(&args),
+        Command::Estimate(args) => command::estimate::estimate(&args),
         Command::Retry(args) => command::retry::retry(&args),
         Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),

@@ -3,10 +3,10 @@
 pub(crate) mod batch;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod estimate;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod models;
-pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod retry;
 pub(crate) mod run;

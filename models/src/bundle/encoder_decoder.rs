@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{BundleFiles, extensions};
 use crate::{
     arch::{Architecture, EncoderInput, PromptText, Seq2SeqSpec},
-    config::{
+    config::{Adapters, 
         AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig, ProcessorConfig,
         SoundConfig, TaskConfig, TextConfig, TokenIds,
     },
@@ -79,7 +79,7 @@ pub(super) fn model_config(spec: &Seq2SeqSpec, config: &Value) -> serde_json::Re
         media: MediaConfig::default(),
         text,
         encoder,
-        adapters: [None, None],
+        adapters: Adapters::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{BundleFiles, extensions};
 use crate::{
     arch::{Declaration, find_genai},
-    config::{BundleError, GenerationConfig, ModelConfig, ProcessorConfig},
+    config::{Adapters, BundleError, GenerationConfig, ModelConfig, ProcessorConfig},
 };
 
 const FILE: &str = "genai_config.json";
@@ -102,9 +102,12 @@ impl GenaiConfig {
     }
 
     /// Returns the decoder's adapter files for prompts with images, and for prompts with audio.
-    fn adapters(&self) -> [Option<String>; 2] {
+    fn adapters(&self) -> Adapters {
         let file = |part| self.part(part, "adapter_filename").and_then(Value::as_str);
-        ["vision", "speech"].map(|part| file(part).map(str::to_owned))
+        Adapters {
+            image: file("vision").map(str::to_owned),
+            audio: file("speech").map(str::to_owned),
+        }
     }
 
     /// Returns the equivalent decoder config of `config.json`.

@@ -197,7 +197,7 @@ impl Bundle {
 
     /// Returns the adapter files (LoRA) of the decoder.
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        self.config.adapters.iter().flatten().map(String::as_str)
+        self.config.adapters.numbered().into_iter().flatten()
     }
 
     /// Returns the available precisions of a graph with their files.

@@ -23,5 +23,5 @@ pub use error::BundleError;
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 pub(crate) use media::MediaConfig;
 pub use model::{ImageProcessorConfig, ImageSize};
-pub(crate) use model::{ModelConfig, ProcessorConfig, TextConfig, TokenIds};
+pub(crate) use model::{Adapters, ModelConfig, ProcessorConfig, TextConfig, TokenIds};
 pub(crate) use tasks::{TaskAnswer, TaskConfig};

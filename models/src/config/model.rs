@@ -27,9 +27,29 @@ pub(crate) struct ModelConfig {
     pub(crate) text: TextConfig,
     /// The encoder of an encoder-decoder.
     pub(crate) encoder: EncoderConfig,
-    /// The decoder's adapter files for prompts with images, and for prompts with audio
-    /// (onnxruntime-genai).
-    pub(crate) adapters: [Option<String>; 2],
+    /// The decoder's adapters.
+    pub(crate) adapters: Adapters,
+}
+
+/// The files of a decoder's adapters (LoRA), by the media of a prompt (onnxruntime-genai).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Adapters {
+    pub(crate) image: Option<String>,
+    pub(crate) audio: Option<String>,
+}
+
+impl Adapters {
+    /// Returns the files by the number of the adapter.
+    pub(crate) fn numbered(&self) -> [Option<&str>; 2] {
+        [self.image.as_deref(), self.audio.as_deref()]
+    }
+
+    /// Returns the number of the adapter of a prompt: that for images if the prompt has any, also
+    /// with audio (`Phi4MMForCausalLM.forward` of the published code).
+    pub(crate) fn number(&self, has_images: bool, has_audio: bool) -> Option<usize> {
+        let number = if has_images { 0 } else { 1 };
+        (has_images || has_audio).then_some(number).filter(|n| self.numbered()[*n].is_some())
+    }
 }
 
 impl<'de> Deserialize<'de> for ModelConfig {
@@ -45,7 +65,7 @@ impl<'de> Deserialize<'de> for ModelConfig {
             eos_token_id: outer.eos_token_id,
             text: TextConfig::deserialize(&text).map_err(invalid)?,
             encoder: EncoderConfig::default(),
-            adapters: [None, None],
+            adapters: Adapters::default(),
         })
     }
 }

@@ -190,11 +190,11 @@ pub(super) fn open_graphs(
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
     let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
-    if let Some(file) = bundle.config.adapters.iter().flatten().next().filter(|_| !is_in_place) {
+    if let Some(file) = bundle.config.adapters.numbered().into_iter().flatten().next().filter(|_| !is_in_place) {
         return Err(ModelError::Bundle(BundleError::UnsupportedOption {
             file: "genai_config.json",
             key: "adapter_filename".to_owned(),
-            value: file.clone(),
+            value: file.to_owned(),
             supported: "decoders with an in-place KV cache".to_owned(),
         }));
     }
@@ -225,9 +225,9 @@ pub(super) fn open_graphs(
 
 /// Reads the existing adapters of a decoder graph.
 fn adapters(graph: &GraphSession, bundle: &Bundle) -> Result<Vec<Option<Adapter>>, ModelError> {
-    let read = |file: &Option<String>| {
+    let read = |file: Option<&str>| {
         let Some(file) = file else { return Ok(None) };
         Ok(Some(Adapter::read(graph, file, &bundle.files.bytes(file)?)?))
     };
-    bundle.config.adapters.iter().map(read).collect()
+    bundle.config.adapters.numbered().into_iter().map(read).collect()
 }

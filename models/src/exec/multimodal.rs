@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     bundle::Bundle,
+    config::Adapters,
     engine::Prompt,
     exec::ModelError,
     preprocess::{ImageLayout, Sample},
@@ -24,8 +25,7 @@ pub(crate) struct MultimodalEncoder {
     audio: Option<MediaEncoder>,
     embedding: Arc<Mutex<TokenEmbedding>>,
     positions: PositionRule,
-    /// Whether the decoder has an adapter for prompts with images, and one for prompts with audio.
-    has_adapters: [bool; 2],
+    adapters: Adapters,
 }
 
 impl MultimodalEncoder {
@@ -41,15 +41,8 @@ impl MultimodalEncoder {
             audio: MediaEncoder::open_audio(runtime, bundle, device)?,
             embedding,
             positions: PositionRule::new(bundle),
-            has_adapters: bundle.config.adapters.each_ref().map(Option::is_some),
+            adapters: bundle.config.adapters.clone(),
         })
-    }
-
-    /// Returns the decoder adapter of a prompt: that for images if the prompt has any, also with
-    /// audio (`Phi4MMForCausalLM.forward` of the published code).
-    fn adapter(&self, has_media: [bool; 2]) -> Option<usize> {
-        let medium = has_media.into_iter().position(|has| has)?;
-        self.has_adapters[medium].then_some(medium)
     }
 
     /// Embeds the tokens of a sample and inserts its features.
@@ -84,7 +77,9 @@ impl MultimodalEncoder {
         let embeds = Tensor::new([n_tokens, hidden_size], values)
             .map_err(|error| EncodeError::run("embed_tokens", error))?;
         let positions = self.positions.positions(&token_ids, image_layouts);
-        let prompt = Prompt::new(token_ids, embeds).with_adapter(self.adapter(has_media));
+        let [has_images, has_audio] = has_media;
+        let adapter = self.adapters.number(has_images, has_audio);
+        let prompt = Prompt::new(token_ids, embeds).with_adapter(adapter);
         Ok(match positions {
             Some(positions) => prompt.at(positions),
             None => prompt,

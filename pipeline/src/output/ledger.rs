@@ -9,7 +9,7 @@
 //! <output>.legenda/rejects/rejects-….parquet
 //! <output>.legenda/plan.json                    the manifest: the spans and identity of the run
 //! <output>.legenda/job.json                     the job, for `legenda retry`
-//! <output>.legenda/prediction.json              the saved estimate of `legenda plan`
+//! <output>.legenda/prediction.json              the saved estimate of `legenda estimate`
 //! <output>.legenda/sidecars/                    pending sidecar writes
 //! <output>.legenda/schemas/                     the Arrow schemas of JSON Lines files
 //! <output>.legenda/ledger/<span>.json           the commit record, written after the part

@@ -17,7 +17,7 @@ const PRINTING: [&[&str]; 12] = [
     &["check", "job.toml"],
     &["inspect", "table.parquet"],
     &["inspect", "table.parquet", "--json"],
-    &["plan", "job.toml", "--rows", "4"],
+    &["estimate", "job.toml", "--rows", "4"],
     &["retry", "out"],
     &["verify", "out"],
     &["report", "out"],

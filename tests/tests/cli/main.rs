@@ -13,6 +13,7 @@ mod documents;
 mod embed;
 mod encoded_cells;
 mod errors;
+mod estimate;
 mod eval;
 mod folders;
 mod hostile;
@@ -30,7 +31,6 @@ mod modalities;
 mod page;
 mod parity;
 mod partitions;
-mod plan;
 #[cfg(feature = "sql")]
 mod query;
 mod readers;

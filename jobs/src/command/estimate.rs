@@ -1,4 +1,4 @@
-//! `legenda plan`.
+//! `legenda estimate`.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use super::{
     run::{lease_terms, load, start_threads, until_signal},
 };
 use crate::{
-    cli::{ExecutionArgs, PlanArgs},
+    cli::{ExecutionArgs, EstimateArgs},
     failure::{Exit, Failure},
 };
 
@@ -30,7 +30,7 @@ const ROWS_MIN: u64 = 64;
 const ROWS_PER_SLOT: u64 = 8;
 
 /// Runs a sample of a job and estimates the full run.
-pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
+pub(crate) fn estimate(args: &EstimateArgs) -> Result<Exit, Failure> {
     let (mut job, base_dir) = read_job(&args.job)?;
     // Estimate the full job, including rows that earlier runs have done.
     job.source.incremental = Incremental::All;

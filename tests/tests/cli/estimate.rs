@@ -1,4 +1,4 @@
-//! `legenda plan` predicts a run without changing the output, and runs report how the prediction
+//! `legenda estimate` predicts a run without changing the output, and runs report how the prediction
 //! compares.
 
 use std::{fs, io::Write};
@@ -17,7 +17,7 @@ fn write_images(place: &Workplace, n_rows: u16) {
 }
 
 fn predicted(place: &Workplace, args: &[&str]) -> Value {
-    let told = place.run(&[&["plan", "job.toml", "--json"], args].concat()).expect(0);
+    let told = place.run(&[&["estimate", "job.toml", "--json"], args].concat()).expect(0);
     let told: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(told["confidence"], 0.9);
     told["prediction"].clone()
@@ -55,7 +55,7 @@ fn a_run_is_compared_with_its_prediction() {
     let sample_seconds = prediction["sample_seconds"].as_f64().unwrap();
     assert!(interval(&prediction, "seconds").1 > sample_seconds);
 
-    let shown = place.run(&["plan", "job.toml", "--rows", "120", "--save"]).expect(0);
+    let shown = place.run(&["estimate", "job.toml", "--rows", "120", "--save"]).expect(0);
     for text in ["120 of 600 rows", "90 % interval", "generated tokens", "media_unknown_format"] {
         assert!(shown.stdout.contains(text), "no `{text}` in {}", shown.stdout);
     }
