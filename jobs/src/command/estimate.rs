@@ -20,7 +20,7 @@ use super::{
     run::{lease_terms, load, start_threads, until_signal},
 };
 use crate::{
-    cli::{ExecutionArgs, EstimateArgs},
+    cli::{EstimateArgs, ExecutionArgs},
     failure::{Exit, Failure},
 };
 

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::{BundleFiles, extensions};
 use crate::{
     arch::{Architecture, EncoderInput, PromptText, Seq2SeqSpec},
-    config::{Adapters, 
-        AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig, ProcessorConfig,
-        SoundConfig, TaskConfig, TextConfig, TokenIds,
+    config::{
+        Adapters, AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig,
+        ProcessorConfig, SoundConfig, TaskConfig, TextConfig, TokenIds,
     },
 };
 

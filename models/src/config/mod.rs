@@ -22,6 +22,6 @@ pub(crate) use encoder::EncoderConfig;
 pub use error::BundleError;
 pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 pub(crate) use media::MediaConfig;
-pub use model::{ImageProcessorConfig, ImageSize};
 pub(crate) use model::{Adapters, ModelConfig, ProcessorConfig, TextConfig, TokenIds};
+pub use model::{ImageProcessorConfig, ImageSize};
 pub(crate) use tasks::{TaskAnswer, TaskConfig};

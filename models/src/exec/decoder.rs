@@ -190,7 +190,9 @@ pub(super) fn open_graphs(
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
     let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
-    if let Some(file) = bundle.config.adapters.numbered().into_iter().flatten().next().filter(|_| !is_in_place) {
+    if let Some(file) =
+        bundle.config.adapters.numbered().into_iter().flatten().next().filter(|_| !is_in_place)
+    {
         return Err(ModelError::Bundle(BundleError::UnsupportedOption {
             file: "genai_config.json",
             key: "adapter_filename".to_owned(),

@@ -75,6 +75,9 @@ impl Seq2SeqEncoder {
             EncoderInput::LogMel => "input_features",
             EncoderInput::Samples => "input_values",
         };
+        // Images have one size and spectrograms one length.
+        let is_fixed = matches!(input, EncoderInput::Image | EncoderInput::LogMel);
+        let graph = if is_fixed { graph.keeping_memory() } else { graph };
         Ok(Self {
             graph: EncoderGraph::new(graph, port, input == EncoderInput::Text)?,
             input,

@@ -65,6 +65,11 @@ impl GraphSession {
         Ok(Self { name, session, memory, mixes_rows, releasing })
     }
 
+    /// Keeps the memory of nodes between runs, for graphs whose runs all take the same.
+    pub(crate) fn keeping_memory(self) -> Self {
+        Self { releasing: None, ..self }
+    }
+
     /// Returns whether the result of a row depends on the other rows: the graph computes a scale
     /// over the whole batch.
     pub(crate) fn mixes_rows(&self) -> bool {
