@@ -39,6 +39,13 @@ parity-real:
     target/parity_real/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
     cd tests && ../target/parity_real/venv/bin/python -m parity_real ../target/release/legenda ../target/parity_real
 
+# Measures the speed beside transformers and optimum on this CPU, on models of published sizes.
+bench *TASKS:
+    cargo build --release
+    test -d target/bench/venv || python3 -m venv target/bench/venv
+    target/bench/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
+    cd tests && ../target/bench/venv/bin/python -m bench_cpu ../target/release/legenda ../target/bench {{TASKS}}
+
 # Compares every bundle with its reference and measures its speed; regenerates docs/parity.md.
 parity-table:
     rm -rf target/parity

@@ -1,4 +1,8 @@
-"""Runs the tasks: `python -m bench_cpu BINARY WORK [TASK...]`. Writes a table to stdout."""
+"""Runs the tasks: `python -m bench_cpu BINARY WORK [TASK...]`. Prints a table for each.
+
+All tools run on one thread. CPU time is that of the whole process without loading; for Legenda,
+loading is a run of one row. Answers are compared with those of transformers.
+"""
 
 import json
 import os
@@ -97,8 +101,9 @@ def main() -> None:
     for name in sys.argv[3:] or TASKS:
         task, n_rows = TASKS[name]
         print(f"\n{name}\n")
-        print("| | rows per CPU-second | CPU-seconds | load | peak MB | M faults | as transformers |")
-        print("|---|---|---|---|---|---|---|")
+        columns = ["", "rows/CPU-s", "CPU-s", "load CPU-s", "peak MB", "M faults", "equal answers"]
+        print(f"| {' | '.join(columns)} |")
+        print("|---" * len(columns) + "|")
         expected = None
         for other in [*PEERS, "optimum-int8"]:
             figures = peer(other, work, task, n_rows)

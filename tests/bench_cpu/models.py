@@ -1,6 +1,5 @@
 """Models of published sizes with random weights, and their ONNX graphs as published."""
 
-import json
 import shutil
 import sysconfig
 from pathlib import Path
@@ -15,20 +14,22 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    ViTConfig,
-    ViTImageProcessor,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
+    ViTConfig,
+    ViTImageProcessor,
 )
 
 SEED = 0
 END = "<|endoftext|>"
+
 
 def corpus() -> list[str]:
     """Returns the sources of Python's standard library, as text to train a tokenizer on."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(path for path in folder.glob("*.py"))
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
+
 
 def save_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer."""
@@ -47,6 +48,7 @@ def save_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     fast.save_pretrained(folder)
     return fast
 
+
 def finish(checkpoint: Path, bundle: Path, task: str) -> None:
     """Exports a checkpoint, in the layout of transformers.js."""
     flat = checkpoint.parent / f"{checkpoint.name}-flat"
@@ -61,6 +63,7 @@ def finish(checkpoint: Path, bundle: Path, task: str) -> None:
         else:
             shutil.copy(path, bundle / path.name)
     shutil.rmtree(flat)
+
 
 def make_text(work: Path) -> Path:
     """Makes a decoder in the shape of SmolLM2-135M."""
@@ -87,6 +90,7 @@ def make_text(work: Path) -> Path:
     finish(checkpoint, bundle, "text-generation-with-past")
     return bundle
 
+
 def make_captions(work: Path) -> Path:
     """Makes an image captioner in the shape of `vit-gpt2-image-captioning`."""
     checkpoint, bundle = work / "captions-checkpoint", work / "captions"
@@ -112,6 +116,7 @@ def make_captions(work: Path) -> Path:
     finish(checkpoint, bundle, "image-to-text-with-past")
     return bundle
 
+
 def quantize(bundle: Path) -> Path:
     """Makes the `q8` graphs of a bundle, as transformers.js publishes them."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -129,6 +134,7 @@ def quantize(bundle: Path) -> Path:
         )
     return bundle
 
+
 def prompts(n_rows: int) -> list[str]:
     """Returns texts of 20 to 400 characters."""
     lines = [line.strip() for text in corpus() for line in text.splitlines() if len(line) > 30]
@@ -139,7 +145,7 @@ def prompts(n_rows: int) -> list[str]:
         chosen.append(" ".join(lines[start : start + 20])[:n_chars])
     return chosen
 
+
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:
     """Loads the tokenizer of a checkpoint."""
     return AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
-

@@ -1,4 +1,4 @@
-"""Peers on the same checkpoint or graphs. `python -m bench_cpu.peers PEER TASK WORK N` prints JSON."""
+"""Peers on the same weights. `python -m bench_cpu.peers PEER TASK WORK N` prints JSON."""
 
 import json
 import resource

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use crate::references::{
     self, Tally, answers, assert_answer, bundle, changed, encode, ids, load, read_audio,
-    read_image, read_joined_audio, reference, with_json,
+    read_image, read_joined_audio, reference, slots_of, with_json,
 };
 use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, SpeechOptions, Work};
-use legenda_schemas::job::TaskKind;
+use legenda_schemas::job::{GraphForm, TaskKind};
 use serde_json::Value;
 
 fn record(row: &Value) -> Record {
@@ -40,14 +40,17 @@ fn assert_answers(name: &str, bundle: PathBuf) {
     for (row_idx, row) in reference["rows"].as_array().unwrap().iter().enumerate() {
         jobs.entry(format!("{:?}", options(row))).or_default().push((row_idx, row));
     }
-    for slots in [1, 3, 8] {
-        let mut tally = Tally::default();
-        for rows in jobs.values() {
-            let options = ModelOptions { speech: options(rows[0].1), ..ModelOptions::default() };
-            assert_rows(name, &mut load(bundle.clone(), slots, options), rows, &mut tally);
-        }
-        if slots == 8 && bundle == references::bundle(name) {
-            tally.note(name, &bundle, "tokens");
+    for graphs in [GraphForm::Published, GraphForm::Rewritten] {
+        for slots in slots_of(graphs) {
+            let mut tally = Tally::default();
+            for rows in jobs.values() {
+                let speech = options(rows[0].1);
+                let options = ModelOptions { speech, graphs, ..ModelOptions::default() };
+                assert_rows(name, &mut load(bundle.clone(), *slots, options), rows, &mut tally);
+            }
+            if *slots == 8 && bundle == references::bundle(name) {
+                tally.note(name, &bundle, "tokens");
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ impl Tally {
             "architecture": opened.architecture(),
             "layout": layout,
             "dialect": opened.dialect(),
+            "rewritten": legenda_models::rewritings(&opened).join(", "),
             "device": device().as_str(),
             "precision": opened.precision().unwrap(),
             "compared": compared,
