@@ -119,7 +119,7 @@ pub(super) fn decoder_facts(bundle: &Bundle, device: DeviceKind) -> DecoderFacts
         heads: text.num_attention_heads(),
         head_dim: text.head_dim(),
         sliding_window: text.sliding_window,
-        rewrites_half: device == DeviceKind::Cuda,
+        is_half: device == DeviceKind::Cuda,
     }
 }
 

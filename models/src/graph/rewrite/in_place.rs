@@ -53,9 +53,10 @@ pub(crate) struct DecoderFacts {
     pub(crate) head_dim: usize,
     /// The number of tokens that layers with a sliding window attend to.
     pub(crate) sliding_window: Option<usize>,
-    /// Whether a KV cache in half precision is rewritten. The CPU computes it in single precision and
-    /// rounds at other places then, without a gain in speed.
-    pub(crate) rewrites_half: bool,
+    /// Whether the KV cache must be in half precision, else in single precision. CUDA has the new
+    /// operator in half precision only. The CPU computes half precision in single precision and rounds
+    /// at other places then, without a gain in speed.
+    pub(crate) is_half: bool,
 }
 
 /// The attention of one layer.
@@ -175,8 +176,8 @@ fn find_layer(
     let [_, Some(kv_heads), _, Some(head_dim)] = dims[..] else {
         return Err(Refusal::Port { name: past_key });
     };
-    if dtype == data_type::FLOAT16 && !facts.rewrites_half {
-        return Err(refuse("half precision"));
+    if dtype != if facts.is_half { data_type::FLOAT16 } else { data_type::FLOAT } {
+        return Err(refuse("a precision without this operator on the device"));
     }
     Ok(Some(Layer {
         past_key,
