@@ -110,7 +110,7 @@ fn first_equal(scores: &[f32], best_block: usize, best: f32) -> Option<usize> {
         return None;
     }
     let start = best_block * BLOCK;
-    let idx = scores.get(start..)?.iter().position(|score| *score == best)?;
+    let idx = scores.get(start..)?.iter().position(|score| *score >= best)?;
     Some(start + idx)
 }
 
@@ -160,7 +160,7 @@ fn block_sum(block: &[f32], best: f32, scale: f32) -> f64 {
 fn exp(x: f32) -> f32 {
     /// `1.5 * 2^23`: adding it rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > -87.0 { x } else { -87.0 };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

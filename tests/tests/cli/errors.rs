@@ -60,7 +60,12 @@ fn missing_files_and_columns_are_named() {
         &["output.columns", "`size`"],
     );
     place.write("broken.parquet", "no parquet at all");
-    refused(&place, &TEXT_JOB.replace("table.", "broken."), &[], &["broken.parquet", "replace it"]);
+    refused(
+        &place,
+        &TEXT_JOB.replace("table.", "broken."),
+        &[],
+        &["broken.parquet", "hint: replace the file"],
+    );
 }
 
 #[test]

@@ -216,13 +216,12 @@ impl Scores {
                 "MatMul" => return Some(node),
                 "Cast" => wires.maker(first(node)?)?,
                 "Add" | "Where" => {
-                    let operands = node.input.iter().filter_map(|value| {
+                    let mut operands = node.input.iter().filter_map(|value| {
                         let maker = wires.maker(value)?;
                         let is_data = ["MatMul", "Mul", "Div", "Add", "Where", "Cast"];
                         is_data.contains(&maker.op_type()).then_some((value, maker))
                     });
-                    let (value, data) =
-                        operands.filter(|(value, _)| self.leads_to_cache(wires, value)).next()?;
+                    let (value, data) = operands.find(|(value, _)| leads_to_cache(wires, value))?;
                     self.masks.extend(node.input.iter().filter(|mask| *mask != value).cloned());
                     data
                 }
@@ -246,14 +245,6 @@ impl Scores {
                 _ => return None,
             }
         }
-    }
-
-    /// Returns whether a value is computed from a product with a KV cache.
-    fn leads_to_cache(&self, wires: &Wires<'_>, value: &str) -> bool {
-        wires.comes_from(value, |node| node.op_type() == "MatMul" && node.input.len() == 2)
-            && wires.comes_from(value, |node| {
-                node.op_type() == "Concat" && first(node).is_some_and(is_past)
-            })
     }
 
     /// Walks from an operand of a product up to the `Concat` with the past, through nodes that repeat
@@ -292,6 +283,14 @@ impl Scores {
         }
         query
     }
+}
+
+/// Returns whether a value is computed from a product with a KV cache.
+fn leads_to_cache(wires: &Wires<'_>, value: &str) -> bool {
+    wires.comes_from(value, |node| node.op_type() == "MatMul" && node.input.len() == 2)
+        && wires.comes_from(value, |node| {
+            node.op_type() == "Concat" && first(node).is_some_and(is_past)
+        })
 }
 
 /// Splits a product with a constant, or a division by one, into the factor and the other operand.
