@@ -23,6 +23,8 @@ pub struct FakeOptions {
     pub slots: usize,
     /// The maximum number of tokens of a row, prompt and answer together.
     pub context_tokens: usize,
+    /// The number of cache positions that all live rows share.
+    pub cache_tokens_max: usize,
     /// The maximum number of prompts prefilled together.
     pub prefill_rows_max: usize,
     /// The vocabulary size; the ids of answers are below it.
@@ -48,6 +50,7 @@ impl Default for FakeOptions {
         Self {
             slots: 4,
             context_tokens: 256,
+            cache_tokens_max: usize::MAX,
             prefill_rows_max: 4,
             vocab_size: 64,
             eos_token_id: 0,
@@ -191,6 +194,15 @@ impl FakeDecoder {
     }
 
     /// Gives the next token of a slot's answer the highest score.
+    /// Checks that the live slots fit into the cache, or that one row is alone.
+    fn expect_room(&self) {
+        let live = self.slots.iter().flatten();
+        let longest = live.clone().map(|slot| slot.prompt_ids.len() + slot.n_given).max();
+        let n_tokens = longest.unwrap_or(0).saturating_mul(live.clone().count());
+        let fits = n_tokens <= self.options.cache_tokens_max || live.count() == 1;
+        assert!(fits, "{n_tokens} cache positions are in use");
+    }
+
     fn score(&self, slot: &FakeSlot, scores: &mut [f32]) {
         scores.fill(0.0);
         let next = slot.answer.get(slot.n_given).copied().unwrap_or(self.options.eos_token_id);
@@ -214,6 +226,10 @@ impl Decoder for FakeDecoder {
         self.options.context_tokens
     }
 
+    fn slots_for(&self, n_tokens: usize) -> usize {
+        (self.options.cache_tokens_max / n_tokens.max(1)).clamp(1, self.slots())
+    }
+
     fn prefill_rows_max(&self) -> usize {
         self.options.prefill_rows_max
     }
@@ -234,6 +250,7 @@ impl Decoder for FakeDecoder {
             self.score(&slot, logits.row_mut(row_idx));
             self.slots[join.slot] = Some(slot);
         }
+        self.expect_room();
         Ok(())
     }
 
@@ -257,6 +274,7 @@ impl Decoder for FakeDecoder {
             let slot = slot.clone();
             self.score(&slot, logits.row_mut(row_idx));
         }
+        self.expect_room();
         Ok(())
     }
 

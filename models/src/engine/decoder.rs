@@ -98,6 +98,13 @@ pub trait Decoder: Send {
     /// Returns the capacity of a slot in tokens, prompt and answer together.
     fn context_tokens(&self) -> usize;
 
+    /// Returns the number of slots that may be live together while one of them has `n_tokens`, prompt
+    /// and answer together; at least 1. Slots share a memory limit, so long rows leave room for fewer.
+    fn slots_for(&self, n_tokens: usize) -> usize {
+        let _ = n_tokens;
+        self.slots()
+    }
+
     /// Returns the maximum number of prompts in one [`prefill`](Self::prefill).
     fn prefill_rows_max(&self) -> usize;
 

@@ -245,11 +245,23 @@ impl Engine {
         let tokens_max = self.length.prompt_tokens(self.decoder.context_tokens());
         let turn = Turn::new(self.rows.iter().flatten());
         self.choose_tokens(finished);
+        let live = self.rows.iter().flatten().filter(is_running);
+        let mut longest = live.clone().map(Row::tokens_max).max().unwrap_or(0);
+        let mut n_live = live.count();
         let mut joined: Vec<(usize, usize)> = Vec::new();
-        for row_slot in 0..self.rows.len() {
-            let Some(row) = &self.rows[row_slot] else { continue };
-            if row.prompt.is_none() || !turn.admits(row) {
+        for row_slot in self.waiting() {
+            let Some(row) = self.rows[row_slot].as_ref().filter(|row| turn.admits(row)) else {
                 continue;
+            };
+            let is_possible = (1..=tokens_max).contains(&row.n_prompt);
+            if is_possible {
+                let longest_then = longest.max(row.tokens_max());
+                let n_slots = (n_live + 1) * self.beams.n_beams;
+                if n_live > 0 && n_slots > self.decoder.slots_for(longest_then) {
+                    // Later rows do not overtake it, or it might wait for ever.
+                    break;
+                }
+                (longest, n_live) = (longest_then, n_live + 1);
             }
             match row.n_prompt {
                 0 => self.finish(row_slot, Err(GenerateError::EmptyPrompt), finished),
@@ -271,6 +283,18 @@ impl Engine {
             }
             self.prefill_group(&prompts, finished);
         }
+    }
+
+    /// Returns the rows whose prompts wait, in the order of their admission.
+    fn waiting(&self) -> Vec<usize> {
+        let rows = self.rows.iter().enumerate();
+        let waiting = rows.filter_map(|(row_slot, row)| {
+            let row = row.as_ref().filter(|row| row.prompt.is_some())?;
+            Some((row.number, row_slot))
+        });
+        let mut waiting: Vec<(u64, usize)> = waiting.collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, row_slot)| row_slot).collect()
     }
 
     /// Prefills the first decoder slot of each row.

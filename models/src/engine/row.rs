@@ -123,6 +123,11 @@ impl Row {
         History { token_ids: &hypothesis.token_ids, n_prompt, max_new_tokens }
     }
 
+    /// Returns the maximum number of tokens of the row, prompt and answer together.
+    pub(super) fn tokens_max(&self) -> usize {
+        self.n_prompt + self.max_new_tokens
+    }
+
     /// Returns the number of tokens generated so far.
     pub(super) fn n_generated(&self) -> usize {
         self.live.first().map_or(0, |hypothesis| hypothesis.token_ids.len() - self.n_prompt)

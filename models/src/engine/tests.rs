@@ -47,8 +47,10 @@ proptest! {
         slots in 1_usize..9,
         prefill_rows_max in 1_usize..5,
         chunk in 1_usize..5,
+        cache_tokens_max in prop_oneof![Just(usize::MAX), 1_usize..400],
     ) {
-        let options = FakeOptions { slots, prefill_rows_max, ..FakeOptions::default() };
+        let options =
+            FakeOptions { slots, prefill_rows_max, cache_tokens_max, ..FakeOptions::default() };
         let outcomes = run(&options, 100, &prompts, chunk);
         prop_assert_eq!(outcomes.len(), prompts.len());
         for (ids, outcome) in prompts.iter().zip(outcomes.values()) {

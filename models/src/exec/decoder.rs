@@ -7,9 +7,10 @@ use legenda_schemas::job::GraphForm;
 use super::{
     GraphSetup, ModelError, RowCount, encoder_graph,
     growing::{GrowingDecoder, RowRules},
-    in_place::InPlaceDecoder,
+    in_place::{CacheLimit, InPlaceDecoder},
     padding,
-    slot_size::RowBytes,
+    sizes::CACHE_BLOCK_TOKENS,
+    slot_size::{RowBytes, shared_rows},
     tokens::TokenInput,
     trial::Trial,
 };
@@ -158,7 +159,18 @@ pub(super) fn open_graphs(
     let ports = DecoderPorts::read(&graph, &graphs.step)?;
     let embeds_prompts = matches!(bundle.arch.wiring, Wiring::Multimodal);
     let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
-    let wanted_rows = slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row));
+    let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
+    // Rows that wait in the engine hold their prompts, which are small without embeddings.
+    let is_shared =
+        is_in_place && !mixes_rows && slots.per_row == 1 && matches!(tokens, TokenInput::Ids);
+    let limit = slots.rows.shared_bytes().filter(|_| is_shared).map(|bytes_max| CacheLimit {
+        bytes_max,
+        token_bytes: bundle.kv_bytes_per_slot(CACHE_BLOCK_TOKENS) / CACHE_BLOCK_TOKENS,
+    });
+    let wanted_rows = match limit {
+        Some(_) => shared_rows(ports.dialect),
+        None => slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row)),
+    };
     let rows = if mixes_rows { 1 } else { wanted_rows };
     if rows < wanted_rows {
         tracing::warn!(
@@ -189,7 +201,6 @@ pub(super) fn open_graphs(
     };
     tracing::debug!(graph = name, dialect = ?ports.dialect, "decoder opened");
     let tries_padding = ports.pads_on_either_side.then(|| tokens.clone());
-    let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
     if let Some(file) =
         bundle.config.adapters.numbered().into_iter().flatten().next().filter(|_| !is_in_place)
     {
@@ -205,7 +216,7 @@ pub(super) fn open_graphs(
         Dialect::InPlace | Dialect::InPlaceMask => {
             let adapters = adapters(&graph, bundle)?;
             let graph = InPlaceGraph::new(graph, ports, dims)?.with_adapters(adapters);
-            Box::new(InPlaceDecoder::new(graph, tokens, slots, mixes_rows)?)
+            Box::new(InPlaceDecoder::new(graph, tokens, slots, limit, mixes_rows)?)
         }
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;

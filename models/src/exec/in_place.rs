@@ -34,12 +34,25 @@ const CAPACITY_TOKENS_MIN: usize = 128;
 /// The maximum number of prompts prefilled together. More gain nothing: a prompt has enough rows.
 const PREFILL_ROWS_MAX: usize = 4;
 
-/// A decoder of the in-place dialect with a fixed number of slots.
+/// The KV caches of all slots together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CacheLimit {
+    /// The maximum size in bytes, also while a cache grows.
+    pub(super) bytes_max: usize,
+    /// The size of a position of a row in bytes.
+    pub(super) token_bytes: usize,
+}
+
+/// A decoder of the in-place dialect.
+///
+/// A slot has a row of the cache while it is live. With a limit, the cache has as many rows as fit at
+/// its capacity, so rows of short texts are many and those of long texts few.
 #[derive(Debug)]
 pub(crate) struct InPlaceDecoder {
     graph: InPlaceGraph,
     tokens: TokenInput,
     slots: usize,
+    limit: Option<CacheLimit>,
     /// The minimum number of rows of any matrix product.
     rows_min: usize,
     context_tokens: usize,
@@ -49,12 +62,23 @@ pub(crate) struct InPlaceDecoder {
     staging: BTreeMap<usize, Cache>,
     /// The buffer for copying slots; allocated when beam search first needs it.
     spare: Option<Cache>,
-    /// The number of tokens in each slot.
+    /// The cache row of each slot that is live.
+    cache_rows: Vec<Option<usize>>,
+    /// The number of tokens in each cache row.
     n_tokens: Vec<usize>,
-    /// The position of the next token of each slot.
+    /// The position of the next token of each cache row.
     next_positions: Vec<i64>,
     /// The adapter that all slots use.
     adapter: Option<usize>,
+}
+
+/// Returns the number of cache rows of this capacity that fit, at least 1 and at most `slots`. While
+/// a cache takes the place of another one, both are held.
+fn rows_for(slots: usize, limit: Option<CacheLimit>, capacity_tokens: usize) -> usize {
+    limit.map_or(slots, |CacheLimit { bytes_max, token_bytes }| {
+        let row_bytes = capacity_tokens.saturating_mul(token_bytes).saturating_mul(2);
+        (bytes_max / row_bytes.max(1)).clamp(1, slots.max(1))
+    })
 }
 
 impl InPlaceDecoder {
@@ -64,42 +88,79 @@ impl InPlaceDecoder {
         graph: InPlaceGraph,
         tokens: TokenInput,
         slots: DecoderSlots,
+        limit: Option<CacheLimit>,
         mixes_rows: bool,
     ) -> Result<Self, SessionError> {
         let DecoderSlots { slots, context_tokens, vocab_size } = slots;
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
         let rows_min = if mixes_rows { 1 } else { ROWS_MIN };
-        let cache = graph.new_cache(slots.max(rows_min), capacity_tokens, None)?;
+        let n_rows = rows_for(slots, limit, capacity_tokens).max(rows_min);
+        let cache = graph.new_cache(n_rows, capacity_tokens, None)?;
         Ok(Self {
             graph,
             tokens,
             slots,
+            limit,
             rows_min,
             context_tokens,
             vocab_size,
             cache,
             staging: BTreeMap::new(),
             spare: None,
-            n_tokens: vec![0; slots.max(rows_min)],
-            next_positions: vec![0; slots.max(rows_min)],
+            cache_rows: vec![None; slots],
+            n_tokens: vec![0; n_rows],
+            next_positions: vec![0; n_rows],
             adapter: None,
         })
     }
 
-    /// Grows the caches to hold rows of `n_tokens`, at most the context.
-    fn reserve(&mut self, n_tokens: usize) -> Result<(), RunError> {
-        if n_tokens <= self.cache.capacity_tokens() {
+    /// Returns the capacity of a cache with rows of `n_tokens`, at most the context.
+    fn capacity_for(&self, n_tokens: usize) -> usize {
+        let capacity = n_tokens.next_power_of_two().max(CAPACITY_TOKENS_MIN);
+        capacity.min(cache_tokens(self.context_tokens))
+    }
+
+    /// Makes room for rows of `n_tokens` and for `n_joining` more slots.
+    fn reserve(&mut self, n_tokens: usize, n_joining: usize) -> Result<(), RunError> {
+        let n_live = self.cache_rows.iter().flatten().count();
+        let has_rows = n_live + n_joining <= self.cache.n_rows();
+        if has_rows && n_tokens <= self.cache.capacity_tokens() {
             return Ok(());
         }
-        let capacity_tokens = n_tokens.next_power_of_two().min(cache_tokens(self.context_tokens));
-        let mut cache = self.new_cache(self.cache.n_rows(), capacity_tokens)?;
-        for (slot, n_tokens) in self.n_tokens.iter().enumerate() {
-            self.graph.copy_row((&mut cache, slot), (&self.cache, slot), *n_tokens)?;
+        // If rows are missing, the cache has a capacity that earlier rows needed.
+        let longest = self.n_tokens.iter().copied().max().unwrap_or(0).max(n_tokens);
+        let capacity_tokens = self.capacity_for(longest);
+        let n_rows = rows_for(self.slots, self.limit, capacity_tokens);
+        let n_rows = n_rows.max(n_live + n_joining).max(self.rows_min);
+        let mut cache = self.new_cache(n_rows, capacity_tokens)?;
+        let (mut kept_tokens, mut kept_positions) = (vec![0; n_rows], vec![0; n_rows]);
+        let mut cache_rows = vec![None; self.slots];
+        let live =
+            self.cache_rows.iter().enumerate().filter_map(|(slot, row)| Some((slot, (*row)?)));
+        for (to, (slot, from)) in live.enumerate() {
+            self.graph.copy_row((&mut cache, to), (&self.cache, from), self.n_tokens[from])?;
+            kept_tokens[to] = self.n_tokens[from];
+            kept_positions[to] = self.next_positions[from];
+            cache_rows[slot] = Some(to);
         }
         self.cache = cache;
+        (self.n_tokens, self.next_positions) = (kept_tokens, kept_positions);
+        self.cache_rows = cache_rows;
         self.staging.clear();
         self.spare = None;
         Ok(())
+    }
+
+    /// Returns the cache row of a slot; a free one if the slot has none.
+    fn row_of(&mut self, slot: usize) -> Result<usize, RunError> {
+        if let Some(row) = self.cache_rows[slot] {
+            return Ok(row);
+        }
+        let is_free = |row: &usize| !self.cache_rows.contains(&Some(*row));
+        let row = (0..self.cache.n_rows()).find(is_free);
+        let row = row.ok_or_else(|| RunError::new(self.graph.name(), "no free cache row"))?;
+        self.cache_rows[slot] = Some(row);
+        Ok(row)
     }
 
     fn new_cache(&self, n_rows: usize, capacity_tokens: usize) -> Result<Cache, RunError> {
@@ -116,7 +177,7 @@ impl InPlaceDecoder {
         if are_alike && adapter == self.adapter {
             return Ok(());
         }
-        if !are_alike || self.n_tokens.iter().any(|n_tokens| *n_tokens > 0) {
+        if !are_alike || self.cache_rows.iter().any(Option::is_some) {
             let problem = "rows with different adapters cannot share a batch";
             return Err(RunError::new(self.graph.name(), problem));
         }
@@ -138,7 +199,7 @@ impl InPlaceDecoder {
     fn prefill_joins(&mut self, joins: &[Join<'_>], logits: &mut Logits) -> Result<(), RunError> {
         self.adapt(joins)?;
         let longest = joins.iter().map(|join| join.prompt.n_tokens()).max().unwrap_or(0);
-        self.reserve(longest)?;
+        self.reserve(longest, joins.len())?;
         // One row of several tokens is enough rows for a matrix product; one row of one token is
         // not.
         let n_rows = if longest < self.rows_min { self.rows_min } else { joins.len() };
@@ -158,10 +219,10 @@ impl InPlaceDecoder {
     /// Copies prefilled rows to their slots.
     fn enter_slots(&mut self, staging: &Cache, joins: &[Join<'_>]) -> Result<(), RunError> {
         for (row_idx, join) in joins.iter().enumerate() {
-            let n_tokens = join.prompt.n_tokens();
-            self.graph.copy_row((&mut self.cache, join.slot), (staging, row_idx), n_tokens)?;
-            self.n_tokens[join.slot] = n_tokens;
-            self.next_positions[join.slot] = join.prompt.next_position();
+            let (n_tokens, row) = (join.prompt.n_tokens(), self.row_of(join.slot)?);
+            self.graph.copy_row((&mut self.cache, row), (staging, row_idx), n_tokens)?;
+            self.n_tokens[row] = n_tokens;
+            self.next_positions[row] = join.prompt.next_position();
         }
         Ok(())
     }
@@ -226,20 +287,23 @@ impl InPlaceDecoder {
 
     /// Copies slots through a spare cache, so that no slot is overwritten before it is read.
     fn copy_rows(&mut self, copies: &[SlotCopy]) -> Result<(), RunError> {
+        let mut rows = Vec::with_capacity(copies.len());
+        for copy in copies {
+            rows.push((self.row_of(copy.from)?, self.row_of(copy.to)?));
+        }
         let mut spare = match self.spare.take() {
             Some(spare) => spare,
             None => self.new_cache(self.cache.n_rows(), self.cache.capacity_tokens())?,
         };
-        for copy in copies {
-            let n_tokens = self.n_tokens[copy.from];
-            self.graph.copy_row((&mut spare, copy.to), (&self.cache, copy.from), n_tokens)?;
+        for (from, to) in &rows {
+            self.graph.copy_row((&mut spare, *to), (&self.cache, *from), self.n_tokens[*from])?;
         }
-        let state = |copy: &SlotCopy| (self.n_tokens[copy.from], self.next_positions[copy.from]);
-        let sources: Vec<(usize, i64)> = copies.iter().map(state).collect();
-        for (copy, (n_tokens, next_position)) in copies.iter().zip(sources) {
-            self.graph.copy_row((&mut self.cache, copy.to), (&spare, copy.to), n_tokens)?;
-            self.n_tokens[copy.to] = n_tokens;
-            self.next_positions[copy.to] = next_position;
+        let state = |(from, _): &(usize, usize)| (self.n_tokens[*from], self.next_positions[*from]);
+        let sources: Vec<(usize, i64)> = rows.iter().map(state).collect();
+        for ((_, to), (n_tokens, next_position)) in rows.iter().zip(sources) {
+            self.graph.copy_row((&mut self.cache, *to), (&spare, *to), n_tokens)?;
+            self.n_tokens[*to] = n_tokens;
+            self.next_positions[*to] = next_position;
         }
         self.spare = Some(spare);
         Ok(())
@@ -247,11 +311,15 @@ impl InPlaceDecoder {
 
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
         // Every slot writes after its tokens, including inactive ones.
-        self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1))?;
+        self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1), 0)?;
         let n_rows = self.cache.n_rows();
         let mut token_ids = Tensor::zeros([n_rows, 1]);
-        for row in rows {
-            token_ids.data_mut()[row.slot] = row.token_id;
+        // The row of the call for each cache row.
+        let mut places = vec![None; n_rows];
+        for (row_idx, row) in rows.iter().enumerate() {
+            let cache_row = self.row_of(row.slot)?;
+            token_ids.data_mut()[cache_row] = row.token_id;
+            places[cache_row] = Some(row_idx);
         }
         let tokens = self.tokens.step(token_ids)?;
         let lengths: Vec<i64> = self.n_tokens.iter().map(|n| to_i64(*n)).collect();
@@ -268,8 +336,8 @@ impl InPlaceDecoder {
         };
         logits.reset(rows.len(), self.vocab_size);
         self.graph.run(&mut self.cache, inputs, |scores| {
-            scores.read_last(|slot, values| {
-                if let Some(row_idx) = rows.iter().position(|row| row.slot == slot) {
+            scores.read_last(|cache_row, values| {
+                if let Some(row_idx) = places[cache_row] {
                     logits.row_mut(row_idx).copy_from_slice(values);
                 }
             })
@@ -286,6 +354,10 @@ impl Decoder for InPlaceDecoder {
         self.context_tokens
     }
 
+    fn slots_for(&self, n_tokens: usize) -> usize {
+        rows_for(self.slots, self.limit, self.capacity_for(n_tokens))
+    }
+
     fn prefill_rows_max(&self) -> usize {
         PREFILL_ROWS_MAX
     }
@@ -297,8 +369,10 @@ impl Decoder for InPlaceDecoder {
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
         self.run_step(rows, logits).map_err(|error| decode_error(error, rows.len()))?;
         for row in rows {
-            self.n_tokens[row.slot] += 1;
-            self.next_positions[row.slot] += 1;
+            if let Some(cache_row) = self.cache_rows[row.slot] {
+                self.n_tokens[cache_row] += 1;
+                self.next_positions[cache_row] += 1;
+            }
         }
         Ok(())
     }
@@ -308,7 +382,9 @@ impl Decoder for InPlaceDecoder {
     }
 
     fn release(&mut self, slot: usize) {
-        self.n_tokens[slot] = 0;
-        self.next_positions[slot] = 0;
+        if let Some(cache_row) = self.cache_rows[slot].take() {
+            self.n_tokens[cache_row] = 0;
+            self.next_positions[cache_row] = 0;
+        }
     }
 }

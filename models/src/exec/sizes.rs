@@ -39,8 +39,11 @@ impl Bundle {
     }
 }
 
-/// Returns the number of cache positions for a context: rounded up to whole blocks of the widest
-/// vector loops, so that sums over positions are split in the same way at any capacity.
+/// The number of positions in a block of the widest vector loops.
+pub(super) const CACHE_BLOCK_TOKENS: usize = 64;
+
+/// Returns the number of cache positions for a context: rounded up to whole blocks, so that sums over
+/// positions are split in the same way at any capacity.
 pub(super) fn cache_tokens(context_tokens: usize) -> usize {
-    context_tokens.next_multiple_of(64)
+    context_tokens.next_multiple_of(CACHE_BLOCK_TOKENS)
 }

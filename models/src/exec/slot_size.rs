@@ -10,6 +10,10 @@ use crate::{bundle::Bundle, graph::Dialect};
 /// consumes the gain.
 const DEFAULT_SLOTS_MAX: usize = 16;
 
+/// The same for `GroupQueryAttention`, which reads the positions in use only: a decoder of 135M
+/// parameters generates 111 tokens per CPU-second with 16 slots and 130 with 32.
+const DEFAULT_SLOTS_MAX_GQA: usize = 32;
+
 /// The number of rows of a decoder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RowCount {
@@ -22,7 +26,20 @@ pub(crate) enum RowCount {
     },
 }
 
+/// Returns the number of rows that share a cache in a dialect, as many as are fast.
+pub(super) fn shared_rows(dialect: Dialect) -> usize {
+    if dialect == Dialect::InPlaceMask { DEFAULT_SLOTS_MAX_GQA } else { DEFAULT_SLOTS_MAX }
+}
+
 impl RowCount {
+    /// Returns the limit of a cache whose rows share it, if the number of rows is not set.
+    pub(super) fn shared_bytes(self) -> Option<usize> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Fitting { bytes_max } => bytes_max,
+        }
+    }
+
     /// Returns the number of rows, given the bytes per row.
     pub(super) fn rows(self, bytes_per_row: usize) -> usize {
         match self {

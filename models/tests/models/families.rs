@@ -4,9 +4,11 @@
 //! reference answers. Rows of different length share the slots, and every number of slots must give
 //! the same answers.
 
-use crate::references::{assert_rows, bundle, changed, load, reference, rows_with_answers_of};
-use legenda_models::{ModelOptions, Record};
-use legenda_schemas::job::GraphForm;
+use crate::references::{
+    answers, assert_rows, bundle, changed, encode, load, reference, rows_with_answers_of,
+};
+use legenda_models::{Bundle, BundleSource, Model, ModelOptions, Record, Runtime, RuntimeOptions};
+use legenda_schemas::job::{GenerationOptions, GraphForm};
 use serde_json::Value;
 
 fn record(row: &Value) -> Record {
@@ -102,5 +104,33 @@ fn decoders_are_rewritten_where_a_pattern_matches() {
         };
         assert_eq!(rewritings(GraphForm::Rewritten), expected, "{name}");
         assert!(rewritings(GraphForm::Published).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn rows_that_share_a_cache_answer_as_with_slots_of_their_own() {
+    let reference = reference("llama");
+    let records: Vec<Record> = reference["rows"].as_array().unwrap().iter().map(record).collect();
+    let generation = GenerationOptions { max_new_tokens: Some(90), ..Default::default() };
+    // A position takes 512 bytes, so four rows of 128 positions fit, or two of 256.
+    let run = |slots: Option<usize>, kv_bytes_max| {
+        let runtime = Runtime::open(&RuntimeOptions::from_env(), &|_| {}).unwrap();
+        let opened = Bundle::open(&BundleSource::Directory(bundle("llama"))).unwrap();
+        let generation = generation.clone();
+        let options = ModelOptions { slots, kv_bytes_max, generation, ..ModelOptions::default() };
+        let mut model = Model::load(&runtime, &opened, &options).unwrap();
+        let prompts = encode(&mut model, &records);
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.n_tokens() + 90).collect();
+        let answers = answers(&mut model, prompts).into_iter().map(|answer| answer.token_ids);
+        (model.info.slots, lengths, answers.collect::<Vec<_>>())
+    };
+    let (slots, lengths, expected) = run(Some(3), None);
+    assert_eq!(slots, 3);
+    let is_long = |length: &usize| *length > 128;
+    assert!(lengths.iter().any(is_long) && !lengths.iter().all(is_long), "{lengths:?}");
+    for kv_bytes_max in [1, 300_000, 600_000, 100_000_000] {
+        let (slots, _, answers) = run(None, Some(kv_bytes_max));
+        assert_eq!(slots, 32);
+        assert_eq!(answers, expected, "{kv_bytes_max} bytes");
     }
 }
