@@ -2,12 +2,13 @@
 //!
 //! # Why answers do not depend on the other slots
 //!
-//! Every step runs all slots, including free ones, with the same shapes: the operands of a row and
-//! the order of its sums are the same regardless of which rows are live. The number of slots
-//! changes the shapes. The matrix kernels of the CPU provider still sum a row in the same order,
+//! Every step runs all rows of the cache, including free ones, with the same shapes: the operands of
+//! a row and the order of its sums are the same regardless of which rows are live. The number of cache
+//! rows changes the shapes. The matrix kernels of the CPU provider still sum a row in the same order,
 //! except for a single row, which has separate kernels. So no run and no matrix product in it has
-//! fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` tests this with 1, 3 and 8 slots.
-//! (If a graph lets rows depend on each other, each row runs alone.)
+//! fewer than [`ROWS_MIN`] rows. `models/tests/models/engine.rs` tests this with 1, 3 and 8 slots. On a
+//! GPU, the number of rows changes only where the memory limit requires it. (If a graph lets rows
+//! depend on each other, each row runs alone.)
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,9 @@ const ROWS_MIN: usize = 2;
 /// The initial number of cache positions. The attention kernel reads all of them, so a cache that
 /// fits its rows is faster. It doubles when a row outgrows it.
 const CAPACITY_TOKENS_MIN: usize = 128;
+
+/// The smallest number of rows of a cache that grows with the number of live slots.
+const ROWS_START: usize = 8;
 
 /// The maximum number of prompts prefilled together. More gain nothing: a prompt has enough rows.
 const PREFILL_ROWS_MAX: usize = 4;
@@ -94,7 +98,8 @@ impl InPlaceDecoder {
         let DecoderSlots { slots, context_tokens, vocab_size } = slots;
         let capacity_tokens = CAPACITY_TOKENS_MIN.min(cache_tokens(context_tokens));
         let rows_min = if mixes_rows { 1 } else { ROWS_MIN };
-        let n_rows = rows_for(slots, limit, capacity_tokens).max(rows_min);
+        // With a limit, the first prompts make room for more.
+        let n_rows = if limit.is_some() { rows_min } else { slots.max(rows_min) };
         let cache = graph.new_cache(n_rows, capacity_tokens, None)?;
         Ok(Self {
             graph,
@@ -129,9 +134,32 @@ impl InPlaceDecoder {
         }
         // If rows are missing, the cache has a capacity that earlier rows needed.
         let longest = self.n_tokens.iter().copied().max().unwrap_or(0).max(n_tokens);
-        let capacity_tokens = self.capacity_for(longest);
-        let n_rows = rows_for(self.slots, self.limit, capacity_tokens);
-        let n_rows = n_rows.max(n_live + n_joining).max(self.rows_min);
+        self.rebuild(self.capacity_for(longest), n_live + n_joining)
+    }
+
+    /// Returns the number of rows of a cache for `n_live` slots. Every step computes all rows, so a CPU
+    /// has fewer of them while few are live. On a GPU, other numbers of rows may have other kernels,
+    /// with other rounding errors.
+    fn rows_wanted(&self, capacity_tokens: usize, n_live: usize) -> usize {
+        let most = rows_for(self.slots, self.limit, capacity_tokens);
+        let varies = self.limit.is_some() && !self.graph.is_on_cuda();
+        let wanted = if varies { n_live.next_power_of_two().max(ROWS_START) } else { most };
+        wanted.min(most).max(n_live).max(self.rows_min)
+    }
+
+    /// Halves the cache if few of its rows are live.
+    fn shrink(&mut self) -> Result<(), RunError> {
+        let n_live = self.cache_rows.iter().flatten().count();
+        let n_rows = self.rows_wanted(self.cache.capacity_tokens(), 2 * n_live);
+        if n_rows * 2 <= self.cache.n_rows() {
+            self.rebuild(self.cache.capacity_tokens(), 2 * n_live)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the live slots to a new cache with room for `n_live`.
+    fn rebuild(&mut self, capacity_tokens: usize, n_live: usize) -> Result<(), RunError> {
+        let n_rows = self.rows_wanted(capacity_tokens, n_live);
         let mut cache = self.new_cache(n_rows, capacity_tokens)?;
         let (mut kept_tokens, mut kept_positions) = (vec![0; n_rows], vec![0; n_rows]);
         let mut cache_rows = vec![None; self.slots];
@@ -310,7 +338,8 @@ impl InPlaceDecoder {
     }
 
     fn run_step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), RunError> {
-        // Every slot writes after its tokens, including inactive ones.
+        self.shrink()?;
+        // Every cache row writes after its tokens, including free ones.
         self.reserve(self.n_tokens.iter().max().map_or(1, |n| n + 1), 0)?;
         let n_rows = self.cache.n_rows();
         let mut token_ids = Tensor::zeros([n_rows, 1]);

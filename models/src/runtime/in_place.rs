@@ -138,6 +138,11 @@ impl InPlaceGraph {
         Ok(Cache { shape, tensors, binding, n_logits: None })
     }
 
+    /// Returns whether the cache is in the memory of a CUDA device.
+    pub(crate) fn is_on_cuda(&self) -> bool {
+        self.graph.memory.is_cuda()
+    }
+
     /// Runs the graph on all rows of `cache` and passes the logits `[B, n_logits, V]` to `read`.
     pub(crate) fn run(
         &mut self,
