@@ -7,9 +7,8 @@ use legenda_schemas::job::GraphForm;
 use super::{
     GraphSetup, ModelError, RowCount, encoder_graph,
     growing::{GrowingDecoder, RowRules},
-    in_place::{CacheLimit, InPlaceDecoder},
+    in_place::InPlaceDecoder,
     padding,
-    sizes::CACHE_BLOCK_TOKENS,
     slot_size::{RowBytes, shared_rows},
     tokens::TokenInput,
     trial::Trial,
@@ -160,13 +159,12 @@ pub(super) fn open_graphs(
     let embeds_prompts = matches!(bundle.arch.wiring, Wiring::Multimodal);
     let row_bytes = RowBytes::new(bundle, slots.context_tokens, embeds_prompts);
     let is_in_place = matches!(ports.dialect, Dialect::InPlace | Dialect::InPlaceMask);
-    // Rows that wait in the engine hold their prompts, which are small without embeddings.
-    let is_shared =
-        is_in_place && !mixes_rows && slots.per_row == 1 && matches!(tokens, TokenInput::Ids);
-    let limit = slots.rows.shared_bytes().filter(|_| is_shared).map(|bytes_max| CacheLimit {
-        bytes_max,
-        token_bytes: bundle.kv_bytes_per_slot(CACHE_BLOCK_TOKENS) / CACHE_BLOCK_TOKENS,
-    });
+    // Rows that wait in the engine hold their prompts, which are large with embeddings.
+    let is_shared = !mixes_rows && slots.per_row == 1 && matches!(tokens, TokenInput::Ids);
+    let limit =
+        slots.rows.shared_bytes().filter(|_| is_shared).map(|bytes_max| {
+            row_bytes.shared(ports.dialect, bytes_max, shared_rows(ports.dialect))
+        });
     let wanted_rows = match limit {
         Some(_) => shared_rows(ports.dialect),
         None => slots.rows.rows(row_bytes.held(ports.dialect, slots.per_row)),
@@ -221,13 +219,13 @@ pub(super) fn open_graphs(
         dialect @ (Dialect::Growing | Dialect::Shifted) => {
             let graph = GrowingGraph::new(graph, ports, dims)?;
             let rules = RowRules { merges: dialect == Dialect::Growing, whole_prompts };
-            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
+            Box::new(GrowingDecoder::new(graph, tokens, slots, limit, rules))
         }
         Dialect::Cohort => {
             let graph =
                 GrowingGraph::new(graph, ports, dims)?.with_encoder(first, bundle.mask_stride())?;
             let rules = RowRules { merges: false, whole_prompts };
-            Box::new(GrowingDecoder::new(graph, tokens, slots, rules))
+            Box::new(GrowingDecoder::new(graph, tokens, slots, limit, rules))
         }
     };
     if let Some(tokens) = tries_padding {

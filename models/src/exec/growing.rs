@@ -32,6 +32,7 @@ use crate::{
 use super::{
     decode_error,
     decoder::DecoderSlots,
+    slot_size::SharedMemory,
     tokens::{Padding, TokenInput},
 };
 
@@ -81,6 +82,7 @@ pub(super) struct GrowingDecoder {
     graph: GrowingGraph,
     tokens: TokenInput,
     slots: usize,
+    limit: Option<SharedMemory>,
     context_tokens: usize,
     vocab_size: usize,
     rules: RowRules,
@@ -94,12 +96,23 @@ impl GrowingDecoder {
         graph: GrowingGraph,
         tokens: TokenInput,
         slots: DecoderSlots,
+        limit: Option<SharedMemory>,
         rules: RowRules,
     ) -> Self {
         let DecoderSlots { slots, context_tokens, vocab_size } = slots;
         let prefill_bytes_max = PREFILL_LOGITS_BYTES_MAX;
         let batches = Vec::new();
-        Self { graph, tokens, slots, context_tokens, vocab_size, rules, prefill_bytes_max, batches }
+        Self {
+            graph,
+            tokens,
+            slots,
+            limit,
+            context_tokens,
+            vocab_size,
+            rules,
+            prefill_bytes_max,
+            batches,
+        }
     }
 
     /// Returns the maximum number of positions of one row whose logits fit the size limit; `None`
@@ -387,6 +400,10 @@ impl Decoder for GrowingDecoder {
 
     fn context_tokens(&self) -> usize {
         self.context_tokens
+    }
+
+    fn slots_for(&self, n_tokens: usize) -> usize {
+        self.limit.map_or(self.slots, |limit| limit.rows(n_tokens, self.slots))
     }
 
     fn prefill_rows_max(&self) -> usize {

@@ -16,6 +16,7 @@ use super::{
     decode_error,
     decoder::DecoderSlots,
     sizes::cache_tokens,
+    slot_size::SharedMemory,
     to_i64,
     tokens::{Padding, TokenInput},
 };
@@ -38,15 +39,6 @@ const ROWS_START: usize = 8;
 /// The maximum number of prompts prefilled together. More gain nothing: a prompt has enough rows.
 const PREFILL_ROWS_MAX: usize = 4;
 
-/// The KV caches of all slots together.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CacheLimit {
-    /// The maximum size in bytes, also while a cache grows.
-    pub(super) bytes_max: usize,
-    /// The size of a position of a row in bytes.
-    pub(super) token_bytes: usize,
-}
-
 /// A decoder of the in-place dialect.
 ///
 /// A slot has a row of the cache while it is live. With a limit, the cache has as many rows as fit at
@@ -56,7 +48,7 @@ pub(crate) struct InPlaceDecoder {
     graph: InPlaceGraph,
     tokens: TokenInput,
     slots: usize,
-    limit: Option<CacheLimit>,
+    limit: Option<SharedMemory>,
     /// The minimum number of rows of any matrix product.
     rows_min: usize,
     context_tokens: usize,
@@ -76,13 +68,9 @@ pub(crate) struct InPlaceDecoder {
     adapter: Option<usize>,
 }
 
-/// Returns the number of cache rows of this capacity that fit, at least 1 and at most `slots`. While
-/// a cache takes the place of another one, both are held.
-fn rows_for(slots: usize, limit: Option<CacheLimit>, capacity_tokens: usize) -> usize {
-    limit.map_or(slots, |CacheLimit { bytes_max, token_bytes }| {
-        let row_bytes = capacity_tokens.saturating_mul(token_bytes).saturating_mul(2);
-        (bytes_max / row_bytes.max(1)).clamp(1, slots.max(1))
-    })
+/// Returns the number of cache rows of this capacity that fit, at least 1 and at most `slots`.
+fn rows_for(slots: usize, limit: Option<SharedMemory>, capacity_tokens: usize) -> usize {
+    limit.map_or(slots, |limit| limit.rows(capacity_tokens, slots))
 }
 
 impl InPlaceDecoder {
@@ -92,7 +80,7 @@ impl InPlaceDecoder {
         graph: InPlaceGraph,
         tokens: TokenInput,
         slots: DecoderSlots,
-        limit: Option<CacheLimit>,
+        limit: Option<SharedMemory>,
         mixes_rows: bool,
     ) -> Result<Self, SessionError> {
         let DecoderSlots { slots, context_tokens, vocab_size } = slots;

@@ -158,7 +158,7 @@ mod tests {
         let graph = GrowingGraph::new(graph, ports, dims).unwrap();
         let rules = RowRules { merges: false, whole_prompts: false };
         let slots = DecoderSlots { slots, context_tokens: 64, vocab_size: text.vocab_size };
-        GrowingDecoder::new(graph, TokenInput::Ids, slots, rules)
+        GrowingDecoder::new(graph, TokenInput::Ids, slots, None, rules)
     }
 
     #[test]

@@ -30,6 +30,15 @@ impl Bundle {
         encoder.positions.unwrap_or(context_tokens) * per_position * size_of::<f32>()
     }
 
+    /// Returns the size in bytes of the encoder states of one slot of an encoder-decoder.
+    pub(crate) fn state_bytes_per_slot(&self, context_tokens: usize) -> usize {
+        if self.arch.seq2seq().is_none() {
+            return 0;
+        }
+        let encoder = &self.config.encoder;
+        encoder.positions.unwrap_or(context_tokens) * encoder.hidden_size * size_of::<f32>()
+    }
+
     /// Returns the size in bytes of `n_tokens` input embeddings, per-layer inputs included.
     pub(crate) fn embed_bytes(&self, n_tokens: usize) -> usize {
         let text = &self.config.text;

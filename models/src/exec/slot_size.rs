@@ -1,6 +1,7 @@
 //! The number of rows decoded together: as many as fit in memory, depending on the decoder's
 //! dialect.
 
+use super::sizes::CACHE_BLOCK_TOKENS;
 use crate::{bundle::Bundle, graph::Dialect};
 
 /// The maximum of the automatic number of slots.
@@ -52,13 +53,36 @@ impl RowCount {
     }
 }
 
+/// The memory that the live rows of a decoder share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SharedMemory {
+    /// The maximum size in bytes.
+    pub(super) bytes_max: usize,
+    /// The peak size in bytes of a row without tokens.
+    pub(super) row_bytes: usize,
+    /// The peak size in bytes of a token of a row.
+    pub(super) token_bytes: usize,
+}
+
+impl SharedMemory {
+    /// Returns the number of rows of `n_tokens` that fit, at least 1 and at most `slots`.
+    pub(super) fn rows(self, n_tokens: usize, slots: usize) -> usize {
+        let bytes = n_tokens.saturating_mul(self.token_bytes).saturating_add(self.row_bytes);
+        (self.bytes_max / bytes.max(1)).clamp(1, slots.max(1))
+    }
+}
+
 /// The memory of one row in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowBytes {
     /// The KV cache of one slot.
     slot: usize,
+    /// The KV cache of one token.
+    token: usize,
     /// The encoder states of one slot, with their keys and values.
     encoder: usize,
+    /// The encoder states alone.
+    states: usize,
     /// The embeddings of a prompt; 0 if prompts are token ids.
     prompt: usize,
 }
@@ -68,8 +92,23 @@ impl RowBytes {
     pub(super) fn new(bundle: &Bundle, context_tokens: usize, embeds_prompts: bool) -> Self {
         Self {
             slot: bundle.kv_bytes_per_slot(context_tokens).max(1),
+            token: bundle.kv_bytes_per_slot(CACHE_BLOCK_TOKENS) / CACHE_BLOCK_TOKENS,
             encoder: bundle.source_bytes_per_slot(context_tokens),
+            states: bundle.state_bytes_per_slot(context_tokens),
             prompt: if embeds_prompts { bundle.embed_bytes(context_tokens) } else { 0 },
+        }
+    }
+
+    /// Returns the memory that rows of one slot share in a dialect. `slots` rows may hold their encoder
+    /// states while they wait.
+    pub(super) fn shared(self, dialect: Dialect, bytes_max: usize, slots: usize) -> SharedMemory {
+        // An in-place cache may take the place of another one of the same size.
+        let is_in_place = matches!(dialect, Dialect::InPlace | Dialect::InPlaceMask);
+        let copies = if is_in_place { 2 } else { 3 };
+        SharedMemory {
+            bytes_max: bytes_max.saturating_sub(slots.saturating_mul(self.states)),
+            row_bytes: self.encoder.saturating_mul(2),
+            token_bytes: self.token.saturating_mul(copies),
         }
     }
 
@@ -96,7 +135,7 @@ impl RowBytes {
 mod tests {
     use super::*;
 
-    const ROW: RowBytes = RowBytes { slot: 1000, encoder: 70, prompt: 5 };
+    const ROW: RowBytes = RowBytes { slot: 1000, token: 10, encoder: 70, states: 20, prompt: 5 };
 
     #[test]
     fn a_row_is_sized_by_its_dialect() {
@@ -108,6 +147,14 @@ mod tests {
             assert_eq!(ROW.held(dialect, 1), 3000 + 10 + 140, "{dialect:?}");
             assert_eq!(ROW.held(dialect, 2), 6000 + 10 + 280, "{dialect:?}");
         }
+    }
+
+    #[test]
+    fn long_rows_leave_room_for_fewer() {
+        let row = RowBytes { slot: 640, token: 10, encoder: 50, states: 10, prompt: 0 };
+        let shared = row.shared(Dialect::Cohort, 10_000 + 160, 16);
+        // 100 bytes for the encoder and 30 for each token.
+        assert_eq!([10, 30, 330, 100_000].map(|n| shared.rows(n, 16)), [16, 10, 1, 1]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn decoder(name: &str, bytes_max: usize) -> GrowingDecoder {
         whole_prompts: bundle.arch.prompt.attention == PromptAttention::Prefix,
     };
     let slots = DecoderSlots { slots: 8, context_tokens: 512, vocab_size: text.vocab_size };
-    let mut decoder = GrowingDecoder::new(graph, tokens, slots, rules);
+    let mut decoder = GrowingDecoder::new(graph, tokens, slots, None, rules);
     decoder.prefill_bytes_max = bytes_max;
     decoder
 }
