@@ -99,7 +99,7 @@ pub trait Decoder: Send {
     fn context_tokens(&self) -> usize;
 
     /// Returns the number of slots that may be live together while one of them has `n_tokens`, prompt
-    /// and answer together; at least 1. Slots share a memory limit, so long rows leave room for fewer.
+    /// and answer together; at least 1. Slots share a memory limit, so fewer long rows fit.
     fn slots_for(&self, n_tokens: usize) -> usize {
         let _ = n_tokens;
         self.slots()
