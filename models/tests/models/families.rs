@@ -85,15 +85,16 @@ fn decoders_are_rewritten_where_a_pattern_matches() {
         ("mistral", &[in_place]),
         ("gpt2", &[in_place]),
         ("gemma3_text", &[in_place]),
-        ("gemma3_genai", &[in_place]),
         ("smolvlm", &[in_place]),
         ("qwen2_vl", &[in_place]),
         ("llava", &[in_place]),
         ("vit_gpt2", &[cross]),
         ("whisper", &["fused attention"]),
         ("llama_gqa_quantized", &[per_token]),
-        // A prompt that attends to itself in both directions, and graphs that are in place already.
+        // A prompt that attends to itself in both directions, a sliding window that the config does
+        // not name, and graphs that are in place already.
         ("paligemma", &[]),
+        ("gemma3_genai", &[]),
         ("llama_gqa", &[]),
         ("llama_native", &[]),
     ];

@@ -17,19 +17,19 @@
 //! Every layer with a KV cache matches. The rest of the graph depends neither on the mask nor on the
 //! length of the cache, except for positions: a graph that counts them from the length of the cache
 //! gets the input `position_ids`. The mask of a layer is causal, within a sliding window if its nodes
-//! contain the window of the config. Whether the result is the same is tested when the model loads
+//! contain the window of the config; they contain no other number but axes. Whether the result is the same is tested when the model loads
 //! (`exec::trial`).
 //!
 //! # Source
 //!
 //! `GroupQueryAttention` in ONNX Runtime 1.31, `docs/ContribOperators.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Refusal,
     last_logits::keep_last_logits,
-    scalar::scalar,
+    scalar::{scalar, whole_numbers},
     wires::{Wires, remove_unused, rename_output, replace_uses},
 };
 use crate::graph::{
@@ -89,7 +89,7 @@ pub(crate) fn in_place(model: &mut ModelProto, facts: DecoderFacts) -> Result<()
         return Err(Refusal::Port { name: MASK.to_owned() });
     }
     let layers = find_layers(graph, facts)?;
-    let windows = windows(graph, &layers, facts);
+    let windows = windows(graph, &layers, facts)?;
     add_lengths(graph);
     for (layer, window) in layers.iter().zip(windows) {
         replace_attention(graph, layer, facts, window);
@@ -312,20 +312,32 @@ fn factor<'g>(
     }
 }
 
-/// Returns the sliding window of each layer: that of the config if the nodes of its mask contain it.
-fn windows(graph: &GraphProto, layers: &[Layer], facts: DecoderFacts) -> Vec<Option<usize>> {
+/// Whole numbers in the nodes of a mask from here on may be sliding windows; smaller ones are axes.
+const WINDOW_TOKENS_MIN: i64 = 4;
+
+/// Returns the sliding window of each layer, which is a number in the nodes of its mask.
+///
+/// # Errors
+///
+/// [`Refusal`] for a number that is not the window of the config.
+fn windows(
+    graph: &GraphProto,
+    layers: &[Layer],
+    facts: DecoderFacts,
+) -> Result<Vec<Option<usize>>, Refusal> {
     let wires = Wires::new(graph);
-    let is_windowed = |layer: &Layer, window: usize| {
-        let window = u32::try_from(window).map_or(f64::INFINITY, f64::from);
-        layer.masks.iter().any(|mask| {
-            wires.comes_from(mask, |node| {
-                let value = first_output(node).and_then(|value| scalar(&wires, value, 0));
-                node.op_type() == "Constant"
-                    && value.is_some_and(|value| (value.abs() - window).abs() < 0.5)
-            })
-        })
+    let window = |layer: &Layer| {
+        let nodes = layer.masks.iter().flat_map(|mask| wires.ancestors(mask));
+        let numbers = nodes.flat_map(|node| whole_numbers(&wires, node)).map(i64::saturating_abs);
+        let numbers: BTreeSet<i64> = numbers.filter(|n| *n >= WINDOW_TOKENS_MIN).collect();
+        match *numbers.into_iter().collect::<Vec<_>>() {
+            [] => Ok(None),
+            [number] if usize::try_from(number).ok() == facts.sliding_window => {
+                Ok(facts.sliding_window)
+            }
+            _ => Err(Refusal::pattern(&layer.past_key, "an unknown number in the mask")),
+        }
     };
-    let window = |layer| facts.sliding_window.filter(|window| is_windowed(layer, *window));
     layers.iter().map(window).collect()
 }
 

@@ -61,6 +61,18 @@ fn constant(node: &NodeProto) -> Option<f64> {
     node.attribute("value_int").and_then(|attribute| attribute.i).and_then(as_f64)
 }
 
+/// Returns the whole numbers that a node is, or takes as constants.
+pub(super) fn whole_numbers(wires: &Wires<'_>, node: &NodeProto) -> Vec<i64> {
+    let own = node.attribute("value").and_then(|attribute| attribute.t.as_ref());
+    let taken = node.input.iter().filter_map(|input| wires.initializer(input));
+    let is_whole =
+        |tensor: &&TensorProto| [data_type::INT64, data_type::INT32].contains(&tensor.data_type());
+    let of_tensors = own.into_iter().chain(taken).filter(is_whole).filter_map(element);
+    #[expect(clippy::cast_possible_truncation, reason = "elements of integers are small")]
+    let of_tensors = of_tensors.map(|number| number as i64);
+    of_tensors.chain(node.attribute("value_int").and_then(|attribute| attribute.i)).collect()
+}
+
 /// Returns the only element of a tensor.
 fn element(tensor: &TensorProto) -> Option<f64> {
     if tensor.dims.iter().any(|dim| *dim != 1) {

@@ -106,21 +106,26 @@ impl<'g> Wires<'g> {
         (order.len() == self.nodes.len()).then_some(order)
     }
 
-    /// Returns whether `accepts` is true for a node among those that compute `value`, not only its
-    /// shape.
-    pub(super) fn comes_from(&self, value: &str, accepts: impl Fn(&NodeProto) -> bool) -> bool {
-        let mut wanted = vec![value];
-        let mut seen = HashSet::new();
-        while let Some(value) = wanted.pop() {
-            let Some(idx) = self.maker_idx(value).filter(|idx| seen.insert(*idx)) else { continue };
-            if accepts(&self.nodes[idx]) {
-                return true;
+    /// Returns the nodes that compute `value`, but not those that compute only its shape.
+    pub(super) fn ancestors(&self, value: &str) -> Vec<&'g NodeProto> {
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        let mut wanted: Vec<usize> = self.maker_idx(value).into_iter().collect();
+        while let Some(idx) = wanted.pop() {
+            if !seen.insert(idx) {
+                continue;
             }
-            if self.nodes[idx].op_type() != "Shape" {
-                wanted.extend(used_by(&self.nodes[idx]));
+            let node = &self.nodes[idx];
+            found.push(node);
+            if node.op_type() != "Shape" {
+                wanted.extend(used_by(node).filter_map(|value| self.maker_idx(value)));
             }
         }
-        false
+        found
+    }
+
+    /// Returns whether `accepts` is true for a node among the ancestors of a value.
+    pub(super) fn comes_from(&self, value: &str, accepts: impl Fn(&NodeProto) -> bool) -> bool {
+        self.ancestors(value).into_iter().any(accepts)
     }
 }
 
