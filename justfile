@@ -39,7 +39,7 @@ parity-real:
     target/parity_real/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
     cd tests && ../target/parity_real/venv/bin/python -m parity_real ../target/release/legenda ../target/parity_real
 
-# Measures the speed beside transformers and optimum on this CPU, on models of published sizes.
+# Compares the speed with that of transformers and optimum on this CPU, on models of published sizes.
 bench *TASKS:
     cargo build --release
     test -d target/bench/venv || python3 -m venv target/bench/venv

@@ -1,1 +1,1 @@
-"""Speed of Legenda beside its peers on a CPU, on the same weights and rows in one run."""
+"""Speed of Legenda and its peers on a CPU, on the same weights and rows in one run."""

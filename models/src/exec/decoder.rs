@@ -11,7 +11,7 @@ use super::{
     padding,
     slot_size::{RowBytes, shared_rows},
     tokens::TokenInput,
-    trial::Trial,
+    trial::{Trial, matched},
 };
 use crate::{
     arch::{EncoderInput, PositionScheme, PromptAttention, Wiring},
@@ -62,10 +62,7 @@ pub(super) fn open_decoder(
     slots: Slots,
 ) -> Result<OpenedDecoder, ModelError> {
     let published = published(bundle)?;
-    // The new operators are causal.
-    let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
     if setup.graphs == GraphForm::Rewritten
-        && is_causal
         && let Some(rewritten) = rewritten(bundle, setup.device, &published)
     {
         let open = |graphs: &DecoderGraphs<'_>, slots| {
@@ -94,9 +91,7 @@ pub fn rewritings(bundle: &Bundle) -> Vec<&'static str> {
     {
         found.extend(rewritten.rewritings());
     }
-    let is_causal = bundle.arch.prompt.attention == PromptAttention::Causal;
     if !matches!(bundle.arch.wiring, Wiring::Embedding(_))
-        && is_causal
         && let Ok(published) = published(bundle)
         && let Some(rewritten) = rewritten(bundle, DeviceKind::Cpu, &published)
     {
@@ -113,7 +108,7 @@ fn published(bundle: &Bundle) -> Result<DecoderGraphs<'_>, BundleError> {
 }
 
 /// Returns what the config declares about the decoder.
-pub(super) fn decoder_facts(bundle: &Bundle, device: DeviceKind) -> DecoderFacts {
+fn decoder_facts(bundle: &Bundle, device: DeviceKind) -> DecoderFacts {
     let text = &bundle.config.text;
     DecoderFacts {
         heads: text.num_attention_heads(),
@@ -129,13 +124,11 @@ pub(super) fn rewritten(
     device: DeviceKind,
     published: &DecoderGraphs<'_>,
 ) -> Option<DecoderGraphs<'static>> {
-    match rewrite_decoder(published, decoder_facts(bundle, device)) {
-        Ok(graphs) => Some(graphs),
-        Err(refusal) => {
-            tracing::debug!(graph = bundle.decoder_graph, %refusal, "graph not rewritten");
-            None
-        }
+    // The new operators are causal.
+    if bundle.arch.prompt.attention != PromptAttention::Causal {
+        return None;
     }
+    matched(bundle.decoder_graph, rewrite_decoder(published, decoder_facts(bundle, device)))
 }
 
 /// Opens the graphs of a decoder. The dialect determines the slot implementation.

@@ -7,7 +7,11 @@ use legenda_schemas::{
     job::GraphForm,
 };
 
-use super::{GraphSetup, ModelError, padding::distance, trial::Verdicts};
+use super::{
+    GraphSetup, ModelError,
+    padding::distance,
+    trial::{Verdicts, expect_close, matched},
+};
 use crate::{
     bundle::Bundle,
     graph::{GraphSource, is_quantized, rewrite_encoder},
@@ -52,13 +56,7 @@ pub(super) fn rewritten(name: &str, published: &GraphSource<'_>) -> Option<Graph
     if is_quantized(published).unwrap_or(true) {
         return None;
     }
-    match rewrite_encoder(published) {
-        Ok(source) => Some(source),
-        Err(refusal) => {
-            tracing::debug!(graph = name, %refusal, "graph not rewritten");
-            None
-        }
-    }
+    matched(name, rewrite_encoder(published))
 }
 
 /// Runs both graphs on the same input.
@@ -86,10 +84,5 @@ fn try_both(
         Ok(graph.run(&input, Feed::F32(&features), &output)?)
     };
     let difference = distance(states(published)?.data(), states(rewritten)?.data());
-    tracing::debug!(graph = name, difference, "rewritten graph tested");
-    if difference <= TOLERANCE {
-        Ok(())
-    } else {
-        Err(format!("states differ by {difference:.4} of their range").into())
-    }
+    expect_close(name, "states", difference, TOLERANCE)
 }

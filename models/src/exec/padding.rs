@@ -63,9 +63,9 @@ fn difference(
 ) -> Result<f32, Cause> {
     let short = prompt(tokens, vocab_size, SHORT_TOKENS)?;
     let alone = scores(decoder, std::slice::from_ref(&short))?;
-    let beside = scores(decoder, &[short, prompt(tokens, vocab_size, LONG_TOKENS)?])?;
+    let together = scores(decoder, &[short, prompt(tokens, vocab_size, LONG_TOKENS)?])?;
     // The prompts of a call share their logits: those of the first come first.
-    Ok(distance(&alone, &beside[..alone.len()]))
+    Ok(distance(&alone, &together[..alone.len()]))
 }
 
 /// Creates a prompt of consecutive tokens, at most 100 different ones, from the middle of the

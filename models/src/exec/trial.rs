@@ -1,8 +1,10 @@
 //! A load-time test of a rewritten decoder against the published graph.
 //!
-//! A short prompt runs beside a longer one, then both take a step, in both graphs: the logits must be
-//! the same. The result is kept in the cache folder, so that the published graph is not opened again at
+//! A short prompt runs together with a longer one, then both take a step, in both graphs: the logits must
+//! be the same. The result is kept in the cache folder, so that the published graph is not opened again at
 //! the next start.
+
+use std::fmt;
 
 use legenda_schemas::cause::{Cause, chain};
 
@@ -109,7 +111,6 @@ impl<'a> Trial<'a> {
         let actual = scores(decoder.as_mut(), &prompts)?;
         let is_reduced = self.setup.device == DeviceKind::Cuda || is_quantized(&published.step)?;
         let difference = distance(&expected, &actual);
-        tracing::debug!(graph = self.graph, difference, "rewritten graph tested");
         let tolerance = if rewritten.step.rewritings().contains(&PER_TOKEN) {
             TOLERANCE_REQUANTIZED
         } else if is_reduced {
@@ -117,11 +118,7 @@ impl<'a> Trial<'a> {
         } else {
             TOLERANCE
         };
-        if difference <= tolerance {
-            Ok(())
-        } else {
-            Err(format!("logits differ by {difference:.4} of their range").into())
-        }
+        expect_close(self.graph, "logits", difference, tolerance)
     }
 
     /// Creates a prompt of `n_tokens`. If the decoder attends to the states of an encoder, they are
@@ -136,6 +133,26 @@ impl<'a> Trial<'a> {
         let states = (0..N_STATES * size).map(value).collect();
         let states = Tensor::new([N_STATES, size], states)?;
         Ok(Prompt::of_states(prompt.token_ids().to_vec(), states, None, 0))
+    }
+}
+
+/// Returns a rewritten graph; a refusal is not an error, and the published graph runs.
+pub(super) fn matched<T>(graph: &str, rewritten: Result<T, impl fmt::Display>) -> Option<T> {
+    rewritten.inspect_err(|refusal| tracing::debug!(graph, %refusal, "graph not rewritten")).ok()
+}
+
+/// Checks the difference between the results of both graphs, relative to their range.
+pub(super) fn expect_close(
+    graph: &str,
+    results: &str,
+    difference: f32,
+    tolerance: f32,
+) -> Result<(), Cause> {
+    tracing::debug!(graph, difference, "rewritten graph tested");
+    if difference <= tolerance {
+        Ok(())
+    } else {
+        Err(format!("{results} differ by {difference:.4} of their range").into())
     }
 }
 

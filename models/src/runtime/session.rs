@@ -303,8 +303,8 @@ pub(super) fn open(
     source: &GraphSource<'_>,
     device: DeviceKind,
 ) -> Result<Session, ort::Error> {
-    // The arena of the CPU keeps the memory of the largest run, unless a run releases it. Beside a
-    // GPU, few nodes run on the CPU.
+    // The arena of the CPU keeps the memory of the largest run, unless a run releases it. With
+    // a GPU, few nodes run on the CPU.
     let cpu = ep::CPU::default().with_arena_allocator(device == DeviceKind::Cpu).build();
     let providers = match device {
         DeviceKind::Cpu => vec![cpu],

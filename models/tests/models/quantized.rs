@@ -45,7 +45,7 @@ fn assert_run(name: &str, run: &str, graphs: &[&str], rows_together: usize) {
     if !rewritten.info.rewritings.contains(&PER_TOKEN) {
         return assert_rows(&context, folder.path(), &rows, record);
     }
-    // Other scales give other answers, but they do not depend on the rows beside a row.
+    // Other scales give other answers, but they do not depend on other rows.
     assert_form(GraphForm::Published, &context, folder.path(), &rows, record);
     assert_eq!(rewritten.engine.slots(), 8, "{context}");
     let records: Vec<Record> = rows.iter().map(record).collect();

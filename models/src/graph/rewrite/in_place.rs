@@ -17,8 +17,8 @@
 //! Every layer with a KV cache matches. The rest of the graph depends neither on the mask nor on the
 //! length of the cache, except for positions: a graph that counts them from the length of the cache
 //! gets the input `position_ids`. The mask of a layer is causal, within a sliding window if its nodes
-//! contain the window of the config; they contain no other number but axes. Whether the result is the same is tested when the model loads
-//! (`exec::trial`).
+//! contain the window of the config; they contain no other number but axes. Whether the result is the
+//! same is tested when the model loads (`exec::trial`).
 //!
 //! # Source
 //!

@@ -31,6 +31,7 @@ pub(crate) struct DecoderGraphs<'a> {
 }
 
 /// A graph file without its weights.
+#[derive(Clone)]
 struct Opened {
     model: ModelProto,
     /// The folder of the weights.
@@ -105,10 +106,10 @@ pub(crate) fn rewrite_decoder(
             (Some(first), step)
         })
     } else {
-        let mut model = step.model.clone();
-        in_place(&mut model, facts).map(|()| {
+        let mut step = step.clone();
+        in_place(&mut step.model, facts).map(|()| {
             applied.push("in-place cache");
-            (None, Opened { model, folder: step.folder.clone() })
+            (None, step)
         })
     };
     let (first, step) = match cached {
@@ -138,10 +139,7 @@ pub(crate) fn rewrite_encoder(
 /// Returns the graphs of the first run and of later ones, which keep cross-attention between them.
 fn keep_across_runs(step: &Opened, first: Option<&Opened>) -> Result<(Opened, Opened), Refusal> {
     let (mut first, mut step) = match first {
-        Some(first) => (
-            Opened { model: first.model.clone(), folder: first.folder.clone() },
-            Opened { model: step.model.clone(), folder: step.folder.clone() },
-        ),
+        Some(first) => (first.clone(), step.clone()),
         None => {
             let branches = split(&step.model)?;
             let opened = |model| Opened { model, folder: step.folder.clone() };
@@ -210,7 +208,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_lead_to_weights_beside_the_target_or_the_link() {
+    fn links_lead_to_weights_next_to_the_target_or_the_link() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         let (blobs, snapshot) = (root.join("blobs"), root.join("snapshot"));
@@ -223,7 +221,7 @@ mod tests {
         link("a1", "model.onnx");
         let graph = rewritten(snapshot.join("model.onnx"));
         assert_eq!((&graph.folder, graph.weights.first().unwrap().as_str()), (&blobs, "a1"));
-        // Weights in a file of their own: its name is beside the link.
+        // Weights in a file of their own: it is next to the link.
         let mut model = read_model(&published()).unwrap();
         let tensors = &mut model.graph.as_mut().unwrap().initializer;
         for entry in tensors.iter_mut().flat_map(|tensor| &mut tensor.external_data) {
