@@ -19,6 +19,7 @@ fn every_location_is_named_with_a_reason_and_an_install_command() {
         offline: true,
         threads: None,
         has_gpu: true,
+        profile_dir: None,
     };
     let error = Runtime::open(&options, &|line| panic!("progress while offline: {line}"));
     let error = error.unwrap_err();

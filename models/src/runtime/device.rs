@@ -75,7 +75,7 @@ impl Runtime {
             return Err(None);
         }
         cuda::preload(self.path());
-        let session = open(self, &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda);
+        let session = open(self, "probe", &GraphSource::Bytes(IDENTITY_GRAPH), DeviceKind::Cuda);
         let memory = session
             .map_err(Cause::from)
             .and_then(|session| Memory::new(&session, DeviceKind::Cuda));

@@ -45,11 +45,14 @@ pub struct RuntimeOptions {
     pub threads: Option<usize>,
     /// Whether this machine has a CUDA GPU, so that a CUDA build is preferred.
     pub has_gpu: bool,
+    /// The folder for ONNX Runtime's profiles, a file for each session; nothing is profiled
+    /// without it.
+    pub profile_dir: Option<PathBuf>,
 }
 
 impl RuntimeOptions {
-    /// Reads `ORT_DYLIB_PATH`, `LEGENDA_CACHE` (else the user's cache folder) and
-    /// `LEGENDA_OFFLINE`, finds `python3` in `PATH` and detects GPUs.
+    /// Reads `ORT_DYLIB_PATH`, `LEGENDA_CACHE` (else the user's cache folder), `LEGENDA_OFFLINE`
+    /// and `LEGENDA_PROFILE`, finds `python3` in `PATH` and detects GPUs.
     #[must_use]
     pub fn from_env() -> Self {
         let path = |name: &str| {
@@ -67,6 +70,7 @@ impl RuntimeOptions {
             offline: offline.is_some_and(|value| !value.is_empty() && value != "0"),
             threads: None,
             has_gpu: !Gpus::find(false).is_empty(),
+            profile_dir: path("LEGENDA_PROFILE"),
         }
     }
 }
@@ -179,6 +183,11 @@ impl Runtime {
     /// Returns the cache folder of this program, if there is one.
     pub(crate) fn cache_dir(&self) -> Option<&Path> {
         self.0.options.cache_dir.as_deref()
+    }
+
+    /// Returns the start of the name of a profile, if sessions are profiled.
+    pub(super) fn profile(&self, graph: &str) -> Option<PathBuf> {
+        self.0.options.profile_dir.as_ref().map(|folder| folder.join(graph))
     }
 
     /// Returns the command that installs a CUDA build of ONNX Runtime where Legenda finds it, or

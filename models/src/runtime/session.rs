@@ -51,7 +51,7 @@ impl GraphSession {
         device: DeviceKind,
     ) -> Result<Self, SessionError> {
         let failed = |source: Cause| SessionError::Open { graph: name.to_owned(), source };
-        let session = open(runtime, source, device).map_err(|error| failed(error.into()))?;
+        let session = open(runtime, name, source, device).map_err(|error| failed(error.into()))?;
         let releasing = || {
             let mut options = RunOptions::new()?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
@@ -300,6 +300,7 @@ fn to_host(value: &DynValue) -> Result<Tensor<f32>, Cause> {
 /// Opens a session on a device.
 pub(super) fn open(
     runtime: &Runtime,
+    name: &str,
     source: &GraphSource<'_>,
     device: DeviceKind,
 ) -> Result<Session, ort::Error> {
@@ -323,6 +324,9 @@ pub(super) fn open(
         // Shapes vary between runs, so the memory patterns per shape would accumulate.
         .with_memory_pattern(false)?
         .with_execution_providers(providers)?;
+    if let Some(profile) = runtime.profile(name) {
+        builder = builder.with_profiling(profile)?;
+    }
     match source {
         GraphSource::Path(path) => builder.commit_from_file(path),
         GraphSource::Bytes(bytes) => builder.commit_from_memory(bytes),

@@ -78,8 +78,8 @@ fn llama_in_half_precision() {
 #[test]
 fn decoders_are_rewritten_where_a_pattern_matches() {
     let (in_place, cross) = ("in-place cache", "cross-attention once per row");
-    let per_token = "one int8 scale per token";
-    let cases: [(&str, &[&str]); 15] = [
+    let (per_token, fused_cross) = ("one int8 scale per token", "fused cross-attention");
+    let cases: [(&str, &[&str]); 22] = [
         ("llama", &[in_place]),
         ("qwen3", &[in_place]),
         ("mistral", &[in_place]),
@@ -88,8 +88,15 @@ fn decoders_are_rewritten_where_a_pattern_matches() {
         ("smolvlm", &[in_place]),
         ("qwen2_vl", &[in_place]),
         ("llava", &[in_place]),
-        ("vit_gpt2", &[cross]),
-        ("whisper", &["fused attention"]),
+        ("vit_gpt2", &[cross, fused_cross]),
+        ("whisper", &["fused attention", fused_cross]),
+        ("whisper_quantized", &[per_token, fused_cross]),
+        ("t5_quantized", &[per_token, fused_cross]),
+        ("t5", &[fused_cross]),
+        ("bart", &[fused_cross]),
+        ("marian", &[fused_cross]),
+        ("donut", &[fused_cross]),
+        ("moonshine", &[fused_cross]),
         ("llama_gqa_quantized", &[per_token]),
         // A prompt that attends to itself in both directions, a sliding window that the config does
         // not name, and graphs that are in place already.

@@ -1,9 +1,13 @@
 //! The two graphs of a merged decoder: an `If` on `use_cache_branch` chooses between them.
 //!
+//! Nodes before the `If` belong to both: tools that quantize a merged decoder put the quantization of an
+//! input there.
+//!
 //! # Source
 //!
 //! `merge_decoders` of optimum (`optimum/onnx/graph_transformations.py`, version 2.1): the main graph
-//! has one node, and the branches use its inputs and initializers.
+//! has one node, and the branches use its inputs and initializers. `quantize_dynamic` of ONNX Runtime
+//! 1.31.
 
 use super::{Refusal, wires::remove_unused};
 use crate::graph::onnx::{GraphProto, ModelProto, NodeProto};
@@ -20,17 +24,19 @@ pub(super) struct Branches {
 ///
 /// # Errors
 ///
-/// [`Refusal`] if the model is not one `If`.
+/// [`Refusal`] if the model does not end in an `If`.
 pub(super) fn split(model: &ModelProto) -> Result<Branches, Refusal> {
     let refuse = |problem| Refusal::pattern(BRANCH, problem);
     let graph = model.graph.as_ref().ok_or_else(|| refuse("no graph"))?;
-    let [choice] = graph.node.as_slice() else { return Err(refuse("not a merged decoder")) };
+    let Some((choice, shared)) = graph.node.split_last() else {
+        return Err(refuse("not a merged decoder"));
+    };
     if choice.op_type() != "If" || choice.input != [BRANCH] {
         return Err(refuse("not a merged decoder"));
     }
     let branch = |name| {
         let branch = choice.attribute(name).and_then(|attribute| attribute.g.as_ref());
-        branch.map(|branch| alone(model, graph, choice, branch))
+        branch.map(|branch| alone(model, graph, (shared, choice), branch))
     };
     let then = branch("then_branch").ok_or_else(|| refuse("no branch"))?;
     let other = branch("else_branch").ok_or_else(|| refuse("no branch"))?;
@@ -41,11 +47,11 @@ pub(super) fn split(model: &ModelProto) -> Result<Branches, Refusal> {
 fn alone(
     model: &ModelProto,
     graph: &GraphProto,
-    choice: &NodeProto,
+    (shared, choice): (&[NodeProto], &NodeProto),
     branch: &GraphProto,
 ) -> ModelProto {
     let mut alone = GraphProto {
-        node: branch.node.clone(),
+        node: [shared, branch.node.as_slice()].concat(),
         name: branch.name.clone(),
         initializer: [graph.initializer.as_slice(), &branch.initializer].concat(),
         input: graph.input.clone(),

@@ -27,8 +27,8 @@ use super::{
 use crate::graph::{
     ENCODER_STATES,
     onnx::{
-        DimensionProto, GraphProto, NodeProto, TensorShapeProto, TensorTypeProto, TypeProto,
-        ValueInfoProto,
+        DimensionProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, TensorTypeProto,
+        TypeProto, ValueInfoProto,
     },
 };
 
@@ -48,9 +48,12 @@ struct Layer {
 ///
 /// [`Refusal`] if the graphs do not match.
 pub(super) fn keep_cross_attention(
-    first: &mut GraphProto,
-    step: &mut GraphProto,
+    first: &mut ModelProto,
+    step: &mut ModelProto,
 ) -> Result<(), Refusal> {
+    let (Some(first), Some(step)) = (&mut first.graph, &mut step.graph) else {
+        return Err(Refusal::pattern("graph", "no graph"));
+    };
     let (given, taken) = (find_layers(first), find_layers(step));
     if given.is_empty() || given.len() != taken.len() {
         return Err(Refusal::pattern(ENCODER_STATES, "no cross-attention to keep"));

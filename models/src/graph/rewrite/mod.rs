@@ -4,6 +4,8 @@
 mod branches;
 mod cross_attention;
 mod encoder_attention;
+mod fused_attention;
+mod fused_cross_attention;
 mod in_place;
 mod last_logits;
 mod per_token;

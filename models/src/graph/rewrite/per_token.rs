@@ -39,19 +39,19 @@ const QUANTIZE: &str = "DynamicQuantizeLinear";
 /// The opset since which `ReduceMax` takes its axes as an input.
 const AXES_INPUT_OPSET: i64 = 18;
 
-/// Rewrites all quantized products of a model. Returns whether there are any.
+/// Rewrites all quantized products of a model. Returns the number of quantized values.
 ///
 /// # Errors
 ///
 /// [`Refusal`] if one does not match.
-pub(super) fn per_token(model: &mut ModelProto) -> Result<bool, Refusal> {
+pub(super) fn per_token(model: &mut ModelProto) -> Result<usize, Refusal> {
     let opset = model.opset_import.iter().find(|set| set.domain().is_empty());
     let takes_axes = opset.is_some_and(|set| set.version() >= AXES_INPUT_OPSET);
     let graph = model.graph.as_mut().ok_or_else(|| Refusal::pattern("graph", "no graph"))?;
     let mut n_done = 0;
     rewrite_graph(graph, takes_axes, &mut n_done)?;
     if n_done == 0 {
-        return Ok(false);
+        return Ok(0);
     }
     let name = |name: &str| format!("{PREFIX}{name}");
     graph.initializer.extend([
@@ -67,7 +67,7 @@ pub(super) fn per_token(model: &mut ModelProto) -> Result<bool, Refusal> {
             ..TensorProto::default()
         },
     ]);
-    Ok(true)
+    Ok(n_done)
 }
 
 /// Rewrites a graph and its branches.

@@ -10,7 +10,8 @@ use prost::Message;
 
 use super::{
     DecoderFacts, Refusal, branches::split, cross_attention::keep_cross_attention,
-    encoder_attention::fuse_attention, in_place::in_place, per_token::per_token,
+    encoder_attention::fuse_attention, fused_cross_attention::fuse_cross_attention,
+    in_place::in_place, per_token::per_token,
 };
 use crate::graph::{
     ENCODER_STATES, GraphSource, RewrittenGraph,
@@ -90,37 +91,83 @@ pub(crate) fn rewrite_decoder(
     published: &DecoderGraphs<'_>,
     facts: DecoderFacts,
 ) -> Result<DecoderGraphs<'static>, Refusal> {
-    let mut step = Opened::read(&published.step)?;
-    let mut first = published.first.as_ref().map(Opened::read).transpose()?;
-    let mut applied = Vec::new();
-    let mut is_per_token = per_token(&mut step.model)?;
-    if let Some(first) = &mut first {
-        is_per_token |= per_token(&mut first.model)?;
-    }
-    if is_per_token {
-        applied.push(PER_TOKEN);
-    }
-    let cached = if step.has_input(ENCODER_STATES) {
-        keep_across_runs(&step, first.as_ref()).map(|(first, step)| {
-            applied.push("cross-attention once per row");
-            (Some(first), step)
-        })
-    } else {
-        let mut step = step.clone();
-        in_place(&mut step.model, facts).map(|()| {
-            applied.push("in-place cache");
-            (None, step)
-        })
+    let mut graphs = Graphs {
+        step: Opened::read(&published.step)?,
+        first: published.first.as_ref().map(Opened::read).transpose()?,
     };
-    let (first, step) = match cached {
-        Ok(graphs) => graphs,
-        Err(refusal) if applied.is_empty() => return Err(refusal),
-        Err(_) => (first, step),
-    };
-    Ok(DecoderGraphs {
-        step: step.rewritten(&applied),
-        first: first.map(|first| first.rewritten(&applied)),
-    })
+    let is_encoder_decoder = graphs.step.has_input(ENCODER_STATES);
+    if is_encoder_decoder {
+        graphs.split_branches()?;
+    }
+    let rewritings: &[(&'static str, fn(&mut Graphs, DecoderFacts) -> Result<(), Refusal>)] =
+        if is_encoder_decoder {
+            &[
+                (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
+                ("cross-attention once per row", |graphs, _| graphs.keep_cross_attention()),
+                ("fused cross-attention", |graphs, _| fuse_cross_attention(&mut graphs.step.model)),
+            ]
+        } else {
+            &[
+                (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
+                ("in-place cache", |graphs, facts| in_place(&mut graphs.step.model, facts)),
+            ]
+        };
+    let (mut applied, mut refusals) = (Vec::new(), Vec::new());
+    for (name, rewrite) in rewritings {
+        let mut rewritten = graphs.clone();
+        match rewrite(&mut rewritten, facts) {
+            Ok(()) => {
+                graphs = rewritten;
+                applied.push(*name);
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    match refusals.pop().filter(|_| applied.is_empty()) {
+        Some(refusal) => Err(refusal),
+        None => Ok(DecoderGraphs {
+            step: graphs.step.rewritten(&applied),
+            first: graphs.first.map(|first| first.rewritten(&applied)),
+        }),
+    }
+}
+
+/// The graphs of a decoder while they are rewritten.
+#[derive(Clone)]
+struct Graphs {
+    step: Opened,
+    first: Option<Opened>,
+}
+
+impl Graphs {
+    /// Splits a merged decoder.
+    fn split_branches(&mut self) -> Result<(), Refusal> {
+        if self.first.is_none() {
+            let branches = split(&self.step.model)?;
+            let folder = self.step.folder.clone();
+            self.first = Some(Opened { model: branches.first, folder });
+            self.step.model = branches.step;
+        }
+        Ok(())
+    }
+
+    fn quantize_per_token(&mut self) -> Result<(), Refusal> {
+        let mut n_products = per_token(&mut self.step.model)?;
+        if let Some(first) = &mut self.first {
+            n_products += per_token(&mut first.model)?;
+        }
+        if n_products == 0 {
+            return Err(Refusal::pattern("DynamicQuantizeLinear", "no int8 product"));
+        }
+        Ok(())
+    }
+
+    fn keep_cross_attention(&mut self) -> Result<(), Refusal> {
+        let Some(first) = &mut self.first else {
+            return Err(Refusal::pattern("graph", "no graph of the first run"));
+        };
+        keep_cross_attention(&mut first.model, &mut self.step.model)
+    }
 }
 
 /// Rewrites an encoder.
@@ -134,22 +181,6 @@ pub(crate) fn rewrite_encoder(
     let mut encoder = Opened::read(published)?;
     fuse_attention(&mut encoder.model)?;
     Ok(encoder.rewritten(&["fused attention"]))
-}
-
-/// Returns the graphs of the first run and of later ones, which keep cross-attention between them.
-fn keep_across_runs(step: &Opened, first: Option<&Opened>) -> Result<(Opened, Opened), Refusal> {
-    let (mut first, mut step) = match first {
-        Some(first) => (first.clone(), step.clone()),
-        None => {
-            let branches = split(&step.model)?;
-            let opened = |model| Opened { model, folder: step.folder.clone() };
-            (opened(branches.first), opened(branches.step))
-        }
-    };
-    if let (Some(first), Some(step)) = (&mut first.model.graph, &mut step.model.graph) {
-        keep_cross_attention(first, step)?;
-    }
-    Ok((first, step))
 }
 
 #[cfg(test)]
