@@ -492,8 +492,11 @@ fn start_generating(
         }
     });
     let generate = tokio::task::spawn_blocking({
-        let (stop, trace) = (Arc::clone(stop), stage_span("generate"));
-        move || trace.in_scope(|| generate::run(engine, encoded, &outcomes, &progress, &stop))
+        let (stop, runtime, trace) = (Arc::clone(stop), Handle::current(), stage_span("generate"));
+        move || {
+            let _traced = trace.enter();
+            generate::run(engine, encoded, &outcomes, &progress, &stop, &runtime)
+        }
     });
     vec![("encode", encode), ("generate", generate)]
 }

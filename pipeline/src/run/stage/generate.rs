@@ -1,12 +1,16 @@
 //! Runs the engine on a dedicated thread: fills free slots from the queue, steps all occupied slots
 //! together, and sends finished rows to `collect`.
 //!
+//! A step costs nearly the same for few rows as for many, so free slots wait for rows that are in the
+//! encoders. Rows that arrive more slowly than they are encoded are not waited for.
+//!
 //! If the engine panics, the row at fault is unknown: all active rows are dropped and retried one at a
 //! time, and a row is rejected only if the engine panics on it alone.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use legenda_models::{Engine, Finished, Prompt};
@@ -21,8 +25,14 @@ use crate::{
         budget::{ByteReceiver, Disconnected, Held, Reservation},
         guard::guarded,
     },
-    run::{metrics::Progress, stop::Stop},
+    run::{
+        metrics::{Busy, Progress},
+        stop::Stop,
+    },
 };
+
+/// How often a free slot checks whether the encoders still run.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A row in the engine, or one that waits to be retried alone.
 struct Live {
@@ -47,10 +57,13 @@ pub(crate) fn run(
     outcomes: &Outcomes,
     progress: &Progress,
     stop: &Stop,
+    runtime: &tokio::runtime::Handle,
 ) -> Result<(), Disconnected> {
     let mut generator = Generator {
         engine,
+        encoders: &progress.encode,
         stop,
+        runtime,
         admission: Admission::new(stop),
         live: HashMap::new(),
         suspects: VecDeque::new(),
@@ -67,7 +80,9 @@ pub(crate) fn run(
 
 struct Generator<'a> {
     engine: Engine,
+    encoders: &'a Busy,
     stop: &'a Stop,
+    runtime: &'a tokio::runtime::Handle,
     admission: Admission<'a>,
     live: HashMap<u64, Live>,
     /// Rows that were active when the engine panicked.
@@ -77,7 +92,8 @@ struct Generator<'a> {
 }
 
 impl Generator<'_> {
-    /// Fills free slots; returns whether there is work to do. Waits only if the engine is idle.
+    /// Fills free slots; returns whether there is work to do. Waits if the engine is idle, or while the
+    /// encoders run.
     fn fill(&mut self, encoded: &mut ByteReceiver<EncodedRow>) -> Result<bool, Disconnected> {
         if self.stop.is_over() && !(self.live.is_empty() && self.suspects.is_empty()) {
             self.live.clear();
@@ -97,7 +113,7 @@ impl Generator<'_> {
                 let Some(next) = encoded.blocking_recv() else { return Ok(false) };
                 next
             } else {
-                let Ok(next) = encoded.try_recv() else { break };
+                let Some(next) = self.receive_next(encoded) else { break };
                 next
             };
             let Held { item: EncodedRow { key, chunk, identity, prompt }, reservation } = next;
@@ -108,6 +124,23 @@ impl Generator<'_> {
             self.admit(Live { key, chunk, identity, prompt, _held: reservation })?;
         }
         Ok(true)
+    }
+
+    /// Receives a row that is in the queue or in the encoders.
+    fn receive_next(&self, encoded: &mut ByteReceiver<EncodedRow>) -> Option<Held<EncodedRow>> {
+        loop {
+            if let Ok(next) = encoded.try_recv() {
+                return Some(next);
+            }
+            if !self.encoders.is_running() || self.stop.is_over() {
+                return None;
+            }
+            let next = async { tokio::time::timeout(LOOK, encoded.recv()).await };
+            match self.runtime.block_on(next) {
+                Ok(next) => return next,
+                Err(_) => continue,
+            }
+        }
     }
 
     fn admit(&mut self, row: Live) -> Result<(), Disconnected> {
