@@ -43,7 +43,7 @@ parity-real:
 bench *TASKS:
     cargo build --release
     test -d target/bench/venv || python3 -m venv target/bench/venv
-    target/bench/venv/bin/pip install --quiet -r tests/parity_real/requirements.txt
+    target/bench/venv/bin/pip install --quiet -r tests/bench_cpu/requirements.txt
     cd tests && ../target/bench/venv/bin/python -m bench_cpu ../target/release/legenda ../target/bench {{TASKS}}
 
 # Compares every bundle with its reference and measures its speed; regenerates docs/parity.md.

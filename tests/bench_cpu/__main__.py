@@ -17,33 +17,55 @@ import pyarrow.parquet as pq
 
 from . import models, tasks
 
-TASKS = {"text-32": ("text", 32), "text-128": ("text", 128), "captions-32": ("captions", 32)}
-# optimum computes cross-attention in every step, so its captions take minutes.
-PEERS = {"text": ["transformers", "optimum", "optimum-int8"], "captions": ["transformers"]}
+TASKS = {
+    "text-32": ("text", 32),
+    "text-128": ("text", 128),
+    "captions-32": ("captions", 32),
+    "speech-32": ("speech", 32),
+    "embeddings-512": ("embeddings", 512),
+}
+# optimum computes cross-attention of captions in every step, which takes minutes.
+PEERS = {
+    "text": ["transformers", "optimum", "optimum-int8"],
+    "captions": ["transformers"],
+    "speech": ["transformers", "optimum", "faster-whisper", "faster-whisper-int8"],
+    "embeddings": ["transformers", "sentence-transformers", "optimum", "optimum-int8"],
+}
 FORMS = {
     "legenda": "",
     "legenda, published graphs": 'graphs = "published"',
     "legenda, int8": 'precision = "q8"',
     "legenda, int8, published graphs": 'precision = "q8", graphs = "published"',
 }
+# The cosine above which two vectors count as equal.
+COSINE_MIN = 0.9999
 
 
 def write_rows(work: Path, task: str, n_rows: int) -> str:
     """Writes the table of a task and returns the job without its model."""
     path = work / f"{task}-{n_rows}.parquet"
-    if task == "text":
-        table = {"text": tasks.texts(n_rows)}
-        columns, n_tokens = '{ text = "text" }', tasks.N_TOKENS
-        kind = 'kind = "generate", prompt = "{{ text }}"'
-    else:
-        table = {"image": [str(path) for path in tasks.images(work, n_rows)]}
-        columns, n_tokens = '{ image = "image" }', tasks.N_CAPTION_TOKENS
-        kind = 'kind = "caption"'
+    generation = "temperature = 0.0"
+    match task:
+        case "text":
+            table = {"text": tasks.texts(n_rows)}
+            kind = 'kind = "generate", prompt = "{{ text }}"'
+            generation += f", max_new_tokens = {tasks.N_TOKENS}"
+        case "captions":
+            table = {"image": [str(path) for path in tasks.images(work, n_rows)]}
+            kind = 'kind = "caption"'
+            generation += f", max_new_tokens = {tasks.N_CAPTION_TOKENS}"
+        case "speech":
+            table = {"audio": [str(path) for path in tasks.recordings(work, n_rows)]}
+            kind = 'kind = "transcribe"'
+        case _:
+            table = {"text": tasks.sentences(n_rows)}
+            kind, generation = 'kind = "embed"', ""
+    column = next(iter(table))
     pq.write_table(pa.table({"id": list(range(n_rows)), **table}), path)
     return f"""version = 1
 task = {{ {kind} }}
-source = {{ paths = ["{path.name}"], columns = {columns} }}
-generation = {{ max_new_tokens = {n_tokens}, temperature = 0.0 }}
+source = {{ paths = ["{path.name}"], columns = {{ {column} = "{column}" }} }}
+generation = {{ {generation} }}
 output = {{ path = "out" }}
 """
 
@@ -72,10 +94,7 @@ def legenda(
         "system_seconds": usage.ru_stime,
         "faults": usage.ru_minflt,
         "peak_mb": usage.ru_maxrss / 1024,
-        "answers": table["answer"].to_pylist(),
-        "tokens": sum(table["legenda_output_tokens"].to_pylist())
-        if "legenda_output_tokens" in table.column_names
-        else 0,
+        "answers": table["embedding" if task == "embeddings" else "answer"].to_pylist(),
     }
 
 
@@ -83,14 +102,22 @@ def peer(name: str, work: Path, task: str, n_rows: int) -> dict:
     """Runs a peer in a process of its own."""
     command = [sys.executable, "-m", "bench_cpu.peers", name, task, str(work), str(n_rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def report(name: str, figures: dict, load: float, n_rows: int, expected: list[str]) -> None:
+def are_equal(a: str | list[float], b: str | list[float]) -> bool:
+    """Returns whether two texts are the same, or two unit vectors nearly so."""
+    if isinstance(a, str):
+        return a.strip() == b.strip()
+    return sum(x * y for x, y in zip(a, b, strict=True)) >= COSINE_MIN
+
+
+def report(name: str, figures: dict, load: float, n_rows: int, expected: list) -> None:
     """Prints a row of the table."""
     seconds = figures["cpu_seconds"]
-    n_equal = sum(a.strip() == b.strip() for a, b in zip(figures["answers"], expected, strict=True))
+    n_equal = sum(are_equal(a, b) for a, b in zip(figures["answers"], expected, strict=True))
     print(
         f"| {name} | {n_rows / seconds:.2f} | {seconds:.1f} | {load:.1f} | "
         f"{figures['peak_mb']:.0f} | {figures.get('faults', 0) / 1e6:.1f} | "
@@ -103,10 +130,9 @@ def main() -> None:
     """Makes the models and runs the tasks."""
     binary, work = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    for make in (models.make_text, models.make_captions):
-        models.quantize(make(work))
     for name in sys.argv[3:] or TASKS:
         task, n_rows = TASKS[name]
+        models.quantize(models.MAKERS[task](work))
         print(f"\n{name}\n")
         columns = ["", "rows/CPU-s", "CPU-s", "load CPU-s", "peak MB", "M faults", "equal answers"]
         print(f"| {' | '.join(columns)} |")
@@ -118,7 +144,9 @@ def main() -> None:
             report(other, figures, figures["load_cpu_seconds"], n_rows, expected)
         # Published graphs take minutes with many rows.
         forms = {
-            name: model for name, model in FORMS.items() if n_rows < 100 or "graphs" not in model
+            name: model
+            for name, model in FORMS.items()
+            if task != "text" or n_rows < 100 or "graphs" not in model
         }
         for form, model in forms.items():
             # The first run also tests the rewritten graph.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from optimum.exporters.onnx import main_export
+from parity_real import sentences, whisper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoTokenizer,
@@ -117,11 +118,35 @@ def make_captions(work: Path) -> Path:
     return bundle
 
 
+def make_speech(work: Path) -> Path:
+    """Makes Whisper tiny.en of published weights."""
+    bundle = work / "speech"
+    if not bundle.exists():
+        whisper.make_bundle(work)[0].rename(bundle)
+    return bundle
+
+
+def make_embeddings(work: Path) -> Path:
+    """Makes all-MiniLM-L6-v2 of published weights."""
+    bundle = work / "embeddings"
+    if not bundle.exists():
+        sentences.make_bundle(work).rename(bundle)
+    return bundle
+
+
+MAKERS = {
+    "text": make_text,
+    "captions": make_captions,
+    "speech": make_speech,
+    "embeddings": make_embeddings,
+}
+
+
 def quantize(bundle: Path) -> Path:
     """Makes the `q8` graphs of a bundle, as transformers.js publishes them."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    for path in sorted((bundle / "onnx").glob("*.onnx")):
+    for path in sorted(bundle.rglob("*.onnx")):
         target = path.with_name(f"{path.stem}_quantized.onnx")
         if path.stem.endswith("_quantized") or target.exists():
             continue

