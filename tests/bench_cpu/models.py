@@ -1,6 +1,10 @@
-"""Models of published sizes with random weights, and their ONNX graphs as published."""
+"""Models of published sizes, and their ONNX graphs as published.
+
+`python -m bench_cpu.models TASK WORK` makes the model of a task.
+"""
 
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -174,3 +178,7 @@ def prompts(n_rows: int) -> list[str]:
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:
     """Loads the tokenizer of a checkpoint."""
     return AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+
+
+if __name__ == "__main__":
+    quantize(MAKERS[sys.argv[1]](Path(sys.argv[2])))
