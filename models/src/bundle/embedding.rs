@@ -14,7 +14,7 @@ use crate::{
         Architecture, DualSpec, EmbeddingSpec, Wiring, audio_dual_encoder, image_dual_encoder,
         sentence_encoder,
     },
-    config::{BundleError, ImageProcessorConfig, SoundConfig},
+    config::{BundleError, ConfigOrigin, ImageProcessorConfig, SoundConfig},
 };
 
 const MODULES: &str = "modules.json";
@@ -202,11 +202,14 @@ impl EmbeddingConfig {
             text: TextLimits { tokens_max, pads_to_max: spec.pads_to_max, ..TextLimits::default() },
             prompts: BTreeMap::new(),
             default_prompt_name: None,
-            image_processor: image.then(|| part(files, "image_processor")).transpose()?,
+            image_processor: image
+                .then(|| part::<ImageProcessorConfig>(files, "image_processor"))
+                .transpose()?
+                .map(|(config, origin)| config.with_origin(origin)),
             sound: audio
                 .then(|| part(files, "feature_extractor"))
                 .transpose()?
-                .map(SoundConfig::RepeatedMel),
+                .map(|(config, origin)| SoundConfig::RepeatedMel(config).with_origin(origin)),
         })
     }
 
@@ -233,15 +236,21 @@ fn has_graph(files: &BundleFiles, name: &str) -> Result<bool, BundleError> {
 
 /// Reads the preprocessing config of a medium: a section of `processor_config.json`, or all of
 /// `preprocessor_config.json`.
-fn part<T: DeserializeOwned>(files: &BundleFiles, name: &str) -> Result<T, BundleError> {
-    const WHOLE: &str = "processor_config.json";
-    let whole: Option<Value> = files.json_if_there(WHOLE)?;
-    match whole.and_then(|mut whole| Some(whole.get_mut(name)?.take())) {
-        None => files.json("preprocessor_config.json"),
-        Some(part) => serde_json::from_value(part).map_err(|error| BundleError::InvalidJson {
-            file: WHOLE.to_owned(),
-            source: error.into(),
-        }),
+fn part<T: DeserializeOwned>(
+    files: &BundleFiles,
+    name: &'static str,
+) -> Result<(T, ConfigOrigin), BundleError> {
+    const SECTIONS: &str = "processor_config.json";
+    const ALONE: &str = "preprocessor_config.json";
+    let sections: Option<Value> = files.json_if_there(SECTIONS)?;
+    match sections.and_then(|mut sections| Some(sections.get_mut(name)?.take())) {
+        None => Ok((files.json(ALONE)?, ConfigOrigin::file(ALONE))),
+        Some(part) => match serde_json::from_value(part) {
+            Ok(part) => Ok((part, ConfigOrigin::section(SECTIONS, name))),
+            Err(error) => {
+                Err(BundleError::InvalidJson { file: SECTIONS.to_owned(), source: error.into() })
+            }
+        },
     }
 }
 

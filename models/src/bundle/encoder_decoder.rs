@@ -6,8 +6,8 @@ use super::{BundleFiles, extensions};
 use crate::{
     arch::{Architecture, EncoderInput, PromptText, Seq2SeqSpec},
     config::{
-        Adapters, AudioFeatures, BundleError, EncoderConfig, MediaConfig, ModelConfig,
-        ProcessorConfig, SoundConfig, TaskConfig, TextConfig, TokenIds,
+        Adapters, AudioFeatures, BundleError, ConfigOrigin, EncoderConfig, ImageProcessorConfig,
+        MediaConfig, ModelConfig, ProcessorConfig, SoundConfig, TaskConfig, TextConfig, TokenIds,
     },
 };
 
@@ -90,14 +90,15 @@ pub(super) fn processor_config(
     input: EncoderInput,
     files: &BundleFiles,
 ) -> Result<ProcessorConfig, BundleError> {
+    const SECTIONS: &str = "processor_config.json";
     let part = match input.modality() {
         None => return Ok(ProcessorConfig::default()),
         Some("image") => "image_processor",
         Some(_) => "feature_extractor",
     };
-    let whole: Option<Value> = files.json_if_there("processor_config.json")?;
+    let whole: Option<Value> = files.json_if_there(SECTIONS)?;
     let (file, mut config) = match whole.and_then(|mut whole| Some(whole.get_mut(part)?.take())) {
-        Some(config) => ("processor_config.json", config),
+        Some(config) => (SECTIONS, config),
         None => match files.json_if_there("preprocessor_config.json")? {
             None if input == EncoderInput::LogMel && files.has(extensions::AUDIO_FILE)? => {
                 (extensions::AUDIO_FILE, extensions::log_mel_extractor(files)?)
@@ -110,7 +111,7 @@ pub(super) fn processor_config(
     };
     let mut processor = ProcessorConfig::default();
     if architecture.prompt.text == PromptText::NamedTask {
-        let whole: Option<Value> = files.json_if_there("processor_config.json")?;
+        let whole: Option<Value> = files.json_if_there(SECTIONS)?;
         processor.tasks = Some(TaskConfig::take(&mut config, whole.as_ref())?);
     }
     let features = match input {
@@ -119,14 +120,24 @@ pub(super) fn processor_config(
         EncoderInput::LogMel => Some(AudioFeatures::LogMel),
         EncoderInput::Text | EncoderInput::Image | EncoderInput::ImageText => None,
     };
-    let read = match features {
-        Some(features) => SoundConfig::read(features, config)
-            .map(|config| processor.feature_extractor = Some(config)),
-        None => {
-            serde_json::from_value(config).map(|config| processor.image_processor = Some(config))
-        }
+    let origin = match file {
+        SECTIONS => ConfigOrigin::section(SECTIONS, part),
+        _ => ConfigOrigin::file(file),
     };
-    read.map_err(|error| BundleError::InvalidJson { file: file.to_owned(), source: error.into() })?;
+    let invalid = |error: serde_json::Error| BundleError::InvalidJson {
+        file: file.to_owned(),
+        source: error.into(),
+    };
+    match features {
+        Some(features) => {
+            let config = SoundConfig::read(features, config).map_err(invalid)?;
+            processor.feature_extractor = Some(config.with_origin(origin));
+        }
+        None => {
+            let config: ImageProcessorConfig = serde_json::from_value(config).map_err(invalid)?;
+            processor.image_processor = Some(config.with_origin(origin));
+        }
+    }
     Ok(processor)
 }
 

@@ -17,7 +17,7 @@ const FILES: [&str; 4] =
 const SAMPLING_RATE: u64 = 16_000;
 
 /// Returns the name of a file for errors.
-fn known(file: &str) -> &'static str {
+pub(super) fn known(file: &str) -> &'static str {
     let known = FILES.into_iter().find(|known| *known == file);
     known.unwrap_or("the `config_filename` of `genai_config.json`")
 }

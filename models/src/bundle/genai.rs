@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 use super::{BundleFiles, extensions};
 use crate::{
     arch::{Declaration, find_genai},
-    config::{Adapters, BundleError, GenerationConfig, ModelConfig, ProcessorConfig},
+    config::{
+        Adapters, BundleError, ConfigOrigin, GenerationConfig, ImageProcessorConfig, ModelConfig,
+        ProcessorConfig, SoundConfig,
+    },
 };
 
 const FILE: &str = "genai_config.json";
@@ -155,14 +158,19 @@ impl GenaiConfig {
             let part = self.model.get(part).filter(|part| part.is_object())?;
             Some(part["config_filename"].as_str().unwrap_or(default).to_owned())
         };
+        let origin = |file: &str| ConfigOrigin::file(extensions::known(file));
         let mut config = ProcessorConfig::default();
         if let Some(file) = file("vision", "processor_config.json") {
-            let read = serde_json::from_value(extensions::image_processor(files, &file)?);
-            config.image_processor = Some(read.map_err(|error| invalid(&file, error))?);
+            let read: ImageProcessorConfig =
+                serde_json::from_value(extensions::image_processor(files, &file)?)
+                    .map_err(|error| invalid(&file, error))?;
+            config.image_processor = Some(read.with_origin(origin(&file)));
         }
         if let Some(file) = file("speech", extensions::AUDIO_FILE) {
-            let read = serde_json::from_value(extensions::stacked_frames_extractor(files, &file)?);
-            config.feature_extractor = Some(read.map_err(|error| invalid(&file, error))?);
+            let read: SoundConfig =
+                serde_json::from_value(extensions::stacked_frames_extractor(files, &file)?)
+                    .map_err(|error| invalid(&file, error))?;
+            config.feature_extractor = Some(read.with_origin(origin(&file)));
         }
         Ok(config)
     }

@@ -10,7 +10,6 @@ mod genai;
 mod graphs;
 mod languages;
 mod multimodal;
-mod processor_files;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::BundleFiles;
-use crate::config::{BundleError, ProcessorConfig};
+use crate::config::{
+    BundleError, ConfigOrigin, ImageProcessorConfig, ProcessorConfig, SoundConfig,
+};
 
 /// The feature extractor keys that share one file with those of an image processor (Gemma 3n).
 const AUDIO_KEYS: [&str; 21] = [
@@ -47,7 +49,17 @@ pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, B
         source: error.into(),
     };
     if ["image_processor", "feature_extractor"].iter().any(|key| media[*key].is_object()) {
-        return serde_json::from_value(media).map_err(invalid);
+        let processor: ProcessorConfig = serde_json::from_value(media).map_err(invalid)?;
+        let section = |name| ConfigOrigin::section(MEDIA, name);
+        return Ok(ProcessorConfig {
+            image_processor: processor
+                .image_processor
+                .map(|config| config.with_origin(section("image_processor"))),
+            feature_extractor: processor
+                .feature_extractor
+                .map(|config| config.with_origin(section("feature_extractor"))),
+            ..processor
+        });
     }
     let mut processor = processor.unwrap_or_default();
     let has_audio = media["feature_extractor_type"].is_string();
@@ -61,10 +73,12 @@ pub(super) fn processor_config(files: &BundleFiles) -> Result<ProcessorConfig, B
         one => (one.clone(), one),
     };
     if has_audio {
-        processor.feature_extractor = Some(serde_json::from_value(audio).map_err(invalid)?);
+        let config: SoundConfig = serde_json::from_value(audio).map_err(invalid)?;
+        processor.feature_extractor = Some(config.with_origin(ConfigOrigin::file(MEDIA)));
     }
     if has_image {
-        processor.image_processor = Some(serde_json::from_value(image).map_err(invalid)?);
+        let config: ImageProcessorConfig = serde_json::from_value(image).map_err(invalid)?;
+        processor.image_processor = Some(config.with_origin(ConfigOrigin::file(MEDIA)));
     }
     Ok(processor)
 }

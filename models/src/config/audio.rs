@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{classes::AudioFeatures, defaults::yes};
+use super::{ConfigOrigin, classes::AudioFeatures, defaults::yes};
 
 /// The maximum duration of raw samples in seconds, from `moonshine_onnx` by Moonshine's authors:
 /// the configs set no limit.
@@ -44,6 +44,29 @@ impl SoundConfig {
             Self::RepeatedMel(config) => &config.feature_extractor_type,
             Self::Usm(_) | Self::StackedFrames(_) => self.features().class(),
         }
+    }
+
+    /// Returns the place that it was read from.
+    pub(crate) fn origin(&self) -> ConfigOrigin {
+        match self {
+            Self::LogMel(config) => config.origin,
+            Self::Samples(config) => config.origin,
+            Self::RepeatedMel(config) => config.origin,
+            Self::Usm(config) => config.origin,
+            Self::StackedFrames(config) => config.origin,
+        }
+    }
+
+    /// Sets the place that it was read from.
+    pub(crate) fn with_origin(mut self, origin: ConfigOrigin) -> Self {
+        *match &mut self {
+            Self::LogMel(config) => &mut config.origin,
+            Self::Samples(config) => &mut config.origin,
+            Self::RepeatedMel(config) => &mut config.origin,
+            Self::Usm(config) => &mut config.origin,
+            Self::StackedFrames(config) => &mut config.origin,
+        } = origin;
+        self
     }
 
     /// Reads the config of an extractor whose class is missing or irrelevant.
@@ -91,6 +114,9 @@ pub struct FeatureExtractorConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip, default = "ConfigOrigin::feature_extractor")]
+    pub(crate) origin: ConfigOrigin,
 }
 
 /// The keys of `Wav2Vec2FeatureExtractor`.
@@ -107,6 +133,9 @@ pub struct SamplesConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip, default = "ConfigOrigin::feature_extractor")]
+    pub(crate) origin: ConfigOrigin,
 }
 
 /// The keys of `ClapFeatureExtractor`. Defaults are those of transformers 4.57.
@@ -136,6 +165,9 @@ pub struct RepeatedMelConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip)]
+    pub(crate) origin: ConfigOrigin,
 }
 
 impl Default for RepeatedMelConfig {
@@ -152,6 +184,7 @@ impl Default for RepeatedMelConfig {
             truncation: "fusion".to_owned(),
             padding: "repeatpad".to_owned(),
             rest: Map::new(),
+            origin: ConfigOrigin::feature_extractor(),
         }
     }
 }
@@ -195,6 +228,9 @@ pub struct UsmExtractorConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip)]
+    pub(crate) origin: ConfigOrigin,
 }
 
 impl Default for UsmExtractorConfig {
@@ -217,6 +253,7 @@ impl Default for UsmExtractorConfig {
             per_bin_mean: None,
             per_bin_stddev: None,
             rest: Map::new(),
+            origin: ConfigOrigin::feature_extractor(),
         }
     }
 }
@@ -246,6 +283,9 @@ pub struct StackedFramesConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip)]
+    pub(crate) origin: ConfigOrigin,
 }
 
 impl Default for StackedFramesConfig {
@@ -261,6 +301,7 @@ impl Default for StackedFramesConfig {
             mel_min_frequency: 0.0,
             mel_max_frequency: 7690.0,
             rest: Map::new(),
+            origin: ConfigOrigin::feature_extractor(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod generation;
 mod media;
 mod model;
+mod origin;
 mod tasks;
 
 pub use audio::{
@@ -24,4 +25,5 @@ pub(crate) use generation::{EarlyStoppingConfig, GenerationConfig};
 pub(crate) use media::MediaConfig;
 pub(crate) use model::{Adapters, ModelConfig, ProcessorConfig, TextConfig, TokenIds};
 pub use model::{ImageProcessorConfig, ImageSize};
+pub(crate) use origin::ConfigOrigin;
 pub(crate) use tasks::{TaskAnswer, TaskConfig};

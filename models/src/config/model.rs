@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    EncoderConfig, MediaConfig, SoundConfig, TaskConfig, classes::with_text_defaults, defaults::yes,
+    ConfigOrigin, EncoderConfig, MediaConfig, SoundConfig, TaskConfig, classes::with_text_defaults,
+    defaults::yes,
 };
 
 /// `config.json` of a supported architecture.
@@ -232,6 +233,9 @@ pub struct ImageProcessorConfig {
     /// All other keys, checked when the processor opens.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+    /// The place that it was read from.
+    #[serde(skip, default = "ConfigOrigin::image_processor")]
+    pub(crate) origin: ConfigOrigin,
 }
 
 /// A size in pixels, in one of the published forms.
@@ -272,6 +276,11 @@ impl ImageProcessorConfig {
             "" => older.unwrap_or_default(),
             name => name,
         }
+    }
+
+    /// Sets the place that it was read from.
+    pub(crate) fn with_origin(self, origin: ConfigOrigin) -> Self {
+        Self { origin, ..self }
     }
 }
 

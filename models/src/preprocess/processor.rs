@@ -65,12 +65,9 @@ impl SoundInput {
         let spec = bundle.arch.audio.as_ref();
         let fits = spec.is_none_or(|spec| spec.features == config.features());
         if !fits {
-            return Err(BundleError::UnsupportedOption {
-                file: "preprocessor_config.json",
-                key: "feature_extractor_type".to_owned(),
-                value: config.class().to_owned(),
-                supported: format!("the class of {}", bundle.architecture()),
-            });
+            let supported = format!("the class of {}", bundle.architecture());
+            let class = config.class();
+            return Err(config.origin().unsupported("feature_extractor_type", class, supported));
         }
         Ok(match config {
             SoundConfig::LogMel(config) => {
@@ -142,11 +139,7 @@ impl Processor {
         let config = &bundle.processor;
         let image = config.image_processor.as_ref().filter(|_| modalities.image);
         let sound = config.feature_extractor.as_ref().filter(|_| modalities.audio);
-        let located = |error: BundleError| error.in_processor_files(&bundle.files);
-        let image = match image {
-            Some(config) => Some(image_processor(config, bundle).map_err(located)?),
-            None => None,
-        };
+        let image = image.map(|config| image_processor(config, bundle)).transpose()?;
         Ok(Self {
             text: match &bundle.embedding {
                 None => TextInput::Prompt(Arc::new(TextProcessor::open(bundle)?)),
@@ -156,10 +149,7 @@ impl Processor {
                 }
             },
             image,
-            sound: sound
-                .map(|config| SoundInput::open(config, bundle))
-                .transpose()
-                .map_err(located)?,
+            sound: sound.map(|config| SoundInput::open(config, bundle)).transpose()?,
             single_input: bundle.arch.seq2seq().and_then(|spec| spec.input.modality()),
             language: None,
             prompt_text: bundle.arch.prompt.text,
@@ -433,12 +423,10 @@ fn image_processor(
 ) -> Result<ImageProcessor, BundleError> {
     let processor = ImageProcessor::open(config)?;
     match &bundle.arch.image {
-        Some(spec) if spec.layout != processor.layout() => Err(BundleError::UnsupportedOption {
-            file: "processor_config.json",
-            key: "image_processor.image_processor_type".to_owned(),
-            value: config.class().to_owned(),
-            supported: format!("the class of {}", bundle.architecture()),
-        }),
+        Some(spec) if spec.layout != processor.layout() => {
+            let supported = format!("the class of {}", bundle.architecture());
+            Err(config.origin.unsupported("image_processor_type", config.class(), supported))
+        }
         _ => Ok(processor),
     }
 }

@@ -13,14 +13,10 @@ use serde_json::{Map, Value};
 
 use super::{mel::MelFilter, mel::MelScale, mel::mel_filters, resample::samples_at};
 use crate::{
-    config::{BundleError, StackedFramesConfig, UsmExtractorConfig},
+    config::{BundleError, ConfigOrigin, StackedFramesConfig, UsmExtractorConfig},
     preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
-
-/// The config files of Gemma 3n and Phi-4-multimodal.
-const USM_FILE: &str = "preprocessor_config.json";
-const STACKED_FILE: &str = "speech_processor.json";
 
 /// Upper bounds of the number of bands, and of the samples of a frame and of a transform. Larger
 /// values are not plausible.
@@ -145,8 +141,8 @@ impl FrameMel {
     /// [`BundleError`] if the config has an unknown key or value, or is inconsistent.
     #[expect(clippy::cast_possible_truncation, reason = "the reference is f32 up to the filters")]
     pub fn usm(config: &UsmExtractorConfig) -> Result<Self, BundleError> {
-        check_keys(USM_FILE, &config.rest)?;
-        let inconsistent = |problem: &str| inconsistent(USM_FILE, problem);
+        check_keys(config.origin, &config.rest)?;
+        let inconsistent = |problem: &str| config.origin.inconsistent(problem);
         let rate = config.sampling_rate;
         let samples = |ms: f64| (f64::from(rate) * ms / 1000.0).round();
         let [frame, hop] = [config.frame_length_ms, config.hop_length_ms].map(samples);
@@ -209,13 +205,13 @@ impl FrameMel {
     pub fn stacked(config: &StackedFramesConfig) -> Result<Self, BundleError> {
         let mut rest = config.rest.clone();
         rest.retain(|key, value| !(SINGLE_KEYS.contains(&key.as_str()) && *value == 1));
-        check_keys(STACKED_FILE, &rest)?;
+        check_keys(config.origin, &rest)?;
         let (frame, n_fft, n_mels) = (config.win_length, config.n_fft, config.feature_size);
         let are_sizes = 2 <= frame && frame <= n_fft && n_fft <= FRAME_MAX;
         if !are_sizes || config.hop_length == 0 || !(1..=BANDS_MAX).contains(&n_mels) {
             let message = "`stft_normal/frame_length`, `stft_normal/n_fft`, `stft_normal/hop_length`, \
                            `logmel/n_mel` do not fit together";
-            return Err(inconsistent(STACKED_FILE, message));
+            return Err(config.origin.inconsistent(message));
         }
         let rate = config.sampling_rate;
         let range_hz = [config.mel_min_frequency, config.mel_max_frequency];
@@ -350,23 +346,14 @@ impl FrameMel {
     }
 }
 
-fn check_keys(file: &'static str, rest: &Map<String, Value>) -> Result<(), BundleError> {
+fn check_keys(origin: ConfigOrigin, rest: &Map<String, Value>) -> Result<(), BundleError> {
     for (key, value) in rest {
         let is_off = value.is_null() || value == &Value::Bool(false) || value.as_f64() == Some(0.0);
         if !is_off && !HARMLESS_KEYS.contains(&key.as_str()) {
-            return Err(BundleError::UnsupportedOption {
-                file,
-                key: key.clone(),
-                value: value.to_string(),
-                supported: "none, unknown key".to_owned(),
-            });
+            return Err(origin.unsupported(key, value.to_string(), "none, unknown key"));
         }
     }
     Ok(())
-}
-
-fn inconsistent(file: &'static str, problem: &str) -> BundleError {
-    BundleError::Inconsistent { file, problem: problem.to_owned() }
 }
 
 /// Returns a weight of a periodic Hann window, rounded to `f32` at each step.

@@ -10,12 +10,10 @@ use super::{
     chunked, mel::MelFilter, mel::MelScale, mel::hann, mel::mel_filters, resample::samples_at,
 };
 use crate::{
-    config::{AudioFeatures, BundleError, FeatureExtractorConfig, SoundLength},
+    config::{AudioFeatures, BundleError, ConfigOrigin, FeatureExtractorConfig, SoundLength},
     preprocess::{ProcessError, Waveform},
     tensors::Tensor,
 };
-
-const FILE: &str = "processor_config.json";
 
 /// Keys that do not affect features here.
 const HARMLESS_KEYS: [&str; 7] = [
@@ -73,12 +71,18 @@ impl LogMel {
         let n_fft = config.n_fft;
         let is_whole = config.hop_length > 0 && config.n_samples.is_multiple_of(config.hop_length);
         if !is_whole || n_fft < 2 || config.n_samples <= n_fft || config.feature_size == 0 {
-            return Err(inconsistent("`n_fft`, `hop_length` and `n_samples` are incompatible"));
+            return Err(inconsistent(
+                config.origin,
+                "`n_fft`, `hop_length` and `n_samples` are incompatible",
+            ));
         }
         let n_frames = config.n_samples / config.hop_length;
         let (n_bins, n_mels, rate) = (n_fft / 2 + 1, config.feature_size, config.sampling_rate);
         if config.nb_max_frames.is_some_and(|n| n != n_frames) {
-            return Err(inconsistent("`nb_max_frames` differs from `n_samples` / `hop_length`"));
+            return Err(inconsistent(
+                config.origin,
+                "`nb_max_frames` differs from `n_samples` / `hop_length`",
+            ));
         }
         Ok(Self {
             sample_rate_hz: config.sampling_rate,
@@ -264,12 +268,7 @@ impl LogMel {
 
 fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
     let unsupported = |key: &str, value: String, supported: &str| {
-        Err(BundleError::UnsupportedOption {
-            file: FILE,
-            key: format!("feature_extractor.{key}"),
-            value,
-            supported: supported.to_owned(),
-        })
+        Err(config.origin.unsupported(key, value, supported))
     };
     let class = config.feature_extractor_type.as_str();
     let supported = AudioFeatures::LogMel.class();
@@ -287,13 +286,16 @@ fn check_keys(config: &FeatureExtractorConfig) -> Result<(), BundleError> {
     let clip = config.chunk_length.map(|seconds| seconds * f64::from(config.sampling_rate));
     #[expect(clippy::cast_precision_loss, reason = "clips have far fewer than 2^52 samples")]
     if clip.is_some_and(|samples| (samples - config.n_samples as f64).abs() > 0.5) {
-        return Err(inconsistent("`n_samples` differs from `chunk_length` * `sampling_rate`"));
+        return Err(inconsistent(
+            config.origin,
+            "`n_samples` differs from `chunk_length` * `sampling_rate`",
+        ));
     }
     Ok(())
 }
 
-fn inconsistent(problem: &str) -> BundleError {
-    BundleError::Inconsistent { file: FILE, problem: format!("feature_extractor: {problem}") }
+fn inconsistent(origin: ConfigOrigin, problem: &str) -> BundleError {
+    origin.inconsistent(format!("feature_extractor: {problem}"))
 }
 
 #[cfg(test)]

@@ -11,8 +11,6 @@ use crate::{
     tensors::Tensor,
 };
 
-const FILE: &str = "preprocessor_config.json";
-
 /// Keys that follow from others, or do not affect features here.
 const HARMLESS_KEYS: [&str; 10] = [
     "chunk_length_s",
@@ -73,6 +71,9 @@ impl RepeatedMel {
     /// [`BundleError`] if the config has another class or an unknown key or value, or is
     /// inconsistent.
     pub fn open(config: &RepeatedMelConfig) -> Result<Self, BundleError> {
+        let unsupported = |key: &str, value: &str, supported: &str| {
+            config.origin.unsupported(key, value, supported)
+        };
         let class = config.feature_extractor_type.as_str();
         let supported = AudioFeatures::RepeatedMel.class();
         if class != supported {
@@ -101,7 +102,7 @@ impl RepeatedMel {
         let range_hz = [config.frequency_min, config.frequency_max];
         if n_fft < 2 || hop == 0 || n_samples <= n_fft || config.feature_size == 0 {
             let problem = "`fft_window_size`, `hop_length` and `max_length_s` are incompatible";
-            return Err(BundleError::Inconsistent { file: FILE, problem: problem.to_owned() });
+            return Err(config.origin.inconsistent(problem));
         }
         // The former uses torchaudio's filters, the latter librosa's.
         let scale = if is_fused { MelScale::Htk } else { MelScale::Slaney };
@@ -242,11 +243,6 @@ fn shrunk(mel: &[f32], n_mels: usize, n_kept: usize) -> Vec<f32> {
         values.extend(pairs.map(|(left, right)| left * (1.0 - share) + right * share));
     }
     values
-}
-
-fn unsupported(key: &str, value: &str, supported: &str) -> BundleError {
-    let (key, value) = (key.to_owned(), value.to_owned());
-    BundleError::UnsupportedOption { file: FILE, key, value, supported: supported.to_owned() }
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@ use crate::{
     tensors::Tensor,
 };
 
-const FILE: &str = "preprocessor_config.json";
-
 /// Keys that do not affect samples here: audio inputs are not batched or padded.
 const HARMLESS_KEYS: [&str; 6] = [
     "feature_size",
@@ -34,8 +32,7 @@ impl RawSamples {
     /// [`BundleError::UnsupportedOption`] for an unknown class or key.
     pub fn open(config: &SamplesConfig) -> Result<Self, BundleError> {
         let unsupported = |key: &str, value: String, supported: &str| {
-            let (key, supported) = (key.to_owned(), supported.to_owned());
-            Err(BundleError::UnsupportedOption { file: FILE, key, value, supported })
+            Err(config.origin.unsupported(key, value, supported))
         };
         let class = config.feature_extractor_type.as_str();
         if !["", "Wav2Vec2FeatureExtractor"].contains(&class) {

@@ -15,8 +15,6 @@ use crate::{
     tensors::Tensor,
 };
 
-const FILE: &str = "processor_config.json";
-
 /// Keys that do not affect pixels here: images arrive as RGB, one by one, on the host; images are
 /// not padded to each other; crops are not created if `do_pan_and_scan` is off.
 const HARMLESS_KEYS: [&str; 16] = [
@@ -112,17 +110,21 @@ impl ImageProcessor {
         let Some(class) = ImageClass::find(name) else {
             let known = IMAGE_CLASSES.iter().map(|class| class.name);
             let known: Vec<&str> = known.filter(|name| !name.is_empty()).collect();
-            return Err(unsupported("image_processor_type", name.to_owned(), &known.join(", ")));
+            return Err(config.origin.unsupported(
+                "image_processor_type",
+                name.to_owned(),
+                &known.join(", "),
+            ));
         };
         for (key, value) in &config.rest {
             let is_off = value.is_null() || value == &Value::Bool(false);
             if !is_off && !has_key(class.layout, key) {
-                return Err(unsupported(key, value.to_string(), "none, unknown key"));
+                return Err(config.origin.unsupported(key, value.to_string(), "none, unknown key"));
             }
         }
         let number = config.resample.unwrap_or(class.resample);
         let Some(filter) = Filter::from_pil(number) else {
-            return Err(unsupported("resample", number.to_string(), "0, 1, 2, 3"));
+            return Err(config.origin.unsupported("resample", number.to_string(), "0, 1, 2, 3"));
         };
         let backend = match config.backend.as_deref() {
             // torchvision lacks this filter in the versions that models were published with.
@@ -130,7 +132,11 @@ impl ImageProcessor {
             None | Some("torchvision") => Backend::Torchvision,
             Some("pil") => Backend::Pil,
             Some(other) => {
-                return Err(unsupported("backend", other.to_owned(), "torchvision, pil"));
+                return Err(config.origin.unsupported(
+                    "backend",
+                    other.to_owned(),
+                    "torchvision, pil",
+                ));
             }
         };
         let geometry = match class.layout {
@@ -297,15 +303,6 @@ impl Target {
     }
 }
 
-pub(super) fn unsupported(key: &str, value: String, supported: &str) -> BundleError {
-    BundleError::UnsupportedOption {
-        file: FILE,
-        key: format!("image_processor.{key}"),
-        value,
-        supported: supported.to_owned(),
-    }
-}
-
 fn whole(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Geometry, BundleError> {
     let target = config.do_resize.then(|| target(config, class)).transpose()?;
     let crop = config
@@ -314,7 +311,7 @@ fn whole(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Geometry, 
         .then(|| match config.crop_size {
             Some(ImageSize { height: Some(height), width: Some(width), .. }) => Ok((height, width)),
             Some(ImageSize { edge: Some(edge), .. }) => Ok((edge, edge)),
-            other => Err(inconsistent(format!("invalid `crop_size`: {other:?}"))),
+            other => Err(config.origin.inconsistent(format!("invalid `crop_size`: {other:?}"))),
         })
         .transpose()?;
     Ok(Geometry::Whole { target, crop })
@@ -326,7 +323,7 @@ fn number(config: &ImageProcessorConfig, key: &str) -> Result<Option<usize>, Bun
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(number) if number > 0 => Ok(Some(number)),
-            _ => Err(unsupported(key, value.to_string(), "an integer above 0")),
+            _ => Err(config.origin.unsupported(key, value.to_string(), "an integer above 0")),
         },
     }
 }
@@ -346,14 +343,15 @@ fn tile_rules(config: &ImageProcessorConfig) -> Result<TileRules, BundleError> {
         {
             FirstSize::Exact(width, height)
         }
-        other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
+        other => return Err(config.origin.inconsistent(format!("invalid `size`: {other:?}"))),
     };
     let tile = match config.rest.get("max_image_size") {
         None | Some(Value::Null) => 364,
         Some(size) => {
             let edge = size["longest_edge"].as_u64().and_then(|edge| usize::try_from(edge).ok());
-            edge.filter(|edge| *edge > 0)
-                .ok_or_else(|| inconsistent(format!("invalid `max_image_size`: {size}")))?
+            edge.filter(|edge| *edge > 0).ok_or_else(|| {
+                config.origin.inconsistent(format!("invalid `max_image_size`: {size}"))
+            })?
         }
     };
     let splits = config.rest.get("do_image_splitting").and_then(Value::as_bool).unwrap_or(true);
@@ -364,7 +362,7 @@ fn tile_rules(config: &ImageProcessorConfig) -> Result<TileRules, BundleError> {
 fn patch_rules(config: &ImageProcessorConfig) -> Result<PatchRules, BundleError> {
     no_crop(config)?;
     if !config.do_resize {
-        return Err(unsupported("do_resize", "false".to_owned(), "true"));
+        return Err(config.origin.unsupported("do_resize", "false".to_owned(), "true"));
     }
     let size = config.size.unwrap_or_default();
     // Separate keys take precedence over those of `size`, which default to those of the class.
@@ -392,7 +390,7 @@ fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
         Some(ImageSize { height: Some(height), width: Some(width), .. }) if height == width => {
             width
         }
-        other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
+        other => return Err(config.origin.inconsistent(format!("invalid `size`: {other:?}"))),
     };
     let rules = CropRules {
         edge,
@@ -401,22 +399,28 @@ fn crop_rules(config: &ImageProcessorConfig) -> Result<CropRules, BundleError> {
     };
     let resample = config.resample.unwrap_or(3);
     if !config.do_resize || resample != 3 {
-        return Err(unsupported("resample", resample.to_string(), "3 with `do_resize`"));
+        return Err(config.origin.unsupported(
+            "resample",
+            resample.to_string(),
+            "3 with `do_resize`",
+        ));
     }
     if rules.edge == 0 || !rules.edge.is_multiple_of(rules.patch) {
-        return Err(inconsistent(format!("`size` {edge} is not a multiple of `patch_size`")));
+        return Err(config
+            .origin
+            .inconsistent(format!("`size` {edge} is not a multiple of `patch_size`")));
     }
     // Prevents overflow in products of sizes.
     if edge > CROP_EDGE_MAX || rules.n_max > CROPS_MAX {
         let message = format!("`size` {edge} or `dynamic_hd` {} is too large", rules.n_max);
-        return Err(inconsistent(message));
+        return Err(config.origin.inconsistent(message));
     }
     Ok(rules)
 }
 
 pub(super) fn no_crop(config: &ImageProcessorConfig) -> Result<(), BundleError> {
     match config.do_center_crop {
-        Some(true) => Err(unsupported("do_center_crop", "true".to_owned(), "false")),
+        Some(true) => Err(config.origin.unsupported("do_center_crop", "true".to_owned(), "false")),
         _ => Ok(()),
     }
 }
@@ -440,12 +444,8 @@ fn target(config: &ImageProcessorConfig, class: &ImageClass) -> Result<Target, B
         Some(ImageSize { pair: Some([height, width]), .. }) if height > 0 && width > 0 => {
             Ok(Target::Exact { width, height })
         }
-        other => Err(inconsistent(format!("invalid `size`: {other:?}"))),
+        other => Err(config.origin.inconsistent(format!("invalid `size`: {other:?}"))),
     }
-}
-
-pub(super) fn inconsistent(problem: String) -> BundleError {
-    BundleError::Inconsistent { file: FILE, problem }
 }
 
 /// Computes the value of each level in `f32`, as transformers does with either back end.

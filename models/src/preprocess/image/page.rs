@@ -5,8 +5,8 @@
 use serde_json::Value;
 
 use super::{
-    Backend, Filter, center_crop::PadRounding, center_crop::center_crop,
-    image_processor::inconsistent, image_processor::no_crop, image_processor::unsupported, resize,
+    Backend, Filter, center_crop::PadRounding, center_crop::center_crop, image_processor::no_crop,
+    resize,
 };
 use crate::{
     config::{BundleError, ImageProcessorConfig, ImageSize},
@@ -36,11 +36,11 @@ impl PageRules {
     ) -> Result<Self, BundleError> {
         no_crop(config)?;
         if !config.do_resize {
-            return Err(unsupported("do_resize", "false".to_owned(), "true"));
+            return Err(config.origin.unsupported("do_resize", "false".to_owned(), "true"));
         }
         // Pillow's `thumbnail` reduces an image before it filters.
         if backend != Backend::Torchvision {
-            return Err(unsupported("backend", "pil".to_owned(), "torchvision"));
+            return Err(config.origin.unsupported("backend", "pil".to_owned(), "torchvision"));
         }
         let is_on = |key: &str, default: bool| {
             config.rest.get(key).and_then(Value::as_bool).unwrap_or(default)
@@ -51,10 +51,10 @@ impl PageRules {
             // Older configs list the width first.
             Some(ImageSize { pair: Some([width, height]), .. }) => (width, height),
             Some(ImageSize { edge: Some(edge), .. }) => (edge, edge),
-            other => return Err(inconsistent(format!("invalid `size`: {other:?}"))),
+            other => return Err(config.origin.inconsistent(format!("invalid `size`: {other:?}"))),
         };
         if width == 0 || height == 0 {
-            return Err(inconsistent("`size` has an edge of 0".to_owned()));
+            return Err(config.origin.inconsistent("`size` has an edge of 0".to_owned()));
         }
         let rules = Self {
             width,
@@ -64,7 +64,11 @@ impl PageRules {
             pads: is_on("do_pad", true),
         };
         if rules.pads && !rules.shrinks {
-            return Err(unsupported("do_thumbnail", "false".to_owned(), "true with `do_pad`"));
+            return Err(config.origin.unsupported(
+                "do_thumbnail",
+                "false".to_owned(),
+                "true with `do_pad`",
+            ));
         }
         Ok(rules)
     }
