@@ -154,12 +154,19 @@ const MODELS_LAYERS: [&str; 15] = [
 #[test]
 fn modules_of_models_form_layers() {
     assert_layers("models/src", &MODELS_LAYERS);
-    assert_mod_files_only_declare("models/src");
 }
 
 #[test]
 fn groups_of_pipeline_form_layers() {
     assert_layers("pipeline/src", &["base", "input", "output", "run", "insight"]);
+}
+
+#[test]
+fn mod_files_only_declare() {
+    assert_mod_files_only_declare("models/src", &[]);
+    // Both pages are being rewritten.
+    assert_mod_files_only_declare("pipeline/src", &["run/report/mod.rs"]);
+    assert_mod_files_only_declare("jobs/src", &["schedule/page/mod.rs"]);
 }
 
 /// Words of which `CONTRIBUTING.md` says what to write instead: a reader parses a sentence with one twice.
@@ -348,11 +355,13 @@ fn first_names(tree: &str) -> Vec<String> {
 }
 
 /// Asserts that the `mod.rs` files of a crate hold only declarations of modules, imports and
-/// re-exports.
-fn assert_mod_files_only_declare(crate_src: &str) {
+/// re-exports, except those of `exempt`.
+fn assert_mod_files_only_declare(crate_src: &str, exempt: &[&str]) {
+    let src = repository().join(crate_src);
+    let exempt: Vec<PathBuf> = exempt.iter().map(|path| src.join(path)).collect();
     let mut n_files = 0;
-    for file in rust_files(&repository().join(crate_src)) {
-        if !file.ends_with("mod.rs") {
+    for file in rust_files(&src) {
+        if !file.ends_with("mod.rs") || exempt.contains(&file) {
             continue;
         }
         n_files += 1;

@@ -10,7 +10,10 @@ use legenda_models::{
 use legenda_schemas::job::TaskKind;
 use serde_json::{Value, json};
 
-use super::{open, print_object, tasks};
+use super::{
+    bundle::{open, tasks},
+    object::print_object,
+};
 use crate::{
     cli::ModelsCheckArgs,
     command::{open_runtime, print},

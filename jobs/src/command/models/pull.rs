@@ -4,10 +4,10 @@ use legenda_models::{Bundle, BundleSource, Processor};
 use legenda_schemas::units::ByteSize;
 use serde_json::json;
 
-use super::{open_hub, print_object};
+use super::object::print_object;
 use crate::{
     cli::ModelArgs,
-    command::{bundle_failure, bundle_hint},
+    command::{bundle_failure, bundle_hint, open_hub},
     failure::{Exit, Failure},
     fetching::FetchProgress,
 };

@@ -4,10 +4,13 @@ use legenda_models::{Bundle, BundleSource, HubRepo};
 use legenda_schemas::units::ByteSize;
 use serde_json::{Value, json};
 
-use super::{open, open_hub, print_object, tasks};
+use super::{
+    bundle::{open, tasks},
+    object::print_object,
+};
 use crate::{
     cli::ModelArgs,
-    command::{bundle_failure, print},
+    command::{bundle_failure, open_hub, print},
     failure::{Exit, Failure},
     fetching::FetchProgress,
 };

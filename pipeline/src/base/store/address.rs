@@ -10,7 +10,7 @@ use std::{
 
 use legenda_schemas::sha256_hex;
 
-use super::is_web;
+use super::keys::is_web;
 
 /// The full URLs, by public name.
 static WHOLE: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use quick_xml::escape::{partial_escape, unescape};
 use url::Url;
 
-use super::StoreFault;
+use super::fault::StoreFault;
 
 /// Splits a store URL into its root (`s3://bucket`) and the key.
 pub(super) fn split(url: &str) -> (&str, &str) {
@@ -22,6 +22,17 @@ pub(super) fn split(url: &str) -> (&str, &str) {
         Some((host_name, key)) => (&url[..host + host_name.len()], key),
         None => (url, ""),
     }
+}
+
+/// Returns whether `location` is a URL rather than a path.
+#[must_use]
+pub fn is_url(location: &str) -> bool {
+    location.contains("://")
+}
+
+/// Returns the key of the file `name` in `dir`, where `""` is the root.
+pub(super) fn join(dir: &str, name: &str) -> String {
+    if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
 
 /// Returns whether a URL is a web URL, which is decoded once.
@@ -39,7 +50,7 @@ pub(crate) fn key_of(location: &str) -> Cow<'_, str> {
         return decoded
             .map_or_else(|_| Cow::from(path.to_owned()), |text| Cow::from(text.into_owned()));
     }
-    match super::is_url(location) {
+    match is_url(location) {
         true => Cow::from(split(location).1),
         false => Cow::from(location),
     }

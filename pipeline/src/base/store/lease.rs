@@ -20,7 +20,7 @@ use bytes::Bytes;
 use object_store::{Error, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
-use super::{UNKNOWN_OWNER, fault::Problem, json, remote::RemoteFolder};
+use super::{fault::Problem, hold::UNKNOWN_OWNER, json::json, remote::RemoteFolder};
 
 /// The duration of a lease and its renewal interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,13 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{HoldError, ReadError, UNKNOWN_OWNER, WriteError, confined::Confined, join, layout};
+use super::{
+    confined::Confined,
+    error::{ReadError, WriteError},
+    hold::{HoldError, UNKNOWN_OWNER},
+    keys::join,
+    layout,
+};
 use crate::base::crash;
 
 /// The folder of incomplete files.

@@ -27,8 +27,9 @@ use reqwest::{
 use url::{Origin, Url};
 
 use super::{
-    LocationError, StoreFault, address,
-    fault::{Problem, StoreKind, last_cause},
+    address,
+    error::LocationError,
+    fault::{Problem, StoreFault, StoreKind, last_cause},
     keys,
     wire::{Connected, Connector, Wire},
 };

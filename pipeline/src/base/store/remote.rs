@@ -27,9 +27,9 @@ use object_store::{
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
-    LocationError, ReadError, StoreFault, WriteError,
-    fault::{Problem, fault_of, io_error},
-    join, keys,
+    error::{LocationError, ReadError, WriteError},
+    fault::{Problem, StoreFault, fault_of, io_error},
+    keys::{self, join},
     layout::{BESIDE, PLAN, key_beside},
     open::{Reach, open_folder, open_object},
 };

@@ -17,8 +17,7 @@ use object_store::{
 use tokio::time::timeout;
 
 use super::{
-    StoreFault,
-    fault::{StoreKind, is_connect, last_cause},
+    fault::{StoreFault, StoreKind, is_connect, last_cause},
     keys::mark_listing,
 };
 

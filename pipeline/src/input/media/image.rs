@@ -14,13 +14,13 @@ use legenda_models::RgbImage;
 use super::{
     MediaError,
     damaged::{self, Damage},
+    error::shown_start,
     format::{Format, no_image, other_image},
     gif::GifDecoder,
     heif::HeifDecoder,
     ico,
     jpeg::JpegDecoder,
     orientation::orientation,
-    shown_start,
     tiff::TiffDecoder,
 };
 

@@ -34,7 +34,7 @@ use super::{
     opus::OpusHead,
     wave::{Wave, WaveError},
 };
-use crate::input::media::{Decoded, MediaError, shown_start};
+use crate::input::media::{Decoded, MediaError, error::shown_start};
 
 /// A problem of audio, before its format is named.
 #[derive(Debug)]
