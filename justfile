@@ -25,12 +25,12 @@ train-check:
 torture:
     rm -rf target/torture
     LEGENDA_TORTURE="$PWD/target/torture" cargo test --release --workspace --test command_line --test torture -- crashes:: stores:: --test-threads=1
-    cat tests/torture_head.md target/torture/*.md tests/torture_tail.md > docs/torture.md
+    cat tests/torture/head.md target/torture/*.md tests/torture/tail.md > docs/torture.md
     cat docs/torture.md
 
 # Measures peak memory by number of rows; prints a table.
 memory:
-    tests/measure_memory.sh
+    tests/measure/memory.sh
 
 # Compares real weights with transformers; downloads the weights and installs transformers in a venv.
 parity-real:
@@ -50,7 +50,7 @@ bench *TASKS:
 parity-table:
     rm -rf target/parity
     LEGENDA_PARITY="$PWD/target/parity" cargo test --release --workspace --test models -- families:: quantized:: readers:: listeners:: encoder_decoders:: sequential:: tasks:: embeddings::
-    python3 tests/parity_table.py target/parity > docs/parity.md
+    python3 tests/tables/parity.py target/parity > docs/parity.md
 
 # Runs 20,000 damaged images and audio files through the decoders, 2,000 of each through the binary; prints a table.
 torture-media:
@@ -63,7 +63,7 @@ torture-parquet:
 # Runs the security tests; regenerates docs/security.md.
 security:
     cargo test --release --workspace --lib --test command_line --test cli > target/security.txt
-    python3 tests/security_table.py < target/security.txt > docs/security.md
+    python3 tests/tables/security.py < target/security.txt > docs/security.md
     cat docs/security.md
 
 # Checks dependencies for known vulnerabilities and licences (needs `cargo install cargo-deny`, and its database).
@@ -94,7 +94,7 @@ browser:
 # Measures time and memory by rows, row groups and files; regenerates docs/scale.md (needs pyarrow).
 scale:
     cargo build --release
-    python3 tests/measure_scale.py target/release/legenda > docs/scale.md
+    python3 tests/measure/scale.py target/release/legenda > docs/scale.md
 
 # Reads outputs of the binary with pandas, Polars, pyarrow, DuckDB and datasets.
 output-readers:

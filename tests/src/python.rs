@@ -11,7 +11,7 @@ use crate::{binary, repository};
 /// An S3 server (which pulls in `cryptography`), a table library and a browser driver.
 const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "selenium==4.40.0"];
 
-/// Runs a script of `tests/` against the binary and returns its output.
+/// Runs a script, named by its path in `tests/`, against the binary and returns its output.
 #[must_use]
 pub fn run_script(name: &str, arguments: &[&str]) -> String {
     let script = repository().join("tests").join(name);

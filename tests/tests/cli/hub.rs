@@ -20,7 +20,7 @@ const MODEL: &str = "hf://owner/model";
 
 #[test]
 fn a_model_is_downloaded_over_https_if_the_certificate_is_trusted() {
-    println!("{}", run_script("hub_https.py", &[]));
+    println!("{}", run_script("servers/hub_https.py", &[]));
 }
 
 /// Writes a table of questions and a job that uses the Hub's model.

@@ -211,5 +211,5 @@ fn web_urls_are_percent_decoded() {
 
 #[test]
 fn keys_work_on_a_real_s3_server() {
-    println!("{}", run_script("store_keys.py", &[]));
+    println!("{}", run_script("servers/store_keys.py", &[]));
 }

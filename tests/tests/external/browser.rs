@@ -19,5 +19,5 @@ fn the_page_shows_jobs_progress_and_reports() {
         return;
     }
     let shots = repository().join("target/browser");
-    println!("{}", run_script("browser.py", &[&shots.to_string_lossy()]));
+    println!("{}", run_script("servers/browser.py", &[&shots.to_string_lossy()]));
 }

@@ -1,6 +1,6 @@
 """Opens the web page of `legenda schedule` in headless Chromium, as a user does.
 
-    python tests/browser.py target/release/legenda target/browser
+    python tests/servers/browser.py target/release/legenda target/browser
 
 The page must list the jobs and hide why a job file is invalid. A button must start a job, the page
 must show the progress of the run, and the report of the run must open with its images. Screenshots
@@ -24,7 +24,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+SAMPLE = Path(__file__).parents[2] / "jobs" / "examples" / "sample"
 TOKEN = "the token of this test"
 PATIENCE = 120
 JOB = """

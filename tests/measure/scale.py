@@ -1,6 +1,6 @@
 """Measures how the time and memory of the binary scale with the size of a job.
 
-    python tests/measure_scale.py target/release/legenda > docs/scale.md
+    python tests/measure/scale.py target/release/legenda > docs/scale.md
 
 Needs pyarrow. Prints a Markdown file: cost per row by number of rows, a table of 10,000 row groups,
 and folders of up to 100,000 files.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+SAMPLE = Path(__file__).parents[2] / "jobs" / "examples" / "sample"
 TEXTS = """
 version = 1
 task = { kind = "generate" }

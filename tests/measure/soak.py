@@ -1,7 +1,7 @@
 """Runs Legenda at full load for minutes on a table with faulty rows, stops it with SIGTERM, and
 samples the resident memory and open descriptors of the process.
 
-    python tests/soak.py target/release/legenda 20
+    python tests/measure/soak.py target/release/legenda 20
 
 Needs pyarrow. Prints a Markdown table with the maximum of every minute, and the slopes of memory
 and descriptors after the first quarter, by least squares. Fails if the last quarter uses more than
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 # Normal fluctuation between two samples.
 GROWTH_MIB = 24
 GROWTH_DESCRIPTORS = 4
-SAMPLE = Path(__file__).parents[1] / "jobs" / "examples" / "sample"
+SAMPLE = Path(__file__).parents[2] / "jobs" / "examples" / "sample"
 JOB = """
 version = 1
 task = { kind = "answer", prompt = "{{ question }}" }

@@ -1,6 +1,6 @@
 """Runs Legenda on the sample tables in a bucket of an S3 server (moto, from PyPI).
 
-    python tests/s3_server.py target/release/legenda
+    python tests/servers/s3_server.py target/release/legenda
 
 The script runs the job to completion, reruns it (nothing to do), and reruns it after adding a table
 (only that table is read). It then runs a query that keeps few rows (little is read), and kills and
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import s3_bucket
 
-SAMPLE = Path(__file__).parent.parent / "jobs" / "examples"
+SAMPLE = Path(__file__).parents[2] / "jobs" / "examples"
 JOB = """
 version = 1
 [task]

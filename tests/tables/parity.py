@@ -35,11 +35,11 @@ def speed(line: dict) -> str:
 def main(folder: str) -> None:
     """Prints the table."""
     lines = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
-    cuda = (Path(__file__).parent / "bench_gpu" / "parity.jsonl").read_text().splitlines()
+    cuda = (Path(__file__).parents[1] / "bench_gpu" / "parity.jsonl").read_text().splitlines()
     lines = sorted(
         lines + [json.loads(line) for line in cuda], key=lambda line: (line["name"], line["device"])
     )
-    bundles = Path(__file__).parent / "references" / "bundles"
+    bundles = Path(__file__).parents[1] / "references" / "bundles"
     # `conversations.json` does not hold answers of a model.
     made_by = [json.loads(path.read_text()).get("reference") for path in bundles.glob("*.json")]
     made_by = [text.split(",")[0] for text in made_by if text]

@@ -1,6 +1,6 @@
 """Prints the table of security cases, each with the result of its test.
 
-    cargo test --release --workspace 2>&1 | python3 tests/security_table.py > docs/security.md
+    cargo test --release --workspace 2>&1 | python3 tests/tables/security.py > docs/security.md
 
 Exits with code 1 if the test of a case failed or did not run.
 """

@@ -1,6 +1,6 @@
 """Tests keys with every printable character in a bucket of an S3 server (moto, from PyPI).
 
-    python tests/store_keys.py target/release/legenda
+    python tests/servers/store_keys.py target/release/legenda
 
 The script stores images under such keys, lists and reads a folder of them, and reads them through
 the cells of a table in that folder. It writes an output under such a prefix, partitioned by a

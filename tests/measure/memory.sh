@@ -2,7 +2,7 @@
 # Measures the peak resident memory of caption runs by number of rows, and prints a table. Run it after
 # `cargo build --release`; it needs python3 with pyarrow to make the tables.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 legenda=${LEGENDA:-target/release/legenda}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,6 +1,6 @@
 """Tests a Hub over HTTPS: a model is downloaded only from a server with a trusted certificate.
 
-Run `python hub_https.py BINARY` with the packages of `src/python.rs`.
+Run `python tests/servers/hub_https.py BINARY` with the packages of `src/python.rs`.
 """
 
 import datetime
@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-MODEL = Path(__file__).parent / "references" / "bundles" / "llama"
+MODEL = Path(__file__).parents[1] / "references" / "bundles" / "llama"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Files of at least this size are served from a second address, as on the real Hub.
 LARGE_BYTES = 50_000

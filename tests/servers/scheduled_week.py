@@ -3,7 +3,7 @@
 The week takes about a minute on an accelerated clock. Meanwhile tables arrive, and the service is
 killed and stopped.
 
-    python tests/scheduled_week.py target/release/legenda
+    python tests/servers/scheduled_week.py target/release/legenda
 
 Every slot of the week must run once, including across the daylight saving change, and every row of
 every table must appear in the output once. Needs the packages of `tests/src/python.rs`.

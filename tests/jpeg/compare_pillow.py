@@ -2,7 +2,7 @@
 
     pip install pillow==13.0.0
     cargo build --release -p legenda-pipeline --example decode_images
-    python tests/compare_pillow.py target/release/examples/decode_images FOLDER...
+    python tests/jpeg/compare_pillow.py target/release/examples/decode_images FOLDER...
 
 For each format, prints how many files have equal pixels, how many differ, and how many only one of
 the two decodes. Then prints the files that differ.
