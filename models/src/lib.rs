@@ -6,7 +6,7 @@
 //!             → Sample      → Prompt    → Generation
 //! ```
 //!
-//! From bottom to top; a module uses only those above it in this list (`tests/tests/tidy.rs`):
+//! From bottom to top; a module uses only those above it in this list (`tests/tests/tidy/`):
 //!
 //! - [`tensors`]: shape-checked host tensors.
 //! - `kept`: small results that are kept between starts.

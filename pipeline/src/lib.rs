@@ -1,6 +1,6 @@
 //! The data path of a run: a table of records in, a table of answers out.
 //!
-//! Groups, from bottom to top; each uses only those before it (`tests/tests/tidy.rs`):
+//! Groups, from bottom to top; each uses only those before it (`tests/tests/tidy/`):
 //!
 //! - `base`: folders on a disk or in an object store, whose files appear whole (`store`), queues bounded in bytes
 //!   (`budget`), third-party code whose panics and endless loops cost a row, not the run (`guard`).

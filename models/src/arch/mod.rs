@@ -1,7 +1,7 @@
 //! The supported architectures: one file each, and the registry that finds them.
 //!
 //! What tells one architecture from another stands in its file, as plain data and function pointers
-//! ([`spec`]); no other module names an architecture (`tests/tests/tidy.rs`), except that the published
+//! ([`spec`]); no other module names an architecture (`tests/tests/tidy/`), except that the published
 //! classes of processors, and the sizes that configs leave out, are in `config/classes`.
 
 mod audio_llm;

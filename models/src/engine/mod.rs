@@ -14,6 +14,7 @@ mod embedding;
 mod engine;
 mod fallback;
 mod generation;
+mod options;
 mod prompt;
 mod reduce;
 mod row;
@@ -30,9 +31,10 @@ pub use decoder::{
     Asked, DecodeError, Decoder, Detokenizer, Join, Logits, SlotCopy, StepRow, Subject,
 };
 pub use embedding::{Embedding, EmbeddingInput};
-pub use engine::{Engine, EngineOptions, Full, LengthLimit};
+pub use engine::{Engine, Full};
 pub use fallback::{Fallback, Silence, Trial};
 pub use generation::{FinishReason, Finished, GenerateError, Generation};
+pub use options::{EngineOptions, LengthLimit};
 pub use prompt::{Positions, Prompt, TokenChoice};
 pub use sampler::Sampling;
 pub use stop::Guard;

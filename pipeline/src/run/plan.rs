@@ -1,106 +1,42 @@
 //! The plan of a run, computed and checked before any row is read.
 
+mod columns;
+mod error;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::Path,
 };
 
-use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::datatypes::{Fields, Schema};
 use legenda_models::{Bundle, BundleError, EmbeddingInput};
 use legenda_schemas::{
-    job::{Hooks, Incremental, Job, Output, RejectsMode, Source, TaskKind},
+    job::{Hooks, Incremental, Job, Output, Source, TaskKind},
     ledger::{LEDGER_VERSION, Manifest, StoredJob},
     span::{Fingerprint, Span},
-    table::{self, AnswerKind, RESERVED_PREFIX},
+    table::{self, AnswerKind},
 };
 
+use self::columns::{carried_columns, check_mapped_columns, check_partitions, template_columns};
+pub use self::error::PlanError;
 use crate::{
-    base::store::{Folder, LocationError, ReadError, StoreFault, address, fault_of, is_web},
+    base::store::{Folder, StoreFault, address, fault_of, is_web},
     input::{
         media::DECODERS_VERSION,
-        query::{KeptRows, Query, QueryError},
+        query::{KeptRows, Query},
         source::{
-            OpenTable, SourceError, SourceTable,
-            column::{holds_media, is_carried_unasked, is_text},
-            conversation::holds_messages,
+            OpenTable, SourceTable,
             known::{Changed, KnownColumns},
-            list_files, partitions,
+            list_files,
             roots::Roots,
         },
-        template::{Template, TemplateError},
+        template::Template,
     },
     output::{
         ledger::{Earlier, LIMIT, LedgerError, OutputFiles},
         sidecar,
     },
 };
-
-/// An error in a job.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// The table is invalid.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A template is invalid.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// The model does not support the task.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// The model has no encoder for a mapped column.
-    #[error(
-        "`source.columns.{kind}` is set, but the model `{bundle}` does not accept {kind} input"
-    )]
-    Modality {
-        /// `image` or `audio`.
-        kind: &'static str,
-        /// The model.
-        bundle: String,
-    },
-    /// The query is invalid.
-    #[error(transparent)]
-    Query(#[from] QueryError),
-    /// `output.path` is invalid.
-    #[error("invalid `output.path`")]
-    Output(#[from] LocationError),
-    /// The store of `output.path` is misconfigured in the environment.
-    #[error("invalid `output.path`")]
-    OutputStore(#[source] ReadError),
-    /// Answers cannot be partitioned by this column.
-    #[error("invalid `output.partition_by`: `{column}` {problem}")]
-    Partition {
-        /// The column.
-        column: String,
-        /// The cause.
-        problem: &'static str,
-        /// The remedy.
-        remedy: &'static str,
-    },
-    /// The input files cannot have sidecars.
-    #[error("`output.sidecars` requires image or audio files on a local disk: {problem}")]
-    Sidecars {
-        /// The cause.
-        problem: String,
-    },
-    /// The columns cannot be serialised.
-    #[error("failed to serialise the columns of the source")]
-    Columns(#[source] serde_json::Error),
-    /// The rejects were made by a different job.
-    #[error("the rejects were made by a different job; changed keys: {differing}")]
-    Retry {
-        /// The changed keys.
-        differing: String,
-    },
-    /// The output would be read as input.
-    #[error("`output.path` is `{output}`, which contains the input file `{input}`")]
-    OutputHoldsInput {
-        /// The output folder.
-        output: String,
-        /// The input file.
-        input: String,
-    },
-}
 
 /// A job that was checked against its table and model.
 #[derive(Debug)]
@@ -481,109 +417,4 @@ fn embedding_plan(job: &Job, bundle: &Bundle) -> Result<Option<EmbeddingPlan>, B
 fn fingerprint(identity: &BTreeMap<String, serde_json::Value>) -> Fingerprint {
     let lines: Vec<String> = identity.iter().map(|(key, value)| format!("{key}={value}")).collect();
     Fingerprint::from_parts(lines.iter().map(String::as_bytes))
-}
-
-fn check_mapped_columns(job: &Job, table: &SourceTable) -> Result<(), SourceError> {
-    let columns = &job.source.columns;
-    type Fits = fn(&DataType) -> bool;
-    // A column without values has the null type in some files.
-    let is_seed: Fits = |kind| kind.is_integer() || kind.is_null();
-    const MESSAGES: &str = "a list of structs `{role, content}`, or such a list as JSON";
-    const MEDIA: &str = "bytes, a struct `{bytes, path}`, a path, or a list of those";
-    let mapped: [(&str, &Option<String>, Fits, &'static str); 6] = [
-        ("source.columns.id", &columns.id, |_| true, "anything"),
-        ("source.columns.text", &columns.text, is_text, "text"),
-        ("source.columns.messages", &columns.messages, holds_messages, MESSAGES),
-        ("source.columns.image", &columns.image, holds_media, MEDIA),
-        ("source.columns.audio", &columns.audio, holds_media, MEDIA),
-        ("source.columns.seed", &columns.seed, is_seed, "whole numbers"),
-    ];
-    for (key, name, fits, expected) in mapped {
-        let Some(name) = name else { continue };
-        for file in &table.files {
-            let field = file.column(key, name)?;
-            if !fits(field.data_type()) {
-                return Err(SourceError::ColumnType {
-                    key: key.to_owned(),
-                    column: name.clone(),
-                    path: file.path().to_owned(),
-                    actual: field.data_type().to_string(),
-                    expected,
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanError> {
-    let Some(column) = &job.output.partition_by else { return Ok(()) };
-    let (problem, remedy) = match carried.find(column) {
-        None => (
-            "is not carried to the answers",
-            "add it to `output.columns`, or choose another column",
-        ),
-        Some((_, field)) if !partitions::may_name_folders(field.data_type()) => {
-            ("cannot name folders", "choose a text, integer, boolean or date column")
-        }
-        Some(_) => return Ok(()),
-    };
-    Err(PlanError::Partition { column: column.clone(), problem, remedy })
-}
-
-fn template_columns(
-    job: &Job,
-    table: &SourceTable,
-    prompt: &Template,
-    system: Option<&Template>,
-) -> Result<Vec<String>, PlanError> {
-    let given: &[&str] = if job.source.columns.has_text() { &["text"] } else { &[] };
-    let mut columns = BTreeSet::new();
-    for (key, template) in [("task.prompt", Some(prompt)), ("task.system", system)] {
-        let Some(template) = template else { continue };
-        for name in template.columns(&table.files[0].schema, given)? {
-            // `text` always means the text of the row, whatever its column is called.
-            if given.contains(&name.as_str()) {
-                continue;
-            }
-            table.common_column(key, &name)?;
-            columns.insert(name);
-        }
-    }
-    Ok(columns.into_iter().collect())
-}
-
-fn carried_columns(job: &Job, table: &SourceTable) -> Result<Fields, SourceError> {
-    const KEY: &str = "output.columns";
-    let names: Vec<String> = match &job.output.columns {
-        Some(names) => names.clone(),
-        None => table.files[0]
-            .schema
-            .fields()
-            .iter()
-            .filter(|field| {
-                is_carried_unasked(field.data_type()) && !field.name().starts_with(RESERVED_PREFIX)
-            })
-            .map(|field| field.name().clone())
-            .collect(),
-    };
-    let mut fields: Vec<Field> = Vec::with_capacity(names.len());
-    for name in &names {
-        if name == table::answer_column(job.task.kind) || name.starts_with(RESERVED_PREFIX) {
-            return Err(SourceError::ReservedColumn {
-                column: name.clone(),
-                path: table.files[0].path().to_owned(),
-            });
-        }
-        let field = table.common_column(KEY, name)?.clone();
-        // A row that cannot be read has null carried columns but stays among the answers.
-        let nullable = field.is_nullable()
-            || job.output.rejects == RejectsMode::Inline
-            || table
-                .files
-                .iter()
-                .any(|file| file.schema.field_with_name(name).is_ok_and(Field::is_nullable));
-        fields.push(field.with_nullable(nullable));
-    }
-    Ok(fields.into())
 }

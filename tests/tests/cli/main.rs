@@ -26,6 +26,7 @@ mod jpeg;
 #[cfg(unix)]
 mod links;
 mod listeners;
+mod mixed_types;
 mod modalities;
 #[cfg(target_os = "linux")]
 mod page;

@@ -8,4 +8,5 @@ mod fuzz;
 mod media;
 mod memory;
 mod parquet;
+mod random_column;
 mod stores;

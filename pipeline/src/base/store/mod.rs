@@ -4,6 +4,7 @@
 //! The only module that uses `object_store`.
 
 pub(crate) mod address;
+mod calls;
 pub(crate) mod confined;
 mod error;
 mod fault;
@@ -14,10 +15,22 @@ mod keys;
 mod layout;
 mod lease;
 mod local;
+mod object;
 mod open;
 mod remote;
 mod wire;
 
+pub(crate) use self::{
+    calls::retries,
+    error::{LocationError, ReadError},
+    fault::last_cause,
+    hold::{Hold, HoldError},
+    json::json,
+    keys::{is_web, key_of},
+    layout::PLAN,
+    object::{ObjectAt, Reading},
+    open::Reach,
+};
 pub use self::{
     error::WriteError,
     fault::{StoreFault, fault_of},
@@ -25,14 +38,4 @@ pub use self::{
     keys::is_url,
     layout::BESIDE,
     lease::LeaseTerms,
-};
-pub(crate) use self::{
-    error::{LocationError, ReadError},
-    fault::last_cause,
-    hold::{Hold, HoldError},
-    json::json,
-    keys::{is_web, key_of},
-    layout::PLAN,
-    open::Reach,
-    remote::{ObjectAt, Reading, retries},
 };

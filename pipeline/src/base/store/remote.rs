@@ -1,127 +1,26 @@
-//! Folders and objects in an object store.
-//!
-//! Transient errors are retried here and nowhere below: the retries of `object_store` are disabled, so that
-//! every call has one backoff policy, and after lost responses to conditional writes, the caller, which
-//! knows what was written, reads the object back.
+//! A folder in an object store.
 
-use std::{
-    future::Future,
-    io,
-    ops::Range,
-    sync::{
-        Arc, LazyLock, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc,
-    },
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use legenda_schemas::span::SourceObject;
 use object_store::{
-    Error, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
-    UpdateVersion,
+    Error, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
     path::{Path, PathPart},
 };
-use tokio::runtime::{Builder, Runtime};
 
 use super::{
+    calls::{TRIES_MAX, trying, wait, whole},
     error::{LocationError, ReadError, WriteError},
-    fault::{Problem, StoreFault, fault_of, io_error},
+    fault::Problem,
     keys::{self, join},
     layout::{BESIDE, PLAN, key_beside},
-    open::{Reach, open_folder, open_object},
+    open::open_folder,
 };
 use crate::base::crash;
 
-/// The maximum attempts of a call.
-const TRIES_MAX: u32 = 9;
-/// The maximum attempts while the store has never responded: its address is probably wrong.
-const FIRST_TRIES_MAX: u32 = 4;
-/// The first backoff, doubled after each attempt.
-const PAUSE: Duration = Duration::from_millis(100);
-/// The maximum backoff; the eight backoffs of a failing call take 25 seconds together.
-const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// The number of concurrent reads of small objects.
 const READS_AT_A_TIME: usize = 32;
-
-/// The threads for store I/O. They live as long as the program, so that any thread can make a call,
-/// regardless of its runtime.
-static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
-    Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
-});
-
-/// The number of retries since the program started.
-static RETRIES: AtomicU64 = AtomicU64::new(0);
-
-/// Returns the number of retried store calls since the program started.
-pub(crate) fn retries() -> u64 {
-    RETRIES.load(Relaxed)
-}
-
-/// Starts a call on the store threads and returns the receiver of its result.
-pub(crate) fn start<T: Send + 'static>(
-    call: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> mpsc::Receiver<Result<T, Error>> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    match &*THREADS {
-        Ok(threads) => {
-            threads.spawn(async move { sender.send(call.await).ok() });
-        }
-        Err(error) => {
-            let source = format!("failed to start its threads: {error}").into();
-            sender.send(Err(Error::Generic { store: "store", source })).ok();
-        }
-    }
-    receiver
-}
-
-/// Waits for a call; blocks its thread.
-pub(crate) fn wait<T: Send + 'static>(
-    call: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    receive(&start(call))
-}
-
-fn receive<T>(receiver: &mpsc::Receiver<Result<T, Error>>) -> Result<T, Error> {
-    receiver.recv().unwrap_or_else(|_| {
-        Err(Error::Generic { store: "store", source: "the call ended early".into() })
-    })
-}
-
-/// Runs a call until it succeeds, fails permanently, or has failed `tries` times.
-async fn trying<T, F>(tries: u32, mut call: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut pause = PAUSE;
-    let mut n_failed = 0;
-    loop {
-        n_failed += 1;
-        match call().await {
-            Err(error) if n_failed < tries_max(&error).min(tries) => {
-                let problem = Problem::from(&error);
-                tracing::info!(error = %problem, ?pause, "store call failed, retrying");
-                RETRIES.fetch_add(1, Relaxed);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-            done => return done,
-        }
-    }
-}
-
-/// Returns the maximum attempts after an error: 1 if it is permanent. An error that `object_store` does
-/// not classify is a dropped connection.
-fn tries_max(error: &Error) -> u32 {
-    match fault_of(error) {
-        Some(StoreFault::Unreachable { is_first: true, .. }) => FIRST_TRIES_MAX,
-        Some(fault) if !fault.may_pass() => 1,
-        None if !matches!(error, Error::Generic { .. } | Error::JoinError { .. }) => 1,
-        _ => TRIES_MAX,
-    }
-}
 
 /// A folder in an object store.
 #[derive(Clone, Debug)]
@@ -365,155 +264,10 @@ async fn get_once(
     }
 }
 
-/// Checks the length of a body; a silently truncated body is retried.
-fn whole(n_bytes: usize, expected: u64) -> Result<(), Error> {
-    if n_bytes as u64 == expected {
-        return Ok(());
-    }
-    let source = format!("received {n_bytes} of {expected} bytes").into();
-    Err(Error::Generic { store: "store", source })
-}
-
 async fn get(
     tries: u32,
     store: Arc<dyn ObjectStore>,
     path: Path,
 ) -> Result<Option<(Bytes, UpdateVersion)>, Error> {
     trying(tries, || get_once(&store, &path)).await
-}
-
-/// A specific version of an object.
-#[derive(Clone, Debug)]
-pub(crate) struct ObjectAt {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    /// Its identity.
-    pub(crate) object: SourceObject,
-}
-
-/// A range read in flight.
-#[derive(Debug)]
-pub(crate) struct Reading(mpsc::Receiver<Result<Bytes, Error>>);
-
-impl Reading {
-    /// Waits for the bytes.
-    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
-        receive(&self.0).map_err(|error| io_error(&error))
-    }
-}
-
-fn unusable(error: LocationError) -> io::Error {
-    io::Error::other(Problem::from(error))
-}
-
-impl ObjectAt {
-    /// Queries the metadata of the object at a URL.
-    ///
-    /// # Errors
-    ///
-    /// The store's error as an I/O error.
-    pub(crate) fn look(url: &str) -> io::Result<Self> {
-        Self::look_within(url, Reach::Anywhere)
-    }
-
-    /// Queries the metadata of the object at a URL; a web server may redirect within `reach`.
-    ///
-    /// # Errors
-    ///
-    /// The store's error as an I/O error.
-    pub(crate) fn look_within(url: &str, reach: Reach) -> io::Result<Self> {
-        let (store, path) = open_object(url, reach).map_err(unusable)?;
-        let ask = |options: GetOptions| {
-            let (store, path) = (Arc::clone(&store), path.clone());
-            wait(trying(TRIES_MAX, move || {
-                let (store, path, options) = (Arc::clone(&store), path.clone(), options.clone());
-                async move { store.get_opts(&path, options).await.map(|found| found.meta) }
-            }))
-        };
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        let meta = ask(head).or_else(|error| {
-            // The response to a HEAD has no body with the reason, and some URLs only allow GET.
-            let is_refused = match fault_of(&error) {
-                Some(fault @ StoreFault::Answer { .. }) => !fault.may_pass(),
-                Some(fault) => matches!(
-                    fault,
-                    StoreFault::Denied { code: None, .. }
-                        | StoreFault::BadCredentials { code: None, .. }
-                ),
-                None => matches!(error, Error::NotFound { .. }),
-            };
-            if !is_refused {
-                return Err(error);
-            }
-            let first_byte = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
-            ask(first_byte)
-                .map_err(|better| if fault_of(&better).is_some() { better } else { error })
-        });
-        let meta = meta.map_err(|error| io_error(&error))?;
-        Ok(Self { store, path, object: identity(url.to_owned(), meta) })
-    }
-
-    /// Opens an object from a listing.
-    ///
-    /// # Errors
-    ///
-    /// An unsupported URL scheme.
-    pub(crate) fn known(object: SourceObject) -> io::Result<Self> {
-        let (store, path) = open_object(&object.path, Reach::Anywhere).map_err(unusable)?;
-        Ok(Self { store, path, object })
-    }
-
-    /// Starts to read a byte range of this exact version.
-    pub(crate) fn start_to_read(&self, range: Range<u64>) -> Reading {
-        let this = self.clone();
-        let call = trying(TRIES_MAX, move || {
-            let this = this.clone();
-            let options = GetOptions {
-                if_match: this.object.etag.clone(),
-                range: Some(range.clone().into()),
-                ..GetOptions::default()
-            };
-            let expected = range.end - range.start;
-            async move {
-                let bytes = this.store.get_opts(&this.path, options).await?.bytes().await?;
-                whole(bytes.len(), expected)?;
-                Ok(bytes)
-            }
-        });
-        Reading(start(call))
-    }
-
-    /// Lists the objects below the folder `url`.
-    ///
-    /// # Errors
-    ///
-    /// The store's error as an I/O error.
-    pub(crate) fn list(url: &str) -> io::Result<Vec<SourceObject>> {
-        let (store, prefix) = open_folder(url).map_err(unusable)?;
-        let found: Vec<ObjectMeta> = wait(trying(TRIES_MAX, move || {
-            let listed = store.list(Some(&prefix));
-            async move { listed.try_collect().await }
-        }))
-        .map_err(|error| io_error(&error))?;
-        let (root, _) = keys::split(url);
-        let named = found.into_iter().map(|meta| (keys::unmarked(meta.location.as_ref()), meta));
-        // Some programs create an empty object to mark a folder.
-        let files = named.filter(|(key, meta)| !(key.ends_with('/') && meta.size == 0));
-        Ok(files.map(|(key, meta)| identity(format!("{root}/{key}"), meta)).collect())
-    }
-
-    /// Returns the reason a listed object cannot be requested, if any.
-    pub(crate) fn problem_with(url: &str) -> Option<String> {
-        keys::path_of(keys::split(url).1).err().map(|fault| fault.to_string())
-    }
-}
-
-fn identity(url: String, meta: ObjectMeta) -> SourceObject {
-    let modified = meta.last_modified.timestamp_nanos_opt();
-    SourceObject {
-        path: url,
-        size_bytes: meta.size,
-        modified_ns: modified.and_then(|ns| u64::try_from(ns).ok()).unwrap_or_default(),
-        etag: meta.e_tag,
-    }
 }

@@ -1,19 +1,22 @@
 //! Prepares rows concurrently: renders the prompt, decodes the media, runs the model's processor.
 
+mod error;
+
 use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, RecordBatch};
-use legenda_models::{ENCODING_BYTES, ProcessError, Processor, Record, Sample, Work};
-use legenda_schemas::{cause::Cause, flag::Flags, job::TaskKind, sha256_hex};
+use legenda_models::{ENCODING_BYTES, Processor, Record, Sample, Work};
+use legenda_schemas::{flag::Flags, job::TaskKind, sha256_hex};
 use serde_json::{Number, Value};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
+use self::error::{PrepareError, media_error, rejected};
 use super::{
-    Outcome, Outcomes, PreparedRow, RowIdentity, RowKey, ScannedBatch, Stage,
+    Outcome, Outcomes, PreparedRow, RowIdentity, ScannedBatch,
     admission::{Attempt, InitialNeed, Shortfall},
     chunks::{Chunk, ChunkIndex},
     decode::{self, ReservationShortfall, RowBudget},
-    prompt::{PromptError, RowPrompt},
+    prompt::RowPrompt,
     sequential::SequentialRow,
 };
 use crate::{
@@ -58,44 +61,6 @@ pub(crate) struct Preparer {
     /// Limits how many rows are in sequential long-audio decoding at a time: enough to fill the model's slots
     /// while others are prepared, but few enough that they finish roughly in order.
     pub sequential_rows: Arc<Semaphore>,
-}
-
-/// An error that rejects a row.
-#[derive(Debug, thiserror::Error)]
-enum PrepareError {
-    #[error("column `{column}`")]
-    Media { column: String, source: MediaError },
-    #[error("column `{column}`")]
-    Locate { column: String, source: LocateError },
-    #[error(transparent)]
-    Prompt(#[from] PromptError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error("column `{column}` is null, but the task `{task}` requires it")]
-    Missing { column: String, task: &'static str },
-    #[error("the row has no text, image or audio input")]
-    Nothing,
-    #[error(
-        "the texts of the row need {bytes} bytes of memory, but `limits.memory` leaves {bytes_max}: raise it"
-    )]
-    TextExceedsMemory { bytes: u64, bytes_max: u64 },
-    #[error("failed to prepare the row")]
-    Panic { source: Cause },
-}
-
-impl PrepareError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Media { source, .. } => source.code(),
-            Self::Locate { source, .. } => source.code(),
-            Self::Prompt(error) => error.code(),
-            Self::Process(error) => error.code(),
-            Self::Missing { .. } => "media_missing",
-            Self::Nothing => "row_empty",
-            Self::TextExceedsMemory { .. } => "text_exceeds_memory",
-            Self::Panic { .. } => "decoder_panicked",
-        }
-    }
 }
 
 /// Runs the stage: prepares at most `workers` rows at a time and sends their samples on.
@@ -176,10 +141,6 @@ pub(crate) async fn run(
     while tasks.join_next().await.is_some() {}
 }
 
-fn media_error(column: &Option<String>, source: MediaError) -> PrepareError {
-    PrepareError::Media { column: column.clone().unwrap_or_default(), source }
-}
-
 /// Returns the media of one row of a column.
 fn cells<'a>(column: Option<&str>, rows: &'a RecordBatch, offset: usize) -> Vec<MediaCell<'a>> {
     let column = column.and_then(|name| rows.column_by_name(name));
@@ -227,10 +188,6 @@ impl From<PrepareError> for Failed {
     fn from(error: PrepareError) -> Self {
         Self::Refused(error)
     }
-}
-
-fn rejected(key: RowKey, error: &PrepareError) -> Outcome {
-    Outcome::rejected(key, Stage::Prepare, error.code(), error)
 }
 
 impl Preparer {
