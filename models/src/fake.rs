@@ -4,7 +4,14 @@
 //! An answer is a function of the prompt's token ids alone. Failures are scripted by token id: a
 //! call fails as a whole while its batch has a row with such an id, like a real batch.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use crate::{
     engine::{
@@ -43,6 +50,10 @@ pub struct FakeOptions {
     pub step_fails_on: BTreeSet<i64>,
     /// Whether scripted failures panic instead.
     pub panics: bool,
+    /// The time that a batch of samples takes to encode.
+    pub encode_takes: Duration,
+    /// Counts the decode steps.
+    pub n_steps: Arc<AtomicUsize>,
 }
 
 impl Default for FakeOptions {
@@ -60,6 +71,8 @@ impl Default for FakeOptions {
             prefill_fails_on: BTreeSet::new(),
             step_fails_on: BTreeSet::new(),
             panics: false,
+            encode_takes: Duration::ZERO,
+            n_steps: Arc::default(),
         }
     }
 }
@@ -146,6 +159,7 @@ impl FakeEncoder {
 impl Encoder for FakeEncoder {
     fn encode(&mut self, samples: Vec<Sample>) -> Vec<Result<Prompt, EncodeError>> {
         self.n_calls += 1;
+        std::thread::sleep(self.options.encode_takes);
         let fails_on = &self.options.encode_fails_on;
         if self.options.panics {
             let id = samples.iter().flat_map(|sample| &sample.token_ids);
@@ -255,6 +269,7 @@ impl Decoder for FakeDecoder {
     }
 
     fn step(&mut self, rows: &[StepRow], logits: &mut Logits) -> Result<(), DecodeError> {
+        self.options.n_steps.fetch_add(1, Relaxed);
         let mut ids = rows
             .iter()
             .filter_map(|row| self.slots[row.slot].as_ref())

@@ -7,7 +7,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
@@ -129,4 +130,23 @@ fn a_row_that_fails_in_the_model_costs_only_that_row() {
             assert_eq!(answers.get(text), wanted.as_ref(), "{text}");
         }
     }
+}
+
+#[test]
+fn free_slots_wait_for_rows_in_the_encoders() {
+    let texts: Vec<String> = (0..64).map(|n| format!("row {n}")).collect();
+    let bundle = Bundle::open(&BundleSource::Embedded).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    write_texts(&dir.path().join("table.parquet"), &texts);
+    let options = FakeOptions {
+        slots: 16,
+        answer_tokens_min: 20,
+        encode_takes: Duration::from_millis(50),
+        ..FakeOptions::default()
+    };
+    let report = run(dir.path(), &bundle, &options);
+    assert_eq!((report.ending, report.answers), (Ending::Complete, 64));
+    // Rows are encoded in batches of 8, so that without waiting a step never has more than 8.
+    let n_steps = options.n_steps.load(Relaxed);
+    assert!(n_steps <= 64 / 16 * 20 + 40, "{n_steps} steps");
 }

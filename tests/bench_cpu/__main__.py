@@ -29,7 +29,7 @@ PEERS = {
     "text": ["transformers", "optimum", "optimum-int8"],
     "captions": ["transformers"],
     "speech": ["transformers", "optimum", "faster-whisper", "faster-whisper-int8"],
-    "embeddings": ["transformers", "sentence-transformers", "optimum", "optimum-int8"],
+    "embeddings": ["transformers", "sentence-transformers", "onnxruntime", "onnxruntime-int8"],
 }
 FORMS = {
     "legenda": "",

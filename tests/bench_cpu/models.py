@@ -5,7 +5,6 @@
 
 import shutil
 import sys
-import sysconfig
 from pathlib import Path
 
 import torch
@@ -25,15 +24,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from .tasks import corpus
+
 SEED = 0
 END = "<|endoftext|>"
-
-
-def corpus() -> list[str]:
-    """Returns the sources of Python's standard library, as text to train a tokenizer on."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(path for path in folder.glob("*.py"))
-    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
 def save_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -162,17 +156,6 @@ def quantize(bundle: Path) -> Path:
             extra_options={"EnableSubgraph": True},
         )
     return bundle
-
-
-def prompts(n_rows: int) -> list[str]:
-    """Returns texts of 20 to 400 characters."""
-    lines = [line.strip() for text in corpus() for line in text.splitlines() if len(line) > 30]
-    chosen = []
-    for idx in range(n_rows):
-        n_chars = 20 + (idx * 7919) % 381
-        start = (idx * 104729) % (len(lines) - 20)
-        chosen.append(" ".join(lines[start : start + 20])[:n_chars])
-    return chosen
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

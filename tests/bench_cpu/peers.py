@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_real.whisper import RATE_HZ
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -56,7 +55,6 @@ def load_optimum(task: str, work: Path, suffix: str = "") -> Any:
     import onnxruntime
     from optimum.onnxruntime import (
         ORTModelForCausalLM,
-        ORTModelForFeatureExtraction,
         ORTModelForSpeechSeq2Seq,
         ORTModelForVision2Seq,
     )
@@ -73,7 +71,6 @@ def load_optimum(task: str, work: Path, suffix: str = "") -> Any:
         "text": (ORTModelForCausalLM, one),
         "captions": (ORTModelForVision2Seq, two),
         "speech": (ORTModelForSpeechSeq2Seq, two),
-        "embeddings": (ORTModelForFeatureExtraction, one),
     }[task]
     folder = "" if task == "speech" else "onnx"
     return kind.from_pretrained(work / task, subfolder=folder, session_options=options, **names)
@@ -88,6 +85,15 @@ def load(peer: str, task: str, work: Path) -> Any:
             return load_optimum(task, work)
         case "optimum-int8":
             return load_optimum(task, work, "_quantized")
+        case "onnxruntime" | "onnxruntime-int8":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            suffix = "_quantized" if peer.endswith("int8") else ""
+            return onnxruntime.InferenceSession(
+                work / task / "onnx" / f"model{suffix}.onnx", options
+            )
         case "sentence-transformers":
             from sentence_transformers import SentenceTransformer
 
@@ -167,7 +173,7 @@ def transcribe(model: Any, work: Path, n_rows: int) -> Answers:
     answers = []
     for chosen in batches(list(range(n_rows))):
         samples = [soundfile.read(paths[idx], dtype="float32")[0] for idx in chosen]
-        inputs = extractor(samples, sampling_rate=RATE_HZ, return_tensors="pt")
+        inputs = extractor(samples, sampling_rate=tasks.RATE_HZ, return_tensors="pt")
         outputs = model.generate(inputs.input_features, do_sample=False, num_beams=1)
         answers += [tokenizer.decode(row, skip_special_tokens=True) for row in outputs]
     return answers
@@ -186,8 +192,12 @@ def embed(model: Any, work: Path, n_rows: int) -> Answers:
         batch = [texts[idx] for idx in chosen]
         limits = {"truncation": True, "max_length": 256, "padding": True}
         inputs = tokenizer(batch, return_tensors="pt", **limits)
-        mask = inputs["attention_mask"][..., None]
-        means = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+        if hasattr(model, "run"):
+            feeds = {port.name: inputs[port.name].numpy() for port in model.get_inputs()}
+            means = torch.from_numpy(model.run(["sentence_embedding"], feeds)[0])
+        else:
+            mask = inputs["attention_mask"][..., None]
+            means = (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
         means = torch.nn.functional.normalize(means, dim=1)
         for idx, row in zip(chosen, means, strict=True):
             answers[idx] = row.tolist()

@@ -1,16 +1,35 @@
 """The rows of the tasks."""
 
+import sysconfig
 from pathlib import Path
 
 import numpy as np
-from parity_real import compare, whisper
+from parity_real import compare
 from PIL import Image
-
-from .models import prompts
 
 # New tokens of an answer.
 N_TOKENS = 48
 N_CAPTION_TOKENS = 20
+# The sample rate of recordings.
+RATE_HZ = 16_000
+
+
+def corpus() -> list[str]:
+    """Returns the sources of Python's standard library, as text to train a tokenizer on."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(path for path in folder.glob("*.py"))
+    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
+
+
+def prompts(n_rows: int) -> list[str]:
+    """Returns texts of 20 to 400 characters."""
+    lines = [line.strip() for text in corpus() for line in text.splitlines() if len(line) > 30]
+    chosen = []
+    for idx in range(n_rows):
+        n_chars = 20 + (idx * 7919) % 381
+        start = (idx * 104729) % (len(lines) - 20)
+        chosen.append(" ".join(lines[start : start + 20])[:n_chars])
+    return chosen
 
 
 def texts(n_rows: int) -> list[str]:
@@ -44,13 +63,13 @@ def recordings(work: Path, n_rows: int) -> list[Path]:
     folder = work / "recordings"
     folder.mkdir(exist_ok=True)
     rows = compare.sample_rows("sounds")
-    found = [compare.samples_at(row["audio"], whisper.RATE_HZ) for row in rows]
+    found = [compare.samples_at(row["audio"], RATE_HZ) for row in rows]
     found = [samples for samples in found if samples is not None]
     paths = []
     for idx in range(n_rows):
         path = folder / f"{idx:05}.wav"
         # Another gain makes it another input, so that no answer is taken from an equal one.
         gain = np.float32(1 - idx / 1000)
-        path.write_bytes(compare.wave_of(found[idx % len(found)] * gain, whisper.RATE_HZ))
+        path.write_bytes(compare.wave_of(found[idx % len(found)] * gain, RATE_HZ))
         paths.append(path)
     return paths

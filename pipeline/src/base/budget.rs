@@ -276,6 +276,11 @@ impl<T> ByteSender<T> {
         self.budget.reserve(bytes).await
     }
 
+    /// Reserves `bytes` of the queue if they are free now.
+    pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.budget.try_reserve(bytes)
+    }
+
     /// Sends an item with bytes reserved for it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -57,25 +57,16 @@ impl Progress {
 #[derive(Debug, Default)]
 pub struct Busy {
     nanoseconds: AtomicU64,
-    is_running: AtomicBool,
 }
 
 impl Busy {
     /// Runs `work` and adds its duration.
     pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
-        self.is_running.store(true, Relaxed);
         let result = work();
-        self.is_running.store(false, Relaxed);
         let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.nanoseconds.fetch_add(spent, Relaxed);
         result
-    }
-
-    /// Returns whether work is running now.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.is_running.load(Relaxed)
     }
 
     /// Returns the total so far.

@@ -54,7 +54,9 @@ use crate::{
         stage::{
             OUTCOMES_MAX, Outcomes, OutstandingSpan, PreparedRow, Retry,
             collect::{CollectError, Collected, Collector},
-            embed, encode, generate,
+            embed,
+            encode::{self, Encoding},
+            generate,
             prepare::{self, Preparer},
             scan::Scan,
         },
@@ -483,19 +485,23 @@ fn start_generating(
 ) -> Vec<Running> {
     let Model { encoder, engine, .. } = model;
     let (prompts, encoded) = byte_queue(encoded_bytes);
+    let encoding = Arc::<Encoding>::default();
     let encode = tokio::task::spawn_blocking({
         let (outcomes, progress) = (outcomes.clone(), Arc::clone(&progress));
         let (stop, runtime, trace) = (Arc::clone(stop), Handle::current(), stage_span("encode"));
+        let encoding = Arc::clone(&encoding);
         move || {
             let _traced = trace.enter();
-            encode::run(encoder, prepared, &prompts, &outcomes, &progress, &stop, &runtime)
+            let output = (&prompts, &*encoding);
+            encode::run(encoder, prepared, output, &outcomes, &progress, &stop, &runtime)
         }
     });
     let generate = tokio::task::spawn_blocking({
         let (stop, runtime, trace) = (Arc::clone(stop), Handle::current(), stage_span("generate"));
         move || {
             let _traced = trace.enter();
-            generate::run(engine, encoded, &outcomes, &progress, &stop, &runtime)
+            let input = (encoded, &*encoding);
+            generate::run(engine, input, &outcomes, &progress, &stop, &runtime)
         }
     });
     vec![("encode", encode), ("generate", generate)]

@@ -1,5 +1,7 @@
 //! Runs the model's encoders over batches of samples on a dedicated thread.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use legenda_models::{EncodeError, Encoder, Prompt, Sample};
 
 use super::{EncodedRow, ModelPanic, Outcome, Outcomes, PreparedRow, Stage, chunks::Admission};
@@ -15,6 +17,21 @@ use crate::{
 /// longer for its first row.
 const BATCH_ROWS_MAX: usize = 8;
 
+/// Whether the encoders have rows, and do not wait for the decoder.
+#[derive(Debug, Default)]
+pub(crate) struct Encoding(AtomicBool);
+
+impl Encoding {
+    /// Returns whether a row will come without anything that the decoder does.
+    pub(crate) fn is_active(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self, is_active: bool) {
+        self.0.store(is_active, Relaxed);
+    }
+}
+
 /// Encodes samples until no more arrive; blocks its thread.
 ///
 /// # Errors
@@ -23,14 +40,19 @@ const BATCH_ROWS_MAX: usize = 8;
 pub(crate) fn run(
     mut encoder: Box<dyn Encoder>,
     mut prepared: ByteReceiver<PreparedRow>,
-    encoded: &ByteSender<EncodedRow>,
+    (encoded, encoding): (&ByteSender<EncodedRow>, &Encoding),
     outcomes: &Outcomes,
     progress: &Progress,
     stop: &Stop,
     runtime: &tokio::runtime::Handle,
 ) -> Result<(), Disconnected> {
     let mut admission = Admission::new(stop);
-    while let Some((mut rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) {
+    loop {
+        encoding.set(!prepared.is_empty());
+        let Some((mut rows, held)) = receive_batch(&mut prepared, BATCH_ROWS_MAX) else {
+            return Ok(());
+        };
+        encoding.set(true);
         rows.retain(|row| admission.admits(row.key, &row.chunk));
         if rows.is_empty() {
             continue;
@@ -44,7 +66,13 @@ pub(crate) fn run(
                 Ok(Ok(prompt)) => {
                     let bytes = prompt.size_bytes() as u64;
                     let row = EncodedRow { key, chunk, identity, prompt };
-                    runtime.block_on(encoded.send(row, bytes))?;
+                    let reservation = encoded.try_reserve(bytes).unwrap_or_else(|| {
+                        encoding.set(false);
+                        let reservation = runtime.block_on(encoded.reserve(bytes));
+                        encoding.set(true);
+                        reservation
+                    });
+                    encoded.send_reserved(row, reservation)?;
                     continue;
                 }
                 Ok(Err(error)) => Outcome::rejected(key, Stage::Encode, error.code(), &error),
@@ -53,7 +81,6 @@ pub(crate) fn run(
             outcomes.blocking_send(outcome).map_err(|_| Disconnected)?;
         }
     }
-    Ok(())
 }
 
 /// The result of a sample.

@@ -19,19 +19,17 @@ use super::{
     EncodedRow, ModelPanic, Outcome, Outcomes, RowIdentity, RowKey, Stage,
     answer::{Answer, Origin},
     chunks::{Admission, Chunk, PendingChunks},
+    encode::Encoding,
 };
 use crate::{
     base::{
         budget::{ByteReceiver, Disconnected, Held, Reservation},
         guard::guarded,
     },
-    run::{
-        metrics::{Busy, Progress},
-        stop::Stop,
-    },
+    run::{metrics::Progress, stop::Stop},
 };
 
-/// How often a free slot checks whether the encoders still run.
+/// How often a free slot checks whether the encoders still have rows.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A row in the engine, or one that waits to be retried alone.
@@ -53,7 +51,7 @@ struct Live {
 /// [`Disconnected`] if `collect` has failed.
 pub(crate) fn run(
     engine: Engine,
-    mut encoded: ByteReceiver<EncodedRow>,
+    (mut encoded, encoding): (ByteReceiver<EncodedRow>, &Encoding),
     outcomes: &Outcomes,
     progress: &Progress,
     stop: &Stop,
@@ -61,7 +59,7 @@ pub(crate) fn run(
 ) -> Result<(), Disconnected> {
     let mut generator = Generator {
         engine,
-        encoders: &progress.encode,
+        encoding,
         stop,
         runtime,
         admission: Admission::new(stop),
@@ -80,7 +78,7 @@ pub(crate) fn run(
 
 struct Generator<'a> {
     engine: Engine,
-    encoders: &'a Busy,
+    encoding: &'a Encoding,
     stop: &'a Stop,
     runtime: &'a tokio::runtime::Handle,
     admission: Admission<'a>,
@@ -132,7 +130,7 @@ impl Generator<'_> {
             if let Ok(next) = encoded.try_recv() {
                 return Some(next);
             }
-            if !self.encoders.is_running() || self.stop.is_over() {
+            if !self.encoding.is_active() || self.stop.is_over() {
                 return None;
             }
             let next = async { tokio::time::timeout(LOOK, encoded.recv()).await };
