@@ -99,19 +99,18 @@ pub(crate) fn rewrite_decoder(
     if is_encoder_decoder {
         graphs.split_branches()?;
     }
-    let rewritings: &[(&'static str, fn(&mut Graphs, DecoderFacts) -> Result<(), Refusal>)] =
-        if is_encoder_decoder {
-            &[
-                (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
-                ("cross-attention once per row", |graphs, _| graphs.keep_cross_attention()),
-                ("fused cross-attention", |graphs, _| fuse_cross_attention(&mut graphs.step.model)),
-            ]
-        } else {
-            &[
-                (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
-                ("in-place cache", |graphs, facts| in_place(&mut graphs.step.model, facts)),
-            ]
-        };
+    let rewritings: &[(&'static str, Rewriting)] = if is_encoder_decoder {
+        &[
+            (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
+            ("cross-attention once per row", |graphs, _| graphs.keep_cross_attention()),
+            ("fused cross-attention", |graphs, _| fuse_cross_attention(&mut graphs.step.model)),
+        ]
+    } else {
+        &[
+            (PER_TOKEN, |graphs, _| graphs.quantize_per_token()),
+            ("in-place cache", |graphs, facts| in_place(&mut graphs.step.model, facts)),
+        ]
+    };
     let (mut applied, mut refusals) = (Vec::new(), Vec::new());
     for (name, rewrite) in rewritings {
         let mut rewritten = graphs.clone();
@@ -131,6 +130,9 @@ pub(crate) fn rewrite_decoder(
         }),
     }
 }
+
+/// Changes the graphs of a decoder.
+type Rewriting = fn(&mut Graphs, DecoderFacts) -> Result<(), Refusal>;
 
 /// The graphs of a decoder while they are rewritten.
 #[derive(Clone)]

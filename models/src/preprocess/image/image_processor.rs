@@ -113,7 +113,7 @@ impl ImageProcessor {
             return Err(config.origin.unsupported(
                 "image_processor_type",
                 name.to_owned(),
-                &known.join(", "),
+                known.join(", "),
             ));
         };
         for (key, value) in &config.rest {
