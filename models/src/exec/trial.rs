@@ -125,7 +125,10 @@ impl<'a> Trial<'a> {
     /// numbers between -1 and 1 that depend on `n_tokens`.
     fn prompt(&self, graphs: &DecoderGraphs<'_>, n_tokens: usize) -> Result<Prompt, Cause> {
         let prompt = prompt(self.tokens, self.vocab_size, n_tokens)?;
-        let Some(size) = graphs.step.input_dim(ENCODER_STATES, 2) else { return Ok(prompt) };
+        // Later runs may take the keys and values of the states alone.
+        let mut sources = [Some(&graphs.step), graphs.first.as_ref()].into_iter().flatten();
+        let size = sources.find_map(|source| source.input_dim(ENCODER_STATES, 2));
+        let Some(size) = size else { return Ok(prompt) };
         let value = |idx: usize| {
             let hash = (idx + 1) * (n_tokens + 1) * 7919 % 2001;
             u16::try_from(hash).map_or(0.0, |hash| f32::from(hash) / 1000.0 - 1.0)
