@@ -32,6 +32,7 @@ pub(crate) use self::{
     open::Reach,
 };
 pub use self::{
+    address::public_location,
     error::WriteError,
     fault::{StoreFault, fault_of},
     folder::Folder,

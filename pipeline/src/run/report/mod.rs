@@ -3,15 +3,19 @@
 //! Its data are in `_legenda/report.json` and `gallery.json`, so that the page can be rebuilt and compared
 //! with that of another run.
 
+mod charts;
 mod gallery;
+mod neighbours;
 mod page;
 mod sample;
+mod steps;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use legenda_schemas::{cause::chain, ledger::LedgerEntry, span::SpanId};
+use legenda_schemas::{cause::chain, job::Format, ledger::LedgerEntry, span::SpanId};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use self::page::{PageError, page};
 pub(crate) use self::{
@@ -23,6 +27,10 @@ use crate::{
     output::ledger::{LedgerError, Output, OutputFiles},
     run::{metrics::RunReport, plan::RunPlan, timeline::TimelineSample},
 };
+
+/// The colours of the report, and of other pages that belong to it: custom properties of CSS, in light and
+/// dark.
+pub const PALETTE: &str = include_str!("palette.css");
 
 const REPORT: &str = "_legenda/report.json";
 const GALLERY: &str = "_legenda/gallery.json";
@@ -38,8 +46,23 @@ pub struct StoredReport {
     pub task: String,
     /// The model.
     pub model: String,
+    /// The revision of the model: a commit, or a digest of its files.
+    #[serde(default)]
+    pub revision: String,
     /// The prompt of the job.
     pub prompt: String,
+    /// The command that started the run; empty if it is unknown.
+    #[serde(default)]
+    pub command: String,
+    /// The path or URL of the output.
+    #[serde(default)]
+    pub output: String,
+    /// The format of the answers.
+    #[serde(default)]
+    pub format: Format,
+    /// The keys of the job that decide answers, as text.
+    #[serde(default)]
+    pub job: BTreeMap<String, String>,
     /// The end time in seconds since 1970.
     pub ended_at: u64,
     /// The speed and memory over time.
@@ -61,7 +84,7 @@ impl StoredReport {
 }
 
 /// Writes the report of a completed run in three files. `entries` are all ledger entries, of which the run
-/// committed `done`.
+/// committed `done`; `observed` are its timeline and its command.
 ///
 /// # Errors
 ///
@@ -70,7 +93,7 @@ pub(crate) fn write(
     output: &Output,
     plan: &RunPlan,
     run: &RunReport,
-    timeline: Vec<TimelineSample>,
+    (timeline, command): (Vec<TimelineSample>, String),
     (entries, done): (&[LedgerEntry], &HashSet<SpanId>),
 ) -> Result<(), WriteError> {
     let files = output.files();
@@ -91,7 +114,12 @@ pub(crate) fn write(
         run: run.clone(),
         task: plan.job.task.kind.as_str().to_owned(),
         model: plan.bundle_name.clone(),
+        revision: plan.revision().to_owned(),
         prompt: plan.given_prompt().to_owned(),
+        command,
+        output: files.folder.path_of(""),
+        format: plan.job.output.format,
+        job: job_keys(plan),
         ended_at: now.unwrap_or_default().as_secs(),
         timeline,
         sample,
@@ -106,6 +134,25 @@ pub(crate) fn write(
             Ok(())
         }
     }
+}
+
+/// Returns the keys of the job that decide answers with their values, as in a job file.
+fn job_keys(plan: &RunPlan) -> BTreeMap<String, String> {
+    fn add(keys: &mut BTreeMap<String, String>, key: &str, value: &Value) {
+        match value {
+            Value::Null => {}
+            Value::Object(values) => {
+                values.iter().for_each(|(name, value)| add(keys, &format!("{key}.{name}"), value));
+            }
+            Value::Array(values) if values.is_empty() => {}
+            value => drop(keys.insert(key.to_owned(), value.to_string())),
+        }
+    }
+    let mut keys = BTreeMap::new();
+    for (key, value) in &plan.ledger.identity {
+        add(&mut keys, key, value);
+    }
+    keys
 }
 
 /// Reads the report page of the last run of the output in `folder`, if any.
