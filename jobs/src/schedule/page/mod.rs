@@ -5,13 +5,18 @@
 //! in a job file, a request needs the token, in a form field or as `Authorization: Bearer`. Browsers never
 //! send the token by themselves, so no other site can forge a request.
 
+mod about;
+mod error;
 mod host;
+mod lines;
 mod metrics;
 mod server;
+mod statistics;
 mod views;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -19,26 +24,26 @@ use axum::{
     Extension, Form, Router,
     extract::{DefaultBodyLimit, Path, Request, State, rejection::FormRejection},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, StatusCode, Uri,
         header::{
-            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS,
+            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+            REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::{self, Next},
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use legenda_schemas::{
-    cause::{Cause, chain},
-    sha256_hex,
-};
+use legenda_pipeline::report::PALETTE;
+use legenda_schemas::sha256_hex;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use self::{
+    error::{ErrorText, PageError},
     host::LocalAddress,
-    views::{Viewer, Views},
+    lines::JobResults,
+    views::{ErrorView, Viewer, Views},
 };
 pub(crate) use self::{host::PageHost, server::serve};
 use super::{
@@ -46,7 +51,6 @@ use super::{
     history::{History, HistoryError},
     record::RunId,
     reports::Reports,
-    scheduler::ActionError,
     service::{Action, Event},
 };
 
@@ -65,6 +69,10 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 const REPORT_POLICY: &str = "sandbox; default-src 'none'; img-src data:; media-src data:; \
     style-src 'unsafe-inline'; frame-ancestors 'none'";
 
+/// The style of the pages, in the colours of the reports.
+static STYLE: LazyLock<String> =
+    LazyLock::new(|| format!("{PALETTE}{}", include_str!("style.css")));
+
 /// The state of the page.
 pub(crate) struct Page {
     views: Views,
@@ -76,63 +84,6 @@ pub(crate) struct Page {
     token: String,
     /// The allowed host names besides those of this machine.
     names: Vec<PageHost>,
-}
-
-/// An error of a request.
-#[derive(Debug, thiserror::Error)]
-enum PageError {
-    #[error("page not found")]
-    NotFound,
-    #[error(
-        "token is missing or wrong: use the token that the service printed at startup, or the value of the `--token-env` variable"
-    )]
-    Token,
-    #[error(
-        "invalid `Host`: expected localhost, the listen address, or a name given by `--page-host`"
-    )]
-    Host,
-    #[error("cross-site requests are not accepted")]
-    CrossSite,
-    #[error("the service is shutting down")]
-    ShuttingDown,
-    #[error(transparent)]
-    Action(#[from] ActionError),
-    #[error(transparent)]
-    History(#[from] HistoryError),
-    #[error("failed to render the page")]
-    Template(#[from] minijinja::Error),
-    #[error("failed to read the report")]
-    Report(#[source] Cause),
-}
-
-impl IntoResponse for PageError {
-    fn into_response(self) -> Response {
-        let status = match &self {
-            Self::NotFound | Self::Action(ActionError::NoJob(_) | ActionError::NoRun(_)) => {
-                StatusCode::NOT_FOUND
-            }
-            Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Host => StatusCode::MISDIRECTED_REQUEST,
-            Self::CrossSite => StatusCode::FORBIDDEN,
-            Self::Action(ActionError::State { .. } | ActionError::InvalidJob { .. }) => {
-                StatusCode::CONFLICT
-            }
-            Self::ShuttingDown | Self::Action(ActionError::ShuttingDown) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Report(_) => StatusCode::BAD_GATEWAY,
-            Self::History(_) | Self::Template(_) | Self::Action(ActionError::History(_)) => {
-                tracing::error!(error = chain(&self), "failed to serve a request");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        // The causes of internal errors are in the log only.
-        let text = match status {
-            StatusCode::INTERNAL_SERVER_ERROR => self.to_string(),
-            _ => chain(&self),
-        };
-        (status, format!("{text}\n")).into_response()
-    }
 }
 
 impl Page {
@@ -161,6 +112,7 @@ impl Page {
         Router::new()
             .route("/", get(overview))
             .route("/jobs/{job}", get(job))
+            .route("/token", post(token))
             .route("/jobs/{job}/problem", post(problem))
             .route("/jobs/{job}/start", post(start))
             .route("/runs/{run}", get(run))
@@ -169,9 +121,10 @@ impl Page {
             .route("/runs/{run}/retry", post(retry))
             .route("/healthz", get(health))
             .route("/metrics", get(metrics))
-            .route("/style.css", get(|| async { asset("text/css", include_str!("style.css")) }))
+            .route("/style.css", get(|| async { asset("text/css", STYLE.as_str()) }))
             .route("/live.js", get(|| async { asset("text/javascript", include_str!("live.js")) }))
             .fallback(|| async { PageError::NotFound })
+            .method_not_allowed_fallback(|| async { PageError::Method })
             .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
             .layer(middleware::from_fn_with_state(Arc::clone(&page), guard))
             .with_state(page)
@@ -193,11 +146,22 @@ impl Page {
         }
     }
 
-    /// Renders a job and its latest runs.
-    fn job(&self, job: &str, viewer: Viewer) -> Result<Html<String>, PageError> {
-        let runs = self.history().latest_runs(Some(job), views::RUNS_SHOWN)?;
-        let html = self.views.job(&self.board, job, &runs, viewer)?;
+    /// Renders a job and its latest runs; `source` is the path of its page.
+    fn job(&self, job: &str, source: &str, viewer: Viewer) -> Result<Html<String>, PageError> {
+        let (results, runs) = {
+            let history = self.history();
+            (results(&history, job)?, history.latest_runs(Some(job), views::RUNS_SHOWN)?)
+        };
+        let html = self.views.job(&self.board, (job, source), &results, &runs, viewer)?;
         html.map(Html).ok_or(PageError::NotFound)
+    }
+
+    /// Returns a page about an error, for a browser.
+    fn error_page(&self, path: &str, response: &Response) -> Option<Response> {
+        let ErrorText { text, is_refused } = response.extensions().get()?;
+        let error = ErrorView { text, path, is_refused: *is_refused };
+        let html = self.views.error(&error).ok()?;
+        Some((response.status(), Html(html)).into_response())
     }
 
     /// Sends an action to the scheduler loop and waits for the reply.
@@ -209,7 +173,16 @@ impl Page {
     }
 }
 
-/// Rejects requests for other hosts, and sets the security headers.
+/// Returns the results of a job.
+fn results(history: &History, job: &str) -> Result<JobResults, HistoryError> {
+    Ok(JobResults {
+        last_result: history.last_result(job)?,
+        last_success: history.last_success(job)?,
+        recent: history.latest_runs(Some(job), views::STRIP_RUNS)?,
+    })
+}
+
+/// Rejects requests for other hosts, shows errors as pages to browsers, and sets the security headers.
 async fn guard(
     State(page): State<Arc<Page>>,
     Extension(address): Extension<LocalAddress>,
@@ -217,10 +190,16 @@ async fn guard(
     next: Next,
 ) -> Response {
     let is_allowed = host::is_allowed(request.headers(), request.uri(), address, &page.names);
+    let path = request.uri().path().to_owned();
+    let accepted = request.headers().get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    let is_browser = accepted.is_some_and(|accepted| accepted.contains("text/html"));
     let mut response = match is_allowed {
         true => next.run(request).await,
         false => PageError::Host.into_response(),
     };
+    if is_browser && let Some(error) = page.error_page(&path, &response) {
+        response = error;
+    }
     let headers = response.headers_mut();
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -237,27 +216,48 @@ async fn overview(
     State(page): State<Arc<Page>>,
     headers: HeaderMap,
 ) -> Result<Html<String>, PageError> {
-    let runs = page.history().latest_runs(None, views::RUNS_SHOWN)?;
-    Ok(Html(page.views.overview(&page.board, &runs, page.viewer(&headers))?))
+    let (all, runs) = {
+        let history = page.history();
+        let mut all = BTreeMap::new();
+        for job in page.board.jobs() {
+            let results = results(&history, &job.name)?;
+            all.insert(job.name, results);
+        }
+        (all, history.latest_runs(None, views::RUNS_SHOWN)?)
+    };
+    Ok(Html(page.views.overview(&page.board, &all, &runs, page.viewer(&headers))?))
 }
 
 async fn job(
     State(page): State<Arc<Page>>,
     Path(job): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Html<String>, PageError> {
-    page.job(&job, page.viewer(&headers))
+    page.job(&job, uri.path(), page.viewer(&headers))
+}
+
+/// Checks the token.
+async fn token(
+    State(page): State<Arc<Page>>,
+    headers: HeaderMap,
+    form: FormResult,
+) -> Result<Redirect, PageError> {
+    authorize(&page, &headers, form)?;
+    Ok(Redirect::to("/"))
 }
 
 /// Shows a job with the error in its file.
 async fn problem(
     State(page): State<Arc<Page>>,
     Path(job): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     form: FormResult,
 ) -> Result<Html<String>, PageError> {
     authorize(&page, &headers, form)?;
-    page.job(&job, Viewer::TokenHolder)
+    let source = uri.path().trim_end_matches("/problem");
+    page.job(&job, source, Viewer::TokenHolder)
 }
 
 async fn run(
