@@ -17,7 +17,7 @@ SHOTS = {
     "report": "docs/report.png",
     "report-neighbours": "docs/report-neighbours.png",
 }
-N_COLORS = 64
+N_COLORS = 256
 
 
 def main() -> None:
