@@ -91,6 +91,11 @@ s3-server:
 browser:
     LEGENDA_TEST_BROWSER=1 cargo test --release --workspace --test command_line --test external -- browser:: --nocapture
 
+# Checks all pages with axe-core in headless Chromium, on three screens, in light and dark; writes
+# screenshots to target/pages, from which docs/make_screenshots.py makes those of the documents.
+pages:
+    LEGENDA_TEST_BROWSER=1 cargo test --release --workspace --test command_line --test external -- pages:: --nocapture
+
 # Measures time and memory by rows, row groups and files; regenerates docs/scale.md (needs pyarrow).
 scale:
     cargo build --release

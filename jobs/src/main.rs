@@ -7,6 +7,7 @@ mod console;
 mod failure;
 mod fetching;
 mod hint;
+mod invocation;
 mod leave;
 mod progress;
 mod schedule;

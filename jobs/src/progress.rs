@@ -68,6 +68,7 @@ impl Display {
                     "rows_per_second": state.rows_per_second,
                     "tokens_per_second": state.tokens_per_second,
                     "seconds_left": state.seconds_left(),
+                    "latest": state.latest,
                 });
                 eprint(&line.to_string());
             }
@@ -88,6 +89,8 @@ struct Snapshot {
     rejects: u64,
     rows_per_second: f64,
     tokens_per_second: f64,
+    /// The latest answers.
+    latest: Vec<String>,
     /// Whether the rate is meaningful for an estimate.
     is_stable: bool,
 }
@@ -103,6 +106,7 @@ impl Snapshot {
             rejects: progress.rejects.load(Relaxed),
             rows_per_second: settled as f64 / seconds,
             tokens_per_second: progress.tokens_generated.load(Relaxed) as f64 / seconds,
+            latest: progress.latest.texts(),
             is_stable: settled >= STABLE_ROWS && seconds >= STABLE_SECONDS,
         }
     }

@@ -113,7 +113,7 @@ pub mod preview {
 
 /// The HTML page about a run.
 pub mod report {
-    pub use crate::run::report::{PageError, StoredReport, page, read_gallery, read_page};
+    pub use crate::run::report::{PALETTE, PageError, StoredReport, page, read_gallery, read_page};
 }
 
 /// Rejects that are tried again.
@@ -143,7 +143,7 @@ pub mod source {
 /// Folders on a disk or in an object store.
 pub mod store {
     pub use crate::base::store::{
-        BESIDE, Folder, LeaseTerms, StoreFault, WriteError, fault_of, is_url,
+        BESIDE, Folder, LeaseTerms, StoreFault, WriteError, fault_of, is_url, public_location,
     };
 }
 

@@ -69,6 +69,7 @@ fn run(dir: &Path, bundle: &Bundle, options: &FakeOptions) -> RunReport {
         lease: LeaseTerms::default(),
         stale: Stale::Refuse,
         retry: None,
+        command: String::new(),
     };
     let (progress, stop) = (Arc::new(Progress::default()), Arc::new(Stop::default()));
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -7,7 +7,7 @@
 
 use std::{fmt, str::FromStr};
 
-use chrono::{DateTime, TimeZone as _, Utc};
+use chrono::{DateTime, TimeZone as _, Timelike, Utc};
 use croner::{
     Cron,
     parser::{CronParser, Seconds, Year},
@@ -62,6 +62,40 @@ impl CronPattern {
         let next = self.cron.find_next_occurrence(&local, false).ok()?;
         Some(next.with_timezone(&Utc))
     }
+
+    /// Describes the pattern in English, such as `daily at 03:30`. Returns the pattern itself where the
+    /// description would be approximate, such as for a step that does not divide the hour.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        if !has_exact_steps(&self.text) {
+            return self.text.clone();
+        }
+        let text = self.cron.describe();
+        let text = text.trim_end_matches('.').replace(", of ", " of ");
+        let text = text.replace(ALL_WORKDAYS, "Monday to Friday");
+        let text = text.replacen("At every ", "every ", 1).replacen("At ", "at ", 1);
+        let text = text.replacen("Every ", "every ", 1);
+        let time = text.strip_prefix("at ").filter(|time| !time.contains(", "));
+        let is_each_day = time.is_some_and(|time| time.starts_with(|c: char| c.is_ascii_digit()));
+        if is_each_day { format!("daily {text}") } else { text }
+    }
+}
+
+/// The days of `MON-FRI`, as croner lists them.
+const ALL_WORKDAYS: &str = "Monday, Tuesday, Wednesday, Thursday, and Friday";
+
+/// Returns whether every step of a pattern is over a whole field that it divides. croner describes other
+/// steps, such as `0-30/10` and `*/7`, as if they were.
+fn has_exact_steps(text: &str) -> bool {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let sizes = [60, 60, 24];
+    let sizes = if fields.len() == 6 { &sizes[..] } else { &sizes[1..] };
+    fields.iter().enumerate().all(|(idx, field)| {
+        let Some((range, step)) = field.split_once('/') else { return true };
+        let step: Option<u32> = step.parse().ok().filter(|step| *step > 1);
+        let size = sizes.get(idx);
+        range == "*" && size.zip(step).is_some_and(|(size, step)| size % step == 0)
+    })
 }
 
 impl PartialEq for CronPattern {
@@ -119,6 +153,15 @@ impl From<CronPattern> for String {
 pub struct TimeZone(chrono_tz::Tz);
 
 impl TimeZone {
+    /// Formats an instant in local time without the name of the zone: `2026-03-29 03:00`, with seconds
+    /// unless they are 0.
+    #[must_use]
+    pub fn format_short(self, instant: DateTime<Utc>) -> String {
+        let local = instant.with_timezone(&self.0);
+        let is_whole = local.second() == 0;
+        local.format(if is_whole { "%Y-%m-%d %H:%M" } else { "%Y-%m-%d %H:%M:%S" }).to_string()
+    }
+
     /// Formats an instant in local time: `2026-03-29 03:00:00 CEST`.
     #[must_use]
     pub fn format(self, instant: DateTime<Utc>) -> String {
@@ -169,6 +212,34 @@ mod tests {
 
     fn instant(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn patterns_are_described_only_where_that_is_exact() {
+        for (pattern, described) in [
+            ("30 3 * * *", "daily at 03:30"),
+            ("@daily", "daily at 00:00"),
+            ("15 30 3 * * *", "daily at 03:30:15"),
+            ("30 3 * * MON-FRI", "at 03:30, on Monday to Friday"),
+            ("0 12 * * SUN", "at 12:00, on Sunday"),
+            ("0 0 1 * *", "at 00:00, on day 1"),
+            ("0 0 L * *", "at 00:00, on the last day of the month"),
+            ("0 6 1 1,7 *", "at 06:00, on day 1, in January and July"),
+            ("*/15 * * * *", "every 15 minutes"),
+            ("*/10 * * * * *", "every 10 seconds"),
+            ("5 * * * *", "at minute 5 past every hour"),
+            ("5 * * * * *", "at second 5"),
+            ("0 */6 * * *", "at minute 0 of every 6 hours"),
+            ("0 8,12 * * *", "at minute 0 of hour 8 and 12"),
+            ("* * * * *", "every minute"),
+            ("* * * * * *", "every second"),
+            ("*/7 * * * *", "*/7 * * * *"),
+            ("0-30/10 * * * *", "0-30/10 * * * *"),
+            ("0 0 */2 * *", "0 0 */2 * *"),
+            ("0 0 1 */2 *", "0 0 1 */2 *"),
+        ] {
+            assert_eq!(pattern.parse::<CronPattern>().unwrap().describe(), described, "{pattern}");
+        }
     }
 
     /// Returns the first `n` instants after `from` at which the pattern is due in the zone.

@@ -207,6 +207,20 @@ pub fn counted_as(n: u64, singular: &str, plural: &str) -> String {
     format!("{n} {}", if n == 1 { singular } else { plural })
 }
 
+/// Formats a number with thousands separators: narrow no-break spaces, as ISO 80000-1 recommends.
+#[must_use]
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (idx, digit) in digits.chars().enumerate() {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Formats a share as a percentage, with one decimal if it is not an integer: `25 %`, `12.5 %`.
 #[must_use]
 pub fn percent(share: f64) -> String {
@@ -299,7 +313,7 @@ impl From<Period> for String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ByteSize, ErrorBudget, Period, counted, counted_as, percent};
+    use super::{ByteSize, ErrorBudget, Period, counted, counted_as, grouped, percent};
 
     proptest! {
         /// Regression: a stored job contained `1.0GiB` for `1028MiB`, which reads back as 1024 MiB.
@@ -323,6 +337,14 @@ mod tests {
         #[test]
         fn durations_survive_display(seconds in 0_u64..10_000_000) {
             prop_assert_eq!(Period(seconds).to_string().parse::<Period>().unwrap(), Period(seconds));
+        }
+    }
+
+    #[test]
+    fn thousands_are_separated() {
+        for (n, text) in [(7, "7"), (1234, "1\u{202f}234"), (1_234_567, "1\u{202f}234\u{202f}567")]
+        {
+            assert_eq!(grouped(n), text);
         }
     }
 

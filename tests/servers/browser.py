@@ -116,7 +116,7 @@ def check_page(browser: webdriver.Chrome, address: str, n_rows: int, screenshots
 
     browser.get(address)
     until("both jobs are listed", lambda _: "nightly.toml" in body() and "broken.toml" in body())
-    assert "30 3 * * * Europe/Berlin" in body(), body()
+    assert "daily at 03:30" in body() and "Times are in Europe/Berlin" in body(), body()
     assert "invalid job file" in body() and "missing field" not in body(), body()
 
     # Without the token, no run starts.
@@ -150,7 +150,7 @@ def check_page(browser: webdriver.Chrome, address: str, n_rows: int, screenshots
         "the page was reloaded"
     )
     browser.get(address)
-    assert f"{n_rows}" in body(), body()
+    assert f"{n_rows:,}".replace(",", "\u202f") in body(), body()
     browser.save_screenshot(str(screenshots / "jobs.png"))
 
     browser.get(f"{address}runs/1")

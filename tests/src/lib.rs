@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod hub;
 pub mod mutate;
+pub mod npm;
 pub mod python;
 pub mod references;
 pub mod service;

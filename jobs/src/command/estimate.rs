@@ -62,6 +62,7 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<Exit, Failure> {
         base_dir,
         lease: lease_terms(),
         retry: None,
+        command: String::new(),
     };
     let progress =
         Arc::new(Progress { settled: Some(SettledRows::default()), ..Progress::default() });

@@ -22,6 +22,7 @@ use super::{CheckedJob, check_job, eprint, is_config, ledger_failure, open_runti
 use crate::{
     cli::{ExecutionArgs, ProgressStyle, RunArgs},
     failure::{Exit, Failure},
+    invocation::shown_command,
     progress::ProgressReporter,
     summary,
 };
@@ -108,6 +109,7 @@ pub(crate) fn execute_loaded(
         base_dir,
         lease: lease_terms(),
         retry,
+        command: shown_command(),
     };
     let progress = Arc::new(Progress::default());
     let running = until_signal(Arc::clone(&plan), model, &run_options, args, progress);

@@ -22,6 +22,9 @@ pub(crate) struct RunProgress {
     pub(crate) rows_per_second: f64,
     #[serde(default)]
     pub(crate) seconds_left: Option<f64>,
+    /// The latest answers, latest first.
+    #[serde(default)]
+    pub(crate) latest: Vec<String>,
 }
 
 /// The live state of the service.

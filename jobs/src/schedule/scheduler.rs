@@ -54,9 +54,17 @@ pub(crate) struct JobView {
     pub(crate) name: String,
     /// The error in the job file.
     pub(crate) problem: Option<String>,
-    pub(crate) schedule: Option<Schedule>,
+    /// The job, if its file is valid.
+    pub(crate) job: Option<Box<Job>>,
     pub(crate) next: Option<Second>,
     pub(crate) output: Option<String>,
+}
+
+impl JobView {
+    /// Returns the schedule of the job.
+    pub(crate) fn schedule(&self) -> Option<&Schedule> {
+        self.job.as_ref()?.schedule.as_ref()
+    }
 }
 
 /// A running attempt that this service started.
@@ -445,7 +453,7 @@ impl<E: Effects> Scheduler<E> {
         let view = |(name, entry): (&String, &JobEntry)| JobView {
             name: name.clone(),
             problem: entry.job.as_ref().err().cloned(),
-            schedule: entry.job.as_ref().ok().and_then(|job| job.schedule.clone()),
+            job: entry.job.as_ref().ok().cloned(),
             next: entry.job.is_ok().then_some(entry.next).flatten(),
             output: entry.job.as_ref().ok().map(|job| output_path(&self.dir, job)),
         };

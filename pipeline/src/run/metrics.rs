@@ -1,8 +1,11 @@
 //! Progress counters of a run, and its final report.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +13,7 @@ use legenda_schemas::ledger::LedgerEntry;
 use serde::{Deserialize, Serialize};
 
 use super::prediction::{Prediction, SettledRows};
-use crate::input::source::Skipped;
+use crate::{base::excerpt::excerpt, input::source::Skipped};
 
 /// Progress counters of a run, shared with the display.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ pub struct Progress {
     pub output_bytes: AtomicU64,
     /// A log of settled rows, for estimates.
     pub settled: Option<SettledRows>,
+    /// The latest answers of this run, for a live view.
+    pub latest: LatestAnswers,
     /// The busy time of the encoders.
     pub encode: Busy,
     /// The busy time of the engine.
@@ -50,6 +55,32 @@ impl Progress {
     #[must_use]
     pub fn rows_settled(&self) -> u64 {
         self.answers.load(Relaxed) + self.rejects.load(Relaxed)
+    }
+}
+
+/// The latest text answers of a run, shortened.
+#[derive(Debug, Default)]
+pub struct LatestAnswers {
+    texts: Mutex<VecDeque<String>>,
+}
+
+/// The number of latest answers kept.
+const LATEST_MAX: usize = 6;
+
+impl LatestAnswers {
+    /// Adds an answer and drops the oldest beyond the limit.
+    pub(crate) fn note(&self, answer: &str) {
+        let text = excerpt(answer).into_owned();
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.push_front(text);
+        texts.truncate(LATEST_MAX);
+    }
+
+    /// Returns the answers, latest first.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.iter().cloned().collect()
     }
 }
 

@@ -20,7 +20,7 @@ use legenda_schemas::{
 use self::columns::{carried_columns, check_mapped_columns, check_partitions, template_columns};
 pub use self::error::PlanError;
 use crate::{
-    base::store::{Folder, StoreFault, address, fault_of, is_web},
+    base::store::{Folder, StoreFault, fault_of, public_location},
     input::{
         media::DECODERS_VERSION,
         query::{KeptRows, Query},
@@ -266,9 +266,7 @@ impl RunPlan {
         let mut job = Job { hooks: Hooks::default(), ..self.job.clone() };
         let Source { paths, tables, .. } = &mut job.source;
         for location in paths.iter_mut().chain(tables.values_mut()) {
-            if is_web(location) {
-                *location = address::bare(location);
-            }
+            *location = public_location(location);
         }
         StoredJob { version: LEDGER_VERSION, base_dir, job }
     }
@@ -367,8 +365,7 @@ impl RunPlan {
     /// Returns the digest of everything that decides an answer: job, model and program version.
     #[must_use]
     pub fn answer_fingerprint(&self) -> Fingerprint {
-        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
-        let mut identity = self.job.answer_identity(revision.unwrap_or_default());
+        let mut identity = self.job.answer_identity(self.revision());
         identity.insert("legenda".to_owned(), env!("CARGO_PKG_VERSION").into());
         let columns = &self.job.source.columns;
         if columns.image.is_some() || columns.audio.is_some() {
@@ -383,11 +380,16 @@ impl RunPlan {
         if self.reads_text { self.job.prompt_template() } else { "" }
     }
 
+    /// Returns the revision of the model.
+    pub(crate) fn revision(&self) -> &str {
+        let revision = self.ledger.identity.get("model.revision");
+        revision.and_then(|value| value.as_str()).unwrap_or_default()
+    }
+
     fn metadata(&self) -> HashMap<String, String> {
-        let revision = self.ledger.identity.get("model.revision").and_then(|value| value.as_str());
         let mut metadata = HashMap::from([
             ("legenda.model".to_owned(), self.bundle_name.clone()),
-            ("legenda.model_revision".to_owned(), revision.unwrap_or_default().to_owned()),
+            ("legenda.model_revision".to_owned(), self.revision().to_owned()),
             ("legenda.task".to_owned(), self.job.task.kind.as_str().to_owned()),
             ("legenda.prompt".to_owned(), self.given_prompt().to_owned()),
             ("legenda.job_fingerprint".to_owned(), self.ledger.fingerprint.as_str().to_owned()),

@@ -80,6 +80,8 @@ pub struct RunOptions {
     pub stale: Stale,
     /// Retries rejects of committed spans instead of running outstanding spans.
     pub retry: Option<RetryChoice>,
+    /// The command that started the run, for the report; empty if there is none.
+    pub command: String,
 }
 
 /// An error that ends a run. Committed spans are safe; the same command resumes.
@@ -273,8 +275,8 @@ pub async fn run(
     trace.record("rows_planned", traced(report.rows_planned));
     trace.record("answers", traced(report.answers)).record("rejects", traced(report.n_rejects()));
     tokio::task::spawn_blocking({
-        let report = report.clone();
-        move || report::write(&output, &plan, &report, timeline, (&entries, &done))
+        let (report, command) = (report.clone(), options.command.clone());
+        move || report::write(&output, &plan, &report, (timeline, command), (&entries, &done))
     })
     .await
     .map_err(|error| RunError::Stage { stage: "report", source: Some(error) })??;

@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use legenda_tests::{IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, texts, write_table};
+use legenda_tests::{
+    IMAGE_JOB, TEXT_JOB, Workplace, image_table, png, references, texts, write_table,
+};
 
 fn page(place: &Workplace, path: &str) -> String {
     // The template also escapes slashes.
@@ -26,7 +28,14 @@ fn a_run_writes_a_page_with_images_and_reject_reasons() {
     let told = place.run(&["run", "job.toml"]).expect(0);
     assert!(told.stdout.contains("out.legenda/report.html"), "{}", told.stdout);
     let html = page(&place, "out.legenda/report.html");
-    for text in ["media_unknown_format", "complete", "peak memory", "tokens per second", "25 %"] {
+    for text in [
+        "media_unknown_format",
+        "complete",
+        "peak memory",
+        "tokens per second",
+        "25 %",
+        "The model inside Legenda",
+    ] {
         assert!(html.contains(text), "no `{text}`");
     }
     // The report shows rows of every span, each with its image and answer, and rows with odd
@@ -45,7 +54,9 @@ fn a_run_writes_a_page_with_images_and_reject_reasons() {
     let mut shown = 0;
     for (id, text) in ids.iter().flatten().zip(texts.iter().flatten()) {
         if let Some(article) = article(id) {
-            assert!(article.contains(&format!("<p class=\"answer\">{text}</p>")), "{article}");
+            let answer = article.find(&format!("<p class=\"answer\">{text}</p>"));
+            assert!(answer.is_some() && answer < article.find("<img"), "{article}");
+            assert!(article.contains(" % per token</span>"), "{article}");
             shown += 1;
         }
     }
@@ -72,7 +83,21 @@ fn a_run_writes_a_page_with_images_and_reject_reasons() {
     let told = place.run(&["report", "out", "--compare", "other"]).expect(0);
     assert!(told.stdout.contains("report in report.html"), "{}", told.stdout);
     let html = page(&place, "report.html");
-    assert!(html.contains("Compared with `other`") && html.contains("<td>rows</td>"), "{html}");
+    assert!(html.contains("Compared with `other`"), "{html}");
+    let rows = "<td data-label=\"quantity\">rows</td><td class=\"n\" data-label=\"before\">4</td>\
+                <td class=\"n\" data-label=\"now\">40</td>";
+    assert!(html.contains(rows), "{html}");
+    // The page says how it was made and what to do next.
+    let output = place.path("out").display().to_string();
+    for text in [
+        "<code>legenda run job.toml --overwrite</code>",
+        &format!("<code>legenda retry {output}</code>"),
+        &format!("<code>legenda verify {output}</code>"),
+        "<dt><code>task.kind</code></dt><dd><code>&quot;caption&quot;</code></dd>",
+        "revision <code>",
+    ] {
+        assert!(html.contains(text), "no `{text}` in {html}");
+    }
     place.run(&["report", "elsewhere"]).expect(2).stderr_contains(&["not the output of a run"]);
 }
 
@@ -94,4 +119,22 @@ fn row_texts_are_escaped() {
     assert!(html.contains("{{ 7 * 7 }}"), "{html}");
     assert_eq!(html.matches("</html>").count(), 1);
     assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
+}
+
+#[test]
+fn embeddings_are_shown_with_their_nearest_neighbours() {
+    let place = Workplace::new();
+    write_table(&place.path("table.parquet"), &texts(&["a boat", "a dog", "a boat", "<b>"]), 50);
+    let bundle = references::bundle("minilm");
+    let job = TEXT_JOB.replace("kind = \"generate\"", "kind = \"embed\"");
+    place.write("job.toml", &format!("{job}\n[model]\nbundle = \"{}\"\n", bundle.display()));
+    let told = place.run(&["run", "job.toml"]).expect(0);
+    assert!(told.stdout.contains("rows_in 4 == answers 4"), "{}", told.stdout);
+    let html = page(&place, "out.legenda/report.html");
+    let articles: Vec<&str> = html.split("<article").skip(1).collect();
+    assert_eq!(articles.len(), 4, "{html}");
+    let nearest = articles[0].split("<li>").nth(1).unwrap();
+    assert!(nearest.contains("<b>1.00</b> a boat"), "{nearest}");
+    assert_eq!(articles[0].matches("<li>").count(), 3, "{}", articles[0]);
+    assert!(html.contains("Nearest neighbours") && !html.contains("The model inside"), "{html}");
 }

@@ -53,10 +53,13 @@ fn slots_run_in_order_across_shutdowns_and_kills_of_the_service() {
     service.wait_until("more slots run", |service| done(service) >= before + 2);
     assert_eq!(service.n_runs("often.toml", "failed"), 0);
     let page = service.get("/jobs/often.toml").body;
-    let runs = numbers(&page, "<td><a href=\"/runs/");
+    let runs = numbers(&page, "data-key=\"run-");
     assert!(runs.len() >= 4 && runs.is_sorted_by(|later, earlier| later > earlier), "{runs:?}");
-    let slots: Vec<&str> =
-        page.lines().filter(|line| line.starts_with("<td>20") && line.contains("UTC")).collect();
+    let slots: Vec<&str> = page
+        .lines()
+        .filter(|line| line.contains("data-label=\"Due\"><time datetime=\"20"))
+        .collect();
+    assert!(page.contains("every second") && page.contains("Times are in UTC."), "{page}");
     assert_eq!(slots.len(), runs.len());
     assert!(slots.is_sorted_by(|later, earlier| later > earlier), "a slot ran twice: {slots:?}");
     // A second service cannot use the same state.
@@ -79,7 +82,7 @@ fn a_run_cut_off_by_a_kill_of_the_service_resumes_in_the_same_slot() {
     service.wait_until("spans are committed", |_| entries(&output) >= 4);
     service.wait_until("progress is shown", |service| {
         let page = service.get("/runs/1").body;
-        page.contains("<progress") && page.contains(" of 1500 rows")
+        page.contains("<progress") && page.contains(" of 1\u{202f}500 rows")
     });
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains("legenda_schedule_run_rows{job=\"long.toml\",kind=\"planned\"} 1500"));
@@ -90,7 +93,7 @@ fn a_run_cut_off_by_a_kill_of_the_service_resumes_in_the_same_slot() {
     service.wait_until("the run is done", |service| service.n_runs("long.toml", "done") == 1);
     let page = service.get("/runs/1").body;
     assert!(page.contains("cut off: the service ended"), "{page}");
-    assert!(page.contains("<th>rows_in</th><td>1500</td>"), "{page}");
+    assert!(page.contains("<dt>rows in the output</dt><dd>1\u{202f}500</dd>"), "{page}");
     assert_eq!(service.get("/runs/2").status, 404, "unexpected second run");
     assert_eq!(service.end(), Some(0));
     assert!(place.run(&["verify", "jobs/out"]).expect(0).stdout.contains("rows_in 1500"));
@@ -275,6 +278,28 @@ fn the_page_escapes_text_and_requires_the_token_for_actions() {
         assert_eq!(answer.status, expected, "{headers:?} {body}: {}", answer.body);
     }
     assert_eq!(service.ask("GET", start, &[], "").status, 405);
+    // A browser gets a page with a way back, and can try again with the token.
+    for (method, path, status, link) in [
+        ("POST", start, 401, "href=\"/jobs/texts.toml\""),
+        ("GET", start, 405, "href=\"/jobs/texts.toml\""),
+        ("POST", "/runs/7/stop", 401, "href=\"/runs/7\""),
+        ("GET", "/nowhere/%3Cscript%3E", 404, "href=\"/\""),
+    ] {
+        let answer = service.ask(method, path, &["Accept: text/html", form], "token=another");
+        // The template also escapes slashes.
+        let body = answer.body.replace("&#x2f;", "/");
+        assert_eq!(answer.status, status, "{path}: {body}");
+        assert!(
+            body.contains(link) && answer.head.contains("default-src 'none'"),
+            "{path}: {body}"
+        );
+        assert!(!body.contains("<script>"), "{path}: {body}");
+        let asks = format!("action=\"{path}\"");
+        assert_eq!(body.contains(&asks), status == 401, "{path}: {body}");
+    }
+    for (body, status) in [(encoded, 303), ("token=another", 401)] {
+        assert_eq!(service.ask("POST", "/token", &[form], body).status, status);
+    }
     assert_eq!(service.ask("GET", "/", &["Host: evil.example"], "").status, 421);
     assert_eq!(service.ask("GET", "/", &["Host: localhost:9"], "").status, 200);
     let long = format!("token={}", "x".repeat(5000));
@@ -282,12 +307,10 @@ fn the_page_escapes_text_and_requires_the_token_for_actions() {
     service.wait_until("the single start is done", |service| {
         service.n_runs("texts.toml", "done") == 1
     });
-    let runs = numbers(&service.get("/").body, "<td><a href=\"/runs/");
-    assert_eq!(
-        runs,
-        [1, 1],
-        "expected each run once as the last run of the job and once in the list"
-    );
+    let page = service.get("/").body;
+    assert_eq!(numbers(&page, "data-key=\"run-"), [1], "{page}");
+    assert!(page.contains("1 of 2 jobs is failing:"), "{page}");
+    assert!(page.contains("Generates text from the texts of table.parquet"), "{page}");
     let metrics = service.get("/metrics");
     assert!(metrics.head.contains("text/plain; version=0.0.4"));
     let broken = "legenda_schedule_job_broken{job=\"<img src=x onerror=alert(1)>&\\\".toml\"} 1";

@@ -2,5 +2,7 @@
 
 #[cfg(unix)]
 mod browser;
+#[cfg(unix)]
+mod pages;
 mod s3_server;
 mod soak;

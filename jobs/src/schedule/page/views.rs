@@ -1,19 +1,30 @@
 //! The HTML of the pages. Every value is escaped, because file names and process output are untrusted.
 
-use legenda_schemas::{cron::TimeZone, units::Period};
+use std::collections::{BTreeMap, BTreeSet};
+
+use legenda_schemas::{
+    cron::TimeZone,
+    units::{counted, counted_as},
+};
 use minijinja::{Environment, value::Serde};
-use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::{
+    lines::{AttemptLine, JobLine, JobResults, Lines, RunLine},
+    statistics::statistics,
+};
 use crate::schedule::{
-    board::{Board, RunProgress},
+    board::Board,
     clock,
-    record::{Attempt, Cause, DeliveryState, Run, Second, State},
+    record::{Attempt, Run, Second, State},
     scheduler::JobView,
 };
 
 /// The number of runs on a page.
 pub(super) const RUNS_SHOWN: usize = 100;
+
+/// The number of recent runs of a job in a strip.
+pub(super) const STRIP_RUNS: usize = 20;
 
 /// The replacement for the error in a job file, which may quote secrets from the file.
 const INVALID: &str = "invalid job file: see the service log, or enter the token to show the error";
@@ -27,60 +38,19 @@ pub(super) enum Viewer {
     TokenHolder,
 }
 
+/// An error, as its page shows it.
+pub(super) struct ErrorView<'a> {
+    pub(super) text: &'a str,
+    /// The path of the request.
+    pub(super) path: &'a str,
+    /// Whether the token was missing or wrong, so that the same request may succeed with another one.
+    pub(super) is_refused: bool,
+}
+
 /// The pages.
 #[derive(Debug)]
 pub(super) struct Views {
     templates: Environment<'static>,
-}
-
-/// A job on a page.
-#[derive(Debug, Serialize)]
-struct JobLine {
-    name: String,
-    problem: Option<String>,
-    schedule: Option<String>,
-    catch_up: Option<&'static str>,
-    next: Option<String>,
-    next_in: Option<String>,
-    output: Option<String>,
-    last: Option<RunLine>,
-}
-
-/// A run on a page.
-#[derive(Clone, Debug, Serialize)]
-struct RunLine {
-    id: i64,
-    job: String,
-    slot: String,
-    is_manual: bool,
-    state: State,
-    n_attempts: u32,
-    duration: Option<String>,
-    due: Option<String>,
-    message: String,
-    hooks: Option<&'static str>,
-    rows_in: Option<u64>,
-    answers: Option<u64>,
-    rejects: Option<u64>,
-    progress: Option<ProgressLine>,
-    can_stop: bool,
-    can_retry: bool,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct ProgressLine {
-    rows_done: u64,
-    rows_planned: u64,
-    rate: String,
-    remaining: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct AttemptLine {
-    started: String,
-    duration: Option<String>,
-    outcome: String,
-    log: String,
 }
 
 impl Views {
@@ -92,6 +62,7 @@ impl Views {
             ("overview.html", include_str!("overview.html")),
             ("job.html", include_str!("job.html")),
             ("run.html", include_str!("run.html")),
+            ("error.html", include_str!("error.html")),
         ] {
             templates.add_template(name, text).expect("the built-in templates are valid");
         }
@@ -106,34 +77,76 @@ impl Views {
     pub(super) fn overview(
         &self,
         board: &Board,
+        results: &BTreeMap<String, JobResults>,
         runs: &[Run],
         viewer: Viewer,
     ) -> Result<String, minijinja::Error> {
         let jobs = board.jobs();
-        let lines = run_lines(board, &jobs, runs);
-        let jobs: Vec<JobLine> = jobs.iter().map(|job| job_line(job, &lines, viewer)).collect();
-        self.render("overview.html", json!({ "jobs": jobs, "runs": lines, "shown": RUNS_SHOWN }))
+        let lines = lines(board, &jobs);
+        let none = JobResults::default();
+        let results_of = |job: &JobView| results.get(&job.name).unwrap_or(&none);
+        let is_failing = |job: &&JobView| {
+            job.problem.is_some() || results_of(job).last_result == Some(State::Failed)
+        };
+        let failing: Vec<&str> =
+            jobs.iter().filter(is_failing).map(|job| job.name.as_str()).collect();
+        let n_jobs = counted(jobs.len() as u64, "job");
+        let summary = match (failing.len(), jobs.len()) {
+            (0, 1) => "The job is well.".to_owned(),
+            (0, _) => format!("All {n_jobs} are well."),
+            (1, _) => format!("1 of {n_jobs} is failing:"),
+            (n, _) => format!("{n} of {n_jobs} are failing:"),
+        };
+        let n_in = |state: State| runs.iter().filter(|run| run.state == state).count() as u64;
+        let activity: Vec<String> = [State::Running, State::Waiting]
+            .into_iter()
+            .filter(|state| n_in(*state) > 0)
+            .map(|state| {
+                format!("{} {}", counted_as(n_in(state), "run is", "runs are"), state.as_str())
+            })
+            .collect();
+        let activity = (!activity.is_empty()).then(|| format!("{}.", activity.join(", ")));
+        let job_lines: Vec<JobLine> = jobs
+            .iter()
+            .map(|job| lines.job(job, results_of(job), problem_for(job, viewer)))
+            .collect();
+        self.render(
+            "overview.html",
+            json!({
+                "source": "/",
+                "zone": lines.zone.to_string(),
+                "summary": summary,
+                "failing": failing,
+                "activity": activity,
+                "jobs": job_lines,
+                "runs": run_lines(&lines, runs),
+                "shown": RUNS_SHOWN,
+            }),
+        )
     }
 
-    /// Renders a job and its latest runs; `None` if neither exists.
+    /// Renders a job and its latest runs; `None` if neither exists. `source` is the path of the page.
     pub(super) fn job(
         &self,
         board: &Board,
-        name: &str,
+        (name, source): (&str, &str),
+        results: &JobResults,
         runs: &[Run],
         viewer: Viewer,
     ) -> Result<Option<String>, minijinja::Error> {
         let jobs = board.jobs();
-        let lines = run_lines(board, &jobs, runs);
+        let lines = lines(board, &jobs);
         let job = jobs.iter().find(|job| job.name == name);
-        let job = job.map(|job| job_line(job, &lines, viewer));
+        let job = job.map(|job| lines.job(job, results, problem_for(job, viewer)));
         if job.is_none() && runs.is_empty() {
             return Ok(None);
         }
         let values = json!({
+            "source": source,
+            "zone": lines.zone.to_string(),
             "name": name,
             "job": job,
-            "runs": lines,
+            "runs": run_lines(&lines, runs),
             "shown": RUNS_SHOWN,
             "shows_error": viewer == Viewer::TokenHolder,
         });
@@ -149,104 +162,66 @@ impl Views {
         has_report: bool,
     ) -> Result<String, minijinja::Error> {
         let jobs = board.jobs();
-        let zone = job_time_zone(&jobs, &run.job);
+        let lines = lines(board, &jobs);
         let output = jobs.iter().find(|job| job.name == run.job).and_then(|job| job.output.clone());
-        let line = run_line(board, zone, run);
         let report: Option<Value> =
             run.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
-        let attempt_line = |attempt: &Attempt| AttemptLine {
-            started: zone.format(attempt.started.instant()),
-            duration: attempt.ended.map(|ended| duration(attempt.started, ended)),
-            outcome: attempt.outcome.clone().unwrap_or_else(|| "running".to_owned()),
-            log: attempt.log.clone(),
-        };
-        let attempts: Vec<AttemptLine> = attempts.iter().map(attempt_line).collect();
+        let attempts: Vec<AttemptLine> =
+            attempts.iter().map(|attempt| lines.attempt(attempt)).collect();
+        let progress = board.progress().remove(&run.id).filter(|_| run.state == State::Running);
         let values = json!({
-            "run": line,
+            "source": format!("/runs/{}", run.id),
+            "zone": lines.zone.to_string(),
+            "run": lines.run(run),
             "attempts": attempts,
-            "report": report,
+            "latest": progress.map(|progress| progress.latest),
+            "statistics": report.as_ref().map(statistics),
             "output": output,
             "has_report": has_report,
         });
         self.render("run.html", values)
     }
-}
 
-fn job_time_zone(jobs: &[JobView], name: &str) -> TimeZone {
-    let job = jobs.iter().find(|job| job.name == name);
-    let schedule = job.and_then(|job| job.schedule.as_ref());
-    schedule.map_or_else(TimeZone::default, |schedule| schedule.time_zone)
-}
-
-fn run_lines(board: &Board, jobs: &[JobView], runs: &[Run]) -> Vec<RunLine> {
-    runs.iter().map(|run| run_line(board, job_time_zone(jobs, &run.job), run)).collect()
-}
-
-fn job_line(job: &JobView, runs: &[RunLine], viewer: Viewer) -> JobLine {
-    let zone = job.schedule.as_ref().map(|schedule| schedule.time_zone).unwrap_or_default();
-    let now = Second::from_instant(clock::now());
-    JobLine {
-        name: job.name.clone(),
-        problem: job.problem.as_ref().map(|problem| match viewer {
-            Viewer::Anyone => INVALID.to_owned(),
-            Viewer::TokenHolder => problem.clone(),
-        }),
-        schedule: job.schedule.as_ref().map(|schedule| format!("{} {zone}", schedule.cron)),
-        catch_up: job.schedule.as_ref().map(|schedule| schedule.catch_up.as_str()),
-        next: job.next.map(|next| zone.format(next.instant())),
-        next_in: job.next.map(|next| duration(now, next)),
-        output: job.output.clone(),
-        last: runs.iter().find(|run| run.job == job.name).cloned(),
+    /// Renders an error, with a way back.
+    pub(super) fn error(&self, error: &ErrorView<'_>) -> Result<String, minijinja::Error> {
+        let ErrorView { text, path, is_refused } = error;
+        let mut parts = path.trim_start_matches('/').split('/');
+        let back = match (parts.next(), parts.next(), parts.next()) {
+            (Some("jobs"), Some(job), Some(_)) => {
+                Some(json!({ "href": format!("/jobs/{job}"), "name": "the job" }))
+            }
+            (Some("runs"), Some(run), Some(_)) => {
+                Some(json!({ "href": format!("/runs/{run}"), "name": format!("run {run}") }))
+            }
+            _ => None,
+        };
+        let values = json!({ "text": text, "path": path, "is_refused": is_refused, "back": back });
+        self.render("error.html", values)
     }
 }
 
-fn run_line(board: &Board, zone: TimeZone, run: &Run) -> RunLine {
-    let report: Option<Value> =
-        run.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
-    let number = |key: &str| report.as_ref()?.get(key)?.as_u64();
-    let rejects = report.as_ref().and_then(|report| report.get("rejects")?.as_object());
-    let progress = board.progress().get(&run.id).filter(|_| run.state == State::Running).cloned();
-    RunLine {
-        id: run.id,
-        job: run.job.clone(),
-        slot: zone.format(run.slot.instant()),
-        is_manual: run.cause == Cause::Manual,
-        state: run.state,
-        n_attempts: run.n_attempts,
-        duration: run.started.zip(run.ended).map(|(started, ended)| duration(started, ended)),
-        due: (run.state == State::Waiting).then(|| zone.format(run.due.instant())),
-        message: run.message.clone(),
-        hooks: match run.delivery {
-            DeliveryState::NoHooks => None,
-            DeliveryState::Pending => Some("running"),
-            DeliveryState::Delivered => Some("succeeded"),
-            DeliveryState::Failed => Some("failed"),
-        },
-        rows_in: number("rows_in"),
-        answers: number("answers"),
-        rejects: rejects.map(|codes| codes.values().filter_map(Value::as_u64).sum()),
-        progress: progress.map(progress_line),
-        can_stop: !run.state.is_end(),
-        can_retry: matches!(run.state, State::Failed | State::Stopped | State::Skipped),
-    }
+fn lines<'a>(board: &'a Board, jobs: &[JobView]) -> Lines<'a> {
+    Lines { board, zone: page_zone(jobs), now: Second::from_instant(clock::now()) }
 }
 
-fn progress_line(progress: RunProgress) -> ProgressLine {
-    let remaining = progress.seconds_left.filter(|seconds| (0.0..1e9).contains(seconds));
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to lie in 0..1e9 just above"
-    )]
-    let remaining = remaining.map(|seconds| Period(seconds as u64).to_string());
-    ProgressLine {
-        rows_done: progress.rows_done,
-        rows_planned: progress.rows_planned,
-        rate: format!("{:.1}", progress.rows_per_second),
-        remaining,
-    }
+/// Returns the time zone of all jobs if they share one, else UTC.
+fn page_zone(jobs: &[JobView]) -> TimeZone {
+    let schedules = jobs.iter().filter_map(JobView::schedule);
+    let names: BTreeSet<String> =
+        schedules.clone().map(|schedule| schedule.time_zone.to_string()).collect();
+    let mut zones = schedules.map(|schedule| schedule.time_zone);
+    zones.next().filter(|_| names.len() == 1).unwrap_or_default()
 }
 
-fn duration(from: Second, to: Second) -> String {
-    Period(u64::try_from(to.0 - from.0).unwrap_or(0)).to_string()
+fn run_lines(lines: &Lines<'_>, runs: &[Run]) -> Vec<RunLine> {
+    runs.iter().map(|run| lines.run(run)).collect()
+}
+
+/// Returns the error in a job file, as far as the viewer may see it.
+fn problem_for(job: &JobView, viewer: Viewer) -> Option<String> {
+    let problem = job.problem.as_ref()?;
+    Some(match viewer {
+        Viewer::Anyone => INVALID.to_owned(),
+        Viewer::TokenHolder => problem.clone(),
+    })
 }

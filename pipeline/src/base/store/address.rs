@@ -28,6 +28,12 @@ pub(crate) fn bare(url: &str) -> String {
     if scheme.is_empty() { format!("{host}{path}") } else { format!("{scheme}://{host}{path}") }
 }
 
+/// Returns a location as it may be shown: a web URL without its secrets, any other location unchanged.
+#[must_use]
+pub fn public_location(location: &str) -> String {
+    if is_web(location) { bare(location) } else { location.to_owned() }
+}
+
 /// Returns the public name of a web URL and remembers the full URL; returns any other location unchanged.
 /// Two URLs that differ only in the secret get different names.
 pub(crate) fn named(url: &str) -> String {
@@ -55,7 +61,7 @@ pub(crate) fn whole(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bare, named, whole};
+    use super::{bare, named, public_location, whole};
 
     #[test]
     fn secrets_of_a_url_are_not_shown() {
@@ -69,6 +75,8 @@ mod tests {
         ] {
             assert_eq!(bare(url), shown);
         }
+        assert_eq!(public_location("https://me:pass@host/a?sig=secret"), "https://host/a");
+        assert_eq!(public_location("/disk/a?b#c"), "/disk/a?b#c");
     }
 
     #[test]

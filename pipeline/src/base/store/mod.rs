@@ -20,6 +20,15 @@ mod open;
 mod remote;
 mod wire;
 
+pub use self::{
+    address::public_location,
+    error::WriteError,
+    fault::{StoreFault, fault_of},
+    folder::Folder,
+    keys::is_url,
+    layout::BESIDE,
+    lease::LeaseTerms,
+};
 pub(crate) use self::{
     calls::retries,
     error::{LocationError, ReadError},
@@ -30,12 +39,4 @@ pub(crate) use self::{
     layout::PLAN,
     object::{ObjectAt, Reading},
     open::Reach,
-};
-pub use self::{
-    error::WriteError,
-    fault::{StoreFault, fault_of},
-    folder::Folder,
-    keys::is_url,
-    layout::BESIDE,
-    lease::LeaseTerms,
 };

@@ -13,16 +13,19 @@ use arrow::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{ImageFormat, RgbImage, imageops::FilterType};
 use legenda_schemas::{
-    job::RejectsMode,
+    job::{RejectsMode, TaskKind},
     ledger::LedgerEntry,
     table::{
         ANSWER_COLUMN, CODE_COLUMN, FLAGS_COLUMN, INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN,
-        MESSAGE_COLUMN, RESERVED_PREFIX,
+        MESSAGE_COLUMN, RESERVED_PREFIX, answer_column,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::sample::{AnswerSample, read, repeats};
+use super::{
+    neighbours::{Neighbour, embedded_rows},
+    sample::{AnswerSample, read, repeats},
+};
 use crate::{
     base::{
         excerpt::excerpt,
@@ -91,6 +94,9 @@ pub struct Shown {
     pub logprob: Option<f32>,
     /// What is odd about it.
     pub flags: Vec<String>,
+    /// The rows with the most similar embeddings, most similar first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
     /// The reject, if it has no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject: Option<ShownReject>,
@@ -125,6 +131,10 @@ impl Gallery {
         let mut this = Self::default();
         let mut bytes_left = PAGE_BYTES_MAX;
         this.rejected = rejected(plan, output, entries, &mut bytes_left);
+        if plan.embedding.is_some() {
+            this.rows = embedded_rows(plan, output, &chosen, sample, &mut bytes_left);
+            return this;
+        }
         for (idx, entry) in chosen.iter().enumerate() {
             let room = |max: usize, shown: &[Shown]| {
                 max.saturating_sub(shown.len()).div_ceil(chosen.len() - idx)
@@ -145,25 +155,25 @@ impl Gallery {
 }
 
 /// The rows of a span's parts.
-struct SpanRows<'a> {
+pub(super) struct SpanRows<'a> {
     plan: &'a RunPlan,
     row_group: usize,
     reader: FileReader,
     answers: Vec<RecordBatch>,
-    rows: Vec<SpanRow>,
+    pub(super) rows: Vec<SpanRow>,
 }
 
 /// A row of a span's parts with its result.
-struct SpanRow {
+pub(super) struct SpanRow {
     /// The index of its answer batch, its row in that batch, and its position in the row group.
     batch_idx: usize,
     row: usize,
-    position: usize,
+    pub(super) position: usize,
     shown: Shown,
 }
 
 impl<'a> SpanRows<'a> {
-    fn read(
+    pub(super) fn read(
         plan: &'a RunPlan,
         output: &OutputFiles,
         entry: &LedgerEntry,
@@ -200,7 +210,6 @@ impl<'a> SpanRows<'a> {
         let places = answers.iter().enumerate();
         let places =
             places.flat_map(|(idx, batch)| (0..batch.num_rows()).map(move |row| (idx, row)));
-        // Embeddings are not shown.
         let rows = places.zip(positions).filter_map(|((batch_idx, row), position)| {
             let shown = answered(&answers[batch_idx], row, sample)?;
             Some(SpanRow { batch_idx, row, position, shown })
@@ -226,18 +235,45 @@ impl<'a> SpanRows<'a> {
 
     /// Returns a row with its columns and input.
     fn show(&self, idx: usize, bytes_left: &mut usize) -> Shown {
-        let SpanRow { batch_idx, row, position, shown } = &self.rows[idx];
-        let is_wanted = |name: &str| name != ANSWER_COLUMN && !name.starts_with(RESERVED_PREFIX);
-        let columns = named(&self.answers[*batch_idx], *row, is_wanted);
-        let mut shown = Shown { columns, ..shown.clone() };
-        let read = Some(self.plan.read_columns.as_slice());
-        let range = *position..position + 1;
-        let source = self.reader.read(self.row_group, std::slice::from_ref(&range), read, 1);
-        let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
-        if let Some(source) = source.filter(|source| source.num_rows() == 1) {
-            add_source(self.plan, &source, &mut shown, bytes_left);
-        }
+        let mut shown = self.without_input(idx);
+        let (reader, position) = (&self.reader, self.rows[idx].position);
+        add_input(self.plan, reader, self.row_group, position, &mut shown, bytes_left);
         shown
+    }
+
+    /// Returns a row with its columns.
+    pub(super) fn without_input(&self, idx: usize) -> Shown {
+        let SpanRow { batch_idx, row, shown, .. } = &self.rows[idx];
+        let answer = answer_column(self.plan.job.task.kind);
+        let is_wanted = |name: &str| name != answer && !name.starts_with(RESERVED_PREFIX);
+        let columns = named(&self.answers[*batch_idx], *row, is_wanted);
+        Shown { columns, ..shown.clone() }
+    }
+
+    /// Returns the embedding of a row.
+    pub(super) fn embedding(&self, idx: usize) -> Option<Vec<f32>> {
+        let SpanRow { batch_idx, row, .. } = &self.rows[idx];
+        let column = self.answers[*batch_idx].column_by_name(answer_column(TaskKind::Embed))?;
+        let values = column.as_fixed_size_list_opt()?.value(*row);
+        Some(values.as_primitive_opt::<Float32Type>()?.values().to_vec())
+    }
+}
+
+/// Reads the input of a row and adds it to what is shown.
+pub(super) fn add_input(
+    plan: &RunPlan,
+    reader: &FileReader,
+    row_group: usize,
+    position: usize,
+    shown: &mut Shown,
+    bytes_left: &mut usize,
+) {
+    let read = Some(plan.read_columns.as_slice());
+    let range = position..position + 1;
+    let source = reader.read(row_group, std::slice::from_ref(&range), read, 1);
+    let source = source.ok().and_then(|mut batches| Some(batches.next()?.ok()?.rows));
+    if let Some(source) = source.filter(|source| source.num_rows() == 1) {
+        add_source(plan, &source, shown, bytes_left);
     }
 }
 
@@ -308,12 +344,13 @@ fn rejected_rows(output: &OutputFiles, entry: &LedgerEntry) -> HashSet<u64> {
     rows
 }
 
-/// Reads the result of a row of a part, without its columns; `None` for an embedding.
+/// Reads the result of a row of a part, without its columns. An embedding has no text.
 fn answered(batch: &RecordBatch, row: usize, sample: &AnswerSample) -> Option<Shown> {
-    let Some(answer) = text_cell(batch.column_by_name(ANSWER_COLUMN)?.as_ref(), row) else {
-        let reject = reject(batch, row, [INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN])?;
+    if let Some(reject) = reject(batch, row, [INLINE_CODE_COLUMN, INLINE_MESSAGE_COLUMN]) {
         return Some(Shown { reject: Some(reject), ..Shown::default() });
-    };
+    }
+    let Some(answers) = batch.column_by_name(ANSWER_COLUMN) else { return Some(Shown::default()) };
+    let answer = text_cell(answers.as_ref(), row)?;
     let logprobs = batch.column_by_name("legenda_logprob_mean");
     let logprobs = logprobs.and_then(|column| column.as_primitive_opt::<Float32Type>());
     let logprob = logprobs.filter(|column| column.is_valid(row)).map(|column| column.value(row));

@@ -1,51 +1,25 @@
 //! Renders the report page, HTML without scripts.
 
 use chrono::DateTime;
-use legenda_schemas::units::{ByteSize, percent};
+use legenda_schemas::{
+    job::TaskKind,
+    units::{ByteSize, Period, grouped, percent},
+};
 use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
 use serde::Serialize;
 
-use super::{Gallery, Histogram, StoredReport};
-use crate::run::{metrics::Ending, timeline::TimelineSample};
+use super::{
+    Gallery, PALETTE, StoredReport,
+    charts::{HEIGHT, WIDTH, as_f64, curves, histograms, number},
+    gallery::Shown,
+    steps::{is_embedded, steps},
+};
+use crate::run::metrics::Ending;
 
 /// The page cannot be rendered: a bug in this program.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to render the report page")]
 pub struct PageError(#[from] minijinja::Error);
-
-/// The size of a chart in its own units.
-const WIDTH: f64 = 600.0;
-const HEIGHT: f64 = 120.0;
-
-/// A quantity over the time of a run.
-#[derive(Serialize)]
-struct Curve {
-    title: &'static str,
-    /// The points of an SVG polyline.
-    points: String,
-    /// The formatted maximum.
-    top: String,
-    /// The position of a limit from the top, if it is in range.
-    limit: Option<f64>,
-    end: String,
-}
-
-/// The bars of a histogram.
-#[derive(Serialize)]
-struct Bars {
-    title: &'static str,
-    bars: Vec<Bar>,
-    start: String,
-    end: String,
-}
-
-#[derive(Serialize)]
-struct Bar {
-    x: f64,
-    width: f64,
-    height: f64,
-    label: String,
-}
 
 /// A quantity of two runs.
 #[derive(Serialize)]
@@ -66,6 +40,14 @@ struct StageShare {
     percent: f64,
 }
 
+/// A sample row with its certainty in words.
+#[derive(Serialize)]
+struct Card<'a> {
+    #[serde(flatten)]
+    shown: &'a Shown,
+    certainty: Option<String>,
+}
+
 /// Renders the page of a run and compares it with `other`, called `other_name`.
 ///
 /// # Errors
@@ -79,6 +61,7 @@ pub fn page(
 ) -> Result<String, PageError> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_filter("cosine", |similarity: f64| format!("{similarity:.2}"));
     environment.add_template("report", include_str!("report.html"))?;
     let run = &report.run;
     let (sample, seconds) = (&report.sample, run.seconds.max(1e-9));
@@ -88,6 +71,11 @@ pub fn page(
         Ending::Stopped => "stopped, can be resumed",
     };
     let share = |rows: u64| percent(ratio(rows, sample.rows));
+    let rejects: Vec<_> = sample.rejects.iter().map(|reject| {
+        context! { code => reject.code.as_str(), rows => grouped(reject.rows), examples => value(&reject.examples) }
+    }).collect();
+    let common: Vec<(&str, String)> =
+        sample.common.iter().map(|(text, rows)| (text.as_str(), grouped(*rows))).collect();
     let flags = [
         ("truncated at the maximum length", sample.truncated),
         ("repetitive", sample.repeating),
@@ -96,7 +84,7 @@ pub fn page(
     let flags: Vec<Value> = flags
         .into_iter()
         .filter(|(_, rows)| *rows > 0)
-        .map(|(name, rows)| context! { name, rows, share => share(rows) })
+        .map(|(name, rows)| context! { name, rows => grouped(rows), share => share(rows) })
         .collect();
     let stages = [("encoders", run.encode_seconds), ("decoder", run.generate_seconds)];
     let stages: Vec<StageShare> = stages
@@ -104,7 +92,7 @@ pub fn page(
         .filter(|(_, at_work)| *at_work > 0.0)
         .map(|(name, at_work)| StageShare {
             name,
-            seconds: format!("{at_work:.1} s"),
+            seconds: duration(at_work),
             percent: (at_work / seconds * 100.0).min(100.0),
         })
         .collect();
@@ -116,7 +104,16 @@ pub fn page(
     let rendered = environment.get_template("report")?.render(context! {
         task => report.task.as_str(),
         model => report.model.as_str(),
+        palette => PALETTE,
         prompt => report.prompt.as_str(),
+        is_embedded => is_embedded(report),
+        is_embed => report.task == TaskKind::Embed.as_str(),
+        steps => value(steps(report)),
+        command => report.command.as_str(),
+        output => report.output.as_str(),
+        revision => report.revision.as_str(),
+        device => run.device.as_str(),
+        job => value(&report.job),
         ending,
         is_complete => run.ending == Ending::Complete,
         ended => utc(report.ended_at),
@@ -126,9 +123,10 @@ pub fn page(
         reject_share => percent(ratio(run.n_rejects(), run.rows_in)),
         resumed => grouped(run.rows_resumed),
         rows_here => grouped(rows_here),
-        seconds => format!("{:.1}", run.seconds),
-        rows_per_second => format!("{:.1}", as_f64(rows_here) / seconds),
-        tokens_per_second => format!("{:.0}", as_f64(run.tokens_generated) / seconds),
+        duration => duration(run.seconds),
+        rows_per_second => number(as_f64(rows_here) / seconds),
+        tokens_per_second => (run.tokens_generated > 0)
+            .then(|| number(as_f64(run.tokens_generated) / seconds)),
         bytes_read => ByteSize(run.bytes_read + run.bytes_planned).to_string(),
         store_retries => run.store_retries,
         memory_limit => ByteSize(run.memory_limit_bytes).to_string(),
@@ -138,15 +136,15 @@ pub fn page(
         reused => grouped(run.rows_reused + run.rows_repeated),
         stages => value(&stages),
         checks => value(run.prediction_checks()),
-        rejects => value(&sample.rejects),
+        rejects => value(rejects),
         sampled => grouped(sample.rows),
         flags,
-        common => value(&sample.common),
+        common => value(common),
         curves => value(curves(report)),
         histograms => value(histograms(report)),
-        gallery => value(&gallery.rows),
-        odd => value(&gallery.odd),
-        refused => value(&gallery.rejected),
+        gallery => value(cards(&gallery.rows)),
+        odd => value(cards(&gallery.odd)),
+        refused => value(cards(&gallery.rejected)),
         drift => other.map(|other| value(drift(other, report))),
         other_name,
         chart => context! { width => WIDTH, height => HEIGHT },
@@ -154,97 +152,40 @@ pub fn page(
     Ok(rendered)
 }
 
+fn cards(rows: &[Shown]) -> Vec<Card<'_>> {
+    let card = |shown| Card { shown, certainty: shown.logprob.map(certainty) };
+    rows.iter().map(card).collect()
+}
+
+/// Describes the mean log probability of the tokens of an answer.
+fn certainty(logprob: f32) -> String {
+    let probability = f64::from(logprob).exp();
+    let words = match probability {
+        0.95.. => "very sure",
+        0.8.. => "sure",
+        0.5.. => "unsure",
+        _ => "guessing",
+    };
+    format!("{words}: {} per token", percent((probability * 100.0).round() / 100.0))
+}
+
+fn duration(seconds: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "durations are positive and far below 2^53 seconds"
+    )]
+    match seconds {
+        60.0.. => Period(seconds.round() as u64).to_string(),
+        _ => format!("{} s", number(seconds)),
+    }
+}
+
 fn value(of: impl Serialize) -> Value {
     Value::from(Serde(of))
 }
 
-fn curves(report: &StoredReport) -> Vec<Curve> {
-    let seen = &report.timeline;
-    let rate = |of: fn(&TimelineSample) -> u64| -> Vec<(f64, f64)> {
-        let pairs = seen.windows(2).filter(|pair| pair[1].seconds > pair[0].seconds);
-        pairs
-            .map(|pair| {
-                let grown = as_f64(of(&pair[1]).saturating_sub(of(&pair[0])));
-                (pair[1].seconds, grown / (pair[1].seconds - pair[0].seconds))
-            })
-            .collect()
-    };
-    let memory: Vec<(f64, f64)> =
-        seen.iter().filter_map(|at| Some((at.seconds, as_f64(at.memory_bytes?)))).collect();
-    let mut curves = Vec::new();
-    let plain = |top: f64| format!("{top:.0}/s");
-    curves.extend(curve("rows per second", &rate(|at| at.rows), None, plain));
-    if report.run.tokens_generated > 0 {
-        curves.extend(curve("tokens per second", &rate(|at| at.tokens), None, plain));
-    }
-    let limit = as_f64(report.run.memory_limit_bytes);
-    curves
-        .extend(curve("memory", &memory, Some(limit), |top| format!("{:.0} MiB", top / 1048576.0)));
-    curves
-}
-
-fn curve(
-    title: &'static str,
-    values: &[(f64, f64)],
-    limit: Option<f64>,
-    write: impl Fn(f64) -> String,
-) -> Option<Curve> {
-    let end = values.last()?.0;
-    let top = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
-    if values.len() < 2 || top <= 0.0 || end <= 0.0 {
-        return None;
-    }
-    let points: Vec<String> = values
-        .iter()
-        .map(|(at, value)| format!("{:.1},{:.1}", at / end * WIDTH, HEIGHT * (1.0 - value / top)))
-        .collect();
-    let limit = limit.filter(|limit| *limit <= top).map(|limit| HEIGHT * (1.0 - limit / top));
-    Some(Curve {
-        title,
-        points: points.join(" "),
-        top: write(top),
-        limit,
-        end: format!("{end:.0} s"),
-    })
-}
-
-fn histograms(report: &StoredReport) -> Vec<Bars> {
-    let sample = &report.sample;
-    [
-        ("tokens per answer", &sample.tokens),
-        ("characters per answer", &sample.characters),
-        ("mean log probability", &sample.logprobs),
-    ]
-    .into_iter()
-    .filter_map(|(title, histogram)| bars(title, histogram))
-    .collect()
-}
-
-fn bars(title: &'static str, histogram: &Histogram) -> Option<Bars> {
-    let top = histogram.counts.iter().max().copied().filter(|top| *top > 0)?;
-    let n_bars = as_f64(histogram.counts.len() as u64);
-    let width = WIDTH / n_bars;
-    let number = |value: f64| {
-        if value.fract().abs() < 1e-6 { format!("{value:.0}") } else { format!("{value:.2}") }
-    };
-    let edge = |idx: usize| histogram.start + histogram.width * as_f64(idx as u64);
-    let bars = histogram.counts.iter().enumerate().map(|(idx, count)| Bar {
-        x: as_f64(idx as u64) * width,
-        width: (width - 1.0).max(1.0),
-        height: ratio(*count, top) * HEIGHT,
-        label: format!("{} to {}: {count}", number(edge(idx)), number(edge(idx + 1))),
-    });
-    Some(Bars {
-        title,
-        bars: bars.collect(),
-        start: number(edge(0)),
-        end: number(edge(histogram.counts.len())),
-    })
-}
-
 fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
-    let number = |value: f64| format!("{value:.2}");
-    let share = |value: f64| percent(value);
     let of = |report: &StoredReport| {
         let (run, sample) = (&report.run, &report.sample);
         let seconds = run.seconds.max(1e-9);
@@ -252,7 +193,7 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
             ("rows", as_f64(run.rows_in)),
             ("rejected", ratio(run.n_rejects(), run.rows_in)),
             ("tokens per answer", sample.tokens_mean),
-            ("mean log probability", sample.logprob_mean.unwrap_or_default()),
+            ("probability per token", sample.logprob_mean.map_or(0.0, f64::exp)),
             ("truncated answers", ratio(sample.truncated, sample.rows)),
             ("repetitive answers", ratio(sample.repeating, sample.rows)),
             ("empty answers", ratio(sample.empty, sample.rows)),
@@ -262,20 +203,25 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
     of(before)
         .into_iter()
         .zip(of(now))
+        .filter(|((_, before), (_, now))| before.abs().max(now.abs()) > 0.0)
         .map(|((what, before), (_, now))| {
             let is_share = matches!(
                 what,
-                "rejected" | "truncated answers" | "repetitive answers" | "empty answers"
+                "rejected"
+                    | "probability per token"
+                    | "truncated answers"
+                    | "repetitive answers"
+                    | "empty answers"
             );
             let scale = before.abs().max(now.abs());
             Drift {
                 what,
-                before: if is_share { share(before) } else { number(before) },
-                now: if is_share { share(now) } else { number(now) },
+                before: if is_share { percent(before) } else { number(before) },
+                now: if is_share { percent(now) } else { number(now) },
                 change: match what {
-                    _ if is_share => format!("{:+.1} points", (now - before) * 100.0),
+                    _ if is_share => format!("{} points", signed((now - before) * 100.0)),
                     _ if before.abs() > 1e-9 => {
-                        format!("{:+.1} %", (now - before) / before.abs() * 100.0)
+                        format!("{} %", signed((now - before) / before.abs() * 100.0))
                     }
                     _ => String::new(),
                 },
@@ -285,26 +231,18 @@ fn drift(before: &StoredReport, now: &StoredReport) -> Vec<Drift> {
         .collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "display only")]
-fn as_f64(n: u64) -> f64 {
-    n as f64
+/// Formats a change with its sign and at most one decimal.
+fn signed(change: f64) -> String {
+    let text = format!("{change:+.1}");
+    let text = text.strip_suffix(".0").map_or(text.as_str(), |whole| whole);
+    match text {
+        "+0" | "-0" => "0".to_owned(),
+        _ => text.replace('-', "\u{2212}"),
+    }
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { as_f64(part) / as_f64(whole) }
-}
-
-/// Formats a number with thousands separators.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Formats seconds since 1970 as a UTC date and time.
@@ -315,12 +253,21 @@ fn utc(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, utc};
+    use super::{certainty, signed, utc};
 
     #[test]
     fn numbers_and_dates_are_written_for_people() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1_234_567), "1\u{202f}234\u{202f}567");
+        for (change, text) in [(0.04, "0"), (12.0, "+12"), (-3.25, "\u{2212}3.2")] {
+            assert_eq!(signed(change), text);
+        }
+        for (logprob, text) in [
+            (0.0, "very sure: 100 % per token"),
+            (-0.105, "sure: 90 % per token"),
+            (-0.5, "unsure: 61 % per token"),
+            (-3.0, "guessing: 5 % per token"),
+        ] {
+            assert_eq!(certainty(logprob), text);
+        }
         assert_eq!(utc(0), "1970-01-01 00:00 UTC");
         assert_eq!(utc(951_782_399), "2000-02-28 23:59 UTC");
         assert_eq!(utc(951_868_800), "2000-03-01 00:00 UTC");

@@ -209,6 +209,9 @@ impl Collector {
         match settled {
             Settled::Answered { origin, .. } => {
                 progress.answers.fetch_add(1, Relaxed);
+                if let Some(text) = settled.answer().and_then(Answer::text) {
+                    progress.latest.note(text);
+                }
                 match origin {
                     Origin::Model => 0,
                     Origin::Duplicate => progress.rows_repeated.fetch_add(1, Relaxed),
