@@ -39,6 +39,10 @@ use super::{
 /// The maximum number of prompts prefilled together.
 const PREFILL_ROWS_MAX: usize = 8;
 
+/// The same for an encoder-decoder: its rows begin with few tokens, and those that begin together are
+/// computed together to the end.
+const PREFILL_ROWS_MAX_CROSS: usize = 16;
+
 /// The maximum size of a prefill's logits in bytes if the graph returns them for every position:
 /// longer prompts are prefilled in chunks.
 const PREFILL_LOGITS_BYTES_MAX: usize = 64 << 20;
@@ -410,6 +414,7 @@ impl Decoder for GrowingDecoder {
         match self.scored_positions_max() {
             // Such prompts contain at least one image. Prompts that cannot be split get fewer rows.
             Some(max) if self.rules.whole_prompts => (max / 256).clamp(1, PREFILL_ROWS_MAX),
+            _ if self.graph.ports().cross.is_some() => PREFILL_ROWS_MAX_CROSS,
             _ => PREFILL_ROWS_MAX,
         }
     }
