@@ -12,9 +12,11 @@ mod misspelled;
 mod output;
 mod reuse;
 mod schedule;
+mod sidecar_extensions;
 mod source;
 mod strings;
 mod task;
+mod written;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +29,7 @@ pub use reuse::Reuse;
 pub use schedule::{CatchUp, Hook, HookKind, Hooks, Schedule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use sidecar_extensions::SidecarExtensions;
 pub use source::{Columns, OnBadFile, Source, SourceFormat};
 pub use task::{LongAudio, Task, TaskKind};
 
@@ -301,6 +304,11 @@ impl Job {
         if self.output.sidecars.is_some() && self.task.kind == TaskKind::Embed {
             let problem = "is not supported for `embed` tasks";
             return invalid("output.sidecars", problem.to_owned());
+        }
+        if let Some(sidecars) = &self.output.sidecars
+            && let Some((key, problem)) = sidecars.problem(self.task.timestamps)
+        {
+            return invalid(key, problem);
         }
         let positive = [
             ("model.slots", self.model.slots),

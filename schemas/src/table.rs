@@ -52,6 +52,9 @@ pub const RESERVED_PREFIX: &str = "legenda_";
 /// The column with the row index in the input file, for rejects and partitioned answers.
 pub const ROW_COLUMN: &str = "legenda_row";
 
+/// The column with the status of a row: `ok`, `reused` or `rejected`.
+pub const STATUS_COLUMN: &str = "legenda_status";
+
 /// The column of text answers.
 pub const ANSWER_COLUMN: &str = "answer";
 
@@ -86,7 +89,7 @@ pub const INLINE_MESSAGE_COLUMN: &str = "legenda_reject_message";
 #[must_use]
 pub fn answer_fields(kind: AnswerKind, rejects: RejectsMode, is_partitioned: bool) -> Vec<Field> {
     let inline = rejects == RejectsMode::Inline;
-    let status = Field::new("legenda_status", DataType::Utf8, false);
+    let status = Field::new(STATUS_COLUMN, DataType::Utf8, false);
     let mut fields = match kind {
         AnswerKind::Text => vec![
             Field::new(answer_column(TaskKind::Generate), DataType::Utf8, inline),

@@ -3,3 +3,4 @@
 pub(crate) mod ledger;
 pub(crate) mod sidecar;
 pub(crate) mod sink;
+mod subtitles;

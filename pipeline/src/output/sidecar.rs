@@ -1,4 +1,4 @@
-//! Answers as sidecar files: `a.txt` or `a.json` next to `a.png`.
+//! Answers as sidecar files: `a.txt` or `a.json` next to `a.png`, subtitles next to `a.wav`.
 //!
 //! Each sidecar gets its answer exactly once, even after a crash. The intended sidecars of a span are
 //! recorded in a note before the span is committed, and written after it:
@@ -12,6 +12,7 @@
 //! beside it has changed does not duplicate answers.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     io,
@@ -32,7 +33,10 @@ use serde_json::{Map, Value};
 use crate::{
     base::store::{Folder, ReadError, WriteError, confined::Confined, is_url},
     input::source::{Listed, roots::Roots},
-    output::ledger::{Committed, LedgerError, Output},
+    output::{
+        ledger::{Committed, LedgerError, Output},
+        subtitles,
+    },
 };
 
 /// The folder of notes.
@@ -79,26 +83,28 @@ pub(crate) fn problem_with(
         if is_url(path) {
             return Some(format!("`{path}` is in an object store"));
         }
-        let target = target(path, sidecars);
-        let folder = target.parent().map(Path::to_owned).unwrap_or_default();
-        if folders.insert(folder)
-            && let Err(error) = open(&target, roots.root_of(&target))
-        {
-            return Some(format!("`{path}` is a link to a file outside the source: {error}"));
-        }
-        if let Some(other) = targets.insert(target.clone(), path) {
-            let target = target.display();
-            return Some(format!(
-                "`{other}` and `{path}` would share the sidecar `{target}`: choose one with a pattern in \
-                 `source.paths`"
-            ));
+        for extension in sidecars.extension.iter() {
+            let target = target(path, extension);
+            let folder = target.parent().map(Path::to_owned).unwrap_or_default();
+            if folders.insert(folder)
+                && let Err(error) = open(&target, roots.root_of(&target))
+            {
+                return Some(format!("`{path}` is a link to a file outside the source: {error}"));
+            }
+            if let Some(other) = targets.insert(target.clone(), path) {
+                let target = target.display();
+                return Some(format!(
+                    "`{other}` and `{path}` would share the sidecar `{target}`: choose one with a \
+                     pattern in `source.paths`"
+                ));
+            }
         }
     }
     None
 }
 
-fn target(path: &str, sidecars: &Sidecars) -> PathBuf {
-    Path::new(path).with_extension(sidecars.extension.as_str())
+fn target(path: &str, extension: SidecarExtension) -> PathBuf {
+    Path::new(path).with_extension(extension.as_str())
 }
 
 /// The answer for a listed file.
@@ -119,14 +125,29 @@ pub(crate) fn note<'a>(
     entry: &LedgerEntry,
     answers: impl Iterator<Item = FileAnswer<'a>>,
 ) -> Note {
-    let files = answers.filter_map(|answer| change(sidecars, &answer)).collect();
+    let extensions = || sidecars.extension.iter();
+    let files = answers.flat_map(|answer| {
+        let change = |extension| change(sidecars, extension, &answer);
+        extensions().filter_map(change).collect::<Vec<_>>()
+    });
+    let files = files.collect();
     let LedgerEntry { id, retries, .. } = entry;
     Note { version: LEDGER_VERSION, id: id.clone(), retries: *retries, files }
 }
 
-fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
-    let path = target(answer.path, sidecars);
-    let (text, root) = (answer.text.trim(), answer.root.to_owned());
+fn change(
+    sidecars: &Sidecars,
+    extension: SidecarExtension,
+    answer: &FileAnswer<'_>,
+) -> Option<Change> {
+    let path = target(answer.path, extension);
+    let root = answer.root.to_owned();
+    // Timestamps are in the subtitles.
+    let text = match sidecars.extension.iter().any(SidecarExtension::is_subtitles) {
+        true => Cow::Owned(subtitles::plain_text(answer.text)),
+        false => Cow::Borrowed(answer.text.trim()),
+    };
+    let text = text.as_ref();
     let found = match read(&path, answer.root) {
         Ok(found) => found,
         Err(error) => {
@@ -134,8 +155,10 @@ fn change(sidecars: &Sidecars, answer: &FileAnswer<'_>) -> Option<Change> {
             return None;
         }
     };
-    let after = match (&found, sidecars.extension) {
+    let after = match (&found, extension) {
         (Some(_), _) if sidecars.mode == SidecarMode::Skip => return None,
+        (_, SidecarExtension::Srt) => subtitles::srt(answer.text),
+        (_, SidecarExtension::Vtt) => subtitles::vtt(answer.text),
         (None, SidecarExtension::Txt) => format!("{text}\n"),
         (Some(found), SidecarExtension::Txt) => {
             format!("{}\n", added(found.trim(), text, sidecars))
@@ -291,7 +314,7 @@ mod tests {
     use super::{FileAnswer, added, change};
 
     fn sidecars(extension: SidecarExtension, mode: SidecarMode) -> Sidecars {
-        Sidecars { extension, mode, separator: ", ".to_owned() }
+        Sidecars { extension: extension.into(), mode, separator: ", ".to_owned() }
     }
 
     #[test]
@@ -322,7 +345,7 @@ mod tests {
             let json = sidecars(SidecarExtension::Json, mode);
             let path = &picture.to_string_lossy();
             let answer = FileAnswer { path, root: dir.path(), text: "new", flags };
-            change(&json, &answer).map(|change| change.after)
+            change(&json, SidecarExtension::Json, &answer).map(|change| change.after)
         };
         let after = |mode| with(mode, &Flags::new());
         assert_eq!(after(SidecarMode::Append).unwrap(), "{\n  \"answer\": \"new\"\n}\n");

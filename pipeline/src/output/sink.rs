@@ -1,6 +1,10 @@
 //! Serialisation of tables to files, and back.
 
+mod csv;
+mod file;
 mod json_lines;
+
+pub(crate) use file::TableWriter;
 
 use std::io::Cursor;
 
@@ -39,11 +43,7 @@ pub(crate) fn write_table(format: Format, batch: &RecordBatch) -> Result<Bytes, 
     let mut bytes = Vec::new();
     match format {
         Format::Parquet => {
-            let properties = WriterProperties::builder()
-                .set_created_by(format!("legenda {}", env!("CARGO_PKG_VERSION")))
-                .set_compression(Compression::ZSTD(ZstdLevel::default()))
-                .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-                .build();
+            let properties = parquet_properties();
             let write = |bytes: &mut Vec<u8>| -> Result<(), ParquetError> {
                 let mut writer = ArrowWriter::try_new(bytes, schema, Some(properties))?;
                 writer.write(batch)?;
@@ -52,15 +52,30 @@ pub(crate) fn write_table(format: Format, batch: &RecordBatch) -> Result<Bytes, 
             write(&mut bytes)?;
         }
         Format::Arrow => {
-            let options =
-                IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))?;
-            let mut writer = FileWriter::try_new_with_options(&mut bytes, &schema, options)?;
+            let mut writer =
+                FileWriter::try_new_with_options(&mut bytes, &schema, arrow_options()?)?;
             writer.write(batch)?;
             writer.finish()?;
         }
-        Format::Jsonl => return json_lines::write(batch),
+        Format::Jsonl => json_lines::write_rows(batch, &mut bytes)?,
+        Format::Csv => {
+            csv::write_header(&schema, &mut bytes)?;
+            csv::write_rows(batch, &mut bytes)?;
+        }
     }
     Ok(bytes.into())
+}
+
+fn parquet_properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_created_by(format!("legenda {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .build()
+}
+
+fn arrow_options() -> Result<IpcWriteOptions, ArrowError> {
+    IpcWriteOptions::default().try_with_compression(Some(CompressionType::ZSTD))
 }
 
 /// Serialises the schema of tables in `format`; `None` if the files store it themselves.
@@ -72,7 +87,7 @@ pub(crate) fn write_schema(
     format: Format,
     schema: &SchemaRef,
 ) -> Result<Option<Bytes>, ArrowError> {
-    if format != Format::Jsonl {
+    if matches!(format, Format::Parquet | Format::Arrow) {
         return Ok(None);
     }
     // Metadata has no order; sort it so that the bytes only depend on the schema.
@@ -90,7 +105,8 @@ pub(crate) fn read_schema(bytes: Bytes) -> Result<SchemaRef, ArrowError> {
     Ok(StreamReader::try_new(Cursor::new(bytes), None)?.schema())
 }
 
-/// Reads a table written by [`write_table`]. JSON Lines files need the `schema` they were written with.
+/// Reads a table written by [`write_table`]. JSON Lines and CSV files need the `schema` they were written
+/// with.
 ///
 /// # Errors
 ///
@@ -100,12 +116,11 @@ pub(crate) fn read_table(
     format: Format,
     schema: Option<&SchemaRef>,
 ) -> Result<Vec<RecordBatch>, ArrowError> {
+    let missing = || ArrowError::SchemaError("the schema is missing".to_owned());
     match format {
         Format::Parquet => ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?.collect(),
         Format::Arrow => FileReader::try_new(Cursor::new(bytes), None)?.collect(),
-        Format::Jsonl => {
-            let missing = || ArrowError::SchemaError("the schema is missing".to_owned());
-            json_lines::read(bytes, schema.ok_or_else(missing)?)
-        }
+        Format::Jsonl => json_lines::read(bytes, schema.ok_or_else(missing)?),
+        Format::Csv => csv::read(&bytes, schema.ok_or_else(missing)?),
     }
 }

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::strings::{OneOrMany, optional_one_or_many};
+use super::{
+    SidecarExtensions,
+    strings::{OneOrMany, optional_one_or_many},
+};
 
 /// The output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,12 +42,28 @@ pub struct Output {
     pub sidecars: Option<Sidecars>,
 }
 
+impl Output {
+    /// Returns an output at `path` with the default options.
+    #[must_use]
+    pub fn at(path: String) -> Self {
+        Self {
+            path,
+            format: Format::default(),
+            rejects: RejectsMode::default(),
+            columns: None,
+            partition_by: None,
+            span_rows: default_span_rows(),
+            sidecars: None,
+        }
+    }
+}
+
 /// Sidecar files: answers next to the files that they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sidecars {
-    /// The extension of the sidecars.
-    pub extension: SidecarExtension,
+    /// The extension of the sidecars, or a list of them.
+    pub extension: SidecarExtensions,
     /// The handling of an existing sidecar.
     pub mode: SidecarMode,
     /// The separator between the existing text and the answer.
@@ -52,8 +71,29 @@ pub struct Sidecars {
     pub separator: String,
 }
 
+impl Sidecars {
+    /// The separator of existing text and answer, if the job does not set one.
+    pub const SEPARATOR: &'static str = ", ";
+
+    /// Returns the problem of the sidecars of a task with or without timestamps, with its key.
+    pub(super) fn problem(&self, has_timestamps: bool) -> Option<(&'static str, String)> {
+        let subtitles = self.extension.iter().find(|extension| extension.is_subtitles());
+        if self.extension.iter().next().is_none() {
+            return Some(("output.sidecars.extension", "must not be empty".to_owned()));
+        }
+        let name = subtitles?.as_str();
+        if !has_timestamps {
+            let problem = format!("`{name}` requires `task.timestamps = true`");
+            return Some(("output.sidecars.extension", problem));
+        }
+        let replaces = matches!(self.mode, SidecarMode::Skip | SidecarMode::Overwrite);
+        let problem = format!("must be \"skip\" or \"overwrite\" for `{name}`");
+        (!replaces).then_some(("output.sidecars.mode", problem))
+    }
+}
+
 fn default_separator() -> String {
-    ", ".to_owned()
+    Sidecars::SEPARATOR.to_owned()
 }
 
 /// The extension of a sidecar.
@@ -64,6 +104,10 @@ pub enum SidecarExtension {
     Txt,
     /// A JSON object with the answer in the member `answer`; other members are kept.
     Json,
+    /// Subtitles in SubRip form; requires `task.timestamps`.
+    Srt,
+    /// Subtitles in WebVTT form; requires `task.timestamps`.
+    Vtt,
 }
 
 impl SidecarExtension {
@@ -73,7 +117,15 @@ impl SidecarExtension {
         match self {
             Self::Txt => "txt",
             Self::Json => "json",
+            Self::Srt => "srt",
+            Self::Vtt => "vtt",
         }
+    }
+
+    /// Returns whether the sidecar has subtitles.
+    #[must_use]
+    pub fn is_subtitles(self) -> bool {
+        matches!(self, Self::Srt | Self::Vtt)
     }
 }
 
@@ -106,9 +158,23 @@ pub enum Format {
     Arrow,
     /// JSON Lines: one object per row; bytes as base64, embeddings as arrays.
     Jsonl,
+    /// CSV with a header: lists, structs and embeddings as JSON, bytes as base64, nulls as empty cells.
+    Csv,
 }
 
 impl Format {
+    /// Returns the format of a file with this extension, in any case.
+    #[must_use]
+    pub fn from_extension(extension: &str) -> Option<Self> {
+        match extension.to_ascii_lowercase().as_str() {
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "feather" | "ipc" => Some(Self::Arrow),
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "csv" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+
     /// Returns the extension of the part files.
     #[must_use]
     pub fn extension(self) -> &'static str {
@@ -116,6 +182,7 @@ impl Format {
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
             Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
         }
     }
 }

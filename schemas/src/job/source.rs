@@ -67,6 +67,26 @@ pub struct Source {
     pub media_hosts: Vec<String>,
 }
 
+impl Source {
+    /// Returns a source of `paths` with the default options.
+    #[must_use]
+    pub fn new(paths: Vec<String>) -> Self {
+        Self {
+            paths,
+            format: None,
+            schema: BTreeMap::new(),
+            query: None,
+            tables: BTreeMap::new(),
+            incremental: Incremental::default(),
+            on_bad_file: OnBadFile::default(),
+            follow_links: false,
+            columns: Columns::default(),
+            media_dirs: Vec::new(),
+            media_hosts: Vec::new(),
+        }
+    }
+}
+
 /// The handling of a source file that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -35,6 +35,23 @@ pub struct Task {
     pub long_audio: LongAudio,
 }
 
+impl Task {
+    /// Returns a task of a kind with the default options.
+    #[must_use]
+    pub fn new(kind: TaskKind) -> Self {
+        Self {
+            kind,
+            prompt: None,
+            system: None,
+            language: None,
+            target_language: None,
+            translate: false,
+            timestamps: false,
+            long_audio: LongAudio::default(),
+        }
+    }
+}
+
 /// The handling of audio that is longer than the model's window (long-form transcription).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

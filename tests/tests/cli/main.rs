@@ -7,6 +7,7 @@ mod batch;
 mod bundles;
 mod column_types;
 mod console;
+mod csv;
 mod damaged;
 mod datasets;
 mod documents;

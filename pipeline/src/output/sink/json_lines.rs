@@ -4,12 +4,15 @@
 //! durations are numbers in their unit, maps with non-text keys are lists of entries, and NaN and infinity
 //! are null. The schema, stored beside the files, restores the types.
 
-use std::{io::Cursor, sync::Arc};
+use std::{
+    io::{Cursor, Write},
+    sync::Arc,
+};
 
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, Float64Array, LargeBinaryArray, LargeStringArray, RecordBatch,
-        StringArray, make_array,
+        RecordBatchOptions, StringArray, make_array,
     },
     compute::cast,
     datatypes::{DataType, Field, FieldRef, Float64Type, Schema, SchemaRef},
@@ -22,23 +25,31 @@ use bytes::Bytes;
 /// The time zone of written timestamps.
 const UTC: &str = "+00:00";
 
-/// Serialises `rows`: one object per row, members in column order, with explicit nulls.
+/// Writes `rows`: one object per row, members in column order, with explicit nulls.
 ///
 /// # Errors
 ///
-/// The encoder's, for types that JSON cannot represent.
-pub(super) fn write(rows: &RecordBatch) -> Result<Bytes, ArrowError> {
-    let schema = Arc::new(plain_schema(&rows.schema()));
-    let columns = rows.columns().iter().map(to_plain).collect::<Result<Vec<_>, _>>()?;
-    let plain = RecordBatch::try_new(schema, columns)?;
+/// The encoder's, for types that JSON cannot represent, and the writer's.
+pub(super) fn write_rows(rows: &RecordBatch, out: &mut impl Write) -> Result<(), ArrowError> {
     let writer = WriterBuilder::new().with_explicit_nulls(true);
-    let mut writer = writer.build::<_, LineDelimited>(Vec::new());
-    writer.write(&plain)?;
-    writer.finish()?;
-    Ok(writer.into_inner().into())
+    let mut writer = writer.build::<_, LineDelimited>(out);
+    writer.write(&plain(rows)?)?;
+    writer.finish()
 }
 
-/// Reads the output of [`write`] for a table of this schema.
+/// Converts `rows` to types that JSON can represent.
+///
+/// # Errors
+///
+/// The encoder's.
+pub(super) fn plain(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = Arc::new(plain_schema(&rows.schema()));
+    let columns = rows.columns().iter().map(to_plain).collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+/// Reads the output of [`write_rows`] for a table of this schema.
 ///
 /// # Errors
 ///
@@ -67,7 +78,7 @@ fn plain_field(field: &FieldRef) -> FieldRef {
 }
 
 /// Returns the type that represents `data_type` in JSON.
-fn plain_type(data_type: &DataType) -> DataType {
+pub(super) fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) => DataType::Utf8,
         DataType::LargeBinary => DataType::LargeUtf8,
@@ -185,7 +196,7 @@ fn with_children(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use arrow::{
@@ -200,15 +211,23 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use super::{read, write};
+    use bytes::Bytes;
+
+    use super::{read, write_rows};
+
+    fn write(rows: &RecordBatch) -> Result<Bytes, arrow::error::ArrowError> {
+        let mut bytes = Vec::new();
+        write_rows(rows, &mut bytes)?;
+        Ok(bytes.into())
+    }
 
     fn round_trip(rows: &RecordBatch) -> RecordBatch {
         let read = read(write(rows).unwrap(), &rows.schema()).unwrap();
         arrow::compute::concat_batches(&rows.schema(), &read).unwrap()
     }
 
-    #[test]
-    fn every_type_comes_back_as_it_was() {
+    /// Returns a table with a column of each kind of type.
+    pub(in crate::output::sink) fn every_type() -> RecordBatch {
         let bytes = BinaryArray::from(vec![Some(&b"\x00\xff"[..]), None, Some(b"")]);
         let fixed = FixedSizeBinaryArray::try_from_iter([b"ab", b"cd", b"ef"].into_iter()).unwrap();
         let offsets = OffsetBuffer::new(vec![0, 2, 2, 3].into());
@@ -250,7 +269,12 @@ mod tests {
             ),
         ];
         let columns = columns.into_iter().map(|(name, column)| (name, column, true));
-        let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    }
+
+    #[test]
+    fn every_type_comes_back_as_it_was() {
+        let rows = every_type();
         assert_eq!(round_trip(&rows), rows);
         let text = String::from_utf8(write(&rows).unwrap().to_vec()).unwrap();
         assert_eq!(text.lines().count(), 3);
