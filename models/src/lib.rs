@@ -52,7 +52,7 @@ pub use engine::{
     GenerateError, Generation, Prompt, Sampling, Trial,
 };
 pub use exec::{EncodeError, Encoder, ModelError, rewritings};
-pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo};
+pub use hub::{Hub, HubDataset, HubError, HubOptions, HubRepo, KNOWN_MODELS, KnownModel};
 pub use load::{BundleSource, Embedder, EmbedderInfo, Loaded, Model, ModelInfo, ModelOptions};
 pub use preprocess::{
     ENCODING_BYTES, ProcessError, Processor, Record, RgbImage, Role, Sample, SequentialAudio, Turn,

@@ -10,6 +10,7 @@ mod error;
 mod hub;
 mod options;
 mod repo;
+mod short_names;
 mod snapshot;
 
 pub use dataset::HubDataset;
@@ -18,4 +19,5 @@ pub(crate) use hub::CachedCommit;
 pub use hub::{FetchProgress, FetchState, Hub};
 pub use options::{HubOptions, Token};
 pub use repo::HubRepo;
+pub use short_names::{KNOWN_MODELS, KnownModel};
 pub(crate) use snapshot::Snapshot;

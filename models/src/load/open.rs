@@ -1,13 +1,13 @@
 //! Opens a bundle from where it is: inside this program, in a directory, on the Hub.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use legenda_schemas::precision::PrecisionChoice;
 
 use crate::{
     bundle::{Bundle, BundleFiles},
     config::BundleError,
-    hub::{FetchProgress, Hub, HubRepo},
+    hub::{FetchProgress, Hub, HubRepo, KnownModel},
     runtime::cache_dir_from_env,
 };
 
@@ -36,6 +36,22 @@ impl BundleSource {
             Self::Hub(bundle.to_owned())
         } else {
             Self::Directory(PathBuf::from(bundle))
+        }
+    }
+
+    /// Parses the value of `model.bundle` and resolves it: a directory relative to `base_dir`, and, if there
+    /// is no such directory, a short name of a Hub model ([`KnownModel`]).
+    #[must_use]
+    pub fn resolve(bundle: &str, base_dir: &Path) -> Self {
+        match Self::parse(bundle) {
+            Self::Directory(path) => {
+                let path = base_dir.join(path);
+                match KnownModel::find(bundle).filter(|_| !path.is_dir()) {
+                    Some(known) => Self::Hub(known.uri()),
+                    None => Self::Directory(path),
+                }
+            }
+            other => other,
         }
     }
 }
