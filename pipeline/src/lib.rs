@@ -43,6 +43,14 @@ pub mod eval {
     };
 }
 
+/// The rows of an output as one file, or as lines of text.
+pub mod export {
+    pub use crate::insight::export::{
+        AnswerLine, ExportError, ExportOptions, Exported, LineLabel, LineOrder, answer_lines,
+        export,
+    };
+}
+
 /// Shortened texts for messages.
 pub mod excerpt {
     pub use crate::base::excerpt::shortened;

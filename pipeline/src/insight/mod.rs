@@ -2,6 +2,7 @@
 
 pub(crate) mod estimate;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod first_row;
 pub(crate) mod inspect;
 pub(crate) mod openai;

@@ -5,6 +5,7 @@ use std::{
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::Sender,
     },
     time::{Duration, Instant},
 };
@@ -44,6 +45,8 @@ pub struct Progress {
     pub settled: Option<SettledRows>,
     /// The latest answers of this run, for a live view.
     pub latest: LatestAnswers,
+    /// Receives the spans that this run commits, after those that earlier runs have committed.
+    pub commits: Option<Sender<LedgerEntry>>,
     /// The busy time of the encoders.
     pub encode: Busy,
     /// The busy time of the engine.
@@ -55,6 +58,14 @@ impl Progress {
     #[must_use]
     pub fn rows_settled(&self) -> u64 {
         self.answers.load(Relaxed) + self.rejects.load(Relaxed)
+    }
+
+    /// Reports a committed span.
+    pub(crate) fn committed(&self, entry: &LedgerEntry) {
+        if let Some(commits) = &self.commits {
+            // The receiver may have ended, for example because its reader closed a pipe.
+            commits.send(entry.clone()).ok();
+        }
     }
 }
 

@@ -198,6 +198,7 @@ pub async fn run(
     let rows_planned = rows_retried.unwrap_or_else(|| rows_resumed + rows_new());
     progress.rows_planned.store(rows_planned, Relaxed);
     progress.rows_resumed.store(if rows_retried.is_some() { 0 } else { rows_resumed }, Relaxed);
+    committed.entries.values().for_each(|entry| progress.committed(entry));
     let bytes_before = plan.table.bytes_read.total();
     // On a small table, the summary already shows that most rows were rejected.
     let by_default = (rows_planned >= BUDGET_ROWS_MIN).then_some(BUDGET);

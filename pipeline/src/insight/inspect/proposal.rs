@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use legenda_schemas::{
-    job::{SourceFormat, TaskKind},
+    job::{Columns, SourceFormat, TaskKind},
     table::{RESERVED_PREFIX, answer_column},
 };
 
@@ -34,44 +34,56 @@ impl<'a> Proposal<'a> {
     /// Proposes a job; `None` if no column is usable as model input.
     #[must_use]
     pub fn from_inspection(inspection: &'a Inspection) -> Option<Self> {
-        let columns = || inspection.columns.iter().filter(|column| column.in_every_file);
-        let best = |holds: Holds| {
-            columns().filter(|column| column.holds == holds).max_by_key(|column| usable(column))
-        };
-        let (image, audio) = (best(Holds::Images), best(Holds::Audio));
-        let texts = || columns().filter(|column| column.holds == Holds::Texts);
-        let is_request = |column: &&ColumnFacts| REQUESTS.contains(&&*column.name.to_lowercase());
-        let request = texts().find(is_request);
-        let is_id_name = |column: &ColumnFacts| {
-            let name = column.name.to_lowercase();
-            IDS.contains(&&*name) || ID_ENDS.iter().any(|end| name.ends_with(end))
-        };
-        let is_id = |column: &&ColumnFacts| {
-            let is_named = is_id_name(column);
-            let is_unique = column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
-            is_named && is_unique && column.null_share == 0.0 && column.media.is_none()
-        };
-        let id = columns().filter(|column| !column.has_bytes).find(is_id);
-        // Prefer prose to single words, and both to row ids.
-        let longest = || {
-            let others = texts().filter(|column| !is_id_name(column) || is_prose(column));
-            others.max_by(|a, b| {
-                let order = is_prose(a).cmp(&is_prose(b));
-                order.then(median(a).total_cmp(&median(b)))
-            })
-        };
-        let messages = columns().find(|column| column.holds == Holds::Messages);
+        let image = best(inspection, Holds::Images);
+        let audio = best(inspection, Holds::Audio);
+        let request = request(inspection);
+        let messages = common(inspection).find(|column| column.holds == Holds::Messages);
         let n = |column: Option<&ColumnFacts>| column.map_or(0, |column| usable(column).1);
         let (task, text, image, audio) = match (image, audio, request) {
             (None, None, None) if messages.is_some() => (TaskKind::Generate, None, None, None),
             (None, None, _) => {
-                let text = request.or_else(longest)?;
+                let text = request.or_else(|| longest(inspection))?;
                 (TaskKind::Generate, Some(text), None, None)
             }
             (image, audio, Some(text)) => (TaskKind::Answer, Some(text), image, audio),
             _ if n(image) >= n(audio) => (TaskKind::Caption, None, image, None),
             _ => (TaskKind::Transcribe, None, None, audio),
         };
+        let messages = messages.filter(|_| text.is_none() && image.is_none() && audio.is_none());
+        Some(Self::new(inspection, task, [text, messages, image, audio]))
+    }
+
+    /// Proposes a job for `task`; `None` if no column is usable for it. A question and an embedding take
+    /// images, else audio, else text.
+    #[must_use]
+    pub fn for_task(inspection: &'a Inspection, task: TaskKind) -> Option<Self> {
+        let image = best(inspection, Holds::Images);
+        let audio = best(inspection, Holds::Audio);
+        let inputs = match task {
+            TaskKind::Caption => [None, None, Some(image?), None],
+            TaskKind::Transcribe => [None, None, None, Some(audio?)],
+            TaskKind::Answer | TaskKind::Generate | TaskKind::Embed => match (image, audio) {
+                (Some(image), _) => [None, None, Some(image), None],
+                (None, Some(audio)) => [None, None, None, Some(audio)],
+                (None, None) => {
+                    let text = longest(inspection).or_else(|| request(inspection))?;
+                    [Some(text), None, None, None]
+                }
+            },
+        };
+        Some(Self::new(inspection, task, inputs))
+    }
+
+    fn new(
+        inspection: &'a Inspection,
+        task: TaskKind,
+        [text, messages, image, audio]: [Option<&'a ColumnFacts>; 4],
+    ) -> Self {
+        let is_id = |column: &&ColumnFacts| {
+            let is_unique = column.texts.as_ref().is_none_or(|texts| texts.duplicate_share == 0.0);
+            is_id_name(column) && is_unique && column.null_share == 0.0 && column.media.is_none()
+        };
+        let id = common(inspection).filter(|column| !column.has_bytes).find(is_id);
         let is_free = |column: &&ColumnFacts| {
             column.name != answer_column(task) && !column.name.starts_with(RESERVED_PREFIX)
         };
@@ -84,8 +96,28 @@ impl<'a> Proposal<'a> {
         let carried = plain()
             .any(is_odd)
             .then(|| plain().filter(fits).map(|column| column.name.as_str()).collect());
-        let messages = messages.filter(|_| text.is_none() && image.is_none() && audio.is_none());
-        Some(Self { task, text, messages, image, audio, id, carried })
+        Self { task, text, messages, image, audio, id, carried }
+    }
+
+    /// Returns the roles of the columns.
+    #[must_use]
+    pub fn columns(&self) -> Columns {
+        let name = |column: Option<&ColumnFacts>| column.map(|column| column.name.clone());
+        Columns {
+            id: name(self.id),
+            text: name(self.text),
+            messages: name(self.messages),
+            image: name(self.image),
+            audio: name(self.audio),
+            seed: None,
+        }
+    }
+
+    /// Returns the columns to carry to the answers, if not all can be.
+    #[must_use]
+    pub fn carried(&self) -> Option<Vec<String>> {
+        let carried = self.carried.as_ref()?;
+        Some(carried.iter().map(|name| (*name).to_owned()).collect())
     }
 
     /// Writes the proposal as a job file over `paths` with answers at `output`; `format` is set if the paths
@@ -153,6 +185,39 @@ impl<'a> Proposal<'a> {
             TaskKind::Embed => "embeddings",
         }
     }
+}
+
+/// Returns the columns that every file has.
+fn common(inspection: &Inspection) -> impl Iterator<Item = &ColumnFacts> {
+    inspection.columns.iter().filter(|column| column.in_every_file)
+}
+
+/// Returns the column with the most usable media of a kind; bytes come before paths.
+fn best(inspection: &Inspection, holds: Holds) -> Option<&ColumnFacts> {
+    common(inspection).filter(|column| column.holds == holds).max_by_key(|column| usable(column))
+}
+
+fn texts(inspection: &Inspection) -> impl Iterator<Item = &ColumnFacts> {
+    common(inspection).filter(|column| column.holds == Holds::Texts)
+}
+
+/// Returns the column with prompts.
+fn request(inspection: &Inspection) -> Option<&ColumnFacts> {
+    texts(inspection).find(|column| REQUESTS.contains(&&*column.name.to_lowercase()))
+}
+
+/// Returns the column with the longest texts. Prose comes before single words, and both before row ids.
+fn longest(inspection: &Inspection) -> Option<&ColumnFacts> {
+    let others = texts(inspection).filter(|column| !is_id_name(column) || is_prose(column));
+    others.max_by(|a, b| {
+        let order = is_prose(a).cmp(&is_prose(b));
+        order.then(median(a).total_cmp(&median(b)))
+    })
+}
+
+fn is_id_name(column: &ColumnFacts) -> bool {
+    let name = column.name.to_lowercase();
+    IDS.contains(&&*name) || ID_ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// Returns whether the media of a column are bytes, and the number of usable ones.

@@ -261,6 +261,7 @@ impl Collector {
         span.trace
             .record("answers", traced(entry.answers))
             .record("rejects", traced(entry.n_rejects()));
+        self.progress.committed(&entry);
         Ok(entry)
     }
 
