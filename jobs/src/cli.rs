@@ -1,5 +1,9 @@
 //! The command line.
 
+mod direct;
+mod examples;
+mod export;
+
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +13,10 @@ use legenda_schemas::{
     precision::{PrecisionChoice, PrecisionError},
 };
 
+pub(crate) use self::{
+    direct::{AskArgs, CaptionArgs, DirectArgs, EmbedArgs, SidecarArgs, TranscribeArgs},
+    export::ExportArgs,
+};
 use crate::schedule::page::PageHost;
 
 /// Runs ONNX models over tables of text, images and audio: captions, answers, transcripts,
@@ -16,9 +24,7 @@ use crate::schedule::page::PageHost;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done · 1 internal error · 2 invalid command, job, table or model; \
-                  no row was read · 3 error budget exceeded · 4 failed, run again to resume · \
-                  5 `verify` found a problem · 130 interrupted, run again to resume"
+    after_help = examples::ALL
 )]
 pub(crate) struct Cli {
     /// Increase log verbosity: -v for info, -vv for debug.
@@ -32,9 +38,18 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a job: read the table, run the model, write the answers. Resumes an unfinished run.
     Run(RunArgs),
+    /// Describe images, without a job file.
+    Caption(Box<CaptionArgs>),
+    /// Answer a question about images, audio or texts, without a job file.
+    Ask(Box<AskArgs>),
+    /// Transcribe audio, without a job file.
+    Transcribe(Box<TranscribeArgs>),
+    /// Compute embeddings of images, audio or texts, without a job file.
+    Embed(Box<EmbedArgs>),
     /// Answer an OpenAI Batch API file with a local model.
     Batch(BatchArgs),
     /// Check a job against its table and model without running it.
+    #[command(after_help = examples::CHECK)]
     Check(JobArgs),
     /// Profile a table without loading a model, and propose a job.
     Inspect(InspectArgs),
@@ -43,6 +58,8 @@ pub(crate) enum Command {
     Estimate(EstimateArgs),
     /// Retry the rejects of an output and commit the new answers.
     Retry(RetryArgs),
+    /// Write the answers of an output to one file: CSV, Parquet, Arrow or JSON Lines.
+    Export(ExportArgs),
     /// Verify that an output accounts for every input row exactly once.
     Verify(VerifyArgs),
     /// Score answers against reference answers: error rates, exact match, F1, BLEU, chrF, ROUGE-L,
@@ -53,12 +70,15 @@ pub(crate) enum Command {
     /// Run the jobs in a folder on their schedules, with a status page.
     Schedule(ScheduleArgs),
     /// List, show, fetch and check models.
-    #[command(subcommand)]
-    Models(ModelsCommand),
+    Models(ModelsArgs),
     /// Print the environment: ONNX Runtime, devices, cache, memory.
     Doctor(DoctorArgs),
     /// Print the JSON Schema of a file format, for editors.
     Schema(SchemaArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page of the program or of a command.
+    Man(ManArgs),
 }
 
 impl Command {
@@ -67,6 +87,10 @@ impl Command {
         match self {
             Self::Run(args) => Some(args.job.offline),
             Self::Estimate(args) => Some(args.job.offline),
+            Self::Caption(args) => Some(args.direct.offline),
+            Self::Ask(args) => Some(args.direct.offline),
+            Self::Transcribe(args) => Some(args.direct.offline),
+            Self::Embed(args) => Some(args.direct.offline),
             Self::Batch(args) => Some(args.offline),
             Self::Retry(args) => Some(args.offline),
             _ => None,
@@ -91,6 +115,7 @@ pub(crate) struct JobArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::ESTIMATE)]
 pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub(crate) job: JobArgs,
@@ -109,6 +134,7 @@ pub(crate) struct EstimateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::INSPECT)]
 pub(crate) struct InspectArgs {
     /// The table: files, folders, glob patterns or URLs, as in `source.paths` of a job.
     #[arg(required = true, value_name = "URI")]
@@ -129,6 +155,7 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::RUN)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) job: JobArgs,
@@ -185,10 +212,11 @@ pub(crate) struct ExecutionArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::BATCH)]
 pub(crate) struct BatchArgs {
     /// The requests, one JSON object per line: a path or URL.
     pub(crate) input: String,
-    /// The model: `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
+    /// The model: `legenda-tiny`, a short name, a directory, or `hf://owner/name[@revision]`.
     #[arg(long, default_value = "legenda-tiny")]
     pub(crate) model: String,
     /// The file for the responses. Finished work is kept in `OUT.legenda` next to it until you remove
@@ -209,6 +237,7 @@ pub(crate) struct BatchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::RETRY)]
 pub(crate) struct RetryArgs {
     /// The output of a run: a folder or URL.
     pub(crate) output: String,
@@ -226,12 +255,14 @@ pub(crate) struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::VERIFY)]
 pub(crate) struct VerifyArgs {
     /// The output of a run: a folder or URL.
     pub(crate) output: String,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::EVAL)]
 pub(crate) struct EvalArgs {
     /// The output of a run: a folder or URL.
     pub(crate) output: String,
@@ -251,6 +282,7 @@ pub(crate) struct EvalArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPORT)]
 pub(crate) struct ReportArgs {
     /// The output of a run: a folder or URL.
     pub(crate) output: String,
@@ -263,6 +295,7 @@ pub(crate) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::SCHEDULE)]
 pub(crate) struct ScheduleArgs {
     /// The folder with the job files: every `*.toml` in it.
     pub(crate) dir: PathBuf,
@@ -303,10 +336,21 @@ pub(crate) enum ProgressStyle {
     None,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = examples::MODELS)]
+pub(crate) struct ModelsArgs {
+    /// Default: `list`.
+    #[command(subcommand)]
+    pub(crate) command: Option<ModelsCommand>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// List the local models that can run: the embedded one and those in the Hub cache.
+    /// List the local models that can run: the embedded one and those in the Hub cache. Also lists the
+    /// short names of Hub models.
     List(ModelsListArgs),
+    /// List the short names of Hub models.
+    Known(ModelsKnownArgs),
     /// Show a model's tasks, inputs and graphs. For a Hub model, fetches configs but no graphs.
     Show(ModelArgs),
     /// Fetch a model from the Hub into the cache.
@@ -316,6 +360,7 @@ pub(crate) enum ModelsCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::MODELS_LIST)]
 pub(crate) struct ModelsListArgs {
     /// Also list models that cannot run, with the reason.
     #[arg(long)]
@@ -326,8 +371,17 @@ pub(crate) struct ModelsListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::MODELS_KNOWN)]
+pub(crate) struct ModelsKnownArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = examples::MODEL)]
 pub(crate) struct ModelArgs {
-    /// `legenda-tiny`, a directory, or `hf://owner/name[@revision]`.
+    /// `legenda-tiny`, a short name, a directory, or `hf://owner/name[@revision]`.
     pub(crate) bundle: String,
     /// The precision of the weights, such as `q4` or `decoder_model_merged=q4,embed_tokens=fp16`.
     #[arg(long, value_name = "PRECISION", default_value = "", hide_default_value = true,
@@ -375,6 +429,7 @@ impl From<DeviceName> for Device {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::DOCTOR)]
 pub(crate) struct DoctorArgs {
     /// Never download models or ONNX Runtime.
     #[arg(long)]
@@ -385,6 +440,7 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::SCHEMA)]
 pub(crate) struct SchemaArgs {
     /// The file format.
     #[arg(value_enum)]
@@ -395,4 +451,19 @@ pub(crate) struct SchemaArgs {
 pub(crate) enum SchemaFormat {
     /// The job file.
     Job,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = examples::COMPLETIONS)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = examples::MAN)]
+pub(crate) struct ManArgs {
+    /// The command [default: the program].
+    pub(crate) command: Option<String>,
 }

@@ -7,6 +7,7 @@ use legenda_models::{BundleError, HubError, ModelError, RuntimeError, runtime::S
 use legenda_pipeline::{
     CollectError, PlanError, RunError,
     eval::EvalError,
+    export::ExportError,
     inspect::InspectError,
     ledger::LedgerError,
     openai::BatchError,
@@ -56,6 +57,7 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         typed(error, retry),
         typed(error, eval),
         typed(error, batch),
+        typed(error, export),
         typed(error, |_: &WriteError| Some(RERUN.to_owned())),
         typed(error, |_: &SourceFailed| Some(RERUN.to_owned())),
         typed(error, |_: &PageError| Some(REPORT_BUG.to_owned())),
@@ -103,6 +105,16 @@ fn hub(error: &HubError) -> Option<String> {
 fn bundle(error: &BundleError) -> Option<String> {
     match error {
         BundleError::Hub(error) => hub(error),
+        BundleError::TaskKind { task: "embed", .. } => Some(
+            "use an embedding model, such as `--model clip` for images, `--model minilm` for texts or \
+             `--model clap` for audio (in a job file: `model.bundle`)"
+                .to_owned(),
+        ),
+        BundleError::TaskOption { key: "task.timestamps", .. } => Some(
+            "use a Whisper model, such as `--model whisper-base` (in a job file: `model.bundle`)"
+                .to_owned(),
+        ),
+        BundleError::TaskNeeds { .. } => Some("`legenda models` lists models".to_owned()),
         BundleError::TaskKind { .. } => {
             Some("set another `task.kind` or `model.bundle`".to_owned())
         }
@@ -278,6 +290,20 @@ fn batch(error: &BatchError) -> Option<String> {
         BatchError::Source(error) => source(error),
         BatchError::Ledger(error) => ledger(error),
         BatchError::Part { .. } => Some(VERIFY.to_owned()),
+        _ => None,
+    }
+}
+
+fn export(error: &ExportError) -> Option<String> {
+    match error {
+        ExportError::Ledger(error) => ledger(error),
+        ExportError::Damaged { .. } => Some(VERIFY.to_owned()),
+        ExportError::NoAnswers { .. } => Some("pass `--rejects` to export the rejects".to_owned()),
+        ExportError::Differs { .. } => {
+            Some("read the parts with DuckDB or Polars, which can join them by name".to_owned())
+        }
+        ExportError::Exists { .. } => Some("pass `--force` to replace it".to_owned()),
+        ExportError::Inside { .. } => Some("choose a file in another folder".to_owned()),
         _ => None,
     }
 }

@@ -4,11 +4,14 @@ mod allocator;
 mod cli;
 mod command;
 mod console;
+mod direct;
 mod failure;
 mod fetching;
 mod hint;
 mod invocation;
 mod leave;
+mod live;
+mod opening;
 mod progress;
 mod schedule;
 mod summary;
@@ -60,18 +63,25 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => command::run::run(&args),
+        Command::Caption(args) => direct::run(&args.as_ref().into()),
+        Command::Ask(args) => direct::run(&args.as_ref().into()),
+        Command::Transcribe(args) => direct::run(&args.as_ref().into()),
+        Command::Embed(args) => direct::run(&args.as_ref().into()),
         Command::Batch(args) => command::batch::batch(&args),
         Command::Check(args) => command::check::check(&args),
         Command::Inspect(args) => command::inspect::inspect(&args),
         Command::Estimate(args) => command::estimate::estimate(&args),
         Command::Retry(args) => command::retry::retry(&args),
+        Command::Export(args) => command::export::export(&args),
         Command::Eval(args) => command::eval::eval(&args),
         Command::Report(args) => command::report::report(&args),
         Command::Verify(args) => command::verify::verify(&args),
         Command::Schedule(args) => command::schedule::schedule(&args),
-        Command::Models(command) => command::models::models(&command),
+        Command::Models(args) => command::models::models(&args),
         Command::Doctor(args) => command::doctor::doctor(&args),
         Command::Schema(args) => command::schema::schema(&args),
+        Command::Completions(args) => command::manual::completions(&args),
+        Command::Man(args) => command::manual::man(&args),
     }
 }
 

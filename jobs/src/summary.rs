@@ -1,7 +1,11 @@
 //! The final summary of a run, and a preview of its answers as a table.
 
-use legenda_pipeline::{RunPlan, RunReport, excerpt::shortened, preview::Preview, source::Skipped};
+use legenda_pipeline::{
+    RunPlan, RunReport, excerpt::shortened, preview::Preview, source::Skipped, store::is_url,
+};
 use legenda_schemas::units::{ByteSize, counted, counted_as};
+
+use crate::opening;
 
 /// Returns the lines of the final summary.
 #[expect(clippy::cast_precision_loss, reason = "rates are approximate")]
@@ -74,10 +78,21 @@ pub(crate) fn lines(report: &RunReport, plan: &RunPlan) -> Vec<String> {
             one.what, one.predicted, one.interval, one.truth
         ));
     }
-    lines.push(format!("report in {}", plan.output.path_of("_legenda/report.html")));
-    lines.push(format!("answers in {}", plan.output.path_of("")));
-    if rejects > 0 {
+    lines
+}
+
+/// Returns lines about where the results are and what can be done with them.
+pub(crate) fn places(report: &RunReport, plan: &RunPlan, opens: bool) -> Vec<String> {
+    let output = plan.output.path_of("");
+    let mut lines = vec![format!("report in {}", plan.output.path_of("_legenda/report.html"))];
+    lines.push(format!("answers in {output}"));
+    if opens && report.answers > 0 && !is_url(&output) {
+        let is_partitioned = plan.job.output.partition_by.is_some();
+        lines.extend(opening::folder(plan.job.output.format, &output, is_partitioned));
+    }
+    if report.n_rejects() > 0 {
         lines.push(format!("rejects in {}", plan.output.path_of("rejects")));
+        lines.push(format!("retry rejects: legenda retry {}", opening::shell_word(&output)));
     }
     lines
 }

@@ -8,8 +8,17 @@ use std::{
 
 use crate::{binary, repository};
 
-/// An S3 server (which pulls in `cryptography`), a table library and a browser driver.
-const PACKAGES: [&str; 3] = ["moto[server]==5.1.22", "pyarrow==26.0.1", "selenium==4.40.0"];
+/// An S3 server (which pulls in `cryptography`), table libraries, parsers of subtitles and a browser driver.
+const PACKAGES: [&str; 8] = [
+    "duckdb-cli==1.5.6",
+    "moto[server]==5.1.22",
+    "pandas==3.1.1",
+    "polars==2.1.0",
+    "pyarrow==26.0.1",
+    "selenium==4.40.0",
+    "srt==3.5.3",
+    "webvtt-py==0.6.0",
+];
 
 /// Runs a script, named by its path in `tests/`, against the binary and returns its output.
 #[must_use]

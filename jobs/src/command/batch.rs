@@ -25,7 +25,10 @@ use serde_json::{Value, json};
 
 use super::{
     bundle_failure, eprint, ledger_failure, open_bundle, open_hub, open_runtime, plan_job, print,
-    run::{Execution, LoadedModel, execute_loaded, listen_for_large_files, load, start_threads},
+    run::{
+        Execution, LoadedModel, Results, execute_loaded, listen_for_large_files, load,
+        start_threads,
+    },
 };
 use crate::{
     cli::BatchArgs,
@@ -167,6 +170,7 @@ fn answer_group(
         overwrite: args.overwrite,
         stale: Stale::Refuse,
         retry: None,
+        results: Results::Folder,
         args: &args.execution,
     };
     match execute_loaded(executor, checked, LoadedModel { runtime, model, start }, execution)? {

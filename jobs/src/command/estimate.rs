@@ -17,10 +17,10 @@ use serde_json::json;
 
 use super::{
     CheckedJob, eprint, open_runtime, plan_job, print, read_job,
-    run::{lease_terms, load, start_threads, until_signal},
+    run::{Shown, lease_terms, load, start_threads, until_signal},
 };
 use crate::{
-    cli::{EstimateArgs, ExecutionArgs},
+    cli::EstimateArgs,
     failure::{Exit, Failure},
 };
 
@@ -66,16 +66,10 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<Exit, Failure> {
     };
     let progress =
         Arc::new(Progress { settled: Some(SettledRows::default()), ..Progress::default() });
-    let execution = ExecutionArgs {
-        show: 0,
-        progress: args.progress,
-        grace: 30,
-        report_to: None,
-        until_eof: false,
-    };
+    let shown = Shown { style: args.progress, grace: 30, until_eof: false };
     let start = Instant::now();
     let running =
-        until_signal(Arc::clone(&sample.plan), model, &options, &execution, Arc::clone(&progress));
+        until_signal(Arc::clone(&sample.plan), model, &options, shown, Arc::clone(&progress));
     let ended = executor.block_on(running);
     executor.shutdown_background();
     let report = ended?;

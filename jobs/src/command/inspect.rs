@@ -1,12 +1,8 @@
 //! `legenda inspect`.
 
-use std::{
-    fs::OpenOptions,
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use legenda_pipeline::{
     inspect::{
         ColumnFacts, Holds, InspectError, Inspection, Proposal, Spread, inspect as inspect_table,
@@ -19,7 +15,7 @@ use legenda_schemas::{
 };
 use serde_json::json;
 
-use super::{eprint, print};
+use super::{already_exists, eprint, print, write_new};
 use crate::{
     cli::InspectArgs,
     failure::{Exit, Failure},
@@ -29,7 +25,7 @@ use crate::{
 /// Profiles a table and proposes a job.
 pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
     if let Some(file) = args.job.as_ref().filter(|file| file.try_exists().unwrap_or(true)) {
-        return Err(already_exists(file));
+        return Err(already_exists(file, "--job"));
     }
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -58,30 +54,13 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<Exit, Failure> {
             eprint("no job proposed: no column contains images, audio, text or conversations");
         }
         (Some(job), Some(file)) => {
-            write(file, job)?;
+            write_new(file, job, "--job")?;
             eprint(&format!("job in {}", file.display()));
         }
         (Some(job), None) if !args.json => print(&format!("\n{}", job.trim_end())),
         _ => {}
     }
     Ok(Exit::Done)
-}
-
-fn already_exists(file: &Path) -> Failure {
-    let error = anyhow!("`{}` already exists", file.display());
-    Failure::config(error).hint("pass another file to `--job`")
-}
-
-fn write(file: &Path, job: &str) -> Result<(), Failure> {
-    let opened = OpenOptions::new().write(true).create_new(true).open(file);
-    match opened.and_then(|mut opened| opened.write_all(job.as_bytes())) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(already_exists(file)),
-        Err(error) => {
-            let context = format!("failed to write `{}`", file.display());
-            Err(Failure::resumable(anyhow::Error::new(error).context(context)))
-        }
-    }
 }
 
 /// Returns the text of the proposed job, with paths relative to the job file.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use legenda_models::{
-    Bundle, BundleError, BundleSource, Hub, HubOptions, HubRepo, Runtime, RuntimeOptions,
+    Bundle, BundleError, BundleSource, Hub, HubOptions, HubRepo, KNOWN_MODELS, Runtime,
+    RuntimeOptions,
 };
 use legenda_schemas::{precision::PrecisionChoice, suggest::closest};
 
@@ -19,10 +20,7 @@ pub(crate) fn open_bundle(
     precision: PrecisionChoice,
     hub: &Hub,
 ) -> Result<Bundle, BundleError> {
-    let source = match BundleSource::parse(name) {
-        BundleSource::Directory(path) => BundleSource::Directory(base_dir.join(path)),
-        other => other,
-    };
+    let source = BundleSource::resolve(name, base_dir);
     let progress = FetchProgress::default();
     let bundle = Bundle::open_with(&source, precision, hub, &|state| progress.show(state));
     progress.end();
@@ -66,9 +64,15 @@ pub(crate) fn bundle_hint(name: &str, path: &Path) -> Option<String> {
         .collect();
     let base_name = Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or(name);
     let siblings = siblings.iter().filter_map(|path| path.file_name()?.to_str());
-    if let Some(found) = closest(base_name, siblings.chain([BundleSource::EMBEDDED_NAME])) {
+    // A path is not a misspelled short name.
+    let is_path = name.contains('/');
+    let short_names = KNOWN_MODELS.iter().map(|known| known.name).filter(|_| !is_path);
+    let short_names = short_names.chain([BundleSource::EMBEDDED_NAME]);
+    let siblings: Vec<&str> = siblings.collect();
+    let candidates = siblings.iter().copied().chain(short_names);
+    if let Some(found) = closest(base_name, candidates) {
         let found = match Path::new(name).parent() {
-            Some(parent) if found != BundleSource::EMBEDDED_NAME => parent.join(found),
+            Some(parent) if siblings.contains(&found) => parent.join(found),
             _ => PathBuf::from(found),
         };
         return Some(format!("did you mean `{}`?", found.display()));

@@ -12,7 +12,7 @@ use legenda_schemas::ledger::StoredJob;
 
 use super::{
     CheckedJob, ledger_failure, plan_job,
-    run::{Execution, execute},
+    run::{Execution, Results, execute},
 };
 use crate::{
     cli::RetryArgs,
@@ -40,6 +40,7 @@ pub(crate) fn retry(args: &RetryArgs) -> Result<Exit, Failure> {
         overwrite: false,
         stale: Stale::Refuse,
         retry: Some(RetryChoice { codes: args.codes.clone() }),
+        results: Results::Folder,
         args: &args.execution,
     };
     execute(CheckedJob { plan, bundle, base_dir }, execution)

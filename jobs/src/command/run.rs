@@ -1,7 +1,7 @@
 //! `legenda run`.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use crate::{
     cli::{ExecutionArgs, ProgressStyle, RunArgs},
     failure::{Exit, Failure},
     invocation::shown_command,
+    live::{Lines, LivePrinter},
     progress::ProgressReporter,
     summary,
 };
@@ -40,7 +41,19 @@ pub(crate) struct Execution<'a> {
     pub(crate) overwrite: bool,
     pub(crate) stale: Stale,
     pub(crate) retry: Option<RetryChoice>,
+    pub(crate) results: Results,
     pub(crate) args: &'a ExecutionArgs,
+}
+
+/// How the results of an execution are shown.
+#[derive(Debug)]
+pub(crate) enum Results {
+    /// A summary with the output folder, on standard output.
+    Folder,
+    /// A summary without it, because a file will have the answers.
+    File,
+    /// The answers on standard output, the summary on standard error.
+    Lines(Lines),
 }
 
 /// Runs a job.
@@ -50,6 +63,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         overwrite: args.overwrite,
         stale: args.stale.into(),
         retry: None,
+        results: Results::Folder,
         args: &args.execution,
     };
     let ended =
@@ -96,7 +110,7 @@ pub(crate) fn execute_loaded(
     execution: Execution<'_>,
 ) -> Result<Exit, Failure> {
     let CheckedJob { plan, bundle, base_dir } = checked;
-    let Execution { offline: _, overwrite, stale, retry, args } = execution;
+    let Execution { offline: _, overwrite, stale, retry, results, args } = execution;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     announce(&plan, &model, runtime, start.elapsed());
     drop(bundle);
@@ -111,9 +125,28 @@ pub(crate) fn execute_loaded(
         retry,
         command: shown_command(),
     };
-    let progress = Arc::new(Progress::default());
-    let running = until_signal(Arc::clone(&plan), model, &run_options, args, progress);
+    let mut progress = Progress::default();
+    let (out, printer): (fn(&str), _) = match &results {
+        Results::Lines(lines) => {
+            let (sender, commits) = std::sync::mpsc::channel();
+            progress.commits = Some(sender);
+            (eprint, Some(LivePrinter::start(Arc::clone(&plan), lines.clone(), commits)))
+        }
+        Results::Folder | Results::File => (print, None),
+    };
+    let style = match (args.progress, &results) {
+        // A bar and answers on one terminal would overwrite each other.
+        (ProgressStyle::Auto, Results::Lines(_)) if std::io::stdout().is_terminal() => {
+            ProgressStyle::None
+        }
+        (style, _) => style,
+    };
+    let shown = Shown { style, grace: args.grace, until_eof: args.until_eof };
+    let running = until_signal(Arc::clone(&plan), model, &run_options, shown, Arc::new(progress));
     let ended = executor.block_on(running);
+    if let Some(printer) = printer {
+        printer.finish();
+    }
     // Do not wait for threads of an abandoned run.
     executor.shutdown_background();
     let report = ended?;
@@ -121,18 +154,16 @@ pub(crate) fn execute_loaded(
     if args.progress == ProgressStyle::Json {
         eprint(&serde_json::json!({ "report": report }).to_string());
     }
-    for line in summary::lines(&report, &plan) {
-        print(&line);
-    }
+    summary::lines(&report, &plan).iter().for_each(|line| out(line));
+    let opens = matches!(results, Results::Folder);
+    summary::places(&report, &plan, opens).iter().for_each(|line| out(line));
     if let Some(path) = &args.report_to {
         copy_report(&plan, path);
     }
     if args.show > 0 {
         let rows =
             legenda_pipeline::preview::answers(&plan, args.show).map_err(Failure::internal)?;
-        for line in summary::table(&rows) {
-            print(&line);
-        }
+        summary::table(&rows).iter().for_each(|line| out(line));
     }
     Ok(match report.ending {
         Ending::Complete => {
@@ -234,25 +265,34 @@ fn announce(plan: &RunPlan, model: &Loaded, runtime: &Runtime, took: Duration) {
     ));
 }
 
+/// How a run is shown and stopped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) style: ProgressStyle,
+    /// The seconds between the first signal and the end.
+    pub(super) grace: u64,
+    pub(super) until_eof: bool,
+}
+
 /// Runs the plan. The first signal stops it gracefully; the second signal, or the end of the grace
 /// period, abandons it.
 pub(super) async fn until_signal(
     plan: Arc<RunPlan>,
     model: Loaded,
     options: &RunOptions,
-    ExecutionArgs { progress: style, grace, until_eof, .. }: &ExecutionArgs,
+    Shown { style, grace, until_eof }: Shown,
     progress: Arc<Progress>,
 ) -> Result<RunReport, Failure> {
     let stop = Arc::new(Stop::default());
-    let reporter = ProgressReporter::start(*style, Arc::clone(&progress));
+    let reporter = ProgressReporter::start(style, Arc::clone(&progress));
     let run = legenda_pipeline::run(plan, model, options, Arc::clone(&progress), Arc::clone(&stop));
     tokio::pin!(run);
-    let mut signals = Signals::new(*until_eof)?;
+    let mut signals = Signals::new(until_eof)?;
     let result = tokio::select! {
         result = &mut run => result,
         () = signals.next() => {
             eprint("stopping: finishing rows in progress; press Ctrl-C again to exit immediately");
-            let grace = Duration::from_secs(*grace);
+            let grace = Duration::from_secs(grace);
             stop.request(grace.mul_f64(ROWS_SHARE));
             tokio::select! {
                 result = &mut run => result,

@@ -10,12 +10,14 @@ mod console;
 mod csv;
 mod damaged;
 mod datasets;
+mod direct;
 mod documents;
 mod embed;
 mod encoded_cells;
 mod errors;
 mod estimate;
 mod eval;
+mod export;
 mod folders;
 mod hostile;
 mod hub;
@@ -27,6 +29,8 @@ mod jpeg;
 #[cfg(unix)]
 mod links;
 mod listeners;
+#[cfg(unix)]
+mod manual;
 mod mixed_types;
 mod modalities;
 #[cfg(target_os = "linux")]

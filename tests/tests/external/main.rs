@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod browser;
+mod openings;
 #[cfg(unix)]
 mod pages;
 mod s3_server;

@@ -4,6 +4,7 @@ use legenda_models::{Bundle, BundleSource};
 use legenda_schemas::{cause::chain, units::ByteSize};
 use serde_json::{Value, json};
 
+use super::known;
 use crate::{
     cli::ModelsListArgs,
     command::{open_hub, print},
@@ -42,6 +43,8 @@ pub(crate) fn list(args: &ModelsListArgs) -> Result<Exit, Failure> {
         };
         print(&format!("{:<width$}  {size:>9}  {what}", text(row, "name")));
     }
+    print("\nShort names of models of the Hugging Face Hub, fetched when they are first used:");
+    known::table().iter().for_each(|line| print(line));
     Ok(Exit::Done)
 }
 

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod check;
+mod known;
 mod list;
 mod models;
 mod object;

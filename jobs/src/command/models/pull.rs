@@ -1,5 +1,7 @@
 //! `legenda models pull`.
 
+use std::path::Path;
+
 use legenda_models::{Bundle, BundleSource, Processor};
 use legenda_schemas::units::ByteSize;
 use serde_json::json;
@@ -14,7 +16,7 @@ use crate::{
 
 /// Fetches a model from the Hub, and validates everything that can be read without running it.
 pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
-    let source = BundleSource::parse(&args.bundle);
+    let source = BundleSource::resolve(&args.bundle, Path::new(""));
     if let BundleSource::Directory(path) = &source
         && !path.is_dir()
     {
@@ -25,7 +27,7 @@ pub(crate) fn pull(args: &ModelArgs) -> Result<Exit, Failure> {
     }
     if !matches!(source, BundleSource::Hub(_)) {
         let error = anyhow::anyhow!("`{}` is a local model", args.bundle);
-        return Err(Failure::config(error).hint("pass `hf://owner/name`"));
+        return Err(Failure::config(error).hint("pass `hf://owner/name` or a short name"));
     }
     let (hub, progress) = (open_hub(args.offline), FetchProgress::default());
     let bundle = Bundle::open_with(&source, args.precision.clone(), &hub, &|state| {

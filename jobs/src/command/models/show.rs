@@ -1,5 +1,7 @@
 //! `legenda models show`.
 
+use std::path::Path;
+
 use legenda_models::{Bundle, BundleSource, HubRepo};
 use legenda_schemas::units::ByteSize;
 use serde_json::{Value, json};
@@ -17,7 +19,7 @@ use crate::{
 
 /// Shows a model's properties, tasks and graphs.
 pub(crate) fn show(args: &ModelArgs) -> Result<Exit, Failure> {
-    let bundle = match BundleSource::parse(&args.bundle) {
+    let bundle = match BundleSource::resolve(&args.bundle, Path::new("")) {
         BundleSource::Hub(name) => open_without_graphs(&name, args)?,
         _ => open(args)?,
     };
