@@ -95,9 +95,13 @@ def check_tables(legenda: str, work_dir: Path) -> None:
                 assert names, file_format
             else:
                 assert names == readers, names
+            if options:
+                continue
             target = f"all of {number}.{file_format}"
             printed = run(legenda, work_dir, "export", path, "-o", target)
             assert open_all(printed, ROWS - 1) == readers
+            if kind == "embed":
+                continue
             rejects = run(legenda, work_dir, "export", path, "-o", target, "--force", "--rejects")
             assert open_all(rejects, ROWS) == readers
         print(f"{kind} {options}: opened in every format")

@@ -15,6 +15,7 @@ use legenda_schemas::{
 
 pub(crate) use self::{
     direct::{AskArgs, CaptionArgs, DirectArgs, EmbedArgs, SidecarArgs, TranscribeArgs},
+    examples::{EMBEDDING_MODELS, TIMESTAMP_MODELS},
     export::ExportArgs,
 };
 use crate::schedule::page::PageHost;

@@ -20,7 +20,10 @@ use legenda_pipeline::{
 };
 use legenda_schemas::cause::causes;
 
-use crate::schedule::{history::HistoryError, service::ServiceError};
+use crate::{
+    cli::{EMBEDDING_MODELS, TIMESTAMP_MODELS},
+    schedule::{history::HistoryError, service::ServiceError},
+};
 
 const RERUN: &str = "committed spans are safe: fix the cause and run the same command again";
 const REPORT_BUG: &str = "please report this";
@@ -105,15 +108,8 @@ fn hub(error: &HubError) -> Option<String> {
 fn bundle(error: &BundleError) -> Option<String> {
     match error {
         BundleError::Hub(error) => hub(error),
-        BundleError::TaskKind { task: "embed", .. } => Some(
-            "use an embedding model, such as `--model clip` for images, `--model minilm` for texts or \
-             `--model clap` for audio (in a job file: `model.bundle`)"
-                .to_owned(),
-        ),
-        BundleError::TaskOption { key: "task.timestamps", .. } => Some(
-            "use a Whisper model, such as `--model whisper-base` (in a job file: `model.bundle`)"
-                .to_owned(),
-        ),
+        BundleError::TaskKind { task: "embed", .. } => Some(EMBEDDING_MODELS.to_owned()),
+        BundleError::TaskOption { key: "task.timestamps", .. } => Some(TIMESTAMP_MODELS.to_owned()),
         BundleError::TaskNeeds { .. } => Some("`legenda models` lists models".to_owned()),
         BundleError::TaskKind { .. } => {
             Some("set another `task.kind` or `model.bundle`".to_owned())

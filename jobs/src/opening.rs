@@ -96,5 +96,9 @@ pub(crate) fn shell_word(word: &str) -> String {
 }
 
 fn shell(word: &str) -> String {
+    // SQL has quotes of its own.
+    if word.contains('\'') && !word.contains(['"', '$', '`', '\\', '!']) {
+        return format!("\"{word}\"");
+    }
     format!("'{}'", word.replace('\'', "'\\''"))
 }

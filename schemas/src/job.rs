@@ -120,7 +120,7 @@ fn job_version() -> u32 {
 #[serde(default, deny_unknown_fields)]
 pub struct ModelChoice {
     /// The model: `legenda-tiny` (embedded), a directory relative to the job file, or a model on the
-    /// Hugging Face Hub: `hf://owner/name` or `hf://owner/name@revision`.
+    /// Hugging Face Hub: `hf://owner/name`, `hf://owner/name@revision`, or a short name of `legenda models`.
     pub bundle: String,
     /// The precision of the weights: `fp32`, `fp16`, `q8`, `int8`, `uint8`, `q4`, `q4f16`, `bnb4`, or a
     /// table with one precision per graph. Default: the first of these that the model has.

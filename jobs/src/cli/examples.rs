@@ -1,4 +1,13 @@
-//! The examples at the end of each `--help`.
+//! The examples at the end of each `--help`, and examples of models.
+
+/// For a task that needs an embedding model.
+pub(crate) const EMBEDDING_MODELS: &str = "\
+use an embedding model, such as `--model clip` for images, `--model minilm` for texts or `--model clap` for \
+audio (in a job file: `model.bundle`)";
+
+/// For a task that needs timestamps.
+pub(crate) const TIMESTAMP_MODELS: &str = "\
+use a model with timestamps, such as `--model whisper-base` (in a job file: `model.bundle`)";
 
 /// Of `legenda`.
 pub(super) const ALL: &str = "\

@@ -43,7 +43,9 @@ impl Destination {
         if is_folder {
             return Ok(Self::Folder(to.to_owned()));
         }
-        Ok(Self::File { path: path.to_owned(), format: format_of(path)? })
+        let format = format_of(path)
+            .map_err(|failure| failure.hint(format!("to write an output folder: `-o {to}/`")))?;
+        Ok(Self::File { path: path.to_owned(), format })
     }
 
     /// Checks, before anything runs, that a file can be written.

@@ -39,8 +39,8 @@ impl BundleSource {
         }
     }
 
-    /// Parses the value of `model.bundle` and resolves it: a directory relative to `base_dir`, and, if there
-    /// is no such directory, a short name of a Hub model ([`KnownModel`]).
+    /// Parses the value of `model.bundle` and resolves it: a directory relative to `base_dir`, or, unless such
+    /// a directory exists, a short name of a Hub model ([`KnownModel`]).
     #[must_use]
     pub fn resolve(bundle: &str, base_dir: &Path) -> Self {
         match Self::parse(bundle) {

@@ -121,9 +121,7 @@ fn answers_go_to_one_file() {
     let few = ["caption", "photos", "-o", "a.csv", "--force", "--limit", "2"];
     let _told = run(&place, &few).expect(0);
     assert_eq!(fs::read_to_string(place.path("a.csv")).unwrap().lines().count(), 3);
-    for (target, problem) in
-        [("a.docx", ".csv, .parquet, .arrow or .jsonl"), ("none/a.csv", "no folder `none`")]
-    {
+    for (target, problem) in [("a.docx", "`-o a.docx/`"), ("none/a.csv", "no folder `none`")] {
         run(&place, &["caption", "photos", "-o", target]).expect(2).stderr_contains(&[problem]);
     }
 }
