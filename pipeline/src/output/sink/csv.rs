@@ -107,7 +107,7 @@ pub(super) fn read(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch>,
     while !rest.is_empty() {
         let mut separator = b'{';
         for (idx, field) in schema.fields().iter().enumerate() {
-            let (cell, ends_record) = next_cell(&mut rest)?;
+            let Cell { text, ends_record } = next_cell(&mut rest)?;
             if ends_record != (idx + 1 == schema.fields().len()) {
                 let n_cells = schema.fields().len();
                 return Err(ArrowError::CsvError(format!("expected {n_cells} cells in a record")));
@@ -115,9 +115,9 @@ pub(super) fn read(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch>,
             if is_header {
                 continue;
             }
-            let Some(cell) = cell else { continue };
+            let Some(text) = text else { continue };
             lines.push(std::mem::replace(&mut separator, b','));
-            let cell = std::str::from_utf8(&cell)
+            let cell = std::str::from_utf8(&text)
                 .map_err(|error| ArrowError::CsvError(format!("invalid UTF-8: {error}")))?;
             push_json(field.name(), &mut lines)?;
             lines.push(b':');
@@ -138,10 +138,17 @@ fn push_json(text: &str, lines: &mut Vec<u8>) -> Result<(), ArrowError> {
     serde_json::to_writer(lines, text).map_err(|error| ArrowError::JsonError(error.to_string()))
 }
 
-/// Takes the next cell from `rest`; returns it, `None` for a null, and whether it ends its record.
-fn next_cell<'a>(rest: &mut &'a [u8]) -> Result<(Option<Cow<'a, [u8]>>, bool), ArrowError> {
+/// A cell of a record.
+struct Cell<'a> {
+    /// The text without quotes; `None` for a null.
+    text: Option<Cow<'a, [u8]>>,
+    ends_record: bool,
+}
+
+/// Takes the next cell from `rest`.
+fn next_cell<'a>(rest: &mut &'a [u8]) -> Result<Cell<'a>, ArrowError> {
     let malformed = || ArrowError::CsvError("malformed record".to_owned());
-    let (cell, after) = match rest.strip_prefix(b"\"") {
+    let (text, after) = match rest.strip_prefix(b"\"") {
         None => {
             let end = memchr2(b',', b'\n', rest).ok_or_else(malformed)?;
             let cell = (end > 0).then_some(Cow::Borrowed(&rest[..end]));
@@ -166,8 +173,8 @@ fn next_cell<'a>(rest: &mut &'a [u8]) -> Result<(Option<Cow<'a, [u8]>>, bool), A
     let (separator, after) = after.split_first().ok_or_else(malformed)?;
     *rest = after;
     match separator {
-        b',' => Ok((cell, false)),
-        b'\n' => Ok((cell, true)),
+        b',' => Ok(Cell { text, ends_record: false }),
+        b'\n' => Ok(Cell { text, ends_record: true }),
         _ => Err(malformed()),
     }
 }
