@@ -34,7 +34,7 @@ pub(super) fn steps(report: &StoredReport) -> Vec<Step> {
         let glob = format!("{}/**/*.{}", report.output, report.format.extension());
         match report.format {
             _ if is_url(&report.output) => {}
-            Format::Parquet | Format::Jsonl => {
+            Format::Parquet | Format::Jsonl | Format::Csv => {
                 add("Read the answers", format!("duckdb -c \"FROM '{glob}' LIMIT 10\""));
             }
             Format::Arrow => {
