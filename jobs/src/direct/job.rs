@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use legenda_models::BundleSource;
 use legenda_pipeline::store::is_url;
 use legenda_schemas::job::{Job, Output, SidecarMode, Sidecars, Source, Task, TaskKind};
 
@@ -53,9 +52,9 @@ pub(super) fn build(
         Destination::Folder(path) => output.path = place(path),
     }
     let mut job = Job::new(task, source, output);
-    let is_directory =
-        matches!(BundleSource::resolve(&args.model, Path::new(".")), BundleSource::Directory(_));
-    job.model.bundle = if is_directory { place(&args.model) } else { args.model.clone() };
+    // A name that is no folder may be misspelled, which the error says of the name as it was given.
+    let is_folder = Path::new(&args.model).is_dir();
+    job.model.bundle = if is_folder { place(&args.model) } else { args.model.clone() };
     job.with_overrides(&args.overrides).map_err(Failure::config)
 }
 

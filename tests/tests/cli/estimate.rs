@@ -73,7 +73,7 @@ fn a_run_is_compared_with_its_prediction() {
     }
     assert!(run.stdout.contains("predicted seconds: "), "{}", run.stdout);
     let html = fs::read_to_string(place.path("out.legenda/report.html")).unwrap();
-    assert!(html.contains("<h2>Prediction</h2>") && html.contains("<td>rejects</td>"), "{html}");
+    assert!(html.contains("<h2>Prediction</h2>") && html.contains(">rejects</td>"), "{html}");
     let report = fs::read_to_string(place.path("out.legenda/report.json")).unwrap();
     let report: Value = serde_json::from_str(&report).unwrap();
     assert_eq!(report["prediction"]["rows"], 600);
