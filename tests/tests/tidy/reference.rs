@@ -97,3 +97,24 @@ fn every_example_job_names_its_schema() {
     }
     assert!(n_jobs >= 5, "only {n_jobs} jobs");
 }
+
+#[test]
+fn releases_have_the_pinned_runtime() {
+    let source = read("models/src/runtime/fetch.rs");
+    let workflow = read(".github/workflows/release.yml");
+    let pinned = |line: &str, key: &str| {
+        let value = line.trim().strip_prefix(key)?.trim_end_matches(['"', ',', ';']);
+        Some(value.trim_start_matches([' ', '=', ':', '"']).to_owned())
+    };
+    let version: Vec<String> =
+        source.lines().filter_map(|line| pinned(line, "pub(super) const VERSION: &str")).collect();
+    assert_eq!(version.len(), 1);
+    for name in [".github/workflows/release.yml", "Containerfile", "docs/cuda.md", "README.md"] {
+        assert!(read(name).contains(&version[0]), "{name} does not name {}", version[0]);
+    }
+    let digests: Vec<String> = source.lines().filter_map(|line| pinned(line, "sha256")).collect();
+    assert_eq!(digests.len(), 3);
+    for digest in digests {
+        assert!(workflow.contains(&digest), "release.yml does not name {digest}");
+    }
+}
