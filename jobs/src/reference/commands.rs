@@ -42,13 +42,17 @@ fn commands(text: &str) -> Vec<String> {
             Some(_) => None,
             None => line.strip_prefix("    "),
         };
-        let Some(command) = command.map(|line| line.split(" #").next().unwrap_or(line)) else { continue };
+        let Some(command) = command.map(|line| line.split(" #").next().unwrap_or(line)) else {
+            continue;
+        };
         let parts = command.split(" && ").map(|part| part.split(" | ").next().unwrap_or(part));
         let parts = parts.map(|part| part.split(" > ").next().unwrap_or(part).trim());
-        let parts = parts.map(|part| part.strip_prefix("cargo run --release --").map_or(part, str::trim));
+        let parts =
+            parts.map(|part| part.strip_prefix("cargo run --release --").map_or(part, str::trim));
         for part in parts {
             let is_ours = part.starts_with("legenda ") || part.starts_with("run jobs/");
-            let full = if part.starts_with("run ") { format!("legenda {part}") } else { part.to_owned() };
+            let full =
+                if part.starts_with("run ") { format!("legenda {part}") } else { part.to_owned() };
             found.extend(is_ours.then_some(full));
         }
     }
@@ -93,7 +97,8 @@ fn commands_in_documents_are_valid() {
 fn commands_are_found_in_blocks_only() {
     let text = "legenda prose\n\n    legenda check a.toml  # a comment\n\n```sh\nlegenda run \\\n  b.toml && legenda verify out\n\
                 ```\n```console\n$ legenda doctor | head\nlegenda 0.1.0\n```\n";
-    let expected = ["legenda check a.toml", "legenda run    b.toml", "legenda verify out", "legenda doctor"];
+    let expected =
+        ["legenda check a.toml", "legenda run    b.toml", "legenda verify out", "legenda doctor"];
     assert_eq!(commands(text), expected);
     assert!(Cli::try_parse_from(words("legenda run a.toml --no-such-option")).is_err());
 }

@@ -9,7 +9,16 @@ use crate::job::Job;
 
 /// The sections of a job file, in the order of the page.
 const SECTIONS: [&str; 10] = [
-    "task", "source", "model", "generation", "embedding", "limits", "output", "reuse", "schedule", "hooks",
+    "task",
+    "source",
+    "model",
+    "generation",
+    "embedding",
+    "limits",
+    "output",
+    "reuse",
+    "schedule",
+    "hooks",
 ];
 
 const HEAD: &str = "\
@@ -58,7 +67,13 @@ impl Page {
         text += "\n## Types of values\n\n| type | meaning |\n|---|---|\n";
         for (name, one) in self.definitions() {
             if !one.contains_key("properties") && !is_choice(one) {
-                writeln!(text, "| <a id=\"{}\"></a>{name} | {} |", name.to_lowercase(), meaning(one)).unwrap();
+                writeln!(
+                    text,
+                    "| <a id=\"{}\"></a>{name} | {} |",
+                    name.to_lowercase(),
+                    meaning(one)
+                )
+                .unwrap();
             }
         }
         text
@@ -98,7 +113,8 @@ impl Page {
                     }
                 } else if inner.contains_key("properties") {
                     let inner_path = format!("{path}.{key}");
-                    of_type = if property["type"] == "array" { "list of tables" } else { "table" }.to_owned();
+                    of_type = if property["type"] == "array" { "list of tables" } else { "table" }
+                        .to_owned();
                     about += &format!(" See `{inner_path}` below.");
                     subsections.push((inner_path, property));
                 }

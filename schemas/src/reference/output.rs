@@ -73,7 +73,8 @@ fn the_page_of_the_output_is_up_to_date() {
 /// Returns the Markdown table in the documentation of an item.
 fn table_before(source: &str, item: &str) -> String {
     let (before, _) = source.split_once(item).unwrap();
-    let lines: Vec<&str> = before.lines().rev().skip_while(|line| !line.starts_with("/// |")).collect();
+    let lines: Vec<&str> =
+        before.lines().rev().skip_while(|line| !line.starts_with("/// |")).collect();
     let table = lines.into_iter().take_while(|line| line.starts_with("/// |"));
     let mut lines: Vec<String> = table.map(|line| format!("{}\n", &line[4..])).collect();
     lines.reverse();

@@ -71,7 +71,10 @@ fn jobs_over_local_images_run() {
     for (name, block) in blocks() {
         let text = framed(&block);
         let needs_more = ["://", "[model", "embed", "[embedding"];
-        if !block.contains_key("source") || needs_more.iter().any(|word| text.contains(word)) {
+        let paths = block.get("source").and_then(|source| source.get("paths"));
+        if !paths.is_some_and(|paths| paths.to_string().contains("pictures"))
+            || needs_more.iter().any(|word| text.contains(word))
+        {
             continue;
         }
         let place = Workplace::new();

@@ -104,7 +104,8 @@ fn relative_links_and_anchors_exist() {
                 continue;
             }
             n_links += 1;
-            let (file, anchor) = link.split_once('#').map_or((link.as_str(), None), |(f, a)| (f, Some(a)));
+            let (file, anchor) =
+                link.split_once('#').map_or((link.as_str(), None), |(f, a)| (f, Some(a)));
             let target = match file {
                 "" => path.clone(),
                 file => plain(&path.parent().unwrap().join(file)),
@@ -113,7 +114,8 @@ fn relative_links_and_anchors_exist() {
                 "no such file"
             } else if path.starts_with(&book) && !target.starts_with(&book) {
                 "the book does not contain this file"
-            } else if anchor.is_some_and(|anchor| !Document::read(&target).anchors.contains(anchor)) {
+            } else if anchor.is_some_and(|anchor| !Document::read(&target).anchors.contains(anchor))
+            {
                 "no such heading"
             } else {
                 continue;

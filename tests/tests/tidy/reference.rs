@@ -57,17 +57,21 @@ fn the_page_of_reject_codes_is_complete() {
 #[test]
 fn the_page_of_environment_variables_is_complete() {
     let prefixes = ["LEGENDA_", "ORT_", "HF_", "OTEL_", "CUDA_", "XDG_", "NO_COLOR"];
-    let for_tests = ["LEGENDA_CRASH_AT", "LEGENDA_CLOCK", "LEGENDA_LEASE_SECONDS", "LEGENDA_UPDATE"];
+    let for_tests =
+        ["LEGENDA_CRASH_AT", "LEGENDA_CLOCK", "LEGENDA_LEASE_SECONDS", "LEGENDA_UPDATE"];
     let listed = first_cells(&read("docs/reference/environment.md"));
     let mut used = BTreeSet::new();
     for folder in ["schemas/src", "models/src", "pipeline/src", "jobs/src"] {
         for file in rust_files(&repository().join(folder)) {
             let source = fs::read_to_string(file).unwrap();
             // Variables of unit tests do not count.
-            let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
+            let source =
+                source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned();
             let is_name = |name: &&str| {
                 prefixes.iter().any(|prefix| name.starts_with(prefix))
-                    && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+                    && name
+                        .chars()
+                        .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
             };
             used.extend(literals(&source).filter(is_name).map(str::to_owned));
         }
@@ -88,7 +92,8 @@ fn every_example_job_names_its_schema() {
         if path.extension().is_some_and(|extension| extension == "toml") {
             let text = fs::read_to_string(&path).unwrap();
             let schema = text.lines().find_map(|line| line.strip_prefix("#:schema "));
-            let schema = schema.unwrap_or_else(|| panic!("{} has no `#:schema` line", path.display()));
+            let schema =
+                schema.unwrap_or_else(|| panic!("{} has no `#:schema` line", path.display()));
             let schema = path.parent().unwrap().join(schema);
             assert!(schema.ends_with("docs/job.schema.json"), "{}", schema.display());
             assert!(fs::metadata(&schema).is_ok(), "{} does not exist", schema.display());
