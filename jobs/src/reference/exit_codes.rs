@@ -29,7 +29,8 @@ const FOOT: &str = "
 Repeat the same command after 4 and 130. Change something before you repeat it after 2, 3 or 5: the error or its
 `hint:` line says what. Code 1 is a defect of the program: report it.
 
-Rejected rows alone do not change the exit code. To fail on the first reject, set `limits.error_budget = \"0\"`.
+Rejected rows do not change the exit code unless they exceed `limits.error_budget`. To fail on the first reject, set
+it to `\"0\"`.
 ";
 
 #[test]

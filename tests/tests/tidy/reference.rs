@@ -117,7 +117,9 @@ fn releases_have_the_pinned_runtime() {
     for name in [".github/workflows/release.yml", "Containerfile", "docs/cuda.md", "README.md"] {
         assert!(read(name).contains(&version[0]), "{name} does not name {}", version[0]);
     }
-    let digests: Vec<String> = source.lines().filter_map(|line| pinned(line, "sha256")).collect();
+    let mut digests: Vec<String> =
+        source.lines().filter_map(|line| pinned(line, "sha256")).collect();
+    digests.retain(|digest| digest.len() == 64);
     assert_eq!(digests.len(), 3);
     for digest in digests {
         assert!(workflow.contains(&digest), "release.yml does not name {digest}");
