@@ -17,6 +17,15 @@ lint:
 quick:
     cargo test --release --workspace --no-default-features
 
+# Builds the book into target/book; installs mdBook with cargo if it is missing.
+book:
+    command -v mdbook > /dev/null || test -x target/mdbook/bin/mdbook || cargo install mdbook --locked --version 0.5.4 --root target/mdbook
+    PATH="$PWD/target/mdbook/bin:$PATH" mdbook build docs
+
+# Writes the generated pages of the book and the JSON Schema of the job file.
+update-pages:
+    LEGENDA_UPDATE=1 cargo test --release --workspace up_to_date
+
 # Trains, evaluates, exports and fine-tunes a toy model in minutes (needs models/training installed).
 train-check:
     models/training/train_check.sh

@@ -13,6 +13,8 @@ mod leave;
 mod live;
 mod opening;
 mod progress;
+#[cfg(test)]
+mod reference;
 mod schedule;
 mod summary;
 mod traces;

@@ -20,6 +20,8 @@ pub mod flag;
 pub mod job;
 pub mod ledger;
 pub mod precision;
+#[cfg(test)]
+mod reference;
 pub mod span;
 pub mod suggest;
 pub mod table;

@@ -5,7 +5,9 @@
 mod architectures;
 mod crates;
 mod files;
+mod links;
 mod modules;
+mod reference;
 mod words;
 
 /// The crates from the top of the house to its ground.
