@@ -54,4 +54,5 @@ mod tables;
 mod templates;
 mod texts;
 mod traces;
+mod typed;
 mod verify;
