@@ -113,6 +113,7 @@ impl FakeOptions {
             beams: Beams::OFF,
             guard: Guard::default(),
             fallback: None,
+            grammar: None,
         };
         let detokenizer = FakeDetokenizer { eos_token_id: self.eos_token_id };
         Engine::new(Box::new(FakeDecoder::new(self.clone())), Arc::new(detokenizer), options)

@@ -11,6 +11,7 @@
 //! - [`tensors`]: shape-checked host tensors.
 //! - `kept`: small results that are kept between starts.
 //! - `graph`: ONNX files, read without a runtime.
+//! - [`grammar`]: answers of a declared form over the tokens of a vocabulary.
 //! - [`engine`]: slots, sampling, stop rules; knows no architecture.
 //! - [`template`]: templates whose rendering is bounded in time and memory.
 //! - [`hub`]: fetches files of the Hugging Face Hub into the user's cache of it.
@@ -35,6 +36,7 @@ pub mod engine;
 pub mod exec;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+pub mod grammar;
 mod graph;
 pub mod hub;
 mod kept;

@@ -4,6 +4,7 @@
 //! table or the model (missing columns, templates, unsupported tasks) are in the other crates; they also
 //! run before any row is read.
 
+mod answer;
 mod column_type;
 mod embedding;
 mod generation;
@@ -20,6 +21,7 @@ mod written;
 
 use std::collections::BTreeMap;
 
+pub use answer::{AnswerColumn, AnswerOptions, AnswerSchema};
 pub use column_type::{ColumnType, ColumnTypeError};
 pub use embedding::{EmbeddingOptions, Pooling};
 pub use generation::GenerationOptions;
@@ -92,6 +94,9 @@ pub struct Job {
     /// Decoding options.
     #[serde(default)]
     pub generation: GenerationOptions,
+    /// The form of the answers. Default: any text.
+    #[serde(default, skip_serializing_if = "AnswerOptions::is_default")]
+    pub answer: AnswerOptions,
     /// Embedding options.
     #[serde(default)]
     pub embedding: EmbeddingOptions,
@@ -371,6 +376,7 @@ impl Job {
         if let Some((key, problem)) = self.reuse.problem() {
             return invalid(key, problem);
         }
+        self.validate_answer()?;
         self.validate_embedding()
     }
 
@@ -430,6 +436,9 @@ impl Job {
             let types = value(serde_json::to_value(&self.source.schema));
             identity.insert("source.schema".to_owned(), types);
         }
+        if !self.answer.is_default() {
+            identity.insert("answer".to_owned(), value(serde_json::to_value(&self.answer)));
+        }
         if let Some(column) = &self.output.partition_by {
             identity.insert("output.partition_by".to_owned(), column.as_str().into());
         }
@@ -454,7 +463,7 @@ impl Job {
         };
         let mut identity = without_prompts.identity(revision);
         identity.retain(|key, _| {
-            matches!(key.as_str(), "task" | "generation" | "embedding" | "limits")
+            matches!(key.as_str(), "task" | "generation" | "answer" | "embedding" | "limits")
                 || (key.starts_with("model.") && key != "model.bundle")
         });
         identity

@@ -3,6 +3,7 @@
 //!
 //! This crate does no I/O and does not depend on ONNX Runtime.
 //!
+//! - [`answer`]: the form of typed answers.
 //! - [`cause`]: the causes of errors, and their text.
 //! - [`cron`]: cron patterns and time zones.
 //! - [`flag`]: the flags of answers.
@@ -14,6 +15,7 @@
 //! - [`table`]: the Arrow schemas of answers and rejects.
 //! - [`units`]: byte sizes, error budgets and durations.
 
+pub mod answer;
 pub mod cause;
 pub mod cron;
 pub mod flag;

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 
-use crate::job::{RejectsMode, TaskKind};
+use crate::{
+    answer::Member,
+    job::{RejectsMode, TaskKind},
+};
 
 /// The kinds of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +73,12 @@ pub const INLINE_CODE_COLUMN: &str = "legenda_reject_code";
 /// The column with the message of an inline reject.
 pub const INLINE_MESSAGE_COLUMN: &str = "legenda_reject_message";
 
-/// Returns the answer column and the accounting columns after it.
+/// Returns the answer column, the columns of a typed answer and the accounting columns after them.
 ///
 /// | name | type | meaning |
 /// |---|---|---|
 /// | `answer` | `Utf8`, null if rejected | a generated text |
+/// | each of `members` | as declared, null if rejected | a value of a typed answer |
 /// | or `embedding` | `FixedSizeList<Float32, D>`, null if rejected | an embedding |
 /// | `legenda_status` | `Utf8` | `ok`, `reused` (taken from `reuse.store`) or `rejected` |
 /// | `legenda_finish_reason` (text) | `Utf8`, null if rejected | `stop`, `length` or `guard` |
@@ -87,7 +91,12 @@ pub const INLINE_MESSAGE_COLUMN: &str = "legenda_reject_message";
 /// With inline rejects, `legenda_reject_code` and `legenda_reject_message` follow. With
 /// `output.partition_by`, `legenda_row` (`UInt64`) follows, because the order of rows is lost.
 #[must_use]
-pub fn answer_fields(kind: AnswerKind, rejects: RejectsMode, is_partitioned: bool) -> Vec<Field> {
+pub fn answer_fields(
+    kind: AnswerKind,
+    members: &[Member],
+    rejects: RejectsMode,
+    is_partitioned: bool,
+) -> Vec<Field> {
     let inline = rejects == RejectsMode::Inline;
     let status = Field::new(STATUS_COLUMN, DataType::Utf8, false);
     let mut fields = match kind {
@@ -111,6 +120,7 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsMode, is_partitioned: boo
             ]
         }
     };
+    fields.splice(1..1, members.iter().map(|member| member.field(inline)));
     fields.push(Field::new("legenda_input_sha256", DataType::Utf8, inline));
     if inline {
         fields.push(Field::new(INLINE_CODE_COLUMN, DataType::Utf8, true));
@@ -122,18 +132,19 @@ pub fn answer_fields(kind: AnswerKind, rejects: RejectsMode, is_partitioned: boo
     fields
 }
 
-/// Returns the schema of answers: carried columns, answer column, accounting columns. `metadata` contains
+/// Returns the schema of answers: carried columns, answer columns, accounting columns. `metadata` contains
 /// the model, its revision, the prompt and the job fingerprint.
 #[must_use]
 pub fn answer_schema(
     carried: &Fields,
-    kind: AnswerKind,
+    (kind, members): (AnswerKind, &[Member]),
     rejects: RejectsMode,
     is_partitioned: bool,
     metadata: HashMap<String, String>,
 ) -> Schema {
     let carried = carried.iter().map(|field| field.as_ref().clone());
-    let fields: Vec<Field> = carried.chain(answer_fields(kind, rejects, is_partitioned)).collect();
+    let own = answer_fields(kind, members, rejects, is_partitioned);
+    let fields: Vec<Field> = carried.chain(own).collect();
     Schema::new_with_metadata(fields, metadata)
 }
 
@@ -179,8 +190,13 @@ mod tests {
         for (kind, answer) in
             [(AnswerKind::Text, "answer"), (AnswerKind::Embedding { dimension: 4 }, "embedding")]
         {
-            let schema =
-                answer_schema(&carried, kind, RejectsMode::Separate, false, Default::default());
+            let schema = answer_schema(
+                &carried,
+                (kind, &[]),
+                RejectsMode::Separate,
+                false,
+                Default::default(),
+            );
             let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
             assert_eq!(names[..3], ["id", answer, "legenda_status"]);
             let flags = names.iter().position(|name| *name == FLAGS_COLUMN).unwrap();

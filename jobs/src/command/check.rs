@@ -8,6 +8,7 @@ use legenda_pipeline::{
     ledger::{LedgerError, OutputFiles, Stale},
 };
 use legenda_schemas::{
+    answer::{Form, Member},
     job::{ColumnType, Device},
     units::counted,
 };
@@ -73,6 +74,9 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
     print(&format!("reads      {}", plan.read_columns.join(", ")));
     let carried: Vec<&str> = plan.carried.iter().map(|field| field.name().as_str()).collect();
     print(&format!("carries    {}", carried.join(", ")));
+    for line in answers(plan.answer.as_ref()) {
+        print(&format!("answers    {line}"));
+    }
     print(&format!("output     {}", plan.output.path_of("")));
     let output = OutputFiles::new(plan.output.clone(), plan.job.output.format);
     match output.check_job(&plan.ledger, Stale::Refuse) {
@@ -86,6 +90,16 @@ pub(crate) fn check(args: &JobArgs) -> Result<Exit, Failure> {
         print(&format!("schedule   {} {}: next {next}", schedule.cron, schedule.time_zone));
     }
     Ok(Exit::Done)
+}
+
+/// Returns the form of the answers: each column, or what the text is.
+fn answers(form: Option<&Form>) -> Vec<String> {
+    match form {
+        None => Vec::new(),
+        Some(Form::Object(members)) => members.iter().map(Member::description).collect(),
+        Some(Form::Regex(regex)) => vec![format!("text that matches `{regex}`")],
+        Some(Form::Choices(choices)) => vec![format!("one of {}", choices.join(" | "))],
+    }
 }
 
 /// The maximum number of characters printed of a text.

@@ -1,6 +1,6 @@
 //! A job file, read and checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use legenda_models::Bundle;
@@ -47,7 +47,20 @@ pub(crate) fn read_job(args: &JobArgs) -> Result<(Job, PathBuf), Failure> {
         Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
         _ => PathBuf::from("."),
     };
+    let job = read_answer_schema(job, &base_dir)?;
     Ok((job, base_dir))
+}
+
+/// Reads the schema of the answers, if it is in a file: the job then has its content.
+fn read_answer_schema(job: Job, base_dir: &Path) -> Result<Job, Failure> {
+    let Some(path) = job.answer.schema_path() else { return Ok(job) };
+    let path = base_dir.join(path);
+    let content = std::fs::read_to_string(&path)
+        .with_context(|| format!("failed to read `answer.schema`: `{}`", path.display()))
+        .map_err(Failure::config)?;
+    job.with_answer_schema(&content)
+        .with_context(|| format!("invalid schema `{}`", path.display()))
+        .map_err(Failure::config)
 }
 
 /// Checks a job against its table and model.

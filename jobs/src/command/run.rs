@@ -227,6 +227,7 @@ pub(super) fn load(runtime: &Runtime, plan: &RunPlan, bundle: &Bundle) -> Result
         context_tokens: plan.job.model.context_tokens,
         generation: plan.job.generation.clone(),
         speech: (&plan.job.task).into(),
+        answer: plan.answer.clone(),
         embedding: plan.job.embedding.clone(),
     };
     let model: Loaded = match &plan.embedding {

@@ -14,12 +14,13 @@ use super::{
     schedule::Turn,
     stop::StopRules,
 };
+use crate::grammar::Grammar;
 
 /// The result of a row.
 pub(super) type RowResult = Result<Generation, GenerateError>;
 
 /// The hypothesis that a row ended with, before the fallback judges it.
-type RowEnd = Result<(Hypothesis, FinishReason), GenerateError>;
+pub(super) type RowEnd = Result<(Hypothesis, FinishReason), GenerateError>;
 
 /// A prompt that found no free slot, returned to the caller. Check [`Engine::free_slots`] first.
 #[derive(Debug)]
@@ -37,23 +38,24 @@ impl std::error::Error for Full {}
 pub struct Engine {
     pub(super) decoder: Box<dyn Decoder>,
     detokenizer: Arc<dyn Detokenizer>,
-    rules: StopRules,
+    pub(super) rules: StopRules,
     length: LengthLimit,
     pub(super) constraints: Constraints,
-    sampler: Sampler,
+    pub(super) sampler: Sampler,
     pub(super) beams: Beams,
     pub(super) fallback: Option<Fallback>,
+    pub(super) grammar: Option<Grammar>,
     pub(super) temperature: f32,
     /// Each row has as many adjacent decoder slots as there are beams.
     pub(super) rows: Vec<Option<Row>>,
     n_occupied: usize,
     n_admitted: u64,
-    logits: Logits,
+    pub(super) logits: Logits,
     /// The logits of prompt prefixes. They are separate because the logits of a step are read row
     /// by row.
     pub(super) peeked: Logits,
     /// The scores of one row after the constraints.
-    allowed: Vec<f32>,
+    pub(super) allowed: Vec<f32>,
     n_steps: u64,
 }
 
@@ -94,6 +96,7 @@ impl Engine {
             },
             beams: options.beams,
             fallback: options.fallback,
+            grammar: options.grammar,
             rows,
             n_occupied: 0,
             n_admitted: 0,
@@ -386,6 +389,11 @@ impl Engine {
     /// Chooses the next token of a row without beams.
     fn take_token(&mut self, row_slot: usize, row_idx: usize) -> Option<RowEnd> {
         let row = self.rows[row_slot].as_mut()?;
+        // A forced first token of a decoder is not part of the answer.
+        let is_forced = self.constraints.forced_first.is_some() && row.n_prompt == 1;
+        if self.grammar.is_some() && !(is_forced && row.n_generated() == 0) {
+            return self.take_typed_token(row_slot, row_idx);
+        }
         let scores = self.logits.row(row_idx);
         let allowed = if self.constraints.is_off() {
             None
@@ -446,6 +454,10 @@ impl Engine {
         reason: FinishReason,
     ) -> Generation {
         let text = |prompt_ids: &[i64], ids: &[i64]| {
+            // Decoding may clean up spaces, which would change values.
+            if let Some(grammar) = &self.grammar {
+                return grammar.text(ids);
+            }
             self.text(Asked { prompt_ids, subject: row.subject.as_deref() }, ids)
         };
         hypothesis.into_generation(row.n_prompt, reason, text)

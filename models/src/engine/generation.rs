@@ -109,6 +109,14 @@ pub enum GenerateError {
         /// The number of tokens generated so far.
         n_generated: usize,
     },
+    /// The shortest typed answer exceeds the token limit.
+    #[error("the shortest typed answer has {n_tokens} tokens, but the limit leaves {max_tokens}")]
+    AnswerLimit {
+        /// The number of tokens of the shortest answer, end token included.
+        n_tokens: usize,
+        /// The number of tokens left.
+        max_tokens: usize,
+    },
     /// The runtime failed on this row alone.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -122,6 +130,7 @@ impl GenerateError {
             Self::PromptTooLong { .. } => "prompt_too_long",
             Self::EmptyPrompt => "empty_prompt",
             Self::NoToken { .. } => "no_token",
+            Self::AnswerLimit { .. } => "answer_invalid",
             Self::Decode(error) => error.code(),
         }
     }

@@ -24,6 +24,7 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod timestamps;
+mod typed;
 
 pub use beams::{Beams, EarlyStopping};
 pub use constraints::Constraints;

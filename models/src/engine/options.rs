@@ -1,6 +1,7 @@
 //! The options of an engine.
 
 use super::{Beams, Constraints, Fallback, Guard, Sampling};
+use crate::grammar::Grammar;
 
 /// The options of an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub struct EngineOptions {
     pub guard: Guard,
     /// The temperature fallback. It requires a single beam.
     pub fallback: Option<Fallback>,
+    /// The form of the answers. It requires a single beam, and replaces the stop strings.
+    pub grammar: Option<Grammar>,
 }
 
 /// The length limit of an answer. The capacity of the slot limits it as well.

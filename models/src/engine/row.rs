@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     FinishReason, Generation, Prompt, Subject, Trial, constraints::History, sampler::RowRandom,
+    typed::Typed,
 };
 
 /// A row of the engine. It has one decoder slot per beam.
@@ -38,6 +39,8 @@ pub(super) struct Row {
     pub(super) can_improve: bool,
     /// The number of the row's slots in use.
     pub(super) n_full: usize,
+    /// The state of a typed answer, after its first token.
+    pub(super) typed: Option<Typed>,
 }
 
 /// A hypothesis: the prompt and the tokens generated after it.
@@ -90,6 +93,7 @@ impl Row {
             n_tries: 0,
             is_single: prompt_is_single,
             chosen_id: None,
+            typed: None,
         }
     }
 

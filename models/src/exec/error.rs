@@ -2,7 +2,7 @@
 
 use legenda_schemas::cause::Cause;
 
-use crate::{config::BundleError, runtime::SessionError};
+use crate::{config::BundleError, grammar::GrammarError, runtime::SessionError};
 
 /// An error while loading a model.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum ModelError {
     /// A graph cannot be opened.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The form of the answers cannot be enforced.
+    #[error("invalid `answer`")]
+    Answer(#[from] GrammarError),
     /// The requested context is out of range.
     #[error("invalid `model.context_tokens`: expected 2 to {max} for `{bundle}`, got {asked}")]
     ContextTooLong {
@@ -68,6 +71,7 @@ impl ModelError {
             Self::NoEmbedding { .. } => "no_embedding",
             Self::FirstEmbedding { .. } => "first_embedding",
             Self::NoSlots => "no_slots",
+            Self::Answer(_) => "answer",
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use legenda_schemas::job::{Device, EmbeddingOptions, GenerationOptions, GraphForm};
+use legenda_schemas::{
+    answer::Form,
+    job::{Device, EmbeddingOptions, GenerationOptions, GraphForm},
+};
 
 use crate::{
     arch::AnswerFormat,
@@ -13,6 +16,7 @@ use crate::{
         Sampling,
     },
     exec::{self, Encoder, GraphSetup, Graphs, ModelError, RowCount, Slots},
+    grammar::{Automaton, Grammar, GrammarError, TokenBytes},
     postprocess::{Continued, Document, Regions, Transcript},
     preprocess::Processor,
     runtime::{DeviceKind, Runtime},
@@ -36,6 +40,8 @@ pub struct ModelOptions {
     pub generation: GenerationOptions,
     /// The speech options.
     pub speech: SpeechOptions,
+    /// The form of the answers; `None` for any text.
+    pub answer: Option<Form>,
     /// The embedding options.
     pub embedding: EmbeddingOptions,
 }
@@ -126,6 +132,11 @@ impl Model {
             draws: engine_options.sampling.temperature > 0.0 || engine_options.fallback.is_some(),
         };
         let text = processor.text().ok_or_else(|| bundle.no_generation("generate"))?;
+        engine_options.grammar = options
+            .answer
+            .as_ref()
+            .map(|form| grammar(form, &text.token_bytes()?, &engine_options, context_tokens))
+            .transpose()?;
         let detokenizer: Arc<dyn Detokenizer> = match bundle.arch.answer {
             AnswerFormat::Timestamped if let Some(clip_seconds) = processor.clip_seconds() => {
                 Arc::new(Transcript {
@@ -145,6 +156,30 @@ impl Model {
         let engine = Engine::new(decoder, detokenizer, engine_options);
         Ok(Self { processor, encoder, engine, info })
     }
+}
+
+/// Creates the grammar of a form over the vocabulary of a model.
+fn grammar(
+    form: &Form,
+    vocabulary: &TokenBytes,
+    options: &EngineOptions,
+    context_tokens: usize,
+) -> Result<Grammar, GrammarError> {
+    let n_beams = options.beams.n_beams;
+    if n_beams > 1 {
+        return Err(GrammarError::Beams { n_beams });
+    }
+    let automaton = Automaton::new(form)?;
+    let grammar = Grammar::new(automaton, vocabulary, options.eos_token_ids.clone())?;
+    let n_tokens = grammar.closing(&grammar.start()).map_or(0, |rest| rest.len());
+    let max_tokens = match options.length {
+        LengthLimit::NewTokens(max_tokens) | LengthLimit::Tokens(max_tokens) => max_tokens,
+    };
+    let max_tokens = max_tokens.min(context_tokens);
+    if n_tokens > max_tokens {
+        return Err(GrammarError::Limit { n_tokens, max_tokens });
+    }
+    Ok(grammar)
 }
 
 fn context_tokens(bundle: &Bundle, options: &ModelOptions) -> Result<usize, ModelError> {
@@ -190,6 +225,7 @@ pub(crate) fn engine_options(bundle: &Bundle, job: &GenerationOptions) -> Engine
         beams: beams(model, job),
         guard: Guard::default(),
         fallback: None,
+        grammar: None,
     }
 }
 

@@ -9,15 +9,18 @@ use std::{
 };
 
 use arrow::datatypes::{Fields, Schema};
-use legenda_models::{Bundle, BundleError, EmbeddingInput};
+use legenda_models::{Bundle, BundleError, EmbeddingInput, grammar::Automaton};
 use legenda_schemas::{
+    answer::{Form, Member},
     job::{Hooks, Incremental, Job, Output, Source, TaskKind},
     ledger::{LEDGER_VERSION, Manifest, StoredJob},
     span::{Fingerprint, Span},
     table::{self, AnswerKind},
 };
 
-use self::columns::{carried_columns, check_mapped_columns, check_partitions, template_columns};
+use self::columns::{
+    carried_columns, check_answer_columns, check_mapped_columns, check_partitions, template_columns,
+};
 pub use self::error::PlanError;
 use crate::{
     base::store::{Folder, StoreFault, fault_of, public_location},
@@ -56,6 +59,8 @@ pub struct RunPlan {
     pub system: Option<Template>,
     /// The embedding input, for an `embed` task.
     pub embedding: Option<EmbeddingPlan>,
+    /// The form of the answers, unless they are plain text.
+    pub answer: Option<Form>,
     /// The columns carried to the answers.
     pub carried: Fields,
     /// The columns to read.
@@ -118,6 +123,10 @@ impl RunPlan {
             }
         }
         let embedding = embedding_plan(&job, bundle)?;
+        let answer = job.answer.form()?;
+        if let Some(form) = &answer {
+            Automaton::new(form)?;
+        }
         let own_prompt = bundle.default_prompt(job.task.kind).filter(|_| job.task.prompt.is_none());
         let prompt = own_prompt.unwrap_or_else(|| job.prompt_template());
         let prompt = Template::compile("task.prompt", prompt)?;
@@ -197,6 +206,7 @@ impl RunPlan {
         let template_columns = template_columns(&job, &table, &prompt, system.as_ref())?;
         let carried = carried_columns(&job, &table)?;
         check_partitions(&job, &carried)?;
+        check_answer_columns(answer.as_ref().map(Form::members).unwrap_or_default(), &carried)?;
         let names = carried.iter().map(|field| field.name().as_str());
         if let Some(Changed { column, was, is }) =
             table.known_columns.changed(&earlier_columns, names)
@@ -245,6 +255,7 @@ impl RunPlan {
             prompt,
             system,
             embedding,
+            answer,
             carried,
             read_columns,
             template_columns,
@@ -353,7 +364,14 @@ impl RunPlan {
     pub fn answer_schema(&self, kind: AnswerKind) -> Schema {
         let Output { rejects, partition_by, .. } = &self.job.output;
         let is_partitioned = partition_by.is_some();
-        table::answer_schema(&self.carried, kind, *rejects, is_partitioned, self.metadata())
+        let answers = (kind, self.answer_members());
+        table::answer_schema(&self.carried, answers, *rejects, is_partitioned, self.metadata())
+    }
+
+    /// Returns the columns of a typed answer.
+    #[must_use]
+    pub fn answer_members(&self) -> &[Member] {
+        self.answer.as_ref().map(Form::members).unwrap_or_default()
     }
 
     /// Returns the reject schema for rows with the columns of `source`.

@@ -59,4 +59,5 @@ mod tables;
 mod templates;
 mod texts;
 mod traces;
+mod typed;
 mod verify;

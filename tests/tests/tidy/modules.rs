@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, fs, path::Path};
 use legenda_tests::{repository, rust_files};
 
 /// The modules of `models` from bottom to top.
-const MODELS_LAYERS: [&str; 15] = [
+const MODELS_LAYERS: [&str; 16] = [
     "tensors",
     "kept",
     "graph",
+    "grammar",
     "engine",
     "template",
     "hub",

@@ -4,6 +4,7 @@ mod placeholder;
 mod sentence;
 mod tasks;
 mod text_processor;
+mod token_bytes;
 mod tokenizer;
 
 pub(super) use placeholder::Clips;

@@ -40,7 +40,7 @@ const PLAIN_TEMPLATE: &str = "{% for message in messages %}{% for part in messag
 pub(crate) struct TextProcessor {
     template: BoundedTemplate,
     /// The tokenizer that parses special tokens.
-    markup: Tokenizer,
+    pub(super) markup: Tokenizer,
     /// The same tokenizer, which reads special tokens as ordinary text.
     plain: Tokenizer,
     /// The contents and ids of special tokens, longest first.

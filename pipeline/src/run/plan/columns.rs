@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Field, Fields};
 use legenda_schemas::{
+    answer::Member,
     job::{Job, RejectsMode},
     table::{self, RESERVED_PREFIX},
 };
@@ -67,6 +68,15 @@ pub(super) fn check_partitions(job: &Job, carried: &Fields) -> Result<(), PlanEr
         Some(_) => return Ok(()),
     };
     Err(PlanError::Partition { column: column.clone(), problem, remedy })
+}
+
+/// Checks that no column of a typed answer is a carried column.
+pub(super) fn check_answer_columns(members: &[Member], carried: &Fields) -> Result<(), PlanError> {
+    let is_carried = |member: &&Member| carried.find(&member.name).is_some();
+    match members.iter().find(is_carried) {
+        Some(member) => Err(PlanError::AnswerColumn { column: member.name.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Returns the columns that the templates use.

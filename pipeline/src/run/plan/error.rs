@@ -1,6 +1,7 @@
 //! The errors of a plan.
 
-use legenda_models::BundleError;
+use legenda_models::{BundleError, grammar::GrammarError};
+use legenda_schemas::job::JobError;
 
 use crate::{
     base::store::{LocationError, ReadError},
@@ -29,6 +30,21 @@ pub enum PlanError {
         kind: &'static str,
         /// The model.
         bundle: String,
+    },
+    /// The form of the answers is invalid.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The form of the answers cannot be enforced.
+    #[error("invalid `answer`")]
+    Answer(#[from] GrammarError),
+    /// A column of a typed answer has the name of a carried column.
+    #[error(
+        "the answer column `{column}` is also a carried column: rename it, or leave it out of \
+         `output.columns`"
+    )]
+    AnswerColumn {
+        /// The column.
+        column: String,
     },
     /// The query is invalid.
     #[error(transparent)]

@@ -27,6 +27,7 @@ pub(crate) mod prompt;
 mod reread;
 pub(crate) mod scan;
 pub(crate) mod sequential;
+mod typed;
 
 pub(crate) use self::{
     message::{EncodedRow, PreparedRow, RowIdentity, RowKey, ScannedBatch},

@@ -20,6 +20,7 @@ use crate::{
         answer::{Answer, answer_columns},
         carry::Carrying,
         reread::{Found, Reread, RereadError, RereadRows},
+        typed::typed_columns,
     },
 };
 
@@ -66,7 +67,11 @@ impl<'a> Answers<'a> {
             Settled::Rejected(_) => "rejected",
         });
         let status = Arc::new(StringArray::from_iter_values(status));
-        columns.extend(answer_columns(kind, &answers, status));
+        let mut own = answer_columns(kind, &answers, status);
+        let texts: Vec<Option<&str>> =
+            answers.iter().map(|answer| answer.and_then(Answer::text)).collect();
+        own.splice(1..1, typed_columns(self.collector.plan.answer_members(), &texts)?);
+        columns.extend(own);
         let digests = rows.iter().map(|settled| match settled {
             Settled::Answered { input_sha256, .. } => Some(input_sha256.as_str()),
             Settled::Rejected(_) => None,
