@@ -8,11 +8,12 @@ use toml::Table;
 use super::{Job, JobError, ModelChoice, Output, Reuse, Source, Task};
 
 /// The sections of a job file in the order of writing.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "task",
     "source",
     "model",
     "generation",
+    "answer",
     "embedding",
     "limits",
     "reuse",
@@ -31,6 +32,7 @@ impl Job {
             source,
             model: ModelChoice::default(),
             generation: Default::default(),
+            answer: Default::default(),
             embedding: Default::default(),
             limits: Default::default(),
             reuse: Reuse::default(),

@@ -8,11 +8,12 @@ use super::page::assert_current;
 use crate::job::Job;
 
 /// The sections of a job file, in the order of the page.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "task",
     "source",
     "model",
     "generation",
+    "answer",
     "embedding",
     "limits",
     "output",

@@ -61,8 +61,10 @@ fn the_page_of_the_output_is_up_to_date() {
     let page = [HEAD, &answers, INLINE, &flags, REJECTS, &rejects, FOOT].concat();
     assert_current("reference/output.md", &page);
     let kinds = [AnswerKind::Text, AnswerKind::Embedding { dimension: 4 }];
-    let mut fields: Vec<_> =
-        kinds.iter().flat_map(|kind| answer_fields(*kind, RejectsMode::Inline, true)).collect();
+    let mut fields: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| answer_fields(*kind, &[], RejectsMode::Inline, true))
+        .collect();
     let rejects = reject_schema(&arrow::datatypes::Schema::empty(), Default::default());
     fields.extend(rejects.fields().iter().map(|field| field.as_ref().clone()));
     for field in fields {
