@@ -1,17 +1,18 @@
 //! Regular expressions as automata over bytes, with the distance of each state to a match.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use regex_automata::{
     Anchored, MatchKind,
     dfa::{Automaton as _, StartKind, dense},
+    nfa::thompson,
     util::{primitives::StateID, start},
 };
 
 use super::GrammarError;
 
 /// The maximum memory of an automaton.
-const SIZE_MAX: usize = 16 << 20;
+const SIZE_MAX: usize = 8 << 20;
 
 /// The maximum memory for its construction.
 const CONSTRUCTION_MAX: usize = 64 << 20;
@@ -20,7 +21,7 @@ const CONSTRUCTION_MAX: usize = 64 << 20;
 const UNREACHABLE: u32 = u32::MAX;
 
 /// A regular expression that a text matches as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Pattern {
     dfa: dense::DFA<Vec<u32>>,
     start: StateID,
@@ -28,6 +29,12 @@ pub(super) struct Pattern {
     distances: Vec<u32>,
     /// Whether the text is the inside of a JSON string without escapes.
     is_quoted: bool,
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pattern").field("states", &self.distances.len()).finish_non_exhaustive()
+    }
 }
 
 impl Pattern {
@@ -45,6 +52,7 @@ impl Pattern {
             .determinize_size_limit(Some(CONSTRUCTION_MAX));
         let dfa = dense::Builder::new()
             .configure(config)
+            .thompson(thompson::Config::new().nfa_size_limit(Some(SIZE_MAX)))
             .build(regex)
             .map_err(|error| failed(Box::new(error).into()))?;
         let start = dfa

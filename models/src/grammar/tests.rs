@@ -104,7 +104,7 @@ fn texts_match_as_a_whole() {
         "x": {"type": "string", "pattern": "^a.c$", "maxLength": 4}}}));
     assert!(pattern.accepts(r#"{"x":"abc"}"#) && pattern.accepts("{\"x\":\"aäc\"}"));
     assert!(!pattern.accepts(r#"{"x":"abcd"}"#) && !pattern.accepts(r#"{"x":"a"c"}"#));
-    for regex in ["(", "a{1000}{1000}", "[a&&b]"] {
+    for regex in ["(", "a{1000}{5000}", "[a&&b]"] {
         let error = Automaton::new(&Form::Regex(regex.to_owned())).unwrap_err().to_string();
         assert!(error.contains(regex), "{error}");
     }
